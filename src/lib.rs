@@ -1,1 +1,16 @@
-//! x
+//! Groundswell: a Kubernetes operator for base-image rebuild cascades.
+//!
+//! Start at [`api`] for what people write, at [`engine`] for what is decided, at [`controller`] for how it is carried out.
+//! Arrows run one way: `controller` -> (`engine`, `build`, `registry`, `upstream`, `rollout`) -> `lineage` -> `api`.
+
+pub mod api;
+pub mod build;
+pub mod controller;
+pub mod engine;
+pub mod lease;
+pub mod lineage;
+pub mod registry;
+pub mod rollout;
+pub mod server;
+pub mod telemetry;
+pub mod upstream;

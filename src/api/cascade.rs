@@ -1,0 +1,161 @@
+//! `Cascade`: the record of one wave of builds.
+
+use jiff::Timestamp;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ImageCounts, ImageState};
+
+/// How many ended `Cascade`s of a family are kept.
+pub const MAX_CASCADES: usize = 10;
+/// The most causes that a `Cascade` lists; more are counted in its outcome.
+pub const MAX_CAUSES: usize = 64;
+
+/// The record of one wave of builds: why, what, and how it ended. Made and kept by the controller.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "groundswell.dev",
+    version = "v1alpha1",
+    kind = "Cascade",
+    plural = "cascades",
+    shortname = "casc",
+    category = "groundswell",
+    namespaced,
+    status = "CascadeStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "The record of one wave of builds: why, what, and how it ended. Made and kept by the controller.",
+    selectable = ".spec.family",
+    printcolumn(name = "Family", type_ = "string", json_path = ".spec.family"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Images", type_ = "integer", json_path = ".status.counts.total"),
+    printcolumn(name = "Current", type_ = "integer", json_path = ".status.counts.current"),
+    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.counts.failed"),
+    printcolumn(name = "Seconds", type_ = "integer", json_path = ".status.seconds"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Outcome", type_ = "string", json_path = ".status.outcome")
+)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CascadeSpec {
+    /// The family's name.
+    pub family: String,
+
+    /// What set the wave off; at most 64 entries.
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub causes: Vec<Cause>,
+
+    /// The images that it is about to build, level by level, parents first.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub levels: Vec<Vec<String>>,
+}
+
+/// How a wave goes, or went.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CascadeStatus {
+    /// Whether it runs, and how it ended.
+    pub phase: CascadePhase,
+
+    /// When it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub started_at: Option<Timestamp>,
+
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub finished_at: Option<Timestamp>,
+
+    /// How long it took, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<i64>,
+
+    /// How many of its images are in which state.
+    pub counts: ImageCounts,
+
+    /// The images that it has touched.
+    #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub images: Vec<ImageResult>,
+
+    /// The chain of builds that took longest, from the first to the last image; set when the wave has ended.
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub critical_path: Vec<String>,
+
+    /// The outcome in words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub outcome: String,
+}
+
+/// Whether a wave runs, and how it ended.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CascadePhase {
+    /// It runs.
+    #[default]
+    Running,
+    /// Every image that it was about to build is current.
+    Complete,
+    /// Some images failed, or were blocked by failed ones.
+    Incomplete,
+}
+
+/// One image in a wave.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ImageResult {
+    /// The image's name.
+    pub name: String,
+    /// Its state, when last seen in this wave.
+    pub state: ImageState,
+    /// How many builds were started for it in this wave, retries included.
+    pub builds: i32,
+    /// The number of its build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<i64>,
+    /// The digest that it came to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// When its first build was started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub started_at: Option<Timestamp>,
+    /// When it became current, or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub finished_at: Option<Timestamp>,
+    /// Why it was built, in words.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+/// Why an image is stale.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Cause {
+    /// What kind of thing changed.
+    #[serde(rename = "type")]
+    pub type_: CauseType,
+    /// Its name: of the upstream, the parent image, the image whose source or spec changed, the strategy.
+    pub name: String,
+    /// Its old value: a digest, a revision or a hash; empty if there was none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub from: String,
+    /// Its new value.
+    pub to: String,
+}
+
+/// What kind of thing changed.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CauseType {
+    /// An upstream moved to a new digest.
+    Upstream,
+    /// A parent was rebuilt.
+    Parent,
+    /// The source has a new revision.
+    Source,
+    /// The image's spec changed, or the image is new.
+    #[default]
+    Spec,
+    /// The strategy changed.
+    Strategy,
+}

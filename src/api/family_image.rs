@@ -1,0 +1,312 @@
+//! `FamilyImage`: the row per image, made and kept by the controller.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The most entries of [`FamilyImageStatus::history`].
+pub const MAX_HISTORY: usize = 10;
+
+/// What the controller knows of one image of a family. Made and kept by the controller; named `<family>.<image>`.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "groundswell.dev",
+    version = "v1alpha1",
+    kind = "FamilyImage",
+    plural = "familyimages",
+    shortname = "fimg",
+    category = "groundswell",
+    namespaced,
+    status = "FamilyImageStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "What the controller knows of one image of a family. Made and kept by the controller; named `<family>.<image>`.",
+    selectable = ".spec.family",
+    printcolumn(name = "Level", type_ = "integer", json_path = ".spec.level"),
+    printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
+    printcolumn(name = "Since", type_ = "date", json_path = ".status.since"),
+    printcolumn(name = "Build", type_ = "integer", json_path = ".status.build"),
+    printcolumn(name = "Base-Age", type_ = "date", json_path = ".status.baseSeen"),
+    printcolumn(name = "Why", type_ = "string", json_path = ".status.message"),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".status.digest", priority = "1")
+)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FamilyImageSpec {
+    /// The family's name.
+    pub family: String,
+
+    /// The image's name in the family.
+    pub image: String,
+
+    /// The repository that it is pushed to.
+    pub repository: String,
+
+    /// Its distance from the upstreams: 1 for an image that stands on upstreams only, else one more than its highest parent.
+    pub level: i32,
+}
+
+/// What the controller knows of an image.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FamilyImageStatus {
+    /// The family's generation that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// `Ready`, `Reconciling` and `Stalled`.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// What it is doing.
+    pub state: ImageState,
+
+    /// Why; a reason constant.
+    pub reason: String,
+
+    /// The same in words.
+    pub message: String,
+
+    /// Since when it is in this state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub since: Option<Timestamp>,
+
+    /// The digest of the last good build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+
+    /// The fingerprint of the last good build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+
+    /// The number of the last good build; counted from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<i64>,
+
+    /// Size of the image: its config and its compressed layers, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<i64>,
+
+    /// When the oldest of the upstream digests that it stands on was first seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub base_seen: Option<Timestamp>,
+
+    /// What the last good build was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inputs: Option<Inputs>,
+
+    /// The tags that were given to the last good build.
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["tag"]))]
+    pub tags: Vec<TagRecord>,
+
+    /// The build that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub running: Option<RunningBuild>,
+
+    /// Failures at the fingerprint that is wanted now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<FailureRecord>,
+
+    /// Workloads that are moved to its digests.
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
+    pub rollouts: Vec<RolloutRecord>,
+
+    /// The last builds, newest first; at most 10.
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    pub history: Vec<BuildRecord>,
+}
+
+/// What an image is doing.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ImageState {
+    /// An input is missing, or a parent is not current.
+    #[default]
+    Waiting,
+    /// Stale and ready to build; a gate says when.
+    Queued,
+    /// A build runs.
+    Building,
+    /// A build has ended and its result is being checked.
+    Checking,
+    /// Built from the inputs as they are now.
+    Current,
+    /// Failed, until an input changes.
+    Failed,
+    /// An ancestor has failed.
+    Blocked,
+}
+
+impl ImageState {
+    /// All states, in the order in which an image goes through them.
+    pub const ALL: [Self; 7] =
+        [Self::Waiting, Self::Queued, Self::Building, Self::Checking, Self::Current, Self::Failed, Self::Blocked];
+
+    /// The state as it stands in manifests and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "Waiting",
+            Self::Queued => "Queued",
+            Self::Building => "Building",
+            Self::Checking => "Checking",
+            Self::Current => "Current",
+            Self::Failed => "Failed",
+            Self::Blocked => "Blocked",
+        }
+    }
+}
+
+/// What a build is made from: the values behind its fingerprint, kept to tell why a later one differs.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Inputs {
+    /// The parents, in the order of `from`.
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub parents: Vec<ParentDigest>,
+
+    /// The source's revision: a commit id, or the hash of the files.
+    pub source: String,
+
+    /// Hash of what the spec says of this build: arguments, target, labels, edges.
+    pub spec: String,
+
+    /// The strategy's name, and the hash of what it says.
+    pub strategy: String,
+}
+
+/// A parent and its digest.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct ParentDigest {
+    /// The parent's name in the family.
+    pub name: String,
+    /// Its digest.
+    pub digest: String,
+}
+
+/// A tag and the digest that it was given.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct TagRecord {
+    /// The tag.
+    pub tag: String,
+    /// The digest that it was set to.
+    pub digest: String,
+    /// Whether it names the build, and so never moves.
+    pub immutable: bool,
+}
+
+/// A build that runs.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RunningBuild {
+    /// The name of its Job.
+    pub job: String,
+    /// The fingerprint that it makes.
+    pub fingerprint: String,
+    /// The number that the build will have.
+    pub build: i64,
+    /// Which attempt at the fingerprint it is, from 0.
+    pub attempt: i32,
+    /// When the Job was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub started_at: Option<Timestamp>,
+}
+
+/// Failures at one fingerprint.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FailureRecord {
+    /// The fingerprint.
+    pub fingerprint: String,
+    /// How often the build itself failed.
+    pub build: i32,
+    /// How often what is around it failed.
+    pub infrastructure: i32,
+    /// The highest attempt that is counted here.
+    pub attempt: i32,
+    /// The last failure.
+    pub last: BuildFailure,
+    /// When the last failure was seen; the pause before the next attempt counts from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub at: Option<Timestamp>,
+}
+
+/// One failure.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct BuildFailure {
+    /// Whose fault it is, and so whose budget it counts against.
+    pub class: FailureClass,
+    /// A reason constant.
+    pub reason: String,
+    /// What happened, in words; bounded.
+    pub message: String,
+}
+
+/// Whose fault a failed build is.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FailureClass {
+    /// The build's own: the same inputs will likely fail again.
+    #[default]
+    Build,
+    /// Of what is around it: likely to pass when tried again.
+    Infrastructure,
+    /// Of the inputs: certain to fail again, so it is not tried again.
+    Input,
+}
+
+/// Where a workload is on its way to a digest.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RolloutRecord {
+    /// The workload, as `Kind namespace/name`.
+    pub workload: String,
+    /// The digest it moves to.
+    pub digest: String,
+    /// How far it is.
+    pub state: RolloutState,
+    /// The same in words.
+    pub message: String,
+}
+
+/// How far a rollout is.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RolloutState {
+    /// The workload is moving.
+    #[default]
+    Progressing,
+    /// Every pod runs the digest.
+    Complete,
+    /// The workload says that it does not get on.
+    Stalled,
+    /// It can't be moved; the message says why.
+    Refused,
+}
+
+/// A build that has ended.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BuildRecord {
+    /// Its number.
+    pub build: i64,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// Its digest; empty for a failed one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub digest: String,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub finished_at: Option<Timestamp>,
+    /// How long it took, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<i64>,
+    /// Why it was made, or how it failed, in words.
+    pub why: String,
+}

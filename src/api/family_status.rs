@@ -1,0 +1,167 @@
+//! The status of an `ImageFamily`: a summary of bounded size, never a row per image.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use super::ImageState;
+
+/// The most entries of [`ImageFamilyStatus::attention`].
+pub const MAX_ATTENTION: usize = 20;
+
+/// What the controller knows of a family, in short. A row per image stands in the family's `FamilyImage`s.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ImageFamilyStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// `Ready`, `Reconciling` and `Stalled`.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// The upstreams: what was seen, and what builds use.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub upstreams: Vec<UpstreamStatus>,
+
+    /// How many images are in which state.
+    pub counts: ImageCounts,
+
+    /// Changes that wait for the quiet time to pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Pending>,
+
+    /// The wave that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cascade: Option<RunningCascade>,
+
+    /// The first images, at most 20, that need a person.
+    #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
+    pub attention: Vec<Attention>,
+}
+
+/// What was seen of an upstream, and what builds use.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UpstreamStatus {
+    /// The upstream's name.
+    pub name: String,
+
+    /// The reference that is watched.
+    pub reference: String,
+
+    /// The digest that builds use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<AdoptedDigest>,
+
+    /// A newer digest that builds do not use yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<CandidateDigest>,
+
+    /// Why the candidate is not used, or why nothing could be seen; a reason constant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+
+    /// The same in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+/// The digest of an upstream that builds use.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AdoptedDigest {
+    /// The digest; of the index, where the tag names one.
+    pub digest: String,
+
+    /// When it was first seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub first_seen: Option<Timestamp>,
+
+    /// When builds began to use it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub since: Option<Timestamp>,
+}
+
+/// A digest of an upstream that was seen, and that builds do not use yet.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CandidateDigest {
+    /// The digest; of the index, where the tag names one.
+    pub digest: String,
+
+    /// When it was first seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub first_seen: Option<Timestamp>,
+}
+
+/// How many images are in which state.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct ImageCounts {
+    /// All images of the family.
+    pub total: i32,
+    /// Built from the inputs as they are now.
+    pub current: i32,
+    /// Stale and allowed to build, or held back only by a gate.
+    pub queued: i32,
+    /// Waiting for a parent or an input.
+    pub waiting: i32,
+    /// With a build that runs.
+    pub building: i32,
+    /// With a build that has ended and whose result is being checked.
+    pub checking: i32,
+    /// Below a failed image.
+    pub blocked: i32,
+    /// Failed, until an input changes.
+    pub failed: i32,
+}
+
+/// Changes that wait for the quiet time to pass.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pending {
+    /// What has changed, as a hash: a new value starts the quiet time anew.
+    pub change: String,
+
+    /// When the first of the changes was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub since: Option<Timestamp>,
+
+    /// When the last of the changes was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub last_change: Option<Timestamp>,
+}
+
+/// The wave that runs.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RunningCascade {
+    /// The name of its `Cascade`.
+    pub name: String,
+
+    /// When it began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub started_at: Option<Timestamp>,
+}
+
+/// An image that needs a person.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Attention {
+    /// The image's name.
+    pub image: String,
+    /// Its state.
+    pub state: ImageState,
+    /// Why; a reason constant.
+    pub reason: String,
+    /// The same in words, shortened.
+    pub message: String,
+}

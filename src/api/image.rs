@@ -1,0 +1,120 @@
+//! Images: the members of a family, built by us.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Rollout, Source, StrategyRef};
+
+/// A member of a family, built by Groundswell.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.from.filter(e, !has(e.use) || e.use == 'Base').size() <= 1")
+        .message("an image has one base: mark the other entries of `from` with `use: BuildStage`")
+)]
+pub struct Image {
+    /// Its name in this family; a DNS label.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// The last part of its repository, where that is not the image's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$"))]
+    pub path: Option<String>,
+
+    /// What it is made from: one entry for every image that the Dockerfile names in a `FROM` or a `COPY --from`.
+    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub from: Vec<Edge>,
+
+    /// Where its Dockerfile and the files beside it come from.
+    pub source: Source,
+
+    /// Build arguments. They are part of the image's history: not for secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
+    pub args: BTreeMap<String, String>,
+
+    /// The stage of the Dockerfile to build, if not the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]*$"))]
+    pub target: Option<String>,
+
+    /// Labels set on the image, beside those that its Dockerfile sets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
+    pub labels: BTreeMap<String, String>,
+
+    /// Tags that the image gets once it is built. Templates may name `{{ build }}` (the build's number, from 1),
+    /// `{{ fingerprint }}` (12 characters) and `{{ upstream.NAME.tag }}` (`upstream["my-name"].tag` where a name has a dash).
+    /// A tag that names the build or the fingerprint is immutable: once set it is never moved. The others float.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "set"))]
+    pub tags: Vec<String>,
+
+    /// Workloads that are moved to each new digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub rollout: Vec<Rollout>,
+
+    /// How this image is built, if not as the family says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<StrategyRef>,
+}
+
+/// An edge of the graph: from an image to a parent that its Dockerfile names.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.upstream) != has(self.image)")
+        .message("an entry of `from` names either an `upstream` or an `image` of this family"),
+    validation = Rule::new("!(has(self.as) && has(self.arg))")
+        .message("`as` and `arg` exclude each other: `as` is the reference that the Dockerfile writes, `arg` the build argument it takes it from")
+)]
+pub struct Edge {
+    /// The parent, if it is an upstream of this family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub upstream: Option<String>,
+
+    /// The parent, if it is an image of this family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub image: Option<String>,
+
+    /// The reference that the Dockerfile writes, for example `alpine:3.20`. By default the parent's repository with the tag
+    /// that the upstream follows, or with `latest` for an image of this family. It is compared in its full form, so that
+    /// `alpine:3.20` and `docker.io/library/alpine:3.20` are the same.
+    #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255))]
+    pub reference: Option<String>,
+
+    /// The build argument that the Dockerfile takes the reference from, as in `ARG BASE_IMAGE` and `FROM ${BASE_IMAGE}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
+    pub arg: Option<String>,
+
+    /// What the Dockerfile does with the parent.
+    #[serde(rename = "use", default)]
+    pub usage: EdgeUse,
+}
+
+/// What a Dockerfile does with a parent.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EdgeUse {
+    /// The built stage stands on it: its layers are in the image.
+    #[default]
+    Base,
+    /// Another stage stands on it, or files are copied from it: its layers are not in the image.
+    BuildStage,
+}
+
+impl Edge {
+    /// The parent's name, whichever kind it is.
+    #[must_use]
+    pub fn parent(&self) -> &str {
+        self.upstream.as_deref().or(self.image.as_deref()).unwrap_or_default()
+    }
+}

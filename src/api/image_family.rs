@@ -1,0 +1,108 @@
+//! `ImageFamily`: what a person writes.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+use super::{Image, ImageFamilyStatus, Policy, Upstream};
+
+/// How a team's container images descend from one another, and how they are kept current.
+///
+/// When an upstream moves to a new digest, every image that stands on it is rebuilt, parents before children, each exactly
+/// once; its tags are moved and the patched images are rolled out.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "groundswell.dev",
+    version = "v1alpha1",
+    kind = "ImageFamily",
+    plural = "imagefamilies",
+    shortname = "imgfam",
+    category = "groundswell",
+    namespaced,
+    status = "ImageFamilyStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "How a team's container images descend from one another, and how they are kept current.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Images", type_ = "integer", json_path = ".status.counts.total"),
+    printcolumn(name = "Current", type_ = "integer", json_path = ".status.counts.current"),
+    printcolumn(name = "Building", type_ = "integer", json_path = ".status.counts.building"),
+    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.counts.failed"),
+    printcolumn(name = "Cascade", type_ = "string", json_path = ".status.cascade.name"),
+    printcolumn(name = "Since", type_ = "date", json_path = ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime"),
+    printcolumn(name = "Why", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
+    validation = Rule::new("self.metadata.name.size() <= 50 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the family's name must be a DNS label of at most 50 characters: lower case letters, digits and dashes")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.images.all(i, i.from.all(e, !has(e.upstream) || self.upstreams.exists(u, u.name == e.upstream)))")
+        .message("an image names an upstream in `from` that is not in `upstreams`: add it there or correct the name")
+        .reason(Reason::FieldValueInvalid)
+)]
+pub struct ImageFamilySpec {
+    /// Where the images go: an image is pushed to `<repository>/<image name>`. Starts with the registry's host,
+    /// for example `registry.example.com/platform`.
+    #[schemars(length(min = 3, max = 200), regex(pattern = r"^(localhost|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)*:[0-9]+|localhost:[0-9]+)(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$"))]
+    pub repository: String,
+
+    /// How builds run, unless an image says otherwise.
+    #[serde(default)]
+    pub strategy: StrategyRef,
+
+    /// Secrets of type `kubernetes.io/dockerconfigjson` in this namespace, for pulling, pushing and moving tags.
+    /// The longest matching prefix wins, over all of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub credentials: Vec<LocalName>,
+
+    /// The images that are watched and not built here: the roots of the graph.
+    #[serde(default)]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub upstreams: Vec<Upstream>,
+
+    /// The images that are built, in any order.
+    #[schemars(length(min = 1, max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub images: Vec<Image>,
+
+    /// When and how much is built at once, and what happens after a failure.
+    #[serde(default)]
+    pub policy: Policy,
+
+    /// Stops new builds, tag moves and rollouts of the whole family. Builds that run already go to their end.
+    #[serde(default)]
+    pub suspend: bool,
+}
+
+/// The name of an object in the family's namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LocalName {
+    /// The object's name.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// Names a `BuildStrategy` and sets its parameters.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct StrategyRef {
+    /// Name of a `BuildStrategy` of this cluster.
+    #[serde(default = "default_strategy")]
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+
+    /// Values for the parameters that the strategy declares.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
+    pub parameters: BTreeMap<String, String>,
+}
+
+impl Default for StrategyRef {
+    fn default() -> Self {
+        Self { name: default_strategy(), parameters: BTreeMap::new() }
+    }
+}
+
+fn default_strategy() -> String {
+    "buildkit".into()
+}

@@ -1,0 +1,42 @@
+//! The custom resources: what people write, and what the controller records.
+//!
+//! Types, their schemas and their offline validation. No IO, no clock, no client. The schema is the first guard: what CEL
+//! can say stands on the types here, with messages a person can act on; what needs the whole graph is in
+//! [`validation`](self::validation) and [`crate::lineage`].
+
+pub mod build_strategy;
+pub mod cascade;
+pub mod condition;
+pub mod duration;
+pub mod family_image;
+pub mod family_status;
+pub mod image;
+pub mod image_family;
+pub mod labels;
+pub mod policy;
+pub mod rollout;
+pub mod source;
+pub mod upstream;
+pub mod validation;
+
+pub use build_strategy::{BuildStrategy, BuildStrategySpec, Parameter, UserNamespace};
+pub use cascade::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, Cause, CauseType, ImageResult};
+pub use duration::Duration;
+pub use family_image::{
+    BuildFailure, BuildRecord, FailureClass, FailureRecord, FamilyImage, FamilyImageSpec, FamilyImageStatus, ImageState,
+    Inputs, ParentDigest, RolloutRecord, RolloutState, RunningBuild, TagRecord,
+};
+pub use family_status::{
+    AdoptedDigest, Attention, CandidateDigest, ImageCounts, ImageFamilyStatus, Pending, RunningCascade, UpstreamStatus,
+};
+pub use image::{Edge, EdgeUse, Image};
+pub use image_family::{ImageFamily, ImageFamilySpec, LocalName, StrategyRef};
+pub use policy::{Policy, Retries};
+pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
+pub use source::{ConfigMapItem, ConfigMapSource, GitSource, Source};
+pub use upstream::{Follow, Hold, Upstream};
+
+/// The API group of every kind here.
+pub const GROUP: &str = "groundswell.dev";
+/// The only version so far.
+pub const VERSION: &str = "v1alpha1";

@@ -1,0 +1,57 @@
+//! Policy: when and how much is built at once, and what happens after a failure.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Duration;
+
+/// When and how much is built at once, and what happens after a failure.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+#[x_kube(
+    validation = Rule::new("duration(self.settle) <= duration(self.maxSettle)").message("settle must not be longer than maxSettle")
+)]
+pub struct Policy {
+    /// Quiet time before a wave starts, so that changes that come together build once. A family's first wave does not wait.
+    pub settle: Duration,
+
+    /// The longest that changes which keep coming may put a wave off.
+    pub max_settle: Duration,
+
+    /// How many builds of this family run at once.
+    #[schemars(range(min = 1, max = 100))]
+    pub parallelism: i32,
+
+    /// How often a failed build is tried again.
+    pub retries: Retries,
+}
+
+/// How often a failed build is tried again, with a growing pause, before its image is `Failed`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(default)]
+pub struct Retries {
+    /// After a failure of the build itself: a command of the Dockerfile, for example.
+    #[schemars(range(min = 0, max = 20))]
+    pub build: i32,
+
+    /// After a failure of what is around it: eviction, out of memory, image pull, registry.
+    #[schemars(range(min = 0, max = 50))]
+    pub infrastructure: i32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            settle: Duration::from_secs(30),
+            max_settle: Duration::from_secs(600),
+            parallelism: 4,
+            retries: Retries::default(),
+        }
+    }
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self { build: 1, infrastructure: 5 }
+    }
+}

@@ -1,0 +1,1 @@
+//! From an image and its inputs to a Job, and from a finished Job to a result.

@@ -1,0 +1,1 @@
+//! What is to be done: pure decisions over an observation and a given time.

@@ -1,0 +1,1 @@
+//! The graph of a family: build, check, levels, descendants, critical path. Pure.

@@ -1,0 +1,1 @@
+//! Everything that is said to an OCI registry.

@@ -1,0 +1,1 @@
+//! Moving workloads to a promoted digest.

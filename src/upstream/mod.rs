@@ -1,0 +1,1 @@
+//! Following upstream tags and source revisions.
