@@ -1,0 +1,37 @@
+# shellcheck shell=bash
+# The registry: plain HTTP on the node's address, deletes allowed.
+#
+# It has three names. This machine says $REGISTRY (the node's address and port). Pods and manifests say $REGISTRY_NAME
+# (registry.groundswell.test:5000), the same for every cluster. And it stands in for docker.io, ghcr.io and
+# registry.k8s.io: an image pushed as library/NAME is what the node pulls as docker.io/library/NAME.
+
+mirrored_hosts=(docker.io ghcr.io registry.k8s.io)
+
+start_registry() {
+  cat >"$data/registry.yaml" <<END
+version: 0.1
+log: {level: warn, accesslog: {disabled: true}}
+storage:
+  filesystem: {rootdirectory: /run/node/registry}
+  delete: {enabled: true}
+  maintenance: {uploadpurging: {enabled: false}}
+http: {addr: "$node_address:$registry_port"}
+END
+  spawn registry registry serve /run/node/registry.yaml
+  wait_until 20 registry "the registry to answer" crane catalog "$node_address:$registry_port"
+  phase "registry at $node_address:$registry_port, inside the cluster $registry_name"
+}
+
+# Tells containerd where the names of the registry lead. Never to the real hosts: an image that was not pushed here is
+# "not found" at once, instead of something else than what the tests made.
+write_mirrors() {
+  local host
+  for host in "${mirrored_hosts[@]}" "$registry_name"; do
+    mkdir -p "$data/certs.d/$host"
+    cat >"$data/certs.d/$host/hosts.toml" <<END
+server = "http://$node_address:$registry_port"
+[host."http://$node_address:$registry_port"]
+capabilities = ["pull", "resolve"]
+END
+  done
+}
