@@ -4,6 +4,7 @@
 //! Arrows run one way: `controller` -> (`engine`, `build`, `registry`, `upstream`, `rollout`) -> `lineage` -> `api`.
 
 pub mod api;
+pub mod backoff;
 pub mod build;
 pub mod controller;
 pub mod engine;

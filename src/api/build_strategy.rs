@@ -1,6 +1,6 @@
 //! `BuildStrategy`: how a build runs, as data, written by platform admins only.
 
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use super::Duration;
 /// and can never add a field to the pod: templates are rendered inside of parsed strings. The controller adds to the pod the
 /// step `prepare`, the volume `workspace` (the build context) and the volume `docker-config` (the merged credentials).
 /// The variables stand in `docs/strategies.md`.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
     version = "v1alpha1",
@@ -60,7 +60,7 @@ pub struct BuildStrategySpec {
 }
 
 /// A parameter of a strategy.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameter {
     /// Its name, for `{{ parameters.NAME }}`.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]

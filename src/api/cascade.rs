@@ -1,7 +1,7 @@
 //! `Cascade`: the record of one wave of builds.
 
 use jiff::Timestamp;
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub const MAX_CASCADES: usize = 10;
 pub const MAX_CAUSES: usize = 64;
 
 /// The record of one wave of builds: why, what, and how it ended. Made and kept by the controller.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
     version = "v1alpha1",
@@ -51,7 +51,7 @@ pub struct CascadeSpec {
 }
 
 /// How a wave goes, or went.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CascadeStatus {
     /// Whether it runs, and how it ended.
@@ -100,7 +100,7 @@ pub enum CascadePhase {
 }
 
 /// One image in a wave.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImageResult {
     /// The image's name.
@@ -129,7 +129,7 @@ pub struct ImageResult {
 }
 
 /// Why an image is stale.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cause {
     /// What kind of thing changed.

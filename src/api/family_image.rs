@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_HISTORY: usize = 10;
 
 /// What the controller knows of one image of a family. Made and kept by the controller; named `<family>.<image>`.
-#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
     version = "v1alpha1",
@@ -48,7 +48,7 @@ pub struct FamilyImageSpec {
 }
 
 /// What the controller knows of an image.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FamilyImageStatus {
     /// The family's generation that this status speaks of.
@@ -160,7 +160,7 @@ impl ImageState {
 }
 
 /// What a build is made from: the values behind its fingerprint, kept to tell why a later one differs.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Inputs {
     /// The parents, in the order of `from`.
@@ -178,7 +178,7 @@ pub struct Inputs {
 }
 
 /// A parent and its digest.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct ParentDigest {
     /// The parent's name in the family.
@@ -188,7 +188,7 @@ pub struct ParentDigest {
 }
 
 /// A tag and the digest that it was given.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct TagRecord {
     /// The tag.
@@ -200,7 +200,7 @@ pub struct TagRecord {
 }
 
 /// A build that runs.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunningBuild {
     /// The name of its Job.
@@ -218,7 +218,7 @@ pub struct RunningBuild {
 }
 
 /// Failures at one fingerprint.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FailureRecord {
     /// The fingerprint.
@@ -238,7 +238,7 @@ pub struct FailureRecord {
 }
 
 /// One failure.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct BuildFailure {
     /// Whose fault it is, and so whose budget it counts against.
@@ -262,7 +262,7 @@ pub enum FailureClass {
 }
 
 /// Where a workload is on its way to a digest.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RolloutRecord {
     /// The workload, as `Kind namespace/name`.
@@ -290,7 +290,7 @@ pub enum RolloutState {
 }
 
 /// A build that has ended.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BuildRecord {
     /// Its number.

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ImageState;
@@ -11,7 +11,7 @@ use super::ImageState;
 pub const MAX_ATTENTION: usize = 20;
 
 /// What the controller knows of a family, in short. A row per image stands in the family's `FamilyImage`s.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImageFamilyStatus {
     /// The generation of the spec that this status speaks of.
@@ -43,7 +43,7 @@ pub struct ImageFamilyStatus {
 }
 
 /// What was seen of an upstream, and what builds use.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct UpstreamStatus {
     /// The upstream's name.
@@ -70,7 +70,7 @@ pub struct UpstreamStatus {
 }
 
 /// The digest of an upstream that builds use.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AdoptedDigest {
     /// The digest; of the index, where the tag names one.
@@ -88,7 +88,7 @@ pub struct AdoptedDigest {
 }
 
 /// A digest of an upstream that was seen, and that builds do not use yet.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CandidateDigest {
     /// The digest; of the index, where the tag names one.
@@ -101,7 +101,7 @@ pub struct CandidateDigest {
 }
 
 /// How many images are in which state.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct ImageCounts {
     /// All images of the family.
@@ -123,7 +123,7 @@ pub struct ImageCounts {
 }
 
 /// Changes that wait for the quiet time to pass.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pending {
     /// What has changed, as a hash: a new value starts the quiet time anew.
@@ -141,7 +141,7 @@ pub struct Pending {
 }
 
 /// The wave that runs.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunningCascade {
     /// The name of its `Cascade`.
@@ -154,7 +154,7 @@ pub struct RunningCascade {
 }
 
 /// An image that needs a person.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Attention {
     /// The image's name.
     pub image: String,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Image, ImageFamilyStatus, Policy, Upstream};
@@ -76,7 +77,7 @@ pub struct ImageFamilySpec {
 }
 
 /// The name of an object in the family's namespace.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LocalName {
     /// The object's name.
     #[schemars(length(min = 1, max = 253))]
@@ -84,7 +85,7 @@ pub struct LocalName {
 }
 
 /// Names a `BuildStrategy` and sets its parameters.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct StrategyRef {
     /// Name of a `BuildStrategy` of this cluster.
     #[serde(default = "default_strategy")]

@@ -15,6 +15,7 @@ pub mod image_family;
 pub mod labels;
 pub mod policy;
 pub mod rollout;
+pub mod schema;
 pub mod source;
 pub mod upstream;
 pub mod validation;

@@ -1,6 +1,7 @@
 //! Sources: where a Dockerfile and the files beside it come from.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::LocalName;
@@ -28,7 +29,7 @@ pub struct Source {
 }
 
 /// A `ConfigMap` as a source: its keys are the files of the build context. A change of its content rebuilds the image.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigMapSource {
     /// The `ConfigMap`'s name. It must have a key `Dockerfile`, or an item with that path.
     #[schemars(length(min = 1, max = 253))]

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Duration;
@@ -39,7 +40,7 @@ pub struct Upstream {
 }
 
 /// Which tag of an upstream is followed.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Follow {
     /// This one tag, as it moves from digest to digest.
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))]
@@ -47,7 +48,7 @@ pub struct Follow {
 }
 
 /// A person's decision that an upstream stays where it is.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hold {
     /// The digest that builds use while the hold lasts. Without it, the digest that is in use when the hold begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,1 +1,35 @@
-//! What is to be done: pure decisions over an observation and a given time.
+//! What is to be done: a pure decision over an observation and a given time.
+//!
+//! [`decide`] knows no client, no clock and no runtime. It walks the lineage in topological order, gives every image a
+//! state, and says which effects bring the world closer to the spec. It remembers nothing between two calls: any pass from
+//! any state, after any crash, moves toward the same fixpoint.
+//!
+//! - [`observation`]: what was seen
+//! - [`decision`]: what is to be done, and what is to be recorded
+//! - [`upstreams`]: candidates, holds, adoption
+//! - [`fingerprint`]: what determines a build
+//! - [`images`]: the state of each image
+//! - [`gates`]: settle, suspend, parallelism
+//! - [`failure`]: budgets and pauses
+//! - [`causes`]: why an image is stale
+//! - [`tags`]: templates, and which tags are to be moved
+//! - [`wave`]: the record of a cascade
+
+pub mod causes;
+mod decide;
+pub mod decision;
+pub mod failure;
+pub mod fingerprint;
+pub mod gates;
+pub mod images;
+pub mod observation;
+pub mod tags;
+pub mod upstreams;
+pub mod wave;
+
+#[cfg(test)]
+mod tests;
+
+pub use decide::decide;
+pub use decision::{Action, Decision, Good, ImageDecision, PinnedParent, TagMove, WaveStep};
+pub use observation::{BuildOutcome, BuildSight, Fault, ImageSight, Observation, Push, PushResult, SeenDigest, Sight, TagSight, UpstreamSight};

@@ -1,1 +1,10 @@
-//! The graph of a family: build, check, levels, descendants, critical path. Pure.
+//! The graph of a family: how its images descend from one another and from their upstreams.
+//!
+//! Pure: built from a spec, checked once, and then asked for order, levels, descendants and the critical path. Images and
+//! upstreams are named by their index in the spec, so that a walk over a large family hashes no strings.
+
+mod graph;
+mod path;
+
+pub use graph::{Lineage, LineageError, Parent};
+pub use path::critical_path;

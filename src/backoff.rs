@@ -1,0 +1,32 @@
+//! How long to wait before the next try: doubling, capped, jittered. Pure, so that the engine may use it.
+
+use jiff::SignedDuration;
+
+/// The pause after the `failures`-th failure in a row (from 1): `base` doubled each time, at most `cap`, and from that
+/// 75 % to 100 %, chosen by `seed`, so that what failed together does not come back together.
+#[must_use]
+pub fn pause(failures: u32, base: SignedDuration, cap: SignedDuration, seed: u64) -> SignedDuration {
+    let doublings = failures.saturating_sub(1).min(20);
+    let full = base.saturating_mul(1 << doublings).min(cap);
+    let quarter = full.as_millis() / 4;
+    let jitter = i128::from(seed % 1024) * quarter / 1024;
+    let millis = full.as_millis() - jitter;
+    SignedDuration::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_up_to_the_cap_and_jitters_below() {
+        let (base, cap) = (SignedDuration::from_secs(10), SignedDuration::from_secs(60));
+        let plain: Vec<i64> = (1..6).map(|n| pause(n, base, cap, 0).as_secs()).collect();
+        assert_eq!(plain, [10, 20, 40, 60, 60]);
+        assert_eq!(pause(u32::MAX, base, cap, 0), cap);
+        for seed in 0..2000 {
+            let jittered = pause(2, base, cap, seed);
+            assert!(jittered >= SignedDuration::from_secs(15) && jittered <= SignedDuration::from_secs(20), "{jittered}");
+        }
+    }
+}

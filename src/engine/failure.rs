@@ -1,0 +1,129 @@
+//! Failures: how they are counted, when a build is tried again, and when it is not.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::observation::{BuildOutcome, BuildSight};
+use crate::{
+    api::{BuildFailure, FailureClass, FailureRecord, Retries},
+    backoff,
+};
+
+/// First pause after a failure of the build itself.
+const BUILD_PAUSE: SignedDuration = SignedDuration::from_secs(10);
+/// First pause after a failure of what is around it.
+const INFRASTRUCTURE_PAUSE: SignedDuration = SignedDuration::from_secs(5);
+/// The longest pause.
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(10);
+
+/// What comes after the failures so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing has failed.
+    Clean,
+    /// To be tried again, not before the time.
+    RetryAt(Timestamp),
+    /// Not to be tried again until an input changes.
+    GivenUp,
+}
+
+/// Counts the failed attempts that the record does not know yet. `None` if nothing has failed at this fingerprint.
+#[must_use]
+pub fn count(
+    record: Option<&FailureRecord>,
+    fingerprint: &str,
+    builds: &[BuildSight],
+    now: Timestamp,
+) -> Option<FailureRecord> {
+    let mut known = record.filter(|record| record.fingerprint == fingerprint).cloned();
+    let mut failed: Vec<(i32, &BuildFailure)> = builds
+        .iter()
+        .filter(|build| build.fingerprint == fingerprint)
+        .filter_map(|build| match &build.outcome {
+            BuildOutcome::Failed(failure) => Some((build.attempt, failure)),
+            _ => None,
+        })
+        .collect();
+    failed.sort_by_key(|(attempt, _)| *attempt);
+    for (attempt, failure) in failed {
+        if known.as_ref().is_none_or(|known| attempt > known.attempt) {
+            known = Some(add(known, fingerprint, attempt, failure.clone(), now));
+        }
+    }
+    known
+}
+
+/// The record with one more failure.
+#[must_use]
+pub fn add(
+    record: Option<FailureRecord>,
+    fingerprint: &str,
+    attempt: i32,
+    failure: BuildFailure,
+    now: Timestamp,
+) -> FailureRecord {
+    let mut record = record
+        .filter(|record| record.fingerprint == fingerprint)
+        .unwrap_or_else(|| FailureRecord { fingerprint: fingerprint.into(), ..FailureRecord::default() });
+    match failure.class {
+        FailureClass::Infrastructure => record.infrastructure += 1,
+        FailureClass::Build | FailureClass::Input => record.build += 1,
+    }
+    record.attempt = attempt;
+    record.last = failure;
+    record.at = Some(now);
+    record
+}
+
+/// Whether and when a build is tried again.
+#[must_use]
+pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp) -> Verdict {
+    let Some(record) = record else { return Verdict::Clean };
+    let (failures, allowed, first) = match record.last.class {
+        FailureClass::Input => return Verdict::GivenUp,
+        FailureClass::Build => (record.build, retries.build, BUILD_PAUSE),
+        FailureClass::Infrastructure => (record.infrastructure, retries.infrastructure, INFRASTRUCTURE_PAUSE),
+    };
+    if failures > allowed {
+        return Verdict::GivenUp;
+    }
+    let seed = record.fingerprint.bytes().fold(0_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let pause = backoff::pause(failures.unsigned_abs(), first, LONGEST_PAUSE, seed.wrapping_add(failures.unsigned_abs().into()));
+    Verdict::RetryAt(record.at.unwrap_or(now).saturating_add(pause).unwrap_or(Timestamp::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(attempt: i32, class: FailureClass) -> BuildSight {
+        BuildSight {
+            job: format!("job-{attempt}"),
+            fingerprint: "f".into(),
+            attempt,
+            build: 1,
+            cascade: String::new(),
+            started_at: None,
+            outcome: BuildOutcome::Failed(BuildFailure { class, ..BuildFailure::default() }),
+        }
+    }
+
+    #[test]
+    fn each_attempt_is_counted_once_and_on_its_own_budget() {
+        let now = Timestamp::UNIX_EPOCH;
+        let builds = [failed(1, FailureClass::Infrastructure), failed(0, FailureClass::Build)];
+        let record = count(None, "f", &builds, now).expect("failures");
+        assert_eq!((record.build, record.infrastructure, record.attempt), (1, 1, 1));
+        assert_eq!(count(Some(&record), "f", &builds, now), Some(record.clone()));
+        assert_eq!(count(Some(&record), "g", &builds, now), None, "another fingerprint starts anew");
+        let retries = Retries { build: 1, infrastructure: 0 };
+        assert_eq!(verdict(Some(&record), &retries, now), Verdict::GivenUp);
+        let retries = Retries { build: 0, infrastructure: 1 };
+        assert!(matches!(verdict(Some(&record), &retries, now), Verdict::RetryAt(at) if at > now));
+    }
+
+    #[test]
+    fn a_bad_input_is_not_tried_again() {
+        let record = count(None, "f", &[failed(0, FailureClass::Input)], Timestamp::UNIX_EPOCH);
+        assert_eq!(verdict(record.as_ref(), &Retries { build: 9, infrastructure: 9 }, Timestamp::UNIX_EPOCH), Verdict::GivenUp);
+    }
+}

@@ -1,0 +1,123 @@
+//! The fingerprint: what determines a build, as one hash. Never secrets, never time, never where the image goes.
+
+use sha2::{Digest, Sha256};
+
+use crate::api::{Image, Inputs, Source};
+
+/// Raised when the way of a build changes so that the same inputs give another image.
+const SCHEME: &str = "groundswell/1";
+/// Hex characters of a fingerprint: 160 bits.
+const LENGTH: usize = 40;
+
+/// A hash over a list of texts; each is preceded by its length, so that no two lists are spelled alike.
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// A hasher for one kind of thing.
+    #[must_use]
+    pub fn new(kind: &str) -> Self {
+        Self(Sha256::new()).text(kind)
+    }
+
+    /// Adds a text.
+    #[must_use]
+    pub fn text(mut self, text: &str) -> Self {
+        self.0.update((text.len() as u64).to_be_bytes());
+        self.0.update(text.as_bytes());
+        self
+    }
+
+    /// Adds a list of texts.
+    #[must_use]
+    pub fn texts<'a>(self, texts: impl IntoIterator<Item = &'a str, IntoIter: ExactSizeIterator>) -> Self {
+        let texts = texts.into_iter();
+        let start = self.text(&texts.len().to_string());
+        texts.fold(start, Self::text)
+    }
+
+    /// The hash in 40 hex characters.
+    #[must_use]
+    pub fn hex(self) -> String {
+        let mut hex = hex::encode(self.0.finalize());
+        hex.truncate(LENGTH);
+        hex
+    }
+}
+
+/// The fingerprint of these inputs: 40 hex characters.
+///
+/// Parents count with their digest and their place in `from`, not with their name: to rename an upstream rebuilds nothing.
+#[must_use]
+pub fn fingerprint(inputs: &Inputs) -> String {
+    let digests: Vec<&str> = inputs.parents.iter().map(|parent| parent.digest.as_str()).collect();
+    Hasher::new(SCHEME).texts(digests).text(&inputs.source).text(&inputs.spec).text(&inputs.strategy).hex()
+}
+
+/// Hash of what an image's spec says of its build: edges as the Dockerfile sees them, arguments, target, labels, and where in
+/// its source the Dockerfile stands.
+#[must_use]
+pub fn spec_hash(image: &Image, references: &[String]) -> String {
+    let mut hasher = Hasher::new("spec");
+    for (edge, reference) in image.from.iter().zip(references) {
+        hasher = hasher.text(reference).text(edge.arg.as_deref().unwrap_or_default()).text(&format!("{:?}", edge.usage));
+    }
+    for map in [&image.args, &image.labels] {
+        hasher = hasher.texts(map.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]).collect::<Vec<_>>());
+    }
+    let (path, dockerfile) = match &image.source {
+        Source { git: Some(git), .. } => (git.path.as_deref().unwrap_or_default(), git.dockerfile.as_str()),
+        _ => ("", ""),
+    };
+    hasher.text(image.target.as_deref().unwrap_or_default()).text(path).text(dockerfile).hex()
+}
+
+/// The revision of an inline source: the hash of the Dockerfile.
+#[must_use]
+pub fn inline_revision(dockerfile: &str) -> String {
+    Hasher::new("inline").text(dockerfile).hex()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::ParentDigest;
+
+    fn inputs() -> Inputs {
+        Inputs {
+            parents: vec![ParentDigest { name: "alpine".into(), digest: "sha256:1".into() }],
+            source: "s".into(),
+            spec: "x".into(),
+            strategy: "b".into(),
+        }
+    }
+
+    #[test]
+    fn every_input_counts_and_names_do_not() {
+        let plain = fingerprint(&inputs());
+        assert_eq!(plain.len(), LENGTH);
+        let renamed =
+            Inputs { parents: vec![ParentDigest { name: "base".into(), digest: "sha256:1".into() }], ..inputs() };
+        assert_eq!(fingerprint(&renamed), plain);
+        let others = [
+            Inputs { parents: vec![], ..inputs() },
+            Inputs { parents: vec![ParentDigest { name: "alpine".into(), digest: "sha256:2".into() }], ..inputs() },
+            Inputs { source: "t".into(), ..inputs() },
+            Inputs { spec: "y".into(), ..inputs() },
+            Inputs { strategy: "c".into(), ..inputs() },
+            Inputs { source: "sx".into(), spec: String::new(), ..inputs() },
+        ];
+        for other in others {
+            assert_ne!(fingerprint(&other), plain, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_dockerfile_sees_counts() {
+        let image = Image { args: [("A".into(), "1".into())].into(), ..Image::default() };
+        let plain = spec_hash(&image, &[]);
+        assert_ne!(spec_hash(&Image { args: [("A".into(), "2".into())].into(), ..Image::default() }, &[]), plain);
+        assert_ne!(spec_hash(&Image { labels: image.args.clone(), ..Image::default() }, &[]), plain);
+        assert_ne!(spec_hash(&Image { target: Some("t".into()), ..image.clone() }, &[]), plain);
+        assert_eq!(spec_hash(&Image { tags: vec!["latest".into()], ..image }, &[]), plain);
+    }
+}

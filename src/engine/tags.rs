@@ -1,0 +1,194 @@
+//! Tags: their templates, and which of them are to be moved.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use minijinja::{Environment, UndefinedBehavior, context};
+
+use super::{
+    causes::short,
+    decision::{Action, Good, ImageDecision, TagMove},
+    observation::{Observation, TagSight},
+};
+use crate::api::{Image, ImageFamilySpec, ImageState, Upstream};
+
+/// Steps that one template may take; far more than a tag needs.
+const FUEL: u64 = 2000;
+/// Tags that begin so are the operator's own.
+const RESERVED: &str = "gs-";
+
+/// Why a tag's template can't be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TagError {
+    /// It does not parse, or names an unknown variable.
+    #[error("`{template}`: {why}; known are build, fingerprint and upstream.NAME.tag")]
+    Template {
+        /// The template.
+        template: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Its result is not a tag.
+    #[error(
+        "`{template}` gives `{tag}`, which is not a tag: write at most 128 letters, digits, `_`, `.` and `-`, not beginning with `.`, `-` or `gs-`"
+    )]
+    NotATag {
+        /// The template.
+        template: String,
+        /// Its result.
+        tag: String,
+    },
+}
+
+/// A rendered tag.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// The tag.
+    pub name: String,
+    /// Whether its template names the build or the fingerprint, so that it is never moved.
+    pub immutable: bool,
+}
+
+/// The tag under which a build of this fingerprint is pushed.
+#[must_use]
+pub fn pushed_as(fingerprint: &str) -> String {
+    format!("{RESERVED}{fingerprint}")
+}
+
+/// The tags of an image for one build.
+pub fn render(spec: &ImageFamilySpec, image: &Image, build: i64, fingerprint: &str) -> Result<Vec<Tag>, TagError> {
+    let followed = |upstream: &Upstream| (upstream.name.clone(), context! { tag => upstream.follow.tag.as_str() });
+    let upstream: BTreeMap<String, minijinja::Value> = spec.upstreams.iter().map(followed).collect();
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    let values = context! { build => build, fingerprint => short(fingerprint), upstream => upstream };
+    image.tags.iter().map(|template| one(&environment, template, &values)).collect()
+}
+
+fn one(environment: &Environment<'_>, template: &str, values: &minijinja::Value) -> Result<Tag, TagError> {
+    let broken = |error: minijinja::Error| TagError::Template {
+        template: template.into(),
+        why: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
+    };
+    let parsed = environment.template_from_str(template).map_err(broken)?;
+    let variables = parsed.undeclared_variables(false);
+    let name = parsed.render(values).map_err(broken)?;
+    if is_tag(&name) && !name.starts_with(RESERVED) {
+        Ok(Tag { name, immutable: variables.contains("build") || variables.contains("fingerprint") })
+    } else {
+        Err(TagError::NotATag { template: template.into(), tag: name.chars().take(130).collect() })
+    }
+}
+
+/// Whether a text is a tag, as the OCI distribution spec has it.
+fn is_tag(text: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    text.len() <= 128
+        && text.starts_with(word)
+        && text.chars().all(|c| word(c) || c == '.' || c == '-')
+}
+
+/// Adds the tag moves that current images need: new tags, tags on an older digest, and tags that somebody else has moved.
+pub fn promote(
+    seen: &Observation<'_>,
+    images: &[ImageDecision],
+    now: Timestamp,
+    actions: &mut Vec<Action>,
+    wake_at: &mut Option<Timestamp>,
+) {
+    for (index, decision) in images.iter().enumerate() {
+        let (ImageState::Current, Some(good)) = (decision.state, &decision.good) else { continue };
+        let moves = moves(seen, index, good, now, wake_at);
+        if !moves.is_empty() {
+            actions.push(Action::Promote { image: index, digest: good.digest.clone(), tags: moves });
+        }
+    }
+}
+
+fn moves(
+    seen: &Observation<'_>,
+    index: usize,
+    good: &Good,
+    now: Timestamp,
+    wake_at: &mut Option<Timestamp>,
+) -> Vec<TagMove> {
+    let (Some(image), Some(sight)) = (seen.spec.images.get(index), seen.images.get(index)) else { return Vec::new() };
+    // Templates were checked before the pass; one that fails all the same moves nothing.
+    let tags = render(seen.spec, image, good.build, &good.fingerprint).unwrap_or_default();
+    let recorded = |tag: &str| {
+        let record = sight.record.into_iter().flat_map(|record| &record.tags).find(|record| record.tag == tag);
+        record.is_some_and(|record| record.digest == good.digest)
+    };
+    let mut moves = Vec::new();
+    for Tag { name, immutable } in tags {
+        let moved_to = match sight.tags.get(&name) {
+            Some(TagSight::Faulty(_, retry_at)) if *retry_at > now => {
+                *wake_at = Some(wake_at.map_or(*retry_at, |at| at.min(*retry_at)));
+                continue;
+            }
+            Some(TagSight::Taken(_)) if immutable => continue,
+            Some(TagSight::At(digest)) if *digest == good.digest => {
+                if recorded(&name) {
+                    continue;
+                }
+                None
+            }
+            Some(TagSight::At(digest)) if recorded(&name) && !immutable => Some(digest.clone()),
+            _ if recorded(&name) => continue,
+            _ => None,
+        };
+        moves.push(TagMove { tag: name, immutable, moved_to });
+    }
+    moves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::Follow;
+
+    fn rendered(template: &str) -> Result<Tag, TagError> {
+        let upstream = |name: &str, tag: &str| Upstream {
+            name: name.into(),
+            follow: Follow { tag: tag.into() },
+            ..Upstream::default()
+        };
+        let spec = ImageFamilySpec {
+            upstreams: vec![upstream("alpine", "3.20"), upstream("my-base", "12")],
+            ..ImageFamilySpec::default()
+        };
+        let image = Image { tags: vec![template.into()], ..Image::default() };
+        render(&spec, &image, 7, "0123456789abcdef").map(|mut tags| tags.remove(0))
+    }
+
+    #[test]
+    fn templates_render_and_say_whether_they_float() {
+        for (template, name, immutable) in [
+            ("latest", "latest", false),
+            ("1.2.14", "1.2.14", false),
+            ("{{ upstream.alpine.tag }}", "3.20", false),
+            ("{{ upstream['my-base'].tag }}-r{{ build }}", "12-r7", true),
+            ("x-{{ fingerprint }}", "x-0123456789ab", true),
+        ] {
+            assert_eq!(rendered(template), Ok(Tag { name: name.into(), immutable }), "{template}");
+        }
+    }
+
+    #[test]
+    fn bad_templates_are_told() {
+        for (template, part) in [
+            ("{{ bild }}", "known are build"),
+            ("{{ upstream.debian.tag }}", "known are build"),
+            ("{{ build", "known are build"),
+            ("a b", "not a tag"),
+            ("gs-{{ build }}", "not a tag"),
+            ("-x", "not a tag"),
+            ("", "not a tag"),
+            ("{% for i in range(100000) %}x{% endfor %}", "known are build"),
+        ] {
+            let error = rendered(template).expect_err(template).to_string();
+            assert!(error.contains(part), "{template}: {error}");
+        }
+    }
+}

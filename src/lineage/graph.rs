@@ -1,0 +1,314 @@
+//! Building and checking the graph.
+
+use std::collections::HashMap;
+
+use petgraph::{
+    algo::{tarjan_scc, toposort},
+    graph::{DiGraph, NodeIndex},
+};
+
+use crate::api::ImageFamilySpec;
+
+/// The most names of a cycle that an error spells out.
+const MAX_CYCLE_NAMES: usize = 20;
+
+/// A parent of an image, by its index in the spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parent {
+    /// An entry of `spec.upstreams`.
+    Upstream(usize),
+    /// An entry of `spec.images`.
+    Image(usize),
+}
+
+/// The checked graph of a family: it has no cycles, and every parent exists.
+#[derive(Clone, Debug)]
+pub struct Lineage {
+    /// Parents per image, in the order of `from`.
+    parents: Vec<Vec<Parent>>,
+    /// Children per image, each once.
+    children: Vec<Vec<usize>>,
+    /// Images that stand directly on an upstream, per upstream, each once.
+    upstream_children: Vec<Vec<usize>>,
+    /// Images, parents before children.
+    order: Vec<usize>,
+    /// Distance from the upstreams per image, from 1.
+    levels: Vec<usize>,
+}
+
+/// Why a spec is not a graph that can be built.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum LineageError {
+    /// Two entries of a list have one name.
+    #[error("spec.{list}: the name `{name}` stands there twice; give each entry a name of its own")]
+    DuplicateName {
+        /// The list.
+        list: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// `from` names something that the family does not have.
+    #[error(
+        "spec.images[{image}].from names the {kind} `{parent}`, which the family does not have; correct the name or add it"
+    )]
+    UnknownParent {
+        /// The image whose `from` it is.
+        image: String,
+        /// `upstream` or `image`.
+        kind: &'static str,
+        /// The name that is not there.
+        parent: String,
+    },
+    /// The edges run in a circle.
+    #[error("spec.images: the edges run in a circle: {}; take one of these `from` entries out", .path.join(" -> "))]
+    Cycle {
+        /// Names along the circle, child before parent; the first is repeated at the end.
+        path: Vec<String>,
+    },
+}
+
+impl Lineage {
+    /// Builds and checks the graph of a spec. O(images + edges).
+    pub fn new(spec: &ImageFamilySpec) -> Result<Self, LineageError> {
+        let upstreams = index("upstreams", spec.upstreams.iter().map(|upstream| upstream.name.as_str()))?;
+        let images = index("images", spec.images.iter().map(|image| image.name.as_str()))?;
+        let parents = spec
+            .images
+            .iter()
+            .map(|image| image.from.iter().map(|edge| resolve(&image.name, edge, &upstreams, &images)).collect())
+            .collect::<Result<Vec<Vec<Parent>>, _>>()?;
+
+        let mut graph = DiGraph::<(), (), usize>::with_capacity(parents.len(), parents.len());
+        let nodes: Vec<NodeIndex<usize>> = parents.iter().map(|_| graph.add_node(())).collect();
+        let mut children = vec![Vec::new(); parents.len()];
+        let mut upstream_children = vec![Vec::new(); spec.upstreams.len()];
+        for (child, parents) in parents.iter().enumerate() {
+            for parent in parents {
+                let siblings: &mut Vec<usize> = match *parent {
+                    Parent::Upstream(parent) => &mut upstream_children[parent],
+                    Parent::Image(parent) => {
+                        graph.add_edge(nodes[parent], nodes[child], ());
+                        &mut children[parent]
+                    }
+                };
+                // Children are visited in ascending order, so that a second edge to the same parent is the last entry.
+                if siblings.last() != Some(&child) {
+                    siblings.push(child);
+                }
+            }
+        }
+
+        let order = toposort(&graph, None).map_err(|_| cycle(spec, &graph, &parents))?;
+        let order: Vec<usize> = order.into_iter().map(NodeIndex::index).collect();
+        let mut levels = vec![1; parents.len()];
+        for &image in &order {
+            let above = parents[image].iter().filter_map(|parent| match parent {
+                Parent::Image(parent) => Some(levels[*parent]),
+                Parent::Upstream(_) => None,
+            });
+            levels[image] = above.max().unwrap_or(0) + 1;
+        }
+        Ok(Self { parents, children, upstream_children, order, levels })
+    }
+
+    /// Images, parents before children.
+    #[must_use]
+    pub fn order(&self) -> &[usize] {
+        &self.order
+    }
+
+    /// The parents of an image, in the order of its `from`.
+    #[must_use]
+    pub fn parents(&self, image: usize) -> &[Parent] {
+        self.parents.get(image).map_or(&[], Vec::as_slice)
+    }
+
+    /// The images that stand directly on an image, each once.
+    #[must_use]
+    pub fn children(&self, image: usize) -> &[usize] {
+        self.children.get(image).map_or(&[], Vec::as_slice)
+    }
+
+    /// The images that stand directly on an upstream, each once.
+    #[must_use]
+    pub fn upstream_children(&self, upstream: usize) -> &[usize] {
+        self.upstream_children.get(upstream).map_or(&[], Vec::as_slice)
+    }
+
+    /// The level of an image: 1 if it stands on upstreams only, else one more than its highest parent.
+    #[must_use]
+    pub fn level(&self, image: usize) -> usize {
+        self.levels.get(image).copied().unwrap_or(1)
+    }
+
+    /// The given images and all that stand on them, as a mask over the images. O(images + edges).
+    #[must_use]
+    pub fn with_descendants(&self, roots: impl IntoIterator<Item = usize>) -> Vec<bool> {
+        let mut mask = vec![false; self.parents.len()];
+        let mut stack: Vec<usize> = roots.into_iter().collect();
+        while let Some(image) = stack.pop() {
+            if let Some(seen) = mask.get_mut(image)
+                && !std::mem::replace(seen, true)
+            {
+                stack.extend(self.children(image));
+            }
+        }
+        mask
+    }
+
+    /// The images of a mask grouped by level, parents first; in the order of the spec within a level.
+    #[must_use]
+    pub fn by_level(&self, mask: &[bool]) -> Vec<Vec<usize>> {
+        let mut levels: Vec<Vec<usize>> = Vec::new();
+        for image in (0..self.parents.len()).filter(|image| mask.get(*image) == Some(&true)) {
+            let level = self.level(image);
+            if levels.len() < level {
+                levels.resize(level, Vec::new());
+            }
+            levels[level - 1].push(image);
+        }
+        levels.retain(|level| !level.is_empty());
+        levels
+    }
+
+    /// For each image the weight of the heaviest path from it down to a leaf, itself included. O(images + edges).
+    #[must_use]
+    pub fn remaining(&self, weight: impl Fn(usize) -> i64) -> Vec<i64> {
+        let mut remaining = vec![0; self.parents.len()];
+        for &image in self.order.iter().rev() {
+            let below = self.children(image).iter().map(|child| remaining[*child]).max().unwrap_or(0);
+            remaining[image] = weight(image).saturating_add(below);
+        }
+        remaining
+    }
+}
+
+fn index<'a>(
+    list: &'static str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<HashMap<&'a str, usize>, LineageError> {
+    let mut index = HashMap::new();
+    for (position, name) in names.enumerate() {
+        if index.insert(name, position).is_some() {
+            return Err(LineageError::DuplicateName { list, name: name.into() });
+        }
+    }
+    Ok(index)
+}
+
+fn resolve(
+    image: &str,
+    edge: &crate::api::Edge,
+    upstreams: &HashMap<&str, usize>,
+    images: &HashMap<&str, usize>,
+) -> Result<Parent, LineageError> {
+    let parent = edge.parent();
+    let (kind, found) = if edge.upstream.is_some() {
+        ("upstream", upstreams.get(parent).copied().map(Parent::Upstream))
+    } else {
+        ("image", images.get(parent).copied().map(Parent::Image))
+    };
+    found.ok_or_else(|| LineageError::UnknownParent { image: image.into(), kind, parent: parent.into() })
+}
+
+/// Walks from child to parent inside of one strongly connected component until an image comes up again.
+fn cycle(spec: &ImageFamilySpec, graph: &DiGraph<(), (), usize>, parents: &[Vec<Parent>]) -> LineageError {
+    let name = |image: usize| spec.images.get(image).map_or_else(String::new, |image| image.name.clone());
+    let inside: Vec<usize> = tarjan_scc(graph)
+        .into_iter()
+        .map(|component| component.into_iter().map(NodeIndex::index).collect::<Vec<_>>())
+        .find(|component| {
+            component.len() > 1 || component.iter().any(|image| parents[*image].contains(&Parent::Image(*image)))
+        })
+        .unwrap_or_default();
+    let members: std::collections::HashSet<usize> = inside.iter().copied().collect();
+    let mut walk: Vec<usize> = inside.iter().min().copied().into_iter().collect();
+    while let Some(&last) = walk.last() {
+        let next = parents[last].iter().find_map(|parent| match parent {
+            Parent::Image(parent) if members.contains(parent) => Some(*parent),
+            _ => None,
+        });
+        let Some(next) = next else { break };
+        if let Some(start) = walk.iter().position(|image| *image == next) {
+            walk.drain(..start);
+            walk.push(next);
+            break;
+        }
+        walk.push(next);
+    }
+    let mut path: Vec<String> = walk.iter().take(MAX_CYCLE_NAMES).map(|image| name(*image)).collect();
+    if walk.len() > MAX_CYCLE_NAMES {
+        path.push("…".into());
+        path.extend(walk.last().map(|image| name(*image)));
+    }
+    LineageError::Cycle { path }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Edge, Image, Upstream};
+
+    /// `("child", "parent parent")`; a parent in capitals is an upstream.
+    fn spec(images: &[(&str, &str)]) -> ImageFamilySpec {
+        let edge = |parent: &str| {
+            if parent.chars().all(char::is_uppercase) {
+                Edge { upstream: Some(parent.to_lowercase()), ..Edge::default() }
+            } else {
+                Edge { image: Some(parent.into()), ..Edge::default() }
+            }
+        };
+        ImageFamilySpec {
+            upstreams: vec![Upstream { name: "a".into(), ..Upstream::default() }],
+            images: images
+                .iter()
+                .map(|(name, parents)| Image {
+                    name: (*name).into(),
+                    from: parents.split_whitespace().map(edge).collect(),
+                    ..Image::default()
+                })
+                .collect(),
+            ..ImageFamilySpec::default()
+        }
+    }
+
+    #[test]
+    fn a_diamond_has_three_levels_and_its_join_once() {
+        let lineage =
+            Lineage::new(&spec(&[("join", "left right"), ("right", "base"), ("left", "base"), ("base", "A")])).expect("ok");
+        assert_eq!((0..4).map(|image| lineage.level(image)).collect::<Vec<_>>(), [3, 2, 2, 1]);
+        assert_eq!(lineage.order().first(), Some(&3));
+        assert_eq!(lineage.order().last(), Some(&0));
+        assert_eq!(lineage.upstream_children(0), [3]);
+        let all = lineage.with_descendants(lineage.upstream_children(0).iter().copied());
+        assert_eq!(lineage.by_level(&all), vec![vec![3], vec![1, 2], vec![0]]);
+        assert_eq!(lineage.with_descendants([1]), [true, true, false, false]);
+        assert_eq!(lineage.remaining(|_| 1), [1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn two_edges_to_one_parent_are_one_child() {
+        let lineage = Lineage::new(&spec(&[("base", "A A"), ("app", "base base")])).expect("ok");
+        assert_eq!(lineage.children(0), [1]);
+        assert_eq!(lineage.upstream_children(0), [0]);
+    }
+
+    #[test]
+    fn a_cycle_is_spelled_out() {
+        let error = Lineage::new(&spec(&[("base", "A"), ("x", "base z"), ("y", "x"), ("z", "y")])).expect_err("cycle");
+        assert_eq!(error, LineageError::Cycle { path: ["x", "z", "y", "x"].map(String::from).to_vec() });
+        let error = Lineage::new(&spec(&[("me", "A me")])).expect_err("cycle");
+        assert_eq!(error, LineageError::Cycle { path: ["me", "me"].map(String::from).to_vec() });
+    }
+
+    #[test]
+    fn unknown_and_repeated_names_are_named() {
+        let error = Lineage::new(&spec(&[("app", "nobody")])).expect_err("unknown");
+        assert_eq!(
+            error.to_string(),
+            "spec.images[app].from names the image `nobody`, which the family does not have; correct the name or add it"
+        );
+        let error = Lineage::new(&spec(&[("app", "A"), ("app", "A")])).expect_err("twice");
+        assert_eq!(error, LineageError::DuplicateName { list: "images", name: "app".into() });
+    }
+}

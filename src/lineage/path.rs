@@ -1,0 +1,46 @@
+//! The chain of builds that a wave waited for.
+
+use super::{Lineage, Parent};
+
+/// The critical path of a wave, first image first: from the image that finished last back along the parent that finished
+/// last. `finished` gives the end of an image's build in this wave, in any unit; `None` for an image that it did not build.
+#[must_use]
+pub fn critical_path(lineage: &Lineage, finished: impl Fn(usize) -> Option<i64>) -> Vec<usize> {
+    let latest = |images: &mut dyn Iterator<Item = usize>| {
+        images.filter_map(|image| Some((finished(image)?, image))).max_by_key(|(end, _)| *end).map(|(_, image)| image)
+    };
+    let mut path = Vec::new();
+    let mut next = latest(&mut lineage.order().iter().copied());
+    while let Some(image) = next {
+        path.push(image);
+        next = latest(&mut lineage.parents(image).iter().filter_map(|parent| match parent {
+            Parent::Image(parent) => Some(*parent),
+            Parent::Upstream(_) => None,
+        }));
+    }
+    path.reverse();
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Edge, Image, ImageFamilySpec};
+
+    #[test]
+    fn follows_the_slowest_parent() {
+        let image = |name: &str, parents: &[&str]| Image {
+            name: name.into(),
+            from: parents.iter().map(|parent| Edge { image: Some((*parent).into()), ..Edge::default() }).collect(),
+            ..Image::default()
+        };
+        let spec = ImageFamilySpec {
+            images: vec![image("base", &[]), image("slow", &["base"]), image("fast", &["base"]), image("join", &["fast", "slow"])],
+            ..ImageFamilySpec::default()
+        };
+        let lineage = Lineage::new(&spec).expect("acyclic");
+        let ends = [Some(5), Some(50), Some(10), Some(60)];
+        assert_eq!(critical_path(&lineage, |image| ends[image]), [0, 1, 3]);
+        assert_eq!(critical_path(&lineage, |_| None), [0; 0]);
+    }
+}
