@@ -1,8 +1,8 @@
 //! The custom resources: what people write, and what the controller records.
 //!
 //! Types, their schemas and their offline validation. No IO, no clock, no client. The schema is the first guard: what CEL
-//! can say stands on the types here, with messages a person can act on; what needs the whole graph is in
-//! [`validation`](self::validation) and [`crate::lineage`].
+//! can say stands on the types here, with messages a person can act on; what needs the whole graph is in [`crate::lineage`]
+//! and [`crate::engine::validate`].
 
 pub mod build_strategy;
 pub mod cascade;
@@ -18,7 +18,6 @@ pub mod rollout;
 pub mod schema;
 pub mod source;
 pub mod upstream;
-pub mod validation;
 
 pub use build_strategy::{BuildStrategy, BuildStrategySpec, Parameter, UserNamespace};
 pub use cascade::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, Cause, CauseType, ImageResult};

@@ -13,6 +13,7 @@
 //! - [`failure`]: budgets and pauses
 //! - [`causes`]: why an image is stale
 //! - [`tags`]: templates, and which tags are to be moved
+//! - [`validate`]: what a spec must be before any of this
 //! - [`wave`]: the record of a cascade
 
 pub mod causes;
@@ -25,6 +26,7 @@ pub mod images;
 pub mod observation;
 pub mod tags;
 pub mod upstreams;
+pub mod validate;
 pub mod wave;
 
 #[cfg(test)]

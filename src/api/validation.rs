@@ -1,1 +1,0 @@
-//! Checks that need more than one field and no cluster. Runs the same in the controller and offline.

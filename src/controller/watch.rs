@@ -1,0 +1,121 @@
+//! Watches: one per kind and scope, each filling a cache and telling which families its changes concern.
+
+use std::{fmt::Debug, sync::Arc};
+
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::{DeserializeGuard, NamespaceResourceScope},
+    runtime::{WatchStreamExt, watcher},
+};
+use serde::de::DeserializeOwned;
+use tracing::warn;
+
+use super::cache::{Cache, Change};
+
+/// The namespaces that are watched, or a single empty string for all of them.
+#[derive(Clone, Debug)]
+pub struct Scopes(Vec<String>);
+
+impl Scopes {
+    /// The given namespaces; all of them if none is given.
+    #[must_use]
+    pub fn new(mut namespaces: Vec<String>) -> Self {
+        namespaces.retain(|namespace| !namespace.is_empty());
+        namespaces.sort();
+        namespaces.dedup();
+        if namespaces.is_empty() {
+            namespaces.push(String::new());
+        }
+        Self(namespaces)
+    }
+
+    /// The scopes, each a namespace, or one empty string.
+    #[must_use]
+    pub fn as_slice(&self) -> &[String] {
+        &self.0
+    }
+
+    /// An `Api` per scope.
+    pub fn apis<K>(&self, client: &Client) -> Vec<(String, Api<K>)>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        let api = |scope: &String| {
+            if scope.is_empty() { Api::all(client.clone()) } else { Api::namespaced(client.clone(), scope) }
+        };
+        self.0.iter().map(|scope| (scope.clone(), api(scope))).collect()
+    }
+}
+
+/// Watches one kind over all scopes and fills the cache. Yields what has changed.
+///
+/// `read` unwraps what the watch yields: see [`guarded`] and [`plain`]. Managed fields are dropped before caching: they are
+/// half of an object's metadata and nothing here reads them.
+pub fn watch<W, K>(
+    apis: Vec<(String, Api<W>)>,
+    config: &watcher::Config,
+    cache: &Arc<Cache<K>>,
+    read: fn(W) -> Option<K>,
+) -> BoxStream<'static, Change<K>>
+where
+    W: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    W::DynamicType: Default,
+    K: Resource + Send + Sync + 'static,
+{
+    let streams = apis.into_iter().map(|(scope, api)| {
+        let cache = Arc::clone(cache);
+        watcher(api, config.clone())
+            .default_backoff()
+            .filter_map(move |event| {
+                let event = event.inspect_err(|error| {
+                    let kind = W::kind(&W::DynamicType::default()).into_owned();
+                    warn!(%kind, %error, "a watch broke; it is started again");
+                });
+                std::future::ready(event.ok().and_then(|event| unwrap(event, read)))
+            })
+            .flat_map(move |event| stream::iter(cache.observe(&scope, event)))
+            .boxed()
+    });
+    stream::select_all(streams).boxed()
+}
+
+/// For our own kinds: an object that can't be read is told in the log and passed over; it must not end the watch of the others.
+pub fn guarded<K: Resource>(object: DeserializeGuard<K>) -> Option<K>
+where
+    K::DynamicType: Default,
+{
+    object
+        .0
+        .inspect_err(|invalid| {
+            let kind = K::kind(&K::DynamicType::default()).into_owned();
+            let name = invalid.metadata.name.as_deref().unwrap_or_default();
+            let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
+            warn!(%kind, namespace, name, error = %invalid.error, "an object can't be read and is passed over");
+        })
+        .ok()
+}
+
+/// For the kinds of Kubernetes itself.
+pub fn plain<K>(object: K) -> Option<K> {
+    Some(object)
+}
+
+fn unwrap<W, K: Resource>(event: watcher::Event<W>, read: fn(W) -> Option<K>) -> Option<watcher::Event<K>> {
+    let read = |object| {
+        let mut object = read(object)?;
+        object.managed_fields_mut().clear();
+        Some(object)
+    };
+    Some(match event {
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitDone => watcher::Event::InitDone,
+        watcher::Event::InitApply(object) => watcher::Event::InitApply(read(object)?),
+        watcher::Event::Apply(object) => watcher::Event::Apply(read(object)?),
+        watcher::Event::Delete(object) => watcher::Event::Delete(read(object)?),
+    })
+}

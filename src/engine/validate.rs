@@ -1,0 +1,90 @@
+//! Checks of a spec that CEL can't express: cycles, tag templates, two images that claim one tag. No cluster is needed.
+
+use std::collections::HashMap;
+
+use super::{images::repository, observation::Fault, tags};
+use crate::{
+    api::{ImageFamilySpec, condition::reason},
+    lineage::{Lineage, LineageError},
+};
+
+/// The build number that stands for any in a claim; real ones count from 1.
+const ANY_BUILD: i64 = 0;
+/// The fingerprint that stands for any in a claim.
+const ANY_FINGERPRINT: &str = "000000000000";
+
+/// The checked graph of a spec, or the first thing that is wrong with it.
+pub fn validate(spec: &ImageFamilySpec) -> Result<Lineage, Fault> {
+    let lineage = Lineage::new(spec).map_err(|error| {
+        let reason = match error {
+            LineageError::Cycle { .. } => reason::CYCLE,
+            LineageError::UnknownParent { .. } => reason::UNKNOWN_PARENT,
+            LineageError::DuplicateName { .. } => reason::INVALID_SPEC,
+        };
+        Fault { reason, message: error.to_string() }
+    })?;
+    let mut owners: HashMap<String, &str> = HashMap::new();
+    for (image, claim) in claims(spec)? {
+        if let Some(first) = owners.insert(claim.clone(), image) {
+            let message = format!(
+                "spec.images[{image}].tags: {claim} is already claimed by the image `{first}`; give one of them another tag or `path`"
+            );
+            return Err(Fault { reason: reason::TAG_COLLISION, message });
+        }
+    }
+    Ok(lineage)
+}
+
+/// The tags that a spec claims, each as `(image, repository:tag)`; a tag that names the build claims all its numbers.
+pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<(&str, String)>, Fault> {
+    let mut claims = Vec::new();
+    for image in &spec.images {
+        let tags = tags::render(spec, image, ANY_BUILD, ANY_FINGERPRINT).map_err(|error| {
+            let message = format!("spec.images[{}].tags: {error}", image.name);
+            Fault { reason: reason::INVALID_TAG_TEMPLATE, message }
+        })?;
+        let repository = repository(spec, image);
+        claims.extend(tags.into_iter().map(|tag| (image.name.as_str(), format!("{repository}:{}", tag.name))));
+    }
+    Ok(claims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Edge, Image, Upstream};
+
+    fn spec(images: &[(&str, Option<&str>, &str)]) -> ImageFamilySpec {
+        ImageFamilySpec {
+            repository: "registry.example.com/platform".into(),
+            upstreams: vec![Upstream { name: "alpine".into(), ..Upstream::default() }],
+            images: images
+                .iter()
+                .map(|(name, path, tag)| Image {
+                    name: (*name).into(),
+                    path: path.map(str::to_owned),
+                    from: vec![Edge { upstream: Some("alpine".into()), ..Edge::default() }],
+                    tags: vec![(*tag).into()],
+                    ..Image::default()
+                })
+                .collect(),
+            ..ImageFamilySpec::default()
+        }
+    }
+
+    #[test]
+    fn one_tag_has_one_owner() {
+        assert!(validate(&spec(&[("a", None, "latest"), ("b", None, "latest")])).is_ok());
+        assert!(validate(&spec(&[("a", None, "1"), ("b", Some("a"), "2")])).is_ok());
+        let fault = validate(&spec(&[("a", None, "r{{ build }}"), ("b", Some("a"), "r{{ build }}")])).expect_err("collision");
+        assert_eq!(fault.reason, reason::TAG_COLLISION);
+        assert!(fault.message.contains("registry.example.com/platform/a:r0"), "{}", fault.message);
+    }
+
+    #[test]
+    fn an_unknown_variable_names_the_image() {
+        let fault = validate(&spec(&[("a", None, "{{ vers }}")])).expect_err("unknown");
+        assert_eq!(fault.reason, reason::INVALID_TAG_TEMPLATE);
+        assert!(fault.message.starts_with("spec.images[a].tags: `{{ vers }}`"), "{}", fault.message);
+    }
+}
