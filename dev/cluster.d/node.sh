@@ -25,13 +25,14 @@ start_node() {
   mkdir -p "$data/log" "$cache/tools"
   touch "$data/.groundswell"
   chmod 0700 "$data"
-  rm -f "$data/node-ready"
+  rm -f "$data/node-ready" "$data/node-recorded"
   make_cgroups
   setsid unshare --pid --fork --mount --net "$dev/cluster.d/node-init" "$data" "$cache/tools" \
-    </dev/null >>"$data/log/node.log" 2>&1 {lock}>&- &
+    </dev/null >>"$data/log/node.log" 2>&1 {lock}<&- &
   local inner
   inner=$(child_of $!) || component_failed node "ended as soon as it was started"
   record node "$inner"
+  touch "$data/node-recorded"
   wait_until 10 node "the node's mounts" test -e "$data/node-ready"
   set_enter_node
 }

@@ -17,7 +17,7 @@ parse_options() {
   name=${GROUNDSWELL_CLUSTER:-groundswell} profile=${GROUNDSWELL_PROFILE:-} index=${GROUNDSWELL_INDEX:-}
   node_net=${GROUNDSWELL_NODE_NET:-} pod_range=${GROUNDSWELL_POD_RANGE:-} service_range=${GROUNDSWELL_SERVICE_RANGE:-}
   link=${GROUNDSWELL_LINK:-} api_port=${GROUNDSWELL_API_PORT:-} registry_port=${GROUNDSWELL_REGISTRY_PORT:-}
-  data=${GROUNDSWELL_DATA:-} all=0 named=${GROUNDSWELL_CLUSTER:-} rest=()
+  data=${GROUNDSWELL_DATA:-} all=0 named='' rest=()
   while [ $# -gt 0 ]; do
     case $1 in
       --all) all=1; shift; continue ;;
@@ -47,12 +47,17 @@ parse_options() {
   run=$run_root/$name
 }
 
-# Two commands on one cluster at a time would undo each other's work. The lock is released when the command ends; children
-# that outlive it must not inherit it, which `spawn` sees to.
+# Two commands on one cluster at a time would undo each other's work. The lock, on the cluster's folder, is released when
+# the command ends; processes that outlive it must not inherit it, which `spawn` sees to.
 lock_cluster() {
-  mkdir -p "$run_root"
-  exec {lock}>"$run_root/.$name.lock"
-  flock --wait 120 "$lock" || die "another command has been at work on cluster $name for two minutes"
+  while :; do
+    mkdir -p "$run"
+    exec {lock}<"$run"
+    flock --wait 120 "$lock" || die "another command has been at work on cluster $name for two minutes"
+    # Whoever had it before may have removed the folder: then this lock is on nothing.
+    [ ! "$run" -ef "/proc/$$/fd/$lock" ] || return 0
+    exec {lock}<&-
+  done
 }
 
 load_parameters() {
@@ -99,7 +104,7 @@ resume_or_choose_parameters() {
     parse_options --name "$name" --profile "$profile"
   fi
   # Choosing an index and writing it down must not happen in two commands at once.
-  exec {choosing}>"$run_root/.index.lock"
+  exec {choosing}<"$run_root"
   flock "$choosing"
   if [ -z "$index" ]; then
     if [ "$name" = groundswell ]; then index=0; else index=$(first_free_index); fi
@@ -119,7 +124,7 @@ resume_or_choose_parameters() {
   [ ! -e "/sys/class/net/$link" ] || die "link $link exists already: index $index is taken, choose another with --index"
   [ ! -e "$data" ] || [ -z "$(ls -A "$data")" ] || [ -f "$data/.groundswell" ] || die "$data exists and is not a cluster's data folder"
   store_parameters
-  exec {choosing}>&-
+  exec {choosing}<&-
 }
 
 store_parameters() {
@@ -131,7 +136,7 @@ store_parameters() {
 
 forget_parameters() {
   rm -rf "$run"
-  rm -f "$run_root/.$name.lock"
+  rmdir --ignore-fail-on-non-empty "$run_root"
 }
 
 known_clusters() {

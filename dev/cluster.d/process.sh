@@ -62,7 +62,7 @@ spawn() {
   shift
   if alive "$component"; then return; fi
   # nsenter stays outside as the parent; what is recorded is the component itself.
-  setsid "${enter_node[@]}" "$@" </dev/null >>"$data/log/$component.log" 2>&1 {lock}>&- &
+  setsid "${enter_node[@]}" "$@" </dev/null >>"$data/log/$component.log" 2>&1 {lock}<&- &
   outer=$!
   inner=$(child_of "$outer") || component_failed "$component" "ended as soon as it was started"
   record "$component" "$inner"

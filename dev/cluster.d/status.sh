@@ -6,7 +6,7 @@ components_of() {
   [ "$1" = api ] || echo scheduler containerd dns proxy kubelet
 }
 
-# With a name: that cluster. Without: all of them, and whatever lies about that belongs to none.
+# With --name: that cluster. Without: all of them, and whatever lies about that belongs to none.
 show_status() {
   local each any=0
   if [ -n "$named" ]; then
