@@ -8,8 +8,9 @@ use super::{BuildStrategy, Cascade, FamilyImage, ImageFamily};
 
 /// The definitions of all four kinds, ready to be applied.
 ///
-/// What the derive writes is mended in two points: defaults that are null are left out (the API server would refuse or prune
-/// them), and a status has no defaults (the controller says what it knows, and nothing is to be added to that).
+/// What the derive writes is mended in three points: defaults that are null are left out (the API server would refuse or prune
+/// them), a status has no defaults (the controller says what it knows, and nothing is to be added to that), and the keys of a
+/// list's items are required (the API server asks for it).
 pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
     [ImageFamily::crd(), FamilyImage::crd(), Cascade::crd(), BuildStrategy::crd()].into_iter().map(mend).collect()
 }
@@ -28,9 +29,31 @@ fn mend(definition: CustomResourceDefinition) -> Result<CustomResourceDefinition
                     strip(part, |_| true);
                 }
             }
+            require_keys(schema);
         }
     }
     serde_json::from_value(value)
+}
+
+/// Makes the fields that a list's items are told apart by required in these items.
+fn require_keys(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array).cloned().unwrap_or_default();
+    if let Some(items) = schema.get_mut("items") {
+        require_keys(items);
+        if let Some(items) = items.as_object_mut().filter(|_| !keys.is_empty())
+            && let Some(required) =
+                items.entry("required").or_insert_with(|| Value::Array(Vec::new())).as_array_mut()
+        {
+            required.extend(keys.into_iter().filter(|key| !required.contains(key)).collect::<Vec<_>>());
+        }
+    }
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(require_keys);
+    }
+    if let Some(values) = schema.get_mut("additionalProperties") {
+        require_keys(values);
+    }
 }
 
 /// Takes defaults out of a schema. A property named `default` is a schema itself, and stays.
