@@ -1,0 +1,171 @@
+//! What every pass shares: clients, caches, pollers, and the little that is remembered between two passes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ConfigMap, Pod, Secret},
+};
+use kube::{
+    Client, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{events::Recorder, reflector::ObjectRef},
+};
+
+use super::{
+    cache::{Cache, Key},
+    claims::Claims,
+    failures::Failures,
+    revisions::GitKey,
+    rollouts::Rollouts,
+    watch::Scopes,
+};
+use crate::{
+    api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, labels},
+    build::BuildEnvironment,
+    engine::{Fault, Push, Sight, TagSight},
+    lineage::Lineage,
+    registry::{self, Keychain},
+    rollout,
+    server::Metrics,
+    upstream::{ImageKey, Poller, UpstreamDigest},
+};
+
+/// The longest that one call to the API server may take.
+pub const API_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What every pass shares.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The namespaces that are watched.
+    pub scopes: Scopes,
+    /// What the watches have shown.
+    pub caches: Caches,
+    /// Workloads and Namespaces, for rollouts.
+    pub workloads: rollout::Caches,
+    /// Which images roll out where.
+    pub rollouts: Rollouts,
+    /// Registries.
+    pub registry: registry::Client,
+    /// Tags of upstreams, and our own tags, as the registries show them.
+    pub tags: Poller<ImageKey, UpstreamDigest, ObjectRef<ImageFamily>>,
+    /// Branches and tags of Git repositories.
+    pub revisions: Poller<GitKey, String, ObjectRef<ImageFamily>>,
+    /// How builds are run by this operator.
+    pub environment: BuildEnvironment,
+    /// How often our own tags are looked at, for somebody else may have moved them.
+    pub audit: crate::api::Duration,
+    /// Who claimed which tag first.
+    pub claims: Claims,
+    /// Events.
+    pub recorder: Recorder,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Failed passes in a row.
+    pub failures: Failures,
+    /// What is remembered of each family.
+    pub memory: Memories,
+}
+
+/// Objects as the watches have shown them, and as we have written them.
+pub struct Caches {
+    /// Families.
+    pub families: Arc<Cache<ImageFamily>>,
+    /// Records of images, grouped by family.
+    pub images: Arc<Cache<FamilyImage>>,
+    /// Records of waves, grouped by family.
+    pub cascades: Arc<Cache<Cascade>>,
+    /// Strategies.
+    pub strategies: Arc<Cache<BuildStrategy>>,
+    /// Our Jobs, grouped by family.
+    pub jobs: Arc<Cache<Job>>,
+    /// Our Jobs' Pods, grouped by family.
+    pub pods: Arc<Cache<Pod>>,
+    /// Metadata of `ConfigMap`s; their content is read when it changes.
+    pub config_maps: Arc<Cache<PartialObjectMeta<ConfigMap>>>,
+    /// Metadata of Secrets; their content is read when it changes.
+    pub secrets: Arc<Cache<PartialObjectMeta<Secret>>>,
+}
+
+impl Default for Caches {
+    fn default() -> Self {
+        Self {
+            families: Arc::new(Cache::new(|family| Some(Key::new(&family.namespace()?, "")))),
+            images: Arc::new(Cache::new(|image| Some(Key::new(&image.namespace()?, &image.spec.family)))),
+            cascades: Arc::new(Cache::new(|cascade| Some(Key::new(&cascade.namespace()?, &cascade.spec.family)))),
+            strategies: Arc::new(Cache::new(|_| None)),
+            jobs: Arc::new(Cache::new(family_of)),
+            pods: Arc::new(Cache::new(family_of)),
+            config_maps: Arc::new(Cache::new(|_| None)),
+            secrets: Arc::new(Cache::new(|_| None)),
+        }
+    }
+}
+
+impl Caches {
+    /// The kinds whose first listing has not ended.
+    #[must_use]
+    pub fn waiting_for(&self, scopes: &[String]) -> Vec<String> {
+        let everywhere = [String::new()];
+        let synced = [
+            ("ImageFamily", self.families.synced(scopes)),
+            ("FamilyImage", self.images.synced(scopes)),
+            ("Cascade", self.cascades.synced(scopes)),
+            ("BuildStrategy", self.strategies.synced(&everywhere)),
+            ("Job", self.jobs.synced(scopes)),
+            ("Pod", self.pods.synced(scopes)),
+            ("ConfigMap", self.config_maps.synced(scopes)),
+            ("Secret", self.secrets.synced(scopes)),
+        ];
+        synced.into_iter().filter(|(_, synced)| !synced).map(|(kind, _)| kind.to_owned()).collect()
+    }
+}
+
+/// The family that an object of ours belongs to, by its label.
+pub fn family_of<K: ResourceExt>(object: &K) -> Option<Key> {
+    Some(Key::new(&object.namespace()?, object.labels().get(labels::FAMILY)?))
+}
+
+/// What is remembered of each family between two passes. Losing it costs some calls to registries, and nothing else.
+#[derive(Default)]
+pub struct Memories(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>);
+
+/// What is remembered of one family.
+#[derive(Default)]
+pub struct Memory {
+    /// The graph of a generation of the spec, or what is wrong with it.
+    pub lineage: Option<(i64, Result<Arc<Lineage>, Fault>)>,
+    /// The credentials, with the versions of the Secrets that they were read from.
+    pub keychain: Option<(Vec<(String, String)>, Arc<Keychain>)>,
+    /// Revisions of `ConfigMap` sources per image, with the version that they were read from.
+    pub config_maps: HashMap<String, (String, Sight<String>)>,
+    /// The registry's last answer per image to whether a fingerprint was pushed.
+    pub pushes: HashMap<String, Push>,
+    /// Tags per image, and when we last looked or moved them.
+    pub tags: HashMap<String, HashMap<String, (TagSight, Timestamp)>>,
+    /// Strategies, by revision, for which the API server was seen to keep what they need.
+    pub accepted_strategies: HashMap<String, Result<(), Fault>>,
+    /// Builds that could not be started: what stood in the way, and when to try again, per image.
+    pub refused: HashMap<String, (Fault, Timestamp)>,
+    /// When the family's and the wave's records were last written.
+    pub written: HashMap<&'static str, Timestamp>,
+}
+
+impl Memories {
+    /// What is remembered of the family with this uid.
+    pub fn of(&self, uid: &str) -> Arc<tokio::sync::Mutex<Memory>> {
+        let mut memories = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(memories.entry(uid.into()).or_default())
+    }
+
+    /// Forgets a family that is gone.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}

@@ -1,0 +1,44 @@
+//! How often a pass over an object has failed in a row, for a pause that grows.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{cache::Key, error::pause};
+
+/// Failures in a row, per kind and object. Forgotten on success and when the object goes.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<HashMap<(&'static str, Key), u32>>);
+
+impl Failures {
+    /// Counts a failure, and says how long to wait before the next try.
+    pub fn failed(&self, kind: &'static str, key: Key) -> Duration {
+        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seed = key.name.bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+        let count = failures.entry((kind, key)).or_default();
+        *count = count.saturating_add(1);
+        pause(*count, seed.wrapping_add((*count).into()))
+    }
+
+    /// Forgets the failures of an object.
+    pub fn forget(&self, kind: &'static str, key: &Key) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(kind, key.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_until_a_success() {
+        let (failures, key) = (Failures::default(), Key::new("ns", "family"));
+        let first = failures.failed("ImageFamily", key.clone());
+        let later = (0..5).map(|_| failures.failed("ImageFamily", key.clone())).last().expect("a pause");
+        assert!(later > first * 8, "{first:?} {later:?}");
+        failures.forget("ImageFamily", &key);
+        assert_eq!(failures.failed("ImageFamily", key), first);
+    }
+}

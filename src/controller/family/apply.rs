@@ -1,0 +1,270 @@
+//! Builds are started: a Job per fingerprint and attempt, by a name that says which, so that none is started twice.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::batch::v1::Job;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::PostParams,
+};
+use tracing::{info, warn};
+
+use super::{
+    super::{
+        context::{Context, Memory},
+        error::{Error, call},
+    },
+    observe::{World, strategy_ref},
+};
+use crate::{
+    api::{ImageState, RunningBuild, Source, condition::reason, labels},
+    build::{self, BuildRequest, FamilyRef, GitSecret, PinnedParent, ResolvedSource, Written},
+    engine::{Action, Decision, Fault, tags},
+};
+
+/// Until a build that could not be started is tried again.
+const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(15);
+
+/// Starts the builds that the decision names, and completes the decision with what came of it.
+pub async fn start_builds(
+    context: &Context,
+    world: &World,
+    decision: &mut Decision,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let wave = decision.wave.name().unwrap_or_default().to_owned();
+    let actions: Vec<Action> =
+        decision.actions.iter().filter(|action| matches!(action, Action::Build { .. })).cloned().collect();
+    for action in actions {
+        let Action::Build { image, .. } = &action else { continue };
+        let image = *image;
+        let Some(name) = world.family.spec.images.get(image).map(|image| image.name.clone()) else { continue };
+        let refused = memory.refused.get(&name).filter(|(_, until)| *until > now).map(|(fault, _)| fault.clone());
+        let started = match refused {
+            Some(fault) => Err(fault),
+            None => start(context, world, memory, &action, &wave).await?,
+        };
+        let Some(image) = decision.images.get_mut(image) else { continue };
+        match started {
+            Ok(running) => {
+                image.message = format!(
+                    "build {} runs as Job {}: {}",
+                    running.build,
+                    running.job,
+                    crate::engine::causes::sentence(&image.causes)
+                );
+                image.running = Some(running);
+                memory.refused.remove(&name);
+            }
+            Err(fault) => {
+                image.state = ImageState::Queued;
+                image.reason = fault.reason;
+                image.message.clone_from(&fault.message);
+                let until = now.saturating_add(TRY_AGAIN).unwrap_or(Timestamp::MAX);
+                memory.refused.entry(name).or_insert((fault, until));
+            }
+        }
+    }
+    memory.refused.retain(|_, (_, until)| *until > now);
+    Ok(())
+}
+
+/// The earliest time to come at which a build that could not be started is tried again.
+#[must_use]
+pub fn retry_at(memory: &Memory, now: Timestamp) -> Option<Timestamp> {
+    memory.refused.values().map(|(_, until)| *until).filter(|until| *until > now).min()
+}
+
+/// Starts one build; a fault says why it can't be started now.
+async fn start(
+    context: &Context,
+    world: &World,
+    memory: &mut Memory,
+    action: &Action,
+    wave: &str,
+) -> Result<Result<RunningBuild, Fault>, Error> {
+    let Some((image, request)) = request(context, world, action, wave) else {
+        let message = "an input of the build went away while it was started".to_owned();
+        return Ok(Err(Fault { reason: reason::SOURCE_NOT_FOUND, message }));
+    };
+    let (Some(spec), Some(strategy)) =
+        (world.family.spec.images.get(image), world.strategies.get(image).and_then(Option::as_ref))
+    else {
+        return Ok(Err(Fault { reason: reason::STRATEGY_NOT_FOUND, message: "the build strategy went away".into() }));
+    };
+    let wanted = strategy_ref(&world.family.spec, spec);
+    let job = match build::job(&request, strategy, wanted, &context.environment) {
+        Ok(job) => job,
+        Err(error) => {
+            let message = format!("spec.images[{}].strategy: {error}", spec.name);
+            return Ok(Err(Fault { reason: reason::INVALID_STRATEGY, message }));
+        }
+    };
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    let revision = format!("{}/{:?}", strategy.resource_version().unwrap_or_default(), wanted.parameters);
+    if !memory.accepted_strategies.contains_key(&revision) {
+        let accepted = accepts(&api, &job).await?;
+        if let Err(fault) = accepted {
+            return Ok(Err(fault));
+        }
+        memory.accepted_strategies.clear();
+        memory.accepted_strategies.insert(revision, Ok(()));
+    }
+    create(context, &api, &job).await.map(|created| {
+        created.map(|job| RunningBuild {
+            job: job.name_any(),
+            fingerprint: request.fingerprint,
+            build: request.build,
+            attempt: request.attempt,
+            started_at: job.creation_timestamp().map(|time| time.0),
+        })
+    })
+}
+
+/// Whether the API server keeps what the strategy needs: asked once, without making anything.
+async fn accepts(api: &Api<Job>, job: &Job) -> Result<Result<(), Fault>, Error> {
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let what = || format!("try Job {}", job.name_any());
+    match call(what, api.create(&dry, job)).await {
+        Ok(returned) if build::drops_user_namespace(job, &returned) => {
+            let message = "the cluster drops `hostUsers: false` from pods, so the build would have its capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 or newer), or a strategy that needs none".to_owned();
+            Ok(Err(Fault { reason: reason::USER_NAMESPACE_UNAVAILABLE, message }))
+        }
+        Ok(_) => Ok(Ok(())),
+        Err(error) if error.is_already_exists() => Ok(Ok(())),
+        Err(error) if error.is_refusal() => Ok(Err(refusal(&error))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the Job. One that is there already was made by an earlier pass whose record was lost: it is taken.
+async fn create(context: &Context, api: &Api<Job>, job: &Job) -> Result<Result<Job, Fault>, Error> {
+    let name = job.name_any();
+    match call(|| format!("create Job {name}"), api.create(&PostParams::default(), job)).await {
+        Ok(created) => {
+            info!(job = %name, "build started");
+            context.caches.jobs.wrote(created.clone());
+            Ok(Ok(created))
+        }
+        Err(error) if error.is_already_exists() => {
+            let existing = call(|| format!("read Job {name}"), api.get(&name)).await?;
+            context.caches.jobs.wrote(existing.clone());
+            Ok(Ok(existing))
+        }
+        Err(error) if error.is_refusal() => {
+            warn!(job = %name, %error, "a build could not be started");
+            Ok(Err(refusal(&error)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn refusal(error: &Error) -> Fault {
+    let message = format!("{error}; correct the build strategy, or the quota or policy that refuses its pods");
+    Fault { reason: reason::INVALID_STRATEGY, message }
+}
+
+/// What the build is asked to make.
+fn request(context: &Context, world: &World, action: &Action, wave: &str) -> Option<(usize, BuildRequest)> {
+    let Action::Build { image: index, fingerprint, attempt, build, parents, source } = action else { return None };
+    let image = world.family.spec.images.get(*index)?;
+    let repository = world.repository(*index);
+    let parents: Vec<PinnedParent> = parents
+        .iter()
+        .map(|parent| PinnedParent {
+            name: parent.edge.parent().into(),
+            repository: parent.repository.clone(),
+            digest: parent.digest.clone(),
+            written: parent.edge.arg.clone().map_or_else(|| Written::Reference(parent.reference.clone()), Written::Arg),
+            usage: parent.edge.usage,
+        })
+        .collect();
+    let request = BuildRequest {
+        family: FamilyRef {
+            namespace: world.key.namespace.clone(),
+            name: world.key.name.clone(),
+            uid: world.family.uid().unwrap_or_default(),
+        },
+        image: image.name.clone(),
+        reference: format!("{repository}:{}", tags::pushed_as(fingerprint)),
+        plain_http: context.registry.is_plain_http(&repository),
+        annotations: annotations(image, &parents, source, fingerprint, *build),
+        repository,
+        fingerprint: fingerprint.clone(),
+        attempt: *attempt,
+        build: *build,
+        cascade: wave.into(),
+        parents,
+        source: resolved(context, world, image, source)?,
+        args: image.args.clone(),
+        target: image.target.clone(),
+        labels: image.labels.clone(),
+        credentials: world.family.spec.credentials.iter().map(|secret| secret.name.clone()).collect(),
+        owner: world.family.controller_owner_ref(&())?,
+    };
+    Some((*index, request))
+}
+
+fn resolved(
+    context: &Context,
+    world: &World,
+    image: &crate::api::Image,
+    revision: &str,
+) -> Option<ResolvedSource> {
+    match &image.source {
+        Source { inline: Some(dockerfile), .. } => Some(ResolvedSource::Inline(dockerfile.clone())),
+        Source { config_map: Some(source), .. } => Some(ResolvedSource::ConfigMap {
+            name: source.name.clone(),
+            items: source.items.clone(),
+            hash: revision.into(),
+        }),
+        Source { git: Some(source), .. } => Some(ResolvedSource::Git {
+            url: source.url.clone(),
+            commit: revision.into(),
+            path: source.path.clone(),
+            dockerfile: source.dockerfile.clone(),
+            secret: source.secret_ref.as_ref().map(|secret| GitSecret {
+                name: secret.name.clone(),
+                hosts: secret_hosts(context, &world.key.namespace, &secret.name),
+            }),
+        }),
+        Source { inline: None, config_map: None, git: None } => None,
+    }
+}
+
+fn secret_hosts(context: &Context, namespace: &str, name: &str) -> String {
+    let secret = context.caches.secrets.get(&super::super::cache::Key::new(namespace, name));
+    secret.and_then(|secret| secret.annotations().get(labels::CREDENTIAL_HOSTS).cloned()).unwrap_or_default()
+}
+
+/// The annotations of the image's manifest, by the OCI image spec's names. `created` is fixed, so that the same inputs give
+/// the same digest: see [`build::SOURCE_DATE_EPOCH`].
+fn annotations(
+    image: &crate::api::Image,
+    parents: &[PinnedParent],
+    revision: &str,
+    fingerprint: &str,
+    build: i64,
+) -> BTreeMap<String, String> {
+    let created = Timestamp::from_second(build::SOURCE_DATE_EPOCH).unwrap_or_default();
+    let mut annotations = BTreeMap::from([
+        (labels::OCI_FINGERPRINT.to_owned(), fingerprint.to_owned()),
+        (labels::OCI_BUILD.to_owned(), build.to_string()),
+        ("org.opencontainers.image.created".to_owned(), created.to_string()),
+        ("org.opencontainers.image.revision".to_owned(), revision.to_owned()),
+    ]);
+    if let Some(base) = parents.iter().find(|parent| parent.usage == crate::api::EdgeUse::Base) {
+        let name = match &base.written {
+            Written::Reference(reference) => reference.clone(),
+            Written::Arg(_) => base.repository.clone(),
+        };
+        annotations.insert("org.opencontainers.image.base.name".into(), name);
+        annotations.insert("org.opencontainers.image.base.digest".into(), base.digest.clone());
+    }
+    if let Some(git) = &image.source.git {
+        annotations.insert("org.opencontainers.image.source".into(), git.url.clone());
+    }
+    annotations
+}

@@ -1,0 +1,162 @@
+//! The record of a wave: made when it opens, kept while it runs, and only the last few are kept after.
+
+use std::collections::HashSet;
+
+use jiff::{SignedDuration, Timestamp};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+    core::ObjectMeta,
+};
+use serde_json::json;
+use tracing::info;
+
+use super::{
+    super::{
+        context::{Context, Memory},
+        error::{Error, call},
+    },
+    events::{self, Tone},
+    observe::World,
+};
+use crate::{
+    api::{
+        Cascade, CascadePhase, CascadeSpec, CascadeStatus,
+        cascade::MAX_CASCADES,
+        condition::reason,
+        labels,
+    },
+    engine::{Decision, WaveStep, causes, wave},
+};
+
+/// A running wave's record is written at most this often.
+const COALESCE: SignedDuration = SignedDuration::from_secs(1);
+
+/// Records what has become of the wave. Says when what was held back is to be written.
+pub async fn record(
+    context: &Context,
+    world: &World,
+    decision: &Decision,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Error> {
+    match (&decision.wave, &world.wave) {
+        (WaveStep::Open { name, causes, levels }, _) => {
+            let spec = CascadeSpec {
+                family: world.key.name.clone(),
+                causes: causes.clone(),
+                levels: levels.iter().map(|level| level.iter().map(|image| name_of(world, *image)).collect()).collect(),
+            };
+            open(context, world, name, spec).await?;
+            Ok(None)
+        }
+        (WaveStep::Running { .. }, Some(cascade)) => {
+            let status = status(world, decision, cascade, memory, now);
+            if cascade.status.as_ref() == Some(&status) {
+                return Ok(None);
+            }
+            let last = memory.written.get("cascade").copied().unwrap_or(Timestamp::MIN);
+            let due = last.saturating_add(COALESCE).unwrap_or(now);
+            if due > now {
+                return Ok(Some(due));
+            }
+            memory.written.insert("cascade", now);
+            write(context, world, cascade, &status).await?;
+            Ok(None)
+        }
+        (WaveStep::Close { .. }, Some(cascade)) => {
+            let status = status(world, decision, cascade, memory, now);
+            write(context, world, cascade, &status).await?;
+            told_closed(context, world, &status).await;
+            forget_old(context, world).await?;
+            Ok(None)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn name_of(world: &World, image: usize) -> String {
+    world.family.spec.images.get(image).map(|image| image.name.clone()).unwrap_or_default()
+}
+
+fn status(world: &World, decision: &Decision, cascade: &Cascade, memory: &Memory, now: Timestamp) -> CascadeStatus {
+    let planned: HashSet<&str> = cascade.spec.levels.iter().flatten().map(String::as_str).collect();
+    let previous = cascade.status.clone().unwrap_or_default();
+    let previous = CascadeStatus {
+        started_at: previous.started_at.or_else(|| cascade.creation_timestamp().map(|time| time.0)),
+        ..previous
+    };
+    wave::record(&world.seen(memory), decision, &cascade.name_any(), &planned, &previous, now)
+}
+
+async fn open(context: &Context, world: &World, name: &str, spec: CascadeSpec) -> Result<(), Error> {
+    let note = format!("{}: {}", name, causes::sentence(&spec.causes));
+    let cascade = Cascade {
+        metadata: ObjectMeta {
+            name: Some(name.into()),
+            namespace: Some(world.key.namespace.clone()),
+            labels: Some(
+                [(labels::FAMILY.to_owned(), world.key.name.clone()), (labels::MANAGED_BY.into(), labels::MANAGED_BY_VALUE.into())].into(),
+            ),
+            owner_references: world.family.controller_owner_ref(&()).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec,
+        status: None,
+    };
+    let api: Api<Cascade> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    match call(|| format!("create Cascade {name}"), api.create(&PostParams::default(), &cascade)).await {
+        Ok(created) => context.caches.cascades.wrote(created),
+        // An earlier pass of this very second has made it.
+        Err(error) if error.is_already_exists() => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    info!(cascade = name, "wave begins");
+    context.metrics.cascade_started();
+    events::publish(context, &world.family, Tone::Normal, reason::CASCADE_STARTED, "Cascade", &note).await;
+    Ok(())
+}
+
+async fn write(context: &Context, world: &World, cascade: &Cascade, status: &CascadeStatus) -> Result<(), Error> {
+    let api: Api<Cascade> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    let name = cascade.name_any();
+    let patch = Patch::Apply(json!({
+        "apiVersion": Cascade::api_version(&()),
+        "kind": Cascade::kind(&()),
+        "metadata": { "name": name },
+        "status": status,
+    }));
+    let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
+    let written = call(|| format!("write the status of Cascade {name}"), api.patch_status(&name, &parameters, &patch)).await;
+    match written {
+        Ok(written) => context.caches.cascades.wrote(written),
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+async fn told_closed(context: &Context, world: &World, status: &CascadeStatus) {
+    let complete = status.phase == CascadePhase::Complete;
+    info!(family = %world.key.name, outcome = %status.outcome, complete, "wave ends");
+    context.metrics.cascade_finished(complete);
+    let tone = if complete { Tone::Normal } else { Tone::Warning };
+    events::publish(context, &world.family, tone, reason::CASCADE_FINISHED, "Cascade", &status.outcome).await;
+}
+
+/// Deletes the oldest records of ended waves beyond the limit.
+async fn forget_old(context: &Context, world: &World) -> Result<(), Error> {
+    let mut cascades = context.caches.cascades.group(&world.key);
+    cascades.sort_by_key(|cascade| cascade.creation_timestamp());
+    let surplus = cascades.len().saturating_sub(MAX_CASCADES);
+    let api: Api<Cascade> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    for cascade in cascades.into_iter().take(surplus) {
+        let name = cascade.name_any();
+        match call(|| format!("delete Cascade {name}"), api.delete(&name, &DeleteParams::default())).await {
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

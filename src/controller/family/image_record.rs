@@ -1,0 +1,266 @@
+//! The record of each image: its `FamilyImage`.
+
+use std::collections::BTreeMap;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::{
+    super::{
+        context::{Context, Memory},
+        error::{Error, call},
+    },
+    events::{self, Tone},
+    observe::World,
+    status::{apply_status, needs_person},
+};
+use crate::{
+    api::{
+        BuildRecord, FamilyImage, FamilyImageSpec, FamilyImageStatus, ImageState, TagRecord,
+        condition::{self, READY, RECONCILING, STALLED, reason, shorten},
+        family_image::MAX_HISTORY,
+        labels,
+    },
+    engine::{Decision, ImageDecision, TagSight, causes, tags},
+};
+
+/// How many records are written at once.
+const AT_ONCE: usize = 8;
+/// The most characters of an image's message.
+const MAX_MESSAGE: usize = 512;
+
+/// Writes the records that have changed.
+pub async fn write_all(
+    context: &Context,
+    world: &World,
+    decision: &Decision,
+    memory: &Memory,
+    now: Timestamp,
+) -> Result<(), Error> {
+    stream::iter(0..world.family.spec.images.len())
+        .map(|index| write(context, world, decision, memory, index, now))
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<()>()
+        .await
+}
+
+async fn write(
+    context: &Context,
+    world: &World,
+    decision: &Decision,
+    memory: &Memory,
+    index: usize,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let (Some(image), Some(decided)) = (world.family.spec.images.get(index), decision.images.get(index)) else {
+        return Ok(());
+    };
+    let known = world.records.get(index).and_then(Option::as_ref);
+    let name = format!("{}.{}", world.key.name, image.name);
+    let api: Api<FamilyImage> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
+
+    let spec = FamilyImageSpec {
+        family: world.key.name.clone(),
+        image: image.name.clone(),
+        repository: world.repository(index),
+        level: i32::try_from(world.lineage.level(index)).unwrap_or(i32::MAX),
+    };
+    if known.is_none_or(|known| known.spec != spec) {
+        let body = Patch::Apply(object(world, &name, &spec));
+        let written = call(|| format!("apply FamilyImage {name}"), api.patch(&name, &parameters, &body)).await?;
+        context.caches.images.wrote(written);
+    }
+
+    let old = known.and_then(|known| known.status.clone()).unwrap_or_default();
+    let new = status(world, decided, &old, memory, index, now);
+    // Rollouts are recorded by another hand, under another field owner; here they count neither as old nor as new.
+    let comparable = FamilyImageStatus { rollouts: Vec::new(), conditions: own(&old.conditions), ..old.clone() };
+    if known.is_some() && new == comparable {
+        return Ok(());
+    }
+    let mut body = serde_json::to_value(&new)
+        .map_err(|source| Error::Serialize { what: format!("write the status of FamilyImage {name}"), source })?;
+    if let Some(body) = body.as_object_mut() {
+        body.remove("rollouts");
+    }
+    let body = apply_status::<FamilyImage>(&name, &body);
+    let what = || format!("write the status of FamilyImage {name}");
+    match call(what, api.patch_status(&name, &parameters, &body)).await {
+        Ok(written) => context.caches.images.wrote(written),
+        // Deleted in between: the next pass makes it anew.
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error),
+    }
+    tell(context, world, &image.name, &old, &new).await;
+    count(context, &old, &new);
+    Ok(())
+}
+
+fn object(world: &World, name: &str, spec: &FamilyImageSpec) -> serde_json::Value {
+    json!({
+        "apiVersion": FamilyImage::api_version(&()),
+        "kind": FamilyImage::kind(&()),
+        "metadata": {
+            "name": name,
+            "labels": BTreeMap::from([
+                (labels::FAMILY, spec.family.as_str()),
+                (labels::IMAGE, spec.image.as_str()),
+                (labels::MANAGED_BY, labels::MANAGED_BY_VALUE),
+            ]),
+            "ownerReferences": world.family.controller_owner_ref(&()).into_iter().collect::<Vec<_>>(),
+        },
+        "spec": spec,
+    })
+}
+
+/// The conditions that are recorded here.
+fn own(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+    conditions.iter().filter(|condition| [READY, RECONCILING, STALLED].contains(&condition.type_.as_str())).cloned().collect()
+}
+
+fn status(
+    world: &World,
+    decided: &ImageDecision,
+    old: &FamilyImageStatus,
+    memory: &Memory,
+    index: usize,
+    now: Timestamp,
+) -> FamilyImageStatus {
+    let generation = world.family.metadata.generation;
+    let good = decided.good.as_ref();
+    let (tags, unset) = tags_of(world, decided, old, memory, index);
+    let (reason, message) = match unset.filter(|_| decided.state == ImageState::Current) {
+        Some((reason, message)) => (reason, message),
+        None => (decided.reason, decided.message.clone()),
+    };
+    let message = shorten(&message, MAX_MESSAGE);
+    let since = old.since.filter(|_| old.state == decided.state).or(Some(now));
+    let mut status = FamilyImageStatus {
+        observed_generation: generation,
+        conditions: own(&old.conditions),
+        state: decided.state,
+        reason: reason.into(),
+        message: message.clone(),
+        since,
+        digest: good.map(|good| good.digest.clone()),
+        fingerprint: good.map(|good| good.fingerprint.clone()),
+        build: good.map(|good| good.build),
+        size: good.map(|good| good.size),
+        base_seen: good.and_then(|good| good.base_seen),
+        inputs: good.map(|good| good.inputs.clone()),
+        tags,
+        running: decided.running.clone(),
+        failure: decided.failure.clone(),
+        rollouts: Vec::new(),
+        history: history(world, decided, old, index, now),
+    };
+    let ready = decided.state == ImageState::Current && reason == reason::CURRENT;
+    let stalled = needs_person(decided.state, reason) || decided.state == ImageState::Blocked;
+    for (type_, value) in [(READY, ready), (RECONCILING, !ready && !stalled), (STALLED, stalled)] {
+        condition::set(&mut status.conditions, type_, value, reason, &message, generation, now);
+    }
+    status
+}
+
+/// The tags as they are to be recorded, and the first that could not be set.
+fn tags_of(
+    world: &World,
+    decided: &ImageDecision,
+    old: &FamilyImageStatus,
+    memory: &Memory,
+    index: usize,
+) -> (Vec<TagRecord>, Option<(&'static str, String)>) {
+    let (Some(image), Some(good)) = (world.family.spec.images.get(index), &decided.good) else {
+        return (old.tags.clone(), None);
+    };
+    if decided.state != ImageState::Current {
+        return (old.tags.clone(), None);
+    }
+    let sights = memory.tags.get(&image.name);
+    let mut records = Vec::new();
+    let mut unset = None;
+    for tag in tags::render(&world.family.spec, image, good.build, &good.fingerprint).unwrap_or_default() {
+        match sights.and_then(|sights| sights.get(&tag.name)).map(|(sight, _)| sight) {
+            Some(TagSight::At(digest)) => {
+                records.push(TagRecord { tag: tag.name, digest: digest.clone(), immutable: tag.immutable });
+            }
+            Some(TagSight::Taken(digest)) => {
+                let message = format!(
+                    "the tag {} names this build and already stands on {}, which is not ours; it is never moved: delete it in the registry, or use another template",
+                    tag.name,
+                    causes::short(digest)
+                );
+                unset = unset.or(Some((reason::TAG_IMMUTABLE, message)));
+            }
+            Some(TagSight::Faulty(fault, _)) => {
+                unset = unset.or(Some((fault.reason, fault.message.clone())));
+                records.extend(old.tags.iter().find(|record| record.tag == tag.name).cloned());
+            }
+            None => records.extend(old.tags.iter().find(|record| record.tag == tag.name).cloned()),
+        }
+    }
+    (records, unset)
+}
+
+/// The last builds, newest first; one is added when a good build is new, or when an image has failed for good.
+fn history(
+    world: &World,
+    decided: &ImageDecision,
+    old: &FamilyImageStatus,
+    index: usize,
+    now: Timestamp,
+) -> Vec<BuildRecord> {
+    let mut history = old.history.clone();
+    let good = decided.good.as_ref().filter(|good| old.fingerprint.as_ref() != Some(&good.fingerprint));
+    if let Some(good) = good {
+        let started = old.running.as_ref().filter(|running| running.fingerprint == good.fingerprint).and_then(|running| running.started_at);
+        let why = world.family.spec.images.get(index).map(|_| {
+            causes::sentence(&causes::of_image(&world.family.spec, &world.lineage, index, old.inputs.as_ref(), &good.inputs))
+        });
+        history.insert(
+            0,
+            BuildRecord {
+                build: good.build,
+                fingerprint: good.fingerprint.clone(),
+                digest: good.digest.clone(),
+                finished_at: Some(now),
+                seconds: started.map(|started| now.duration_since(started).as_secs()),
+                why: why.unwrap_or_default(),
+            },
+        );
+    } else if decided.state == ImageState::Failed && old.state != ImageState::Failed {
+        let fingerprint = decided.fingerprint.clone().unwrap_or_default();
+        let build = old.build.unwrap_or(0) + 1;
+        let why = shorten(&decided.message, 300);
+        history.insert(0, BuildRecord { build, fingerprint, finished_at: Some(now), why, ..BuildRecord::default() });
+    }
+    history.truncate(MAX_HISTORY);
+    history
+}
+
+/// Tells of an image that has come to need a person.
+async fn tell(context: &Context, world: &World, image: &str, old: &FamilyImageStatus, new: &FamilyImageStatus) {
+    let needs = |status: &FamilyImageStatus| needs_person(status.state, &status.reason);
+    if needs(new) && (!needs(old) || old.reason != new.reason) {
+        let note = format!("{image}: {}", new.message);
+        events::publish(context, &world.family, Tone::Warning, &new.reason, "Build", &note).await;
+    }
+}
+
+/// Counts ended builds.
+fn count(context: &Context, old: &FamilyImageStatus, new: &FamilyImageStatus) {
+    if let Some(build) = new.history.first().filter(|build| old.history.first() != Some(*build)) {
+        if !build.digest.is_empty() && build.seconds.is_some() {
+            context.metrics.build_succeeded(build.seconds.unwrap_or_default());
+        }
+    }
+    if let Some(failure) = new.failure.as_ref().filter(|failure| old.failure.as_ref() != Some(*failure)) {
+        context.metrics.build_failed(failure.last.class);
+    }
+}

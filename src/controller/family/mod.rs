@@ -1,0 +1,81 @@
+//! The pass over an `ImageFamily`: observe, decide, apply, status.
+//!
+//! - [`check`]: is the spec one that can be built?
+//! - [`credentials`]: the registry credentials of the namespace
+//! - [`observe`]: everything that the decision needs to know
+//! - [`probe`]: what the registry has been pushed
+//! - [`apply`]: builds are started
+//! - [`promote`]: tags are moved
+//! - [`status`]: the record of the family; [`image_record`]: of each image; [`cascade`]: of the wave
+//! - [`events`]: what a person would want to be told
+
+pub mod apply;
+pub mod cascade;
+pub mod check;
+pub mod credentials;
+pub mod events;
+pub mod image_record;
+pub mod observe;
+pub mod probe;
+pub mod promote;
+pub mod status;
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use kube::{ResourceExt, runtime::controller::Action};
+
+use super::{cache::Key, context::Context, error::Error};
+use crate::{
+    api::ImageFamily,
+    engine::{WaveStep, decide},
+};
+use observe::World;
+
+/// The longest that a family is left alone: nothing depends on it, but a missed event costs no more than this.
+const RESYNC: Duration = Duration::from_secs(600);
+/// Until the pass after one that has opened or closed a wave.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
+/// One pass over a family.
+pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Result<Action, Error> {
+    let family = context.caches.families.get(&Key::of(&*family)).unwrap_or(family);
+    if family.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let memory = context.memory.of(&family.uid().unwrap_or_default());
+    let mut memory = memory.lock().await;
+    let now = Timestamp::now();
+
+    let lineage = match check::check(&context, &family, &mut memory) {
+        Ok(lineage) => lineage,
+        Err(fault) => return status::stalled(&context, &family, &fault, now).await,
+    };
+    let keychain = match credentials::load(&context, &family, &mut memory).await? {
+        Ok(keychain) => keychain,
+        Err(fault) => return status::stalled(&context, &family, &fault, now).await,
+    };
+    observe::follow(&context, &family, &keychain);
+    let world = World::observe(&context, &family, lineage, keychain, &mut memory).await?;
+
+    // Each answer of the registry may let the next level be asked for; there are no more levels than images.
+    let mut decision = decide(&world.seen(&memory), now);
+    while probe::answer(&context, &world, &decision, &mut memory, now).await {
+        decision = decide(&world.seen(&memory), now);
+    }
+
+    apply::start_builds(&context, &world, &mut decision, &mut memory, now).await?;
+    promote::move_tags(&context, &world, &decision, &mut memory, now).await;
+    let later = status::record(&context, &world, &decision, &mut memory, now).await?;
+    Ok(next(&decision, [later, promote::retry_at(&memory, now), apply::retry_at(&memory, now)], now))
+}
+
+/// When to look again though nothing has changed.
+fn next(decision: &crate::engine::Decision, others: [Option<Timestamp>; 3], now: Timestamp) -> Action {
+    if matches!(decision.wave, WaveStep::Open { .. } | WaveStep::Close { .. }) {
+        return Action::requeue(AT_ONCE);
+    }
+    let wake_at = others.into_iter().chain([decision.wake_at]).flatten().min();
+    let wait = wake_at.map_or(RESYNC, |at| at.duration_since(now).try_into().unwrap_or(AT_ONCE));
+    Action::requeue(wait.clamp(AT_ONCE, RESYNC))
+}

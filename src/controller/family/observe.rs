@@ -1,0 +1,316 @@
+//! Everything that the decision needs to know, from caches and pollers. Only content that has changed is read.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use k8s_openapi::api::{batch::v1::Job, core::v1::{ConfigMap, Pod}};
+use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
+
+use super::super::{
+    cache::Key,
+    context::{Context, Memory},
+    error::{Error, call},
+    revisions::GitKey,
+};
+use crate::{
+    api::{
+        BuildStrategy, Cascade, CascadePhase, CascadeStatus, FamilyImage, Image, ImageFamily, ImageFamilyStatus, Source,
+        StrategyRef, condition::reason, labels,
+    },
+    build,
+    engine::{
+        BuildOutcome, BuildSight, Fault, ImageSight, Observation, SeenDigest, Sight, TagSight, UpstreamSight,
+        fingerprint::inline_revision, images::repository,
+    },
+    lineage::Lineage,
+    registry::Keychain,
+    upstream::{ImageKey, Interest},
+};
+
+/// Everything that one pass has seen, owned.
+pub struct World {
+    /// The family.
+    pub family: Arc<ImageFamily>,
+    /// Its key.
+    pub key: Key,
+    /// Its checked graph.
+    pub lineage: Arc<Lineage>,
+    /// Its credentials.
+    pub keychain: Arc<Keychain>,
+    /// The records of its images, as `spec.images`.
+    pub records: Vec<Option<Arc<FamilyImage>>>,
+    /// The wave that runs.
+    pub wave: Option<Arc<Cascade>>,
+    /// The strategies of its images, as `spec.images`.
+    pub strategies: Vec<Option<Arc<BuildStrategy>>>,
+    status: ImageFamilyStatus,
+    upstreams: Vec<UpstreamSight>,
+    sources: Vec<Sight<String>>,
+    revisions: Vec<Sight<String>>,
+    builds: Vec<Vec<BuildSight>>,
+    audits: Vec<HashMap<String, (TagSight, Timestamp)>>,
+    nothing: CascadeStatus,
+}
+
+/// Tells the pollers what this family follows: its upstreams, its Git sources, and the tags that it has given.
+pub fn follow(context: &Context, family: &Arc<ImageFamily>, keychain: &Arc<Keychain>) {
+    let key = Key::of(&**family);
+    let owner = ObjectRef::from_obj(&**family);
+    let mut tags: Vec<Interest<ImageKey>> = Vec::new();
+    for upstream in &family.spec.upstreams {
+        let image = ImageKey::new(&upstream.reference(), &upstream.platforms, keychain);
+        tags.push(Interest { key: image, interval: upstream.interval.into() });
+    }
+    for record in context.caches.images.group(&key) {
+        for tag in record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable) {
+            let image = ImageKey::new(&format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
+            tags.push(Interest { key: image, interval: context.audit.into() });
+        }
+    }
+    context.tags.set_interests(owner.clone(), tags);
+
+    let revisions = family.spec.images.iter().filter_map(|image| image.source.git.as_ref()).map(|git| Interest {
+        key: GitKey::new(&key.namespace, git, secret_version(context, &key.namespace, git.secret_ref.as_ref())),
+        interval: git.interval.into(),
+    });
+    context.revisions.set_interests(owner, revisions.collect());
+}
+
+impl World {
+    /// Looks at everything.
+    pub async fn observe(
+        context: &Context,
+        family: &Arc<ImageFamily>,
+        lineage: Arc<Lineage>,
+        keychain: Arc<Keychain>,
+        memory: &mut Memory,
+    ) -> Result<Self, Error> {
+        let key = Key::of(&**family);
+        let spec = &family.spec;
+        let mut records: HashMap<String, Arc<FamilyImage>> =
+            context.caches.images.group(&key).into_iter().map(|record| (record.spec.image.clone(), record)).collect();
+        let mut sources = Vec::with_capacity(spec.images.len());
+        for image in &spec.images {
+            sources.push(source(context, &key, image, memory).await?);
+        }
+        let (strategies, revisions) = spec.images.iter().map(|image| strategy(context, spec, image)).unzip();
+        let jobs = builds(context, &key);
+        let running = |cascade: &Arc<Cascade>| {
+            cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running)
+        };
+        Ok(Self {
+            upstreams: spec.upstreams.iter().map(|upstream| upstream_sight(context, upstream, &keychain)).collect(),
+            audits: spec.images.iter().map(|image| audit(context, image, records.get(&image.name), &keychain)).collect(),
+            builds: spec.images.iter().map(|image| jobs.get(&image.name).cloned().unwrap_or_default()).collect(),
+            records: spec.images.iter().map(|image| records.remove(&image.name)).collect(),
+            wave: context.caches.cascades.group(&key).into_iter().find(running),
+            status: family.status.clone().unwrap_or_default(),
+            nothing: CascadeStatus::default(),
+            family: Arc::clone(family),
+            key,
+            lineage,
+            keychain,
+            sources,
+            strategies,
+            revisions,
+        })
+    }
+
+    /// The observation, with what the registry has answered so far.
+    #[must_use]
+    pub fn seen<'a>(&'a self, memory: &Memory) -> Observation<'a> {
+        let images = self.family.spec.images.iter().enumerate().map(|(index, image)| ImageSight {
+            record: self.records.get(index).and_then(Option::as_ref).and_then(|record| record.status.as_ref()),
+            source: self.sources.get(index).cloned().unwrap_or(Sight::Pending),
+            strategy: self.revisions.get(index).cloned().unwrap_or(Sight::Pending),
+            builds: self.builds.get(index).cloned().unwrap_or_default(),
+            push: memory.pushes.get(&image.name).cloned(),
+            tags: self.tags(index, &image.name, memory),
+        });
+        Observation {
+            family: &self.key.name,
+            spec: &self.family.spec,
+            lineage: &self.lineage,
+            status: &self.status,
+            upstreams: self.upstreams.clone(),
+            images: images.collect(),
+            wave: self.wave.as_ref().map(|wave| (wave.metadata.name.as_deref().unwrap_or_default(), wave.status.as_ref().unwrap_or(&self.nothing))),
+        }
+    }
+
+    /// Where the tags of an image stand: as we have set them, or as the registry was seen since.
+    fn tags(&self, index: usize, image: &str, memory: &Memory) -> HashMap<String, TagSight> {
+        let mut tags: HashMap<String, (TagSight, Timestamp)> = memory.tags.get(image).cloned().unwrap_or_default();
+        for (tag, (sight, at)) in self.audits.get(index).into_iter().flatten() {
+            if tags.get(tag).is_none_or(|(_, set)| set < at) {
+                tags.insert(tag.clone(), (sight.clone(), *at));
+            }
+        }
+        tags.into_iter().map(|(tag, (sight, _))| (tag, sight)).collect()
+    }
+
+    /// The repository that an image is pushed to.
+    #[must_use]
+    pub fn repository(&self, image: usize) -> String {
+        self.family.spec.images.get(image).map(|image| repository(&self.family.spec, image)).unwrap_or_default()
+    }
+}
+
+fn upstream_sight(context: &Context, upstream: &crate::api::Upstream, keychain: &Arc<Keychain>) -> UpstreamSight {
+    let key = ImageKey::new(&upstream.reference(), &upstream.platforms, keychain);
+    let Some(sighting) = context.tags.latest(&key) else { return UpstreamSight::default() };
+    let seen = sighting.value.as_ref().map(|value| SeenDigest {
+        digest: value.digest.clone(),
+        first_seen: sighting.first_seen,
+        missing_platforms: value.missing_platforms.clone(),
+    });
+    UpstreamSight { seen, fault: sighting.fault.clone() }
+}
+
+/// Where the registry shows the tags that we have given to an image.
+fn audit(
+    context: &Context,
+    image: &Image,
+    record: Option<&Arc<FamilyImage>>,
+    keychain: &Arc<Keychain>,
+) -> HashMap<String, (TagSight, Timestamp)> {
+    let Some(record) = record.filter(|record| record.spec.image == image.name) else { return HashMap::new() };
+    let tags = record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable);
+    tags.filter_map(|tag| {
+        let key = ImageKey::new(&format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
+        let sighting = context.tags.latest(&key)?;
+        let digest = sighting.value.as_ref()?.digest.clone();
+        Some((tag.tag.clone(), (TagSight::At(digest), sighting.polled_at)))
+    })
+    .collect()
+}
+
+/// The revision of an image's source.
+async fn source(context: &Context, family: &Key, image: &Image, memory: &mut Memory) -> Result<Sight<String>, Error> {
+    match &image.source {
+        Source { inline: Some(dockerfile), .. } => Ok(Sight::Known(inline_revision(dockerfile))),
+        Source { config_map: Some(source), .. } => {
+            let key = Key::new(&family.namespace, &source.name);
+            let Some(known) = context.caches.config_maps.get(&key) else {
+                let message = format!(
+                    "spec.images[{}].source.configMap: there is no ConfigMap {}/{}; create it or correct the name",
+                    image.name, key.namespace, key.name
+                );
+                return Ok(Sight::Faulty(Fault { reason: reason::SOURCE_NOT_FOUND, message }));
+            };
+            // The items are part of what is read, so they are part of the version.
+            let version = format!("{}/{:?}", known.resource_version().unwrap_or_default(), source.items);
+            if let Some((_, sight)) = memory.config_maps.get(&image.name).filter(|(of, _)| *of == version) {
+                return Ok(sight.clone());
+            }
+            let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &key.namespace);
+            let what = || format!("read ConfigMap {}/{}", key.namespace, key.name);
+            let content = match call(what, api.get(&key.name)).await {
+                Ok(content) => content,
+                Err(error) if error.is_not_found() => return Ok(Sight::Pending),
+                Err(error) => return Err(error),
+            };
+            let sight = match build::config_map_hash(&content, &source.items) {
+                Ok(hash) => Sight::Known(hash),
+                Err(error) => {
+                    let message = format!("spec.images[{}].source.configMap: {}/{}: {error}", image.name, key.namespace, key.name);
+                    Sight::Faulty(Fault { reason: reason::SOURCE_NOT_FOUND, message })
+                }
+            };
+            memory.config_maps.insert(image.name.clone(), (version, sight.clone()));
+            Ok(sight)
+        }
+        Source { git: Some(source), .. } => {
+            let version = secret_version(context, &family.namespace, source.secret_ref.as_ref());
+            let sighting = context.revisions.latest(&GitKey::new(&family.namespace, source, version));
+            Ok(match sighting {
+                None => Sight::Pending,
+                Some(sighting) => match (&sighting.value, &sighting.fault) {
+                    (Some(commit), _) => Sight::Known(commit.clone()),
+                    (None, Some(fault)) => {
+                        let message = format!("spec.images[{}].source.git: {}", image.name, fault.message);
+                        Sight::Faulty(Fault { reason: fault.reason, message })
+                    }
+                    (None, None) => Sight::Pending,
+                },
+            })
+        }
+        Source { inline: None, config_map: None, git: None } => {
+            let message = format!("spec.images[{}].source: name one of `inline`, `configMap` and `git`", image.name);
+            Ok(Sight::Faulty(Fault { reason: reason::INVALID_SPEC, message }))
+        }
+    }
+}
+
+fn secret_version(context: &Context, namespace: &str, secret: Option<&crate::api::LocalName>) -> Option<String> {
+    context.caches.secrets.get(&Key::new(namespace, &secret?.name))?.resource_version()
+}
+
+/// The strategy of an image and its revision.
+fn strategy(
+    context: &Context,
+    spec: &crate::api::ImageFamilySpec,
+    image: &Image,
+) -> (Option<Arc<BuildStrategy>>, Sight<String>) {
+    let wanted = strategy_ref(spec, image);
+    let Some(strategy) = context.caches.strategies.get(&Key::new("", &wanted.name)) else {
+        let message = format!(
+            "spec.images[{}].strategy: there is no BuildStrategy `{}`; see `kubectl get buildstrategies`",
+            image.name, wanted.name
+        );
+        return (None, Sight::Faulty(Fault { reason: reason::STRATEGY_NOT_FOUND, message }));
+    };
+    match build::strategy_revision(&strategy, wanted) {
+        Ok(revision) => (Some(strategy), Sight::Known(revision)),
+        Err(error) => {
+            let message = format!("spec.images[{}].strategy: {error}", image.name);
+            (Some(strategy), Sight::Faulty(Fault { reason: reason::INVALID_STRATEGY, message }))
+        }
+    }
+}
+
+/// The strategy that an image names, or its family for it.
+#[must_use]
+pub fn strategy_ref<'a>(spec: &'a crate::api::ImageFamilySpec, image: &'a Image) -> &'a StrategyRef {
+    image.strategy.as_ref().unwrap_or(&spec.strategy)
+}
+
+/// The builds of a family that the cluster still knows, per image.
+fn builds(context: &Context, family: &Key) -> HashMap<String, Vec<BuildSight>> {
+    let mut pods: HashMap<String, Vec<Arc<Pod>>> = HashMap::new();
+    for pod in context.caches.pods.group(family) {
+        if let Some(job) = pod.labels().get(build::JOB_NAME_LABEL) {
+            pods.entry(job.clone()).or_default().push(pod);
+        }
+    }
+    let mut builds: HashMap<String, Vec<BuildSight>> = HashMap::new();
+    for job in context.caches.jobs.group(family) {
+        let pods = pods.get(&job.name_any()).map_or(&[][..], Vec::as_slice);
+        if let Some((image, sight)) = build_sight(&job, pods) {
+            builds.entry(image).or_default().push(sight);
+        }
+    }
+    builds
+}
+
+fn build_sight(job: &Job, pods: &[Arc<Pod>]) -> Option<(String, BuildSight)> {
+    let label = |name: &str| job.labels().get(name).cloned();
+    let outcome = match build::outcome(job, pods) {
+        build::Outcome::Pending | build::Outcome::Running => BuildOutcome::Running,
+        build::Outcome::Succeeded => BuildOutcome::Succeeded,
+        build::Outcome::Failed(failure) => BuildOutcome::Failed(failure),
+    };
+    let sight = BuildSight {
+        job: job.name_any(),
+        fingerprint: label(labels::FINGERPRINT)?,
+        attempt: label(labels::ATTEMPT)?.parse().ok()?,
+        build: job.annotations().get(labels::BUILD)?.parse().ok()?,
+        cascade: label(labels::CASCADE).unwrap_or_default(),
+        started_at: job.creation_timestamp().map(|time| time.0),
+        outcome,
+    };
+    Some((label(labels::IMAGE)?, sight))
+}

@@ -1,0 +1,173 @@
+//! What the registry has been pushed. The registry is the memory: what stands there was built, whatever any status says.
+
+use futures::{StreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    super::context::{Context, Memory},
+    observe::World,
+};
+use crate::{
+    api::{condition::reason, labels},
+    engine::{Action, Decision, Fault, Push, PushResult, causes::short, tags},
+    registry::{self, ManifestKind, Reference},
+};
+
+/// How many questions a pass asks at once.
+const AT_ONCE: usize = 8;
+/// Until a registry that could not answer is asked again.
+const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(10);
+
+/// Asks what the decision wants to know. Whether anything was asked: then the decision is to be made anew.
+pub async fn answer(context: &Context, world: &World, decision: &Decision, memory: &mut Memory, now: Timestamp) -> bool {
+    let questions = decision.actions.iter().filter_map(|action| match action {
+        Action::Probe { image, fingerprint, after } => Some((*image, fingerprint.clone(), *after)),
+        _ => None,
+    });
+    let answers: Vec<(usize, Push)> = stream::iter(questions.collect::<Vec<_>>())
+        .map(|(image, fingerprint, after)| async move {
+            let result = ask(context, world, decision, image, &fingerprint, after, now).await;
+            (image, Push { fingerprint, result })
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let asked = !answers.is_empty();
+    for (image, push) in answers {
+        if let Some(image) = world.family.spec.images.get(image) {
+            memory.pushes.insert(image.name.clone(), push);
+        }
+    }
+    asked
+}
+
+async fn ask(
+    context: &Context,
+    world: &World,
+    decision: &Decision,
+    image: usize,
+    fingerprint: &str,
+    after: Option<i32>,
+    now: Timestamp,
+) -> PushResult {
+    let repository = world.repository(image);
+    let question = Question { context, world, decision, image, repository: &repository };
+    match question.ask(fingerprint, after).await {
+        Ok(result) => result,
+        Err(error) => {
+            let fault = Fault { reason: error.reason(), message: error.to_string() };
+            PushResult::Faulty(fault, now.saturating_add(ASK_AGAIN).unwrap_or(Timestamp::MAX))
+        }
+    }
+}
+
+/// One question to a registry.
+struct Question<'a> {
+    context: &'a Context,
+    world: &'a World,
+    decision: &'a Decision,
+    image: usize,
+    repository: &'a str,
+}
+
+impl Question<'_> {
+    async fn ask(&self, fingerprint: &str, after: Option<i32>) -> Result<PushResult, registry::Error> {
+        let tag = tags::pushed_as(fingerprint);
+        let Some(manifest) = self.manifest(&tag).await? else {
+            return Ok(PushResult::Absent { last_build: self.last_build().await?, after });
+        };
+        let annotation = |name: &str| manifest.annotations().get(name).map(String::as_str);
+        if annotation(labels::OCI_FINGERPRINT) != Some(fingerprint) {
+            let message = format!(
+                "{}:{tag} stands in the registry without the annotation {}={fingerprint}: it was not pushed by a build of ours, or the build strategy does not set annotations; delete the tag or correct the strategy",
+                self.repository,
+                labels::OCI_FINGERPRINT
+            );
+            return Ok(PushResult::Rejected(Fault { reason: reason::REGISTRY_GARBAGE, message }));
+        }
+        if after.is_some()
+            && let Some(fault) = self.stands_elsewhere(&manifest).await?
+        {
+            return Ok(PushResult::Rejected(fault));
+        }
+        let build = annotation(labels::OCI_BUILD).and_then(|build| build.parse().ok()).unwrap_or(1);
+        Ok(PushResult::Present { digest: manifest.digest.clone(), build, size: manifest.size() })
+    }
+
+    async fn manifest(&self, tag: &str) -> Result<Option<registry::Manifest>, registry::Error> {
+        let reference = Reference::parse(&format!("{}:{tag}", self.repository))?;
+        match self.context.registry.manifest(&reference, &self.world.keychain).await {
+            Ok(manifest) => Ok(Some(manifest)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The number of the last build, from the manifest that a floating tag of ours stands on; asked only where it is not recorded.
+    async fn last_build(&self) -> Result<Option<i64>, registry::Error> {
+        let recorded = self.world.records.get(self.image).and_then(Option::as_ref);
+        if recorded.and_then(|record| record.status.as_ref()?.build).is_some() {
+            return Ok(None);
+        }
+        let Some(image) = self.world.family.spec.images.get(self.image) else { return Ok(None) };
+        let tags = tags::render(&self.world.family.spec, image, 0, "").unwrap_or_default();
+        let Some(floating) = tags.into_iter().find(|tag| !tag.immutable) else { return Ok(None) };
+        let manifest = self.manifest(&floating.name).await?;
+        Ok(manifest.and_then(|manifest| manifest.annotations().get(labels::OCI_BUILD)?.parse().ok()))
+    }
+
+    /// Proof that the build has used the pinned base: the base's layers are the first ones of the result. A builder that is
+    /// told of a parent under a name that the Dockerfile does not use would build from another one without a word.
+    async fn stands_elsewhere(&self, manifest: &registry::Manifest) -> Result<Option<Fault>, registry::Error> {
+        let (Some(image), Some(inputs)) = (
+            self.world.family.spec.images.get(self.image),
+            self.decision.images.get(self.image).and_then(|image| image.inputs.as_ref()),
+        ) else {
+            return Ok(None);
+        };
+        let base = image.from.iter().zip(&inputs.parents).find(|(edge, _)| edge.usage == crate::api::EdgeUse::Base);
+        let Some((edge, parent)) = base else { return Ok(None) };
+        let parent_repository = self.parent_repository(edge);
+        let built = self.layers(self.repository, manifest).await?;
+        let reference = Reference::parse(&format!("{parent_repository}@{}", parent.digest))?;
+        let of_parent = self.context.registry.manifest(&reference, &self.world.keychain).await?;
+        let candidates = match &of_parent.kind {
+            ManifestKind::Image { .. } => vec![self.layers(&parent_repository, &of_parent).await?],
+            ManifestKind::Index { manifests, .. } => {
+                let mut candidates = Vec::new();
+                for entry in manifests.iter().filter(|entry| entry.is_image()).take(16) {
+                    let reference = Reference::parse(&format!("{parent_repository}@{}", entry.digest))?;
+                    let entry = self.context.registry.manifest(&reference, &self.world.keychain).await?;
+                    candidates.push(self.layers(&parent_repository, &entry).await?);
+                }
+                candidates
+            }
+        };
+        if candidates.iter().any(|layers| built.starts_with(layers)) {
+            return Ok(None);
+        }
+        let message = format!(
+            "the build of {} does not stand on {} at {}, from which it was to be built: its first layers are others; check that `as` in `from` is what the Dockerfile's FROM says, and delete the tag {}",
+            image.name,
+            parent.name,
+            short(&parent.digest),
+            self.decision.images.get(self.image).and_then(|image| image.fingerprint.as_deref()).map(tags::pushed_as).unwrap_or_default()
+        );
+        Ok(Some(Fault { reason: reason::DOCKERFILE_MISMATCH, message }))
+    }
+
+    fn parent_repository(&self, edge: &crate::api::Edge) -> String {
+        let spec = &self.world.family.spec;
+        if edge.upstream.is_some() {
+            let upstream = spec.upstreams.iter().find(|upstream| upstream.name == edge.parent());
+            return upstream.map(|upstream| upstream.image.clone()).unwrap_or_default();
+        }
+        let image = spec.images.iter().find(|image| image.name == edge.parent());
+        image.map(|image| crate::engine::images::repository(spec, image)).unwrap_or_default()
+    }
+
+    async fn layers(&self, repository: &str, manifest: &registry::Manifest) -> Result<Vec<String>, registry::Error> {
+        let reference = Reference::parse(&format!("{repository}@{}", manifest.digest))?;
+        Ok(self.context.registry.config(&reference, manifest, &self.world.keychain).await?.diff_ids)
+    }
+}

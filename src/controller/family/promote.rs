@@ -1,0 +1,103 @@
+//! Promotion: moving tags to a checked digest by a manifest PUT. No layers are copied.
+
+use jiff::{SignedDuration, Timestamp};
+use tracing::{info, warn};
+
+use super::{
+    super::context::{Context, Memory},
+    events::{self, Tone},
+    observe::World,
+};
+use crate::{
+    api::condition::reason,
+    engine::{Action, Decision, Fault, TagMove, TagSight, causes::short},
+    registry::{self, Manifest, Reference},
+};
+
+/// Until a tag that could not be moved is tried again.
+const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
+
+/// Moves the tags that the decision names. What comes of it is remembered, and recorded with the image's status.
+pub async fn move_tags(context: &Context, world: &World, decision: &Decision, memory: &mut Memory, now: Timestamp) {
+    for action in &decision.actions {
+        let Action::Promote { image, digest, tags } = action else { continue };
+        let Some(name) = world.family.spec.images.get(*image).map(|image| image.name.clone()) else { continue };
+        let repository = world.repository(*image);
+        let mut manifest = None;
+        for tag in tags {
+            let sight = match set(context, world, &repository, digest, tag, &mut manifest).await {
+                Ok(sight) => sight,
+                Err(error) => {
+                    warn!(image = %name, tag = %tag.tag, %error, "a tag could not be moved");
+                    let fault = Fault { reason: error.reason(), message: format!("tag {}: {error}", tag.tag) };
+                    TagSight::Faulty(fault, now.saturating_add(TRY_AGAIN).unwrap_or(Timestamp::MAX))
+                }
+            };
+            tell(context, world, &repository, tag, &sight, digest).await;
+            memory.tags.entry(name.clone()).or_default().insert(tag.tag.clone(), (sight, Timestamp::now()));
+        }
+    }
+}
+
+/// The earliest time to come at which a tag that could not be moved is tried again.
+#[must_use]
+pub fn retry_at(memory: &Memory, now: Timestamp) -> Option<Timestamp> {
+    let sights = memory.tags.values().flat_map(std::collections::HashMap::values);
+    sights
+        .filter_map(|(sight, _)| match sight {
+            TagSight::Faulty(_, at) if *at > now => Some(*at),
+            TagSight::Faulty(..) | TagSight::At(_) | TagSight::Taken(_) => None,
+        })
+        .min()
+}
+
+async fn set(
+    context: &Context,
+    world: &World,
+    repository: &str,
+    digest: &str,
+    tag: &TagMove,
+    manifest: &mut Option<Manifest>,
+) -> Result<TagSight, registry::Error> {
+    let reference = Reference::parse(&format!("{repository}:{}", tag.tag))?;
+    let standing = context.registry.head(&reference, &world.keychain).await?.map(|descriptor| descriptor.digest);
+    match standing {
+        Some(standing) if standing == *digest => return Ok(TagSight::At(standing)),
+        Some(standing) if tag.immutable => return Ok(TagSight::Taken(standing)),
+        _ => {}
+    }
+    let manifest = match manifest {
+        Some(manifest) => manifest,
+        None => {
+            let by_digest = Reference::parse(&format!("{repository}@{digest}"))?;
+            manifest.insert(context.registry.manifest(&by_digest, &world.keychain).await?)
+        }
+    };
+    context.registry.tag(repository, &tag.tag, manifest, &world.keychain).await?;
+    Ok(TagSight::At(digest.into()))
+}
+
+async fn tell(context: &Context, world: &World, repository: &str, tag: &TagMove, sight: &TagSight, digest: &str) {
+    match (sight, &tag.moved_to) {
+        (TagSight::At(_), Some(elsewhere)) => {
+            let note = format!(
+                "somebody moved {repository}:{} to {}; it was put back to {}. To keep an image where it is, pin it where it is used",
+                tag.tag,
+                short(elsewhere),
+                short(digest)
+            );
+            events::publish(context, &world.family, Tone::Warning, reason::TAG_MOVED, "Promote", &note).await;
+        }
+        (TagSight::Taken(elsewhere), _) => {
+            let note = format!(
+                "{repository}:{} names a build and already stands on {}; it is left there, and {} goes without it",
+                tag.tag,
+                short(elsewhere),
+                short(digest)
+            );
+            events::publish(context, &world.family, Tone::Warning, reason::TAG_IMMUTABLE, "Promote", &note).await;
+        }
+        (TagSight::At(_), None) => info!(repository, tag = %tag.tag, digest, "tag set"),
+        (TagSight::Faulty(..), _) => {}
+    }
+}

@@ -1,0 +1,271 @@
+//! The records of a family and of its images. Nothing is written that is already so.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams},
+    runtime::controller::Action,
+};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{
+    super::{
+        context::{Context, Memory},
+        error::{Error, call},
+    },
+    cascade,
+    events::{self, Tone},
+    image_record,
+    observe::World,
+    RESYNC,
+};
+use crate::{
+    api::{
+        Attention, FamilyImage, ImageFamily, ImageFamilyStatus, ImageState, RunningCascade,
+        condition::{self, READY, RECONCILING, STALLED, reason, shorten},
+        family_status::MAX_ATTENTION,
+        labels,
+    },
+    engine::{Decision, Fault, WaveStep, causes, wave},
+};
+
+/// A family's counts are written at most this often; everything else of it at once.
+const COALESCE: SignedDuration = SignedDuration::from_secs(1);
+/// The most characters of a message in the list of images that need a person.
+const MAX_ATTENTION_MESSAGE: usize = 256;
+
+/// Records everything that the pass has come to. Says when what was held back is to be written.
+///
+/// The family is written first: what a wave adopts must stand before any build of it starts. In the pass that opens a wave
+/// the images are left alone, for their state is another one a moment later.
+pub async fn record(
+    context: &Context,
+    world: &World,
+    decision: &Decision,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Error> {
+    let held_back = family(context, world, decision, memory, now).await?;
+    if !matches!(decision.wave, WaveStep::Open { .. }) {
+        image_record::write_all(context, world, decision, memory, now).await?;
+        forget_removed(context, world).await?;
+    }
+    let later = cascade::record(context, world, decision, memory, now).await?;
+    Ok([held_back, later].into_iter().flatten().min())
+}
+
+/// Records that the family can't be built as it stands. Nothing else of it is touched.
+pub async fn stalled(context: &Context, family: &ImageFamily, fault: &Fault, now: Timestamp) -> Result<Action, Error> {
+    let old = family.status.clone().unwrap_or_default();
+    let generation = family.metadata.generation;
+    let mut status = ImageFamilyStatus { observed_generation: generation, ..old.clone() };
+    for (type_, value) in [(READY, false), (RECONCILING, false), (STALLED, true)] {
+        condition::set(&mut status.conditions, type_, value, fault.reason, &fault.message, generation, now);
+    }
+    if status != old {
+        write_family(context, family, &status).await?;
+        events::publish(context, family, Tone::Warning, fault.reason, "Check", &fault.message).await;
+    }
+    Ok(Action::requeue(RESYNC))
+}
+
+async fn family(
+    context: &Context,
+    world: &World,
+    decision: &Decision,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, Error> {
+    let old = world.family.status.clone().unwrap_or_default();
+    let new = family_status(world, decision, &old, now);
+    if new == old {
+        return Ok(None);
+    }
+    let only_counts = ImageFamilyStatus { counts: old.counts.clone(), ..new.clone() } == old;
+    let last = memory.written.get("family").copied().unwrap_or(Timestamp::MIN);
+    let due = last.saturating_add(COALESCE).unwrap_or(now);
+    if only_counts && due > now {
+        return Ok(Some(due));
+    }
+    memory.written.insert("family", now);
+    write_family(context, &world.family, &new).await?;
+    tell(context, world, &old, &new).await;
+    Ok(None)
+}
+
+fn family_status(world: &World, decision: &Decision, old: &ImageFamilyStatus, now: Timestamp) -> ImageFamilyStatus {
+    let generation = world.family.metadata.generation;
+    let cascade = match &decision.wave {
+        WaveStep::Open { name, .. } => Some(RunningCascade { name: name.clone(), started_at: Some(now) }),
+        WaveStep::Running { name } => Some(RunningCascade {
+            name: name.clone(),
+            started_at: world.wave.as_ref().and_then(|wave| Some(wave.creation_timestamp()?.0)),
+        }),
+        WaveStep::None | WaveStep::Close { .. } => None,
+    };
+    let cascade = match (cascade, &old.cascade) {
+        (Some(new), Some(old)) if new.name == old.name => Some(old.clone()),
+        (cascade, _) => cascade,
+    };
+    let mut status = ImageFamilyStatus {
+        observed_generation: generation,
+        conditions: old.conditions.clone(),
+        upstreams: decision.upstreams.clone(),
+        counts: wave::counts(decision.images.iter().map(|image| image.state)),
+        pending: decision.pending.clone(),
+        cascade,
+        attention: attention(world, decision),
+    };
+    let verdict = Verdict::of(world, decision, &status);
+    verdict.set(&mut status.conditions, generation, now);
+    status
+}
+
+/// The images that need a person: failed ones, and those that wait for something that does not come by itself.
+fn attention(world: &World, decision: &Decision) -> Vec<Attention> {
+    let images = world.family.spec.images.iter().zip(&decision.images);
+    images
+        .filter(|(_, image)| needs_person(image.state, image.reason))
+        .take(MAX_ATTENTION)
+        .map(|(spec, image)| Attention {
+            image: spec.name.clone(),
+            state: image.state,
+            reason: image.reason.into(),
+            message: shorten(&image.message, MAX_ATTENTION_MESSAGE),
+        })
+        .collect()
+}
+
+/// Whether an image in this state stays there until somebody does something.
+#[must_use]
+pub fn needs_person(state: ImageState, reason: &str) -> bool {
+    let passing = [
+        reason::RESOLVING,
+        reason::WAITING_FOR_PARENT,
+        reason::VERIFYING,
+        reason::CASCADING,
+        reason::SETTLING,
+        reason::SUSPENDED,
+        reason::PARALLELISM,
+        reason::RETRYING,
+        reason::BUILDING,
+    ];
+    match state {
+        ImageState::Failed => true,
+        ImageState::Waiting | ImageState::Queued | ImageState::Checking => !passing.contains(&reason),
+        ImageState::Building | ImageState::Current | ImageState::Blocked => false,
+    }
+}
+
+/// What the three conditions say.
+struct Verdict {
+    ready: bool,
+    reconciling: bool,
+    stalled: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn of(world: &World, decision: &Decision, status: &ImageFamilyStatus) -> Self {
+        let counts = &status.counts;
+        let progress = format!("{} of {} images are current", counts.current, counts.total);
+        let at_rest = Self { ready: false, reconciling: false, stalled: false, reason: reason::CURRENT, message: String::new() };
+        if let Some(first) = status.attention.first() {
+            let more = status.attention.len().saturating_sub(1);
+            let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
+            let reason = if first.state == ImageState::Failed { reason::IMAGES_FAILED } else { known_reason(decision, &first.reason) };
+            let message = format!("{}: {}{more}", first.image, first.message);
+            // A wave goes on beside a failed image, and may still change what is said here.
+            let reconciling = status.cascade.is_some();
+            return Self { reconciling, stalled: !reconciling, reason, message, ..at_rest };
+        }
+        if world.family.spec.suspend && counts.current < counts.total {
+            return Self { reason: reason::SUSPENDED, message: format!("spec.suspend is set; {progress}"), ..at_rest };
+        }
+        if let Some(cascade) = &status.cascade {
+            let message = format!("{} runs; {} images", cascade.name, counts.total);
+            return Self { reconciling: true, reason: reason::CASCADING, message, ..at_rest };
+        }
+        if status.pending.is_some() {
+            let message = "changes are seen, and more may still come".to_owned();
+            return Self { reconciling: true, reason: reason::SETTLING, message, ..at_rest };
+        }
+        if counts.current == counts.total {
+            return Self { ready: true, message: format!("all {} images are current", counts.total), ..at_rest };
+        }
+        Self { reconciling: true, reason: reason::RESOLVING, message: "inputs are being looked up".into(), ..at_rest }
+    }
+
+    fn set(&self, conditions: &mut Vec<Condition>, generation: Option<i64>, now: Timestamp) {
+        for (type_, value) in [(READY, self.ready), (RECONCILING, self.reconciling), (STALLED, self.stalled)] {
+            condition::set(conditions, type_, value, self.reason, &self.message, generation, now);
+        }
+    }
+}
+
+fn known_reason(decision: &Decision, reason: &str) -> &'static str {
+    decision.images.iter().map(|image| image.reason).find(|known| *known == reason).unwrap_or(reason::INVALID_SPEC)
+}
+
+async fn write_family(context: &Context, family: &ImageFamily, status: &ImageFamilyStatus) -> Result<(), Error> {
+    let api: Api<ImageFamily> = Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
+    let name = family.name_any();
+    let patch = apply_status::<ImageFamily>(&name, status);
+    let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
+    match call(|| format!("write the status of ImageFamily {name}"), api.patch_status(&name, &parameters, &patch)).await {
+        Ok(written) => context.caches.families.wrote(written),
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// The body of a server-side apply of a status.
+pub fn apply_status<K: Resource<DynamicType = ()>>(name: &str, status: &impl Serialize) -> Patch<serde_json::Value> {
+    Patch::Apply(json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": name },
+        "status": status,
+    }))
+}
+
+/// Tells what has changed between two records of a family.
+async fn tell(context: &Context, world: &World, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
+    for upstream in &new.upstreams {
+        let before = old.upstreams.iter().find(|before| before.name == upstream.name);
+        let digest = |status: &crate::api::UpstreamStatus| {
+            status.candidate.as_ref().map(|candidate| candidate.digest.clone())
+        };
+        if let Some(candidate) = digest(upstream).filter(|_| before.and_then(digest) != digest(upstream)) {
+            let note = format!("{} moved to {}", upstream.reference, causes::short(&candidate));
+            events::publish(context, &world.family, Tone::Normal, reason::UPSTREAM_MOVED, "Watch", &note).await;
+        }
+    }
+    let stalled = new.conditions.iter().find(|condition| condition.type_ == STALLED && condition.status == "True");
+    if let Some(stalled) = stalled.filter(|_| !condition::is_true(&old.conditions, STALLED)) {
+        events::publish(context, &world.family, Tone::Warning, &stalled.reason, "Reconcile", &stalled.message).await;
+    }
+}
+
+/// Deletes the records of images that the family no longer has.
+async fn forget_removed(context: &Context, world: &World) -> Result<(), Error> {
+    let wanted: std::collections::HashSet<&str> =
+        world.family.spec.images.iter().map(|image| image.name.as_str()).collect();
+    let api: Api<FamilyImage> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    for record in context.caches.images.group(&world.key) {
+        if wanted.contains(record.spec.image.as_str()) || record.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let name = record.name_any();
+        match call(|| format!("delete FamilyImage {name}"), api.delete(&name, &DeleteParams::default())).await {
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! The two controllers: families and, for their rollouts, images.
+
+use std::{sync::Arc, time::Instant};
+
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
+use kube::{
+    ResourceExt,
+    runtime::{
+        applier,
+        controller::{Action, Config, ReconcileRequest},
+        reflector::{ObjectRef, store::{self, Writer}},
+        watcher::Event,
+    },
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tracing::{debug, info, warn};
+
+use super::{
+    cache::{Change, Key},
+    context::Context,
+    error::Error,
+    family, image, triggers,
+};
+use crate::{
+    api::{FamilyImage, ImageFamily},
+    rollout::Changed,
+};
+
+/// How many objects of a kind are looked at at once.
+const CONCURRENCY: u16 = 4;
+/// Until a pass that came before the caches were filled is tried again.
+const CACHES_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// How many changes may wait between a watch and a controller; then the watch waits.
+const CHANNEL: usize = 1024;
+
+/// Runs both controllers until `stop` resolves; passes under way then come to their end.
+pub async fn run(
+    context: Arc<Context>,
+    workloads: impl Stream<Item = Changed> + Send + 'static,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
+    let stop = stop.shared();
+    let (images, changed_images) = mpsc::channel(CHANNEL);
+    let (families, family_store) = store::<ImageFamily>();
+    let (image_writer, image_store) = store::<FamilyImage>();
+    let config = Config::default().concurrency(CONCURRENCY);
+
+    let family_queue = triggers::families(&context, families, images).take_until(stop.clone()).map(queued);
+    let of_families = applier(
+        |family: Arc<ImageFamily>, context| pass("ImageFamily", Key::of(&*family), context, move |context| family::reconcile(family, context)),
+        |family, error, context| failed("ImageFamily", &Key::of(&*family), error, &context),
+        Arc::clone(&context),
+        family_store,
+        family_queue,
+        config.clone(),
+    );
+    let image_queue = image_triggers(&context, image_writer, changed_images, workloads).take_until(stop).map(queued);
+    let of_images = applier(
+        |image: Arc<FamilyImage>, context| pass("FamilyImage", Key::of(&*image), context, move |context| image::reconcile(image, context)),
+        |image, error, context| failed("FamilyImage", &Key::of(&*image), error, &context),
+        Arc::clone(&context),
+        image_store,
+        image_queue,
+        config,
+    );
+    info!("controllers run");
+    tokio::join!(of_families.for_each(|_| std::future::ready(())), of_images.for_each(|_| std::future::ready(())));
+    info!("controllers have stopped");
+}
+
+fn queued<K: kube::Resource>(object: ObjectRef<K>) -> Result<ReconcileRequest<K>, std::convert::Infallible> {
+    Ok(ReconcileRequest::from(object))
+}
+
+/// One pass in a task of its own, measured.
+fn pass<F, T>(kind: &'static str, key: Key, context: Arc<Context>, reconcile: F) -> BoxFuture<'static, Result<Action, Error>>
+where
+    F: FnOnce(Arc<Context>) -> T + Send + 'static,
+    T: Future<Output = Result<Action, Error>> + Send + 'static,
+{
+    async move {
+        if !context.caches_filled() {
+            return Ok(Action::requeue(CACHES_PAUSE));
+        }
+        let start = Instant::now();
+        let result = tokio::spawn(reconcile(Arc::clone(&context))).await.unwrap_or_else(|source| Err(Error::Aborted { source }));
+        context.metrics.reconciled(kind, start.elapsed(), result.as_ref().err().map(Error::category));
+        if result.is_ok() {
+            context.failures.forget(kind, &key);
+        }
+        debug!(kind, namespace = %key.namespace, name = %key.name, elapsed = ?start.elapsed(), ?result, "pass");
+        result
+    }
+    .boxed()
+}
+
+fn failed(kind: &'static str, key: &Key, error: &Error, context: &Context) -> Action {
+    let pause = context.failures.failed(kind, key.clone());
+    warn!(kind, namespace = %key.namespace, name = %key.name, %error, ?pause, "a pass failed; it is tried again");
+    Action::requeue(pause)
+}
+
+/// What wakes an image: itself, its family's changes through it, and the workloads that it rolls out.
+fn image_triggers(
+    context: &Arc<Context>,
+    mut store: Writer<FamilyImage>,
+    changed: mpsc::Receiver<Change<FamilyImage>>,
+    workloads: impl Stream<Item = Changed> + Send + 'static,
+) -> impl Stream<Item = ObjectRef<FamilyImage>> + Send + 'static {
+    let (of_changes, of_workloads) = (Arc::clone(context), Arc::clone(context));
+    let images = ReceiverStream::new(changed).map(move |change| {
+        let image = change.object();
+        let reference = ObjectRef::from_obj(&**image);
+        let outline = FamilyImage { metadata: image.metadata.clone(), ..FamilyImage::default() };
+        match &change {
+            Change::Applied(_) => store.apply_watcher_event(&Event::Apply(outline)),
+            Change::Deleted(image) => {
+                store.apply_watcher_event(&Event::Delete(outline));
+                of_changes.rollouts.forget(&reference);
+                of_changes.failures.forget("FamilyImage", &Key::of(&**image));
+            }
+        }
+        reference
+    });
+    let workloads = workloads.flat_map(move |changed| stream::iter(of_workloads.rollouts.concerned(&changed)));
+    stream::select(images, workloads)
+}
+
+impl Context {
+    /// Whether every cache has seen its first listing.
+    #[must_use]
+    pub fn caches_filled(&self) -> bool {
+        self.caches.waiting_for(self.scopes.as_slice()).is_empty() && self.workloads.waiting_for().is_empty()
+    }
+
+    /// Forgets a family that is gone.
+    pub fn forget(&self, family: &ImageFamily) {
+        let key = Key::of(family);
+        let owner = ObjectRef::from_obj(family);
+        self.memory.forget(&family.uid().unwrap_or_default());
+        self.tags.remove(&owner);
+        self.revisions.remove(&owner);
+        self.failures.forget("ImageFamily", &key);
+        self.metrics.family_gone(&format!("{}/{}", key.namespace, key.name));
+    }
+}
