@@ -4,7 +4,6 @@
 start_node_agents() {
   start_containerd
   start_dns
-  start_kube_proxy
   start_kubelet
 }
 
@@ -84,6 +83,7 @@ END
   spawn dns coredns -conf /run/node/Corefile
 }
 
+# After the node is registered: a kube-proxy that sees its node's address change, be it from none, ends.
 start_kube_proxy() {
   # Zeros leave the kernel's connection tracking alone: it is the machine's, not the node's.
   cat >"$data/proxy.yaml" <<END
@@ -143,10 +143,11 @@ END
 wait_for_node_agents() {
   wait_until 60 kubelet "the node to be ready" \
     kubectl_admin wait --for condition=Ready "node/$name" --timeout 2s
+  start_kube_proxy
   # The node controller lifts this taint a moment later; before that, pods stay pending.
   wait_until 60 controller-manager "the node to accept pods" node_accepts_pods
   wait_until 30 dns "the cluster's DNS to answer" in_node bash -c "exec 3<>/dev/tcp/$node_address/53"
-  alive proxy || component_failed proxy "ended"
+  wait_until 30 proxy "the rules for services" in_node nft list chain ip kube-proxy services
   phase "node $name accepts pods"
 }
 
