@@ -26,7 +26,10 @@ mod tests {
         assert_eq!(pause(u32::MAX, base, cap, 0), cap);
         for seed in 0..2000 {
             let jittered = pause(2, base, cap, seed);
-            assert!(jittered >= SignedDuration::from_secs(15) && jittered <= SignedDuration::from_secs(20), "{jittered}");
+            assert!(
+                jittered >= SignedDuration::from_secs(15) && jittered <= SignedDuration::from_secs(20),
+                "{jittered}"
+            );
         }
     }
 }

@@ -22,7 +22,10 @@ pub struct Image {
 
     /// The last part of its repository, where that is not the image's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$"))]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = "^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$")
+    )]
     pub path: Option<String>,
 
     /// What it is made from: one entry for every image that the Dockerfile names in a `FROM` or a `COPY --from`.

@@ -46,7 +46,12 @@ use super::{Image, ImageFamilyStatus, Policy, Upstream};
 pub struct ImageFamilySpec {
     /// Where the images go: an image is pushed to `<repository>/<image name>`. Starts with the registry's host,
     /// for example `registry.example.com/platform`.
-    #[schemars(length(min = 3, max = 200), regex(pattern = r"^(localhost|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)*:[0-9]+|localhost:[0-9]+)(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$"))]
+    #[schemars(
+        length(min = 3, max = 200),
+        regex(
+            pattern = r"^(localhost|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)*:[0-9]+|localhost:[0-9]+)(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$"
+        )
+    )]
     pub repository: String,
 
     /// How builds run, unless an image says otherwise.

@@ -23,8 +23,8 @@ pub use build_strategy::{BuildStrategy, BuildStrategySpec, Parameter, UserNamesp
 pub use cascade::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, Cause, CauseType, ImageResult};
 pub use duration::Duration;
 pub use family_image::{
-    BuildFailure, BuildRecord, FailureClass, FailureRecord, FamilyImage, FamilyImageSpec, FamilyImageStatus, ImageState,
-    Inputs, ParentDigest, RolloutRecord, RolloutState, RunningBuild, TagRecord,
+    BuildFailure, BuildRecord, FailureClass, FailureRecord, FamilyImage, FamilyImageSpec, FamilyImageStatus,
+    ImageState, Inputs, ParentDigest, RolloutRecord, RolloutState, RunningBuild, TagRecord,
 };
 pub use family_status::{
     AdoptedDigest, Attention, CandidateDigest, ImageCounts, ImageFamilyStatus, Pending, RunningCascade, UpstreamStatus,

@@ -42,8 +42,7 @@ fn require_keys(schema: &mut Value) {
     if let Some(items) = schema.get_mut("items") {
         require_keys(items);
         if let Some(items) = items.as_object_mut().filter(|_| !keys.is_empty())
-            && let Some(required) =
-                items.entry("required").or_insert_with(|| Value::Array(Vec::new())).as_array_mut()
+            && let Some(required) = items.entry("required").or_insert_with(|| Value::Array(Vec::new())).as_array_mut()
         {
             required.extend(keys.into_iter().filter(|key| !required.contains(key)).collect::<Vec<_>>());
         }
@@ -81,7 +80,11 @@ mod tests {
         for definition in definitions().expect("definitions") {
             let text = serde_json::to_string(&definition).expect("json");
             assert!(!text.contains("\"uint"), "{}: an unsigned format", definition.spec.names.kind);
-            assert!(!text.contains("anyOf") && !text.contains("$ref"), "{}: not structural", definition.spec.names.kind);
+            assert!(
+                !text.contains("anyOf") && !text.contains("$ref"),
+                "{}: not structural",
+                definition.spec.names.kind
+            );
             assert!(!text.contains("\"default\":null"), "{}: a null default", definition.spec.names.kind);
         }
     }

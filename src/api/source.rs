@@ -50,7 +50,10 @@ pub struct ConfigMapItem {
 
     /// The file's path in the build context; relative, without `.` and `..`.
     // The pattern alone refuses these two: a rule here, 64 items in each of 1000 images, costs more than the API server allows.
-    #[schemars(length(min = 1, max = 255), regex(pattern = r"^\.{0,2}[A-Za-z0-9_@+=-][A-Za-z0-9_@+=.-]*(/\.{0,2}[A-Za-z0-9_@+=-][A-Za-z0-9_@+=.-]*)*$"))]
+    #[schemars(
+        length(min = 1, max = 255),
+        regex(pattern = r"^\.{0,2}[A-Za-z0-9_@+=-][A-Za-z0-9_@+=.-]*(/\.{0,2}[A-Za-z0-9_@+=-][A-Za-z0-9_@+=.-]*)*$")
+    )]
     pub path: String,
 
     /// Whether the file is executable.
@@ -63,7 +66,10 @@ pub struct ConfigMapItem {
 #[serde(rename_all = "camelCase")]
 pub struct GitSource {
     /// The repository, as `https://host/path` or `ssh://user@host/path`. No credentials in it: they belong in `secretRef`.
-    #[schemars(length(min = 8, max = 1024), regex(pattern = r"^(https://[^@\s/]+/\S+|ssh://([A-Za-z0-9_.-]+@)?[^@:\s/]+(:[0-9]+)?/\S+)$"))]
+    #[schemars(
+        length(min = 8, max = 1024),
+        regex(pattern = r"^(https://[^@\s/]+/\S+|ssh://([A-Za-z0-9_.-]+@)?[^@:\s/]+(:[0-9]+)?/\S+)$")
+    )]
     pub url: String,
 
     /// A branch, a tag or a whole commit id. A branch or a tag is asked for every `interval`; its new commit rebuilds the image.

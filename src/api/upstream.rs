@@ -16,7 +16,10 @@ pub struct Upstream {
     pub name: String,
 
     /// Its repository with the registry's host and without a tag, for example `docker.io/library/alpine`.
-    #[schemars(length(min = 3, max = 255), regex(pattern = r"^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$"))]
+    #[schemars(
+        length(min = 3, max = 255),
+        regex(pattern = r"^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$")
+    )]
     pub image: String,
 
     /// Which of its tags is followed.

@@ -15,7 +15,8 @@ pub fn of_image(
     wanted: &Inputs,
 ) -> Vec<Cause> {
     let name = spec.images.get(image).map_or_else(String::new, |image| image.name.clone());
-    let cause = |type_, name: &str, from: &str, to: &str| Cause { type_, name: name.into(), from: from.into(), to: to.into() };
+    let cause =
+        |type_, name: &str, from: &str, to: &str| Cause { type_, name: name.into(), from: from.into(), to: to.into() };
     let Some(last) = last else {
         return vec![cause(CauseType::Spec, &name, "", &wanted.spec)];
     };
@@ -51,7 +52,9 @@ pub fn sentence(causes: &[Cause]) -> String {
         .map(|cause| match (cause.type_, cause.from.is_empty()) {
             (CauseType::Spec, true) => format!("{} is new", cause.name),
             (CauseType::Upstream, true) => format!("{} was first seen at {}", cause.name, short(&cause.to)),
-            (CauseType::Upstream, false) => format!("{} moved from {} to {}", cause.name, short(&cause.from), short(&cause.to)),
+            (CauseType::Upstream, false) => {
+                format!("{} moved from {} to {}", cause.name, short(&cause.from), short(&cause.to))
+            }
             (CauseType::Parent, _) => format!("{} was rebuilt as {}", cause.name, short(&cause.to)),
             (CauseType::Source, _) => format!("the source of {} changed to {}", cause.name, short(&cause.to)),
             (CauseType::Spec, false) => format!("the spec of {} changed", cause.name),

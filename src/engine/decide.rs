@@ -9,11 +9,7 @@ use super::{
     observation::Observation,
     tags, upstreams,
 };
-use crate::api::{
-    Cause, ImageState, Pending, UpstreamStatus,
-    cascade::MAX_CAUSES,
-    condition::reason,
-};
+use crate::api::{Cause, ImageState, Pending, UpstreamStatus, cascade::MAX_CAUSES, condition::reason};
 
 /// Decides what is to be done. Pure: the same observation at the same time gives the same decision.
 #[must_use]
@@ -72,7 +68,9 @@ fn open(seen: &Observation<'_>, upstreams: &mut [UpstreamStatus], walk: &mut Wal
     let stood_on = moved.iter().flat_map(|(upstream, _)| seen.lineage.upstream_children(*upstream).iter().copied());
     let mask = seen.lineage.with_descendants(ready.chain(stood_on));
     let mut causes: Vec<Cause> = moved.iter().map(|(_, cause)| cause.clone()).collect();
-    causes.extend(walk.ready.iter().filter_map(|(image, _)| walk.images.get(*image)).flat_map(|image| image.causes.clone()));
+    causes.extend(
+        walk.ready.iter().filter_map(|(image, _)| walk.images.get(*image)).flat_map(|image| image.causes.clone()),
+    );
     causes.sort();
     causes.dedup();
     causes.truncate(MAX_CAUSES);
@@ -87,4 +85,3 @@ fn open(seen: &Observation<'_>, upstreams: &mut [UpstreamStatus], walk: &mut Wal
     let stamp = now.to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y%m%d-%H%M%S");
     WaveStep::Open { name: format!("{}-{stamp}", seen.family), causes, levels: seen.lineage.by_level(&mask) }
 }
-

@@ -3,9 +3,7 @@
 use jiff::Timestamp;
 
 use super::observation::Fault;
-use crate::api::{
-    Cause, Edge, EdgeUse, FailureRecord, ImageState, Inputs, Pending, RunningBuild, UpstreamStatus,
-};
+use crate::api::{Cause, Edge, EdgeUse, FailureRecord, ImageState, Inputs, Pending, RunningBuild, UpstreamStatus};
 
 /// The whole decision of one pass.
 #[derive(Clone, Debug, PartialEq)]

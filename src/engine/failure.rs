@@ -87,7 +87,12 @@ pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp
         return Verdict::GivenUp;
     }
     let seed = record.fingerprint.bytes().fold(0_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
-    let pause = backoff::pause(failures.unsigned_abs(), first, LONGEST_PAUSE, seed.wrapping_add(failures.unsigned_abs().into()));
+    let pause = backoff::pause(
+        failures.unsigned_abs(),
+        first,
+        LONGEST_PAUSE,
+        seed.wrapping_add(failures.unsigned_abs().into()),
+    );
     Verdict::RetryAt(record.at.unwrap_or(now).saturating_add(pause).unwrap_or(Timestamp::MAX))
 }
 
@@ -124,6 +129,9 @@ mod tests {
     #[test]
     fn a_bad_input_is_not_tried_again() {
         let record = count(None, "f", &[failed(0, FailureClass::Input)], Timestamp::UNIX_EPOCH);
-        assert_eq!(verdict(record.as_ref(), &Retries { build: 9, infrastructure: 9 }, Timestamp::UNIX_EPOCH), Verdict::GivenUp);
+        assert_eq!(
+            verdict(record.as_ref(), &Retries { build: 9, infrastructure: 9 }, Timestamp::UNIX_EPOCH),
+            Verdict::GivenUp
+        );
     }
 }

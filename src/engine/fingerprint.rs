@@ -59,7 +59,8 @@ pub fn fingerprint(inputs: &Inputs) -> String {
 pub fn spec_hash(image: &Image, references: &[String]) -> String {
     let mut hasher = Hasher::new("spec");
     for (edge, reference) in image.from.iter().zip(references) {
-        hasher = hasher.text(reference).text(edge.arg.as_deref().unwrap_or_default()).text(&format!("{:?}", edge.usage));
+        hasher =
+            hasher.text(reference).text(edge.arg.as_deref().unwrap_or_default()).text(&format!("{:?}", edge.usage));
     }
     for map in [&image.args, &image.labels] {
         hasher = hasher.texts(map.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]).collect::<Vec<_>>());

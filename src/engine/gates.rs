@@ -35,7 +35,8 @@ pub enum WaveGate {
 /// first of them it is over. A family of which nothing was ever built has nothing to wait for.
 #[must_use]
 pub fn wave(seen: &Observation<'_>, upstreams: &[UpstreamStatus], walk: &Walk, now: Timestamp) -> WaveGate {
-    let candidates = upstreams.iter().filter(|upstream| eligible(upstream)).filter_map(|upstream| upstream.candidate.as_ref());
+    let candidates =
+        upstreams.iter().filter(|upstream| eligible(upstream)).filter_map(|upstream| upstream.candidate.as_ref());
     let candidates: Vec<&str> = candidates.map(|candidate| candidate.digest.as_str()).collect();
     if candidates.is_empty() && walk.ready.is_empty() {
         return WaveGate::Idle;
@@ -65,7 +66,12 @@ pub fn wave(seen: &Observation<'_>, upstreams: &[UpstreamStatus], walk: &Walk, n
 /// those that run. The others are told why they wait.
 #[must_use]
 pub fn admit(seen: &Observation<'_>, walk: &mut Walk) -> Vec<Action> {
-    let running = seen.images.iter().flat_map(|image| &image.builds).filter(|build| build.outcome == BuildOutcome::Running).count();
+    let running = seen
+        .images
+        .iter()
+        .flat_map(|image| &image.builds)
+        .filter(|build| build.outcome == BuildOutcome::Running)
+        .count();
     let parallelism = usize::try_from(seen.spec.policy.parallelism).unwrap_or(1).max(1);
     let slots = parallelism.saturating_sub(running);
 
@@ -76,7 +82,8 @@ pub fn admit(seen: &Observation<'_>, walk: &mut Walk) -> Vec<Action> {
     for (image, _) in &later {
         if let Some(image) = walk.images.get_mut(*image) {
             image.reason = reason::PARALLELISM;
-            image.message = format!("{parallelism} builds of the family run, as many as spec.policy.parallelism allows");
+            image.message =
+                format!("{parallelism} builds of the family run, as many as spec.policy.parallelism allows");
         }
     }
     for (image, _) in &ready {

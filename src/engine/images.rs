@@ -40,7 +40,9 @@ pub fn repository(spec: &ImageFamilySpec, image: &Image) -> String {
 #[must_use]
 pub fn reference(spec: &ImageFamilySpec, edge: &Edge, parent: Parent) -> String {
     edge.reference.clone().unwrap_or_else(|| match parent {
-        Parent::Upstream(upstream) => spec.upstreams.get(upstream).map(crate::api::Upstream::reference).unwrap_or_default(),
+        Parent::Upstream(upstream) => {
+            spec.upstreams.get(upstream).map(crate::api::Upstream::reference).unwrap_or_default()
+        }
         Parent::Image(image) => {
             spec.images.get(image).map(|image| format!("{}:latest", repository(spec, image))).unwrap_or_default()
         }
@@ -126,7 +128,8 @@ impl Step<'_> {
                     if let Some(by) = decision.and_then(|decision| failed_ancestor(parent, decision)) {
                         return Err(Obstacle::Blocked(by));
                     }
-                    let good = decision.filter(|decision| decision.state == ImageState::Current).and_then(|d| d.good.as_ref());
+                    let good =
+                        decision.filter(|decision| decision.state == ImageState::Current).and_then(|d| d.good.as_ref());
                     let Some(good) = good else {
                         waiting.push((edge.parent().into(), decision.is_some_and(|decision| decision.in_progress)));
                         continue;
@@ -170,7 +173,8 @@ impl Step<'_> {
             Some(adopted) => Ok((image, adopted.digest.clone(), adopted.first_seen)),
             None => {
                 let name = status.map_or("", |status| status.name.as_str());
-                let why = status.and_then(|status| status.message.as_deref()).unwrap_or("its digest is being looked up");
+                let why =
+                    status.and_then(|status| status.message.as_deref()).unwrap_or("its digest is being looked up");
                 let reason = if status.is_some_and(|status| status.reason.is_some()) {
                     reason::IMAGE_NOT_FOUND
                 } else {
@@ -200,9 +204,15 @@ impl Step<'_> {
         if let Some(good) = recorded.clone().filter(|good| good.fingerprint == wanted) {
             return self.current(Good { base_seen: base_seen.or(good.base_seen), inputs, ..good });
         }
-        let causes =
-            causes::of_image(self.seen.spec, self.seen.lineage, self.index, recorded.as_ref().map(|good| &good.inputs), &inputs);
-        let stale = ImageDecision { fingerprint: Some(wanted.clone()), inputs: Some(inputs.clone()), causes, ..blank() };
+        let causes = causes::of_image(
+            self.seen.spec,
+            self.seen.lineage,
+            self.index,
+            recorded.as_ref().map(|good| &good.inputs),
+            &inputs,
+        );
+        let stale =
+            ImageDecision { fingerprint: Some(wanted.clone()), inputs: Some(inputs.clone()), causes, ..blank() };
         let succeeded = self.last_success(&wanted);
         let failure = failure::count(self.failure_record(), &wanted, &self.sight.builds, self.now);
 
@@ -214,14 +224,26 @@ impl Step<'_> {
                 self.current(Good { digest, fingerprint: wanted, build, size, inputs, base_seen })
             }
             Some(PushResult::Rejected(fault)) => {
-                let last = BuildFailure { class: FailureClass::Input, reason: fault.reason.into(), message: fault.message.clone() };
-                let failure = failure.unwrap_or_else(|| failure::add(None, &wanted, succeeded.unwrap_or(0), last, self.now));
+                let last = BuildFailure {
+                    class: FailureClass::Input,
+                    reason: fault.reason.into(),
+                    message: fault.message.clone(),
+                };
+                let failure =
+                    failure.unwrap_or_else(|| failure::add(None, &wanted, succeeded.unwrap_or(0), last, self.now));
                 self.failed(ImageDecision { failure: Some(failure), ..stale }, fault.reason)
             }
             Some(PushResult::Faulty(fault, retry_at)) if *retry_at > self.now => {
                 walk.wake(*retry_at);
                 let message = format!("{}; asked again at {retry_at:.0}", fault.message);
-                ImageDecision { failure, reason: fault.reason, message, in_progress: false, state: self.checking(), ..stale }
+                ImageDecision {
+                    failure,
+                    reason: fault.reason,
+                    message,
+                    in_progress: false,
+                    state: self.checking(),
+                    ..stale
+                }
             }
             Some(PushResult::Absent { last_build, after }) if *after >= succeeded => {
                 // The registry was asked after the last build that says it has pushed.
@@ -236,7 +258,14 @@ impl Step<'_> {
             _ => {
                 walk.probes.push(probe);
                 let message = "the registry is asked for the build".to_owned();
-                ImageDecision { failure, reason: reason::VERIFYING, message, in_progress: true, state: self.checking(), ..stale }
+                ImageDecision {
+                    failure,
+                    reason: reason::VERIFYING,
+                    message,
+                    in_progress: true,
+                    state: self.checking(),
+                    ..stale
+                }
             }
         }
     }
@@ -293,12 +322,20 @@ impl Step<'_> {
                 format!("an earlier build runs to its end as Job {}; it is rebuilt next", build.job)
             };
             let running = Some(running_of(build));
-            return ImageDecision { state: ImageState::Building, reason: reason::BUILDING, message, in_progress: true, running, ..stale };
+            return ImageDecision {
+                state: ImageState::Building,
+                reason: reason::BUILDING,
+                message,
+                in_progress: true,
+                running,
+                ..stale
+            };
         }
         let verdict = failure::verdict(stale.failure.as_ref(), &self.seen.spec.policy.retries, self.now);
         match verdict {
             Verdict::GivenUp => {
-                let infrastructure = stale.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Infrastructure);
+                let infrastructure =
+                    stale.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Infrastructure);
                 let reason = if infrastructure { reason::INFRASTRUCTURE_FAILED } else { reason::BUILD_FAILED };
                 return self.failed(stale, reason);
             }
@@ -306,12 +343,19 @@ impl Step<'_> {
                 walk.wake(at);
                 let why = stale.failure.as_ref().map_or("", |failure| failure.last.message.as_str());
                 let message = format!("tried again at {at:.0} after: {why}");
-                return ImageDecision { state: ImageState::Queued, reason: reason::RETRYING, message, in_progress: true, ..stale };
+                return ImageDecision {
+                    state: ImageState::Queued,
+                    reason: reason::RETRYING,
+                    message,
+                    in_progress: true,
+                    ..stale
+                };
             }
             Verdict::RetryAt(_) | Verdict::Clean => {}
         }
         let last = self.sight.record.and_then(|record| record.build).max(last_build);
-        let numbered = self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.build).max();
+        let numbered =
+            self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.build).max();
         let action = Action::Build {
             image: self.index,
             fingerprint: wanted.into(),
@@ -327,7 +371,8 @@ impl Step<'_> {
     }
 
     fn next_attempt(&self, wanted: &str, failure: Option<&FailureRecord>) -> i32 {
-        let seen = self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.attempt).max();
+        let seen =
+            self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.attempt).max();
         seen.max(failure.map(|failure| failure.attempt)).map_or(0, |last| last.saturating_add(1))
     }
 }
@@ -335,9 +380,7 @@ impl Step<'_> {
 fn known(sight: &Sight<String>, pending: &str) -> Result<String, Obstacle> {
     match sight {
         Sight::Known(value) => Ok(value.clone()),
-        Sight::Pending => {
-            Err(Obstacle::Waiting(Fault { reason: reason::RESOLVING, message: pending.into() }, false))
-        }
+        Sight::Pending => Err(Obstacle::Waiting(Fault { reason: reason::RESOLVING, message: pending.into() }, false)),
         Sight::Faulty(fault) => Err(Obstacle::Waiting(fault.clone(), false)),
     }
 }

@@ -34,4 +34,7 @@ mod tests;
 
 pub use decide::decide;
 pub use decision::{Action, Decision, Good, ImageDecision, PinnedParent, TagMove, WaveStep};
-pub use observation::{BuildOutcome, BuildSight, Fault, ImageSight, Observation, Push, PushResult, SeenDigest, Sight, TagSight, UpstreamSight};
+pub use observation::{
+    BuildOutcome, BuildSight, Fault, ImageSight, Observation, Push, PushResult, SeenDigest, Sight, TagSight,
+    UpstreamSight,
+};

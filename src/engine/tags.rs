@@ -84,9 +84,7 @@ fn one(environment: &Environment<'_>, template: &str, values: &minijinja::Value)
 /// Whether a text is a tag, as the OCI distribution spec has it.
 fn is_tag(text: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.len() <= 128
-        && text.starts_with(word)
-        && text.chars().all(|c| word(c) || c == '.' || c == '-')
+    text.len() <= 128 && text.starts_with(word) && text.chars().all(|c| word(c) || c == '.' || c == '-')
 }
 
 /// Adds the tag moves that current images need: new tags, tags on an older digest, and tags that somebody else has moved.

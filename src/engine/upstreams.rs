@@ -83,8 +83,7 @@ fn offer(status: &mut UpstreamStatus, seen: &SeenDigest, now: Timestamp) {
         Some(adopted) if adopted.digest == seen.digest => status.candidate = None,
         _ if status.candidate.as_ref().is_some_and(|candidate| candidate.digest == seen.digest) => {}
         _ => {
-            status.candidate =
-                Some(CandidateDigest { digest: seen.digest.clone(), first_seen: Some(seen.first_seen) });
+            status.candidate = Some(CandidateDigest { digest: seen.digest.clone(), first_seen: Some(seen.first_seen) });
         }
     }
 }

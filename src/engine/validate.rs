@@ -76,7 +76,8 @@ mod tests {
     fn one_tag_has_one_owner() {
         assert!(validate(&spec(&[("a", None, "latest"), ("b", None, "latest")])).is_ok());
         assert!(validate(&spec(&[("a", None, "1"), ("b", Some("a"), "2")])).is_ok());
-        let fault = validate(&spec(&[("a", None, "r{{ build }}"), ("b", Some("a"), "r{{ build }}")])).expect_err("collision");
+        let fault =
+            validate(&spec(&[("a", None, "r{{ build }}"), ("b", Some("a"), "r{{ build }}")])).expect_err("collision");
         assert_eq!(fault.reason, reason::TAG_COLLISION);
         assert!(fault.message.contains("registry.example.com/platform/a:r0"), "{}", fault.message);
     }

@@ -48,18 +48,23 @@ pub fn record(
     previous: &CascadeStatus,
     now: Timestamp,
 ) -> CascadeStatus {
-    let before: HashMap<&str, &ImageResult> = previous.images.iter().map(|image| (image.name.as_str(), image)).collect();
+    let before: HashMap<&str, &ImageResult> =
+        previous.images.iter().map(|image| (image.name.as_str(), image)).collect();
     let mut images = Vec::new();
     for (index, image) in seen.spec.images.iter().enumerate() {
         let before = before.get(image.name.as_str()).copied();
         let sight = seen.images.get(index);
         let builds = sight.map_or(&[][..], |sight| &sight.builds).iter().filter(|build| build.cascade == name);
-        let attempts: HashSet<(&str, i32)> = builds.clone().map(|build| (build.fingerprint.as_str(), build.attempt)).collect();
-        if before.is_none() && attempts.is_empty() && !planned.contains(image.name.as_str()) || images.len() == MAX_IMAGES {
+        let attempts: HashSet<(&str, i32)> =
+            builds.clone().map(|build| (build.fingerprint.as_str(), build.attempt)).collect();
+        if before.is_none() && attempts.is_empty() && !planned.contains(image.name.as_str())
+            || images.len() == MAX_IMAGES
+        {
             continue;
         }
         let Some(state) = decision.images.get(index) else { continue };
-        let mut result = before.cloned().unwrap_or_else(|| ImageResult { name: image.name.clone(), ..ImageResult::default() });
+        let mut result =
+            before.cloned().unwrap_or_else(|| ImageResult { name: image.name.clone(), ..ImageResult::default() });
         let at_rest = matches!(state.state, ImageState::Current | ImageState::Failed | ImageState::Blocked);
         result.state = state.state;
         result.builds = result.builds.max(i32::try_from(attempts.len()).unwrap_or(i32::MAX));
@@ -97,8 +102,13 @@ fn close(seen: &Observation<'_>, mut status: CascadeStatus, now: Timestamp) -> C
 
     let rebuilt = status.images.iter().filter(|image| image.builds > 0 && image.state == ImageState::Current).count();
     let list = |state: ImageState| {
-        let names: Vec<&str> =
-            status.images.iter().filter(|image| image.state == state).map(|image| image.name.as_str()).take(10).collect();
+        let names: Vec<&str> = status
+            .images
+            .iter()
+            .filter(|image| image.state == state)
+            .map(|image| image.name.as_str())
+            .take(10)
+            .collect();
         names.join(", ")
     };
     status.outcome = if whole {
@@ -107,11 +117,9 @@ fn close(seen: &Observation<'_>, mut status: CascadeStatus, now: Timestamp) -> C
         format!("{rebuilt} rebuilt{spared}, in {seconds} s")
     } else {
         let mut parts = vec![format!("{} of {} current after {seconds} s", status.counts.current, status.counts.total)];
-        for (state, word) in [
-            (ImageState::Failed, "failed"),
-            (ImageState::Blocked, "blocked"),
-            (ImageState::Waiting, "waiting"),
-        ] {
+        for (state, word) in
+            [(ImageState::Failed, "failed"), (ImageState::Blocked, "blocked"), (ImageState::Waiting, "waiting")]
+        {
             let names = list(state);
             if !names.is_empty() {
                 parts.push(format!("{word}: {names}"));
@@ -121,4 +129,3 @@ fn close(seen: &Observation<'_>, mut status: CascadeStatus, now: Timestamp) -> C
     };
     status
 }
-

@@ -275,7 +275,8 @@ mod tests {
     #[test]
     fn a_diamond_has_three_levels_and_its_join_once() {
         let lineage =
-            Lineage::new(&spec(&[("join", "left right"), ("right", "base"), ("left", "base"), ("base", "A")])).expect("ok");
+            Lineage::new(&spec(&[("join", "left right"), ("right", "base"), ("left", "base"), ("base", "A")]))
+                .expect("ok");
         assert_eq!((0..4).map(|image| lineage.level(image)).collect::<Vec<_>>(), [3, 2, 2, 1]);
         assert_eq!(lineage.order().first(), Some(&3));
         assert_eq!(lineage.order().last(), Some(&0));

@@ -35,7 +35,12 @@ mod tests {
             ..Image::default()
         };
         let spec = ImageFamilySpec {
-            images: vec![image("base", &[]), image("slow", &["base"]), image("fast", &["base"]), image("join", &["fast", "slow"])],
+            images: vec![
+                image("base", &[]),
+                image("slow", &["base"]),
+                image("fast", &["base"]),
+                image("join", &["fast", "slow"]),
+            ],
             ..ImageFamilySpec::default()
         };
         let lineage = Lineage::new(&spec).expect("acyclic");
