@@ -1,1 +1,20 @@
-//! From an image and its inputs to a Job, and from a finished Job to a result.
+//! Builds: from (image, fingerprint, strategy) to a Job, and from a Job and its pods to a result.
+//!
+//! Everything here is pure but for [`git`], which speaks to Git servers, and [`prepare`], which is the first step inside a
+//! build's own pod. Nothing here holds a Kubernetes client: the controller creates the [`job`] and shows us what became of
+//! it, and [`outcome`] says what that means. What the registry holds afterwards is the proof of a build, not the Job.
+
+//pub mod dockerfile;
+//pub mod git;
+//pub mod job;
+//pub mod outcome;
+//pub mod prepare;
+pub mod reference;
+pub mod request;
+pub mod source;
+//pub mod strategy;
+pub mod template;
+
+/// `SOURCE_DATE_EPOCH` of every build, in seconds since 1970: constant, so that the same inputs come out with the same
+/// digest. The time of a build stands in the image's annotations and in its `FamilyImage`, never in its content.
+pub const SOURCE_DATE_EPOCH: i64 = 0;
