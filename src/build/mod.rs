@@ -5,14 +5,14 @@
 //! it, and [`outcome`] says what that means. What the registry holds afterwards is the proof of a build, not the Job.
 
 //pub mod dockerfile;
-//pub mod git;
-//pub mod job;
-//pub mod outcome;
-//pub mod prepare;
+pub mod git;
+pub mod job;
+pub mod outcome;
+pub mod prepare;
 pub mod reference;
 pub mod request;
 pub mod source;
-//pub mod strategy;
+pub mod strategy;
 pub mod template;
 
 /// `SOURCE_DATE_EPOCH` of every build, in seconds since 1970: constant, so that the same inputs come out with the same

@@ -45,8 +45,7 @@ impl Reference {
             None => (rest, None),
         };
         let host = if host == "index.docker.io" { "docker.io" } else { host };
-        let path =
-            if host == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
+        let path = if host == "docker.io" && !path.contains('/') { format!("library/{path}") } else { path.to_owned() };
         let valid = is_path(&path)
             && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
             && tag.is_none_or(is_tag)
@@ -152,7 +151,9 @@ mod tests {
 
     #[test]
     fn what_is_no_reference_is_refused() {
-        for text in ["", "Alpine", "a b", "alpine:", "alpine@sha256:12", "a//b", "/a", "a:b:c", "a\n", "a/", "docker.io/", "-a"] {
+        for text in
+            ["", "Alpine", "a b", "alpine:", "alpine@sha256:12", "a//b", "/a", "a:b:c", "a\n", "a/", "docker.io/", "-a"]
+        {
             assert!(Reference::parse(text).is_err(), "{text:?}");
         }
     }

@@ -59,18 +59,13 @@ pub fn config_map_files<'a>(
         items
             .iter()
             .map(|item| {
-                let content =
-                    content.get(&item.key).ok_or_else(|| ConfigMapError::MissingKey(item.key.clone()))?;
+                let content = content.get(&item.key).ok_or_else(|| ConfigMapError::MissingKey(item.key.clone()))?;
                 Ok(File { path: &item.path, executable: item.executable, content })
             })
             .collect::<Result<_, ConfigMapError>>()?
     };
     files.sort_by_key(|file| file.path);
-    if files.iter().any(|file| file.path == DOCKERFILE) {
-        Ok(files)
-    } else {
-        Err(ConfigMapError::NoDockerfile)
-    }
+    if files.iter().any(|file| file.path == DOCKERFILE) { Ok(files) } else { Err(ConfigMapError::NoDockerfile) }
 }
 
 /// The revision of a `ConfigMap` source: a hash of the files that it becomes, so that a key that no item names changes

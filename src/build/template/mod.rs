@@ -7,10 +7,11 @@
 mod filters;
 mod variables;
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, value::ValueKind};
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind};
 use serde_json::Value;
 
 pub use variables::Variables;
+pub(in crate::build) use variables::arguments;
 
 /// How deep a pod template may be nested.
 const MAX_DEPTH: usize = 32;
@@ -23,7 +24,9 @@ const FUEL: u64 = 50_000;
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TemplateError {
     /// A string names a variable that does not exist.
-    #[error("BuildStrategy `{strategy}`: {path} names the variable `{variable}`, which does not exist; there are {known}")]
+    #[error(
+        "BuildStrategy `{strategy}`: {path} names the variable `{variable}`, which does not exist; there are {known}"
+    )]
     UnknownVariable {
         /// The strategy.
         strategy: String,
@@ -197,7 +200,9 @@ fn environment(double_dollars: bool) -> Environment<'static> {
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(32);
-    environment.set_keep_trailing_newline(true);
+    if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
+        environment.set_syntax(syntax);
+    }
     environment.add_filter("each", filters::each);
     environment.add_filter("csv", filters::csv);
     environment.set_formatter(move |output, _, value| {
@@ -221,7 +226,12 @@ fn environment(double_dollars: bool) -> Environment<'static> {
 }
 
 fn describe(error: &minijinja::Error) -> String {
-    error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
+    let mut text =
+        error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    if let Some(source) = std::error::Error::source(error) {
+        text = format!("{text}: {source}");
+    }
+    text
 }
 
 /// A writer that takes only so much.

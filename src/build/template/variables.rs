@@ -108,7 +108,7 @@ impl Variables {
 
     /// The values, for rendering.
     pub(super) fn values(&self) -> minijinja::Value {
-        minijinja::Value::from_serialize(self)
+        minijinja::Value::from(minijinja::value::Serde(self))
     }
 
     /// The names of all variables, with their fields where they have some.
