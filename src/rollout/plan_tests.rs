@@ -1,0 +1,208 @@
+use super::*;
+use crate::api;
+
+const REPOSITORY: &str = "registry.example.com/team/app";
+const DIGEST: &str = "sha256:bbbb";
+
+#[derive(Default)]
+struct Cluster {
+    workloads: Vec<Arc<Workload>>,
+    consent: BTreeMap<String, String>,
+    only: Option<Vec<String>>,
+}
+
+impl Lookup for Cluster {
+    fn get(&self, key: &WorkloadKey) -> Option<Arc<Workload>> {
+        self.workloads.iter().find(|workload| &workload.key == key).cloned()
+    }
+
+    fn select(&self, kind: WorkloadKind, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Arc<Workload>> {
+        self.workloads
+            .iter()
+            .filter(|w| w.key.kind == kind && w.key.namespace == namespace && w.has_labels(labels))
+            .cloned()
+            .collect()
+    }
+
+    fn consent(&self, namespace: &str) -> Option<String> {
+        self.consent.get(namespace).cloned()
+    }
+
+    fn watches(&self, namespace: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.iter().any(|name| name == namespace))
+    }
+}
+
+fn container(name: &str, image: &str, index: usize) -> Container {
+    Container { name: name.into(), image: image.into(), init: false, index, always_pulls: true }
+}
+
+fn workload(namespace: &str, name: &str, containers: Vec<Container>) -> Workload {
+    Workload {
+        key: WorkloadKey { kind: WorkloadKind::Deployment, namespace: namespace.into(), name: name.into() },
+        uid: format!("uid-{name}"),
+        labels: BTreeMap::from([("app".into(), "web".into())]),
+        containers,
+        restarted_for: None,
+        progress: Progress::Complete("all pods run it".into()),
+    }
+}
+
+fn cluster(workloads: impl IntoIterator<Item = Workload>) -> Cluster {
+    Cluster { workloads: workloads.into_iter().map(Arc::new).collect(), ..Cluster::default() }
+}
+
+fn named(name: &str) -> Rollout {
+    Rollout {
+        deployment: Some(api::Workload { name: Some(name.into()), ..api::Workload::default() }),
+        ..Rollout::default()
+    }
+}
+
+fn labelled() -> Rollout {
+    let match_labels = Some(BTreeMap::from([("app".into(), "web".into())]));
+    Rollout { deployment: Some(api::Workload { match_labels, ..api::Workload::default() }), ..Rollout::default() }
+}
+
+fn elsewhere(namespace: &str) -> Rollout {
+    let mut rollout = named("web");
+    rollout.deployment.as_mut().expect("a Deployment").namespace = Some(namespace.into());
+    rollout
+}
+
+fn plan_for(rollouts: &[Rollout], cluster: &Cluster) -> Vec<Step> {
+    plan("team", REPOSITORY, DIGEST, rollouts, cluster)
+}
+
+fn only(steps: Vec<Step>) -> Step {
+    assert_eq!(steps.len(), 1, "{steps:?}");
+    steps.into_iter().next().expect("one step")
+}
+
+fn assert_refused(step: &Step, words: &[&str]) {
+    assert_eq!(step.record.state, RolloutState::Refused, "{step:?}");
+    assert_eq!(step.patch, None);
+    for word in words {
+        assert!(step.record.message.contains(word), "`{word}` is not in: {}", step.record.message);
+    }
+}
+
+#[test]
+fn every_container_of_the_repository_gets_the_digest_and_no_other() {
+    let cluster = cluster([workload(
+        "team",
+        "web",
+        vec![
+            container("app", "registry.example.com/team/app:1.0", 0),
+            container("proxy", "docker.io/library/envoy:1", 1),
+            container("worker", "registry.example.com/team/app@sha256:aaaa", 2),
+        ],
+    )]);
+    let step = only(plan_for(&[named("web")], &cluster));
+    assert_eq!(step.record.workload, "Deployment team/web");
+    assert_eq!(step.record.state, RolloutState::Progressing);
+    let patch = step.patch.expect("a change");
+    assert_eq!(patch.uid, "uid-web");
+    let Change::Image { containers, image } = patch.change else { panic!("not an image") };
+    assert_eq!(image, "registry.example.com/team/app@sha256:bbbb");
+    assert_eq!(containers.iter().map(|c| (c.name.as_str(), c.index)).collect::<Vec<_>>(), [("app", 0), ("worker", 2)]);
+}
+
+#[test]
+fn a_named_container_is_moved_whatever_it_runs() {
+    let cluster = cluster([workload("team", "web", vec![container("app", "placeholder", 0)])]);
+    let rollout = Rollout { container: Some("app".into()), ..named("web") };
+    assert!(only(plan_for(&[rollout], &cluster)).patch.is_some());
+    let missing = Rollout { container: Some("other".into()), ..named("web") };
+    assert_refused(&only(plan_for(&[missing], &cluster)), &["`other`", "app"]);
+    assert_refused(&only(plan_for(&[named("web")], &cluster)), &[REPOSITORY, "`container`"]);
+}
+
+#[test]
+fn a_workload_that_is_there_reports_its_progress() {
+    let image = format!("{REPOSITORY}@{DIGEST}");
+    for (progress, state) in [
+        (Progress::Complete("done".into()), RolloutState::Complete),
+        (Progress::Progressing("1 of 2".into()), RolloutState::Progressing),
+        (Progress::Stalled("deadline".into()), RolloutState::Stalled),
+    ] {
+        let mut there = workload("team", "web", vec![container("app", &image, 0)]);
+        there.progress = progress;
+        let step = only(plan_for(&[named("web")], &cluster([there])));
+        assert_eq!((step.record.state, step.patch), (state, None));
+    }
+}
+
+#[test]
+fn a_missing_workload_is_named() {
+    let none = Cluster::default();
+    assert_refused(&only(plan_for(&[named("web")], &none)), &["Deployment team/web", "create it"]);
+    let step = only(plan_for(&[labelled()], &none));
+    assert_refused(&step, &["label"]);
+    assert_eq!(step.record.workload, "Deployment team/app=web");
+}
+
+#[test]
+fn another_namespace_is_touched_only_with_its_consent() {
+    let mut cluster = cluster([workload("shop", "web", vec![container("app", REPOSITORY, 0)])]);
+    let mut planned = |consent: Option<&str>| {
+        cluster.consent = consent.map(|value| ("shop".into(), value.into())).into_iter().collect();
+        only(plan_for(&[elsewhere("shop")], &cluster))
+    };
+    assert_refused(&planned(None), &["groundswell.dev/rollout-from: team"]);
+    assert_refused(&planned(Some("")), &["does not consent"]);
+    assert_refused(&planned(Some("teams, other")), &["does not consent"]);
+    assert!(planned(Some("other, team")).patch.is_some());
+    assert!(planned(Some("*")).patch.is_some());
+}
+
+#[test]
+fn a_namespace_that_is_not_watched_is_said_so() {
+    let cluster = Cluster { only: Some(vec!["team".into()]), ..Cluster::default() };
+    assert_refused(&only(plan_for(&[elsewhere("shop")], &cluster)), &["watchNamespaces"]);
+}
+
+#[test]
+fn a_restart_happens_once_per_digest() {
+    let rollout = Rollout { mode: RolloutMode::Restart, ..named("web") };
+    let mut object = workload("team", "web", vec![container("app", "registry.example.com/team/app:1", 0)]);
+    let step = only(plan_for(std::slice::from_ref(&rollout), &cluster([object.clone()])));
+    assert_eq!(step.patch.expect("a change").change, Change::Restart { digest: DIGEST.into() });
+    object.restarted_for = Some(DIGEST.into());
+    let step = only(plan_for(&[rollout], &cluster([object])));
+    assert_eq!((step.record.state, step.patch), (RolloutState::Complete, None));
+}
+
+#[test]
+fn a_restart_that_would_not_bring_the_image_is_refused() {
+    let rollout = Rollout { mode: RolloutMode::Restart, container: Some("app".into()), ..named("web") };
+    let refused = |container: Container, words: &[&str]| {
+        let cluster = cluster([workload("team", "web", vec![container])]);
+        assert_refused(&only(plan_for(std::slice::from_ref(&rollout), &cluster)), words);
+    };
+    refused(Container { always_pulls: false, ..container("app", REPOSITORY, 0) }, &["imagePullPolicy"]);
+    refused(container("app", &format!("{REPOSITORY}@sha256:aaaa"), 0), &["digest"]);
+    refused(container("app", "docker.io/library/nginx:1", 0), &["nginx"]);
+}
+
+#[test]
+fn two_rollouts_of_one_workload_make_one_change() {
+    let cluster = cluster([workload(
+        "team",
+        "web",
+        vec![container("app", "placeholder", 0), container("worker", "placeholder", 1)],
+    )]);
+    let by = |name: &str, rollout: Rollout| Rollout { container: Some(name.into()), ..rollout };
+    let step = only(plan_for(&[by("app", named("web")), by("worker", labelled())], &cluster));
+    let Some(WorkloadPatch { change: Change::Image { containers, .. }, .. }) = step.patch else { panic!("no image") };
+    assert_eq!(containers.len(), 2);
+}
+
+#[test]
+fn the_records_are_bounded_and_the_last_says_so() {
+    let many = (0..100).map(|n| workload("team", &format!("web-{n:03}"), vec![container("app", REPOSITORY, 0)]));
+    let steps = plan_for(&[labelled()], &cluster(many));
+    assert_eq!(steps.len(), MAX_WORKLOADS);
+    assert!(steps[MAX_WORKLOADS - 2].patch.is_some());
+    assert_refused(&steps[MAX_WORKLOADS - 1], &["more than 64", "web-063"]);
+}

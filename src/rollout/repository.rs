@@ -1,0 +1,49 @@
+//! The repository of an image reference in its full form, so that two spellings of one repository compare equal.
+//!
+//! Not a validation: what the API server accepted in a pod template is taken as it is.
+
+/// The registry and path of `image` without tag and digest, with the defaults that container runtimes fill in
+/// (`alpine` is `docker.io/library/alpine`).
+#[must_use]
+pub fn normalise(image: &str) -> String {
+    let without_digest = image.split_once('@').map_or(image, |(name, _)| name);
+    // A colon after the last slash begins a tag; one before it, a port.
+    let name = match without_digest.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => without_digest,
+    };
+    let (registry, path) = match name.split_once('/') {
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (host, path),
+        _ => ("docker.io", name),
+    };
+    let registry = if registry == "index.docker.io" { "docker.io" } else { registry };
+    let library = if registry == "docker.io" && !path.contains('/') { "library/" } else { "" };
+    format!("{}/{library}{path}", registry.to_ascii_lowercase())
+}
+
+/// Whether the reference names a digest.
+#[must_use]
+pub fn names_digest(image: &str) -> bool {
+    image.contains('@')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spellings_of_one_repository_are_equal() {
+        for (image, repository) in [
+            ("alpine", "docker.io/library/alpine"),
+            ("alpine:3.20", "docker.io/library/alpine"),
+            ("index.docker.io/library/alpine@sha256:aa", "docker.io/library/alpine"),
+            ("grafana/loki:2", "docker.io/grafana/loki"),
+            ("localhost/app", "localhost/app"),
+            ("127.0.0.1:5000/team/app:1.0@sha256:aa", "127.0.0.1:5000/team/app"),
+            ("Registry.Example.com/team/app", "registry.example.com/team/app"),
+            ("registry:5000/app", "registry:5000/app"),
+        ] {
+            assert_eq!(normalise(image), repository, "{image}");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! One view over the four kinds of workloads, with only what a rollout looks at. A cluster's workloads stay in memory, so
+//! the view is a small part of the object. No IO.
+
+use std::{collections::BTreeMap, fmt};
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        batch::v1::CronJob,
+        core::v1::PodTemplateSpec,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::Progress;
+use crate::api::{WorkloadKind, labels};
+
+/// Which workload; written as `Kind namespace/name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadKey {
+    /// Its kind.
+    pub kind: WorkloadKind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for WorkloadKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}/{}", self.kind.as_str(), self.namespace, self.name)
+    }
+}
+
+/// What a rollout looks at in a workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Which workload it is.
+    pub key: WorkloadKey,
+    /// Its uid, so that a change meant for it never meets another object of its name.
+    pub uid: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The containers of its pod template, init containers first.
+    pub containers: Vec<Container>,
+    /// The digest that it was last restarted for.
+    pub restarted_for: Option<String>,
+    /// How far its pods are on the way to its template.
+    pub progress: Progress,
+}
+
+/// A container of a pod template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its name.
+    pub name: String,
+    /// Its image, as the template writes it.
+    pub image: String,
+    /// Whether it is an init container.
+    pub init: bool,
+    /// Its position in its list.
+    pub index: usize,
+    /// Whether each start asks the registry for the image.
+    pub always_pulls: bool,
+}
+
+impl Workload {
+    fn new(kind: WorkloadKind, metadata: ObjectMeta, template: Option<PodTemplateSpec>, progress: Progress) -> Self {
+        let (annotations, spec) = template
+            .map(|template| (template.metadata.and_then(|metadata| metadata.annotations), template.spec))
+            .unwrap_or_default();
+        let (init, main) =
+            spec.map(|spec| (spec.init_containers.unwrap_or_default(), spec.containers)).unwrap_or_default();
+        let containers = [(true, init), (false, main)].into_iter().flat_map(|(init, containers)| {
+            containers.into_iter().enumerate().map(move |(index, container)| Container {
+                name: container.name,
+                image: container.image.unwrap_or_default(),
+                init,
+                index,
+                always_pulls: container.image_pull_policy.as_deref() == Some("Always"),
+            })
+        });
+        Self {
+            key: WorkloadKey {
+                kind,
+                namespace: metadata.namespace.unwrap_or_default(),
+                name: metadata.name.unwrap_or_default(),
+            },
+            uid: metadata.uid.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default(),
+            containers: containers.collect(),
+            restarted_for: annotations.and_then(|mut annotations| annotations.remove(labels::ROLLED_OUT)),
+            progress,
+        }
+    }
+
+    /// Whether it has all of these labels, with these values.
+    #[must_use]
+    pub fn has_labels(&self, wanted: &BTreeMap<String, String>) -> bool {
+        wanted.iter().all(|(name, value)| self.labels.get(name) == Some(value))
+    }
+}
+
+impl From<Deployment> for Workload {
+    fn from(object: Deployment) -> Self {
+        let progress = Progress::of_deployment(&object);
+        Self::new(WorkloadKind::Deployment, object.metadata, object.spec.map(|spec| spec.template), progress)
+    }
+}
+
+impl From<StatefulSet> for Workload {
+    fn from(object: StatefulSet) -> Self {
+        let progress = Progress::of_stateful_set(&object);
+        Self::new(WorkloadKind::StatefulSet, object.metadata, object.spec.map(|spec| spec.template), progress)
+    }
+}
+
+impl From<DaemonSet> for Workload {
+    fn from(object: DaemonSet) -> Self {
+        let progress = Progress::of_daemon_set(&object);
+        Self::new(WorkloadKind::DaemonSet, object.metadata, object.spec.map(|spec| spec.template), progress)
+    }
+}
+
+impl From<CronJob> for Workload {
+    fn from(object: CronJob) -> Self {
+        let template = object.spec.job_template.spec.map(|spec| spec.template);
+        Self::new(WorkloadKind::CronJob, object.metadata, template, Progress::of_cron_job())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_cron_job_shows_its_pods_containers() {
+        let object: CronJob = serde_json::from_value(json!({
+            "metadata": {"name": "nightly", "namespace": "shop", "uid": "u1", "labels": {"app": "report"}},
+            "spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": {
+                "metadata": {"annotations": {"groundswell.dev/digest": "sha256:aa"}},
+                "spec": {
+                    "initContainers": [{"name": "wait", "image": "busybox"}],
+                    "containers": [{"name": "report", "image": "r.example.com/report:1", "imagePullPolicy": "Always"}]
+                }
+            }}}}
+        }))
+        .expect("a CronJob");
+        let workload = Workload::from(object);
+        assert_eq!(workload.key.to_string(), "CronJob shop/nightly");
+        assert_eq!(workload.restarted_for.as_deref(), Some("sha256:aa"));
+        let seen: Vec<_> =
+            workload.containers.iter().map(|c| (c.name.as_str(), c.init, c.index, c.always_pulls)).collect();
+        assert_eq!(seen, [("wait", true, 0, false), ("report", false, 0, true)]);
+        assert!(workload.has_labels(&BTreeMap::from([("app".into(), "report".into())])));
+        assert!(!workload.has_labels(&BTreeMap::from([("app".into(), "other".into())])));
+    }
+}
