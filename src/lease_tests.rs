@@ -1,0 +1,187 @@
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use http::{Method, Request, Response};
+use kube::client::Body;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// An API server with one lease and optimistic concurrency.
+#[derive(Clone, Default)]
+struct Server {
+    lease: Arc<Mutex<Option<Lease>>>,
+    conflicts: Arc<AtomicUsize>,
+}
+
+/// A candidate's way to the server, which can be cut: calls then hang.
+#[derive(Clone, Default)]
+struct Link {
+    cut: Arc<AtomicBool>,
+}
+
+impl Server {
+    fn answer(&self, method: &Method, body: &[u8]) -> (u16, Value) {
+        let mut stored = self.lease.lock().expect("lock");
+        let version = |lease: &Lease| lease.metadata.resource_version.clone().unwrap_or_default();
+        match (method, stored.as_ref()) {
+            (&Method::GET, Some(lease)) => (200, serde_json::to_value(lease).expect("JSON")),
+            (&Method::GET | &Method::PUT, None) => (404, status(404, "NotFound")),
+            (&Method::POST, Some(_)) => (409, status(409, "AlreadyExists")),
+            (&Method::POST, None) => {
+                let mut lease: Lease = serde_json::from_slice(body).expect("a Lease");
+                lease.metadata.resource_version = Some("1".into());
+                *stored = Some(lease.clone());
+                (201, serde_json::to_value(lease).expect("JSON"))
+            }
+            (&Method::PUT, Some(current)) => {
+                let mut lease: Lease = serde_json::from_slice(body).expect("a Lease");
+                if version(&lease) != version(current) {
+                    self.conflicts.fetch_add(1, Ordering::Relaxed);
+                    return (409, status(409, "Conflict"));
+                }
+                let next = version(current).parse::<u64>().expect("a version") + 1;
+                lease.metadata.resource_version = Some(next.to_string());
+                *stored = Some(lease.clone());
+                (200, serde_json::to_value(lease).expect("JSON"))
+            }
+            (method, _) => panic!("unexpected {method}"),
+        }
+    }
+
+    fn client(&self, link: &Link) -> Client {
+        let (server, link) = (self.clone(), link.clone());
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (server, link) = (server.clone(), link.clone());
+            async move {
+                if link.cut.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+                let method = request.method().clone();
+                let body = request.into_body().collect_bytes().await.expect("a body");
+                let (code, answer) = server.answer(&method, &body);
+                let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
+                Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(answer).expect("a response"))
+            }
+        });
+        Client::new(service, "default")
+    }
+
+    fn candidate(&self, identity: &str) -> (LeaderElection, Link) {
+        let link = Link::default();
+        (LeaderElection::new(self.client(&link), "system", "groundswell", identity), link)
+    }
+
+    fn holder(&self) -> String {
+        self.lease.lock().expect("lock").as_ref().map(|lease| holder(lease).to_owned()).unwrap_or_default()
+    }
+
+    /// Writes the lease behind everybody's back.
+    fn edit(&self, change: impl FnOnce(&mut LeaseSpec)) {
+        let mut stored = self.lease.lock().expect("lock");
+        let lease = stored.as_mut().expect("a lease");
+        change(lease.spec.get_or_insert_default());
+        lease.metadata.resource_version = Some("1000".into());
+    }
+}
+
+fn status(code: u16, reason: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code})
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_second_follows_only_after_the_first_has_stopped() {
+    let server = Server::default();
+    let (first, link) = server.candidate("first");
+    let (second, _) = server.candidate("second");
+    let leading = first.acquire().await;
+    let waiting = tokio::spawn(async move { (second.acquire().await, Instant::now()) });
+    sleep(3 * LEASE_DURATION).await;
+    assert!(!waiting.is_finished(), "the second leads beside the first");
+
+    link.cut.store(true, Ordering::Relaxed);
+    let cut_at = Instant::now();
+    leading.lost().await;
+    let lost_at = Instant::now();
+    let (_second, taken_at) = waiting.await.expect("the second leads");
+    assert!(lost_at - cut_at <= RENEW_DEADLINE, "{:?}", lost_at - cut_at);
+    assert!(taken_at - lost_at >= Duration::from_secs(3), "{:?}", taken_at - lost_at);
+    assert!(taken_at - cut_at < Duration::from_secs(20), "{:?}", taken_at - cut_at);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_lease_is_taken_at_the_next_look() {
+    let server = Server::default();
+    let leading = server.candidate("first").0.acquire().await;
+    let second = server.candidate("second").0;
+    let waiting = tokio::spawn(second.acquire());
+    sleep(RETRY).await;
+    let released_at = Instant::now();
+    leading.release().await;
+    let _second = waiting.await.expect("the second leads");
+    assert!(released_at.elapsed() <= RETRY, "{:?}", released_at.elapsed());
+    assert_eq!(server.holder(), "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_many_that_start_together_one_leads() {
+    let server = Server::default();
+    let leaders = Arc::new(AtomicUsize::new(0));
+    for n in 0..5 {
+        let (election, leaders) = (server.candidate(&format!("candidate-{n}")).0, Arc::clone(&leaders));
+        tokio::spawn(async move {
+            let leading = election.acquire().await;
+            leaders.fetch_add(1, Ordering::Relaxed);
+            leading.lost().await;
+            leaders.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+    for _ in 0..100 {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(leaders.load(Ordering::Relaxed), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_another_took_is_lost_at_the_next_renewal() {
+    let server = Server::default();
+    let leading = server.candidate("first").0.acquire().await;
+    server.edit(|spec| spec.holder_identity = Some("intruder".into()));
+    let taken_at = Instant::now();
+    leading.lost().await;
+    assert!(taken_at.elapsed() <= RETRY, "{:?}", taken_at.elapsed());
+    assert_eq!(server.conflicts.load(Ordering::Relaxed), 1);
+    assert_eq!(server.holder(), "intruder");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_with_oneself_is_no_loss() {
+    let server = Server::default();
+    let leading = server.candidate("first").0.acquire().await;
+    server.edit(|spec| spec.strategy = Some("touched".into()));
+    assert!(timeout(2 * LEASE_DURATION, leading.lost()).await.is_err(), "lost");
+    assert_eq!(server.conflicts.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_machines_clock_does_not_matter() {
+    let server = Server::default();
+    let leading = server.candidate("first").0.acquire().await;
+    drop(leading);
+    // A renewal that claims to be of the year 1970 was still seen only now.
+    server.edit(|spec| spec.renew_time = Some(MicroTime(Timestamp::UNIX_EPOCH)));
+    let seen_at = Instant::now();
+    let _second = server.candidate("second").0.acquire().await;
+    assert!(seen_at.elapsed() >= LEASE_DURATION, "{:?}", seen_at.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarted_process_goes_on_with_its_own_lease() {
+    let server = Server::default();
+    drop(server.candidate("pod").0.acquire().await);
+    let restarted_at = Instant::now();
+    let _again = server.candidate("pod").0.acquire().await;
+    assert!(restarted_at.elapsed() < RETRY);
+}
