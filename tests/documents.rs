@@ -1,0 +1,240 @@
+//! The documents and the examples say what is so: links lead somewhere, manifests are made of fields that exist, every
+//! condition reason is explained, and the examples' ConfigMaps hold the files that are there. No cluster; the end-to-end tests
+//! build and run the examples.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use groundswell::api::{Image, ImageFamily};
+use serde_json::Value;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// All files below a folder, sorted.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a folder's entry").path())
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect();
+    found.sort();
+    found
+}
+
+fn documents() -> Vec<PathBuf> {
+    let named = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "dev/README.md"].map(|name| root().join(name));
+    let found = ["docs", "examples"].iter().flat_map(|folder| files(&root().join(folder)));
+    named.into_iter().chain(found.filter(|path| path.extension().is_some_and(|ending| ending == "md"))).collect()
+}
+
+/// The text outside of fenced code.
+fn prose(text: &str) -> String {
+    let mut outside = true;
+    let mut prose = String::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            outside = !outside;
+        } else if outside {
+            prose.push_str(line);
+            prose.push('\n');
+        }
+    }
+    prose
+}
+
+/// The fenced blocks of one language.
+fn blocks(text: &str, language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut block: Option<String> = None;
+    for line in text.lines() {
+        match &mut block {
+            Some(text) if line == "```" => {
+                found.push(std::mem::take(text));
+                block = None;
+            }
+            Some(text) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            None if line == format!("```{language}") => block = Some(String::new()),
+            None => {}
+        }
+    }
+    found
+}
+
+/// A heading's anchor, as code hosts make it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    kept.chars()
+        .filter_map(|c| match c {
+            ' ' => Some('-'),
+            c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let link = regex::Regex::new(r"\]\(([^)\s]+)\)").expect("regex");
+    let mut broken = Vec::new();
+    for document in documents() {
+        let text = prose(&read(&document));
+        for target in link.captures_iter(&text).map(|found| found[1].to_owned()) {
+            if target.contains("://") {
+                continue;
+            }
+            let (path, fragment) = target.split_once('#').unwrap_or((&target, ""));
+            let file = if path.is_empty() { document.clone() } else { document.with_file_name("").join(path) };
+            let lands = file.exists()
+                && (fragment.is_empty()
+                    || prose(&read(&file)).lines().any(|line| line.starts_with('#') && anchor(line) == fragment));
+            if !lands {
+                broken.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn every_reason_is_explained() {
+    let constant = regex::Regex::new(r#"pub const [A-Z_]+: &str = "([A-Za-z]+)";"#).expect("regex");
+    let reasons = read(&root().join("src/api/condition.rs"));
+    let guide = read(&root().join("docs/troubleshooting.md"));
+    let missing: Vec<_> = constant
+        .captures_iter(&reasons)
+        .map(|found| found[1].to_owned())
+        .filter(|reason| !guide.contains(&format!("`{reason}`")))
+        .collect();
+    assert!(missing.is_empty(), "docs/troubleshooting.md does not explain {missing:?}");
+}
+
+/// What of a manifest is lost when it is read into the type and written again: fields that do not exist.
+fn lost(path: &str, written: &Value, kept: &Value) -> Vec<String> {
+    match (written, kept) {
+        (Value::Object(written), Value::Object(kept)) => written
+            .iter()
+            .flat_map(|(name, value)| match kept.get(name) {
+                Some(kept) => lost(&format!("{path}.{name}"), value, kept),
+                None => vec![format!("{path}.{name}")],
+            })
+            .collect(),
+        (Value::Array(written), Value::Array(kept)) if written.len() == kept.len() => written
+            .iter()
+            .zip(kept)
+            .enumerate()
+            .flat_map(|(index, (written, kept))| lost(&format!("{path}[{index}]"), written, kept))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn family(origin: &str, yaml: &str) -> ImageFamily {
+    let written: Value = serde_yaml::from_str(yaml).unwrap_or_else(|error| panic!("{origin}: {error}"));
+    let family: ImageFamily =
+        serde_json::from_value(written.clone()).unwrap_or_else(|error| panic!("{origin}: {error}"));
+    let kept = serde_json::to_value(&family).expect("a family serializes");
+    // An empty or default value may be left out when written: only what has content is missed.
+    let lost: Vec<_> = lost("", &written, &kept)
+        .into_iter()
+        .filter(|path| path != ".metadata.creationTimestamp" && !path.ends_with(".suspend"))
+        .collect();
+    assert!(lost.is_empty(), "{origin}: there are no fields {lost:?}");
+    family
+}
+
+#[test]
+fn manifests_in_documents_are_made_of_fields_that_exist() {
+    let mut seen = 0;
+    for document in documents() {
+        for block in
+            blocks(&read(&document), "yaml").iter().filter(|block| block.starts_with("apiVersion: groundswell.dev"))
+        {
+            if block.contains("kind: ImageFamily") {
+                family(&document.display().to_string(), block);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 0, "no document shows a family");
+}
+
+/// The generated ConfigMaps of an example: name, and pairs of key and file.
+fn config_maps(example: &Path) -> Vec<(String, Vec<(String, PathBuf)>)> {
+    let kustomization: Value =
+        serde_yaml::from_str(&read(&example.join("kustomization.yaml"))).expect("a kustomization is YAML");
+    let generators = kustomization["configMapGenerator"].as_array().expect("configMapGenerator").clone();
+    generators
+        .iter()
+        .map(|generator| {
+            let entries = generator["files"].as_array().expect("files").iter().map(|entry| {
+                let entry = entry.as_str().expect("a file");
+                let (key, file) =
+                    entry.split_once('=').unwrap_or_else(|| (entry.rsplit('/').next().unwrap_or(entry), entry));
+                (key.to_owned(), example.join(file))
+            });
+            (generator["name"].as_str().expect("name").to_owned(), entries.collect())
+        })
+        .collect()
+}
+
+/// The files that an image's source puts into the build context, by key.
+fn wanted_keys(image: &Image) -> (String, Vec<(String, String, bool)>) {
+    let source = image.source.config_map.as_ref().expect("the examples' sources are ConfigMaps");
+    (
+        source.name.clone(),
+        source.items.iter().map(|item| (item.key.clone(), item.path.clone(), item.executable)).collect(),
+    )
+}
+
+#[test]
+fn examples_are_whole() {
+    use std::os::unix::fs::PermissionsExt;
+
+    for name in ["flask", "alpine-web", "diamond"] {
+        let example = root().join("examples").join(name);
+        let family = family(name, &read(&example.join("family.yaml")));
+        let maps = config_maps(&example);
+
+        let listed: BTreeSet<PathBuf> =
+            maps.iter().flat_map(|(_, entries)| entries.iter().map(|(_, file)| file.clone())).collect();
+        let present: BTreeSet<PathBuf> = fs::read_dir(&example)
+            .expect("the example's folder")
+            .map(|entry| entry.expect("entry").path())
+            .filter(|path| path.is_dir())
+            .flat_map(|folder| files(&folder))
+            .collect();
+        assert_eq!(listed, present, "{name}: kustomization.yaml lists other files than the images' folders hold");
+
+        for image in &family.spec.images {
+            let (map, items) = wanted_keys(image);
+            let (_, entries) = maps
+                .iter()
+                .find(|(name, _)| *name == map)
+                .unwrap_or_else(|| panic!("{name}: no ConfigMap {map} is generated for {}", image.name));
+            if items.is_empty() {
+                assert!(entries.iter().any(|(key, _)| key == "Dockerfile"), "{name}: {map} has no Dockerfile");
+                continue;
+            }
+            let keys: BTreeSet<_> = items.iter().map(|(key, ..)| key.clone()).collect();
+            assert_eq!(keys, entries.iter().map(|(key, _)| key.clone()).collect(), "{name}: keys of {map}");
+            for (key, path, executable) in &items {
+                let file = entries.iter().find(|(name, _)| name == key).map(|(_, file)| file.clone()).expect("key");
+                assert!(file.ends_with(path), "{name}: {key} becomes {path}, but lies in {}", file.display());
+                let mode = fs::metadata(&file).expect("file").permissions().mode();
+                assert_eq!(mode & 0o111 != 0, *executable, "{name}: `executable` of {path} is not what the file is");
+            }
+        }
+    }
+}
