@@ -1,6 +1,8 @@
 //! The documents and the examples say what is so: links lead somewhere, manifests are made of fields that exist, every
-//! condition reason is explained, and the examples' ConfigMaps hold the files that are there. No cluster; the end-to-end tests
-//! build and run the examples.
+//! condition reason is explained, and the examples' `ConfigMap`s hold the files that are there. No cluster; the end-to-end
+//! tests build and run the examples.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
 use std::{
     collections::BTreeSet,
@@ -170,7 +172,7 @@ fn manifests_in_documents_are_made_of_fields_that_exist() {
     assert!(seen > 0, "no document shows a family");
 }
 
-/// The generated ConfigMaps of an example: name, and pairs of key and file.
+/// The generated `ConfigMap`s of an example: name, and pairs of key and file.
 fn config_maps(example: &Path) -> Vec<(String, Vec<(String, PathBuf)>)> {
     let kustomization: Value =
         serde_yaml::from_str(&read(&example.join("kustomization.yaml"))).expect("a kustomization is YAML");
