@@ -105,6 +105,15 @@ pub mod reason {
     pub const CASCADE_FINISHED: &str = "CascadeFinished";
 }
 
+/// Something that stands in the way, told to a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// A constant of [`reason`].
+    pub reason: &'static str,
+    /// What happened to which object, which field, what to do.
+    pub message: String,
+}
+
 /// Sets one condition, and its transition time only when its status changes.
 ///
 /// The message is cut at [`MAX_MESSAGE`] characters; times are cut to whole seconds, so that what is read back equals what

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::observation::Fault;
+use super::Fault;
 use crate::api::{Cause, Edge, EdgeUse, FailureRecord, ImageState, Inputs, Pending, RunningBuild, UpstreamStatus};
 
 /// The whole decision of one pass.

@@ -3,11 +3,11 @@
 use jiff::Timestamp;
 
 use super::{
-    causes,
+    Fault, causes,
     decision::{Action, Good, ImageDecision, PinnedParent},
     failure::{self, Verdict},
     fingerprint::{fingerprint, spec_hash},
-    observation::{BuildOutcome, BuildSight, Fault, ImageSight, Observation, PushResult, Sight},
+    observation::{BuildOutcome, BuildSight, ImageSight, Observation, PushResult, Sight},
 };
 use crate::{
     api::{

@@ -32,9 +32,9 @@ pub mod wave;
 #[cfg(test)]
 mod tests;
 
+pub use crate::api::condition::Fault;
 pub use decide::decide;
 pub use decision::{Action, Decision, Good, ImageDecision, PinnedParent, TagMove, WaveStep};
 pub use observation::{
-    BuildOutcome, BuildSight, Fault, ImageSight, Observation, Push, PushResult, SeenDigest, Sight, TagSight,
-    UpstreamSight,
+    BuildOutcome, BuildSight, ImageSight, Observation, Push, PushResult, SeenDigest, Sight, TagSight, UpstreamSight,
 };

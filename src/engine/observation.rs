@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 
 use crate::{
-    api::{BuildFailure, CascadeStatus, FamilyImageStatus, ImageFamilySpec, ImageFamilyStatus},
+    api::{BuildFailure, CascadeStatus, FamilyImageStatus, ImageFamilySpec, ImageFamilyStatus, condition::Fault},
     lineage::Lineage,
 };
 
@@ -26,15 +26,6 @@ pub struct Observation<'a> {
     pub images: Vec<ImageSight<'a>>,
     /// The name and the record of the wave that runs.
     pub wave: Option<(&'a str, &'a CascadeStatus)>,
-}
-
-/// Something that stands in the way, told to a person.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// A reason constant of [`crate::api::condition::reason`].
-    pub reason: &'static str,
-    /// What happened to which object, which field, what to do.
-    pub message: String,
 }
 
 /// Something that has to be looked up before a build.

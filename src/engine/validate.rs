@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{images::repository, observation::Fault, tags};
+use super::{Fault, images::repository, tags};
 use crate::{
     api::{ImageFamilySpec, condition::reason},
     lineage::{Lineage, LineageError},
