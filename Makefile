@@ -1,0 +1,51 @@
+# Everything that is done with this repository. `make help` lists it.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Compile the controller and the kubectl plugin
+	cargo build --locked --release
+
+.PHONY: generate
+generate: ## Write everything generated: CRDs, the chart's copies, deploy/, the API reference
+	GENERATE=1 cargo test --locked --quiet --test generated
+	INSTA_UPDATE=always cargo test --locked --quiet --test chart
+
+.PHONY: lint
+lint: ## Check formatting, clippy, licences and sources
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- --deny warnings
+
+.PHONY: test
+test: ## Run every test: unit, integration (real API server), end to end (real cluster)
+	dev/test
+
+.PHONY: demo
+demo: ## From nothing to a patched application, shown live
+	dev/demo
+
+.PHONY: demo-down
+demo-down: ## Remove the demo and its cluster
+	dev/demo down
+
+.PHONY: images
+images: ## Build the operator's image and push it to the development cluster
+	dev/images/operator
+
+.PHONY: cluster-up
+cluster-up: ## Start the development cluster
+	dev/cluster up
+
+.PHONY: cluster-down
+cluster-down: ## Stop the development cluster; nothing is left
+	dev/cluster down
+
+.PHONY: cluster-status
+cluster-status: ## Show what runs of the development cluster
+	dev/cluster status
