@@ -1,1 +1,30 @@
-//! Everything that is said to an OCI registry.
+//! Everything that is said to an OCI registry, and how the one is found and convinced.
+//!
+//! A [`Client`] asks for manifests and moves tags, for a [`Reference`] and with a [`Keychain`]; the operator's [`Config`]
+//! says which registries have mirrors or speak plain HTTP. It does not decide when to ask (`crate::upstream`) or what an
+//! answer means for a family (`crate::engine`), and it never moves layers.
+
+mod client;
+mod config;
+mod credentials;
+mod digest;
+mod error;
+mod http;
+mod manifest;
+mod platform;
+mod reference;
+mod token;
+
+pub use self::{
+    client::{Client, MAX_MANIFEST},
+    config::{Config, ConfigError, Mirror},
+    credentials::{Identity, Keychain, SecretError},
+    digest::{Digest, ParseDigestError},
+    error::Error,
+    manifest::{
+        DOCKER_LIST, DOCKER_MANIFEST, Descriptor, ImageConfig, ImageManifest, Index, IndexEntry, Kind, Manifest,
+        OCI_INDEX, OCI_MANIFEST,
+    },
+    platform::Platform,
+    reference::{ParseReferenceError, Reference},
+};

@@ -1,0 +1,205 @@
+//! What the operator's owner says about registries: which speak plain HTTP, which have mirrors, how long we wait.
+//!
+//! Family authors have no say here: a family must not be able to send a credential over plain HTTP, or to another host.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::reference::DOCKER_HUB;
+use crate::api::Duration;
+
+/// The host that serves Docker Hub's registry API; `docker.io` itself does not.
+const DOCKER_HUB_API: &str = "registry-1.docker.io";
+
+/// How registries are reached. Part of the operator's configuration, in YAML.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// Registries, as `host` or `host:port`, that are spoken to over plain HTTP. Credentials are sent to them in clear.
+    pub plain_http: Vec<String>,
+    /// Mirrors per registry, as URLs, tried in order before the registry itself. They serve pulls, never pushes, and are
+    /// sent no credential of the registry that they mirror, only one that is kept for the mirror's own host.
+    pub mirrors: BTreeMap<String, Vec<Mirror>>,
+    /// How long a connection may take to open. 5 seconds by default.
+    pub connect_timeout: Duration,
+    /// How long a registry may be silent in the middle of an answer. 15 seconds by default.
+    pub read_timeout: Duration,
+    /// How long one call may take in all: waiting for its turn, tokens, retries, mirrors. 60 seconds by default.
+    pub timeout: Duration,
+    /// How many requests may run at once to one host. 8 by default.
+    pub concurrent_requests_per_host: usize,
+}
+
+/// The URL of a mirror: `http` or `https`, a host, perhaps a port and a path; no user, query or fragment.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mirror(Url);
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            plain_http: Vec::new(),
+            mirrors: BTreeMap::new(),
+            connect_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(15),
+            timeout: Duration::from_secs(60),
+            concurrent_requests_per_host: 8,
+        }
+    }
+}
+
+/// A [`Config`] that can't be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// A mirror's URL is not one of a registry. The URL is not repeated, because it may hold a password.
+    #[error("registries.mirrors: {0}: write http:// or https:// and a host, without user, query or fragment")]
+    Mirror(&'static str),
+    /// An entry of `plainHttp` is not a host.
+    #[error("registries.plainHttp: `{0}` is not a host: write host or host:port, without http://")]
+    PlainHttp(String),
+    /// A limit is zero.
+    #[error("registries.{0} must be more than zero")]
+    Zero(&'static str),
+}
+
+/// Whether a call reads or writes: mirrors take part in reading only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Pull,
+    Push,
+}
+
+/// One place where a registry's content is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    /// The URL under which `/v2/` lies, without a slash at its end.
+    pub base: String,
+    /// The name under which credentials for it are kept: the registry's name, or the mirror's own host.
+    pub registry: String,
+    /// For a mirror, the registry that it mirrors; sent as `ns`, as containerd does.
+    pub mirrored: Option<String>,
+}
+
+impl Config {
+    /// Checks what the types can't.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(host) = self.plain_http.iter().find(|host| host.is_empty() || host.contains(['/', '@'])) {
+            return Err(ConfigError::PlainHttp(host.clone()));
+        }
+        let limits = [
+            ("connectTimeout", self.connect_timeout.as_secs() as usize),
+            ("readTimeout", self.read_timeout.as_secs() as usize),
+            ("timeout", self.timeout.as_secs() as usize),
+            ("concurrentRequestsPerHost", self.concurrent_requests_per_host),
+        ];
+        limits.iter().find(|(_, value)| *value == 0).map_or(Ok(()), |(name, _)| Err(ConfigError::Zero(name)))
+    }
+
+    /// Whether this host, with its port if it has one, is spoken to over plain HTTP.
+    #[must_use]
+    pub fn is_plain_http(&self, host: &str) -> bool {
+        self.plain_http.iter().any(|plain| plain.eq_ignore_ascii_case(host))
+    }
+
+    /// Where this registry's content is served, in the order in which to try.
+    pub(super) fn endpoints(&self, registry: &str, purpose: Purpose) -> Vec<Endpoint> {
+        let mirrors = match purpose {
+            Purpose::Pull => self.mirrors.get(registry).map_or(&[][..], Vec::as_slice),
+            Purpose::Push => &[],
+        };
+        let api = if registry == DOCKER_HUB { DOCKER_HUB_API } else { registry };
+        let scheme = if self.is_plain_http(registry) { "http" } else { "https" };
+        let origin = Endpoint { base: format!("{scheme}://{api}"), registry: registry.into(), mirrored: None };
+        mirrors
+            .iter()
+            .map(|Mirror(url)| Endpoint {
+                base: url.as_str().trim_end_matches('/').into(),
+                registry: authority(url),
+                mirrored: Some(registry.into()),
+            })
+            .chain([origin])
+            .collect()
+    }
+}
+
+/// Host, and port where the URL names one other than its scheme's.
+pub(super) fn authority(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+impl FromStr for Mirror {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let url: Url = text.parse().map_err(|_| ConfigError::Mirror("a mirror is not a URL"))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
+            return Err(ConfigError::Mirror("a mirror is not reached over HTTP"));
+        }
+        let bare =
+            url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+        if bare { Ok(Self(url)) } else { Err(ConfigError::Mirror("a mirror's URL says more than where it is")) }
+    }
+}
+
+impl TryFrom<String> for Mirror {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Mirror> for String {
+    fn from(Mirror(url): Mirror) -> Self {
+        url.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(yaml: &str) -> Config {
+        serde_yaml::from_str(yaml).expect(yaml)
+    }
+
+    #[test]
+    fn mirrors_come_before_the_registry_and_never_for_pushes() {
+        let config = config(
+            "{plainHttp: ['r.example:5000'], mirrors: {docker.io: ['http://10.89.0.1:5000/hub/']}, timeout: 90s}",
+        );
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!(config.timeout, Duration::from_secs(90));
+        let bases = |registry, purpose| -> Vec<String> {
+            config.endpoints(registry, purpose).into_iter().map(|endpoint| endpoint.base).collect()
+        };
+        assert_eq!(bases("docker.io", Purpose::Pull), ["http://10.89.0.1:5000/hub", "https://registry-1.docker.io"]);
+        assert_eq!(bases("docker.io", Purpose::Push), ["https://registry-1.docker.io"]);
+        assert_eq!(bases("r.example:5000", Purpose::Push), ["http://r.example:5000"]);
+        assert_eq!(bases("r.example", Purpose::Push), ["https://r.example"]);
+    }
+
+    #[test]
+    fn refuses_what_cannot_work() {
+        for (yaml, expected) in [
+            ("{plainHttp: ['http://r.example']}", "registries.plainHttp: `http://r.example`"),
+            ("{readTimeout: 0s}", "registries.readTimeout must be more than zero"),
+        ] {
+            let error = config(yaml).validate().expect_err(yaml).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        for (yaml, expected) in [
+            ("{mirrors: {docker.io: ['ftp://m.example']}}", "not reached over HTTP"),
+            ("{mirrors: {docker.io: ['m.example:5000']}}", "not reached over HTTP"),
+            ("{mirrors: {docker.io: ['m.example']}}", "not a URL"),
+            ("{mirrors: {docker.io: ['https://user:secret@m.example']}}", "says more than where it is"),
+            ("{mirror: {}}", "mirror"),
+        ] {
+            let error = serde_yaml::from_str::<Config>(yaml).expect_err(yaml).to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

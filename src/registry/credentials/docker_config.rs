@@ -1,0 +1,169 @@
+//! Reading and writing the JSON of a Docker configuration: `auths`, and nothing that names a program.
+
+use std::collections::BTreeMap;
+
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Credential, Entry, MAX_PAYLOAD, SecretError, scope::Scope};
+use crate::registry::reference::DOCKER_HUB;
+
+/// As the kubelet does, with or without padding.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+#[derive(Deserialize)]
+struct DockerConfig {
+    #[serde(default)]
+    auths: BTreeMap<String, Auth>,
+}
+
+#[derive(Deserialize)]
+struct Auth {
+    username: Option<String>,
+    password: Option<SecretString>,
+    auth: Option<SecretString>,
+    #[serde(rename = "identitytoken")]
+    identity_token: Option<SecretString>,
+}
+
+/// The entries of one Secret.
+pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<Entry>, SecretError> {
+    if payload.len() > MAX_PAYLOAD {
+        return Err(SecretError::TooLarge { secret: secret.into(), bytes: payload.len() });
+    }
+    // The JSON error's own text may quote a value, which may be a password; its place tells enough.
+    let config: DockerConfig = serde_json::from_slice(payload).map_err(|error| SecretError::Malformed {
+        secret: secret.into(),
+        line: error.line(),
+        column: error.column(),
+    })?;
+    let mut entries = Vec::with_capacity(config.auths.len());
+    for (key, auth) in config.auths {
+        let error = |problem| SecretError::Entry {
+            secret: secret.into(),
+            host: key.chars().filter(|c| !c.is_control()).take(100).collect(),
+            problem,
+        };
+        let Some(credential) = credential(auth).map_err(error)? else { continue };
+        let scope = Scope::parse(&key).ok_or_else(|| error("is not the name of a registry"))?;
+        entries.push(Entry { scope, credential });
+    }
+    if entries.is_empty() { Err(SecretError::Empty { secret: secret.into() }) } else { Ok(entries) }
+}
+
+/// The credential of one entry; none for the empty entries that a credential helper leaves behind.
+fn credential(auth: Auth) -> Result<Option<Credential>, &'static str> {
+    let given = |secret: &SecretString| !secret.expose_secret().is_empty();
+    let decoded = auth.auth.filter(given).map(|auth| decode(&auth)).transpose()?;
+    let (username, password) = match decoded {
+        Some((username, password)) => (username, Some(password)),
+        None => (auth.username.unwrap_or_default(), auth.password),
+    };
+    if username.contains(char::is_control) {
+        return Err("has a control character in its user name");
+    }
+    if let Some(token) = auth.identity_token.filter(given) {
+        return Ok(Some(Credential::IdentityToken { username, token }));
+    }
+    match (username.is_empty(), password.filter(given)) {
+        (true, None) => Ok(None),
+        (true, Some(_)) => Err("has a password and no user name"),
+        (false, None) => Err("has a user name and no password"),
+        (false, Some(_)) if username.contains(':') => Err("has a colon in its user name"),
+        (false, Some(password)) => Ok(Some(Credential::Password { username, password })),
+    }
+}
+
+fn decode(auth: &SecretString) -> Result<(String, SecretString), &'static str> {
+    let bytes = BASE64.decode(auth.expose_secret().trim()).map_err(|_| "has an `auth` that is not base64")?;
+    let text = String::from_utf8(bytes).map_err(|_| "has an `auth` that is not text")?;
+    let (username, password) = text.split_once(':').ok_or("has an `auth` without a colon between user and password")?;
+    Ok((username.into(), password.trim_end_matches('\0').into()))
+}
+
+/// The key under which builders look for the credential of a registry.
+pub(super) fn key(registry: &str) -> &str {
+    if registry == DOCKER_HUB { "https://index.docker.io/v1/" } else { registry }
+}
+
+/// A Docker configuration with these credentials by key.
+pub(super) fn emit(auths: &BTreeMap<&str, &Credential>) -> SecretString {
+    let auths: BTreeMap<_, _> = auths
+        .iter()
+        .map(|(key, credential)| {
+            let auth = match credential {
+                Credential::Password { username, password } => {
+                    json!({"auth": STANDARD.encode(format!("{username}:{}", password.expose_secret()))})
+                }
+                Credential::IdentityToken { username, token } => {
+                    json!({"auth": STANDARD.encode(format!("{username}:")), "identitytoken": token.expose_secret()})
+                }
+            };
+            (key, auth)
+        })
+        .collect();
+    json!({ "auths": auths }).to_string().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn only(auth: &str) -> Result<(String, String), String> {
+        let payload = format!(r#"{{"auths":{{"r.example":{auth}}}}}"#);
+        let entries = parse("regcred", payload.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(match entries.into_iter().next().expect("one").credential {
+            Credential::Password { username, password } => (username, password.expose_secret().into()),
+            Credential::IdentityToken { username, token } => (username, format!("token {}", token.expose_secret())),
+        })
+    }
+
+    #[test]
+    fn spellings() {
+        let expected = Ok(("user".to_owned(), "pass:word".to_owned()));
+        assert_eq!(only(r#"{"username":"user","password":"pass:word"}"#), expected);
+        assert_eq!(only(r#"{"auth":"dXNlcjpwYXNzOndvcmQ="}"#), expected);
+        assert_eq!(only(r#"{"auth":"dXNlcjpwYXNzOndvcmQ","username":"other","email":"e"}"#), expected);
+        assert_eq!(only(r#"{"auth":"dXNlcjo=","identitytoken":"t"}"#), Ok(("user".into(), "token t".into())));
+    }
+
+    #[test]
+    fn what_is_malformed_is_named_and_not_quoted() {
+        for (auth, problem) in [
+            (r#"{"auth":"hunter2!"}"#, "auths[r.example] has an `auth` that is not base64"),
+            (r#"{"auth":"aHVudGVyMg=="}"#, "without a colon"),
+            (r#"{"auth":"//8="}"#, "not text"),
+            (r#"{"password":"hunter2"}"#, "a password and no user name"),
+            (r#"{"username":"user"}"#, "a user name and no password"),
+            (r#"{"password":["hunter2"]}"#, "line 1, column"),
+            (r#""hunter2""#, "line 1, column"),
+            ("{}", "holds no credential"),
+        ] {
+            let error = only(auth).expect_err(auth);
+            assert!(error.starts_with("Secret regcred: ") && error.contains(problem), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn helpers_are_ignored() {
+        let helpers = r#"{"credsStore":"evil","credHelpers":{"r.example":"evil"},"auths":{"r.example":{}}}"#;
+        assert!(matches!(parse("s", helpers.as_bytes()), Err(SecretError::Empty { .. })));
+        let mixed = r#"{"credsStore":"evil","auths":{"q.example":{},"r.example":{"auth":"dTpw"}}}"#;
+        assert_eq!(parse("s", mixed.as_bytes()).map(|entries| entries.len()).ok(), Some(1));
+    }
+
+    #[test]
+    fn not_json_or_too_large() {
+        assert!(matches!(parse("s", b"hunter2"), Err(SecretError::Malformed { line: 1, .. })));
+        assert!(matches!(parse("s", &vec![b' '; MAX_PAYLOAD + 1]), Err(SecretError::TooLarge { .. })));
+    }
+}

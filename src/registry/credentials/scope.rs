@@ -1,0 +1,135 @@
+//! Which images a credential is for: the key of an entry in a Docker configuration, read as the kubelet reads it.
+//!
+//! <https://kubernetes.io/docs/concepts/containers/images/#config-json>: a host whose labels may hold `*`, a port that must
+//! be the same, and a prefix of the path. A `*` never spans a dot.
+
+use std::{cmp::Reverse, fmt};
+
+use crate::registry::reference::DOCKER_HUB;
+
+/// The images that one credential is for.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Scope {
+    /// Host and port, in lower case; the labels of the host may hold `*`.
+    host: String,
+    /// The prefix of the path, without a slash at its start or end.
+    path: String,
+}
+
+impl Scope {
+    /// Reads an entry's key: `r.example`, `r.example:5000/team`, `*.r.example`, `https://index.docker.io/v1/`.
+    /// `None` if there is no host in it.
+    pub(super) fn parse(key: &str) -> Option<Self> {
+        let key = key.trim();
+        let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+        let (host, path) = bare.split_once('/').unwrap_or((bare, ""));
+        // Old clients appended the version of the API; it is no part of an image's name.
+        let path = match path.split_once('/') {
+            Some(("v1" | "v2", rest)) => rest,
+            _ if matches!(path, "v1" | "v2") => "",
+            _ => path,
+        };
+        if host.is_empty() || host.contains('@') || host.contains(char::is_whitespace) {
+            return None;
+        }
+        let host = match host.to_ascii_lowercase() {
+            name if matches!(name.as_str(), "index.docker.io" | "registry-1.docker.io") => DOCKER_HUB.to_owned(),
+            name => name,
+        };
+        Some(Self { host, path: path.trim_matches('/').to_owned() })
+    }
+
+    /// Sorts what is more specific first.
+    pub(super) fn rank(&self) -> (Reverse<usize>, usize, Reverse<usize>) {
+        (Reverse(self.path.len()), self.host.matches('*').count(), Reverse(self.host.len()))
+    }
+
+    /// Whether a repository, given by its registry and its path, lies in this scope. The path is compared by characters,
+    /// as the kubelet does, so `team` covers `team-a/app` too: both lie on the host that the credential is for.
+    pub(super) fn matches(&self, registry: &str, path: &str) -> bool {
+        let (pattern, pattern_port) = split_port(&self.host);
+        let (host, port) = split_port(registry);
+        port == pattern_port
+            && host.split('.').count() == pattern.split('.').count()
+            && host.split('.').zip(pattern.split('.')).all(|(label, pattern)| label_matches(pattern, label))
+            && path.starts_with(&self.path)
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.host)?;
+        if self.path.is_empty() { Ok(()) } else { write!(f, "/{}", self.path) }
+    }
+}
+
+fn split_port(host: &str) -> (&str, Option<&str>) {
+    host.rsplit_once(':').map_or((host, None), |(name, port)| (name, Some(port)))
+}
+
+/// Whether a label matches a pattern in which `*` stands for any number of characters.
+fn label_matches(pattern: &str, label: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| label.strip_prefix(first)) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = rest.get(at + part.len()..).unwrap_or_default();
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys() {
+        for (key, expected) in [
+            ("r.example", Some("r.example")),
+            ("https://R.example/v2/", Some("r.example")),
+            ("http://r.example:5000/v1", Some("r.example:5000")),
+            ("r.example/v2/team", Some("r.example/team")),
+            ("r.example/team/", Some("r.example/team")),
+            ("https://index.docker.io/v1/", Some("docker.io")),
+            ("", None),
+            ("https:///v1/", None),
+            ("user@r.example", None),
+        ] {
+            assert_eq!(Scope::parse(key).map(|scope| format!("{scope:?}")).as_deref(), expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn matching() {
+        for (key, registry, path, expected) in [
+            ("r.example", "r.example", "a", true),
+            ("r.example", "r.example:443", "a", false),
+            ("*:5000", "host:5000", "a", true),
+            ("*.example", "a.b.example", "a", false),
+            ("reg-*-eu.example", "reg-1-eu.example", "a", true),
+            ("reg-*-eu.example", "reg-eu.example", "a", false),
+            ("r.example/team", "r.example", "team/app", true),
+            ("r.example/team", "r.example", "tea", false),
+            ("*", "docker.io", "library/alpine", false),
+        ] {
+            let scope = Scope::parse(key).expect(key);
+            assert_eq!(scope.matches(registry, path), expected, "{key} {registry}/{path}");
+        }
+    }
+
+    #[test]
+    fn stars() {
+        for (pattern, label, expected) in [
+            ("*", "", true),
+            ("a*", "a", true),
+            ("a*a", "a", false),
+            ("a*b*c", "aXbYc", true),
+            ("a*b*c", "aXc", false),
+            ("**", "x", true),
+            ("a", "ab", false),
+        ] {
+            assert_eq!(label_matches(pattern, label), expected, "{pattern} {label}");
+        }
+    }
+}

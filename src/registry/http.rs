@@ -1,0 +1,212 @@
+//! One bounded HTTP exchange: so many at once per host, so many bytes, so long, and redirects that carry no credential.
+
+use std::{
+    collections::HashMap,
+    error::Error as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use jiff::{Timestamp, fmt::rfc2822};
+use reqwest::{Response, redirect::Policy};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use url::Url;
+
+use super::{
+    Error,
+    config::{Config, authority},
+    error::{Asked, said},
+};
+
+/// The most redirects that are followed.
+const MAX_REDIRECTS: usize = 5;
+/// The most bytes that are read of an answer that says no.
+const MAX_REFUSAL: usize = 16 * 1024;
+/// The longest pause that a registry can impose.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// How many hosts' limits are kept before those that nobody uses are dropped.
+const MAX_IDLE_HOSTS: usize = 256;
+
+/// Sends requests within the limits of a [`Config`].
+pub(super) struct Http {
+    client: reqwest::Client,
+    per_host: usize,
+    hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+/// What is sent.
+pub(super) struct Request {
+    pub method: Method,
+    pub url: Url,
+    pub headers: HeaderMap,
+    pub authorization: Option<HeaderValue>,
+    pub body: Bytes,
+    /// What the answer is called if it is too large.
+    pub what: &'static str,
+    /// The most bytes that are read of the answer.
+    pub limit: usize,
+}
+
+/// What came back: with a body only if the request asked for one.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+impl Http {
+    pub(super) fn new(config: &Config) -> Result<Self, Error> {
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("groundswell/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none())
+            .connect_timeout(config.connect_timeout.into())
+            .read_timeout(config.read_timeout.into())
+            .build()
+            .map_err(|error| Error::Setup(chain(&error)))?;
+        Ok(Self { client, per_host: config.concurrent_requests_per_host, hosts: Mutex::default() })
+    }
+
+    /// Sends one request and reads the answer, whatever its status.
+    ///
+    /// `GET` and `HEAD` follow redirects. The credential stays with the host that it was meant for: a redirect to another
+    /// host goes without it, and none goes from HTTPS to HTTP.
+    pub(super) async fn send(&self, asked: Asked<'_>, request: Request) -> Result<Answer, Error> {
+        let _turn = self.turn(&authority(&request.url)).await;
+        let mut url = request.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut headers = request.headers.clone();
+            if let Some(authorization) = request.authorization.clone().filter(|_| same_origin(&url, &request.url)) {
+                headers.insert(header::AUTHORIZATION, authorization);
+            }
+            let response = self
+                .client
+                .request(request.method.clone(), url.clone())
+                .headers(headers)
+                .body(request.body.clone())
+                .send()
+                .await
+                .map_err(|error| asked.unreachable(&chain(&error.without_url())))?;
+            let follows = matches!(request.method, Method::GET | Method::HEAD);
+            match redirect(&response, &url) {
+                Some(to) if follows => {
+                    let to = to.ok_or_else(|| asked.garbage("redirects to something that is not a URL"))?;
+                    if url.scheme() == "https" && to.scheme() != "https" || !matches!(to.scheme(), "http" | "https") {
+                        return Err(asked.garbage("redirects away from HTTPS"));
+                    }
+                    url = to;
+                }
+                _ => return read(asked, response, &request).await,
+            }
+        }
+        Err(asked.garbage(format!("redirects more than {MAX_REDIRECTS} times")))
+    }
+
+    /// Waits until fewer than the allowed number of requests run to a host.
+    async fn turn(&self, host: &str) -> Option<OwnedSemaphorePermit> {
+        let limit = {
+            let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+            if hosts.len() >= MAX_IDLE_HOSTS {
+                hosts.retain(|_, limit| Arc::strong_count(limit) > 1);
+            }
+            hosts.entry(host.into()).or_insert_with(|| Arc::new(Semaphore::new(self.per_host))).clone()
+        };
+        // Fails only for a closed semaphore, and these are never closed.
+        limit.acquire_owned().await.ok()
+    }
+}
+
+impl Answer {
+    /// A header's value, if it is there and is text.
+    pub(super) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The error that the status means, if it means one.
+    pub(super) fn ok(self, asked: Asked<'_>, secrets: &[&str]) -> Result<Self, Error> {
+        if self.status.is_success() {
+            return Ok(self);
+        }
+        let retry_after = self.header(header::RETRY_AFTER).and_then(|value| pause(value, Timestamp::now()));
+        Err(asked.status(self.status, said(self.status, &self.body, secrets), retry_after))
+    }
+}
+
+/// Where an answer redirects to: `Some(None)` if it does not say so in a way that can be followed.
+fn redirect(response: &Response, from: &Url) -> Option<Option<Url>> {
+    matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308).then(|| {
+        let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
+        from.join(location).ok()
+    })
+}
+
+/// Reads the body: all of it or an error where the answer says yes, its beginning where it says no.
+async fn read(asked: Asked<'_>, mut response: Response, request: &Request) -> Result<Answer, Error> {
+    let status = response.status();
+    let limit = if status.is_success() { request.limit } else { MAX_REFUSAL };
+    let too_large = || asked.too_large(request.what, limit);
+    if status.is_success() && request.method != Method::HEAD && response.content_length() > Some(limit as u64) {
+        return Err(too_large());
+    }
+    let mut body = BytesMut::new();
+    loop {
+        match response.chunk().await {
+            Ok(None) => break,
+            Ok(Some(chunk)) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
+            Ok(Some(_)) if status.is_success() => return Err(too_large()),
+            // The status says enough.
+            Ok(Some(_)) => break,
+            Err(_) if !status.is_success() => break,
+            Err(error) => return Err(asked.unreachable(&chain(&error.without_url()))),
+        }
+    }
+    Ok(Answer { status, headers: std::mem::take(response.headers_mut()), body: body.freeze() })
+}
+
+fn same_origin(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
+}
+
+/// An error with its causes: the HTTP client's own text leaves out what matters.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// A `Retry-After`, which is a number of seconds or a date.
+fn pause(value: &str, now: Timestamp) -> Option<Duration> {
+    let pause = match value.trim().parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let until = rfc2822::parse(value.trim()).ok()?.timestamp();
+            Duration::try_from(until.duration_since(now)).unwrap_or_default()
+        }
+    };
+    Some(pause.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after() {
+        let now = "2026-01-02T03:04:05Z".parse().expect("time");
+        for (value, expected) in [
+            ("7", Some(7)),
+            ("Fri, 02 Jan 2026 03:05:05 GMT", Some(60)),
+            ("Fri, 02 Jan 2026 03:00:05 GMT", Some(0)),
+            ("999999999", Some(3600)),
+            ("soon", None),
+        ] {
+            assert_eq!(pause(value, now), expected.map(Duration::from_secs), "{value}");
+        }
+    }
+}
