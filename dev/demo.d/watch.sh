@@ -83,15 +83,17 @@ is_ready() {
       and any(.status.conditions[]?; .type == "Ready" and .status == "True")' >/dev/null
 }
 
+# jq: every image is current, and its tags stand on its digest.
+all_current='(.items | length > 0) and all(.items[].status; .digest as $digest
+  | .state == "Current" and (.tags | length > 0 and all(.[]; .digest == $digest)))'
+
 # All images of the family are current, and the family says so.
-is_settled() {
-  jq -e '.items | length > 0 and all(.status.state == "Current")' <<<"$1" >/dev/null && is_ready
-}
+is_settled() { jq -e "$all_current" <<<"$1" >/dev/null && is_ready; }
 
 # Every image has another digest than before the patch, and is current.
 is_rebuilt() {
-  jq -e --argjson before "$images_before" '.items | length > 0
-    and all(.status.state == "Current" and .status.digest != $before[.spec.image].digest)' <<<"$1" >/dev/null && is_ready
+  jq -e --argjson before "$images_before" "$all_current and all(.items[]; .status.digest != \$before[.spec.image].digest)" \
+    <<<"$1" >/dev/null && is_ready
 }
 
 # The application's list of versions, as JSON, through the API server's proxy.
