@@ -4,6 +4,7 @@
 //! build's own pod. Nothing here holds a Kubernetes client: the controller creates the [`job`] and shows us what became of
 //! it, and [`outcome`] says what that means. What the registry holds afterwards is the proof of a build, not the Job.
 
+pub mod dockerfile;
 pub mod git;
 pub mod job;
 pub mod outcome;
