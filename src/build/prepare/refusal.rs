@@ -27,8 +27,10 @@ pub enum Reason {
     DockerfileMismatch,
     /// The source does not exist.
     SourceNotFound,
-    /// The source exists, and can't be used or reached now.
+    /// The source exists, and can't be reached now, or has just changed.
     SourceUnavailable,
+    /// The source exists, and can't be used: it is too large, or has a link that leaves it.
+    SourceUnusable,
     /// The pod runs in the host's user namespace.
     UserNamespaceUnavailable,
     /// A Secret is gone or can't be used.
@@ -44,7 +46,7 @@ impl Reason {
         match self {
             Self::DockerfileMismatch => reason::DOCKERFILE_MISMATCH,
             Self::SourceNotFound => reason::SOURCE_NOT_FOUND,
-            Self::SourceUnavailable => reason::SOURCE_UNAVAILABLE,
+            Self::SourceUnavailable | Self::SourceUnusable => reason::SOURCE_UNAVAILABLE,
             Self::UserNamespaceUnavailable => reason::USER_NAMESPACE_UNAVAILABLE,
             Self::InvalidSecret => reason::INVALID_SECRET,
             Self::InfrastructureFailed => reason::INFRASTRUCTURE_FAILED,
@@ -55,7 +57,7 @@ impl Reason {
     #[must_use]
     pub const fn class(self) -> FailureClass {
         match self {
-            Self::DockerfileMismatch | Self::SourceNotFound => FailureClass::Input,
+            Self::DockerfileMismatch | Self::SourceNotFound | Self::SourceUnusable => FailureClass::Input,
             Self::SourceUnavailable
             | Self::UserNamespaceUnavailable
             | Self::InvalidSecret
@@ -89,7 +91,8 @@ impl Refusal {
 impl From<GitError> for Refusal {
     fn from(error: GitError) -> Self {
         let reason = match error {
-            GitError::NotFound { .. } | GitError::TooLarge { .. } | GitError::Unsafe { .. } => Reason::SourceNotFound,
+            GitError::NotFound { .. } => Reason::SourceNotFound,
+            GitError::TooLarge { .. } | GitError::Unsafe { .. } => Reason::SourceUnusable,
             GitError::Unavailable { .. } => Reason::SourceUnavailable,
             GitError::Credential { .. } => Reason::InvalidSecret,
             GitError::Disk { .. } => Reason::InfrastructureFailed,

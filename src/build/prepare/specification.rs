@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{ConfigMapItem, EdgeUse, UserNamespace},
+    api::{ConfigMapItem, UserNamespace},
     build::{
+        dockerfile::Declared,
         request::{BuildRequest, ResolvedSource, Written},
         template::arguments,
     },
@@ -21,10 +22,12 @@ pub const VARIABLE: &str = "GROUNDSWELL_PREPARE";
 pub struct Specification {
     /// Whether the pod must run in a user namespace of its own.
     pub user_namespace: UserNamespace,
+    /// The reference that is pushed.
+    pub image: String,
     /// Where the build context comes from.
     pub source: Source,
     /// The declared edges.
-    pub parents: Vec<Parent>,
+    pub parents: Vec<Declared>,
     /// Build arguments, with those that pin a parent.
     pub args: BTreeMap<String, String>,
     /// The stage to build, if not the last.
@@ -78,25 +81,6 @@ pub struct Secret {
     pub hosts: String,
 }
 
-/// A declared edge.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Parent {
-    /// The parent's name in the family.
-    pub name: String,
-    /// The reference that the build takes.
-    pub pinned: String,
-    /// The reference that the Dockerfile writes, if it writes one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
-    /// The build argument that the Dockerfile takes it from, if it takes it from one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub arg: Option<String>,
-    /// What the Dockerfile does with it.
-    #[serde(rename = "use")]
-    pub usage: EdgeUse,
-}
-
 impl Specification {
     /// What `prepare` has to be told for a build.
     #[must_use]
@@ -106,10 +90,11 @@ impl Specification {
                 Written::Reference(reference) => (Some(reference.clone()), None),
                 Written::Arg(arg) => (None, Some(arg.clone())),
             };
-            Parent { name: parent.name.clone(), pinned: parent.pinned(), reference, arg, usage: parent.usage }
+            Declared { name: parent.name.clone(), pinned: parent.pinned(), reference, arg, usage: parent.usage }
         });
         Self {
             user_namespace,
+            image: request.reference.clone(),
             source: Source::from(&request.source),
             parents: parents.collect(),
             args: arguments(request),
