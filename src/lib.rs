@@ -10,6 +10,7 @@ pub mod controller;
 pub mod engine;
 pub mod lease;
 pub mod lineage;
+pub mod operator;
 pub mod registry;
 pub mod rollout;
 pub mod server;

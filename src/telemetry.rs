@@ -1,6 +1,6 @@
 //! Logs: to standard error, as text for people or as JSON for machines, filtered by `RUST_LOG`.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt, util::TryInitError};
 
@@ -30,7 +30,8 @@ pub fn init(format: LogFormat) -> Result<(), Error> {
     use tracing_subscriber::util::SubscriberInitExt as _;
 
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env()?;
-    let lines = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let lines = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     match format {
         LogFormat::Text => lines.finish().try_init()?,
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).finish().try_init()?,

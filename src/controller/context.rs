@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, labels},
-    build::BuildEnvironment,
+    build::job::BuildEnvironment,
     engine::{Fault, Push, Sight, TagSight},
     lineage::Lineage,
     registry::{self, Keychain},

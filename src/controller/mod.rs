@@ -1,5 +1,20 @@
 //! The reconcilers, and what they share.
+//!
+//! - [`family`]: the pass over an `ImageFamily`: observe, decide, apply, status
+//! - [`image`]: the pass over a `FamilyImage`: its rollouts
+//! - [`triggers`]: what wakes a family
+//! - [`run`]: both controllers
+//! - [`context`], [`cache`], [`watch`]: what every pass shares
 
 pub mod cache;
 pub mod claims;
+pub mod context;
+pub mod error;
+pub mod failures;
+pub mod family;
+pub mod image;
+pub mod revisions;
+pub mod rollouts;
+pub mod run;
+pub mod triggers;
 pub mod watch;

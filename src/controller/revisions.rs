@@ -1,12 +1,12 @@
 //! The revisions of Git sources, as the poller asks for them.
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 
 use super::error::call;
 use crate::{
-    api::{GitSource, condition::reason},
-    build::git::{self, GitCredential},
+    api::{GitSource, condition::reason, labels},
+    build::git::{GitCredential, GitError, apart::Resolver},
     engine::Fault,
 };
 
@@ -35,14 +35,21 @@ impl GitKey {
 }
 
 /// Asks the repository for the commit.
-pub async fn resolve(client: Client, key: GitKey) -> Result<String, Fault> {
+pub async fn resolve(client: Client, resolver: &Resolver, key: GitKey) -> Result<String, Fault> {
     let credential = match &key.secret {
         None => None,
         Some((namespace, name, _)) => Some(credential(&client, namespace, name, &key.url).await?),
     };
-    git::resolve(&key.url, &key.revision, credential.as_ref())
-        .await
-        .map_err(|error| Fault { reason: error.reason(), message: error.to_string() })
+    resolver.resolve(&key.url, &key.revision, credential.as_ref()).await.map_err(|error| fault(&error))
+}
+
+fn fault(error: &GitError) -> Fault {
+    let reason = match error {
+        GitError::NotFound { .. } | GitError::TooLarge { .. } | GitError::Unsafe { .. } => reason::SOURCE_NOT_FOUND,
+        GitError::Unavailable { .. } | GitError::Disk { .. } => reason::SOURCE_UNAVAILABLE,
+        GitError::Credential { .. } => reason::INVALID_SECRET,
+    };
+    Fault { reason, message: error.to_string() }
 }
 
 async fn credential(client: &Client, namespace: &str, name: &str, url: &str) -> Result<GitCredential, Fault> {
@@ -51,8 +58,7 @@ async fn credential(client: &Client, namespace: &str, name: &str, url: &str) -> 
         let reason = if error.is_not_found() { reason::SECRET_NOT_FOUND } else { reason::SOURCE_UNAVAILABLE };
         Fault { reason, message: format!("source.git.secretRef: {error}") }
     })?;
+    let hosts = secret.annotations().get(labels::CREDENTIAL_HOSTS).cloned();
     let data = secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
-    let annotations = secret.metadata.annotations.unwrap_or_default();
-    GitCredential::from_secret(name, &data, &annotations, url)
-        .map_err(|error| Fault { reason: error.reason(), message: error.to_string() })
+    GitCredential::from_secret(name, &data, hosts.as_deref(), url).map_err(|error| fault(&error))
 }

@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Instant};
 
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
 use kube::{
-    ResourceExt,
+    Resource, ResourceExt,
     runtime::{
         applier,
         controller::{Action, Config, ReconcileRequest},
-        reflector::{ObjectRef, store::{self, Writer}},
+        reflector::{ObjectRef, Store, store, store::Writer},
         watcher::Event,
     },
 };
@@ -42,13 +42,15 @@ pub async fn run(
 ) {
     let stop = stop.shared();
     let (images, changed_images) = mpsc::channel(CHANNEL);
-    let (families, family_store) = store::<ImageFamily>();
-    let (image_writer, image_store) = store::<FamilyImage>();
+    let (family_store, family_writer) = filled_elsewhere::<ImageFamily>();
+    let (image_store, image_writer) = filled_elsewhere::<FamilyImage>();
     let config = Config::default().concurrency(CONCURRENCY);
 
-    let family_queue = triggers::families(&context, families, images).take_until(stop.clone()).map(queued);
+    let family_queue = triggers::families(&context, family_writer, images).take_until(stop.clone()).map(queued);
     let of_families = applier(
-        |family: Arc<ImageFamily>, context| pass("ImageFamily", Key::of(&*family), context, move |context| family::reconcile(family, context)),
+        |family: Arc<ImageFamily>, context| {
+            pass("ImageFamily", Key::of(&*family), context, move |context| family::reconcile(family, context))
+        },
         |family, error, context| failed("ImageFamily", &Key::of(&*family), error, &context),
         Arc::clone(&context),
         family_store,
@@ -57,7 +59,9 @@ pub async fn run(
     );
     let image_queue = image_triggers(&context, image_writer, changed_images, workloads).take_until(stop).map(queued);
     let of_images = applier(
-        |image: Arc<FamilyImage>, context| pass("FamilyImage", Key::of(&*image), context, move |context| image::reconcile(image, context)),
+        |image: Arc<FamilyImage>, context| {
+            pass("FamilyImage", Key::of(&*image), context, move |context| image::reconcile(image, context))
+        },
         |image, error, context| failed("FamilyImage", &Key::of(&*image), error, &context),
         Arc::clone(&context),
         image_store,
@@ -69,12 +73,25 @@ pub async fn run(
     info!("controllers have stopped");
 }
 
-fn queued<K: kube::Resource>(object: ObjectRef<K>) -> Result<ReconcileRequest<K>, std::convert::Infallible> {
+/// A store that counts as listed: whether the caches are filled is asked before each pass.
+fn filled_elsewhere<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Store<K>, Writer<K>) {
+    let (store, mut writer) = store();
+    writer.apply_watcher_event(&Event::Init);
+    writer.apply_watcher_event(&Event::InitDone);
+    (store, writer)
+}
+
+fn queued<K: Resource>(object: ObjectRef<K>) -> Result<ReconcileRequest<K>, std::convert::Infallible> {
     Ok(ReconcileRequest::from(object))
 }
 
 /// One pass in a task of its own, measured.
-fn pass<F, T>(kind: &'static str, key: Key, context: Arc<Context>, reconcile: F) -> BoxFuture<'static, Result<Action, Error>>
+fn pass<F, T>(
+    kind: &'static str,
+    key: Key,
+    context: Arc<Context>,
+    reconcile: F,
+) -> BoxFuture<'static, Result<Action, Error>>
 where
     F: FnOnce(Arc<Context>) -> T + Send + 'static,
     T: Future<Output = Result<Action, Error>> + Send + 'static,
@@ -84,7 +101,8 @@ where
             return Ok(Action::requeue(CACHES_PAUSE));
         }
         let start = Instant::now();
-        let result = tokio::spawn(reconcile(Arc::clone(&context))).await.unwrap_or_else(|source| Err(Error::Aborted { source }));
+        let result =
+            tokio::spawn(reconcile(Arc::clone(&context))).await.unwrap_or_else(|source| Err(Error::Aborted { source }));
         context.metrics.reconciled(kind, start.elapsed(), result.as_ref().err().map(Error::category));
         if result.is_ok() {
             context.failures.forget(kind, &key);

@@ -7,7 +7,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use kube::{
-    Api, Resource, ResourceExt,
+    Api, ResourceExt,
     core::DeserializeGuard,
     runtime::{
         reflector::{ObjectRef, store::Writer},
@@ -50,8 +50,9 @@ pub fn families(
             reference(&family)
         }
     });
-    let cascades = watch(scopes.apis(client), &config, &caches.cascades, guarded::<Cascade>)
-        .map(|change| reference(&Key::new(&change.object().namespace().unwrap_or_default(), &change.object().spec.family)));
+    let cascades = watch(scopes.apis(client), &config, &caches.cascades, guarded::<Cascade>).map(|change| {
+        reference(&Key::new(&change.object().namespace().unwrap_or_default(), &change.object().spec.family))
+    });
     let jobs = watch(scopes.apis(client), &ours, &caches.jobs, plain).filter_map(|change| of_label(&change));
     let pods = watch(scopes.apis(client), &ours, &caches.pods, plain).filter_map(|change| of_label(&change));
     let strategies = {
@@ -132,7 +133,7 @@ fn stalled_families(context: &Context) -> Vec<FamilyRef> {
         crate::api::condition::is_true(conditions, crate::api::condition::STALLED)
     };
     let all = context.caches.families.all();
-    all.iter().filter(|family| stalled(family)).map(|family| reference(&Key::of(&***family))).collect()
+    all.iter().filter(|family| stalled(family)).map(|family| reference(&Key::of(&**family))).collect()
 }
 
 fn users_of_strategy(context: &Context, strategy: &str) -> Vec<FamilyRef> {
@@ -141,13 +142,24 @@ fn users_of_strategy(context: &Context, strategy: &str) -> Vec<FamilyRef> {
         spec.strategy.name == strategy
             || spec.images.iter().any(|image| image.strategy.as_ref().is_some_and(|of_image| of_image.name == strategy))
     };
-    context.caches.families.all().iter().filter(|family| uses(family)).map(|family| reference(&Key::of(&***family))).collect()
+    context
+        .caches
+        .families
+        .all()
+        .iter()
+        .filter(|family| uses(family))
+        .map(|family| reference(&Key::of(&**family)))
+        .collect()
 }
 
 /// The families of an object's namespace that name it.
 fn users_of(context: &Context, object: &Key, names: fn(&ImageFamily, &str) -> bool) -> Vec<FamilyRef> {
     let neighbours = context.caches.families.group(&Key::new(&object.namespace, ""));
-    neighbours.iter().filter(|family| names(family, &object.name)).map(|family| reference(&Key::of(&***family))).collect()
+    neighbours
+        .iter()
+        .filter(|family| names(family, &object.name))
+        .map(|family| reference(&Key::of(&**family)))
+        .collect()
 }
 
 fn names_config_map(family: &ImageFamily, name: &str) -> bool {

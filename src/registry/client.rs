@@ -68,6 +68,12 @@ impl Client {
         keychain.identity(endpoints.iter().map(|endpoint| endpoint.registry.as_str()), image.path())
     }
 
+    /// Whether this registry, with its port if it has one, is spoken to over plain HTTP.
+    #[must_use]
+    pub fn is_plain_http(&self, registry: &str) -> bool {
+        self.0.config.is_plain_http(registry)
+    }
+
     /// What the image's tag or digest stands for now; `None` if the registry does not have it.
     ///
     /// A `HEAD`, which registries do not count against pull limits; a `GET` only if the answer to it says too little.

@@ -9,6 +9,7 @@ mod config;
 mod credentials;
 mod digest;
 mod error;
+mod fault;
 mod http;
 mod manifest;
 mod platform;

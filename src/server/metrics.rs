@@ -66,8 +66,6 @@ pub enum PollResult {
     NotFound,
     /// The registry refused the credential.
     Denied,
-    /// The registry asks for fewer requests.
-    Limited,
     /// The registry is away, or answers nonsense.
     Unavailable,
 }

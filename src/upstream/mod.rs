@@ -1,7 +1,9 @@
 //! Following what others move: tags of images and revisions of sources.
 //!
-//! [`poll`] asks at intervals, whatever it is that is asked. Nothing is decided here.
+//! [`poll`] asks at intervals, whatever it is that is asked; [`image`] asks a registry for a tag. Nothing is decided here.
 
+pub mod image;
 pub mod poll;
 
+pub use image::{ImageKey, UpstreamDigest, look};
 pub use poll::{Interest, Poller, Sighting};

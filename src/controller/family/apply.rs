@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-use kube::{
-    Api, Resource, ResourceExt,
-    api::PostParams,
-};
+use kube::{Api, Resource, ResourceExt, api::PostParams};
 use tracing::{info, warn};
 
 use super::{
@@ -19,8 +16,13 @@ use super::{
 };
 use crate::{
     api::{ImageState, RunningBuild, Source, condition::reason, labels},
-    build::{self, BuildRequest, FamilyRef, GitSecret, PinnedParent, ResolvedSource, Written},
+    build::{
+        self,
+        job::drops_user_namespace,
+        request::{BuildRequest, FamilyRef, GitSecret, PinnedParent, ResolvedSource, Written},
+    },
     engine::{Action, Decision, Fault, tags},
+    registry::Reference,
 };
 
 /// Until a build that could not be started is tried again.
@@ -95,7 +97,7 @@ async fn start(
         return Ok(Err(Fault { reason: reason::STRATEGY_NOT_FOUND, message: "the build strategy went away".into() }));
     };
     let wanted = strategy_ref(&world.family.spec, spec);
-    let job = match build::job(&request, strategy, wanted, &context.environment) {
+    let job = match build::job::job(&request, strategy, wanted, &context.environment) {
         Ok(job) => job,
         Err(error) => {
             let message = format!("spec.images[{}].strategy: {error}", spec.name);
@@ -128,7 +130,7 @@ async fn accepts(api: &Api<Job>, job: &Job) -> Result<Result<(), Fault>, Error> 
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let what = || format!("try Job {}", job.name_any());
     match call(what, api.create(&dry, job)).await {
-        Ok(returned) if build::drops_user_namespace(job, &returned) => {
+        Ok(returned) if drops_user_namespace(job, &returned) => {
             let message = "the cluster drops `hostUsers: false` from pods, so the build would have its capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 or newer), or a strategy that needs none".to_owned();
             Ok(Err(Fault { reason: reason::USER_NAMESPACE_UNAVAILABLE, message }))
         }
@@ -189,7 +191,7 @@ fn request(context: &Context, world: &World, action: &Action, wave: &str) -> Opt
         },
         image: image.name.clone(),
         reference: format!("{repository}:{}", tags::pushed_as(fingerprint)),
-        plain_http: context.registry.is_plain_http(&repository),
+        plain_http: is_plain_http(context, &repository),
         annotations: annotations(image, &parents, source, fingerprint, *build),
         repository,
         fingerprint: fingerprint.clone(),
@@ -207,12 +209,7 @@ fn request(context: &Context, world: &World, action: &Action, wave: &str) -> Opt
     Some((*index, request))
 }
 
-fn resolved(
-    context: &Context,
-    world: &World,
-    image: &crate::api::Image,
-    revision: &str,
-) -> Option<ResolvedSource> {
+fn resolved(context: &Context, world: &World, image: &crate::api::Image, revision: &str) -> Option<ResolvedSource> {
     match &image.source {
         Source { inline: Some(dockerfile), .. } => Some(ResolvedSource::Inline(dockerfile.clone())),
         Source { config_map: Some(source), .. } => Some(ResolvedSource::ConfigMap {
@@ -232,6 +229,11 @@ fn resolved(
         }),
         Source { inline: None, config_map: None, git: None } => None,
     }
+}
+
+/// Whether the registry of a repository is spoken to without TLS.
+fn is_plain_http(context: &Context, repository: &str) -> bool {
+    repository.parse::<Reference>().is_ok_and(|reference| context.registry.is_plain_http(reference.registry()))
 }
 
 fn secret_hosts(context: &Context, namespace: &str, name: &str) -> String {

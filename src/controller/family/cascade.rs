@@ -1,6 +1,6 @@
 //! The record of a wave: made when it opens, kept while it runs, and only the last few are kept after.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{
@@ -20,12 +20,7 @@ use super::{
     observe::World,
 };
 use crate::{
-    api::{
-        Cascade, CascadePhase, CascadeSpec, CascadeStatus,
-        cascade::MAX_CASCADES,
-        condition::reason,
-        labels,
-    },
+    api::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, cascade::MAX_CASCADES, condition::reason, labels},
     engine::{Decision, WaveStep, causes, wave},
 };
 
@@ -96,7 +91,11 @@ async fn open(context: &Context, world: &World, name: &str, spec: CascadeSpec) -
             name: Some(name.into()),
             namespace: Some(world.key.namespace.clone()),
             labels: Some(
-                [(labels::FAMILY.to_owned(), world.key.name.clone()), (labels::MANAGED_BY.into(), labels::MANAGED_BY_VALUE.into())].into(),
+                [
+                    (labels::FAMILY.to_owned(), world.key.name.clone()),
+                    (labels::MANAGED_BY.into(), labels::MANAGED_BY_VALUE.into()),
+                ]
+                .into(),
             ),
             owner_references: world.family.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
@@ -127,7 +126,8 @@ async fn write(context: &Context, world: &World, cascade: &Cascade, status: &Cas
         "status": status,
     }));
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
-    let written = call(|| format!("write the status of Cascade {name}"), api.patch_status(&name, &parameters, &patch)).await;
+    let written =
+        call(|| format!("write the status of Cascade {name}"), api.patch_status(&name, &parameters, &patch)).await;
     match written {
         Ok(written) => context.caches.cascades.wrote(written),
         Err(error) if error.is_not_found() => {}
@@ -139,7 +139,8 @@ async fn write(context: &Context, world: &World, cascade: &Cascade, status: &Cas
 async fn told_closed(context: &Context, world: &World, status: &CascadeStatus) {
     let complete = status.phase == CascadePhase::Complete;
     info!(family = %world.key.name, outcome = %status.outcome, complete, "wave ends");
-    context.metrics.cascade_finished(complete);
+    let length = u64::try_from(status.seconds.unwrap_or_default()).unwrap_or_default();
+    context.metrics.cascade_finished(status.phase, Duration::from_secs(length));
     let tone = if complete { Tone::Normal } else { Tone::Warning };
     events::publish(context, &world.family, tone, reason::CASCADE_FINISHED, "Cascade", &status.outcome).await;
 }

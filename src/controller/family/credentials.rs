@@ -55,13 +55,14 @@ pub async fn load(
             }
         }
     }
-    let keychain = match Keychain::from_secrets(payloads) {
-        Ok(keychain) => Arc::new(keychain),
-        Err(error) => {
-            let message = format!("spec.credentials: in namespace {namespace}: {error}");
-            return Ok(Err(Fault { reason: reason::INVALID_SECRET, message }));
-        }
-    };
+    let keychain =
+        match Keychain::from_secrets(payloads.iter().map(|(name, payload)| (name.as_str(), payload.as_slice()))) {
+            Ok(keychain) => Arc::new(keychain),
+            Err(error) => {
+                let message = format!("spec.credentials: in namespace {namespace}: {error}");
+                return Ok(Err(Fault { reason: reason::INVALID_SECRET, message }));
+            }
+        };
     // With a new credential, what the registry refused before may be answered now.
     memory.pushes.clear();
     memory.keychain = Some((versions, Arc::clone(&keychain)));

@@ -1,11 +1,11 @@
 //! The record of each image: its `FamilyImage`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use kube::{
-    Api, Resource, ResourceExt,
+    Api, Resource,
     api::{Patch, PatchParams},
 };
 use serde_json::json;
@@ -27,6 +27,7 @@ use crate::{
         labels,
     },
     engine::{Decision, ImageDecision, TagSight, causes, tags},
+    server::metrics::BuildResult,
 };
 
 /// How many records are written at once.
@@ -120,8 +121,14 @@ fn object(world: &World, name: &str, spec: &FamilyImageSpec) -> serde_json::Valu
 }
 
 /// The conditions that are recorded here.
-fn own(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
-    conditions.iter().filter(|condition| [READY, RECONCILING, STALLED].contains(&condition.type_.as_str())).cloned().collect()
+fn own(
+    conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition],
+) -> Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
+    conditions
+        .iter()
+        .filter(|condition| [READY, RECONCILING, STALLED].contains(&condition.type_.as_str()))
+        .cloned()
+        .collect()
 }
 
 fn status(
@@ -219,9 +226,19 @@ fn history(
     let mut history = old.history.clone();
     let good = decided.good.as_ref().filter(|good| old.fingerprint.as_ref() != Some(&good.fingerprint));
     if let Some(good) = good {
-        let started = old.running.as_ref().filter(|running| running.fingerprint == good.fingerprint).and_then(|running| running.started_at);
+        let started = old
+            .running
+            .as_ref()
+            .filter(|running| running.fingerprint == good.fingerprint)
+            .and_then(|running| running.started_at);
         let why = world.family.spec.images.get(index).map(|_| {
-            causes::sentence(&causes::of_image(&world.family.spec, &world.lineage, index, old.inputs.as_ref(), &good.inputs))
+            causes::sentence(&causes::of_image(
+                &world.family.spec,
+                &world.lineage,
+                index,
+                old.inputs.as_ref(),
+                &good.inputs,
+            ))
         });
         history.insert(
             0,
@@ -257,10 +274,11 @@ async fn tell(context: &Context, world: &World, image: &str, old: &FamilyImageSt
 fn count(context: &Context, old: &FamilyImageStatus, new: &FamilyImageStatus) {
     if let Some(build) = new.history.first().filter(|build| old.history.first() != Some(*build)) {
         if !build.digest.is_empty() && build.seconds.is_some() {
-            context.metrics.build_succeeded(build.seconds.unwrap_or_default());
+            let length = build.seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+            context.metrics.build_finished(BuildResult::Succeeded, length);
         }
     }
     if let Some(failure) = new.failure.as_ref().filter(|failure| old.failure.as_ref() != Some(*failure)) {
-        context.metrics.build_failed(failure.last.class);
+        context.metrics.build_finished(failure.last.class.into(), None);
     }
 }

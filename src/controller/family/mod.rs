@@ -56,7 +56,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
         Err(fault) => return status::stalled(&context, &family, &fault, now).await,
     };
     observe::follow(&context, &family, &keychain);
-    let world = World::observe(&context, &family, lineage, keychain, &mut memory).await?;
+    let world = World::observe(&context, &family, lineage, keychain, &mut memory, now).await?;
 
     // Each answer of the registry may let the next level be asked for; there are no more levels than images.
     let mut decision = decide(&world.seen(&memory), now);

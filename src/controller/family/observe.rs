@@ -1,12 +1,12 @@
 //! Everything that the decision needs to know, from caches and pollers. Only content that has changed is read.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
-use k8s_openapi::api::{batch::v1::Job, core::v1::{ConfigMap, Pod}};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ConfigMap, Pod},
+};
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 
 use super::super::{
@@ -17,10 +17,14 @@ use super::super::{
 };
 use crate::{
     api::{
-        BuildStrategy, Cascade, CascadePhase, CascadeStatus, FamilyImage, Image, ImageFamily, ImageFamilyStatus, Source,
-        StrategyRef, condition::reason, labels,
+        BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
+        ImageFamilyStatus, Source, StrategyRef, condition::reason, labels,
     },
-    build,
+    build::{
+        outcome::{Outcome, outcome},
+        source::{ConfigMapError, config_map_hash},
+        strategy::{parameters, strategy_revision},
+    },
     engine::{
         BuildOutcome, BuildSight, Fault, ImageSight, Observation, SeenDigest, Sight, TagSight, UpstreamSight,
         fingerprint::inline_revision, images::repository,
@@ -29,6 +33,9 @@ use crate::{
     registry::Keychain,
     upstream::{ImageKey, Interest},
 };
+
+/// The label by which Kubernetes tells of which Job a Pod is.
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 /// Everything that one pass has seen, owned.
 pub struct World {
@@ -61,22 +68,23 @@ pub fn follow(context: &Context, family: &Arc<ImageFamily>, keychain: &Arc<Keych
     let owner = ObjectRef::from_obj(&**family);
     let mut tags: Vec<Interest<ImageKey>> = Vec::new();
     for upstream in &family.spec.upstreams {
-        let image = ImageKey::new(&upstream.reference(), &upstream.platforms, keychain);
+        let image = ImageKey::new(&context.registry, &upstream.reference(), &upstream.platforms, keychain);
         tags.push(Interest { key: image, interval: upstream.interval.into() });
     }
     for record in context.caches.images.group(&key) {
         for tag in record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable) {
-            let image = ImageKey::new(&format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
+            let image =
+                ImageKey::new(&context.registry, &format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
             tags.push(Interest { key: image, interval: context.audit.into() });
         }
     }
-    context.tags.set_interests(owner.clone(), tags);
+    context.tags.set_interests(&owner, tags);
 
     let revisions = family.spec.images.iter().filter_map(|image| image.source.git.as_ref()).map(|git| Interest {
         key: GitKey::new(&key.namespace, git, secret_version(context, &key.namespace, git.secret_ref.as_ref())),
         interval: git.interval.into(),
     });
-    context.revisions.set_interests(owner, revisions.collect());
+    context.revisions.set_interests(&owner, revisions.collect());
 }
 
 impl World {
@@ -87,6 +95,7 @@ impl World {
         lineage: Arc<Lineage>,
         keychain: Arc<Keychain>,
         memory: &mut Memory,
+        now: Timestamp,
     ) -> Result<Self, Error> {
         let key = Key::of(&**family);
         let spec = &family.spec;
@@ -97,13 +106,16 @@ impl World {
             sources.push(source(context, &key, image, memory).await?);
         }
         let (strategies, revisions) = spec.images.iter().map(|image| strategy(context, spec, image)).unzip();
-        let jobs = builds(context, &key);
-        let running = |cascade: &Arc<Cascade>| {
-            cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running)
-        };
+        let jobs = builds(context, &key, now);
+        let running =
+            |cascade: &Arc<Cascade>| cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
         Ok(Self {
             upstreams: spec.upstreams.iter().map(|upstream| upstream_sight(context, upstream, &keychain)).collect(),
-            audits: spec.images.iter().map(|image| audit(context, image, records.get(&image.name), &keychain)).collect(),
+            audits: spec
+                .images
+                .iter()
+                .map(|image| audit(context, image, records.get(&image.name), &keychain))
+                .collect(),
             builds: spec.images.iter().map(|image| jobs.get(&image.name).cloned().unwrap_or_default()).collect(),
             records: spec.images.iter().map(|image| records.remove(&image.name)).collect(),
             wave: context.caches.cascades.group(&key).into_iter().find(running),
@@ -137,7 +149,9 @@ impl World {
             status: &self.status,
             upstreams: self.upstreams.clone(),
             images: images.collect(),
-            wave: self.wave.as_ref().map(|wave| (wave.metadata.name.as_deref().unwrap_or_default(), wave.status.as_ref().unwrap_or(&self.nothing))),
+            wave: self.wave.as_ref().map(|wave| {
+                (wave.metadata.name.as_deref().unwrap_or_default(), wave.status.as_ref().unwrap_or(&self.nothing))
+            }),
         }
     }
 
@@ -160,7 +174,7 @@ impl World {
 }
 
 fn upstream_sight(context: &Context, upstream: &crate::api::Upstream, keychain: &Arc<Keychain>) -> UpstreamSight {
-    let key = ImageKey::new(&upstream.reference(), &upstream.platforms, keychain);
+    let key = ImageKey::new(&context.registry, &upstream.reference(), &upstream.platforms, keychain);
     let Some(sighting) = context.tags.latest(&key) else { return UpstreamSight::default() };
     let seen = sighting.value.as_ref().map(|value| SeenDigest {
         digest: value.digest.clone(),
@@ -180,7 +194,7 @@ fn audit(
     let Some(record) = record.filter(|record| record.spec.image == image.name) else { return HashMap::new() };
     let tags = record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable);
     tags.filter_map(|tag| {
-        let key = ImageKey::new(&format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
+        let key = ImageKey::new(&context.registry, &format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
         let sighting = context.tags.latest(&key)?;
         let digest = sighting.value.as_ref()?.digest.clone();
         Some((tag.tag.clone(), (TagSight::At(digest), sighting.polled_at)))
@@ -213,10 +227,13 @@ async fn source(context: &Context, family: &Key, image: &Image, memory: &mut Mem
                 Err(error) if error.is_not_found() => return Ok(Sight::Pending),
                 Err(error) => return Err(error),
             };
-            let sight = match build::config_map_hash(&content, &source.items) {
+            let sight = match config_map_revision(&content, source) {
                 Ok(hash) => Sight::Known(hash),
                 Err(error) => {
-                    let message = format!("spec.images[{}].source.configMap: {}/{}: {error}", image.name, key.namespace, key.name);
+                    let message = format!(
+                        "spec.images[{}].source.configMap: {}/{}: {error}",
+                        image.name, key.namespace, key.name
+                    );
                     Sight::Faulty(Fault { reason: reason::SOURCE_NOT_FOUND, message })
                 }
             };
@@ -245,6 +262,14 @@ async fn source(context: &Context, family: &Key, image: &Image, memory: &mut Mem
     }
 }
 
+/// The hash of the files that a `ConfigMap` source becomes, as `prepare` computes it again inside of the build.
+fn config_map_revision(content: &ConfigMap, source: &ConfigMapSource) -> Result<String, ConfigMapError> {
+    let data = content.data.clone().unwrap_or_default();
+    let binary = content.binary_data.clone().unwrap_or_default();
+    let binary = binary.into_iter().map(|(key, value)| (key, value.0)).collect();
+    config_map_hash(&data, &binary, &source.items)
+}
+
 fn secret_version(context: &Context, namespace: &str, secret: Option<&crate::api::LocalName>) -> Option<String> {
     context.caches.secrets.get(&Key::new(namespace, &secret?.name))?.resource_version()
 }
@@ -263,8 +288,11 @@ fn strategy(
         );
         return (None, Sight::Faulty(Fault { reason: reason::STRATEGY_NOT_FOUND, message }));
     };
-    match build::strategy_revision(&strategy, wanted) {
-        Ok(revision) => (Some(strategy), Sight::Known(revision)),
+    match parameters(&strategy, wanted) {
+        Ok(_) => {
+            let revision = strategy_revision(&strategy, wanted);
+            (Some(strategy), Sight::Known(revision))
+        }
         Err(error) => {
             let message = format!("spec.images[{}].strategy: {error}", image.name);
             (Some(strategy), Sight::Faulty(Fault { reason: reason::INVALID_STRATEGY, message }))
@@ -279,29 +307,29 @@ pub fn strategy_ref<'a>(spec: &'a crate::api::ImageFamilySpec, image: &'a Image)
 }
 
 /// The builds of a family that the cluster still knows, per image.
-fn builds(context: &Context, family: &Key) -> HashMap<String, Vec<BuildSight>> {
-    let mut pods: HashMap<String, Vec<Arc<Pod>>> = HashMap::new();
+fn builds(context: &Context, family: &Key, now: Timestamp) -> HashMap<String, Vec<BuildSight>> {
+    let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
     for pod in context.caches.pods.group(family) {
-        if let Some(job) = pod.labels().get(build::JOB_NAME_LABEL) {
-            pods.entry(job.clone()).or_default().push(pod);
+        if let Some(job) = pod.labels().get(JOB_NAME) {
+            pods.entry(job.clone()).or_default().push(Pod::clone(&pod));
         }
     }
     let mut builds: HashMap<String, Vec<BuildSight>> = HashMap::new();
     for job in context.caches.jobs.group(family) {
         let pods = pods.get(&job.name_any()).map_or(&[][..], Vec::as_slice);
-        if let Some((image, sight)) = build_sight(&job, pods) {
+        if let Some((image, sight)) = build_sight(&job, pods, now) {
             builds.entry(image).or_default().push(sight);
         }
     }
     builds
 }
 
-fn build_sight(job: &Job, pods: &[Arc<Pod>]) -> Option<(String, BuildSight)> {
+fn build_sight(job: &Job, pods: &[Pod], now: Timestamp) -> Option<(String, BuildSight)> {
     let label = |name: &str| job.labels().get(name).cloned();
-    let outcome = match build::outcome(job, pods) {
-        build::Outcome::Pending | build::Outcome::Running => BuildOutcome::Running,
-        build::Outcome::Succeeded => BuildOutcome::Succeeded,
-        build::Outcome::Failed(failure) => BuildOutcome::Failed(failure),
+    let outcome = match outcome(job, pods, now) {
+        Outcome::Pending | Outcome::Running => BuildOutcome::Running,
+        Outcome::Succeeded => BuildOutcome::Succeeded,
+        Outcome::Failed(failure) => BuildOutcome::Failed(failure),
     };
     let sight = BuildSight {
         job: job.name_any(),

@@ -10,16 +10,24 @@ use super::{
 use crate::{
     api::{condition::reason, labels},
     engine::{Action, Decision, Fault, Push, PushResult, causes::short, tags},
-    registry::{self, ManifestKind, Reference},
+    registry::{self, Digest, Kind, Manifest, Reference},
 };
 
 /// How many questions a pass asks at once.
 const AT_ONCE: usize = 8;
+/// The most platforms of a parent that are compared.
+const MAX_PLATFORMS: usize = 16;
 /// Until a registry that could not answer is asked again.
 const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// Asks what the decision wants to know. Whether anything was asked: then the decision is to be made anew.
-pub async fn answer(context: &Context, world: &World, decision: &Decision, memory: &mut Memory, now: Timestamp) -> bool {
+pub async fn answer(
+    context: &Context,
+    world: &World,
+    decision: &Decision,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> bool {
     let questions = decision.actions.iter().filter_map(|action| match action {
         Action::Probe { image, fingerprint, after } => Some((*image, fingerprint.clone(), *after)),
         _ => None,
@@ -54,11 +62,23 @@ async fn ask(
     let question = Question { context, world, decision, image, repository: &repository };
     match question.ask(fingerprint, after).await {
         Ok(result) => result,
-        Err(error) => {
-            let fault = Fault { reason: error.reason(), message: error.to_string() };
-            PushResult::Faulty(fault, now.saturating_add(ASK_AGAIN).unwrap_or(Timestamp::MAX))
-        }
+        Err(fault) => PushResult::Faulty(fault, now.saturating_add(ASK_AGAIN).unwrap_or(Timestamp::MAX)),
     }
+}
+
+/// Bytes of an image's config and layers, as they are stored.
+fn size(manifest: &Manifest) -> i64 {
+    let Kind::Image(image) = &manifest.kind else { return 0 };
+    let bytes = image.layers.iter().chain([&image.config]).fold(0_u64, |sum, part| sum.saturating_add(part.size));
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn annotation<'a>(manifest: &'a Manifest, name: &str) -> Option<&'a str> {
+    let annotations = match &manifest.kind {
+        Kind::Image(image) => &image.annotations,
+        Kind::Index(index) => &index.annotations,
+    };
+    annotations.get(name).map(String::as_str)
 }
 
 /// One question to a registry.
@@ -71,13 +91,12 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    async fn ask(&self, fingerprint: &str, after: Option<i32>) -> Result<PushResult, registry::Error> {
+    async fn ask(&self, fingerprint: &str, after: Option<i32>) -> Result<PushResult, Fault> {
         let tag = tags::pushed_as(fingerprint);
         let Some(manifest) = self.manifest(&tag).await? else {
             return Ok(PushResult::Absent { last_build: self.last_build().await?, after });
         };
-        let annotation = |name: &str| manifest.annotations().get(name).map(String::as_str);
-        if annotation(labels::OCI_FINGERPRINT) != Some(fingerprint) {
+        if annotation(&manifest, labels::OCI_FINGERPRINT) != Some(fingerprint) {
             let message = format!(
                 "{}:{tag} stands in the registry without the annotation {}={fingerprint}: it was not pushed by a build of ours, or the build strategy does not set annotations; delete the tag or correct the strategy",
                 self.repository,
@@ -90,21 +109,21 @@ impl Question<'_> {
         {
             return Ok(PushResult::Rejected(fault));
         }
-        let build = annotation(labels::OCI_BUILD).and_then(|build| build.parse().ok()).unwrap_or(1);
-        Ok(PushResult::Present { digest: manifest.digest.clone(), build, size: manifest.size() })
+        let build = annotation(&manifest, labels::OCI_BUILD).and_then(|build| build.parse().ok()).unwrap_or(1);
+        Ok(PushResult::Present { digest: manifest.digest.to_string(), build, size: size(&manifest) })
     }
 
-    async fn manifest(&self, tag: &str) -> Result<Option<registry::Manifest>, registry::Error> {
-        let reference = Reference::parse(&format!("{}:{tag}", self.repository))?;
+    async fn manifest(&self, tag: &str) -> Result<Option<Manifest>, Fault> {
+        let reference = format!("{}:{tag}", self.repository).parse::<Reference>()?;
         match self.context.registry.manifest(&reference, &self.world.keychain).await {
             Ok(manifest) => Ok(Some(manifest)),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
+            Err(registry::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
     /// The number of the last build, from the manifest that a floating tag of ours stands on; asked only where it is not recorded.
-    async fn last_build(&self) -> Result<Option<i64>, registry::Error> {
+    async fn last_build(&self) -> Result<Option<i64>, Fault> {
         let recorded = self.world.records.get(self.image).and_then(Option::as_ref);
         if recorded.and_then(|record| record.status.as_ref()?.build).is_some() {
             return Ok(None);
@@ -113,12 +132,12 @@ impl Question<'_> {
         let tags = tags::render(&self.world.family.spec, image, 0, "").unwrap_or_default();
         let Some(floating) = tags.into_iter().find(|tag| !tag.immutable) else { return Ok(None) };
         let manifest = self.manifest(&floating.name).await?;
-        Ok(manifest.and_then(|manifest| manifest.annotations().get(labels::OCI_BUILD)?.parse().ok()))
+        Ok(manifest.and_then(|manifest| annotation(&manifest, labels::OCI_BUILD)?.parse().ok()))
     }
 
     /// Proof that the build has used the pinned base: the base's layers are the first ones of the result. A builder that is
     /// told of a parent under a name that the Dockerfile does not use would build from another one without a word.
-    async fn stands_elsewhere(&self, manifest: &registry::Manifest) -> Result<Option<Fault>, registry::Error> {
+    async fn stands_elsewhere(&self, manifest: &Manifest) -> Result<Option<Fault>, Fault> {
         let (Some(image), Some(inputs)) = (
             self.world.family.spec.images.get(self.image),
             self.decision.images.get(self.image).and_then(|image| image.inputs.as_ref()),
@@ -129,14 +148,14 @@ impl Question<'_> {
         let Some((edge, parent)) = base else { return Ok(None) };
         let parent_repository = self.parent_repository(edge);
         let built = self.layers(self.repository, manifest).await?;
-        let reference = Reference::parse(&format!("{parent_repository}@{}", parent.digest))?;
+        let reference = format!("{parent_repository}@{}", parent.digest).parse::<Reference>()?;
         let of_parent = self.context.registry.manifest(&reference, &self.world.keychain).await?;
         let candidates = match &of_parent.kind {
-            ManifestKind::Image { .. } => vec![self.layers(&parent_repository, &of_parent).await?],
-            ManifestKind::Index { manifests, .. } => {
+            Kind::Image(_) => vec![self.layers(&parent_repository, &of_parent).await?],
+            Kind::Index(index) => {
                 let mut candidates = Vec::new();
-                for entry in manifests.iter().filter(|entry| entry.is_image()).take(16) {
-                    let reference = Reference::parse(&format!("{parent_repository}@{}", entry.digest))?;
+                for entry in index.manifests.iter().take(MAX_PLATFORMS) {
+                    let reference = format!("{parent_repository}@{}", entry.descriptor.digest).parse::<Reference>()?;
                     let entry = self.context.registry.manifest(&reference, &self.world.keychain).await?;
                     candidates.push(self.layers(&parent_repository, &entry).await?);
                 }
@@ -151,7 +170,12 @@ impl Question<'_> {
             image.name,
             parent.name,
             short(&parent.digest),
-            self.decision.images.get(self.image).and_then(|image| image.fingerprint.as_deref()).map(tags::pushed_as).unwrap_or_default()
+            self.decision
+                .images
+                .get(self.image)
+                .and_then(|image| image.fingerprint.as_deref())
+                .map(tags::pushed_as)
+                .unwrap_or_default()
         );
         Ok(Some(Fault { reason: reason::DOCKERFILE_MISMATCH, message }))
     }
@@ -166,8 +190,12 @@ impl Question<'_> {
         image.map(|image| crate::engine::images::repository(spec, image)).unwrap_or_default()
     }
 
-    async fn layers(&self, repository: &str, manifest: &registry::Manifest) -> Result<Vec<String>, registry::Error> {
-        let reference = Reference::parse(&format!("{repository}@{}", manifest.digest))?;
-        Ok(self.context.registry.config(&reference, manifest, &self.world.keychain).await?.diff_ids)
+    async fn layers(&self, repository: &str, manifest: &Manifest) -> Result<Vec<Digest>, Fault> {
+        let Kind::Image(image) = &manifest.kind else {
+            let message = format!("{repository}@{} is an index in an index, which nothing here reads", manifest.digest);
+            return Err(Fault { reason: reason::REGISTRY_GARBAGE, message });
+        };
+        let reference = format!("{repository}@{}", manifest.digest).parse::<Reference>()?;
+        Ok(self.context.registry.config(&reference, image, &self.world.keychain).await?.diff_ids)
     }
 }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::condition::reason,
     engine::{Action, Decision, Fault, TagMove, TagSight, causes::short},
-    registry::{self, Manifest, Reference},
+    registry::{Manifest, Reference},
 };
 
 /// Until a tag that could not be moved is tried again.
@@ -27,9 +27,9 @@ pub async fn move_tags(context: &Context, world: &World, decision: &Decision, me
         for tag in tags {
             let sight = match set(context, world, &repository, digest, tag, &mut manifest).await {
                 Ok(sight) => sight,
-                Err(error) => {
-                    warn!(image = %name, tag = %tag.tag, %error, "a tag could not be moved");
-                    let fault = Fault { reason: error.reason(), message: format!("tag {}: {error}", tag.tag) };
+                Err(Fault { reason, message }) => {
+                    warn!(image = %name, tag = %tag.tag, message, "a tag could not be moved");
+                    let fault = Fault { reason, message: format!("tag {}: {message}", tag.tag) };
                     TagSight::Faulty(fault, now.saturating_add(TRY_AGAIN).unwrap_or(Timestamp::MAX))
                 }
             };
@@ -58,9 +58,10 @@ async fn set(
     digest: &str,
     tag: &TagMove,
     manifest: &mut Option<Manifest>,
-) -> Result<TagSight, registry::Error> {
-    let reference = Reference::parse(&format!("{repository}:{}", tag.tag))?;
-    let standing = context.registry.head(&reference, &world.keychain).await?.map(|descriptor| descriptor.digest);
+) -> Result<TagSight, Fault> {
+    let reference = format!("{repository}:{}", tag.tag).parse::<Reference>()?;
+    let standing =
+        context.registry.head(&reference, &world.keychain).await?.map(|descriptor| descriptor.digest.to_string());
     match standing {
         Some(standing) if standing == *digest => return Ok(TagSight::At(standing)),
         Some(standing) if tag.immutable => return Ok(TagSight::Taken(standing)),
@@ -69,11 +70,11 @@ async fn set(
     let manifest = match manifest {
         Some(manifest) => manifest,
         None => {
-            let by_digest = Reference::parse(&format!("{repository}@{digest}"))?;
+            let by_digest = format!("{repository}@{digest}").parse::<Reference>()?;
             manifest.insert(context.registry.manifest(&by_digest, &world.keychain).await?)
         }
     };
-    context.registry.tag(repository, &tag.tag, manifest, &world.keychain).await?;
+    context.registry.tag(&reference, manifest, &world.keychain).await?;
     Ok(TagSight::At(digest.into()))
 }
 

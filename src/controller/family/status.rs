@@ -15,11 +15,10 @@ use super::{
         context::{Context, Memory},
         error::{Error, call},
     },
-    cascade,
+    RESYNC, cascade,
     events::{self, Tone},
     image_record,
     observe::World,
-    RESYNC,
 };
 use crate::{
     api::{
@@ -172,11 +171,16 @@ impl Verdict {
     fn of(world: &World, decision: &Decision, status: &ImageFamilyStatus) -> Self {
         let counts = &status.counts;
         let progress = format!("{} of {} images are current", counts.current, counts.total);
-        let at_rest = Self { ready: false, reconciling: false, stalled: false, reason: reason::CURRENT, message: String::new() };
+        let at_rest =
+            Self { ready: false, reconciling: false, stalled: false, reason: reason::CURRENT, message: String::new() };
         if let Some(first) = status.attention.first() {
             let more = status.attention.len().saturating_sub(1);
             let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
-            let reason = if first.state == ImageState::Failed { reason::IMAGES_FAILED } else { known_reason(decision, &first.reason) };
+            let reason = if first.state == ImageState::Failed {
+                reason::IMAGES_FAILED
+            } else {
+                known_reason(decision, &first.reason)
+            };
             let message = format!("{}: {}{more}", first.image, first.message);
             // A wave goes on beside a failed image, and may still change what is said here.
             let reconciling = status.cascade.is_some();
@@ -215,7 +219,8 @@ async fn write_family(context: &Context, family: &ImageFamily, status: &ImageFam
     let name = family.name_any();
     let patch = apply_status::<ImageFamily>(&name, status);
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
-    match call(|| format!("write the status of ImageFamily {name}"), api.patch_status(&name, &parameters, &patch)).await {
+    match call(|| format!("write the status of ImageFamily {name}"), api.patch_status(&name, &parameters, &patch)).await
+    {
         Ok(written) => context.caches.families.wrote(written),
         Err(error) if error.is_not_found() => {}
         Err(error) => return Err(error),
@@ -237,9 +242,8 @@ pub fn apply_status<K: Resource<DynamicType = ()>>(name: &str, status: &impl Ser
 async fn tell(context: &Context, world: &World, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
     for upstream in &new.upstreams {
         let before = old.upstreams.iter().find(|before| before.name == upstream.name);
-        let digest = |status: &crate::api::UpstreamStatus| {
-            status.candidate.as_ref().map(|candidate| candidate.digest.clone())
-        };
+        let digest =
+            |status: &crate::api::UpstreamStatus| status.candidate.as_ref().map(|candidate| candidate.digest.clone());
         if let Some(candidate) = digest(upstream).filter(|_| before.and_then(digest) != digest(upstream)) {
             let note = format!("{} moved to {}", upstream.reference, causes::short(&candidate));
             events::publish(context, &world.family, Tone::Normal, reason::UPSTREAM_MOVED, "Watch", &note).await;

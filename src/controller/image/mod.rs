@@ -77,7 +77,7 @@ async fn carry_out(context: &Context, steps: &[Step]) -> Option<String> {
         match rollout::apply(&context.client, patch).await {
             Ok(()) => info!(workload = %patch.key, "workload moved to a new digest"),
             // The cache lags behind: the change that made the conflict comes by the watch, and with it the next pass.
-            Err(rollout::Error::Conflict(_)) => {}
+            Err(rollout::apply::Error::Conflict(_)) => {}
             Err(error) => {
                 warn!(workload = %patch.key, %error, "a workload could not be moved");
                 failed = failed.or_else(|| Some(error.to_string()));
