@@ -205,13 +205,10 @@ impl Client {
                 (_, pause) => pause,
             });
         let limit = self.0.config.timeout;
-        match tokio::time::timeout(limit.into(), call).await {
-            Ok(result) => result,
-            Err(_) => {
-                let asked = Asked { image: &shown, host: image.registry() };
-                Err(asked.unreachable(&format!("not done within {limit}")))
-            }
-        }
+        tokio::time::timeout(limit.into(), call).await.unwrap_or_else(|_| {
+            let asked = Asked { image: &shown, host: image.registry() };
+            Err(asked.unreachable(&format!("not done within {limit}")))
+        })
     }
 
     /// Asks the endpoints one after the other, as containerd does: whatever is wrong with a mirror, the next one is asked.
@@ -230,7 +227,7 @@ impl Client {
             match result.and_then(|answer| read(asked, answer)) {
                 Ok(value) => return Ok(value),
                 Err(error) if worst.as_ref().is_none_or(|worst| worst.weight() <= error.weight()) => {
-                    worst = Some(error)
+                    worst = Some(error);
                 }
                 Err(_) => {}
             }

@@ -25,7 +25,7 @@ const MAX_REDIRECTS: usize = 5;
 /// The most bytes that are read of an answer that says no.
 const MAX_REFUSAL: usize = 16 * 1024;
 /// The longest pause that a registry can impose.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// How many hosts' limits are kept before those that nobody uses are dropped.
 const MAX_IDLE_HOSTS: usize = 256;
 
@@ -90,14 +90,8 @@ impl Http {
                 .await
                 .map_err(|error| asked.unreachable(&chain(&error.without_url())))?;
             let follows = matches!(request.method, Method::GET | Method::HEAD);
-            match redirect(&response, &url) {
-                Some(to) if follows => {
-                    let to = to.ok_or_else(|| asked.garbage("redirects to something that is not a URL"))?;
-                    if url.scheme() == "https" && to.scheme() != "https" || !matches!(to.scheme(), "http" | "https") {
-                        return Err(asked.garbage("redirects away from HTTPS"));
-                    }
-                    url = to;
-                }
+            match redirect(&response) {
+                Some(location) if follows => url = target(&url, &location).map_err(|problem| asked.garbage(problem))?,
                 _ => return read(asked, response, &request).await,
             }
         }
@@ -134,12 +128,21 @@ impl Answer {
     }
 }
 
-/// Where an answer redirects to: `Some(None)` if it does not say so in a way that can be followed.
-fn redirect(response: &Response, from: &Url) -> Option<Option<Url>> {
+/// Where an answer says to go instead; empty if it does not say where.
+fn redirect(response: &Response) -> Option<String> {
     matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308).then(|| {
-        let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
-        from.join(location).ok()
+        let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+        location.unwrap_or_default().to_owned()
     })
+}
+
+/// The URL that a redirect leads to, if it may be followed.
+fn target(from: &Url, location: &str) -> Result<Url, &'static str> {
+    let to = Some(location).filter(|location| !location.is_empty()).and_then(|location| from.join(location).ok());
+    match to.ok_or("redirects to something that is not a URL")? {
+        to if to.scheme() == "https" || to.scheme() == "http" && from.scheme() == "http" => Ok(to),
+        _ => Err("redirects away from HTTPS"),
+    }
 }
 
 /// Reads the body: all of it or an error where the answer says yes, its beginning where it says no.
@@ -153,12 +156,11 @@ async fn read(asked: Asked<'_>, mut response: Response, request: &Request) -> Re
     let mut body = BytesMut::new();
     loop {
         match response.chunk().await {
-            Ok(None) => break,
             Ok(Some(chunk)) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
-            Ok(Some(_)) if status.is_success() => return Err(too_large()),
+            Ok(None) => break,
             // The status says enough.
-            Ok(Some(_)) => break,
-            Err(_) if !status.is_success() => break,
+            Ok(Some(_)) | Err(_) if !status.is_success() => break,
+            Ok(Some(_)) => return Err(too_large()),
             Err(error) => return Err(asked.unreachable(&chain(&error.without_url()))),
         }
     }
@@ -182,12 +184,11 @@ fn chain(error: &reqwest::Error) -> String {
 
 /// A `Retry-After`, which is a number of seconds or a date.
 fn pause(value: &str, now: Timestamp) -> Option<Duration> {
-    let pause = match value.trim().parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let until = rfc2822::parse(value.trim()).ok()?.timestamp();
-            Duration::try_from(until.duration_since(now)).unwrap_or_default()
-        }
+    let pause = if let Ok(seconds) = value.trim().parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let until = rfc2822::parse(value.trim()).ok()?.timestamp();
+        Duration::try_from(until.duration_since(now)).unwrap_or_default()
     };
     Some(pause.min(MAX_RETRY_AFTER))
 }
@@ -195,6 +196,22 @@ fn pause(value: &str, now: Timestamp) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn redirects() {
+        let follow = |from: &str, location| target(&from.parse().expect(from), location).map(|to| to.to_string());
+        assert_eq!(follow("https://r.example/v2/a", "/b").as_deref(), Ok("https://r.example/b"));
+        assert_eq!(follow("http://r.example/v2/a", "https://s.example/b").as_deref(), Ok("https://s.example/b"));
+        assert_eq!(follow("http://r.example/v2/a", "http://s.example/b").as_deref(), Ok("http://s.example/b"));
+        for (location, problem) in [
+            ("http://r.example/b", "HTTPS"),
+            ("file:///etc/passwd", "HTTPS"),
+            ("", "not a URL"),
+            ("http://[", "not a URL"),
+        ] {
+            assert!(follow("https://r.example/a", location).expect_err(location).contains(problem), "{location}");
+        }
+    }
 
     #[test]
     fn retry_after() {

@@ -16,6 +16,11 @@ mod platform;
 mod reference;
 mod token;
 
+#[cfg(test)]
+mod client_tests;
+#[cfg(test)]
+mod fault_registry;
+
 pub use self::{
     client::{Client, MAX_MANIFEST},
     config::{Config, ConfigError, Mirror},

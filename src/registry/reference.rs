@@ -112,6 +112,10 @@ impl FromStr for Reference {
         if parsed.digest().is_some_and(|digest| digest.parse::<Digest>().is_err()) {
             return Err(error("only sha256 digests are supported"));
         }
+        if parsed.repository().contains(|c: char| c.is_ascii_uppercase()) {
+            // The grammar took it for a host, which it is not for want of a dot or a port.
+            return Err(error("repository name must be lowercase"));
+        }
         let registry = parsed.registry().to_ascii_lowercase();
         let path = parsed.repository().to_owned();
         // `index.docker.io` and `docker.io` are one registry; the parser maps the first to the second.

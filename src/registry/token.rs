@@ -35,9 +35,9 @@ const MAX_CHALLENGE: usize = 4096;
 /// The most authorizations that are kept.
 const MAX_CACHED: usize = 4096;
 /// How long a token lasts that does not say so, by the specification.
-const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+const DEFAULT_LIFE: Duration = Duration::from_mins(1);
 /// The longest that an authorization is kept.
-const MAX_LIFE: Duration = Duration::from_secs(3600);
+const MAX_LIFE: Duration = Duration::from_hours(1);
 
 /// What a registry wants before it answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -149,8 +149,9 @@ pub(super) async fn answer(
     let answer = http.send(asked, request).await?.ok(asked, &secrets)?;
     let token: Token =
         serde_json::from_slice(&answer.body).map_err(|_| asked.garbage("sends something that is not a token"))?;
-    let life = token.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs).min(MAX_LIFE);
-    let token = token.token.or(token.access_token).ok_or_else(|| asked.garbage("sends an answer without a token"))?;
+    let life = granted.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs).min(MAX_LIFE);
+    let token =
+        granted.token.or(granted.access_token).ok_or_else(|| asked.garbage("sends an answer without a token"))?;
     let value = sensitive(asked, &format!("Bearer {}", token.expose_secret()))?;
     // A token is given up early, so that it does not run out on its way.
     Ok((value, life * 9 / 10))
@@ -205,7 +206,7 @@ fn token_request(
 }
 
 #[derive(Deserialize)]
-struct Token {
+struct Granted {
     token: Option<SecretString>,
     access_token: Option<SecretString>,
     expires_in: Option<u64>,
@@ -257,7 +258,7 @@ mod tests {
         let grant =
             |push| Grant { base: "https://r".into(), path: "a".into(), push, identity: keychain.identity(["r"], "a") };
         let grants = Grants::default();
-        grants.put(grant(false), HeaderValue::from_static("Bearer t"), Duration::from_secs(60));
+        grants.put(grant(false), HeaderValue::from_static("Bearer t"), Duration::from_mins(1));
         assert!(grants.get(&grant(false)).is_some());
         assert!(grants.get(&grant(true)).is_none());
         tokio::time::advance(Duration::from_secs(61)).await;

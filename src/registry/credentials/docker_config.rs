@@ -29,7 +29,9 @@ struct DockerConfig {
 struct Auth {
     username: Option<String>,
     password: Option<SecretString>,
-    auth: Option<SecretString>,
+    /// User and password with a colon between, in base64.
+    #[serde(rename = "auth")]
+    encoded: Option<SecretString>,
     #[serde(rename = "identitytoken")]
     identity_token: Option<SecretString>,
 }
@@ -62,7 +64,7 @@ pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<Entry>, SecretEr
 /// The credential of one entry; none for the empty entries that a credential helper leaves behind.
 fn credential(auth: Auth) -> Result<Option<Credential>, &'static str> {
     let given = |secret: &SecretString| !secret.expose_secret().is_empty();
-    let decoded = auth.auth.filter(given).map(|auth| decode(&auth)).transpose()?;
+    let decoded = auth.encoded.filter(given).map(|encoded| decode(&encoded)).transpose()?;
     let (username, password) = match decoded {
         Some((username, password)) => (username, Some(password)),
         None => (auth.username.unwrap_or_default(), auth.password),
@@ -82,8 +84,8 @@ fn credential(auth: Auth) -> Result<Option<Credential>, &'static str> {
     }
 }
 
-fn decode(auth: &SecretString) -> Result<(String, SecretString), &'static str> {
-    let bytes = BASE64.decode(auth.expose_secret().trim()).map_err(|_| "has an `auth` that is not base64")?;
+fn decode(encoded: &SecretString) -> Result<(String, SecretString), &'static str> {
+    let bytes = BASE64.decode(encoded.expose_secret().trim()).map_err(|_| "has an `auth` that is not base64")?;
     let text = String::from_utf8(bytes).map_err(|_| "has an `auth` that is not text")?;
     let (username, password) = text.split_once(':').ok_or("has an `auth` without a colon between user and password")?;
     Ok((username.into(), password.trim_end_matches('\0').into()))

@@ -154,7 +154,9 @@ impl Keychain {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         };
-        salt.iter().for_each(|word| add(&word.to_le_bytes()));
+        for word in salt {
+            add(&word.to_le_bytes());
+        }
         for registry in registries {
             match self.lookup(registry, path) {
                 None => add(b"anonymous"),

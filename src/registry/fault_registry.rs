@@ -1,0 +1,104 @@
+//! A registry on loopback whose every answer a test chooses, and that remembers what it was asked.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, StatusCode},
+    response::Response,
+};
+
+/// One request, as it came in.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    pub authorization: Option<String>,
+    pub body: Vec<u8>,
+    /// How many requests of this method and path came before.
+    pub before: usize,
+}
+
+/// What the registry answers. The pause comes before it.
+pub struct Reply {
+    pub response: Response,
+    pub pause: Duration,
+}
+
+pub struct FaultRegistry {
+    pub address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    most_at_once: Arc<AtomicUsize>,
+}
+
+impl FaultRegistry {
+    /// Starts on a free port and ends with the test's runtime.
+    pub async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("address");
+        let (seen, most_at_once) = (Arc::new(Mutex::new(Vec::<Seen>::new())), Arc::new(AtomicUsize::new(0)));
+        let (log, most, running, answer) =
+            (Arc::clone(&seen), Arc::clone(&most_at_once), Arc::new(AtomicUsize::new(0)), Arc::new(answer));
+        let handler = move |request: Request| {
+            let (log, most, running, answer) = (log.clone(), most.clone(), running.clone(), answer.clone());
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let reply = answer(&record(&log, request).await);
+                tokio::time::sleep(reply.pause).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                reply.response
+            }
+        };
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await });
+        Self { address, seen, most_at_once }
+    }
+
+    /// What it was asked so far, as `METHOD target`.
+    pub fn requests(&self) -> Vec<String> {
+        self.seen().into_iter().map(|seen| format!("{} {}", seen.method, seen.target)).collect()
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("log").clone()
+    }
+
+    pub fn most_at_once(&self) -> usize {
+        self.most_at_once.load(Ordering::SeqCst)
+    }
+}
+
+async fn record(log: &Mutex<Vec<Seen>>, request: Request) -> Seen {
+    let (method, target) = (request.method().to_string(), request.uri().to_string());
+    let authorization = text(request.headers(), "authorization");
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.expect("body").to_vec();
+    let mut log = log.lock().expect("log");
+    let before = log.iter().filter(|seen| seen.method == method && seen.target == target).count();
+    let seen = Seen { method, target, authorization, body, before };
+    log.push(seen.clone());
+    seen
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(|value| value.to_str().expect("text").to_owned())
+}
+
+/// An answer at once.
+pub fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> Reply {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = StatusCode::from_u16(status).expect("status");
+    for (name, value) in headers {
+        let name: axum::http::HeaderName = name.parse().expect("name");
+        response.headers_mut().append(name, value.parse().expect("value"));
+    }
+    Reply { response, pause: Duration::ZERO }
+}
