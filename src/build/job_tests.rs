@@ -144,3 +144,58 @@ fn a_dropped_user_namespace_is_noticed() {
     let sent = made(&privileged);
     assert!(!drops_user_namespace(&sent, &sent));
 }
+
+/// The strategies that the chart ships, by name.
+fn shipped() -> Vec<BuildStrategy> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/groundswell/files/strategies");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect(folder).map(|entry| entry.expect("entry").path()).collect();
+    files.sort();
+    let read = |path: &std::path::PathBuf| std::fs::read_to_string(path).expect("file");
+    files.iter().map(|path| serde_yaml::from_str(&read(path)).expect("strategy")).collect()
+}
+
+#[test]
+fn every_shipped_strategy_makes_a_job() {
+    let names: Vec<_> = shipped().iter().map(|strategy| strategy.metadata.name.clone().unwrap_or_default()).collect();
+    assert_eq!(names, ["buildkit-privileged", "buildkit"]);
+    for strategy in shipped() {
+        let pod = pod(&made(&strategy));
+        let privileged = pod.containers[0].security_context.as_ref().and_then(|security| security.privileged);
+        match strategy.spec.user_namespace {
+            UserNamespace::Required => assert_eq!((pod.host_users, privileged), (Some(false), None)),
+            UserNamespace::NotRequired => assert_eq!((pod.host_users, privileged), (None, Some(true))),
+        }
+    }
+}
+
+#[test]
+fn buildkit_is_told_everything_that_the_image_is_made_from() {
+    let buildkit = shipped().into_iter().find(|strategy| strategy.metadata.name.as_deref() == Some("buildkit"));
+    let mut request = request();
+    request.parents[0].repository = "docker.io/library/alpine".into();
+    request.parents[0].digest = "sha256:aa".into();
+    request.args = BTreeMap::from([("A".into(), "1,$(HOME)".into())]);
+    request.labels = BTreeMap::from([("l".into(), "x=y".into())]);
+    request.annotations = BTreeMap::from([("n".into(), "one, two".into()), ("o".into(), "3".into())]);
+    request.target = Some("final".into());
+    let job = job(&request, &buildkit.expect("shipped"), &StrategyRef::default(), &environment()).expect("job");
+    assert_eq!(
+        pod(&job).containers[0].args.as_deref().unwrap_or_default(),
+        [
+            "build",
+            "--progress=plain",
+            "--frontend=dockerfile.v0",
+            "--local=context=/workspace/context",
+            "--local=dockerfile=/workspace/context",
+            "--opt=filename=Dockerfile",
+            "--opt=cmdline=dockerfile.v0",
+            "--opt=target=final",
+            "--opt=context:alpine:3.20=docker-image://docker.io/library/alpine@sha256:aa",
+            "--opt=build-arg:A=1,$$(HOME)",
+            "--opt=label:l=x=y",
+            "--opt=build-arg:SOURCE_DATE_EPOCH=0",
+            "--output=type=image,name=registry.example.com/team/pyenv:gs-1,push=true,oci-mediatypes=true,rewrite-timestamp=true,\"annotation.n=one, two\",annotation.o=3",
+        ]
+    );
+}
