@@ -147,7 +147,7 @@ pub(super) async fn answer(
     let secrets: Vec<&str> = credential.iter().map(|credential| secret(credential)).collect();
     let asked = Asked { host: &host, ..asked };
     let answer = http.send(asked, request).await?.ok(asked, &secrets)?;
-    let token: Token =
+    let granted: Granted =
         serde_json::from_slice(&answer.body).map_err(|_| asked.garbage("sends something that is not a token"))?;
     let life = granted.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs).min(MAX_LIFE);
     let token =
