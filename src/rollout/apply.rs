@@ -125,12 +125,14 @@ fn classify(key: &WorkloadKey, source: kube::Error) -> Error {
 }
 
 /// Whether the object is gone, another one, or not as the patch tests it to be. A failed test of a JSON patch is answered by
-/// 422 without causes; a field that validation refuses, or an admission webhook, by 422 with them or with words of its own.
+/// 422 without causes, and another uid in a merge patch by that field as a cause. Other causes are fields that validation
+/// refuses, and an admission webhook has words of its own.
 fn unlike_the_plan(status: &Status) -> bool {
-    let without_causes = status.details.as_ref().is_none_or(|details| details.causes.is_empty());
+    let causes = status.details.as_ref().map_or(&[][..], |details| details.causes.as_slice());
+    let tested = causes.is_empty() || causes.iter().any(|cause| cause.field == "metadata.uid");
     match status.code {
         404 | 409 => true,
-        422 => without_causes && !status.message.starts_with("admission webhook"),
+        422 => tested && !status.message.starts_with("admission webhook"),
         _ => false,
     }
 }
@@ -228,7 +230,14 @@ mod tests {
     #[tokio::test]
     async fn refusals_are_told_apart() {
         let patch = patch(WorkloadKind::Deployment, image());
+        let mut another = status(422, "is invalid: metadata.uid: field is immutable");
+        another["details"]["causes"] = json!([{"field": "metadata.uid", "message": "field is immutable"}]);
+        let mut invalid = status(422, "is invalid: image: Required value");
+        invalid["details"]["causes"] =
+            json!([{"field": "spec.template.spec.containers[0].image", "message": "Required"}]);
         for (answer, expected) in [
+            (another, "changed since"),
+            (invalid, "Required value"),
             (status(409, "uid mismatch"), "changed since"),
             (status(404, "not found"), "changed since"),
             (status(422, "the server rejected our request due to an error in our request"), "changed since"),
