@@ -1,0 +1,283 @@
+//! A family, or several, as text for a terminal. Pure: the time and the width are arguments. Always with colours; whoever
+//! prints takes them out where they are not wanted.
+
+use std::fmt::Write as _;
+
+use comfy_table::{Attribute, Cell, Color, Table, presets};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt as _;
+
+use crate::api::{
+    FamilyImage, ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, RolloutState, UpstreamStatus,
+    condition::{self, shorten},
+};
+
+/// The least that a column is cut to, however narrow the terminal.
+const LEAST: usize = 16;
+/// Characters between two columns.
+const GAP: usize = 2;
+
+/// A family: its summary, its upstreams, its images by level, and the rollouts that need a person.
+pub fn family(family: &ImageFamily, images: &[&FamilyImage], now: Timestamp, width: Option<u16>) -> String {
+    let empty = ImageFamilyStatus::default();
+    let status = family.status.as_ref().unwrap_or(&empty);
+    let mut text = summary(family, status, now, width);
+    if !status.upstreams.is_empty() {
+        let header = ["UPSTREAM", "REFERENCE", "ADOPTED", "SINCE", "CANDIDATE", "WHY"];
+        let rows = status.upstreams.iter().map(|upstream| upstream_row(upstream, now)).collect();
+        text = text + "\n" + &table(&header, rows, width);
+    }
+    let mut images = images.to_vec();
+    images.sort_by_key(|image| (image.spec.level, image.spec.image.clone()));
+    if !images.is_empty() {
+        let header = ["LEVEL", "IMAGE", "STATE", "BUILD", "DIGEST", "SINCE", "WHY"];
+        let rows = images.iter().map(|image| image_row(image, now)).collect();
+        text = text + "\n" + &table(&header, rows, width);
+    }
+    let rollouts: Vec<_> = images.iter().flat_map(|image| rollout_rows(image)).collect();
+    if !rollouts.is_empty() {
+        text = text + "\n" + &table(&["IMAGE", "ROLLOUT", "STATE", "WHY"], rollouts, width);
+    }
+    text
+}
+
+/// Families in short, one a line.
+pub fn families(families: &[&ImageFamily], namespaces: bool, now: Timestamp, width: Option<u16>) -> String {
+    if families.is_empty() {
+        return "no families\n".into();
+    }
+    let mut header = vec!["FAMILY", "READY", "IMAGES", "CASCADE", "SINCE", "WHY"];
+    if namespaces {
+        header.insert(0, "NAMESPACE");
+    }
+    let empty = ImageFamilyStatus::default();
+    let rows = families.iter().map(|family| {
+        let status = family.status.as_ref().unwrap_or(&empty);
+        let ready = ready(status);
+        let since = ready.map(|condition| condition.last_transition_time.0);
+        let mut row = vec![
+            family.name_any().into(),
+            readiness(ready),
+            counts(&status.counts).into(),
+            status.cascade.as_ref().map_or("-", |cascade| &cascade.name).into(),
+            age(since, now).into(),
+            ready.map_or("not looked at yet", |condition| &condition.message).into(),
+        ];
+        if namespaces {
+            row.insert(0, family.namespace().unwrap_or_default().into());
+        }
+        row
+    });
+    table(&header, rows.collect(), width)
+}
+
+/// A text and how it is painted.
+struct Painted {
+    text: String,
+    colour: Option<Color>,
+    bold: bool,
+}
+
+impl<T: ToString> From<T> for Painted {
+    fn from(text: T) -> Self {
+        Self { text: text.to_string(), colour: None, bold: false }
+    }
+}
+
+fn painted(text: &str, colour: Color) -> Painted {
+    Painted { text: text.into(), colour: Some(colour), bold: false }
+}
+
+fn summary(family: &ImageFamily, status: &ImageFamilyStatus, now: Timestamp, width: Option<u16>) -> String {
+    let ready = ready(status);
+    let mut lines = vec![
+        ("Family", format!("{}/{}", family.namespace().unwrap_or_default(), family.name_any())),
+        ("Images", counts(&status.counts)),
+    ];
+    let mut readiness = readiness(ready).text;
+    if let Some(condition) = ready {
+        let since = age(Some(condition.last_transition_time.0), now);
+        _ = write!(readiness, " for {since} ({}): {}", condition.reason, condition.message);
+    }
+    lines.insert(1, ("Ready", readiness));
+    if let Some(stalled) = status.conditions.iter().find(|c| c.type_ == condition::STALLED && c.status == "True") {
+        lines.insert(2, ("Stalled", format!("{}: {}", stalled.reason, stalled.message)));
+    }
+    if let Some(cascade) = &status.cascade {
+        lines.push(("Cascade", format!("{}, for {}", cascade.name, age(cascade.started_at, now))));
+    } else if let Some(pending) = &status.pending {
+        lines.push(("Pending", format!("changes of {} ago are settling", age(pending.since, now))));
+    }
+    if family.spec.suspend {
+        lines.push(("Suspend", "nothing is built, tagged or rolled out until `spec.suspend` is taken out".into()));
+    }
+    lines.into_iter().fold(String::new(), |text, (name, value)| {
+        let line = format!("{name:<8} {}", one_line(&value));
+        text + &shorten(&line, width.map_or(usize::MAX, usize::from)) + "\n"
+    })
+}
+
+fn upstream_row(upstream: &UpstreamStatus, now: Timestamp) -> Vec<Painted> {
+    let adopted = upstream.adopted.as_ref();
+    let candidate = upstream.candidate.as_ref();
+    vec![
+        (&upstream.name).into(),
+        (&upstream.reference).into(),
+        short(adopted.map(|adopted| adopted.digest.as_str())).into(),
+        age(adopted.and_then(|adopted| adopted.since), now).into(),
+        candidate.map_or_else(|| "-".into(), |candidate| painted(&short(Some(&candidate.digest)), Color::Cyan)),
+        why(upstream.reason.as_deref().unwrap_or_default(), upstream.message.as_deref().unwrap_or_default()).into(),
+    ]
+}
+
+fn image_row(image: &FamilyImage, now: Timestamp) -> Vec<Painted> {
+    let Some(status) = &image.status else {
+        let unknown = ["-"; 4].map(Painted::from);
+        let mut row = vec![image.spec.level.into(), (&image.spec.image).into()];
+        row.extend(unknown);
+        row.push("not looked at yet".into());
+        return row;
+    };
+    vec![
+        image.spec.level.into(),
+        Painted { bold: true, ..(&image.spec.image).into() },
+        painted(status.state.as_str(), colour(status.state)),
+        status.build.map_or_else(|| "-".to_owned(), |build| build.to_string()).into(),
+        short(status.digest.as_deref()).into(),
+        age(status.since, now).into(),
+        why(&status.reason, &status.message).into(),
+    ]
+}
+
+/// The rollouts of an image that are not complete.
+fn rollout_rows(image: &FamilyImage) -> Vec<Vec<Painted>> {
+    let rollouts = image.status.iter().flat_map(|status| &status.rollouts);
+    rollouts
+        .filter_map(|rollout| {
+            let state = match rollout.state {
+                RolloutState::Complete => return None,
+                RolloutState::Progressing => painted("Progressing", Color::Yellow),
+                RolloutState::Stalled => painted("Stalled", Color::Red),
+                RolloutState::Refused => painted("Refused", Color::Red),
+            };
+            Some(vec![(&image.spec.image).into(), (&rollout.workload).into(), state, (&rollout.message).into()])
+        })
+        .collect()
+}
+
+/// A table that fits into `width`, as far as that leaves a column [`LEAST`] characters.
+fn table(header: &[&str], rows: Vec<Vec<Painted>>, width: Option<u16>) -> String {
+    let widest = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| one_line(&cell.text).chars().count());
+        cells.chain(header.get(column).map(|name| name.len())).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(widest).collect();
+    let widths = width.map_or(widths.clone(), |width| fit(widths, usize::from(width)));
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).enforce_styling();
+    table.set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row.into_iter().zip(&widths).map(|(cell, width)| cell.cut(*width)).collect::<Vec<_>>());
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, u16::try_from(GAP).unwrap_or(1)));
+    }
+    table.lines().fold(String::new(), |text, line| text + line.trim_end() + "\n")
+}
+
+/// Takes from the last column, and when that is at its least, from whichever is the widest.
+fn fit(mut widths: Vec<usize>, width: usize) -> Vec<usize> {
+    let excess = (widths.iter().map(|width| width + GAP).sum::<usize>()).saturating_sub(width);
+    for _ in 0..excess {
+        let last = widths.last().is_some_and(|last| *last > LEAST);
+        let chosen = if last { widths.last_mut() } else { widths.iter_mut().max() };
+        match chosen {
+            Some(width) if *width > LEAST => *width -= 1,
+            _ => break,
+        }
+    }
+    widths
+}
+
+impl Painted {
+    fn cut(self, width: usize) -> Cell {
+        let mut cell = Cell::new(shorten(&one_line(&self.text), width));
+        if let Some(colour) = self.colour {
+            cell = cell.fg(colour);
+        }
+        if self.bold { cell.add_attribute(Attribute::Bold) } else { cell }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn ready(status: &ImageFamilyStatus) -> Option<&Condition> {
+    status.conditions.iter().find(|condition| condition.type_ == condition::READY)
+}
+
+fn readiness(ready: Option<&Condition>) -> Painted {
+    match ready.map(|condition| condition.status.as_str()) {
+        Some("True") => painted("True", Color::Green),
+        Some(other) => painted(other, Color::Yellow),
+        None => "Unknown".into(),
+    }
+}
+
+/// All images, and how many of them are in which state.
+fn counts(counts: &ImageCounts) -> String {
+    let states = [
+        ("current", counts.current),
+        ("building", counts.building),
+        ("checking", counts.checking),
+        ("queued", counts.queued),
+        ("waiting", counts.waiting),
+        ("blocked", counts.blocked),
+        ("failed", counts.failed),
+    ];
+    let named: Vec<_> =
+        states.into_iter().filter(|(_, count)| *count > 0).map(|(state, count)| format!("{count} {state}")).collect();
+    if named.is_empty() { counts.total.to_string() } else { format!("{}: {}", counts.total, named.join(", ")) }
+}
+
+fn colour(state: ImageState) -> Color {
+    match state {
+        ImageState::Current => Color::Green,
+        ImageState::Building | ImageState::Checking => Color::Yellow,
+        ImageState::Queued => Color::Cyan,
+        ImageState::Waiting => Color::Grey,
+        ImageState::Failed | ImageState::Blocked => Color::Red,
+    }
+}
+
+/// The first characters of a digest.
+fn short(digest: Option<&str>) -> String {
+    digest.map_or_else(|| "-".into(), |digest| digest.trim_start_matches("sha256:").chars().take(12).collect())
+}
+
+fn why(reason: &str, message: &str) -> String {
+    match (reason.is_empty(), message.is_empty()) {
+        (true, true) => "-".into(),
+        (true, false) => message.into(),
+        (false, true) => reason.into(),
+        (false, false) => format!("{reason}: {message}"),
+    }
+}
+
+/// How long ago something was, as kubectl writes it.
+fn age(since: Option<Timestamp>, now: Timestamp) -> String {
+    let Some(since) = since else { return "-".into() };
+    let seconds = now.duration_since(since).as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+#[path = "render_tests.rs"]
+mod tests;
