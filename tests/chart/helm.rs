@@ -1,0 +1,98 @@
+//! Helm, run on the chart.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+    sync::LazyLock,
+};
+
+use serde_json::Value;
+
+/// Nothing set.
+pub const DEFAULTS: &str = "{}";
+/// For those who grant no cluster-wide rights.
+pub const NAMESPACES: &str = "
+watchNamespaces: [team-a, team-b]
+replicas: 1
+rbac: {aggregate: false}
+";
+/// Everything that can be switched on, or set.
+pub const EVERYTHING: &str = "
+image:
+  repository: registry.example.com/groundswell
+  digest: sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+  pullPolicy: Always
+imagePullSecrets: [{name: pull}]
+fullnameOverride: rebuilds
+replicas: 3
+registries:
+  plainHttp: [registry.example.internal:5000]
+  mirrors: {docker.io: ['https://mirror.example.com/hub']}
+  timeout: 90s
+log: {format: text, filter: 'groundswell=debug,info'}
+serviceAccount: {name: builder, annotations: {example.com/role: rebuilds}}
+podAnnotations: {example.com/scrape: 'true'}
+podLabels: {example.com/team: platform}
+priorityClassName: system-cluster-critical
+nodeSelector: {kubernetes.io/os: linux}
+tolerations: [{key: example.com/dedicated, operator: Exists}]
+affinity:
+  podAntiAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+    - topologyKey: kubernetes.io/hostname
+      labelSelector: {matchLabels: {app.kubernetes.io/name: groundswell}}
+serviceMonitor: {enabled: true, labels: {release: prometheus}}
+networkPolicy:
+  enabled: true
+  metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
+";
+
+/// Folders with Helm and kubeconform, for PATH; they are compiled from pinned modules when they are not in the cache.
+static TOOLS: LazyLock<String> = LazyLock::new(|| {
+    let output = Command::new(root().join("dev/tools/build"))
+        .args(["--path", "helm", "kubeconform"])
+        .output()
+        .expect("dev/tools/build");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let own = String::from_utf8(output.stdout).expect("text");
+    format!("{}:{}", own.trim(), std::env::var("PATH").unwrap_or_default())
+});
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A command that finds the tools.
+pub fn tool(name: &str) -> Command {
+    let mut command = Command::new(name);
+    command.env("PATH", &*TOOLS).current_dir(root());
+    command
+}
+
+fn helm(arguments: &[&str], values: &str, more: &[&str]) -> Result<String, String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("values.yaml");
+    std::fs::write(&file, values).expect("write");
+    let Output { status, stdout, stderr } =
+        tool("helm").args(arguments).arg("--values").arg(&file).args(more).output().expect("helm");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+    if status.success() { Ok(text(stdout)) } else { Err(text(stdout) + &text(stderr)) }
+}
+
+/// `helm lint --strict`.
+pub fn lint(values: &str) -> Result<String, String> {
+    helm(&["lint", "--strict", "charts/groundswell"], values, &[])
+}
+
+/// `helm template`, in the namespace that the documents name.
+pub fn render(values: &str, more: &[&str]) -> Result<String, String> {
+    let arguments = ["template", "groundswell", "charts/groundswell", "--namespace", "groundswell-system"];
+    helm(&[&arguments[..], &["--kube-version", "1.36.0"]].concat(), values, more)
+}
+
+/// The documents of a YAML stream.
+pub fn documents(text: &str) -> Vec<Value> {
+    let all: Vec<Option<Value>> = serde_yaml::from_multiple(text).expect("YAML");
+    all.into_iter().flatten().filter(|document| !document.is_null()).collect()
+}

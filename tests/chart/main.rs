@@ -1,0 +1,173 @@
+//! The chart: what it renders, what it refuses, and that `deploy/` is the same. With Helm and kubeconform, without a cluster;
+//! the end-to-end tests install it.
+//!
+//! `make generate` writes the snapshots and `deploy/` (it sets `GENERATE=1`); without it a difference fails.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
+
+mod deploy;
+mod helm;
+mod schemas;
+
+use std::{collections::BTreeSet, fs};
+
+use helm::{DEFAULTS, EVERYTHING, NAMESPACES, documents, lint, render, root};
+use serde_json::Value;
+
+/// The values' names, and the values.
+const VALUES: [(&str, &str); 3] = [("defaults", DEFAULTS), ("namespaces", NAMESPACES), ("everything", EVERYTHING)];
+
+fn name(document: &Value) -> String {
+    let text = |pointer| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    format!("{} {}", text("/kind"), text("/metadata/name"))
+}
+
+fn of_kind<'a>(documents: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    documents.iter().filter(|document| document["kind"] == kind).collect()
+}
+
+#[test]
+fn it_passes_helms_own_checks() {
+    for (_, values) in VALUES {
+        lint(values).expect("helm lint");
+    }
+}
+
+#[test]
+fn it_renders_what_it_rendered_before() {
+    for (name, values) in VALUES {
+        let without = ["--set", "crds.install=false", "--set-json", "buildStrategies.install=[]"];
+        let text = render(values, &without).expect("rendered");
+        insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+            insta::assert_snapshot!(name, text);
+        });
+    }
+}
+
+#[test]
+fn what_it_renders_is_valid() {
+    for (name, values) in VALUES {
+        let text = render(values, &[]).expect("rendered");
+        schemas::validate(&text).unwrap_or_else(|problems| panic!("{name}: {problems}"));
+    }
+}
+
+#[test]
+fn an_unknown_field_is_seen() {
+    let text = render(DEFAULTS, &[]).expect("rendered").replace("maxUnavailable", "maxUnavailabel");
+    let problems = schemas::validate(&text).expect_err("an unknown field");
+    assert!(problems.contains("maxUnavailabel"), "{problems}");
+}
+
+#[test]
+fn the_definitions_are_the_generated_ones_and_are_kept() {
+    let rendered = documents(&render(DEFAULTS, &[]).expect("rendered"));
+    let definitions = of_kind(&rendered, "CustomResourceDefinition");
+    let files = fs::read_dir(root().join("crds")).expect("crds/").count();
+    assert_eq!(definitions.len(), files);
+    for definition in definitions {
+        let metadata = &definition["metadata"];
+        assert_eq!(metadata["annotations"]["helm.sh/resource-policy"], "keep");
+        let path = root().join("crds").join(format!("{}.yaml", metadata["name"].as_str().expect("a name")));
+        let generated = documents(&fs::read_to_string(&path).expect("a generated definition")).remove(0);
+        assert_eq!(definition["spec"], generated["spec"], "{}", path.display());
+    }
+}
+
+#[test]
+fn with_a_list_of_namespaces_no_cluster_wide_right_is_left_but_reading_strategies_and_these_namespaces() {
+    let rendered = documents(&render(NAMESPACES, &[]).expect("rendered"));
+    let bound: BTreeSet<String> = of_kind(&rendered, "ClusterRoleBinding")
+        .iter()
+        .map(|binding| binding["roleRef"]["name"].as_str().expect("a role").to_owned())
+        .collect();
+    assert_eq!(bound, BTreeSet::from(["groundswell".to_owned()]));
+    let rules = of_kind(&rendered, "ClusterRole")
+        .into_iter()
+        .find(|role| role["metadata"]["name"] == "groundswell")
+        .map(|role| role["rules"].as_array().expect("rules").clone())
+        .expect("the role");
+    assert_eq!(rules.len(), 2, "{rules:?}");
+    for rule in rules {
+        assert_eq!(rule["verbs"], serde_json::json!(["get", "list", "watch"]));
+        if rule["resources"] == serde_json::json!(["namespaces"]) {
+            assert_eq!(rule["resourceNames"], serde_json::json!(["team-a", "team-b"]));
+        } else {
+            assert_eq!(rule["resources"], serde_json::json!(["buildstrategies"]));
+        }
+    }
+}
+
+#[test]
+fn a_rule_says_why_it_is_there_and_asks_for_nothing_it_could_do_without() {
+    for file in ["_rules.tpl", "rbac-cluster.yaml", "rbac-leader-election.yaml", "rbac-people.yaml"] {
+        let text = fs::read_to_string(root().join("charts/groundswell/templates").join(file)).expect("a template");
+        let lines: Vec<&str> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("- apiGroups")) {
+            let before = number.checked_sub(1).and_then(|number| lines.get(number)).copied().unwrap_or_default();
+            assert!(before.starts_with('#') || before.starts_with("  verbs"), "{file}:{}: {line}", number + 1);
+        }
+    }
+    for (_, values) in VALUES {
+        let rendered = render(values, &[]).expect("rendered");
+        assert!(!rendered.contains("[\"*\"]") && !rendered.contains("['*']"), "a rule with a star");
+    }
+}
+
+#[test]
+fn a_strategy_is_made_by_a_hook_until_its_kind_is_known() {
+    let hook = |arguments: &[&str]| {
+        let rendered = documents(&render(DEFAULTS, arguments).expect("rendered"));
+        let strategies = of_kind(&rendered, "BuildStrategy");
+        assert!(!strategies.is_empty());
+        assert!(strategies.iter().all(|s| s["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"));
+        strategies.iter().any(|s| s["metadata"]["annotations"].get("helm.sh/hook").is_some())
+    };
+    assert!(hook(&[]));
+    assert!(!hook(&["--api-versions", "groundswell.dev/v1alpha1/BuildStrategy"]));
+}
+
+#[test]
+fn bad_values_are_refused_by_name() {
+    for (values, words) in [
+        ("replicas: two", "/replicas"),
+        ("image: {digest: latest}", "/image/digest"),
+        ("image: {repo: x}", "repo"),
+        ("watchNamespaces: [Team_A]", "/watchNamespaces/0"),
+        ("registries: {plainHttp: ['http://r.example.com']}", "/registries/plainHttp/0"),
+        ("registries: {mirrors: {docker.io: ['https://user@r.example.com']}}", "/registries/mirrors/docker.io/0"),
+        ("registries: {timeout: 5}", "/registries/timeout"),
+        ("buildStrategies: {install: [nobuild]}", "there is no strategy \"nobuild\""),
+        ("colour: blue", "colour"),
+    ] {
+        let problem = render(values, &[]).expect_err(values);
+        assert!(problem.contains(words), "`{words}` is not in: {problem}");
+    }
+}
+
+#[test]
+fn every_documented_value_stands_in_the_schema() {
+    let read = |file: &str| fs::read_to_string(root().join("charts/groundswell").join(file)).expect(file);
+    let values = documents(&read("values.yaml")).remove(0);
+    let schema: Value = serde_json::from_str(&read("values.schema.json")).expect("JSON");
+    for name in values.as_object().expect("values").keys() {
+        assert!(schema["properties"].get(name).is_some(), "{name} is not in values.schema.json");
+    }
+}
+
+#[test]
+fn deploy_is_the_chart_rendered() {
+    deploy::check();
+}
+
+#[test]
+fn names_are_unique() {
+    for (_, values) in VALUES {
+        let rendered = documents(&render(values, &[]).expect("rendered"));
+        let mut seen = BTreeSet::new();
+        for document in &rendered {
+            let place = document.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
+            assert!(seen.insert(format!("{place} {}", name(document))), "{} stands twice", name(document));
+        }
+    }
+}

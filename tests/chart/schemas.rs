@@ -1,0 +1,120 @@
+//! Schemas for kubeconform, made of what is at hand: Kubernetes' own description of its API, which comes with the module that
+//! the development cluster's API server is compiled from, and our definitions.
+
+use std::{fs, io::Write as _, path::Path, process::Stdio, sync::LazyLock};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::helm::{documents, root, tool};
+
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().expect("a folder");
+    write_kubernetes(folder.path());
+    write_ours(folder.path());
+    folder
+});
+
+/// Checks every document against its schema, unknown fields included; the problems, if there are any.
+pub fn validate(text: &str) -> Result<(), String> {
+    let location = format!("{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", FOLDER.path().display());
+    let mut child = tool("kubeconform")
+        // Of the Prometheus operator; its definition is not at hand.
+        .args(["-strict", "-summary", "-skip", "ServiceMonitor", "-schema-location", &location])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kubeconform");
+    child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("write");
+    let output = child.wait_with_output().expect("kubeconform");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
+}
+
+fn write_kubernetes(folder: &Path) {
+    let module = tool("go")
+        .args(["mod", "download", "-json", "k8s.io/kubernetes"])
+        .current_dir(root().join("dev/tools/k8s"))
+        .env("GOWORK", "off")
+        .output()
+        .expect("go");
+    assert!(module.status.success(), "{}", String::from_utf8_lossy(&module.stderr));
+    let module: Value = serde_json::from_slice(&module.stdout).expect("JSON");
+    let swagger = Path::new(module["Dir"].as_str().expect("a folder")).join("api/openapi-spec/swagger.json");
+    let text = fs::read_to_string(&swagger).unwrap_or_else(|error| panic!("{}: {error}", swagger.display()));
+    let mut swagger: Value = serde_json::from_str(&text).expect("JSON");
+    let definitions = swagger["definitions"].as_object_mut().expect("definitions");
+    for (name, definition) in definitions.iter_mut() {
+        if name.ends_with("IntOrString") {
+            *definition = json!({"type": ["string", "integer"]});
+        } else if name.ends_with("resource.Quantity") {
+            *definition = json!({"type": ["string", "number"]});
+        } else if let Some(object) = definition.as_object_mut().filter(|object| object.contains_key("properties")) {
+            object.insert("additionalProperties".into(), false.into());
+        }
+    }
+    for (name, definition) in definitions.iter() {
+        for kind in definition["x-kubernetes-group-version-kind"].as_array().into_iter().flatten() {
+            let part = |name: &str| kind[name].as_str().unwrap_or_default();
+            write_schema(
+                folder,
+                part("group"),
+                part("version"),
+                part("kind"),
+                &json!({
+                    "$ref": format!("_definitions.json#/definitions/{name}")
+                }),
+            );
+        }
+    }
+    fs::write(folder.join("_definitions.json"), json!({"definitions": definitions}).to_string()).expect("write");
+}
+
+fn write_ours(folder: &Path) {
+    for entry in fs::read_dir(root().join("crds")).expect("crds/") {
+        let text = fs::read_to_string(entry.expect("an entry").path()).expect("a definition");
+        let definition = documents(&text).remove(0);
+        let spec = &definition["spec"];
+        for version in spec["versions"].as_array().expect("versions") {
+            let mut schema = version["schema"]["openAPIV3Schema"].clone();
+            close(&mut schema);
+            // These two are the API server's to check.
+            for name in ["apiVersion", "kind"] {
+                schema["properties"][name] = json!({"type": "string"});
+            }
+            schema["properties"]["metadata"] = json!({"type": "object"});
+            let part = |value: &Value| value.as_str().expect("text").to_owned();
+            write_schema(
+                folder,
+                &part(&spec["group"]),
+                &part(&version["name"]),
+                &part(&spec["names"]["kind"]),
+                &schema,
+            );
+        }
+    }
+}
+
+/// Makes unknown fields an error, as `kubectl --validate=strict` does, but where they are to be preserved.
+fn close(schema: &mut Value) {
+    let Some(object) = schema.as_object_mut() else { return };
+    if object.contains_key("properties") && !object.contains_key("x-kubernetes-preserve-unknown-fields") {
+        object.insert("additionalProperties".into(), false.into());
+    }
+    for property in
+        object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flat_map(|all| all.values_mut())
+    {
+        close(property);
+    }
+    if let Some(items) = object.get_mut("items") {
+        close(items);
+    }
+}
+
+/// Where kubeconform looks: the kind, the first part of the group, the version.
+fn write_schema(folder: &Path, group: &str, version: &str, kind: &str, schema: &Value) {
+    let group = group.split('.').next().filter(|group| !group.is_empty()).map(|group| format!("-{group}"));
+    let name = format!("{kind}{}-{version}.json", group.unwrap_or_default()).to_lowercase();
+    fs::write(folder.join(name), schema.to_string()).expect("write");
+}
