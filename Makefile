@@ -15,7 +15,7 @@ build: ## Compile the controller and the kubectl plugin
 .PHONY: generate
 generate: ## Write everything generated: CRDs, the chart's copies, deploy/, the API reference
 	GENERATE=1 cargo test --locked --quiet --test generated
-	INSTA_UPDATE=always cargo test --locked --quiet --test chart
+	GENERATE=1 INSTA_UPDATE=always cargo test --locked --quiet --test chart
 
 .PHONY: lint
 lint: ## Check formatting, clippy, licences and sources
