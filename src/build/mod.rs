@@ -9,7 +9,6 @@ pub mod git;
 pub mod job;
 pub mod outcome;
 pub mod prepare;
-pub mod reference;
 pub mod request;
 pub mod source;
 pub mod strategy;

@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Dockerfile, External, Origin};
-use crate::{api::EdgeUse, build::reference::Reference};
+use crate::{api::EdgeUse, registry::Reference};
 
 /// The most problems that a message lists.
 const MAX_LISTED: usize = 12;
@@ -124,8 +124,7 @@ pub(super) fn named(dockerfile: &Dockerfile, built: usize) -> BTreeMap<External,
 /// Whether an edge declares what a Dockerfile names.
 fn names(external: &External, edge: &Declared) -> bool {
     let same = |text: &str| {
-        text == external.name
-            || matches!((Reference::parse(text), Reference::parse(&external.name)), (Ok(a), Ok(b)) if a == b)
+        text == external.name || matches!((whole(text), whole(&external.name)), (Some(a), Some(b)) if a == b)
     };
     match (&edge.arg, &edge.reference) {
         (Some(arg), _) => external.args.contains(arg) && same(&edge.pinned),
@@ -134,15 +133,20 @@ fn names(external: &External, edge: &Declared) -> bool {
     }
 }
 
+/// A reference in full, so that `alpine` and `docker.io/library/alpine:latest` are equal.
+fn whole(text: &str) -> Option<Reference> {
+    text.parse().ok()
+}
+
 fn same_reference(a: &Declared, b: &Declared) -> bool {
-    let whole = |edge: &Declared| edge.reference.as_deref().and_then(|text| Reference::parse(text).ok());
-    (a.arg.is_some() && a.arg == b.arg) || whole(a).is_some_and(|reference| whole(b) == Some(reference))
+    let named = |edge: &Declared| edge.reference.as_deref().and_then(whole);
+    (a.arg.is_some() && a.arg == b.arg) || named(a).is_some_and(|reference| named(b) == Some(reference))
 }
 
 /// Stages that `BuildKit` would replace whole: a pinned parent is a named context, and a stage of a context's name is taken
 /// from the context.
 fn replaced_stages(dockerfile: &Dockerfile, declared: &[Declared]) -> Vec<String> {
-    let key = |text: &str| Reference::parse(text).ok().map(|reference| reference.context_key());
+    let key = |text: &str| whole(text).map(|reference| reference.familiar());
     let contexts: BTreeSet<_> = declared.iter().filter_map(|edge| key(edge.reference.as_deref()?)).collect();
     let stages = dockerfile.stages.iter().filter_map(|stage| Some((stage.line, stage.name.as_deref()?)));
     stages

@@ -2,45 +2,30 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, fs};
 
-use serde::Deserialize;
 use url::Url;
 
-use super::{
-    Places, disk,
-    refusal::{Reason, Refusal},
-};
-
-/// What of the operator's configuration concerns a builder.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Registries {
-    /// Hosts that are spoken to without TLS.
-    plain_http: Vec<String>,
-    /// Mirrors of a host, as URLs.
-    mirrors: BTreeMap<String, Vec<String>>,
-}
+use super::{Places, disk, refusal::Refusal};
+use crate::registry::Config;
 
 /// Writes the file.
-pub(super) fn write(registries: &serde_json::Value, places: &Places) -> Result<(), Refusal> {
-    let wrong = |problem: String| {
-        let message = format!("the operator's configuration of registries can't be read: {problem}");
-        Refusal::new(Reason::InfrastructureFailed, message)
-    };
-    let registries: Option<Registries> =
-        serde_json::from_value(registries.clone()).map_err(|error| wrong(error.to_string()))?;
-    let text = toml(&registries.unwrap_or_default()).map_err(wrong)?;
+pub(super) fn write(registries: &Config, places: &Places) -> Result<(), Refusal> {
     let path = places.workspace.join("buildkitd.toml");
-    fs::write(&path, text).map_err(|error| disk(&path, &error))
+    fs::write(&path, toml(registries)).map_err(|error| disk(&path, &error))
 }
 
-fn toml(registries: &Registries) -> Result<String, String> {
+/// The mirrors of a registry, as URLs.
+pub(super) fn mirrors(registries: &Config, registry: &str) -> Vec<Url> {
+    let mirrors = registries.mirrors.get(registry).into_iter().flatten();
+    mirrors.filter_map(|mirror| Url::parse(&String::from(mirror.clone())).ok()).collect()
+}
+
+fn toml(registries: &Config) -> String {
     let mut hosts: BTreeMap<String, (bool, Vec<String>)> = BTreeMap::new();
     for host in &registries.plain_http {
         hosts.entry(host.clone()).or_default().0 = true;
     }
-    for (host, mirrors) in &registries.mirrors {
-        for mirror in mirrors {
-            let mirror = Url::parse(mirror).map_err(|error| format!("a mirror of {host} is no URL: {error}"))?;
+    for host in registries.mirrors.keys() {
+        for mirror in mirrors(registries, host) {
             let authority = authority(&mirror);
             let path = mirror.path().trim_end_matches('/');
             hosts.entry(host.clone()).or_default().1.push(format!("{authority}{path}"));
@@ -58,10 +43,11 @@ fn toml(registries: &Registries) -> Result<String, String> {
             let _ = writeln!(text, "  mirrors = [{}]", mirrors.join(", "));
         }
     }
-    Ok(text)
+    text
 }
 
-fn authority(url: &Url) -> String {
+/// Host, and port where it is not the scheme's own.
+pub(super) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
@@ -85,7 +71,7 @@ mod tests {
             "timeout": "60s",
         }));
         assert_eq!(
-            toml(&registries.expect("parses")).expect("valid"),
+            toml(&registries.expect("parses")),
             concat!(
                 "[registry.\"10.0.0.1:5000\"]\n  http = true\n",
                 "[registry.\"docker.io\"]\n  mirrors = [\"registry.test:5000\", \"mirror.example.com/hub\"]\n",
@@ -93,7 +79,7 @@ mod tests {
                 "[registry.\"registry.test:5000\"]\n  http = true\n",
             )
         );
-        assert_eq!(toml(&Registries::default()), Ok(String::new()));
+        assert_eq!(toml(&Config::default()), "");
         assert_eq!(quoted("a\"]\nb"), r#""a\"]\nb""#);
     }
 }

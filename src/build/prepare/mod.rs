@@ -28,6 +28,7 @@ use super::{
     git::Limits,
     source,
 };
+use crate::registry::Config;
 
 /// The longest that a source may take to come: libgit2 does not give up by itself on a server that says nothing.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -99,8 +100,17 @@ fn run(variable: Option<OsString>, places: &Places) -> Result<(), Refusal> {
     user_namespace::check(specification.user_namespace, &places.uid_map)?;
     context::write(&specification.source, places, &Limits::default())?;
     check_dockerfile(&specification, places)?;
-    docker_config::write(&specification, places)?;
-    buildkitd::write(&specification.registries, places)
+    let registries = registries(&specification)?;
+    docker_config::write(&specification, &registries, places)?;
+    buildkitd::write(&registries, places)
+}
+
+fn registries(specification: &Specification) -> Result<Config, Refusal> {
+    let config: Option<Config> = serde_json::from_value(specification.registries.clone()).map_err(|error| {
+        let message = format!("the operator's configuration of registries can't be read: {error}");
+        Refusal::new(Reason::InfrastructureFailed, message)
+    })?;
+    Ok(config.unwrap_or_default())
 }
 
 fn check_dockerfile(specification: &Specification, places: &Places) -> Result<(), Refusal> {

@@ -42,7 +42,7 @@ fn specification(source: Value) -> Value {
         "userNamespace": "Required",
         "image": "registry.example.com/team/web:gs-1",
         "source": source,
-        "parents": [{"name": "alpine", "pinned": "docker.io/library/alpine@sha256:aa", "reference": "alpine:3.20", "use": "Base"}],
+        "parents": [{"name": "alpine", "pinned": format!("docker.io/library/alpine@sha256:{}", "a".repeat(64)), "reference": "alpine:3.20", "use": "Base"}],
         "args": {},
         "target": null,
         "credentials": [],
@@ -136,25 +136,38 @@ fn a_dockerfile_is_not_read_through_a_link_that_leaves() {
 }
 
 #[test]
-fn credentials_are_merged_and_a_missing_one_is_named() {
+fn the_credentials_that_a_build_needs_are_merged() {
     let pod = Pod::new();
-    pod.file(
-        "credentials/0/config.json",
-        r#"{"credsStore":"evil","auths":{"registry.example.com":{"auth":"dTpwYXNz"}}}"#,
-    );
+    let auth = |hosts: &[&str]| {
+        let auths: serde_json::Map<_, _> =
+            hosts.iter().map(|host| ((*host).into(), json!({"auth": "dTpwYXNz"}))).collect();
+        json!({"credsStore": "evil", "auths": auths}).to_string()
+    };
+    pod.file("credentials/0/config.json", &auth(&["registry.example.com/team", "other.example.com"]));
+    pod.file("credentials/1/config.json", &auth(&["docker.io", "mirror.example.com:5000"]));
+    let mut specification = inline("FROM alpine:3.20");
+    specification["credentials"] = json!(["push", "pull"]);
+    specification["registries"] = json!({"mirrors": {"docker.io": ["http://mirror.example.com:5000"]}});
+    pod.run(&specification).expect("prepared");
+    let config: Value = serde_json::from_str(&pod.read("docker-config/config.json")).expect("json");
+    let hosts: Vec<_> = config["auths"].as_object().expect("auths").keys().collect();
+    assert_eq!(hosts, ["https://index.docker.io/v1/", "mirror.example.com:5000", "registry.example.com"]);
+    assert_eq!(config.as_object().map(serde_json::Map::len), Some(1), "no helper");
+}
+
+#[test]
+fn a_credential_that_can_not_be_used_is_named_and_not_shown() {
+    let pod = Pod::new();
     let mut specification = inline("FROM alpine:3.20");
     specification["credentials"] = json!(["push"]);
-    pod.run(&specification).expect("prepared");
-    assert_eq!(pod.read("docker-config/config.json"), r#"{"auths":{"registry.example.com":{"auth":"dTpwYXNz"}}}"#);
-
-    let pod = Pod::new();
     let refusal = pod.run(&specification).expect_err("missing");
     assert_eq!(refusal.reason, Reason::InvalidSecret);
-    assert!(refusal.message.contains("Secret `push`"), "{refusal}");
+    assert!(refusal.message.contains("Secret push"), "{refusal}");
     pod.file("credentials/0/config.json", "hunter2");
     fs::remove_dir_all(pod.path("workspace/context")).expect("clean");
     let refusal = pod.run(&specification).expect_err("malformed");
-    assert!(!refusal.message.contains("hunter2"), "{refusal}");
+    assert_eq!(refusal.reason, Reason::InvalidSecret);
+    assert!(refusal.message.contains("Secret push") && !refusal.message.contains("hunter2"), "{refusal}");
 }
 
 #[test]

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::build::{
-    SOURCE_DATE_EPOCH,
-    reference::Reference,
-    request::{BuildRequest, ResolvedSource, Written},
-    source,
+use crate::{
+    build::{
+        SOURCE_DATE_EPOCH,
+        request::{BuildRequest, ResolvedSource, Written},
+        source,
+    },
+    registry::Reference,
 };
 
 /// Everything that a pod template may name, for one build.
@@ -151,7 +153,7 @@ fn contexts(request: &BuildRequest) -> Vec<Context> {
         .iter()
         .filter_map(|parent| match &parent.written {
             Written::Reference(written) => {
-                let name = Reference::parse(written).map_or_else(|_| written.clone(), |whole| whole.context_key());
+                let name = written.parse::<Reference>().map_or_else(|_| written.clone(), |whole| whole.familiar());
                 Some((name, parent.pinned()))
             }
             Written::Arg(_) => None,

@@ -1,0 +1,304 @@
+//! Git sources against a real Git server: `git http-backend` behind a small HTTP front, on this machine.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{HeaderMap, Response, StatusCode, header},
+};
+use groundswell::build::git::{self, GitCredential, GitError, Limits, apart::Resolver};
+use tempfile::TempDir;
+use tokio::{io::AsyncWriteExt as _, net::TcpListener};
+
+/// What a server does with a request before Git sees it.
+#[derive(Clone, Default)]
+struct Rules {
+    /// The value of `Authorization` that it demands.
+    authorization: Option<String>,
+    /// Where it sends everybody instead.
+    redirect: Option<String>,
+}
+
+struct Front {
+    root: PathBuf,
+    rules: Rules,
+    seen: Mutex<Vec<Option<String>>>,
+}
+
+/// A folder of repositories behind HTTP.
+struct Server {
+    front: Arc<Front>,
+    address: String,
+}
+
+impl Server {
+    async fn start(root: &Path, rules: Rules) -> Self {
+        let front = Arc::new(Front { root: root.to_owned(), rules, seen: Mutex::default() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
+        let address = listener.local_addr().expect("address").to_string();
+        let router = Router::new().fallback(serve).with_state(front.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { front, address }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/images", self.address)
+    }
+
+    /// The values of `Authorization` that came with the requests.
+    fn seen(&self) -> Vec<Option<String>> {
+        self.front.seen.lock().expect("seen").clone()
+    }
+}
+
+async fn serve(State(front): State<Arc<Front>>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let given = parts.headers.get(header::AUTHORIZATION).map(|value| value.to_str().expect("text").to_owned());
+    front.seen.lock().expect("seen").push(given.clone());
+    if let Some(target) = &front.rules.redirect {
+        let location = format!("{target}{}", parts.uri);
+        return Response::builder().status(StatusCode::FOUND).header(header::LOCATION, location).body(Body::empty()).expect("response");
+    }
+    if front.rules.authorization.is_some() && front.rules.authorization != given {
+        let answer = Response::builder().status(StatusCode::UNAUTHORIZED);
+        return answer.header(header::WWW_AUTHENTICATE, "Basic realm=\"git\"").body(Body::empty()).expect("response");
+    }
+    let body = axum::body::to_bytes(body, 1 << 20).await.expect("body");
+    backend(&front.root, parts.method.as_str(), parts.uri.path(), parts.uri.query().unwrap_or_default(), &parts.headers, body).await
+}
+
+/// One request through `git http-backend`, which speaks CGI.
+async fn backend(root: &Path, method: &str, path: &str, query: &str, headers: &HeaderMap, body: Bytes) -> Response<Body> {
+    let mut child = tokio::process::Command::new("git")
+        .arg("http-backend")
+        .env("GIT_PROJECT_ROOT", root)
+        .env("GIT_HTTP_EXPORT_ALL", "1")
+        .env("REQUEST_METHOD", method)
+        .env("PATH_INFO", path)
+        .env("QUERY_STRING", query)
+        .env("CONTENT_TYPE", headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().expect("text")))
+        .env("CONTENT_LENGTH", body.len().to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("git");
+    let mut input = child.stdin.take().expect("input");
+    input.write_all(&body).await.expect("write");
+    drop(input);
+    let output = child.wait_with_output().await.expect("output").stdout;
+    let end = output.windows(4).position(|window| window == b"\r\n\r\n").expect("headers");
+    let mut response = Response::builder();
+    for line in String::from_utf8_lossy(&output[..end]).lines() {
+        let (name, value) = line.split_once(": ").expect("header");
+        response = match name {
+            "Status" => response.status(value[..3].parse::<u16>().expect("status")),
+            _ => response.header(name, value),
+        };
+    }
+    response.body(output[end + 4..].to_vec().into()).expect("response")
+}
+
+/// A repository `images` in a folder of its own, with a commit, two tags, a branch and a submodule.
+struct Repository {
+    folder: TempDir,
+}
+
+impl Repository {
+    fn new() -> Self {
+        let repository = Self { folder: tempfile::tempdir().expect("folder") };
+        std::fs::create_dir(repository.work()).expect("folder");
+        repository.git(&["init", "--quiet", "--initial-branch=main"]);
+        repository.file("README.md", "not in the context");
+        repository.file("base/Dockerfile", "FROM alpine:3.20\n");
+        repository.file("base/build/usr/bin/tool", "#!/bin/sh\n");
+        repository.git(&["add", "--all"]);
+        repository.git(&["update-index", "--chmod=+x", "base/build/usr/bin/tool"]);
+        let submodule = "160000,0123456789012345678901234567890123456789,base/module";
+        repository.git(&["update-index", "--add", "--cacheinfo", submodule]);
+        repository.git(&["commit", "--quiet", "--message=one"]);
+        repository.git(&["tag", "light"]);
+        repository.git(&["tag", "--annotate", "--message=t", "v1.0"]);
+        repository.git(&["branch", "release/1"]);
+        repository
+    }
+
+    fn work(&self) -> PathBuf {
+        self.folder.path().join("images")
+    }
+
+    fn file(&self, path: &str, content: &str) {
+        let path = self.work().join(path);
+        std::fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+        std::fs::write(path, content).expect("file");
+    }
+
+    fn commit(&self) -> String {
+        self.git(&["add", "--all"]);
+        self.git(&["commit", "--quiet", "--message=next"]);
+        self.git(&["rev-parse", "HEAD"])
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        let output = Command::new("git")
+            .args(["-c", "user.name=t", "-c", "user.email=t@example.com", "-c", "safe.directory=*"])
+            .args(arguments)
+            .current_dir(self.work())
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .output()
+            .expect("git");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").trim().to_owned()
+    }
+}
+
+fn credential(server: &Server, password: &str) -> GitCredential {
+    let data = BTreeMap::from([
+        ("username".to_owned(), b"me".to_vec()),
+        ("password".to_owned(), password.as_bytes().to_vec()),
+    ]);
+    GitCredential::from_secret("deploy", &data, Some(&server.address), &server.url()).expect("credential")
+}
+
+/// `me:hunter2`.
+const AUTHORIZATION: &str = "Basic bWU6aHVudGVyMg==";
+
+async fn resolve(url: &str, revision: &str, credential: Option<GitCredential>) -> Result<String, GitError> {
+    let (url, revision) = (url.to_owned(), revision.to_owned());
+    tokio::task::spawn_blocking(move || git::resolve(&url, &revision, credential.as_ref())).await.expect("thread")
+}
+
+async fn fetch(url: &str, commit: &str, folder: Option<&'static str>, to: &Path, limits: Limits) -> Result<(), GitError> {
+    let (url, commit, to) = (url.to_owned(), commit.to_owned(), to.to_owned());
+    let work = move || git::fetch(&url, &commit, folder, None, &to.join("scratch"), &to.join("context"), &limits);
+    tokio::task::spawn_blocking(work).await.expect("thread")
+}
+
+#[tokio::test]
+async fn branches_and_tags_stand_on_commits() {
+    let repository = Repository::new();
+    let server = Server::start(repository.folder.path(), Rules::default()).await;
+    let first = repository.git(&["rev-parse", "HEAD"]);
+    repository.file("next", "");
+    let second = repository.commit();
+    for (revision, commit) in [("main", &second), ("release/1", &first), ("light", &first), ("v1.0", &first)] {
+        assert_eq!(resolve(&server.url(), revision, None).await.as_ref(), Ok(commit), "{revision}");
+    }
+    let nowhere = "http://127.0.0.1:9/nothing";
+    assert_eq!(resolve(nowhere, &first, None).await, Ok(first), "a commit is not asked for");
+    let missing = resolve(&server.url(), "v2", None).await.expect_err("missing");
+    assert!(matches!(missing, GitError::NotFound { .. }) && missing.to_string().contains("`v2`"), "{missing}");
+    let no_repository = resolve(&format!("http://{}/other", server.address), "main", None).await.expect_err("missing");
+    assert!(matches!(no_repository, GitError::NotFound { .. }), "{no_repository}");
+    let away = resolve(nowhere, "main", None).await.expect_err("away");
+    assert!(matches!(away, GitError::Unavailable { .. }), "{away}");
+}
+
+#[tokio::test]
+async fn a_folder_of_a_commit_becomes_the_context() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let repository = Repository::new();
+    let server = Server::start(repository.folder.path(), Rules::default()).await;
+    repository.file("base/Dockerfile", "FROM alpine:3.21\n");
+    std::os::unix::fs::symlink("../../build/usr", repository.work().join("base/build/link")).expect("link");
+    let second = repository.commit();
+    repository.file("base/Dockerfile", "FROM alpine:3.22\n");
+    repository.commit();
+
+    let to = tempfile::tempdir().expect("folder");
+    fetch(&server.url(), &second, Some("base"), to.path(), Limits::default()).await.expect("fetched");
+    let context = to.path().join("context");
+    assert_eq!(std::fs::read_to_string(context.join("Dockerfile")).expect("file"), "FROM alpine:3.21\n");
+    let mode = std::fs::metadata(context.join("build/usr/bin/tool")).expect("tool").permissions().mode();
+    assert_eq!(mode & 0o777, 0o755);
+    assert_eq!(std::fs::read_link(context.join("build/link")).expect("link"), Path::new("../../build/usr"));
+    assert!(!context.join("module").exists() && !context.join(".git").exists() && !to.path().join("scratch").exists());
+
+    for (commit, folder, said) in [
+        (second.as_str(), Some("none"), "the folder `none`"),
+        (second.as_str(), Some("README.md"), "the folder `README.md`"),
+        ("0123456789012345678901234567890123456789", None, "the commit 0123"),
+    ] {
+        let to = tempfile::tempdir().expect("folder");
+        let error = fetch(&server.url(), commit, folder, to.path(), Limits::default()).await.expect_err(said);
+        assert!(matches!(error, GitError::NotFound { .. }) && error.to_string().contains(said), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_leaves_the_context_or_is_too_much_is_refused() {
+    let repository = Repository::new();
+    let server = Server::start(repository.folder.path(), Rules::default()).await;
+    let small = repository.git(&["rev-parse", "HEAD"]);
+    for (limits, said) in [
+        (Limits { entries: 3, ..Limits::default() }, "more than 3 files"),
+        (Limits { file: 4, ..Limits::default() }, "README.md has more than"),
+        (Limits { written: 30, ..Limits::default() }, "of files"),
+        (Limits { received: 10, ..Limits::default() }, "to receive"),
+    ] {
+        let to = tempfile::tempdir().expect("folder");
+        let error = fetch(&server.url(), &small, None, to.path(), limits).await.expect_err(said);
+        assert!(matches!(error, GitError::TooLarge { .. }) && error.to_string().contains(said), "{error}");
+    }
+    for target in ["/etc/passwd", "../../../etc/passwd"] {
+        let link = repository.work().join("base/leak");
+        std::os::unix::fs::symlink(target, &link).expect("link");
+        let commit = repository.commit();
+        std::fs::remove_file(link).expect("link");
+        let to = tempfile::tempdir().expect("folder");
+        let error = fetch(&server.url(), &commit, Some("base"), to.path(), Limits::default()).await.expect_err(target);
+        assert!(matches!(error, GitError::Unsafe { .. }) && error.to_string().contains("leak is a symbolic link"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_credential_opens_what_is_closed() {
+    let repository = Repository::new();
+    let commit = repository.git(&["rev-parse", "HEAD"]);
+    let rules = Rules { authorization: Some(AUTHORIZATION.into()), ..Rules::default() };
+    let server = Server::start(repository.folder.path(), rules).await;
+    assert_eq!(resolve(&server.url(), "main", Some(credential(&server, "hunter2"))).await, Ok(commit));
+    let none = resolve(&server.url(), "main", None).await.expect_err("none");
+    assert!(matches!(none, GitError::Unavailable { .. }) && none.to_string().contains("`secretRef` names none"), "{none}");
+    let wrong = resolve(&server.url(), "main", Some(credential(&server, "hunter3"))).await.expect_err("wrong");
+    assert!(matches!(wrong, GitError::Credential { .. }) && wrong.to_string().contains("refuses the credential"), "{wrong}");
+    assert!(wrong.to_string().contains("`deploy`") && !wrong.to_string().contains("hunter3"), "{wrong}");
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_take_the_credential_along() {
+    let repository = Repository::new();
+    let closed = Rules { authorization: Some(AUTHORIZATION.into()), ..Rules::default() };
+    let other = Server::start(repository.folder.path(), closed).await;
+    let redirect = Rules { redirect: Some(format!("http://localhost:{}", other.address.rsplit_once(':').expect("port").1)), ..Rules::default() };
+    let named = Server::start(repository.folder.path(), redirect).await;
+    let error = resolve(&named.url(), "main", Some(credential(&named, "hunter2"))).await.expect_err("redirected");
+    assert!(error.to_string().contains("redirects to another host"), "{error}");
+    assert_eq!(other.seen(), [None], "the other host was asked, and was shown nothing");
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up() {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_groundswell"));
+    let repository = Repository::new();
+    let commit = repository.git(&["rev-parse", "HEAD"]);
+    let rules = Rules { authorization: Some(AUTHORIZATION.into()), ..Rules::default() };
+    let server = Server::start(repository.folder.path(), rules).await;
+    let resolver = Resolver::new(program.clone(), Duration::from_secs(60), 1);
+    let secret = credential(&server, "hunter2");
+    assert_eq!(resolver.resolve(&server.url(), "v1.0", Some(&secret)).await, Ok(commit));
+
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let url = format!("http://{}/images", silent.local_addr().expect("address"));
+    let impatient = Resolver::new(program, Duration::from_secs(1), 1);
+    let error = impatient.resolve(&url, "main", None).await.expect_err("silent");
+    assert!(error.to_string().contains("did not answer within 1 s"), "{error}");
+}
