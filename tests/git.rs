@@ -65,18 +65,37 @@ async fn serve(State(front): State<Arc<Front>>, request: Request) -> Response<Bo
     front.seen.lock().expect("seen").push(given.clone());
     if let Some(target) = &front.rules.redirect {
         let location = format!("{target}{}", parts.uri);
-        return Response::builder().status(StatusCode::FOUND).header(header::LOCATION, location).body(Body::empty()).expect("response");
+        return Response::builder()
+            .status(StatusCode::FOUND)
+            .header(header::LOCATION, location)
+            .body(Body::empty())
+            .expect("response");
     }
     if front.rules.authorization.is_some() && front.rules.authorization != given {
         let answer = Response::builder().status(StatusCode::UNAUTHORIZED);
         return answer.header(header::WWW_AUTHENTICATE, "Basic realm=\"git\"").body(Body::empty()).expect("response");
     }
     let body = axum::body::to_bytes(body, 1 << 20).await.expect("body");
-    backend(&front.root, parts.method.as_str(), parts.uri.path(), parts.uri.query().unwrap_or_default(), &parts.headers, body).await
+    backend(
+        &front.root,
+        parts.method.as_str(),
+        parts.uri.path(),
+        parts.uri.query().unwrap_or_default(),
+        &parts.headers,
+        body,
+    )
+    .await
 }
 
 /// One request through `git http-backend`, which speaks CGI.
-async fn backend(root: &Path, method: &str, path: &str, query: &str, headers: &HeaderMap, body: Bytes) -> Response<Body> {
+async fn backend(
+    root: &Path,
+    method: &str,
+    path: &str,
+    query: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
     let mut child = tokio::process::Command::new("git")
         .arg("http-backend")
         .env("GIT_PROJECT_ROOT", root)
@@ -176,7 +195,13 @@ async fn resolve(url: &str, revision: &str, credential: Option<GitCredential>) -
     tokio::task::spawn_blocking(move || git::resolve(&url, &revision, credential.as_ref())).await.expect("thread")
 }
 
-async fn fetch(url: &str, commit: &str, folder: Option<&'static str>, to: &Path, limits: Limits) -> Result<(), GitError> {
+async fn fetch(
+    url: &str,
+    commit: &str,
+    folder: Option<&'static str>,
+    to: &Path,
+    limits: Limits,
+) -> Result<(), GitError> {
     let (url, commit, to) = (url.to_owned(), commit.to_owned(), to.to_owned());
     let work = move || git::fetch(&url, &commit, folder, None, &to.join("scratch"), &to.join("context"), &limits);
     tokio::task::spawn_blocking(work).await.expect("thread")
@@ -208,7 +233,7 @@ async fn a_folder_of_a_commit_becomes_the_context() {
     let repository = Repository::new();
     let server = Server::start(repository.folder.path(), Rules::default()).await;
     repository.file("base/Dockerfile", "FROM alpine:3.21\n");
-    std::os::unix::fs::symlink("../../build/usr", repository.work().join("base/build/link")).expect("link");
+    std::os::unix::fs::symlink("../build/usr", repository.work().join("base/build/link")).expect("link");
     let second = repository.commit();
     repository.file("base/Dockerfile", "FROM alpine:3.22\n");
     repository.commit();
@@ -219,7 +244,7 @@ async fn a_folder_of_a_commit_becomes_the_context() {
     assert_eq!(std::fs::read_to_string(context.join("Dockerfile")).expect("file"), "FROM alpine:3.21\n");
     let mode = std::fs::metadata(context.join("build/usr/bin/tool")).expect("tool").permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
-    assert_eq!(std::fs::read_link(context.join("build/link")).expect("link"), Path::new("../../build/usr"));
+    assert_eq!(std::fs::read_link(context.join("build/link")).expect("link"), Path::new("../build/usr"));
     assert!(!context.join("module").exists() && !context.join(".git").exists() && !to.path().join("scratch").exists());
 
     for (commit, folder, said) in [
@@ -255,7 +280,10 @@ async fn what_leaves_the_context_or_is_too_much_is_refused() {
         std::fs::remove_file(link).expect("link");
         let to = tempfile::tempdir().expect("folder");
         let error = fetch(&server.url(), &commit, Some("base"), to.path(), Limits::default()).await.expect_err(target);
-        assert!(matches!(error, GitError::Unsafe { .. }) && error.to_string().contains("leak is a symbolic link"), "{error}");
+        assert!(
+            matches!(error, GitError::Unsafe { .. }) && error.to_string().contains("leak is a symbolic link"),
+            "{error}"
+        );
     }
 }
 
@@ -267,9 +295,15 @@ async fn a_credential_opens_what_is_closed() {
     let server = Server::start(repository.folder.path(), rules).await;
     assert_eq!(resolve(&server.url(), "main", Some(credential(&server, "hunter2"))).await, Ok(commit));
     let none = resolve(&server.url(), "main", None).await.expect_err("none");
-    assert!(matches!(none, GitError::Unavailable { .. }) && none.to_string().contains("`secretRef` names none"), "{none}");
+    assert!(
+        matches!(none, GitError::Unavailable { .. }) && none.to_string().contains("`secretRef` names none"),
+        "{none}"
+    );
     let wrong = resolve(&server.url(), "main", Some(credential(&server, "hunter3"))).await.expect_err("wrong");
-    assert!(matches!(wrong, GitError::Credential { .. }) && wrong.to_string().contains("refuses the credential"), "{wrong}");
+    assert!(
+        matches!(wrong, GitError::Credential { .. }) && wrong.to_string().contains("refuses the credential"),
+        "{wrong}"
+    );
     assert!(wrong.to_string().contains("`deploy`") && !wrong.to_string().contains("hunter3"), "{wrong}");
 }
 
@@ -278,7 +312,10 @@ async fn a_redirect_does_not_take_the_credential_along() {
     let repository = Repository::new();
     let closed = Rules { authorization: Some(AUTHORIZATION.into()), ..Rules::default() };
     let other = Server::start(repository.folder.path(), closed).await;
-    let redirect = Rules { redirect: Some(format!("http://localhost:{}", other.address.rsplit_once(':').expect("port").1)), ..Rules::default() };
+    let redirect = Rules {
+        redirect: Some(format!("http://localhost:{}", other.address.rsplit_once(':').expect("port").1)),
+        ..Rules::default()
+    };
     let named = Server::start(repository.folder.path(), redirect).await;
     let error = resolve(&named.url(), "main", Some(credential(&named, "hunter2"))).await.expect_err("redirected");
     assert!(error.to_string().contains("redirects to another host"), "{error}");
