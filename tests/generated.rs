@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use groundswell::api::schema::definitions;
+use groundswell::api::{reference, schema::definitions};
 
 #[test]
 fn crds_are_generated() {
@@ -13,6 +13,14 @@ fn crds_are_generated() {
         for folder in ["crds", "charts/groundswell/files/crds"] {
             check(&format!("{folder}/{name}.yaml"), &text);
         }
+    }
+}
+
+#[test]
+fn the_api_reference_is_generated() {
+    let definitions = definitions().expect("the definitions serialize");
+    for page in reference::pages(&definitions).expect("the reference is written") {
+        check(&format!("docs/reference/{}", page.file), &page.text);
     }
 }
 

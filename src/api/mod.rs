@@ -14,6 +14,7 @@ pub mod image;
 pub mod image_family;
 pub mod labels;
 pub mod policy;
+pub mod reference;
 pub mod rollout;
 pub mod schema;
 pub mod source;
