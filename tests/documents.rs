@@ -89,9 +89,11 @@ fn anchor(heading: &str) -> String {
 #[test]
 fn links_lead_somewhere() {
     let link = regex::Regex::new(r"\]\(([^)\s]+)\)").expect("regex");
+    let code = regex::Regex::new("`[^`]*`").expect("regex");
     let mut broken = Vec::new();
     for document in documents() {
         let text = prose(&read(&document));
+        let text = code.replace_all(&text, "``");
         for target in link.captures_iter(&text).map(|found| found[1].to_owned()) {
             if target.contains("://") {
                 continue;
