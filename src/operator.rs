@@ -42,7 +42,7 @@ const GRACE: Duration = Duration::from_secs(20);
 /// Until a missing definition is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// The longest that one poll of a tag or a revision may take.
-const POLL_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest that a Git server may take to list its branches and tags.
 const GIT_TIMEOUT: Duration = Duration::from_secs(45);
 /// How many Git servers are asked at once.

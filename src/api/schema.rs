@@ -21,7 +21,7 @@ fn mend(definition: CustomResourceDefinition) -> Result<CustomResourceDefinition
     let versions = value.pointer_mut("/spec/versions").and_then(Value::as_array_mut);
     for version in versions.into_iter().flatten() {
         if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
-            strip(schema, |default| default.is_null());
+            strip(schema, serde_json::Value::is_null);
             for part in ["spec", "status"] {
                 if (part == "status" || kept_by_controller)
                     && let Some(part) = schema.pointer_mut(&format!("/properties/{part}"))

@@ -136,13 +136,16 @@ pub fn family_of<K: ResourceExt>(object: &K) -> Option<Key> {
 #[derive(Default)]
 pub struct Memories(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>);
 
+/// Names of Secrets with the versions in which they were read.
+pub type SecretVersions = Vec<(String, String)>;
+
 /// What is remembered of one family.
 #[derive(Default)]
 pub struct Memory {
     /// The graph of a generation of the spec, or what is wrong with it.
     pub lineage: Option<(i64, Result<Arc<Lineage>, Fault>)>,
     /// The credentials, with the versions of the Secrets that they were read from.
-    pub keychain: Option<(Vec<(String, String)>, Arc<Keychain>)>,
+    pub keychain: Option<(SecretVersions, Arc<Keychain>)>,
     /// Revisions of `ConfigMap` sources per image, with the version that they were read from.
     pub config_maps: HashMap<String, (String, Sight<String>)>,
     /// The registry's last answer per image to whether a fingerprint was pushed.

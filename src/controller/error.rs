@@ -88,5 +88,5 @@ pub async fn call<T>(
 #[must_use]
 pub fn pause(failures: u32, seed: u64) -> Duration {
     let (first, longest) = (jiff::SignedDuration::from_secs(1), jiff::SignedDuration::from_secs(120));
-    crate::backoff::pause(failures, first, longest, seed).try_into().unwrap_or(Duration::from_secs(120))
+    crate::backoff::pause(failures, first, longest, seed).try_into().unwrap_or(Duration::from_mins(2))
 }

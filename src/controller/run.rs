@@ -1,6 +1,6 @@
 //! The two controllers: families and, for their rollouts, images.
 
-use std::{sync::Arc, time::Instant};
+use std::{convert::Infallible, sync::Arc, time::Instant};
 
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream};
 use kube::{
@@ -46,7 +46,7 @@ pub async fn run(
     let (image_store, image_writer) = filled_elsewhere::<FamilyImage>();
     let config = Config::default().concurrency(CONCURRENCY);
 
-    let family_queue = triggers::families(&context, family_writer, images).take_until(stop.clone()).map(queued);
+    let family_queue = queue(triggers::families(&context, family_writer, images).take_until(stop.clone()));
     let of_families = applier(
         |family: Arc<ImageFamily>, context| {
             pass("ImageFamily", Key::of(&*family), context, move |context| family::reconcile(family, context))
@@ -57,7 +57,7 @@ pub async fn run(
         family_queue,
         config.clone(),
     );
-    let image_queue = image_triggers(&context, image_writer, changed_images, workloads).take_until(stop).map(queued);
+    let image_queue = queue(image_triggers(&context, image_writer, changed_images, workloads).take_until(stop));
     let of_images = applier(
         |image: Arc<FamilyImage>, context| {
             pass("FamilyImage", Key::of(&*image), context, move |context| image::reconcile(image, context))
@@ -81,8 +81,11 @@ fn filled_elsewhere<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Store
     (store, writer)
 }
 
-fn queued<K: Resource>(object: ObjectRef<K>) -> Result<ReconcileRequest<K>, std::convert::Infallible> {
-    Ok(ReconcileRequest::from(object))
+/// A queue that never fails, in the form that a controller takes.
+fn queue<K: Resource>(
+    objects: impl Stream<Item = ObjectRef<K>>,
+) -> impl Stream<Item = Result<ReconcileRequest<K>, Infallible>> {
+    objects.map(|object| Ok(ReconcileRequest::from(object)))
 }
 
 /// One pass in a task of its own, measured.

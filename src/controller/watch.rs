@@ -40,6 +40,7 @@ impl Scopes {
     }
 
     /// An `Api` per scope.
+    #[must_use]
     pub fn apis<K>(&self, client: &Client) -> Vec<(String, Api<K>)>
     where
         K: Resource<Scope = NamespaceResourceScope>,

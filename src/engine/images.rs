@@ -169,20 +169,18 @@ impl Step<'_> {
     fn upstream(&self, index: usize) -> Result<(String, String, Option<Timestamp>), Obstacle> {
         let status = self.upstreams.get(index);
         let image = self.seen.spec.upstreams.get(index).map(|upstream| upstream.image.clone()).unwrap_or_default();
-        match status.and_then(|status| status.adopted.as_ref()) {
-            Some(adopted) => Ok((image, adopted.digest.clone(), adopted.first_seen)),
-            None => {
-                let name = status.map_or("", |status| status.name.as_str());
-                let why =
-                    status.and_then(|status| status.message.as_deref()).unwrap_or("its digest is being looked up");
-                let reason = if status.is_some_and(|status| status.reason.is_some()) {
-                    reason::IMAGE_NOT_FOUND
-                } else {
-                    reason::RESOLVING
-                };
-                let message = format!("upstream {name}: {why}");
-                Err(Obstacle::Waiting(Fault { reason, message }, false))
-            }
+        if let Some(adopted) = status.and_then(|status| status.adopted.as_ref()) {
+            Ok((image, adopted.digest.clone(), adopted.first_seen))
+        } else {
+            let name = status.map_or("", |status| status.name.as_str());
+            let why = status.and_then(|status| status.message.as_deref()).unwrap_or("its digest is being looked up");
+            let reason = if status.is_some_and(|status| status.reason.is_some()) {
+                reason::IMAGE_NOT_FOUND
+            } else {
+                reason::RESOLVING
+            };
+            let message = format!("upstream {name}: {why}");
+            Err(Obstacle::Waiting(Fault { reason, message }, false))
         }
     }
 
@@ -202,7 +200,7 @@ impl Step<'_> {
         let wanted = fingerprint(&inputs);
         let recorded = self.sight.record.and_then(good_of);
         if let Some(good) = recorded.clone().filter(|good| good.fingerprint == wanted) {
-            return self.current(Good { base_seen: base_seen.or(good.base_seen), inputs, ..good });
+            return Self::current(Good { base_seen: base_seen.or(good.base_seen), inputs, ..good });
         }
         let causes = causes::of_image(
             self.seen.spec,
@@ -221,7 +219,7 @@ impl Step<'_> {
         match push {
             Some(PushResult::Present { digest, build, size }) => {
                 let (digest, build, size) = (digest.clone(), *build, *size);
-                self.current(Good { digest, fingerprint: wanted, build, size, inputs, base_seen })
+                Self::current(Good { digest, fingerprint: wanted, build, size, inputs, base_seen })
             }
             Some(PushResult::Rejected(fault)) => {
                 let last = BuildFailure {
@@ -231,7 +229,7 @@ impl Step<'_> {
                 };
                 let failure =
                     failure.unwrap_or_else(|| failure::add(None, &wanted, succeeded.unwrap_or(0), last, self.now));
-                self.failed(ImageDecision { failure: Some(failure), ..stale }, fault.reason)
+                Self::failed(ImageDecision { failure: Some(failure), ..stale }, fault.reason)
             }
             Some(PushResult::Faulty(fault, retry_at)) if *retry_at > self.now => {
                 walk.wake(*retry_at);
@@ -285,7 +283,7 @@ impl Step<'_> {
         successes.filter(|build| build.fingerprint == fingerprint).map(|build| build.attempt).max()
     }
 
-    fn current(&self, good: Good) -> ImageDecision {
+    fn current(good: Good) -> ImageDecision {
         ImageDecision {
             state: ImageState::Current,
             reason: reason::CURRENT,
@@ -297,7 +295,7 @@ impl Step<'_> {
         }
     }
 
-    fn failed(&self, stale: ImageDecision, reason: &'static str) -> ImageDecision {
+    fn failed(stale: ImageDecision, reason: &'static str) -> ImageDecision {
         let message = stale.failure.as_ref().map_or_else(String::new, |failure| {
             let attempts = failure.build + failure.infrastructure;
             let times = if attempts == 1 { "once".to_owned() } else { format!("{attempts} times") };
@@ -337,7 +335,7 @@ impl Step<'_> {
                 let infrastructure =
                     stale.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Infrastructure);
                 let reason = if infrastructure { reason::INFRASTRUCTURE_FAILED } else { reason::BUILD_FAILED };
-                return self.failed(stale, reason);
+                return Self::failed(stale, reason);
             }
             Verdict::RetryAt(at) if at > self.now => {
                 walk.wake(at);

@@ -1,6 +1,6 @@
 //! The engine against a small model of cluster and registry: what a family comes to, pass by pass.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -211,7 +211,7 @@ impl World {
 
     fn keep(&mut self, decision: &Decision) {
         let lineage = Lineage::new(&self.spec).expect("a graph");
-        let planned: HashSet<&str> = self.planned.iter().map(String::as_str).collect();
+        let planned: BTreeSet<&str> = self.planned.iter().map(String::as_str).collect();
         let wave_status = self.wave.as_ref().map(|(name, previous)| {
             (name.clone(), wave::record(&self.seen(&lineage), decision, name, &planned, previous, self.now))
         });
@@ -261,16 +261,13 @@ impl World {
             if job.outcome != BuildOutcome::Running {
                 continue;
             }
-            job.outcome = match self.failing.get(image) {
-                Some(class) => {
-                    BuildOutcome::Failed(BuildFailure { class: *class, reason: "X".into(), message: "it broke".into() })
-                }
-                None => {
-                    self.next_digest += 1;
-                    let digest = format!("sha256:built-{}", self.next_digest);
-                    self.pushed.insert((*image, job.fingerprint.clone()), (digest, job.build));
-                    BuildOutcome::Succeeded
-                }
+            job.outcome = if let Some(class) = self.failing.get(image) {
+                BuildOutcome::Failed(BuildFailure { class: *class, reason: "X".into(), message: "it broke".into() })
+            } else {
+                self.next_digest += 1;
+                let digest = format!("sha256:built-{}", self.next_digest);
+                self.pushed.insert((*image, job.fingerprint.clone()), (digest, job.build));
+                BuildOutcome::Succeeded
             };
         }
     }

@@ -1,6 +1,6 @@
 //! The record of a cascade: which image is where, and in the end how it went.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::Timestamp;
 
@@ -44,7 +44,7 @@ pub fn record(
     seen: &Observation<'_>,
     decision: &Decision,
     name: &str,
-    planned: &HashSet<&str>,
+    planned: &BTreeSet<&str>,
     previous: &CascadeStatus,
     now: Timestamp,
 ) -> CascadeStatus {

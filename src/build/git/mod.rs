@@ -41,7 +41,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 256 MiB received, 128 MiB a file, 1 GiB in all, 50000 entries, 10 minutes.
     fn default() -> Self {
-        Self { received: 256 << 20, file: 128 << 20, written: 1 << 30, entries: 50_000, time: Duration::from_secs(600) }
+        Self { received: 256 << 20, file: 128 << 20, written: 1 << 30, entries: 50_000, time: Duration::from_mins(10) }
     }
 }
 

@@ -31,7 +31,7 @@ use super::{
 use crate::registry::Config;
 
 /// The longest that a source may take to come: libgit2 does not give up by itself on a server that says nothing.
-const PATIENCE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_mins(15);
 
 /// Where things lie in the pod.
 #[derive(Clone, Debug)]

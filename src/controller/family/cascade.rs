@@ -1,6 +1,6 @@
 //! The record of a wave: made when it opens, kept while it runs, and only the last few are kept after.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{
@@ -75,7 +75,7 @@ fn name_of(world: &World, image: usize) -> String {
 }
 
 fn status(world: &World, decision: &Decision, cascade: &Cascade, memory: &Memory, now: Timestamp) -> CascadeStatus {
-    let planned: HashSet<&str> = cascade.spec.levels.iter().flatten().map(String::as_str).collect();
+    let planned: BTreeSet<&str> = cascade.spec.levels.iter().flatten().map(String::as_str).collect();
     let previous = cascade.status.clone().unwrap_or_default();
     let previous = CascadeStatus {
         started_at: previous.started_at.or_else(|| cascade.creation_timestamp().map(|time| time.0)),

@@ -45,14 +45,13 @@ pub async fn load(
             Err(error) if error.is_not_found() => return Ok(Err(missing(&namespace, name))),
             Err(error) => return Err(error),
         };
-        match secret.data.and_then(|mut data| data.remove(DOCKER_CONFIG)) {
-            Some(payload) => payloads.push((name.clone(), payload.0)),
-            None => {
-                let message = format!(
-                    "spec.credentials[{name}]: the Secret {namespace}/{name} has no key {DOCKER_CONFIG}; it must be of type kubernetes.io/dockerconfigjson"
-                );
-                return Ok(Err(Fault { reason: reason::INVALID_SECRET, message }));
-            }
+        if let Some(payload) = secret.data.and_then(|mut data| data.remove(DOCKER_CONFIG)) {
+            payloads.push((name.clone(), payload.0));
+        } else {
+            let message = format!(
+                "spec.credentials[{name}]: the Secret {namespace}/{name} has no key {DOCKER_CONFIG}; it must be of type kubernetes.io/dockerconfigjson"
+            );
+            return Ok(Err(Fault { reason: reason::INVALID_SECRET, message }));
         }
     }
     let keychain =

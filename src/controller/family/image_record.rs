@@ -272,11 +272,12 @@ async fn tell(context: &Context, world: &World, image: &str, old: &FamilyImageSt
 
 /// Counts ended builds.
 fn count(context: &Context, old: &FamilyImageStatus, new: &FamilyImageStatus) {
-    if let Some(build) = new.history.first().filter(|build| old.history.first() != Some(*build)) {
-        if !build.digest.is_empty() && build.seconds.is_some() {
-            let length = build.seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-            context.metrics.build_finished(BuildResult::Succeeded, length);
-        }
+    if let Some(build) = new.history.first().filter(|build| old.history.first() != Some(*build))
+        && !build.digest.is_empty()
+        && build.seconds.is_some()
+    {
+        let length = build.seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+        context.metrics.build_finished(BuildResult::Succeeded, length);
     }
     if let Some(failure) = new.failure.as_ref().filter(|failure| old.failure.as_ref() != Some(*failure)) {
         context.metrics.build_finished(failure.last.class.into(), None);

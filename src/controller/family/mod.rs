@@ -33,7 +33,7 @@ use crate::{
 use observe::World;
 
 /// The longest that a family is left alone: nothing depends on it, but a missed event costs no more than this.
-const RESYNC: Duration = Duration::from_secs(600);
+const RESYNC: Duration = Duration::from_mins(10);
 /// Until the pass after one that has opened or closed a wave.
 const AT_ONCE: Duration = Duration::from_millis(1);
 

@@ -67,12 +67,11 @@ async fn set(
         Some(standing) if tag.immutable => return Ok(TagSight::Taken(standing)),
         _ => {}
     }
-    let manifest = match manifest {
-        Some(manifest) => manifest,
-        None => {
-            let by_digest = format!("{repository}@{digest}").parse::<Reference>()?;
-            manifest.insert(context.registry.manifest(&by_digest, &world.keychain).await?)
-        }
+    let manifest = if let Some(manifest) = manifest {
+        manifest
+    } else {
+        let by_digest = format!("{repository}@{digest}").parse::<Reference>()?;
+        manifest.insert(context.registry.manifest(&by_digest, &world.keychain).await?)
     };
     context.registry.tag(&reference, manifest, &world.keychain).await?;
     Ok(TagSight::At(digest.into()))

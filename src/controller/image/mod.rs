@@ -36,7 +36,7 @@ use crate::{
 /// Condition of a `FamilyImage`: its workloads run its digest.
 pub const ROLLED_OUT: &str = "RolledOut";
 /// The longest that a record is left alone.
-const RESYNC: Duration = Duration::from_secs(600);
+const RESYNC: Duration = Duration::from_mins(10);
 /// Until a change that could not be made is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
