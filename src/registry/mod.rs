@@ -19,7 +19,7 @@ mod token;
 #[cfg(test)]
 mod client_tests;
 #[cfg(test)]
-mod fault_registry;
+pub(crate) mod fault_registry;
 
 pub use self::{
     client::{Client, MAX_MANIFEST},

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     api::condition::{Fault, reason},
-    registry::{Client, Identity, Keychain, Kind, Reference},
+    registry::{Client, Identity, Keychain, Kind, Platform, Reference},
 };
 
 /// A tag, and how it is asked for: families that ask alike share one poll, and only they.
@@ -82,31 +82,84 @@ pub async fn look(client: &Client, key: &ImageKey, last: Option<&UpstreamDigest>
     }
     let by_digest = reference.with_digest(&found.digest);
     let manifest = client.manifest(&by_digest, &key.keychain).await?;
-    let offered: Vec<String> = match &manifest.kind {
-        Kind::Index(index) => index.platforms().iter().map(ToString::to_string).collect(),
-        Kind::Image(image) => {
-            let config = client.config(&by_digest, image, &key.keychain).await?;
-            vec![config.platform.to_string()]
-        }
+    let offered = match &manifest.kind {
+        Kind::Index(index) => index.platforms(),
+        Kind::Image(image) => vec![client.config(&by_digest, image, &key.keychain).await?.platform],
     };
     let missing = key.platforms.iter().filter(|wanted| !offered.iter().any(|offered| offers(offered, wanted)));
     Ok(UpstreamDigest { digest, missing_platforms: missing.cloned().collect() })
 }
 
-/// Whether a platform is the wanted one; one that is wanted without a variant is met by any.
-fn offers(offered: &str, wanted: &str) -> bool {
-    offered == wanted || offered.strip_prefix(wanted).is_some_and(|variant| variant.starts_with('/'))
+/// Whether a platform is the wanted one, however either is spelled; one that is wanted without a variant is met by any.
+fn offers(offered: &Platform, wanted: &str) -> bool {
+    let Ok(platform) = wanted.parse::<Platform>();
+    let any_variant = wanted.split('/').count() < 3;
+    *offered == platform
+        || any_variant && (&offered.os, &offered.architecture) == (&platform.os, &platform.architecture)
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+
     use super::*;
+    use crate::registry::{
+        Config, Digest, OCI_INDEX,
+        fault_registry::{FaultRegistry, reply},
+    };
 
     #[test]
     fn a_variant_is_asked_for_or_any_will_do() {
-        assert!(offers("linux/amd64", "linux/amd64"));
-        assert!(offers("linux/arm64/v8", "linux/arm64"));
-        assert!(!offers("linux/arm64", "linux/arm64/v8"));
-        assert!(!offers("linux/arm64", "linux/arm"));
+        for (offered, wanted, expected) in [
+            ("linux/amd64", "linux/amd64", true),
+            ("linux/arm64/v8", "linux/arm64", true),
+            ("linux/arm64", "linux/arm64/v8", true),
+            ("linux/arm/v6", "linux/arm", true),
+            ("linux/arm/v6", "linux/arm/v7", false),
+            ("linux/arm64", "linux/arm", false),
+            ("linux/amd64", "windows/amd64", false),
+        ] {
+            let Ok(platform) = offered.parse();
+            assert_eq!(offers(&platform, wanted), expected, "{offered} {wanted}");
+        }
+    }
+
+    /// An index for one platform, and how often each method was used.
+    async fn registry() -> (FaultRegistry, Digest) {
+        let body = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"m","digest":"{}","size":1,"platform":{{"os":"linux","architecture":"amd64"}}}}]}}"#,
+            Digest::of(b"x")
+        );
+        let digest = Digest::of(body.as_bytes());
+        let told = digest.to_string();
+        let answer = move |seen: &crate::registry::fault_registry::Seen| {
+            let (length, head) = (body.len().to_string(), seen.method == "HEAD");
+            let headers = [("content-type", OCI_INDEX), ("docker-content-digest", &told), ("content-length", &length)];
+            reply(200, &headers, if head { Body::empty() } else { Body::from(body.clone()) })
+        };
+        (FaultRegistry::start(answer).await, digest)
+    }
+
+    #[tokio::test]
+    async fn a_manifest_is_read_only_for_a_new_digest_and_only_for_platforms() {
+        let (registry, digest) = registry().await;
+        let plain_http = vec![registry.address.to_string()];
+        let client = Client::new(Config { plain_http, ..Config::default() }).expect("client");
+        let reference = format!("{}/team/app:1", registry.address);
+        let keychain = Arc::new(Keychain::default());
+        let key = |platforms: &[&str]| {
+            let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+            ImageKey::new(&client, &reference, &platforms, &keychain)
+        };
+        let gets = || registry.requests().iter().filter(|request| request.starts_with("GET")).count();
+
+        let any = look(&client, &key(&[]), None).await.expect("any");
+        assert_eq!((any.digest.as_str(), any.missing_platforms.len(), gets()), (digest.as_str(), 0, 0));
+
+        let asked = key(&["linux/amd64", "linux/arm64"]);
+        let first = look(&client, &asked, None).await.expect("first");
+        assert_eq!((first.missing_platforms.as_slice(), gets()), (&["linux/arm64".to_owned()][..], 1));
+        let second = look(&client, &asked, Some(&first)).await.expect("second");
+        assert_eq!((second, gets()), (first, 1));
     }
 }

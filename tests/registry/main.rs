@@ -1,0 +1,140 @@
+//! The registry client against a real registry: CNCF Distribution, the one that the development cluster runs.
+
+mod server;
+
+use std::sync::Arc;
+
+use groundswell::{
+    api::condition::reason,
+    registry::{Client, Config, Digest, Keychain, Kind, OCI_INDEX, OCI_MANIFEST, Reference},
+    upstream::{ImageKey, UpstreamDigest, look},
+};
+use server::{Server, Users};
+
+fn client(server: &Server) -> Client {
+    Client::new(Config { plain_http: vec![server.address.clone()], ..Config::default() }).expect("client")
+}
+
+fn reference(server: &Server, rest: &str) -> Reference {
+    format!("{}/{rest}", server.address).parse().expect(rest)
+}
+
+fn keychain(host: &str, user: &str, password: &str) -> Keychain {
+    let auth = serde_json::json!({ "auths": { host: { "username": user, "password": password } } }).to_string();
+    Keychain::from_secrets([("regcred", auth.as_bytes())]).expect("keychain")
+}
+
+#[tokio::test]
+async fn an_image_is_read_and_its_tag_moved_without_its_layers() {
+    let server = Server::start(Users::Anybody).await;
+    let pushed = server.push("team/app", "1", "amd64", "one").await;
+    let (client, none) = (client(&server), Keychain::default());
+    let image = reference(&server, "team/app:1");
+
+    let found = client.head(&image, &none).await.expect("head").expect("there");
+    assert_eq!((&found.digest, found.media_type.as_str()), (&pushed, OCI_MANIFEST));
+    let manifest = client.manifest(&image, &none).await.expect("manifest");
+    assert_eq!((&manifest.digest, manifest.bytes.len() as u64), (&pushed, found.size));
+    assert_eq!(manifest.annotations().get("test.variant").map(String::as_str), Some("one"));
+    let config = client.config(&image, manifest.image().expect("image"), &none).await.expect("config");
+    assert_eq!(config.platform.to_string(), "linux/amd64");
+    assert_eq!(config.created, Some("2026-01-02T03:04:05Z".parse().expect("time")));
+    assert_eq!(config.diff_ids, [Digest::of(b"layer one")]);
+
+    let latest = reference(&server, "team/app:latest");
+    assert_eq!(client.head(&latest, &none).await, Ok(None));
+    // Twice: a promotion that was cut short is done again.
+    for _ in 0..2 {
+        client.tag(&latest, &manifest, &none).await.expect("tag");
+        assert_eq!(client.head(&latest, &none).await.expect("head").map(|found| found.digest), Some(pushed.clone()));
+    }
+    let two = server.push("team/app", "2", "amd64", "two").await;
+    let by_digest = client.manifest(&image.with_digest(&two), &none).await.expect("by digest");
+    client.tag(&latest, &by_digest, &none).await.expect("move");
+    assert_eq!(client.head(&latest, &none).await.expect("head").map(|found| found.digest), Some(two));
+    assert_eq!(client.head(&image, &none).await.expect("head").map(|found| found.digest), Some(pushed));
+}
+
+#[tokio::test]
+async fn what_is_not_there() {
+    let server = Server::start(Users::Anybody).await;
+    server.push("team/app", "1", "amd64", "one").await;
+    let (client, none) = (client(&server), Keychain::default());
+    for rest in ["team/app:2", "nobody/nothing:1"] {
+        let image = reference(&server, rest);
+        assert_eq!(client.head(&image, &none).await, Ok(None), "{rest}");
+        let error = client.manifest(&image, &none).await.expect_err(rest);
+        assert_eq!(error.reason(), reason::IMAGE_NOT_FOUND, "{error}");
+    }
+    // The layers are not in that repository, so that the registry does not take the manifest.
+    let manifest = client.manifest(&reference(&server, "team/app:1"), &none).await.expect("manifest");
+    let error = client.tag(&reference(&server, "team/other:1"), &manifest, &none).await.expect_err("no layers");
+    assert!(!error.is_transient() && error.to_string().contains("BLOB_UNKNOWN"), "{error}");
+}
+
+#[tokio::test]
+async fn an_index_is_one_digest_of_many_platforms() {
+    let server = Server::start(Users::Anybody).await;
+    let digest = server.push_index("team/multi", "1", &["amd64", "arm64"]).await;
+    let (client, none) = (client(&server), Arc::new(Keychain::default()));
+    let image = reference(&server, "team/multi:1");
+    let manifest = client.manifest(&image, &none).await.expect("manifest");
+    assert_eq!((&manifest.digest, manifest.media_type.as_str()), (&digest, OCI_INDEX));
+    let Kind::Index(index) = &manifest.kind else { panic!("{manifest:?}") };
+    let entry = &index.manifests[1].descriptor;
+    let arm = client.manifest(&image.with_digest(&entry.digest), &none).await.expect("entry");
+    let config = client.config(&image, arm.image().expect("image"), &none).await.expect("config");
+    assert_eq!(config.platform.to_string(), "linux/arm64");
+
+    let asked = ["linux/arm64/v8", "linux/s390x", "linux/amd64"].map(str::to_owned);
+    let key = ImageKey::new(&client, &image.to_string(), &asked, &none);
+    let expected = UpstreamDigest { digest: digest.to_string(), missing_platforms: vec!["linux/s390x".into()] };
+    assert_eq!(look(&client, &key, None).await.expect("look"), expected);
+}
+
+#[tokio::test]
+async fn a_registry_with_users() {
+    let server = Server::start(Users::Alice).await;
+    server.push("team/app", "1", "amd64", "one").await;
+    let client = client(&server);
+    let image = reference(&server, "team/app:1");
+    // The wrong ones first: a client that binds a host to the first credential it sees would fail with the right one.
+    for wrong in [
+        Keychain::default(),
+        keychain(&server.address, "alice", "wr0ng"),
+        keychain("other.example", "alice", "hunter2"),
+    ] {
+        let error = client.head(&image, &wrong).await.expect_err("refused");
+        assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_DENIED, false));
+        let text = error.to_string();
+        assert!(text.starts_with(&image.to_string()) && !text.contains("wr0ng") && !text.contains("hunter2"), "{text}");
+    }
+    let alice = keychain(&format!("{}/team", server.address), "alice", "hunter2");
+    let manifest = client.manifest(&image, &alice).await.expect("manifest");
+    client.tag(&reference(&server, "team/app:latest"), &manifest, &alice).await.expect("tag");
+    assert_eq!(client.head(&image, &Keychain::default()).await.expect_err("refused").reason(), reason::REGISTRY_DENIED);
+}
+
+#[tokio::test]
+async fn a_mirror_serves_docker_hub_by_its_usual_name() {
+    let server = Server::start(Users::Anybody).await;
+    let pushed = server.push("library/alpine", "3.20", "amd64", "stand-in").await;
+    let mirror = format!("http://{}", server.address).parse().expect("mirror");
+    let config = Config { mirrors: [("docker.io".to_owned(), vec![mirror])].into(), ..Config::default() };
+    let client = Client::new(config).expect("client");
+    let found = client.head(&"alpine:3.20".parse().expect("reference"), &Keychain::default()).await.expect("head");
+    assert_eq!(found.map(|found| found.digest), Some(pushed));
+}
+
+#[tokio::test]
+async fn a_registry_that_goes_away_and_comes_back() {
+    let mut server = Server::start(Users::Anybody).await;
+    let pushed = server.push("team/app", "1", "amd64", "one").await;
+    let (client, none) = (client(&server), Keychain::default());
+    let image = reference(&server, "team/app:1");
+    server.stop().await;
+    let error = client.head(&image, &none).await.expect_err("away");
+    assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_UNAVAILABLE, true));
+    server.restart().await;
+    assert_eq!(client.head(&image, &none).await.expect("head").map(|found| found.digest), Some(pushed));
+}

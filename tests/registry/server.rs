@@ -1,0 +1,196 @@
+//! A registry of its own for a test: the real program on a free port of loopback, its storage in a folder that goes with it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use groundswell::registry::{Digest, OCI_INDEX, OCI_MANIFEST};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    sync::OnceCell,
+    time::timeout,
+};
+
+/// How long the program may take to start listening, on a busy machine.
+const START: Duration = Duration::from_secs(60);
+/// `alice` with the password `hunter2`, as `htpasswd -B` writes it.
+const HTPASSWD: &str = "alice:$2b$05$groundswellgroundswele0dyXdt8ZruMKSXrskmgN2tvVkgLBKeG\n";
+
+/// Who may use the registry.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Users {
+    Anybody,
+    /// `alice` with the password `hunter2`.
+    Alice,
+}
+
+/// A running registry. Dropped, it is stopped.
+pub struct Server {
+    /// `127.0.0.1:port`.
+    pub address: String,
+    users: Users,
+    folder: TempDir,
+    process: Child,
+    http: reqwest::Client,
+}
+
+impl Server {
+    /// Starts it on a free port.
+    pub async fn start(users: Users) -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (process, address) = launch(folder.path(), users, "127.0.0.1:0").await;
+        Self { address, users, folder, process, http: reqwest::Client::new() }
+    }
+
+    /// Stops it. Its content stays.
+    pub async fn stop(&mut self) {
+        self.process.kill().await.expect("stop the registry");
+    }
+
+    /// Starts it again after [`stop`](Self::stop), with its content, at the same address.
+    pub async fn restart(&mut self) {
+        let (process, address) = launch(self.folder.path(), self.users, &self.address).await;
+        assert_eq!(address, self.address);
+        self.process = process;
+    }
+
+    /// Pushes an image of one layer; the same arguments make the same digest.
+    pub async fn push(&self, repository: &str, tag: &str, architecture: &str, variant: &str) -> Digest {
+        let image = self.image(repository, architecture, variant).await;
+        self.put_manifest(repository, tag, OCI_MANIFEST, &image).await
+    }
+
+    /// Pushes an index of an image per architecture.
+    pub async fn push_index(&self, repository: &str, tag: &str, architectures: &[&str]) -> Digest {
+        let mut manifests = Vec::new();
+        for architecture in architectures {
+            let image = self.image(repository, architecture, "one").await;
+            let digest = Digest::of(image.to_string().as_bytes());
+            self.put_manifest(repository, digest.as_str(), OCI_MANIFEST, &image).await;
+            let mut entry = descriptor(OCI_MANIFEST, image.to_string().as_bytes());
+            entry["platform"] = json!({ "os": "linux", "architecture": architecture });
+            manifests.push(entry);
+        }
+        let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
+        self.put_manifest(repository, tag, OCI_INDEX, &index).await
+    }
+
+    /// Pushes what an image is made of, and gives its manifest.
+    async fn image(&self, repository: &str, architecture: &str, variant: &str) -> Value {
+        let layer = format!("layer {variant}").into_bytes();
+        let config = json!({
+            "created": "2026-01-02T03:04:05Z", "os": "linux", "architecture": architecture,
+            "rootfs": { "type": "layers", "diff_ids": [Digest::of(&layer)] },
+        });
+        let config = config.to_string().into_bytes();
+        for blob in [&layer, &config] {
+            self.put_blob(repository, blob).await;
+        }
+        json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST,
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+            "annotations": { "test.variant": variant },
+        })
+    }
+
+    async fn put_blob(&self, repository: &str, blob: &[u8]) {
+        let url = format!("http://{}/v2/{repository}/blobs/uploads/", self.address);
+        let started = self.send(Method::POST, &url, "application/octet-stream", Vec::new(), StatusCode::ACCEPTED).await;
+        let location = started.headers()["location"].to_str().expect("location");
+        let url = format!("{location}&digest={}", Digest::of(blob));
+        self.send(Method::PUT, &url, "application/octet-stream", blob.to_vec(), StatusCode::CREATED).await;
+    }
+
+    async fn put_manifest(&self, repository: &str, tag: &str, media_type: &str, manifest: &Value) -> Digest {
+        let body = manifest.to_string().into_bytes();
+        let digest = Digest::of(&body);
+        let url = format!("http://{}/v2/{repository}/manifests/{tag}", self.address);
+        self.send(Method::PUT, &url, media_type, body, StatusCode::CREATED).await;
+        digest
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        media_type: &str,
+        body: Vec<u8>,
+        expected: StatusCode,
+    ) -> reqwest::Response {
+        let mut request = self.http.request(method, url).header("content-type", media_type).body(body);
+        if self.users == Users::Alice {
+            request = request.basic_auth("alice", Some("hunter2"));
+        }
+        let response = request.timeout(START).send().await.expect(url);
+        assert_eq!(response.status(), expected, "{url}");
+        response
+    }
+}
+
+fn descriptor(media_type: &str, content: &[u8]) -> Value {
+    json!({ "mediaType": media_type, "digest": Digest::of(content), "size": content.len() })
+}
+
+/// Starts the program and waits until it says where it listens.
+async fn launch(folder: &Path, users: Users, listen: &str) -> (Child, String) {
+    let mut config = json!({
+        "version": 0.1,
+        "log": { "level": "info", "accesslog": { "disabled": true } },
+        "storage": { "filesystem": { "rootdirectory": folder.join("storage") }, "maintenance": { "uploadpurging": { "enabled": false } } },
+        "http": { "addr": listen },
+    });
+    if users == Users::Alice {
+        let passwords = folder.join("htpasswd");
+        std::fs::write(&passwords, HTPASSWD).expect("write the users");
+        config["auth"] = json!({ "htpasswd": { "realm": "test", "path": passwords } });
+    }
+    // JSON is YAML.
+    let path = folder.join("registry.yaml");
+    std::fs::write(&path, config.to_string()).expect("write the configuration");
+    let mut process = Command::new(program().await)
+        .arg("serve")
+        .arg(path)
+        .env("OTEL_TRACES_EXPORTER", "none")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("start the registry");
+    let mut log = BufReader::new(process.stderr.take().expect("log")).lines();
+    let address = timeout(START, async {
+        let mut said = String::new();
+        while let Some(line) = log.next_line().await.expect("read the registry's log") {
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                return rest.split(['"', ' ', ',']).next().expect("address").to_owned();
+            }
+            said.push_str(&line);
+        }
+        panic!("the registry has ended: {said}");
+    });
+    let address = address.await.expect("the registry did not start to listen in time");
+    // Read on, so that the program never waits for a full pipe.
+    tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+    (process, address)
+}
+
+/// The program, compiled by `dev/tools/build` if it is not in its cache yet.
+async fn program() -> &'static Path {
+    static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
+    PROGRAM
+        .get_or_init(|| async {
+            let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/tools/build");
+            let output = Command::new(build).args(["--path", "registry"]).stderr(Stdio::inherit()).output().await;
+            let output = output.expect("run dev/tools/build");
+            assert!(output.status.success(), "dev/tools/build registry failed");
+            Path::new(String::from_utf8(output.stdout).expect("path").trim()).join("registry")
+        })
+        .await
+}
