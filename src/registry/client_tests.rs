@@ -350,10 +350,12 @@ async fn a_redirect_without_end() {
 async fn mirrors_come_first_and_get_no_credential_of_the_registry() {
     let origin = FaultRegistry::start(good).await;
     for status in [200, 404, 500, 401] {
-        let mirror = FaultRegistry::start(
-            move |seen| if status == 200 { good(seen) } else { reply(status, &[], Body::empty()) },
-        )
-        .await;
+        let wants = [("www-authenticate", "Basic realm=\"m\"")];
+        let mirror =
+            FaultRegistry::start(
+                move |seen| if status == 200 { good(seen) } else { reply(status, &wants, Body::empty()) },
+            )
+            .await;
         let registry = origin.address.to_string();
         let mirrors = [(registry.clone(), vec![format!("http://{}", mirror.address).parse().expect("mirror")])];
         let client = Client::new(Config { mirrors: mirrors.into(), ..config(&[origin.address]) }).expect("client");

@@ -1,5 +1,7 @@
 //! The registry client against a real registry: CNCF Distribution, the one that the development cluster runs.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
+
 mod server;
 
 use std::sync::Arc;

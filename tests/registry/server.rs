@@ -18,7 +18,7 @@ use tokio::{
 };
 
 /// How long the program may take to start listening, on a busy machine.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 /// `alice` with the password `hunter2`, as `htpasswd -B` writes it.
 const HTPASSWD: &str = "alice:$2b$05$groundswellgroundswele0dyXdt8ZruMKSXrskmgN2tvVkgLBKeG\n";
 
