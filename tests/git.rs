@@ -1,7 +1,10 @@
 //! Git sources against a real Git server: `git http-backend` behind a small HTTP front, on this machine.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
+
 use std::{
     collections::BTreeMap,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex},
@@ -139,8 +142,9 @@ impl Repository {
         repository.file("README.md", "not in the context");
         repository.file("base/Dockerfile", "FROM alpine:3.20\n");
         repository.file("base/build/usr/bin/tool", "#!/bin/sh\n");
+        let tool = repository.work().join("base/build/usr/bin/tool");
+        std::fs::set_permissions(tool, std::fs::Permissions::from_mode(0o755)).expect("mode");
         repository.git(&["add", "--all"]);
-        repository.git(&["update-index", "--chmod=+x", "base/build/usr/bin/tool"]);
         let submodule = "160000,0123456789012345678901234567890123456789,base/module";
         repository.git(&["update-index", "--add", "--cacheinfo", submodule]);
         repository.git(&["commit", "--quiet", "--message=one"]);
@@ -229,9 +233,9 @@ async fn branches_and_tags_stand_on_commits() {
 
 #[tokio::test]
 async fn a_folder_of_a_commit_becomes_the_context() {
-    use std::os::unix::fs::PermissionsExt as _;
     let repository = Repository::new();
     let server = Server::start(repository.folder.path(), Rules::default()).await;
+    let first = repository.git(&["rev-parse", "HEAD"]);
     repository.file("base/Dockerfile", "FROM alpine:3.21\n");
     std::os::unix::fs::symlink("../build/usr", repository.work().join("base/build/link")).expect("link");
     let second = repository.commit();
@@ -245,7 +249,13 @@ async fn a_folder_of_a_commit_becomes_the_context() {
     let mode = std::fs::metadata(context.join("build/usr/bin/tool")).expect("tool").permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
     assert_eq!(std::fs::read_link(context.join("build/link")).expect("link"), Path::new("../build/usr"));
-    assert!(!context.join("module").exists() && !context.join(".git").exists() && !to.path().join("scratch").exists());
+    assert!(!context.join(".git").exists() && !to.path().join("scratch").exists());
+
+    let to = tempfile::tempdir().expect("folder");
+    fetch(&server.url(), &first, None, to.path(), Limits::default()).await.expect("fetched");
+    let context = to.path().join("context");
+    assert!(context.join("base/Dockerfile").exists() && context.join("README.md").exists());
+    assert!(!context.join("base/module").exists(), "submodules are left out");
 
     for (commit, folder, said) in [
         (second.as_str(), Some("none"), "the folder `none`"),
@@ -329,7 +339,7 @@ async fn a_server_that_says_nothing_is_given_up() {
     let commit = repository.git(&["rev-parse", "HEAD"]);
     let rules = Rules { authorization: Some(AUTHORIZATION.into()), ..Rules::default() };
     let server = Server::start(repository.folder.path(), rules).await;
-    let resolver = Resolver::new(program.clone(), Duration::from_secs(60), 1);
+    let resolver = Resolver::new(program.clone(), Duration::from_mins(1), 1);
     let secret = credential(&server, "hunter2");
     assert_eq!(resolver.resolve(&server.url(), "v1.0", Some(&secret)).await, Ok(commit));
 

@@ -237,8 +237,8 @@ impl Reader<'_> {
     fn finish(self) -> Result<Dockerfile, SyntaxError> {
         let names: Vec<_> = self.stages.iter().map(|stage| stage.name.clone()).collect();
         let origin = |(line, from, by_index): (usize, String, bool)| {
-            let named = names.iter().rposition(|name| name.as_deref() == Some(&from.to_ascii_lowercase()));
-            match (by_index.then(|| from.parse::<usize>().ok()).flatten(), named) {
+            let stage = names.iter().rposition(|name| name.as_deref() == Some(&from.to_ascii_lowercase()));
+            match (by_index.then(|| from.parse::<usize>().ok()).flatten(), stage) {
                 (Some(index), _) if index < names.len() => Ok(Origin::Stage(index)),
                 (Some(index), _) => Err(SyntaxError::new(line, &format!("there is no stage number {index}"))),
                 (None, Some(index)) => Ok(Origin::Stage(index)),

@@ -55,7 +55,7 @@ pub fn outcome(job: &Job, pods: &[Pod], now: Timestamp) -> Outcome {
         let waited = newest.and_then(|pod| waiting(pod.status.as_ref()?)).map(|why| format!(" Its pod waited: {why}."));
         return infrastructure(
             DEADLINE_EXCEEDED,
-            format!(
+            &format!(
                 "the build took longer than the {limit} s that the strategy's `timeout` allows.{}",
                 waited.unwrap_or_default()
             ),
@@ -88,7 +88,7 @@ fn of_failed_pod(status: &PodStatus) -> BuildFailure {
     if let Some(disruption) = disruption {
         let why = disruption.reason.as_deref().unwrap_or("no reason given");
         let text = disruption.message.as_deref().unwrap_or_default();
-        return failure(FailureClass::Infrastructure, EVICTED, format!("the pod was disrupted ({why}). {text}"));
+        return failure(FailureClass::Infrastructure, EVICTED, &format!("the pod was disrupted ({why}). {text}"));
     }
     if let Some(ended) = ended(status.init_container_statuses.as_ref(), PREPARE) {
         return of_prepare(ended);
@@ -101,7 +101,7 @@ fn of_failed_pod(status: &PodStatus) -> BuildFailure {
         (Some((container, ended)), None) => of_builder(&container.name, ended),
         (_, Some(why)) => {
             let text = status.message.as_deref().unwrap_or_default();
-            failure(FailureClass::Infrastructure, EVICTED, format!("the pod was stopped ({why}). {text}"))
+            failure(FailureClass::Infrastructure, EVICTED, &format!("the pod was stopped ({why}). {text}"))
         }
         (None, None) => lost_failure(),
     }
@@ -109,19 +109,19 @@ fn of_failed_pod(status: &PodStatus) -> BuildFailure {
 
 fn of_prepare(ended: &ContainerStateTerminated) -> BuildFailure {
     if ended.reason.as_deref() == Some("OOMKilled") {
-        let text = "the step `prepare` ran out of memory: is the source very large?".into();
+        let text = "the step `prepare` ran out of memory: is the source very large?";
         return failure(FailureClass::Infrastructure, OUT_OF_MEMORY, text);
     }
     let text = ended.message.as_deref().unwrap_or_default();
     match refusal::Refusal::read(text) {
         Some(refusal) => {
             let reason = refusal.reason.as_str();
-            failure(refusal.reason.class(), reason, message::readable(&refusal.message, message::End::Start))
+            failure(refusal.reason.class(), reason, &message::readable(&refusal.message, message::End::Start))
         }
         None => failure(
             FailureClass::Infrastructure,
             POD_NOT_STARTED,
-            format!(
+            &format!(
                 "the step `prepare` ended with code {} and no reason. {}",
                 ended.exit_code,
                 message::readable(text, message::End::Tail)
@@ -135,7 +135,7 @@ fn of_builder(name: &str, ended: &ContainerStateTerminated) -> BuildFailure {
         return failure(
             FailureClass::Infrastructure,
             OUT_OF_MEMORY,
-            format!("the container `{name}` ran out of memory: raise its limit in the strategy or by its parameter"),
+            &format!("the container `{name}` ran out of memory: raise its limit in the strategy or by its parameter"),
         );
     }
     let log = ended.message.as_deref().unwrap_or_default();
@@ -146,7 +146,7 @@ fn of_builder(name: &str, ended: &ContainerStateTerminated) -> BuildFailure {
     } else {
         format!("the container `{name}` ended with code {}: {said}", ended.exit_code)
     };
-    failure(class, reason, text)
+    failure(class, reason, &text)
 }
 
 /// A failure, if a container of this pod waits for something that will not come.
@@ -154,7 +154,7 @@ fn not_starting(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<Outcome
     let since = pod.metadata.creation_timestamp.as_ref()?.0;
     let why = stuck(status)?;
     (now.duration_since(since) >= START_PATIENCE)
-        .then(|| infrastructure(POD_NOT_STARTED, format!("the pod can't start: {why}")))
+        .then(|| infrastructure(POD_NOT_STARTED, &format!("the pod can't start: {why}")))
 }
 
 /// Why a container does not start, where waiting rarely helps.
@@ -225,15 +225,15 @@ fn lost() -> Outcome {
 }
 
 fn lost_failure() -> BuildFailure {
-    let text = "the build's pod is gone before its end: it was deleted, or its node is lost".into();
+    let text = "the build's pod is gone before its end: it was deleted, or its node is lost";
     failure(FailureClass::Infrastructure, POD_LOST, text)
 }
 
-fn infrastructure(reason: &str, text: String) -> Outcome {
+fn infrastructure(reason: &str, text: &str) -> Outcome {
     Outcome::Failed(failure(FailureClass::Infrastructure, reason, text))
 }
 
-fn failure(class: FailureClass, reason: &str, text: String) -> BuildFailure {
+fn failure(class: FailureClass, reason: &str, text: &str) -> BuildFailure {
     BuildFailure { class, reason: reason.into(), message: text.trim().to_owned() }
 }
 
