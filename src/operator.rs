@@ -89,10 +89,7 @@ pub async fn operate(settings: Settings) -> anyhow::Result<()> {
         TcpListener::bind(settings.listen).await.with_context(|| format!("listen on {}", settings.listen))?;
     let server = tokio::spawn(server::serve(listener, readiness.clone(), metrics.clone(), raised(stop.clone())));
 
-    let result = tokio::select! {
-        result = lead(&settings, client, metrics, readiness, stop.clone()) => result,
-        () = raised(stop.clone()) => Ok(()),
-    };
+    let result = lead(&settings, client, metrics, readiness, stop).await;
     if result.is_ok() {
         server.await.context("end the server")??;
     }
@@ -107,9 +104,16 @@ async fn lead(
     readiness: Readiness,
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    definitions(&client, &readiness).await;
+    tokio::select! {
+        () = definitions(&client, &readiness) => {}
+        () = raised(stop.clone()) => return Ok(()),
+    }
     let (context, workloads) = context(settings, client.clone(), metrics.clone())?;
-    let leadership = LeaderElection::new(client, &settings.lease_namespace, NAME, &settings.identity).acquire().await;
+    let election = LeaderElection::new(client, &settings.lease_namespace, NAME, &settings.identity);
+    let leadership = tokio::select! {
+        leadership = election.acquire() => leadership,
+        () = raised(stop.clone()) => return Ok(()),
+    };
     metrics.leading(true);
     let filling = Arc::clone(&context);
     readiness.require("caches", move || {

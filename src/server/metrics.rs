@@ -66,7 +66,7 @@ pub enum PollResult {
     NotFound,
     /// The registry refused the credential.
     Denied,
-    /// The registry is away, or answers nonsense.
+    /// The registry is away, limits us, or answers nonsense.
     Unavailable,
 }
 
@@ -140,7 +140,7 @@ impl Metrics {
         all.register("reconciles", "Passes of the reconcilers, by kind of object", self.reconciles.clone());
         all.register("reconcile_errors", "Failed passes, by kind and reason", self.reconcile_errors.clone());
         all.register("reconcile_duration_seconds", "Length of passes, by kind", self.reconcile_seconds.clone());
-        all.register("leader", "1 in the replica that acts, 0 in a standby", self.leader.clone());
+        all.register("leader", "Whether this replica acts: 1, or 0 in a standby", self.leader.clone());
         all
     }
 

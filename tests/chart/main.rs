@@ -53,6 +53,22 @@ fn what_it_renders_is_valid() {
 }
 
 #[test]
+fn every_shipped_strategy_is_valid() {
+    let folder = root().join("charts/groundswell/files/strategies");
+    let files = fs::read_dir(folder).expect("strategies").map(|entry| entry.expect("an entry").path());
+    let names: Vec<String> =
+        files.map(|path| path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned()).collect();
+    let text = render(&format!("buildStrategies: {{install: [{}]}}", names.join(", ")), &[]).expect("rendered");
+    schemas::validate(&text).unwrap_or_else(|problems| panic!("{problems}"));
+    let rendered = documents(&text);
+    let rendered: BTreeSet<&str> = of_kind(&rendered, "BuildStrategy")
+        .iter()
+        .filter_map(|strategy| strategy["metadata"]["name"].as_str())
+        .collect();
+    assert_eq!(rendered, names.iter().map(String::as_str).collect(), "a strategy is named as its file");
+}
+
+#[test]
 fn an_unknown_field_is_seen() {
     let text = render(DEFAULTS, &[]).expect("rendered").replace("maxUnavailable", "maxUnavailabel");
     let problems = schemas::validate(&text).expect_err("an unknown field");
