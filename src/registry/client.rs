@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use super::{
     Config, Descriptor, Digest, Error, ImageConfig, ImageManifest, Keychain, Manifest, Reference,
     config::{Endpoint, Purpose},
+    cooldown::Cooldown,
     credentials::Identity,
     error::Asked,
     http::{Answer, Http, Request},
@@ -39,6 +40,7 @@ struct Inner {
     config: Config,
     http: Http,
     grants: Grants,
+    cooldown: Cooldown,
 }
 
 /// One thing that is asked of a registry.
@@ -57,7 +59,7 @@ impl Client {
     /// A client for this configuration. Fails if no CA certificates are found.
     pub fn new(config: Config) -> Result<Self, Error> {
         let http = Http::new(&config)?;
-        Ok(Self(Arc::new(Inner { config, http, grants: Grants::default() })))
+        Ok(Self(Arc::new(Inner { config, http, grants: Grants::default(), cooldown: Cooldown::default() })))
     }
 
     /// Tells apart what would be shown to the registry, and to its mirrors, for this image: calls with equal identities
@@ -223,7 +225,14 @@ impl Client {
         let mut worst: Option<Error> = None;
         for endpoint in self.0.config.endpoints(image.registry(), operation.purpose) {
             let asked = Asked { image: shown, host: &endpoint.registry };
-            let result = self.exchange(asked, &endpoint, image, keychain, operation).await;
+            let identity = keychain.identity([endpoint.registry.as_str()], image.path());
+            let result = match self.0.cooldown.remaining(&endpoint, identity) {
+                Some(remaining) => Err(asked.limited(remaining)),
+                None => self.exchange(asked, &endpoint, image, keychain, identity, operation).await,
+            };
+            if let Some(pause) = result.as_ref().err().and_then(Error::retry_after).filter(|pause| *pause > MAX_PAUSE) {
+                self.0.cooldown.begin(&endpoint, identity, pause);
+            }
             match result.and_then(|answer| read(asked, answer)) {
                 Ok(value) => return Ok(value),
                 Err(error) if worst.as_ref().is_none_or(|worst| worst.weight() <= error.weight()) => {
@@ -242,11 +251,11 @@ impl Client {
         endpoint: &Endpoint,
         image: &Reference,
         keychain: &Keychain,
+        identity: Identity,
         operation: &Operation,
     ) -> Result<Answer, Error> {
-        let Inner { config, http, grants } = &*self.0;
+        let Inner { config, http, grants, .. } = &*self.0;
         let credential = keychain.lookup(&endpoint.registry, image.path());
-        let identity = keychain.identity([endpoint.registry.as_str()], image.path());
         let grant = Grant::new(endpoint, image.path(), operation.purpose, identity);
 
         let known = grants.get(&grant);

@@ -225,6 +225,22 @@ async fn a_short_pause_is_kept_and_a_long_one_reported() {
 }
 
 #[tokio::test]
+async fn a_registry_that_limits_us_is_left_alone_with_that_credential() {
+    let registry = FaultRegistry::start(|seen| match seen.before {
+        0 => reply(429, &[("retry-after", "600")], Body::empty()),
+        _ => good(seen),
+    })
+    .await;
+    let (client, image) = (client(&registry), image(registry.address));
+    for _ in 0..2 {
+        let error = client.head(&image, &none()).await.expect_err("limited");
+        assert!(error.is_transient() && error.retry_after() > Some(Duration::from_mins(9)), "{error}");
+    }
+    assert_eq!(registry.requests().len(), 1);
+    client.head(&image, &keychain(registry.address, "alice")).await.expect("another credential");
+}
+
+#[tokio::test]
 async fn server_errors_are_tried_again_but_not_for_ever() {
     let registry =
         FaultRegistry::start(|seen| if seen.before < 2 { reply(500, &[], Body::empty()) } else { good(seen) }).await;

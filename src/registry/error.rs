@@ -161,6 +161,17 @@ impl Asked<'_> {
         }
     }
 
+    /// Not asked, because it has asked to be left alone.
+    pub(super) fn limited(self, remaining: Duration) -> Error {
+        Error::Unavailable {
+            image: self.image.into(),
+            host: self.host.into(),
+            problem: format!("it limits requests, and wants no more for {} s", remaining.as_secs()),
+            answered: true,
+            retry_after: Some(remaining),
+        }
+    }
+
     /// An answer that says no.
     pub(super) fn status(self, status: StatusCode, said: String, retry_after: Option<Duration>) -> Error {
         let (image, host) = (self.image.into(), self.host.into());

@@ -6,6 +6,7 @@
 
 mod client;
 mod config;
+mod cooldown;
 mod credentials;
 mod digest;
 mod error;
