@@ -39,10 +39,10 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// One pass over a family.
 pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Result<Action, Error> {
-    let family = context.caches.families.get(&Key::of(&*family)).unwrap_or(family);
-    if family.metadata.deletion_timestamp.is_some() {
+    let live = |family: &Arc<ImageFamily>| family.metadata.deletion_timestamp.is_none();
+    let Some(family) = context.caches.families.get(&Key::of(&*family)).filter(live) else {
         return Ok(Action::await_change());
-    }
+    };
     let memory = context.memory.of(&family.uid().unwrap_or_default());
     let mut memory = memory.lock().await;
     let now = Timestamp::now();

@@ -79,6 +79,8 @@ async fn family(
 ) -> Result<Option<Timestamp>, Error> {
     let old = world.family.status.clone().unwrap_or_default();
     let new = family_status(world, decision, &old, now);
+    let name = format!("{}/{}", world.key.namespace, world.key.name);
+    context.metrics.family(&name, &new.counts, stale_since(world, &new));
     if new == old {
         return Ok(None);
     }
@@ -120,6 +122,19 @@ fn family_status(world: &World, decision: &Decision, old: &ImageFamilyStatus, no
     let verdict = Verdict::of(world, decision, &status);
     verdict.set(&mut status.conditions, generation, now);
     status
+}
+
+/// Since when the family is not what its inputs say: since the oldest digest that is seen and not built from, the oldest
+/// change that waits, the wave that runs, or the oldest failure.
+fn stale_since(world: &World, status: &ImageFamilyStatus) -> Option<Timestamp> {
+    let candidates = status.upstreams.iter().filter_map(|upstream| upstream.candidate.as_ref()?.first_seen);
+    let waiting = status.pending.iter().filter_map(|pending| pending.since);
+    let running = status.cascade.iter().filter_map(|cascade| cascade.started_at);
+    let failures = world.records.iter().flatten().filter_map(|record| {
+        let status = record.status.as_ref().filter(|status| status.state != ImageState::Current)?;
+        status.failure.as_ref()?.at
+    });
+    candidates.chain(waiting).chain(running).chain(failures).min()
 }
 
 /// The images that need a person: failed ones, and those that wait for something that does not come by itself.

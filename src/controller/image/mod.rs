@@ -43,7 +43,8 @@ const TRY_AGAIN: Duration = Duration::from_secs(10);
 /// One pass over an image's workloads.
 pub async fn reconcile(image: Arc<FamilyImage>, context: Arc<Context>) -> Result<Action, Error> {
     let key = Key::of(&*image);
-    let image = context.caches.images.get(&key).unwrap_or(image);
+    let live = |image: &Arc<FamilyImage>| image.metadata.deletion_timestamp.is_none();
+    let Some(image) = context.caches.images.get(&key).filter(live) else { return Ok(Action::await_change()) };
     let family = context.caches.families.get(&Key::new(&key.namespace, &image.spec.family));
     let Some(family) = family.filter(|family| !family.spec.suspend) else { return Ok(Action::requeue(RESYNC)) };
     let rollouts = rollouts_of(&family, &image);
