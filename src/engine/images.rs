@@ -238,7 +238,8 @@ impl Step<'_> {
                     failure,
                     reason: fault.reason,
                     message,
-                    in_progress: false,
+                    // A registry that is away comes back; what it refuses, it refuses until somebody does something.
+                    in_progress: fault.reason == reason::REGISTRY_UNAVAILABLE,
                     state: self.checking(),
                     ..stale
                 }
