@@ -106,10 +106,7 @@ impl GitCredential {
         if known(known_hosts, host, port, key) {
             return Ok(());
         }
-        let message = format!(
-            "`known_hosts` does not have the key that {host}:{port} shows; add all of its keys, as `ssh-keyscan` writes them (names that are hashed are not read)"
-        );
-        Err(error(ErrorCode::Certificate, &message))
+        Err(error(ErrorCode::Certificate, "`known_hosts` does not have the server's key"))
     }
 
     pub(super) fn expose(&self) -> Exposed {

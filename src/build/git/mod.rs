@@ -256,7 +256,14 @@ fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteC
 
 fn failure(url: &str, credential: Option<&GitCredential>, error: &git2::Error) -> GitError {
     use git2::ErrorCode;
-    let problem = error.message().trim().to_owned();
+    let mut problem = error.message().trim().to_owned();
+    if problem.contains("ssh hostkey") {
+        // libgit2 says this in place of what our own check said.
+        problem =
+            "`known_hosts` does not have the key that the server shows; add all of its keys, as `ssh-keyscan` writes \
+                   them (names that are hashed are not read)"
+                .into();
+    }
     match (error.code(), credential) {
         (ErrorCode::Auth | ErrorCode::Certificate, Some(credential)) => {
             GitError::Credential { secret: credential.secret().to_owned(), url: url.to_owned(), problem }
