@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -35,9 +34,6 @@ use crate::{
     server::Metrics,
     upstream::{ImageKey, Poller, UpstreamDigest},
 };
-
-/// The longest that one call to the API server may take.
-pub const API_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What every pass shares.
 pub struct Context {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::context::API_TIMEOUT;
+/// The longest that one call to the API server may take.
+const API_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a pass over an object ended before its end. It is tried again with a growing pause.
 #[derive(Debug, thiserror::Error)]
@@ -82,11 +83,4 @@ pub async fn call<T>(
         Ok(Err(source)) => Err(Error::Api { what: what(), source: Box::new(source) }),
         Err(_) => Err(Error::Timeout { what: what() }),
     }
-}
-
-/// The pause before the next try after `failures` in a row.
-#[must_use]
-pub fn pause(failures: u32, seed: u64) -> Duration {
-    let (first, longest) = (jiff::SignedDuration::from_secs(1), jiff::SignedDuration::from_secs(120));
-    crate::backoff::pause(failures, first, longest, seed).try_into().unwrap_or(Duration::from_mins(2))
 }

@@ -6,7 +6,15 @@ use std::{
     time::Duration,
 };
 
-use super::{cache::Key, error::pause};
+use jiff::SignedDuration;
+
+use super::cache::Key;
+use crate::backoff;
+
+/// First pause after a failed pass.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+/// The longest pause.
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(2);
 
 /// Failures in a row, per kind and object. Forgotten on success and when the object goes.
 #[derive(Debug, Default)]
@@ -19,7 +27,8 @@ impl Failures {
         let seed = key.name.bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
         let count = failures.entry((kind, key)).or_default();
         *count = count.saturating_add(1);
-        pause(*count, seed.wrapping_add((*count).into()))
+        let seed = seed.wrapping_add((*count).into());
+        backoff::pause(*count, FIRST_PAUSE, LONGEST_PAUSE, seed).try_into().unwrap_or_default()
     }
 
     /// Forgets the failures of an object.

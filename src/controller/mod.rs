@@ -6,6 +6,7 @@
 //! - [`run`]: both controllers
 //! - [`context`], [`cache`], [`watch`]: what every pass shares
 
+pub mod apply;
 pub mod cache;
 pub mod claims;
 pub mod context;

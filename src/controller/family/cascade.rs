@@ -5,14 +5,14 @@ use std::{collections::BTreeSet, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, PatchParams, PostParams},
     core::ObjectMeta,
 };
-use serde_json::json;
 use tracing::info;
 
 use super::{
     super::{
+        apply::apply_status,
         context::{Context, Memory},
         error::{Error, call},
     },
@@ -119,12 +119,7 @@ async fn open(context: &Context, world: &World, name: &str, spec: CascadeSpec) -
 async fn write(context: &Context, world: &World, cascade: &Cascade, status: &CascadeStatus) -> Result<(), Error> {
     let api: Api<Cascade> = Api::namespaced(context.client.clone(), &world.key.namespace);
     let name = cascade.name_any();
-    let patch = Patch::Apply(json!({
-        "apiVersion": Cascade::api_version(&()),
-        "kind": Cascade::kind(&()),
-        "metadata": { "name": name },
-        "status": status,
-    }));
+    let patch = apply_status::<Cascade>(&name, status);
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
     let written =
         call(|| format!("write the status of Cascade {name}"), api.patch_status(&name, &parameters, &patch)).await;

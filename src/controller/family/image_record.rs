@@ -12,12 +12,12 @@ use serde_json::json;
 
 use super::{
     super::{
+        apply::apply_status,
         context::{Context, Memory},
         error::{Error, call},
     },
     events::{self, Tone},
     observe::World,
-    status::{apply_status, needs_person},
 };
 use crate::{
     api::{
@@ -259,6 +259,27 @@ fn history(
     }
     history.truncate(MAX_HISTORY);
     history
+}
+
+/// Whether an image in this state stays there until somebody does something.
+#[must_use]
+pub fn needs_person(state: ImageState, reason: &str) -> bool {
+    let passing = [
+        reason::RESOLVING,
+        reason::WAITING_FOR_PARENT,
+        reason::VERIFYING,
+        reason::CASCADING,
+        reason::SETTLING,
+        reason::SUSPENDED,
+        reason::PARALLELISM,
+        reason::RETRYING,
+        reason::BUILDING,
+    ];
+    match state {
+        ImageState::Failed => true,
+        ImageState::Waiting | ImageState::Queued | ImageState::Checking => !passing.contains(&reason),
+        ImageState::Building | ImageState::Current | ImageState::Blocked => false,
+    }
 }
 
 /// Tells of an image that has come to need a person.

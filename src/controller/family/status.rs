@@ -3,21 +3,20 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
-    Api, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams},
+    Api, ResourceExt,
+    api::{DeleteParams, PatchParams},
     runtime::controller::Action,
 };
-use serde::Serialize;
-use serde_json::json;
 
 use super::{
     super::{
+        apply::apply_status,
         context::{Context, Memory},
         error::{Error, call},
     },
     RESYNC, cascade,
     events::{self, Tone},
-    image_record,
+    image_record::{self, needs_person},
     observe::World,
 };
 use crate::{
@@ -152,27 +151,6 @@ fn attention(world: &World, decision: &Decision) -> Vec<Attention> {
         .collect()
 }
 
-/// Whether an image in this state stays there until somebody does something.
-#[must_use]
-pub fn needs_person(state: ImageState, reason: &str) -> bool {
-    let passing = [
-        reason::RESOLVING,
-        reason::WAITING_FOR_PARENT,
-        reason::VERIFYING,
-        reason::CASCADING,
-        reason::SETTLING,
-        reason::SUSPENDED,
-        reason::PARALLELISM,
-        reason::RETRYING,
-        reason::BUILDING,
-    ];
-    match state {
-        ImageState::Failed => true,
-        ImageState::Waiting | ImageState::Queued | ImageState::Checking => !passing.contains(&reason),
-        ImageState::Building | ImageState::Current | ImageState::Blocked => false,
-    }
-}
-
 /// What the three conditions say.
 struct Verdict {
     ready: bool,
@@ -241,16 +219,6 @@ async fn write_family(context: &Context, family: &ImageFamily, status: &ImageFam
         Err(error) => return Err(error),
     }
     Ok(())
-}
-
-/// The body of a server-side apply of a status.
-pub fn apply_status<K: Resource<DynamicType = ()>>(name: &str, status: &impl Serialize) -> Patch<serde_json::Value> {
-    Patch::Apply(json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        "metadata": { "name": name },
-        "status": status,
-    }))
 }
 
 /// Tells what has changed between two records of a family.

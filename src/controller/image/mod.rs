@@ -16,13 +16,11 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::{
+    apply::apply_status,
     cache::Key,
     context::Context,
     error::{Error, call},
-    family::{
-        events::{self, Tone},
-        status::apply_status,
-    },
+    family::events::{self, Tone},
 };
 use crate::{
     api::{
