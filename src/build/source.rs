@@ -97,12 +97,6 @@ pub fn files_hash(files: &[File<'_>]) -> String {
     hex::encode(hash.finalize())
 }
 
-/// The revision of an inline source: the hash of its one file.
-#[must_use]
-pub fn inline_hash(dockerfile: &str) -> String {
-    files_hash(&[File { path: DOCKERFILE, executable: false, content: dockerfile.as_bytes() }])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +127,6 @@ mod tests {
     fn names_and_contents_do_not_run_into_each_other() {
         let file = |path, content: &'static str| File { path, executable: false, content: content.as_bytes() };
         assert_ne!(files_hash(&[file("a", "b"), file("c", "d")]), files_hash(&[file("a", "bc"), file("", "d")]));
-        assert_eq!(inline_hash("FROM a"), files_hash(&[file("Dockerfile", "FROM a")]));
     }
 
     #[test]

@@ -31,7 +31,7 @@ const START_PATIENCE: SignedDuration = SignedDuration::from_secs(120);
 /// What became of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Its pod has not started; [`waiting_for`] may say why.
+    /// Its pod has not started.
     Pending,
     /// Its pod runs.
     Running,
@@ -71,12 +71,6 @@ pub fn outcome(job: &Job, pods: &[Pod], now: Timestamp) -> Outcome {
         },
         None => failed.map_or(Outcome::Pending, |_| lost()),
     }
-}
-
-/// Why a build's pod has not started, in words: no node has room, an image can't be pulled.
-#[must_use]
-pub fn waiting_for(pods: &[Pod]) -> Option<String> {
-    pods.iter().find_map(|pod| waiting(pod.status.as_ref()?))
 }
 
 fn of_failed_pod(status: &PodStatus) -> BuildFailure {
@@ -176,6 +170,7 @@ fn stuck(status: &PodStatus) -> Option<String> {
     })
 }
 
+/// Why a pod waits, in words: no node has room for it, an image can't be pulled.
 fn waiting(status: &PodStatus) -> Option<String> {
     let unscheduled = status
         .conditions

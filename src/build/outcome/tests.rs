@@ -106,23 +106,18 @@ fn an_image_that_does_not_come_is_waited_for_and_then_told() {
     let status = json!({"phase": "Pending", "containerStatuses": [
         container("build", json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}))]});
     let young = json!([pod("2026-01-01T00:09:30Z", status.clone())]);
-    assert_eq!(decide(json!({}), young.clone()), Outcome::Pending);
-    let pods: Vec<Pod> = serde_json::from_value(young).expect("pods");
-    assert_eq!(
-        waiting_for(&pods).as_deref(),
-        Some("container `build`, image i: ImagePullBackOff Back-off pulling image")
-    );
+    assert_eq!(decide(json!({}), young), Outcome::Pending);
     let failure = failure_of(decide(json!({}), json!([pod("2026-01-01T00:00:00Z", status)])));
     assert_eq!((failure.class, failure.reason.as_str()), (FailureClass::Infrastructure, POD_NOT_STARTED));
     assert!(failure.message.contains("image i: ImagePullBackOff Back-off pulling image"), "{}", failure.message);
 }
 
 #[test]
-fn no_room_is_waited_for() {
+fn no_room_is_waited_for_until_the_deadline_which_tells_of_it() {
     let status = json!({"phase": "Pending", "conditions": [
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}]});
     let pods = json!([pod("2026-01-01T00:00:00Z", status)]);
     assert_eq!(decide(json!({}), pods.clone()), Outcome::Pending);
-    let pods: Vec<Pod> = serde_json::from_value(pods).expect("pods");
-    assert_eq!(waiting_for(&pods).as_deref(), Some("0/1 nodes are available"));
+    let late = failure_of(decide(failed_job("DeadlineExceeded"), pods));
+    assert!(late.message.ends_with("Its pod waited: 0/1 nodes are available."), "{}", late.message);
 }

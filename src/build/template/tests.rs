@@ -152,6 +152,14 @@ fn a_list_as_a_bare_item_of_objects_is_refused() {
     assert!(rendered(&json!(["{{ args }}"])).expect_err("objects").to_string().contains("each"));
 }
 
+#[test]
+fn every_variable_is_documented() {
+    let guide = include_str!("../../../docs/strategies.md");
+    for variable in Variables::new(&request(), BTreeMap::from([("NAME".into(), String::new())])).known() {
+        assert!(guide.contains(&format!("`{variable}`")), "docs/strategies.md does not mention `{variable}`");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn never_panics(text in "([{}%#|$ a-z.\"']|\\{\\{|\\}\\}){0,40}") {
