@@ -156,6 +156,14 @@ pub fn pod(
     Ok((template, spec))
 }
 
+/// Whether a strategy, with a family's parameters, renders to a pod that may run; told before there is anything to build.
+///
+/// # Errors
+/// See [`StrategyError`].
+pub fn check(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<(), StrategyError> {
+    pod(&BuildRequest::default(), strategy, chosen).map(|_| ())
+}
+
 /// The first field that was given and not kept: a misspelt name, that would otherwise be dropped without a word.
 fn unknown_field(path: &str, given: &Value, kept: &Value) -> Option<String> {
     match (given, kept) {

@@ -174,11 +174,14 @@ impl Step<'_> {
         } else {
             let name = status.map_or("", |status| status.name.as_str());
             let why = status.and_then(|status| status.message.as_deref()).unwrap_or("its digest is being looked up");
-            let reason = if status.is_some_and(|status| status.reason.is_some()) {
-                reason::IMAGE_NOT_FOUND
-            } else {
-                reason::RESOLVING
-            };
+            // What the status says in its own reason, as the constant that it is.
+            let told = status.and_then(|status| status.reason.as_deref());
+            let fault = self.seen.upstreams.get(index).and_then(|sight| sight.fault.as_ref());
+            let reason = [reason::HELD, reason::PLATFORM_MISSING]
+                .into_iter()
+                .chain(fault.map(|fault| fault.reason))
+                .find(|reason| Some(*reason) == told)
+                .unwrap_or(reason::RESOLVING);
             let message = format!("upstream {name}: {why}");
             Err(Obstacle::Waiting(Fault { reason, message }, false))
         }

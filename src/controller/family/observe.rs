@@ -18,12 +18,12 @@ use super::super::{
 use crate::{
     api::{
         BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
-        ImageFamilyStatus, Source, StrategyRef, condition::reason, labels,
+        ImageFamilySpec, ImageFamilyStatus, Source, StrategyRef, condition::reason, labels,
     },
     build::{
         outcome::{Outcome, outcome},
         source::{ConfigMapError, config_map_hash},
-        strategy::{parameters, strategy_revision},
+        strategy::{check, strategy_revision},
     },
     engine::{
         BuildOutcome, BuildSight, Fault, ImageSight, Observation, SeenDigest, Sight, TagSight, UpstreamSight,
@@ -105,7 +105,7 @@ impl World {
         for image in &spec.images {
             sources.push(source(context, &key, image, memory).await?);
         }
-        let (strategies, revisions) = spec.images.iter().map(|image| strategy(context, spec, image)).unzip();
+        let (strategies, revisions) = strategies(context, spec);
         let jobs = builds(context, &key, now);
         let running =
             |cascade: &Arc<Cascade>| cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
@@ -274,35 +274,44 @@ fn secret_version(context: &Context, namespace: &str, secret: Option<&crate::api
     context.caches.secrets.get(&Key::new(namespace, &secret?.name))?.resource_version()
 }
 
-/// The strategy of an image and its revision.
-fn strategy(
-    context: &Context,
-    spec: &crate::api::ImageFamilySpec,
-    image: &Image,
-) -> (Option<Arc<BuildStrategy>>, Sight<String>) {
-    let wanted = strategy_ref(spec, image);
+/// A strategy that can be used, and its revision.
+type Revised = (Arc<BuildStrategy>, String);
+
+/// The strategies of all images and their revisions. Each is rendered and hashed once, however many images use it.
+fn strategies(context: &Context, spec: &ImageFamilySpec) -> (Vec<Option<Arc<BuildStrategy>>>, Vec<Sight<String>>) {
+    let mut known: Vec<(&StrategyRef, Result<Revised, Fault>)> = Vec::new();
+    let found = spec.images.iter().map(|image| {
+        let wanted = strategy_ref(spec, image);
+        let index = known.iter().position(|(of, _)| *of == wanted).unwrap_or_else(|| {
+            known.push((wanted, strategy(context, wanted)));
+            known.len() - 1
+        });
+        match known.get(index).map(|(_, found)| found) {
+            Some(Ok((strategy, revision))) => (Some(Arc::clone(strategy)), Sight::Known(revision.clone())),
+            Some(Err(fault)) => {
+                let message = format!("spec.images[{}].strategy: {}", image.name, fault.message);
+                (None, Sight::Faulty(Fault { reason: fault.reason, message }))
+            }
+            None => (None, Sight::Pending),
+        }
+    });
+    found.unzip()
+}
+
+/// A strategy, if there is one of the name that can be used.
+fn strategy(context: &Context, wanted: &StrategyRef) -> Result<Revised, Fault> {
     let Some(strategy) = context.caches.strategies.get(&Key::new("", &wanted.name)) else {
-        let message = format!(
-            "spec.images[{}].strategy: there is no BuildStrategy `{}`; see `kubectl get buildstrategies`",
-            image.name, wanted.name
-        );
-        return (None, Sight::Faulty(Fault { reason: reason::STRATEGY_NOT_FOUND, message }));
+        let message = format!("there is no BuildStrategy `{}`; see `kubectl get buildstrategies`", wanted.name);
+        return Err(Fault { reason: reason::STRATEGY_NOT_FOUND, message });
     };
-    match parameters(&strategy, wanted) {
-        Ok(_) => {
-            let revision = strategy_revision(&strategy, wanted);
-            (Some(strategy), Sight::Known(revision))
-        }
-        Err(error) => {
-            let message = format!("spec.images[{}].strategy: {error}", image.name);
-            (Some(strategy), Sight::Faulty(Fault { reason: reason::INVALID_STRATEGY, message }))
-        }
-    }
+    check(&strategy, wanted).map_err(|error| Fault { reason: reason::INVALID_STRATEGY, message: error.to_string() })?;
+    let revision = strategy_revision(&strategy, wanted);
+    Ok((strategy, revision))
 }
 
 /// The strategy that an image names, or its family for it.
 #[must_use]
-pub fn strategy_ref<'a>(spec: &'a crate::api::ImageFamilySpec, image: &'a Image) -> &'a StrategyRef {
+pub fn strategy_ref<'a>(spec: &'a ImageFamilySpec, image: &'a Image) -> &'a StrategyRef {
     image.strategy.as_ref().unwrap_or(&spec.strategy)
 }
 

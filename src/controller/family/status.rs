@@ -36,8 +36,8 @@ const MAX_ATTENTION_MESSAGE: usize = 256;
 
 /// Records everything that the pass has come to. Says when what was held back is to be written.
 ///
-/// The family is written first: what a wave adopts must stand before any build of it starts. In the pass that opens a wave
-/// the images are left alone, for their state is another one a moment later.
+/// The images are written first, so that whoever waits for the family to be `Ready` finds all of them so. In the pass that
+/// opens a wave they are left alone, for their state is another one a moment later.
 pub async fn record(
     context: &Context,
     world: &World,
@@ -45,11 +45,11 @@ pub async fn record(
     memory: &mut Memory,
     now: Timestamp,
 ) -> Result<Option<Timestamp>, Error> {
-    let held_back = family(context, world, decision, memory, now).await?;
     if !matches!(decision.wave, WaveStep::Open { .. }) {
         image_record::write_all(context, world, decision, memory, now).await?;
         forget_removed(context, world).await?;
     }
+    let held_back = family(context, world, decision, memory, now).await?;
     let later = cascade::record(context, world, decision, memory, now).await?;
     Ok([held_back, later].into_iter().flatten().min())
 }
