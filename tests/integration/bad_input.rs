@@ -1,0 +1,313 @@
+//! What bad input gets: a condition with a reason and words to act on, an Event, no build, and no harm to anybody else.
+
+use std::panic::AssertUnwindSafe;
+
+use base64::Engine;
+use futures::{FutureExt, future::join_all};
+use groundswell::api::{ImageFamily, condition::reason};
+use k8s_openapi::api::events::v1::Event;
+use kube::api::DeleteParams;
+use serde_json::{Value, json};
+
+use super::{
+    builder::STRATEGY,
+    client, cluster,
+    odd_registry::OddRegistry,
+    restart::Scene,
+    support::{
+        objects::{self, Place},
+        operator::{Operator, Settings},
+        wait::wait_for,
+    },
+};
+
+/// A spec that can't be built, and what its family must say.
+struct Case {
+    name: &'static str,
+    spec: Value,
+    reason: &'static str,
+    said: Vec<String>,
+}
+
+/// Collects the cases: each differs in one thing from a family that could be built.
+struct Cases<'a> {
+    scene: &'a Scene,
+    cases: Vec<Case>,
+}
+
+impl Cases<'_> {
+    fn add(&mut self, name: &'static str, change: impl FnOnce(&mut Value), reason: &'static str, said: &[&str]) {
+        let mut spec = self.scene.spec();
+        // A repository of its own: no tag is claimed twice by accident.
+        spec["repository"] = json!(format!("{}/{}/{name}", cluster().registry, self.scene.place.namespace));
+        change(&mut spec);
+        self.cases.push(Case { name, spec, reason, said: said.iter().map(|&said| said.into()).collect() });
+    }
+}
+
+#[tokio::test]
+async fn bad_input_is_told_and_disturbs_nobody() {
+    let client = client().await;
+    let scene = Scene::new(&client, "bad").await;
+    let odd = OddRegistry::open().await;
+    let away = OddRegistry::closed().await;
+    let place = &scene.place;
+    let mut settings = Settings::new(cluster(), &place.namespace, &[&odd.host, &away]);
+    settings.registries = settings.registries.replacen('{', "{\"readTimeout\":\"2s\",\"timeout\":\"5s\",", 1);
+    let _operator = Operator::ready(&settings).await;
+    objects::strategy(&client, "misspelt", json!({ "userNamespace": "NotRequired", "template": { "spec": { "containers": [{ "name": "build", "image": "{{ imag.name }}" }] } } })).await;
+    place.secret("misshapen", "Opaque", ".dockerconfigjson", "{\"auths\": [").await;
+    place.secret("empty", "Opaque", "password", "secret").await;
+    let auth = base64::engine::general_purpose::STANDARD.encode("me:wrong-password");
+    let config = json!({ "auths": { odd.host.clone(): { "auth": auth } } });
+    place.secret("refused", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", &config.to_string()).await;
+    place.config_map("keyless", &[("README", "no Dockerfile here")]).await;
+
+    place.apply_family("good", &scene.spec()).await.expect("a family");
+    place.wait_family("good", "Ready", 60).await;
+    let digests = place.digests("good").await;
+
+    let cases = cases(&scene, &odd.host, &away);
+    for case in &cases {
+        place.apply_family(case.name, &case.spec).await.unwrap_or_else(|error| panic!("{}: {error}", case.name));
+    }
+    let problems = join_all(cases.iter().map(|case| problem(place, case))).await;
+    let problems: Vec<String> = problems.into_iter().flatten().collect();
+    assert!(problems.is_empty(), "{}", problems.join("\n\n"));
+
+    scene.move_upstream("2").await;
+    place.wait_rebuilt("good", &digests, 60).await;
+    scene.assert_builds("good", 2).await;
+    for case in &cases {
+        let jobs = place.jobs(case.name).await;
+        assert!(jobs.is_empty(), "{} was built", case.name);
+    }
+}
+
+fn cases(scene: &Scene, odd: &str, away: &str) -> Vec<Case> {
+    let namespace = &scene.place.namespace;
+    let mut all = Cases { scene, cases: Vec::new() };
+    all.add(
+        "cycle",
+        |spec| spec["images"][0]["from"] = json!([{ "image": "join" }]),
+        reason::CYCLE,
+        &["spec.images: the edges run in a circle: ", "base -> join", "take one of these `from` entries out"],
+    );
+    all.add(
+        "unknown-parent",
+        |spec| spec["images"][1]["from"][0]["image"] = json!("bsae"),
+        reason::UNKNOWN_PARENT,
+        &["spec.images[left].from", "`bsae`", "correct the name or add it"],
+    );
+    all.add(
+        "collision-within",
+        |spec| spec["images"][1]["path"] = json!("base"),
+        reason::TAG_COLLISION,
+        &["spec.images[left].tags", "/base:latest", "the image `base`", "give one of them another tag or `path`"],
+    );
+    all.add(
+        "collision-across",
+        |spec| spec["repository"] = scene.spec()["repository"].clone(),
+        reason::TAG_COLLISION,
+        &["spec.images[base].tags", &format!("the family {namespace}/good"), "use another tag"],
+    );
+    all.add(
+        "tag-variable",
+        |spec| spec["images"][0]["tags"] = json!(["{{ version }}"]),
+        reason::INVALID_TAG_TEMPLATE,
+        &["spec.images[base].tags", "{{ version }}", "known are"],
+    );
+    credentials(&mut all, odd, namespace);
+    registries(&mut all, odd, away);
+    strategies_and_sources(&mut all, namespace, away);
+    all.cases
+}
+
+fn credentials(all: &mut Cases<'_>, odd: &str, namespace: &str) {
+    all.add(
+        "no-secret",
+        |spec| spec["credentials"] = json!([{ "name": "absent" }]),
+        reason::SECRET_NOT_FOUND,
+        &["spec.credentials[absent]", &format!("there is no Secret {namespace}/absent"), "create it"],
+    );
+    all.add(
+        "misshapen-secret",
+        |spec| spec["credentials"] = json!([{ "name": "misshapen" }]),
+        reason::INVALID_SECRET,
+        &["spec.credentials", "misshapen"],
+    );
+    all.add(
+        "empty-secret",
+        |spec| spec["credentials"] = json!([{ "name": "empty" }]),
+        reason::INVALID_SECRET,
+        &["spec.credentials[empty]", ".dockerconfigjson"],
+    );
+    all.add(
+        "refused",
+        |spec| {
+            spec["credentials"] = json!([{ "name": "refused" }]);
+            spec["upstreams"][0]["image"] = json!(format!("{odd}/denied/alpine"));
+        },
+        reason::REGISTRY_DENIED,
+        &["upstream alpine", "/denied/alpine:3.20", "refuses access", "credentials"],
+    );
+    all.add(
+        "refused-push",
+        |spec| {
+            spec["credentials"] = json!([{ "name": "refused" }]);
+            spec["repository"] = json!(format!("{odd}/denied"));
+        },
+        reason::REGISTRY_DENIED,
+        &["/denied/base:gs-", "refuses access", "credentials"],
+    );
+}
+
+fn registries(all: &mut Cases<'_>, odd: &str, away: &str) {
+    for (name, image, reason, said) in [
+        ("away", format!("{away}/library/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
+        ("broken", format!("{odd}/broken/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
+        ("silent", format!("{odd}/silent/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
+        ("garbage", format!("{odd}/garbage/alpine"), reason::REGISTRY_GARBAGE, "check that it is an OCI registry"),
+        ("large", format!("{odd}/large/alpine"), reason::MANIFEST_TOO_LARGE, "more than 4194304 bytes"),
+        ("no-upstream", format!("{odd}/none/alpine"), reason::IMAGE_NOT_FOUND, "correct the image or the tag"),
+    ] {
+        all.add(
+            name,
+            |spec| spec["upstreams"][0]["image"] = json!(image),
+            reason,
+            &["upstream alpine", &format!("{image}:3.20"), said],
+        );
+    }
+}
+
+fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, away: &str) {
+    all.add(
+        "no-strategy",
+        |spec| spec["strategy"] = json!({ "name": "absent" }),
+        reason::STRATEGY_NOT_FOUND,
+        &["spec.images[base].strategy", "BuildStrategy `absent`", "kubectl get buildstrategies"],
+    );
+    all.add(
+        "misspelt-strategy",
+        |spec| spec["strategy"] = json!({ "name": "misspelt" }),
+        reason::INVALID_STRATEGY,
+        &["spec.images[base].strategy", "`imag.name`", "there are annotations"],
+    );
+    all.add(
+        "unknown-parameter",
+        |spec| spec["strategy"] = json!({ "name": STRATEGY, "parameters": { "colour": "red" } }),
+        reason::INVALID_STRATEGY,
+        &["spec.images[base].strategy", "`colour`"],
+    );
+    all.add(
+        "no-config-map",
+        |spec| spec["images"][0]["source"] = json!({ "configMap": { "name": "absent" } }),
+        reason::SOURCE_NOT_FOUND,
+        &[
+            "spec.images[base].source.configMap",
+            &format!("there is no ConfigMap {namespace}/absent"),
+            "create it or correct the name",
+        ],
+    );
+    all.add(
+        "no-dockerfile",
+        |spec| spec["images"][0]["source"] = json!({ "configMap": { "name": "keyless" } }),
+        reason::SOURCE_NOT_FOUND,
+        &["spec.images[base].source.configMap", &format!("{namespace}/keyless"), "Dockerfile"],
+    );
+    all.add(
+        "no-key",
+        |spec| spec["images"][0]["source"] = json!({ "configMap": { "name": "keyless", "items": [{ "key": "Containerfile", "path": "Dockerfile" }] } }),
+        reason::SOURCE_NOT_FOUND,
+        &["spec.images[base].source.configMap", &format!("{namespace}/keyless"), "Containerfile"],
+    );
+    all.add(
+        "no-git",
+        |spec| {
+            spec["images"][0]["source"] =
+                json!({ "git": { "url": format!("https://{away}/tools.git"), "revision": "main" } });
+        },
+        reason::SOURCE_UNAVAILABLE,
+        &["spec.images[base].source.git", &format!("https://{away}/tools.git")],
+    );
+    all.add(
+        "no-git-secret",
+        |spec| spec["images"][0]["source"] = json!({ "git": { "url": format!("https://{away}/tools.git"), "revision": "main", "secretRef": { "name": "absent" } } }),
+        reason::SECRET_NOT_FOUND,
+        &["spec.images[base].source.git", "absent"],
+    );
+}
+
+/// What is wrong with how a case is told; waits for it to be told.
+async fn problem(place: &Place, case: &Case) -> Option<String> {
+    // A case that is never told fails in its own words, and the others are still looked at.
+    let told = AssertUnwindSafe(place.wait_family(case.name, "Stalled", 60)).catch_unwind().await;
+    let Ok((reason, message)) = told else { return Some(format!("{}: never told", case.name)) };
+    let mut problems = Vec::new();
+    if reason != case.reason {
+        problems.push(format!("the reason is {reason}, not {}", case.reason));
+    }
+    problems.extend(
+        case.said
+            .iter()
+            .filter(|said| !message.contains(*said))
+            .map(|said| format!("the message does not say {said:?}")),
+    );
+    if message.contains("wrong-password") {
+        problems.push("the message repeats a password".into());
+    }
+    let told = place.list::<Event>().await.into_iter().any(|event| {
+        let about = event.regarding.is_some_and(|about| about.name.as_deref() == Some(case.name));
+        about && event.reason.as_deref() == Some(case.reason) && event.type_.as_deref() == Some("Warning")
+    });
+    if !told {
+        problems.push("no Event tells it".into());
+    }
+    (!problems.is_empty()).then(|| format!("{}: {}\n{reason}: {message}", case.name, problems.join(", ")))
+}
+
+/// What was missing comes, and the family goes on by itself.
+#[tokio::test]
+async fn a_mended_input_goes_on() {
+    let client = client().await;
+    let scene = Scene::new(&client, "mended").await;
+    let place = &scene.place;
+    let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
+
+    let mut spec = scene.spec();
+    let strategy = format!("late-{}", place.namespace);
+    spec["strategy"]["name"] = json!(strategy);
+    spec["credentials"] = json!([{ "name": "late" }]);
+    spec["images"][0]["source"] = json!({ "configMap": { "name": "late" } });
+    place.apply_family("app", &spec).await.expect("a family");
+    let stalled = async |wanted: &str| {
+        wait_for(wanted, 30, async || {
+            let (reason, message) = place.wait_family("app", "Stalled", 30).await;
+            if reason == wanted { Ok(()) } else { Err(format!("{reason}: {message}")) }
+        })
+        .await;
+    };
+    stalled(reason::SECRET_NOT_FOUND).await;
+    let config = json!({ "auths": { "registry.example.com": { "username": "me", "password": "secret" } } });
+    place.secret("late", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", &config.to_string()).await;
+    stalled(reason::SOURCE_NOT_FOUND).await;
+    place.config_map("late", &[("Dockerfile", "FROM docker.io/library/alpine:3.20\n")]).await;
+    stalled(reason::STRATEGY_NOT_FOUND).await;
+    super::builder::Builder::strategy_named(&client, &strategy).await;
+    place.wait_family("app", "Ready", 60).await;
+
+    // A later family that claims the same tags waits until the older one is gone.
+    place.apply_family("heir", &spec).await.expect("a family");
+    wait_for("the heir to be told", 30, async || {
+        let (reason, message) = place.wait_family("heir", "Stalled", 30).await;
+        if reason == reason::TAG_COLLISION { Ok(()) } else { Err(format!("{reason}: {message}")) }
+    })
+    .await;
+    place.api::<ImageFamily>().delete("app", &DeleteParams::background()).await.expect("deleted");
+    place.wait_family("heir", "Ready", 60).await;
+    assert_eq!(place.digests("heir").await.len(), family_size(&spec));
+}
+
+fn family_size(spec: &Value) -> usize {
+    spec["images"].as_array().map_or(0, Vec::len)
+}

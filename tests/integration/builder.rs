@@ -1,0 +1,139 @@
+//! Plays the builders: what a real one would push is pushed for every Job, and its pod ends as asked for.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::{
+    Client, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use super::support::{
+    family::label,
+    images::Images,
+    objects::{self, Place},
+};
+
+/// The strategy whose Jobs are played. Its pods are never started: this cluster has no scheduler.
+pub const STRATEGY: &str = "played";
+
+/// Between two looks for new Jobs.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Plays the builds of one namespace until it is dropped.
+pub struct Builder {
+    work: JoinHandle<()>,
+    held: Arc<Mutex<HashSet<String>>>,
+}
+
+/// What a Job's builder container is told, by the strategy.
+struct Task {
+    reference: String,
+    parents: Vec<String>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Builder {
+    /// Makes the strategy.
+    pub async fn strategy(client: &Client) {
+        Self::strategy_named(client, STRATEGY).await;
+    }
+
+    /// Makes the same strategy under another name.
+    pub async fn strategy_named(client: &Client, name: &str) {
+        let arguments = json!([
+            "reference {{ image.reference }}",
+            "{{ parents | each(\"parent {pinned}\") }}",
+            "{{ annotations | each(\"annotation {name}={value}\") }}",
+        ]);
+        let template = json!({ "spec": { "containers": [{ "name": "build", "image": "played.invalid/builder", "args": arguments }] } });
+        objects::strategy(client, name, json!({ "userNamespace": "NotRequired", "template": template })).await;
+    }
+
+    /// Begins.
+    pub fn start(place: &Place, images: &Images) -> Self {
+        let held = Arc::new(Mutex::new(HashSet::new()));
+        let (place, images, waiting) = (place.clone(), images.clone(), Arc::clone(&held));
+        let work = tokio::spawn(async move {
+            let mut done = HashSet::new();
+            loop {
+                for job in place.list::<Job>().await {
+                    let of_held = waiting.lock().unwrap().contains(&label(&job, "groundswell.dev/image"));
+                    let pod = pod_of(&place, &job).await;
+                    if let Some(pod) = pod.filter(|_| !of_held && !done.contains(&job.name_any())) {
+                        push(&images, &job).await;
+                        end(&place, &pod).await;
+                        done.insert(job.name_any());
+                    }
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
+        Self { work, held }
+    }
+
+    /// Keeps the builds of an image running.
+    pub fn hold(&self, image: &str) {
+        self.held.lock().unwrap().insert(image.into());
+    }
+
+    /// Lets them go on.
+    pub fn release(&self, image: &str) {
+        self.held.lock().unwrap().remove(image);
+    }
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        self.work.abort();
+    }
+}
+
+async fn pod_of(place: &Place, job: &Job) -> Option<Pod> {
+    let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", job.name_any()));
+    place.api::<Pod>().list(&of_job).await.expect("pods").items.pop()
+}
+
+/// Pushes an image that stands on the first parent, and whose own layer follows from what the build was told.
+async fn push(images: &Images, job: &Job) {
+    let task = Task::of(job);
+    let (repository, tag) = task.reference.rsplit_once(':').expect("a tag");
+    let (_, repository) = repository.split_once('/').expect("a host");
+    let content = format!("{} {:?}", task.reference, task.parents);
+    images.push(repository, tag, task.parents.first().map(String::as_str), &content, &task.annotations).await;
+}
+
+async fn end(place: &Place, pod: &Pod) {
+    let status = json!({ "status": { "phase": "Succeeded" } });
+    place
+        .api::<Pod>()
+        .patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status))
+        .await
+        .expect("a pod's end");
+}
+
+impl Task {
+    fn of(job: &Job) -> Self {
+        let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()).expect("a pod");
+        let container = pod.containers.iter().find(|container| container.name == "build").expect("the builder");
+        let mut task = Self { reference: String::new(), parents: Vec::new(), annotations: BTreeMap::new() };
+        for argument in container.args.iter().flatten() {
+            match argument.split_once(' ').expect("a word and a value") {
+                ("reference", reference) => task.reference = reference.into(),
+                ("parent", pinned) => task.parents.push(pinned.into()),
+                ("annotation", pair) => {
+                    let (name, value) = pair.split_once('=').expect("name=value");
+                    task.annotations.insert(name.into(), value.into());
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        task
+    }
+}

@@ -1,0 +1,43 @@
+//! Tests on a real API server, etcd, controller manager and registry. There is no kubelet: builds are played by
+//! [`builder::Builder`], which pushes what a real one would push. Needs root.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test says what is wrong by failing")]
+
+mod bad_input;
+mod builder;
+mod gate;
+mod leadership;
+mod odd_registry;
+mod restart;
+mod schema;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "the end-to-end tests use the rest")]
+mod support;
+mod traffic;
+mod waves;
+
+use std::sync::OnceLock;
+
+use kube::Client;
+use tokio::sync::OnceCell;
+
+use support::{Cluster, objects};
+
+/// The cluster of this binary.
+fn cluster() -> &'static Cluster {
+    static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+    CLUSTER.get_or_init(|| Cluster::start("integration", "api"))
+}
+
+/// A client of the cluster, which knows our kinds and the strategy [`builder::STRATEGY`].
+async fn client() -> Client {
+    static PREPARED: OnceCell<()> = OnceCell::const_new();
+    let client = cluster().client().await;
+    PREPARED
+        .get_or_init(async || {
+            objects::define(&client).await;
+            builder::Builder::strategy(&client).await;
+        })
+        .await;
+    client
+}

@@ -1,0 +1,205 @@
+//! What the API server makes of our kinds: merging, refusing, explaining.
+
+use groundswell::api::ImageFamily;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+use super::{
+    client, cluster,
+    support::{family, objects::Place},
+};
+
+fn spec() -> Value {
+    let mut spec = family::spec("registry.example.com/platform", "docker.io/library/alpine", "buildkit");
+    spec["images"] = json!([family::image("base", "alpine"), family::image("site", "base")]);
+    spec
+}
+
+/// The spec with a value put at a JSON pointer; the last part may be new.
+fn with(pointer: &str, value: Value) -> Value {
+    let mut spec = spec();
+    let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+    let parent = spec.pointer_mut(parent).expect(pointer);
+    match parent {
+        Value::Array(items) if key == "-" => items.push(value),
+        Value::Array(items) => items[key.parse::<usize>().expect("an index")] = value,
+        other => other[key] = value,
+    }
+    spec
+}
+
+#[tokio::test]
+async fn refusals_say_what_to_do() {
+    let place = Place::new(&client().await, "schema").await;
+    place.apply_family("fine", &spec()).await.expect("the spec that the others differ from");
+
+    let rollout = |rollout: Value| with("/images/0/rollout", json!([rollout]));
+    let git = |git: Value| with("/images/0/source", json!({ "git": git }));
+    let items = |path: &str| {
+        with("/images/0/source", json!({ "configMap": { "name": "a", "items": [{ "key": "a", "path": path }] } }))
+    };
+    for (what, spec, said) in [
+        (
+            "unknown upstream",
+            with("/images/0/from/0", json!({ "upstream": "alpin" })),
+            "names an upstream in `from` that is not in `upstreams`",
+        ),
+        ("an edge to nothing", with("/images/0/from/0", json!({ "arg": "A" })), "either an `upstream` or an `image`"),
+        (
+            "an edge to both",
+            with("/images/0/from/0", json!({ "upstream": "alpine", "image": "site" })),
+            "either an `upstream` or an `image`",
+        ),
+        (
+            "as and arg",
+            with("/images/0/from/0", json!({ "upstream": "alpine", "as": "a", "arg": "A" })),
+            "`as` and `arg` exclude each other",
+        ),
+        ("two bases", with("/images/1/from/-", json!({ "upstream": "alpine" })), "an image has one base"),
+        ("no source", with("/images/0/source", json!({})), "exactly one of `inline`, `configMap` and `git`"),
+        (
+            "two sources",
+            with("/images/0/source", json!({ "inline": "FROM a", "configMap": { "name": "a" } })),
+            "exactly one of `inline`, `configMap` and `git`",
+        ),
+        ("a path upward", items("../a"), "path"),
+        (
+            "a folder upward",
+            git(json!({ "url": "https://git.example.com/a", "revision": "main", "path": "a/../b" })),
+            "path must not contain `..`",
+        ),
+        (
+            "a Dockerfile upward",
+            git(json!({ "url": "https://git.example.com/a", "revision": "main", "dockerfile": "../Dockerfile" })),
+            "dockerfile must not contain `..`",
+        ),
+        (
+            "Git too often",
+            git(json!({ "url": "https://git.example.com/a", "revision": "main", "interval": "1s" })),
+            "interval must be at least 5s",
+        ),
+        (
+            "Git with a password",
+            git(json!({ "url": "https://me:secret@git.example.com/a", "revision": "main" })),
+            "url",
+        ),
+        ("polls too often", with("/upstreams/0/interval", json!("1s")), "interval must be at least 5s"),
+        ("a bad duration", with("/upstreams/0/interval", json!("5 minutes")), "interval"),
+        ("a bad digest", with("/upstreams/0/hold", json!({ "digest": "sha256:abc" })), "hold.digest"),
+        (
+            "settle above its limit",
+            with("/policy", json!({ "settle": "20m" })),
+            "settle must not be longer than maxSettle",
+        ),
+        ("no parallelism", with("/policy/parallelism", json!(0)), "parallelism"),
+        (
+            "a rollout of nothing",
+            rollout(json!({ "container": "web" })),
+            "exactly one of `deployment`, `statefulSet`, `daemonSet` and `cronJob`",
+        ),
+        (
+            "a rollout of two",
+            rollout(json!({ "deployment": { "name": "a" }, "cronJob": { "name": "a" } })),
+            "exactly one of `deployment`",
+        ),
+        ("a workload without a name", rollout(json!({ "deployment": {} })), "either `name` or `matchLabels`"),
+        (
+            "a workload named twice",
+            rollout(json!({ "deployment": { "name": "a", "matchLabels": { "a": "b" } } })),
+            "either `name` or `matchLabels`",
+        ),
+        ("an image's name", with("/images/0/name", json!("Base")), "images[0].name"),
+        ("a name twice", with("/images/-", family::image("base", "alpine")), "base"),
+        ("no registry", with("/repository", json!("platform")), "repository"),
+        ("no images", with("/images", json!([])), "images"),
+        ("a field that is not there", with("/images/0/frm", json!([])), "frm"),
+    ] {
+        let said_in_fact = place.apply_family("refused", &spec).await.expect_err(what);
+        assert!(said_in_fact.contains(said), "{what}: {said_in_fact}");
+    }
+
+    for name in ["with.dots", &"a".repeat(51)] {
+        let said = place.apply_family(name, &self::spec()).await.expect_err(name);
+        assert!(said.contains("must be a DNS label of at most 50 characters"), "{name}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn two_people_apply_their_parts() {
+    let place = Place::new(&client().await, "merge").await;
+    let api: Api<ImageFamily> = place.api();
+    let apply = async |who: &str, spec: Value| {
+        let body = json!({ "apiVersion": "groundswell.dev/v1alpha1", "kind": "ImageFamily", "metadata": { "name": "shared" }, "spec": spec });
+        api.patch("shared", &PatchParams::apply(who), &Patch::Apply(body)).await
+    };
+    apply("platform", spec()).await.expect("the first");
+    let debian = json!({ "name": "debian", "image": "docker.io/library/debian", "follow": { "tag": "12" } });
+    let mut tool = family::image("tool", "alpine");
+    tool["from"] = json!([{ "upstream": "debian" }]);
+    apply("tools", json!({ "repository": "registry.example.com/platform", "upstreams": [debian], "images": [tool] }))
+        .await
+        .expect("the second");
+
+    let names = |family: &ImageFamily| -> (Vec<String>, Vec<String>) {
+        let upstreams = family.spec.upstreams.iter().map(|upstream| upstream.name.clone());
+        (upstreams.collect(), family.spec.images.iter().map(|image| image.name.clone()).collect())
+    };
+    let both = place.family("shared").await;
+    assert_eq!(
+        names(&both),
+        (vec!["alpine".into(), "debian".into()], vec!["base".into(), "site".into(), "tool".into()])
+    );
+
+    // What one takes out goes, and the other's part stays.
+    let mut less = spec();
+    less["images"].as_array_mut().expect("images").remove(1);
+    let left = apply("platform", less).await.expect("the first again");
+    assert_eq!(names(&left).1, ["base", "tool"]);
+
+    // Nobody takes over somebody else's image without being told.
+    let mut other = family::image("base", "alpine");
+    other["source"] = json!({ "inline": "FROM docker.io/library/alpine:3.20\nRUN other\n" });
+    let conflict = apply("tools", json!({ "images": [other] })).await.expect_err("a conflict").to_string();
+    assert!(conflict.contains("conflicts with \"platform\""), "{conflict}");
+}
+
+#[tokio::test]
+async fn kubectl_explains_every_level() {
+    client().await;
+    for (path, said) in [
+        ("imagefamily.spec.upstreams", "How often the registry is asked whether the tag moved"),
+        ("imagefamily.spec.images.from", "The reference that the Dockerfile writes"),
+        ("imagefamily.spec.images.source.git", "It is sent only to the hosts"),
+        ("imagefamily.spec.policy", "How many builds of this family run at once"),
+        ("familyimage.status", "The digest of the last good build"),
+        ("cascade.status", "The chain of builds that took longest"),
+        ("buildstrategy.spec", "The longest that one build may run"),
+    ] {
+        let text = cluster().run("kubectl", &["explain", path]).expect(path);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(said), "{path}: {text}");
+    }
+    for (short, name) in
+        [("imgfam", "imagefamilies"), ("fimg", "familyimages"), ("casc", "cascades"), ("bstrat", "buildstrategies")]
+    {
+        let text = cluster()
+            .run("kubectl", &["api-resources", "--categories=groundswell", "--no-headers"])
+            .expect("resources");
+        assert!(text.lines().any(|line| line.contains(name) && line.contains(short)), "{short}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn the_api_server_takes_the_examples() {
+    client().await;
+    for example in ["alpine-web", "diamond", "flask"] {
+        let folder = format!("examples/{example}");
+        cluster().run("kubectl", &["apply", "-f", &format!("{folder}/namespace.yaml")]).expect(example);
+        let applied =
+            cluster().run("kubectl", &["apply", "--server-side", "--dry-run=server", "-k", &folder]).expect(example);
+        assert!(applied.contains(&format!("imagefamily.groundswell.dev/{example} serverside-applied")), "{applied}");
+    }
+}

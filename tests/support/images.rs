@@ -1,0 +1,131 @@
+//! Tiny images in a real registry: pushed, read and moved over plain HTTP.
+
+use std::collections::BTreeMap;
+
+use reqwest::{Client, Method, StatusCode, header};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// A registry without credentials.
+#[derive(Clone)]
+pub struct Images {
+    registry: String,
+    http: Client,
+}
+
+/// An image in the registry.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The manifest's digest.
+    pub digest: String,
+    /// The manifest.
+    pub manifest: Value,
+}
+
+impl Images {
+    /// The registry at `host:port`.
+    pub fn new(registry: &str) -> Self {
+        _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        Self { registry: registry.into(), http: Client::new() }
+    }
+
+    /// Pushes an image whose layers are those of `base`, if any, and one that holds `content`. Returns its digest.
+    pub async fn push(
+        &self,
+        repository: &str,
+        tag: &str,
+        base: Option<&str>,
+        content: &str,
+        annotations: &BTreeMap<String, String>,
+    ) -> String {
+        let mut layers = match base {
+            Some(base) => self.layers(base).await,
+            None => Vec::new(),
+        };
+        layers.push(content.as_bytes().to_vec());
+        let mut descriptors = Vec::new();
+        for layer in &layers {
+            descriptors.push(self.blob(repository, LAYER, layer).await);
+        }
+        let diff_ids: Vec<String> = layers.iter().map(|layer| digest_of(layer)).collect();
+        let config = json!({ "architecture": "amd64", "os": "linux", "config": {}, "rootfs": { "type": "layers", "diff_ids": diff_ids } });
+        let config = self.blob(repository, CONFIG, config.to_string().as_bytes()).await;
+        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": descriptors, "annotations": annotations });
+        self.tag(repository, tag, &manifest).await
+    }
+
+    /// Puts a manifest under a tag. Returns its digest.
+    pub async fn tag(&self, repository: &str, tag: &str, manifest: &Value) -> String {
+        let body = manifest.to_string();
+        let url = self.url(repository, &format!("manifests/{tag}"));
+        let media_type = manifest["mediaType"].as_str().unwrap_or(MANIFEST);
+        let digest = digest_of(body.as_bytes());
+        let answer =
+            self.http.put(url).header(header::CONTENT_TYPE, media_type).body(body).send().await.expect("a put");
+        assert_eq!(answer.status(), StatusCode::CREATED, "{:?}", answer.text().await);
+        digest
+    }
+
+    /// The image under a tag or a digest.
+    pub async fn get(&self, repository: &str, reference: &str) -> Option<Image> {
+        let url = self.url(repository, &format!("manifests/{reference}"));
+        let accepted = format!("{MANIFEST}, {INDEX}");
+        let answer = self.http.get(url).header(header::ACCEPT, accepted).send().await.expect("a manifest");
+        if answer.status() == StatusCode::NOT_FOUND {
+            return None;
+        }
+        assert!(answer.status().is_success(), "{repository}:{reference}: {}", answer.status());
+        let body = answer.bytes().await.expect("a manifest");
+        Some(Image { digest: digest_of(&body), manifest: serde_json::from_slice(&body).expect("JSON") })
+    }
+
+    /// The digest under a tag; empty if the tag is not there.
+    pub async fn digest(&self, repository: &str, tag: &str) -> String {
+        self.get(repository, tag).await.map(|image| image.digest).unwrap_or_default()
+    }
+
+    /// A reference as the controller writes it, `host/repository@digest`, as repository and digest of this registry: every host
+    /// is mirrored here.
+    pub fn locate(pinned: &str) -> (String, String) {
+        let (name, digest) = pinned.split_once('@').expect("a pinned reference");
+        let (_, repository) = name.split_once('/').expect("a host");
+        (repository.into(), digest.into())
+    }
+
+    async fn layers(&self, pinned: &str) -> Vec<Vec<u8>> {
+        let (repository, digest) = Self::locate(pinned);
+        let image = self.get(&repository, &digest).await.unwrap_or_else(|| panic!("{pinned} is not in the registry"));
+        let mut layers = Vec::new();
+        for layer in image.manifest["layers"].as_array().expect("layers") {
+            let url = self.url(&repository, &format!("blobs/{}", layer["digest"].as_str().expect("a digest")));
+            layers.push(self.http.get(url).send().await.expect("a blob").bytes().await.expect("a blob").to_vec());
+        }
+        layers
+    }
+
+    async fn blob(&self, repository: &str, media_type: &str, content: &[u8]) -> Value {
+        let digest = digest_of(content);
+        let start =
+            self.http.request(Method::POST, self.url(repository, "blobs/uploads/")).send().await.expect("an upload");
+        let location = start.headers()[header::LOCATION].to_str().expect("text").to_owned();
+        let location = if location.starts_with('/') { format!("http://{}{location}", self.registry) } else { location };
+        let separator = if location.contains('?') { '&' } else { '?' };
+        let answer = self.http.put(format!("{location}{separator}digest={digest}")).body(content.to_vec()).send().await;
+        let status = answer.expect("an upload").status();
+        assert_eq!(status, StatusCode::CREATED);
+        json!({ "mediaType": media_type, "digest": digest, "size": content.len() })
+    }
+
+    fn url(&self, repository: &str, rest: &str) -> String {
+        format!("http://{}/v2/{repository}/{rest}", self.registry)
+    }
+}
+
+fn digest_of(content: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(content)))
+}

@@ -1,0 +1,138 @@
+//! The controller as a process of this machine, working in one namespace of a cluster.
+
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use super::{Cluster, wait::wait_for};
+
+/// How much of a log is shown when a test fails.
+const SHOWN: usize = 16_000;
+
+/// How a controller is started.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The kubeconfig that it uses.
+    pub kubeconfig: PathBuf,
+    /// The namespace that it works in, and whose Lease it takes.
+    pub namespace: String,
+    /// Its name in the Lease.
+    pub identity: String,
+    /// How registries are reached, as YAML.
+    pub registries: String,
+    /// How often tags are looked at.
+    pub audit: String,
+}
+
+impl Settings {
+    /// A controller for one namespace; `docker.io` is mirrored by the cluster's registry, and `plain` are further registries
+    /// without TLS.
+    pub fn new(cluster: &Cluster, namespace: &str, plain: &[&str]) -> Self {
+        let registry = &cluster.registry;
+        let hosts: Vec<&str> = plain.iter().copied().chain([registry.as_str()]).collect();
+        let registries = serde_json::json!({
+            "plainHttp": hosts, "mirrors": { "docker.io": [format!("http://{registry}")] }, "connectTimeout": "2s",
+        });
+        Self {
+            kubeconfig: cluster.kubeconfig.clone(),
+            namespace: namespace.into(),
+            identity: "one".into(),
+            registries: registries.to_string(),
+            audit: "5s".into(),
+        }
+    }
+}
+
+/// A running controller. Dropping it kills it; when the test is failing, the end of its log is printed.
+#[derive(Debug)]
+pub struct Operator {
+    child: Child,
+    listen: String,
+    folder: tempfile::TempDir,
+}
+
+impl Operator {
+    /// Starts it.
+    pub fn start(settings: &Settings) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let registries = folder.path().join("registries.yaml");
+        fs::write(&registries, &settings.registries).expect("a file");
+        let log = File::create(folder.path().join("log")).expect("a log");
+        // Free now; nobody else on this machine asks for a certain one.
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+        let listen = free.to_string();
+        let child = Command::new(env!("CARGO_BIN_EXE_groundswell"))
+            .arg("controller")
+            .args(["--watch-namespaces", &settings.namespace, "--lease-namespace", &settings.namespace])
+            .args(["--identity", &settings.identity, "--listen", &listen, "--tag-audit-interval", &settings.audit])
+            .args(["--operator-image", "ghcr.io/groundswell-dev/groundswell:dev"])
+            .arg("--registries-config")
+            .arg(&registries)
+            .env("KUBECONFIG", &settings.kubeconfig)
+            .env("RUST_LOG", "groundswell=debug,warn")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("the controller");
+        Self { child, listen, folder }
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn ready(settings: &Settings) -> Self {
+        let operator = Self::start(settings);
+        operator.wait_ready().await;
+        operator
+    }
+
+    /// Waits until it says that it is ready.
+    pub async fn wait_ready(&self) {
+        wait_for("the controller to be ready", 60, async || {
+            let answer = self.get("readyz").await?;
+            if answer.0 == 200 { Ok(()) } else { Err(format!("{}: {}\n{}", answer.0, answer.1, self.log())) }
+        })
+        .await;
+    }
+
+    /// Status and body of one of its pages.
+    pub async fn get(&self, page: &str) -> Result<(u16, String), String> {
+        let answer = reqwest::get(format!("http://{}/{page}", self.listen)).await.map_err(|error| error.to_string())?;
+        let status = answer.status().as_u16();
+        Ok((status, answer.text().await.map_err(|error| error.to_string())?))
+    }
+
+    /// Kills it without a warning.
+    pub fn kill(&mut self) {
+        // It may have ended already; then there is nothing to kill.
+        _ = self.child.kill();
+        self.child.wait().expect("the controller's end");
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&mut self) -> bool {
+        self.child.try_wait().expect("the controller").is_some()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> String {
+        let text = fs::read(self.folder.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(text.get(text.len().saturating_sub(SHOWN)..).unwrap_or_default()).into_owned()
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("---- the end of the controller's log\n{}----", self.log());
+        }
+    }
+}
