@@ -9,6 +9,7 @@ mod gate;
 mod leadership;
 mod odd_registry;
 mod restart;
+mod rollout;
 mod schema;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
