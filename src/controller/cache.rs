@@ -4,6 +4,7 @@
 //! effect; so every write is put here as well, and a watch event that is older than it changes nothing.
 
 use std::{
+    cmp::Ordering,
     collections::{HashMap, HashSet, VecDeque},
     hash::Hash,
     sync::{Arc, PoisonError, RwLock},
@@ -59,6 +60,8 @@ struct Inner<K> {
 pub enum Change<K> {
     /// The object is new or differs.
     Applied(Arc<K>),
+    /// The object is as a write of ours left it: news only to those who did not write it.
+    Written(Arc<K>),
     /// The object is gone.
     Deleted(Arc<K>),
 }
@@ -68,7 +71,7 @@ impl<K> Change<K> {
     #[must_use]
     pub fn object(&self) -> &Arc<K> {
         match self {
-            Self::Applied(object) | Self::Deleted(object) => object,
+            Self::Applied(object) | Self::Written(object) | Self::Deleted(object) => object,
         }
     }
 }
@@ -156,8 +159,12 @@ impl<K: Resource> Inner<K> {
     fn apply(&mut self, object: K, group: fn(&K) -> Option<Key>) -> Option<Change<K>> {
         let key = Key::of(&object);
         let known = self.objects.get(&key);
-        if known.is_some_and(|known| known.uid() == object.uid() && version(&**known) >= version(&object)) {
-            return None;
+        if let Some(known) = known.filter(|known| known.uid() == object.uid()) {
+            match version(&**known).cmp(&version(&object)) {
+                Ordering::Greater => return None,
+                Ordering::Equal => return Some(Change::Written(Arc::clone(known))),
+                Ordering::Less => {}
+            }
         }
         let before = known.and_then(|known| group(known));
         let after = group(&object);
@@ -235,6 +242,14 @@ mod tests {
         assert_eq!(versions(&cache, "g"), ["7"]);
         assert_eq!(cache.observe("", Event::Apply(object("a", "1", 8, "h"))).len(), 1);
         assert_eq!((versions(&cache, "g"), versions(&cache, "h")), (vec![], vec!["8".into()]));
+    }
+
+    #[test]
+    fn a_write_is_told_when_the_watch_shows_it() {
+        let cache = cache();
+        cache.wrote(object("a", "1", 7, "g"));
+        let changes = cache.observe("", Event::Apply(object("a", "1", 7, "g")));
+        assert!(matches!(&changes[..], [Change::Written(object)] if object.name_any() == "a"));
     }
 
     #[test]

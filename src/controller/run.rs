@@ -135,7 +135,7 @@ fn image_triggers(
         let reference = ObjectRef::from_obj(&**image);
         let outline = FamilyImage { metadata: image.metadata.clone(), ..FamilyImage::default() };
         match &change {
-            Change::Applied(_) => store.apply_watcher_event(&Event::Apply(outline)),
+            Change::Applied(_) | Change::Written(_) => store.apply_watcher_event(&Event::Apply(outline)),
             Change::Deleted(image) => {
                 store.apply_watcher_event(&Event::Delete(outline));
                 of_changes.rollouts.forget(&reference);

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::{
     cache::{Change, Key},
     context::{Context, family_of},
-    watch::{guarded, plain, watch},
+    watch::{guarded, plain, watch, watch_with_own},
 };
 use crate::api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, labels};
 
@@ -41,13 +41,16 @@ pub fn families(
     let (scopes, client, caches) = (&context.scopes, &context.client, &context.caches);
 
     let families = self_triggers(context, families, &config);
-    let images = watch(scopes.apis(client), &config, &caches.images, guarded::<FamilyImage>).then(move |change| {
+    // Families write the images' records, and images act on them: to them, these writes are news.
+    let records = watch_with_own(scopes.apis(client), &config, &caches.images, guarded::<FamilyImage>);
+    let images = records.filter_map(move |change| {
         let images = images.clone();
         async move {
             let family = Key::new(&change.object().namespace().unwrap_or_default(), &change.object().spec.family);
+            let news = !matches!(change, Change::Written(_));
             // The receiver ends only when the process does.
             _ = images.send(change).await;
-            reference(&family)
+            news.then(|| reference(&family))
         }
     });
     let cascades = watch(scopes.apis(client), &config, &caches.cascades, guarded::<Cascade>).map(|change| {
@@ -101,7 +104,9 @@ fn self_triggers(
             let key = Key::of(&**family);
             let mut concerned = vec![reference(&key)];
             match &change {
-                Change::Applied(family) => store.apply_watcher_event(&Event::Apply(outline(family))),
+                Change::Applied(family) | Change::Written(family) => {
+                    store.apply_watcher_event(&Event::Apply(outline(family)))
+                }
                 Change::Deleted(family) => {
                     store.apply_watcher_event(&Event::Delete(outline(family)));
                     context.forget(family);
