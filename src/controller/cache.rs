@@ -49,19 +49,26 @@ pub struct Cache<K> {
 struct Inner<K> {
     objects: HashMap<Key, Arc<K>>,
     groups: HashMap<Key, HashSet<Key>>,
-    /// Keys per scope that a listing under way has shown so far.
-    listing: HashMap<String, HashSet<Key>>,
+    /// Listings under way, per scope.
+    listing: HashMap<String, Listing>,
     tombstones: VecDeque<String>,
     synced: HashSet<String>,
 }
 
-/// What an event or a write has changed.
+/// A listing under way. What comes in by a write of ours while it runs is not in it, and is not gone.
+#[derive(Debug, Default)]
+struct Listing {
+    before: HashSet<Key>,
+    shown: HashSet<Key>,
+}
+
+/// What an event of a watch says.
 #[derive(Clone, Debug)]
 pub enum Change<K> {
     /// The object is new or differs.
     Applied(Arc<K>),
-    /// The object is as a write of ours left it: news only to those who did not write it.
-    Written(Arc<K>),
+    /// The object is as we have written it ourselves.
+    Echoed(Arc<K>),
     /// The object is gone.
     Deleted(Arc<K>),
 }
@@ -71,7 +78,18 @@ impl<K> Change<K> {
     #[must_use]
     pub fn object(&self) -> &Arc<K> {
         match self {
-            Self::Applied(object) | Self::Written(object) | Self::Deleted(object) => object,
+            Self::Applied(object) | Self::Echoed(object) | Self::Deleted(object) => object,
+        }
+    }
+}
+
+impl<K> Change<K> {
+    /// The object, if somebody else has changed it.
+    #[must_use]
+    pub fn news(&self) -> Option<Arc<K>> {
+        match self {
+            Self::Applied(object) | Self::Deleted(object) => Some(Arc::clone(object)),
+            Self::Echoed(_) => None,
         }
     }
 }
@@ -95,23 +113,21 @@ impl<K: Resource> Cache<K> {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Init => {
-                inner.listing.insert(scope.into(), HashSet::new());
+                let before = inner.objects.keys().filter(|key| in_scope(key, scope)).cloned().collect();
+                inner.listing.insert(scope.into(), Listing { before, shown: HashSet::new() });
                 Vec::new()
             }
             Event::InitApply(object) => {
                 let key = Key::of(&object);
-                if let Some(listed) = inner.listing.get_mut(scope) {
-                    listed.insert(key);
+                if let Some(listing) = inner.listing.get_mut(scope) {
+                    listing.shown.insert(key);
                 }
                 inner.apply(object, self.group).into_iter().collect()
             }
             Event::InitDone => {
-                let listed = inner.listing.remove(scope).unwrap_or_default();
+                let Listing { before, shown } = inner.listing.remove(scope).unwrap_or_default();
                 inner.synced.insert(scope.into());
-                let in_scope = |key: &Key| scope.is_empty() || key.namespace == scope;
-                let gone: Vec<Key> =
-                    inner.objects.keys().filter(|key| in_scope(key) && !listed.contains(*key)).cloned().collect();
-                gone.iter().filter_map(|key| inner.delete(key, self.group)).collect()
+                before.difference(&shown).filter_map(|key| inner.delete(key, self.group)).collect()
             }
             Event::Apply(object) => inner.apply(object, self.group).into_iter().collect(),
             Event::Delete(object) => inner.delete(&Key::of(&object), self.group).into_iter().collect(),
@@ -162,7 +178,7 @@ impl<K: Resource> Inner<K> {
         if let Some(known) = known.filter(|known| known.uid() == object.uid()) {
             match version(&**known).cmp(&version(&object)) {
                 Ordering::Greater => return None,
-                Ordering::Equal => return Some(Change::Written(Arc::clone(known))),
+                Ordering::Equal => return Some(Change::Echoed(Arc::clone(known))),
                 Ordering::Less => {}
             }
         }
@@ -200,6 +216,10 @@ impl<K: Resource> Inner<K> {
             }
         }
     }
+}
+
+fn in_scope(key: &Key, scope: &str) -> bool {
+    scope.is_empty() || key.namespace == scope
 }
 
 /// The resource version as a number; Kubernetes defines it to be comparable since 1.35, and etcd's always was.
@@ -240,16 +260,10 @@ mod tests {
         cache.wrote(object("a", "1", 7, "g"));
         assert!(cache.observe("", Event::Apply(object("a", "1", 6, "g"))).is_empty());
         assert_eq!(versions(&cache, "g"), ["7"]);
+        let echo = cache.observe("", Event::Apply(object("a", "1", 7, "g")));
+        assert!(matches!(&echo[..], [Change::Echoed(_)]), "what we wrote ourselves comes back once");
         assert_eq!(cache.observe("", Event::Apply(object("a", "1", 8, "h"))).len(), 1);
         assert_eq!((versions(&cache, "g"), versions(&cache, "h")), (vec![], vec!["8".into()]));
-    }
-
-    #[test]
-    fn a_write_is_told_when_the_watch_shows_it() {
-        let cache = cache();
-        cache.wrote(object("a", "1", 7, "g"));
-        let changes = cache.observe("", Event::Apply(object("a", "1", 7, "g")));
-        assert!(matches!(&changes[..], [Change::Written(object)] if object.name_any() == "a"));
     }
 
     #[test]
@@ -269,10 +283,12 @@ mod tests {
         cache.observe("", Event::Apply(object("a", "1", 5, "g")));
         cache.observe("", Event::Init);
         cache.observe("", Event::InitApply(object("b", "2", 6, "g")));
+        cache.wrote(object("c", "3", 7, "h"));
         assert!(!cache.synced(&[String::new()]));
         let changes = cache.observe("", Event::InitDone);
         assert!(matches!(&changes[..], [Change::Deleted(gone)] if gone.name_any() == "a"));
         assert!(cache.synced(&[String::new()]));
         assert_eq!(versions(&cache, "g"), ["6"]);
+        assert_eq!(versions(&cache, "h"), ["7"], "written while the listing ran");
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How many objects of a kind are looked at at once.
-const CONCURRENCY: u16 = 4;
+const CONCURRENCY: u16 = 16;
 /// Until a pass that came before the caches were filled is tried again.
 const CACHES_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// How many changes may wait between a watch and a controller; then the watch waits.
@@ -135,7 +135,7 @@ fn image_triggers(
         let reference = ObjectRef::from_obj(&**image);
         let outline = FamilyImage { metadata: image.metadata.clone(), ..FamilyImage::default() };
         match &change {
-            Change::Applied(_) | Change::Written(_) => store.apply_watcher_event(&Event::Apply(outline)),
+            Change::Applied(_) | Change::Echoed(_) => store.apply_watcher_event(&Event::Apply(outline)),
             Change::Deleted(image) => {
                 store.apply_watcher_event(&Event::Delete(outline));
                 of_changes.rollouts.forget(&reference);

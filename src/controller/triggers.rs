@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::{
     cache::{Change, Key},
     context::{Context, family_of},
-    watch::{guarded, plain, watch, watch_with_own},
+    watch::{guarded, plain, watch},
 };
 use crate::api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, labels};
 
@@ -41,38 +41,37 @@ pub fn families(
     let (scopes, client, caches) = (&context.scopes, &context.client, &context.caches);
 
     let families = self_triggers(context, families, &config);
-    // Families write the images' records, and images act on them: to them, these writes are news.
-    let records = watch_with_own(scopes.apis(client), &config, &caches.images, guarded::<FamilyImage>);
-    let images = records.filter_map(move |change| {
-        let images = images.clone();
-        async move {
-            let family = Key::new(&change.object().namespace().unwrap_or_default(), &change.object().spec.family);
-            let news = !matches!(change, Change::Written(_));
-            // The receiver ends only when the process does.
-            _ = images.send(change).await;
-            news.then(|| reference(&family))
-        }
-    });
-    let cascades = watch(scopes.apis(client), &config, &caches.cascades, guarded::<Cascade>).map(|change| {
-        reference(&Key::new(&change.object().namespace().unwrap_or_default(), &change.object().spec.family))
-    });
-    let jobs = watch(scopes.apis(client), &ours, &caches.jobs, plain).filter_map(|change| of_label(&change));
-    let pods = watch(scopes.apis(client), &ours, &caches.pods, plain).filter_map(|change| of_label(&change));
+    let images =
+        watch(scopes.apis(client), &config, &caches.images, guarded::<FamilyImage>).filter_map(move |change| {
+            let images = images.clone();
+            async move {
+                let image = change.news();
+                let family =
+                    image.map(|image| reference(&Key::new(&image.namespace().unwrap_or_default(), &image.spec.family)));
+                // What the family's pass wrote is news to the images'. The receiver ends only when the process does.
+                _ = images.send(change).await;
+                family
+            }
+        });
+    let cascades = news(watch(scopes.apis(client), &config, &caches.cascades, guarded::<Cascade>))
+        .map(|cascade| reference(&Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family)));
+    let jobs = news(watch(scopes.apis(client), &ours, &caches.jobs, plain)).filter_map(of_label);
+    let pods = news(watch(scopes.apis(client), &ours, &caches.pods, plain)).filter_map(of_label);
     let strategies = {
         let api: Api<DeserializeGuard<BuildStrategy>> = Api::all(client.clone());
         let context = Arc::clone(context);
-        watch(vec![(String::new(), api)], &config, &caches.strategies, guarded)
-            .flat_map(move |change| stream::iter(users_of_strategy(&context, &change.object().name_any())))
+        news(watch(vec![(String::new(), api)], &config, &caches.strategies, guarded))
+            .flat_map(move |strategy| stream::iter(users_of_strategy(&context, &strategy.name_any())))
     };
     let config_maps = {
         let context = Arc::clone(context);
-        watch(scopes.apis(client), &config, &caches.config_maps, plain)
-            .flat_map(move |change| stream::iter(users_of(&context, &Key::of(&**change.object()), names_config_map)))
+        news(watch(scopes.apis(client), &config, &caches.config_maps, plain))
+            .flat_map(move |object| stream::iter(users_of(&context, &Key::of(&*object), names_config_map)))
     };
     let secrets = {
         let context = Arc::clone(context);
-        watch(scopes.apis(client), &config, &caches.secrets, plain)
-            .flat_map(move |change| stream::iter(users_of(&context, &Key::of(&**change.object()), names_secret)))
+        news(watch(scopes.apis(client), &config, &caches.secrets, plain))
+            .flat_map(move |object| stream::iter(users_of(&context, &Key::of(&*object), names_secret)))
     };
     stream::select_all([
         families,
@@ -100,19 +99,15 @@ fn self_triggers(
     let context = Arc::clone(context);
     watch(apis, config, &Arc::clone(&context.caches.families), guarded)
         .flat_map(move |change| {
-            let family = change.object();
-            let key = Key::of(&**family);
-            let mut concerned = vec![reference(&key)];
-            match &change {
-                Change::Applied(family) | Change::Written(family) => {
-                    store.apply_watcher_event(&Event::Apply(outline(family)))
-                }
-                Change::Deleted(family) => {
-                    store.apply_watcher_event(&Event::Delete(outline(family)));
-                    context.forget(family);
-                    concerned.extend(stalled_families(&context));
-                }
+            let Some(family) = change.news() else { return stream::iter(Vec::new()) };
+            if matches!(change, Change::Deleted(_)) {
+                store.apply_watcher_event(&Event::Delete(outline(&family)));
+                context.forget(&family);
+            } else {
+                store.apply_watcher_event(&Event::Apply(outline(&family)));
             }
+            let mut concerned = stalled_families(&context);
+            concerned.push(reference(&Key::of(&*family)));
             stream::iter(concerned)
         })
         .boxed()
@@ -127,11 +122,16 @@ fn reference(key: &Key) -> FamilyRef {
     ObjectRef::new(&key.name).within(&key.namespace)
 }
 
-fn of_label<K: ResourceExt>(change: &Change<K>) -> std::future::Ready<Option<FamilyRef>> {
-    std::future::ready(family_of(&**change.object()).map(|key| reference(&key)))
+/// What others have changed: our own writes are known already.
+fn news<K: Send + Sync + 'static>(changes: BoxStream<'static, Change<K>>) -> BoxStream<'static, Arc<K>> {
+    changes.filter_map(|change| std::future::ready(change.news())).boxed()
 }
 
-/// Families whose tags another one claims first may go on when that one goes.
+fn of_label<K: ResourceExt>(object: Arc<K>) -> std::future::Ready<Option<FamilyRef>> {
+    std::future::ready(family_of(&*object).map(|key| reference(&key)))
+}
+
+/// Families that wait for a tag which another one claims first may go on when that one goes or changes.
 fn stalled_families(context: &Context) -> Vec<FamilyRef> {
     let stalled = |family: &Arc<ImageFamily>| {
         let conditions = family.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();

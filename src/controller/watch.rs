@@ -53,28 +53,11 @@ impl Scopes {
     }
 }
 
-/// Watches one kind over all scopes and fills the cache. Yields what others have changed: what we wrote is no news to us.
-/// For `read` see [`watch_with_own`].
-pub fn watch<W, K>(
-    apis: Vec<(String, Api<W>)>,
-    config: &watcher::Config,
-    cache: &Arc<Cache<K>>,
-    read: fn(W) -> Option<K>,
-) -> BoxStream<'static, Change<K>>
-where
-    W: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-    W::DynamicType: Default,
-    K: Resource + Send + Sync + 'static,
-{
-    let news = |change: &Change<K>| std::future::ready(!matches!(change, Change::Written(_)));
-    watch_with_own(apis, config, cache, read).filter(news).boxed()
-}
-
-/// Watches one kind over all scopes and fills the cache. Yields what has changed, our own writes included.
+/// Watches one kind over all scopes and fills the cache. Yields what has changed.
 ///
 /// `read` unwraps what the watch yields: see [`guarded`] and [`plain`]. Managed fields are dropped before caching: they are
 /// half of an object's metadata and nothing here reads them.
-pub fn watch_with_own<W, K>(
+pub fn watch<W, K>(
     apis: Vec<(String, Api<W>)>,
     config: &watcher::Config,
     cache: &Arc<Cache<K>>,

@@ -39,6 +39,8 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
     };
 
     actions.append(&mut walk.probes);
+    let failed = seen.images.iter().flat_map(|image| &image.builds).filter(|build| images::failed_and_live(build));
+    actions.extend(failed.map(|build| Action::Stop { job: build.job.clone() }));
     let mut wake_at = walk.wake_at;
     if !seen.spec.suspend {
         tags::promote(seen, &walk.images, now, &mut actions, &mut wake_at);

@@ -130,6 +130,11 @@ pub enum Action {
         /// The source's revision.
         source: String,
     },
+    /// End a Job that counts as failed and has not ended, so that nothing of it builds beside the next attempt.
+    Stop {
+        /// The Job's name.
+        job: String,
+    },
     /// Set tags to a digest.
     Promote {
         /// The image.

@@ -355,6 +355,16 @@ impl Step<'_> {
             }
             Verdict::RetryAt(_) | Verdict::Clean => {}
         }
+        if self.sight.builds.iter().any(failed_and_live) {
+            let message = "the failed build is being ended before the next attempt".to_owned();
+            return ImageDecision {
+                state: ImageState::Queued,
+                reason: reason::RETRYING,
+                message,
+                in_progress: true,
+                ..stale
+            };
+        }
         let last = self.sight.record.and_then(|record| record.build).max(last_build);
         let numbered =
             self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.build).max();
@@ -385,6 +395,12 @@ fn known(sight: &Sight<String>, pending: &str) -> Result<String, Obstacle> {
         Sight::Pending => Err(Obstacle::Waiting(Fault { reason: reason::RESOLVING, message: pending.into() }, false)),
         Sight::Faulty(fault) => Err(Obstacle::Waiting(fault.clone(), false)),
     }
+}
+
+/// Whether a build counts as failed, and its Job has not ended.
+#[must_use]
+pub fn failed_and_live(build: &BuildSight) -> bool {
+    build.live && matches!(build.outcome, BuildOutcome::Failed(_))
 }
 
 fn failed_ancestor(parent: usize, decision: &ImageDecision) -> Option<usize> {

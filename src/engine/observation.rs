@@ -104,6 +104,8 @@ pub struct BuildSight {
     pub started_at: Option<Timestamp>,
     /// How far it is.
     pub outcome: BuildOutcome,
+    /// Whether its Job has not ended, so that pods of it may run or come up, whatever the outcome counts as.
+    pub live: bool,
 }
 
 /// How far a build is.

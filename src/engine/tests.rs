@@ -180,11 +180,12 @@ impl World {
     fn carry_out(&mut self, action: &Action, wave: &str) {
         match action {
             Action::Probe { .. } => panic!("a question was left open"),
+            Action::Stop { job } => {
+                self.jobs.iter_mut().filter(|(_, of)| of.job == *job).for_each(|(_, of)| of.live = false)
+            }
             Action::Build { image, fingerprint, attempt, build, .. } => {
                 *self.started.entry(*image).or_default() += 1;
-                let live = self.jobs.iter().any(|(of, job)| {
-                    of == image && job.fingerprint == *fingerprint && job.outcome == BuildOutcome::Running
-                });
+                let live = self.jobs.iter().any(|(of, job)| of == image && job.fingerprint == *fingerprint && job.live);
                 assert!(!live, "two live builds of one fingerprint");
                 self.jobs.push((
                     *image,
@@ -196,6 +197,7 @@ impl World {
                         cascade: wave.into(),
                         started_at: Some(self.now),
                         outcome: BuildOutcome::Running,
+                        live: true,
                     },
                 ));
             }
@@ -426,7 +428,7 @@ fn a_build_whose_push_is_not_there_is_tried_again() {
     world.pass();
     world.pass();
     for (_, job) in &mut world.jobs {
-        job.outcome = BuildOutcome::Succeeded;
+        (job.outcome, job.live) = (BuildOutcome::Succeeded, false);
     }
     world.pass();
     assert_eq!(world.record("base").reason, reason::RETRYING);

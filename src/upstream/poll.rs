@@ -20,7 +20,7 @@ use tokio::{
 use crate::api::condition::{Fault, reason};
 
 /// How many polls run at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 /// The longest pause after failures, as a multiple of the interval.
 const SLOWEST: u32 = 8;
 /// The longest sleep while there is nothing to poll.

@@ -18,10 +18,10 @@
 - apiGroups: [groundswell.dev]
   resources: [imagefamilies/finalizers, familyimages/finalizers]
   verbs: [update]
-# A build is a Job. Ended ones are removed by their time to live.
+# A build is a Job. Ended ones are removed by their time to live; one whose pod can't start is deleted before it is tried again.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create]
+  verbs: [get, list, watch, create, delete]
 # How a build ended stands in its pod: exit codes, messages, evictions, images that can't be pulled.
 - apiGroups: [""]
   resources: [pods]

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-use kube::{Api, Resource, ResourceExt, api::PostParams};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, PostParams},
+};
 use tracing::{info, warn};
 
 use super::{
     super::{
+        cache::Key,
         context::{Context, Memory},
         error::{Error, call},
     },
@@ -70,6 +74,24 @@ pub async fn start_builds(
         }
     }
     memory.refused.retain(|_, (_, until)| *until > now);
+    Ok(())
+}
+
+/// Ends the Jobs that count as failed and have not ended. Their failures are recorded by then.
+pub async fn stop_builds(context: &Context, world: &World, decision: &Decision) -> Result<(), Error> {
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    for action in &decision.actions {
+        let Action::Stop { job } = action else { continue };
+        let known = context.caches.jobs.get(&Key::new(&world.key.namespace, job));
+        if known.is_none_or(|job| job.metadata.deletion_timestamp.is_some()) {
+            continue;
+        }
+        match call(|| format!("delete Job {job}"), api.delete(job, &DeleteParams::foreground())).await {
+            Ok(_) => info!(job, "failed build ended"),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
     Ok(())
 }
 
@@ -237,7 +259,7 @@ fn is_plain_http(context: &Context, repository: &str) -> bool {
 }
 
 fn secret_hosts(context: &Context, namespace: &str, name: &str) -> String {
-    let secret = context.caches.secrets.get(&super::super::cache::Key::new(namespace, name));
+    let secret = context.caches.secrets.get(&Key::new(namespace, name));
     secret.and_then(|secret| secret.annotations().get(labels::CREDENTIAL_HOSTS).cloned()).unwrap_or_default()
 }
 

@@ -4,7 +4,7 @@
 //! - [`credentials`]: the registry credentials of the namespace
 //! - [`observe`]: everything that the decision needs to know
 //! - [`probe`]: what the registry has been pushed
-//! - [`apply`]: builds are started
+//! - [`apply`]: builds are started, and failed ones ended
 //! - [`promote`]: tags are moved
 //! - [`status`]: the record of the family; [`image_record`]: of each image; [`cascade`]: of the wave
 //! - [`events`]: what a person would want to be told
@@ -67,6 +67,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     apply::start_builds(&context, &world, &mut decision, &mut memory, now).await?;
     promote::move_tags(&context, &world, &decision, &mut memory, now).await;
     let later = status::record(&context, &world, &decision, &mut memory, now).await?;
+    apply::stop_builds(&context, &world, &decision).await?;
     Ok(next(&decision, [later, promote::retry_at(&memory, now), apply::retry_at(&memory, now)], now))
 }
 

@@ -348,6 +348,15 @@ fn build_sight(job: &Job, pods: &[Pod], now: Timestamp) -> Option<(String, Build
         cascade: label(labels::CASCADE).unwrap_or_default(),
         started_at: job.creation_timestamp().map(|time| time.0),
         outcome,
+        live: !ended(job),
     };
     Some((label(labels::IMAGE)?, sight))
+}
+
+/// Whether a Job has ended, well or not.
+fn ended(job: &Job) -> bool {
+    let conditions = job.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
+    conditions
+        .into_iter()
+        .any(|condition| condition.status == "True" && ["Complete", "Failed"].contains(&condition.type_.as_str()))
 }
