@@ -9,7 +9,7 @@ use super::{ImageCounts, ImageState};
 
 /// How many ended `Cascade`s of a family are kept.
 pub const MAX_CASCADES: usize = 10;
-/// The most causes that a `Cascade` lists; more are counted in its outcome.
+/// The most causes that a `Cascade` lists; each image's own stand in its result.
 pub const MAX_CAUSES: usize = 64;
 
 /// The record of one wave of builds: why, what, and how it ended. Made and kept by the controller.

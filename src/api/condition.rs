@@ -89,8 +89,6 @@ pub mod reason {
     pub const TAG_MOVED: &str = "TagMoved";
     /// An immutable tag already stands on another digest, and was left there.
     pub const TAG_IMMUTABLE: &str = "TagImmutable";
-    /// A tag was moved to a new digest.
-    pub const TAGS_PROMOTED: &str = "TagsPromoted";
     /// A workload can't be rolled out: it or its container does not exist, or its namespace does not consent.
     pub const ROLLOUT_REFUSED: &str = "RolloutRefused";
     /// A workload does not come up on the new digest.

@@ -173,7 +173,7 @@ pub struct Inputs {
     /// Hash of what the spec says of this build: arguments, target, labels, edges.
     pub spec: String,
 
-    /// The strategy's name, and the hash of what it says.
+    /// Hash of what the strategy says, with its parameters.
     pub strategy: String,
 }
 

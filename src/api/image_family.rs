@@ -33,8 +33,8 @@ use super::{Image, ImageFamilyStatus, Policy, Upstream};
     printcolumn(name = "Cascade", type_ = "string", json_path = ".status.cascade.name"),
     printcolumn(name = "Since", type_ = "date", json_path = ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime"),
     printcolumn(name = "Why", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
-    validation = Rule::new("self.metadata.name.size() <= 50 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the family's name must be a DNS label of at most 50 characters: lower case letters, digits and dashes")
+    validation = Rule::new("self.metadata.name.size() <= 47 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the family's name must be a DNS label of at most 47 characters: lower case letters, digits and dashes")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

@@ -130,7 +130,12 @@ impl<K: Resource> Cache<K> {
                 before.difference(&shown).filter_map(|key| inner.delete(key, self.group)).collect()
             }
             Event::Apply(object) => inner.apply(object, self.group).into_iter().collect(),
-            Event::Delete(object) => inner.delete(&Key::of(&object), self.group).into_iter().collect(),
+            Event::Delete(object) => {
+                let key = Key::of(&object);
+                // A later object of the same name may be known already, from a write of ours.
+                let same = inner.objects.get(&key).is_some_and(|known| known.uid() == object.uid());
+                if same { inner.delete(&key, self.group).into_iter().collect() } else { Vec::new() }
+            }
         }
     }
 
@@ -275,6 +280,8 @@ mod tests {
         assert!(versions(&cache, "g").is_empty());
         cache.wrote(object("a", "2", 9, "g"));
         assert_eq!(versions(&cache, "g"), ["9"], "a new object of the same name is another one");
+        assert!(cache.observe("", Event::Delete(object("a", "1", 8, "g"))).is_empty());
+        assert_eq!(versions(&cache, "g"), ["9"], "and does not go with the old one");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What every pass shares: clients, caches, pollers, and the little that is remembered between two passes.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -148,12 +148,21 @@ pub struct Memory {
     pub pushes: HashMap<String, Push>,
     /// Tags per image, and when we last looked or moved them.
     pub tags: HashMap<String, HashMap<String, (TagSight, Timestamp)>>,
-    /// Strategies, by revision, for which the API server was seen to keep what they need.
-    pub accepted_strategies: HashMap<String, Result<(), Fault>>,
-    /// Builds that could not be started: what stood in the way, and when to try again, per image.
-    pub refused: HashMap<String, (Fault, Timestamp)>,
+    /// How often in a row a registry's answer to that was of no use.
+    pub useless_answers: u32,
+    /// Strategies, by name and revision, for which the API server was seen to keep what they need.
+    pub accepted_strategies: HashSet<String>,
     /// When the family's and the wave's records were last written.
     pub written: HashMap<&'static str, Timestamp>,
+}
+
+impl Memory {
+    /// Forgets what belongs to images that the family no longer has.
+    pub fn retain_images(&mut self, wanted: &HashSet<&str>) {
+        self.config_maps.retain(|image, _| wanted.contains(image.as_str()));
+        self.pushes.retain(|image, _| wanted.contains(image.as_str()));
+        self.tags.retain(|image, _| wanted.contains(image.as_str()));
+    }
 }
 
 impl Memories {

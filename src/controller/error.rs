@@ -65,6 +65,12 @@ impl Error {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.is_already_exists()))
     }
 
+    /// Whether the API server says that this is not allowed: by rights, a quota or a policy.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.is_forbidden()))
+    }
+
     /// Whether the API server refuses the object itself: it is not valid, or not allowed, and would be refused again.
     #[must_use]
     pub fn is_refusal(&self) -> bool {

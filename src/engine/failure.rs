@@ -108,6 +108,7 @@ mod tests {
             build: 1,
             cascade: String::new(),
             started_at: None,
+            waits_for: None,
             live: false,
             outcome: BuildOutcome::Failed(BuildFailure { class, ..BuildFailure::default() }),
         }

@@ -6,15 +6,13 @@ use super::{
     Fault, causes,
     decision::{Action, Good, ImageDecision, PinnedParent},
     failure::{self, Verdict},
-    fingerprint::{fingerprint, spec_hash},
-    observation::{BuildOutcome, BuildSight, ImageSight, Observation, PushResult, Sight},
+    fingerprint::fingerprint,
+    inputs::{Known, Obstacle},
+    observation::{BuildOutcome, BuildSight, ImageSight, Observation, PushResult},
 };
-use crate::{
-    api::{
-        BuildFailure, Edge, FailureClass, FailureRecord, FamilyImageStatus, Image, ImageFamilySpec, ImageState, Inputs,
-        ParentDigest, RunningBuild, UpstreamStatus, condition::reason,
-    },
-    lineage::Parent,
+use crate::api::{
+    BuildFailure, FailureClass, FailureRecord, FamilyImageStatus, Image, ImageFamilySpec, ImageState, RunningBuild,
+    UpstreamStatus, condition::reason,
 };
 
 /// The images as they are with the given upstream digests, and what is ready to be done for them.
@@ -34,19 +32,6 @@ pub struct Walk {
 #[must_use]
 pub fn repository(spec: &ImageFamilySpec, image: &Image) -> String {
     format!("{}/{}", spec.repository, image.path.as_deref().unwrap_or(&image.name))
-}
-
-/// The reference by which a Dockerfile names a parent, if the edge does not say: see [`Edge::reference`].
-#[must_use]
-pub fn reference(spec: &ImageFamilySpec, edge: &Edge, parent: Parent) -> String {
-    edge.reference.clone().unwrap_or_else(|| match parent {
-        Parent::Upstream(upstream) => {
-            spec.upstreams.get(upstream).map(crate::api::Upstream::reference).unwrap_or_default()
-        }
-        Parent::Image(image) => {
-            spec.images.get(image).map(|image| format!("{}:latest", repository(spec, image))).unwrap_or_default()
-        }
-    })
 }
 
 /// Walks the lineage.
@@ -75,19 +60,13 @@ impl Walk {
 }
 
 /// One image of the walk.
-struct Step<'a> {
-    seen: &'a Observation<'a>,
-    upstreams: &'a [UpstreamStatus],
-    index: usize,
-    image: &'a Image,
-    sight: &'a ImageSight<'a>,
+pub(super) struct Step<'a> {
+    pub(super) seen: &'a Observation<'a>,
+    pub(super) upstreams: &'a [UpstreamStatus],
+    pub(super) index: usize,
+    pub(super) image: &'a Image,
+    pub(super) sight: &'a ImageSight<'a>,
     now: Timestamp,
-}
-
-/// What stands between an image and its build, from the sight of its parents.
-enum Obstacle {
-    Blocked(usize),
-    Waiting(Fault, bool),
 }
 
 impl Step<'_> {
@@ -95,12 +74,13 @@ impl Step<'_> {
         let decision = match self.inputs(walk) {
             Err(Obstacle::Blocked(by)) => self.blocked(by),
             Err(Obstacle::Waiting(fault, in_progress)) => ImageDecision::waiting(fault, in_progress),
-            Ok((inputs, parents, base_seen)) => self.with_inputs(walk, inputs, parents, base_seen),
+            Ok(known) => self.with_inputs(walk, known),
         };
         self.with_record(decision)
     }
 
-    /// What an image keeps whatever state it is in: its last good build, and a build that still runs.
+    /// What an image keeps whatever state it is in: its last good build, a build that still runs, and the failures so far
+    /// while it is not known whether they are at the fingerprint that is wanted.
     fn with_record(&self, mut decision: ImageDecision) -> ImageDecision {
         if decision.good.is_none() {
             decision.good = self.sight.record.and_then(good_of);
@@ -108,83 +88,15 @@ impl Step<'_> {
         if decision.running.is_none() {
             decision.running = self.running().map(running_of);
         }
+        if decision.fingerprint.is_none() {
+            decision.failure = self.failure_record().cloned();
+        }
+        decision.in_progress |= decision.running.is_some();
         decision
     }
 
     fn running(&self) -> Option<&BuildSight> {
         self.sight.builds.iter().find(|build| build.outcome == BuildOutcome::Running)
-    }
-
-    /// The inputs of a build, if every one of them is known and every parent is current.
-    fn inputs(&self, walk: &Walk) -> Result<(Inputs, Vec<PinnedParent>, Option<Timestamp>), Obstacle> {
-        let mut pinned = Vec::with_capacity(self.image.from.len());
-        let mut base_seen: Option<Timestamp> = None;
-        let mut waiting: Vec<(String, bool)> = Vec::new();
-        for (edge, parent) in self.image.from.iter().zip(self.seen.lineage.parents(self.index)) {
-            let (repository, digest, since) = match *parent {
-                Parent::Upstream(upstream) => self.upstream(upstream)?,
-                Parent::Image(parent) => {
-                    let decision = walk.images.get(parent);
-                    if let Some(by) = decision.and_then(|decision| failed_ancestor(parent, decision)) {
-                        return Err(Obstacle::Blocked(by));
-                    }
-                    let good =
-                        decision.filter(|decision| decision.state == ImageState::Current).and_then(|d| d.good.as_ref());
-                    let Some(good) = good else {
-                        waiting.push((edge.parent().into(), decision.is_some_and(|decision| decision.in_progress)));
-                        continue;
-                    };
-                    (self.repository_of(parent), good.digest.clone(), good.base_seen)
-                }
-            };
-            base_seen = [base_seen, since].into_iter().flatten().min();
-            let reference = reference(self.seen.spec, edge, *parent);
-            pinned.push(PinnedParent { edge: edge.clone(), repository, reference, digest });
-        }
-        if !waiting.is_empty() {
-            let names: Vec<&str> = waiting.iter().map(|(name, _)| name.as_str()).take(10).collect();
-            let message = format!("waiting for {}", names.join(", "));
-            let in_progress = waiting.iter().any(|(_, in_progress)| *in_progress);
-            return Err(Obstacle::Waiting(Fault { reason: reason::WAITING_FOR_PARENT, message }, in_progress));
-        }
-        let source = known(&self.sight.source, "the source is being looked up")?;
-        let strategy = known(&self.sight.strategy, "the build strategy is being looked up")?;
-        let references: Vec<String> = pinned.iter().map(|parent| parent.reference.clone()).collect();
-        let inputs = Inputs {
-            parents: pinned
-                .iter()
-                .map(|parent| ParentDigest { name: parent.edge.parent().into(), digest: parent.digest.clone() })
-                .collect(),
-            source,
-            spec: spec_hash(self.image, &references),
-            strategy,
-        };
-        Ok((inputs, pinned, base_seen))
-    }
-
-    fn repository_of(&self, image: usize) -> String {
-        self.seen.spec.images.get(image).map(|image| repository(self.seen.spec, image)).unwrap_or_default()
-    }
-
-    fn upstream(&self, index: usize) -> Result<(String, String, Option<Timestamp>), Obstacle> {
-        let status = self.upstreams.get(index);
-        let image = self.seen.spec.upstreams.get(index).map(|upstream| upstream.image.clone()).unwrap_or_default();
-        if let Some(adopted) = status.and_then(|status| status.adopted.as_ref()) {
-            Ok((image, adopted.digest.clone(), adopted.first_seen))
-        } else {
-            let name = status.map_or("", |status| status.name.as_str());
-            let why = status.and_then(|status| status.message.as_deref()).unwrap_or("its digest is being looked up");
-            // What the status says in its own reason, as the constant that it is.
-            let told = status.and_then(|status| status.reason.as_deref());
-            let fault = self.seen.upstreams.get(index).and_then(|sight| sight.fault.as_ref());
-            let reason = [reason::HELD, reason::PLATFORM_MISSING]
-                .into_iter()
-                .chain(fault.map(|fault| fault.reason))
-                .find(|reason| Some(*reason) == told)
-                .unwrap_or(reason::RESOLVING);
-            let message = format!("upstream {name}: {why}");
-            Err(Obstacle::Waiting(Fault { reason, message }, false))
-        }
     }
 
     fn blocked(&self, by: usize) -> ImageDecision {
@@ -193,17 +105,15 @@ impl Step<'_> {
         ImageDecision { state: ImageState::Blocked, blocked_by: Some(by), ..ImageDecision::waiting(fault, false) }
     }
 
-    fn with_inputs(
-        &self,
-        walk: &mut Walk,
-        inputs: Inputs,
-        parents: Vec<PinnedParent>,
-        base_seen: Option<Timestamp>,
-    ) -> ImageDecision {
+    fn with_inputs(&self, walk: &mut Walk, Known { inputs, parents, base_seen, remembered }: Known) -> ImageDecision {
         let wanted = fingerprint(&inputs);
         let recorded = self.sight.record.and_then(good_of);
         if let Some(good) = recorded.clone().filter(|good| good.fingerprint == wanted) {
             return Self::current(Good { base_seen: base_seen.or(good.base_seen), inputs, ..good });
+        }
+        if remembered {
+            let message = "the source is being looked up".to_owned();
+            return ImageDecision::waiting(Fault { reason: reason::RESOLVING, message }, true);
         }
         let causes = causes::of_image(
             self.seen.spec,
@@ -224,26 +134,21 @@ impl Step<'_> {
                 let (digest, build, size) = (digest.clone(), *build, *size);
                 Self::current(Good { digest, fingerprint: wanted, build, size, inputs, base_seen })
             }
-            Some(PushResult::Rejected(fault)) => {
-                let last = BuildFailure {
-                    class: FailureClass::Input,
-                    reason: fault.reason.into(),
-                    message: fault.message.clone(),
-                };
-                let failure =
-                    failure.unwrap_or_else(|| failure::add(None, &wanted, succeeded.unwrap_or(0), last, self.now));
-                Self::failed(ImageDecision { failure: Some(failure), ..stale }, fault.reason)
+            Some(PushResult::Rejected(fault, ask_at)) if *ask_at > self.now => {
+                walk.wake(*ask_at);
+                let message = fault.message.clone();
+                ImageDecision { state: ImageState::Failed, reason: fault.reason, message, failure, ..stale }
             }
-            Some(PushResult::Faulty(fault, retry_at)) if *retry_at > self.now => {
-                walk.wake(*retry_at);
-                let message = format!("{}; asked again at {retry_at:.0}", fault.message);
+            Some(PushResult::Faulty(fault, ask_at)) if *ask_at > self.now => {
+                walk.wake(*ask_at);
                 ImageDecision {
                     failure,
                     reason: fault.reason,
-                    message,
+                    // Without the time: it changes at every try, and a record is not written for that.
+                    message: fault.message.clone(),
                     // A registry that is away comes back; what it refuses, it refuses until somebody does something.
                     in_progress: fault.reason == reason::REGISTRY_UNAVAILABLE,
-                    state: self.checking(),
+                    state: checking(succeeded),
                     ..stale
                 }
             }
@@ -265,17 +170,11 @@ impl Step<'_> {
                     reason: reason::VERIFYING,
                     message,
                     in_progress: true,
-                    state: self.checking(),
+                    state: checking(succeeded),
                     ..stale
                 }
             }
         }
-    }
-
-    /// The state while the registry is asked: a build that has ended is being checked, otherwise the image waits.
-    fn checking(&self) -> ImageState {
-        let ended = self.sight.builds.iter().any(|build| build.outcome == BuildOutcome::Succeeded);
-        if ended { ImageState::Checking } else { ImageState::Waiting }
     }
 
     fn failure_record(&self) -> Option<&FailureRecord> {
@@ -319,7 +218,11 @@ impl Step<'_> {
     ) -> ImageDecision {
         if let Some(build) = self.running() {
             let message = if build.fingerprint == wanted {
-                format!("build {} runs as Job {}: {}", build.build, build.job, causes::sentence(&stale.causes))
+                let (number, job, why) = (build.build, &build.job, causes::sentence(&stale.causes));
+                match &build.waits_for {
+                    Some(what) => format!("build {number} waits as Job {job}: {what}"),
+                    None => format!("build {number} runs as Job {job}: {why}"),
+                }
             } else {
                 format!("an earlier build runs to its end as Job {}; it is rebuilt next", build.job)
             };
@@ -365,7 +268,10 @@ impl Step<'_> {
                 ..stale
             };
         }
-        let last = self.sight.record.and_then(|record| record.build).max(last_build);
+        // What was built before and reverted counts too: a number names one build for ever.
+        let history = self.sight.record.into_iter().flat_map(|record| &record.history).map(|build| build.build);
+        let jobs = self.sight.builds.iter().map(|build| build.build);
+        let last = history.chain(jobs).chain(self.sight.record.and_then(|record| record.build)).max().max(last_build);
         let numbered =
             self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.build).max();
         let action = Action::Build {
@@ -389,26 +295,15 @@ impl Step<'_> {
     }
 }
 
-fn known(sight: &Sight<String>, pending: &str) -> Result<String, Obstacle> {
-    match sight {
-        Sight::Known(value) => Ok(value.clone()),
-        Sight::Pending => Err(Obstacle::Waiting(Fault { reason: reason::RESOLVING, message: pending.into() }, false)),
-        Sight::Faulty(fault) => Err(Obstacle::Waiting(fault.clone(), false)),
-    }
+/// The state while the registry is asked: a build that has ended is being checked, otherwise the image waits.
+fn checking(succeeded: Option<i32>) -> ImageState {
+    if succeeded.is_some() { ImageState::Checking } else { ImageState::Waiting }
 }
 
 /// Whether a build counts as failed, and its Job has not ended.
 #[must_use]
 pub fn failed_and_live(build: &BuildSight) -> bool {
     build.live && matches!(build.outcome, BuildOutcome::Failed(_))
-}
-
-fn failed_ancestor(parent: usize, decision: &ImageDecision) -> Option<usize> {
-    match decision.state {
-        ImageState::Failed => Some(parent),
-        ImageState::Blocked => decision.blocked_by,
-        _ => None,
-    }
 }
 
 fn vanished() -> BuildFailure {

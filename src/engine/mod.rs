@@ -8,7 +8,7 @@
 //! - [`decision`]: what is to be done, and what is to be recorded
 //! - [`upstreams`]: candidates, holds, adoption
 //! - [`fingerprint`]: what determines a build
-//! - [`images`]: the state of each image
+//! - [`images`]: the state of each image; `inputs`: what it is built from
 //! - [`gates`]: settle, suspend, parallelism
 //! - [`failure`]: budgets and pauses
 //! - [`causes`]: why an image is stale
@@ -23,6 +23,7 @@ pub mod failure;
 pub mod fingerprint;
 pub mod gates;
 pub mod images;
+mod inputs;
 pub mod observation;
 pub mod tags;
 pub mod upstreams;

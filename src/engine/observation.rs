@@ -104,6 +104,8 @@ pub struct BuildSight {
     pub started_at: Option<Timestamp>,
     /// How far it is.
     pub outcome: BuildOutcome,
+    /// What its pod waits for, if it has not started.
+    pub waits_for: Option<String>,
     /// Whether its Job has not ended, so that pods of it may run or come up, whatever the outcome counts as.
     pub live: bool,
 }
@@ -148,7 +150,8 @@ pub enum PushResult {
         after: Option<i32>,
     },
     /// It stands there and is not what it says: for example it does not stand on the parent that it was to be built from.
-    Rejected(Fault),
+    /// Asked again at the time, for somebody may delete it.
+    Rejected(Fault, Timestamp),
     /// The registry could not say; it is asked again at the time.
     Faulty(Fault, Timestamp),
 }

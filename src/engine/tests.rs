@@ -35,6 +35,8 @@ struct World {
     started: BTreeMap<usize, usize>,
     /// Images whose builds fail, and how.
     failing: HashMap<usize, FailureClass>,
+    /// What is known of every image's source.
+    source: Sight<String>,
     most_at_once: usize,
     now: Timestamp,
     next_digest: usize,
@@ -87,6 +89,7 @@ impl World {
             jobs: Vec::new(),
             started: BTreeMap::new(),
             failing: HashMap::new(),
+            source: Sight::Known("source".into()),
             most_at_once: 0,
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
             next_digest: 0,
@@ -130,7 +133,7 @@ impl World {
             images: (0..self.spec.images.len())
                 .map(|image| ImageSight {
                     record: self.records[image].as_ref(),
-                    source: Sight::Known("source".into()),
+                    source: self.source.clone(),
                     strategy: Sight::Known("strategy".into()),
                     builds: self.jobs.iter().filter(|(of, _)| *of == image).map(|(_, job)| job.clone()).collect(),
                     push: self.asked.get(&image).cloned(),
@@ -197,6 +200,7 @@ impl World {
                         cascade: wave.into(),
                         started_at: Some(self.now),
                         outcome: BuildOutcome::Running,
+                        waits_for: None,
                         live: true,
                     },
                 ));
@@ -529,4 +533,61 @@ fn deciding_is_pure() {
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
     world.pass();
     assert_eq!(world.decide(), world.decide());
+}
+
+#[test]
+fn a_source_that_is_asked_for_again_makes_nothing_stale() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
+    world.settle();
+    world.source = Sight::Pending;
+    world.pass();
+    assert_eq!(world.states(), [CURRENT; 2], "what is remembered of the source is enough to be current");
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    assert_eq!(world.builds(), [1, 1], "and not enough to build");
+    assert!(world.wave.is_some(), "the wave waits for it");
+    world.source = Sight::Known("source".into());
+    world.settle();
+    assert_eq!((world.builds(), world.states()), (vec![2, 2], vec![CURRENT; 2]));
+}
+
+#[test]
+fn a_recorded_candidate_is_looked_at_again_before_it_is_used() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.settle();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.pass();
+    world.now += SignedDuration::from_secs(3600);
+    let lineage = Lineage::new(&world.spec).expect("a graph");
+    let mut seen = world.seen(&lineage);
+    seen.upstreams[0].seen = None;
+    let decision = decide(&seen, world.now);
+    assert_eq!(decision.wave, WaveStep::None);
+    assert_eq!(decision.upstreams[0].reason.as_deref(), Some(reason::RESOLVING));
+}
+
+#[test]
+fn a_build_number_names_one_build_for_ever() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.settle();
+    for digest in ["sha256:up-1", "sha256:up-0", "sha256:up-2"] {
+        world.upstream_digests[0] = digest.into();
+        world.settle();
+    }
+    assert_eq!(world.builds(), [3], "the way back is found in the registry");
+    assert_eq!(world.record("base").build, Some(3), "2 was given before the way back");
+}
+
+#[test]
+fn failures_are_remembered_while_an_input_is_away() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.failing.insert(0, FailureClass::Build);
+    world.settle();
+    assert_eq!((world.builds(), world.states()), (vec![2], vec![ImageState::Failed]));
+    world.jobs.clear();
+    world.source = Sight::Faulty(Fault { reason: reason::SOURCE_NOT_FOUND, message: "away".into() });
+    world.settle();
+    world.source = Sight::Known("source".into());
+    world.settle();
+    assert_eq!((world.builds(), world.states()), (vec![2], vec![ImageState::Failed]));
 }

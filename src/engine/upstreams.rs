@@ -90,6 +90,11 @@ fn offer(status: &mut UpstreamStatus, seen: &SeenDigest, now: Timestamp) {
 
 /// Says why the candidate is not used, or why nothing could be seen.
 fn explain(status: &mut UpstreamStatus, upstream: &Upstream, sight: &UpstreamSight, now: Timestamp) {
+    // A candidate that was only recorded, by an earlier process or for other platforms, has not been looked at.
+    let confirmed = status
+        .candidate
+        .as_ref()
+        .is_none_or(|candidate| sight.seen.as_ref().is_some_and(|seen| seen.digest == candidate.digest));
     let missing: &[String] = sight.seen.as_ref().map_or(&[], |seen| &seen.missing_platforms);
     let (reason, message) = if let (Some(hold), Some(candidate)) = (upstream.hold_at(now), &status.candidate) {
         let until = hold.until.map_or_else(String::new, |until| format!(" until {until}"));
@@ -98,11 +103,11 @@ fn explain(status: &mut UpstreamStatus, upstream: &Upstream, sight: &UpstreamSig
     } else if let (false, Some(candidate)) = (missing.is_empty(), &status.candidate) {
         let message = format!("{} does not offer {} yet", short(&candidate.digest), missing.join(", "));
         (reason::PLATFORM_MISSING, message)
-    } else if let Some(fault) = &sight.fault {
-        // A failed poll does not stand in the way of a digest that was seen before.
-        if status.candidate.is_some() {
-            return;
-        }
+    } else if let (false, Some(fault)) = (confirmed, &sight.fault) {
+        (fault.reason, fault.message.clone())
+    } else if !confirmed {
+        (reason::RESOLVING, "the newer digest is looked at again before it is used".to_owned())
+    } else if let (None, Some(fault)) = (&status.candidate, &sight.fault) {
         (fault.reason, fault.message.clone())
     } else {
         return;

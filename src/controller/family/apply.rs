@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use kube::{
     Api, Resource, ResourceExt,
@@ -19,40 +19,36 @@ use super::{
     observe::{World, strategy_ref},
 };
 use crate::{
-    api::{ImageState, RunningBuild, Source, condition::reason, labels},
+    api::{BuildFailure, FailureClass, ImageState, RunningBuild, Source, condition::reason, labels},
     build::{
         self,
         job::drops_user_namespace,
         request::{BuildRequest, FamilyRef, GitSecret, PinnedParent, ResolvedSource, Written},
     },
-    engine::{Action, Decision, Fault, tags},
+    engine::{Action, Decision, failure, tags},
     registry::Reference,
 };
 
-/// Until a build that could not be started is tried again.
-const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(15);
+/// The most strategies and settings of them that a family's builds are remembered to be accepted with.
+const MAX_ACCEPTED: usize = 64;
 
-/// Starts the builds that the decision names, and completes the decision with what came of it.
+/// Starts the builds that the decision names, and completes the decision with what came of it. Whether any was refused: then
+/// there is more to decide at once.
 pub async fn start_builds(
     context: &Context,
     world: &World,
     decision: &mut Decision,
     memory: &mut Memory,
     now: Timestamp,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     let wave = decision.wave.name().unwrap_or_default().to_owned();
     let actions: Vec<Action> =
         decision.actions.iter().filter(|action| matches!(action, Action::Build { .. })).cloned().collect();
+    let mut any_refused = false;
     for action in actions {
-        let Action::Build { image, .. } = &action else { continue };
-        let image = *image;
-        let Some(name) = world.family.spec.images.get(image).map(|image| image.name.clone()) else { continue };
-        let refused = memory.refused.get(&name).filter(|(_, until)| *until > now).map(|(fault, _)| fault.clone());
-        let started = match refused {
-            Some(fault) => Err(fault),
-            None => start(context, world, memory, &action, &wave).await?,
-        };
-        let Some(image) = decision.images.get_mut(image) else { continue };
+        let Action::Build { image, fingerprint, attempt, .. } = &action else { continue };
+        let started = start(context, world, memory, &action, &wave).await?;
+        let Some(image) = decision.images.get_mut(*image) else { continue };
         match started {
             Ok(running) => {
                 image.message = format!(
@@ -62,19 +58,18 @@ pub async fn start_builds(
                     crate::engine::causes::sentence(&image.causes)
                 );
                 image.running = Some(running);
-                memory.refused.remove(&name);
             }
-            Err(fault) => {
+            // Counted as an attempt, on the budget of its class, so that it is neither tried for ever nor forgotten.
+            Err(refused) => {
+                any_refused = true;
                 image.state = ImageState::Queued;
-                image.reason = fault.reason;
-                image.message.clone_from(&fault.message);
-                let until = now.saturating_add(TRY_AGAIN).unwrap_or(Timestamp::MAX);
-                memory.refused.entry(name).or_insert((fault, until));
+                image.reason = reason::RETRYING;
+                image.message.clone_from(&refused.message);
+                image.failure = Some(failure::add(image.failure.take(), fingerprint, *attempt, refused, now));
             }
         }
     }
-    memory.refused.retain(|_, (_, until)| *until > now);
-    Ok(())
+    Ok(any_refused)
 }
 
 /// Ends the Jobs that count as failed and have not ended. Their failures are recorded by then.
@@ -95,46 +90,45 @@ pub async fn stop_builds(context: &Context, world: &World, decision: &Decision) 
     Ok(())
 }
 
-/// The earliest time to come at which a build that could not be started is tried again.
-#[must_use]
-pub fn retry_at(memory: &Memory, now: Timestamp) -> Option<Timestamp> {
-    memory.refused.values().map(|(_, until)| *until).filter(|until| *until > now).min()
-}
-
-/// Starts one build; a fault says why it can't be started now.
+/// Starts one build; a failure says why it can't be started.
 async fn start(
     context: &Context,
     world: &World,
     memory: &mut Memory,
     action: &Action,
     wave: &str,
-) -> Result<Result<RunningBuild, Fault>, Error> {
+) -> Result<Result<RunningBuild, BuildFailure>, Error> {
     let Some((image, request)) = request(context, world, action, wave) else {
         let message = "an input of the build went away while it was started".to_owned();
-        return Ok(Err(Fault { reason: reason::SOURCE_NOT_FOUND, message }));
+        return Ok(Err(refused(FailureClass::Infrastructure, reason::SOURCE_NOT_FOUND, message)));
     };
     let (Some(spec), Some(strategy)) =
         (world.family.spec.images.get(image), world.strategies.get(image).and_then(Option::as_ref))
     else {
-        return Ok(Err(Fault { reason: reason::STRATEGY_NOT_FOUND, message: "the build strategy went away".into() }));
+        let message = "the build strategy went away while the build was started".to_owned();
+        return Ok(Err(refused(FailureClass::Infrastructure, reason::STRATEGY_NOT_FOUND, message)));
     };
     let wanted = strategy_ref(&world.family.spec, spec);
     let job = match build::job::job(&request, strategy, wanted, &context.environment) {
         Ok(job) => job,
         Err(error) => {
             let message = format!("spec.images[{}].strategy: {error}", spec.name);
-            return Ok(Err(Fault { reason: reason::INVALID_STRATEGY, message }));
+            return Ok(Err(refused(FailureClass::Input, reason::INVALID_STRATEGY, message)));
         }
     };
     let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
-    let revision = format!("{}/{:?}", strategy.resource_version().unwrap_or_default(), wanted.parameters);
-    if !memory.accepted_strategies.contains_key(&revision) {
-        let accepted = accepts(&api, &job).await?;
-        if let Err(fault) = accepted {
-            return Ok(Err(fault));
+    let key = format!("{}/{:?}", strategy.name_any(), build::strategy::strategy_revision(strategy, wanted));
+    if !memory.accepted_strategies.contains(&key) {
+        match accepts(&api, &job).await? {
+            Acceptance::Kept => {
+                if memory.accepted_strategies.len() >= MAX_ACCEPTED {
+                    memory.accepted_strategies.clear();
+                }
+                memory.accepted_strategies.insert(key);
+            }
+            Acceptance::Unknown => {}
+            Acceptance::Refused(failure) => return Ok(Err(failure)),
         }
-        memory.accepted_strategies.clear();
-        memory.accepted_strategies.insert(revision, Ok(()));
     }
     create(context, &api, &job).await.map(|created| {
         created.map(|job| RunningBuild {
@@ -147,24 +141,32 @@ async fn start(
     })
 }
 
+/// What the API server makes of a strategy's pods.
+enum Acceptance {
+    /// It keeps what they need.
+    Kept,
+    /// It could not be told.
+    Unknown,
+    /// It drops something, or refuses them.
+    Refused(BuildFailure),
+}
+
 /// Whether the API server keeps what the strategy needs: asked once, without making anything.
-async fn accepts(api: &Api<Job>, job: &Job) -> Result<Result<(), Fault>, Error> {
+async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let what = || format!("try Job {}", job.name_any());
     match call(what, api.create(&dry, job)).await {
-        Ok(returned) if drops_user_namespace(job, &returned) => {
-            let message = "the cluster drops `hostUsers: false` from pods, so the build would have its capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 or newer), or a strategy that needs none".to_owned();
-            Ok(Err(Fault { reason: reason::USER_NAMESPACE_UNAVAILABLE, message }))
-        }
-        Ok(_) => Ok(Ok(())),
-        Err(error) if error.is_already_exists() => Ok(Ok(())),
-        Err(error) if error.is_refusal() => Ok(Err(refusal(&error))),
+        Ok(returned) if drops_user_namespace(job, &returned) => Ok(Acceptance::Refused(without_user_namespace())),
+        Ok(_) => Ok(Acceptance::Kept),
+        // Made by an earlier pass; `create` looks at it.
+        Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
+        Err(error) if error.is_refusal() => Ok(Acceptance::Refused(refusal(&error))),
         Err(error) => Err(error),
     }
 }
 
 /// Makes the Job. One that is there already was made by an earlier pass whose record was lost: it is taken.
-async fn create(context: &Context, api: &Api<Job>, job: &Job) -> Result<Result<Job, Fault>, Error> {
+async fn create(context: &Context, api: &Api<Job>, job: &Job) -> Result<Result<Job, BuildFailure>, Error> {
     let name = job.name_any();
     match call(|| format!("create Job {name}"), api.create(&PostParams::default(), job)).await {
         Ok(created) => {
@@ -175,7 +177,7 @@ async fn create(context: &Context, api: &Api<Job>, job: &Job) -> Result<Result<J
         Err(error) if error.is_already_exists() => {
             let existing = call(|| format!("read Job {name}"), api.get(&name)).await?;
             context.caches.jobs.wrote(existing.clone());
-            Ok(Ok(existing))
+            Ok(if drops_user_namespace(job, &existing) { Err(without_user_namespace()) } else { Ok(existing) })
         }
         Err(error) if error.is_refusal() => {
             warn!(job = %name, %error, "a build could not be started");
@@ -185,9 +187,20 @@ async fn create(context: &Context, api: &Api<Job>, job: &Job) -> Result<Result<J
     }
 }
 
-fn refusal(error: &Error) -> Fault {
+fn refused(class: FailureClass, reason: &str, message: String) -> BuildFailure {
+    BuildFailure { class, reason: reason.into(), message }
+}
+
+fn without_user_namespace() -> BuildFailure {
+    let message = "the cluster drops `hostUsers: false` from pods, so the build would have its capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 or newer), or a strategy that needs none";
+    refused(FailureClass::Infrastructure, reason::USER_NAMESPACE_UNAVAILABLE, message.into())
+}
+
+/// A quota or a policy may change without us; an object that is not valid stays so.
+fn refusal(error: &Error) -> BuildFailure {
+    let class = if error.is_forbidden() { FailureClass::Infrastructure } else { FailureClass::Input };
     let message = format!("{error}; correct the build strategy, or the quota or policy that refuses its pods");
-    Fault { reason: reason::INVALID_STRATEGY, message }
+    refused(class, reason::INVALID_STRATEGY, message)
 }
 
 /// What the build is asked to make.

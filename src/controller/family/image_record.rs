@@ -141,12 +141,9 @@ fn status(
 ) -> FamilyImageStatus {
     let generation = world.family.metadata.generation;
     let good = decided.good.as_ref();
-    let (tags, unset) = tags_of(world, decided, old, memory, index);
-    let (reason, message) = match unset.filter(|_| decided.state == ImageState::Current) {
-        Some((reason, message)) => (reason, message),
-        None => (decided.reason, decided.message.clone()),
-    };
-    let message = shorten(&message, MAX_MESSAGE);
+    let tags = tags_of(world, decided, old, memory, index);
+    let reason = decided.reason;
+    let message = shorten(&decided.message, MAX_MESSAGE);
     let since = old.since.filter(|_| old.state == decided.state).or(Some(now));
     let mut status = FamilyImageStatus {
         observed_generation: generation,
@@ -175,44 +172,29 @@ fn status(
     status
 }
 
-/// The tags as they are to be recorded, and the first that could not be set.
+/// The tags as they are to be recorded: where they were last set, or were recorded before.
 fn tags_of(
     world: &World,
     decided: &ImageDecision,
     old: &FamilyImageStatus,
     memory: &Memory,
     index: usize,
-) -> (Vec<TagRecord>, Option<(&'static str, String)>) {
-    let (Some(image), Some(good)) = (world.family.spec.images.get(index), &decided.good) else {
-        return (old.tags.clone(), None);
+) -> Vec<TagRecord> {
+    let (Some(image), Some(good), ImageState::Current) =
+        (world.family.spec.images.get(index), &decided.good, decided.state)
+    else {
+        return old.tags.clone();
     };
-    if decided.state != ImageState::Current {
-        return (old.tags.clone(), None);
-    }
     let sights = memory.tags.get(&image.name);
-    let mut records = Vec::new();
-    let mut unset = None;
-    for tag in tags::render(&world.family.spec, image, good.build, &good.fingerprint).unwrap_or_default() {
-        match sights.and_then(|sights| sights.get(&tag.name)).map(|(sight, _)| sight) {
-            Some(TagSight::At(digest)) => {
-                records.push(TagRecord { tag: tag.name, digest: digest.clone(), immutable: tag.immutable });
-            }
-            Some(TagSight::Taken(digest)) => {
-                let message = format!(
-                    "the tag {} names this build and already stands on {}, which is not ours; it is never moved: delete it in the registry, or use another template",
-                    tag.name,
-                    causes::short(digest)
-                );
-                unset = unset.or(Some((reason::TAG_IMMUTABLE, message)));
-            }
-            Some(TagSight::Faulty(fault, _)) => {
-                unset = unset.or(Some((fault.reason, fault.message.clone())));
-                records.extend(old.tags.iter().find(|record| record.tag == tag.name).cloned());
-            }
-            None => records.extend(old.tags.iter().find(|record| record.tag == tag.name).cloned()),
+    let tags = tags::render(&world.family.spec, image, good.build, &good.fingerprint).unwrap_or_default();
+    let record = |tag: tags::Tag| match sights.and_then(|sights| sights.get(&tag.name)) {
+        Some((TagSight::At(digest), _)) => {
+            Some(TagRecord { tag: tag.name, digest: digest.clone(), immutable: tag.immutable })
         }
-    }
-    (records, unset)
+        Some((TagSight::Taken(_), _)) => None,
+        Some((TagSight::Faulty(..), _)) | None => old.tags.iter().find(|record| record.tag == tag.name).cloned(),
+    };
+    tags.into_iter().filter_map(record).collect()
 }
 
 /// The last builds, newest first; one is added when a good build is new, or when an image has failed for good.
@@ -278,7 +260,9 @@ pub fn needs_person(state: ImageState, reason: &str) -> bool {
     match state {
         ImageState::Failed => true,
         ImageState::Waiting | ImageState::Queued | ImageState::Checking => !passing.contains(&reason),
-        ImageState::Building | ImageState::Current | ImageState::Blocked => false,
+        // Current, and yet not all as it should be: a tag could not be set.
+        ImageState::Current => reason != reason::CURRENT,
+        ImageState::Building | ImageState::Blocked => false,
     }
 }
 

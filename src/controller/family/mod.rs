@@ -64,11 +64,11 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
         decision = decide(&world.seen(&memory), now);
     }
 
-    apply::start_builds(&context, &world, &mut decision, &mut memory, now).await?;
-    promote::move_tags(&context, &world, &decision, &mut memory, now).await;
+    let refused = apply::start_builds(&context, &world, &mut decision, &mut memory, now).await?;
+    promote::move_tags(&context, &world, &mut decision, &mut memory, now).await;
     let later = status::record(&context, &world, &decision, &mut memory, now).await?;
     apply::stop_builds(&context, &world, &decision).await?;
-    Ok(next(&decision, [later, promote::retry_at(&memory, now), apply::retry_at(&memory, now)], now))
+    Ok(next(&decision, [later, promote::retry_at(&memory, now), refused.then_some(now)], now))
 }
 
 /// When to look again though nothing has changed.

@@ -18,7 +18,9 @@ use super::super::{
 use crate::{
     api::{
         BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
-        ImageFamilySpec, ImageFamilyStatus, Source, StrategyRef, condition::reason, labels,
+        ImageFamilySpec, ImageFamilyStatus, Source, StrategyRef,
+        condition::{reason, shorten},
+        labels,
     },
     build::{
         outcome::{Outcome, outcome},
@@ -34,6 +36,8 @@ use crate::{
     upstream::{ImageKey, Interest},
 };
 
+/// The most characters of the scheduler's words that are passed on.
+const MAX_WORDS: usize = 200;
 /// The label by which Kubernetes tells of which Job a Pod is.
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
@@ -60,6 +64,8 @@ pub struct World {
     builds: Vec<Vec<BuildSight>>,
     audits: Vec<HashMap<String, (TagSight, Timestamp)>>,
     nothing: CascadeStatus,
+    /// Immutable tags that were found taken before this are looked at again.
+    taken_since: Timestamp,
 }
 
 /// Tells the pollers what this family follows: its upstreams, its Git sources, and the tags that it has given.
@@ -117,10 +123,11 @@ impl World {
                 .map(|image| audit(context, image, records.get(&image.name), &keychain))
                 .collect(),
             builds: spec.images.iter().map(|image| jobs.get(&image.name).cloned().unwrap_or_default()).collect(),
-            records: spec.images.iter().map(|image| records.remove(&image.name)).collect(),
+            records: spec.images.iter().map(|image| current_record(spec, image, &mut records, memory)).collect(),
             wave: context.caches.cascades.group(&key).into_iter().find(running),
             status: family.status.clone().unwrap_or_default(),
             nothing: CascadeStatus::default(),
+            taken_since: now.saturating_sub(context.audit.signed()).unwrap_or(Timestamp::MIN),
             family: Arc::clone(family),
             key,
             lineage,
@@ -158,12 +165,21 @@ impl World {
     /// Where the tags of an image stand: as we have set them, or as the registry was seen since.
     fn tags(&self, index: usize, image: &str, memory: &Memory) -> HashMap<String, TagSight> {
         let mut tags: HashMap<String, (TagSight, Timestamp)> = memory.tags.get(image).cloned().unwrap_or_default();
+        // A tag that somebody else's image takes is looked at again: it may have been deleted.
+        tags.retain(|_, (sight, at)| !matches!(sight, TagSight::Taken(_)) || *at > self.taken_since);
         for (tag, (sight, at)) in self.audits.get(index).into_iter().flatten() {
             if tags.get(tag).is_none_or(|(_, set)| set < at) {
                 tags.insert(tag.clone(), (sight.clone(), *at));
             }
         }
         tags.into_iter().map(|(tag, (sight, _))| (tag, sight)).collect()
+    }
+
+    /// The upstreams by name, each with why its last poll failed, if it did.
+    #[must_use]
+    pub fn upstreams(&self) -> Vec<(&str, Option<&Fault>)> {
+        let names = self.family.spec.upstreams.iter().map(|upstream| upstream.name.as_str());
+        names.zip(self.upstreams.iter().map(|sight| sight.fault.as_ref())).collect()
     }
 
     /// The repository that an image is pushed to.
@@ -277,6 +293,22 @@ fn secret_version(context: &Context, namespace: &str, secret: Option<&crate::api
 /// A strategy that can be used, and its revision.
 type Revised = (Arc<BuildStrategy>, String);
 
+/// The record of an image, unless it speaks of another repository: then nothing of it, nor of what is remembered, holds.
+fn current_record(
+    spec: &ImageFamilySpec,
+    image: &Image,
+    records: &mut HashMap<String, Arc<FamilyImage>>,
+    memory: &mut Memory,
+) -> Option<Arc<FamilyImage>> {
+    let record = records.remove(&image.name)?;
+    if record.spec.repository == repository(spec, image) {
+        return Some(record);
+    }
+    memory.pushes.remove(&image.name);
+    memory.tags.remove(&image.name);
+    None
+}
+
 /// The strategies of all images and their revisions. Each is rendered and hashed once, however many images use it.
 fn strategies(context: &Context, spec: &ImageFamilySpec) -> (Vec<Option<Arc<BuildStrategy>>>, Vec<Sight<String>>) {
     let mut known: Vec<(&StrategyRef, Result<Revised, Fault>)> = Vec::new();
@@ -348,9 +380,18 @@ fn build_sight(job: &Job, pods: &[Pod], now: Timestamp) -> Option<(String, Build
         cascade: label(labels::CASCADE).unwrap_or_default(),
         started_at: job.creation_timestamp().map(|time| time.0),
         outcome,
+        waits_for: pods.iter().find_map(unscheduled),
         live: !ended(job),
     };
     Some((label(labels::IMAGE)?, sight))
+}
+
+/// Why a pod has no place on a node yet, in the scheduler's words.
+fn unscheduled(pod: &Pod) -> Option<String> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let condition =
+        conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
+    Some(shorten(condition.message.as_deref()?, MAX_WORDS))
 }
 
 /// Whether a Job has ended, well or not.

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     api::{condition::reason, labels},
+    backoff,
     engine::{Action, Decision, Fault, Push, PushResult, causes::short, tags},
     registry::{self, Digest, Kind, Manifest, Reference},
 };
@@ -17,8 +18,10 @@ use crate::{
 const AT_ONCE: usize = 8;
 /// The most platforms of a parent that are compared.
 const MAX_PLATFORMS: usize = 16;
-/// Until a registry that could not answer is asked again.
-const ASK_AGAIN: SignedDuration = SignedDuration::from_secs(10);
+/// Until a registry that could not answer, or whose answer is of no use, is asked again; it grows up to the longest.
+const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
+/// The longest such pause.
+const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(2);
 
 /// Asks what the decision wants to know. Whether anything was asked: then the decision is to be made anew.
 pub async fn answer(
@@ -32,15 +35,23 @@ pub async fn answer(
         Action::Probe { image, fingerprint, after } => Some((*image, fingerprint.clone(), *after)),
         _ => None,
     });
+    let failures = memory.useless_answers.saturating_add(1);
+    let pause = backoff::pause(failures, FIRST_PAUSE, LONGEST_PAUSE, u64::from(failures) * 389);
     let answers: Vec<(usize, Push)> = stream::iter(questions.collect::<Vec<_>>())
         .map(|(image, fingerprint, after)| async move {
-            let result = ask(context, world, decision, image, &fingerprint, after, now).await;
+            let result = ask(context, world, decision, image, &fingerprint, after, now, pause).await;
             (image, Push { fingerprint, result })
         })
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
     let asked = !answers.is_empty();
+    let useless = |push: &Push| matches!(push.result, PushResult::Faulty(..) | PushResult::Rejected(..));
+    if answers.iter().any(|(_, push)| useless(push)) {
+        memory.useless_answers = memory.useless_answers.saturating_add(1);
+    } else if asked {
+        memory.useless_answers = 0;
+    }
     for (image, push) in answers {
         if let Some(image) = world.family.spec.images.get(image) {
             memory.pushes.insert(image.name.clone(), push);
@@ -49,6 +60,7 @@ pub async fn answer(
     asked
 }
 
+#[allow(clippy::too_many_arguments, reason = "a question, and when to ask it again")]
 async fn ask(
     context: &Context,
     world: &World,
@@ -57,13 +69,22 @@ async fn ask(
     fingerprint: &str,
     after: Option<i32>,
     now: Timestamp,
+    pause: SignedDuration,
 ) -> PushResult {
     let repository = world.repository(image);
     let question = Question { context, world, decision, image, repository: &repository };
+    let again = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
     match question.ask(fingerprint, after).await {
-        Ok(result) => result,
-        Err(fault) => PushResult::Faulty(fault, now.saturating_add(ASK_AGAIN).unwrap_or(Timestamp::MAX)),
+        Ok(Answer::Found(result)) => result,
+        Ok(Answer::Rejected(fault)) => PushResult::Rejected(fault, again),
+        Err(fault) => PushResult::Faulty(fault, again),
     }
+}
+
+/// What a registry has answered, good or not.
+enum Answer {
+    Found(PushResult),
+    Rejected(Fault),
 }
 
 /// Bytes of an image's config and layers, as they are stored.
@@ -91,10 +112,10 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    async fn ask(&self, fingerprint: &str, after: Option<i32>) -> Result<PushResult, Fault> {
+    async fn ask(&self, fingerprint: &str, after: Option<i32>) -> Result<Answer, Fault> {
         let tag = tags::pushed_as(fingerprint);
         let Some(manifest) = self.manifest(&tag).await? else {
-            return Ok(PushResult::Absent { last_build: self.last_build().await?, after });
+            return Ok(Answer::Found(PushResult::Absent { last_build: self.last_build().await?, after }));
         };
         if annotation(&manifest, labels::OCI_FINGERPRINT) != Some(fingerprint) {
             let message = format!(
@@ -102,15 +123,13 @@ impl Question<'_> {
                 self.repository,
                 labels::OCI_FINGERPRINT
             );
-            return Ok(PushResult::Rejected(Fault { reason: reason::REGISTRY_GARBAGE, message }));
+            return Ok(Answer::Rejected(Fault { reason: reason::REGISTRY_GARBAGE, message }));
         }
-        if after.is_some()
-            && let Some(fault) = self.stands_elsewhere(&manifest).await?
-        {
-            return Ok(PushResult::Rejected(fault));
+        if let Some(fault) = self.stands_elsewhere(&manifest).await? {
+            return Ok(Answer::Rejected(fault));
         }
         let build = annotation(&manifest, labels::OCI_BUILD).and_then(|build| build.parse().ok()).unwrap_or(1);
-        Ok(PushResult::Present { digest: manifest.digest.to_string(), build, size: size(&manifest) })
+        Ok(Answer::Found(PushResult::Present { digest: manifest.digest.to_string(), build, size: size(&manifest) }))
     }
 
     async fn manifest(&self, tag: &str) -> Result<Option<Manifest>, Fault> {

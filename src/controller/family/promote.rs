@@ -9,16 +9,17 @@ use super::{
     observe::World,
 };
 use crate::{
-    api::condition::reason,
-    engine::{Action, Decision, Fault, TagMove, TagSight, causes::short},
+    api::{ImageState, condition::reason},
+    engine::{Action, Decision, Fault, TagMove, TagSight, causes::short, tags},
     registry::{Manifest, Reference},
 };
 
 /// Until a tag that could not be moved is tried again.
 const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 
-/// Moves the tags that the decision names. What comes of it is remembered, and recorded with the image's status.
-pub async fn move_tags(context: &Context, world: &World, decision: &Decision, memory: &mut Memory, now: Timestamp) {
+/// Moves the tags that the decision names. What comes of it is remembered, and completes the decision: an image of which a
+/// tag could not be set says so.
+pub async fn move_tags(context: &Context, world: &World, decision: &mut Decision, memory: &mut Memory, now: Timestamp) {
     for action in &decision.actions {
         let Action::Promote { image, digest, tags } = action else { continue };
         let Some(name) = world.family.spec.images.get(*image).map(|image| image.name.clone()) else { continue };
@@ -35,6 +36,33 @@ pub async fn move_tags(context: &Context, world: &World, decision: &Decision, me
             };
             tell(context, world, &repository, tag, &sight, digest).await;
             memory.tags.entry(name.clone()).or_default().insert(tag.tag.clone(), (sight, Timestamp::now()));
+        }
+    }
+    complete(world, decision, memory);
+}
+
+/// Says of each current image which tag could not be set, and forgets tags that no template of now gives.
+fn complete(world: &World, decision: &mut Decision, memory: &mut Memory) {
+    for (image, decided) in world.family.spec.images.iter().zip(&mut decision.images) {
+        let (Some(good), ImageState::Current) = (&decided.good, decided.state) else { continue };
+        let Some(sights) = memory.tags.get_mut(&image.name) else { continue };
+        let wanted = tags::render(&world.family.spec, image, good.build, &good.fingerprint).unwrap_or_default();
+        sights.retain(|name, _| wanted.iter().any(|tag| tag.name == *name));
+        let unset = wanted.iter().find_map(|tag| match &sights.get(&tag.name)?.0 {
+            TagSight::At(_) => None,
+            TagSight::Faulty(fault, _) => Some(fault.clone()),
+            TagSight::Taken(digest) => Some(Fault {
+                reason: reason::TAG_IMMUTABLE,
+                message: format!(
+                    "the tag {} names this build and already stands on {}, which is not ours; it is never moved: delete it in the registry, or use another template",
+                    tag.name,
+                    short(digest)
+                ),
+            }),
+        });
+        if let Some(fault) = unset {
+            decided.reason = fault.reason;
+            decided.message = fault.message;
         }
     }
 }

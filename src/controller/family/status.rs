@@ -1,5 +1,7 @@
 //! The records of a family and of its images. Nothing is written that is already so.
 
+use std::collections::HashMap;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
@@ -21,7 +23,7 @@ use super::{
 };
 use crate::{
     api::{
-        Attention, FamilyImage, ImageFamily, ImageFamilyStatus, ImageState, RunningCascade,
+        Attention, FamilyImage, ImageFamily, ImageFamilyStatus, ImageState, RunningCascade, UpstreamStatus,
         condition::{self, READY, RECONCILING, STALLED, reason, shorten},
         family_status::MAX_ATTENTION,
         labels,
@@ -46,8 +48,8 @@ pub async fn record(
     now: Timestamp,
 ) -> Result<Option<Timestamp>, Error> {
     if !matches!(decision.wave, WaveStep::Open { .. }) {
+        forget_removed(context, world, memory).await?;
         image_record::write_all(context, world, decision, memory, now).await?;
-        forget_removed(context, world).await?;
     }
     let held_back = family(context, world, decision, memory, now).await?;
     let later = cascade::record(context, world, decision, memory, now).await?;
@@ -190,6 +192,14 @@ impl Verdict {
             let message = "changes are seen, and more may still come".to_owned();
             return Self { reconciling: true, reason: reason::SETTLING, message, ..at_rest };
         }
+        if let Some((upstream, fault)) = faulty(&world.upstreams()) {
+            let message = format!("upstream {upstream}: {}", fault.message);
+            // A registry that is away for a while does not make what it served unfit; one that refuses may hide a patch.
+            let away = fault.reason == reason::REGISTRY_UNAVAILABLE && counts.current == counts.total;
+            let message = if away { format!("{progress}; {message}") } else { message };
+            let reason = if away { reason::CURRENT } else { fault.reason };
+            return Self { ready: away, stalled: !away, reason, message, ..at_rest };
+        }
         if counts.current == counts.total {
             return Self { ready: true, message: format!("all {} images are current", counts.total), ..at_rest };
         }
@@ -201,6 +211,11 @@ impl Verdict {
             condition::set(conditions, type_, value, self.reason, &self.message, generation, now);
         }
     }
+}
+
+/// The first upstream whose last poll has failed.
+fn faulty<'a>(upstreams: &[(&'a str, Option<&'a Fault>)]) -> Option<(&'a str, &'a Fault)> {
+    upstreams.iter().find_map(|(name, fault)| Some((*name, (*fault)?)))
 }
 
 fn known_reason(decision: &Decision, reason: &str) -> &'static str {
@@ -225,11 +240,19 @@ async fn write_family(context: &Context, family: &ImageFamily, status: &ImageFam
 async fn tell(context: &Context, world: &World, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
     for upstream in &new.upstreams {
         let before = old.upstreams.iter().find(|before| before.name == upstream.name);
-        let digest =
-            |status: &crate::api::UpstreamStatus| status.candidate.as_ref().map(|candidate| candidate.digest.clone());
+        let digest = |status: &UpstreamStatus| status.candidate.as_ref().map(|candidate| candidate.digest.clone());
         if let Some(candidate) = digest(upstream).filter(|_| before.and_then(digest) != digest(upstream)) {
             let note = format!("{} moved to {}", upstream.reference, causes::short(&candidate));
             events::publish(context, &world.family, Tone::Normal, reason::UPSTREAM_MOVED, "Watch", &note).await;
+        }
+        let told = |status: &UpstreamStatus| status.reason.clone();
+        if let (Some(why), Some(message)) =
+            (told(upstream).filter(|_| before.and_then(told) != told(upstream)), &upstream.message)
+            && why != reason::RESOLVING
+        {
+            let tone = if why == reason::HELD { Tone::Normal } else { Tone::Warning };
+            let note = format!("upstream {}: {message}", upstream.name);
+            events::publish(context, &world.family, tone, &why, "Watch", &note).await;
         }
     }
     let stalled = new.conditions.iter().find(|condition| condition.type_ == STALLED && condition.status == "True");
@@ -238,13 +261,16 @@ async fn tell(context: &Context, world: &World, old: &ImageFamilyStatus, new: &I
     }
 }
 
-/// Deletes the records of images that the family no longer has.
-async fn forget_removed(context: &Context, world: &World) -> Result<(), Error> {
-    let wanted: std::collections::HashSet<&str> =
-        world.family.spec.images.iter().map(|image| image.name.as_str()).collect();
+/// Deletes the records of images that the family no longer has, or that it now pushes elsewhere.
+async fn forget_removed(context: &Context, world: &World, memory: &mut Memory) -> Result<(), Error> {
+    let names = world.family.spec.images.iter().enumerate();
+    let wanted: HashMap<&str, String> =
+        names.map(|(index, image)| (image.name.as_str(), world.repository(index))).collect();
+    memory.retain_images(&wanted.keys().copied().collect());
     let api: Api<FamilyImage> = Api::namespaced(context.client.clone(), &world.key.namespace);
     for record in context.caches.images.group(&world.key) {
-        if wanted.contains(record.spec.image.as_str()) || record.metadata.deletion_timestamp.is_some() {
+        let keep = wanted.get(record.spec.image.as_str()) == Some(&record.spec.repository);
+        if keep || record.metadata.deletion_timestamp.is_some() {
             continue;
         }
         let name = record.name_any();
