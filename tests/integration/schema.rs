@@ -123,7 +123,7 @@ async fn refusals_say_what_to_do() {
 
     for name in ["with.dots", &"a".repeat(51)] {
         let said = place.apply_family(name, &self::spec()).await.expect_err(name);
-        assert!(said.contains("must be a DNS label of at most 50 characters"), "{name}: {said}");
+        assert!(said.contains("must be a DNS label of at most 47 characters"), "{name}: {said}");
     }
 }
 
