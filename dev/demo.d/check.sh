@@ -113,7 +113,7 @@ summary() {
   from push to patched page   $(as_seconds "$page_after") s
   everything                  $(as_seconds "$(tenths_since "$started_at")") s
 
-To look around:  eval "\$(dev/cluster env)" && kubectl -n $namespace get imgfam,fimg,cascades
+To look around:  eval "\$(dev/cluster env --name $GROUNDSWELL_CLUSTER)" && kubectl -n $namespace get imgfam,fimg,cascades
 To clean up:     make demo-down
 END
 }
