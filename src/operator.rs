@@ -201,8 +201,9 @@ fn context(
             let last = last.and_then(|sighting| sighting.value.clone());
             let result = upstream::look(&images, &key, last.as_ref()).await;
             counted.polled(match (&result, &last) {
-                (Ok(digest), Some(last)) if digest.digest == last.digest => PollResult::Unchanged,
-                (Ok(_), _) => PollResult::Moved,
+                (Ok(digest), Some(last)) if digest.digest != last.digest => PollResult::Moved,
+                // The first look at a tag tells of no move.
+                (Ok(_), _) => PollResult::Unchanged,
                 (Err(fault), _) if fault.reason == reason::IMAGE_NOT_FOUND => PollResult::NotFound,
                 (Err(fault), _) if fault.reason == reason::REGISTRY_DENIED => PollResult::Denied,
                 (Err(_), _) => PollResult::Unavailable,
