@@ -74,6 +74,13 @@ pub fn add(
     record
 }
 
+/// What a failure comes down to, in a line: the log of a builder ends with the one that says why. The whole message stays in
+/// the record.
+#[must_use]
+pub fn gist(failure: &BuildFailure) -> &str {
+    failure.message.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
+}
+
 /// Whether and when a build is tried again.
 #[must_use]
 pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp) -> Verdict {
@@ -99,6 +106,12 @@ pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_comes_down_to_its_last_line() {
+        let message = "the container `build` ended with code 1: #4 DONE\n#5 RUN exit 7\nerror: exit code: 7\n\n".into();
+        assert_eq!(gist(&BuildFailure { message, ..BuildFailure::default() }), "error: exit code: 7");
+    }
 
     fn failed(attempt: i32, class: FailureClass) -> BuildSight {
         BuildSight {

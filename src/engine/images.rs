@@ -202,7 +202,7 @@ impl Step<'_> {
         let message = stale.failure.as_ref().map_or_else(String::new, |failure| {
             let attempts = failure.build + failure.infrastructure;
             let times = if attempts == 1 { "once".to_owned() } else { format!("{attempts} times") };
-            format!("failed {times}: {}", failure.last.message)
+            format!("failed {times}: {}", failure::gist(&failure.last))
         });
         ImageDecision { state: ImageState::Failed, reason, message, in_progress: false, ..stale }
     }
@@ -246,7 +246,7 @@ impl Step<'_> {
             }
             Verdict::RetryAt(at) if at > self.now => {
                 walk.wake(at);
-                let why = stale.failure.as_ref().map_or("", |failure| failure.last.message.as_str());
+                let why = stale.failure.as_ref().map_or("", |failure| failure::gist(&failure.last));
                 let message = format!("tried again at {at:.0} after: {why}");
                 return ImageDecision {
                     state: ImageState::Queued,
