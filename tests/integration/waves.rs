@@ -1,7 +1,7 @@
 //! What a wave does: joins wait for both sides, a move in mid-wave is built next, somebody else's tag is put back.
 
 use groundswell::api::{Cascade, CascadePhase, condition::reason};
-use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
 use serde_json::json;
 
 use super::{
@@ -99,4 +99,36 @@ async fn a_suspended_family_builds_nothing_until_it_is_resumed() {
     place.apply_family("app", &spec).await.expect("a family");
     place.wait_family("app", "Ready", 60).await;
     scene.assert_builds("app", 1).await;
+}
+
+#[tokio::test]
+async fn a_rollout_that_is_added_later_is_carried_out() {
+    let client = client().await;
+    let scene = Scene::new(&client, "rollout").await;
+    let place = &scene.place;
+    let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
+    let mut spec = scene.spec();
+    place.apply_family("app", &spec).await.expect("a family");
+    place.wait_family("app", "Ready", 60).await;
+    let repository = format!("{}/{}/join", cluster().registry, place.namespace);
+    place.deployment("web", &format!("{repository}:latest")).await;
+    spec["images"][3]["rollout"] = json!([{ "deployment": { "name": "web" } }]);
+    place.apply_family("app", &spec).await.expect("a family");
+    let mut digests = place.digests("app").await;
+    runs(&scene, &format!("{repository}@{}", digests["join"])).await;
+
+    scene.move_upstream("2").await;
+    digests = place.wait_rebuilt("app", &digests, 60).await;
+    runs(&scene, &format!("{repository}@{}", digests["join"])).await;
+}
+
+/// Waits until the Deployment `web` has this image.
+async fn runs(scene: &Scene, image: &str) {
+    wait_for(format!("the Deployment to run {image}"), 30, async || {
+        let deployment = scene.place.api::<Deployment>().get("web").await.expect("the Deployment");
+        let pod = deployment.spec.and_then(|spec| spec.template.spec).expect("a pod");
+        let found = pod.containers.first().and_then(|container| container.image.clone()).unwrap_or_default();
+        if found == image { Ok(()) } else { Err(found) }
+    })
+    .await;
 }

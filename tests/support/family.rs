@@ -26,7 +26,7 @@ pub fn spec(repository: &str, upstream: &str, strategy: &str) -> Value {
 /// An image that stands on the upstream `alpine`, if `parent` is that, or else on another image.
 pub fn image(name: &str, parent: &str) -> Value {
     let (from, dockerfile) = if parent == "alpine" {
-        (json!({ "upstream": "alpine" }), "FROM docker.io/library/alpine:3.20\n".to_owned())
+        (json!({ "upstream": "alpine", "as": "alpine:3.20" }), "FROM docker.io/library/alpine:3.20\n".to_owned())
     } else {
         (json!({ "image": parent, "arg": "BASE_IMAGE" }), "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n".to_owned())
     };

@@ -5,6 +5,7 @@ use std::{fmt::Debug, fs, path::Path};
 use groundswell::api::{BuildStrategy, ImageFamily};
 use k8s_openapi::{
     api::{
+        apps::v1::Deployment,
         batch::v1::Job,
         core::v1::{ConfigMap, Namespace, Secret},
     },
@@ -123,6 +124,22 @@ impl Place {
         let data = files.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
         let map = ConfigMap { data: Some(data), ..named(name) };
         self.api().create(&PostParams::default(), &map).await.expect("a ConfigMap");
+    }
+
+    /// A Deployment with one container.
+    pub async fn deployment(&self, name: &str, image: &str) {
+        let deployment = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name },
+            "spec": {
+                "selector": { "matchLabels": { "app": name } },
+                "template": {
+                    "metadata": { "labels": { "app": name } },
+                    "spec": { "containers": [{ "name": name, "image": image }] },
+                },
+            },
+        });
+        let deployment: Deployment = serde_json::from_value(deployment).expect("a Deployment");
+        self.api().create(&PostParams::default(), &deployment).await.expect("a Deployment");
     }
 
     /// A Secret of a type, with one key.
