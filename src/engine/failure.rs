@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::observation::{BuildOutcome, BuildSight};
 use crate::{
-    api::{BuildFailure, FailureClass, FailureRecord, Retries},
+    api::{BuildFailure, FailureClass, FailureRecord, Retries, condition::reason},
     backoff,
 };
 
@@ -103,6 +103,20 @@ pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp
     Verdict::RetryAt(record.at.unwrap_or(now).saturating_add(pause).unwrap_or(Timestamp::MAX))
 }
 
+/// The reason of an image that is not tried again. A bad input is named; whatever else a build ended with stands in the
+/// message.
+#[must_use]
+pub fn given_up(record: &FailureRecord) -> &'static str {
+    let bad_inputs = [reason::DOCKERFILE_MISMATCH, reason::SOURCE_NOT_FOUND, reason::SOURCE_UNAVAILABLE];
+    match record.last.class {
+        FailureClass::Infrastructure => reason::INFRASTRUCTURE_FAILED,
+        FailureClass::Build => reason::BUILD_FAILED,
+        FailureClass::Input => {
+            bad_inputs.into_iter().find(|known| *known == record.last.reason).unwrap_or(reason::BUILD_FAILED)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +153,18 @@ mod tests {
         assert_eq!(verdict(Some(&record), &retries, now), Verdict::GivenUp);
         let retries = Retries { build: 0, infrastructure: 1 };
         assert!(matches!(verdict(Some(&record), &retries, now), Verdict::RetryAt(at) if at > now));
+    }
+
+    #[test]
+    fn a_bad_input_is_named() {
+        let given_up_after = |class, reason: &str| {
+            let last = BuildFailure { class, reason: reason.into(), ..BuildFailure::default() };
+            given_up(&FailureRecord { last, ..FailureRecord::default() })
+        };
+        assert_eq!(given_up_after(FailureClass::Input, reason::DOCKERFILE_MISMATCH), reason::DOCKERFILE_MISMATCH);
+        assert_eq!(given_up_after(FailureClass::Input, "Else"), reason::BUILD_FAILED);
+        assert_eq!(given_up_after(FailureClass::Build, reason::DOCKERFILE_MISMATCH), reason::BUILD_FAILED);
+        assert_eq!(given_up_after(FailureClass::Infrastructure, "Evicted"), reason::INFRASTRUCTURE_FAILED);
     }
 
     #[test]

@@ -239,9 +239,7 @@ impl Step<'_> {
         let verdict = failure::verdict(stale.failure.as_ref(), &self.seen.spec.policy.retries, self.now);
         match verdict {
             Verdict::GivenUp => {
-                let infrastructure =
-                    stale.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Infrastructure);
-                let reason = if infrastructure { reason::INFRASTRUCTURE_FAILED } else { reason::BUILD_FAILED };
+                let reason = stale.failure.as_ref().map_or(reason::BUILD_FAILED, failure::given_up);
                 return Self::failed(stale, reason);
             }
             Verdict::RetryAt(at) if at > self.now => {
