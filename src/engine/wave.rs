@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::{
     causes,
-    decision::{Decision, WaveStep},
-    observation::Observation,
+    decision::{Decision, ImageDecision, WaveStep},
+    observation::{ImageSight, Observation},
 };
 use crate::{
     api::{CascadePhase, CascadeStatus, ImageCounts, ImageResult, ImageState},
@@ -69,7 +69,9 @@ pub fn record(
         result.state = state.state;
         result.builds = result.builds.max(i32::try_from(attempts.len()).unwrap_or(i32::MAX));
         result.started_at = result.started_at.or_else(|| builds.filter_map(|build| build.started_at).min());
-        result.finished_at = if at_rest { result.finished_at.or(Some(now)) } else { None };
+        // This record is written more rarely than the image's own, so that one's time comes first.
+        let ended = sight.and_then(|sight| recorded_end(sight, state)).or(Some(now));
+        result.finished_at = if at_rest { result.finished_at.or(ended) } else { None };
         if let Some(good) = state.good.as_ref().filter(|_| state.state == ImageState::Current) {
             result.build = Some(good.build);
             result.digest = Some(good.digest.clone());
@@ -83,6 +85,13 @@ pub fn record(
     let started_at = previous.started_at.or(Some(now));
     let status = CascadeStatus { started_at, counts, images, ..CascadeStatus::default() };
     if matches!(decision.wave, WaveStep::Close { .. }) { close(seen, status, now) } else { status }
+}
+
+/// When the image's record says that the build ended whose result is current.
+fn recorded_end(sight: &ImageSight<'_>, decision: &ImageDecision) -> Option<Timestamp> {
+    let good = decision.good.as_ref().filter(|_| decision.state == ImageState::Current)?;
+    let last = sight.record?.history.first()?;
+    (last.fingerprint == good.fingerprint && last.build == good.build).then_some(last.finished_at)?
 }
 
 fn close(seen: &Observation<'_>, mut status: CascadeStatus, now: Timestamp) -> CascadeStatus {
