@@ -50,16 +50,19 @@ fn cut(text: &str, most: usize, end: End) -> &str {
     }
 }
 
-/// Whose fault a builder's last words tell of. Only its final error line counts: a command of a Dockerfile may print
-/// anything.
-pub(super) fn classify(log: &str) -> (FailureClass, &'static str) {
-    let log = cut(log, MAX_READ, End::Tail);
-    let last = log
+/// The final error line of a builder's log; empty if it has none. A command of a Dockerfile may print anything before it.
+pub(super) fn error_line(log: &str) -> &str {
+    cut(log, MAX_READ, End::Tail)
         .lines()
         .rev()
         .find(|line| line.contains("failed to solve") || line.trim_start().starts_with("error:"))
         .unwrap_or_default()
-        .to_lowercase();
+        .trim()
+}
+
+/// Whose fault a builder's last words tell of. Only its final error line counts.
+pub(super) fn classify(log: &str) -> (FailureClass, &'static str) {
+    let last = error_line(log).to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| last.contains(word));
     if says(&["exit code: 137", "signal: killed", "cannot allocate memory"]) {
         return (FailureClass::Infrastructure, OUT_OF_MEMORY);

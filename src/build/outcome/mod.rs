@@ -134,11 +134,14 @@ fn of_builder(name: &str, ended: &ContainerStateTerminated) -> BuildFailure {
     }
     let log = ended.message.as_deref().unwrap_or_default();
     let said = message::readable(log, message::End::Tail);
+    // First, for whoever shows a message cuts its end off.
+    let error = message::readable(message::error_line(log), message::End::Start);
     let (class, reason) = message::classify(log);
-    let text = if said.is_empty() {
-        format!("the container `{name}` ended with code {} and said nothing", ended.exit_code)
-    } else {
-        format!("the container `{name}` ended with code {}: {said}", ended.exit_code)
+    let code = ended.exit_code;
+    let text = match (error.as_str(), said.as_str()) {
+        ("", "") => format!("the container `{name}` ended with code {code} and said nothing"),
+        ("", said) => format!("the container `{name}` ended with code {code}: {said}"),
+        (error, said) => format!("the container `{name}` ended with code {code}: {error}; the end of its log:\n{said}"),
     };
     failure(class, reason, &text)
 }

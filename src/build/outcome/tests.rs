@@ -53,7 +53,8 @@ fn a_failed_command_is_the_builds_fault() {
     let log = "#5 RUN make\n#5 0.1 no rule\nerror: failed to solve: process \"make\" did not complete successfully: exit code: 2";
     let failure = failed_with(json!({"terminated": {"exitCode": 1, "reason": "Error", "message": log}}));
     assert_eq!((failure.class, failure.reason.as_str()), (FailureClass::Build, reason::BUILD_FAILED));
-    assert!(failure.message.starts_with("the container `build` ended with code 1: #5 RUN make"), "{}", failure.message);
+    let said = "the container `build` ended with code 1: error: failed to solve: process \"make\" did not complete successfully: exit code: 2; the end of its log:\n#5 RUN make";
+    assert!(failure.message.starts_with(said), "{}", failure.message);
     let silent = failed_with(json!({"terminated": {"exitCode": 3}}));
     assert_eq!(silent.message, "the container `build` ended with code 3 and said nothing");
 }
