@@ -1,0 +1,119 @@
+//! "The base image has been updated", by the examples: the whole way from the push to what a workload answers.
+
+use std::collections::BTreeMap;
+
+use groundswell::api::{FamilyImage, labels};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
+
+use super::{
+    installation::Session,
+    scene::{REGISTRY, WAVE, assert_whole},
+    support::{images::Images, objects::Place},
+};
+
+/// An applied example, whose first cascade is over.
+struct Example {
+    session: Session,
+    place: Place,
+    name: &'static str,
+}
+
+/// A patch of an upstream: the version that it says, and the digest of its tag.
+struct Patched {
+    version: String,
+    digest: String,
+}
+
+impl Example {
+    async fn apply(name: &'static str) -> Self {
+        let session = Session::shared().await;
+        session.cluster.run("kubectl", &["apply", "-k", &format!("examples/{name}")]).expect("applied");
+        let place = Place { client: session.client.clone(), namespace: name.into() };
+        place.wait_family(name, "Ready", 2 * WAVE).await;
+        Self { session, place, name }
+    }
+
+    /// Moves an upstream and waits until everything on it is rebuilt.
+    async fn patch(&self, upstream: &str) -> Patched {
+        let before = self.place.digests(self.name).await;
+        let said = self.session.cluster.run("dev/images/patch", &["--cluster", &self.session.cluster.name, upstream]);
+        let said = said.expect("patched");
+        let (version, digest) = said.trim().rsplit_once(' ').expect("a version and a digest");
+        self.place.wait_rebuilt(self.name, &before, WAVE).await;
+        Patched { version: version.into(), digest: digest.into() }
+    }
+
+    /// Fails unless the wave that the patch set off is whole, by its record and by the Jobs.
+    async fn assert_wave(&self, patched: &Patched, levels: &[&[&str]]) {
+        let cascade = self.place.wait_cascade(&patched.digest).await;
+        assert_whole(&cascade, levels);
+        let mut built: BTreeMap<String, usize> = BTreeMap::new();
+        for job in self.place.jobs(self.name).await {
+            if job.labels().get(labels::CASCADE) == Some(&cascade.name_any()) {
+                *built.entry(job.labels()[labels::IMAGE].clone()).or_default() += 1;
+            }
+        }
+        assert_eq!(built, levels.concat().iter().map(|name| ((*name).to_owned(), 1)).collect(), "Jobs of each image");
+    }
+
+    /// Fails unless every tag stands where its record says, and the tags of the builds before stayed where they were.
+    async fn assert_tags(&self, before: &[FamilyImage]) {
+        let registry = Images::new(&self.session.cluster.registry);
+        let after: Vec<FamilyImage> = self.place.list().await;
+        for (image, old) in after.iter().flat_map(|i| [(i, false)]).chain(before.iter().map(|i| (i, true))) {
+            let status = image.status.clone().unwrap_or_default();
+            assert!(!status.tags.is_empty(), "{} has no tags", image.name_any());
+            let repository = image.spec.repository.trim_start_matches(&format!("{REGISTRY}/"));
+            for tag in status.tags.iter().filter(|tag| tag.immutable || !old) {
+                assert_eq!(Some(&tag.digest), status.digest.as_ref(), "{}:{}", image.name_any(), tag.tag);
+                let standing = registry.digest(repository, &tag.tag).await;
+                assert_eq!(standing, tag.digest, "{repository}:{} of build {:?}", tag.tag, status.build);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn alpine_updates() {
+    let example = Example::apply("alpine-web").await;
+    let place = &example.place;
+    for site in ["docs-site", "status-site"] {
+        place.wait_rolled_out("alpine-web", site).await;
+        place.wait_page(site, "release.txt", |page| page.starts_with("3.20.")).await;
+    }
+    let before: Vec<FamilyImage> = place.list().await;
+
+    let patched = example.patch("alpine").await;
+    example.assert_wave(&patched, &[&["base"], &["httpd"], &["docs-site", "status-site"]]).await;
+    example.assert_tags(&before).await;
+
+    let digest = place.wait_rolled_out("alpine-web", "docs-site").await;
+    assert_eq!(place.deployed("docs-site").await, format!("{REGISTRY}/alpine-web/docs-site@{digest}"));
+    let digest = place.wait_rolled_out("alpine-web", "status-site").await;
+    assert_eq!(place.deployed("status-site").await, format!("{REGISTRY}/alpine-web/status-site:latest"));
+    let restarted = place.api::<Deployment>().get("status-site").await.expect("the Deployment");
+    let annotations = restarted.spec.and_then(|spec| spec.template.metadata?.annotations).unwrap_or_default();
+    assert_eq!(annotations.get(labels::ROLLED_OUT), Some(&digest));
+    for site in ["docs-site", "status-site"] {
+        place.wait_page(site, "release.txt", |page| page.trim() == patched.version).await;
+    }
+}
+
+#[tokio::test]
+async fn a_diamond_is_built_once() {
+    let example = Example::apply("diamond").await;
+    let place = &example.place;
+    place.wait_rolled_out("diamond", "join").await;
+    place.wait_page("join", "", |page| page.contains("left: debian 12")).await;
+    let before: Vec<FamilyImage> = place.list().await;
+
+    let patched = example.patch("debian").await;
+    example.assert_wave(&patched, &[&["base"], &["left", "right"], &["join"]]).await;
+    example.assert_tags(&before).await;
+
+    let digest = place.wait_rolled_out("diamond", "join").await;
+    assert_eq!(place.deployed("join").await, format!("{REGISTRY}/diamond/join@{digest}"));
+    let patch = format!("patch {}", patched.version);
+    place.wait_page("join", "", |page| page.matches(&patch).count() == 2).await;
+}

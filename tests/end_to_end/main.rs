@@ -1,0 +1,16 @@
+//! Tests on a whole cluster, with nothing played: a real kubelet and containerd, real builds, a real registry, workloads that run,
+//! and the controller as people run it, two replicas installed by the chart. Needs root.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test says what is wrong by failing")]
+
+mod builds;
+mod cascades;
+mod chart;
+mod installation;
+mod replicas;
+mod rollouts;
+mod scene;
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "the integration tests use the rest")]
+mod support;
+mod tags;

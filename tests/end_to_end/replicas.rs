@@ -1,0 +1,113 @@
+//! The operator's replicas: killed in the middle of a wave, and followed by one another.
+
+use std::collections::BTreeMap;
+
+use groundswell::api::{FamilyImage, ImageFamily};
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::json;
+
+use super::{
+    installation::Session,
+    scene::{FAMILY, Scene, WAVE, assert_whole, diamond, image},
+    support::{objects::Place, wait::wait_for},
+};
+
+#[tokio::test]
+async fn killed_in_a_wave_nothing_is_built_twice() {
+    let session = Session::alone().await;
+    let scene = Scene::new(&session, "killed").await;
+    let place = &scene.place;
+    let digests = scene.build(&scene.spec(diamond())).await;
+
+    scene.move_upstream("2");
+    // Once its container is started again, in the same pod; once another pod follows.
+    for (level, pod_stays) in [("base", true), ("left", false)] {
+        place
+            .wait_image(FAMILY, level, "its second build runs", |image| {
+                let running = image.status.as_ref().and_then(|status| status.running.as_ref());
+                running.is_some_and(|running| running.build == 2)
+            })
+            .await;
+        let leader = session.kill_leader().await;
+        if !pod_stays {
+            session.delete(&leader).await;
+        }
+    }
+    let rebuilt = place.wait_rebuilt(FAMILY, &digests, WAVE).await;
+    assert_built_once(place, 2).await;
+    let family = place.family(FAMILY).await.status.unwrap_or_default();
+    let upstream = family.upstreams.first().and_then(|upstream| upstream.adopted.clone()).expect("an adopted digest");
+    let cascade = place.wait_cascade(&upstream.digest).await;
+    assert_whole(&cascade, &[&["base"], &["left", "right"], &["join"]]);
+    for (image, digest) in &rebuilt {
+        assert_eq!(scene.tag(image, "latest").await, *digest, "{image}:latest");
+        assert_eq!(scene.tag(image, "r2").await, *digest, "{image}:r2");
+        assert_eq!(scene.tag(image, "r1").await, digests[image], "{image}:r1");
+    }
+
+    lose_records(place).await;
+    assert_eq!(place.digests(FAMILY).await, rebuilt);
+    assert_built_once(place, 2).await;
+    let builds: Vec<Option<i64>> = place
+        .list::<FamilyImage>()
+        .await
+        .into_iter()
+        .map(|image| image.status.and_then(|status| status.build))
+        .collect();
+    assert_eq!(builds, vec![Some(2); 4], "the registry remembers the builds' numbers");
+}
+
+/// Deletes every record of a family, clears its status, and waits until all is recorded anew.
+async fn lose_records(place: &Place) {
+    let before = uids(place).await;
+    let images = place.api::<FamilyImage>();
+    images.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("deleted");
+    let families = place.api::<ImageFamily>();
+    let cleared = Patch::Merge(json!({ "status": null }));
+    families.patch_status(FAMILY, &PatchParams::default(), &cleared).await.expect("cleared");
+    wait_for("records to be made anew", 60, async || {
+        let now = uids(place).await;
+        let anew =
+            now.len() == before.len() && before.iter().all(|(name, old)| now.get(name).is_some_and(|new| new != old));
+        anew.then_some(()).ok_or(format!("{now:?}"))
+    })
+    .await;
+    place.wait_family(FAMILY, "Ready", 60).await;
+}
+
+async fn uids(place: &Place) -> BTreeMap<String, String> {
+    place.list::<FamilyImage>().await.iter().map(|image| (image.name_any(), image.uid().unwrap_or_default())).collect()
+}
+
+/// Fails unless each fingerprint has one Job, and each image of the diamond so many.
+async fn assert_built_once(place: &Place, builds: usize) {
+    let counted = place.jobs_per_fingerprint(FAMILY).await;
+    assert!(counted.values().all(|jobs| *jobs == 1), "a fingerprint was built twice: {counted:?}");
+    let mut images: BTreeMap<&str, usize> = BTreeMap::new();
+    for (image, _) in counted.keys() {
+        *images.entry(image).or_default() += 1;
+    }
+    assert_eq!(images, ["base", "join", "left", "right"].map(|image| (image, builds)).into(), "builds of each image");
+}
+
+#[tokio::test]
+async fn another_replica_takes_over() {
+    let session = Session::alone().await;
+    let scene = Scene::new(&session, "leader").await;
+    let digests = scene.build(&scene.spec(json!([image("app", "alpine")]))).await;
+    assert_eq!(session.operators().await.len(), 2);
+
+    let killed = session.lose_leader().await;
+    scene.move_upstream("2");
+    wait_for("another replica to lead", 20, async || {
+        let leader = session.leader().await;
+        if leader == killed { Err(leader) } else { Ok(()) }
+    })
+    .await;
+    let rebuilt = scene.place.wait_rebuilt(FAMILY, &digests, WAVE).await;
+    assert_eq!(scene.tag("app", "latest").await, rebuilt["app"]);
+    assert_eq!(scene.place.jobs(FAMILY).await.len(), 2);
+}

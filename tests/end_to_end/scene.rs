@@ -1,0 +1,232 @@
+//! A namespace with an upstream and repositories of its own, so that tests can run beside each other.
+
+use std::collections::BTreeMap;
+
+use groundswell::api::{Cascade, CascadePhase, FamilyImage, ImageResult, RolloutState};
+use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
+use kube::{
+    Api, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+use super::{
+    installation::Session,
+    support::{
+        Cluster,
+        images::Images,
+        objects::{PERSON, Place, show},
+        wait::wait_for,
+    },
+};
+
+/// The registry's name inside the cluster.
+pub const REGISTRY: &str = "registry.groundswell.test:5000";
+/// The family of a scene.
+pub const FAMILY: &str = "app";
+/// How long a wave may take, in seconds: builds take a few, and this machine may have other things to do.
+pub const WAVE: u64 = 180;
+
+/// A namespace with an upstream and repositories of its own.
+pub struct Scene {
+    pub place: Place,
+    cluster: &'static Cluster,
+    images: Images,
+}
+
+impl Scene {
+    pub async fn new(session: &Session, name: &str) -> Self {
+        let place = Place::new(&session.client, name).await;
+        let scene = Self { place, cluster: session.cluster, images: Images::new(&session.cluster.registry) };
+        let platform = format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
+        let alpine = format!("{}/library/alpine:3.20", session.cluster.registry);
+        scene.crane(&["copy", "--platform", &platform, &alpine, &scene.here("upstream/alpine:3.20")]);
+        scene
+    }
+
+    /// Moves the upstream's tag to an image that nobody has seen.
+    pub fn move_upstream(&self, version: &str) {
+        let upstream = self.here("upstream/alpine:3.20");
+        self.crane(&["mutate", &upstream, "--label", &format!("version={version}"), "--tag", &upstream]);
+    }
+
+    /// Moves a tag of one of our images to the upstream's image, as somebody else would.
+    pub fn take_tag(&self, tagged: &str) {
+        self.crane(&["copy", &self.here("upstream/alpine:3.20"), &self.here(tagged)]);
+    }
+
+    /// The digest under a tag of one of our repositories; empty if there is none.
+    pub async fn tag(&self, image: &str, tag: &str) -> String {
+        self.images.digest(&format!("{}/{image}", self.place.namespace), tag).await
+    }
+
+    /// A family with these images, whose upstream is the scene's own.
+    pub fn spec(&self, images: Value) -> Value {
+        let repository = format!("{REGISTRY}/{}", self.place.namespace);
+        let upstream = format!("{repository}/upstream/alpine");
+        json!({
+            "repository": repository,
+            "upstreams": [{ "name": "alpine", "image": upstream, "follow": { "tag": "3.20" }, "interval": "5s" }],
+            "images": images,
+            "policy": { "settle": "0s" },
+        })
+    }
+
+    /// Applies the family and waits until it is Ready.
+    pub async fn build(&self, spec: &Value) -> BTreeMap<String, String> {
+        self.place.apply_family(FAMILY, spec).await.expect("a family");
+        self.place.wait_family(FAMILY, "Ready", WAVE).await;
+        self.place.digests(FAMILY).await
+    }
+
+    fn here(&self, rest: &str) -> String {
+        format!("{}/{}/{rest}", self.cluster.registry, self.place.namespace)
+    }
+
+    fn crane(&self, arguments: &[&str]) {
+        self.cluster.run("crane", arguments).expect("crane");
+    }
+}
+
+/// An image that stands on the upstream, if `parent` is `alpine`, or else on another image.
+pub fn image(name: &str, parent: &str) -> Value {
+    let (edge, reference) = match parent {
+        "alpine" => (json!({ "upstream": "alpine", "as": "alpine:3.20" }), "alpine:3.20"),
+        other => (json!({ "image": other, "as": other }), other),
+    };
+    let dockerfile = format!("FROM {reference}\nRUN echo {name} >> /lineage\nCMD [\"sleep\", \"86400\"]\n");
+    json!({ "name": name, "from": [edge], "source": { "inline": dockerfile }, "tags": ["latest", "r{{ build }}"] })
+}
+
+/// `base` -> `left`, `right` -> `join`.
+pub fn diamond() -> Value {
+    let mut join = image("join", "left");
+    join["from"].as_array_mut().expect("edges").push(json!({ "image": "right", "as": "right", "use": "BuildStage" }));
+    join["source"]["inline"] = json!("FROM left\nCOPY --from=right /lineage /right\n");
+    json!([image("base", "alpine"), image("left", "base"), image("right", "base"), join])
+}
+
+impl Place {
+    /// One image's record.
+    pub async fn image(&self, family: &str, image: &str) -> FamilyImage {
+        let name = format!("{family}.{image}");
+        self.api::<FamilyImage>().get(&name).await.unwrap_or_else(|error| panic!("FamilyImage {name}: {error}"))
+    }
+
+    /// Waits until the record of an image is as it should be.
+    pub async fn wait_image(&self, family: &str, image: &str, what: &str, so: impl Fn(&FamilyImage) -> bool) {
+        let name = format!("{family}.{image}");
+        let api: Api<FamilyImage> = self.api();
+        wait_for(format!("FamilyImage {name}: {what}"), WAVE, async || {
+            let image = api.get(&name).await.map_err(|error| error.to_string())?;
+            if so(&image) { Ok(()) } else { Err(show(&image)) }
+        })
+        .await;
+    }
+
+    /// Waits until every workload of an image runs its digest. Returns the digest.
+    pub async fn wait_rolled_out(&self, family: &str, image: &str) -> String {
+        self.wait_image(family, image, "its rollouts complete", |image| {
+            let Some(status) = &image.status else { return false };
+            let complete = |(state, digest): (RolloutState, &String)| {
+                state == RolloutState::Complete && Some(digest) == status.digest.as_ref()
+            };
+            !status.rollouts.is_empty() && status.rollouts.iter().all(|record| complete((record.state, &record.digest)))
+        })
+        .await;
+        self.digests(family).await.remove(image).unwrap_or_default()
+    }
+
+    /// Waits until the wave that a cause set off has ended. `to` is the cause's new value.
+    pub async fn wait_cascade(&self, to: &str) -> Cascade {
+        wait_for(format!("the Cascade caused by {to} to end"), 60, async || {
+            let cascades: Vec<Cascade> = self.list().await;
+            let found = cascades.iter().find(|cascade| cascade.spec.causes.iter().any(|cause| cause.to == to));
+            let ended = found
+                .filter(|cascade| cascade.status.as_ref().is_some_and(|status| status.phase != CascadePhase::Running));
+            ended.cloned().ok_or_else(|| cascades.iter().map(show).collect::<Vec<_>>().join("\n"))
+        })
+        .await
+    }
+
+    /// Waits for an Event about an object of this namespace whose note contains `part`.
+    pub async fn wait_event(&self, reason: &str, part: &str) {
+        wait_for(format!("an Event {reason} that says {part:?}"), 60, async || {
+            let events: Vec<Event> = self.list().await;
+            let told = events.iter().any(|event| {
+                event.reason.as_deref() == Some(reason) && event.note.as_deref().unwrap_or_default().contains(part)
+            });
+            told.then_some(()).ok_or_else(|| events.iter().map(show).collect::<Vec<_>>().join("\n"))
+        })
+        .await;
+    }
+
+    /// The image of a Deployment's first container.
+    pub async fn deployed(&self, name: &str) -> String {
+        let deployment = self.api::<Deployment>().get(name).await.expect("the Deployment");
+        let pod = deployment.spec.and_then(|spec| spec.template.spec).expect("a pod");
+        pod.containers.into_iter().next().and_then(|container| container.image).unwrap_or_default()
+    }
+
+    /// What a Service of this namespace answers under a path.
+    pub async fn page(&self, service: &str, path: &str) -> Result<String, String> {
+        let url = format!("/api/v1/namespaces/{}/services/{service}:http/proxy/{path}", self.namespace);
+        let request = http::Request::get(url).body(Vec::new()).expect("a request");
+        self.client.request_text(request).await.map_err(|error| error.to_string())
+    }
+
+    /// Waits until a Service answers so.
+    pub async fn wait_page(&self, service: &str, path: &str, so: impl Fn(&str) -> bool) {
+        wait_for(format!("{service}/{path} to answer"), 60, async || {
+            let page = self.page(service, path).await?;
+            if so(&page) { Ok(()) } else { Err(page) }
+        })
+        .await;
+    }
+
+    /// Applies an object of any kind, as a person does.
+    pub async fn apply<K>(&self, object: Value)
+    where
+        K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + serde::de::DeserializeOwned
+            + std::fmt::Debug,
+        K::DynamicType: Default,
+    {
+        let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
+        let api: Api<K> = self.api();
+        api.patch(&name, &PatchParams::apply(PERSON).force(), &Patch::Apply(object)).await.expect("applied");
+    }
+
+    /// The uids of a family's Jobs, sorted.
+    pub async fn job_uids(&self, family: &str) -> Vec<String> {
+        let mut uids: Vec<String> = self.jobs(family).await.iter().filter_map(ResourceExt::uid).collect();
+        uids.sort();
+        uids
+    }
+}
+
+/// Fails unless a wave is complete, and built each of these images once, parents before children.
+pub fn assert_whole(cascade: &Cascade, levels: &[&[&str]]) {
+    let status = cascade.status.clone().unwrap_or_default();
+    assert_eq!(status.phase, CascadePhase::Complete, "{}", show(cascade));
+    let planned: Vec<Vec<&str>> =
+        cascade.spec.levels.iter().map(|level| level.iter().map(String::as_str).collect()).collect();
+    assert_eq!(planned, levels, "{}", show(cascade));
+    let row = |name: &str| -> &ImageResult {
+        let found = status.images.iter().find(|image| image.name == name);
+        found.unwrap_or_else(|| panic!("{name} is not in the Cascade\n{}", show(cascade)))
+    };
+    assert_eq!(status.images.len(), levels.concat().len(), "{}", show(cascade));
+    for (level, names) in levels.iter().enumerate() {
+        for name in *names {
+            assert_eq!(row(name).builds, 1, "builds of {name}\n{}", show(cascade));
+            for parent in levels.get(level.wrapping_sub(1)).copied().unwrap_or_default() {
+                // The start is the Job's, in whole seconds.
+                let (end, start) = (row(parent).finished_at, row(name).started_at);
+                let second = |time: Option<jiff::Timestamp>| time.expect("a time").as_second();
+                assert!(second(end) <= second(start), "{parent}, {name}\n{}", show(cascade));
+            }
+        }
+    }
+}
