@@ -1,5 +1,7 @@
 //! Arrows run one way, and the pure parts stay pure: what CONTRIBUTING.md says of the house, checked.
 
+#![allow(clippy::expect_used, reason = "a test says what is wrong by failing")]
+
 use std::{
     collections::BTreeSet,
     fs,

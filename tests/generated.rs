@@ -24,6 +24,7 @@ fn the_api_reference_is_generated() {
     }
 }
 
+#[allow(clippy::expect_used, reason = "a test says what is wrong by failing")]
 fn check(path: &str, wanted: &str) {
     let full = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("GENERATE").is_some() {

@@ -184,7 +184,7 @@ impl World {
         match action {
             Action::Probe { .. } => panic!("a question was left open"),
             Action::Stop { job } => {
-                self.jobs.iter_mut().filter(|(_, of)| of.job == *job).for_each(|(_, of)| of.live = false)
+                self.jobs.iter_mut().filter(|(_, of)| of.job == *job).for_each(|(_, of)| of.live = false);
             }
             Action::Build { image, fingerprint, attempt, build, .. } => {
                 *self.started.entry(*image).or_default() += 1;

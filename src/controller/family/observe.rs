@@ -381,7 +381,7 @@ fn build_sight(job: &Job, pods: &[Pod], now: Timestamp) -> Option<(String, Build
         started_at: job.creation_timestamp().map(|time| time.0),
         outcome,
         waits_for: pods.iter().find_map(unscheduled),
-        live: !ended(job),
+        live: !ended(job) && !pods.iter().any(has_ended),
     };
     Some((label(labels::IMAGE)?, sight))
 }
@@ -392,6 +392,12 @@ fn unscheduled(pod: &Pod) -> Option<String> {
     let condition =
         conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
     Some(shorten(condition.message.as_deref()?, MAX_WORDS))
+}
+
+/// Whether a pod has ended, well or not. Its Job follows within a second or two, and keeps the log.
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    phase.is_some_and(|phase| ["Succeeded", "Failed"].contains(&phase))
 }
 
 /// Whether a Job has ended, well or not.
