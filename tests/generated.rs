@@ -1,5 +1,7 @@
 //! Generated files are what the types say. `make generate` writes them (it sets `GENERATE=1`); without it a difference fails.
 
+#![allow(clippy::expect_used, reason = "a test says what is wrong by failing")]
+
 use std::{fs, path::Path};
 
 use groundswell::api::{reference, schema::definitions};
