@@ -1,6 +1,6 @@
 //! "The base image has been updated", by the examples: the whole way from the push to what a workload answers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use groundswell::api::{FamilyImage, labels};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -14,7 +14,7 @@ use super::{
 
 /// An applied example, whose first cascade is over.
 struct Example {
-    session: Session,
+    session: Arc<Session>,
     place: Place,
     name: &'static str,
 }
@@ -26,8 +26,8 @@ struct Patched {
 }
 
 impl Example {
-    async fn apply(name: &'static str) -> Self {
-        let session = Session::shared().await;
+    async fn apply(session: &Arc<Session>, name: &'static str) -> Self {
+        let session = Arc::clone(session);
         session.cluster.run("kubectl", &["apply", "-k", &format!("examples/{name}")]).expect("applied");
         let place = Place { client: session.client.clone(), namespace: name.into() };
         place.wait_family(name, "Ready", 2 * WAVE).await;
@@ -76,7 +76,7 @@ impl Example {
 
 #[tokio::test]
 async fn alpine_updates() {
-    let example = Example::apply("alpine-web").await;
+    let example = Example::apply(&Arc::new(Session::shared().await), "alpine-web").await;
     let place = &example.place;
     for site in ["docs-site", "status-site"] {
         place.wait_rolled_out("alpine-web", site).await;
@@ -101,19 +101,27 @@ async fn alpine_updates() {
 }
 
 #[tokio::test]
-async fn a_diamond_is_built_once() {
-    let example = Example::apply("diamond").await;
+async fn debian_updates() {
+    let session = Arc::new(Session::shared().await);
+    let (example, flask) = tokio::join!(Example::apply(&session, "diamond"), Example::apply(&session, "flask"));
     let place = &example.place;
     place.wait_rolled_out("diamond", "join").await;
     place.wait_page("join", "", |page| page.contains("left: debian 12")).await;
     let before: Vec<FamilyImage> = place.list().await;
+    let flask_before = flask.place.digests("flask").await;
 
+    // One base moves, and two families stand on it.
     let patched = example.patch("debian").await;
+    flask.place.wait_rebuilt("flask", &flask_before, 2 * WAVE).await;
     example.assert_wave(&patched, &[&["base"], &["left", "right"], &["join"]]).await;
+    let tree: [&[&str]; 5] = [&["base"], &["tooling"], &["python"], &["flask"], &["flask-helloworld"]];
+    flask.assert_wave(&patched, &tree).await;
     example.assert_tags(&before).await;
 
     let digest = place.wait_rolled_out("diamond", "join").await;
     assert_eq!(place.deployed("join").await, format!("{REGISTRY}/diamond/join@{digest}"));
     let patch = format!("patch {}", patched.version);
     place.wait_page("join", "", |page| page.matches(&patch).count() == 2).await;
+    flask.place.wait_rolled_out("flask", "flask-helloworld").await;
+    flask.place.wait_page("flask-helloworld", "versions", |page| page.contains(&patch)).await;
 }
