@@ -6,7 +6,6 @@
 //! - [`run`]: both controllers
 //! - [`context`], [`cache`], [`watch`]: what every pass shares
 
-pub mod apply;
 pub mod cache;
 pub mod claims;
 pub mod context;
@@ -19,3 +18,4 @@ pub mod rollouts;
 pub mod run;
 pub mod triggers;
 pub mod watch;
+pub mod writes;

@@ -65,7 +65,7 @@ cached_debian_base() {
   local root mirror
   root=$(mktemp -d "$layouts/.debootstrap.XXXXXX")
   mirror=$(apt_mirror)
-  if ! debootstrap --variant=minbase --include=ca-certificates bookworm "$root" "$mirror" >"$layouts/debootstrap.log" 2>&1; then
+  if ! debootstrap --variant=minbase --include=ca-certificates bookworm "$root" ${mirror:+"$mirror"} >"$layouts/debootstrap.log" 2>&1; then
     tail -n 15 "$layouts/debootstrap.log" >&2
     say "debootstrap failed, see $layouts/debootstrap.log"
     rm -rf --one-file-system "$root"
@@ -85,12 +85,10 @@ cached_debian_base() {
   rm -rf --one-file-system "$root"
 }
 
-# Where this machine gets its Debian packages from, if it is a Debian 12; else Debian's own address.
+# Where this machine gets its Debian packages from, if it is a Debian 12; else nothing: debootstrap then knows by itself.
 apt_mirror() {
-  local found
-  found=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 2>/dev/null |
-    awk '$2 == "bookworm" && $3 == "main" { print $1; exit }')
-  echo "${found:-http://deb.debian.org/debian}"
+  apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 2>/dev/null |
+    awk '$2 == "bookworm" && $3 == "main" { print $1; exit }'
 }
 
 # copy_apt_configuration ROOT: builds fetch packages the way this machine does (mirror, proxy, checks), because that is

@@ -15,6 +15,7 @@ use super::{
         cache::Key,
         context::{Context, Memory},
         error::{Error, call},
+        writes::delete,
     },
     observe::{World, strategy_ref},
 };
@@ -81,11 +82,8 @@ pub async fn stop_builds(context: &Context, world: &World, decision: &Decision) 
         if known.is_none_or(|job| job.metadata.deletion_timestamp.is_some()) {
             continue;
         }
-        match call(|| format!("delete Job {job}"), api.delete(job, &DeleteParams::foreground())).await {
-            Ok(_) => info!(job, "failed build ended"),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
+        delete(&api, job, &DeleteParams::foreground()).await?;
+        info!(job, "failed build ended");
     }
     Ok(())
 }

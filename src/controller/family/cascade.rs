@@ -12,9 +12,9 @@ use tracing::info;
 
 use super::{
     super::{
-        apply::apply_status,
         context::{Context, Memory},
         error::{Error, call},
+        writes::{apply_status, delete},
     },
     events::{self, Tone},
     observe::World,
@@ -148,11 +148,7 @@ async fn forget_old(context: &Context, world: &World) -> Result<(), Error> {
     let api: Api<Cascade> = Api::namespaced(context.client.clone(), &world.key.namespace);
     for cascade in cascades.into_iter().take(surplus) {
         let name = cascade.name_any();
-        match call(|| format!("delete Cascade {name}"), api.delete(&name, &DeleteParams::default())).await {
-            Ok(_) => {}
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
+        delete(&api, &name, &DeleteParams::default()).await?;
     }
     Ok(())
 }

@@ -12,9 +12,9 @@ use serde_json::json;
 
 use super::{
     super::{
-        apply::apply_status,
         context::{Context, Memory},
         error::{Error, call},
+        writes::apply_status,
     },
     events::{self, Tone},
     observe::World,

@@ -12,9 +12,9 @@ use kube::{
 
 use super::{
     super::{
-        apply::apply_status,
         context::{Context, Memory},
         error::{Error, call},
+        writes::{apply_status, delete},
     },
     RESYNC, cascade,
     events::{self, Tone},
@@ -274,11 +274,7 @@ async fn forget_removed(context: &Context, world: &World, memory: &mut Memory) -
             continue;
         }
         let name = record.name_any();
-        match call(|| format!("delete FamilyImage {name}"), api.delete(&name, &DeleteParams::default())).await {
-            Ok(_) => {}
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
+        delete(&api, &name, &DeleteParams::default()).await?;
     }
     Ok(())
 }

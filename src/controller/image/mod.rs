@@ -16,11 +16,11 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::{
-    apply::apply_status,
     cache::Key,
     context::Context,
     error::{Error, call},
     family::events::{self, Tone},
+    writes::apply_status,
 };
 use crate::{
     api::{

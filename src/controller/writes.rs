@@ -1,0 +1,32 @@
+//! Writes that several passes make alike: a status by server-side apply, and a deletion.
+
+use kube::{
+    Api, Resource,
+    api::{DeleteParams, Patch},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::error::{Error, call};
+
+/// The body of a server-side apply of a status.
+pub fn apply_status<K: Resource<DynamicType = ()>>(name: &str, status: &impl Serialize) -> Patch<serde_json::Value> {
+    Patch::Apply(json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": name },
+        "status": status,
+    }))
+}
+
+/// Deletes an object; one that is gone already is as good.
+pub async fn delete<K>(api: &Api<K>, name: &str, how: &DeleteParams) -> Result<(), Error>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+{
+    match call(|| format!("delete {} {name}", K::kind(&())), api.delete(name, how)).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
