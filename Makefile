@@ -18,7 +18,7 @@ generate: ## Write everything generated: CRDs, the chart's copies, deploy/, the 
 	GENERATE=1 INSTA_UPDATE=always cargo test --locked --quiet --test chart
 
 .PHONY: lint
-lint: ## Check formatting, clippy, licences and sources
+lint: ## Check formatting and lints
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- --deny warnings
 
