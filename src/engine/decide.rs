@@ -5,9 +5,10 @@ use jiff::Timestamp;
 use super::{
     decision::{Action, Decision, WaveStep},
     gates::{self, WaveGate},
-    images::{self, Walk},
+    images,
     observation::Observation,
     tags, upstreams,
+    walk::Walk,
 };
 use crate::api::{Cause, ImageState, Pending, UpstreamStatus, cascade::MAX_CAUSES, condition::reason};
 

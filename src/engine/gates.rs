@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use super::{
     decision::Action,
     fingerprint::Hasher,
-    images::Walk,
     observation::{BuildOutcome, Observation},
     upstreams::eligible,
+    walk::Walk,
 };
 use crate::api::{ImageState, Pending, UpstreamStatus, condition::reason};
 

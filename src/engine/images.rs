@@ -8,31 +8,13 @@ use super::{
     failure::{self, Verdict},
     fingerprint::fingerprint,
     inputs::{Known, Obstacle},
-    observation::{BuildOutcome, BuildSight, ImageSight, Observation, PushResult},
+    observation::{BuildOutcome, BuildSight, Observation, PushResult},
+    walk::{Step, Walk},
 };
 use crate::api::{
-    BuildFailure, FailureClass, FailureRecord, FamilyImageStatus, Image, ImageFamilySpec, ImageState, RunningBuild,
-    UpstreamStatus, condition::reason,
+    BuildFailure, FailureClass, FailureRecord, FamilyImageStatus, ImageState, RunningBuild, UpstreamStatus,
+    condition::reason,
 };
-
-/// The images as they are with the given upstream digests, and what is ready to be done for them.
-#[derive(Debug)]
-pub struct Walk {
-    /// The images, as `spec.images`.
-    pub images: Vec<ImageDecision>,
-    /// Questions to the registry.
-    pub probes: Vec<Action>,
-    /// Images that are ready to build, with the build that they need.
-    pub ready: Vec<(usize, Action)>,
-    /// The earliest time at which something is to be tried again.
-    pub wake_at: Option<Timestamp>,
-}
-
-/// The repository that an image is pushed to.
-#[must_use]
-pub fn repository(spec: &ImageFamilySpec, image: &Image) -> String {
-    format!("{}/{}", spec.repository, image.path.as_deref().unwrap_or(&image.name))
-}
 
 /// Walks the lineage.
 #[must_use]
@@ -51,22 +33,6 @@ pub fn walk(seen: &Observation<'_>, upstreams: &[UpstreamStatus], now: Timestamp
         walk.images[index] = decision;
     }
     walk
-}
-
-impl Walk {
-    fn wake(&mut self, at: Timestamp) {
-        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
-    }
-}
-
-/// One image of the walk.
-pub(super) struct Step<'a> {
-    pub(super) seen: &'a Observation<'a>,
-    pub(super) upstreams: &'a [UpstreamStatus],
-    pub(super) index: usize,
-    pub(super) image: &'a Image,
-    pub(super) sight: &'a ImageSight<'a>,
-    now: Timestamp,
 }
 
 impl Step<'_> {

@@ -6,8 +6,8 @@ use super::{
     Fault,
     decision::{ImageDecision, PinnedParent},
     fingerprint::spec_hash,
-    images::{Step, Walk, repository},
     observation::Sight,
+    walk::{Step, Walk, repository},
 };
 use crate::{
     api::{Edge, ImageFamilySpec, ImageState, Inputs, ParentDigest, condition::reason},

@@ -8,7 +8,7 @@
 //! - [`decision`]: what is to be done, and what is to be recorded
 //! - [`upstreams`]: candidates, holds, adoption
 //! - [`fingerprint`]: what determines a build
-//! - [`images`]: the state of each image; `inputs`: what it is built from
+//! - [`images`]: the state of each image; `inputs`: what it is built from; [`walk`]: what both carry along
 //! - [`gates`]: settle, suspend, parallelism
 //! - [`failure`]: budgets and pauses
 //! - [`causes`]: why an image is stale
@@ -28,6 +28,7 @@ pub mod observation;
 pub mod tags;
 pub mod upstreams;
 pub mod validate;
+pub mod walk;
 pub mod wave;
 
 #[cfg(test)]

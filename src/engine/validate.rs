@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Fault, images::repository, tags};
+use super::{Fault, tags, walk::repository};
 use crate::{
     api::{ImageFamilySpec, condition::reason},
     lineage::{Lineage, LineageError},

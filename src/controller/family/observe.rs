@@ -29,7 +29,7 @@ use crate::{
     },
     engine::{
         BuildOutcome, BuildSight, Fault, ImageSight, Observation, SeenDigest, Sight, TagSight, UpstreamSight,
-        fingerprint::inline_revision, images::repository,
+        fingerprint::inline_revision, walk::repository,
     },
     lineage::Lineage,
     registry::Keychain,

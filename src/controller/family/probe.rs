@@ -206,7 +206,7 @@ impl Question<'_> {
             return upstream.map(|upstream| upstream.image.clone()).unwrap_or_default();
         }
         let image = spec.images.iter().find(|image| image.name == edge.parent());
-        image.map(|image| crate::engine::images::repository(spec, image)).unwrap_or_default()
+        image.map(|image| crate::engine::walk::repository(spec, image)).unwrap_or_default()
     }
 
     async fn layers(&self, repository: &str, manifest: &Manifest) -> Result<Vec<Digest>, Fault> {
