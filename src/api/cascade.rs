@@ -7,8 +7,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{ImageCounts, ImageState};
 
-/// How many ended `Cascade`s of a family are kept.
-pub const MAX_CASCADES: usize = 10;
 /// The most causes that a `Cascade` lists; each image's own stand in its result.
 pub const MAX_CAUSES: usize = 64;
 
@@ -44,6 +42,10 @@ pub struct CascadeSpec {
     /// What set the wave off; at most 64 entries.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<Cause>,
+
+    /// The wave that this one has taken the place of, where `policy.supersede` is `Cancel`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub supersedes: Option<String>,
 
     /// The images that it is about to build, level by level, parents first.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
@@ -97,6 +99,8 @@ pub enum CascadePhase {
     Complete,
     /// Some images failed, or were blocked by failed ones.
     Incomplete,
+    /// An upstream moved while it ran, and another wave has taken its place.
+    Superseded,
 }
 
 /// One image in a wave.
@@ -123,9 +127,16 @@ pub struct ImageResult {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub finished_at: Option<Timestamp>,
-    /// Why it was built, in words.
+    /// Why it was built, or why it was spared, in words.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
+    /// Why it was built, as data, down to what changed first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub causes: Vec<Cause>,
+    /// Whether it was planned and not built, or built and found to be the same as before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub spared: bool,
 }
 
 /// Why an image is stale.
@@ -142,6 +153,10 @@ pub struct Cause {
     pub from: String,
     /// Its new value.
     pub to: String,
+    /// The images through which it reached this one, topmost first; empty where it changed an input of the image itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub via: Vec<String>,
 }
 
 /// What kind of thing changed.
@@ -158,4 +173,6 @@ pub enum CauseType {
     Spec,
     /// The strategy changed.
     Strategy,
+    /// A person asked for a rebuild.
+    Manual,
 }

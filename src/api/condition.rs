@@ -101,6 +101,32 @@ pub mod reason {
     pub const CASCADE_STARTED: &str = "CascadeStarted";
     /// A wave ended.
     pub const CASCADE_FINISHED: &str = "CascadeFinished";
+    /// A candidate is younger than `minimumAge`.
+    pub const MINIMUM_AGE: &str = "MinimumAge";
+    /// A candidate waits for a person's agreement.
+    pub const AWAITING_APPROVAL: &str = "AwaitingApproval";
+    /// No window of `policy.windows` is open.
+    pub const WINDOW_CLOSED: &str = "WindowClosed";
+    /// Too many builds in a row have failed from one cause.
+    pub const BREAKER_OPEN: &str = "BreakerOpen";
+    /// As many builds started as `policy.storm` allows.
+    pub const STORM: &str = "Storm";
+    /// As many builds run in the namespace, in the cluster or for an upstream as the operator allows.
+    pub const BUDGET: &str = "Budget";
+    /// The image was built in the wave that runs, and an input has changed since: the next wave builds it.
+    pub const NEXT_WAVE: &str = "NextWave";
+    /// A check of the new digest runs.
+    pub const CHECKING: &str = "Checking";
+    /// A required check of the new digest failed.
+    pub const CHECK_FAILED: &str = "CheckFailed";
+    /// A person has cancelled the build.
+    pub const CANCELLED: &str = "Cancelled";
+    /// An image of another family can't be used: it is not there, or not exported to this namespace.
+    pub const IMPORT_REFUSED: &str = "ImportRefused";
+    /// A request of a person was carried out.
+    pub const REQUEST_DONE: &str = "RequestDone";
+    /// A request of a person could not be carried out, or could not be read.
+    pub const REQUEST_REFUSED: &str = "RequestRefused";
 }
 
 /// Something that stands in the way, told to a person.

@@ -6,8 +6,12 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The most entries of [`FamilyImageStatus::history`].
-pub const MAX_HISTORY: usize = 10;
+use super::{Cause, ManualHold};
+
+/// The most entries of [`FamilyImageStatus::history`], whatever `spec.history.builds` says.
+pub const MAX_HISTORY: usize = 50;
+/// The most causes that a build is recorded with.
+pub const MAX_BUILD_CAUSES: usize = 8;
 
 /// What the controller knows of one image of a family. Made and kept by the controller; named `<family>.<image>`.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -98,6 +102,38 @@ pub struct FamilyImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Inputs>,
 
+    /// Hash of what a user would notice of the image: its files, its configuration, its platform.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+
+    /// Hash of its configuration and layers as they are stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blobs: Option<String>,
+
+    /// Why the last good build was made, down to what changed first.
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub causes: Vec<Cause>,
+
+    /// Hash of the checks that the last good build has passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checked: Option<String>,
+
+    /// The checks of the newest digest.
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub checks: Vec<CheckRecord>,
+
+    /// The digest that floating tags and workloads are on, or are moved to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promoted: Option<String>,
+
+    /// A hold that a request has set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<ManualHold>,
+
+    /// The request by which the image is rebuilt though its inputs are the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+
     /// The tags that were given to the last good build.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["tag"]))]
     pub tags: Vec<TagRecord>,
@@ -114,8 +150,8 @@ pub struct FamilyImageStatus {
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub rollouts: Vec<RolloutRecord>,
 
-    /// The last builds, newest first; at most 10.
-    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    /// The last builds, newest first; as many as `spec.history.builds` of the family says.
+    #[schemars(length(max = 50), extend("x-kubernetes-list-type" = "atomic"))]
     pub history: Vec<BuildRecord>,
 }
 
@@ -133,7 +169,9 @@ pub enum ImageState {
     Checking,
     /// Built from the inputs as they are now.
     Current,
-    /// Failed, until an input changes.
+    /// An input has changed, and a person keeps the image where it is.
+    Held,
+    /// Failed, until an input changes, the next wave, or a person has it tried again.
     Failed,
     /// An ancestor has failed.
     Blocked,
@@ -141,8 +179,16 @@ pub enum ImageState {
 
 impl ImageState {
     /// All states, in the order in which an image goes through them.
-    pub const ALL: [Self; 7] =
-        [Self::Waiting, Self::Queued, Self::Building, Self::Checking, Self::Current, Self::Failed, Self::Blocked];
+    pub const ALL: [Self; 8] = [
+        Self::Waiting,
+        Self::Queued,
+        Self::Building,
+        Self::Checking,
+        Self::Current,
+        Self::Held,
+        Self::Failed,
+        Self::Blocked,
+    ];
 
     /// The state as it stands in manifests and metrics.
     #[must_use]
@@ -153,6 +199,7 @@ impl ImageState {
             Self::Building => "Building",
             Self::Checking => "Checking",
             Self::Current => "Current",
+            Self::Held => "Held",
             Self::Failed => "Failed",
             Self::Blocked => "Blocked",
         }
@@ -175,13 +222,17 @@ pub struct Inputs {
 
     /// Hash of what the strategy says, with its parameters.
     pub strategy: String,
+
+    /// The request that asked for a rebuild though everything else is the same; empty without one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub nonce: String,
 }
 
 /// A parent and its digest.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct ParentDigest {
-    /// The parent's name in the family.
+    /// The parent's name in the family; `<namespace>/<family>.<image>` for one of another family.
     pub name: String,
     /// Its digest.
     pub digest: String,
@@ -227,6 +278,12 @@ pub struct FailureRecord {
     pub build: i32,
     /// How often what is around it failed.
     pub infrastructure: i32,
+    /// The wave in which it failed last; the next one tries again.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cascade: String,
+    /// What the failed build was made for: the key by which the breaker tells causes apart.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cause: String,
     /// The highest attempt that is counted here.
     pub attempt: i32,
     /// The last failure.
@@ -259,6 +316,35 @@ pub enum FailureClass {
     Infrastructure,
     /// Of the inputs: certain to fail again, so it is not tried again.
     Input,
+    /// Nobody's: a person has cancelled it.
+    Cancelled,
+}
+
+/// How a check of a digest went.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CheckRecord {
+    /// The check's name.
+    pub name: String,
+    /// The digest that was checked.
+    pub digest: String,
+    /// How far it is.
+    pub state: CheckState,
+    /// What it said last; bounded.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// How far a check is.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CheckState {
+    /// It has not ended.
+    #[default]
+    Running,
+    /// Its exit code was 0.
+    Passed,
+    /// It was not.
+    Failed,
 }
 
 /// Where a workload is on its way to a digest.
@@ -309,4 +395,14 @@ pub struct BuildRecord {
     pub seconds: Option<i64>,
     /// Why it was made, or how it failed, in words.
     pub why: String,
+    /// The same as data, down to what changed first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub causes: Vec<Cause>,
+    /// The wave that it was made in.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub cascade: String,
+    /// Whether it came out the same as the one before, so that the image kept its digest.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub spared: bool,
 }

@@ -37,6 +37,14 @@ pub struct ImageFamilyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cascade: Option<RunningCascade>,
 
+    /// Whether builds may start by `policy.windows`, and until when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<WindowStatus>,
+
+    /// Why no build is started: set while the breaker is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerStatus>,
+
     /// The first images, at most 20, that need a person.
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub attention: Vec<Attention>,
@@ -59,6 +67,14 @@ pub struct UpstreamStatus {
     /// A newer digest that builds do not use yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub candidate: Option<CandidateDigest>,
+
+    /// The digest that a person agreed to, where `approval` is `Manual`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalRecord>,
+
+    /// A hold that a request has set. It lasts until a request takes it away, or until its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hold: Option<ManualHold>,
 
     /// Why the candidate is not used, or why nothing could be seen; a reason constant.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +116,85 @@ pub struct CandidateDigest {
     pub first_seen: Option<Timestamp>,
 }
 
+/// A person's agreement to a digest.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct ApprovalRecord {
+    /// The digest.
+    pub digest: String,
+
+    /// Who agreed, as the request says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+
+    /// When.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub at: Option<Timestamp>,
+}
+
+/// A hold that a request has set.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct ManualHold {
+    /// The digest that builds use while the hold lasts; for upstreams only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+
+    /// When it ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub until: Option<Timestamp>,
+
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+
+    /// Who set it, as the request says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+
+    /// When it was set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub since: Option<Timestamp>,
+}
+
+/// Whether builds may start by the windows of the policy.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct WindowStatus {
+    /// Whether a window is open.
+    pub open: bool,
+
+    /// When that changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub until: Option<Timestamp>,
+}
+
+/// An open breaker.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BreakerStatus {
+    /// When the failure was seen that opened it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub since: Option<Timestamp>,
+
+    /// What the failed builds have in common.
+    pub cause: String,
+
+    /// The images that failed; at most 10.
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    pub failures: Vec<String>,
+
+    /// When one build is let through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub probe_at: Option<Timestamp>,
+}
+
 /// How many images are in which state.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
@@ -116,6 +211,8 @@ pub struct ImageCounts {
     pub building: i32,
     /// With a build that has ended and whose result is being checked.
     pub checking: i32,
+    /// Kept where they are by a person, though an input has changed.
+    pub held: i32,
     /// Below a failed image.
     pub blocked: i32,
     /// Failed, until an input changes.

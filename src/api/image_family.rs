@@ -73,13 +73,54 @@ pub struct ImageFamilySpec {
     #[schemars(length(min = 1, max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub images: Vec<Image>,
 
+    /// Images that other families may stand on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["image"]))]
+    pub exports: Vec<Export>,
+
     /// When and how much is built at once, and what happens after a failure.
     #[serde(default)]
     pub policy: Policy,
 
+    /// How much of the past is kept.
+    #[serde(default)]
+    pub history: History,
+
     /// Stops new builds, tag moves and rollouts of the whole family. Builds that run already go to their end.
     #[serde(default)]
     pub suspend: bool,
+}
+
+/// Consent that other families stand on an image.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct Export {
+    /// The image.
+    #[schemars(length(min = 1, max = 63))]
+    pub image: String,
+
+    /// The namespaces whose families may name it in `from`, beside this one's; `*` for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63), regex(pattern = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")), extend("x-kubernetes-list-type" = "set"))]
+    pub namespaces: Vec<String>,
+}
+
+/// How much of the past is kept.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(default)]
+pub struct History {
+    /// Builds in the history of each image.
+    #[schemars(range(min = 1, max = 50))]
+    pub builds: i32,
+
+    /// Ended waves: `Cascade` objects.
+    #[schemars(range(min = 1, max = 50))]
+    pub cascades: i32,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { builds: 10, cascades: 10 }
+    }
 }
 
 /// The name of an object in the family's namespace.

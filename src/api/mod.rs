@@ -24,18 +24,19 @@ pub use build_strategy::{BuildStrategy, BuildStrategySpec, Parameter, UserNamesp
 pub use cascade::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, Cause, CauseType, ImageResult};
 pub use duration::Duration;
 pub use family_image::{
-    BuildFailure, BuildRecord, FailureClass, FailureRecord, FamilyImage, FamilyImageSpec, FamilyImageStatus,
-    ImageState, Inputs, ParentDigest, RolloutRecord, RolloutState, RunningBuild, TagRecord,
+    BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord, FamilyImage, FamilyImageSpec,
+    FamilyImageStatus, ImageState, Inputs, ParentDigest, RolloutRecord, RolloutState, RunningBuild, TagRecord,
 };
 pub use family_status::{
-    AdoptedDigest, Attention, CandidateDigest, ImageCounts, ImageFamilyStatus, Pending, RunningCascade, UpstreamStatus,
+    AdoptedDigest, ApprovalRecord, Attention, BreakerStatus, CandidateDigest, ImageCounts, ImageFamilyStatus,
+    ManualHold, Pending, RunningCascade, UpstreamStatus, WindowStatus,
 };
-pub use image::{Edge, EdgeUse, Image};
-pub use image_family::{ImageFamily, ImageFamilySpec, LocalName, StrategyRef};
-pub use policy::{Policy, Retries};
+pub use image::{Check, Edge, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};
+pub use image_family::{Export, History, ImageFamily, ImageFamilySpec, LocalName, StrategyRef};
+pub use policy::{Breaker, Cutoff, Policy, Promotion, Retries, Storm, Supersede, Window};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
 pub use source::{ConfigMapItem, ConfigMapSource, GitSource, Source};
-pub use upstream::{Follow, Hold, Upstream};
+pub use upstream::{Approval, Follow, Hold, Upstream};
 
 /// The API group of every kind here.
 pub const GROUP: &str = "groundswell.dev";

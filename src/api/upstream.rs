@@ -37,9 +37,28 @@ pub struct Upstream {
     #[schemars(length(max = 16), inner(length(max = 64), regex(pattern = "^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?$")), extend("x-kubernetes-list-type" = "set"))]
     pub platforms: Vec<String>,
 
+    /// How old a new digest must be before it is used, counted from when it was first seen: time for others to find what is
+    /// wrong with it. The first digest of an upstream does not wait.
+    #[serde(default)]
+    pub minimum_age: Duration,
+
+    /// Whether a person has to agree to each new digest. The first digest of an upstream needs nobody.
+    #[serde(default)]
+    pub approval: Approval,
+
     /// Keeps the upstream where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
+}
+
+/// Whether a person has to agree to a new digest.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Approval {
+    /// No.
+    #[default]
+    Automatic,
+    /// Yes: `kubectl family approve`, or the request `Approve`, for this very digest.
+    Manual,
 }
 
 /// Which tag of an upstream is followed.

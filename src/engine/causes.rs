@@ -15,8 +15,13 @@ pub fn of_image(
     wanted: &Inputs,
 ) -> Vec<Cause> {
     let name = spec.images.get(image).map_or_else(String::new, |image| image.name.clone());
-    let cause =
-        |type_, name: &str, from: &str, to: &str| Cause { type_, name: name.into(), from: from.into(), to: to.into() };
+    let cause = |type_, name: &str, from: &str, to: &str| Cause {
+        type_,
+        name: name.into(),
+        from: from.into(),
+        to: to.into(),
+        via: Vec::new(),
+    };
     let Some(last) = last else {
         return vec![cause(CauseType::Spec, &name, "", &wanted.spec)];
     };
@@ -59,6 +64,7 @@ pub fn sentence(causes: &[Cause]) -> String {
             (CauseType::Source, _) => format!("the source of {} changed to {}", cause.name, short(&cause.to)),
             (CauseType::Spec, false) => format!("the spec of {} changed", cause.name),
             (CauseType::Strategy, _) => "the build strategy changed".into(),
+            (CauseType::Manual, _) => format!("a rebuild of {} was asked for", cause.name),
         })
         .collect();
     shorten(&told.join("; "), 300)

@@ -66,7 +66,7 @@ pub fn add(
         .unwrap_or_else(|| FailureRecord { fingerprint: fingerprint.into(), ..FailureRecord::default() });
     match failure.class {
         FailureClass::Infrastructure => record.infrastructure += 1,
-        FailureClass::Build | FailureClass::Input => record.build += 1,
+        FailureClass::Build | FailureClass::Input | FailureClass::Cancelled => record.build += 1,
     }
     record.attempt = attempt;
     record.last = failure;
@@ -86,7 +86,7 @@ pub fn gist(failure: &BuildFailure) -> &str {
 pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp) -> Verdict {
     let Some(record) = record else { return Verdict::Clean };
     let (failures, allowed, first) = match record.last.class {
-        FailureClass::Input => return Verdict::GivenUp,
+        FailureClass::Input | FailureClass::Cancelled => return Verdict::GivenUp,
         FailureClass::Build => (record.build, retries.build, BUILD_PAUSE),
         FailureClass::Infrastructure => (record.infrastructure, retries.infrastructure, INFRASTRUCTURE_PAUSE),
     };
@@ -111,6 +111,7 @@ pub fn given_up(record: &FailureRecord) -> &'static str {
     match record.last.class {
         FailureClass::Infrastructure => reason::INFRASTRUCTURE_FAILED,
         FailureClass::Build => reason::BUILD_FAILED,
+        FailureClass::Cancelled => reason::CANCELLED,
         FailureClass::Input => {
             bad_inputs.into_iter().find(|known| *known == record.last.reason).unwrap_or(reason::BUILD_FAILED)
         }

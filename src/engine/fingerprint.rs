@@ -89,6 +89,7 @@ mod tests {
             source: "s".into(),
             spec: "x".into(),
             strategy: "b".into(),
+            nonce: String::new(),
         }
     }
 

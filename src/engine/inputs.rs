@@ -91,6 +91,7 @@ impl Step<'_> {
             source,
             spec: spec_hash(self.image, &references),
             strategy,
+            nonce: String::new(),
         };
         Ok(Known { inputs, parents: pinned, base_seen, remembered })
     }

@@ -36,8 +36,13 @@ pub fn adopt(upstreams: &mut [UpstreamStatus], now: Timestamp) -> Vec<(usize, Ca
         }
         if let Some(candidate) = upstream.candidate.take() {
             let from = upstream.adopted.as_ref().map_or_else(String::new, |adopted| adopted.digest.clone());
-            let cause =
-                Cause { type_: CauseType::Upstream, name: upstream.name.clone(), from, to: candidate.digest.clone() };
+            let cause = Cause {
+                type_: CauseType::Upstream,
+                name: upstream.name.clone(),
+                from,
+                to: candidate.digest.clone(),
+                via: Vec::new(),
+            };
             moved.push((index, cause));
             upstream.adopted =
                 Some(AdoptedDigest { digest: candidate.digest, first_seen: candidate.first_seen, since: Some(now) });
@@ -55,6 +60,8 @@ fn one(upstream: &Upstream, sight: &UpstreamSight, known: Option<&UpstreamStatus
         reference: upstream.reference(),
         adopted: known.and_then(|known| known.adopted.clone()),
         candidate: known.and_then(|known| known.candidate.clone()),
+        approval: known.and_then(|known| known.approval.clone()),
+        hold: known.and_then(|known| known.hold.clone()),
         reason: None,
         message: None,
     };

@@ -29,6 +29,7 @@ pub fn counts(states: impl IntoIterator<Item = ImageState>) -> ImageCounts {
             ImageState::Building => &mut counts.building,
             ImageState::Checking => &mut counts.checking,
             ImageState::Current => &mut counts.current,
+            ImageState::Held => &mut counts.held,
             ImageState::Failed => &mut counts.failed,
             ImageState::Blocked => &mut counts.blocked,
         };

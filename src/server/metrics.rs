@@ -53,6 +53,8 @@ pub enum BuildResult {
     InfrastructureFailed,
     /// Its inputs can't be built.
     InputRefused,
+    /// A person has cancelled it.
+    Cancelled,
 }
 
 /// What a poll of an upstream found.
@@ -102,6 +104,7 @@ impl From<FailureClass> for BuildResult {
             FailureClass::Build => Self::BuildFailed,
             FailureClass::Infrastructure => Self::InfrastructureFailed,
             FailureClass::Input => Self::InputRefused,
+            FailureClass::Cancelled => Self::Cancelled,
         }
     }
 }
@@ -155,6 +158,7 @@ impl Metrics {
             CascadePhase::Running => return,
             CascadePhase::Complete => "Complete",
             CascadePhase::Incomplete => "Incomplete",
+            CascadePhase::Superseded => "Superseded",
         };
         self.cascades_finished.get_or_create(&Outcome { outcome }).inc();
         self.cascade_seconds.observe(length.as_secs_f64());
@@ -243,6 +247,7 @@ impl Fleet {
                 ImageState::Building => counts.building,
                 ImageState::Checking => counts.checking,
                 ImageState::Current => counts.current,
+                ImageState::Held => counts.held,
                 ImageState::Failed => counts.failed,
                 ImageState::Blocked => counts.blocked,
             })

@@ -234,6 +234,7 @@ fn counts(counts: &ImageCounts) -> String {
         ("checking", counts.checking),
         ("queued", counts.queued),
         ("waiting", counts.waiting),
+        ("held", counts.held),
         ("blocked", counts.blocked),
         ("failed", counts.failed),
     ];
@@ -246,7 +247,7 @@ fn colour(state: ImageState) -> Color {
     match state {
         ImageState::Current => Color::Green,
         ImageState::Building | ImageState::Checking => Color::Yellow,
-        ImageState::Queued => Color::Cyan,
+        ImageState::Queued | ImageState::Held => Color::Cyan,
         ImageState::Waiting => Color::Grey,
         ImageState::Failed | ImageState::Blocked => Color::Red,
     }

@@ -20,7 +20,7 @@ use super::{
     observe::World,
 };
 use crate::{
-    api::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, cascade::MAX_CASCADES, condition::reason, labels},
+    api::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, condition::reason, labels},
     engine::{Decision, WaveStep, causes, wave},
 };
 
@@ -39,6 +39,7 @@ pub async fn record(
         (WaveStep::Open { name, causes, levels }, _) => {
             let spec = CascadeSpec {
                 family: world.key.name.clone(),
+                supersedes: None,
                 causes: causes.clone(),
                 levels: levels.iter().map(|level| level.iter().map(|image| name_of(world, *image)).collect()).collect(),
             };
@@ -144,7 +145,7 @@ async fn told_closed(context: &Context, world: &World, status: &CascadeStatus) {
 async fn forget_old(context: &Context, world: &World) -> Result<(), Error> {
     let mut cascades = context.caches.cascades.group(&world.key);
     cascades.sort_by_key(|cascade| cascade.creation_timestamp());
-    let surplus = cascades.len().saturating_sub(MAX_CASCADES);
+    let surplus = cascades.len().saturating_sub(usize::try_from(world.family.spec.history.cascades).unwrap_or(1));
     let api: Api<Cascade> = Api::namespaced(context.client.clone(), &world.key.namespace);
     for cascade in cascades.into_iter().take(surplus) {
         let name = cascade.name_any();

@@ -163,6 +163,7 @@ fn status(
         failure: decided.failure.clone(),
         rollouts: Vec::new(),
         history: history(world, decided, old, index, now),
+        ..old.clone()
     };
     let ready = decided.state == ImageState::Current && reason == reason::CURRENT;
     let stalled = needs_person(decided.state, reason) || decided.state == ImageState::Blocked;
@@ -231,6 +232,7 @@ fn history(
                 finished_at: Some(now),
                 seconds: started.map(|started| now.duration_since(started).as_secs()),
                 why: why.unwrap_or_default(),
+                ..BuildRecord::default()
             },
         );
     } else if decided.state == ImageState::Failed && old.state != ImageState::Failed {
@@ -262,7 +264,7 @@ pub fn needs_person(state: ImageState, reason: &str) -> bool {
         ImageState::Waiting | ImageState::Queued | ImageState::Checking => !passing.contains(&reason),
         // Current, and yet not all as it should be: a tag could not be set.
         ImageState::Current => reason != reason::CURRENT,
-        ImageState::Building | ImageState::Blocked => false,
+        ImageState::Building | ImageState::Held | ImageState::Blocked => false,
     }
 }
 

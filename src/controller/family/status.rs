@@ -119,6 +119,7 @@ fn family_status(world: &World, decision: &Decision, old: &ImageFamilyStatus, no
         pending: decision.pending.clone(),
         cascade,
         attention: attention(world, decision),
+        ..old.clone()
     };
     let verdict = Verdict::of(world, decision, &status);
     verdict.set(&mut status.conditions, generation, now);
