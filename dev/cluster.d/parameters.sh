@@ -42,7 +42,7 @@ parse_options() {
     shift 2
   done
   [[ $name =~ ^[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?$ ]] || die "'$name' is no cluster name: a DNS label of at most 30 letters"
-  [[ $profile =~ ^(|full|api)$ ]] || die "'$profile' is no profile: full or api"
+  [[ $profile =~ ^(|full|api|simulated)$ ]] || die "'$profile' is no profile: full, api or simulated"
   [[ $index =~ ^(|[0-9]{1,2})$ ]] || die "'$index' is no index: 0 to 99"
   run=$run_root/$name
 }
@@ -91,8 +91,12 @@ first_free_index() {
 resume_or_choose_parameters() {
   if load_parameters; then
     if node_is_alive; then
-      # A running full cluster has all that the api profile has.
-      [ "$stored_profile" = full ] && profile=full
+      # What runs stays: both other profiles have all that the api profile has.
+      case $stored_profile:$profile in
+        full:api | simulated:api) profile=$stored_profile ;;
+        full:simulated | simulated:full)
+          die "cluster $name runs with the profile $stored_profile: choose another name for one with the profile $profile" ;;
+      esac
       store_parameters
       return
     fi

@@ -89,7 +89,8 @@ wait_until() {
 # Finds the compiled programs that the profile needs. Inside the node the same folders stand under /run/tools (node-init).
 tools_on_path() {
   local components=(k8s etcd registry crane) folders folder
-  [ "$profile" = api ] || components+=(containerd runc cni coredns)
+  [ "$profile" != full ] || components+=(containerd runc cni coredns)
+  [ "$profile" != simulated ] || components+=(kwok)
   folders=$("$dev/tools/build" --path "${components[@]}")
   export PATH=$folders:$PATH
   node_path=''

@@ -3,7 +3,8 @@
 
 components_of() {
   echo node registry etcd apiserver controller-manager
-  [ "$1" = api ] || echo scheduler containerd dns proxy kubelet
+  [ "$1" != full ] || echo scheduler containerd dns proxy kubelet
+  [ "$1" != simulated ] || echo kwok
 }
 
 # With --name: that cluster. Without: all of them, and whatever lies about that belongs to none.
