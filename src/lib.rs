@@ -7,6 +7,7 @@ pub mod api;
 pub mod backoff;
 pub mod build;
 pub mod cli;
+pub mod clock;
 pub mod controller;
 pub mod engine;
 pub mod lease;

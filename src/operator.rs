@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::{
     api::{self, BuildStrategy, Cascade, FamilyImage, ImageFamily, condition::reason},
     build::{git, job::BuildEnvironment},
+    clock::Clock,
     controller::{
         claims::Claims,
         context::{Caches, Context, Memories},
@@ -194,8 +195,9 @@ fn context(
     let only = scopes.as_slice().iter().filter(|scope| !scope.is_empty()).cloned().collect();
     let (workloads, changes) = rollout::Caches::start(&client, &only);
 
+    let clock = Clock::wall();
     let (images, counted) = (registry.clone(), metrics.clone());
-    let tags = Poller::start(POLL_TIMEOUT, move |key: upstream::ImageKey, last| {
+    let tags = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: upstream::ImageKey, last| {
         let (images, counted) = (images.clone(), counted.clone());
         async move {
             let last = last.and_then(|sighting| sighting.value.clone());
@@ -215,7 +217,7 @@ fn context(
     let program =
         std::env::current_exe().context("find this program, which asks Git servers in a process of its own")?;
     let resolver = Arc::new(git::apart::Resolver::new(program, GIT_TIMEOUT, GIT_AT_ONCE));
-    let revisions = Poller::start(POLL_TIMEOUT, move |key, _| {
+    let revisions = Poller::start(POLL_TIMEOUT, clock.clone(), move |key, _| {
         let (client, resolver) = (git_client.clone(), Arc::clone(&resolver));
         async move { revisions::resolve(client, &resolver, key).await }
     });
@@ -235,6 +237,7 @@ fn context(
         failures: Failures::default(),
         memory: Memories::default(),
         client,
+        clock,
         scopes,
         workloads,
         registry,

@@ -127,7 +127,9 @@ impl<K: Resource> Cache<K> {
             Event::InitDone => {
                 let Listing { before, shown } = inner.listing.remove(scope).unwrap_or_default();
                 inner.synced.insert(scope.into());
-                before.difference(&shown).filter_map(|key| inner.delete(key, self.group)).collect()
+                let mut gone: Vec<&Key> = before.difference(&shown).collect();
+                gone.sort_unstable();
+                gone.into_iter().filter_map(|key| inner.delete(key, self.group)).collect()
             }
             Event::Apply(object) => inner.apply(object, self.group).into_iter().collect(),
             Event::Delete(object) => {
@@ -162,10 +164,13 @@ impl<K: Resource> Cache<K> {
         keys.into_iter().filter_map(|key| inner.objects.get(key).cloned()).collect()
     }
 
-    /// All objects, in no order.
+    /// All objects, sorted by key.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<K>> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner).objects.values().cloned().collect()
+        let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<(&Key, &Arc<K>)> = inner.objects.iter().collect();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all.into_iter().map(|(_, object)| Arc::clone(object)).collect()
     }
 
     /// Whether the first listing of every one of these scopes has ended.

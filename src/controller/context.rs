@@ -27,6 +27,7 @@ use super::{
 use crate::{
     api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, labels},
     build::job::BuildEnvironment,
+    clock::Clock,
     engine::{Fault, Push, Sight, TagSight},
     lineage::Lineage,
     registry::{self, Keychain},
@@ -39,6 +40,8 @@ use crate::{
 pub struct Context {
     /// The API server.
     pub client: Client,
+    /// The time.
+    pub clock: Clock,
     /// The namespaces that are watched.
     pub scopes: Scopes,
     /// What the watches have shown.

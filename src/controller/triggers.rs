@@ -6,9 +6,13 @@ use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{ConfigMap, Pod, Secret},
+};
 use kube::{
-    Api, ResourceExt,
-    core::DeserializeGuard,
+    Api, Resource, ResourceExt,
+    core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         reflector::{ObjectRef, store::Writer},
         watcher::{self, Event},
@@ -21,7 +25,7 @@ use super::{
     context::{Context, family_of},
     watch::{guarded, plain, watch},
 };
-use crate::api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, labels};
+use crate::api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, condition, labels};
 
 /// A family to look at.
 pub type FamilyRef = ObjectRef<ImageFamily>;
@@ -40,131 +44,147 @@ pub fn families(
     let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE));
     let (scopes, client, caches) = (&context.scopes, &context.client, &context.caches);
 
-    let families = self_triggers(context, families, &config);
-    let images =
-        watch(scopes.apis(client), &config, &caches.images, guarded::<FamilyImage>).filter_map(move |change| {
-            let images = images.clone();
-            async move {
-                let image = change.news();
-                let family =
-                    image.map(|image| reference(&Key::new(&image.namespace().unwrap_or_default(), &image.spec.family)));
-                // What the family's pass wrote is news to the images'. The receiver ends only when the process does.
-                _ = images.send(change).await;
-                family
-            }
-        });
-    let cascades = news(watch(scopes.apis(client), &config, &caches.cascades, guarded::<Cascade>))
-        .map(|cascade| reference(&Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family)));
-    let jobs = news(watch(scopes.apis(client), &ours, &caches.jobs, plain)).filter_map(of_label);
-    let pods = news(watch(scopes.apis(client), &ours, &caches.pods, plain)).filter_map(of_label);
-    let strategies = {
-        let api: Api<DeserializeGuard<BuildStrategy>> = Api::all(client.clone());
-        let context = Arc::clone(context);
-        news(watch(vec![(String::new(), api)], &config, &caches.strategies, guarded))
-            .flat_map(move |strategy| stream::iter(users_of_strategy(&context, &strategy.name_any())))
-    };
-    let config_maps = {
-        let context = Arc::clone(context);
-        news(watch(scopes.apis(client), &config, &caches.config_maps, plain))
-            .flat_map(move |object| stream::iter(users_of(&context, &Key::of(&*object), names_config_map)))
-    };
-    let secrets = {
-        let context = Arc::clone(context);
-        news(watch(scopes.apis(client), &config, &caches.secrets, plain))
-            .flat_map(move |object| stream::iter(users_of(&context, &Key::of(&*object), names_secret)))
-    };
+    let families = told_to(watch(scopes.apis(client), &config, &caches.families, guarded::<ImageFamily>), families);
+    let images = watch(scopes.apis(client), &config, &caches.images, guarded::<FamilyImage>).then(move |change| {
+        let images = images.clone();
+        async move {
+            // What the family's pass wrote is news to the images'. The receiver ends only when the process does.
+            _ = images.send(change.clone()).await;
+            change
+        }
+    });
+    let cascades = watch(scopes.apis(client), &config, &caches.cascades, guarded::<Cascade>);
+    let jobs = watch(scopes.apis(client), &ours, &caches.jobs, plain::<Job>);
+    let pods = watch(scopes.apis(client), &ours, &caches.pods, plain::<Pod>);
+    let strategies: Vec<(String, Api<DeserializeGuard<BuildStrategy>>)> =
+        vec![(String::new(), Api::all(client.clone()))];
+    let strategies = watch(strategies, &config, &caches.strategies, guarded);
+    let config_maps = watch(scopes.apis(client), &config, &caches.config_maps, plain);
+    let secrets = watch(scopes.apis(client), &config, &caches.secrets, plain);
     stream::select_all([
-        families,
-        images.boxed(),
-        cascades.boxed(),
-        jobs.boxed(),
-        pods.boxed(),
-        strategies.boxed(),
-        config_maps.boxed(),
-        secrets.boxed(),
+        concerned(context, families, of_family),
+        concerned(context, images.boxed(), |_, image| of_image(image)),
+        concerned(context, cascades, |_, cascade| of_cascade(cascade)),
+        concerned(context, jobs, |_, job| of_label(job)),
+        concerned(context, pods, |_, pod| of_label(pod)),
+        concerned(context, strategies, of_strategy),
+        concerned(context, config_maps, of_config_map),
+        concerned(context, secrets, of_secret),
         context.tags.changes().boxed(),
         context.revisions.changes().boxed(),
     ])
     .boxed()
 }
 
-/// Families themselves; one that is gone is forgotten everywhere. When one comes, goes or changes, those that wait for one
-/// of its tags are looked at too.
-fn self_triggers(
+/// The families that the changes of a watch concern. What we have written ourselves is known already and concerns none.
+fn concerned<K: Send + Sync + 'static>(
     context: &Arc<Context>,
-    mut store: Writer<ImageFamily>,
-    config: &watcher::Config,
+    changes: BoxStream<'static, Change<K>>,
+    of: fn(&Context, &Change<K>) -> Vec<FamilyRef>,
 ) -> BoxStream<'static, FamilyRef> {
-    let apis: Vec<(String, Api<DeserializeGuard<ImageFamily>>)> = context.scopes.apis(&context.client);
     let context = Arc::clone(context);
-    watch(apis, config, &Arc::clone(&context.caches.families), guarded)
-        .flat_map(move |change| {
-            let Some(family) = change.news() else { return stream::iter(Vec::new()) };
-            if matches!(change, Change::Deleted(_)) {
-                store.apply_watcher_event(&Event::Delete(outline(&family)));
-                context.forget(&family);
-            } else {
-                store.apply_watcher_event(&Event::Apply(outline(&family)));
-            }
-            let mut concerned = stalled_families(&context);
-            concerned.push(reference(&Key::of(&*family)));
-            stream::iter(concerned)
-        })
-        .boxed()
+    changes.flat_map(move |change| stream::iter(of(&context, &change))).boxed()
 }
 
-/// A family without its content: the passes take that from the cache, which knows our own writes as well.
-fn outline(family: &ImageFamily) -> ImageFamily {
-    ImageFamily { metadata: family.metadata.clone(), ..ImageFamily::default() }
+/// Tells the controller's own store which families there are, without their content: the passes take that from the cache,
+/// which knows our own writes as well.
+fn told_to(
+    changes: BoxStream<'static, Change<ImageFamily>>,
+    mut store: Writer<ImageFamily>,
+) -> BoxStream<'static, Change<ImageFamily>> {
+    let told = changes.inspect(move |change| {
+        let outline = ImageFamily { metadata: change.object().metadata.clone(), ..ImageFamily::default() };
+        store.apply_watcher_event(&match change {
+            Change::Applied(_) | Change::Echoed(_) => Event::Apply(outline),
+            Change::Deleted(_) => Event::Delete(outline),
+        });
+    });
+    told.boxed()
+}
+
+/// The family itself; one that is gone is forgotten everywhere. When one comes, goes or changes, those that wait for one of
+/// its tags are looked at too.
+#[must_use]
+pub fn of_family(context: &Context, change: &Change<ImageFamily>) -> Vec<FamilyRef> {
+    let Some(family) = change.news() else { return Vec::new() };
+    if matches!(change, Change::Deleted(_)) {
+        context.forget(&family);
+    }
+    let mut concerned = families_where(context, stalled);
+    concerned.push(reference(&Key::of(&*family)));
+    concerned
+}
+
+/// The family of an image's record.
+#[must_use]
+pub fn of_image(change: &Change<FamilyImage>) -> Vec<FamilyRef> {
+    let family = |image: Arc<FamilyImage>| Key::new(&image.namespace().unwrap_or_default(), &image.spec.family);
+    change.news().map(family).iter().map(reference).collect()
+}
+
+/// The family of a wave.
+#[must_use]
+pub fn of_cascade(change: &Change<Cascade>) -> Vec<FamilyRef> {
+    let family = |cascade: Arc<Cascade>| Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family);
+    change.news().map(family).iter().map(reference).collect()
+}
+
+/// The family that a Job or a Pod of ours belongs to.
+#[must_use]
+pub fn of_label<K: ResourceExt>(change: &Change<K>) -> Vec<FamilyRef> {
+    change.news().and_then(|object| family_of(&*object)).iter().map(reference).collect()
+}
+
+/// The families that use a strategy.
+#[must_use]
+pub fn of_strategy(context: &Context, change: &Change<BuildStrategy>) -> Vec<FamilyRef> {
+    let Some(strategy) = change.news().map(|strategy| strategy.name_any()) else { return Vec::new() };
+    families_where(context, |family| {
+        let spec = &family.spec;
+        let of_images = spec.images.iter().filter_map(|image| image.strategy.as_ref());
+        of_images.chain([&spec.strategy]).any(|used| used.name == strategy)
+    })
+}
+
+/// The families whose sources a `ConfigMap` is.
+#[must_use]
+pub fn of_config_map(context: &Context, change: &Change<PartialObjectMeta<ConfigMap>>) -> Vec<FamilyRef> {
+    users_of(context, change, names_config_map)
+}
+
+/// The families that take credentials from a Secret.
+#[must_use]
+pub fn of_secret(context: &Context, change: &Change<PartialObjectMeta<Secret>>) -> Vec<FamilyRef> {
+    users_of(context, change, names_secret)
 }
 
 fn reference(key: &Key) -> FamilyRef {
     ObjectRef::new(&key.name).within(&key.namespace)
 }
 
-/// What others have changed: our own writes are known already.
-fn news<K: Send + Sync + 'static>(changes: BoxStream<'static, Change<K>>) -> BoxStream<'static, Arc<K>> {
-    changes.filter_map(|change| std::future::ready(change.news())).boxed()
+/// Whether a family waits for a person: for a tag, perhaps, which another one claims first. It may go on when that one goes
+/// or changes.
+fn stalled(family: &ImageFamily) -> bool {
+    let conditions = family.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    condition::is_true(conditions, condition::STALLED)
 }
 
-fn of_label<K: ResourceExt>(object: Arc<K>) -> std::future::Ready<Option<FamilyRef>> {
-    std::future::ready(family_of(&*object).map(|key| reference(&key)))
-}
-
-/// Families that wait for a tag which another one claims first may go on when that one goes or changes.
-fn stalled_families(context: &Context) -> Vec<FamilyRef> {
-    let stalled = |family: &Arc<ImageFamily>| {
-        let conditions = family.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-        crate::api::condition::is_true(conditions, crate::api::condition::STALLED)
-    };
+/// Families of any namespace, sorted by key.
+fn families_where(context: &Context, concerned: impl Fn(&ImageFamily) -> bool) -> Vec<FamilyRef> {
     let all = context.caches.families.all();
-    all.iter().filter(|family| stalled(family)).map(|family| reference(&Key::of(&**family))).collect()
-}
-
-fn users_of_strategy(context: &Context, strategy: &str) -> Vec<FamilyRef> {
-    let uses = |family: &Arc<ImageFamily>| {
-        let spec = &family.spec;
-        spec.strategy.name == strategy
-            || spec.images.iter().any(|image| image.strategy.as_ref().is_some_and(|of_image| of_image.name == strategy))
-    };
-    context
-        .caches
-        .families
-        .all()
-        .iter()
-        .filter(|family| uses(family))
-        .map(|family| reference(&Key::of(&**family)))
-        .collect()
+    all.iter().filter(|family| concerned(family)).map(|family| reference(&Key::of(&**family))).collect()
 }
 
 /// The families of an object's namespace that name it.
-fn users_of(context: &Context, object: &Key, names: fn(&ImageFamily, &str) -> bool) -> Vec<FamilyRef> {
+fn users_of<K: Resource>(
+    context: &Context,
+    change: &Change<K>,
+    names: fn(&ImageFamily, &str) -> bool,
+) -> Vec<FamilyRef> {
+    let Some(object) = change.news().map(|object| Key::of(&*object)) else { return Vec::new() };
     let neighbours = context.caches.families.group(&Key::new(&object.namespace, ""));
-    neighbours
-        .iter()
-        .filter(|family| names(family, &object.name))
-        .map(|family| reference(&Key::of(&**family)))
-        .collect()
+    let users = neighbours.iter().filter(|family| names(family, &object.name));
+    users.map(|family| reference(&Key::of(&**family))).collect()
 }
 
 fn names_config_map(family: &ImageFamily, name: &str) -> bool {

@@ -3,7 +3,14 @@
 //! Our own thin HTTP and not `oci-client`'s calls: those bind a host to the first credential they see, read bodies of any
 //! size, hide why a token was not given, and never look at `Retry-After`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
@@ -18,7 +25,9 @@ use super::{
     http::{Answer, Http, Request},
     manifest,
     token::{self, Challenge, Grant, Grants},
+    transport::{Network, Transport},
 };
+use crate::clock::Clock;
 
 /// The most bytes of a manifest, the size that the distribution specification asks registries to take at least.
 pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
@@ -41,6 +50,8 @@ struct Inner {
     http: Http,
     grants: Grants,
     cooldown: Cooldown,
+    /// How many calls were made; spreads their retries.
+    calls: AtomicU64,
 }
 
 /// One thing that is asked of a registry.
@@ -58,8 +69,16 @@ struct Operation {
 impl Client {
     /// A client for this configuration. Fails if no CA certificates are found.
     pub fn new(config: Config) -> Result<Self, Error> {
-        let http = Http::new(&config)?;
-        Ok(Self(Arc::new(Inner { config, http, grants: Grants::default(), cooldown: Cooldown::default() })))
+        let network = Network::new(&config)?;
+        Ok(Self::over(config, Arc::new(network), Clock::wall()))
+    }
+
+    /// A client for this configuration that reaches registries over this transport, and tells time by this clock.
+    #[must_use]
+    pub fn over(config: Config, transport: Arc<dyn Transport>, clock: Clock) -> Self {
+        let http = Http::new(&config, transport, clock);
+        let (grants, cooldown, calls) = (Grants::default(), Cooldown::default(), AtomicU64::default());
+        Self(Arc::new(Inner { config, http, grants, cooldown, calls }))
     }
 
     /// Tells apart what would be shown to the registry, and to its mirrors, for this image: calls with equal identities
@@ -196,7 +215,8 @@ impl Client {
             .with_min_delay(Duration::from_millis(200))
             .with_max_delay(MAX_PAUSE)
             .with_max_times(3)
-            .with_jitter();
+            .with_jitter()
+            .with_jitter_seed(self.spread(&shown));
         let call = (|| self.walk(&shown, image, keychain, operation, &read))
             .retry(retry)
             .sleep(tokio::time::sleep)
@@ -211,6 +231,12 @@ impl Client {
             let asked = Asked { image: &shown, host: image.registry() };
             Err(asked.unreachable(&format!("not done within {limit}")))
         })
+    }
+
+    /// A number for each call, so that calls that fail together are not tried again together.
+    fn spread(&self, image: &str) -> u64 {
+        let call = self.0.calls.fetch_add(1, Ordering::Relaxed);
+        BuildHasherDefault::<DefaultHasher>::default().hash_one((image, call))
     }
 
     /// Asks the endpoints one after the other, as containerd does: whatever is wrong with a mirror, the next one is asked.

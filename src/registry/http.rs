@@ -2,15 +2,14 @@
 
 use std::{
     collections::HashMap,
-    error::Error as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use jiff::{Timestamp, fmt::rfc2822};
-use reqwest::{Response, redirect::Policy};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
@@ -18,7 +17,9 @@ use super::{
     Error,
     config::{Config, authority},
     error::{Asked, said},
+    transport::{Body, Outgoing, Transport},
 };
+use crate::clock::Clock;
 
 /// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
@@ -31,7 +32,8 @@ const MAX_IDLE_HOSTS: usize = 256;
 
 /// Sends requests within the limits of a [`Config`].
 pub(super) struct Http {
-    client: reqwest::Client,
+    transport: Arc<dyn Transport>,
+    clock: Clock,
     per_host: usize,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
@@ -55,18 +57,13 @@ pub(super) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// When its head came.
+    pub at: Timestamp,
 }
 
 impl Http {
-    pub(super) fn new(config: &Config) -> Result<Self, Error> {
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("groundswell/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none())
-            .connect_timeout(config.connect_timeout.into())
-            .read_timeout(config.read_timeout.into())
-            .build()
-            .map_err(|error| Error::Setup(chain(&error)))?;
-        Ok(Self { client, per_host: config.concurrent_requests_per_host, hosts: Mutex::default() })
+    pub(super) fn new(config: &Config, transport: Arc<dyn Transport>, clock: Clock) -> Self {
+        Self { transport, clock, per_host: config.concurrent_requests_per_host, hosts: Mutex::default() }
     }
 
     /// Sends one request and reads the answer, whatever its status.
@@ -81,21 +78,41 @@ impl Http {
             if let Some(authorization) = request.authorization.clone().filter(|_| same_origin(&url, &request.url)) {
                 headers.insert(header::AUTHORIZATION, authorization);
             }
-            let response = self
-                .client
-                .request(request.method.clone(), url.clone())
-                .headers(headers)
-                .body(request.body.clone())
-                .send()
-                .await
-                .map_err(|error| asked.unreachable(&chain(&error.without_url())))?;
+            let (method, body) = (request.method.clone(), request.body.clone());
+            let outgoing = Outgoing { method, url: url.clone(), headers, body };
+            let response = self.transport.send(outgoing).await.map_err(|problem| asked.unreachable(&problem))?;
             let follows = matches!(request.method, Method::GET | Method::HEAD);
             match redirect(&response) {
                 Some(location) if follows => url = target(&url, &location).map_err(|problem| asked.garbage(problem))?,
-                _ => return read(asked, response, &request).await,
+                _ => return self.read(asked, response, &request).await,
             }
         }
         Err(asked.garbage(format!("redirects more than {MAX_REDIRECTS} times")))
+    }
+
+    /// Reads the body: all of it or an error where the answer says yes, its beginning where it says no.
+    async fn read(&self, asked: Asked<'_>, response: Response<Body>, request: &Request) -> Result<Answer, Error> {
+        let (parts, mut chunks) = response.into_parts();
+        let status = parts.status;
+        let limit = if status.is_success() { request.limit } else { MAX_REFUSAL };
+        let too_large = || asked.too_large(request.what, limit);
+        let mut answer = Answer { status, headers: parts.headers, body: Bytes::new(), at: self.clock.now() };
+        if status.is_success() && request.method != Method::HEAD && answer.length() > Some(limit as u64) {
+            return Err(too_large());
+        }
+        let mut body = BytesMut::new();
+        loop {
+            match chunks.next().await {
+                Some(Ok(chunk)) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
+                None => break,
+                // The status says enough.
+                Some(_) if !status.is_success() => break,
+                Some(Ok(_)) => return Err(too_large()),
+                Some(Err(problem)) => return Err(asked.unreachable(&problem)),
+            }
+        }
+        answer.body = body.freeze();
+        Ok(answer)
     }
 
     /// Waits until fewer than the allowed number of requests run to a host.
@@ -118,18 +135,23 @@ impl Answer {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
+    /// How long the body is said to be.
+    fn length(&self) -> Option<u64> {
+        self.header(header::CONTENT_LENGTH)?.parse().ok()
+    }
+
     /// The error that the status means, if it means one.
     pub(super) fn ok(self, asked: Asked<'_>, secrets: &[&str]) -> Result<Self, Error> {
         if self.status.is_success() {
             return Ok(self);
         }
-        let retry_after = self.header(header::RETRY_AFTER).and_then(|value| pause(value, Timestamp::now()));
+        let retry_after = self.header(header::RETRY_AFTER).and_then(|value| pause(value, self.at));
         Err(asked.status(self.status, said(self.status, &self.body, secrets), retry_after))
     }
 }
 
 /// Where an answer says to go instead; empty if it does not say where.
-fn redirect(response: &Response) -> Option<String> {
+fn redirect(response: &Response<Body>) -> Option<String> {
     matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308).then(|| {
         let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         location.unwrap_or_default().to_owned()
@@ -145,41 +167,8 @@ fn target(from: &Url, location: &str) -> Result<Url, &'static str> {
     }
 }
 
-/// Reads the body: all of it or an error where the answer says yes, its beginning where it says no.
-async fn read(asked: Asked<'_>, mut response: Response, request: &Request) -> Result<Answer, Error> {
-    let status = response.status();
-    let limit = if status.is_success() { request.limit } else { MAX_REFUSAL };
-    let too_large = || asked.too_large(request.what, limit);
-    if status.is_success() && request.method != Method::HEAD && response.content_length() > Some(limit as u64) {
-        return Err(too_large());
-    }
-    let mut body = BytesMut::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
-            Ok(None) => break,
-            // The status says enough.
-            Ok(Some(_)) | Err(_) if !status.is_success() => break,
-            Ok(Some(_)) => return Err(too_large()),
-            Err(error) => return Err(asked.unreachable(&chain(&error.without_url()))),
-        }
-    }
-    Ok(Answer { status, headers: std::mem::take(response.headers_mut()), body: body.freeze() })
-}
-
 fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
-}
-
-/// An error with its causes: the HTTP client's own text leaves out what matters.
-fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// A `Retry-After`, which is a number of seconds or a date.

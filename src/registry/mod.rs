@@ -16,6 +16,7 @@ mod manifest;
 mod platform;
 mod reference;
 mod token;
+mod transport;
 
 #[cfg(test)]
 mod client_tests;
@@ -34,4 +35,5 @@ pub use self::{
     },
     platform::Platform,
     reference::{ParseReferenceError, Reference},
+    transport::{Body, Outgoing, Transport, whole},
 };

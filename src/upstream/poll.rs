@@ -4,20 +4,24 @@
 //! sighting of its key; owners are told when it changes, as a set, so that a storm of changes wakes each of them once.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, hash_map::RandomState},
-    hash::{BuildHasher, Hash},
+    collections::{BTreeSet, HashMap, HashSet},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher, Hash},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use futures::{Stream, future::BoxFuture, stream};
+use indexmap::{IndexMap, IndexSet};
 use jiff::Timestamp;
 use tokio::{
     sync::{Notify, Semaphore},
     time::{Instant, sleep_until, timeout},
 };
 
-use crate::api::condition::{Fault, reason};
+use crate::{
+    api::condition::{Fault, reason},
+    clock::Clock,
+};
 
 /// How many polls run at once.
 const AT_ONCE: usize = 64;
@@ -56,7 +60,7 @@ pub struct Poller<K, V, O>(Arc<Shared<K, V, O>>);
 struct Shared<K, V, O> {
     fetch: Fetch<K, V>,
     longest: Duration,
-    clock: fn() -> Timestamp,
+    clock: Clock,
     state: Mutex<State<K, V, O>>,
     /// Rung when something becomes due earlier than was planned.
     earlier: Notify,
@@ -72,15 +76,18 @@ struct State<K, V, O> {
     due: BTreeSet<(Instant, u64)>,
     numbers: HashMap<u64, K>,
     next_number: u64,
-    changed: HashSet<O>,
+    /// In the order in which they are told.
+    changed: IndexSet<O>,
 }
 
 struct Entry<V, O> {
     number: u64,
     /// Interested owners, each with its interval.
-    owners: HashMap<O, Duration>,
+    owners: IndexMap<O, Duration>,
     sighting: Option<Arc<Sighting<V>>>,
     failures: u32,
+    /// How often it was asked for.
+    polls: u64,
     /// When it is due; `None` while a poll runs.
     at: Option<Instant>,
     last: Option<Instant>,
@@ -99,17 +106,9 @@ where
     O: Clone + Eq + Hash + Send + Sync + 'static,
 {
     /// Starts polling. `fetch` asks for one key, and is given what was last seen of it; it may take at most `longest`.
-    pub fn start<F>(longest: Duration, fetch: impl Fn(K, Option<Arc<Sighting<V>>>) -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Result<V, Fault>> + Send + 'static,
-    {
-        Self::with_clock(longest, Timestamp::now, fetch)
-    }
-
-    /// As [`start`](Self::start), with another wall clock.
-    fn with_clock<F>(
+    pub fn start<F>(
         longest: Duration,
-        clock: fn() -> Timestamp,
+        clock: Clock,
         fetch: impl Fn(K, Option<Arc<Sighting<V>>>) -> F + Send + Sync + 'static,
     ) -> Self
     where
@@ -121,7 +120,7 @@ where
             due: BTreeSet::new(),
             numbers: HashMap::new(),
             next_number: 0,
-            changed: HashSet::new(),
+            changed: IndexSet::new(),
         };
         let shared = Arc::new(Shared {
             fetch: Box::new(move |key, last| Box::pin(fetch(key, last))),
@@ -138,7 +137,7 @@ where
 
     /// Replaces what an owner is interested in. A key that is new is asked for at once.
     pub fn set_interests(&self, owner: &O, interests: Vec<Interest<K>>) {
-        let mut wanted: HashMap<K, Duration> = HashMap::new();
+        let mut wanted: IndexMap<K, Duration> = IndexMap::new();
         for Interest { key, interval } in interests {
             wanted.entry(key).and_modify(|shortest| *shortest = interval.min(*shortest)).or_insert(interval);
         }
@@ -162,7 +161,7 @@ where
     /// Forgets an owner.
     pub fn remove(&self, owner: &O) {
         self.set_interests(owner, Vec::new());
-        self.0.lock().changed.remove(owner);
+        self.0.lock().changed.shift_remove(owner);
     }
 
     /// What was last seen of a key; `None` before its first poll has ended.
@@ -176,13 +175,7 @@ where
         let shared = Arc::clone(&self.0);
         stream::unfold(shared, |shared| async {
             loop {
-                let next = {
-                    let mut state = shared.lock();
-                    let next = state.changed.iter().next().cloned();
-                    next.inspect(|owner| {
-                        state.changed.remove(owner);
-                    })
-                };
+                let next = shared.lock().changed.shift_remove_index(0);
                 if let Some(owner) = next {
                     return Some((owner, shared));
                 }
@@ -219,9 +212,9 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> State<K, V, O> {
         }
         let number = self.next_number;
         self.next_number += 1;
-        let owners = HashMap::from([(owner.clone(), interval)]);
-        self.entries
-            .insert(key.clone(), Entry { number, owners, sighting: None, failures: 0, at: Some(now), last: None });
+        let owners = IndexMap::from([(owner.clone(), interval)]);
+        let entry = Entry { number, owners, sighting: None, failures: 0, polls: 0, at: Some(now), last: None };
+        self.entries.insert(key.clone(), entry);
         self.numbers.insert(number, key.clone());
         self.due.insert((now, number));
         true
@@ -230,7 +223,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> State<K, V, O> {
     /// Takes an owner from a key, and forgets a key that nobody is interested in.
     fn leave(&mut self, key: &K, owner: &O) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.owners.remove(owner);
+        entry.owners.swap_remove(owner);
         if entry.owners.is_empty()
             && let Some(entry) = self.entries.remove(key)
         {
@@ -277,8 +270,9 @@ where
             });
         }
         tokio::select! {
-            () = sleep_until(next) => {}
+            biased;
             () = shared.earlier.notified() => {}
+            () = sleep_until(next) => {}
         }
     }
 }
@@ -289,7 +283,7 @@ where
     V: Clone + PartialEq,
     O: Clone + Eq + Hash,
 {
-    let polled_at = (shared.clock)();
+    let polled_at = shared.clock.now();
     let last = shared.lock().entries.get(&key).and_then(|entry| entry.sighting.clone());
     let answer = timeout(shared.longest, (shared.fetch)(key.clone(), last)).await.unwrap_or_else(|_| {
         let message = format!("no answer within {} s", shared.longest.as_secs());
@@ -316,7 +310,9 @@ where
     };
     let told = before.is_none_or(|before| before.value != sighting.value || before.fault != sighting.fault);
     entry.sighting = Some(Arc::new(sighting));
-    let at = Instant::now() + pause(entry.interval(), entry.failures);
+    entry.polls = entry.polls.wrapping_add(1);
+    let spread = BuildHasherDefault::<DefaultHasher>::default().hash_one((entry.number, entry.polls));
+    let at = Instant::now() + pause(entry.interval(), entry.failures, spread);
     entry.at = Some(at);
     state.due.insert((at, entry.number));
     if told {
@@ -327,12 +323,12 @@ where
     shared.earlier.notify_one();
 }
 
-/// The pause until the next poll: 90 % to 110 % of the interval, doubled by each failure in a row up to eight times.
-fn pause(interval: Duration, failures: u32) -> Duration {
+/// The pause until the next poll: 90 % to 110 % of the interval as `spread` says, doubled by each failure in a row up to
+/// eight times.
+fn pause(interval: Duration, failures: u32, spread: u64) -> Duration {
     let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(SLOWEST).clamp(1, SLOWEST);
-    // A fresh random state per call is the standard library's only source of randomness, and enough to spread polls.
-    let random = u32::try_from(RandomState::new().hash_one(failures) % 201).unwrap_or(100);
-    interval * factor * (900 + random) / 1000
+    let spread = u32::try_from(spread % 201).unwrap_or(100);
+    interval * factor * (900 + spread) / 1000
 }
 
 #[cfg(test)]
@@ -351,10 +347,8 @@ mod tests {
     fn start() -> (Arc<Server>, Poller<&'static str, u32, &'static str>) {
         let server = Arc::new(Server { polls: AtomicUsize::new(0), answer: Mutex::new(Ok(1)) });
         let asked = Arc::clone(&server);
-        let poller = Poller::with_clock(
-            Duration::from_secs(5),
-            || Timestamp::UNIX_EPOCH,
-            move |key: &'static str, _| {
+        let poller =
+            Poller::start(Duration::from_secs(5), Clock::new(|| Timestamp::UNIX_EPOCH), move |key: &'static str, _| {
                 let asked = Arc::clone(&asked);
                 async move {
                     asked.polls.fetch_add(1, Ordering::SeqCst);
@@ -363,8 +357,7 @@ mod tests {
                     }
                     asked.answer.lock().expect("answer").clone()
                 }
-            },
-        );
+            });
         (server, poller)
     }
 

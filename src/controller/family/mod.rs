@@ -45,7 +45,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     };
     let memory = context.memory.of(&family.uid().unwrap_or_default());
     let mut memory = memory.lock().await;
-    let now = Timestamp::now();
+    let now = context.clock.now();
 
     let lineage = match check::check(&context, &family, &mut memory) {
         Ok(lineage) => lineage,

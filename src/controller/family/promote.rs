@@ -35,7 +35,7 @@ pub async fn move_tags(context: &Context, world: &World, decision: &mut Decision
                 }
             };
             tell(context, world, &repository, tag, &sight, digest).await;
-            memory.tags.entry(name.clone()).or_default().insert(tag.tag.clone(), (sight, Timestamp::now()));
+            memory.tags.entry(name.clone()).or_default().insert(tag.tag.clone(), (sight, context.clock.now()));
         }
     }
     complete(world, decision, memory);

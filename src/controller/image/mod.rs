@@ -95,7 +95,7 @@ async fn record(
 ) -> Result<(), Error> {
     let old = image.status.clone().unwrap_or_default();
     let rollouts: Vec<RolloutRecord> = steps.into_iter().map(|step| step.record).collect();
-    let condition = condition(&old.conditions, &rollouts, failed);
+    let condition = condition(&old.conditions, &rollouts, failed, context.clock.now());
     let known = old.conditions.iter().find(|known| known.type_ == ROLLED_OUT);
     if old.rollouts == rollouts && known == condition.as_ref() {
         return Ok(());
@@ -115,7 +115,7 @@ async fn record(
 }
 
 /// The condition `RolledOut`; none for an image without rollouts.
-fn condition(old: &[Condition], rollouts: &[RolloutRecord], failed: Option<&str>) -> Option<Condition> {
+fn condition(old: &[Condition], rollouts: &[RolloutRecord], failed: Option<&str>, now: Timestamp) -> Option<Condition> {
     let worst = [
         (RolloutState::Refused, reason::ROLLOUT_REFUSED),
         (RolloutState::Stalled, reason::ROLLOUT_STALLED),
@@ -130,7 +130,7 @@ fn condition(old: &[Condition], rollouts: &[RolloutRecord], failed: Option<&str>
         (None, None) => (true, reason::CURRENT, format!("all {} workloads run the digest", rollouts.len())),
     };
     let mut conditions = old.iter().filter(|condition| condition.type_ == ROLLED_OUT).cloned().collect();
-    condition::set(&mut conditions, ROLLED_OUT, ready, reason, &message, None, Timestamp::now());
+    condition::set(&mut conditions, ROLLED_OUT, ready, reason, &message, None, now);
     conditions.pop()
 }
 
