@@ -17,6 +17,8 @@ pub const MANAGED_BY_VALUE: &str = "groundswell";
 /// Annotation on Jobs: the build's number, counted per image from 1.
 pub const BUILD: &str = "groundswell.dev/build";
 
+/// Annotation on an `ImageFamily` or a `FamilyImage`: what a person asks for, as JSON; see [`super::request`].
+pub const REQUEST: &str = "groundswell.dev/request";
 /// Annotation on a Git credential Secret: the hosts, comma separated, that may be sent the credential. Without it the
 /// Secret is sent nowhere, so that naming somebody's Secret cannot leak it.
 pub const CREDENTIAL_HOSTS: &str = "groundswell.dev/hosts";

@@ -15,6 +15,7 @@ pub mod image_family;
 pub mod labels;
 pub mod policy;
 pub mod reference;
+pub mod request;
 pub mod rollout;
 pub mod schema;
 pub mod source;
@@ -34,6 +35,7 @@ pub use family_status::{
 pub use image::{Check, Edge, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};
 pub use image_family::{Export, History, ImageFamily, ImageFamilySpec, LocalName, StrategyRef};
 pub use policy::{Breaker, Cutoff, Policy, Promotion, Retries, Storm, Supersede, Window};
+pub use request::{Act, HandledRequest, Request, RequestAction, RequestError, RequestOutcome, Scope};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
 pub use source::{ConfigMapItem, ConfigMapSource, GitSource, Source};
 pub use upstream::{Approval, Follow, Hold, Upstream};
