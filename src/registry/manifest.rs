@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Digest, Platform};
+use super::{Digest, Platform, content::Noticeable};
 
 /// Media type of an OCI index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -92,6 +92,8 @@ pub struct ImageConfig {
     pub platform: Platform,
     /// The digests of its layers, uncompressed, the lowest first.
     pub diff_ids: Vec<Digest>,
+    /// Hash of what a user would notice of the image: see [`ContentIdentity::content`](super::ContentIdentity::content).
+    pub content: Digest,
 }
 
 impl Manifest {
@@ -156,15 +158,16 @@ impl Manifest {
 }
 
 impl Index {
+    /// What it lists, without attestations.
+    pub fn images(&self) -> impl Iterator<Item = &IndexEntry> {
+        let is_image = |entry: &&IndexEntry| entry.platform.as_ref().is_none_or(|platform| platform.os != "unknown");
+        self.manifests.iter().filter(is_image)
+    }
+
     /// The platforms that it offers, sorted, without attestations.
     #[must_use]
     pub fn platforms(&self) -> Vec<Platform> {
-        let mut platforms: Vec<_> = self
-            .manifests
-            .iter()
-            .filter_map(|entry| entry.platform.clone())
-            .filter(|platform| platform.os != "unknown")
-            .collect();
+        let mut platforms: Vec<_> = self.images().filter_map(|entry| entry.platform.clone()).collect();
         platforms.sort();
         platforms.dedup();
         platforms
@@ -179,6 +182,7 @@ impl ImageConfig {
         })?;
         Ok(Self {
             created: config.created.and_then(|text| text.parse().ok()),
+            content: config.noticeable.hash(&config.platform, &config.rootfs.diff_ids),
             platform: config.platform,
             diff_ids: config.rootfs.diff_ids,
         })
@@ -201,6 +205,8 @@ struct ConfigShape {
     created: Option<String>,
     #[serde(flatten)]
     platform: Platform,
+    #[serde(flatten)]
+    noticeable: Noticeable,
     rootfs: RootFs,
 }
 

@@ -6,6 +6,7 @@
 
 mod client;
 mod config;
+mod content;
 mod cooldown;
 mod credentials;
 mod digest;
@@ -26,6 +27,7 @@ pub(crate) mod fault_registry;
 pub use self::{
     client::{Client, MAX_MANIFEST},
     config::{Config, ConfigError, Mirror},
+    content::{ContentIdentity, PlatformImage},
     credentials::{Identity, Keychain, SecretError},
     digest::{Digest, ParseDigestError},
     error::Error,

@@ -1,0 +1,307 @@
+//! Whether two images are the same: by what a user would notice of them, and byte for byte. No IO.
+//!
+//! A rebuild of unchanged inputs comes out with another manifest digest all the same: its annotations tell of the build, and
+//! its configuration tells the time. A cascade stops where only that has changed, so it compares what is left without it.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Digest, ImageConfig, ImageManifest, Platform};
+
+/// Keys of a configuration's `config` that builders fill with leftovers of the container that they built in. A user of the
+/// image does not meet them. What is not listed counts: a cascade that goes on needlessly is better than one that stops.
+const LEFTOVERS: [&str; 9] =
+    ["AttachStderr", "AttachStdin", "AttachStdout", "Domainname", "Hostname", "Image", "OpenStdin", "StdinOnce", "Tty"];
+
+/// An image for one platform: the whole of a single image, or a part of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlatformImage {
+    /// The platform that it is chosen for: as the index names it, or as its own configuration does.
+    pub platform: Platform,
+    /// Its manifest.
+    pub manifest: ImageManifest,
+    /// Its configuration.
+    pub config: ImageConfig,
+}
+
+/// What an image is, in two hashes: images with equal ones are the same in that sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContentIdentity {
+    /// Of what a user would notice: platforms, files, run configuration, commands of the history. Not of times, nor of
+    /// anything else that builders note down, nor of annotations.
+    pub content: Digest,
+    /// Of configurations and layers as they are stored: byte for byte the same image, whatever its annotations.
+    pub blobs: Digest,
+}
+
+impl ContentIdentity {
+    /// The identity of an image with these platforms, in any order. An index of one platform is the same as its one image.
+    #[must_use]
+    pub fn of(images: &[PlatformImage]) -> Self {
+        let blobs = |image: &PlatformImage| {
+            let layers = image.manifest.layers.iter().map(|layer| layer.digest.as_str());
+            std::iter::once(image.manifest.config.digest.as_str()).chain(layers).collect::<Vec<_>>().join(" ")
+        };
+        Self { content: combined(images, |image| image.config.content.to_string()), blobs: combined(images, blobs) }
+    }
+}
+
+fn combined(images: &[PlatformImage], of: impl Fn(&PlatformImage) -> String) -> Digest {
+    let mut lines: Vec<String> = images.iter().map(|image| format!("{} {}", image.platform, of(image))).collect();
+    lines.sort();
+    Digest::of(lines.join("\n").as_bytes())
+}
+
+/// What a user would notice of an image's configuration.
+#[derive(Deserialize)]
+pub(super) struct Noticeable {
+    #[serde(rename = "os.version")]
+    os_version: Option<Value>,
+    #[serde(rename = "os.features")]
+    os_features: Option<Value>,
+    config: Option<Value>,
+    history: Option<Vec<Step>>,
+}
+
+/// A step of the history, without its time and its author.
+#[derive(Deserialize)]
+struct Step {
+    created_by: Option<Value>,
+    #[serde(default)]
+    empty_layer: bool,
+}
+
+impl Noticeable {
+    /// Its hash, with what else is known of the configuration.
+    pub(super) fn hash(&self, platform: &Platform, diff_ids: &[Digest]) -> Digest {
+        let mut text = String::new();
+        write_list(&mut text, [&Value::from(platform.to_string())]);
+        write_list(
+            &mut text,
+            [self.os_version.as_ref(), self.os_features.as_ref()].map(|value| value.unwrap_or(&Value::Null)),
+        );
+        write_list(&mut text, &diff_ids.iter().map(|layer| Value::from(layer.as_str())).collect::<Vec<_>>());
+        match &self.config {
+            Some(Value::Object(config)) => {
+                let counts = |(key, value): &(&String, &Value)| !LEFTOVERS.contains(&key.as_str()) && !is_unset(value);
+                write_object(&mut text, config.iter().filter(counts));
+            }
+            other => write(&mut text, other.as_ref().unwrap_or(&Value::Null)),
+        }
+        for step in self.history.iter().flatten() {
+            write_list(&mut text, [step.created_by.as_ref().unwrap_or(&Value::Null), &Value::from(step.empty_layer)]);
+        }
+        Digest::of(text.as_bytes())
+    }
+}
+
+/// Whether a setting is as good as left out: some builders write these out.
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) | Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+    }
+}
+
+/// JSON with sorted keys and no blanks. The parser bounds the depth.
+fn write(text: &mut String, value: &Value) {
+    match value {
+        Value::Array(items) => write_list(text, items),
+        Value::Object(fields) => write_object(text, fields.iter()),
+        scalar => text.push_str(&scalar.to_string()),
+    }
+}
+
+fn write_list<'a>(text: &mut String, items: impl IntoIterator<Item = &'a Value>) {
+    text.push('[');
+    for item in items {
+        write(text, item);
+        text.push(',');
+    }
+    text.push(']');
+}
+
+fn write_object<'a>(text: &mut String, fields: impl Iterator<Item = (&'a String, &'a Value)>) {
+    let mut fields: Vec<_> = fields.collect();
+    fields.sort_by_key(|(key, _)| *key);
+    text.push('{');
+    for (key, value) in fields {
+        write(text, &Value::from(key.as_str()));
+        text.push(':');
+        write(text, value);
+        text.push(',');
+    }
+    text.push('}');
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::registry::Descriptor;
+
+    fn configuration() -> Value {
+        json!({
+            "created": "2026-01-02T03:04:05Z", "author": "somebody", "os": "linux", "architecture": "amd64",
+            "config": {
+                "Env": ["PATH=/bin", "A=1"], "Entrypoint": ["/app"], "Cmd": ["-v"], "WorkingDir": "/", "User": "app",
+                "ExposedPorts": { "80/tcp": {}, "443/tcp": {} }, "Volumes": { "/data": {} }, "StopSignal": "SIGTERM",
+                "Labels": { "b": "2", "a": "1" }, "Shell": ["/bin/sh"], "OnBuild": ["RUN x"],
+                "Healthcheck": { "Test": ["CMD", "true"], "Interval": 30 },
+            },
+            "rootfs": { "type": "layers", "diff_ids": [Digest::of(b"1"), Digest::of(b"2")] },
+            "history": [
+                { "created": "2026-01-02T03:04:05Z", "created_by": "ADD rootfs.tar /" },
+                { "created": "2026-01-02T03:04:06Z", "created_by": "CMD -v", "empty_layer": true },
+            ],
+        })
+    }
+
+    fn parse(configuration: &Value) -> ImageConfig {
+        ImageConfig::parse(configuration.to_string().as_bytes()).expect("configuration")
+    }
+
+    /// The hash after the value at `pointer` was replaced; a last part that is not there is added.
+    fn content(changes: &[(&str, Value)]) -> Digest {
+        let mut changed = configuration();
+        for (pointer, value) in changes {
+            let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+            match changed.pointer_mut(parent).expect(pointer) {
+                Value::Object(fields) => {
+                    fields.insert(key.into(), value.clone());
+                }
+                Value::Array(items) => items[key.parse::<usize>().expect("an index")] = value.clone(),
+                other => panic!("{other}"),
+            }
+        }
+        parse(&changed).content
+    }
+
+    #[test]
+    fn what_nobody_notices_does_not_count() {
+        for changes in [
+            &[("/created", json!("2027-01-01T00:00:00Z"))][..],
+            &[("/created", json!("never"))],
+            &[("/author", json!("somebody else")), ("/docker_version", json!("29.0"))],
+            &[("/history/0/created", json!("2027-01-01T00:00:00Z")), ("/history/1/comment", json!("buildkit"))],
+            &[("/history/0/empty_layer", json!(false))],
+            &[("/container", json!("1234")), ("/container_config", json!({ "Cmd": ["x"] })), ("/id", json!("5"))],
+            &[("/moby.buildkit.buildinfo.v1", json!("e30="))],
+            &[("/config/Hostname", json!("4a5b6c")), ("/config/Image", json!("sha256:5"))],
+            &[("/config/ArgsEscaped", json!(false)), ("/config/MacAddress", json!("")), ("/config/Tty", json!(true))],
+            &[("/config/Labels", json!({ "a": "1", "b": "2" }))],
+            &[("/architecture", json!("x86_64"))],
+        ] {
+            assert_eq!(content(changes), content(&[]), "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_user_notices_counts() {
+        for (pointer, value) in [
+            ("/os", json!("windows")),
+            ("/architecture", json!("arm64")),
+            ("/variant", json!("v3")),
+            ("/os.version", json!("10.0.1")),
+            ("/os.features", json!(["win32k"])),
+            ("/config/Env/1", json!("A=2")),
+            ("/config/Env", json!(["A=1", "PATH=/bin"])),
+            ("/config/Entrypoint", json!(["/other"])),
+            ("/config/Entrypoint", json!([])),
+            ("/config/Cmd", json!(["-", "v"])),
+            ("/config/WorkingDir", json!("/app")),
+            ("/config/User", json!("")),
+            ("/config/ExposedPorts", json!({ "80/tcp": {} })),
+            ("/config/Volumes", json!({})),
+            ("/config/StopSignal", json!("SIGKILL")),
+            ("/config/Labels/a", json!("3")),
+            ("/config/Labels/c", json!("")),
+            ("/config/Shell", json!(["/bin/bash"])),
+            ("/config/OnBuild", json!(["RUN y"])),
+            ("/config/Healthcheck/Interval", json!(31)),
+            ("/config/StopTimeout", json!(0)),
+            ("/config/SomethingNew", json!("x")),
+            ("/rootfs/diff_ids", json!([Digest::of(b"2"), Digest::of(b"1")])),
+            ("/rootfs/diff_ids", json!([Digest::of(b"1")])),
+            ("/history/0/created_by", json!("ADD other.tar /")),
+            ("/history/0/empty_layer", json!(true)),
+            ("/history", json!([])),
+        ] {
+            assert_ne!(content(&[(pointer, value.clone())]), content(&[]), "{pointer} = {value}");
+        }
+    }
+
+    #[test]
+    fn a_value_does_not_run_into_the_next() {
+        let env = |values: &[&str]| content(&[("/config/Env", json!(values))]);
+        assert_ne!(env(&["a,b"]), env(&["a", "b"]));
+        assert_ne!(env(&["a\",\"b"]), env(&["a", "b"]));
+        assert_ne!(env(&["a"]), content(&[("/config/Env", json!("a"))]));
+    }
+
+    #[test]
+    fn a_configuration_may_leave_out_almost_everything() {
+        let bare = parse(&json!({ "rootfs": { "diff_ids": [] } }));
+        let null =
+            json!({ "os": "", "architecture": "", "config": null, "history": null, "rootfs": { "diff_ids": [] } });
+        assert_eq!(bare.content, parse(&null).content);
+        assert_ne!(bare.content, parse(&configuration()).content);
+    }
+
+    fn image(architecture: &str, env: &str, time: &str) -> PlatformImage {
+        let mut configuration = configuration();
+        configuration["architecture"] = json!(architecture);
+        configuration["config"]["Env"] = json!([env]);
+        configuration["created"] = json!(time);
+        let (config, text) = (parse(&configuration), configuration.to_string());
+        let descriptor = |content: &[u8]| Descriptor {
+            digest: Digest::of(content),
+            media_type: "application/octet-stream".into(),
+            size: content.len() as u64,
+        };
+        PlatformImage {
+            platform: config.platform.clone(),
+            manifest: ImageManifest {
+                config: descriptor(text.as_bytes()),
+                layers: vec![descriptor(b"1 compressed"), descriptor(b"2 compressed")],
+                annotations: [("made.at".to_owned(), time.to_owned())].into(),
+            },
+            config,
+        }
+    }
+
+    #[test]
+    fn blobs_are_compared_byte_for_byte_and_without_annotations() {
+        let (one, later) =
+            (image("amd64", "A=1", "2026-01-01T00:00:00Z"), image("amd64", "A=1", "2026-02-01T00:00:00Z"));
+        let annotated = PlatformImage {
+            manifest: ImageManifest { annotations: later.manifest.annotations.clone(), ..one.manifest.clone() },
+            ..one.clone()
+        };
+        let identity = |image: &PlatformImage| ContentIdentity::of(std::slice::from_ref(image));
+        assert_eq!(identity(&annotated), identity(&one));
+        assert_eq!(identity(&later).content, identity(&one).content);
+        assert_ne!(identity(&later).blobs, identity(&one).blobs);
+        let mut recompressed = one.clone();
+        recompressed.manifest.layers[1].digest = Digest::of(b"2 compressed more");
+        assert_eq!(identity(&recompressed).content, identity(&one).content);
+        assert_ne!(identity(&recompressed).blobs, identity(&one).blobs);
+    }
+
+    #[test]
+    fn an_index_is_its_platforms_in_any_order() {
+        let (amd, arm) = (image("amd64", "A=1", "2026-01-01T00:00:00Z"), image("arm64", "A=1", "2026-01-01T00:00:00Z"));
+        let both = ContentIdentity::of(&[amd.clone(), arm.clone()]);
+        assert_eq!(ContentIdentity::of(&[arm.clone(), amd.clone()]), both);
+        let other = image("arm64", "A=2", "2026-01-01T00:00:00Z");
+        for images in [&[amd.clone()][..], &[amd.clone(), other], &[amd.clone(), amd], &[]] {
+            let identity = ContentIdentity::of(images);
+            assert_ne!(identity.content, both.content);
+            assert_ne!(identity.blobs, both.blobs);
+        }
+    }
+}
