@@ -135,6 +135,15 @@ pub enum Action {
         /// The Job's name.
         job: String,
     },
+    /// Let the registry remember that this fingerprint came out the same as a digest that stands already.
+    Remember {
+        /// The image.
+        image: usize,
+        /// The fingerprint.
+        fingerprint: String,
+        /// The digest that stays.
+        digest: String,
+    },
     /// Set tags to a digest.
     Promote {
         /// The image.

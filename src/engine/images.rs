@@ -96,7 +96,7 @@ impl Step<'_> {
         let push = self.sight.push.as_ref().filter(|push| push.fingerprint == wanted).map(|push| &push.result);
         let probe = Action::Probe { image: self.index, fingerprint: wanted.clone(), after: succeeded };
         match push {
-            Some(PushResult::Present { digest, build, size }) => {
+            Some(PushResult::Present { digest, build, size, .. }) => {
                 let (digest, build, size) = (digest.clone(), *build, *size);
                 Self::current(Good { digest, fingerprint: wanted, build, size, inputs, base_seen })
             }

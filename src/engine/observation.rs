@@ -141,6 +141,10 @@ pub enum PushResult {
         build: i64,
         /// Bytes of its config and layers.
         size: i64,
+        /// Hash of what a user would notice of it; `None` where that can't be told.
+        content: Option<String>,
+        /// Hash of its config and layers as they are stored.
+        blobs: Option<String>,
     },
     /// It does not.
     Absent {

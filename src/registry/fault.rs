@@ -1,6 +1,6 @@
 //! What a failed call means to a person who reads a status.
 
-use super::{Error, ParseReferenceError};
+use super::{Error, ParseDigestError, ParseReferenceError};
 use crate::api::condition::{Fault, reason};
 
 impl From<Error> for Fault {
@@ -11,6 +11,12 @@ impl From<Error> for Fault {
 
 impl From<ParseReferenceError> for Fault {
     fn from(error: ParseReferenceError) -> Self {
+        Self { reason: reason::INVALID_SPEC, message: error.to_string() }
+    }
+}
+
+impl From<ParseDigestError> for Fault {
+    fn from(error: ParseDigestError) -> Self {
         Self { reason: reason::INVALID_SPEC, message: error.to_string() }
     }
 }

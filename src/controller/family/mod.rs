@@ -3,7 +3,7 @@
 //! - [`check`]: is the spec one that can be built?
 //! - [`credentials`]: the registry credentials of the namespace
 //! - [`observe`]: everything that the decision needs to know
-//! - [`probe`]: what the registry has been pushed
+//! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it came out the same as
 //! - [`apply`]: builds are started, and failed ones ended
 //! - [`promote`]: tags are moved
 //! - [`status`]: the record of the family; [`image_record`]: of each image; [`cascade`]: of the wave
@@ -18,7 +18,12 @@ pub mod image_record;
 pub mod observe;
 pub mod probe;
 pub mod promote;
+pub mod pushed;
+pub mod remember;
 pub mod status;
+
+#[cfg(test)]
+mod pushed_tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -60,7 +65,9 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
 
     // Each answer of the registry may let the next level be asked for; there are no more levels than images.
     let mut decision = decide(&world.seen(&memory), now);
-    while probe::answer(&context, &world, &decision, &mut memory, now).await {
+    while probe::answer(&context, &world, &decision, &mut memory, now).await
+        || remember::remember(&context, &world, &decision, &mut memory, now).await
+    {
         decision = decide(&world.seen(&memory), now);
     }
 

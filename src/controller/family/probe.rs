@@ -6,18 +6,17 @@ use jiff::{SignedDuration, Timestamp};
 use super::{
     super::context::{Context, Memory},
     observe::World,
+    pushed::{self, Repository},
 };
 use crate::{
     api::{condition::reason, labels},
     backoff,
     engine::{Action, Decision, Fault, Push, PushResult, causes::short, tags},
-    registry::{self, Digest, Kind, Manifest, Reference},
+    registry::PlatformImage,
 };
 
 /// How many questions a pass asks at once.
-const AT_ONCE: usize = 8;
-/// The most platforms of a parent that are compared.
-const MAX_PLATFORMS: usize = 16;
+pub const AT_ONCE: usize = 8;
 /// Until a registry that could not answer, or whose answer is of no use, is asked again; it grows up to the longest.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 /// The longest such pause.
@@ -35,11 +34,10 @@ pub async fn answer(
         Action::Probe { image, fingerprint, after } => Some((*image, fingerprint.clone(), *after)),
         _ => None,
     });
-    let failures = memory.useless_answers.saturating_add(1);
-    let pause = backoff::pause(failures, FIRST_PAUSE, LONGEST_PAUSE, u64::from(failures) * 389);
+    let again = again(memory.useless_answers.saturating_add(1), now);
     let answers: Vec<(usize, Push)> = stream::iter(questions.collect::<Vec<_>>())
         .map(|(image, fingerprint, after)| async move {
-            let result = ask(context, world, decision, image, &fingerprint, after, now, pause).await;
+            let result = ask(context, world, decision, image, &fingerprint, after, again).await;
             (image, Push { fingerprint, result })
         })
         .buffer_unordered(AT_ONCE)
@@ -60,7 +58,13 @@ pub async fn answer(
     asked
 }
 
-#[allow(clippy::too_many_arguments, reason = "a question, and when to ask it again")]
+/// When a registry is asked again, after so many answers in a row that were of no use.
+#[must_use]
+pub fn again(failures: u32, now: Timestamp) -> Timestamp {
+    let pause = backoff::pause(failures, FIRST_PAUSE, LONGEST_PAUSE, u64::from(failures) * 389);
+    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
+}
+
 async fn ask(
     context: &Context,
     world: &World,
@@ -68,13 +72,14 @@ async fn ask(
     image: usize,
     fingerprint: &str,
     after: Option<i32>,
-    now: Timestamp,
-    pause: SignedDuration,
+    again: Timestamp,
 ) -> PushResult {
-    let repository = world.repository(image);
-    let question = Question { context, world, decision, image, repository: &repository };
-    let again = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
-    match question.ask(fingerprint, after).await {
+    let repository = Repository::new(&context.registry, &world.keychain, &world.repository(image));
+    let answer = match repository {
+        Ok(repository) => Question { context, world, decision, image, repository }.ask(fingerprint, after).await,
+        Err(fault) => Err(fault),
+    };
+    match answer {
         Ok(Answer::Found(result)) => result,
         Ok(Answer::Rejected(fault)) => PushResult::Rejected(fault, again),
         Err(fault) => PushResult::Faulty(fault, again),
@@ -87,58 +92,34 @@ enum Answer {
     Rejected(Fault),
 }
 
-/// Bytes of an image's config and layers, as they are stored.
-fn size(manifest: &Manifest) -> i64 {
-    let Kind::Image(image) = &manifest.kind else { return 0 };
-    let bytes = image.layers.iter().chain([&image.config]).fold(0_u64, |sum, part| sum.saturating_add(part.size));
-    i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-fn annotation<'a>(manifest: &'a Manifest, name: &str) -> Option<&'a str> {
-    let annotations = match &manifest.kind {
-        Kind::Image(image) => &image.annotations,
-        Kind::Index(index) => &index.annotations,
-    };
-    annotations.get(name).map(String::as_str)
-}
-
 /// One question to a registry.
 struct Question<'a> {
     context: &'a Context,
     world: &'a World,
     decision: &'a Decision,
     image: usize,
-    repository: &'a str,
+    repository: Repository<'a>,
 }
 
 impl Question<'_> {
     async fn ask(&self, fingerprint: &str, after: Option<i32>) -> Result<Answer, Fault> {
         let tag = tags::pushed_as(fingerprint);
-        let Some(manifest) = self.manifest(&tag).await? else {
+        let Some(manifest) = self.repository.tagged(&tag).await? else {
             return Ok(Answer::Found(PushResult::Absent { last_build: self.last_build().await?, after }));
         };
-        if annotation(&manifest, labels::OCI_FINGERPRINT) != Some(fingerprint) {
+        if !self.repository.is_of(&manifest, fingerprint).await? {
             let message = format!(
                 "{}:{tag} stands in the registry without the annotation {}={fingerprint}: it was not pushed by a build of ours, or the build strategy does not set annotations; delete the tag or correct the strategy",
-                self.repository,
+                self.world.repository(self.image),
                 labels::OCI_FINGERPRINT
             );
             return Ok(Answer::Rejected(Fault { reason: reason::REGISTRY_GARBAGE, message }));
         }
-        if let Some(fault) = self.stands_elsewhere(&manifest).await? {
+        let images = self.repository.images(&manifest).await?;
+        if let Some(fault) = self.stands_elsewhere(&images).await? {
             return Ok(Answer::Rejected(fault));
         }
-        let build = annotation(&manifest, labels::OCI_BUILD).and_then(|build| build.parse().ok()).unwrap_or(1);
-        Ok(Answer::Found(PushResult::Present { digest: manifest.digest.to_string(), build, size: size(&manifest) }))
-    }
-
-    async fn manifest(&self, tag: &str) -> Result<Option<Manifest>, Fault> {
-        let reference = format!("{}:{tag}", self.repository).parse::<Reference>()?;
-        match self.context.registry.manifest(&reference, &self.world.keychain).await {
-            Ok(manifest) => Ok(Some(manifest)),
-            Err(registry::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        Ok(Answer::Found(pushed::present(&manifest, &images)))
     }
 
     /// The number of the last build, from the manifest that a floating tag of ours stands on; asked only where it is not recorded.
@@ -150,13 +131,13 @@ impl Question<'_> {
         let Some(image) = self.world.family.spec.images.get(self.image) else { return Ok(None) };
         let tags = tags::render(&self.world.family.spec, image, 0, "").unwrap_or_default();
         let Some(floating) = tags.into_iter().find(|tag| !tag.immutable) else { return Ok(None) };
-        let manifest = self.manifest(&floating.name).await?;
-        Ok(manifest.and_then(|manifest| annotation(&manifest, labels::OCI_BUILD)?.parse().ok()))
+        let manifest = self.repository.tagged(&floating.name).await?;
+        Ok(manifest.and_then(|manifest| manifest.annotations().get(labels::OCI_BUILD)?.parse().ok()))
     }
 
     /// Proof that the build has used the pinned base: the base's layers are the first ones of the result. A builder that is
     /// told of a parent under a name that the Dockerfile does not use would build from another one without a word.
-    async fn stands_elsewhere(&self, manifest: &Manifest) -> Result<Option<Fault>, Fault> {
+    async fn stands_elsewhere(&self, images: &[PlatformImage]) -> Result<Option<Fault>, Fault> {
         let (Some(image), Some(inputs)) = (
             self.world.family.spec.images.get(self.image),
             self.decision.images.get(self.image).and_then(|image| image.inputs.as_ref()),
@@ -165,23 +146,8 @@ impl Question<'_> {
         };
         let base = image.from.iter().zip(&inputs.parents).find(|(edge, _)| edge.usage == crate::api::EdgeUse::Base);
         let Some((edge, parent)) = base else { return Ok(None) };
-        let parent_repository = self.parent_repository(edge);
-        let built = self.layers(self.repository, manifest).await?;
-        let reference = format!("{parent_repository}@{}", parent.digest).parse::<Reference>()?;
-        let of_parent = self.context.registry.manifest(&reference, &self.world.keychain).await?;
-        let candidates = match &of_parent.kind {
-            Kind::Image(_) => vec![self.layers(&parent_repository, &of_parent).await?],
-            Kind::Index(index) => {
-                let mut candidates = Vec::new();
-                for entry in index.manifests.iter().take(MAX_PLATFORMS) {
-                    let reference = format!("{parent_repository}@{}", entry.descriptor.digest).parse::<Reference>()?;
-                    let entry = self.context.registry.manifest(&reference, &self.world.keychain).await?;
-                    candidates.push(self.layers(&parent_repository, &entry).await?);
-                }
-                candidates
-            }
-        };
-        if candidates.iter().any(|layers| built.starts_with(layers)) {
+        let of_parent = Repository::new(&self.context.registry, &self.world.keychain, &self.parent_repository(edge))?;
+        if of_parent.is_below(&parent.digest.parse()?, images).await? {
             return Ok(None);
         }
         let message = format!(
@@ -207,14 +173,5 @@ impl Question<'_> {
         }
         let image = spec.images.iter().find(|image| image.name == edge.parent());
         image.map(|image| crate::engine::walk::repository(spec, image)).unwrap_or_default()
-    }
-
-    async fn layers(&self, repository: &str, manifest: &Manifest) -> Result<Vec<Digest>, Fault> {
-        let Kind::Image(image) = &manifest.kind else {
-            let message = format!("{repository}@{} is an index in an index, which nothing here reads", manifest.digest);
-            return Err(Fault { reason: reason::REGISTRY_GARBAGE, message });
-        };
-        let reference = format!("{repository}@{}", manifest.digest).parse::<Reference>()?;
-        Ok(self.context.registry.config(&reference, image, &self.world.keychain).await?.diff_ids)
     }
 }

@@ -166,7 +166,13 @@ impl World {
             }
             for (image, fingerprint, after) in probes {
                 let result = match self.pushed.get(&(image, fingerprint.clone())) {
-                    Some((digest, build)) => PushResult::Present { digest: digest.clone(), build: *build, size: 1 },
+                    Some((digest, build)) => PushResult::Present {
+                        digest: digest.clone(),
+                        build: *build,
+                        size: 1,
+                        content: None,
+                        blobs: None,
+                    },
                     None => PushResult::Absent { last_build: None, after },
                 };
                 self.asked.insert(image, Push { fingerprint, result });
@@ -204,6 +210,10 @@ impl World {
                         live: true,
                     },
                 ));
+            }
+            Action::Remember { image, fingerprint, digest } => {
+                let build = self.pushed.get(&(*image, fingerprint.clone())).map_or(1, |(_, build)| *build);
+                self.pushed.insert((*image, fingerprint.clone()), (digest.clone(), build));
             }
             Action::Promote { image, digest, tags } => {
                 for tag in tags {
