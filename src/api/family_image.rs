@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Cause, ManualHold};
+use super::{Cause, HandledRequest, ManualHold};
 
 /// The most entries of [`FamilyImageStatus::history`], whatever `spec.history.builds` says.
 pub const MAX_HISTORY: usize = 50;
@@ -133,6 +133,14 @@ pub struct FamilyImageStatus {
     /// The request by which the image is rebuilt though its inputs are the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nonce: Option<String>,
+
+    /// The id of the request that was handled last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_handled_request: Option<String>,
+
+    /// The requests that were handled, newest first; at most 10.
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    pub requests: Vec<HandledRequest>,
 
     /// The tags that were given to the last good build.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["tag"]))]

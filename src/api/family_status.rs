@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ImageState;
+use super::{HandledRequest, ImageState};
 
 /// The most entries of [`ImageFamilyStatus::attention`].
 pub const MAX_ATTENTION: usize = 20;
@@ -44,6 +44,14 @@ pub struct ImageFamilyStatus {
     /// Why no build is started: set while the breaker is open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerStatus>,
+
+    /// The id of the request that was handled last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_handled_request: Option<String>,
+
+    /// The requests that were handled, newest first; at most 10.
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    pub requests: Vec<HandledRequest>,
 
     /// The first images, at most 20, that need a person.
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
