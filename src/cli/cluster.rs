@@ -3,14 +3,16 @@
 use std::{fmt::Debug, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
+use k8s_openapi::{NamespaceResourceScope, api::authentication::v1::SelfSubjectReview};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
-    api::ListParams,
+    api::{ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::Place;
+use crate::api::request::MAX_BY;
 
 /// The longest that one question may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +40,25 @@ impl Cluster {
         config.default_retry = false;
         let namespace = place.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         Ok(Self { client: Client::try_from(config).context("set up the connection")?, namespace })
+    }
+
+    /// The objects of a kind in the namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Who the caller is, as the API server says; `None` where it does not.
+    pub async fn who(&self) -> Option<String> {
+        let reviews: Api<SelfSubjectReview> = Api::all(self.client.clone());
+        let asked = PostParams::default();
+        let review =
+            in_time::<SelfSubjectReview, _>(reviews.create(&asked, &SelfSubjectReview::default())).await.ok()?;
+        let name = review.status?.user_info?.username?;
+        let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_BY).collect();
+        (!name.is_empty()).then_some(name)
     }
 
     /// One object.
@@ -77,6 +98,28 @@ impl Cluster {
         }
         all.sort_by_key(|object| (object.namespace(), object.name_any()));
         Ok(all)
+    }
+
+    /// The object after a patch; `None` if it has changed since the version that the patch names.
+    pub async fn patch<K>(
+        &self,
+        api: &Api<K>,
+        name: &str,
+        parameters: &PatchParams,
+        patch: &Patch<impl Serialize + Debug>,
+    ) -> anyhow::Result<Option<K>>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let changed = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_conflict());
+        in_time::<K, _>(async {
+            match api.patch(name, parameters, patch).await {
+                Ok(object) => Ok(Some(object)),
+                Err(error) if changed(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await
     }
 }
 

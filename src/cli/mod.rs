@@ -1,12 +1,13 @@
-//! The kubectl plugin `kubectl family`: what people ask for at a terminal. It reads the cluster with the caller's own rights and
-//! changes nothing.
+//! The kubectl plugin `kubectl family`: what people ask for at a terminal. It acts with the caller's own rights, and changes
+//! nothing but the annotation that holds a [request].
 
 mod cluster;
+mod request;
 mod status;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::api::{GROUP, VERSION};
+use crate::api::{Act, GROUP, VERSION};
 
 /// The command line.
 #[derive(Parser, Debug)]
@@ -14,7 +15,7 @@ use crate::api::{GROUP, VERSION};
     name = "kubectl family",
     bin_name = "kubectl family",
     version,
-    about = "Looks at families of container images"
+    about = "Looks at families of container images, and asks for what is done by hand"
 )]
 pub struct CommandLine {
     #[command(subcommand)]
@@ -25,6 +26,20 @@ pub struct CommandLine {
 enum Command {
     /// Shows what a family and its images are doing; without a name, all families in short
     Status(status::Arguments),
+    /// Starts what is stale now, without the quiet time
+    Trigger(request::ScopeArguments),
+    /// Forgets failures, so that failed images are tried again
+    Retry(request::ScopeArguments),
+    /// Stops builds; they are not tried again until an input changes or a retry is asked for
+    Cancel(request::ScopeArguments),
+    /// Rebuilds, even what is current
+    Force(request::ScopeArguments),
+    /// Keeps an image from being built, or an upstream where it is
+    Hold(request::HoldArguments),
+    /// Ends a hold that `hold` has set
+    Unhold(request::UnholdArguments),
+    /// Lets builds use the candidate of an upstream that needs approval
+    Approve(request::ApproveArguments),
     /// Shows the versions of this plugin and of the API that it speaks
     Version,
 }
@@ -44,6 +59,13 @@ struct Place {
 pub async fn run(line: CommandLine) -> anyhow::Result<()> {
     match line.command {
         Command::Status(arguments) => status::run(arguments).await,
+        Command::Trigger(arguments) => request::of_scope(Act::Trigger, arguments).await,
+        Command::Retry(arguments) => request::of_scope(Act::Retry, arguments).await,
+        Command::Cancel(arguments) => request::of_scope(Act::Cancel, arguments).await,
+        Command::Force(arguments) => request::of_scope(Act::Force, arguments).await,
+        Command::Hold(arguments) => request::hold(arguments).await,
+        Command::Unhold(arguments) => request::unhold(arguments).await,
+        Command::Approve(arguments) => request::approve(arguments).await,
         Command::Version => {
             println!("kubectl-family {}\nAPI {GROUP}/{VERSION}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -64,5 +86,35 @@ mod tests {
         assert!(parsed.is_ok(), "{parsed:?}");
         let parsed = CommandLine::try_parse_from(["kubectl-family", "status", "python", "--all-namespaces"]);
         assert!(parsed.is_err(), "a name and all namespaces");
+    }
+
+    #[test]
+    fn requests_take_what_they_can_use() {
+        let parses = |line: &str| CommandLine::try_parse_from(line.split_whitespace()).is_ok();
+        for sound in [
+            "kubectl-family trigger flask -n team",
+            "kubectl-family retry flask/app --subtree --wait --timeout 5m",
+            "kubectl-family force flask/app --replace --context c",
+            "kubectl-family cancel flask",
+            "kubectl-family hold flask/app --for 72h --reason freeze",
+            "kubectl-family hold flask --upstream debian --until 2026-05-01T12:00:00Z",
+            "kubectl-family unhold flask --upstream debian",
+            "kubectl-family approve flask debian",
+        ] {
+            assert!(parses(sound), "{sound}");
+        }
+        for unsound in [
+            "kubectl-family trigger",
+            "kubectl-family trigger flask/",
+            "kubectl-family retry flask --reason why",
+            "kubectl-family retry flask --timeout 5m",
+            "kubectl-family hold flask/app --for 72h --until 2026-05-01T12:00:00Z",
+            "kubectl-family hold flask/app --for soon",
+            "kubectl-family hold flask/app --digest sha256:0",
+            "kubectl-family unhold flask/app --until 2026-05-01T12:00:00Z",
+            "kubectl-family approve flask",
+        ] {
+            assert!(!parses(unsound), "{unsound}");
+        }
     }
 }

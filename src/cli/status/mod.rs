@@ -15,6 +15,7 @@ use kube::{
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+pub use self::render::age;
 use self::screen::Screen;
 use super::{Place, cluster::Cluster};
 use crate::api::{FamilyImage, ImageFamily};

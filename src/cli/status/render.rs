@@ -268,7 +268,7 @@ fn why(reason: &str, message: &str) -> String {
 }
 
 /// How long ago something was, as kubectl writes it.
-fn age(since: Option<Timestamp>, now: Timestamp) -> String {
+pub fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     let Some(since) = since else { return "-".into() };
     let seconds = now.duration_since(since).as_secs().max(0);
     match seconds {

@@ -1,0 +1,79 @@
+//! Requests and what came of them, in words. Pure: the time is an argument.
+
+use jiff::Timestamp;
+
+use super::super::status::age;
+use crate::api::{Act, HandledRequest, ImageFamily, Request, RequestAction, RequestOutcome, Scope};
+
+/// What was asked for.
+pub fn requested(request: &Request) -> String {
+    format!("requested: {}; id {}", act(&request.act), request.id)
+}
+
+/// What came of a request.
+pub fn handled(handled: &HandledRequest) -> String {
+    let outcome = match handled.outcome {
+        RequestOutcome::Done => "done",
+        RequestOutcome::Refused => "refused",
+    };
+    format!("{outcome}: {}", handled.message)
+}
+
+/// An act that nobody has looked at yet and that would be lost.
+pub fn pending(request: &Request) -> String {
+    let by = request.by.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
+    format!("an earlier request{by} is not handled yet: {}; id {}", act(&request.act), request.id)
+}
+
+/// The candidate of an upstream, beside the digest that builds use.
+pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String {
+    let status = family.status.iter().flat_map(|status| &status.upstreams).find(|known| known.name == upstream);
+    let Some((status, candidate)) = status.and_then(|status| Some((status, status.candidate.as_ref()?))) else {
+        return format!("{upstream} has no candidate");
+    };
+    let adopted = status.adopted.as_ref().map_or_else(
+        || "builds use none yet".into(),
+        |adopted| format!("builds use {}, seen {} ago", adopted.digest, age(adopted.first_seen, now)),
+    );
+    format!(
+        "{} ({})\n  candidate {}, seen {} ago\n  {adopted}",
+        status.name,
+        status.reference,
+        candidate.digest,
+        age(candidate.first_seen, now)
+    )
+}
+
+/// An act in words.
+fn act(act: &Act) -> String {
+    let until = |until: &Option<Timestamp>| until.map_or_else(String::new, |until| format!(" until {until:.0}"));
+    let because = |reason: &Option<String>| reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+    match act {
+        Act::Trigger(scope) | Act::Retry(scope) | Act::Cancel(scope) | Act::Force(scope) => {
+            let verb = match act {
+                Act::Trigger(_) => RequestAction::Trigger,
+                Act::Retry(_) => RequestAction::Retry,
+                Act::Cancel(_) => RequestAction::Cancel,
+                _ => RequestAction::Force,
+            };
+            let what = match scope {
+                Scope::Family => "all of the family".into(),
+                Scope::Image(image) => image.clone(),
+                Scope::Subtree(image) => format!("{image} and all that stand on it"),
+            };
+            format!("{} {what}", verb.as_str())
+        }
+        Act::HoldImage { image, until: end, reason } => format!("Hold {image}{}{}", until(end), because(reason)),
+        Act::HoldUpstream { upstream, digest, until: end, reason } => {
+            let at = digest.as_ref().map_or_else(String::new, |digest| format!(" at {digest}"));
+            format!("Hold upstream {upstream}{at}{}{}", until(end), because(reason))
+        }
+        Act::UnholdImage { image } => format!("Unhold {image}"),
+        Act::UnholdUpstream { upstream } => format!("Unhold upstream {upstream}"),
+        Act::Approve { upstream, digest } => format!("Approve {digest} of {upstream}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "render_tests.rs"]
+mod tests;

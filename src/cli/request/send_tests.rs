@@ -1,0 +1,180 @@
+use std::sync::{Arc, Mutex};
+
+use http::{Method, Response};
+use kube::{Client, client::Body};
+use serde_json::Value;
+
+use super::*;
+
+const RETRY: &str = r#"{"id": "r1", "action": "Retry", "by": "ann"}"#;
+
+fn image(annotation: Option<&str>, status: Value) -> FamilyImage {
+    let annotations = annotation.map(|value| json!({labels::REQUEST: value}));
+    serde_json::from_value(json!({
+        "metadata": {"name": "flask.app", "resourceVersion": "1", "annotations": annotations},
+        "spec": {"family": "flask", "image": "app"},
+        "status": status
+    }))
+    .expect("an image")
+}
+
+/// An API server with one image and optimistic concurrency.
+#[derive(Clone)]
+struct Server(Arc<Mutex<State>>);
+
+struct State {
+    image: FamilyImage,
+    /// What others write, one at a time, each just before a patch arrives: an annotation, or nothing that matters here.
+    others: Vec<Option<&'static str>>,
+    /// The patches that came true: query and body.
+    patches: Vec<(String, Value)>,
+}
+
+impl Server {
+    fn new(image: FamilyImage, others: &[Option<&'static str>]) -> Self {
+        Self(Arc::new(Mutex::new(State { image, others: others.to_vec(), patches: Vec::new() })))
+    }
+
+    fn answer(&self, method: &Method, query: &str, body: &[u8]) -> (u16, Value) {
+        let mut state = self.0.lock().expect("the state");
+        if method == Method::GET {
+            return (200, serde_json::to_value(&state.image).expect("JSON"));
+        }
+        assert_eq!(method, Method::PATCH);
+        if let Some(other) = state.others.pop() {
+            state.write(other);
+        }
+        let patch: Value = serde_json::from_slice(body).expect("a patch");
+        if patch.pointer("/metadata/resourceVersion").and_then(Value::as_str)
+            != state.image.resource_version().as_deref()
+        {
+            let status =
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409});
+            return (409, status);
+        }
+        state.patches.push((query.into(), patch));
+        (200, serde_json::to_value(&state.image).expect("JSON"))
+    }
+
+    fn cluster(&self) -> Cluster {
+        let server = self.clone();
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let server = server.clone();
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = body.collect_bytes().await.expect("a body");
+                let (code, answer) = server.answer(&parts.method, parts.uri.query().unwrap_or_default(), &body);
+                Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))
+            }
+        });
+        Cluster { client: Client::new(service, "team"), namespace: "team".into() }
+    }
+
+    /// What became of a request, and the patches that came true.
+    async fn take(&self, fields: Value, replace: bool) -> (anyhow::Result<()>, Vec<(String, Value)>) {
+        let cluster = self.cluster();
+        let request = serde_json::from_value(fields).expect("a request");
+        let sending = Sending { wait: false, timeout: Duration::from_secs(1), replace };
+        let api: Api<FamilyImage> = cluster.api();
+        let outcome = send(&cluster, &api, "flask.app", &request, &sending).await;
+        (outcome, std::mem::take(&mut self.0.lock().expect("the state").patches))
+    }
+}
+
+impl State {
+    fn write(&mut self, annotation: Option<&str>) {
+        let version: u32 = self.image.resource_version().expect("a version").parse().expect("a number");
+        self.image.metadata.resource_version = Some((version + 1).to_string());
+        if let Some(value) = annotation {
+            self.image.annotations_mut().insert(labels::REQUEST.into(), value.into());
+        }
+    }
+}
+
+fn force() -> Value {
+    json!({"id": "r2", "action": "Force", "image": "app"})
+}
+
+#[tokio::test]
+async fn only_the_annotation_is_written() {
+    let server = Server::new(image(None, json!(null)), &[]);
+    let (outcome, patches) = server.take(force(), false).await;
+    outcome.expect("sent");
+    let value = r#"{"id":"r2","action":"Force","image":"app"}"#;
+    let wanted = json!({"metadata": {"resourceVersion": "1", "annotations": {labels::REQUEST: value}}});
+    assert_eq!(patches.len(), 1);
+    assert_eq!(patches[0].1, wanted);
+    assert!(patches[0].0.contains("fieldManager=kubectl-family"), "{}", patches[0].0);
+}
+
+#[tokio::test]
+async fn an_object_that_changes_meanwhile_is_looked_at_anew() {
+    let server = Server::new(image(None, json!(null)), &[None, None]);
+    let (outcome, patches) = server.take(force(), false).await;
+    outcome.expect("sent");
+    assert_eq!(patches[0].1.pointer("/metadata/resourceVersion"), Some(&json!("3")));
+
+    let server = Server::new(image(None, json!(null)), &[Some(RETRY)]);
+    let (outcome, patches) = server.take(force(), false).await;
+    let error = outcome.expect_err("somebody else was faster").to_string();
+    assert!(error.starts_with("an earlier request by ann is not handled yet: Retry app"), "{error}");
+    assert!(patches.is_empty());
+
+    let server = Server::new(image(None, json!(null)), &[None; TRIES]);
+    let (outcome, patches) = server.take(force(), false).await;
+    assert!(outcome.expect_err("it never stands still").to_string().contains("changed 5 times"));
+    assert!(patches.is_empty());
+}
+
+#[tokio::test]
+async fn an_earlier_request_is_lost_only_when_that_is_wanted() {
+    let server = Server::new(image(Some(RETRY), json!(null)), &[]);
+    let (outcome, patches) = server.take(force(), false).await;
+    assert!(outcome.is_err() && patches.is_empty());
+    let (outcome, patches) = server.take(force(), true).await;
+    outcome.expect("replaced");
+    assert_eq!(patches.len(), 1);
+    let server = Server::new(image(Some(RETRY), json!({"requests": [{"id": "r1"}]})), &[]);
+    assert!(server.take(force(), false).await.0.is_ok(), "that one was handled");
+}
+
+#[tokio::test]
+async fn what_the_controller_would_refuse_is_not_written() {
+    let server = Server::new(image(None, json!(null)), &[]);
+    let (outcome, patches) = server.take(json!({"id": "r2", "action": "Retry", "image": "lib"}), false).await;
+    assert!(outcome.expect_err("of another image").to_string().contains("names `lib`"));
+    assert!(patches.is_empty());
+}
+
+#[test]
+fn only_a_request_that_nobody_has_looked_at_is_in_the_way() {
+    let in_the_way = |annotation, status| pending(&image(annotation, status)).map(|request| request.id);
+    assert_eq!(in_the_way(Some(RETRY), json!(null)).as_deref(), Some("r1"));
+    assert_eq!(in_the_way(Some(RETRY), json!({"requests": [{"id": "r0"}]})).as_deref(), Some("r1"));
+    assert_eq!(in_the_way(Some(RETRY), json!({"requests": [{"id": "r1"}]})), None);
+    assert_eq!(in_the_way(Some(RETRY), json!({"lastHandledRequest": "r1"})), None);
+    assert_eq!(in_the_way(Some("no request"), json!(null)), None);
+    assert_eq!(in_the_way(None, json!(null)), None);
+}
+
+#[test]
+fn a_request_is_pending_until_it_is_handled_or_lost() {
+    assert_eq!(progress(Some(&image(Some(RETRY), json!(null))), "r1"), Progress::Pending);
+    let done = image(None, json!({"requests": [{"id": "r1", "outcome": "Refused", "message": "why"}]}));
+    assert!(matches!(progress(Some(&done), "r1"), Progress::Handled(handled) if handled.message == "why"));
+    let other = image(Some(RETRY), json!({"requests": [{"id": "r1"}]}));
+    assert_eq!(progress(Some(&other), "r2"), Progress::Lost);
+    assert_eq!(progress::<FamilyImage>(None, "r1"), Progress::Gone);
+}
+
+#[test]
+fn a_fresh_id_is_an_id_and_no_two_are_the_same() {
+    let now: Timestamp = "2026-05-01T12:00:00Z".parse().expect("a time");
+    let ids = [fresh_id(now), fresh_id(now)];
+    assert_ne!(ids[0], ids[1]);
+    for id in ids {
+        assert!(id.starts_with("20260501T120000Z-"), "{id}");
+        let value = json!({"id": id, "action": "Trigger"}).to_string();
+        assert_eq!(Request::parse(&value).expect("a request").id, id);
+    }
+}
