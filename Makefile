@@ -23,7 +23,7 @@ lint: ## Check formatting and lints
 	cargo clippy --locked --all-targets -- --deny warnings
 
 .PHONY: test
-test: ## Run every test: unit, integration (real API server), end to end (real cluster)
+test: ## Run every test: unit, integration and scale (real API server), end to end (real cluster)
 	dev/test
 
 .PHONY: demo

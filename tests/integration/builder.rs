@@ -1,7 +1,7 @@
 //! Plays the builders: what a real one would push is pushed for every Job, and its pod ends as asked for.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -17,7 +17,8 @@ use tokio::task::JoinHandle;
 use super::support::{
     family::label,
     images::Images,
-    objects::{self, Place},
+    objects::Place,
+    played::{self, Task},
 };
 
 /// The strategy whose Jobs are played. Its pods are never started: this cluster has no scheduler.
@@ -32,13 +33,6 @@ pub struct Builder {
     held: Arc<Mutex<HashSet<String>>>,
 }
 
-/// What a Job's builder container is told, by the strategy.
-struct Task {
-    reference: String,
-    parents: Vec<String>,
-    annotations: BTreeMap<String, String>,
-}
-
 impl Builder {
     /// Makes the strategy.
     pub async fn strategy(client: &Client) {
@@ -47,13 +41,7 @@ impl Builder {
 
     /// Makes the same strategy under another name.
     pub async fn strategy_named(client: &Client, name: &str) {
-        let arguments = json!([
-            "reference {{ image.reference }}",
-            "{{ parents | each(\"parent {pinned}\") }}",
-            "{{ annotations | each(\"annotation {name}={value}\") }}",
-        ]);
-        let template = json!({ "spec": { "containers": [{ "name": "build", "image": "played.invalid/builder", "args": arguments }] } });
-        objects::strategy(client, name, json!({ "userNamespace": "NotRequired", "template": template })).await;
+        played::strategy(client, name, None).await;
     }
 
     /// Begins.
@@ -67,7 +55,7 @@ impl Builder {
                     let of_held = waiting.lock().unwrap().contains(&label(&job, "groundswell.dev/image"));
                     let pod = pod_of(&place, &job).await;
                     if let Some(pod) = pod.filter(|_| !of_held && !done.contains(&job.name_any())) {
-                        push(&images, &job).await;
+                        Task::of(pod.spec.as_ref().expect("a pod")).push(&images).await;
                         end(&place, &pod).await;
                         done.insert(job.name_any());
                     }
@@ -100,15 +88,6 @@ async fn pod_of(place: &Place, job: &Job) -> Option<Pod> {
     place.api::<Pod>().list(&of_job).await.expect("pods").items.pop()
 }
 
-/// Pushes an image that stands on the first parent, and whose own layer follows from what the build was told.
-async fn push(images: &Images, job: &Job) {
-    let task = Task::of(job);
-    let (repository, tag) = task.reference.rsplit_once(':').expect("a tag");
-    let (_, repository) = repository.split_once('/').expect("a host");
-    let content = format!("{} {:?}", task.reference, task.parents);
-    images.push(repository, tag, task.parents.first().map(String::as_str), &content, &task.annotations).await;
-}
-
 async fn end(place: &Place, pod: &Pod) {
     let status = json!({ "status": { "phase": "Succeeded" } });
     place
@@ -116,24 +95,4 @@ async fn end(place: &Place, pod: &Pod) {
         .patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Merge(status))
         .await
         .expect("a pod's end");
-}
-
-impl Task {
-    fn of(job: &Job) -> Self {
-        let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref()).expect("a pod");
-        let container = pod.containers.iter().find(|container| container.name == "build").expect("the builder");
-        let mut task = Self { reference: String::new(), parents: Vec::new(), annotations: BTreeMap::new() };
-        for argument in container.args.iter().flatten() {
-            match argument.split_once(' ').expect("a word and a value") {
-                ("reference", reference) => task.reference = reference.into(),
-                ("parent", pinned) => task.parents.push(pinned.into()),
-                ("annotation", pair) => {
-                    let (name, value) = pair.split_once('=').expect("name=value");
-                    task.annotations.insert(name.into(), value.into());
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        task
-    }
 }

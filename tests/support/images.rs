@@ -43,16 +43,13 @@ impl Images {
         content: &str,
         annotations: &BTreeMap<String, String>,
     ) -> String {
-        let mut layers = match base {
-            Some(base) => self.layers(base).await,
+        let mut descriptors = match base {
+            Some(base) => self.layers(repository, base).await,
             None => Vec::new(),
         };
-        layers.push(content.as_bytes().to_vec());
-        let mut descriptors = Vec::new();
-        for layer in &layers {
-            descriptors.push(self.blob(repository, LAYER, layer).await);
-        }
-        let diff_ids: Vec<String> = layers.iter().map(|layer| digest_of(layer)).collect();
+        descriptors.push(self.blob(repository, LAYER, content.as_bytes()).await);
+        // Layers are not compressed, so that the digest of one is what its files are known by.
+        let diff_ids: Vec<&Value> = descriptors.iter().map(|layer| &layer["digest"]).collect();
         let config = json!({ "architecture": "amd64", "os": "linux", "config": {}, "rootfs": { "type": "layers", "diff_ids": diff_ids } });
         let config = self.blob(repository, CONFIG, config.to_string().as_bytes()).await;
         let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": descriptors, "annotations": annotations });
@@ -97,13 +94,16 @@ impl Images {
         (repository.into(), digest.into())
     }
 
-    async fn layers(&self, pinned: &str) -> Vec<Vec<u8>> {
-        let (repository, digest) = Self::locate(pinned);
-        let image = self.get(&repository, &digest).await.unwrap_or_else(|| panic!("{pinned} is not in the registry"));
-        let mut layers = Vec::new();
-        for layer in image.manifest["layers"].as_array().expect("layers") {
-            let url = self.url(&repository, &format!("blobs/{}", layer["digest"].as_str().expect("a digest")));
-            layers.push(self.http.get(url).send().await.expect("a blob").bytes().await.expect("a blob").to_vec());
+    /// The layers of an image, made known to another repository without being sent again.
+    async fn layers(&self, repository: &str, pinned: &str) -> Vec<Value> {
+        let (from, digest) = Self::locate(pinned);
+        let image = self.get(&from, &digest).await.unwrap_or_else(|| panic!("{pinned} is not in the registry"));
+        let layers = image.manifest["layers"].as_array().expect("layers").clone();
+        for layer in &layers {
+            let digest = layer["digest"].as_str().expect("a digest");
+            let url = self.url(repository, &format!("blobs/uploads/?mount={digest}&from={from}"));
+            let status = self.http.request(Method::POST, url).send().await.expect("a mount").status();
+            assert_eq!(status, StatusCode::CREATED, "{digest} of {pinned}");
         }
         layers
     }

@@ -8,6 +8,7 @@ pub mod family;
 pub mod images;
 pub mod objects;
 pub mod operator;
+pub mod played;
 pub mod wait;
 
 pub use cluster::Cluster;

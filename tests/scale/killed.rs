@@ -1,0 +1,44 @@
+//! The controller is killed again and again in the middle of a wave: nothing is built twice, and the wave comes whole.
+
+use std::time::Duration;
+
+use super::{
+    IMAGES, alone, client, cluster,
+    draw::{self, Draw},
+    scene::Scene,
+    support::operator::{Operator, Settings},
+};
+
+/// How often it is killed.
+const DEATHS: usize = 20;
+/// The longest that a life goes on after the build at which it is to end, in milliseconds.
+const LATEST: usize = 400;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_time_of_a_wave_it_builds_nothing_twice() {
+    let _alone = alone().await;
+    let mut draw = Draw::new(draw::seed());
+    let scene = Scene::new(cluster(), &client().await, "killed", IMAGES).await;
+    let settings = Settings::new(cluster(), &scene.place.namespace, &[]);
+    let mut operator = Operator::ready(&settings).await;
+    scene.apply().await;
+    scene.wait_wave(1).await;
+    let first = scene.digests().await;
+
+    // Counted in builds and not in time, all deaths fall into the wave, however fast it goes.
+    let mut ends: Vec<usize> = (0..DEATHS).map(|_| draw.between(1, IMAGES)).collect();
+    ends.sort_unstable();
+    scene.move_upstream("2").await;
+    for end in ends {
+        scene.wait_jobs(IMAGES + end).await;
+        let later = draw.between(0, LATEST);
+        tokio::time::sleep(Duration::from_millis(later as u64)).await;
+        println!("killed {later} ms after build {end}");
+        operator.kill();
+        operator = Operator::start(&settings);
+    }
+    scene.wait_wave(2).await;
+    let second = scene.digests().await;
+    assert!(first.iter().all(|(image, digest)| second[image] != *digest), "every image was rebuilt");
+    scene.assert_whole(&[first, second]).await;
+}

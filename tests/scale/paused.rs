@@ -1,0 +1,78 @@
+//! Of two replicas the leader is stopped where it stands, and goes on after the other has taken over: no effect happens twice.
+
+use std::process::Command;
+
+use k8s_openapi::api::coordination::v1::Lease;
+
+use super::{
+    IMAGES, alone, client, cluster,
+    draw::{self, Draw},
+    scene::{STANDSTILL, Scene},
+    support::{
+        operator::{Operator, Settings},
+        wait::wait_for,
+    },
+};
+
+/// How many builds the follower makes before the leader that was paused goes on.
+const AHEAD: usize = 10;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_leader_does_nothing_twice() {
+    let _alone = alone().await;
+    let mut draw = Draw::new(draw::seed());
+    let scene = Scene::new(cluster(), &client().await, "paused", IMAGES).await;
+    let one = Settings::new(cluster(), &scene.place.namespace, &[]);
+    let two = Settings { identity: "two".into(), ..one.clone() };
+    let mut leader = Operator::ready(&one).await;
+    let mut follower = Operator::start(&two);
+    let (mut of_leader, mut of_follower) = (one, two);
+    scene.apply().await;
+
+    let mut digests = Vec::new();
+    for wave in 1..=2 {
+        let built = (wave - 1) * IMAGES;
+        // A pause in each half, in which the follower still has something to do.
+        for half in [0, IMAGES / 2] {
+            let at = built + half + draw.between(1, IMAGES / 3);
+            scene.wait_jobs(at).await;
+            signal(&leader, "STOP");
+            println!("{} paused at build {at} of wave {wave}", of_leader.identity);
+            wait_for("the follower to lead", 40, async || {
+                let holder = holder(&scene).await;
+                if holder == of_follower.identity { Ok(()) } else { Err(holder) }
+            })
+            .await;
+            let paused_at = scene.ledger.count().0;
+            scene.wait_jobs((paused_at + AHEAD).min(built + IMAGES)).await;
+            signal(&leader, "CONT");
+            wait_for(
+                "the former leader to end",
+                STANDSTILL,
+                async || {
+                    if leader.ended() { Ok(()) } else { Err(leader.log()) }
+                },
+            )
+            .await;
+            leader = Operator::start(&of_leader);
+            std::mem::swap(&mut leader, &mut follower);
+            std::mem::swap(&mut of_leader, &mut of_follower);
+        }
+        scene.wait_wave(wave).await;
+        digests.push(scene.digests().await);
+        if wave == 1 {
+            scene.move_upstream("2").await;
+        }
+    }
+    scene.assert_whole(&digests).await;
+}
+
+async fn holder(scene: &Scene) -> String {
+    let lease = scene.place.api::<Lease>().get("groundswell").await.expect("the Lease");
+    lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default()
+}
+
+fn signal(operator: &Operator, signal: &str) {
+    let sent = Command::new("kill").args([&format!("-{signal}"), &operator.pid().to_string()]).status();
+    assert!(sent.expect("kill").success(), "SIG{signal} to the controller");
+}

@@ -1,0 +1,179 @@
+//! A layered family in a namespace of its own, with its upstream, its builders and the books of its builds.
+
+use std::collections::{BTreeMap, HashMap};
+
+use groundswell::api::{Cascade, CascadePhase, FamilyImage};
+use kube::Client;
+use serde_json::{Value, json};
+
+use super::{
+    layered::Layered,
+    ledger::Ledger,
+    support::{
+        Cluster, family,
+        images::Images,
+        objects::{self, Place},
+        played,
+        wait::wait_for,
+    },
+    writer::Writer,
+};
+
+/// The family's name.
+pub const FAMILY: &str = "layered";
+/// The strategy whose pods live on the simulated node.
+const STRATEGY: &str = "simulated";
+/// The longest that a wave may stand still; on two busy cores a pass of a debug build takes a while.
+pub const STANDSTILL: u64 = 120;
+
+/// A layered family, and what is around it.
+pub struct Scene {
+    /// Its namespace.
+    pub place: Place,
+    /// Its images.
+    pub layered: Layered,
+    /// What became of its builds.
+    pub ledger: Ledger,
+    images: Images,
+    registry: String,
+    _writer: Writer,
+}
+
+/// Teaches a cluster our kinds and the strategy.
+pub async fn prepare(client: &Client) {
+    objects::define(client).await;
+    played::strategy(client, STRATEGY, Some("simulated")).await;
+}
+
+impl Scene {
+    /// A family of so many images, not applied yet.
+    pub async fn new(cluster: &Cluster, client: &Client, name: &str, images: usize) -> Self {
+        let place = Place::new(client, name).await;
+        let layered = Layered::new(images);
+        let images = Images::new(&cluster.registry);
+        let scene = Self {
+            ledger: Ledger::open(&place),
+            _writer: Writer::start(&place, &images, &layered),
+            registry: cluster.registry.clone(),
+            images,
+            layered,
+            place,
+        };
+        scene.move_upstream("1").await;
+        scene
+    }
+
+    /// Pushes another version of the upstream over its tag.
+    pub async fn move_upstream(&self, version: &str) {
+        self.images.push(&self.upstream(), "3.20", None, version, &BTreeMap::new()).await;
+    }
+
+    /// Applies the family.
+    pub async fn apply(&self) {
+        self.place.apply_family(FAMILY, &self.spec()).await.expect("a family");
+    }
+
+    fn spec(&self) -> Value {
+        let repository = format!("{}/{}", self.registry, self.place.namespace);
+        let mut spec = family::spec(&repository, &format!("docker.io/{}", self.upstream()), STRATEGY);
+        spec["images"] = json!(self.layered.spec());
+        spec["policy"]["parallelism"] = json!(100);
+        spec
+    }
+
+    fn upstream(&self) -> String {
+        format!("library/{}", self.place.namespace)
+    }
+
+    /// Waits until so many Jobs have been made since the beginning. A wave may take its time, and must go on.
+    pub async fn wait_jobs(&self, jobs: usize) {
+        self.wait_progress(&format!("{jobs} Jobs"), |(made, _)| made >= jobs).await;
+    }
+
+    /// Waits until the wave of this number has come to its end, and the family is `Ready`.
+    pub async fn wait_wave(&self, wave: usize) {
+        let builds = wave * self.layered.images.len();
+        self.wait_progress(&format!("wave {wave}"), |(_, succeeded)| succeeded >= builds).await;
+        wait_for("the family to be Ready", STANDSTILL, async || {
+            let conditions = self.place.family(FAMILY).await.status.unwrap_or_default().conditions;
+            let ready = family::condition(&conditions, "Ready").filter(|ready| ready.status == "True");
+            ready.map(|_| ()).ok_or_else(|| format!("{conditions:#?}"))
+        })
+        .await;
+        wait_for("the wave's record to be closed", STANDSTILL, async || {
+            let cascades = self.place.list::<Cascade>().await;
+            let ended = |cascade: &&Cascade| cascade.status.as_ref().is_some_and(|status| status.finished_at.is_some());
+            let ended = cascades.iter().filter(ended).count();
+            if ended >= wave { Ok(()) } else { Err(format!("{ended} of {} cascades have ended", cascades.len())) }
+        })
+        .await;
+    }
+
+    async fn wait_progress(&self, what: &str, reached: impl Fn((usize, usize)) -> bool) {
+        loop {
+            let before = self.ledger.count();
+            if reached(before) {
+                return;
+            }
+            wait_for(format!("{what}, or a step towards it"), STANDSTILL, async || {
+                let now = self.ledger.count();
+                if now == before { Err(format!("{} Jobs, {} pods have succeeded", now.0, now.1)) } else { Ok(()) }
+            })
+            .await;
+        }
+    }
+
+    /// The digest of every image, by name.
+    pub async fn digests(&self) -> BTreeMap<String, String> {
+        self.place.digests(FAMILY).await
+    }
+
+    /// Fails unless each wave has one whole Cascade, each image is built once in each and recorded, and the tags stand on what
+    /// was built: floating ones on the last, `r<n>` each on its own, in `digests` by wave.
+    pub async fn assert_whole(&self, digests: &[BTreeMap<String, String>]) {
+        let (waves, count) = (digests.len(), self.layered.images.len());
+        self.ledger.assert_once(count, waves);
+
+        let cascades = self.place.list::<Cascade>().await;
+        assert_eq!(cascades.len(), waves, "cascades: {cascades:#?}");
+        for cascade in &cascades {
+            let status = cascade.status.as_ref().expect("a status");
+            assert_eq!(status.phase, CascadePhase::Complete, "{}", status.outcome);
+            assert_eq!(usize::try_from(status.counts.current), Ok(count), "{}", status.outcome);
+            let odd: Vec<_> = status.images.iter().filter(|image| image.builds != 1).collect();
+            assert!(odd.is_empty(), "built another number of times than once in {}: {odd:#?}", status.outcome);
+        }
+
+        let records = self.place.list::<FamilyImage>().await;
+        let records: HashMap<&str, &FamilyImage> =
+            records.iter().map(|record| (record.spec.image.as_str(), record)).collect();
+        for image in &self.layered.images {
+            let status = records[image.name.as_str()].status.as_ref().expect("a status");
+            assert_eq!(
+                status.build.map(usize::try_from),
+                Some(Ok(waves)),
+                "the number of the last build of {}",
+                image.name
+            );
+            for (wave, digests) in digests.iter().enumerate() {
+                assert_eq!(
+                    self.tag(&image.name, &format!("r{}", wave + 1)).await,
+                    digests[&image.name],
+                    "{}",
+                    image.name
+                );
+            }
+            assert_eq!(
+                self.tag(&image.name, &format!("r{}", waves + 1)).await,
+                "",
+                "a build too many of {}",
+                image.name
+            );
+            assert_eq!(self.tag(&image.name, "latest").await, digests[waves - 1][&image.name], "{}:latest", image.name);
+        }
+    }
+
+    async fn tag(&self, image: &str, tag: &str) -> String {
+        self.images.digest(&format!("{}/{image}", self.place.namespace), tag).await
+    }
+}
