@@ -10,7 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use groundswell::api::{Image, ImageFamily};
+use clap::Parser as _;
+use groundswell::{
+    api::{Image, ImageFamily, Request},
+    cli::CommandLine,
+};
 use serde_json::Value;
 
 fn root() -> &'static Path {
@@ -172,6 +176,54 @@ fn manifests_in_documents_are_made_of_fields_that_exist() {
         }
     }
     assert!(seen > 0, "no document shows a family");
+}
+
+/// The commands in the fenced shell code of all documents, continued lines joined, without their comments.
+fn commands() -> Vec<(String, String)> {
+    let comment = regex::Regex::new(r"\s+#.*$").expect("regex");
+    let mut found = Vec::new();
+    for document in documents() {
+        let text = read(&document);
+        let told = blocks(&text, "console").join("\n");
+        let prompted = told.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned);
+        let scripts = blocks(&text, "sh").join("\n").replace("\\\n", " ");
+        let lines: Vec<String> = scripts.lines().map(str::to_owned).chain(prompted).collect();
+        let commands = lines.iter().map(|line| comment.replace(line, "").trim().to_owned());
+        found.extend(commands.map(|command| (document.display().to_string(), command)));
+    }
+    found
+}
+
+#[test]
+fn commands_of_the_plugin_are_what_it_understands() {
+    let quoted = regex::Regex::new(r#"'[^']*'|"[^"]*""#).expect("regex");
+    let mut seen = 0;
+    for (document, command) in commands() {
+        let Some(arguments) = command.strip_prefix("kubectl family ") else { continue };
+        let line = quoted.replace_all(arguments, "quoted");
+        let parsed = CommandLine::try_parse_from(["kubectl-family"].into_iter().chain(line.split_whitespace()));
+        assert!(parsed.is_ok(), "{document}: {command}: {parsed:?}");
+        seen += 1;
+    }
+    assert!(seen > 0, "no document shows the plugin");
+}
+
+#[test]
+fn requests_in_documents_are_requests() {
+    let annotate = regex::Regex::new(r"^kubectl annotate (fimg|imgfam) (\S+) .*groundswell\.dev/request='([^']*)'$")
+        .expect("regex");
+    let mut seen = 0;
+    for (document, command) in commands().into_iter().filter(|(_, command)| command.contains("groundswell.dev/request"))
+    {
+        let parts = annotate.captures(&command).unwrap_or_else(|| panic!("{document}: {command}"));
+        let parsed = match parts[2].split_once('.') {
+            Some((_, image)) if &parts[1] == "fimg" => Request::parse_on_image(&parts[3], image),
+            _ => Request::parse(&parts[3]),
+        };
+        assert!(parsed.is_ok(), "{document}: {command}: {parsed:?}");
+        seen += 1;
+    }
+    assert!(seen > 0, "no document shows a request");
 }
 
 /// The generated `ConfigMap`s of an example: name, and pairs of key and file.
