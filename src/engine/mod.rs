@@ -15,6 +15,7 @@
 //! - [`tags`]: templates, and which tags are to be moved
 //! - [`validate`]: what a spec must be before any of this
 //! - [`wave`]: the record of a cascade
+//! - [`windows`]: when builds may start
 
 pub mod causes;
 mod decide;
@@ -30,6 +31,7 @@ pub mod upstreams;
 pub mod validate;
 pub mod walk;
 pub mod wave;
+pub mod windows;
 
 #[cfg(test)]
 mod tests;
