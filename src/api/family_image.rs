@@ -294,12 +294,20 @@ pub struct FailureRecord {
     pub cause: String,
     /// The highest attempt that is counted here.
     pub attempt: i32,
+    /// The attempt at the checks that comes next, from 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub check_attempt: i32,
     /// The last failure.
     pub last: BuildFailure,
     /// When the last failure was seen; the pause before the next attempt counts from here.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub at: Option<Timestamp>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(number: &i32) -> bool {
+    *number == 0
 }
 
 /// One failure.
@@ -336,6 +344,8 @@ pub struct CheckRecord {
     pub name: String,
     /// The digest that was checked.
     pub digest: String,
+    /// Hash of what the spec said of the check.
+    pub revision: String,
     /// How far it is.
     pub state: CheckState,
     /// What it said last; bounded.

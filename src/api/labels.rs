@@ -19,6 +19,13 @@ pub const BUILD: &str = "groundswell.dev/build";
 
 /// Annotation on an `ImageFamily` or a `FamilyImage`: what a person asks for, as JSON; see [`super::request`].
 pub const REQUEST: &str = "groundswell.dev/request";
+/// Annotation on Jobs: hash of what the image itself gave to the build, without its parents.
+pub const OWN_INPUTS: &str = "groundswell.dev/own-inputs";
+/// Annotation on Jobs: `true` if the image itself changed or a person asked, rather than something below it.
+pub const USER_CAUSED: &str = "groundswell.dev/user-caused";
+/// Annotation on Jobs: the references of the upstreams that caused the build, comma separated.
+pub const UPSTREAMS: &str = "groundswell.dev/upstreams";
+
 /// Annotation on a Git credential Secret: the hosts, comma separated, that may be sent the credential. Without it the
 /// Secret is sent nowhere, so that naming somebody's Secret cannot leak it.
 pub const CREDENTIAL_HOSTS: &str = "groundswell.dev/hosts";

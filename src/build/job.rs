@@ -93,7 +93,12 @@ pub fn job(
             name: Some(job_name(&request.family.uid, &request.image, &request.fingerprint, request.attempt)),
             namespace: Some(request.family.namespace.clone()),
             labels: Some(labels),
-            annotations: Some(BTreeMap::from([(labels::BUILD.into(), request.build.to_string())])),
+            annotations: Some(BTreeMap::from([
+                (labels::BUILD.into(), request.build.to_string()),
+                (labels::OWN_INPUTS.into(), request.own.clone()),
+                (labels::USER_CAUSED.into(), request.user_caused.to_string()),
+                (labels::UPSTREAMS.into(), request.upstreams.join(",")),
+            ])),
             owner_references: Some(vec![request.owner.clone()]),
             ..ObjectMeta::default()
         },

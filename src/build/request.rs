@@ -25,6 +25,12 @@ pub struct BuildRequest {
     pub build: i64,
     /// The name of the `Cascade` that the build is part of.
     pub cascade: String,
+    /// Hash of what the image itself gives to the build, without its parents.
+    pub own: String,
+    /// Whether the image itself changed or a person asked, rather than something below it.
+    pub user_caused: bool,
+    /// The references of the upstreams that caused the build.
+    pub upstreams: Vec<String>,
     /// The parents, in the order of the image's `from`.
     pub parents: Vec<PinnedParent>,
     /// Where the Dockerfile and the files beside it come from.

@@ -28,8 +28,7 @@ use crate::{
     api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, labels},
     build::job::BuildEnvironment,
     clock::Clock,
-    engine::{Fault, Push, Sight, TagSight},
-    lineage::Lineage,
+    engine::{Blueprint, Fault, Push, Sight, TagSight},
     registry::{self, Keychain},
     rollout,
     server::Metrics,
@@ -141,8 +140,8 @@ pub type SecretVersions = Vec<(String, String)>;
 /// What is remembered of one family.
 #[derive(Default)]
 pub struct Memory {
-    /// The graph of a generation of the spec, or what is wrong with it.
-    pub lineage: Option<(i64, Result<Arc<Lineage>, Fault>)>,
+    /// What follows from a generation of the spec, or what is wrong with it.
+    pub blueprint: Option<(i64, Result<Arc<Blueprint>, Fault>)>,
     /// The credentials, with the versions of the Secrets that they were read from.
     pub keychain: Option<(SecretVersions, Arc<Keychain>)>,
     /// Revisions of `ConfigMap` sources per image, with the version that they were read from.

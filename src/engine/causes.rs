@@ -1,73 +1,146 @@
-//! Why an image is stale: what differs between the inputs of its last good build and those of now.
+//! Why an image is stale: what differs between the inputs of its last good build and those of now, and what set that off.
 
 use crate::{
-    api::{Cause, CauseType, ImageFamilySpec, Inputs, condition::shorten},
+    api::{Cause, CauseType, Inputs, condition::shorten, family_image::MAX_BUILD_CAUSES},
     lineage::{Lineage, Parent},
 };
 
-/// The causes that make `wanted` differ from `last`; an image that was never built has its spec as its cause.
-#[must_use]
-pub fn of_image(
-    spec: &ImageFamilySpec,
-    lineage: &Lineage,
-    image: usize,
-    last: Option<&Inputs>,
-    wanted: &Inputs,
-) -> Vec<Cause> {
-    let name = spec.images.get(image).map_or_else(String::new, |image| image.name.clone());
-    let cause = |type_, name: &str, from: &str, to: &str| Cause {
-        type_,
-        name: name.into(),
-        from: from.into(),
-        to: to.into(),
-        via: Vec::new(),
-    };
-    let Some(last) = last else {
-        return vec![cause(CauseType::Spec, &name, "", &wanted.spec)];
-    };
-    let mut causes = Vec::new();
-    for (place, parent) in wanted.parents.iter().enumerate() {
-        let before = last.parents.iter().find(|before| before.name == parent.name).or_else(|| last.parents.get(place));
-        let before = before.map_or("", |before| before.digest.as_str());
-        if before != parent.digest {
-            let type_ = match lineage.parents(image).get(place) {
-                Some(Parent::Image(_)) => CauseType::Parent,
+/// The most images that a cause names on its way; see [`Cause::via`].
+const MAX_VIA: usize = 16;
+/// The most characters of a sentence.
+const MAX_SENTENCE: usize = 300;
+
+/// The inputs of an image before and now.
+pub(super) struct Change<'a> {
+    /// The image's name.
+    pub image: &'a str,
+    /// The graph.
+    pub lineage: &'a Lineage,
+    /// The image.
+    pub index: usize,
+    /// The inputs of its last good build.
+    pub last: Option<&'a Inputs>,
+    /// The inputs of now.
+    pub wanted: &'a Inputs,
+}
+
+impl Change<'_> {
+    /// The causes: first those that changed an input of the image itself, then what set those off, down to the upstreams.
+    /// `parents` are the parents by name, each with why its own last build was made. An image that was never built has its
+    /// spec as its cause.
+    pub fn causes<'p>(&self, parents: impl Iterator<Item = (&'p str, &'p [Cause])>) -> Vec<Cause> {
+        let cause = |type_, name: &str, from: &str, to: &str| Cause {
+            type_,
+            name: name.into(),
+            from: from.into(),
+            to: to.into(),
+            via: Vec::new(),
+        };
+        let Some(last) = self.last else {
+            return vec![cause(CauseType::Spec, self.image, "", &self.wanted.spec)];
+        };
+        let mut causes = Vec::new();
+        let mut roots = Vec::new();
+        for (place, ((name, why), now)) in parents.zip(&self.wanted.parents).enumerate() {
+            let before = last.parents.iter().find(|before| before.name == now.name).or_else(|| last.parents.get(place));
+            let before = before.map_or("", |before| before.digest.as_str());
+            if before == now.digest {
+                continue;
+            }
+            let type_ = match self.lineage.parents(self.index).get(place) {
+                Some(Parent::Image(_) | Parent::Import(_)) => CauseType::Parent,
                 _ => CauseType::Upstream,
             };
-            causes.push(cause(type_, &parent.name, before, &parent.digest));
+            causes.push(cause(type_, &now.name, before, &now.digest));
+            roots.extend(why.iter().filter(|why| why.type_ != CauseType::Parent).map(|why| reached(why, name)));
         }
-    }
-    for (type_, named, before, after) in [
-        (CauseType::Source, name.as_str(), &last.source, &wanted.source),
-        (CauseType::Spec, name.as_str(), &last.spec, &wanted.spec),
-        (CauseType::Strategy, "", &last.strategy, &wanted.strategy),
-    ] {
-        if before != after {
-            causes.push(cause(type_, named, before, after));
+        for (type_, named, before, after) in [
+            (CauseType::Source, self.image, &last.source, &self.wanted.source),
+            (CauseType::Spec, self.image, &last.spec, &self.wanted.spec),
+            (CauseType::Strategy, "", &last.strategy, &self.wanted.strategy),
+            (CauseType::Manual, self.image, &last.nonce, &self.wanted.nonce),
+        ] {
+            if before != after {
+                causes.push(cause(type_, named, before, after));
+            }
         }
+        for root in roots {
+            let known = causes.iter().any(|known: &Cause| same(known, &root));
+            if !known {
+                causes.push(root);
+            }
+        }
+        causes.truncate(MAX_BUILD_CAUSES);
+        causes
     }
-    causes
+}
+
+/// A cause that has reached an image through a parent.
+fn reached(cause: &Cause, parent: &str) -> Cause {
+    let mut via: Vec<String> = cause.via.iter().take(MAX_VIA - 1).cloned().collect();
+    via.push(parent.into());
+    Cause { via, ..cause.clone() }
+}
+
+/// Whether two causes tell of the same change, whichever way it came.
+fn same(a: &Cause, b: &Cause) -> bool {
+    (a.type_, &a.name, &a.from, &a.to) == (b.type_, &b.name, &b.from, &b.to)
+}
+
+/// What a build was made for, as a key: failures of different images with one key have one cause. What only concerns the image
+/// itself names it, so that it is nobody else's.
+#[must_use]
+pub fn key(image: &str, causes: &[Cause]) -> String {
+    let shared = |type_| causes.iter().find(|cause| cause.type_ == type_);
+    if let Some(cause) = shared(CauseType::Upstream) {
+        return format!("upstream {} at {}", cause.name, short(&cause.to));
+    }
+    if let Some(cause) = shared(CauseType::Strategy) {
+        return format!("build strategy {}", short(&cause.to));
+    }
+    if let Some(cause) = causes.iter().find(|cause| !cause.via.is_empty()) {
+        return format!("{} of {}", told(cause.type_), cause.name);
+    }
+    if causes.iter().any(|cause| cause.type_ == CauseType::Spec && cause.from.is_empty()) {
+        return "the first build".into();
+    }
+    format!("a change of {image}")
+}
+
+const fn told(type_: CauseType) -> &'static str {
+    match type_ {
+        CauseType::Upstream => "a new digest",
+        CauseType::Parent => "a rebuild",
+        CauseType::Source => "a new source",
+        CauseType::Spec => "a new spec",
+        CauseType::Strategy => "a new strategy",
+        CauseType::Manual => "a request",
+    }
 }
 
 /// The causes in a sentence of at most 300 characters.
 #[must_use]
 pub fn sentence(causes: &[Cause]) -> String {
-    let told: Vec<String> = causes
-        .iter()
-        .map(|cause| match (cause.type_, cause.from.is_empty()) {
-            (CauseType::Spec, true) => format!("{} is new", cause.name),
-            (CauseType::Upstream, true) => format!("{} was first seen at {}", cause.name, short(&cause.to)),
-            (CauseType::Upstream, false) => {
-                format!("{} moved from {} to {}", cause.name, short(&cause.from), short(&cause.to))
-            }
-            (CauseType::Parent, _) => format!("{} was rebuilt as {}", cause.name, short(&cause.to)),
-            (CauseType::Source, _) => format!("the source of {} changed to {}", cause.name, short(&cause.to)),
-            (CauseType::Spec, false) => format!("the spec of {} changed", cause.name),
-            (CauseType::Strategy, _) => "the build strategy changed".into(),
-            (CauseType::Manual, _) => format!("a rebuild of {} was asked for", cause.name),
-        })
-        .collect();
-    shorten(&told.join("; "), 300)
+    let direct = causes.iter().filter(|cause| cause.via.is_empty()).map(clause);
+    let roots = causes.iter().filter(|cause| !cause.via.is_empty()).map(clause);
+    let (direct, roots): (Vec<String>, Vec<String>) = (direct.collect(), roots.collect());
+    let because = if roots.is_empty() { String::new() } else { format!(", because {}", roots.join("; ")) };
+    shorten(&format!("{}{because}", direct.join("; ")), MAX_SENTENCE)
+}
+
+fn clause(cause: &Cause) -> String {
+    match (cause.type_, cause.from.is_empty()) {
+        (CauseType::Spec, true) => format!("{} is new", cause.name),
+        (CauseType::Upstream, true) => format!("{} was first seen at {}", cause.name, short(&cause.to)),
+        (CauseType::Upstream, false) => {
+            format!("{} moved from {} to {}", cause.name, short(&cause.from), short(&cause.to))
+        }
+        (CauseType::Parent, _) => format!("{} was rebuilt as {}", cause.name, short(&cause.to)),
+        (CauseType::Source, _) => format!("the source of {} changed to {}", cause.name, short(&cause.to)),
+        (CauseType::Spec, false) => format!("the spec of {} changed", cause.name),
+        (CauseType::Strategy, _) => "the build strategy changed".into(),
+        (CauseType::Manual, _) => format!("a rebuild of {} was asked for ({})", cause.name, cause.to),
+    }
 }
 
 /// A digest or revision short enough for a sentence: 12 characters of its hash.

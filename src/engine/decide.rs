@@ -1,90 +1,258 @@
 //! The decision of one pass, as a table of contents.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    admission,
+    breaker::BreakerState,
     decision::{Action, Decision, WaveStep},
+    failure,
     gates::{self, WaveGate},
     images,
-    observation::Observation,
+    observation::{BuildOutcome, Observation, WaveSight},
+    promotion,
+    requests::{self, Wishes},
     tags, upstreams,
     walk::Walk,
+    windows::WindowState,
 };
-use crate::api::{Cause, ImageState, Pending, UpstreamStatus, cascade::MAX_CAUSES, condition::reason};
+use crate::api::{
+    BreakerStatus, Cause, FailureClass, ImageState, Pending, Supersede, UpstreamStatus, WindowStatus,
+    cascade::MAX_CAUSES, condition::reason,
+};
+
+/// The most images that the record of a breaker names.
+const MAX_BREAKER_NAMES: usize = 10;
+/// Until a wave may begin of which another one has the name.
+const A_SECOND: SignedDuration = SignedDuration::from_secs(1);
 
 /// Decides what is to be done. Pure: the same observation at the same time gives the same decision.
 #[must_use]
 pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
-    let mut upstreams = upstreams::follow(seen, now);
-    let mut walk = images::walk(seen, &upstreams, now);
-    let mut actions = Vec::new();
-    let mut pending: Option<Pending> = None;
+    let wishes = requests::read(seen, now);
+    let followed = upstreams::follow(seen, &wishes.upstreams, now);
+    let mut upstreams = followed.upstreams;
+    let mut walk = images::walk(seen, &upstreams, &wishes, now);
+    let window = seen.blueprint.windows.state(now);
+    let breaker = admission::breaker(seen, &walk.images, now);
 
-    let wave = if let Some((name, _)) = seen.wave {
-        go_on(seen, name, &mut walk, &mut actions)
-    } else {
-        match gates::wave(seen, &upstreams, &walk, now) {
-            WaveGate::Open => open(seen, &mut upstreams, &mut walk, now),
-            WaveGate::Settling { pending: changes, until } => {
-                gates::close(&mut walk, reason::SETTLING, &format!("changes may still come; starts at {until:.0}"));
-                walk.wake_at = [walk.wake_at, Some(until)].into_iter().flatten().min();
-                pending = Some(changes);
-                WaveStep::None
-            }
-            WaveGate::Suspended => {
-                gates::close(&mut walk, reason::SUSPENDED, "spec.suspend is set");
-                WaveStep::None
-            }
-            WaveGate::Idle => WaveStep::None,
-        }
+    let mut course = match seen.wave {
+        Some(wave) => go_on(seen, wave, &upstreams, &mut walk, window, &breaker, now),
+        None => begin(seen, &mut upstreams, &mut walk, &wishes, window, now),
     };
+    promotion::flip(seen, &course.wave, &mut walk.images);
 
-    actions.append(&mut walk.probes);
-    let failed = seen.images.iter().flat_map(|image| &image.builds).filter(|build| images::failed_and_live(build));
-    actions.extend(failed.map(|build| Action::Stop { job: build.job.clone() }));
-    let mut wake_at = walk.wake_at;
+    let mut actions = course.actions;
+    actions.append(&mut walk.todo.actions);
+    actions.extend(ended(seen).map(|job| Action::Stop { job }));
     if !seen.spec.suspend {
-        tags::promote(seen, &walk.images, now, &mut actions, &mut wake_at);
+        tags::promote(seen, &walk.images, now, &mut actions, &mut walk.todo.wake_at);
     }
-    let holds = seen.spec.upstreams.iter().filter_map(|upstream| upstream.hold_at(now)?.until);
-    let wake_at = holds.chain(wake_at).min();
-    Decision { upstreams, pending, wave, images: walk.images, actions, wake_at }
+    // In the pass that opens a wave the images are not recorded, and with them not what requests have changed of them.
+    let opens = matches!(course.wave, WaveStep::Open { .. });
+    let wake_at = [walk.todo.wake_at, followed.wake_at, course.wake_at.take(), holds_end(seen, now), changes(window)];
+    Decision {
+        upstreams,
+        pending: course.pending,
+        window: window_status(window),
+        breaker: breaker_status(breaker),
+        wave: course.wave,
+        images: walk.images,
+        actions,
+        handled: if opens { Vec::new() } else { wishes.handled },
+        unserved: course.unserved,
+        wake_at: wake_at.into_iter().flatten().filter(|at| *at > now).min(),
+    }
 }
 
-/// A wave runs: ready builds start, and it ends when nothing of it is on its way.
-fn go_on(seen: &Observation<'_>, name: &str, walk: &mut Walk, actions: &mut Vec<Action>) -> WaveStep {
+/// What becomes of the wave, and what follows from that.
+struct Course {
+    wave: WaveStep,
+    pending: Option<Pending>,
+    actions: Vec<Action>,
+    unserved: usize,
+    wake_at: Option<Timestamp>,
+}
+
+impl Course {
+    fn of(wave: WaveStep) -> Self {
+        Self { wave, pending: None, actions: Vec::new(), unserved: 0, wake_at: None }
+    }
+}
+
+/// A wave runs: ready builds start, and it ends when nothing of it is on its way, or when another is to take its place.
+fn go_on(
+    seen: &Observation<'_>,
+    wave: WaveSight<'_>,
+    upstreams: &[UpstreamStatus],
+    walk: &mut Walk,
+    window: WindowState,
+    breaker: &BreakerState,
+    now: Timestamp,
+) -> Course {
+    let name = wave.name.to_owned();
     if !walk.images.iter().any(|image| image.in_progress) {
-        return WaveStep::Close { name: name.into() };
+        return Course::of(WaveStep::Close { name, superseded: false });
+    }
+    let mut course = Course::of(WaveStep::Running { name: name.clone() });
+    if seen.spec.policy.supersede == Supersede::Cancel && wave.supersedes.is_none() {
+        match gates::supersede(seen, upstreams, now) {
+            WaveGate::Open => {
+                gates::close(walk, reason::CASCADING, "another wave takes the place of this one");
+                return Course::of(WaveStep::Close { name, superseded: true });
+            }
+            WaveGate::Settling { pending, until } => {
+                course.pending = Some(pending);
+                course.wake_at = Some(until);
+            }
+            WaveGate::Idle | WaveGate::Closed { .. } | WaveGate::Suspended => {}
+        }
     }
     if seen.spec.suspend {
         gates::close(walk, reason::SUSPENDED, "spec.suspend is set");
-    } else {
-        actions.extend(gates::admit(seen, walk));
+        return course;
     }
-    WaveStep::Running { name: name.into() }
+    let admitted = admission::admit(seen, walk, window, breaker, now);
+    course.actions = admitted.actions;
+    course.unserved = admitted.unserved;
+    course.actions.extend(overtaken(seen, wave, walk));
+    course
+}
+
+/// The builds of a superseded wave that nobody wants any more.
+fn overtaken(seen: &Observation<'_>, wave: WaveSight<'_>, walk: &Walk) -> Vec<Action> {
+    let Some(superseded) = wave.supersedes else { return Vec::new() };
+    let images = seen.images.iter().zip(&walk.images);
+    images
+        .flat_map(|(sight, image)| sight.builds.iter().map(move |build| (build, image)))
+        .filter(|(build, image)| {
+            build.cascade == superseded
+                && build.outcome == BuildOutcome::Running
+                && image.fingerprint.as_ref() != Some(&build.fingerprint)
+        })
+        .map(|(build, _)| Action::Stop { job: build.job.clone() })
+        .collect()
+}
+
+/// No wave runs: one begins when its gates open.
+fn begin(
+    seen: &Observation<'_>,
+    upstreams: &mut [UpstreamStatus],
+    walk: &mut Walk,
+    wishes: &Wishes,
+    window: WindowState,
+    now: Timestamp,
+) -> Course {
+    match gates::wave(seen, upstreams, walk, wishes, window, now) {
+        WaveGate::Open => {
+            let name = wave_name(seen.family, now);
+            if seen.last_wave.is_some_and(|last| last.name == name) {
+                // Names tell seconds apart; the last wave has begun in this one.
+                gates::close(walk, reason::CASCADING, "the wave begins");
+                let next = now.saturating_add(A_SECOND).unwrap_or(Timestamp::MAX);
+                return Course {
+                    wake_at: Some(next),
+                    pending: seen.status.pending.clone(),
+                    ..Course::of(WaveStep::None)
+                };
+            }
+            Course::of(open(seen, upstreams, walk, wishes, name, now))
+        }
+        WaveGate::Settling { pending, until } => {
+            gates::close(walk, reason::SETTLING, &format!("changes may still come; starts at {until:.0}"));
+            Course { pending: Some(pending), wake_at: Some(until), ..Course::of(WaveStep::None) }
+        }
+        WaveGate::Closed { opens } => {
+            let (reason, message) = gates::told_closed(opens);
+            gates::close(walk, reason, &message);
+            Course { wake_at: opens, ..Course::of(WaveStep::None) }
+        }
+        WaveGate::Suspended => {
+            gates::close(walk, reason::SUSPENDED, "spec.suspend is set");
+            Course::of(WaveStep::None)
+        }
+        WaveGate::Idle => Course::of(WaveStep::None),
+    }
 }
 
 /// A wave begins: candidates are adopted, and the plan is made. Its builds start once it is recorded, in the next pass.
-fn open(seen: &Observation<'_>, upstreams: &mut [UpstreamStatus], walk: &mut Walk, now: Timestamp) -> WaveStep {
+fn open(
+    seen: &Observation<'_>,
+    upstreams: &mut [UpstreamStatus],
+    walk: &mut Walk,
+    wishes: &Wishes,
+    name: String,
+    now: Timestamp,
+) -> WaveStep {
     let moved = upstreams::adopt(upstreams, now);
-    let ready = walk.ready.iter().map(|(image, _)| *image);
-    let stood_on = moved.iter().flat_map(|(upstream, _)| seen.lineage.upstream_children(*upstream).iter().copied());
-    let mask = seen.lineage.with_descendants(ready.chain(stood_on));
+    let ready = walk.todo.ready.iter().map(|ready| ready.image);
+    let stood_on = moved.iter().flat_map(|(upstream, _)| seen.lineage().upstream_children(*upstream).iter().copied());
+    // What has failed is tried again by every wave.
+    let failed = walk.images.iter().enumerate().filter(|(_, image)| {
+        image.state == ImageState::Failed
+            && image.failure.as_ref().is_some_and(|failure| failure.last.class != FailureClass::Cancelled)
+    });
+    let mask = seen.lineage().with_descendants(ready.chain(stood_on).chain(failed.map(|(index, _)| index)));
     let mut causes: Vec<Cause> = moved.iter().map(|(_, cause)| cause.clone()).collect();
-    causes.extend(
-        walk.ready.iter().filter_map(|(image, _)| walk.images.get(*image)).flat_map(|image| image.causes.clone()),
-    );
+    let of_ready = walk.todo.ready.iter().filter_map(|ready| walk.images.get(ready.image));
+    causes.extend(of_ready.flat_map(|image| image.causes.clone()));
     causes.sort();
     causes.dedup();
     causes.truncate(MAX_CAUSES);
     if !moved.is_empty() {
-        *walk = images::walk(seen, upstreams, now);
+        *walk = images::walk(seen, upstreams, wishes, now);
     }
     gates::close(walk, reason::CASCADING, "the wave begins");
     for (image, below) in walk.images.iter_mut().zip(&mask) {
         // Not yet asked for, but part of the wave: it must not look finished before it has begun.
         image.in_progress |= *below && image.state != ImageState::Current;
     }
+    let supersedes = seen.superseded().filter(|_| !moved.is_empty()).map(str::to_owned);
+    WaveStep::Open { name, causes, supersedes, levels: seen.lineage().by_level(&mask) }
+}
+
+/// The name of a wave that begins now. A label holds it, so that it has at most 63 characters.
+fn wave_name(family: &str, now: Timestamp) -> String {
     let stamp = now.to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y%m%d-%H%M%S");
-    WaveStep::Open { name: format!("{}-{stamp}", seen.family), causes, levels: seen.lineage.by_level(&mask) }
+    format!("{family}-{stamp}")
+}
+
+/// Jobs that are to be ended: failed ones that have not ended, and those of images that the family no longer has.
+fn ended<'s>(seen: &'s Observation<'_>) -> impl Iterator<Item = String> {
+    let failed = seen.images.iter().flat_map(|image| &image.builds).filter(|build| failure::failed_and_live(build));
+    let orphans = seen.orphans.iter().filter(|build| build.live && build.outcome != BuildOutcome::Stopped);
+    failed.chain(orphans).map(|build| build.job.clone())
+}
+
+/// When the first hold of an image ends by itself.
+fn holds_end(seen: &Observation<'_>, now: Timestamp) -> Option<Timestamp> {
+    let of_spec = seen.spec.images.iter().filter_map(|image| image.hold.as_ref()?.until);
+    let manual = seen.images.iter().filter_map(|image| image.record?.hold.as_ref()?.until);
+    of_spec.chain(manual).filter(|until| *until > now).min()
+}
+
+/// When a window opens or closes, which the family's status shows.
+const fn changes(window: WindowState) -> Option<Timestamp> {
+    match window {
+        WindowState::Unrestricted => None,
+        WindowState::Open { closes: at } | WindowState::Closed { opens: at } => at,
+    }
+}
+
+fn window_status(window: WindowState) -> Option<WindowStatus> {
+    match window {
+        WindowState::Unrestricted => None,
+        WindowState::Open { closes } => Some(WindowStatus { open: true, until: closes }),
+        WindowState::Closed { opens } => Some(WindowStatus { open: false, until: opens }),
+    }
+}
+
+fn breaker_status(breaker: BreakerState) -> Option<BreakerStatus> {
+    match breaker {
+        BreakerState::Closed => None,
+        BreakerState::Open { since, cause, mut failures, probe_at, .. } => {
+            failures.truncate(MAX_BREAKER_NAMES);
+            Some(BreakerStatus { since: Some(since), cause, failures, probe_at: Some(probe_at) })
+        }
+    }
 }

@@ -1,9 +1,17 @@
 //! What is to be done, and what is to be recorded.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
-use super::Fault;
-use crate::api::{Cause, Edge, EdgeUse, FailureRecord, ImageState, Inputs, Pending, RunningBuild, UpstreamStatus};
+use super::{
+    Fault,
+    observation::{Good, Target},
+};
+use crate::api::{
+    BreakerStatus, Cause, CheckRecord, Edge, EdgeUse, FailureRecord, HandledRequest, ImageState, Inputs, ManualHold,
+    Pending, RunningBuild, UpstreamStatus, WindowStatus,
+};
 
 /// The whole decision of one pass.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,12 +20,20 @@ pub struct Decision {
     pub upstreams: Vec<UpstreamStatus>,
     /// Changes that wait for the quiet time.
     pub pending: Option<Pending>,
+    /// Whether a window is open, if there are any.
+    pub window: Option<WindowStatus>,
+    /// The breaker, while it is open.
+    pub breaker: Option<BreakerStatus>,
     /// What becomes of the wave.
     pub wave: WaveStep,
     /// The images, as `spec.images`.
     pub images: Vec<ImageDecision>,
     /// The effects, in the order in which they are to be carried out.
     pub actions: Vec<Action>,
+    /// Requests that are handled with this decision, each to be recorded on its object together with what it brought about.
+    pub handled: Vec<(Target, HandledRequest)>,
+    /// How many builds are ready that only the operator's limits keep from starting.
+    pub unserved: usize,
     /// When to look again though nothing has changed.
     pub wake_at: Option<Timestamp>,
 }
@@ -33,6 +49,8 @@ pub enum WaveStep {
         name: String,
         /// What set it off.
         causes: Vec<Cause>,
+        /// The superseded wave that it takes the place of.
+        supersedes: Option<String>,
         /// What it is about to build: image indices level by level.
         levels: Vec<Vec<usize>>,
     },
@@ -45,6 +63,8 @@ pub enum WaveStep {
     Close {
         /// Its name.
         name: String,
+        /// Whether it ends early because an upstream has moved on.
+        superseded: bool,
     },
 }
 
@@ -54,7 +74,7 @@ impl WaveStep {
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::None => None,
-            Self::Open { name, .. } | Self::Running { name } | Self::Close { name } => Some(name),
+            Self::Open { name, .. } | Self::Running { name } | Self::Close { name, .. } => Some(name),
         }
     }
 }
@@ -70,37 +90,30 @@ pub struct ImageDecision {
     pub message: String,
     /// Whether it is on its way, rather than at rest until something outside changes.
     pub in_progress: bool,
-    /// The fingerprint that is wanted, once every input is known.
+    /// Whether children may be built from `good` as it stands.
+    pub stands: bool,
+    /// The fingerprint that is wanted, once every input of a stale image is known.
     pub fingerprint: Option<String>,
     /// The inputs behind it.
     pub inputs: Option<Inputs>,
     /// The last good build.
-    pub good: Option<Good>,
+    pub good: Option<Arc<Good>>,
     /// The build that runs.
     pub running: Option<RunningBuild>,
     /// Failures at the wanted fingerprint.
     pub failure: Option<FailureRecord>,
-    /// Why it is stale; empty if it is not.
+    /// Why it is stale, down to what changed first; empty if it is not.
     pub causes: Vec<Cause>,
-    /// The failed ancestor that blocks it, by index.
-    pub blocked_by: Option<usize>,
-}
-
-/// A build that is pushed and checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Good {
-    /// Its digest.
-    pub digest: String,
-    /// Its fingerprint.
-    pub fingerprint: String,
-    /// Its number.
-    pub build: i64,
-    /// Bytes of its config and layers.
-    pub size: i64,
-    /// What it was made from.
-    pub inputs: Inputs,
-    /// When the oldest upstream digest below it was first seen.
-    pub base_seen: Option<Timestamp>,
+    /// The failed ancestor that blocks it.
+    pub blocked_by: Option<String>,
+    /// How the checks of the newest digest go.
+    pub checks: Vec<CheckRecord>,
+    /// The digest that floating tags are to be on.
+    pub promoted: Option<String>,
+    /// The hold that a request has set.
+    pub hold: Option<ManualHold>,
+    /// The request by which it is rebuilt though its inputs are the same.
+    pub nonce: Option<String>,
 }
 
 /// An effect on the world.
@@ -129,11 +142,28 @@ pub enum Action {
         parents: Vec<PinnedParent>,
         /// The source's revision.
         source: String,
+        /// See [`BuildSight::own`](super::BuildSight::own).
+        own: String,
+        /// See [`BuildSight::user_caused`](super::BuildSight::user_caused).
+        user_caused: bool,
+        /// The references of the upstreams of this family that caused it.
+        upstreams: Vec<String>,
     },
-    /// End a Job that counts as failed and has not ended, so that nothing of it builds beside the next attempt.
+    /// End a Job that counts as failed or cancelled and has not ended, so that nothing of it builds beside the next attempt.
     Stop {
         /// The Job's name.
         job: String,
+    },
+    /// Start a check of a digest.
+    Check {
+        /// The image.
+        image: usize,
+        /// The check, by its place in the image's `checks`.
+        check: usize,
+        /// The digest.
+        digest: String,
+        /// Which attempt, from 0.
+        attempt: i32,
     },
     /// Let the registry remember that this fingerprint came out the same as a digest that stands already.
     Remember {
@@ -162,33 +192,33 @@ pub struct PinnedParent {
     pub edge: Edge,
     /// The parent's repository.
     pub repository: String,
-    /// The reference that the Dockerfile names it by, unless it takes it from an argument.
+    /// The reference by which the Dockerfile names it, unless it takes it from an argument.
     pub reference: String,
     /// The digest.
     pub digest: String,
 }
 
 impl PinnedParent {
-    /// Whether the image's layers stand on this parent's.
+    /// Whether it is the base of the image.
     #[must_use]
     pub fn is_base(&self) -> bool {
         self.edge.usage == EdgeUse::Base
     }
 }
 
-/// A tag that is to be set.
+/// A tag that is to be moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagMove {
     /// The tag.
     pub tag: String,
-    /// Whether it names the build, and so is never moved once it stands.
+    /// Whether it names the build: then it is only ever set once.
     pub immutable: bool,
-    /// The digest that somebody else moved it to, where that is why it is set again.
+    /// The digest that somebody else has moved it to.
     pub moved_to: Option<String>,
 }
 
 impl ImageDecision {
-    /// An image that can't be looked at further.
+    /// An image at rest in the state `Waiting`.
     #[must_use]
     pub fn waiting(fault: Fault, in_progress: bool) -> Self {
         Self {
@@ -196,6 +226,7 @@ impl ImageDecision {
             reason: fault.reason,
             message: fault.message,
             in_progress,
+            stands: false,
             fingerprint: None,
             inputs: None,
             good: None,
@@ -203,6 +234,10 @@ impl ImageDecision {
             failure: None,
             causes: Vec::new(),
             blocked_by: None,
+            checks: Vec::new(),
+            promoted: None,
+            hold: None,
+            nonce: None,
         }
     }
 }

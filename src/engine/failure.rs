@@ -26,27 +26,41 @@ pub enum Verdict {
     GivenUp,
 }
 
+/// Where and why a build failed, beside what it said.
+#[derive(Clone, Copy, Debug)]
+pub struct Failed<'a> {
+    /// Which attempt it was.
+    pub attempt: i32,
+    /// The wave that it was started for.
+    pub cascade: &'a str,
+    /// What it was made for; see [`causes::key`](super::causes::key).
+    pub cause: &'a str,
+}
+
 /// Counts the failed attempts that the record does not know yet. `None` if nothing has failed at this fingerprint.
 #[must_use]
 pub fn count(
     record: Option<&FailureRecord>,
     fingerprint: &str,
     builds: &[BuildSight],
+    cause: &str,
     now: Timestamp,
 ) -> Option<FailureRecord> {
     let mut known = record.filter(|record| record.fingerprint == fingerprint).cloned();
-    let mut failed: Vec<(i32, &BuildFailure)> = builds
+    let mut failed: Vec<(Failed<'_>, &BuildFailure)> = builds
         .iter()
         .filter(|build| build.fingerprint == fingerprint)
         .filter_map(|build| match &build.outcome {
-            BuildOutcome::Failed(failure) => Some((build.attempt, failure)),
+            BuildOutcome::Failed(failure) => {
+                Some((Failed { attempt: build.attempt, cascade: &build.cascade, cause }, failure))
+            }
             _ => None,
         })
         .collect();
-    failed.sort_by_key(|(attempt, _)| *attempt);
-    for (attempt, failure) in failed {
-        if known.as_ref().is_none_or(|known| attempt > known.attempt) {
-            known = Some(add(known, fingerprint, attempt, failure.clone(), now));
+    failed.sort_by_key(|(failed, _)| failed.attempt);
+    for (failed, failure) in failed {
+        if known.as_ref().is_none_or(|known| failed.attempt > known.attempt) {
+            known = Some(add(known, fingerprint, &failed, failure.clone(), now));
         }
     }
     known
@@ -57,7 +71,7 @@ pub fn count(
 pub fn add(
     record: Option<FailureRecord>,
     fingerprint: &str,
-    attempt: i32,
+    failed: &Failed<'_>,
     failure: BuildFailure,
     now: Timestamp,
 ) -> FailureRecord {
@@ -66,12 +80,61 @@ pub fn add(
         .unwrap_or_else(|| FailureRecord { fingerprint: fingerprint.into(), ..FailureRecord::default() });
     match failure.class {
         FailureClass::Infrastructure => record.infrastructure += 1,
-        FailureClass::Build | FailureClass::Input | FailureClass::Cancelled => record.build += 1,
+        FailureClass::Build | FailureClass::Input => record.build += 1,
+        FailureClass::Cancelled => {}
     }
-    record.attempt = attempt;
+    record.attempt = failed.attempt;
+    record.cascade = failed.cascade.into();
+    record.cause = failed.cause.into();
     record.last = failure;
     record.at = Some(now);
     record
+}
+
+/// The record of a build that a person has cancelled: not tried again at this fingerprint.
+#[must_use]
+pub fn cancelled(record: Option<FailureRecord>, fingerprint: &str, now: Timestamp) -> FailureRecord {
+    let record = record.unwrap_or_else(|| FailureRecord {
+        fingerprint: fingerprint.into(),
+        // No attempt was made yet: the next one is the first.
+        attempt: -1,
+        ..FailureRecord::default()
+    });
+    let message = "cancelled by a request; built again when an input changes, or by a retry".to_owned();
+    let last = BuildFailure { class: FailureClass::Cancelled, reason: reason::CANCELLED.into(), message };
+    FailureRecord { last, at: record.at.or(Some(now)), ..record }
+}
+
+/// The record with a clean slate. It still knows which attempts were made, so that none is counted again.
+#[must_use]
+pub fn forgiven(record: FailureRecord) -> FailureRecord {
+    let FailureRecord { fingerprint, attempt, check_attempt, .. } = record;
+    FailureRecord { fingerprint, attempt, check_attempt, ..FailureRecord::default() }
+}
+
+/// The record in a wave: what was given up in an earlier one is tried again in this.
+#[must_use]
+pub fn tried_by_wave(record: FailureRecord, wave: Option<&str>, retries: &Retries) -> FailureRecord {
+    let another = wave.is_some_and(|wave| wave != record.cascade);
+    let given_up = verdict(Some(&record), retries, Timestamp::MIN) == Verdict::GivenUp;
+    let cancelled = record.last.class == FailureClass::Cancelled;
+    if another && given_up && !cancelled { forgiven(record) } else { record }
+}
+
+/// A build that said it had pushed, and has not.
+#[must_use]
+pub fn vanished() -> BuildFailure {
+    BuildFailure {
+        class: FailureClass::Infrastructure,
+        reason: reason::IMAGE_NOT_FOUND.into(),
+        message: "the build ended well, and the registry does not have what it says it pushed".into(),
+    }
+}
+
+/// Whether a build counts as failed, and its Job has not ended.
+#[must_use]
+pub fn failed_and_live(build: &BuildSight) -> bool {
+    build.live && matches!(build.outcome, BuildOutcome::Failed(_))
 }
 
 /// What a failure comes down to, in a line: the log of a builder ends with the one that says why. The whole message stays in
@@ -85,6 +148,9 @@ pub fn gist(failure: &BuildFailure) -> &str {
 #[must_use]
 pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp) -> Verdict {
     let Some(record) = record else { return Verdict::Clean };
+    if record.build == 0 && record.infrastructure == 0 && record.last.class != FailureClass::Cancelled {
+        return Verdict::Clean;
+    }
     let (failures, allowed, first) = match record.last.class {
         FailureClass::Input | FailureClass::Cancelled => return Verdict::GivenUp,
         FailureClass::Build => (record.build, retries.build, BUILD_PAUSE),
@@ -108,6 +174,9 @@ pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp
 #[must_use]
 pub fn given_up(record: &FailureRecord) -> &'static str {
     let bad_inputs = [reason::DOCKERFILE_MISMATCH, reason::SOURCE_NOT_FOUND, reason::SOURCE_UNAVAILABLE];
+    if record.last.reason == reason::CHECK_FAILED {
+        return reason::CHECK_FAILED;
+    }
     match record.last.class {
         FailureClass::Infrastructure => reason::INFRASTRUCTURE_FAILED,
         FailureClass::Build => reason::BUILD_FAILED,
@@ -135,6 +204,8 @@ mod tests {
             attempt,
             build: 1,
             cascade: String::new(),
+            own: String::new(),
+            user_caused: false,
             started_at: None,
             waits_for: None,
             live: false,
@@ -146,10 +217,10 @@ mod tests {
     fn each_attempt_is_counted_once_and_on_its_own_budget() {
         let now = Timestamp::UNIX_EPOCH;
         let builds = [failed(1, FailureClass::Infrastructure), failed(0, FailureClass::Build)];
-        let record = count(None, "f", &builds, now).expect("failures");
+        let record = count(None, "f", &builds, "", now).expect("failures");
         assert_eq!((record.build, record.infrastructure, record.attempt), (1, 1, 1));
-        assert_eq!(count(Some(&record), "f", &builds, now), Some(record.clone()));
-        assert_eq!(count(Some(&record), "g", &builds, now), None, "another fingerprint starts anew");
+        assert_eq!(count(Some(&record), "f", &builds, "", now), Some(record.clone()));
+        assert_eq!(count(Some(&record), "g", &builds, "", now), None, "another fingerprint starts anew");
         let retries = Retries { build: 1, infrastructure: 0 };
         assert_eq!(verdict(Some(&record), &retries, now), Verdict::GivenUp);
         let retries = Retries { build: 0, infrastructure: 1 };
@@ -170,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_bad_input_is_not_tried_again() {
-        let record = count(None, "f", &[failed(0, FailureClass::Input)], Timestamp::UNIX_EPOCH);
+        let record = count(None, "f", &[failed(0, FailureClass::Input)], "", Timestamp::UNIX_EPOCH);
         assert_eq!(
             verdict(record.as_ref(), &Retries { build: 9, infrastructure: 9 }, Timestamp::UNIX_EPOCH),
             Verdict::GivenUp

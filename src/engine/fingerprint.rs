@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::api::{Image, Inputs, Source};
+use crate::api::{Check, Image, Inputs, Source};
 
 /// Raised when the way of a build changes so that the same inputs give another image.
 const SCHEME: &str = "groundswell/1";
@@ -50,7 +50,44 @@ impl Hasher {
 #[must_use]
 pub fn fingerprint(inputs: &Inputs) -> String {
     let digests: Vec<&str> = inputs.parents.iter().map(|parent| parent.digest.as_str()).collect();
-    Hasher::new(SCHEME).texts(digests).text(&inputs.source).text(&inputs.spec).text(&inputs.strategy).hex()
+    let hasher = Hasher::new(SCHEME).texts(digests).text(&inputs.source).text(&inputs.spec).text(&inputs.strategy);
+    // Without a nonce nothing is added, so that a fingerprint stays what it was before there were any.
+    if inputs.nonce.is_empty() { hasher.hex() } else { hasher.text(&inputs.nonce).hex() }
+}
+
+/// Hash of what the image itself gives to a build, without its parents: it changes when somebody has edited the image.
+#[must_use]
+pub fn own_hash(inputs: &Inputs) -> String {
+    let own =
+        Hasher::new("own").text(&inputs.source).text(&inputs.spec).text(&inputs.strategy).text(&inputs.nonce).hex();
+    own.chars().take(16).collect()
+}
+
+/// Hash of one check: what runs, and how its outcome counts.
+#[must_use]
+pub fn check_revision(check: &Check) -> String {
+    let list = |texts: &[String]| texts.iter().map(String::as_str).collect::<Vec<_>>().join("\0");
+    let environment = check.env.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]).collect::<Vec<_>>();
+    let revision = Hasher::new("check")
+        .text(&check.name)
+        .text(&list(&check.command))
+        .text(&list(&check.args))
+        .text(check.image.as_deref().unwrap_or_default())
+        .texts(environment)
+        .text(if check.required { "required" } else { "reported" })
+        .hex();
+    revision.chars().take(16).collect()
+}
+
+/// Hash of the checks of an image; `None` if it has none.
+#[must_use]
+pub fn checks_hash(checks: &[Check]) -> Option<String> {
+    let required: Vec<String> = checks.iter().filter(|check| check.required).map(check_revision).collect();
+    if checks.is_empty() {
+        return None;
+    }
+    let hash = Hasher::new("checks").texts(required.iter().map(String::as_str).collect::<Vec<_>>()).hex();
+    Some(hash.chars().take(16).collect())
 }
 
 /// Hash of what an image's spec says of its build: edges as the Dockerfile sees them, arguments, target, labels, and where in

@@ -1,15 +1,12 @@
-//! Gates: what keeps ready builds from starting, and until when.
+//! The gates of a wave: whether one may begin, and until when not.
 
 use jiff::Timestamp;
 
 use super::{
-    decision::Action,
-    fingerprint::Hasher,
-    observation::{BuildOutcome, Observation},
-    upstreams::eligible,
-    walk::Walk,
+    fingerprint::Hasher, observation::Observation, requests::Wishes, upstreams::eligible, walk::Walk,
+    windows::WindowState,
 };
-use crate::api::{ImageState, Pending, UpstreamStatus, condition::reason};
+use crate::api::{Pending, UpstreamStatus, condition::reason};
 
 /// Whether a wave may begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +22,11 @@ pub enum WaveGate {
         /// When it may.
         until: Timestamp,
     },
+    /// Not before the next window opens.
+    Closed {
+        /// When that is; `None` if none does within years.
+        opens: Option<Timestamp>,
+    },
     /// Not until the family is resumed.
     Suspended,
 }
@@ -32,23 +34,59 @@ pub enum WaveGate {
 /// Whether a wave may begin, for what is ready and for the candidates that may be adopted.
 ///
 /// Changes that come together build once: each new change starts the quiet time `settle` anew, but `maxSettle` after the
-/// first of them it is over. A family of which nothing was ever built has nothing to wait for.
+/// first of them it is over. There is nothing to wait for where a person asked for a start, where nothing was ever built,
+/// where all that changed comes from other families (whose quiet time has passed), and where this wave takes the place of
+/// another.
 #[must_use]
-pub fn wave(seen: &Observation<'_>, upstreams: &[UpstreamStatus], walk: &Walk, now: Timestamp) -> WaveGate {
-    let candidates =
-        upstreams.iter().filter(|upstream| eligible(upstream)).filter_map(|upstream| upstream.candidate.as_ref());
-    let candidates: Vec<&str> = candidates.map(|candidate| candidate.digest.as_str()).collect();
-    if candidates.is_empty() && walk.ready.is_empty() {
+pub fn wave(
+    seen: &Observation<'_>,
+    upstreams: &[UpstreamStatus],
+    walk: &Walk,
+    wishes: &Wishes,
+    window: WindowState,
+    now: Timestamp,
+) -> WaveGate {
+    let candidates = candidates(upstreams);
+    let ready = &walk.todo.ready;
+    if candidates.is_empty() && ready.is_empty() {
         return WaveGate::Idle;
     }
     if seen.spec.suspend {
         return WaveGate::Suspended;
     }
-    if walk.images.iter().all(|image| image.good.is_none()) {
+    if let WindowState::Closed { opens } = window {
+        return WaveGate::Closed { opens };
+    }
+    let at_once = seen.superseded().is_some() && !candidates.is_empty()
+        || walk.images.iter().all(|image| image.good.is_none())
+        || ready.iter().any(|ready| ready.imported)
+        || asked_for(seen, upstreams, walk, wishes);
+    if at_once {
         return WaveGate::Open;
     }
-    let wanted = walk.ready.iter().filter_map(|(image, _)| walk.images.get(*image)?.fingerprint.as_deref());
+    let wanted = ready.iter().filter_map(|ready| walk.images.get(ready.image)?.fingerprint.as_deref());
     let change = Hasher::new("change").texts(candidates).texts(wanted.collect::<Vec<_>>()).hex();
+    settle(seen, change, now)
+}
+
+/// Whether a wave that runs is to end early, for candidates that may be adopted: see `policy.supersede`. A wave that has taken
+/// the place of another is left alone. A pass over the images is not needed for it.
+#[must_use]
+pub fn supersede(seen: &Observation<'_>, upstreams: &[UpstreamStatus], now: Timestamp) -> WaveGate {
+    let candidates = candidates(upstreams);
+    if candidates.is_empty() || seen.spec.suspend {
+        return WaveGate::Idle;
+    }
+    settle(seen, Hasher::new("change").texts(candidates).texts(Vec::new()).hex(), now)
+}
+
+fn candidates(upstreams: &[UpstreamStatus]) -> Vec<&str> {
+    let eligible = upstreams.iter().filter(|upstream| eligible(upstream));
+    eligible.filter_map(|upstream| Some(upstream.candidate.as_ref()?.digest.as_str())).collect()
+}
+
+/// The quiet time after the change with this hash.
+fn settle(seen: &Observation<'_>, change: String, now: Timestamp) -> WaveGate {
     let pending = match &seen.status.pending {
         Some(pending) if pending.change == change => pending.clone(),
         Some(pending) => Pending { change, since: pending.since, last_change: Some(now) },
@@ -56,57 +94,38 @@ pub fn wave(seen: &Observation<'_>, upstreams: &[UpstreamStatus], walk: &Walk, n
     };
     let policy = &seen.spec.policy;
     let after = |start: Option<Timestamp>, wait: crate::api::Duration| {
-        start.unwrap_or(now).saturating_add(wait.signed()).unwrap_or(Timestamp::MAX)
+        // A clock that was set back must not make the wait longer than it is.
+        let start = start.unwrap_or(now).min(now);
+        start.saturating_add(wait.signed()).unwrap_or(Timestamp::MAX)
     };
     let until = after(pending.last_change, policy.settle).min(after(pending.since, policy.max_settle));
     if until <= now { WaveGate::Open } else { WaveGate::Settling { pending, until } }
 }
 
-/// Picks the builds that start now: those with the longest remaining path first, as many as `parallelism` allows beside
-/// those that run. The others are told why they wait.
-#[must_use]
-pub fn admit(seen: &Observation<'_>, walk: &mut Walk) -> Vec<Action> {
-    let running = seen
-        .images
-        .iter()
-        .flat_map(|image| &image.builds)
-        .filter(|build| build.outcome == BuildOutcome::Running)
-        .count();
-    let parallelism = usize::try_from(seen.spec.policy.parallelism).unwrap_or(1).max(1);
-    let slots = parallelism.saturating_sub(running);
-
-    let remaining = seen.lineage.remaining(|image| expected_seconds(seen, image));
-    let mut ready = std::mem::take(&mut walk.ready);
-    ready.sort_by_key(|(image, _)| (std::cmp::Reverse(remaining.get(*image).copied().unwrap_or(0)), *image));
-    let later = ready.split_off(slots.min(ready.len()));
-    for (image, _) in &later {
-        if let Some(image) = walk.images.get_mut(*image) {
-            image.reason = reason::PARALLELISM;
-            image.message =
-                format!("{parallelism} builds of the family run, as many as spec.policy.parallelism allows");
-        }
+/// Whether a person has asked for a start of something that there is to do.
+fn asked_for(seen: &Observation<'_>, upstreams: &[UpstreamStatus], walk: &Walk, wishes: &Wishes) -> bool {
+    if wishes.start.is_empty() {
+        return false;
     }
-    for (image, _) in &ready {
-        if let Some(image) = walk.images.get_mut(*image) {
-            image.state = ImageState::Building;
-            image.reason = reason::BUILDING;
-        }
-    }
-    ready.into_iter().map(|(_, action)| action).collect()
+    let moved = upstreams.iter().enumerate().filter(|(_, upstream)| eligible(upstream));
+    let below = moved.flat_map(|(index, _)| seen.lineage().upstream_children(index).iter().copied());
+    let stale = seen.lineage().with_descendants(below.chain(walk.todo.ready.iter().map(|ready| ready.image)));
+    wishes.start.iter().any(|image| stale.get(*image) == Some(&true))
 }
 
 /// Tells every ready image why it does not start.
 pub fn close(walk: &mut Walk, reason: &'static str, message: &str) {
-    for (image, _) in std::mem::take(&mut walk.ready) {
-        if let Some(image) = walk.images.get_mut(image) {
+    for ready in std::mem::take(&mut walk.todo.ready) {
+        if let Some(image) = walk.images.get_mut(ready.image) {
             image.reason = reason;
             image.message = message.into();
         }
     }
 }
 
-/// How long a build of this image is likely to take: as long as its last one, or a minute.
-fn expected_seconds(seen: &Observation<'_>, image: usize) -> i64 {
-    let record = seen.images.get(image).and_then(|image| image.record);
-    record.and_then(|record| record.history.iter().find_map(|build| build.seconds)).unwrap_or(60).max(1)
+/// What an image is told while no window is open.
+#[must_use]
+pub fn told_closed(opens: Option<Timestamp>) -> (&'static str, String) {
+    let next = opens.map_or_else(|| "and none will open".into(), |opens| format!("the next one opens at {opens:.0}"));
+    (reason::WINDOW_CLOSED, format!("no window of spec.policy.windows is open; {next}"))
 }

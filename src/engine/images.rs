@@ -1,149 +1,276 @@
 //! The state of each image: a walk over the lineage, parents before children.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::{
-    Fault, causes,
-    decision::{Action, Good, ImageDecision, PinnedParent},
-    failure::{self, Verdict},
+    Fault,
+    causes::{self, Change},
+    cutoff,
+    decision::{Action, ImageDecision},
+    failure,
     fingerprint::fingerprint,
-    inputs::{Known, Obstacle},
-    observation::{BuildOutcome, BuildSight, Observation, PushResult},
-    walk::{Step, Walk},
+    inputs::{Obstacle, Parents},
+    observation::{BuildOutcome, BuildSight, Good, Observation, PushResult},
+    requests::Wishes,
+    walk::{Frame, Step, Todo, Walk},
 };
-use crate::api::{
-    BuildFailure, FailureClass, FailureRecord, FamilyImageStatus, ImageState, RunningBuild, UpstreamStatus,
-    condition::reason,
-};
+use crate::api::{FailureRecord, ImageState, ManualHold, Promotion, RunningBuild, UpstreamStatus, condition::reason};
 
-/// Walks the lineage.
+/// Walks the lineage. O(images + edges).
 #[must_use]
-pub fn walk(seen: &Observation<'_>, upstreams: &[UpstreamStatus], now: Timestamp) -> Walk {
-    let nothing = Fault { reason: reason::RESOLVING, message: String::new() };
-    let mut walk = Walk {
-        images: seen.images.iter().map(|_| ImageDecision::waiting(nothing.clone(), false)).collect(),
-        probes: Vec::new(),
-        ready: Vec::new(),
-        wake_at: None,
-    };
-    for &index in seen.lineage.order() {
-        let (Some(image), Some(sight)) = (seen.spec.images.get(index), seen.images.get(index)) else { continue };
-        let step = Step { seen, upstreams, index, image, sight, now };
-        let decision = step.decide(&mut walk);
+pub fn walk(seen: &Observation<'_>, upstreams: &[UpstreamStatus], wishes: &Wishes, now: Timestamp) -> Walk {
+    let frame = Frame { seen, upstreams, wishes, now };
+    let mut walk = Walk { images: seen.images.iter().map(|_| blank()).collect(), todo: Todo::default() };
+    for &index in seen.lineage().order() {
+        let (Some(image), Some(sight), Some(blueprint)) =
+            (seen.spec.images.get(index), seen.images.get(index), seen.blueprint.images.get(index))
+        else {
+            continue;
+        };
+        let step = Step { frame: &frame, index, image, blueprint, sight };
+        let decision = step.decide(&walk.images, &mut walk.todo);
         walk.images[index] = decision;
     }
     walk
 }
 
 impl Step<'_> {
-    fn decide(&self, walk: &mut Walk) -> ImageDecision {
-        let decision = match self.inputs(walk) {
-            Err(Obstacle::Blocked(by)) => self.blocked(by),
-            Err(Obstacle::Waiting(fault, in_progress)) => ImageDecision::waiting(fault, in_progress),
-            Ok(known) => self.with_inputs(walk, known),
+    fn decide(&self, images: &[ImageDecision], todo: &mut Todo) -> ImageDecision {
+        let decision = match self.parents(images) {
+            Ok(parents) => self.with_parents(todo, &parents).unwrap_or_else(|obstacle| self.behind(obstacle)),
+            Err(obstacle) => self.behind(obstacle),
         };
         self.with_record(decision)
     }
 
-    /// What an image keeps whatever state it is in: its last good build, a build that still runs, and the failures so far
-    /// while it is not known whether they are at the fingerprint that is wanted.
+    fn behind(&self, obstacle: Obstacle) -> ImageDecision {
+        match obstacle {
+            Obstacle::Blocked(by) => {
+                let message = format!("blocked by {by}, which failed");
+                let fault = Fault { reason: reason::ANCESTOR_FAILED, message };
+                ImageDecision {
+                    state: ImageState::Blocked,
+                    blocked_by: Some(by),
+                    ..ImageDecision::waiting(fault, false)
+                }
+            }
+            // A held image is not on its way anywhere: its children stand on what it is.
+            Obstacle::Waiting(..) if self.sight.good.is_some() && self.is_held() => self.held(blank()),
+            Obstacle::Waiting(fault, in_progress) => ImageDecision::waiting(fault, in_progress),
+        }
+    }
+
+    /// What an image keeps whatever state it is in: its last good build, a build that still runs, what it was promoted to, and
+    /// the failures so far while it is not known whether they are at the fingerprint that is wanted.
     fn with_record(&self, mut decision: ImageDecision) -> ImageDecision {
+        let record = self.sight.record;
         if decision.good.is_none() {
-            decision.good = self.sight.record.and_then(good_of);
+            decision.good.clone_from(&self.sight.good);
         }
         if decision.running.is_none() {
             decision.running = self.running().map(running_of);
         }
-        if decision.fingerprint.is_none() {
+        if decision.fingerprint.is_none() && matches!(decision.state, ImageState::Waiting | ImageState::Blocked) {
             decision.failure = self.failure_record().cloned();
         }
+        decision.promoted = match (self.frame.seen.spec.policy.promotion, decision.state, &decision.good) {
+            (Promotion::Image, ImageState::Current, Some(good)) => Some(good.digest.clone()),
+            _ => record.and_then(|record| record.promoted.clone()),
+        };
+        if decision.checks.is_empty() && !self.image.checks.is_empty() {
+            decision.checks = record.map(|record| record.checks.clone()).unwrap_or_default();
+        }
+        decision.hold = self.manual_hold();
+        decision.nonce = self.nonce().map(str::to_owned);
         decision.in_progress |= decision.running.is_some();
         decision
     }
 
-    fn running(&self) -> Option<&BuildSight> {
-        self.sight.builds.iter().find(|build| build.outcome == BuildOutcome::Running)
-    }
-
-    fn blocked(&self, by: usize) -> ImageDecision {
-        let name = self.seen.spec.images.get(by).map_or("", |image| image.name.as_str());
-        let fault = Fault { reason: reason::ANCESTOR_FAILED, message: format!("blocked by {name}, which failed") };
-        ImageDecision { state: ImageState::Blocked, blocked_by: Some(by), ..ImageDecision::waiting(fault, false) }
-    }
-
-    fn with_inputs(&self, walk: &mut Walk, Known { inputs, parents, base_seen, remembered }: Known) -> ImageDecision {
-        let wanted = fingerprint(&inputs);
-        let recorded = self.sight.record.and_then(good_of);
-        if let Some(good) = recorded.clone().filter(|good| good.fingerprint == wanted) {
-            return Self::current(Good { base_seen: base_seen.or(good.base_seen), inputs, ..good });
+    fn with_parents(&self, todo: &mut Todo, parents: &Parents<'_>) -> Result<ImageDecision, Obstacle> {
+        if let Some(good) = self.sight.good.as_ref().filter(|good| self.unchanged(good, parents)) {
+            let base_seen = parents.base_seen.or(good.base_seen);
+            let good = if base_seen == good.base_seen {
+                Arc::clone(good)
+            } else {
+                Arc::new(Good { base_seen, ..Good::clone(good) })
+            };
+            return Ok(self.verified(todo, good, blank()));
         }
-        if remembered {
+        if self.is_held() {
+            return Ok(self.held(blank()));
+        }
+        let known = self.known(parents)?;
+        if known.remembered {
             let message = "the source is being looked up".to_owned();
-            return ImageDecision::waiting(Fault { reason: reason::RESOLVING, message }, true);
+            return Err(Obstacle::Waiting(Fault { reason: reason::RESOLVING, message }, true));
         }
-        let causes = causes::of_image(
-            self.seen.spec,
-            self.seen.lineage,
-            self.index,
-            recorded.as_ref().map(|good| &good.inputs),
-            &inputs,
-        );
-        let stale =
-            ImageDecision { fingerprint: Some(wanted.clone()), inputs: Some(inputs.clone()), causes, ..blank() };
+        let wanted = fingerprint(&known.inputs);
+        let change = Change {
+            image: &self.image.name,
+            lineage: self.frame.seen.lineage(),
+            index: self.index,
+            last: self.sight.good.as_ref().map(|good| &good.inputs),
+            wanted: &known.inputs,
+        };
+        let causes = change.causes(Self::roots(parents));
+        let failure = self.failures(&wanted, &causes);
+        let stale = ImageDecision {
+            fingerprint: Some(wanted.clone()),
+            inputs: Some(known.inputs.clone()),
+            causes,
+            failure,
+            ..blank()
+        };
         let succeeded = self.last_success(&wanted);
-        let failure = failure::count(self.failure_record(), &wanted, &self.sight.builds, self.now);
-
         let push = self.sight.push.as_ref().filter(|push| push.fingerprint == wanted).map(|push| &push.result);
-        let probe = Action::Probe { image: self.index, fingerprint: wanted.clone(), after: succeeded };
-        match push {
-            Some(PushResult::Present { digest, build, size, .. }) => {
-                let (digest, build, size) = (digest.clone(), *build, *size);
-                Self::current(Good { digest, fingerprint: wanted, build, size, inputs, base_seen })
+        Ok(match push {
+            Some(PushResult::Present { digest, build, size, content, blobs }) => {
+                let fresh = Good {
+                    digest: digest.clone(),
+                    fingerprint: wanted,
+                    build: *build,
+                    size: *size,
+                    inputs: known.inputs,
+                    base_seen: parents.base_seen,
+                    content: content.clone(),
+                    blobs: blobs.clone(),
+                    checked: None,
+                    causes: stale.causes.clone(),
+                    spared: false,
+                };
+                self.present(todo, fresh, stale)
             }
-            Some(PushResult::Rejected(fault, ask_at)) if *ask_at > self.now => {
-                walk.wake(*ask_at);
+            Some(PushResult::Rejected(fault, ask_at)) if *ask_at > self.frame.now => {
+                todo.wake(*ask_at);
                 let message = fault.message.clone();
-                ImageDecision { state: ImageState::Failed, reason: fault.reason, message, failure, ..stale }
+                ImageDecision { state: ImageState::Failed, reason: fault.reason, message, ..stale }
             }
-            Some(PushResult::Faulty(fault, ask_at)) if *ask_at > self.now => {
-                walk.wake(*ask_at);
+            Some(PushResult::Faulty(fault, ask_at)) if *ask_at > self.frame.now => {
+                todo.wake(*ask_at);
                 ImageDecision {
-                    failure,
                     reason: fault.reason,
                     // Without the time: it changes at every try, and a record is not written for that.
                     message: fault.message.clone(),
                     // A registry that is away comes back; what it refuses, it refuses until somebody does something.
                     in_progress: fault.reason == reason::REGISTRY_UNAVAILABLE,
-                    state: checking(succeeded),
+                    state: asking(succeeded),
                     ..stale
                 }
             }
             Some(PushResult::Absent { last_build, after }) if *after >= succeeded => {
                 // The registry was asked after the last build that says it has pushed.
-                let failure = match succeeded {
-                    Some(attempt) if failure.as_ref().is_none_or(|failure| failure.attempt < attempt) => {
-                        Some(failure::add(failure, &wanted, attempt, vanished(), self.now))
-                    }
-                    _ => failure,
-                };
-                self.absent(walk, ImageDecision { failure, ..stale }, &wanted, *last_build, parents)
+                let failure = self.vanished(&wanted, succeeded, &stale);
+                self.absent(todo, ImageDecision { failure, ..stale }, &wanted, *last_build, known.parents)
             }
             _ => {
-                walk.probes.push(probe);
-                let message = "the registry is asked for the build".to_owned();
+                todo.actions.push(Action::Probe { image: self.index, fingerprint: wanted, after: succeeded });
                 ImageDecision {
-                    failure,
                     reason: reason::VERIFYING,
-                    message,
+                    message: "the registry is asked for the build".into(),
                     in_progress: true,
-                    state: checking(succeeded),
+                    state: asking(succeeded),
                     ..stale
                 }
             }
+        })
+    }
+
+    /// A push stands in the registry: it is a new digest, or comes to the same as the last one.
+    fn present(&self, todo: &mut Todo, fresh: Good, stale: ImageDecision) -> ImageDecision {
+        let last = self.sight.good.as_ref();
+        let Some(last) = last.filter(|last| cutoff::same(self.frame.seen.spec.policy.cutoff, last, &fresh)) else {
+            return self.verified(todo, Arc::new(fresh), stale);
+        };
+        todo.actions.push(Action::Remember {
+            image: self.index,
+            fingerprint: fresh.fingerprint.clone(),
+            digest: last.digest.clone(),
+        });
+        let spared = Good {
+            digest: last.digest.clone(),
+            build: last.build,
+            size: last.size,
+            content: last.content.clone(),
+            blobs: last.blobs.clone(),
+            checked: last.checked.clone(),
+            spared: true,
+            ..fresh
+        };
+        self.verified(todo, Arc::new(spared), stale)
+    }
+
+    /// A build that the registry vouches for: current, once its checks have passed.
+    fn verified(&self, todo: &mut Todo, good: Arc<Good>, stale: ImageDecision) -> ImageDecision {
+        match &self.blueprint.checks {
+            Some(wanted) if good.checked.as_ref() != Some(wanted) => self.check(todo, good, stale),
+            Some(_) => Self::current(good),
+            None if good.checked.is_some() => Self::current(Arc::new(Good { checked: None, ..Good::clone(&good) })),
+            None => Self::current(good),
         }
     }
 
-    fn failure_record(&self) -> Option<&FailureRecord> {
+    pub(super) fn current(good: Arc<Good>) -> ImageDecision {
+        let message = if good.spared {
+            format!("a rebuild came out the same; build {} stays", good.build)
+        } else {
+            format!("build {} is made from the inputs as they are", good.build)
+        };
+        ImageDecision {
+            state: ImageState::Current,
+            reason: reason::CURRENT,
+            message,
+            stands: true,
+            good: Some(good),
+            ..blank()
+        }
+    }
+
+    /// A person keeps it where it is. The hold of the manifest comes first.
+    fn held(&self, stale: ImageDecision) -> ImageDecision {
+        let manual = self.manual_hold();
+        let of_spec = self.image.hold.as_ref();
+        let (until, why) = of_spec.map_or_else(
+            || manual.as_ref().map_or((None, None), |hold| (hold.until, hold.reason.clone())),
+            |hold| (hold.until, hold.reason.clone()),
+        );
+        let until = until.map_or_else(String::new, |until| format!(" until {until:.0}"));
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        let stands = self.sight.good.is_some();
+        let message = if stands {
+            format!("held{until}{why}; its inputs have changed")
+        } else {
+            format!("held{until}{why} before it was ever built: end the hold to have it built")
+        };
+        ImageDecision { state: ImageState::Held, reason: reason::HELD, message, stands, ..stale }
+    }
+
+    fn is_held(&self) -> bool {
+        let now = self.frame.now;
+        self.image.hold.as_ref().is_some_and(|hold| hold.until.is_none_or(|until| now < until))
+            || self.manual_hold().is_some()
+    }
+
+    /// When a hold of this image ends by itself.
+    fn manual_hold(&self) -> Option<ManualHold> {
+        let wished = self.frame.wishes.of(self.index).and_then(|wishes| wishes.hold.as_ref());
+        let recorded = self.sight.record.and_then(|record| record.hold.as_ref());
+        let hold = wished.map_or(recorded, Option::as_ref)?;
+        hold.until.is_none_or(|until| self.frame.now < until).then(|| hold.clone())
+    }
+
+    /// The request by which it is rebuilt though its inputs are the same.
+    pub(super) fn nonce(&self) -> Option<&str> {
+        let wished = self.frame.wishes.of(self.index).and_then(|wishes| wishes.nonce.as_deref());
+        wished.or_else(|| self.sight.record.and_then(|record| record.nonce.as_deref()))
+    }
+
+    pub(super) fn running(&self) -> Option<&BuildSight> {
+        self.sight.builds.iter().find(|build| build.outcome == BuildOutcome::Running)
+    }
+
+    pub(super) fn failure_record(&self) -> Option<&FailureRecord> {
         self.sight.record.and_then(|record| record.failure.as_ref())
     }
 
@@ -152,144 +279,43 @@ impl Step<'_> {
         successes.filter(|build| build.fingerprint == fingerprint).map(|build| build.attempt).max()
     }
 
-    fn current(good: Good) -> ImageDecision {
-        ImageDecision {
-            state: ImageState::Current,
-            reason: reason::CURRENT,
-            message: format!("build {} is made from the inputs as they are", good.build),
-            fingerprint: Some(good.fingerprint.clone()),
-            inputs: Some(good.inputs.clone()),
-            good: Some(good),
-            ..blank()
+    /// The failures at the wanted fingerprint, with what requests and the wave make of them.
+    fn failures(&self, wanted: &str, causes: &[crate::api::Cause]) -> Option<FailureRecord> {
+        let cause = causes::key(&self.image.name, causes);
+        let counted = failure::count(self.failure_record(), wanted, &self.sight.builds, &cause, self.frame.now);
+        let wishes = self.frame.wishes.of(self.index);
+        if wishes.is_some_and(|wishes| wishes.cancel) {
+            return Some(failure::cancelled(counted, wanted, self.frame.now));
         }
+        if wishes.is_some_and(|wishes| wishes.retry) {
+            return counted.map(failure::forgiven);
+        }
+        let wave = self.frame.seen.wave.map(|wave| wave.name);
+        counted.map(|record| failure::tried_by_wave(record, wave, &self.frame.seen.spec.policy.retries))
     }
 
-    fn failed(stale: ImageDecision, reason: &'static str) -> ImageDecision {
-        let message = stale.failure.as_ref().map_or_else(String::new, |failure| {
-            let attempts = failure.build + failure.infrastructure;
-            let times = if attempts == 1 { "once".to_owned() } else { format!("{attempts} times") };
-            format!("failed {times}: {}", failure::gist(&failure.last))
-        });
-        ImageDecision { state: ImageState::Failed, reason, message, in_progress: false, ..stale }
-    }
-
-    /// The wanted build is not in the registry: it runs, is tried again, has failed for good, or is ready to start.
-    fn absent(
-        &self,
-        walk: &mut Walk,
-        stale: ImageDecision,
-        wanted: &str,
-        last_build: Option<i64>,
-        parents: Vec<PinnedParent>,
-    ) -> ImageDecision {
-        if let Some(build) = self.running() {
-            let message = if build.fingerprint == wanted {
-                let (number, job, why) = (build.build, &build.job, causes::sentence(&stale.causes));
-                match &build.waits_for {
-                    Some(what) => format!("build {number} waits as Job {job}: {what}"),
-                    None => format!("build {number} runs as Job {job}: {why}"),
-                }
-            } else {
-                format!("an earlier build runs to its end as Job {}; it is rebuilt next", build.job)
-            };
-            let running = Some(running_of(build));
-            return ImageDecision {
-                state: ImageState::Building,
-                reason: reason::BUILDING,
-                message,
-                in_progress: true,
-                running,
-                ..stale
-            };
-        }
-        let verdict = failure::verdict(stale.failure.as_ref(), &self.seen.spec.policy.retries, self.now);
-        match verdict {
-            Verdict::GivenUp => {
-                let reason = stale.failure.as_ref().map_or(reason::BUILD_FAILED, failure::given_up);
-                return Self::failed(stale, reason);
+    fn vanished(&self, wanted: &str, succeeded: Option<i32>, stale: &ImageDecision) -> Option<FailureRecord> {
+        let known = stale.failure.clone();
+        match succeeded {
+            Some(attempt) if known.as_ref().is_none_or(|known| known.attempt < attempt) => {
+                let build =
+                    self.sight.builds.iter().find(|build| build.attempt == attempt && build.fingerprint == wanted);
+                let cascade = build.map_or("", |build| build.cascade.as_str());
+                let cause = causes::key(&self.image.name, &stale.causes);
+                let failed = failure::Failed { attempt, cascade, cause: &cause };
+                Some(failure::add(known, wanted, &failed, failure::vanished(), self.frame.now))
             }
-            Verdict::RetryAt(at) if at > self.now => {
-                walk.wake(at);
-                let why = stale.failure.as_ref().map_or("", |failure| failure::gist(&failure.last));
-                let message = format!("tried again at {at:.0} after: {why}");
-                return ImageDecision {
-                    state: ImageState::Queued,
-                    reason: reason::RETRYING,
-                    message,
-                    in_progress: true,
-                    ..stale
-                };
-            }
-            Verdict::RetryAt(_) | Verdict::Clean => {}
+            _ => known,
         }
-        if self.sight.builds.iter().any(failed_and_live) {
-            let message = "the failed build is being ended before the next attempt".to_owned();
-            return ImageDecision {
-                state: ImageState::Queued,
-                reason: reason::RETRYING,
-                message,
-                in_progress: true,
-                ..stale
-            };
-        }
-        // What was built before and reverted counts too: a number names one build for ever.
-        let history = self.sight.record.into_iter().flat_map(|record| &record.history).map(|build| build.build);
-        let jobs = self.sight.builds.iter().map(|build| build.build);
-        let last = history.chain(jobs).chain(self.sight.record.and_then(|record| record.build)).max().max(last_build);
-        let numbered =
-            self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.build).max();
-        let action = Action::Build {
-            image: self.index,
-            fingerprint: wanted.into(),
-            attempt: self.next_attempt(wanted, stale.failure.as_ref()),
-            // Another attempt at a fingerprint keeps the number of the first.
-            build: numbered.unwrap_or_else(|| last.unwrap_or(0) + 1),
-            parents,
-            source: stale.inputs.as_ref().map_or_else(String::new, |inputs| inputs.source.clone()),
-        };
-        walk.ready.push((self.index, action));
-        let message = causes::sentence(&stale.causes);
-        ImageDecision { state: ImageState::Queued, reason: reason::CASCADING, message, in_progress: true, ..stale }
-    }
-
-    fn next_attempt(&self, wanted: &str, failure: Option<&FailureRecord>) -> i32 {
-        let seen =
-            self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.attempt).max();
-        seen.max(failure.map(|failure| failure.attempt)).map_or(0, |last| last.saturating_add(1))
     }
 }
 
 /// The state while the registry is asked: a build that has ended is being checked, otherwise the image waits.
-fn checking(succeeded: Option<i32>) -> ImageState {
+fn asking(succeeded: Option<i32>) -> ImageState {
     if succeeded.is_some() { ImageState::Checking } else { ImageState::Waiting }
 }
 
-/// Whether a build counts as failed, and its Job has not ended.
-#[must_use]
-pub fn failed_and_live(build: &BuildSight) -> bool {
-    build.live && matches!(build.outcome, BuildOutcome::Failed(_))
-}
-
-fn vanished() -> BuildFailure {
-    BuildFailure {
-        class: FailureClass::Infrastructure,
-        reason: reason::IMAGE_NOT_FOUND.into(),
-        message: "the build ended well, and the registry does not have what it says it pushed".into(),
-    }
-}
-
-fn good_of(record: &FamilyImageStatus) -> Option<Good> {
-    Some(Good {
-        digest: record.digest.clone()?,
-        fingerprint: record.fingerprint.clone()?,
-        build: record.build?,
-        size: record.size.unwrap_or_default(),
-        inputs: record.inputs.clone().unwrap_or_default(),
-        base_seen: record.base_seen,
-    })
-}
-
-fn running_of(build: &BuildSight) -> RunningBuild {
+pub(super) fn running_of(build: &BuildSight) -> RunningBuild {
     RunningBuild {
         job: build.job.clone(),
         fingerprint: build.fingerprint.clone(),
@@ -299,6 +325,6 @@ fn running_of(build: &BuildSight) -> RunningBuild {
     }
 }
 
-fn blank() -> ImageDecision {
+pub(super) fn blank() -> ImageDecision {
     ImageDecision::waiting(Fault { reason: reason::RESOLVING, message: String::new() }, false)
 }

@@ -5,14 +5,34 @@ use jiff::Timestamp;
 use super::{
     Fault,
     decision::{ImageDecision, PinnedParent},
-    fingerprint::spec_hash,
-    observation::Sight,
-    walk::{Step, Walk, repository},
+    observation::{Good, ImportState, Sight},
+    walk::Step,
 };
 use crate::{
-    api::{Edge, ImageFamilySpec, ImageState, Inputs, ParentDigest, condition::reason},
+    api::{Cause, Edge, ImageState, Inputs, OnParentFailure, ParentDigest, condition::reason},
     lineage::Parent,
 };
+
+/// The most names of parents that a message lists.
+const MAX_NAMES: usize = 10;
+
+/// Parents, every one of them with a digest to build from.
+pub(super) struct Parents<'w> {
+    parents: Vec<ParentView<'w>>,
+    /// When the oldest upstream digest below was first seen.
+    pub base_seen: Option<Timestamp>,
+    /// A parent whose digest is known but not to be built from yet: its checks are run again.
+    unready: Option<&'w str>,
+}
+
+/// A parent as its child sees it.
+pub(super) struct ParentView<'w> {
+    pub name: &'w str,
+    pub digest: &'w str,
+    pub repository: &'w str,
+    /// Why its digest is what it is, for images.
+    pub causes: &'w [Cause],
+}
 
 /// Inputs, all of them known.
 pub(super) struct Known {
@@ -20,8 +40,6 @@ pub(super) struct Known {
     pub inputs: Inputs,
     /// The parents, as the build gets them.
     pub parents: Vec<PinnedParent>,
-    /// When the oldest upstream digest below was first seen.
-    pub base_seen: Option<Timestamp>,
     /// Whether the source's revision is the one of the last build, because the one of now is still being asked for. Enough to
     /// tell that an image is current, and not enough to build it.
     pub remembered: bool,
@@ -29,121 +47,229 @@ pub(super) struct Known {
 
 /// What stands between an image and its build, from the sight of its parents.
 pub(super) enum Obstacle {
-    /// The ancestor at this index has failed.
-    Blocked(usize),
+    /// The ancestor of this name has failed.
+    Blocked(String),
     /// Something is missing; the flag says whether it is on its way.
     Waiting(Fault, bool),
 }
 
-/// The reference by which a Dockerfile names a parent, if the edge does not say: see [`Edge::reference`].
-fn reference(spec: &ImageFamilySpec, edge: &Edge, parent: Parent) -> String {
-    edge.reference.clone().unwrap_or_else(|| match parent {
-        Parent::Upstream(upstream) => {
-            spec.upstreams.get(upstream).map(crate::api::Upstream::reference).unwrap_or_default()
-        }
-        Parent::Image(image) => {
-            spec.images.get(image).map(|image| format!("{}:latest", repository(spec, image))).unwrap_or_default()
-        }
-    })
+/// What a parent comes to.
+enum Found<'w> {
+    /// A digest, and when the oldest upstream digest below it was first seen.
+    Digest(ParentView<'w>, Option<Timestamp>),
+    /// A digest that is current, and is not to be built from yet.
+    Unready(ParentView<'w>, Option<Timestamp>),
+    /// None yet; the flag says whether it is on its way.
+    Awaited(&'w str, bool),
 }
 
-impl Step<'_> {
-    /// The inputs of a build, if every one of them is known and every parent is current.
-    pub(super) fn inputs(&self, walk: &Walk) -> Result<Known, Obstacle> {
-        let mut pinned = Vec::with_capacity(self.image.from.len());
-        let mut base_seen: Option<Timestamp> = None;
-        let mut waiting: Vec<(String, bool)> = Vec::new();
-        for (edge, parent) in self.image.from.iter().zip(self.seen.lineage.parents(self.index)) {
-            let (repository, digest, since) = match *parent {
-                Parent::Upstream(upstream) => self.upstream(upstream)?,
-                Parent::Image(parent) => {
-                    let decision = walk.images.get(parent);
-                    if let Some(by) = decision.and_then(|decision| failed_ancestor(parent, decision)) {
-                        return Err(Obstacle::Blocked(by));
-                    }
-                    let good =
-                        decision.filter(|decision| decision.state == ImageState::Current).and_then(|d| d.good.as_ref());
-                    let Some(good) = good else {
-                        waiting.push((edge.parent().into(), decision.is_some_and(|decision| decision.in_progress)));
-                        continue;
-                    };
-                    (self.repository_of(parent), good.digest.clone(), good.base_seen)
+impl<'a> Step<'a> {
+    /// The parents, if every one of them has a digest.
+    pub(super) fn parents<'w>(&self, images: &'w [ImageDecision]) -> Result<Parents<'w>, Obstacle>
+    where
+        'a: 'w,
+    {
+        let mut found = Parents { parents: Vec::with_capacity(self.image.from.len()), base_seen: None, unready: None };
+        let mut awaited: Vec<(&str, bool)> = Vec::new();
+        for (edge, parent) in self.image.from.iter().zip(self.frame.seen.lineage().parents(self.index)) {
+            let (view, since) = match self.parent(images, edge, *parent)? {
+                Found::Digest(view, since) => (view, since),
+                Found::Unready(view, since) => {
+                    found.unready = found.unready.or(Some(view.name));
+                    (view, since)
+                }
+                Found::Awaited(name, on_its_way) => {
+                    awaited.push((name, on_its_way));
+                    continue;
                 }
             };
-            base_seen = [base_seen, since].into_iter().flatten().min();
-            let reference = reference(self.seen.spec, edge, *parent);
-            pinned.push(PinnedParent { edge: edge.clone(), repository, reference, digest });
+            found.base_seen = [found.base_seen, since].into_iter().flatten().min();
+            found.parents.push(view);
         }
-        if !waiting.is_empty() {
-            let names: Vec<&str> = waiting.iter().map(|(name, _)| name.as_str()).take(10).collect();
-            let message = format!("waiting for {}", names.join(", "));
-            let in_progress = waiting.iter().any(|(_, in_progress)| *in_progress);
-            return Err(Obstacle::Waiting(Fault { reason: reason::WAITING_FOR_PARENT, message }, in_progress));
+        if awaited.is_empty() { Ok(found) } else { Err(waiting(&awaited)) }
+    }
+
+    fn parent<'w>(&self, images: &'w [ImageDecision], edge: &'a Edge, parent: Parent) -> Result<Found<'w>, Obstacle>
+    where
+        'a: 'w,
+    {
+        match parent {
+            Parent::Upstream(upstream) => self.upstream(upstream),
+            Parent::Image(parent) => self.image(images, edge, parent),
+            Parent::Import(import) => self.import(import),
         }
-        let (source, remembered) = self.source()?;
-        let strategy = known(&self.sight.strategy, "the build strategy is being looked up")?;
-        let references: Vec<String> = pinned.iter().map(|parent| parent.reference.clone()).collect();
-        let inputs = Inputs {
-            parents: pinned
-                .iter()
-                .map(|parent| ParentDigest { name: parent.edge.parent().into(), digest: parent.digest.clone() })
-                .collect(),
-            source,
-            spec: spec_hash(self.image, &references),
-            strategy,
-            nonce: String::new(),
+    }
+
+    fn image<'w>(&self, images: &'w [ImageDecision], edge: &'a Edge, parent: usize) -> Result<Found<'w>, Obstacle>
+    where
+        'a: 'w,
+    {
+        let Some(decision) = images.get(parent) else { return Ok(Found::Awaited(edge.parent(), false)) };
+        let view = |good: &'w Good| ParentView {
+            name: edge.parent(),
+            digest: &good.digest,
+            repository: self.frame.seen.blueprint.images.get(parent).map_or("", |image| image.repository.as_str()),
+            causes: &good.causes,
         };
-        Ok(Known { inputs, parents: pinned, base_seen, remembered })
+        let good = decision.good.as_deref();
+        if let Some(by) = failed_ancestor(edge.parent(), decision) {
+            return match good.filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastGood) {
+                Some(good) => Ok(Found::Digest(view(good), good.base_seen)),
+                None => Err(Obstacle::Blocked(by.into())),
+            };
+        }
+        Ok(match good {
+            Some(good) if decision.stands => Found::Digest(view(good), good.base_seen),
+            // Its checks have changed: it is what it was, and is not to be built from before they have passed.
+            Some(good) if decision.state == ImageState::Checking && decision.fingerprint.is_none() => {
+                Found::Unready(view(good), good.base_seen)
+            }
+            _ => Found::Awaited(edge.parent(), decision.in_progress),
+        })
+    }
+
+    fn import(&self, import: usize) -> Result<Found<'a>, Obstacle> {
+        let seen = self.frame.seen;
+        let (Some(sight), Some(name)) = (seen.imports.get(import), seen.blueprint.import_names.get(import)) else {
+            return Ok(Found::Awaited("", false));
+        };
+        if let Some(fault) = &sight.fault {
+            return Err(Obstacle::Waiting(fault.clone(), false));
+        }
+        let digest = sight.good.as_ref().map(|good| {
+            let view =
+                ParentView { name, digest: &good.digest, repository: &good.repository, causes: good.causes.as_slice() };
+            Found::Digest(view, good.base_seen)
+        });
+        // What it was when this image was built last: behind that, its newest digest is taken even if a newer one is on its
+        // way, so that a family that is rebuilt without a pause does not keep others from ever being built.
+        let taken =
+            self.sight.good.as_ref().and_then(|good| good.inputs.parents.iter().find(|parent| parent.name == *name));
+        let behind = sight.good.as_ref().is_some_and(|good| taken.is_some_and(|taken| taken.digest != good.digest));
+        match (&sight.state, digest) {
+            (ImportState::Settled, Some(digest)) => Ok(digest),
+            (ImportState::OnItsWay, Some(digest)) if behind => Ok(digest),
+            (ImportState::OnItsWay, _) => Ok(Found::Awaited(name, true)),
+            (ImportState::Failed { .. }, Some(digest))
+                if self.image.on_parent_failure == OnParentFailure::UseLastGood =>
+            {
+                Ok(digest)
+            }
+            (ImportState::Failed { by }, _) => Err(Obstacle::Blocked(by.clone())),
+            (ImportState::Settled, None) => Ok(Found::Awaited(name, false)),
+        }
+    }
+
+    /// Every input of a build, if the parents are ready to be built from.
+    pub(super) fn known(&self, parents: &Parents<'_>) -> Result<Known, Obstacle> {
+        let (source, remembered) = self.source()?;
+        let strategy = known(&self.sight.strategy, "the build strategy is being looked up")?.to_owned();
+        if let Some(name) = parents.unready {
+            return Err(waiting(&[(name, true)]));
+        }
+        let inputs = Inputs {
+            parents: parents
+                .parents
+                .iter()
+                .map(|parent| ParentDigest { name: parent.name.into(), digest: parent.digest.into() })
+                .collect(),
+            source: source.into(),
+            spec: self.blueprint.spec_hash.clone(),
+            strategy,
+            nonce: self.nonce().unwrap_or_default().into(),
+        };
+        let pinned = self.image.from.iter().zip(&parents.parents).enumerate().map(|(place, (edge, parent))| {
+            let imported = edge.family.is_some() && edge.reference.is_none();
+            let reference = if imported {
+                format!("{}:latest", parent.repository)
+            } else {
+                self.blueprint.references.get(place).cloned().unwrap_or_default()
+            };
+            PinnedParent {
+                edge: edge.clone(),
+                repository: parent.repository.into(),
+                reference,
+                digest: parent.digest.into(),
+            }
+        });
+        Ok(Known { inputs, parents: pinned.collect(), remembered })
+    }
+
+    /// Whether the last good build was made from just these inputs. What is still being looked up counts as unchanged.
+    pub(super) fn unchanged(&self, good: &Good, parents: &Parents<'_>) -> bool {
+        let last = &good.inputs;
+        let same = |sight: &Sight<String>, last: &str| match sight {
+            Sight::Known(now) => now == last,
+            Sight::Pending => true,
+            Sight::Faulty(_) => false,
+        };
+        last.spec == self.blueprint.spec_hash
+            && last.parents.len() == parents.parents.len()
+            && last.parents.iter().zip(&parents.parents).all(|(last, now)| last.digest == now.digest)
+            && same(&self.sight.source, &last.source)
+            && matches!(&self.sight.strategy, Sight::Known(now) if *now == last.strategy)
+            && last.nonce == self.nonce().unwrap_or_default()
+    }
+
+    /// The causes of the parents' digests, parents by name.
+    pub(super) fn roots<'p>(parents: &'p Parents<'_>) -> impl Iterator<Item = (&'p str, &'p [Cause])> {
+        parents.parents.iter().map(|parent| (parent.name, parent.causes))
     }
 
     /// The source's revision, and whether it is only remembered: after a restart, a revision that is asked for over the
     /// network is not known for a moment, and what is current must not look stale for that.
-    fn source(&self) -> Result<(String, bool), Obstacle> {
-        let recorded = self.sight.record.and_then(|record| record.inputs.as_ref());
-        match (&self.sight.source, recorded) {
-            (Sight::Pending, Some(inputs)) => Ok((inputs.source.clone(), true)),
+    fn source(&self) -> Result<(&str, bool), Obstacle> {
+        match (&self.sight.source, &self.sight.good) {
+            (Sight::Pending, Some(good)) => Ok((&good.inputs.source, true)),
             (sight, _) => Ok((known(sight, "the source is being looked up")?, false)),
         }
     }
 
-    fn repository_of(&self, image: usize) -> String {
-        self.seen.spec.images.get(image).map(|image| repository(self.seen.spec, image)).unwrap_or_default()
-    }
-
-    fn upstream(&self, index: usize) -> Result<(String, String, Option<Timestamp>), Obstacle> {
-        let status = self.upstreams.get(index);
-        let image = self.seen.spec.upstreams.get(index).map(|upstream| upstream.image.clone()).unwrap_or_default();
+    fn upstream<'w>(&self, index: usize) -> Result<Found<'w>, Obstacle>
+    where
+        'a: 'w,
+    {
+        let status = self.frame.upstreams.get(index);
+        let spec = self.frame.seen.spec.upstreams.get(index);
+        let (name, repository) = spec.map_or(("", ""), |upstream| (upstream.name.as_str(), upstream.image.as_str()));
         if let Some(adopted) = status.and_then(|status| status.adopted.as_ref()) {
-            Ok((image, adopted.digest.clone(), adopted.first_seen))
-        } else {
-            let name = status.map_or("", |status| status.name.as_str());
-            let why = status.and_then(|status| status.message.as_deref()).unwrap_or("its digest is being looked up");
-            // What the status says in its own reason, as the constant that it is.
-            let told = status.and_then(|status| status.reason.as_deref());
-            let fault = self.seen.upstreams.get(index).and_then(|sight| sight.fault.as_ref());
-            let reason = [reason::HELD, reason::PLATFORM_MISSING]
-                .into_iter()
-                .chain(fault.map(|fault| fault.reason))
-                .find(|reason| Some(*reason) == told)
-                .unwrap_or(reason::RESOLVING);
-            let message = format!("upstream {name}: {why}");
-            Err(Obstacle::Waiting(Fault { reason, message }, reason == reason::RESOLVING))
+            let view = ParentView { name, digest: &adopted.digest, repository, causes: &[] };
+            return Ok(Found::Digest(view, adopted.first_seen));
         }
+        let why = status.and_then(|status| status.message.as_deref()).unwrap_or("its digest is being looked up");
+        // What the status says in its own reason, as the constant that it is.
+        let told = status.and_then(|status| status.reason.as_deref());
+        let fault = self.frame.seen.upstreams.get(index).and_then(|sight| sight.fault.as_ref());
+        let reason = [reason::HELD, reason::PLATFORM_MISSING]
+            .into_iter()
+            .chain(fault.map(|fault| fault.reason))
+            .find(|reason| Some(*reason) == told)
+            .unwrap_or(reason::RESOLVING);
+        let message = format!("upstream {name}: {why}");
+        Err(Obstacle::Waiting(Fault { reason, message }, reason == reason::RESOLVING))
     }
 }
 
-fn known(sight: &Sight<String>, pending: &str) -> Result<String, Obstacle> {
+fn waiting(awaited: &[(&str, bool)]) -> Obstacle {
+    let names: Vec<&str> = awaited.iter().map(|(name, _)| *name).take(MAX_NAMES).collect();
+    let message = format!("waiting for {}", names.join(", "));
+    let on_its_way = awaited.iter().any(|(_, on_its_way)| *on_its_way);
+    Obstacle::Waiting(Fault { reason: reason::WAITING_FOR_PARENT, message }, on_its_way)
+}
+
+fn known<'s>(sight: &'s Sight<String>, pending: &str) -> Result<&'s str, Obstacle> {
     match sight {
-        Sight::Known(value) => Ok(value.clone()),
+        Sight::Known(value) => Ok(value),
         Sight::Pending => Err(Obstacle::Waiting(Fault { reason: reason::RESOLVING, message: pending.into() }, true)),
         Sight::Faulty(fault) => Err(Obstacle::Waiting(fault.clone(), false)),
     }
 }
 
-fn failed_ancestor(parent: usize, decision: &ImageDecision) -> Option<usize> {
-    match decision.state {
-        ImageState::Failed => Some(parent),
-        ImageState::Blocked => decision.blocked_by,
+/// The failed image at or above a parent.
+fn failed_ancestor<'d>(name: &'d str, parent: &'d ImageDecision) -> Option<&'d str> {
+    match parent.state {
+        ImageState::Failed => Some(name),
+        ImageState::Blocked => parent.blocked_by.as_deref(),
         _ => None,
     }
 }

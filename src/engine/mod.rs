@@ -6,18 +6,31 @@
 //!
 //! - [`observation`]: what was seen
 //! - [`decision`]: what is to be done, and what is to be recorded
-//! - [`upstreams`]: candidates, holds, adoption
+//! - [`blueprint`]: what follows from a spec alone, and is made once per generation
+//! - [`requests`]: what people ask for by hand
+//! - [`upstreams`]: candidates, their gates, adoption
 //! - [`fingerprint`]: what determines a build
-//! - [`images`]: the state of each image; `inputs`: what it is built from; [`walk`]: what both carry along
-//! - [`gates`]: settle, suspend, parallelism
+//! - [`images`]: the state of each image; `inputs`: what it is built from; `builds`: what is not in the registry; `checks`:
+//!   what is; [`cutoff`]: whether it changed anything; [`walk`]: what all of these carry along
+//! - [`gates`]: whether a wave begins: settle, suspend, windows
+//! - [`admission`]: which builds start: windows, breaker, parallelism, the operator's limits, storms
+//! - [`windows`], [`breaker`], [`budget`]: the arithmetic of these
 //! - [`failure`]: budgets and pauses
+//! - [`promotion`]: the digest that floating tags are to be on
 //! - [`causes`]: why an image is stale
 //! - [`tags`]: templates, and which tags are to be moved
 //! - [`validate`]: what a spec must be before any of this
 //! - [`wave`]: the record of a cascade
 //! - [`windows`]: when builds may start
 
+pub mod admission;
+pub mod blueprint;
+pub mod breaker;
+pub mod budget;
+mod builds;
 pub mod causes;
+mod checks;
+pub mod cutoff;
 mod decide;
 pub mod decision;
 pub mod failure;
@@ -26,6 +39,8 @@ pub mod gates;
 pub mod images;
 mod inputs;
 pub mod observation;
+pub mod promotion;
+pub mod requests;
 pub mod tags;
 pub mod upstreams;
 pub mod validate;
@@ -37,8 +52,11 @@ pub mod windows;
 mod tests;
 
 pub use crate::api::condition::Fault;
+pub use blueprint::Blueprint;
 pub use decide::decide;
-pub use decision::{Action, Decision, Good, ImageDecision, PinnedParent, TagMove, WaveStep};
+pub use decision::{Action, Decision, ImageDecision, PinnedParent, TagMove, WaveStep};
 pub use observation::{
-    BuildOutcome, BuildSight, ImageSight, Observation, Push, PushResult, SeenDigest, Sight, TagSight, UpstreamSight,
+    Budget, BuildOutcome, BuildSight, CheckOutcome, CheckSight, Good, ImageSight, ImportSight, ImportState,
+    ImportedGood, LastWave, Observation, Push, PushResult, RequestSight, SeenDigest, Sight, TagSight, Target,
+    UpstreamSight, WaveSight,
 };

@@ -1,11 +1,15 @@
 //! What one pass has seen: the whole input of the decision, beside the time.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
 
+use super::blueprint::Blueprint;
 use crate::{
-    api::{BuildFailure, CascadeStatus, FamilyImageStatus, ImageFamilySpec, ImageFamilyStatus, condition::Fault},
+    api::{
+        BuildFailure, CascadeStatus, Cause, FamilyImageStatus, HandledRequest, ImageFamilySpec, ImageFamilyStatus,
+        Inputs, Request, condition::Fault,
+    },
     lineage::Lineage,
 };
 
@@ -14,18 +18,75 @@ use crate::{
 pub struct Observation<'a> {
     /// The family's name.
     pub family: &'a str,
+    /// The generation of the spec.
+    pub generation: Option<i64>,
     /// What the person wants.
     pub spec: &'a ImageFamilySpec,
-    /// Its checked graph.
-    pub lineage: &'a Lineage,
+    /// What follows from the spec alone.
+    pub blueprint: &'a Blueprint,
     /// What was recorded of the family.
     pub status: &'a ImageFamilyStatus,
     /// The upstreams, as `spec.upstreams`.
     pub upstreams: Vec<UpstreamSight>,
+    /// The images of other families, as [`Lineage::imports`].
+    pub imports: Vec<ImportSight>,
     /// The images, as `spec.images`.
     pub images: Vec<ImageSight<'a>>,
-    /// The name and the record of the wave that runs.
-    pub wave: Option<(&'a str, &'a CascadeStatus)>,
+    /// Builds of images that the family no longer has.
+    pub orphans: Vec<BuildSight>,
+    /// The wave that runs.
+    pub wave: Option<WaveSight<'a>>,
+    /// The newest wave that has ended.
+    pub last_wave: Option<LastWave<'a>>,
+    /// Requests that are not handled yet.
+    pub requests: Vec<RequestSight>,
+    /// What the operator's limits leave to this family.
+    pub budget: Budget,
+}
+
+impl<'a> Observation<'a> {
+    /// The checked graph.
+    #[must_use]
+    pub fn lineage(&self) -> &'a Lineage {
+        &self.blueprint.lineage
+    }
+
+    /// The superseded wave whose place the next one takes.
+    #[must_use]
+    pub fn superseded(&self) -> Option<&'a str> {
+        self.last_wave.filter(|wave| wave.superseded).map(|wave| wave.name)
+    }
+}
+
+/// The wave that runs.
+#[derive(Clone, Copy, Debug)]
+pub struct WaveSight<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// The wave that it has taken the place of.
+    pub supersedes: Option<&'a str>,
+    /// The images that it was about to build when it began.
+    pub planned: &'a [Vec<String>],
+    /// Its record.
+    pub status: &'a CascadeStatus,
+}
+
+/// The newest wave that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct LastWave<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Whether it ended early, for another to take its place.
+    pub superseded: bool,
+}
+
+/// How many builds the operator's limits allow this family to start now; `None` where there is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Its share of what is free in its namespace and in the cluster.
+    pub family: Option<usize>,
+    /// What is free for builds that an upstream has set off, as `spec.upstreams`.
+    pub upstreams: Vec<Option<usize>>,
 }
 
 /// Something that has to be looked up before a build.
@@ -59,21 +120,110 @@ pub struct SeenDigest {
     pub missing_platforms: Vec<String>,
 }
 
+/// An image of another family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportSight {
+    /// Why it can't be used, if it can't.
+    pub fault: Option<Fault>,
+    /// Its last good build.
+    pub good: Option<ImportedGood>,
+    /// Whether that is about to change.
+    pub state: ImportState,
+}
+
+/// Whether the digest of an image of another family is about to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImportState {
+    /// No, as far as can be seen.
+    Settled,
+    /// Yes: it is being rebuilt, or is about to be.
+    OnItsWay,
+    /// It has failed, or an ancestor of it has.
+    Failed {
+        /// The image that failed: `namespace/family.image`.
+        by: String,
+    },
+}
+
+/// The last good build of an image of another family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportedGood {
+    /// Its digest.
+    pub digest: String,
+    /// Its repository.
+    pub repository: String,
+    /// When the oldest upstream digest below it was first seen.
+    pub base_seen: Option<Timestamp>,
+    /// Why it was made.
+    pub causes: Vec<Cause>,
+}
+
 /// What is known of an image.
 #[derive(Clone, Debug)]
 pub struct ImageSight<'a> {
     /// What was recorded.
     pub record: Option<&'a FamilyImageStatus>,
+    /// The last good build of the record.
+    pub good: Option<Arc<Good>>,
     /// The source's revision.
     pub source: Sight<String>,
     /// The strategy's revision.
     pub strategy: Sight<String>,
     /// Its builds that the cluster still knows, of any fingerprint.
     pub builds: Vec<BuildSight>,
+    /// Its checks that the cluster still knows, of any digest.
+    pub checks: Vec<CheckSight>,
     /// The last answer of the registry to whether a fingerprint was pushed.
     pub push: Option<Push>,
     /// Where its tags were last seen.
     pub tags: HashMap<String, TagSight>,
+}
+
+/// A build that is pushed and checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Good {
+    /// Its digest.
+    pub digest: String,
+    /// The fingerprint that it is verified for.
+    pub fingerprint: String,
+    /// Its number.
+    pub build: i64,
+    /// Bytes of its config and layers.
+    pub size: i64,
+    /// What it was made from; for a spared build, what it would have been made from.
+    pub inputs: Inputs,
+    /// When the oldest upstream digest below it was first seen.
+    pub base_seen: Option<Timestamp>,
+    /// Hash of what a user would notice of it; see `policy.cutoff`.
+    pub content: Option<String>,
+    /// Hash of its config and layers as they are stored.
+    pub blobs: Option<String>,
+    /// Hash of the checks that it has passed.
+    pub checked: Option<String>,
+    /// Why it was made, down to what changed first.
+    pub causes: Vec<Cause>,
+    /// Whether a rebuild came out the same, so that this digest stayed.
+    pub spared: bool,
+}
+
+impl Good {
+    /// The last good build of a record, if it has one.
+    #[must_use]
+    pub fn of(record: &FamilyImageStatus) -> Option<Self> {
+        Some(Self {
+            digest: record.digest.clone()?,
+            fingerprint: record.fingerprint.clone()?,
+            build: record.build?,
+            size: record.size.unwrap_or_default(),
+            inputs: record.inputs.clone().unwrap_or_default(),
+            base_seen: record.base_seen,
+            content: record.content.clone(),
+            blobs: record.blobs.clone(),
+            checked: record.checked.clone(),
+            causes: record.causes.clone(),
+            spared: false,
+        })
+    }
 }
 
 /// A tag as the registry shows it.
@@ -100,6 +250,10 @@ pub struct BuildSight {
     pub build: i64,
     /// The wave that it was started for.
     pub cascade: String,
+    /// Hash of what the image itself gave to the build: its source, spec, strategy and nonce, without its parents.
+    pub own: String,
+    /// Whether the image itself was its cause, rather than something below it.
+    pub user_caused: bool,
     /// When it was made.
     pub started_at: Option<Timestamp>,
     /// How far it is.
@@ -118,6 +272,36 @@ pub enum BuildOutcome {
     /// Its pod has succeeded. What was pushed is for the registry to say.
     Succeeded,
     /// It has failed.
+    Failed(BuildFailure),
+    /// It is being ended on purpose, or was: it counts as nothing.
+    Stopped,
+}
+
+/// A Job of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckSight {
+    /// The Job's name.
+    pub job: String,
+    /// The check's name.
+    pub check: String,
+    /// Hash of what the spec said of the check.
+    pub revision: String,
+    /// The digest that it checks.
+    pub digest: String,
+    /// Which attempt it is, from 0.
+    pub attempt: i32,
+    /// How far it is.
+    pub outcome: CheckOutcome,
+}
+
+/// How far a check is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckOutcome {
+    /// Not ended.
+    Running,
+    /// Its exit code was 0. With its last words.
+    Passed(String),
+    /// Its exit code was not 0, or what is around it failed: the class says.
     Failed(BuildFailure),
 }
 
@@ -158,4 +342,22 @@ pub enum PushResult {
     Rejected(Fault, Timestamp),
     /// The registry could not say; it is asked again at the time.
     Faulty(Fault, Timestamp),
+}
+
+/// A request that is not handled yet, and the object whose annotation it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestSight {
+    /// Where it stands, and where its outcome is recorded.
+    pub target: Target,
+    /// The request, or the record of one that can't be read.
+    pub request: Result<Request, HandledRequest>,
+}
+
+/// The object on which a request stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The `ImageFamily`.
+    Family,
+    /// The `FamilyImage` of this image.
+    Image(usize),
 }

@@ -7,10 +7,10 @@ use minijinja::{Environment, UndefinedBehavior, context};
 
 use super::{
     causes::short,
-    decision::{Action, Good, ImageDecision, TagMove},
-    observation::{Observation, TagSight},
+    decision::{Action, ImageDecision, TagMove},
+    observation::{Good, ImageSight, Observation, TagSight},
 };
-use crate::api::{Image, ImageFamilySpec, ImageState, Upstream};
+use crate::api::{Image, ImageFamilySpec, ImageState, TagRecord, Upstream};
 
 /// Steps that one template may take; far more than a tag needs.
 const FUEL: u64 = 2000;
@@ -87,7 +87,8 @@ fn is_tag(text: &str) -> bool {
     text.len() <= 128 && text.starts_with(word) && text.chars().all(|c| word(c) || c == '.' || c == '-')
 }
 
-/// Adds the tag moves that current images need: new tags, tags on an older digest, and tags that somebody else has moved.
+/// Adds the tag moves that images need: new tags, tags on an older digest, and tags that somebody else has moved. Tags that
+/// name the build stand on a current image's digest; the others on the one that it is promoted to, whatever state it is in.
 pub fn promote(
     seen: &Observation<'_>,
     images: &[ImageDecision],
@@ -96,49 +97,86 @@ pub fn promote(
     wake_at: &mut Option<Timestamp>,
 ) {
     for (index, decision) in images.iter().enumerate() {
-        let (ImageState::Current, Some(good)) = (decision.state, &decision.good) else { continue };
-        let moves = moves(seen, index, good, now, wake_at);
-        if !moves.is_empty() {
-            actions.push(Action::Promote { image: index, digest: good.digest.clone(), tags: moves });
+        let (Some(good), Some(sight)) = (&decision.good, seen.images.get(index)) else { continue };
+        if at_rest(seen, index, sight, decision) {
+            continue;
         }
+        let mut moves: Vec<(&str, Vec<TagMove>)> = Vec::new();
+        for (tag, digest) in wanted(seen, index, decision, good) {
+            let Some(moved) = moved(sight, tag, digest, now, wake_at) else { continue };
+            match moves.iter_mut().find(|(to, _)| *to == digest) {
+                Some((_, tags)) => tags.push(moved),
+                None => moves.push((digest, vec![moved])),
+            }
+        }
+        let moves = moves.into_iter();
+        actions.extend(moves.map(|(digest, tags)| Action::Promote { image: index, digest: digest.into(), tags }));
     }
 }
 
-fn moves(
+/// Whether all tags of an image are known to be where they belong: decided without rendering one, for that is all there is to
+/// see of most images in most passes.
+fn at_rest(seen: &Observation<'_>, index: usize, sight: &ImageSight<'_>, decision: &ImageDecision) -> bool {
+    let (Some(record), Some(image), Some(good)) = (sight.record, seen.spec.images.get(index), &decision.good) else {
+        return false;
+    };
+    let target = |tag: &TagRecord| if tag.immutable { Some(&good.digest) } else { decision.promoted.as_ref() };
+    seen.generation.is_some()
+        && record.observed_generation == seen.generation
+        && record.build == Some(good.build)
+        && record.fingerprint.as_ref() == Some(&good.fingerprint)
+        && record.tags.len() == image.tags.len()
+        && record.tags.iter().all(|tag| target(tag) == Some(&tag.digest))
+        && sight.tags.iter().all(|(name, sight)| {
+            let record = record.tags.iter().find(|record| record.tag == *name);
+            matches!(sight, TagSight::At(digest) if record.is_none_or(|record| record.digest == *digest))
+        })
+}
+
+/// The tags of an image with the digests on which they are to stand.
+fn wanted<'d>(
     seen: &Observation<'_>,
     index: usize,
-    good: &Good,
-    now: Timestamp,
-    wake_at: &mut Option<Timestamp>,
-) -> Vec<TagMove> {
-    let (Some(image), Some(sight)) = (seen.spec.images.get(index), seen.images.get(index)) else { return Vec::new() };
+    decision: &'d ImageDecision,
+    good: &'d Good,
+) -> Vec<(Tag, &'d str)> {
+    let Some(image) = seen.spec.images.get(index) else { return Vec::new() };
     // Templates were checked before the pass; one that fails all the same moves nothing.
     let tags = render(seen.spec, image, good.build, &good.fingerprint).unwrap_or_default();
-    let recorded = |tag: &str| {
-        let record = sight.record.into_iter().flat_map(|record| &record.tags).find(|record| record.tag == tag);
-        record.is_some_and(|record| record.digest == good.digest)
+    let current = decision.state == ImageState::Current;
+    let target = |tag: Tag| {
+        let digest = if tag.immutable { current.then_some(good.digest.as_str()) } else { decision.promoted.as_deref() };
+        Some((tag, digest?))
     };
-    let mut moves = Vec::new();
-    for Tag { name, immutable } in tags {
-        let moved_to = match sight.tags.get(&name) {
-            Some(TagSight::Faulty(_, retry_at)) if *retry_at > now => {
-                *wake_at = Some(wake_at.map_or(*retry_at, |at| at.min(*retry_at)));
-                continue;
+    tags.into_iter().filter_map(target).collect()
+}
+
+fn moved(
+    sight: &ImageSight<'_>,
+    tag: Tag,
+    digest: &str,
+    now: Timestamp,
+    wake_at: &mut Option<Timestamp>,
+) -> Option<TagMove> {
+    let record = sight.record.into_iter().flat_map(|record| &record.tags).find(|record| record.tag == tag.name);
+    let recorded = record.is_some_and(|record| record.digest == digest);
+    let moved_to = match sight.tags.get(&tag.name) {
+        Some(TagSight::Faulty(_, retry_at)) if *retry_at > now => {
+            *wake_at = Some(wake_at.map_or(*retry_at, |at| at.min(*retry_at)));
+            return None;
+        }
+        Some(TagSight::Taken(_)) if tag.immutable => return None,
+        Some(TagSight::At(at)) if at == digest => {
+            if recorded {
+                return None;
             }
-            Some(TagSight::Taken(_)) if immutable => continue,
-            Some(TagSight::At(digest)) if *digest == good.digest => {
-                if recorded(&name) {
-                    continue;
-                }
-                None
-            }
-            Some(TagSight::At(digest)) if recorded(&name) && !immutable => Some(digest.clone()),
-            _ if recorded(&name) => continue,
-            _ => None,
-        };
-        moves.push(TagMove { tag: name, immutable, moved_to });
-    }
-    moves
+            None
+        }
+        Some(TagSight::At(at)) if recorded && !tag.immutable => Some(at.clone()),
+        _ if recorded => return None,
+        _ => None,
+    };
+    Some(TagMove { tag: tag.name, immutable: tag.immutable, moved_to })
 }
 
 #[cfg(test)]

@@ -2,7 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::{Fault, tags, walk::repository};
+use super::{
+    Fault,
+    blueprint::{Blueprint, repository},
+    tags,
+    windows::Windows,
+};
 use crate::{
     api::{ImageFamilySpec, condition::reason},
     lineage::{Lineage, LineageError},
@@ -13,8 +18,8 @@ const ANY_BUILD: i64 = 0;
 /// The fingerprint that stands for any in a claim.
 const ANY_FINGERPRINT: &str = "000000000000";
 
-/// The checked graph of a spec, or the first thing that is wrong with it.
-pub fn validate(spec: &ImageFamilySpec) -> Result<Lineage, Fault> {
+/// What follows from a spec, or the first thing that is wrong with it.
+pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Fault> {
     let lineage = Lineage::new(spec).map_err(|error| {
         let reason = match error {
             LineageError::Cycle { .. } => reason::CYCLE,
@@ -32,7 +37,23 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Lineage, Fault> {
             return Err(Fault { reason: reason::TAG_COLLISION, message });
         }
     }
-    Ok(lineage)
+    if let Some(export) = spec.exports.iter().find(|export| !spec.images.iter().any(|image| image.name == export.image))
+    {
+        let message =
+            format!("spec.exports names the image `{}`, which the family does not have; correct it", export.image);
+        return Err(Fault { reason: reason::INVALID_SPEC, message });
+    }
+    let invalid = |message: String| Fault { reason: reason::INVALID_SPEC, message };
+    let policy = &spec.policy;
+    if policy.settle > policy.max_settle {
+        let message = "spec.policy.settle is longer than spec.policy.maxSettle: shorten one or lengthen the other";
+        return Err(invalid(message.into()));
+    }
+    if policy.parallelism < 1 {
+        return Err(invalid("spec.policy.parallelism is less than 1, so that nothing would ever be built".into()));
+    }
+    let windows = Windows::parse(&policy.windows).map_err(|error| invalid(error.to_string()))?;
+    Ok(Blueprint::new(spec, lineage, windows))
 }
 
 /// The tags that a spec claims, each as `(image, repository:tag)`; a tag that names the build claims all its numbers.

@@ -7,15 +7,18 @@ use jiff::Timestamp;
 use super::{
     causes,
     decision::{Decision, ImageDecision, WaveStep},
-    observation::{ImageSight, Observation},
+    observation::{Good, ImageSight, Observation},
+    promotion,
 };
 use crate::{
-    api::{CascadePhase, CascadeStatus, ImageCounts, ImageResult, ImageState},
+    api::{CascadePhase, CascadeStatus, ImageCounts, ImageResult, ImageState, Promotion},
     lineage::critical_path,
 };
 
 /// The most images that a record lists.
 const MAX_IMAGES: usize = 1000;
+/// The most images of a state that an outcome names.
+const MAX_NAMES: usize = 10;
 
 /// How many of these images are in which state.
 #[must_use]
@@ -66,7 +69,7 @@ pub fn record(
         let Some(state) = decision.images.get(index) else { continue };
         let mut result =
             before.cloned().unwrap_or_else(|| ImageResult { name: image.name.clone(), ..ImageResult::default() });
-        let at_rest = matches!(state.state, ImageState::Current | ImageState::Failed | ImageState::Blocked);
+        let at_rest = !state.in_progress && !matches!(state.state, ImageState::Waiting);
         result.state = state.state;
         result.builds = result.builds.max(i32::try_from(attempts.len()).unwrap_or(i32::MAX));
         result.started_at = result.started_at.or_else(|| builds.filter_map(|build| build.started_at).min());
@@ -76,16 +79,35 @@ pub fn record(
         if let Some(good) = state.good.as_ref().filter(|_| state.state == ImageState::Current) {
             result.build = Some(good.build);
             result.digest = Some(good.digest.clone());
+            spare(&mut result, good, sight, name);
         }
         if !state.causes.is_empty() {
             result.why = causes::sentence(&state.causes);
+            result.causes.clone_from(&state.causes);
         }
         images.push(result);
     }
     let counts = counts(images.iter().map(|image| image.state));
     let started_at = previous.started_at.or(Some(now));
     let status = CascadeStatus { started_at, counts, images, ..CascadeStatus::default() };
-    if matches!(decision.wave, WaveStep::Close { .. }) { close(seen, status, now) } else { status }
+    match decision.wave {
+        WaveStep::Close { superseded, .. } => close(seen, decision, status, superseded, now),
+        WaveStep::None | WaveStep::Open { .. } | WaveStep::Running { .. } => status,
+    }
+}
+
+/// Says of a current image whether the wave has changed it, and if not, why.
+fn spare(result: &mut ImageResult, good: &Good, sight: Option<&ImageSight<'_>>, wave: &str) {
+    let last = sight.and_then(|sight| sight.record?.history.first()).filter(|build| build.cascade == wave);
+    if good.spared || last.is_some_and(|build| build.spared) {
+        result.spared = true;
+        result.why = format!("rebuilt, and the same as build {}, which stays", good.build);
+    } else if result.builds == 0 {
+        result.spared = true;
+        result.why = "its inputs came out the same, or it was built already".into();
+    } else {
+        result.spared = false;
+    }
 }
 
 /// When the image's record says that the build ended whose result is current.
@@ -95,9 +117,31 @@ fn recorded_end(sight: &ImageSight<'_>, decision: &ImageDecision) -> Option<Time
     (last.fingerprint == good.fingerprint && last.build == good.build).then_some(last.finished_at)?
 }
 
-fn close(seen: &Observation<'_>, mut status: CascadeStatus, now: Timestamp) -> CascadeStatus {
-    let whole = status.counts.current == status.counts.total;
-    status.phase = if whole { CascadePhase::Complete } else { CascadePhase::Incomplete };
+/// What a wave of a family with `promotion: Wave` says of its floating tags.
+fn promoted(seen: &Observation<'_>, decision: &Decision) -> String {
+    let missing = promotion::missing(seen, &decision.images);
+    if missing.is_empty() {
+        return "; its floating tags move together".into();
+    }
+    let names = missing.iter().filter_map(|image| Some(seen.spec.images.get(*image)?.name.as_str()));
+    let names: Vec<&str> = names.take(MAX_NAMES).collect();
+    format!("; no floating tag moves, for it is not whole without {}", names.join(", "))
+}
+
+fn close(
+    seen: &Observation<'_>,
+    decision: &Decision,
+    mut status: CascadeStatus,
+    superseded: bool,
+    now: Timestamp,
+) -> CascadeStatus {
+    let counts = &status.counts;
+    let whole = !superseded && counts.current + counts.held == counts.total;
+    status.phase = match (superseded, whole) {
+        (true, _) => CascadePhase::Superseded,
+        (false, true) => CascadePhase::Complete,
+        (false, false) => CascadePhase::Incomplete,
+    };
     status.finished_at = Some(now);
     let seconds = status.started_at.map_or(0, |start| now.duration_since(start).as_secs());
     status.seconds = Some(seconds);
@@ -107,29 +151,37 @@ fn close(seen: &Observation<'_>, mut status: CascadeStatus, now: Timestamp) -> C
         let result = results.get(seen.spec.images.get(image)?.name.as_str()).filter(|result| result.builds > 0)?;
         result.finished_at.map(Timestamp::as_millisecond)
     };
-    let path = critical_path(seen.lineage, ended);
+    let path = critical_path(seen.lineage(), ended);
     status.critical_path = path.iter().filter_map(|image| Some(seen.spec.images.get(*image)?.name.clone())).collect();
 
-    let rebuilt = status.images.iter().filter(|image| image.builds > 0 && image.state == ImageState::Current).count();
+    let rebuilt = status.images.iter().filter(|image| !image.spared && image.state == ImageState::Current).count();
     let list = |state: ImageState| {
         let names: Vec<&str> = status
             .images
             .iter()
             .filter(|image| image.state == state)
             .map(|image| image.name.as_str())
-            .take(10)
+            .take(MAX_NAMES)
             .collect();
         names.join(", ")
     };
     status.outcome = if whole {
-        let spared = status.images.len() - rebuilt;
-        let spared = if spared == 0 { String::new() } else { format!(", {spared} already built") };
-        format!("{rebuilt} rebuilt{spared}, in {seconds} s")
+        let spared = status.images.iter().filter(|image| image.spared).count();
+        let spared = if spared == 0 { String::new() } else { format!(", {spared} spared") };
+        let held = list(ImageState::Held);
+        let held = if held.is_empty() { String::new() } else { format!(", held: {held}") };
+        format!("{rebuilt} rebuilt{spared}{held}, in {seconds} s")
     } else {
-        let mut parts = vec![format!("{} of {} current after {seconds} s", status.counts.current, status.counts.total)];
-        for (state, word) in
-            [(ImageState::Failed, "failed"), (ImageState::Blocked, "blocked"), (ImageState::Waiting, "waiting")]
-        {
+        let ended = if superseded { "superseded with " } else { "" };
+        let mut parts =
+            vec![format!("{ended}{} of {} current after {seconds} s", status.counts.current, status.counts.total)];
+        for (state, word) in [
+            (ImageState::Failed, "failed"),
+            (ImageState::Blocked, "blocked"),
+            (ImageState::Waiting, "waiting"),
+            (ImageState::Held, "held"),
+            (ImageState::Queued, "for the next wave"),
+        ] {
             let names = list(state);
             if !names.is_empty() {
                 parts.push(format!("{word}: {names}"));
@@ -137,5 +189,8 @@ fn close(seen: &Observation<'_>, mut status: CascadeStatus, now: Timestamp) -> C
         }
         parts.join("; ")
     };
+    if seen.spec.policy.promotion == Promotion::Wave && !superseded {
+        status.outcome.push_str(&promoted(seen, decision));
+    }
     status
 }

@@ -19,6 +19,29 @@ pub enum Parent {
     Upstream(usize),
     /// An entry of `spec.images`.
     Image(usize),
+    /// An image of another family: an entry of [`Lineage::imports`].
+    Import(usize),
+}
+
+/// An image of another family that images of this one stand on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Import {
+    /// The other family's namespace, if it is not this one's.
+    pub namespace: Option<String>,
+    /// The other family.
+    pub family: String,
+    /// Its image.
+    pub image: String,
+}
+
+impl std::fmt::Display for Import {
+    /// `namespace/family.image`, without the namespace where it is the own one.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        write!(f, "{}.{}", self.family, self.image)
+    }
 }
 
 /// The checked graph of a family: it has no cycles, and every parent exists.
@@ -30,6 +53,8 @@ pub struct Lineage {
     children: Vec<Vec<usize>>,
     /// Images that stand directly on an upstream, per upstream, each once.
     upstream_children: Vec<Vec<usize>>,
+    /// Images of other families that images stand on, each once, in the order in which they are first named.
+    imports: Vec<Import>,
     /// Images, parents before children.
     order: Vec<usize>,
     /// Distance from the upstreams per image, from 1.
@@ -72,10 +97,14 @@ impl Lineage {
     pub fn new(spec: &ImageFamilySpec) -> Result<Self, LineageError> {
         let upstreams = index("upstreams", spec.upstreams.iter().map(|upstream| upstream.name.as_str()))?;
         let images = index("images", spec.images.iter().map(|image| image.name.as_str()))?;
+        let mut imports = Imports::default();
         let parents = spec
             .images
             .iter()
-            .map(|image| image.from.iter().map(|edge| resolve(&image.name, edge, &upstreams, &images)).collect())
+            .map(|image| {
+                let parents = image.from.iter();
+                parents.map(|edge| resolve(&image.name, edge, &upstreams, &images, &mut imports)).collect()
+            })
             .collect::<Result<Vec<Vec<Parent>>, _>>()?;
 
         let mut graph = DiGraph::<(), (), usize>::with_capacity(parents.len(), parents.len());
@@ -85,6 +114,7 @@ impl Lineage {
         for (child, parents) in parents.iter().enumerate() {
             for parent in parents {
                 let siblings: &mut Vec<usize> = match *parent {
+                    Parent::Import(_) => continue,
                     Parent::Upstream(parent) => &mut upstream_children[parent],
                     Parent::Image(parent) => {
                         graph.add_edge(nodes[parent], nodes[child], ());
@@ -104,11 +134,11 @@ impl Lineage {
         for &image in &order {
             let above = parents[image].iter().filter_map(|parent| match parent {
                 Parent::Image(parent) => Some(levels[*parent]),
-                Parent::Upstream(_) => None,
+                Parent::Upstream(_) | Parent::Import(_) => None,
             });
             levels[image] = above.max().unwrap_or(0) + 1;
         }
-        Ok(Self { parents, children, upstream_children, order, levels })
+        Ok(Self { parents, children, upstream_children, imports: imports.list, order, levels })
     }
 
     /// Images, parents before children.
@@ -135,7 +165,13 @@ impl Lineage {
         self.upstream_children.get(upstream).map_or(&[], Vec::as_slice)
     }
 
-    /// The level of an image: 1 if it stands on upstreams only, else one more than its highest parent.
+    /// The images of other families that images stand on, each once.
+    #[must_use]
+    pub fn imports(&self) -> &[Import] {
+        &self.imports
+    }
+
+    /// The level of an image: 1 if it stands on upstreams and other families only, else one more than its highest parent.
     #[must_use]
     pub fn level(&self, image: usize) -> usize {
         self.levels.get(image).copied().unwrap_or(1)
@@ -196,12 +232,33 @@ fn index<'a>(
     Ok(index)
 }
 
+/// Imports, each once.
+#[derive(Default)]
+struct Imports {
+    list: Vec<Import>,
+    places: HashMap<Import, usize>,
+}
+
+impl Imports {
+    fn place(&mut self, import: Import) -> usize {
+        *self.places.entry(import.clone()).or_insert_with(|| {
+            self.list.push(import);
+            self.list.len() - 1
+        })
+    }
+}
+
 fn resolve(
     image: &str,
     edge: &crate::api::Edge,
     upstreams: &HashMap<&str, usize>,
     images: &HashMap<&str, usize>,
+    imports: &mut Imports,
 ) -> Result<Parent, LineageError> {
+    if let (Some(family), Some(name)) = (&edge.family, &edge.image) {
+        let import = Import { namespace: family.namespace.clone(), family: family.name.clone(), image: name.clone() };
+        return Ok(Parent::Import(imports.place(import)));
+    }
     let parent = edge.parent();
     let (kind, found) = if edge.upstream.is_some() {
         ("upstream", upstreams.get(parent).copied().map(Parent::Upstream))

@@ -6,5 +6,5 @@
 mod graph;
 mod path;
 
-pub use graph::{Lineage, LineageError, Parent};
+pub use graph::{Import, Lineage, LineageError, Parent};
 pub use path::critical_path;

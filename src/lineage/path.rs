@@ -15,7 +15,7 @@ pub fn critical_path(lineage: &Lineage, finished: impl Fn(usize) -> Option<i64>)
         path.push(image);
         next = latest(&mut lineage.parents(image).iter().filter_map(|parent| match parent {
             Parent::Image(parent) => Some(*parent),
-            Parent::Upstream(_) => None,
+            Parent::Upstream(_) | Parent::Import(_) => None,
         }));
     }
     path.reverse();

@@ -26,7 +26,7 @@ use crate::{
         job::drops_user_namespace,
         request::{BuildRequest, FamilyRef, GitSecret, PinnedParent, ResolvedSource, Written},
     },
-    engine::{Action, Decision, failure, tags},
+    engine::{Action, Decision, causes, failure, tags},
     registry::Reference,
 };
 
@@ -48,16 +48,14 @@ pub async fn start_builds(
     let mut any_refused = false;
     for action in actions {
         let Action::Build { image, fingerprint, attempt, .. } = &action else { continue };
+        let (image, attempt) = (*image, *attempt);
         let started = start(context, world, memory, &action, &wave).await?;
-        let Some(image) = decision.images.get_mut(*image) else { continue };
+        let name = world.family.spec.images.get(image).map_or("", |image| image.name.as_str());
+        let Some(image) = decision.images.get_mut(image) else { continue };
         match started {
             Ok(running) => {
-                image.message = format!(
-                    "build {} runs as Job {}: {}",
-                    running.build,
-                    running.job,
-                    crate::engine::causes::sentence(&image.causes)
-                );
+                image.message =
+                    format!("build {} runs as Job {}: {}", running.build, running.job, causes::sentence(&image.causes));
                 image.running = Some(running);
             }
             // Counted as an attempt, on the budget of its class, so that it is neither tried for ever nor forgotten.
@@ -66,7 +64,9 @@ pub async fn start_builds(
                 image.state = ImageState::Queued;
                 image.reason = reason::RETRYING;
                 image.message.clone_from(&refused.message);
-                image.failure = Some(failure::add(image.failure.take(), fingerprint, *attempt, refused, now));
+                let cause = causes::key(name, &image.causes);
+                let failed = failure::Failed { attempt, cascade: &wave, cause: &cause };
+                image.failure = Some(failure::add(image.failure.take(), fingerprint, &failed, refused, now));
             }
         }
     }
@@ -203,7 +203,11 @@ fn refusal(error: &Error) -> BuildFailure {
 
 /// What the build is asked to make.
 fn request(context: &Context, world: &World, action: &Action, wave: &str) -> Option<(usize, BuildRequest)> {
-    let Action::Build { image: index, fingerprint, attempt, build, parents, source } = action else { return None };
+    let Action::Build { image: index, fingerprint, attempt, build, parents, source, own, user_caused, upstreams } =
+        action
+    else {
+        return None;
+    };
     let image = world.family.spec.images.get(*index)?;
     let repository = world.repository(*index);
     let parents: Vec<PinnedParent> = parents
@@ -231,6 +235,9 @@ fn request(context: &Context, world: &World, action: &Action, wave: &str) -> Opt
         attempt: *attempt,
         build: *build,
         cascade: wave.into(),
+        own: own.clone(),
+        user_caused: *user_caused,
+        upstreams: upstreams.clone(),
         parents,
         source: resolved(context, world, image, source)?,
         args: image.args.clone(),

@@ -36,10 +36,10 @@ pub async fn record(
     now: Timestamp,
 ) -> Result<Option<Timestamp>, Error> {
     match (&decision.wave, &world.wave) {
-        (WaveStep::Open { name, causes, levels }, _) => {
+        (WaveStep::Open { name, causes, supersedes, levels }, _) => {
             let spec = CascadeSpec {
                 family: world.key.name.clone(),
-                supersedes: None,
+                supersedes: supersedes.clone(),
                 causes: causes.clone(),
                 levels: levels.iter().map(|level| level.iter().map(|image| name_of(world, *image)).collect()).collect(),
             };

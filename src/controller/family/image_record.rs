@@ -18,6 +18,7 @@ use super::{
     },
     events::{self, Tone},
     observe::World,
+    requests,
 };
 use crate::{
     api::{
@@ -26,7 +27,7 @@ use crate::{
         family_image::MAX_HISTORY,
         labels,
     },
-    engine::{Decision, ImageDecision, TagSight, causes, tags},
+    engine::{Decision, ImageDecision, TagSight, Target, causes, tags},
     server::metrics::BuildResult,
 };
 
@@ -70,7 +71,7 @@ async fn write(
         family: world.key.name.clone(),
         image: image.name.clone(),
         repository: world.repository(index),
-        level: i32::try_from(world.lineage.level(index)).unwrap_or(i32::MAX),
+        level: i32::try_from(world.blueprint.lineage.level(index)).unwrap_or(i32::MAX),
     };
     if known.is_none_or(|known| known.spec != spec) {
         let body = Patch::Apply(object(world, &name, &spec));
@@ -79,7 +80,7 @@ async fn write(
     }
 
     let old = known.and_then(|known| known.status.clone()).unwrap_or_default();
-    let new = status(world, decided, &old, memory, index, now);
+    let new = status(world, decision, decided, &old, memory, index, now);
     // Rollouts are recorded by another hand, under another field owner; here they count neither as old nor as new.
     let comparable = FamilyImageStatus { rollouts: Vec::new(), conditions: own(&old.conditions), ..old.clone() };
     if known.is_some() && new == comparable {
@@ -133,6 +134,7 @@ fn own(
 
 fn status(
     world: &World,
+    decision: &Decision,
     decided: &ImageDecision,
     old: &FamilyImageStatus,
     memory: &Memory,
@@ -140,8 +142,11 @@ fn status(
     now: Timestamp,
 ) -> FamilyImageStatus {
     let generation = world.family.metadata.generation;
-    let good = decided.good.as_ref();
+    let good = decided.good.as_deref();
     let tags = tags_of(world, decided, old, memory, index);
+    let requests = requests::recorded(decision, Target::Image(index), &old.requests);
+    let last_handled_request =
+        requests.first().map(|request| request.id.clone()).or_else(|| old.last_handled_request.clone());
     let reason = decided.reason;
     let message = shorten(&decided.message, MAX_MESSAGE);
     let since = old.since.filter(|_| old.state == decided.state).or(Some(now));
@@ -161,9 +166,18 @@ fn status(
         tags,
         running: decided.running.clone(),
         failure: decided.failure.clone(),
+        content: good.and_then(|good| good.content.clone()),
+        blobs: good.and_then(|good| good.blobs.clone()),
+        causes: good.map(|good| good.causes.clone()).unwrap_or_default(),
+        checked: good.and_then(|good| good.checked.clone()),
+        checks: decided.checks.clone(),
+        promoted: decided.promoted.clone(),
+        hold: decided.hold.clone(),
+        nonce: decided.nonce.clone(),
+        last_handled_request,
+        requests,
         rollouts: Vec::new(),
-        history: history(world, decided, old, index, now),
-        ..old.clone()
+        history: history(world, decision, decided, old, now),
     };
     let ready = decided.state == ImageState::Current && reason == reason::CURRENT;
     let stalled = needs_person(decided.state, reason) || decided.state == ImageState::Blocked;
@@ -181,9 +195,7 @@ fn tags_of(
     memory: &Memory,
     index: usize,
 ) -> Vec<TagRecord> {
-    let (Some(image), Some(good), ImageState::Current) =
-        (world.family.spec.images.get(index), &decided.good, decided.state)
-    else {
+    let (Some(image), Some(good)) = (world.family.spec.images.get(index), &decided.good) else {
         return old.tags.clone();
     };
     let sights = memory.tags.get(&image.name);
@@ -198,31 +210,21 @@ fn tags_of(
     tags.into_iter().filter_map(record).collect()
 }
 
-/// The last builds, newest first; one is added when a good build is new, or when an image has failed for good.
+/// The last builds, newest first; one is added when a good build is new, or when an image has failed for good. A list that is
+/// longer than the spec allows, for it was written under another, is cut.
 fn history(
     world: &World,
+    decision: &Decision,
     decided: &ImageDecision,
     old: &FamilyImageStatus,
-    index: usize,
     now: Timestamp,
 ) -> Vec<BuildRecord> {
     let mut history = old.history.clone();
+    let cascade = decision.wave.name().unwrap_or_default().to_owned();
     let good = decided.good.as_ref().filter(|good| old.fingerprint.as_ref() != Some(&good.fingerprint));
     if let Some(good) = good {
-        let started = old
-            .running
-            .as_ref()
-            .filter(|running| running.fingerprint == good.fingerprint)
-            .and_then(|running| running.started_at);
-        let why = world.family.spec.images.get(index).map(|_| {
-            causes::sentence(&causes::of_image(
-                &world.family.spec,
-                &world.lineage,
-                index,
-                old.inputs.as_ref(),
-                &good.inputs,
-            ))
-        });
+        let running = old.running.as_ref().filter(|running| running.fingerprint == good.fingerprint);
+        let started = running.and_then(|running| running.started_at);
         history.insert(
             0,
             BuildRecord {
@@ -230,18 +232,28 @@ fn history(
                 fingerprint: good.fingerprint.clone(),
                 digest: good.digest.clone(),
                 finished_at: Some(now),
-                seconds: started.map(|started| now.duration_since(started).as_secs()),
-                why: why.unwrap_or_default(),
-                ..BuildRecord::default()
+                seconds: started.map(|started| now.duration_since(started).as_secs().max(0)),
+                why: causes::sentence(&good.causes),
+                causes: good.causes.clone(),
+                cascade,
+                spared: good.spared,
             },
         );
     } else if decided.state == ImageState::Failed && old.state != ImageState::Failed {
-        let fingerprint = decided.fingerprint.clone().unwrap_or_default();
-        let build = old.build.unwrap_or(0) + 1;
-        let why = shorten(&decided.message, 300);
-        history.insert(0, BuildRecord { build, fingerprint, finished_at: Some(now), why, ..BuildRecord::default() });
+        history.insert(
+            0,
+            BuildRecord {
+                build: old.build.unwrap_or(0) + 1,
+                fingerprint: decided.fingerprint.clone().unwrap_or_default(),
+                finished_at: Some(now),
+                why: shorten(&decided.message, 300),
+                causes: decided.causes.clone(),
+                cascade,
+                ..BuildRecord::default()
+            },
+        );
     }
-    history.truncate(MAX_HISTORY);
+    history.truncate(usize::try_from(world.family.spec.history.builds).unwrap_or(1).clamp(1, MAX_HISTORY));
     history
 }
 
@@ -256,6 +268,12 @@ pub fn needs_person(state: ImageState, reason: &str) -> bool {
         reason::SETTLING,
         reason::SUSPENDED,
         reason::PARALLELISM,
+        reason::STORM,
+        reason::BUDGET,
+        reason::WINDOW_CLOSED,
+        reason::BREAKER_OPEN,
+        reason::NEXT_WAVE,
+        reason::CHECKING,
         reason::RETRYING,
         reason::BUILDING,
     ];

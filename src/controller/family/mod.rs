@@ -3,6 +3,7 @@
 //! - [`check`]: is the spec one that can be built?
 //! - [`credentials`]: the registry credentials of the namespace
 //! - [`observe`]: everything that the decision needs to know
+//! - [`requests`]: what people ask for by hand
 //! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it came out the same as
 //! - [`apply`]: builds are started, and failed ones ended
 //! - [`promote`]: tags are moved
@@ -20,6 +21,7 @@ pub mod probe;
 pub mod promote;
 pub mod pushed;
 pub mod remember;
+pub mod requests;
 pub mod status;
 
 #[cfg(test)]
@@ -52,8 +54,8 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     let mut memory = memory.lock().await;
     let now = context.clock.now();
 
-    let lineage = match check::check(&context, &family, &mut memory) {
-        Ok(lineage) => lineage,
+    let blueprint = match check::check(&context, &family, &mut memory) {
+        Ok(blueprint) => blueprint,
         Err(fault) => return status::stalled(&context, &family, &fault, now).await,
     };
     let keychain = match credentials::load(&context, &family, &mut memory).await? {
@@ -61,7 +63,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
         Err(fault) => return status::stalled(&context, &family, &fault, now).await,
     };
     observe::follow(&context, &family, &keychain);
-    let world = World::observe(&context, &family, lineage, keychain, &mut memory, now).await?;
+    let world = World::observe(&context, &family, blueprint, keychain, &mut memory, now).await?;
 
     // Each answer of the registry may let the next level be asked for; there are no more levels than images.
     let mut decision = decide(&world.seen(&memory), now);

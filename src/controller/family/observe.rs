@@ -15,6 +15,7 @@ use super::super::{
     error::{Error, call},
     revisions::GitKey,
 };
+use super::requests;
 use crate::{
     api::{
         BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
@@ -28,10 +29,9 @@ use crate::{
         strategy::{check, strategy_revision},
     },
     engine::{
-        BuildOutcome, BuildSight, Fault, ImageSight, Observation, SeenDigest, Sight, TagSight, UpstreamSight,
-        fingerprint::inline_revision, walk::repository,
+        Blueprint, Budget, BuildOutcome, BuildSight, Fault, Good, ImageSight, LastWave, Observation, RequestSight,
+        SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository, fingerprint::inline_revision,
     },
-    lineage::Lineage,
     registry::Keychain,
     upstream::{ImageKey, Interest},
 };
@@ -47,14 +47,16 @@ pub struct World {
     pub family: Arc<ImageFamily>,
     /// Its key.
     pub key: Key,
-    /// Its checked graph.
-    pub lineage: Arc<Lineage>,
+    /// What follows from its spec.
+    pub blueprint: Arc<Blueprint>,
     /// Its credentials.
     pub keychain: Arc<Keychain>,
     /// The records of its images, as `spec.images`.
     pub records: Vec<Option<Arc<FamilyImage>>>,
     /// The wave that runs.
     pub wave: Option<Arc<Cascade>>,
+    /// The newest wave that has ended.
+    last_wave: Option<Arc<Cascade>>,
     /// The strategies of its images, as `spec.images`.
     pub strategies: Vec<Option<Arc<BuildStrategy>>>,
     status: ImageFamilyStatus,
@@ -62,6 +64,11 @@ pub struct World {
     sources: Vec<Sight<String>>,
     revisions: Vec<Sight<String>>,
     builds: Vec<Vec<BuildSight>>,
+    /// Builds of images that the family no longer has.
+    orphans: Vec<BuildSight>,
+    /// The last good builds of the records.
+    goods: Vec<Option<Arc<Good>>>,
+    requests: Vec<RequestSight>,
     audits: Vec<HashMap<String, (TagSight, Timestamp)>>,
     nothing: CascadeStatus,
     /// Immutable tags that were found taken before this are looked at again.
@@ -98,7 +105,7 @@ impl World {
     pub async fn observe(
         context: &Context,
         family: &Arc<ImageFamily>,
-        lineage: Arc<Lineage>,
+        blueprint: Arc<Blueprint>,
         keychain: Arc<Keychain>,
         memory: &mut Memory,
         now: Timestamp,
@@ -112,25 +119,35 @@ impl World {
             sources.push(source(context, &key, image, memory).await?);
         }
         let (strategies, revisions) = strategies(context, spec);
-        let jobs = builds(context, &key, now);
+        let mut jobs = builds(context, &key, now);
+        let builds = spec.images.iter().map(|image| jobs.remove(&image.name).unwrap_or_default()).collect();
         let running =
             |cascade: &Arc<Cascade>| cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
+        let cascades = context.caches.cascades.group(&key);
+        let requests = requests::sights(family, &records, now);
+        let ended = cascades.iter().filter(|cascade| !running(cascade));
+        let last_wave = ended.max_by_key(|cascade| cascade.creation_timestamp()).cloned();
+        let upstreams = spec.upstreams.iter().map(|upstream| upstream_sight(context, upstream, &keychain)).collect();
+        let audits =
+            spec.images.iter().map(|image| audit(context, image, records.get(&image.name), &keychain)).collect();
+        let records_of: Vec<_> =
+            spec.images.iter().map(|image| current_record(spec, image, &mut records, memory)).collect();
         Ok(Self {
-            upstreams: spec.upstreams.iter().map(|upstream| upstream_sight(context, upstream, &keychain)).collect(),
-            audits: spec
-                .images
-                .iter()
-                .map(|image| audit(context, image, records.get(&image.name), &keychain))
-                .collect(),
-            builds: spec.images.iter().map(|image| jobs.get(&image.name).cloned().unwrap_or_default()).collect(),
-            records: spec.images.iter().map(|image| current_record(spec, image, &mut records, memory)).collect(),
-            wave: context.caches.cascades.group(&key).into_iter().find(running),
+            upstreams,
+            audits,
+            builds,
+            orphans: jobs.into_values().flatten().collect(),
+            goods: records_of.iter().map(good).collect(),
+            records: records_of,
+            requests,
+            wave: cascades.into_iter().find(running),
+            last_wave,
             status: family.status.clone().unwrap_or_default(),
             nothing: CascadeStatus::default(),
             taken_since: now.saturating_sub(context.audit.signed()).unwrap_or(Timestamp::MIN),
             family: Arc::clone(family),
             key,
-            lineage,
+            blueprint,
             keychain,
             sources,
             strategies,
@@ -145,20 +162,34 @@ impl World {
             record: self.records.get(index).and_then(Option::as_ref).and_then(|record| record.status.as_ref()),
             source: self.sources.get(index).cloned().unwrap_or(Sight::Pending),
             strategy: self.revisions.get(index).cloned().unwrap_or(Sight::Pending),
+            good: self.goods.get(index).cloned().flatten(),
             builds: self.builds.get(index).cloned().unwrap_or_default(),
+            checks: Vec::new(),
             push: memory.pushes.get(&image.name).cloned(),
             tags: self.tags(index, &image.name, memory),
         });
         Observation {
             family: &self.key.name,
+            generation: self.family.metadata.generation,
             spec: &self.family.spec,
-            lineage: &self.lineage,
+            blueprint: &self.blueprint,
             status: &self.status,
             upstreams: self.upstreams.clone(),
+            imports: Vec::new(),
             images: images.collect(),
-            wave: self.wave.as_ref().map(|wave| {
-                (wave.metadata.name.as_deref().unwrap_or_default(), wave.status.as_ref().unwrap_or(&self.nothing))
+            orphans: self.orphans.clone(),
+            wave: self.wave.as_ref().map(|wave| WaveSight {
+                name: wave.metadata.name.as_deref().unwrap_or_default(),
+                supersedes: wave.spec.supersedes.as_deref(),
+                planned: &wave.spec.levels,
+                status: wave.status.as_ref().unwrap_or(&self.nothing),
             }),
+            last_wave: self.last_wave.as_ref().map(|wave| LastWave {
+                name: wave.metadata.name.as_deref().unwrap_or_default(),
+                superseded: wave.status.as_ref().is_some_and(|status| status.phase == CascadePhase::Superseded),
+            }),
+            requests: self.requests.clone(),
+            budget: Budget::default(),
         }
     }
 
@@ -185,7 +216,7 @@ impl World {
     /// The repository that an image is pushed to.
     #[must_use]
     pub fn repository(&self, image: usize) -> String {
-        self.family.spec.images.get(image).map(|image| repository(&self.family.spec, image)).unwrap_or_default()
+        self.blueprint.images.get(image).map(|image| image.repository.clone()).unwrap_or_default()
     }
 }
 
@@ -367,7 +398,11 @@ fn builds(context: &Context, family: &Key, now: Timestamp) -> HashMap<String, Ve
 
 fn build_sight(job: &Job, pods: &[Pod], now: Timestamp) -> Option<(String, BuildSight)> {
     let label = |name: &str| job.labels().get(name).cloned();
+    let annotation = |name: &str| job.annotations().get(name).cloned();
     let outcome = match outcome(job, pods, now) {
+        Outcome::Pending | Outcome::Running | Outcome::Failed(_) if job.metadata.deletion_timestamp.is_some() => {
+            BuildOutcome::Stopped
+        }
         Outcome::Pending | Outcome::Running => BuildOutcome::Running,
         Outcome::Succeeded => BuildOutcome::Succeeded,
         Outcome::Failed(failure) => BuildOutcome::Failed(failure),
@@ -378,12 +413,19 @@ fn build_sight(job: &Job, pods: &[Pod], now: Timestamp) -> Option<(String, Build
         attempt: label(labels::ATTEMPT)?.parse().ok()?,
         build: job.annotations().get(labels::BUILD)?.parse().ok()?,
         cascade: label(labels::CASCADE).unwrap_or_default(),
+        own: annotation(labels::OWN_INPUTS).unwrap_or_default(),
+        user_caused: annotation(labels::USER_CAUSED).is_some_and(|value| value == "true"),
         started_at: job.creation_timestamp().map(|time| time.0),
         outcome,
         waits_for: pods.iter().find_map(unscheduled),
         live: !ended(job) && !pods.iter().any(has_ended),
     };
     Some((label(labels::IMAGE)?, sight))
+}
+
+/// The last good build of a record.
+fn good(record: &Option<Arc<FamilyImage>>) -> Option<Arc<Good>> {
+    Good::of(record.as_ref()?.status.as_ref()?).map(Arc::new)
 }
 
 /// Why a pod has no place on a node yet, in the scheduler's words.

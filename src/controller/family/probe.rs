@@ -172,6 +172,6 @@ impl Question<'_> {
             return upstream.map(|upstream| upstream.image.clone()).unwrap_or_default();
         }
         let image = spec.images.iter().find(|image| image.name == edge.parent());
-        image.map(|image| crate::engine::walk::repository(spec, image)).unwrap_or_default()
+        image.map(|image| crate::engine::blueprint::repository(spec, image)).unwrap_or_default()
     }
 }

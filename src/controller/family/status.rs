@@ -20,6 +20,7 @@ use super::{
     events::{self, Tone},
     image_record::{self, needs_person},
     observe::World,
+    requests,
 };
 use crate::{
     api::{
@@ -28,7 +29,7 @@ use crate::{
         family_status::MAX_ATTENTION,
         labels,
     },
-    engine::{Decision, Fault, WaveStep, causes, wave},
+    engine::{Decision, Fault, Target, WaveStep, causes, wave},
 };
 
 /// A family's counts are written at most this often; everything else of it at once.
@@ -53,6 +54,7 @@ pub async fn record(
     }
     let held_back = family(context, world, decision, memory, now).await?;
     let later = cascade::record(context, world, decision, memory, now).await?;
+    requests::tell(context, world, decision).await;
     Ok([held_back, later].into_iter().flatten().min())
 }
 
@@ -111,6 +113,7 @@ fn family_status(world: &World, decision: &Decision, old: &ImageFamilyStatus, no
         (Some(new), Some(old)) if new.name == old.name => Some(old.clone()),
         (cascade, _) => cascade,
     };
+    let requests = requests::recorded(decision, Target::Family, &old.requests);
     let mut status = ImageFamilyStatus {
         observed_generation: generation,
         conditions: old.conditions.clone(),
@@ -118,8 +121,14 @@ fn family_status(world: &World, decision: &Decision, old: &ImageFamilyStatus, no
         counts: wave::counts(decision.images.iter().map(|image| image.state)),
         pending: decision.pending.clone(),
         cascade,
+        window: decision.window.clone(),
+        breaker: decision.breaker.clone(),
+        last_handled_request: requests
+            .first()
+            .map(|request| request.id.clone())
+            .or_else(|| old.last_handled_request.clone()),
+        requests,
         attention: attention(world, decision),
-        ..old.clone()
     };
     let verdict = Verdict::of(world, decision, &status);
     verdict.set(&mut status.conditions, generation, now);
@@ -169,6 +178,13 @@ impl Verdict {
         let progress = format!("{} of {} images are current", counts.current, counts.total);
         let at_rest =
             Self { ready: false, reconciling: false, stalled: false, reason: reason::CURRENT, message: String::new() };
+        let settled = counts.current + counts.held == counts.total;
+        if let Some(breaker) = &status.breaker {
+            let at = breaker.probe_at.map_or_else(String::new, |at| format!("; one build is tried at {at:.0}"));
+            let message =
+                format!("no build is started, for {} failed: {}{at}", breaker.cause, breaker.failures.join(", "));
+            return Self { reconciling: true, reason: reason::BREAKER_OPEN, message, ..at_rest };
+        }
         if let Some(first) = status.attention.first() {
             let more = status.attention.len().saturating_sub(1);
             let more = if more == 0 { String::new() } else { format!(" (and {more} more)") };
@@ -182,8 +198,13 @@ impl Verdict {
             let reconciling = status.cascade.is_some();
             return Self { reconciling, stalled: !reconciling, reason, message, ..at_rest };
         }
-        if world.family.spec.suspend && counts.current < counts.total {
+        if world.family.spec.suspend && !settled {
             return Self { reason: reason::SUSPENDED, message: format!("spec.suspend is set; {progress}"), ..at_rest };
+        }
+        if let Some(window) = status.window.as_ref().filter(|window| !window.open && !settled) {
+            let until = window.until.map_or_else(String::new, |until| format!("; the next one opens at {until:.0}"));
+            let message = format!("no window of spec.policy.windows is open{until}; {progress}");
+            return Self { reconciling: true, reason: reason::WINDOW_CLOSED, message, ..at_rest };
         }
         if let Some(cascade) = &status.cascade {
             let message = format!("{} runs; {} images", cascade.name, counts.total);
@@ -196,13 +217,13 @@ impl Verdict {
         if let Some((upstream, fault)) = faulty(&world.upstreams()) {
             let message = format!("upstream {upstream}: {}", fault.message);
             // A registry that is away for a while does not make what it served unfit; one that refuses may hide a patch.
-            let away = fault.reason == reason::REGISTRY_UNAVAILABLE && counts.current == counts.total;
+            let away = fault.reason == reason::REGISTRY_UNAVAILABLE && settled;
             let message = if away { format!("{progress}; {message}") } else { message };
             let reason = if away { reason::CURRENT } else { fault.reason };
             return Self { ready: away, stalled: !away, reason, message, ..at_rest };
         }
-        if counts.current == counts.total {
-            return Self { ready: true, message: format!("all {} images are current", counts.total), ..at_rest };
+        if settled {
+            return Self { ready: true, message: told_settled(status), ..at_rest };
         }
         Self { reconciling: true, reason: reason::RESOLVING, message: "inputs are being looked up".into(), ..at_rest }
     }
@@ -212,6 +233,19 @@ impl Verdict {
             condition::set(conditions, type_, value, self.reason, &self.message, generation, now);
         }
     }
+}
+
+/// What a family says of itself of which every image is where it is to be.
+fn told_settled(status: &ImageFamilyStatus) -> String {
+    let counts = &status.counts;
+    let held = if counts.held == 0 { String::new() } else { format!(", {} held", counts.held) };
+    let waits = status.upstreams.iter().find(|upstream| upstream.candidate.is_some() && upstream.reason.is_some());
+    let waits =
+        waits.and_then(|upstream| Some(format!("; upstream {}: {}", upstream.name, upstream.message.as_ref()?)));
+    if counts.held == 0 && waits.is_none() {
+        return format!("all {} images are current", counts.total);
+    }
+    format!("{} of {} images are current{held}{}", counts.current, counts.total, waits.unwrap_or_default())
 }
 
 /// The first upstream whose last poll has failed.
@@ -251,7 +285,8 @@ async fn tell(context: &Context, world: &World, old: &ImageFamilyStatus, new: &I
             (told(upstream).filter(|_| before.and_then(told) != told(upstream)), &upstream.message)
             && why != reason::RESOLVING
         {
-            let tone = if why == reason::HELD { Tone::Normal } else { Tone::Warning };
+            let meant = [reason::HELD, reason::MINIMUM_AGE, reason::AWAITING_APPROVAL].contains(&why.as_str());
+            let tone = if meant { Tone::Normal } else { Tone::Warning };
             let note = format!("upstream {}: {message}", upstream.name);
             events::publish(context, &world.family, tone, &why, "Watch", &note).await;
         }

@@ -60,11 +60,11 @@ fn rollouts_of<'a>(family: &'a ImageFamily, image: &FamilyImage) -> &'a [Rollout
     image.map_or(&[], |image| image.rollout.as_slice())
 }
 
-/// The digest that workloads are moved to: the last good one, once its floating tags stand on it, for a restarted pod pulls
-/// by tag.
+/// The digest that workloads are moved to: the promoted one, once the floating tags stand on it, for a restarted pod pulls by
+/// tag.
 fn promoted(status: Option<&FamilyImageStatus>) -> Option<&str> {
     let status = status?;
-    let digest = status.digest.as_deref()?;
+    let digest = status.promoted.as_deref()?;
     let floating = status.tags.iter().filter(|tag| !tag.immutable);
     floating.into_iter().all(|tag| tag.digest == digest).then_some(digest)
 }

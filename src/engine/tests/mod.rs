@@ -5,10 +5,7 @@ mod world;
 use jiff::SignedDuration;
 
 use super::*;
-use crate::{
-    api::{CascadePhase, FailureClass, Hold, ImageFamilyStatus, ImageState, condition::reason},
-    lineage::Lineage,
-};
+use crate::api::{CascadePhase, FailureClass, Hold, ImageFamilyStatus, ImageState, condition::reason};
 use world::World;
 
 const CURRENT: ImageState = ImageState::Current;
@@ -228,8 +225,8 @@ fn a_tag_that_somebody_moved_is_put_back_and_an_immutable_one_is_not() {
 #[test]
 fn an_upstream_without_its_platforms_waits() {
     let world = World::new(&["up"], &[("base", "up")]);
-    let lineage = Lineage::new(&world.spec).expect("a graph");
-    let mut seen = world.seen(&lineage);
+    let blueprint = world.blueprint();
+    let mut seen = world.seen(&blueprint);
     seen.upstreams[0].seen.as_mut().expect("seen").missing_platforms = vec!["linux/arm64".into()];
     let decision = decide(&seen, world.now);
     assert!(decision.upstreams[0].adopted.is_none());
@@ -266,8 +263,8 @@ fn a_recorded_candidate_is_looked_at_again_before_it_is_used() {
     world.upstream_digests[0] = "sha256:up-1".into();
     world.pass();
     world.now += SignedDuration::from_secs(3600);
-    let lineage = Lineage::new(&world.spec).expect("a graph");
-    let mut seen = world.seen(&lineage);
+    let blueprint = world.blueprint();
+    let mut seen = world.seen(&blueprint);
     seen.upstreams[0].seen = None;
     let decision = decide(&seen, world.now);
     assert_eq!(decision.wave, WaveStep::None);

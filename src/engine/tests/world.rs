@@ -1,27 +1,46 @@
 //! A small model of cluster and registry, in which a family is driven pass by pass.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::super::*;
-use crate::{
-    api::{
-        BuildFailure, CascadeStatus, Edge, EdgeUse, FailureClass, FamilyImageStatus, Follow, Image, ImageFamilySpec,
-        ImageFamilyStatus, ImageState, RunningCascade, TagRecord, Upstream,
-    },
-    lineage::Lineage,
+use crate::api::{
+    BuildFailure, BuildRecord, CascadeStatus, Edge, EdgeUse, FailureClass, FamilyImageStatus, Follow, Image,
+    ImageFamilySpec, ImageFamilyStatus, ImageState, RunningCascade, TagRecord, Upstream,
 };
+
+/// The wave that runs.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Wave {
+    pub(super) name: String,
+    pub(super) supersedes: Option<String>,
+    /// The images that it was about to build when it began.
+    pub(super) planned: Vec<Vec<String>>,
+    pub(super) status: CascadeStatus,
+}
 
 /// A family, its records, and the world around it.
 pub(super) struct World {
     pub(super) spec: ImageFamilySpec,
     pub(super) status: ImageFamilyStatus,
     pub(super) records: Vec<Option<FamilyImageStatus>>,
-    pub(super) wave: Option<(String, CascadeStatus)>,
-    /// The images that the wave was about to build when it began.
-    pub(super) planned: Vec<String>,
+    pub(super) wave: Option<Wave>,
+    /// The wave that ended last, and whether it was superseded.
+    pub(super) last_wave: Option<(String, bool)>,
     pub(super) waves: Vec<CascadeStatus>,
+    pub(super) imports: Vec<ImportSight>,
+    pub(super) requests: Vec<RequestSight>,
+    pub(super) budget: Budget,
+    /// Checks that were started, per image.
+    pub(super) checks: Vec<(usize, CheckSight)>,
+    /// How each check ends, by name; the others pass.
+    pub(super) failing_checks: HashMap<String, FailureClass>,
+    /// What every build of an image comes to, if not something new each time.
+    pub(super) content: HashMap<usize, String>,
     /// What the upstreams' tags stand on.
     pub(super) upstream_digests: Vec<String>,
     /// Pushed fingerprints per image, with digest and build number.
@@ -80,8 +99,14 @@ impl World {
             status: ImageFamilyStatus::default(),
             records: vec![None; images.len()],
             wave: None,
-            planned: Vec::new(),
+            last_wave: None,
             waves: Vec::new(),
+            imports: Vec::new(),
+            requests: Vec::new(),
+            budget: Budget::default(),
+            checks: Vec::new(),
+            failing_checks: HashMap::new(),
+            content: HashMap::new(),
             upstream_digests: upstreams.iter().map(|name| format!("sha256:{name}-0")).collect(),
             pushed: HashMap::new(),
             asked: HashMap::new(),
@@ -109,18 +134,23 @@ impl World {
         (0..self.spec.images.len()).map(|image| self.started.get(&image).copied().unwrap_or(0)).collect()
     }
 
+    pub(super) fn blueprint(&self) -> Blueprint {
+        validate::validate(&self.spec).expect("a spec")
+    }
+
     pub(super) fn decide(&self) -> Decision {
-        let lineage = Lineage::new(&self.spec).expect("a graph");
-        let seen = self.seen(&lineage);
+        let blueprint = self.blueprint();
+        let seen = self.seen(&blueprint);
         decide(&seen, self.now)
     }
 
-    pub(super) fn seen<'a>(&'a self, lineage: &'a Lineage) -> Observation<'a> {
+    pub(super) fn seen<'a>(&'a self, blueprint: &'a Blueprint) -> Observation<'a> {
         let first_seen = self.now;
         Observation {
             family: "family",
+            generation: None,
             spec: &self.spec,
-            lineage,
+            blueprint,
             status: &self.status,
             upstreams: self
                 .upstream_digests
@@ -133,6 +163,8 @@ impl World {
             images: (0..self.spec.images.len())
                 .map(|image| ImageSight {
                     record: self.records[image].as_ref(),
+                    good: self.records[image].as_ref().and_then(Good::of).map(Arc::new),
+                    checks: self.checks.iter().filter(|(of, _)| *of == image).map(|(_, check)| check.clone()).collect(),
                     source: self.source.clone(),
                     strategy: Sight::Known("strategy".into()),
                     builds: self.jobs.iter().filter(|(of, _)| *of == image).map(|(_, job)| job.clone()).collect(),
@@ -145,7 +177,17 @@ impl World {
                         .collect(),
                 })
                 .collect(),
-            wave: self.wave.as_ref().map(|(name, status)| (name.as_str(), status)),
+            imports: self.imports.clone(),
+            orphans: Vec::new(),
+            wave: self.wave.as_ref().map(|wave| WaveSight {
+                name: &wave.name,
+                supersedes: wave.supersedes.as_deref(),
+                planned: &wave.planned,
+                status: &wave.status,
+            }),
+            last_wave: self.last_wave.as_ref().map(|(name, superseded)| LastWave { name, superseded: *superseded }),
+            requests: self.requests.clone(),
+            budget: self.budget.clone(),
         }
     }
 
@@ -170,7 +212,7 @@ impl World {
                         digest: digest.clone(),
                         build: *build,
                         size: 1,
-                        content: None,
+                        content: Some(self.content.get(&image).unwrap_or(digest).clone()),
                         blobs: None,
                     },
                     None => PushResult::Absent { last_build: None, after },
@@ -190,9 +232,30 @@ impl World {
         match action {
             Action::Probe { .. } => panic!("a question was left open"),
             Action::Stop { job } => {
-                self.jobs.iter_mut().filter(|(_, of)| of.job == *job).for_each(|(_, of)| of.live = false);
+                for (_, of) in self.jobs.iter_mut().filter(|(_, of)| of.job == *job) {
+                    of.live = false;
+                    if of.outcome == BuildOutcome::Running {
+                        of.outcome = BuildOutcome::Stopped;
+                    }
+                }
             }
-            Action::Build { image, fingerprint, attempt, build, .. } => {
+            Action::Check { image, check, digest, attempt } => {
+                let of = &self.spec.images[*image].checks[*check];
+                let sight = CheckSight {
+                    job: format!("check-{image}-{check}-{attempt}"),
+                    check: of.name.clone(),
+                    revision: fingerprint::check_revision(of),
+                    digest: digest.clone(),
+                    attempt: *attempt,
+                    outcome: CheckOutcome::Running,
+                };
+                self.checks.push((*image, sight));
+            }
+            Action::Remember { image, fingerprint, digest } => {
+                let build = self.pushed.values().find(|(known, _)| known == digest).map_or(0, |(_, build)| *build);
+                self.pushed.insert((*image, fingerprint.clone()), (digest.clone(), build));
+            }
+            Action::Build { image, fingerprint, attempt, build, own, user_caused, .. } => {
                 *self.started.entry(*image).or_default() += 1;
                 let live = self.jobs.iter().any(|(of, job)| of == image && job.fingerprint == *fingerprint && job.live);
                 assert!(!live, "two live builds of one fingerprint");
@@ -204,16 +267,14 @@ impl World {
                         attempt: *attempt,
                         build: *build,
                         cascade: wave.into(),
+                        own: own.clone(),
+                        user_caused: *user_caused,
                         started_at: Some(self.now),
                         outcome: BuildOutcome::Running,
                         waits_for: None,
                         live: true,
                     },
                 ));
-            }
-            Action::Remember { image, fingerprint, digest } => {
-                let build = self.pushed.get(&(*image, fingerprint.clone())).map_or(1, |(_, build)| *build);
-                self.pushed.insert((*image, fingerprint.clone()), (digest.clone(), build));
             }
             Action::Promote { image, digest, tags } => {
                 for tag in tags {
@@ -226,48 +287,99 @@ impl World {
     }
 
     pub(super) fn keep(&mut self, decision: &Decision) {
-        let lineage = Lineage::new(&self.spec).expect("a graph");
-        let planned: BTreeSet<&str> = self.planned.iter().map(String::as_str).collect();
-        let wave_status = self.wave.as_ref().map(|(name, previous)| {
-            (name.clone(), wave::record(&self.seen(&lineage), decision, name, &planned, previous, self.now))
+        let blueprint = self.blueprint();
+        let wave_status = self.wave.as_ref().map(|wave| {
+            let planned: BTreeSet<&str> = wave.planned.iter().flatten().map(String::as_str).collect();
+            wave::record(&self.seen(&blueprint), decision, &wave.name, &planned, &wave.status, self.now)
         });
         self.status.upstreams.clone_from(&decision.upstreams);
         self.status.pending.clone_from(&decision.pending);
-        for (index, image) in decision.images.iter().enumerate() {
-            let tags = self.tags.iter().filter(|((of, _), _)| *of == index);
-            let good = image.good.clone();
-            self.records[index] = Some(FamilyImageStatus {
-                state: image.state,
-                reason: image.reason.into(),
-                message: image.message.clone(),
-                digest: good.as_ref().map(|good| good.digest.clone()),
-                fingerprint: good.as_ref().map(|good| good.fingerprint.clone()),
-                build: good.as_ref().map(|good| good.build),
-                inputs: good.map(|good| good.inputs),
-                failure: image.failure.clone(),
-                tags: tags
-                    .map(|((_, tag), digest)| TagRecord {
-                        tag: tag.clone(),
-                        digest: digest.clone(),
-                        immutable: tag.starts_with('r'),
-                    })
-                    .collect(),
-                ..FamilyImageStatus::default()
-            });
+        self.status.window.clone_from(&decision.window);
+        self.status.breaker.clone_from(&decision.breaker);
+        for (target, handled) in &decision.handled {
+            self.requests.retain(|request| request.target != *target);
+            self.status.requests.insert(0, handled.clone());
+        }
+        if !matches!(decision.wave, WaveStep::Open { .. }) {
+            for (index, image) in decision.images.iter().enumerate() {
+                self.records[index] = Some(self.keep_image(index, image, decision.wave.name().unwrap_or_default()));
+            }
         }
         match &decision.wave {
-            WaveStep::Open { name, levels, .. } => {
-                let names = levels.iter().flatten().map(|image| self.spec.images[*image].name.clone());
-                self.planned = names.collect();
-                self.wave = Some((name.clone(), CascadeStatus::default()));
+            WaveStep::Open { name, levels, supersedes, .. } => {
+                let names =
+                    |level: &Vec<usize>| level.iter().map(|image| self.spec.images[*image].name.clone()).collect();
+                let planned = levels.iter().map(names).collect();
+                let supersedes = supersedes.clone();
+                self.wave = Some(Wave { name: name.clone(), supersedes, planned, status: CascadeStatus::default() });
                 self.status.cascade = Some(RunningCascade { name: name.clone(), started_at: None });
             }
-            WaveStep::Running { .. } => self.wave = wave_status,
-            WaveStep::Close { .. } => {
+            WaveStep::Running { .. } => {
+                if let (Some(wave), Some(status)) = (&mut self.wave, wave_status) {
+                    wave.status = status;
+                }
+            }
+            WaveStep::Close { name, superseded } => {
                 self.wave = None;
-                self.waves.extend(wave_status.map(|(_, status)| status));
+                self.last_wave = Some((name.clone(), *superseded));
+                self.waves.extend(wave_status);
             }
             WaveStep::None => {}
+        }
+    }
+
+    fn keep_image(&self, index: usize, image: &ImageDecision, wave: &str) -> FamilyImageStatus {
+        let old = self.records[index].clone().unwrap_or_default();
+        let tags = self.tags.iter().filter(|((of, _), _)| *of == index);
+        let good = image.good.as_deref().cloned();
+        let mut history = old.history;
+        if let Some(good) = good.as_ref().filter(|good| old.fingerprint.as_ref() != Some(&good.fingerprint)) {
+            let cascade = wave.to_owned();
+            let (digest, causes) = (good.digest.clone(), good.causes.clone());
+            let finished_at = Some(self.now);
+            let build =
+                BuildRecord { build: good.build, digest, cascade, causes, finished_at, ..BuildRecord::default() };
+            history.insert(0, BuildRecord { spared: good.spared, ..build });
+        }
+        FamilyImageStatus {
+            state: image.state,
+            reason: image.reason.into(),
+            message: image.message.clone(),
+            digest: good.as_ref().map(|good| good.digest.clone()),
+            fingerprint: good.as_ref().map(|good| good.fingerprint.clone()),
+            build: good.as_ref().map(|good| good.build),
+            content: good.as_ref().and_then(|good| good.content.clone()),
+            checked: good.as_ref().and_then(|good| good.checked.clone()),
+            causes: good.as_ref().map(|good| good.causes.clone()).unwrap_or_default(),
+            inputs: good.map(|good| good.inputs),
+            failure: image.failure.clone(),
+            checks: image.checks.clone(),
+            promoted: image.promoted.clone(),
+            hold: image.hold.clone(),
+            nonce: image.nonce.clone(),
+            history,
+            tags: tags
+                .map(|((_, tag), digest)| TagRecord {
+                    tag: tag.clone(),
+                    digest: digest.clone(),
+                    immutable: tag.starts_with('r'),
+                })
+                .collect(),
+            ..FamilyImageStatus::default()
+        }
+    }
+
+    /// Ends the checks that run.
+    pub(super) fn finish_checks(&mut self) {
+        for (_, check) in self.checks.iter_mut().filter(|(_, check)| check.outcome == CheckOutcome::Running) {
+            check.outcome = match self.failing_checks.get(&check.check) {
+                Some(class) => CheckOutcome::Failed(BuildFailure {
+                    class: *class,
+                    reason: "X".into(),
+                    message: "it is not as it should be".into(),
+                }),
+                None => CheckOutcome::Passed("fine".into()),
+            };
         }
     }
 
@@ -283,6 +395,7 @@ impl World {
                 self.next_digest += 1;
                 let digest = format!("sha256:built-{}", self.next_digest);
                 self.pushed.insert((*image, job.fingerprint.clone()), (digest, job.build));
+                job.live = false;
                 BuildOutcome::Succeeded
             };
         }
@@ -296,9 +409,10 @@ impl World {
                 (self.records.clone(), self.status.clone(), self.wave.clone(), self.jobs.len(), self.tags.clone());
             let decision = self.pass();
             self.finish_builds();
+            self.finish_checks();
             let after =
                 (self.records.clone(), self.status.clone(), self.wave.clone(), self.jobs.len(), self.tags.clone());
-            if before == after && self.jobs.iter().all(|(_, job)| job.outcome != BuildOutcome::Running) {
+            if before == after && self.idle() {
                 match decision.wake_at {
                     Some(at) if at < end => self.now = self.now.max(at),
                     _ => return,
@@ -306,6 +420,12 @@ impl World {
             }
         }
         panic!("no fixpoint: {:#?}", self.records);
+    }
+
+    /// Whether no build and no check runs.
+    fn idle(&self) -> bool {
+        self.jobs.iter().all(|(_, job)| job.outcome != BuildOutcome::Running)
+            && self.checks.iter().all(|(_, check)| check.outcome != CheckOutcome::Running)
     }
 
     pub(super) fn states(&self) -> Vec<ImageState> {

@@ -1,0 +1,230 @@
+//! Admission: which of the builds that are ready start now, and what the others wait for.
+//!
+//! Builds that a person caused come first, then those with the longest remaining path. They pass, in this order: windows, the
+//! breaker, the family's parallelism, the operator's limits, and the rate of a storm.
+
+use jiff::Timestamp;
+
+use super::{
+    breaker::{self, BreakerState, LastBuild},
+    budget,
+    decision::{Action, ImageDecision},
+    gates,
+    observation::{BuildSight, Observation},
+    walk::{Ready, Walk},
+    windows::WindowState,
+};
+use crate::api::{FailureClass, ImageState, condition::reason};
+
+/// The builds of an image's history whose lengths are looked at.
+const LEARNED_FROM: usize = 5;
+/// How long a build is expected to take of which none is known, in seconds.
+const UNKNOWN_SECONDS: i64 = 60;
+
+/// What came of an admission.
+#[derive(Debug, Default)]
+pub struct Admitted {
+    /// The builds that start now.
+    pub actions: Vec<Action>,
+    /// How many builds wait for nothing but the operator's limits.
+    pub unserved: usize,
+}
+
+/// Picks the builds that start now. The others are told why they wait.
+#[must_use]
+pub fn admit(
+    seen: &Observation<'_>,
+    walk: &mut Walk,
+    window: WindowState,
+    breaker: &BreakerState,
+    now: Timestamp,
+) -> Admitted {
+    if walk.todo.ready.is_empty() {
+        return Admitted::default();
+    }
+    if let WindowState::Closed { opens } = window {
+        if let Some(opens) = opens {
+            walk.todo.wake(opens);
+        }
+        let (reason, message) = gates::told_closed(opens);
+        gates::close(walk, reason, &message);
+        return Admitted::default();
+    }
+    let live = live(seen);
+    let mut slots = Slots::new(seen, live, now);
+    if let BreakerState::Open { probe_at, cause, count, .. } = breaker {
+        if *probe_at > now || live > 0 {
+            walk.todo.wake((*probe_at).max(now));
+            let message =
+                format!("the breaker is open: {count} images failed for {cause}; one build is tried at {probe_at:.0}");
+            gates::close(walk, reason::BREAKER_OPEN, &message);
+            return Admitted::default();
+        }
+        slots.family = slots.family.min(1);
+        slots.probing = true;
+    }
+    let mut admitted = Admitted::default();
+    for ready in ordered(seen, walk) {
+        let Some(image) = walk.images.get_mut(ready.image) else { continue };
+        match slots.take(&ready) {
+            Ok(()) => {
+                image.state = ImageState::Building;
+                image.reason = reason::BUILDING;
+                admitted.actions.push(ready.action);
+            }
+            Err(Full { reason, message }) => {
+                admitted.unserved += usize::from(reason == reason::BUDGET);
+                image.reason = reason;
+                image.message = message;
+            }
+        }
+    }
+    if let Some(next) = slots.storm_next {
+        walk.todo.wake(next);
+    }
+    admitted
+}
+
+/// Ready builds, the most urgent first.
+fn ordered(seen: &Observation<'_>, walk: &mut Walk) -> Vec<Ready> {
+    let remaining = seen.lineage().remaining(|image| expected_seconds(seen, image));
+    let mut ready = std::mem::take(&mut walk.todo.ready);
+    ready.sort_by_key(|ready| {
+        let path = remaining.get(ready.image).copied().unwrap_or(0);
+        (std::cmp::Reverse((ready.user_caused, path)), ready.image)
+    });
+    ready
+}
+
+/// Builds of the family that hold a place: those that run, and those whose Jobs have not gone yet.
+fn live(seen: &Observation<'_>) -> usize {
+    all(seen).filter(|build| build.live).count()
+}
+
+fn all<'s>(seen: &'s Observation<'_>) -> impl Iterator<Item = &'s BuildSight> {
+    seen.images.iter().flat_map(|image| &image.builds).chain(&seen.orphans)
+}
+
+/// Why a build finds no place.
+struct Full {
+    reason: &'static str,
+    message: String,
+}
+
+/// The places that are free.
+struct Slots {
+    parallelism: usize,
+    family: usize,
+    budget: Option<usize>,
+    upstreams: Vec<Option<usize>>,
+    storm: Option<usize>,
+    storm_next: Option<Timestamp>,
+    probing: bool,
+}
+
+impl Slots {
+    fn new(seen: &Observation<'_>, live: usize, now: Timestamp) -> Self {
+        let parallelism = usize::try_from(seen.spec.policy.parallelism).unwrap_or(1).max(1);
+        let storm = seen.spec.policy.storm.as_ref().map(|storm| {
+            let caused = all(seen).filter(|build| !build.user_caused);
+            let starts: Vec<Timestamp> = caused.filter_map(|build| build.started_at).collect();
+            budget::storm(&starts, storm.starts, storm.per.signed(), now)
+        });
+        Self {
+            parallelism,
+            family: parallelism.saturating_sub(live),
+            budget: seen.budget.family,
+            upstreams: seen.budget.upstreams.clone(),
+            storm: storm.as_ref().map(|storm| storm.free),
+            storm_next: storm.and_then(|storm| storm.next),
+            probing: false,
+        }
+    }
+
+    fn take(&mut self, ready: &Ready) -> Result<(), Full> {
+        let full = |reason, message: String| Err(Full { reason, message });
+        if self.family == 0 {
+            let message = if self.probing {
+                "the breaker is open, and another build is the one that is tried".to_owned()
+            } else {
+                format!("{} builds of the family run, as many as spec.policy.parallelism allows", self.parallelism)
+            };
+            return full(if self.probing { reason::BREAKER_OPEN } else { reason::PARALLELISM }, message);
+        }
+        if !ready.user_caused && self.storm == Some(0) {
+            return full(reason::STORM, "as many builds have started as spec.policy.storm allows".to_owned());
+        }
+        if self.budget == Some(0) {
+            return full(
+                reason::BUDGET,
+                "the operator's limit of builds in this namespace or cluster is reached".to_owned(),
+            );
+        }
+        let of_upstream = |upstream: &usize| self.upstreams.get(*upstream) == Some(&Some(0));
+        if ready.upstreams.iter().any(of_upstream) {
+            return full(reason::BUDGET, "the operator's limit of builds for one upstream is reached".to_owned());
+        }
+        self.family -= 1;
+        self.budget = self.budget.map(|free| free - 1);
+        for upstream in &ready.upstreams {
+            if let Some(Some(free)) = self.upstreams.get_mut(*upstream) {
+                *free = free.saturating_sub(1);
+            }
+        }
+        if !ready.user_caused {
+            self.storm = self.storm.map(|free| free - 1);
+        }
+        Ok(())
+    }
+}
+
+/// How long a build of this image is likely to take, in seconds: the mean of its last builds.
+fn expected_seconds(seen: &Observation<'_>, image: usize) -> i64 {
+    let history = seen.images.get(image).and_then(|image| image.record).map_or(&[][..], |record| &record.history);
+    let known = history.iter().filter_map(|build| build.seconds).take(LEARNED_FROM);
+    let (sum, count) = known.fold((0_i64, 0_i64), |(sum, count), seconds| (sum.saturating_add(seconds), count + 1));
+    if count == 0 { UNKNOWN_SECONDS } else { (sum / count).max(1) }
+}
+
+/// Whether the breaker is open, from the failures at the fingerprints that are wanted now.
+#[must_use]
+pub fn breaker(seen: &Observation<'_>, images: &[ImageDecision], now: Timestamp) -> BreakerState {
+    let counts = |class| matches!(class, FailureClass::Build | FailureClass::Infrastructure);
+    let failed = |image: &ImageDecision| {
+        image
+            .failure
+            .as_ref()
+            .filter(|failure| counts(failure.last.class) && failure.build + failure.infrastructure > 0)
+            .is_some()
+    };
+    if seen.spec.policy.breaker.consecutive_failures == 0 || !images.iter().any(failed) {
+        return BreakerState::Closed;
+    }
+    let keys: Vec<String> = seen
+        .spec
+        .images
+        .iter()
+        .zip(images)
+        .map(|(spec, image)| match (&image.failure, &image.good) {
+            (Some(failure), _) if failed(image) => failure.cause.clone(),
+            (_, Some(good)) => super::causes::key(&spec.name, &good.causes),
+            _ => String::new(),
+        })
+        .collect();
+    let finished = |image: usize| {
+        let record = seen.images.get(image)?.record?;
+        record.history.iter().find(|build| !build.digest.is_empty())?.finished_at
+    };
+    let builds: Vec<LastBuild<'_>> = images
+        .iter()
+        .enumerate()
+        .zip(&keys)
+        .map(|((index, image), cause)| LastBuild {
+            image: seen.spec.images.get(index).map_or("", |image| image.name.as_str()),
+            cause,
+            failed_at: image.failure.as_ref().filter(|_| failed(image)).and_then(|failure| failure.at),
+            succeeded_at: finished(index).filter(|_| !failed(image)),
+        })
+        .collect();
+    breaker::state(&seen.spec.policy.breaker, &builds, now)
+}

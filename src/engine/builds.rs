@@ -1,0 +1,182 @@
+//! An image whose wanted build is not in the registry: it runs, is tried again, has failed for good, waits for the next wave,
+//! or is ready to start.
+
+use super::{
+    causes,
+    decision::{Action, ImageDecision, PinnedParent},
+    failure::{self, Verdict},
+    fingerprint::own_hash,
+    images::running_of,
+    observation::{BuildOutcome, BuildSight},
+    walk::{Ready, Step, Todo},
+};
+use crate::{
+    api::{CauseType, FailureClass, FailureRecord, ImageState, condition::reason},
+    lineage::Parent,
+};
+
+impl Step<'_> {
+    /// The state of an image whose wanted build is not in the registry.
+    pub(super) fn absent(
+        &self,
+        todo: &mut Todo,
+        stale: ImageDecision,
+        wanted: &str,
+        last_build: Option<i64>,
+        parents: Vec<PinnedParent>,
+    ) -> ImageDecision {
+        let cancelled = stale.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Cancelled);
+        if let Some(build) = self.running() {
+            if cancelled && build.fingerprint == wanted {
+                todo.actions.push(Action::Stop { job: build.job.clone() });
+                return Self::failed(stale, reason::CANCELLED);
+            }
+            return self.building(stale, build, wanted);
+        }
+        match failure::verdict(stale.failure.as_ref(), &self.frame.seen.spec.policy.retries, self.frame.now) {
+            Verdict::GivenUp => {
+                let reason = stale.failure.as_ref().map_or(reason::BUILD_FAILED, failure::given_up);
+                return Self::failed(stale, reason);
+            }
+            Verdict::RetryAt(at) if at > self.frame.now => {
+                todo.wake(at);
+                let why = stale.failure.as_ref().map_or("", |failure| failure::gist(&failure.last));
+                let message = format!("tried again at {at:.0} after: {why}");
+                return queued(stale, reason::RETRYING, message);
+            }
+            Verdict::RetryAt(_) | Verdict::Clean => {}
+        }
+        if self.sight.builds.iter().any(|build| build.live) {
+            return queued(stale, reason::RETRYING, "an earlier build is being ended before the next one".into());
+        }
+        let own = stale.inputs.as_ref().map(own_hash).unwrap_or_default();
+        if self.built_in_wave(wanted, &own) {
+            let message =
+                format!("built in this wave already; the next one takes up: {}", causes::sentence(&stale.causes));
+            let stands = self.sight.good.is_some();
+            return ImageDecision { in_progress: false, stands, ..queued(stale, reason::NEXT_WAVE, message) };
+        }
+        todo.ready.push(self.ready(&stale, wanted, last_build, parents, own));
+        let message = causes::sentence(&stale.causes);
+        queued(stale, reason::CASCADING, message)
+    }
+
+    fn building(&self, stale: ImageDecision, build: &BuildSight, wanted: &str) -> ImageDecision {
+        let message = if build.fingerprint == wanted {
+            let (number, job, why) = (build.build, &build.job, causes::sentence(&stale.causes));
+            match &build.waits_for {
+                Some(what) => format!("build {number} waits as Job {job}: {what}"),
+                None => format!("build {number} runs as Job {job}: {why}"),
+            }
+        } else {
+            format!("an earlier build runs to its end as Job {}; it is rebuilt next", build.job)
+        };
+        ImageDecision {
+            state: ImageState::Building,
+            reason: reason::BUILDING,
+            message,
+            in_progress: true,
+            running: Some(running_of(build)),
+            ..stale
+        }
+    }
+
+    pub(super) fn failed(stale: ImageDecision, reason: &'static str) -> ImageDecision {
+        let message = stale.failure.as_ref().map_or_else(String::new, |failure| {
+            let attempts = failure.build + failure.infrastructure;
+            match (failure.last.class, attempts) {
+                (FailureClass::Cancelled, _) => failure.last.message.clone(),
+                (_, 1) => format!("failed once: {}", failure::gist(&failure.last)),
+                _ => format!("failed {attempts} times: {}", failure::gist(&failure.last)),
+            }
+        });
+        ImageDecision { state: ImageState::Failed, reason, message, in_progress: false, ..stale }
+    }
+
+    /// Whether the wave that runs has built the image already, from the same source, spec and strategy. What a person edits
+    /// while the wave runs is built in it once more; what a parent brings is left to the next wave, so that every wave ends.
+    fn built_in_wave(&self, wanted: &str, own: &str) -> bool {
+        let Some(wave) = self.frame.seen.wave else { return false };
+        let good = self.sight.good.as_ref().filter(|good| own_hash(&good.inputs) == own);
+        let last =
+            self.sight.record.into_iter().flat_map(|record| &record.history).find(|build| !build.digest.is_empty());
+        let recorded = good.is_some() && last.is_some_and(|build| build.cascade == wave.name);
+        recorded
+            || self.sight.builds.iter().any(|build| {
+                build.cascade == wave.name
+                    && build.own == own
+                    && build.fingerprint != wanted
+                    && build.outcome == BuildOutcome::Succeeded
+            })
+    }
+
+    fn ready(
+        &self,
+        stale: &ImageDecision,
+        wanted: &str,
+        last_build: Option<i64>,
+        parents: Vec<PinnedParent>,
+        own: String,
+    ) -> Ready {
+        let record = self.sight.record;
+        // What was built before and reverted counts too: a number names one build for ever.
+        let history = record.into_iter().flat_map(|record| &record.history).map(|build| build.build);
+        let jobs = self.sight.builds.iter().map(|build| build.build);
+        let last = history.chain(jobs).chain(record.and_then(|record| record.build)).max().max(last_build);
+        let numbered =
+            self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.build).max();
+        let direct = stale.causes.iter().filter(|cause| cause.via.is_empty());
+        let user_caused = direct.clone().any(|cause| !matches!(cause.type_, CauseType::Upstream | CauseType::Parent));
+        let upstreams = self.upstreams(stale);
+        let spec = self.frame.seen.spec;
+        let references =
+            upstreams.iter().filter_map(|index| spec.upstreams.get(*index)).map(crate::api::Upstream::reference);
+        let action = Action::Build {
+            image: self.index,
+            fingerprint: wanted.into(),
+            attempt: self.next_attempt(wanted, stale.failure.as_ref()),
+            // Another attempt at a fingerprint keeps the number of the first.
+            build: numbered.unwrap_or_else(|| last.unwrap_or(0) + 1),
+            parents,
+            source: stale.inputs.as_ref().map_or_else(String::new, |inputs| inputs.source.clone()),
+            own,
+            user_caused,
+            upstreams: references.collect(),
+        };
+        let imports = &self.frame.seen.blueprint.import_names;
+        let imported = stale.causes.iter().any(|cause| cause.via.is_empty())
+            && direct.clone().all(|cause| cause.type_ == CauseType::Parent && imports.contains(&cause.name));
+        Ready { image: self.index, action, user_caused, imported, upstreams }
+    }
+
+    /// The upstreams of this family that caused a build; for one that nothing below it caused, those that it stands on.
+    fn upstreams(&self, stale: &ImageDecision) -> Vec<usize> {
+        let upstreams = &self.frame.seen.spec.upstreams;
+        let mut caused: Vec<usize> = stale
+            .causes
+            .iter()
+            .filter(|cause| cause.type_ == CauseType::Upstream)
+            .filter_map(|cause| upstreams.iter().position(|upstream| upstream.name == cause.name))
+            .collect();
+        if caused.is_empty() {
+            let parents = self.frame.seen.lineage().parents(self.index).iter();
+            caused.extend(parents.filter_map(|parent| match parent {
+                Parent::Upstream(upstream) => Some(*upstream),
+                Parent::Image(_) | Parent::Import(_) => None,
+            }));
+        }
+        caused.sort_unstable();
+        caused.dedup();
+        caused
+    }
+
+    fn next_attempt(&self, wanted: &str, failure: Option<&FailureRecord>) -> i32 {
+        let seen =
+            self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.attempt).max();
+        seen.max(failure.map(|failure| failure.attempt)).map_or(0, |last| last.saturating_add(1))
+    }
+}
+
+fn queued(stale: ImageDecision, reason: &'static str, message: String) -> ImageDecision {
+    ImageDecision { state: ImageState::Queued, reason, message, in_progress: true, ..stale }
+}

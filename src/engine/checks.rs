@@ -1,0 +1,145 @@
+//! Checks: what a new digest is put through before its tags move and its children are built.
+//!
+//! All checks of a digest that are not through start at once. When a required one fails, it is tried again as a failed build
+//! is, on the same budgets, without a build: what is checked stands in the registry.
+
+use std::sync::Arc;
+
+use super::{
+    decision::{Action, ImageDecision},
+    failure::{self, Verdict},
+    observation::{CheckOutcome, CheckSight, Good},
+    walk::{Step, Todo},
+};
+use crate::api::{
+    Check, CheckRecord, CheckState, FailureClass, FailureRecord, ImageState,
+    condition::{reason, shorten},
+};
+
+/// The most characters that are recorded of what a check said.
+const MAX_MESSAGE: usize = 512;
+
+impl Step<'_> {
+    /// The state of an image whose newest digest stands in the registry and is not checked yet. `stale` is what is known of
+    /// the build that brought it; blank, if only the checks have changed.
+    pub(super) fn check(&self, todo: &mut Todo, good: Arc<Good>, stale: ImageDecision) -> ImageDecision {
+        let failure = self.check_failures(&good, stale.failure.clone());
+        let attempt = failure.as_ref().map_or(0, |failure| failure.check_attempt);
+        let records: Vec<CheckRecord> =
+            self.checks().map(|(_, check, revision)| self.state(&good, check, revision)).collect();
+        let unfinished = |place: usize| records.get(place).is_none_or(|record| record.state == CheckState::Running);
+        let failed = |place: usize, check: &Check| {
+            check.required && records.get(place).is_some_and(|record| record.state == CheckState::Failed)
+        };
+        let open: Vec<usize> = self
+            .checks()
+            .filter(|(place, check, _)| unfinished(*place) || failed(*place, check))
+            .map(|(place, ..)| place)
+            .collect();
+        if open.is_empty() {
+            let checked = self.blueprint.checks.clone();
+            let good = Good { checked, ..Good::clone(&good) };
+            return ImageDecision { checks: records, ..Self::current(Arc::new(good)) };
+        }
+        let stale = ImageDecision { failure, checks: records, state: ImageState::Checking, ..stale };
+        match failure::verdict(stale.failure.as_ref(), &self.frame.seen.spec.policy.retries, self.frame.now) {
+            Verdict::GivenUp => {
+                let reason = stale.failure.as_ref().map_or(reason::CHECK_FAILED, failure::given_up);
+                return Self::failed(stale, reason);
+            }
+            Verdict::RetryAt(at) if at > self.frame.now => {
+                todo.wake(at);
+                let why = stale.failure.as_ref().map_or("", |failure| failure::gist(&failure.last));
+                let message = format!("checked again at {at:.0} after: {why}");
+                return ImageDecision { reason: reason::RETRYING, message, in_progress: true, ..stale };
+            }
+            Verdict::RetryAt(_) | Verdict::Clean => {}
+        }
+        for place in &open {
+            if !self.runs(&good, *place, attempt) {
+                let digest = good.digest.clone();
+                todo.actions.push(Action::Check { image: self.index, check: *place, digest, attempt });
+            }
+        }
+        let names: Vec<&str> =
+            open.iter().filter_map(|place| self.image.checks.get(*place)).map(|check| check.name.as_str()).collect();
+        let message = format!("checks run: {}", names.join(", "));
+        ImageDecision { reason: reason::CHECKING, message, in_progress: true, ..stale }
+    }
+
+    fn checks(&self) -> impl Iterator<Item = (usize, &Check, &str)> {
+        let revisions = self.blueprint.check_revisions.iter().map(String::as_str);
+        self.image.checks.iter().zip(revisions).enumerate().map(|(place, (check, revision))| (place, check, revision))
+    }
+
+    fn sights<'s>(&'s self, good: &'s Good, revision: &'s str) -> impl Iterator<Item = &'s CheckSight> {
+        self.sight.checks.iter().filter(move |sight| sight.digest == good.digest && sight.revision == revision)
+    }
+
+    /// How a check of this digest stands: by its Jobs or, when those are gone, by what was recorded.
+    fn state(&self, good: &Good, check: &Check, revision: &str) -> CheckRecord {
+        let record = |state, message: &str| CheckRecord {
+            name: check.name.clone(),
+            digest: good.digest.clone(),
+            revision: revision.into(),
+            state,
+            message: shorten(message, MAX_MESSAGE),
+        };
+        let passed = self.sights(good, revision).find_map(|sight| match &sight.outcome {
+            CheckOutcome::Passed(said) => Some(said.as_str()),
+            CheckOutcome::Running | CheckOutcome::Failed(_) => None,
+        });
+        if let Some(said) = passed {
+            return record(CheckState::Passed, said);
+        }
+        let recorded = self.sight.record.into_iter().flat_map(|record| &record.checks);
+        let recorded = recorded.filter(|known| known.digest == good.digest && known.revision == revision);
+        if let Some(known) = recorded.into_iter().find(|known| known.state != CheckState::Running) {
+            return known.clone();
+        }
+        let newest = self.sights(good, revision).max_by_key(|sight| sight.attempt);
+        match newest.map(|sight| &sight.outcome) {
+            Some(CheckOutcome::Failed(failure)) => record(CheckState::Failed, &failure.message),
+            _ => record(CheckState::Running, ""),
+        }
+    }
+
+    /// Whether this attempt at a check is under way, or has ended.
+    fn runs(&self, good: &Good, place: usize, attempt: i32) -> bool {
+        let Some(revision) = self.blueprint.check_revisions.get(place) else { return true };
+        self.sights(good, revision).any(|sight| sight.attempt >= attempt || sight.outcome == CheckOutcome::Running)
+    }
+
+    /// The failures with those of required checks that are not counted yet: one for each attempt.
+    fn check_failures(&self, good: &Good, known: Option<FailureRecord>) -> Option<FailureRecord> {
+        let known =
+            known.or_else(|| self.failure_record().filter(|known| known.fingerprint == good.fingerprint).cloned());
+        let mut failed: Vec<&CheckSight> = self
+            .checks()
+            .filter(|(_, check, _)| check.required)
+            .flat_map(|(_, _, revision)| self.sights(good, revision))
+            .filter(|sight| matches!(sight.outcome, CheckOutcome::Failed(_)))
+            .collect();
+        failed.sort_by(|a, b| (a.attempt, &a.check).cmp(&(b.attempt, &b.check)));
+        let wave = self.frame.seen.wave.map_or("", |wave| wave.name);
+        let mut record = known;
+        for sight in failed {
+            let CheckOutcome::Failed(outcome) = &sight.outcome else { continue };
+            let counted = record.as_ref().map_or(0, |record| record.check_attempt);
+            if sight.attempt < counted {
+                continue;
+            }
+            let mut outcome = outcome.clone();
+            if outcome.class == FailureClass::Build {
+                outcome.reason = reason::CHECK_FAILED.into();
+            }
+            outcome.message = shorten(&format!("check {}: {}", sight.check, outcome.message), MAX_MESSAGE);
+            let attempt = record.as_ref().map_or(0, |record| record.attempt);
+            let cause = super::causes::key(&self.image.name, &good.causes);
+            let failed = failure::Failed { attempt, cascade: wave, cause: &cause };
+            let added = failure::add(record, &good.fingerprint, &failed, outcome, self.frame.now);
+            record = Some(FailureRecord { check_attempt: sight.attempt.saturating_add(1), ..added });
+        }
+        record
+    }
+}

@@ -1,0 +1,247 @@
+//! Requests of people: what they change, and what is recorded of them. The acts themselves are read in [`crate::api::request`].
+//!
+//! A request is handled in the pass that records its outcome. Until then every pass carries it out again, so that each act
+//! comes to the same however often it is done; a crash in between loses nothing.
+
+use jiff::Timestamp;
+
+use super::{
+    causes::short,
+    observation::{Observation, Target},
+};
+use crate::{
+    api::{
+        ApprovalRecord, HandledRequest, ManualHold, UpstreamStatus,
+        request::{Act, Request, RequestOutcome, Scope},
+    },
+    lineage::Lineage,
+};
+
+/// What the requests of this pass want.
+#[derive(Clone, Debug, Default)]
+pub struct Wishes {
+    /// The upstreams as recorded, with holds and approvals as asked for.
+    pub upstreams: Vec<UpstreamStatus>,
+    /// The images, as `spec.images`; empty if there is no request.
+    pub images: Vec<ImageWishes>,
+    /// Images for which a wave is to begin without the quiet time.
+    pub start: Vec<usize>,
+    /// What is recorded of each request.
+    pub handled: Vec<(Target, HandledRequest)>,
+}
+
+/// What requests want of one image.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageWishes {
+    /// The hold to be recorded from now on; the inner `None` ends one.
+    pub hold: Option<Option<ManualHold>>,
+    /// The nonce from now on.
+    pub nonce: Option<String>,
+    /// Its failures are forgotten.
+    pub retry: bool,
+    /// Its build is stopped and not tried again at this fingerprint.
+    pub cancel: bool,
+}
+
+/// Reads the requests.
+#[must_use]
+pub fn read(seen: &Observation<'_>, now: Timestamp) -> Wishes {
+    let mut wishes = Wishes { upstreams: seen.status.upstreams.clone(), ..Wishes::default() };
+    if seen.requests.is_empty() {
+        return wishes;
+    }
+    wishes.images = vec![ImageWishes::default(); seen.spec.images.len()];
+    for sight in &seen.requests {
+        let handled = match &sight.request {
+            Ok(request) => match wishes.take(seen, request, now) {
+                Ok(done) => request.handled(RequestOutcome::Done, &done, now),
+                Err(refused) => request.handled(RequestOutcome::Refused, &refused, now),
+            },
+            Err(unreadable) => unreadable.clone(),
+        };
+        wishes.handled.push((sight.target, handled));
+    }
+    wishes
+}
+
+impl Wishes {
+    /// What requests want of an image.
+    #[must_use]
+    pub fn of(&self, image: usize) -> Option<&ImageWishes> {
+        self.images.get(image)
+    }
+
+    fn take(&mut self, seen: &Observation<'_>, request: &Request, now: Timestamp) -> Result<String, String> {
+        let by = request.by.clone();
+        match &request.act {
+            Act::Trigger(scope) => {
+                let images = within(seen, scope)?;
+                let told = told(scope, images.len());
+                self.start.extend(images);
+                Ok(format!("what is stale of {told} starts without the quiet time"))
+            }
+            Act::Retry(scope) => {
+                let images = self.each(seen, scope, |wish| wish.retry = true)?;
+                let told = told(scope, images.len());
+                self.start.extend(images);
+                Ok(format!("the failures of {told} are forgotten"))
+            }
+            Act::Cancel(scope) => {
+                let images = self.each(seen, scope, |wish| wish.cancel = true)?;
+                let told = told(scope, images.len());
+                Ok(format!("what is not built yet of {told} is cancelled until an input changes or a retry"))
+            }
+            Act::Force(scope) => {
+                let images = self.each(seen, scope, |wish| wish.nonce = Some(request.id.clone()))?;
+                let told = told(scope, images.len());
+                self.start.extend(images);
+                Ok(format!("{told} is rebuilt"))
+            }
+            Act::HoldImage { image, until, reason } => {
+                ended(*until, now)?;
+                let hold = ManualHold { digest: None, until: *until, reason: reason.clone(), by, since: Some(now) };
+                let index = place(seen, image)?;
+                // Carried out again before it is recorded, it must come to the same.
+                let known = seen.images.get(index).and_then(|sight| sight.record?.hold.clone());
+                let hold = known.filter(|known| same(known, &hold)).unwrap_or(hold);
+                self.each(seen, &Scope::Image(image.clone()), |wish| wish.hold = Some(Some(hold.clone())))?;
+                Ok(format!("{image} stays where it is"))
+            }
+            Act::UnholdImage { image } => {
+                let index = place(seen, image)?;
+                let manual = seen
+                    .images
+                    .get(index)
+                    .is_some_and(|sight| sight.record.is_some_and(|record| record.hold.is_some()));
+                self.each(seen, &Scope::Image(image.clone()), |wish| wish.hold = Some(None))?;
+                let of_spec = seen.spec.images.get(index).is_some_and(|image| image.hold.is_some());
+                Ok(match (manual, of_spec) {
+                    (_, true) => format!("{image} stays held by the manifest: take spec.images[{image}].hold out"),
+                    (true, false) => format!("the hold of {image} has ended"),
+                    (false, false) => format!("{image} was not held"),
+                })
+            }
+            Act::HoldUpstream { upstream, digest, until, reason } => {
+                ended(*until, now)?;
+                let hold =
+                    ManualHold { digest: digest.clone(), until: *until, reason: reason.clone(), by, since: Some(now) };
+                let status = self.upstream(seen, upstream)?;
+                if status.adopted.is_none() && hold.digest.is_none() {
+                    return Err(format!(
+                        "no digest of {upstream} is in use yet: name the one to hold it at in `digest`"
+                    ));
+                }
+                if !status.hold.as_ref().is_some_and(|known| same(known, &hold)) {
+                    status.hold = Some(hold);
+                }
+                Ok(format!("{upstream} stays where it is"))
+            }
+            Act::UnholdUpstream { upstream } => {
+                let of_spec = seen.spec.upstreams.iter().any(|known| known.name == *upstream && known.hold.is_some());
+                let status = self.upstream(seen, upstream)?;
+                let manual = status.hold.take().is_some();
+                Ok(match (manual, of_spec) {
+                    (_, true) => {
+                        format!("{upstream} stays held by the manifest: take spec.upstreams[{upstream}].hold out")
+                    }
+                    (true, false) => format!("the hold of {upstream} has ended"),
+                    (false, false) => format!("{upstream} was not held"),
+                })
+            }
+            Act::Approve { upstream, digest } => self.approve(seen, upstream, digest, by, now),
+        }
+    }
+
+    fn approve(
+        &mut self,
+        seen: &Observation<'_>,
+        upstream: &str,
+        digest: &str,
+        by: Option<String>,
+        now: Timestamp,
+    ) -> Result<String, String> {
+        let index = seen.spec.upstreams.iter().position(|known| known.name == upstream);
+        let newest = index.and_then(|index| seen.upstreams.get(index)?.seen.as_ref()).map(|seen| seen.digest.clone());
+        let status = self.upstream(seen, upstream)?;
+        if status.adopted.as_ref().is_some_and(|adopted| adopted.digest == digest) {
+            return Ok(format!("{} is in use", short(digest)));
+        }
+        let candidate = newest.or_else(|| status.candidate.as_ref().map(|candidate| candidate.digest.clone()));
+        if candidate.as_deref() != Some(digest) {
+            let candidate =
+                candidate.as_deref().map_or("there is none".to_owned(), |candidate| format!("it is {candidate}"));
+            return Err(format!("{digest} is not the candidate of {upstream} any more: {candidate}"));
+        }
+        if status.approval.as_ref().is_none_or(|known| known.digest != digest) {
+            status.approval = Some(ApprovalRecord { digest: digest.into(), by, at: Some(now) });
+        }
+        Ok(format!("{} may be used", short(digest)))
+    }
+
+    fn upstream(&mut self, seen: &Observation<'_>, name: &str) -> Result<&mut UpstreamStatus, String> {
+        if !seen.spec.upstreams.iter().any(|upstream| upstream.name == name) {
+            return Err(format!("the family has no upstream `{name}`"));
+        }
+        let known = self.upstreams.iter().position(|status| status.name == name);
+        let place = known.unwrap_or_else(|| {
+            self.upstreams.push(UpstreamStatus { name: name.into(), ..UpstreamStatus::default() });
+            self.upstreams.len() - 1
+        });
+        self.upstreams.get_mut(place).ok_or_else(|| format!("the family has no upstream `{name}`"))
+    }
+
+    fn each(
+        &mut self,
+        seen: &Observation<'_>,
+        scope: &Scope,
+        wish: impl Fn(&mut ImageWishes),
+    ) -> Result<Vec<usize>, String> {
+        let images = within(seen, scope)?;
+        for image in &images {
+            if let Some(of_image) = self.images.get_mut(*image) {
+                wish(of_image);
+            }
+        }
+        Ok(images)
+    }
+}
+
+/// Whether two holds say the same, whenever they were set.
+fn same(a: &ManualHold, b: &ManualHold) -> bool {
+    (&a.digest, a.until, &a.reason, &a.by) == (&b.digest, b.until, &b.reason, &b.by)
+}
+
+fn ended(until: Option<Timestamp>, now: Timestamp) -> Result<(), String> {
+    match until {
+        Some(until) if until <= now => Err(format!("`until` is over: it was {until:.0}, and now it is {now:.0}")),
+        _ => Ok(()),
+    }
+}
+
+fn place(seen: &Observation<'_>, image: &str) -> Result<usize, String> {
+    seen.spec
+        .images
+        .iter()
+        .position(|known| known.name == image)
+        .ok_or_else(|| format!("the family has no image `{image}`"))
+}
+
+fn within(seen: &Observation<'_>, scope: &Scope) -> Result<Vec<usize>, String> {
+    let lineage: &Lineage = seen.lineage();
+    Ok(match scope {
+        Scope::Family => (0..seen.spec.images.len()).collect(),
+        Scope::Image(image) => vec![place(seen, image)?],
+        Scope::Subtree(image) => {
+            let mask = lineage.with_descendants([place(seen, image)?]);
+            mask.iter().enumerate().filter_map(|(index, inside)| inside.then_some(index)).collect()
+        }
+    })
+}
+
+fn told(scope: &Scope, images: usize) -> String {
+    match scope {
+        Scope::Family => "the family".into(),
+        Scope::Image(image) => image.clone(),
+        Scope::Subtree(image) => format!("{image} and what stands on it ({images} images)"),
+    }
+}
