@@ -54,7 +54,10 @@ pub fn admit(
     let mut slots = Slots::new(seen, live, now);
     if let BreakerState::Open { probe_at, cause, count, .. } = breaker {
         if *probe_at > now || live > 0 {
-            walk.todo.wake((*probe_at).max(now));
+            // While the probe runs, its end is what is waited for.
+            if *probe_at > now {
+                walk.todo.wake(*probe_at);
+            }
             let message =
                 format!("the breaker is open: {count} images failed for {cause}; one build is tried at {probe_at:.0}");
             gates::close(walk, reason::BREAKER_OPEN, &message);

@@ -1,14 +1,157 @@
-//! stub
+//! Budgets: who may start builds where families share a limit, and how fast a wave may start them.
+//!
+//! [`shares`] divides what a namespace and the cluster have left between the families that wait: weighted max-min fairness,
+//! a build at a time. [`storm`] is the rate of a single wave. Nothing here is remembered: both follow from what runs, what
+//! waits, and since when.
+
+use std::{
+    cmp::Ordering,
+    collections::{BinaryHeap, HashMap},
+};
+
 use jiff::{SignedDuration, Timestamp};
-/// stub
+
+/// How many builds may run at once; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Of all families.
+    pub cluster: Option<usize>,
+    /// Of the families of one namespace.
+    pub namespace: Option<usize>,
+}
+
+/// What a family runs and wants to run. A family that wants nothing counts with what it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Demand<'a> {
+    /// The family's name.
+    pub family: &'a str,
+    /// Its namespace.
+    pub namespace: &'a str,
+    /// Its `policy.weight`, 1 to 100.
+    pub weight: i32,
+    /// Its builds that run.
+    pub running: usize,
+    /// Its builds that could start at once.
+    pub ready: usize,
+    /// Since when it waits: since it had something to start, or since its last start if that was later.
+    pub since: Timestamp,
+}
+
+/// How many more builds each family may start now, in the order of the demands.
+///
+/// The next build goes to the family that runs the fewest for its weight; of several, to the one that has waited the longest
+/// for its weight; then by name. So a family that runs nothing comes before every one that runs something, and where there
+/// are fewer places than families, they take turns, the heavier ones more often. All shares together stay within both limits,
+/// and nothing stays free that somebody could use. Costs O(n log n + places log n).
+#[must_use]
+pub fn shares(limits: Limits, demands: &[Demand<'_>], now: Timestamp) -> Vec<usize> {
+    let left = |limit: Option<usize>, running: usize| limit.map_or(usize::MAX, |limit| limit.saturating_sub(running));
+    let mut running: HashMap<&str, usize> = HashMap::new();
+    for demand in demands {
+        *running.entry(demand.namespace).or_default() += demand.running;
+    }
+    let mut free = left(limits.cluster, running.values().sum());
+    let mut free_in: HashMap<&str, usize> =
+        running.into_iter().map(|(namespace, running)| (namespace, left(limits.namespace, running))).collect();
+
+    let mut shares = vec![0; demands.len()];
+    let waiting = demands.iter().enumerate().filter(|(_, demand)| demand.ready > 0);
+    let mut queue: BinaryHeap<Turn<'_>> = waiting.map(|(index, demand)| Turn::new(index, demand, now)).collect();
+    while free > 0
+        && let Some(mut turn) = queue.pop()
+    {
+        let (Some(free_here), Some(share)) = (free_in.get_mut(turn.demand.namespace), shares.get_mut(turn.index))
+        else {
+            continue;
+        };
+        if *free_here == 0 {
+            continue;
+        }
+        free -= 1;
+        *free_here -= 1;
+        *share += 1;
+        turn.running += 1;
+        if *share < turn.demand.ready {
+            queue.push(turn);
+        }
+    }
+    shares
+}
+
+/// A family's place in the queue; the greatest comes first.
 #[derive(Debug)]
+struct Turn<'a> {
+    index: usize,
+    demand: &'a Demand<'a>,
+    /// What it runs, with what it was given.
+    running: u128,
+    weight: u128,
+    /// How long it has waited, in nanoseconds, times its weight.
+    waited: u128,
+}
+
+impl<'a> Turn<'a> {
+    fn new(index: usize, demand: &'a Demand<'a>, now: Timestamp) -> Self {
+        let weight = u128::from(demand.weight.max(1).unsigned_abs());
+        // A clock that was put back makes a wait of none, not a negative one.
+        let waited = now.duration_since(demand.since).max(SignedDuration::ZERO).as_nanos().unsigned_abs();
+        Self { index, demand, running: demand.running as u128, weight, waited: waited.saturating_mul(weight) }
+    }
+}
+
+impl Ord for Turn<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // running / weight, without a fraction.
+        let load = (other.running * self.weight).cmp(&(self.running * other.weight));
+        let name = |turn: &Self| (turn.demand.namespace, turn.demand.family, turn.index);
+        load.then_with(|| self.waited.cmp(&other.waited)).then_with(|| name(other).cmp(&name(self)))
+    }
+}
+
+impl PartialOrd for Turn<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Turn<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Turn<'_> {}
+
+/// How many builds a wave may start now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Storm {
-    /** a */
+    /// So many may start now.
     pub free: usize,
-    /** a */
+    /// When the next may start, if none may now.
     pub next: Option<Timestamp>,
 }
-/// stub
-pub fn storm(_: &[Timestamp], _: i32, _: SignedDuration, _: Timestamp) -> Storm {
-    Storm { free: 1000, next: None }
+
+/// How many builds may start now, if at most `limit` may start within any span of the length `per`; `starts` are those so far,
+/// in any order.
+///
+/// A clock that is put back leaves starts in the future. Those at most `per` ahead count; what is further ahead is of another
+/// time and does not, so that a wait is never longer than twice `per`.
+#[must_use]
+pub fn storm(starts: &[Timestamp], limit: i32, per: SignedDuration, now: Timestamp) -> Storm {
+    let limit = usize::try_from(limit).unwrap_or(0).max(1);
+    let ends = starts.iter().filter_map(|start| start.checked_add(per).ok());
+    let latest = now.saturating_add(per).and_then(|time| time.saturating_add(per)).unwrap_or(Timestamp::MAX);
+    // When each of the starts that count ceases to.
+    let mut ends: Vec<Timestamp> = ends.filter(|end| *end > now && *end <= latest).collect();
+    let free = limit.saturating_sub(ends.len());
+    if free > 0 {
+        return Storm { free, next: None };
+    }
+    let in_excess = ends.len() - limit;
+    let (_, next, _) = ends.select_nth_unstable(in_excess);
+    Storm { free, next: Some(*next) }
 }
+
+#[cfg(test)]
+#[path = "budget_tests.rs"]
+mod tests;

@@ -14,14 +14,13 @@
 //!   what is; [`cutoff`]: whether it changed anything; [`walk`]: what all of these carry along
 //! - [`gates`]: whether a wave begins: settle, suspend, windows
 //! - [`admission`]: which builds start: windows, breaker, parallelism, the operator's limits, storms
-//! - [`windows`], [`breaker`], [`budget`]: the arithmetic of these
+//! - [`windows`], [`breaker`], [`budget`]: the arithmetic of these, and of what families share
 //! - [`failure`]: budgets and pauses
 //! - [`promotion`]: the digest that floating tags are to be on
 //! - [`causes`]: why an image is stale
 //! - [`tags`]: templates, and which tags are to be moved
 //! - [`validate`]: what a spec must be before any of this
 //! - [`wave`]: the record of a cascade
-//! - [`windows`]: when builds may start
 
 pub mod admission;
 pub mod blueprint;
