@@ -13,7 +13,7 @@ use super::{
     promotion,
     requests::{self, Wishes},
     tags, upstreams,
-    walk::Walk,
+    walk::{Todo, Walk},
     windows::WindowState,
 };
 use crate::api::{
@@ -156,7 +156,7 @@ fn begin(
                     ..Course::of(WaveStep::None)
                 };
             }
-            Course::of(open(seen, upstreams, walk, wishes, name, now))
+            Course::of(open(seen, upstreams, walk, name, now))
         }
         WaveGate::Settling { pending, until } => {
             gates::close(walk, reason::SETTLING, &format!("changes may still come; starts at {until:.0}"));
@@ -180,7 +180,6 @@ fn open(
     seen: &Observation<'_>,
     upstreams: &mut [UpstreamStatus],
     walk: &mut Walk,
-    wishes: &Wishes,
     name: String,
     now: Timestamp,
 ) -> WaveStep {
@@ -199,10 +198,9 @@ fn open(
     causes.sort();
     causes.dedup();
     causes.truncate(MAX_CAUSES);
-    if !moved.is_empty() {
-        *walk = images::walk(seen, upstreams, wishes, now);
-    }
     gates::close(walk, reason::CASCADING, "the wave begins");
+    // What is looked at here are the inputs from before: the next pass, with the wave recorded, asks and starts.
+    walk.todo = Todo::default();
     for (image, below) in walk.images.iter_mut().zip(&mask) {
         // Not yet asked for, but part of the wave: it must not look finished before it has begun.
         image.in_progress |= *below && image.state != ImageState::Current;

@@ -67,9 +67,12 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
 
     // Each answer of the registry may let the next level be asked for; there are no more levels than images.
     let mut decision = decide(&world.seen(&memory), now);
-    while probe::answer(&context, &world, &decision, &mut memory, now).await
-        || remember::remember(&context, &world, &decision, &mut memory, now).await
+    let mut rounds = world.blueprint.images.len() + 2;
+    while rounds > 0
+        && (probe::answer(&context, &world, &decision, &mut memory, now).await
+            || remember::remember(&context, &world, &decision, &mut memory, now).await)
     {
+        rounds -= 1;
         decision = decide(&world.seen(&memory), now);
     }
 
@@ -77,7 +80,8 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     promote::move_tags(&context, &world, &mut decision, &mut memory, now).await;
     let later = status::record(&context, &world, &decision, &mut memory, now).await?;
     apply::stop_builds(&context, &world, &decision).await?;
-    Ok(next(&decision, [later, promote::retry_at(&memory, now), refused.then_some(now)], now))
+    let unfinished = (refused || rounds == 0).then_some(now);
+    Ok(next(&decision, [later, promote::retry_at(&memory, now), unfinished], now))
 }
 
 /// When to look again though nothing has changed.

@@ -1,5 +1,10 @@
 //! What a family comes to, pass by pass, in the model of [`world`].
 
+mod checks;
+mod gates;
+mod imports;
+mod requests;
+mod waves;
 mod world;
 
 use jiff::SignedDuration;

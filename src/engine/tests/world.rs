@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::super::*;
 use crate::api::{
-    BuildFailure, BuildRecord, CascadeStatus, Edge, EdgeUse, FailureClass, FamilyImageStatus, Follow, Image,
-    ImageFamilySpec, ImageFamilyStatus, ImageState, RunningCascade, TagRecord, Upstream,
+    BuildFailure, BuildRecord, CascadeStatus, Edge, EdgeUse, FailureClass, FamilyImageStatus, Follow, HandledRequest,
+    Image, ImageFamilySpec, ImageFamilyStatus, ImageState, Request, RunningCascade, TagRecord, Upstream,
 };
 
 /// The wave that runs.
@@ -50,6 +50,8 @@ pub(super) struct World {
     /// Tags in the registry.
     pub(super) tags: HashMap<(usize, String), String>,
     pub(super) jobs: Vec<(usize, BuildSight)>,
+    /// Jobs of images that the family no longer has.
+    pub(super) orphans: Vec<(usize, BuildSight)>,
     /// Builds started, per image, in all.
     pub(super) started: BTreeMap<usize, usize>,
     /// Images whose builds fail, and how.
@@ -112,6 +114,7 @@ impl World {
             asked: HashMap::new(),
             tags: HashMap::new(),
             jobs: Vec::new(),
+            orphans: Vec::new(),
             started: BTreeMap::new(),
             failing: HashMap::new(),
             source: Sight::Known("source".into()),
@@ -178,7 +181,7 @@ impl World {
                 })
                 .collect(),
             imports: self.imports.clone(),
-            orphans: Vec::new(),
+            orphans: self.orphans.iter().map(|(_, job)| job.clone()).collect(),
             wave: self.wave.as_ref().map(|wave| WaveSight {
                 name: &wave.name,
                 supersedes: wave.supersedes.as_deref(),
@@ -232,7 +235,7 @@ impl World {
         match action {
             Action::Probe { .. } => panic!("a question was left open"),
             Action::Stop { job } => {
-                for (_, of) in self.jobs.iter_mut().filter(|(_, of)| of.job == *job) {
+                for (_, of) in self.jobs.iter_mut().chain(&mut self.orphans).filter(|(_, of)| of.job == *job) {
                     of.live = false;
                     if of.outcome == BuildOutcome::Running {
                         of.outcome = BuildOutcome::Stopped;
@@ -262,7 +265,7 @@ impl World {
                 self.jobs.push((
                     *image,
                     BuildSight {
-                        job: format!("job-{image}-{fingerprint:.8}-{attempt}"),
+                        job: format!("{}-{fingerprint:.8}-{attempt}", self.spec.images[*image].name),
                         fingerprint: fingerprint.clone(),
                         attempt: *attempt,
                         build: *build,
@@ -383,6 +386,43 @@ impl World {
         }
     }
 
+    /// Puts a request on the family.
+    pub(super) fn ask(&mut self, value: &str) {
+        let request = Request::parse(value).map_err(|error| HandledRequest::unreadable(value, &error, self.now));
+        self.requests.push(RequestSight { target: Target::Family, request });
+    }
+
+    /// What came of the request with this id, in words.
+    pub(super) fn answer(&self, id: &str) -> &str {
+        self.status.requests.iter().find(|handled| handled.id == id).map_or("not handled", |handled| &handled.message)
+    }
+
+    /// Builds that were ended before their end.
+    pub(super) fn stopped(&self) -> usize {
+        self.jobs.iter().chain(&self.orphans).filter(|(_, job)| job.outcome == BuildOutcome::Stopped).count()
+    }
+
+    /// Gives an image another name, which makes another image of it.
+    pub(super) fn rename(&mut self, from: &str, to: &str) {
+        let index = self.index(from);
+        self.spec.images[index].name = to.into();
+        self.records[index] = None;
+        self.asked.remove(&index);
+        let (gone, kept) = std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
+        self.orphans = gone;
+        self.jobs = kept;
+        self.pushed.retain(|(of, _), _| *of != index);
+    }
+
+    /// Ends the build of one image with a push.
+    pub(super) fn finish_only(&mut self, name: &str) {
+        let index = self.index(name);
+        let (mine, others) = std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
+        self.jobs = mine;
+        self.finish_builds();
+        self.jobs.extend(others);
+    }
+
     /// Ends the builds that run: with a push, or as `failing` says.
     pub(super) fn finish_builds(&mut self) {
         for (image, job) in &mut self.jobs {
@@ -405,13 +445,11 @@ impl World {
     pub(super) fn settle(&mut self) {
         let end = self.now + SignedDuration::from_hours(1);
         for _ in 0..500 {
-            let before =
-                (self.records.clone(), self.status.clone(), self.wave.clone(), self.jobs.len(), self.tags.clone());
+            let before = self.picture();
             let decision = self.pass();
             self.finish_builds();
             self.finish_checks();
-            let after =
-                (self.records.clone(), self.status.clone(), self.wave.clone(), self.jobs.len(), self.tags.clone());
+            let after = self.picture();
             if before == after && self.idle() {
                 match decision.wake_at {
                     Some(at) if at < end => self.now = self.now.max(at),
@@ -420,6 +458,12 @@ impl World {
             }
         }
         panic!("no fixpoint: {:#?}", self.records);
+    }
+
+    /// Everything that may still change.
+    fn picture(&self) -> impl PartialEq + use<> {
+        let world = (self.records.clone(), self.status.clone(), self.wave.clone(), self.tags.clone());
+        (world, self.jobs.clone(), self.checks.clone())
     }
 
     /// Whether no build and no check runs.

@@ -1,0 +1,88 @@
+//! What a new digest is put through.
+
+use super::{CURRENT, world::World};
+use crate::{
+    api::{Check, CheckState, FailureClass, ImageState, condition::reason},
+    engine::Action,
+};
+
+fn check(name: &str, required: bool) -> Check {
+    Check { name: name.into(), command: vec!["true".into()], required, ..Check::default() }
+}
+
+#[test]
+fn a_child_and_the_tags_wait_for_the_checks() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.pass();
+    world.pass();
+    world.finish_builds();
+    let decision = world.pass();
+    assert!(
+        decision.actions.iter().any(|action| matches!(action, Action::Check { image: 0, check: 0, attempt: 0, .. }))
+    );
+    assert_eq!(world.states(), [ImageState::Checking, ImageState::Waiting]);
+    assert_eq!((world.builds(), world.tags.len()), (vec![1, 0], 0));
+    world.settle();
+    assert_eq!(world.states(), [CURRENT; 2]);
+    assert_eq!(world.checks.len(), 1);
+    assert_eq!(world.record("base").checks[0].state, CheckState::Passed);
+}
+
+#[test]
+fn a_failing_check_fails_the_image_and_moves_nothing() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
+    world.settle();
+    let before = (world.tags.clone(), world.record("app").digest.clone());
+    world.spec.images[0].checks = vec![check("smoke", true), check("size", false)];
+    world.settle();
+    assert_eq!(world.builds(), [1, 1], "new checks build nothing");
+    assert_eq!(world.checks.len(), 2);
+    world.failing_checks.insert("smoke".into(), FailureClass::Build);
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked]);
+    assert_eq!(world.record("base").reason, reason::CHECK_FAILED);
+    assert!(world.record("base").message.contains("check smoke: it is not as it should be"));
+    assert_eq!(world.builds(), [2, 1], "what is checked again is not built again");
+    assert_eq!(world.checks.iter().filter(|(_, sight)| sight.check == "smoke").count(), 1 + 2, "retries.build is 1");
+    assert_eq!((world.tags.clone(), world.record("app").digest.clone()), before);
+    world.failing_checks.clear();
+    world.upstream_digests[0] = "sha256:up-2".into();
+    world.settle();
+    assert_eq!(world.states(), [CURRENT; 2]);
+}
+
+#[test]
+fn a_check_that_is_only_reported_fails_nothing() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.spec.images[0].checks = vec![check("size", false)];
+    world.failing_checks.insert("size".into(), FailureClass::Build);
+    world.settle();
+    assert_eq!(world.states(), [CURRENT]);
+    assert_eq!(world.record("base").checks[0].state, CheckState::Failed);
+    assert_eq!(world.checks.len(), 1);
+}
+
+#[test]
+fn what_is_around_a_check_has_its_own_budget() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.failing_checks.insert("smoke".into(), FailureClass::Infrastructure);
+    world.settle();
+    assert_eq!(world.states(), [ImageState::Failed]);
+    assert_eq!((world.checks.len(), world.builds()), (6, vec![1]), "retries.infrastructure is 5");
+}
+
+#[test]
+fn passed_checks_are_remembered_without_their_jobs() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.settle();
+    world.checks.clear();
+    world.settle();
+    assert!(world.checks.is_empty());
+    world.spec.images[0].checks[0].command = vec!["false".into()];
+    world.settle();
+    assert_eq!(world.checks.len(), 1, "another check is run");
+}

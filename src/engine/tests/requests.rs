@@ -1,0 +1,123 @@
+//! What people ask for by hand.
+
+use jiff::SignedDuration;
+
+use super::{CURRENT, world::World};
+use crate::api::{FailureClass, ImageState, condition::reason};
+
+fn chain() -> World {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base"), ("other", "up")]);
+    world.settle();
+    world
+}
+
+#[test]
+fn a_trigger_skips_the_quiet_time() {
+    let mut world = chain();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.pass();
+    assert_eq!(world.waves.len(), 1);
+    world.ask(r#"{"id":"1","action":"Trigger","image":"app"}"#);
+    for _ in 0..3 {
+        world.now += SignedDuration::from_secs(1);
+        world.pass();
+    }
+    assert_eq!(world.builds(), [2, 1, 2]);
+    assert!(world.answer("1").contains("without the quiet time"), "{}", world.answer("1"));
+}
+
+#[test]
+fn a_forced_rebuild_is_made_once_per_request() {
+    let mut world = chain();
+    world.ask(r#"{"id":"1","action":"Force","image":"base"}"#);
+    world.settle();
+    assert_eq!(world.builds(), [2, 2, 1]);
+    assert_eq!(world.record("base").nonce.as_deref(), Some("1"));
+    let causes = &world.record("app").causes;
+    assert!(causes.iter().any(|cause| cause.via == ["base"] && cause.to == "1"), "{causes:?}");
+    world.ask(r#"{"id":"2","action":"Force"}"#);
+    world.settle();
+    assert_eq!(world.builds(), [3, 3, 2]);
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    assert_eq!(world.builds(), [4, 4, 3]);
+}
+
+#[test]
+fn a_cancelled_build_is_stopped_and_waits_for_a_retry() {
+    let mut world = chain();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.pass();
+    world.now += SignedDuration::from_secs(30);
+    world.pass();
+    world.pass();
+    assert_eq!(world.builds(), [2, 1, 2]);
+    world.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
+    world.settle();
+    assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, CURRENT]);
+    assert_eq!(world.record("base").reason, reason::CANCELLED);
+    assert_eq!(world.builds(), [2, 1, 2]);
+    world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 3], vec![3, 2, 2]));
+}
+
+#[test]
+fn a_failed_image_is_tried_again_by_hand_and_by_the_next_wave() {
+    let mut world = World::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
+    world.failing.insert(0, FailureClass::Build);
+    world.settle();
+    assert_eq!(world.builds(), [2, 1]);
+    world.ask(r#"{"id":"1","action":"Retry"}"#);
+    world.settle();
+    assert_eq!(world.builds(), [4, 1], "retries.build begins anew");
+    world.upstream_digests[1] = "sha256:up2-1".into();
+    world.settle();
+    assert_eq!(world.builds(), [6, 2], "a wave tries again whatever set it off");
+    world.failing.clear();
+    world.upstream_digests[1] = "sha256:up2-2".into();
+    world.settle();
+    assert_eq!((world.builds(), world.states()), (vec![7, 3], vec![CURRENT; 2]));
+}
+
+#[test]
+fn holds_by_request_last_until_they_are_taken_away() {
+    let mut world = chain();
+    world.ask(r#"{"id":"1","action":"Hold","image":"base","reason":"release","by":"ada"}"#);
+    world.settle();
+    let hold = world.record("base").hold.clone().expect("a hold");
+    assert_eq!((hold.reason.as_deref(), hold.by.as_deref()), (Some("release"), Some("ada")));
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    assert_eq!(world.states(), [ImageState::Held, CURRENT, CURRENT]);
+    assert_eq!(world.builds(), [1, 1, 2]);
+    world.ask(r#"{"id":"2","action":"Unhold","image":"base"}"#);
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 3], vec![2, 2, 2]));
+
+    world.ask(r#"{"id":"3","action":"Hold","upstream":"up"}"#);
+    world.settle();
+    world.upstream_digests[0] = "sha256:up-2".into();
+    world.settle();
+    assert_eq!(world.status.upstreams[0].reason.as_deref(), Some(reason::HELD));
+    assert_eq!(world.builds(), [2, 2, 2]);
+    world.ask(r#"{"id":"4","action":"Unhold","upstream":"up"}"#);
+    world.settle();
+    assert_eq!(world.builds(), [3, 3, 3]);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_in_words() {
+    let mut world = chain();
+    for (request, words) in [
+        (r#"{"id":"1","action":"Force","image":"nobody"}"#, "the family has no image `nobody`"),
+        (r#"{"id":"2","action":"Hold","upstream":"nobody"}"#, "the family has no upstream `nobody`"),
+        (r#"{"id":"3","action":"Hold","image":"base","until":"2001-01-01T00:00:00Z"}"#, "`until` is over"),
+    ] {
+        world.ask(request);
+        world.settle();
+        let id = &request[7..8];
+        assert!(world.answer(id).contains(words), "{}", world.answer(id));
+    }
+    assert_eq!(world.builds(), [1, 1, 1]);
+}

@@ -1,0 +1,208 @@
+//! How waves come together, end early, stop where nothing has changed, and are promoted.
+
+use jiff::SignedDuration;
+
+use super::{CURRENT, world::World};
+use crate::{
+    api::{CascadePhase, Cutoff, FailureClass, ImageState, Promotion, Supersede, condition::reason},
+    engine::WaveStep,
+};
+
+fn chain() -> World {
+    let mut world = World::new(&["up"], &[("base", "up"), ("lib", "base"), ("app", "lib")]);
+    world.settle();
+    world
+}
+
+/// Until the wave for what has changed runs and its first builds do.
+fn begin(world: &mut World) {
+    world.pass();
+    world.now += SignedDuration::from_secs(30);
+    world.pass();
+    world.pass();
+}
+
+#[test]
+fn causes_reach_down_to_the_upstream() {
+    let mut world = chain();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    let causes = &world.record("app").causes;
+    let root = causes.iter().find(|cause| cause.name == "up").expect("the upstream");
+    assert_eq!((root.from.as_str(), root.to.as_str()), ("sha256:up-0", "sha256:up-1"));
+    assert_eq!(root.via, ["base", "lib"]);
+    let wave = world.waves.last().expect("a wave");
+    let app = wave.images.iter().find(|image| image.name == "app").expect("a result");
+    assert_eq!(&app.causes, causes);
+    assert!(app.why.contains("because up moved from up-0 to up-1"), "{}", app.why);
+}
+
+#[test]
+fn a_wave_goes_to_its_end_however_fast_an_upstream_moves() {
+    let mut world = chain();
+    world.spec.policy.settle = crate::api::Duration::from_secs(0);
+    for round in 1..40 {
+        world.upstream_digests[0] = format!("sha256:up-{round}");
+        world.now += SignedDuration::from_secs(1);
+        world.pass();
+        world.finish_builds();
+    }
+    let complete = world.waves.iter().filter(|wave| wave.phase == CascadePhase::Complete).count();
+    assert!(complete >= 5, "{complete}");
+    assert!(world.builds()[2] >= complete - 1, "{:?}", world.builds());
+}
+
+#[test]
+fn a_wave_is_cancelled_for_a_newer_digest_and_the_next_one_is_not() {
+    let mut world = chain();
+    world.spec.policy.supersede = Supersede::Cancel;
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    assert_eq!(world.builds(), [2, 1, 1]);
+    world.upstream_digests[0] = "sha256:up-2".into();
+    world.pass();
+    world.now += SignedDuration::from_secs(30);
+    let decision = world.pass();
+    assert!(matches!(decision.wave, WaveStep::Close { superseded: true, .. }), "{:?}", decision.wave);
+    let decision = world.pass();
+    assert!(matches!(&decision.wave, WaveStep::Open { supersedes: Some(_), .. }), "{:?}", decision.wave);
+    world.pass();
+    assert_eq!(world.stopped(), 1, "the build for the older digest is ended");
+    world.jobs.retain(|(_, job)| job.live || job.outcome != crate::engine::BuildOutcome::Stopped);
+    world.pass();
+    assert_eq!(world.builds(), [3, 1, 1]);
+    world.upstream_digests[0] = "sha256:up-3".into();
+    world.pass();
+    world.now += SignedDuration::from_secs(60);
+    let decision = world.pass();
+    assert!(matches!(decision.wave, WaveStep::Running { .. }), "a wave that superseded another goes to its end");
+    world.settle();
+    assert_eq!(world.states(), [CURRENT; 3]);
+    assert_eq!(world.stopped(), 0);
+    let phases: Vec<CascadePhase> = world.waves.iter().map(|wave| wave.phase).collect();
+    assert_eq!(
+        phases,
+        [CascadePhase::Complete, CascadePhase::Superseded, CascadePhase::Complete, CascadePhase::Complete]
+    );
+}
+
+#[test]
+fn a_rebuild_that_changes_nothing_stops_the_wave() {
+    for (cutoff, builds) in [(Cutoff::Content, [2, 2, 1]), (Cutoff::Never, [2, 2, 2])] {
+        let mut world = World::new(&["up"], &[("base", "up"), ("lib", "base"), ("app", "lib")]);
+        world.spec.policy.cutoff = cutoff;
+        world.content.insert(1, "the same".into());
+        world.settle();
+        let before = world.record("lib").digest.clone();
+        world.upstream_digests[0] = "sha256:up-1".into();
+        world.settle();
+        assert_eq!(world.builds(), builds, "{cutoff:?}");
+        assert_eq!(world.record("lib").digest == before, cutoff == Cutoff::Content);
+        if cutoff == Cutoff::Content {
+            let wave = world.waves.last().expect("a wave");
+            let spared: Vec<&str> =
+                wave.images.iter().filter(|image| image.spared).map(|image| image.name.as_str()).collect();
+            assert_eq!(spared, ["lib", "app"]);
+            assert!(wave.outcome.starts_with("1 rebuilt, 2 spared"), "{}", wave.outcome);
+            world.records = vec![None; 3];
+            world.asked.clear();
+            world.jobs.clear();
+            world.settle();
+            assert_eq!(world.builds(), builds, "the registry remembers what came out the same");
+            assert_eq!(world.record("lib").digest, before);
+        }
+    }
+}
+
+#[test]
+fn tags_of_a_wave_move_together_or_not_at_all() {
+    let mut world = chain();
+    world.spec.policy.promotion = Promotion::Wave;
+    world.settle();
+    let latest = |world: &World, name: &str| world.tags[&(world.index(name), "latest".to_owned())].clone();
+    let before: Vec<String> = ["base", "lib", "app"].iter().map(|name| latest(&world, name)).collect();
+    world.failing.insert(2, FailureClass::Build);
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    assert_eq!(world.states(), [CURRENT, CURRENT, ImageState::Failed]);
+    let after: Vec<String> = ["base", "lib", "app"].iter().map(|name| latest(&world, name)).collect();
+    assert_eq!(before, after, "nothing moves");
+    assert!(world.tags.contains_key(&(0, "r2".to_owned())), "but for tags that name the build");
+    let outcome = &world.waves.last().expect("a wave").outcome;
+    assert!(outcome.contains("not whole without app"), "{outcome}");
+    world.failing.clear();
+    world.spec.images[2].args.insert("A".into(), "1".into());
+    world.settle();
+    for name in ["base", "lib", "app"] {
+        assert_eq!(latest(&world, name), world.record(name).digest.clone().expect("a digest"), "{name}");
+    }
+}
+
+#[test]
+fn a_wave_does_not_wait_for_what_is_not_required() {
+    let mut world = chain();
+    world.spec.policy.promotion = Promotion::Wave;
+    world.spec.images[2].required = false;
+    world.settle();
+    world.failing.insert(2, FailureClass::Build);
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    let latest = |name: &str| world.tags[&(world.index(name), "latest".to_owned())].clone();
+    assert_eq!(Some(latest("lib")), world.record("lib").digest);
+    assert_eq!(Some(latest("app")), world.record("app").digest, "its last good digest");
+}
+
+#[test]
+fn an_interrupted_flip_is_completed() {
+    let mut world = chain();
+    world.spec.policy.promotion = Promotion::Wave;
+    world.settle();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    let flipped = world.tags.clone();
+    // As if the controller had been killed after it had recorded the target, and before it had moved the last tag.
+    let digest = world.record("base").tags.iter().find(|tag| tag.tag == "latest").expect("a tag").digest.clone();
+    world.tags.insert((2, "latest".into()), digest.clone());
+    let record = world.records[2].as_mut().expect("a record");
+    record.tags.iter_mut().filter(|tag| tag.tag == "latest").for_each(|tag| tag.digest.clone_from(&digest));
+    world.settle();
+    assert_eq!(world.tags, flipped);
+}
+
+#[test]
+fn what_a_parent_brings_twice_in_a_wave_is_left_to_the_next() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base"), ("slow", "base")]);
+    world.settle();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    world.finish_builds();
+    world.pass();
+    assert_eq!(world.builds(), [2, 2, 2]);
+    world.finish_only("app");
+    world.pass();
+    world.spec.images[0].args.insert("A".into(), "1".into());
+    world.pass();
+    world.finish_only("base");
+    world.pass();
+    world.pass();
+    assert_eq!(world.builds(), [3, 2, 2], "an edit of its own is built in the wave");
+    assert_eq!(world.record("app").reason, reason::NEXT_WAVE);
+    world.settle();
+    assert_eq!((world.builds(), world.states()), (vec![3, 3, 3], vec![CURRENT; 3]));
+    let last = world.waves.iter().rev().nth(1).expect("a wave");
+    assert!(last.images.iter().all(|image| image.name == "base" || image.builds == 1), "{last:#?}");
+}
+
+#[test]
+fn the_build_of_an_image_that_is_gone_is_ended() {
+    let mut world = chain();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    assert_eq!(world.stopped(), 0);
+    world.rename("base", "ground");
+    world.spec.images[1].from[0].image = Some("ground".into());
+    world.pass();
+    assert_eq!(world.stopped(), 1);
+    world.settle();
+    assert_eq!(world.states(), [CURRENT; 3]);
+}
