@@ -85,6 +85,38 @@ pub mod reason {
     pub const BUILD_FAILED: &str = "BuildFailed";
     /// What is around a build failed as often as `policy.retries` allows.
     pub const INFRASTRUCTURE_FAILED: &str = "InfrastructureFailed";
+    /// A build took longer than its strategy's `timeout` allows.
+    pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+    /// A build, or a command in it, ran out of memory.
+    pub const OUT_OF_MEMORY: &str = "OutOfMemory";
+    /// A build's disk is full.
+    pub const DISK_FULL: &str = "DiskFull";
+    /// A pod was evicted: its node was short of something, was drained or shut down.
+    pub const EVICTED: &str = "Evicted";
+    /// A pod had to make room for one of a higher priority.
+    pub const PREEMPTED: &str = "Preempted";
+    /// A pod's node is gone, or no longer answers.
+    pub const NODE_LOST: &str = "NodeLost";
+    /// A node did not take a pod that it was given.
+    pub const NODE_REFUSED: &str = "NodeRefused";
+    /// A pod was deleted before its end.
+    pub const POD_LOST: &str = "PodLost";
+    /// A pod can't be started as it is.
+    pub const POD_NOT_STARTED: &str = "PodNotStarted";
+    /// A node can't pull an image of a pod: the builder's, or the operator's.
+    pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
+    /// No node has room for a pod.
+    pub const UNSCHEDULABLE: &str = "Unschedulable";
+    /// The cluster makes no pod for a Job: a quota or a policy forbids it.
+    pub const POD_NOT_CREATED: &str = "PodNotCreated";
+    /// A quota of the namespace leaves no room for a Job.
+    pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+    /// A policy, or a missing right, forbids a Job.
+    pub const JOB_REFUSED: &str = "JobRefused";
+    /// A registry took the credential and refused what was pushed.
+    pub const PUSH_REFUSED: &str = "PushRefused";
+    /// The builder's daemon did not start, or went away.
+    pub const BUILDER_UNAVAILABLE: &str = "BuilderUnavailable";
     /// Somebody else moved a tag of ours; it was put back.
     pub const TAG_MOVED: &str = "TagMoved";
     /// An immutable tag already stands on another digest, and was left there.

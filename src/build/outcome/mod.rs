@@ -2,236 +2,167 @@
 //!
 //! A build that succeeded has pushed, or says so; the controller believes the registry. A pod's own phase is read and not
 //! the Job's `Complete` condition, which comes about a second later.
+//!
+//! - `run`: how far a Job is, whatever its pod does; checks share it
+//! - `pod`: what is around a pod: evictions, nodes, images, room
+//! - `builder`: whose fault a builder's last words tell of
+//! - `message`: words as they may be shown
+//!
+//! Every reason is explained in `docs/troubleshooting.md`, with its class and what to do.
 
-mod message;
+mod builder;
+pub(in crate::build) mod message;
+pub(in crate::build) mod pod;
+pub(in crate::build) mod run;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus},
+    core::v1::{ContainerStateTerminated, Pod, PodStatus},
 };
 
-use super::{job::PREPARE, prepare::refusal};
+use self::{
+    message::{End, readable},
+    run::{Run, whole_log},
+};
+use super::{job::PREPARE, prepare::refusal::Refusal};
 use crate::api::{BuildFailure, FailureClass, condition::reason};
 
-/// The build took longer than its strategy allows.
-pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
-/// The build, or a command in it, ran out of memory.
-pub const OUT_OF_MEMORY: &str = "OutOfMemory";
-/// The pod was evicted, preempted, or refused by its node.
-pub const EVICTED: &str = "Evicted";
-/// The pod is gone: somebody deleted it, or its node is lost.
-pub const POD_LOST: &str = "PodLost";
-/// The builder's own image, or the operator's, can't be pulled, or the pod can't be started as it is.
-pub const POD_NOT_STARTED: &str = "PodNotStarted";
-
-/// How long a container may wait for its image before the build counts as failed.
-const START_PATIENCE: SignedDuration = SignedDuration::from_secs(120);
+pub use pod::Wait;
 
 /// What became of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Its pod has not started.
-    Pending,
+    /// Its pod does not run: it has not started, or its node does not confirm its end.
+    Waiting(Wait),
     /// Its pod runs.
     Running,
     /// Its pod has succeeded.
     Succeeded,
     /// It failed. The Job may still be there with a pod that waits, and is to be deleted.
     Failed(BuildFailure),
+    /// It is being ended, or was, because somebody deleted the Job. Not a failure.
+    Stopped,
 }
 
 /// What became of the build of a Job. `pods` are the Job's pods in any order; `now` decides how long a pod that can't start
 /// has been waited for.
 #[must_use]
 pub fn outcome(job: &Job, pods: &[Pod], now: Timestamp) -> Outcome {
-    if pods.iter().any(|pod| phase(pod) == "Succeeded") || condition(job, "Complete").is_some() {
-        return Outcome::Succeeded;
-    }
-    let newest = pods.iter().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
-    let failed = condition(job, "Failed");
-    if failed == Some(DEADLINE_EXCEEDED) {
-        let limit = job.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).unwrap_or_default();
-        let waited = newest.and_then(|pod| waiting(pod.status.as_ref()?)).map(|why| format!(" Its pod waited: {why}."));
-        return infrastructure(
-            DEADLINE_EXCEEDED,
-            &format!(
-                "the build took longer than the {limit} s that the strategy's `timeout` allows.{}",
-                waited.unwrap_or_default()
-            ),
-        );
-    }
-    match newest {
-        Some(pod) => match (phase(pod), pod.status.as_ref()) {
-            ("Failed", Some(status)) => Outcome::Failed(of_failed_pod(status)),
-            (_, Some(status)) => not_starting(pod, status, now)
-                .or_else(|| failed.map(|_| lost()))
-                .unwrap_or(if phase(pod) == "Running" { Outcome::Running } else { Outcome::Pending }),
-            (_, None) => failed.map_or(Outcome::Pending, |_| lost()),
-        },
-        None => failed.map_or(Outcome::Pending, |_| lost()),
+    match run::run(job, pods, now) {
+        Run::Waiting(wait) => Outcome::Waiting(wait),
+        Run::Running => Outcome::Running,
+        Run::Succeeded(_) => Outcome::Succeeded,
+        Run::Stopped => Outcome::Stopped,
+        Run::Broken(failure) => Outcome::Failed(failure),
+        Run::TimedOut(pod) => Outcome::Failed(of_slow_pod(job, pod)),
+        Run::Exited(pod) => Outcome::Failed(pod.status.as_ref().map_or_else(
+            || failure(FailureClass::Infrastructure, reason::POD_LOST, "the pod has no status"),
+            |status| of_failed_pod(job, status),
+        )),
     }
 }
 
-fn of_failed_pod(status: &PodStatus) -> BuildFailure {
-    let disruption = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True");
-    if let Some(disruption) = disruption {
-        let why = disruption.reason.as_deref().unwrap_or("no reason given");
-        let text = disruption.message.as_deref().unwrap_or_default();
-        return failure(FailureClass::Infrastructure, EVICTED, &format!("the pod was disrupted ({why}). {text}"));
-    }
-    if let Some(ended) = ended(status.init_container_statuses.as_ref(), PREPARE) {
-        return of_prepare(ended);
-    }
-    let init = status.init_container_statuses.iter().flatten();
-    let broken = init
-        .chain(status.container_statuses.iter().flatten())
-        .find_map(|container| Some((container, terminated(container).filter(|ended| ended.exit_code != 0)?)));
-    match (broken, status.reason.as_deref()) {
-        (Some((container, ended)), None) => of_builder(&container.name, ended),
-        (_, Some(why)) => {
-            let text = status.message.as_deref().unwrap_or_default();
-            failure(FailureClass::Infrastructure, EVICTED, &format!("the pod was stopped ({why}). {text}"))
+/// The failure of a build whose Job the API server refuses. `forbidden` if a quota, a policy or the controller's rights
+/// forbid it, which may change without us; a Job that is not valid stays so. `said` is the API server's answer.
+#[must_use]
+pub fn refused(forbidden: bool, said: &str) -> BuildFailure {
+    let (class, reason, to_do) = match forbidden {
+        true if ["exceeded quota", "failed quota"].iter().any(|words| said.contains(words)) => {
+            (FailureClass::Infrastructure, reason::QUOTA_EXCEEDED, "raise the quota, or wait until something ends")
         }
-        (None, None) => lost_failure(),
+        true => (FailureClass::Infrastructure, reason::JOB_REFUSED, "correct the policy, or the build strategy"),
+        false => (FailureClass::Input, reason::INVALID_STRATEGY, "correct the build strategy"),
+    };
+    failure(class, reason, &format!("{}; {to_do}", readable(said, End::Start)))
+}
+
+/// A build that was ended because its time was up. The same inputs will likely take as long again. The Job's controller has
+/// deleted the pod, so that its last words are the only trace of it.
+fn of_slow_pod(job: &Job, pod: Option<&Pod>) -> BuildFailure {
+    let limit = run::time_limit(job);
+    let text = format!("the build took longer than the {limit} s that the strategy's `timeout` allows");
+    let ended = pod.and_then(|pod| pod.status.as_ref()).and_then(|status| {
+        pod::containers(status).find_map(|container| pod::terminated(container).filter(|ended| ended.exit_code != 0))
+    });
+    let text = match readable(ended.and_then(|ended| ended.message.as_deref()).unwrap_or_default(), End::Tail).as_str()
+    {
+        "" => text,
+        // The last line says what happened, as in every failure.
+        said => format!("{text}; the end of its log:\n{said}\nended after {limit} s: its time was up"),
+    };
+    failure(FailureClass::Build, reason::DEADLINE_EXCEEDED, &text)
+}
+
+fn of_failed_pod(job: &Job, status: &PodStatus) -> BuildFailure {
+    let broken = pod::containers(status)
+        .find_map(|container| Some((container, pod::terminated(container).filter(|ended| ended.exit_code != 0)?)));
+    match broken {
+        Some((container, ended)) if container.name == PREPARE => of_prepare(job, ended),
+        Some((container, ended)) => of_builder(job, &container.name, ended),
+        None => failure(FailureClass::Infrastructure, reason::POD_LOST, "no container of the pod tells how it ended"),
     }
 }
 
-fn of_prepare(ended: &ContainerStateTerminated) -> BuildFailure {
-    if ended.reason.as_deref() == Some("OOMKilled") {
+fn of_prepare(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
+    if is_out_of_memory(ended) {
         let text = "the step `prepare` ran out of memory: is the source very large?";
-        return failure(FailureClass::Infrastructure, OUT_OF_MEMORY, text);
+        return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, text);
     }
     let text = ended.message.as_deref().unwrap_or_default();
-    match refusal::Refusal::read(text) {
+    match Refusal::read(text) {
         Some(refusal) => {
-            let reason = refusal.reason.as_str();
-            failure(refusal.reason.class(), reason, &message::readable(&refusal.message, message::End::Start))
+            failure(refusal.reason.class(), refusal.reason.as_str(), &readable(&refusal.message, End::Start))
         }
-        None => failure(
-            FailureClass::Infrastructure,
-            POD_NOT_STARTED,
-            &format!(
-                "the step `prepare` ended with code {} and no reason. {}",
-                ended.exit_code,
-                message::readable(text, message::End::Tail)
-            ),
-        ),
+        None => {
+            let code = ended.exit_code;
+            let text = format!("the step `prepare` ended with code {code} and no reason; {}", quote(job, text));
+            failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
+        }
     }
 }
 
-fn of_builder(name: &str, ended: &ContainerStateTerminated) -> BuildFailure {
-    if ended.reason.as_deref() == Some("OOMKilled") {
-        return failure(
-            FailureClass::Infrastructure,
-            OUT_OF_MEMORY,
-            &format!("the container `{name}` ran out of memory: raise its limit in the strategy or by its parameter"),
-        );
-    }
+fn of_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> BuildFailure {
     let log = ended.message.as_deref().unwrap_or_default();
-    let said = message::readable(log, message::End::Tail);
+    if is_out_of_memory(ended) {
+        let text = format!(
+            "the container `{name}` ran out of memory: raise its limit in the strategy or by its parameter; its log: {}",
+            whole_log(job)
+        );
+        return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, &text);
+    }
+    if never_ran(ended) {
+        let text = format!("the container `{name}` can't be started: {}", readable(log, End::Start));
+        return failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text);
+    }
     // First, for whoever shows a message cuts its end off.
-    let error = message::readable(message::error_line(log), message::End::Start);
-    let (class, reason) = message::classify(log);
-    let code = ended.exit_code;
-    let text = match (error.as_str(), said.as_str()) {
-        ("", "") => format!("the container `{name}` ended with code {code} and said nothing"),
-        ("", said) => format!("the container `{name}` ended with code {code}: {said}"),
-        (error, said) => format!("the container `{name}` ended with code {code}: {error}; the end of its log:\n{said}"),
-    };
+    let error = readable(builder::error_line(log), End::Start);
+    let (class, reason) = builder::classify(log);
+    let error = if error.is_empty() { error } else { format!(": {error}") };
+    let text = format!("the container `{name}` ended with code {}{error}; {}", ended.exit_code, quote(job, log));
     failure(class, reason, &text)
 }
 
-/// A failure, if a container of this pod waits for something that will not come.
-fn not_starting(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<Outcome> {
-    let since = pod.metadata.creation_timestamp.as_ref()?.0;
-    let why = stuck(status)?;
-    (now.duration_since(since) >= START_PATIENCE)
-        .then(|| infrastructure(POD_NOT_STARTED, &format!("the pod can't start: {why}")))
-}
-
-/// Why a container does not start, where waiting rarely helps.
-fn stuck(status: &PodStatus) -> Option<String> {
-    const REASONS: [&str; 7] = [
-        "ImagePullBackOff",
-        "ErrImagePull",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-    ];
-    containers(status).find_map(|container| {
-        let waiting = container.state.as_ref()?.waiting.as_ref()?;
-        let reason = waiting.reason.as_deref().filter(|reason| REASONS.contains(reason))?;
-        let text = message::readable(waiting.message.as_deref().unwrap_or_default(), message::End::Start);
-        Some(format!("container `{}`, image {}: {reason} {text}", container.name, container.image))
-    })
-}
-
-/// Why a pod waits, in words: no node has room for it, an image can't be pulled.
-fn waiting(status: &PodStatus) -> Option<String> {
-    let unscheduled = status
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-    match unscheduled {
-        Some(condition) => {
-            Some(message::readable(condition.message.as_deref().unwrap_or("no node has room"), message::End::Start))
-        }
-        None => stuck(status),
+/// The end of a log, after how to see the whole: the last line of a failure says what happened.
+fn quote(job: &Job, log: &str) -> String {
+    let whole = whole_log(job);
+    match readable(log, End::Tail).as_str() {
+        "" => format!("it said nothing at its end; its log: {whole}"),
+        said => format!("the end of its log (the whole: {whole}):\n{said}"),
     }
 }
 
-fn containers(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
-    status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+/// Whether the kernel ended a container for want of memory.
+pub(in crate::build) fn is_out_of_memory(ended: &ContainerStateTerminated) -> bool {
+    ended.reason.as_deref() == Some("OOMKilled")
 }
 
-fn terminated(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
-    match container.state.as_ref()? {
-        ContainerState { terminated: Some(ended), .. } => Some(ended),
-        _ => None,
-    }
+/// Whether a container's command could not even be started.
+pub(in crate::build) fn never_ran(ended: &ContainerStateTerminated) -> bool {
+    matches!(ended.reason.as_deref(), Some("StartError" | "ContainerCannotRun"))
 }
 
-fn ended<'a>(list: Option<&'a Vec<ContainerStatus>>, name: &str) -> Option<&'a ContainerStateTerminated> {
-    list?.iter().find(|container| container.name == name).and_then(terminated).filter(|ended| ended.exit_code != 0)
-}
-
-fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
-}
-
-/// The reason of a condition of the Job that is true.
-fn condition<'a>(job: &'a Job, type_: &str) -> Option<&'a str> {
-    job.status
-        .as_ref()?
-        .conditions
-        .iter()
-        .flatten()
-        .find(|condition| condition.type_ == type_ && condition.status == "True")
-        .map(|condition| condition.reason.as_deref().unwrap_or_default())
-}
-
-fn lost() -> Outcome {
-    Outcome::Failed(lost_failure())
-}
-
-fn lost_failure() -> BuildFailure {
-    let text = "the build's pod is gone before its end: it was deleted, or its node is lost";
-    failure(FailureClass::Infrastructure, POD_LOST, text)
-}
-
-fn infrastructure(reason: &str, text: &str) -> Outcome {
-    Outcome::Failed(failure(FailureClass::Infrastructure, reason, text))
-}
-
-fn failure(class: FailureClass, reason: &str, text: &str) -> BuildFailure {
+pub(in crate::build) fn failure(class: FailureClass, reason: &str, text: &str) -> BuildFailure {
     BuildFailure { class, reason: reason.into(), message: text.trim().to_owned() }
 }
 

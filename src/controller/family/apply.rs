@@ -24,6 +24,7 @@ use crate::{
     build::{
         self,
         job::drops_user_namespace,
+        outcome,
         request::{BuildRequest, FamilyRef, GitSecret, PinnedParent, ResolvedSource, Written},
     },
     engine::{Action, Decision, causes, failure, tags},
@@ -158,7 +159,9 @@ async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
         Ok(_) => Ok(Acceptance::Kept),
         // Made by an earlier pass; `create` looks at it.
         Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
-        Err(error) if error.is_refusal() => Ok(Acceptance::Refused(refusal(&error))),
+        Err(error) if error.is_refusal() => {
+            Ok(Acceptance::Refused(outcome::refused(error.is_forbidden(), &error.to_string())))
+        }
         Err(error) => Err(error),
     }
 }
@@ -179,7 +182,7 @@ async fn create(context: &Context, api: &Api<Job>, job: &Job) -> Result<Result<J
         }
         Err(error) if error.is_refusal() => {
             warn!(job = %name, %error, "a build could not be started");
-            Ok(Err(refusal(&error)))
+            Ok(Err(outcome::refused(error.is_forbidden(), &error.to_string())))
         }
         Err(error) => Err(error),
     }
@@ -192,13 +195,6 @@ fn refused(class: FailureClass, reason: &str, message: String) -> BuildFailure {
 fn without_user_namespace() -> BuildFailure {
     let message = "the cluster drops `hostUsers: false` from pods, so the build would have its capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 or newer), or a strategy that needs none";
     refused(FailureClass::Infrastructure, reason::USER_NAMESPACE_UNAVAILABLE, message.into())
-}
-
-/// A quota or a policy may change without us; an object that is not valid stays so.
-fn refusal(error: &Error) -> BuildFailure {
-    let class = if error.is_forbidden() { FailureClass::Infrastructure } else { FailureClass::Input };
-    let message = format!("{error}; correct the build strategy, or the quota or policy that refuses its pods");
-    refused(class, reason::INVALID_STRATEGY, message)
 }
 
 /// What the build is asked to make.

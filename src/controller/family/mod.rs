@@ -81,11 +81,11 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     let later = status::record(&context, &world, &decision, &mut memory, now).await?;
     apply::stop_builds(&context, &world, &decision).await?;
     let unfinished = (refused || rounds == 0).then_some(now);
-    Ok(next(&decision, [later, promote::retry_at(&memory, now), unfinished], now))
+    Ok(next(&decision, [later, promote::retry_at(&memory, now), unfinished, world.look_again], now))
 }
 
 /// When to look again though nothing has changed.
-fn next(decision: &crate::engine::Decision, others: [Option<Timestamp>; 3], now: Timestamp) -> Action {
+fn next(decision: &crate::engine::Decision, others: [Option<Timestamp>; 4], now: Timestamp) -> Action {
     if matches!(decision.wave, WaveStep::Open { .. } | WaveStep::Close { .. }) {
         return Action::requeue(AT_ONCE);
     }

@@ -19,9 +19,7 @@ use super::requests;
 use crate::{
     api::{
         BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
-        ImageFamilySpec, ImageFamilyStatus, Source, StrategyRef,
-        condition::{reason, shorten},
-        labels,
+        ImageFamilySpec, ImageFamilyStatus, Source, StrategyRef, condition::reason, labels,
     },
     build::{
         outcome::{Outcome, outcome},
@@ -36,8 +34,6 @@ use crate::{
     upstream::{ImageKey, Interest},
 };
 
-/// The most characters of the scheduler's words that are passed on.
-const MAX_WORDS: usize = 200;
 /// The label by which Kubernetes tells of which Job a Pod is.
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
@@ -71,6 +67,8 @@ pub struct World {
     requests: Vec<RequestSight>,
     audits: Vec<HashMap<String, (TagSight, Timestamp)>>,
     nothing: CascadeStatus,
+    /// When a pod's wait is to be looked at again, though nothing has changed: no event tells that patience is over.
+    pub look_again: Option<Timestamp>,
     /// Immutable tags that were found taken before this are looked at again.
     taken_since: Timestamp,
 }
@@ -119,7 +117,7 @@ impl World {
             sources.push(source(context, &key, image, memory).await?);
         }
         let (strategies, revisions) = strategies(context, spec);
-        let mut jobs = builds(context, &key, now);
+        let (mut jobs, look_again) = builds(context, &key, now);
         let builds = spec.images.iter().map(|image| jobs.remove(&image.name).unwrap_or_default()).collect();
         let running =
             |cascade: &Arc<Cascade>| cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
@@ -144,6 +142,7 @@ impl World {
             last_wave,
             status: family.status.clone().unwrap_or_default(),
             nothing: CascadeStatus::default(),
+            look_again,
             taken_since: now.saturating_sub(context.audit.signed()).unwrap_or(Timestamp::MIN),
             family: Arc::clone(family),
             key,
@@ -378,8 +377,8 @@ pub fn strategy_ref<'a>(spec: &'a ImageFamilySpec, image: &'a Image) -> &'a Stra
     image.strategy.as_ref().unwrap_or(&spec.strategy)
 }
 
-/// The builds of a family that the cluster still knows, per image.
-fn builds(context: &Context, family: &Key, now: Timestamp) -> HashMap<String, Vec<BuildSight>> {
+/// The builds of a family that the cluster still knows, per image, and when the first of their waits is to be looked at again.
+fn builds(context: &Context, family: &Key, now: Timestamp) -> (HashMap<String, Vec<BuildSight>>, Option<Timestamp>) {
     let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
     for pod in context.caches.pods.group(family) {
         if let Some(job) = pod.labels().get(JOB_NAME) {
@@ -387,25 +386,29 @@ fn builds(context: &Context, family: &Key, now: Timestamp) -> HashMap<String, Ve
         }
     }
     let mut builds: HashMap<String, Vec<BuildSight>> = HashMap::new();
+    let mut look_again: Option<Timestamp> = None;
     for job in context.caches.jobs.group(family) {
         let pods = pods.get(&job.name_any()).map_or(&[][..], Vec::as_slice);
-        if let Some((image, sight)) = build_sight(&job, pods, now) {
+        let outcome = outcome(&job, pods, now);
+        if let Outcome::Waiting(wait) = &outcome {
+            look_again = look_again.into_iter().chain(wait.look_again).min();
+        }
+        if let Some((image, sight)) = build_sight(&job, pods, outcome) {
             builds.entry(image).or_default().push(sight);
         }
     }
-    builds
+    (builds, look_again)
 }
 
-fn build_sight(job: &Job, pods: &[Pod], now: Timestamp) -> Option<(String, BuildSight)> {
+fn build_sight(job: &Job, pods: &[Pod], outcome: Outcome) -> Option<(String, BuildSight)> {
     let label = |name: &str| job.labels().get(name).cloned();
     let annotation = |name: &str| job.annotations().get(name).cloned();
-    let outcome = match outcome(job, pods, now) {
-        Outcome::Pending | Outcome::Running | Outcome::Failed(_) if job.metadata.deletion_timestamp.is_some() => {
-            BuildOutcome::Stopped
-        }
-        Outcome::Pending | Outcome::Running => BuildOutcome::Running,
-        Outcome::Succeeded => BuildOutcome::Succeeded,
-        Outcome::Failed(failure) => BuildOutcome::Failed(failure),
+    let (outcome, waits_for) = match outcome {
+        Outcome::Waiting(wait) => (BuildOutcome::Running, wait.what),
+        Outcome::Running => (BuildOutcome::Running, None),
+        Outcome::Succeeded => (BuildOutcome::Succeeded, None),
+        Outcome::Failed(failure) => (BuildOutcome::Failed(failure), None),
+        Outcome::Stopped => (BuildOutcome::Stopped, None),
     };
     let sight = BuildSight {
         job: job.name_any(),
@@ -417,7 +420,7 @@ fn build_sight(job: &Job, pods: &[Pod], now: Timestamp) -> Option<(String, Build
         user_caused: annotation(labels::USER_CAUSED).is_some_and(|value| value == "true"),
         started_at: job.creation_timestamp().map(|time| time.0),
         outcome,
-        waits_for: pods.iter().find_map(unscheduled),
+        waits_for,
         live: !ended(job) && !pods.iter().any(has_ended),
     };
     Some((label(labels::IMAGE)?, sight))
@@ -426,14 +429,6 @@ fn build_sight(job: &Job, pods: &[Pod], now: Timestamp) -> Option<(String, Build
 /// The last good build of a record.
 fn good(record: &Option<Arc<FamilyImage>>) -> Option<Arc<Good>> {
     Good::of(record.as_ref()?.status.as_ref()?).map(Arc::new)
-}
-
-/// Why a pod has no place on a node yet, in the scheduler's words.
-fn unscheduled(pod: &Pod) -> Option<String> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let condition =
-        conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False")?;
-    Some(shorten(condition.message.as_deref()?, MAX_WORDS))
 }
 
 /// Whether a pod has ended, well or not. Its Job follows within a second or two, and keeps the log.
