@@ -110,16 +110,11 @@ fn of_prepare(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
         return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, text);
     }
     let text = ended.message.as_deref().unwrap_or_default();
-    match Refusal::read(text) {
-        Some(refusal) => {
-            failure(refusal.reason.class(), refusal.reason.as_str(), &readable(&refusal.message, End::Start))
-        }
-        None => {
-            let code = ended.exit_code;
-            let text = format!("the step `prepare` ended with code {code} and no reason; {}", quote(job, text));
-            failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
-        }
+    if let Some(refusal) = Refusal::read(text) {
+        return failure(refusal.reason.class(), refusal.reason.as_str(), &readable(&refusal.message, End::Start));
     }
+    let text = format!("the step `prepare` ended with code {} and no reason; {}", ended.exit_code, quote(job, text));
+    failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
 }
 
 fn of_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> BuildFailure {
