@@ -66,7 +66,7 @@ pub fn admit(
         slots.family = slots.family.min(1);
         slots.probing = true;
     }
-    let mut admitted = Admitted::default();
+    let (mut admitted, mut slowed) = (Admitted::default(), false);
     for ready in ordered(seen, walk) {
         let Some(image) = walk.images.get_mut(ready.image) else { continue };
         match slots.take(&ready) {
@@ -77,13 +77,16 @@ pub fn admit(
             }
             Err(Full { reason, message }) => {
                 admitted.unserved += usize::from(reason == reason::BUDGET);
+                slowed |= reason == reason::STORM;
                 image.reason = reason;
                 image.message = message;
             }
         }
     }
-    if let Some(next) = slots.storm_next {
-        walk.todo.wake(next);
+    if let (true, Some(storm)) = (slowed, &seen.spec.policy.storm) {
+        // What starts in this very pass counts from now on.
+        let own = now.saturating_add(storm.per.signed()).unwrap_or(Timestamp::MAX);
+        walk.todo.wake(slots.storm_next.map_or(own, |next| next.min(own)));
     }
     admitted
 }

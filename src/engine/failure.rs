@@ -166,7 +166,11 @@ pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp
         LONGEST_PAUSE,
         seed.wrapping_add(failures.unsigned_abs().into()),
     );
-    Verdict::RetryAt(record.at.unwrap_or(now).saturating_add(pause).unwrap_or(Timestamp::MAX))
+    match record.at {
+        // The clock was set back since: how long the pause has lasted is not known any more.
+        Some(at) if at > now => Verdict::RetryAt(now),
+        at => Verdict::RetryAt(at.unwrap_or(now).saturating_add(pause).unwrap_or(Timestamp::MAX)),
+    }
 }
 
 /// The reason of an image that is not tried again. A bad input is named; whatever else a build ended with stands in the

@@ -87,16 +87,16 @@ fn candidates(upstreams: &[UpstreamStatus]) -> Vec<&str> {
 
 /// The quiet time after the change with this hash.
 fn settle(seen: &Observation<'_>, change: String, now: Timestamp) -> WaveGate {
-    let pending = match &seen.status.pending {
+    // What was recorded by a clock that has been set back since is of no use: the wait begins anew.
+    let of_now = |pending: &&Pending| pending.since.max(pending.last_change).is_none_or(|at| at <= now);
+    let pending = match seen.status.pending.as_ref().filter(of_now) {
         Some(pending) if pending.change == change => pending.clone(),
         Some(pending) => Pending { change, since: pending.since, last_change: Some(now) },
         None => Pending { change, since: Some(now), last_change: Some(now) },
     };
     let policy = &seen.spec.policy;
     let after = |start: Option<Timestamp>, wait: crate::api::Duration| {
-        // A clock that was set back must not make the wait longer than it is.
-        let start = start.unwrap_or(now).min(now);
-        start.saturating_add(wait.signed()).unwrap_or(Timestamp::MAX)
+        start.unwrap_or(now).saturating_add(wait.signed()).unwrap_or(Timestamp::MAX)
     };
     let until = after(pending.last_change, policy.settle).min(after(pending.since, policy.max_settle));
     if until <= now { WaveGate::Open } else { WaveGate::Settling { pending, until } }

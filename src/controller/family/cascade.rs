@@ -35,6 +35,7 @@ pub async fn record(
     memory: &mut Memory,
     now: Timestamp,
 ) -> Result<Option<Timestamp>, Error> {
+    forget_old(context, world).await?;
     match (&decision.wave, &world.wave) {
         (WaveStep::Open { name, causes, supersedes, levels }, _) => {
             let spec = CascadeSpec {
@@ -64,7 +65,6 @@ pub async fn record(
             let status = status(world, decision, cascade, memory, now);
             write(context, world, cascade, &status).await?;
             told_closed(context, world, &status).await;
-            forget_old(context, world).await?;
             Ok(None)
         }
         _ => Ok(None),
@@ -143,13 +143,18 @@ async fn told_closed(context: &Context, world: &World, status: &CascadeStatus) {
 
 /// Deletes the oldest records of ended waves beyond the limit.
 async fn forget_old(context: &Context, world: &World) -> Result<(), Error> {
-    let mut cascades = context.caches.cascades.group(&world.key);
-    cascades.sort_by_key(|cascade| cascade.creation_timestamp());
-    let surplus = cascades.len().saturating_sub(usize::try_from(world.family.spec.history.cascades).unwrap_or(1));
+    let mut ended = context.caches.cascades.group(&world.key);
+    ended.retain(|cascade| {
+        let phase = cascade.status.as_ref().map(|status| status.phase).unwrap_or_default();
+        phase != CascadePhase::Running && cascade.metadata.deletion_timestamp.is_none()
+    });
+    // Of one second, the names tell which came first.
+    ended.sort_by_key(|cascade| cascade.creation_timestamp());
+    let kept = usize::try_from(world.family.spec.history.cascades).unwrap_or(1).max(1);
+    let surplus = ended.len().saturating_sub(kept);
     let api: Api<Cascade> = Api::namespaced(context.client.clone(), &world.key.namespace);
-    for cascade in cascades.into_iter().take(surplus) {
-        let name = cascade.name_any();
-        delete(&api, &name, &DeleteParams::default()).await?;
+    for cascade in ended.into_iter().take(surplus) {
+        delete(&api, &cascade.name_any(), &DeleteParams::default()).await?;
     }
     Ok(())
 }
