@@ -12,6 +12,7 @@
 //! - [`fingerprint`]: what determines a build
 //! - [`images`]: the state of each image; `inputs`: what it is built from; `builds`: what is not in the registry; `checks`:
 //!   what is; [`cutoff`]: whether it changed anything; [`walk`]: what all of these carry along
+//! - [`imports`]: what is about to change in other families
 //! - [`gates`]: whether a wave begins: settle, suspend, windows
 //! - [`admission`]: which builds start: windows, breaker, parallelism, the operator's limits, storms
 //! - [`windows`], [`breaker`], [`budget`]: the arithmetic of these, and of what families share
@@ -36,6 +37,7 @@ pub mod failure;
 pub mod fingerprint;
 pub mod gates;
 pub mod images;
+pub mod imports;
 mod inputs;
 pub mod observation;
 pub mod promotion;
@@ -47,6 +49,8 @@ pub mod walk;
 pub mod wave;
 pub mod windows;
 
+#[cfg(test)]
+mod imports_tests;
 #[cfg(test)]
 mod tests;
 

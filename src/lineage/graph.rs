@@ -293,12 +293,17 @@ fn cycle(spec: &ImageFamilySpec, graph: &DiGraph<(), (), usize>, parents: &[Vec<
         }
         walk.push(next);
     }
-    let mut path: Vec<String> = walk.iter().take(MAX_CYCLE_NAMES).map(|image| name(*image)).collect();
+    LineageError::Cycle { path: spelled(&walk, |image| name(*image)) }
+}
+
+/// The names along a circle; of a long one the first, and the last, which is the first again.
+pub(super) fn spelled<T>(walk: &[T], name: impl Fn(&T) -> String) -> Vec<String> {
+    let mut path: Vec<String> = walk.iter().take(MAX_CYCLE_NAMES).map(&name).collect();
     if walk.len() > MAX_CYCLE_NAMES {
         path.push("…".into());
-        path.extend(walk.last().map(|image| name(*image)));
+        path.extend(walk.last().map(name));
     }
-    LineageError::Cycle { path }
+    path
 }
 
 #[cfg(test)]

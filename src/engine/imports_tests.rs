@@ -1,0 +1,362 @@
+//! [`imports`](super::imports) told from records that a test writes.
+
+use std::{collections::HashMap, sync::Arc};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use proptest::prelude::*;
+
+use crate::{
+    api::{
+        AdoptedDigest, BreakerStatus, CandidateDigest, Edge, FamilyImage, FamilyImageSpec, FamilyImageStatus,
+        FamilyRef, Image, ImageFamily, ImageFamilySpec, ImageFamilyStatus, ImageState, Inputs, OnParentFailure,
+        ParentDigest, UpstreamStatus, WindowStatus,
+        condition::{self, RECONCILING, STALLED, reason},
+    },
+    engine::{
+        ImportState,
+        imports::{Imports, MAX_RECORDS, Records},
+    },
+    lineage::families::{FamilyName, ImageName},
+};
+
+/// Families and records; everything is current and stands on `sha256:<parent>` until a test changes it.
+#[derive(Clone, Debug, Default)]
+struct World {
+    families: HashMap<FamilyName, ImageFamily>,
+    records: HashMap<ImageName, FamilyImage>,
+}
+
+impl Records for World {
+    fn family(&self, name: &FamilyName) -> Option<Arc<ImageFamily>> {
+        self.families.get(name).cloned().map(Arc::new)
+    }
+
+    fn image(&self, name: &ImageName) -> Option<Arc<FamilyImage>> {
+        self.records.get(name).cloned().map(Arc::new)
+    }
+}
+
+/// `namespace/family.image`.
+fn name(text: &str) -> ImageName {
+    let (family, image) = text.split_once('.').expect("namespace/family.image");
+    let (namespace, family) = family.split_once('/').expect("namespace/family.image");
+    let family = FamilyName { namespace: namespace.into(), name: family.into() };
+    ImageName { family, image: image.into() }
+}
+
+fn now() -> jiff::Timestamp {
+    "2026-01-02T03:04:05Z".parse().expect("time")
+}
+
+impl World {
+    /// Images as `("namespace/family.image", "UPSTREAM namespace/family.image")`; what is in capitals is an upstream.
+    fn new(images: &[(&str, &str)]) -> Self {
+        let mut world = Self::default();
+        for (image, parents) in images {
+            world.add(&name(image), parents);
+        }
+        world
+    }
+
+    fn add(&mut self, of: &ImageName, parents: &str) {
+        let family = self.families.entry(of.family.clone()).or_insert_with(|| ImageFamily {
+            spec: ImageFamilySpec::default(),
+            status: Some(ImageFamilyStatus::default()),
+            ..ImageFamily::default()
+        });
+        let mut edges = Vec::new();
+        for parent in parents.split_whitespace() {
+            let upstream = !parent.contains('.');
+            edges.push(if upstream {
+                Edge { upstream: Some(parent.into()), ..Edge::default() }
+            } else {
+                let parent = name(parent);
+                let FamilyName { namespace, name } = parent.family.clone();
+                let other = parent.family != of.family;
+                let family = other.then_some(FamilyRef { namespace: Some(namespace), name });
+                Edge { family, image: Some(parent.image), ..Edge::default() }
+            });
+            let upstreams = &mut family.status.as_mut().expect("status").upstreams;
+            if upstream && !upstreams.iter().any(|known| known.name == parent) {
+                let adopted = Some(AdoptedDigest { digest: format!("sha256:{parent}"), ..AdoptedDigest::default() });
+                upstreams.push(UpstreamStatus { name: parent.into(), adopted, ..UpstreamStatus::default() });
+            }
+        }
+        let taken = |parent: &str| ParentDigest { name: parent.into(), digest: format!("sha256:{parent}") };
+        let inputs = Inputs { parents: parents.split_whitespace().map(taken).collect(), ..Inputs::default() };
+        family.spec.images.push(Image { name: of.image.clone(), from: edges, ..Image::default() });
+        let status = FamilyImageStatus {
+            state: ImageState::Current,
+            reason: reason::CURRENT.into(),
+            digest: Some(format!("sha256:{of}")),
+            inputs: Some(inputs),
+            ..FamilyImageStatus::default()
+        };
+        let spec = FamilyImageSpec { repository: format!("r.example/{}", of.image), ..FamilyImageSpec::default() };
+        self.records.insert(of.clone(), FamilyImage { spec, status: Some(status), ..FamilyImage::default() });
+    }
+
+    fn family_of(&mut self, image: &str) -> &mut ImageFamily {
+        self.families.get_mut(&name(image).family).expect(image)
+    }
+
+    fn family_status(&mut self, image: &str) -> &mut ImageFamilyStatus {
+        self.family_of(image).status.as_mut().expect(image)
+    }
+
+    fn record(&mut self, image: &str) -> &mut FamilyImageStatus {
+        self.records.get_mut(&name(image)).and_then(|record| record.status.as_mut()).expect(image)
+    }
+
+    fn set(&mut self, image: &str, state: ImageState, reason: &str, reconciling: bool) {
+        let record = self.record(image);
+        (record.state, record.reason) = (state, reason.into());
+        condition::set(&mut record.conditions, RECONCILING, reconciling, reason, "", None, now());
+    }
+
+    fn offer(&mut self, image: &str, why_not: Option<&str>) {
+        let upstream = &mut self.family_status(image).upstreams[0];
+        upstream.candidate = Some(CandidateDigest { digest: "sha256:new".into(), ..CandidateDigest::default() });
+        upstream.reason = why_not.map(str::to_owned);
+    }
+
+    fn state(&self, image: &str) -> ImportState {
+        Imports::new(self).state(&name(image))
+    }
+}
+
+fn failed(by: &str) -> ImportState {
+    ImportState::Failed { by: by.into() }
+}
+
+/// Three families: `n/a.base` on an upstream, `n/b.mid` on that, `n/b.top` on that, `n/c.leaf` on that.
+fn tower() -> World {
+    World::new(&[("n/a.base", "UP"), ("n/b.mid", "n/a.base"), ("n/b.top", "n/b.mid"), ("n/c.leaf", "n/b.top UP2")])
+}
+
+const TOWER: [&str; 4] = ["n/a.base", "n/b.mid", "n/b.top", "n/c.leaf"];
+
+#[test]
+fn what_nothing_moves_is_settled_and_tells_its_digest() {
+    let world = tower();
+    for image in TOWER {
+        assert_eq!(world.state(image), ImportState::Settled, "{image}");
+    }
+    let good = Imports::new(&world).good(&name("n/b.mid")).expect("good");
+    assert_eq!((good.digest.as_str(), good.repository.as_str()), ("sha256:n/b.mid", "r.example/mid"));
+    assert_eq!(Imports::new(&world).good(&name("n/b.gone")), None);
+    assert_eq!(world.state("n/b.gone"), ImportState::Settled);
+    assert_eq!(world.state("n/gone.image"), ImportState::Settled);
+}
+
+#[test]
+fn a_candidate_in_its_quiet_time_moves_all_below() {
+    let mut world = tower();
+    world.offer("n/a.base", None);
+    for image in TOWER {
+        assert_eq!(world.state(image), ImportState::OnItsWay, "{image}");
+    }
+    for gate in [reason::MINIMUM_AGE, reason::AWAITING_APPROVAL, reason::HELD, reason::PLATFORM_MISSING] {
+        world.offer("n/a.base", Some(gate));
+        assert_eq!(world.state("n/c.leaf"), ImportState::Settled, "{gate}");
+    }
+}
+
+#[test]
+fn what_is_behind_its_parents_does_not_know_yet_that_it_moves() {
+    let mut world = tower();
+    world.family_status("n/a.base").upstreams[0].adopted =
+        Some(AdoptedDigest { digest: "sha256:new".into(), ..AdoptedDigest::default() });
+    for image in TOWER {
+        assert_eq!(world.state(image), ImportState::OnItsWay, "an adopted digest: {image}");
+    }
+    let mut world = tower();
+    world.record("n/a.base").digest = Some("sha256:new".into());
+    assert_eq!(world.state("n/a.base"), ImportState::Settled);
+    for image in &TOWER[1..] {
+        assert_eq!(world.state(image), ImportState::OnItsWay, "a digest of another family: {image}");
+    }
+    let mut world = tower();
+    world.family_of("n/b.mid").spec.images[1].from.clear();
+    assert_eq!(world.state("n/b.top"), ImportState::OnItsWay, "an edge that the record does not know yet");
+}
+
+#[test]
+fn a_record_tells_whether_it_moves() {
+    for (state, why, reconciling, expected) in [
+        (ImageState::Building, reason::BUILDING, true, ImportState::OnItsWay),
+        (ImageState::Checking, reason::CHECKING, true, ImportState::OnItsWay),
+        (ImageState::Checking, reason::REGISTRY_DENIED, false, ImportState::Settled),
+        (ImageState::Queued, reason::CASCADING, true, ImportState::OnItsWay),
+        (ImageState::Queued, reason::PARALLELISM, true, ImportState::OnItsWay),
+        (ImageState::Queued, reason::NEXT_WAVE, true, ImportState::OnItsWay),
+        (ImageState::Queued, reason::RETRYING, true, ImportState::OnItsWay),
+        (ImageState::Queued, reason::WINDOW_CLOSED, true, ImportState::Settled),
+        (ImageState::Queued, reason::BREAKER_OPEN, true, ImportState::Settled),
+        (ImageState::Queued, reason::SUSPENDED, true, ImportState::Settled),
+        (ImageState::Queued, reason::CANCELLED, true, ImportState::Settled),
+        (ImageState::Waiting, reason::RESOLVING, true, ImportState::OnItsWay),
+        (ImageState::Waiting, reason::SOURCE_NOT_FOUND, false, ImportState::Settled),
+        (ImageState::Waiting, reason::IMPORT_REFUSED, false, ImportState::Settled),
+        (ImageState::Held, reason::HELD, true, ImportState::Settled),
+        (ImageState::Failed, reason::BUILD_FAILED, false, failed("n/b.mid")),
+        (ImageState::Current, reason::TAG_IMMUTABLE, false, ImportState::Settled),
+    ] {
+        let mut world = tower();
+        // What it is made from has moved: a gate that is closed, a hold and a failure count for more.
+        if state != ImageState::Current {
+            world.record("n/a.base").digest = Some("sha256:new".into());
+        }
+        world.set("n/b.mid", state, why, reconciling);
+        assert_eq!(world.state("n/b.mid"), expected, "{state:?} {why}");
+    }
+    let mut world = tower();
+    world.records.get_mut(&name("n/a.base")).expect("record").status = None;
+    assert_eq!(world.state("n/a.base"), ImportState::OnItsWay, "it was never looked at");
+}
+
+#[test]
+fn what_waits_for_something_that_does_not_come_is_not_waited_for() {
+    let mut world = tower();
+    world.set("n/b.top", ImageState::Waiting, reason::WAITING_FOR_PARENT, true);
+    assert_eq!(world.state("n/b.top"), ImportState::OnItsWay, "its parent has come, and its record is about to follow");
+    world.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
+    assert_eq!(world.state("n/b.top"), ImportState::OnItsWay);
+    world.set("n/b.mid", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
+    assert_eq!(world.state("n/b.top"), ImportState::Settled);
+    world.set("n/b.mid", ImageState::Queued, reason::WINDOW_CLOSED, true);
+    assert_eq!(world.state("n/b.top"), ImportState::Settled);
+}
+
+#[test]
+fn a_family_at_rest_is_not_waited_for() {
+    let rests: [fn(&mut World); 5] = [
+        |world| world.family_of("n/b.mid").spec.suspend = true,
+        |world| world.family_status("n/b.mid").window = Some(WindowStatus { open: false, until: None }),
+        |world| world.family_status("n/b.mid").breaker = Some(BreakerStatus::default()),
+        |world| world.family_of("n/b.mid").metadata.deletion_timestamp = Some(Time(now())),
+        |world| {
+            let status = world.family_status("n/b.mid");
+            condition::set(&mut status.conditions, STALLED, true, reason::CYCLE, "", None, now());
+        },
+    ];
+    for (number, rest) in rests.into_iter().enumerate() {
+        let mut world = tower();
+        rest(&mut world);
+        world.record("n/a.base").digest = Some("sha256:new".into());
+        for image in &TOWER[1..] {
+            assert_eq!(world.state(image), ImportState::Settled, "{number}: {image}");
+        }
+        world.set("n/b.mid", ImageState::Queued, reason::CASCADING, true);
+        assert_eq!(world.state("n/b.mid"), ImportState::Settled, "{number}");
+        // A build that runs goes to its end, unless nobody looks at it any more.
+        world.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
+        let expected = if number < 3 { ImportState::OnItsWay } else { ImportState::Settled };
+        assert_eq!(world.state("n/b.mid"), expected, "{number}");
+    }
+    let mut world = tower();
+    world.family_status("n/b.mid").window = Some(WindowStatus { open: true, until: None });
+    let status = world.family_status("n/b.mid");
+    condition::set(&mut status.conditions, STALLED, true, reason::IMAGES_FAILED, "", None, now());
+    world.record("n/a.base").digest = Some("sha256:new".into());
+    assert_eq!(world.state("n/b.mid"), ImportState::OnItsWay, "a failed image holds the others up in nothing");
+}
+
+#[test]
+fn a_failure_is_told_by_the_name_of_what_failed() {
+    let mut world = tower();
+    world.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
+    for image in TOWER {
+        assert_eq!(world.state(image), failed("n/a.base"), "those below do not know yet: {image}");
+    }
+    for image in &TOWER[1..] {
+        world.set(image, ImageState::Blocked, reason::ANCESTOR_FAILED, false);
+    }
+    world.family_of("n/b.mid").spec.suspend = true;
+    for image in TOWER {
+        assert_eq!(world.state(image), failed("n/a.base"), "those below are blocked: {image}");
+    }
+    world.family_of("n/b.mid").spec.suspend = false;
+    world.set("n/a.base", ImageState::Building, reason::BUILDING, true);
+    assert_eq!(world.state("n/c.leaf"), ImportState::OnItsWay, "it is tried again");
+    world.set("n/a.base", ImageState::Current, reason::CURRENT, false);
+    assert_eq!(world.state("n/c.leaf"), ImportState::OnItsWay, "it has come after all");
+    world.set("n/a.base", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
+    assert_eq!(world.state("n/c.leaf"), failed("n/b.mid"), "nobody knows any more why it is blocked");
+}
+
+#[test]
+fn what_goes_on_from_the_last_good_parent_does_not_fail_with_it() {
+    let mut world = tower();
+    world.family_of("n/b.mid").spec.images[0].on_parent_failure = OnParentFailure::UseLastGood;
+    world.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
+    assert_eq!(world.state("n/a.base"), failed("n/a.base"));
+    assert_eq!(world.state("n/c.leaf"), ImportState::Settled);
+}
+
+#[test]
+fn a_failed_parent_counts_for_more_than_one_on_its_way() {
+    for parents in ["n/a.x n/b.y", "n/b.y n/a.x"] {
+        let mut world = World::new(&[("n/a.x", "UP"), ("n/b.y", "UP"), ("n/c.z", parents)]);
+        world.set("n/a.x", ImageState::Building, reason::BUILDING, true);
+        world.set("n/b.y", ImageState::Failed, reason::BUILD_FAILED, false);
+        assert_eq!(world.state("n/c.z"), failed("n/b.y"), "{parents}");
+    }
+}
+
+#[test]
+fn circles_and_heights_end() {
+    let world = World::new(&[("n/a.x", "n/b.y"), ("n/b.y", "n/a.z"), ("n/a.z", "n/a.x UP")]);
+    assert_eq!(world.state("n/a.x"), ImportState::Settled);
+
+    let height = MAX_RECORDS + 1000;
+    let chain: Vec<(String, String)> = (0..=height)
+        .map(|place| match place {
+            0 => ("n/f0.i".to_owned(), "UP".to_owned()),
+            _ => (format!("n/f{place}.i"), format!("n/f{}.i", place - 1)),
+        })
+        .collect();
+    let chain: Vec<(&str, &str)> = chain.iter().map(|(name, parents)| (name.as_str(), parents.as_str())).collect();
+    let mut world = World::new(&chain);
+    world.offer("n/f0.i", None);
+    assert_eq!(world.state(&format!("n/f{}.i", MAX_RECORDS - 1)), ImportState::OnItsWay);
+    assert_eq!(world.state(&format!("n/f{height}.i")), ImportState::Settled, "no further than the limit");
+}
+
+/// Twelve images in four families, each on earlier ones, in states drawn at random.
+fn worlds() -> impl Strategy<Value = World> {
+    let states = prop::sample::select(vec![
+        (ImageState::Current, reason::CURRENT, false),
+        (ImageState::Current, reason::CURRENT, false),
+        (ImageState::Building, reason::BUILDING, true),
+        (ImageState::Queued, reason::WINDOW_CLOSED, true),
+        (ImageState::Waiting, reason::WAITING_FOR_PARENT, true),
+        (ImageState::Failed, reason::BUILD_FAILED, false),
+        (ImageState::Blocked, reason::ANCESTOR_FAILED, false),
+    ]);
+    let image = (prop::collection::vec(0..12_usize, 0..3), states, any::<bool>());
+    prop::collection::vec(image, 12).prop_map(|images| {
+        let named = |place: usize| format!("n/f{}.i{place}", place % 4);
+        let mut world = World::default();
+        for (place, (parents, (state, why, reconciling), moved)) in images.into_iter().enumerate() {
+            let parents: Vec<String> = parents.into_iter().filter(|parent| *parent < place).map(named).collect();
+            world.add(&name(&named(place)), &parents.join(" "));
+            world.set(&named(place), state, why, reconciling);
+            if moved {
+                world.record(&named(place)).digest = Some("sha256:new".into());
+            }
+        }
+        world
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_remembered_changes_no_answer(world in worlds(), order in Just((0..12_usize).collect::<Vec<_>>()).prop_shuffle()) {
+        let mut imports = Imports::new(&world);
+        for place in order {
+            let image = format!("n/f{}.i{place}", place % 4);
+            prop_assert_eq!(imports.state(&name(&image)), world.state(&image), "{}", image);
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Families that stand on one another, against a naive check.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use proptest::prelude::*;
+
+use super::families::*;
+use crate::api::{
+    Edge, Export, FamilyRef, Image, ImageFamily, ImageFamilySpec,
+    condition::{Fault, reason},
+};
+
+/// Families by `namespace/name`.
+#[derive(Clone, Debug, Default)]
+struct World(BTreeMap<String, ImageFamily>);
+
+impl Families for World {
+    fn family(&self, name: &FamilyName) -> Sighted {
+        if name.namespace == "hidden" {
+            return Sighted::OutOfSight;
+        }
+        self.0.get(&name.to_string()).map_or(Sighted::Missing, |family| Sighted::Family(Arc::new(family.clone())))
+    }
+}
+
+/// A family: its name, its images with their parents, and what it exports.
+type Drawn<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
+impl World {
+    /// Families as `("namespace/name", [("image", "parent namespace/family.parent")], ["image", "image:namespace,*"])`.
+    fn new(families: &[Drawn<'_>]) -> Self {
+        Self(families.iter().map(|(name, images, exports)| ((*name).to_owned(), family(images, exports))).collect())
+    }
+
+    fn check(&self, name: &str) -> Survey {
+        check_imports(&family_name(name), &self.0[name].spec, self)
+    }
+
+    /// What is wrong with each import, in words; empty for what is in order.
+    fn faults(&self, name: &str) -> Vec<String> {
+        let imports = self.check(name).imports.into_iter();
+        imports.map(|(_, fault)| fault.map_or_else(String::new, |fault| fault.to_string())).collect()
+    }
+}
+
+fn family(images: &[(&str, &str)], exports: &[&str]) -> ImageFamily {
+    let images = images.iter().map(|(name, parents)| Image {
+        name: (*name).into(),
+        from: parents.split_whitespace().map(edge).collect(),
+        ..Image::default()
+    });
+    let exports = exports.iter().map(|export| {
+        let (image, namespaces) = export.split_once(':').unwrap_or((export, ""));
+        let namespaces = namespaces.split(',').filter(|namespace| !namespace.is_empty());
+        Export { image: image.into(), namespaces: namespaces.map(str::to_owned).collect() }
+    });
+    let spec = ImageFamilySpec { images: images.collect(), exports: exports.collect(), ..ImageFamilySpec::default() };
+    ImageFamily { spec, ..ImageFamily::default() }
+}
+
+fn edge(parent: &str) -> Edge {
+    let Some((family, image)) = parent.split_once('.') else {
+        return Edge { image: Some(parent.into()), ..Edge::default() };
+    };
+    let family = match family.split_once('/') {
+        Some((namespace, name)) => FamilyRef { namespace: Some(namespace.into()), name: name.into() },
+        None => FamilyRef { namespace: None, name: family.into() },
+    };
+    Edge { family: Some(family), image: Some(image.into()), ..Edge::default() }
+}
+
+fn family_name(text: &str) -> FamilyName {
+    let (namespace, name) = text.split_once('/').expect("namespace/name");
+    FamilyName { namespace: namespace.into(), name: name.into() }
+}
+
+#[test]
+fn consent_is_for_an_image_and_a_namespace() {
+    let base: &[(&str, &str)] = &[("base", ""), ("tools", ""), ("secret", "")];
+    let exports: &[&str] = &["base", "tools:team-b,team-c"];
+    let app = |parents| -> &[(&str, &str)] { Box::leak(Box::new([("app", parents)])) };
+    let world = World::new(&[
+        ("team-a/python", base, exports),
+        ("team-a/own", app("python.base python.tools python.secret"), &[]),
+        ("team-b/web", app("team-a/python.tools team-a/python.base team-a/python.tools"), &[]),
+        ("team-d/all", base, &["base:*"]),
+        ("team-b/star", app("team-d/all.base"), &[]),
+    ]);
+    let python = "of team-a/python, which does not export it";
+    let own = world.faults("team-a/own");
+    assert_eq!((own[0].as_str(), own[1].as_str()), ("", ""), "its own namespace needs no more than the export");
+    assert!(own[2].contains(&format!("spec.images[app].from names the image `secret` {python}: have it listed")));
+    let web = world.faults("team-b/web");
+    assert_eq!((web.len(), web[0].as_str()), (2, ""), "each import once");
+    assert!(web[1].contains(&format!("`base` {python} to the namespace team-b")), "{web:?}");
+    assert!(web[1].contains("spec.exports[base].namespaces"), "{web:?}");
+    assert_eq!(world.faults("team-b/star"), [""]);
+}
+
+#[test]
+fn what_is_not_there_is_named() {
+    let world = World::new(&[
+        ("team-a/python", &[("base", "")], &["base:*", "gone:*"]),
+        (
+            "team-b/web",
+            &[("app", "team-a/pyhton.base team-a/python.gone hidden/x.y team-b/web.tool web.tool"), ("tool", "")],
+            &["tool"],
+        ),
+    ]);
+    let survey = world.check("team-b/web");
+    let faults: Vec<Fault> = survey.imports.iter().filter_map(|(_, fault)| fault.clone()).map(Fault::from).collect();
+    let expected = [
+        (reason::IMPORT_REFUSED, "the ImageFamily team-a/pyhton, which does not exist"),
+        (reason::IMPORT_REFUSED, "the image `gone` of team-a/python, which has none of that name"),
+        (reason::IMPORT_REFUSED, "the ImageFamily hidden/x, whose namespace this operator does not watch"),
+        (reason::INVALID_SPEC, "the image `tool` of this very family: leave `family` out"),
+    ];
+    assert_eq!(faults.len(), expected.len(), "{faults:?}");
+    for (fault, (reason, words)) in faults.iter().zip(expected) {
+        assert_eq!(fault.reason, reason);
+        assert!(fault.message.contains(words), "{}", fault.message);
+    }
+    let consulted: Vec<String> = survey.consulted.iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(consulted, ["team-a/pyhton", "team-a/python"], "also the one that may come to be");
+}
+
+#[test]
+fn a_circle_is_found_by_images_and_not_by_families() {
+    let world = |z: &'static str| {
+        World::new(&[
+            ("ns/a", Box::leak(Box::new([("x", "b.y"), ("z", z), ("free", "")])), &["z", "free"]),
+            ("ns/b", &[("y", "mid"), ("mid", "a.z")], &["y"]),
+        ])
+    };
+    assert_eq!(world("free").faults("ns/a"), [""], "two families may stand on each other");
+    assert_eq!(world("free").faults("ns/b"), [""]);
+
+    let circle = world("x");
+    let spelled = "ns/a.x -> ns/b.y -> ns/b.mid -> ns/a.z -> ns/a.x";
+    assert!(circle.faults("ns/a")[0].contains(spelled), "{:?}", circle.faults("ns/a"));
+    assert!(circle.faults("ns/b")[0].contains("ns/b.mid -> ns/a.z -> ns/a.x -> ns/b.y -> ns/b.mid"));
+    let fault = circle.check("ns/a").imports.remove(0).1.map(Fault::from).expect("a fault");
+    assert_eq!(fault.reason, reason::CYCLE);
+}
+
+#[test]
+fn a_circle_further_up_is_the_matter_of_those_on_it() {
+    let families = |c_exports: &'static [&'static str]| {
+        World::new(&[
+            ("ns/leaf", &[("app", "b.y c.free")], &[]),
+            ("ns/b", &[("y", "c.w")], &["y"]),
+            ("ns/c", &[("w", "b.y"), ("free", "")], c_exports),
+        ])
+    };
+    let world = families(&["w", "free"]);
+    assert_eq!(world.faults("ns/leaf"), ["", ""]);
+    assert!(world.faults("ns/b")[0].contains("ns/b.y -> ns/c.w -> ns/b.y"));
+    // What is refused is never built from, so that nobody can close a circle around those who have not consented.
+    let withdrawn = families(&["free"]);
+    assert!(withdrawn.faults("ns/b")[0].contains("does not export it"));
+    assert_eq!(withdrawn.faults("ns/c"), [""]);
+}
+
+#[test]
+fn the_work_is_bounded() {
+    let chain: Vec<(String, String)> = (0..MAX_IMAGES)
+        .map(|place| (format!("i{place}"), if place == 0 { String::new() } else { format!("i{}", place - 1) }))
+        .collect();
+    let chain: Vec<(&str, &str)> = chain.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
+    let top = chain.last().expect("images").0;
+    let world = World::new(&[
+        ("ns/tall", &chain, &[top, "i0"]),
+        ("ns/app", &[("app", &format!("tall.{top}"))], &[]),
+        ("ns/low", &[("app", "tall.i0")], &[]),
+    ]);
+    assert_eq!(world.check("ns/app").imports[0].1, Some(ImportFault::TooMany));
+    assert_eq!(world.faults("ns/low"), [""], "a chain is followed upwards only");
+}
+
+/// Families `n0/f0` to `n1/f3` of four images each. In a family edges go to earlier images; between families anywhere.
+fn worlds() -> impl Strategy<Value = World> {
+    let edge = (0..4_usize, 0..4_usize);
+    let image = prop::collection::vec(edge, 0..3);
+    let export = prop::option::of(0..3_usize);
+    let drawn = (prop::collection::vec(image, 4), prop::collection::vec(export, 4));
+    prop::collection::vec(drawn, 4).prop_map(|families| {
+        let name = |family: usize| format!("n{}/f{family}", family % 2);
+        let families = families.into_iter().enumerate().map(|(index, (images, exports))| {
+            let images: Vec<(String, String)> = images
+                .into_iter()
+                .enumerate()
+                .map(|(place, edges)| {
+                    let parents = edges.into_iter().filter_map(|(family, image)| {
+                        if family == index {
+                            (image < place).then(|| format!("i{image}"))
+                        } else {
+                            Some(format!("{}.i{image}", name(family)))
+                        }
+                    });
+                    (format!("i{place}"), parents.collect::<Vec<_>>().join(" "))
+                })
+                .collect();
+            let exports: Vec<String> = exports
+                .into_iter()
+                .enumerate()
+                .filter_map(|(place, to)| Some(format!("i{place}:{}", ["n0", "n1", "*"][to?])))
+                .collect();
+            let images: Vec<(&str, &str)> = images.iter().map(|(name, from)| (name.as_str(), from.as_str())).collect();
+            (name(index), family(&images, &exports.iter().map(String::as_str).collect::<Vec<_>>()))
+        });
+        World(families.collect())
+    })
+}
+
+/// Whether a family may use an image, from the words of the rule.
+fn consents(world: &World, user: &FamilyName, import: &ImageName) -> bool {
+    let exporter = &world.0[&import.family.to_string()].spec;
+    exporter.exports.iter().any(|export| {
+        let all = export.namespaces.iter().any(|namespace| namespace == "*" || *namespace == user.namespace);
+        export.image == import.image && (all || user.namespace == import.family.namespace)
+    })
+}
+
+/// Whether `to` is reached from `from` along edges that may be used.
+fn reaches(world: &World, from: &ImageName, to: &ImageName) -> bool {
+    let (mut stack, mut seen) = (vec![from.clone()], HashSet::new());
+    while let Some(name) = stack.pop() {
+        if name == *to {
+            return true;
+        }
+        if !seen.insert(name.clone()) {
+            continue;
+        }
+        let spec = &world.0[&name.family.to_string()].spec;
+        for edge in spec.images.iter().filter(|image| image.name == name.image).flat_map(|image| &image.from) {
+            match import(&name.family, edge) {
+                Some(import) if consents(world, &name.family, &import) => stack.push(import),
+                Some(_) => {}
+                None => stack.extend(edge.image.clone().map(|image| ImageName { family: name.family.clone(), image })),
+            }
+        }
+    }
+    false
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn agrees_with_the_naive_check(world in worlds()) {
+        for (name, family) in &world.0 {
+            let of = family_name(name);
+            for (wanted, fault) in world.check(name).imports {
+                let consent = consents(&world, &of, &wanted);
+                let users = family.spec.images.iter().filter(|image| {
+                    image.from.iter().any(|edge| import(&of, edge).as_ref() == Some(&wanted))
+                });
+                let circle = consent && users.into_iter().any(|user| {
+                    reaches(&world, &wanted, &ImageName { family: of.clone(), image: user.name.clone() })
+                });
+                match &fault {
+                    None => prop_assert!(consent && !circle, "{name}: {wanted} passes"),
+                    Some(ImportFault::Cycle { path }) => {
+                        prop_assert!(circle, "{name}: {path:?} is no circle");
+                        prop_assert_eq!(path.first(), path.last());
+                        prop_assert_eq!(&path[1], &wanted.to_string());
+                    }
+                    Some(ImportFault::NotExported { .. } | ImportFault::NotToNamespace { .. }) => prop_assert!(!consent),
+                    Some(other) => prop_assert!(false, "{other}"),
+                }
+            }
+        }
+    }
+}
