@@ -20,6 +20,7 @@ use super::{
     cache::{Cache, Key},
     claims::Claims,
     failures::Failures,
+    importers::Importers,
     revisions::GitKey,
     rollouts::Rollouts,
     watch::Scopes,
@@ -29,6 +30,7 @@ use crate::{
     build::job::BuildEnvironment,
     clock::Clock,
     engine::{Blueprint, Fault, Push, Sight, TagSight},
+    lineage::families::{Survey, Version},
     registry::{self, Keychain},
     rollout,
     server::Metrics,
@@ -59,6 +61,8 @@ pub struct Context {
     pub environment: BuildEnvironment,
     /// How often our own tags are looked at, for somebody else may have moved them.
     pub audit: crate::api::Duration,
+    /// Which families stand on which others.
+    pub importers: Importers,
     /// Who claimed which tag first.
     pub claims: Claims,
     /// Events.
@@ -142,6 +146,8 @@ pub type SecretVersions = Vec<(String, String)>;
 pub struct Memory {
     /// What follows from a generation of the spec, or what is wrong with it.
     pub blueprint: Option<(i64, Result<Arc<Blueprint>, Fault>)>,
+    /// What is known of the images of other families that a version of the spec names.
+    pub survey: Option<(Version, Arc<Survey>)>,
     /// The credentials, with the versions of the Secrets that they were read from.
     pub keychain: Option<(SecretVersions, Arc<Keychain>)>,
     /// Revisions of `ConfigMap` sources per image, with the version that they were read from.

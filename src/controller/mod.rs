@@ -13,6 +13,7 @@ pub mod error;
 pub mod failures;
 pub mod family;
 pub mod image;
+pub mod importers;
 pub mod revisions;
 pub mod rollouts;
 pub mod run;

@@ -162,6 +162,7 @@ impl Context {
         self.memory.forget(&family.uid().unwrap_or_default());
         self.tags.remove(&owner);
         self.revisions.remove(&owner);
+        self.importers.forget(&key);
         self.failures.forget("ImageFamily", &key);
         self.metrics.family_gone(&format!("{}/{}", key.namespace, key.name));
     }

@@ -63,7 +63,7 @@ pub fn families(
     let secrets = watch(scopes.apis(client), &config, &caches.secrets, plain);
     stream::select_all([
         concerned(context, families, of_family),
-        concerned(context, images.boxed(), |_, image| of_image(image)),
+        concerned(context, images.boxed(), of_image),
         concerned(context, cascades, |_, cascade| of_cascade(cascade)),
         concerned(context, jobs, |_, job| of_label(job)),
         concerned(context, pods, |_, pod| of_label(pod)),
@@ -103,23 +103,27 @@ fn told_to(
 }
 
 /// The family itself; one that is gone is forgotten everywhere. When one comes, goes or changes, those that wait for one of
-/// its tags are looked at too.
+/// its tags are looked at too. Those that stand on its images also want to know what we have recorded of it ourselves.
 #[must_use]
 pub fn of_family(context: &Context, change: &Change<ImageFamily>) -> Vec<FamilyRef> {
-    let Some(family) = change.news() else { return Vec::new() };
+    let mut concerned: Vec<FamilyRef> =
+        context.importers.of_family(&Key::of(&**change.object())).iter().map(reference).collect();
+    let Some(family) = change.news() else { return concerned };
     if matches!(change, Change::Deleted(_)) {
         context.forget(&family);
     }
-    let mut concerned = families_where(context, stalled);
+    concerned.extend(families_where(context, stalled));
     concerned.push(reference(&Key::of(&*family)));
     concerned
 }
 
-/// The family of an image's record.
+/// The family of an image's record, unless it wrote that itself, and in any case those that stand on the image.
 #[must_use]
-pub fn of_image(change: &Change<FamilyImage>) -> Vec<FamilyRef> {
-    let family = |image: Arc<FamilyImage>| Key::new(&image.namespace().unwrap_or_default(), &image.spec.family);
-    change.news().map(family).iter().map(reference).collect()
+pub fn of_image(context: &Context, change: &Change<FamilyImage>) -> Vec<FamilyRef> {
+    let image = change.object();
+    let family = Key::new(&image.namespace().unwrap_or_default(), &image.spec.family);
+    let importers = context.importers.of_image(&family, &image.spec.image);
+    change.news().map(|_| family).iter().chain(&importers).map(reference).collect()
 }
 
 /// The family of a wave.

@@ -39,6 +39,12 @@ impl Scopes {
         &self.0
     }
 
+    /// Whether a namespace is watched.
+    #[must_use]
+    pub fn contains(&self, namespace: &str) -> bool {
+        self.0.iter().any(|scope| scope.is_empty() || scope == namespace)
+    }
+
     /// An `Api` per scope.
     #[must_use]
     pub fn apis<K>(&self, client: &Client) -> Vec<(String, Api<K>)>

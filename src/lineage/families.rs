@@ -2,7 +2,7 @@
 //! on itself in the end.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     fmt,
     sync::Arc,
 };
@@ -143,9 +143,34 @@ pub enum ImportFault {
 pub struct Survey {
     /// Each of these images once, in the order in which they are first named, with what is wrong with it.
     pub imports: Vec<(ImageName, Option<ImportFault>)>,
-    /// The other families that the outcome depends on, with the generation in which they were seen; `None` for those that
-    /// were not there.
-    pub consulted: Vec<(FamilyName, Option<i64>)>,
+    /// The other families that this depends on, sorted by name.
+    pub consulted: Vec<Consulted>,
+}
+
+/// A family that a survey depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Consulted {
+    /// The family.
+    pub family: FamilyName,
+    /// Which spec of it was looked at; `None` if there was no such family.
+    pub version: Option<Version>,
+    /// Its images that were looked at because something stands on them.
+    pub images: BTreeSet<String>,
+}
+
+/// Tells one spec of a family from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    uid: Option<String>,
+    generation: Option<i64>,
+}
+
+impl Version {
+    /// The version of a family's spec.
+    #[must_use]
+    pub fn of(family: &ImageFamily) -> Self {
+        Self { uid: family.metadata.uid.clone(), generation: family.metadata.generation }
+    }
 }
 
 /// Checks the images of other families that a family stands on. Its own graph has been checked. O(images + edges) of all
@@ -182,9 +207,7 @@ pub fn check_imports(of: &FamilyName, spec: &ImageFamilySpec, families: &impl Fa
             };
         }
     }
-    let mut consulted: Vec<_> = walk.consulted().collect();
-    consulted.sort();
-    Survey { imports, consulted }
+    Survey { imports, consulted: walk.consulted() }
 }
 
 /// The image of another family that an edge names, if it does.
@@ -231,10 +254,26 @@ impl<'a, F: Families> Walk<'a, F> {
     }
 
     /// The other families, as they were seen.
-    fn consulted(&self) -> impl Iterator<Item = (FamilyName, Option<i64>)> {
-        let generation =
-            |known: &Known| known.family.as_ref().map(|family| family.metadata.generation.unwrap_or_default());
-        self.names.iter().cloned().zip(self.known.iter().map(generation)).skip(1)
+    fn consulted(&self) -> Vec<Consulted> {
+        let mut consulted: Vec<Consulted> = self
+            .names
+            .iter()
+            .zip(&self.known)
+            .map(|(family, known)| Consulted {
+                family: family.clone(),
+                version: known.family.as_deref().map(Version::of),
+                images: BTreeSet::new(),
+            })
+            .collect();
+        for (family, image) in self.nodes.keys() {
+            let name = self.spec(*family).and_then(|spec| spec.images.get(*image)).map(|image| image.name.clone());
+            if let Some(consulted) = consulted.get_mut(*family) {
+                consulted.images.extend(name);
+            }
+        }
+        let mut others = consulted.split_off(1);
+        others.sort_by(|a, b| a.family.cmp(&b.family));
+        others
     }
 
     /// The spec of a family: of the one that is checked, or as it was found.
@@ -397,13 +436,17 @@ impl fmt::Display for ImageName {
     }
 }
 
+impl ImportFault {
+    /// Whether it is wrong whatever the other families are.
+    #[must_use]
+    pub const fn is_of_spec_alone(&self) -> bool {
+        matches!(self, Self::Own { .. })
+    }
+}
+
 impl From<ImportFault> for Fault {
     fn from(fault: ImportFault) -> Self {
-        let reason = match fault {
-            ImportFault::Own { .. } => reason::INVALID_SPEC,
-            ImportFault::Cycle { .. } => reason::CYCLE,
-            _ => reason::IMPORT_REFUSED,
-        };
+        let reason = if fault.is_of_spec_alone() { reason::INVALID_SPEC } else { reason::IMPORT_REFUSED };
         Self { reason, message: fault.to_string() }
     }
 }

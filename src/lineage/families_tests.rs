@@ -123,7 +123,7 @@ fn what_is_not_there_is_named() {
         assert_eq!(fault.reason, reason);
         assert!(fault.message.contains(words), "{}", fault.message);
     }
-    let consulted: Vec<String> = survey.consulted.iter().map(|(name, _)| name.to_string()).collect();
+    let consulted: Vec<String> = survey.consulted.iter().map(|consulted| consulted.family.to_string()).collect();
     assert_eq!(consulted, ["team-a/pyhton", "team-a/python"], "also the one that may come to be");
 }
 
@@ -143,7 +143,9 @@ fn a_circle_is_found_by_images_and_not_by_families() {
     assert!(circle.faults("ns/a")[0].contains(spelled), "{:?}", circle.faults("ns/a"));
     assert!(circle.faults("ns/b")[0].contains("ns/b.mid -> ns/a.z -> ns/a.x -> ns/b.y -> ns/b.mid"));
     let fault = circle.check("ns/a").imports.remove(0).1.map(Fault::from).expect("a fault");
-    assert_eq!(fault.reason, reason::CYCLE);
+    assert_eq!(fault.reason, reason::IMPORT_REFUSED);
+    let above = circle.check("ns/a").consulted.remove(0);
+    assert_eq!((above.family.to_string().as_str(), above.images.len()), ("ns/b", 2), "the images that it depends on");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use super::{
     observe::{World, strategy_ref},
 };
 use crate::{
-    api::{BuildFailure, FailureClass, ImageState, RunningBuild, Source, condition::reason, labels},
+    api::{BuildFailure, Edge, FailureClass, ImageState, RunningBuild, Source, condition::reason, labels},
     build::{
         self,
         job::drops_user_namespace,
@@ -28,6 +28,7 @@ use crate::{
         request::{BuildRequest, FamilyRef, GitSecret, PinnedParent, ResolvedSource, Written},
     },
     engine::{Action, Decision, causes, failure, tags},
+    lineage::Import,
     registry::Reference,
 };
 
@@ -209,7 +210,7 @@ fn request(context: &Context, world: &World, action: &Action, wave: &str) -> Opt
     let parents: Vec<PinnedParent> = parents
         .iter()
         .map(|parent| PinnedParent {
-            name: parent.edge.parent().into(),
+            name: parent_name(&parent.edge),
             repository: parent.repository.clone(),
             digest: parent.digest.clone(),
             written: parent.edge.arg.clone().map_or_else(|| Written::Reference(parent.reference.clone()), Written::Arg),
@@ -243,6 +244,16 @@ fn request(context: &Context, world: &World, action: &Action, wave: &str) -> Opt
         owner: world.family.controller_owner_ref(&())?,
     };
     Some((*index, request))
+}
+
+/// The name of a parent as causes and messages tell it: see [`Import`].
+fn parent_name(edge: &Edge) -> String {
+    let import = edge.family.as_ref().map(|family| Import {
+        namespace: family.namespace.clone(),
+        family: family.name.clone(),
+        image: edge.parent().into(),
+    });
+    import.map_or_else(|| edge.parent().into(), |import| import.to_string())
 }
 
 fn resolved(context: &Context, world: &World, image: &crate::api::Image, revision: &str) -> Option<ResolvedSource> {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::super::context::{Context, Memory};
+use super::{
+    super::context::{Context, Memory},
+    imports,
+};
 use crate::{
     api::ImageFamily,
     engine::{Blueprint, Fault, validate::validate},
@@ -15,8 +18,13 @@ pub fn check(context: &Context, family: &ImageFamily, memory: &mut Memory) -> Re
     let (_, blueprint) = known.unwrap_or_else(|| (generation, validate(&family.spec).map(Arc::new)));
     memory.blueprint = Some((generation, blueprint.clone()));
     let blueprint = blueprint?;
-    match context.claims.conflict(family, &context.caches.families) {
-        Some(conflict) => Err(conflict),
+    if let Some(conflict) = context.claims.conflict(family, &context.caches.families) {
+        return Err(conflict);
+    }
+    // Whatever else is wrong with an import is wrong with the images that need it, and with no others.
+    let survey = imports::survey(context, family, memory);
+    match survey.imports.iter().find_map(|(_, fault)| fault.as_ref().filter(|fault| fault.is_of_spec_alone())) {
+        Some(fault) => Err(fault.clone().into()),
         None => Ok(blueprint),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`check`]: is the spec one that can be built?
 //! - [`credentials`]: the registry credentials of the namespace
+//! - [`imports`]: what it takes from other families
 //! - [`observe`]: everything that the decision needs to know
 //! - [`requests`]: what people ask for by hand
 //! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it came out the same as
@@ -16,6 +17,7 @@ pub mod check;
 pub mod credentials;
 pub mod events;
 pub mod image_record;
+pub mod imports;
 pub mod observe;
 pub mod probe;
 pub mod promote;

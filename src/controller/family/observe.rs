@@ -15,7 +15,7 @@ use super::super::{
     error::{Error, call},
     revisions::GitKey,
 };
-use super::requests;
+use super::{imports, requests};
 use crate::{
     api::{
         BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
@@ -27,8 +27,9 @@ use crate::{
         strategy::{check, strategy_revision},
     },
     engine::{
-        Blueprint, Budget, BuildOutcome, BuildSight, Fault, Good, ImageSight, LastWave, Observation, RequestSight,
-        SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository, fingerprint::inline_revision,
+        Blueprint, Budget, BuildOutcome, BuildSight, Fault, Good, ImageSight, ImportSight, LastWave, Observation,
+        RequestSight, SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository,
+        fingerprint::inline_revision,
     },
     registry::Keychain,
     upstream::{ImageKey, Interest},
@@ -55,6 +56,8 @@ pub struct World {
     last_wave: Option<Arc<Cascade>>,
     /// The strategies of its images, as `spec.images`.
     pub strategies: Vec<Option<Arc<BuildStrategy>>>,
+    /// The images of other families, as the lineage lists them.
+    pub imports: Vec<ImportSight>,
     status: ImageFamilyStatus,
     upstreams: Vec<UpstreamSight>,
     sources: Vec<Sight<String>>,
@@ -144,6 +147,7 @@ impl World {
             nothing: CascadeStatus::default(),
             look_again,
             taken_since: now.saturating_sub(context.audit.signed()).unwrap_or(Timestamp::MIN),
+            imports: imports::sights(context, &key, &blueprint, &imports::survey(context, family, memory)),
             family: Arc::clone(family),
             key,
             blueprint,
@@ -174,7 +178,7 @@ impl World {
             blueprint: &self.blueprint,
             status: &self.status,
             upstreams: self.upstreams.clone(),
-            imports: Vec::new(),
+            imports: self.imports.clone(),
             images: images.collect(),
             orphans: self.orphans.clone(),
             wave: self.wave.as_ref().map(|wave| WaveSight {

@@ -9,9 +9,10 @@ use super::{
     pushed::{self, Repository},
 };
 use crate::{
-    api::{condition::reason, labels},
+    api::{EdgeUse, condition::reason, labels},
     backoff,
     engine::{Action, Decision, Fault, Push, PushResult, causes::short, tags},
+    lineage::Parent,
     registry::PlatformImage,
 };
 
@@ -144,9 +145,10 @@ impl Question<'_> {
         ) else {
             return Ok(None);
         };
-        let base = image.from.iter().zip(&inputs.parents).find(|(edge, _)| edge.usage == crate::api::EdgeUse::Base);
-        let Some((edge, parent)) = base else { return Ok(None) };
-        let of_parent = Repository::new(&self.context.registry, &self.world.keychain, &self.parent_repository(edge))?;
+        let parents = self.world.blueprint.lineage.parents(self.image).iter().zip(&inputs.parents);
+        let base = image.from.iter().zip(parents).find(|(edge, _)| edge.usage == EdgeUse::Base);
+        let Some((_, (of, parent))) = base else { return Ok(None) };
+        let of_parent = Repository::new(&self.context.registry, &self.world.keychain, &self.parent_repository(*of))?;
         if of_parent.is_below(&parent.digest.parse()?, images).await? {
             return Ok(None);
         }
@@ -165,13 +167,16 @@ impl Question<'_> {
         Ok(Some(Fault { reason: reason::DOCKERFILE_MISMATCH, message }))
     }
 
-    fn parent_repository(&self, edge: &crate::api::Edge) -> String {
-        let spec = &self.world.family.spec;
-        if edge.upstream.is_some() {
-            let upstream = spec.upstreams.iter().find(|upstream| upstream.name == edge.parent());
-            return upstream.map(|upstream| upstream.image.clone()).unwrap_or_default();
+    fn parent_repository(&self, parent: Parent) -> String {
+        match parent {
+            Parent::Upstream(upstream) => {
+                self.world.family.spec.upstreams.get(upstream).map(|upstream| upstream.image.clone())
+            }
+            Parent::Image(image) => Some(self.world.repository(image)),
+            Parent::Import(import) => {
+                self.world.imports.get(import).and_then(|import| Some(import.good.as_ref()?.repository.clone()))
+            }
         }
-        let image = spec.images.iter().find(|image| image.name == edge.parent());
-        image.map(|image| crate::engine::blueprint::repository(spec, image)).unwrap_or_default()
+        .unwrap_or_default()
     }
 }
