@@ -1,7 +1,7 @@
 //! Budgets: who may start builds where families share a limit, and how fast a wave may start them.
 //!
-//! [`shares`] divides what is left in a namespace, in the cluster and for an upstream between the families that wait: weighted
-//! max-min fairness, a build at a time. [`storm`] is the rate of a single wave. Nothing here is remembered: both follow from what runs, what
+//! [`shares`] divides what a namespace and the cluster have left between the families that wait: weighted max-min fairness,
+//! a build at a time. [`storm`] is the rate of a single wave. Nothing here is remembered: both follow from what runs, what
 //! waits, and since when.
 
 use std::{
@@ -31,22 +31,20 @@ pub struct Demand<'a> {
     pub weight: i32,
     /// Its builds that run.
     pub running: usize,
-    /// Its builds that could start at once, the most urgent first: each the upstreams that it counts for, without repetition,
-    /// by their places in the list given to [`shares`].
-    pub wants: &'a [Vec<usize>],
+    /// Its builds that could start at once.
+    pub ready: usize,
     /// Since when it waits: since it had something to start, or since its last start if that was later.
     pub since: Timestamp,
 }
 
-/// Which builds each family may start now, in the order of the demands: places in the family's `wants`.
+/// How many more builds each family may start now, in the order of the demands.
 ///
-/// `upstreams` is how many more builds may run for each upstream. The next build goes to the family that runs the fewest for
-/// its weight; of several, to the one that has waited the longest for its weight; then by name. So a family that runs nothing
-/// comes before every one that runs something, and where there are fewer places than families, they take turns, the heavier
-/// ones more often. All shares together stay within the limits, and nothing stays free that somebody could use. A build that
-/// finds no place lets the family's later ones pass. Costs O(n log n) for n families and builds together.
+/// The next build goes to the family that runs the fewest for its weight; of several, to the one that has waited the longest
+/// for its weight; then by name. So a family that runs nothing comes before every one that runs something, and where there
+/// are fewer places than families, they take turns, the heavier ones more often. All shares together stay within both limits,
+/// and nothing stays free that somebody could use. Costs O(n log n + places log n).
 #[must_use]
-pub fn shares(limits: Limits, upstreams: &[usize], demands: &[Demand<'_>], now: Timestamp) -> Vec<Vec<usize>> {
+pub fn shares(limits: Limits, demands: &[Demand<'_>], now: Timestamp) -> Vec<usize> {
     let left = |limit: Option<usize>, running: usize| limit.map_or(usize::MAX, |limit| limit.saturating_sub(running));
     let mut running: HashMap<&str, usize> = HashMap::new();
     for demand in demands {
@@ -55,11 +53,10 @@ pub fn shares(limits: Limits, upstreams: &[usize], demands: &[Demand<'_>], now: 
     let mut free = left(limits.cluster, running.values().sum());
     let mut free_in: HashMap<&str, usize> =
         running.into_iter().map(|(namespace, running)| (namespace, left(limits.namespace, running))).collect();
-    let mut free_for = upstreams.to_vec();
 
-    let mut shares = vec![Vec::new(); demands.len()];
-    let turns = demands.iter().enumerate().map(|(index, demand)| Turn::new(index, demand, now));
-    let mut queue: BinaryHeap<Turn<'_>> = turns.collect();
+    let mut shares = vec![0; demands.len()];
+    let waiting = demands.iter().enumerate().filter(|(_, demand)| demand.ready > 0);
+    let mut queue: BinaryHeap<Turn<'_>> = waiting.map(|(index, demand)| Turn::new(index, demand, now)).collect();
     while free > 0
         && let Some(mut turn) = queue.pop()
     {
@@ -67,18 +64,16 @@ pub fn shares(limits: Limits, upstreams: &[usize], demands: &[Demand<'_>], now: 
         else {
             continue;
         };
-        // What finds no place now finds none later: a family without a build that does is out.
-        let Some(want) = turn.next(&free_for).filter(|_| *free_here > 0) else { continue };
-        for upstream in turn.demand.wants.get(want).into_iter().flatten() {
-            if let Some(free) = free_for.get_mut(*upstream) {
-                *free = free.saturating_sub(1);
-            }
+        if *free_here == 0 {
+            continue;
         }
         free -= 1;
         *free_here -= 1;
-        share.push(want);
+        *share += 1;
         turn.running += 1;
-        queue.push(turn);
+        if *share < turn.demand.ready {
+            queue.push(turn);
+        }
     }
     shares
 }
@@ -88,8 +83,6 @@ pub fn shares(limits: Limits, upstreams: &[usize], demands: &[Demand<'_>], now: 
 struct Turn<'a> {
     index: usize,
     demand: &'a Demand<'a>,
-    /// How many of its builds have been looked at.
-    looked_at: usize,
     /// What it runs, with what it was given.
     running: u128,
     weight: u128,
@@ -102,20 +95,7 @@ impl<'a> Turn<'a> {
         let weight = u128::from(demand.weight.max(1).unsigned_abs());
         // A clock that was put back makes a wait of none, not a negative one.
         let waited = now.duration_since(demand.since).max(SignedDuration::ZERO).as_nanos().unsigned_abs();
-        let waited = waited.saturating_mul(weight);
-        Self { index, demand, looked_at: 0, running: demand.running as u128, weight, waited }
-    }
-
-    /// Its next build for whose upstreams there are places.
-    fn next(&mut self, free_for: &[usize]) -> Option<usize> {
-        loop {
-            let want = self.looked_at;
-            let upstreams = self.demand.wants.get(want)?;
-            self.looked_at += 1;
-            if upstreams.iter().all(|upstream| free_for.get(*upstream).is_none_or(|free| *free > 0)) {
-                return Some(want);
-            }
-        }
+        Self { index, demand, running: demand.running as u128, weight, waited: waited.saturating_mul(weight) }
     }
 }
 

@@ -127,6 +127,10 @@ impl Step<'_> {
             self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.build).max();
         let direct = stale.causes.iter().filter(|cause| cause.via.is_empty());
         let user_caused = direct.clone().any(|cause| !matches!(cause.type_, CauseType::Upstream | CauseType::Parent));
+        let upstreams = self.upstreams(stale);
+        let spec = self.frame.seen.spec;
+        let references =
+            upstreams.iter().filter_map(|index| spec.upstreams.get(*index)).map(crate::api::Upstream::reference);
         let action = Action::Build {
             image: self.index,
             fingerprint: wanted.into(),
@@ -137,17 +141,16 @@ impl Step<'_> {
             source: stale.inputs.as_ref().map_or_else(String::new, |inputs| inputs.source.clone()),
             own,
             user_caused,
-            upstreams: self.upstreams(stale),
+            upstreams: references.collect(),
         };
         let imports = &self.frame.seen.blueprint.import_names;
         let imported = stale.causes.iter().any(|cause| cause.via.is_empty())
             && direct.clone().all(|cause| cause.type_ == CauseType::Parent && imports.contains(&cause.name));
-        Ready { image: self.index, action, user_caused, imported }
+        Ready { image: self.index, action, user_caused, imported, upstreams }
     }
 
-    /// The references of this family's upstreams that caused a build; for one that nothing below it caused, of those that it
-    /// stands on.
-    fn upstreams(&self, stale: &ImageDecision) -> Vec<String> {
+    /// The upstreams of this family that caused a build; for one that nothing below it caused, those that it stands on.
+    fn upstreams(&self, stale: &ImageDecision) -> Vec<usize> {
         let upstreams = &self.frame.seen.spec.upstreams;
         let mut caused: Vec<usize> = stale
             .causes
@@ -162,11 +165,9 @@ impl Step<'_> {
                 Parent::Image(_) | Parent::Import(_) => None,
             }));
         }
-        let mut references: Vec<String> =
-            caused.into_iter().filter_map(|index| upstreams.get(index)).map(crate::api::Upstream::reference).collect();
-        references.sort_unstable();
-        references.dedup();
-        references
+        caused.sort_unstable();
+        caused.dedup();
+        caused
     }
 
     fn next_attempt(&self, wanted: &str, failure: Option<&FailureRecord>) -> i32 {

@@ -177,17 +177,21 @@ impl Step<'_> {
         })
     }
 
-    /// A push stands in the registry: it is a new digest, or comes to the same as the last one.
+    /// A push stands in the registry: it is a new digest, or comes to the same as the last one. The registry may remember the
+    /// latter already: then the digest is the last one's.
     fn present(&self, todo: &mut Todo, fresh: Good, stale: ImageDecision) -> ImageDecision {
-        let last = self.sight.good.as_ref();
-        let Some(last) = last.filter(|last| cutoff::same(self.frame.seen.spec.policy.cutoff, last, &fresh)) else {
+        let remembered = |last: &Good| last.digest == fresh.digest && last.fingerprint != fresh.fingerprint;
+        let same = |last: &Good| cutoff::same(self.frame.seen.spec.policy.cutoff, last, &fresh);
+        let Some(last) = self.sight.good.as_ref().filter(|last| remembered(last) || same(last)) else {
             return self.verified(todo, Arc::new(fresh), stale);
         };
-        todo.actions.push(Action::Remember {
-            image: self.index,
-            fingerprint: fresh.fingerprint.clone(),
-            digest: last.digest.clone(),
-        });
+        if last.digest != fresh.digest {
+            todo.actions.push(Action::Remember {
+                image: self.index,
+                fingerprint: fresh.fingerprint.clone(),
+                digest: last.digest.clone(),
+            });
+        }
         let spared = Good {
             digest: last.digest.clone(),
             build: last.build,

@@ -206,7 +206,7 @@ impl World {
                     _ => None,
                 })
                 .collect();
-            if probes.is_empty() {
+            if probes.is_empty() && !self.remember(&decision) {
                 break;
             }
             for (image, fingerprint, after) in probes {
@@ -231,9 +231,22 @@ impl World {
         decision
     }
 
+    /// Has the registry remember what came out the same, and answer so from now on. Whether there was anything.
+    fn remember(&mut self, decision: &Decision) -> bool {
+        let mut any = false;
+        for action in &decision.actions {
+            let Action::Remember { image, fingerprint, digest } = action else { continue };
+            let build = self.pushed.values().find(|(known, _)| known == digest).map_or(0, |(_, build)| *build);
+            self.pushed.insert((*image, fingerprint.clone()), (digest.clone(), build));
+            self.asked.remove(image);
+            any = true;
+        }
+        any
+    }
+
     pub(super) fn carry_out(&mut self, action: &Action, wave: &str) {
         match action {
-            Action::Probe { .. } => panic!("a question was left open"),
+            Action::Probe { .. } | Action::Remember { .. } => panic!("a question was left open"),
             Action::Stop { job } => {
                 for (_, of) in self.jobs.iter_mut().chain(&mut self.orphans).filter(|(_, of)| of.job == *job) {
                     of.live = false;
@@ -253,10 +266,6 @@ impl World {
                     outcome: CheckOutcome::Running,
                 };
                 self.checks.push((*image, sight));
-            }
-            Action::Remember { image, fingerprint, digest } => {
-                let build = self.pushed.values().find(|(known, _)| known == digest).map_or(0, |(_, build)| *build);
-                self.pushed.insert((*image, fingerprint.clone()), (digest.clone(), build));
             }
             Action::Build { image, fingerprint, attempt, build, own, user_caused, .. } => {
                 *self.started.entry(*image).or_default() += 1;
