@@ -8,6 +8,7 @@ mod builder;
 mod gate;
 mod leadership;
 mod odd_registry;
+mod requests;
 mod restart;
 mod rollout;
 mod schema;

@@ -1,0 +1,399 @@
+//! What people ask for by hand: each act is done once per id, its outcome is recorded where it was asked for, and it is the same
+//! whether it is annotated or asked for by the plugin.
+
+use std::{fmt::Debug, path::PathBuf, process::Stdio};
+
+use groundswell::api::{
+    Cascade, CauseType, FamilyImage, HandledRequest, ImageFamily, ImageState, RequestOutcome, condition::reason, labels,
+};
+use k8s_openapi::{NamespaceResourceScope, api::events::v1::Event};
+use kube::{
+    Resource,
+    api::{Patch, PatchParams},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{
+    client, cluster,
+    restart::Scene,
+    support::{
+        family::label,
+        operator::{Operator, Settings},
+        wait::wait_for,
+    },
+};
+
+/// An object that takes requests.
+trait Asked: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned {
+    fn requests(&self) -> (Option<&str>, &[HandledRequest]);
+}
+
+impl Asked for ImageFamily {
+    fn requests(&self) -> (Option<&str>, &[HandledRequest]) {
+        let status = self.status.as_ref();
+        status.map_or((None, &[]), |status| (status.last_handled_request.as_deref(), &status.requests))
+    }
+}
+
+impl Asked for FamilyImage {
+    fn requests(&self) -> (Option<&str>, &[HandledRequest]) {
+        let status = self.status.as_ref();
+        status.map_or((None, &[]), |status| (status.last_handled_request.as_deref(), &status.requests))
+    }
+}
+
+impl Scene {
+    /// A family with this policy, built and ready, and its controller.
+    async fn built(&self, policy: Value) -> (Value, Operator) {
+        let operator = Operator::ready(&self.settings()).await;
+        let mut spec = self.spec();
+        spec["policy"] = policy;
+        self.place.apply_family("app", &spec).await.expect("a family");
+        self.place.wait_family("app", "Ready", 60).await;
+        (spec, operator)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::new(cluster(), &self.place.namespace, &[])
+    }
+
+    /// Annotates an object.
+    async fn ask<K: Asked>(&self, name: &str, value: &str) {
+        let patch = json!({ "metadata": { "annotations": { labels::REQUEST: value } } });
+        self.place.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("an annotation");
+    }
+
+    /// What came of a request, once something has.
+    async fn answer<K: Asked>(&self, name: &str, id: &str) -> HandledRequest {
+        wait_for(format!("the request {id} on {name} to be handled"), 30, async || {
+            let object = self.place.api::<K>().get(name).await.expect("the object");
+            let (_, requests) = object.requests();
+            requests.iter().find(|handled| handled.id == id).cloned().ok_or_else(|| format!("{object:#?}"))
+        })
+        .await
+    }
+
+    /// Asks, and waits until it is done. Returns what was said.
+    async fn done<K: Asked>(&self, name: &str, id: &str, fields: &str) -> String {
+        self.ask::<K>(name, &format!(r#"{{"id": "{id}", {fields}}}"#)).await;
+        let handled = self.answer::<K>(name, id).await;
+        assert_eq!(handled.outcome, RequestOutcome::Done, "{handled:?}");
+        handled.message
+    }
+
+    /// Asks, and waits until it is refused. Returns what was said.
+    async fn refused<K: Asked>(&self, name: &str, id: &str, fields: &str) -> String {
+        self.ask::<K>(name, &format!(r#"{{"id": "{id}", {fields}}}"#)).await;
+        let handled = self.answer::<K>(name, id).await;
+        assert_eq!(handled.outcome, RequestOutcome::Refused, "{handled:?}");
+        handled.message
+    }
+
+    /// Moves the upstream, and waits until the family has seen it.
+    async fn move_and_see(&self, version: &str) -> String {
+        let digest = self.move_upstream(version).await;
+        self.wait_upstream(format!("version {version} to be seen"), |upstream| {
+            upstream["candidate"]["digest"] == digest
+        })
+        .await;
+        digest
+    }
+
+    /// Waits until the family's upstream is as asked for.
+    async fn wait_upstream(&self, what: String, is: impl Fn(&Value) -> bool) {
+        wait_for(what, 30, async || {
+            let status = self.place.family("app").await.status.unwrap_or_default();
+            let upstream = serde_json::to_value(status.upstreams.first()).expect("JSON");
+            if is(&upstream) { Ok(()) } else { Err(format!("{upstream:#}")) }
+        })
+        .await;
+    }
+
+    async fn image(&self, name: &str) -> FamilyImage {
+        self.place.api().get(&format!("app.{name}")).await.expect("a FamilyImage")
+    }
+
+    /// Waits until the images are in these states: base, left, right, join.
+    async fn wait_states(&self, wanted: [ImageState; 4]) {
+        wait_for(format!("the states {wanted:?}"), 60, async || {
+            let mut found = Vec::new();
+            for name in ["base", "left", "right", "join"] {
+                found.push(self.image(name).await.status.unwrap_or_default());
+            }
+            let states: Vec<ImageState> = found.iter().map(|status| status.state).collect();
+            if states == wanted { Ok(()) } else { Err(format!("{states:?}: {found:#?}")) }
+        })
+        .await;
+    }
+
+    /// The numbers of the last good builds: base, left, right, join.
+    async fn builds(&self) -> [Option<i64>; 4] {
+        let mut builds = [None; 4];
+        for (build, name) in builds.iter_mut().zip(["base", "left", "right", "join"]) {
+            *build = self.image(name).await.status.and_then(|status| status.build);
+        }
+        builds
+    }
+
+    async fn wait_builds(&self, wanted: [i64; 4]) {
+        let wanted = wanted.map(Some);
+        wait_for(format!("the builds {wanted:?}"), 60, async || {
+            let builds = self.builds().await;
+            if builds == wanted { Ok(()) } else { Err(format!("{builds:?}")) }
+        })
+        .await;
+        self.place.wait_family("app", "Ready", 30).await;
+    }
+}
+
+use ImageState::{Blocked, Current, Failed, Held};
+
+#[tokio::test]
+async fn a_trigger_starts_at_once_and_once_per_id() {
+    let client = client().await;
+    let scene = Scene::new(&client, "trigger").await;
+    let (_, mut operator) = scene.built(json!({ "settle": "1h", "maxSettle": "2h" })).await;
+    scene.move_and_see("2").await;
+    assert_eq!(scene.builds().await, [Some(1); 4], "the quiet time keeps it");
+    scene.done::<ImageFamily>("app", "t1", r#""action": "Trigger", "by": "ann""#).await;
+    scene.wait_builds([2; 4]).await;
+    let family = scene.place.family("app").await;
+    let (last, requests) = family.requests();
+    assert_eq!((last, requests.len(), requests[0].by.as_deref()), (Some("t1"), 1, Some("ann")));
+
+    // The id stands in the status: neither the annotation that is still there nor one that is written anew does anything, not
+    // even for a controller that has just begun.
+    scene.move_and_see("3").await;
+    scene.ask::<ImageFamily>("app", r#"{"id": "t1", "action": "Force"}"#).await;
+    operator.kill();
+    let _operator = Operator::ready(&scene.settings()).await;
+    // What is asked for later was handled, so the earlier was looked at.
+    scene.done::<FamilyImage>("app.join", "r1", r#""action": "Unhold""#).await;
+    assert_eq!(scene.builds().await, [Some(2); 4]);
+    assert_eq!(scene.place.list::<Cascade>().await.len(), 2);
+    scene.done::<FamilyImage>("app.left", "t1", r#""action": "Trigger""#).await;
+    scene.wait_builds([3; 4]).await;
+    scene.assert_builds("app", 3).await;
+}
+
+#[tokio::test]
+async fn a_forced_image_is_rebuilt_once_though_it_is_current() {
+    let client = client().await;
+    let scene = Scene::new(&client, "force").await;
+    let (_, _operator) = scene.built(json!({ "settle": "1h", "maxSettle": "2h" })).await;
+    let before = scene.place.digests("app").await;
+    scene.done::<FamilyImage>("app.left", "f1", r#""action": "Force""#).await;
+    // The played builder makes something new each time, so what stands on it follows.
+    scene.wait_builds([1, 2, 1, 2]).await;
+    let digests = scene.place.digests("app").await;
+    assert_eq!((&digests["base"], &digests["right"]), (&before["base"], &before["right"]));
+    assert_ne!(digests["left"], before["left"]);
+    let status = scene.image("left").await.status.expect("a status");
+    assert_eq!(status.nonce.as_deref(), Some("f1"));
+    assert!(
+        status.causes.iter().any(|cause| cause.type_ == CauseType::Manual && cause.to == "f1"),
+        "{:?}",
+        status.causes
+    );
+
+    scene.done::<ImageFamily>("app", "f2", r#""action": "Force", "image": "left", "subtree": true"#).await;
+    scene.wait_builds([1, 3, 1, 3]).await;
+    for jobs in scene.place.jobs_per_fingerprint("app").await.values() {
+        assert_eq!(*jobs, 1);
+    }
+}
+
+#[tokio::test]
+async fn holds_by_request_outlive_new_candidates_and_restarts() {
+    let client = client().await;
+    let scene = Scene::new(&client, "hold").await;
+    let (_, mut operator) = scene.built(json!({ "settle": "0s" })).await;
+    scene
+        .done::<ImageFamily>("app", "h1", r#""action": "Hold", "upstream": "alpine", "reason": "release", "by": "ann""#)
+        .await;
+    scene.move_and_see("2").await;
+    operator.kill();
+    let _operator = Operator::ready(&scene.settings()).await;
+    let newest = scene.move_and_see("3").await;
+    scene
+        .wait_upstream("the hold to be told".into(), |upstream| {
+            let told = upstream["message"].as_str().unwrap_or_default();
+            upstream["reason"] == reason::HELD && told.contains("release") && upstream["hold"]["by"] == "ann"
+        })
+        .await;
+    assert_eq!(scene.builds().await, [Some(1); 4]);
+    scene.done::<ImageFamily>("app", "h2", r#""action": "Unhold", "upstream": "alpine""#).await;
+    scene.wait_builds([2; 4]).await;
+    scene.wait_upstream("it to be adopted".into(), |upstream| upstream["adopted"]["digest"] == newest).await;
+
+    let held = scene.place.digests("app").await["left"].clone();
+    scene.done::<FamilyImage>("app.left", "h1", r#""action": "Hold""#).await;
+    scene.move_upstream("4").await;
+    scene.wait_states([Current, Held, Current, Current]).await;
+    wait_for("the others to be rebuilt", 60, async || {
+        let builds = scene.builds().await;
+        if builds == [3, 2, 3, 3].map(Some) { Ok(()) } else { Err(format!("{builds:?}")) }
+    })
+    .await;
+    let inputs = scene.image("join").await.status.and_then(|status| status.inputs).expect("inputs");
+    assert_eq!(inputs.parents[0].digest, held, "a child goes on standing on what is held");
+    scene.done::<FamilyImage>("app.left", "h2", r#""action": "Unhold""#).await;
+    scene.wait_builds([3, 3, 3, 4]).await;
+}
+
+#[tokio::test]
+async fn only_the_candidate_is_approved() {
+    let client = client().await;
+    let scene = Scene::new(&client, "approve").await;
+    let _operator = Operator::ready(&scene.settings()).await;
+    let mut spec = scene.spec();
+    spec["upstreams"][0]["approval"] = json!("Manual");
+    scene.place.apply_family("app", &spec).await.expect("a family");
+    scene.place.wait_family("app", "Ready", 60).await;
+    let second = scene.move_and_see("2").await;
+    let third = scene.move_and_see("3").await;
+    scene
+        .wait_upstream("it to wait for approval".into(), |upstream| upstream["reason"] == reason::AWAITING_APPROVAL)
+        .await;
+    let approve =
+        |digest: &str| format!(r#""action": "Approve", "upstream": "alpine", "digest": "{digest}", "by": "ann""#);
+    let said = scene.refused::<ImageFamily>("app", "a1", &approve(&second)).await;
+    assert!(said.contains(&third), "{said}");
+    assert_eq!(scene.builds().await, [Some(1); 4]);
+    scene.done::<ImageFamily>("app", "a2", &approve(&third)).await;
+    scene.wait_builds([2; 4]).await;
+    let status = scene.place.family("app").await.status.expect("a status");
+    let approval = status.upstreams[0].approval.as_ref().expect("a record");
+    assert_eq!((approval.digest.as_str(), approval.by.as_deref()), (third.as_str(), Some("ann")));
+}
+
+#[tokio::test]
+async fn a_cancelled_build_is_made_again_by_a_retry() {
+    let client = client().await;
+    let scene = Scene::new(&client, "cancel").await;
+    let _operator = Operator::ready(&scene.settings()).await;
+    scene.builder.hold("right");
+    scene.place.apply_family("app", &scene.spec()).await.expect("a family");
+    wait_for("the build to run", 60, async || {
+        let running = scene.place.list::<FamilyImage>().await;
+        let found = running.iter().any(|image| {
+            image.spec.image == "right" && image.status.as_ref().is_some_and(|status| status.running.is_some())
+        });
+        found.then_some(()).ok_or_else(|| format!("{running:#?}"))
+    })
+    .await;
+    scene.done::<FamilyImage>("app.right", "c1", r#""action": "Cancel""#).await;
+    scene.wait_states([Current, Current, Failed, Blocked]).await;
+    assert_eq!(scene.image("right").await.status.expect("a status").reason, reason::CANCELLED);
+    wait_for("its Job to be gone", 30, async || {
+        let jobs = scene.place.jobs("app").await;
+        let gone = jobs.iter().all(|job| label(job, labels::IMAGE) != "right");
+        if gone { Ok(()) } else { Err(format!("{jobs:#?}")) }
+    })
+    .await;
+    scene.builder.release("right");
+    scene.done::<ImageFamily>("app", "c2", r#""action": "Retry", "image": "right""#).await;
+    scene.wait_states([Current; 4]).await;
+    scene.place.wait_family("app", "Ready", 30).await;
+    assert!(!scene.tag("join", "latest").await.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused_in_words_and_uses_up_no_id() {
+    let client = client().await;
+    let scene = Scene::new(&client, "refused").await;
+    let (_, _operator) = scene.built(json!({ "settle": "0s" })).await;
+    scene.ask::<ImageFamily>("app", r#"{"id": "r1", "action": "Rebuild"}"#).await;
+    let refused = wait_for("the annotation to be refused", 30, async || {
+        let family = scene.place.family("app").await;
+        family.requests().1.first().cloned().ok_or_else(|| format!("{family:#?}"))
+    })
+    .await;
+    assert_eq!((refused.outcome, refused.action), (RequestOutcome::Refused, None));
+    assert!(refused.id.starts_with("unreadable-") && refused.message.contains("`Trigger`"), "{refused:?}");
+    scene.done::<ImageFamily>("app", "r1", r#""action": "Retry""#).await;
+
+    let said = scene.refused::<ImageFamily>("app", "r2", r#""action": "Force", "image": "nobody""#).await;
+    assert!(said.contains("no image `nobody`"), "{said}");
+    let said = scene.refused::<ImageFamily>("app", "r3", r#""action": "Hold", "upstream": "nobody""#).await;
+    assert!(said.contains("no upstream `nobody`"), "{said}");
+    let past = r#""action": "Hold", "until": "2001-01-01T00:00:00Z""#;
+    scene.refused::<FamilyImage>("app.left", "r1", past).await;
+    scene.ask::<FamilyImage>("app.left", r#"{"id": "r2", "action": "Retry", "image": "right"}"#).await;
+    wait_for("another's image to be refused", 30, async || {
+        let image = scene.image("left").await;
+        let said = image.requests().1.first().map(|handled| handled.message.clone()).unwrap_or_default();
+        if said.contains("names `right`") { Ok(()) } else { Err(format!("{image:#?}")) }
+    })
+    .await;
+    wait_for("an Event about it", 10, async || {
+        let events = scene.place.list::<Event>().await;
+        let told = events.iter().any(|event| event.reason.as_deref() == Some(reason::REQUEST_REFUSED));
+        told.then_some(()).ok_or_else(|| format!("{events:#?}"))
+    })
+    .await;
+    scene.assert_builds("app", 1).await;
+}
+
+/// Runs the plugin as a person does. Gives what it printed, and whether it succeeded.
+async fn plugin(scene: &Scene, line: &str) -> (bool, String) {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_kubectl-family"));
+    let output = tokio::process::Command::new(program)
+        .args(line.split_whitespace())
+        .args(["--namespace", &scene.place.namespace])
+        .env("KUBECONFIG", &cluster().kubeconfig)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .expect("the plugin");
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), text)
+}
+
+#[tokio::test]
+async fn the_plugin_asks_waits_and_overwrites_nobody() {
+    let client = client().await;
+    let scene = Scene::new(&client, "plugin").await;
+    let mut operator = Operator::ready(&scene.settings()).await;
+    let mut spec = scene.spec();
+    spec["upstreams"][0]["approval"] = json!("Manual");
+    scene.place.apply_family("app", &spec).await.expect("a family");
+    scene.place.wait_family("app", "Ready", 60).await;
+
+    let (done, said) = plugin(&scene, "hold app/left --for 72h --reason release --wait").await;
+    assert!(done && said.contains("requested: Hold left until") && said.contains("\ndone: left stays"), "{said}");
+    let status = scene.image("left").await.status.expect("a status");
+    let hold = status.hold.expect("a hold");
+    assert_eq!(hold.reason.as_deref(), Some("release"));
+    assert!(hold.by.is_some_and(|by| !by.is_empty()), "the API server says who asks");
+    let (done, said) = plugin(&scene, "unhold app/left --wait").await;
+    assert!(done && said.contains("done: the hold of left has ended"), "{said}");
+    let (done, said) = plugin(&scene, "hold app --upstream nobody --wait").await;
+    assert!(!done && said.contains("error: refused: the family has no upstream `nobody`"), "{said}");
+
+    let candidate = scene.move_and_see("2").await;
+    let other = format!("sha256:{}", "0".repeat(64));
+    let (done, said) = plugin(&scene, &format!("approve app alpine --digest {other}")).await;
+    assert!(!done && said.contains(&candidate), "{said}");
+    let (done, said) = plugin(&scene, "approve app alpine --wait").await;
+    assert!(done && said.contains(&format!("candidate {candidate}")) && said.contains("\ndone: "), "{said}");
+    scene.wait_builds([2; 4]).await;
+
+    operator.kill();
+    let (done, _) = plugin(&scene, "retry app/left").await;
+    assert!(done);
+    let (done, said) = plugin(&scene, "force app/left").await;
+    assert!(!done && said.contains("is not handled yet: Retry left"), "{said}");
+    let (done, said) = plugin(&scene, "force app/left --replace --wait --timeout 1s").await;
+    assert!(!done && said.contains("not handled within 1s"), "{said}");
+    let _operator = Operator::ready(&scene.settings()).await;
+    scene.wait_builds([2, 3, 2, 3]).await;
+
+    let managers = scene.image("left").await.metadata.managed_fields.unwrap_or_default();
+    let own = managers.iter().find(|fields| fields.manager.as_deref() == Some("kubectl-family")).expect("its fields");
+    let fields = serde_json::to_string(&own.fields_v1).expect("JSON");
+    assert!(fields.contains(labels::REQUEST) && !fields.contains("f:spec"), "{fields}");
+    let (done, said) = plugin(&scene, "retry app/nobody").await;
+    assert!(!done && said.contains("there is no FamilyImage `app.nobody`"), "{said}");
+}
