@@ -3,6 +3,8 @@
 //! Builds that a person caused come first, then those with the longest remaining path. They pass, in this order: windows, the
 //! breaker, the family's parallelism, the operator's limits, and the rate of a storm.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::{
@@ -122,7 +124,7 @@ struct Slots {
     parallelism: usize,
     family: usize,
     budget: Option<usize>,
-    upstreams: Vec<Option<usize>>,
+    upstreams: BTreeMap<String, usize>,
     storm: Option<usize>,
     storm_next: Option<Timestamp>,
     probing: bool,
@@ -166,14 +168,17 @@ impl Slots {
                 "the operator's limit of builds in this namespace or cluster is reached".to_owned(),
             );
         }
-        let of_upstream = |upstream: &usize| self.upstreams.get(*upstream) == Some(&Some(0));
-        if ready.upstreams.iter().any(of_upstream) {
+        let upstreams = match &ready.action {
+            Action::Build { upstreams, .. } => upstreams.as_slice(),
+            _ => &[],
+        };
+        if upstreams.iter().any(|upstream| self.upstreams.get(upstream) == Some(&0)) {
             return full(reason::BUDGET, "the operator's limit of builds for one upstream is reached".to_owned());
         }
         self.family -= 1;
         self.budget = self.budget.map(|free| free - 1);
-        for upstream in &ready.upstreams {
-            if let Some(Some(free)) = self.upstreams.get_mut(*upstream) {
+        for upstream in upstreams {
+            if let Some(free) = self.upstreams.get_mut(upstream) {
                 *free = free.saturating_sub(1);
             }
         }

@@ -1,7 +1,7 @@
 //! Budgets: who may start builds where families share a limit, and how fast a wave may start them.
 //!
-//! [`shares`] divides what a namespace and the cluster have left between the families that wait: weighted max-min fairness,
-//! a build at a time. [`storm`] is the rate of a single wave. Nothing here is remembered: both follow from what runs, what
+//! [`shares`] divides what is left in a namespace, in the cluster and for an upstream between the families that wait: weighted
+//! max-min fairness, a build at a time. [`storm`] is the rate of a single wave. Nothing here is remembered: both follow from what runs, what
 //! waits, and since when.
 
 use std::{
@@ -31,20 +31,22 @@ pub struct Demand<'a> {
     pub weight: i32,
     /// Its builds that run.
     pub running: usize,
-    /// Its builds that could start at once.
-    pub ready: usize,
+    /// Its builds that could start at once, the most urgent first: each the upstreams that it counts for, without repetition,
+    /// by their places in the list given to [`shares`].
+    pub wants: &'a [Vec<usize>],
     /// Since when it waits: since it had something to start, or since its last start if that was later.
     pub since: Timestamp,
 }
 
-/// How many more builds each family may start now, in the order of the demands.
+/// Which builds each family may start now, in the order of the demands: places in the family's `wants`.
 ///
-/// The next build goes to the family that runs the fewest for its weight; of several, to the one that has waited the longest
-/// for its weight; then by name. So a family that runs nothing comes before every one that runs something, and where there
-/// are fewer places than families, they take turns, the heavier ones more often. All shares together stay within both limits,
-/// and nothing stays free that somebody could use. Costs O(n log n + places log n).
+/// `upstreams` is how many more builds may run for each upstream. The next build goes to the family that runs the fewest for
+/// its weight; of several, to the one that has waited the longest for its weight; then by name. So a family that runs nothing
+/// comes before every one that runs something, and where there are fewer places than families, they take turns, the heavier
+/// ones more often. All shares together stay within the limits, and nothing stays free that somebody could use. A build that
+/// finds no place lets the family's later ones pass. Costs O(n log n) for n families and builds together.
 #[must_use]
-pub fn shares(limits: Limits, demands: &[Demand<'_>], now: Timestamp) -> Vec<usize> {
+pub fn shares(limits: Limits, upstreams: &[usize], demands: &[Demand<'_>], now: Timestamp) -> Vec<Vec<usize>> {
     let left = |limit: Option<usize>, running: usize| limit.map_or(usize::MAX, |limit| limit.saturating_sub(running));
     let mut running: HashMap<&str, usize> = HashMap::new();
     for demand in demands {
@@ -53,10 +55,11 @@ pub fn shares(limits: Limits, demands: &[Demand<'_>], now: Timestamp) -> Vec<usi
     let mut free = left(limits.cluster, running.values().sum());
     let mut free_in: HashMap<&str, usize> =
         running.into_iter().map(|(namespace, running)| (namespace, left(limits.namespace, running))).collect();
+    let mut free_for = upstreams.to_vec();
 
-    let mut shares = vec![0; demands.len()];
-    let waiting = demands.iter().enumerate().filter(|(_, demand)| demand.ready > 0);
-    let mut queue: BinaryHeap<Turn<'_>> = waiting.map(|(index, demand)| Turn::new(index, demand, now)).collect();
+    let mut shares = vec![Vec::new(); demands.len()];
+    let turns = demands.iter().enumerate().map(|(index, demand)| Turn::new(index, demand, now));
+    let mut queue: BinaryHeap<Turn<'_>> = turns.collect();
     while free > 0
         && let Some(mut turn) = queue.pop()
     {
@@ -64,16 +67,18 @@ pub fn shares(limits: Limits, demands: &[Demand<'_>], now: Timestamp) -> Vec<usi
         else {
             continue;
         };
-        if *free_here == 0 {
-            continue;
+        // What finds no place now finds none later: a family without a build that does is out.
+        let Some(want) = turn.next(&free_for).filter(|_| *free_here > 0) else { continue };
+        for upstream in turn.demand.wants.get(want).into_iter().flatten() {
+            if let Some(free) = free_for.get_mut(*upstream) {
+                *free = free.saturating_sub(1);
+            }
         }
         free -= 1;
         *free_here -= 1;
-        *share += 1;
+        share.push(want);
         turn.running += 1;
-        if *share < turn.demand.ready {
-            queue.push(turn);
-        }
+        queue.push(turn);
     }
     shares
 }
@@ -83,6 +88,8 @@ pub fn shares(limits: Limits, demands: &[Demand<'_>], now: Timestamp) -> Vec<usi
 struct Turn<'a> {
     index: usize,
     demand: &'a Demand<'a>,
+    /// How many of its builds have been looked at.
+    looked_at: usize,
     /// What it runs, with what it was given.
     running: u128,
     weight: u128,
@@ -95,7 +102,20 @@ impl<'a> Turn<'a> {
         let weight = u128::from(demand.weight.max(1).unsigned_abs());
         // A clock that was put back makes a wait of none, not a negative one.
         let waited = now.duration_since(demand.since).max(SignedDuration::ZERO).as_nanos().unsigned_abs();
-        Self { index, demand, running: demand.running as u128, weight, waited: waited.saturating_mul(weight) }
+        let waited = waited.saturating_mul(weight);
+        Self { index, demand, looked_at: 0, running: demand.running as u128, weight, waited }
+    }
+
+    /// Its next build for whose upstreams there are places.
+    fn next(&mut self, free_for: &[usize]) -> Option<usize> {
+        loop {
+            let want = self.looked_at;
+            let upstreams = self.demand.wants.get(want)?;
+            self.looked_at += 1;
+            if upstreams.iter().all(|upstream| free_for.get(*upstream).is_none_or(|free| *free > 0)) {
+                return Some(want);
+            }
+        }
     }
 }
 

@@ -8,8 +8,16 @@ fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
 }
 
+/// Builds that count for no upstream.
+static PLAIN: [Vec<usize>; 1000] = [const { Vec::new() }; 1000];
+
 fn demand(family: &'static str, weight: i32, running: usize, ready: usize, since: i64) -> Demand<'static> {
-    Demand { family, namespace: "one", weight, running, ready, since: second(since) }
+    Demand { family, namespace: "one", weight, running, wants: &PLAIN[..ready], since: second(since) }
+}
+
+/// How many builds each may start.
+fn counts(limits: Limits, demands: &[Demand<'_>], now: i64) -> Vec<usize> {
+    shares(limits, &[], demands, second(now)).iter().map(Vec::len).collect()
 }
 
 const fn cluster(limit: usize) -> Limits {
@@ -19,37 +27,50 @@ const fn cluster(limit: usize) -> Limits {
 #[test]
 fn without_limits_everybody_starts_what_is_ready() {
     let demands = [demand("a", 1, 3, 7, 0), demand("b", 100, 0, 0, 0), demand("c", 10, 0, 1000, 0)];
-    assert_eq!(shares(Limits::default(), &demands, second(0)), [7, 0, 1000]);
-    assert!(shares(cluster(5), &[], second(0)).is_empty());
+    assert_eq!(counts(Limits::default(), &demands, 0), [7, 0, 1000]);
+    assert!(counts(cluster(5), &[], 0).is_empty());
 }
 
 #[test]
 fn who_runs_the_fewest_for_its_weight_comes_first() {
     // 4 places are left: `b` catches up with `a`, and then they take turns.
-    assert_eq!(shares(cluster(6), &[demand("a", 10, 2, 9, 0), demand("b", 10, 0, 9, 0)], second(9)), [1, 3]);
+    assert_eq!(counts(cluster(6), &[demand("a", 10, 2, 9, 0), demand("b", 10, 0, 9, 0)], 9), [1, 3]);
     // Three times the weight, three times the builds.
-    assert_eq!(shares(cluster(8), &[demand("a", 10, 0, 9, 0), demand("b", 30, 0, 9, 0)], second(9)), [2, 6]);
+    assert_eq!(counts(cluster(8), &[demand("a", 10, 0, 9, 0), demand("b", 30, 0, 9, 0)], 9), [2, 6]);
     // What one does not need, the other gets.
-    assert_eq!(shares(cluster(8), &[demand("a", 10, 0, 9, 0), demand("b", 30, 0, 1, 0)], second(9)), [7, 1]);
+    assert_eq!(counts(cluster(8), &[demand("a", 10, 0, 9, 0), demand("b", 30, 0, 1, 0)], 9), [7, 1]);
 }
 
 #[test]
 fn of_equals_the_one_that_waited_the_longest_for_its_weight_comes_first() {
-    assert_eq!(shares(cluster(1), &[demand("a", 10, 0, 1, 5), demand("b", 10, 0, 1, 3)], second(9)), [0, 1]);
-    assert_eq!(shares(cluster(1), &[demand("a", 20, 0, 1, 5), demand("b", 10, 0, 1, 3)], second(9)), [1, 0]);
-    assert_eq!(shares(cluster(1), &[demand("b", 10, 0, 1, 3), demand("a", 10, 0, 1, 3)], second(9)), [0, 1]);
+    assert_eq!(counts(cluster(1), &[demand("a", 10, 0, 1, 5), demand("b", 10, 0, 1, 3)], 9), [0, 1]);
+    assert_eq!(counts(cluster(1), &[demand("a", 20, 0, 1, 5), demand("b", 10, 0, 1, 3)], 9), [1, 0]);
+    assert_eq!(counts(cluster(1), &[demand("b", 10, 0, 1, 3), demand("a", 10, 0, 1, 3)], 9), [0, 1]);
     // A clock that was put back: nobody has waited.
-    assert_eq!(shares(cluster(1), &[demand("a", 10, 0, 1, 5), demand("b", 10, 0, 1, 3)], second(1)), [1, 0]);
+    assert_eq!(counts(cluster(1), &[demand("a", 10, 0, 1, 5), demand("b", 10, 0, 1, 3)], 1), [1, 0]);
 }
 
 #[test]
 fn a_full_namespace_leaves_its_share_to_others() {
     let other = Demand { namespace: "two", ..demand("c", 1, 0, 9, 8) };
     let limits = Limits { cluster: Some(10), namespace: Some(3) };
-    assert_eq!(shares(limits, &[demand("a", 50, 1, 9, 0), demand("b", 50, 1, 9, 0), other], second(9)), [1, 0, 3]);
+    assert_eq!(counts(limits, &[demand("a", 50, 1, 9, 0), demand("b", 50, 1, 9, 0), other], 9), [1, 0, 3]);
     // More runs than is allowed: the limit was lowered. Nothing starts there.
-    assert_eq!(shares(limits, &[demand("a", 50, 5, 9, 0), demand("b", 50, 0, 9, 0), other], second(9)), [0, 0, 3]);
-    assert_eq!(shares(cluster(4), &[demand("a", 50, 5, 9, 0), other], second(9)), [0, 0]);
+    assert_eq!(counts(limits, &[demand("a", 50, 5, 9, 0), demand("b", 50, 0, 9, 0), other], 9), [0, 0, 3]);
+    assert_eq!(counts(cluster(4), &[demand("a", 50, 5, 9, 0), other], 9), [0, 0]);
+}
+
+#[test]
+fn a_full_upstream_lets_builds_of_others_pass() {
+    let wants = [vec![0], vec![0, 1], vec![1], vec![], vec![7]];
+    let one = Demand { wants: &wants, ..demand("a", 10, 0, 0, 0) };
+    assert_eq!(shares(Limits::default(), &[1, 5], &[one], second(9)), [[0, 2, 3, 4]]);
+    let two = Demand { family: "b", ..one };
+    assert_eq!(shares(Limits::default(), &[2, 1], &[one, two], second(9)), [vec![0, 2, 3, 4], vec![0, 3, 4]]);
+    // A place for an upstream is not lost to a family whose namespace is full.
+    let full = Demand { namespace: "full", running: 3, since: second(-99), ..one };
+    let limits = Limits { cluster: None, namespace: Some(3) };
+    assert_eq!(shares(limits, &[1, 0], &[full, two], second(9)), [vec![], vec![0, 3, 4]]);
 }
 
 #[derive(Clone, Debug)]
@@ -58,7 +79,7 @@ struct Family {
     namespace: &'static str,
     weight: i32,
     running: usize,
-    ready: usize,
+    wants: Vec<Vec<usize>>,
     since: i64,
 }
 
@@ -69,35 +90,39 @@ impl Family {
             namespace: self.namespace,
             weight: self.weight,
             running: self.running,
-            ready: self.ready,
+            wants: &self.wants,
             since: second(self.since),
         }
     }
 }
 
 fn families() -> impl Strategy<Value = Vec<Family>> {
-    let family = (prop::sample::select(vec!["one", "two", "three"]), 1..=100_i32, 0..6_usize, 0..12_usize, 0..100_i64);
+    let wants = prop::sample::select(vec![vec![], vec![0], vec![1], vec![0, 1], vec![2]]);
+    let wants =
+        prop_oneof![prop::collection::vec(wants, 0..12), (0..12_usize).prop_map(|count| vec![Vec::new(); count]),];
+    let family = (prop::sample::select(vec!["one", "two", "three"]), 1..=100_i32, 0..6_usize, wants, 0..100_i64);
     prop::collection::vec(family, 0..12).prop_map(|families| {
-        let family = |(index, (namespace, weight, running, ready, since))| Family {
+        let family = |(index, (namespace, weight, running, wants, since))| Family {
             name: format!("family-{index}"),
             namespace,
             weight,
             running,
-            ready,
+            wants,
             since,
         };
         families.into_iter().enumerate().map(family).collect()
     })
 }
 
-fn limits() -> impl Strategy<Value = Limits> {
-    (prop::option::of(0..40_usize), prop::option::of(0..15_usize))
-        .prop_map(|(cluster, namespace)| Limits { cluster, namespace })
+/// Limits of the cluster and of a namespace, and the places for two upstreams; a third is not limited.
+fn limits() -> impl Strategy<Value = (Limits, [usize; 2])> {
+    (prop::option::of(0..40_usize), prop::option::of(0..15_usize), 0..12_usize, 0..12_usize)
+        .prop_map(|(cluster, namespace, first, second)| (Limits { cluster, namespace }, [first, second]))
 }
 
-fn divide(limits: Limits, families: &[Family]) -> Vec<usize> {
+fn divide((limits, upstreams): (Limits, [usize; 2]), families: &[Family]) -> Vec<Vec<usize>> {
     let demands: Vec<Demand<'_>> = families.iter().map(Family::demand).collect();
-    shares(limits, &demands, second(100))
+    shares(limits, &upstreams, &demands, second(100))
 }
 
 proptest! {
@@ -109,30 +134,45 @@ proptest! {
             (0..families.len()).filter(here).map(of).sum()
         };
         let full = |namespace: Option<&str>, limit: Option<usize>| {
-            limit.is_some_and(|limit| sum(namespace, &|index| families[index].running + shares[index]) >= limit)
+            limit.is_some_and(|limit| sum(namespace, &|index| families[index].running + shares[index].len()) >= limit)
         };
+        let (limits, upstreams) = limits;
         for (namespace, limit) in
             [(None, limits.cluster)].into_iter().chain(["one", "two", "three"].map(|name| (Some(name), limits.namespace)))
         {
-            let (given, run) = (sum(namespace, &|index| shares[index]), sum(namespace, &|index| families[index].running));
+            let run = sum(namespace, &|index| families[index].running);
+            let given = sum(namespace, &|index| shares[index].len());
             prop_assert!(limit.is_none_or(|limit| given == 0 || given + run <= limit));
         }
+        let used = |upstream: usize| {
+            let given = families.iter().zip(&shares).flat_map(|(family, share)| share.iter().map(|want| &family.wants[*want]));
+            given.filter(|want| want.contains(&upstream)).count()
+        };
+        prop_assert!(used(0) <= upstreams[0] && used(1) <= upstreams[1]);
         for (family, share) in families.iter().zip(&shares) {
-            prop_assert!(*share <= family.ready);
+            prop_assert!(share.is_sorted_by(|earlier, later| earlier < later), "twice, or out of order");
             let held = full(None, limits.cluster) || full(Some(family.namespace), limits.namespace);
-            prop_assert!(*share == family.ready || held, "{} could start more", family.name);
+            for (index, want) in family.wants.iter().enumerate().filter(|(index, _)| !share.contains(index)) {
+                let no_place = want.iter().any(|upstream| upstreams.get(*upstream).is_some_and(|free| used(*upstream) >= *free));
+                prop_assert!(held || no_place, "{} could start {index}", family.name);
+            }
         }
     }
 
     #[test]
     fn nobody_is_given_what_would_have_been_anothers_turn(limits in limits(), families in families()) {
-        let shares = divide(limits, &families);
-        for (waiting, share) in families.iter().zip(&shares).filter(|(family, share)| **share < family.ready) {
+        // Places for an upstream go to whoever has a build for it; that is not a matter of turns alone.
+        let families: Vec<Family> = families.into_iter().map(|mut family| {
+            family.wants.iter_mut().for_each(Vec::clear);
+            family
+        }).collect();
+        let shares: Vec<usize> = divide(limits, &families).iter().map(Vec::len).collect();
+        for (waiting, share) in families.iter().zip(&shares).filter(|(family, share)| **share < family.wants.len()) {
             let runs = |namespace: &str| -> usize {
                 let here = families.iter().zip(&shares).filter(|(family, _)| family.namespace == namespace);
                 here.map(|(family, share)| family.running + share).sum()
             };
-            let namespace_full = limits.namespace.is_some_and(|limit| runs(waiting.namespace) >= limit);
+            let namespace_full = limits.0.namespace.is_some_and(|limit| runs(waiting.namespace) >= limit);
             for (served, given) in families.iter().zip(&shares).filter(|(_, given)| **given > 0) {
                 if namespace_full && served.namespace != waiting.namespace {
                     continue;
@@ -153,15 +193,15 @@ proptest! {
         which in any::<prop::sample::Index>(),
     ) {
         let before = divide(limits, &families);
-        let wider = Limits { cluster: limits.cluster.map(|limit| limit + more), ..limits };
-        for (before, after) in before.iter().zip(divide(wider, &families)) {
-            prop_assert!(after >= *before);
+        let wider = Limits { cluster: limits.0.cluster.map(|limit| limit + more), ..limits.0 };
+        for (before, after) in before.iter().zip(divide((wider, limits.1), &families)) {
+            prop_assert!(before.iter().all(|want| after.contains(want)));
         }
         if !families.is_empty() {
             let which = which.index(families.len());
             let mut longer = families.clone();
-            longer[which].ready += more;
-            prop_assert!(divide(limits, &longer)[which] >= before[which]);
+            longer[which].wants.extend(vec![vec![]; more]);
+            prop_assert!(divide(limits, &longer)[which].len() >= before[which].len());
         }
     }
 
@@ -196,11 +236,11 @@ fn simulate(places: usize, families: &[(i32, i64)], seconds: i64) -> Vec<Record>
                 namespace: "one",
                 weight: families[index].0,
                 running: ends[index].len(),
-                ready: 1000,
+                wants: &PLAIN,
                 since: second(since[index]),
             })
             .collect();
-        for (index, share) in shares(cluster(places), &demands, second(now)).into_iter().enumerate() {
+        for (index, share) in counts(cluster(places), &demands, now).into_iter().enumerate() {
             ends[index].extend(std::iter::repeat_n(now + families[index].1, share));
             records[index].started += share;
             records[index].ran += ends[index].len();

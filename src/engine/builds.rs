@@ -127,10 +127,6 @@ impl Step<'_> {
             self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.build).max();
         let direct = stale.causes.iter().filter(|cause| cause.via.is_empty());
         let user_caused = direct.clone().any(|cause| !matches!(cause.type_, CauseType::Upstream | CauseType::Parent));
-        let upstreams = self.upstreams(stale);
-        let spec = self.frame.seen.spec;
-        let references =
-            upstreams.iter().filter_map(|index| spec.upstreams.get(*index)).map(crate::api::Upstream::reference);
         let action = Action::Build {
             image: self.index,
             fingerprint: wanted.into(),
@@ -141,16 +137,17 @@ impl Step<'_> {
             source: stale.inputs.as_ref().map_or_else(String::new, |inputs| inputs.source.clone()),
             own,
             user_caused,
-            upstreams: references.collect(),
+            upstreams: self.upstreams(stale),
         };
         let imports = &self.frame.seen.blueprint.import_names;
         let imported = stale.causes.iter().any(|cause| cause.via.is_empty())
             && direct.clone().all(|cause| cause.type_ == CauseType::Parent && imports.contains(&cause.name));
-        Ready { image: self.index, action, user_caused, imported, upstreams }
+        Ready { image: self.index, action, user_caused, imported }
     }
 
-    /// The upstreams of this family that caused a build; for one that nothing below it caused, those that it stands on.
-    fn upstreams(&self, stale: &ImageDecision) -> Vec<usize> {
+    /// The references of this family's upstreams that caused a build; for one that nothing below it caused, of those that it
+    /// stands on.
+    fn upstreams(&self, stale: &ImageDecision) -> Vec<String> {
         let upstreams = &self.frame.seen.spec.upstreams;
         let mut caused: Vec<usize> = stale
             .causes
@@ -165,9 +162,11 @@ impl Step<'_> {
                 Parent::Image(_) | Parent::Import(_) => None,
             }));
         }
-        caused.sort_unstable();
-        caused.dedup();
-        caused
+        let mut references: Vec<String> =
+            caused.into_iter().filter_map(|index| upstreams.get(index)).map(crate::api::Upstream::reference).collect();
+        references.sort_unstable();
+        references.dedup();
+        references
     }
 
     fn next_attempt(&self, wanted: &str, failure: Option<&FailureRecord>) -> i32 {

@@ -1,6 +1,9 @@
 //! What one pass has seen: the whole input of the decision, beside the time.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 
@@ -85,8 +88,8 @@ pub struct LastWave<'a> {
 pub struct Budget {
     /// Its share of what is free in its namespace and in the cluster.
     pub family: Option<usize>,
-    /// What is free for builds that an upstream has set off, as `spec.upstreams`.
-    pub upstreams: Vec<Option<usize>>,
+    /// What is free for builds that an upstream has set off, by the upstream's reference. One that is not named has no limit.
+    pub upstreams: BTreeMap<String, usize>,
 }
 
 /// Something that has to be looked up before a build.

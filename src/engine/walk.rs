@@ -42,8 +42,6 @@ pub struct Ready {
     pub user_caused: bool,
     /// Whether nothing but images of other families changed: the quiet time has passed where the change came in.
     pub imported: bool,
-    /// The upstreams of this family that caused it.
-    pub upstreams: Vec<usize>,
 }
 
 impl Todo {

@@ -191,11 +191,11 @@ fn the_breaker_opens_lets_one_build_through_and_closes_on_success() {
 #[test]
 fn the_operators_limits_are_kept_and_told() {
     let mut world = World::new(&["up"], &[("a", "up"), ("b", "up"), ("c", "up")]);
-    world.budget = Budget { family: Some(1), upstreams: vec![None] };
+    world.budget = Budget { family: Some(1), ..Budget::default() };
     world.pass();
     let decision = world.pass();
     assert_eq!((world.builds().iter().sum::<usize>(), decision.unserved), (1, 2));
-    world.budget = Budget { family: None, upstreams: vec![Some(0)] };
+    world.budget = Budget { family: None, upstreams: [("docker.io/library/up:1".into(), 0)].into() };
     world.finish_builds();
     world.pass();
     assert_eq!(world.builds().iter().sum::<usize>(), 1);
