@@ -1,10 +1,10 @@
-//! The `groundswell` binary: the controller, and the first step of every build.
+//! The `groundswell` binary: the controller, and the first steps of builds and checks.
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use groundswell::{
-    build::{git, prepare},
+    build::{check::credentials, git, prepare},
     operator, telemetry,
 };
 
@@ -27,6 +27,9 @@ enum Command {
     ResolveGit,
     /// Fetches a build's source and checks its Dockerfile; runs inside of a build's pod, before the builder.
     Prepare,
+    /// Writes the credential for the image that a check looks at; runs inside of a check's pod, before the check.
+    #[command(name = credentials::SUBCOMMAND, hide = true)]
+    Credentials,
 }
 
 fn main() -> ExitCode {
@@ -50,6 +53,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Controller(settings) => runtime.block_on(operator::operate(settings))?,
         Command::ResolveGit => git::apart::answer()?,
+        Command::Credentials => return Ok(credentials::main()),
         Command::Prepare => return Ok(runtime.block_on(prepare::main())),
     }
     Ok(ExitCode::SUCCESS)

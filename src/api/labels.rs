@@ -6,7 +6,7 @@ pub const FAMILY: &str = "groundswell.dev/family";
 pub const IMAGE: &str = "groundswell.dev/image";
 /// Label on Jobs and Pods: the fingerprint that the build makes.
 pub const FINGERPRINT: &str = "groundswell.dev/fingerprint";
-/// Label on Jobs and Pods: which attempt at the fingerprint this is, from 0.
+/// Label on Jobs and Pods: which attempt at the fingerprint, or at the check, this is, from 0.
 pub const ATTEMPT: &str = "groundswell.dev/attempt";
 /// Label on Jobs and Pods: the `Cascade` for which the build was started.
 pub const CASCADE: &str = "groundswell.dev/cascade";
@@ -14,6 +14,18 @@ pub const CASCADE: &str = "groundswell.dev/cascade";
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`].
 pub const MANAGED_BY_VALUE: &str = "groundswell";
+/// Label on Jobs and Pods: what they are for, [`COMPONENT_BUILD`] or [`COMPONENT_CHECK`].
+pub const COMPONENT: &str = "groundswell.dev/component";
+/// The value of [`COMPONENT`] on builds.
+pub const COMPONENT_BUILD: &str = "build";
+/// The value of [`COMPONENT`] on checks.
+pub const COMPONENT_CHECK: &str = "check";
+/// Label on Jobs and Pods of checks: the check's name.
+pub const CHECK: &str = "groundswell.dev/check";
+/// Label on Jobs and Pods of checks: hash of what the spec said of the check.
+pub const CHECK_REVISION: &str = "groundswell.dev/check-revision";
+/// Annotation on Jobs of checks: the digest that is checked.
+pub const CHECKED_DIGEST: &str = "groundswell.dev/checked-digest";
 /// Annotation on Jobs: the build's number, counted per image from 1.
 pub const BUILD: &str = "groundswell.dev/build";
 

@@ -34,7 +34,7 @@ pub const DOCKER_CONFIG_VOLUME: &str = "docker-config";
 pub const INPUT_VOLUMES: &str = "groundswell-";
 
 /// The user that `prepare` runs as, where the builder runs as root: root reads what this user wrote.
-const PREPARE_USER: i64 = 65532;
+pub(super) const PREPARE_USER: i64 = 65532;
 /// How much a build context may take on the node's disk.
 const WORKSPACE_SIZE: &str = "2Gi";
 /// How much room credentials have; they lie in memory.
@@ -58,8 +58,13 @@ pub struct BuildEnvironment {
 #[must_use]
 pub fn job_name(family_uid: &str, image: &str, fingerprint: &str, attempt: i32) -> String {
     let hash = hex::encode(Sha256::digest(format!("{family_uid}/{image}/{fingerprint}")));
+    format!("{}-{}-{attempt}", short_name(image), hash.get(..12).unwrap_or_default())
+}
+
+/// As much of an image's name as its Jobs carry in theirs.
+pub(super) fn short_name(image: &str) -> String {
     let short: String = image.chars().take(NAME_PART).collect();
-    format!("{}-{}-{attempt}", short.trim_end_matches('-'), hash.get(..12).unwrap_or_default())
+    short.trim_end_matches('-').into()
 }
 
 /// The Job of a build.
@@ -125,6 +130,7 @@ pub fn drops_user_namespace(sent: &Job, returned: &Job) -> bool {
 fn job_labels(request: &BuildRequest) -> BTreeMap<String, String> {
     [
         (labels::MANAGED_BY, labels::MANAGED_BY_VALUE.to_owned()),
+        (labels::COMPONENT, labels::COMPONENT_BUILD.to_owned()),
         (labels::FAMILY, request.family.name.clone()),
         (labels::IMAGE, request.image.clone()),
         (labels::FINGERPRINT, request.fingerprint.clone()),
@@ -165,17 +171,22 @@ fn prepare(
             limits: Some(quantities(&[("memory", "512Mi")])),
             ..ResourceRequirements::default()
         }),
-        security_context: Some(SecurityContext {
-            run_as_user: Some(user),
-            run_as_group: Some(group),
-            run_as_non_root: Some(true),
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(restricted(user, group)),
         ..Container::default()
+    }
+}
+
+/// The rights of a step of ours: none.
+pub(super) fn restricted(user: i64, group: i64) -> SecurityContext {
+    SecurityContext {
+        run_as_user: Some(user),
+        run_as_group: Some(group),
+        run_as_non_root: Some(true),
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+        ..SecurityContext::default()
     }
 }
 
@@ -193,15 +204,23 @@ fn builder_user(pod: &PodSpec) -> (i64, i64) {
 }
 
 fn shared_volumes() -> [Volume; 2] {
-    let empty = |name: &str, medium: Option<&str>, size: &str| Volume {
+    [empty_volume(WORKSPACE_VOLUME, None, WORKSPACE_SIZE), memory_volume(DOCKER_CONFIG_VOLUME)]
+}
+
+/// A small volume that never touches a disk, for credentials.
+pub(super) fn memory_volume(name: &str) -> Volume {
+    empty_volume(name, Some("Memory"), DOCKER_CONFIG_SIZE)
+}
+
+fn empty_volume(name: &str, medium: Option<&str>, size: &str) -> Volume {
+    Volume {
         name: name.into(),
         empty_dir: Some(EmptyDirVolumeSource {
             medium: medium.map(Into::into),
             size_limit: Some(Quantity(size.into())),
         }),
         ..Volume::default()
-    };
-    [empty(WORKSPACE_VOLUME, None, WORKSPACE_SIZE), empty(DOCKER_CONFIG_VOLUME, Some("Memory"), DOCKER_CONFIG_SIZE)]
+    }
 }
 
 fn shared_mounts() -> [VolumeMount; 2] {
@@ -212,28 +231,10 @@ fn shared_mounts() -> [VolumeMount; 2] {
 /// The volumes that only `prepare` mounts. All are optional: a pod whose Secret is gone would wait for it until its
 /// deadline, and `prepare` says at once what is missing.
 fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
-    let mut volumes = Vec::new();
-    let mut mounts = Vec::new();
-    let mut add = |volume: Volume, path: String| {
-        mounts.push(VolumeMount {
-            name: volume.name.clone(),
-            mount_path: path,
-            read_only: Some(true),
-            ..VolumeMount::default()
-        });
-        volumes.push(volume);
-    };
-    for (index, name) in request.credentials.iter().enumerate() {
-        let items =
-            vec![KeyToPath { key: ".dockerconfigjson".into(), path: "config.json".into(), ..KeyToPath::default() }];
-        add(
-            secret(format!("{INPUT_VOLUMES}credential-{index}"), name, Some(items)),
-            format!("{}/{index}", source::CREDENTIALS),
-        );
-    }
-    match &request.source {
-        ResolvedSource::Inline(_) | ResolvedSource::Git { secret: None, .. } => {}
-        ResolvedSource::ConfigMap { name, .. } => add(
+    let (mut volumes, mut mounts): (Vec<_>, Vec<_>) = credential_inputs(&request.credentials).unzip();
+    let source = match &request.source {
+        ResolvedSource::Inline(_) | ResolvedSource::Git { secret: None, .. } => None,
+        ResolvedSource::ConfigMap { name, .. } => Some((
             Volume {
                 name: format!("{INPUT_VOLUMES}source"),
                 config_map: Some(ConfigMapVolumeSource {
@@ -243,13 +244,31 @@ fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
                 }),
                 ..Volume::default()
             },
-            source::CONFIG_MAP.into(),
-        ),
+            source::CONFIG_MAP,
+        )),
         ResolvedSource::Git { secret: Some(credential), .. } => {
-            add(secret(format!("{INPUT_VOLUMES}git"), &credential.name, None), source::GIT_SECRET.into());
+            Some((secret(format!("{INPUT_VOLUMES}git"), &credential.name, None), source::GIT_SECRET))
         }
+    };
+    if let Some((volume, path)) = source {
+        mounts.push(input_mount(&volume, path.into()));
+        volumes.push(volume);
     }
     (volumes, mounts)
+}
+
+/// The family's credentials, each in a folder with its number.
+pub(super) fn credential_inputs(names: &[String]) -> impl Iterator<Item = (Volume, VolumeMount)> {
+    names.iter().enumerate().map(|(index, name)| {
+        let key = KeyToPath { key: ".dockerconfigjson".into(), path: "config.json".into(), ..KeyToPath::default() };
+        let volume = secret(format!("{INPUT_VOLUMES}credential-{index}"), name, Some(vec![key]));
+        let mount = input_mount(&volume, format!("{}/{index}", source::CREDENTIALS));
+        (volume, mount)
+    })
+}
+
+fn input_mount(volume: &Volume, path: String) -> VolumeMount {
+    VolumeMount { name: volume.name.clone(), mount_path: path, read_only: Some(true), ..VolumeMount::default() }
 }
 
 fn secret(volume: String, name: &str, items: Option<Vec<KeyToPath>>) -> Volume {
@@ -265,11 +284,11 @@ fn secret(volume: String, name: &str, items: Option<Vec<KeyToPath>>) -> Volume {
     }
 }
 
-fn variable(name: &str, value: &str) -> EnvVar {
+pub(super) fn variable(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
 }
 
-fn quantities(list: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
+pub(super) fn quantities(list: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
     list.iter().map(|(name, quantity)| ((*name).into(), Quantity((*quantity).into()))).collect()
 }
 

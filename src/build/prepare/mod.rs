@@ -6,7 +6,7 @@
 
 mod buildkitd;
 mod context;
-mod docker_config;
+pub(in crate::build) mod docker_config;
 pub mod refusal;
 pub mod specification;
 mod user_namespace;
