@@ -158,8 +158,8 @@ pub struct Memory {
     pub tags: HashMap<String, HashMap<String, (TagSight, Timestamp)>>,
     /// How often in a row a registry's answer to that was of no use.
     pub useless_answers: u32,
-    /// Strategies, by name and revision, for which the API server was seen to keep what they need.
-    pub accepted_strategies: HashSet<String>,
+    /// Kinds of Jobs for which the API server was seen to keep what they need: strategies by name and revision, and checks.
+    pub accepted_jobs: HashSet<String>,
     /// When the family's and the wave's records were last written.
     pub written: HashMap<&'static str, Timestamp>,
 }

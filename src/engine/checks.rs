@@ -133,7 +133,7 @@ impl Step<'_> {
             if outcome.class == FailureClass::Build {
                 outcome.reason = reason::CHECK_FAILED.into();
             }
-            outcome.message = shorten(&format!("check {}: {}", sight.check, outcome.message), MAX_MESSAGE);
+            outcome.message = format!("check {}: {}", sight.check, outcome.message);
             let attempt = record.as_ref().map_or(0, |record| record.attempt);
             let cause = super::causes::key(&self.image.name, &good.causes);
             let failed = failure::Failed { attempt, cascade: wave, cause: &cause };

@@ -73,9 +73,9 @@ mod tests {
 
     use super::*;
 
-    fn specified(image: &str) -> Option<OsString> {
+    fn specified(image: &str) -> OsString {
         let specification = Specification { image: image.into(), credentials: vec!["all".into()] };
-        Some(specification.to_variable().into())
+        specification.to_variable().into()
     }
 
     #[test]
@@ -86,7 +86,7 @@ mod tests {
         fs::create_dir(root.path().join("docker-config")).expect("a folder");
         fs::write(root.path().join("credentials/0/config.json"), secret).expect("a Secret");
 
-        write(specified("registry.example.com/team/pyenv@sha256:0123456789012345678901234567890123456789012345678901234567890123"), root.path()).expect("written");
+        write(Some(specified("registry.example.com/team/pyenv@sha256:0123456789012345678901234567890123456789012345678901234567890123")), root.path()).expect("written");
         let path = root.path().join("docker-config/config.json");
         let written = fs::read_to_string(&path).expect("a file");
         assert_eq!(written, r#"{"auths":{"registry.example.com":{"auth":"bWU6bWluZQ=="}}}"#);
@@ -97,10 +97,13 @@ mod tests {
     #[test]
     fn what_is_missing_is_told() {
         let root = tempfile::tempdir().expect("a folder");
-        let refusal = write(specified("registry.example.com/a"), root.path()).expect_err("no Secret");
+        let refusal = write(Some(specified("registry.example.com/a")), root.path()).expect_err("no Secret");
         assert_eq!(refusal.reason, Reason::InvalidSecret);
         assert!(refusal.message.contains("Secret all"), "{}", refusal.message);
         assert_eq!(write(None, root.path()).expect_err("no variable").reason, Reason::InfrastructureFailed);
-        assert_eq!(write(specified("A"), root.path()).expect_err("no image").reason, Reason::InfrastructureFailed);
+        assert_eq!(
+            write(Some(specified("A")), root.path()).expect_err("no image").reason,
+            Reason::InfrastructureFailed
+        );
     }
 }

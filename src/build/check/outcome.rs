@@ -76,17 +76,12 @@ fn of_failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
 
 /// The step that writes the credentials says itself what is wrong.
 fn of_credentials(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
-    match ended.message.as_deref().and_then(Refusal::read) {
-        Some(refusal) => {
-            let text = readable(&refusal.message, End::Start);
-            failure(FailureClass::Infrastructure, refusal.reason.as_str(), &text)
-        }
-        None => {
-            let text =
-                format!("the step `credentials` ended with code {}; its log: {}", ended.exit_code, whole_log(job));
-            failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
-        }
+    if let Some(refusal) = ended.message.as_deref().and_then(Refusal::read) {
+        let text = readable(&refusal.message, End::Start);
+        return failure(FailureClass::Infrastructure, refusal.reason.as_str(), &text);
     }
+    let text = format!("the step `credentials` ended with code {}; its log: {}", ended.exit_code, whole_log(job));
+    failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
 }
 
 /// A failed check in words. First what happened and the last line, for whoever shows a message cuts its end off; the last

@@ -32,7 +32,7 @@ use crate::{
     registry::Reference,
 };
 
-/// The most strategies and settings of them that a family's builds are remembered to be accepted with.
+/// The most kinds of Jobs that are remembered to be accepted: strategies with their settings, and checks.
 const MAX_ACCEPTED: usize = 64;
 
 /// Starts the builds that the decision names, and completes the decision with what came of it. Whether any was refused: then
@@ -118,17 +118,8 @@ async fn start(
     };
     let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
     let key = format!("{}/{:?}", strategy.name_any(), build::strategy::strategy_revision(strategy, wanted));
-    if !memory.accepted_strategies.contains(&key) {
-        match accepts(&api, &job).await? {
-            Acceptance::Kept => {
-                if memory.accepted_strategies.len() >= MAX_ACCEPTED {
-                    memory.accepted_strategies.clear();
-                }
-                memory.accepted_strategies.insert(key);
-            }
-            Acceptance::Unknown => {}
-            Acceptance::Refused(failure) => return Ok(Err(failure)),
-        }
+    if let Err(refused) = accepted(&api, &job, key, memory).await? {
+        return Ok(Err(refused));
     }
     create(context, &api, &job).await.map(|created| {
         created.map(|job| RunningBuild {
@@ -141,7 +132,30 @@ async fn start(
     })
 }
 
-/// What the API server makes of a strategy's pods.
+/// Whether the API server takes Jobs of this kind as they are: asked once for each kind, which `kind` names.
+pub(super) async fn accepted(
+    api: &Api<Job>,
+    job: &Job,
+    kind: String,
+    memory: &mut Memory,
+) -> Result<Result<(), BuildFailure>, Error> {
+    if memory.accepted_jobs.contains(&kind) {
+        return Ok(Ok(()));
+    }
+    match accepts(api, job).await? {
+        Acceptance::Kept => {
+            if memory.accepted_jobs.len() >= MAX_ACCEPTED {
+                memory.accepted_jobs.clear();
+            }
+            memory.accepted_jobs.insert(kind);
+        }
+        Acceptance::Unknown => {}
+        Acceptance::Refused(failure) => return Ok(Err(failure)),
+    }
+    Ok(Ok(()))
+}
+
+/// What the API server makes of a Job's pods.
 enum Acceptance {
     /// It keeps what they need.
     Kept,
@@ -151,7 +165,7 @@ enum Acceptance {
     Refused(BuildFailure),
 }
 
-/// Whether the API server keeps what the strategy needs: asked once, without making anything.
+/// Whether the API server keeps what the Job needs: asked once, without making anything.
 async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let what = || format!("try Job {}", job.name_any());
@@ -168,11 +182,11 @@ async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
 }
 
 /// Makes the Job. One that is there already was made by an earlier pass whose record was lost: it is taken.
-async fn create(context: &Context, api: &Api<Job>, job: &Job) -> Result<Result<Job, BuildFailure>, Error> {
+pub(super) async fn create(context: &Context, api: &Api<Job>, job: &Job) -> Result<Result<Job, BuildFailure>, Error> {
     let name = job.name_any();
     match call(|| format!("create Job {name}"), api.create(&PostParams::default(), job)).await {
         Ok(created) => {
-            info!(job = %name, "build started");
+            info!(job = %name, "Job started");
             context.caches.jobs.wrote(created.clone());
             Ok(Ok(created))
         }
@@ -182,7 +196,7 @@ async fn create(context: &Context, api: &Api<Job>, job: &Job) -> Result<Result<J
             Ok(if drops_user_namespace(job, &existing) { Err(without_user_namespace()) } else { Ok(existing) })
         }
         Err(error) if error.is_refusal() => {
-            warn!(job = %name, %error, "a build could not be started");
+            warn!(job = %name, %error, "a Job could not be started");
             Ok(Err(outcome::refused(error.is_forbidden(), &error.to_string())))
         }
         Err(error) => Err(error),

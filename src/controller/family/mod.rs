@@ -3,10 +3,10 @@
 //! - [`check`]: is the spec one that can be built?
 //! - [`credentials`]: the registry credentials of the namespace
 //! - [`imports`]: what it takes from other families
-//! - [`observe`]: everything that the decision needs to know
+//! - [`observe`]: everything that the decision needs to know; [`job_sights`]: of builds and checks
 //! - [`requests`]: what people ask for by hand
 //! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it came out the same as
-//! - [`apply`]: builds are started, and failed ones ended
+//! - [`apply`]: builds are started, and failed ones ended; [`checks`]: the same of checks
 //! - [`promote`]: tags are moved
 //! - [`status`]: the record of the family; [`image_record`]: of each image; [`cascade`]: of the wave
 //! - [`events`]: what a person would want to be told
@@ -14,10 +14,12 @@
 pub mod apply;
 pub mod cascade;
 pub mod check;
+pub mod checks;
 pub mod credentials;
 pub mod events;
 pub mod image_record;
 pub mod imports;
+pub mod job_sights;
 pub mod observe;
 pub mod probe;
 pub mod promote;
@@ -78,10 +80,12 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
         decision = decide(&world.seen(&memory), now);
     }
 
-    let refused = apply::start_builds(&context, &world, &mut decision, &mut memory, now).await?;
+    let refused = apply::start_builds(&context, &world, &mut decision, &mut memory, now).await?
+        | checks::start_checks(&context, &world, &mut decision, &mut memory, now).await?;
     promote::move_tags(&context, &world, &mut decision, &mut memory, now).await;
     let later = status::record(&context, &world, &decision, &mut memory, now).await?;
     apply::stop_builds(&context, &world, &decision).await?;
+    checks::stop_checks(&context, &world).await?;
     let unfinished = (refused || rounds == 0).then_some(now);
     Ok(next(&decision, [later, promote::retry_at(&memory, now), unfinished, world.look_again], now))
 }

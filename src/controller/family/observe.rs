@@ -3,10 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    batch::v1::Job,
-    core::v1::{ConfigMap, Pod},
-};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 
 use super::super::{
@@ -15,28 +12,24 @@ use super::super::{
     error::{Error, call},
     revisions::GitKey,
 };
-use super::{imports, requests};
+use super::{imports, job_sights::JobSights, requests};
 use crate::{
     api::{
         BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
-        ImageFamilySpec, ImageFamilyStatus, Source, StrategyRef, condition::reason, labels,
+        ImageFamilySpec, ImageFamilyStatus, Source, StrategyRef, condition::reason,
     },
     build::{
-        outcome::{Outcome, outcome},
         source::{ConfigMapError, config_map_hash},
         strategy::{check, strategy_revision},
     },
     engine::{
-        Blueprint, Budget, BuildOutcome, BuildSight, Fault, Good, ImageSight, ImportSight, LastWave, Observation,
+        Blueprint, Budget, BuildSight, CheckSight, Fault, Good, ImageSight, ImportSight, LastWave, Observation,
         RequestSight, SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository,
         fingerprint::inline_revision,
     },
     registry::Keychain,
     upstream::{ImageKey, Interest},
 };
-
-/// The label by which Kubernetes tells of which Job a Pod is.
-const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 /// Everything that one pass has seen, owned.
 pub struct World {
@@ -65,12 +58,15 @@ pub struct World {
     builds: Vec<Vec<BuildSight>>,
     /// Builds of images that the family no longer has.
     orphans: Vec<BuildSight>,
+    checks: Vec<Vec<CheckSight>>,
+    /// Jobs of checks that count as failed and have not ended.
+    pub failed_checks: Vec<String>,
     /// The last good builds of the records.
     goods: Vec<Option<Arc<Good>>>,
     requests: Vec<RequestSight>,
     audits: Vec<HashMap<String, (TagSight, Timestamp)>>,
     nothing: CascadeStatus,
-    /// When a pod's wait is to be looked at again, though nothing has changed: no event tells that patience is over.
+    /// See [`JobSights::look_again`].
     pub look_again: Option<Timestamp>,
     /// Immutable tags that were found taken before this are looked at again.
     taken_since: Timestamp,
@@ -120,8 +116,9 @@ impl World {
             sources.push(source(context, &key, image, memory).await?);
         }
         let (strategies, revisions) = strategies(context, spec);
-        let (mut jobs, look_again) = builds(context, &key, now);
-        let builds = spec.images.iter().map(|image| jobs.remove(&image.name).unwrap_or_default()).collect();
+        let mut jobs = JobSights::of(context, &key, now);
+        let builds = spec.images.iter().map(|image| jobs.builds.remove(&image.name).unwrap_or_default()).collect();
+        let checks = spec.images.iter().map(|image| jobs.checks.remove(&image.name).unwrap_or_default()).collect();
         let running =
             |cascade: &Arc<Cascade>| cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
         let cascades = context.caches.cascades.group(&key);
@@ -137,7 +134,9 @@ impl World {
             upstreams,
             audits,
             builds,
-            orphans: jobs.into_values().flatten().collect(),
+            orphans: jobs.builds.into_values().flatten().collect(),
+            checks,
+            failed_checks: jobs.failed_checks,
             goods: records_of.iter().map(good).collect(),
             records: records_of,
             requests,
@@ -145,7 +144,7 @@ impl World {
             last_wave,
             status: family.status.clone().unwrap_or_default(),
             nothing: CascadeStatus::default(),
-            look_again,
+            look_again: jobs.look_again,
             taken_since: now.saturating_sub(context.audit.signed()).unwrap_or(Timestamp::MIN),
             imports: imports::sights(context, &key, &blueprint, &imports::survey(context, family, memory)),
             family: Arc::clone(family),
@@ -167,7 +166,7 @@ impl World {
             strategy: self.revisions.get(index).cloned().unwrap_or(Sight::Pending),
             good: self.goods.get(index).cloned().flatten(),
             builds: self.builds.get(index).cloned().unwrap_or_default(),
-            checks: Vec::new(),
+            checks: self.checks.get(index).cloned().unwrap_or_default(),
             push: memory.pushes.get(&image.name).cloned(),
             tags: self.tags(index, &image.name, memory),
         });
@@ -381,70 +380,7 @@ pub fn strategy_ref<'a>(spec: &'a ImageFamilySpec, image: &'a Image) -> &'a Stra
     image.strategy.as_ref().unwrap_or(&spec.strategy)
 }
 
-/// The builds of a family that the cluster still knows, per image, and when the first of their waits is to be looked at again.
-fn builds(context: &Context, family: &Key, now: Timestamp) -> (HashMap<String, Vec<BuildSight>>, Option<Timestamp>) {
-    let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
-    for pod in context.caches.pods.group(family) {
-        if let Some(job) = pod.labels().get(JOB_NAME) {
-            pods.entry(job.clone()).or_default().push(Pod::clone(&pod));
-        }
-    }
-    let mut builds: HashMap<String, Vec<BuildSight>> = HashMap::new();
-    let mut look_again: Option<Timestamp> = None;
-    for job in context.caches.jobs.group(family) {
-        let pods = pods.get(&job.name_any()).map_or(&[][..], Vec::as_slice);
-        let outcome = outcome(&job, pods, now);
-        if let Outcome::Waiting(wait) = &outcome {
-            look_again = look_again.into_iter().chain(wait.look_again).min();
-        }
-        if let Some((image, sight)) = build_sight(&job, pods, outcome) {
-            builds.entry(image).or_default().push(sight);
-        }
-    }
-    (builds, look_again)
-}
-
-fn build_sight(job: &Job, pods: &[Pod], outcome: Outcome) -> Option<(String, BuildSight)> {
-    let label = |name: &str| job.labels().get(name).cloned();
-    let annotation = |name: &str| job.annotations().get(name).cloned();
-    let (outcome, waits_for) = match outcome {
-        Outcome::Waiting(wait) => (BuildOutcome::Running, wait.what),
-        Outcome::Running => (BuildOutcome::Running, None),
-        Outcome::Succeeded => (BuildOutcome::Succeeded, None),
-        Outcome::Failed(failure) => (BuildOutcome::Failed(failure), None),
-        Outcome::Stopped => (BuildOutcome::Stopped, None),
-    };
-    let sight = BuildSight {
-        job: job.name_any(),
-        fingerprint: label(labels::FINGERPRINT)?,
-        attempt: label(labels::ATTEMPT)?.parse().ok()?,
-        build: job.annotations().get(labels::BUILD)?.parse().ok()?,
-        cascade: label(labels::CASCADE).unwrap_or_default(),
-        own: annotation(labels::OWN_INPUTS).unwrap_or_default(),
-        user_caused: annotation(labels::USER_CAUSED).is_some_and(|value| value == "true"),
-        started_at: job.creation_timestamp().map(|time| time.0),
-        outcome,
-        waits_for,
-        live: !ended(job) && !pods.iter().any(has_ended),
-    };
-    Some((label(labels::IMAGE)?, sight))
-}
-
 /// The last good build of a record.
 fn good(record: &Option<Arc<FamilyImage>>) -> Option<Arc<Good>> {
     Good::of(record.as_ref()?.status.as_ref()?).map(Arc::new)
-}
-
-/// Whether a pod has ended, well or not. Its Job follows within a second or two, and keeps the log.
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    phase.is_some_and(|phase| ["Succeeded", "Failed"].contains(&phase))
-}
-
-/// Whether a Job has ended, well or not.
-fn ended(job: &Job) -> bool {
-    let conditions = job.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
-    conditions
-        .into_iter()
-        .any(|condition| condition.status == "True" && ["Complete", "Failed"].contains(&condition.type_.as_str()))
 }

@@ -1,0 +1,136 @@
+//! Checks are started: a Job per digest, check and attempt, by a name that says which, so that none is started twice.
+
+use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::Job;
+use kube::{Api, Resource, ResourceExt, api::DeleteParams};
+use tracing::info;
+
+use super::{
+    super::{
+        cache::Key,
+        context::{Context, Memory},
+        error::Error,
+        writes::delete,
+    },
+    apply,
+    observe::World,
+};
+use crate::{
+    api::{BuildFailure, FailureRecord, condition::reason},
+    build::{
+        check::{CheckRequest, job::job},
+        request::FamilyRef,
+    },
+    engine::{Action, Decision, causes, failure, fingerprint::check_revision},
+};
+
+/// Starts the checks that the decision names, and completes the decision with what came of it. Whether any was refused: then
+/// there is more to decide at once.
+pub async fn start_checks(
+    context: &Context,
+    world: &World,
+    decision: &mut Decision,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let requests: Vec<(usize, CheckRequest)> =
+        decision.actions.iter().filter_map(|action| request(world, action)).collect();
+    let wave = decision.wave.name().unwrap_or_default().to_owned();
+    let mut any_refused = false;
+    for (image, request) in requests {
+        if let Err(refused) = start(context, &request, memory).await? {
+            any_refused = true;
+            count(world, decision, image, &request, refused, &wave, now);
+        }
+    }
+    Ok(any_refused)
+}
+
+/// Ends the Jobs of checks that count as failed and have not ended: a pod that waits for an image, for example. Their
+/// failures are recorded by then.
+pub async fn stop_checks(context: &Context, world: &World) -> Result<(), Error> {
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    for job in &world.failed_checks {
+        let known = context.caches.jobs.get(&Key::new(&world.key.namespace, job));
+        if known.is_some_and(|job| job.metadata.deletion_timestamp.is_none()) {
+            delete(&api, job, &DeleteParams::foreground()).await?;
+            info!(job, "failed check ended");
+        }
+    }
+    Ok(())
+}
+
+async fn start(
+    context: &Context,
+    request: &CheckRequest,
+    memory: &mut Memory,
+) -> Result<Result<(), BuildFailure>, Error> {
+    let job = job(request, &context.environment);
+    if context.caches.jobs.get(&Key::of(&job)).is_some() {
+        return Ok(Ok(()));
+    }
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &request.family.namespace);
+    // What the API server makes of a check's pod depends on nothing else.
+    let kind = format!("check/{:?}", request.user_namespace);
+    if let Err(refused) = apply::accepted(&api, &job, kind, memory).await? {
+        return Ok(Err(refused));
+    }
+    Ok(apply::create(context, &api, &job).await?.map(|_| ()))
+}
+
+/// Counts a check that can't be started as a failed attempt, on the budget of its class. Several of one attempt count once.
+fn count(
+    world: &World,
+    decision: &mut Decision,
+    index: usize,
+    request: &CheckRequest,
+    refused: BuildFailure,
+    wave: &str,
+    now: Timestamp,
+) {
+    let recorded = world.records.get(index).and_then(|record| record.as_ref()?.status.as_ref()?.fingerprint.clone());
+    let Some(image) = decision.images.get_mut(index) else { return };
+    let known = image.failure.take();
+    if known.as_ref().is_some_and(|known| known.check_attempt > request.attempt) {
+        image.failure = known;
+        return;
+    }
+    let Some(fingerprint) = image.fingerprint.clone().or(recorded) else {
+        image.failure = known;
+        return;
+    };
+    let refused = BuildFailure { message: format!("check {}: {}", request.check.name, refused.message), ..refused };
+    image.reason = reason::RETRYING;
+    image.message.clone_from(&refused.message);
+    let cause = causes::key(&request.image, &image.causes);
+    let attempt = known.as_ref().map_or(0, |known| known.attempt);
+    let failed = failure::Failed { attempt, cascade: wave, cause: &cause };
+    let added = failure::add(known, &fingerprint, &failed, refused, now);
+    image.failure = Some(FailureRecord { check_attempt: request.attempt.saturating_add(1), ..added });
+}
+
+/// What is to be checked, and by what; with the image.
+fn request(world: &World, action: &Action) -> Option<(usize, CheckRequest)> {
+    let Action::Check { image: index, check, digest, attempt } = action else { return None };
+    let image = world.family.spec.images.get(*index)?;
+    let check = image.checks.get(*check)?;
+    let strategy = world.strategies.get(*index)?.as_ref()?;
+    let request = CheckRequest {
+        family: FamilyRef {
+            namespace: world.key.namespace.clone(),
+            name: world.key.name.clone(),
+            uid: world.family.uid().unwrap_or_default(),
+        },
+        image: image.name.clone(),
+        repository: world.repository(*index),
+        digest: digest.clone(),
+        revision: check_revision(check),
+        check: check.clone(),
+        attempt: *attempt,
+        credentials: world.family.spec.credentials.iter().map(|secret| secret.name.clone()).collect(),
+        user_namespace: strategy.spec.user_namespace,
+        keep: strategy.spec.keep,
+        owner: world.family.controller_owner_ref(&())?,
+    };
+    Some((*index, request))
+}

@@ -1,0 +1,207 @@
+//! What the caches show of a family's Jobs and their Pods: builds, and checks. A check is never taken for a build.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use kube::ResourceExt;
+
+use super::super::{cache::Key, context::Context};
+use crate::{
+    api::labels,
+    build::{check, outcome},
+    engine::{BuildOutcome, BuildSight, CheckOutcome, CheckSight},
+};
+
+/// The label by which Kubernetes tells of which Job a Pod is.
+const JOB_NAME: &str = "batch.kubernetes.io/job-name";
+
+/// The Jobs of a family that the cluster still knows.
+#[derive(Debug, Default)]
+pub struct JobSights {
+    /// Builds, per image.
+    pub builds: HashMap<String, Vec<BuildSight>>,
+    /// Checks, per image.
+    pub checks: HashMap<String, Vec<CheckSight>>,
+    /// Jobs of checks that count as failed and have not ended.
+    pub failed_checks: Vec<String>,
+    /// When the first wait of a pod is to be looked at again, though nothing has changed: no event tells that patience is
+    /// over.
+    pub look_again: Option<Timestamp>,
+}
+
+impl JobSights {
+    /// Looks at all Jobs of a family.
+    #[must_use]
+    pub fn of(context: &Context, family: &Key, now: Timestamp) -> Self {
+        let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
+        for pod in context.caches.pods.group(family) {
+            if let Some(job) = pod.labels().get(JOB_NAME) {
+                pods.entry(job.clone()).or_default().push(Pod::clone(&pod));
+            }
+        }
+        let mut sights = Self::default();
+        for job in context.caches.jobs.group(family) {
+            let pods = pods.get(&job.name_any()).map_or(&[][..], Vec::as_slice);
+            sights.add(&job, pods, now);
+        }
+        sights
+    }
+
+    fn add(&mut self, job: &Job, pods: &[Pod], now: Timestamp) {
+        let Some(image) = job.labels().get(labels::IMAGE) else { return };
+        if job.labels().get(labels::COMPONENT).is_some_and(|component| component == labels::COMPONENT_CHECK) {
+            let outcome = check::outcome::outcome(job, pods, now);
+            if let check::outcome::Outcome::Waiting(wait) = &outcome {
+                self.look_at(wait.look_again);
+            }
+            let Some(sight) = check_sight(job, outcome) else { return };
+            if matches!(sight.outcome, CheckOutcome::Failed(_)) && is_live(job, pods) {
+                self.failed_checks.push(sight.job.clone());
+            }
+            self.checks.entry(image.clone()).or_default().push(sight);
+            return;
+        }
+        let outcome = outcome::outcome(job, pods, now);
+        if let outcome::Outcome::Waiting(wait) = &outcome {
+            self.look_at(wait.look_again);
+        }
+        if let Some(sight) = build_sight(job, pods, outcome) {
+            self.builds.entry(image.clone()).or_default().push(sight);
+        }
+    }
+
+    fn look_at(&mut self, time: Option<Timestamp>) {
+        self.look_again = self.look_again.into_iter().chain(time).min();
+    }
+}
+
+fn build_sight(job: &Job, pods: &[Pod], outcome: outcome::Outcome) -> Option<BuildSight> {
+    let label = |name: &str| job.labels().get(name).cloned();
+    let annotation = |name: &str| job.annotations().get(name).cloned();
+    let (outcome, waits_for) = match outcome {
+        outcome::Outcome::Waiting(wait) => (BuildOutcome::Running, wait.what),
+        outcome::Outcome::Running => (BuildOutcome::Running, None),
+        outcome::Outcome::Succeeded => (BuildOutcome::Succeeded, None),
+        outcome::Outcome::Failed(failure) => (BuildOutcome::Failed(failure), None),
+        outcome::Outcome::Stopped => (BuildOutcome::Stopped, None),
+    };
+    Some(BuildSight {
+        job: job.name_any(),
+        fingerprint: label(labels::FINGERPRINT)?,
+        attempt: label(labels::ATTEMPT)?.parse().ok()?,
+        build: annotation(labels::BUILD)?.parse().ok()?,
+        cascade: label(labels::CASCADE).unwrap_or_default(),
+        own: annotation(labels::OWN_INPUTS).unwrap_or_default(),
+        user_caused: annotation(labels::USER_CAUSED).is_some_and(|value| value == "true"),
+        started_at: job.creation_timestamp().map(|time| time.0),
+        outcome,
+        waits_for,
+        live: is_live(job, pods),
+    })
+}
+
+/// A check; `None` if its Job was deleted before its end, for then there is no verdict.
+fn check_sight(job: &Job, outcome: check::outcome::Outcome) -> Option<CheckSight> {
+    let label = |name: &str| job.labels().get(name).cloned();
+    let outcome = match outcome {
+        check::outcome::Outcome::Waiting(_) | check::outcome::Outcome::Running => CheckOutcome::Running,
+        check::outcome::Outcome::Passed(said) => CheckOutcome::Passed(said),
+        check::outcome::Outcome::Failed(failure) => CheckOutcome::Failed(failure),
+        check::outcome::Outcome::Stopped => return None,
+    };
+    Some(CheckSight {
+        job: job.name_any(),
+        check: label(labels::CHECK)?,
+        revision: label(labels::CHECK_REVISION)?,
+        digest: job.annotations().get(labels::CHECKED_DIGEST).cloned()?,
+        attempt: label(labels::ATTEMPT)?.parse().ok()?,
+        outcome,
+    })
+}
+
+/// Whether a Job has not ended. Its pod ends a second or two before it does.
+fn is_live(job: &Job, pods: &[Pod]) -> bool {
+    !ended(job) && !pods.iter().any(has_ended)
+}
+
+/// Whether a pod has ended, well or not. Its Job follows within a second or two, and keeps the log.
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    phase.is_some_and(|phase| ["Succeeded", "Failed"].contains(&phase))
+}
+
+/// Whether a Job has ended, well or not.
+fn ended(job: &Job) -> bool {
+    let conditions = job.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
+    conditions
+        .into_iter()
+        .any(|condition| condition.status == "True" && ["Complete", "Failed"].contains(&condition.type_.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::Check,
+        build::{
+            check::{CheckRequest, job as check_job},
+            job::BuildEnvironment,
+        },
+    };
+
+    fn check() -> Job {
+        let request = CheckRequest {
+            image: "pyenv".into(),
+            digest: "sha256:00".into(),
+            revision: "r".into(),
+            attempt: 3,
+            check: Check { name: "starts".into(), ..Check::default() },
+            ..CheckRequest::default()
+        };
+        check_job::job(&request, &BuildEnvironment::default())
+    }
+
+    fn pods(text: &str) -> Vec<Pod> {
+        vec![serde_json::from_str(text).expect("a pod")]
+    }
+
+    #[test]
+    fn a_check_is_no_build() {
+        let mut sights = JobSights::default();
+        // Even if somebody copies a build's labels onto it.
+        let mut job = check();
+        job.labels_mut().insert(labels::FINGERPRINT.into(), "f".into());
+        job.annotations_mut().insert(labels::BUILD.into(), "1".into());
+        sights.add(&job, &pods(r#"{"status": {"phase": "Succeeded"}}"#), Timestamp::UNIX_EPOCH);
+        assert!(sights.builds.is_empty());
+        let sight = &sights.checks["pyenv"][0];
+        assert_eq!(
+            (sight.check.as_str(), sight.revision.as_str(), sight.digest.as_str()),
+            ("starts", "r", "sha256:00")
+        );
+        assert_eq!((sight.attempt, &sight.outcome), (3, &CheckOutcome::Passed(String::new())));
+        assert!(sights.failed_checks.is_empty());
+    }
+
+    #[test]
+    fn a_check_that_was_deleted_is_left_out_and_one_that_hangs_is_to_be_ended() {
+        let mut sights = JobSights::default();
+        let mut deleted = check();
+        deleted.metadata.deletion_timestamp = serde_json::from_str("\"2026-01-01T00:00:00Z\"").expect("a time");
+        sights.add(&deleted, &pods(r#"{"status": {"phase": "Running"}}"#), Timestamp::UNIX_EPOCH);
+        assert!(sights.checks.is_empty());
+
+        let stuck = pods(
+            r#"{"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Pending", "containerStatuses": [
+                {"name": "check", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                 "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}}"#,
+        );
+        let at = |time: &str| time.parse::<Timestamp>().expect("a time");
+        sights.add(&check(), &stuck, at("2026-01-01T00:01:00Z"));
+        assert_eq!(sights.look_again, Some(at("2026-01-01T00:02:00Z")));
+        assert!(sights.failed_checks.is_empty());
+        sights.add(&check(), &stuck, at("2026-01-01T00:02:00Z"));
+        assert_eq!(sights.failed_checks, [check().name_any()]);
+    }
+}
