@@ -66,6 +66,8 @@ struct Known {
     at_rest: bool,
     /// Whether not even what runs is taken notice of.
     stalled: bool,
+    /// Whether its spec was found wanting as it is now, so that records of an older one are not followed by newer ones.
+    found_wanting: bool,
 }
 
 /// What an image's own record comes to.
@@ -165,6 +167,10 @@ impl<'a, R: Records> Imports<'a, R> {
             Own::Parents(Frame { name: name.clone(), parents, next: 0, blocks, found: None, otherwise })
         };
         let failed = || ImportState::Failed { by: name.to_string() };
+        if status.observed_generation < family.family.metadata.generation && !family.stalled && !family.found_wanting {
+            // It speaks of an older spec.
+            return Own::Decided(moving(true));
+        }
         let in_progress = condition::is_true(&status.conditions, RECONCILING)
             && !CLOSED_GATES.contains(&status.reason.as_str())
             && !family.stalled;
@@ -248,13 +254,15 @@ impl Known {
         let closed = status.and_then(|status| status.window.as_ref()).is_some_and(|window| !window.open);
         let broken = status.is_some_and(|status| status.breaker.is_some());
         let conditions = status.map_or(&[][..], |status| &status.conditions);
-        let stalled = conditions.iter().any(|condition| {
+        let stalls = conditions.iter().find(|condition| {
             condition.type_ == STALLED
                 && condition.status == "True"
-                && CAN_NOT_BE_BUILT.contains(&condition.reason.as_str())
+                && condition.observed_generation == family.metadata.generation
         });
-        let stalled = stalled || family.metadata.deletion_timestamp.is_some();
-        Self { at_rest: family.spec.suspend || closed || broken, stalled, images, family }
+        let stalled = stalls.is_some_and(|condition| CAN_NOT_BE_BUILT.contains(&condition.reason.as_str()))
+            || family.metadata.deletion_timestamp.is_some();
+        let at_rest = family.spec.suspend || closed || broken;
+        Self { at_rest, stalled, found_wanting: stalls.is_some(), images, family }
     }
 }
 

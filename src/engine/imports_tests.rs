@@ -216,6 +216,24 @@ fn a_record_tells_whether_it_moves() {
 }
 
 #[test]
+fn a_record_of_an_older_spec_is_about_to_be_written_anew() {
+    let mut world = tower();
+    world.set("n/b.mid", ImageState::Waiting, reason::IMPORT_REFUSED, false);
+    world.family_of("n/b.mid").metadata.generation = Some(2);
+    assert_eq!(world.state("n/b.mid"), ImportState::OnItsWay);
+    world.record("n/b.mid").observed_generation = Some(2);
+    assert_eq!(world.state("n/b.mid"), ImportState::Settled);
+    // Unless the spec is such that nothing is written any more.
+    world.record("n/b.mid").observed_generation = Some(1);
+    for (generation, expected) in [(2, ImportState::Settled), (1, ImportState::OnItsWay)] {
+        let status = world.family_status("n/b.mid");
+        status.conditions.clear();
+        condition::set(&mut status.conditions, STALLED, true, reason::CYCLE, "", Some(generation), now());
+        assert_eq!(world.state("n/b.mid"), expected, "stalled at {generation}");
+    }
+}
+
+#[test]
 fn what_waits_for_something_that_does_not_come_is_not_waited_for() {
     let mut world = tower();
     world.set("n/b.top", ImageState::Waiting, reason::WAITING_FOR_PARENT, true);

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod builder;
+mod families;
 mod gate;
 mod leadership;
 mod odd_registry;

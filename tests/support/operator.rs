@@ -1,4 +1,4 @@
-//! The controller as a process of this machine, working in one namespace of a cluster.
+//! The controller as a process of this machine, working in some namespaces of a cluster.
 
 use std::{
     fs::{self, File},
@@ -19,6 +19,8 @@ pub struct Settings {
     pub kubeconfig: PathBuf,
     /// The namespace that it works in, and whose Lease it takes.
     pub namespace: String,
+    /// Further namespaces that it works in.
+    pub beside: Vec<String>,
     /// Its name in the Lease.
     pub identity: String,
     /// How registries are reached, as YAML.
@@ -39,6 +41,7 @@ impl Settings {
         Self {
             kubeconfig: cluster.kubeconfig.clone(),
             namespace: namespace.into(),
+            beside: Vec::new(),
             identity: "one".into(),
             registries: registries.to_string(),
             audit: "5s".into(),
@@ -64,9 +67,10 @@ impl Operator {
         // Free now; nobody else on this machine asks for a certain one.
         let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
         let listen = free.to_string();
+        let watched = [std::slice::from_ref(&settings.namespace), &settings.beside].concat().join(",");
         let child = Command::new(env!("CARGO_BIN_EXE_groundswell"))
             .arg("controller")
-            .args(["--watch-namespaces", &settings.namespace, "--lease-namespace", &settings.namespace])
+            .args(["--watch-namespaces", &watched, "--lease-namespace", &settings.namespace])
             .args(["--identity", &settings.identity, "--listen", &listen, "--tag-audit-interval", &settings.audit])
             .args(["--operator-image", "ghcr.io/groundswell-dev/groundswell:dev"])
             .arg("--registries-config")
