@@ -26,6 +26,10 @@ lint: ## Check formatting and lints
 test: ## Run every test: unit, integration and scale (real API server), end to end (real cluster)
 	dev/test
 
+.PHONY: bench
+bench: ## Run the benchmarks: the engine's pass, and a wave beside a bare loop (docs/benchmarks.md)
+	dev/bench
+
 .PHONY: demo
 demo: ## From nothing to a patched application, shown live
 	dev/demo

@@ -27,6 +27,8 @@ pub struct Settings {
     pub registries: String,
     /// How often tags are looked at.
     pub audit: String,
+    /// What it logs.
+    pub log: String,
 }
 
 impl Settings {
@@ -45,6 +47,7 @@ impl Settings {
             identity: "one".into(),
             registries: registries.to_string(),
             audit: "5s".into(),
+            log: "groundswell=debug,warn".into(),
         }
     }
 }
@@ -76,7 +79,7 @@ impl Operator {
             .arg("--registries-config")
             .arg(&registries)
             .env("KUBECONFIG", &settings.kubeconfig)
-            .env("RUST_LOG", "groundswell=debug,warn")
+            .env("RUST_LOG", &settings.log)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)

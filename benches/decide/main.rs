@@ -1,0 +1,219 @@
+//! The decision of one pass over families of 1,000 to 100,000 images: time, instructions, growth, and memory.
+//!
+//! A family has two edges per image and eight upstreams. What a pass sees is made beforehand; only [`decide`] is measured, with
+//! the end of what it returns. Times are of this machine; instructions are counted by callgrind and can be compared between
+//! machines. `make bench` runs it; `cargo bench --bench decide -- --pass moved 10000` runs one pass alone, for a profiler.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a benchmark says what is wrong by failing")]
+#![allow(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
+
+#[path = "../../tests/scale/draw.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod draw;
+#[path = "../../tests/scale/layered.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod layered;
+mod world;
+
+use std::{
+    fs,
+    hint::black_box,
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use groundswell::engine::{Decision, Observation, decide};
+use jiff::Timestamp;
+use world::World;
+
+/// The sizes of the families, in images.
+const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
+/// The sizes whose instructions are counted: callgrind makes a program fifty times slower.
+const COUNTED: [usize; 2] = [1_000, 10_000];
+/// How long one figure is measured.
+const SPAN: Duration = Duration::from_secs(2);
+/// The goal: a pass with nothing to do over 10,000 images.
+const GOAL: (usize, Duration) = (10_000, Duration::from_millis(10));
+/// The function that callgrind counts, as its pattern for symbols.
+const COUNTED_FUNCTION: &str = "*measured_pass*";
+
+/// A state of the family in which a pass is measured.
+#[derive(Clone, Copy, Debug)]
+struct Scenario {
+    /// Its name on the command line.
+    name: &'static str,
+    /// What has happened.
+    told: &'static str,
+    /// Makes it happen.
+    prepare: fn(&mut World),
+}
+
+const SCENARIOS: [Scenario; 5] = [
+    Scenario { name: "rest", told: "nothing to do", prepare: |_| {} },
+    Scenario {
+        name: "moved",
+        told: "one upstream of eight moved: its wave is opened",
+        prepare: |world| {
+            world.move_upstream();
+        },
+    },
+    Scenario {
+        name: "wave",
+        told: "the pass after that: the first builds start",
+        prepare: |world| {
+            world.move_upstream();
+            world.begin_wave();
+        },
+    },
+    Scenario {
+        name: "stale",
+        told: "everything stale (the strategy changed): the first builds start",
+        prepare: |world| {
+            world.change_strategy();
+            world.begin_wave();
+        },
+    },
+    Scenario {
+        name: "lost",
+        told: "every record lost: all fingerprints made anew, every build found",
+        prepare: World::lose_records,
+    },
+];
+
+fn main() -> ExitCode {
+    // cargo itself adds `--bench`.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => {
+            memory();
+            times();
+            instructions();
+        }
+        ["--pass", name, images] if one_pass(name, images).is_some() => {}
+        _ => {
+            let names = SCENARIOS.map(|scenario| scenario.name).join("|");
+            eprintln!("usage: decide [--pass {names} IMAGES]");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Makes one pass; `None` if there is no such one.
+fn one_pass(name: &str, images: &str) -> Option<()> {
+    let scenario = SCENARIOS.into_iter().find(|scenario| scenario.name == name)?;
+    let mut world = World::at_rest(images.parse().ok()?);
+    (scenario.prepare)(&mut world);
+    measured_pass(&world.seen(), world.now());
+    Some(())
+}
+
+/// One pass, as the controller makes it, with the end of what it returns. A function of its own, so that callgrind can tell it
+/// from what prepares it.
+#[inline(never)]
+fn measured_pass(seen: &Observation<'_>, now: Timestamp) {
+    let decision: Decision = decide(black_box(seen), now);
+    drop(black_box(decision));
+}
+
+/// Bytes per image, from the process's resident memory, so that what the allocator wastes counts.
+fn memory() {
+    let images = SIZES[SIZES.len() - 1];
+    let before = resident();
+    let world = World::at_rest(images);
+    let known = resident();
+    let seen = world.seen();
+    let observed = resident();
+    let decision = decide(&seen, world.now());
+    let decided = resident();
+    let per_image = |from: u64, to: u64| to.saturating_sub(from) / images as u64;
+    println!("memory per image, in a family of {images}");
+    println!("  spec, blueprint, records, good builds {:8} bytes", per_image(before, known));
+    println!("  one observation                       {:8} bytes", per_image(known, observed));
+    println!("  one decision                          {:8} bytes", per_image(observed, decided));
+    drop(black_box(decision));
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("this process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes") * 1024
+}
+
+fn times() {
+    println!("\ntime of a pass: median in ms (in brackets per image in ns), and growth per tenfold; 10.0 is linear");
+    println!("  {:66} {}", "", SIZES.map(|size| format!("{size:>18}")).join(""));
+    let mut goal = None;
+    for scenario in SCENARIOS {
+        let mut medians = Vec::new();
+        for images in SIZES {
+            let mut world = World::at_rest(images);
+            (scenario.prepare)(&mut world);
+            medians.push(median(&world));
+        }
+        let cells = medians.iter().zip(SIZES).map(|(median, images)| {
+            format!("{:9.3} ({:6.0})", median.as_secs_f64() * 1e3, median.as_secs_f64() * 1e9 / images as f64)
+        });
+        let growth = medians.windows(2).map(|pair| format!("{:.1}", pair[1].as_secs_f64() / pair[0].as_secs_f64()));
+        println!(
+            "  {:66} {}  growth {}",
+            scenario.told,
+            cells.collect::<String>(),
+            growth.collect::<Vec<_>>().join(", ")
+        );
+        if scenario.name == "rest" {
+            goal = SIZES.iter().position(|size| *size == GOAL.0).map(|place| medians[place]);
+        }
+    }
+    let (images, edges) = World::at_rest(GOAL.0).size();
+    if let Some(rest) = goal {
+        let met = if rest < GOAL.1 { "met" } else { "MISSED" };
+        println!("  goal: nothing to do over {images} images and {edges} edges under {:?}: {rest:.2?}, {met}", GOAL.1);
+    }
+}
+
+/// The median of as many passes as fit into the span, at least five.
+fn median(world: &World) -> Duration {
+    let seen = world.seen();
+    let begin = Instant::now();
+    let mut passes = Vec::new();
+    while passes.len() < 5 || begin.elapsed() < SPAN {
+        let start = Instant::now();
+        measured_pass(&seen, world.now());
+        passes.push(start.elapsed());
+    }
+    passes.sort();
+    passes[passes.len() / 2]
+}
+
+fn instructions() {
+    println!("\ninstructions of a pass, by callgrind");
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        println!("  valgrind is not installed, so that none are counted: apt-get install valgrind");
+        return;
+    }
+    println!("  {:66} {}", "", COUNTED.map(|size| format!("{size:>22}")).join(""));
+    for scenario in SCENARIOS {
+        let counts = COUNTED.map(|images| count(scenario.name, images));
+        let cells =
+            counts.iter().zip(COUNTED).map(|(count, images)| format!("{count:13} ({:6})", count / images as u64));
+        let growth = counts[1] as f64 / counts[0] as f64;
+        println!("  {:66} {}  growth {growth:.1}", scenario.told, cells.collect::<String>());
+    }
+}
+
+/// The instructions of one pass, counted in a process of its own.
+fn count(scenario: &str, images: usize) -> u64 {
+    let program = std::env::current_exe().expect("this program");
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", &format!("--toggle-collect={COUNTED_FUNCTION}")])
+        .arg(program)
+        .args(["--pass", scenario, &images.to_string()])
+        .output()
+        .expect("valgrind");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "valgrind: {told}");
+    let collected = told.lines().find_map(|line| line.split_once("Collected : ").map(|(_, count)| count.trim()));
+    collected.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("callgrind says no count:\n{told}"))
+}
