@@ -31,6 +31,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 pub struct Builder {
     work: JoinHandle<()>,
     held: Arc<Mutex<HashSet<String>>>,
+    same: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Builder {
@@ -47,15 +48,23 @@ impl Builder {
     /// Begins.
     pub fn start(place: &Place, images: &Images) -> Self {
         let held = Arc::new(Mutex::new(HashSet::new()));
-        let (place, images, waiting) = (place.clone(), images.clone(), Arc::clone(&held));
+        let same = Arc::new(Mutex::new(HashSet::new()));
+        let (place, images, waiting, unchanged) = (place.clone(), images.clone(), Arc::clone(&held), Arc::clone(&same));
         let work = tokio::spawn(async move {
             let mut done = HashSet::new();
             loop {
                 for job in place.list::<Job>().await {
-                    let of_held = waiting.lock().unwrap().contains(&label(&job, "groundswell.dev/image"));
+                    let image = label(&job, "groundswell.dev/image");
+                    let of_held = waiting.lock().unwrap().contains(&image);
+                    let comes_out_the_same = unchanged.lock().unwrap().contains(&image);
                     let pod = pod_of(&place, &job).await;
                     if let Some(pod) = pod.filter(|_| !of_held && !done.contains(&job.name_any())) {
-                        Task::of(pod.spec.as_ref().expect("a pod")).push(&images).await;
+                        let task = Task::of(pod.spec.as_ref().expect("a pod"));
+                        if comes_out_the_same {
+                            task.push_same(&images).await;
+                        } else {
+                            task.push(&images).await;
+                        }
                         end(&place, &pod).await;
                         done.insert(job.name_any());
                     }
@@ -63,7 +72,12 @@ impl Builder {
                 tokio::time::sleep(PAUSE).await;
             }
         });
-        Self { work, held }
+        Self { work, held, same }
+    }
+
+    /// Lets the builds of an image come out with the same layer, whatever their inputs.
+    pub fn same(&self, image: &str) {
+        self.same.lock().unwrap().insert(image.into());
     }
 
     /// Keeps the builds of an image running.

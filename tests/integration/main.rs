@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod builder;
+mod cutoff;
 mod families;
 mod gate;
 mod leadership;

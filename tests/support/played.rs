@@ -54,9 +54,17 @@ impl Task {
 
     /// Pushes an image that stands on the first parent, and whose own layer follows from what the build was told.
     pub async fn push(&self, images: &Images) {
+        self.push_content(images, &format!("{} {:?}", self.reference, self.parents)).await;
+    }
+
+    /// Pushes an image whose own layer is the same in every build.
+    pub async fn push_same(&self, images: &Images) {
+        self.push_content(images, "the same").await;
+    }
+
+    async fn push_content(&self, images: &Images, content: &str) {
         let (repository, tag) = self.reference.rsplit_once(':').expect("a tag");
         let (_, repository) = repository.split_once('/').expect("a host");
-        let content = format!("{} {:?}", self.reference, self.parents);
-        images.push(repository, tag, self.parents.first().map(String::as_str), &content, &self.annotations).await;
+        images.push(repository, tag, self.parents.first().map(String::as_str), content, &self.annotations).await;
     }
 }
