@@ -22,6 +22,7 @@ use crate::{
     build::{git, job::BuildEnvironment},
     clock::Clock,
     controller::{
+        budget::{Ledger, Limits},
         claims::Claims,
         context::{Caches, Context, Memories},
         failures::Failures,
@@ -77,6 +78,27 @@ pub struct Settings {
     /// How often our own floating tags are looked at, for somebody else may have moved them.
     #[arg(long, env = "TAG_AUDIT_INTERVAL", default_value = "10m")]
     tag_audit_interval: api::Duration,
+    /// How many builds may run at once in the cluster; 0 is no limit.
+    #[arg(long, env = "BUILDS_PER_CLUSTER", default_value_t = 0)]
+    builds_per_cluster: u32,
+    /// How many builds may run at once in each namespace; 0 is no limit.
+    #[arg(long, env = "BUILDS_PER_NAMESPACE", default_value_t = 0)]
+    builds_per_namespace: u32,
+    /// How many builds may run at once of those that one upstream has caused; 0 is no limit.
+    #[arg(long, env = "BUILDS_PER_UPSTREAM", default_value_t = 0)]
+    builds_per_upstream: u32,
+}
+
+impl Settings {
+    /// The limits of builds at once.
+    fn limits(&self) -> Limits {
+        let limit = |builds: u32| usize::try_from(builds).ok().filter(|builds| *builds > 0);
+        Limits {
+            cluster: limit(self.builds_per_cluster),
+            namespace: limit(self.builds_per_namespace),
+            upstream: limit(self.builds_per_upstream),
+        }
+    }
 }
 
 /// Runs the controller until it is told to stop. An error, loss of leadership among them, ends the process.
@@ -235,6 +257,7 @@ fn context(
         },
         audit: settings.tag_audit_interval,
         importers: Importers::default(),
+        budget: Ledger::new(settings.limits()),
         claims: Claims::default(),
         failures: Failures::default(),
         memory: Memories::default(),

@@ -17,6 +17,7 @@ use kube::{
 };
 
 use super::{
+    budget::Ledger,
     cache::{Cache, Key},
     claims::Claims,
     failures::Failures,
@@ -63,6 +64,8 @@ pub struct Context {
     pub audit: crate::api::Duration,
     /// Which families stand on which others.
     pub importers: Importers,
+    /// The operator's limits, and who runs and waits within them.
+    pub budget: Ledger,
     /// Who claimed which tag first.
     pub claims: Claims,
     /// Events.

@@ -4,8 +4,10 @@
 //! - [`image`]: the pass over a `FamilyImage`: its rollouts
 //! - [`triggers`]: what wakes a family
 //! - [`run`]: both controllers
+//! - [`budget`]: what families share: the operator's limits of builds at once
 //! - [`context`], [`cache`], [`watch`]: what every pass shares
 
+pub mod budget;
 pub mod cache;
 pub mod claims;
 pub mod context;

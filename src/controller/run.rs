@@ -164,6 +164,7 @@ impl Context {
         self.revisions.remove(&owner);
         self.importers.forget(&key);
         self.failures.forget("ImageFamily", &key);
+        self.budget.forget(&key, self.clock.now());
         self.metrics.family_gone(&format!("{}/{}", key.namespace, key.name));
     }
 }

@@ -72,6 +72,7 @@ pub fn families(
         concerned(context, secrets, of_secret),
         context.tags.changes().boxed(),
         context.revisions.changes().boxed(),
+        woken(context),
     ])
     .boxed()
 }
@@ -84,6 +85,15 @@ fn concerned<K: Send + Sync + 'static>(
 ) -> BoxStream<'static, FamilyRef> {
     let context = Arc::clone(context);
     changes.flat_map(move |change| stream::iter(of(&context, &change))).boxed()
+}
+
+/// The families whose turn has come where builds are limited.
+fn woken(context: &Arc<Context>) -> BoxStream<'static, FamilyRef> {
+    let woken = stream::unfold(Arc::clone(context), |context| async {
+        let family = context.budget.next_woken().await;
+        Some((reference(&family), context))
+    });
+    woken.boxed()
 }
 
 /// Tells the controller's own store which families there are, without their content: the passes take that from the cache,

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The label by which Kubernetes tells of which Job a Pod is.
-const JOB_NAME: &str = "batch.kubernetes.io/job-name";
+pub(in super::super) const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
 /// The Jobs of a family that the cluster still knows.
 #[derive(Debug, Default)]
@@ -126,13 +126,13 @@ fn is_live(job: &Job, pods: &[Pod]) -> bool {
 }
 
 /// Whether a pod has ended, well or not. Its Job follows within a second or two, and keeps the log.
-fn has_ended(pod: &Pod) -> bool {
+pub(in super::super) fn has_ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     phase.is_some_and(|phase| ["Succeeded", "Failed"].contains(&phase))
 }
 
 /// Whether a Job has ended, well or not.
-fn ended(job: &Job) -> bool {
+pub(in super::super) fn ended(job: &Job) -> bool {
     let conditions = job.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
     conditions
         .into_iter()

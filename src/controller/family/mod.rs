@@ -36,7 +36,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use kube::{ResourceExt, runtime::controller::Action};
 
-use super::{cache::Key, context::Context, error::Error};
+use super::{budget, cache::Key, context::Context, error::Error};
 use crate::{
     api::ImageFamily,
     engine::{WaveStep, decide},
@@ -57,6 +57,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     let memory = context.memory.of(&family.uid().unwrap_or_default());
     let mut memory = memory.lock().await;
     let now = context.clock.now();
+    let mut places = context.budget.begin(&Key::of(&*family), &context.caches, now);
 
     let blueprint = match check::check(&context, &family, &mut memory) {
         Ok(blueprint) => blueprint,
@@ -67,7 +68,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
         Err(fault) => return status::stalled(&context, &family, &fault, now).await,
     };
     observe::follow(&context, &family, &keychain);
-    let world = World::observe(&context, &family, blueprint, keychain, &mut memory, now).await?;
+    let mut world = World::observe(&context, &family, blueprint, keychain, &mut memory, now).await?;
 
     // Each answer of the registry may let the next level be asked for; there are no more levels than images.
     let mut decision = decide(&world.seen(&memory), now);
@@ -80,13 +81,19 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
         decision = decide(&world.seen(&memory), now);
     }
 
-    let refused = apply::start_builds(&context, &world, &mut decision, &mut memory, now).await?
-        | checks::start_checks(&context, &world, &mut decision, &mut memory, now).await?;
+    places.admit(budget::request(&family, &decision), |budget| {
+        world.budget = budget;
+        decision = decide(&world.seen(&memory), now);
+        budget::request(&family, &decision)
+    });
+    let refused_builds = apply::start_builds(&context, &world, &mut decision, &mut memory, now).await?;
+    places.settle(&context.caches);
+    let refused_checks = checks::start_checks(&context, &world, &mut decision, &mut memory, now).await?;
     promote::move_tags(&context, &world, &mut decision, &mut memory, now).await;
     let later = status::record(&context, &world, &decision, &mut memory, now).await?;
     apply::stop_builds(&context, &world, &decision).await?;
     checks::stop_checks(&context, &world).await?;
-    let unfinished = (refused || rounds == 0).then_some(now);
+    let unfinished = (refused_builds || refused_checks || rounds == 0).then_some(now);
     Ok(next(&decision, [later, promote::retry_at(&memory, now), unfinished, world.look_again], now))
 }
 

@@ -66,6 +66,8 @@ pub struct World {
     requests: Vec<RequestSight>,
     audits: Vec<HashMap<String, (TagSight, Timestamp)>>,
     nothing: CascadeStatus,
+    /// What the operator's limits leave to the family.
+    pub budget: Budget,
     /// See [`JobSights::look_again`].
     pub look_again: Option<Timestamp>,
     /// Immutable tags that were found taken before this are looked at again.
@@ -144,6 +146,7 @@ impl World {
             last_wave,
             status: family.status.clone().unwrap_or_default(),
             nothing: CascadeStatus::default(),
+            budget: Budget::default(),
             look_again: jobs.look_again,
             taken_since: now.saturating_sub(context.audit.signed()).unwrap_or(Timestamp::MIN),
             imports: imports::sights(context, &key, &blueprint, &imports::survey(context, family, memory)),
@@ -191,7 +194,7 @@ impl World {
                 superseded: wave.status.as_ref().is_some_and(|status| status.phase == CascadePhase::Superseded),
             }),
             requests: self.requests.clone(),
-            budget: Budget::default(),
+            budget: self.budget.clone(),
         }
     }
 
