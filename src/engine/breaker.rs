@@ -26,6 +26,9 @@ pub struct LastBuild<'a> {
     pub succeeded_at: Option<Timestamp>,
 }
 
+/// When an image last failed, and its name.
+type Failure<'a> = (Timestamp, &'a str);
+
 /// Whether builds may start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BreakerState {
@@ -61,7 +64,7 @@ pub fn state(policy: &Breaker, builds: &[LastBuild<'_>], now: Timestamp) -> Brea
     for build in builds.iter().filter(|build| !build.cause.is_empty()) {
         causes.entry(build.cause).or_default().push(build);
     }
-    let mut first: Option<(Timestamp, &str, Vec<(Timestamp, &str)>)> = None;
+    let mut first: Option<(Timestamp, &str, Vec<Failure<'_>>)> = None;
     for (cause, builds) in causes {
         let failures = consecutive_failures(&builds);
         if failures.len() < enough {
@@ -83,7 +86,7 @@ pub fn state(policy: &Breaker, builds: &[LastBuild<'_>], now: Timestamp) -> Brea
 }
 
 /// The images that failed after the last success, each with its last failure, by their times.
-fn consecutive_failures<'a>(builds: &[&LastBuild<'a>]) -> Vec<(Timestamp, &'a str)> {
+fn consecutive_failures<'a>(builds: &[&LastBuild<'a>]) -> Vec<Failure<'a>> {
     let success = builds.iter().filter_map(|build| build.succeeded_at).max();
     let mut last: BTreeMap<&str, Timestamp> = BTreeMap::new();
     for build in builds {
@@ -92,14 +95,14 @@ fn consecutive_failures<'a>(builds: &[&LastBuild<'a>]) -> Vec<(Timestamp, &'a st
             *known = failed.max(*known);
         }
     }
-    let mut failures: Vec<(Timestamp, &str)> = last.into_iter().map(|(image, at)| (at, image)).collect();
+    let mut failures: Vec<Failure<'a>> = last.into_iter().map(|(image, at)| (at, image)).collect();
     failures.sort_unstable();
     failures
 }
 
 /// When the next probe may start: so long after the last failure. A failure in the future is of a clock that was put back
 /// since; one further ahead than a probe's pause is not waited for.
-fn probe_at(policy: &Breaker, failures: &[(Timestamp, &str)], now: Timestamp) -> Timestamp {
+fn probe_at(policy: &Breaker, failures: &[Failure<'_>], now: Timestamp) -> Timestamp {
     let pause = policy.probe_after.signed();
     let after = |time: Timestamp| time.saturating_add(pause).unwrap_or(Timestamp::MAX);
     let plausible = failures.iter().map(|(at, _)| *at).rfind(|at| *at <= after(now));

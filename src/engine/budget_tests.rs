@@ -229,7 +229,9 @@ fn simulate(places: usize, families: &[(i32, i64)], seconds: i64) -> Vec<Record>
     let mut since = vec![0; families.len()];
     let mut records = vec![Record::default(); families.len()];
     for now in 0..seconds {
-        ends.iter_mut().for_each(|ends| ends.retain(|end| *end > now));
+        for ends in &mut ends {
+            ends.retain(|end| *end > now);
+        }
         let demands: Vec<Demand<'_>> = (0..families.len())
             .map(|index| Demand {
                 family: &names[index],
