@@ -128,6 +128,22 @@ fn every_reason_is_explained() {
     assert!(missing.is_empty(), "docs/troubleshooting.md does not explain {missing:?}");
 }
 
+#[test]
+fn tests_that_documents_name_exist() {
+    let name = regex::Regex::new("`([a-z]+(?:_[a-z]+){2,})`").expect("regex");
+    let sources: String = ["src", "tests"]
+        .iter()
+        .flat_map(|folder| files(&root().join(folder)))
+        .filter(|path| path.extension().is_some_and(|ending| ending == "rs"))
+        .map(|path| read(&path))
+        .collect();
+    let text = read(&root().join("docs/behaviour.md"));
+    let named: BTreeSet<String> = name.captures_iter(&text).map(|found| found[1].to_owned()).collect();
+    assert!(!named.is_empty(), "docs/behaviour.md names no test");
+    let missing: Vec<_> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "docs/behaviour.md names tests that do not exist: {missing:?}");
+}
+
 /// What of a manifest is lost when it is read into the type and written again: fields that do not exist.
 fn lost(path: &str, written: &Value, kept: &Value) -> Vec<String> {
     match (written, kept) {
