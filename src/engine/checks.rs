@@ -122,7 +122,7 @@ impl Step<'_> {
             .collect();
         failed.sort_by(|a, b| (a.attempt, &a.check).cmp(&(b.attempt, &b.check)));
         let wave = self.frame.seen.wave.map_or("", |wave| wave.name);
-        let mut record = known;
+        let mut record = known.map(|known| if self.mended(good, &known) { failure::forgiven(known) } else { known });
         for sight in failed {
             let CheckOutcome::Failed(outcome) = &sight.outcome else { continue };
             let counted = record.as_ref().map_or(0, |record| record.check_attempt);
@@ -141,5 +141,13 @@ impl Step<'_> {
             record = Some(FailureRecord { check_attempt: sight.attempt.saturating_add(1), ..added });
         }
         record
+    }
+
+    /// Whether a check that failed on this digest is another one by now, or gone: its failures say nothing of what is checked
+    /// now.
+    fn mended(&self, good: &Good, known: &FailureRecord) -> bool {
+        let recorded = self.sight.record.into_iter().flat_map(|record| &record.checks);
+        let mut failed = recorded.filter(|old| old.state == CheckState::Failed && old.digest == good.digest);
+        known.check_attempt > 0 && failed.any(|old| self.checks().all(|(_, _, revision)| revision != old.revision))
     }
 }

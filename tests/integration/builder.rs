@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use groundswell::api::labels;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{
     Client, ResourceExt,
@@ -53,8 +54,9 @@ impl Builder {
         let work = tokio::spawn(async move {
             let mut done = HashSet::new();
             loop {
-                for job in place.list::<Job>().await {
-                    let image = label(&job, "groundswell.dev/image");
+                let jobs = place.list::<Job>().await;
+                for job in jobs.into_iter().filter(|job| label(job, labels::COMPONENT) == labels::COMPONENT_BUILD) {
+                    let image = label(&job, labels::IMAGE);
                     let of_held = waiting.lock().unwrap().contains(&image);
                     let comes_out_the_same = unchanged.lock().unwrap().contains(&image);
                     let pod = pod_of(&place, &job).await;

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod builder;
+mod checks;
 mod cutoff;
 mod families;
 mod gate;

@@ -86,3 +86,19 @@ fn passed_checks_are_remembered_without_their_jobs() {
     world.settle();
     assert_eq!(world.checks.len(), 1, "another check is run");
 }
+
+#[test]
+fn a_check_that_was_mended_is_run_again_and_builds_nothing() {
+    for class in [FailureClass::Build, FailureClass::Infrastructure] {
+        let mut world = World::new(&["up"], &[("base", "up")]);
+        world.spec.images[0].checks = vec![check("smoke", true)];
+        world.failing_checks.insert("smoke".into(), class);
+        world.settle();
+        assert_eq!(world.states(), [ImageState::Failed]);
+        world.failing_checks.clear();
+        world.spec.images[0].checks[0].command = vec!["mended".into()];
+        world.settle();
+        assert_eq!(world.states(), [CURRENT], "{}", world.record("base").message);
+        assert_eq!(world.builds(), [1]);
+    }
+}

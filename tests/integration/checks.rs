@@ -1,0 +1,181 @@
+//! Checks: they come before tags and children, their verdict is the exit code, and none is run twice.
+
+use groundswell::api::{CheckState, FamilyImage, FamilyImageStatus, ImageState, condition::reason, labels};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Pod, PodSpec},
+};
+use kube::{
+    ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use serde_json::{Value, json};
+
+use super::{
+    client, cluster,
+    restart::Scene,
+    support::{
+        family::{self, label},
+        objects::Place,
+        operator::{Operator, Settings},
+        wait::wait_for,
+    },
+};
+
+/// The Jobs of checks, or of builds, of an image; the attempts in order.
+async fn jobs(place: &Place, component: &str, image: &str) -> Vec<Job> {
+    let mut jobs = place.jobs("app").await;
+    jobs.retain(|job| label(job, labels::COMPONENT) == component && label(job, labels::IMAGE) == image);
+    jobs.sort_by_key(|job| (label(job, labels::CHECK), label(job, labels::ATTEMPT)));
+    jobs
+}
+
+/// Waits for so many Jobs of checks of the image `base` with their pods, and shows each check's name with its pod.
+async fn checks(place: &Place, count: usize) -> Vec<(String, Pod)> {
+    wait_for(format!("{count} checks"), 60, async || {
+        let mut found = Vec::new();
+        for job in jobs(place, labels::COMPONENT_CHECK, "base").await {
+            let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", job.name_any()));
+            let pods = place.api::<Pod>().list(&of_job).await.expect("pods").items;
+            found.extend(pods.into_iter().map(|pod| (label(&job, labels::CHECK), pod)));
+        }
+        if found.len() == count { Ok(found) } else { Err(format!("{} checks, {:?}", found.len(), status(place).await)) }
+    })
+    .await
+}
+
+/// Ends the pod of a check as a kubelet would.
+async fn end(place: &Place, pod: &Pod, exit_code: i32, said: &str, disrupted: bool) {
+    let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };
+    let ended = json!({ "exitCode": exit_code, "reason": "Error", "message": said });
+    let mut status = json!({ "phase": phase, "containerStatuses": [{
+        "name": "check", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": { "terminated": ended },
+    }] });
+    if disrupted {
+        let condition = json!({ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI" });
+        status["conditions"] = json!([condition]);
+    }
+    let patch = Patch::Merge(json!({ "status": status }));
+    let pods = place.api::<Pod>();
+    pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.expect("a pod's end");
+}
+
+async fn status(place: &Place) -> FamilyImageStatus {
+    let image = place.api::<FamilyImage>().get_opt("app.base").await.expect("an answer");
+    image.and_then(|image| image.status).unwrap_or_default()
+}
+
+/// A family of `base`, with these checks, and `left`, which stands on it.
+fn spec(scene: &Scene, checks: &Value) -> Value {
+    let mut spec = scene.spec();
+    let mut base = family::image("base", "alpine");
+    base["checks"] = checks.clone();
+    spec["images"] = json!([base, family::image("left", "base")]);
+    spec["policy"] = json!({ "settle": "0s", "retries": { "build": 0, "infrastructure": 1 } });
+    spec
+}
+
+fn pod_spec(pod: &Pod) -> &PodSpec {
+    pod.spec.as_ref().expect("a spec")
+}
+
+#[tokio::test]
+async fn checks_come_before_tags_and_children_and_are_run_once() {
+    let client = client().await;
+    let scene = Scene::new(&client, "checks").await;
+    let place = &scene.place;
+    let settings = Settings::new(cluster(), &place.namespace, &[]);
+    let mut operator = Operator::ready(&settings).await;
+    let wanted = json!([
+        { "name": "scan", "image": "played.invalid/scanner:1", "args": ["$(GROUNDSWELL_IMAGE)"], "required": false },
+        { "name": "starts", "command": ["python", "--version"] },
+    ]);
+    place.apply_family("app", &spec(&scene, &wanted)).await.expect("a family");
+    let running = checks(place, 2).await;
+
+    let repository = format!("{}/{}/base@sha256:", cluster().registry, place.namespace);
+    let images: Vec<_> =
+        running.iter().map(|(_, pod)| pod_spec(pod).containers[0].image.clone().unwrap_or_default()).collect();
+    assert_eq!(images[0], "played.invalid/scanner:1");
+    assert!(images[1].starts_with(&repository), "{images:?}");
+    for (_, pod) in &running {
+        let spec = pod_spec(pod);
+        assert_eq!(spec.automount_service_account_token, Some(false));
+        let given = spec.containers[0].env.iter().flatten().find(|variable| variable.name == "GROUNDSWELL_IMAGE");
+        assert!(given.and_then(|given| given.value.as_deref()).is_some_and(|image| image.starts_with(&repository)));
+    }
+
+    // A controller that is killed meanwhile finds them.
+    operator.kill();
+    let _operator = Operator::ready(&settings).await;
+    wait_for("the checks to be told", 30, async || {
+        let status = status(place).await;
+        let told = status.state == ImageState::Checking && status.reason == reason::CHECKING;
+        if told { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    assert_eq!(jobs(place, labels::COMPONENT_CHECK, "base").await.len(), 2);
+    assert!(
+        jobs(place, labels::COMPONENT_BUILD, "left").await.is_empty(),
+        "a child was built from an unchecked parent"
+    );
+    assert!(status(place).await.tags.is_empty(), "a tag was moved to an unchecked digest");
+
+    end(place, &running[0].1, 1, "3 findings, TOKEN=hunter2", false).await;
+    end(place, &running[1].1, 0, "Python 3.12", false).await;
+    place.wait_family("app", "Ready", 60).await;
+    let status = status(place).await;
+    let told: Vec<_> = status.checks.iter().map(|check| (check.name.as_str(), check.state)).collect();
+    assert_eq!(told, [("scan", CheckState::Failed), ("starts", CheckState::Passed)]);
+    assert!(status.checks[0].message.ends_with("3 findings, TOKEN=***"), "{:?}", status.checks);
+    assert_eq!(status.checks[1].message, "Python 3.12");
+    assert_eq!(scene.tag("base", "latest").await, status.digest.expect("a digest"));
+    assert_eq!(jobs(place, labels::COMPONENT_CHECK, "base").await.len(), 2);
+    for image in ["base", "left"] {
+        assert_eq!(jobs(place, labels::COMPONENT_BUILD, image).await.len(), 1, "builds of {image}");
+    }
+}
+
+#[tokio::test]
+async fn a_failed_check_keeps_tags_and_children_back_until_it_is_mended() {
+    let client = client().await;
+    let scene = Scene::new(&client, "checks").await;
+    let place = &scene.place;
+    let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
+    let mut wanted = json!([{ "name": "starts", "command": ["pythn"] }]);
+    place.apply_family("app", &spec(&scene, &wanted)).await.expect("a family");
+
+    // What is around a check is not its verdict: another attempt comes.
+    let running = checks(place, 1).await;
+    end(place, &running[0].1, 137, "", true).await;
+    let running = checks(place, 2).await;
+    end(place, &running[1].1, 3, "no pythn here", false).await;
+    let failed = wait_for("the image to fail", 60, async || {
+        let status = status(place).await;
+        if status.state == ImageState::Failed { Ok(status) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    assert_eq!(failed.reason, reason::CHECK_FAILED);
+    assert!(failed.message.contains("no pythn here"), "{}", failed.message);
+    assert!(failed.tags.is_empty(), "{:?}", failed.tags);
+    wait_for("its child to be blocked", 30, async || {
+        let image = place.api::<FamilyImage>().get("app.left").await.map_err(|error| error.to_string())?;
+        let status = image.status.unwrap_or_default();
+        if status.state == ImageState::Blocked { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    assert!(jobs(place, labels::COMPONENT_BUILD, "left").await.is_empty());
+
+    // A check that was changed is run again, and nothing is built for it.
+    wanted[0]["command"] = json!(["python"]);
+    place.apply_family("app", &spec(&scene, &wanted)).await.expect("a family");
+    let running = checks(place, 3).await;
+    let open: Vec<_> = running
+        .iter()
+        .filter(|(_, pod)| pod_spec(pod).containers[0].command.as_deref() == Some(&["python".to_owned()][..]))
+        .collect();
+    end(place, &open[0].1, 0, "", false).await;
+    place.wait_family("app", "Ready", 60).await;
+    assert_eq!(jobs(place, labels::COMPONENT_BUILD, "base").await.len(), 1, "a changed check rebuilds nothing");
+    assert_eq!(Some(scene.tag("base", "latest").await), status(place).await.digest);
+}
