@@ -48,8 +48,7 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
     if !seen.spec.suspend {
         tags::promote(seen, &walk.images, now, &mut actions, &mut walk.todo.wake_at);
     }
-    // In the pass that opens a wave the images are not recorded, and with them not what requests have changed of them.
-    let opens = matches!(course.wave, WaveStep::Open { .. });
+    let handled = wishes.handled(&course.wave, course.gated, &walk.images, now);
     let wake_at = [walk.todo.wake_at, followed.wake_at, course.wake_at.take(), holds_end(seen, now), changes(window)];
     Decision {
         upstreams,
@@ -59,7 +58,7 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
         wave: course.wave,
         images: walk.images,
         actions,
-        handled: if opens { Vec::new() } else { wishes.handled },
+        handled,
         unserved: course.unserved,
         wake_at: wake_at.into_iter().flatten().filter(|at| *at > now).min(),
     }
@@ -71,12 +70,14 @@ struct Course {
     pending: Option<Pending>,
     actions: Vec<Action>,
     unserved: usize,
+    /// Whether a wave would begin but for windows or `suspend`.
+    gated: bool,
     wake_at: Option<Timestamp>,
 }
 
 impl Course {
     fn of(wave: WaveStep) -> Self {
-        Self { wave, pending: None, actions: Vec::new(), unserved: 0, wake_at: None }
+        Self { wave, pending: None, actions: Vec::new(), unserved: 0, gated: false, wake_at: None }
     }
 }
 
@@ -165,11 +166,11 @@ fn begin(
         WaveGate::Closed { opens } => {
             let (reason, message) = gates::told_closed(opens);
             gates::close(walk, reason, &message);
-            Course { wake_at: opens, ..Course::of(WaveStep::None) }
+            Course { wake_at: opens, gated: true, ..Course::of(WaveStep::None) }
         }
         WaveGate::Suspended => {
             gates::close(walk, reason::SUSPENDED, "spec.suspend is set");
-            Course::of(WaveStep::None)
+            Course { gated: true, ..Course::of(WaveStep::None) }
         }
         WaveGate::Idle => Course::of(WaveStep::None),
     }

@@ -91,15 +91,17 @@ pub fn add(
     record
 }
 
-/// The record of a build that a person has cancelled: not tried again at this fingerprint.
+/// The record of a build that a person has cancelled: not tried again at this fingerprint. `made` is the highest attempt at it
+/// that was made, so that no later one gets its name.
 #[must_use]
-pub fn cancelled(record: Option<FailureRecord>, fingerprint: &str, now: Timestamp) -> FailureRecord {
+pub fn cancelled(record: Option<FailureRecord>, fingerprint: &str, made: Option<i32>, now: Timestamp) -> FailureRecord {
     let record = record.unwrap_or_else(|| FailureRecord {
         fingerprint: fingerprint.into(),
-        // No attempt was made yet: the next one is the first.
+        // Without any, the next one is the first.
         attempt: -1,
         ..FailureRecord::default()
     });
+    let record = FailureRecord { attempt: record.attempt.max(made.unwrap_or(-1)), ..record };
     let message = "cancelled by a request; built again when an input changes, or by a retry".to_owned();
     let last = BuildFailure { class: FailureClass::Cancelled, reason: reason::CANCELLED.into(), message };
     FailureRecord { last, at: record.at.or(Some(now)), ..record }

@@ -289,7 +289,9 @@ impl Step<'_> {
         let counted = failure::count(self.failure_record(), wanted, &self.sight.builds, &cause, self.frame.now);
         let wishes = self.frame.wishes.of(self.index);
         if wishes.is_some_and(|wishes| wishes.cancel) {
-            return Some(failure::cancelled(counted, wanted, self.frame.now));
+            let made =
+                self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.attempt).max();
+            return Some(failure::cancelled(counted, wanted, made, self.frame.now));
         }
         if wishes.is_some_and(|wishes| wishes.retry) {
             return counted.map(failure::forgiven);

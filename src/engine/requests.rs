@@ -7,11 +7,12 @@ use jiff::Timestamp;
 
 use super::{
     causes::short,
+    decision::{ImageDecision, WaveStep},
     observation::{Observation, Target},
 };
 use crate::{
     api::{
-        ApprovalRecord, HandledRequest, ManualHold, UpstreamStatus,
+        ApprovalRecord, FailureClass, HandledRequest, ImageState, ManualHold, UpstreamStatus,
         request::{Act, Request, RequestOutcome, Scope},
     },
     lineage::Lineage,
@@ -26,8 +27,26 @@ pub struct Wishes {
     pub images: Vec<ImageWishes>,
     /// Images for which a wave is to begin without the quiet time.
     pub start: Vec<usize>,
-    /// What is recorded of each request.
-    pub handled: Vec<(Target, HandledRequest)>,
+    taken: Vec<Taken>,
+}
+
+/// A request, and what it comes to as far as it can be told before the images are looked at.
+#[derive(Clone, Debug)]
+struct Taken {
+    target: Target,
+    request: Result<Request, HandledRequest>,
+    outcome: Result<Done, String>,
+}
+
+/// What a request brings about.
+#[derive(Clone, Debug, Default)]
+struct Done {
+    /// In words.
+    told: String,
+    /// The images that are to start without the quiet time.
+    starts: Vec<usize>,
+    /// The images whose builds are cancelled.
+    cancels: Vec<usize>,
 }
 
 /// What requests want of one image.
@@ -52,50 +71,98 @@ pub fn read(seen: &Observation<'_>, now: Timestamp) -> Wishes {
     }
     wishes.images = vec![ImageWishes::default(); seen.spec.images.len()];
     for sight in &seen.requests {
-        let handled = match &sight.request {
-            Ok(request) => match wishes.take(seen, request, now) {
-                Ok(done) => request.handled(RequestOutcome::Done, &done, now),
-                Err(refused) => request.handled(RequestOutcome::Refused, &refused, now),
-            },
-            Err(unreadable) => unreadable.clone(),
+        let outcome = match &sight.request {
+            Ok(request) => wishes.take(seen, request, now),
+            Err(unreadable) => Err(unreadable.message.clone()),
         };
-        wishes.handled.push((sight.target, handled));
+        if let Ok(done) = &outcome {
+            wishes.start.extend(&done.starts);
+        }
+        wishes.taken.push(Taken { target: sight.target, request: sight.request.clone(), outcome });
     }
     wishes
 }
 
+/// Whether the registry is being asked for the build that an image wants: what there is to do for it is not known yet.
+fn is_asked_for(image: &ImageDecision) -> bool {
+    let asked = matches!(image.state, ImageState::Waiting | ImageState::Checking);
+    asked && image.fingerprint.is_some() && image.in_progress
+}
+
 impl Wishes {
+    /// The requests that are done with, each with what is recorded of it.
+    ///
+    /// One that starts something is not done with before that can start: while the registry is asked, while no window is open,
+    /// and while the family is suspended (`gated`), it waits. In the pass that opens a wave the images are not recorded, and
+    /// with them not what requests have changed of them.
+    #[must_use]
+    pub fn handled(
+        &self,
+        wave: &WaveStep,
+        gated: bool,
+        images: &[ImageDecision],
+        now: Timestamp,
+    ) -> Vec<(Target, HandledRequest)> {
+        if matches!(wave, WaveStep::Open { .. }) {
+            return Vec::new();
+        }
+        let of = |index: &usize| images.get(*index);
+        let waits = |done: &Done| {
+            *wave == WaveStep::None
+                && !done.starts.is_empty()
+                && (gated || done.starts.iter().filter_map(of).any(is_asked_for))
+        };
+        let cancelled = |image: &ImageDecision| {
+            image.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Cancelled)
+        };
+        let taken = self.taken.iter().filter(|taken| !taken.outcome.as_ref().is_ok_and(waits));
+        let record = |taken: &Taken| {
+            let handled = match (&taken.request, &taken.outcome) {
+                (Err(unreadable), _) => unreadable.clone(),
+                (Ok(request), Err(refused)) => request.handled(RequestOutcome::Refused, refused, now),
+                (Ok(request), Ok(done))
+                    if !done.cancels.is_empty() && !done.cancels.iter().filter_map(of).any(cancelled) =>
+                {
+                    let refused = "nothing of it is built or ready to be built now, so that there is nothing to cancel";
+                    request.handled(RequestOutcome::Refused, refused, now)
+                }
+                (Ok(request), Ok(done)) => request.handled(RequestOutcome::Done, &done.told, now),
+            };
+            (taken.target, handled)
+        };
+        taken.map(record).collect()
+    }
+
     /// What requests want of an image.
     #[must_use]
     pub fn of(&self, image: usize) -> Option<&ImageWishes> {
         self.images.get(image)
     }
 
-    fn take(&mut self, seen: &Observation<'_>, request: &Request, now: Timestamp) -> Result<String, String> {
+    fn take(&mut self, seen: &Observation<'_>, request: &Request, now: Timestamp) -> Result<Done, String> {
+        let told_only = |told: String| Done { told, ..Done::default() };
         let by = request.by.clone();
         match &request.act {
             Act::Trigger(scope) => {
-                let images = within(seen, scope)?;
-                let told = told(scope, images.len());
-                self.start.extend(images);
-                Ok(format!("what is stale of {told} starts without the quiet time"))
+                let starts = within(seen, scope)?;
+                let told = format!("what is stale of {} starts without the quiet time", told(scope, starts.len()));
+                Ok(Done { told, starts, ..Done::default() })
             }
             Act::Retry(scope) => {
-                let images = self.each(seen, scope, |wish| wish.retry = true)?;
-                let told = told(scope, images.len());
-                self.start.extend(images);
-                Ok(format!("the failures of {told} are forgotten"))
+                let starts = self.each(seen, scope, |wish| wish.retry = true)?;
+                let told = format!("the failures of {} are forgotten", told(scope, starts.len()));
+                Ok(Done { told, starts, ..Done::default() })
             }
             Act::Cancel(scope) => {
-                let images = self.each(seen, scope, |wish| wish.cancel = true)?;
-                let told = told(scope, images.len());
-                Ok(format!("what is not built yet of {told} is cancelled until an input changes or a retry"))
+                let cancels = self.each(seen, scope, |wish| wish.cancel = true)?;
+                let told = told(scope, cancels.len());
+                let told = format!("what is not built yet of {told} is cancelled until an input changes or a retry");
+                Ok(Done { told, cancels, ..Done::default() })
             }
             Act::Force(scope) => {
-                let images = self.each(seen, scope, |wish| wish.nonce = Some(request.id.clone()))?;
-                let told = told(scope, images.len());
-                self.start.extend(images);
-                Ok(format!("{told} is rebuilt"))
+                let starts = self.each(seen, scope, |wish| wish.nonce = Some(request.id.clone()))?;
+                let told = format!("{} is rebuilt", told(scope, starts.len()));
+                Ok(Done { told, starts, ..Done::default() })
             }
             Act::HoldImage { image, until, reason } => {
                 ended(*until, now)?;
@@ -105,7 +172,7 @@ impl Wishes {
                 let known = seen.images.get(index).and_then(|sight| sight.record?.hold.clone());
                 let hold = known.filter(|known| same(known, &hold)).unwrap_or(hold);
                 self.each(seen, &Scope::Image(image.clone()), |wish| wish.hold = Some(Some(hold.clone())))?;
-                Ok(format!("{image} stays where it is"))
+                Ok(told_only(format!("{image} stays where it is")))
             }
             Act::UnholdImage { image } => {
                 let index = place(seen, image)?;
@@ -115,11 +182,11 @@ impl Wishes {
                     .is_some_and(|sight| sight.record.is_some_and(|record| record.hold.is_some()));
                 self.each(seen, &Scope::Image(image.clone()), |wish| wish.hold = Some(None))?;
                 let of_spec = seen.spec.images.get(index).is_some_and(|image| image.hold.is_some());
-                Ok(match (manual, of_spec) {
+                Ok(told_only(match (manual, of_spec) {
                     (_, true) => format!("{image} stays held by the manifest: take spec.images[{image}].hold out"),
                     (true, false) => format!("the hold of {image} has ended"),
                     (false, false) => format!("{image} was not held"),
-                })
+                }))
             }
             Act::HoldUpstream { upstream, digest, until, reason } => {
                 ended(*until, now)?;
@@ -134,21 +201,21 @@ impl Wishes {
                 if !status.hold.as_ref().is_some_and(|known| same(known, &hold)) {
                     status.hold = Some(hold);
                 }
-                Ok(format!("{upstream} stays where it is"))
+                Ok(told_only(format!("{upstream} stays where it is")))
             }
             Act::UnholdUpstream { upstream } => {
                 let of_spec = seen.spec.upstreams.iter().any(|known| known.name == *upstream && known.hold.is_some());
                 let status = self.upstream(seen, upstream)?;
                 let manual = status.hold.take().is_some();
-                Ok(match (manual, of_spec) {
+                Ok(told_only(match (manual, of_spec) {
                     (_, true) => {
                         format!("{upstream} stays held by the manifest: take spec.upstreams[{upstream}].hold out")
                     }
                     (true, false) => format!("the hold of {upstream} has ended"),
                     (false, false) => format!("{upstream} was not held"),
-                })
+                }))
             }
-            Act::Approve { upstream, digest } => self.approve(seen, upstream, digest, by, now),
+            Act::Approve { upstream, digest } => self.approve(seen, upstream, digest, by, now).map(told_only),
         }
     }
 

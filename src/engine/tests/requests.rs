@@ -107,6 +107,31 @@ fn holds_by_request_last_until_they_are_taken_away() {
 }
 
 #[test]
+fn a_request_to_start_waits_until_it_can() {
+    let mut world = chain();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.spec.suspend = true;
+    world.ask(r#"{"id":"1","action":"Trigger"}"#);
+    world.settle();
+    assert_eq!((world.answer("1"), world.builds()), ("not handled", vec![1; 3]));
+    world.spec.suspend = false;
+    world.now += SignedDuration::from_secs(1);
+    for _ in 0..3 {
+        world.pass();
+    }
+    assert_eq!(world.builds(), [2, 1, 2], "without a quiet time");
+    assert!(world.answer("1").contains("without the quiet time"), "{}", world.answer("1"));
+}
+
+#[test]
+fn there_has_to_be_something_to_cancel() {
+    let mut world = chain();
+    world.ask(r#"{"id":"1","action":"Cancel"}"#);
+    world.settle();
+    assert!(world.answer("1").contains("nothing to cancel"), "{}", world.answer("1"));
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_in_words() {
     let mut world = chain();
     for (request, words) in [
