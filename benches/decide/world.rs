@@ -222,7 +222,7 @@ impl World {
             strategy: Sight::Known(self.strategy.into()),
             builds: Vec::new(),
             checks: Vec::new(),
-            push: image.push.clone(),
+            pushes: image.push.iter().cloned().collect(),
             tags: image.tags.clone(),
         }
     }

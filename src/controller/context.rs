@@ -38,6 +38,9 @@ use crate::{
     upstream::{ImageKey, Poller, UpstreamDigest},
 };
 
+/// The most fingerprints of an image of which the registry's answer is remembered.
+pub const MAX_PUSHES: usize = 4;
+
 /// What every pass shares.
 pub struct Context {
     /// The API server.
@@ -155,8 +158,8 @@ pub struct Memory {
     pub keychain: Option<(SecretVersions, Arc<Keychain>)>,
     /// Revisions of `ConfigMap` sources per image, with the version that they were read from.
     pub config_maps: HashMap<String, (String, Sight<String>)>,
-    /// The registry's last answer per image to whether a fingerprint was pushed.
-    pub pushes: HashMap<String, Push>,
+    /// What the registry has answered to whether fingerprints were pushed.
+    pub pushes: Pushes,
     /// Tags per image, and when we last looked or moved them.
     pub tags: HashMap<String, HashMap<String, (TagSight, Timestamp)>>,
     /// How often in a row a registry's answer to that was of no use.
@@ -167,11 +170,47 @@ pub struct Memory {
     pub written: HashMap<&'static str, Timestamp>,
 }
 
+/// What the registry has answered to whether fingerprints were pushed: per image, for the last few fingerprints that it was
+/// asked for.
+///
+/// One answer would not do: a pass that opens a wave decides over the digests of before and over those that it adopts, and
+/// could ask for the one and the other in turn for ever.
+#[derive(Debug, Default)]
+pub struct Pushes(HashMap<String, Vec<Push>>);
+
+impl Pushes {
+    /// The answers of an image, the newest last.
+    #[must_use]
+    pub fn of(&self, image: &str) -> &[Push] {
+        self.0.get(image).map_or(&[], Vec::as_slice)
+    }
+
+    /// Keeps an answer instead of an earlier one for the same fingerprint.
+    pub fn answered(&mut self, image: &str, push: Push) {
+        let known = self.0.entry(image.into()).or_default();
+        known.retain(|earlier| earlier.fingerprint != push.fingerprint);
+        if known.len() >= MAX_PUSHES {
+            known.remove(0);
+        }
+        known.push(push);
+    }
+
+    /// Forgets the answers of an image.
+    pub fn forget(&mut self, image: &str) {
+        self.0.remove(image);
+    }
+
+    /// Forgets all answers.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
 impl Memory {
     /// Forgets what belongs to images that the family no longer has.
     pub fn retain_images(&mut self, wanted: &HashSet<&str>) {
         self.config_maps.retain(|image, _| wanted.contains(image.as_str()));
-        self.pushes.retain(|image, _| wanted.contains(image.as_str()));
+        self.pushes.0.retain(|image, _| wanted.contains(image.as_str()));
         self.tags.retain(|image, _| wanted.contains(image.as_str()));
     }
 }

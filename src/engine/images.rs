@@ -124,7 +124,7 @@ impl Step<'_> {
             ..blank()
         };
         let succeeded = self.last_success(&wanted);
-        let push = self.sight.push.as_ref().filter(|push| push.fingerprint == wanted).map(|push| &push.result);
+        let push = self.sight.pushes.iter().find(|push| push.fingerprint == wanted).map(|push| &push.result);
         Ok(match push {
             Some(PushResult::Present { digest, build, size, content, blobs }) => {
                 let fresh = Good {

@@ -176,8 +176,9 @@ pub struct ImageSight<'a> {
     pub builds: Vec<BuildSight>,
     /// Its checks that the cluster still knows, of any digest.
     pub checks: Vec<CheckSight>,
-    /// The last answer of the registry to whether a fingerprint was pushed.
-    pub push: Option<Push>,
+    /// What the registry last answered to whether a fingerprint was pushed, once for each of the last few fingerprints:
+    /// one pass may want to know of the one from the adopted digests and of the one from those that are about to be.
+    pub pushes: Vec<Push>,
     /// Where its tags were last seen.
     pub tags: HashMap<String, TagSight>,
 }

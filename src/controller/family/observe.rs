@@ -170,7 +170,7 @@ impl World {
             good: self.goods.get(index).cloned().flatten(),
             builds: self.builds.get(index).cloned().unwrap_or_default(),
             checks: self.checks.get(index).cloned().unwrap_or_default(),
-            push: memory.pushes.get(&image.name).cloned(),
+            pushes: memory.pushes.of(&image.name).to_vec(),
             tags: self.tags(index, &image.name, memory),
         });
         Observation {
@@ -340,7 +340,7 @@ fn current_record(
     if record.spec.repository == repository(spec, image) {
         return Some(record);
     }
-    memory.pushes.remove(&image.name);
+    memory.pushes.forget(&image.name);
     memory.tags.remove(&image.name);
     None
 }

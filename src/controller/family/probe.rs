@@ -53,7 +53,7 @@ pub async fn answer(
     }
     for (image, push) in answers {
         if let Some(image) = world.family.spec.images.get(image) {
-            memory.pushes.insert(image.name.clone(), push);
+            memory.pushes.answered(&image.name, push);
         }
     }
     asked

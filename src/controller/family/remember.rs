@@ -29,7 +29,7 @@ pub async fn remember(
             let Action::Remember { image, fingerprint, digest } = action else { return None };
             let name = &world.family.spec.images.get(*image)?.name;
             let repository = Repository::new(&context.registry, &world.keychain, &world.repository(*image)).ok()?;
-            let push = memory.pushes.get(name).filter(|push| push.fingerprint == *fingerprint)?;
+            let push = memory.pushes.of(name).iter().find(|push| push.fingerprint == *fingerprint)?;
             let differs = matches!(&push.result, PushResult::Present { digest: pushed, .. } if pushed != digest);
             differs.then(|| (name.clone(), repository, push.clone(), digest.as_str()))
         })
@@ -49,7 +49,7 @@ pub async fn remember(
             memory.useless_answers = memory.useless_answers.saturating_add(1);
             PushResult::Faulty(fault, again(memory.useless_answers, now))
         });
-        memory.pushes.insert(name, Push { fingerprint, result });
+        memory.pushes.answered(&name, Push { fingerprint, result });
     }
     any
 }

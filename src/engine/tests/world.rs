@@ -45,8 +45,8 @@ pub(super) struct World {
     pub(super) upstream_digests: Vec<String>,
     /// Pushed fingerprints per image, with digest and build number.
     pub(super) pushed: HashMap<(usize, String), (String, i64)>,
-    /// What was last asked of the registry, per image.
-    pub(super) asked: HashMap<usize, Push>,
+    /// What was asked of the registry, per image.
+    pub(super) asked: HashMap<usize, Vec<Push>>,
     /// Tags in the registry.
     pub(super) tags: HashMap<(usize, String), String>,
     pub(super) jobs: Vec<(usize, BuildSight)>,
@@ -171,7 +171,7 @@ impl World {
                     source: self.source.clone(),
                     strategy: Sight::Known("strategy".into()),
                     builds: self.jobs.iter().filter(|(of, _)| *of == image).map(|(_, job)| job.clone()).collect(),
-                    push: self.asked.get(&image).cloned(),
+                    pushes: self.asked.get(&image).cloned().unwrap_or_default(),
                     tags: self
                         .tags
                         .iter()
@@ -220,7 +220,9 @@ impl World {
                     },
                     None => PushResult::Absent { last_build: None, after },
                 };
-                self.asked.insert(image, Push { fingerprint, result });
+                let asked = self.asked.entry(image).or_default();
+                asked.retain(|earlier| earlier.fingerprint != fingerprint);
+                asked.push(Push { fingerprint, result });
             }
             decision = self.decide();
         }
