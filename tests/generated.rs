@@ -26,6 +26,11 @@ fn the_api_reference_is_generated() {
     }
 }
 
+#[test]
+fn the_states_are_generated() {
+    check("docs/states.md", &groundswell::engine::states::page());
+}
+
 #[allow(clippy::expect_used, reason = "a test says what is wrong by failing")]
 fn check(path: &str, wanted: &str) {
     let full = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);

@@ -22,6 +22,7 @@
 //! - [`tags`]: templates, and which tags are to be moved
 //! - [`validate`]: what a spec must be before any of this
 //! - [`wave`]: the record of a cascade
+//! - [`states`]: the ways of an image from state to state, for people
 
 pub mod admission;
 pub mod blueprint;
@@ -42,6 +43,7 @@ mod inputs;
 pub mod observation;
 pub mod promotion;
 pub mod requests;
+pub mod states;
 pub mod tags;
 pub mod upstreams;
 pub mod validate;

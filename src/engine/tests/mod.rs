@@ -4,6 +4,7 @@ mod checks;
 mod gates;
 mod imports;
 mod requests;
+mod states;
 mod waves;
 mod world;
 
