@@ -93,7 +93,7 @@ fn happen(world: &mut World, random: &mut Random, step: usize) {
         21 => {
             let ask_at = world.now + SignedDuration::from_secs(60);
             let fault = Fault { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
-            if let Some(push) = world.asked.get_mut(&image) {
+            if let Some(push) = world.asked.get_mut(&image).and_then(|pushes| pushes.last_mut()) {
                 push.result = if random.below(2) == 0 {
                     PushResult::Faulty(fault, ask_at)
                 } else {
