@@ -6,7 +6,11 @@
 mod builds;
 mod cascades;
 mod chart;
+mod checks;
+mod cutoff;
+mod failures;
 mod installation;
+mod promotion;
 mod replicas;
 mod rollouts;
 mod scene;

@@ -1,12 +1,6 @@
 //! The operator's replicas: killed in the middle of a wave, and followed by one another.
 
-use std::collections::BTreeMap;
-
-use groundswell::api::{FamilyImage, ImageFamily};
-use kube::{
-    ResourceExt,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
-};
+use groundswell::api::FamilyImage;
 use serde_json::json;
 
 use super::{
@@ -48,7 +42,7 @@ async fn killed_in_a_wave_nothing_is_built_twice() {
         assert_eq!(scene.tag(image, "r1").await, digests[image], "{image}:r1");
     }
 
-    lose_records(place).await;
+    place.lose_records(FAMILY).await;
     assert_eq!(place.digests(FAMILY).await, rebuilt);
     assert_built_once(place, 2).await;
     let builds: Vec<Option<i64>> = place
@@ -60,37 +54,12 @@ async fn killed_in_a_wave_nothing_is_built_twice() {
     assert_eq!(builds, vec![Some(2); 4], "the registry remembers the builds' numbers");
 }
 
-/// Deletes every record of a family, clears its status, and waits until all is recorded anew.
-async fn lose_records(place: &Place) {
-    let before = uids(place).await;
-    let images = place.api::<FamilyImage>();
-    images.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("deleted");
-    let families = place.api::<ImageFamily>();
-    let cleared = Patch::Merge(json!({ "status": null }));
-    families.patch_status(FAMILY, &PatchParams::default(), &cleared).await.expect("cleared");
-    wait_for("records to be made anew", 60, async || {
-        let now = uids(place).await;
-        let anew =
-            now.len() == before.len() && before.iter().all(|(name, old)| now.get(name).is_some_and(|new| new != old));
-        anew.then_some(()).ok_or(format!("{now:?}"))
-    })
-    .await;
-    place.wait_family(FAMILY, "Ready", 60).await;
-}
-
-async fn uids(place: &Place) -> BTreeMap<String, String> {
-    place.list::<FamilyImage>().await.iter().map(|image| (image.name_any(), image.uid().unwrap_or_default())).collect()
-}
-
 /// Fails unless each fingerprint has one Job, and each image of the diamond so many.
 async fn assert_built_once(place: &Place, builds: usize) {
     let counted = place.jobs_per_fingerprint(FAMILY).await;
     assert!(counted.values().all(|jobs| *jobs == 1), "a fingerprint was built twice: {counted:?}");
-    let mut images: BTreeMap<&str, usize> = BTreeMap::new();
-    for (image, _) in counted.keys() {
-        *images.entry(image).or_default() += 1;
-    }
-    assert_eq!(images, ["base", "join", "left", "right"].map(|image| (image, builds)).into(), "builds of each image");
+    let images = ["base", "join", "left", "right"].map(|image| (image.to_owned(), builds));
+    assert_eq!(place.builds(FAMILY, None).await, images.into(), "builds of each image");
 }
 
 #[tokio::test]

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{Cascade, CascadePhase, FamilyImage, ImageResult, RolloutState};
+use groundswell::api::{Cascade, CascadePhase, FamilyImage, ImageFamily, ImageResult, RolloutState, labels};
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
 use kube::{
     Api, ResourceExt,
-    api::{Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 
@@ -14,6 +14,7 @@ use super::{
     installation::Session,
     support::{
         Cluster,
+        family::label,
         images::Images,
         objects::{PERSON, Place, show},
         wait::wait_for,
@@ -44,10 +45,11 @@ impl Scene {
         scene
     }
 
-    /// Moves the upstream's tag to an image that nobody has seen.
-    pub fn move_upstream(&self, version: &str) {
+    /// Moves the upstream's tag to an image that nobody has seen: the same files with another label. Returns its digest.
+    pub fn move_upstream(&self, version: &str) -> String {
         let upstream = self.here("upstream/alpine:3.20");
-        self.crane(&["mutate", &upstream, "--label", &format!("version={version}"), "--tag", &upstream]);
+        let said = self.crane(&["mutate", &upstream, "--label", &format!("version={version}"), "--tag", &upstream]);
+        said.trim().rsplit_once('@').expect("a digest").1.to_owned()
     }
 
     /// Moves a tag of one of our images to the upstream's image, as somebody else would.
@@ -58,6 +60,21 @@ impl Scene {
     /// The digest under a tag of one of our repositories; empty if there is none.
     pub async fn tag(&self, image: &str, tag: &str) -> String {
         self.images.digest(&format!("{}/{image}", self.place.namespace), tag).await
+    }
+
+    /// Where the tag `latest` of each of these images stands.
+    pub async fn latest<'a>(&self, images: impl IntoIterator<Item = &'a String>) -> BTreeMap<String, String> {
+        let mut standing = BTreeMap::new();
+        for image in images {
+            standing.insert(image.clone(), self.tag(image, "latest").await);
+        }
+        standing
+    }
+
+    /// How many builds of an image have been pushed.
+    pub fn pushed(&self, image: &str) -> usize {
+        let tags = self.crane(&["ls", &self.here(image)]);
+        tags.lines().filter(|tag| tag.starts_with("gs-")).count()
     }
 
     /// A family with these images, whose upstream is the scene's own.
@@ -83,8 +100,8 @@ impl Scene {
         format!("{}/{}/{rest}", self.cluster.registry, self.place.namespace)
     }
 
-    fn crane(&self, arguments: &[&str]) {
-        self.cluster.run("crane", arguments).expect("crane");
+    fn crane(&self, arguments: &[&str]) -> String {
+        self.cluster.run("crane", arguments).expect("crane")
     }
 }
 
@@ -149,6 +166,18 @@ impl Place {
         .await
     }
 
+    /// The wave that began last, once it has ended.
+    pub async fn last_wave(&self) -> Cascade {
+        wait_for("the last Cascade to end", 60, async || {
+            let mut cascades: Vec<Cascade> = self.list().await;
+            cascades.sort_by_key(ResourceExt::name_any);
+            let last = cascades.pop().ok_or("there is none")?;
+            let running = last.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
+            if running { Err(show(&last)) } else { Ok(last) }
+        })
+        .await
+    }
+
     /// Waits for an Event about an object of this namespace whose note contains `part`.
     pub async fn wait_event(&self, reason: &str, part: &str) {
         wait_for(format!("an Event {reason} that says {part:?}"), 60, async || {
@@ -196,6 +225,43 @@ impl Place {
         let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
         let api: Api<K> = self.api();
         api.patch(&name, &PatchParams::apply(PERSON).force(), &Patch::Apply(object)).await.expect("applied");
+    }
+
+    /// How many builds each image of a family has had, by their Jobs: in one wave, or in all.
+    pub async fn builds(&self, family: &str, wave: Option<&Cascade>) -> BTreeMap<String, usize> {
+        let mut built = BTreeMap::new();
+        for job in self.jobs(family).await {
+            let of_wave = wave.is_none_or(|wave| label(&job, labels::CASCADE) == wave.name_any());
+            if of_wave && label(&job, labels::COMPONENT) == labels::COMPONENT_BUILD {
+                *built.entry(label(&job, labels::IMAGE)).or_default() += 1;
+            }
+        }
+        built
+    }
+
+    /// Deletes every record of a family, clears its status, and waits until all is recorded anew.
+    pub async fn lose_records(&self, family: &str) {
+        let before = self.record_uids().await;
+        let images = self.api::<FamilyImage>();
+        images.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("deleted");
+        let cleared = Patch::Merge(json!({ "status": null }));
+        let families = self.api::<ImageFamily>();
+        families.patch_status(family, &PatchParams::default(), &cleared).await.expect("cleared");
+        wait_for("records to be made anew", 60, async || {
+            let now = self.record_uids().await;
+            let another = |(name, old): (&String, &String)| now.get(name).is_some_and(|new| new != old);
+            let anew = now.len() == before.len() && before.iter().all(another);
+            anew.then_some(()).ok_or(format!("{now:?}"))
+        })
+        .await;
+        self.wait_family(family, "Ready", 60).await;
+    }
+
+    /// The uids of the records that tell of a build, by name.
+    async fn record_uids(&self) -> BTreeMap<String, String> {
+        let images: Vec<FamilyImage> = self.list().await;
+        let built = images.iter().filter(|image| image.status.as_ref().is_some_and(|status| status.digest.is_some()));
+        built.map(|image| (image.name_any(), image.uid().unwrap_or_default())).collect()
     }
 
     /// The uids of a family's Jobs, sorted.
