@@ -89,6 +89,10 @@ pub struct FamilyImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<i64>,
 
+    /// The highest number that was given to a build, whatever became of it: no other build gets it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_build: Option<i64>,
+
     /// Size of the image: its config and its compressed layers, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<i64>,

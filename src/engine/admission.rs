@@ -205,8 +205,7 @@ pub fn breaker(seen: &Observation<'_>, images: &[ImageDecision], now: Timestamp)
         image
             .failure
             .as_ref()
-            .filter(|failure| counts(failure.last.class) && failure.build + failure.infrastructure > 0)
-            .is_some()
+            .is_some_and(|failure| counts(failure.last.class) && failure.build + failure.infrastructure > 0)
     };
     if seen.spec.policy.breaker.consecutive_failures == 0 || !images.iter().any(failed) {
         return BreakerState::Closed;

@@ -31,7 +31,7 @@ impl Step<'_> {
                 todo.actions.push(Action::Stop { job: build.job.clone() });
                 return Self::failed(stale, reason::CANCELLED);
             }
-            return self.building(stale, build, wanted);
+            return Self::building(stale, build, wanted);
         }
         match failure::verdict(stale.failure.as_ref(), &self.frame.seen.spec.policy.retries, self.frame.now) {
             Verdict::GivenUp => {
@@ -61,7 +61,7 @@ impl Step<'_> {
         queued(stale, reason::CASCADING, message)
     }
 
-    fn building(&self, stale: ImageDecision, build: &BuildSight, wanted: &str) -> ImageDecision {
+    fn building(stale: ImageDecision, build: &BuildSight, wanted: &str) -> ImageDecision {
         let message = if build.fingerprint == wanted {
             let (number, job, why) = (build.build, &build.job, causes::sentence(&stale.causes));
             match &build.waits_for {
@@ -122,7 +122,8 @@ impl Step<'_> {
         // What was built before and reverted counts too: a number names one build for ever.
         let history = record.into_iter().flat_map(|record| &record.history).map(|build| build.build);
         let jobs = self.sight.builds.iter().map(|build| build.build);
-        let last = history.chain(jobs).chain(record.and_then(|record| record.build)).max().max(last_build);
+        let recorded = record.and_then(|record| record.build.max(record.last_build));
+        let last = history.chain(jobs).chain(recorded).max().max(last_build);
         let numbered =
             self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.build).max();
         let direct = stale.causes.iter().filter(|cause| cause.via.is_empty());

@@ -217,7 +217,7 @@ fn wave_name(family: &str, now: Timestamp) -> String {
 }
 
 /// Jobs that are to be ended: failed ones that have not ended, and those of images that the family no longer has.
-fn ended<'s>(seen: &'s Observation<'_>) -> impl Iterator<Item = String> {
+fn ended(seen: &Observation<'_>) -> impl Iterator<Item = String> {
     let failed = seen.images.iter().flat_map(|image| &image.builds).filter(|build| failure::failed_and_live(build));
     let orphans = seen.orphans.iter().filter(|build| build.live && build.outcome != BuildOutcome::Stopped);
     failed.chain(orphans).map(|build| build.job.clone())

@@ -209,9 +209,8 @@ impl Step<'_> {
     fn verified(&self, todo: &mut Todo, good: Arc<Good>, stale: ImageDecision) -> ImageDecision {
         match &self.blueprint.checks {
             Some(wanted) if good.checked.as_ref() != Some(wanted) => self.check(todo, good, stale),
-            Some(_) => Self::current(good),
             None if good.checked.is_some() => Self::current(Arc::new(Good { checked: None, ..Good::clone(&good) })),
-            None => Self::current(good),
+            Some(_) | None => Self::current(good),
         }
     }
 

@@ -18,7 +18,7 @@ const MAX_NAMES: usize = 10;
 
 /// Parents, every one of them with a digest to build from.
 pub(super) struct Parents<'w> {
-    parents: Vec<ParentView<'w>>,
+    views: Vec<ParentView<'w>>,
     /// When the oldest upstream digest below was first seen.
     pub base_seen: Option<Timestamp>,
     /// A parent whose digest is known but not to be built from yet: its checks are run again.
@@ -69,7 +69,7 @@ impl<'a> Step<'a> {
     where
         'a: 'w,
     {
-        let mut found = Parents { parents: Vec::with_capacity(self.image.from.len()), base_seen: None, unready: None };
+        let mut found = Parents { views: Vec::with_capacity(self.image.from.len()), base_seen: None, unready: None };
         let mut awaited: Vec<(&str, bool)> = Vec::new();
         for (edge, parent) in self.image.from.iter().zip(self.frame.seen.lineage().parents(self.index)) {
             let (view, since) = match self.parent(images, edge, *parent)? {
@@ -84,7 +84,7 @@ impl<'a> Step<'a> {
                 }
             };
             found.base_seen = [found.base_seen, since].into_iter().flatten().min();
-            found.parents.push(view);
+            found.views.push(view);
         }
         if awaited.is_empty() { Ok(found) } else { Err(waiting(&awaited)) }
     }
@@ -169,7 +169,7 @@ impl<'a> Step<'a> {
         }
         let inputs = Inputs {
             parents: parents
-                .parents
+                .views
                 .iter()
                 .map(|parent| ParentDigest { name: parent.name.into(), digest: parent.digest.into() })
                 .collect(),
@@ -178,7 +178,7 @@ impl<'a> Step<'a> {
             strategy,
             nonce: self.nonce().unwrap_or_default().into(),
         };
-        let pinned = self.image.from.iter().zip(&parents.parents).enumerate().map(|(place, (edge, parent))| {
+        let pinned = self.image.from.iter().zip(&parents.views).enumerate().map(|(place, (edge, parent))| {
             let imported = edge.family.is_some() && edge.reference.is_none();
             let reference = if imported {
                 format!("{}:latest", parent.repository)
@@ -204,8 +204,8 @@ impl<'a> Step<'a> {
             Sight::Faulty(_) => false,
         };
         last.spec == self.blueprint.spec_hash
-            && last.parents.len() == parents.parents.len()
-            && last.parents.iter().zip(&parents.parents).all(|(last, now)| last.digest == now.digest)
+            && last.parents.len() == parents.views.len()
+            && last.parents.iter().zip(&parents.views).all(|(last, now)| last.digest == now.digest)
             && same(&self.sight.source, &last.source)
             && matches!(&self.sight.strategy, Sight::Known(now) if *now == last.strategy)
             && last.nonce == self.nonce().unwrap_or_default()
@@ -213,7 +213,7 @@ impl<'a> Step<'a> {
 
     /// The causes of the parents' digests, parents by name.
     pub(super) fn roots<'p>(parents: &'p Parents<'_>) -> impl Iterator<Item = (&'p str, &'p [Cause])> {
-        parents.parents.iter().map(|parent| (parent.name, parent.causes))
+        parents.views.iter().map(|parent| (parent.name, parent.causes))
     }
 
     /// The source's revision, and whether it is only remembered: after a restart, a revision that is asked for over the

@@ -160,6 +160,10 @@ fn status(
         digest: good.map(|good| good.digest.clone()),
         fingerprint: good.map(|good| good.fingerprint.clone()),
         build: good.map(|good| good.build),
+        last_build: old
+            .last_build
+            .max(good.map(|good| good.build))
+            .max(decided.running.as_ref().map(|running| running.build)),
         size: good.map(|good| good.size),
         base_seen: good.and_then(|good| good.base_seen),
         inputs: good.map(|good| good.inputs.clone()),

@@ -12,7 +12,7 @@ use super::super::{
     error::{Error, call},
     revisions::GitKey,
 };
-use super::{imports, job_sights::JobSights, requests};
+use super::{cascade, imports, job_sights::JobSights, requests};
 use crate::{
     api::{
         BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
@@ -123,7 +123,8 @@ impl World {
         let checks = spec.images.iter().map(|image| jobs.checks.remove(&image.name).unwrap_or_default()).collect();
         let running =
             |cascade: &Arc<Cascade>| cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
-        let cascades = context.caches.cascades.group(&key);
+        let mut cascades = context.caches.cascades.group(&key);
+        cascades.extend(cascade::announced(context, family, &cascades).await?);
         let requests = requests::sights(family, &records, now);
         let ended = cascades.iter().filter(|cascade| !running(cascade));
         let last_wave = ended.max_by_key(|cascade| cascade.creation_timestamp()).cloned();
@@ -139,7 +140,7 @@ impl World {
             orphans: jobs.builds.into_values().flatten().collect(),
             checks,
             failed_checks: jobs.failed_checks,
-            goods: records_of.iter().map(good).collect(),
+            goods: records_of.iter().map(|record| good(record.as_ref())).collect(),
             records: records_of,
             requests,
             wave: cascades.into_iter().find(running),
@@ -384,6 +385,6 @@ pub fn strategy_ref<'a>(spec: &'a ImageFamilySpec, image: &'a Image) -> &'a Stra
 }
 
 /// The last good build of a record.
-fn good(record: &Option<Arc<FamilyImage>>) -> Option<Arc<Good>> {
-    Good::of(record.as_ref()?.status.as_ref()?).map(Arc::new)
+fn good(record: Option<&Arc<FamilyImage>>) -> Option<Arc<Good>> {
+    Good::of(record?.status.as_ref()?).map(Arc::new)
 }

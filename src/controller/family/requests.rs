@@ -22,7 +22,11 @@ use crate::{
 
 /// The requests that are not handled yet: of the family, and of its images by name.
 #[must_use]
-pub fn sights(family: &ImageFamily, records: &HashMap<String, Arc<FamilyImage>>, now: Timestamp) -> Vec<RequestSight> {
+pub(super) fn sights(
+    family: &ImageFamily,
+    records: &HashMap<String, Arc<FamilyImage>>,
+    now: Timestamp,
+) -> Vec<RequestSight> {
     let handled = |requests: Option<&[HandledRequest]>, id: &str| requests.is_some_and(|known| is_handled(known, id));
     let mut sights = Vec::new();
     if let Some(value) = family.annotations().get(labels::REQUEST) {

@@ -362,6 +362,7 @@ impl World {
             digest: good.as_ref().map(|good| good.digest.clone()),
             fingerprint: good.as_ref().map(|good| good.fingerprint.clone()),
             build: good.as_ref().map(|good| good.build),
+            last_build: old.last_build.max(image.running.as_ref().map(|running| running.build)),
             content: good.as_ref().and_then(|good| good.content.clone()),
             checked: good.as_ref().and_then(|good| good.checked.clone()),
             causes: good.as_ref().map(|good| good.causes.clone()).unwrap_or_default(),
