@@ -35,6 +35,9 @@ async fn a_failed_check_keeps_tags_and_children_where_they_are() {
     place.apply_family(FAMILY, &spec(&scene, "none")).await.expect("a family");
     let (told_reason, message) = place.wait_family(FAMILY, "Stalled", WAVE).await;
     assert_eq!(told_reason, reason::IMAGES_FAILED, "{message}");
+    // The one has failed, and that is enough; the other goes to its end.
+    let ended = |status: &FamilyImageStatus| status.checks.iter().all(|check| check.state != CheckState::Running);
+    place.wait_image(FAMILY, "app", "its checks to end", |image| image.status.as_ref().is_some_and(ended)).await;
     let status = record(&scene).await;
     assert_eq!((status.state, status.reason.as_str()), (ImageState::Failed, reason::CHECK_FAILED));
     let words = "/version says none, which is no version";
