@@ -30,6 +30,10 @@ test: ## Run every test: unit, integration and scale (real API server), end to e
 bench: ## Run the benchmarks: the engine's pass, and a wave beside a bare loop (docs/benchmarks.md)
 	dev/bench
 
+.PHONY: simulate
+simulate: ## Run the simulation over SEEDS seeds, from FROM on; SEED=n replays one
+	cargo test --locked --profile cluster --test simulation -- --nocapture --include-ignored $(if $(SEED),replay,the_invariants)
+
 .PHONY: demo
 demo: ## From nothing to a patched application, shown live
 	dev/demo

@@ -9,7 +9,7 @@
 //! this costs anything.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -59,7 +59,7 @@ pub struct Ledger {
 struct Families {
     /// Whether the builds of families that have had no pass yet are counted.
     counted: bool,
-    rows: HashMap<Key, Row>,
+    rows: BTreeMap<Key, Row>,
     /// Families whose turn has come.
     woken: BTreeSet<Key>,
 }

@@ -88,7 +88,8 @@ fn concerned<K: Send + Sync + 'static>(
 }
 
 /// The families whose turn has come where builds are limited.
-fn woken(context: &Arc<Context>) -> BoxStream<'static, FamilyRef> {
+#[must_use]
+pub fn woken(context: &Arc<Context>) -> BoxStream<'static, FamilyRef> {
     let woken = stream::unfold(Arc::clone(context), |context| async {
         let family = context.budget.next_woken().await;
         Some((reference(&family), context))

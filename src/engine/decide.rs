@@ -70,7 +70,7 @@ struct Course {
     pending: Option<Pending>,
     actions: Vec<Action>,
     unserved: usize,
-    /// Whether a wave would begin but for windows or `suspend`.
+    /// Whether a wave would begin but for windows, `suspend`, or another one of this second.
     gated: bool,
     wake_at: Option<Timestamp>,
 }
@@ -129,7 +129,10 @@ fn overtaken(seen: &Observation<'_>, wave: WaveSight<'_>, walk: &Walk) -> Vec<Ac
         .filter(|(build, image)| {
             build.cascade == superseded
                 && build.outcome == BuildOutcome::Running
-                && image.fingerprint.as_ref() != Some(&build.fingerprint)
+                && match &image.fingerprint {
+                    Some(wanted) => *wanted != build.fingerprint,
+                    None => image.reason == reason::WAITING_FOR_PARENT,
+                }
         })
         .map(|(build, _)| Action::Stop { job: build.job.clone() })
         .collect()
@@ -146,13 +149,17 @@ fn begin(
 ) -> Course {
     match gates::wave(seen, upstreams, walk, wishes, window, now) {
         WaveGate::Open => {
-            let name = wave_name(seen.family, now);
-            if seen.last_wave.is_some_and(|last| last.name == name) {
+            let ended = |name: &str| seen.last_wave.is_some_and(|last| last.name == name);
+            // One that was to begin before, and whose record may be there though nobody has shown it yet, begins under its name.
+            let begun = seen.status.cascade.as_ref().map(|wave| wave.name.clone()).filter(|name| !ended(name));
+            let name = begun.unwrap_or_else(|| wave_name(seen.family, now));
+            if ended(&name) {
                 // Names tell seconds apart; the last wave has begun in this one.
                 gates::close(walk, reason::CASCADING, "the wave begins");
                 let next = now.saturating_add(A_SECOND).unwrap_or(Timestamp::MAX);
                 return Course {
                     wake_at: Some(next),
+                    gated: true,
                     pending: seen.status.pending.clone(),
                     ..Course::of(WaveStep::None)
                 };

@@ -59,7 +59,7 @@ pub fn wave(
     }
     let at_once = seen.superseded().is_some() && !candidates.is_empty()
         || walk.images.iter().all(|image| image.good.is_none())
-        || ready.iter().any(|ready| ready.imported)
+        || candidates.is_empty() && ready.iter().all(|ready| ready.imported)
         || asked_for(seen, upstreams, walk, wishes);
     if at_once {
         return WaveGate::Open;

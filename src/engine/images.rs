@@ -47,6 +47,8 @@ impl Step<'_> {
 
     fn behind(&self, obstacle: Obstacle) -> ImageDecision {
         match obstacle {
+            // A held image is not on its way anywhere: its children stand on what it is.
+            _ if self.sight.good.is_some() && self.is_held() => self.held(blank()),
             Obstacle::Blocked(by) => {
                 let message = format!("blocked by {by}, which failed");
                 let fault = Fault { reason: reason::ANCESTOR_FAILED, message };
@@ -56,8 +58,6 @@ impl Step<'_> {
                     ..ImageDecision::waiting(fault, false)
                 }
             }
-            // A held image is not on its way anywhere: its children stand on what it is.
-            Obstacle::Waiting(..) if self.sight.good.is_some() && self.is_held() => self.held(blank()),
             Obstacle::Waiting(fault, in_progress) => ImageDecision::waiting(fault, in_progress),
         }
     }

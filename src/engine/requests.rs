@@ -13,6 +13,7 @@ use super::{
 use crate::{
     api::{
         ApprovalRecord, FailureClass, HandledRequest, ImageState, ManualHold, UpstreamStatus,
+        condition::reason,
         request::{Act, Request, RequestOutcome, Scope},
     },
     lineage::Lineage,
@@ -86,7 +87,7 @@ pub fn read(seen: &Observation<'_>, now: Timestamp) -> Wishes {
 /// Whether the registry is being asked for the build that an image wants: what there is to do for it is not known yet.
 fn is_asked_for(image: &ImageDecision) -> bool {
     let asked = matches!(image.state, ImageState::Waiting | ImageState::Checking);
-    asked && image.fingerprint.is_some() && image.in_progress
+    asked && image.in_progress && (image.fingerprint.is_some() || image.reason == reason::RESOLVING)
 }
 
 impl Wishes {
@@ -251,7 +252,9 @@ impl Wishes {
         }
         let known = self.upstreams.iter().position(|status| status.name == name);
         let place = known.unwrap_or_else(|| {
-            self.upstreams.push(UpstreamStatus { name: name.into(), ..UpstreamStatus::default() });
+            let reference = seen.spec.upstreams.iter().find(|upstream| upstream.name == name);
+            let reference = reference.map(crate::api::Upstream::reference).unwrap_or_default();
+            self.upstreams.push(UpstreamStatus { name: name.into(), reference, ..UpstreamStatus::default() });
             self.upstreams.len() - 1
         });
         self.upstreams.get_mut(place).ok_or_else(|| format!("the family has no upstream `{name}`"))

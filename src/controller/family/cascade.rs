@@ -129,8 +129,12 @@ async fn open(context: &Context, world: &World, name: &str, spec: CascadeSpec) -
     let api: Api<Cascade> = Api::namespaced(context.client.clone(), &world.key.namespace);
     match call(|| format!("create Cascade {name}"), api.create(&PostParams::default(), &cascade)).await {
         Ok(created) => context.caches.cascades.wrote(created),
-        // An earlier pass of this very second has made it.
-        Err(error) if error.is_already_exists() => return Ok(()),
+        // An earlier pass has made it and did not hear of it.
+        Err(error) if error.is_already_exists() => {
+            let existing = call(|| format!("read Cascade {name}"), api.get(name)).await?;
+            context.caches.cascades.wrote(existing);
+            return Ok(());
+        }
         Err(error) => return Err(error),
     }
     info!(cascade = name, "wave begins");

@@ -337,7 +337,11 @@ fn current_record(
     records: &mut HashMap<String, Arc<FamilyImage>>,
     memory: &mut Memory,
 ) -> Option<Arc<FamilyImage>> {
-    let record = records.remove(&image.name)?;
+    let Some(record) = records.remove(&image.name) else {
+        // The registry was asked while the record told the number of the last build; now it has to tell that itself.
+        memory.pushes.forget(&image.name);
+        return None;
+    };
     if record.spec.repository == repository(spec, image) {
         return Some(record);
     }

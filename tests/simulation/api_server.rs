@@ -1,0 +1,247 @@
+//! The API server, as far as the controller speaks to it: a service that takes its time, fails, and sometimes does what it was
+//! asked to without saying so.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use groundswell::controller::cache::Key;
+use http::{Method, Request, Response};
+use kube::client::Body;
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::{Cluster, Event, Shared},
+    faults::{Fate, Moment},
+    invariants::{builds, records},
+    job_controller,
+    objects::{Kind, Refused, uid},
+};
+
+/// What was asked of the API server.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub method: Method,
+    /// `None` for Events.
+    pub kind: Option<Kind>,
+    pub key: Key,
+    pub status: bool,
+    pub dry_run: bool,
+    pub owner: String,
+    pub body: Value,
+}
+
+/// What it answered.
+pub type Answer = (u16, Arc<Value>);
+
+impl Call {
+    fn read(method: Method, uri: &http::Uri, body: &[u8]) -> Option<Self> {
+        let parts: Vec<&str> = uri.path().split('/').skip_while(|part| *part != "namespaces").skip(1).collect();
+        let (namespace, plural) = (*parts.first()?, *parts.get(1)?);
+        let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(body).ok()? };
+        let name = parts.get(2).copied().or_else(|| body["metadata"]["name"].as_str()).unwrap_or_default();
+        let query = |name: &str| {
+            let pairs = uri.query().unwrap_or_default().split('&');
+            pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+        };
+        Some(Self {
+            kind: Kind::of_plural(plural),
+            key: Key::new(namespace, name),
+            status: parts.get(3) == Some(&"status"),
+            dry_run: query("dryRun").is_some(),
+            owner: query("fieldManager").unwrap_or_default().replace("%2F", "/"),
+            method,
+            body,
+        })
+    }
+
+    fn writes(&self) -> bool {
+        self.method != Method::GET && !self.dry_run
+    }
+
+    fn shown(&self) -> String {
+        let kind = self.kind.map_or_else(|| "Event".to_owned(), |kind| format!("{kind:?}"));
+        // The name of an Event holds the time of the machine.
+        let name = if self.kind.is_some() { &self.key.name } else { "" };
+        let status = if self.status { "/status" } else { "" };
+        let dry = if self.dry_run { " (dry run)" } else { "" };
+        format!("{} {kind} {}/{name}{status}{dry}", self.method, self.key.namespace)
+    }
+}
+
+/// A client of the API server for the process of this number.
+pub fn client(shared: &Shared, process: u64) -> kube::Client {
+    let shared = shared.clone();
+    let service = tower::service_fn(move |request: Request<Body>| serve(shared.clone(), process, request));
+    kube::Client::new(service, "default")
+}
+
+fn serve(
+    shared: Shared,
+    process: u64,
+    request: Request<Body>,
+) -> BoxFuture<'static, Result<Response<Body>, tower::BoxError>> {
+    async move {
+        let (parts, body) = request.into_parts();
+        let body = body.collect_bytes().await?;
+        let call = Call::read(parts.method, &parts.uri, &body).ok_or("a path that the model does not know")?;
+        let (there, back) = shared.lock().faults.latency();
+        tokio::time::sleep(there).await;
+        let Ok(result) = take(&shared, process, call).await;
+        tokio::time::sleep(back).await;
+        let (code, answer) = result?;
+        let body = serde_json::to_vec(&*answer)?;
+        Ok(Response::builder().status(code).body(Body::from(body))?)
+    }
+    .boxed()
+}
+
+/// Takes a call that has arrived. Never returns to a sender that is dead, or that is to hear nothing.
+async fn take(shared: &Shared, process: u64, call: Call) -> Result<Result<Answer, tower::BoxError>, Infallible> {
+    let outcome = {
+        let mut cluster = shared.lock();
+        if cluster.process == process { arrive(&mut cluster, call) } else { None }
+    };
+    shared.changed.notify_one();
+    match outcome {
+        Some(answer) => Ok(answer),
+        None => std::future::pending().await,
+    }
+}
+
+/// What comes of a call; `None` if its sender never hears.
+fn arrive(cluster: &mut Cluster, call: Call) -> Option<Result<Answer, tower::BoxError>> {
+    if let Some(crash) = &mut cluster.crash {
+        if crash.calls == 0 {
+            let crash = *crash;
+            cluster.crash = None;
+            cluster.note(format_args!("crash {:?} {}", crash.moment, call.shown()));
+            match crash.moment {
+                Moment::Before => {}
+                Moment::After => drop(carry_out(cluster, call)),
+                Moment::Late => {
+                    let late = cluster.faults.machinery.pause(1..3000);
+                    cluster.schedule(late, Event::Late(Box::new(call)));
+                }
+            }
+            cluster.kill(crash.down);
+            return None;
+        }
+        crash.calls -= 1;
+    }
+    let creates_job = call.kind == Some(Kind::Job) && call.method == Method::POST;
+    match cluster.faults.fate(call.writes(), creates_job) {
+        Fate::Answered => Some(Ok(carry_out(cluster, call))),
+        Fate::Refused(code, reason) => {
+            cluster.note(format_args!("{code} {}", call.shown()));
+            Some(Ok((code, Arc::new(status(code, reason)))))
+        }
+        Fate::Lost { effect, told } => {
+            cluster.note(format_args!("lost effect={effect} told={told} {}", call.shown()));
+            if effect {
+                drop(carry_out(cluster, call));
+            }
+            told.then(|| Err("the connection broke".into()))
+        }
+    }
+}
+
+/// Carries a call out.
+pub fn carry_out(cluster: &mut Cluster, call: Call) -> Answer {
+    let shown = call.shown();
+    let writes = call.writes();
+    let (code, answer) = answer(cluster, call);
+    if writes {
+        cluster.note(format_args!("{code} {shown}"));
+    }
+    (code, answer)
+}
+
+fn answer(cluster: &mut Cluster, call: Call) -> Answer {
+    let Some(kind) = call.kind else { return (201, Arc::new(call.body)) };
+    let result = match call.method.as_str() {
+        "GET" => cluster.objects.get(kind, &call.key).cloned().ok_or(Refused::Missing),
+        "POST" => return create(cluster, kind, call),
+        "PATCH" => return patch(cluster, kind, call),
+        "DELETE" => delete(cluster, kind, &call),
+        _ => return (405, Arc::new(status(405, "MethodNotAllowed"))),
+    };
+    finish(200, result)
+}
+
+fn finish(code: u16, result: Result<Arc<Value>, Refused>) -> Answer {
+    match result {
+        Ok(object) => (code, object),
+        Err(refused) => {
+            let (code, reason) = match refused {
+                Refused::Exists => (409, "AlreadyExists"),
+                Refused::Missing => (404, "NotFound"),
+                Refused::Conflict => (409, "Conflict"),
+            };
+            (code, Arc::new(status(code, reason)))
+        }
+    }
+}
+
+fn create(cluster: &mut Cluster, kind: Kind, call: Call) -> Answer {
+    let mut object = call.body;
+    object["metadata"]["namespace"] = json!(call.key.namespace);
+    if call.dry_run {
+        let exists = cluster.objects.get(kind, &call.key).is_some();
+        return finish(201, if exists { Err(Refused::Exists) } else { Ok(Arc::new(object)) });
+    }
+    let result = cluster.create(kind, object);
+    if let (Kind::Job, Ok(job)) = (kind, &result) {
+        builds::created(cluster, job);
+        job_controller::created(cluster, job);
+    }
+    if let (Kind::Cascade, Ok(cascade)) = (kind, &result) {
+        records::opened(cluster, cascade);
+    }
+    finish(201, result)
+}
+
+fn patch(cluster: &mut Cluster, kind: Kind, call: Call) -> Answer {
+    let now = cluster.time.truth();
+    let before = cluster.objects.get(kind, &call.key).cloned();
+    let result = cluster.objects.apply(kind, &call.key, &call.owner, call.body, call.status, now);
+    cluster.changed(kind);
+    if let Ok(object) = &result {
+        records::written(cluster, kind, before.as_deref(), object);
+    }
+    finish(200, result)
+}
+
+fn delete(cluster: &mut Cluster, kind: Kind, call: &Call) -> Result<Arc<Value>, Refused> {
+    let foreground = call.body["propagationPolicy"] == "Foreground";
+    let wanted = &call.body["preconditions"]["uid"];
+    if let Some(known) = cluster.objects.get(kind, &call.key)
+        && !wanted.is_null()
+        && known["metadata"]["uid"] != *wanted
+    {
+        return Err(Refused::Conflict);
+    }
+    if kind == Kind::Job && foreground {
+        let now = cluster.time.truth();
+        let job = cluster.objects.mark_deleted(kind, &call.key, now)?;
+        cluster.changed(kind);
+        if let Some(work) = cluster.work.get(uid(&job)).cloned() {
+            builds::deleted(cluster, &work);
+        }
+        job_controller::deleted(cluster, &job, Duration::ZERO);
+        return Ok(job);
+    }
+    let object = cluster.objects.get(kind, &call.key).cloned().ok_or(Refused::Missing)?;
+    cluster.remove(kind, &call.key);
+    Ok(object)
+}
+
+fn status(code: u16, reason: &str) -> Value {
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "message": format!("the model says {reason}"),
+        "reason": reason,
+        "code": code,
+    })
+}

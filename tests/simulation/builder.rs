@@ -1,0 +1,150 @@
+//! What a build's pod does: it reads what `prepare` is told, makes an image from it, and pushes it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use groundswell::{
+    api::{EdgeUse, labels},
+    build::{
+        prepare::{
+            refusal::{Reason, Refusal},
+            specification::{Source, Specification, VARIABLE},
+        },
+        source::config_map_hash,
+    },
+    controller::cache::Key,
+};
+use serde_json::Value;
+
+use crate::{
+    cluster::Cluster,
+    job_controller::Work,
+    objects::{Kind, owner},
+    registry::{Content, Made, PLATFORM, layer},
+};
+
+/// A Dockerfile with this word fails to build, however often it is tried.
+pub const BROKEN: &str = "BROKEN";
+/// A Dockerfile with this word is refused by `prepare`.
+pub const MISMATCH: &str = "MISMATCH";
+/// An image from a Dockerfile with this word does not pass its checks.
+pub const BAD: &str = "BAD";
+/// What follows this word changes nothing in the image.
+pub const COSMETIC: &str = "COSMETIC";
+/// A Dockerfile with this word makes another image every time.
+pub const IRREPRODUCIBLE: &str = "IRREPRODUCIBLE";
+
+/// What came of a build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// Nothing was pushed, for a reason that is not the builder's.
+    Not,
+    Pushed,
+    /// It failed, with this log.
+    Failed(String),
+    /// `prepare` refused it.
+    Refused(Refusal),
+}
+
+/// Makes the image of a Job, and pushes it.
+pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
+    let specification = specification(&work.job);
+    let text = match text(cluster, &work.key.namespace, &specification.source) {
+        Ok(text) => text,
+        Err(refusal) => return Pushed::Refused(refusal),
+    };
+    if text.contains(MISMATCH) {
+        return Pushed::Refused(Refusal::new(
+            Reason::DockerfileMismatch,
+            "the Dockerfile names an image that `from` does not",
+        ));
+    }
+    if text.contains(BROKEN) {
+        return Pushed::Failed(
+            "error: failed to solve: process \"/bin/sh -c false\" did not complete successfully: exit code: 1\n".into(),
+        );
+    }
+    let (repository, tag) = specification.image.rsplit_once(':').expect("a reference with a tag");
+    let host = repository.split('/').next().unwrap_or_default();
+    let now = cluster.elapsed();
+    if cluster.faults.is_away(host, now) {
+        return Pushed::Failed(
+            "error: failed to solve: failed to push x: unexpected status from POST request: 503 Service Unavailable\n"
+                .into(),
+        );
+    }
+    let mut words = vec![text.split(COSMETIC).next().unwrap_or_default().to_owned()];
+    words.extend(specification.args.iter().map(|(name, value)| format!("{name}={value}")));
+    words.extend(specification.target.clone());
+    let mut layers = Vec::new();
+    for parent in &specification.parents {
+        let Some(content) = cluster.registry.content(&parent.pinned).map(str::to_owned) else {
+            let message = format!("{} is to be built from {}, which does not exist", work.key.name, parent.pinned);
+            cluster.violated("parents exist", message);
+            return Pushed::Failed(
+                "error: failed to solve: failed to resolve source metadata for x: not found\n".into(),
+            );
+        };
+        if parent.usage == EdgeUse::Base {
+            layers = cluster.registry.layers(&parent.pinned).unwrap_or_default().to_vec();
+        } else {
+            words.push(content);
+        }
+    }
+    if text.contains(IRREPRODUCIBLE) {
+        words.push(uid.into());
+    }
+    layers.push(layer(&words.iter().map(String::as_str).collect::<Vec<_>>()));
+    let annotations = annotations(&work.job);
+    let made = Made {
+        job: uid.into(),
+        family: owner(&work.job).into(),
+        image: work.label(labels::IMAGE).into(),
+        fingerprint: work.label(labels::FINGERPRINT).into(),
+        parents: specification.parents.iter().map(|parent| parent.pinned.clone()).collect(),
+        source: text,
+        args: specification.args.clone(),
+    };
+    let kept = cluster.registry.repository(repository);
+    let digest = kept.push(&Content { architecture: PLATFORM, layers, created: 0 }, &annotations);
+    kept.tags.insert(tag.into(), digest.clone());
+    kept.made.entry(digest.clone()).or_default().push(made);
+    cluster.note(format_args!("pushed {repository}:{tag} {digest}"));
+    crate::invariants::tags::pushed(cluster, repository, &digest);
+    Pushed::Pushed
+}
+
+/// What `prepare` is told.
+pub fn specification(job: &Value) -> Specification {
+    let containers = job["spec"]["template"]["spec"]["initContainers"].as_array().expect("init containers");
+    let variables = containers.iter().flat_map(|container| container["env"].as_array().into_iter().flatten());
+    let variable =
+        variables.filter(|variable| variable["name"] == VARIABLE).find_map(|variable| variable["value"].as_str());
+    serde_json::from_str(variable.expect("the specification")).expect("a specification")
+}
+
+/// The text of the Dockerfile.
+fn text(cluster: &Cluster, namespace: &str, source: &Source) -> Result<String, Refusal> {
+    match source {
+        Source::Inline { dockerfile } => Ok(dockerfile.clone()),
+        Source::ConfigMap { name, items, hash } => {
+            let missing = || Refusal::new(Reason::SourceNotFound, "the ConfigMap is gone");
+            let object: &Arc<Value> =
+                cluster.objects.get(Kind::ConfigMap, &Key::new(namespace, name)).ok_or_else(missing)?;
+            let data: BTreeMap<String, String> =
+                serde_json::from_value(object["data"].clone()).map_err(|_| missing())?;
+            let now = config_map_hash(&data, &BTreeMap::new(), items).map_err(|_| missing())?;
+            if now != *hash {
+                return Err(Refusal::new(Reason::SourceUnavailable, "the ConfigMap has just changed"));
+            }
+            Ok(data.get("Dockerfile").cloned().unwrap_or_default())
+        }
+        Source::Git { commit, .. } => Ok(cluster.texts.get(commit).cloned().unwrap_or_default()),
+    }
+}
+
+/// The annotations, as the strategy of the model passes them: `name=value` in the arguments.
+fn annotations(job: &Value) -> BTreeMap<String, String> {
+    let arguments = job["spec"]["template"]["spec"]["containers"][0]["args"].as_array().into_iter().flatten();
+    let pairs = arguments.filter_map(|argument| argument.as_str()?.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}

@@ -1,0 +1,226 @@
+//! Everything outside of the controller, in one place: objects, registries, repositories of sources, what is on its way and
+//! what will break. Changed only while nothing else runs.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use groundswell::{api::ImageFamilySpec, controller::cache::Key};
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::{
+    faults::{Crash, Faults},
+    invariants::Invariants,
+    job_controller::{Stage, Work},
+    objects::{Change, Kind, Objects, Refused, uid},
+    registry::Registry,
+    time::Time,
+    trace::Trace,
+};
+
+/// Something that will happen.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The script's step of this number.
+    Step(usize),
+    /// A watch of the process of this number shows what has changed.
+    Deliver(u64, Kind),
+    /// A process starts.
+    Start(u64),
+    /// A Job or its pod goes on.
+    Work(String, Stage),
+    /// An upstream's tag gets an index with the platforms that the one before lacked.
+    Completes(String, String),
+    /// Objects whose owner is gone are taken away.
+    Collect,
+    /// A write that was on its way when its sender died.
+    Late(Box<crate::api_server::Call>),
+}
+
+/// The first thing that was seen that must never be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The name of the invariant.
+    pub invariant: &'static str,
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.message)
+    }
+}
+
+/// The state of everything outside of the controller.
+pub struct Cluster {
+    pub seed: u64,
+    pub time: Time,
+    pub trace: Trace,
+    pub objects: Objects,
+    pub registry: Registry,
+    /// Commits by repository and branch.
+    pub commits: BTreeMap<(String, String), String>,
+    /// The Dockerfile of each commit.
+    pub texts: BTreeMap<String, String>,
+    /// Jobs on their way, by uid.
+    pub work: BTreeMap<String, Work>,
+    pub faults: Faults,
+    pub crash: Option<Crash>,
+    /// The process that lives; 0 while none does.
+    pub process: u64,
+    pub invariants: Invariants,
+    pub violation: Option<Violation>,
+    /// Specs by family and generation.
+    specs: BTreeMap<(String, i64), Arc<ImageFamilySpec>>,
+    agenda: BTreeMap<(Duration, u64), Event>,
+    events: u64,
+    /// Kinds whose watches are to break.
+    pub broken_watches: Vec<Kind>,
+    /// When each kind's watch will next show something.
+    pub deliveries: BTreeMap<Kind, Duration>,
+}
+
+/// The cluster, as everybody holds it.
+#[derive(Clone)]
+pub struct Shared {
+    cluster: Arc<Mutex<Cluster>>,
+    /// Rung when something was put on the agenda, or a process died.
+    pub changed: Arc<Notify>,
+}
+
+impl Shared {
+    pub fn new(cluster: Cluster) -> Self {
+        Self { cluster: Arc::new(Mutex::new(cluster)), changed: Arc::new(Notify::new()) }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock().expect("nothing panics while it holds the cluster")
+    }
+}
+
+impl Cluster {
+    pub fn new(seed: u64, faults: Faults, trace: Trace) -> Self {
+        Self {
+            seed,
+            time: Time::start(),
+            trace,
+            objects: Objects::default(),
+            registry: Registry::default(),
+            commits: BTreeMap::new(),
+            texts: BTreeMap::new(),
+            work: BTreeMap::new(),
+            faults,
+            crash: None,
+            process: 0,
+            invariants: Invariants::default(),
+            violation: None,
+            specs: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            events: 0,
+            broken_watches: Vec::new(),
+            deliveries: BTreeMap::new(),
+        }
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.time.elapsed()
+    }
+
+    /// Notes that something happened.
+    pub fn note(&mut self, what: fmt::Arguments<'_>) {
+        let at = self.elapsed();
+        self.trace.note(at, what);
+    }
+
+    /// Notes that something happened that must never be. The first one counts.
+    pub fn violated(&mut self, invariant: &'static str, message: String) {
+        self.note(format_args!("VIOLATION {invariant}: {message}"));
+        self.violation.get_or_insert(Violation { invariant, message });
+    }
+
+    /// The spec of a family that is there.
+    pub fn spec(&mut self, key: &Key) -> Option<Arc<ImageFamilySpec>> {
+        let family = self.objects.get(Kind::Family, key)?;
+        let version = (uid(family).to_owned(), family["metadata"]["generation"].as_i64().unwrap_or_default());
+        if let Some(known) = self.specs.get(&version) {
+            return Some(Arc::clone(known));
+        }
+        let spec: Arc<ImageFamilySpec> = Arc::new(serde_json::from_value(family["spec"].clone()).ok()?);
+        self.specs.insert(version, Arc::clone(&spec));
+        Some(spec)
+    }
+
+    /// The spec of a family at a generation that somebody has asked for before.
+    pub fn spec_at(&self, uid: &str, generation: i64) -> Option<Arc<ImageFamilySpec>> {
+        self.specs.get(&(uid.to_owned(), generation)).cloned()
+    }
+
+    /// Puts something on the agenda.
+    pub fn schedule(&mut self, after: Duration, event: Event) {
+        self.events += 1;
+        self.agenda.insert((self.elapsed() + after, self.events), event);
+    }
+
+    /// When the next thing happens.
+    pub fn next_at(&self) -> Option<Duration> {
+        self.agenda.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Takes the next thing from the agenda, if its time has come.
+    pub fn take_due(&mut self) -> Option<Event> {
+        let now = self.elapsed();
+        let entry = self.agenda.first_entry().filter(|entry| entry.key().0 <= now)?;
+        Some(entry.remove())
+    }
+
+    pub fn create(&mut self, kind: Kind, object: Value) -> Result<Arc<Value>, Refused> {
+        let now = self.time.truth();
+        let made = self.objects.create(kind, object, now)?;
+        self.changed(kind);
+        Ok(made)
+    }
+
+    pub fn update(&mut self, kind: Kind, key: &Key, change: impl FnOnce(&mut Value)) -> Result<Arc<Value>, Refused> {
+        let updated = self.objects.update(kind, key, change)?;
+        self.changed(kind);
+        Ok(updated)
+    }
+
+    pub fn remove(&mut self, kind: Kind, key: &Key) -> Option<Arc<Value>> {
+        let removed = self.objects.remove(kind, key)?;
+        self.changed(kind);
+        if kind == Kind::Family || kind == Kind::Job {
+            let pause = self.faults.machinery.pause(100..5000);
+            self.schedule(pause, Event::Collect);
+        }
+        Some(removed)
+    }
+
+    /// Lets the watch of a kind show what has changed, after a while.
+    pub fn changed(&mut self, kind: Kind) {
+        let now = self.elapsed();
+        if self.process != 0 && self.deliveries.get(&kind).is_none_or(|at| *at < now) {
+            let lag = self.faults.lag(kind);
+            self.deliveries.insert(kind, now + lag);
+            self.schedule(lag, Event::Deliver(self.process, kind));
+        }
+    }
+
+    /// The changes of a kind from this place in its log on.
+    pub fn changes_since(&self, kind: Kind, cursor: usize) -> Vec<Change> {
+        self.objects.log(kind).get(cursor..).unwrap_or_default().to_vec()
+    }
+
+    /// The process dies.
+    pub fn kill(&mut self, down: Duration) {
+        let next = self.invariants.history.next_process();
+        self.process = 0;
+        self.deliveries.clear();
+        self.note(format_args!("controller dies"));
+        self.schedule(down, Event::Start(next));
+    }
+}

@@ -1,0 +1,197 @@
+//! When a Job may be made: a build within its family's budget, gates and wave, from parents that are checked; a check once.
+
+use std::sync::Arc;
+
+use groundswell::{
+    api::{ImageFamilySpec, Supersede, Window, labels},
+    controller::cache::Key,
+};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::{seen, short};
+use crate::{
+    builder,
+    cluster::Cluster,
+    job_controller::{self, Phase, Work},
+    objects::{Kind, key_of, label, owner},
+    scene::repository,
+};
+
+type Found = Vec<(&'static str, String)>;
+
+/// A Job was made; it is not among those that work yet.
+pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
+    cluster.invariants.effects += 1;
+    let found = if job_controller::is_check(job) { check(cluster, job) } else { build(cluster, job) };
+    for (invariant, message) in found {
+        cluster.violated(invariant, message);
+    }
+}
+
+fn check(cluster: &Cluster, job: &Value) -> Found {
+    let place = |job: &Value| {
+        let digest = job["metadata"]["annotations"][labels::CHECKED_DIGEST].as_str().unwrap_or_default().to_owned();
+        let names = [labels::IMAGE, labels::CHECK, labels::CHECK_REVISION];
+        (owner(job).to_owned(), digest, names.map(|name| label(job, name).to_owned()))
+    };
+    // What never starts counts as failed after a while.
+    let live = |other: &&Work| {
+        other.is_check() && other.phase == Phase::Live && !other.never_starts() && place(&other.job) == place(job)
+    };
+    let beside = cluster.work.values().find(live);
+    let shown = |other: &Work| format!("{} beside {}", key_of(job).name, other.key.name);
+    beside.map(|other| ("no two live checks of one digest", shown(other))).into_iter().collect()
+}
+
+fn build(cluster: &mut Cluster, job: &Value) -> Found {
+    let key = key_of(job);
+    let family = Key::new(&key.namespace, label(job, labels::FAMILY));
+    let (image, fingerprint) = (label(job, labels::IMAGE), label(job, labels::FINGERPRINT));
+    let shown = format!("{}/{image} at {} as {}", family.name, short(fingerprint), key.name);
+    let Some((spec, begun)) = seen(cluster, &family) else { return Vec::new() };
+    let mut found = Vec::new();
+    let mut running = 0;
+    let builds = cluster.work.values().filter(|other| !other.is_check() && owner(&other.job) == owner(job));
+    for other in builds {
+        let same = other.label(labels::IMAGE) == image && other.label(labels::FINGERPRINT) == fingerprint;
+        if same && other.phase == Phase::Live {
+            found.push(("no two live builds of one fingerprint", format!("{shown} beside {}", other.key.name)));
+        }
+        if same && other.phase == Phase::Succeeded && other.has_pushed() {
+            found.push(("nothing is built twice", format!("{shown} though {} has pushed", other.key.name)));
+        }
+        // What never starts counts as failed after a while.
+        running += usize::from(other.phase == Phase::Live && !(other.never_starts() && other.is_deleted()));
+    }
+    let parallelism = usize::try_from(spec.policy.parallelism).unwrap_or(1);
+    if running >= parallelism {
+        found.push(("budgets are kept", format!("{shown} beside {running} others, and {parallelism} may run")));
+    }
+    if spec.suspend {
+        found.push(("suspended families build nothing", shown.clone()));
+    }
+    if !spec.policy.windows.is_empty() && !spec.policy.windows.iter().any(|window| is_open(window, begun)) {
+        found.push(("nothing is built while no window is open", format!("{shown}, decided at {begun}")));
+    }
+    found.extend(held(cluster, &spec, &family, image, begun).map(|why| ("holds are kept", format!("{shown}: {why}"))));
+    found.extend(parents(cluster, &spec, &family, job, &shown));
+    found.extend(wave(cluster, job, image, &shown));
+    found.extend(storm(cluster, &spec, job, &shown));
+    found
+}
+
+/// Whether a window of the scripts, which opens once an hour, is open.
+fn is_open(window: &Window, at: Timestamp) -> bool {
+    let minute: i64 = window.schedule.split(' ').next().and_then(|minute| minute.parse().ok()).unwrap_or_default();
+    let zone = if window.time_zone == "Asia/Kolkata" { 1800 } else { 0 };
+    let into = (at.as_second() + zone - 60 * minute).rem_euclid(3600);
+    into < i64::from(window.duration.as_secs())
+}
+
+/// Why an image must not be built: a person holds it.
+fn held(cluster: &Cluster, spec: &ImageFamilySpec, family: &Key, image: &str, begun: Timestamp) -> Option<String> {
+    let of_spec = spec.images.iter().find(|known| known.name == image)?.hold.as_ref();
+    if let Some(hold) = of_spec.filter(|hold| hold.until.is_none_or(|until| begun < until)) {
+        return Some(format!("{hold:?}"));
+    }
+    let key = Key::new(&family.namespace, &format!("{}.{image}", family.name));
+    let record = cluster.objects.get(Kind::Image, &key)?;
+    let hold = &record["status"]["hold"];
+    let until: Option<Timestamp> = hold["until"].as_str().and_then(|until| until.parse().ok());
+    let lasts = !hold.is_null() && until.is_none_or(|until| begun < until);
+    let asked = [Some(record), cluster.objects.get(Kind::Family, family)];
+    let unhold = asked.into_iter().flatten().any(|object| {
+        object["metadata"]["annotations"][labels::REQUEST].as_str().is_some_and(|text| text.contains("Unhold"))
+    });
+    (lasts && !unhold).then(|| format!("{hold}"))
+}
+
+/// Builds stand on what is adopted, pushed and checked.
+fn parents(cluster: &Cluster, spec: &ImageFamilySpec, family: &Key, job: &Value, shown: &str) -> Found {
+    let mut found = Vec::new();
+    let status = cluster.objects.get(Kind::Family, family).map(|family| family["status"].clone()).unwrap_or_default();
+    for parent in &builder::specification(job).parents {
+        let (name, digest) = parent.pinned.split_once('@').unwrap_or_default();
+        if let Some(image) = spec.images.iter().find(|image| repository(spec, image) == name) {
+            if cluster.registry.made(&parent.pinned).is_empty() {
+                found.push(("children stand on checked parents", format!("{shown} from {}", parent.pinned)));
+            } else if !cluster.invariants.is_checked(image, &parent.pinned) {
+                found.push(("children stand on checked parents", format!("{shown} from {} unchecked", parent.pinned)));
+            }
+        }
+        for upstream in spec.upstreams.iter().filter(|upstream| upstream.image == name) {
+            let rows = status["upstreams"].as_array().into_iter().flatten();
+            let adopted = rows
+                .filter(|row| row["name"] == upstream.name.as_str())
+                .find_map(|row| row["adopted"]["digest"].as_str());
+            let pinned = upstream.hold.as_ref().and_then(|hold| hold.digest.as_deref());
+            let manual =
+                status["upstreams"].as_array().into_iter().flatten().find_map(|row| row["hold"]["digest"].as_str());
+            // A status that somebody has cleared is written after the builds of the pass.
+            if adopted.is_some() && ![adopted, pinned, manual].contains(&Some(digest)) {
+                let adopted = adopted.map(short);
+                let message =
+                    format!("{shown} from {} at {}, and adopted is {adopted:?}", upstream.name, short(digest));
+                found.push(("builds use adopted digests", message));
+            }
+        }
+    }
+    found
+}
+
+/// Each image is built at most once per wave, but for failures and for what a person edits meanwhile.
+fn wave(cluster: &Cluster, job: &Value, image: &str, shown: &str) -> Option<(&'static str, String)> {
+    let (cascade, own) = (label(job, labels::CASCADE), own(job));
+    let place = (cascade.to_owned(), image.to_owned(), own);
+    let known = !cluster.invariants.history.was_forgotten(label(job, labels::FAMILY));
+    (known && cluster.invariants.built.contains(&place))
+        .then(|| ("once per wave", format!("{shown} again in {cascade}")))
+}
+
+fn own(job: &Value) -> String {
+    job["metadata"]["annotations"][labels::OWN_INPUTS].as_str().unwrap_or_default().to_owned()
+}
+
+/// Builds that nobody asked for start no faster than the policy says.
+fn storm(cluster: &mut Cluster, spec: &ImageFamilySpec, job: &Value, shown: &str) -> Option<(&'static str, String)> {
+    let now = cluster.time.truth();
+    let starts = cluster.invariants.starts.entry(owner(job).into()).or_default();
+    if job["metadata"]["annotations"][labels::USER_CAUSED] == "true" {
+        return None;
+    }
+    starts.push(now);
+    let storm = spec.policy.storm.as_ref()?;
+    // The time that a Job was made is known to the second.
+    let since = now.saturating_sub(storm.per.signed()).ok()?.saturating_add(SignedDuration::from_secs(1)).ok()?;
+    let count = starts.iter().filter(|start| **start > since).count();
+    let many = count > usize::try_from(storm.starts).unwrap_or(1) && !cluster.time.was_skewed();
+    many.then(|| ("storms are slowed down", format!("{shown} is start {count} within {}", storm.per)))
+}
+
+/// A build's pod has succeeded.
+pub fn succeeded(cluster: &mut Cluster, job: &Value) {
+    let place = (label(job, labels::CASCADE).to_owned(), label(job, labels::IMAGE).to_owned(), own(job));
+    cluster.invariants.built.insert(place);
+}
+
+/// The controller deletes a Job.
+pub fn deleted(cluster: &mut Cluster, work: &Work) {
+    if work.is_check() || work.phase != Phase::Live || work.never_starts() || work.is_deleted() {
+        return;
+    }
+    let family = Key::new(&work.key.namespace, work.label(labels::FAMILY));
+    let Some((spec, _)) = seen(cluster, &family) else { return };
+    let image = work.label(labels::IMAGE).to_owned();
+    let wanted = spec.images.iter().any(|known| known.name == image);
+    let asked = cluster.invariants.history.has_cancelled();
+    if spec.policy.supersede != Supersede::Cancel || !wanted || asked {
+        return;
+    }
+    let count = cluster.invariants.cancelled.entry((work.label(labels::CASCADE).into(), image.clone())).or_default();
+    *count += 1;
+    if *count > 1 {
+        let message = format!("{}/{image} in {}", family.name, work.label(labels::CASCADE));
+        cluster.violated("an image is cancelled once per wave", message);
+    }
+}

@@ -1,0 +1,133 @@
+//! What may be recorded: bounded statuses, one wave at a time, upstreams that are adopted only through their gates.
+
+use groundswell::{
+    api::{Approval, Upstream, family_image::MAX_HISTORY, family_status::MAX_ATTENTION, labels, request::MAX_REQUESTS},
+    controller::cache::Key,
+};
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{seen, short};
+use crate::{
+    cluster::Cluster,
+    objects::{Kind, key_of, owner, uid},
+};
+
+/// The most bytes of one status.
+const MAX_STATUS: usize = 96 * 1024;
+
+/// A wave was opened.
+pub fn opened(cluster: &mut Cluster, cascade: &Value) {
+    let running = cluster.objects.all(Kind::Cascade).filter(|(_, other)| {
+        owner(other) == owner(cascade)
+            && uid(other) != uid(cascade)
+            && matches!(other["status"]["phase"].as_str(), None | Some("Running"))
+    });
+    let running: Vec<String> = running.map(|(key, _)| key.name.clone()).collect();
+    if !running.is_empty() {
+        let message = format!("{} beside {}", key_of(cascade).name, running.join(", "));
+        cluster.violated("one wave at a time", message);
+    }
+}
+
+/// A status was written; `before` is the object as it was.
+pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object: &Value) {
+    cluster.invariants.effects += 1;
+    cluster.invariants.told += u64::from(kind == Kind::Family);
+    let status = &object["status"];
+    let name = key_of(object).name;
+    let mut found: Vec<(&'static str, String)> = Vec::new();
+    let bounds = [
+        ("history", MAX_HISTORY),
+        ("attention", MAX_ATTENTION),
+        ("requests", MAX_REQUESTS),
+        ("conditions", 8),
+        ("tags", 16),
+        ("criticalPath", 64),
+    ];
+    for (field, most) in bounds {
+        let length = status[field].as_array().map_or(0, Vec::len);
+        if length > most {
+            found.push(("statuses are bounded", format!("{kind:?} {name}: status.{field} has {length} entries")));
+        }
+    }
+    let bytes = status.to_string().len();
+    if bytes > MAX_STATUS {
+        found.push(("statuses are bounded", format!("{kind:?} {name}: its status has {bytes} bytes")));
+    }
+    let handled: Vec<&str> =
+        status["requests"].as_array().into_iter().flatten().filter_map(|request| request["id"].as_str()).collect();
+    if let Some(twice) = handled.iter().enumerate().find(|(place, id)| handled[..*place].contains(id)) {
+        found.push(("requests are handled once", format!("{kind:?} {name}: {} twice", twice.1)));
+    }
+    if kind == Kind::Cascade && status["phase"] == "Superseded" && !object["spec"]["supersedes"].is_null() {
+        found.push(("what supersedes is not superseded", name));
+    }
+    if kind == Kind::Family {
+        super::remember_truth(cluster);
+        found.extend(adopted(cluster, before, object));
+    }
+    for (invariant, message) in found {
+        cluster.violated(invariant, message);
+    }
+}
+
+/// Whether each upstream was adopted through its gates.
+fn adopted(cluster: &Cluster, before: Option<&Value>, family: &Value) -> Option<(&'static str, String)> {
+    let key = key_of(family);
+    let (spec, begun) = seen(cluster, &key)?;
+    let digest = |family: &Value, upstream: &Upstream| {
+        let rows = family["status"]["upstreams"].as_array().into_iter().flatten();
+        let mut rows = rows.filter(|row| row["name"] == upstream.name.as_str());
+        rows.find_map(|row| row["adopted"]["digest"].as_str().map(str::to_owned))
+    };
+    spec.upstreams.iter().find_map(|upstream| {
+        let (old, new) = (digest(before?, upstream)?, digest(family, upstream)?);
+        if old == new {
+            return None;
+        }
+        let why = refused(cluster, &key, before?, upstream, &new, begun)?;
+        let message = format!("{} of {}: {} to {}, and {why}", upstream.name, key.name, short(&old), short(&new));
+        Some(("upstreams are adopted through their gates", message))
+    })
+}
+
+/// Why a digest must not be adopted.
+fn refused(
+    cluster: &Cluster,
+    family: &Key,
+    before: &Value,
+    upstream: &Upstream,
+    digest: &str,
+    begun: Timestamp,
+) -> Option<String> {
+    let rows = before["status"]["upstreams"].as_array().into_iter().flatten();
+    let manual = rows.into_iter().find(|row| row["name"] == upstream.name.as_str()).map(|row| row["hold"].clone());
+    let manual = manual.filter(|hold| !hold.is_null());
+    let request = before["metadata"]["annotations"][labels::REQUEST].as_str().unwrap_or_default();
+    if let Some(hold) = upstream.hold_at(begun) {
+        return (hold.digest.as_deref() != Some(digest)).then(|| format!("{hold:?}"));
+    }
+    if let Some(hold) = manual {
+        let until: Option<Timestamp> = hold["until"].as_str().and_then(|until| until.parse().ok());
+        if until.is_none_or(|until| begun < until) && hold["digest"] != digest && !request.contains("Unhold") {
+            return Some(format!("a request holds it: {hold}"));
+        }
+        return None;
+    }
+    if request.contains("\"Hold\"") {
+        return None;
+    }
+    let agreed = (family.name.clone(), upstream.name.clone(), digest.to_owned());
+    if upstream.approval == Approval::Manual && !cluster.invariants.approved.contains(&agreed) {
+        return Some("nobody agreed to it".into());
+    }
+    let pinned = format!("{}@{digest}", upstream.image);
+    if !upstream.platforms.is_empty() && !cluster.registry.offers_all(&pinned) {
+        return Some("it lacks a platform".into());
+    }
+    let since = cluster.invariants.history.first_seen(&upstream.image, digest)?;
+    let age = cluster.elapsed().saturating_sub(since).as_secs();
+    let young = age < u64::from(upstream.minimum_age.as_secs()) && !cluster.time.was_skewed();
+    young.then(|| format!("it is {age} s old"))
+}

@@ -1,0 +1,95 @@
+//! The real passes of the controller over models of the API server, the Job controller, builders and registries, under
+//! virtual time, with everything that happens drawn from one seed.
+//!
+//! `make simulate SEEDS=100000` runs many seeds; `SEED=7 cargo test --test simulation replay -- --nocapture` shows one, and
+//! makes it smaller if it fails.
+
+#![allow(
+    clippy::pedantic,
+    clippy::enum_variant_names,
+    clippy::nonminimal_bool,
+    clippy::large_enum_variant,
+    reason = "a model is written to be read beside what it models"
+)]
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test says what is wrong by failing")]
+
+mod api_server;
+mod builder;
+mod checker;
+mod cluster;
+mod faults;
+mod history;
+mod invariants;
+mod job_controller;
+mod objects;
+mod oracle;
+mod process;
+mod random;
+mod registry;
+mod registry_service;
+mod scene;
+mod script;
+mod shrink;
+mod sweep;
+mod time;
+mod topology;
+mod trace;
+mod world;
+
+use script::Script;
+use sweep::sweep;
+use world::{Tell, run};
+
+/// How many seeds a plain test runs.
+const SEEDS: u64 = 2000;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// On demand, `make simulate`: about one seed in forty still fails, and until the cause of each is found this can't guard a
+/// change.
+#[test]
+#[ignore = "on demand: some seeds fail, see make simulate"]
+fn the_invariants_hold_for_every_seed() {
+    let (from, count) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(SEEDS));
+    let result = sweep(from..from + count);
+    println!("{result}");
+    for (seed, violation) in result.failed.iter().take(1) {
+        let small = shrink::shrink(&Script::draw(*seed), violation);
+        println!("{small}\n{}", run(&small, Tell::TheEnd).lines.join("\n"));
+    }
+    assert!(
+        result.failed.is_empty(),
+        "{} of {count} seeds fail; SEED={} replays the first",
+        result.failed.len(),
+        result.failed[0].0
+    );
+}
+
+#[test]
+fn one_seed_is_one_course_of_events() {
+    for seed in [0, 1, 2, 3, 5, 8, 13, 21, 34, 55] {
+        let script = Script::draw(seed);
+        assert_eq!(script, Script::draw(seed));
+        let (first, second) = (run(&script, Tell::Nothing), run(&script, Tell::Nothing));
+        assert_eq!((first.hash, first.passes), (second.hash, second.passes), "seed {seed}");
+    }
+}
+
+/// Shows the seed that the variable `SEED` names.
+#[test]
+fn replay() {
+    let Some(seed) = number("SEED") else { return };
+    let script = Script::draw(seed);
+    println!("{script}");
+    let report = run(&script, Tell::Everything);
+    let Some(violation) = report.violation else {
+        println!("all is well after {} passes, {} effects and {} builds", report.passes, report.effects, report.builds);
+        return;
+    };
+    let small = shrink::shrink(&script, &violation);
+    println!("\nsmaller:\n{small}");
+    let report = run(&small, Tell::Everything);
+    panic!("{}", report.violation.unwrap_or(violation));
+}

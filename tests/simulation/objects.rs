@@ -1,0 +1,217 @@
+//! The objects of the cluster, as the API server keeps them: versions that only grow, and a log of every change for the
+//! watches.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use groundswell::controller::cache::Key;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+/// The kinds that the controller knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Family,
+    Image,
+    Cascade,
+    Strategy,
+    Job,
+    Pod,
+    ConfigMap,
+    Secret,
+}
+
+impl Kind {
+    pub const ALL: [Self; 8] =
+        [Self::Family, Self::Image, Self::Cascade, Self::Strategy, Self::Job, Self::Pod, Self::ConfigMap, Self::Secret];
+
+    /// The kind by its name in paths.
+    pub fn of_plural(plural: &str) -> Option<Self> {
+        Some(match plural {
+            "imagefamilies" => Self::Family,
+            "familyimages" => Self::Image,
+            "cascades" => Self::Cascade,
+            "buildstrategies" => Self::Strategy,
+            "jobs" => Self::Job,
+            "pods" => Self::Pod,
+            "configmaps" => Self::ConfigMap,
+            "secrets" => Self::Secret,
+            _ => return None,
+        })
+    }
+
+    /// Whether status is a subresource that the controller applies.
+    pub const fn is_ours(self) -> bool {
+        matches!(self, Self::Family | Self::Image | Self::Cascade)
+    }
+}
+
+/// A change of an object; `gone` with the object as it last was.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub gone: bool,
+    pub object: Arc<Value>,
+}
+
+/// Why an object was not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    Exists,
+    Missing,
+    Conflict,
+}
+
+/// All objects.
+#[derive(Debug, Default)]
+pub struct Objects {
+    objects: BTreeMap<(Kind, Key), Arc<Value>>,
+    log: BTreeMap<Kind, Vec<Change>>,
+    /// The fields of each status that each owner has applied.
+    applied: BTreeMap<(Kind, Key, String), BTreeSet<String>>,
+    version: u64,
+    uids: u64,
+}
+
+impl Objects {
+    pub fn get(&self, kind: Kind, key: &Key) -> Option<&Arc<Value>> {
+        self.objects.get(&(kind, key.clone()))
+    }
+
+    /// All objects of a kind, sorted by key.
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
+        self.objects.iter().filter(move |((of, _), _)| *of == kind).map(|((_, key), object)| (key, object))
+    }
+
+    /// Every change of a kind so far.
+    pub fn log(&self, kind: Kind) -> &[Change] {
+        self.log.get(&kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// Makes an object.
+    pub fn create(&mut self, kind: Kind, mut object: Value, now: Timestamp) -> Result<Arc<Value>, Refused> {
+        let key = key_of(&object);
+        if self.objects.contains_key(&(kind, key.clone())) {
+            return Err(Refused::Exists);
+        }
+        self.uids += 1;
+        let metadata = object["metadata"].as_object_mut().expect("metadata");
+        metadata.insert("uid".into(), json!(format!("uid-{}", self.uids)));
+        metadata.insert("creationTimestamp".into(), json!(format!("{now:.0}")));
+        metadata.insert("generation".into(), json!(1));
+        if kind.is_ours() {
+            object.as_object_mut().expect("an object").remove("status");
+        }
+        Ok(self.put(kind, key, object))
+    }
+
+    /// Changes an object, if there is something to change. A changed spec is another generation.
+    pub fn update(&mut self, kind: Kind, key: &Key, change: impl FnOnce(&mut Value)) -> Result<Arc<Value>, Refused> {
+        let known = self.get(kind, key).cloned().ok_or(Refused::Missing)?;
+        let mut object = Value::clone(&known);
+        change(&mut object);
+        if object == *known {
+            return Ok(known);
+        }
+        if object.get("spec") != known.get("spec") {
+            let generation = known["metadata"]["generation"].as_i64().unwrap_or_default();
+            object["metadata"]["generation"] = json!(generation + 1);
+        }
+        Ok(self.put(kind, key.clone(), object))
+    }
+
+    /// Server-side apply by `owner`, by force: of the whole object without a status, or of the status alone.
+    pub fn apply(
+        &mut self,
+        kind: Kind,
+        key: &Key,
+        owner: &str,
+        mut body: Value,
+        status: bool,
+        now: Timestamp,
+    ) -> Result<Arc<Value>, Refused> {
+        if !status {
+            return match self.get(kind, key) {
+                None => {
+                    body["metadata"]["namespace"] = json!(key.namespace);
+                    self.create(kind, body, now)
+                }
+                Some(_) => self.update(kind, key, |object| {
+                    object["spec"] = body["spec"].take();
+                    for field in ["labels", "ownerReferences", "annotations"] {
+                        if !body["metadata"][field].is_null() {
+                            object["metadata"][field] = body["metadata"][field].take();
+                        }
+                    }
+                }),
+            };
+        }
+        if self.get(kind, key).is_none() {
+            return Err(Refused::Missing);
+        }
+        let fields = match body["status"].take() {
+            Value::Object(fields) => fields,
+            _ => serde_json::Map::new(),
+        };
+        let names: BTreeSet<String> = fields.keys().cloned().collect();
+        let before = self.applied.insert((kind, key.clone(), owner.into()), names).unwrap_or_default();
+        self.update(kind, key, |object| {
+            if !object["status"].is_object() {
+                object["status"] = json!({});
+            }
+            let status = object["status"].as_object_mut().expect("a status");
+            status.retain(|name, _| !before.contains(name));
+            status.extend(fields);
+        })
+    }
+
+    /// Marks an object for deletion that something keeps.
+    pub fn mark_deleted(&mut self, kind: Kind, key: &Key, now: Timestamp) -> Result<Arc<Value>, Refused> {
+        self.update(kind, key, |object| {
+            if object["metadata"]["deletionTimestamp"].is_null() {
+                object["metadata"]["deletionTimestamp"] = json!(format!("{now:.0}"));
+            }
+        })
+    }
+
+    /// Takes an object away.
+    pub fn remove(&mut self, kind: Kind, key: &Key) -> Option<Arc<Value>> {
+        let mut object = self.objects.remove(&(kind, key.clone()))?;
+        self.applied.retain(|(of, other, _), _| *of != kind || other != key);
+        self.version += 1;
+        Arc::make_mut(&mut object)["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        self.log.entry(kind).or_default().push(Change { gone: true, object: Arc::clone(&object) });
+        Some(object)
+    }
+
+    fn put(&mut self, kind: Kind, key: Key, mut object: Value) -> Arc<Value> {
+        self.version += 1;
+        object["metadata"]["resourceVersion"] = json!(self.version.to_string());
+        let object = Arc::new(object);
+        self.objects.insert((kind, key), Arc::clone(&object));
+        self.log.entry(kind).or_default().push(Change { gone: false, object: Arc::clone(&object) });
+        object
+    }
+}
+
+/// Namespace and name of an object.
+pub fn key_of(object: &Value) -> Key {
+    let metadata = &object["metadata"];
+    Key::new(metadata["namespace"].as_str().unwrap_or_default(), metadata["name"].as_str().unwrap_or_default())
+}
+
+/// A label of an object.
+pub fn label<'a>(object: &'a Value, name: &str) -> &'a str {
+    object["metadata"]["labels"][name].as_str().unwrap_or_default()
+}
+
+/// The uid of an object.
+pub fn uid(object: &Value) -> &str {
+    object["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+/// The uid of the object that an object belongs to.
+pub fn owner(object: &Value) -> &str {
+    object["metadata"]["ownerReferences"][0]["uid"].as_str().unwrap_or_default()
+}

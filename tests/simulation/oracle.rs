@@ -1,0 +1,362 @@
+//! What the world comes to when nothing goes wrong any more, computed from scratch: from the specs, the sources and the
+//! registries, without a word of the engine.
+
+use std::collections::BTreeMap;
+
+use groundswell::{
+    api::{
+        Cutoff, Edge, FailureClass, FamilyImageStatus, Image, ImageFamilySpec, ImageFamilyStatus, ImageState,
+        ManualHold, OnParentFailure, Promotion, Upstream, labels,
+    },
+    controller::cache::Key,
+};
+use jiff::Timestamp;
+
+use crate::{
+    builder::{BAD, BROKEN, MISMATCH},
+    cluster::Cluster,
+    invariants::short,
+    job_controller::Phase,
+    objects::{Kind, label, owner, uid},
+    scene::{repository, text_of},
+    script::FOLLOWED,
+};
+
+/// How much the oracle asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// An image may rest as failed if its last build failed for any reason.
+    Lenient,
+    /// Only what is broken for good may rest as failed.
+    Strict,
+}
+
+/// What an image has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// Built from its inputs as they are.
+    Current,
+    /// Kept where it is.
+    Held,
+    /// Failed, or below something that has.
+    Failed,
+    Blocked,
+    /// It waits for something that does not come.
+    Waiting,
+}
+
+/// The first thing that is not as it must be.
+pub fn mismatch(cluster: &Cluster, demand: Demand) -> Option<String> {
+    if let Some(work) = cluster.work.values().find(|work| work.phase == Phase::Live) {
+        return Some(format!("{} runs", work.key.name));
+    }
+    let families: Option<BTreeMap<String, View>> =
+        cluster.objects.all(Kind::Family).map(|(key, _)| Some((key.name.clone(), View::of(cluster, key)?))).collect();
+    let Some(families) = families else { return Some("a family can't be read".into()) };
+    let mut world = World { cluster, families: &families, demand, fates: BTreeMap::new() };
+    families
+        .values()
+        .filter_map(|family| world.family(family).err().map(|why| format!("{}: {why}", family.key.name)))
+        .next()
+}
+
+/// A family, with what is recorded of it.
+struct View {
+    key: Key,
+    uid: String,
+    spec: ImageFamilySpec,
+    status: ImageFamilyStatus,
+    records: BTreeMap<String, FamilyImageStatus>,
+}
+
+impl View {
+    fn of(cluster: &Cluster, key: &Key) -> Option<Self> {
+        let object = cluster.objects.get(Kind::Family, key)?;
+        let spec: ImageFamilySpec = serde_json::from_value(object["spec"].clone()).ok()?;
+        let status = serde_json::from_value(object["status"].clone()).unwrap_or_default();
+        let record = |image: &Image| {
+            let key = Key::new(&key.namespace, &format!("{}.{}", key.name, image.name));
+            let object = cluster.objects.get(Kind::Image, &key)?;
+            Some((image.name.clone(), serde_json::from_value(object["status"].clone()).ok()?))
+        };
+        let records = spec.images.iter().filter_map(record).collect();
+        Some(Self { key: key.clone(), uid: uid(object).into(), spec, status, records })
+    }
+
+    fn image(&self, name: &str) -> Option<&Image> {
+        self.spec.images.iter().find(|image| image.name == name)
+    }
+
+    fn record(&self, name: &str) -> FamilyImageStatus {
+        self.records.get(name).cloned().unwrap_or_default()
+    }
+}
+
+struct World<'a> {
+    cluster: &'a Cluster,
+    families: &'a BTreeMap<String, View>,
+    demand: Demand,
+    /// What images have come to, by family and name.
+    fates: BTreeMap<(String, String), Fate>,
+}
+
+/// A parent as its child sees it: where it stands, and what it has come to.
+struct Parent {
+    pinned: Option<String>,
+    fate: Fate,
+}
+
+impl World<'_> {
+    fn family(&mut self, family: &View) -> Result<(), String> {
+        for upstream in &family.spec.upstreams {
+            self.adopted(family, upstream)?;
+        }
+        let mut fates = Vec::new();
+        for image in &family.spec.images {
+            fates.push(self.fate(family, image)?);
+        }
+        for image in &family.spec.images {
+            self.tags(family, image, &fates)?;
+        }
+        let status = &family.status;
+        let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let whole = fates.iter().all(|fate| *fate == Fate::Current);
+        if whole != ready && !fates.contains(&Fate::Held) {
+            return Err(format!("whole is {whole}, and Ready says {ready}: {:?}", status.conditions));
+        }
+        let current = fates.iter().filter(|fate| **fate == Fate::Current).count();
+        if usize::try_from(status.counts.current) != Ok(current) && !fates.contains(&Fate::Held) {
+            return Err(format!("counts.current is {}, and not {current}", status.counts.current));
+        }
+        if let Some(pending) = &status.pending {
+            return Err(format!("{pending:?}"));
+        }
+        if let Some(wave) = &status.cascade {
+            return Err(format!("{wave:?}"));
+        }
+        let waves = self.cluster.objects.all(Kind::Cascade).filter(|(_, wave)| owner(wave) == family.uid);
+        let running = waves.filter(|(_, wave)| matches!(wave["status"]["phase"].as_str(), None | Some("Running")));
+        if let Some((wave, _)) = running.into_iter().next() {
+            return Err(format!("{} runs", wave.name));
+        }
+        self.requests(family)?;
+        let records = self.cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == family.uid);
+        let gone = records
+            .filter(|(_, record)| record["spec"]["image"].as_str().is_none_or(|name| family.image(name).is_none()));
+        match gone.into_iter().next() {
+            Some((name, _)) => Err(format!("{} is the record of an image that is gone", name.name)),
+            None => Ok(()),
+        }
+    }
+
+    /// What an image has come to; an error says what is wrong with it.
+    fn fate(&mut self, family: &View, image: &Image) -> Result<Fate, String> {
+        let place = (family.key.name.clone(), image.name.clone());
+        if let Some(fate) = self.fates.get(&place) {
+            return Ok(*fate);
+        }
+        let fate = self.looked_at(family, image)?;
+        self.fates.insert(place, fate);
+        Ok(fate)
+    }
+
+    fn looked_at(&mut self, family: &View, image: &Image) -> Result<Fate, String> {
+        let record = family.record(&image.name);
+        let expect = |fate: Fate, states: &[ImageState]| {
+            let told = format!("{} is {} ({}), and not {fate:?}", image.name, record.state.as_str(), record.message);
+            if states.contains(&record.state) { Ok(fate) } else { Err(told) }
+        };
+        let mut parents = Vec::new();
+        for edge in &image.from {
+            parents.push(self.parent(family, edge)?);
+        }
+        let failed = |parent: &Parent| matches!(parent.fate, Fate::Failed | Fate::Blocked);
+        let last_good = image.on_parent_failure == OnParentFailure::UseLastGood;
+        if parents.iter().any(|parent| failed(parent) && !(last_good && parent.pinned.is_some())) {
+            return expect(Fate::Blocked, &[ImageState::Blocked]);
+        }
+        let held = self.is_held(image.hold.as_ref().map(|hold| hold.until), record.hold.as_ref());
+        let pinned: Option<Vec<String>> = parents.iter().map(|parent| parent.pinned.clone()).collect();
+        let Some(pinned) = pinned else {
+            let states = if held { &[ImageState::Held, ImageState::Waiting][..] } else { &[ImageState::Waiting] };
+            let fate = if record.state == ImageState::Held { Fate::Held } else { Fate::Waiting };
+            return expect(fate, states);
+        };
+        let text = text_of(self.cluster, &image.source).unwrap_or_default();
+        let current =
+            record.state == ImageState::Current && self.lineage(family, image, &record, &text, &pinned).is_ok();
+        if held && !current {
+            return expect(Fate::Held, &[ImageState::Held]);
+        }
+        let smoke = image.checks.iter().any(|check| check.required);
+        if text.contains(BROKEN) || text.contains(MISMATCH) || smoke && text.contains(BAD) {
+            return expect(Fate::Failed, &[ImageState::Failed]);
+        }
+        let cancelled = record.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Cancelled);
+        if record.state == ImageState::Failed
+            && (cancelled || self.demand == Demand::Lenient && self.last_failed(family, image))
+        {
+            return Ok(Fate::Failed);
+        }
+        expect(Fate::Current, &[ImageState::Current])?;
+        self.lineage(family, image, &record, &text, &pinned)?;
+        Ok(Fate::Current)
+    }
+
+    fn is_held(&self, of_spec: Option<Option<Timestamp>>, manual: Option<&ManualHold>) -> bool {
+        let now = self.cluster.time.truth();
+        let lasts = |until: Option<Timestamp>| until.is_none_or(|until| now < until);
+        of_spec.is_some_and(lasts) || manual.is_some_and(|hold| lasts(hold.until))
+    }
+
+    /// Whether the last Job for an image failed, as far as there are any left to tell.
+    fn last_failed(&self, family: &View, image: &Image) -> bool {
+        let jobs = self.cluster.work.values().filter(|work| owner(&work.job) == family.uid);
+        let last = jobs.filter(|work| label(&work.job, labels::IMAGE) == image.name).max_by_key(|work| work.number);
+        last.is_none_or(|work| work.phase != Phase::Succeeded || !work.has_pushed())
+    }
+
+    fn parent(&mut self, family: &View, edge: &Edge) -> Result<Parent, String> {
+        if let Some(upstream) = &edge.upstream {
+            let found = family.spec.upstreams.iter().find(|known| known.name == *upstream);
+            let found = found.ok_or_else(|| format!("there is no upstream {upstream}"))?;
+            let digest = self.adopted(family, found)?;
+            let pinned = (!digest.is_empty()).then(|| format!("{}@{digest}", found.image));
+            return Ok(Parent { pinned, fate: Fate::Current });
+        }
+        let name = edge.image.as_deref().unwrap_or_default();
+        let families = self.families;
+        let of = match &edge.family {
+            None => Some(family),
+            Some(other) => {
+                families.get(&other.name).filter(|other| other.spec.exports.iter().any(|export| export.image == name))
+            }
+        };
+        let Some((of, found)) = of.and_then(|of| Some((of, of.image(name)?))) else {
+            return Ok(Parent { pinned: None, fate: Fate::Waiting });
+        };
+        let fate = self.fate(of, found)?;
+        let digest = of.record(name).digest;
+        let stands = fate != Fate::Waiting;
+        Ok(Parent {
+            pinned: digest.filter(|_| stands).map(|digest| format!("{}@{digest}", repository(&of.spec, found))),
+            fate,
+        })
+    }
+
+    /// Whether an image's digest is of a build from its inputs as they are now.
+    fn lineage(
+        &self,
+        family: &View,
+        image: &Image,
+        record: &FamilyImageStatus,
+        text: &str,
+        parents: &[String],
+    ) -> Result<(), String> {
+        let name = repository(&family.spec, image);
+        let digest = record.digest.clone().unwrap_or_default();
+        let pinned = format!("{name}@{digest}");
+        let registry = &self.cluster.registry;
+        let Some(content) = registry.content(&pinned) else {
+            return Err(format!("{} is current at {digest}, which does not exist", image.name));
+        };
+        let kept = registry.repositories.get(&name);
+        let builds = kept.into_iter().flat_map(|kept| &kept.made);
+        let from_these = builds.filter(|(_, made)| {
+            made.iter().any(|made| made.source == text && made.parents == parents && made.args == image.args)
+        });
+        let never = family.spec.policy.cutoff == Cutoff::Never;
+        let same =
+            |other: &str| other == digest || !never && registry.content(&format!("{name}@{other}")) == Some(content);
+        let mut any = false;
+        for (other, _) in from_these {
+            any = true;
+            if same(other) {
+                return Ok(());
+            }
+        }
+        let made = registry.made(&pinned);
+        Err(format!(
+            "{} is current at {}, which was made from {made:?}, and not from {text:?} and {parents:?}; made from these was {any}",
+            image.name,
+            short(&digest)
+        ))
+    }
+
+    /// The digest of an upstream that builds use, if it is the one that they must use.
+    fn adopted(&self, family: &View, upstream: &Upstream) -> Result<String, String> {
+        let standing = self.cluster.registry.tag(&upstream.image, FOLLOWED).unwrap_or_default().to_owned();
+        let row = family.status.upstreams.iter().find(|row| row.name == upstream.name);
+        let adopted =
+            row.and_then(|row| row.adopted.as_ref()).map(|adopted| adopted.digest.clone()).unwrap_or_default();
+        let manual = row.and_then(|row| row.hold.as_ref()).filter(|hold| self.is_held(None, Some(hold)));
+        let lacks = !upstream.platforms.is_empty()
+            && !self.cluster.registry.offers_all(&format!("{}@{standing}", upstream.image));
+        let expected = match (upstream.hold_at(self.cluster.time.truth()), manual) {
+            (Some(hold), _) => hold.digest.clone(),
+            (None, Some(hold)) => hold.digest.clone(),
+            // One that lacks a platform is not taken.
+            (None, None) => Some(standing).filter(|_| !lacks),
+        };
+        match expected {
+            Some(expected) if expected != adopted => Err(format!(
+                "upstream {} is used at {}, and not at {}",
+                upstream.name,
+                short(&adopted),
+                short(&expected)
+            )),
+            _ => Ok(adopted),
+        }
+    }
+
+    fn tags(&self, family: &View, image: &Image, fates: &[Fate]) -> Result<(), String> {
+        let record = family.record(&image.name);
+        let place = family.spec.images.iter().position(|known| known.name == image.name).unwrap_or_default();
+        let name = repository(&family.spec, image);
+        let digest = record.digest.as_deref().unwrap_or_default();
+        let whole = family.spec.images.iter().zip(fates).all(|(image, fate)| !image.required || *fate == Fate::Current);
+        for template in &image.tags {
+            let build = record.build.unwrap_or_default().to_string();
+            let fingerprint = record.fingerprint.clone().unwrap_or_default();
+            let tag = template
+                .replace("{{ build }}", &build)
+                .replace("{{ fingerprint }}", short(&fingerprint))
+                .replace("{{ upstream.u0.tag }}", FOLLOWED);
+            let floats = tag == *template;
+            let expected = match (fates[place], floats, family.spec.policy.promotion) {
+                (Fate::Current, true, Promotion::Wave) if !whole => record.promoted.as_deref(),
+                (Fate::Current, _, _) => Some(digest),
+                _ => continue,
+            };
+            let standing = self.cluster.registry.tag(&name, &tag);
+            if standing != expected {
+                return Err(format!(
+                    "{name}:{tag} stands on {:?}, and not on {:?}",
+                    standing.map(short),
+                    expected.map(short)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every request is handled.
+    fn requests(&self, family: &View) -> Result<(), String> {
+        let of_family = self.cluster.objects.get(Kind::Family, &family.key);
+        let of_images = self.cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == family.uid);
+        for object in of_family.into_iter().chain(of_images.map(|(_, record)| record)) {
+            let Some(asked) = object["metadata"]["annotations"][labels::REQUEST].as_str() else { continue };
+            let last = object["status"]["lastHandledRequest"].as_str().unwrap_or_default();
+            let id = serde_json::from_str::<serde_json::Value>(asked)
+                .ok()
+                .and_then(|asked| Some(asked["id"].as_str()?.to_owned()));
+            let handled = object["status"]["requests"].as_array().into_iter().flatten();
+            let mut handled = handled.filter_map(|request| request["id"].as_str());
+            let done = id.is_none_or(|id| handled.any(|known| known == id));
+            if !done {
+                return Err(format!("{asked} is not handled; the last one was {last:?}"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,320 @@
+//! One life of the controller: its caches and memory, its watches, and the families that it is to look at.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use groundswell::{
+    api::ImageFamily,
+    build::job::BuildEnvironment,
+    controller::{
+        budget::{Ledger, Limits},
+        cache::{Cache, Change, Key},
+        claims::Claims,
+        context::{Caches, Context, Memories},
+        error::Error,
+        failures::Failures,
+        family,
+        importers::Importers,
+        revisions::GitKey,
+        rollouts::Rollouts,
+        triggers::{self, FamilyRef},
+        watch::Scopes,
+    },
+    registry, rollout,
+    server::Metrics,
+    upstream::{self, ImageKey, Poller},
+};
+use kube::runtime::{
+    controller::Action,
+    events::{Recorder, Reporter},
+    watcher::Event,
+};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{
+    api_server,
+    cluster::Shared,
+    invariants,
+    objects::{Kind, label},
+    registry_service,
+};
+
+/// The longest that one poll may take.
+const POLL_TIMEOUT: Duration = Duration::from_mins(1);
+/// Until a pass that came before the caches were filled is tried again.
+const CACHES_PAUSE: Duration = Duration::from_millis(100);
+
+type Pass = BoxFuture<'static, (Key, Result<Action, Error>)>;
+
+/// Where a watch is.
+#[derive(Debug)]
+enum Watch {
+    Unlisted,
+    /// Some of a listing is shown, and the rest is on its way; with the place in the log at which it was made.
+    Listing(Vec<Arc<Value>>, usize),
+    Live(usize),
+}
+
+/// One life of the controller.
+pub struct Process {
+    pub number: u64,
+    pub context: Arc<Context>,
+    shared: Shared,
+    watches: BTreeMap<Kind, Watch>,
+    filled: bool,
+    due: BTreeMap<Key, Duration>,
+    /// Families whose pass runs, and when to look at them again.
+    running: BTreeMap<Key, Option<Duration>>,
+    passes: FuturesUnordered<Pass>,
+    told: Pin<Box<dyn Stream<Item = FamilyRef> + Send>>,
+}
+
+impl Process {
+    /// Starts: with nothing in its caches, and nothing in its memory.
+    pub fn start(shared: &Shared, number: u64, audit: Duration, limits: Limits) -> Self {
+        let client = api_server::client(shared, number);
+        let clock = shared.lock().time.clock();
+        let config = registry::Config::default();
+        let registry = registry::Client::over(config, registry_service::line(shared, number), clock.clone());
+        let asked = registry.clone();
+        let tags = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: ImageKey, last| {
+            let asked = asked.clone();
+            async move {
+                let last = last.and_then(|sighting| sighting.value.clone());
+                upstream::look(&asked, &key, last.as_ref()).await
+            }
+        });
+        let asked = shared.clone();
+        let revisions = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: GitKey, _| {
+            registry_service::commit(asked.clone(), number, key.url, key.revision)
+        });
+        let (workloads, _) = rollout::Caches::start(&client, &BTreeSet::new());
+        let reporter = Reporter { controller: "groundswell".into(), instance: None };
+        let context = Context {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            clock,
+            scopes: Scopes::new(Vec::new()),
+            caches: Caches::default(),
+            workloads,
+            rollouts: Rollouts::default(),
+            registry,
+            tags,
+            revisions,
+            environment: BuildEnvironment::default(),
+            audit: groundswell::api::Duration::from_secs(u32::try_from(audit.as_secs()).unwrap_or(600)),
+            importers: Importers::default(),
+            budget: Ledger::new(limits),
+            claims: Claims::default(),
+            metrics: Metrics::new(),
+            failures: Failures::default(),
+            memory: Memories::default(),
+        };
+        let context = Arc::new(context);
+        let changes = [context.tags.changes().boxed(), context.revisions.changes().boxed(), triggers::woken(&context)];
+        let told = futures::stream::select_all(changes).boxed();
+        let process = Self {
+            number,
+            context,
+            shared: shared.clone(),
+            watches: Kind::ALL.into_iter().map(|kind| (kind, Watch::Unlisted)).collect(),
+            filled: false,
+            due: BTreeMap::new(),
+            running: BTreeMap::new(),
+            passes: FuturesUnordered::new(),
+            told,
+        };
+        let mut cluster = shared.lock();
+        cluster.process = number;
+        cluster.note(format_args!("controller {number} starts"));
+        for kind in Kind::ALL {
+            cluster.changed(kind);
+        }
+        drop(cluster);
+        process
+    }
+
+    /// Whether nothing is under way and nothing is to be looked at before this time.
+    pub fn is_idle_until(&self, at: Duration) -> bool {
+        self.running.is_empty() && self.due.values().all(|due| *due >= at)
+    }
+
+    /// When the next family is to be looked at.
+    pub fn next_at(&self) -> Option<Duration> {
+        self.due.iter().filter(|(key, _)| !self.running.contains_key(*key)).map(|(_, at)| *at).min()
+    }
+
+    /// Waits until something comes: a pass ends, or a poll tells of a change.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            biased;
+            Some((key, result)) = self.passes.next(), if !self.passes.is_empty() => self.ended(&key, result),
+            Some(family) = self.told.next() => self.wake(&family),
+        }
+    }
+
+    /// Starts the passes that are due.
+    pub fn begin_passes(&mut self) {
+        let now = self.shared.lock().elapsed();
+        let due: Vec<Key> = self.due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        for key in due {
+            if self.running.contains_key(&key) {
+                continue;
+            }
+            if !self.filled {
+                self.filled = self.context.caches.waiting_for(self.context.scopes.as_slice()).is_empty();
+            }
+            if !self.filled {
+                self.due.insert(key, now + CACHES_PAUSE);
+                continue;
+            }
+            self.due.remove(&key);
+            self.running.insert(key.clone(), None);
+            if let Some(family) = self.context.caches.families.get(&key) {
+                let generation = family.metadata.generation.unwrap_or_default();
+                invariants::pass_begins(&mut self.shared.lock(), &key, generation);
+            }
+            let mut outline = ImageFamily::default();
+            outline.metadata.namespace = Some(key.namespace.clone());
+            outline.metadata.name = Some(key.name.clone());
+            let context = Arc::clone(&self.context);
+            let pass = family::reconcile(Arc::new(outline), context).map(move |result| (key, result));
+            self.passes.push(pass.boxed());
+        }
+    }
+
+    fn ended(&mut self, key: &Key, result: Result<Action, Error>) {
+        let now = self.shared.lock().elapsed();
+        let after = match result {
+            Ok(action) => {
+                self.context.failures.forget("ImageFamily", key);
+                let after = requeue_after(&action);
+                self.shared.lock().note(format_args!("pass over {} ended, again after {after:?}", key.name));
+                after
+            }
+            Err(error) => {
+                let pause = self.context.failures.failed("ImageFamily", key.clone());
+                self.shared.lock().note(format_args!("pass over {} failed: {error}", key.name));
+                Some(pause)
+            }
+        };
+        let again = self.running.remove(key).flatten();
+        if let Some(at) = after.map(|after| now + after).into_iter().chain(again).min() {
+            self.schedule(key.clone(), at);
+        }
+    }
+
+    fn schedule(&mut self, key: Key, at: Duration) {
+        let due = self.due.entry(key).or_insert(at);
+        *due = at.min(*due);
+    }
+
+    fn wake(&mut self, family: &FamilyRef) {
+        let now = self.shared.lock().elapsed();
+        let key = Key::new(family.namespace.as_deref().unwrap_or_default(), &family.name);
+        match self.running.get_mut(&key) {
+            Some(again) => *again = Some(now),
+            None => self.schedule(key, now),
+        }
+    }
+
+    /// A kind's watch shows what has changed.
+    pub fn deliver(&mut self, kind: Kind) {
+        let context = Arc::clone(&self.context);
+        let caches = &context.caches;
+        let concerned = match kind {
+            Kind::Family => self.show(kind, &caches.families, |change| triggers::of_family(&context, change)),
+            Kind::Image => self.show(kind, &caches.images, |change| triggers::of_image(&context, change)),
+            Kind::Cascade => self.show(kind, &caches.cascades, triggers::of_cascade),
+            Kind::Strategy => self.show(kind, &caches.strategies, |change| triggers::of_strategy(&context, change)),
+            Kind::Job => self.show(kind, &caches.jobs, triggers::of_label),
+            Kind::Pod => self.show(kind, &caches.pods, triggers::of_label),
+            Kind::ConfigMap => self.show(kind, &caches.config_maps, |change| triggers::of_config_map(&context, change)),
+            Kind::Secret => self.show(kind, &caches.secrets, |change| triggers::of_secret(&context, change)),
+        };
+        for family in &concerned {
+            self.wake(family);
+        }
+    }
+
+    fn show<K>(&mut self, kind: Kind, cache: &Cache<K>, of: impl Fn(&Change<K>) -> Vec<FamilyRef>) -> Vec<FamilyRef>
+    where
+        K: kube::Resource + DeserializeOwned,
+    {
+        let mut cluster = self.shared.lock();
+        cluster.deliveries.remove(&kind);
+        let end = cluster.objects.log(kind).len();
+        let watch = self.watches.remove(&kind).unwrap_or(Watch::Unlisted);
+        let broken = cluster.broken_watches.iter().position(|broken| *broken == kind);
+        let broken = broken.map(|place| cluster.broken_watches.swap_remove(place)).is_some();
+        let mut events = Vec::new();
+        let next = match watch {
+            Watch::Live(cursor) if !broken && !cluster.faults.watch_breaks() => {
+                for change in
+                    cluster.changes_since(kind, cursor).into_iter().filter(|change| wanted(kind, &change.object))
+                {
+                    let object = read(&change.object);
+                    events.push(if change.gone { Event::Delete(object) } else { Event::Apply(object) });
+                }
+                if cluster.faults.watch_breaks()
+                    && let Some((_, object)) = cluster.objects.all(kind).find(|(_, object)| wanted(kind, object))
+                {
+                    events.push(Event::Apply(read(object)));
+                }
+                Watch::Live(end)
+            }
+            Watch::Unlisted | Watch::Live(_) => {
+                let listed = cluster.objects.all(kind).map(|(_, object)| Arc::clone(object));
+                let mut listed: Vec<Arc<Value>> = listed.filter(|object| wanted(kind, object)).collect();
+                let rest = listed.split_off(listed.len() / 2);
+                events.push(Event::Init);
+                events.extend(listed.iter().map(|object| Event::InitApply(read(object))));
+                cluster.changed(kind);
+                Watch::Listing(rest, end)
+            }
+            Watch::Listing(rest, cursor) => {
+                events.extend(rest.iter().map(|object| Event::InitApply(read(object))));
+                events.push(Event::InitDone);
+                if cursor < end {
+                    cluster.changed(kind);
+                }
+                Watch::Live(cursor)
+            }
+        };
+        drop(cluster);
+        self.watches.insert(kind, next);
+        let changes: Vec<Change<K>> = events.into_iter().flat_map(|event| cache.observe("", event)).collect();
+        changes.iter().flat_map(of).collect()
+    }
+}
+
+/// Whether a watch of this kind shows an object.
+fn wanted(kind: Kind, object: &Value) -> bool {
+    use groundswell::api::labels::{MANAGED_BY, MANAGED_BY_VALUE};
+    !matches!(kind, Kind::Job | Kind::Pod) || label(object, MANAGED_BY) == MANAGED_BY_VALUE
+}
+
+fn read<K: DeserializeOwned>(object: &Value) -> K {
+    K::deserialize(object).expect("an object of its kind")
+}
+
+/// When a pass wants its family looked at again; the library tells it in no other way.
+fn requeue_after(action: &Action) -> Option<Duration> {
+    let shown = format!("{action:?}");
+    let number = shown.split("Some(").nth(1)?.split(')').next()?;
+    let unit = number.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let value: f64 = number.trim_end_matches(unit).parse().ok()?;
+    let seconds = match unit {
+        "s" => value,
+        "ms" => value / 1e3,
+        "µs" => value / 1e6,
+        _ => value / 1e9,
+    };
+    Some(Duration::from_secs_f64(seconds))
+}

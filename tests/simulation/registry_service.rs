@@ -1,0 +1,125 @@
+//! The way to the registries: takes its time, and fails as registries do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use groundswell::{
+    api::condition::reason,
+    engine::Fault,
+    registry::{Body, Digest, Outgoing, Transport, whole},
+};
+use http::{Method, Response, header};
+
+use crate::{
+    cluster::{Cluster, Shared},
+    faults::{Moment, RegistryFate},
+    invariants,
+};
+
+/// The transport of the process of this number.
+pub struct Line {
+    pub shared: Shared,
+    pub process: u64,
+}
+
+impl Transport for Line {
+    fn send(&self, request: Outgoing) -> BoxFuture<'static, Result<Response<Body>, String>> {
+        let (shared, process) = (self.shared.clone(), self.process);
+        async move {
+            let (there, back) = {
+                let faults = &mut shared.lock().faults;
+                (faults.registry_latency(), faults.registry_latency())
+            };
+            tokio::time::sleep(there).await;
+            let outcome = {
+                let mut cluster = shared.lock();
+                if cluster.process == process { arrive(&mut cluster, &request) } else { None }
+            };
+            let Some(answer) = outcome else {
+                shared.changed.notify_one();
+                return std::future::pending().await;
+            };
+            tokio::time::sleep(back).await;
+            answer.map(|answer| answer.map(whole))
+        }
+        .boxed()
+    }
+}
+
+/// What comes of a request; `None` if its sender never hears.
+fn arrive(cluster: &mut Cluster, request: &Outgoing) -> Option<Result<Response<Bytes>, String>> {
+    let host = request.url.host_str().unwrap_or_default().to_owned();
+    let writes = request.method == Method::PUT;
+    if writes && let Some(crash) = &mut cluster.crash {
+        if crash.calls == 0 {
+            let crash = *crash;
+            cluster.crash = None;
+            cluster.note(format_args!("crash {:?} {} {}", crash.moment, request.method, request.url.path()));
+            if crash.moment == Moment::After {
+                carry_out(cluster, &host, request);
+            }
+            cluster.kill(crash.down);
+            return None;
+        }
+        crash.calls -= 1;
+    }
+    if invariants::asks_too_much(cluster) {
+        return None;
+    }
+    let now = cluster.elapsed();
+    let fate = cluster.faults.registry_fate(&host, now);
+    cluster.note(format_args!("{} {host}{} {fate:?}", request.method, request.url.path()));
+    Some(match fate {
+        RegistryFate::Answered => Ok(carry_out(cluster, &host, request)),
+        RegistryFate::Status(status, retry_after) => {
+            let answer = Response::builder().status(status);
+            let answer = match retry_after {
+                Some(seconds) => answer.header(header::RETRY_AFTER, seconds),
+                None => answer,
+            };
+            Ok(answer.body(Bytes::new()).expect("a response"))
+        }
+        RegistryFate::Broken { effect } => {
+            if effect && writes {
+                carry_out(cluster, &host, request);
+            }
+            Err("the connection broke".into())
+        }
+    })
+}
+
+fn carry_out(cluster: &mut Cluster, host: &str, request: &Outgoing) -> Response<Bytes> {
+    let path = request.url.path().trim_start_matches("/v2/").to_owned();
+    if request.method == Method::PUT
+        && let Some((name, tag)) = path.split_once("/manifests/")
+    {
+        let digest = Digest::of(&request.body).to_string();
+        cluster.note(format_args!("tag {host}/{name}:{tag} {digest}"));
+        invariants::tags::set(cluster, &format!("{host}/{name}"), tag, &digest);
+    }
+    cluster.registry.answer(&request.method, host, &path, &request.body)
+}
+
+/// The commit at which a branch stands.
+pub async fn commit(shared: Shared, process: u64, url: String, branch: String) -> Result<String, Fault> {
+    let there = shared.lock().faults.registry_latency();
+    tokio::time::sleep(there).await;
+    let found = {
+        let mut cluster = shared.lock();
+        if cluster.process != process {
+            None
+        } else {
+            let now = cluster.elapsed();
+            let answered = cluster.faults.registry_fate("git.test", now) == RegistryFate::Answered;
+            Some(cluster.commits.get(&(url, branch)).filter(|_| answered).cloned())
+        }
+    };
+    let Some(found) = found else { return std::future::pending().await };
+    found.ok_or_else(|| Fault { reason: reason::SOURCE_UNAVAILABLE, message: "the repository is away".into() })
+}
+
+/// A transport as the client takes it.
+pub fn line(shared: &Shared, process: u64) -> Arc<dyn Transport> {
+    Arc::new(Line { shared: shared.clone(), process })
+}

@@ -1,0 +1,99 @@
+//! Many seeds, on all cores.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::{
+    cluster::Violation,
+    script::Script,
+    world::{Tell, run},
+};
+
+/// How often a long sweep tells how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// What came of many seeds.
+#[derive(Debug, Default)]
+pub struct Swept {
+    pub seeds: u64,
+    pub passes: u64,
+    pub effects: u64,
+    pub builds: usize,
+    pub took: Duration,
+    /// Seeds that failed, in order.
+    pub failed: Vec<(u64, Violation)>,
+}
+
+/// Runs these seeds.
+pub fn sweep(seeds: Range<u64>) -> Swept {
+    let start = Instant::now();
+    let next = AtomicU64::new(seeds.start);
+    let (swept, done) = (Mutex::new(Swept::default()), AtomicBool::new(false));
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        let work = || {
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= seeds.end {
+                    return;
+                }
+                let report = run(&Script::draw(seed), Tell::Nothing);
+                let mut swept = swept.lock().expect("no worker panics while it counts");
+                swept.seeds += 1;
+                swept.passes += report.passes;
+                swept.effects += report.effects;
+                swept.builds += report.builds;
+                if let Some(violation) = report.violation {
+                    println!("seed {seed} fails: {violation}");
+                    swept.failed.push((seed, violation));
+                }
+            }
+        };
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        scope.spawn(|| {
+            let mut told = Instant::now();
+            while !done.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(50));
+                if told.elapsed() >= TOLD_EVERY {
+                    told = Instant::now();
+                    println!(
+                        "{} of {} seeds",
+                        next.load(Ordering::Relaxed).min(seeds.end) - seeds.start,
+                        seeds.end - seeds.start
+                    );
+                }
+            }
+        });
+        let ended: Vec<_> = workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        done.store(true, Ordering::Relaxed);
+        for result in ended {
+            if let Err(panic) = result {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
+    let mut swept = swept.into_inner().expect("no worker panics while it counts");
+    swept.failed.sort_by_key(|(seed, _)| *seed);
+    swept.took = start.elapsed();
+    swept
+}
+
+impl fmt::Display for Swept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seeds, passes, effects, builds, took, failed } = self;
+        let each = took.as_secs_f64() * 1000.0 / (*seeds).max(1) as f64;
+        write!(
+            f,
+            "{seeds} seeds, {passes} passes, {builds} builds, {effects} effects in {:.1} s ({each:.1} ms a seed); {} failed",
+            took.as_secs_f64(),
+            failed.len()
+        )
+    }
+}
