@@ -284,7 +284,7 @@ pub struct RunningBuild {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FailureRecord {
-    /// The fingerprint.
+    /// The fingerprint; empty where the image was cancelled before it was known.
     pub fingerprint: String,
     /// How often the build itself failed.
     pub build: i32,
@@ -301,6 +301,9 @@ pub struct FailureRecord {
     /// The attempt at the checks that comes next, from 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub check_attempt: i32,
+    /// The request by which the failures before were forgotten.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retried: Option<String>,
     /// The last failure.
     pub last: BuildFailure,
     /// When the last failure was seen; the pause before the next attempt counts from here.

@@ -25,12 +25,8 @@ impl Step<'_> {
         last_build: Option<i64>,
         parents: Vec<PinnedParent>,
     ) -> ImageDecision {
-        let cancelled = stale.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Cancelled);
-        if let Some(build) = self.running() {
-            if cancelled && build.fingerprint == wanted {
-                todo.actions.push(Action::Stop { job: build.job.clone() });
-                return Self::failed(stale, reason::CANCELLED);
-            }
+        let cancelled = stale.failure.as_ref().is_some_and(failure::is_cancelled);
+        if let Some(build) = self.running().filter(|_| !cancelled) {
             return Self::building(stale, build, wanted);
         }
         match failure::verdict(stale.failure.as_ref(), &self.frame.seen.spec.policy.retries, self.frame.now) {

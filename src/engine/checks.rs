@@ -24,6 +24,11 @@ impl Step<'_> {
     /// the build that brought it; blank, if only the checks have changed.
     pub(super) fn check(&self, todo: &mut Todo, good: Arc<Good>, stale: ImageDecision) -> ImageDecision {
         let failure = self.check_failures(&good, stale.failure.clone());
+        let cancelled = failure.as_ref().is_some_and(failure::is_cancelled);
+        if cancelled {
+            let running = self.sight.checks.iter().filter(|sight| sight.outcome == CheckOutcome::Running);
+            todo.actions.extend(running.map(|sight| Action::Stop { job: sight.job.clone() }));
+        }
         let attempt = failure.as_ref().map_or(0, |failure| failure.check_attempt);
         let records: Vec<CheckRecord> =
             self.checks().map(|(_, check, revision)| self.state(&good, check, revision)).collect();
@@ -36,7 +41,8 @@ impl Step<'_> {
             .filter(|(place, check, _)| unfinished(*place) || failed(*place, check))
             .map(|(place, ..)| place)
             .collect();
-        if open.is_empty() {
+        // A check that passes although it was cancelled moves nothing by itself.
+        if open.is_empty() && !cancelled {
             let checked = self.blueprint.checks.clone();
             let good = Good { checked, ..Good::clone(&good) };
             return ImageDecision { checks: records, ..Self::current(Arc::new(good)) };
@@ -112,8 +118,10 @@ impl Step<'_> {
 
     /// The failures with those of required checks that are not counted yet: one for each attempt.
     fn check_failures(&self, good: &Good, known: Option<FailureRecord>) -> Option<FailureRecord> {
-        let known =
-            known.or_else(|| self.failure_record().filter(|known| known.fingerprint == good.fingerprint).cloned());
+        let known = known.or_else(|| {
+            let recorded = self.failure_record().filter(|known| known.fingerprint == good.fingerprint);
+            self.ruled(recorded.cloned(), &good.fingerprint)
+        });
         let mut failed: Vec<&CheckSight> = self
             .checks()
             .filter(|(_, check, _)| check.required)
@@ -123,6 +131,12 @@ impl Step<'_> {
         failed.sort_by(|a, b| (a.attempt, &a.check).cmp(&(b.attempt, &b.check)));
         let wave = self.frame.seen.wave.map_or("", |wave| wave.name);
         let mut record = known.map(|known| if self.mended(good, &known) { failure::forgiven(known) } else { known });
+        if let Some(cancelled) = record.take_if(|record| failure::is_cancelled(record)) {
+            // None of those that were started is the next one, however they end.
+            let made = self.sight.checks.iter().filter(|sight| sight.digest == good.digest);
+            let next = made.map(|sight| sight.attempt.saturating_add(1)).max().unwrap_or(0);
+            return Some(FailureRecord { check_attempt: cancelled.check_attempt.max(next), ..cancelled });
+        }
         for sight in failed {
             let CheckOutcome::Failed(outcome) = &sight.outcome else { continue };
             let counted = record.as_ref().map_or(0, |record| record.check_attempt);

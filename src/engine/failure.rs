@@ -107,11 +107,41 @@ pub fn cancelled(record: Option<FailureRecord>, fingerprint: &str, made: Option<
     FailureRecord { last, at: record.at.or(Some(now)), ..record }
 }
 
+/// The record of an image that a person has cancelled in this wave while it waited: which fingerprint it is about to want is
+/// not known yet. See [`is_cancelled_in`].
+#[must_use]
+pub fn cancelled_waiting(record: Option<&FailureRecord>, wave: &str, now: Timestamp) -> FailureRecord {
+    let known = record.filter(|record| is_cancelled_in(record, wave)).cloned();
+    known.unwrap_or_else(|| FailureRecord { cascade: wave.into(), ..cancelled(None, "", None, now) })
+}
+
+/// Whether this is the record of an image that was cancelled in this wave while it waited.
+#[must_use]
+pub fn is_cancelled_in(record: &FailureRecord, wave: &str) -> bool {
+    record.fingerprint.is_empty() && is_cancelled(record) && record.cascade == wave
+}
+
+/// Whether a person has cancelled what failed here.
+#[must_use]
+pub fn is_cancelled(record: &FailureRecord) -> bool {
+    record.last.class == FailureClass::Cancelled
+}
+
 /// The record with a clean slate. It still knows which attempts were made, so that none is counted again.
 #[must_use]
 pub fn forgiven(record: FailureRecord) -> FailureRecord {
-    let FailureRecord { fingerprint, attempt, check_attempt, .. } = record;
-    FailureRecord { fingerprint, attempt, check_attempt, ..FailureRecord::default() }
+    let FailureRecord { fingerprint, attempt, check_attempt, retried, .. } = record;
+    FailureRecord { fingerprint, attempt, check_attempt, retried, ..FailureRecord::default() }
+}
+
+/// The record after a request to try again. The same request forgives once, however many passes it is seen in: what fails
+/// after it is not forgotten.
+#[must_use]
+pub fn retried(record: FailureRecord, request: &str) -> FailureRecord {
+    if record.retried.as_deref() == Some(request) {
+        return record;
+    }
+    FailureRecord { retried: Some(request.into()), ..forgiven(record) }
 }
 
 /// The record in a wave: what was given up in an earlier one is tried again in this.
@@ -119,8 +149,7 @@ pub fn forgiven(record: FailureRecord) -> FailureRecord {
 pub fn tried_by_wave(record: FailureRecord, wave: Option<&str>, retries: &Retries) -> FailureRecord {
     let another = wave.is_some_and(|wave| wave != record.cascade);
     let given_up = verdict(Some(&record), retries, Timestamp::MIN) == Verdict::GivenUp;
-    let cancelled = record.last.class == FailureClass::Cancelled;
-    if another && given_up && !cancelled { forgiven(record) } else { record }
+    if another && given_up && !is_cancelled(&record) { forgiven(record) } else { record }
 }
 
 /// A build that said it had pushed, and has not.

@@ -9,7 +9,7 @@ use super::{
     causes::{self, Change},
     cutoff,
     decision::{Action, ImageDecision},
-    failure,
+    failure::{self, Verdict},
     fingerprint::fingerprint,
     inputs::{Obstacle, Parents},
     observation::{BuildOutcome, BuildSight, Good, Observation, PushResult},
@@ -42,7 +42,14 @@ impl Step<'_> {
             Ok(parents) => self.with_parents(todo, &parents).unwrap_or_else(|obstacle| self.behind(obstacle)),
             Err(obstacle) => self.behind(obstacle),
         };
-        self.with_record(decision)
+        let decision = self.with_record(decision);
+        let wished = self.frame.wishes.of(self.index).is_some_and(|wishes| wishes.cancel);
+        if wished || decision.failure.as_ref().is_some_and(failure::is_cancelled) {
+            // Of any fingerprint: what runs may be for inputs that have changed since.
+            let running = self.sight.builds.iter().filter(|build| build.outcome == BuildOutcome::Running);
+            todo.actions.extend(running.map(|build| Action::Stop { job: build.job.clone() }));
+        }
+        decision
     }
 
     fn behind(&self, obstacle: Obstacle) -> ImageDecision {
@@ -58,8 +65,21 @@ impl Step<'_> {
                     ..ImageDecision::waiting(fault, false)
                 }
             }
+            Obstacle::Waiting(_, true) if self.is_cancelled_in_wave() => {
+                let wave = self.frame.seen.wave.map_or("", |wave| wave.name);
+                let failure = failure::cancelled_waiting(self.failure_record(), wave, self.frame.now);
+                Self::failed(ImageDecision { failure: Some(failure), ..blank() }, reason::CANCELLED)
+            }
             Obstacle::Waiting(fault, in_progress) => ImageDecision::waiting(fault, in_progress),
         }
+    }
+
+    /// Whether a person takes it out of the wave that runs, or has done so while it waited.
+    fn is_cancelled_in_wave(&self) -> bool {
+        let Some(wave) = self.frame.seen.wave else { return false };
+        let wishes = self.frame.wishes.of(self.index);
+        let before = self.failure_record().is_some_and(|record| failure::is_cancelled_in(record, wave.name));
+        wishes.is_some_and(|wishes| wishes.cancel) || before && wishes.is_none_or(|wishes| wishes.retry.is_none())
     }
 
     /// What an image keeps whatever state it is in: its last good build, a build that still runs, what it was promoted to, and
@@ -73,7 +93,7 @@ impl Step<'_> {
             decision.running = self.running().map(running_of);
         }
         if decision.fingerprint.is_none() && matches!(decision.state, ImageState::Waiting | ImageState::Blocked) {
-            decision.failure = self.failure_record().cloned();
+            decision.failure = self.failure_record().cloned().and_then(|record| self.forgotten(record));
         }
         decision.promoted = match (self.frame.seen.spec.policy.promotion, decision.state, &decision.good) {
             (Promotion::Image, ImageState::Current, Some(good)) => Some(good.digest.clone()),
@@ -115,7 +135,11 @@ impl Step<'_> {
             wanted: &known.inputs,
         };
         let causes = change.causes(Self::roots(parents));
-        let failure = self.failures(&wanted, &causes);
+        let push = self.sight.pushes.iter().find(|push| push.fingerprint == wanted).map(|push| &push.result);
+        let rejected = matches!(push, Some(PushResult::Rejected(_, ask_at)) if *ask_at > self.frame.now);
+        let cause = causes::key(&self.image.name, &causes);
+        let counted = failure::count(self.failure_record(), &wanted, &self.sight.builds, &cause, self.frame.now);
+        let failure = if rejected { counted } else { self.ruled(counted, &wanted) };
         let stale = ImageDecision {
             fingerprint: Some(wanted.clone()),
             inputs: Some(known.inputs.clone()),
@@ -124,7 +148,6 @@ impl Step<'_> {
             ..blank()
         };
         let succeeded = self.last_success(&wanted);
-        let push = self.sight.pushes.iter().find(|push| push.fingerprint == wanted).map(|push| &push.result);
         Ok(match push {
             Some(PushResult::Present { digest, build, size, content, blobs }) => {
                 let fresh = Good {
@@ -282,21 +305,35 @@ impl Step<'_> {
         successes.filter(|build| build.fingerprint == fingerprint).map(|build| build.attempt).max()
     }
 
-    /// The failures at the wanted fingerprint, with what requests and the wave make of them.
-    fn failures(&self, wanted: &str, causes: &[crate::api::Cause]) -> Option<FailureRecord> {
-        let cause = causes::key(&self.image.name, causes);
-        let counted = failure::count(self.failure_record(), wanted, &self.sight.builds, &cause, self.frame.now);
-        let wishes = self.frame.wishes.of(self.index);
-        if wishes.is_some_and(|wishes| wishes.cancel) {
-            let made =
-                self.sight.builds.iter().filter(|build| build.fingerprint == wanted).map(|build| build.attempt).max();
-            return Some(failure::cancelled(counted, wanted, made, self.frame.now));
+    /// The failures at a fingerprint, with what requests and the wave make of them. What is given up is left alone by a
+    /// request to cancel: there is nothing to stop.
+    pub(super) fn ruled(&self, counted: Option<FailureRecord>, fingerprint: &str) -> Option<FailureRecord> {
+        let record = counted.and_then(|record| self.forgotten(record));
+        let retries = &self.frame.seen.spec.policy.retries;
+        let cancelled = self.frame.wishes.of(self.index).is_some_and(|wishes| wishes.cancel);
+        if !(cancelled || self.is_cancelled_in_wave())
+            || failure::verdict(record.as_ref(), retries, self.frame.now) == Verdict::GivenUp
+        {
+            return record;
         }
-        if wishes.is_some_and(|wishes| wishes.retry) {
-            return counted.map(failure::forgiven);
-        }
+        let of_fingerprint = self.sight.builds.iter().filter(|build| build.fingerprint == fingerprint);
+        let made = of_fingerprint.map(|build| build.attempt).max();
+        Some(failure::cancelled(record, fingerprint, made, self.frame.now))
+    }
+
+    /// The failures as far as requests to try again, and the wave, do not have them forgotten.
+    fn forgotten(&self, record: FailureRecord) -> Option<FailureRecord> {
         let wave = self.frame.seen.wave.map(|wave| wave.name);
-        counted.map(|record| failure::tried_by_wave(record, wave, &self.frame.seen.spec.policy.retries))
+        let retry = self.frame.wishes.of(self.index).and_then(|wishes| wishes.retry.as_deref());
+        // Taken out of a wave that has ended since, or wanted back.
+        if record.fingerprint.is_empty() && (retry.is_some() || wave.is_none_or(|wave| wave != record.cascade)) {
+            return None;
+        }
+        let record = match retry {
+            Some(request) => failure::retried(record, request),
+            None => record,
+        };
+        Some(failure::tried_by_wave(record, wave, &self.frame.seen.spec.policy.retries))
     }
 
     fn vanished(&self, wanted: &str, succeeded: Option<i32>, stale: &ImageDecision) -> Option<FailureRecord> {

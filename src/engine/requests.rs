@@ -8,11 +8,12 @@ use jiff::Timestamp;
 use super::{
     causes::short,
     decision::{ImageDecision, WaveStep},
+    failure,
     observation::{Observation, Target},
 };
 use crate::{
     api::{
-        ApprovalRecord, FailureClass, HandledRequest, ImageState, ManualHold, UpstreamStatus,
+        ApprovalRecord, HandledRequest, ImageState, ManualHold, UpstreamStatus,
         condition::reason,
         request::{Act, Request, RequestOutcome, Scope},
     },
@@ -57,9 +58,9 @@ pub struct ImageWishes {
     pub hold: Option<Option<ManualHold>>,
     /// The nonce from now on.
     pub nonce: Option<String>,
-    /// Its failures are forgotten.
-    pub retry: bool,
-    /// Its build is stopped and not tried again at this fingerprint.
+    /// The request by which its failures are forgotten.
+    pub retry: Option<String>,
+    /// Its builds and checks are stopped, and not tried again at this fingerprint.
     pub cancel: bool,
 }
 
@@ -113,8 +114,9 @@ impl Wishes {
                 && !done.starts.is_empty()
                 && (gated || done.starts.iter().filter_map(of).any(is_asked_for))
         };
+        // A build of what the image wanted before is stopped, too.
         let cancelled = |image: &ImageDecision| {
-            image.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Cancelled)
+            image.running.is_some() || image.failure.as_ref().is_some_and(failure::is_cancelled)
         };
         let taken = self.taken.iter().filter(|taken| !taken.outcome.as_ref().is_ok_and(waits));
         let record = |taken: &Taken| {
@@ -150,7 +152,7 @@ impl Wishes {
                 Ok(Done { told, starts, ..Done::default() })
             }
             Act::Retry(scope) => {
-                let starts = self.each(seen, scope, |wish| wish.retry = true)?;
+                let starts = self.each(seen, scope, |wish| wish.retry = Some(request.id.clone()))?;
                 let told = format!("the failures of {} are forgotten", told(scope, starts.len()));
                 Ok(Done { told, starts, ..Done::default() })
             }

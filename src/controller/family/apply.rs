@@ -75,7 +75,7 @@ pub async fn start_builds(
     Ok(any_refused)
 }
 
-/// Ends the Jobs that count as failed and have not ended. Their failures are recorded by then.
+/// Ends the Jobs that count as failed or are cancelled, and have not ended. That is recorded by then.
 pub async fn stop_builds(context: &Context, world: &World, decision: &Decision) -> Result<(), Error> {
     let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
     for action in &decision.actions {
@@ -85,7 +85,7 @@ pub async fn stop_builds(context: &Context, world: &World, decision: &Decision) 
             continue;
         }
         delete(&api, job, &DeleteParams::foreground()).await?;
-        info!(job, "failed build ended");
+        info!(job, "Job ended");
     }
     Ok(())
 }

@@ -1,9 +1,13 @@
 //! What a new digest is put through.
 
+use std::collections::HashMap;
+
+use jiff::SignedDuration;
+
 use super::{CURRENT, world::World};
 use crate::{
     api::{Check, CheckState, FailureClass, ImageState, condition::reason},
-    engine::Action,
+    engine::{Action, CheckOutcome},
 };
 
 fn check(name: &str, required: bool) -> Check {
@@ -101,4 +105,60 @@ fn a_check_that_was_mended_is_run_again_and_builds_nothing() {
         assert_eq!(world.states(), [CURRENT], "{}", world.record("base").message);
         assert_eq!(world.builds(), [1]);
     }
+}
+
+#[test]
+fn a_check_that_failed_on_a_digest_as_it_was_is_run_again_by_hand_and_by_the_next_wave() {
+    let mut world = World::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
+    world.settle();
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.failing_checks.insert("smoke".into(), FailureClass::Build);
+    world.settle();
+    assert_eq!((world.states()[0], world.checks.len()), (ImageState::Failed, 2), "retries.build is 1");
+    world.ask(r#"{"id":"1","action":"Retry"}"#);
+    world.settle();
+    assert_eq!((world.states()[0], world.checks.len()), (ImageState::Failed, 4), "the budget begins anew");
+    world.upstream_digests[1] = "sha256:up2-1".into();
+    world.settle();
+    assert_eq!((world.states()[0], world.checks.len()), (ImageState::Failed, 6), "and with every wave");
+    world.failing_checks.clear();
+    world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 2], vec![1, 2]), "nothing is built for it");
+}
+
+#[test]
+fn a_cancelled_check_is_stopped_and_its_digest_goes_nowhere_until_a_retry() {
+    let mut world = World::new(&["up", "up2"], &[("base", "up"), ("app", "base"), ("other", "up2")]);
+    world.settle();
+    world.spec.images[0].checks = vec![check("smoke", true), check("size", true)];
+    world.settle();
+    let before = (world.tags.clone(), world.record("base").digest.clone());
+    world.upstream_digests[0] = "sha256:up-1".into();
+    while world.states()[0] != ImageState::Checking {
+        world.now += SignedDuration::from_secs(30);
+        world.pass();
+        world.finish_builds();
+    }
+    world.pass();
+    let of_old = world.checks.len() - 2;
+    world.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
+    // One of them ends well before it is stopped.
+    world.checks[of_old].1.outcome = CheckOutcome::Passed("fine".into());
+    world.pass();
+    assert_eq!(world.checks.len(), of_old + 1, "the other is stopped");
+    assert_eq!(world.record("base").reason, reason::CANCELLED);
+    world.checks[of_old].1.outcome = CheckOutcome::Passed("fine".into());
+    world.upstream_digests[1] = "sha256:up2-1".into();
+    world.settle();
+    assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, CURRENT]);
+    assert_eq!(world.record("base").digest, before.1);
+    let of_base = |tags: &HashMap<(usize, String), String>| tags.get(&(0, "latest".to_owned())).cloned();
+    assert_eq!(of_base(&world.tags), of_base(&before.0));
+    world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
+    world.settle();
+    assert_eq!(world.states(), [CURRENT; 3]);
+    let again = world.checks.last().expect("a check");
+    assert_eq!((again.1.check.as_str(), again.1.attempt), ("size", 1), "another Job than the one that was stopped");
+    assert_eq!(world.builds(), [2, 2, 2], "what stands in the registry is not built again");
 }

@@ -11,6 +11,14 @@ fn chain() -> World {
     world
 }
 
+/// Until the wave for what has changed runs and its first builds do.
+fn begin(world: &mut World) {
+    world.pass();
+    world.now += SignedDuration::from_secs(30);
+    world.pass();
+    world.pass();
+}
+
 #[test]
 fn a_trigger_skips_the_quiet_time() {
     let mut world = chain();
@@ -60,6 +68,105 @@ fn a_cancelled_build_is_stopped_and_waits_for_a_retry() {
     world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![CURRENT; 3], vec![3, 2, 2]));
+    let mut names: Vec<&str> = world.jobs.iter().map(|(_, job)| job.job.as_str()).collect();
+    names.sort_unstable();
+    let all = names.len();
+    names.dedup();
+    assert_eq!(names.len(), all, "the Job of the retry is another one than that which was stopped");
+}
+
+#[test]
+fn cancel_stops_what_was_begun_for_earlier_inputs() {
+    let mut world = chain();
+    world.spec.images[0].args.insert("A".into(), "1".into());
+    begin(&mut world);
+    assert_eq!(world.builds(), [2, 1, 1]);
+    world.spec.images[0].args.insert("A".into(), "2".into());
+    world.pass();
+    assert!(world.record("base").message.contains("an earlier build runs to its end"));
+    world.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
+    world.pass();
+    assert_eq!(world.stopped(), 1);
+    world.settle();
+    assert_eq!((world.states()[0], world.builds()[0]), (ImageState::Failed, 2));
+
+    // Back to what is built already, while what nobody wants any more still runs.
+    let mut world = chain();
+    world.spec.images[0].args.insert("A".into(), "1".into());
+    begin(&mut world);
+    world.spec.images[0].args.clear();
+    world.pass();
+    assert_eq!(world.states()[0], CURRENT);
+    world.ask(r#"{"id":"1","action":"Cancel"}"#);
+    world.settle();
+    assert_eq!((world.stopped(), world.states()), (1, vec![CURRENT; 3]));
+    assert!(world.answer("1").contains("is cancelled"), "{}", world.answer("1"));
+}
+
+#[test]
+fn cancel_leaves_alone_what_has_failed_for_good() {
+    let mut world = World::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
+    world.settle();
+    world.failing.insert(0, FailureClass::Build);
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    let failed = world.record("base").clone();
+    world.ask(r#"{"id":"1","action":"Cancel"}"#);
+    world.settle();
+    assert_eq!(world.record("base").failure, failed.failure);
+    assert!(world.answer("1").contains("nothing to cancel"), "{}", world.answer("1"));
+    world.failing.clear();
+    world.upstream_digests[1] = "sha256:up2-1".into();
+    world.settle();
+    assert_eq!(world.states(), [CURRENT; 2], "the next wave tries it again");
+}
+
+#[test]
+fn an_image_that_waits_for_its_parent_is_taken_out_of_the_wave() {
+    let mut world = chain();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    assert_eq!(world.states()[1], ImageState::Waiting);
+    world.ask(r#"{"id":"1","action":"Cancel","image":"app"}"#);
+    world.pass();
+    assert_eq!(world.record("app").reason, reason::CANCELLED);
+    world.settle();
+    assert_eq!(world.states(), [CURRENT, ImageState::Failed, CURRENT]);
+    assert_eq!(world.builds(), [2, 1, 2]);
+    world.ask(r#"{"id":"2","action":"Retry","image":"app"}"#);
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 3], vec![2, 2, 2]));
+
+    // Its parent comes to nothing in this wave: the next one does not know of the cancellation.
+    world.upstream_digests[0] = "sha256:up-2".into();
+    begin(&mut world);
+    world.ask(r#"{"id":"3","action":"Cancel","image":"app"}"#);
+    world.failing.insert(0, FailureClass::Build);
+    world.settle();
+    assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, CURRENT]);
+    world.failing.clear();
+    world.upstream_digests[0] = "sha256:up-3".into();
+    world.settle();
+    assert_eq!(world.states(), [CURRENT; 3]);
+}
+
+#[test]
+fn a_retry_that_is_not_recorded_yet_forgives_once() {
+    let mut world = World::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
+    world.settle();
+    world.failing.insert(0, FailureClass::Build);
+    world.spec.images[0].args.insert("A".into(), "1".into());
+    world.settle();
+    assert_eq!(world.builds(), [3, 1]);
+    let records = world.status.requests.len();
+    for _ in 0..10 {
+        // As if the controller died every time between the images' records and the family's.
+        world.status.requests.truncate(records);
+        world.requests.clear();
+        world.ask(r#"{"id":"1","action":"Retry"}"#);
+        world.settle();
+    }
+    assert_eq!(world.builds(), [5, 1], "retries.build is 1");
 }
 
 #[test]

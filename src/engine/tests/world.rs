@@ -256,11 +256,13 @@ impl World {
                         of.outcome = BuildOutcome::Stopped;
                     }
                 }
+                // There is no verdict of a check that was ended before its end.
+                self.checks.retain(|(_, of)| of.job != *job || of.outcome != CheckOutcome::Running);
             }
             Action::Check { image, check, digest, attempt } => {
                 let of = &self.spec.images[*image].checks[*check];
                 let sight = CheckSight {
-                    job: format!("check-{image}-{check}-{attempt}"),
+                    job: format!("check-{image}-{check}-{digest}-{attempt}"),
                     check: of.name.clone(),
                     revision: fingerprint::check_revision(of),
                     digest: digest.clone(),
