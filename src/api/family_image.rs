@@ -13,6 +13,9 @@ pub const MAX_HISTORY: usize = 50;
 /// The most causes that a build is recorded with.
 pub const MAX_BUILD_CAUSES: usize = 8;
 
+/// The most characters of [`CheckRecord::message`].
+pub const MAX_CHECK_MESSAGE: usize = 512;
+
 /// What the controller knows of one image of a family. Made and kept by the controller; named `<family>.<image>`.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(

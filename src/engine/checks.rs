@@ -14,10 +14,8 @@ use super::{
 use crate::api::{
     Check, CheckRecord, CheckState, FailureClass, FailureRecord, ImageState,
     condition::{reason, shorten},
+    family_image::MAX_CHECK_MESSAGE,
 };
-
-/// The most characters that are recorded of what a check said.
-const MAX_MESSAGE: usize = 512;
 
 impl Step<'_> {
     /// The state of an image whose newest digest stands in the registry and is not checked yet. `stale` is what is known of
@@ -89,7 +87,7 @@ impl Step<'_> {
             digest: good.digest.clone(),
             revision: revision.into(),
             state,
-            message: shorten(message, MAX_MESSAGE),
+            message: shorten(message, MAX_CHECK_MESSAGE),
         };
         let passed = self.sights(good, revision).find_map(|sight| match &sight.outcome {
             CheckOutcome::Passed(said) => Some(said.as_str()),

@@ -16,7 +16,11 @@ use super::{
     observe::World,
 };
 use crate::{
-    api::{BuildFailure, FailureRecord, condition::reason},
+    api::{
+        BuildFailure, CheckRecord, CheckState, FailureRecord,
+        condition::{reason, shorten},
+        family_image::MAX_CHECK_MESSAGE,
+    },
     build::{
         check::{CheckRequest, job::job},
         request::FamilyRef,
@@ -78,7 +82,8 @@ async fn start(
     Ok(apply::create(context, &api, &job).await?.map(|_| ()))
 }
 
-/// Counts a check that can't be started as a failed attempt, on the budget of its class. Several of one attempt count once.
+/// Counts a check that can't be started as a failed attempt, on the budget of its class. Several of one attempt count once. One
+/// that is not required holds nothing up: it is only reported.
 fn count(
     world: &World,
     decision: &mut Decision,
@@ -90,6 +95,10 @@ fn count(
 ) {
     let recorded = world.records.get(index).and_then(|record| record.as_ref()?.status.as_ref()?.fingerprint.clone());
     let Some(image) = decision.images.get_mut(index) else { return };
+    if !request.check.required {
+        report(&mut image.checks, request, &refused);
+        return;
+    }
     let known = image.failure.take();
     if known.as_ref().is_some_and(|known| known.check_attempt > request.attempt) {
         image.failure = known;
@@ -107,6 +116,17 @@ fn count(
     let failed = failure::Failed { attempt, cascade: wave, cause: &cause };
     let added = failure::add(known, &fingerprint, &failed, refused, now);
     image.failure = Some(FailureRecord { check_attempt: request.attempt.saturating_add(1), ..added });
+}
+
+/// Records a check that can't be started as failed, for good: it is not tried again on this digest.
+fn report(records: &mut [CheckRecord], request: &CheckRequest, refused: &BuildFailure) {
+    let of_request = |record: &&mut CheckRecord| {
+        record.name == request.check.name && record.digest == request.digest && record.revision == request.revision
+    };
+    if let Some(record) = records.iter_mut().find(of_request) {
+        record.state = CheckState::Failed;
+        record.message = shorten(&refused.message, MAX_CHECK_MESSAGE);
+    }
 }
 
 /// What is to be checked, and by what; with the image.
@@ -133,4 +153,30 @@ fn request(world: &World, action: &Action) -> Option<(usize, CheckRequest)> {
         owner: world.family.controller_owner_ref(&())?,
     };
     Some((*index, request))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_check_that_is_not_required_is_reported_and_no_other() {
+        let record = |name: &str, revision: &str| CheckRecord {
+            name: name.into(),
+            digest: "sha256:00".into(),
+            revision: revision.into(),
+            ..CheckRecord::default()
+        };
+        let mut request = CheckRequest { digest: "sha256:00".into(), revision: "r".into(), ..CheckRequest::default() };
+        request.check.name = "scan".into();
+        let refused = BuildFailure { message: "no room ".repeat(200), ..BuildFailure::default() };
+        let mut records = vec![record("starts", "q"), record("scan", "r")];
+        report(&mut records, &request, &refused);
+        assert_eq!(records[0], record("starts", "q"));
+        assert_eq!(records[1].state, CheckState::Failed);
+        assert!(records[1].message.starts_with("no room") && records[1].message.chars().count() <= MAX_CHECK_MESSAGE);
+        let mut another = vec![record("scan", "of another spec")];
+        report(&mut another, &request, &refused);
+        assert_eq!(another[0].state, CheckState::Running);
+    }
 }

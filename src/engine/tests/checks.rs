@@ -69,6 +69,22 @@ fn a_check_that_is_only_reported_fails_nothing() {
 }
 
 #[test]
+fn a_check_that_is_only_reported_and_was_refused_holds_nothing_up() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.spec.images[0].checks = vec![check("size", false)];
+    for _ in 0..3 {
+        world.pass();
+        world.finish_builds();
+    }
+    assert_eq!(world.states(), [ImageState::Checking]);
+    // As the controller records it: there is no Job.
+    world.checks.clear();
+    world.records[0].as_mut().expect("a record").checks[0].state = CheckState::Failed;
+    world.settle();
+    assert_eq!((world.states(), world.checks.len()), (vec![CURRENT], 0));
+}
+
+#[test]
 fn what_is_around_a_check_has_its_own_budget() {
     let mut world = World::new(&["up"], &[("base", "up")]);
     world.spec.images[0].checks = vec![check("smoke", true)];
