@@ -161,6 +161,12 @@ pub struct FamilyImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureRecord>,
 
+    /// When builds of it were started that no person caused, newest first: as far back as `policy.storm` counts. Jobs may be
+    /// gone before that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>", length(max = 1000), extend("items" = {"type": "string", "format": "date-time"}, "x-kubernetes-list-type" = "atomic"))]
+    pub starts: Vec<Timestamp>,
+
     /// Workloads that are moved to its digests.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub rollouts: Vec<RolloutRecord>,
@@ -407,8 +413,9 @@ pub enum RolloutState {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BuildRecord {
-    /// Its number.
-    pub build: i64,
+    /// Its number. Missing for one that failed before it got any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<i64>,
     /// Its fingerprint.
     pub fingerprint: String,
     /// Its digest; empty for a failed one.

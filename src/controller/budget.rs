@@ -155,6 +155,12 @@ impl Ledger {
         }
     }
 
+    /// How many builds of all families wait for nothing but these limits.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.lock().rows.values().map(|row| row.waiting.len()).sum()
+    }
+
     /// Wakes the families for whose builds there are places by now.
     fn wake(&self, families: &mut Families, now: Timestamp) {
         if families.rows.values().all(|row| row.awake || row.waiting.is_empty()) {

@@ -187,6 +187,19 @@ fn passes_that_run_side_by_side_stay_within_the_limit_together() {
 }
 
 #[test]
+fn what_only_the_limits_keep_back_is_counted() {
+    let (mut a, mut b) = (Family::new("one", "a", &[""; 9]), Family::new("one", "b", &[""; 2]));
+    b.parallelism = 1;
+    let mut world = World::new(cluster(4), &[&a, &b]);
+    assert_eq!((world.pass(&mut a, 0), world.ledger.waiting()), (4, 5));
+    assert_eq!((world.pass(&mut b, 1), world.ledger.waiting()), (0, 6), "parallelism keeps one of them");
+    drop(world.ledger.begin(&a.key, &world.caches, second(2)));
+    assert_eq!(world.ledger.waiting(), 1, "a pass that fails asks again");
+    world.ledger.forget(&b.key, second(3));
+    assert_eq!(world.ledger.waiting(), 0);
+}
+
+#[test]
 fn whoever_waits_is_woken_when_a_build_ends_and_goes_before_who_runs_more() {
     let (mut a, mut b) = (Family::new("one", "a", &[""; 9]), Family::new("one", "b", &[""; 9]));
     let mut world = World::new(cluster(4), &[&a, &b]);

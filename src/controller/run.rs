@@ -107,6 +107,7 @@ where
         let result =
             tokio::spawn(reconcile(Arc::clone(&context))).await.unwrap_or_else(|source| Err(Error::Aborted { source }));
         context.metrics.reconciled(kind, start.elapsed(), result.as_ref().err().map(Error::category));
+        context.metrics.builds_waiting(context.budget.waiting());
         if result.is_ok() {
             context.failures.forget(kind, &key);
         }
@@ -165,6 +166,7 @@ impl Context {
         self.importers.forget(&key);
         self.failures.forget("ImageFamily", &key);
         self.budget.forget(&key, self.clock.now());
+        self.metrics.builds_waiting(self.budget.waiting());
         self.metrics.family_gone(&format!("{}/{}", key.namespace, key.name));
     }
 }

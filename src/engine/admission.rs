@@ -3,7 +3,7 @@
 //! Builds that a person caused come first, then those with the longest remaining path. They pass, in this order: windows, the
 //! breaker, the family's parallelism, the operator's limits, and the rate of a storm.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
@@ -23,15 +23,6 @@ const LEARNED_FROM: usize = 5;
 /// How long a build is expected to take of which none is known, in seconds.
 const UNKNOWN_SECONDS: i64 = 60;
 
-/// What came of an admission.
-#[derive(Debug, Default)]
-pub struct Admitted {
-    /// The builds that start now.
-    pub actions: Vec<Action>,
-    /// How many builds wait for nothing but the operator's limits.
-    pub unserved: usize,
-}
-
 /// Picks the builds that start now. The others are told why they wait.
 #[must_use]
 pub fn admit(
@@ -40,9 +31,9 @@ pub fn admit(
     window: WindowState,
     breaker: &BreakerState,
     now: Timestamp,
-) -> Admitted {
+) -> Vec<Action> {
     if walk.todo.ready.is_empty() {
-        return Admitted::default();
+        return Vec::new();
     }
     if let WindowState::Closed { opens } = window {
         if let Some(opens) = opens {
@@ -50,7 +41,7 @@ pub fn admit(
         }
         let (reason, message) = gates::told_closed(opens);
         gates::close(walk, reason, &message);
-        return Admitted::default();
+        return Vec::new();
     }
     let live = live(seen);
     let mut slots = Slots::new(seen, live, now);
@@ -63,22 +54,21 @@ pub fn admit(
             let message =
                 format!("the breaker is open: {count} images failed for {cause}; one build is tried at {probe_at:.0}");
             gates::close(walk, reason::BREAKER_OPEN, &message);
-            return Admitted::default();
+            return Vec::new();
         }
         slots.family = slots.family.min(1);
         slots.probing = true;
     }
-    let (mut admitted, mut slowed) = (Admitted::default(), false);
+    let (mut admitted, mut slowed) = (Vec::new(), false);
     for ready in ordered(seen, walk) {
         let Some(image) = walk.images.get_mut(ready.image) else { continue };
         match slots.take(&ready) {
             Ok(()) => {
                 image.state = ImageState::Building;
                 image.reason = reason::BUILDING;
-                admitted.actions.push(ready.action);
+                admitted.push(ready.action);
             }
             Err(Full { reason, message }) => {
-                admitted.unserved += usize::from(reason == reason::BUDGET);
                 slowed |= reason == reason::STORM;
                 image.reason = reason;
                 image.message = message;
@@ -113,6 +103,19 @@ fn all<'s>(seen: &'s Observation<'_>) -> impl Iterator<Item = &'s BuildSight> {
     seen.images.iter().flat_map(|image| &image.builds).chain(&seen.orphans)
 }
 
+/// When the builds were started that no person caused: as the records remember them, and as Jobs tell. Of one image no two
+/// start at once.
+fn starts(seen: &Observation<'_>) -> Vec<Timestamp> {
+    fn told<'s>(builds: &'s [BuildSight]) -> impl Iterator<Item = Timestamp> + 's {
+        builds.iter().filter(|build| !build.user_caused).filter_map(|build| build.started_at)
+    }
+    let of_images = seen.images.iter().flat_map(|image| {
+        let remembered = image.record.into_iter().flat_map(|record| record.starts.iter().copied());
+        remembered.chain(told(&image.builds)).collect::<BTreeSet<Timestamp>>()
+    });
+    of_images.chain(told(&seen.orphans)).collect()
+}
+
 /// Why a build finds no place.
 struct Full {
     reason: &'static str,
@@ -134,8 +137,7 @@ impl Slots {
     fn new(seen: &Observation<'_>, live: usize, now: Timestamp) -> Self {
         let parallelism = usize::try_from(seen.spec.policy.parallelism).unwrap_or(1).max(1);
         let storm = seen.spec.policy.storm.as_ref().map(|storm| {
-            let caused = all(seen).filter(|build| !build.user_caused);
-            let starts: Vec<Timestamp> = caused.filter_map(|build| build.started_at).collect();
+            let starts = starts(seen);
             budget::storm(&starts, storm.starts, storm.per.signed(), now)
         });
         Self {

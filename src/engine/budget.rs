@@ -172,6 +172,32 @@ pub fn storm(starts: &[Timestamp], limit: i32, per: SignedDuration, now: Timesta
     Storm { free, next: Some(*next) }
 }
 
+/// The starts that are to be remembered, newest first: Jobs that are gone must count as long as those that are not. `known` is
+/// what was remembered before; it is left as it is until there is a new one among `seen`, so that the passing of time alone
+/// writes nothing. Of more than `limit`, the oldest tell nothing.
+#[must_use]
+pub fn remembered(
+    known: &[Timestamp],
+    seen: impl Iterator<Item = Timestamp>,
+    limit: i32,
+    per: SignedDuration,
+    now: Timestamp,
+) -> Vec<Timestamp> {
+    let counts = |start: &Timestamp| {
+        let age = now.duration_since(*start);
+        age < per && age >= -per
+    };
+    let mut starts: Vec<Timestamp> = seen.filter(|start| counts(start) && !known.contains(start)).collect();
+    if starts.is_empty() {
+        return known.to_vec();
+    }
+    starts.extend(known.iter().filter(|start| counts(start)));
+    starts.sort_unstable_by(|a, b| b.cmp(a));
+    starts.dedup();
+    starts.truncate(usize::try_from(limit).unwrap_or(0).max(1));
+    starts
+}
+
 #[cfg(test)]
 #[path = "budget_tests.rs"]
 mod tests;

@@ -327,6 +327,23 @@ proptest! {
 }
 
 #[test]
+fn starts_are_remembered_as_far_back_as_they_count_and_left_alone_until_there_is_a_new_one() {
+    let minute = SignedDuration::from_mins(1);
+    let starts = |known: &[i64], seen: &[i64], now: i64| -> Vec<i64> {
+        let known: Vec<Timestamp> = known.iter().map(|start| second(*start)).collect();
+        let seen = seen.iter().map(|start| second(*start));
+        remembered(&known, seen, 3, minute, second(now)).into_iter().map(Timestamp::as_second).collect()
+    };
+    assert_eq!(starts(&[], &[10, 20], 30), [20, 10]);
+    assert_eq!(starts(&[20, 10], &[10, 20], 500), [20, 10], "nothing new");
+    assert_eq!(starts(&[20, 10], &[], 500), [20, 10]);
+    assert_eq!(starts(&[20, 10], &[75, 20], 75), [75, 20]);
+    assert_eq!(starts(&[20], &[10], 500), [20], "too old to count");
+    assert_eq!(starts(&[3, 2, 1], &[4], 5), [4, 3, 2], "more than the limit tell nothing");
+    assert_eq!(starts(&[], &[70, 5000], 30), [70], "of a clock that was put back");
+}
+
+#[test]
 fn a_storm_is_let_through_at_its_rate() {
     let minute = SignedDuration::from_mins(1);
     let starts = [second(30), second(0), second(10)];

@@ -116,7 +116,7 @@ impl Step<'_> {
     ) -> Ready {
         let record = self.sight.record;
         // What was built before and reverted counts too: a number names one build for ever.
-        let history = record.into_iter().flat_map(|record| &record.history).map(|build| build.build);
+        let history = record.into_iter().flat_map(|record| &record.history).filter_map(|build| build.build);
         let jobs = self.sight.builds.iter().map(|build| build.build);
         let recorded = record.and_then(|record| record.build.max(record.last_build));
         let last = history.chain(jobs).chain(recorded).max().max(last_build);

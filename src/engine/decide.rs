@@ -59,7 +59,6 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
         images: walk.images,
         actions,
         handled,
-        unserved: course.unserved,
         wake_at: wake_at.into_iter().flatten().filter(|at| *at > now).min(),
     }
 }
@@ -69,7 +68,6 @@ struct Course {
     wave: WaveStep,
     pending: Option<Pending>,
     actions: Vec<Action>,
-    unserved: usize,
     /// Whether a wave would begin but for windows, `suspend`, or another one of this second.
     gated: bool,
     wake_at: Option<Timestamp>,
@@ -77,7 +75,7 @@ struct Course {
 
 impl Course {
     fn of(wave: WaveStep) -> Self {
-        Self { wave, pending: None, actions: Vec::new(), unserved: 0, gated: false, wake_at: None }
+        Self { wave, pending: None, actions: Vec::new(), gated: false, wake_at: None }
     }
 }
 
@@ -113,9 +111,7 @@ fn go_on(
         gates::close(walk, reason::SUSPENDED, "spec.suspend is set");
         return course;
     }
-    let admitted = admission::admit(seen, walk, window, breaker, now);
-    course.actions = admitted.actions;
-    course.unserved = admitted.unserved;
+    course.actions = admission::admit(seen, walk, window, breaker, now);
     course.actions.extend(overtaken(seen, wave, walk));
     course
 }

@@ -32,8 +32,6 @@ pub struct Decision {
     pub actions: Vec<Action>,
     /// Requests that are handled with this decision, each to be recorded on its object together with what it brought about.
     pub handled: Vec<(Target, HandledRequest)>,
-    /// How many builds are ready that only the operator's limits keep from starting.
-    pub unserved: usize,
     /// When to look again though nothing has changed.
     pub wake_at: Option<Timestamp>,
 }

@@ -114,7 +114,7 @@ fn spare(result: &mut ImageResult, good: &Good, sight: Option<&ImageSight<'_>>, 
 fn recorded_end(sight: &ImageSight<'_>, decision: &ImageDecision) -> Option<Timestamp> {
     let good = decision.good.as_ref().filter(|_| decision.state == ImageState::Current)?;
     let last = sight.record?.history.first()?;
-    (last.fingerprint == good.fingerprint && last.build == good.build).then_some(last.finished_at)?
+    (last.fingerprint == good.fingerprint && last.build == Some(good.build)).then_some(last.finished_at)?
 }
 
 /// What a wave of a family with `promotion: Wave` says of its floating tags.

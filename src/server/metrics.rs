@@ -34,6 +34,8 @@ pub struct Metrics {
     cascades_finished: Family<Outcome, Counter>,
     cascade_seconds: Histogram,
     builds: Family<Built, Counter>,
+    builds_waiting: Gauge,
+    checks: Family<Checked, Counter>,
     build_seconds: Histograms<Built>,
     polls: Family<Polled, Counter>,
     reconciles: Family<Kind, Counter>,
@@ -49,12 +51,23 @@ pub enum BuildResult {
     Succeeded,
     /// The build itself failed.
     BuildFailed,
-    /// What is around it failed.
+    /// What is around it failed, or it could not be started.
     InfrastructureFailed,
     /// Its inputs can't be built.
     InputRefused,
-    /// A person has cancelled it.
+    /// Its Job was ended before its end: by a request, for a newer wave, or by somebody else.
     Cancelled,
+}
+
+/// How an attempt at a digest's checks ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum CheckResult {
+    /// A check has passed.
+    Passed,
+    /// The verdict of a check is that the digest is not good.
+    Failed,
+    /// What is around a check failed, or it could not be started.
+    InfrastructureFailed,
 }
 
 /// What a poll of an upstream found.
@@ -75,6 +88,11 @@ pub enum PollResult {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Built {
     result: BuildResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Checked {
+    result: CheckResult,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -109,6 +127,15 @@ impl From<FailureClass> for BuildResult {
     }
 }
 
+impl From<FailureClass> for CheckResult {
+    fn from(class: FailureClass) -> Self {
+        match class {
+            FailureClass::Build | FailureClass::Input => Self::Failed,
+            FailureClass::Infrastructure | FailureClass::Cancelled => Self::InfrastructureFailed,
+        }
+    }
+}
+
 impl Metrics {
     /// Metrics that count from zero.
     #[must_use]
@@ -120,6 +147,8 @@ impl Metrics {
             cascades_finished: Family::default(),
             cascade_seconds: Histogram::new(LONG),
             builds: Family::default(),
+            builds_waiting: Gauge::default(),
+            checks: Family::default(),
             build_seconds: Family::new_with_constructor(|| Histogram::new(LONG)),
             polls: Family::default(),
             reconciles: Family::default(),
@@ -138,6 +167,9 @@ impl Metrics {
         all.register("cascades_finished", "Waves of builds that ended, by outcome", self.cascades_finished.clone());
         all.register("cascade_duration_seconds", "Length of ended waves", self.cascade_seconds.clone());
         all.register("builds", "Builds that ended, by result", self.builds.clone());
+        let help = "Builds that only the operator's limits of builds at once keep from starting";
+        all.register("builds_waiting_for_limits", help, self.builds_waiting.clone());
+        all.register("checks", "Checks that ended, by result", self.checks.clone());
         all.register("build_duration_seconds", "Length of builds, by result", self.build_seconds.clone());
         all.register("upstream_polls", "Polls of upstreams, by result", self.polls.clone());
         all.register("reconciles", "Passes of the reconcilers, by kind of object", self.reconciles.clone());
@@ -170,6 +202,16 @@ impl Metrics {
         if let Some(length) = length {
             self.build_seconds.get_or_create(&Built { result }).observe(length.as_secs_f64());
         }
+    }
+
+    /// So many builds wait for nothing but the operator's limits.
+    pub fn builds_waiting(&self, builds: usize) {
+        self.builds_waiting.set(i64::try_from(builds).unwrap_or(i64::MAX));
+    }
+
+    /// A check ended.
+    pub fn check_finished(&self, result: CheckResult) {
+        self.checks.get_or_create(&Checked { result }).inc();
     }
 
     /// An upstream was polled.
@@ -294,6 +336,8 @@ mod tests {
         metrics.cascade_finished(CascadePhase::Complete, Duration::from_secs(42));
         metrics.build_finished(BuildResult::Succeeded, Some(Duration::from_secs(3)));
         metrics.build_finished(FailureClass::Infrastructure.into(), None);
+        metrics.check_finished(FailureClass::Build.into());
+        metrics.builds_waiting(7);
         metrics.polled(PollResult::Moved);
         metrics.reconciled("ImageFamily", Duration::from_millis(2), Some("api"));
         metrics.leading(true);
@@ -304,6 +348,8 @@ mod tests {
             "groundswell_cascade_duration_seconds_bucket{le=\"60.0\"} 1",
             "groundswell_builds_total{result=\"Succeeded\"} 1",
             "groundswell_builds_total{result=\"InfrastructureFailed\"} 1",
+            "groundswell_builds_waiting_for_limits 7",
+            "groundswell_checks_total{result=\"Failed\"} 1",
             "groundswell_build_duration_seconds_count{result=\"Succeeded\"} 1",
             "groundswell_upstream_polls_total{result=\"Moved\"} 1",
             "groundswell_reconciles_total{kind=\"ImageFamily\"} 1",

@@ -1,6 +1,6 @@
 //! The record of each image: its `FamilyImage`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
@@ -16,19 +16,19 @@ use super::{
         error::{Error, call},
         writes::apply_status,
     },
+    counting::Change,
     events::{self, Tone},
+    history::{Known, history},
     observe::World,
     requests,
 };
 use crate::{
     api::{
-        BuildRecord, FamilyImage, FamilyImageSpec, FamilyImageStatus, ImageState, TagRecord,
+        FamilyImage, FamilyImageSpec, FamilyImageStatus, ImageState, TagRecord,
         condition::{self, READY, RECONCILING, STALLED, reason, shorten},
-        family_image::MAX_HISTORY,
         labels,
     },
-    engine::{Decision, ImageDecision, TagSight, Target, causes, tags},
-    server::metrics::BuildResult,
+    engine::{Action, Decision, ImageDecision, TagSight, Target, budget, tags},
 };
 
 /// How many records are written at once.
@@ -100,7 +100,7 @@ async fn write(
         Err(error) => return Err(error),
     }
     tell(context, world, &image.name, &old, &new).await;
-    count(context, &old, &new);
+    count(context, world, index, &old, &new);
     Ok(())
 }
 
@@ -149,6 +149,11 @@ fn status(
         requests.first().map(|request| request.id.clone()).or_else(|| old.last_handled_request.clone());
     let reason = decided.reason;
     let message = shorten(&decided.message, MAX_MESSAGE);
+    let known = Known {
+        builds: world.builds.get(index).map_or(&[], Vec::as_slice),
+        seconds: &world.seconds,
+        pushes: memory.pushes.of(world.family.spec.images.get(index).map_or("", |image| image.name.as_str())),
+    };
     let since = old.since.filter(|_| old.state == decided.state).or(Some(now));
     let mut status = FamilyImageStatus {
         observed_generation: generation,
@@ -181,7 +186,15 @@ fn status(
         last_handled_request,
         requests,
         rollouts: Vec::new(),
-        history: history(world, decision, decided, old, now),
+        starts: starts(world, decision, decided, old, index, now),
+        history: history(
+            old,
+            decided,
+            known,
+            decision.wave.name().unwrap_or_default(),
+            world.family.spec.history.builds,
+            now,
+        ),
     };
     let ready = decided.state == ImageState::Current && reason == reason::CURRENT;
     let stalled = needs_person(decided.state, reason) || decided.state == ImageState::Blocked;
@@ -214,51 +227,22 @@ fn tags_of(
     tags.into_iter().filter_map(record).collect()
 }
 
-/// The last builds, newest first; one is added when a good build is new, or when an image has failed for good. A list that is
-/// longer than the spec allows, for it was written under another, is cut.
-fn history(
+/// The starts that a storm is slowed down by, with the one of this very pass.
+fn starts(
     world: &World,
     decision: &Decision,
     decided: &ImageDecision,
     old: &FamilyImageStatus,
+    index: usize,
     now: Timestamp,
-) -> Vec<BuildRecord> {
-    let mut history = old.history.clone();
-    let cascade = decision.wave.name().unwrap_or_default().to_owned();
-    let good = decided.good.as_ref().filter(|good| old.fingerprint.as_ref() != Some(&good.fingerprint));
-    if let Some(good) = good {
-        let running = old.running.as_ref().filter(|running| running.fingerprint == good.fingerprint);
-        let started = running.and_then(|running| running.started_at);
-        history.insert(
-            0,
-            BuildRecord {
-                build: good.build,
-                fingerprint: good.fingerprint.clone(),
-                digest: good.digest.clone(),
-                finished_at: Some(now),
-                seconds: started.map(|started| now.duration_since(started).as_secs().max(0)),
-                why: causes::sentence(&good.causes),
-                causes: good.causes.clone(),
-                cascade,
-                spared: good.spared,
-            },
-        );
-    } else if decided.state == ImageState::Failed && old.state != ImageState::Failed {
-        history.insert(
-            0,
-            BuildRecord {
-                build: old.build.unwrap_or(0) + 1,
-                fingerprint: decided.fingerprint.clone().unwrap_or_default(),
-                finished_at: Some(now),
-                why: shorten(&decided.message, 300),
-                causes: decided.causes.clone(),
-                cascade,
-                ..BuildRecord::default()
-            },
-        );
-    }
-    history.truncate(usize::try_from(world.family.spec.history.builds).unwrap_or(1).clamp(1, MAX_HISTORY));
-    history
+) -> Vec<Timestamp> {
+    let Some(storm) = &world.family.spec.policy.storm else { return Vec::new() };
+    let builds = world.builds.get(index).into_iter().flatten();
+    let seen = builds.filter(|build| !build.user_caused).filter_map(|build| build.started_at);
+    let is_own = |action: &Action| matches!(action, Action::Build { image, user_caused: false, .. } if *image == index);
+    let own = decided.running.as_ref().filter(|_| decision.actions.iter().any(is_own));
+    let seen = seen.chain(own.and_then(|running| running.started_at));
+    budget::remembered(&old.starts, seen, storm.starts, storm.per.signed(), now)
 }
 
 /// Whether an image in this state stays there until somebody does something.
@@ -299,16 +283,21 @@ async fn tell(context: &Context, world: &World, image: &str, old: &FamilyImageSt
     }
 }
 
-/// Counts ended builds.
-fn count(context: &Context, old: &FamilyImageStatus, new: &FamilyImageStatus) {
-    if let Some(build) = new.history.first().filter(|build| old.history.first() != Some(*build))
-        && !build.digest.is_empty()
-        && build.seconds.is_some()
-    {
-        let length = build.seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-        context.metrics.build_finished(BuildResult::Succeeded, length);
+/// Counts builds and checks that have ended.
+fn count(context: &Context, world: &World, index: usize, old: &FamilyImageStatus, new: &FamilyImageStatus) {
+    let Some(image) = world.family.spec.images.get(index) else { return };
+    let change = Change {
+        image,
+        old,
+        new,
+        builds: world.builds.get(index).map_or(&[], Vec::as_slice),
+        seconds: &world.seconds,
+        checks: world.checks.get(index).map_or(&[], Vec::as_slice),
+    };
+    for (result, length) in change.builds() {
+        context.metrics.build_finished(result, length);
     }
-    if let Some(failure) = new.failure.as_ref().filter(|failure| old.failure.as_ref() != Some(*failure)) {
-        context.metrics.build_finished(failure.last.class.into(), None);
+    for result in change.checks() {
+        context.metrics.check_finished(result);
     }
 }

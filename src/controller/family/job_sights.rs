@@ -21,6 +21,8 @@ pub(in super::super) const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 pub struct JobSights {
     /// Builds, per image.
     pub builds: HashMap<String, Vec<BuildSight>>,
+    /// How long builds took that have ended, in seconds, by their Jobs' names.
+    pub seconds: HashMap<String, i64>,
     /// Checks, per image.
     pub checks: HashMap<String, Vec<CheckSight>>,
     /// Jobs of checks that count as failed and have not ended.
@@ -67,6 +69,9 @@ impl JobSights {
             self.look_at(wait.look_again);
         }
         if let Some(sight) = build_sight(job, pods, outcome) {
+            if let Some(seconds) = seconds(job, pods) {
+                self.seconds.insert(sight.job.clone(), seconds);
+            }
             self.builds.entry(image.clone()).or_default().push(sight);
         }
     }
@@ -118,6 +123,19 @@ fn check_sight(job: &Job, outcome: check::outcome::Outcome) -> Option<CheckSight
         attempt: label(labels::ATTEMPT)?.parse().ok()?,
         outcome,
     })
+}
+
+/// How long the Job took until its pod had ended, in seconds; `None` while it runs, and when nothing tells.
+fn seconds(job: &Job, pods: &[Pod]) -> Option<i64> {
+    let start = job.creation_timestamp()?.0;
+    let statuses = pods.iter().filter(|pod| has_ended(pod)).filter_map(|pod| pod.status.as_ref());
+    let containers = statuses.flat_map(|status| status.container_statuses.iter().flatten());
+    let stopped =
+        containers.filter_map(|container| container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    let status = job.status.as_ref();
+    let complete = || status?.completion_time.as_ref();
+    let end = stopped.max_by_key(|time| time.0).or_else(complete)?.0;
+    Some(end.duration_since(start).as_secs().max(0))
 }
 
 /// Whether a Job has not ended. Its pod ends a second or two before it does.
@@ -182,6 +200,27 @@ mod tests {
         );
         assert_eq!((sight.attempt, &sight.outcome), (3, &CheckOutcome::Passed(String::new())));
         assert!(sights.failed_checks.is_empty());
+    }
+
+    #[test]
+    fn a_build_is_as_long_as_its_pod_tells() {
+        let job = |status: &str| -> Job {
+            let text =
+                format!(r#"{{"metadata": {{"creationTimestamp": "2026-01-01T00:00:00Z"}}, "status": {status}}}"#);
+            serde_json::from_str(&text).expect("a Job")
+        };
+        let pod = |phase: &str| {
+            pods(&format!(
+                r#"{{"status": {{"phase": "{phase}", "containerStatuses": [
+                    {{"name": "build", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                      "state": {{"terminated": {{"exitCode": 0, "finishedAt": "2026-01-01T00:01:30Z"}}}}}}]}}}}"#
+            ))
+        };
+        let complete = job(r#"{"completionTime": "2026-01-01T00:01:32Z"}"#);
+        assert_eq!(seconds(&complete, &pod("Failed")), Some(90));
+        assert_eq!(seconds(&complete, &[]), Some(92), "the pod is gone");
+        assert_eq!(seconds(&job("{}"), &pod("Running")), None);
+        assert_eq!(seconds(&job("{}"), &[]), None);
     }
 
     #[test]

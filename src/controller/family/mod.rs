@@ -8,15 +8,18 @@
 //! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it came out the same as
 //! - [`apply`]: builds are started, and failed ones ended; [`checks`]: the same of checks
 //! - [`promote`]: tags are moved
-//! - [`status`]: the record of the family; [`image_record`]: of each image; [`cascade`]: of the wave
+//! - [`status`]: the record of the family; [`image_record`]: of each image; [`history`]: of its builds; [`cascade`]: of the wave
+//! - [`counting`]: what the metrics count
 //! - [`events`]: what a person would want to be told
 
 pub mod apply;
 pub mod cascade;
 pub mod check;
 pub mod checks;
+pub mod counting;
 pub mod credentials;
 pub mod events;
+pub mod history;
 pub mod image_record;
 pub mod imports;
 pub mod job_sights;

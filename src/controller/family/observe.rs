@@ -55,10 +55,14 @@ pub struct World {
     upstreams: Vec<UpstreamSight>,
     sources: Vec<Sight<String>>,
     revisions: Vec<Sight<String>>,
-    builds: Vec<Vec<BuildSight>>,
+    /// Builds that the cluster still knows, as `spec.images`.
+    pub builds: Vec<Vec<BuildSight>>,
+    /// See [`JobSights::seconds`].
+    pub seconds: HashMap<String, i64>,
     /// Builds of images that the family no longer has.
     orphans: Vec<BuildSight>,
-    checks: Vec<Vec<CheckSight>>,
+    /// Checks that the cluster still knows, as `spec.images`.
+    pub checks: Vec<Vec<CheckSight>>,
     /// Jobs of checks that count as failed and have not ended.
     pub failed_checks: Vec<String>,
     /// The last good builds of the records.
@@ -139,6 +143,7 @@ impl World {
             builds,
             orphans: jobs.builds.into_values().flatten().collect(),
             checks,
+            seconds: jobs.seconds,
             failed_checks: jobs.failed_checks,
             goods: records_of.iter().map(|record| good(record.as_ref())).collect(),
             records: records_of,

@@ -354,7 +354,7 @@ impl World {
             let (digest, causes) = (good.digest.clone(), good.causes.clone());
             let finished_at = Some(self.now);
             let build =
-                BuildRecord { build: good.build, digest, cascade, causes, finished_at, ..BuildRecord::default() };
+                BuildRecord { build: Some(good.build), digest, cascade, causes, finished_at, ..BuildRecord::default() };
             history.insert(0, BuildRecord { spared: good.spared, ..build });
         }
         FamilyImageStatus {
@@ -374,6 +374,7 @@ impl World {
             promoted: image.promoted.clone(),
             hold: image.hold.clone(),
             nonce: image.nonce.clone(),
+            starts: self.starts(index, &old.starts),
             history,
             tags: tags
                 .map(|((_, tag), digest)| TagRecord {
@@ -384,6 +385,19 @@ impl World {
                 .collect(),
             ..FamilyImageStatus::default()
         }
+    }
+
+    /// What is remembered of an image's starts.
+    fn starts(&self, index: usize, known: &[Timestamp]) -> Vec<Timestamp> {
+        let Some(storm) = &self.spec.policy.storm else { return Vec::new() };
+        let jobs = self.jobs.iter().filter(|(of, job)| *of == index && !job.user_caused);
+        budget::remembered(
+            known,
+            jobs.filter_map(|(_, job)| job.started_at),
+            storm.starts,
+            storm.per.signed(),
+            self.now,
+        )
     }
 
     /// Ends the checks that run.
