@@ -106,7 +106,7 @@ fn all<'s>(seen: &'s Observation<'_>) -> impl Iterator<Item = &'s BuildSight> {
 /// When the builds were started that no person caused: as the records remember them, and as Jobs tell. Of one image no two
 /// start at once.
 fn starts(seen: &Observation<'_>) -> Vec<Timestamp> {
-    fn told<'s>(builds: &'s [BuildSight]) -> impl Iterator<Item = Timestamp> + 's {
+    fn told(builds: &[BuildSight]) -> impl Iterator<Item = Timestamp> {
         builds.iter().filter(|build| !build.user_caused).filter_map(|build| build.started_at)
     }
     let of_images = seen.images.iter().flat_map(|image| {

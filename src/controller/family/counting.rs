@@ -76,6 +76,7 @@ impl Change<'_> {
     pub fn checks(&self) -> Vec<CheckResult> {
         let mut results: Vec<CheckResult> = self.new.checks.iter().filter_map(|record| self.verdict(record)).collect();
         if let Some(failure) = &self.new.failure
+            && failure.last.class != FailureClass::Cancelled
             && failure.check_attempt > self.known(failure).map_or(0, |known| known.check_attempt)
         {
             results.push(failure.last.class.into());
@@ -105,11 +106,11 @@ impl Change<'_> {
         let of_record = self.checks.iter().filter(|sight| {
             sight.check == record.name && sight.digest == record.digest && sight.revision == record.revision
         });
-        let class = of_record.filter_map(|sight| match &sight.outcome {
+        let mut class = of_record.filter_map(|sight| match &sight.outcome {
             CheckOutcome::Failed(failure) => Some(failure.class),
             CheckOutcome::Running | CheckOutcome::Passed(_) => None,
         });
-        class.last().unwrap_or(FailureClass::Infrastructure).into()
+        class.next_back().unwrap_or(FailureClass::Infrastructure).into()
     }
 }
 
@@ -228,6 +229,8 @@ mod tests {
         assert_eq!(counted(&passed, &passed, &[]), []);
         let failed = status(records(CheckState::Failed, CheckState::Running), 1, build);
         assert_eq!(counted(&begun, &failed, &[]), [CheckResult::Failed]);
+        let cancelled = status(records(CheckState::Failed, CheckState::Running), 1, FailureClass::Cancelled);
+        assert_eq!(counted(&begun, &cancelled, &[]), []);
         let again = status(records(CheckState::Failed, CheckState::Running), 2, around);
         assert_eq!(counted(&failed, &again, &[]), [CheckResult::InfrastructureFailed]);
         assert_eq!(counted(&again, &again, &[]), []);
