@@ -48,7 +48,9 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
     if !seen.spec.suspend {
         tags::promote(seen, &walk.images, now, &mut actions, &mut walk.todo.wake_at);
     }
-    let handled = wishes.handled(&course.wave, course.gated, &walk.images, now);
+    let outcome =
+        requests::Outcome { wave: &course.wave, gated: course.gated, upstreams: &upstreams, images: &walk.images };
+    let handled = wishes.handled(seen, &outcome, now);
     let wake_at = [walk.todo.wake_at, followed.wake_at, course.wake_at.take(), holds_end(seen, now), changes(window)];
     Decision {
         upstreams,
@@ -68,7 +70,7 @@ struct Course {
     wave: WaveStep,
     pending: Option<Pending>,
     actions: Vec<Action>,
-    /// Whether a wave would begin but for windows, `suspend`, or another one of this second.
+    /// Whether builds would start but for windows, `suspend`, or another wave of this second.
     gated: bool,
     wake_at: Option<Timestamp>,
 }
@@ -90,23 +92,24 @@ fn go_on(
     now: Timestamp,
 ) -> Course {
     let name = wave.name.to_owned();
+    let pending = gates::after(seen, upstreams, walk, now);
     if !walk.images.iter().any(|image| image.in_progress) {
-        return Course::of(WaveStep::Close { name, superseded: false });
+        return Course { pending, ..Course::of(WaveStep::Close { name, superseded: false }) };
     }
-    let mut course = Course::of(WaveStep::Running { name: name.clone() });
-    if seen.spec.policy.supersede == Supersede::Cancel && wave.supersedes.is_none() {
-        match gates::supersede(seen, upstreams, now) {
-            WaveGate::Open => {
-                gates::close(walk, reason::CASCADING, "another wave takes the place of this one");
-                return Course::of(WaveStep::Close { name, superseded: true });
-            }
-            WaveGate::Settling { pending, until } => {
-                course.pending = Some(pending);
-                course.wake_at = Some(until);
-            }
-            WaveGate::Idle | WaveGate::Closed { .. } | WaveGate::Suspended => {}
+    let mut course = Course { pending, ..Course::of(WaveStep::Running { name: name.clone() }) };
+    if seen.spec.policy.supersede == Supersede::Cancel
+        && wave.supersedes.is_none()
+        && !seen.spec.suspend
+        && let Some((pending, until)) = gates::supersede(seen, upstreams, now)
+    {
+        course.pending = Some(pending);
+        if until <= now {
+            gates::close(walk, reason::CASCADING, "another wave takes the place of this one");
+            return Course { wave: WaveStep::Close { name, superseded: true }, ..course };
         }
+        course.wake_at = Some(until);
     }
+    course.gated = seen.spec.suspend || matches!(window, WindowState::Closed { .. });
     if seen.spec.suspend {
         gates::close(walk, reason::SUSPENDED, "spec.suspend is set");
         return course;
@@ -166,14 +169,14 @@ fn begin(
             gates::close(walk, reason::SETTLING, &format!("changes may still come; starts at {until:.0}"));
             Course { pending: Some(pending), wake_at: Some(until), ..Course::of(WaveStep::None) }
         }
-        WaveGate::Closed { opens } => {
+        WaveGate::Closed { pending, opens } => {
             let (reason, message) = gates::told_closed(opens);
             gates::close(walk, reason, &message);
-            Course { wake_at: opens, gated: true, ..Course::of(WaveStep::None) }
+            Course { pending: Some(pending), wake_at: opens, gated: true, ..Course::of(WaveStep::None) }
         }
-        WaveGate::Suspended => {
+        WaveGate::Suspended { pending } => {
             gates::close(walk, reason::SUSPENDED, "spec.suspend is set");
-            Course { gated: true, ..Course::of(WaveStep::None) }
+            Course { pending: Some(pending), gated: true, ..Course::of(WaveStep::None) }
         }
         WaveGate::Idle => Course::of(WaveStep::None),
     }

@@ -24,19 +24,24 @@ pub enum WaveGate {
     },
     /// Not before the next window opens.
     Closed {
+        /// What is recorded of the wait.
+        pending: Pending,
         /// When that is; `None` if none does within years.
         opens: Option<Timestamp>,
     },
     /// Not until the family is resumed.
-    Suspended,
+    Suspended {
+        /// What is recorded of the wait.
+        pending: Pending,
+    },
 }
 
 /// Whether a wave may begin, for what is ready and for the candidates that may be adopted.
 ///
 /// Changes that come together build once: each new change starts the quiet time `settle` anew, but `maxSettle` after the
-/// first of them it is over. There is nothing to wait for where a person asked for a start, where nothing was ever built,
-/// where all that changed comes from other families (whose quiet time has passed), and where this wave takes the place of
-/// another.
+/// first of them it is over, whatever keeps the wave from beginning meanwhile. There is nothing to wait for where a person asked
+/// for a start, where nothing was ever built, where all that changed comes from other families (whose quiet time has passed), and
+/// where this wave takes the place of another, for the candidates that this one was ended for.
 #[must_use]
 pub fn wave(
     seen: &Observation<'_>,
@@ -51,33 +56,37 @@ pub fn wave(
     if candidates.is_empty() && ready.is_empty() {
         return WaveGate::Idle;
     }
+    let wanted = ready.iter().filter_map(|ready| walk.images.get(ready.image)?.fingerprint.as_deref());
+    let (pending, until) = settle(seen, change(&candidates, wanted), now);
     if seen.spec.suspend {
-        return WaveGate::Suspended;
+        return WaveGate::Suspended { pending };
     }
     if let WindowState::Closed { opens } = window {
-        return WaveGate::Closed { opens };
+        return WaveGate::Closed { pending, opens };
     }
-    let at_once = seen.superseded().is_some() && !candidates.is_empty()
+    let at_once = succeeds(seen, &candidates)
         || walk.images.iter().all(|image| image.good.is_none())
         || candidates.is_empty() && ready.iter().all(|ready| ready.imported)
         || asked_for(seen, upstreams, walk, wishes);
-    if at_once {
-        return WaveGate::Open;
-    }
-    let wanted = ready.iter().filter_map(|ready| walk.images.get(ready.image)?.fingerprint.as_deref());
-    let change = Hasher::new("change").texts(candidates).texts(wanted.collect::<Vec<_>>()).hex();
-    settle(seen, change, now)
+    if at_once || until <= now { WaveGate::Open } else { WaveGate::Settling { pending, until } }
 }
 
 /// Whether a wave that runs is to end early, for candidates that may be adopted: see `policy.supersede`. A wave that has taken
 /// the place of another is left alone. A pass over the images is not needed for it.
 #[must_use]
-pub fn supersede(seen: &Observation<'_>, upstreams: &[UpstreamStatus], now: Timestamp) -> WaveGate {
+pub fn supersede(seen: &Observation<'_>, upstreams: &[UpstreamStatus], now: Timestamp) -> Option<(Pending, Timestamp)> {
     let candidates = candidates(upstreams);
-    if candidates.is_empty() || seen.spec.suspend {
-        return WaveGate::Idle;
-    }
-    settle(seen, Hasher::new("change").texts(candidates).texts(Vec::new()).hex(), now)
+    (!candidates.is_empty()).then(|| settle(seen, change(&candidates, []), now))
+}
+
+/// What waits for the wave that runs to end: candidates, and images that it has built already. Their quiet time passes
+/// meanwhile.
+#[must_use]
+pub fn after(seen: &Observation<'_>, upstreams: &[UpstreamStatus], walk: &Walk, now: Timestamp) -> Option<Pending> {
+    let candidates = candidates(upstreams);
+    let left = walk.images.iter().filter(|image| image.reason == reason::NEXT_WAVE);
+    let wanted: Vec<&str> = left.filter_map(|image| image.fingerprint.as_deref()).collect();
+    (!candidates.is_empty() || !wanted.is_empty()).then(|| settle(seen, change(&candidates, wanted), now).0)
 }
 
 fn candidates(upstreams: &[UpstreamStatus]) -> Vec<&str> {
@@ -85,8 +94,19 @@ fn candidates(upstreams: &[UpstreamStatus]) -> Vec<&str> {
     eligible.filter_map(|upstream| Some(upstream.candidate.as_ref()?.digest.as_str())).collect()
 }
 
-/// The quiet time after the change with this hash.
-fn settle(seen: &Observation<'_>, change: String, now: Timestamp) -> WaveGate {
+/// Whether the last wave was ended early for just these candidates.
+fn succeeds(seen: &Observation<'_>, candidates: &[&str]) -> bool {
+    let settled = seen.status.pending.as_ref().map(|pending| pending.change.as_str());
+    seen.superseded().is_some() && !candidates.is_empty() && settled == Some(change(candidates, []).as_str())
+}
+
+/// What has changed, as a hash.
+fn change<'a>(candidates: &[&str], wanted: impl IntoIterator<Item = &'a str>) -> String {
+    Hasher::new("change").texts(candidates.to_vec()).texts(wanted.into_iter().collect::<Vec<_>>()).hex()
+}
+
+/// What is recorded of the quiet time after the change with this hash, and when it is over.
+fn settle(seen: &Observation<'_>, change: String, now: Timestamp) -> (Pending, Timestamp) {
     // What was recorded by a clock that has been set back since is of no use: the wait begins anew.
     let of_now = |pending: &&Pending| pending.since.max(pending.last_change).is_none_or(|at| at <= now);
     let pending = match seen.status.pending.as_ref().filter(of_now) {
@@ -99,7 +119,7 @@ fn settle(seen: &Observation<'_>, change: String, now: Timestamp) -> WaveGate {
         start.unwrap_or(now).saturating_add(wait.signed()).unwrap_or(Timestamp::MAX)
     };
     let until = after(pending.last_change, policy.settle).min(after(pending.since, policy.max_settle));
-    if until <= now { WaveGate::Open } else { WaveGate::Settling { pending, until } }
+    (pending, until)
 }
 
 /// Whether a person has asked for a start of something that there is to do.

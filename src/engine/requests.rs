@@ -47,6 +47,8 @@ struct Done {
     told: String,
     /// The images that are to start without the quiet time.
     starts: Vec<usize>,
+    /// Whether that is what has changed, rather than these images themselves.
+    takes_up: bool,
     /// The images whose builds are cancelled.
     cancels: Vec<usize>,
 }
@@ -85,40 +87,82 @@ pub fn read(seen: &Observation<'_>, now: Timestamp) -> Wishes {
     wishes
 }
 
-/// Whether the registry is being asked for the build that an image wants: what there is to do for it is not known yet.
-fn is_asked_for(image: &ImageDecision) -> bool {
-    let asked = matches!(image.state, ImageState::Waiting | ImageState::Checking);
-    asked && image.in_progress && (image.fingerprint.is_some() || image.reason == reason::RESOLVING)
+/// What a pass has come to, as far as requests are concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<'a> {
+    /// What becomes of the wave.
+    pub wave: &'a WaveStep,
+    /// Whether builds would start but for windows, `suspend`, or another wave of this second.
+    pub gated: bool,
+    /// The upstreams as they are to be recorded.
+    pub upstreams: &'a [UpstreamStatus],
+    /// The images, as `spec.images`.
+    pub images: &'a [ImageDecision],
+}
+
+impl Outcome<'_> {
+    /// Whether what a request starts is not on its way yet, so that the request is looked at again: as long as something
+    /// keeps builds from starting; while the registry is asked what there is to do; and, where what has changed is to be
+    /// started, until the wave begins that takes it up.
+    fn delays(&self, seen: &Observation<'_>, done: &Done) -> bool {
+        let mut images = done.starts.iter().filter_map(|image| self.images.get(*image));
+        match self.wave {
+            _ if done.starts.is_empty() => false,
+            _ if self.gated => true,
+            WaveStep::Close { superseded: true, .. } => true,
+            WaveStep::None => images.any(is_awaited) || done.takes_up && self.has_candidate(seen, &done.starts),
+            // What is stale in the family is on its way in the wave, but for what it leaves to the next one.
+            WaveStep::Open { .. } | WaveStep::Running { .. } | WaveStep::Close { .. } => {
+                done.takes_up
+                    && (images.any(|image| image.reason == reason::NEXT_WAVE) || self.has_candidate(seen, &done.starts))
+            }
+        }
+    }
+
+    /// Whether any of these images stands on an upstream with a candidate that may be used, as far as can be seen now.
+    fn has_candidate(&self, seen: &Observation<'_>, images: &[usize]) -> bool {
+        let unanswered = [reason::RESOLVING, reason::REGISTRY_UNAVAILABLE];
+        let waits = |upstream: &UpstreamStatus| {
+            upstream.candidate.is_some() && upstream.reason.as_deref().is_none_or(|reason| unanswered.contains(&reason))
+        };
+        let waiting = self.upstreams.iter().enumerate().filter(|(_, upstream)| waits(upstream));
+        let children = waiting.flat_map(|(index, _)| seen.lineage().upstream_children(index).iter().copied());
+        let below = seen.lineage().with_descendants(children);
+        images.iter().any(|image| below.get(*image) == Some(&true))
+    }
+}
+
+/// Whether it is not known yet what there is to do for an image, and soon will be.
+fn is_awaited(image: &ImageDecision) -> bool {
+    image.in_progress
+        && match image.state {
+            ImageState::Waiting => true,
+            ImageState::Checking => ![reason::CHECKING, reason::RETRYING].contains(&image.reason),
+            _ => false,
+        }
 }
 
 impl Wishes {
     /// The requests that are done with, each with what is recorded of it.
     ///
-    /// One that starts something is not done with before that can start: while the registry is asked, while no window is open,
-    /// and while the family is suspended (`gated`), it waits. In the pass that opens a wave the images are not recorded, and
-    /// with them not what requests have changed of them.
+    /// One that starts something is done with when that is ready, runs, or is current. In the pass that opens a wave the images
+    /// are not recorded, and with them not what requests have changed of them.
     #[must_use]
     pub fn handled(
         &self,
-        wave: &WaveStep,
-        gated: bool,
-        images: &[ImageDecision],
+        seen: &Observation<'_>,
+        outcome: &Outcome<'_>,
         now: Timestamp,
     ) -> Vec<(Target, HandledRequest)> {
-        if matches!(wave, WaveStep::Open { .. }) {
+        if matches!(outcome.wave, WaveStep::Open { .. }) {
             return Vec::new();
         }
-        let of = |index: &usize| images.get(*index);
-        let waits = |done: &Done| {
-            *wave == WaveStep::None
-                && !done.starts.is_empty()
-                && (gated || done.starts.iter().filter_map(of).any(is_asked_for))
-        };
+        let of = |index: &usize| outcome.images.get(*index);
         // A build of what the image wanted before is stopped, too.
         let cancelled = |image: &ImageDecision| {
             image.running.is_some() || image.failure.as_ref().is_some_and(failure::is_cancelled)
         };
-        let taken = self.taken.iter().filter(|taken| !taken.outcome.as_ref().is_ok_and(waits));
+        let delayed = |taken: &&Taken| taken.outcome.as_ref().is_ok_and(|done| outcome.delays(seen, done));
         let record = |taken: &Taken| {
             let handled = match (&taken.request, &taken.outcome) {
                 (Err(unreadable), _) => unreadable.clone(),
@@ -126,14 +170,14 @@ impl Wishes {
                 (Ok(request), Ok(done))
                     if !done.cancels.is_empty() && !done.cancels.iter().filter_map(of).any(cancelled) =>
                 {
-                    let refused = "nothing of it is built or ready to be built now, so that there is nothing to cancel";
+                    let refused = "nothing of it is built or is to be built now, so that there is nothing to cancel";
                     request.handled(RequestOutcome::Refused, refused, now)
                 }
                 (Ok(request), Ok(done)) => request.handled(RequestOutcome::Done, &done.told, now),
             };
             (taken.target, handled)
         };
-        taken.map(record).collect()
+        self.taken.iter().filter(|taken| !delayed(taken)).map(record).collect()
     }
 
     /// What requests want of an image.
@@ -149,7 +193,7 @@ impl Wishes {
             Act::Trigger(scope) => {
                 let starts = within(seen, scope)?;
                 let told = format!("what is stale of {} starts without the quiet time", told(scope, starts.len()));
-                Ok(Done { told, starts, ..Done::default() })
+                Ok(Done { told, starts, takes_up: true, ..Done::default() })
             }
             Act::Retry(scope) => {
                 let starts = self.each(seen, scope, |wish| wish.retry = Some(request.id.clone()))?;

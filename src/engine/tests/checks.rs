@@ -178,3 +178,25 @@ fn a_cancelled_check_is_stopped_and_its_digest_goes_nowhere_until_a_retry() {
     assert_eq!((again.1.check.as_str(), again.1.attempt), ("size", 1), "another Job than the one that was stopped");
     assert_eq!(world.builds(), [2, 2, 2], "what stands in the registry is not built again");
 }
+
+#[test]
+fn a_check_that_passes_after_it_was_cancelled_moves_nothing() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    for _ in 0..3 {
+        world.pass();
+        world.finish_builds();
+    }
+    world.pass();
+    assert_eq!(world.states(), [ImageState::Checking]);
+    let running = world.checks.clone();
+    world.ask(r#"{"id":"1","action":"Cancel"}"#);
+    world.pass();
+    // Its pod had ended before the Job was deleted.
+    world.checks = running;
+    world.settle();
+    assert_eq!((world.states(), world.tags.len()), (vec![ImageState::Failed], 0));
+    world.ask(r#"{"id":"2","action":"Retry"}"#);
+    world.settle();
+    assert_eq!((world.states(), world.tags.len()), (vec![CURRENT], 2));
+}

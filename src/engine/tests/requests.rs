@@ -231,6 +231,95 @@ fn a_request_to_start_waits_until_it_can() {
 }
 
 #[test]
+fn what_is_asked_for_while_a_wave_runs_begins_when_that_has_ended() {
+    let mut world = chain();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    world.upstream_digests[0] = "sha256:up-2".into();
+    world.pass();
+    world.ask(r#"{"id":"1","action":"Trigger","image":"app"}"#);
+    for _ in 0..6 {
+        world.pass();
+        assert_eq!(world.builds()[0] < 3, world.answer("1") == "not handled", "handled when it has begun");
+        world.finish_builds();
+        world.now += SignedDuration::from_secs(1);
+    }
+    assert_eq!(world.builds()[0], 3, "the next wave has begun within seconds");
+    assert!(world.answer("1").contains("without the quiet time"), "{}", world.answer("1"));
+
+    // What the wave has built already, and leaves to the next one.
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base"), ("slow", "base")]);
+    world.settle();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    world.finish_builds();
+    world.pass();
+    world.finish_only("app");
+    world.spec.images[0].args.insert("A".into(), "1".into());
+    world.pass();
+    world.finish_only("base");
+    world.pass();
+    assert_eq!(world.record("app").reason, reason::NEXT_WAVE);
+    world.ask(r#"{"id":"1","action":"Trigger","image":"app"}"#);
+    world.finish_builds();
+    for _ in 0..4 {
+        world.pass();
+        world.now += SignedDuration::from_secs(1);
+    }
+    assert_eq!(world.builds()[1], 3, "{:?}", world.records);
+}
+
+#[test]
+fn a_request_to_start_survives_a_suspension_of_the_wave() {
+    let mut world = chain();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    world.spec.suspend = true;
+    world.ask(r#"{"id":"1","action":"Force","image":"other"}"#);
+    world.settle();
+    assert_eq!((world.answer("1"), world.builds()[2]), ("not handled", 2));
+    world.spec.suspend = false;
+    world.settle();
+    assert_eq!(world.builds(), [2, 2, 3]);
+    assert!(world.answer("1").contains("is rebuilt"), "{}", world.answer("1"));
+}
+
+#[test]
+fn a_start_is_not_lost_while_the_registry_is_away() {
+    for (request, builds) in [
+        (r#"{"id":"1","action":"Force","image":"app"}"#, [1, 2, 1]),
+        (r#"{"id":"1","action":"Force","image":"base","subtree":true}"#, [2, 2, 1]),
+        (r#"{"id":"1","action":"Retry"}"#, [3, 1, 1]),
+    ] {
+        let mut world = chain();
+        if request.contains("Retry") {
+            world.failing.insert(0, FailureClass::Input);
+            world.spec.images[0].args.insert("A".into(), "1".into());
+            world.settle();
+            world.failing.clear();
+        }
+        world.registry_away = true;
+        world.asked.clear();
+        world.ask(request);
+        for _ in 0..5 {
+            world.pass();
+            world.now += SignedDuration::from_secs(10);
+        }
+        assert_eq!(world.answer("1"), "not handled", "{request}");
+        world.registry_away = false;
+        let since = world.now;
+        for _ in 0..4 {
+            world.pass();
+            world.finish_builds();
+        }
+        assert_eq!((world.now, world.builds()[0]), (since, builds[0]), "without a quiet time: {request}");
+        world.settle();
+        assert!(world.builds()[1] >= builds[1], "{request}");
+        assert_ne!(world.answer("1"), "not handled");
+    }
+}
+
+#[test]
 fn there_has_to_be_something_to_cancel() {
     let mut world = chain();
     world.ask(r#"{"id":"1","action":"Cancel"}"#);

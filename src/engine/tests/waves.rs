@@ -87,6 +87,67 @@ fn a_wave_is_cancelled_for_a_newer_digest_and_the_next_one_is_not() {
 }
 
 #[test]
+fn only_the_candidate_that_a_wave_was_ended_for_begins_without_a_quiet_time() {
+    let mut world = chain();
+    world.spec.policy.supersede = Supersede::Cancel;
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    world.upstream_digests[0] = "sha256:up-2".into();
+    world.pass();
+    world.now += SignedDuration::from_secs(30);
+    let decision = world.pass();
+    assert!(matches!(decision.wave, WaveStep::Close { superseded: true, .. }), "{:?}", decision.wave);
+    // In that moment the publisher takes it back.
+    world.upstream_digests[0] = "sha256:up-1".into();
+    for image in ["base", "lib", "app"] {
+        let index = world.index(image);
+        world.spec.images[index].hold = Some(crate::api::ImageHold::default());
+    }
+    world.finish_builds();
+    world.pass();
+    world.now += SignedDuration::from_secs(3600);
+    world.pass();
+    world.upstream_digests[0] = "sha256:up-3".into();
+    let decision = world.pass();
+    assert_eq!(decision.wave, WaveStep::None, "a later one has a quiet time of its own");
+    assert!(decision.pending.is_some());
+    world.now += SignedDuration::from_secs(30);
+    assert!(matches!(world.pass().wave, WaveStep::Open { .. }));
+}
+
+#[test]
+fn what_changes_while_a_wave_runs_waits_no_longer_than_max_settle() {
+    let mut world = chain();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    // It moves faster than the quiet time, for longer than `maxSettle`, while one build runs.
+    for round in 2..40 {
+        world.upstream_digests[0] = format!("sha256:up-{round}");
+        world.now += SignedDuration::from_secs(20);
+        world.pass();
+    }
+    assert_eq!(world.waves.len(), 1, "the wave goes on");
+    world.upstream_digests[0] = "sha256:up-40".into();
+    while world.waves.len() == 1 {
+        world.finish_builds();
+        world.pass();
+    }
+    assert!(matches!(world.pass().wave, WaveStep::Open { .. }), "{:?}", world.status.pending);
+}
+
+#[test]
+fn a_quiet_time_passes_while_something_else_keeps_the_wave_from_beginning() {
+    let mut world = chain();
+    world.spec.suspend = true;
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.pass();
+    world.now += SignedDuration::from_secs(30);
+    world.pass();
+    world.spec.suspend = false;
+    assert!(matches!(world.pass().wave, WaveStep::Open { .. }));
+}
+
+#[test]
 fn a_rebuild_that_changes_nothing_stops_the_wave() {
     for (cutoff, builds) in [(Cutoff::Content, [2, 2, 1]), (Cutoff::Never, [2, 2, 2])] {
         let mut world = World::new(&["up"], &[("base", "up"), ("lib", "base"), ("app", "lib")]);

@@ -11,6 +11,7 @@ use super::super::*;
 use crate::api::{
     BuildFailure, BuildRecord, CascadeStatus, Edge, EdgeUse, FailureClass, FamilyImageStatus, Follow, HandledRequest,
     Image, ImageFamilySpec, ImageFamilyStatus, ImageState, Request, RunningCascade, TagRecord, Upstream,
+    condition::reason,
 };
 
 /// The wave that runs.
@@ -58,6 +59,8 @@ pub(super) struct World {
     pub(super) failing: HashMap<usize, FailureClass>,
     /// What is known of every image's source.
     pub(super) source: Sight<String>,
+    /// Whether the registry is away, so that it answers no question.
+    pub(super) registry_away: bool,
     pub(super) most_at_once: usize,
     pub(super) now: Timestamp,
     pub(super) next_digest: usize,
@@ -118,6 +121,7 @@ impl World {
             started: BTreeMap::new(),
             failing: HashMap::new(),
             source: Sight::Known("source".into()),
+            registry_away: false,
             most_at_once: 0,
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
             next_digest: 0,
@@ -210,7 +214,9 @@ impl World {
                 break;
             }
             for (image, fingerprint, after) in probes {
+                let away = || Fault { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
                 let result = match self.pushed.get(&(image, fingerprint.clone())) {
+                    _ if self.registry_away => PushResult::Faulty(away(), self.now + SignedDuration::from_secs(10)),
                     Some((digest, build)) => PushResult::Present {
                         digest: digest.clone(),
                         build: *build,
