@@ -87,6 +87,10 @@ pub struct CascadeStatus {
     /// The outcome in words.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub outcome: String,
+
+    /// What is left out of this record for want of room; empty if nothing is.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub note: String,
 }
 
 /// Whether a wave runs, and how it ended.
@@ -134,6 +138,9 @@ pub struct ImageResult {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<Cause>,
+    /// Whether its causes, or the sentence too, are left out, for the record has room for no more. Its `FamilyImage` has both.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shortened: bool,
     /// Whether it was planned and not built, or built and found to be the same as before.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub spared: bool,

@@ -197,7 +197,7 @@ pub struct BreakerStatus {
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub failures: Vec<String>,
 
-    /// When one build is let through.
+    /// When one build is let through; none where no image is left to be tried before the next wave.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub probe_at: Option<Timestamp>,

@@ -56,7 +56,7 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
         upstreams,
         pending: course.pending,
         window: window_status(window),
-        breaker: breaker_status(breaker),
+        breaker: breaker_status(breaker, walk.images.iter().any(|image| image.in_progress)),
         wave: course.wave,
         images: walk.images,
         actions,
@@ -252,12 +252,14 @@ fn window_status(window: WindowState) -> Option<WindowStatus> {
     }
 }
 
-fn breaker_status(breaker: BreakerState) -> Option<BreakerStatus> {
+/// What is told of the breaker. Where nothing is left that it keeps from starting, no build is going to be tried either: it stays
+/// open until the next wave, or a person, has something tried again.
+fn breaker_status(breaker: BreakerState, any_left: bool) -> Option<BreakerStatus> {
     match breaker {
         BreakerState::Closed => None,
         BreakerState::Open { since, cause, mut failures, probe_at, .. } => {
             failures.truncate(MAX_BREAKER_NAMES);
-            Some(BreakerStatus { since: Some(since), cause, failures, probe_at: Some(probe_at) })
+            Some(BreakerStatus { since: Some(since), cause, failures, probe_at: any_left.then_some(probe_at) })
         }
     }
 }

@@ -21,9 +21,10 @@
 //! - [`causes`]: why an image is stale
 //! - [`tags`]: templates, and which tags are to be moved
 //! - [`validate`]: what a spec must be before any of this
-//! - [`wave`]: the record of a cascade
+//! - [`wave`]: the record of a cascade; `abridge`: what is left out of a large one
 //! - [`states`]: the ways of an image from state to state, for people
 
+mod abridge;
 pub mod admission;
 pub mod blueprint;
 pub mod breaker;

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::api::{ImageState, Promotion};
 
-/// Sets the targets of a family whose policy is `Wave`.
+/// Sets the targets of a family whose policy is `Wave`; also while it is suspended, for tags and workloads follow only when it
+/// is resumed.
 pub fn flip(seen: &Observation<'_>, wave: &WaveStep, images: &mut [ImageDecision]) {
-    if seen.spec.policy.promotion != Promotion::Wave || seen.spec.suspend {
+    if seen.spec.policy.promotion != Promotion::Wave {
         return;
     }
     let whole = match wave {

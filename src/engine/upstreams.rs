@@ -7,7 +7,8 @@ use super::{
     observation::{Observation, SeenDigest, UpstreamSight},
 };
 use crate::api::{
-    AdoptedDigest, Approval, CandidateDigest, Cause, CauseType, Upstream, UpstreamStatus, condition::reason,
+    AdoptedDigest, Approval, CandidateDigest, Cause, CauseType, Upstream, UpstreamStatus,
+    condition::{MAX_MESSAGE, reason, shorten},
 };
 
 /// The upstreams before anything new is adopted, and when the first of their gates opens by itself.
@@ -175,7 +176,7 @@ fn explain(
     };
     let wake_at = young.filter(|_| reason == reason::MINIMUM_AGE);
     status.reason = Some(reason.into());
-    status.message = Some(message);
+    status.message = Some(shorten(&message, MAX_MESSAGE));
     wake_at
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use jiff::Timestamp;
 
 use super::{
+    abridge::abridge,
     causes,
     decision::{Decision, ImageDecision, WaveStep},
     observation::{Good, ImageSight, Observation},
@@ -84,12 +85,14 @@ pub fn record(
         if !state.causes.is_empty() {
             result.why = causes::sentence(&state.causes);
             result.causes.clone_from(&state.causes);
+            result.shortened = false;
         }
         images.push(result);
     }
     let counts = counts(images.iter().map(|image| image.state));
     let started_at = previous.started_at.or(Some(now));
-    let status = CascadeStatus { started_at, counts, images, ..CascadeStatus::default() };
+    let mut status = CascadeStatus { started_at, counts, images, ..CascadeStatus::default() };
+    abridge(&mut status);
     match decision.wave {
         WaveStep::Close { superseded, .. } => close(seen, decision, status, superseded, now),
         WaveStep::None | WaveStep::Open { .. } | WaveStep::Running { .. } => status,

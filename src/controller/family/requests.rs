@@ -15,7 +15,7 @@ use crate::{
         FamilyImage, HandledRequest, ImageFamily, Request,
         condition::reason,
         labels,
-        request::{MAX_REQUESTS, RequestOutcome, is_handled, unreadable_id},
+        request::{RequestOutcome, is_handled, record, unreadable_id},
     },
     engine::{Decision, RequestSight, Target},
 };
@@ -54,10 +54,10 @@ pub(super) fn sights(
 /// The record of requests with those that this pass has handled on an object, newest first.
 #[must_use]
 pub fn recorded(decision: &Decision, target: Target, old: &[HandledRequest]) -> Vec<HandledRequest> {
-    let new = decision.handled.iter().filter(|(of, _)| *of == target).map(|(_, handled)| handled.clone());
-    let mut requests: Vec<HandledRequest> = new.collect();
-    requests.extend(old.iter().cloned());
-    requests.truncate(MAX_REQUESTS);
+    let mut requests = old.to_vec();
+    for (_, handled) in decision.handled.iter().filter(|(of, _)| *of == target) {
+        record(&mut requests, handled.clone());
+    }
     requests
 }
 

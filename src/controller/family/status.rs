@@ -180,10 +180,15 @@ impl Verdict {
             Self { ready: false, reconciling: false, stalled: false, reason: reason::CURRENT, message: String::new() };
         let settled = counts.current + counts.held == counts.total;
         if let Some(breaker) = &status.breaker {
-            let at = breaker.probe_at.map_or_else(String::new, |at| format!("; one build is tried at {at:.0}"));
-            let message =
-                format!("no build is started, for {} failed: {}{at}", breaker.cause, breaker.failures.join(", "));
-            return Self { reconciling: true, reason: reason::BREAKER_OPEN, message, ..at_rest };
+            let failed = format!("{} failed: {}", breaker.cause, breaker.failures.join(", "));
+            let tried =
+                breaker.probe_at.map(|at| format!("no build is started, for {failed}; one build is tried at {at:.0}"));
+            // Where nothing is left to be tried, nothing comes of waiting.
+            let (stalled, message) = tried.map_or_else(
+                || (true, format!("{failed}; nothing is left to be tried before the next wave or a retry")),
+                |message| (false, message),
+            );
+            return Self { reconciling: !stalled, stalled, reason: reason::BREAKER_OPEN, message, ..at_rest };
         }
         if let Some(first) = status.attention.first() {
             let more = status.attention.len().saturating_sub(1);

@@ -213,6 +213,35 @@ fn the_breaker_opens_lets_one_build_through_and_closes_on_success() {
 }
 
 #[test]
+fn a_breaker_with_nothing_left_to_try_waits_for_the_next_wave_or_for_a_person() {
+    let images: Vec<(String, String)> = (0..4).map(|image| (format!("image{image}"), "base".to_owned())).collect();
+    let images: Vec<(&str, &str)> = images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
+    let images = [&[("base", "up")], images.as_slice()].concat();
+    let mut world = World::new(&["up"], &images);
+    world.settle();
+    world.spec.policy.breaker = Breaker { consecutive_failures: 3, probe_after: Duration::from_secs(600) };
+    world.failing = (1..5).map(|image| (image, FailureClass::Build)).collect();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    assert_eq!(world.states()[1..], [ImageState::Failed; 4]);
+    assert!(world.wave.is_none());
+    let breaker = world.status.breaker.clone().expect("open");
+    assert_eq!((breaker.failures.len(), breaker.probe_at), (4, None), "no image is left to be tried");
+
+    // Those that have failed wait for their parent: what they failed of is of the wave before.
+    world.failing.clear();
+    world.upstream_digests[0] = "sha256:up-2".into();
+    world.pass();
+    world.now += SignedDuration::from_secs(30);
+    world.pass();
+    world.pass();
+    assert_eq!(world.states()[..2], [ImageState::Building, ImageState::Waiting]);
+    assert!(world.status.breaker.is_none(), "a new wave closes it");
+    world.settle();
+    assert_eq!(world.states(), [CURRENT; 5]);
+}
+
+#[test]
 fn the_operators_limits_are_kept_and_told() {
     let mut world = World::new(&["up"], &[("a", "up"), ("b", "up"), ("c", "up")]);
     world.budget = Budget { family: Some(1), ..Budget::default() };

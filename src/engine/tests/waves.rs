@@ -214,6 +214,34 @@ fn a_wave_does_not_wait_for_what_is_not_required() {
 }
 
 #[test]
+fn a_wave_that_comes_whole_while_the_family_is_suspended_is_promoted_afterwards() {
+    let mut world = chain();
+    world.spec.policy.promotion = Promotion::Wave;
+    world.settle();
+    let latest = |world: &World| -> Vec<String> {
+        (0..3).map(|image| world.tags[&(image, "latest".to_owned())].clone()).collect()
+    };
+    let before = latest(&world);
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    while world.builds()[2] < 2 {
+        world.finish_builds();
+        world.pass();
+    }
+    world.spec.suspend = true;
+    world.settle();
+    assert!(world.wave.is_none(), "what ran has come to its end, and the wave with it");
+    assert_eq!(latest(&world), before);
+    let good: Vec<_> = world.records.iter().flatten().filter_map(|record| record.digest.clone()).collect();
+    // The next one has something to do at once, and does not come whole.
+    world.spec.suspend = false;
+    world.upstream_digests[0] = "sha256:up-2".into();
+    world.failing.insert(2, FailureClass::Build);
+    world.settle();
+    assert_eq!(latest(&world), good);
+}
+
+#[test]
 fn an_interrupted_flip_is_completed() {
     let mut world = chain();
     world.spec.policy.promotion = Promotion::Wave;

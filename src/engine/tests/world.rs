@@ -11,7 +11,7 @@ use super::super::*;
 use crate::api::{
     BuildFailure, BuildRecord, CascadeStatus, Edge, EdgeUse, FailureClass, FamilyImageStatus, Follow, HandledRequest,
     Image, ImageFamilySpec, ImageFamilyStatus, ImageState, Request, RunningCascade, TagRecord, Upstream,
-    condition::reason,
+    condition::reason, request::record,
 };
 
 /// The wave that runs.
@@ -320,7 +320,7 @@ impl World {
         self.status.breaker.clone_from(&decision.breaker);
         for (target, handled) in &decision.handled {
             self.requests.retain(|request| request.target != *target);
-            self.status.requests.insert(0, handled.clone());
+            record(&mut self.status.requests, handled.clone());
         }
         if !matches!(decision.wave, WaveStep::Open { .. }) {
             for (index, image) in decision.images.iter().enumerate() {
