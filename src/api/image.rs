@@ -111,7 +111,9 @@ impl Default for Image {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.image) || (has(self.command) && self.command.size() > 0)")
-        .message("a check names a `command` that is run in the new image, or an `image` that looks at it")
+        .message("a check names a `command` that is run in the new image, or an `image` that looks at it"),
+    validation = Rule::new("!has(self.env) || !('GROUNDSWELL_IMAGE' in self.env || 'GROUNDSWELL_DIGEST' in self.env)")
+        .message("GROUNDSWELL_IMAGE and GROUNDSWELL_DIGEST are set by the operator: take them out of the check's `env`")
 )]
 pub struct Check {
     /// Its name; a DNS label.

@@ -36,7 +36,7 @@ impl Step<'_> {
             }
             Verdict::RetryAt(at) if at > self.frame.now => {
                 todo.wake(at);
-                let why = stale.failure.as_ref().map_or("", |failure| failure::gist(&failure.last));
+                let why = stale.failure.as_ref().map_or_else(String::new, |failure| failure::gist(&failure.last));
                 let message = format!("tried again at {at:.0} after: {why}");
                 return queued(stale, reason::RETRYING, message);
             }

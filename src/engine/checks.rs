@@ -53,7 +53,7 @@ impl Step<'_> {
             }
             Verdict::RetryAt(at) if at > self.frame.now => {
                 todo.wake(at);
-                let why = stale.failure.as_ref().map_or("", |failure| failure::gist(&failure.last));
+                let why = stale.failure.as_ref().map_or_else(String::new, |failure| failure::gist(&failure.last));
                 let message = format!("checked again at {at:.0} after: {why}");
                 return ImageDecision { reason: reason::RETRYING, message, in_progress: true, ..stale };
             }
@@ -65,15 +65,23 @@ impl Step<'_> {
                 todo.actions.push(Action::Check { image: self.index, check: *place, digest, attempt });
             }
         }
-        let names: Vec<&str> =
-            open.iter().filter_map(|place| self.image.checks.get(*place)).map(|check| check.name.as_str()).collect();
-        let message = format!("checks run: {}", names.join(", "));
+        let names: Vec<String> = open.iter().filter_map(|place| self.told(&good, *place)).collect();
+        let plural = if names.len() == 1 { "check" } else { "checks" };
+        let message = format!("waits for its {plural} {}", names.join(", "));
         ImageDecision { reason: reason::CHECKING, message, in_progress: true, ..stale }
     }
 
     fn checks(&self) -> impl Iterator<Item = (usize, &Check, &str)> {
         let revisions = self.blueprint.check_revisions.iter().map(String::as_str);
         self.image.checks.iter().zip(revisions).enumerate().map(|(place, (check, revision))| (place, check, revision))
+    }
+
+    /// A check that is not through, by its name, with what its pod waits for.
+    fn told(&self, good: &Good, place: usize) -> Option<String> {
+        let (check, revision) = (self.image.checks.get(place)?, self.blueprint.check_revisions.get(place)?);
+        let newest = self.sights(good, revision).max_by_key(|sight| sight.attempt);
+        let waits_for = newest.and_then(|sight| sight.waits_for.as_ref());
+        Some(waits_for.map_or_else(|| check.name.clone(), |what| format!("{} ({what})", check.name)))
     }
 
     fn sights<'s>(&'s self, good: &'s Good, revision: &'s str) -> impl Iterator<Item = &'s CheckSight> {

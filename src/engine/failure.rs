@@ -169,10 +169,16 @@ pub fn failed_and_live(build: &BuildSight) -> bool {
 }
 
 /// What a failure comes down to, in a line: the log of a builder ends with the one that says why. The whole message stays in
-/// the record.
+/// the record. Of a check it names the check.
 #[must_use]
-pub fn gist(failure: &BuildFailure) -> &str {
-    failure.message.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
+pub fn gist(failure: &BuildFailure) -> String {
+    let message = &failure.message;
+    let last = message.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let check = message.strip_prefix("check ").and_then(|rest| Some(rest.split_once(": ")?.0));
+    match check.map(|name| format!("check {name}: ")) {
+        Some(check) if !last.starts_with(&check) => format!("{check}{last}"),
+        _ => last.into(),
+    }
 }
 
 /// Whether and when a build is tried again.
@@ -230,6 +236,12 @@ mod tests {
     fn a_log_comes_down_to_its_last_line() {
         let message = "the container `build` ended with code 1: #4 DONE\n#5 RUN exit 7\nerror: exit code: 7\n\n".into();
         assert_eq!(gist(&BuildFailure { message, ..BuildFailure::default() }), "error: exit code: 7");
+        for (message, short) in [
+            ("check scan: exit code 3: 2 findings; the end of its log:\n1\n2 findings\n", "check scan: 2 findings"),
+            ("check scan: exit code 3; it said nothing", "check scan: exit code 3; it said nothing"),
+        ] {
+            assert_eq!(gist(&BuildFailure { message: message.into(), ..BuildFailure::default() }), short);
+        }
     }
 
     fn failed(attempt: i32, class: FailureClass) -> BuildSight {

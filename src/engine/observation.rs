@@ -294,6 +294,8 @@ pub struct CheckSight {
     pub digest: String,
     /// Which attempt it is, from 0.
     pub attempt: i32,
+    /// What its pod waits for, if it has not started.
+    pub waits_for: Option<String>,
     /// How far it is.
     pub outcome: CheckOutcome,
 }

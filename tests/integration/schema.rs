@@ -111,6 +111,11 @@ async fn refusals_say_what_to_do() {
             rollout(json!({ "deployment": { "name": "a", "matchLabels": { "a": "b" } } })),
             "either `name` or `matchLabels`",
         ),
+        (
+            "a variable that the operator sets",
+            with("/images/0/checks", json!([{ "name": "a", "command": ["a"], "env": { "GROUNDSWELL_IMAGE": "b" } }])),
+            "take them out of the check's `env`",
+        ),
         ("an image's name", with("/images/0/name", json!("Base")), "images[0].name"),
         ("a name twice", with("/images/-", family::image("base", "alpine")), "base"),
         ("no registry", with("/repository", json!("platform")), "repository"),

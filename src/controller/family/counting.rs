@@ -242,6 +242,7 @@ mod tests {
             revision: String::new(),
             digest: String::new(),
             attempt: 0,
+            waits_for: None,
             outcome: CheckOutcome::Failed(failure(build)),
         };
         assert_eq!(counted(&begun, &reported, &[sight]), [CheckResult::Failed]);

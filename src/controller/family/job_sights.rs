@@ -109,10 +109,11 @@ fn build_sight(job: &Job, pods: &[Pod], outcome: outcome::Outcome) -> Option<Bui
 /// A check; `None` if its Job was deleted before its end, for then there is no verdict.
 fn check_sight(job: &Job, outcome: check::outcome::Outcome) -> Option<CheckSight> {
     let label = |name: &str| job.labels().get(name).cloned();
-    let outcome = match outcome {
-        check::outcome::Outcome::Waiting(_) | check::outcome::Outcome::Running => CheckOutcome::Running,
-        check::outcome::Outcome::Passed(said) => CheckOutcome::Passed(said),
-        check::outcome::Outcome::Failed(failure) => CheckOutcome::Failed(failure),
+    let (outcome, waits_for) = match outcome {
+        check::outcome::Outcome::Waiting(wait) => (CheckOutcome::Running, wait.what),
+        check::outcome::Outcome::Running => (CheckOutcome::Running, None),
+        check::outcome::Outcome::Passed(said) => (CheckOutcome::Passed(said), None),
+        check::outcome::Outcome::Failed(failure) => (CheckOutcome::Failed(failure), None),
         check::outcome::Outcome::Stopped => return None,
     };
     Some(CheckSight {
@@ -122,6 +123,7 @@ fn check_sight(job: &Job, outcome: check::outcome::Outcome) -> Option<CheckSight
         digest: job.annotations().get(labels::CHECKED_DIGEST).cloned()?,
         attempt: label(labels::ATTEMPT)?.parse().ok()?,
         outcome,
+        waits_for,
     })
 }
 
@@ -239,6 +241,8 @@ mod tests {
         let at = |time: &str| time.parse::<Timestamp>().expect("a time");
         sights.add(&check(), &stuck, at("2026-01-01T00:01:00Z"));
         assert_eq!(sights.look_again, Some(at("2026-01-01T00:02:00Z")));
+        let waits_for = sights.checks["pyenv"][0].waits_for.as_deref().unwrap_or_default();
+        assert!(waits_for.contains("ImagePullBackOff"), "{waits_for}");
         assert!(sights.failed_checks.is_empty());
         sights.add(&check(), &stuck, at("2026-01-01T00:02:00Z"));
         assert_eq!(sights.failed_checks, [check().name_any()]);

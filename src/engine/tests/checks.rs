@@ -27,6 +27,11 @@ fn a_child_and_the_tags_wait_for_the_checks() {
     );
     assert_eq!(world.states(), [ImageState::Checking, ImageState::Waiting]);
     assert_eq!((world.builds(), world.tags.len()), (vec![1, 0], 0));
+    world.pass();
+    assert_eq!(world.record("base").message, "waits for its check smoke");
+    world.checks[0].1.waits_for = Some("no node has room".into());
+    world.pass();
+    assert_eq!(world.record("base").message, "waits for its check smoke (no node has room)");
     world.settle();
     assert_eq!(world.states(), [CURRENT; 2]);
     assert_eq!(world.checks.len(), 1);

@@ -140,6 +140,8 @@ fn images_go_from_state_to_state_as_documented() {
         TRANSITIONS.iter().map(|transition| (transition.from, transition.to)).collect();
     let undocumented: Vec<_> = seen.difference(&documented).collect();
     assert!(undocumented.is_empty(), "not in states.rs: {undocumented:?}");
+    let missing: Vec<_> = documented.difference(&seen).collect();
+    eprintln!("MISSING {missing:?}");
     // Some ways are rare; a walk that takes few of the others has seen nothing.
     let taken = seen.intersection(&documented).count();
     assert!(taken >= 20, "only {taken} of {} ways were taken", documented.len());

@@ -273,6 +273,7 @@ impl World {
                     revision: fingerprint::check_revision(of),
                     digest: digest.clone(),
                     attempt: *attempt,
+                    waits_for: None,
                     outcome: CheckOutcome::Running,
                 };
                 self.checks.push((*image, sight));
