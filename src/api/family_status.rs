@@ -270,3 +270,70 @@ pub struct Attention {
     /// The same in words, shortened.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{
+        condition::{self, MAX_MESSAGE, READY, RECONCILING, STALLED, reason},
+        request::{MAX_REQUESTS, RequestAction, RequestOutcome},
+    };
+
+    /// A text of so many characters, each as long as one can be.
+    fn text(characters: usize) -> String {
+        "\u{1f9ca}".repeat(characters)
+    }
+
+    #[test]
+    fn the_longest_status_is_far_from_what_the_api_server_takes() {
+        let (at, digest) = (Some(Timestamp::MAX), "d".repeat(71));
+        let upstream = |index: usize| UpstreamStatus {
+            name: format!("{index:063}"),
+            reference: "r".repeat(255 + 1 + 128),
+            adopted: Some(AdoptedDigest { digest: digest.clone(), first_seen: at, since: at }),
+            candidate: Some(CandidateDigest { digest: digest.clone(), first_seen: at }),
+            approval: Some(ApprovalRecord { digest: digest.clone(), by: Some(text(128)), at }),
+            hold: Some(ManualHold {
+                digest: Some(digest.clone()),
+                until: at,
+                reason: Some(text(256)),
+                by: Some(text(128)),
+                since: at,
+            }),
+            reason: Some(reason::AWAITING_APPROVAL.into()),
+            message: Some(text(MAX_MESSAGE)),
+        };
+        let request = HandledRequest {
+            id: "i".repeat(64),
+            action: Some(RequestAction::Approve),
+            outcome: RequestOutcome::Refused,
+            message: text(512),
+            by: Some(text(128)),
+            at,
+        };
+        let attention = Attention {
+            image: "i".repeat(63),
+            state: ImageState::Failed,
+            reason: reason::INFRASTRUCTURE_FAILED.into(),
+            message: text(256),
+        };
+        let mut status = ImageFamilyStatus {
+            upstreams: (0..64).map(upstream).collect(),
+            requests: vec![request; MAX_REQUESTS],
+            attention: vec![attention; MAX_ATTENTION],
+            breaker: Some(BreakerStatus {
+                since: at,
+                cause: text(MAX_MESSAGE),
+                failures: vec!["i".repeat(63); 10],
+                probe_at: at,
+            }),
+            ..ImageFamilyStatus::default()
+        };
+        for type_ in [READY, RECONCILING, STALLED] {
+            let message = text(2 * MAX_MESSAGE);
+            condition::set(&mut status.conditions, type_, true, reason::CURRENT, &message, Some(1), Timestamp::MAX);
+        }
+        let bytes = serde_json::to_string(&status).expect("JSON").len();
+        assert!(bytes < 700 * 1024, "{bytes}");
+    }
+}

@@ -163,11 +163,14 @@ impl Step<'_> {
         record
     }
 
-    /// Whether a check that failed on this digest is another one by now, or gone: its failures say nothing of what is checked
-    /// now.
+    /// Whether a check that failed on this digest, or was cancelled, is another one by now, or gone: that says nothing of what is
+    /// checked now.
     fn mended(&self, good: &Good, known: &FailureRecord) -> bool {
         let recorded = self.sight.record.into_iter().flat_map(|record| &record.checks);
-        let mut failed = recorded.filter(|old| old.state == CheckState::Failed && old.digest == good.digest);
+        let cancelled = failure::is_cancelled(known);
+        let mut failed = recorded
+            .filter(|old| old.digest == good.digest)
+            .filter(|old| old.state == CheckState::Failed || cancelled && old.state == CheckState::Running);
         known.check_attempt > 0 && failed.any(|old| self.checks().all(|(_, _, revision)| revision != old.revision))
     }
 }

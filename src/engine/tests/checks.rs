@@ -205,3 +205,17 @@ fn a_check_that_passes_after_it_was_cancelled_moves_nothing() {
     world.settle();
     assert_eq!((world.states(), world.tags.len()), (vec![CURRENT], 2));
 }
+
+#[test]
+fn a_check_that_was_cancelled_is_run_again_when_it_is_another_one() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.settle();
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.pass();
+    world.ask(r#"{"id":"1","action":"Cancel"}"#);
+    world.settle();
+    assert_eq!(world.record("base").reason, reason::CANCELLED);
+    world.spec.images[0].checks[0].command = vec!["false".into()];
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![CURRENT], vec![1]));
+}

@@ -1,6 +1,7 @@
 //! What a family comes to, pass by pass, in the model of [`world`].
 
 mod checks;
+mod edits;
 mod gates;
 mod imports;
 mod requests;

@@ -449,6 +449,15 @@ impl World {
         self.pushed.retain(|(of, _), _| *of != index);
     }
 
+    /// Takes the last image out of the family.
+    pub(super) fn remove_last(&mut self) {
+        let index = self.spec.images.len() - 1;
+        self.spec.images.pop();
+        self.records.pop();
+        self.asked.remove(&index);
+        (self.orphans, self.jobs) = std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
+    }
+
     /// Ends the build of one image with a push.
     pub(super) fn finish_only(&mut self, name: &str) {
         let index = self.index(name);
