@@ -271,7 +271,7 @@ const RARE: [fn(&mut Seen); 8] = [
         world.settle();
         begin(&mut world, &[0, 1], "1", seen);
         world.finish_only("base");
-        let built = world.jobs.iter().filter(|(of, _)| *of == 0).next_back().expect("a build");
+        let built = world.jobs.iter().rfind(|(of, _)| *of == 0).expect("a build");
         let fault = Fault { reason: reason::REGISTRY_GARBAGE, message: "it stands on another parent".into() };
         let rejected = PushResult::Rejected(fault, world.now + SignedDuration::from_secs(60));
         let push = Push { fingerprint: built.1.fingerprint.clone(), result: rejected };
@@ -287,7 +287,9 @@ const RARE: [fn(&mut Seen); 8] = [
 #[test]
 fn images_go_from_state_to_state_as_documented() {
     let mut seen = Seen::new();
-    RARE.iter().for_each(|walk| walk(&mut seen));
+    for walk in RARE {
+        walk(&mut seen);
+    }
     for seed in 0..WALKS {
         let (mut world, mut random) = (diamond(), Random(seed));
         for step in 0..STEPS {
