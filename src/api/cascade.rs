@@ -99,9 +99,9 @@ pub enum CascadePhase {
     /// It runs.
     #[default]
     Running,
-    /// Every image that it was about to build is current.
+    /// Every image that it was about to build is current, or held.
     Complete,
-    /// Some images failed, or were blocked by failed ones.
+    /// Some images failed, were cancelled or blocked by failed ones, or are left to the next wave.
     Incomplete,
     /// An upstream moved while it ran, and another wave has taken its place.
     Superseded,

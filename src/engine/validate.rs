@@ -37,6 +37,9 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Fault> {
             return Err(Fault { reason: reason::TAG_COLLISION, message });
         }
     }
+    if let Some(fault) = own_tag_followed(spec, &lineage, &owners) {
+        return Err(fault);
+    }
     if let Some(export) = spec.exports.iter().find(|export| !spec.images.iter().any(|image| image.name == export.image))
     {
         let message =
@@ -54,6 +57,20 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Fault> {
     }
     let windows = Windows::parse(&policy.windows).map_err(|error| invalid(error.to_string()))?;
     Ok(Blueprint::new(spec, lineage, windows))
+}
+
+/// An upstream that follows a tag of an image that stands on it: each build would set off the next.
+fn own_tag_followed(spec: &ImageFamilySpec, lineage: &Lineage, owners: &HashMap<String, &str>) -> Option<Fault> {
+    spec.upstreams.iter().enumerate().find_map(|(index, upstream)| {
+        let (tag, image) = owners.get_key_value(&upstream.reference())?;
+        let place = spec.images.iter().position(|of| of.name == **image)?;
+        let below = lineage.with_descendants(lineage.upstream_children(index).iter().copied());
+        let message = format!(
+            "spec.upstreams[{}] follows {tag}, a tag of the image `{image}`, which stands on it, so that each build would set off the next: name the image in `from`, or follow another tag",
+            upstream.name
+        );
+        (below.get(place) == Some(&true)).then_some(Fault { reason: reason::CYCLE, message })
+    })
 }
 
 /// The tags that a spec claims, each as `(image, repository:tag)`; a tag that names the build claims all its numbers.
@@ -101,6 +118,28 @@ mod tests {
             validate(&spec(&[("a", None, "r{{ build }}"), ("b", Some("a"), "r{{ build }}")])).expect_err("collision");
         assert_eq!(fault.reason, reason::TAG_COLLISION);
         assert!(fault.message.contains("registry.example.com/platform/a:r0"), "{}", fault.message);
+    }
+
+    #[test]
+    fn an_upstream_that_follows_what_stands_on_it_is_refused() {
+        let following = |image: &str, tag: &str| {
+            let mut spec = spec(&[("a", None, "latest"), ("b", None, "latest")]);
+            spec.images[1].from = vec![Edge { image: Some("a".into()), ..Edge::default() }];
+            let own = Upstream {
+                name: "own".into(),
+                image: format!("registry.example.com/platform/{image}"),
+                follow: crate::api::Follow { tag: tag.into() },
+                ..Upstream::default()
+            };
+            spec.upstreams.push(own);
+            spec.images[1].from.push(Edge { upstream: Some("own".into()), ..Edge::default() });
+            validate(&spec)
+        };
+        let fault = following("b", "latest").expect_err("a circle");
+        assert_eq!(fault.reason, reason::CYCLE);
+        assert!(fault.message.contains("registry.example.com/platform/b:latest"), "{}", fault.message);
+        assert!(following("b", "seed").is_ok(), "somebody else's tag");
+        assert!(following("a", "latest").is_ok(), "it does not stand on it");
     }
 
     #[test]

@@ -18,7 +18,8 @@
 - apiGroups: [groundswell.dev]
   resources: [imagefamilies/finalizers, familyimages/finalizers]
   verbs: [update]
-# A build is a Job. Ended ones are removed by their time to live; one whose pod can't start is deleted before it is tried again.
+# A build is a Job, and so is a check. Ended ones are removed by their time to live. One that counts as failed and has not ended is
+# deleted before the next attempt, and so is one that is cancelled, overtaken by a newer wave, or of an image that is gone.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
