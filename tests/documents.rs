@@ -1,5 +1,5 @@
 //! The documents and the examples say what is so: links lead somewhere, manifests are made of fields that exist, every
-//! condition reason is explained, and the examples' `ConfigMap`s hold the files that are there. No cluster; the end-to-end
+//! condition reason and every metric is explained, and the examples' `ConfigMap`s hold the files that are there. No cluster; the end-to-end
 //! tests build and run the examples.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
@@ -8,12 +8,17 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Parser as _;
 use groundswell::{
-    api::{Image, ImageFamily, Request},
+    api::{CascadePhase, FailureClass, Image, ImageFamily, Request},
     cli::CommandLine,
+    server::{
+        Metrics,
+        metrics::{BuildResult, CheckResult},
+    },
 };
 use serde_json::Value;
 
@@ -126,6 +131,28 @@ fn every_reason_is_explained() {
         .filter(|reason| !guide.contains(&format!("`{reason}`")))
         .collect();
     assert!(missing.is_empty(), "docs/troubleshooting.md does not explain {missing:?}");
+}
+
+#[test]
+fn every_metric_and_its_results_are_explained() {
+    let metrics = Metrics::new();
+    for class in [FailureClass::Build, FailureClass::Infrastructure, FailureClass::Input, FailureClass::Cancelled] {
+        metrics.build_finished(class.into(), None);
+        metrics.check_finished(class.into());
+    }
+    metrics.build_finished(BuildResult::Succeeded, None);
+    metrics.check_finished(CheckResult::Passed);
+    for phase in [CascadePhase::Complete, CascadePhase::Incomplete, CascadePhase::Superseded] {
+        metrics.cascade_finished(phase, Duration::ZERO);
+    }
+    let text = metrics.encode().expect("metrics");
+    let guide = read(&root().join("docs/operations.md"));
+    let name = regex::Regex::new(r"(?m)^# TYPE (\w+) ").expect("regex");
+    let value = regex::Regex::new(r#"(?:result|outcome)="(\w+)""#).expect("regex");
+    let names = name.captures_iter(&text).map(|found| found[1].to_owned());
+    let values = value.captures_iter(&text).map(|found| format!("`{}`", &found[1]));
+    let missing: BTreeSet<String> = names.chain(values).filter(|word| !guide.contains(word.as_str())).collect();
+    assert!(missing.is_empty(), "docs/operations.md does not explain {missing:?}");
 }
 
 #[test]

@@ -150,6 +150,8 @@ mod tests {
         };
         assert_eq!(passed(&json!("0 findings, TOKEN=hunter2")), Outcome::Passed("0 findings, TOKEN=***".into()));
         assert_eq!(passed(&json!(null)), Outcome::Passed(String::new()));
+        let Outcome::Passed(long) = passed(&json!("word \n".repeat(10_000))) else { panic!("it has passed") };
+        assert!(long.len() < 1200, "{}", long.len());
         let complete = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
         assert_eq!(decide(&complete, &[]), Outcome::Passed(String::new()));
         assert_eq!(decide(&json!({}), &[pod("Running", &json!({"running": {}}))]), Outcome::Running);
