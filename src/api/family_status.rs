@@ -29,7 +29,7 @@ pub struct ImageFamilyStatus {
     /// How many images are in which state.
     pub counts: ImageCounts,
 
-    /// Changes that wait for the quiet time to pass.
+    /// Changes that wait for a wave: for the quiet time to pass, and for what else keeps it from beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
 
@@ -227,7 +227,7 @@ pub struct ImageCounts {
     pub failed: i32,
 }
 
-/// Changes that wait for the quiet time to pass.
+/// Changes that wait for a wave: for the quiet time to pass, and for what else keeps it from beginning.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pending {

@@ -18,7 +18,7 @@ use crate::api::{
 pub struct Decision {
     /// The upstreams as they are to be recorded, as `spec.upstreams`.
     pub upstreams: Vec<UpstreamStatus>,
-    /// Changes that wait for the quiet time.
+    /// Changes that wait for a wave.
     pub pending: Option<Pending>,
     /// Whether a window is open, if there are any.
     pub window: Option<WindowStatus>,

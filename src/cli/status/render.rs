@@ -107,7 +107,7 @@ fn summary(family: &ImageFamily, status: &ImageFamilyStatus, now: Timestamp, wid
     if let Some(cascade) = &status.cascade {
         lines.push(("Cascade", format!("{}, for {}", cascade.name, age(cascade.started_at, now))));
     } else if let Some(pending) = &status.pending {
-        lines.push(("Pending", format!("changes of {} ago are settling", age(pending.since, now))));
+        lines.push(("Pending", format!("changes since {} ago wait for a wave", age(pending.since, now))));
     }
     if family.spec.suspend {
         lines.push(("Suspend", "nothing is built, tagged or rolled out until `spec.suspend` is taken out".into()));

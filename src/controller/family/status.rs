@@ -215,7 +215,9 @@ impl Verdict {
             let message = format!("{} runs; {} images", cascade.name, counts.total);
             return Self { reconciling: true, reason: reason::CASCADING, message, ..at_rest };
         }
-        if status.pending.is_some() {
+        // What a suspension or a window keeps from beginning is not about to begin.
+        let kept = world.family.spec.suspend || status.window.as_ref().is_some_and(|window| !window.open);
+        if status.pending.is_some() && !kept {
             let message = "changes are seen, and more may still come".to_owned();
             return Self { reconciling: true, reason: reason::SETTLING, message, ..at_rest };
         }
