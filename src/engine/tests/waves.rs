@@ -87,6 +87,24 @@ fn a_wave_is_cancelled_for_a_newer_digest_and_the_next_one_is_not() {
 }
 
 #[test]
+fn the_wave_that_takes_the_place_of_another_does_not_wait_for_what_that_has_left_ready() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("other", "up")]);
+    world.settle();
+    world.spec.policy.supersede = Supersede::Cancel;
+    world.spec.policy.parallelism = 1;
+    world.upstream_digests[0] = "sha256:up-1".into();
+    begin(&mut world);
+    assert_eq!(world.record("other").reason, reason::PARALLELISM);
+    world.upstream_digests[0] = "sha256:up-2".into();
+    world.pass();
+    world.now += SignedDuration::from_secs(30);
+    let decision = world.pass();
+    assert!(matches!(decision.wave, WaveStep::Close { superseded: true, .. }), "{:?}", decision.wave);
+    let decision = world.pass();
+    assert!(matches!(decision.wave, WaveStep::Open { .. }), "{:?}", decision.wave);
+}
+
+#[test]
 fn only_the_candidate_that_a_wave_was_ended_for_begins_without_a_quiet_time() {
     let mut world = chain();
     world.spec.policy.supersede = Supersede::Cancel;
@@ -233,9 +251,11 @@ fn a_wave_that_comes_whole_while_the_family_is_suspended_is_promoted_afterwards(
     assert!(world.wave.is_none(), "what ran has come to its end, and the wave with it");
     assert_eq!(latest(&world), before);
     let good: Vec<_> = world.records.iter().flatten().filter_map(|record| record.digest.clone()).collect();
-    // The next one has something to do at once, and does not come whole.
-    world.spec.suspend = false;
+    // The next one begins at once, and does not come whole.
     world.upstream_digests[0] = "sha256:up-2".into();
+    world.settle();
+    world.now += SignedDuration::from_secs(30);
+    world.spec.suspend = false;
     world.failing.insert(2, FailureClass::Build);
     world.settle();
     assert_eq!(latest(&world), good);
