@@ -194,11 +194,12 @@ fn a_check_that_passes_after_it_was_cancelled_moves_nothing() {
     }
     world.pass();
     assert_eq!(world.states(), [ImageState::Checking]);
-    let running = world.checks.clone();
+    let mut passed = world.checks.clone();
+    passed[0].1.outcome = CheckOutcome::Passed("fine".into());
     world.ask(r#"{"id":"1","action":"Cancel"}"#);
     world.pass();
     // Its pod had ended before the Job was deleted.
-    world.checks = running;
+    world.checks = passed;
     world.settle();
     assert_eq!((world.states(), world.tags.len()), (vec![ImageState::Failed], 0));
     world.ask(r#"{"id":"2","action":"Retry"}"#);
