@@ -14,26 +14,22 @@ use crate::{
     engine::{Fault, validate::claims},
 };
 
-/// Owners of tags. Made anew only when a family's spec has changed, a family came or went.
+/// The families that claim a tag of an older one.
 #[derive(Debug, Default)]
-pub struct Claims(Mutex<(u64, Arc<HashMap<String, Key>>)>);
+pub struct Claims(Mutex<Conflicts>);
+
+/// Made anew only when a family's spec has changed, a family came or went.
+#[derive(Debug, Default)]
+struct Conflicts {
+    /// Which specs these are.
+    seen: u64,
+    /// The first tag of a family that an older one claims too.
+    of: HashMap<Key, Fault>,
+}
 
 impl Claims {
     /// The first tag of this family that an older family claims too.
     pub fn conflict(&self, family: &ImageFamily, families: &Cache<ImageFamily>) -> Option<Fault> {
-        let owners = self.owners(families);
-        let me = Key::of(family);
-        claims(&family.spec).ok()?.into_iter().find_map(|(image, claim)| {
-            let owner = owners.get(&claim).filter(|owner| **owner != me)?;
-            let message = format!(
-                "spec.images[{image}].tags: {claim} is already claimed by the family {}/{}, which is older; use another tag, `path` or `repository`",
-                owner.namespace, owner.name
-            );
-            Some(Fault { reason: reason::TAG_COLLISION, message })
-        })
-    }
-
-    fn owners(&self, families: &Cache<ImageFamily>) -> Arc<HashMap<String, Key>> {
         let mut all = families.all();
         // The oldest family owns a tag; names decide between two of the same second.
         all.sort_by_key(|family| (family.creation_timestamp(), Key::of(&**family)));
@@ -43,15 +39,32 @@ impl Claims {
         }
         let seen = hasher.finish();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.0 != seen || all.is_empty() {
-            let mut owners = HashMap::new();
-            for family in &all {
-                for (_, claim) in claims(&family.spec).unwrap_or_default() {
-                    owners.entry(claim).or_insert_with(|| Key::of(&**family));
-                }
-            }
-            *known = (seen, Arc::new(owners));
+        if known.seen != seen {
+            *known = Conflicts { seen, of: conflicts(&all) };
         }
-        Arc::clone(&known.1)
+        known.of.get(&Key::of(family)).cloned()
     }
+}
+
+/// The conflicts of these families, the oldest of which comes first.
+fn conflicts(all: &[Arc<ImageFamily>]) -> HashMap<Key, Fault> {
+    let mut owners: HashMap<String, Key> = HashMap::new();
+    let mut found = HashMap::new();
+    for family in all {
+        let me = Key::of(&**family);
+        for (image, claim) in claims(&family.spec).unwrap_or_default() {
+            let Some(owner) = owners.get(&claim) else {
+                owners.insert(claim, me.clone());
+                continue;
+            };
+            if *owner != me && !found.contains_key(&me) {
+                let message = format!(
+                    "spec.images[{image}].tags: {claim} is already claimed by the family {}/{}, which is older; use another tag, `path` or `repository`",
+                    owner.namespace, owner.name
+                );
+                found.insert(me.clone(), Fault { reason: reason::TAG_COLLISION, message });
+            }
+        }
+    }
+    found
 }

@@ -21,6 +21,7 @@ use super::{
     cache::{Cache, Key},
     claims::Claims,
     failures::Failures,
+    family::{image_keys::ImageKeys, strategies::Revised},
     importers::Importers,
     revisions::GitKey,
     rollouts::Rollouts,
@@ -156,6 +157,10 @@ pub struct Memory {
     pub survey: Option<(Version, Arc<Survey>)>,
     /// The credentials, with the versions of the Secrets that they were read from.
     pub keychain: Option<(SecretVersions, Arc<Keychain>)>,
+    /// Its strategies, as they were last looked at.
+    pub strategies: Vec<Revised>,
+    /// How registries are asked for its tags.
+    pub image_keys: ImageKeys,
     /// Revisions of `ConfigMap` sources per image, with the version that they were read from.
     pub config_maps: HashMap<String, (String, Sight<String>)>,
     /// What the registry has answered to whether fingerprints were pushed.

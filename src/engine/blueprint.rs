@@ -1,7 +1,7 @@
 //! What follows from a spec alone: made once per generation, so that a pass neither hashes nor resolves it again.
 
 use super::{
-    fingerprint::{check_revision, checks_hash, spec_hash},
+    fingerprint::{check_revision, checks_hash, inline_revision, spec_hash},
     windows::Windows,
 };
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// What follows from a spec alone.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Blueprint {
     /// The checked graph.
     pub lineage: Lineage,
@@ -29,6 +29,8 @@ pub struct ImageBlueprint {
     pub repository: String,
     /// What [`Inputs::spec`](crate::api::Inputs::spec) is for it.
     pub spec_hash: String,
+    /// The revision of a Dockerfile that stands in the spec.
+    pub inline: Option<String>,
     /// The references by which its Dockerfile names the parents, in the order of `from`.
     pub references: Vec<String>,
     /// The hash of its checks; `None` if it has none.
@@ -55,6 +57,7 @@ impl ImageBlueprint {
         Self {
             repository: repository(spec, image),
             spec_hash: spec_hash(image, &references),
+            inline: image.source.inline.as_deref().map(inline_revision),
             checks: checks_hash(&image.checks),
             check_revisions: image.checks.iter().map(check_revision).collect(),
             references,

@@ -7,6 +7,8 @@
 //!
 //! The rules of all zones are part of the program, so that a schedule means the same on every machine.
 
+use std::sync::{Mutex, PoisonError};
+
 use cronexpr::{Crontab, FallbackTimezoneOption, MakeTimestamp, ParseOptions, parse_crontab_with};
 use jiff::{
     SignedDuration, Timestamp,
@@ -21,8 +23,8 @@ const MAX_SCHEDULE: usize = 100;
 const DURATIONS: [SignedDuration; 2] = [SignedDuration::from_mins(1), SignedDuration::from_hours(7 * 24)];
 /// How far ahead the end of windows that follow one another is looked for: longer than the longest window.
 const LOOK_AHEAD: SignedDuration = SignedDuration::from_hours(8 * 24);
-/// The most windows that are joined on the way there: as many as there are minutes in a day.
-const MAX_JOINED: usize = 1440;
+/// The most windows that are joined on the way there: to find the next is a walk through the calendar.
+const MAX_JOINED: usize = 50;
 /// The most changes of a clock that the next start is looked for beyond. The library looks four years ahead, and no zone
 /// changes its clock more than four times a year.
 const MAX_CHANGES: usize = 20;
@@ -38,7 +40,8 @@ pub enum WindowState {
     Unrestricted,
     /// They may.
     Open {
-        /// When the last of the windows that overlap or follow one another closes; `None` if none does within eight days.
+        /// When the last of the windows that overlap or follow one another closes; `None` if that is eight days or fifty
+        /// openings away.
         closes: Option<Timestamp>,
     },
     /// They may not.
@@ -96,8 +99,12 @@ pub enum WindowError {
 }
 
 /// Windows that were read: whoever asks often reads them once per generation of the spec.
-#[derive(Clone, Debug)]
-pub struct Windows(Vec<Opening>);
+#[derive(Debug)]
+pub struct Windows {
+    openings: Vec<Opening>,
+    /// The last answer, from when and until when it holds. To find one, the library walks through the calendar by hours.
+    last: Mutex<Option<(Timestamp, Timestamp, WindowState)>>,
+}
 
 /// A window that was read.
 #[derive(Clone, Debug)]
@@ -116,7 +123,7 @@ pub fn state(windows: &[Window], now: Timestamp) -> Result<WindowState, WindowEr
 /// Whether these windows can be used: beside what [`Windows::parse`] sees, whether each opens at all.
 pub fn check(windows: &[Window]) -> Result<(), WindowError> {
     let parsed = Windows::parse(windows)?;
-    for (index, (window, opening)) in windows.iter().zip(&parsed.0).enumerate() {
+    for (index, (window, opening)) in windows.iter().zip(&parsed.openings).enumerate() {
         if !opening.comes() {
             return Err(WindowError::Never { index, schedule: window.schedule.clone() });
         }
@@ -127,22 +134,32 @@ pub fn check(windows: &[Window]) -> Result<(), WindowError> {
 impl Windows {
     /// Reads windows. An error names the first that can't be used, its field, and what to write instead.
     pub fn parse(windows: &[Window]) -> Result<Self, WindowError> {
-        windows
-            .iter()
-            .enumerate()
-            .map(|(index, window)| Opening::parse(index, window))
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let openings = windows.iter().enumerate().map(|(index, window)| Opening::parse(index, window));
+        Ok(Self { openings: openings.collect::<Result<_, _>>()?, last: Mutex::default() })
     }
 
     /// Whether builds may start at the time `now`. The answer holds until the time that it names.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> WindowState {
-        if self.0.is_empty() {
-            return WindowState::Unrestricted;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((from, until, state)) = *last
+            && (from..until).contains(&now)
+        {
+            return state;
+        }
+        let (state, until) = self.found(now);
+        *last = until.map(|until| (now, until, state));
+        state
+    }
+
+    /// Whether builds may start at the time `now`, and until when that answer is known to hold.
+    fn found(&self, now: Timestamp) -> (WindowState, Option<Timestamp>) {
+        if self.openings.is_empty() {
+            return (WindowState::Unrestricted, None);
         }
         let Some(mut closes) = self.open_until(now) else {
-            return WindowState::Closed { opens: self.0.iter().filter_map(|opening| opening.next(now)).min() };
+            let opens = self.openings.iter().filter_map(|opening| opening.next(now)).min();
+            return (WindowState::Closed { opens }, opens);
         };
         let horizon = now.saturating_add(LOOK_AHEAD).unwrap_or(Timestamp::MAX);
         for _ in 0..MAX_JOINED {
@@ -151,15 +168,15 @@ impl Windows {
             }
             match self.open_until(closes).filter(|later| *later > closes) {
                 Some(later) => closes = later,
-                None => return WindowState::Open { closes: Some(closes) },
+                None => return (WindowState::Open { closes: Some(closes) }, Some(closes)),
             }
         }
-        WindowState::Open { closes: None }
+        (WindowState::Open { closes: None }, Some(closes))
     }
 
     /// When the last window closes of those that are open at the time or open with it.
     fn open_until(&self, at: Timestamp) -> Option<Timestamp> {
-        self.0.iter().filter_map(|opening| opening.open_until(at)).max()
+        self.openings.iter().filter_map(|opening| opening.open_until(at)).max()
     }
 }
 

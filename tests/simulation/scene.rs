@@ -194,7 +194,7 @@ pub fn carry_out(cluster: &mut Cluster, what: &What) {
             if !used && known.images.len() > 1 {
                 edit_family(cluster, family, |spec| {
                     spec["images"].as_array_mut().expect("images").retain(|known| known["name"] != image.as_str());
-                    let exports = spec["exports"].as_array_mut().into_iter();
+                    let exports = spec.get_mut("exports").and_then(Value::as_array_mut).into_iter();
                     exports.for_each(|exports| exports.retain(|export| export["image"] != image.as_str()));
                 });
             }
@@ -336,7 +336,7 @@ fn edit_family(cluster: &mut Cluster, family: &str, change: impl FnOnce(&mut Val
 
 fn edit_named(cluster: &mut Cluster, family: &str, list: &str, name: &str, change: impl FnOnce(&mut Value)) {
     edit_family(cluster, family, |spec| {
-        let entries = spec[list].as_array_mut().into_iter().flatten();
+        let entries = spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
         if let Some(entry) = entries.into_iter().find(|entry| entry["name"] == name) {
             change(entry);
         }
@@ -449,7 +449,7 @@ pub fn heal(cluster: &mut Cluster) {
     for key in families {
         edit_family(cluster, &key.name, |spec| {
             spec["suspend"] = json!(false);
-            for upstream in spec["upstreams"].as_array_mut().into_iter().flatten() {
+            for upstream in spec.get_mut("upstreams").and_then(Value::as_array_mut).into_iter().flatten() {
                 upstream["approval"] = json!("Automatic");
             }
         });

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     ops::Range,
+    panic::catch_unwind,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -44,9 +45,13 @@ pub fn sweep(seeds: Range<u64>) -> Swept {
                 if seed >= seeds.end {
                     return;
                 }
-                let report = run(&Script::draw(seed), Tell::Nothing);
+                let ran = catch_unwind(|| run(&Script::draw(seed), Tell::Nothing));
                 let mut swept = swept.lock().expect("no worker panics while it counts");
                 swept.seeds += 1;
+                let Ok(report) = ran else {
+                    swept.failed.push((seed, Violation { invariant: "nothing panics", message: "see above".into() }));
+                    continue;
+                };
                 swept.passes += report.passes;
                 swept.effects += report.effects;
                 swept.builds += report.builds;

@@ -17,7 +17,8 @@ use super::{
         error::{Error, call},
         writes::delete,
     },
-    observe::{World, strategy_ref},
+    observe::World,
+    strategies::strategy_ref,
 };
 use crate::{
     api::{BuildFailure, Edge, FailureClass, ImageState, RunningBuild, Source, condition::reason, labels},

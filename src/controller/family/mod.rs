@@ -3,7 +3,8 @@
 //! - [`check`]: is the spec one that can be built?
 //! - [`credentials`]: the registry credentials of the namespace
 //! - [`imports`]: what it takes from other families
-//! - [`observe`]: everything that the decision needs to know; [`job_sights`]: of builds and checks
+//! - [`observe`]: everything that the decision needs to know; [`job_sights`]: of builds and checks;
+//!   [`strategies`]: how images are built; [`image_keys`]: how registries are asked for tags
 //! - [`requests`]: what people ask for by hand
 //! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it came out the same as
 //! - [`apply`]: builds are started, and failed ones ended; [`checks`]: the same of checks
@@ -20,6 +21,7 @@ pub mod counting;
 pub mod credentials;
 pub mod events;
 pub mod history;
+pub mod image_keys;
 pub mod image_record;
 pub mod imports;
 pub mod job_sights;
@@ -30,6 +32,7 @@ pub mod pushed;
 pub mod remember;
 pub mod requests;
 pub mod status;
+pub mod strategies;
 
 #[cfg(test)]
 mod pushed_tests;
@@ -70,7 +73,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
         Ok(keychain) => keychain,
         Err(fault) => return status::stalled(&context, &family, &fault, now).await,
     };
-    observe::follow(&context, &family, &keychain);
+    observe::follow(&context, &family, &keychain, &mut memory.image_keys);
     let mut world = World::observe(&context, &family, blueprint, keychain, &mut memory, now).await?;
 
     // Each answer of the registry may let the next level be asked for; there are no more levels than images.

@@ -12,20 +12,18 @@ use super::super::{
     error::{Error, call},
     revisions::GitKey,
 };
-use super::{cascade, imports, job_sights::JobSights, requests};
+use super::{cascade, image_keys::ImageKeys, imports, job_sights::JobSights, requests, strategies::strategies};
 use crate::{
     api::{
         BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
-        ImageFamilySpec, ImageFamilyStatus, Source, StrategyRef, condition::reason,
+        ImageFamilySpec, ImageFamilyStatus, Source, condition::reason,
     },
     build::{
         source::{ConfigMapError, config_map_hash},
-        strategy::{check, strategy_revision},
     },
     engine::{
         Blueprint, Budget, BuildSight, CheckSight, Fault, Good, ImageSight, ImportSight, LastWave, Observation,
         RequestSight, SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository,
-        fingerprint::inline_revision,
     },
     registry::Keychain,
     upstream::{ImageKey, Interest},
@@ -79,18 +77,19 @@ pub struct World {
 }
 
 /// Tells the pollers what this family follows: its upstreams, its Git sources, and the tags that it has given.
-pub fn follow(context: &Context, family: &Arc<ImageFamily>, keychain: &Arc<Keychain>) {
+pub fn follow(context: &Context, family: &Arc<ImageFamily>, keychain: &Arc<Keychain>, keys: &mut ImageKeys) {
+    keys.begin(keychain);
     let key = Key::of(&**family);
     let owner = ObjectRef::from_obj(&**family);
     let mut tags: Vec<Interest<ImageKey>> = Vec::new();
     for upstream in &family.spec.upstreams {
-        let image = ImageKey::new(&context.registry, &upstream.reference(), &upstream.platforms, keychain);
+        let image = keys.key(&context.registry, upstream.reference(), &upstream.platforms, keychain);
         tags.push(Interest { key: image, interval: upstream.interval.into() });
     }
     for record in context.caches.images.group(&key) {
         for tag in record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable) {
-            let image =
-                ImageKey::new(&context.registry, &format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
+            let reference = format!("{}:{}", record.spec.repository, tag.tag);
+            let image = keys.key(&context.registry, reference, &[], keychain);
             tags.push(Interest { key: image, interval: context.audit.into() });
         }
     }
@@ -118,10 +117,10 @@ impl World {
         let mut records: HashMap<String, Arc<FamilyImage>> =
             context.caches.images.group(&key).into_iter().map(|record| (record.spec.image.clone(), record)).collect();
         let mut sources = Vec::with_capacity(spec.images.len());
-        for image in &spec.images {
-            sources.push(source(context, &key, image, memory).await?);
+        for (image, known) in spec.images.iter().zip(&blueprint.images) {
+            sources.push(source(context, &key, image, known.inline.as_ref(), memory).await?);
         }
-        let (strategies, revisions) = strategies(context, spec);
+        let (strategies, revisions) = strategies(context, spec, memory);
         let mut jobs = JobSights::of(context, &key, now);
         let builds = spec.images.iter().map(|image| jobs.builds.remove(&image.name).unwrap_or_default()).collect();
         let checks = spec.images.iter().map(|image| jobs.checks.remove(&image.name).unwrap_or_default()).collect();
@@ -132,9 +131,11 @@ impl World {
         let requests = requests::sights(family, &records, now);
         let ended = cascades.iter().filter(|cascade| !running(cascade));
         let last_wave = ended.max_by_key(|cascade| cascade.creation_timestamp()).cloned();
-        let upstreams = spec.upstreams.iter().map(|upstream| upstream_sight(context, upstream, &keychain)).collect();
-        let audits =
-            spec.images.iter().map(|image| audit(context, image, records.get(&image.name), &keychain)).collect();
+        let keys = &mut memory.image_keys;
+        let upstreams = spec.upstreams.iter();
+        let upstreams = upstreams.map(|upstream| upstream_sight(context, upstream, &keychain, keys)).collect();
+        let audits = spec.images.iter();
+        let audits = audits.map(|image| audit(context, image, records.get(&image.name), &keychain, keys)).collect();
         let records_of: Vec<_> =
             spec.images.iter().map(|image| current_record(spec, image, &mut records, memory)).collect();
         Ok(Self {
@@ -231,8 +232,13 @@ impl World {
     }
 }
 
-fn upstream_sight(context: &Context, upstream: &crate::api::Upstream, keychain: &Arc<Keychain>) -> UpstreamSight {
-    let key = ImageKey::new(&context.registry, &upstream.reference(), &upstream.platforms, keychain);
+fn upstream_sight(
+    context: &Context,
+    upstream: &crate::api::Upstream,
+    keychain: &Arc<Keychain>,
+    keys: &mut ImageKeys,
+) -> UpstreamSight {
+    let key = keys.key(&context.registry, upstream.reference(), &upstream.platforms, keychain);
     let Some(sighting) = context.tags.latest(&key) else { return UpstreamSight::default() };
     let seen = sighting.value.as_ref().map(|value| SeenDigest {
         digest: value.digest.clone(),
@@ -248,11 +254,12 @@ fn audit(
     image: &Image,
     record: Option<&Arc<FamilyImage>>,
     keychain: &Arc<Keychain>,
+    keys: &mut ImageKeys,
 ) -> HashMap<String, (TagSight, Timestamp)> {
     let Some(record) = record.filter(|record| record.spec.image == image.name) else { return HashMap::new() };
     let tags = record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable);
     tags.filter_map(|tag| {
-        let key = ImageKey::new(&context.registry, &format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
+        let key = keys.key(&context.registry, format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
         let sighting = context.tags.latest(&key)?;
         let digest = sighting.value.as_ref()?.digest.clone();
         Some((tag.tag.clone(), (TagSight::At(digest), sighting.polled_at)))
@@ -261,9 +268,17 @@ fn audit(
 }
 
 /// The revision of an image's source.
-async fn source(context: &Context, family: &Key, image: &Image, memory: &mut Memory) -> Result<Sight<String>, Error> {
+async fn source(
+    context: &Context,
+    family: &Key,
+    image: &Image,
+    inline: Option<&String>,
+    memory: &mut Memory,
+) -> Result<Sight<String>, Error> {
+    if let Some(revision) = inline {
+        return Ok(Sight::Known(revision.clone()));
+    }
     match &image.source {
-        Source { inline: Some(dockerfile), .. } => Ok(Sight::Known(inline_revision(dockerfile))),
         Source { config_map: Some(source), .. } => {
             let key = Key::new(&family.namespace, &source.name);
             let Some(known) = context.caches.config_maps.get(&key) else {
@@ -313,7 +328,7 @@ async fn source(context: &Context, family: &Key, image: &Image, memory: &mut Mem
                 },
             })
         }
-        Source { inline: None, config_map: None, git: None } => {
+        Source { config_map: None, git: None, .. } => {
             let message = format!("spec.images[{}].source: name one of `inline`, `configMap` and `git`", image.name);
             Ok(Sight::Faulty(Fault { reason: reason::INVALID_SPEC, message }))
         }
@@ -331,9 +346,6 @@ fn config_map_revision(content: &ConfigMap, source: &ConfigMapSource) -> Result<
 fn secret_version(context: &Context, namespace: &str, secret: Option<&crate::api::LocalName>) -> Option<String> {
     context.caches.secrets.get(&Key::new(namespace, &secret?.name))?.resource_version()
 }
-
-/// A strategy that can be used, and its revision.
-type Revised = (Arc<BuildStrategy>, String);
 
 /// The record of an image, unless it speaks of another repository: then nothing of it, nor of what is remembered, holds.
 fn current_record(
@@ -353,44 +365,6 @@ fn current_record(
     memory.pushes.forget(&image.name);
     memory.tags.remove(&image.name);
     None
-}
-
-/// The strategies of all images and their revisions. Each is rendered and hashed once, however many images use it.
-fn strategies(context: &Context, spec: &ImageFamilySpec) -> (Vec<Option<Arc<BuildStrategy>>>, Vec<Sight<String>>) {
-    let mut known: Vec<(&StrategyRef, Result<Revised, Fault>)> = Vec::new();
-    let found = spec.images.iter().map(|image| {
-        let wanted = strategy_ref(spec, image);
-        let index = known.iter().position(|(of, _)| *of == wanted).unwrap_or_else(|| {
-            known.push((wanted, strategy(context, wanted)));
-            known.len() - 1
-        });
-        match known.get(index).map(|(_, found)| found) {
-            Some(Ok((strategy, revision))) => (Some(Arc::clone(strategy)), Sight::Known(revision.clone())),
-            Some(Err(fault)) => {
-                let message = format!("spec.images[{}].strategy: {}", image.name, fault.message);
-                (None, Sight::Faulty(Fault { reason: fault.reason, message }))
-            }
-            None => (None, Sight::Pending),
-        }
-    });
-    found.unzip()
-}
-
-/// A strategy, if there is one of the name that can be used.
-fn strategy(context: &Context, wanted: &StrategyRef) -> Result<Revised, Fault> {
-    let Some(strategy) = context.caches.strategies.get(&Key::new("", &wanted.name)) else {
-        let message = format!("there is no BuildStrategy `{}`; see `kubectl get buildstrategies`", wanted.name);
-        return Err(Fault { reason: reason::STRATEGY_NOT_FOUND, message });
-    };
-    check(&strategy, wanted).map_err(|error| Fault { reason: reason::INVALID_STRATEGY, message: error.to_string() })?;
-    let revision = strategy_revision(&strategy, wanted);
-    Ok((strategy, revision))
-}
-
-/// The strategy that an image names, or its family for it.
-#[must_use]
-pub fn strategy_ref<'a>(spec: &'a ImageFamilySpec, image: &'a Image) -> &'a StrategyRef {
-    image.strategy.as_ref().unwrap_or(&spec.strategy)
 }
 
 /// The last good build of a record.

@@ -1,0 +1,81 @@
+//! Which strategies a family's images are built by: whether they can be used, and what they say of a build.
+
+use std::sync::Arc;
+
+use super::super::{
+    cache::Key,
+    context::{Context, Memory},
+};
+use crate::{
+    api::{BuildStrategy, Image, ImageFamilySpec, StrategyRef, condition::reason},
+    build::strategy::{check, strategy_revision},
+    engine::{Fault, Sight},
+};
+
+/// A strategy as it was looked at with the parameters of a family: its revision, or why it can't be used.
+pub struct Revised {
+    chosen: StrategyRef,
+    strategy: Arc<BuildStrategy>,
+    revision: Result<String, Fault>,
+}
+
+/// The strategies of all images and their revisions. Each is rendered and hashed once, however many images use it, and again
+/// when it has changed.
+pub fn strategies(
+    context: &Context,
+    spec: &ImageFamilySpec,
+    memory: &mut Memory,
+) -> (Vec<Option<Arc<BuildStrategy>>>, Vec<Sight<String>>) {
+    let before = std::mem::take(&mut memory.strategies);
+    let mut known: Vec<(&StrategyRef, Option<Revised>)> = Vec::new();
+    let mut found = (Vec::with_capacity(spec.images.len()), Vec::with_capacity(spec.images.len()));
+    for image in &spec.images {
+        let chosen = strategy_ref(spec, image);
+        let index = known.iter().position(|(of, _)| *of == chosen).unwrap_or_else(|| {
+            known.push((chosen, revised(context, chosen, &before)));
+            known.len() - 1
+        });
+        let (strategy, revision) = match known.get(index).and_then(|(_, revised)| revised.as_ref()) {
+            Some(Revised { strategy, revision: Ok(revision), .. }) => {
+                (Some(Arc::clone(strategy)), Ok(revision.clone()))
+            }
+            Some(Revised { revision: Err(fault), .. }) => (None, Err(fault.clone())),
+            None => (None, Err(missing(chosen))),
+        };
+        let revision = revision.map_or_else(
+            |fault| {
+                let message = format!("spec.images[{}].strategy: {}", image.name, fault.message);
+                Sight::Faulty(Fault { reason: fault.reason, message })
+            },
+            Sight::Known,
+        );
+        found.0.push(strategy);
+        found.1.push(revision);
+    }
+    memory.strategies = known.into_iter().filter_map(|(_, revised)| revised).collect();
+    found
+}
+
+/// A strategy, if there is one of the name.
+fn revised(context: &Context, chosen: &StrategyRef, before: &[Revised]) -> Option<Revised> {
+    let strategy = context.caches.strategies.get(&Key::new("", &chosen.name))?;
+    let known = before.iter().find(|known| known.chosen == *chosen && Arc::ptr_eq(&known.strategy, &strategy));
+    let revision = known.map_or_else(|| revision(&strategy, chosen), |known| known.revision.clone());
+    Some(Revised { chosen: chosen.clone(), strategy, revision })
+}
+
+fn revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<String, Fault> {
+    check(strategy, chosen).map_err(|error| Fault { reason: reason::INVALID_STRATEGY, message: error.to_string() })?;
+    Ok(strategy_revision(strategy, chosen))
+}
+
+fn missing(chosen: &StrategyRef) -> Fault {
+    let message = format!("there is no BuildStrategy `{}`; see `kubectl get buildstrategies`", chosen.name);
+    Fault { reason: reason::STRATEGY_NOT_FOUND, message }
+}
+
+/// The strategy that an image names, or its family for it.
+#[must_use]
+pub fn strategy_ref<'a>(spec: &'a ImageFamilySpec, image: &'a Image) -> &'a StrategyRef {
+    image.strategy.as_ref().unwrap_or(&spec.strategy)
+}
