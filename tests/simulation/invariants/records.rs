@@ -1,10 +1,16 @@
 //! What may be recorded: bounded statuses, one wave at a time, upstreams that are adopted only through their gates.
 
+use std::time::Duration;
+
 use groundswell::{
-    api::{Approval, Upstream, family_image::MAX_HISTORY, family_status::MAX_ATTENTION, labels, request::MAX_REQUESTS},
+    api::{
+        Approval, CascadeSpec, CauseType, Upstream, family_image::MAX_HISTORY, family_status::MAX_ATTENTION, labels,
+        request::MAX_REQUESTS,
+    },
     controller::cache::Key,
 };
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{seen, short};
@@ -15,6 +21,8 @@ use crate::{
 
 /// The most bytes of one status.
 const MAX_STATUS: usize = 96 * 1024;
+/// What times in records may be cut off by.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A wave was opened.
 pub fn opened(cluster: &mut Cluster, cascade: &Value) {
@@ -28,6 +36,36 @@ pub fn opened(cluster: &mut Cluster, cascade: &Value) {
         let message = format!("{} beside {}", key_of(cascade).name, running.join(", "));
         cluster.violated("one wave at a time", message);
     }
+    if let Some(message) = hasty(cluster, cascade) {
+        cluster.violated("waves begin after the quiet time", message);
+    }
+}
+
+/// How a wave has begun too early that only upstreams have set off, and nobody asked for. When they moved is known; when the
+/// controller saw it, from which on the quiet time counts, is later.
+fn hasty(cluster: &Cluster, cascade: &Value) -> Option<String> {
+    let opened: CascadeSpec = CascadeSpec::deserialize(&cascade["spec"]).ok()?;
+    let key = Key::new(&key_of(cascade).namespace, &opened.family);
+    let (spec, begun) = seen(cluster, &key)?;
+    let asked = |object: &Value| !object["metadata"]["annotations"][labels::REQUEST].is_null();
+    let of_images = cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == owner(cascade));
+    let family = cluster.objects.get(Kind::Family, &key)?;
+    let asked = asked(family) || of_images.map(|(_, record)| record).any(|record| asked(record));
+    let moved = opened.causes.iter().all(|cause| cause.type_ == CauseType::Upstream && !cause.from.is_empty());
+    if asked || !moved || opened.supersedes.is_some() || cluster.time.was_skewed() {
+        return None;
+    }
+    let image = |name: &str| spec.upstreams.iter().find(|upstream| upstream.name == name).map(|found| &found.image);
+    let seen = opened.causes.iter().filter_map(|cause| {
+        let since = cluster.invariants.history.first_seen(image(&cause.name)?, &cause.to)?;
+        Some((since, &cause.name))
+    });
+    let (newest, name) = seen.max()?;
+    let quiet = cluster.elapsed().saturating_sub(newest) + SECOND;
+    let since: Option<Timestamp> = family["status"]["pending"]["since"].as_str().and_then(|since| since.parse().ok());
+    let waited = since.map(|since| begun.duration_since(since) >= spec.policy.max_settle.signed());
+    let early = quiet.as_secs() < u64::from(spec.policy.settle.as_secs()) && waited != Some(true);
+    early.then(|| format!("{} began {quiet:?} after {name} moved", key_of(cascade).name))
 }
 
 /// A status was written; `before` is the object as it was.
