@@ -41,9 +41,10 @@ impl ImageKeys {
         keychain: &Arc<Keychain>,
     ) -> ImageKey {
         let pass = self.pass;
-        let (key, used) = self.known.entry((reference, platforms.to_vec())).or_insert_with_key(|(reference, platforms)| {
-            (ImageKey::new(client, reference, platforms, keychain), pass)
-        });
+        let (key, used) = self
+            .known
+            .entry((reference, platforms.to_vec()))
+            .or_insert_with_key(|(reference, platforms)| (ImageKey::new(client, reference, platforms, keychain), pass));
         *used = pass;
         key.clone()
     }

@@ -18,9 +18,7 @@ use crate::{
         BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
         ImageFamilySpec, ImageFamilyStatus, Source, condition::reason,
     },
-    build::{
-        source::{ConfigMapError, config_map_hash},
-    },
+    build::source::{ConfigMapError, config_map_hash},
     engine::{
         Blueprint, Budget, BuildSight, CheckSight, Fault, Good, ImageSight, ImportSight, LastWave, Observation,
         RequestSight, SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository,
