@@ -123,6 +123,10 @@ pub struct ImageResult {
     /// The digest that it came to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// A hash of what was its own in the last good build of this wave: source, spec, strategy, request. The wave builds it
+    /// again only if that changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub own_inputs: Option<String>,
     /// When its first build was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]

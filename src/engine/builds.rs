@@ -46,7 +46,7 @@ impl Step<'_> {
             return queued(stale, reason::RETRYING, "an earlier build is being ended before the next one".into());
         }
         let own = stale.inputs.as_ref().map(own_hash).unwrap_or_default();
-        if self.built_in_wave(wanted, &own) {
+        if self.built_in_wave(&stale, wanted, &own) {
             let message =
                 format!("built in this wave already; the next one takes up: {}", causes::sentence(&stale.causes));
             let stands = self.sight.good.is_some();
@@ -91,13 +91,17 @@ impl Step<'_> {
 
     /// Whether the wave that runs has built the image already, from the same source, spec and strategy. What a person edits
     /// while the wave runs is built in it once more; what a parent brings is left to the next wave, so that every wave ends.
-    fn built_in_wave(&self, wanted: &str, own: &str) -> bool {
+    fn built_in_wave(&self, stale: &ImageDecision, wanted: &str, own: &str) -> bool {
         let Some(wave) = self.frame.seen.wave else { return false };
         let good = self.sight.good.as_ref().filter(|good| own_hash(&good.inputs) == own);
         let last =
             self.sight.record.into_iter().flat_map(|record| &record.history).find(|build| !build.digest.is_empty());
         let recorded = good.is_some() && last.is_some_and(|build| build.cascade == wave.name);
+        // Builds that have come to nothing, because a parent changed before their checks were through, have no other record. One
+        // whose push has vanished counts as failed.
+        let told = wave.status.images.iter().find(|image| image.name == self.image.name);
         recorded
+            || stale.failure.is_none() && told.is_some_and(|told| told.own_inputs.as_deref() == Some(own))
             || self.sight.builds.iter().any(|build| {
                 build.cascade == wave.name
                     && build.own == own

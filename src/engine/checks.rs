@@ -60,7 +60,7 @@ impl Step<'_> {
             Verdict::RetryAt(_) | Verdict::Clean => {}
         }
         for place in &open {
-            if !self.runs(&good, *place, attempt) {
+            if !self.runs(&good, *place, attempt) && !self.is_ending(&good, *place) {
                 let digest = good.digest.clone();
                 todo.actions.push(Action::Check { image: self.index, check: *place, digest, attempt });
             }
@@ -99,7 +99,7 @@ impl Step<'_> {
         };
         let passed = self.sights(good, revision).find_map(|sight| match &sight.outcome {
             CheckOutcome::Passed(said) => Some(said.as_str()),
-            CheckOutcome::Running | CheckOutcome::Failed(_) => None,
+            CheckOutcome::Running | CheckOutcome::Failed(_) | CheckOutcome::Stopped => None,
         });
         if let Some(said) = passed {
             return record(CheckState::Passed, said);
@@ -119,7 +119,18 @@ impl Step<'_> {
     /// Whether this attempt at a check is under way, or has ended.
     fn runs(&self, good: &Good, place: usize, attempt: i32) -> bool {
         let Some(revision) = self.blueprint.check_revisions.get(place) else { return true };
-        self.sights(good, revision).any(|sight| sight.attempt >= attempt || sight.outcome == CheckOutcome::Running)
+        self.sights(good, revision).any(|sight| match sight.outcome {
+            CheckOutcome::Running => true,
+            CheckOutcome::Stopped => false,
+            CheckOutcome::Passed(_) | CheckOutcome::Failed(_) => sight.attempt >= attempt,
+        })
+    }
+
+    /// Whether an earlier attempt at a check has been given up and still goes on: the next one waits until it is gone.
+    fn is_ending(&self, good: &Good, place: usize) -> bool {
+        let Some(revision) = self.blueprint.check_revisions.get(place) else { return false };
+        let given_up = |sight: &CheckSight| matches!(sight.outcome, CheckOutcome::Failed(_) | CheckOutcome::Stopped);
+        self.sights(good, revision).any(|sight| sight.live && given_up(sight))
     }
 
     /// The failures with those of required checks that are not counted yet: one for each attempt.

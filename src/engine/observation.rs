@@ -298,6 +298,8 @@ pub struct CheckSight {
     pub waits_for: Option<String>,
     /// How far it is.
     pub outcome: CheckOutcome,
+    /// Whether its Job has not ended: what was stopped goes on until its pod is gone.
+    pub live: bool,
 }
 
 /// How far a check is.
@@ -309,6 +311,8 @@ pub enum CheckOutcome {
     Passed(String),
     /// Its exit code was not 0, or what is around it failed: the class says.
     Failed(BuildFailure),
+    /// Its Job was deleted before its end, so that there is no verdict.
+    Stopped,
 }
 
 /// The registry's answer to whether a fingerprint was pushed.

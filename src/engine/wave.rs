@@ -8,7 +8,7 @@ use super::{
     abridge::abridge,
     causes,
     decision::{Decision, ImageDecision, WaveStep},
-    observation::{Good, ImageSight, Observation},
+    observation::{BuildOutcome, BuildSight, Good, ImageSight, Observation},
     promotion,
 };
 use crate::{
@@ -73,6 +73,9 @@ pub fn record(
         let at_rest = !state.in_progress && !matches!(state.state, ImageState::Waiting);
         result.state = state.state;
         result.builds = result.builds.max(i32::try_from(attempts.len()).unwrap_or(i32::MAX));
+        if let Some(built) = builds.clone().filter(|build| build.outcome == BuildOutcome::Succeeded).max_by_key(age) {
+            result.own_inputs = Some(built.own.clone());
+        }
         result.started_at = result.started_at.or_else(|| builds.filter_map(|build| build.started_at).min());
         // This record is written more rarely than the image's own, so that one's time comes first.
         let ended = sight.and_then(|sight| recorded_end(sight, state)).or(Some(now));
@@ -97,6 +100,11 @@ pub fn record(
         WaveStep::Close { superseded, .. } => close(seen, decision, status, superseded, now),
         WaveStep::None | WaveStep::Open { .. } | WaveStep::Running { .. } => status,
     }
+}
+
+/// The order in which builds of one image were made.
+fn age(build: &&BuildSight) -> (Option<Timestamp>, i64, i32) {
+    (build.started_at, build.build, build.attempt)
 }
 
 /// Says of a current image whether the wave has changed it, and if not, why.

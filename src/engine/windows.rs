@@ -24,7 +24,7 @@ const DURATIONS: [SignedDuration; 2] = [SignedDuration::from_mins(1), SignedDura
 /// How far ahead the end of windows that follow one another is looked for: longer than the longest window.
 const LOOK_AHEAD: SignedDuration = SignedDuration::from_hours(8 * 24);
 /// The most windows that are joined on the way there: to find the next is a walk through the calendar.
-const MAX_JOINED: usize = 50;
+const MAX_JOINED: usize = 300;
 /// The most changes of a clock that the next start is looked for beyond. The library looks four years ahead, and no zone
 /// changes its clock more than four times a year.
 const MAX_CHANGES: usize = 20;
@@ -40,7 +40,7 @@ pub enum WindowState {
     Unrestricted,
     /// They may.
     Open {
-        /// When the last of the windows that overlap or follow one another closes; `None` if that is eight days or fifty
+        /// When the last of the windows that overlap or follow one another closes; `None` if that is eight days or 300
         /// openings away.
         closes: Option<Timestamp>,
     },

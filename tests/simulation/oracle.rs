@@ -173,10 +173,15 @@ impl World<'_> {
         }
         let failed = |parent: &Parent| matches!(parent.fate, Fate::Failed | Fate::Blocked);
         let last_good = image.on_parent_failure == OnParentFailure::UseLastGood;
-        if parents.iter().any(|parent| failed(parent) && !(last_good && parent.pinned.is_some())) {
-            return expect(Fate::Blocked, &[ImageState::Blocked]);
-        }
         let held = self.is_held(image.hold.as_ref().map(|hold| hold.until), record.hold.as_ref());
+        if parents.iter().any(|parent| failed(parent) && !(last_good && parent.pinned.is_some())) {
+            // One that is held stays what it is, whatever is above it.
+            return if held && record.digest.is_some() {
+                expect(Fate::Held, &[ImageState::Held])
+            } else {
+                expect(Fate::Blocked, &[ImageState::Blocked])
+            };
+        }
         let pinned: Option<Vec<String>> = parents.iter().map(|parent| parent.pinned.clone()).collect();
         let Some(pinned) = pinned else {
             let states = if held { &[ImageState::Held, ImageState::Waiting][..] } else { &[ImageState::Waiting] };

@@ -108,7 +108,7 @@ impl Change<'_> {
         });
         let mut class = of_record.filter_map(|sight| match &sight.outcome {
             CheckOutcome::Failed(failure) => Some(failure.class),
-            CheckOutcome::Running | CheckOutcome::Passed(_) => None,
+            CheckOutcome::Running | CheckOutcome::Passed(_) | CheckOutcome::Stopped => None,
         });
         class.next_back().unwrap_or(FailureClass::Infrastructure).into()
     }
@@ -244,6 +244,7 @@ mod tests {
             attempt: 0,
             waits_for: None,
             outcome: CheckOutcome::Failed(failure(build)),
+            live: false,
         };
         assert_eq!(counted(&begun, &reported, &[sight]), [CheckResult::Failed]);
     }

@@ -57,8 +57,8 @@ impl JobSights {
             if let check::outcome::Outcome::Waiting(wait) = &outcome {
                 self.look_at(wait.look_again);
             }
-            let Some(sight) = check_sight(job, outcome) else { return };
-            if matches!(sight.outcome, CheckOutcome::Failed(_)) && is_live(job, pods) {
+            let Some(sight) = check_sight(job, pods, outcome) else { return };
+            if matches!(sight.outcome, CheckOutcome::Failed(_)) && sight.live {
                 self.failed_checks.push(sight.job.clone());
             }
             self.checks.entry(image.clone()).or_default().push(sight);
@@ -106,15 +106,14 @@ fn build_sight(job: &Job, pods: &[Pod], outcome: outcome::Outcome) -> Option<Bui
     })
 }
 
-/// A check; `None` if its Job was deleted before its end, for then there is no verdict.
-fn check_sight(job: &Job, outcome: check::outcome::Outcome) -> Option<CheckSight> {
+fn check_sight(job: &Job, pods: &[Pod], outcome: check::outcome::Outcome) -> Option<CheckSight> {
     let label = |name: &str| job.labels().get(name).cloned();
     let (outcome, waits_for) = match outcome {
         check::outcome::Outcome::Waiting(wait) => (CheckOutcome::Running, wait.what),
         check::outcome::Outcome::Running => (CheckOutcome::Running, None),
         check::outcome::Outcome::Passed(said) => (CheckOutcome::Passed(said), None),
         check::outcome::Outcome::Failed(failure) => (CheckOutcome::Failed(failure), None),
-        check::outcome::Outcome::Stopped => return None,
+        check::outcome::Outcome::Stopped => (CheckOutcome::Stopped, None),
     };
     Some(CheckSight {
         job: job.name_any(),
@@ -124,6 +123,7 @@ fn check_sight(job: &Job, outcome: check::outcome::Outcome) -> Option<CheckSight
         attempt: label(labels::ATTEMPT)?.parse().ok()?,
         outcome,
         waits_for,
+        live: is_live(job, pods),
     })
 }
 
@@ -226,12 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_was_deleted_is_left_out_and_one_that_hangs_is_to_be_ended() {
+    fn a_check_that_was_deleted_has_no_verdict_and_one_that_hangs_is_to_be_ended() {
         let mut sights = JobSights::default();
         let mut deleted = check();
         deleted.metadata.deletion_timestamp = serde_json::from_str("\"2026-01-01T00:00:00Z\"").expect("a time");
         sights.add(&deleted, &pods(r#"{"status": {"phase": "Running"}}"#), Timestamp::UNIX_EPOCH);
-        assert!(sights.checks.is_empty());
+        let sight = sights.checks.remove("pyenv").unwrap_or_default().remove(0);
+        assert_eq!((sight.outcome, sight.live), (CheckOutcome::Stopped, true));
 
         let stuck = pods(
             r#"{"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Pending", "containerStatuses": [

@@ -220,3 +220,59 @@ fn a_check_that_was_cancelled_is_run_again_when_it_is_another_one() {
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![CURRENT], vec![1]));
 }
+
+/// A pod that waits for its image counts as failed before it has gone.
+#[test]
+fn no_check_starts_beside_one_that_is_being_ended() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.pass();
+    world.pass();
+    world.finish_builds();
+    world.pass();
+    world.failing_checks.insert("smoke".into(), FailureClass::Build);
+    world.finish_checks();
+    world.checks[0].1.live = true;
+    world.pass();
+    world.now += SignedDuration::from_mins(5);
+    world.pass();
+    assert_eq!(world.checks.len(), 1);
+    assert_eq!(world.record("base").reason, reason::CHECKING);
+    world.checks[0].1.live = false;
+    world.pass();
+    assert_eq!(world.checks.len(), 2);
+}
+
+/// Nothing of a build is recorded with the image whose parent changes before its checks are through.
+#[test]
+fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_wave() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
+    world.spec.images[1].checks = vec![check("smoke", true)];
+    world.settle();
+    world.spec.images[1].args.insert("A".into(), "1".into());
+    world.pass();
+    world.now += SignedDuration::from_mins(1);
+    world.pass();
+    world.pass();
+    world.finish_builds();
+    world.pass();
+    assert_eq!((world.states()[1], world.builds()), (ImageState::Checking, vec![1, 2]));
+    // A person edits the base while that is checked, and by the time that it is there the Jobs are gone.
+    world.spec.images[0].args.insert("A".into(), "1".into());
+    world.pass();
+    world.finish_checks();
+    world.jobs.retain(|(image, _)| *image == 0);
+    world.checks.clear();
+    for _ in 0..20 {
+        if world.wave.is_none() {
+            break;
+        }
+        world.pass();
+        world.finish_builds();
+        world.finish_checks();
+    }
+    assert_eq!((world.wave.is_none(), world.builds()), (true, vec![2, 2]));
+    assert_eq!(world.record("app").reason, reason::NEXT_WAVE);
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 2], vec![2, 3]));
+}

@@ -275,6 +275,7 @@ impl World {
                     attempt: *attempt,
                     waits_for: None,
                     outcome: CheckOutcome::Running,
+                    live: true,
                 };
                 self.checks.push((*image, sight));
             }
@@ -410,6 +411,7 @@ impl World {
     /// Ends the checks that run.
     pub(super) fn finish_checks(&mut self) {
         for (_, check) in self.checks.iter_mut().filter(|(_, check)| check.outcome == CheckOutcome::Running) {
+            check.live = false;
             check.outcome = match self.failing_checks.get(&check.check) {
                 Some(class) => CheckOutcome::Failed(BuildFailure {
                     class: *class,
