@@ -41,18 +41,20 @@ pub fn opened(cluster: &mut Cluster, cascade: &Value) {
     }
 }
 
-/// How a wave has begun too early that only upstreams have set off, and nobody asked for. When they moved is known; when the
-/// controller saw it, from which on the quiet time counts, is later.
+/// How a wave has begun too early that only upstreams have set off, and nobody asked for, in a family of which something was
+/// built before. When they moved is known; when the controller saw it, from which on the quiet time counts, is later.
 fn hasty(cluster: &Cluster, cascade: &Value) -> Option<String> {
     let opened: CascadeSpec = CascadeSpec::deserialize(&cascade["spec"]).ok()?;
     let key = Key::new(&key_of(cascade).namespace, &opened.family);
     let (spec, begun) = seen(cluster, &key)?;
     let asked = |object: &Value| !object["metadata"]["annotations"][labels::REQUEST].is_null();
     let of_images = cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == owner(cascade));
+    let of_images: Vec<&Value> = of_images.map(|(_, record)| &**record).collect();
     let family = cluster.objects.get(Kind::Family, &key)?;
-    let asked = asked(family) || of_images.map(|(_, record)| record).any(|record| asked(record));
+    let asked = asked(family) || of_images.iter().any(|record| asked(record));
+    let built = of_images.iter().any(|record| record["status"]["digest"].is_string());
     let moved = opened.causes.iter().all(|cause| cause.type_ == CauseType::Upstream && !cause.from.is_empty());
-    if asked || !moved || opened.supersedes.is_some() || cluster.time.was_skewed() {
+    if asked || !built || !moved || opened.supersedes.is_some() || cluster.time.was_skewed() {
         return None;
     }
     let image = |name: &str| spec.upstreams.iter().find(|upstream| upstream.name == name).map(|found| &found.image);
