@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{
     super::{
-        cache::Key,
+        cache::{Cache, Key},
         context::{Context, Memory},
         error::{Error, call},
         writes::delete,
@@ -122,7 +122,7 @@ async fn start(
     if let Err(refused) = accepted(&api, &job, key, memory).await? {
         return Ok(Err(refused));
     }
-    create(context, &api, &job).await.map(|created| {
+    create(&context.caches.jobs, &api, &job).await.map(|created| {
         created.map(|job| RunningBuild {
             job: job.name_any(),
             fingerprint: request.fingerprint,
@@ -175,28 +175,47 @@ async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
         Ok(_) => Ok(Acceptance::Kept),
         // Made by an earlier pass; `create` looks at it.
         Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
-        Err(error) if error.is_refusal() => {
-            Ok(Acceptance::Refused(outcome::refused(error.is_forbidden(), &error.to_string())))
-        }
+        Err(error) if error.is_refusal() => Ok(match existing(api, &job.name_any()).await? {
+            Some(_) => Acceptance::Unknown,
+            None => Acceptance::Refused(outcome::refused(error.is_forbidden(), &error.to_string())),
+        }),
         Err(error) => Err(error),
     }
 }
 
-/// Makes the Job. One that is there already was made by an earlier pass whose record was lost: it is taken.
-pub(super) async fn create(context: &Context, api: &Api<Job>, job: &Job) -> Result<Result<Job, BuildFailure>, Error> {
+/// The Job of this name. Quotas and policies are asked before the API server looks for the name, so that a refusal does not say
+/// that no earlier pass has made it.
+async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, Error> {
+    call(|| format!("read Job {name}"), api.get_opt(name)).await
+}
+
+/// Makes the Job, and shows it to the cache. One that is there already was made by an earlier pass whose record was lost: it
+/// is taken, even if the API server would refuse another.
+pub(super) async fn create(
+    jobs: &Cache<Job>,
+    api: &Api<Job>,
+    job: &Job,
+) -> Result<Result<Job, BuildFailure>, Error> {
     let name = job.name_any();
     match call(|| format!("create Job {name}"), api.create(&PostParams::default(), job)).await {
         Ok(created) => {
             info!(job = %name, "Job started");
-            context.caches.jobs.wrote(created.clone());
+            jobs.wrote(created.clone());
             Ok(Ok(created))
         }
-        Err(error) if error.is_already_exists() => {
-            let existing = call(|| format!("read Job {name}"), api.get(&name)).await?;
-            context.caches.jobs.wrote(existing.clone());
-            Ok(if drops_user_namespace(job, &existing) { Err(without_user_namespace()) } else { Ok(existing) })
-        }
-        Err(error) if error.is_refusal() => {
+        Err(error) if error.is_already_exists() || error.is_refusal() => {
+            if let Some(existing) = existing(api, &name).await? {
+                jobs.wrote(existing.clone());
+                return Ok(if drops_user_namespace(job, &existing) {
+                    Err(without_user_namespace())
+                } else {
+                    Ok(existing)
+                });
+            }
+            if !error.is_refusal() {
+                // Gone since.
+                return Err(error);
+            }
             warn!(job = %name, %error, "a Job could not be started");
             Ok(Err(outcome::refused(error.is_forbidden(), &error.to_string())))
         }

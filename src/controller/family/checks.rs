@@ -79,7 +79,7 @@ async fn start(
     if let Err(refused) = apply::accepted(&api, &job, kind, memory).await? {
         return Ok(Err(refused));
     }
-    Ok(apply::create(context, &api, &job).await?.map(|_| ()))
+    Ok(apply::create(&context.caches.jobs, &api, &job).await?.map(|_| ()))
 }
 
 /// Counts a check that can't be started as a failed attempt, on the budget of its class. Several of one attempt count once. One

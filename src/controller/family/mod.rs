@@ -35,6 +35,8 @@ pub mod status;
 pub mod strategies;
 
 #[cfg(test)]
+mod apply_tests;
+#[cfg(test)]
 mod pushed_tests;
 
 use std::{sync::Arc, time::Duration};

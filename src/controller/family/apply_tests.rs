@@ -1,0 +1,67 @@
+//! Jobs that the API server refuses, against a model of one that may have them already.
+
+use std::convert::Infallible;
+
+use http::{Method, Request, Response};
+use k8s_openapi::api::batch::v1::Job;
+use kube::{Api, Client, ResourceExt, client::Body};
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        cache::{Cache, Key},
+        context::Memory,
+    },
+    apply::{accepted, create},
+};
+use crate::api::condition::reason;
+
+fn job() -> Job {
+    serde_json::from_value(json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "base-0-0", "namespace": "team", "uid": "u", "resourceVersion": "1"},
+    }))
+    .expect("a Job")
+}
+
+fn status(code: u16, reason: &str, message: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code})
+}
+
+/// The Jobs of an API server whose quota is used up; the Job is there, or not.
+fn full(there: bool) -> Api<Job> {
+    let service = tower::service_fn(move |request: Request<Body>| async move {
+        let (code, answer) = match (request.method(), there) {
+            (&Method::POST, _) => (403, status(403, "Forbidden", "base-0-0 is forbidden: exceeded quota: jobs")),
+            (_, true) => (200, serde_json::to_value(job()).expect("JSON")),
+            (_, false) => (404, status(404, "NotFound", "there is no base-0-0")),
+        };
+        let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
+        Ok::<_, Infallible>(Response::builder().status(code).body(answer).expect("a response"))
+    });
+    Api::namespaced(Client::new(service, "team"), "team")
+}
+
+#[tokio::test]
+async fn a_job_that_was_made_before_is_taken_though_another_would_be_refused() {
+    let jobs = Cache::new(|_| None);
+    let taken = create(&jobs, &full(true), &job()).await.expect("an answer").expect("the Job that is there");
+    assert_eq!(taken.name_any(), "base-0-0");
+    assert!(jobs.get(&Key::new("team", "base-0-0")).is_some(), "the next pass does not see it");
+
+    let mut memory = Memory::default();
+    let kind = || "standard".to_owned();
+    accepted(&full(true), &job(), kind(), &mut memory).await.expect("an answer").expect("no refusal");
+    assert!(memory.accepted_jobs.is_empty(), "what was refused is asked again");
+}
+
+#[tokio::test]
+async fn a_job_that_is_refused_and_not_there_has_failed() {
+    let jobs = Cache::new(|_| None);
+    let refused = create(&jobs, &full(false), &job()).await.expect("an answer").expect_err("a refusal");
+    assert_eq!(refused.reason, reason::QUOTA_EXCEEDED);
+    let mut memory = Memory::default();
+    let asked = accepted(&full(false), &job(), "standard".into(), &mut memory).await.expect("an answer");
+    assert_eq!(asked.expect_err("a refusal").reason, reason::QUOTA_EXCEEDED);
+}
