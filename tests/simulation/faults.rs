@@ -113,6 +113,8 @@ pub struct Faults {
     pub stalled: BTreeMap<Kind, Duration>,
     /// Registries refuse what they are pushed.
     pub now: Duration,
+    /// Whether all of it has ended.
+    pub ended: bool,
 }
 
 impl Faults {
@@ -127,11 +129,13 @@ impl Faults {
             outages: BTreeMap::new(),
             stalled: BTreeMap::new(),
             now: Duration::ZERO,
+            ended: false,
         }
     }
 
     /// Nothing goes wrong from now on.
     pub fn end(&mut self) {
+        self.ended = true;
         self.rates = Rates::NONE;
         self.outages.clear();
         self.stalled.clear();

@@ -25,6 +25,8 @@ pub struct History {
     request: Option<String>,
     cancelled: bool,
     forgotten: BTreeSet<String>,
+    /// Families whose policy was ever to spare images whose rebuild comes out the same.
+    sparing: BTreeSet<String>,
     /// When each digest of an upstream first was what its tag stood on.
     seen: BTreeMap<(String, String), Duration>,
     /// Each leaf's values: those of now, and when others were last true.
@@ -95,6 +97,16 @@ impl History {
     /// Whether a person ever did.
     pub fn was_forgotten(&self, family: &str) -> bool {
         self.forgotten.contains(family)
+    }
+
+    /// A family's policy is to spare images whose rebuild comes out the same.
+    pub fn spares(&mut self, family: &str) {
+        self.sparing.insert(family.into());
+    }
+
+    /// Whether that was ever a family's policy.
+    pub fn ever_spares(&self, family: &str) -> bool {
+        self.sparing.contains(family)
     }
 
     /// A person asks for builds to be cancelled.

@@ -152,6 +152,10 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     };
     let run = if random.chance(50) { random.pause(60_000..1_200_000) } else { random.pause(2000..60_000) };
     let start = if random.chance(30) { random.pause(1000..200_000) } else { random.pause(100..3000) };
+    let deadline = Duration::from_secs(job["spec"]["activeDeadlineSeconds"].as_u64().unwrap_or(3600));
+    // Half of the time is what a pod may take to start. Being too slow is a failure like others: it ends with them.
+    let longest = if cluster.faults.ended { deadline / 4 } else { Duration::MAX };
+    let (start, run) = (start.min(longest), run.min(longest));
     let work = Work {
         job: Arc::clone(job),
         key: key_of(job),
@@ -166,8 +170,7 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     let uid = uid(job).to_owned();
     cluster.work.insert(uid.clone(), work);
     cluster.schedule(random.pause(20..2000), Event::Work(uid.clone(), Stage::PodMade));
-    let deadline = job["spec"]["activeDeadlineSeconds"].as_u64().unwrap_or(3600);
-    cluster.schedule(Duration::from_secs(deadline), Event::Work(uid, Stage::Deadline));
+    cluster.schedule(deadline, Event::Work(uid, Stage::Deadline));
 }
 
 /// A Job was deleted: its pod is told to stop, and stops within its grace period.
@@ -237,6 +240,9 @@ pub fn proceed(cluster: &mut Cluster, job: &str, stage: Stage) {
         }
         Stage::Expires if !work.deleted => {
             cluster.note(format_args!("expires {}", work.key.name));
+            if !work.is_check() {
+                builds::expires(cluster, &work.job);
+            }
             cluster.remove(Kind::Job, &work.key);
         }
         _ => {}

@@ -18,6 +18,7 @@ use crate::{
     invariants::short,
     job_controller::Phase,
     objects::{Kind, label, owner, uid},
+    registry::Made,
     scene::{repository, text_of},
     script::FOLLOWED,
 };
@@ -27,7 +28,7 @@ use crate::{
 pub enum Demand {
     /// An image may rest as failed if its last build failed for any reason.
     Lenient,
-    /// Only what is broken for good may rest as failed.
+    /// Only what is broken for good may rest as failed, and no hold is going to end: that sets off a wave.
     Strict,
 }
 
@@ -53,6 +54,11 @@ pub fn mismatch(cluster: &Cluster, demand: Demand) -> Option<String> {
     let families: Option<BTreeMap<String, View>> =
         cluster.objects.all(Kind::Family).map(|(key, _)| Some((key.name.clone(), View::of(cluster, key)?))).collect();
     let Some(families) = families else { return Some("a family can't be read".into()) };
+    if demand == Demand::Strict
+        && let Some(until) = families.values().find_map(|family| family.hold_ends(cluster.time.truth()))
+    {
+        return Some(format!("a hold ends at {until}"));
+    }
     let mut world = World { cluster, families: &families, demand, fates: BTreeMap::new() };
     families
         .values()
@@ -85,6 +91,15 @@ impl View {
 
     fn image(&self, name: &str) -> Option<&Image> {
         self.spec.images.iter().find(|image| image.name == name)
+    }
+
+    /// When a hold ends by itself that still lasts.
+    fn hold_ends(&self, now: Timestamp) -> Option<Timestamp> {
+        let upstreams = self.spec.upstreams.iter().filter_map(|upstream| upstream.hold.as_ref()?.until);
+        let images = self.spec.images.iter().filter_map(|image| image.hold.as_ref()?.until);
+        let of_upstreams = self.status.upstreams.iter().filter_map(|upstream| upstream.hold.as_ref()?.until);
+        let of_images = self.records.values().filter_map(|record| record.hold.as_ref()?.until);
+        upstreams.chain(images).chain(of_upstreams).chain(of_images).find(|until| *until > now)
     }
 
     fn record(&self, name: &str) -> FamilyImageStatus {
@@ -287,12 +302,19 @@ impl World<'_> {
             made.iter().any(|made| made.source == text && made.parents == parents && made.args == image.args)
         });
         let never = family.spec.policy.cutoff == Cutoff::Never;
-        let same =
-            |other: &str| other == digest || !never && registry.content(&format!("{name}@{other}")) == Some(content);
+        // What was spared stays so when the policy becomes `Never`; the registry remembers it.
+        let spared_before = |made: &[Made]| {
+            self.cluster.invariants.history.ever_spares(&family.key.name)
+                && made.iter().any(|made| registry.tag(&name, &format!("gs-{}", made.fingerprint)) == Some(&digest))
+        };
+        let same = |other: &str, made: &[Made]| {
+            other == digest
+                || (!never || spared_before(made)) && registry.content(&format!("{name}@{other}")) == Some(content)
+        };
         let mut any = false;
-        for (other, _) in from_these {
+        for (other, made) in from_these {
             any = true;
-            if same(other) {
+            if same(other, made) {
                 return Ok(());
             }
         }

@@ -320,7 +320,12 @@ fn request(cluster: &mut Cluster, asked: &Asked) {
     if asked.action == RequestAction::Cancel {
         cluster.invariants.history.cancels();
     }
-    if let (Some(digest), Some(upstream), false) = (digest, &asked.upstream, asked.garbage || asked.again) {
+    // An id that was used before is one that the family may not have handled, or not seen at all.
+    let handled = cluster.objects.get(Kind::Family, &family_key(&asked.family)).is_some_and(|family| {
+        let known = family["status"]["requests"].as_array().into_iter().flatten();
+        known.into_iter().any(|request| request["id"] == id.as_str())
+    });
+    if let (Some(digest), Some(upstream), false) = (digest, &asked.upstream, asked.garbage || handled) {
         cluster.invariants.approved(&asked.family, upstream, digest);
     }
     let (kind, key) = match &asked.image {

@@ -191,11 +191,7 @@ async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, Error> {
 
 /// Makes the Job, and shows it to the cache. One that is there already was made by an earlier pass whose record was lost: it
 /// is taken, even if the API server would refuse another.
-pub(super) async fn create(
-    jobs: &Cache<Job>,
-    api: &Api<Job>,
-    job: &Job,
-) -> Result<Result<Job, BuildFailure>, Error> {
+pub(super) async fn create(jobs: &Cache<Job>, api: &Api<Job>, job: &Job) -> Result<Result<Job, BuildFailure>, Error> {
     let name = job.name_any();
     match call(|| format!("create Job {name}"), api.create(&PostParams::default(), job)).await {
         Ok(created) => {

@@ -1,6 +1,6 @@
 //! When a Job may be made: a build within its family's budget, gates and wave, from parents that are checked; a check once.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use groundswell::{
     api::{ImageFamilySpec, Supersede, Window, labels},
@@ -17,6 +17,9 @@ use crate::{
     objects::{Kind, key_of, label, owner},
     scene::repository,
 };
+
+/// Longer than any watch lags that does not stand still.
+const MOST_LAG: Duration = Duration::from_mins(1);
 
 type Found = Vec<(&'static str, String)>;
 
@@ -76,7 +79,7 @@ fn build(cluster: &mut Cluster, job: &Value) -> Found {
     }
     found.extend(held(cluster, &spec, &family, image, begun).map(|why| ("holds are kept", format!("{shown}: {why}"))));
     found.extend(parents(cluster, &spec, &family, job, &shown));
-    found.extend(wave(cluster, job, image, &shown));
+    found.extend(wave(cluster, job, &shown));
     found.extend(storm(cluster, &spec, job, &shown));
     found
 }
@@ -140,12 +143,12 @@ fn parents(cluster: &Cluster, spec: &ImageFamilySpec, family: &Key, job: &Value,
     found
 }
 
-/// Each image is built at most once per wave, but for failures and for what a person edits meanwhile.
-fn wave(cluster: &Cluster, job: &Value, image: &str, shown: &str) -> Option<(&'static str, String)> {
-    let (cascade, own) = (label(job, labels::CASCADE), own(job));
-    let place = (cascade.to_owned(), image.to_owned(), own);
+/// Each image is built at most once per wave, but for failures, for what a person edits meanwhile, and for builds that the
+/// controller can't know: see [`expires`].
+fn wave(cluster: &Cluster, job: &Value, shown: &str) -> Option<(&'static str, String)> {
+    let cascade = label(job, labels::CASCADE);
     let known = !cluster.invariants.history.was_forgotten(label(job, labels::FAMILY));
-    (known && cluster.invariants.built.contains(&place))
+    (known && cluster.invariants.built.contains_key(&place(job)))
         .then(|| ("once per wave", format!("{shown} again in {cascade}")))
 }
 
@@ -171,8 +174,25 @@ fn storm(cluster: &mut Cluster, spec: &ImageFamilySpec, job: &Value, shown: &str
 
 /// A build's pod has succeeded.
 pub fn succeeded(cluster: &mut Cluster, job: &Value) {
-    let place = (label(job, labels::CASCADE).to_owned(), label(job, labels::IMAGE).to_owned(), own(job));
-    cluster.invariants.built.insert(place);
+    let now = cluster.elapsed();
+    cluster.invariants.built.insert(place(job), now);
+}
+
+fn place(job: &Value) -> (String, String, String) {
+    (label(job, labels::CASCADE).to_owned(), label(job, labels::IMAGE).to_owned(), own(job))
+}
+
+/// A Job goes, for it has ended long ago. If no pass over its family began after it could be seen that it had succeeded, then
+/// nobody knows by now, unless its inputs are still the same: the wave builds the image as if for the first time.
+pub fn expires(cluster: &mut Cluster, job: &Value) {
+    let place = place(job);
+    let Some(&succeeded) = cluster.invariants.built.get(&place) else { return };
+    let stalls = [Kind::Job, Kind::Pod].iter().filter_map(|kind| cluster.faults.stalled.get(kind));
+    let shown = stalls.copied().chain([succeeded]).max().unwrap_or_default() + MOST_LAG;
+    let family = Key::new(&key_of(job).namespace, label(job, labels::FAMILY));
+    if cluster.invariants.passes.get(&family).is_none_or(|pass| pass.begun < shown) {
+        cluster.invariants.built.remove(&place);
+    }
 }
 
 /// The controller deletes a Job.

@@ -10,10 +10,11 @@ pub mod tags;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use groundswell::{
-    api::{Image, ImageFamilySpec},
+    api::{Cutoff, Image, ImageFamilySpec},
     controller::{
         cache::Key,
         context::{Context, MAX_PUSHES},
@@ -48,8 +49,8 @@ pub struct Invariants {
     passed: BTreeSet<(String, String, String)>,
     /// Digests that a person has agreed to, by family and upstream.
     approved: BTreeSet<(String, String, String)>,
-    /// Builds that succeeded, by wave, image and own inputs.
-    built: BTreeSet<(String, String, String)>,
+    /// Builds that succeeded, by wave, image and own inputs, and when.
+    built: BTreeMap<(String, String, String), Duration>,
     /// Starts that no person caused, by the family's uid.
     starts: BTreeMap<String, Vec<Timestamp>>,
     /// Builds that were cancelled for a newer wave, by their wave and image.
@@ -70,6 +71,7 @@ struct Pass {
     generation: i64,
     /// The time that it was told.
     at: Timestamp,
+    begun: Duration,
 }
 
 impl Invariants {
@@ -125,11 +127,11 @@ pub fn asks_too_much(cluster: &mut Cluster) -> bool {
 
 /// A pass over a family begins, and sees this spec.
 pub fn pass_begins(cluster: &mut Cluster, key: &Key, generation: i64) {
-    let at = cluster.time.told();
+    let (at, begun) = (cluster.time.told(), cluster.elapsed());
     let invariants = &mut cluster.invariants;
     invariants.asked = 0;
     invariants.passes_begun += 1;
-    invariants.passes.insert(key.clone(), Pass { generation, at });
+    invariants.passes.insert(key.clone(), Pass { generation, at, begun });
 }
 
 /// Notes what every source says now, and which digests of upstreams families use.
@@ -139,6 +141,9 @@ pub fn remember_truth(cluster: &mut Cluster) {
     let families: Vec<Key> = cluster.objects.all(Kind::Family).map(|(key, _)| key.clone()).collect();
     for key in families {
         let Some(spec) = cluster.spec(&key) else { continue };
+        if spec.policy.cutoff != Cutoff::Never {
+            cluster.invariants.history.spares(&key.name);
+        }
         let family = cluster.objects.get(Kind::Family, &key);
         for upstream in &spec.upstreams {
             let pinned = upstream.hold_at(cluster.time.told()).and_then(|hold| hold.digest.clone());
