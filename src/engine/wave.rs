@@ -73,7 +73,9 @@ pub fn record(
         let at_rest = !state.in_progress && !matches!(state.state, ImageState::Waiting);
         result.state = state.state;
         result.builds = result.builds.max(i32::try_from(attempts.len()).unwrap_or(i32::MAX));
-        if let Some(built) = builds.clone().filter(|build| build.outcome == BuildOutcome::Succeeded).max_by_key(age) {
+        if let Some(built) =
+            builds.clone().filter(|build| build.outcome == BuildOutcome::Succeeded).max_by_key(|build| age(build))
+        {
             result.own_inputs = Some(built.own.clone());
         }
         result.started_at = result.started_at.or_else(|| builds.filter_map(|build| build.started_at).min());
@@ -103,7 +105,7 @@ pub fn record(
 }
 
 /// The order in which builds of one image were made.
-fn age(build: &&BuildSight) -> (Option<Timestamp>, i64, i32) {
+fn age(build: &BuildSight) -> (Option<Timestamp>, i64, i32) {
     (build.started_at, build.build, build.attempt)
 }
 
