@@ -165,6 +165,8 @@ fn moved(
             *wake_at = Some(wake_at.map_or(*retry_at, |at| at.min(*retry_at)));
             return None;
         }
+        // Whatever is recorded: only another try tells whether it stands where it must.
+        Some(TagSight::Faulty(..)) => None,
         Some(TagSight::Taken(_)) if tag.immutable => return None,
         Some(TagSight::At(at)) if at == digest => {
             if recorded {

@@ -22,6 +22,7 @@ pub struct History {
     /// Dockerfiles of each image, in order.
     texts: BTreeMap<String, Vec<String>>,
     graves: BTreeMap<String, Family>,
+    made_again: BTreeSet<String>,
     request: Option<String>,
     cancelled: bool,
     forgotten: BTreeSet<String>,
@@ -136,7 +137,14 @@ impl History {
     }
 
     pub fn unbury(&mut self, family: &str) -> Option<Family> {
-        self.graves.remove(family)
+        let family = self.graves.remove(family)?;
+        self.made_again.insert(family.name.clone());
+        Some(family)
+    }
+
+    /// Whether a family's builds are counted anew beside tags of before: something recorded of it was deleted, or all of it.
+    pub fn counts_anew(&self, family: &str) -> bool {
+        self.was_forgotten(family) || self.made_again.contains(family)
     }
 
     /// Notes what is true now.

@@ -130,14 +130,14 @@ impl World<'_> {
         for image in &family.spec.images {
             fates.push(self.fate(family, image)?);
         }
+        let mut taken = false;
         for image in &family.spec.images {
-            self.tags(family, image, &fates)?;
+            taken |= self.tags(family, image, &fates)?;
         }
         let status = &family.status;
         let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
         let whole = fates.iter().all(|fate| *fate == Fate::Current);
-        let forgotten = self.cluster.invariants.history.was_forgotten(&family.key.name);
-        if whole != ready && !fates.contains(&Fate::Held) && !forgotten {
+        if (whole && !taken) != ready && !fates.contains(&Fate::Held) {
             return Err(format!("whole is {whole}, and Ready says {ready}: {:?}", status.conditions));
         }
         let current = fates.iter().filter(|fate| **fate == Fate::Current).count();
@@ -352,7 +352,12 @@ impl World<'_> {
         }
     }
 
-    fn tags(&self, family: &View, image: &Image, fates: &[Fate]) -> Result<(), String> {
+    /// Whether a tag that names a build is taken by one of before; an error says which tag stands elsewhere than it must. Where
+    /// a record is lost or a family is made again, builds are counted from what the floating tag stands on: that may be an
+    /// older one, or there may be none. A promotion that was recorded there is not known any more either.
+    fn tags(&self, family: &View, image: &Image, fates: &[Fate]) -> Result<bool, String> {
+        let anew = self.cluster.invariants.history.counts_anew(&family.key.name);
+        let mut taken = false;
         let record = family.record(&image.name);
         let place = family.spec.images.iter().position(|known| known.name == image.name).unwrap_or_default();
         let name = repository(&family.spec, image);
@@ -371,12 +376,10 @@ impl World<'_> {
                 (Fate::Current, _, _) => Some(digest),
                 _ => continue,
             };
-            // Where a record is lost, builds are counted from what the floating tag stands on, and that may be an older one.
-            if !floats && self.cluster.invariants.history.was_forgotten(&family.key.name) {
-                continue;
-            }
             let standing = self.cluster.registry.tag(&name, &tag);
-            if standing != expected {
+            if anew && !floats && standing.is_some() && standing != expected {
+                taken = true;
+            } else if standing != expected && !(anew && expected.is_none()) {
                 return Err(format!(
                     "{name}:{tag} stands on {:?}, and not on {:?}",
                     standing.map(short),
@@ -384,7 +387,7 @@ impl World<'_> {
                 ));
             }
         }
-        Ok(())
+        Ok(taken)
     }
 
     /// Every request is handled.

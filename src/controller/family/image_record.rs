@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use kube::{
-    Api, Resource,
+    Api, Resource, ResourceExt,
     api::{Patch, PatchParams},
 };
 use serde_json::json;
@@ -51,6 +51,53 @@ pub async fn write_all(
         .await
 }
 
+/// Records the digests that floating tags are about to be moved to. Whoever comes next after a crash amid the moves completes
+/// them, and does not take what is moved already for somebody else's work.
+pub async fn announce(context: &Context, world: &World, decision: &Decision) -> Result<(), Error> {
+    let floats = decision.actions.iter().filter_map(|action| match action {
+        Action::Promote { image, tags, .. } => tags.iter().any(|tag| !tag.immutable).then_some(*image),
+        _ => None,
+    });
+    let api: Api<FamilyImage> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    let due = floats.filter_map(|image| {
+        let record = world.records.get(image)?.as_ref()?;
+        let status = record.status.clone().unwrap_or_default();
+        let promoted = decision.images.get(image)?.promoted.clone();
+        let conditions = own(&status.conditions);
+        let new = status.promoted != promoted;
+        new.then(|| (record.name_any(), FamilyImageStatus { promoted, conditions, ..status }))
+    });
+    stream::iter(due.collect::<Vec<_>>())
+        .map(|(name, status)| put_status(context, &api, name, status))
+        .buffer_unordered(AT_ONCE)
+        .try_collect::<()>()
+        .await
+}
+
+/// Writes a status, without what another hand writes of it.
+async fn put_status(
+    context: &Context,
+    api: &Api<FamilyImage>,
+    name: String,
+    status: FamilyImageStatus,
+) -> Result<(), Error> {
+    let mut body = serde_json::to_value(&status)
+        .map_err(|source| Error::Serialize { what: format!("write the status of FamilyImage {name}"), source })?;
+    if let Some(body) = body.as_object_mut() {
+        body.remove("rollouts");
+    }
+    let body = apply_status::<FamilyImage>(&name, &body);
+    let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
+    let what = || format!("write the status of FamilyImage {name}");
+    match call(what, api.patch_status(&name, &parameters, &body)).await {
+        Ok(written) => context.caches.images.wrote(written),
+        // Deleted in between: the next pass makes it anew.
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
 async fn write(
     context: &Context,
     world: &World,
@@ -86,19 +133,7 @@ async fn write(
     if known.is_some() && new == comparable {
         return Ok(());
     }
-    let mut body = serde_json::to_value(&new)
-        .map_err(|source| Error::Serialize { what: format!("write the status of FamilyImage {name}"), source })?;
-    if let Some(body) = body.as_object_mut() {
-        body.remove("rollouts");
-    }
-    let body = apply_status::<FamilyImage>(&name, &body);
-    let what = || format!("write the status of FamilyImage {name}");
-    match call(what, api.patch_status(&name, &parameters, &body)).await {
-        Ok(written) => context.caches.images.wrote(written),
-        // Deleted in between: the next pass makes it anew.
-        Err(error) if error.is_not_found() => {}
-        Err(error) => return Err(error),
-    }
+    put_status(context, &api, name, new.clone()).await?;
     tell(context, world, &image.name, &old, &new).await;
     count(context, world, index, &old, &new);
     Ok(())

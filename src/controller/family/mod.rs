@@ -97,6 +97,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     let refused_builds = apply::start_builds(&context, &world, &mut decision, &mut memory, now).await?;
     places.settle(&context.caches);
     let refused_checks = checks::start_checks(&context, &world, &mut decision, &mut memory, now).await?;
+    image_record::announce(&context, &world, &decision).await?;
     promote::move_tags(&context, &world, &mut decision, &mut memory, now).await;
     let later = status::record(&context, &world, &decision, &mut memory, now).await?;
     apply::stop_builds(&context, &world, &decision).await?;

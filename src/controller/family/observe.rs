@@ -24,7 +24,7 @@ use crate::{
         RequestSight, SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository,
     },
     registry::Keychain,
-    upstream::{ImageKey, Interest},
+    upstream::{ImageKey, Interest, Sighting, UpstreamDigest},
 };
 
 /// Everything that one pass has seen, owned.
@@ -209,7 +209,8 @@ impl World {
         // A tag that somebody else's image takes is looked at again: it may have been deleted.
         tags.retain(|_, (sight, at)| !matches!(sight, TagSight::Taken(_)) || *at > self.taken_since);
         for (tag, (sight, at)) in self.audits.get(index).into_iter().flatten() {
-            if tags.get(tag).is_none_or(|(_, set)| set < at) {
+            // One that could not be set is tried again soon, and then it is known where it stands.
+            if tags.get(tag).is_none_or(|(before, set)| set < at && !matches!(before, TagSight::Faulty(..))) {
                 tags.insert(tag.clone(), (sight.clone(), *at));
             }
         }
@@ -258,11 +259,16 @@ fn audit(
     let tags = record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable);
     tags.filter_map(|tag| {
         let key = keys.key(&context.registry, format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
-        let sighting = context.tags.latest(&key)?;
-        let digest = sighting.value.as_ref()?.digest.clone();
-        Some((tag.tag.clone(), (TagSight::At(digest), sighting.polled_at)))
+        Some((tag.tag.clone(), shown(&*context.tags.latest(&key)?)?))
     })
     .collect()
+}
+
+/// Where a poll has shown a tag, and when. One that failed shows nothing: what was seen before it may be older than what was
+/// set since.
+fn shown(sighting: &Sighting<UpstreamDigest>) -> Option<(TagSight, Timestamp)> {
+    let seen = sighting.value.as_ref().filter(|_| sighting.fault.is_none())?;
+    Some((TagSight::At(seen.digest.clone()), sighting.polled_at))
 }
 
 /// The revision of an image's source.
@@ -368,4 +374,23 @@ fn current_record(
 /// The last good build of a record.
 fn good(record: Option<&Arc<FamilyImage>>) -> Option<Arc<Good>> {
     Good::of(record?.status.as_ref()?).map(Arc::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_poll_that_failed_shows_no_tag() {
+        let value = UpstreamDigest { digest: "sha256:before".into(), missing_platforms: Vec::new() };
+        let seen = Sighting {
+            value: Some(value),
+            first_seen: Timestamp::UNIX_EPOCH,
+            fault: None,
+            polled_at: Timestamp::UNIX_EPOCH,
+        };
+        assert_eq!(shown(&seen), Some((TagSight::At("sha256:before".into()), Timestamp::UNIX_EPOCH)));
+        let fault = Fault { reason: reason::REGISTRY_UNAVAILABLE, message: "it is away".into() };
+        assert_eq!(shown(&Sighting { fault: Some(fault), ..seen }), None);
+    }
 }

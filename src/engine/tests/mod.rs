@@ -230,6 +230,20 @@ fn a_tag_that_somebody_moved_is_put_back_and_an_immutable_one_is_not() {
 }
 
 #[test]
+fn a_tag_that_could_not_be_put_back_is_tried_again_though_it_is_recorded() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.settle();
+    let blueprint = world.blueprint();
+    let mut seen = world.seen(&blueprint);
+    let fault = Fault { reason: reason::REGISTRY_UNAVAILABLE, message: "it is away".into() };
+    let retry_at = world.now + SignedDuration::from_secs(10);
+    seen.images[0].tags.insert("latest".into(), TagSight::Faulty(fault, retry_at));
+    let moves = |now| decide(&seen, now).actions.iter().any(|action| matches!(action, Action::Promote { .. }));
+    assert!(!moves(world.now));
+    assert!(moves(retry_at));
+}
+
+#[test]
 fn an_upstream_without_its_platforms_waits() {
     let world = World::new(&["up"], &[("base", "up")]);
     let blueprint = world.blueprint();

@@ -93,7 +93,13 @@ fn is_open(window: &Window, at: Timestamp) -> bool {
 }
 
 /// Why an image must not be built: a person holds it.
-fn held(cluster: &Cluster, spec: &ImageFamilySpec, family: &Key, image: &str, begun: Timestamp) -> Option<String> {
+pub(super) fn held(
+    cluster: &Cluster,
+    spec: &ImageFamilySpec,
+    family: &Key,
+    image: &str,
+    begun: Timestamp,
+) -> Option<String> {
     let of_spec = spec.images.iter().find(|known| known.name == image)?.hold.as_ref();
     if let Some(hold) = of_spec.filter(|hold| hold.until.is_none_or(|until| begun < until)) {
         return Some(format!("{hold:?}"));

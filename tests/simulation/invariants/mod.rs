@@ -43,8 +43,11 @@ pub struct Invariants {
     passes: BTreeMap<Key, Pass>,
     /// How many Jobs there were of each image, by the family's uid.
     jobs: BTreeMap<(String, String), usize>,
-    /// The leaves that each `repository@digest` stands on.
-    leaves: BTreeMap<String, BTreeMap<String, String>>,
+    /// The leaves that each `repository@digest` stands on, each with its value and when that was last true before the build, or
+    /// before a floating tag was set to the digest.
+    leaves: BTreeMap<String, BTreeMap<String, (String, Duration)>>,
+    /// What floating tags were rightly promoted to, as `repository@digest`.
+    promoted: BTreeSet<String>,
     /// Checks that were passed: `repository@digest`, the check's name and its revision.
     passed: BTreeSet<(String, String, String)>,
     /// Digests that a person has agreed to, by family and upstream.

@@ -103,6 +103,9 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     if kind == Kind::Cascade && status["phase"] == "Superseded" && !object["spec"]["supersedes"].is_null() {
         found.push(("what supersedes is not superseded", name));
     }
+    if kind == Kind::Image {
+        super::tags::announced(cluster, before, object);
+    }
     if kind == Kind::Family {
         super::remember_truth(cluster);
         found.extend(adopted(cluster, before, object));

@@ -1,13 +1,15 @@
 //! Where a tag may stand: on a checked digest, and never on an older one than before.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use groundswell::{
     api::{Image, ImageFamilySpec, Promotion, labels},
     controller::cache::Key,
 };
 
-use super::{remember_truth, seen, short};
+use serde_json::Value;
+
+use super::{builds, remember_truth, seen, short};
 use crate::{
     cluster::Cluster,
     job_controller::Phase,
@@ -19,20 +21,67 @@ use crate::{
 pub fn pushed(cluster: &mut Cluster, repository: &str, digest: &str) {
     let pinned = format!("{repository}@{digest}");
     let Some(made) = cluster.registry.made(&pinned).last().cloned() else { return };
-    let mut leaves = BTreeMap::from([(format!("source of {repository}"), made.source.clone())]);
+    remember_truth(cluster);
+    let known = |leaf: String, value: &str| {
+        let since = as_of(cluster, &leaf, value);
+        (leaf, (value.to_owned(), since))
+    };
+    let mut leaves = BTreeMap::from([known(format!("source of {repository}"), &made.source)]);
     for parent in &made.parents {
         match cluster.invariants.leaves.get(parent) {
             Some(below) => leaves.extend(below.clone()),
             None => {
                 let (name, digest) = parent.split_once('@').unwrap_or_default();
-                leaves.insert(name.into(), digest.into());
+                leaves.extend([known(name.into(), digest)]);
             }
         }
     }
     cluster.invariants.leaves.insert(pinned, leaves);
 }
 
-/// The controller sets a tag: checked before it takes effect. `digest` is of what is put.
+/// When a leaf last had a value, as far as can be told by now.
+fn as_of(cluster: &Cluster, leaf: &str, value: &str) -> Duration {
+    cluster.invariants.history.last_true(leaf, value).min(cluster.elapsed())
+}
+
+/// The controller records what an image is promoted to, before it moves tags: the time at which it must be right. A flip that
+/// is interrupted after that is completed by whoever comes next, whatever has changed since.
+pub fn announced(cluster: &mut Cluster, before: Option<&Value>, record: &Value) {
+    let Some(digest) = record["status"]["promoted"].as_str() else { return };
+    if before.is_some_and(|before| before["status"]["promoted"] == digest) {
+        return;
+    }
+    let name = record["spec"]["repository"].as_str().unwrap_or_default();
+    let Some((key, spec, image)) = image_of(cluster, name) else { return };
+    // What must not be promoted is told when a tag is set to it.
+    if unfit(cluster, &key, &spec, &image, name, digest).is_empty() {
+        cluster.invariants.promoted.insert(format!("{name}@{digest}"));
+    }
+}
+
+/// Why a floating tag must not be set to a digest.
+fn unfit(
+    cluster: &Cluster,
+    key: &Key,
+    spec: &ImageFamilySpec,
+    image: &Image,
+    name: &str,
+    digest: &str,
+) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    if !cluster.invariants.is_checked(image, &format!("{name}@{digest}")) {
+        found.push(("tags stand on checked digests", "unchecked".to_owned()));
+    }
+    if spec.policy.promotion == Promotion::Wave
+        && let Some(why) = unfinished(cluster, key, spec)
+    {
+        found.push(("floating tags wait for the whole wave", format!("and {why}")));
+    }
+    found
+}
+
+/// The controller sets a tag: checked before it takes effect. `digest` is of what is put. A floating tag may be put back to
+/// what it was rightly promoted to: checks that are asked for since, and waves that run since, do not take that away.
 pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
     cluster.invariants.effects += 1;
     let standing = cluster.registry.tag(name, tag).map(str::to_owned);
@@ -61,18 +110,32 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
             if spec.suspend {
                 found.push(("suspended families move no tags", shown.clone()));
             }
-            if !cluster.invariants.is_checked(&image, &pinned) {
-                found.push(("tags stand on checked digests", format!("{shown}, unchecked")));
-            }
-            let waits = spec.policy.promotion == Promotion::Wave && !is_immutable(tag);
-            if waits && let Some(why) = unfinished(cluster, &key, &spec, &image, digest) {
-                found.push(("floating tags wait for the whole wave", format!("{shown}, and {why}")));
+            if is_immutable(tag) {
+                if !cluster.invariants.is_checked(&image, &pinned) {
+                    found.push(("tags stand on checked digests", format!("{shown}, unchecked")));
+                }
+            } else if !cluster.invariants.promoted.contains(&pinned) {
+                let why = unfit(cluster, &key, &spec, &image, name, digest);
+                found.extend(why.into_iter().map(|(invariant, why)| (invariant, format!("{shown}, {why}"))));
             }
         }
+    }
+    if !tag.starts_with("gs-") && !is_immutable(tag) {
+        stands(cluster, &pinned);
     }
     for (invariant, message) in found {
         cluster.violated(invariant, message);
     }
+}
+
+/// A floating tag is set to a digest: what this stands on is as new as it is true by now.
+fn stands(cluster: &mut Cluster, pinned: &str) {
+    cluster.invariants.promoted.insert(pinned.to_owned());
+    let Some(mut leaves) = cluster.invariants.leaves.remove(pinned) else { return };
+    for (leaf, (value, since)) in &mut leaves {
+        *since = as_of(cluster, leaf, value).max(*since);
+    }
+    cluster.invariants.leaves.insert(pinned.to_owned(), leaves);
 }
 
 /// Whether a tag of the scripts names the build.
@@ -93,12 +156,10 @@ fn image_of(cluster: &Cluster, name: &str) -> Option<(Key, std::sync::Arc<ImageF
         .next()
 }
 
-/// A required image of the running wave that is not built yet, unless the digest is one that was promoted before.
-fn unfinished(cluster: &Cluster, key: &Key, spec: &ImageFamilySpec, image: &Image, digest: &str) -> Option<String> {
-    let record = cluster.objects.get(Kind::Image, &Key::new(&key.namespace, &format!("{}.{}", key.name, image.name)));
-    if record.is_some_and(|record| record["status"]["promoted"] == digest) {
-        return None;
-    }
+/// A required image of the running wave that is not built yet. One that a person holds is where it is to be, though its build
+/// was stopped.
+fn unfinished(cluster: &Cluster, key: &Key, spec: &ImageFamilySpec) -> Option<String> {
+    let (_, begun) = seen(cluster, key)?;
     let family = cluster.objects.get(Kind::Family, key)?;
     let waves = cluster.objects.all(Kind::Cascade).filter(|(_, wave)| owner(wave) == uid(family));
     let running = waves.filter(|(_, wave)| matches!(wave["status"]["phase"].as_str(), None | Some("Running")));
@@ -113,26 +174,29 @@ fn unfinished(cluster: &Cluster, key: &Key, spec: &ImageFamilySpec, image: &Imag
     let required = spec.images.iter().filter(|image| image.required).find_map(|image| {
         last.get(image.name.as_str()).filter(|work| {
             let done = work.phase == Phase::Succeeded || work.has_pushed() && work.phase == Phase::Failed;
-            !done
+            let held = || builds::held(cluster, spec, key, &image.name, begun).is_some();
+            !done && (work.phase == Phase::Live || !held())
         })
     });
     required.map(|work| format!("{} is {:?}", work.key.name, work.phase))
 }
 
-/// What of `to` was true earlier than what `from` stands on, if nothing of it was true later.
+/// What of `to` was true earlier than what `from` stands on, if nothing of it was true later. A value that comes again counts
+/// as of when each digest was built or set: a wave may end with a change that was reverted meanwhile, or that another family
+/// has not adopted, and that is no older than what stood before it.
 fn backwards(cluster: &mut Cluster, name: &str, from: &str, to: &str) -> Option<String> {
     remember_truth(cluster);
     let leaves = |digest: &str| cluster.invariants.leaves.get(&format!("{name}@{digest}"));
     let (from, to) = (leaves(from)?, leaves(to)?);
     let mut older = None;
-    for (leaf, before) in from {
-        let Some(after) = to.get(leaf).filter(|after| *after != before) else { continue };
+    for (leaf, (before, since_before)) in from {
+        let Some((after, since_after)) = to.get(leaf).filter(|(after, _)| after != before) else { continue };
         let last = |value: &str| cluster.invariants.history.last_true(leaf, value);
         let (last_before, last_after) = (last(before), last(after));
         if last_after > last_before {
             return None;
         }
-        if last_after < last_before {
+        if last_after < last_before && since_after < since_before {
             older = Some(format!("{leaf} goes from {} to {}", short(before), short(after)));
         }
     }
