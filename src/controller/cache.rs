@@ -149,6 +149,11 @@ impl<K: Resource> Cache<K> {
         }
     }
 
+    /// Takes in that a write of ours was told that there is no object of this key.
+    pub fn missed(&self, key: &Key) {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).delete(key, self.group);
+    }
+
     /// The object with this key.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
@@ -287,6 +292,15 @@ mod tests {
         assert_eq!(versions(&cache, "g"), ["9"], "a new object of the same name is another one");
         assert!(cache.observe("", Event::Delete(object("a", "1", 8, "g"))).is_empty());
         assert_eq!(versions(&cache, "g"), ["9"], "and does not go with the old one");
+    }
+
+    #[test]
+    fn what_a_write_does_not_find_is_gone_before_the_watch_says_so() {
+        let cache = cache();
+        cache.observe("", Event::Apply(object("a", "1", 5, "g")));
+        cache.missed(&Key::new("ns", "a"));
+        assert!(versions(&cache, "g").is_empty());
+        assert!(cache.observe("", Event::Delete(object("a", "1", 6, "g"))).is_empty());
     }
 
     #[test]

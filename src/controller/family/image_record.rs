@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{
     super::{
+        cache::Key,
         context::{Context, Memory},
         error::{Error, call},
         writes::apply_status,
@@ -58,29 +59,24 @@ pub async fn announce(context: &Context, world: &World, decision: &Decision) -> 
         Action::Promote { image, tags, .. } => tags.iter().any(|tag| !tag.immutable).then_some(*image),
         _ => None,
     });
-    let api: Api<FamilyImage> = Api::namespaced(context.client.clone(), &world.key.namespace);
     let due = floats.filter_map(|image| {
         let record = world.records.get(image)?.as_ref()?;
         let status = record.status.clone().unwrap_or_default();
         let promoted = decision.images.get(image)?.promoted.clone();
         let conditions = own(&status.conditions);
         let new = status.promoted != promoted;
-        new.then(|| (record.name_any(), FamilyImageStatus { promoted, conditions, ..status }))
+        new.then(|| (record.name_any(), FamilyImageStatus { conditions, promoted, ..status }))
     });
     stream::iter(due.collect::<Vec<_>>())
-        .map(|(name, status)| put_status(context, &api, name, status))
+        .map(|(name, status)| put_status(context, &world.key.namespace, name, status))
         .buffer_unordered(AT_ONCE)
         .try_collect::<()>()
         .await
 }
 
 /// Writes a status, without what another hand writes of it.
-async fn put_status(
-    context: &Context,
-    api: &Api<FamilyImage>,
-    name: String,
-    status: FamilyImageStatus,
-) -> Result<(), Error> {
+async fn put_status(context: &Context, namespace: &str, name: String, status: FamilyImageStatus) -> Result<(), Error> {
+    let api: Api<FamilyImage> = Api::namespaced(context.client.clone(), namespace);
     let mut body = serde_json::to_value(&status)
         .map_err(|source| Error::Serialize { what: format!("write the status of FamilyImage {name}"), source })?;
     if let Some(body) = body.as_object_mut() {
@@ -91,8 +87,9 @@ async fn put_status(
     let what = || format!("write the status of FamilyImage {name}");
     match call(what, api.patch_status(&name, &parameters, &body)).await {
         Ok(written) => context.caches.images.wrote(written),
-        // Deleted in between: the next pass makes it anew.
-        Err(error) if error.is_not_found() => {}
+        // Deleted in between: the next pass makes it anew, and must not go by what was recorded, which may be out of date by
+        // then if the watch is behind.
+        Err(error) if error.is_not_found() => context.caches.images.missed(&Key::new(namespace, &name)),
         Err(error) => return Err(error),
     }
     Ok(())
@@ -133,7 +130,7 @@ async fn write(
     if known.is_some() && new == comparable {
         return Ok(());
     }
-    put_status(context, &api, name, new.clone()).await?;
+    put_status(context, &world.key.namespace, name, new.clone()).await?;
     tell(context, world, &image.name, &old, &new).await;
     count(context, world, index, &old, &new);
     Ok(())
