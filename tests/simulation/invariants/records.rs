@@ -100,6 +100,11 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     if let Some(twice) = handled.iter().enumerate().find(|(place, id)| handled[..*place].contains(id)) {
         found.push(("requests are handled once", format!("{kind:?} {name}: {} twice", twice.1)));
     }
+    let forced = |request: &&Value| request["action"] == "Force" && request["outcome"] == "Done";
+    let forced = status["requests"].as_array().into_iter().flatten().find(forced);
+    if let (Kind::Image, Some(forced), true) = (kind, forced, status["nonce"].is_null()) {
+        found.push(("forced rebuilds are remembered", format!("{name}: {forced}, and there is no nonce")));
+    }
     if kind == Kind::Cascade && status["phase"] == "Superseded" && !object["spec"]["supersedes"].is_null() {
         found.push(("what supersedes is not superseded", name));
     }
