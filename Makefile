@@ -32,7 +32,11 @@ bench: ## Run the benchmarks: the engine's pass, and a wave beside a bare loop (
 
 .PHONY: simulate
 simulate: ## Run the simulation over SEEDS seeds, from FROM on; SEED=n replays one
-	cargo test --locked --profile cluster --test simulation -- --nocapture --include-ignored $(if $(SEED),replay,the_invariants)
+	cargo test --locked --profile cluster --test simulation -- --nocapture $(if $(SEED),replay,the_invariants)
+
+.PHONY: mutants
+mutants: ## Break the engine on purpose, in many ways, and see that the simulation notices each
+	dev/mutants
 
 .PHONY: demo
 demo: ## From nothing to a patched application, shown live

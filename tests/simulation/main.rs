@@ -1,8 +1,8 @@
 //! The real passes of the controller over models of the API server, the Job controller, builders and registries, under
 //! virtual time, with everything that happens drawn from one seed.
 //!
-//! `make simulate SEEDS=100000` runs many seeds; `SEED=7 cargo test --test simulation replay -- --nocapture` shows one, and
-//! makes it smaller if it fails.
+//! `make simulate SEEDS=100000` runs many seeds; `make simulate SEED=7` shows one, and makes it smaller if it fails. What the
+//! simulation would notice is shown by `make mutants`: mutations.patch breaks the engine in many ways, one at a time.
 
 #![allow(
     clippy::pedantic,
@@ -40,17 +40,14 @@ use script::Script;
 use sweep::sweep;
 use world::{Tell, run};
 
-/// How many seeds a plain test runs.
-const SEEDS: u64 = 2000;
+/// How many seeds a plain test runs: about a minute's worth on two cores. Without optimisation each takes thirty times as long.
+const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 2000 };
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// On demand, `make simulate`: about one seed in forty still fails, and until the cause of each is found this can't guard a
-/// change.
 #[test]
-#[ignore = "on demand: some seeds fail, see make simulate"]
 fn the_invariants_hold_for_every_seed() {
     let (from, count) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(SEEDS));
     let result = sweep(from..from + count);
