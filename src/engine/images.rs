@@ -201,10 +201,12 @@ impl Step<'_> {
     }
 
     /// A push stands in the registry: it is a new digest, or comes to the same as the last one. The registry may remember the
-    /// latter already: then the digest is the last one's.
+    /// latter already: then the digest is the last one's. A build that was made before the last one is no rebuild: its own
+    /// immutable tags stand on it, so that it is taken up again as it is.
     fn present(&self, todo: &mut Todo, fresh: Good, stale: ImageDecision) -> ImageDecision {
         let remembered = |last: &Good| last.digest == fresh.digest && last.fingerprint != fresh.fingerprint;
-        let same = |last: &Good| cutoff::same(self.frame.seen.spec.policy.cutoff, last, &fresh);
+        let cutoff = self.frame.seen.spec.policy.cutoff;
+        let same = |last: &Good| fresh.build > last.build && cutoff::same(cutoff, last, &fresh);
         let Some(last) = self.sight.good.as_ref().filter(|last| remembered(last) || same(last)) else {
             return self.verified(todo, Arc::new(fresh), stale);
         };

@@ -194,6 +194,23 @@ fn a_rebuild_that_changes_nothing_stops_the_wave() {
 }
 
 #[test]
+fn what_was_built_before_is_taken_up_again_as_it_is() {
+    let mut world = World::new(&["up"], &[("base", "up")]);
+    world.spec.policy.cutoff = Cutoff::Never;
+    world.content.insert(0, "the same".into());
+    world.settle();
+    let (first, before) = (world.record("base").digest.clone(), world.upstream_digests[0].clone());
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    assert_ne!(world.record("base").digest, first);
+    // An immutable tag of the first build stands on its digest.
+    world.spec.policy.cutoff = Cutoff::Content;
+    world.upstream_digests[0] = before;
+    world.settle();
+    assert_eq!((world.record("base").digest.clone(), world.builds()), (first, vec![2]));
+}
+
+#[test]
 fn tags_of_a_wave_move_together_or_not_at_all() {
     let mut world = chain();
     world.spec.policy.promotion = Promotion::Wave;
