@@ -21,8 +21,9 @@ pub(super) struct Parents<'w> {
     views: Vec<ParentView<'w>>,
     /// When the oldest upstream digest below was first seen.
     pub base_seen: Option<Timestamp>,
-    /// A parent whose digest is known but not to be built from yet: its checks are run again.
-    unready: Option<&'w str>,
+    /// A parent whose digest is known but not to be built from, for it has not passed its checks as they are now; and whether
+    /// they are being run.
+    unready: Option<(&'w str, bool)>,
 }
 
 /// A parent as its child sees it.
@@ -57,8 +58,8 @@ pub(super) enum Obstacle {
 enum Found<'w> {
     /// A digest, and when the oldest upstream digest below it was first seen.
     Digest(ParentView<'w>, Option<Timestamp>),
-    /// A digest that is current, and is not to be built from yet.
-    Unready(ParentView<'w>, Option<Timestamp>),
+    /// A digest that is not to be built from; the flag says whether it is being checked.
+    Unready(ParentView<'w>, Option<Timestamp>, bool),
     /// None yet; the flag says whether it is on its way.
     Awaited(&'w str, bool),
 }
@@ -74,8 +75,8 @@ impl<'a> Step<'a> {
         for (edge, parent) in self.image.from.iter().zip(self.frame.seen.lineage().parents(self.index)) {
             let (view, since) = match self.parent(images, edge, *parent)? {
                 Found::Digest(view, since) => (view, since),
-                Found::Unready(view, since) => {
-                    found.unready = found.unready.or(Some(view.name));
+                Found::Unready(view, since, on_its_way) => {
+                    found.unready = found.unready.or(Some((view.name, on_its_way)));
                     (view, since)
                 }
                 Found::Awaited(name, on_its_way) => {
@@ -112,17 +113,23 @@ impl<'a> Step<'a> {
             causes: &good.causes,
         };
         let good = decision.good.as_deref();
+        let checks = self.frame.seen.blueprint.images.get(parent).and_then(|image| image.checks.as_ref());
+        let is_checked = |good: &Good| checks.is_none() || good.checked.as_ref() == checks;
         if let Some(by) = failed_ancestor(edge.parent(), decision) {
-            return match good.filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastGood) {
+            let usable =
+                |good: &&Good| self.image.on_parent_failure == OnParentFailure::UseLastGood && is_checked(good);
+            return match good.filter(usable) {
                 Some(good) => Ok(Found::Digest(view(good), good.base_seen)),
                 None => Err(Obstacle::Blocked(by.into())),
             };
         }
         Ok(match good {
-            Some(good) if decision.stands => Found::Digest(view(good), good.base_seen),
+            Some(good) if decision.stands && is_checked(good) => Found::Digest(view(good), good.base_seen),
+            // A person keeps it where it is, and its checks are others by now.
+            Some(good) if decision.stands => Found::Unready(view(good), good.base_seen, false),
             // Its checks have changed: it is what it was, and is not to be built from before they have passed.
             Some(good) if decision.state == ImageState::Checking && decision.fingerprint.is_none() => {
-                Found::Unready(view(good), good.base_seen)
+                Found::Unready(view(good), good.base_seen, true)
             }
             _ => Found::Awaited(edge.parent(), decision.in_progress),
         })
@@ -164,8 +171,8 @@ impl<'a> Step<'a> {
     pub(super) fn known(&self, parents: &Parents<'_>) -> Result<Known, Obstacle> {
         let (source, remembered) = self.source()?;
         let strategy = known(&self.sight.strategy, "the build strategy is being looked up")?.to_owned();
-        if let Some(name) = parents.unready {
-            return Err(waiting(&[(name, true)]));
+        if let Some(unready) = parents.unready {
+            return Err(waiting(&[unready]));
         }
         let inputs = Inputs {
             parents: parents

@@ -276,3 +276,30 @@ fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_wave() {
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![CURRENT; 2], vec![2, 3]));
 }
+
+#[test]
+fn the_last_good_digest_is_of_no_use_to_a_child_once_it_fails_a_check() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
+    world.spec.images[1].on_parent_failure = crate::api::OnParentFailure::UseLastGood;
+    world.settle();
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.failing_checks.insert("smoke".into(), FailureClass::Build);
+    world.settle();
+    world.spec.images[1].args.insert("A".into(), "1".into());
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![ImageState::Failed, ImageState::Blocked], vec![1, 1]));
+}
+
+#[test]
+fn a_child_is_not_built_from_a_held_parent_that_has_not_passed_its_checks() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
+    world.settle();
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.spec.images[0].args.insert("A".into(), "1".into());
+    world.spec.images[0].hold = Some(crate::api::ImageHold::default());
+    world.settle();
+    assert_eq!(world.states(), [ImageState::Held, CURRENT], "what is built stays as it is");
+    world.spec.images[1].args.insert("A".into(), "1".into());
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, ImageState::Waiting], vec![1, 1]));
+}
