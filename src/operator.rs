@@ -23,8 +23,9 @@ use crate::{
     clock::Clock,
     controller::{
         budget::{Ledger, Limits},
+        caches::Caches,
         claims::Claims,
-        context::{Caches, Context, Memories},
+        context::{Context, Memories},
         failures::Failures,
         importers::Importers,
         revisions,

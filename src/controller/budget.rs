@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 
 use super::{
     cache::Key,
-    context::Caches,
+    caches::Caches,
     family::job_sights::{JOB_NAME, ended, has_ended},
 };
 use crate::{

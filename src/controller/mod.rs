@@ -5,10 +5,11 @@
 //! - [`triggers`]: what wakes a family
 //! - [`run`]: both controllers
 //! - [`budget`]: what families share: the operator's limits of builds at once
-//! - [`context`], [`cache`], [`watch`]: what every pass shares
+//! - [`context`], [`caches`], [`cache`], [`watch`]: what every pass shares
 
 pub mod budget;
 pub mod cache;
+pub mod caches;
 pub mod claims;
 pub mod context;
 pub mod error;

@@ -22,7 +22,8 @@ use tokio::sync::mpsc;
 
 use super::{
     cache::{Change, Key},
-    context::{Context, family_of},
+    caches::family_of,
+    context::Context,
     watch::{guarded, plain, watch},
 };
 use crate::api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, condition, labels};

@@ -31,21 +31,18 @@ pub struct Session {
     _turn: Turn,
 }
 
-#[allow(dead_code, reason = "held, never read")]
-enum Turn {
-    Shared(RwLockReadGuard<'static, ()>),
-    Alone(RwLockWriteGuard<'static, ()>),
-}
+/// A place among those who share the cluster, or the whole of it: held until the test ends.
+type Turn = (Option<RwLockReadGuard<'static, ()>>, Option<RwLockWriteGuard<'static, ()>>);
 
 impl Session {
     /// For a test that others may run beside.
     pub async fn shared() -> Self {
-        Self::new(Turn::Shared(TURN.read().await)).await
+        Self::new((Some(TURN.read().await), None)).await
     }
 
     /// For a test that the operator's other users would feel.
     pub async fn alone() -> Self {
-        Self::new(Turn::Alone(TURN.write().await)).await
+        Self::new((None, Some(TURN.write().await))).await
     }
 
     async fn new(turn: Turn) -> Self {

@@ -14,8 +14,9 @@ use groundswell::{
     controller::{
         budget::{Ledger, Limits},
         cache::{Cache, Change, Key},
+        caches::Caches,
         claims::Claims,
-        context::{Caches, Context, Memories},
+        context::{Context, Memories},
         error::Error,
         failures::Failures,
         family,

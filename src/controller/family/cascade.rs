@@ -1,6 +1,6 @@
 //! The record of a wave: made when it opens, kept while it runs, and only the last few are kept after.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use kube::{
@@ -20,7 +20,7 @@ use super::{
     observe::World,
 };
 use crate::{
-    api::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, ImageFamily, condition::reason, labels},
+    api::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, condition::reason, labels},
     engine::{Decision, WaveStep, causes, wave},
 };
 
@@ -83,28 +83,6 @@ fn status(world: &World, decision: &Decision, cascade: &Cascade, memory: &Memory
         ..previous
     };
     wave::record(&world.seen(memory), decision, &cascade.name_any(), &planned, &previous, now)
-}
-
-/// The wave that the family's status announces, where no watch has shown it yet: an API server that made it, and whose answer
-/// was lost, must not be asked for another one beside it.
-pub async fn announced(
-    context: &Context,
-    family: &ImageFamily,
-    known: &[Arc<Cascade>],
-) -> Result<Option<Arc<Cascade>>, Error> {
-    let announced = family.status.as_ref().and_then(|status| status.cascade.as_ref()).map(|cascade| &cascade.name);
-    let Some(name) = announced.filter(|name| known.iter().all(|cascade| cascade.name_any() != **name)) else {
-        return Ok(None);
-    };
-    let api: Api<Cascade> = Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
-    match call(|| format!("read Cascade {name}"), api.get(name)).await {
-        Ok(cascade) => {
-            context.caches.cascades.wrote(cascade.clone());
-            Ok(Some(Arc::new(cascade)))
-        }
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 async fn open(context: &Context, world: &World, name: &str, spec: CascadeSpec) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::ResourceExt;
 
-use super::super::{cache::Key, context::Context};
+use super::super::{cache::Key, caches::Caches};
 use crate::{
     api::labels,
     build::{check, outcome},
@@ -35,15 +35,15 @@ pub struct JobSights {
 impl JobSights {
     /// Looks at all Jobs of a family.
     #[must_use]
-    pub fn of(context: &Context, family: &Key, now: Timestamp) -> Self {
+    pub fn of(caches: &Caches, family: &Key, now: Timestamp) -> Self {
         let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
-        for pod in context.caches.pods.group(family) {
+        for pod in caches.pods.group(family) {
             if let Some(job) = pod.labels().get(JOB_NAME) {
                 pods.entry(job.clone()).or_default().push(Pod::clone(&pod));
             }
         }
         let mut sights = Self::default();
-        for job in context.caches.jobs.group(family) {
+        for job in caches.jobs.group(family) {
             let pods = pods.get(&job.name_any()).map_or(&[][..], Vec::as_slice);
             sights.add(&job, pods, now);
         }

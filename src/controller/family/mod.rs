@@ -5,7 +5,7 @@
 //! - [`imports`]: what it takes from other families
 //! - [`observe`]: everything that the decision needs to know; [`job_sights`]: of builds and checks;
 //!   [`strategies`]: how images are built; [`image_keys`]: how registries are asked for tags
-//! - [`requests`]: what people ask for by hand
+//! - [`request_sights`]: what people ask for by hand; [`requests`]: what came of it
 //! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it came out the same as
 //! - [`apply`]: builds are started, and failed ones ended; [`checks`]: the same of checks
 //! - [`promote`]: tags are moved
@@ -30,6 +30,7 @@ pub mod probe;
 pub mod promote;
 pub mod pushed;
 pub mod remember;
+pub mod request_sights;
 pub mod requests;
 pub mod status;
 pub mod strategies;

@@ -12,7 +12,7 @@ use super::super::{
     error::{Error, call},
     revisions::GitKey,
 };
-use super::{cascade, image_keys::ImageKeys, imports, job_sights::JobSights, requests, strategies::strategies};
+use super::{image_keys::ImageKeys, imports, job_sights::JobSights, request_sights, strategies::strategies};
 use crate::{
     api::{
         BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, FamilyImage, Image, ImageFamily,
@@ -118,15 +118,15 @@ impl World {
         for (image, known) in spec.images.iter().zip(&blueprint.images) {
             sources.push(source(context, &key, image, known.inline.as_ref(), memory).await?);
         }
-        let (strategies, revisions) = strategies(context, spec, memory);
-        let mut jobs = JobSights::of(context, &key, now);
+        let (strategies, revisions) = strategies(&context.caches, spec, &mut memory.strategies);
+        let mut jobs = JobSights::of(&context.caches, &key, now);
         let builds = spec.images.iter().map(|image| jobs.builds.remove(&image.name).unwrap_or_default()).collect();
         let checks = spec.images.iter().map(|image| jobs.checks.remove(&image.name).unwrap_or_default()).collect();
         let running =
             |cascade: &Arc<Cascade>| cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
         let mut cascades = context.caches.cascades.group(&key);
-        cascades.extend(cascade::announced(context, family, &cascades).await?);
-        let requests = requests::sights(family, &records, now);
+        cascades.extend(announced(context, family, &cascades).await?);
+        let requests = request_sights::sights(family, &records, now);
         let ended = cascades.iter().filter(|cascade| !running(cascade));
         let last_wave = ended.max_by_key(|cascade| cascade.creation_timestamp()).cloned();
         let keys = &mut memory.image_keys;
@@ -374,6 +374,28 @@ fn current_record(
 /// The last good build of a record.
 fn good(record: Option<&Arc<FamilyImage>>) -> Option<Arc<Good>> {
     Good::of(record?.status.as_ref()?).map(Arc::new)
+}
+
+/// The wave that the family's status announces, where no watch has shown it yet: an API server that made it, and whose answer
+/// was lost, must not be asked for another one beside it.
+async fn announced(
+    context: &Context,
+    family: &ImageFamily,
+    known: &[Arc<Cascade>],
+) -> Result<Option<Arc<Cascade>>, Error> {
+    let announced = family.status.as_ref().and_then(|status| status.cascade.as_ref()).map(|cascade| &cascade.name);
+    let Some(name) = announced.filter(|name| known.iter().all(|cascade| cascade.name_any() != **name)) else {
+        return Ok(None);
+    };
+    let api: Api<Cascade> = Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
+    match call(|| format!("read Cascade {name}"), api.get(name)).await {
+        Ok(cascade) => {
+            context.caches.cascades.wrote(cascade.clone());
+            Ok(Some(Arc::new(cascade)))
+        }
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{
-    cache::Key,
-    context::{Context, Memory},
-};
+use super::super::{cache::Key, caches::Caches};
 use crate::{
     api::{BuildStrategy, Image, ImageFamilySpec, StrategyRef, condition::reason},
     build::strategy::{check, strategy_revision},
@@ -22,17 +19,17 @@ pub struct Revised {
 /// The strategies of all images and their revisions. Each is rendered and hashed once, however many images use it, and again
 /// when it has changed.
 pub fn strategies(
-    context: &Context,
+    caches: &Caches,
     spec: &ImageFamilySpec,
-    memory: &mut Memory,
+    remembered: &mut Vec<Revised>,
 ) -> (Vec<Option<Arc<BuildStrategy>>>, Vec<Sight<String>>) {
-    let before = std::mem::take(&mut memory.strategies);
+    let before = std::mem::take(remembered);
     let mut known: Vec<(&StrategyRef, Option<Revised>)> = Vec::new();
     let mut found = (Vec::with_capacity(spec.images.len()), Vec::with_capacity(spec.images.len()));
     for image in &spec.images {
         let chosen = strategy_ref(spec, image);
         let index = known.iter().position(|(of, _)| *of == chosen).unwrap_or_else(|| {
-            known.push((chosen, revised(context, chosen, &before)));
+            known.push((chosen, revised(caches, chosen, &before)));
             known.len() - 1
         });
         let (strategy, revision) = match known.get(index).and_then(|(_, revised)| revised.as_ref()) {
@@ -52,13 +49,13 @@ pub fn strategies(
         found.0.push(strategy);
         found.1.push(revision);
     }
-    memory.strategies = known.into_iter().filter_map(|(_, revised)| revised).collect();
+    *remembered = known.into_iter().filter_map(|(_, revised)| revised).collect();
     found
 }
 
 /// A strategy, if there is one of the name.
-fn revised(context: &Context, chosen: &StrategyRef, before: &[Revised]) -> Option<Revised> {
-    let strategy = context.caches.strategies.get(&Key::new("", &chosen.name))?;
+fn revised(caches: &Caches, chosen: &StrategyRef, before: &[Revised]) -> Option<Revised> {
+    let strategy = caches.strategies.get(&Key::new("", &chosen.name))?;
     let known = before.iter().find(|known| known.chosen == *chosen && Arc::ptr_eq(&known.strategy, &strategy));
     let revision = known.map_or_else(|| revision(&strategy, chosen), |known| known.revision.clone());
     Some(Revised { chosen: chosen.clone(), strategy, revision })
