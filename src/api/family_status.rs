@@ -276,7 +276,8 @@ mod tests {
     use super::*;
     use crate::api::{
         condition::{self, MAX_MESSAGE, READY, RECONCILING, STALLED, reason},
-        request::{MAX_REQUESTS, RequestAction, RequestOutcome},
+        handled_request::{MAX_REQUESTS, RequestOutcome},
+        request::RequestAction,
     };
 
     /// A text of so many characters, each as long as one can be.

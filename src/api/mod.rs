@@ -10,6 +10,7 @@ pub mod condition;
 pub mod duration;
 pub mod family_image;
 pub mod family_status;
+pub mod handled_request;
 pub mod image;
 pub mod image_family;
 pub mod labels;
@@ -32,10 +33,11 @@ pub use family_status::{
     AdoptedDigest, ApprovalRecord, Attention, BreakerStatus, CandidateDigest, ImageCounts, ImageFamilyStatus,
     ManualHold, Pending, RunningCascade, UpstreamStatus, WindowStatus,
 };
+pub use handled_request::{HandledRequest, RequestOutcome};
 pub use image::{Check, Edge, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};
 pub use image_family::{Export, History, ImageFamily, ImageFamilySpec, LocalName, StrategyRef};
 pub use policy::{Breaker, Cutoff, Policy, Promotion, Retries, Storm, Supersede, Window};
-pub use request::{Act, HandledRequest, Request, RequestAction, RequestError, RequestOutcome, Scope};
+pub use request::{Act, Request, RequestAction, RequestError, Scope};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
 pub use source::{ConfigMapItem, ConfigMapSource, GitSource, Source};
 pub use upstream::{Approval, Follow, Hold, Upstream};

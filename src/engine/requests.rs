@@ -13,9 +13,8 @@ use super::{
 };
 use crate::{
     api::{
-        ApprovalRecord, HandledRequest, ImageState, ManualHold, UpstreamStatus,
+        Act, ApprovalRecord, HandledRequest, ImageState, ManualHold, Request, RequestOutcome, Scope, UpstreamStatus,
         condition::reason,
-        request::{Act, Request, RequestOutcome, Scope},
     },
     lineage::Lineage,
 };

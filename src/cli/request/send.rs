@@ -18,7 +18,8 @@ use serde_json::json;
 
 use super::{super::cluster::Cluster, render};
 use crate::api::{
-    Duration, FamilyImage, HandledRequest, ImageFamily, Request, RequestError, RequestOutcome, labels, request,
+    Duration, FamilyImage, HandledRequest, ImageFamily, Request, RequestError, RequestOutcome,
+    handled_request::is_handled, labels,
 };
 
 /// Owner of the one field that is written.
@@ -157,7 +158,7 @@ fn progress<K: Requestable>(object: Option<&K>, id: &str) -> Progress {
 fn pending<K: Requestable>(object: &K) -> Option<Request> {
     let value = object.annotations().get(labels::REQUEST)?;
     let request = object.read(value).ok()?;
-    let handled = request::is_handled(object.handled(), &request.id) || object.last_handled() == Some(&request.id);
+    let handled = is_handled(object.handled(), &request.id) || object.last_handled() == Some(&request.id);
     (!handled).then_some(request)
 }
 

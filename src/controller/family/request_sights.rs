@@ -7,8 +7,9 @@ use kube::ResourceExt;
 
 use crate::{
     api::{
-        FamilyImage, HandledRequest, ImageFamily, Request, labels,
-        request::{is_handled, unreadable_id},
+        FamilyImage, HandledRequest, ImageFamily, Request,
+        handled_request::{is_handled, unreadable_id},
+        labels,
     },
     engine::{RequestSight, Target},
 };

@@ -6,11 +6,7 @@ use super::{
     observe::World,
 };
 use crate::{
-    api::{
-        HandledRequest,
-        condition::reason,
-        request::{RequestOutcome, record},
-    },
+    api::{HandledRequest, RequestOutcome, condition::reason, handled_request::record},
     engine::{Decision, Target},
 };
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use groundswell::{
     api::{
-        Approval, CascadeSpec, CauseType, Upstream, family_image::MAX_HISTORY, family_status::MAX_ATTENTION, labels,
-        request::MAX_REQUESTS,
+        Approval, CascadeSpec, CauseType, Upstream, family_image::MAX_HISTORY, family_status::MAX_ATTENTION,
+        handled_request::MAX_REQUESTS, labels,
     },
     controller::cache::Key,
 };

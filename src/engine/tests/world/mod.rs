@@ -11,7 +11,7 @@ use super::super::*;
 use crate::api::{
     BuildFailure, BuildRecord, CascadeStatus, Edge, EdgeUse, FailureClass, FamilyImageStatus, Follow, HandledRequest,
     Image, ImageFamilySpec, ImageFamilyStatus, ImageState, Request, RunningCascade, TagRecord, Upstream,
-    condition::reason, request::record,
+    condition::reason, handled_request::record,
 };
 
 /// The wave that runs.

@@ -1,0 +1,141 @@
+//! The record of a request: that it was looked at, and what came of it, so that it is done once.
+//!
+//! Statuses list the last [`MAX_REQUESTS`] of these. A request whose id stands among them is not looked at again.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{Request, RequestAction, RequestError, condition::shorten, request::UNREADABLE};
+
+/// The most handled requests that a status lists, newest first.
+pub const MAX_REQUESTS: usize = 10;
+/// The most characters of the message that is recorded with a handled request.
+pub const MAX_HANDLED_MESSAGE: usize = 512;
+
+/// A request that was looked at, and what came of it.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HandledRequest {
+    /// Its id; for an annotation that is no request, `unreadable-` and a hash of it.
+    #[schemars(length(max = 64))]
+    pub id: String,
+    /// What was asked for; missing, if that could not be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<RequestAction>,
+    /// Whether it was done.
+    pub outcome: RequestOutcome,
+    /// What was done, or why it was not, in words.
+    #[schemars(length(max = 512))]
+    pub message: String,
+    /// Who asked, as they said; not proved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub by: Option<String>,
+    /// When it was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub at: Option<Timestamp>,
+}
+
+/// Whether a request was done.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RequestOutcome {
+    /// It was done.
+    #[default]
+    Done,
+    /// It was not, and will not be: the message says why.
+    Refused,
+}
+
+impl Request {
+    /// The record of what came of it. The message is cut at [`MAX_HANDLED_MESSAGE`] characters.
+    #[must_use]
+    pub fn handled(&self, outcome: RequestOutcome, message: &str, at: Timestamp) -> HandledRequest {
+        HandledRequest {
+            id: self.id.clone(),
+            action: Some(self.action()),
+            outcome,
+            message: shorten(message, MAX_HANDLED_MESSAGE),
+            by: self.by.clone(),
+            at: Some(whole_second(at)),
+        }
+    }
+}
+
+impl HandledRequest {
+    /// The record of an annotation that is no request. Its id is a hash of the value, so that it is told once, and so that
+    /// the id that was meant is still free when the value is corrected.
+    #[must_use]
+    pub fn unreadable(value: &str, error: &RequestError, at: Timestamp) -> Self {
+        Self {
+            id: unreadable_id(value),
+            action: None,
+            outcome: RequestOutcome::Refused,
+            message: shorten(&error.to_string(), MAX_HANDLED_MESSAGE),
+            by: None,
+            at: Some(whole_second(at)),
+        }
+    }
+}
+
+/// The id under which an annotation that is no request is recorded.
+#[must_use]
+pub fn unreadable_id(value: &str) -> String {
+    let hash = hex::encode(Sha256::digest(value.as_bytes()));
+    format!("{UNREADABLE}{}", hash.get(..12).unwrap_or_default())
+}
+
+/// Whether a request of this id was handled: the list has it.
+#[must_use]
+pub fn is_handled(requests: &[HandledRequest], id: &str) -> bool {
+    requests.iter().any(|handled| handled.id == id)
+}
+
+/// Puts a record in front of the others, and lets go of the oldest beyond [`MAX_REQUESTS`].
+pub fn record(requests: &mut Vec<HandledRequest>, handled: HandledRequest) {
+    requests.insert(0, handled);
+    requests.truncate(MAX_REQUESTS);
+}
+
+fn whole_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_bounded_and_newest_first() {
+        let at: Timestamp = "2026-05-01T12:00:00.7Z".parse().expect("a time");
+        let mut requests = Vec::new();
+        for number in 0..=MAX_REQUESTS {
+            let value = format!(r#"{{"id": "r{number}", "action": "Retry", "by": "ann"}}"#);
+            let request = Request::parse(&value).expect("a request");
+            record(&mut requests, request.handled(RequestOutcome::Done, &"x".repeat(2000), at));
+        }
+        assert_eq!(requests.len(), MAX_REQUESTS);
+        assert_eq!((requests[0].id.as_str(), requests[0].by.as_deref()), ("r10", Some("ann")));
+        assert_eq!(requests[0].message.chars().count(), MAX_HANDLED_MESSAGE);
+        assert_eq!(
+            requests[0].at.map(Timestamp::subsec_nanosecond),
+            Some(0),
+            "what is read back equals what was written"
+        );
+        assert!(is_handled(&requests, "r1") && !is_handled(&requests, "r0"));
+    }
+
+    #[test]
+    fn an_unreadable_annotation_is_recorded_under_a_hash_and_uses_up_no_id() {
+        let at = Timestamp::UNIX_EPOCH;
+        let value = r#"{"id": "r1", "action": "Rebuild"}"#;
+        let error = Request::parse(value).expect_err("no request");
+        let refused = HandledRequest::unreadable(value, &error, at);
+        assert_eq!(refused.id, unreadable_id(value));
+        assert_ne!(refused.id, unreadable_id("{}"));
+        assert_eq!((refused.outcome, refused.action), (RequestOutcome::Refused, None));
+        assert!(!is_handled(&[refused], "r1"));
+    }
+}
