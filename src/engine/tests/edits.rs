@@ -1,7 +1,5 @@
 //! What becomes of a wave when its family is edited, or goes, while it runs.
 
-use jiff::SignedDuration;
-
 use super::{CURRENT, world::World};
 use crate::{
     api::{CascadePhase, Edge, ImageFamilyStatus},
@@ -13,10 +11,7 @@ fn mid_wave() -> World {
     let mut world = World::new(&["up"], &[("base", "up"), ("other", "up"), ("lib", "base"), ("app", "lib")]);
     world.settle();
     world.upstream_digests[0] = "sha256:up-1".into();
-    world.pass();
-    world.now += SignedDuration::from_secs(30);
-    world.pass();
-    world.pass();
+    world.begin();
     world.finish_builds();
     world.pass();
     assert_eq!(world.builds(), [2, 2, 2, 1], "lib is being built");

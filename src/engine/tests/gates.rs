@@ -140,10 +140,7 @@ fn a_storm_starts_builds_at_its_rate_and_leaves_alone_what_a_person_caused() {
     world.jobs.clear();
     world.spec.policy.storm = Some(Storm { starts: 3, per: Duration::from_secs(60) });
     world.upstream_digests[0] = "sha256:up-1".into();
-    world.pass();
-    world.now += SignedDuration::from_secs(30);
-    world.pass();
-    let decision = world.pass();
+    let decision = world.begin();
     assert_eq!(world.builds().iter().sum::<usize>(), 13);
     assert_eq!(decision.wake_at, Some(world.now + SignedDuration::from_secs(60)));
     world.spec.images[9].args.insert("A".into(), "1".into());
@@ -231,10 +228,7 @@ fn a_breaker_with_nothing_left_to_try_waits_for_the_next_wave_or_for_a_person() 
     // Those that have failed wait for their parent: what they failed of is of the wave before.
     world.failing.clear();
     world.upstream_digests[0] = "sha256:up-2".into();
-    world.pass();
-    world.now += SignedDuration::from_secs(30);
-    world.pass();
-    world.pass();
+    world.begin();
     assert_eq!(world.states()[..2], [ImageState::Building, ImageState::Waiting]);
     assert!(world.status.breaker.is_none(), "a new wave closes it");
     world.settle();
@@ -266,10 +260,7 @@ fn what_a_person_caused_goes_before_longer_paths() {
     world.spec.policy.parallelism = 1;
     world.upstream_digests[0] = "sha256:up-1".into();
     world.spec.images[3].args.insert("A".into(), "1".into());
-    world.pass();
-    world.now += SignedDuration::from_secs(30);
-    world.pass();
-    world.pass();
+    world.begin();
     assert_eq!(world.builds(), [1, 1, 1, 2]);
 }
 

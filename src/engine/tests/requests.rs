@@ -14,14 +14,6 @@ fn chain() -> World {
     world
 }
 
-/// Until the wave for what has changed runs and its first builds do.
-fn begin(world: &mut World) {
-    world.pass();
-    world.now += SignedDuration::from_secs(30);
-    world.pass();
-    world.pass();
-}
-
 #[test]
 fn a_trigger_skips_the_quiet_time() {
     let mut world = chain();
@@ -58,10 +50,7 @@ fn a_forced_rebuild_is_made_once_per_request() {
 fn a_cancelled_build_is_stopped_and_waits_for_a_retry() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
-    world.pass();
-    world.now += SignedDuration::from_secs(30);
-    world.pass();
-    world.pass();
+    world.begin();
     assert_eq!(world.builds(), [2, 1, 2]);
     world.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
     world.settle();
@@ -83,7 +72,7 @@ fn a_cancelled_build_is_stopped_and_waits_for_a_retry() {
 fn cancel_stops_what_was_begun_for_earlier_inputs() {
     let mut world = chain();
     world.spec.images[0].args.insert("A".into(), "1".into());
-    begin(&mut world);
+    world.begin();
     assert_eq!(world.builds(), [2, 1, 1]);
     world.spec.images[0].args.insert("A".into(), "2".into());
     world.pass();
@@ -97,7 +86,7 @@ fn cancel_stops_what_was_begun_for_earlier_inputs() {
     // Back to what is built already, while what nobody wants any more still runs.
     let mut world = chain();
     world.spec.images[0].args.insert("A".into(), "1".into());
-    begin(&mut world);
+    world.begin();
     world.spec.images[0].args.clear();
     world.pass();
     assert_eq!(world.states()[0], CURRENT);
@@ -129,7 +118,7 @@ fn cancel_leaves_alone_what_has_failed_for_good() {
 fn an_image_that_waits_for_its_parent_is_taken_out_of_the_wave() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
+    world.begin();
     assert_eq!(world.states()[1], ImageState::Waiting);
     world.ask(r#"{"id":"1","action":"Cancel","image":"app"}"#);
     world.pass();
@@ -143,7 +132,7 @@ fn an_image_that_waits_for_its_parent_is_taken_out_of_the_wave() {
 
     // Its parent comes to nothing in this wave: the next one does not know of the cancellation.
     world.upstream_digests[0] = "sha256:up-2".into();
-    begin(&mut world);
+    world.begin();
     world.ask(r#"{"id":"3","action":"Cancel","image":"app"}"#);
     world.failing.insert(0, FailureClass::Build);
     world.settle();
@@ -238,7 +227,7 @@ fn a_request_to_start_waits_until_it_can() {
 fn what_is_asked_for_while_a_wave_runs_begins_when_that_has_ended() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
+    world.begin();
     world.upstream_digests[0] = "sha256:up-2".into();
     world.pass();
     world.ask(r#"{"id":"1","action":"Trigger","image":"app"}"#);
@@ -255,7 +244,7 @@ fn what_is_asked_for_while_a_wave_runs_begins_when_that_has_ended() {
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base"), ("slow", "base")]);
     world.settle();
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
+    world.begin();
     world.finish_builds();
     world.pass();
     world.finish_only("app");
@@ -277,7 +266,7 @@ fn what_is_asked_for_while_a_wave_runs_begins_when_that_has_ended() {
 fn a_request_to_start_survives_a_suspension_of_the_wave() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
+    world.begin();
     world.spec.suspend = true;
     world.ask(r#"{"id":"1","action":"Force","image":"other"}"#);
     world.settle();

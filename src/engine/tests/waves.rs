@@ -14,12 +14,13 @@ fn chain() -> World {
     world
 }
 
-/// Until the wave for what has changed runs and its first builds do.
-fn begin(world: &mut World) {
+/// Moves the upstream to `sha256:up-2`, until the wave that runs is ended for it.
+fn supersede(world: &mut World) {
+    world.upstream_digests[0] = "sha256:up-2".into();
     world.pass();
     world.now += SignedDuration::from_secs(30);
-    world.pass();
-    world.pass();
+    let decision = world.pass();
+    assert!(matches!(decision.wave, WaveStep::Close { superseded: true, .. }), "{:?}", decision.wave);
 }
 
 #[test]
@@ -57,13 +58,9 @@ fn a_wave_is_cancelled_for_a_newer_digest_and_the_next_one_is_not() {
     let mut world = chain();
     world.spec.policy.supersede = Supersede::Cancel;
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
+    world.begin();
     assert_eq!(world.builds(), [2, 1, 1]);
-    world.upstream_digests[0] = "sha256:up-2".into();
-    world.pass();
-    world.now += SignedDuration::from_secs(30);
-    let decision = world.pass();
-    assert!(matches!(decision.wave, WaveStep::Close { superseded: true, .. }), "{:?}", decision.wave);
+    supersede(&mut world);
     let decision = world.pass();
     assert!(matches!(&decision.wave, WaveStep::Open { supersedes: Some(_), .. }), "{:?}", decision.wave);
     world.pass();
@@ -93,13 +90,9 @@ fn the_wave_that_takes_the_place_of_another_does_not_wait_for_what_that_has_left
     world.spec.policy.supersede = Supersede::Cancel;
     world.spec.policy.parallelism = 1;
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
+    world.begin();
     assert_eq!(world.record("other").reason, reason::PARALLELISM);
-    world.upstream_digests[0] = "sha256:up-2".into();
-    world.pass();
-    world.now += SignedDuration::from_secs(30);
-    let decision = world.pass();
-    assert!(matches!(decision.wave, WaveStep::Close { superseded: true, .. }), "{:?}", decision.wave);
+    supersede(&mut world);
     let decision = world.pass();
     assert!(matches!(decision.wave, WaveStep::Open { .. }), "{:?}", decision.wave);
 }
@@ -109,12 +102,8 @@ fn only_the_candidate_that_a_wave_was_ended_for_begins_without_a_quiet_time() {
     let mut world = chain();
     world.spec.policy.supersede = Supersede::Cancel;
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
-    world.upstream_digests[0] = "sha256:up-2".into();
-    world.pass();
-    world.now += SignedDuration::from_secs(30);
-    let decision = world.pass();
-    assert!(matches!(decision.wave, WaveStep::Close { superseded: true, .. }), "{:?}", decision.wave);
+    world.begin();
+    supersede(&mut world);
     // In that moment the publisher takes it back.
     world.upstream_digests[0] = "sha256:up-1".into();
     for image in ["base", "lib", "app"] {
@@ -137,7 +126,7 @@ fn only_the_candidate_that_a_wave_was_ended_for_begins_without_a_quiet_time() {
 fn what_changes_while_a_wave_runs_waits_no_longer_than_max_settle() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
+    world.begin();
     // It moves faster than the quiet time, for longer than `maxSettle`, while one build runs.
     for round in 2..40 {
         world.upstream_digests[0] = format!("sha256:up-{round}");
@@ -258,7 +247,7 @@ fn a_wave_that_comes_whole_while_the_family_is_suspended_is_promoted_afterwards(
     };
     let before = latest(&world);
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
+    world.begin();
     while world.builds()[2] < 2 {
         world.finish_builds();
         world.pass();
@@ -300,7 +289,7 @@ fn what_a_parent_brings_twice_in_a_wave_is_left_to_the_next() {
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base"), ("slow", "base")]);
     world.settle();
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
+    world.begin();
     world.finish_builds();
     world.pass();
     assert_eq!(world.builds(), [2, 2, 2]);
@@ -323,7 +312,7 @@ fn what_a_parent_brings_twice_in_a_wave_is_left_to_the_next() {
 fn the_build_of_an_image_that_is_gone_is_ended() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
-    begin(&mut world);
+    world.begin();
     assert_eq!(world.stopped(), 0);
     world.rename("base", "ground");
     world.spec.images[1].from[0].image = Some("ground".into());

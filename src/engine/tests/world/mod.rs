@@ -1,7 +1,13 @@
 //! A small model of cluster and registry, in which a family is driven pass by pass.
+//!
+//! Here it is made, seen and driven; [`cluster`] is what Jobs and registry make of a decision, [`records`] what the controller
+//! keeps of it.
+
+mod cluster;
+mod records;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -9,9 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::super::*;
 use crate::api::{
-    BuildFailure, BuildRecord, CascadeStatus, Edge, EdgeUse, FailureClass, FamilyImageStatus, Follow, HandledRequest,
-    Image, ImageFamilySpec, ImageFamilyStatus, ImageState, Request, RunningCascade, TagRecord, Upstream,
-    condition::reason, handled_request::record,
+    CascadeStatus, Edge, EdgeUse, FailureClass, FamilyImageStatus, Follow, HandledRequest, Image, ImageFamilySpec,
+    ImageFamilyStatus, ImageState, Request, Upstream,
 };
 
 /// The wave that runs.
@@ -214,21 +219,7 @@ impl World {
                 break;
             }
             for (image, fingerprint, after) in probes {
-                let away = || Fault { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
-                let result = match self.pushed.get(&(image, fingerprint.clone())) {
-                    _ if self.registry_away => PushResult::Faulty(away(), self.now + SignedDuration::from_secs(10)),
-                    Some((digest, build)) => PushResult::Present {
-                        digest: digest.clone(),
-                        build: *build,
-                        size: 1,
-                        content: Some(self.content.get(&image).unwrap_or(digest).clone()),
-                        blobs: None,
-                    },
-                    None => PushResult::Absent { last_build: None, after },
-                };
-                let asked = self.asked.entry(image).or_default();
-                asked.retain(|earlier| earlier.fingerprint != fingerprint);
-                asked.push(Push { fingerprint, result });
+                self.probe(image, fingerprint, after);
             }
             decision = self.decide();
         }
@@ -237,190 +228,6 @@ impl World {
         }
         self.keep(&decision);
         decision
-    }
-
-    /// Has the registry remember what came out the same, and answer so from now on. Whether there was anything.
-    fn remember(&mut self, decision: &Decision) -> bool {
-        let mut any = false;
-        for action in &decision.actions {
-            let Action::Remember { image, fingerprint, digest } = action else { continue };
-            let build = self.pushed.values().find(|(known, _)| known == digest).map_or(0, |(_, build)| *build);
-            self.pushed.insert((*image, fingerprint.clone()), (digest.clone(), build));
-            self.asked.remove(image);
-            any = true;
-        }
-        any
-    }
-
-    pub(super) fn carry_out(&mut self, action: &Action, wave: &str) {
-        match action {
-            Action::Probe { .. } | Action::Remember { .. } => panic!("a question was left open"),
-            Action::Stop { job } => {
-                for (_, of) in self.jobs.iter_mut().chain(&mut self.orphans).filter(|(_, of)| of.job == *job) {
-                    of.live = false;
-                    if of.outcome == BuildOutcome::Running {
-                        of.outcome = BuildOutcome::Stopped;
-                    }
-                }
-                // There is no verdict of a check that was ended before its end.
-                self.checks.retain(|(_, of)| of.job != *job || of.outcome != CheckOutcome::Running);
-            }
-            Action::Check { image, check, digest, attempt } => {
-                let of = &self.spec.images[*image].checks[*check];
-                let sight = CheckSight {
-                    job: format!("check-{image}-{check}-{digest}-{attempt}"),
-                    check: of.name.clone(),
-                    revision: fingerprint::check_revision(of),
-                    digest: digest.clone(),
-                    attempt: *attempt,
-                    waits_for: None,
-                    outcome: CheckOutcome::Running,
-                    live: true,
-                };
-                self.checks.push((*image, sight));
-            }
-            Action::Build { image, fingerprint, attempt, build, own, user_caused, .. } => {
-                *self.started.entry(*image).or_default() += 1;
-                let live = self.jobs.iter().any(|(of, job)| of == image && job.fingerprint == *fingerprint && job.live);
-                assert!(!live, "two live builds of one fingerprint");
-                self.jobs.push((
-                    *image,
-                    BuildSight {
-                        job: format!("{}-{fingerprint:.8}-{attempt}", self.spec.images[*image].name),
-                        fingerprint: fingerprint.clone(),
-                        attempt: *attempt,
-                        build: *build,
-                        cascade: wave.into(),
-                        own: own.clone(),
-                        user_caused: *user_caused,
-                        started_at: Some(self.now),
-                        outcome: BuildOutcome::Running,
-                        waits_for: None,
-                        live: true,
-                    },
-                ));
-            }
-            Action::Promote { image, digest, tags } => {
-                for tag in tags {
-                    self.tags.insert((*image, tag.tag.clone()), digest.clone());
-                }
-            }
-        }
-        let running = self.jobs.iter().filter(|(_, job)| job.outcome == BuildOutcome::Running).count();
-        self.most_at_once = self.most_at_once.max(running);
-    }
-
-    pub(super) fn keep(&mut self, decision: &Decision) {
-        let blueprint = self.blueprint();
-        let wave_status = self.wave.as_ref().map(|wave| {
-            let planned: BTreeSet<&str> = wave.planned.iter().flatten().map(String::as_str).collect();
-            wave::record(&self.seen(&blueprint), decision, &wave.name, &planned, &wave.status, self.now)
-        });
-        self.status.upstreams.clone_from(&decision.upstreams);
-        self.status.pending.clone_from(&decision.pending);
-        self.status.window.clone_from(&decision.window);
-        self.status.breaker.clone_from(&decision.breaker);
-        for (target, handled) in &decision.handled {
-            self.requests.retain(|request| request.target != *target);
-            record(&mut self.status.requests, handled.clone());
-        }
-        if !matches!(decision.wave, WaveStep::Open { .. }) {
-            for (index, image) in decision.images.iter().enumerate() {
-                self.records[index] = Some(self.keep_image(index, image, decision.wave.name().unwrap_or_default()));
-            }
-        }
-        match &decision.wave {
-            WaveStep::Open { name, levels, supersedes, .. } => {
-                let names =
-                    |level: &Vec<usize>| level.iter().map(|image| self.spec.images[*image].name.clone()).collect();
-                let planned = levels.iter().map(names).collect();
-                let supersedes = supersedes.clone();
-                self.wave = Some(Wave { name: name.clone(), supersedes, planned, status: CascadeStatus::default() });
-                self.status.cascade = Some(RunningCascade { name: name.clone(), started_at: None });
-            }
-            WaveStep::Running { .. } => {
-                if let (Some(wave), Some(status)) = (&mut self.wave, wave_status) {
-                    wave.status = status;
-                }
-            }
-            WaveStep::Close { name, superseded } => {
-                self.wave = None;
-                self.last_wave = Some((name.clone(), *superseded));
-                self.waves.extend(wave_status);
-            }
-            WaveStep::None => {}
-        }
-    }
-
-    fn keep_image(&self, index: usize, image: &ImageDecision, wave: &str) -> FamilyImageStatus {
-        let old = self.records[index].clone().unwrap_or_default();
-        let tags = self.tags.iter().filter(|((of, _), _)| *of == index);
-        let good = image.good.as_deref().cloned();
-        let mut history = old.history;
-        if let Some(good) = good.as_ref().filter(|good| old.fingerprint.as_ref() != Some(&good.fingerprint)) {
-            let cascade = wave.to_owned();
-            let (digest, causes) = (good.digest.clone(), good.causes.clone());
-            let finished_at = Some(self.now);
-            let build =
-                BuildRecord { build: Some(good.build), digest, cascade, causes, finished_at, ..BuildRecord::default() };
-            history.insert(0, BuildRecord { spared: good.spared, ..build });
-        }
-        FamilyImageStatus {
-            state: image.state,
-            reason: image.reason.into(),
-            message: image.message.clone(),
-            digest: good.as_ref().map(|good| good.digest.clone()),
-            fingerprint: good.as_ref().map(|good| good.fingerprint.clone()),
-            build: good.as_ref().map(|good| good.build),
-            last_build: old.last_build.max(image.running.as_ref().map(|running| running.build)),
-            content: good.as_ref().and_then(|good| good.content.clone()),
-            checked: good.as_ref().and_then(|good| good.checked.clone()),
-            causes: good.as_ref().map(|good| good.causes.clone()).unwrap_or_default(),
-            inputs: good.map(|good| good.inputs),
-            failure: image.failure.clone(),
-            checks: image.checks.clone(),
-            promoted: image.promoted.clone(),
-            hold: image.hold.clone(),
-            nonce: image.nonce.clone(),
-            starts: self.starts(index, &old.starts),
-            history,
-            tags: tags
-                .map(|((_, tag), digest)| TagRecord {
-                    tag: tag.clone(),
-                    digest: digest.clone(),
-                    immutable: tag.starts_with('r'),
-                })
-                .collect(),
-            ..FamilyImageStatus::default()
-        }
-    }
-
-    /// What is remembered of an image's starts.
-    fn starts(&self, index: usize, known: &[Timestamp]) -> Vec<Timestamp> {
-        let Some(storm) = &self.spec.policy.storm else { return Vec::new() };
-        let jobs = self.jobs.iter().filter(|(of, job)| *of == index && !job.user_caused);
-        budget::remembered(
-            known,
-            jobs.filter_map(|(_, job)| job.started_at),
-            storm.starts,
-            storm.per.signed(),
-            self.now,
-        )
-    }
-
-    /// Ends the checks that run.
-    pub(super) fn finish_checks(&mut self) {
-        for (_, check) in self.checks.iter_mut().filter(|(_, check)| check.outcome == CheckOutcome::Running) {
-            check.live = false;
-            check.outcome = match self.failing_checks.get(&check.check) {
-                Some(class) => CheckOutcome::Failed(BuildFailure {
-                    class: *class,
-                    reason: "X".into(),
-                    message: "it is not as it should be".into(),
-                }),
-                None => CheckOutcome::Passed("fine".into()),
-            };
-        }
     }
 
     /// Puts a request on the family.
@@ -460,31 +267,12 @@ impl World {
         (self.orphans, self.jobs) = std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
     }
 
-    /// Ends the build of one image with a push.
-    pub(super) fn finish_only(&mut self, name: &str) {
-        let index = self.index(name);
-        let (mine, others) = std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
-        self.jobs = mine;
-        self.finish_builds();
-        self.jobs.extend(others);
-    }
-
-    /// Ends the builds that run: with a push, or as `failing` says.
-    pub(super) fn finish_builds(&mut self) {
-        for (image, job) in &mut self.jobs {
-            if job.outcome != BuildOutcome::Running {
-                continue;
-            }
-            job.outcome = if let Some(class) = self.failing.get(image) {
-                BuildOutcome::Failed(BuildFailure { class: *class, reason: "X".into(), message: "it broke".into() })
-            } else {
-                self.next_digest += 1;
-                let digest = format!("sha256:built-{}", self.next_digest);
-                self.pushed.insert((*image, job.fingerprint.clone()), (digest, job.build));
-                job.live = false;
-                BuildOutcome::Succeeded
-            };
-        }
+    /// Until the wave for what has changed runs and its first builds do: after the quiet time, and a pass that opens it.
+    pub(super) fn begin(&mut self) -> Decision {
+        self.pass();
+        self.now += SignedDuration::from_secs(30);
+        self.pass();
+        self.pass()
     }
 
     /// Passes until nothing changes any more; time goes on to whatever is waited for, at most an hour.

@@ -1,0 +1,144 @@
+//! What Jobs and registry make of a decision, and how builds and checks end.
+
+use jiff::SignedDuration;
+
+use super::World;
+use crate::{
+    api::{BuildFailure, condition::reason},
+    engine::*,
+};
+
+impl World {
+    /// Asks the registry for a push, and keeps its answer.
+    pub(super) fn probe(&mut self, image: usize, fingerprint: String, after: Option<i32>) {
+        let away = || Fault { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
+        let result = match self.pushed.get(&(image, fingerprint.clone())) {
+            _ if self.registry_away => PushResult::Faulty(away(), self.now + SignedDuration::from_secs(10)),
+            Some((digest, build)) => PushResult::Present {
+                digest: digest.clone(),
+                build: *build,
+                size: 1,
+                content: Some(self.content.get(&image).unwrap_or(digest).clone()),
+                blobs: None,
+            },
+            None => PushResult::Absent { last_build: None, after },
+        };
+        let asked = self.asked.entry(image).or_default();
+        asked.retain(|earlier| earlier.fingerprint != fingerprint);
+        asked.push(Push { fingerprint, result });
+    }
+
+    /// Has the registry remember what came out the same, and answer so from now on. Whether there was anything.
+    pub(super) fn remember(&mut self, decision: &Decision) -> bool {
+        let mut any = false;
+        for action in &decision.actions {
+            let Action::Remember { image, fingerprint, digest } = action else { continue };
+            let build = self.pushed.values().find(|(known, _)| known == digest).map_or(0, |(_, build)| *build);
+            self.pushed.insert((*image, fingerprint.clone()), (digest.clone(), build));
+            self.asked.remove(image);
+            any = true;
+        }
+        any
+    }
+
+    /// Does what a decision asks for, in this wave.
+    pub(super) fn carry_out(&mut self, action: &Action, wave: &str) {
+        match action {
+            Action::Probe { .. } | Action::Remember { .. } => panic!("a question was left open"),
+            Action::Stop { job } => {
+                for (_, of) in self.jobs.iter_mut().chain(&mut self.orphans).filter(|(_, of)| of.job == *job) {
+                    of.live = false;
+                    if of.outcome == BuildOutcome::Running {
+                        of.outcome = BuildOutcome::Stopped;
+                    }
+                }
+                // There is no verdict of a check that was ended before its end.
+                self.checks.retain(|(_, of)| of.job != *job || of.outcome != CheckOutcome::Running);
+            }
+            Action::Check { image, check, digest, attempt } => {
+                let of = &self.spec.images[*image].checks[*check];
+                let sight = CheckSight {
+                    job: format!("check-{image}-{check}-{digest}-{attempt}"),
+                    check: of.name.clone(),
+                    revision: fingerprint::check_revision(of),
+                    digest: digest.clone(),
+                    attempt: *attempt,
+                    waits_for: None,
+                    outcome: CheckOutcome::Running,
+                    live: true,
+                };
+                self.checks.push((*image, sight));
+            }
+            Action::Build { image, fingerprint, attempt, build, own, user_caused, .. } => {
+                *self.started.entry(*image).or_default() += 1;
+                let live = self.jobs.iter().any(|(of, job)| of == image && job.fingerprint == *fingerprint && job.live);
+                assert!(!live, "two live builds of one fingerprint");
+                self.jobs.push((
+                    *image,
+                    BuildSight {
+                        job: format!("{}-{fingerprint:.8}-{attempt}", self.spec.images[*image].name),
+                        fingerprint: fingerprint.clone(),
+                        attempt: *attempt,
+                        build: *build,
+                        cascade: wave.into(),
+                        own: own.clone(),
+                        user_caused: *user_caused,
+                        started_at: Some(self.now),
+                        outcome: BuildOutcome::Running,
+                        waits_for: None,
+                        live: true,
+                    },
+                ));
+            }
+            Action::Promote { image, digest, tags } => {
+                for tag in tags {
+                    self.tags.insert((*image, tag.tag.clone()), digest.clone());
+                }
+            }
+        }
+        let running = self.jobs.iter().filter(|(_, job)| job.outcome == BuildOutcome::Running).count();
+        self.most_at_once = self.most_at_once.max(running);
+    }
+
+    /// Ends the checks that run.
+    pub(in crate::engine::tests) fn finish_checks(&mut self) {
+        for (_, check) in self.checks.iter_mut().filter(|(_, check)| check.outcome == CheckOutcome::Running) {
+            check.live = false;
+            check.outcome = match self.failing_checks.get(&check.check) {
+                Some(class) => CheckOutcome::Failed(BuildFailure {
+                    class: *class,
+                    reason: "X".into(),
+                    message: "it is not as it should be".into(),
+                }),
+                None => CheckOutcome::Passed("fine".into()),
+            };
+        }
+    }
+
+    /// Ends the build of one image with a push.
+    pub(in crate::engine::tests) fn finish_only(&mut self, name: &str) {
+        let index = self.index(name);
+        let (mine, others) = std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
+        self.jobs = mine;
+        self.finish_builds();
+        self.jobs.extend(others);
+    }
+
+    /// Ends the builds that run: with a push, or as `failing` says.
+    pub(in crate::engine::tests) fn finish_builds(&mut self) {
+        for (image, job) in &mut self.jobs {
+            if job.outcome != BuildOutcome::Running {
+                continue;
+            }
+            job.outcome = if let Some(class) = self.failing.get(image) {
+                BuildOutcome::Failed(BuildFailure { class: *class, reason: "X".into(), message: "it broke".into() })
+            } else {
+                self.next_digest += 1;
+                let digest = format!("sha256:built-{}", self.next_digest);
+                self.pushed.insert((*image, job.fingerprint.clone()), (digest, job.build));
+                job.live = false;
+                BuildOutcome::Succeeded
+            };
+        }
+    }
+}
