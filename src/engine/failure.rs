@@ -231,6 +231,7 @@ pub fn given_up(record: &FailureRecord) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::fixtures;
 
     #[test]
     fn a_log_comes_down_to_its_last_line() {
@@ -245,19 +246,7 @@ mod tests {
     }
 
     fn failed(attempt: i32, class: FailureClass) -> BuildSight {
-        BuildSight {
-            job: format!("job-{attempt}"),
-            fingerprint: "f".into(),
-            attempt,
-            build: 1,
-            cascade: String::new(),
-            own: String::new(),
-            user_caused: false,
-            started_at: None,
-            waits_for: None,
-            live: false,
-            outcome: BuildOutcome::Failed(BuildFailure { class, ..BuildFailure::default() }),
-        }
+        fixtures::job("f", attempt, BuildOutcome::Failed(BuildFailure { class, ..BuildFailure::default() }))
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub mod wave;
 pub mod windows;
 
 #[cfg(test)]
+pub(crate) mod fixtures;
+#[cfg(test)]
 mod imports_tests;
 #[cfg(test)]
 mod tests;

@@ -117,22 +117,13 @@ impl Change<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{BuildFailure, Check, RunningBuild};
+    use crate::{
+        api::{BuildFailure, Check, RunningBuild},
+        engine::fixtures,
+    };
 
     fn job(attempt: i32, outcome: BuildOutcome) -> BuildSight {
-        BuildSight {
-            job: format!("job-{attempt}"),
-            fingerprint: "f".into(),
-            attempt,
-            build: 1,
-            cascade: String::new(),
-            own: String::new(),
-            user_caused: false,
-            started_at: None,
-            outcome,
-            waits_for: None,
-            live: false,
-        }
+        fixtures::job("f", attempt, outcome)
     }
 
     fn failure(class: FailureClass) -> BuildFailure {
@@ -151,7 +142,7 @@ mod tests {
     }
 
     fn builds(old: &FamilyImageStatus, new: &FamilyImageStatus, builds: &[BuildSight]) -> Vec<BuildResult> {
-        let seconds = HashMap::from([("job-0".to_owned(), 90)]);
+        let seconds = HashMap::from([("f-0".to_owned(), 90)]);
         let change = Change { image: &Image::default(), old, new, builds, seconds: &seconds, checks: &[] };
         let counted = change.builds();
         let long = Some(Duration::from_secs(90));
@@ -162,7 +153,7 @@ mod tests {
     #[test]
     fn a_build_that_ran_is_counted_once_by_what_its_job_says() {
         use BuildOutcome::{Failed, Running, Stopped, Succeeded};
-        let (old, blank) = (running("job-0"), FamilyImageStatus::default());
+        let (old, blank) = (running("f-0"), FamilyImageStatus::default());
         for (outcome, result) in [
             (Succeeded, BuildResult::Succeeded),
             (Failed(failure(FailureClass::Build)), BuildResult::BuildFailed),
@@ -187,7 +178,7 @@ mod tests {
         let class = FailureClass::Infrastructure;
         let jobs = [job(0, BuildOutcome::Failed(failure(class)))];
         let ended = FamilyImageStatus { running: None, ..record(0, class) };
-        assert_eq!(builds(&running("job-0"), &ended, &jobs), [BuildResult::InfrastructureFailed]);
+        assert_eq!(builds(&running("f-0"), &ended, &jobs), [BuildResult::InfrastructureFailed]);
         assert_eq!(builds(&ended, &ended, &jobs), []);
         let mut forgiven = blank.clone();
         forgiven.failure = ended.failure.clone().map(crate::engine::failure::forgiven);

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{FailureRecord, RunningBuild, condition::reason},
-        engine::{BuildOutcome, Fault, Good},
+        engine::{BuildOutcome, Fault, Good, fixtures},
     };
 
     fn second(second: i64) -> Timestamp {
@@ -115,19 +115,7 @@ mod tests {
     }
 
     fn job(fingerprint: &str, attempt: i32, build: i64) -> BuildSight {
-        BuildSight {
-            job: format!("{fingerprint}-{attempt}"),
-            fingerprint: fingerprint.into(),
-            attempt,
-            build,
-            cascade: String::new(),
-            own: String::new(),
-            user_caused: false,
-            started_at: None,
-            outcome: BuildOutcome::Running,
-            waits_for: None,
-            live: false,
-        }
+        BuildSight { build, ..fixtures::job(fingerprint, attempt, BuildOutcome::Running) }
     }
 
     #[test]
