@@ -276,8 +276,8 @@ mod tests {
     use super::*;
     use crate::api::{
         condition::{self, MAX_MESSAGE, READY, RECONCILING, STALLED, reason},
-        handled_request::{MAX_REQUESTS, RequestOutcome},
-        request::RequestAction,
+        handled_request::{MAX_HANDLED_MESSAGE, MAX_REQUESTS, RequestOutcome},
+        request::{MAX_BY, MAX_ID, MAX_REASON, RequestAction},
     };
 
     /// A text of so many characters, each as long as one can be.
@@ -293,23 +293,23 @@ mod tests {
             reference: "r".repeat(255 + 1 + 128),
             adopted: Some(AdoptedDigest { digest: digest.clone(), first_seen: at, since: at }),
             candidate: Some(CandidateDigest { digest: digest.clone(), first_seen: at }),
-            approval: Some(ApprovalRecord { digest: digest.clone(), by: Some(text(128)), at }),
+            approval: Some(ApprovalRecord { digest: digest.clone(), by: Some(text(MAX_BY)), at }),
             hold: Some(ManualHold {
                 digest: Some(digest.clone()),
                 until: at,
-                reason: Some(text(256)),
-                by: Some(text(128)),
+                reason: Some(text(MAX_REASON)),
+                by: Some(text(MAX_BY)),
                 since: at,
             }),
             reason: Some(reason::AWAITING_APPROVAL.into()),
             message: Some(text(MAX_MESSAGE)),
         };
         let request = HandledRequest {
-            id: "i".repeat(64),
+            id: "i".repeat(MAX_ID),
             action: Some(RequestAction::Approve),
             outcome: RequestOutcome::Refused,
-            message: text(512),
-            by: Some(text(128)),
+            message: text(MAX_HANDLED_MESSAGE),
+            by: Some(text(MAX_BY)),
             at,
         };
         let attention = Attention {

@@ -7,6 +7,7 @@ mod bad_input;
 mod builder;
 mod checks;
 mod cutoff;
+mod deletion;
 mod families;
 mod gate;
 mod leadership;

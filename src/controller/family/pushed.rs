@@ -40,6 +40,11 @@ impl<'a> Repository<'a> {
         }
     }
 
+    /// Whether there is anything under a tag.
+    pub async fn has(&self, tag: &str) -> Result<bool, Fault> {
+        Ok(self.client.head(&self.tag(tag)?, self.keychain).await?.is_some())
+    }
+
     /// Points a tag at the manifest of a digest that the repository has, and gives that.
     pub async fn retag(&self, tag: &Reference, digest: &Digest) -> Result<Manifest, registry::Error> {
         let manifest = self.manifest(digest).await?;

@@ -1,0 +1,219 @@
+//! A family that is deleted in the middle of a wave: all that the cluster has of it goes, others go on, and one of its name can
+//! be made again.
+
+use std::{collections::BTreeMap, fmt::Debug};
+
+use groundswell::api::{Cascade, FamilyImage, FamilyImageStatus, ImageFamily, condition::reason};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        batch::v1::Job,
+        core::v1::{ConfigMap, Pod, Secret},
+    },
+};
+use kube::{Resource, ResourceExt, api::DeleteParams};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{
+    client, cluster,
+    restart::Scene,
+    support::{
+        family::label,
+        operator::{Operator, Settings},
+        wait::wait_for,
+    },
+};
+
+impl Scene {
+    /// The same images on the same upstream, for a family that pushes elsewhere.
+    fn spec_elsewhere(&self) -> Value {
+        let mut spec = self.spec();
+        spec["repository"] = json!(format!("{}/{}/elsewhere", cluster().registry, self.place.namespace));
+        spec
+    }
+
+    /// Applies a family and waits until it is ready. Returns its uid and its digests.
+    async fn make(&self, family: &str, spec: &Value) -> (String, BTreeMap<String, String>) {
+        let applied = self.place.apply_family(family, spec).await.expect("a family");
+        self.place.wait_family(family, "Ready", 90).await;
+        (applied.uid().expect("a uid"), self.place.digests(family).await)
+    }
+
+    /// What is recorded of a family's images, by name.
+    async fn records(&self, family: &str) -> BTreeMap<String, FamilyImageStatus> {
+        let images = self.place.list::<FamilyImage>().await.into_iter().filter(|image| image.spec.family == family);
+        images.map(|image| (image.spec.image, image.status.unwrap_or_default())).collect()
+    }
+
+    /// Waits until a family is in the middle of the wave of this build number: `base` and `left` stand in the registry under
+    /// it, and `right` is being built.
+    async fn wait_mid_wave(&self, family: &str, build: i64) {
+        wait_for(format!("{family} to be in the middle of wave {build}"), 60, async || {
+            let records = self.records(family).await;
+            let tagged = |image: &&str| {
+                let tags = records.get(*image).map(|record| record.tags.as_slice()).unwrap_or_default();
+                tags.iter().any(|tag| tag.tag == format!("r{build}"))
+            };
+            let running = records.get("right").and_then(|record| record.running.as_ref());
+            let is_there = ["base", "left"].iter().all(tagged) && running.is_some_and(|right| right.build == build);
+            if is_there { Ok(()) } else { Err(format!("{records:#?}")) }
+        })
+        .await;
+    }
+
+    /// Deletes a family, as a person does: what it owns goes after it.
+    async fn delete(&self, family: &str) {
+        self.place.api::<ImageFamily>().delete(family, &DeleteParams::background()).await.expect("deleted");
+    }
+
+    /// The objects of a kind that none of these owns.
+    async fn strays<K>(&self, owners: &[String]) -> Vec<String>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        let objects = self.place.list::<K>().await;
+        let owned = |object: &&K| object.owner_references().iter().any(|owner| owners.contains(&owner.uid));
+        let strays = objects.iter().filter(|object| !owned(object));
+        strays.map(|object| format!("{} {}", K::kind(&()), object.name_any())).collect()
+    }
+
+    /// Waits until all that the namespace has belongs to the family with this uid. The garbage collector learns of new kinds
+    /// only every half minute.
+    async fn wait_all_of(&self, uid: &str) {
+        wait_for("nothing to be left of a deleted family", 120, async || {
+            let family = [uid.to_owned()];
+            let jobs: Vec<String> = self.place.list::<Job>().await.iter().filter_map(ResourceExt::uid).collect();
+            let found = [
+                self.strays::<FamilyImage>(&family).await,
+                self.strays::<Cascade>(&family).await,
+                self.strays::<Job>(&family).await,
+                self.strays::<Pod>(&jobs).await,
+                self.strays::<Secret>(&family).await,
+                self.strays::<ConfigMap>(&family).await,
+            ]
+            .concat();
+            // Every namespace has this one.
+            let found: Vec<String> = found.into_iter().filter(|name| name != "ConfigMap kube-root-ca.crt").collect();
+            if found.is_empty() { Ok(()) } else { Err(found.join("\n")) }
+        })
+        .await;
+    }
+
+    /// Fails unless the tags that name these builds stand on these digests.
+    async fn assert_numbered(&self, digests: &BTreeMap<String, String>, builds: [(&str, i64); 4]) {
+        for (image, build) in builds {
+            assert_eq!(self.tag(image, &format!("r{build}")).await, digests[image], "{image}:r{build}");
+        }
+    }
+}
+
+/// The same number for each image.
+fn all(build: i64) -> [(&'static str, i64); 4] {
+    ["base", "left", "right", "join"].map(|image| (image, build))
+}
+
+#[tokio::test]
+async fn a_family_that_is_deleted_mid_wave_goes_whole_and_can_be_made_again() {
+    let client = client().await;
+    let scene = Scene::new(&client, "deleted").await;
+    let place = &scene.place;
+    let operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
+    let (_, first) = scene.make("app", &scene.spec()).await;
+    let (other, others_first) = scene.make("other", &scene.spec_elsewhere()).await;
+
+    scene.builder.hold("right");
+    scene.move_upstream("2").await;
+    scene.wait_mid_wave("app", 2).await;
+    scene.wait_mid_wave("other", 2).await;
+    let second_base = scene.tag("base", "r2").await;
+    scene.delete("app").await;
+    scene.wait_all_of(&other).await;
+
+    scene.builder.release("right");
+    place.wait_rebuilt("other", &others_first, 90).await;
+    scene.assert_builds("other", 2).await;
+    scene.wait_all_of(&other).await;
+    for image in ["right", "join"] {
+        assert_eq!(scene.tag(image, "latest").await, first[image], "{image}");
+        assert_eq!(scene.tag(image, "r2").await, "", "nothing of a deleted family is built: {image}");
+    }
+    let (_, metrics) = operator.get("metrics").await.expect("metrics");
+    assert!(metrics.contains("groundswell_images{state=\"Current\"} 4\n"), "only those of the other:\n{metrics}");
+
+    let (_, second) = scene.make("app", &scene.spec()).await;
+    assert_eq!(second["base"], second_base, "what stands in the registry is found");
+    let mut built: Vec<String> =
+        place.jobs("app").await.iter().map(|job| label(job, "groundswell.dev/image")).collect();
+    built.sort();
+    assert_eq!(built, ["join", "right"]);
+    scene.move_upstream("3").await;
+    let third = place.wait_rebuilt("app", &second, 90).await;
+    for (build, digests) in (1..).zip([&first, &second, &third]) {
+        scene.assert_numbered(digests, all(build)).await;
+    }
+    for (image, record) in scene.records("app").await {
+        assert_eq!((record.reason.as_str(), record.build), (reason::CURRENT, Some(3)), "{image}");
+    }
+}
+
+#[tokio::test]
+async fn a_family_that_is_made_again_before_the_old_one_has_gone_is_built_whole() {
+    let client = client().await;
+    let scene = Scene::new(&client, "again").await;
+    let place = &scene.place;
+    let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
+    let (_, first) = scene.make("app", &scene.spec()).await;
+    scene.builder.hold("right");
+    scene.move_upstream("2").await;
+    scene.wait_mid_wave("app", 2).await;
+    let second_base = scene.tag("base", "r2").await;
+
+    scene.delete("app").await;
+    let uid = place.apply_family("app", &scene.spec()).await.expect("a family").uid().expect("a uid");
+    scene.wait_all_of(&uid).await;
+    scene.builder.release("right");
+    let (still, second) = scene.make("app", &scene.spec()).await;
+    assert_eq!(still, uid);
+    assert_eq!(second["base"], second_base, "what stands in the registry is found");
+    scene.assert_numbered(&first, all(1)).await;
+    for (image, record) in scene.records("app").await {
+        assert_eq!(record.reason, reason::CURRENT, "{image}");
+        let build = record.build.expect("a number");
+        assert!(build > 1, "{image}: {build}");
+        assert_eq!(scene.tag(&image, &format!("r{build}")).await, second[&image], "{image}");
+    }
+    for (built, jobs) in place.jobs_per_fingerprint("app").await {
+        assert_eq!(jobs, 1, "Jobs of {built:?}");
+    }
+}
+
+/// With `promotion: Wave` the floating tags stay behind while a wave runs: they tell of build 1, and `r2` stands.
+#[tokio::test]
+async fn a_family_that_is_made_again_counts_on_from_tags_that_no_floating_tag_tells_of() {
+    let client = client().await;
+    let scene = Scene::new(&client, "numbers").await;
+    let place = &scene.place;
+    let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
+    let mut spec = scene.spec();
+    spec["policy"]["promotion"] = json!("Wave");
+    spec["images"][0]["tags"] = json!(["latest", "{{ fingerprint }}", "r{{ build }}"]);
+    let (_, first) = scene.make("app", &spec).await;
+    scene.builder.hold("right");
+    scene.move_upstream("2").await;
+    scene.wait_mid_wave("app", 2).await;
+    let second_base = scene.tag("base", "r2").await;
+    assert_eq!(scene.tag("base", "latest").await, first["base"], "the wave has not come whole");
+
+    scene.delete("app").await;
+    scene.wait_all_of("nobody").await;
+    scene.builder.release("right");
+    scene.move_upstream("3").await;
+    let (_, third) = scene.make("app", &spec).await;
+    assert_eq!(scene.tag("base", "r2").await, second_base, "a tag that names its build stays");
+    scene.assert_numbered(&first, all(1)).await;
+    scene.assert_numbered(&third, [("base", 3), ("left", 3), ("right", 2), ("join", 2)]).await;
+    for (image, record) in scene.records("app").await {
+        assert_eq!(record.reason, reason::CURRENT, "{image}: {}", record.message);
+    }
+}
