@@ -10,8 +10,6 @@ use crate::api::ConfigMapItem;
 pub const WORKSPACE: &str = "/workspace";
 /// The build context in it.
 pub const CONTEXT: &str = "/workspace/context";
-/// `BuildKit`'s configuration, written for it from the operator's registries.
-pub const BUILDKITD_CONFIG: &str = "/workspace/buildkitd.toml";
 /// The folder with the merged `config.json`; `DOCKER_CONFIG` names it.
 pub const DOCKER_CONFIG: &str = "/docker-config";
 /// Where a `ConfigMap` source is mounted, for `prepare` only.

@@ -30,8 +30,6 @@ use crate::api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, condition, la
 
 /// A family to look at.
 pub type FamilyRef = ObjectRef<ImageFamily>;
-/// An image to look at.
-pub type ImageRef = ObjectRef<FamilyImage>;
 
 /// Everything that wakes a family. Caches are filled only while this is polled.
 ///

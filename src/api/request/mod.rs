@@ -2,7 +2,8 @@
 //!
 //! The annotation [`REQUEST`](super::labels::REQUEST) stands on an `ImageFamily`, or on a `FamilyImage`, whose image is then the
 //! one that is meant. Here it is read and checked as far as its own text goes; whether the image exists, whether a digest is
-//! still the candidate and whether `until` is still to come, is for whoever knows the family and the time. What came of it is in [`super::handled_request`].
+//! still the candidate and whether `until` is still to come, is for whoever knows the family and the time. What came of it is
+//! recorded as [`super::handled_request`] says.
 
 mod written;
 
@@ -21,7 +22,8 @@ pub const MAX_REASON: usize = 256;
 /// The most characters of the name of whoever asks.
 pub const MAX_BY: usize = 128;
 
-/// What stands before the hash in the id under which an annotation is recorded that is no request; no request's id begins so.
+/// What stands before the hash in the id under which an annotation is recorded that is no request. No id of a request begins
+/// so.
 pub(super) const UNREADABLE: &str = "unreadable-";
 
 /// What a person asks for.
