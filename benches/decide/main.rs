@@ -8,7 +8,6 @@
 #![allow(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
 
 #[path = "../../tests/scale/draw.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
 mod draw;
 #[path = "../../tests/scale/layered.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]

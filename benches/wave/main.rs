@@ -9,14 +9,11 @@
 
 mod bare;
 #[path = "../../tests/scale/draw.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
 mod draw;
 mod figures;
 #[path = "../../tests/scale/layered.rs"]
-#[allow(dead_code, reason = "the other benchmark uses the rest")]
 mod layered;
 #[path = "../../tests/scale/ledger.rs"]
-#[allow(dead_code, reason = "the tests use the rest")]
 mod ledger;
 mod process;
 #[path = "../../tests/scale/scene.rs"]
@@ -56,7 +53,9 @@ async fn main() {
         ..Settings::new(&cluster, &scene.place.namespace, &[])
     };
     let operator = Operator::ready(&settings).await;
-    println!("family: {IMAGES} images, {} edges, 6 levels; builds of 0.2 to 1.5 s", scene.layered.edges());
+    // Those on the upstream have one edge each.
+    let edges: usize = scene.layered.images.iter().map(|image| image.parents.len().max(1)).sum();
+    println!("family: {IMAGES} images, {edges} edges, 6 levels; builds of 0.2 to 1.5 s");
     println!("controller manager: {}", process::controller_manager_limits(&cluster.name));
 
     // The first wave warms up both: nothing is recorded of it.
@@ -67,11 +66,11 @@ async fn main() {
     let (mut our_writes, mut bare_writes) = (Writes::default(), Writes::default());
     let mut cpu = Duration::ZERO;
     for round in 1..=ROUNDS {
-        let (writes, cpu_before) = (Writes::count(&client).await, process::cpu_time(operator.pid()));
+        let (writes, cpu_before) = (Writes::count(&client).await, process::cpu_time(operator.child.id()));
         scene.move_upstream(&format!("round {round}")).await;
         scene.wait_wave(round + 1).await;
         let ready = Instant::now();
-        cpu += process::cpu_time(operator.pid()).saturating_sub(cpu_before);
+        cpu += process::cpu_time(operator.child.id()).saturating_sub(cpu_before);
         our_writes += Writes::count(&client).await - writes;
         let builds = scene.ledger.builds().split_off(round * IMAGES);
         ours.push(Side::new(&scene.layered, &builds, ready));
@@ -93,6 +92,6 @@ async fn main() {
         "\ncontroller: {:.2} CPU seconds per wave, {:.1} ms per image; peak resident memory {:.1} MiB",
         cpu.as_secs_f64() / ROUNDS as f64,
         cpu.as_secs_f64() * 1000.0 / (IMAGES * ROUNDS) as f64,
-        process::peak_memory(operator.pid()) as f64 / 1024.0 / 1024.0
+        process::peak_memory(operator.child.id()) as f64 / 1024.0 / 1024.0
     );
 }

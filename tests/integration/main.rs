@@ -17,7 +17,6 @@ mod restart;
 mod rollout;
 mod schema;
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "the end-to-end tests use the rest")]
 mod support;
 mod traffic;
 mod waves;

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::{
     IMAGES, alone, client, cluster,
-    draw::{self, Draw},
+    draw::Draw,
     scene::Scene,
+    seed::seed,
     support::operator::{Operator, Settings},
 };
 
@@ -17,7 +18,7 @@ const LATEST: usize = 400;
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_time_of_a_wave_it_builds_nothing_twice() {
     let _alone = alone().await;
-    let mut draw = Draw::new(draw::seed());
+    let mut draw = Draw::new(seed());
     let scene = Scene::new(cluster(), &client().await, "killed", IMAGES).await;
     let settings = Settings::new(cluster(), &scene.place.namespace, &[]);
     let mut operator = Operator::ready(&settings).await;

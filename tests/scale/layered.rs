@@ -47,11 +47,6 @@ impl Layered {
         Self { images }
     }
 
-    /// How many edges there are, those to the upstream included.
-    pub fn edges(&self) -> usize {
-        self.images.iter().map(|image| image.parents.len().max(1)).sum()
-    }
-
     /// The image of a name.
     pub fn image(&self, name: &str) -> Option<&Image> {
         self.images.iter().find(|image| image.name == name)

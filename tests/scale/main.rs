@@ -8,12 +8,12 @@
 
 mod draw;
 mod killed;
-#[allow(dead_code, reason = "the benchmarks use the rest")]
 mod layered;
 #[allow(dead_code, reason = "the benchmarks use the rest")]
 mod ledger;
 mod paused;
 mod scene;
+mod seed;
 #[path = "../support/mod.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod support;

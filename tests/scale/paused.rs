@@ -6,8 +6,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 
 use super::{
     IMAGES, alone, client, cluster,
-    draw::{self, Draw},
+    draw::Draw,
     scene::{STANDSTILL, Scene},
+    seed::seed,
     support::{
         operator::{Operator, Settings},
         wait::wait_for,
@@ -20,7 +21,7 @@ const AHEAD: usize = 10;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_leader_does_nothing_twice() {
     let _alone = alone().await;
-    let mut draw = Draw::new(draw::seed());
+    let mut draw = Draw::new(seed());
     let scene = Scene::new(cluster(), &client().await, "paused", IMAGES).await;
     let one = Settings::new(cluster(), &scene.place.namespace, &[]);
     let two = Settings { identity: "two".into(), ..one.clone() };
@@ -46,13 +47,10 @@ async fn a_paused_leader_does_nothing_twice() {
             let paused_at = scene.ledger.count().0;
             scene.wait_jobs((paused_at + AHEAD).min(built + IMAGES)).await;
             signal(&leader, "CONT");
-            wait_for(
-                "the former leader to end",
-                STANDSTILL,
-                async || {
-                    if leader.ended() { Ok(()) } else { Err(leader.log()) }
-                },
-            )
+            wait_for("the former leader to end", STANDSTILL, async || {
+                let ended = leader.child.try_wait().expect("the controller");
+                ended.map(|_| ()).ok_or_else(|| leader.log())
+            })
             .await;
             leader = Operator::start(&of_leader);
             std::mem::swap(&mut leader, &mut follower);
@@ -73,6 +71,6 @@ async fn holder(scene: &Scene) -> String {
 }
 
 fn signal(operator: &Operator, signal: &str) {
-    let sent = Command::new("kill").args([&format!("-{signal}"), &operator.pid().to_string()]).status();
+    let sent = Command::new("kill").args([&format!("-{signal}"), &operator.child.id().to_string()]).status();
     assert!(sent.expect("kill").success(), "SIG{signal} to the controller");
 }

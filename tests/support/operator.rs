@@ -55,7 +55,8 @@ impl Settings {
 /// A running controller. Dropping it kills it; when the test is failing, the end of its log is printed.
 #[derive(Debug)]
 pub struct Operator {
-    child: Child,
+    /// The process.
+    pub child: Child,
     listen: String,
     folder: tempfile::TempDir,
 }
@@ -116,16 +117,6 @@ impl Operator {
         // It may have ended already; then there is nothing to kill.
         _ = self.child.kill();
         self.child.wait().expect("the controller's end");
-    }
-
-    /// Whether it has ended.
-    pub fn ended(&mut self) -> bool {
-        self.child.try_wait().expect("the controller").is_some()
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// The end of its log.
