@@ -1,7 +1,7 @@
 //! What every pass shares: clients, caches, pollers, and the little that is remembered between two passes.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -107,6 +107,8 @@ pub struct Memory {
     pub useless_answers: u32,
     /// Kinds of Jobs for which the API server was seen to keep what they need: strategies by name and revision, and checks.
     pub accepted_jobs: HashSet<String>,
+    /// Jobs that were asked for, and of which it is not known whether they were made.
+    pub unanswered: BTreeSet<String>,
     /// When the family's and the wave's records were last written.
     pub written: HashMap<&'static str, Timestamp>,
 }

@@ -4,19 +4,17 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use kube::{
-    Api, Resource, ResourceExt,
-    api::{DeleteParams, PostParams},
-};
-use tracing::{info, warn};
+use kube::{Api, Resource, ResourceExt, api::DeleteParams};
+use tracing::info;
 
 use super::{
     super::{
-        cache::{Cache, Key},
+        cache::Key,
         context::{Context, Memory},
-        error::{Error, call},
+        error::Error,
         writes::delete,
     },
+    job_creation::{accepted, create},
     observe::World,
     strategies::strategy_ref,
 };
@@ -24,17 +22,12 @@ use crate::{
     api::{BuildFailure, Edge, FailureClass, ImageState, RunningBuild, Source, condition::reason, labels},
     build::{
         self,
-        job::drops_user_namespace,
-        outcome,
         request::{BuildRequest, FamilyRef, GitSecret, PinnedParent, ResolvedSource, Written},
     },
     engine::{Action, Decision, causes, failure, tags},
     lineage::Import,
     registry::Reference,
 };
-
-/// The most kinds of Jobs that are remembered to be accepted: strategies with their settings, and checks.
-const MAX_ACCEPTED: usize = 64;
 
 /// Starts the builds that the decision names, and completes the decision with what came of it. Whether any was refused: then
 /// there is more to decide at once.
@@ -122,7 +115,7 @@ async fn start(
     if let Err(refused) = accepted(&api, &job, key, memory).await? {
         return Ok(Err(refused));
     }
-    create(&context.caches.jobs, &api, &job).await.map(|created| {
+    create(&context.caches.jobs, &api, &job, memory).await.map(|created| {
         created.map(|job| RunningBuild {
             job: job.name_any(),
             fingerprint: request.fingerprint,
@@ -133,99 +126,8 @@ async fn start(
     })
 }
 
-/// Whether the API server takes Jobs of this kind as they are: asked once for each kind, which `kind` names.
-pub(super) async fn accepted(
-    api: &Api<Job>,
-    job: &Job,
-    kind: String,
-    memory: &mut Memory,
-) -> Result<Result<(), BuildFailure>, Error> {
-    if memory.accepted_jobs.contains(&kind) {
-        return Ok(Ok(()));
-    }
-    match accepts(api, job).await? {
-        Acceptance::Kept => {
-            if memory.accepted_jobs.len() >= MAX_ACCEPTED {
-                memory.accepted_jobs.clear();
-            }
-            memory.accepted_jobs.insert(kind);
-        }
-        Acceptance::Unknown => {}
-        Acceptance::Refused(failure) => return Ok(Err(failure)),
-    }
-    Ok(Ok(()))
-}
-
-/// What the API server makes of a Job's pods.
-enum Acceptance {
-    /// It keeps what they need.
-    Kept,
-    /// It could not be told.
-    Unknown,
-    /// It drops something, or refuses them.
-    Refused(BuildFailure),
-}
-
-/// Whether the API server keeps what the Job needs: asked once, without making anything.
-async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
-    let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let what = || format!("try Job {}", job.name_any());
-    match call(what, api.create(&dry, job)).await {
-        Ok(returned) if drops_user_namespace(job, &returned) => Ok(Acceptance::Refused(without_user_namespace())),
-        Ok(_) => Ok(Acceptance::Kept),
-        // Made by an earlier pass; `create` looks at it.
-        Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
-        Err(error) if error.is_refusal() => Ok(match existing(api, &job.name_any()).await? {
-            Some(_) => Acceptance::Unknown,
-            None => Acceptance::Refused(outcome::refused(error.is_forbidden(), &error.to_string())),
-        }),
-        Err(error) => Err(error),
-    }
-}
-
-/// The Job of this name. Quotas and policies are asked before the API server looks for the name, so that a refusal does not say
-/// that no earlier pass has made it.
-async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, Error> {
-    call(|| format!("read Job {name}"), api.get_opt(name)).await
-}
-
-/// Makes the Job, and shows it to the cache. One that is there already was made by an earlier pass whose record was lost: it
-/// is taken, even if the API server would refuse another.
-pub(super) async fn create(jobs: &Cache<Job>, api: &Api<Job>, job: &Job) -> Result<Result<Job, BuildFailure>, Error> {
-    let name = job.name_any();
-    match call(|| format!("create Job {name}"), api.create(&PostParams::default(), job)).await {
-        Ok(created) => {
-            info!(job = %name, "Job started");
-            jobs.wrote(created.clone());
-            Ok(Ok(created))
-        }
-        Err(error) if error.is_already_exists() || error.is_refusal() => {
-            if let Some(existing) = existing(api, &name).await? {
-                jobs.wrote(existing.clone());
-                return Ok(if drops_user_namespace(job, &existing) {
-                    Err(without_user_namespace())
-                } else {
-                    Ok(existing)
-                });
-            }
-            if !error.is_refusal() {
-                // Gone since.
-                return Err(error);
-            }
-            warn!(job = %name, %error, "a Job could not be started");
-            Ok(Err(outcome::refused(error.is_forbidden(), &error.to_string())))
-        }
-        Err(error) => Err(error),
-    }
-}
-
 fn refused(class: FailureClass, reason: &str, message: String) -> BuildFailure {
     BuildFailure { class, reason: reason.into(), message }
-}
-
-fn without_user_namespace() -> BuildFailure {
-    let message = "the cluster drops `hostUsers: false` from pods, so the build would have its capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 or newer), or a strategy that needs none";
-    refused(FailureClass::Infrastructure, reason::USER_NAMESPACE_UNAVAILABLE, message.into())
 }
 
 /// What the build is asked to make.

@@ -12,7 +12,7 @@ use super::{
         error::Error,
         writes::delete,
     },
-    apply,
+    job_creation::{accepted, create},
     observe::World,
 };
 use crate::{
@@ -76,10 +76,10 @@ async fn start(
     let api: Api<Job> = Api::namespaced(context.client.clone(), &request.family.namespace);
     // What the API server makes of a check's pod depends on nothing else.
     let kind = format!("check/{:?}", request.user_namespace);
-    if let Err(refused) = apply::accepted(&api, &job, kind, memory).await? {
+    if let Err(refused) = accepted(&api, &job, kind, memory).await? {
         return Ok(Err(refused));
     }
-    Ok(apply::create(&context.caches.jobs, &api, &job).await?.map(|_| ()))
+    Ok(create(&context.caches.jobs, &api, &job, memory).await?.map(|_| ()))
 }
 
 /// Counts a check that can't be started as a failed attempt, on the budget of its class. Several of one attempt count once. One

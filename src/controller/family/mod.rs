@@ -7,7 +7,8 @@
 //!   [`strategies`]: how images are built; [`image_keys`]: how registries are asked for tags
 //! - [`request_sights`]: what people ask for by hand; [`requests`]: what came of it
 //! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it came out the same as
-//! - [`apply`]: builds are started, and failed ones ended; [`checks`]: the same of checks
+//! - [`apply`]: builds are started, and failed ones ended; [`checks`]: the same of checks; [`job_creation`]: how either is made
+//!   once
 //! - [`promote`]: tags are moved
 //! - [`status`]: the record of the family; [`image_record`]: of each image; [`history`]: of its builds; [`cascade`]: of the wave
 //! - [`counting`]: what the metrics count
@@ -24,6 +25,7 @@ pub mod history;
 pub mod image_keys;
 pub mod image_record;
 pub mod imports;
+pub mod job_creation;
 pub mod job_sights;
 pub mod observe;
 pub mod probe;
@@ -36,7 +38,7 @@ pub mod status;
 pub mod strategies;
 
 #[cfg(test)]
-mod apply_tests;
+mod job_creation_tests;
 #[cfg(test)]
 mod pushed_tests;
 
@@ -50,6 +52,7 @@ use crate::{
     api::ImageFamily,
     engine::{WaveStep, decide},
 };
+use job_creation::look_for_unanswered;
 use observe::World;
 
 /// The longest that a family is left alone: nothing depends on it, but a missed event costs no more than this.
@@ -66,7 +69,9 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     let memory = context.memory.of(&family.uid().unwrap_or_default());
     let mut memory = memory.lock().await;
     let now = context.clock.now();
-    let mut places = context.budget.begin(&Key::of(&*family), &context.caches, now);
+    let key = Key::of(&*family);
+    look_for_unanswered(&context.caches.jobs, &context.client, &key.namespace, &mut memory).await?;
+    let mut places = context.budget.begin(&key, &context.caches, now);
 
     let blueprint = match check::check(&context, &family, &mut memory) {
         Ok(blueprint) => blueprint,

@@ -1,6 +1,12 @@
-//! Jobs that the API server refuses, against a model of one that may have them already.
+//! Jobs that the API server refuses, or makes without saying so, against a model of one that may have them already.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use http::{Method, Request, Response};
 use k8s_openapi::api::batch::v1::Job;
@@ -12,7 +18,7 @@ use super::{
         cache::{Cache, Key},
         context::Memory,
     },
-    apply::{accepted, create},
+    job_creation::{accepted, create, look_for_unanswered},
 };
 use crate::api::condition::reason;
 
@@ -27,6 +33,27 @@ fn job() -> Job {
 
 fn status(code: u16, reason: &str, message: &str) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code})
+}
+
+/// A client of an API server that breaks off while it makes a Job; it was made, or not.
+fn breaks_off(makes: bool) -> Client {
+    let there = Arc::new(AtomicBool::new(false));
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let there = Arc::clone(&there);
+        async move {
+            let (code, answer) = match request.method() {
+                &Method::POST => {
+                    there.store(makes, Ordering::Relaxed);
+                    return Err("the connection broke");
+                }
+                _ if there.load(Ordering::Relaxed) => (200, serde_json::to_value(job()).expect("JSON")),
+                _ => (404, status(404, "NotFound", "there is no base-0-0")),
+            };
+            let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
+            Ok(Response::builder().status(code).body(answer).expect("a response"))
+        }
+    });
+    Client::new(service, "team")
 }
 
 /// The Jobs of an API server whose quota is used up; the Job is there, or not.
@@ -46,11 +73,12 @@ fn full(there: bool) -> Api<Job> {
 #[tokio::test]
 async fn a_job_that_was_made_before_is_taken_though_another_would_be_refused() {
     let jobs = Cache::new(|_| None);
-    let taken = create(&jobs, &full(true), &job()).await.expect("an answer").expect("the Job that is there");
+    let mut memory = Memory::default();
+    let taken =
+        create(&jobs, &full(true), &job(), &mut memory).await.expect("an answer").expect("the Job that is there");
     assert_eq!(taken.name_any(), "base-0-0");
     assert!(jobs.get(&Key::new("team", "base-0-0")).is_some(), "the next pass does not see it");
 
-    let mut memory = Memory::default();
     let kind = || "standard".to_owned();
     accepted(&full(true), &job(), kind(), &mut memory).await.expect("an answer").expect("no refusal");
     assert!(memory.accepted_jobs.is_empty(), "what was refused is asked again");
@@ -59,9 +87,22 @@ async fn a_job_that_was_made_before_is_taken_though_another_would_be_refused() {
 #[tokio::test]
 async fn a_job_that_is_refused_and_not_there_has_failed() {
     let jobs = Cache::new(|_| None);
-    let refused = create(&jobs, &full(false), &job()).await.expect("an answer").expect_err("a refusal");
-    assert_eq!(refused.reason, reason::QUOTA_EXCEEDED);
     let mut memory = Memory::default();
+    let refused = create(&jobs, &full(false), &job(), &mut memory).await.expect("an answer").expect_err("a refusal");
+    assert_eq!(refused.reason, reason::QUOTA_EXCEEDED);
+    assert!(memory.unanswered.is_empty(), "the answer was heard");
     let asked = accepted(&full(false), &job(), "standard".into(), &mut memory).await.expect("an answer");
     assert_eq!(asked.expect_err("a refusal").reason, reason::QUOTA_EXCEEDED);
+}
+
+#[tokio::test]
+async fn a_job_whose_creation_got_no_answer_is_looked_for_in_the_next_pass() {
+    for makes in [true, false] {
+        let (jobs, client, mut memory) = (Cache::new(|_| None), breaks_off(makes), Memory::default());
+        let api = Api::namespaced(client.clone(), "team");
+        create(&jobs, &api, &job(), &mut memory).await.expect_err("no answer");
+        look_for_unanswered(&jobs, &client, "team", &mut memory).await.expect("an answer");
+        assert_eq!(jobs.get(&Key::new("team", "base-0-0")).is_some(), makes);
+        assert!(memory.unanswered.is_empty(), "it is known now");
+    }
 }

@@ -1,0 +1,146 @@
+//! Jobs are made, each at most once, and it is known afterwards whether one was: builds and checks alike.
+
+use k8s_openapi::api::batch::v1::Job;
+use kube::{Api, Client, ResourceExt, api::PostParams};
+use tracing::{info, warn};
+
+use super::super::{
+    cache::{Cache, Key},
+    context::Memory,
+    error::{Error, call},
+};
+use crate::{
+    api::{BuildFailure, FailureClass, condition::reason},
+    build::{job::drops_user_namespace, outcome},
+};
+
+/// The most kinds of Jobs that are remembered to be accepted: strategies with their settings, and checks.
+const MAX_ACCEPTED: usize = 64;
+
+/// Looks for the Jobs that an earlier pass has asked for without hearing an answer. They may run, and no watch has shown them
+/// yet: a pass that did not know of them would start more than the budgets allow.
+pub async fn look_for_unanswered(
+    jobs: &Cache<Job>,
+    client: &Client,
+    namespace: &str,
+    memory: &mut Memory,
+) -> Result<(), Error> {
+    let api: Api<Job> = Api::namespaced(client.clone(), namespace);
+    while let Some(name) = memory.unanswered.first().cloned() {
+        if jobs.get(&Key::new(namespace, &name)).is_none()
+            && let Some(job) = existing(&api, &name).await?
+        {
+            jobs.wrote(job);
+        }
+        memory.unanswered.remove(&name);
+    }
+    Ok(())
+}
+
+/// Whether the API server takes Jobs of this kind as they are: asked once for each kind, which `kind` names.
+pub async fn accepted(
+    api: &Api<Job>,
+    job: &Job,
+    kind: String,
+    memory: &mut Memory,
+) -> Result<Result<(), BuildFailure>, Error> {
+    if memory.accepted_jobs.contains(&kind) {
+        return Ok(Ok(()));
+    }
+    match accepts(api, job).await? {
+        Acceptance::Kept => {
+            if memory.accepted_jobs.len() >= MAX_ACCEPTED {
+                memory.accepted_jobs.clear();
+            }
+            memory.accepted_jobs.insert(kind);
+        }
+        Acceptance::Unknown => {}
+        Acceptance::Refused(failure) => return Ok(Err(failure)),
+    }
+    Ok(Ok(()))
+}
+
+/// What the API server makes of a Job's pods.
+enum Acceptance {
+    /// It keeps what they need.
+    Kept,
+    /// It could not be told.
+    Unknown,
+    /// It drops something, or refuses them.
+    Refused(BuildFailure),
+}
+
+/// Whether the API server keeps what the Job needs: asked once, without making anything.
+async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    let what = || format!("try Job {}", job.name_any());
+    match call(what, api.create(&dry, job)).await {
+        Ok(returned) if drops_user_namespace(job, &returned) => Ok(Acceptance::Refused(without_user_namespace())),
+        Ok(_) => Ok(Acceptance::Kept),
+        // Made by an earlier pass; `create` looks at it.
+        Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
+        Err(error) if error.is_refusal() => Ok(match existing(api, &job.name_any()).await? {
+            Some(_) => Acceptance::Unknown,
+            None => Acceptance::Refused(outcome::refused(error.is_forbidden(), &error.to_string())),
+        }),
+        Err(error) => Err(error),
+    }
+}
+
+/// The Job of this name. Quotas and policies are asked before the API server looks for the name, so that a refusal does not say
+/// that no earlier pass has made it.
+async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, Error> {
+    call(|| format!("read Job {name}"), api.get_opt(name)).await
+}
+
+/// Makes the Job, and shows it to the cache. One that is there already was made by an earlier pass whose record was lost: it
+/// is taken, even if the API server would refuse another.
+pub async fn create(
+    jobs: &Cache<Job>,
+    api: &Api<Job>,
+    job: &Job,
+    memory: &mut Memory,
+) -> Result<Result<Job, BuildFailure>, Error> {
+    // Until an answer says what came of it, even if this pass goes no further.
+    memory.unanswered.insert(job.name_any());
+    let created = create_or_take(jobs, api, job).await?;
+    memory.unanswered.remove(&job.name_any());
+    Ok(created)
+}
+
+async fn create_or_take(jobs: &Cache<Job>, api: &Api<Job>, job: &Job) -> Result<Result<Job, BuildFailure>, Error> {
+    let name = job.name_any();
+    match call(|| format!("create Job {name}"), api.create(&PostParams::default(), job)).await {
+        Ok(created) => {
+            info!(job = %name, "Job started");
+            jobs.wrote(created.clone());
+            Ok(Ok(created))
+        }
+        Err(error) if error.is_already_exists() || error.is_refusal() => {
+            if let Some(existing) = existing(api, &name).await? {
+                jobs.wrote(existing.clone());
+                return Ok(if drops_user_namespace(job, &existing) {
+                    Err(without_user_namespace())
+                } else {
+                    Ok(existing)
+                });
+            }
+            if !error.is_refusal() {
+                // Gone since.
+                return Err(error);
+            }
+            warn!(job = %name, %error, "a Job could not be started");
+            Ok(Err(outcome::refused(error.is_forbidden(), &error.to_string())))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn without_user_namespace() -> BuildFailure {
+    let message = "the cluster drops `hostUsers: false` from pods, so the build would have its capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 or newer), or a strategy that needs none";
+    BuildFailure {
+        class: FailureClass::Infrastructure,
+        reason: reason::USER_NAMESPACE_UNAVAILABLE.into(),
+        message: message.into(),
+    }
+}
