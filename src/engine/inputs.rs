@@ -21,9 +21,8 @@ pub(super) struct Parents<'w> {
     views: Vec<ParentView<'w>>,
     /// When the oldest upstream digest below was first seen.
     pub base_seen: Option<Timestamp>,
-    /// A parent whose digest is known but not to be built from, for it has not passed its checks as they are now; and whether
-    /// they are being run.
-    unready: Option<(&'w str, bool)>,
+    /// Why they are not to be built from, though their digests are known.
+    unready: Option<Unready<'w>>,
 }
 
 /// A parent as its child sees it.
@@ -54,12 +53,21 @@ pub(super) enum Obstacle {
     Waiting(Fault, bool),
 }
 
+/// Why a parent's digest is not to be built from: it has not passed the parent's checks as they are now.
+#[derive(Clone, Copy)]
+enum Unready<'w> {
+    /// They are waited for; the flag says whether they are being run.
+    Unchecked(&'w str, bool),
+    /// They are not run, for the ancestor of this name has failed.
+    Blocked(&'w str),
+}
+
 /// What a parent comes to.
 enum Found<'w> {
     /// A digest, and when the oldest upstream digest below it was first seen.
     Digest(ParentView<'w>, Option<Timestamp>),
-    /// A digest that is not to be built from; the flag says whether it is being checked.
-    Unready(ParentView<'w>, Option<Timestamp>, bool),
+    /// The same, not to be built from.
+    Unready(ParentView<'w>, Option<Timestamp>, Unready<'w>),
     /// None yet; the flag says whether it is on its way.
     Awaited(&'w str, bool),
 }
@@ -75,8 +83,8 @@ impl<'a> Step<'a> {
         for (edge, parent) in self.image.from.iter().zip(self.frame.seen.lineage().parents(self.index)) {
             let (view, since) = match self.parent(images, edge, *parent)? {
                 Found::Digest(view, since) => (view, since),
-                Found::Unready(view, since, on_its_way) => {
-                    found.unready = found.unready.or(Some((view.name, on_its_way)));
+                Found::Unready(view, since, why) => {
+                    found.unready = found.unready.or(Some(why));
                     (view, since)
                 }
                 Found::Awaited(name, on_its_way) => {
@@ -116,20 +124,21 @@ impl<'a> Step<'a> {
         let checks = self.frame.seen.blueprint.images.get(parent).and_then(|image| image.checks.as_ref());
         let is_checked = |good: &Good| checks.is_none() || good.checked.as_ref() == checks;
         if let Some(by) = failed_ancestor(edge.parent(), decision) {
-            let usable =
-                |good: &&Good| self.image.on_parent_failure == OnParentFailure::UseLastGood && is_checked(good);
-            return match good.filter(usable) {
-                Some(good) => Ok(Found::Digest(view(good), good.base_seen)),
+            return match good.filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastGood) {
+                Some(good) if is_checked(good) => Ok(Found::Digest(view(good), good.base_seen)),
+                Some(good) => Ok(Found::Unready(view(good), good.base_seen, Unready::Blocked(by))),
                 None => Err(Obstacle::Blocked(by.into())),
             };
         }
         Ok(match good {
             Some(good) if decision.stands && is_checked(good) => Found::Digest(view(good), good.base_seen),
             // A person keeps it where it is, and its checks are others by now.
-            Some(good) if decision.stands => Found::Unready(view(good), good.base_seen, false),
+            Some(good) if decision.stands => {
+                Found::Unready(view(good), good.base_seen, Unready::Unchecked(edge.parent(), false))
+            }
             // Its checks have changed: it is what it was, and is not to be built from before they have passed.
             Some(good) if decision.state == ImageState::Checking && decision.fingerprint.is_none() => {
-                Found::Unready(view(good), good.base_seen, true)
+                Found::Unready(view(good), good.base_seen, Unready::Unchecked(edge.parent(), true))
             }
             _ => Found::Awaited(edge.parent(), decision.in_progress),
         })
@@ -171,8 +180,10 @@ impl<'a> Step<'a> {
     pub(super) fn known(&self, parents: &Parents<'_>) -> Result<Known, Obstacle> {
         let (source, remembered) = self.source()?;
         let strategy = known(&self.sight.strategy, "the build strategy is being looked up")?.to_owned();
-        if let Some(unready) = parents.unready {
-            return Err(waiting(&[unready]));
+        match parents.unready {
+            Some(Unready::Unchecked(parent, on_its_way)) => return Err(waiting(&[(parent, on_its_way)])),
+            Some(Unready::Blocked(by)) => return Err(Obstacle::Blocked(by.into())),
+            None => {}
         }
         let inputs = Inputs {
             parents: parents

@@ -119,6 +119,8 @@ struct World<'a> {
 struct Parent {
     pinned: Option<String>,
     fate: Fate,
+    /// Whether that has passed its checks as they are now.
+    checked: bool,
 }
 
 impl World<'_> {
@@ -186,7 +188,7 @@ impl World<'_> {
         for edge in &image.from {
             parents.push(self.parent(family, edge)?);
         }
-        let failed = |parent: &Parent| matches!(parent.fate, Fate::Failed | Fate::Blocked);
+        let failed: fn(&Parent) -> bool = |parent| matches!(parent.fate, Fate::Failed | Fate::Blocked);
         let last_good = image.on_parent_failure == OnParentFailure::UseLastGood;
         let held = self.is_held(image.hold.as_ref().map(|hold| hold.until), record.hold.as_ref());
         if parents.iter().any(|parent| failed(parent) && !(last_good && parent.pinned.is_some())) {
@@ -208,6 +210,13 @@ impl World<'_> {
             record.state == ImageState::Current && self.lineage(family, image, &record, &text, &pinned).is_ok();
         if held && !current {
             return expect(Fate::Held, &[ImageState::Held]);
+        }
+        let unchecked = |fate: fn(&Parent) -> bool| parents.iter().any(|parent| !parent.checked && fate(parent));
+        if !current && unchecked(failed) {
+            return expect(Fate::Blocked, &[ImageState::Blocked]);
+        }
+        if !current && unchecked(|parent| parent.fate == Fate::Held) {
+            return expect(Fate::Waiting, &[ImageState::Waiting]);
         }
         let smoke = image.checks.iter().any(|check| check.required);
         if text.contains(BROKEN) || text.contains(MISMATCH) || smoke && text.contains(BAD) {
@@ -258,7 +267,7 @@ impl World<'_> {
             let found = found.ok_or_else(|| format!("there is no upstream {upstream}"))?;
             let digest = self.adopted(family, found)?;
             let pinned = (!digest.is_empty()).then(|| format!("{}@{digest}", found.image));
-            return Ok(Parent { pinned, fate: Fate::Current });
+            return Ok(Parent { pinned, fate: Fate::Current, checked: true });
         }
         let name = edge.image.as_deref().unwrap_or_default();
         let families = self.families;
@@ -269,15 +278,17 @@ impl World<'_> {
             }
         };
         let Some((of, found)) = of.and_then(|of| Some((of, of.image(name)?))) else {
-            return Ok(Parent { pinned: None, fate: Fate::Waiting });
+            return Ok(Parent { pinned: None, fate: Fate::Waiting, checked: true });
         };
         let fate = self.fate(of, found)?;
         let digest = of.record(name).digest;
-        let stands = fate != Fate::Waiting;
-        Ok(Parent {
-            pinned: digest.filter(|_| stands).map(|digest| format!("{}@{digest}", repository(&of.spec, found))),
-            fate,
-        })
+        // What another family waits for may take for ever: it is built from as it is until that has come.
+        let stands = fate != Fate::Waiting || edge.family.is_some();
+        let pinned = digest.filter(|_| stands).map(|digest| format!("{}@{digest}", repository(&of.spec, found)));
+        // What another family exports is as good as that family says.
+        let is_checked = |pinned: &String| self.cluster.invariants.is_checked(found, pinned);
+        let checked = edge.family.is_some() || pinned.as_ref().is_none_or(is_checked);
+        Ok(Parent { pinned, fate, checked })
     }
 
     /// Whether an image's digest is of a build from its inputs as they are now.

@@ -285,6 +285,7 @@ fn the_last_good_digest_is_of_no_use_to_a_child_once_it_fails_a_check() {
     world.spec.images[0].checks = vec![check("smoke", true)];
     world.failing_checks.insert("smoke".into(), FailureClass::Build);
     world.settle();
+    assert_eq!(world.states(), [ImageState::Failed, CURRENT], "what is built stays as it is");
     world.spec.images[1].args.insert("A".into(), "1".into());
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![ImageState::Failed, ImageState::Blocked], vec![1, 1]));

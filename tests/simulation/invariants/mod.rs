@@ -14,7 +14,7 @@ use std::{
 };
 
 use groundswell::{
-    api::{Cutoff, Image, ImageFamilySpec},
+    api::{Cutoff, Edge, Image, ImageFamilySpec},
     controller::{
         cache::Key,
         context::{Context, MAX_PUSHES},
@@ -52,6 +52,8 @@ pub struct Invariants {
     passed: BTreeSet<(String, String, String)>,
     /// Digests that a person has agreed to, by family and upstream.
     approved: BTreeSet<(String, String, String)>,
+    /// Since when changes wait, as each family's status last told, by its uid.
+    waiting: BTreeMap<String, Timestamp>,
     /// Builds that succeeded, by wave, image and own inputs, and when.
     built: BTreeMap<(String, String, String), Duration>,
     /// Starts that no person caused, by the family's uid.
@@ -101,7 +103,7 @@ impl Invariants {
     }
 
     /// Whether `repository@digest` is of a build that has passed what the image requires.
-    fn is_checked(&self, image: &Image, pinned: &str) -> bool {
+    pub fn is_checked(&self, image: &Image, pinned: &str) -> bool {
         let required = image.checks.iter().filter(|check| check.required);
         required
             .into_iter()
@@ -159,9 +161,27 @@ pub fn remember_truth(cluster: &mut Cluster) {
         for image in &spec.images {
             let text = text_of(cluster, &image.source);
             truths.extend(text.map(|text| (format!("source of {}", repository(&spec, image)), text)));
+            let parents: Option<Vec<String>> =
+                image.from.iter().map(|edge| parent(cluster, &key, &spec, edge)).collect();
+            truths
+                .extend(parents.map(|parents| (format!("parents of {}", repository(&spec, image)), parents.join(" "))));
         }
     }
     cluster.invariants.history.truths(truths, now);
+}
+
+/// The repository of what an edge names, if there is such a thing.
+fn parent(cluster: &mut Cluster, family: &Key, spec: &ImageFamilySpec, edge: &Edge) -> Option<String> {
+    if let Some(name) = &edge.upstream {
+        return spec.upstreams.iter().find(|upstream| upstream.name == *name).map(|upstream| upstream.image.clone());
+    }
+    let of = |spec: &ImageFamilySpec| {
+        spec.images.iter().find(|image| Some(&image.name) == edge.image.as_ref()).map(|image| repository(spec, image))
+    };
+    match &edge.family {
+        None => of(spec),
+        Some(other) => of(&*cluster.spec(&Key::new(&family.namespace, &other.name))?),
+    }
 }
 
 /// What a person reads of a digest or a text.

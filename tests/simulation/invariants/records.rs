@@ -64,8 +64,8 @@ fn hasty(cluster: &Cluster, cascade: &Value) -> Option<String> {
     });
     let (newest, name) = seen.max()?;
     let quiet = cluster.elapsed().saturating_sub(newest) + SECOND;
-    let since: Option<Timestamp> = family["status"]["pending"]["since"].as_str().and_then(|since| since.parse().ok());
-    let waited = since.map(|since| begun.duration_since(since) >= spec.policy.max_settle.signed());
+    let since = cluster.invariants.waiting.get(uid(family));
+    let waited = since.map(|since| begun.duration_since(*since) >= spec.policy.max_settle.signed());
     let early = quiet.as_secs() < u64::from(spec.policy.settle.as_secs()) && waited != Some(true);
     early.then(|| format!("{} began {quiet:?} after {name} moved", key_of(cascade).name))
 }
@@ -112,11 +112,22 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
         super::tags::announced(cluster, before, object);
     }
     if kind == Kind::Family {
+        waits(cluster, object);
         super::remember_truth(cluster);
         found.extend(adopted(cluster, before, object));
     }
     for (invariant, message) in found {
         cluster.violated(invariant, message);
+    }
+}
+
+/// Remembers since when changes of a family wait. A status that announces a wave does not tell it any more.
+fn waits(cluster: &mut Cluster, family: &Value) {
+    let since = family["status"]["pending"]["since"].as_str().and_then(|since| since.parse().ok());
+    match since {
+        Some(since) => drop(cluster.invariants.waiting.insert(uid(family).into(), since)),
+        None if family["status"]["cascade"].is_null() => drop(cluster.invariants.waiting.remove(uid(family))),
+        None => {}
     }
 }
 

@@ -26,7 +26,12 @@ pub fn pushed(cluster: &mut Cluster, repository: &str, digest: &str) {
         let since = as_of(cluster, &leaf, value);
         (leaf, (value.to_owned(), since))
     };
-    let mut leaves = BTreeMap::from([known(format!("source of {repository}"), &made.source)]);
+    let parents: Vec<&str> = made.parents.iter().filter_map(|parent| parent.split('@').next()).collect();
+    let mut leaves = BTreeMap::from([
+        known(format!("source of {repository}"), &made.source),
+        // Whoever rewires an image may put it on something that is held at an older base.
+        known(format!("parents of {repository}"), &parents.join(" ")),
+    ]);
     for parent in &made.parents {
         match cluster.invariants.leaves.get(parent) {
             Some(below) => leaves.extend(below.clone()),
