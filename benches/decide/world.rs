@@ -202,7 +202,7 @@ impl World {
                 planned: &wave.planned,
                 status: &wave.status,
             }),
-            last_wave: None,
+            ended: Vec::new(),
             requests: Vec::new(),
             budget: Budget::default(),
         }

@@ -148,12 +148,12 @@ fn begin(
 ) -> Course {
     match gates::wave(seen, upstreams, walk, wishes, window, now) {
         WaveGate::Open => {
-            let ended = |name: &str| seen.last_wave.is_some_and(|last| last.name == name);
+            let ended = |name: &str| seen.ended.iter().any(|wave| wave.name == name);
             // One that was to begin before, and whose record may be there though nobody has shown it yet, begins under its name.
             let begun = seen.status.cascade.as_ref().map(|wave| wave.name.clone()).filter(|name| !ended(name));
             let name = begun.unwrap_or_else(|| wave_name(seen.family, now));
             if ended(&name) {
-                // Names tell seconds apart; the last wave has begun in this one.
+                // Names tell seconds apart; a wave has begun in this one already, or the clock was set back to it.
                 gates::close(walk, reason::CASCADING, "the wave begins");
                 let next = now.saturating_add(A_SECOND).unwrap_or(Timestamp::MAX);
                 return Course {

@@ -64,7 +64,7 @@ pub use blueprint::Blueprint;
 pub use decide::decide;
 pub use decision::{Action, Decision, ImageDecision, PinnedParent, TagMove, WaveStep};
 pub use observation::{
-    Budget, BuildOutcome, BuildSight, CheckOutcome, CheckSight, Good, ImageSight, ImportSight, ImportState,
-    ImportedGood, LastWave, Observation, Push, PushResult, RequestSight, SeenDigest, Sight, TagSight, Target,
+    Budget, BuildOutcome, BuildSight, CheckOutcome, CheckSight, EndedWave, Good, ImageSight, ImportSight, ImportState,
+    ImportedGood, Observation, Push, PushResult, RequestSight, SeenDigest, Sight, TagSight, Target,
     UpstreamSight, WaveSight,
 };

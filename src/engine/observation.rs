@@ -39,8 +39,8 @@ pub struct Observation<'a> {
     pub orphans: Vec<BuildSight>,
     /// The wave that runs.
     pub wave: Option<WaveSight<'a>>,
-    /// The newest wave that has ended.
-    pub last_wave: Option<LastWave<'a>>,
+    /// The waves that have ended and are still on record, the newest last.
+    pub ended: Vec<EndedWave<'a>>,
     /// Requests that are not handled yet.
     pub requests: Vec<RequestSight>,
     /// What the operator's limits leave to this family.
@@ -57,7 +57,7 @@ impl<'a> Observation<'a> {
     /// The superseded wave whose place the next one takes.
     #[must_use]
     pub fn superseded(&self) -> Option<&'a str> {
-        self.last_wave.filter(|wave| wave.superseded).map(|wave| wave.name)
+        self.ended.last().filter(|wave| wave.superseded).map(|wave| wave.name)
     }
 }
 
@@ -74,9 +74,9 @@ pub struct WaveSight<'a> {
     pub status: &'a CascadeStatus,
 }
 
-/// The newest wave that has ended.
+/// A wave that has ended.
 #[derive(Clone, Copy, Debug)]
-pub struct LastWave<'a> {
+pub struct EndedWave<'a> {
     /// Its name.
     pub name: &'a str,
     /// Whether it ended early, for another to take its place.

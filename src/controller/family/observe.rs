@@ -20,7 +20,7 @@ use crate::{
     },
     build::source::{ConfigMapError, config_map_hash},
     engine::{
-        Blueprint, Budget, BuildSight, CheckSight, Fault, Good, ImageSight, ImportSight, LastWave, Observation,
+        Blueprint, Budget, BuildSight, CheckSight, Fault, Good, EndedWave, ImageSight, ImportSight, Observation,
         RequestSight, SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository,
     },
     registry::Keychain,
@@ -41,8 +41,8 @@ pub struct World {
     pub records: Vec<Option<Arc<FamilyImage>>>,
     /// The wave that runs.
     pub wave: Option<Arc<Cascade>>,
-    /// The newest wave that has ended.
-    last_wave: Option<Arc<Cascade>>,
+    /// The waves that have ended, the newest last.
+    ended: Vec<Arc<Cascade>>,
     /// The strategies of its images, as `spec.images`.
     pub strategies: Vec<Option<Arc<BuildStrategy>>>,
     /// The images of other families, as the lineage lists them.
@@ -127,8 +127,8 @@ impl World {
         let mut cascades = context.caches.cascades.group(&key);
         cascades.extend(announced(context, family, &cascades).await?);
         let requests = request_sights::sights(family, &records, now);
-        let ended = cascades.iter().filter(|cascade| !running(cascade));
-        let last_wave = ended.max_by_key(|cascade| cascade.creation_timestamp()).cloned();
+        let mut ended: Vec<_> = cascades.iter().filter(|cascade| !running(cascade)).cloned().collect();
+        ended.sort_by_key(|cascade| cascade.creation_timestamp());
         let keys = &mut memory.image_keys;
         let upstreams = spec.upstreams.iter();
         let upstreams = upstreams.map(|upstream| upstream_sight(context, upstream, &keychain, keys)).collect();
@@ -148,7 +148,7 @@ impl World {
             records: records_of,
             requests,
             wave: cascades.into_iter().find(running),
-            last_wave,
+            ended,
             status: family.status.clone().unwrap_or_default(),
             nothing: CascadeStatus::default(),
             budget: Budget::default(),
@@ -194,10 +194,7 @@ impl World {
                 planned: &wave.spec.levels,
                 status: wave.status.as_ref().unwrap_or(&self.nothing),
             }),
-            last_wave: self.last_wave.as_ref().map(|wave| LastWave {
-                name: wave.metadata.name.as_deref().unwrap_or_default(),
-                superseded: wave.status.as_ref().is_some_and(|status| status.phase == CascadePhase::Superseded),
-            }),
+            ended: self.ended.iter().map(|wave| ended(wave)).collect(),
             requests: self.requests.clone(),
             budget: self.budget.clone(),
         }
@@ -228,6 +225,13 @@ impl World {
     #[must_use]
     pub fn repository(&self, image: usize) -> String {
         self.blueprint.images.get(image).map(|image| image.repository.clone()).unwrap_or_default()
+    }
+}
+
+fn ended(wave: &Cascade) -> EndedWave<'_> {
+    EndedWave {
+        name: wave.metadata.name.as_deref().unwrap_or_default(),
+        superseded: wave.status.as_ref().is_some_and(|status| status.phase == CascadePhase::Superseded),
     }
 }
 

@@ -86,7 +86,7 @@ fn a_family_that_is_deleted_mid_wave_and_made_again_is_built_whole() {
         // All that was recorded goes with it: the images, its status, the wave. Its Jobs go a moment later.
         world.records = vec![None; 4];
         world.status = ImageFamilyStatus::default();
-        (world.wave, world.last_wave) = (None, None);
+        (world.wave, world.ended) = (None, Vec::new());
         world.asked.clear();
         world.pass();
         if jobs_are_gone {

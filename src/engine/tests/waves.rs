@@ -321,3 +321,21 @@ fn the_build_of_an_image_that_is_gone_is_ended() {
     world.settle();
     assert_eq!(world.states(), [CURRENT; 3]);
 }
+
+#[test]
+fn a_clock_that_is_set_back_gives_no_wave_the_name_of_an_earlier_one() {
+    let mut world = chain();
+    world.spec.policy.settle = crate::api::Duration::from_secs(0);
+    let first = world.now;
+    for round in 1..=2 {
+        world.upstream_digests[0] = format!("sha256:up-{round}");
+        world.settle();
+        world.now += SignedDuration::from_hours(1);
+    }
+    world.now = first;
+    world.upstream_digests[0] = "sha256:up-3".into();
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 3], vec![4; 3]));
+    let names: std::collections::BTreeSet<&String> = world.ended.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), world.ended.len(), "{:?}", world.ended);
+}

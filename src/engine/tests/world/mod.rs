@@ -35,8 +35,8 @@ pub(super) struct World {
     pub(super) status: ImageFamilyStatus,
     pub(super) records: Vec<Option<FamilyImageStatus>>,
     pub(super) wave: Option<Wave>,
-    /// The wave that ended last, and whether it was superseded.
-    pub(super) last_wave: Option<(String, bool)>,
+    /// The waves that have ended, and whether each was superseded.
+    pub(super) ended: Vec<(String, bool)>,
     pub(super) waves: Vec<CascadeStatus>,
     pub(super) imports: Vec<ImportSight>,
     pub(super) requests: Vec<RequestSight>,
@@ -109,7 +109,7 @@ impl World {
             status: ImageFamilyStatus::default(),
             records: vec![None; images.len()],
             wave: None,
-            last_wave: None,
+            ended: Vec::new(),
             waves: Vec::new(),
             imports: Vec::new(),
             requests: Vec::new(),
@@ -197,7 +197,7 @@ impl World {
                 planned: &wave.planned,
                 status: &wave.status,
             }),
-            last_wave: self.last_wave.as_ref().map(|(name, superseded)| LastWave { name, superseded: *superseded }),
+            ended: self.ended.iter().map(|(name, superseded)| EndedWave { name, superseded: *superseded }).collect(),
             requests: self.requests.clone(),
             budget: self.budget.clone(),
         }

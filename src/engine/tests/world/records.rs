@@ -47,7 +47,7 @@ impl World {
             }
             WaveStep::Close { name, superseded } => {
                 self.wave = None;
-                self.last_wave = Some((name.clone(), *superseded));
+                self.ended.push((name.clone(), *superseded));
                 self.waves.extend(wave_status);
             }
             WaveStep::None => {}
