@@ -65,6 +65,6 @@ pub use decide::decide;
 pub use decision::{Action, Decision, ImageDecision, PinnedParent, TagMove, WaveStep};
 pub use observation::{
     Budget, BuildOutcome, BuildSight, CheckOutcome, CheckSight, EndedWave, Good, ImageSight, ImportSight, ImportState,
-    ImportedGood, Observation, Push, PushResult, RequestSight, SeenDigest, Sight, TagSight, Target,
-    UpstreamSight, WaveSight,
+    ImportedGood, Observation, Push, PushResult, RequestSight, SeenDigest, Sight, TagSight, Target, UpstreamSight,
+    WaveSight,
 };

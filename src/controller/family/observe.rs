@@ -20,7 +20,7 @@ use crate::{
     },
     build::source::{ConfigMapError, config_map_hash},
     engine::{
-        Blueprint, Budget, BuildSight, CheckSight, Fault, Good, EndedWave, ImageSight, ImportSight, Observation,
+        Blueprint, Budget, BuildSight, CheckSight, EndedWave, Fault, Good, ImageSight, ImportSight, Observation,
         RequestSight, SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository,
     },
     registry::Keychain,

@@ -46,6 +46,8 @@ pub struct Invariants {
     /// The leaves that each `repository@digest` stands on, each with its value and when that was last true before the build, or
     /// before a floating tag was set to the digest.
     leaves: BTreeMap<String, BTreeMap<String, (String, Duration)>>,
+    /// Where the controller has set each floating tag last, by `repository:tag`.
+    set: BTreeMap<String, String>,
     /// What floating tags were rightly promoted to, as `repository@digest`.
     promoted: BTreeSet<String>,
     /// Checks that were passed: `repository@digest`, the check's name and its revision.

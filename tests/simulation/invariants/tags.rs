@@ -107,8 +107,12 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
         if let Some(standing) = &moves {
             if is_immutable(tag) {
                 found.push(("immutable tags never move", format!("{shown} from {}", short(standing))));
-            } else if let Some(why) = backwards(cluster, name, standing, digest) {
-                found.push(("floating tags never go backwards", format!("{shown} from {}: {why}", short(standing))));
+            } else {
+                // Somebody else may have moved it on to what is not to be promoted.
+                let ours = cluster.invariants.set.get(&format!("{name}:{tag}")).unwrap_or(standing).clone();
+                if let Some(why) = backwards(cluster, name, &ours, digest) {
+                    found.push(("floating tags never go backwards", format!("{shown} from {}: {why}", short(&ours))));
+                }
             }
         }
         if let Some((key, spec, image)) = image_of(cluster, name) {
@@ -127,6 +131,7 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
     }
     if !tag.starts_with("gs-") && !is_immutable(tag) {
         stands(cluster, &pinned);
+        cluster.invariants.set.insert(format!("{name}:{tag}"), digest.to_owned());
     }
     for (invariant, message) in found {
         cluster.violated(invariant, message);
