@@ -23,12 +23,6 @@ const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 /// The longest such pause.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(2);
 
-/// How many numbers in a row no tag names, until those after them are taken for free as well: a build that failed leaves its
-/// number unused.
-const FREE_IN_A_ROW: i64 = 3;
-/// The most numbers that are looked at.
-const MOST_NUMBERS: usize = 1000;
-
 /// Asks what the decision wants to know. Whether anything was asked: then the decision is to be made anew.
 pub async fn answer(
     context: &Context,
@@ -129,9 +123,7 @@ impl Question<'_> {
         Ok(Answer::Found(pushed::present(&manifest, &images)))
     }
 
-    /// The number of the last build, as the registry has it; asked only where it is not recorded. A floating tag of ours tells
-    /// of the last build, or of an earlier one: in a wave that did not come whole, or after an upstream went back. Those after
-    /// it are known by the tags that name them.
+    /// The number of the last build, as the registry has it; asked only where it is not recorded.
     async fn last_build(&self, fingerprint: &str) -> Result<Option<i64>, Fault> {
         let recorded = self.world.records.get(self.image).and_then(Option::as_ref);
         if recorded.and_then(|record| record.status.as_ref()?.build).is_some() {
@@ -139,25 +131,7 @@ impl Question<'_> {
         }
         let Some(image) = self.world.family.spec.images.get(self.image) else { return Ok(None) };
         let tags = |build| tags::render(&self.world.family.spec, image, build, fingerprint).unwrap_or_default();
-        let told = match tags(0).into_iter().find(|tag| !tag.immutable) {
-            Some(floating) => self.repository.tagged(&floating.name).await?,
-            None => None,
-        };
-        let told = told.and_then(|manifest| manifest.annotations().get(labels::OCI_BUILD)?.parse().ok());
-        let mut last = told.unwrap_or(0);
-        let mut build: i64 = last;
-        for _ in 0..MOST_NUMBERS {
-            if build.saturating_sub(last) >= FREE_IN_A_ROW {
-                break;
-            }
-            build = build.saturating_add(1);
-            for tag in tags(build).into_iter().filter(|tag| tag.immutable) {
-                if self.repository.has(&tag.name).await? {
-                    last = build;
-                }
-            }
-        }
-        Ok((last > 0).then_some(last))
+        self.repository.last_build(tags).await
     }
 
     /// Proof that the build has used the pinned base: the base's layers are the first ones of the result. A builder that is

@@ -3,7 +3,10 @@
 
 use crate::{
     api::{condition::reason, labels},
-    engine::{Fault, PushResult, tags},
+    engine::{
+        Fault, PushResult,
+        tags::{self, Tag},
+    },
     registry::{
         self, Client, ContentIdentity, Descriptor, Digest, IndexEntry, Keychain, Kind, Manifest, PlatformImage,
         Reference,
@@ -12,6 +15,14 @@ use crate::{
 
 /// The most platforms of one image that are looked at.
 const MAX_PLATFORMS: usize = 32;
+
+/// The highest number that is taken for one of a build: more than anybody makes, and the next ones are numbers still.
+const MAX_BUILD: i64 = 1 << 40;
+/// How many numbers in a row no tag names, until those after them are taken for free as well: a build that failed leaves its
+/// number unused.
+const FREE_IN_A_ROW: i64 = 3;
+/// The most numbers that are looked at.
+const MOST_NUMBERS: usize = 1000;
 
 /// A repository of a registry, and with whose credentials it is asked.
 pub struct Repository<'a> {
@@ -40,8 +51,32 @@ impl<'a> Repository<'a> {
         }
     }
 
+    /// The number of the last build in it; `tags` tells the tags of a build by its number. A floating one stands on the last
+    /// build, or on an earlier one: in a wave that did not come whole, or after an upstream went back. Those after it are known
+    /// by the tags that name them.
+    pub async fn last_build(&self, tags: impl Fn(i64) -> Vec<Tag>) -> Result<Option<i64>, Fault> {
+        let told = match tags(0).into_iter().find(|tag| !tag.immutable) {
+            Some(floating) => self.tagged(&floating.name).await?.as_ref().and_then(number),
+            None => None,
+        };
+        let mut last = told.unwrap_or(0);
+        let mut build = last;
+        for _ in 0..MOST_NUMBERS {
+            if build - last >= FREE_IN_A_ROW {
+                break;
+            }
+            build += 1;
+            for tag in tags(build).into_iter().filter(|tag| tag.immutable) {
+                if self.has(&tag.name).await? {
+                    last = build;
+                }
+            }
+        }
+        Ok((last > 0).then_some(last))
+    }
+
     /// Whether there is anything under a tag.
-    pub async fn has(&self, tag: &str) -> Result<bool, Fault> {
+    async fn has(&self, tag: &str) -> Result<bool, Fault> {
         Ok(self.client.head(&self.tag(tag)?, self.keychain).await?.is_some())
     }
 
@@ -139,11 +174,17 @@ pub fn present(manifest: &Manifest, images: &[PlatformImage]) -> PushResult {
     let ContentIdentity { content, blobs } = ContentIdentity::of(images);
     PushResult::Present {
         digest: manifest.digest.to_string(),
-        build: manifest.annotations().get(labels::OCI_BUILD).and_then(|build| build.parse().ok()).unwrap_or(1),
+        build: number(manifest).unwrap_or(1),
         size: size(images),
         content: Some(content.into()),
         blobs: Some(blobs.into()),
     }
+}
+
+/// The number of the build that a manifest is of.
+fn number(manifest: &Manifest) -> Option<i64> {
+    let number = manifest.annotations().get(labels::OCI_BUILD)?.parse().ok()?;
+    (1..=MAX_BUILD).contains(&number).then_some(number)
 }
 
 /// Bytes of configurations and layers, as they are stored; what platforms share counts once.

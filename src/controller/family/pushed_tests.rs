@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     api::condition::reason,
-    engine::{Push, PushResult},
+    engine::{Push, PushResult, tags::Tag},
     registry::{
         Client, Config, Digest, Keychain, OCI_INDEX, OCI_MANIFEST,
         fault_registry::{FaultRegistry, Reply, Seen, reply},
@@ -173,6 +173,35 @@ async fn a_pushed_image_is_described() {
         panic!("not present")
     };
     assert_eq!((other, other_blobs), (content, blobs), "annotations are not content");
+}
+
+#[tokio::test]
+async fn numbers_go_on_after_the_last_build_that_any_tag_tells_of() {
+    let tags = |floats: bool| {
+        move |build: i64| {
+            let floating = floats.then(|| Tag { name: "latest".into(), immutable: false });
+            floating.into_iter().chain([Tag { name: format!("r{build}"), immutable: true }]).collect::<Vec<_>>()
+        }
+    };
+    let model = Model::start().await;
+    let last = async |floats| model.repository().last_build(tags(floats)).await.expect("an answer");
+    assert_eq!(last(true).await, None);
+    model.push(Some("latest"), "amd64", &["app"], Some((F1, 5)));
+    assert_eq!((last(true).await, last(false).await), (Some(5), None));
+    // The wave did not come whole: 6 has failed, and 7 stands there, as 8 does.
+    for later in ["r7", "r8"] {
+        model.push(Some(later), "amd64", &["app"], Some((F2, 7)));
+    }
+    assert_eq!((last(true).await, last(false).await), (Some(8), None));
+    model.push(Some("r1"), "amd64", &["app"], Some((F2, 1)));
+    model.push(Some("r4"), "amd64", &["app"], Some((F2, 4)));
+    assert_eq!(last(false).await, Some(8), "from gap to gap");
+
+    for hostile in [i64::MAX, 0, -1] {
+        model.push(Some("latest"), "amd64", &["app"], Some((F1, hostile)));
+        assert_eq!(last(true).await, Some(8), "{hostile}");
+        assert_eq!(digest_of(&model.present("latest").await).1, 1, "{hostile}");
+    }
 }
 
 #[tokio::test]
