@@ -59,7 +59,7 @@ pub enum BuildResult {
     Cancelled,
 }
 
-/// How an attempt at a digest's checks ended.
+/// How a check ended. Several required ones that fail in one attempt count once, as on its budget of retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum CheckResult {
     /// A check has passed.
