@@ -214,6 +214,12 @@ impl World {
         tags.into_iter().map(|(tag, (sight, _))| (tag, sight)).collect()
     }
 
+    /// Whether the wave of this name has ended.
+    #[must_use]
+    pub fn has_ended(&self, wave: &str) -> bool {
+        self.ended.iter().any(|ended| ended.name_any() == wave)
+    }
+
     /// The upstreams by name, each with why its last poll failed, if it did.
     #[must_use]
     pub fn upstreams(&self) -> Vec<(&str, Option<&Fault>)> {

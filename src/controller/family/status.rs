@@ -34,6 +34,8 @@ use crate::{
 
 /// A family's counts are written at most this often; everything else of it at once.
 const COALESCE: SignedDuration = SignedDuration::from_secs(1);
+/// How long a request to the API server may take effect after its sender is gone: as long as it works on one by default.
+const LATE: SignedDuration = SignedDuration::from_secs(60);
 /// The most characters of a message in the list of images that need a person.
 const MAX_ATTENTION_MESSAGE: usize = 256;
 
@@ -81,25 +83,42 @@ async fn family(
     now: Timestamp,
 ) -> Result<Option<Timestamp>, Error> {
     let old = world.family.status.clone().unwrap_or_default();
-    let new = family_status(world, decision, &old, now);
+    let announced = announced(world, decision, &old, now);
+    let look_again = announced.as_ref().and_then(|wave| wave.started_at?.saturating_add(LATE).ok());
+    let new = family_status(world, decision, &old, announced, now);
     let name = format!("{}/{}", world.key.namespace, world.key.name);
     context.metrics.family(&name, &new.counts, stale_since(world, &new));
     if new == old {
-        return Ok(None);
+        return Ok(look_again);
     }
     let only_counts = ImageFamilyStatus { counts: old.counts.clone(), ..new.clone() } == old;
     let last = memory.written.get("family").copied().unwrap_or(Timestamp::MIN);
     let due = last.saturating_add(COALESCE).unwrap_or(now);
     if only_counts && due > now {
-        return Ok(Some(due));
+        return Ok(look_again.into_iter().chain([due]).min());
     }
     memory.written.insert("family", now);
     write_family(context, &world.family, &new).await?;
     tell(context, world, &old, &new).await;
-    Ok(None)
+    Ok(look_again)
 }
 
-fn family_status(world: &World, decision: &Decision, old: &ImageFamilyStatus, now: Timestamp) -> ImageFamilyStatus {
+/// A wave that a pass before has announced, that this one does not begin, and of which there is no record: it may still come,
+/// from a controller that has died, and if something begins meanwhile, it must be that wave and not another one beside it.
+fn announced(world: &World, decision: &Decision, old: &ImageFamilyStatus, now: Timestamp) -> Option<RunningCascade> {
+    let is_late = |wave: &RunningCascade| {
+        wave.started_at.is_some_and(|at| at <= now && now.duration_since(at) < LATE) && !world.has_ended(&wave.name)
+    };
+    old.cascade.clone().filter(|wave| decision.wave == WaveStep::None && is_late(wave))
+}
+
+fn family_status(
+    world: &World,
+    decision: &Decision,
+    old: &ImageFamilyStatus,
+    announced: Option<RunningCascade>,
+    now: Timestamp,
+) -> ImageFamilyStatus {
     let generation = world.family.metadata.generation;
     let cascade = match &decision.wave {
         WaveStep::Open { name, .. } => Some(RunningCascade { name: name.clone(), started_at: Some(now) }),
@@ -107,7 +126,8 @@ fn family_status(world: &World, decision: &Decision, old: &ImageFamilyStatus, no
             name: name.clone(),
             started_at: world.wave.as_ref().and_then(|wave| Some(wave.creation_timestamp()?.0)),
         }),
-        WaveStep::None | WaveStep::Close { .. } => None,
+        WaveStep::None => announced,
+        WaveStep::Close { .. } => None,
     };
     let cascade = match (cascade, &old.cascade) {
         (Some(new), Some(old)) if new.name == old.name => Some(old.clone()),

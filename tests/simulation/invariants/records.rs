@@ -186,7 +186,7 @@ fn refused(
         return Some("it lacks a platform".into());
     }
     let since = cluster.invariants.history.first_seen(&upstream.image, digest)?;
-    let age = cluster.elapsed().saturating_sub(since).as_secs();
+    let age = (cluster.elapsed().saturating_sub(since) + SECOND).as_secs();
     let young = age < u64::from(upstream.minimum_age.as_secs()) && !cluster.time.was_skewed();
     young.then(|| format!("it is {age} s old"))
 }
