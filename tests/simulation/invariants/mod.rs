@@ -43,9 +43,8 @@ pub struct Invariants {
     passes: BTreeMap<Key, Pass>,
     /// How many Jobs there were of each image, by the family's uid.
     jobs: BTreeMap<(String, String), usize>,
-    /// The leaves that each `repository@digest` stands on, each with its value and when that was last true before the build, or
-    /// before a floating tag was set to the digest.
-    leaves: BTreeMap<String, BTreeMap<String, (String, Duration)>>,
+    /// The leaves that each `repository@digest` stands on.
+    leaves: BTreeMap<String, BTreeMap<String, Values>>,
     /// Where the controller has set each floating tag last, by `repository:tag`.
     set: BTreeMap<String, String>,
     /// What floating tags were rightly promoted to, as `repository@digest`.
@@ -71,6 +70,10 @@ pub struct Invariants {
     /// How many passes there were.
     pub passes_begun: u64,
 }
+
+/// The values of a leaf that a digest stands for, each with when it was last true before the build, or before a floating tag
+/// was set to the digest. There are several where builds came out the same.
+type Values = BTreeMap<String, Duration>;
 
 /// What a pass has seen when it began.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +161,9 @@ pub fn remember_truth(cluster: &mut Cluster) {
             let mut rows = rows.filter(|row| row["name"] == upstream.name.as_str());
             let adopted = rows.find_map(|row| row["adopted"]["digest"].as_str().map(str::to_owned));
             let standing = cluster.registry.tag(&upstream.image, FOLLOWED).map(str::to_owned);
-            truths.extend(pinned.or(adopted).or(standing).map(|digest| (upstream.image.clone(), digest)));
+            let digest = pinned.or(adopted).or(standing);
+            let leaf = |image: &Image| tags::upstream_of(&repository(&spec, image), &upstream.image);
+            truths.extend(digest.zip(spec.images.first()).map(|(digest, image)| (leaf(image), digest)));
         }
         for image in &spec.images {
             let text = text_of(cluster, &image.source);

@@ -9,7 +9,7 @@ use groundswell::{
 
 use serde_json::Value;
 
-use super::{builds, remember_truth, seen, short};
+use super::{Values, builds, remember_truth, seen, short};
 use crate::{
     cluster::Cluster,
     job_controller::Phase,
@@ -24,7 +24,7 @@ pub fn pushed(cluster: &mut Cluster, repository: &str, digest: &str) {
     remember_truth(cluster);
     let known = |leaf: String, value: &str| {
         let since = as_of(cluster, &leaf, value);
-        (leaf, (value.to_owned(), since))
+        (leaf, Values::from([(value.to_owned(), since)]))
     };
     let parents: Vec<&str> = made.parents.iter().filter_map(|parent| parent.split('@').next()).collect();
     let mut leaves = BTreeMap::from([
@@ -37,11 +37,27 @@ pub fn pushed(cluster: &mut Cluster, repository: &str, digest: &str) {
             Some(below) => leaves.extend(below.clone()),
             None => {
                 let (name, digest) = parent.split_once('@').unwrap_or_default();
-                leaves.extend([known(name.into(), digest)]);
+                leaves.extend([known(upstream_of(repository, name), digest)]);
             }
         }
     }
     cluster.invariants.leaves.insert(pinned, leaves);
+}
+
+/// The leaf that is an upstream as the family of a repository uses it: each adopts digests for itself.
+pub fn upstream_of(repository: &str, upstream: &str) -> String {
+    let family = repository.rsplit_once('/').map_or(repository, |(family, _)| family);
+    format!("{upstream} for {family}")
+}
+
+/// A build came out the same as an earlier one, which stands for it from now on: on whatever the build stood on.
+fn remembered(cluster: &mut Cluster, name: &str, build: &str, stays: &str) {
+    let leaves = &mut cluster.invariants.leaves;
+    let Some(of_build) = leaves.get(&format!("{name}@{build}")).cloned() else { return };
+    let of_stays = leaves.entry(format!("{name}@{stays}")).or_default();
+    for (leaf, values) in of_build {
+        of_stays.entry(leaf).or_default().extend(values);
+    }
 }
 
 /// When a leaf last had a value, as far as can be told by now.
@@ -100,8 +116,11 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
     if tag.starts_with("gs-") {
         // Remembered: the build came out the same as an earlier one.
         let content = |digest: &str| cluster.registry.content(&format!("{name}@{digest}"));
-        if moves.is_some_and(|standing| content(&standing) != content(digest)) {
+        if moves.as_ref().is_some_and(|standing| content(standing) != content(digest)) {
             found.push(("what is spared is the same", shown));
+        }
+        if let Some(build) = &moves {
+            remembered(cluster, name, build, digest);
         }
     } else {
         if let Some(standing) = &moves {
@@ -142,8 +161,10 @@ pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
 fn stands(cluster: &mut Cluster, pinned: &str) {
     cluster.invariants.promoted.insert(pinned.to_owned());
     let Some(mut leaves) = cluster.invariants.leaves.remove(pinned) else { return };
-    for (leaf, (value, since)) in &mut leaves {
-        *since = as_of(cluster, leaf, value).max(*since);
+    for (leaf, values) in &mut leaves {
+        for (value, since) in values {
+            *since = as_of(cluster, leaf, value).max(*since);
+        }
     }
     cluster.invariants.leaves.insert(pinned.to_owned(), leaves);
 }
@@ -199,15 +220,16 @@ fn backwards(cluster: &mut Cluster, name: &str, from: &str, to: &str) -> Option<
     let leaves = |digest: &str| cluster.invariants.leaves.get(&format!("{name}@{digest}"));
     let (from, to) = (leaves(from)?, leaves(to)?);
     let mut older = None;
-    for (leaf, (before, since_before)) in from {
-        let Some((after, since_after)) = to.get(leaf).filter(|(after, _)| after != before) else { continue };
-        let last = |value: &str| cluster.invariants.history.last_true(leaf, value);
-        let (last_before, last_after) = (last(before), last(after));
-        if last_after > last_before {
+    for (leaf, before) in from {
+        let differs = |after: &&Values| after.keys().all(|value| !before.contains_key(value));
+        let Some(after) = to.get(leaf).filter(differs) else { continue };
+        let last = |values: &Values| values.keys().map(|value| cluster.invariants.history.last_true(leaf, value)).max();
+        if last(after) > last(before) {
             return None;
         }
-        if last_after < last_before && since_after < since_before {
-            older = Some(format!("{leaf} goes from {} to {}", short(before), short(after)));
+        if last(after) < last(before) && after.values().max() < before.values().max() {
+            let named = |values: &Values| values.keys().map(|value| short(value)).collect::<Vec<_>>().join(" or ");
+            older = Some(format!("{leaf} goes from {} to {}", named(before), named(after)));
         }
     }
     older
