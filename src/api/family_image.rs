@@ -369,6 +369,14 @@ pub struct CheckRecord {
     pub message: String,
 }
 
+impl CheckRecord {
+    /// Whether it is of this check of a digest, as the spec said it in this revision.
+    #[must_use]
+    pub fn tells_of(&self, check: &str, digest: &str, revision: &str) -> bool {
+        self.name == check && self.digest == digest && self.revision == revision
+    }
+}
+
 /// How far a check is.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum CheckState {

@@ -106,14 +106,11 @@ fn all<'s>(seen: &'s Observation<'_>) -> impl Iterator<Item = &'s BuildSight> {
 /// When the builds were started that no person caused: as the records remember them, and as Jobs tell. Of one image no two
 /// start at once.
 fn starts(seen: &Observation<'_>) -> Vec<Timestamp> {
-    fn told(builds: &[BuildSight]) -> impl Iterator<Item = Timestamp> {
-        builds.iter().filter(|build| !build.user_caused).filter_map(|build| build.started_at)
-    }
     let of_images = seen.images.iter().flat_map(|image| {
         let remembered = image.record.into_iter().flat_map(|record| record.starts.iter().copied());
-        remembered.chain(told(&image.builds)).collect::<BTreeSet<Timestamp>>()
+        remembered.chain(image.builds.iter().filter_map(BuildSight::uncaused_start)).collect::<BTreeSet<Timestamp>>()
     });
-    of_images.chain(told(&seen.orphans)).collect()
+    of_images.chain(seen.orphans.iter().filter_map(BuildSight::uncaused_start)).collect()
 }
 
 /// Why a build finds no place.

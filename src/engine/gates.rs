@@ -71,8 +71,8 @@ pub fn wave(
     if at_once || until <= now { WaveGate::Open } else { WaveGate::Settling { pending, until } }
 }
 
-/// Whether a wave that runs is to end early, for candidates that may be adopted: see `policy.supersede`. A wave that has taken
-/// the place of another is left alone. A pass over the images is not needed for it.
+/// What is recorded of candidates that may be adopted while a wave runs, if there are any, and when their quiet time is over: the
+/// wave ends then, where `policy.supersede` says so. A pass over the images is not needed for it.
 #[must_use]
 pub fn supersede(seen: &Observation<'_>, upstreams: &[UpstreamStatus], now: Timestamp) -> Option<(Pending, Timestamp)> {
     let candidates = candidates(upstreams);

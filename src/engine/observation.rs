@@ -268,6 +268,14 @@ pub struct BuildSight {
     pub live: bool,
 }
 
+impl BuildSight {
+    /// When it was started, if no person caused it: such starts are slowed down in a storm.
+    #[must_use]
+    pub fn uncaused_start(&self) -> Option<Timestamp> {
+        self.started_at.filter(|_| !self.user_caused)
+    }
+}
+
 /// How far a build is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildOutcome {

@@ -4,17 +4,15 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use kube::{Api, Resource, ResourceExt, api::DeleteParams};
-use tracing::info;
+use kube::{Api, Resource, ResourceExt};
 
 use super::{
     super::{
         cache::Key,
         context::{Context, Memory},
         error::Error,
-        writes::delete,
     },
-    job_creation::{accepted, create},
+    jobs::{accepted, create},
     observe::World,
     strategies::strategy_ref,
 };
@@ -67,21 +65,6 @@ pub async fn start_builds(
         }
     }
     Ok(any_refused)
-}
-
-/// Ends the Jobs that count as failed or are cancelled, and have not ended. That is recorded by then.
-pub async fn stop_builds(context: &Context, world: &World, decision: &Decision) -> Result<(), Error> {
-    let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
-    for action in &decision.actions {
-        let Action::Stop { job } = action else { continue };
-        let known = context.caches.jobs.get(&Key::new(&world.key.namespace, job));
-        if known.is_none_or(|job| job.metadata.deletion_timestamp.is_some()) {
-            continue;
-        }
-        delete(&api, job, &DeleteParams::foreground()).await?;
-        info!(job, "Job ended");
-    }
-    Ok(())
 }
 
 /// Starts one build; a failure says why it can't be started.

@@ -2,17 +2,15 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use kube::{Api, Resource, ResourceExt, api::DeleteParams};
-use tracing::info;
+use kube::{Api, Resource, ResourceExt};
 
 use super::{
     super::{
         cache::Key,
         context::{Context, Memory},
         error::Error,
-        writes::delete,
     },
-    job_creation::{accepted, create},
+    jobs::{accepted, create},
     observe::World,
 };
 use crate::{
@@ -48,20 +46,6 @@ pub async fn start_checks(
         }
     }
     Ok(any_refused)
-}
-
-/// Ends the Jobs of checks that count as failed and have not ended: a pod that waits for an image, for example. Their
-/// failures are recorded by then.
-pub async fn stop_checks(context: &Context, world: &World) -> Result<(), Error> {
-    let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
-    for job in &world.failed_checks {
-        let known = context.caches.jobs.get(&Key::new(&world.key.namespace, job));
-        if known.is_some_and(|job| job.metadata.deletion_timestamp.is_none()) {
-            delete(&api, job, &DeleteParams::foreground()).await?;
-            info!(job, "failed check ended");
-        }
-    }
-    Ok(())
 }
 
 async fn start(
@@ -120,10 +104,8 @@ fn count(
 
 /// Records a check that can't be started as failed, for good: it is not tried again on this digest.
 fn report(records: &mut [CheckRecord], request: &CheckRequest, refused: &BuildFailure) {
-    let of_request = |record: &&mut CheckRecord| {
-        record.name == request.check.name && record.digest == request.digest && record.revision == request.revision
-    };
-    if let Some(record) = records.iter_mut().find(of_request) {
+    let (check, digest, revision) = (&request.check.name, &request.digest, &request.revision);
+    if let Some(record) = records.iter_mut().find(|record| record.tells_of(check, digest, revision)) {
         record.state = CheckState::Failed;
         record.message = shorten(&refused.message, MAX_CHECK_MESSAGE);
     }

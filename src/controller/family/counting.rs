@@ -86,9 +86,7 @@ impl Change<'_> {
 
     /// What a check's record has newly come to. Required ones that fail are told by the record of failures.
     fn verdict(&self, record: &CheckRecord) -> Option<CheckResult> {
-        let same = |known: &&CheckRecord| {
-            known.name == record.name && known.digest == record.digest && known.revision == record.revision
-        };
+        let same = |known: &&CheckRecord| known.tells_of(&record.name, &record.digest, &record.revision);
         if self.old.checks.iter().find(same).is_some_and(|known| known.state == record.state) {
             return None;
         }
@@ -103,9 +101,8 @@ impl Change<'_> {
 
     /// How the Job of a failed check has failed; without one it could not be started.
     fn of_job(&self, record: &CheckRecord) -> CheckResult {
-        let of_record = self.checks.iter().filter(|sight| {
-            sight.check == record.name && sight.digest == record.digest && sight.revision == record.revision
-        });
+        let of_record =
+            self.checks.iter().filter(|sight| record.tells_of(&sight.check, &sight.digest, &sight.revision));
         let mut class = of_record.filter_map(|sight| match &sight.outcome {
             CheckOutcome::Failed(failure) => Some(failure.class),
             CheckOutcome::Running | CheckOutcome::Passed(_) | CheckOutcome::Stopped => None,

@@ -29,7 +29,7 @@ use crate::{
         condition::{self, READY, RECONCILING, STALLED, reason, shorten},
         labels,
     },
-    engine::{Action, Decision, ImageDecision, TagSight, Target, budget, tags},
+    engine::{Action, BuildSight, Decision, ImageDecision, TagSight, Target, budget, tags},
 };
 
 /// How many records are written at once.
@@ -182,7 +182,7 @@ fn status(
     let reason = decided.reason;
     let message = shorten(&decided.message, MAX_MESSAGE);
     let known = Known {
-        builds: world.builds.get(index).map_or(&[], Vec::as_slice),
+        builds: world.builds_of(index),
         seconds: &world.seconds,
         pushes: memory.pushes.of(world.family.spec.images.get(index).map_or("", |image| image.name.as_str())),
     };
@@ -269,8 +269,7 @@ fn starts(
     now: Timestamp,
 ) -> Vec<Timestamp> {
     let Some(storm) = &world.family.spec.policy.storm else { return Vec::new() };
-    let builds = world.builds.get(index).into_iter().flatten();
-    let seen = builds.filter(|build| !build.user_caused).filter_map(|build| build.started_at);
+    let seen = world.builds_of(index).iter().filter_map(BuildSight::uncaused_start);
     let is_own = |action: &Action| matches!(action, Action::Build { image, user_caused: false, .. } if *image == index);
     let own = decided.running.as_ref().filter(|_| decision.actions.iter().any(is_own));
     let seen = seen.chain(own.and_then(|running| running.started_at));
@@ -322,7 +321,7 @@ fn count(context: &Context, world: &World, index: usize, old: &FamilyImageStatus
         image,
         old,
         new,
-        builds: world.builds.get(index).map_or(&[], Vec::as_slice),
+        builds: world.builds_of(index),
         seconds: &world.seconds,
         checks: world.checks.get(index).map_or(&[], Vec::as_slice),
     };

@@ -7,8 +7,7 @@
 //!   [`strategies`]: how images are built; [`image_keys`]: how registries are asked for tags
 //! - [`request_sights`]: what people ask for by hand; [`requests`]: what came of it
 //! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it came out the same as
-//! - [`apply`]: builds are started, and failed ones ended; [`checks`]: the same of checks; [`job_creation`]: how either is made
-//!   once
+//! - [`apply`]: builds are started; [`checks`]: checks are; [`jobs`]: how either is made once, and ended
 //! - [`promote`]: tags are moved
 //! - [`status`]: the record of the family; [`image_record`]: of each image; [`history`]: of its builds; [`cascade`]: of the wave
 //! - [`counting`]: what the metrics count
@@ -25,8 +24,8 @@ pub mod history;
 pub mod image_keys;
 pub mod image_record;
 pub mod imports;
-pub mod job_creation;
 pub mod job_sights;
+pub mod jobs;
 pub mod observe;
 pub mod probe;
 pub mod promote;
@@ -38,7 +37,7 @@ pub mod status;
 pub mod strategies;
 
 #[cfg(test)]
-mod job_creation_tests;
+mod jobs_tests;
 #[cfg(test)]
 mod pushed_tests;
 
@@ -52,7 +51,6 @@ use crate::{
     api::ImageFamily,
     engine::{WaveStep, decide},
 };
-use job_creation::look_for_unanswered;
 use observe::World;
 
 /// The longest that a family is left alone: nothing depends on it, but a missed event costs no more than this.
@@ -70,7 +68,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     let mut memory = memory.lock().await;
     let now = context.clock.now();
     let key = Key::of(&*family);
-    look_for_unanswered(&context.caches.jobs, &context.client, &key.namespace, &mut memory).await?;
+    jobs::look_for_unanswered(&context.caches.jobs, &context.client, &key.namespace, &mut memory).await?;
     let mut places = context.budget.begin(&key, &context.caches, now);
 
     let blueprint = match check::check(&context, &family, &mut memory) {
@@ -106,8 +104,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     image_record::announce(&context, &world, &decision).await?;
     promote::move_tags(&context, &world, &mut decision, &mut memory, now).await;
     let later = status::record(&context, &world, &decision, &mut memory, now).await?;
-    apply::stop_builds(&context, &world, &decision).await?;
-    checks::stop_checks(&context, &world).await?;
+    jobs::end(&context, &world, &decision).await?;
     let unfinished = (refused_builds || refused_checks || rounds == 0).then_some(now);
     Ok(next(&decision, [later, promote::retry_at(&memory, now), unfinished, world.look_again], now))
 }

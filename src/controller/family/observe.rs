@@ -52,7 +52,7 @@ pub struct World {
     sources: Vec<Sight<String>>,
     revisions: Vec<Sight<String>>,
     /// Builds that the cluster still knows, as `spec.images`.
-    pub builds: Vec<Vec<BuildSight>>,
+    builds: Vec<Vec<BuildSight>>,
     /// See [`JobSights::seconds`].
     pub seconds: HashMap<String, i64>,
     /// Builds of images that the family no longer has.
@@ -173,7 +173,7 @@ impl World {
             source: self.sources.get(index).cloned().unwrap_or(Sight::Pending),
             strategy: self.revisions.get(index).cloned().unwrap_or(Sight::Pending),
             good: self.goods.get(index).cloned().flatten(),
-            builds: self.builds.get(index).cloned().unwrap_or_default(),
+            builds: self.builds_of(index).to_vec(),
             checks: self.checks.get(index).cloned().unwrap_or_default(),
             pushes: memory.pushes.of(&image.name).to_vec(),
             tags: self.tags(index, &image.name, memory),
@@ -212,6 +212,12 @@ impl World {
             }
         }
         tags.into_iter().map(|(tag, (sight, _))| (tag, sight)).collect()
+    }
+
+    /// The builds of an image that the cluster still knows.
+    #[must_use]
+    pub fn builds_of(&self, image: usize) -> &[BuildSight] {
+        self.builds.get(image).map_or(&[], Vec::as_slice)
     }
 
     /// Whether the wave of this name has ended.

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 
 use crate::{
     api::{
-        FamilyImage, HandledRequest, ImageFamily, Request,
+        FamilyImage, HandledRequest, ImageFamily, Request, RequestError,
         handled_request::{is_handled, unreadable_id},
         labels,
     },
@@ -21,26 +21,22 @@ pub(super) fn sights(
     records: &HashMap<String, Arc<FamilyImage>>,
     now: Timestamp,
 ) -> Vec<RequestSight> {
-    let handled = |requests: Option<&[HandledRequest]>, id: &str| requests.is_some_and(|known| is_handled(known, id));
-    let mut sights = Vec::new();
-    if let Some(value) = family.annotations().get(labels::REQUEST) {
+    let sight =
+        |target: Target, value: &str, known: Option<&[HandledRequest]>, request: Result<Request, RequestError>| {
+            let id = request.as_ref().map_or_else(|_| unreadable_id(value), |request| request.id.clone());
+            let request = request.map_err(|error| HandledRequest::unreadable(value, &error, now));
+            let handled = known.is_some_and(|known| is_handled(known, &id));
+            (!handled).then_some(RequestSight { target, request })
+        };
+    let of_family = family.annotations().get(labels::REQUEST).and_then(|value| {
         let known = family.status.as_ref().map(|status| status.requests.as_slice());
-        let request = Request::parse(value).map_err(|error| HandledRequest::unreadable(value, &error, now));
-        let id = request.as_ref().map_or_else(|_| unreadable_id(value), |request| request.id.clone());
-        if !handled(known, &id) {
-            sights.push(RequestSight { target: Target::Family, request });
-        }
-    }
-    for (index, image) in family.spec.images.iter().enumerate() {
-        let Some(record) = records.get(&image.name) else { continue };
-        let Some(value) = record.annotations().get(labels::REQUEST) else { continue };
+        sight(Target::Family, value, known, Request::parse(value))
+    });
+    let of_images = family.spec.images.iter().enumerate().filter_map(|(index, image)| {
+        let record = records.get(&image.name)?;
+        let value = record.annotations().get(labels::REQUEST)?;
         let known = record.status.as_ref().map(|status| status.requests.as_slice());
-        let request =
-            Request::parse_on_image(value, &image.name).map_err(|error| HandledRequest::unreadable(value, &error, now));
-        let id = request.as_ref().map_or_else(|_| unreadable_id(value), |request| request.id.clone());
-        if !handled(known, &id) {
-            sights.push(RequestSight { target: Target::Image(index), request });
-        }
-    }
-    sights
+        sight(Target::Image(index), value, known, Request::parse_on_image(value, &image.name))
+    });
+    of_family.into_iter().chain(of_images).collect()
 }

@@ -1,4 +1,4 @@
-//! Requests of people: read from the annotations of the family and of its images, and their outcomes kept.
+//! What came of requests: outcomes are recorded, and told.
 
 use super::{
     super::context::Context,

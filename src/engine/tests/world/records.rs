@@ -100,10 +100,10 @@ impl World {
     /// What is remembered of an image's starts.
     fn starts(&self, index: usize, known: &[Timestamp]) -> Vec<Timestamp> {
         let Some(storm) = &self.spec.policy.storm else { return Vec::new() };
-        let jobs = self.jobs.iter().filter(|(of, job)| *of == index && !job.user_caused);
+        let jobs = self.jobs.iter().filter(|(of, _)| *of == index);
         budget::remembered(
             known,
-            jobs.filter_map(|(_, job)| job.started_at),
+            jobs.filter_map(|(_, job)| job.uncaused_start()),
             storm.starts,
             storm.per.signed(),
             self.now,

@@ -1,17 +1,25 @@
-//! Jobs are made, each at most once, and it is known afterwards whether one was: builds and checks alike.
+//! Jobs are made, each at most once, so that it is known afterwards whether one was, and ended: builds and checks alike.
 
 use k8s_openapi::api::batch::v1::Job;
-use kube::{Api, Client, ResourceExt, api::PostParams};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{DeleteParams, PostParams},
+};
 use tracing::{info, warn};
 
-use super::super::{
-    cache::{Cache, Key},
-    context::Memory,
-    error::{Error, call},
+use super::{
+    super::{
+        cache::{Cache, Key},
+        context::{Context, Memory},
+        error::{Error, call},
+        writes::delete,
+    },
+    observe::World,
 };
 use crate::{
     api::{BuildFailure, FailureClass, condition::reason},
     build::{job::drops_user_namespace, outcome},
+    engine::{Action, Decision},
 };
 
 /// The most kinds of Jobs that are remembered to be accepted: strategies with their settings, and checks.
@@ -33,6 +41,24 @@ pub async fn look_for_unanswered(
             jobs.wrote(job);
         }
         memory.unanswered.remove(&name);
+    }
+    Ok(())
+}
+
+/// Ends the Jobs that count as failed or are cancelled, and have not ended: a pod that waits for an image, for example. That is
+/// recorded by then.
+pub async fn end(context: &Context, world: &World, decision: &Decision) -> Result<(), Error> {
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    let decided = decision.actions.iter().filter_map(|action| match action {
+        Action::Stop { job } => Some(job),
+        _ => None,
+    });
+    for job in decided.chain(&world.failed_checks) {
+        let known = context.caches.jobs.get(&Key::new(&world.key.namespace, job));
+        if known.is_some_and(|job| job.metadata.deletion_timestamp.is_none()) {
+            delete(&api, job, &DeleteParams::foreground()).await?;
+            info!(job, "Job ended");
+        }
     }
     Ok(())
 }

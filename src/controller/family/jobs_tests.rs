@@ -18,7 +18,7 @@ use super::{
         cache::{Cache, Key},
         context::Memory,
     },
-    job_creation::{accepted, create, look_for_unanswered},
+    jobs::{accepted, create, look_for_unanswered},
 };
 use crate::api::condition::reason;
 
