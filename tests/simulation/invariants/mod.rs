@@ -45,6 +45,8 @@ pub struct Invariants {
     jobs: BTreeMap<(String, String), usize>,
     /// The leaves that each `repository@digest` stands on.
     leaves: BTreeMap<String, BTreeMap<String, Values>>,
+    /// What was built from each `repository@digest`.
+    children: BTreeMap<String, BTreeSet<String>>,
     /// Where the controller has set each floating tag last, by `repository:tag`.
     set: BTreeMap<String, String>,
     /// What floating tags were rightly promoted to, as `repository@digest`.

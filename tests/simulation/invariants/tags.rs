@@ -1,6 +1,9 @@
 //! Where a tag may stand: on a checked digest, and never on an older one than before.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use groundswell::{
     api::{Image, ImageFamilySpec, Promotion, labels},
@@ -9,7 +12,7 @@ use groundswell::{
 
 use serde_json::Value;
 
-use super::{Values, builds, remember_truth, seen, short};
+use super::{Invariants, Values, builds, remember_truth, seen, short};
 use crate::{
     cluster::Cluster,
     job_controller::Phase,
@@ -22,6 +25,9 @@ pub fn pushed(cluster: &mut Cluster, repository: &str, digest: &str) {
     let pinned = format!("{repository}@{digest}");
     let Some(made) = cluster.registry.made(&pinned).last().cloned() else { return };
     remember_truth(cluster);
+    for parent in &made.parents {
+        cluster.invariants.children.entry(parent.clone()).or_default().insert(pinned.clone());
+    }
     let known = |leaf: String, value: &str| {
         let since = as_of(cluster, &leaf, value);
         (leaf, Values::from([(value.to_owned(), since)]))
@@ -50,13 +56,18 @@ pub fn upstream_of(repository: &str, upstream: &str) -> String {
     format!("{upstream} for {family}")
 }
 
-/// A build came out the same as an earlier one, which stands for it from now on: on whatever the build stood on.
+/// A build came out the same as an earlier one, which stands for it from now on, and so does everything that was built from
+/// that: on whatever the build stood on.
 fn remembered(cluster: &mut Cluster, name: &str, build: &str, stays: &str) {
-    let leaves = &mut cluster.invariants.leaves;
+    let Invariants { leaves, children, .. } = &mut cluster.invariants;
     let Some(of_build) = leaves.get(&format!("{name}@{build}")).cloned() else { return };
-    let of_stays = leaves.entry(format!("{name}@{stays}")).or_default();
-    for (leaf, values) in of_build {
-        of_stays.entry(leaf).or_default().extend(values);
+    let mut stand = BTreeSet::from([format!("{name}@{stays}")]);
+    while let Some(pinned) = stand.pop_last() {
+        let known = leaves.entry(pinned.clone()).or_default();
+        for (leaf, values) in &of_build {
+            known.entry(leaf.clone()).or_default().extend(values.clone());
+        }
+        stand.extend(children.get(&pinned).into_iter().flatten().cloned());
     }
 }
 
