@@ -148,7 +148,7 @@ impl World {
     fn record(&mut self) {
         let decisions = self.decide().images;
         for (image, decision) in self.images.iter_mut().zip(decisions) {
-            let good = decision.good.expect("a good build");
+            let good = decision.good.clone().expect("a good build");
             let tags = ["latest".to_owned(), format!("r{}", good.build)];
             image.tags = tags.iter().map(|tag| (tag.clone(), TagSight::At(good.digest.clone()))).collect();
             let record =
@@ -157,7 +157,7 @@ impl World {
                 observed_generation: Some(GENERATION),
                 state: decision.state,
                 reason: decision.reason.into(),
-                message: decision.message,
+                message: decision.message.to_string(),
                 digest: Some(good.digest.clone()),
                 fingerprint: Some(good.fingerprint.clone()),
                 build: Some(good.build),
@@ -166,7 +166,7 @@ impl World {
                 base_seen: good.base_seen,
                 content: good.content.clone(),
                 causes: good.causes.clone(),
-                promoted: decision.promoted,
+                promoted: decision.promoted().map(str::to_owned),
                 tags: tags.iter().map(record).collect(),
                 ..FamilyImageStatus::default()
             });

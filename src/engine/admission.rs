@@ -71,7 +71,7 @@ pub fn admit(
             Err(Full { reason, message }) => {
                 slowed |= reason == reason::STORM;
                 image.reason = reason;
-                image.message = message;
+                image.message = message.into();
             }
         }
     }

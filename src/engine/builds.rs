@@ -25,13 +25,13 @@ impl Step<'_> {
         last_build: Option<i64>,
         parents: Vec<PinnedParent>,
     ) -> ImageDecision {
-        let cancelled = stale.failure.as_ref().is_some_and(failure::is_cancelled);
+        let cancelled = stale.failure.as_deref().is_some_and(failure::is_cancelled);
         if let Some(build) = self.running().filter(|_| !cancelled) {
             return Self::building(stale, build, wanted);
         }
-        match failure::verdict(stale.failure.as_ref(), &self.frame.seen.spec.policy.retries, self.frame.now) {
+        match failure::verdict(stale.failure.as_deref(), &self.frame.seen.spec.policy.retries, self.frame.now) {
             Verdict::GivenUp => {
-                let reason = stale.failure.as_ref().map_or(reason::BUILD_FAILED, failure::given_up);
+                let reason = stale.failure.as_deref().map_or(reason::BUILD_FAILED, failure::given_up);
                 return Self::failed(stale, reason);
             }
             Verdict::RetryAt(at) if at > self.frame.now => {
@@ -45,7 +45,7 @@ impl Step<'_> {
         if self.sight.builds.iter().any(|build| build.live) {
             return queued(stale, reason::RETRYING, "an earlier build is being ended before the next one".into());
         }
-        let own = stale.inputs.as_ref().map(own_hash).unwrap_or_default();
+        let own = stale.inputs.as_deref().map(own_hash).unwrap_or_default();
         if self.built_in_wave(&stale, wanted, &own) {
             let message =
                 format!("built in this wave already; the next one takes up: {}", causes::sentence(&stale.causes));
@@ -70,9 +70,9 @@ impl Step<'_> {
         ImageDecision {
             state: ImageState::Building,
             reason: reason::BUILDING,
-            message,
+            message: message.into(),
             in_progress: true,
-            running: Some(running_of(build)),
+            running: Some(running_of(build).into()),
             ..stale
         }
     }
@@ -86,7 +86,7 @@ impl Step<'_> {
                 _ => format!("failed {attempts} times: {}", failure::gist(&failure.last)),
             }
         });
-        ImageDecision { state: ImageState::Failed, reason, message, in_progress: false, ..stale }
+        ImageDecision { state: ImageState::Failed, reason, message: message.into(), in_progress: false, ..stale }
     }
 
     /// Whether the wave that runs has built the image already, from the same source, spec and strategy. What a person edits
@@ -131,7 +131,7 @@ impl Step<'_> {
         let action = Action::Build {
             image: self.index,
             fingerprint: wanted.into(),
-            attempt: self.next_attempt(wanted, stale.failure.as_ref()),
+            attempt: self.next_attempt(wanted, stale.failure.as_deref()),
             // Another attempt at a fingerprint keeps the number of the first.
             build: numbered.unwrap_or_else(|| last.unwrap_or(0) + 1),
             parents,
@@ -178,5 +178,5 @@ impl Step<'_> {
 }
 
 fn queued(stale: ImageDecision, reason: &'static str, message: String) -> ImageDecision {
-    ImageDecision { state: ImageState::Queued, reason, message, in_progress: true, ..stale }
+    ImageDecision { state: ImageState::Queued, reason, message: message.into(), in_progress: true, ..stale }
 }

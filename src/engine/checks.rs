@@ -21,7 +21,7 @@ impl Step<'_> {
     /// The state of an image whose newest digest stands in the registry and is not checked yet. `stale` is what is known of
     /// the build that brought it; blank, if only the checks have changed.
     pub(super) fn check(&self, todo: &mut Todo, good: Arc<Good>, stale: ImageDecision) -> ImageDecision {
-        let failure = self.check_failures(&good, stale.failure.clone());
+        let failure = self.check_failures(&good, stale.failure.as_deref().cloned());
         let cancelled = failure.as_ref().is_some_and(failure::is_cancelled);
         if cancelled {
             let running = self.sight.checks.iter().filter(|sight| sight.outcome == CheckOutcome::Running);
@@ -45,17 +45,18 @@ impl Step<'_> {
             let good = Good { checked, ..Good::clone(&good) };
             return ImageDecision { checks: records, ..Self::current(Arc::new(good)) };
         }
-        let stale = ImageDecision { failure, checks: records, state: ImageState::Checking, ..stale };
-        match failure::verdict(stale.failure.as_ref(), &self.frame.seen.spec.policy.retries, self.frame.now) {
+        let stale =
+            ImageDecision { failure: failure.map(Box::new), checks: records, state: ImageState::Checking, ..stale };
+        match failure::verdict(stale.failure.as_deref(), &self.frame.seen.spec.policy.retries, self.frame.now) {
             Verdict::GivenUp => {
-                let reason = stale.failure.as_ref().map_or(reason::CHECK_FAILED, failure::given_up);
+                let reason = stale.failure.as_deref().map_or(reason::CHECK_FAILED, failure::given_up);
                 return Self::failed(stale, reason);
             }
             Verdict::RetryAt(at) if at > self.frame.now => {
                 todo.wake(at);
                 let why = stale.failure.as_ref().map_or_else(String::new, |failure| failure::gist(&failure.last));
                 let message = format!("checked again at {at:.0} after: {why}");
-                return ImageDecision { reason: reason::RETRYING, message, in_progress: true, ..stale };
+                return ImageDecision { reason: reason::RETRYING, message: message.into(), in_progress: true, ..stale };
             }
             Verdict::RetryAt(_) | Verdict::Clean => {}
         }
@@ -68,7 +69,7 @@ impl Step<'_> {
         let names: Vec<String> = open.iter().filter_map(|place| self.told(&good, *place)).collect();
         let plural = if names.len() == 1 { "check" } else { "checks" };
         let message = format!("waits for its {plural} {}", names.join(", "));
-        ImageDecision { reason: reason::CHECKING, message, in_progress: true, ..stale }
+        ImageDecision { reason: reason::CHECKING, message: message.into(), in_progress: true, ..stale }
     }
 
     fn checks(&self) -> impl Iterator<Item = (usize, &Check, &str)> {

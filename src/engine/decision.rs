@@ -1,6 +1,6 @@
 //! What is to be done, and what is to be recorded.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 
@@ -78,6 +78,9 @@ impl WaveStep {
 }
 
 /// The state of one image, and what is to be recorded of it.
+///
+/// Small, for there is one of each image in every pass, and in most passes most images are at rest: what only some have is boxed,
+/// and nothing is allocated for an image that is current.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageDecision {
     /// What it is doing.
@@ -85,7 +88,7 @@ pub struct ImageDecision {
     /// A reason constant.
     pub reason: &'static str,
     /// The same in words.
-    pub message: String,
+    pub message: Message,
     /// Whether it is on its way, rather than at rest until something outside changes.
     pub in_progress: bool,
     /// Whether children may be built from `good` as it stands.
@@ -93,25 +96,75 @@ pub struct ImageDecision {
     /// The fingerprint that is wanted, once every input of a stale image is known.
     pub fingerprint: Option<String>,
     /// The inputs behind it.
-    pub inputs: Option<Inputs>,
+    pub inputs: Option<Box<Inputs>>,
     /// The last good build.
     pub good: Option<Arc<Good>>,
     /// The build that runs.
-    pub running: Option<RunningBuild>,
+    pub running: Option<Box<RunningBuild>>,
     /// Failures at the wanted fingerprint.
-    pub failure: Option<FailureRecord>,
+    pub failure: Option<Box<FailureRecord>>,
     /// Why it is stale, down to what changed first; empty if it is not.
     pub causes: Vec<Cause>,
     /// The failed ancestor that blocks it.
     pub blocked_by: Option<String>,
     /// How the checks of the newest digest go.
     pub checks: Vec<CheckRecord>,
-    /// The digest that floating tags are to be on.
-    pub promoted: Option<String>,
+    /// Where floating tags are to be.
+    pub promoted: Promoted,
     /// The hold that a request has set.
-    pub hold: Option<ManualHold>,
+    pub hold: Option<Box<ManualHold>>,
     /// The request by which it is rebuilt though its inputs are the same.
     pub nonce: Option<String>,
+}
+
+/// What is told of an image. What is told of nearly all of them is put into words only where it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// This build is made from the inputs as they are.
+    Current {
+        /// Its number.
+        build: i64,
+    },
+    /// A rebuild came out the same, so that this build stays.
+    Spared {
+        /// Its number.
+        build: i64,
+    },
+    /// Anything else.
+    Words(String),
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Current { build } => write!(f, "build {build} is made from the inputs as they are"),
+            Self::Spared { build } => write!(f, "a rebuild came out the same; build {build} stays"),
+            Self::Words(words) => f.write_str(words),
+        }
+    }
+}
+
+impl From<String> for Message {
+    fn from(words: String) -> Self {
+        Self::Words(words)
+    }
+}
+
+impl From<&str> for Message {
+    fn from(words: &str) -> Self {
+        Self::Words(words.into())
+    }
+}
+
+/// Where floating tags are to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Promoted {
+    /// Nowhere yet.
+    Nowhere,
+    /// On the last good build.
+    Good,
+    /// On this digest, of an earlier build.
+    Earlier(String),
 }
 
 /// An effect on the world.
@@ -222,7 +275,7 @@ impl ImageDecision {
         Self {
             state: ImageState::Waiting,
             reason: fault.reason,
-            message: fault.message,
+            message: fault.message.into(),
             in_progress,
             stands: false,
             fingerprint: None,
@@ -233,9 +286,19 @@ impl ImageDecision {
             causes: Vec::new(),
             blocked_by: None,
             checks: Vec::new(),
-            promoted: None,
+            promoted: Promoted::Nowhere,
             hold: None,
             nonce: None,
+        }
+    }
+
+    /// The digest that floating tags are to be on.
+    #[must_use]
+    pub fn promoted(&self) -> Option<&str> {
+        match &self.promoted {
+            Promoted::Nowhere => None,
+            Promoted::Good => self.good.as_ref().map(|good| good.digest.as_str()),
+            Promoted::Earlier(digest) => Some(digest),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{
     Fault,
     causes::{self, Change},
     cutoff,
-    decision::{Action, ImageDecision},
+    decision::{Action, ImageDecision, Message, Promoted},
     failure::{self, Verdict},
     fingerprint::fingerprint,
     inputs::{Obstacle, Parents},
@@ -44,7 +44,7 @@ impl Step<'_> {
         };
         let decision = self.with_record(decision);
         let wished = self.frame.wishes.of(self.index).is_some_and(|wishes| wishes.cancel);
-        if wished || decision.failure.as_ref().is_some_and(failure::is_cancelled) {
+        if wished || decision.failure.as_deref().is_some_and(failure::is_cancelled) {
             // Of any fingerprint: what runs may be for inputs that have changed since.
             let running = self.sight.builds.iter().filter(|build| build.outcome == BuildOutcome::Running);
             todo.actions.extend(running.map(|build| Action::Stop { job: build.job.clone() }));
@@ -68,7 +68,7 @@ impl Step<'_> {
             Obstacle::Waiting(_, true) if self.is_cancelled_in_wave() => {
                 let wave = self.frame.seen.wave.map_or("", |wave| wave.name);
                 let failure = failure::cancelled_waiting(self.failure_record(), wave, self.frame.now);
-                Self::failed(ImageDecision { failure: Some(failure), ..blank() }, reason::CANCELLED)
+                Self::failed(ImageDecision { failure: Some(failure.into()), ..blank() }, reason::CANCELLED)
             }
             Obstacle::Waiting(fault, in_progress) => ImageDecision::waiting(fault, in_progress),
         }
@@ -90,19 +90,23 @@ impl Step<'_> {
             decision.good.clone_from(&self.sight.good);
         }
         if decision.running.is_none() {
-            decision.running = self.running().map(running_of);
+            decision.running = self.running().map(|build| running_of(build).into());
         }
         if decision.fingerprint.is_none() && matches!(decision.state, ImageState::Waiting | ImageState::Blocked) {
-            decision.failure = self.failure_record().cloned().and_then(|record| self.forgotten(record));
+            decision.failure = self.failure_record().cloned().and_then(|record| self.forgotten(record)).map(Box::new);
         }
         decision.promoted = match (self.frame.seen.spec.policy.promotion, decision.state, &decision.good) {
-            (Promotion::Image, ImageState::Current, Some(good)) => Some(good.digest.clone()),
-            _ => record.and_then(|record| record.promoted.clone()),
+            (Promotion::Image, ImageState::Current, Some(_)) => Promoted::Good,
+            (_, _, good) => match record.and_then(|record| record.promoted.as_ref()) {
+                Some(digest) if good.as_ref().is_some_and(|good| good.digest == *digest) => Promoted::Good,
+                Some(digest) => Promoted::Earlier(digest.clone()),
+                None => Promoted::Nowhere,
+            },
         };
         if decision.checks.is_empty() && !self.image.checks.is_empty() {
             decision.checks = record.map(|record| record.checks.clone()).unwrap_or_default();
         }
-        decision.hold = self.manual_hold();
+        decision.hold = self.manual_hold().cloned().map(Box::new);
         decision.nonce = self.nonce().map(str::to_owned);
         decision.in_progress |= decision.running.is_some();
         decision
@@ -142,9 +146,9 @@ impl Step<'_> {
         let failure = if rejected { counted } else { self.ruled(counted, &wanted) };
         let stale = ImageDecision {
             fingerprint: Some(wanted.clone()),
-            inputs: Some(known.inputs.clone()),
+            inputs: Some(known.inputs.clone().into()),
             causes,
-            failure,
+            failure: failure.map(Box::new),
             ..blank()
         };
         let succeeded = self.last_success(&wanted);
@@ -167,7 +171,7 @@ impl Step<'_> {
             }
             Some(PushResult::Rejected(fault, ask_at)) if *ask_at > self.frame.now => {
                 todo.wake(*ask_at);
-                let message = fault.message.clone();
+                let message = fault.message.clone().into();
                 ImageDecision { state: ImageState::Failed, reason: fault.reason, message, ..stale }
             }
             Some(PushResult::Faulty(fault, ask_at)) if *ask_at > self.frame.now => {
@@ -175,7 +179,7 @@ impl Step<'_> {
                 ImageDecision {
                     reason: fault.reason,
                     // Without the time: it changes at every try, and a record is not written for that.
-                    message: fault.message.clone(),
+                    message: fault.message.clone().into(),
                     // A registry that is away comes back; what it refuses, it refuses until somebody does something.
                     in_progress: fault.reason == reason::REGISTRY_UNAVAILABLE,
                     state: asking(succeeded),
@@ -185,7 +189,13 @@ impl Step<'_> {
             Some(PushResult::Absent { last_build, after }) if *after >= succeeded => {
                 // The registry was asked after the last build that says it has pushed.
                 let failure = self.vanished(&wanted, succeeded, &stale);
-                self.absent(todo, ImageDecision { failure, ..stale }, &wanted, *last_build, known.parents)
+                self.absent(
+                    todo,
+                    ImageDecision { failure: failure.map(Box::new), ..stale },
+                    &wanted,
+                    *last_build,
+                    known.parents,
+                )
             }
             _ => {
                 todo.actions.push(Action::Probe { image: self.index, fingerprint: wanted, after: succeeded });
@@ -240,11 +250,8 @@ impl Step<'_> {
     }
 
     pub(super) fn current(good: Arc<Good>) -> ImageDecision {
-        let message = if good.spared {
-            format!("a rebuild came out the same; build {} stays", good.build)
-        } else {
-            format!("build {} is made from the inputs as they are", good.build)
-        };
+        let message =
+            if good.spared { Message::Spared { build: good.build } } else { Message::Current { build: good.build } };
         ImageDecision {
             state: ImageState::Current,
             reason: reason::CURRENT,
@@ -260,7 +267,7 @@ impl Step<'_> {
         let manual = self.manual_hold();
         let of_spec = self.image.hold.as_ref();
         let (until, why) = of_spec.map_or_else(
-            || manual.as_ref().map_or((None, None), |hold| (hold.until, hold.reason.clone())),
+            || manual.map_or((None, None), |hold| (hold.until, hold.reason.clone())),
             |hold| (hold.until, hold.reason.clone()),
         );
         let until = until.map_or_else(String::new, |until| format!(" until {until:.0}"));
@@ -271,7 +278,7 @@ impl Step<'_> {
         } else {
             format!("held{until}{why} before it was ever built: end the hold to have it built")
         };
-        ImageDecision { state: ImageState::Held, reason: reason::HELD, message, stands, ..stale }
+        ImageDecision { state: ImageState::Held, reason: reason::HELD, message: message.into(), stands, ..stale }
     }
 
     fn is_held(&self) -> bool {
@@ -280,12 +287,11 @@ impl Step<'_> {
             || self.manual_hold().is_some()
     }
 
-    /// When a hold of this image ends by itself.
-    fn manual_hold(&self) -> Option<ManualHold> {
+    /// The hold that a request has set and that has not ended.
+    fn manual_hold(&self) -> Option<&ManualHold> {
         let wished = self.frame.wishes.of(self.index).and_then(|wishes| wishes.hold.as_ref());
         let recorded = self.sight.record.and_then(|record| record.hold.as_ref());
-        let hold = wished.map_or(recorded, Option::as_ref)?;
-        hold.until.is_none_or(|until| self.frame.now < until).then(|| hold.clone())
+        wished.map_or(recorded, Option::as_ref).filter(|hold| hold.until.is_none_or(|until| self.frame.now < until))
     }
 
     /// The request by which it is rebuilt though its inputs are the same.
@@ -339,7 +345,7 @@ impl Step<'_> {
     }
 
     fn vanished(&self, wanted: &str, succeeded: Option<i32>, stale: &ImageDecision) -> Option<FailureRecord> {
-        let known = stale.failure.clone();
+        let known = stale.failure.as_deref().cloned();
         match succeeded {
             Some(attempt) if known.as_ref().is_none_or(|known| known.attempt < attempt) => {
                 let build =

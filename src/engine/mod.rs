@@ -62,7 +62,7 @@ mod tests;
 pub use crate::api::condition::Fault;
 pub use blueprint::Blueprint;
 pub use decide::decide;
-pub use decision::{Action, Decision, ImageDecision, PinnedParent, TagMove, WaveStep};
+pub use decision::{Action, Decision, ImageDecision, Message, PinnedParent, Promoted, TagMove, WaveStep};
 pub use observation::{
     Budget, BuildOutcome, BuildSight, CheckOutcome, CheckSight, EndedWave, Good, ImageSight, ImportSight, ImportState,
     ImportedGood, Observation, Push, PushResult, RequestSight, SeenDigest, Sight, TagSight, Target, UpstreamSight,

@@ -5,7 +5,7 @@
 //! whoever comes next.
 
 use super::{
-    decision::{ImageDecision, WaveStep},
+    decision::{ImageDecision, Promoted, WaveStep},
     observation::Observation,
 };
 use crate::api::{ImageState, Promotion};
@@ -26,7 +26,7 @@ pub fn flip(seen: &Observation<'_>, wave: &WaveStep, images: &mut [ImageDecision
     };
     if whole {
         for image in images.iter_mut().filter(|image| stands(image)) {
-            image.promoted = image.good.as_ref().map(|good| good.digest.clone());
+            image.promoted = Promoted::Good;
         }
     }
 }
@@ -39,7 +39,7 @@ pub fn missing(seen: &Observation<'_>, images: &[ImageDecision]) -> Vec<usize> {
     let planned: std::collections::HashSet<&str> = wave.planned.iter().flatten().map(String::as_str).collect();
     let touched = |name: &str| planned.contains(name) || wave.status.images.iter().any(|image| image.name == name);
     let unpromoted =
-        |image: &ImageDecision| image.good.as_ref().is_some_and(|good| image.promoted.as_ref() != Some(&good.digest));
+        |image: &ImageDecision| image.good.as_ref().is_some_and(|good| image.promoted() != Some(&good.digest));
     let images = seen.spec.images.iter().zip(images).enumerate();
     images
         .filter(|(_, (spec, image))| spec.required && !stands(image) && (touched(&spec.name) || unpromoted(image)))

@@ -159,7 +159,7 @@ impl Wishes {
         let of = |index: &usize| outcome.images.get(*index);
         // A build of what the image wanted before is stopped, too.
         let cancelled = |image: &ImageDecision| {
-            image.running.is_some() || image.failure.as_ref().is_some_and(failure::is_cancelled)
+            image.running.is_some() || image.failure.as_deref().is_some_and(failure::is_cancelled)
         };
         let delayed = |taken: &&Taken| taken.outcome.as_ref().is_ok_and(|done| outcome.delays(seen, done));
         let record = |taken: &Taken| {

@@ -120,13 +120,13 @@ fn at_rest(seen: &Observation<'_>, index: usize, sight: &ImageSight<'_>, decisio
     let (Some(record), Some(image), Some(good)) = (sight.record, seen.spec.images.get(index), &decision.good) else {
         return false;
     };
-    let target = |tag: &TagRecord| if tag.immutable { Some(&good.digest) } else { decision.promoted.as_ref() };
+    let target = |tag: &TagRecord| if tag.immutable { Some(good.digest.as_str()) } else { decision.promoted() };
     seen.generation.is_some()
         && record.observed_generation == seen.generation
         && record.build == Some(good.build)
         && record.fingerprint.as_ref() == Some(&good.fingerprint)
         && record.tags.len() == image.tags.len()
-        && record.tags.iter().all(|tag| target(tag) == Some(&tag.digest))
+        && record.tags.iter().all(|tag| target(tag) == Some(tag.digest.as_str()))
         && sight.tags.iter().all(|(name, sight)| {
             let record = record.tags.iter().find(|record| record.tag == *name);
             matches!(sight, TagSight::At(digest) if record.is_none_or(|record| record.digest == *digest))
@@ -145,7 +145,7 @@ fn wanted<'d>(
     let tags = render(seen.spec, image, good.build, &good.fingerprint).unwrap_or_default();
     let current = decision.state == ImageState::Current;
     let target = |tag: Tag| {
-        let digest = if tag.immutable { current.then_some(good.digest.as_str()) } else { decision.promoted.as_deref() };
+        let digest = if tag.immutable { current.then_some(good.digest.as_str()) } else { decision.promoted() };
         Some((tag, digest?))
     };
     tags.into_iter().filter_map(target).collect()

@@ -55,7 +55,7 @@ pub struct Lineage {
     upstream_children: Vec<Vec<usize>>,
     /// Images of other families that images stand on, each once, in the order in which they are first named.
     imports: Vec<Import>,
-    /// Images, parents before children.
+    /// Images level by level, so that parents come before children; in the order of the spec within a level.
     order: Vec<usize>,
     /// Distance from the upstreams per image, from 1.
     levels: Vec<usize>,
@@ -129,7 +129,7 @@ impl Lineage {
         }
 
         let order = toposort(&graph, None).map_err(|_| cycle(spec, &graph, &parents))?;
-        let order: Vec<usize> = order.into_iter().map(NodeIndex::index).collect();
+        let mut order: Vec<usize> = order.into_iter().map(NodeIndex::index).collect();
         let mut levels = vec![1; parents.len()];
         for &image in &order {
             let above = parents[image].iter().filter_map(|parent| match parent {
@@ -138,10 +138,13 @@ impl Lineage {
             });
             levels[image] = above.max().unwrap_or(0) + 1;
         }
+        // Level by level as the spec has them, so that a walk reads what is known of the images in the order in which it lies in
+        // memory.
+        order.sort_unstable_by_key(|&image| (levels[image], image));
         Ok(Self { parents, children, upstream_children, imports: imports.list, order, levels })
     }
 
-    /// Images, parents before children.
+    /// Images level by level, so that parents come before children; in the order of the spec within a level.
     #[must_use]
     pub fn order(&self) -> &[usize] {
         &self.order

@@ -49,18 +49,20 @@ pub async fn start_builds(
         match started {
             Ok(running) => {
                 image.message =
-                    format!("build {} runs as Job {}: {}", running.build, running.job, causes::sentence(&image.causes));
-                image.running = Some(running);
+                    format!("build {} runs as Job {}: {}", running.build, running.job, causes::sentence(&image.causes))
+                        .into();
+                image.running = Some(running.into());
             }
             // Counted as an attempt, on the budget of its class, so that it is neither tried for ever nor forgotten.
             Err(refused) => {
                 any_refused = true;
                 image.state = ImageState::Queued;
                 image.reason = reason::RETRYING;
-                image.message.clone_from(&refused.message);
+                image.message = refused.message.clone().into();
                 let cause = causes::key(name, &image.causes);
                 let failed = failure::Failed { attempt, cascade: &wave, cause: &cause };
-                image.failure = Some(failure::add(image.failure.take(), fingerprint, &failed, refused, now));
+                let known = image.failure.take().map(|known| *known);
+                image.failure = Some(failure::add(known, fingerprint, &failed, refused, now).into());
             }
         }
     }

@@ -94,12 +94,12 @@ fn count(
     };
     let refused = BuildFailure { message: format!("check {}: {}", request.check.name, refused.message), ..refused };
     image.reason = reason::RETRYING;
-    image.message.clone_from(&refused.message);
+    image.message = refused.message.clone().into();
     let cause = causes::key(&request.image, &image.causes);
     let attempt = known.as_ref().map_or(0, |known| known.attempt);
     let failed = failure::Failed { attempt, cascade: wave, cause: &cause };
-    let added = failure::add(known, &fingerprint, &failed, refused, now);
-    image.failure = Some(FailureRecord { check_attempt: request.attempt.saturating_add(1), ..added });
+    let added = failure::add(known.map(|known| *known), &fingerprint, &failed, refused, now);
+    image.failure = Some(FailureRecord { check_attempt: request.attempt.saturating_add(1), ..added }.into());
 }
 
 /// Records a check that can't be started as failed, for good: it is not tried again on this digest.

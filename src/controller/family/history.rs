@@ -56,7 +56,7 @@ pub fn history(
             build: known.number_of(old, &fingerprint),
             fingerprint,
             finished_at: Some(now),
-            why: shorten(&decided.message, MAX_WHY),
+            why: shorten(&decided.message.to_string(), MAX_WHY),
             causes: decided.causes.clone(),
             cascade: cascade.to_owned(),
             ..BuildRecord::default()

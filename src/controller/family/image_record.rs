@@ -62,7 +62,7 @@ pub async fn announce(context: &Context, world: &World, decision: &Decision) -> 
     let due = floats.filter_map(|image| {
         let record = world.records.get(image)?.as_ref()?;
         let status = record.status.clone().unwrap_or_default();
-        let promoted = decision.images.get(image)?.promoted.clone();
+        let promoted = decision.images.get(image)?.promoted().map(str::to_owned);
         let conditions = own(&status.conditions);
         let new = status.promoted != promoted;
         new.then(|| (record.name_any(), FamilyImageStatus { conditions, promoted, ..status }))
@@ -180,7 +180,7 @@ fn status(
     let last_handled_request =
         requests.first().map(|request| request.id.clone()).or_else(|| old.last_handled_request.clone());
     let reason = decided.reason;
-    let message = shorten(&decided.message, MAX_MESSAGE);
+    let message = shorten(&decided.message.to_string(), MAX_MESSAGE);
     let known = Known {
         builds: world.builds_of(index),
         seconds: &world.seconds,
@@ -205,15 +205,15 @@ fn status(
         base_seen: good.and_then(|good| good.base_seen),
         inputs: good.map(|good| good.inputs.clone()),
         tags,
-        running: decided.running.clone(),
-        failure: decided.failure.clone(),
+        running: decided.running.as_deref().cloned(),
+        failure: decided.failure.as_deref().cloned(),
         content: good.and_then(|good| good.content.clone()),
         blobs: good.and_then(|good| good.blobs.clone()),
         causes: good.map(|good| good.causes.clone()).unwrap_or_default(),
         checked: good.and_then(|good| good.checked.clone()),
         checks: decided.checks.clone(),
-        promoted: decided.promoted.clone(),
-        hold: decided.hold.clone(),
+        promoted: decided.promoted().map(str::to_owned),
+        hold: decided.hold.as_deref().cloned(),
         nonce: decided.nonce.clone(),
         last_handled_request,
         requests,

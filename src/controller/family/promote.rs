@@ -62,7 +62,7 @@ fn complete(world: &World, decision: &mut Decision, memory: &mut Memory) {
         });
         if let Some(fault) = unset {
             decided.reason = fault.reason;
-            decided.message = fault.message;
+            decided.message = fault.message.into();
         }
     }
 }

@@ -178,7 +178,7 @@ fn attention(world: &World, decision: &Decision) -> Vec<Attention> {
             image: spec.name.clone(),
             state: image.state,
             reason: image.reason.into(),
-            message: shorten(&image.message, MAX_ATTENTION_MESSAGE),
+            message: shorten(&image.message.to_string(), MAX_ATTENTION_MESSAGE),
         })
         .collect()
 }
