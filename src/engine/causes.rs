@@ -26,9 +26,9 @@ pub(super) struct Change<'a> {
 
 impl Change<'_> {
     /// The causes: first those that changed an input of the image itself, then what set those off, down to the upstreams.
-    /// `parents` are the parents by name, each with why its own last build was made. An image that was never built has its
+    /// `of_parents` says why the last build of each parent was made, in the order of the wanted parents. An image that was never built has its
     /// spec as its cause.
-    pub fn causes<'p>(&self, parents: impl Iterator<Item = (&'p str, &'p [Cause])>) -> Vec<Cause> {
+    pub fn causes<'p>(&self, of_parents: impl Iterator<Item = &'p [Cause]>) -> Vec<Cause> {
         let cause = |type_, name: &str, from: &str, to: &str| Cause {
             type_,
             name: name.into(),
@@ -41,7 +41,7 @@ impl Change<'_> {
         };
         let mut causes = Vec::new();
         let mut roots = Vec::new();
-        for (place, ((name, why), now)) in parents.zip(&self.wanted.parents).enumerate() {
+        for (place, (why, now)) in of_parents.zip(&self.wanted.parents).enumerate() {
             let before = last.parents.iter().find(|before| before.name == now.name).or_else(|| last.parents.get(place));
             let before = before.map_or("", |before| before.digest.as_str());
             if before == now.digest {
@@ -52,7 +52,7 @@ impl Change<'_> {
                 _ => CauseType::Upstream,
             };
             causes.push(cause(type_, &now.name, before, &now.digest));
-            roots.extend(why.iter().filter(|why| why.type_ != CauseType::Parent).map(|why| reached(why, name)));
+            roots.extend(why.iter().filter(|why| why.type_ != CauseType::Parent).map(|why| reached(why, &now.name)));
         }
         for (type_, named, before, after) in [
             (CauseType::Source, self.image, &last.source, &self.wanted.source),

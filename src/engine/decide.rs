@@ -51,7 +51,7 @@ pub fn decide(seen: &Observation<'_>, now: Timestamp) -> Decision {
     let outcome =
         requests::Outcome { wave: &course.wave, gated: course.gated, upstreams: &upstreams, images: &walk.images };
     let handled = wishes.handled(seen, &outcome, now);
-    let wake_at = [walk.todo.wake_at, followed.wake_at, course.wake_at.take(), holds_end(seen, now), changes(window)];
+    let wake_at = [walk.todo.wake_at, followed.wake_at, course.wake_at.take(), walk.holds_end, changes(window)];
     Decision {
         upstreams,
         pending: course.pending,
@@ -227,13 +227,6 @@ fn ended(seen: &Observation<'_>) -> impl Iterator<Item = String> {
     let failed = seen.images.iter().flat_map(|image| &image.builds).filter(|build| failure::failed_and_live(build));
     let orphans = seen.orphans.iter().filter(|build| build.live && build.outcome != BuildOutcome::Stopped);
     failed.chain(orphans).map(|build| build.job.clone())
-}
-
-/// When the first hold of an image ends by itself.
-fn holds_end(seen: &Observation<'_>, now: Timestamp) -> Option<Timestamp> {
-    let of_spec = seen.spec.images.iter().filter_map(|image| image.hold.as_ref()?.until);
-    let manual = seen.images.iter().filter_map(|image| image.record?.hold.as_ref()?.until);
-    of_spec.chain(manual).filter(|until| *until > now).min()
 }
 
 /// When a window opens or closes, which the family's status shows.

@@ -99,6 +99,8 @@ pub struct ImageDecision {
     pub inputs: Option<Box<Inputs>>,
     /// The last good build.
     pub good: Option<Arc<Good>>,
+    /// Whether `good` has passed its checks as they are now, or has none to pass.
+    pub is_checked: bool,
     /// The build that runs.
     pub running: Option<Box<RunningBuild>>,
     /// Failures at the wanted fingerprint.
@@ -281,6 +283,7 @@ impl ImageDecision {
             fingerprint: None,
             inputs: None,
             good: None,
+            is_checked: false,
             running: None,
             failure: None,
             causes: Vec::new(),

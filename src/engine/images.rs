@@ -22,7 +22,8 @@ use crate::api::{FailureRecord, ImageState, ManualHold, Promotion, RunningBuild,
 #[must_use]
 pub fn walk(seen: &Observation<'_>, upstreams: &[UpstreamStatus], wishes: &Wishes, now: Timestamp) -> Walk {
     let frame = Frame { seen, upstreams, wishes, now };
-    let mut walk = Walk { images: seen.images.iter().map(|_| blank()).collect(), todo: Todo::default() };
+    let images = seen.images.iter().map(|_| blank()).collect();
+    let mut walk = Walk { images, todo: Todo::default(), holds_end: None };
     for &index in seen.lineage().order() {
         let (Some(image), Some(sight), Some(blueprint)) =
             (seen.spec.images.get(index), seen.images.get(index), seen.blueprint.images.get(index))
@@ -32,6 +33,7 @@ pub fn walk(seen: &Observation<'_>, upstreams: &[UpstreamStatus], wishes: &Wishe
         let step = Step { frame: &frame, index, image, blueprint, sight };
         let decision = step.decide(&walk.images, &mut walk.todo);
         walk.images[index] = decision;
+        walk.holds_end = [walk.holds_end, step.hold_ends()].into_iter().flatten().min();
     }
     walk
 }
@@ -89,6 +91,8 @@ impl Step<'_> {
         if decision.good.is_none() {
             decision.good.clone_from(&self.sight.good);
         }
+        let checks = &self.blueprint.checks;
+        decision.is_checked = decision.good.as_ref().is_some_and(|good| checks.is_none() || good.checked == *checks);
         if decision.running.is_none() {
             decision.running = self.running().map(|build| running_of(build).into());
         }
@@ -285,6 +289,13 @@ impl Step<'_> {
         let now = self.frame.now;
         self.image.hold.as_ref().is_some_and(|hold| hold.until.is_none_or(|until| now < until))
             || self.manual_hold().is_some()
+    }
+
+    /// When a hold of this image ends by itself.
+    fn hold_ends(&self) -> Option<Timestamp> {
+        let of_spec = self.image.hold.as_ref().and_then(|hold| hold.until);
+        let manual = self.sight.record.and_then(|record| record.hold.as_ref()?.until);
+        of_spec.into_iter().chain(manual).filter(|until| *until > self.frame.now).min()
     }
 
     /// The hold that a request has set and that has not ended.

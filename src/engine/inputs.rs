@@ -25,13 +25,11 @@ pub(super) struct Parents<'w> {
     unready: Option<Unready<'w>>,
 }
 
-/// A parent as its child sees it.
-pub(super) struct ParentView<'w> {
-    pub name: &'w str,
-    pub digest: &'w str,
-    pub repository: &'w str,
+/// A parent as its child sees it. Its name and its repository are looked up by its place where they are needed: hardly ever.
+struct ParentView<'w> {
+    digest: &'w str,
     /// Why its digest is what it is, for images.
-    pub causes: &'w [Cause],
+    causes: &'w [Cause],
 }
 
 /// Inputs, all of them known.
@@ -69,7 +67,7 @@ enum Found<'w> {
     /// The same, not to be built from.
     Unready(ParentView<'w>, Option<Timestamp>, Unready<'w>),
     /// None yet; the flag says whether it is on its way.
-    Awaited(&'w str, bool),
+    Awaited(bool),
 }
 
 impl<'a> Step<'a> {
@@ -80,15 +78,16 @@ impl<'a> Step<'a> {
     {
         let mut found = Parents { views: Vec::with_capacity(self.image.from.len()), base_seen: None, unready: None };
         let mut awaited: Vec<(&str, bool)> = Vec::new();
-        for (edge, parent) in self.image.from.iter().zip(self.frame.seen.lineage().parents(self.index)) {
+        let edges = self.image.from.iter().zip(self.frame.seen.lineage().parents(self.index));
+        for (place, (edge, parent)) in edges.enumerate() {
             let (view, since) = match self.parent(images, edge, *parent)? {
                 Found::Digest(view, since) => (view, since),
                 Found::Unready(view, since, why) => {
                     found.unready = found.unready.or(Some(why));
                     (view, since)
                 }
-                Found::Awaited(name, on_its_way) => {
-                    awaited.push((name, on_its_way));
+                Found::Awaited(on_its_way) => {
+                    awaited.push((self.parent_name(place), on_its_way));
                     continue;
                 }
             };
@@ -113,25 +112,18 @@ impl<'a> Step<'a> {
     where
         'a: 'w,
     {
-        let Some(decision) = images.get(parent) else { return Ok(Found::Awaited(edge.parent(), false)) };
-        let view = |good: &'w Good| ParentView {
-            name: edge.parent(),
-            digest: &good.digest,
-            repository: self.frame.seen.blueprint.images.get(parent).map_or("", |image| image.repository.as_str()),
-            causes: &good.causes,
-        };
+        let Some(decision) = images.get(parent) else { return Ok(Found::Awaited(false)) };
+        let view = |good: &'w Good| ParentView { digest: &good.digest, causes: &good.causes };
         let good = decision.good.as_deref();
-        let checks = self.frame.seen.blueprint.images.get(parent).and_then(|image| image.checks.as_ref());
-        let is_checked = |good: &Good| checks.is_none() || good.checked.as_ref() == checks;
-        if let Some(by) = failed_ancestor(edge.parent(), decision) {
+        if let Some(by) = failed_ancestor(edge, decision) {
             return match good.filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastGood) {
-                Some(good) if is_checked(good) => Ok(Found::Digest(view(good), good.base_seen)),
+                Some(good) if decision.is_checked => Ok(Found::Digest(view(good), good.base_seen)),
                 Some(good) => Ok(Found::Unready(view(good), good.base_seen, Unready::Blocked(by))),
                 None => Err(Obstacle::Blocked(by.into())),
             };
         }
         Ok(match good {
-            Some(good) if decision.stands && is_checked(good) => Found::Digest(view(good), good.base_seen),
+            Some(good) if decision.stands && decision.is_checked => Found::Digest(view(good), good.base_seen),
             // A person keeps it where it is, and its checks are others by now.
             Some(good) if decision.stands => {
                 Found::Unready(view(good), good.base_seen, Unready::Unchecked(edge.parent(), false))
@@ -140,21 +132,20 @@ impl<'a> Step<'a> {
             Some(good) if decision.state == ImageState::Checking && decision.fingerprint.is_none() => {
                 Found::Unready(view(good), good.base_seen, Unready::Unchecked(edge.parent(), true))
             }
-            _ => Found::Awaited(edge.parent(), decision.in_progress),
+            _ => Found::Awaited(decision.in_progress),
         })
     }
 
     fn import(&self, import: usize) -> Result<Found<'a>, Obstacle> {
         let seen = self.frame.seen;
         let (Some(sight), Some(name)) = (seen.imports.get(import), seen.blueprint.import_names.get(import)) else {
-            return Ok(Found::Awaited("", false));
+            return Ok(Found::Awaited(false));
         };
         if let Some(fault) = &sight.fault {
             return Err(Obstacle::Waiting(fault.clone(), false));
         }
         let digest = sight.good.as_ref().map(|good| {
-            let view =
-                ParentView { name, digest: &good.digest, repository: &good.repository, causes: good.causes.as_slice() };
+            let view = ParentView { digest: &good.digest, causes: &good.causes };
             Found::Digest(view, good.base_seen)
         });
         // What it was when this image was built last: behind that, its newest digest is taken even if a newer one is on its
@@ -165,14 +156,14 @@ impl<'a> Step<'a> {
         match (&sight.state, digest) {
             (ImportState::Settled, Some(digest)) => Ok(digest),
             (ImportState::OnItsWay, Some(digest)) if behind => Ok(digest),
-            (ImportState::OnItsWay, _) => Ok(Found::Awaited(name, true)),
+            (ImportState::OnItsWay, _) => Ok(Found::Awaited(true)),
             (ImportState::Failed { .. }, Some(digest))
                 if self.image.on_parent_failure == OnParentFailure::UseLastGood =>
             {
                 Ok(digest)
             }
             (ImportState::Failed { by }, _) => Err(Obstacle::Blocked(by.clone())),
-            (ImportState::Settled, None) => Ok(Found::Awaited(name, false)),
+            (ImportState::Settled, None) => Ok(Found::Awaited(false)),
         }
     }
 
@@ -189,7 +180,11 @@ impl<'a> Step<'a> {
             parents: parents
                 .views
                 .iter()
-                .map(|parent| ParentDigest { name: parent.name.into(), digest: parent.digest.into() })
+                .enumerate()
+                .map(|(place, parent)| ParentDigest {
+                    name: self.parent_name(place).into(),
+                    digest: parent.digest.into(),
+                })
                 .collect(),
             source: source.into(),
             spec: self.blueprint.spec_hash.clone(),
@@ -197,18 +192,14 @@ impl<'a> Step<'a> {
             nonce: self.nonce().unwrap_or_default().into(),
         };
         let pinned = self.image.from.iter().zip(&parents.views).enumerate().map(|(place, (edge, parent))| {
+            let repository = self.parent_repository(place);
             let imported = edge.family.is_some() && edge.reference.is_none();
             let reference = if imported {
-                format!("{}:latest", parent.repository)
+                format!("{repository}:latest")
             } else {
                 self.blueprint.references.get(place).cloned().unwrap_or_default()
             };
-            PinnedParent {
-                edge: edge.clone(),
-                repository: parent.repository.into(),
-                reference,
-                digest: parent.digest.into(),
-            }
+            PinnedParent { edge: edge.clone(), repository: repository.into(), reference, digest: parent.digest.into() }
         });
         Ok(Known { inputs, parents: pinned.collect(), remembered })
     }
@@ -229,9 +220,30 @@ impl<'a> Step<'a> {
             && last.nonce == self.nonce().unwrap_or_default()
     }
 
-    /// The causes of the parents' digests, parents by name.
-    pub(super) fn roots<'p>(parents: &'p Parents<'_>) -> impl Iterator<Item = (&'p str, &'p [Cause])> {
-        parents.views.iter().map(|parent| (parent.name, parent.causes))
+    /// The causes of the parents' digests, in the order of `from`.
+    pub(super) fn roots<'p>(parents: &'p Parents<'_>) -> impl Iterator<Item = &'p [Cause]> {
+        parents.views.iter().map(|parent| parent.causes)
+    }
+
+    /// A parent as causes and messages name it, by its place in `from`.
+    fn parent_name(&self, place: usize) -> &'a str {
+        match self.frame.seen.lineage().parents(self.index).get(place) {
+            Some(Parent::Import(import)) => {
+                self.frame.seen.blueprint.import_names.get(*import).map_or("", String::as_str)
+            }
+            _ => self.image.from.get(place).map_or("", Edge::parent),
+        }
+    }
+
+    /// The repository of a parent, by its place in `from`.
+    fn parent_repository(&self, place: usize) -> &'a str {
+        let seen = self.frame.seen;
+        let repository = self.frame.seen.lineage().parents(self.index).get(place).and_then(|parent| match *parent {
+            Parent::Upstream(upstream) => seen.spec.upstreams.get(upstream).map(|upstream| &upstream.image),
+            Parent::Image(image) => seen.blueprint.images.get(image).map(|image| &image.repository),
+            Parent::Import(import) => seen.imports.get(import)?.good.as_ref().map(|good| &good.repository),
+        });
+        repository.map_or("", String::as_str)
     }
 
     /// The source's revision, and whether it is only remembered: after a restart, a revision that is asked for over the
@@ -248,10 +260,8 @@ impl<'a> Step<'a> {
         'a: 'w,
     {
         let status = self.frame.upstreams.get(index);
-        let spec = self.frame.seen.spec.upstreams.get(index);
-        let (name, repository) = spec.map_or(("", ""), |upstream| (upstream.name.as_str(), upstream.image.as_str()));
         if let Some(adopted) = status.and_then(|status| status.adopted.as_ref()) {
-            let view = ParentView { name, digest: &adopted.digest, repository, causes: &[] };
+            let view = ParentView { digest: &adopted.digest, causes: &[] };
             return Ok(Found::Digest(view, adopted.first_seen));
         }
         let why = status.and_then(|status| status.message.as_deref()).unwrap_or("its digest is being looked up");
@@ -263,6 +273,7 @@ impl<'a> Step<'a> {
             .chain(fault.map(|fault| fault.reason))
             .find(|reason| Some(*reason) == told)
             .unwrap_or(reason::RESOLVING);
+        let name = self.frame.seen.spec.upstreams.get(index).map_or("", |upstream| upstream.name.as_str());
         let message = format!("upstream {name}: {why}");
         Err(Obstacle::Waiting(Fault { reason, message }, reason == reason::RESOLVING))
     }
@@ -284,9 +295,9 @@ fn known<'s>(sight: &'s Sight<String>, pending: &str) -> Result<&'s str, Obstacl
 }
 
 /// The failed image at or above a parent.
-fn failed_ancestor<'d>(name: &'d str, parent: &'d ImageDecision) -> Option<&'d str> {
+fn failed_ancestor<'d>(edge: &'d Edge, parent: &'d ImageDecision) -> Option<&'d str> {
     match parent.state {
-        ImageState::Failed => Some(name),
+        ImageState::Failed => Some(edge.parent()),
         ImageState::Blocked => parent.blocked_by.as_deref(),
         _ => None,
     }

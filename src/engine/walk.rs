@@ -18,6 +18,8 @@ pub struct Walk {
     pub images: Vec<ImageDecision>,
     /// What is to be done.
     pub todo: Todo,
+    /// When the first hold of an image ends by itself.
+    pub holds_end: Option<Timestamp>,
 }
 
 /// What is to be done for the images of a walk.

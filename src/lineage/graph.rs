@@ -47,8 +47,10 @@ impl std::fmt::Display for Import {
 /// The checked graph of a family: it has no cycles, and every parent exists.
 #[derive(Clone, Debug)]
 pub struct Lineage {
-    /// Parents per image, in the order of `from`.
-    parents: Vec<Vec<Parent>>,
+    /// The parents of all images, one image after the other, each in the order of its `from`.
+    parents: Vec<Parent>,
+    /// Where the parents of each image begin in that list; at last where it ends.
+    begins: Vec<usize>,
     /// Children per image, each once.
     children: Vec<Vec<usize>>,
     /// Images that stand directly on an upstream, per upstream, each once.
@@ -141,7 +143,20 @@ impl Lineage {
         // Level by level as the spec has them, so that a walk reads what is known of the images in the order in which it lies in
         // memory.
         order.sort_unstable_by_key(|&image| (levels[image], image));
-        Ok(Self { parents, children, upstream_children, imports: imports.list, order, levels })
+        let begins = parents.iter().scan(0, |end, parents| {
+            *end += parents.len();
+            Some(*end)
+        });
+        let begins = std::iter::once(0).chain(begins).collect();
+        Ok(Self {
+            parents: parents.concat(),
+            begins,
+            children,
+            upstream_children,
+            imports: imports.list,
+            order,
+            levels,
+        })
     }
 
     /// Images level by level, so that parents come before children; in the order of the spec within a level.
@@ -153,7 +168,10 @@ impl Lineage {
     /// The parents of an image, in the order of its `from`.
     #[must_use]
     pub fn parents(&self, image: usize) -> &[Parent] {
-        self.parents.get(image).map_or(&[], Vec::as_slice)
+        match (self.begins.get(image), self.begins.get(image + 1)) {
+            (Some(&begin), Some(&end)) => self.parents.get(begin..end).unwrap_or_default(),
+            _ => &[],
+        }
     }
 
     /// The images that stand directly on an image, each once.
@@ -183,7 +201,7 @@ impl Lineage {
     /// The given images and all that stand on them, as a mask over the images. O(images + edges).
     #[must_use]
     pub fn with_descendants(&self, roots: impl IntoIterator<Item = usize>) -> Vec<bool> {
-        let mut mask = vec![false; self.parents.len()];
+        let mut mask = vec![false; self.children.len()];
         let mut stack: Vec<usize> = roots.into_iter().collect();
         while let Some(image) = stack.pop() {
             if let Some(seen) = mask.get_mut(image)
@@ -199,7 +217,7 @@ impl Lineage {
     #[must_use]
     pub fn by_level(&self, mask: &[bool]) -> Vec<Vec<usize>> {
         let mut levels: Vec<Vec<usize>> = Vec::new();
-        for image in (0..self.parents.len()).filter(|image| mask.get(*image) == Some(&true)) {
+        for image in (0..self.children.len()).filter(|image| mask.get(*image) == Some(&true)) {
             let level = self.level(image);
             if levels.len() < level {
                 levels.resize(level, Vec::new());
@@ -213,7 +231,7 @@ impl Lineage {
     /// For each image the weight of the heaviest path from it down to a leaf, itself included. O(images + edges).
     #[must_use]
     pub fn remaining(&self, weight: impl Fn(usize) -> i64) -> Vec<i64> {
-        let mut remaining = vec![0; self.parents.len()];
+        let mut remaining = vec![0; self.children.len()];
         for &image in self.order.iter().rev() {
             let below = self.children(image).iter().map(|child| remaining[*child]).max().unwrap_or(0);
             remaining[image] = weight(image).saturating_add(below);
