@@ -140,7 +140,7 @@ mod tests {
         let pushed = [Push { fingerprint: "checked".into(), result }];
         assert_eq!(number(&old, &failed(Some("checked")), &[], &pushed), Some(8), "a check of it has failed");
         let failure = FailureRecord { fingerprint: "good".into(), ..FailureRecord::default() };
-        let only_checks = ImageDecision { failure: Some(failure), ..failed(None) };
+        let only_checks = ImageDecision { failure: Some(Box::new(failure)), ..failed(None) };
         assert_eq!(number(&old, &only_checks, &[], &[]), Some(4), "the checks of a good build have changed");
     }
 
