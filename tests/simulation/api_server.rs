@@ -206,6 +206,9 @@ fn patch(cluster: &mut Cluster, kind: Kind, call: Call) -> Answer {
     let result = cluster.objects.apply(kind, &call.key, &call.owner, call.body, call.status, now);
     cluster.changed(kind);
     if let Ok(object) = &result {
+        if before.is_none() {
+            cluster.came(kind, object);
+        }
         records::written(cluster, kind, before.as_deref(), object);
     }
     finish(200, result)

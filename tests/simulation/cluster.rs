@@ -16,7 +16,7 @@ use crate::{
     faults::{Crash, Faults},
     invariants::Invariants,
     job_controller::{Stage, Work},
-    objects::{Change, Kind, Objects, Refused, uid},
+    objects::{Change, Kind, Objects, Refused, owner, uid},
     registry::Registry,
     time::Time,
     trace::Trace,
@@ -181,7 +181,21 @@ impl Cluster {
         let now = self.time.truth();
         let made = self.objects.create(kind, object, now)?;
         self.changed(kind);
+        self.came(kind, &made);
         Ok(made)
+    }
+
+    /// An object is new. One whose family is gone already is taken away, as others of that family were.
+    pub fn came(&mut self, kind: Kind, object: &Value) {
+        let owned = matches!(kind, Kind::Image | Kind::Cascade | Kind::Job);
+        if owned && self.objects.all(Kind::Family).all(|(_, family)| uid(family) != owner(object)) {
+            self.collect_soon();
+        }
+    }
+
+    fn collect_soon(&mut self) {
+        let pause = self.faults.machinery.pause(100..5000);
+        self.schedule(pause, Event::Collect);
     }
 
     pub fn update(&mut self, kind: Kind, key: &Key, change: impl FnOnce(&mut Value)) -> Result<Arc<Value>, Refused> {
@@ -194,8 +208,7 @@ impl Cluster {
         let removed = self.objects.remove(kind, key)?;
         self.changed(kind);
         if kind == Kind::Family || kind == Kind::Job {
-            let pause = self.faults.machinery.pause(100..5000);
-            self.schedule(pause, Event::Collect);
+            self.collect_soon();
         }
         Some(removed)
     }
