@@ -133,7 +133,7 @@ impl Step<'_> {
             fingerprint: wanted.into(),
             attempt: self.next_attempt(wanted, stale.failure.as_deref()),
             // Another attempt at a fingerprint keeps the number of the first.
-            build: numbered.unwrap_or_else(|| last.unwrap_or(0) + 1),
+            build: numbered.unwrap_or_else(|| last.unwrap_or(0).saturating_add(1)),
             parents,
             source: stale.inputs.as_ref().map_or_else(String::new, |inputs| inputs.source.clone()),
             own,

@@ -9,8 +9,8 @@ use super::{
     observation::{Good, Target},
 };
 use crate::api::{
-    BreakerStatus, Cause, CheckRecord, Edge, EdgeUse, FailureRecord, HandledRequest, ImageState, Inputs, ManualHold,
-    Pending, RunningBuild, UpstreamStatus, WindowStatus,
+    BreakerStatus, Cause, CheckRecord, Edge, FailureRecord, HandledRequest, ImageState, Inputs, ManualHold, Pending,
+    RunningBuild, UpstreamStatus, WindowStatus,
 };
 
 /// The whole decision of one pass.
@@ -249,14 +249,6 @@ pub struct PinnedParent {
     pub reference: String,
     /// The digest.
     pub digest: String,
-}
-
-impl PinnedParent {
-    /// Whether it is the base of the image.
-    #[must_use]
-    pub fn is_base(&self) -> bool {
-        self.edge.usage == EdgeUse::Base
-    }
 }
 
 /// A tag that is to be moved.

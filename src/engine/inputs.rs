@@ -1,6 +1,7 @@
 //! The inputs of a build: from the parents, the source, the spec and the strategy, or what stands in the way of knowing them.
 
 use jiff::Timestamp;
+use smallvec::SmallVec;
 
 use super::{
     Fault,
@@ -13,12 +14,14 @@ use crate::{
     lineage::Parent,
 };
 
+/// Parents that are looked at without an allocation: nearly all images have no more.
+const FEW: usize = 4;
 /// The most names of parents that a message lists.
 const MAX_NAMES: usize = 10;
 
 /// Parents, every one of them with a digest to build from.
 pub(super) struct Parents<'w> {
-    views: Vec<ParentView<'w>>,
+    views: SmallVec<[ParentView<'w>; FEW]>,
     /// When the oldest upstream digest below was first seen.
     pub base_seen: Option<Timestamp>,
     /// Why they are not to be built from, though their digests are known.
@@ -76,7 +79,7 @@ impl<'a> Step<'a> {
     where
         'a: 'w,
     {
-        let mut found = Parents { views: Vec::with_capacity(self.image.from.len()), base_seen: None, unready: None };
+        let mut found = Parents { views: SmallVec::new(), base_seen: None, unready: None };
         let mut awaited: Vec<(&str, bool)> = Vec::new();
         let edges = self.image.from.iter().zip(self.frame.seen.lineage().parents(self.index));
         for (place, (edge, parent)) in edges.enumerate() {
