@@ -13,17 +13,22 @@ use super::{
 async fn a_floating_tag_is_put_back_and_an_immutable_one_never_moved() {
     let session = Session::shared().await;
     let scene = Scene::new(&session, "tags").await;
-    scene.take_tag("app:r1");
-    let elsewhere = scene.tag("app", "r1").await;
+    let mut spec = scene.spec(json!([image("app", "alpine")]));
+    let built = scene.build(&spec).await;
+    // The tag of the build that comes next.
+    scene.take_tag("app:r2");
+    let elsewhere = scene.tag("app", "r2").await;
     assert!(!elsewhere.is_empty());
 
-    scene.place.apply_family(FAMILY, &scene.spec(json!([image("app", "alpine")]))).await.expect("a family");
+    let dockerfile = spec["images"][0]["source"]["inline"].as_str().expect("a Dockerfile").to_owned();
+    spec["images"][0]["source"]["inline"] = format!("{dockerfile}RUN echo again >> /lineage\n").into();
+    scene.place.apply_family(FAMILY, &spec).await.expect("a family");
     let (told, message) = scene.place.wait_family(FAMILY, "Stalled", WAVE).await;
     assert_eq!(told, reason::TAG_IMMUTABLE, "{message}");
     let digests = scene.place.digests(FAMILY).await;
     assert_eq!(scene.tag("app", "latest").await, digests["app"]);
-    assert_eq!(scene.tag("app", "r1").await, elsewhere);
-    scene.place.wait_event(reason::TAG_IMMUTABLE, "app:r1").await;
+    assert_eq!((scene.tag("app", "r1").await, scene.tag("app", "r2").await), (built["app"].clone(), elsewhere.clone()));
+    scene.place.wait_event(reason::TAG_IMMUTABLE, "app:r2").await;
 
     scene.take_tag("app:latest");
     wait_for("the floating tag to be put back", 60, async || {
@@ -32,6 +37,6 @@ async fn a_floating_tag_is_put_back_and_an_immutable_one_never_moved() {
     })
     .await;
     scene.place.wait_event(reason::TAG_MOVED, "app:latest").await;
-    assert_eq!(scene.tag("app", "r1").await, elsewhere);
-    assert_eq!(scene.place.jobs(FAMILY).await.len(), 1, "tags build nothing");
+    assert_eq!(scene.tag("app", "r2").await, elsewhere);
+    assert_eq!(scene.place.jobs(FAMILY).await.len(), 2, "tags build nothing");
 }
