@@ -26,8 +26,8 @@ pub(super) struct Change<'a> {
 
 impl Change<'_> {
     /// The causes: first those that changed an input of the image itself, then what set those off, down to the upstreams.
-    /// `of_parents` says why the last build of each parent was made, in the order of the wanted parents. An image that was never built has its
-    /// spec as its cause.
+    /// `of_parents` says why the last build of each parent was made, in the order of the wanted parents. An image that was never
+    /// built has its spec as its cause.
     pub fn causes<'p>(&self, of_parents: impl Iterator<Item = &'p [Cause]>) -> Vec<Cause> {
         let cause = |type_, name: &str, from: &str, to: &str| Cause {
             type_,

@@ -55,7 +55,8 @@ impl<'a> Repository<'a> {
     /// build, or on an earlier one: in a wave that did not come whole, or after an upstream went back. Those after it are known
     /// by the tags that name them.
     pub async fn last_build(&self, tags: impl Fn(i64) -> Vec<Tag>) -> Result<Option<i64>, Fault> {
-        let told = match tags(0).into_iter().find(|tag| !tag.immutable) {
+        let of_none = tags(0);
+        let told = match of_none.iter().find(|tag| !tag.immutable) {
             Some(floating) => self.tagged(&floating.name).await?.as_ref().and_then(number),
             None => None,
         };
@@ -66,7 +67,8 @@ impl<'a> Repository<'a> {
                 break;
             }
             build += 1;
-            for tag in tags(build).into_iter().filter(|tag| tag.immutable) {
+            // One that names the fingerprint alone is the same under every number, and tells of none.
+            for tag in tags(build).into_iter().filter(|tag| tag.immutable && !of_none.contains(tag)) {
                 if self.has(&tag.name).await? {
                     last = build;
                 }

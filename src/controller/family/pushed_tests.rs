@@ -197,6 +197,10 @@ async fn numbers_go_on_after_the_last_build_that_any_tag_tells_of() {
     model.push(Some("r4"), "amd64", &["app"], Some((F2, 4)));
     assert_eq!(last(false).await, Some(8), "from gap to gap");
 
+    model.push(Some("x-f2"), "amd64", &["app"], Some((F2, 4)));
+    let of_fingerprint = |_| vec![Tag { name: "x-f2".into(), immutable: true }];
+    assert_eq!(model.repository().last_build(of_fingerprint).await.expect("an answer"), None, "it names no build");
+
     for hostile in [i64::MAX, 0, -1] {
         model.push(Some("latest"), "amd64", &["app"], Some((F1, hostile)));
         assert_eq!(last(true).await, Some(8), "{hostile}");
