@@ -62,6 +62,14 @@ impl Scene {
         .await;
     }
 
+    /// Moves the upstream, until `app` is in the middle of its second wave, which stays there. Returns the digest of `base:r2`.
+    async fn halt_in_second_wave(&self) -> String {
+        self.builder.hold("right");
+        self.move_upstream("2").await;
+        self.wait_mid_wave("app", 2).await;
+        self.tag("base", "r2").await
+    }
+
     /// Deletes a family, as a person does: what it owns goes after it.
     async fn delete(&self, family: &str) {
         self.place.api::<ImageFamily>().delete(family, &DeleteParams::background()).await.expect("deleted");
@@ -122,11 +130,8 @@ async fn a_family_that_is_deleted_mid_wave_goes_whole_and_can_be_made_again() {
     let (_, first) = scene.make("app", &scene.spec()).await;
     let (other, others_first) = scene.make("other", &scene.spec_elsewhere()).await;
 
-    scene.builder.hold("right");
-    scene.move_upstream("2").await;
-    scene.wait_mid_wave("app", 2).await;
+    let second_base = scene.halt_in_second_wave().await;
     scene.wait_mid_wave("other", 2).await;
-    let second_base = scene.tag("base", "r2").await;
     scene.delete("app").await;
     scene.wait_all_of(&other).await;
 
@@ -164,10 +169,7 @@ async fn a_family_that_is_made_again_before_the_old_one_has_gone_is_built_whole(
     let place = &scene.place;
     let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
     let (_, first) = scene.make("app", &scene.spec()).await;
-    scene.builder.hold("right");
-    scene.move_upstream("2").await;
-    scene.wait_mid_wave("app", 2).await;
-    let second_base = scene.tag("base", "r2").await;
+    let second_base = scene.halt_in_second_wave().await;
 
     scene.delete("app").await;
     let uid = place.apply_family("app", &scene.spec()).await.expect("a family").uid().expect("a uid");
@@ -199,10 +201,7 @@ async fn a_family_that_is_made_again_counts_on_from_tags_that_no_floating_tag_te
     spec["policy"]["promotion"] = json!("Wave");
     spec["images"][0]["tags"] = json!(["latest", "{{ fingerprint }}", "r{{ build }}"]);
     let (_, first) = scene.make("app", &spec).await;
-    scene.builder.hold("right");
-    scene.move_upstream("2").await;
-    scene.wait_mid_wave("app", 2).await;
-    let second_base = scene.tag("base", "r2").await;
+    let second_base = scene.halt_in_second_wave().await;
     assert_eq!(scene.tag("base", "latest").await, first["base"], "the wave has not come whole");
 
     scene.delete("app").await;
