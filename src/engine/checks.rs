@@ -28,22 +28,10 @@ impl Step<'_> {
             todo.actions.extend(running.map(|sight| Action::Stop { job: sight.job.clone() }));
         }
         let attempt = failure.as_ref().map_or(0, |failure| failure.check_attempt);
-        let records: Vec<CheckRecord> =
-            self.checks().map(|(_, check, revision)| self.state(&good, check, revision)).collect();
-        let unfinished = |place: usize| records.get(place).is_none_or(|record| record.state == CheckState::Running);
-        let failed = |place: usize, check: &Check| {
-            check.required && records.get(place).is_some_and(|record| record.state == CheckState::Failed)
-        };
-        let open: Vec<usize> = self
-            .checks()
-            .filter(|(place, check, _)| unfinished(*place) || failed(*place, check))
-            .map(|(place, ..)| place)
-            .collect();
+        let (records, open) = self.verdicts(&good);
         // A check that passes although it was cancelled moves nothing by itself.
         if open.is_empty() && !cancelled {
-            let checked = self.blueprint.checks.clone();
-            let good = Good { checked, ..Good::clone(&good) };
-            return ImageDecision { checks: records, ..Self::current(Arc::new(good)) };
+            return ImageDecision { checks: records, ..Self::current(self.vouched(&good)) };
         }
         let stale =
             ImageDecision { failure: failure.map(Box::new), checks: records, state: ImageState::Checking, ..stale };
@@ -70,6 +58,37 @@ impl Step<'_> {
         let plural = if names.len() == 1 { "check" } else { "checks" };
         let message = format!("waits for its {plural} {}", names.join(", "));
         ImageDecision { reason: reason::CHECKING, message: message.into(), in_progress: true, ..stale }
+    }
+
+    /// The last good digest of an image whose inputs have changed since, when the checks that were started before have passed:
+    /// its children may stand on it. None is started for it.
+    pub(super) fn passed(&self, good: &Good) -> Option<(Arc<Good>, Vec<CheckRecord>)> {
+        let cancelled = |known: &FailureRecord| failure::is_cancelled(known) && known.fingerprint == good.fingerprint;
+        if self.blueprint.checks.is_none()
+            || good.checked == self.blueprint.checks
+            || self.failure_record().is_some_and(cancelled)
+        {
+            return None;
+        }
+        let (records, open) = self.verdicts(good);
+        open.is_empty().then(|| (self.vouched(good), records))
+    }
+
+    fn vouched(&self, good: &Good) -> Arc<Good> {
+        Arc::new(Good { checked: self.blueprint.checks.clone(), ..Good::clone(good) })
+    }
+
+    /// How each check of this digest stands, and the places of those that are not through: to be run, or to be run again.
+    fn verdicts(&self, good: &Good) -> (Vec<CheckRecord>, Vec<usize>) {
+        let records: Vec<CheckRecord> =
+            self.checks().map(|(_, check, revision)| self.state(good, check, revision)).collect();
+        let open = self.checks().zip(&records).filter(|((_, check, _), record)| match record.state {
+            CheckState::Running => true,
+            CheckState::Failed => check.required,
+            CheckState::Passed => false,
+        });
+        let open = open.map(|((place, ..), _)| place).collect();
+        (records, open)
     }
 
     fn checks(&self) -> impl Iterator<Item = (usize, &Check, &str)> {

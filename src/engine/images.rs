@@ -57,7 +57,7 @@ impl Step<'_> {
     fn behind(&self, obstacle: Obstacle) -> ImageDecision {
         match obstacle {
             // A held image is not on its way anywhere: its children stand on what it is.
-            _ if self.sight.good.is_some() && self.is_held() => self.held(blank()),
+            _ if self.sight.good.is_some() && self.is_held() => self.held(),
             Obstacle::Blocked(by) => {
                 let message = format!("blocked by {by}, which failed");
                 let fault = Fault { reason: reason::ANCESTOR_FAILED, message };
@@ -67,13 +67,19 @@ impl Step<'_> {
                     ..ImageDecision::waiting(fault, false)
                 }
             }
-            Obstacle::Waiting(_, true) if self.is_cancelled_in_wave() => {
-                let wave = self.frame.seen.wave.map_or("", |wave| wave.name);
-                let failure = failure::cancelled_waiting(self.failure_record(), wave, self.frame.now);
-                Self::failed(ImageDecision { failure: Some(failure.into()), ..blank() }, reason::CANCELLED)
-            }
-            Obstacle::Waiting(fault, in_progress) => ImageDecision::waiting(fault, in_progress),
+            Obstacle::Waiting(fault, true) => match self.cancelled_in_wave() {
+                failure @ Some(_) => Self::failed(ImageDecision { failure, ..blank() }, reason::CANCELLED),
+                None => ImageDecision::waiting(fault, true),
+            },
+            Obstacle::Waiting(fault, false) => ImageDecision::waiting(fault, false),
         }
+    }
+
+    /// The record of an image that a person has taken out of the wave that runs, while it is not known which fingerprint it is
+    /// about to want.
+    fn cancelled_in_wave(&self) -> Option<Box<FailureRecord>> {
+        let wave = self.frame.seen.wave.filter(|_| self.is_cancelled_in_wave())?;
+        Some(failure::cancelled_waiting(self.failure_record(), wave.name, self.frame.now).into())
     }
 
     /// Whether a person takes it out of the wave that runs, or has done so while it waited.
@@ -90,13 +96,20 @@ impl Step<'_> {
         let record = self.sight.record;
         if decision.good.is_none() {
             decision.good.clone_from(&self.sight.good);
+            if let Some((good, checks)) = self.sight.good.as_ref().and_then(|good| self.passed(good)) {
+                decision.good = Some(good);
+                if decision.checks.is_empty() {
+                    decision.checks = checks;
+                }
+            }
         }
         let checks = &self.blueprint.checks;
         decision.is_checked = decision.good.as_ref().is_some_and(|good| checks.is_none() || good.checked == *checks);
         if decision.running.is_none() {
             decision.running = self.running().map(|build| running_of(build).into());
         }
-        if decision.fingerprint.is_none() && matches!(decision.state, ImageState::Waiting | ImageState::Blocked) {
+        let unknown = matches!(decision.state, ImageState::Waiting | ImageState::Blocked | ImageState::Held);
+        if unknown && decision.fingerprint.is_none() && decision.failure.is_none() {
             decision.failure = self.failure_record().cloned().and_then(|record| self.forgotten(record)).map(Box::new);
         }
         decision.promoted = match (self.frame.seen.spec.policy.promotion, decision.state, &decision.good) {
@@ -127,7 +140,7 @@ impl Step<'_> {
             return Ok(self.verified(todo, good, blank()));
         }
         if self.is_held() {
-            return Ok(self.held(blank()));
+            return Ok(self.held());
         }
         let known = self.known(parents)?;
         if known.remembered {
@@ -267,7 +280,7 @@ impl Step<'_> {
     }
 
     /// A person keeps it where it is. The hold of the manifest comes first.
-    fn held(&self, stale: ImageDecision) -> ImageDecision {
+    fn held(&self) -> ImageDecision {
         let manual = self.manual_hold();
         let of_spec = self.image.hold.as_ref();
         let (until, why) = of_spec.map_or_else(
@@ -282,7 +295,14 @@ impl Step<'_> {
         } else {
             format!("held{until}{why} before it was ever built: end the hold to have it built")
         };
-        ImageDecision { state: ImageState::Held, reason: reason::HELD, message: message.into(), stands, ..stale }
+        ImageDecision {
+            state: ImageState::Held,
+            reason: reason::HELD,
+            message: message.into(),
+            failure: self.cancelled_in_wave(),
+            stands,
+            ..blank()
+        }
     }
 
     fn is_held(&self) -> bool {

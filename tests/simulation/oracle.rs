@@ -281,13 +281,18 @@ impl World<'_> {
             return Ok(Parent { pinned: None, fate: Fate::Waiting, checked: true });
         };
         let fate = self.fate(of, found)?;
-        let digest = of.record(name).digest;
+        let record = of.record(name);
+        let digest = record.digest.clone();
         // What another family waits for may take for ever: it is built from as it is until that has come.
         let stands = fate != Fate::Waiting || edge.family.is_some();
         let pinned = digest.filter(|_| stands).map(|digest| format!("{}@{digest}", repository(&of.spec, found)));
         // What another family exports is as good as that family says.
         let is_checked = |pinned: &String| self.cluster.invariants.is_checked(found, pinned);
-        let checked = edge.family.is_some() || pinned.as_ref().is_none_or(is_checked);
+        // One whose checks were cancelled goes nowhere by itself, however they end.
+        let cancelled = record.failure.as_ref().is_some_and(|failure| {
+            failure.last.class == FailureClass::Cancelled && Some(&failure.fingerprint) == record.fingerprint.as_ref()
+        });
+        let checked = edge.family.is_some() || pinned.as_ref().is_none_or(is_checked) && !cancelled;
         Ok(Parent { pinned, fate, checked })
     }
 

@@ -304,3 +304,42 @@ fn a_child_is_not_built_from_a_held_parent_that_has_not_passed_its_checks() {
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, ImageState::Waiting], vec![1, 1]));
 }
+
+#[test]
+fn a_check_that_passes_while_its_image_is_held_lets_children_go_on() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
+    world.settle();
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.pass();
+    assert_eq!((world.states()[0], world.checks.len()), (ImageState::Checking, 1));
+    world.spec.images[0].args.insert("A".into(), "1".into());
+    world.spec.images[0].hold = Some(crate::api::ImageHold::default());
+    world.spec.images[1].args.insert("A".into(), "1".into());
+    world.pass();
+    assert_eq!(world.states(), [ImageState::Held, ImageState::Waiting]);
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, CURRENT], vec![1, 2]));
+    assert_eq!(world.record("base").checks[0].state, CheckState::Passed);
+}
+
+#[test]
+fn a_check_that_was_cancelled_says_nothing_under_a_hold() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
+    world.settle();
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.pass();
+    world.pass();
+    let mut passed = world.checks.clone();
+    passed[0].1.outcome = CheckOutcome::Passed("fine".into());
+    world.ask(r#"{"id":"1","action":"Cancel"}"#);
+    world.pass();
+    world.checks = passed;
+    world.spec.images[0].args.insert("A".into(), "1".into());
+    world.spec.images[0].hold = Some(crate::api::ImageHold::default());
+    world.spec.images[1].args.insert("A".into(), "1".into());
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, ImageState::Waiting], vec![1, 1]));
+    world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, CURRENT], vec![1, 2]));
+}

@@ -181,6 +181,48 @@ fn a_failed_image_is_tried_again_by_hand_and_by_the_next_wave() {
 }
 
 #[test]
+fn an_image_that_is_held_is_taken_out_of_the_wave() {
+    let mut world = chain();
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.begin();
+    let held = crate::api::ImageHold { until: Some(world.now + SignedDuration::from_secs(60)), ..Default::default() };
+    world.spec.images[0].hold = Some(held);
+    world.pass();
+    assert_eq!((world.states()[0], world.builds()), (ImageState::Held, vec![2, 1, 2]));
+    world.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
+    world.pass();
+    assert_eq!(world.stopped(), 1);
+    world.pass();
+    world.jobs.retain(|(_, job)| job.outcome != BuildOutcome::Stopped);
+    world.now += SignedDuration::from_secs(61);
+    world.pass();
+    assert_eq!((world.states()[0], world.record("base").reason.as_str()), (ImageState::Failed, reason::CANCELLED));
+    world.settle();
+    assert_eq!(world.builds(), [2, 1, 2]);
+    world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 3], vec![3, 2, 2]));
+}
+
+#[test]
+fn a_hold_does_not_make_failures_forgotten() {
+    let mut world = chain();
+    world.failing.insert(0, FailureClass::Build);
+    world.upstream_digests[0] = "sha256:up-1".into();
+    world.settle();
+    let (failed, built) = (world.record("base").failure.clone(), world.builds());
+    // Their Jobs expire meanwhile.
+    world.jobs.retain(|(of, _)| *of != 0);
+    world.spec.images[0].hold = Some(crate::api::ImageHold::default());
+    world.settle();
+    assert_eq!(world.states()[0], ImageState::Held);
+    world.spec.images[0].hold = None;
+    world.settle();
+    assert_eq!((world.states()[0], world.builds()), (ImageState::Failed, built));
+    assert_eq!(world.record("base").failure, failed);
+}
+
+#[test]
 fn holds_by_request_last_until_they_are_taken_away() {
     let mut world = chain();
     world.ask(r#"{"id":"1","action":"Hold","image":"base","reason":"release","by":"ada"}"#);
