@@ -26,7 +26,7 @@ use crate::{
     api::ImageFamily,
     build::job::BuildEnvironment,
     clock::Clock,
-    engine::{Blueprint, Fault, Push, Sight, TagSight},
+    engine::{Blueprint, Fault, Push, PushResult, Sight, TagSight},
     lineage::families::{Survey, Version},
     registry::{self, Keychain},
     rollout,
@@ -138,6 +138,19 @@ impl Pushes {
         known.push(push);
     }
 
+    /// A build may have pushed this fingerprint; it is known to have succeeded, if `attempt` names it. That nothing stood there
+    /// when the registry was asked before that is of no use any more: the Job that would tell of it may be gone by the time
+    /// that somebody wants to know.
+    pub fn built(&mut self, image: &str, fingerprint: &str, attempt: Option<i32>) {
+        let before = |after: &Option<i32>| attempt.is_none() || *after < attempt;
+        let outdated = |push: &Push| {
+            push.fingerprint == fingerprint && matches!(&push.result, PushResult::Absent { after, .. } if before(after))
+        };
+        if let Some(known) = self.0.get_mut(image) {
+            known.retain(|push| !outdated(push));
+        }
+    }
+
     /// Forgets the answers of an image.
     pub fn forget(&mut self, image: &str) {
         self.0.remove(image);
@@ -168,5 +181,30 @@ impl Memories {
     /// Forgets a family that is gone.
     pub fn forget(&self, uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_nothing_stands_there_is_of_no_use_after_a_build() {
+        let absent = |after| PushResult::Absent { last_build: None, after };
+        let after_builds = |result: PushResult, built: &[(&str, Option<i32>)]| {
+            let mut pushes = Pushes::default();
+            pushes.answered("app", Push { fingerprint: "f".into(), result });
+            for (fingerprint, attempt) in built {
+                pushes.built("app", fingerprint, *attempt);
+            }
+            pushes.of("app").len()
+        };
+        assert_eq!(after_builds(absent(None), &[("f", Some(0))]), 0);
+        assert_eq!(after_builds(absent(Some(0)), &[("f", Some(1))]), 0);
+        assert_eq!(after_builds(absent(Some(0)), &[("f", None)]), 0, "how its build ended is not known");
+        assert_eq!(after_builds(absent(Some(1)), &[("f", Some(1)), ("f", Some(0))]), 1, "asked after it had ended");
+        assert_eq!(after_builds(absent(None), &[("g", Some(0))]), 1);
+        let fault = Fault { reason: "X", message: String::new() };
+        assert_eq!(after_builds(PushResult::Faulty(fault, Timestamp::UNIX_EPOCH), &[("f", None)]), 1);
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use groundswell::{
     api::{
         Cutoff, Edge, FailureClass, FamilyImageStatus, Image, ImageFamilySpec, ImageFamilyStatus, ImageState,
-        ManualHold, OnParentFailure, Promotion, Upstream, labels,
+        ManualHold, OnParentFailure, Promotion, Upstream, condition::reason, labels,
     },
     controller::cache::Key,
 };
@@ -346,6 +346,10 @@ impl World<'_> {
     fn adopted(&self, family: &View, upstream: &Upstream) -> Result<String, String> {
         let standing = self.cluster.registry.tag(&upstream.image, FOLLOWED).unwrap_or_default().to_owned();
         let row = family.status.upstreams.iter().find(|row| row.name == upstream.name);
+        // After failures it is looked at again after a while, and then the row is written once more.
+        if row.is_some_and(|row| row.reason.as_deref() == Some(reason::REGISTRY_UNAVAILABLE)) {
+            return Err(format!("upstream {} could not be looked at", upstream.name));
+        }
         let adopted =
             row.and_then(|row| row.adopted.as_ref()).map(|adopted| adopted.digest.clone()).unwrap_or_default();
         let manual = row.and_then(|row| row.hold.as_ref()).filter(|hold| self.is_held(None, Some(hold)));
@@ -355,8 +359,12 @@ impl World<'_> {
             (Some(hold), _) => hold.digest.clone(),
             (None, Some(hold)) => hold.digest.clone(),
             // One that lacks a platform is not taken.
-            (None, None) => Some(standing).filter(|_| !lacks),
+            (None, None) => Some(standing.clone()).filter(|_| !lacks),
         };
+        let candidate = row.and_then(|row| row.candidate.as_ref()).map(|candidate| candidate.digest.as_str());
+        if adopted != standing && candidate != Some(standing.as_str()) {
+            return Err(format!("upstream {} was not seen at {}", upstream.name, short(&standing)));
+        }
         match expected {
             Some(expected) if expected != adopted => Err(format!(
                 "upstream {} is used at {}, and not at {}",

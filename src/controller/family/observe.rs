@@ -8,7 +8,7 @@ use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 
 use super::super::{
     cache::Key,
-    context::{Context, Memory},
+    context::{Context, Memory, Pushes},
     error::{Error, call},
     revisions::GitKey,
 };
@@ -20,8 +20,8 @@ use crate::{
     },
     build::source::{ConfigMapError, config_map_hash},
     engine::{
-        Blueprint, Budget, BuildSight, CheckSight, EndedWave, Fault, Good, ImageSight, ImportSight, Observation,
-        RequestSight, SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository,
+        Blueprint, Budget, BuildOutcome, BuildSight, CheckSight, EndedWave, Fault, Good, ImageSight, ImportSight,
+        Observation, RequestSight, SeenDigest, Sight, TagSight, UpstreamSight, WaveSight, blueprint::repository,
     },
     registry::Keychain,
     upstream::{ImageKey, Interest, Sighting, UpstreamDigest},
@@ -120,7 +120,8 @@ impl World {
         }
         let (strategies, revisions) = strategies(&context.caches, spec, &mut memory.strategies);
         let mut jobs = JobSights::of(&context.caches, &key, now);
-        let builds = spec.images.iter().map(|image| jobs.builds.remove(&image.name).unwrap_or_default()).collect();
+        let builds: Vec<_> =
+            spec.images.iter().map(|image| jobs.builds.remove(&image.name).unwrap_or_default()).collect();
         let checks = spec.images.iter().map(|image| jobs.checks.remove(&image.name).unwrap_or_default()).collect();
         let running =
             |cascade: &Arc<Cascade>| cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
@@ -136,6 +137,9 @@ impl World {
         let audits = audits.map(|image| audit(context, image, records.get(&image.name), &keychain, keys)).collect();
         let records_of: Vec<_> =
             spec.images.iter().map(|image| current_record(spec, image, &mut records, memory)).collect();
+        for ((image, record), builds) in spec.images.iter().zip(&records_of).zip(&builds) {
+            doubt(&image.name, record.as_ref(), builds, &mut memory.pushes);
+        }
         Ok(Self {
             upstreams,
             audits,
@@ -385,6 +389,17 @@ fn current_record(
     memory.pushes.forget(&image.name);
     memory.tags.remove(&image.name);
     None
+}
+
+/// The registry is asked anew for what a build has pushed since it was asked, or may have: one whose Job is gone.
+fn doubt(image: &str, record: Option<&Arc<FamilyImage>>, builds: &[BuildSight], pushes: &mut Pushes) {
+    for build in builds.iter().filter(|build| build.outcome == BuildOutcome::Succeeded) {
+        pushes.built(image, &build.fingerprint, Some(build.attempt));
+    }
+    let ran = record.and_then(|record| record.status.as_ref()?.running.as_ref());
+    if let Some(gone) = ran.filter(|ran| builds.iter().all(|build| build.job != ran.job)) {
+        pushes.built(image, &gone.fingerprint, None);
+    }
 }
 
 /// The last good build of a record.
