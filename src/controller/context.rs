@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use kube::{
     Client,
     runtime::{events::Recorder, reflector::ObjectRef},
@@ -84,6 +84,9 @@ pub struct Memories(Mutex<HashMap<String, Arc<tokio::sync::Mutex<Memory>>>>);
 /// Names of Secrets with the versions in which they were read.
 pub type SecretVersions = Vec<(String, String)>;
 
+/// A running wave's record, and a family's counts, are written at most this often.
+const COALESCE: SignedDuration = SignedDuration::from_secs(1);
+
 /// What is remembered of one family.
 #[derive(Default)]
 pub struct Memory {
@@ -109,8 +112,8 @@ pub struct Memory {
     pub accepted_jobs: HashSet<String>,
     /// Jobs that were asked for, and of which it is not known whether they were made.
     pub unanswered: BTreeSet<String>,
-    /// When the family's and the wave's records were last written.
-    pub written: HashMap<&'static str, Timestamp>,
+    /// When records that change often were last written.
+    written: HashMap<&'static str, Timestamp>,
 }
 
 /// What the registry has answered to whether fingerprints were pushed: per image, for the last few fingerprints that it was
@@ -163,6 +166,18 @@ impl Pushes {
 }
 
 impl Memory {
+    /// When a record that changes often may be written again; `None` is at once, as it is after the clock was set back.
+    #[must_use]
+    pub fn held_back(&self, record: &'static str, now: Timestamp) -> Option<Timestamp> {
+        let last = self.written.get(record).filter(|last| **last <= now)?;
+        last.saturating_add(COALESCE).ok().filter(|due| *due > now)
+    }
+
+    /// A record that changes often is written.
+    pub fn writes(&mut self, record: &'static str, now: Timestamp) {
+        self.written.insert(record, now);
+    }
+
     /// Forgets what belongs to images that the family no longer has.
     pub fn retain_images(&mut self, wanted: &HashSet<&str>) {
         self.config_maps.retain(|image, _| wanted.contains(image.as_str()));
@@ -187,6 +202,19 @@ impl Memories {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_is_held_back_for_a_moment_and_not_until_a_clock_that_was_set_back_is_there_again() {
+        let second = |second| Timestamp::from_second(second).expect("a time");
+        let mut memory = Memory::default();
+        assert_eq!(memory.held_back("family", second(100)), None);
+        memory.writes("family", second(100));
+        assert_eq!(memory.held_back("family", second(100)), Some(second(101)));
+        assert_eq!(memory.held_back("cascade", second(100)), None);
+        for later in [101, 200, 99, 0] {
+            assert_eq!(memory.held_back("family", second(later)), None, "{later}");
+        }
+    }
 
     #[test]
     fn an_answer_that_nothing_stands_there_is_of_no_use_after_a_build() {

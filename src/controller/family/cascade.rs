@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use kube::{
     Api, Resource, ResourceExt,
     api::{DeleteParams, PatchParams, PostParams},
@@ -23,9 +23,6 @@ use crate::{
     api::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, condition::reason, labels},
     engine::{Decision, WaveStep, causes, wave},
 };
-
-/// A running wave's record is written at most this often.
-const COALESCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// Records what has become of the wave. Says when what was held back is to be written.
 pub async fn record(
@@ -52,12 +49,10 @@ pub async fn record(
             if cascade.status.as_ref() == Some(&status) {
                 return Ok(None);
             }
-            let last = memory.written.get("cascade").copied().unwrap_or(Timestamp::MIN);
-            let due = last.saturating_add(COALESCE).unwrap_or(now);
-            if due > now {
-                return Ok(Some(due));
+            if let due @ Some(_) = memory.held_back("cascade", now) {
+                return Ok(due);
             }
-            memory.written.insert("cascade", now);
+            memory.writes("cascade", now);
             write(context, world, cascade, &status).await?;
             Ok(None)
         }

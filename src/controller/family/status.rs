@@ -32,8 +32,6 @@ use crate::{
     engine::{Decision, Fault, Target, WaveStep, causes, wave},
 };
 
-/// A family's counts are written at most this often; everything else of it at once.
-const COALESCE: SignedDuration = SignedDuration::from_secs(1);
 /// How long a request to the API server may take effect after its sender is gone: as long as it works on one by default.
 const LATE: SignedDuration = SignedDuration::from_secs(60);
 /// The most characters of a message in the list of images that need a person.
@@ -92,12 +90,10 @@ async fn family(
         return Ok(look_again);
     }
     let only_counts = ImageFamilyStatus { counts: old.counts.clone(), ..new.clone() } == old;
-    let last = memory.written.get("family").copied().unwrap_or(Timestamp::MIN);
-    let due = last.saturating_add(COALESCE).unwrap_or(now);
-    if only_counts && due > now {
+    if let Some(due) = memory.held_back("family", now).filter(|_| only_counts) {
         return Ok(look_again.into_iter().chain([due]).min());
     }
-    memory.written.insert("family", now);
+    memory.writes("family", now);
     write_family(context, &world.family, &new).await?;
     tell(context, world, &old, &new).await;
     Ok(look_again)
