@@ -67,6 +67,7 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     let memory = context.memory.of(&family.uid().unwrap_or_default());
     let mut memory = memory.lock().await;
     let now = context.clock.now();
+    memory.begins(now);
     let key = Key::of(&*family);
     jobs::look_for_unanswered(&context.caches.jobs, &context.client, &key.namespace, &mut memory).await?;
     let mut places = context.budget.begin(&key, &context.caches, now);
