@@ -115,9 +115,14 @@ impl Work {
         self.deleted
     }
 
-    /// Whether its pod never starts, so that it counts as failed after a while.
+    /// Whether its pod never starts.
     pub fn never_starts(&self) -> bool {
         self.end == End::NotStarted
+    }
+
+    /// Whether its pod does not start in time, so that it counts as failed before it ends.
+    pub fn starts_too_late(&self) -> bool {
+        self.never_starts() || self.start >= half(deadline(&self.job))
     }
 
     /// Whether a build that succeeded has pushed.
@@ -133,6 +138,15 @@ impl Work {
 /// Whether a Job is a check of a digest, rather than a build.
 pub fn is_check(job: &Value) -> bool {
     label(job, labels::COMPONENT) == labels::COMPONENT_CHECK
+}
+
+fn deadline(job: &Value) -> Duration {
+    Duration::from_secs(job["spec"]["activeDeadlineSeconds"].as_u64().unwrap_or(3600))
+}
+
+/// What a pod may take to start, of the time that its Job has.
+fn half(deadline: Duration) -> Duration {
+    deadline / 2
 }
 
 /// A Job was made.
@@ -152,9 +166,9 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     };
     let run = if random.chance(50) { random.pause(60_000..1_200_000) } else { random.pause(2000..60_000) };
     let start = if random.chance(30) { random.pause(1000..200_000) } else { random.pause(100..3000) };
-    let deadline = Duration::from_secs(job["spec"]["activeDeadlineSeconds"].as_u64().unwrap_or(3600));
-    // Half of the time is what a pod may take to start. Being too slow is a failure like others: it ends with them.
-    let longest = if cluster.faults.ended { deadline / 4 } else { Duration::MAX };
+    let deadline = deadline(job);
+    // Being too slow is a failure like others: it ends with them.
+    let longest = if cluster.faults.ended { half(deadline) / 2 } else { Duration::MAX };
     let (start, run) = (start.min(longest), run.min(longest));
     let work = Work {
         job: Arc::clone(job),

@@ -203,7 +203,7 @@ pub fn expires(cluster: &mut Cluster, job: &Value) {
 
 /// The controller deletes a Job.
 pub fn deleted(cluster: &mut Cluster, work: &Work) {
-    if work.is_check() || work.phase != Phase::Live || work.never_starts() || work.is_deleted() {
+    if work.is_check() || work.phase != Phase::Live || work.starts_too_late() || work.is_deleted() {
         return;
     }
     let family = Key::new(&work.key.namespace, work.label(labels::FAMILY));
