@@ -61,12 +61,13 @@ impl Step<'_> {
     }
 
     /// The last good digest of an image whose inputs have changed since, when the checks that were started before have passed:
-    /// its children may stand on it. None is started for it.
-    pub(super) fn passed(&self, good: &Good) -> Option<(Arc<Good>, Vec<CheckRecord>)> {
+    /// its children may stand on it. None is started for it. `failure` is what has failed of the image by now.
+    pub(super) fn passed(&self, good: &Good, failure: Option<&FailureRecord>) -> Option<(Arc<Good>, Vec<CheckRecord>)> {
+        let wanted = &self.blueprint.checks;
         let cancelled = |known: &FailureRecord| failure::is_cancelled(known) && known.fingerprint == good.fingerprint;
-        if self.blueprint.checks.is_none()
-            || good.checked == self.blueprint.checks
-            || self.failure_record().is_some_and(cancelled)
+        if wanted.is_none()
+            || good.checked == *wanted
+            || self.failure_record().into_iter().chain(failure).any(cancelled)
         {
             return None;
         }

@@ -96,7 +96,8 @@ impl Step<'_> {
         let record = self.sight.record;
         if decision.good.is_none() {
             decision.good.clone_from(&self.sight.good);
-            if let Some((good, checks)) = self.sight.good.as_ref().and_then(|good| self.passed(good)) {
+            let failure = decision.failure.as_deref();
+            if let Some((good, checks)) = self.sight.good.as_ref().and_then(|good| self.passed(good, failure)) {
                 decision.good = Some(good);
                 if decision.checks.is_empty() {
                     decision.checks = checks;

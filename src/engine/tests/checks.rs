@@ -208,6 +208,20 @@ fn a_check_that_passes_after_it_was_cancelled_moves_nothing() {
 }
 
 #[test]
+fn a_cancellation_comes_before_a_check_that_passes_meanwhile() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
+    world.settle();
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.pass();
+    world.spec.images[1].args.insert("A".into(), "1".into());
+    world.pass();
+    world.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
+    world.checks[0].1.outcome = CheckOutcome::Passed("fine".into());
+    world.settle();
+    assert_eq!((world.states(), world.builds()), (vec![ImageState::Failed, ImageState::Blocked], vec![1, 1]));
+}
+
+#[test]
 fn a_check_that_was_cancelled_is_run_again_when_it_is_another_one() {
     let mut world = World::new(&["up"], &[("base", "up")]);
     world.settle();
