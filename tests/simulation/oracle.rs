@@ -190,7 +190,7 @@ impl World<'_> {
         }
         let failed: fn(&Parent) -> bool = |parent| matches!(parent.fate, Fate::Failed | Fate::Blocked);
         let last_good = image.on_parent_failure == OnParentFailure::UseLastGood;
-        let held = self.is_held(image.hold.as_ref().map(|hold| hold.until), record.hold.as_ref());
+        let held = self.is_image_held(family, image);
         if parents.iter().any(|parent| failed(parent) && !(last_good && parent.pinned.is_some())) {
             // One that is held stays what it is, whatever is above it.
             return if held && record.digest.is_some() {
@@ -232,7 +232,7 @@ impl World<'_> {
         Ok(Fate::Current)
     }
 
-    /// Whether an image stands on an upstream whose moves are adopted, so that there is another wave for it.
+    /// Whether an image stands on an upstream whose moves are adopted and passed on, so that there is another wave for it.
     fn is_reached(&self, family: &View, image: &Image) -> bool {
         let now = self.cluster.time.truth();
         image.from.iter().any(|edge| {
@@ -244,8 +244,13 @@ impl World<'_> {
             }
             let of = edge.family.as_ref().map_or(Some(family), |other| self.families.get(&other.name));
             let parent = edge.image.as_deref().unwrap_or_default();
-            of.and_then(|of| Some((of, of.image(parent)?))).is_some_and(|(of, parent)| self.is_reached(of, parent))
+            of.and_then(|of| Some((of, of.image(parent)?)))
+                .is_some_and(|(of, parent)| !self.is_image_held(of, parent) && self.is_reached(of, parent))
         })
+    }
+
+    fn is_image_held(&self, family: &View, image: &Image) -> bool {
+        self.is_held(image.hold.as_ref().map(|hold| hold.until), family.record(&image.name).hold.as_ref())
     }
 
     fn is_held(&self, of_spec: Option<Option<Timestamp>>, manual: Option<&ManualHold>) -> bool {
