@@ -39,11 +39,24 @@ pub async fn start_builds(
     let wave = decision.wave.name().unwrap_or_default().to_owned();
     let actions: Vec<Action> =
         decision.actions.iter().filter(|action| matches!(action, Action::Build { .. })).cloned().collect();
+    let (mut requests, mut jobs, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+    for action in &actions {
+        match prepare(context, world, memory, action, &wave).await? {
+            Ok((request, job)) => {
+                requests.push((action, request));
+                jobs.push(job);
+            }
+            Err(why) => refused.push((action, Err(why))),
+        }
+    }
+    let api = Api::namespaced(context.client.clone(), &world.key.namespace);
+    let created = create(&context.caches.jobs, &api, &jobs, memory).await?;
+    let created = requests.into_iter().zip(created);
+    let started = created.map(|((action, request), job)| (action, job.map(|job| running(request, &job))));
     let mut any_refused = false;
-    for action in actions {
-        let Action::Build { image, fingerprint, attempt, .. } = &action else { continue };
+    for (action, started) in started.chain(refused) {
+        let Action::Build { image, fingerprint, attempt, .. } = action else { continue };
         let (image, attempt) = (*image, *attempt);
-        let started = start(context, world, memory, &action, &wave).await?;
         let name = world.family.spec.images.get(image).map_or("", |image| image.name.as_str());
         let Some(image) = decision.images.get_mut(image) else { continue };
         match started {
@@ -69,14 +82,14 @@ pub async fn start_builds(
     Ok(any_refused)
 }
 
-/// Starts one build; a failure says why it can't be started.
-async fn start(
+/// The Job of one build; a failure says why it can't be started.
+async fn prepare(
     context: &Context,
     world: &World,
     memory: &mut Memory,
     action: &Action,
     wave: &str,
-) -> Result<Result<RunningBuild, BuildFailure>, Error> {
+) -> Result<Result<(BuildRequest, Job), BuildFailure>, Error> {
     let Some((image, request)) = request(context, world, action, wave) else {
         let message = "an input of the build went away while it was started".to_owned();
         return Ok(Err(refused(FailureClass::Infrastructure, reason::SOURCE_NOT_FOUND, message)));
@@ -97,18 +110,17 @@ async fn start(
     };
     let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
     let key = format!("{}/{:?}", strategy.name_any(), build::strategy::strategy_revision(strategy, wanted));
-    if let Err(refused) = accepted(&api, &job, key, memory).await? {
-        return Ok(Err(refused));
+    Ok(accepted(&api, &job, key, memory).await?.map(|()| (request, job)))
+}
+
+fn running(request: BuildRequest, job: &Job) -> RunningBuild {
+    RunningBuild {
+        job: job.name_any(),
+        fingerprint: request.fingerprint,
+        build: request.build,
+        attempt: request.attempt,
+        started_at: job.creation_timestamp().map(|time| time.0),
     }
-    create(&context.caches.jobs, &api, &job, memory).await.map(|created| {
-        created.map(|job| RunningBuild {
-            job: job.name_any(),
-            fingerprint: request.fingerprint,
-            build: request.build,
-            attempt: request.attempt,
-            started_at: job.creation_timestamp().map(|time| time.0),
-        })
-    })
 }
 
 fn refused(class: FailureClass, reason: &str, message: String) -> BuildFailure {

@@ -10,7 +10,7 @@ use super::{
         context::{Context, Memory},
         error::Error,
     },
-    jobs::{accepted, create},
+    jobs,
     observe::World,
 };
 use crate::{
@@ -38,32 +38,32 @@ pub async fn start_checks(
     let requests: Vec<(usize, CheckRequest)> =
         decision.actions.iter().filter_map(|action| request(world, action)).collect();
     let wave = decision.wave.name().unwrap_or_default().to_owned();
-    let mut any_refused = false;
+    let api: Api<Job> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    let (mut accepted, mut jobs, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for (image, request) in requests {
-        if let Err(refused) = start(context, &request, memory).await? {
-            any_refused = true;
-            count(world, decision, image, &request, refused, &wave, now);
+        let job = job(&request, &context.environment);
+        if context.caches.jobs.get(&Key::of(&job)).is_some() {
+            continue;
+        }
+        // What the API server makes of a check's pod depends on nothing else.
+        let kind = format!("check/{:?}", request.user_namespace);
+        match jobs::accepted(&api, &job, kind, memory).await? {
+            Ok(()) => {
+                accepted.push((image, request));
+                jobs.push(job);
+            }
+            Err(why) => refused.push((image, request, why)),
         }
     }
+    let created = jobs::create(&context.caches.jobs, &api, &jobs, memory).await?;
+    let failed =
+        accepted.into_iter().zip(created).filter_map(|((image, request), job)| Some((image, request, job.err()?)));
+    refused.extend(failed);
+    let any_refused = !refused.is_empty();
+    for (image, request, why) in refused {
+        count(world, decision, image, &request, why, &wave, now);
+    }
     Ok(any_refused)
-}
-
-async fn start(
-    context: &Context,
-    request: &CheckRequest,
-    memory: &mut Memory,
-) -> Result<Result<(), BuildFailure>, Error> {
-    let job = job(request, &context.environment);
-    if context.caches.jobs.get(&Key::of(&job)).is_some() {
-        return Ok(Ok(()));
-    }
-    let api: Api<Job> = Api::namespaced(context.client.clone(), &request.family.namespace);
-    // What the API server makes of a check's pod depends on nothing else.
-    let kind = format!("check/{:?}", request.user_namespace);
-    if let Err(refused) = accepted(&api, &job, kind, memory).await? {
-        return Ok(Err(refused));
-    }
-    Ok(create(&context.caches.jobs, &api, &job, memory).await?.map(|_| ()))
 }
 
 /// Counts a check that can't be started as a failed attempt, on the budget of its class. Several of one attempt count once. One

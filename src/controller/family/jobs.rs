@@ -1,5 +1,6 @@
 //! Jobs are made, each at most once, so that it is known afterwards whether one was, and ended: builds and checks alike.
 
+use futures::future::join_all;
 use k8s_openapi::api::batch::v1::Job;
 use kube::{
     Api, Client, ResourceExt,
@@ -22,6 +23,8 @@ use crate::{
     engine::{Action, Decision},
 };
 
+/// How many Jobs are made at once.
+const AT_ONCE: usize = 8;
 /// The most kinds of Jobs that are remembered to be accepted: strategies with their settings, and checks.
 const MAX_ACCEPTED: usize = 64;
 
@@ -119,18 +122,28 @@ async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, Error> {
     call(|| format!("read Job {name}"), api.get_opt(name)).await
 }
 
-/// Makes the Job, and shows it to the cache. One that is there already was made by an earlier pass whose record was lost: it
-/// is taken, even if the API server would refuse another.
+/// Makes Jobs, some at once, and shows them to the cache. One that is there already was made by an earlier pass whose record
+/// was lost: it is taken, even if the API server would refuse another. What came of each is told in their order.
 pub async fn create(
     jobs: &Cache<Job>,
     api: &Api<Job>,
-    job: &Job,
+    wanted: &[Job],
     memory: &mut Memory,
-) -> Result<Result<Job, BuildFailure>, Error> {
-    // Until an answer says what came of it, even if this pass goes no further.
-    memory.unanswered.insert(job.name_any());
-    let created = create_or_take(jobs, api, job).await?;
-    memory.unanswered.remove(&job.name_any());
+) -> Result<Vec<Result<Job, BuildFailure>>, Error> {
+    let mut created = Vec::with_capacity(wanted.len());
+    for wanted in wanted.chunks(AT_ONCE) {
+        // Until an answer says what came of it, even if this pass goes no further.
+        memory.unanswered.extend(wanted.iter().map(ResourceExt::name_any));
+        let answers = join_all(wanted.iter().map(|job| create_or_take(jobs, api, job))).await;
+        for (job, answer) in wanted.iter().zip(&answers) {
+            if answer.is_ok() {
+                memory.unanswered.remove(&job.name_any());
+            }
+        }
+        for answer in answers {
+            created.push(answer?);
+        }
+    }
     Ok(created)
 }
 

@@ -74,9 +74,8 @@ fn full(there: bool) -> Api<Job> {
 async fn a_job_that_was_made_before_is_taken_though_another_would_be_refused() {
     let jobs = Cache::new(|_| None);
     let mut memory = Memory::default();
-    let taken =
-        create(&jobs, &full(true), &job(), &mut memory).await.expect("an answer").expect("the Job that is there");
-    assert_eq!(taken.name_any(), "base-0-0");
+    let taken = create(&jobs, &full(true), &[job()], &mut memory).await.expect("an answer").remove(0);
+    assert_eq!(taken.expect("the Job that is there").name_any(), "base-0-0");
     assert!(jobs.get(&Key::new("team", "base-0-0")).is_some(), "the next pass does not see it");
 
     let kind = || "standard".to_owned();
@@ -88,8 +87,8 @@ async fn a_job_that_was_made_before_is_taken_though_another_would_be_refused() {
 async fn a_job_that_is_refused_and_not_there_has_failed() {
     let jobs = Cache::new(|_| None);
     let mut memory = Memory::default();
-    let refused = create(&jobs, &full(false), &job(), &mut memory).await.expect("an answer").expect_err("a refusal");
-    assert_eq!(refused.reason, reason::QUOTA_EXCEEDED);
+    let refused = create(&jobs, &full(false), &[job()], &mut memory).await.expect("an answer").remove(0);
+    assert_eq!(refused.expect_err("a refusal").reason, reason::QUOTA_EXCEEDED);
     assert!(memory.unanswered.is_empty(), "the answer was heard");
     let asked = accepted(&full(false), &job(), "standard".into(), &mut memory).await.expect("an answer");
     assert_eq!(asked.expect_err("a refusal").reason, reason::QUOTA_EXCEEDED);
@@ -100,9 +99,45 @@ async fn a_job_whose_creation_got_no_answer_is_looked_for_in_the_next_pass() {
     for makes in [true, false] {
         let (jobs, client, mut memory) = (Cache::new(|_| None), breaks_off(makes), Memory::default());
         let api = Api::namespaced(client.clone(), "team");
-        create(&jobs, &api, &job(), &mut memory).await.expect_err("no answer");
+        create(&jobs, &api, &[job()], &mut memory).await.expect_err("no answer");
         look_for_unanswered(&jobs, &client, "team", &mut memory).await.expect("an answer");
         assert_eq!(jobs.get(&Key::new("team", "base-0-0")).is_some(), makes);
         assert!(memory.unanswered.is_empty(), "it is known now");
     }
+}
+
+/// An API server that makes every Job but this one, of which it says nothing.
+fn silent_about(name: &'static str) -> Api<Job> {
+    let service = tower::service_fn(move |request: Request<Body>| async move {
+        let wanted = request.into_body().collect_bytes().await.expect("a body");
+        let mut wanted: Value = serde_json::from_slice(&wanted).expect("a Job");
+        if wanted["metadata"]["name"] == name {
+            return Err("the connection broke");
+        }
+        wanted["metadata"]["resourceVersion"] = json!("1");
+        let answer = Body::from(serde_json::to_vec(&wanted).expect("JSON"));
+        Ok(Response::builder().status(201).body(answer).expect("a response"))
+    });
+    Api::namespaced(Client::new(service, "team"), "team")
+}
+
+#[tokio::test]
+async fn of_many_jobs_those_without_an_answer_are_told_apart() {
+    let wanted: Vec<Job> = (0..20)
+        .map(|number| {
+            let mut wanted = job();
+            wanted.metadata.name = Some(format!("base-{number:02}-0"));
+            wanted.metadata.resource_version = None;
+            wanted
+        })
+        .collect();
+    let (jobs, mut memory) = (Cache::new(|_| None), Memory::default());
+    create(&jobs, &silent_about("base-02-0"), &wanted, &mut memory).await.expect_err("no answer");
+    assert_eq!(memory.unanswered.iter().collect::<Vec<_>>(), ["base-02-0"]);
+    let made = |job: &&Job| jobs.get(&Key::of(*job)).is_some();
+    let made: Vec<String> = wanted.iter().filter(made).map(ResourceExt::name_any).collect();
+    assert!(made.len() < 10 && made.iter().any(|name| name == "base-03-0"), "those beside it, and no more: {made:?}");
+    let made = create(&jobs, &silent_about(""), &wanted, &mut memory).await.expect("answers");
+    let made = made.into_iter().map(|made| made.expect("a Job").name_any());
+    assert!(made.eq(wanted.iter().map(ResourceExt::name_any)), "in their order");
 }

@@ -1,5 +1,6 @@
 //! Promotion: moving tags to a checked digest by a manifest PUT. No layers are copied.
 
+use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
@@ -14,31 +15,50 @@ use crate::{
     registry::{Manifest, Reference},
 };
 
+/// How many images' tags are moved at once.
+const AT_ONCE: usize = 8;
 /// Until a tag that could not be moved is tried again.
 const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// Moves the tags that the decision names. What comes of it is remembered, and completes the decision: an image of which a
 /// tag could not be set says so.
 pub async fn move_tags(context: &Context, world: &World, decision: &mut Decision, memory: &mut Memory, now: Timestamp) {
-    for action in &decision.actions {
-        let Action::Promote { image, digest, tags } = action else { continue };
-        let Some(name) = world.family.spec.images.get(*image).map(|image| image.name.clone()) else { continue };
-        let repository = world.repository(*image);
-        let mut manifest = None;
-        for tag in tags {
-            let sight = match set(context, world, &repository, digest, tag, &mut manifest).await {
-                Ok(sight) => sight,
-                Err(Fault { reason, message }) => {
-                    warn!(image = %name, tag = %tag.tag, message, "a tag could not be moved");
-                    let fault = Fault { reason, message: format!("tag {}: {message}", tag.tag) };
-                    TagSight::Faulty(fault, now.saturating_add(TRY_AGAIN).unwrap_or(Timestamp::MAX))
-                }
-            };
-            tell(context, world, &repository, tag, &sight, digest).await;
-            memory.tags.entry(name.clone()).or_default().insert(tag.tag.clone(), (sight, context.clock.now()));
-        }
+    let moves = decision.actions.iter().filter_map(|action| {
+        let Action::Promote { image, digest, tags } = action else { return None };
+        let name = &world.family.spec.images.get(*image)?.name;
+        Some(move_all(context, world, world.repository(*image), name, digest, tags, now))
+    });
+    let moved: Vec<_> = stream::iter(moves.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+    for (image, tag, sight, at) in moved.into_iter().flatten() {
+        memory.tags.entry(image).or_default().insert(tag, (sight, at));
     }
     complete(world, decision, memory);
+}
+
+/// Moves the tags of one image, one after the other: the image, each tag, where it stands now, and since when that is known.
+async fn move_all(
+    context: &Context,
+    world: &World,
+    repository: String,
+    image: &str,
+    digest: &str,
+    tags: &[TagMove],
+    now: Timestamp,
+) -> Vec<(String, String, TagSight, Timestamp)> {
+    let (mut manifest, mut moved) = (None, Vec::with_capacity(tags.len()));
+    for tag in tags {
+        let sight = match set(context, world, &repository, digest, tag, &mut manifest).await {
+            Ok(sight) => sight,
+            Err(Fault { reason, message }) => {
+                warn!(image, tag = %tag.tag, message, "a tag could not be moved");
+                let fault = Fault { reason, message: format!("tag {}: {message}", tag.tag) };
+                TagSight::Faulty(fault, now.saturating_add(TRY_AGAIN).unwrap_or(Timestamp::MAX))
+            }
+        };
+        tell(context, world, &repository, tag, &sight, digest).await;
+        moved.push((image.to_owned(), tag.tag.clone(), sight, context.clock.now()));
+    }
+    moved
 }
 
 /// Says of each current image which tag could not be set, and forgets tags that no template of now gives.
