@@ -196,7 +196,9 @@ impl Process {
             Ok(action) => {
                 self.context.failures.forget("ImageFamily", key);
                 let after = requeue_after(&action);
-                self.shared.lock().note(format_args!("pass over {} ended, again after {after:?}", key.name));
+                let mut cluster = self.shared.lock();
+                invariants::pass_ends(&mut cluster, key);
+                cluster.note(format_args!("pass over {} ended, again after {after:?}", key.name));
                 after
             }
             Err(error) => {

@@ -184,19 +184,21 @@ pub fn succeeded(cluster: &mut Cluster, job: &Value) {
     cluster.invariants.built.insert(place(job), now);
 }
 
-fn place(job: &Value) -> (String, String, String) {
-    (label(job, labels::CASCADE).to_owned(), label(job, labels::IMAGE).to_owned(), own(job))
+/// Of which family it is, for which wave, and of what. A family that is made again may have a wave of a name that was there.
+fn place(job: &Value) -> [String; 4] {
+    [owner(job).to_owned(), label(job, labels::CASCADE).to_owned(), label(job, labels::IMAGE).to_owned(), own(job)]
 }
 
-/// A Job goes, for it has ended long ago. If no pass over its family began after it could be seen that it had succeeded, then
-/// nobody knows by now, unless its inputs are still the same: the wave builds the image as if for the first time.
+/// A Job goes, for it has ended long ago. If no pass over its family that came to its end began after it could be seen that it
+/// had succeeded, then that is not recorded, unless its inputs are still the same: the wave builds the image as if for the first
+/// time.
 pub fn expires(cluster: &mut Cluster, job: &Value) {
     let place = place(job);
     let Some(&succeeded) = cluster.invariants.built.get(&place) else { return };
     let stalls = [Kind::Job, Kind::Pod].iter().filter_map(|kind| cluster.faults.stalled.get(kind));
     let shown = stalls.copied().chain([succeeded]).max().unwrap_or_default() + MOST_LAG;
     let family = Key::new(&key_of(job).namespace, label(job, labels::FAMILY));
-    if cluster.invariants.passes.get(&family).is_none_or(|pass| pass.begun < shown) {
+    if cluster.invariants.passes.get(&family).is_none_or(|pass| pass.whole < Some(shown)) {
         cluster.invariants.built.remove(&place);
     }
 }

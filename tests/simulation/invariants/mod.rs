@@ -57,8 +57,8 @@ pub struct Invariants {
     approved: BTreeSet<(String, String, String)>,
     /// Since when changes wait, as each family's status last told, by its uid.
     waiting: BTreeMap<String, Timestamp>,
-    /// Builds that succeeded, by wave, image and own inputs, and when.
-    built: BTreeMap<(String, String, String), Duration>,
+    /// Builds that succeeded, by uid of the family, wave, image and own inputs, and when.
+    built: BTreeMap<[String; 4], Duration>,
     /// Starts that no person caused, by the family's uid.
     starts: BTreeMap<String, Vec<Timestamp>>,
     /// Builds that were cancelled for a newer wave, by their wave and image.
@@ -84,6 +84,8 @@ struct Pass {
     /// The time that it was told.
     at: Timestamp,
     begun: Duration,
+    /// When the last one began that came to its end.
+    whole: Option<Duration>,
 }
 
 impl Invariants {
@@ -143,7 +145,15 @@ pub fn pass_begins(cluster: &mut Cluster, key: &Key, generation: i64) {
     let invariants = &mut cluster.invariants;
     invariants.asked = 0;
     invariants.passes_begun += 1;
-    invariants.passes.insert(key.clone(), Pass { generation, at, begun });
+    let whole = invariants.passes.get(key).and_then(|last| last.whole);
+    invariants.passes.insert(key.clone(), Pass { generation, at, begun, whole });
+}
+
+/// A pass over a family comes to its end.
+pub fn pass_ends(cluster: &mut Cluster, key: &Key) {
+    if let Some(pass) = cluster.invariants.passes.get_mut(key) {
+        pass.whole = Some(pass.begun);
+    }
 }
 
 /// Notes what every source says now, and which digests of upstreams families use.
