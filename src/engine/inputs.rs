@@ -207,12 +207,16 @@ impl<'a> Step<'a> {
         Ok(Known { inputs, parents: pinned.collect(), remembered })
     }
 
-    /// Whether the last good build was made from just these inputs. What is still being looked up counts as unchanged.
+    /// Whether the last good build was made from just these inputs. A source that is still being looked up counts as unchanged
+    /// where the image was current, and its tags were not about to move: one on its way to something newer must not fall back.
     pub(super) fn unchanged(&self, good: &Good, parents: &Parents<'_>) -> bool {
         let last = &good.inputs;
         let same = |sight: &Sight<String>, last: &str| match sight {
             Sight::Known(now) => now == last,
-            Sight::Pending => true,
+            Sight::Pending => self.sight.record.is_some_and(|record| {
+                let promoted = record.promoted.as_ref();
+                record.state == ImageState::Current && promoted.is_none_or(|digest| *digest == good.digest)
+            }),
             Sight::Faulty(_) => false,
         };
         last.spec == self.blueprint.spec_hash

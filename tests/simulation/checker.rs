@@ -24,9 +24,6 @@ pub fn run(cluster: &mut Cluster, work: &Work) -> Pushed {
     } else if name == REPORT || made.iter().any(|made| made.source.contains(BAD)) {
         return Pushed::Failed("the image is bad\n".into());
     }
-    // Nobody is told what a check says whose Job is being deleted.
-    if !work.is_deleted() {
-        cluster.invariants.passed(&pinned, name, revision);
-    }
+    cluster.invariants.passed(&pinned, name, revision, !work.is_deleted());
     Pushed::Pushed
 }

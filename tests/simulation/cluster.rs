@@ -69,6 +69,8 @@ pub struct Cluster {
     /// Jobs on their way, by uid.
     pub work: BTreeMap<String, Work>,
     pub faults: Faults,
+    /// Whether a call takes effect now whose sender has died.
+    pub is_late: bool,
     pub crash: Option<Crash>,
     /// The process that lives; 0 while none does.
     pub process: u64,
@@ -114,6 +116,7 @@ impl Cluster {
             texts: BTreeMap::new(),
             work: BTreeMap::new(),
             faults,
+            is_late: false,
             crash: None,
             process: 0,
             invariants: Invariants::default(),

@@ -93,6 +93,8 @@ pub struct Work {
     pub phase: Phase,
     /// How many Jobs there were before it.
     pub number: usize,
+    /// Whether it was asked for by a controller that had died by then: the next one can't know of it until it sees it.
+    pub is_late: bool,
     end: End,
     start: Duration,
     run: Duration,
@@ -175,6 +177,7 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
         key: key_of(job),
         phase: Phase::Live,
         number: cluster.invariants.builds(),
+        is_late: cluster.is_late,
         end,
         start,
         run,

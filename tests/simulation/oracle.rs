@@ -292,7 +292,7 @@ impl World<'_> {
         let stands = fate != Fate::Waiting || edge.family.is_some();
         let pinned = digest.filter(|_| stands).map(|digest| format!("{}@{digest}", repository(&of.spec, found)));
         // What another family exports is as good as that family says.
-        let is_checked = |pinned: &String| self.cluster.invariants.is_checked(found, pinned);
+        let is_checked = |pinned: &String| self.cluster.invariants.is_told_checked(found, pinned);
         // One whose checks were cancelled goes nowhere by itself, however they end.
         let cancelled = record.failure.as_ref().is_some_and(|failure| {
             failure.last.class == FailureClass::Cancelled && Some(&failure.fingerprint) == record.fingerprint.as_ref()

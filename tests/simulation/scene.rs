@@ -430,7 +430,9 @@ pub fn happen(cluster: &mut Cluster, script: &Script, event: Event) {
         Event::Work(job, stage) => job_controller::proceed(cluster, &job, stage),
         Event::Collect => job_controller::collect(cluster),
         Event::Late(call) => {
+            cluster.is_late = true;
             let (code, _) = crate::api_server::carry_out(cluster, *call);
+            cluster.is_late = false;
             cluster.note(format_args!("late {code}"));
         }
         Event::Completes(name, whole) => {

@@ -278,6 +278,33 @@ fn a_source_that_is_asked_for_again_makes_nothing_stale() {
 }
 
 #[test]
+fn an_image_on_its_way_to_a_new_source_does_not_fall_back_while_that_is_asked_for_again() {
+    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
+    world.settle();
+    world.source = Sight::Known("newer".into());
+    world.begin();
+    assert_eq!(world.builds(), [2, 1]);
+    world.source = Sight::Pending;
+    world.pass();
+    world.finish_builds();
+    world.pass();
+    assert_eq!(world.states(), [ImageState::Waiting; 2]);
+    assert_eq!(world.record("base").reason, reason::RESOLVING);
+    assert!(world.wave.is_some());
+    world.source = Sight::Known("newer".into());
+    world.settle();
+    assert_eq!((world.builds(), world.states()), (vec![2, 2], vec![CURRENT; 2]));
+
+    // The process died after it had said where the tags were about to go.
+    let record = world.records[0].as_mut().expect("a record");
+    record.promoted = Some("sha256:newest".into());
+    world.source = Sight::Pending;
+    world.pass();
+    assert_eq!(world.states()[0], ImageState::Waiting);
+    assert_eq!(world.tags[&(0, "latest".to_owned())], "sha256:newest", "the move is completed");
+}
+
+#[test]
 fn a_recorded_candidate_is_looked_at_again_before_it_is_used() {
     let mut world = World::new(&["up"], &[("base", "up")]);
     world.settle();

@@ -51,8 +51,9 @@ pub struct Invariants {
     set: BTreeMap<String, String>,
     /// What floating tags were rightly promoted to, as `repository@digest`.
     promoted: BTreeSet<String>,
-    /// Checks that were passed: `repository@digest`, the check's name and its revision.
-    passed: BTreeSet<(String, String, String)>,
+    /// Checks that were passed: `repository@digest`, the check's name and its revision; and whether the controller is sure to be
+    /// told.
+    passed: BTreeMap<(String, String, String), bool>,
     /// Digests that a person has agreed to, by family and upstream.
     approved: BTreeSet<(String, String, String)>,
     /// Since when changes wait, as each family's status last told, by its uid.
@@ -101,9 +102,9 @@ impl Invariants {
         *count - 1
     }
 
-    /// A check was passed.
-    pub fn passed(&mut self, pinned: &str, check: &str, revision: &str) {
-        self.passed.insert((pinned.into(), check.into(), revision.into()));
+    /// A check was passed. Nobody may be told what a check says whose Job is being deleted.
+    pub fn passed(&mut self, pinned: &str, check: &str, revision: &str, is_told: bool) {
+        *self.passed.entry((pinned.into(), check.into(), revision.into())).or_default() |= is_told;
     }
 
     /// A person agrees to a digest.
@@ -113,10 +114,19 @@ impl Invariants {
 
     /// Whether `repository@digest` is of a build that has passed what the image requires.
     pub fn is_checked(&self, image: &Image, pinned: &str) -> bool {
-        let required = image.checks.iter().filter(|check| check.required);
-        required
-            .into_iter()
-            .all(|check| self.passed.contains(&(pinned.to_owned(), check.name.clone(), check_revision(check))))
+        self.checked(image, pinned).is_some()
+    }
+
+    /// Whether that is so, and the controller is sure to be told.
+    pub fn is_told_checked(&self, image: &Image, pinned: &str) -> bool {
+        self.checked(image, pinned) == Some(true)
+    }
+
+    fn checked(&self, image: &Image, pinned: &str) -> Option<bool> {
+        let mut required = image.checks.iter().filter(|check| check.required);
+        required.try_fold(true, |told, check| {
+            Some(told & *self.passed.get(&(pinned.to_owned(), check.name.clone(), check_revision(check)))?)
+        })
     }
 }
 
