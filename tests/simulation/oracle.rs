@@ -208,8 +208,16 @@ impl World<'_> {
         let text = text_of(self.cluster, &image.source).unwrap_or_default();
         let current =
             record.state == ImageState::Current && self.lineage(family, image, &record, &text, &pinned).is_ok();
+        let smoke = image.checks.iter().any(|check| check.required);
+        let fails_check = smoke && text.contains(BAD);
         if held && !current {
-            return expect(Fate::Held, &[ImageState::Held]);
+            // While its inputs are as they were, checks run although it is held.
+            let unchanged = self.lineage(family, image, &record, &text, &pinned).is_ok();
+            return if fails_check && unchanged && record.state == ImageState::Failed {
+                Ok(Fate::Failed)
+            } else {
+                expect(Fate::Held, &[ImageState::Held])
+            };
         }
         let unchecked = |fate: fn(&Parent) -> bool| parents.iter().any(|parent| !parent.checked && fate(parent));
         if !current && unchecked(failed) {
@@ -218,8 +226,7 @@ impl World<'_> {
         if !current && unchecked(|parent| parent.fate == Fate::Held) {
             return expect(Fate::Waiting, &[ImageState::Waiting]);
         }
-        let smoke = image.checks.iter().any(|check| check.required);
-        if text.contains(BROKEN) || text.contains(MISMATCH) || smoke && text.contains(BAD) {
+        if text.contains(BROKEN) || text.contains(MISMATCH) || fails_check {
             return expect(Fate::Failed, &[ImageState::Failed]);
         }
         let cancelled = record.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Cancelled);
