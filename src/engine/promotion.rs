@@ -47,7 +47,13 @@ pub fn missing(seen: &Observation<'_>, images: &[ImageDecision]) -> Vec<usize> {
         .collect()
 }
 
-/// Whether an image is where it is to be: built from its inputs as they are, or kept by a person.
+/// Whether an image is where it is to be: built from its inputs as they are, or kept by a person on a digest that has passed
+/// the checks as they are now, or that tags stand on anyway.
 fn stands(image: &ImageDecision) -> bool {
-    image.good.is_some() && matches!(image.state, ImageState::Current | ImageState::Held)
+    let Some(good) = &image.good else { return false };
+    match image.state {
+        ImageState::Current => true,
+        ImageState::Held => image.is_checked || image.promoted() == Some(&good.digest),
+        _ => false,
+    }
 }

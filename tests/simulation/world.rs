@@ -163,12 +163,13 @@ impl World<'_> {
         };
         self.shared.lock().note(format_args!("faults have stopped; {demand:?}"));
         let most = passes + PASSES_PER_IMAGE * (images + 3);
-        let mut looked_at = u64::MAX;
+        let mut looked_at = (u64::MAX, 0);
         let mut reached = false;
         let mut why = String::new();
         self.live(start + scene::PATIENCE, |world| {
             let cluster = world.shared.lock();
-            let stamp = cluster.invariants.effects + cluster.invariants.passes_begun;
+            // The cluster clears away by itself what belonged to a family that is gone.
+            let stamp = (cluster.invariants.effects + cluster.invariants.passes_begun, cluster.work.len());
             if stamp == looked_at
                 || world.process.as_ref().is_none_or(|process| !process.is_idle_until(cluster.elapsed()))
             {

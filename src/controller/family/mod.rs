@@ -60,25 +60,30 @@ const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// One pass over a family.
 pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Result<Action, Error> {
+    let key = Key::of(&*family);
     let live = |family: &Arc<ImageFamily>| family.metadata.deletion_timestamp.is_none();
-    let Some(family) = context.caches.families.get(&Key::of(&*family)).filter(live) else {
-        return Ok(Action::await_change());
-    };
-    let memory = context.memory.of(&family.uid().unwrap_or_default());
+    let known = || context.caches.families.get(&key).filter(live);
+    let Some(uid) = known().map(|family| family.uid().unwrap_or_default()) else { return Ok(Action::await_change()) };
+    let memory = context.memory.of(&uid);
     let mut memory = memory.lock().await;
     let now = context.clock.now();
     memory.begins(now);
-    let key = Key::of(&*family);
+    status::refresh(&context, &key, &mut memory).await?;
+    let Some(family) = known() else { return Ok(Action::await_change()) };
+    if family.uid().unwrap_or_default() != uid {
+        // Made again since: what is remembered is of another one.
+        return Ok(Action::requeue(AT_ONCE));
+    }
     jobs::look_for_unanswered(&context.caches.jobs, &context.client, &key.namespace, &mut memory).await?;
     let mut places = context.budget.begin(&key, &context.caches, now);
 
     let blueprint = match check::check(&context, &family, &mut memory) {
         Ok(blueprint) => blueprint,
-        Err(fault) => return status::stalled(&context, &family, &fault, now).await,
+        Err(fault) => return status::stalled(&context, &family, &fault, &mut memory, now).await,
     };
     let keychain = match credentials::load(&context, &family, &mut memory).await? {
         Ok(keychain) => keychain,
-        Err(fault) => return status::stalled(&context, &family, &fault, now).await,
+        Err(fault) => return status::stalled(&context, &family, &fault, &mut memory, now).await,
     };
     observe::follow(&context, &family, &keychain, &mut memory.image_keys);
     let mut world = World::observe(&context, &family, blueprint, keychain, &mut memory, now).await?;

@@ -12,6 +12,7 @@ use kube::{
 
 use super::{
     super::{
+        cache::Key,
         context::{Context, Memory},
         error::{Error, call},
         writes::{apply_status, delete},
@@ -59,7 +60,13 @@ pub async fn record(
 }
 
 /// Records that the family can't be built as it stands. Nothing else of it is touched.
-pub async fn stalled(context: &Context, family: &ImageFamily, fault: &Fault, now: Timestamp) -> Result<Action, Error> {
+pub async fn stalled(
+    context: &Context,
+    family: &ImageFamily,
+    fault: &Fault,
+    memory: &mut Memory,
+    now: Timestamp,
+) -> Result<Action, Error> {
     let old = family.status.clone().unwrap_or_default();
     let generation = family.metadata.generation;
     let mut status = ImageFamilyStatus { observed_generation: generation, ..old.clone() };
@@ -67,7 +74,7 @@ pub async fn stalled(context: &Context, family: &ImageFamily, fault: &Fault, now
         condition::set(&mut status.conditions, type_, value, fault.reason, &fault.message, generation, now);
     }
     if status != old {
-        write_family(context, family, &status).await?;
+        write_family(context, family, &status, memory).await?;
         events::publish(context, family, Tone::Warning, fault.reason, "Check", &fault.message).await;
     }
     Ok(Action::requeue(RESYNC))
@@ -94,7 +101,7 @@ async fn family(
         return Ok(look_again.into_iter().chain([due]).min());
     }
     memory.writes("family", now);
-    write_family(context, &world.family, &new).await?;
+    write_family(context, &world.family, &new, memory).await?;
     tell(context, world, &old, &new).await;
     Ok(look_again)
 }
@@ -280,17 +287,38 @@ fn known_reason(decision: &Decision, reason: &str) -> &'static str {
     decision.images.iter().map(|image| image.reason).find(|known| *known == reason).unwrap_or(reason::INVALID_SPEC)
 }
 
-async fn write_family(context: &Context, family: &ImageFamily, status: &ImageFamilyStatus) -> Result<(), Error> {
+/// Makes sure that the family is known as it is. After a write of its status that got no answer, what is known of it may be out of date, if the watch is
+/// behind: then it is read.
+pub async fn refresh(context: &Context, key: &Key, memory: &mut Memory) -> Result<(), Error> {
+    if memory.unsure {
+        let api: Api<ImageFamily> = Api::namespaced(context.client.clone(), &key.namespace);
+        if let Some(family) = call(|| format!("read ImageFamily {}", key.name), api.get_opt(&key.name)).await? {
+            context.caches.families.wrote(family);
+        }
+        memory.unsure = false;
+    }
+    Ok(())
+}
+
+async fn write_family(
+    context: &Context,
+    family: &ImageFamily,
+    status: &ImageFamilyStatus,
+    memory: &mut Memory,
+) -> Result<(), Error> {
     let api: Api<ImageFamily> = Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
     let name = family.name_any();
     let patch = apply_status::<ImageFamily>(&name, status);
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
+    // Until an answer says what came of it, even if this pass goes no further.
+    memory.unsure = true;
     match call(|| format!("write the status of ImageFamily {name}"), api.patch_status(&name, &parameters, &patch)).await
     {
         Ok(written) => context.caches.families.wrote(written),
         Err(error) if error.is_not_found() => {}
         Err(error) => return Err(error),
     }
+    memory.unsure = false;
     Ok(())
 }
 

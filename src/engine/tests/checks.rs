@@ -357,3 +357,30 @@ fn a_check_that_was_cancelled_says_nothing_under_a_hold() {
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, CURRENT], vec![1, 2]));
 }
+
+#[test]
+fn no_wave_promotes_a_held_digest_that_has_not_passed_its_checks() {
+    let mut world = World::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
+    world.spec.policy.promotion = crate::api::Promotion::Wave;
+    world.settle();
+    let before = world.tags.clone();
+    world.upstream_digests = vec!["sha256:up-1".into(), "sha256:up2-1".into()];
+    world.failing.insert(1, FailureClass::Build);
+    world.settle();
+    assert_eq!(world.states(), [CURRENT, ImageState::Failed]);
+    world.spec.images[0].checks = vec![check("smoke", true)];
+    world.spec.images[0].args.insert("A".into(), "1".into());
+    world.spec.images[0].hold = Some(crate::api::ImageHold::default());
+    world.failing.clear();
+    world.upstream_digests[1] = "sha256:up2-2".into();
+    world.settle();
+    assert_eq!(world.states(), [ImageState::Held, CURRENT]);
+    let floating = |tags: &HashMap<(usize, String), String>| {
+        (0..2).map(|image| tags.get(&(image, "latest".to_owned())).cloned()).collect::<Vec<_>>()
+    };
+    assert_eq!(floating(&world.tags), floating(&before), "the wave is not whole");
+    world.spec.images[0].hold = None;
+    world.settle();
+    assert_eq!(world.states(), [CURRENT; 2]);
+    assert_ne!(floating(&world.tags), floating(&before));
+}
