@@ -112,6 +112,8 @@ pub struct Memory {
     pub accepted_jobs: HashSet<String>,
     /// Jobs that were asked for, and of which it is not known whether they were made.
     pub unanswered: BTreeSet<String>,
+    /// A wave that was asked for, and of which it is not known whether it was made.
+    pub unanswered_wave: Option<String>,
     /// Whether the family's status may be another one than is known: a write of it got no answer.
     pub unsure: bool,
     /// When records that change often were last written.

@@ -75,7 +75,7 @@ fn one_seed_is_one_course_of_events() {
 }
 
 /// Courses of events that once went wrong, each in its own way, and what went wrong in them.
-const LESSONS: [(&str, &[u64]); 14] = [
+const LESSONS: [(&str, &[u64]); 15] = [
     (
         "tags moved just before the process died were taken for somebody else's, and moved back",
         &[2919, 4816, 5339, 5948],
@@ -91,6 +91,7 @@ const LESSONS: [(&str, &[u64]); 14] = [
     ("what was built while its image waited was built again when its Job had expired", &[200_647]),
     ("tags went back while the source of an image was asked for again", &[409_932, 416_605]),
     ("a wave promoted a held digest that had not passed its checks", &[112_469]),
+    ("a wave whose creation got no answer was forgotten with the family's status", &[603_399]),
     ("an upstream went back to what it was before a write that got no answer", &[518_612]),
     ("the wave's record stood still while the clock was set back", &[202_175]),
 ];

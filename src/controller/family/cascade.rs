@@ -41,7 +41,7 @@ pub async fn record(
                 causes: causes.clone(),
                 levels: levels.iter().map(|level| level.iter().map(|image| name_of(world, *image)).collect()).collect(),
             };
-            open(context, world, name, spec).await?;
+            open(context, world, name, spec, memory).await?;
             Ok(None)
         }
         (WaveStep::Running { .. }, Some(cascade)) => {
@@ -80,7 +80,13 @@ fn status(world: &World, decision: &Decision, cascade: &Cascade, memory: &Memory
     wave::record(&world.seen(memory), decision, &cascade.name_any(), &planned, &previous, now)
 }
 
-async fn open(context: &Context, world: &World, name: &str, spec: CascadeSpec) -> Result<(), Error> {
+async fn open(
+    context: &Context,
+    world: &World,
+    name: &str,
+    spec: CascadeSpec,
+    memory: &mut Memory,
+) -> Result<(), Error> {
     let note = format!("{}: {}", name, causes::sentence(&spec.causes));
     let cascade = Cascade {
         metadata: ObjectMeta {
@@ -100,16 +106,20 @@ async fn open(context: &Context, world: &World, name: &str, spec: CascadeSpec) -
         status: None,
     };
     let api: Api<Cascade> = Api::namespaced(context.client.clone(), &world.key.namespace);
+    // Until an answer says what came of it, even if this pass goes no further.
+    memory.unanswered_wave = Some(name.into());
     match call(|| format!("create Cascade {name}"), api.create(&PostParams::default(), &cascade)).await {
         Ok(created) => context.caches.cascades.wrote(created),
         // An earlier pass has made it and did not hear of it.
         Err(error) if error.is_already_exists() => {
             let existing = call(|| format!("read Cascade {name}"), api.get(name)).await?;
             context.caches.cascades.wrote(existing);
+            memory.unanswered_wave = None;
             return Ok(());
         }
         Err(error) => return Err(error),
     }
+    memory.unanswered_wave = None;
     info!(cascade = name, "wave begins");
     context.metrics.cascade_started();
     events::publish(context, &world.family, Tone::Normal, reason::CASCADE_STARTED, "Cascade", &note).await;

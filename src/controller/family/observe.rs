@@ -126,7 +126,7 @@ impl World {
         let running =
             |cascade: &Arc<Cascade>| cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
         let mut cascades = context.caches.cascades.group(&key);
-        cascades.extend(announced(context, family, &cascades).await?);
+        cascades.extend(announced(context, family, &cascades, memory).await?);
         let requests = request_sights::sights(family, &records, now);
         let mut ended: Vec<_> = cascades.iter().filter(|cascade| !running(cascade)).cloned().collect();
         ended.sort_by_key(|cascade| cascade.creation_timestamp());
@@ -407,26 +407,27 @@ fn good(record: Option<&Arc<FamilyImage>>) -> Option<Arc<Good>> {
     Good::of(record?.status.as_ref()?).map(Arc::new)
 }
 
-/// The wave that the family's status announces, where no watch has shown it yet: an API server that made it, and whose answer
-/// was lost, must not be asked for another one beside it.
+/// The wave that was asked for without hearing an answer, or that the family's status announces, where no watch has shown it
+/// yet: there must not be another one beside it.
 async fn announced(
     context: &Context,
     family: &ImageFamily,
     known: &[Arc<Cascade>],
+    memory: &mut Memory,
 ) -> Result<Option<Arc<Cascade>>, Error> {
-    let announced = family.status.as_ref().and_then(|status| status.cascade.as_ref()).map(|cascade| &cascade.name);
-    let Some(name) = announced.filter(|name| known.iter().all(|cascade| cascade.name_any() != **name)) else {
-        return Ok(None);
-    };
+    let told = family.status.as_ref().and_then(|status| status.cascade.as_ref()).map(|cascade| &cascade.name);
+    let unknown = |name: &&String| known.iter().all(|cascade| cascade.name_any() != **name);
     let api: Api<Cascade> = Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
-    match call(|| format!("read Cascade {name}"), api.get(name)).await {
-        Ok(cascade) => {
+    let mut found = None;
+    for name in [memory.unanswered_wave.as_ref(), told].into_iter().flatten().filter(unknown) {
+        found = call(|| format!("read Cascade {name}"), api.get_opt(name)).await?;
+        if let Some(cascade) = &found {
             context.caches.cascades.wrote(cascade.clone());
-            Ok(Some(Arc::new(cascade)))
+            break;
         }
-        Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(error),
     }
+    memory.unanswered_wave = None;
+    Ok(found.map(Arc::new))
 }
 
 #[cfg(test)]
