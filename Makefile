@@ -27,7 +27,7 @@ test: ## Run every test: unit, integration and scale (real API server), end to e
 	dev/test
 
 .PHONY: bench
-bench: ## Run the benchmarks: the engine's pass, and a wave beside a bare loop (docs/benchmarks.md)
+bench: ## Run the benchmarks: the engine's pass, and a cascade beside a bare loop (docs/benchmarks.md)
 	dev/bench
 
 .PHONY: simulate

@@ -88,7 +88,7 @@ impl LeaderElection {
     /// Waits until this candidate leads. Failing calls are logged and tried again, so that this ends only in leadership; to
     /// stop being a candidate, drop the future.
     pub async fn acquire(self) -> Leadership {
-        let mut seen = Sighting::default();
+        let mut seen = ObservedLease::default();
         loop {
             // Taken before the call: the lease can have been written at no earlier time.
             let asked_at = Instant::now();
@@ -106,7 +106,7 @@ impl LeaderElection {
     }
 
     /// Looks at the lease once and takes it if that is allowed.
-    async fn attempt(&self, seen: &mut Sighting) -> Result<Option<Lease>> {
+    async fn attempt(&self, seen: &mut ObservedLease) -> Result<Option<Lease>> {
         let Some(lease) = timeout(CALL_TIMEOUT, self.api.get_opt(&self.name)).await?? else {
             return self.create().await;
         };
@@ -241,12 +241,12 @@ impl Drop for Leadership {
 
 /// What was seen of somebody's lease, and until when it has to be respected.
 #[derive(Debug, Default)]
-struct Sighting {
+struct ObservedLease {
     spec: Option<LeaseSpec>,
     free_at: Option<Instant>,
 }
 
-impl Sighting {
+impl ObservedLease {
     /// Takes a look in: a lease that has changed is respected for its whole duration from now.
     fn look(&mut self, spec: Option<&LeaseSpec>) {
         if self.free_at.is_some() && self.spec.as_ref() == spec {

@@ -1,11 +1,11 @@
 //! Groundswell: a Kubernetes operator for base-image rebuild cascades.
 //!
 //! Start at [`api`] for what people write, at [`engine`] for what is decided, at [`controller`] for how it is carried out.
-//! Arrows run one way: `controller` -> (`engine`, `build`, `registry`, `upstream`, `rollout`) -> `lineage` -> `api`.
+//! Arrows run one way: `controller` -> (`engine`, `builds`, `registry`, `upstream`, `rollout`) -> `lineage` -> `api`.
 
 pub mod api;
 pub mod backoff;
-pub mod build;
+pub mod builds;
 pub mod cli;
 pub mod clock;
 pub mod controller;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use groundswell::{
-    build::{check::credentials, git, prepare},
+    builds::{check::credentials, git, prepare},
     operator, telemetry,
 };
 
@@ -23,7 +23,7 @@ enum Command {
     /// Runs the controller.
     Controller(operator::Settings),
     /// Asks a Git server where a branch or a tag stands; the controller runs it, for the library that asks is not its own.
-    #[command(name = git::apart::SUBCOMMAND, hide = true)]
+    #[command(name = git::subprocess::SUBCOMMAND, hide = true)]
     ResolveGit,
     /// Fetches a build's source and checks its Dockerfile; runs inside of a build's pod, before the builder.
     Prepare,
@@ -52,7 +52,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.command {
         Command::Controller(settings) => runtime.block_on(operator::operate(settings))?,
-        Command::ResolveGit => git::apart::answer()?,
+        Command::ResolveGit => git::subprocess::answer()?,
         Command::Credentials => return Ok(credentials::main()),
         Command::Prepare => return Ok(runtime.block_on(prepare::main())),
     }

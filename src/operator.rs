@@ -18,19 +18,19 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    api::{self, BuildStrategy, Cascade, FamilyImage, ImageFamily, condition::reason},
-    build::{git, job::BuildEnvironment},
+    api::{self, BuildStrategy, Cascade, ImageFamily, ManagedImage, condition::reason},
+    builds::{git, job::BuildEnvironment},
     clock::Clock,
     controller::{
-        budget::{Ledger, Limits},
-        caches::Caches,
-        claims::Claims,
-        context::{Context, Memories},
-        failures::Failures,
-        importers::Importers,
-        revisions,
+        backoff::ReconcileBackoff,
+        context::{Context, ReconcileCaches},
+        dependents::Dependents,
+        git_poll,
+        quota::{BuildQuota, Limits},
         rollouts::Rollouts,
         run::run,
+        stores::Stores,
+        tag_owners::TagOwners,
         watch::Scopes,
     },
     lease::LeaderElection,
@@ -142,7 +142,7 @@ async fn lead(
     metrics.leading(true);
     let filling = Arc::clone(&context);
     readiness.require("caches", move || {
-        let mut waiting = filling.caches.waiting_for(filling.scopes.as_slice());
+        let mut waiting = filling.stores.waiting_for(filling.scopes.as_slice());
         waiting.extend(filling.workloads.waiting_for());
         waiting
     });
@@ -174,7 +174,7 @@ async fn definitions(client: &Client, readiness: &Readiness) {
     loop {
         let checks = tokio::join!(
             known::<ImageFamily>(client),
-            known::<FamilyImage>(client),
+            known::<ManagedImage>(client),
             known::<Cascade>(client),
             known::<BuildStrategy>(client)
         );
@@ -217,21 +217,21 @@ fn context(
     let registry = registry::Client::new(registries.clone()).context("set up the registry client")?;
     let scopes = Scopes::new(settings.watch_namespaces.clone());
     let only = scopes.as_slice().iter().filter(|scope| !scope.is_empty()).cloned().collect();
-    let (workloads, changes) = rollout::Caches::start(&client, &only);
+    let (workloads, changes) = rollout::WorkloadStore::start(&client, &only);
 
     let clock = Clock::wall();
     let (images, counted) = (registry.clone(), metrics.clone());
     let tags = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: upstream::ImageKey, last| {
         let (images, counted) = (images.clone(), counted.clone());
         async move {
-            let last = last.and_then(|sighting| sighting.value.clone());
+            let last = last.and_then(|polled| polled.value.clone());
             let result = upstream::look(&images, &key, last.as_ref()).await;
             counted.polled(match (&result, &last) {
                 (Ok(digest), Some(last)) if digest.digest != last.digest => PollResult::Moved,
                 // The first look at a tag tells of no move.
                 (Ok(_), _) => PollResult::Unchanged,
-                (Err(fault), _) if fault.reason == reason::IMAGE_NOT_FOUND => PollResult::NotFound,
-                (Err(fault), _) if fault.reason == reason::REGISTRY_DENIED => PollResult::Denied,
+                (Err(problem), _) if problem.reason == reason::IMAGE_NOT_FOUND => PollResult::NotFound,
+                (Err(problem), _) if problem.reason == reason::REGISTRY_DENIED => PollResult::Denied,
                 (Err(_), _) => PollResult::Unavailable,
             });
             result
@@ -240,16 +240,16 @@ fn context(
     let git_client = client.clone();
     let program =
         std::env::current_exe().context("find this program, which asks Git servers in a process of its own")?;
-    let resolver = Arc::new(git::apart::Resolver::new(program, GIT_TIMEOUT, GIT_AT_ONCE));
+    let resolver = Arc::new(git::subprocess::Resolver::new(program, GIT_TIMEOUT, GIT_AT_ONCE));
     let revisions = Poller::start(POLL_TIMEOUT, clock.clone(), move |key, _| {
         let (client, resolver) = (git_client.clone(), Arc::clone(&resolver));
-        async move { revisions::resolve(client, &resolver, key).await }
+        async move { git_poll::resolve(client, &resolver, key).await }
     });
 
     let reporter = Reporter { controller: NAME.into(), instance: Some(settings.identity.clone()) };
     let context = Context {
         recorder: Recorder::new(client.clone(), reporter),
-        caches: Caches::default(),
+        stores: Stores::default(),
         rollouts: Rollouts::default(),
         environment: BuildEnvironment {
             operator_image: settings.operator_image.clone(),
@@ -257,11 +257,11 @@ fn context(
             registries: serde_json::to_value(&registries).context("write the registries' configuration")?,
         },
         audit: settings.tag_audit_interval,
-        importers: Importers::default(),
-        budget: Ledger::new(settings.limits()),
-        claims: Claims::default(),
-        failures: Failures::default(),
-        memory: Memories::default(),
+        dependents: Dependents::default(),
+        quota: BuildQuota::new(settings.limits()),
+        tag_owners: TagOwners::default(),
+        failures: ReconcileBackoff::default(),
+        reconcile_caches: ReconcileCaches::default(),
         client,
         clock,
         scopes,

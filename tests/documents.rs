@@ -253,14 +253,14 @@ fn commands_of_the_plugin_are_what_it_understands() {
 
 #[test]
 fn requests_in_documents_are_requests() {
-    let annotate = regex::Regex::new(r"^kubectl annotate (fimg|imgfam) (\S+) .*groundswell\.dev/request='([^']*)'$")
+    let annotate = regex::Regex::new(r"^kubectl annotate (mimg|imgfam) (\S+) .*groundswell\.dev/request='([^']*)'$")
         .expect("regex");
     let mut seen = 0;
     for (document, command) in commands().into_iter().filter(|(_, command)| command.contains("groundswell.dev/request"))
     {
         let parts = annotate.captures(&command).unwrap_or_else(|| panic!("{document}: {command}"));
         let parsed = match parts[2].split_once('.') {
-            Some((_, image)) if &parts[1] == "fimg" => Request::parse_on_image(&parts[3], image),
+            Some((_, image)) if &parts[1] == "mimg" => Request::parse_on_image(&parts[3], image),
             _ => Request::parse(&parts[3]),
         };
         assert!(parsed.is_ok(), "{document}: {command}: {parsed:?}");

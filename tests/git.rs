@@ -17,7 +17,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, Response, StatusCode, header},
 };
-use groundswell::build::git::{self, GitCredential, GitError, Limits, apart::Resolver};
+use groundswell::builds::git::{self, GitCredential, GitError, Limits, subprocess::Resolver};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 

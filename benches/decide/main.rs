@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use groundswell::engine::{Decision, Observation, decide};
+use groundswell::engine::{DecideInput, Decision, decide};
 use jiff::Timestamp;
 use world::World;
 
@@ -51,17 +51,17 @@ const SCENARIOS: [Scenario; 5] = [
     Scenario { name: "rest", told: "nothing to do", prepare: |_| {} },
     Scenario {
         name: "moved",
-        told: "one upstream of eight moved: its wave is opened",
+        told: "one upstream of eight moved: its cascade is opened",
         prepare: |world| {
             world.move_upstream();
         },
     },
     Scenario {
-        name: "wave",
+        name: "cascade",
         told: "the pass after that: the first builds start",
         prepare: |world| {
             world.move_upstream();
-            world.begin_wave();
+            world.begin_cascade();
         },
     },
     Scenario {
@@ -69,7 +69,7 @@ const SCENARIOS: [Scenario; 5] = [
         told: "everything stale (the strategy changed): the first builds start",
         prepare: |world| {
             world.change_strategy();
-            world.begin_wave();
+            world.begin_cascade();
         },
     },
     Scenario {
@@ -110,7 +110,7 @@ fn one_pass(name: &str, images: &str) -> Option<()> {
 /// One pass, as the controller makes it, with the end of what it returns. A function of its own, so that callgrind can tell it
 /// from what prepares it.
 #[inline(never)]
-fn measured_pass(seen: &Observation<'_>, now: Timestamp) {
+fn measured_pass(seen: &DecideInput<'_>, now: Timestamp) {
     let decision: Decision = decide(black_box(seen), now);
     drop(black_box(decision));
 }

@@ -3,10 +3,10 @@
 use std::{collections::HashMap, sync::Arc};
 
 use groundswell::{
-    api::{FamilyImageStatus, ImageFamilySpec, ImageFamilyStatus, TagRecord, cascade::CascadeStatus},
+    api::{ImageFamilySpec, ImageFamilyStatus, ManagedImageStatus, TagRecord, cascade::CascadeStatus},
     engine::{
-        Action, Blueprint, Budget, Decision, Good, ImageSight, Observation, Push, PushResult, SeenDigest, Sight,
-        TagSight, UpstreamSight, WaveSight, WaveStep, decide, validate::validate,
+        Action, Blueprint, Budget, CascadeStep, DecideInput, Decision, Lookup, LookupResult, Observed, ObservedCascade,
+        ObservedDigest, ObservedImage, ObservedTag, ObservedUpstream, VerifiedBuild, decide, validate::validate,
     },
 };
 use jiff::Timestamp;
@@ -29,20 +29,20 @@ pub struct World {
     moves: Vec<u32>,
     /// The revision of the strategy.
     strategy: &'static str,
-    wave: Option<Wave>,
+    cascade: Option<Cascade>,
     now: Timestamp,
 }
 
 /// What is known of one image.
 #[derive(Default)]
 struct Surroundings {
-    record: Option<FamilyImageStatus>,
-    good: Option<Arc<Good>>,
-    push: Option<Push>,
-    tags: HashMap<String, TagSight>,
+    record: Option<ManagedImageStatus>,
+    verified: Option<Arc<VerifiedBuild>>,
+    lookup: Option<Lookup>,
+    tags: HashMap<String, ObservedTag>,
 }
 
-struct Wave {
+struct Cascade {
     name: String,
     planned: Vec<Vec<String>>,
     status: CascadeStatus,
@@ -80,7 +80,7 @@ impl World {
             status: ImageFamilyStatus::default(),
             moves: vec![0; UPSTREAMS],
             strategy: "strategy-1",
-            wave: None,
+            cascade: None,
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
             spec,
         }
@@ -95,12 +95,12 @@ impl World {
     pub fn lose_records(&mut self) {
         self.status = ImageFamilyStatus::default();
         for image in &mut self.images {
-            (image.record, image.good) = (None, None);
+            (image.record, image.verified) = (None, None);
         }
         self.learn(true);
     }
 
-    /// The tag of one upstream moves; the wave is not recorded yet. Returns how many images stand on it.
+    /// The tag of one upstream moves; the cascade is not recorded yet. Returns how many images stand on it.
     pub fn move_upstream(&mut self) -> usize {
         self.moves[0] += 1;
         let lineage = &self.blueprint.lineage;
@@ -112,14 +112,16 @@ impl World {
         self.strategy = "strategy-2";
     }
 
-    /// The wave is opened and recorded, and the registry has none of its builds.
-    pub fn begin_wave(&mut self) {
+    /// The cascade is opened and recorded, and the registry has none of its builds.
+    pub fn begin_cascade(&mut self) {
         self.learn(false);
         let decision = self.decide();
-        let WaveStep::Open { name, levels, .. } = decision.wave else { panic!("no wave begins: {:?}", decision.wave) };
+        let CascadeStep::Open { name, levels, .. } = decision.cascade else {
+            panic!("no cascade begins: {:?}", decision.cascade)
+        };
         let names = |level: Vec<usize>| level.into_iter().map(|image| self.spec.images[image].name.clone()).collect();
         let planned = levels.into_iter().map(names).collect();
-        self.wave = Some(Wave { name, planned, status: CascadeStatus::default() });
+        self.cascade = Some(Cascade { name, planned, status: CascadeStatus::default() });
         self.status.upstreams = decision.upstreams;
         self.learn(false);
     }
@@ -135,8 +137,9 @@ impl World {
             for action in decision.actions {
                 let Action::Probe { image, fingerprint, after } = action else { continue };
                 asked = true;
-                let result = if there { present(&fingerprint) } else { PushResult::Absent { last_build: None, after } };
-                self.images[image].push = Some(Push { fingerprint, result });
+                let result =
+                    if there { present(&fingerprint) } else { LookupResult::Absent { last_build: None, after } };
+                self.images[image].lookup = Some(Lookup { fingerprint, result });
             }
             if !asked {
                 return;
@@ -148,30 +151,33 @@ impl World {
     fn record(&mut self) {
         let decisions = self.decide().images;
         for (image, decision) in self.images.iter_mut().zip(decisions) {
-            let good = decision.good.clone().expect("a good build");
-            let tags = ["latest".to_owned(), format!("r{}", good.build)];
-            image.tags = tags.iter().map(|tag| (tag.clone(), TagSight::At(good.digest.clone()))).collect();
-            let record =
-                |tag: &String| TagRecord { tag: tag.clone(), digest: good.digest.clone(), immutable: tag != "latest" };
-            image.record = Some(FamilyImageStatus {
+            let verified = decision.verified.clone().expect("a good build");
+            let tags = ["latest".to_owned(), format!("r{}", verified.build)];
+            image.tags = tags.iter().map(|tag| (tag.clone(), ObservedTag::At(verified.digest.clone()))).collect();
+            let record = |tag: &String| TagRecord {
+                tag: tag.clone(),
+                digest: verified.digest.clone(),
+                immutable: tag != "latest",
+            };
+            image.record = Some(ManagedImageStatus {
                 observed_generation: Some(GENERATION),
                 state: decision.state,
                 reason: decision.reason.into(),
                 message: decision.message.to_string(),
-                digest: Some(good.digest.clone()),
-                fingerprint: Some(good.fingerprint.clone()),
-                build: Some(good.build),
-                size: Some(good.size),
-                inputs: Some(good.inputs.clone()),
-                base_seen: good.base_seen,
-                content: good.content.clone(),
-                causes: good.causes.clone(),
+                digest: Some(verified.digest.clone()),
+                fingerprint: Some(verified.fingerprint.clone()),
+                build: Some(verified.build),
+                size: Some(verified.size),
+                inputs: Some(verified.inputs.clone()),
+                base_seen: verified.base_seen,
+                content: verified.content.clone(),
+                causes: verified.causes.clone(),
                 promoted: decision.promoted().map(str::to_owned),
                 tags: tags.iter().map(record).collect(),
-                ..FamilyImageStatus::default()
+                ..ManagedImageStatus::default()
             });
-            image.good = image.record.as_ref().and_then(Good::of).map(Arc::new);
-            image.push = None;
+            image.verified = image.record.as_ref().and_then(VerifiedBuild::of).map(Arc::new);
+            image.lookup = None;
         }
     }
 
@@ -185,8 +191,8 @@ impl World {
     }
 
     /// What a pass sees.
-    pub fn seen(&self) -> Observation<'_> {
-        Observation {
+    pub fn seen(&self) -> DecideInput<'_> {
+        DecideInput {
             family: "family",
             generation: Some(GENERATION),
             spec: &self.spec,
@@ -194,13 +200,13 @@ impl World {
             status: &self.status,
             upstreams: self.moves.iter().enumerate().map(|(index, moves)| self.upstream(index, *moves)).collect(),
             imports: Vec::new(),
-            images: self.images.iter().map(|image| self.sight(image)).collect(),
+            images: self.images.iter().map(|image| self.observed(image)).collect(),
             orphans: Vec::new(),
-            wave: self.wave.as_ref().map(|wave| WaveSight {
-                name: &wave.name,
+            cascade: self.cascade.as_ref().map(|cascade| ObservedCascade {
+                name: &cascade.name,
                 supersedes: None,
-                planned: &wave.planned,
-                status: &wave.status,
+                planned: &cascade.planned,
+                status: &cascade.status,
             }),
             ended: Vec::new(),
             requests: Vec::new(),
@@ -208,29 +214,29 @@ impl World {
         }
     }
 
-    fn upstream(&self, index: usize, moves: u32) -> UpstreamSight {
+    fn upstream(&self, index: usize, moves: u32) -> ObservedUpstream {
         let digest = format!("sha256:{index:032x}{moves:032x}");
-        let seen = SeenDigest { digest, first_seen: self.now, missing_platforms: Vec::new() };
-        UpstreamSight { seen: Some(seen), fault: None }
+        let seen = ObservedDigest { digest, first_seen: self.now, missing_platforms: Vec::new() };
+        ObservedUpstream { newest: Some(seen), problem: None }
     }
 
-    fn sight<'a>(&self, image: &'a Surroundings) -> ImageSight<'a> {
-        ImageSight {
+    fn observed<'a>(&self, image: &'a Surroundings) -> ObservedImage<'a> {
+        ObservedImage {
             record: image.record.as_ref(),
-            good: image.good.clone(),
-            source: Sight::Known("0123456789abcdef0123456789abcdef01234567".into()),
-            strategy: Sight::Known(self.strategy.into()),
+            verified: image.verified.clone(),
+            source: Observed::Known("0123456789abcdef0123456789abcdef01234567".into()),
+            strategy: Observed::Known(self.strategy.into()),
             builds: Vec::new(),
             checks: Vec::new(),
-            pushes: image.push.iter().cloned().collect(),
+            lookups: image.lookup.iter().cloned().collect(),
             tags: image.tags.clone(),
         }
     }
 }
 
 /// The answer of a registry that has the first build of an image under this fingerprint.
-fn present(fingerprint: &str) -> PushResult {
-    PushResult::Present {
+fn present(fingerprint: &str) -> LookupResult {
+    LookupResult::Present {
         digest: format!("sha256:{fingerprint:0>64}"),
         build: 1,
         size: 30_000_000,

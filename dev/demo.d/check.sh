@@ -23,36 +23,36 @@ check() {
 # digest_in_registry REPOSITORY:TAG, as the family names it. The registry has another name for this machine than for pods.
 digest_in_registry() { crane digest "$REGISTRY/${1#*/}" 2>&1; }
 
-# Sets `waves` to the cascades since the patch, once none of them runs: their records are written at most once a second.
+# Sets `cascades` to the cascades since the patch, once none of them runs: their records are written at most once a second.
 wait_for_records() {
   local deadline=$((SECONDS + 15))
   while :; do
     new_cascades
-    jq -e 'length > 0 and all(.status.phase != "Running")' <<<"$waves" >/dev/null && return
+    jq -e 'length > 0 and all(.status.phase != "Running")' <<<"$cascades" >/dev/null && return
     ((SECONDS < deadline)) || return 0
     sleep 0.2
   done
 }
 
 new_cascades() {
-  waves=$(cascades | jq -c --argjson before "$cascades_before" '[.items[] | select(.metadata.name as $name | $before | index($name) | not)]')
+  cascades=$(cascades | jq -c --argjson before "$cascades_before" '[.items[] | select(.metadata.name as $name | $before | index($name) | not)]')
 }
 
 check_cascade() {
   local names
   wait_for_records
-  check "one cascade" "$(jq length <<<"$waves")" 1
-  check "it is complete" "$(jq -r '.[0].status.phase' <<<"$waves")" Complete
+  check "one cascade" "$(jq length <<<"$cascades")" 1
+  check "it is complete" "$(jq -r '.[0].status.phase' <<<"$cascades")" Complete
   check "its cause is the upstream debian, now at the pushed digest" \
-    "$(jq -r '.[0].spec.causes[] | "\(.type) \(.name) \(.to)"' <<<"$waves")" "Upstream debian $patched_digest"
+    "$(jq -r '.[0].spec.causes[] | "\(.type) \(.name) \(.to)"' <<<"$cascades")" "Upstream debian $patched_digest"
   names=$(jq -r 'keys | join(" ")' <<<"$images_before")
-  check "it built every image: $names" "$(jq -r '[.[0].status.images[]?.name] | sort | join(" ")' <<<"$waves")" "$names"
-  check "each exactly once" "$(jq -c '[.[0].status.images[]?.builds] | unique' <<<"$waves")" '[1]'
+  check "it built every image: $names" "$(jq -r '[.[0].status.images[]?.name] | sort | join(" ")' <<<"$cascades")" "$names"
+  check "each exactly once" "$(jq -c '[.[0].status.images[]?.builds] | unique' <<<"$cascades")" '[1]'
 }
 
 check_images() {
   local images=$1
-  check "every FamilyImage is Current" "$(jq -r '[.items[].status.state] | unique | join(" ")' <<<"$images")" Current
+  check "every ManagedImage is Current" "$(jq -r '[.items[].status.state] | unique | join(" ")' <<<"$images")" Current
   check "every image has its next build number" \
     "$(jq -c '.items | map({key: .spec.image, value: .status.build}) | from_entries' <<<"$images" | jq -cS .)" \
     "$(jq -cS 'map_values(.build + 1)' <<<"$images_before")"
@@ -104,16 +104,16 @@ check_everything() {
 
 summary() {
   local images levels
-  images=$(jq '.[0].status.images | length' <<<"$waves")
-  levels=$(jq '.[0].spec.levels | length' <<<"$waves")
+  images=$(jq '.[0].status.images | length' <<<"$cascades")
+  levels=$(jq '.[0].spec.levels | length' <<<"$cascades")
   cat <<END
   images rebuilt              $images on $levels levels
-  builds per image            $(jq -r '[.[0].status.images[] | "\(.name) \(.builds)"] | join(", ")' <<<"$waves")
+  builds per image            $(jq -r '[.[0].status.images[] | "\(.name) \(.builds)"] | join(", ")' <<<"$cascades")
   from push to last image     $(as_seconds "$last_image_after") s
   from push to patched page   $(as_seconds "$page_after") s
   everything                  $(as_seconds "$(tenths_since "$started_at")") s
 
-To look around:  eval "\$(dev/cluster env --name $GROUNDSWELL_CLUSTER)" && kubectl -n $namespace get imgfam,fimg,cascades
+To look around:  eval "\$(dev/cluster env --name $GROUNDSWELL_CLUSTER)" && kubectl -n $namespace get imgfam,mimg,cascades
 To clean up:     make demo-down
 END
 }

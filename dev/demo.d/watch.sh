@@ -11,7 +11,7 @@ rows() {
        (.status.message // "" | gsub("[\n\t]"; " ") | if . == "" then "-" else . end)] | @tsv' <<<"$1"
 }
 
-observe() { kubectl --request-timeout 10s -n "$namespace" get familyimages -o json; }
+observe() { kubectl --request-timeout 10s -n "$namespace" get managedimages -o json; }
 
 if [ -t 1 ]; then live=1; else live=0; fi
 if [ $live = 1 ] && [ -z "${NO_COLOR:-}" ]; then
@@ -69,7 +69,7 @@ watch_family() {
 # What a person would look at next.
 explain() {
   {
-    kubectl -n "$namespace" get imagefamilies,familyimages,cascades
+    kubectl -n "$namespace" get imagefamilies,managedimages,cascades
     kubectl -n "$namespace" get imagefamily "$family" -o json | jq '.status.conditions, .status.upstreams'
     kubectl -n "$namespace" get events --sort-by=.lastTimestamp | tail -n 20
     kubectl -n "$namespace" get jobs,pods

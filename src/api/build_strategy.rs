@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Duration;
+use crate::api::Duration;
 
 /// How a build runs: a pod template whose strings are templates over a documented set of variables.
 ///
@@ -44,9 +44,9 @@ pub struct BuildStrategySpec {
     #[serde(default = "default_timeout")]
     pub timeout: Duration,
 
-    /// How long an ended Job, with its pod and its log, is kept.
-    #[serde(default = "default_keep")]
-    pub keep: Duration,
+    /// How long a finished Job is kept, with its pod and its log.
+    #[serde(default = "default_ttl_after_finished")]
+    pub ttl_after_finished: Duration,
 
     /// Whether the build must run in a user namespace of its own. With `Required`, a build is refused where the API server or
     /// the node does not give it one, and never runs with a capability on the host by accident.
@@ -103,6 +103,6 @@ const fn default_timeout() -> Duration {
     Duration::from_secs(3600)
 }
 
-const fn default_keep() -> Duration {
+const fn default_ttl_after_finished() -> Duration {
     Duration::from_secs(3600)
 }

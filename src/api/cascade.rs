@@ -1,16 +1,16 @@
-//! `Cascade`: the record of one wave of builds.
+//! `Cascade`: the record of one cascade of builds.
 
 use jiff::Timestamp;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ImageCounts, ImageState};
+use crate::api::{Duration, ImageCounts, ImageState};
 
 /// The most causes that a `Cascade` lists; each image's own stand in its result.
 pub const MAX_CAUSES: usize = 64;
 
-/// The record of one wave of builds: why, what, and how it ended. Made and kept by the controller.
+/// The record of one cascade of builds: why, what, and how it ended. Made and kept by the controller.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
@@ -23,27 +23,27 @@ pub const MAX_CAUSES: usize = 64;
     status = "CascadeStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "The record of one wave of builds: why, what, and how it ended. Made and kept by the controller.",
+    doc = "The record of one cascade of builds: why, what, and how it ended. Made and kept by the controller.",
     selectable = ".spec.family",
     printcolumn(name = "Family", type_ = "string", json_path = ".spec.family"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Images", type_ = "integer", json_path = ".status.counts.total"),
     printcolumn(name = "Current", type_ = "integer", json_path = ".status.counts.current"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.counts.failed"),
-    printcolumn(name = "Seconds", type_ = "integer", json_path = ".status.seconds"),
+    printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Outcome", type_ = "string", json_path = ".status.outcome")
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.outcome")
 )]
 #[serde(rename_all = "camelCase", default)]
 pub struct CascadeSpec {
     /// The family's name.
     pub family: String,
 
-    /// What set the wave off; at most 64 entries.
+    /// What set the cascade off; at most 64 entries.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<Cause>,
 
-    /// The wave that this one has taken the place of, where `policy.supersede` is `Cancel`.
+    /// The cascade that this one has taken the place of, where `policy.supersede` is `Cancel`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<String>,
 
@@ -52,7 +52,7 @@ pub struct CascadeSpec {
     pub levels: Vec<Vec<String>>,
 }
 
-/// How a wave goes, or went.
+/// How a cascade goes, or went.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CascadeStatus {
@@ -69,9 +69,9 @@ pub struct CascadeStatus {
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub finished_at: Option<Timestamp>,
 
-    /// How long it took, in seconds.
+    /// How long it took.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub seconds: Option<i64>,
+    pub duration: Option<Duration>,
 
     /// How many of its images are in which state.
     pub counts: ImageCounts,
@@ -80,7 +80,7 @@ pub struct CascadeStatus {
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub images: Vec<ImageResult>,
 
-    /// The chain of builds that took longest, from the first to the last image; set when the wave has ended.
+    /// The chain of builds that took longest, from the first to the last image; set when the cascade has ended.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub critical_path: Vec<String>,
 
@@ -93,7 +93,7 @@ pub struct CascadeStatus {
     pub note: String,
 }
 
-/// Whether a wave runs, and how it ended.
+/// Whether a cascade runs, and how it ended.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum CascadePhase {
     /// It runs.
@@ -101,21 +101,21 @@ pub enum CascadePhase {
     Running,
     /// Every image that it was about to build is current, or held.
     Complete,
-    /// Some images failed, were cancelled or blocked by failed ones, or are left to the next wave.
+    /// Some images failed, were cancelled or blocked by failed ones, or are left to the next cascade.
     Incomplete,
-    /// An upstream moved while it ran, and another wave has taken its place.
+    /// An upstream moved while it ran, and another cascade has taken its place.
     Superseded,
 }
 
-/// One image in a wave.
+/// One image in a cascade.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImageResult {
     /// The image's name.
     pub name: String,
-    /// Its state, when last seen in this wave.
+    /// Its state, when last seen in this cascade.
     pub state: ImageState,
-    /// How many builds were started for it in this wave, retries included.
+    /// How many builds were started for it in this cascade, retries included.
     pub builds: i32,
     /// The number of its build.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -123,7 +123,7 @@ pub struct ImageResult {
     /// The digest that it came to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// A hash of what was its own in the last good build of this wave: source, spec, strategy, request. The wave builds it
+    /// A hash of what was its own in the last good build of this cascade: source, spec, strategy, request. The cascade builds it
     /// again only if that changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_inputs: Option<String>,
@@ -142,7 +142,7 @@ pub struct ImageResult {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<Cause>,
-    /// Whether its causes, or the sentence too, are left out, for the record has room for no more. Its `FamilyImage` has both.
+    /// Whether its causes, or the sentence too, are left out, for the record has room for no more. Its `ManagedImage` has both.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shortened: bool,
     /// Whether it was planned and not built, or built and found to be the same as before.

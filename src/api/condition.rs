@@ -19,7 +19,7 @@ pub const MAX_MESSAGE: usize = 1024;
 pub mod reason {
     /// Everything is current.
     pub const CURRENT: &str = "Current";
-    /// A wave is under way, or is about to start.
+    /// A cascade is under way, or is about to start.
     pub const CASCADING: &str = "Cascading";
     /// Changes have come and the quiet time has not passed.
     pub const SETTLING: &str = "Settling";
@@ -58,7 +58,7 @@ pub mod reason {
     /// A registry is away, or slow, or limits us.
     pub const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
     /// A registry answered with something that is not an image.
-    pub const REGISTRY_GARBAGE: &str = "RegistryGarbage";
+    pub const INVALID_REGISTRY_RESPONSE: &str = "InvalidRegistryResponse";
     /// A registry does not have the image or the tag.
     pub const IMAGE_NOT_FOUND: &str = "ImageNotFound";
     /// A manifest is larger than 4 MiB.
@@ -74,7 +74,7 @@ pub mod reason {
     /// An ancestor has failed.
     pub const ANCESTOR_FAILED: &str = "AncestorFailed";
     /// As many builds run as `policy.parallelism` allows.
-    pub const PARALLELISM: &str = "Parallelism";
+    pub const PARALLELISM_REACHED: &str = "ParallelismReached";
     /// A failed build is tried again after a pause.
     pub const RETRYING: &str = "Retrying";
     /// A build runs.
@@ -129,9 +129,9 @@ pub mod reason {
     pub const ROLLING_OUT: &str = "RollingOut";
     /// An upstream moved to a new digest.
     pub const UPSTREAM_MOVED: &str = "UpstreamMoved";
-    /// A wave began.
+    /// A cascade began.
     pub const CASCADE_STARTED: &str = "CascadeStarted";
-    /// A wave ended.
+    /// A cascade ended.
     pub const CASCADE_FINISHED: &str = "CascadeFinished";
     /// A candidate is younger than `minimumAge`.
     pub const MINIMUM_AGE: &str = "MinimumAge";
@@ -141,12 +141,12 @@ pub mod reason {
     pub const WINDOW_CLOSED: &str = "WindowClosed";
     /// Too many builds in a row have failed from one cause.
     pub const BREAKER_OPEN: &str = "BreakerOpen";
-    /// As many builds started as `policy.storm` allows.
-    pub const STORM: &str = "Storm";
+    /// As many builds started as `policy.rate_limit` allows.
+    pub const RATE_LIMITED: &str = "RateLimited";
     /// As many builds run in the namespace, in the cluster or for an upstream as the operator allows.
-    pub const BUDGET: &str = "Budget";
-    /// The image was built in the wave that runs, and an input has changed since: the next wave builds it.
-    pub const NEXT_WAVE: &str = "NextWave";
+    pub const BUILD_LIMIT_REACHED: &str = "BuildLimitReached";
+    /// The image was built in the cascade that runs, and an input has changed since: the next cascade builds it.
+    pub const NEXT_CASCADE: &str = "NextCascade";
     /// A check of the new digest runs.
     pub const CHECKING: &str = "Checking";
     /// A required check of the new digest failed.
@@ -163,7 +163,7 @@ pub mod reason {
 
 /// Something that stands in the way, told to a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct Problem {
     /// A constant of [`reason`].
     pub reason: &'static str,
     /// What happened to which object, which field, what to do.

@@ -5,12 +5,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{HandledRequest, ImageState};
+use crate::api::{HandledRequest, ImageState};
 
 /// The most entries of [`ImageFamilyStatus::attention`].
 pub const MAX_ATTENTION: usize = 20;
 
-/// What the controller knows of a family, in short. A row per image stands in the family's `FamilyImage`s.
+/// What the controller knows of a family, in short. A row per image stands in the family's `ManagedImage`s.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImageFamilyStatus {
@@ -29,11 +29,11 @@ pub struct ImageFamilyStatus {
     /// How many images are in which state.
     pub counts: ImageCounts,
 
-    /// Changes that wait for a wave: for the quiet time to pass, and for what else keeps it from beginning.
+    /// Changes that wait for a cascade: for the quiet time to pass, and for what else keeps it from beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
 
-    /// The wave that runs.
+    /// The cascade that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cascade: Option<RunningCascade>,
 
@@ -197,7 +197,7 @@ pub struct BreakerStatus {
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub failures: Vec<String>,
 
-    /// When one build is let through; none where no image is left to be tried before the next wave.
+    /// When one build is let through; none where no image is left to be tried before the next cascade.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub probe_at: Option<Timestamp>,
@@ -227,7 +227,7 @@ pub struct ImageCounts {
     pub failed: i32,
 }
 
-/// Changes that wait for a wave: for the quiet time to pass, and for what else keeps it from beginning.
+/// Changes that wait for a cascade: for the quiet time to pass, and for what else keeps it from beginning.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pending {
@@ -245,7 +245,7 @@ pub struct Pending {
     pub last_change: Option<Timestamp>,
 }
 
-/// The wave that runs.
+/// The cascade that runs.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunningCascade {

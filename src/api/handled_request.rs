@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{Request, RequestAction, RequestError, condition::shorten, request::UNREADABLE};
+use crate::api::{Request, RequestAction, RequestError, condition::shorten, request::UNREADABLE};
 
 /// The most handled requests that a status lists, newest first.
 pub const MAX_REQUESTS: usize = 10;

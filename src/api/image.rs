@@ -7,7 +7,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, Rollout, Source, StrategyRef};
+use crate::api::{Duration, Rollout, Source, StrategyRef};
 
 /// A member of a family, built by Groundswell.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -71,7 +71,7 @@ pub struct Image {
     #[serde(default)]
     pub on_parent_failure: OnParentFailure,
 
-    /// Whether the tags of a wave wait for this image, where `policy.promotion` is `Wave`.
+    /// Whether the tags of a cascade wait for this image, where `policy.promotion` is `Cascade`.
     #[serde(default = "yes")]
     pub required: bool,
 

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Image, ImageFamilyStatus, Policy, Upstream};
+use crate::api::{Image, ImageFamilyStatus, Policy, Upstream};
 
 /// How a team's container images descend from one another, and how they are kept current.
 ///
@@ -31,8 +31,8 @@ use super::{Image, ImageFamilyStatus, Policy, Upstream};
     printcolumn(name = "Building", type_ = "integer", json_path = ".status.counts.building"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.counts.failed"),
     printcolumn(name = "Cascade", type_ = "string", json_path = ".status.cascade.name"),
-    printcolumn(name = "Since", type_ = "date", json_path = ".status.conditions[?(@.type==\"Ready\")].lastTransitionTime"),
-    printcolumn(name = "Why", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
     validation = Rule::new("self.metadata.name.size() <= 47 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
         .message("the family's name must be a DNS label of at most 47 characters: lower case letters, digits and dashes")
 )]
@@ -112,7 +112,7 @@ pub struct History {
     #[schemars(range(min = 1, max = 50))]
     pub builds: i32,
 
-    /// Ended waves: `Cascade` objects.
+    /// Ended cascades: `Cascade` objects.
     #[schemars(range(min = 1, max = 50))]
     pub cascades: i32,
 }

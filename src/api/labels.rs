@@ -1,8 +1,8 @@
 //! Names of labels, annotations, finalizers and field owners that Groundswell writes or reads.
 
-/// Label on Jobs, Pods and `FamilyImage`s: the family's name.
+/// Label on Jobs, Pods and `ManagedImage`s: the family's name.
 pub const FAMILY: &str = "groundswell.dev/family";
-/// Label on Jobs, Pods and `FamilyImage`s: the image's name in its family.
+/// Label on Jobs, Pods and `ManagedImage`s: the image's name in its family.
 pub const IMAGE: &str = "groundswell.dev/image";
 /// Label on Jobs and Pods: the fingerprint that the build makes.
 pub const FINGERPRINT: &str = "groundswell.dev/fingerprint";
@@ -29,7 +29,7 @@ pub const CHECKED_DIGEST: &str = "groundswell.dev/checked-digest";
 /// Annotation on Jobs: the build's number, counted per image from 1.
 pub const BUILD: &str = "groundswell.dev/build";
 
-/// Annotation on an `ImageFamily` or a `FamilyImage`: what a person asks for, as JSON; see [`super::request`].
+/// Annotation on an `ImageFamily` or a `ManagedImage`: what a person asks for, as JSON; see [`crate::api::request`].
 pub const REQUEST: &str = "groundswell.dev/request";
 /// Annotation on Jobs: hash of what the image itself gave to the build, without its parents.
 pub const OWN_INPUTS: &str = "groundswell.dev/own-inputs";

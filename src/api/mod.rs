@@ -8,12 +8,12 @@ pub mod build_strategy;
 pub mod cascade;
 pub mod condition;
 pub mod duration;
-pub mod family_image;
 pub mod family_status;
 pub mod handled_request;
 pub mod image;
 pub mod image_family;
 pub mod labels;
+pub mod managed_image;
 pub mod policy;
 pub mod reference;
 pub mod request;
@@ -25,10 +25,6 @@ pub mod upstream;
 pub use build_strategy::{BuildStrategy, BuildStrategySpec, Parameter, UserNamespace};
 pub use cascade::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, Cause, CauseType, ImageResult};
 pub use duration::Duration;
-pub use family_image::{
-    BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord, FamilyImage, FamilyImageSpec,
-    FamilyImageStatus, ImageState, Inputs, ParentDigest, RolloutRecord, RolloutState, RunningBuild, TagRecord,
-};
 pub use family_status::{
     AdoptedDigest, ApprovalRecord, Attention, BreakerStatus, CandidateDigest, ImageCounts, ImageFamilyStatus,
     ManualHold, Pending, RunningCascade, UpstreamStatus, WindowStatus,
@@ -36,7 +32,11 @@ pub use family_status::{
 pub use handled_request::{HandledRequest, RequestOutcome};
 pub use image::{Check, Edge, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};
 pub use image_family::{Export, History, ImageFamily, ImageFamilySpec, LocalName, StrategyRef};
-pub use policy::{Breaker, Cutoff, Policy, Promotion, Retries, Storm, Supersede, Window};
+pub use managed_image::{
+    BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord, ImageState, Inputs, ManagedImage,
+    ManagedImageSpec, ManagedImageStatus, ParentDigest, RolloutRecord, RolloutState, RunningBuild, TagRecord,
+};
+pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
 pub use request::{Act, Request, RequestAction, RequestError, Scope};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
 pub use source::{ConfigMapItem, ConfigMapSource, GitSource, Source};

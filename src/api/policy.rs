@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Duration;
+use crate::api::Duration;
 
 /// When and how much is built at once, and what happens after a failure.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -13,11 +13,11 @@ use super::Duration;
     validation = Rule::new("duration(self.settle) <= duration(self.maxSettle)").message("settle must not be longer than maxSettle")
 )]
 pub struct Policy {
-    /// Quiet time before a wave starts, so that changes that come together build once. A family's first wave does not wait.
+    /// Quiet time before a cascade starts, so that changes that come together build once. A family's first cascade does not wait.
     #[serde(default = "default_settle")]
     pub settle: Duration,
 
-    /// The longest that changes which keep coming may put a wave off.
+    /// The longest that changes which keep coming may put a cascade off.
     #[serde(default = "default_max_settle")]
     pub max_settle: Duration,
 
@@ -30,11 +30,11 @@ pub struct Policy {
     #[serde(default)]
     pub retries: Retries,
 
-    /// What becomes of a wave when an upstream moves while it runs.
+    /// What becomes of a cascade when an upstream moves while it runs.
     #[serde(default)]
     pub supersede: Supersede,
 
-    /// Where a wave stops early: a rebuilt image that is the same as before keeps its digest, and its children stay as they are.
+    /// Where a cascade stops early: a rebuilt image that is the same as before keeps its digest, and its children stay as they are.
     #[serde(default)]
     pub cutoff: Cutoff,
 
@@ -47,12 +47,12 @@ pub struct Policy {
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub windows: Vec<Window>,
 
-    /// How fast a wave that an upstream set off may start builds, however many images stand on it. Without it, as fast as
+    /// How fast a cascade that an upstream set off may start builds, however many images stand on it. Without it, as fast as
     /// `parallelism` allows. Builds that a person caused (source, spec, a request) are not slowed down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub storm: Option<Storm>,
+    pub rate_limit: Option<RateLimit>,
 
-    /// Stops a wave that only fails.
+    /// Stops a cascade that only fails.
     #[serde(default)]
     pub breaker: Breaker,
 
@@ -63,14 +63,14 @@ pub struct Policy {
     pub weight: i32,
 }
 
-/// What becomes of a wave when an upstream moves while it runs.
+/// What becomes of a cascade when an upstream moves while it runs.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Supersede {
-    /// It goes to its end with the digests that it began with; the next wave takes the new ones. However fast an upstream
-    /// moves, every wave ends.
+    /// It goes to its end with the digests that it began with; the next cascade takes the new ones. However fast an upstream
+    /// moves, every cascade ends.
     #[default]
     Finish,
-    /// It ends, its builds that run are cancelled, and a new wave begins with the new digests. The new wave goes to its end,
+    /// It ends, its builds that run are cancelled, and a new cascade begins with the new digests. The new cascade goes to its end,
     /// so that no image is cancelled twice in a row.
     Cancel,
 }
@@ -93,8 +93,8 @@ pub enum Promotion {
     /// Each image's as soon as it is built and checked.
     #[default]
     Image,
-    /// All together, when every required image of the wave is current. A wave that does not come whole moves none.
-    Wave,
+    /// All together, when every required image of the cascade is current. A cascade that does not come whole moves none.
+    Cascade,
 }
 
 /// A time in which builds may start.
@@ -118,14 +118,14 @@ pub struct Window {
 /// How fast builds may start.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Storm {
+pub struct RateLimit {
     /// So many builds may start within `per`.
     #[schemars(range(min = 1, max = 1000))]
-    pub starts: i32,
+    pub builds: i32,
 
     /// The span in which they are counted; between 1 second and 1 hour.
-    #[serde(default = "default_storm_span")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')").message("storm.per is between 1s and 1h"))]
+    #[serde(default = "default_rate_limit_span")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')").message("rateLimit.per is between 1s and 1h"))]
     pub per: Duration,
 }
 
@@ -175,7 +175,7 @@ impl Default for Policy {
             cutoff: Cutoff::default(),
             promotion: Promotion::default(),
             windows: Vec::new(),
-            storm: None,
+            rate_limit: None,
             breaker: Breaker::default(),
             weight: default_weight(),
         }
@@ -212,7 +212,7 @@ const fn default_weight() -> i32 {
     10
 }
 
-const fn default_storm_span() -> Duration {
+const fn default_rate_limit_span() -> Duration {
     Duration::from_secs(60)
 }
 

@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn the_index_links_every_kind() {
         let index = text("README.md");
-        for kind in ["ImageFamily", "FamilyImage", "Cascade", "BuildStrategy"] {
+        for kind in ["ImageFamily", "ManagedImage", "Cascade", "BuildStrategy"] {
             assert!(index.contains(&format!("[{kind}]({}.md)", kind.to_lowercase())), "{index}");
         }
     }

@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use super::{BuildStrategy, Cascade, FamilyImage, ImageFamily};
+use crate::api::{BuildStrategy, Cascade, ImageFamily, ManagedImage};
 
 /// The definitions of all four kinds, ready to be applied.
 ///
@@ -12,11 +12,11 @@ use super::{BuildStrategy, Cascade, FamilyImage, ImageFamily};
 /// them), a status has no defaults (the controller says what it knows, and nothing is to be added to that), and the keys of a
 /// list's items are required (the API server asks for it).
 pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
-    [ImageFamily::crd(), FamilyImage::crd(), Cascade::crd(), BuildStrategy::crd()].into_iter().map(mend).collect()
+    [ImageFamily::crd(), ManagedImage::crd(), Cascade::crd(), BuildStrategy::crd()].into_iter().map(mend).collect()
 }
 
 fn mend(definition: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
-    let kept_by_controller = matches!(definition.spec.names.kind.as_str(), "FamilyImage" | "Cascade");
+    let kept_by_controller = matches!(definition.spec.names.kind.as_str(), "ManagedImage" | "Cascade");
     let mut value = serde_json::to_value(definition)?;
     let versions = value.pointer_mut("/spec/versions").and_then(Value::as_array_mut);
     for version in versions.into_iter().flatten() {

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::LocalName;
+use crate::api::LocalName;
 
 /// Where a Dockerfile and the files beside it come from: exactly one of the fields.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub struct GitSource {
     /// How often a branch or a tag is asked for. At least 5 seconds; 5 minutes by default.
     #[serde(default = "default_interval")]
     #[x_kube(validation = Rule::new("duration(self) >= duration('5s')").message("interval must be at least 5s"))]
-    pub interval: super::Duration,
+    pub interval: crate::api::Duration,
 
     /// A Secret of the family's namespace: `username` and `password` for https, `identity` (a private key) and `known_hosts`
     /// for ssh. It is sent only to the hosts that its own annotation `groundswell.dev/hosts` lists.
@@ -103,6 +103,6 @@ fn default_dockerfile() -> String {
     "Dockerfile".into()
 }
 
-const fn default_interval() -> super::Duration {
-    super::Duration::from_secs(300)
+const fn default_interval() -> crate::api::Duration {
+    crate::api::Duration::from_secs(300)
 }

@@ -11,8 +11,7 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::Place;
-use crate::api::request::MAX_BY;
+use crate::{api::request::MAX_BY, cli::Place};
 
 /// The longest that one question may take.
 const TIMEOUT: Duration = Duration::from_secs(10);

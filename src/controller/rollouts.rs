@@ -8,7 +8,7 @@ use std::{
 use kube::runtime::reflector::ObjectRef;
 
 use crate::{
-    api::{FamilyImage, Rollout, WorkloadKind},
+    api::{ManagedImage, Rollout, WorkloadKind},
     rollout::Changed,
 };
 
@@ -16,11 +16,11 @@ type Place = (WorkloadKind, String);
 
 /// Images by the kinds and namespaces of the workloads that they roll out.
 #[derive(Debug, Default)]
-pub struct Rollouts(Mutex<HashMap<Place, HashSet<ObjectRef<FamilyImage>>>>);
+pub struct Rollouts(Mutex<HashMap<Place, HashSet<ObjectRef<ManagedImage>>>>);
 
 impl Rollouts {
     /// Notes what an image rolls out, instead of what was noted of it before.
-    pub fn follow(&self, image: &ObjectRef<FamilyImage>, namespace: &str, rollouts: &[Rollout]) {
+    pub fn follow(&self, image: &ObjectRef<ManagedImage>, namespace: &str, rollouts: &[Rollout]) {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         places.retain(|_, images| {
             images.remove(image);
@@ -33,20 +33,20 @@ impl Rollouts {
     }
 
     /// Forgets an image that is gone.
-    pub fn forget(&self, image: &ObjectRef<FamilyImage>) {
+    pub fn forget(&self, image: &ObjectRef<ManagedImage>) {
         self.follow(image, "", &[]);
     }
 
     /// The images that a change concerns.
     #[must_use]
-    pub fn concerned(&self, changed: &Changed) -> Vec<ObjectRef<FamilyImage>> {
+    pub fn concerned(&self, changed: &Changed) -> Vec<ObjectRef<ManagedImage>> {
         let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let concerns = |(kind, namespace): &Place| match changed {
             Changed::Workload(key) => *kind == key.kind && *namespace == key.namespace,
             Changed::Namespace(name) => namespace == name,
         };
         let images = places.iter().filter(|(place, _)| concerns(place)).flat_map(|(_, images)| images.iter().cloned());
-        let unique: HashSet<ObjectRef<FamilyImage>> = images.collect();
+        let unique: HashSet<ObjectRef<ManagedImage>> = images.collect();
         unique.into_iter().collect()
     }
 }

@@ -16,14 +16,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, info, warn};
 
-use super::{
-    cache::{Change, Key},
-    context::Context,
-    error::Error,
-    family, image, triggers,
-};
 use crate::{
-    api::{FamilyImage, ImageFamily},
+    api::{ImageFamily, ManagedImage},
+    controller::{
+        context::Context,
+        error::Error,
+        family, image,
+        object_cache::{Change, Key},
+        triggers,
+    },
     rollout::Changed,
 };
 
@@ -43,7 +44,7 @@ pub async fn run(
     let stop = stop.shared();
     let (images, changed_images) = mpsc::channel(CHANNEL);
     let (family_store, family_writer) = filled_elsewhere::<ImageFamily>();
-    let (image_store, image_writer) = filled_elsewhere::<FamilyImage>();
+    let (image_store, image_writer) = filled_elsewhere::<ManagedImage>();
     let config = Config::default().concurrency(CONCURRENCY);
 
     let family_queue = queue(triggers::families(&context, family_writer, images).take_until(stop.clone()));
@@ -59,10 +60,10 @@ pub async fn run(
     );
     let image_queue = queue(image_triggers(&context, image_writer, changed_images, workloads).take_until(stop));
     let of_images = applier(
-        |image: Arc<FamilyImage>, context| {
-            pass("FamilyImage", Key::of(&*image), context, move |context| image::reconcile(image, context))
+        |image: Arc<ManagedImage>, context| {
+            pass("ManagedImage", Key::of(&*image), context, move |context| image::reconcile(image, context))
         },
-        |image, error, context| failed("FamilyImage", &Key::of(&*image), error, &context),
+        |image, error, context| failed("ManagedImage", &Key::of(&*image), error, &context),
         Arc::clone(&context),
         image_store,
         image_queue,
@@ -107,7 +108,7 @@ where
         let result =
             tokio::spawn(reconcile(Arc::clone(&context))).await.unwrap_or_else(|source| Err(Error::Aborted { source }));
         context.metrics.reconciled(kind, start.elapsed(), result.as_ref().err().map(Error::category));
-        context.metrics.builds_waiting(context.budget.waiting());
+        context.metrics.builds_waiting(context.quota.waiting());
         if result.is_ok() {
             context.failures.forget(kind, &key);
         }
@@ -126,21 +127,21 @@ fn failed(kind: &'static str, key: &Key, error: &Error, context: &Context) -> Ac
 /// What wakes an image: itself, its family's changes through it, and the workloads that it rolls out.
 fn image_triggers(
     context: &Arc<Context>,
-    mut store: Writer<FamilyImage>,
-    changed: mpsc::Receiver<Change<FamilyImage>>,
+    mut store: Writer<ManagedImage>,
+    changed: mpsc::Receiver<Change<ManagedImage>>,
     workloads: impl Stream<Item = Changed> + Send + 'static,
-) -> impl Stream<Item = ObjectRef<FamilyImage>> + Send + 'static {
+) -> impl Stream<Item = ObjectRef<ManagedImage>> + Send + 'static {
     let (of_changes, of_workloads) = (Arc::clone(context), Arc::clone(context));
     let images = ReceiverStream::new(changed).map(move |change| {
         let image = change.object();
         let reference = ObjectRef::from_obj(&**image);
-        let outline = FamilyImage { metadata: image.metadata.clone(), ..FamilyImage::default() };
+        let outline = ManagedImage { metadata: image.metadata.clone(), ..ManagedImage::default() };
         match &change {
             Change::Applied(_) | Change::Echoed(_) => store.apply_watcher_event(&Event::Apply(outline)),
             Change::Deleted(image) => {
                 store.apply_watcher_event(&Event::Delete(outline));
                 of_changes.rollouts.forget(&reference);
-                of_changes.failures.forget("FamilyImage", &Key::of(&**image));
+                of_changes.failures.forget("ManagedImage", &Key::of(&**image));
             }
         }
         reference
@@ -153,20 +154,20 @@ impl Context {
     /// Whether every cache has seen its first listing.
     #[must_use]
     pub fn caches_filled(&self) -> bool {
-        self.caches.waiting_for(self.scopes.as_slice()).is_empty() && self.workloads.waiting_for().is_empty()
+        self.stores.waiting_for(self.scopes.as_slice()).is_empty() && self.workloads.waiting_for().is_empty()
     }
 
     /// Forgets a family that is gone.
     pub fn forget(&self, family: &ImageFamily) {
         let key = Key::of(family);
         let owner = ObjectRef::from_obj(family);
-        self.memory.forget(&family.uid().unwrap_or_default());
+        self.reconcile_caches.forget(&family.uid().unwrap_or_default());
         self.tags.remove(&owner);
         self.revisions.remove(&owner);
-        self.importers.forget(&key);
+        self.dependents.forget(&key);
         self.failures.forget("ImageFamily", &key);
-        self.budget.forget(&key, self.clock.now());
-        self.metrics.builds_waiting(self.budget.waiting());
+        self.quota.forget(&key, self.clock.now());
+        self.metrics.builds_waiting(self.quota.waiting());
         self.metrics.family_gone(&format!("{}/{}", key.namespace, key.name));
     }
 }

@@ -20,31 +20,33 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use super::{
-    cache::{Change, Key},
-    caches::family_of,
-    context::Context,
-    watch::{guarded, plain, watch},
+use crate::{
+    api::{BuildStrategy, Cascade, ImageFamily, ManagedImage, condition, labels},
+    controller::{
+        context::Context,
+        object_cache::{Change, Key},
+        stores::family_of,
+        watch::{guarded, plain, watch},
+    },
 };
-use crate::api::{BuildStrategy, Cascade, FamilyImage, ImageFamily, condition, labels};
 
 /// A family to look at.
 pub type FamilyRef = ObjectRef<ImageFamily>;
 
-/// Everything that wakes a family. Caches are filled only while this is polled.
+/// Everything that wakes a family. The stores are filled only while this is polled.
 ///
 /// `families` is the store from which the controller takes what it is to look at; `images` is told of changed images.
 pub fn families(
     context: &Arc<Context>,
     families: Writer<ImageFamily>,
-    images: mpsc::Sender<Change<FamilyImage>>,
+    images: mpsc::Sender<Change<ManagedImage>>,
 ) -> BoxStream<'static, FamilyRef> {
     let config = watcher::Config::default();
     let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE));
-    let (scopes, client, caches) = (&context.scopes, &context.client, &context.caches);
+    let (scopes, client, stores) = (&context.scopes, &context.client, &context.stores);
 
-    let families = told_to(watch(scopes.apis(client), &config, &caches.families, guarded::<ImageFamily>), families);
-    let images = watch(scopes.apis(client), &config, &caches.images, guarded::<FamilyImage>).then(move |change| {
+    let families = told_to(watch(scopes.apis(client), &config, &stores.families, guarded::<ImageFamily>), families);
+    let images = watch(scopes.apis(client), &config, &stores.images, guarded::<ManagedImage>).then(move |change| {
         let images = images.clone();
         async move {
             // What the family's pass wrote is news to the images'. The receiver ends only when the process does.
@@ -52,14 +54,14 @@ pub fn families(
             change
         }
     });
-    let cascades = watch(scopes.apis(client), &config, &caches.cascades, guarded::<Cascade>);
-    let jobs = watch(scopes.apis(client), &ours, &caches.jobs, plain::<Job>);
-    let pods = watch(scopes.apis(client), &ours, &caches.pods, plain::<Pod>);
+    let cascades = watch(scopes.apis(client), &config, &stores.cascades, guarded::<Cascade>);
+    let jobs = watch(scopes.apis(client), &ours, &stores.jobs, plain::<Job>);
+    let pods = watch(scopes.apis(client), &ours, &stores.pods, plain::<Pod>);
     let strategies: Vec<(String, Api<DeserializeGuard<BuildStrategy>>)> =
         vec![(String::new(), Api::all(client.clone()))];
-    let strategies = watch(strategies, &config, &caches.strategies, guarded);
-    let config_maps = watch(scopes.apis(client), &config, &caches.config_maps, plain);
-    let secrets = watch(scopes.apis(client), &config, &caches.secrets, plain);
+    let strategies = watch(strategies, &config, &stores.strategies, guarded);
+    let config_maps = watch(scopes.apis(client), &config, &stores.config_maps, plain);
+    let secrets = watch(scopes.apis(client), &config, &stores.secrets, plain);
     stream::select_all([
         concerned(context, families, of_family),
         concerned(context, images.boxed(), of_image),
@@ -90,7 +92,7 @@ fn concerned<K: Send + Sync + 'static>(
 #[must_use]
 pub fn woken(context: &Arc<Context>) -> BoxStream<'static, FamilyRef> {
     let woken = stream::unfold(Arc::clone(context), |context| async {
-        let family = context.budget.next_woken().await;
+        let family = context.quota.next_woken().await;
         Some((reference(&family), context))
     });
     woken.boxed()
@@ -117,7 +119,7 @@ fn told_to(
 #[must_use]
 pub fn of_family(context: &Context, change: &Change<ImageFamily>) -> Vec<FamilyRef> {
     let mut concerned: Vec<FamilyRef> =
-        context.importers.of_family(&Key::of(&**change.object())).iter().map(reference).collect();
+        context.dependents.of_family(&Key::of(&**change.object())).iter().map(reference).collect();
     let Some(family) = change.news() else { return concerned };
     if matches!(change, Change::Deleted(_)) {
         context.forget(&family);
@@ -129,14 +131,14 @@ pub fn of_family(context: &Context, change: &Change<ImageFamily>) -> Vec<FamilyR
 
 /// The family of an image's record, unless it wrote that itself, and in any case those that stand on the image.
 #[must_use]
-pub fn of_image(context: &Context, change: &Change<FamilyImage>) -> Vec<FamilyRef> {
+pub fn of_image(context: &Context, change: &Change<ManagedImage>) -> Vec<FamilyRef> {
     let image = change.object();
     let family = Key::new(&image.namespace().unwrap_or_default(), &image.spec.family);
-    let importers = context.importers.of_image(&family, &image.spec.image);
-    change.news().map(|_| family).iter().chain(&importers).map(reference).collect()
+    let dependents = context.dependents.of_image(&family, &image.spec.image);
+    change.news().map(|_| family).iter().chain(&dependents).map(reference).collect()
 }
 
-/// The family of a wave.
+/// The family of a cascade.
 #[must_use]
 pub fn of_cascade(change: &Change<Cascade>) -> Vec<FamilyRef> {
     let family = |cascade: Arc<Cascade>| Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family);
@@ -185,7 +187,7 @@ fn stalled(family: &ImageFamily) -> bool {
 
 /// Families of any namespace, sorted by key.
 fn families_where(context: &Context, concerned: impl Fn(&ImageFamily) -> bool) -> Vec<FamilyRef> {
-    let all = context.caches.families.all();
+    let all = context.stores.families.all();
     all.iter().filter(|family| concerned(family)).map(|family| reference(&Key::of(&**family))).collect()
 }
 
@@ -196,7 +198,7 @@ fn users_of<K: Resource>(
     names: fn(&ImageFamily, &str) -> bool,
 ) -> Vec<FamilyRef> {
     let Some(object) = change.news().map(|object| Key::of(&*object)) else { return Vec::new() };
-    let neighbours = context.caches.families.group(&Key::new(&object.namespace, ""));
+    let neighbours = context.stores.families.group(&Key::new(&object.namespace, ""));
     let users = neighbours.iter().filter(|family| names(family, &object.name));
     users.map(|family| reference(&Key::of(&**family))).collect()
 }

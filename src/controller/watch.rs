@@ -14,7 +14,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use super::cache::{Cache, Change};
+use crate::controller::object_cache::{Change, ObjectCache};
 
 /// The namespaces that are watched, or a single empty string for all of them.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ impl Scopes {
 pub fn watch<W, K>(
     apis: Vec<(String, Api<W>)>,
     config: &watcher::Config,
-    cache: &Arc<Cache<K>>,
+    cache: &Arc<ObjectCache<K>>,
     read: fn(W) -> Option<K>,
 ) -> BoxStream<'static, Change<K>>
 where

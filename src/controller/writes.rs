@@ -7,7 +7,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use super::error::{Error, call};
+use crate::controller::error::{Error, call};
 
 /// The body of a server-side apply of a status.
 pub fn apply_status<K: Resource<DynamicType = ()>>(name: &str, status: &impl Serialize) -> Patch<serde_json::Value> {

@@ -1,11 +1,11 @@
 //! What follows from a spec alone: made once per generation, so that a pass neither hashes nor resolves it again.
 
-use super::{
-    fingerprint::{check_revision, checks_hash, inline_revision, spec_hash},
-    windows::Windows,
-};
 use crate::{
     api::{Edge, Image, ImageFamilySpec},
+    engine::{
+        cascade::windows::Windows,
+        fingerprint::{check_revision, checks_hash, inline_revision, spec_hash},
+    },
     lineage::{Lineage, Parent},
 };
 

@@ -1,7 +1,7 @@
 //! Why an image is stale: what differs between the inputs of its last good build and those of now, and what set that off.
 
 use crate::{
-    api::{Cause, CauseType, Inputs, condition::shorten, family_image::MAX_BUILD_CAUSES},
+    api::{Cause, CauseType, Inputs, condition::shorten, managed_image::MAX_BUILD_CAUSES},
     lineage::{Lineage, Parent},
 };
 
@@ -11,7 +11,7 @@ const MAX_VIA: usize = 16;
 const MAX_SENTENCE: usize = 300;
 
 /// The inputs of an image before and now.
-pub(super) struct Change<'a> {
+pub(in crate::engine) struct Change<'a> {
     /// The image's name.
     pub image: &'a str,
     /// The graph.

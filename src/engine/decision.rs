@@ -4,13 +4,15 @@ use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 
-use super::{
-    Fault,
-    observation::{Good, Target},
-};
-use crate::api::{
-    BreakerStatus, Cause, CheckRecord, Edge, FailureRecord, HandledRequest, ImageState, Inputs, ManualHold, Pending,
-    RunningBuild, UpstreamStatus, WindowStatus,
+use crate::{
+    api::{
+        BreakerStatus, Cause, CheckRecord, Edge, FailureRecord, HandledRequest, ImageState, Inputs, ManualHold,
+        Pending, RunningBuild, UpstreamStatus, WindowStatus,
+    },
+    engine::{
+        Problem,
+        input::{Target, VerifiedBuild},
+    },
 };
 
 /// The whole decision of one pass.
@@ -18,14 +20,14 @@ use crate::api::{
 pub struct Decision {
     /// The upstreams as they are to be recorded, as `spec.upstreams`.
     pub upstreams: Vec<UpstreamStatus>,
-    /// Changes that wait for a wave.
+    /// Changes that wait for a cascade.
     pub pending: Option<Pending>,
     /// Whether a window is open, if there are any.
     pub window: Option<WindowStatus>,
     /// The breaker, while it is open.
     pub breaker: Option<BreakerStatus>,
-    /// What becomes of the wave.
-    pub wave: WaveStep,
+    /// What becomes of the cascade.
+    pub cascade: CascadeStep,
     /// The images, as `spec.images`.
     pub images: Vec<ImageDecision>,
     /// The effects, in the order in which they are to be carried out.
@@ -36,9 +38,9 @@ pub struct Decision {
     pub wake_at: Option<Timestamp>,
 }
 
-/// What becomes of the wave.
+/// What becomes of the cascade.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WaveStep {
+pub enum CascadeStep {
     /// None runs.
     None,
     /// One begins; it must be recorded before any of its builds starts.
@@ -47,7 +49,7 @@ pub enum WaveStep {
         name: String,
         /// What set it off.
         causes: Vec<Cause>,
-        /// The superseded wave that it takes the place of.
+        /// The superseded cascade that it takes the place of.
         supersedes: Option<String>,
         /// What it is about to build: image indices level by level.
         levels: Vec<Vec<usize>>,
@@ -66,8 +68,8 @@ pub enum WaveStep {
     },
 }
 
-impl WaveStep {
-    /// The name of the wave that runs after this step, or is just ending.
+impl CascadeStep {
+    /// The name of the cascade that runs after this step, or is just ending.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
@@ -91,15 +93,15 @@ pub struct ImageDecision {
     pub message: Message,
     /// Whether it is on its way, rather than at rest until something outside changes.
     pub in_progress: bool,
-    /// Whether children may be built from `good` as it stands.
+    /// Whether children may be built from `verified` as it stands.
     pub stands: bool,
     /// The fingerprint that is wanted, once every input of a stale image is known.
     pub fingerprint: Option<String>,
     /// The inputs behind it.
     pub inputs: Option<Box<Inputs>>,
     /// The last good build.
-    pub good: Option<Arc<Good>>,
-    /// Whether `good` has passed its checks as they are now, or has none to pass.
+    pub verified: Option<Arc<VerifiedBuild>>,
+    /// Whether `verified` has passed its checks as they are now, or has none to pass.
     pub is_checked: bool,
     /// The build that runs.
     pub running: Option<Box<RunningBuild>>,
@@ -164,7 +166,7 @@ pub enum Promoted {
     /// Nowhere yet.
     Nowhere,
     /// On the last good build.
-    Good,
+    Verified,
     /// On this digest, of an earlier build.
     Earlier(String),
 }
@@ -195,9 +197,9 @@ pub enum Action {
         parents: Vec<PinnedParent>,
         /// The source's revision.
         source: String,
-        /// See [`BuildSight::own`](super::BuildSight::own).
+        /// See [`ObservedBuild::own`](crate::engine::ObservedBuild::own).
         own: String,
-        /// See [`BuildSight::user_caused`](super::BuildSight::user_caused).
+        /// See [`ObservedBuild::user_caused`](crate::engine::ObservedBuild::user_caused).
         user_caused: bool,
         /// The references of the upstreams of this family that caused it.
         upstreams: Vec<String>,
@@ -265,16 +267,16 @@ pub struct TagMove {
 impl ImageDecision {
     /// An image at rest in the state `Waiting`.
     #[must_use]
-    pub fn waiting(fault: Fault, in_progress: bool) -> Self {
+    pub fn waiting(problem: Problem, in_progress: bool) -> Self {
         Self {
             state: ImageState::Waiting,
-            reason: fault.reason,
-            message: fault.message.into(),
+            reason: problem.reason,
+            message: problem.message.into(),
             in_progress,
             stands: false,
             fingerprint: None,
             inputs: None,
-            good: None,
+            verified: None,
             is_checked: false,
             running: None,
             failure: None,
@@ -292,7 +294,7 @@ impl ImageDecision {
     pub fn promoted(&self) -> Option<&str> {
         match &self.promoted {
             Promoted::Nowhere => None,
-            Promoted::Good => self.good.as_ref().map(|good| good.digest.as_str()),
+            Promoted::Verified => self.verified.as_ref().map(|verified| verified.digest.as_str()),
             Promoted::Earlier(digest) => Some(digest),
         }
     }

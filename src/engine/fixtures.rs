@@ -1,10 +1,10 @@
 //! Sights for the unit tests of more than one module.
 
-use super::{BuildOutcome, BuildSight};
+use crate::engine::{BuildOutcome, ObservedBuild};
 
 /// The Job `<fingerprint>-<attempt>` of build 1, which is not live; nothing else is known of it.
-pub fn job(fingerprint: &str, attempt: i32, outcome: BuildOutcome) -> BuildSight {
-    BuildSight {
+pub fn job(fingerprint: &str, attempt: i32, outcome: BuildOutcome) -> ObservedBuild {
+    ObservedBuild {
         job: format!("{fingerprint}-{attempt}"),
         fingerprint: fingerprint.into(),
         attempt,

@@ -1,19 +1,19 @@
 //! Whether an image of another family is about to change, from what is recorded of it and of everything that it stands on.
 //!
-//! A wave that crosses families is settled and ordered as one: a family waits for an image of another one that is on its way,
+//! A cascade that crosses families is settled and ordered as one: a family waits for an image of another one that is on its way,
 //! and also for one that does not know yet that it is, because something further up has only just moved. What stands still
 //! until somebody does something is not waited for.
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{
-    observation::{ImportState, ImportedGood},
-    upstreams::eligible,
-};
 use crate::{
     api::{
-        Edge, FamilyImage, FamilyImageStatus, Image, ImageFamily, ImageState, OnParentFailure, ParentDigest,
+        Edge, Image, ImageFamily, ImageState, ManagedImage, ManagedImageStatus, OnParentFailure, ParentDigest,
         condition::{self, RECONCILING, STALLED, reason},
+    },
+    engine::{
+        input::{ImportState, ImportedBuild},
+        upstreams::eligible,
     },
     lineage::families::{FamilyName, ImageName, import},
 };
@@ -48,7 +48,7 @@ pub trait Records {
     /// The family of this name.
     fn family(&self, name: &FamilyName) -> Option<Arc<ImageFamily>>;
     /// The record of an image.
-    fn image(&self, name: &ImageName) -> Option<Arc<FamilyImage>>;
+    fn image(&self, name: &ImageName) -> Option<Arc<ManagedImage>>;
 }
 
 /// Images of other families, each looked at once.
@@ -100,10 +100,10 @@ impl<'a, R: Records> Imports<'a, R> {
 
     /// The last good build of an image.
     #[must_use]
-    pub fn good(&self, name: &ImageName) -> Option<ImportedGood> {
+    pub fn verified(&self, name: &ImageName) -> Option<ImportedBuild> {
         let record = self.records.image(name)?;
         let status = record.status.as_ref()?;
-        Some(ImportedGood {
+        Some(ImportedBuild {
             digest: status.digest.clone()?,
             repository: record.spec.repository.clone(),
             base_seen: status.base_seen,
@@ -193,7 +193,7 @@ impl<'a, R: Records> Imports<'a, R> {
     }
 
     /// Whether something that a current image stands on is another already than when it was built, or is about to be.
-    fn is_behind(&self, family: &Known, name: &ImageName, image: &Image, status: &FamilyImageStatus) -> bool {
+    fn is_behind(&self, family: &Known, name: &ImageName, image: &Image, status: &ManagedImageStatus) -> bool {
         let Some(inputs) = &status.inputs else { return false };
         let upstreams = family.family.status.as_ref().map_or(&[][..], |status| &status.upstreams);
         let moved = |(edge, taken): (&Edge, &ParentDigest)| {

@@ -1,4 +1,4 @@
-//! [`imports`](super::imports) told from records that a test writes.
+//! [`imports`](crate::engine::imports) told from records that a test writes.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use crate::{
     api::{
-        AdoptedDigest, BreakerStatus, CandidateDigest, Edge, FamilyImage, FamilyImageSpec, FamilyImageStatus,
-        FamilyRef, Image, ImageFamily, ImageFamilySpec, ImageFamilyStatus, ImageState, Inputs, OnParentFailure,
+        AdoptedDigest, BreakerStatus, CandidateDigest, Edge, FamilyRef, Image, ImageFamily, ImageFamilySpec,
+        ImageFamilyStatus, ImageState, Inputs, ManagedImage, ManagedImageSpec, ManagedImageStatus, OnParentFailure,
         ParentDigest, UpstreamStatus, WindowStatus,
         condition::{self, RECONCILING, STALLED, reason},
     },
@@ -23,7 +23,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 struct World {
     families: HashMap<FamilyName, ImageFamily>,
-    records: HashMap<ImageName, FamilyImage>,
+    records: HashMap<ImageName, ManagedImage>,
 }
 
 impl Records for World {
@@ -31,7 +31,7 @@ impl Records for World {
         self.families.get(name).cloned().map(Arc::new)
     }
 
-    fn image(&self, name: &ImageName) -> Option<Arc<FamilyImage>> {
+    fn image(&self, name: &ImageName) -> Option<Arc<ManagedImage>> {
         self.records.get(name).cloned().map(Arc::new)
     }
 }
@@ -85,15 +85,15 @@ impl World {
         let taken = |parent: &str| ParentDigest { name: parent.into(), digest: format!("sha256:{parent}") };
         let inputs = Inputs { parents: parents.split_whitespace().map(taken).collect(), ..Inputs::default() };
         family.spec.images.push(Image { name: of.image.clone(), from: edges, ..Image::default() });
-        let status = FamilyImageStatus {
+        let status = ManagedImageStatus {
             state: ImageState::Current,
             reason: reason::CURRENT.into(),
             digest: Some(format!("sha256:{of}")),
             inputs: Some(inputs),
-            ..FamilyImageStatus::default()
+            ..ManagedImageStatus::default()
         };
-        let spec = FamilyImageSpec { repository: format!("r.example/{}", of.image), ..FamilyImageSpec::default() };
-        self.records.insert(of.clone(), FamilyImage { spec, status: Some(status), ..FamilyImage::default() });
+        let spec = ManagedImageSpec { repository: format!("r.example/{}", of.image), ..ManagedImageSpec::default() };
+        self.records.insert(of.clone(), ManagedImage { spec, status: Some(status), ..ManagedImage::default() });
     }
 
     fn family_of(&mut self, image: &str) -> &mut ImageFamily {
@@ -104,7 +104,7 @@ impl World {
         self.family_of(image).status.as_mut().expect(image)
     }
 
-    fn record(&mut self, image: &str) -> &mut FamilyImageStatus {
+    fn record(&mut self, image: &str) -> &mut ManagedImageStatus {
         self.records.get_mut(&name(image)).and_then(|record| record.status.as_mut()).expect(image)
     }
 
@@ -142,9 +142,9 @@ fn what_nothing_moves_is_settled_and_tells_its_digest() {
     for image in TOWER {
         assert_eq!(world.state(image), ImportState::Settled, "{image}");
     }
-    let good = Imports::new(&world).good(&name("n/b.mid")).expect("good");
-    assert_eq!((good.digest.as_str(), good.repository.as_str()), ("sha256:n/b.mid", "r.example/mid"));
-    assert_eq!(Imports::new(&world).good(&name("n/b.gone")), None);
+    let verified = Imports::new(&world).verified(&name("n/b.mid")).expect("good");
+    assert_eq!((verified.digest.as_str(), verified.repository.as_str()), ("sha256:n/b.mid", "r.example/mid"));
+    assert_eq!(Imports::new(&world).verified(&name("n/b.gone")), None);
     assert_eq!(world.state("n/b.gone"), ImportState::Settled);
     assert_eq!(world.state("n/gone.image"), ImportState::Settled);
 }
@@ -188,8 +188,8 @@ fn a_record_tells_whether_it_moves() {
         (ImageState::Checking, reason::CHECKING, true, ImportState::OnItsWay),
         (ImageState::Checking, reason::REGISTRY_DENIED, false, ImportState::Settled),
         (ImageState::Queued, reason::CASCADING, true, ImportState::OnItsWay),
-        (ImageState::Queued, reason::PARALLELISM, true, ImportState::OnItsWay),
-        (ImageState::Queued, reason::NEXT_WAVE, true, ImportState::OnItsWay),
+        (ImageState::Queued, reason::PARALLELISM_REACHED, true, ImportState::OnItsWay),
+        (ImageState::Queued, reason::NEXT_CASCADE, true, ImportState::OnItsWay),
         (ImageState::Queued, reason::RETRYING, true, ImportState::OnItsWay),
         (ImageState::Queued, reason::WINDOW_CLOSED, true, ImportState::Settled),
         (ImageState::Queued, reason::BREAKER_OPEN, true, ImportState::Settled),

@@ -11,9 +11,9 @@
 //! - [`upstreams`]: candidates, their gates, adoption
 //! - [`fingerprint`]: what determines a build
 //! - [`images`]: the state of each image; `inputs`: what it is built from; `builds`: what is not in the registry; `checks`:
-//!   what is; [`cutoff`]: whether it changed anything; [`walk`]: what all of these carry along
+//!   what is; [`cutoff`]: whether it changed anything; [`evaluation`]: what all of these carry along
 //! - [`imports`]: what is about to change in other families
-//! - [`gates`]: whether a wave begins: settle, suspend, windows
+//! - [`gates`]: whether a cascade begins: settle, suspend, windows
 //! - [`admission`]: which builds start: windows, breaker, parallelism, the operator's limits, storms
 //! - [`windows`], [`breaker`], [`budget`]: the arithmetic of these, and of what families share
 //! - [`failure`]: budgets and pauses
@@ -21,36 +21,23 @@
 //! - [`causes`]: why an image is stale
 //! - [`tags`]: templates, and which tags are to be moved
 //! - [`validate`]: what a spec must be before any of this
-//! - [`wave`]: the record of a cascade; `abridge`: what is left out of a large one
+//! - [`cascade`]: the record of a cascade; `abridge`: what is left out of a large one
 //! - [`states`]: the ways of an image from state to state, for people
 
-mod abridge;
-pub mod admission;
 pub mod blueprint;
-pub mod breaker;
-pub mod budget;
-mod builds;
+pub mod cascade;
 pub mod causes;
-mod checks;
-pub mod cutoff;
 mod decide;
 pub mod decision;
-pub mod failure;
 pub mod fingerprint;
-pub mod gates;
-pub mod images;
+pub mod image;
 pub mod imports;
-mod inputs;
-pub mod observation;
-pub mod promotion;
+pub mod input;
 pub mod requests;
 pub mod states;
 pub mod tags;
 pub mod upstreams;
 pub mod validate;
-pub mod walk;
-pub mod wave;
-pub mod windows;
 
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -59,12 +46,12 @@ mod imports_tests;
 #[cfg(test)]
 mod tests;
 
-pub use crate::api::condition::Fault;
+pub use crate::api::condition::Problem;
 pub use blueprint::Blueprint;
 pub use decide::decide;
-pub use decision::{Action, Decision, ImageDecision, Message, PinnedParent, Promoted, TagMove, WaveStep};
-pub use observation::{
-    Budget, BuildOutcome, BuildSight, CheckOutcome, CheckSight, EndedWave, Good, ImageSight, ImportSight, ImportState,
-    ImportedGood, Observation, Push, PushResult, RequestSight, SeenDigest, Sight, TagSight, Target, UpstreamSight,
-    WaveSight,
+pub use decision::{Action, CascadeStep, Decision, ImageDecision, Message, PinnedParent, Promoted, TagMove};
+pub use input::{
+    Budget, BuildOutcome, CheckOutcome, DecideInput, EndedCascade, ImportState, ImportedBuild, Lookup, LookupResult,
+    Observed, ObservedBuild, ObservedCascade, ObservedCheck, ObservedDigest, ObservedImage, ObservedImport,
+    ObservedRequest, ObservedTag, ObservedUpstream, Target, VerifiedBuild,
 };

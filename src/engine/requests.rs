@@ -5,43 +5,43 @@
 
 use jiff::Timestamp;
 
-use super::{
-    causes::short,
-    decision::{ImageDecision, WaveStep},
-    failure,
-    observation::{Observation, Target},
-};
 use crate::{
     api::{
         Act, ApprovalRecord, HandledRequest, ImageState, ManualHold, Request, RequestOutcome, Scope, UpstreamStatus,
         condition::reason,
+    },
+    engine::{
+        causes::short,
+        decision::{CascadeStep, ImageDecision},
+        image::failure,
+        input::{DecideInput, Target},
     },
     lineage::Lineage,
 };
 
 /// What the requests of this pass want.
 #[derive(Clone, Debug, Default)]
-pub struct Wishes {
+pub struct RequestEffects {
     /// The upstreams as recorded, with holds and approvals as asked for.
     pub upstreams: Vec<UpstreamStatus>,
     /// The images, as `spec.images`; empty if there is no request.
-    pub images: Vec<ImageWishes>,
-    /// Images for which a wave is to begin without the quiet time.
+    pub images: Vec<ImageOverrides>,
+    /// Images for which a cascade is to begin without the quiet time.
     pub start: Vec<usize>,
-    taken: Vec<Taken>,
+    taken: Vec<AcceptedRequest>,
 }
 
 /// A request, and what it comes to as far as it can be told before the images are looked at.
 #[derive(Clone, Debug)]
-struct Taken {
+struct AcceptedRequest {
     target: Target,
     request: Result<Request, HandledRequest>,
-    outcome: Result<Done, String>,
+    outcome: Result<Effect, String>,
 }
 
 /// What a request brings about.
 #[derive(Clone, Debug, Default)]
-struct Done {
+struct Effect {
     /// In words.
     told: String,
     /// The images that are to start without the quiet time.
@@ -54,7 +54,7 @@ struct Done {
 
 /// What requests want of one image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ImageWishes {
+pub struct ImageOverrides {
     /// The hold to be recorded from now on; the inner `None` ends one.
     pub hold: Option<Option<ManualHold>>,
     /// The nonce from now on.
@@ -67,31 +67,31 @@ pub struct ImageWishes {
 
 /// Reads the requests.
 #[must_use]
-pub fn read(seen: &Observation<'_>, now: Timestamp) -> Wishes {
-    let mut wishes = Wishes { upstreams: seen.status.upstreams.clone(), ..Wishes::default() };
-    if seen.requests.is_empty() {
-        return wishes;
+pub fn read(input: &DecideInput<'_>, now: Timestamp) -> RequestEffects {
+    let mut effects = RequestEffects { upstreams: input.status.upstreams.clone(), ..RequestEffects::default() };
+    if input.requests.is_empty() {
+        return effects;
     }
-    wishes.images = vec![ImageWishes::default(); seen.spec.images.len()];
-    for sight in &seen.requests {
-        let outcome = match &sight.request {
-            Ok(request) => wishes.take(seen, request, now),
+    effects.images = vec![ImageOverrides::default(); input.spec.images.len()];
+    for observed in &input.requests {
+        let outcome = match &observed.request {
+            Ok(request) => effects.take(input, request, now),
             Err(unreadable) => Err(unreadable.message.clone()),
         };
         if let Ok(done) = &outcome {
-            wishes.start.extend(&done.starts);
+            effects.start.extend(&done.starts);
         }
-        wishes.taken.push(Taken { target: sight.target, request: sight.request.clone(), outcome });
+        effects.taken.push(AcceptedRequest { target: observed.target, request: observed.request.clone(), outcome });
     }
-    wishes
+    effects
 }
 
 /// What a pass has come to, as far as requests are concerned.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome<'a> {
-    /// What becomes of the wave.
-    pub wave: &'a WaveStep,
-    /// Whether builds would start but for windows, `suspend`, or another wave of this second.
+    /// What becomes of the cascade.
+    pub cascade: &'a CascadeStep,
+    /// Whether builds would start but for windows, `suspend`, or another cascade of this second.
     pub gated: bool,
     /// The upstreams as they are to be recorded.
     pub upstreams: &'a [UpstreamStatus],
@@ -102,31 +102,32 @@ pub struct Outcome<'a> {
 impl Outcome<'_> {
     /// Whether what a request starts is not on its way yet, so that the request is looked at again: as long as something
     /// keeps builds from starting; while the registry is asked what there is to do; and, where what has changed is to be
-    /// started, until the wave begins that takes it up.
-    fn delays(&self, seen: &Observation<'_>, done: &Done) -> bool {
+    /// started, until the cascade begins that takes it up.
+    fn delays(&self, input: &DecideInput<'_>, done: &Effect) -> bool {
         let mut images = done.starts.iter().filter_map(|image| self.images.get(*image));
-        match self.wave {
+        match self.cascade {
             _ if done.starts.is_empty() => false,
             _ if self.gated => true,
-            WaveStep::Close { superseded: true, .. } => true,
-            WaveStep::None => images.any(is_awaited) || done.takes_up && self.has_candidate(seen, &done.starts),
-            // What is stale in the family is on its way in the wave, but for what it leaves to the next one.
-            WaveStep::Open { .. } | WaveStep::Running { .. } | WaveStep::Close { .. } => {
+            CascadeStep::Close { superseded: true, .. } => true,
+            CascadeStep::None => images.any(is_awaited) || done.takes_up && self.has_candidate(input, &done.starts),
+            // What is stale in the family is on its way in the cascade, but for what it leaves to the next one.
+            CascadeStep::Open { .. } | CascadeStep::Running { .. } | CascadeStep::Close { .. } => {
                 done.takes_up
-                    && (images.any(|image| image.reason == reason::NEXT_WAVE) || self.has_candidate(seen, &done.starts))
+                    && (images.any(|image| image.reason == reason::NEXT_CASCADE)
+                        || self.has_candidate(input, &done.starts))
             }
         }
     }
 
     /// Whether any of these images stands on an upstream with a candidate that may be used, as far as can be seen now.
-    fn has_candidate(&self, seen: &Observation<'_>, images: &[usize]) -> bool {
+    fn has_candidate(&self, input: &DecideInput<'_>, images: &[usize]) -> bool {
         let unanswered = [reason::RESOLVING, reason::REGISTRY_UNAVAILABLE];
         let waits = |upstream: &UpstreamStatus| {
             upstream.candidate.is_some() && upstream.reason.as_deref().is_none_or(|reason| unanswered.contains(&reason))
         };
         let waiting = self.upstreams.iter().enumerate().filter(|(_, upstream)| waits(upstream));
-        let children = waiting.flat_map(|(index, _)| seen.lineage().upstream_children(index).iter().copied());
-        let below = seen.lineage().with_descendants(children);
+        let children = waiting.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
+        let below = input.lineage().with_descendants(children);
         images.iter().any(|image| below.get(*image) == Some(&true))
     }
 }
@@ -141,19 +142,19 @@ fn is_awaited(image: &ImageDecision) -> bool {
         }
 }
 
-impl Wishes {
+impl RequestEffects {
     /// The requests that are done with, each with what is recorded of it.
     ///
-    /// One that starts something is done with when that is ready, runs, or is current. In the pass that opens a wave the images
+    /// One that starts something is done with when that is ready, runs, or is current. In the pass that opens a cascade the images
     /// are not recorded, and with them not what requests have changed of them.
     #[must_use]
     pub fn handled(
         &self,
-        seen: &Observation<'_>,
+        input: &DecideInput<'_>,
         outcome: &Outcome<'_>,
         now: Timestamp,
     ) -> Vec<(Target, HandledRequest)> {
-        if matches!(outcome.wave, WaveStep::Open { .. }) {
+        if matches!(outcome.cascade, CascadeStep::Open { .. }) {
             return Vec::new();
         }
         let of = |index: &usize| outcome.images.get(*index);
@@ -161,8 +162,8 @@ impl Wishes {
         let cancelled = |image: &ImageDecision| {
             image.running.is_some() || image.failure.as_deref().is_some_and(failure::is_cancelled)
         };
-        let delayed = |taken: &&Taken| taken.outcome.as_ref().is_ok_and(|done| outcome.delays(seen, done));
-        let record = |taken: &Taken| {
+        let delayed = |taken: &&AcceptedRequest| taken.outcome.as_ref().is_ok_and(|done| outcome.delays(input, done));
+        let record = |taken: &AcceptedRequest| {
             let handled = match (&taken.request, &taken.outcome) {
                 (Err(unreadable), _) => unreadable.clone(),
                 (Ok(request), Err(refused)) => request.handled(RequestOutcome::Refused, refused, now),
@@ -181,53 +182,53 @@ impl Wishes {
 
     /// What requests want of an image.
     #[must_use]
-    pub fn of(&self, image: usize) -> Option<&ImageWishes> {
+    pub fn of(&self, image: usize) -> Option<&ImageOverrides> {
         self.images.get(image)
     }
 
-    fn take(&mut self, seen: &Observation<'_>, request: &Request, now: Timestamp) -> Result<Done, String> {
-        let told_only = |told: String| Done { told, ..Done::default() };
+    fn take(&mut self, input: &DecideInput<'_>, request: &Request, now: Timestamp) -> Result<Effect, String> {
+        let told_only = |told: String| Effect { told, ..Effect::default() };
         let by = request.by.clone();
         match &request.act {
             Act::Trigger(scope) => {
-                let starts = within(seen, scope)?;
+                let starts = within(input, scope)?;
                 let told = format!("what is stale of {} starts without the quiet time", told(scope, starts.len()));
-                Ok(Done { told, starts, takes_up: true, ..Done::default() })
+                Ok(Effect { told, starts, takes_up: true, ..Effect::default() })
             }
             Act::Retry(scope) => {
-                let starts = self.each(seen, scope, |wish| wish.retry = Some(request.id.clone()))?;
+                let starts = self.each(input, scope, |wish| wish.retry = Some(request.id.clone()))?;
                 let told = format!("the failures of {} are forgotten", told(scope, starts.len()));
-                Ok(Done { told, starts, ..Done::default() })
+                Ok(Effect { told, starts, ..Effect::default() })
             }
             Act::Cancel(scope) => {
-                let cancels = self.each(seen, scope, |wish| wish.cancel = true)?;
+                let cancels = self.each(input, scope, |wish| wish.cancel = true)?;
                 let told = told(scope, cancels.len());
                 let told = format!("what is not built yet of {told} is cancelled until an input changes or a retry");
-                Ok(Done { told, cancels, ..Done::default() })
+                Ok(Effect { told, cancels, ..Effect::default() })
             }
             Act::Force(scope) => {
-                let starts = self.each(seen, scope, |wish| wish.nonce = Some(request.id.clone()))?;
+                let starts = self.each(input, scope, |wish| wish.nonce = Some(request.id.clone()))?;
                 let told = format!("{} is rebuilt", told(scope, starts.len()));
-                Ok(Done { told, starts, ..Done::default() })
+                Ok(Effect { told, starts, ..Effect::default() })
             }
             Act::HoldImage { image, until, reason } => {
                 ended(*until, now)?;
                 let hold = ManualHold { digest: None, until: *until, reason: reason.clone(), by, since: Some(now) };
-                let index = place(seen, image)?;
+                let index = place(input, image)?;
                 // Carried out again before it is recorded, it must come to the same.
-                let known = seen.images.get(index).and_then(|sight| sight.record?.hold.clone());
+                let known = input.images.get(index).and_then(|observed| observed.record?.hold.clone());
                 let hold = known.filter(|known| same(known, &hold)).unwrap_or(hold);
-                self.each(seen, &Scope::Image(image.clone()), |wish| wish.hold = Some(Some(hold.clone())))?;
+                self.each(input, &Scope::Image(image.clone()), |wish| wish.hold = Some(Some(hold.clone())))?;
                 Ok(told_only(format!("{image} stays where it is")))
             }
             Act::UnholdImage { image } => {
-                let index = place(seen, image)?;
-                let manual = seen
+                let index = place(input, image)?;
+                let manual = input
                     .images
                     .get(index)
-                    .is_some_and(|sight| sight.record.is_some_and(|record| record.hold.is_some()));
-                self.each(seen, &Scope::Image(image.clone()), |wish| wish.hold = Some(None))?;
-                let of_spec = seen.spec.images.get(index).is_some_and(|image| image.hold.is_some());
+                    .is_some_and(|observed| observed.record.is_some_and(|record| record.hold.is_some()));
+                self.each(input, &Scope::Image(image.clone()), |wish| wish.hold = Some(None))?;
+                let of_spec = input.spec.images.get(index).is_some_and(|image| image.hold.is_some());
                 Ok(told_only(match (manual, of_spec) {
                     (_, true) => format!("{image} stays held by the manifest: take spec.images[{image}].hold out"),
                     (true, false) => format!("the hold of {image} has ended"),
@@ -238,7 +239,7 @@ impl Wishes {
                 ended(*until, now)?;
                 let hold =
                     ManualHold { digest: digest.clone(), until: *until, reason: reason.clone(), by, since: Some(now) };
-                let status = self.upstream(seen, upstream)?;
+                let status = self.upstream(input, upstream)?;
                 if status.adopted.is_none() && hold.digest.is_none() {
                     return Err(format!(
                         "no digest of {upstream} is in use yet: name the one to hold it at in `digest`"
@@ -250,8 +251,8 @@ impl Wishes {
                 Ok(told_only(format!("{upstream} stays where it is")))
             }
             Act::UnholdUpstream { upstream } => {
-                let of_spec = seen.spec.upstreams.iter().any(|known| known.name == *upstream && known.hold.is_some());
-                let status = self.upstream(seen, upstream)?;
+                let of_spec = input.spec.upstreams.iter().any(|known| known.name == *upstream && known.hold.is_some());
+                let status = self.upstream(input, upstream)?;
                 let manual = status.hold.take().is_some();
                 Ok(told_only(match (manual, of_spec) {
                     (_, true) => {
@@ -261,21 +262,22 @@ impl Wishes {
                     (false, false) => format!("{upstream} was not held"),
                 }))
             }
-            Act::Approve { upstream, digest } => self.approve(seen, upstream, digest, by, now).map(told_only),
+            Act::Approve { upstream, digest } => self.approve(input, upstream, digest, by, now).map(told_only),
         }
     }
 
     fn approve(
         &mut self,
-        seen: &Observation<'_>,
+        input: &DecideInput<'_>,
         upstream: &str,
         digest: &str,
         by: Option<String>,
         now: Timestamp,
     ) -> Result<String, String> {
-        let index = seen.spec.upstreams.iter().position(|known| known.name == upstream);
-        let newest = index.and_then(|index| seen.upstreams.get(index)?.seen.as_ref()).map(|seen| seen.digest.clone());
-        let status = self.upstream(seen, upstream)?;
+        let index = input.spec.upstreams.iter().position(|known| known.name == upstream);
+        let newest =
+            index.and_then(|index| input.upstreams.get(index)?.newest.as_ref()).map(|newest| newest.digest.clone());
+        let status = self.upstream(input, upstream)?;
         if status.adopted.as_ref().is_some_and(|adopted| adopted.digest == digest) {
             return Ok(format!("{} is in use", short(digest)));
         }
@@ -291,13 +293,13 @@ impl Wishes {
         Ok(format!("{} may be used", short(digest)))
     }
 
-    fn upstream(&mut self, seen: &Observation<'_>, name: &str) -> Result<&mut UpstreamStatus, String> {
-        if !seen.spec.upstreams.iter().any(|upstream| upstream.name == name) {
+    fn upstream(&mut self, input: &DecideInput<'_>, name: &str) -> Result<&mut UpstreamStatus, String> {
+        if !input.spec.upstreams.iter().any(|upstream| upstream.name == name) {
             return Err(format!("the family has no upstream `{name}`"));
         }
         let known = self.upstreams.iter().position(|status| status.name == name);
         let place = known.unwrap_or_else(|| {
-            let reference = seen.spec.upstreams.iter().find(|upstream| upstream.name == name);
+            let reference = input.spec.upstreams.iter().find(|upstream| upstream.name == name);
             let reference = reference.map(crate::api::Upstream::reference).unwrap_or_default();
             self.upstreams.push(UpstreamStatus { name: name.into(), reference, ..UpstreamStatus::default() });
             self.upstreams.len() - 1
@@ -307,11 +309,11 @@ impl Wishes {
 
     fn each(
         &mut self,
-        seen: &Observation<'_>,
+        input: &DecideInput<'_>,
         scope: &Scope,
-        wish: impl Fn(&mut ImageWishes),
+        wish: impl Fn(&mut ImageOverrides),
     ) -> Result<Vec<usize>, String> {
-        let images = within(seen, scope)?;
+        let images = within(input, scope)?;
         for image in &images {
             if let Some(of_image) = self.images.get_mut(*image) {
                 wish(of_image);
@@ -333,21 +335,22 @@ fn ended(until: Option<Timestamp>, now: Timestamp) -> Result<(), String> {
     }
 }
 
-fn place(seen: &Observation<'_>, image: &str) -> Result<usize, String> {
-    seen.spec
+fn place(input: &DecideInput<'_>, image: &str) -> Result<usize, String> {
+    input
+        .spec
         .images
         .iter()
         .position(|known| known.name == image)
         .ok_or_else(|| format!("the family has no image `{image}`"))
 }
 
-fn within(seen: &Observation<'_>, scope: &Scope) -> Result<Vec<usize>, String> {
-    let lineage: &Lineage = seen.lineage();
+fn within(input: &DecideInput<'_>, scope: &Scope) -> Result<Vec<usize>, String> {
+    let lineage: &Lineage = input.lineage();
     Ok(match scope {
-        Scope::Family => (0..seen.spec.images.len()).collect(),
-        Scope::Image(image) => vec![place(seen, image)?],
+        Scope::Family => (0..input.spec.images.len()).collect(),
+        Scope::Image(image) => vec![place(input, image)?],
         Scope::Subtree(image) => {
-            let mask = lineage.with_descendants([place(seen, image)?]);
+            let mask = lineage.with_descendants([place(input, image)?]);
             mask.iter().enumerate().filter_map(|(index, inside)| inside.then_some(index)).collect()
         }
     })

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use minijinja::{Environment, UndefinedBehavior, context};
 
-use super::{
-    causes::short,
-    decision::{Action, ImageDecision, TagMove},
-    observation::{Good, ImageSight, Observation, TagSight},
+use crate::{
+    api::{Image, ImageFamilySpec, ImageState, TagRecord, Upstream},
+    engine::{
+        causes::short,
+        decision::{Action, ImageDecision, TagMove},
+        input::{DecideInput, ObservedImage, ObservedTag, VerifiedBuild},
+    },
 };
-use crate::api::{Image, ImageFamilySpec, ImageState, TagRecord, Upstream};
 
 /// Steps that one template may take; far more than a tag needs.
 const FUEL: u64 = 2000;
@@ -90,20 +92,20 @@ fn is_tag(text: &str) -> bool {
 /// Adds the tag moves that images need: new tags, tags on an older digest, and tags that somebody else has moved. Tags that
 /// name the build stand on a current image's digest; the others on the one that it is promoted to, whatever state it is in.
 pub fn promote(
-    seen: &Observation<'_>,
+    input: &DecideInput<'_>,
     images: &[ImageDecision],
     now: Timestamp,
     actions: &mut Vec<Action>,
     wake_at: &mut Option<Timestamp>,
 ) {
     for (index, decision) in images.iter().enumerate() {
-        let (Some(good), Some(sight)) = (&decision.good, seen.images.get(index)) else { continue };
-        if at_rest(seen, index, sight, decision) {
+        let (Some(verified), Some(observed)) = (&decision.verified, input.images.get(index)) else { continue };
+        if at_rest(input, index, observed, decision) {
             continue;
         }
         let mut moves: Vec<(&str, Vec<TagMove>)> = Vec::new();
-        for (tag, digest) in wanted(seen, index, decision, good) {
-            let Some(moved) = moved(sight, tag, digest, now, wake_at) else { continue };
+        for (tag, digest) in wanted(input, index, decision, verified) {
+            let Some(moved) = moved(observed, tag, digest, now, wake_at) else { continue };
             match moves.iter_mut().find(|(to, _)| *to == digest) {
                 Some((_, tags)) => tags.push(moved),
                 None => moves.push((digest, vec![moved])),
@@ -116,65 +118,67 @@ pub fn promote(
 
 /// Whether all tags of an image are known to be where they belong: decided without rendering one, for that is all there is to
 /// see of most images in most passes.
-fn at_rest(seen: &Observation<'_>, index: usize, sight: &ImageSight<'_>, decision: &ImageDecision) -> bool {
-    let (Some(record), Some(image), Some(good)) = (sight.record, seen.spec.images.get(index), &decision.good) else {
+fn at_rest(input: &DecideInput<'_>, index: usize, observed: &ObservedImage<'_>, decision: &ImageDecision) -> bool {
+    let (Some(record), Some(image), Some(verified)) =
+        (observed.record, input.spec.images.get(index), &decision.verified)
+    else {
         return false;
     };
-    let target = |tag: &TagRecord| if tag.immutable { Some(good.digest.as_str()) } else { decision.promoted() };
-    seen.generation.is_some()
-        && record.observed_generation == seen.generation
-        && record.build == Some(good.build)
-        && record.fingerprint.as_ref() == Some(&good.fingerprint)
+    let target = |tag: &TagRecord| if tag.immutable { Some(verified.digest.as_str()) } else { decision.promoted() };
+    input.generation.is_some()
+        && record.observed_generation == input.generation
+        && record.build == Some(verified.build)
+        && record.fingerprint.as_ref() == Some(&verified.fingerprint)
         && record.tags.len() == image.tags.len()
         && record.tags.iter().all(|tag| target(tag) == Some(tag.digest.as_str()))
-        && sight.tags.iter().all(|(name, sight)| {
+        && observed.tags.iter().all(|(name, observed)| {
             let record = record.tags.iter().find(|record| record.tag == *name);
-            matches!(sight, TagSight::At(digest) if record.is_none_or(|record| record.digest == *digest))
+            matches!(observed, ObservedTag::At(digest) if record.is_none_or(|record| record.digest == *digest))
         })
 }
 
 /// The tags of an image with the digests on which they are to stand.
 fn wanted<'d>(
-    seen: &Observation<'_>,
+    input: &DecideInput<'_>,
     index: usize,
     decision: &'d ImageDecision,
-    good: &'d Good,
+    verified: &'d VerifiedBuild,
 ) -> Vec<(Tag, &'d str)> {
-    let Some(image) = seen.spec.images.get(index) else { return Vec::new() };
+    let Some(image) = input.spec.images.get(index) else { return Vec::new() };
     // Templates were checked before the pass; one that fails all the same moves nothing.
-    let tags = render(seen.spec, image, good.build, &good.fingerprint).unwrap_or_default();
+    let tags = render(input.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
     let current = decision.state == ImageState::Current;
     let target = |tag: Tag| {
-        let digest = if tag.immutable { current.then_some(good.digest.as_str()) } else { decision.promoted() };
+        let digest = if tag.immutable { current.then_some(verified.digest.as_str()) } else { decision.promoted() };
         Some((tag, digest?))
     };
     tags.into_iter().filter_map(target).collect()
 }
 
 fn moved(
-    sight: &ImageSight<'_>,
+    observed: &ObservedImage<'_>,
     tag: Tag,
     digest: &str,
     now: Timestamp,
     wake_at: &mut Option<Timestamp>,
 ) -> Option<TagMove> {
-    let record = sight.record.into_iter().flat_map(|record| &record.tags).find(|record| record.tag == tag.name);
+    let record = observed.record.into_iter().flat_map(|record| &record.tags).find(|record| record.tag == tag.name);
     let recorded = record.is_some_and(|record| record.digest == digest);
-    let moved_to = match sight.tags.get(&tag.name) {
-        Some(TagSight::Faulty(_, retry_at)) if *retry_at > now => {
+    let moved_to = match observed.tags.get(&tag.name) {
+        Some(ObservedTag::Failed(_, retry_at)) if *retry_at > now => {
             *wake_at = Some(wake_at.map_or(*retry_at, |at| at.min(*retry_at)));
             return None;
         }
         // Whatever is recorded: only another try tells whether it stands where it must.
-        Some(TagSight::Faulty(..)) => None,
-        Some(TagSight::Taken(_)) if tag.immutable => return None,
-        Some(TagSight::At(at)) if at == digest => {
+        Some(ObservedTag::Failed(..)) => None,
+        Some(ObservedTag::Taken(_)) if tag.immutable => return None,
+        Some(ObservedTag::At(at)) if at == digest => {
             if recorded {
                 return None;
             }
             None
         }
-        Some(TagSight::At(at)) if recorded && !tag.immutable => Some(at.clone()),
+        Some(ObservedTag::At(at)) if recorded && !tag.immutable => Some(at.clone()),
         _ if recorded => return None,
         _ => None,
     };

@@ -2,13 +2,15 @@
 
 use jiff::Timestamp;
 
-use super::{
-    causes::short,
-    observation::{Observation, SeenDigest, UpstreamSight},
-};
-use crate::api::{
-    AdoptedDigest, Approval, CandidateDigest, Cause, CauseType, Upstream, UpstreamStatus,
-    condition::{MAX_MESSAGE, reason, shorten},
+use crate::{
+    api::{
+        AdoptedDigest, Approval, CandidateDigest, Cause, CauseType, Upstream, UpstreamStatus,
+        condition::{MAX_MESSAGE, reason, shorten},
+    },
+    engine::{
+        causes::short,
+        input::{DecideInput, ObservedDigest, ObservedUpstream},
+    },
 };
 
 /// The upstreams before anything new is adopted, and when the first of their gates opens by itself.
@@ -22,18 +24,18 @@ pub struct Followed {
 
 /// Looks at every upstream. `known` are the upstreams as they were recorded, with what requests have changed of them.
 #[must_use]
-pub fn follow(seen: &Observation<'_>, known: &[UpstreamStatus], now: Timestamp) -> Followed {
-    let mut followed = Followed { upstreams: Vec::with_capacity(seen.upstreams.len()), wake_at: None };
-    for (upstream, sight) in seen.spec.upstreams.iter().zip(&seen.upstreams) {
+pub fn follow(input: &DecideInput<'_>, known: &[UpstreamStatus], now: Timestamp) -> Followed {
+    let mut followed = Followed { upstreams: Vec::with_capacity(input.upstreams.len()), wake_at: None };
+    for (upstream, observed) in input.spec.upstreams.iter().zip(&input.upstreams) {
         let known = known.iter().find(|known| known.name == upstream.name);
-        let (status, wake_at) = one(upstream, sight, known, now);
+        let (status, wake_at) = one(upstream, observed, known, now);
         followed.upstreams.push(status);
         followed.wake_at = [followed.wake_at, wake_at].into_iter().flatten().min();
     }
     followed
 }
 
-/// Whether the candidate may be adopted as soon as the wave's own gates open.
+/// Whether the candidate may be adopted as soon as the cascade's own gates open.
 #[must_use]
 pub fn eligible(upstream: &UpstreamStatus) -> bool {
     upstream.candidate.is_some() && upstream.reason.is_none()
@@ -79,7 +81,7 @@ fn held<'a>(upstream: &'a Upstream, known: Option<&'a UpstreamStatus>, now: Time
 
 fn one(
     upstream: &Upstream,
-    sight: &UpstreamSight,
+    observed: &ObservedUpstream,
     known: Option<&UpstreamStatus>,
     now: Timestamp,
 ) -> (UpstreamStatus, Option<Timestamp>) {
@@ -102,27 +104,28 @@ fn one(
     {
         status.adopted = Some(AdoptedDigest { digest: digest.into(), first_seen: Some(now), since: Some(now) });
     }
-    if let Some(digest) = &sight.seen {
+    if let Some(digest) = &observed.newest {
         offer(&mut status, digest, hold.is_some(), now);
     }
-    let old_enough = explain(&mut status, upstream, sight, hold.as_ref(), now);
+    let old_enough = explain(&mut status, upstream, observed, hold.as_ref(), now);
     let wake_at = hold.and_then(|hold| hold.until).into_iter().chain(old_enough).min();
     (status, wake_at)
 }
 
 /// Takes note of the newest digest: as the first, as a candidate, or as what is in use already.
-fn offer(status: &mut UpstreamStatus, seen: &SeenDigest, held: bool, now: Timestamp) {
-    let complete = seen.missing_platforms.is_empty();
+fn offer(status: &mut UpstreamStatus, input: &ObservedDigest, held: bool, now: Timestamp) {
+    let complete = input.missing_platforms.is_empty();
     match &status.adopted {
         None if complete && !held => {
-            let first_seen = Some(seen.first_seen);
-            status.adopted = Some(AdoptedDigest { digest: seen.digest.clone(), first_seen, since: Some(now) });
+            let first_seen = Some(input.first_seen);
+            status.adopted = Some(AdoptedDigest { digest: input.digest.clone(), first_seen, since: Some(now) });
             status.candidate = None;
         }
-        Some(adopted) if adopted.digest == seen.digest => status.candidate = None,
-        _ if status.candidate.as_ref().is_some_and(|candidate| candidate.digest == seen.digest) => {}
+        Some(adopted) if adopted.digest == input.digest => status.candidate = None,
+        _ if status.candidate.as_ref().is_some_and(|candidate| candidate.digest == input.digest) => {}
         _ => {
-            status.candidate = Some(CandidateDigest { digest: seen.digest.clone(), first_seen: Some(seen.first_seen) });
+            status.candidate =
+                Some(CandidateDigest { digest: input.digest.clone(), first_seen: Some(input.first_seen) });
         }
     }
 }
@@ -132,7 +135,7 @@ fn offer(status: &mut UpstreamStatus, seen: &SeenDigest, held: bool, now: Timest
 fn explain(
     status: &mut UpstreamStatus,
     upstream: &Upstream,
-    sight: &UpstreamSight,
+    observed: &ObservedUpstream,
     hold: Option<&Held<'_>>,
     now: Timestamp,
 ) -> Option<Timestamp> {
@@ -140,8 +143,8 @@ fn explain(
     let confirmed = status
         .candidate
         .as_ref()
-        .is_none_or(|candidate| sight.seen.as_ref().is_some_and(|seen| seen.digest == candidate.digest));
-    let missing: &[String] = sight.seen.as_ref().map_or(&[], |seen| &seen.missing_platforms);
+        .is_none_or(|candidate| observed.newest.as_ref().is_some_and(|newest| newest.digest == candidate.digest));
+    let missing: &[String] = observed.newest.as_ref().map_or(&[], |newest| &newest.missing_platforms);
     let old_enough = status.candidate.as_ref().map(|candidate| {
         let first_seen = candidate.first_seen.unwrap_or(now);
         first_seen.saturating_add(upstream.minimum_age.signed()).unwrap_or(Timestamp::MAX)
@@ -156,8 +159,8 @@ fn explain(
     } else if let (false, Some(candidate)) = (missing.is_empty(), &status.candidate) {
         let message = format!("{} does not offer {} yet", short(&candidate.digest), missing.join(", "));
         (reason::PLATFORM_MISSING, message)
-    } else if let (false, Some(fault)) = (confirmed, &sight.fault) {
-        (fault.reason, fault.message.clone())
+    } else if let (false, Some(problem)) = (confirmed, &observed.problem) {
+        (problem.reason, problem.message.clone())
     } else if !confirmed {
         (reason::RESOLVING, "the newer digest is looked at again before it is used".to_owned())
     } else if let (Some(at), Some(candidate)) = (young, &status.candidate) {
@@ -169,8 +172,8 @@ fn explain(
             candidate.digest, upstream.name
         );
         (reason::AWAITING_APPROVAL, message)
-    } else if let (None, Some(fault)) = (&status.candidate, &sight.fault) {
-        (fault.reason, fault.message.clone())
+    } else if let (None, Some(problem)) = (&status.candidate, &observed.problem) {
+        (problem.reason, problem.message.clone())
     } else {
         return None;
     };

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::{
-    Fault,
-    blueprint::{Blueprint, repository},
-    tags,
-    windows::Windows,
-};
 use crate::{
     api::{ImageFamilySpec, condition::reason},
+    engine::{
+        Problem,
+        blueprint::{Blueprint, repository},
+        cascade::windows::Windows,
+        tags,
+    },
     lineage::{Lineage, LineageError},
 };
 
@@ -19,14 +19,14 @@ const ANY_BUILD: i64 = 0;
 const ANY_FINGERPRINT: &str = "000000000000";
 
 /// What follows from a spec, or the first thing that is wrong with it.
-pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Fault> {
+pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
     let lineage = Lineage::new(spec).map_err(|error| {
         let reason = match error {
             LineageError::Cycle { .. } => reason::CYCLE,
             LineageError::UnknownParent { .. } => reason::UNKNOWN_PARENT,
             LineageError::DuplicateName { .. } => reason::INVALID_SPEC,
         };
-        Fault { reason, message: error.to_string() }
+        Problem { reason, message: error.to_string() }
     })?;
     let mut owners: HashMap<String, &str> = HashMap::new();
     for (image, claim) in claims(spec)? {
@@ -34,19 +34,19 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Fault> {
             let message = format!(
                 "spec.images[{image}].tags: {claim} is already claimed by the image `{first}`; give one of them another tag or `path`"
             );
-            return Err(Fault { reason: reason::TAG_COLLISION, message });
+            return Err(Problem { reason: reason::TAG_COLLISION, message });
         }
     }
-    if let Some(fault) = own_tag_followed(spec, &lineage, &owners) {
-        return Err(fault);
+    if let Some(problem) = own_tag_followed(spec, &lineage, &owners) {
+        return Err(problem);
     }
     if let Some(export) = spec.exports.iter().find(|export| !spec.images.iter().any(|image| image.name == export.image))
     {
         let message =
             format!("spec.exports names the image `{}`, which the family does not have; correct it", export.image);
-        return Err(Fault { reason: reason::INVALID_SPEC, message });
+        return Err(Problem { reason: reason::INVALID_SPEC, message });
     }
-    let invalid = |message: String| Fault { reason: reason::INVALID_SPEC, message };
+    let invalid = |message: String| Problem { reason: reason::INVALID_SPEC, message };
     let policy = &spec.policy;
     if policy.settle > policy.max_settle {
         let message = "spec.policy.settle is longer than spec.policy.maxSettle: shorten one or lengthen the other";
@@ -60,7 +60,7 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Fault> {
 }
 
 /// An upstream that follows a tag of an image that stands on it: each build would set off the next.
-fn own_tag_followed(spec: &ImageFamilySpec, lineage: &Lineage, owners: &HashMap<String, &str>) -> Option<Fault> {
+fn own_tag_followed(spec: &ImageFamilySpec, lineage: &Lineage, owners: &HashMap<String, &str>) -> Option<Problem> {
     spec.upstreams.iter().enumerate().find_map(|(index, upstream)| {
         let (tag, image) = owners.get_key_value(&upstream.reference())?;
         let place = spec.images.iter().position(|of| of.name == **image)?;
@@ -69,17 +69,17 @@ fn own_tag_followed(spec: &ImageFamilySpec, lineage: &Lineage, owners: &HashMap<
             "spec.upstreams[{}] follows {tag}, a tag of the image `{image}`, which stands on it, so that each build would set off the next: name the image in `from`, or follow another tag",
             upstream.name
         );
-        (below.get(place) == Some(&true)).then_some(Fault { reason: reason::CYCLE, message })
+        (below.get(place) == Some(&true)).then_some(Problem { reason: reason::CYCLE, message })
     })
 }
 
 /// The tags that a spec claims, each as `(image, repository:tag)`; a tag that names the build claims all its numbers.
-pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<(&str, String)>, Fault> {
+pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<(&str, String)>, Problem> {
     let mut claims = Vec::new();
     for image in &spec.images {
         let tags = tags::render(spec, image, ANY_BUILD, ANY_FINGERPRINT).map_err(|error| {
             let message = format!("spec.images[{}].tags: {error}", image.name);
-            Fault { reason: reason::INVALID_TAG_TEMPLATE, message }
+            Problem { reason: reason::INVALID_TAG_TEMPLATE, message }
         })?;
         let repository = repository(spec, image);
         claims.extend(tags.into_iter().map(|tag| (image.name.as_str(), format!("{repository}:{}", tag.name))));
@@ -114,10 +114,10 @@ mod tests {
     fn one_tag_has_one_owner() {
         assert!(validate(&spec(&[("a", None, "latest"), ("b", None, "latest")])).is_ok());
         assert!(validate(&spec(&[("a", None, "1"), ("b", Some("a"), "2")])).is_ok());
-        let fault =
+        let problem =
             validate(&spec(&[("a", None, "r{{ build }}"), ("b", Some("a"), "r{{ build }}")])).expect_err("collision");
-        assert_eq!(fault.reason, reason::TAG_COLLISION);
-        assert!(fault.message.contains("registry.example.com/platform/a:r0"), "{}", fault.message);
+        assert_eq!(problem.reason, reason::TAG_COLLISION);
+        assert!(problem.message.contains("registry.example.com/platform/a:r0"), "{}", problem.message);
     }
 
     #[test]
@@ -135,17 +135,17 @@ mod tests {
             spec.images[1].from.push(Edge { upstream: Some("own".into()), ..Edge::default() });
             validate(&spec)
         };
-        let fault = following("b", "latest").expect_err("a circle");
-        assert_eq!(fault.reason, reason::CYCLE);
-        assert!(fault.message.contains("registry.example.com/platform/b:latest"), "{}", fault.message);
+        let problem = following("b", "latest").expect_err("a circle");
+        assert_eq!(problem.reason, reason::CYCLE);
+        assert!(problem.message.contains("registry.example.com/platform/b:latest"), "{}", problem.message);
         assert!(following("b", "seed").is_ok(), "somebody else's tag");
         assert!(following("a", "latest").is_ok(), "it does not stand on it");
     }
 
     #[test]
     fn an_unknown_variable_names_the_image() {
-        let fault = validate(&spec(&[("a", None, "{{ vers }}")])).expect_err("unknown");
-        assert_eq!(fault.reason, reason::INVALID_TAG_TEMPLATE);
-        assert!(fault.message.starts_with("spec.images[a].tags: `{{ vers }}`"), "{}", fault.message);
+        let problem = validate(&spec(&[("a", None, "{{ vers }}")])).expect_err("unknown");
+        assert_eq!(problem.reason, reason::INVALID_TAG_TEMPLATE);
+        assert!(problem.message.starts_with("spec.images[a].tags: `{{ vers }}`"), "{}", problem.message);
     }
 }

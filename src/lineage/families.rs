@@ -12,10 +12,12 @@ use petgraph::{
     graph::{DiGraph, NodeIndex},
 };
 
-use super::graph::spelled;
-use crate::api::{
-    Edge, ImageFamily, ImageFamilySpec,
-    condition::{Fault, reason},
+use crate::{
+    api::{
+        Edge, ImageFamily, ImageFamilySpec,
+        condition::{Problem, reason},
+    },
+    lineage::graph::spelled,
 };
 
 /// The most images of all families that a walk looks at.
@@ -41,24 +43,24 @@ pub struct ImageName {
 
 /// What is known of a family.
 #[derive(Clone, Debug)]
-pub enum Sighted {
+pub enum FamilyLookup {
     /// It is there.
     Family(Arc<ImageFamily>),
     /// There is none of this name.
     Missing,
     /// Its namespace is not watched.
-    OutOfSight,
+    NotWatched,
 }
 
 /// Families by name.
 pub trait Families {
     /// The family of this name.
-    fn family(&self, name: &FamilyName) -> Sighted;
+    fn family(&self, name: &FamilyName) -> FamilyLookup;
 }
 
 /// Why an image of another family can't be used.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum ImportFault {
+pub enum ImportProblem {
     /// `family` names the family itself.
     #[error("spec.images[{by}].from names the image `{image}` of this very family: leave `family` out")]
     Own {
@@ -81,7 +83,7 @@ pub enum ImportFault {
     #[error(
         "spec.images[{by}].from names the ImageFamily {family}, whose namespace this operator does not watch: have it watched, or name a family of another one"
     )]
-    OutOfSight {
+    NotWatched {
         /// The image whose `from` it is.
         by: String,
         /// The family.
@@ -142,7 +144,7 @@ pub enum ImportFault {
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
     /// Each of these images once, in the order in which they are first named, with what is wrong with it.
-    pub imports: Vec<(ImageName, Option<ImportFault>)>,
+    pub imports: Vec<(ImageName, Option<ImportProblem>)>,
     /// The other families that this depends on, sorted by name.
     pub consulted: Vec<Consulted>,
 }
@@ -188,21 +190,21 @@ pub fn check_imports(of: &FamilyName, spec: &ImageFamilySpec, families: &impl Fa
             });
         }
     }
-    let mut imports: Vec<(ImageName, Option<ImportFault>)> = named
+    let mut imports: Vec<(ImageName, Option<ImportProblem>)> = named
         .into_iter()
         .map(|(import, by)| {
             let by = spec.images.get(by).map_or("", |image| image.name.as_str());
-            let fault = walk.usable(of, by, &import).err();
-            (import, fault)
+            let problem = walk.usable(of, by, &import).err();
+            (import, problem)
         })
         .collect();
-    if imports.iter().any(|(_, fault)| fault.is_none()) {
+    if imports.iter().any(|(_, problem)| problem.is_none()) {
         let complete = walk.climb();
         let cycles = walk.cycles();
-        for (import, fault) in imports.iter_mut().filter(|(_, fault)| fault.is_none()) {
-            *fault = match (cycles.get(import), complete) {
-                (Some(path), _) => Some(ImportFault::Cycle { path: path.clone() }),
-                (None, false) => Some(ImportFault::TooMany),
+        for (import, problem) in imports.iter_mut().filter(|(_, problem)| problem.is_none()) {
+            *problem = match (cycles.get(import), complete) {
+                (Some(path), _) => Some(ImportProblem::Cycle { path: path.clone() }),
+                (None, false) => Some(ImportProblem::TooMany),
                 (None, true) => None,
             };
         }
@@ -282,40 +284,40 @@ impl<'a, F: Families> Walk<'a, F> {
     }
 
     /// The place of an image of another family that a family may use.
-    fn usable(&mut self, of: &FamilyName, by: &str, import: &ImageName) -> Result<Place, ImportFault> {
+    fn usable(&mut self, of: &FamilyName, by: &str, import: &ImageName) -> Result<Place, ImportProblem> {
         let ImageName { family: name, image } = import;
         let (by, family, image) = (by.to_owned(), name.clone(), image.clone());
         if name == of {
-            return Err(ImportFault::Own { by, image });
+            return Err(ImportProblem::Own { by, image });
         }
         let index = match self.indices.get(name) {
             Some(index) => *index,
             None => match self.find(name) {
                 Some(index) => index,
-                None => return Err(ImportFault::OutOfSight { by, family }),
+                None => return Err(ImportProblem::NotWatched { by, family }),
             },
         };
-        let Some(spec) = self.spec(index) else { return Err(ImportFault::NoFamily { by, family }) };
+        let Some(spec) = self.spec(index) else { return Err(ImportProblem::NoFamily { by, family }) };
         let Some(place) = self.known.get(index).and_then(|known| known.places.get(&image)) else {
-            return Err(ImportFault::NoImage { by, family, image });
+            return Err(ImportProblem::NoImage { by, family, image });
         };
         let Some(export) = spec.exports.iter().find(|export| export.image == image) else {
-            return Err(ImportFault::NotExported { by, family, image });
+            return Err(ImportProblem::NotExported { by, family, image });
         };
         let listed = |namespace: &String| namespace == "*" || *namespace == of.namespace;
         if name.namespace == of.namespace || export.namespaces.iter().any(listed) {
             Ok((index, *place))
         } else {
-            Err(ImportFault::NotToNamespace { by, family, image, namespace: of.namespace.clone() })
+            Err(ImportProblem::NotToNamespace { by, family, image, namespace: of.namespace.clone() })
         }
     }
 
     /// Looks a family up, once; `None` if its namespace is not seen, which may change only with the process.
     fn find(&mut self, name: &FamilyName) -> Option<usize> {
         let family = match self.families.family(name) {
-            Sighted::Family(family) => Some(family),
-            Sighted::Missing => None,
-            Sighted::OutOfSight => return None,
+            FamilyLookup::Family(family) => Some(family),
+            FamilyLookup::Missing => None,
+            FamilyLookup::NotWatched => return None,
         };
         let places = family.as_ref().map(|family| places(&family.spec)).unwrap_or_default();
         self.known.push(Known { family, places });
@@ -436,7 +438,7 @@ impl fmt::Display for ImageName {
     }
 }
 
-impl ImportFault {
+impl ImportProblem {
     /// Whether it is wrong whatever the other families are.
     #[must_use]
     pub const fn is_of_spec_alone(&self) -> bool {
@@ -444,9 +446,9 @@ impl ImportFault {
     }
 }
 
-impl From<ImportFault> for Fault {
-    fn from(fault: ImportFault) -> Self {
-        let reason = if fault.is_of_spec_alone() { reason::INVALID_SPEC } else { reason::IMPORT_REFUSED };
-        Self { reason, message: fault.to_string() }
+impl From<ImportProblem> for Problem {
+    fn from(problem: ImportProblem) -> Self {
+        let reason = if problem.is_of_spec_alone() { reason::INVALID_SPEC } else { reason::IMPORT_REFUSED };
+        Self { reason, message: problem.to_string() }
     }
 }

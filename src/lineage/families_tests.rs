@@ -7,10 +7,12 @@ use std::{
 
 use proptest::prelude::*;
 
-use super::families::*;
-use crate::api::{
-    Edge, Export, FamilyRef, Image, ImageFamily, ImageFamilySpec,
-    condition::{Fault, reason},
+use crate::{
+    api::{
+        Edge, Export, FamilyRef, Image, ImageFamily, ImageFamilySpec,
+        condition::{Problem, reason},
+    },
+    lineage::families::*,
 };
 
 /// Families by `namespace/name`.
@@ -18,11 +20,13 @@ use crate::api::{
 struct World(BTreeMap<String, ImageFamily>);
 
 impl Families for World {
-    fn family(&self, name: &FamilyName) -> Sighted {
+    fn family(&self, name: &FamilyName) -> FamilyLookup {
         if name.namespace == "hidden" {
-            return Sighted::OutOfSight;
+            return FamilyLookup::NotWatched;
         }
-        self.0.get(&name.to_string()).map_or(Sighted::Missing, |family| Sighted::Family(Arc::new(family.clone())))
+        self.0
+            .get(&name.to_string())
+            .map_or(FamilyLookup::Missing, |family| FamilyLookup::Family(Arc::new(family.clone())))
     }
 }
 
@@ -40,9 +44,9 @@ impl World {
     }
 
     /// What is wrong with each import, in words; empty for what is in order.
-    fn faults(&self, name: &str) -> Vec<String> {
+    fn problems(&self, name: &str) -> Vec<String> {
         let imports = self.check(name).imports.into_iter();
-        imports.map(|(_, fault)| fault.map_or_else(String::new, |fault| fault.to_string())).collect()
+        imports.map(|(_, problem)| problem.map_or_else(String::new, |problem| problem.to_string())).collect()
     }
 }
 
@@ -90,14 +94,14 @@ fn consent_is_for_an_image_and_a_namespace() {
         ("team-b/star", app("team-d/all.base"), &[]),
     ]);
     let python = "of team-a/python, which does not export it";
-    let own = world.faults("team-a/own");
+    let own = world.problems("team-a/own");
     assert_eq!((own[0].as_str(), own[1].as_str()), ("", ""), "its own namespace needs no more than the export");
     assert!(own[2].contains(&format!("spec.images[app].from names the image `secret` {python}: have it listed")));
-    let web = world.faults("team-b/web");
+    let web = world.problems("team-b/web");
     assert_eq!((web.len(), web[0].as_str()), (2, ""), "each import once");
     assert!(web[1].contains(&format!("`base` {python} to the namespace team-b")), "{web:?}");
     assert!(web[1].contains("spec.exports[base].namespaces"), "{web:?}");
-    assert_eq!(world.faults("team-b/star"), [""]);
+    assert_eq!(world.problems("team-b/star"), [""]);
 }
 
 #[test]
@@ -111,17 +115,18 @@ fn what_is_not_there_is_named() {
         ),
     ]);
     let survey = world.check("team-b/web");
-    let faults: Vec<Fault> = survey.imports.iter().filter_map(|(_, fault)| fault.clone()).map(Fault::from).collect();
+    let problems: Vec<Problem> =
+        survey.imports.iter().filter_map(|(_, problem)| problem.clone()).map(Problem::from).collect();
     let expected = [
         (reason::IMPORT_REFUSED, "the ImageFamily team-a/pyhton, which does not exist"),
         (reason::IMPORT_REFUSED, "the image `gone` of team-a/python, which has none of that name"),
         (reason::IMPORT_REFUSED, "the ImageFamily hidden/x, whose namespace this operator does not watch"),
         (reason::INVALID_SPEC, "the image `tool` of this very family: leave `family` out"),
     ];
-    assert_eq!(faults.len(), expected.len(), "{faults:?}");
-    for (fault, (reason, words)) in faults.iter().zip(expected) {
-        assert_eq!(fault.reason, reason);
-        assert!(fault.message.contains(words), "{}", fault.message);
+    assert_eq!(problems.len(), expected.len(), "{problems:?}");
+    for (problem, (reason, words)) in problems.iter().zip(expected) {
+        assert_eq!(problem.reason, reason);
+        assert!(problem.message.contains(words), "{}", problem.message);
     }
     let consulted: Vec<String> = survey.consulted.iter().map(|consulted| consulted.family.to_string()).collect();
     assert_eq!(consulted, ["team-a/pyhton", "team-a/python"], "also the one that may come to be");
@@ -135,15 +140,15 @@ fn a_circle_is_found_by_images_and_not_by_families() {
             ("ns/b", &[("y", "mid"), ("mid", "a.z")], &["y"]),
         ])
     };
-    assert_eq!(world("free").faults("ns/a"), [""], "two families may stand on each other");
-    assert_eq!(world("free").faults("ns/b"), [""]);
+    assert_eq!(world("free").problems("ns/a"), [""], "two families may stand on each other");
+    assert_eq!(world("free").problems("ns/b"), [""]);
 
     let circle = world("x");
     let spelled = "ns/a.x -> ns/b.y -> ns/b.mid -> ns/a.z -> ns/a.x";
-    assert!(circle.faults("ns/a")[0].contains(spelled), "{:?}", circle.faults("ns/a"));
-    assert!(circle.faults("ns/b")[0].contains("ns/b.mid -> ns/a.z -> ns/a.x -> ns/b.y -> ns/b.mid"));
-    let fault = circle.check("ns/a").imports.remove(0).1.map(Fault::from).expect("a fault");
-    assert_eq!(fault.reason, reason::IMPORT_REFUSED);
+    assert!(circle.problems("ns/a")[0].contains(spelled), "{:?}", circle.problems("ns/a"));
+    assert!(circle.problems("ns/b")[0].contains("ns/b.mid -> ns/a.z -> ns/a.x -> ns/b.y -> ns/b.mid"));
+    let problem = circle.check("ns/a").imports.remove(0).1.map(Problem::from).expect("a fault");
+    assert_eq!(problem.reason, reason::IMPORT_REFUSED);
     let above = circle.check("ns/a").consulted.remove(0);
     assert_eq!((above.family.to_string().as_str(), above.images.len()), ("ns/b", 2), "the images that it depends on");
 }
@@ -158,12 +163,12 @@ fn a_circle_further_up_is_the_matter_of_those_on_it() {
         ])
     };
     let world = families(&["w", "free"]);
-    assert_eq!(world.faults("ns/leaf"), ["", ""]);
-    assert!(world.faults("ns/b")[0].contains("ns/b.y -> ns/c.w -> ns/b.y"));
+    assert_eq!(world.problems("ns/leaf"), ["", ""]);
+    assert!(world.problems("ns/b")[0].contains("ns/b.y -> ns/c.w -> ns/b.y"));
     // What is refused is never built from, so that nobody can close a circle around those who have not consented.
     let withdrawn = families(&["free"]);
-    assert!(withdrawn.faults("ns/b")[0].contains("does not export it"));
-    assert_eq!(withdrawn.faults("ns/c"), [""]);
+    assert!(withdrawn.problems("ns/b")[0].contains("does not export it"));
+    assert_eq!(withdrawn.problems("ns/c"), [""]);
 }
 
 #[test]
@@ -178,8 +183,8 @@ fn the_work_is_bounded() {
         ("ns/app", &[("app", &format!("tall.{top}"))], &[]),
         ("ns/low", &[("app", "tall.i0")], &[]),
     ]);
-    assert_eq!(world.check("ns/app").imports[0].1, Some(ImportFault::TooMany));
-    assert_eq!(world.faults("ns/low"), [""], "a chain is followed upwards only");
+    assert_eq!(world.check("ns/app").imports[0].1, Some(ImportProblem::TooMany));
+    assert_eq!(world.problems("ns/low"), [""], "a chain is followed upwards only");
 }
 
 /// Families `n0/f0` to `n1/f3` of four images each. In a family edges go to earlier images; between families anywhere.
@@ -255,7 +260,7 @@ proptest! {
     fn agrees_with_the_naive_check(world in worlds()) {
         for (name, family) in &world.0 {
             let of = family_name(name);
-            for (wanted, fault) in world.check(name).imports {
+            for (wanted, problem) in world.check(name).imports {
                 let consent = consents(&world, &of, &wanted);
                 let users = family.spec.images.iter().filter(|image| {
                     image.from.iter().any(|edge| import(&of, edge).as_ref() == Some(&wanted))
@@ -263,14 +268,14 @@ proptest! {
                 let circle = consent && users.into_iter().any(|user| {
                     reaches(&world, &wanted, &ImageName { family: of.clone(), image: user.name.clone() })
                 });
-                match &fault {
+                match &problem {
                     None => prop_assert!(consent && !circle, "{name}: {wanted} passes"),
-                    Some(ImportFault::Cycle { path }) => {
+                    Some(ImportProblem::Cycle { path }) => {
                         prop_assert!(circle, "{name}: {path:?} is no circle");
                         prop_assert_eq!(path.first(), path.last());
                         prop_assert_eq!(&path[1], &wanted.to_string());
                     }
-                    Some(ImportFault::NotExported { .. } | ImportFault::NotToNamespace { .. }) => prop_assert!(!consent),
+                    Some(ImportProblem::NotExported { .. } | ImportProblem::NotToNamespace { .. }) => prop_assert!(!consent),
                     Some(other) => prop_assert!(false, "{other}"),
                 }
             }

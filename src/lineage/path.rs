@@ -1,9 +1,9 @@
-//! The chain of builds that a wave waited for.
+//! The chain of builds that a cascade waited for.
 
-use super::{Lineage, Parent};
+use crate::lineage::{Lineage, Parent};
 
-/// The critical path of a wave, first image first: from the image that finished last back along the parent that finished
-/// last. `finished` gives the end of an image's build in this wave, in any unit; `None` for an image that it did not build.
+/// The critical path of a cascade, first image first: from the image that finished last back along the parent that finished
+/// last. `finished` gives the end of an image's build in this cascade, in any unit; `None` for an image that it did not build.
 #[must_use]
 pub fn critical_path(lineage: &Lineage, finished: impl Fn(usize) -> Option<i64>) -> Vec<usize> {
     let latest = |images: &mut dyn Iterator<Item = usize>| {

@@ -16,18 +16,20 @@ use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
-use super::{
-    Config, Descriptor, Digest, Error, ImageConfig, ImageManifest, Keychain, Manifest, Reference,
-    config::{Endpoint, Purpose},
-    cooldown::Cooldown,
-    credentials::Identity,
-    error::Asked,
-    http::{Answer, Http, Request},
-    manifest,
-    token::{self, Challenge, Grant, Grants},
-    transport::{Network, Transport},
+use crate::{
+    clock::Clock,
+    registry::{
+        Config, Descriptor, Digest, Error, ImageConfig, ImageManifest, Keychain, Manifest, Reference,
+        config::{Endpoint, Purpose},
+        cooldown::Cooldown,
+        credentials::Identity,
+        error::Asked,
+        http::{Answer, Http, Request},
+        manifest,
+        token::{self, Challenge, Grant, Grants},
+        transport::{Network, Transport},
+    },
 };
-use crate::clock::Clock;
 
 /// The most bytes of a manifest, the size that the distribution specification asks registries to take at least.
 pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;

@@ -6,11 +6,13 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use super::{
-    fault_registry::{FaultRegistry, Reply, Seen, reply},
-    *,
+use crate::{
+    api::condition::reason,
+    registry::{
+        fault_registry::{FaultRegistry, Reply, Seen, reply},
+        *,
+    },
 };
-use crate::api::condition::reason;
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2},"layers":[]}"#;
 const TAG: &str = "/v2/team/app/manifests/1";
@@ -279,7 +281,7 @@ async fn garbage() {
         })
         .await;
         let error = client(&registry).manifest(&image(registry.address), &none()).await.expect_err(body);
-        assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_GARBAGE, false));
+        assert_eq!((error.reason(), error.is_transient()), (reason::INVALID_REGISTRY_RESPONSE, false));
         assert!(error.to_string().contains(problem) && !error.to_string().contains("hunter2"), "{error}");
     }
     // Asked for by digest, the answer must be that digest, whatever its header says.
@@ -292,7 +294,7 @@ async fn garbage() {
         } else {
             client.head(&image, &none()).await.map(|_| ())
         };
-        assert_eq!(result.expect_err("wrong digest").reason(), reason::REGISTRY_GARBAGE);
+        assert_eq!(result.expect_err("wrong digest").reason(), reason::INVALID_REGISTRY_RESPONSE);
     }
 }
 
@@ -358,7 +360,7 @@ async fn a_redirect_to_another_host_goes_without_the_credential() {
 async fn a_redirect_without_end() {
     let registry = FaultRegistry::start(|seen| reply(302, &[("location", &seen.target)], Body::empty())).await;
     let error = client(&registry).manifest(&image(registry.address), &none()).await.expect_err("loop");
-    assert_eq!(error.reason(), reason::REGISTRY_GARBAGE);
+    assert_eq!(error.reason(), reason::INVALID_REGISTRY_RESPONSE);
     assert_eq!(registry.requests().len(), 6);
 }
 

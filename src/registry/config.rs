@@ -7,8 +7,7 @@ use std::{collections::BTreeMap, str::FromStr};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::reference::DOCKER_HUB;
-use crate::api::Duration;
+use crate::{api::Duration, registry::reference::DOCKER_HUB};
 
 /// The host that serves Docker Hub's registry API; `docker.io` itself does not.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";

@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Digest, ImageConfig, ImageManifest, Platform};
+use crate::registry::{Digest, ImageConfig, ImageManifest, Platform};
 
 /// Keys of a configuration's `config` that builders fill with leftovers of the container that they built in. A user of the
 /// image does not meet them. What is not listed counts: a cascade that goes on needlessly is better than one that stops.

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{config::Endpoint, credentials::Identity};
+use crate::registry::{config::Endpoint, credentials::Identity};
 
 /// The most registries and credentials that are remembered.
 const MAX_KEPT: usize = 4096;

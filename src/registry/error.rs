@@ -99,7 +99,7 @@ impl Error {
             Self::Denied { .. } | Self::Refused { .. } => reason::REGISTRY_DENIED,
             Self::NotFound { .. } => reason::IMAGE_NOT_FOUND,
             Self::TooLarge { .. } => reason::MANIFEST_TOO_LARGE,
-            Self::Garbage { .. } => reason::REGISTRY_GARBAGE,
+            Self::Garbage { .. } => reason::INVALID_REGISTRY_RESPONSE,
             Self::Unavailable { .. } | Self::Setup(_) => reason::REGISTRY_UNAVAILABLE,
         }
     }
@@ -251,7 +251,7 @@ mod tests {
             (412, reason::REGISTRY_DENIED, false),
             (429, reason::REGISTRY_UNAVAILABLE, true),
             (500, reason::REGISTRY_UNAVAILABLE, true),
-            (204, reason::REGISTRY_GARBAGE, false),
+            (204, reason::INVALID_REGISTRY_RESPONSE, false),
         ] {
             let error = asked.status(StatusCode::from_u16(status).expect("status"), "said".into(), None);
             assert_eq!((error.reason(), error.is_transient()), (expected, transient), "{status}");

@@ -13,13 +13,15 @@ use jiff::{Timestamp, fmt::rfc2822};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
-use super::{
-    Error,
-    config::{Config, authority},
-    error::{Asked, said},
-    transport::{Body, Outgoing, Transport},
+use crate::{
+    clock::Clock,
+    registry::{
+        Error,
+        config::{Config, authority},
+        error::{Asked, said},
+        transport::{Body, Outgoing, Transport},
+    },
 };
-use crate::clock::Clock;
 
 /// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 5;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{Digest, Platform, content::Noticeable};
+use crate::registry::{Digest, Platform, content::Noticeable};
 
 /// Media type of an OCI index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -92,7 +92,7 @@ pub struct ImageConfig {
     pub platform: Platform,
     /// The digests of its layers, uncompressed, the lowest first.
     pub diff_ids: Vec<Digest>,
-    /// Hash of what a user would notice of the image: see [`ContentIdentity::content`](super::ContentIdentity::content).
+    /// Hash of what a user would notice of the image: see [`ContentIdentity::content`](crate::registry::ContentIdentity::content).
     pub content: Digest,
 }
 

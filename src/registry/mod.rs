@@ -11,10 +11,10 @@ mod cooldown;
 mod credentials;
 mod digest;
 mod error;
-mod fault;
 mod http;
 mod manifest;
 mod platform;
+mod problem;
 mod reference;
 mod token;
 mod transport;
@@ -24,7 +24,7 @@ mod client_tests;
 #[cfg(test)]
 pub(crate) mod fault_registry;
 
-pub use self::{
+pub use crate::registry::{
     client::{Client, MAX_MANIFEST},
     config::{Config, ConfigError, Mirror},
     content::{ContentIdentity, PlatformImage},

@@ -7,7 +7,7 @@ use std::{fmt, str::FromStr};
 
 use oci_distribution::Reference as OciReference;
 
-use super::Digest;
+use crate::registry::Digest;
 
 /// The name that Docker Hub has in references.
 pub(super) const DOCKER_HUB: &str = "docker.io";

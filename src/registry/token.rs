@@ -20,7 +20,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 
-use super::{
+use crate::registry::{
     Error,
     config::{Config, Endpoint, Purpose, authority},
     credentials::{Credential, Identity},

@@ -1,6 +1,6 @@
 //! How a request leaves the process and its answer comes back, without a word on what either means.
 //!
-//! A seam: the limits, redirects and tokens of [`http`](super::http) are the same over any transport.
+//! A seam: the limits, redirects and tokens of [`http`](crate::registry::http) are the same over any transport.
 
 use std::error::Error as _;
 
@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Response};
 use reqwest::redirect::Policy;
 use url::Url;
 
-use super::{Config, Error};
+use crate::registry::{Config, Error};
 
 /// A request as it leaves.
 #[derive(Clone, Debug)]

@@ -19,8 +19,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{Change, WorkloadKey, WorkloadPatch};
-use crate::api::{WorkloadKind, condition::shorten, labels};
+use crate::{
+    api::{WorkloadKind, condition::shorten, labels},
+    rollout::{Change, WorkloadKey, WorkloadPatch},
+};
 
 /// The longest that one change may take.
 const TIMEOUT: Duration = Duration::from_secs(10);

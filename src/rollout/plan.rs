@@ -5,14 +5,16 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Progress, Workload, WorkloadKey,
-    repository::{names_digest, normalise},
-    workload::Container,
+use crate::{
+    api::{Rollout, RolloutMode, RolloutRecord, RolloutState, WorkloadKind, condition::shorten, labels},
+    rollout::{
+        Progress, Workload, WorkloadKey,
+        repository::{names_digest, normalise},
+        workload::Container,
+    },
 };
-use crate::api::{Rollout, RolloutMode, RolloutRecord, RolloutState, WorkloadKind, condition::shorten, labels};
 
-/// The most workloads that one image moves; as many as `FamilyImageStatus::rollouts` holds.
+/// The most workloads that one image moves; as many as `ManagedImageStatus::rollouts` holds.
 pub const MAX_WORKLOADS: usize = 64;
 /// The most characters of a record's message.
 const MAX_MESSAGE: usize = 256;

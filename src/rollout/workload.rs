@@ -12,8 +12,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-use super::Progress;
-use crate::api::{WorkloadKind, labels};
+use crate::{
+    api::{WorkloadKind, labels},
+    rollout::Progress,
+};
 
 /// Which workload; written as `Kind namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -55,7 +55,7 @@ pub enum BuildResult {
     InfrastructureFailed,
     /// Its inputs can't be built.
     InputRefused,
-    /// Its Job was ended before its end: by a request, for a newer wave, or by somebody else.
+    /// Its Job was ended before its end: by a request, for a newer cascade, or by somebody else.
     Cancelled,
 }
 
@@ -163,9 +163,9 @@ impl Metrics {
     fn register(&self) -> Registry {
         let mut all = Registry::with_prefix("groundswell");
         all.register_collector(Box::new(self.fleet.clone()));
-        all.register("cascades_started", "Waves of builds that began", self.cascades_started.clone());
-        all.register("cascades_finished", "Waves of builds that ended, by outcome", self.cascades_finished.clone());
-        all.register("cascade_duration_seconds", "Length of ended waves", self.cascade_seconds.clone());
+        all.register("cascades_started", "Cascades of builds that began", self.cascades_started.clone());
+        all.register("cascades_finished", "Cascades of builds that ended, by outcome", self.cascades_finished.clone());
+        all.register("cascade_duration_seconds", "Length of ended cascades", self.cascade_seconds.clone());
         all.register("builds", "Builds that ended, by result", self.builds.clone());
         let help = "Builds that only the operator's limits of builds at once keep from starting";
         all.register("builds_waiting_for_limits", help, self.builds_waiting.clone());
@@ -179,12 +179,12 @@ impl Metrics {
         all
     }
 
-    /// A wave began.
+    /// A cascade began.
     pub fn cascade_started(&self) {
         self.cascades_started.inc();
     }
 
-    /// A wave ended after `length`. A phase that is not an end is not counted.
+    /// A cascade ended after `length`. A phase that is not an end is not counted.
     pub fn cascade_finished(&self, phase: CascadePhase, length: Duration) {
         let outcome = match phase {
             CascadePhase::Running => return,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    api::condition::{Fault, reason},
+    api::condition::{Problem, reason},
     registry::{Client, Identity, Keychain, Kind, Platform, Reference},
 };
 
@@ -67,11 +67,11 @@ impl fmt::Debug for ImageKey {
 
 /// Asks where the tag stands. A HEAD, which registries do not count as a pull; the manifest itself is read only when the
 /// digest is a new one and platforms are asked for.
-pub async fn look(client: &Client, key: &ImageKey, last: Option<&UpstreamDigest>) -> Result<UpstreamDigest, Fault> {
+pub async fn look(client: &Client, key: &ImageKey, last: Option<&UpstreamDigest>) -> Result<UpstreamDigest, Problem> {
     let reference: Reference = key.reference.parse()?;
     let Some(found) = client.head(&reference, &key.keychain).await? else {
         let message = format!("{reference} does not exist in the registry; correct the image or the tag, or push it");
-        return Err(Fault { reason: reason::IMAGE_NOT_FOUND, message });
+        return Err(Problem { reason: reason::IMAGE_NOT_FOUND, message });
     };
     let digest = found.digest.to_string();
     if let Some(last) = last.filter(|last| last.digest == digest) {

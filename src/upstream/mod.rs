@@ -6,4 +6,4 @@ pub mod image;
 pub mod poll;
 
 pub use image::{ImageKey, UpstreamDigest, look};
-pub use poll::{Interest, Poller, Sighting};
+pub use poll::{Interest, Polled, Poller};

@@ -1,7 +1,7 @@
 //! Asking at intervals: one poll per distinct key, however many owners are interested, spread over time.
 //!
 //! Generic over what is asked: tags of images and revisions of sources are polled alike. An answer is kept as the last
-//! sighting of its key; owners are told when it changes, as a set, so that a storm of changes wakes each of them once.
+//! polled of its key; owners are told when it changes, as a set, so that a storm of changes wakes each of them once.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    api::condition::{Fault, reason},
+    api::condition::{Problem, reason},
     clock::Clock,
 };
 
@@ -41,18 +41,18 @@ pub struct Interest<K> {
 
 /// The last that was seen of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sighting<V> {
+pub struct Polled<V> {
     /// The last good answer.
     pub value: Option<V>,
     /// When this value was first seen by this process.
     pub first_seen: Timestamp,
     /// Why the last poll failed, if it did.
-    pub fault: Option<Fault>,
+    pub problem: Option<Problem>,
     /// When the last poll began.
     pub polled_at: Timestamp,
 }
 
-type Fetch<K, V> = Box<dyn Fn(K, Option<Arc<Sighting<V>>>) -> BoxFuture<'static, Result<V, Fault>> + Send + Sync>;
+type Fetch<K, V> = Box<dyn Fn(K, Option<Arc<Polled<V>>>) -> BoxFuture<'static, Result<V, Problem>> + Send + Sync>;
 
 /// Polls keys of type `K` for values of type `V` on behalf of owners of type `O`. Ends when it is dropped.
 pub struct Poller<K, V, O>(Arc<Shared<K, V, O>>);
@@ -84,7 +84,7 @@ struct Entry<V, O> {
     number: u64,
     /// Interested owners, each with its interval.
     owners: IndexMap<O, Duration>,
-    sighting: Option<Arc<Sighting<V>>>,
+    polled: Option<Arc<Polled<V>>>,
     failures: u32,
     /// How often it was asked for.
     polls: u64,
@@ -109,10 +109,10 @@ where
     pub fn start<F>(
         longest: Duration,
         clock: Clock,
-        fetch: impl Fn(K, Option<Arc<Sighting<V>>>) -> F + Send + Sync + 'static,
+        fetch: impl Fn(K, Option<Arc<Polled<V>>>) -> F + Send + Sync + 'static,
     ) -> Self
     where
-        F: Future<Output = Result<V, Fault>> + Send + 'static,
+        F: Future<Output = Result<V, Problem>> + Send + 'static,
     {
         let state = State {
             entries: HashMap::new(),
@@ -166,8 +166,8 @@ where
 
     /// What was last seen of a key; `None` before its first poll has ended.
     #[must_use]
-    pub fn latest(&self, key: &K) -> Option<Arc<Sighting<V>>> {
-        self.0.lock().entries.get(key)?.sighting.clone()
+    pub fn latest(&self, key: &K) -> Option<Arc<Polled<V>>> {
+        self.0.lock().entries.get(key)?.polled.clone()
     }
 
     /// Owners of keys whose value, or whose fault, has changed. For one listener.
@@ -213,7 +213,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> State<K, V, O> {
         let number = self.next_number;
         self.next_number += 1;
         let owners = IndexMap::from([(owner.clone(), interval)]);
-        let entry = Entry { number, owners, sighting: None, failures: 0, polls: 0, at: Some(now), last: None };
+        let entry = Entry { number, owners, polled: None, failures: 0, polls: 0, at: Some(now), last: None };
         self.entries.insert(key.clone(), entry);
         self.numbers.insert(number, key.clone());
         self.due.insert((now, number));
@@ -284,32 +284,32 @@ where
     O: Clone + Eq + Hash,
 {
     let polled_at = shared.clock.now();
-    let last = shared.lock().entries.get(&key).and_then(|entry| entry.sighting.clone());
+    let last = shared.lock().entries.get(&key).and_then(|entry| entry.polled.clone());
     let answer = timeout(shared.longest, (shared.fetch)(key.clone(), last)).await.unwrap_or_else(|_| {
         let message = format!("no answer within {} s", shared.longest.as_secs());
-        Err(Fault { reason: reason::REGISTRY_UNAVAILABLE, message })
+        Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message })
     });
 
     let mut state = shared.lock();
     let state = &mut *state;
     let Some(entry) = state.entries.get_mut(&key) else { return };
-    let before = entry.sighting.as_deref();
-    let sighting = match answer {
+    let before = entry.polled.as_deref();
+    let polled = match answer {
         Ok(value) => {
             entry.failures = 0;
             let same = before.filter(|before| before.value.as_ref() == Some(&value));
             let first_seen = same.map_or(polled_at, |before| before.first_seen);
-            Sighting { value: Some(value), first_seen, fault: None, polled_at }
+            Polled { value: Some(value), first_seen, problem: None, polled_at }
         }
-        Err(fault) => {
+        Err(problem) => {
             entry.failures = entry.failures.saturating_add(1);
             let first_seen = before.map_or(polled_at, |before| before.first_seen);
             let value = before.and_then(|before| before.value.clone());
-            Sighting { value, first_seen, fault: Some(fault), polled_at }
+            Polled { value, first_seen, problem: Some(problem), polled_at }
         }
     };
-    let told = before.is_none_or(|before| before.value != sighting.value || before.fault != sighting.fault);
-    entry.sighting = Some(Arc::new(sighting));
+    let told = before.is_none_or(|before| before.value != polled.value || before.problem != polled.problem);
+    entry.polled = Some(Arc::new(polled));
     entry.polls = entry.polls.wrapping_add(1);
     let spread = BuildHasherDefault::<DefaultHasher>::default().hash_one((entry.number, entry.polls));
     let at = Instant::now() + pause(entry.interval(), entry.failures, spread);
@@ -341,7 +341,7 @@ mod tests {
 
     struct Server {
         polls: AtomicUsize,
-        answer: Mutex<Result<u32, Fault>>,
+        answer: Mutex<Result<u32, Problem>>,
     }
 
     fn start() -> (Arc<Server>, Poller<&'static str, u32, &'static str>) {
@@ -394,16 +394,16 @@ mod tests {
         assert_eq!(changes.next().await, Some("a"));
         assert!(timeout(Duration::from_mins(1), changes.next()).await.is_err(), "nothing has changed");
         *server.answer.lock().expect("answer") =
-            Err(Fault { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() });
+            Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() });
         assert_eq!(changes.next().await, Some("a"));
-        let sighting = poller.latest(&"key").expect("a sighting");
-        assert_eq!((sighting.value, sighting.fault.is_some()), (Some(1), true));
+        let polled = poller.latest(&"key").expect("a polled");
+        assert_eq!((polled.value, polled.problem.is_some()), (Some(1), true));
         let before = server.polls.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(200)).await;
         assert!(server.polls.load(Ordering::SeqCst) - before < 10, "failures slow it down");
         *server.answer.lock().expect("answer") = Ok(2);
         assert_eq!(changes.next().await, Some("a"));
-        assert_eq!(poller.latest(&"key").expect("a sighting").value, Some(2));
+        assert_eq!(poller.latest(&"key").expect("a polled").value, Some(2));
     }
 
     #[tokio::test(start_paused = true)]
@@ -412,8 +412,8 @@ mod tests {
         let mut changes = Box::pin(poller.changes());
         poller.set_interests(&"a", every("silent", 10));
         assert_eq!(changes.next().await, Some("a"));
-        let fault = poller.latest(&"silent").expect("a sighting").fault.clone().expect("a fault");
-        assert!(fault.message.contains("within 5 s"), "{}", fault.message);
+        let problem = poller.latest(&"silent").expect("a polled").problem.clone().expect("a fault");
+        assert!(problem.message.contains("within 5 s"), "{}", problem.message);
     }
 
     #[tokio::test(start_paused = true)]

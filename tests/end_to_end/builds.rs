@@ -1,6 +1,6 @@
 //! Builds: the same inputs give the same image, and one that fails says why.
 
-use groundswell::api::{FamilyImageStatus, ImageState, condition::reason};
+use groundswell::api::{ImageState, ManagedImageStatus, condition::reason};
 use serde_json::json;
 
 use super::{
@@ -37,13 +37,13 @@ async fn a_failed_build_says_why_and_blocks_only_what_is_below() {
     let session = Session::shared().await;
     let scene = Scene::new(&session, "failures").await;
     let place = &scene.place;
-    let good = [image("base", "alpine"), image("beside", "base")];
+    let verified = [image("base", "alpine"), image("beside", "base")];
     let bad = |name: &str, dockerfile: &str| {
         let mut image = image(name, "base");
         image["source"]["inline"] = json!(dockerfile);
         image
     };
-    let mut images = good.to_vec();
+    let mut images = verified.to_vec();
     images.extend([
         bad("undeclared", "FROM base AS tools\nFROM docker.io/library/debian:bookworm-slim\n"),
         bad("unused", "FROM scratch\n"),
@@ -76,7 +76,7 @@ async fn a_failed_build_says_why_and_blocks_only_what_is_below() {
     assert_eq!(told, reason::IMAGES_FAILED, "{message}");
 
     // A mended Dockerfile builds what failed and what is below it, and nothing else.
-    let mut images = good.to_vec();
+    let mut images = verified.to_vec();
     images.extend([image("undeclared", "base"), image("broken", "base"), image("below", "broken")]);
     let digests = scene.build(&scene.spec(json!(images))).await;
     let builds = place.jobs_per_fingerprint(FAMILY).await;
@@ -90,7 +90,7 @@ async fn a_failed_build_says_why_and_blocks_only_what_is_below() {
 }
 
 /// The status of an image that is built, has failed, or waits for nothing but a person.
-async fn at_rest(scene: &Scene, image: &str) -> FamilyImageStatus {
+async fn at_rest(scene: &Scene, image: &str) -> ManagedImageStatus {
     let rest = [ImageState::Current, ImageState::Failed, ImageState::Blocked];
     scene
         .place

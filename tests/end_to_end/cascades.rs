@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use groundswell::api::{FamilyImage, labels};
+use groundswell::api::{ManagedImage, labels};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
 
 use super::{
     failures::Broken,
     installation::Session,
-    scene::{REGISTRY, WAVE, assert_whole},
+    scene::{CASCADE, REGISTRY, assert_whole},
     support::{images::Images, objects::Place},
 };
 
@@ -31,7 +31,7 @@ impl Example {
         let session = Arc::clone(session);
         session.cluster.run("kubectl", &["apply", "-k", &format!("examples/{name}")]).expect("applied");
         let place = Place { client: session.client.clone(), namespace: name.into() };
-        place.wait_family(name, "Ready", 2 * WAVE).await;
+        place.wait_family(name, "Ready", 2 * CASCADE).await;
         Self { session, place, name }
     }
 
@@ -41,12 +41,12 @@ impl Example {
         let said = self.session.cluster.run("dev/images/patch", &["--cluster", &self.session.cluster.name, upstream]);
         let said = said.expect("patched");
         let (version, digest) = said.trim().rsplit_once(' ').expect("a version and a digest");
-        self.place.wait_rebuilt(self.name, &before, WAVE).await;
+        self.place.wait_rebuilt(self.name, &before, CASCADE).await;
         Patched { version: version.into(), digest: digest.into() }
     }
 
-    /// Fails unless the wave that the patch set off is whole, by its record and by the Jobs.
-    async fn assert_wave(&self, patched: &Patched, levels: &[&[&str]]) {
+    /// Fails unless the cascade that the patch set off is whole, by its record and by the Jobs.
+    async fn assert_cascade(&self, patched: &Patched, levels: &[&[&str]]) {
         let cascade = self.place.wait_cascade(&patched.digest).await;
         assert_whole(&cascade, levels);
         let built = self.place.builds(self.name, Some(&cascade)).await;
@@ -54,9 +54,9 @@ impl Example {
     }
 
     /// Fails unless every tag stands where its record says, and the tags of the builds before stayed where they were.
-    pub async fn assert_tags(&self, before: &[FamilyImage]) {
+    pub async fn assert_tags(&self, before: &[ManagedImage]) {
         let registry = Images::new(&self.session.cluster.registry);
-        let after: Vec<FamilyImage> = self.place.list().await;
+        let after: Vec<ManagedImage> = self.place.list().await;
         for (image, old) in after.iter().flat_map(|i| [(i, false)]).chain(before.iter().map(|i| (i, true))) {
             let status = image.status.clone().unwrap_or_default();
             assert!(!status.tags.is_empty(), "{} has no tags", image.name_any());
@@ -78,10 +78,10 @@ async fn alpine_updates() {
         place.wait_rolled_out("alpine-web", site).await;
         place.wait_page(site, "release.txt", |page| page.starts_with("3.20.")).await;
     }
-    let before: Vec<FamilyImage> = place.list().await;
+    let before: Vec<ManagedImage> = place.list().await;
 
     let patched = example.patch("alpine").await;
-    example.assert_wave(&patched, &[&["base"], &["httpd"], &["docs-site", "status-site"]]).await;
+    example.assert_cascade(&patched, &[&["base"], &["httpd"], &["docs-site", "status-site"]]).await;
     example.assert_tags(&before).await;
 
     let digest = place.wait_rolled_out("alpine-web", "docs-site").await;
@@ -104,13 +104,13 @@ async fn debian_updates_and_python_fails() {
     place.wait_rolled_out("diamond", "join").await;
     place.wait_page("join", "", |page| page.contains("left: debian 12")).await;
     flask.place.wait_rolled_out("flask", "flask-helloworld").await;
-    let before: Vec<FamilyImage> = place.list().await;
+    let before: Vec<ManagedImage> = place.list().await;
 
     // One base moves, and two families stand on it. In one of them, an image fails.
     let broken = Broken::python(&flask).await;
     let patched = example.patch("debian").await;
     broken.go_on(&patched).await;
-    example.assert_wave(&patched, &[&["base"], &["left", "right"], &["join"]]).await;
+    example.assert_cascade(&patched, &[&["base"], &["left", "right"], &["join"]]).await;
     example.assert_tags(&before).await;
     let digest = place.wait_rolled_out("diamond", "join").await;
     assert_eq!(place.deployed("join").await, format!("{REGISTRY}/diamond/join@{digest}"));

@@ -1,6 +1,6 @@
 //! The chart on a cluster that is in use: upgraded, uninstalled, and installed again.
 
-use groundswell::api::{BuildStrategy, FamilyImage};
+use groundswell::api::{BuildStrategy, ManagedImage};
 use k8s_openapi::{
     api::{apps::v1::Deployment, core::v1::Pod},
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -56,7 +56,7 @@ async fn names(session: &Session) -> Vec<String> {
 
 /// What must not be disturbed: the Jobs, the records and their digests, the pods of the workload.
 async fn standing(scene: &Scene) -> [Vec<String>; 3] {
-    let images: Vec<FamilyImage> = scene.place.list().await;
+    let images: Vec<ManagedImage> = scene.place.list().await;
     let images = images.iter().map(|image| {
         let digest = image.status.as_ref().and_then(|status| status.digest.clone());
         format!("{} {:?} {digest:?}", image.name_any(), image.uid())
@@ -84,7 +84,7 @@ async fn assert_served(scene: &Scene, app: &mut Value, tag: &str) {
 /// Fails unless the definitions and the strategy that families name outlive the release.
 async fn assert_kept(session: &Session) {
     let definitions: Api<CustomResourceDefinition> = Api::all(session.client.clone());
-    for plural in ["imagefamilies", "familyimages", "cascades", "buildstrategies"] {
+    for plural in ["imagefamilies", "managedimages", "cascades", "buildstrategies"] {
         let name = format!("{plural}.groundswell.dev");
         let definition = definitions.get(&name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(definition.metadata.deletion_timestamp.is_none(), "{name} is being deleted");

@@ -1,11 +1,11 @@
 //! Checks: what a new digest is put through before its tags move and its children are built.
 
-use groundswell::api::{CheckState, FamilyImageStatus, ImageState, condition::reason};
+use groundswell::api::{CheckState, ImageState, ManagedImageStatus, condition::reason};
 use serde_json::{Value, json};
 
 use super::{
     installation::Session,
-    scene::{FAMILY, Scene, WAVE, image},
+    scene::{CASCADE, FAMILY, Scene, image},
 };
 
 /// Run in the new image.
@@ -33,10 +33,10 @@ async fn a_failed_check_keeps_tags_and_children_where_they_are() {
     assert_eq!(status.checks.get(1).map(|check| check.message.as_str()), Some(looked_at.as_str()));
 
     place.apply_family(FAMILY, &spec(&scene, "none")).await.expect("a family");
-    let (told_reason, message) = place.wait_family(FAMILY, "Stalled", WAVE).await;
+    let (told_reason, message) = place.wait_family(FAMILY, "Stalled", CASCADE).await;
     assert_eq!(told_reason, reason::IMAGES_FAILED, "{message}");
     // The one has failed, and that is enough; the other goes to its end.
-    let ended = |status: &FamilyImageStatus| status.checks.iter().all(|check| check.state != CheckState::Running);
+    let ended = |status: &ManagedImageStatus| status.checks.iter().all(|check| check.state != CheckState::Running);
     place.wait_image(FAMILY, "app", "its checks to end", |image| image.status.as_ref().is_some_and(ended)).await;
     let status = record(&scene).await;
     assert_eq!((status.state, status.reason.as_str()), (ImageState::Failed, reason::CHECK_FAILED));
@@ -73,10 +73,10 @@ fn spec(scene: &Scene, version: &str) -> Value {
     spec
 }
 
-async fn record(scene: &Scene) -> FamilyImageStatus {
+async fn record(scene: &Scene) -> ManagedImageStatus {
     scene.place.image(FAMILY, "app").await.status.unwrap_or_default()
 }
 
-fn told(status: &FamilyImageStatus) -> Vec<(&str, CheckState)> {
+fn told(status: &ManagedImageStatus) -> Vec<(&str, CheckState)> {
     status.checks.iter().map(|check| (check.name.as_str(), check.state)).collect()
 }

@@ -1,4 +1,4 @@
-//! A rebuild that changes nothing: the wave stops there, says so, and the registry remembers it.
+//! A rebuild that changes nothing: the cascade stops there, says so, and the registry remembers it.
 
 use groundswell::{
     api::{CascadePhase, ImageResult, ImageState},
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::{
     installation::Session,
-    scene::{FAMILY, Scene, WAVE, image},
+    scene::{CASCADE, FAMILY, Scene, image},
     support::objects::show,
 };
 
 #[tokio::test]
-async fn a_rebuild_that_comes_out_the_same_ends_the_wave_there() {
+async fn a_rebuild_that_comes_out_the_same_ends_the_cascade_there() {
     let session = Session::shared().await;
     let scene = Scene::new(&session, "cutoff").await;
     let place = &scene.place;
@@ -23,7 +23,7 @@ async fn a_rebuild_that_comes_out_the_same_ends_the_wave_there() {
 
     let moved = scene.move_upstream("2");
     let cascade = place.wait_cascade(&moved).await;
-    place.wait_family(FAMILY, "Ready", WAVE).await;
+    place.wait_family(FAMILY, "Ready", CASCADE).await;
     let after = place.digests(FAMILY).await;
     assert_ne!(after["rebuilt"], digests["rebuilt"], "its base has another label");
     for image in ["compiled", "packaged"] {
@@ -34,7 +34,7 @@ async fn a_rebuild_that_comes_out_the_same_ends_the_wave_there() {
     let built = [("compiled", 2), ("packaged", 1), ("rebuilt", 2)].map(|(image, builds)| (image.to_owned(), builds));
     assert_eq!(place.builds(FAMILY, None).await, built.into());
 
-    // The record of the wave, and of each image.
+    // The record of the cascade, and of each image.
     let status = cascade.status.clone().unwrap_or_default();
     assert_eq!(status.phase, CascadePhase::Complete, "{}", show(&cascade));
     assert!(status.outcome.starts_with("1 rebuilt, 2 spared"), "{}", status.outcome);

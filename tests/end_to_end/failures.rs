@@ -1,6 +1,6 @@
-//! The middle of a family fails: by the example `flask`, in the wave of a patched base.
+//! The middle of a family fails: by the example `flask`, in the cascade of a patched base.
 
-use groundswell::api::{FailureClass, FamilyImage, ImageState, condition::reason};
+use groundswell::api::{FailureClass, ImageState, ManagedImage, condition::reason};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
     ResourceExt,
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     cascades::{Example, Patched},
-    scene::WAVE,
+    scene::CASCADE,
     support::wait::wait_for,
 };
 
@@ -21,12 +21,12 @@ const LAST_WORDS: &str = "there is no such version of Python";
 pub struct Broken<'a> {
     flask: &'a Example,
     dockerfile: String,
-    before: Vec<FamilyImage>,
+    before: Vec<ManagedImage>,
 }
 
 impl<'a> Broken<'a> {
     /// Breaks `python`, and adds an image beside it. Nothing is built before the upstream moves as well: so all of it is one
-    /// wave.
+    /// cascade.
     pub async fn python(flask: &'a Example) -> Self {
         let before = flask.place.list().await;
         Self::change(flask, json!({ "suspend": true })).await;
@@ -53,7 +53,7 @@ impl<'a> Broken<'a> {
         api.patch("flask-python", &PatchParams::default(), &files).await.expect("written");
     }
 
-    /// Lets the wave begin, once the patch of its upstream has been seen.
+    /// Lets the cascade begin, once the patch of its upstream has been seen.
     pub async fn go_on(&self, patched: &Patched) {
         wait_for("the patch to be seen", 60, async || {
             let upstreams = self.flask.place.family(self.flask.name).await.status.unwrap_or_default().upstreams;
@@ -65,10 +65,10 @@ impl<'a> Broken<'a> {
         Self::change(self.flask, json!({})).await;
     }
 
-    /// Fails unless the wave ends with `python` failed, what is below it blocked, and all else built and served as before.
+    /// Fails unless the cascade ends with `python` failed, what is below it blocked, and all else built and served as before.
     pub async fn assert_contained(&self, patched: &Patched) {
         let (place, name) = (&self.flask.place, self.flask.name);
-        let (told, message) = place.wait_family(name, "Stalled", 2 * WAVE).await;
+        let (told, message) = place.wait_family(name, "Stalled", 2 * CASCADE).await;
         assert_eq!(told, reason::IMAGES_FAILED, "{message}");
         assert!(message.starts_with("python: "), "{message}");
         let cascade = place.wait_cascade(&patched.digest).await;
@@ -138,10 +138,10 @@ impl<'a> Broken<'a> {
     pub async fn mend(&self) {
         let (place, name) = (&self.flask.place, self.flask.name);
         self.write(&self.dockerfile).await;
-        place.wait_family(name, "Ready", 2 * WAVE).await;
-        let wave = place.last_wave().await;
+        place.wait_family(name, "Ready", 2 * CASCADE).await;
+        let cascade = place.last_cascade().await;
         let built = ["python", "flask", "flask-helloworld"].map(|image| (image.to_owned(), 1));
-        assert_eq!(place.builds(name, Some(&wave)).await, built.into(), "Jobs of {}", wave.name_any());
+        assert_eq!(place.builds(name, Some(&cascade)).await, built.into(), "Jobs of {}", cascade.name_any());
         self.flask.assert_tags(&self.before).await;
     }
 }

@@ -116,7 +116,7 @@ impl Drop for Session {
             return;
         }
         for arguments in [
-            &["get", "imagefamilies,familyimages,cascades,jobs,pods,deployments", "--all-namespaces"][..],
+            &["get", "imagefamilies,managedimages,cascades,jobs,pods,deployments", "--all-namespaces"][..],
             &["get", "events", "--all-namespaces", "--sort-by=.metadata.creationTimestamp"],
             &["--namespace", NAMESPACE, "logs", "--selector", PODS, "--prefix", LINES],
         ] {

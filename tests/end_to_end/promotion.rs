@@ -1,4 +1,4 @@
-//! `promotion: Wave`: floating tags and workloads move together, once the wave is whole. It is not, while the build of one
+//! `promotion: Cascade`: floating tags and workloads move together, once the cascade is whole. It is not, while the build of one
 //! image runs out of memory.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     installation::Session,
     rollouts::deployment,
-    scene::{FAMILY, REGISTRY, Scene, WAVE, diamond},
+    scene::{CASCADE, FAMILY, REGISTRY, Scene, diamond},
     support::{objects::show, wait::wait_for},
 };
 
@@ -25,7 +25,7 @@ async fn tags_move_together_once_what_ran_out_of_memory_is_built() {
     let scene = Scene::new(&session, "promotion").await;
     let place = &scene.place;
     let mut spec = scene.spec(diamond());
-    spec["policy"]["promotion"] = json!("Wave");
+    spec["policy"]["promotion"] = json!("Cascade");
     spec["policy"]["retries"] = json!({ "build": 0, "infrastructure": 1 });
     // Enough for a build that needs little.
     spec["images"][LEFT]["strategy"] = json!({ "parameters": { "memory": "64Mi", "memoryLimit": "192Mi" } });
@@ -45,11 +45,11 @@ async fn tags_move_together_once_what_ran_out_of_memory_is_built() {
     place.apply_family(FAMILY, &spec).await.expect("a family");
     wait_moved_together(&scene, &first).await;
     place.wait_family(FAMILY, "Ready", 60).await;
-    let wave = place.last_wave().await;
-    let outcome = wave.status.clone().unwrap_or_default().outcome;
+    let cascade = place.last_cascade().await;
+    let outcome = cascade.status.clone().unwrap_or_default().outcome;
     assert!(outcome.contains("its floating tags move together"), "{outcome}");
     let built = ["left", "join"].map(|image| (image.to_owned(), 1));
-    assert_eq!(place.builds(FAMILY, Some(&wave)).await, built.into());
+    assert_eq!(place.builds(FAMILY, Some(&cascade)).await, built.into());
     let digests = place.digests(FAMILY).await;
     assert_eq!(scene.latest(digests.keys()).await, digests);
     assert_eq!(place.wait_rolled_out(FAMILY, "right").await, digests["right"]);
@@ -65,7 +65,7 @@ async fn assert_out_of_memory(scene: &Scene) {
                 && status.message.starts_with("tried again at ")
         })
         .await;
-    let (told, message) = place.wait_family(FAMILY, "Stalled", WAVE).await;
+    let (told, message) = place.wait_family(FAMILY, "Stalled", CASCADE).await;
     assert_eq!(told, reason::IMAGES_FAILED, "{message}");
     let status = place.image(FAMILY, "left").await.status.unwrap_or_default();
     assert_eq!((status.state, status.reason.as_str()), (ImageState::Failed, reason::INFRASTRUCTURE_FAILED));
@@ -78,16 +78,16 @@ async fn assert_out_of_memory(scene: &Scene) {
     assert!(status.message.contains("left"), "{}", status.message);
 }
 
-/// Fails unless the wave has ended without `left` and `join`, says so, and has moved no floating tag and no workload.
+/// Fails unless the cascade has ended without `left` and `join`, says so, and has moved no floating tag and no workload.
 async fn assert_nothing_moved(scene: &Scene, first: &BTreeMap<String, String>) {
     let place = &scene.place;
-    let wave = place.last_wave().await;
-    let status = wave.status.clone().unwrap_or_default();
-    assert_eq!(status.phase, CascadePhase::Incomplete, "{}", show(&wave));
+    let cascade = place.last_cascade().await;
+    let status = cascade.status.clone().unwrap_or_default();
+    assert_eq!(status.phase, CascadePhase::Incomplete, "{}", show(&cascade));
     let missing = "no floating tag moves, for it is not whole without left, join";
     assert!(status.outcome.contains(missing), "{}", status.outcome);
     let built = [("base", 1), ("left", 2), ("right", 1)].map(|(image, builds)| (image.to_owned(), builds));
-    assert_eq!(place.builds(FAMILY, Some(&wave)).await, built.into());
+    assert_eq!(place.builds(FAMILY, Some(&cascade)).await, built.into());
 
     assert_eq!(scene.latest(first.keys()).await, *first);
     for image in ["base", "right"] {
@@ -103,7 +103,7 @@ async fn assert_nothing_moved(scene: &Scene, first: &BTreeMap<String, String>) {
 
 /// Waits until every floating tag has moved. Fails if one does so before the last image is built.
 async fn wait_moved_together(scene: &Scene, first: &BTreeMap<String, String>) {
-    wait_for("every floating tag to move", WAVE, async || {
+    wait_for("every floating tag to move", CASCADE, async || {
         let now = scene.latest(first.keys()).await;
         let moved = now.iter().filter(|(image, digest)| first.get(*image) != Some(digest)).count();
         let pushed = scene.pushed("join");

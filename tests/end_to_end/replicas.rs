@@ -1,16 +1,16 @@
-//! The operator's replicas: killed in the middle of a wave, and followed by one another.
+//! The operator's replicas: killed in the middle of a cascade, and followed by one another.
 
-use groundswell::api::FamilyImage;
+use groundswell::api::ManagedImage;
 use serde_json::json;
 
 use super::{
     installation::Session,
-    scene::{FAMILY, Scene, WAVE, assert_whole, diamond, image},
+    scene::{CASCADE, FAMILY, Scene, assert_whole, diamond, image},
     support::{objects::Place, wait::wait_for},
 };
 
 #[tokio::test]
-async fn killed_in_a_wave_nothing_is_built_twice() {
+async fn killed_in_a_cascade_nothing_is_built_twice() {
     let session = Session::alone().await;
     let scene = Scene::new(&session, "killed").await;
     let place = &scene.place;
@@ -30,7 +30,7 @@ async fn killed_in_a_wave_nothing_is_built_twice() {
             session.delete(&leader).await;
         }
     }
-    let rebuilt = place.wait_rebuilt(FAMILY, &digests, WAVE).await;
+    let rebuilt = place.wait_rebuilt(FAMILY, &digests, CASCADE).await;
     assert_built_once(place, 2).await;
     let family = place.family(FAMILY).await.status.unwrap_or_default();
     let upstream = family.upstreams.first().and_then(|upstream| upstream.adopted.clone()).expect("an adopted digest");
@@ -46,7 +46,7 @@ async fn killed_in_a_wave_nothing_is_built_twice() {
     assert_eq!(place.digests(FAMILY).await, rebuilt);
     assert_built_once(place, 2).await;
     let builds: Vec<Option<i64>> = place
-        .list::<FamilyImage>()
+        .list::<ManagedImage>()
         .await
         .into_iter()
         .map(|image| image.status.and_then(|status| status.build))
@@ -76,7 +76,7 @@ async fn another_replica_takes_over() {
         if leader == killed { Err(leader) } else { Ok(()) }
     })
     .await;
-    let rebuilt = scene.place.wait_rebuilt(FAMILY, &digests, WAVE).await;
+    let rebuilt = scene.place.wait_rebuilt(FAMILY, &digests, CASCADE).await;
     assert_eq!(scene.tag("app", "latest").await, rebuilt["app"]);
     assert_eq!(scene.place.jobs(FAMILY).await.len(), 2);
 }

@@ -1,6 +1,6 @@
 //! Rollouts: kinds of workloads, modes, and other namespaces.
 
-use groundswell::api::{FamilyImage, RolloutState, labels};
+use groundswell::api::{ManagedImage, RolloutState, labels};
 use k8s_openapi::api::{
     apps::v1::{Deployment, StatefulSet},
     batch::v1::CronJob,
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{
     installation::Session,
-    scene::{FAMILY, REGISTRY, Scene, WAVE, image},
+    scene::{CASCADE, FAMILY, REGISTRY, Scene, image},
     support::{objects::Place, wait::wait_for},
 };
 
@@ -41,7 +41,7 @@ async fn workloads_of_every_kind_are_moved() {
     assert_moved(place, &digests["app"]).await;
 
     scene.move_upstream("2");
-    let rebuilt = place.wait_rebuilt(FAMILY, &digests, WAVE).await;
+    let rebuilt = place.wait_rebuilt(FAMILY, &digests, CASCADE).await;
     assert_eq!(place.wait_rolled_out(FAMILY, "app").await, rebuilt["app"]);
     assert_moved(place, &rebuilt["app"]).await;
     assert_eq!(place.deployed("floating").await, floating, "a restart leaves the image field alone");
@@ -81,7 +81,7 @@ async fn another_namespace_has_to_consent() {
     app["rollout"] = json!([{ "deployment": { "name": "web", "namespace": other.namespace } }]);
     let digests = scene.build(&scene.spec(json!([app]))).await;
 
-    let record = |image: &FamilyImage| image.status.as_ref().and_then(|status| status.rollouts.first().cloned());
+    let record = |image: &ManagedImage| image.status.as_ref().and_then(|status| status.rollouts.first().cloned());
     scene
         .place
         .wait_image(FAMILY, "app", "its rollout is refused", |image| {

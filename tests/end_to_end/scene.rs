@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{Cascade, CascadePhase, FamilyImage, ImageFamily, ImageResult, RolloutState, labels};
+use groundswell::api::{Cascade, CascadePhase, ImageFamily, ImageResult, ManagedImage, RolloutState, labels};
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
 use kube::{
     Api, ResourceExt,
@@ -25,8 +25,8 @@ use super::{
 pub const REGISTRY: &str = "registry.groundswell.test:5000";
 /// The family of a scene.
 pub const FAMILY: &str = "app";
-/// How long a wave may take, in seconds: builds take a few, and this machine may have other things to do.
-pub const WAVE: u64 = 180;
+/// How long a cascade may take, in seconds: builds take a few, and this machine may have other things to do.
+pub const CASCADE: u64 = 180;
 
 /// A namespace with an upstream and repositories of its own.
 pub struct Scene {
@@ -92,7 +92,7 @@ impl Scene {
     /// Applies the family and waits until it is Ready.
     pub async fn build(&self, spec: &Value) -> BTreeMap<String, String> {
         self.place.apply_family(FAMILY, spec).await.expect("a family");
-        self.place.wait_family(FAMILY, "Ready", WAVE).await;
+        self.place.wait_family(FAMILY, "Ready", CASCADE).await;
         self.place.digests(FAMILY).await
     }
 
@@ -125,16 +125,16 @@ pub fn diamond() -> Value {
 
 impl Place {
     /// One image's record.
-    pub async fn image(&self, family: &str, image: &str) -> FamilyImage {
+    pub async fn image(&self, family: &str, image: &str) -> ManagedImage {
         let name = format!("{family}.{image}");
-        self.api::<FamilyImage>().get(&name).await.unwrap_or_else(|error| panic!("FamilyImage {name}: {error}"))
+        self.api::<ManagedImage>().get(&name).await.unwrap_or_else(|error| panic!("ManagedImage {name}: {error}"))
     }
 
     /// Waits until the record of an image is as it should be.
-    pub async fn wait_image(&self, family: &str, image: &str, what: &str, so: impl Fn(&FamilyImage) -> bool) {
+    pub async fn wait_image(&self, family: &str, image: &str, what: &str, so: impl Fn(&ManagedImage) -> bool) {
         let name = format!("{family}.{image}");
-        let api: Api<FamilyImage> = self.api();
-        wait_for(format!("FamilyImage {name}: {what}"), WAVE, async || {
+        let api: Api<ManagedImage> = self.api();
+        wait_for(format!("ManagedImage {name}: {what}"), CASCADE, async || {
             let image = api.get(&name).await.map_err(|error| error.to_string())?;
             if so(&image) { Ok(()) } else { Err(show(&image)) }
         })
@@ -154,7 +154,7 @@ impl Place {
         self.digests(family).await.remove(image).unwrap_or_default()
     }
 
-    /// Waits until the wave that a cause set off has ended. `to` is the cause's new value.
+    /// Waits until the cascade that a cause set off has ended. `to` is the cause's new value.
     pub async fn wait_cascade(&self, to: &str) -> Cascade {
         wait_for(format!("the Cascade caused by {to} to end"), 60, async || {
             let cascades: Vec<Cascade> = self.list().await;
@@ -166,8 +166,8 @@ impl Place {
         .await
     }
 
-    /// The wave that began last, once it has ended.
-    pub async fn last_wave(&self) -> Cascade {
+    /// The cascade that began last, once it has ended.
+    pub async fn last_cascade(&self) -> Cascade {
         wait_for("the last Cascade to end", 60, async || {
             let mut cascades: Vec<Cascade> = self.list().await;
             cascades.sort_by_key(ResourceExt::name_any);
@@ -227,12 +227,12 @@ impl Place {
         api.patch(&name, &PatchParams::apply(PERSON).force(), &Patch::Apply(object)).await.expect("applied");
     }
 
-    /// How many builds each image of a family has had, by their Jobs: in one wave, or in all.
-    pub async fn builds(&self, family: &str, wave: Option<&Cascade>) -> BTreeMap<String, usize> {
+    /// How many builds each image of a family has had, by their Jobs: in one cascade, or in all.
+    pub async fn builds(&self, family: &str, cascade: Option<&Cascade>) -> BTreeMap<String, usize> {
         let mut built = BTreeMap::new();
         for job in self.jobs(family).await {
-            let of_wave = wave.is_none_or(|wave| label(&job, labels::CASCADE) == wave.name_any());
-            if of_wave && label(&job, labels::COMPONENT) == labels::COMPONENT_BUILD {
+            let of_cascade = cascade.is_none_or(|cascade| label(&job, labels::CASCADE) == cascade.name_any());
+            if of_cascade && label(&job, labels::COMPONENT) == labels::COMPONENT_BUILD {
                 *built.entry(label(&job, labels::IMAGE)).or_default() += 1;
             }
         }
@@ -242,7 +242,7 @@ impl Place {
     /// Deletes every record of a family, clears its status, and waits until all is recorded anew.
     pub async fn lose_records(&self, family: &str) {
         let before = self.record_uids().await;
-        let images = self.api::<FamilyImage>();
+        let images = self.api::<ManagedImage>();
         images.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("deleted");
         let cleared = Patch::Merge(json!({ "status": null }));
         let families = self.api::<ImageFamily>();
@@ -259,7 +259,7 @@ impl Place {
 
     /// The uids of the records that tell of a build, by name.
     async fn record_uids(&self) -> BTreeMap<String, String> {
-        let images: Vec<FamilyImage> = self.list().await;
+        let images: Vec<ManagedImage> = self.list().await;
         let built = images.iter().filter(|image| image.status.as_ref().is_some_and(|status| status.digest.is_some()));
         built.map(|image| (image.name_any(), image.uid().unwrap_or_default())).collect()
     }
@@ -272,7 +272,7 @@ impl Place {
     }
 }
 
-/// Fails unless a wave is complete, and built each of these images once, parents before children.
+/// Fails unless a cascade is complete, and built each of these images once, parents before children.
 pub fn assert_whole(cascade: &Cascade, levels: &[&[&str]]) {
     let status = cascade.status.clone().unwrap_or_default();
     assert_eq!(status.phase, CascadePhase::Complete, "{}", show(cascade));

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     installation::Session,
-    scene::{FAMILY, Scene, WAVE, image},
+    scene::{CASCADE, FAMILY, Scene, image},
     support::wait::wait_for,
 };
 
@@ -23,7 +23,7 @@ async fn a_floating_tag_is_put_back_and_an_immutable_one_never_moved() {
     let dockerfile = spec["images"][0]["source"]["inline"].as_str().expect("a Dockerfile").to_owned();
     spec["images"][0]["source"]["inline"] = format!("{dockerfile}RUN echo again >> /lineage\n").into();
     scene.place.apply_family(FAMILY, &spec).await.expect("a family");
-    let (told, message) = scene.place.wait_family(FAMILY, "Stalled", WAVE).await;
+    let (told, message) = scene.place.wait_family(FAMILY, "Stalled", CASCADE).await;
     assert_eq!(told, reason::TAG_IMMUTABLE, "{message}");
     let digests = scene.place.digests(FAMILY).await;
     assert_eq!(scene.tag("app", "latest").await, digests["app"]);

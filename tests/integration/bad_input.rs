@@ -167,7 +167,12 @@ fn registries(all: &mut Cases<'_>, odd: &str, away: &str) {
         ("away", format!("{away}/library/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
         ("broken", format!("{odd}/broken/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
         ("silent", format!("{odd}/silent/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
-        ("garbage", format!("{odd}/garbage/alpine"), reason::REGISTRY_GARBAGE, "check that it is an OCI registry"),
+        (
+            "garbage",
+            format!("{odd}/garbage/alpine"),
+            reason::INVALID_REGISTRY_RESPONSE,
+            "check that it is an OCI registry",
+        ),
         ("large", format!("{odd}/large/alpine"), reason::MANIFEST_TOO_LARGE, "more than 4194304 bytes"),
         ("no-upstream", format!("{odd}/none/alpine"), reason::IMAGE_NOT_FOUND, "correct the image or the tag"),
     ] {

@@ -1,6 +1,6 @@
 //! Checks: they come before tags and children, their verdict is the exit code, and none is run twice.
 
-use groundswell::api::{CheckState, FamilyImage, FamilyImageStatus, ImageState, condition::reason, labels};
+use groundswell::api::{CheckState, ImageState, ManagedImage, ManagedImageStatus, condition::reason, labels};
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{Pod, PodSpec},
@@ -60,8 +60,8 @@ async fn end(place: &Place, pod: &Pod, exit_code: i32, said: &str, disrupted: bo
     pods.patch_status(&pod.name_any(), &PatchParams::default(), &patch).await.expect("a pod's end");
 }
 
-async fn status(place: &Place) -> FamilyImageStatus {
-    let image = place.api::<FamilyImage>().get_opt("app.base").await.expect("an answer");
+async fn status(place: &Place) -> ManagedImageStatus {
+    let image = place.api::<ManagedImage>().get_opt("app.base").await.expect("an answer");
     image.and_then(|image| image.status).unwrap_or_default()
 }
 
@@ -159,7 +159,7 @@ async fn a_failed_check_keeps_tags_and_children_back_until_it_is_mended() {
     assert!(failed.message.contains("no pythn here"), "{}", failed.message);
     assert!(failed.tags.is_empty(), "{:?}", failed.tags);
     wait_for("its child to be blocked", 30, async || {
-        let image = place.api::<FamilyImage>().get("app.left").await.map_err(|error| error.to_string())?;
+        let image = place.api::<ManagedImage>().get("app.left").await.map_err(|error| error.to_string())?;
         let status = image.status.unwrap_or_default();
         if status.state == ImageState::Blocked { Ok(()) } else { Err(format!("{status:?}")) }
     })

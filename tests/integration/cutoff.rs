@@ -1,6 +1,6 @@
-//! A rebuild that changed nothing ends the wave there, and the registry remembers it.
+//! A rebuild that changed nothing ends the cascade there, and the registry remembers it.
 
-use groundswell::api::{FamilyImage, ImageFamily};
+use groundswell::api::{ImageFamily, ManagedImage};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 
@@ -30,7 +30,7 @@ async fn a_rebuild_that_changed_nothing_is_remembered_and_spares_the_children() 
     spec["images"][0]["source"]["inline"] = json!("FROM docker.io/library/alpine:3.20\n# A comment.\nRUN echo base\n");
     place.apply_family("app", &spec).await.expect("a family");
     wait_for("base to be built again", 60, async || {
-        let status = place.api::<FamilyImage>().get("app.base").await.expect("base").status.unwrap_or_default();
+        let status = place.api::<ManagedImage>().get("app.base").await.expect("base").status.unwrap_or_default();
         let spared = status.history.first().is_some_and(|build| build.spared);
         if spared { Ok(()) } else { Err(format!("{status:?}")) }
     })
@@ -53,7 +53,7 @@ async fn a_rebuild_that_changed_nothing_is_remembered_and_spares_the_children() 
         let jobs = place.api::<k8s_openapi::api::batch::v1::Job>();
         jobs.delete(&name, &DeleteParams::background()).await.expect("deleted");
     }
-    let records = place.api::<FamilyImage>();
+    let records = place.api::<ManagedImage>();
     records.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("deleted");
     let families = place.api::<ImageFamily>();
     let cleared = Patch::Merge(json!({ "status": null }));

@@ -1,9 +1,9 @@
-//! A family that is deleted in the middle of a wave: all that the cluster has of it goes, others go on, and one of its name can
+//! A family that is deleted in the middle of a cascade: all that the cluster has of it goes, others go on, and one of its name can
 //! be made again.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
-use groundswell::api::{Cascade, FamilyImage, FamilyImageStatus, ImageFamily, condition::reason};
+use groundswell::api::{Cascade, ImageFamily, ManagedImage, ManagedImageStatus, condition::reason};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -41,15 +41,15 @@ impl Scene {
     }
 
     /// What is recorded of a family's images, by name.
-    async fn records(&self, family: &str) -> BTreeMap<String, FamilyImageStatus> {
-        let images = self.place.list::<FamilyImage>().await.into_iter().filter(|image| image.spec.family == family);
+    async fn records(&self, family: &str) -> BTreeMap<String, ManagedImageStatus> {
+        let images = self.place.list::<ManagedImage>().await.into_iter().filter(|image| image.spec.family == family);
         images.map(|image| (image.spec.image, image.status.unwrap_or_default())).collect()
     }
 
-    /// Waits until a family is in the middle of the wave of this build number: `base` and `left` stand in the registry under
+    /// Waits until a family is in the middle of the cascade of this build number: `base` and `left` stand in the registry under
     /// it, and `right` is being built.
-    async fn wait_mid_wave(&self, family: &str, build: i64) {
-        wait_for(format!("{family} to be in the middle of wave {build}"), 60, async || {
+    async fn wait_mid_cascade(&self, family: &str, build: i64) {
+        wait_for(format!("{family} to be in the middle of cascade {build}"), 60, async || {
             let records = self.records(family).await;
             let tagged = |image: &&str| {
                 let tags = records.get(*image).map(|record| record.tags.as_slice()).unwrap_or_default();
@@ -62,11 +62,11 @@ impl Scene {
         .await;
     }
 
-    /// Moves the upstream, until `app` is in the middle of its second wave, which stays there. Returns the digest of `base:r2`.
-    async fn halt_in_second_wave(&self) -> String {
+    /// Moves the upstream, until `app` is in the middle of its second cascade, which stays there. Returns the digest of `base:r2`.
+    async fn halt_in_second_cascade(&self) -> String {
         self.builder.hold("right");
         self.move_upstream("2").await;
-        self.wait_mid_wave("app", 2).await;
+        self.wait_mid_cascade("app", 2).await;
         self.tag("base", "r2").await
     }
 
@@ -93,7 +93,7 @@ impl Scene {
             let family = [uid.to_owned()];
             let jobs: Vec<String> = self.place.list::<Job>().await.iter().filter_map(ResourceExt::uid).collect();
             let found = [
-                self.strays::<FamilyImage>(&family).await,
+                self.strays::<ManagedImage>(&family).await,
                 self.strays::<Cascade>(&family).await,
                 self.strays::<Job>(&family).await,
                 self.strays::<Pod>(&jobs).await,
@@ -122,7 +122,7 @@ fn all(build: i64) -> [(&'static str, i64); 4] {
 }
 
 #[tokio::test]
-async fn a_family_that_is_deleted_mid_wave_goes_whole_and_can_be_made_again() {
+async fn a_family_that_is_deleted_mid_cascade_goes_whole_and_can_be_made_again() {
     let client = client().await;
     let scene = Scene::new(&client, "deleted").await;
     let place = &scene.place;
@@ -130,8 +130,8 @@ async fn a_family_that_is_deleted_mid_wave_goes_whole_and_can_be_made_again() {
     let (_, first) = scene.make("app", &scene.spec()).await;
     let (other, others_first) = scene.make("other", &scene.spec_elsewhere()).await;
 
-    let second_base = scene.halt_in_second_wave().await;
-    scene.wait_mid_wave("other", 2).await;
+    let second_base = scene.halt_in_second_cascade().await;
+    scene.wait_mid_cascade("other", 2).await;
     scene.delete("app").await;
     scene.wait_all_of(&other).await;
 
@@ -169,7 +169,7 @@ async fn a_family_that_is_made_again_before_the_old_one_has_gone_is_built_whole(
     let place = &scene.place;
     let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
     let (_, first) = scene.make("app", &scene.spec()).await;
-    let second_base = scene.halt_in_second_wave().await;
+    let second_base = scene.halt_in_second_cascade().await;
 
     scene.delete("app").await;
     let uid = place.apply_family("app", &scene.spec()).await.expect("a family").uid().expect("a uid");
@@ -190,7 +190,7 @@ async fn a_family_that_is_made_again_before_the_old_one_has_gone_is_built_whole(
     }
 }
 
-/// With `promotion: Wave` the floating tags stay behind while a wave runs: they tell of build 1, and `r2` stands.
+/// With `promotion: Cascade` the floating tags stay behind while a cascade runs: they tell of build 1, and `r2` stands.
 #[tokio::test]
 async fn a_family_that_is_made_again_counts_on_from_tags_that_no_floating_tag_tells_of() {
     let client = client().await;
@@ -198,11 +198,11 @@ async fn a_family_that_is_made_again_counts_on_from_tags_that_no_floating_tag_te
     let place = &scene.place;
     let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
     let mut spec = scene.spec();
-    spec["policy"]["promotion"] = json!("Wave");
+    spec["policy"]["promotion"] = json!("Cascade");
     spec["images"][0]["tags"] = json!(["latest", "{{ fingerprint }}", "r{{ build }}"]);
     let (_, first) = scene.make("app", &spec).await;
-    let second_base = scene.halt_in_second_wave().await;
-    assert_eq!(scene.tag("base", "latest").await, first["base"], "the wave has not come whole");
+    let second_base = scene.halt_in_second_cascade().await;
+    assert_eq!(scene.tag("base", "latest").await, first["base"], "the cascade has not come whole");
 
     scene.delete("app").await;
     scene.wait_all_of("nobody").await;

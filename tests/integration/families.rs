@@ -1,8 +1,8 @@
-//! Families of two namespaces that stand on one another: consent, waves that cross from one to the other, circles.
+//! Families of two namespaces that stand on one another: consent, cascades that cross from one to the other, circles.
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{CauseType, FamilyImage, FamilyImageStatus, ImageState, condition::reason};
+use groundswell::api::{CauseType, ImageState, ManagedImage, ManagedImageStatus, condition::reason};
 use kube::Client;
 use serde_json::{Value, json};
 
@@ -68,8 +68,8 @@ impl Streets {
         self.shop.apply_family("shop", shop).await.expect("shop");
     }
 
-    async fn record(&self, place: &Place, name: &str) -> FamilyImageStatus {
-        place.api::<FamilyImage>().get(name).await.ok().and_then(|image| image.status).unwrap_or_default()
+    async fn record(&self, place: &Place, name: &str) -> ManagedImageStatus {
+        place.api::<ManagedImage>().get(name).await.ok().and_then(|image| image.status).unwrap_or_default()
     }
 
     /// Waits until an image of `shop` is in this state for this reason. Returns its message.
@@ -133,7 +133,7 @@ async fn consent_is_asked_for_and_can_be_withdrawn() {
 }
 
 #[tokio::test]
-async fn a_wave_crosses_families_and_builds_a_join_once() {
+async fn a_cascade_crosses_families_and_builds_a_join_once() {
     let streets = Streets::new(&client().await).await;
     streets.apply(&streets.platform(&["base", "tools"]), &streets.shop()).await;
     streets.shop.wait_family("shop", "Ready", 90).await;

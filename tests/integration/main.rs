@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod builder;
+mod cascades;
 mod checks;
 mod cutoff;
 mod deletion;
@@ -19,7 +20,6 @@ mod schema;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;
-mod waves;
 
 use std::sync::OnceLock;
 

@@ -4,7 +4,8 @@
 use std::{fmt::Debug, path::PathBuf, process::Stdio};
 
 use groundswell::api::{
-    Cascade, CauseType, FamilyImage, HandledRequest, ImageFamily, ImageState, RequestOutcome, condition::reason, labels,
+    Cascade, CauseType, HandledRequest, ImageFamily, ImageState, ManagedImage, RequestOutcome, condition::reason,
+    labels,
 };
 use k8s_openapi::{NamespaceResourceScope, api::events::v1::Event};
 use kube::{
@@ -36,7 +37,7 @@ impl Asked for ImageFamily {
     }
 }
 
-impl Asked for FamilyImage {
+impl Asked for ManagedImage {
     fn requests(&self) -> (Option<&str>, &[HandledRequest]) {
         let status = self.status.as_ref();
         status.map_or((None, &[]), |status| (status.last_handled_request.as_deref(), &status.requests))
@@ -110,8 +111,8 @@ impl Scene {
         .await;
     }
 
-    async fn image(&self, name: &str) -> FamilyImage {
-        self.place.api().get(&format!("app.{name}")).await.expect("a FamilyImage")
+    async fn image(&self, name: &str) -> ManagedImage {
+        self.place.api().get(&format!("app.{name}")).await.expect("a ManagedImage")
     }
 
     /// Waits until the images are in these states: base, left, right, join.
@@ -169,10 +170,10 @@ async fn a_trigger_starts_at_once_and_once_per_id() {
     operator.kill();
     let _operator = Operator::ready(&scene.settings()).await;
     // What is asked for later was handled, so the earlier was looked at.
-    scene.done::<FamilyImage>("app.join", "r1", r#""action": "Unhold""#).await;
+    scene.done::<ManagedImage>("app.join", "r1", r#""action": "Unhold""#).await;
     assert_eq!(scene.builds().await, [Some(2); 4]);
     assert_eq!(scene.place.list::<Cascade>().await.len(), 2);
-    scene.done::<FamilyImage>("app.left", "t1", r#""action": "Trigger""#).await;
+    scene.done::<ManagedImage>("app.left", "t1", r#""action": "Trigger""#).await;
     scene.wait_builds([3; 4]).await;
     scene.assert_builds("app", 3).await;
 }
@@ -183,7 +184,7 @@ async fn a_forced_image_is_rebuilt_once_though_it_is_current() {
     let scene = Scene::new(&client, "force").await;
     let (_, _operator) = scene.built(json!({ "settle": "1h", "maxSettle": "2h" })).await;
     let before = scene.place.digests("app").await;
-    scene.done::<FamilyImage>("app.left", "f1", r#""action": "Force""#).await;
+    scene.done::<ManagedImage>("app.left", "f1", r#""action": "Force""#).await;
     // The played builder makes something new each time, so what stands on it follows.
     scene.wait_builds([1, 2, 1, 2]).await;
     let digests = scene.place.digests("app").await;
@@ -228,7 +229,7 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
     scene.wait_upstream("it to be adopted".into(), |upstream| upstream["adopted"]["digest"] == newest).await;
 
     let held = scene.place.digests("app").await["left"].clone();
-    scene.done::<FamilyImage>("app.left", "h1", r#""action": "Hold""#).await;
+    scene.done::<ManagedImage>("app.left", "h1", r#""action": "Hold""#).await;
     scene.move_upstream("4").await;
     scene.wait_states([Current, Held, Current, Current]).await;
     wait_for("the others to be rebuilt", 60, async || {
@@ -238,7 +239,7 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
     .await;
     let inputs = scene.image("join").await.status.and_then(|status| status.inputs).expect("inputs");
     assert_eq!(inputs.parents[0].digest, held, "a child goes on standing on what is held");
-    scene.done::<FamilyImage>("app.left", "h2", r#""action": "Unhold""#).await;
+    scene.done::<ManagedImage>("app.left", "h2", r#""action": "Unhold""#).await;
     scene.wait_builds([3, 3, 3, 4]).await;
 }
 
@@ -276,14 +277,14 @@ async fn a_cancelled_build_is_made_again_by_a_retry() {
     scene.builder.hold("right");
     scene.place.apply_family("app", &scene.spec()).await.expect("a family");
     wait_for("the build to run", 60, async || {
-        let running = scene.place.list::<FamilyImage>().await;
+        let running = scene.place.list::<ManagedImage>().await;
         let found = running.iter().any(|image| {
             image.spec.image == "right" && image.status.as_ref().is_some_and(|status| status.running.is_some())
         });
         found.then_some(()).ok_or_else(|| format!("{running:#?}"))
     })
     .await;
-    scene.done::<FamilyImage>("app.right", "c1", r#""action": "Cancel""#).await;
+    scene.done::<ManagedImage>("app.right", "c1", r#""action": "Cancel""#).await;
     scene.wait_states([Current, Current, Failed, Blocked]).await;
     assert_eq!(scene.image("right").await.status.expect("a status").reason, reason::CANCELLED);
     wait_for("its Job to be gone", 30, async || {
@@ -319,8 +320,8 @@ async fn what_is_no_request_is_refused_in_words_and_uses_up_no_id() {
     let said = scene.refused::<ImageFamily>("app", "r3", r#""action": "Hold", "upstream": "nobody""#).await;
     assert!(said.contains("no upstream `nobody`"), "{said}");
     let past = r#""action": "Hold", "until": "2001-01-01T00:00:00Z""#;
-    scene.refused::<FamilyImage>("app.left", "r1", past).await;
-    scene.ask::<FamilyImage>("app.left", r#"{"id": "r2", "action": "Retry", "image": "right"}"#).await;
+    scene.refused::<ManagedImage>("app.left", "r1", past).await;
+    scene.ask::<ManagedImage>("app.left", r#"{"id": "r2", "action": "Retry", "image": "right"}"#).await;
     wait_for("another's image to be refused", 30, async || {
         let image = scene.image("left").await;
         let said = image.requests().1.first().map(|handled| handled.message.clone()).unwrap_or_default();
@@ -395,5 +396,5 @@ async fn the_plugin_asks_waits_and_overwrites_nobody() {
     let fields = serde_json::to_string(&own.fields_v1).expect("JSON");
     assert!(fields.contains(labels::REQUEST) && !fields.contains("f:spec"), "{fields}");
     let (done, said) = plugin(&scene, "retry app/nobody").await;
-    assert!(!done && said.contains("there is no FamilyImage `app.nobody`"), "{said}");
+    assert!(!done && said.contains("there is no ManagedImage `app.nobody`"), "{said}");
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use groundswell::api::{FamilyImage, ImageFamily};
+use groundswell::api::{ImageFamily, ManagedImage};
 use kube::{
     Client, ResourceExt,
     api::{DeleteParams, ListParams, Patch, PatchParams},
@@ -103,7 +103,7 @@ async fn a_lost_record_makes_no_rebuild() {
         }
         let uids = uids(&scene.place).await;
         let all = ListParams::default();
-        scene.place.api::<FamilyImage>().delete_collection(&DeleteParams::default(), &all).await.expect("deleted");
+        scene.place.api::<ManagedImage>().delete_collection(&DeleteParams::default(), &all).await.expect("deleted");
         let cleared = json!({ "status": null });
         let families = scene.place.api::<ImageFamily>();
         families.patch_status("app", &PatchParams::default(), &Patch::Merge(cleared)).await.expect("cleared");
@@ -130,7 +130,7 @@ async fn a_lost_record_makes_no_rebuild() {
     }
     scene
         .place
-        .api::<FamilyImage>()
+        .api::<ManagedImage>()
         .delete_collection(&DeleteParams::default(), &ListParams::default())
         .await
         .expect("deleted");
@@ -147,7 +147,7 @@ async fn a_lost_record_makes_no_rebuild() {
     let jobs: Vec<String> = scene.place.jobs("app").await.iter().map(ResourceExt::name_any).collect();
     assert!(jobs.is_empty(), "{jobs:?}");
 
-    // And the next wave counts on from the builds that only the registry remembers.
+    // And the next cascade counts on from the builds that only the registry remembers.
     scene.move_upstream("2").await;
     let rebuilt = scene.place.wait_rebuilt("app", &digests, 90).await;
     assert_eq!(scene.tag("join", "r2").await, rebuilt["join"]);
@@ -155,10 +155,10 @@ async fn a_lost_record_makes_no_rebuild() {
 }
 
 async fn uids(place: &Place) -> BTreeMap<String, String> {
-    place.list::<FamilyImage>().await.iter().map(|image| (image.name_any(), image.uid().unwrap_or_default())).collect()
+    place.list::<ManagedImage>().await.iter().map(|image| (image.name_any(), image.uid().unwrap_or_default())).collect()
 }
 
-/// The connection is cut, and the controller killed, at the first write of a wave, at the second, and so on; every other time
+/// The connection is cut, and the controller killed, at the first write of a cascade, at the second, and so on; every other time
 /// the write still arrives and only its answer is lost.
 #[tokio::test]
 async fn killed_at_any_write_it_builds_nothing_twice() {
@@ -171,13 +171,13 @@ async fn killed_at_any_write_it_builds_nothing_twice() {
     scene.place.apply_family("app", &scene.spec()).await.expect("a family");
     scene.place.wait_family("app", "Ready", 60).await;
     let mut digests = scene.place.digests("app").await;
-    let mut waves = 1;
+    let mut cascades = 1;
     let mut deaths = 0;
 
     for cut in 0..4 {
         let mut cuts = gate.cuts();
-        scene.move_upstream(&format!("wave {cut}")).await;
-        waves += 1;
+        scene.move_upstream(&format!("cascade {cut}")).await;
+        cascades += 1;
         // Each life gets as far as a few writes more than the one before.
         for life in 0..8 {
             gate.cut_after(cut + life, (cut + life) % 2 == 0);
@@ -195,8 +195,8 @@ async fn killed_at_any_write_it_builds_nothing_twice() {
         }
         gate.mend();
         digests = scene.place.wait_rebuilt("app", &digests, 90).await;
-        scene.assert_builds("app", waves).await;
-        assert_eq!(scene.tag("join", &format!("r{waves}")).await, digests["join"]);
+        scene.assert_builds("app", cascades).await;
+        assert_eq!(scene.tag("join", &format!("r{cascades}")).await, digests["join"]);
         assert_eq!(scene.tag("join", "latest").await, digests["join"]);
     }
     assert!(deaths > 8, "the controller was killed {deaths} times only");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures::StreamExt as _;
 use groundswell::{
     api::{self, Rollout, RolloutMode, RolloutState, WorkloadKind},
-    rollout::{self, Caches, Changed, Step, apply::Error},
+    rollout::{self, Changed, Step, WorkloadStore, apply::Error},
 };
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, StatefulSet},
@@ -31,7 +31,7 @@ const DIGEST: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
 
 /// A filled cache, kept up to date until it is dropped.
 struct Watching {
-    caches: Caches,
+    stores: WorkloadStore,
     work: JoinHandle<()>,
     changed: tokio::sync::mpsc::UnboundedReceiver<Changed>,
 }
@@ -39,16 +39,16 @@ struct Watching {
 impl Watching {
     async fn start(client: &Client, namespaces: &[&Place]) -> Self {
         let only: BTreeSet<String> = namespaces.iter().map(|place| place.namespace.clone()).collect();
-        let (caches, mut changes) = Caches::start(client, &only);
+        let (stores, mut changes) = WorkloadStore::start(client, &only);
         let (report, changed) = tokio::sync::mpsc::unbounded_channel();
         let work = tokio::spawn(async move {
             while let Some(change) = changes.next().await {
                 _ = report.send(change);
             }
         });
-        let watching = Self { caches, work, changed };
+        let watching = Self { stores, work, changed };
         wait_for("the caches to be filled", 20, async || {
-            let waiting = watching.caches.waiting_for();
+            let waiting = watching.stores.waiting_for();
             if waiting.is_empty() { Ok(()) } else { Err(format!("{waiting:?}")) }
         })
         .await;
@@ -56,7 +56,7 @@ impl Watching {
     }
 
     fn plan(&self, place: &Place, rollouts: &[Rollout]) -> Vec<Step> {
-        rollout::plan(&place.namespace, REPOSITORY, DIGEST, rollouts, &self.caches)
+        rollout::plan(&place.namespace, REPOSITORY, DIGEST, rollouts, &self.stores)
     }
 
     /// Waits until every step of the plan is so.

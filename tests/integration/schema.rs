@@ -179,7 +179,7 @@ async fn kubectl_explains_every_level() {
         ("imagefamily.spec.images.from", "The reference that the Dockerfile writes"),
         ("imagefamily.spec.images.source.git", "It is sent only to the hosts"),
         ("imagefamily.spec.policy", "How many builds of this family run at once"),
-        ("familyimage.status", "The digest of the last good build"),
+        ("managedimage.status", "The digest of the last good build"),
         ("cascade.status", "The chain of builds that took longest"),
         ("buildstrategy.spec", "The longest that one build may run"),
     ] {
@@ -188,7 +188,7 @@ async fn kubectl_explains_every_level() {
         assert!(text.contains(said), "{path}: {text}");
     }
     for (short, name) in
-        [("imgfam", "imagefamilies"), ("fimg", "familyimages"), ("casc", "cascades"), ("bstrat", "buildstrategies")]
+        [("imgfam", "imagefamilies"), ("mimg", "managedimages"), ("casc", "cascades"), ("bstrat", "buildstrategies")]
     {
         let text = cluster()
             .run("kubectl", &["api-resources", "--categories=groundswell", "--no-headers"])

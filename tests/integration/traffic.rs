@@ -29,9 +29,9 @@ async fn a_pass_lists_nothing_and_a_quiet_family_is_left_alone() {
     let digests = scene.place.digests("app").await;
     scene.move_upstream("2").await;
     scene.place.wait_rebuilt("app", &digests, 60).await;
-    let wave = gate.taken();
-    let lists: Vec<&String> = wave.iter().filter(|asked| is_list(asked)).collect();
-    assert!(lists.is_empty(), "lists in the passes of a wave: {lists:#?}");
+    let cascade = gate.taken();
+    let lists: Vec<&String> = cascade.iter().filter(|asked| is_list(asked)).collect();
+    assert!(lists.is_empty(), "lists in the passes of a cascade: {lists:#?}");
 
     // Passes that find nothing new: each is set off by a change that means nothing to it.
     let before = passes(&operator).await;
@@ -58,7 +58,7 @@ fn is_list(asked: &str) -> bool {
     let plural = path.rsplit('/').next().unwrap_or_default();
     let plurals = [
         "imagefamilies",
-        "familyimages",
+        "managedimages",
         "cascades",
         "buildstrategies",
         "jobs",
@@ -75,7 +75,7 @@ fn is_list(asked: &str) -> bool {
     method == "GET" && plurals.contains(&plural) && !query.contains("watch=true")
 }
 
-/// Waits until what the wave has left to write is written.
+/// Waits until what the cascade has left to write is written.
 async fn settled(gate: &Gate) {
     wait_for("the controller to come to rest", 30, async || {
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;

@@ -1,4 +1,4 @@
-//! The controller is killed again and again in the middle of a wave: nothing is built twice, and the wave comes whole.
+//! The controller is killed again and again in the middle of a cascade: nothing is built twice, and the cascade comes whole.
 
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ const DEATHS: usize = 20;
 const LATEST: usize = 400;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_any_time_of_a_wave_it_builds_nothing_twice() {
+async fn killed_at_any_time_of_a_cascade_it_builds_nothing_twice() {
     let _alone = alone().await;
     let mut draw = Draw::new(seed());
     let scene = Scene::new(cluster(), &client().await, "killed", IMAGES).await;
     let settings = Settings::new(cluster(), &scene.place.namespace, &[]);
     let mut operator = Operator::ready(&settings).await;
     scene.apply().await;
-    scene.wait_wave(1).await;
+    scene.wait_cascade(1).await;
     let first = scene.digests().await;
 
-    // Counted in builds and not in time, all deaths fall into the wave, however fast it goes.
+    // Counted in builds and not in time, all deaths fall into the cascade, however fast it goes.
     let mut ends: Vec<usize> = (0..DEATHS).map(|_| draw.between(1, IMAGES)).collect();
     ends.sort_unstable();
     scene.move_upstream("2").await;
@@ -38,7 +38,7 @@ async fn killed_at_any_time_of_a_wave_it_builds_nothing_twice() {
         operator.kill();
         operator = Operator::start(&settings);
     }
-    scene.wait_wave(2).await;
+    scene.wait_cascade(2).await;
     let second = scene.digests().await;
     assert!(first.iter().all(|(image, digest)| second[image] != *digest), "every image was rebuilt");
     scene.assert_whole(&[first, second]).await;

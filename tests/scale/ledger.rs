@@ -83,8 +83,8 @@ impl Ledger {
         (books.made.len(), books.succeeded.len())
     }
 
-    /// Fails unless every image has `waves` builds, each of another fingerprint, and each made at the first attempt.
-    pub fn assert_once(&self, images: usize, waves: usize) {
+    /// Fails unless every image has `cascades` builds, each of another fingerprint, and each made at the first attempt.
+    pub fn assert_once(&self, images: usize, cascades: usize) {
         let mut jobs: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
         let mut builds: BTreeMap<String, usize> = BTreeMap::new();
         for build in self.builds() {
@@ -93,8 +93,8 @@ impl Ledger {
         }
         let more: Vec<_> = jobs.iter().filter(|(_, attempts)| **attempts != ["0"]).collect();
         assert!(more.is_empty(), "built more than once for one fingerprint, with the attempts: {more:#?}");
-        let odd: Vec<_> = builds.iter().filter(|(_, count)| **count != waves).collect();
-        assert!(odd.is_empty(), "built another number of times than {waves}: {odd:#?}");
+        let odd: Vec<_> = builds.iter().filter(|(_, count)| **count != cascades).collect();
+        assert!(odd.is_empty(), "built another number of times than {cascades}: {odd:#?}");
         assert_eq!(builds.len(), images, "images built");
     }
 }

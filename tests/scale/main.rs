@@ -43,7 +43,7 @@ async fn client() -> Client {
     client
 }
 
-/// One test at a time: two waves of 200 images beside each other would only slow each other down.
+/// One test at a time: two cascades of 200 images beside each other would only slow each other down.
 async fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await

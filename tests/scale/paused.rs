@@ -31,14 +31,14 @@ async fn a_paused_leader_does_nothing_twice() {
     scene.apply().await;
 
     let mut digests = Vec::new();
-    for wave in 1..=2 {
-        let built = (wave - 1) * IMAGES;
+    for cascade in 1..=2 {
+        let built = (cascade - 1) * IMAGES;
         // A pause in each half, in which the follower still has something to do.
         for half in [0, IMAGES / 2] {
             let at = built + half + draw.between(1, IMAGES / 3);
             scene.wait_jobs(at).await;
             signal(&leader, "STOP");
-            println!("{} paused at build {at} of wave {wave}", of_leader.identity);
+            println!("{} paused at build {at} of cascade {cascade}", of_leader.identity);
             wait_for("the follower to lead", 40, async || {
                 let holder = holder(&scene).await;
                 if holder == of_follower.identity { Ok(()) } else { Err(holder) }
@@ -56,9 +56,9 @@ async fn a_paused_leader_does_nothing_twice() {
             std::mem::swap(&mut leader, &mut follower);
             std::mem::swap(&mut of_leader, &mut of_follower);
         }
-        scene.wait_wave(wave).await;
+        scene.wait_cascade(cascade).await;
         digests.push(scene.digests().await);
-        if wave == 1 {
+        if cascade == 1 {
             scene.move_upstream("2").await;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use groundswell::api::{Cascade, CascadePhase, FamilyImage};
+use groundswell::api::{Cascade, CascadePhase, ManagedImage};
 use kube::Client;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ use super::{
 pub const FAMILY: &str = "layered";
 /// The strategy whose pods live on the simulated node.
 const STRATEGY: &str = "simulated";
-/// The longest that a wave may stand still; on two busy cores a pass of a debug build takes a while.
+/// The longest that a cascade may stand still; on two busy cores a pass of a debug build takes a while.
 pub const STANDSTILL: u64 = 120;
 
 /// A layered family, and what is around it.
@@ -85,26 +85,26 @@ impl Scene {
         format!("library/{}", self.place.namespace)
     }
 
-    /// Waits until so many Jobs have been made since the beginning. A wave may take its time, and must go on.
+    /// Waits until so many Jobs have been made since the beginning. A cascade may take its time, and must go on.
     pub async fn wait_jobs(&self, jobs: usize) {
         self.wait_progress(&format!("{jobs} Jobs"), |(made, _)| made >= jobs).await;
     }
 
-    /// Waits until the wave of this number has come to its end, and the family is `Ready`.
-    pub async fn wait_wave(&self, wave: usize) {
-        let builds = wave * self.layered.images.len();
-        self.wait_progress(&format!("wave {wave}"), |(_, succeeded)| succeeded >= builds).await;
+    /// Waits until the cascade of this number has come to its end, and the family is `Ready`.
+    pub async fn wait_cascade(&self, cascade: usize) {
+        let builds = cascade * self.layered.images.len();
+        self.wait_progress(&format!("cascade {cascade}"), |(_, succeeded)| succeeded >= builds).await;
         wait_for("the family to be Ready", STANDSTILL, async || {
             let conditions = self.place.family(FAMILY).await.status.unwrap_or_default().conditions;
             let ready = family::condition(&conditions, "Ready").filter(|ready| ready.status == "True");
             ready.map(|_| ()).ok_or_else(|| format!("{conditions:#?}"))
         })
         .await;
-        wait_for("the wave's record to be closed", STANDSTILL, async || {
+        wait_for("the cascade's record to be closed", STANDSTILL, async || {
             let cascades = self.place.list::<Cascade>().await;
             let ended = |cascade: &&Cascade| cascade.status.as_ref().is_some_and(|status| status.finished_at.is_some());
             let ended = cascades.iter().filter(ended).count();
-            if ended >= wave { Ok(()) } else { Err(format!("{ended} of {} cascades have ended", cascades.len())) }
+            if ended >= cascade { Ok(()) } else { Err(format!("{ended} of {} cascades have ended", cascades.len())) }
         })
         .await;
     }
@@ -128,14 +128,14 @@ impl Scene {
         self.place.digests(FAMILY).await
     }
 
-    /// Fails unless each wave has one whole Cascade, each image is built once in each and recorded, and the tags stand on what
-    /// was built: floating ones on the last, `r<n>` each on its own, in `digests` by wave.
+    /// Fails unless each cascade has one whole Cascade, each image is built once in each and recorded, and the tags stand on what
+    /// was built: floating ones on the last, `r<n>` each on its own, in `digests` by cascade.
     pub async fn assert_whole(&self, digests: &[BTreeMap<String, String>]) {
-        let (waves, count) = (digests.len(), self.layered.images.len());
-        self.ledger.assert_once(count, waves);
+        let (expected, count) = (digests.len(), self.layered.images.len());
+        self.ledger.assert_once(count, expected);
 
         let cascades = self.place.list::<Cascade>().await;
-        assert_eq!(cascades.len(), waves, "cascades: {cascades:#?}");
+        assert_eq!(cascades.len(), expected, "cascades: {cascades:#?}");
         for cascade in &cascades {
             let status = cascade.status.as_ref().expect("a status");
             assert_eq!(status.phase, CascadePhase::Complete, "{}", status.outcome);
@@ -144,32 +144,37 @@ impl Scene {
             assert!(odd.is_empty(), "built another number of times than once in {}: {odd:#?}", status.outcome);
         }
 
-        let records = self.place.list::<FamilyImage>().await;
-        let records: HashMap<&str, &FamilyImage> =
+        let records = self.place.list::<ManagedImage>().await;
+        let records: HashMap<&str, &ManagedImage> =
             records.iter().map(|record| (record.spec.image.as_str(), record)).collect();
         for image in &self.layered.images {
             let status = records[image.name.as_str()].status.as_ref().expect("a status");
             assert_eq!(
                 status.build.map(usize::try_from),
-                Some(Ok(waves)),
+                Some(Ok(expected)),
                 "the number of the last build of {}",
                 image.name
             );
-            for (wave, digests) in digests.iter().enumerate() {
+            for (cascade, digests) in digests.iter().enumerate() {
                 assert_eq!(
-                    self.tag(&image.name, &format!("r{}", wave + 1)).await,
+                    self.tag(&image.name, &format!("r{}", cascade + 1)).await,
                     digests[&image.name],
                     "{}",
                     image.name
                 );
             }
             assert_eq!(
-                self.tag(&image.name, &format!("r{}", waves + 1)).await,
+                self.tag(&image.name, &format!("r{}", expected + 1)).await,
                 "",
                 "a build too many of {}",
                 image.name
             );
-            assert_eq!(self.tag(&image.name, "latest").await, digests[waves - 1][&image.name], "{}:latest", image.name);
+            assert_eq!(
+                self.tag(&image.name, "latest").await,
+                digests[expected - 1][&image.name],
+                "{}:latest",
+                image.name
+            );
         }
     }
 

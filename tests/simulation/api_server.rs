@@ -4,7 +4,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
-use groundswell::controller::cache::Key;
+use groundswell::controller::object_cache::Key;
 use http::{Method, Request, Response};
 use kube::client::Body;
 use serde_json::{Value, json};

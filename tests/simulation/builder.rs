@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use groundswell::{
     api::{EdgeUse, labels},
-    build::{
+    builds::{
         prepare::{
             refusal::{Reason, Refusal},
             specification::{Source, Specification, VARIABLE},
         },
         source::config_map_hash,
     },
-    controller::cache::Key,
+    controller::object_cache::Key,
 };
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use groundswell::{api::ImageFamilySpec, controller::cache::Key};
+use groundswell::{api::ImageFamilySpec, controller::object_cache::Key};
 use serde_json::Value;
 use tokio::sync::Notify;
 

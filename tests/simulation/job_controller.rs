@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use groundswell::{api::labels, build::prepare::refusal, controller::cache::Key};
+use groundswell::{api::labels, builds::prepare::refusal, controller::object_cache::Key};
 use serde_json::{Value, json};
 
 use crate::{
@@ -334,7 +334,7 @@ fn ended(code: i32, reason: &str, message: &str) -> Value {
 }
 
 fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
-    let pushes = !matches!(
+    let lookups = !matches!(
         work.end,
         End::Fails
             | End::SucceedsWithoutPush
@@ -347,7 +347,7 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
             | End::RegistryUnavailable
             | End::PushDenied
     );
-    let pushed = match (pushes, work.is_check()) {
+    let pushed = match (lookups, work.is_check()) {
         (true, true) => checker::run(cluster, work),
         (true, false) => builder::run(cluster, job, work),
         (false, _) => Pushed::Not,

@@ -83,17 +83,17 @@ const LESSONS: [(&str, &[u64]); 15] = [
     ("a Job whose creation got no answer was not counted", &[36273, 42237]),
     ("a child was built from a failed parent's digest that had not passed its checks", &[32179, 35072]),
     ("an unchanged child of a failed parent was blocked", &[43505]),
-    ("a wave got the name of one that had ended before the clock was set back", &[40729]),
-    ("a wave asked for by a process that died ran beside another", &[48061]),
+    ("a cascade got the name of one that had ended before the clock was set back", &[40729]),
+    ("a cascade asked for by a process that died ran beside another", &[48061]),
     ("a build cancelled under a hold was started again when the hold ended", &[122_464]),
     ("a check that passed under a hold was not taken up", &[132_098]),
     ("a cancelled check was waited for, or believed", &[138_281]),
     ("what was built while its image waited was built again when its Job had expired", &[200_647]),
     ("tags went back while the source of an image was asked for again", &[409_932, 416_605]),
-    ("a wave promoted a held digest that had not passed its checks", &[112_469]),
-    ("a wave whose creation got no answer was forgotten with the family's status", &[603_399]),
+    ("a cascade promoted a held digest that had not passed its checks", &[112_469]),
+    ("a cascade whose creation got no answer was forgotten with the family's status", &[603_399]),
     ("an upstream went back to what it was before a write that got no answer", &[518_612]),
-    ("the wave's record stood still while the clock was set back", &[202_175]),
+    ("the cascade's record stood still while the clock was set back", &[202_175]),
 ];
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use groundswell::controller::cache::Key;
+use groundswell::controller::object_cache::Key;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ impl Kind {
     pub fn of_plural(plural: &str) -> Option<Self> {
         Some(match plural {
             "imagefamilies" => Self::Family,
-            "familyimages" => Self::Image,
+            "managedimages" => Self::Image,
             "cascades" => Self::Cascade,
             "buildstrategies" => Self::Strategy,
             "jobs" => Self::Job,

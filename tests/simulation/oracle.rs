@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use groundswell::{
     api::{
-        Cutoff, Edge, FailureClass, FamilyImageStatus, Image, ImageFamilySpec, ImageFamilyStatus, ImageState,
+        Cutoff, Edge, FailureClass, Image, ImageFamilySpec, ImageFamilyStatus, ImageState, ManagedImageStatus,
         ManualHold, OnParentFailure, Promotion, Upstream, condition::reason, labels,
     },
-    controller::cache::Key,
+    controller::object_cache::Key,
 };
 use jiff::Timestamp;
 
@@ -28,7 +28,7 @@ use crate::{
 pub enum Demand {
     /// An image may rest as failed if its last build failed for any reason.
     Lenient,
-    /// Only what is broken for good may rest as failed, and no hold is going to end: that sets off a wave.
+    /// Only what is broken for good may rest as failed, and no hold is going to end: that sets off a cascade.
     Strict,
 }
 
@@ -72,7 +72,7 @@ struct View {
     uid: String,
     spec: ImageFamilySpec,
     status: ImageFamilyStatus,
-    records: BTreeMap<String, FamilyImageStatus>,
+    records: BTreeMap<String, ManagedImageStatus>,
 }
 
 impl View {
@@ -102,7 +102,7 @@ impl View {
         upstreams.chain(images).chain(of_upstreams).chain(of_images).find(|until| *until > now)
     }
 
-    fn record(&self, name: &str) -> FamilyImageStatus {
+    fn record(&self, name: &str) -> ManagedImageStatus {
         self.records.get(name).cloned().unwrap_or_default()
     }
 }
@@ -149,13 +149,14 @@ impl World<'_> {
         if let Some(pending) = &status.pending {
             return Err(format!("{pending:?}"));
         }
-        if let Some(wave) = &status.cascade {
-            return Err(format!("{wave:?}"));
+        if let Some(cascade) = &status.cascade {
+            return Err(format!("{cascade:?}"));
         }
-        let waves = self.cluster.objects.all(Kind::Cascade).filter(|(_, wave)| owner(wave) == family.uid);
-        let running = waves.filter(|(_, wave)| matches!(wave["status"]["phase"].as_str(), None | Some("Running")));
-        if let Some((wave, _)) = running.into_iter().next() {
-            return Err(format!("{} runs", wave.name));
+        let cascades = self.cluster.objects.all(Kind::Cascade).filter(|(_, cascade)| owner(cascade) == family.uid);
+        let running =
+            cascades.filter(|(_, cascade)| matches!(cascade["status"]["phase"].as_str(), None | Some("Running")));
+        if let Some((cascade, _)) = running.into_iter().next() {
+            return Err(format!("{} runs", cascade.name));
         }
         self.requests(family)?;
         let records = self.cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == family.uid);
@@ -239,7 +240,7 @@ impl World<'_> {
         Ok(Fate::Current)
     }
 
-    /// Whether an image stands on an upstream whose moves are adopted and passed on, so that there is another wave for it.
+    /// Whether an image stands on an upstream whose moves are adopted and passed on, so that there is another cascade for it.
     fn is_reached(&self, family: &View, image: &Image) -> bool {
         let now = self.cluster.time.truth();
         image.from.iter().any(|edge| {
@@ -313,7 +314,7 @@ impl World<'_> {
         &self,
         family: &View,
         image: &Image,
-        record: &FamilyImageStatus,
+        record: &ManagedImageStatus,
         text: &str,
         parents: &[String],
     ) -> Result<(), String> {
@@ -408,7 +409,7 @@ impl World<'_> {
                 .replace("{{ upstream.u0.tag }}", FOLLOWED);
             let floats = tag == *template;
             let expected = match (fates[place], floats, family.spec.policy.promotion) {
-                (Fate::Current, true, Promotion::Wave) if !whole => record.promoted.as_deref(),
+                (Fate::Current, true, Promotion::Cascade) if !whole => record.promoted.as_deref(),
                 (Fate::Current, _, _) => Some(digest),
                 _ => continue,
             };

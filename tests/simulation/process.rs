@@ -10,19 +10,19 @@ use std::{
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use groundswell::{
     api::ImageFamily,
-    build::job::BuildEnvironment,
+    builds::job::BuildEnvironment,
     controller::{
-        budget::{Ledger, Limits},
-        cache::{Cache, Change, Key},
-        caches::Caches,
-        claims::Claims,
-        context::{Context, Memories},
+        backoff::ReconcileBackoff,
+        context::{Context, ReconcileCaches},
+        dependents::Dependents,
         error::Error,
-        failures::Failures,
         family,
-        importers::Importers,
-        revisions::GitKey,
+        git_poll::GitKey,
+        object_cache::{Change, Key, ObjectCache},
+        quota::{BuildQuota, Limits},
         rollouts::Rollouts,
+        stores::Stores,
+        tag_owners::TagOwners,
         triggers::{self, FamilyRef},
         watch::Scopes,
     },
@@ -87,7 +87,7 @@ impl Process {
         let tags = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: ImageKey, last| {
             let asked = asked.clone();
             async move {
-                let last = last.and_then(|sighting| sighting.value.clone());
+                let last = last.and_then(|polled| polled.value.clone());
                 upstream::look(&asked, &key, last.as_ref()).await
             }
         });
@@ -95,14 +95,14 @@ impl Process {
         let revisions = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: GitKey, _| {
             registry_service::commit(asked.clone(), number, key.url, key.revision)
         });
-        let (workloads, _) = rollout::Caches::start(&client, &BTreeSet::new());
+        let (workloads, _) = rollout::WorkloadStore::start(&client, &BTreeSet::new());
         let reporter = Reporter { controller: "groundswell".into(), instance: None };
         let context = Context {
             recorder: Recorder::new(client.clone(), reporter),
             client,
             clock,
             scopes: Scopes::new(Vec::new()),
-            caches: Caches::default(),
+            stores: Stores::default(),
             workloads,
             rollouts: Rollouts::default(),
             registry,
@@ -110,12 +110,12 @@ impl Process {
             revisions,
             environment: BuildEnvironment::default(),
             audit: groundswell::api::Duration::from_secs(u32::try_from(audit.as_secs()).unwrap_or(600)),
-            importers: Importers::default(),
-            budget: Ledger::new(limits),
-            claims: Claims::default(),
+            dependents: Dependents::default(),
+            quota: BuildQuota::new(limits),
+            tag_owners: TagOwners::default(),
             metrics: Metrics::new(),
-            failures: Failures::default(),
-            memory: Memories::default(),
+            failures: ReconcileBackoff::default(),
+            reconcile_caches: ReconcileCaches::default(),
         };
         let context = Arc::new(context);
         let changes = [context.tags.changes().boxed(), context.revisions.changes().boxed(), triggers::woken(&context)];
@@ -169,7 +169,7 @@ impl Process {
                 continue;
             }
             if !self.filled {
-                self.filled = self.context.caches.waiting_for(self.context.scopes.as_slice()).is_empty();
+                self.filled = self.context.stores.waiting_for(self.context.scopes.as_slice()).is_empty();
             }
             if !self.filled {
                 self.due.insert(key, now + CACHES_PAUSE);
@@ -177,7 +177,7 @@ impl Process {
             }
             self.due.remove(&key);
             self.running.insert(key.clone(), None);
-            if let Some(family) = self.context.caches.families.get(&key) {
+            if let Some(family) = self.context.stores.families.get(&key) {
                 let generation = family.metadata.generation.unwrap_or_default();
                 invariants::pass_begins(&mut self.shared.lock(), &key, generation);
             }
@@ -230,23 +230,28 @@ impl Process {
     /// A kind's watch shows what has changed.
     pub fn deliver(&mut self, kind: Kind) {
         let context = Arc::clone(&self.context);
-        let caches = &context.caches;
+        let stores = &context.stores;
         let concerned = match kind {
-            Kind::Family => self.show(kind, &caches.families, |change| triggers::of_family(&context, change)),
-            Kind::Image => self.show(kind, &caches.images, |change| triggers::of_image(&context, change)),
-            Kind::Cascade => self.show(kind, &caches.cascades, triggers::of_cascade),
-            Kind::Strategy => self.show(kind, &caches.strategies, |change| triggers::of_strategy(&context, change)),
-            Kind::Job => self.show(kind, &caches.jobs, triggers::of_label),
-            Kind::Pod => self.show(kind, &caches.pods, triggers::of_label),
-            Kind::ConfigMap => self.show(kind, &caches.config_maps, |change| triggers::of_config_map(&context, change)),
-            Kind::Secret => self.show(kind, &caches.secrets, |change| triggers::of_secret(&context, change)),
+            Kind::Family => self.show(kind, &stores.families, |change| triggers::of_family(&context, change)),
+            Kind::Image => self.show(kind, &stores.images, |change| triggers::of_image(&context, change)),
+            Kind::Cascade => self.show(kind, &stores.cascades, triggers::of_cascade),
+            Kind::Strategy => self.show(kind, &stores.strategies, |change| triggers::of_strategy(&context, change)),
+            Kind::Job => self.show(kind, &stores.jobs, triggers::of_label),
+            Kind::Pod => self.show(kind, &stores.pods, triggers::of_label),
+            Kind::ConfigMap => self.show(kind, &stores.config_maps, |change| triggers::of_config_map(&context, change)),
+            Kind::Secret => self.show(kind, &stores.secrets, |change| triggers::of_secret(&context, change)),
         };
         for family in &concerned {
             self.wake(family);
         }
     }
 
-    fn show<K>(&mut self, kind: Kind, cache: &Cache<K>, of: impl Fn(&Change<K>) -> Vec<FamilyRef>) -> Vec<FamilyRef>
+    fn show<K>(
+        &mut self,
+        kind: Kind,
+        cache: &ObjectCache<K>,
+        of: impl Fn(&Change<K>) -> Vec<FamilyRef>,
+    ) -> Vec<FamilyRef>
     where
         K: kube::Resource + DeserializeOwned,
     {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use groundswell::{
     api::condition::reason,
-    engine::Fault,
+    engine::Problem,
     registry::{Body, Digest, Outgoing, Transport, whole},
 };
 use http::{Method, Response, header};
@@ -102,7 +102,7 @@ fn carry_out(cluster: &mut Cluster, host: &str, request: &Outgoing) -> Response<
 }
 
 /// The commit at which a branch stands.
-pub async fn commit(shared: Shared, process: u64, url: String, branch: String) -> Result<String, Fault> {
+pub async fn commit(shared: Shared, process: u64, url: String, branch: String) -> Result<String, Problem> {
     let there = shared.lock().faults.registry_latency();
     tokio::time::sleep(there).await;
     let found = {
@@ -116,7 +116,7 @@ pub async fn commit(shared: Shared, process: u64, url: String, branch: String) -
         }
     };
     let Some(found) = found else { return std::future::pending().await };
-    found.ok_or_else(|| Fault { reason: reason::SOURCE_UNAVAILABLE, message: "the repository is away".into() })
+    found.ok_or_else(|| Problem { reason: reason::SOURCE_UNAVAILABLE, message: "the repository is away".into() })
 }
 
 /// A transport as the client takes it.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use groundswell::{
     api::{Image, ImageFamilySpec, Source, labels, request::RequestAction},
-    controller::cache::Key,
+    controller::object_cache::Key,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundswell::api::{EdgeUse, Hold, Image, ImageFamilySpec, Policy, request::RequestAction};
-use groundswell::controller::budget::Limits;
+use groundswell::controller::quota::Limits;
 
 use crate::{
     builder::{BAD, BROKEN, COSMETIC, IRREPRODUCIBLE, MISMATCH},

@@ -2,8 +2,8 @@
 
 use groundswell::api::{
     Approval, Breaker, Check, ConfigMapSource, Cutoff, Duration as ApiDuration, Edge, EdgeUse, Export, FamilyRef,
-    Follow, GitSource, Image, ImageFamilySpec, OnParentFailure, Policy, Promotion, Retries, Source, Storm, StrategyRef,
-    Supersede, Upstream, Window,
+    Follow, GitSource, Image, ImageFamilySpec, OnParentFailure, Policy, Promotion, RateLimit, Retries, Source,
+    StrategyRef, Supersede, Upstream, Window,
 };
 
 use crate::{
@@ -182,11 +182,12 @@ pub fn policy(random: &mut Random) -> Policy {
             1 => Cutoff::Digest,
             _ => Cutoff::Content,
         },
-        promotion: if random.chance(300) { Promotion::Wave } else { Promotion::Image },
+        promotion: if random.chance(300) { Promotion::Cascade } else { Promotion::Image },
         windows: (0..random.below(12).saturating_sub(9)).map(|_| window(random)).collect(),
-        storm: random
-            .chance(100)
-            .then(|| Storm { starts: few(random.within(1..4)), per: ApiDuration::from_secs(random.seconds(5..50)) }),
+        rate_limit: random.chance(100).then(|| RateLimit {
+            builds: few(random.within(1..4)),
+            per: ApiDuration::from_secs(random.seconds(5..50)),
+        }),
         breaker: Breaker {
             consecutive_failures: few(random.below(6)),
             probe_after: ApiDuration::from_secs(random.seconds(10..600)),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{FamilyImage, ImageFamily};
+use groundswell::api::{ImageFamily, ManagedImage};
 use k8s_openapi::{api::batch::v1::Job, apimachinery::pkg::apis::meta::v1::Condition};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ impl Place {
 
     /// The digest of every image of a family, by name; empty for one that has none.
     pub async fn digests(&self, family: &str) -> BTreeMap<String, String> {
-        let images = self.list::<FamilyImage>().await.into_iter().filter(|image| image.spec.family == family);
+        let images = self.list::<ManagedImage>().await.into_iter().filter(|image| image.spec.family == family);
         images
             .map(|image| (image.spec.image, image.status.and_then(|status| status.digest).unwrap_or_default()))
             .collect()
@@ -100,7 +100,7 @@ impl Place {
     }
 
     async fn describe(&self, family: &ImageFamily) -> String {
-        let images = self.list::<FamilyImage>().await;
+        let images = self.list::<ManagedImage>().await;
         let rows = images.iter().filter(|image| image.spec.family == family.name_any()).map(|image| {
             let status = image.status.clone().unwrap_or_default();
             format!("{}: {} {}: {}\n", image.name_any(), status.state.as_str(), status.reason, status.message)

@@ -4,22 +4,22 @@
 - apiGroups: [groundswell.dev]
   resources: [imagefamilies]
   verbs: [get, list, watch]
-# The rows per image and the records of waves: made, kept and thrown away by the controller alone.
+# The rows per image and the records of cascades: made, kept and thrown away by the controller alone.
 - apiGroups: [groundswell.dev]
-  resources: [familyimages]
+  resources: [managedimages]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [groundswell.dev]
   resources: [cascades]
   verbs: [get, list, watch, create, delete]
 - apiGroups: [groundswell.dev]
-  resources: [imagefamilies/status, familyimages/status, cascades/status]
+  resources: [imagefamilies/status, managedimages/status, cascades/status]
   verbs: [patch]
 # Families own what is made for them. Where OwnerReferencesPermissionEnforcement is on, as in OpenShift, this takes a right.
 - apiGroups: [groundswell.dev]
-  resources: [imagefamilies/finalizers, familyimages/finalizers]
+  resources: [imagefamilies/finalizers, managedimages/finalizers]
   verbs: [update]
 # A build is a Job, and so is a check. Ended ones are removed by their time to live. One that counts as failed and has not ended is
-# deleted before the next attempt, and so is one that is cancelled, overtaken by a newer wave, or of an image that is gone.
+# deleted before the next attempt, and so is one that is cancelled, overtaken by a newer cascade, or of an image that is gone.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]

@@ -1,17 +1,17 @@
 //! Requests: what a person asks for by hand, as an annotation with an id, so that it is done once and its outcome recorded.
 //!
-//! The annotation [`REQUEST`](super::labels::REQUEST) stands on an `ImageFamily`, or on a `FamilyImage`, whose image is then the
+//! The annotation [`REQUEST`](crate::api::labels::REQUEST) stands on an `ImageFamily`, or on a `ManagedImage`, whose image is then the
 //! one that is meant. Here it is read and checked as far as its own text goes; whether the image exists, whether a digest is
 //! still the candidate and whether `until` is still to come, is for whoever knows the family and the time. What came of it is
-//! recorded as [`super::handled_request`] says.
+//! recorded as [`crate::api::handled_request`] says.
 
-mod written;
+mod wire;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use written::Written;
+use wire::Written;
 
 /// The most bytes of the annotation's value.
 pub const MAX_VALUE: usize = 4096;
@@ -153,9 +153,9 @@ pub enum RequestError {
         /// What to add.
         needed: &'static str,
     },
-    /// A request on a `FamilyImage` names another image.
+    /// A request on a `ManagedImage` names another image.
     #[error(
-        "this FamilyImage is of image `{own}`, and the request names `{named}`: annotate that one's, or the ImageFamily"
+        "this ManagedImage is of image `{own}`, and the request names `{named}`: annotate that one's, or the ImageFamily"
     )]
     OtherImage {
         /// The image that it names.
@@ -171,7 +171,7 @@ impl Request {
         Written::read(value)?.try_into()
     }
 
-    /// Reads the annotation of a `FamilyImage`: it is about this image, and `image` may be left out.
+    /// Reads the annotation of a `ManagedImage`: it is about this image, and `image` may be left out.
     pub fn parse_on_image(value: &str, image: &str) -> Result<Self, RequestError> {
         Written::read(value)?.on_image(image)?.try_into()
     }
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn on_a_family_image_the_image_is_implied() {
+    fn on_a_managed_image_the_image_is_implied() {
         let parse = |fields: serde_json::Value| Request::parse_on_image(&fields.to_string(), "app").map(|r| r.act);
         assert_eq!(parse(json!({"id": "1", "action": "Retry"})), Ok(Act::Retry(Scope::Image("app".into()))));
         assert_eq!(

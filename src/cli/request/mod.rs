@@ -11,9 +11,10 @@ use clap::Args;
 use jiff::Timestamp;
 use kube::Api;
 
-use self::send::Sending;
-use super::{Place, cluster::Cluster};
-use crate::api::{Act, Approval, Duration, FamilyImage, ImageFamily, Request, Scope};
+use crate::{
+    api::{Act, Approval, Duration, ImageFamily, ManagedImage, Request, Scope},
+    cli::{Place, cluster::Cluster, request::send::Sending},
+};
 
 /// A family, or one of its images.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,12 +136,12 @@ pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
     dispatch(&cluster, &target, Act::Approve { upstream, digest }, &sending).await
 }
 
-/// Annotates the `FamilyImage`, where one image is meant, else the `ImageFamily`: so that requests about several images do not
+/// Annotates the `ManagedImage`, where one image is meant, else the `ImageFamily`: so that requests about several images do not
 /// stand in each other's way.
 async fn dispatch(cluster: &Cluster, target: &Target, act: Act, sending: &Sending) -> anyhow::Result<()> {
     let request = Request { id: send::fresh_id(Timestamp::now()), by: cluster.who().await, act };
     if let Some(image) = &target.image {
-        let api: Api<FamilyImage> = cluster.api();
+        let api: Api<ManagedImage> = cluster.api();
         send::send(cluster, &api, &format!("{}.{image}", target.family), &request, sending).await
     } else {
         let api: Api<ImageFamily> = cluster.api();

@@ -2,8 +2,10 @@
 
 use jiff::Timestamp;
 
-use super::super::status::age;
-use crate::api::{Act, HandledRequest, ImageFamily, Request, RequestAction, RequestOutcome, Scope};
+use crate::{
+    api::{Act, HandledRequest, ImageFamily, Request, RequestAction, RequestOutcome, Scope},
+    cli::status::age,
+};
 
 /// What was asked for.
 pub fn requested(request: &Request) -> String {

@@ -16,10 +16,12 @@ use kube::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::{super::cluster::Cluster, render};
-use crate::api::{
-    Duration, FamilyImage, HandledRequest, ImageFamily, Request, RequestError, RequestOutcome,
-    handled_request::is_handled, labels,
+use crate::{
+    api::{
+        Duration, HandledRequest, ImageFamily, ManagedImage, Request, RequestError, RequestOutcome,
+        handled_request::is_handled, labels,
+    },
+    cli::{cluster::Cluster, request::render},
 };
 
 /// Owner of the one field that is written.
@@ -64,7 +66,7 @@ impl Requestable for ImageFamily {
     }
 }
 
-impl Requestable for FamilyImage {
+impl Requestable for ManagedImage {
     fn read(&self, value: &str) -> Result<Request, RequestError> {
         Request::parse_on_image(value, &self.spec.image)
     }

@@ -8,7 +8,7 @@ use super::*;
 
 const RETRY: &str = r#"{"id": "r1", "action": "Retry", "by": "ann"}"#;
 
-fn image(annotation: Option<&str>, status: Value) -> FamilyImage {
+fn image(annotation: Option<&str>, status: Value) -> ManagedImage {
     let annotations = annotation.map(|value| json!({labels::REQUEST: value}));
     serde_json::from_value(json!({
         "metadata": {"name": "flask.app", "resourceVersion": "1", "annotations": annotations},
@@ -23,7 +23,7 @@ fn image(annotation: Option<&str>, status: Value) -> FamilyImage {
 struct Server(Arc<Mutex<State>>);
 
 struct State {
-    image: FamilyImage,
+    image: ManagedImage,
     /// What others write, one at a time, each just before a patch arrives: an annotation, or nothing that matters here.
     others: Vec<Option<&'static str>>,
     /// The patches that came true: query and body.
@@ -31,7 +31,7 @@ struct State {
 }
 
 impl Server {
-    fn new(image: FamilyImage, others: &[Option<&'static str>]) -> Self {
+    fn new(image: ManagedImage, others: &[Option<&'static str>]) -> Self {
         Self(Arc::new(Mutex::new(State { image, others: others.to_vec(), patches: Vec::new() })))
     }
 
@@ -75,7 +75,7 @@ impl Server {
         let cluster = self.cluster();
         let request = serde_json::from_value(fields).expect("a request");
         let sending = Sending { wait: false, timeout: Duration::from_secs(1), replace };
-        let api: Api<FamilyImage> = cluster.api();
+        let api: Api<ManagedImage> = cluster.api();
         let outcome = send(&cluster, &api, "flask.app", &request, &sending).await;
         (outcome, std::mem::take(&mut self.0.lock().expect("the state").patches))
     }
@@ -164,7 +164,7 @@ fn a_request_is_pending_until_it_is_handled_or_lost() {
     assert!(matches!(progress(Some(&done), "r1"), Progress::Handled(handled) if handled.message == "why"));
     let other = image(Some(RETRY), json!({"requests": [{"id": "r1"}]}));
     assert_eq!(progress(Some(&other), "r2"), Progress::Lost);
-    assert_eq!(progress::<FamilyImage>(None, "r1"), Progress::Gone);
+    assert_eq!(progress::<ManagedImage>(None, "r1"), Progress::Gone);
 }
 
 #[test]

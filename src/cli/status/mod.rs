@@ -15,10 +15,11 @@ use kube::{
 };
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-pub use self::render::age;
-use self::screen::Screen;
-use super::{Place, cluster::Cluster};
-use crate::api::{FamilyImage, ImageFamily};
+pub use crate::cli::status::render::age;
+use crate::{
+    api::{ImageFamily, ManagedImage},
+    cli::{Place, cluster::Cluster, status::screen::Screen},
+};
 
 /// How often the screen is drawn anew, at most, when something has changed.
 const DRAW: Duration = Duration::from_millis(200);
@@ -43,14 +44,14 @@ pub struct Arguments {
 #[derive(Clone, Debug, Default, PartialEq)]
 struct View {
     families: BTreeMap<(String, String), ImageFamily>,
-    images: BTreeMap<String, FamilyImage>,
+    images: BTreeMap<String, ManagedImage>,
 }
 
 /// A change of what is shown.
 #[derive(Debug)]
 enum Seen {
     Family(Box<watcher::Event<ImageFamily>>),
-    Image(Box<watcher::Event<FamilyImage>>),
+    Image(Box<watcher::Event<ManagedImage>>),
 }
 
 pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -75,7 +76,7 @@ impl Arguments {
         let now = Timestamp::now();
         match (&self.family, view.families.values().next()) {
             (Some(_), Some(family)) => {
-                let images: Vec<&FamilyImage> = view.images.values().collect();
+                let images: Vec<&ManagedImage> = view.images.values().collect();
                 render::family(family, &images, now, width)
             }
             (Some(name), None) => format!("family {name} is gone\n"),
@@ -116,7 +117,7 @@ async fn watch(cluster: &Cluster, arguments: &Arguments, mut screen: Screen) -> 
         .boxed();
     let images = match of_images {
         Some(config) => {
-            let api: Api<FamilyImage> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+            let api: Api<ManagedImage> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
             watcher(api, config).default_backoff().map_ok(|event| Seen::Image(Box::new(event))).boxed()
         }
         None => stream::pending().boxed(),
@@ -171,7 +172,7 @@ impl View {
         self.families.insert(place(&family), family);
     }
 
-    fn put_image(&mut self, image: FamilyImage) {
+    fn put_image(&mut self, image: ManagedImage) {
         self.images.insert(image.name_any(), image);
     }
 

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use crate::api::{
-    FamilyImage, ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, RolloutState, UpstreamStatus,
+    ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, RolloutState, UpstreamStatus,
     condition::{self, shorten},
 };
 
@@ -19,25 +19,25 @@ const LEAST: usize = 16;
 const GAP: usize = 2;
 
 /// A family: its summary, its upstreams, its images by level, and the rollouts that need a person.
-pub fn family(family: &ImageFamily, images: &[&FamilyImage], now: Timestamp, width: Option<u16>) -> String {
+pub fn family(family: &ImageFamily, images: &[&ManagedImage], now: Timestamp, width: Option<u16>) -> String {
     let empty = ImageFamilyStatus::default();
     let status = family.status.as_ref().unwrap_or(&empty);
     let mut text = summary(family, status, now, width);
     if !status.upstreams.is_empty() {
-        let header = ["UPSTREAM", "REFERENCE", "ADOPTED", "SINCE", "CANDIDATE", "WHY"];
+        let header = ["UPSTREAM", "REFERENCE", "ADOPTED", "SINCE", "CANDIDATE", "MESSAGE"];
         let rows = status.upstreams.iter().map(|upstream| upstream_row(upstream, now)).collect();
         text = text + "\n" + &table(&header, rows, width);
     }
     let mut images = images.to_vec();
     images.sort_by_key(|image| (image.spec.level, image.spec.image.clone()));
     if !images.is_empty() {
-        let header = ["LEVEL", "IMAGE", "STATE", "BUILD", "DIGEST", "SINCE", "WHY"];
+        let header = ["LEVEL", "IMAGE", "STATE", "BUILD", "DIGEST", "SINCE", "MESSAGE"];
         let rows = images.iter().map(|image| image_row(image, now)).collect();
         text = text + "\n" + &table(&header, rows, width);
     }
     let rollouts: Vec<_> = images.iter().flat_map(|image| rollout_rows(image)).collect();
     if !rollouts.is_empty() {
-        text = text + "\n" + &table(&["IMAGE", "ROLLOUT", "STATE", "WHY"], rollouts, width);
+        text = text + "\n" + &table(&["IMAGE", "ROLLOUT", "STATE", "MESSAGE"], rollouts, width);
     }
     text
 }
@@ -47,7 +47,7 @@ pub fn families(families: &[&ImageFamily], namespaces: bool, now: Timestamp, wid
     if families.is_empty() {
         return "no families\n".into();
     }
-    let mut header = vec!["FAMILY", "READY", "IMAGES", "CASCADE", "SINCE", "WHY"];
+    let mut header = vec!["FAMILY", "READY", "IMAGES", "CASCADE", "SINCE", "MESSAGE"];
     if namespaces {
         header.insert(0, "NAMESPACE");
     }
@@ -107,7 +107,7 @@ fn summary(family: &ImageFamily, status: &ImageFamilyStatus, now: Timestamp, wid
     if let Some(cascade) = &status.cascade {
         lines.push(("Cascade", format!("{}, for {}", cascade.name, age(cascade.started_at, now))));
     } else if let Some(pending) = &status.pending {
-        lines.push(("Pending", format!("changes since {} ago wait for a wave", age(pending.since, now))));
+        lines.push(("Pending", format!("changes since {} ago wait for a cascade", age(pending.since, now))));
     }
     if family.spec.suspend {
         lines.push(("Suspend", "nothing is built, tagged or rolled out until `spec.suspend` is taken out".into()));
@@ -131,7 +131,7 @@ fn upstream_row(upstream: &UpstreamStatus, now: Timestamp) -> Vec<Painted> {
     ]
 }
 
-fn image_row(image: &FamilyImage, now: Timestamp) -> Vec<Painted> {
+fn image_row(image: &ManagedImage, now: Timestamp) -> Vec<Painted> {
     let Some(status) = &image.status else {
         let unknown = ["-"; 4].map(Painted::from);
         let mut row = vec![image.spec.level.into(), (&image.spec.image).into()];
@@ -151,7 +151,7 @@ fn image_row(image: &FamilyImage, now: Timestamp) -> Vec<Painted> {
 }
 
 /// The rollouts of an image that are not complete.
-fn rollout_rows(image: &FamilyImage) -> Vec<Vec<Painted>> {
+fn rollout_rows(image: &ManagedImage) -> Vec<Vec<Painted>> {
     let rollouts = image.status.iter().flat_map(|status| &status.rollouts);
     rollouts
         .filter_map(|rollout| {

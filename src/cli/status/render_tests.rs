@@ -33,7 +33,7 @@ fn the_family() -> ImageFamily {
     .expect("a family")
 }
 
-fn image(level: i32, name: &str, status: &serde_json::Value) -> FamilyImage {
+fn image(level: i32, name: &str, status: &serde_json::Value) -> ManagedImage {
     serde_json::from_value(json!({
         "metadata": {"name": format!("flask.{name}"), "namespace": "team"},
         "spec": {"family": "flask", "image": name, "repository": format!("r.example.com/team/{name}"), "level": level},
@@ -42,7 +42,7 @@ fn image(level: i32, name: &str, status: &serde_json::Value) -> FamilyImage {
     .expect("an image")
 }
 
-fn the_images() -> Vec<FamilyImage> {
+fn the_images() -> Vec<ManagedImage> {
     let since = "2026-05-01T11:59:30Z";
     vec![
         image(

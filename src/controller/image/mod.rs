@@ -1,4 +1,4 @@
-//! The pass over a `FamilyImage`: its workloads are moved to its promoted digest.
+//! The pass over a `ManagedImage`: its workloads are moved to its promoted digest.
 //!
 //! Apart from the family's pass, so that a cascade never waits for a rollout, and a rollout never for a cascade. It writes
 //! `status.rollouts` and the condition `RolledOut` under a field owner of its own.
@@ -15,23 +15,23 @@ use kube::{
 use serde_json::json;
 use tracing::{info, warn};
 
-use super::{
-    cache::Key,
-    context::Context,
-    error::{Error, call},
-    family::events::{self, Tone},
-    writes::apply_status,
-};
 use crate::{
     api::{
-        FamilyImage, FamilyImageStatus, ImageFamily, Rollout, RolloutRecord, RolloutState,
+        ImageFamily, ManagedImage, ManagedImageStatus, Rollout, RolloutRecord, RolloutState,
         condition::{self, reason},
         labels,
+    },
+    controller::{
+        context::Context,
+        error::{Error, call},
+        family::record::events::{self, Tone},
+        object_cache::Key,
+        writes::apply_status,
     },
     rollout::{self, Step},
 };
 
-/// Condition of a `FamilyImage`: its workloads run its digest.
+/// Condition of a `ManagedImage`: its workloads run its digest.
 pub const ROLLED_OUT: &str = "RolledOut";
 /// The longest that a record is left alone.
 const RESYNC: Duration = Duration::from_mins(10);
@@ -39,11 +39,11 @@ const RESYNC: Duration = Duration::from_mins(10);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// One pass over an image's workloads.
-pub async fn reconcile(image: Arc<FamilyImage>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(image: Arc<ManagedImage>, context: Arc<Context>) -> Result<Action, Error> {
     let key = Key::of(&*image);
-    let live = |image: &Arc<FamilyImage>| image.metadata.deletion_timestamp.is_none();
-    let Some(image) = context.caches.images.get(&key).filter(live) else { return Ok(Action::await_change()) };
-    let family = context.caches.families.get(&Key::new(&key.namespace, &image.spec.family));
+    let live = |image: &Arc<ManagedImage>| image.metadata.deletion_timestamp.is_none();
+    let Some(image) = context.stores.images.get(&key).filter(live) else { return Ok(Action::await_change()) };
+    let family = context.stores.families.get(&Key::new(&key.namespace, &image.spec.family));
     let Some(family) = family.filter(|family| !family.spec.suspend) else { return Ok(Action::requeue(RESYNC)) };
     let rollouts = rollouts_of(&family, &image);
     context.rollouts.follow(&ObjectRef::from_obj(&*image), &key.namespace, rollouts);
@@ -55,14 +55,14 @@ pub async fn reconcile(image: Arc<FamilyImage>, context: Arc<Context>) -> Result
     Ok(Action::requeue(if failed.is_some() { TRY_AGAIN } else { RESYNC }))
 }
 
-fn rollouts_of<'a>(family: &'a ImageFamily, image: &FamilyImage) -> &'a [Rollout] {
+fn rollouts_of<'a>(family: &'a ImageFamily, image: &ManagedImage) -> &'a [Rollout] {
     let image = family.spec.images.iter().find(|candidate| candidate.name == image.spec.image);
     image.map_or(&[], |image| image.rollout.as_slice())
 }
 
 /// The digest that workloads are moved to: the promoted one, once the floating tags stand on it, for a restarted pod pulls by
 /// tag.
-fn promoted(status: Option<&FamilyImageStatus>) -> Option<&str> {
+fn promoted(status: Option<&ManagedImageStatus>) -> Option<&str> {
     let status = status?;
     let digest = status.promoted.as_deref()?;
     let floating = status.tags.iter().filter(|tag| !tag.immutable);
@@ -89,7 +89,7 @@ async fn carry_out(context: &Context, steps: &[Step]) -> Option<String> {
 async fn record(
     context: &Context,
     family: &ImageFamily,
-    image: &FamilyImage,
+    image: &ManagedImage,
     steps: Vec<Step>,
     failed: Option<&str>,
 ) -> Result<(), Error> {
@@ -102,11 +102,11 @@ async fn record(
     }
     let status = json!({ "conditions": condition.iter().collect::<Vec<_>>(), "rollouts": rollouts });
     let name = image.name_any();
-    let api: Api<FamilyImage> = Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
+    let api: Api<ManagedImage> = Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
     let parameters = PatchParams::apply(labels::ROLLOUT_FIELD_OWNER).force();
-    let what = || format!("write the rollouts of FamilyImage {name}");
-    match call(what, api.patch_status(&name, &parameters, &apply_status::<FamilyImage>(&name, &status))).await {
-        Ok(written) => context.caches.images.wrote(written),
+    let what = || format!("write the rollouts of ManagedImage {name}");
+    match call(what, api.patch_status(&name, &parameters, &apply_status::<ManagedImage>(&name, &status))).await {
+        Ok(written) => context.stores.images.wrote(written),
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) => return Err(error),
     }

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use jiff::SignedDuration;
 
-use super::{CURRENT, world::World};
 use crate::{
     api::{Check, CheckState, FailureClass, ImageState, condition::reason},
-    engine::{Action, CheckOutcome},
+    engine::{
+        Action, CheckOutcome,
+        tests::{CURRENT, world::World},
+    },
 };
 
 fn check(name: &str, required: bool) -> Check {
@@ -54,7 +56,11 @@ fn a_failing_check_fails_the_image_and_moves_nothing() {
     assert_eq!(world.record("base").reason, reason::CHECK_FAILED);
     assert!(world.record("base").message.contains("check smoke: it is not as it should be"));
     assert_eq!(world.builds(), [2, 1], "what is checked again is not built again");
-    assert_eq!(world.checks.iter().filter(|(_, sight)| sight.check == "smoke").count(), 1 + 2, "retries.build is 1");
+    assert_eq!(
+        world.checks.iter().filter(|(_, observed)| observed.check == "smoke").count(),
+        1 + 2,
+        "retries.build is 1"
+    );
     assert_eq!((world.tags.clone(), world.record("app").digest.clone()), before);
     world.failing_checks.clear();
     world.upstream_digests[0] = "sha256:up-2".into();
@@ -129,7 +135,7 @@ fn a_check_that_was_mended_is_run_again_and_builds_nothing() {
 }
 
 #[test]
-fn a_check_that_failed_on_a_digest_as_it_was_is_run_again_by_hand_and_by_the_next_wave() {
+fn a_check_that_failed_on_a_digest_as_it_was_is_run_again_by_hand_and_by_the_next_cascade() {
     let mut world = World::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
     world.settle();
     world.spec.images[0].checks = vec![check("smoke", true)];
@@ -141,7 +147,7 @@ fn a_check_that_failed_on_a_digest_as_it_was_is_run_again_by_hand_and_by_the_nex
     assert_eq!((world.states()[0], world.checks.len()), (ImageState::Failed, 4), "the budget begins anew");
     world.upstream_digests[1] = "sha256:up2-1".into();
     world.settle();
-    assert_eq!((world.states()[0], world.checks.len()), (ImageState::Failed, 6), "and with every wave");
+    assert_eq!((world.states()[0], world.checks.len()), (ImageState::Failed, 6), "and with every cascade");
     world.failing_checks.clear();
     world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
     world.settle();
@@ -259,7 +265,7 @@ fn no_check_starts_beside_one_that_is_being_ended() {
 
 /// Nothing of a build is recorded with the image whose parent changes before its checks are through.
 #[test]
-fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_wave() {
+fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_cascade() {
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
     world.spec.images[1].checks = vec![check("smoke", true)];
     world.settle();
@@ -278,15 +284,15 @@ fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_wave() {
     world.jobs.retain(|(image, _)| *image == 0);
     world.checks.clear();
     for _ in 0..20 {
-        if world.wave.is_none() {
+        if world.cascade.is_none() {
             break;
         }
         world.pass();
         world.finish_builds();
         world.finish_checks();
     }
-    assert_eq!((world.wave.is_none(), world.builds()), (true, vec![2, 2]));
-    assert_eq!(world.record("app").reason, reason::NEXT_WAVE);
+    assert_eq!((world.cascade.is_none(), world.builds()), (true, vec![2, 2]));
+    assert_eq!(world.record("app").reason, reason::NEXT_CASCADE);
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![CURRENT; 2], vec![2, 3]));
 }
@@ -359,9 +365,9 @@ fn a_check_that_was_cancelled_says_nothing_under_a_hold() {
 }
 
 #[test]
-fn no_wave_promotes_a_held_digest_that_has_not_passed_its_checks() {
+fn no_cascade_promotes_a_held_digest_that_has_not_passed_its_checks() {
     let mut world = World::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
-    world.spec.policy.promotion = crate::api::Promotion::Wave;
+    world.spec.policy.promotion = crate::api::Promotion::Cascade;
     world.settle();
     let before = world.tags.clone();
     world.upstream_digests = vec!["sha256:up-1".into(), "sha256:up2-1".into()];
@@ -378,7 +384,7 @@ fn no_wave_promotes_a_held_digest_that_has_not_passed_its_checks() {
     let floating = |tags: &HashMap<(usize, String), String>| {
         (0..2).map(|image| tags.get(&(image, "latest".to_owned())).cloned()).collect::<Vec<_>>()
     };
-    assert_eq!(floating(&world.tags), floating(&before), "the wave is not whole");
+    assert_eq!(floating(&world.tags), floating(&before), "the cascade is not whole");
     world.spec.images[0].hold = None;
     world.settle();
     assert_eq!(world.states(), [CURRENT; 2]);

@@ -2,13 +2,15 @@
 
 use jiff::SignedDuration;
 
-use super::{CURRENT, world::World};
 use crate::{
     api::{
-        Approval, Breaker, Duration, FailureClass, Hold, ImageHold, ImageState, OnParentFailure, Storm, Window,
+        Approval, Breaker, Duration, FailureClass, Hold, ImageHold, ImageState, OnParentFailure, RateLimit, Window,
         condition::reason,
     },
-    engine::{Budget, WaveStep},
+    engine::{
+        Budget, CascadeStep,
+        tests::{CURRENT, world::World},
+    },
 };
 
 fn chain() -> World {
@@ -113,7 +115,7 @@ fn no_build_starts_while_no_window_is_open() {
     assert_eq!(opens.to_string(), "2027-01-15T22:00:00Z");
     assert!(decision.window.is_some_and(|window| !window.open && window.until == Some(opens)));
     world.now = opens;
-    assert!(matches!(world.pass().wave, WaveStep::Open { .. } | WaveStep::None));
+    assert!(matches!(world.pass().cascade, CascadeStep::Open { .. } | CascadeStep::None));
     world.now += SignedDuration::from_secs(40);
     world.pass();
     world.pass();
@@ -122,11 +124,11 @@ fn no_build_starts_while_no_window_is_open() {
     world.finish_builds();
     world.pass();
     world.pass();
-    assert_eq!(world.builds(), [2, 1], "the wave waits for the next window");
+    assert_eq!(world.builds(), [2, 1], "the cascade waits for the next window");
     assert_eq!(world.record("app").reason, reason::WINDOW_CLOSED);
     world.now = opens + SignedDuration::from_hours(24);
     world.settle();
-    assert_eq!((world.builds(), world.waves.len()), (vec![2, 2], 2));
+    assert_eq!((world.builds(), world.cascades.len()), (vec![2, 2], 2));
 }
 
 #[test]
@@ -138,7 +140,7 @@ fn a_storm_starts_builds_at_its_rate_and_leaves_alone_what_a_person_caused() {
     world.settle();
     assert_eq!(world.builds(), [1; 10]);
     world.jobs.clear();
-    world.spec.policy.storm = Some(Storm { starts: 3, per: Duration::from_secs(60) });
+    world.spec.policy.rate_limit = Some(RateLimit { builds: 3, per: Duration::from_secs(60) });
     world.upstream_digests[0] = "sha256:up-1".into();
     let decision = world.begin();
     assert_eq!(world.builds().iter().sum::<usize>(), 13);
@@ -155,7 +157,7 @@ fn a_storm_starts_builds_at_its_rate_and_leaves_alone_what_a_person_caused() {
 fn starts_count_for_a_storm_though_their_jobs_are_gone() {
     let mut world = World::new(&["up"], &[("a", "up"), ("b", "up"), ("c", "up"), ("d", "up")]);
     world.settle();
-    world.spec.policy.storm = Some(Storm { starts: 2, per: Duration::from_secs(3600) });
+    world.spec.policy.rate_limit = Some(RateLimit { builds: 2, per: Duration::from_secs(3600) });
     world.jobs.clear();
     world.upstream_digests[0] = "sha256:up-1".into();
     world.pass();
@@ -210,7 +212,7 @@ fn the_breaker_opens_lets_one_build_through_and_closes_on_success() {
 }
 
 #[test]
-fn a_breaker_with_nothing_left_to_try_waits_for_the_next_wave_or_for_a_person() {
+fn a_breaker_with_nothing_left_to_try_waits_for_the_next_cascade_or_for_a_person() {
     let images: Vec<(String, String)> = (0..4).map(|image| (format!("image{image}"), "base".to_owned())).collect();
     let images: Vec<(&str, &str)> = images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
     let images = [&[("base", "up")], images.as_slice()].concat();
@@ -221,16 +223,16 @@ fn a_breaker_with_nothing_left_to_try_waits_for_the_next_wave_or_for_a_person() 
     world.upstream_digests[0] = "sha256:up-1".into();
     world.settle();
     assert_eq!(world.states()[1..], [ImageState::Failed; 4]);
-    assert!(world.wave.is_none());
+    assert!(world.cascade.is_none());
     let breaker = world.status.breaker.clone().expect("open");
     assert_eq!((breaker.failures.len(), breaker.probe_at), (4, None), "no image is left to be tried");
 
-    // Those that have failed wait for their parent: what they failed of is of the wave before.
+    // Those that have failed wait for their parent: what they failed of is of the cascade before.
     world.failing.clear();
     world.upstream_digests[0] = "sha256:up-2".into();
     world.begin();
     assert_eq!(world.states()[..2], [ImageState::Building, ImageState::Waiting]);
-    assert!(world.status.breaker.is_none(), "a new wave closes it");
+    assert!(world.status.breaker.is_none(), "a new cascade closes it");
     world.settle();
     assert_eq!(world.states(), [CURRENT; 5]);
 }
@@ -242,7 +244,7 @@ fn the_operators_limits_are_kept_and_told() {
     world.pass();
     world.pass();
     assert_eq!(world.builds().iter().sum::<usize>(), 1);
-    let kept_back = world.records.iter().flatten().filter(|record| record.reason == reason::BUDGET);
+    let kept_back = world.records.iter().flatten().filter(|record| record.reason == reason::BUILD_LIMIT_REACHED);
     assert_eq!(kept_back.count(), 2);
     world.budget = Budget { family: None, upstreams: [("docker.io/library/up:1".into(), 0)].into() };
     world.finish_builds();
@@ -271,10 +273,10 @@ fn a_child_may_go_on_with_the_last_good_digest_of_a_failed_parent() {
     world.spec.images[1].on_parent_failure = OnParentFailure::UseLastGood;
     world.failing.insert(0, FailureClass::Build);
     world.upstream_digests = vec!["sha256:up-1".into(), "sha256:up2-1".into()];
-    let good = world.record("base").digest.clone().expect("a digest");
+    let verified = world.record("base").digest.clone().expect("a digest");
     world.settle();
     assert_eq!(world.states(), [ImageState::Failed, CURRENT, ImageState::Blocked]);
     let inputs = world.record("app").inputs.clone().expect("inputs");
-    assert_eq!(inputs.parents[0].digest, good);
+    assert_eq!(inputs.parents[0].digest, verified);
     assert_eq!(inputs.parents[1].digest, "sha256:up2-1");
 }

@@ -1,12 +1,14 @@
 //! Images that stand on images of other families.
 
-use super::{CURRENT, world::World};
 use crate::{
     api::{Cause, CauseType, FamilyRef, ImageState, OnParentFailure, condition::reason},
-    engine::{Fault, ImportSight, ImportState, ImportedGood},
+    engine::{
+        ImportState, ImportedBuild, ObservedImport, Problem,
+        tests::{CURRENT, world::World},
+    },
 };
 
-fn imported(digest: &str, state: ImportState) -> ImportSight {
+fn imported(digest: &str, state: ImportState) -> ObservedImport {
     let cause = Cause {
         type_: CauseType::Upstream,
         name: "alpine".into(),
@@ -14,13 +16,13 @@ fn imported(digest: &str, state: ImportState) -> ImportSight {
         to: "sha256:b".into(),
         via: vec![],
     };
-    let good = ImportedGood {
+    let verified = ImportedBuild {
         digest: digest.into(),
         repository: "registry.example.com/base/left".into(),
         base_seen: None,
         causes: vec![cause],
     };
-    ImportSight { fault: None, good: Some(good), state }
+    ObservedImport { problem: None, verified: Some(verified), state }
 }
 
 /// `join` stands on `left` and `right` of the family `base`.
@@ -51,7 +53,7 @@ fn a_join_over_two_families_is_built_once() {
     world.pass();
     assert_eq!(world.builds(), [2, 1], "without a quiet time of its own");
     world.settle();
-    assert_eq!((world.builds(), world.waves.len()), (vec![2, 2], 2));
+    assert_eq!((world.builds(), world.cascades.len()), (vec![2, 2], 2));
     let causes = &world.record("app").causes;
     let root = causes.iter().find(|cause| cause.name == "alpine").expect("the upstream of the other family");
     assert_eq!(root.via, ["platform/base.left", "join"]);
@@ -80,8 +82,8 @@ fn what_another_family_lost_or_withdrew_is_told() {
     world.spec.images[0].on_parent_failure = OnParentFailure::UseLastGood;
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![CURRENT; 2], vec![1, 1]));
-    let fault = Fault { reason: reason::IMPORT_REFUSED, message: "not exported".into() };
-    world.imports[0] = ImportSight { fault: Some(fault), ..imported("sha256:l0", ImportState::Settled) };
+    let problem = Problem { reason: reason::IMPORT_REFUSED, message: "not exported".into() };
+    world.imports[0] = ObservedImport { problem: Some(problem), ..imported("sha256:l0", ImportState::Settled) };
     world.settle();
     assert_eq!(world.record("join").reason, reason::IMPORT_REFUSED);
     assert_eq!(world.builds(), [1, 1]);

@@ -1,18 +1,20 @@
 //! What a family comes to, pass by pass, in the model of [`world`].
 
+mod cascades;
 mod checks;
 mod edits;
 mod gates;
 mod imports;
 mod requests;
 mod states;
-mod waves;
 mod world;
 
 use jiff::SignedDuration;
 
-use super::*;
-use crate::api::{CascadePhase, FailureClass, Hold, ImageFamilyStatus, ImageState, condition::reason};
+use crate::{
+    api::{CascadePhase, FailureClass, Hold, ImageFamilyStatus, ImageState, condition::reason},
+    engine::*,
+};
 use world::World;
 
 const CURRENT: ImageState = ImageState::Current;
@@ -28,9 +30,9 @@ fn a_chain_is_built_once_parents_first_and_tagged() {
     assert_eq!(world.builds(), [1, 1, 1]);
     let tags: Vec<&str> = world.record("app").tags.iter().map(|tag| tag.tag.as_str()).collect();
     assert_eq!(tags.len(), 2);
-    assert_eq!(world.waves.len(), 1);
-    assert_eq!(world.waves[0].phase, CascadePhase::Complete);
-    assert_eq!(world.waves[0].critical_path, ["base", "lib", "app"]);
+    assert_eq!(world.cascades.len(), 1);
+    assert_eq!(world.cascades[0].phase, CascadePhase::Complete);
+    assert_eq!(world.cascades[0].critical_path, ["base", "lib", "app"]);
 }
 
 #[test]
@@ -43,7 +45,7 @@ fn moves_that_come_together_build_each_image_once() {
     assert_eq!(world.builds(), [1; 4]);
     world.upstream_digests[0] = "sha256:up1-1".into();
     let decision = world.pass();
-    assert_eq!(decision.wave, WaveStep::None, "the quiet time has not passed");
+    assert_eq!(decision.cascade, CascadeStep::None, "the quiet time has not passed");
     assert!(decision.wake_at.is_some_and(|at| at == world.now + SignedDuration::from_secs(30)));
     world.now += SignedDuration::from_secs(20);
     world.upstream_digests[1] = "sha256:up2-1".into();
@@ -52,11 +54,11 @@ fn moves_that_come_together_build_each_image_once() {
     world.settle();
     assert_eq!(world.builds(), [2; 4]);
     assert_eq!(world.states(), [CURRENT; 4]);
-    assert_eq!(world.waves.len(), 2);
+    assert_eq!(world.cascades.len(), 2);
 }
 
 #[test]
-fn changes_that_keep_coming_put_a_wave_off_only_so_long() {
+fn changes_that_keep_coming_put_a_cascade_off_only_so_long() {
     let mut world = World::new(&["up"], &[("base", "up")]);
     world.settle();
     let start = world.now;
@@ -64,24 +66,24 @@ fn changes_that_keep_coming_put_a_wave_off_only_so_long() {
         world.upstream_digests[0] = format!("sha256:up-{round}");
         let decision = world.pass();
         world.now += SignedDuration::from_secs(20);
-        matches!(decision.wave, WaveStep::Open { .. }).then_some(world.now)
+        matches!(decision.cascade, CascadeStep::Open { .. }).then_some(world.now)
     });
-    let waited = opened.expect("a wave").duration_since(start).as_secs();
+    let waited = opened.expect("a cascade").duration_since(start).as_secs();
     assert!((600..=640).contains(&waited), "{waited}");
 }
 
 #[test]
-fn an_upstream_that_moves_mid_wave_is_adopted_by_the_next() {
+fn an_upstream_that_moves_mid_cascade_is_adopted_by_the_next() {
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
     world.pass();
     world.pass();
     world.upstream_digests[0] = "sha256:up-1".into();
     world.finish_builds();
     world.pass();
-    assert_eq!(world.builds(), [1, 1], "the wave goes on with what it began with");
+    assert_eq!(world.builds(), [1, 1], "the cascade goes on with what it began with");
     world.settle();
     assert_eq!(world.builds(), [2, 2]);
-    assert_eq!(world.waves.len(), 2);
+    assert_eq!(world.cascades.len(), 2);
 }
 
 #[test]
@@ -97,7 +99,7 @@ fn losing_every_record_builds_nothing() {
     assert_eq!(world.builds(), [1, 1]);
     let after: Vec<_> = world.records.iter().flatten().map(|record| (record.digest.clone(), record.build)).collect();
     assert_eq!(before, after);
-    assert_eq!(world.waves.len(), 1, "no wave is recorded for builds that were only found");
+    assert_eq!(world.cascades.len(), 1, "no cascade is recorded for builds that were only found");
 }
 
 #[test]
@@ -109,11 +111,11 @@ fn a_failure_blocks_its_descendants_and_nobody_else() {
     assert_eq!(world.states(), [CURRENT, ImageState::Failed, ImageState::Blocked, CURRENT]);
     assert_eq!(world.builds(), [1, 2, 0, 1], "retries.build is 1");
     assert_eq!(world.record("below").message, "blocked by bad, which failed");
-    assert_eq!(world.waves[0].phase, CascadePhase::Incomplete);
+    assert_eq!(world.cascades[0].phase, CascadePhase::Incomplete);
     assert!(
-        world.waves[0].outcome.contains("failed: bad") && world.waves[0].outcome.contains("blocked: below"),
+        world.cascades[0].outcome.contains("failed: bad") && world.cascades[0].outcome.contains("blocked: below"),
         "{}",
-        world.waves[0].outcome
+        world.cascades[0].outcome
     );
 
     world.failing.clear();
@@ -234,11 +236,11 @@ fn a_tag_that_could_not_be_put_back_is_tried_again_though_it_is_recorded() {
     let mut world = World::new(&["up"], &[("base", "up")]);
     world.settle();
     let blueprint = world.blueprint();
-    let mut seen = world.seen(&blueprint);
-    let fault = Fault { reason: reason::REGISTRY_UNAVAILABLE, message: "it is away".into() };
+    let mut input = world.input(&blueprint);
+    let problem = Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "it is away".into() };
     let retry_at = world.now + SignedDuration::from_secs(10);
-    seen.images[0].tags.insert("latest".into(), TagSight::Faulty(fault, retry_at));
-    let moves = |now| decide(&seen, now).actions.iter().any(|action| matches!(action, Action::Promote { .. }));
+    input.images[0].tags.insert("latest".into(), ObservedTag::Failed(problem, retry_at));
+    let moves = |now| decide(&input, now).actions.iter().any(|action| matches!(action, Action::Promote { .. }));
     assert!(!moves(world.now));
     assert!(moves(retry_at));
 }
@@ -247,9 +249,9 @@ fn a_tag_that_could_not_be_put_back_is_tried_again_though_it_is_recorded() {
 fn an_upstream_without_its_platforms_waits() {
     let world = World::new(&["up"], &[("base", "up")]);
     let blueprint = world.blueprint();
-    let mut seen = world.seen(&blueprint);
-    seen.upstreams[0].seen.as_mut().expect("seen").missing_platforms = vec!["linux/arm64".into()];
-    let decision = decide(&seen, world.now);
+    let mut input = world.input(&blueprint);
+    input.upstreams[0].newest.as_mut().expect("seen").missing_platforms = vec!["linux/arm64".into()];
+    let decision = decide(&input, world.now);
     assert!(decision.upstreams[0].adopted.is_none());
     assert!(decision.actions.is_empty());
 }
@@ -265,14 +267,14 @@ fn deciding_is_pure() {
 fn a_source_that_is_asked_for_again_makes_nothing_stale() {
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
     world.settle();
-    world.source = Sight::Pending;
+    world.source = Observed::Pending;
     world.pass();
     assert_eq!(world.states(), [CURRENT; 2], "what is remembered of the source is enough to be current");
     world.upstream_digests[0] = "sha256:up-1".into();
     world.settle();
     assert_eq!(world.builds(), [1, 1], "and not enough to build");
-    assert!(world.wave.is_some(), "the wave waits for it");
-    world.source = Sight::Known("source".into());
+    assert!(world.cascade.is_some(), "the cascade waits for it");
+    world.source = Observed::Known("source".into());
     world.settle();
     assert_eq!((world.builds(), world.states()), (vec![2, 2], vec![CURRENT; 2]));
 }
@@ -281,24 +283,24 @@ fn a_source_that_is_asked_for_again_makes_nothing_stale() {
 fn an_image_on_its_way_to_a_new_source_does_not_fall_back_while_that_is_asked_for_again() {
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
     world.settle();
-    world.source = Sight::Known("newer".into());
+    world.source = Observed::Known("newer".into());
     world.begin();
     assert_eq!(world.builds(), [2, 1]);
-    world.source = Sight::Pending;
+    world.source = Observed::Pending;
     world.pass();
     world.finish_builds();
     world.pass();
     assert_eq!(world.states(), [ImageState::Waiting; 2]);
     assert_eq!(world.record("base").reason, reason::RESOLVING);
-    assert!(world.wave.is_some());
-    world.source = Sight::Known("newer".into());
+    assert!(world.cascade.is_some());
+    world.source = Observed::Known("newer".into());
     world.settle();
     assert_eq!((world.builds(), world.states()), (vec![2, 2], vec![CURRENT; 2]));
 
     // The process died after it had said where the tags were about to go.
     let record = world.records[0].as_mut().expect("a record");
     record.promoted = Some("sha256:newest".into());
-    world.source = Sight::Pending;
+    world.source = Observed::Pending;
     world.pass();
     assert_eq!(world.states()[0], ImageState::Waiting);
     assert_eq!(world.tags[&(0, "latest".to_owned())], "sha256:newest", "the move is completed");
@@ -312,10 +314,10 @@ fn a_recorded_candidate_is_looked_at_again_before_it_is_used() {
     world.pass();
     world.now += SignedDuration::from_secs(3600);
     let blueprint = world.blueprint();
-    let mut seen = world.seen(&blueprint);
-    seen.upstreams[0].seen = None;
-    let decision = decide(&seen, world.now);
-    assert_eq!(decision.wave, WaveStep::None);
+    let mut input = world.input(&blueprint);
+    input.upstreams[0].newest = None;
+    let decision = decide(&input, world.now);
+    assert_eq!(decision.cascade, CascadeStep::None);
     assert_eq!(decision.upstreams[0].reason.as_deref(), Some(reason::RESOLVING));
 }
 
@@ -338,9 +340,9 @@ fn failures_are_remembered_while_an_input_is_away() {
     world.settle();
     assert_eq!((world.builds(), world.states()), (vec![2], vec![ImageState::Failed]));
     world.jobs.clear();
-    world.source = Sight::Faulty(Fault { reason: reason::SOURCE_NOT_FOUND, message: "away".into() });
+    world.source = Observed::Failed(Problem { reason: reason::SOURCE_NOT_FOUND, message: "away".into() });
     world.settle();
-    world.source = Sight::Known("source".into());
+    world.source = Observed::Known("source".into());
     world.settle();
     assert_eq!((world.builds(), world.states()), (vec![2], vec![ImageState::Failed]));
 }

@@ -2,10 +2,12 @@
 
 use jiff::SignedDuration;
 
-use super::{CURRENT, world::World};
 use crate::{
     api::{FailureClass, ImageState, condition::reason},
-    engine::BuildOutcome,
+    engine::{
+        BuildOutcome,
+        tests::{CURRENT, world::World},
+    },
 };
 
 fn chain() -> World {
@@ -19,7 +21,7 @@ fn a_trigger_skips_the_quiet_time() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
     world.pass();
-    assert_eq!(world.waves.len(), 1);
+    assert_eq!(world.cascades.len(), 1);
     world.ask(r#"{"id":"1","action":"Trigger","image":"app"}"#);
     for _ in 0..3 {
         world.now += SignedDuration::from_secs(1);
@@ -111,11 +113,11 @@ fn cancel_leaves_alone_what_has_failed_for_good() {
     world.failing.clear();
     world.upstream_digests[1] = "sha256:up2-1".into();
     world.settle();
-    assert_eq!(world.states(), [CURRENT; 2], "the next wave tries it again");
+    assert_eq!(world.states(), [CURRENT; 2], "the next cascade tries it again");
 }
 
 #[test]
-fn an_image_that_waits_for_its_parent_is_taken_out_of_the_wave() {
+fn an_image_that_waits_for_its_parent_is_taken_out_of_the_cascade() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
     world.begin();
@@ -130,7 +132,7 @@ fn an_image_that_waits_for_its_parent_is_taken_out_of_the_wave() {
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![CURRENT; 3], vec![2, 2, 2]));
 
-    // Its parent comes to nothing in this wave: the next one does not know of the cancellation.
+    // Its parent comes to nothing in this cascade: the next one does not know of the cancellation.
     world.upstream_digests[0] = "sha256:up-2".into();
     world.begin();
     world.ask(r#"{"id":"3","action":"Cancel","image":"app"}"#);
@@ -163,7 +165,7 @@ fn a_retry_that_is_not_recorded_yet_forgives_once() {
 }
 
 #[test]
-fn a_failed_image_is_tried_again_by_hand_and_by_the_next_wave() {
+fn a_failed_image_is_tried_again_by_hand_and_by_the_next_cascade() {
     let mut world = World::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
     world.failing.insert(0, FailureClass::Build);
     world.settle();
@@ -173,7 +175,7 @@ fn a_failed_image_is_tried_again_by_hand_and_by_the_next_wave() {
     assert_eq!(world.builds(), [4, 1], "retries.build begins anew");
     world.upstream_digests[1] = "sha256:up2-1".into();
     world.settle();
-    assert_eq!(world.builds(), [6, 2], "a wave tries again whatever set it off");
+    assert_eq!(world.builds(), [6, 2], "a cascade tries again whatever set it off");
     world.failing.clear();
     world.upstream_digests[1] = "sha256:up2-2".into();
     world.settle();
@@ -181,7 +183,7 @@ fn a_failed_image_is_tried_again_by_hand_and_by_the_next_wave() {
 }
 
 #[test]
-fn an_image_that_is_held_is_taken_out_of_the_wave() {
+fn an_image_that_is_held_is_taken_out_of_the_cascade() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
     world.begin();
@@ -266,7 +268,7 @@ fn a_request_to_start_waits_until_it_can() {
 }
 
 #[test]
-fn what_is_asked_for_while_a_wave_runs_begins_when_that_has_ended() {
+fn what_is_asked_for_while_a_cascade_runs_begins_when_that_has_ended() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
     world.begin();
@@ -279,10 +281,10 @@ fn what_is_asked_for_while_a_wave_runs_begins_when_that_has_ended() {
         world.finish_builds();
         world.now += SignedDuration::from_secs(1);
     }
-    assert_eq!(world.builds()[0], 3, "the next wave has begun within seconds");
+    assert_eq!(world.builds()[0], 3, "the next cascade has begun within seconds");
     assert!(world.answer("1").contains("without the quiet time"), "{}", world.answer("1"));
 
-    // What the wave has built already, and leaves to the next one.
+    // What the cascade has built already, and leaves to the next one.
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base"), ("slow", "base")]);
     world.settle();
     world.upstream_digests[0] = "sha256:up-1".into();
@@ -294,7 +296,7 @@ fn what_is_asked_for_while_a_wave_runs_begins_when_that_has_ended() {
     world.pass();
     world.finish_only("base");
     world.pass();
-    assert_eq!(world.record("app").reason, reason::NEXT_WAVE);
+    assert_eq!(world.record("app").reason, reason::NEXT_CASCADE);
     world.ask(r#"{"id":"1","action":"Trigger","image":"app"}"#);
     world.finish_builds();
     for _ in 0..4 {
@@ -305,7 +307,7 @@ fn what_is_asked_for_while_a_wave_runs_begins_when_that_has_ended() {
 }
 
 #[test]
-fn a_request_to_start_survives_a_suspension_of_the_wave() {
+fn a_request_to_start_survives_a_suspension_of_the_cascade() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
     world.begin();

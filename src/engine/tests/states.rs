@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 
-use super::world::World;
 use crate::{
     api::{Check, FailureClass, ImageHold, ImageState, OnParentFailure, Supersede, condition::reason},
-    engine::{BuildOutcome, Fault, Push, PushResult, Sight, states::TRANSITIONS},
+    engine::{BuildOutcome, Lookup, LookupResult, Observed, Problem, states::TRANSITIONS, tests::world::World},
 };
 
 /// Walks; steps of each in which anything may happen, and in which nobody interferes.
@@ -81,9 +80,9 @@ fn happen(world: &mut World, random: &mut Random, step: usize) {
         }
         18 => world.spec.suspend = random.below(4) == 0,
         19 => {
-            let fault = Fault { reason: reason::SOURCE_UNAVAILABLE, message: "away".into() };
-            let known = || Sight::Known("source".into());
-            world.source = [known(), known(), Sight::Pending, Sight::Faulty(fault)][random.below(4)].clone();
+            let problem = Problem { reason: reason::SOURCE_UNAVAILABLE, message: "away".into() };
+            let known = || Observed::Known("source".into());
+            world.source = [known(), known(), Observed::Pending, Observed::Failed(problem)][random.below(4)].clone();
         }
         20 => {
             world.records[image] = None;
@@ -91,12 +90,12 @@ fn happen(world: &mut World, random: &mut Random, step: usize) {
         }
         21 => {
             let ask_at = world.now + SignedDuration::from_secs(60);
-            let fault = Fault { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
-            if let Some(push) = world.asked.get_mut(&image).and_then(|pushes| pushes.last_mut()) {
-                push.result = if random.below(2) == 0 {
-                    PushResult::Faulty(fault, ask_at)
+            let problem = Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
+            if let Some(lookup) = world.asked.get_mut(&image).and_then(|lookups| lookups.last_mut()) {
+                lookup.result = if random.below(2) == 0 {
+                    LookupResult::Failed(problem, ask_at)
                 } else {
-                    PushResult::Rejected(fault, ask_at)
+                    LookupResult::Rejected(problem, ask_at)
                 };
             }
         }
@@ -112,22 +111,22 @@ fn happen(world: &mut World, random: &mut Random, step: usize) {
 type Seen = BTreeSet<(ImageState, ImageState)>;
 
 /// Passes while nobody interferes.
-fn quiet(world: &mut World, seen: &mut Seen, passes: usize) {
+fn quiet(world: &mut World, input: &mut Seen, passes: usize) {
     for _ in 0..passes {
         let before = world.states();
         world.pass();
-        seen.extend(before.into_iter().zip(world.states()).filter(|(from, to)| from != to));
+        input.extend(before.into_iter().zip(world.states()).filter(|(from, to)| from != to));
     }
 }
 
-/// Moves upstreams, and passes until the wave that takes them up has started its first builds.
-fn begin(world: &mut World, upstreams: &[usize], digest: &str, seen: &mut Seen) {
+/// Moves upstreams, and passes until the cascade that takes them up has started its first builds.
+fn begin(world: &mut World, upstreams: &[usize], digest: &str, input: &mut Seen) {
     for upstream in upstreams {
         world.upstream_digests[*upstream] = format!("sha256:{upstream}-{digest}");
     }
     world.pass();
     world.now += SignedDuration::from_secs(31);
-    quiet(world, seen, 2);
+    quiet(world, input, 2);
 }
 
 fn check() -> Check {
@@ -142,43 +141,43 @@ fn hold(world: &mut World, image: usize, seconds: i64) {
 
 /// Ways that chance takes rarely or never.
 const RARE: [fn(&mut Seen); 8] = [
-    |seen| {
+    |input| {
         // A parent comes out the same; meanwhile somebody has given one of its children a check.
         let mut world = World::new(&["up"], &[("base", "up"), ("left", "base"), ("right", "base")]);
         world.content.insert(0, "same".into());
         world.settle();
-        begin(&mut world, &[0], "1", seen);
+        begin(&mut world, &[0], "1", input);
         world.spec.images[1].checks = vec![check()];
         world.pass();
         assert_eq!(world.states(), [ImageState::Building, ImageState::Waiting, ImageState::Waiting]);
         world.finish_builds();
-        quiet(&mut world, seen, 1);
+        quiet(&mut world, input, 1);
         assert_eq!(world.states(), [ImageState::Current, ImageState::Checking, ImageState::Current]);
     },
-    |seen| {
-        // A newer wave takes the place of one whose child is being built.
+    |input| {
+        // A newer cascade takes the place of one whose child is being built.
         let mut world = World::new(&["up"], &[("base", "up"), ("left", "base")]);
         world.spec.policy.supersede = Supersede::Cancel;
         world.settle();
-        begin(&mut world, &[0], "1", seen);
+        begin(&mut world, &[0], "1", input);
         world.finish_builds();
-        quiet(&mut world, seen, 1);
+        quiet(&mut world, input, 1);
         assert_eq!(world.states(), [ImageState::Current, ImageState::Building]);
-        begin(&mut world, &[0], "2", seen);
-        quiet(&mut world, seen, 1);
+        begin(&mut world, &[0], "2", input);
+        quiet(&mut world, input, 1);
         assert_eq!(world.states(), [ImageState::Building, ImageState::Waiting]);
     },
-    |seen| {
-        // The hold of an image ends that has failed in this wave; its child is built or checked meanwhile.
+    |input| {
+        // The hold of an image ends that has failed in this cascade; its child is built or checked meanwhile.
         for checked in [false, true] {
             let mut world = World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
             world.spec.policy.retries.build = 0;
             world.spec.images[1].checks = if checked { vec![check()] } else { Vec::new() };
             world.settle();
             world.failing.insert(0, FailureClass::Build);
-            begin(&mut world, &[0, 1], "1", seen);
+            begin(&mut world, &[0, 1], "1", input);
             world.finish_only("base");
-            quiet(&mut world, seen, 1);
+            quiet(&mut world, input, 1);
             assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, ImageState::Building]);
             hold(&mut world, 0, 100);
             world.spec.images[1].args.insert("STEP".into(), "1".into());
@@ -190,12 +189,12 @@ const RARE: [fn(&mut Seen); 8] = [
             let left = if checked { ImageState::Checking } else { ImageState::Building };
             assert_eq!(world.states(), [ImageState::Held, left, ImageState::Building]);
             world.now += SignedDuration::from_secs(101);
-            quiet(&mut world, seen, 1);
+            quiet(&mut world, input, 1);
             assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, ImageState::Building]);
         }
     },
-    |seen| {
-        // The hold of a base ends: before a wave, in one, when its build has ended, and when that is to be checked.
+    |input| {
+        // The hold of a base ends: before a cascade, in one, when its build has ended, and when that is to be checked.
         use ImageState::{Building, Checking, Current, Held, Queued, Waiting};
         for (moved, ended, checked, after) in [
             (&[][..], false, false, [Queued, Waiting, Current]),
@@ -209,86 +208,87 @@ const RARE: [fn(&mut Seen); 8] = [
             if !ended {
                 hold(&mut world, 0, 100);
             }
-            begin(&mut world, &[&[0], moved].concat(), "1", seen);
+            begin(&mut world, &[&[0], moved].concat(), "1", input);
             if ended {
                 hold(&mut world, 0, 100);
                 world.pass();
                 world.finish_only("base");
             }
-            quiet(&mut world, seen, 2);
+            quiet(&mut world, input, 2);
             assert_eq!(world.states()[..2], [Held, Current]);
             world.now += SignedDuration::from_secs(101);
-            quiet(&mut world, seen, 1);
+            quiet(&mut world, input, 1);
             assert_eq!(world.states(), after);
         }
     },
-    |seen| {
+    |input| {
         // The hold of a child ends while its base is built, and after that has failed.
         for (fails, after) in [(false, ImageState::Waiting), (true, ImageState::Blocked)] {
             let mut world = World::new(&["up"], &[("base", "up"), ("left", "base")]);
             world.spec.policy.retries.build = 0;
             world.settle();
             hold(&mut world, 1, 100);
-            begin(&mut world, &[0], "1", seen);
+            begin(&mut world, &[0], "1", input);
             if fails {
                 world.failing.insert(0, FailureClass::Build);
                 world.finish_builds();
-                quiet(&mut world, seen, 1);
+                quiet(&mut world, input, 1);
             }
             assert_eq!(world.states()[1], ImageState::Held);
             world.now += SignedDuration::from_secs(101);
-            quiet(&mut world, seen, 1);
+            quiet(&mut world, input, 1);
             assert_eq!(world.states()[1], after);
         }
     },
-    |seen| {
+    |input| {
         // One build at a time.
         let mut world = World::new(&["up"], &[("a", "up"), ("b", "up")]);
         (world.spec.policy.parallelism, world.spec.policy.retries.build) = (1, 0);
         world.settle();
-        begin(&mut world, &[0], "1", seen);
+        begin(&mut world, &[0], "1", input);
         assert_eq!(world.states(), [ImageState::Building, ImageState::Queued]);
         world.failing = [(0, FailureClass::Build), (1, FailureClass::Build)].into();
         world.settle();
         assert_eq!(world.states(), [ImageState::Failed; 2]);
-        begin(&mut world, &[0], "2", seen);
+        begin(&mut world, &[0], "2", input);
         assert_eq!(world.states(), [ImageState::Building, ImageState::Queued]);
     },
-    |seen| {
-        // A wave that another image sets off.
+    |input| {
+        // A cascade that another image sets off.
         let mut world = World::new(&["up", "up2"], &[("a", "up"), ("b", "up2")]);
         world.spec.policy.retries.build = 0;
         world.spec.images[0].checks = vec![check()];
         world.failing_checks.insert("starts".into(), FailureClass::Build);
         world.settle();
         assert_eq!(world.states(), [ImageState::Failed, ImageState::Current]);
-        begin(&mut world, &[1], "1", seen);
+        begin(&mut world, &[1], "1", input);
         assert_eq!(world.states(), [ImageState::Checking, ImageState::Building]);
     },
-    |seen| {
+    |input| {
         // What stood in the registry was not what it said, until somebody deleted it; the build has pushed again meanwhile.
         let mut world = World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
         world.settle();
-        begin(&mut world, &[0, 1], "1", seen);
+        begin(&mut world, &[0, 1], "1", input);
         world.finish_only("base");
         let built = world.jobs.iter().rfind(|(of, _)| *of == 0).expect("a build");
-        let fault = Fault { reason: reason::REGISTRY_GARBAGE, message: "it stands on another parent".into() };
-        let rejected = PushResult::Rejected(fault, world.now + SignedDuration::from_secs(60));
-        let push = Push { fingerprint: built.1.fingerprint.clone(), result: rejected };
-        world.asked.insert(0, vec![push]);
-        quiet(&mut world, seen, 1);
+        let problem =
+            Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message: "it stands on another parent".into() };
+        let rejected = LookupResult::Rejected(problem, world.now + SignedDuration::from_secs(60));
+        let lookup = Lookup { fingerprint: built.1.fingerprint.clone(), result: rejected };
+        world.asked.insert(0, vec![lookup]);
+        quiet(&mut world, input, 1);
         assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, ImageState::Building]);
         world.now += SignedDuration::from_secs(61);
-        quiet(&mut world, seen, 1);
+        quiet(&mut world, input, 1);
         assert_eq!(world.states(), [ImageState::Current, ImageState::Building, ImageState::Building]);
     },
 ];
 
 #[test]
 fn images_go_from_state_to_state_as_documented() {
-    let mut seen = Seen::new();
-    for walk in RARE {
-        walk(&mut seen);
+    let mut input = Seen::new();
+    for evaluation in RARE {
+        evaluation(&mut input);
     }
     for seed in 0..WALKS {
         let (mut world, mut random) = (diamond(), Random(seed));
@@ -298,7 +298,7 @@ fn images_go_from_state_to_state_as_documented() {
         }
         // From here on nobody interferes: builds and checks end, and time passes.
         world.spec.suspend = false;
-        world.source = Sight::Known("source".into());
+        world.source = Observed::Known("source".into());
         for _ in 0..3 {
             world.pass();
         }
@@ -309,12 +309,12 @@ fn images_go_from_state_to_state_as_documented() {
                 2 => world.now += SignedDuration::from_secs(random.of(&[1, 31, 700])),
                 _ => {}
             }
-            quiet(&mut world, &mut seen, 1);
+            quiet(&mut world, &mut input, 1);
         }
     }
     let documented: Seen = TRANSITIONS.iter().map(|transition| (transition.from, transition.to)).collect();
-    let undocumented: Vec<_> = seen.difference(&documented).collect();
+    let undocumented: Vec<_> = input.difference(&documented).collect();
     assert!(undocumented.is_empty(), "not in states.rs: {undocumented:?}");
-    let not_taken: Vec<_> = documented.difference(&seen).collect();
+    let not_taken: Vec<_> = documented.difference(&input).collect();
     assert!(not_taken.is_empty(), "in states.rs, and never taken: {not_taken:?}");
 }

@@ -10,8 +10,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Credential, Entry, MAX_PAYLOAD, SecretError, scope::Scope};
-use crate::registry::reference::DOCKER_HUB;
+use crate::registry::{
+    credentials::{Credential, Entry, MAX_PAYLOAD, SecretError, scope::Scope},
+    reference::DOCKER_HUB,
+};
 
 /// As the kubelet does, with or without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(

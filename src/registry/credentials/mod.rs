@@ -17,9 +17,10 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest as _, Sha256};
 
-use self::scope::Scope;
-use super::Reference;
-use crate::api::condition::reason;
+use crate::{
+    api::condition::reason,
+    registry::{Reference, credentials::scope::Scope},
+};
 
 /// The most bytes of one Secret's payload; the API server allows no more either.
 const MAX_PAYLOAD: usize = 1024 * 1024;

@@ -1,10 +1,10 @@
-//! When a Job may be made: a build within its family's budget, gates and wave, from parents that are checked; a check once.
+//! When a Job may be made: a build within its family's budget, gates and cascade, from parents that are checked; a check once.
 
 use std::{sync::Arc, time::Duration};
 
 use groundswell::{
     api::{ImageFamilySpec, Supersede, Window, labels},
-    controller::cache::Key,
+    controller::object_cache::Key,
 };
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -80,8 +80,8 @@ fn build(cluster: &mut Cluster, job: &Value) -> Found {
     }
     found.extend(held(cluster, &spec, &family, image, begun).map(|why| ("holds are kept", format!("{shown}: {why}"))));
     found.extend(parents(cluster, &spec, &family, job, &shown));
-    found.extend(wave(cluster, job, &shown));
-    found.extend(storm(cluster, &spec, job, &shown));
+    found.extend(cascade(cluster, job, &shown));
+    found.extend(rate_limit(cluster, &spec, job, &shown));
     found
 }
 
@@ -150,13 +150,13 @@ fn parents(cluster: &Cluster, spec: &ImageFamilySpec, family: &Key, job: &Value,
     found
 }
 
-/// Each image is built at most once per wave, but for failures, for what a person edits meanwhile, and for builds that the
+/// Each image is built at most once per cascade, but for failures, for what a person edits meanwhile, and for builds that the
 /// controller can't know: see [`expires`].
-fn wave(cluster: &Cluster, job: &Value, shown: &str) -> Option<(&'static str, String)> {
+fn cascade(cluster: &Cluster, job: &Value, shown: &str) -> Option<(&'static str, String)> {
     let cascade = label(job, labels::CASCADE);
     let known = !cluster.invariants.history.was_forgotten(label(job, labels::FAMILY));
     (known && cluster.invariants.built.contains_key(&place(job)))
-        .then(|| ("once per wave", format!("{shown} again in {cascade}")))
+        .then(|| ("once per cascade", format!("{shown} again in {cascade}")))
 }
 
 fn own(job: &Value) -> String {
@@ -164,19 +164,24 @@ fn own(job: &Value) -> String {
 }
 
 /// Builds that nobody asked for start no faster than the policy says.
-fn storm(cluster: &mut Cluster, spec: &ImageFamilySpec, job: &Value, shown: &str) -> Option<(&'static str, String)> {
+fn rate_limit(
+    cluster: &mut Cluster,
+    spec: &ImageFamilySpec,
+    job: &Value,
+    shown: &str,
+) -> Option<(&'static str, String)> {
     let now = cluster.time.truth();
     let starts = cluster.invariants.starts.entry(owner(job).into()).or_default();
     if job["metadata"]["annotations"][labels::USER_CAUSED] == "true" {
         return None;
     }
     starts.push(now);
-    let storm = spec.policy.storm.as_ref()?;
+    let rate_limit = spec.policy.rate_limit.as_ref()?;
     // The time that a Job was made is known to the second.
-    let since = now.saturating_sub(storm.per.signed()).ok()?.saturating_add(SignedDuration::from_secs(1)).ok()?;
+    let since = now.saturating_sub(rate_limit.per.signed()).ok()?.saturating_add(SignedDuration::from_secs(1)).ok()?;
     let count = starts.iter().filter(|start| **start > since).count();
-    let many = count > usize::try_from(storm.starts).unwrap_or(1) && !cluster.time.was_skewed();
-    many.then(|| ("storms are slowed down", format!("{shown} is start {count} within {}", storm.per)))
+    let many = count > usize::try_from(rate_limit.builds).unwrap_or(1) && !cluster.time.was_skewed();
+    many.then(|| ("the rate limit holds", format!("{shown} is start {count} within {}", rate_limit.per)))
 }
 
 /// A build's pod has succeeded.
@@ -185,13 +190,13 @@ pub fn succeeded(cluster: &mut Cluster, job: &Value) {
     cluster.invariants.built.insert(place(job), now);
 }
 
-/// Of which family it is, for which wave, and of what. A family that is made again may have a wave of a name that was there.
+/// Of which family it is, for which cascade, and of what. A family that is made again may have a cascade of a name that was there.
 fn place(job: &Value) -> [String; 4] {
     [owner(job).to_owned(), label(job, labels::CASCADE).to_owned(), label(job, labels::IMAGE).to_owned(), own(job)]
 }
 
 /// A Job goes, for it has ended long ago. If no pass over its family that came to its end began after it could be seen that it
-/// had succeeded, then that is not recorded, unless its inputs are still the same: the wave builds the image as if for the first
+/// had succeeded, then that is not recorded, unless its inputs are still the same: the cascade builds the image as if for the first
 /// time.
 pub fn expires(cluster: &mut Cluster, job: &Value) {
     let place = place(job);
@@ -222,6 +227,6 @@ pub fn deleted(cluster: &mut Cluster, work: &Work) {
     *count += 1;
     if *count > 1 {
         let message = format!("{}/{image} in {}", family.name, work.label(labels::CASCADE));
-        cluster.violated("an image is cancelled once per wave", message);
+        cluster.violated("an image is cancelled once per cascade", message);
     }
 }

@@ -16,8 +16,8 @@ use std::{
 use groundswell::{
     api::{Cutoff, Edge, Image, ImageFamilySpec},
     controller::{
-        cache::Key,
         context::{Context, MAX_PUSHES},
+        object_cache::Key,
     },
     engine::fingerprint::check_revision,
 };
@@ -58,11 +58,11 @@ pub struct Invariants {
     approved: BTreeSet<(String, String, String)>,
     /// Since when changes wait, as each family's status last told, by its uid.
     waiting: BTreeMap<String, Timestamp>,
-    /// Builds that succeeded, by uid of the family, wave, image and own inputs, and when.
+    /// Builds that succeeded, by uid of the family, cascade, image and own inputs, and when.
     built: BTreeMap<[String; 4], Duration>,
     /// Starts that no person caused, by the family's uid.
     starts: BTreeMap<String, Vec<Timestamp>>,
-    /// Builds that were cancelled for a newer wave, by their wave and image.
+    /// Builds that were cancelled for a newer cascade, by their cascade and image.
     cancelled: BTreeMap<(String, String), usize>,
     /// How often registries were asked for something since the last pass began.
     asked: usize,
@@ -229,9 +229,9 @@ pub fn memory_is_bounded(cluster: &mut Cluster, context: &Context) {
     let families: Vec<(Key, String, Vec<String>)> =
         families.map(|(key, family)| (key.clone(), uid(family).to_owned(), named(family))).collect();
     for (key, uid, images) in families {
-        let memory = context.memory.of(&uid);
+        let memory = context.reconcile_caches.of(&uid);
         let Ok(memory) = memory.try_lock() else { continue };
-        let asked = images.iter().map(|image| memory.pushes.of(image).len()).max().unwrap_or_default();
+        let asked = images.iter().map(|image| memory.lookups.of(image).len()).max().unwrap_or_default();
         let lengths = [
             ("answers", asked, MAX_PUSHES),
             ("tags", memory.tags.len(), images.len()),

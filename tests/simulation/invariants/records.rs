@@ -1,13 +1,13 @@
-//! What may be recorded: bounded statuses, one wave at a time, upstreams that are adopted only through their gates.
+//! What may be recorded: bounded statuses, one cascade at a time, upstreams that are adopted only through their gates.
 
 use std::time::Duration;
 
 use groundswell::{
     api::{
-        Approval, CascadeSpec, CauseType, Upstream, family_image::MAX_HISTORY, family_status::MAX_ATTENTION,
-        handled_request::MAX_REQUESTS, labels,
+        Approval, CascadeSpec, CauseType, Upstream, family_status::MAX_ATTENTION, handled_request::MAX_REQUESTS,
+        labels, managed_image::MAX_HISTORY,
     },
-    controller::cache::Key,
+    controller::object_cache::Key,
 };
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -24,7 +24,7 @@ const MAX_STATUS: usize = 96 * 1024;
 /// What times in records may be cut off by.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A wave was opened.
+/// A cascade was opened.
 pub fn opened(cluster: &mut Cluster, cascade: &Value) {
     let running = cluster.objects.all(Kind::Cascade).filter(|(_, other)| {
         owner(other) == owner(cascade)
@@ -34,14 +34,14 @@ pub fn opened(cluster: &mut Cluster, cascade: &Value) {
     let running: Vec<String> = running.map(|(key, _)| key.name.clone()).collect();
     if !running.is_empty() {
         let message = format!("{} beside {}", key_of(cascade).name, running.join(", "));
-        cluster.violated("one wave at a time", message);
+        cluster.violated("one cascade at a time", message);
     }
     if let Some(message) = hasty(cluster, cascade) {
-        cluster.violated("waves begin after the quiet time", message);
+        cluster.violated("cascades begin after the quiet time", message);
     }
 }
 
-/// How a wave has begun too early that only upstreams have set off, and nobody asked for, in a family of which something was
+/// How a cascade has begun too early that only upstreams have set off, and nobody asked for, in a family of which something was
 /// built before. When they moved is known; when the controller saw it, from which on the quiet time counts, is later.
 fn hasty(cluster: &Cluster, cascade: &Value) -> Option<String> {
     let opened: CascadeSpec = CascadeSpec::deserialize(&cascade["spec"]).ok()?;
@@ -121,7 +121,7 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     }
 }
 
-/// Remembers since when changes of a family wait. A status that announces a wave does not tell it any more.
+/// Remembers since when changes of a family wait. A status that announces a cascade does not tell it any more.
 fn waits(cluster: &mut Cluster, family: &Value) {
     let since = family["status"]["pending"]["since"].as_str().and_then(|since| since.parse().ok());
     match since {

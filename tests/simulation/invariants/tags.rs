@@ -7,7 +7,7 @@ use std::{
 
 use groundswell::{
     api::{Image, ImageFamilySpec, Promotion, labels},
-    controller::cache::Key,
+    controller::object_cache::Key,
 };
 
 use serde_json::Value;
@@ -104,16 +104,16 @@ fn unfit(
     if !cluster.invariants.is_checked(image, &format!("{name}@{digest}")) {
         found.push(("tags stand on checked digests", "unchecked".to_owned()));
     }
-    if spec.policy.promotion == Promotion::Wave
+    if spec.policy.promotion == Promotion::Cascade
         && let Some(why) = unfinished(cluster, key, spec)
     {
-        found.push(("floating tags wait for the whole wave", format!("and {why}")));
+        found.push(("floating tags wait for the whole cascade", format!("and {why}")));
     }
     found
 }
 
 /// The controller sets a tag: checked before it takes effect. `digest` is of what is put. A floating tag may be put back to
-/// what it was rightly promoted to: checks that are asked for since, and waves that run since, do not take that away.
+/// what it was rightly promoted to: checks that are asked for since, and cascades that run since, do not take that away.
 pub fn set(cluster: &mut Cluster, name: &str, tag: &str, digest: &str) {
     cluster.invariants.effects += 1;
     let standing = cluster.registry.tag(name, tag).map(str::to_owned);
@@ -198,14 +198,14 @@ fn image_of(cluster: &Cluster, name: &str) -> Option<(Key, std::sync::Arc<ImageF
         .next()
 }
 
-/// A required image of the running wave that is not built yet. One that a person holds is where it is to be, though its build
+/// A required image of the running cascade that is not built yet. One that a person holds is where it is to be, though its build
 /// was stopped.
 fn unfinished(cluster: &Cluster, key: &Key, spec: &ImageFamilySpec) -> Option<String> {
     let (_, begun) = seen(cluster, key)?;
     let family = cluster.objects.get(Kind::Family, key)?;
-    let waves = cluster.objects.all(Kind::Cascade).filter(|(_, wave)| owner(wave) == uid(family));
-    let running = waves.filter(|(_, wave)| matches!(wave["status"]["phase"].as_str(), None | Some("Running")));
-    let running: Vec<&str> = running.map(|(wave, _)| wave.name.as_str()).collect();
+    let cascades = cluster.objects.all(Kind::Cascade).filter(|(_, cascade)| owner(cascade) == uid(family));
+    let running = cascades.filter(|(_, cascade)| matches!(cascade["status"]["phase"].as_str(), None | Some("Running")));
+    let running: Vec<&str> = running.map(|(cascade, _)| cascade.name.as_str()).collect();
     let mut last: BTreeMap<&str, &crate::job_controller::Work> = BTreeMap::new();
     let mut builds: Vec<_> =
         cluster.work.values().filter(|work| !work.is_check() && owner(&work.job) == uid(family)).collect();
@@ -224,7 +224,7 @@ fn unfinished(cluster: &Cluster, key: &Key, spec: &ImageFamilySpec) -> Option<St
 }
 
 /// What of `to` was true earlier than what `from` stands on, if nothing of it was true later. A value that comes again counts
-/// as of when each digest was built or set: a wave may end with a change that was reverted meanwhile, or that another family
+/// as of when each digest was built or set: a cascade may end with a change that was reverted meanwhile, or that another family
 /// has not adopted, and that is no older than what stood before it.
 fn backwards(cluster: &mut Cluster, name: &str, from: &str, to: &str) -> Option<String> {
     remember_truth(cluster);

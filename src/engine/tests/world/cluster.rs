@@ -2,34 +2,33 @@
 
 use jiff::SignedDuration;
 
-use super::World;
 use crate::{
     api::{BuildFailure, condition::reason},
-    engine::*,
+    engine::{tests::world::World, *},
 };
 
 impl World {
     /// Asks the registry for a push, and keeps its answer.
-    pub(super) fn probe(&mut self, image: usize, fingerprint: String, after: Option<i32>) {
-        let away = || Fault { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
+    pub(in crate::engine) fn probe(&mut self, image: usize, fingerprint: String, after: Option<i32>) {
+        let away = || Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
         let result = match self.pushed.get(&(image, fingerprint.clone())) {
-            _ if self.registry_away => PushResult::Faulty(away(), self.now + SignedDuration::from_secs(10)),
-            Some((digest, build)) => PushResult::Present {
+            _ if self.registry_away => LookupResult::Failed(away(), self.now + SignedDuration::from_secs(10)),
+            Some((digest, build)) => LookupResult::Present {
                 digest: digest.clone(),
                 build: *build,
                 size: 1,
                 content: Some(self.content.get(&image).unwrap_or(digest).clone()),
                 blobs: None,
             },
-            None => PushResult::Absent { last_build: None, after },
+            None => LookupResult::Absent { last_build: None, after },
         };
         let asked = self.asked.entry(image).or_default();
         asked.retain(|earlier| earlier.fingerprint != fingerprint);
-        asked.push(Push { fingerprint, result });
+        asked.push(Lookup { fingerprint, result });
     }
 
     /// Has the registry remember what came out the same, and answer so from now on. Whether there was anything.
-    pub(super) fn remember(&mut self, decision: &Decision) -> bool {
+    pub(in crate::engine) fn remember(&mut self, decision: &Decision) -> bool {
         let mut any = false;
         for action in &decision.actions {
             let Action::Remember { image, fingerprint, digest } = action else { continue };
@@ -41,8 +40,8 @@ impl World {
         any
     }
 
-    /// Does what a decision asks for, in this wave.
-    pub(super) fn carry_out(&mut self, action: &Action, wave: &str) {
+    /// Does what a decision asks for, in this cascade.
+    pub(in crate::engine) fn carry_out(&mut self, action: &Action, cascade: &str) {
         match action {
             Action::Probe { .. } | Action::Remember { .. } => panic!("a question was left open"),
             Action::Stop { job } => {
@@ -57,7 +56,7 @@ impl World {
             }
             Action::Check { image, check, digest, attempt } => {
                 let of = &self.spec.images[*image].checks[*check];
-                let sight = CheckSight {
+                let observed = ObservedCheck {
                     job: format!("check-{image}-{check}-{digest}-{attempt}"),
                     check: of.name.clone(),
                     revision: fingerprint::check_revision(of),
@@ -67,7 +66,7 @@ impl World {
                     outcome: CheckOutcome::Running,
                     live: true,
                 };
-                self.checks.push((*image, sight));
+                self.checks.push((*image, observed));
             }
             Action::Build { image, fingerprint, attempt, build, own, user_caused, .. } => {
                 *self.started.entry(*image).or_default() += 1;
@@ -75,12 +74,12 @@ impl World {
                 assert!(!live, "two live builds of one fingerprint");
                 self.jobs.push((
                     *image,
-                    BuildSight {
+                    ObservedBuild {
                         job: format!("{}-{fingerprint:.8}-{attempt}", self.spec.images[*image].name),
                         fingerprint: fingerprint.clone(),
                         attempt: *attempt,
                         build: *build,
-                        cascade: wave.into(),
+                        cascade: cascade.into(),
                         own: own.clone(),
                         user_caused: *user_caused,
                         started_at: Some(self.now),

@@ -13,62 +13,64 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::super::*;
-use crate::api::{
-    CascadeStatus, Edge, EdgeUse, FailureClass, FamilyImageStatus, Follow, HandledRequest, Image, ImageFamilySpec,
-    ImageFamilyStatus, ImageState, Request, Upstream,
+use crate::{
+    api::{
+        CascadeStatus, Edge, EdgeUse, FailureClass, Follow, HandledRequest, Image, ImageFamilySpec, ImageFamilyStatus,
+        ImageState, ManagedImageStatus, Request, Upstream,
+    },
+    engine::*,
 };
 
-/// The wave that runs.
+/// The cascade that runs.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Wave {
-    pub(super) name: String,
-    pub(super) supersedes: Option<String>,
+pub(in crate::engine) struct Cascade {
+    pub(in crate::engine) name: String,
+    pub(in crate::engine) supersedes: Option<String>,
     /// The images that it was about to build when it began.
-    pub(super) planned: Vec<Vec<String>>,
-    pub(super) status: CascadeStatus,
+    pub(in crate::engine) planned: Vec<Vec<String>>,
+    pub(in crate::engine) status: CascadeStatus,
 }
 
 /// A family, its records, and the world around it.
-pub(super) struct World {
-    pub(super) spec: ImageFamilySpec,
-    pub(super) status: ImageFamilyStatus,
-    pub(super) records: Vec<Option<FamilyImageStatus>>,
-    pub(super) wave: Option<Wave>,
-    /// The waves that have ended, and whether each was superseded.
-    pub(super) ended: Vec<(String, bool)>,
-    pub(super) waves: Vec<CascadeStatus>,
-    pub(super) imports: Vec<ImportSight>,
-    pub(super) requests: Vec<RequestSight>,
-    pub(super) budget: Budget,
+pub(in crate::engine) struct World {
+    pub(in crate::engine) spec: ImageFamilySpec,
+    pub(in crate::engine) status: ImageFamilyStatus,
+    pub(in crate::engine) records: Vec<Option<ManagedImageStatus>>,
+    pub(in crate::engine) cascade: Option<Cascade>,
+    /// The cascades that have ended, and whether each was superseded.
+    pub(in crate::engine) ended: Vec<(String, bool)>,
+    pub(in crate::engine) cascades: Vec<CascadeStatus>,
+    pub(in crate::engine) imports: Vec<ObservedImport>,
+    pub(in crate::engine) requests: Vec<ObservedRequest>,
+    pub(in crate::engine) budget: Budget,
     /// Checks that were started, per image.
-    pub(super) checks: Vec<(usize, CheckSight)>,
+    pub(in crate::engine) checks: Vec<(usize, ObservedCheck)>,
     /// How each check ends, by name; the others pass.
-    pub(super) failing_checks: HashMap<String, FailureClass>,
+    pub(in crate::engine) failing_checks: HashMap<String, FailureClass>,
     /// What every build of an image comes to, if not something new each time.
-    pub(super) content: HashMap<usize, String>,
+    pub(in crate::engine) content: HashMap<usize, String>,
     /// What the upstreams' tags stand on.
-    pub(super) upstream_digests: Vec<String>,
+    pub(in crate::engine) upstream_digests: Vec<String>,
     /// Pushed fingerprints per image, with digest and build number.
-    pub(super) pushed: HashMap<(usize, String), (String, i64)>,
+    pub(in crate::engine) pushed: HashMap<(usize, String), (String, i64)>,
     /// What was asked of the registry, per image.
-    pub(super) asked: HashMap<usize, Vec<Push>>,
+    pub(in crate::engine) asked: HashMap<usize, Vec<Lookup>>,
     /// Tags in the registry.
-    pub(super) tags: HashMap<(usize, String), String>,
-    pub(super) jobs: Vec<(usize, BuildSight)>,
+    pub(in crate::engine) tags: HashMap<(usize, String), String>,
+    pub(in crate::engine) jobs: Vec<(usize, ObservedBuild)>,
     /// Jobs of images that the family no longer has.
-    pub(super) orphans: Vec<(usize, BuildSight)>,
+    pub(in crate::engine) orphans: Vec<(usize, ObservedBuild)>,
     /// Builds started, per image, in all.
-    pub(super) started: BTreeMap<usize, usize>,
+    pub(in crate::engine) started: BTreeMap<usize, usize>,
     /// Images whose builds fail, and how.
-    pub(super) failing: HashMap<usize, FailureClass>,
+    pub(in crate::engine) failing: HashMap<usize, FailureClass>,
     /// What is known of every image's source.
-    pub(super) source: Sight<String>,
+    pub(in crate::engine) source: Observed<String>,
     /// Whether the registry is away, so that it answers no question.
-    pub(super) registry_away: bool,
-    pub(super) most_at_once: usize,
-    pub(super) now: Timestamp,
-    pub(super) next_digest: usize,
+    pub(in crate::engine) registry_away: bool,
+    pub(in crate::engine) most_at_once: usize,
+    pub(in crate::engine) now: Timestamp,
+    pub(in crate::engine) next_digest: usize,
 }
 
 fn edge(parent: &str) -> Edge {
@@ -82,7 +84,7 @@ fn edge(parent: &str) -> Edge {
 
 impl World {
     /// Images as `("name", "parent parent*")`; parents that begin with `up` are upstreams, `*` marks a build stage.
-    pub(super) fn new(upstreams: &[&str], images: &[(&str, &str)]) -> Self {
+    pub(in crate::engine) fn new(upstreams: &[&str], images: &[(&str, &str)]) -> Self {
         let spec = ImageFamilySpec {
             repository: "registry.example.com/platform".into(),
             upstreams: upstreams
@@ -108,9 +110,9 @@ impl World {
         Self {
             status: ImageFamilyStatus::default(),
             records: vec![None; images.len()],
-            wave: None,
+            cascade: None,
             ended: Vec::new(),
-            waves: Vec::new(),
+            cascades: Vec::new(),
             imports: Vec::new(),
             requests: Vec::new(),
             budget: Budget::default(),
@@ -125,7 +127,7 @@ impl World {
             orphans: Vec::new(),
             started: BTreeMap::new(),
             failing: HashMap::new(),
-            source: Sight::Known("source".into()),
+            source: Observed::Known("source".into()),
             registry_away: false,
             most_at_once: 0,
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
@@ -134,31 +136,31 @@ impl World {
         }
     }
 
-    pub(super) fn index(&self, name: &str) -> usize {
+    pub(in crate::engine) fn index(&self, name: &str) -> usize {
         self.spec.images.iter().position(|image| image.name == name).expect(name)
     }
 
-    pub(super) fn record(&self, name: &str) -> &FamilyImageStatus {
+    pub(in crate::engine) fn record(&self, name: &str) -> &ManagedImageStatus {
         self.records[self.index(name)].as_ref().expect(name)
     }
 
-    pub(super) fn builds(&self) -> Vec<usize> {
+    pub(in crate::engine) fn builds(&self) -> Vec<usize> {
         (0..self.spec.images.len()).map(|image| self.started.get(&image).copied().unwrap_or(0)).collect()
     }
 
-    pub(super) fn blueprint(&self) -> Blueprint {
+    pub(in crate::engine) fn blueprint(&self) -> Blueprint {
         validate::validate(&self.spec).expect("a spec")
     }
 
-    pub(super) fn decide(&self) -> Decision {
+    pub(in crate::engine) fn decide(&self) -> Decision {
         let blueprint = self.blueprint();
-        let seen = self.seen(&blueprint);
-        decide(&seen, self.now)
+        let input = self.input(&blueprint);
+        decide(&input, self.now)
     }
 
-    pub(super) fn seen<'a>(&'a self, blueprint: &'a Blueprint) -> Observation<'a> {
+    pub(in crate::engine) fn input<'a>(&'a self, blueprint: &'a Blueprint) -> DecideInput<'a> {
         let first_seen = self.now;
-        Observation {
+        DecideInput {
             family: "family",
             generation: None,
             spec: &self.spec,
@@ -167,44 +169,44 @@ impl World {
             upstreams: self
                 .upstream_digests
                 .iter()
-                .map(|digest| UpstreamSight {
-                    seen: Some(SeenDigest { digest: digest.clone(), first_seen, missing_platforms: vec![] }),
-                    fault: None,
+                .map(|digest| ObservedUpstream {
+                    newest: Some(ObservedDigest { digest: digest.clone(), first_seen, missing_platforms: vec![] }),
+                    problem: None,
                 })
                 .collect(),
             images: (0..self.spec.images.len())
-                .map(|image| ImageSight {
+                .map(|image| ObservedImage {
                     record: self.records[image].as_ref(),
-                    good: self.records[image].as_ref().and_then(Good::of).map(Arc::new),
+                    verified: self.records[image].as_ref().and_then(VerifiedBuild::of).map(Arc::new),
                     checks: self.checks.iter().filter(|(of, _)| *of == image).map(|(_, check)| check.clone()).collect(),
                     source: self.source.clone(),
-                    strategy: Sight::Known("strategy".into()),
+                    strategy: Observed::Known("strategy".into()),
                     builds: self.jobs.iter().filter(|(of, _)| *of == image).map(|(_, job)| job.clone()).collect(),
-                    pushes: self.asked.get(&image).cloned().unwrap_or_default(),
+                    lookups: self.asked.get(&image).cloned().unwrap_or_default(),
                     tags: self
                         .tags
                         .iter()
                         .filter(|((of, _), _)| *of == image)
-                        .map(|((_, tag), digest)| (tag.clone(), TagSight::At(digest.clone())))
+                        .map(|((_, tag), digest)| (tag.clone(), ObservedTag::At(digest.clone())))
                         .collect(),
                 })
                 .collect(),
             imports: self.imports.clone(),
             orphans: self.orphans.iter().map(|(_, job)| job.clone()).collect(),
-            wave: self.wave.as_ref().map(|wave| WaveSight {
-                name: &wave.name,
-                supersedes: wave.supersedes.as_deref(),
-                planned: &wave.planned,
-                status: &wave.status,
+            cascade: self.cascade.as_ref().map(|cascade| ObservedCascade {
+                name: &cascade.name,
+                supersedes: cascade.supersedes.as_deref(),
+                planned: &cascade.planned,
+                status: &cascade.status,
             }),
-            ended: self.ended.iter().map(|(name, superseded)| EndedWave { name, superseded: *superseded }).collect(),
+            ended: self.ended.iter().map(|(name, superseded)| EndedCascade { name, superseded: *superseded }).collect(),
             requests: self.requests.clone(),
             budget: self.budget.clone(),
         }
     }
 
     /// One pass: decides, carries out, records.
-    pub(super) fn pass(&mut self) -> Decision {
+    pub(in crate::engine) fn pass(&mut self) -> Decision {
         let mut decision = self.decide();
         for _ in 0..=self.spec.images.len() {
             let probes: Vec<(usize, String, Option<i32>)> = decision
@@ -224,30 +226,30 @@ impl World {
             decision = self.decide();
         }
         for action in decision.actions.clone() {
-            self.carry_out(&action, decision.wave.name().unwrap_or_default());
+            self.carry_out(&action, decision.cascade.name().unwrap_or_default());
         }
         self.keep(&decision);
         decision
     }
 
     /// Puts a request on the family.
-    pub(super) fn ask(&mut self, value: &str) {
+    pub(in crate::engine) fn ask(&mut self, value: &str) {
         let request = Request::parse(value).map_err(|error| HandledRequest::unreadable(value, &error, self.now));
-        self.requests.push(RequestSight { target: Target::Family, request });
+        self.requests.push(ObservedRequest { target: Target::Family, request });
     }
 
     /// What came of the request with this id, in words.
-    pub(super) fn answer(&self, id: &str) -> &str {
+    pub(in crate::engine) fn answer(&self, id: &str) -> &str {
         self.status.requests.iter().find(|handled| handled.id == id).map_or("not handled", |handled| &handled.message)
     }
 
     /// Builds that were ended before their end.
-    pub(super) fn stopped(&self) -> usize {
+    pub(in crate::engine) fn stopped(&self) -> usize {
         self.jobs.iter().chain(&self.orphans).filter(|(_, job)| job.outcome == BuildOutcome::Stopped).count()
     }
 
     /// Gives an image another name, which makes another image of it.
-    pub(super) fn rename(&mut self, from: &str, to: &str) {
+    pub(in crate::engine) fn rename(&mut self, from: &str, to: &str) {
         let index = self.index(from);
         self.spec.images[index].name = to.into();
         self.records[index] = None;
@@ -259,7 +261,7 @@ impl World {
     }
 
     /// Takes the last image out of the family.
-    pub(super) fn remove_last(&mut self) {
+    pub(in crate::engine) fn remove_last(&mut self) {
         let index = self.spec.images.len() - 1;
         self.spec.images.pop();
         self.records.pop();
@@ -267,8 +269,8 @@ impl World {
         (self.orphans, self.jobs) = std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
     }
 
-    /// Until the wave for what has changed runs and its first builds do: after the quiet time, and a pass that opens it.
-    pub(super) fn begin(&mut self) -> Decision {
+    /// Until the cascade for what has changed runs and its first builds do: after the quiet time, and a pass that opens it.
+    pub(in crate::engine) fn begin(&mut self) -> Decision {
         self.pass();
         self.now += SignedDuration::from_secs(30);
         self.pass();
@@ -276,7 +278,7 @@ impl World {
     }
 
     /// Passes until nothing changes any more; time goes on to whatever is waited for, at most an hour.
-    pub(super) fn settle(&mut self) {
+    pub(in crate::engine) fn settle(&mut self) {
         let end = self.now + SignedDuration::from_hours(1);
         for _ in 0..500 {
             let before = self.picture();
@@ -296,7 +298,7 @@ impl World {
 
     /// Everything that may still change.
     fn picture(&self) -> impl PartialEq + use<> {
-        let world = (self.records.clone(), self.status.clone(), self.wave.clone(), self.tags.clone());
+        let world = (self.records.clone(), self.status.clone(), self.cascade.clone(), self.tags.clone());
         (world, self.jobs.clone(), self.checks.clone())
     }
 
@@ -306,7 +308,7 @@ impl World {
             && self.checks.iter().all(|(_, check)| check.outcome != CheckOutcome::Running)
     }
 
-    pub(super) fn states(&self) -> Vec<ImageState> {
+    pub(in crate::engine) fn states(&self) -> Vec<ImageState> {
         self.records.iter().map(|record| record.as_ref().map_or(ImageState::Waiting, |record| record.state)).collect()
     }
 }

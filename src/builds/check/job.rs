@@ -1,0 +1,351 @@
+//! From a check of a digest to a Job. Pure and deterministic, as for builds: a crash between creating and recording it
+//! cannot check twice.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobSpec},
+        core::v1::{
+            Capabilities, Container, EnvVar, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec,
+            ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
+        },
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    api::{UserNamespace, labels},
+    builds::{
+        check::{CheckRequest, credentials},
+        job::{
+            BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, credential_inputs, memory_volume, quantities,
+            restricted, short_name, variable,
+        },
+        source,
+    },
+};
+
+/// The container that runs the check.
+pub const CHECK: &str = "check";
+/// The variable with the new image: repository and digest.
+pub const IMAGE_VARIABLE: &str = "GROUNDSWELL_IMAGE";
+/// The variable with the new image's digest.
+pub const DIGEST_VARIABLE: &str = "GROUNDSWELL_DIGEST";
+
+/// What a check may use. A scanner unpacks images and its database; more than that is rather a build.
+const REQUESTS: [(&str, &str); 3] = [("cpu", "50m"), ("memory", "64Mi"), ("ephemeral-storage", "64Mi")];
+/// The most that it may use.
+const LIMITS: [(&str, &str); 2] = [("memory", "2Gi"), ("ephemeral-storage", "10Gi")];
+
+/// The name of a check's Job: `<image>-check-<12 hexadecimal digits>-<attempt>`, at most 60 characters for attempts below
+/// 100.
+#[must_use]
+pub fn job_name(request: &CheckRequest) -> String {
+    let CheckRequest { family, image, digest, check, revision, attempt, .. } = request;
+    let hash = hex::encode(Sha256::digest(format!("{}/{image}/{digest}/{}/{revision}", family.uid, check.name)));
+    format!("{}-check-{}-{attempt}", short_name(image), hash.get(..12).unwrap_or_default())
+}
+
+/// The Job of a check.
+#[must_use]
+pub fn job(request: &CheckRequest, environment: &BuildEnvironment) -> Job {
+    let labels = job_labels(request);
+    let metadata = ObjectMeta { labels: Some(labels.clone()), ..ObjectMeta::default() };
+    Job {
+        metadata: ObjectMeta {
+            name: Some(job_name(request)),
+            namespace: Some(request.family.namespace.clone()),
+            labels: Some(labels),
+            annotations: Some(BTreeMap::from([(labels::CHECKED_DIGEST.to_owned(), request.digest.clone())])),
+            owner_references: Some(vec![request.owner.clone()]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(JobSpec {
+            backoff_limit: Some(0),
+            active_deadline_seconds: Some(i64::from(request.check.timeout.as_secs())),
+            ttl_seconds_after_finished: Some(i32::try_from(request.ttl_after_finished.as_secs()).unwrap_or(i32::MAX)),
+            pod_replacement_policy: Some("Failed".into()),
+            template: PodTemplateSpec { metadata: Some(metadata), spec: Some(pod(request, environment)) },
+            ..JobSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn job_labels(request: &CheckRequest) -> BTreeMap<String, String> {
+    [
+        (labels::MANAGED_BY, labels::MANAGED_BY_VALUE.to_owned()),
+        (labels::COMPONENT, labels::COMPONENT_CHECK.to_owned()),
+        (labels::FAMILY, request.family.name.clone()),
+        (labels::IMAGE, request.image.clone()),
+        (labels::CHECK, request.check.name.clone()),
+        (labels::CHECK_REVISION, request.revision.clone()),
+        (labels::ATTEMPT, request.attempt.to_string()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
+    let pull = request.credentials.iter().map(|name| LocalObjectReference { name: name.clone() });
+    let mut pod = PodSpec {
+        containers: vec![container(request)],
+        restart_policy: Some("Never".into()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        host_users: (request.user_namespace == UserNamespace::Required).then_some(false),
+        image_pull_secrets: Some(pull.collect()),
+        // Nothing that it wrote is kept, so there is nothing to put in order at its end.
+        termination_grace_period_seconds: Some(5),
+        security_context: Some(PodSecurityContext {
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+            ..PodSecurityContext::default()
+        }),
+        ..PodSpec::default()
+    };
+    if request.check.image.is_some() && !request.credentials.is_empty() {
+        give_credentials(request, environment, &mut pod);
+    }
+    pod
+}
+
+fn container(request: &CheckRequest) -> Container {
+    let check = &request.check;
+    let list = |texts: &[String]| (!texts.is_empty()).then(|| texts.to_vec());
+    let given = [(IMAGE_VARIABLE, request.pinned()), (DIGEST_VARIABLE, request.digest.clone())];
+    let mut env: Vec<EnvVar> = given.iter().map(|(name, value)| variable(name, value)).collect();
+    let own = check.env.iter().filter(|(name, _)| !given.iter().any(|(given, _)| given == name));
+    env.extend(own.map(|(name, value)| variable(name, value)));
+    Container {
+        name: CHECK.into(),
+        image: Some(check.image.clone().unwrap_or_else(|| request.pinned())),
+        command: list(&check.command),
+        args: list(&check.args),
+        env: Some(env),
+        resources: Some(ResourceRequirements {
+            requests: Some(quantities(&REQUESTS)),
+            limits: Some(quantities(&LIMITS)),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
+            ..SecurityContext::default()
+        }),
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        ..Container::default()
+    }
+}
+
+/// Adds the step that writes a Docker configuration for the new image, and shows that, and no Secret, to the check.
+fn give_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: &mut PodSpec) {
+    let mount = |read_only| VolumeMount {
+        name: DOCKER_CONFIG_VOLUME.into(),
+        mount_path: source::DOCKER_CONFIG.into(),
+        read_only: Some(read_only),
+        ..VolumeMount::default()
+    };
+    let (volumes, mounts): (Vec<Volume>, Vec<VolumeMount>) = credential_inputs(&request.credentials).unzip();
+    let specification =
+        credentials::Specification { image: request.pinned(), credentials: request.credentials.clone() };
+    let step = Container {
+        name: credentials::SUBCOMMAND.into(),
+        image: Some(environment.operator_image.clone()),
+        image_pull_policy: environment.image_pull_policy.clone(),
+        args: Some(vec![credentials::SUBCOMMAND.into()]),
+        env: Some(vec![variable(credentials::VARIABLE, &specification.to_variable())]),
+        volume_mounts: Some(mounts.into_iter().chain([mount(false)]).collect()),
+        resources: Some(ResourceRequirements {
+            requests: Some(quantities(&[("cpu", "10m"), ("memory", "32Mi")])),
+            limits: Some(quantities(&[("memory", "128Mi")])),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(restricted(PREPARE_USER, PREPARE_USER)),
+        ..Container::default()
+    };
+    pod.init_containers = Some(vec![step]);
+    pod.volumes = Some(volumes.into_iter().chain([memory_volume(DOCKER_CONFIG_VOLUME)]).collect());
+    for container in &mut pod.containers {
+        container.volume_mounts.get_or_insert_default().push(mount(true));
+        let env = container.env.get_or_insert_default();
+        if env.iter().all(|variable| variable.name != "DOCKER_CONFIG") {
+            env.push(variable("DOCKER_CONFIG", source::DOCKER_CONFIG));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{Check, Duration},
+        builds::request::FamilyRef,
+    };
+
+    const DIGEST: &str = "sha256:0123456789012345678901234567890123456789012345678901234567890123";
+
+    fn request() -> CheckRequest {
+        CheckRequest {
+            family: FamilyRef { namespace: "team".into(), name: "python".into(), uid: "u".into() },
+            image: "pyenv".into(),
+            repository: "registry.example.com/team/pyenv".into(),
+            digest: DIGEST.into(),
+            check: Check {
+                name: "starts".into(),
+                command: vec!["python".into(), "--version".into()],
+                timeout: Duration::from_secs(90),
+                ..Check::default()
+            },
+            revision: "0123456789abcdef".into(),
+            attempt: 2,
+            credentials: vec!["push".into(), "pull".into()],
+            ttl_after_finished: Duration::from_secs(3600),
+            ..CheckRequest::default()
+        }
+    }
+
+    fn scan() -> CheckRequest {
+        let mut request = request();
+        request.check = Check {
+            name: "scan".into(),
+            image: Some("registry.example.com/tools/scanner:2".into()),
+            args: vec!["$(GROUNDSWELL_IMAGE)".into()],
+            env: BTreeMap::from([("LEVEL".into(), "high".into()), (IMAGE_VARIABLE.into(), "other".into())]),
+            ..Check::default()
+        };
+        request
+    }
+
+    fn made(request: &CheckRequest) -> Job {
+        job(request, &BuildEnvironment { operator_image: "operator:1".into(), ..BuildEnvironment::default() })
+    }
+
+    fn pod_of(request: &CheckRequest) -> PodSpec {
+        made(request).spec.expect("spec").template.spec.expect("pod")
+    }
+
+    fn environment(container: &Container) -> Vec<(&str, &str)> {
+        container.env.iter().flatten().map(|v| (v.name.as_str(), v.value.as_deref().unwrap_or_default())).collect()
+    }
+
+    #[test]
+    fn a_name_is_short_valid_and_the_attempts_own() {
+        let name = job_name(&request());
+        assert!(name.starts_with("pyenv-check-") && name.ends_with("-2") && name.len() == "pyenv-check-".len() + 14);
+        assert_eq!(name, job_name(&request()));
+        let changes: [fn(&mut CheckRequest); 6] = [
+            |r| r.family.uid = "v".into(),
+            |r| r.image = "pyenw".into(),
+            |r| r.digest = "sha256:1".into(),
+            |r| r.check.name = "else".into(),
+            |r| r.revision = "1".into(),
+            |r| r.attempt = 3,
+        ];
+        for change in changes {
+            let mut other = request();
+            change(&mut other);
+            assert_ne!(job_name(&other), name);
+        }
+        let long = CheckRequest { image: format!("{}-b", "a".repeat(29)), attempt: 99, ..request() };
+        assert!(job_name(&long).len() <= 60 && !job_name(&long).contains("--"), "{}", job_name(&long));
+    }
+
+    #[test]
+    fn the_job_says_what_it_checks_runs_once_and_cleans_up() {
+        let job = made(&request());
+        let labels = job.metadata.labels.clone().expect("labels");
+        for (label, value) in [
+            (labels::MANAGED_BY, "groundswell"),
+            (labels::COMPONENT, "check"),
+            (labels::FAMILY, "python"),
+            (labels::IMAGE, "pyenv"),
+            (labels::CHECK, "starts"),
+            (labels::CHECK_REVISION, "0123456789abcdef"),
+            (labels::ATTEMPT, "2"),
+        ] {
+            assert_eq!(labels[label], value);
+        }
+        assert!(!labels.contains_key(labels::FINGERPRINT), "it must not look like a build");
+        assert_eq!(job.metadata.annotations.expect("annotations")[labels::CHECKED_DIGEST], DIGEST);
+        let spec = job.spec.expect("spec");
+        assert_eq!(
+            (spec.backoff_limit, spec.active_deadline_seconds, spec.ttl_seconds_after_finished),
+            (Some(0), Some(90), Some(3600))
+        );
+        assert_eq!(spec.pod_replacement_policy.as_deref(), Some("Failed"));
+        assert_eq!(spec.template.metadata.expect("metadata").labels, Some(labels));
+        assert_eq!(made(&request()), made(&request()));
+    }
+
+    #[test]
+    fn a_check_has_no_rights() {
+        for request in [request(), scan()] {
+            let pod = pod_of(&request);
+            assert_eq!(pod.restart_policy.as_deref(), Some("Never"));
+            assert_eq!((pod.automount_service_account_token, pod.enable_service_links), (Some(false), Some(false)));
+            assert_eq!((pod.host_users, pod.service_account_name), (Some(false), None));
+            let seccomp = pod.security_context.expect("security").seccomp_profile.expect("seccomp");
+            assert_eq!(seccomp.type_, "RuntimeDefault");
+            for container in pod.containers.iter().chain(pod.init_containers.iter().flatten()) {
+                let security = container.security_context.as_ref().expect("security");
+                assert_eq!((security.allow_privilege_escalation, security.privileged), (Some(false), None));
+                let capabilities = security.capabilities.as_ref().expect("capabilities");
+                assert_eq!((capabilities.drop.as_deref(), &capabilities.add), (Some(&["ALL".to_owned()][..]), &None));
+                let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+                assert!(limits.expect("limits").contains_key("memory"));
+            }
+            let policy = pod.containers[0].termination_message_policy.as_deref();
+            assert_eq!(policy, Some("FallbackToLogsOnError"));
+        }
+        let without = CheckRequest { user_namespace: UserNamespace::NotRequired, ..request() };
+        assert_eq!(pod_of(&without).host_users, None);
+    }
+
+    #[test]
+    fn a_command_runs_in_the_new_image() {
+        let pod = pod_of(&request());
+        let check = &pod.containers[0];
+        assert_eq!(check.image, Some(format!("registry.example.com/team/pyenv@{DIGEST}")));
+        assert_eq!(check.command.as_deref(), Some(&["python".to_owned(), "--version".to_owned()][..]));
+        let names: Vec<_> = pod.image_pull_secrets.iter().flatten().map(|secret| secret.name.as_str()).collect();
+        assert_eq!(names, ["push", "pull"]);
+        // The node pulls it; the image itself gets no credential.
+        assert_eq!((&pod.volumes, &pod.init_containers, &check.volume_mounts), (&None, &None, &None));
+        assert!(environment(check).iter().all(|(name, _)| *name != "DOCKER_CONFIG"));
+    }
+
+    #[test]
+    fn another_image_is_told_what_to_look_at_and_gets_one_credential() {
+        let pinned = format!("registry.example.com/team/pyenv@{DIGEST}");
+        let pod = pod_of(&scan());
+        let check = &pod.containers[0];
+        assert_eq!(check.image.as_deref(), Some("registry.example.com/tools/scanner:2"));
+        assert_eq!(check.command, None);
+        assert_eq!(
+            environment(check),
+            [
+                (IMAGE_VARIABLE, pinned.as_str()),
+                (DIGEST_VARIABLE, DIGEST),
+                ("LEVEL", "high"),
+                ("DOCKER_CONFIG", "/docker-config")
+            ]
+        );
+        let mounts = |container: &Container| -> Vec<_> {
+            container.volume_mounts.iter().flatten().map(|mount| (mount.mount_path.clone(), mount.read_only)).collect()
+        };
+        assert_eq!(mounts(check), [("/docker-config".into(), Some(true))]);
+        let step = &pod.init_containers.as_ref().expect("a step")[0];
+        let expected = ["/credentials/0", "/credentials/1"].map(|path| (path.to_owned(), Some(true)));
+        assert_eq!(
+            mounts(step),
+            expected.into_iter().chain([("/docker-config".into(), Some(false))]).collect::<Vec<_>>()
+        );
+        let said = environment(step);
+        assert!(said[0].1.contains(&pinned) && said[0].1.contains("push"), "{said:?}");
+        let anonymous = CheckRequest { credentials: Vec::new(), ..scan() };
+        assert_eq!((pod_of(&anonymous).volumes, pod_of(&anonymous).init_containers), (None, None));
+    }
+}

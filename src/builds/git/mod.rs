@@ -1,0 +1,299 @@
+//! Git as a source: what commit a branch or tag stands on, and the files of a commit.
+//!
+//! Everything here blocks and is bounded in bytes, files and time. Nothing of a repository is executed: no hook, no filter,
+//! no submodule, no configuration but ours. In the controller it runs in a process of its own ([`apart`]), because a server
+//! that accepts a connection and then says nothing can't be timed out inside of libgit2, and because what parses a
+//! stranger's bytes in C should not share memory with the controller. In a build's pod it runs in `prepare`.
+
+mod checkout;
+mod credential;
+pub mod subprocess;
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use git2::{AutotagOption, CertificateCheckStatus, Direction, FetchOptions, Oid, Remote, RemoteCallbacks, Repository};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+pub use credential::GitCredential;
+
+/// How often a server may ask for the credential in one connection: it asks again when it refused.
+const MAX_PROMPTS: u32 = 2;
+
+/// What a fetch may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes received from the server.
+    pub received: usize,
+    /// Bytes of one file.
+    pub file: u64,
+    /// Bytes of all files together.
+    pub written: u64,
+    /// Files, folders and symbolic links.
+    pub entries: usize,
+    /// Time for all of it.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    /// 256 MiB received, 128 MiB a file, 1 GiB in all, 50000 entries, 10 minutes.
+    fn default() -> Self {
+        Self { received: 256 << 20, file: 128 << 20, written: 1 << 30, entries: 50_000, time: Duration::from_mins(10) }
+    }
+}
+
+/// Why a Git source can't be had.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, thiserror::Error)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum GitError {
+    /// The repository, the branch or tag, the commit, or the folder in it does not exist.
+    #[error("Git source {url}: {what} does not exist; correct `source.git`, or push it")]
+    NotFound {
+        /// The repository.
+        url: String,
+        /// What is missing.
+        what: String,
+    },
+    /// The server is away, slow, or answers with something else; or it refuses the credential.
+    #[error("Git source {url} can't be read: {problem}")]
+    Unavailable {
+        /// The repository.
+        url: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The Secret can't be used for this repository.
+    #[error("Secret `{secret}` can't be used for the Git source {url}: {problem}")]
+    Credential {
+        /// The Secret's name.
+        secret: String,
+        /// The repository.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The source is larger than it may be.
+    #[error("Git source {url} is too large: {limit}; move the image's files into a smaller repository")]
+    TooLarge {
+        /// The repository.
+        url: String,
+        /// The limit that was passed.
+        limit: String,
+    },
+    /// The source has an entry that is not safe to write.
+    #[error("Git source {url}: {path} {problem}")]
+    Unsafe {
+        /// The repository.
+        url: String,
+        /// The entry.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Our own disk refused.
+    #[error("the Git source can't be written to {path}: {problem}")]
+    Disk {
+        /// Where.
+        path: String,
+        /// What happened.
+        problem: String,
+    },
+}
+
+/// The commit that a branch or a tag stands on: a branch of the name, else a tag of the name, peeled. A whole commit id is
+/// returned as it is, without asking.
+///
+/// # Errors
+/// See [`GitError`].
+pub fn resolve(url: &str, revision: &str, credential: Option<&GitCredential>) -> Result<String, GitError> {
+    if is_commit(revision) {
+        return Ok(revision.to_owned());
+    }
+    let parsed = parse(url)?;
+    let unavailable = |error: &git2::Error| failure(url, credential, error);
+    let mut remote = Remote::create_detached(url).map_err(|error| unavailable(&error))?;
+    let callbacks = callbacks(&parsed, credential);
+    let connection =
+        remote.connect_auth(Direction::Fetch, Some(callbacks), None).map_err(|error| unavailable(&error))?;
+    let heads = connection.list().map_err(|error| unavailable(&error))?;
+    let names =
+        [format!("refs/heads/{revision}"), format!("refs/tags/{revision}^{{}}"), format!("refs/tags/{revision}")];
+    names
+        .iter()
+        .find_map(|name| heads.iter().find(|head| head.name() == name))
+        .map(|head| head.oid().to_string())
+        .ok_or_else(|| GitError::NotFound { url: url.to_owned(), what: format!("a branch or tag `{revision}`") })
+}
+
+/// Writes the files of a commit, or of one folder of it, to `destination`, which must not exist. `scratch` takes the
+/// repository meanwhile and must not exist either; it is removed again.
+///
+/// # Errors
+/// See [`GitError`].
+pub fn fetch(
+    url: &str,
+    commit: &str,
+    folder: Option<&str>,
+    credential: Option<&GitCredential>,
+    scratch: &Path,
+    destination: &Path,
+    limits: &Limits,
+) -> Result<(), GitError> {
+    let parsed = parse(url)?;
+    let missing = || GitError::NotFound { url: url.to_owned(), what: format!("the commit {commit}") };
+    let id = Oid::from_str(commit).map_err(|_| missing())?;
+    let repository = Repository::init_bare(scratch)
+        .map_err(|error| GitError::Disk { path: scratch.display().to_string(), problem: error.message().to_owned() })?;
+    let deadline = Instant::now() + limits.time;
+    let result = receive(&repository, &parsed, url, id, credential, limits, deadline).and_then(|()| {
+        let commit = repository.find_commit(id).map_err(|_| missing())?;
+        let tree = commit.tree().map_err(|error| failure(url, credential, &error))?;
+        let tree = match folder {
+            None => tree,
+            Some(folder) => {
+                let missing =
+                    || GitError::NotFound { url: url.to_owned(), what: format!("the folder `{folder}` in {id}") };
+                let entry = tree.get_path(Path::new(folder)).map_err(|_| missing())?;
+                repository.find_tree(entry.id()).map_err(|_| missing())?
+            }
+        };
+        checkout::write(&repository, &tree, url, destination, limits, deadline)
+    });
+    // What is left in scratch is no harm: the folder goes with the pod.
+    let _ = std::fs::remove_dir_all(scratch);
+    result
+}
+
+/// Receives one commit without its history where the server gives single commits, else everything that branches and tags
+/// reach.
+fn receive(
+    repository: &Repository,
+    parsed: &Url,
+    url: &str,
+    id: Oid,
+    credential: Option<&GitCredential>,
+    limits: &Limits,
+    deadline: Instant,
+) -> Result<(), GitError> {
+    let one = format!("+{id}:refs/groundswell/source");
+    let all = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+    for (refspecs, depth) in [(&[one.as_str()][..], 1), (&all[..], 0)] {
+        let mut remote = repository.remote_anonymous(url).map_err(|error| failure(url, credential, &error))?;
+        let mut too_large = false;
+        let mut too_late = false;
+        let mut callbacks = callbacks(parsed, credential);
+        callbacks.transfer_progress(|progress| {
+            too_large = progress.received_bytes() > limits.received;
+            too_late = Instant::now() > deadline;
+            !too_large && !too_late
+        });
+        let mut options = FetchOptions::new();
+        options.depth(depth).download_tags(AutotagOption::None).remote_callbacks(callbacks);
+        let fetched = remote.fetch(refspecs, Some(&mut options), None);
+        drop(options);
+        if too_large {
+            let limit = format!("more than {} MiB to receive", limits.received >> 20);
+            return Err(GitError::TooLarge { url: url.to_owned(), limit });
+        }
+        if too_late {
+            let problem = format!("it took longer than {} s", limits.time.as_secs());
+            return Err(GitError::Unavailable { url: url.to_owned(), problem });
+        }
+        match fetched {
+            Ok(()) if repository.find_commit(id).is_ok() => return Ok(()),
+            Err(error) if depth == 0 || final_failure(&error) => return Err(failure(url, credential, &error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Err(GitError::NotFound { url: url.to_owned(), what: format!("the commit {id}, on a branch or tag,") })
+}
+
+/// Whether asking for everything instead of one commit can't help.
+fn final_failure(error: &git2::Error) -> bool {
+    use git2::{ErrorClass, ErrorCode};
+    matches!(error.code(), ErrorCode::Auth | ErrorCode::Certificate | ErrorCode::User | ErrorCode::NotFound)
+        || matches!(error.class(), ErrorClass::Ssl | ErrorClass::Os)
+}
+
+/// The callbacks of one connection. The credential goes only to the host, scheme and port that the source names: after a
+/// redirect, libgit2 asks for it again with the new address.
+fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteCallbacks<'a> {
+    let mut callbacks = RemoteCallbacks::new();
+    let mut prompts = 0;
+    callbacks.credentials(move |asking, user, allowed| {
+        prompts += 1;
+        let same = Url::parse(asking).is_ok_and(|asking| {
+            asking.scheme() == url.scheme()
+                && asking.host_str() == url.host_str()
+                && asking.port_or_known_default() == url.port_or_known_default()
+        });
+        let refuse = |why: &str| Err(git2::Error::new(git2::ErrorCode::Auth, git2::ErrorClass::Net, why));
+        match credential {
+            None => refuse("the server asks for a credential, and `secretRef` names none"),
+            Some(_) if !same && url.scheme() != "ssh" => {
+                refuse("the server redirects to another host, which asks for the credential")
+            }
+            Some(_) if prompts > MAX_PROMPTS => refuse("the server refuses the credential"),
+            Some(credential) => credential.present(user, allowed),
+        }
+    });
+    callbacks.certificate_check(move |certificate, host| match (certificate.as_hostkey(), credential) {
+        (None, _) => Ok(CertificateCheckStatus::CertificatePassthrough),
+        (Some(key), Some(credential)) => credential
+            .check_host(host, url.port().unwrap_or(22), key.hostkey())
+            .map(|()| CertificateCheckStatus::CertificateOk),
+        (Some(_), None) => Err(git2::Error::new(
+            git2::ErrorCode::Certificate,
+            git2::ErrorClass::Ssh,
+            "ssh needs a `secretRef` with `identity` and `known_hosts`",
+        )),
+    });
+    callbacks
+}
+
+fn failure(url: &str, credential: Option<&GitCredential>, error: &git2::Error) -> GitError {
+    use git2::ErrorCode;
+    let mut problem = error.message().trim().to_owned();
+    if problem.contains("ssh hostkey") {
+        // libgit2 says this in place of what our own check said.
+        problem =
+            "`known_hosts` does not have the key that the server shows; add all of its keys, as `ssh-keyscan` writes \
+                   them (names that are hashed are not read)"
+                .into();
+    }
+    match (error.code(), credential) {
+        (ErrorCode::Auth | ErrorCode::Certificate, Some(credential)) => {
+            GitError::Credential { secret: credential.secret().to_owned(), url: url.to_owned(), problem }
+        }
+        (ErrorCode::NotFound, _) => GitError::NotFound { url: url.to_owned(), what: format!("it ({problem})") },
+        _ if problem.contains("http status code: 404") => {
+            GitError::NotFound { url: url.to_owned(), what: "the repository".into() }
+        }
+        _ => GitError::Unavailable { url: url.to_owned(), problem },
+    }
+}
+
+fn parse(url: &str) -> Result<Url, GitError> {
+    let wrong = |problem: &str| GitError::Unavailable { url: url.to_owned(), problem: problem.to_owned() };
+    let parsed = Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+    let allowed = matches!(parsed.scheme(), "https" | "ssh") || is_local(&parsed);
+    if allowed && parsed.password().is_none() {
+        Ok(parsed)
+    } else {
+        Err(wrong("only https:// and ssh:// without a password in it are allowed"))
+    }
+}
+
+/// Plain HTTP on this machine's own loopback, which the tests use; no host of a cluster is named so.
+fn is_local(url: &Url) -> bool {
+    url.scheme() == "http" && url.host_str() == Some("127.0.0.1")
+}
+
+/// Whether a revision is a whole commit id.
+#[must_use]
+pub fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}

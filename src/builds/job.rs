@@ -1,0 +1,301 @@
+//! From a request and a strategy to a Job. Pure and deterministic: the same build always gives the same Job under the same
+//! name, so that a crash between creating and recording it cannot build twice.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobSpec},
+        core::v1::{
+            Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, KeyToPath, PodSpec,
+            PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
+            VolumeMount,
+        },
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    api::{BuildStrategy, StrategyRef, labels},
+    builds::{
+        prepare::specification::{self, Specification},
+        request::{BuildRequest, ResolvedSource},
+        source,
+        strategy::{self, StrategyError},
+    },
+};
+
+/// The name of the init container that Groundswell adds.
+pub const PREPARE: &str = "prepare";
+/// The volume that `prepare` and the builder share.
+pub const WORKSPACE_VOLUME: &str = "workspace";
+/// The volume with the merged credentials.
+pub const DOCKER_CONFIG_VOLUME: &str = "docker-config";
+/// Begins the name of each volume that only `prepare` mounts.
+pub const INPUT_VOLUMES: &str = "groundswell-";
+
+/// The user that `prepare` runs as, where the builder runs as root: root reads what this user wrote.
+pub(super) const PREPARE_USER: i64 = 65532;
+/// How much a build context may take on the node's disk.
+const WORKSPACE_SIZE: &str = "2Gi";
+/// How much room credentials have; they lie in memory.
+const DOCKER_CONFIG_SIZE: &str = "4Mi";
+/// The most characters of an image's name that its Jobs carry in theirs.
+const NAME_PART: usize = 30;
+
+/// What all builds of this operator have in common.
+#[derive(Clone, Debug, Default)]
+pub struct BuildEnvironment {
+    /// The operator's own image, which holds the step `prepare`.
+    pub operator_image: String,
+    /// When that image is pulled; as Kubernetes decides, if `None`.
+    pub image_pull_policy: Option<String>,
+    /// The operator's configuration of registries: mirrors, and those without TLS.
+    pub registries: serde_json::Value,
+}
+
+/// The name of the Job that makes an image at a fingerprint: `<image>-<12 hexadecimal digits>-<attempt>`, at most 54
+/// characters for attempts below 100.
+#[must_use]
+pub fn job_name(family_uid: &str, image: &str, fingerprint: &str, attempt: i32) -> String {
+    let hash = hex::encode(Sha256::digest(format!("{family_uid}/{image}/{fingerprint}")));
+    format!("{}-{}-{attempt}", short_name(image), hash.get(..12).unwrap_or_default())
+}
+
+/// As much of an image's name as its Jobs carry in theirs.
+pub(super) fn short_name(image: &str) -> String {
+    let short: String = image.chars().take(NAME_PART).collect();
+    short.trim_end_matches('-').into()
+}
+
+/// The Job of a build.
+///
+/// # Errors
+/// The strategy does not render to a pod that may run; see [`StrategyError`].
+pub fn job(
+    request: &BuildRequest,
+    strategy: &BuildStrategy,
+    chosen: &StrategyRef,
+    environment: &BuildEnvironment,
+) -> Result<Job, StrategyError> {
+    let (template, mut pod) = strategy::pod(request, strategy, chosen)?;
+    let specification = Specification::new(request, strategy.spec.user_namespace, environment.registries.clone());
+    let (inputs, input_mounts) = inputs(request);
+    let prepare = prepare(&pod, environment, &specification, input_mounts);
+    for container in pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten()) {
+        share(container);
+    }
+    pod.init_containers.get_or_insert_default().insert(0, prepare);
+    pod.volumes.get_or_insert_default().extend(shared_volumes().into_iter().chain(inputs));
+    pod.restart_policy = Some("Never".into());
+    pod.automount_service_account_token = Some(false);
+    pod.enable_service_links = Some(false);
+
+    let labels = job_labels(request);
+    let mut metadata = template.metadata.unwrap_or_default();
+    metadata.labels.get_or_insert_default().extend(labels.clone());
+    Ok(Job {
+        metadata: ObjectMeta {
+            name: Some(job_name(&request.family.uid, &request.image, &request.fingerprint, request.attempt)),
+            namespace: Some(request.family.namespace.clone()),
+            labels: Some(labels),
+            annotations: Some(BTreeMap::from([
+                (labels::BUILD.into(), request.build.to_string()),
+                (labels::OWN_INPUTS.into(), request.own.clone()),
+                (labels::USER_CAUSED.into(), request.user_caused.to_string()),
+                (labels::UPSTREAMS.into(), request.upstreams.join(",")),
+            ])),
+            owner_references: Some(vec![request.owner.clone()]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(JobSpec {
+            backoff_limit: Some(0),
+            active_deadline_seconds: Some(i64::from(strategy.spec.timeout.as_secs())),
+            ttl_seconds_after_finished: Some(
+                i32::try_from(strategy.spec.ttl_after_finished.as_secs()).unwrap_or(i32::MAX),
+            ),
+            pod_replacement_policy: Some("Failed".into()),
+            template: PodTemplateSpec { metadata: Some(metadata), spec: Some(pod) },
+            ..JobSpec::default()
+        }),
+        status: None,
+    })
+}
+
+/// Whether the API server dropped `hostUsers: false` from a Job that it was sent: it does so without a word where user
+/// namespaces are switched off, and the build would run with its capabilities on the host.
+#[must_use]
+pub fn drops_user_namespace(sent: &Job, returned: &Job) -> bool {
+    let host_users = |job: &Job| job.spec.as_ref()?.template.spec.as_ref()?.host_users;
+    host_users(sent) == Some(false) && host_users(returned) != Some(false)
+}
+
+fn job_labels(request: &BuildRequest) -> BTreeMap<String, String> {
+    [
+        (labels::MANAGED_BY, labels::MANAGED_BY_VALUE.to_owned()),
+        (labels::COMPONENT, labels::COMPONENT_BUILD.to_owned()),
+        (labels::FAMILY, request.family.name.clone()),
+        (labels::IMAGE, request.image.clone()),
+        (labels::FINGERPRINT, request.fingerprint.clone()),
+        (labels::ATTEMPT, request.attempt.to_string()),
+        (labels::CASCADE, request.cascade.clone()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+/// Gives a container of the strategy what it may see: the build context and the merged credentials, and no input of
+/// `prepare`.
+fn share(container: &mut Container) {
+    container.volume_mounts.get_or_insert_default().extend(shared_mounts());
+    let env = container.env.get_or_insert_default();
+    env.retain(|variable| variable.name != "DOCKER_CONFIG");
+    env.push(variable("DOCKER_CONFIG", source::DOCKER_CONFIG));
+    container.termination_message_policy.get_or_insert_with(|| "FallbackToLogsOnError".into());
+}
+
+fn prepare(
+    pod: &PodSpec,
+    environment: &BuildEnvironment,
+    specification: &Specification,
+    input_mounts: Vec<VolumeMount>,
+) -> Container {
+    let (user, group) = builder_user(pod);
+    Container {
+        name: PREPARE.into(),
+        image: Some(environment.operator_image.clone()),
+        image_pull_policy: environment.image_pull_policy.clone(),
+        args: Some(vec![PREPARE.into()]),
+        env: Some(vec![variable(specification::VARIABLE, &specification.to_variable())]),
+        volume_mounts: Some(shared_mounts().into_iter().chain(input_mounts).collect()),
+        resources: Some(ResourceRequirements {
+            requests: Some(quantities(&[("cpu", "10m"), ("memory", "64Mi")])),
+            limits: Some(quantities(&[("memory", "512Mi")])),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(restricted(user, group)),
+        ..Container::default()
+    }
+}
+
+/// The rights of a step of ours: none.
+pub(super) fn restricted(user: i64, group: i64) -> SecurityContext {
+    SecurityContext {
+        run_as_user: Some(user),
+        run_as_group: Some(group),
+        run_as_non_root: Some(true),
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+        ..SecurityContext::default()
+    }
+}
+
+/// The builder's user and group, so that it can read the credentials, which are for their owner only. A builder that runs
+/// as root reads them by `CAP_DAC_OVERRIDE`, which containers have by default.
+fn builder_user(pod: &PodSpec) -> (i64, i64) {
+    let container = pod.containers.first().and_then(|container| container.security_context.as_ref());
+    let of_pod = pod.security_context.as_ref();
+    let user = container.and_then(|c| c.run_as_user).or_else(|| of_pod.and_then(|p| p.run_as_user));
+    let group = container.and_then(|c| c.run_as_group).or_else(|| of_pod.and_then(|p| p.run_as_group));
+    match user {
+        Some(user) if user > 0 => (user, group.filter(|group| *group > 0).unwrap_or(user)),
+        _ => (PREPARE_USER, PREPARE_USER),
+    }
+}
+
+fn shared_volumes() -> [Volume; 2] {
+    [empty_volume(WORKSPACE_VOLUME, None, WORKSPACE_SIZE), memory_volume(DOCKER_CONFIG_VOLUME)]
+}
+
+/// A small volume that never touches a disk, for credentials.
+pub(super) fn memory_volume(name: &str) -> Volume {
+    empty_volume(name, Some("Memory"), DOCKER_CONFIG_SIZE)
+}
+
+fn empty_volume(name: &str, medium: Option<&str>, size: &str) -> Volume {
+    Volume {
+        name: name.into(),
+        empty_dir: Some(EmptyDirVolumeSource {
+            medium: medium.map(Into::into),
+            size_limit: Some(Quantity(size.into())),
+        }),
+        ..Volume::default()
+    }
+}
+
+fn shared_mounts() -> [VolumeMount; 2] {
+    [(WORKSPACE_VOLUME, source::WORKSPACE), (DOCKER_CONFIG_VOLUME, source::DOCKER_CONFIG)]
+        .map(|(name, path)| VolumeMount { name: name.into(), mount_path: path.into(), ..VolumeMount::default() })
+}
+
+/// The volumes that only `prepare` mounts. All are optional: a pod whose Secret is gone would wait for it until its
+/// deadline, and `prepare` says at once what is missing.
+fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
+    let (mut volumes, mut mounts): (Vec<_>, Vec<_>) = credential_inputs(&request.credentials).unzip();
+    let source = match &request.source {
+        ResolvedSource::Inline(_) | ResolvedSource::Git { secret: None, .. } => None,
+        ResolvedSource::ConfigMap { name, .. } => Some((
+            Volume {
+                name: format!("{INPUT_VOLUMES}source"),
+                config_map: Some(ConfigMapVolumeSource {
+                    name: name.clone(),
+                    optional: Some(true),
+                    ..ConfigMapVolumeSource::default()
+                }),
+                ..Volume::default()
+            },
+            source::CONFIG_MAP,
+        )),
+        ResolvedSource::Git { secret: Some(credential), .. } => {
+            Some((secret(format!("{INPUT_VOLUMES}git"), &credential.name, None), source::GIT_SECRET))
+        }
+    };
+    if let Some((volume, path)) = source {
+        mounts.push(input_mount(&volume, path.into()));
+        volumes.push(volume);
+    }
+    (volumes, mounts)
+}
+
+/// The family's credentials, each in a folder with its number.
+pub(super) fn credential_inputs(names: &[String]) -> impl Iterator<Item = (Volume, VolumeMount)> {
+    names.iter().enumerate().map(|(index, name)| {
+        let key = KeyToPath { key: ".dockerconfigjson".into(), path: "config.json".into(), ..KeyToPath::default() };
+        let volume = secret(format!("{INPUT_VOLUMES}credential-{index}"), name, Some(vec![key]));
+        let mount = input_mount(&volume, format!("{}/{index}", source::CREDENTIALS));
+        (volume, mount)
+    })
+}
+
+fn input_mount(volume: &Volume, path: String) -> VolumeMount {
+    VolumeMount { name: volume.name.clone(), mount_path: path, read_only: Some(true), ..VolumeMount::default() }
+}
+
+fn secret(volume: String, name: &str, items: Option<Vec<KeyToPath>>) -> Volume {
+    Volume {
+        name: volume,
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(name.into()),
+            optional: Some(true),
+            items,
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+pub(super) fn variable(name: &str, value: &str) -> EnvVar {
+    EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
+}
+
+pub(super) fn quantities(list: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
+    list.iter().map(|(name, quantity)| ((*name).into(), Quantity((*quantity).into()))).collect()
+}
+
+#[cfg(test)]
+#[path = "job_tests.rs"]
+mod tests;

@@ -1,0 +1,203 @@
+#![allow(clippy::needless_pass_by_value, reason = "`json!` is easier to read where it is used")]
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    api::{BuildStrategySpec, UserNamespace},
+    builds::request::{FamilyRef, GitSecret, PinnedParent, Written},
+};
+
+fn strategy(spec: Value) -> BuildStrategy {
+    let spec: BuildStrategySpec = serde_json::from_value(json!({"template": {"spec": spec}})).expect("strategy");
+    BuildStrategy::new("s", spec)
+}
+
+fn plain() -> BuildStrategy {
+    strategy(
+        json!({"hostUsers": false, "containers": [{"name": "build", "image": "b", "args": ["{{ image.reference }}"]}]}),
+    )
+}
+
+fn request() -> BuildRequest {
+    BuildRequest {
+        family: FamilyRef { namespace: "team".into(), name: "python".into(), uid: "u".into() },
+        image: "pyenv".into(),
+        reference: "registry.example.com/team/pyenv:gs-1".into(),
+        fingerprint: "0123456789012345678901234567890123456789".into(),
+        attempt: 2,
+        build: 7,
+        cascade: "python-1".into(),
+        parents: vec![PinnedParent {
+            written: Written::Reference("docker.io/library/alpine:3.20".into()),
+            ..PinnedParent::default()
+        }],
+        source: ResolvedSource::Git {
+            url: "https://git.example.com/x".into(),
+            commit: "c".into(),
+            path: None,
+            dockerfile: "Dockerfile".into(),
+            secret: Some(GitSecret { name: "deploy".into(), hosts: "git.example.com".into() }),
+        },
+        credentials: vec!["push".into(), "pull".into()],
+        ..BuildRequest::default()
+    }
+}
+
+fn environment() -> BuildEnvironment {
+    BuildEnvironment { operator_image: "operator:1".into(), ..BuildEnvironment::default() }
+}
+
+fn made(strategy: &BuildStrategy) -> Job {
+    job(&request(), strategy, &StrategyRef::default(), &environment()).expect("job")
+}
+
+fn pod(job: &Job) -> PodSpec {
+    job.spec.clone().expect("spec").template.spec.expect("pod")
+}
+
+#[test]
+fn a_name_is_short_valid_and_the_builds_own() {
+    let fingerprint = "0123456789012345678901234567890123456789";
+    let name = job_name("u", "pyenv", fingerprint, 0);
+    assert!(name.starts_with("pyenv-") && name.ends_with("-0") && name.len() == "pyenv-".len() + 14, "{name}");
+    assert_eq!(name, job_name("u", "pyenv", fingerprint, 0));
+    let others = [
+        job_name("v", "pyenv", fingerprint, 0),
+        job_name("u", "pyenw", fingerprint, 0),
+        job_name("u", "pyenv", &fingerprint[1..], 0),
+        job_name("u", "pyenv", fingerprint, 1),
+    ];
+    assert!(others.iter().all(|other| *other != name), "{others:?}");
+    let long = job_name("u", &format!("{}-b", "a".repeat(29)), fingerprint, 99);
+    assert!(long.len() <= 54 && !long.contains("--"), "{long}");
+}
+
+#[test]
+fn the_same_build_gives_the_same_job() {
+    assert_eq!(made(&plain()), made(&plain()));
+}
+
+#[test]
+fn the_job_runs_once_and_cleans_up() {
+    let job = made(&plain());
+    let labels = job.metadata.labels.clone().expect("labels");
+    assert_eq!(labels[labels::FAMILY], "python");
+    assert_eq!(labels[labels::ATTEMPT], "2");
+    assert_eq!(job.metadata.annotations.as_ref().expect("annotations")[labels::BUILD], "7");
+    let spec = job.spec.as_ref().expect("spec");
+    assert_eq!(
+        (spec.backoff_limit, spec.active_deadline_seconds, spec.ttl_seconds_after_finished),
+        (Some(0), Some(3600), Some(3600))
+    );
+    assert_eq!(spec.pod_replacement_policy.as_deref(), Some("Failed"));
+    assert_eq!(spec.template.metadata.as_ref().expect("metadata").labels, Some(labels));
+    let pod = pod(&job);
+    assert_eq!(pod.restart_policy.as_deref(), Some("Never"));
+    assert_eq!((pod.automount_service_account_token, pod.enable_service_links), (Some(false), Some(false)));
+    assert_eq!(pod.containers[0].args.as_deref(), Some(&["registry.example.com/team/pyenv:gs-1".to_owned()][..]));
+}
+
+#[test]
+fn only_prepare_sees_the_secrets() {
+    let job = made(&plain());
+    let pod = pod(&job);
+    let prepare = &pod.init_containers.as_ref().expect("init")[0];
+    let paths = |container: &Container| {
+        container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(prepare.name, PREPARE);
+    assert_eq!(paths(prepare), ["/workspace", "/docker-config", "/credentials/0", "/credentials/1", "/git-credential"]);
+    assert_eq!(paths(&pod.containers[0]), ["/workspace", "/docker-config"]);
+    let secrets: Vec<_> =
+        pod.volumes.iter().flatten().filter_map(|volume| volume.secret.as_ref()?.secret_name.clone()).collect();
+    assert_eq!(secrets, ["push", "pull", "deploy"]);
+    let security = prepare.security_context.as_ref().expect("security");
+    assert_eq!((security.run_as_non_root, security.read_only_root_filesystem), (Some(true), Some(true)));
+    assert_eq!(security.run_as_user, Some(65532));
+}
+
+#[test]
+fn prepare_runs_as_the_builders_user() {
+    let mut spec = json!({"hostUsers": false, "securityContext": {"runAsUser": 1000, "runAsGroup": 1001}, "containers": [{"name": "b"}]});
+    let user = |spec: &Value| {
+        let pod = pod(&made(&strategy(spec.clone())));
+        let security = pod.init_containers.expect("init")[0].security_context.clone().expect("security");
+        (security.run_as_user, security.run_as_group)
+    };
+    assert_eq!(user(&spec), (Some(1000), Some(1001)));
+    spec["containers"][0]["securityContext"] = json!({"runAsUser": 2000});
+    assert_eq!(user(&spec), (Some(2000), Some(1001)));
+    spec["containers"][0]["securityContext"] = json!({"runAsUser": 0});
+    assert_eq!(user(&spec), (Some(65532), Some(65532)));
+}
+
+#[test]
+fn a_dropped_user_namespace_is_noticed() {
+    let sent = made(&plain());
+    assert!(!drops_user_namespace(&sent, &sent));
+    let mut returned = sent.clone();
+    if let Some(pod) = returned.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()) {
+        pod.host_users = None;
+    }
+    assert!(drops_user_namespace(&sent, &returned));
+    let mut privileged = strategy(json!({"containers": [{"name": "b"}]}));
+    privileged.spec.user_namespace = UserNamespace::NotRequired;
+    let sent = made(&privileged);
+    assert!(!drops_user_namespace(&sent, &sent));
+}
+
+/// The strategies that the chart ships, by name.
+fn shipped() -> Vec<BuildStrategy> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/groundswell/files/strategies");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect(folder).map(|entry| entry.expect("entry").path()).collect();
+    files.sort();
+    let read = |path: &std::path::PathBuf| std::fs::read_to_string(path).expect("file");
+    files.iter().map(|path| serde_yaml::from_str(&read(path)).expect("strategy")).collect()
+}
+
+#[test]
+fn every_shipped_strategy_makes_a_job() {
+    let names: Vec<_> = shipped().iter().map(|strategy| strategy.metadata.name.clone().unwrap_or_default()).collect();
+    assert_eq!(names, ["buildkit-privileged", "buildkit"]);
+    for strategy in shipped() {
+        let pod = pod(&made(&strategy));
+        let privileged = pod.containers[0].security_context.as_ref().and_then(|security| security.privileged);
+        match strategy.spec.user_namespace {
+            UserNamespace::Required => assert_eq!((pod.host_users, privileged), (Some(false), None)),
+            UserNamespace::NotRequired => assert_eq!((pod.host_users, privileged), (None, Some(true))),
+        }
+    }
+}
+
+#[test]
+fn buildkit_is_told_everything_that_the_image_is_made_from() {
+    let buildkit = shipped().into_iter().find(|strategy| strategy.metadata.name.as_deref() == Some("buildkit"));
+    let mut request = request();
+    request.parents[0].repository = "docker.io/library/alpine".into();
+    request.parents[0].digest = "sha256:aa".into();
+    request.args = BTreeMap::from([("A".into(), "1,$(HOME)".into())]);
+    request.labels = BTreeMap::from([("l".into(), "x=y".into())]);
+    request.annotations = BTreeMap::from([("n".into(), "one, two".into()), ("o".into(), "3".into())]);
+    request.target = Some("final".into());
+    let job = job(&request, &buildkit.expect("shipped"), &StrategyRef::default(), &environment()).expect("job");
+    assert_eq!(
+        pod(&job).containers[0].args.as_deref().unwrap_or_default(),
+        [
+            "build",
+            "--progress=plain",
+            "--frontend=dockerfile.v0",
+            "--local=context=/workspace/context",
+            "--local=dockerfile=/workspace/context",
+            "--opt=filename=Dockerfile",
+            "--opt=cmdline=dockerfile.v0",
+            "--opt=target=final",
+            "--opt=context:alpine:3.20=docker-image://docker.io/library/alpine@sha256:aa",
+            "--opt=build-arg:A=1,$$(HOME)",
+            "--opt=label:l=x=y",
+            "--opt=build-arg:SOURCE_DATE_EPOCH=0",
+            "--output=type=image,name=registry.example.com/team/pyenv:gs-1,push=true,oci-mediatypes=true,rewrite-timestamp=true,\"annotation.n=one, two\",annotation.o=3",
+        ]
+    );
+}

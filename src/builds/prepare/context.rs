@@ -1,0 +1,131 @@
+//! Writing the build context, from whichever source.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io::{Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use crate::builds::{
+    git::{self, GitCredential, Limits},
+    prepare::{
+        Places, disk,
+        refusal::{Reason, Refusal},
+        specification::{Secret, Source},
+    },
+    source::{self, File},
+};
+
+/// The most bytes of a mounted `ConfigMap` or Secret; the API server allows 1 MiB.
+const MAX_MOUNTED: u64 = 2 << 20;
+/// The most bytes of a Dockerfile.
+const MAX_DOCKERFILE: u64 = 1 << 20;
+
+/// Writes the build context.
+pub(super) fn write(source: &Source, places: &Places, limits: &Limits) -> Result<(), Refusal> {
+    match source {
+        Source::Inline { dockerfile } => write_files(
+            &places.context(),
+            &[File { path: source::DOCKERFILE, executable: false, content: dockerfile.as_bytes() }],
+        ),
+        Source::ConfigMap { name, items, hash } => {
+            let missing = |problem: String| {
+                Refusal::new(Reason::SourceNotFound, format!("ConfigMap `{name}`, the source: {problem}"))
+            };
+            let content = read_mounted(&places.config_map).map_err(|error| disk(&places.config_map, &error))?;
+            if content.is_empty() {
+                return Err(missing("it is gone, or empty".into()));
+            }
+            let files = source::config_map_files(&content, items).map_err(|error| missing(error.to_string()))?;
+            if source::files_hash(&files) != *hash {
+                let message = format!(
+                    "ConfigMap `{name}`, the source, changed while the build was starting; the next build takes the new content"
+                );
+                return Err(Refusal::new(Reason::SourceUnavailable, message));
+            }
+            write_files(&places.context(), &files)
+        }
+        Source::Git { url, commit, path, secret, .. } => {
+            let credential = secret.as_ref().map(|secret| git_credential(secret, url, places)).transpose()?;
+            let scratch = places.workspace.join(".repository");
+            let context = places.context();
+            git::fetch(url, commit, path.as_deref(), credential.as_ref(), &scratch, &context, limits)?;
+            Ok(())
+        }
+    }
+}
+
+fn git_credential(secret: &Secret, url: &str, places: &Places) -> Result<GitCredential, Refusal> {
+    let data = read_mounted(&places.git_secret).map_err(|error| disk(&places.git_secret, &error))?;
+    if data.is_empty() {
+        let message = format!("Secret `{}`, of the Git source, is gone, or empty", secret.name);
+        return Err(Refusal::new(Reason::InvalidSecret, message));
+    }
+    Ok(GitCredential::from_secret(&secret.name, &data, Some(&secret.hosts), url)?)
+}
+
+/// The keys of a mounted `ConfigMap` or Secret. Names that begin with two dots are the kubelet's own.
+fn read_mounted(folder: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
+    let mut left = MAX_MOUNTED;
+    let mut content = BTreeMap::new();
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(content),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if name.starts_with("..") {
+            continue;
+        }
+        let mut bytes = Vec::new();
+        fs::File::open(entry.path())?.take(left + 1).read_to_end(&mut bytes)?;
+        left = left
+            .checked_sub(bytes.len() as u64)
+            .ok_or_else(|| std::io::Error::other(format!("it holds more than {MAX_MOUNTED} bytes")))?;
+        content.insert(name, bytes);
+    }
+    Ok(content)
+}
+
+fn write_files(context: &Path, files: &[File<'_>]) -> Result<(), Refusal> {
+    fs::create_dir(context).map_err(|error| disk(context, &error))?;
+    for file in files {
+        let path = context.join(file.path);
+        let write = || {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            let mode = if file.executable { 0o755 } else { 0o644 };
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?.write_all(file.content)
+        };
+        write().map_err(|error| disk(&path, &error))?;
+    }
+    Ok(())
+}
+
+/// Reads the Dockerfile of a context, and follows no link out of it: this step sees secrets, and quotes what it reads.
+pub(super) fn read_dockerfile(context: &Path, path: &str) -> Result<String, Refusal> {
+    let missing = |problem: &str| {
+        Refusal::new(Reason::SourceNotFound, format!("the Dockerfile `{path}` of the build context {problem}"))
+    };
+    let context = context.canonicalize().map_err(|error| disk(context, &error))?;
+    let file = context.join(path).canonicalize().map_err(|_| missing("does not exist"))?;
+    if !file.starts_with(&context) {
+        return Err(missing("is a link to a place outside of it"));
+    }
+    if !file.is_file() {
+        return Err(missing("is not a file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(&file)
+        .and_then(|file| file.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes))
+        .map_err(|error| disk(&file, &error))?;
+    if bytes.len() as u64 > MAX_DOCKERFILE {
+        return Err(Refusal::new(Reason::DockerfileMismatch, format!("the Dockerfile `{path}` is larger than 1 MiB")));
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| Refusal::new(Reason::DockerfileMismatch, format!("the Dockerfile `{path}` is not UTF-8 text")))
+}

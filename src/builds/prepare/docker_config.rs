@@ -1,0 +1,84 @@
+//! The credentials of a build, merged into the one `config.json` that builders read.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{Read as _, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::Path,
+};
+
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::{
+    builds::prepare::{
+        Places, buildkitd, disk,
+        refusal::{Reason, Refusal},
+        specification::Specification,
+    },
+    registry::{Config, Keychain, Reference},
+};
+
+/// The most bytes of a Secret that are read, one more than a [`Keychain`] takes.
+const MAX_SECRET: u64 = (1 << 20) + 1;
+
+/// Who can read the file, inside of the pod; nobody outside can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::builds) enum Reader {
+    /// The user that writes it.
+    Owner,
+    /// Every user.
+    Anybody,
+}
+
+/// Merges the mounted Secrets and writes the file, for its owner's eyes only. It has the credentials for what the build
+/// pulls and pushes, and no others: a command of a Dockerfile can't see the file, but a builder might be made to.
+pub(super) fn write(specification: &Specification, registries: &Config, places: &Places) -> Result<(), Refusal> {
+    let keychain = merge(&specification.credentials, &places.credentials)?;
+    put(&keychain.docker_config(&images(specification, registries)), &places.docker_config, Reader::Owner)
+}
+
+/// The credentials of the Secrets of these names, each mounted under its number.
+pub(in crate::builds) fn merge(names: &[String], mounted: &Path) -> Result<Keychain, Refusal> {
+    let mut secrets = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let path = mounted.join(index.to_string()).join("config.json");
+        let mut bytes = Vec::new();
+        fs::File::open(&path).and_then(|file| file.take(MAX_SECRET).read_to_end(&mut bytes)).map_err(|_| {
+            let message = format!("Secret {name}, of `credentials`, is gone, or has no key .dockerconfigjson");
+            Refusal::new(Reason::InvalidSecret, message)
+        })?;
+        secrets.push((name.as_str(), bytes));
+    }
+    Keychain::from_secrets(secrets.iter().map(|(name, bytes)| (*name, bytes.as_slice())))
+        .map_err(|error| Refusal::new(Reason::InvalidSecret, error.to_string()))
+}
+
+/// Writes a Docker configuration into a folder that has none.
+pub(in crate::builds) fn put(config: &SecretString, folder: &Path, reader: Reader) -> Result<(), Refusal> {
+    let path = folder.join("config.json");
+    let mode = match reader {
+        Reader::Owner => 0o600,
+        Reader::Anybody => 0o644,
+    };
+    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).and_then(|mut file| {
+        // Whatever mask the process was started with.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(config.expose_secret().as_bytes())
+    });
+    written.map_err(|error| disk(&path, &error))
+}
+
+/// What the build pushes, what it pulls, and what it may pull from mirrors instead.
+fn images(specification: &Specification, registries: &Config) -> Vec<Reference> {
+    let parents = specification.parents.iter().filter_map(|parent| parent.pinned.parse().ok());
+    let named: Vec<Reference> = specification.image.parse().into_iter().chain(parents).collect();
+    let mirrored: Vec<Reference> = named
+        .iter()
+        .flat_map(|image| {
+            let mirrors = buildkitd::mirrors(registries, image.registry());
+            mirrors.into_iter().map(|mirror| format!("{}/{}", buildkitd::authority(&mirror), image.path()))
+        })
+        .filter_map(|text| text.parse().ok())
+        .collect();
+    named.into_iter().chain(mirrored).collect()
+}

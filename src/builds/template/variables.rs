@@ -1,0 +1,167 @@
+//! The variables that a strategy's pod template may name. They are documented in `docs/strategies.md`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::{
+    builds::{
+        SOURCE_DATE_EPOCH,
+        request::{BuildRequest, ResolvedSource, Written},
+        source,
+    },
+    registry::Reference,
+};
+
+/// Everything that a pod template may name, for one build.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Variables {
+    image: Image,
+    family: Family,
+    fingerprint: String,
+    build: i64,
+    parents: Vec<Parent>,
+    contexts: Vec<Context>,
+    args: Vec<Pair>,
+    target: String,
+    labels: Vec<Pair>,
+    annotations: Vec<Pair>,
+    epoch: i64,
+    context: &'static str,
+    dockerfile: String,
+    parameters: BTreeMap<String, String>,
+    registry: Registry,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Image {
+    name: String,
+    reference: String,
+    repository: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Family {
+    name: String,
+    namespace: String,
+}
+
+/// A parent: `as` or `arg` is empty, whichever is not how the Dockerfile names it.
+#[derive(Clone, Debug, Serialize)]
+struct Parent {
+    name: String,
+    #[serde(rename = "as")]
+    reference: String,
+    arg: String,
+    pinned: String,
+    digest: String,
+}
+
+/// A named context: the key that `BuildKit` looks up for a written reference, and what it takes instead.
+#[derive(Clone, Debug, Serialize)]
+struct Context {
+    name: String,
+    pinned: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Pair {
+    name: String,
+    value: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Registry {
+    plain_http: bool,
+}
+
+impl Variables {
+    /// The variables of a build. `parameters` holds a value for each parameter that the strategy declares.
+    #[must_use]
+    pub fn new(request: &BuildRequest, parameters: BTreeMap<String, String>) -> Self {
+        let dockerfile = match &request.source {
+            ResolvedSource::Git { dockerfile, .. } => dockerfile.clone(),
+            ResolvedSource::Inline(_) | ResolvedSource::ConfigMap { .. } => source::DOCKERFILE.to_owned(),
+        };
+        Self {
+            image: Image {
+                name: request.image.clone(),
+                reference: request.reference.clone(),
+                repository: request.repository.clone(),
+            },
+            family: Family { name: request.family.name.clone(), namespace: request.family.namespace.clone() },
+            fingerprint: request.fingerprint.clone(),
+            build: request.build,
+            parents: request.parents.iter().map(parent).collect(),
+            contexts: contexts(request),
+            args: pairs(&arguments(request)),
+            target: request.target.clone().unwrap_or_default(),
+            labels: pairs(&request.labels),
+            annotations: pairs(&request.annotations),
+            epoch: SOURCE_DATE_EPOCH,
+            context: source::CONTEXT,
+            dockerfile,
+            parameters,
+            registry: Registry { plain_http: request.plain_http },
+        }
+    }
+
+    /// The values, for rendering.
+    pub(super) fn values(&self) -> minijinja::Value {
+        minijinja::Value::from(minijinja::value::Serde(self))
+    }
+
+    /// The names of all variables, with their fields where they have some.
+    pub(super) fn known(&self) -> Vec<String> {
+        let mut known = Vec::new();
+        let serde_json::Value::Object(fields) = serde_json::to_value(self).unwrap_or_default() else { return known };
+        for (name, value) in fields {
+            match value {
+                serde_json::Value::Object(fields) if !fields.is_empty() => {
+                    known.extend(fields.keys().map(|field| format!("{name}.{field}")));
+                }
+                _ => known.push(name),
+            }
+        }
+        known
+    }
+}
+
+/// The build arguments, with those that pin a parent.
+pub(in crate::builds) fn arguments(request: &BuildRequest) -> BTreeMap<String, String> {
+    let pins = request.parents.iter().filter_map(|parent| match &parent.written {
+        Written::Arg(arg) => Some((arg.clone(), parent.pinned())),
+        Written::Reference(_) => None,
+    });
+    request.args.clone().into_iter().chain(pins).collect()
+}
+
+fn parent(parent: &crate::builds::request::PinnedParent) -> Parent {
+    let (reference, arg) = match &parent.written {
+        Written::Reference(reference) => (reference.clone(), String::new()),
+        Written::Arg(arg) => (String::new(), arg.clone()),
+    };
+    Parent { name: parent.name.clone(), reference, arg, pinned: parent.pinned(), digest: parent.digest.clone() }
+}
+
+/// One context per key: two edges to one parent under one name are one context.
+fn contexts(request: &BuildRequest) -> Vec<Context> {
+    let contexts: BTreeMap<_, _> = request
+        .parents
+        .iter()
+        .filter_map(|parent| match &parent.written {
+            Written::Reference(written) => {
+                let name = written.parse::<Reference>().map_or_else(|_| written.clone(), |whole| whole.familiar());
+                Some((name, parent.pinned()))
+            }
+            Written::Arg(_) => None,
+        })
+        .collect();
+    contexts.into_iter().map(|(name, pinned)| Context { name, pinned }).collect()
+}
+
+fn pairs(map: &BTreeMap<String, String>) -> Vec<Pair> {
+    map.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() }).collect()
+}

@@ -1,0 +1,14 @@
+//! What a reconcile records.
+//!
+//! - [`status`]: the status of the family; [`image`]: of each image; [`history`]: of its builds; [`cascade`]: of the cascade
+//! - [`requests`]: the outcome of requests
+//! - [`counting`]: metrics
+//! - [`events`]: Events
+
+pub mod cascade;
+pub mod counting;
+pub mod events;
+pub mod history;
+pub mod image;
+pub mod requests;
+pub mod status;

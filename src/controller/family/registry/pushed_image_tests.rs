@@ -1,0 +1,325 @@
+//! What a registry holds, and what it is made to remember, against a model of one that can fail.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use axum::body::Body;
+use serde_json::{Value, json};
+
+use crate::{
+    api::condition::reason,
+    controller::family::registry::{
+        pushed_image::{Repository, present},
+        retag_unchanged::keep,
+    },
+    engine::{Lookup, LookupResult, tags::Tag},
+    registry::{
+        Client, Config, Digest, Keychain, OCI_INDEX, OCI_MANIFEST,
+        fault_registry::{FaultRegistry, Reply, Seen, reply},
+    },
+};
+
+/// A fingerprint of a build.
+const F1: &str = "1111111111111111111111111111111111111111";
+/// The fingerprint of a later one.
+const F2: &str = "2222222222222222222222222222222222222222";
+
+/// Manifests by tag and by digest, with their types; blobs by digest; and the status that every PUT is answered with.
+#[derive(Default)]
+struct Content {
+    manifests: HashMap<String, (&'static str, Vec<u8>)>,
+    blobs: HashMap<String, Vec<u8>>,
+    refuses: Option<u16>,
+}
+
+/// A registry with one repository.
+struct Model {
+    content: Arc<Mutex<Content>>,
+    registry: FaultRegistry,
+    client: Client,
+    keychain: Keychain,
+}
+
+impl Model {
+    async fn start() -> Self {
+        let content = Arc::new(Mutex::new(Content::default()));
+        let served = Arc::clone(&content);
+        let registry = FaultRegistry::start(move |seen| serve(&mut served.lock().expect("content"), seen)).await;
+        let config = Config {
+            plain_http: vec![registry.address.to_string()],
+            timeout: crate::api::Duration::from_secs(20),
+            ..Config::default()
+        };
+        Self { content, registry, client: Client::new(config).expect("client"), keychain: Keychain::default() }
+    }
+
+    fn repository(&self) -> Repository<'_> {
+        let name = format!("{}/team/app", self.registry.address);
+        Repository::new(&self.client, &self.keychain, &name).expect("repository")
+    }
+
+    fn store(&self, tag: Option<&str>, media_type: &'static str, manifest: &Value) -> Digest {
+        let bytes = manifest.to_string().into_bytes();
+        let digest = Digest::of(&bytes);
+        let mut content = self.content.lock().expect("content");
+        for name in tag.into_iter().chain([digest.as_str()]) {
+            content.manifests.insert(name.into(), (media_type, bytes.clone()));
+        }
+        digest
+    }
+
+    /// An image with these layers, and with the annotations of a build of ours if a fingerprint is given.
+    fn push(&self, tag: Option<&str>, architecture: &str, layers: &[&str], ours: Option<(&str, i64)>) -> Digest {
+        let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer.as_bytes())).collect();
+        let config = json!({ "os": "linux", "architecture": architecture, "rootfs": { "diff_ids": diff_ids } });
+        let config = config.to_string().into_bytes();
+        let descriptor =
+            |digest: Digest, size: usize| json!({ "mediaType": "text/plain", "digest": digest, "size": size });
+        let mut manifest = json!({
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": descriptor(Digest::of(&config), config.len()),
+            "layers": diff_ids.into_iter().map(|layer| descriptor(layer, 100)).collect::<Vec<_>>(),
+        });
+        if let Some((fingerprint, build)) = ours {
+            manifest["annotations"] =
+                json!({ "dev.groundswell.fingerprint": fingerprint, "dev.groundswell.build": build.to_string() });
+        }
+        self.content.lock().expect("content").blobs.insert(Digest::of(&config).to_string(), config);
+        self.store(tag, OCI_MANIFEST, &manifest)
+    }
+
+    /// An index of images that were pushed, with an attestation beside them.
+    fn push_index(&self, tag: &str, images: &[(&str, &Digest)]) -> Digest {
+        let entry = |os: &str, architecture: &str, digest: &Digest| {
+            let platform = json!({ "os": os, "architecture": architecture });
+            json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "platform": platform })
+        };
+        let mut entries: Vec<Value> =
+            images.iter().map(|(architecture, digest)| entry("linux", architecture, digest)).collect();
+        entries.push(entry("unknown", "unknown", &Digest::of(b"an attestation that nobody asks for")));
+        self.store(Some(tag), OCI_INDEX, &json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries }))
+    }
+
+    async fn present(&self, tag: &str) -> LookupResult {
+        let repository = self.repository();
+        let manifest = repository.tagged(tag).await.expect("answer").expect("a manifest");
+        present(&manifest, &repository.images(&manifest).await.expect("images"))
+    }
+
+    async fn is_of(&self, tag: &str, fingerprint: &str) -> bool {
+        let repository = self.repository();
+        let manifest = repository.tagged(tag).await.expect("answer").expect("a manifest");
+        repository.is_of(&manifest, fingerprint).await.expect("answer")
+    }
+
+    fn stands(&self, tag: &str) -> Option<Digest> {
+        let content = self.content.lock().expect("content");
+        content.manifests.get(tag).map(|(_, bytes)| Digest::of(bytes))
+    }
+}
+
+fn serve(content: &mut Content, seen: &Seen) -> Reply {
+    let nothing = || reply(404, &[], Body::empty());
+    let Some(path) = seen.target.strip_prefix("/v2/team/app/") else { return nothing() };
+    match (seen.method.as_str(), path.split_once('/')) {
+        ("PUT", Some(("manifests", name))) => {
+            if let Some(status) = content.refuses {
+                return reply(status, &[], Body::empty());
+            }
+            content.manifests.insert(name.into(), (OCI_MANIFEST, seen.body.clone()));
+            reply(201, &[("docker-content-digest", Digest::of(&seen.body).as_str())], Body::empty())
+        }
+        (method, Some(("manifests", name))) => {
+            let Some((media_type, bytes)) = content.manifests.get(name) else { return nothing() };
+            let (digest, length) = (Digest::of(bytes), bytes.len().to_string());
+            let headers = [("content-type", *media_type), ("docker-content-digest", digest.as_str())];
+            let body = if method == "HEAD" { Body::empty() } else { Body::from(bytes.clone()) };
+            reply(200, &[headers[0], headers[1], ("content-length", &length)], body)
+        }
+        (_, Some(("blobs", digest))) => {
+            content.blobs.get(digest).map_or_else(nothing, |blob| reply(200, &[], blob.clone()))
+        }
+        _ => nothing(),
+    }
+}
+
+fn tag(fingerprint: &str) -> String {
+    format!("gs-{fingerprint}")
+}
+
+fn digest_of(result: &LookupResult) -> (&str, i64, bool) {
+    match result {
+        LookupResult::Present { digest, build, content, blobs, .. } => {
+            assert_eq!(content.is_some(), blobs.is_some());
+            (digest, *build, content.is_some())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_pushed_image_is_described() {
+    let model = Model::start().await;
+    let digest = model.push(Some("1"), "amd64", &["base", "app"], Some((F1, 7)));
+    let LookupResult::Present { digest: found, build, size, content, blobs } = model.present("1").await else {
+        panic!("not present")
+    };
+    assert_eq!((found, build), (digest.to_string(), 7));
+    assert!((200..1000).contains(&size), "two layers of 100 bytes and a configuration: {size}");
+    assert!(content.is_some() && blobs.is_some() && content != blobs);
+    model.push(Some("2"), "amd64", &["base", "app"], Some((F2, 8)));
+    let LookupResult::Present { content: other, blobs: other_blobs, .. } = model.present("2").await else {
+        panic!("not present")
+    };
+    assert_eq!((other, other_blobs), (content, blobs), "annotations are not content");
+}
+
+#[tokio::test]
+async fn numbers_go_on_after_the_last_build_that_any_tag_tells_of() {
+    let tags = |floats: bool| {
+        move |build: i64| {
+            let floating = floats.then(|| Tag { name: "latest".into(), immutable: false });
+            floating.into_iter().chain([Tag { name: format!("r{build}"), immutable: true }]).collect::<Vec<_>>()
+        }
+    };
+    let model = Model::start().await;
+    let last = async |floats| model.repository().last_build(tags(floats)).await.expect("an answer");
+    assert_eq!(last(true).await, None);
+    model.push(Some("latest"), "amd64", &["app"], Some((F1, 5)));
+    assert_eq!((last(true).await, last(false).await), (Some(5), None));
+    // The cascade did not come whole: 6 has failed, and 7 stands there, as 8 does.
+    for later in ["r7", "r8"] {
+        model.push(Some(later), "amd64", &["app"], Some((F2, 7)));
+    }
+    assert_eq!((last(true).await, last(false).await), (Some(8), None));
+    model.push(Some("r1"), "amd64", &["app"], Some((F2, 1)));
+    model.push(Some("r4"), "amd64", &["app"], Some((F2, 4)));
+    assert_eq!(last(false).await, Some(8), "from gap to gap");
+
+    model.push(Some("x-f2"), "amd64", &["app"], Some((F2, 4)));
+    let of_fingerprint = |_| vec![Tag { name: "x-f2".into(), immutable: true }];
+    assert_eq!(model.repository().last_build(of_fingerprint).await.expect("an answer"), None, "it names no build");
+
+    for hostile in [i64::MAX, 0, -1] {
+        model.push(Some("latest"), "amd64", &["app"], Some((F1, hostile)));
+        assert_eq!(last(true).await, Some(8), "{hostile}");
+        assert_eq!(digest_of(&model.present("latest").await).1, 1, "{hostile}");
+    }
+}
+
+#[tokio::test]
+async fn an_index_is_described_by_its_images() {
+    let model = Model::start().await;
+    let amd = model.push(None, "amd64", &["base", "app"], None);
+    let arm = model.push(None, "arm64", &["base", "app"], None);
+    model.push_index("1", &[("amd64", &amd), ("arm64", &arm)]);
+    let LookupResult::Present { size, content: both, .. } = model.present("1").await else { panic!("not present") };
+    assert!((200..1000).contains(&size), "shared layers are stored once: {size}");
+    model.push_index("2", &[("amd64", &amd)]);
+    let LookupResult::Present { content: one, .. } = model.present("2").await else { panic!("not present") };
+    assert_ne!(one, both);
+
+    let many: Vec<(&str, &Digest)> = std::iter::repeat_n(("amd64", &amd), 33).collect();
+    model.push_index("3", &many);
+    let repository = model.repository();
+    let manifest = repository.tagged("3").await.expect("answer").expect("a manifest");
+    let problem = repository.images(&manifest).await.expect_err("too many");
+    assert_eq!(problem.reason, reason::INVALID_REGISTRY_RESPONSE);
+    assert!(problem.message.contains("more than 32 images"), "{}", problem.message);
+}
+
+#[tokio::test]
+async fn a_spared_build_is_told_from_a_stranger() {
+    let model = Model::start().await;
+    let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
+    assert!(model.is_of(&tag(F1), F1).await);
+    assert!(!model.registry.requests().iter().any(|asked| asked.starts_with("HEAD")), "its own tag says enough");
+
+    assert_eq!(model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F1, 7))), kept);
+    assert!(model.is_of(&tag(F2), F2).await, "the same image under the tag of its own fingerprint");
+
+    model.push(Some(&tag(F1)), "amd64", &["base", "other"], Some((F1, 7)));
+    assert!(!model.is_of(&tag(F2), F2).await, "its own tag stands on another image");
+    model.content.lock().expect("content").manifests.remove(&tag(F1));
+    assert!(!model.is_of(&tag(F2), F2).await, "its own tag is gone");
+
+    model.push(Some(&tag(F2)), "amd64", &["base", "app"], None);
+    assert!(!model.is_of(&tag(F2), F2).await, "not a build of ours");
+    let before = model.registry.requests().len();
+    for written in ["latest", "../../other/app/manifests/1", "é"] {
+        model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((written, 7)));
+        assert!(!model.is_of(&tag(F2), F2).await, "{written}");
+    }
+    assert_eq!(model.registry.requests().len() - before, 3, "what is no fingerprint is not asked for");
+}
+
+#[tokio::test]
+async fn an_image_stands_on_its_base_or_it_does_not() {
+    let model = Model::start().await;
+    let amd = model.push(None, "amd64", &["base amd64"], None);
+    let arm = model.push(None, "arm64", &["base arm64"], None);
+    let base = model.push_index("base", &[("amd64", &amd), ("arm64", &arm)]);
+    let repository = model.repository();
+    for (layers, expected) in [
+        (&["base arm64", "app"][..], true),
+        (&["base arm64"], true),
+        (&["base amd64", "app"], true),
+        (&["app", "base arm64"], false),
+        (&[], false),
+    ] {
+        model.push(Some("app"), "arm64", layers, None);
+        let manifest = repository.tagged("app").await.expect("answer").expect("a manifest");
+        let images = repository.images(&manifest).await.expect("images");
+        assert_eq!(repository.is_below(&base, &images).await, Ok(expected), "{layers:?}");
+    }
+    let asked = model.registry.requests();
+    let of = |digest: &Digest| asked.iter().filter(|asked| asked.ends_with(digest.as_str())).count();
+    assert_eq!((of(&arm), of(&amd)), (5, 3), "the other platforms are asked for only if its own does not prove it");
+}
+
+#[tokio::test]
+async fn a_spared_build_is_remembered() {
+    let model = Model::start().await;
+    let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
+    let rebuilt = model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F2, 8)));
+    assert_ne!(kept, rebuilt);
+    let lookup = Lookup { fingerprint: F2.into(), result: model.present(&tag(F2)).await };
+    // Twice: a process may die after the first.
+    for _ in 0..2 {
+        let result = keep(&model.repository(), &lookup, kept.as_str()).await.expect("remembered");
+        assert_eq!(digest_of(&result), (kept.as_str(), 7, true));
+        assert_eq!(model.stands(&tag(F2)), Some(kept.clone()));
+        assert!(model.is_of(&tag(F2), F2).await, "and is found again by those who remember nothing");
+    }
+}
+
+#[tokio::test]
+async fn what_can_not_be_remembered_moves_on() {
+    for (gone, refuses) in [(true, None), (false, Some(412)), (false, Some(403))] {
+        let model = Model::start().await;
+        let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
+        let rebuilt = model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F2, 8)));
+        let lookup = Lookup { fingerprint: F2.into(), result: model.present(&tag(F2)).await };
+        if gone {
+            model.content.lock().expect("content").manifests.remove(kept.as_str());
+        }
+        model.content.lock().expect("content").refuses = refuses;
+        let result = keep(&model.repository(), &lookup, kept.as_str()).await.expect("an answer");
+        assert_eq!(digest_of(&result), (rebuilt.as_str(), 8, false), "{gone} {refuses:?}");
+        assert_eq!(model.stands(&tag(F2)), Some(rebuilt));
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_is_away_is_waited_for() {
+    let model = Model::start().await;
+    let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
+    model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F2, 8)));
+    let lookup = Lookup { fingerprint: F2.into(), result: model.present(&tag(F2)).await };
+    model.content.lock().expect("content").refuses = Some(503);
+    let problem = keep(&model.repository(), &lookup, kept.as_str()).await.expect_err("away");
+    assert_eq!(problem.reason, reason::REGISTRY_UNAVAILABLE);
+    model.content.lock().expect("content").refuses = None;
+    assert!(keep(&model.repository(), &lookup, kept.as_str()).await.is_ok());
+}

@@ -1,0 +1,64 @@
+//! The revisions of Git sources, as the poller asks for them.
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client, ResourceExt};
+
+use crate::{
+    api::{GitSource, condition::reason, labels},
+    builds::git::{GitCredential, GitError, subprocess::Resolver},
+    controller::error::call,
+    engine::Problem,
+};
+
+/// A branch or tag of a repository, and with whose credential it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GitKey {
+    /// The repository.
+    pub url: String,
+    /// The branch, tag or commit.
+    pub revision: String,
+    /// Namespace, name and version of the Secret: a changed one is another key, and never shared across namespaces.
+    pub secret: Option<(String, String, String)>,
+}
+
+impl GitKey {
+    /// The key of a source; `version` is that of its Secret.
+    #[must_use]
+    pub fn new(namespace: &str, source: &GitSource, version: Option<String>) -> Self {
+        let secret = source.secret_ref.as_ref();
+        Self {
+            url: source.url.clone(),
+            revision: source.revision.clone(),
+            secret: secret.map(|secret| (namespace.into(), secret.name.clone(), version.unwrap_or_default())),
+        }
+    }
+}
+
+/// Asks the repository for the commit.
+pub async fn resolve(client: Client, resolver: &Resolver, key: GitKey) -> Result<String, Problem> {
+    let credential = match &key.secret {
+        None => None,
+        Some((namespace, name, _)) => Some(credential(&client, namespace, name, &key.url).await?),
+    };
+    resolver.resolve(&key.url, &key.revision, credential.as_ref()).await.map_err(|error| problem(&error))
+}
+
+fn problem(error: &GitError) -> Problem {
+    let reason = match error {
+        GitError::NotFound { .. } | GitError::TooLarge { .. } | GitError::Unsafe { .. } => reason::SOURCE_NOT_FOUND,
+        GitError::Unavailable { .. } | GitError::Disk { .. } => reason::SOURCE_UNAVAILABLE,
+        GitError::Credential { .. } => reason::INVALID_SECRET,
+    };
+    Problem { reason, message: error.to_string() }
+}
+
+async fn credential(client: &Client, namespace: &str, name: &str, url: &str) -> Result<GitCredential, Problem> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let secret = call(|| format!("read Secret {namespace}/{name}"), api.get(name)).await.map_err(|error| {
+        let reason = if error.is_not_found() { reason::SECRET_NOT_FOUND } else { reason::SOURCE_UNAVAILABLE };
+        Problem { reason, message: format!("source.git.secretRef: {error}") }
+    })?;
+    let hosts = secret.annotations().get(labels::CREDENTIAL_HOSTS).cloned();
+    let data = secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
+    GitCredential::from_secret(name, &data, hosts.as_deref(), url).map_err(|error| problem(&error))
+}

@@ -1,0 +1,372 @@
+//! What the controller knows of the cluster's workloads and of the namespaces that consent to rollouts, kept by watches.
+//!
+//! Only the slim [`Workload`] view is kept, never the object, and no list call is made in a pass. With a list of namespaces,
+//! each has watches of its own, so that no cluster-wide right is needed; this is why kube's own store, which a restart of
+//! one watch would empty, is not used.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    future,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+};
+
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        batch::v1::CronJob,
+        core::v1::Namespace,
+    },
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event},
+    },
+};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    api::{WorkloadKind, labels},
+    rollout::{Lookup, Workload, WorkloadKey},
+};
+
+/// What has changed in the cluster, as far as a rollout could care.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Changed {
+    /// A workload came, went, or changed in what [`Workload`] shows.
+    Workload(WorkloadKey),
+    /// A Namespace's consent changed.
+    Namespace(String),
+}
+
+/// What is known of workloads and namespaces. Cheap to clone; all clones are one cache.
+#[derive(Clone, Debug)]
+pub struct WorkloadStore {
+    contents: Arc<RwLock<Contents>>,
+    /// The only namespaces that are watched; all, if `None`.
+    only: Option<Arc<BTreeSet<String>>>,
+}
+
+#[derive(Debug, Default)]
+struct Contents {
+    workloads: BTreeMap<WorkloadKey, Arc<Workload>>,
+    consent: BTreeMap<String, String>,
+    /// The feeds that have not listed their objects yet.
+    waiting: BTreeSet<String>,
+}
+
+/// An object reduced to what is kept of it.
+enum Row {
+    Workload(Workload),
+    Namespace { name: String, consent: Option<String> },
+}
+
+/// What one watch covers: a relist of it says nothing of the rest.
+#[derive(Clone, Debug)]
+struct Scope {
+    /// The workload kind; `None` for Namespaces.
+    kind: Option<WorkloadKind>,
+    namespace: Option<String>,
+}
+
+impl WorkloadStore {
+    /// Makes the cache and the stream that fills it. An empty `only` means all namespaces.
+    ///
+    /// The cache is filled only while the stream is polled; its items say what has changed, without duplicates of what a
+    /// relist only confirms. The stream never ends; failing watches are logged and tried again with a growing pause.
+    #[must_use]
+    pub fn start(client: &Client, only: &BTreeSet<String>) -> (Self, BoxStream<'static, Changed>) {
+        let caches = Self { contents: Arc::default(), only: (!only.is_empty()).then(|| Arc::new(only.clone())) };
+        let namespaces: Vec<Option<&str>> =
+            if only.is_empty() { vec![None] } else { only.iter().map(|name| Some(name.as_str())).collect() };
+        let mut feeds = Vec::new();
+        for namespace in namespaces {
+            feeds.push(caches.workloads::<Deployment>(client, WorkloadKind::Deployment, namespace));
+            feeds.push(caches.workloads::<StatefulSet>(client, WorkloadKind::StatefulSet, namespace));
+            feeds.push(caches.workloads::<DaemonSet>(client, WorkloadKind::DaemonSet, namespace));
+            feeds.push(caches.workloads::<CronJob>(client, WorkloadKind::CronJob, namespace));
+            feeds.push(caches.namespaces(client, namespace));
+        }
+        (caches, stream::select_all(feeds).boxed())
+    }
+
+    /// The watches that have not listed their objects yet, in words; empty once the cache can be relied on.
+    #[must_use]
+    pub fn waiting_for(&self) -> Vec<String> {
+        self.read().waiting.iter().cloned().collect()
+    }
+
+    fn workloads<K>(&self, client: &Client, kind: WorkloadKind, namespace: Option<&str>) -> BoxStream<'static, Changed>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Into<Workload>
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + 'static,
+    {
+        let api: Api<K> = match namespace {
+            Some(namespace) => Api::namespaced(client.clone(), namespace),
+            None => Api::all(client.clone()),
+        };
+        let events = kube::runtime::watcher(api, watcher::Config::default().streaming_lists());
+        let scope = Scope { kind: Some(kind), namespace: namespace.map(Into::into) };
+        self.feed(scope, events, |object: K| Row::Workload(object.into()))
+    }
+
+    fn namespaces(&self, client: &Client, only: Option<&str>) -> BoxStream<'static, Changed> {
+        let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
+        let mut config = watcher::Config::default().streaming_lists();
+        if let Some(name) = only {
+            // With this selector, a rule that names the namespace is enough to be allowed.
+            config = config.fields(&format!("metadata.name={name}"));
+        }
+        let events = kube::runtime::watcher(api, config);
+        let scope = Scope { kind: None, namespace: only.map(Into::into) };
+        self.feed(scope, events, |object: PartialObjectMeta<Namespace>| Row::Namespace {
+            name: object.name_any(),
+            consent: object.metadata.annotations.and_then(|mut all| all.remove(labels::ROLLOUT_FROM)),
+        })
+    }
+
+    fn feed<K: Send + 'static>(
+        &self,
+        scope: Scope,
+        events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+        reduce: fn(K) -> Row,
+    ) -> BoxStream<'static, Changed> {
+        self.write(|contents| _ = contents.waiting.insert(scope.to_string()));
+        let caches = self.clone();
+        let mut listed = BTreeSet::new();
+        events
+            .default_backoff()
+            .filter_map(move |event| {
+                future::ready(
+                    event
+                        .inspect_err(|error| tracing::warn!(%scope, %error, "a watch failed"))
+                        .ok()
+                        .map(|event| caches.take(&scope, &mut listed, event, reduce)),
+                )
+            })
+            .flat_map(stream::iter)
+            .boxed()
+    }
+
+    /// Takes one event in and says what it changed.
+    fn take<K>(
+        &self,
+        scope: &Scope,
+        listed: &mut BTreeSet<Changed>,
+        event: Event<K>,
+        reduce: fn(K) -> Row,
+    ) -> Vec<Changed> {
+        match event {
+            Event::Init => {
+                listed.clear();
+                Vec::new()
+            }
+            Event::InitApply(object) => {
+                let row = reduce(object);
+                listed.insert(row.key());
+                self.write(|contents| contents.put(row)).into_iter().collect()
+            }
+            Event::InitDone => {
+                let listed = std::mem::take(listed);
+                self.write(|contents| {
+                    contents.waiting.remove(&scope.to_string());
+                    let gone: Vec<_> =
+                        contents.keys_in(scope).into_iter().filter(|key| !listed.contains(key)).collect();
+                    gone.into_iter().filter(|key| contents.remove(key)).collect()
+                })
+            }
+            Event::Apply(object) => self.write(|contents| contents.put(reduce(object))).into_iter().collect(),
+            Event::Delete(object) => {
+                let key = reduce(object).key();
+                if self.write(|contents| contents.remove(&key)) { vec![key] } else { Vec::new() }
+            }
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Contents> {
+        // The lock is never held across a call that could panic; what a poisoned one guards is still whole.
+        self.contents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write<T>(&self, change: impl FnOnce(&mut Contents) -> T) -> T {
+        change(&mut self.contents.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Lookup for WorkloadStore {
+    fn get(&self, key: &WorkloadKey) -> Option<Arc<Workload>> {
+        self.read().workloads.get(key).cloned()
+    }
+
+    fn select(&self, kind: WorkloadKind, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Arc<Workload>> {
+        let first = WorkloadKey { kind, namespace: namespace.into(), name: String::new() };
+        self.read()
+            .workloads
+            .range(first..)
+            .take_while(|(key, _)| key.kind == kind && key.namespace == namespace)
+            .filter(|(_, workload)| workload.has_labels(labels))
+            .map(|(_, workload)| Arc::clone(workload))
+            .collect()
+    }
+
+    fn consent(&self, namespace: &str) -> Option<String> {
+        self.read().consent.get(namespace).cloned()
+    }
+
+    fn watches(&self, namespace: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(namespace))
+    }
+}
+
+impl Contents {
+    /// Puts a row in; its key, if that changed anything.
+    fn put(&mut self, row: Row) -> Option<Changed> {
+        let key = row.key();
+        let changed = match row {
+            Row::Workload(workload) => {
+                let same = self.workloads.get(&workload.key).is_some_and(|known| **known == workload);
+                if !same {
+                    self.workloads.insert(workload.key.clone(), Arc::new(workload));
+                }
+                !same
+            }
+            Row::Namespace { name, consent } => {
+                let before = match &consent {
+                    Some(value) => self.consent.insert(name, value.clone()),
+                    None => self.consent.remove(&name),
+                };
+                before != consent
+            }
+        };
+        changed.then_some(key)
+    }
+
+    fn remove(&mut self, key: &Changed) -> bool {
+        match key {
+            Changed::Workload(key) => self.workloads.remove(key).is_some(),
+            Changed::Namespace(name) => self.consent.remove(name).is_some(),
+        }
+    }
+
+    fn keys_in(&self, scope: &Scope) -> Vec<Changed> {
+        let inside = |namespace: &String| scope.namespace.as_ref().is_none_or(|only| only == namespace);
+        match scope.kind {
+            Some(kind) => self
+                .workloads
+                .keys()
+                .filter(|key| key.kind == kind && inside(&key.namespace))
+                .map(|key| Changed::Workload(key.clone()))
+                .collect(),
+            None => self.consent.keys().filter(|name| inside(name)).cloned().map(Changed::Namespace).collect(),
+        }
+    }
+}
+
+impl Row {
+    fn key(&self) -> Changed {
+        match self {
+            Self::Workload(workload) => Changed::Workload(workload.key.clone()),
+            Self::Namespace { name, .. } => Changed::Namespace(name.clone()),
+        }
+    }
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}s", self.kind.map_or("Namespace", WorkloadKind::as_str))?;
+        self.namespace.as_ref().map_or(Ok(()), |namespace| write!(f, " of {namespace}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn deployment(namespace: &str, name: &str, image: &str, version: &str) -> Deployment {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": namespace, "resourceVersion": version, "labels": {"app": "web"}},
+            "spec": {"selector": {}, "template": {"spec": {"containers": [{"name": "app", "image": image}]}}}
+        }))
+        .expect("a Deployment")
+    }
+
+    fn caches() -> WorkloadStore {
+        WorkloadStore { contents: Arc::default(), only: None }
+    }
+
+    /// Feeds events of Deployments in and returns what changed.
+    async fn fed(caches: &WorkloadStore, namespace: Option<&str>, events: Vec<Event<Deployment>>) -> Vec<String> {
+        let scope = Scope { kind: Some(WorkloadKind::Deployment), namespace: namespace.map(Into::into) };
+        let changes = caches
+            .feed(scope, stream::iter(events.into_iter().map(Ok)), |object: Deployment| Row::Workload(object.into()));
+        changes
+            .map(|change| match change {
+                Changed::Workload(key) => key.to_string(),
+                Changed::Namespace(name) => name,
+            })
+            .collect()
+            .await
+    }
+
+    #[tokio::test]
+    async fn a_change_is_told_once_and_a_relist_tells_only_what_differs() {
+        let caches = caches();
+        let changes = fed(
+            &caches,
+            None,
+            vec![
+                Event::Init,
+                Event::InitApply(deployment("shop", "web", "app:1", "1")),
+                Event::InitApply(deployment("shop", "old", "app:1", "2")),
+                Event::InitDone,
+                Event::Apply(deployment("shop", "web", "app:1", "3")),
+                Event::Apply(deployment("shop", "web", "app:2", "4")),
+                Event::Init,
+                Event::InitApply(deployment("shop", "web", "app:2", "5")),
+                Event::InitDone,
+                Event::Delete(deployment("shop", "web", "app:2", "6")),
+            ],
+        )
+        .await;
+        let told = ["shop/web", "shop/old", "shop/web", "shop/old", "shop/web"].map(|key| format!("Deployment {key}"));
+        assert_eq!(changes, told);
+        assert_eq!(caches.waiting_for(), Vec::<String>::new());
+    }
+
+    #[tokio::test]
+    async fn a_relist_of_one_namespace_leaves_the_others_alone() {
+        let caches = caches();
+        let list = |namespace: &str| {
+            vec![Event::Init, Event::InitApply(deployment(namespace, "web", "app:1", "1")), Event::InitDone]
+        };
+        fed(&caches, Some("a"), list("a")).await;
+        fed(&caches, Some("b"), list("b")).await;
+        assert_eq!(fed(&caches, Some("a"), vec![Event::Init, Event::InitDone]).await, ["Deployment a/web"]);
+        let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+        assert_eq!(caches.select(WorkloadKind::Deployment, "a", &labels).len(), 0);
+        assert_eq!(caches.select(WorkloadKind::Deployment, "b", &labels).len(), 1);
+        assert_eq!(caches.select(WorkloadKind::StatefulSet, "b", &labels).len(), 0);
+    }
+
+    #[tokio::test]
+    async fn it_says_which_lists_are_missing() {
+        let caches = caches();
+        fed(&caches, Some("a"), vec![Event::Init]).await;
+        assert_eq!(caches.waiting_for(), ["Deployments of a"]);
+    }
+}
