@@ -1,11 +1,18 @@
-//! How long to wait before the next try: doubling, capped, jittered. Pure, so that the engine may use it.
+//! How long to wait before the next try: doubling, capped, jittered. Pure, so that the engine may
+//! use it.
 
 use jiff::SignedDuration;
 
-/// The pause after the `failures`-th failure in a row (from 1): `base` doubled each time, at most `cap`, and from that
-/// 75 % to 100 %, chosen by `seed`, so that what failed together does not come back together.
+/// The pause after the `failures`-th failure in a row (from 1): `base` doubled each time, at most
+/// `cap`, and from that 75 % to 100 %, chosen by `seed`, so that what failed together does not come
+/// back together.
 #[must_use]
-pub fn pause(failures: u32, base: SignedDuration, cap: SignedDuration, seed: u64) -> SignedDuration {
+pub fn pause(
+    failures: u32,
+    base: SignedDuration,
+    cap: SignedDuration,
+    seed: u64,
+) -> SignedDuration {
     let doublings = failures.saturating_sub(1).min(20);
     let full = base.saturating_mul(1 << doublings).min(cap);
     let quarter = full.as_millis() / 4;
@@ -27,7 +34,8 @@ mod tests {
         for seed in 0..2000 {
             let jittered = pause(2, base, cap, seed);
             assert!(
-                jittered >= SignedDuration::from_secs(15) && jittered <= SignedDuration::from_secs(20),
+                jittered >= SignedDuration::from_secs(15)
+                    && jittered <= SignedDuration::from_secs(20),
                 "{jittered}"
             );
         }

@@ -1,4 +1,5 @@
-//! What time it is: one answer for everything that a process does, so that a simulation can give another.
+//! What time it is: one answer for everything that a process does, so that a simulation can give
+//! another.
 
 use std::{fmt, sync::Arc};
 
@@ -6,7 +7,8 @@ use jiff::Timestamp;
 
 /// Tells the time of day. Cheap to clone; all clones tell the same.
 ///
-/// For times that are recorded or compared with recorded ones. Whoever only waits uses the runtime's own timers.
+/// For times that are recorded or compared with recorded ones. Whoever only waits uses the
+/// runtime's own timers.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 

@@ -1,11 +1,14 @@
-//! Leader election by a `coordination.k8s.io/v1` Lease, by the protocol of client-go, so that of several replicas one acts.
+//! Leader election by a `coordination.k8s.io/v1` Lease, by the protocol of client-go, so that of
+//! several replicas one acts.
 //!
-//! A candidate takes the lease when it is free, or when it has watched it for its whole duration without seeing a change, on
-//! its own monotonic clock: no clock is compared with another machine's. Every write is a `replace` that carries the
-//! resource version last read, so that of two candidates one gets a 409. A leader that could not renew for
-//! [`RENEW_DEADLINE`] stops being one, at least five seconds before another may follow it.
+//! A candidate takes the lease when it is free, or when it has watched it for its whole duration
+//! without seeing a change, on its own monotonic clock: no clock is compared with another
+//! machine's. Every write is a `replace` that carries the resource version last read, so that of
+//! two candidates one gets a 409. A leader that could not renew for [`RENEW_DEADLINE`] stops being
+//! one, at least five seconds before another may follow it.
 //!
-//! What is to be done on a loss is the caller's business: drop the work at once, and best end the process.
+//! What is to be done on a loss is the caller's business: drop the work at once, and best end the
+//! process.
 
 use std::time::Duration;
 
@@ -73,8 +76,8 @@ impl From<kube::Error> for Error {
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl LeaderElection {
-    /// A candidate for the lease `namespace/name`. No two processes that run at one time may have the same `identity`; a pod's
-    /// name does, and lets a restarted container go on at once.
+    /// A candidate for the lease `namespace/name`. No two processes that run at one time may have
+    /// the same `identity`; a pod's name does, and lets a restarted container go on at once.
     #[must_use]
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
         Self {
@@ -85,8 +88,8 @@ impl LeaderElection {
         }
     }
 
-    /// Waits until this candidate leads. Failing calls are logged and tried again, so that this ends only in leadership; to
-    /// stop being a candidate, drop the future.
+    /// Waits until this candidate leads. Failing calls are logged and tried again, so that this
+    /// ends only in leadership; to stop being a candidate, drop the future.
     pub async fn acquire(self) -> Leadership {
         let mut seen = ObservedLease::default();
         loop {
@@ -100,7 +103,8 @@ impl LeaderElection {
                 Ok(None) => {}
                 Err(error) => self.log("cannot take the lease", &error),
             }
-            let expiry = seen.free_at.map_or(RETRY, |at| at.saturating_duration_since(Instant::now()));
+            let expiry =
+                seen.free_at.map_or(RETRY, |at| at.saturating_duration_since(Instant::now()));
             sleep(expiry.clamp(Duration::from_millis(50), RETRY)).await;
         }
     }
@@ -112,7 +116,9 @@ impl LeaderElection {
         };
         seen.look(lease.spec.as_ref());
         let holder = holder(&lease);
-        let free = holder.is_empty() || holder == self.identity || seen.free_at.is_some_and(|at| at <= Instant::now());
+        let free = holder.is_empty()
+            || holder == self.identity
+            || seen.free_at.is_some_and(|at| at <= Instant::now());
         if !free {
             return Ok(None);
         }
@@ -136,7 +142,12 @@ impl LeaderElection {
     }
 
     /// Replaces the lease with one that `identity` holds; `None` if somebody else was quicker.
-    async fn write(&self, mut lease: Lease, identity: &str, within: Duration) -> Result<Option<Lease>> {
+    async fn write(
+        &self,
+        mut lease: Lease,
+        identity: &str,
+        within: Duration,
+    ) -> Result<Option<Lease>> {
         let now = MicroTime(Timestamp::now());
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_deref() != Some(identity) {
@@ -144,12 +155,15 @@ impl LeaderElection {
             spec.acquire_time = Some(now.clone());
             // Counted where the lease is taken, and not where it is given back.
             let taken = i32::from(!identity.is_empty());
-            spec.lease_transitions = Some(spec.lease_transitions.unwrap_or(0).saturating_add(taken));
+            spec.lease_transitions =
+                Some(spec.lease_transitions.unwrap_or(0).saturating_add(taken));
         }
         spec.lease_duration_seconds = Some(duration_seconds());
         spec.renew_time = Some(now);
         lease.metadata.managed_fields = None;
-        unless_conflict(timeout(within, self.api.replace(&self.name, &post_params(), &lease)).await?)
+        unless_conflict(
+            timeout(within, self.api.replace(&self.name, &post_params(), &lease)).await?,
+        )
     }
 
     fn lead(self, lease: Lease, renewed_at: Instant) -> Leadership {
@@ -174,7 +188,8 @@ impl LeaderElection {
             let within = CALL_TIMEOUT.min(deadline.saturating_duration_since(asked_at));
             match self.write(lease.clone(), &self.identity, within).await {
                 Ok(Some(renewed)) => (lease, renewed_at) = (renewed, asked_at),
-                // Somebody wrote, or deleted, the lease: ourselves, by a call that timed out and still came through, or another.
+                // Somebody wrote, or deleted, the lease: ourselves, by a call that timed out and
+                // still came through, or another.
                 Ok(None) => match timeout_at(deadline, self.api.get_opt(&self.name)).await {
                     Ok(Ok(Some(read))) if holder(&read) == self.identity => lease = read,
                     Ok(Err(error)) => self.log("cannot read the lease", &error.into()),
@@ -189,7 +204,9 @@ impl LeaderElection {
     async fn release(&self) -> Result<()> {
         for _ in 0..RELEASE_ATTEMPTS {
             let Some(lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
-            if holder(&lease) != self.identity || self.write(lease, "", CALL_TIMEOUT).await?.is_some() {
+            if holder(&lease) != self.identity
+                || self.write(lease, "", CALL_TIMEOUT).await?.is_some()
+            {
                 return Ok(());
             }
         }
@@ -198,10 +215,12 @@ impl LeaderElection {
 
     fn log(&self, what: &str, error: &Error) {
         match error {
-            Error::Client(source) if matches!(**source, kube::Error::Api(ref status) if status.is_forbidden()) => {
+            Error::Client(source) if matches!(**source, kube::Error::Api(ref status) if status.is_forbidden()) =>
+            {
                 tracing::error!(
                     lease = %self,
-                    "{what}: the service account needs get, create and update on leases.coordination.k8s.io in namespace {}",
+                    "{what}: the service account needs get, create and update on \
+                     leases.coordination.k8s.io in namespace {}",
                     self.namespace
                 );
             }
@@ -217,18 +236,23 @@ impl std::fmt::Display for LeaderElection {
 }
 
 impl Leadership {
-    /// Waits until leadership is lost. The work must then be dropped at once: five seconds later another may act.
+    /// Waits until leadership is lost. The work must then be dropped at once: five seconds later
+    /// another may act.
     pub async fn lost(&self) {
-        // The sender never sends; that it is gone says that nobody renews any more, for whatever reason.
+        // The sender never sends; that it is gone says that nobody renews any more, for whatever
+        // reason.
         _ = self.held.clone().changed().await;
     }
 
-    /// Gives the lease back, so that another replica can follow at once. Only to be called when the work has been dropped.
+    /// Gives the lease back, so that another replica can follow at once. Only to be called when the
+    /// work has been dropped.
     pub async fn release(self) {
         self.renewals.abort();
         match timeout(CALL_TIMEOUT, self.election.release()).await.map_err(Error::from).flatten() {
             Ok(()) => tracing::info!(lease = %self.election, "the lease is released"),
-            Err(error) => self.election.log("cannot release the lease, which now runs out by itself", &error),
+            Err(error) => {
+                self.election.log("cannot release the lease, which now runs out by itself", &error);
+            }
         }
     }
 }
@@ -252,8 +276,11 @@ impl ObservedLease {
         if self.free_at.is_some() && self.spec.as_ref() == spec {
             return;
         }
-        let asked = spec.and_then(|spec| spec.lease_duration_seconds).and_then(|seconds| u64::try_from(seconds).ok());
-        let duration = asked.map_or(LEASE_DURATION, |seconds| Duration::from_secs(seconds).max(LEASE_DURATION));
+        let asked = spec
+            .and_then(|spec| spec.lease_duration_seconds)
+            .and_then(|seconds| u64::try_from(seconds).ok());
+        let duration = asked
+            .map_or(LEASE_DURATION, |seconds| Duration::from_secs(seconds).max(LEASE_DURATION));
         self.spec = spec.cloned();
         self.free_at = Some(Instant::now() + duration);
     }

@@ -63,7 +63,9 @@ impl Server {
                 let body = request.into_body().collect_bytes().await.expect("a body");
                 let (code, answer) = server.answer(&method, &body);
                 let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
-                Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(answer).expect("a response"))
+                Ok::<_, std::convert::Infallible>(
+                    Response::builder().status(code).body(answer).expect("a response"),
+                )
             }
         });
         Client::new(service, "default")
@@ -75,7 +77,12 @@ impl Server {
     }
 
     fn holder(&self) -> String {
-        self.lease.lock().expect("lock").as_ref().map(|lease| holder(lease).to_owned()).unwrap_or_default()
+        self.lease
+            .lock()
+            .expect("lock")
+            .as_ref()
+            .map(|lease| holder(lease).to_owned())
+            .unwrap_or_default()
     }
 
     /// Writes the lease behind everybody's back.
@@ -130,7 +137,8 @@ async fn of_many_that_start_together_one_leads() {
     let server = Server::default();
     let leaders = Arc::new(AtomicUsize::new(0));
     for n in 0..5 {
-        let (election, leaders) = (server.candidate(&format!("candidate-{n}")).0, Arc::clone(&leaders));
+        let (election, leaders) =
+            (server.candidate(&format!("candidate-{n}")).0, Arc::clone(&leaders));
         tokio::spawn(async move {
             let leading = election.acquire().await;
             leaders.fetch_add(1, Ordering::Relaxed);

@@ -1,7 +1,8 @@
 //! Groundswell: a Kubernetes operator for base-image rebuild cascades.
 //!
-//! Start at [`api`] for what people write, at [`engine`] for what is decided, at [`controller`] for how it is carried out.
-//! Arrows run one way: `controller` -> (`engine`, `builds`, `registry`, `upstream`, `rollout`) -> `lineage` -> `api`.
+//! Start at [`api`] for what people write, at [`engine`] for what is decided, at [`controller`] for
+//! how it is carried out. Arrows run one way: `controller` -> (`engine`, `builds`, `registry`,
+//! `upstream`, `rollout`) -> `lineage` -> `api`.
 
 pub mod api;
 pub mod backoff;
@@ -19,7 +20,8 @@ pub mod server;
 pub mod telemetry;
 pub mod upstream;
 
-/// Passes over large families wait for memory more than they compute: with this allocator's layout they take a third less time
-/// than with the C library's. How it is set up stands in `.cargo/config.toml`.
+/// Passes over large families wait for memory more than they compute: with this allocator's layout
+/// they take a third less time than with the C library's. How it is set up stands in
+/// `.cargo/config.toml`.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -22,12 +22,15 @@ struct Arguments {
 enum Command {
     /// Runs the controller.
     Controller(operator::Settings),
-    /// Asks a Git server where a branch or a tag stands; the controller runs it, for the library that asks is not its own.
+    /// Asks a Git server where a branch or a tag stands; the controller runs it, for the library
+    /// that asks is not its own.
     #[command(name = git::subprocess::SUBCOMMAND, hide = true)]
     ResolveGit,
-    /// Fetches a build's source and checks its Dockerfile; runs inside of a build's pod, before the builder.
+    /// Fetches a build's source and checks its Dockerfile; runs inside of a build's pod, before the
+    /// builder.
     Prepare,
-    /// Writes the credential for the image that a check looks at; runs inside of a check's pod, before the check.
+    /// Writes the credential for the image that a check looks at; runs inside of a check's pod,
+    /// before the check.
     #[command(name = credentials::SUBCOMMAND, hide = true)]
     Credentials,
 }

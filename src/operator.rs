@@ -61,7 +61,8 @@ pub struct Settings {
     /// The operator's own image, which runs the first step of every build.
     #[arg(long, env = "OPERATOR_IMAGE")]
     operator_image: String,
-    /// When that image is pulled: Always, `IfNotPresent` or Never; as Kubernetes decides, if not given.
+    /// When that image is pulled: Always, `IfNotPresent` or Never; as Kubernetes decides, if not
+    /// given.
     #[arg(long, env = "OPERATOR_IMAGE_PULL_POLICY")]
     operator_image_pull_policy: Option<String>,
     /// A YAML file that says how registries are reached.
@@ -102,7 +103,8 @@ impl Settings {
     }
 }
 
-/// Runs the controller until it is told to stop. An error, loss of leadership among them, ends the process.
+/// Runs the controller until it is told to stop. An error, loss of leadership among them, ends the
+/// process.
 pub async fn operate(settings: Settings) -> anyhow::Result<()> {
     let mut config = kube::Config::infer().await.context("find the API server")?;
     // Its retries honour any Retry-After, without a bound; ours are the passes themselves.
@@ -110,9 +112,15 @@ pub async fn operate(settings: Settings) -> anyhow::Result<()> {
     let client = Client::try_from(config).context("set up the client of the API server")?;
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     let stop = stop_signal()?;
-    let listener =
-        TcpListener::bind(settings.listen).await.with_context(|| format!("listen on {}", settings.listen))?;
-    let server = tokio::spawn(server::serve(listener, readiness.clone(), metrics.clone(), raised(stop.clone())));
+    let listener = TcpListener::bind(settings.listen)
+        .await
+        .with_context(|| format!("listen on {}", settings.listen))?;
+    let server = tokio::spawn(server::serve(
+        listener,
+        readiness.clone(),
+        metrics.clone(),
+        raised(stop.clone()),
+    ));
 
     let result = lead(&settings, client, metrics, readiness, stop).await;
     if result.is_ok() {
@@ -121,7 +129,8 @@ pub async fn operate(settings: Settings) -> anyhow::Result<()> {
     result
 }
 
-/// Waits for the definitions and for leadership, and then works until either it or the process ends.
+/// Waits for the definitions and for leadership, and then works until either it or the process
+/// ends.
 async fn lead(
     settings: &Settings,
     client: Client,
@@ -156,14 +165,16 @@ async fn lead(
         }
     };
     tokio::select! {
-        // The Lease is given back only when nothing of ours can act any more; otherwise it runs out by itself.
+        // The Lease is given back only when nothing of ours can act any more; otherwise it runs out
+        // by itself.
         finished = finished => {
             if finished {
                 leadership.release().await;
             }
             Ok(())
         }
-        () = leadership.lost() => bail!("leadership is lost; the process ends so that nothing of it acts beside the next leader"),
+        () = leadership.lost() => bail!("leadership is lost; the process ends so that nothing of \
+            it acts beside the next leader"),
     }
 }
 
@@ -178,10 +189,12 @@ async fn definitions(client: &Client, readiness: &Readiness) {
             known::<Cascade>(client),
             known::<BuildStrategy>(client)
         );
-        let absent: Vec<String> = [checks.0, checks.1, checks.2, checks.3].into_iter().flatten().collect();
+        let absent: Vec<String> =
+            [checks.0, checks.1, checks.2, checks.3].into_iter().flatten().collect();
         let done = absent.is_empty();
         if !done && *report.borrow() != absent {
-            warn!(missing = ?absent, "waiting for the kinds to be known; install the chart's CRDs, and grant `list` on them");
+            warn!(missing = ?absent, "waiting for the kinds to be known; install the chart's CRDs, \
+                and grant `list` on them");
         }
         report.send_replace(absent);
         if done {
@@ -199,7 +212,8 @@ where
     let api: Api<kube::core::PartialObjectMeta<K>> = Api::all(client.clone());
     let name = format!("{}.{}", K::plural(&()), K::group(&()));
     match tokio::time::timeout(LOOK_AGAIN * 5, api.list(&ListParams::default().limit(1))).await {
-        // Not being allowed to list all namespaces says that the kind is known; the watches are for the namespaces we may.
+        // Not being allowed to list all namespaces says that the kind is known; the watches are for
+        // the namespaces we may.
         Ok(Ok(_)) => None,
         Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => None,
         Ok(Err(error)) => Some(format!("{name}: {error}")),
@@ -212,9 +226,11 @@ fn context(
     settings: &Settings,
     client: Client,
     metrics: Metrics,
-) -> anyhow::Result<(Arc<Context>, impl futures::Stream<Item = rollout::Changed> + Send + 'static)> {
+) -> anyhow::Result<(Arc<Context>, impl futures::Stream<Item = rollout::Changed> + Send + 'static)>
+{
     let registries = registries(settings)?;
-    let registry = registry::Client::new(registries.clone()).context("set up the registry client")?;
+    let registry =
+        registry::Client::new(registries.clone()).context("set up the registry client")?;
     let scopes = Scopes::new(settings.watch_namespaces.clone());
     let only = scopes.as_slice().iter().filter(|scope| !scope.is_empty()).cloned().collect();
     let (workloads, changes) = rollout::WorkloadStore::start(&client, &only);
@@ -230,16 +246,22 @@ fn context(
                 (Ok(digest), Some(last)) if digest.digest != last.digest => PollResult::Moved,
                 // The first look at a tag tells of no move.
                 (Ok(_), _) => PollResult::Unchanged,
-                (Err(problem), _) if problem.reason == reason::IMAGE_NOT_FOUND => PollResult::NotFound,
-                (Err(problem), _) if problem.reason == reason::REGISTRY_DENIED => PollResult::Denied,
+                (Err(problem), _) if problem.reason == reason::IMAGE_NOT_FOUND => {
+                    PollResult::NotFound
+                }
+                (Err(problem), _) if problem.reason == reason::REGISTRY_DENIED => {
+                    PollResult::Denied
+                }
                 (Err(_), _) => PollResult::Unavailable,
             });
             result
         }
     });
     let git_client = client.clone();
-    let program =
-        std::env::current_exe().context("find this program, which asks Git servers in a process of its own")?;
+    let program = std::env::current_exe().context(
+        "find this program, which asks Git servers in a process of \
+            its own",
+    )?;
     let resolver = Arc::new(git::subprocess::Resolver::new(program, GIT_TIMEOUT, GIT_AT_ONCE));
     let revisions = Poller::start(POLL_TIMEOUT, clock.clone(), move |key, _| {
         let (client, resolver) = (git_client.clone(), Arc::clone(&resolver));
@@ -254,7 +276,10 @@ fn context(
         environment: BuildEnvironment {
             operator_image: settings.operator_image.clone(),
             image_pull_policy: settings.operator_image_pull_policy.clone(),
-            registries: serde_json::to_value(&registries).context("write the registries' configuration")?,
+            registries: serde_json::to_value(&registries).context(
+                "write the registries' \
+                configuration",
+            )?,
         },
         audit: settings.tag_audit_interval,
         dependents: Dependents::default(),
@@ -277,7 +302,8 @@ fn context(
 fn registries(settings: &Settings) -> anyhow::Result<registry::Config> {
     let Some(path) = &settings.registries_config else { return Ok(registry::Config::default()) };
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let config: registry::Config = serde_yaml::from_str(&text).with_context(|| format!("read {}", path.display()))?;
+    let config: registry::Config =
+        serde_yaml::from_str(&text).with_context(|| format!("read {}", path.display()))?;
     config.validate().with_context(|| format!("check {}", path.display()))?;
     Ok(config)
 }

@@ -25,16 +25,20 @@ pub enum Error {
     AlreadySet(#[from] TryInitError),
 }
 
-/// Sets logging up for the whole process, once. Without `RUST_LOG`, everything from `info` on is logged.
+/// Sets logging up for the whole process, once. Without `RUST_LOG`, everything from `info` on is
+/// logged.
 pub fn init(format: LogFormat) -> Result<(), Error> {
     use tracing_subscriber::util::SubscriberInitExt as _;
 
-    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env()?;
+    let filter =
+        EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env()?;
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let lines = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
     match format {
         LogFormat::Text => lines.finish().try_init()?,
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).finish().try_init()?,
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(true).finish().try_init()?;
+        }
     }
     Ok(())
 }

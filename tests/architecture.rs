@@ -1,4 +1,5 @@
-//! Arrows run one way, and the pure parts stay pure: what CONTRIBUTING.md says of the house, checked.
+//! Arrows run one way, and the pure parts stay pure: what CONTRIBUTING.md says of the house,
+//! checked.
 
 #![allow(clippy::expect_used, reason = "a test says what is wrong by failing")]
 
@@ -8,7 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Each module with the modules that it may use, beside itself. A module that is not listed fails the test.
+/// Each module with the modules that it may use, beside itself. A module that is not listed fails
+/// the test.
 const HOUSE: [(&str, &[&str]); 16] = [
     ("api", &[]),
     ("backoff", &[]),
@@ -18,7 +20,7 @@ const HOUSE: [(&str, &[&str]); 16] = [
     ("engine", &["api", "backoff", "lineage"]),
     ("registry", &["api", "clock"]),
     ("upstream", &["api", "clock", "registry"]),
-    ("build", &["api", "registry"]),
+    ("builds", &["api", "registry"]),
     ("rollout", &["api"]),
     ("server", &["api"]),
     ("lease", &["api"]),
@@ -26,11 +28,25 @@ const HOUSE: [(&str, &[&str]); 16] = [
     ("cli", &["api"]),
     (
         "controller",
-        &["api", "backoff", "build", "clock", "engine", "lineage", "registry", "rollout", "server", "upstream"],
+        &[
+            "api", "backoff", "builds", "clock", "engine", "lineage", "registry", "rollout",
+            "server", "upstream",
+        ],
     ),
     (
         "operator",
-        &["api", "build", "clock", "controller", "engine", "lease", "registry", "rollout", "server", "upstream"],
+        &[
+            "api",
+            "builds",
+            "clock",
+            "controller",
+            "engine",
+            "lease",
+            "registry",
+            "rollout",
+            "server",
+            "upstream",
+        ],
     ),
 ];
 
@@ -39,8 +55,16 @@ const TOLD_THE_TIME: [&str; 3] = ["controller", "registry", "upstream"];
 /// Modules that see no client, no runtime and no clock.
 const PURE: [&str; 4] = ["api", "backoff", "lineage", "engine"];
 /// What they must not name.
-const IMPURE: [&str; 8] =
-    ["kube::Client", "kube::Api", "tokio::", "reqwest::", "Timestamp::now", "SystemTime", "Instant", "std::fs"];
+const IMPURE: [&str; 8] = [
+    "kube::Client",
+    "kube::Api",
+    "tokio::",
+    "reqwest::",
+    "Timestamp::now",
+    "SystemTime",
+    "Instant",
+    "std::fs",
+];
 
 fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder") {
@@ -56,12 +80,17 @@ fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
 /// The text without comments, so that a link in the documentation is not an arrow.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).expect("a source file");
-    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The names that follow `crate::`, alone or in braces.
 fn uses(code: &str) -> BTreeSet<String> {
-    let name = |text: &str| text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    let name = |text: &str| {
+        text.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>()
+    };
     let mut used = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];
@@ -76,7 +105,10 @@ fn uses(code: &str) -> BTreeSet<String> {
                 '}' if depth == 0 => break,
                 '}' => depth -= 1,
                 ',' if depth == 0 => start = index + 1,
-                c if depth == 0 && c.is_ascii_alphabetic() && list[start..index].trim().is_empty() => {
+                c if depth == 0
+                    && c.is_ascii_alphabetic()
+                    && list[start..index].trim().is_empty() =>
+                {
                     used.insert(name(&list[index..]));
                 }
                 _ => {}
@@ -95,16 +127,26 @@ fn arrows_run_one_way() {
     let mut wrong = Vec::new();
     for file in files {
         let place = file.strip_prefix(&root).expect("below src");
-        let module = place.components().next().expect("a name").as_os_str().to_string_lossy().replace(".rs", "");
+        let module = place
+            .components()
+            .next()
+            .expect("a name")
+            .as_os_str()
+            .to_string_lossy()
+            .replace(".rs", "");
         if ["lib", "main", "bin"].contains(&module.as_str()) {
             continue;
         }
         let Some((_, allowed)) = HOUSE.iter().find(|(name, _)| *name == module) else {
-            wrong.push(format!("{}: the module `{module}` has no place in the house", place.display()));
+            wrong.push(format!(
+                "{}: the module `{module}` has no place in the house",
+                place.display()
+            ));
             continue;
         };
         let code = code(&file);
-        let used = uses(&code).into_iter().filter(|used| HOUSE.iter().any(|(name, _)| name == used));
+        let used =
+            uses(&code).into_iter().filter(|used| HOUSE.iter().any(|(name, _)| name == used));
         wrong.extend(
             used.filter(|used| *used != module && !allowed.contains(&used.as_str()))
                 .map(|used| format!("{}: `{module}` must not use `{used}`", place.display())),
@@ -117,7 +159,9 @@ fn arrows_run_one_way() {
         }
         if PURE.contains(&module.as_str()) {
             let impure = IMPURE.iter().filter(|impure| code.contains(*impure));
-            wrong.extend(impure.map(|impure| format!("{}: pure code names {impure}", place.display())));
+            wrong.extend(
+                impure.map(|impure| format!("{}: pure code names {impure}", place.display())),
+            );
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -125,6 +169,7 @@ fn arrows_run_one_way() {
 
 #[test]
 fn uses_are_found() {
-    let code = "use crate::api::Image;\nuse crate::{\n    build::{self, x},\n    engine::y,\n};\ncrate::lineage::z()";
-    assert_eq!(uses(code).into_iter().collect::<Vec<_>>(), ["api", "build", "engine", "lineage"]);
+    let code = "use crate::api::Image;\nuse \
+                crate::{\n    builds::{self, x},\n    engine::y,\n};\ncrate::lineage::z()";
+    assert_eq!(uses(code).into_iter().collect::<Vec<_>>(), ["api", "builds", "engine", "lineage"]);
 }

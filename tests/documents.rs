@@ -1,6 +1,7 @@
-//! The documents and the examples say what is so: links lead somewhere, manifests are made of fields that exist, every
-//! condition reason and every metric is explained, and the examples' `ConfigMap`s hold the files that are there. No cluster; the end-to-end
-//! tests build and run the examples.
+//! The documents and the examples say what is so: links lead somewhere, manifests are made of
+//! fields that exist, every condition reason and every metric is explained, and the examples'
+//! `ConfigMap`s hold the files that are there. No cluster; the end-to-end tests build and run the
+//! examples.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
@@ -32,7 +33,8 @@ fn read(path: &Path) -> String {
 
 /// All files below a folder, sorted.
 fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let entries =
+        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut found: Vec<PathBuf> = entries
         .map(|entry| entry.expect("a folder's entry").path())
         .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
@@ -42,9 +44,13 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn documents() -> Vec<PathBuf> {
-    let named = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "dev/README.md"].map(|name| root().join(name));
+    let named = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "dev/README.md"]
+        .map(|name| root().join(name));
     let found = ["docs", "examples"].iter().flat_map(|folder| files(&root().join(folder)));
-    named.into_iter().chain(found.filter(|path| path.extension().is_some_and(|ending| ending == "md"))).collect()
+    named
+        .into_iter()
+        .chain(found.filter(|path| path.extension().is_some_and(|ending| ending == "md")))
+        .collect()
 }
 
 /// The text outside of fenced code.
@@ -108,10 +114,16 @@ fn links_lead_somewhere() {
                 continue;
             }
             let (path, fragment) = target.split_once('#').unwrap_or((&target, ""));
-            let file = if path.is_empty() { document.clone() } else { document.with_file_name("").join(path) };
+            let file = if path.is_empty() {
+                document.clone()
+            } else {
+                document.with_file_name("").join(path)
+            };
             let lands = file.exists()
                 && (fragment.is_empty()
-                    || prose(&read(&file)).lines().any(|line| line.starts_with('#') && anchor(line) == fragment));
+                    || prose(&read(&file))
+                        .lines()
+                        .any(|line| line.starts_with('#') && anchor(line) == fragment));
             if !lands {
                 broken.push(format!("{}: {target}", document.display()));
             }
@@ -136,7 +148,12 @@ fn every_reason_is_explained() {
 #[test]
 fn every_metric_and_its_results_are_explained() {
     let metrics = Metrics::new();
-    for class in [FailureClass::Build, FailureClass::Infrastructure, FailureClass::Input, FailureClass::Cancelled] {
+    for class in [
+        FailureClass::Build,
+        FailureClass::Infrastructure,
+        FailureClass::Input,
+        FailureClass::Cancelled,
+    ] {
         metrics.build_finished(class.into(), None);
         metrics.check_finished(class.into());
     }
@@ -151,7 +168,8 @@ fn every_metric_and_its_results_are_explained() {
     let value = regex::Regex::new(r#"(?:result|outcome)="(\w+)""#).expect("regex");
     let names = name.captures_iter(&text).map(|found| found[1].to_owned());
     let values = value.captures_iter(&text).map(|found| format!("`{}`", &found[1]));
-    let missing: BTreeSet<String> = names.chain(values).filter(|word| !guide.contains(word.as_str())).collect();
+    let missing: BTreeSet<String> =
+        names.chain(values).filter(|word| !guide.contains(word.as_str())).collect();
     assert!(missing.is_empty(), "docs/operations.md does not explain {missing:?}");
 }
 
@@ -165,13 +183,16 @@ fn tests_that_documents_name_exist() {
         .map(|path| read(&path))
         .collect();
     let text = read(&root().join("docs/behaviour.md"));
-    let named: BTreeSet<String> = name.captures_iter(&text).map(|found| found[1].to_owned()).collect();
+    let named: BTreeSet<String> =
+        name.captures_iter(&text).map(|found| found[1].to_owned()).collect();
     assert!(!named.is_empty(), "docs/behaviour.md names no test");
-    let missing: Vec<_> = named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+    let missing: Vec<_> =
+        named.iter().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
     assert!(missing.is_empty(), "docs/behaviour.md names tests that do not exist: {missing:?}");
 }
 
-/// What of a manifest is lost when it is read into the type and written again: fields that do not exist.
+/// What of a manifest is lost when it is read into the type and written again: fields that do not
+/// exist.
 fn lost(path: &str, written: &Value, kept: &Value) -> Vec<String> {
     match (written, kept) {
         (Value::Object(written), Value::Object(kept)) => written
@@ -192,7 +213,8 @@ fn lost(path: &str, written: &Value, kept: &Value) -> Vec<String> {
 }
 
 fn family(origin: &str, yaml: &str) -> ImageFamily {
-    let written: Value = serde_yaml::from_str(yaml).unwrap_or_else(|error| panic!("{origin}: {error}"));
+    let written: Value =
+        serde_yaml::from_str(yaml).unwrap_or_else(|error| panic!("{origin}: {error}"));
     let family: ImageFamily =
         serde_json::from_value(written.clone()).unwrap_or_else(|error| panic!("{origin}: {error}"));
     let kept = serde_json::to_value(&family).expect("a family serializes");
@@ -209,9 +231,12 @@ fn family(origin: &str, yaml: &str) -> ImageFamily {
 fn manifests_in_documents_are_made_of_fields_that_exist() {
     let mut seen = 0;
     for document in documents() {
-        for block in
-            blocks(&read(&document), "yaml").iter().filter(|block| block.starts_with("apiVersion: groundswell.dev"))
-        {
+        for block in blocks(&read(&document), "yaml").iter().filter(|block| {
+            block.starts_with(
+                "apiVersion: \
+                groundswell.dev",
+            )
+        }) {
             if block.contains("kind: ImageFamily") {
                 family(&document.display().to_string(), block);
                 seen += 1;
@@ -221,7 +246,8 @@ fn manifests_in_documents_are_made_of_fields_that_exist() {
     assert!(seen > 0, "no document shows a family");
 }
 
-/// The commands in the fenced shell code of all documents, continued lines joined, without their comments.
+/// The commands in the fenced shell code of all documents, continued lines joined, without their
+/// comments.
 fn commands() -> Vec<(String, String)> {
     let comment = regex::Regex::new(r"\s+#.*$").expect("regex");
     let mut found = Vec::new();
@@ -244,7 +270,9 @@ fn commands_of_the_plugin_are_what_it_understands() {
     for (document, command) in commands() {
         let Some(arguments) = command.strip_prefix("kubectl family ") else { continue };
         let line = quoted.replace_all(arguments, "quoted");
-        let parsed = CommandLine::try_parse_from(["kubectl-family"].into_iter().chain(line.split_whitespace()));
+        let parsed = CommandLine::try_parse_from(
+            ["kubectl-family"].into_iter().chain(line.split_whitespace()),
+        );
         assert!(parsed.is_ok(), "{document}: {command}: {parsed:?}");
         seen += 1;
     }
@@ -253,10 +281,13 @@ fn commands_of_the_plugin_are_what_it_understands() {
 
 #[test]
 fn requests_in_documents_are_requests() {
-    let annotate = regex::Regex::new(r"^kubectl annotate (mimg|imgfam) (\S+) .*groundswell\.dev/request='([^']*)'$")
-        .expect("regex");
+    let annotate = regex::Regex::new(
+        r"^kubectl annotate (mimg|imgfam) (\S+) .*groundswell\.dev/request='([^']*)'$",
+    )
+    .expect("regex");
     let mut seen = 0;
-    for (document, command) in commands().into_iter().filter(|(_, command)| command.contains("groundswell.dev/request"))
+    for (document, command) in
+        commands().into_iter().filter(|(_, command)| command.contains("groundswell.dev/request"))
     {
         let parts = annotate.captures(&command).unwrap_or_else(|| panic!("{document}: {command}"));
         let parsed = match parts[2].split_once('.') {
@@ -271,16 +302,21 @@ fn requests_in_documents_are_requests() {
 
 /// The generated `ConfigMap`s of an example: name, and pairs of key and file.
 fn config_maps(example: &Path) -> Vec<(String, Vec<(String, PathBuf)>)> {
-    let kustomization: Value =
-        serde_yaml::from_str(&read(&example.join("kustomization.yaml"))).expect("a kustomization is YAML");
-    let generators = kustomization["configMapGenerator"].as_array().expect("configMapGenerator").clone();
+    let kustomization: Value = serde_yaml::from_str(&read(&example.join("kustomization.yaml")))
+        .expect(
+            "a kustomization \
+            is YAML",
+        );
+    let generators =
+        kustomization["configMapGenerator"].as_array().expect("configMapGenerator").clone();
     generators
         .iter()
         .map(|generator| {
             let entries = generator["files"].as_array().expect("files").iter().map(|entry| {
                 let entry = entry.as_str().expect("a file");
-                let (key, file) =
-                    entry.split_once('=').unwrap_or_else(|| (entry.rsplit('/').next().unwrap_or(entry), entry));
+                let (key, file) = entry
+                    .split_once('=')
+                    .unwrap_or_else(|| (entry.rsplit('/').next().unwrap_or(entry), entry));
                 (key.to_owned(), example.join(file))
             });
             (generator["name"].as_str().expect("name").to_owned(), entries.collect())
@@ -293,7 +329,11 @@ fn wanted_keys(image: &Image) -> (String, Vec<(String, String, bool)>) {
     let source = image.source.config_map.as_ref().expect("the examples' sources are ConfigMaps");
     (
         source.name.clone(),
-        source.items.iter().map(|item| (item.key.clone(), item.path.clone(), item.executable)).collect(),
+        source
+            .items
+            .iter()
+            .map(|item| (item.key.clone(), item.path.clone(), item.executable))
+            .collect(),
     )
 }
 
@@ -306,33 +346,60 @@ fn examples_are_whole() {
         let family = family(name, &read(&example.join("family.yaml")));
         let maps = config_maps(&example);
 
-        let listed: BTreeSet<PathBuf> =
-            maps.iter().flat_map(|(_, entries)| entries.iter().map(|(_, file)| file.clone())).collect();
+        let listed: BTreeSet<PathBuf> = maps
+            .iter()
+            .flat_map(|(_, entries)| entries.iter().map(|(_, file)| file.clone()))
+            .collect();
         let present: BTreeSet<PathBuf> = fs::read_dir(&example)
             .expect("the example's folder")
             .map(|entry| entry.expect("entry").path())
             .filter(|path| path.is_dir())
             .flat_map(|folder| files(&folder))
             .collect();
-        assert_eq!(listed, present, "{name}: kustomization.yaml lists other files than the images' folders hold");
+        assert_eq!(
+            listed, present,
+            "{name}: kustomization.yaml lists other files than the images' \
+                                     folders hold"
+        );
 
         for image in &family.spec.images {
             let (map, items) = wanted_keys(image);
-            let (_, entries) = maps
-                .iter()
-                .find(|(name, _)| *name == map)
-                .unwrap_or_else(|| panic!("{name}: no ConfigMap {map} is generated for {}", image.name));
+            let (_, entries) = maps.iter().find(|(name, _)| *name == map).unwrap_or_else(|| {
+                panic!("{name}: no ConfigMap {map} is generated for {}", image.name)
+            });
             if items.is_empty() {
-                assert!(entries.iter().any(|(key, _)| key == "Dockerfile"), "{name}: {map} has no Dockerfile");
+                assert!(
+                    entries.iter().any(|(key, _)| key == "Dockerfile"),
+                    "{name}: {map} has no \
+                    Dockerfile"
+                );
                 continue;
             }
             let keys: BTreeSet<_> = items.iter().map(|(key, ..)| key.clone()).collect();
-            assert_eq!(keys, entries.iter().map(|(key, _)| key.clone()).collect(), "{name}: keys of {map}");
+            assert_eq!(
+                keys,
+                entries.iter().map(|(key, _)| key.clone()).collect(),
+                "{name}: keys \
+                of {map}"
+            );
             for (key, path, executable) in &items {
-                let file = entries.iter().find(|(name, _)| name == key).map(|(_, file)| file.clone()).expect("key");
-                assert!(file.ends_with(path), "{name}: {key} becomes {path}, but lies in {}", file.display());
+                let file = entries
+                    .iter()
+                    .find(|(name, _)| name == key)
+                    .map(|(_, file)| file.clone())
+                    .expect("key");
+                assert!(
+                    file.ends_with(path),
+                    "{name}: {key} becomes {path}, but lies in {}",
+                    file.display()
+                );
                 let mode = fs::metadata(&file).expect("file").permissions().mode();
-                assert_eq!(mode & 0o111 != 0, *executable, "{name}: `executable` of {path} is not what the file is");
+                assert_eq!(
+                    mode & 0o111 != 0,
+                    *executable,
+                    "{name}: `executable` of {path} is not \
+                    what the file is"
+                );
             }
         }
     }

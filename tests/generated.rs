@@ -1,4 +1,5 @@
-//! Generated files are what the types say. `make generate` writes them (it sets `GENERATE=1`); without it a difference fails.
+//! Generated files are what the types say. `make generate` writes them (it sets `GENERATE=1`);
+//! without it a difference fails.
 
 #![allow(clippy::expect_used, reason = "a test says what is wrong by failing")]
 

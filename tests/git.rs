@@ -1,4 +1,5 @@
-//! Git sources against a real Git server: `git http-backend` behind a small HTTP front, on this machine.
+//! Git sources against a real Git server: `git http-backend` behind a small HTTP front, on this
+//! machine.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
@@ -64,7 +65,10 @@ impl Server {
 
 async fn serve(State(front): State<Arc<Front>>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
-    let given = parts.headers.get(header::AUTHORIZATION).map(|value| value.to_str().expect("text").to_owned());
+    let given = parts
+        .headers
+        .get(header::AUTHORIZATION)
+        .map(|value| value.to_str().expect("text").to_owned());
     front.seen.lock().expect("seen").push(given.clone());
     if let Some(target) = &front.rules.redirect {
         let location = format!("{target}{}", parts.uri);
@@ -76,7 +80,10 @@ async fn serve(State(front): State<Arc<Front>>, request: Request) -> Response<Bo
     }
     if front.rules.authorization.is_some() && front.rules.authorization != given {
         let answer = Response::builder().status(StatusCode::UNAUTHORIZED);
-        return answer.header(header::WWW_AUTHENTICATE, "Basic realm=\"git\"").body(Body::empty()).expect("response");
+        return answer
+            .header(header::WWW_AUTHENTICATE, "Basic realm=\"git\"")
+            .body(Body::empty())
+            .expect("response");
     }
     let body = axum::body::to_bytes(body, 1 << 20).await.expect("body");
     backend(
@@ -106,7 +113,10 @@ async fn backend(
         .env("REQUEST_METHOD", method)
         .env("PATH_INFO", path)
         .env("QUERY_STRING", query)
-        .env("CONTENT_TYPE", headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().expect("text")))
+        .env(
+            "CONTENT_TYPE",
+            headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().expect("text")),
+        )
         .env("CONTENT_LENGTH", body.len().to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -178,7 +188,11 @@ impl Repository {
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .output()
             .expect("git");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).expect("text").trim().to_owned()
     }
 }
@@ -188,15 +202,22 @@ fn credential(server: &Server, password: &str) -> GitCredential {
         ("username".to_owned(), b"me".to_vec()),
         ("password".to_owned(), password.as_bytes().to_vec()),
     ]);
-    GitCredential::from_secret("deploy", &data, Some(&server.address), &server.url()).expect("credential")
+    GitCredential::from_secret("deploy", &data, Some(&server.address), &server.url())
+        .expect("credential")
 }
 
 /// `me:hunter2`.
 const AUTHORIZATION: &str = "Basic bWU6aHVudGVyMg==";
 
-async fn resolve(url: &str, revision: &str, credential: Option<GitCredential>) -> Result<String, GitError> {
+async fn resolve(
+    url: &str,
+    revision: &str,
+    credential: Option<GitCredential>,
+) -> Result<String, GitError> {
     let (url, revision) = (url.to_owned(), revision.to_owned());
-    tokio::task::spawn_blocking(move || git::resolve(&url, &revision, credential.as_ref())).await.expect("thread")
+    tokio::task::spawn_blocking(move || git::resolve(&url, &revision, credential.as_ref()))
+        .await
+        .expect("thread")
 }
 
 async fn fetch(
@@ -207,7 +228,9 @@ async fn fetch(
     limits: Limits,
 ) -> Result<(), GitError> {
     let (url, commit, to) = (url.to_owned(), commit.to_owned(), to.to_owned());
-    let work = move || git::fetch(&url, &commit, folder, None, &to.join("scratch"), &to.join("context"), &limits);
+    let work = move || {
+        git::fetch(&url, &commit, folder, None, &to.join("scratch"), &to.join("context"), &limits)
+    };
     tokio::task::spawn_blocking(work).await.expect("thread")
 }
 
@@ -218,14 +241,21 @@ async fn branches_and_tags_stand_on_commits() {
     let first = repository.git(&["rev-parse", "HEAD"]);
     repository.file("next", "");
     let second = repository.commit();
-    for (revision, commit) in [("main", &second), ("release/1", &first), ("light", &first), ("v1.0", &first)] {
+    for (revision, commit) in
+        [("main", &second), ("release/1", &first), ("light", &first), ("v1.0", &first)]
+    {
         assert_eq!(resolve(&server.url(), revision, None).await.as_ref(), Ok(commit), "{revision}");
     }
     let nowhere = "http://127.0.0.1:9/nothing";
     assert_eq!(resolve(nowhere, &first, None).await, Ok(first), "a commit is not asked for");
     let missing = resolve(&server.url(), "v2", None).await.expect_err("missing");
-    assert!(matches!(missing, GitError::NotFound { .. }) && missing.to_string().contains("`v2`"), "{missing}");
-    let no_repository = resolve(&format!("http://{}/other", server.address), "main", None).await.expect_err("missing");
+    assert!(
+        matches!(missing, GitError::NotFound { .. }) && missing.to_string().contains("`v2`"),
+        "{missing}"
+    );
+    let no_repository = resolve(&format!("http://{}/other", server.address), "main", None)
+        .await
+        .expect_err("missing");
     assert!(matches!(no_repository, GitError::NotFound { .. }), "{no_repository}");
     let away = resolve(nowhere, "main", None).await.expect_err("away");
     assert!(matches!(away, GitError::Unavailable { .. }), "{away}");
@@ -237,18 +267,29 @@ async fn a_folder_of_a_commit_becomes_the_context() {
     let server = Server::start(repository.folder.path(), Rules::default()).await;
     let first = repository.git(&["rev-parse", "HEAD"]);
     repository.file("base/Dockerfile", "FROM alpine:3.21\n");
-    std::os::unix::fs::symlink("../build/usr", repository.work().join("base/build/link")).expect("link");
+    std::os::unix::fs::symlink("../build/usr", repository.work().join("base/build/link"))
+        .expect("link");
     let second = repository.commit();
     repository.file("base/Dockerfile", "FROM alpine:3.22\n");
     repository.commit();
 
     let to = tempfile::tempdir().expect("folder");
-    fetch(&server.url(), &second, Some("base"), to.path(), Limits::default()).await.expect("fetched");
+    fetch(&server.url(), &second, Some("base"), to.path(), Limits::default())
+        .await
+        .expect("fetched");
     let context = to.path().join("context");
-    assert_eq!(std::fs::read_to_string(context.join("Dockerfile")).expect("file"), "FROM alpine:3.21\n");
-    let mode = std::fs::metadata(context.join("build/usr/bin/tool")).expect("tool").permissions().mode();
+    assert_eq!(
+        std::fs::read_to_string(context.join("Dockerfile")).expect("file"),
+        "FROM \
+        alpine:3.21\n"
+    );
+    let mode =
+        std::fs::metadata(context.join("build/usr/bin/tool")).expect("tool").permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
-    assert_eq!(std::fs::read_link(context.join("build/link")).expect("link"), Path::new("../build/usr"));
+    assert_eq!(
+        std::fs::read_link(context.join("build/link")).expect("link"),
+        Path::new("../build/usr")
+    );
     assert!(!context.join(".git").exists() && !to.path().join("scratch").exists());
 
     let to = tempfile::tempdir().expect("folder");
@@ -263,8 +304,13 @@ async fn a_folder_of_a_commit_becomes_the_context() {
         ("0123456789012345678901234567890123456789", None, "the commit 0123"),
     ] {
         let to = tempfile::tempdir().expect("folder");
-        let error = fetch(&server.url(), commit, folder, to.path(), Limits::default()).await.expect_err(said);
-        assert!(matches!(error, GitError::NotFound { .. }) && error.to_string().contains(said), "{error}");
+        let error = fetch(&server.url(), commit, folder, to.path(), Limits::default())
+            .await
+            .expect_err(said);
+        assert!(
+            matches!(error, GitError::NotFound { .. }) && error.to_string().contains(said),
+            "{error}"
+        );
     }
 }
 
@@ -281,7 +327,10 @@ async fn what_leaves_the_context_or_is_too_much_is_refused() {
     ] {
         let to = tempfile::tempdir().expect("folder");
         let error = fetch(&server.url(), &small, None, to.path(), limits).await.expect_err(said);
-        assert!(matches!(error, GitError::TooLarge { .. }) && error.to_string().contains(said), "{error}");
+        assert!(
+            matches!(error, GitError::TooLarge { .. }) && error.to_string().contains(said),
+            "{error}"
+        );
     }
     for target in ["/etc/passwd", "../../../etc/passwd"] {
         let link = repository.work().join("base/leak");
@@ -289,9 +338,15 @@ async fn what_leaves_the_context_or_is_too_much_is_refused() {
         let commit = repository.commit();
         std::fs::remove_file(link).expect("link");
         let to = tempfile::tempdir().expect("folder");
-        let error = fetch(&server.url(), &commit, Some("base"), to.path(), Limits::default()).await.expect_err(target);
+        let error = fetch(&server.url(), &commit, Some("base"), to.path(), Limits::default())
+            .await
+            .expect_err(target);
         assert!(
-            matches!(error, GitError::Unsafe { .. }) && error.to_string().contains("leak is a symbolic link"),
+            matches!(error, GitError::Unsafe { .. })
+                && error.to_string().contains(
+                    "leak is a \
+                symbolic link"
+                ),
             "{error}"
         );
     }
@@ -303,18 +358,34 @@ async fn a_credential_opens_what_is_closed() {
     let commit = repository.git(&["rev-parse", "HEAD"]);
     let rules = Rules { authorization: Some(AUTHORIZATION.into()), ..Rules::default() };
     let server = Server::start(repository.folder.path(), rules).await;
-    assert_eq!(resolve(&server.url(), "main", Some(credential(&server, "hunter2"))).await, Ok(commit));
+    assert_eq!(
+        resolve(&server.url(), "main", Some(credential(&server, "hunter2"))).await,
+        Ok(commit)
+    );
     let none = resolve(&server.url(), "main", None).await.expect_err("none");
     assert!(
-        matches!(none, GitError::Unavailable { .. }) && none.to_string().contains("`secretRef` names none"),
+        matches!(none, GitError::Unavailable { .. })
+            && none.to_string().contains(
+                "`secretRef` \
+            names none"
+            ),
         "{none}"
     );
-    let wrong = resolve(&server.url(), "main", Some(credential(&server, "hunter3"))).await.expect_err("wrong");
+    let wrong = resolve(&server.url(), "main", Some(credential(&server, "hunter3")))
+        .await
+        .expect_err("wrong");
     assert!(
-        matches!(wrong, GitError::Credential { .. }) && wrong.to_string().contains("refuses the credential"),
+        matches!(wrong, GitError::Credential { .. })
+            && wrong.to_string().contains(
+                "refuses the \
+            credential"
+            ),
         "{wrong}"
     );
-    assert!(wrong.to_string().contains("`deploy`") && !wrong.to_string().contains("hunter3"), "{wrong}");
+    assert!(
+        wrong.to_string().contains("`deploy`") && !wrong.to_string().contains("hunter3"),
+        "{wrong}"
+    );
 }
 
 #[tokio::test]
@@ -323,11 +394,16 @@ async fn a_redirect_does_not_take_the_credential_along() {
     let closed = Rules { authorization: Some(AUTHORIZATION.into()), ..Rules::default() };
     let other = Server::start(repository.folder.path(), closed).await;
     let redirect = Rules {
-        redirect: Some(format!("http://localhost:{}", other.address.rsplit_once(':').expect("port").1)),
+        redirect: Some(format!(
+            "http://localhost:{}",
+            other.address.rsplit_once(':').expect("port").1
+        )),
         ..Rules::default()
     };
     let named = Server::start(repository.folder.path(), redirect).await;
-    let error = resolve(&named.url(), "main", Some(credential(&named, "hunter2"))).await.expect_err("redirected");
+    let error = resolve(&named.url(), "main", Some(credential(&named, "hunter2")))
+        .await
+        .expect_err("redirected");
     assert!(error.to_string().contains("redirects to another host"), "{error}");
     assert_eq!(other.seen(), [None], "the other host was asked, and was shown nothing");
 }

@@ -25,7 +25,13 @@ const ALLOWED: [&str; 14] = [
 #[test]
 fn licences_and_sources_are_allowed() {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--locked", "--offline", "--format-version=1", "--filter-platform=x86_64-unknown-linux-gnu"])
+        .args([
+            "metadata",
+            "--locked",
+            "--offline",
+            "--format-version=1",
+            "--filter-platform=x86_64-unknown-linux-gnu",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
@@ -35,8 +41,11 @@ fn licences_and_sources_are_allowed() {
     assert!(packages.len() > 100, "only {} packages: the list is not whole", packages.len());
     let mut wrong = Vec::new();
     for package in packages.iter().filter(|package| package["name"] != env!("CARGO_PKG_NAME")) {
-        let name =
-            format!("{} {}", package["name"].as_str().unwrap_or("?"), package["version"].as_str().unwrap_or("?"));
+        let name = format!(
+            "{} {}",
+            package["name"].as_str().unwrap_or("?"),
+            package["version"].as_str().unwrap_or("?")
+        );
         let licence = package["license"].as_str().unwrap_or_default();
         if !allowed(licence) {
             wrong.push(format!("{name}: licence `{licence}`"));
@@ -49,11 +58,13 @@ fn licences_and_sources_are_allowed() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Whether an SPDX expression can be met with allowed licences: all that are joined by `AND`, one of those joined by `OR`.
+/// Whether an SPDX expression can be met with allowed licences: all that are joined by `AND`, one
+/// of those joined by `OR`.
 fn allowed(expression: &str) -> bool {
     let plain = expression.replace(['(', ')'], " ").replace('/', " OR ");
     let met = |licence: &str| ALLOWED.contains(&licence.trim());
-    // `AND` of alternatives is how every expression in use reads; anything else fails here and wants a look.
+    // `AND` of alternatives is how every expression in use reads; anything else fails here and
+    // wants a look.
     plain.split(" AND ").all(|part| part.split(" OR ").any(met))
 }
 

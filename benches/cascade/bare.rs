@@ -1,4 +1,5 @@
-//! The bare loop: creates the Jobs of a graph, each as soon as the pods of its parents have succeeded, and does nothing else.
+//! The bare loop: creates the Jobs of a graph, each as soon as the pods of its parents have
+//! succeeded, and does nothing else.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,18 +23,32 @@ use super::{
 };
 
 /// Labels that the API server gives to a Job's pods by itself.
-const GIVEN: [&str; 4] =
-    ["controller-uid", "job-name", "batch.kubernetes.io/controller-uid", "batch.kubernetes.io/job-name"];
+const GIVEN: [&str; 4] = [
+    "controller-uid",
+    "job-name",
+    "batch.kubernetes.io/controller-uid",
+    "batch.kubernetes.io/job-name",
+];
 
-/// Runs the graph once in a namespace of its own, with the Jobs that a cascade has made. Returns what was built, and when the last
-/// pod had succeeded.
-pub async fn run(cluster: &Cluster, client: &Client, layered: &Layered, cascade: &[Build]) -> (Vec<Build>, Instant) {
+/// Runs the graph once in a namespace of its own, with the Jobs that a cascade has made. Returns
+/// what was built, and when the last pod had succeeded.
+pub async fn run(
+    cluster: &Cluster,
+    client: &Client,
+    layered: &Layered,
+    cascade: &[Build],
+) -> (Vec<Build>, Instant) {
     let place = Place::new(client, "bare").await;
     let ledger = Ledger::open(&place);
     let _writer = Writer::start(&place, &Images::new(&cluster.registry), layered);
-    let jobs: HashMap<&str, Job> = cascade.iter().map(|build| (build.image.as_str(), anew(&build.job))).collect();
-    let index: HashMap<&str, usize> =
-        layered.images.iter().enumerate().map(|(index, image)| (image.name.as_str(), index)).collect();
+    let jobs: HashMap<&str, Job> =
+        cascade.iter().map(|build| (build.image.as_str(), anew(&build.job))).collect();
+    let index: HashMap<&str, usize> = layered
+        .images
+        .iter()
+        .enumerate()
+        .map(|(index, image)| (image.name.as_str(), index))
+        .collect();
 
     let mut missing: Vec<usize> = layered.images.iter().map(|image| image.parents.len()).collect();
     let mut children = vec![Vec::new(); layered.images.len()];
@@ -42,7 +57,8 @@ pub async fn run(cluster: &Cluster, client: &Client, layered: &Layered, cascade:
     }
     let mut creating = JoinSet::new();
     let create = |creating: &mut JoinSet<()>, image: usize| {
-        let (api, job): (Api<Job>, Job) = (place.api(), jobs[layered.images[image].name.as_str()].clone());
+        let (api, job): (Api<Job>, Job) =
+            (place.api(), jobs[layered.images[image].name.as_str()].clone());
         creating.spawn(async move {
             api.create(&PostParams::default(), &job).await.expect("a Job");
         });
@@ -52,7 +68,9 @@ pub async fn run(cluster: &Cluster, client: &Client, layered: &Layered, cascade:
         .applied_objects()
         .filter_map(|pod| future::ready(pod.ok().and_then(|pod| image_of_succeeded(&pod))))
         .boxed();
-    (0..missing.len()).filter(|image| missing[*image] == 0).for_each(|image| create(&mut creating, image));
+    (0..missing.len())
+        .filter(|image| missing[*image] == 0)
+        .for_each(|image| create(&mut creating, image));
     let mut done = HashSet::new();
     while done.len() < missing.len() {
         let image = index[succeeded.next().await.expect("a watch").as_str()];
@@ -84,7 +102,9 @@ fn image_of_succeeded(pod: &Pod) -> Option<String> {
 fn anew(job: &Job) -> Job {
     let mut spec = job.spec.clone().expect("a spec");
     spec.selector = None;
-    if let Some(labels) = spec.template.metadata.as_mut().and_then(|metadata| metadata.labels.as_mut()) {
+    if let Some(labels) =
+        spec.template.metadata.as_mut().and_then(|metadata| metadata.labels.as_mut())
+    {
         labels.retain(|name, _| !GIVEN.contains(&name.as_str()));
     }
     let metadata = ObjectMeta {

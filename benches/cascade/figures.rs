@@ -1,4 +1,5 @@
-//! What one run took: its wall time, and how long each child's Job came after its last parent's pod had succeeded.
+//! What one run took: its wall time, and how long each child's Job came after its last parent's pod
+//! had succeeded.
 
 use std::{
     collections::HashMap,
@@ -15,15 +16,18 @@ pub struct Side {
     builds: Duration,
     /// From the first Job until everything was done that the side does.
     whole: Duration,
-    /// From the success of an image's last parent to its Job, for each that has a parent in the family; ascending.
+    /// From the success of an image's last parent to its Job, for each that has a parent in the
+    /// family; ascending.
     latencies: Vec<Duration>,
 }
 
 impl Side {
     /// A run that made these builds, and was whole at `ended`.
     pub fn new(layered: &Layered, builds: &[Build], ended: Instant) -> Self {
-        let of: HashMap<&str, &Build> = builds.iter().map(|build| (build.image.as_str(), build)).collect();
-        let success = |image: usize| of[layered.images[image].name.as_str()].succeeded.expect("a success");
+        let of: HashMap<&str, &Build> =
+            builds.iter().map(|build| (build.image.as_str(), build)).collect();
+        let success =
+            |image: usize| of[layered.images[image].name.as_str()].succeeded.expect("a success");
         let mut latencies: Vec<Duration> = layered
             .images
             .iter()
@@ -62,9 +66,13 @@ pub fn print_sides(ours: &[Side], bare: &[Side]) {
     let mean = |sides: &[Side], of: fn(&Side) -> Duration| {
         sides.iter().map(of).sum::<Duration>().as_secs_f64() / sides.len() as f64
     };
-    let (our_builds, bare_builds) = (mean(ours, |side| side.builds), mean(bare, |side| side.builds));
+    let (our_builds, bare_builds) =
+        (mean(ours, |side| side.builds), mean(bare, |side| side.builds));
     let our_whole = mean(ours, |side| side.whole);
-    println!("\nmeans of {} rounds                          controller  bare loop      ratio", ours.len());
+    println!(
+        "\nmeans of {} rounds                          controller  bare loop      ratio",
+        ours.len()
+    );
     println!(
         "  first Job to last pod's success, s        {our_builds:10.2} {bare_builds:10.2} {:10.2}",
         our_builds / bare_builds
@@ -81,7 +89,12 @@ pub fn print_sides(ours: &[Side], bare: &[Side]) {
     };
     let (ours, bare) = (latencies(ours), latencies(bare));
     for percent in [50, 95] {
-        let [ours, bare] = [&ours, &bare].map(|side| percentile(side, percent).as_secs_f64() * 1000.0);
-        println!("  last parent's pod to child's Job, p{percent}, ms {ours:10.0} {bare:10.0} {:10.2}", ours / bare);
+        let [ours, bare] =
+            [&ours, &bare].map(|side| percentile(side, percent).as_secs_f64() * 1000.0);
+        println!(
+            "  last parent's pod to child's Job, p{percent}, ms {ours:10.0} {bare:10.0} \
+                  {:10.2}",
+            ours / bare
+        );
     }
 }

@@ -1,10 +1,18 @@
-//! A cascade over 200 images on a real API server, beside a bare loop that only creates the same Jobs as parents' pods succeed.
+//! A cascade over 200 images on a real API server, beside a bare loop that only creates the same
+//! Jobs as parents' pods succeed.
 //!
-//! Pods are simulated. Both sides get the same Jobs, the same pushes and the same build times, one side after the other on one
-//! cluster, so that what differs is the controller: what it adds to the wall time, how long a child waits once its last parent
-//! has ended, what it writes, and what it takes. Needs root; `make bench` prepares everything.
+//! Pods are simulated. Both sides get the same Jobs, the same pushes and the same build times, one
+//! side after the other on one cluster, so that what differs is the controller: what it adds to the
+//! wall time, how long a child waits once its last parent has ended, what it writes, and what it
+//! takes. Needs root; `make bench` prepares everything.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a benchmark says what is wrong by failing")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a benchmark says what \
+    is wrong by failing"
+)]
 #![allow(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
 
 mod bare;
@@ -66,7 +74,8 @@ async fn main() {
     let (mut our_writes, mut bare_writes) = (Writes::default(), Writes::default());
     let mut cpu = Duration::ZERO;
     for round in 1..=ROUNDS {
-        let (writes, cpu_before) = (Writes::count(&client).await, process::cpu_time(operator.child.id()));
+        let (writes, cpu_before) =
+            (Writes::count(&client).await, process::cpu_time(operator.child.id()));
         scene.move_upstream(&format!("round {round}")).await;
         scene.wait_cascade(round + 1).await;
         let ready = Instant::now();
@@ -79,17 +88,23 @@ async fn main() {
         let (made, ended) = bare::run(&cluster, &client, &scene.layered, &builds).await;
         bare_writes += Writes::count(&client).await - writes;
         bare.push(Side::new(&scene.layered, &made, ended));
-        println!("round {round} of {ROUNDS}: controller {}, bare loop {}", ours[round - 1], bare[round - 1]);
+        println!(
+            "round {round} of {ROUNDS}: controller {}, bare loop {}",
+            ours[round - 1],
+            bare[round - 1]
+        );
     }
     scene.ledger.assert_once(IMAGES, ROUNDS + 1);
 
     print_sides(&ours, &bare);
     println!(
-        "\nAPI writes per image, by verb, resource and group (what the bare loop shows is the cluster's own part)"
+        "\nAPI writes per image, by verb, resource and group (what the bare loop shows is the \
+         cluster's own part)"
     );
     writes::print(&our_writes, &bare_writes, IMAGES * ROUNDS);
     println!(
-        "\ncontroller: {:.2} CPU seconds per cascade, {:.1} ms per image; peak resident memory {:.1} MiB",
+        "\ncontroller: {:.2} CPU seconds per cascade, {:.1} ms per image; peak resident memory \
+         {:.1} MiB",
         cpu.as_secs_f64() / ROUNDS as f64,
         cpu.as_secs_f64() * 1000.0 / (IMAGES * ROUNDS) as f64,
         process::peak_memory(operator.child.id()) as f64 / 1024.0 / 1024.0

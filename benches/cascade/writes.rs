@@ -21,8 +21,9 @@ impl Writes {
         let text = client.request_text(request).await.expect("the API server's metrics");
         let mut writes = BTreeMap::new();
         for line in text.lines() {
-            let Some((labels, value)) =
-                line.strip_prefix("apiserver_request_total{").and_then(|rest| rest.split_once("} "))
+            let Some((labels, value)) = line
+                .strip_prefix("apiserver_request_total{")
+                .and_then(|rest| rest.split_once("} "))
             else {
                 continue;
             };
@@ -69,14 +70,21 @@ fn what(labels: &str) -> Option<String> {
     };
     let verb = label("verb").filter(|verb| VERBS.contains(verb))?;
     let slashed = |part: &str| if part.is_empty() { String::new() } else { format!("/{part}") };
-    let group = label("group").filter(|group| !group.is_empty()).map_or_else(String::new, |group| format!(".{group}"));
+    let group = label("group")
+        .filter(|group| !group.is_empty())
+        .map_or_else(String::new, |group| format!(".{group}"));
     let tried = if label("dry_run").is_some_and(|dry| !dry.is_empty()) { " (dry run)" } else { "" };
-    // The first letter of a label's name is not part of another's: `,resource=` and not `subresource=`.
-    let resource = labels.split(',').find_map(|label| label.strip_prefix("resource=\""))?.trim_end_matches('"');
+    // The first letter of a label's name is not part of another's: `,resource=` and not
+    // `subresource=`.
+    let resource = labels
+        .split(',')
+        .find_map(|label| label.strip_prefix("resource=\""))?
+        .trim_end_matches('"');
     Some(format!("{verb:6} {resource}{}{group}{tried}", slashed(label("subresource")?)))
 }
 
-/// Prints both sides and the difference, per image. What neither did a hundredth of a time is left out.
+/// Prints both sides and the difference, per image. What neither did a hundredth of a time is left
+/// out.
 pub fn print(ours: &Writes, bare: &Writes, images: usize) {
     let per_image = |count: i64| count as f64 / images as f64;
     println!("  {:56} {:>10} {:>10} {:>10}", "", "controller", "bare loop", "more");

@@ -1,10 +1,18 @@
-//! The decision of one pass over families of 1,000 to 100,000 images: time, instructions, growth, and memory.
+//! The decision of one pass over families of 1,000 to 100,000 images: time, instructions, growth,
+//! and memory.
 //!
-//! A family has two edges per image and eight upstreams. What a pass sees is made beforehand; only [`decide`] is measured, with
-//! the end of what it returns. Times are of this machine; instructions are counted by callgrind and can be compared between
-//! machines. `make bench` runs it; `cargo bench --bench decide -- --pass moved 10000` runs one pass alone, for a profiler.
+//! A family has two edges per image and eight upstreams. What a pass sees is made beforehand; only
+//! [`decide`] is measured, with the end of what it returns. Times are of this machine; instructions
+//! are counted by callgrind and can be compared between machines. `make bench` runs it;
+//! `cargo bench --bench decide -- --pass moved 10000` runs one pass alone, for a profiler.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a benchmark says what is wrong by failing")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a benchmark says what \
+    is wrong by failing"
+)]
 #![allow(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
 
 #[path = "../../tests/scale/draw.rs"]
@@ -81,7 +89,8 @@ const SCENARIOS: [Scenario; 5] = [
 
 fn main() -> ExitCode {
     // cargo itself adds `--bench`.
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => {
             memory();
@@ -107,8 +116,8 @@ fn one_pass(name: &str, images: &str) -> Option<()> {
     Some(())
 }
 
-/// One pass, as the controller makes it, with the end of what it returns. A function of its own, so that callgrind can tell it
-/// from what prepares it.
+/// One pass, as the controller makes it, with the end of what it returns. A function of its own, so
+/// that callgrind can tell it from what prepares it.
 #[inline(never)]
 fn measured_pass(seen: &DecideInput<'_>, now: Timestamp) {
     let decision: Decision = decide(black_box(seen), now);
@@ -124,13 +133,22 @@ fn memory() {
     let seen = world.seen();
     let per_image = |bytes: u64| bytes / images as u64;
     println!("memory per image, in a family of {images}");
-    println!("  spec, blueprint, records, good builds {:8} bytes", per_image(known.saturating_sub(before)));
-    println!("  one observation                       {:8} bytes", per_image(growth(|| world.seen())));
-    println!("  one decision                          {:8} bytes", per_image(growth(|| decide(&seen, world.now()))));
+    println!(
+        "  spec, blueprint, records, good builds {:8} bytes",
+        per_image(known.saturating_sub(before))
+    );
+    println!(
+        "  one observation                       {:8} bytes",
+        per_image(growth(|| world.seen()))
+    );
+    println!(
+        "  one decision                          {:8} bytes",
+        per_image(growth(|| decide(&seen, world.now())))
+    );
 }
 
-/// By how many bytes another copy makes this process grow: the median of several that are kept, after some that may have found
-/// room in what was freed before.
+/// By how many bytes another copy makes this process grow: the median of several that are kept,
+/// after some that may have found room in what was freed before.
 fn growth<T>(make: impl Fn() -> T) -> u64 {
     let mut kept = Vec::new();
     let mut grown: Vec<u64> = (0..10)
@@ -153,7 +171,10 @@ fn resident() -> u64 {
 }
 
 fn times() {
-    println!("\ntime of a pass: median in ms (in brackets per image in ns), and growth per tenfold; 10.0 is linear");
+    println!(
+        "\ntime of a pass: median in ms (in brackets per image in ns), and growth per \
+              tenfold; 10.0 is linear"
+    );
     println!("  {:66} {}", "", SIZES.map(|size| format!("{size:>18}")).join(""));
     let mut goal = None;
     for scenario in SCENARIOS {
@@ -164,9 +185,15 @@ fn times() {
             medians.push(median(&world));
         }
         let cells = medians.iter().zip(SIZES).map(|(median, images)| {
-            format!("{:9.3} ({:6.0})", median.as_secs_f64() * 1e3, median.as_secs_f64() * 1e9 / images as f64)
+            format!(
+                "{:9.3} ({:6.0})",
+                median.as_secs_f64() * 1e3,
+                median.as_secs_f64() * 1e9 / images as f64
+            )
         });
-        let growth = medians.windows(2).map(|pair| format!("{:.1}", pair[1].as_secs_f64() / pair[0].as_secs_f64()));
+        let growth = medians
+            .windows(2)
+            .map(|pair| format!("{:.1}", pair[1].as_secs_f64() / pair[0].as_secs_f64()));
         println!(
             "  {:66} {}  growth {}",
             scenario.told,
@@ -180,7 +207,11 @@ fn times() {
     let (images, edges) = World::at_rest(GOAL.0).size();
     if let Some(rest) = goal {
         let met = if rest < GOAL.1 { "met" } else { "MISSED" };
-        println!("  goal: nothing to do over {images} images and {edges} edges under {:?}: {rest:.2?}, {met}", GOAL.1);
+        println!(
+            "  goal: nothing to do over {images} images and {edges} edges under {:?}: \
+                  {rest:.2?}, {met}",
+            GOAL.1
+        );
     }
 }
 
@@ -207,8 +238,10 @@ fn instructions() {
     println!("  {:66} {}", "", COUNTED.map(|size| format!("{size:>22}")).join(""));
     for scenario in SCENARIOS {
         let counts = COUNTED.map(|images| count(scenario.name, images));
-        let cells =
-            counts.iter().zip(COUNTED).map(|(count, images)| format!("{count:13} ({:6})", count / images as u64));
+        let cells = counts
+            .iter()
+            .zip(COUNTED)
+            .map(|(count, images)| format!("{count:13} ({:6})", count / images as u64));
         let growth = counts[1] as f64 / counts[0] as f64;
         println!("  {:66} {}  growth {growth:.1}", scenario.told, cells.collect::<String>());
     }
@@ -218,13 +251,24 @@ fn instructions() {
 fn count(scenario: &str, images: usize) -> u64 {
     let program = std::env::current_exe().expect("this program");
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", &format!("--toggle-collect={COUNTED_FUNCTION}")])
+        .args([
+            "--tool=callgrind",
+            "--callgrind-out-file=/dev/null",
+            &format!("--toggle-collect={COUNTED_FUNCTION}"),
+        ])
         .arg(program)
         .args(["--pass", scenario, &images.to_string()])
         .output()
         .expect("valgrind");
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "valgrind: {told}");
-    let collected = told.lines().find_map(|line| line.split_once("Collected : ").map(|(_, count)| count.trim()));
-    collected.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("callgrind says no count:\n{told}"))
+    let collected = told
+        .lines()
+        .find_map(|line| line.split_once("Collected : ").map(|(_, count)| count.trim()));
+    collected.and_then(|count| count.parse().ok()).unwrap_or_else(|| {
+        panic!(
+            "callgrind says no \
+        count:\n{told}"
+        )
+    })
 }

@@ -1,12 +1,16 @@
-//! A layered family and everything that a pass sees of it, owned: brought to where nothing is to be done, and then changed.
+//! A layered family and everything that a pass sees of it, owned: brought to where nothing is to be
+//! done, and then changed.
 
 use std::{collections::HashMap, sync::Arc};
 
 use groundswell::{
-    api::{ImageFamilySpec, ImageFamilyStatus, ManagedImageStatus, TagRecord, cascade::CascadeStatus},
+    api::{
+        ImageFamilySpec, ImageFamilyStatus, ManagedImageStatus, TagRecord, cascade::CascadeStatus,
+    },
     engine::{
-        Action, Blueprint, Budget, CascadeStep, DecideInput, Decision, Lookup, LookupResult, Observed, ObservedCascade,
-        ObservedDigest, ObservedImage, ObservedTag, ObservedUpstream, VerifiedBuild, decide, validate::validate,
+        Action, Blueprint, Budget, CascadeStep, DecideInput, Decision, Lookup, LookupResult,
+        Observed, ObservedCascade, ObservedDigest, ObservedImage, ObservedTag, ObservedUpstream,
+        VerifiedBuild, decide, validate::validate,
     },
 };
 use jiff::Timestamp;
@@ -65,7 +69,9 @@ impl World {
         };
         let mut images = Layered::new(count).spec();
         let bases = images.iter_mut().filter_map(|image| image["from"][0].get_mut("upstream"));
-        bases.enumerate().for_each(|(index, base)| *base = json!(format!("up{}", index % UPSTREAMS)));
+        bases
+            .enumerate()
+            .for_each(|(index, base)| *base = json!(format!("up{}", index % UPSTREAMS)));
         let spec = json!({
             "repository": "registry.example.com/platform",
             "strategy": { "name": "buildkit" },
@@ -100,11 +106,16 @@ impl World {
         self.learn(true);
     }
 
-    /// The tag of one upstream moves; the cascade is not recorded yet. Returns how many images stand on it.
+    /// The tag of one upstream moves; the cascade is not recorded yet. Returns how many images
+    /// stand on it.
     pub fn move_upstream(&mut self) -> usize {
         self.moves[0] += 1;
         let lineage = &self.blueprint.lineage;
-        lineage.with_descendants(lineage.upstream_children(0).iter().copied()).iter().filter(|below| **below).count()
+        lineage
+            .with_descendants(lineage.upstream_children(0).iter().copied())
+            .iter()
+            .filter(|below| **below)
+            .count()
     }
 
     /// The strategy changes, so that every image needs another build.
@@ -119,14 +130,17 @@ impl World {
         let CascadeStep::Open { name, levels, .. } = decision.cascade else {
             panic!("no cascade begins: {:?}", decision.cascade)
         };
-        let names = |level: Vec<usize>| level.into_iter().map(|image| self.spec.images[image].name.clone()).collect();
+        let names = |level: Vec<usize>| {
+            level.into_iter().map(|image| self.spec.images[image].name.clone()).collect()
+        };
         let planned = levels.into_iter().map(names).collect();
         self.cascade = Some(Cascade { name, planned, status: CascadeStatus::default() });
         self.status.upstreams = decision.upstreams;
         self.learn(false);
     }
 
-    /// Answers what a pass asks of the registry until it asks nothing more: every build is there, or none.
+    /// Answers what a pass asks of the registry until it asks nothing more: every build is there,
+    /// or none.
     fn learn(&mut self, there: bool) {
         loop {
             let decision = self.decide();
@@ -137,8 +151,11 @@ impl World {
             for action in decision.actions {
                 let Action::Probe { image, fingerprint, after } = action else { continue };
                 asked = true;
-                let result =
-                    if there { present(&fingerprint) } else { LookupResult::Absent { last_build: None, after } };
+                let result = if there {
+                    present(&fingerprint)
+                } else {
+                    LookupResult::Absent { last_build: None, after }
+                };
                 self.images[image].lookup = Some(Lookup { fingerprint, result });
             }
             if !asked {
@@ -153,7 +170,10 @@ impl World {
         for (image, decision) in self.images.iter_mut().zip(decisions) {
             let verified = decision.verified.clone().expect("a good build");
             let tags = ["latest".to_owned(), format!("r{}", verified.build)];
-            image.tags = tags.iter().map(|tag| (tag.clone(), ObservedTag::At(verified.digest.clone()))).collect();
+            image.tags = tags
+                .iter()
+                .map(|tag| (tag.clone(), ObservedTag::At(verified.digest.clone())))
+                .collect();
             let record = |tag: &String| TagRecord {
                 tag: tag.clone(),
                 digest: verified.digest.clone(),
@@ -198,7 +218,12 @@ impl World {
             spec: &self.spec,
             blueprint: &self.blueprint,
             status: &self.status,
-            upstreams: self.moves.iter().enumerate().map(|(index, moves)| self.upstream(index, *moves)).collect(),
+            upstreams: self
+                .moves
+                .iter()
+                .enumerate()
+                .map(|(index, moves)| self.upstream(index, *moves))
+                .collect(),
             imports: Vec::new(),
             images: self.images.iter().map(|image| self.observed(image)).collect(),
             orphans: Vec::new(),

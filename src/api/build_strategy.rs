@@ -9,10 +9,11 @@ use crate::api::Duration;
 
 /// How a build runs: a pod template whose strings are templates over a documented set of variables.
 ///
-/// Cluster-scoped and written by platform admins only. A family's author names a strategy and sets its declared parameters,
-/// and can never add a field to the pod: templates are rendered inside of parsed strings. The controller adds to the pod the
-/// step `prepare`, the volume `workspace` (the build context) and the volume `docker-config` (the merged credentials).
-/// The variables stand in `docs/strategies.md`.
+/// Cluster-scoped and written by platform admins only. A family's author names a strategy and sets
+/// its declared parameters, and can never add a field to the pod: templates are rendered inside of
+/// parsed strings. The controller adds to the pod the step `prepare`, the volume `workspace` (the
+/// build context) and the volume `docker-config` (the merged credentials). The variables stand in
+/// `docs/strategies.md`.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
@@ -23,7 +24,8 @@ use crate::api::Duration;
     category = "groundswell",
     derive = "PartialEq",
     derive = "Default",
-    doc = "How a build runs: a pod template whose strings are templates over a documented set of variables.",
+    doc = "How a build runs: a pod template whose strings are templates over a documented set of \
+           variables.",
     printcolumn(name = "Description", type_ = "string", json_path = ".spec.description"),
     printcolumn(name = "Timeout", type_ = "string", json_path = ".spec.timeout"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -48,13 +50,14 @@ pub struct BuildStrategySpec {
     #[serde(default = "default_ttl_after_finished")]
     pub ttl_after_finished: Duration,
 
-    /// Whether the build must run in a user namespace of its own. With `Required`, a build is refused where the API server or
-    /// the node does not give it one, and never runs with a capability on the host by accident.
+    /// Whether the build must run in a user namespace of its own. With `Required`, a build is
+    /// refused where the API server or the node does not give it one, and never runs with a
+    /// capability on the host by accident.
     #[serde(default)]
     pub user_namespace: UserNamespace,
 
-    /// The pod template: `metadata` (labels and annotations) and `spec`. Every string in it is a template. A list item that is
-    /// one expression with a list as its value becomes as many items.
+    /// The pod template: `metadata` (labels and annotations) and `spec`. Every string in it is a
+    /// template. A list item that is one expression with a list as its value becomes as many items.
     #[schemars(schema_with = "pod_template_schema")]
     pub template: Value,
 }
@@ -88,7 +91,8 @@ pub enum UserNamespace {
     /// The template must say `hostUsers: false`, and a build that would not get it is refused.
     #[default]
     Required,
-    /// The template decides; for strategies that need no capability, or that an admin made privileged on purpose.
+    /// The template decides; for strategies that need no capability, or that an admin made
+    /// privileged on purpose.
     NotRequired,
 }
 

@@ -10,7 +10,8 @@ use crate::api::{Duration, ImageCounts, ImageState};
 /// The most causes that a `Cascade` lists; each image's own stand in its result.
 pub const MAX_CAUSES: usize = 64;
 
-/// The record of one cascade of builds: why, what, and how it ended. Made and kept by the controller.
+/// The record of one cascade of builds: why, what, and how it ended. Made and kept by the
+/// controller.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
@@ -23,7 +24,8 @@ pub const MAX_CAUSES: usize = 64;
     status = "CascadeStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "The record of one cascade of builds: why, what, and how it ended. Made and kept by the controller.",
+    doc = "The record of one cascade of builds: why, what, and how it ended. Made and kept by the \
+           controller.",
     selectable = ".spec.family",
     printcolumn(name = "Family", type_ = "string", json_path = ".spec.family"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
@@ -80,7 +82,8 @@ pub struct CascadeStatus {
     #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub images: Vec<ImageResult>,
 
-    /// The chain of builds that took longest, from the first to the last image; set when the cascade has ended.
+    /// The chain of builds that took longest, from the first to the last image; set when the
+    /// cascade has ended.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub critical_path: Vec<String>,
 
@@ -101,7 +104,8 @@ pub enum CascadePhase {
     Running,
     /// Every image that it was about to build is current, or held.
     Complete,
-    /// Some images failed, were cancelled or blocked by failed ones, or are left to the next cascade.
+    /// Some images failed, were cancelled or blocked by failed ones, or are left to the next
+    /// cascade.
     Incomplete,
     /// An upstream moved while it ran, and another cascade has taken its place.
     Superseded,
@@ -123,8 +127,8 @@ pub struct ImageResult {
     /// The digest that it came to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// A hash of what was its own in the last good build of this cascade: source, spec, strategy, request. The cascade builds it
-    /// again only if that changes.
+    /// A hash of what was its own in the last good build of this cascade: source, spec, strategy,
+    /// request. The cascade builds it again only if that changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_inputs: Option<String>,
     /// When its first build was started.
@@ -142,7 +146,8 @@ pub struct ImageResult {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<Cause>,
-    /// Whether its causes, or the sentence too, are left out, for the record has room for no more. Its `ManagedImage` has both.
+    /// Whether its causes, or the sentence too, are left out, for the record has room for no more.
+    /// Its `ManagedImage` has both.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shortened: bool,
     /// Whether it was planned and not built, or built and found to be the same as before.
@@ -151,27 +156,44 @@ pub struct ImageResult {
 }
 
 /// Why an image is stale.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cause {
     /// What kind of thing changed.
     #[serde(rename = "type")]
     pub type_: CauseType,
-    /// Its name: of the upstream, the parent image, the image whose source or spec changed, the strategy.
+    /// Its name: of the upstream, the parent image, the image whose source or spec changed, the
+    /// strategy.
     pub name: String,
     /// Its old value: a digest, a revision or a hash; empty if there was none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub from: String,
     /// Its new value.
     pub to: String,
-    /// The images through which it reached this one, topmost first; empty where it changed an input of the image itself.
+    /// The images through which it reached this one, topmost first; empty where it changed an input
+    /// of the image itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub via: Vec<String>,
 }
 
 /// What kind of thing changed.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    JsonSchema,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+)]
 pub enum CauseType {
     /// An upstream moved to a new digest.
     Upstream,

@@ -1,6 +1,7 @@
 //! Conditions: their types and reasons, and how one is set.
 //!
-//! metav1 conditions with kstatus polarity, so that `kubectl wait`, Argo CD and Flux read them without a plugin.
+//! metav1 conditions with kstatus polarity, so that `kubectl wait`, Argo CD and Flux read them
+//! without a plugin.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -15,7 +16,8 @@ pub const STALLED: &str = "Stalled";
 /// The most characters of a condition's message; the API server allows 32768, a person reads less.
 pub const MAX_MESSAGE: usize = 1024;
 
-/// Reasons of conditions and Events. Each says what happened; the message names the object, the field and what to do.
+/// Reasons of conditions and Events. Each says what happened; the message names the object, the
+/// field and what to do.
 pub mod reason {
     /// Everything is current.
     pub const CURRENT: &str = "Current";
@@ -121,7 +123,8 @@ pub mod reason {
     pub const TAG_MOVED: &str = "TagMoved";
     /// An immutable tag already stands on another digest, and was left there.
     pub const TAG_IMMUTABLE: &str = "TagImmutable";
-    /// A workload can't be rolled out: it or its container does not exist, or its namespace does not consent.
+    /// A workload can't be rolled out: it or its container does not exist, or its namespace does
+    /// not consent.
     pub const ROLLOUT_REFUSED: &str = "RolloutRefused";
     /// A workload does not come up on the new digest.
     pub const ROLLOUT_STALLED: &str = "RolloutStalled";
@@ -143,9 +146,11 @@ pub mod reason {
     pub const BREAKER_OPEN: &str = "BreakerOpen";
     /// As many builds started as `policy.rate_limit` allows.
     pub const RATE_LIMITED: &str = "RateLimited";
-    /// As many builds run in the namespace, in the cluster or for an upstream as the operator allows.
+    /// As many builds run in the namespace, in the cluster or for an upstream as the operator
+    /// allows.
     pub const BUILD_LIMIT_REACHED: &str = "BuildLimitReached";
-    /// The image was built in the cascade that runs, and an input has changed since: the next cascade builds it.
+    /// The image was built in the cascade that runs, and an input has changed since: the next
+    /// cascade builds it.
     pub const NEXT_CASCADE: &str = "NextCascade";
     /// A check of the new digest runs.
     pub const CHECKING: &str = "Checking";
@@ -153,7 +158,8 @@ pub mod reason {
     pub const CHECK_FAILED: &str = "CheckFailed";
     /// A person has cancelled the build.
     pub const CANCELLED: &str = "Cancelled";
-    /// An image of another family can't be used: it is not there, or not exported to this namespace.
+    /// An image of another family can't be used: it is not there, or not exported to this
+    /// namespace.
     pub const IMPORT_REFUSED: &str = "ImportRefused";
     /// A request of a person was carried out.
     pub const REQUEST_DONE: &str = "RequestDone";
@@ -172,8 +178,8 @@ pub struct Problem {
 
 /// Sets one condition, and its transition time only when its status changes.
 ///
-/// The message is cut at [`MAX_MESSAGE`] characters; times are cut to whole seconds, so that what is read back equals what
-/// was written. The list stays sorted by type.
+/// The message is cut at [`MAX_MESSAGE`] characters; times are cut to whole seconds, so that what
+/// is read back equals what was written. The list stays sorted by type.
 pub fn set(
     conditions: &mut Vec<Condition>,
     type_: &str,
@@ -228,7 +234,10 @@ mod tests {
         set(&mut conditions, READY, false, reason::SETTLING, "b", Some(2), at(20));
         assert_eq!(conditions.len(), 1);
         assert_eq!(conditions[0].last_transition_time, Time(at(10)));
-        assert_eq!((conditions[0].reason.as_str(), conditions[0].message.as_str()), (reason::SETTLING, "b"));
+        assert_eq!(
+            (conditions[0].reason.as_str(), conditions[0].message.as_str()),
+            (reason::SETTLING, "b")
+        );
         set(&mut conditions, READY, true, reason::CURRENT, "c", Some(2), at(30));
         assert_eq!(conditions[0].last_transition_time, Time(at(30)));
         assert!(is_true(&conditions, READY));

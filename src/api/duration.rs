@@ -7,13 +7,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// A non-negative length of time with a resolution of one second.
 ///
-/// Written as one to three numbers with a unit, largest unit first: `h`, `m`, `s`. At most 99999 of a unit.
+/// Written as one to three numbers with a unit, largest unit first: `h`, `m`, `s`. At most 99999 of
+/// a unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(u32);
 
 /// Why a text is not a [`Duration`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a duration: write hours, minutes and seconds in this order, as in 1h30m, 10m or 45s")]
+#[error(
+    "`{0}` is not a duration: write hours, minutes and seconds in this order, as in 1h30m, 10m \
+         or 45s"
+)]
 pub struct ParseDurationError(String);
 
 impl Duration {
@@ -59,7 +63,9 @@ impl FromStr for Duration {
             }
             let (_, factor) = units.find(|(name, _)| *name == unit).ok_or_else(error)?;
             let count: u32 = number.parse().map_err(|_| error())?;
-            seconds = seconds.checked_add(count.checked_mul(factor).ok_or_else(error)?).ok_or_else(error)?;
+            seconds = seconds
+                .checked_add(count.checked_mul(factor).ok_or_else(error)?)
+                .ok_or_else(error)?;
             rest = tail.get(unit.len_utf8()..).ok_or_else(error)?;
         }
         if text.is_empty() { Err(error()) } else { Ok(Self(seconds)) }
@@ -119,9 +125,13 @@ mod tests {
 
     #[test]
     fn reads_and_writes_what_people_write() {
-        for (text, seconds, shown) in
-            [("30s", 30, "30s"), ("10m", 600, "10m"), ("1h30m", 5400, "1h30m"), ("90s", 90, "1m30s"), ("0s", 0, "0s")]
-        {
+        for (text, seconds, shown) in [
+            ("30s", 30, "30s"),
+            ("10m", 600, "10m"),
+            ("1h30m", 5400, "1h30m"),
+            ("90s", 90, "1m30s"),
+            ("0s", 0, "0s"),
+        ] {
             let duration: Duration = text.parse().expect(text);
             assert_eq!(duration.as_secs(), seconds);
             assert_eq!(duration.to_string(), shown);

@@ -10,7 +10,8 @@ use crate::api::{HandledRequest, ImageState};
 /// The most entries of [`ImageFamilyStatus::attention`].
 pub const MAX_ATTENTION: usize = 20;
 
-/// What the controller knows of a family, in short. A row per image stands in the family's `ManagedImage`s.
+/// What the controller knows of a family, in short. A row per image stands in the family's
+/// `ManagedImage`s.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImageFamilyStatus {
@@ -29,7 +30,8 @@ pub struct ImageFamilyStatus {
     /// How many images are in which state.
     pub counts: ImageCounts,
 
-    /// Changes that wait for a cascade: for the quiet time to pass, and for what else keeps it from beginning.
+    /// Changes that wait for a cascade: for the quiet time to pass, and for what else keeps it from
+    /// beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
 
@@ -197,7 +199,8 @@ pub struct BreakerStatus {
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub failures: Vec<String>,
 
-    /// When one build is let through; none where no image is left to be tried before the next cascade.
+    /// When one build is let through; none where no image is left to be tried before the next
+    /// cascade.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub probe_at: Option<Timestamp>,
@@ -227,7 +230,8 @@ pub struct ImageCounts {
     pub failed: i32,
 }
 
-/// Changes that wait for a cascade: for the quiet time to pass, and for what else keeps it from beginning.
+/// Changes that wait for a cascade: for the quiet time to pass, and for what else keeps it from
+/// beginning.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pending {
@@ -332,7 +336,15 @@ mod tests {
         };
         for type_ in [READY, RECONCILING, STALLED] {
             let message = text(2 * MAX_MESSAGE);
-            condition::set(&mut status.conditions, type_, true, reason::CURRENT, &message, Some(1), Timestamp::MAX);
+            condition::set(
+                &mut status.conditions,
+                type_,
+                true,
+                reason::CURRENT,
+                &message,
+                Some(1),
+                Timestamp::MAX,
+            );
         }
         let bytes = serde_json::to_string(&status).expect("JSON").len();
         assert!(bytes < 700 * 1024, "{bytes}");

@@ -1,6 +1,7 @@
 //! The record of a request: that it was looked at, and what came of it, so that it is done once.
 //!
-//! Statuses list the last [`MAX_REQUESTS`] of these. A request whose id stands among them is not looked at again.
+//! Statuses list the last [`MAX_REQUESTS`] of these. A request whose id stands among them is not
+//! looked at again.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -65,8 +66,8 @@ impl Request {
 }
 
 impl HandledRequest {
-    /// The record of an annotation that is no request. Its id is a hash of the value, so that it is told once, and so that
-    /// the id that was meant is still free when the value is corrected.
+    /// The record of an annotation that is no request. Its id is a hash of the value, so that it is
+    /// told once, and so that the id that was meant is still free when the value is corrected.
     #[must_use]
     pub fn unreadable(value: &str, error: &RequestError, at: Timestamp) -> Self {
         Self {

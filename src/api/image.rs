@@ -29,7 +29,8 @@ pub struct Image {
     )]
     pub path: Option<String>,
 
-    /// What it is made from: one entry for every image that the Dockerfile names in a `FROM` or a `COPY --from`.
+    /// What it is made from: one entry for every image that the Dockerfile names in a `FROM` or a
+    /// `COPY --from`.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub from: Vec<Edge>,
 
@@ -51,9 +52,10 @@ pub struct Image {
     #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
     pub labels: BTreeMap<String, String>,
 
-    /// Tags that the image gets once it is built. Templates may name `{{ build }}` (the build's number, from 1),
-    /// `{{ fingerprint }}` (12 characters) and `{{ upstream.NAME.tag }}` (`upstream["my-name"].tag` where a name has a dash).
-    /// A tag that names the build or the fingerprint is immutable: once set it is never moved. The others float.
+    /// Tags that the image gets once it is built. Templates may name `{{ build }}` (the build's
+    /// number, from 1), `{{ fingerprint }}` (12 characters) and `{{ upstream.NAME.tag }}`
+    /// (`upstream["my-name"].tag` where a name has a dash). A tag that names the build or the
+    /// fingerprint is immutable: once set it is never moved. The others float.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "set"))]
     pub tags: Vec<String>,
@@ -63,7 +65,8 @@ pub struct Image {
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub checks: Vec<Check>,
 
-    /// Keeps the image on the digest that it has: it is not rebuilt, and its children go on standing on it.
+    /// Keeps the image on the digest that it has: it is not rebuilt, and its children go on
+    /// standing on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<ImageHold>,
 
@@ -111,9 +114,12 @@ impl Default for Image {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.image) || (has(self.command) && self.command.size() > 0)")
-        .message("a check names a `command` that is run in the new image, or an `image` that looks at it"),
-    validation = Rule::new("!has(self.env) || !('GROUNDSWELL_IMAGE' in self.env || 'GROUNDSWELL_DIGEST' in self.env)")
-        .message("GROUNDSWELL_IMAGE and GROUNDSWELL_DIGEST are set by the operator: take them out of the check's `env`")
+        .message("a check names a `command` that is run in the new image, or an `image` that looks \
+                  at it"),
+    validation = Rule::new("!has(self.env) || !('GROUNDSWELL_IMAGE' in self.env || \
+                            'GROUNDSWELL_DIGEST' in self.env)")
+        .message("GROUNDSWELL_IMAGE and GROUNDSWELL_DIGEST are set by the operator: take them out \
+                  of the check's `env`")
 )]
 pub struct Check {
     /// Its name; a DNS label.
@@ -130,8 +136,9 @@ pub struct Check {
     #[schemars(length(max = 64), inner(length(max = 4096)), extend("x-kubernetes-list-type" = "atomic"))]
     pub args: Vec<String>,
 
-    /// Another image that looks at the new one: a scanner, a structure test. It gets `GROUNDSWELL_IMAGE` (repository and
-    /// digest), `GROUNDSWELL_DIGEST`, and the family's credentials as a Docker configuration.
+    /// Another image that looks at the new one: a scanner, a structure test. It gets
+    /// `GROUNDSWELL_IMAGE` (repository and digest), `GROUNDSWELL_DIGEST`, and the family's
+    /// credentials as a Docker configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
@@ -147,7 +154,9 @@ pub struct Check {
 
     /// How long it may take; at most 2 hours.
     #[serde(default = "default_check_timeout")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('2h')").message("a check's timeout is between 1s and 2h"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= \
+                                     duration('2h')").message("a check's timeout is between 1s and \
+                                         2h"))]
     pub timeout: Duration,
 }
 
@@ -198,7 +207,9 @@ const fn default_check_timeout() -> Duration {
 }
 
 /// A family, as an edge names it.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
 pub struct FamilyRef {
     /// Its namespace, if it is not the own one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -219,7 +230,8 @@ pub struct FamilyRef {
     validation = Rule::new("!has(self.family) || has(self.image)")
         .message("an entry of `from` that names another `family` also names the `image` of it"),
     validation = Rule::new("!(has(self.as) && has(self.arg))")
-        .message("`as` and `arg` exclude each other: `as` is the reference that the Dockerfile writes, `arg` the build argument it takes it from")
+        .message("`as` and `arg` exclude each other: `as` is the reference that the Dockerfile \
+                  writes, `arg` the build argument it takes it from")
 )]
 pub struct Edge {
     /// The parent, if it is an upstream of this family.
@@ -227,7 +239,8 @@ pub struct Edge {
     #[schemars(length(min = 1, max = 63))]
     pub upstream: Option<String>,
 
-    /// The other family that `image` is taken from. It has to export the image to this namespace: see `spec.exports`.
+    /// The other family that `image` is taken from. It has to export the image to this namespace:
+    /// see `spec.exports`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<FamilyRef>,
 
@@ -236,14 +249,16 @@ pub struct Edge {
     #[schemars(length(min = 1, max = 63))]
     pub image: Option<String>,
 
-    /// The reference that the Dockerfile writes, for example `alpine:3.20`. By default the parent's repository with the tag
-    /// that the upstream follows, or with `latest` for an image of this family. It is compared in its full form, so that
-    /// `alpine:3.20` and `docker.io/library/alpine:3.20` are the same.
+    /// The reference that the Dockerfile writes, for example `alpine:3.20`. By default the parent's
+    /// repository with the tag that the upstream follows, or with `latest` for an image of this
+    /// family. It is compared in its full form, so that `alpine:3.20` and
+    /// `docker.io/library/alpine:3.20` are the same.
     #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub reference: Option<String>,
 
-    /// The build argument that the Dockerfile takes the reference from, as in `ARG BASE_IMAGE` and `FROM ${BASE_IMAGE}`.
+    /// The build argument that the Dockerfile takes the reference from, as in `ARG BASE_IMAGE` and
+    /// `FROM ${BASE_IMAGE}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub arg: Option<String>,
@@ -254,7 +269,20 @@ pub struct Edge {
 }
 
 /// What a Dockerfile does with a parent.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    JsonSchema,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+)]
 pub enum EdgeUse {
     /// The built stage stands on it: its layers are in the image.
     #[default]

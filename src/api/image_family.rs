@@ -10,8 +10,8 @@ use crate::api::{Image, ImageFamilyStatus, Policy, Upstream};
 
 /// How a team's container images descend from one another, and how they are kept current.
 ///
-/// When an upstream moves to a new digest, every image that stands on it is rebuilt, parents before children, each exactly
-/// once; its tags are moved and the patched images are rolled out.
+/// When an upstream moves to a new digest, every image that stands on it is rebuilt, parents before
+/// children, each exactly once; its tags are moved and the patched images are rolled out.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
@@ -33,19 +33,24 @@ use crate::api::{Image, ImageFamilyStatus, Policy, Upstream};
     printcolumn(name = "Cascade", type_ = "string", json_path = ".status.cascade.name"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
-    validation = Rule::new("self.metadata.name.size() <= 47 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the family's name must be a DNS label of at most 47 characters: lower case letters, digits and dashes")
+    validation = Rule::new("self.metadata.name.size() <= 47 && \
+                            self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
+        .message("the family's name must be a DNS label of at most 47 characters: lower case \
+                  letters, digits and dashes")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    // The names are listed once, in the outer `all`: asked for at each edge, they cost more than the API server allows.
-    validation = Rule::new("[self.upstreams.map(u, u.name)].all(names, self.images.all(i, i.from.all(e, !has(e.upstream) || e.upstream in names)))")
-        .message("an image names an upstream in `from` that is not in `upstreams`: add it there or correct the name")
+    // The names are listed once, in the outer `all`: asked for at each edge, they cost more than
+    // the API server allows.
+    validation = Rule::new("[self.upstreams.map(u, u.name)].all(names, self.images.all(i, \
+                            i.from.all(e, !has(e.upstream) || e.upstream in names)))")
+        .message("an image names an upstream in `from` that is not in `upstreams`: add it there or \
+                  correct the name")
         .reason(Reason::FieldValueInvalid)
 )]
 pub struct ImageFamilySpec {
-    /// Where the images go: an image is pushed to `<repository>/<image name>`. Starts with the registry's host,
-    /// for example `registry.example.com/platform`.
+    /// Where the images go: an image is pushed to `<repository>/<image name>`. Starts with the
+    /// registry's host, for example `registry.example.com/platform`.
     #[schemars(
         length(min = 3, max = 200),
         regex(
@@ -58,8 +63,8 @@ pub struct ImageFamilySpec {
     #[serde(default)]
     pub strategy: StrategyRef,
 
-    /// Secrets of type `kubernetes.io/dockerconfigjson` in this namespace, for pulling, pushing and moving tags.
-    /// The longest matching prefix wins, over all of them.
+    /// Secrets of type `kubernetes.io/dockerconfigjson` in this namespace, for pulling, pushing and
+    /// moving tags. The longest matching prefix wins, over all of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub credentials: Vec<LocalName>,
@@ -86,7 +91,8 @@ pub struct ImageFamilySpec {
     #[serde(default)]
     pub history: History,
 
-    /// Stops new builds, tag moves and rollouts of the whole family. Builds that run already go to their end.
+    /// Stops new builds, tag moves and rollouts of the whole family. Builds that run already go to
+    /// their end.
     #[serde(default)]
     pub suspend: bool,
 }
@@ -124,7 +130,9 @@ impl Default for History {
 }
 
 /// The name of an object in the family's namespace.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord,
+)]
 pub struct LocalName {
     /// The object's name.
     #[schemars(length(min = 1, max = 253))]

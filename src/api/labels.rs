@@ -10,7 +10,8 @@ pub const FINGERPRINT: &str = "groundswell.dev/fingerprint";
 pub const ATTEMPT: &str = "groundswell.dev/attempt";
 /// Label on Jobs and Pods: the `Cascade` for which the build was started.
 pub const CASCADE: &str = "groundswell.dev/cascade";
-/// Label with the fixed value [`MANAGED_BY_VALUE`] on everything that we create, so that caches hold nothing else.
+/// Label with the fixed value [`MANAGED_BY_VALUE`] on everything that we create, so that caches
+/// hold nothing else.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// The value of [`MANAGED_BY`].
 pub const MANAGED_BY_VALUE: &str = "groundswell";
@@ -29,21 +30,26 @@ pub const CHECKED_DIGEST: &str = "groundswell.dev/checked-digest";
 /// Annotation on Jobs: the build's number, counted per image from 1.
 pub const BUILD: &str = "groundswell.dev/build";
 
-/// Annotation on an `ImageFamily` or a `ManagedImage`: what a person asks for, as JSON; see [`crate::api::request`].
+/// Annotation on an `ImageFamily` or a `ManagedImage`: what a person asks for, as JSON; see
+/// [`crate::api::request`].
 pub const REQUEST: &str = "groundswell.dev/request";
 /// Annotation on Jobs: hash of what the image itself gave to the build, without its parents.
 pub const OWN_INPUTS: &str = "groundswell.dev/own-inputs";
-/// Annotation on Jobs: `true` if the image itself changed or a person asked, rather than something below it.
+/// Annotation on Jobs: `true` if the image itself changed or a person asked, rather than something
+/// below it.
 pub const USER_CAUSED: &str = "groundswell.dev/user-caused";
 /// Annotation on Jobs: the references of the upstreams that caused the build, comma separated.
 pub const UPSTREAMS: &str = "groundswell.dev/upstreams";
 
-/// Annotation on a Git credential Secret: the hosts, comma separated, that may be sent the credential. Without it the
-/// Secret is sent nowhere, so that naming somebody's Secret cannot leak it.
+/// Annotation on a Git credential Secret: the hosts, comma separated, that may be sent the
+/// credential. Without it the Secret is sent nowhere, so that naming somebody's Secret cannot leak
+/// it.
 pub const CREDENTIAL_HOSTS: &str = "groundswell.dev/hosts";
-/// Annotation on a Namespace: the namespaces, comma separated (or `*`), whose families may roll out its workloads.
+/// Annotation on a Namespace: the namespaces, comma separated (or `*`), whose families may roll out
+/// its workloads.
 pub const ROLLOUT_FROM: &str = "groundswell.dev/rollout-from";
-/// Annotation on a workload's pod template in `Restart` mode: the digest that it was last restarted for.
+/// Annotation on a workload's pod template in `Restart` mode: the digest that it was last restarted
+/// for.
 pub const ROLLED_OUT: &str = "groundswell.dev/digest";
 
 /// OCI annotation on every image we build: its fingerprint.

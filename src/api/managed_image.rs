@@ -16,7 +16,8 @@ pub const MAX_BUILD_CAUSES: usize = 8;
 /// The most characters of [`CheckRecord::message`].
 pub const MAX_CHECK_MESSAGE: usize = 512;
 
-/// What the controller knows of one image of a family. Made and kept by the controller; named `<family>.<image>`.
+/// What the controller knows of one image of a family. Made and kept by the controller; named
+/// `<family>.<image>`.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
@@ -29,7 +30,8 @@ pub const MAX_CHECK_MESSAGE: usize = 512;
     status = "ManagedImageStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "What the controller knows of one image of a family. Made and kept by the controller; named `<family>.<image>`.",
+    doc = "What the controller knows of one image of a family. Made and kept by the controller; \
+           named `<family>.<image>`.",
     selectable = ".spec.family",
     printcolumn(name = "Level", type_ = "integer", json_path = ".spec.level"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
@@ -50,7 +52,8 @@ pub struct ManagedImageSpec {
     /// The repository that it is pushed to.
     pub repository: String,
 
-    /// Its distance from the upstreams: 1 for an image that stands on upstreams only, else one more than its highest parent.
+    /// Its distance from the upstreams: 1 for an image that stands on upstreams only, else one more
+    /// than its highest parent.
     pub level: i32,
 }
 
@@ -161,8 +164,8 @@ pub struct ManagedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureRecord>,
 
-    /// When builds of it were started that no person caused, newest first: as far back as `policy.rate_limit` counts. Jobs may be
-    /// gone before that.
+    /// When builds of it were started that no person caused, newest first: as far back as
+    /// `policy.rate_limit` counts. Jobs may be gone before that.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>", length(max = 1000), extend("items" = {"type": "string", "format": "date-time"}, "x-kubernetes-list-type" = "atomic"))]
     pub starts: Vec<Timestamp>,
@@ -177,7 +180,20 @@ pub struct ManagedImageStatus {
 }
 
 /// What an image is doing.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    JsonSchema,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+)]
 pub enum ImageState {
     /// An input is missing, or a parent is not current.
     #[default]
@@ -227,7 +243,8 @@ impl ImageState {
     }
 }
 
-/// What a build is made from: the values behind its fingerprint, kept to tell why a later one differs.
+/// What a build is made from: the values behind its fingerprint, kept to tell why a later one
+/// differs.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Inputs {

@@ -1,8 +1,8 @@
 //! The custom resources: what people write, and what the controller records.
 //!
-//! Types, their schemas and their offline validation. No IO, no clock, no client. The schema is the first guard: what CEL
-//! can say stands on the types here, with messages a person can act on; what needs the whole graph is in [`crate::lineage`]
-//! and [`crate::engine::validate`].
+//! Types, their schemas and their offline validation. No IO, no clock, no client. The schema is the
+//! first guard: what CEL can say stands on the types here, with messages a person can act on; what
+//! needs the whole graph is in [`crate::lineage`] and [`crate::engine::validate`].
 
 pub mod build_strategy;
 pub mod cascade;
@@ -23,18 +23,21 @@ pub mod source;
 pub mod upstream;
 
 pub use build_strategy::{BuildStrategy, BuildStrategySpec, Parameter, UserNamespace};
-pub use cascade::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, Cause, CauseType, ImageResult};
+pub use cascade::{
+    Cascade, CascadePhase, CascadeSpec, CascadeStatus, Cause, CauseType, ImageResult,
+};
 pub use duration::Duration;
 pub use family_status::{
-    AdoptedDigest, ApprovalRecord, Attention, BreakerStatus, CandidateDigest, ImageCounts, ImageFamilyStatus,
-    ManualHold, Pending, RunningCascade, UpstreamStatus, WindowStatus,
+    AdoptedDigest, ApprovalRecord, Attention, BreakerStatus, CandidateDigest, ImageCounts,
+    ImageFamilyStatus, ManualHold, Pending, RunningCascade, UpstreamStatus, WindowStatus,
 };
 pub use handled_request::{HandledRequest, RequestOutcome};
 pub use image::{Check, Edge, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};
 pub use image_family::{Export, History, ImageFamily, ImageFamilySpec, LocalName, StrategyRef};
 pub use managed_image::{
-    BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord, ImageState, Inputs, ManagedImage,
-    ManagedImageSpec, ManagedImageStatus, ParentDigest, RolloutRecord, RolloutState, RunningBuild, TagRecord,
+    BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord, ImageState,
+    Inputs, ManagedImage, ManagedImageSpec, ManagedImageStatus, ParentDigest, RolloutRecord,
+    RolloutState, RunningBuild, TagRecord,
 };
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
 pub use request::{Act, Request, RequestAction, RequestError, Scope};

@@ -10,10 +10,12 @@ use crate::api::Duration;
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("duration(self.settle) <= duration(self.maxSettle)").message("settle must not be longer than maxSettle")
+    validation = Rule::new("duration(self.settle) <= duration(self.maxSettle)").message("settle \
+        must not be longer than maxSettle")
 )]
 pub struct Policy {
-    /// Quiet time before a cascade starts, so that changes that come together build once. A family's first cascade does not wait.
+    /// Quiet time before a cascade starts, so that changes that come together build once. A
+    /// family's first cascade does not wait.
     #[serde(default = "default_settle")]
     pub settle: Duration,
 
@@ -34,7 +36,8 @@ pub struct Policy {
     #[serde(default)]
     pub supersede: Supersede,
 
-    /// Where a cascade stops early: a rebuilt image that is the same as before keeps its digest, and its children stay as they are.
+    /// Where a cascade stops early: a rebuilt image that is the same as before keeps its digest,
+    /// and its children stay as they are.
     #[serde(default)]
     pub cutoff: Cutoff,
 
@@ -42,13 +45,15 @@ pub struct Policy {
     #[serde(default)]
     pub promotion: Promotion,
 
-    /// When builds may start. Without any, always. Builds that run when a window closes go to their end.
+    /// When builds may start. Without any, always. Builds that run when a window closes go to their
+    /// end.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub windows: Vec<Window>,
 
-    /// How fast a cascade that an upstream set off may start builds, however many images stand on it. Without it, as fast as
-    /// `parallelism` allows. Builds that a person caused (source, spec, a request) are not slowed down.
+    /// How fast a cascade that an upstream set off may start builds, however many images stand on
+    /// it. Without it, as fast as `parallelism` allows. Builds that a person caused (source, spec,
+    /// a request) are not slowed down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
 
@@ -56,8 +61,8 @@ pub struct Policy {
     #[serde(default)]
     pub breaker: Breaker,
 
-    /// The family's share where the operator limits builds per namespace or cluster: a family of weight 20 gets twice as many
-    /// as one of weight 10.
+    /// The family's share where the operator limits builds per namespace or cluster: a family of
+    /// weight 20 gets twice as many as one of weight 10.
     #[serde(default = "default_weight")]
     #[schemars(range(min = 1, max = 100))]
     pub weight: i32,
@@ -66,19 +71,20 @@ pub struct Policy {
 /// What becomes of a cascade when an upstream moves while it runs.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Supersede {
-    /// It goes to its end with the digests that it began with; the next cascade takes the new ones. However fast an upstream
-    /// moves, every cascade ends.
+    /// It goes to its end with the digests that it began with; the next cascade takes the new ones.
+    /// However fast an upstream moves, every cascade ends.
     #[default]
     Finish,
-    /// It ends, its builds that run are cancelled, and a new cascade begins with the new digests. The new cascade goes to its end,
-    /// so that no image is cancelled twice in a row.
+    /// It ends, its builds that run are cancelled, and a new cascade begins with the new digests.
+    /// The new cascade goes to its end, so that no image is cancelled twice in a row.
     Cancel,
 }
 
 /// When a rebuilt image counts as the same as before.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Cutoff {
-    /// When its platform, its files and its configuration are the same; times of creation do not count.
+    /// When its platform, its files and its configuration are the same; times of creation do not
+    /// count.
     #[default]
     Content,
     /// When its configuration and its layers are the same byte for byte.
@@ -93,7 +99,8 @@ pub enum Promotion {
     /// Each image's as soon as it is built and checked.
     #[default]
     Image,
-    /// All together, when every required image of the cascade is current. A cascade that does not come whole moves none.
+    /// All together, when every required image of the cascade is current. A cascade that does not
+    /// come whole moves none.
     Cascade,
 }
 
@@ -101,12 +108,15 @@ pub enum Promotion {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Window {
-    /// When it opens: a cron expression of five fields (minute, hour, day of month, month, day of week).
+    /// When it opens: a cron expression of five fields (minute, hour, day of month, month, day of
+    /// week).
     #[schemars(length(min = 9, max = 100))]
     pub schedule: String,
 
     /// How long it stays open.
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= duration('168h')").message("a window's duration is between 1m and 168h"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= \
+                                     duration('168h')").message("a window's duration is between 1m \
+                                         and 168h"))]
     pub duration: Duration,
 
     /// The time zone of the schedule: a name of the IANA database, for example `Europe/Berlin`.
@@ -125,7 +135,8 @@ pub struct RateLimit {
 
     /// The span in which they are counted; between 1 second and 1 hour.
     #[serde(default = "default_rate_limit_span")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('1h')").message("rateLimit.per is between 1s and 1h"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= \
+                                     duration('1h')").message("rateLimit.per is between 1s and 1h"))]
     pub per: Duration,
 }
 
@@ -133,21 +144,26 @@ pub struct RateLimit {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Breaker {
-    /// After so many distinct images in a row have failed from one cause, no further build is started. 0: never.
+    /// After so many distinct images in a row have failed from one cause, no further build is
+    /// started. 0: never.
     #[serde(default = "default_consecutive_failures")]
     #[schemars(range(min = 0, max = 100))]
     pub consecutive_failures: i32,
 
-    /// How long after the last failure one build is let through, to see whether it still fails. When it succeeds, the others
-    /// go on.
+    /// How long after the last failure one build is let through, to see whether it still fails.
+    /// When it succeeds, the others go on.
     #[serde(default = "default_probe_after")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('10s')").message("breaker.probeAfter is at least 10s"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('10s')").message("breaker.probeAfter \
+        is at least 10s"))]
     pub probe_after: Duration,
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { consecutive_failures: default_consecutive_failures(), probe_after: default_probe_after() }
+        Self {
+            consecutive_failures: default_consecutive_failures(),
+            probe_after: default_probe_after(),
+        }
     }
 }
 

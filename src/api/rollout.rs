@@ -6,12 +6,15 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A workload, or several, that are moved to each new digest of an image: exactly one of the four kinds.
+/// A workload, or several, that are moved to each new digest of an image: exactly one of the four
+/// kinds.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("[has(self.deployment), has(self.statefulSet), has(self.daemonSet), has(self.cronJob)].exists_one(x, x)")
-        .message("a rollout names exactly one of `deployment`, `statefulSet`, `daemonSet` and `cronJob`")
+    validation = Rule::new("[has(self.deployment), has(self.statefulSet), has(self.daemonSet), \
+                            has(self.cronJob)].exists_one(x, x)")
+        .message("a rollout names exactly one of `deployment`, `statefulSet`, `daemonSet` and \
+                  `cronJob`")
 )]
 pub struct Rollout {
     /// A Deployment.
@@ -30,7 +33,8 @@ pub struct Rollout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cron_job: Option<Workload>,
 
-    /// The container, or init container, that runs the image. Without it, each one whose image is of this image's repository.
+    /// The container, or init container, that runs the image. Without it, each one whose image is
+    /// of this image's repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub container: Option<String>,
@@ -44,7 +48,8 @@ pub struct Rollout {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.name) != has(self.matchLabels)").message("name a workload by either `name` or `matchLabels`")
+    validation = Rule::new("has(self.name) != has(self.matchLabels)").message("name a workload by \
+        either `name` or `matchLabels`")
 )]
 pub struct Workload {
     /// The workload's name.
@@ -57,8 +62,8 @@ pub struct Workload {
     #[schemars(extend("minProperties" = 1, "maxProperties" = 8, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub match_labels: Option<BTreeMap<String, String>>,
 
-    /// Their namespace, if it is not the family's. That Namespace must list the family's namespace in its annotation
-    /// `groundswell.dev/rollout-from`.
+    /// Their namespace, if it is not the family's. That Namespace must list the family's namespace
+    /// in its annotation `groundswell.dev/rollout-from`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
@@ -70,7 +75,8 @@ pub enum RolloutMode {
     /// The container's image is set to `repository@sha256:...`.
     #[default]
     Digest,
-    /// The pod template is annotated, so that its pods start anew and pull: for floating tags and for specs that GitOps owns.
+    /// The pod template is annotated, so that its pods start anew and pull: for floating tags and
+    /// for specs that GitOps owns.
     Restart,
 }
 
@@ -101,7 +107,8 @@ impl WorkloadKind {
 }
 
 impl Rollout {
-    /// The kind and the name or labels of the workloads; `None` only for an object that the schema would have refused.
+    /// The kind and the name or labels of the workloads; `None` only for an object that the schema
+    /// would have refused.
     #[must_use]
     pub fn workload(&self) -> Option<(WorkloadKind, &Workload)> {
         [

@@ -8,15 +8,22 @@ use crate::api::{BuildStrategy, Cascade, ImageFamily, ManagedImage};
 
 /// The definitions of all four kinds, ready to be applied.
 ///
-/// What the derive writes is mended in three points: defaults that are null are left out (the API server would refuse or prune
-/// them), a status has no defaults (the controller says what it knows, and nothing is to be added to that), and the keys of a
-/// list's items are required (the API server asks for it).
+/// What the derive writes is mended in three points: defaults that are null are left out (the API
+/// server would refuse or prune them), a status has no defaults (the controller says what it knows,
+/// and nothing is to be added to that), and the keys of a list's items are required (the API server
+/// asks for it).
 pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
-    [ImageFamily::crd(), ManagedImage::crd(), Cascade::crd(), BuildStrategy::crd()].into_iter().map(mend).collect()
+    [ImageFamily::crd(), ManagedImage::crd(), Cascade::crd(), BuildStrategy::crd()]
+        .into_iter()
+        .map(mend)
+        .collect()
 }
 
-fn mend(definition: CustomResourceDefinition) -> Result<CustomResourceDefinition, serde_json::Error> {
-    let kept_by_controller = matches!(definition.spec.names.kind.as_str(), "ManagedImage" | "Cascade");
+fn mend(
+    definition: CustomResourceDefinition,
+) -> Result<CustomResourceDefinition, serde_json::Error> {
+    let kept_by_controller =
+        matches!(definition.spec.names.kind.as_str(), "ManagedImage" | "Cascade");
     let mut value = serde_json::to_value(definition)?;
     let versions = value.pointer_mut("/spec/versions").and_then(Value::as_array_mut);
     for version in versions.into_iter().flatten() {
@@ -38,13 +45,19 @@ fn mend(definition: CustomResourceDefinition) -> Result<CustomResourceDefinition
 /// Makes the fields that a list's items are told apart by required in these items.
 fn require_keys(schema: &mut Value) {
     let Some(schema) = schema.as_object_mut() else { return };
-    let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array).cloned().unwrap_or_default();
+    let keys = schema
+        .get("x-kubernetes-list-map-keys")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     if let Some(items) = schema.get_mut("items") {
         require_keys(items);
         if let Some(items) = items.as_object_mut().filter(|_| !keys.is_empty())
-            && let Some(required) = items.entry("required").or_insert_with(|| Value::Array(Vec::new())).as_array_mut()
+            && let Some(required) =
+                items.entry("required").or_insert_with(|| Value::Array(Vec::new())).as_array_mut()
         {
-            required.extend(keys.into_iter().filter(|key| !required.contains(key)).collect::<Vec<_>>());
+            required
+                .extend(keys.into_iter().filter(|key| !required.contains(key)).collect::<Vec<_>>());
         }
     }
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
@@ -85,14 +98,20 @@ mod tests {
                 "{}: not structural",
                 definition.spec.names.kind
             );
-            assert!(!text.contains("\"default\":null"), "{}: a null default", definition.spec.names.kind);
+            assert!(
+                !text.contains("\"default\":null"),
+                "{}: a null default",
+                definition.spec.names.kind
+            );
         }
     }
 
     #[test]
     fn every_field_is_described() {
         fn walk(path: &str, schema: &Value, bare: &mut Vec<String>) {
-            for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            for (name, property) in
+                schema.get("properties").and_then(Value::as_object).into_iter().flatten()
+            {
                 let path = format!("{path}.{name}");
                 if property.get("description").is_none() && !path.ends_with(".metadata") {
                     bare.push(path.clone());

@@ -15,7 +15,8 @@ pub struct Upstream {
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 
-    /// Its repository with the registry's host and without a tag, for example `docker.io/library/alpine`.
+    /// Its repository with the registry's host and without a tag, for example
+    /// `docker.io/library/alpine`.
     #[schemars(
         length(min = 3, max = 255),
         regex(pattern = r"^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+$")
@@ -25,24 +26,27 @@ pub struct Upstream {
     /// Which of its tags is followed.
     pub follow: Follow,
 
-    /// How often the registry is asked whether the tag moved. Polls are jittered, and families that follow the same image
-    /// with the same credential share them, at the shortest interval asked for. At least 5 seconds; 10 minutes by default.
+    /// How often the registry is asked whether the tag moved. Polls are jittered, and families that
+    /// follow the same image with the same credential share them, at the shortest interval asked
+    /// for. At least 5 seconds; 10 minutes by default.
     #[serde(default = "default_interval")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('5s')").message("interval must be at least 5s"))]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('5s')").message("interval must be \
+        at least 5s"))]
     pub interval: Duration,
 
-    /// Platforms, as `os/architecture` or `os/architecture/variant`, that a new digest must offer before it is used: a
-    /// publisher may push them hours apart. Empty: any.
+    /// Platforms, as `os/architecture` or `os/architecture/variant`, that a new digest must offer
+    /// before it is used: a publisher may push them hours apart. Empty: any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 64), regex(pattern = "^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?$")), extend("x-kubernetes-list-type" = "set"))]
     pub platforms: Vec<String>,
 
-    /// How old a new digest must be before it is used, counted from when it was first seen: time for others to find what is
-    /// wrong with it. The first digest of an upstream does not wait.
+    /// How old a new digest must be before it is used, counted from when it was first seen: time
+    /// for others to find what is wrong with it. The first digest of an upstream does not wait.
     #[serde(default)]
     pub minimum_age: Duration,
 
-    /// Whether a person has to agree to each new digest. The first digest of an upstream needs nobody.
+    /// Whether a person has to agree to each new digest. The first digest of an upstream needs
+    /// nobody.
     #[serde(default)]
     pub approval: Approval,
 
@@ -72,7 +76,8 @@ pub struct Follow {
 /// A person's decision that an upstream stays where it is.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hold {
-    /// The digest that builds use while the hold lasts. Without it, the digest that is in use when the hold begins.
+    /// The digest that builds use while the hold lasts. Without it, the digest that is in use when
+    /// the hold begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$"))]
     pub digest: Option<String>,

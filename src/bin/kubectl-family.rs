@@ -7,7 +7,8 @@ use groundswell::cli::{CommandLine, run};
 
 fn main() -> ExitCode {
     let line = CommandLine::parse();
-    // Before any TLS: with two providers compiled in, nothing chooses by itself. Only a second call can fail.
+    // Before any TLS: with two providers compiled in, nothing chooses by itself. Only a second call
+    // can fail.
     _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match outcome.map_err(Into::into).and_then(|runtime| runtime.block_on(run(line))) {

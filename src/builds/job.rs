@@ -1,5 +1,6 @@
-//! From a request and a strategy to a Job. Pure and deterministic: the same build always gives the same Job under the same
-//! name, so that a crash between creating and recording it cannot build twice.
+//! From a request and a strategy to a Job. Pure and deterministic: the same build always gives the
+//! same Job under the same name, so that a crash between creating and recording it cannot build
+//! twice.
 
 use std::collections::BTreeMap;
 
@@ -7,9 +8,9 @@ use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
         core::v1::{
-            Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, KeyToPath, PodSpec,
-            PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
-            VolumeMount,
+            Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar,
+            KeyToPath, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
+            SecretVolumeSource, SecurityContext, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
@@ -35,7 +36,8 @@ pub const DOCKER_CONFIG_VOLUME: &str = "docker-config";
 /// Begins the name of each volume that only `prepare` mounts.
 pub const INPUT_VOLUMES: &str = "groundswell-";
 
-/// The user that `prepare` runs as, where the builder runs as root: root reads what this user wrote.
+/// The user that `prepare` runs as, where the builder runs as root: root reads what this user
+/// wrote.
 pub(super) const PREPARE_USER: i64 = 65532;
 /// How much a build context may take on the node's disk.
 const WORKSPACE_SIZE: &str = "2Gi";
@@ -55,8 +57,8 @@ pub struct BuildEnvironment {
     pub registries: serde_json::Value,
 }
 
-/// The name of the Job that makes an image at a fingerprint: `<image>-<12 hexadecimal digits>-<attempt>`, at most 54
-/// characters for attempts below 100.
+/// The name of the Job that makes an image at a fingerprint:
+/// `<image>-<12 hexadecimal digits>-<attempt>`, at most 54 characters for attempts below 100.
 #[must_use]
 pub fn job_name(family_uid: &str, image: &str, fingerprint: &str, attempt: i32) -> String {
     let hash = hex::encode(Sha256::digest(format!("{family_uid}/{image}/{fingerprint}")));
@@ -80,7 +82,8 @@ pub fn job(
     environment: &BuildEnvironment,
 ) -> Result<Job, StrategyError> {
     let (template, mut pod) = strategy::pod(request, strategy, chosen)?;
-    let specification = Specification::new(request, strategy.spec.user_namespace, environment.registries.clone());
+    let specification =
+        Specification::new(request, strategy.spec.user_namespace, environment.registries.clone());
     let (inputs, input_mounts) = inputs(request);
     let prepare = prepare(&pod, environment, &specification, input_mounts);
     for container in pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten()) {
@@ -97,7 +100,12 @@ pub fn job(
     metadata.labels.get_or_insert_default().extend(labels.clone());
     Ok(Job {
         metadata: ObjectMeta {
-            name: Some(job_name(&request.family.uid, &request.image, &request.fingerprint, request.attempt)),
+            name: Some(job_name(
+                &request.family.uid,
+                &request.image,
+                &request.fingerprint,
+                request.attempt,
+            )),
             namespace: Some(request.family.namespace.clone()),
             labels: Some(labels),
             annotations: Some(BTreeMap::from([
@@ -123,8 +131,9 @@ pub fn job(
     })
 }
 
-/// Whether the API server dropped `hostUsers: false` from a Job that it was sent: it does so without a word where user
-/// namespaces are switched off, and the build would run with its capabilities on the host.
+/// Whether the API server dropped `hostUsers: false` from a Job that it was sent: it does so
+/// without a word where user namespaces are switched off, and the build would run with its
+/// capabilities on the host.
 #[must_use]
 pub fn drops_user_namespace(sent: &Job, returned: &Job) -> bool {
     let host_users = |job: &Job| job.spec.as_ref()?.template.spec.as_ref()?.host_users;
@@ -146,8 +155,8 @@ fn job_labels(request: &BuildRequest) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// Gives a container of the strategy what it may see: the build context and the merged credentials, and no input of
-/// `prepare`.
+/// Gives a container of the strategy what it may see: the build context and the merged credentials,
+/// and no input of `prepare`.
 fn share(container: &mut Container) {
     container.volume_mounts.get_or_insert_default().extend(shared_mounts());
     let env = container.env.get_or_insert_default();
@@ -188,19 +197,28 @@ pub(super) fn restricted(user: i64, group: i64) -> SecurityContext {
         run_as_non_root: Some(true),
         allow_privilege_escalation: Some(false),
         read_only_root_filesystem: Some(true),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
-        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+        capabilities: Some(Capabilities {
+            drop: Some(vec!["ALL".into()]),
+            ..Capabilities::default()
+        }),
+        seccomp_profile: Some(SeccompProfile {
+            type_: "RuntimeDefault".into(),
+            ..SeccompProfile::default()
+        }),
         ..SecurityContext::default()
     }
 }
 
-/// The builder's user and group, so that it can read the credentials, which are for their owner only. A builder that runs
-/// as root reads them by `CAP_DAC_OVERRIDE`, which containers have by default.
+/// The builder's user and group, so that it can read the credentials, which are for their owner
+/// only. A builder that runs as root reads them by `CAP_DAC_OVERRIDE`, which containers have by
+/// default.
 fn builder_user(pod: &PodSpec) -> (i64, i64) {
-    let container = pod.containers.first().and_then(|container| container.security_context.as_ref());
+    let container =
+        pod.containers.first().and_then(|container| container.security_context.as_ref());
     let of_pod = pod.security_context.as_ref();
     let user = container.and_then(|c| c.run_as_user).or_else(|| of_pod.and_then(|p| p.run_as_user));
-    let group = container.and_then(|c| c.run_as_group).or_else(|| of_pod.and_then(|p| p.run_as_group));
+    let group =
+        container.and_then(|c| c.run_as_group).or_else(|| of_pod.and_then(|p| p.run_as_group));
     match user {
         Some(user) if user > 0 => (user, group.filter(|group| *group > 0).unwrap_or(user)),
         _ => (PREPARE_USER, PREPARE_USER),
@@ -228,14 +246,20 @@ fn empty_volume(name: &str, medium: Option<&str>, size: &str) -> Volume {
 }
 
 fn shared_mounts() -> [VolumeMount; 2] {
-    [(WORKSPACE_VOLUME, source::WORKSPACE), (DOCKER_CONFIG_VOLUME, source::DOCKER_CONFIG)]
-        .map(|(name, path)| VolumeMount { name: name.into(), mount_path: path.into(), ..VolumeMount::default() })
+    [(WORKSPACE_VOLUME, source::WORKSPACE), (DOCKER_CONFIG_VOLUME, source::DOCKER_CONFIG)].map(
+        |(name, path)| VolumeMount {
+            name: name.into(),
+            mount_path: path.into(),
+            ..VolumeMount::default()
+        },
+    )
 }
 
-/// The volumes that only `prepare` mounts. All are optional: a pod whose Secret is gone would wait for it until its
-/// deadline, and `prepare` says at once what is missing.
+/// The volumes that only `prepare` mounts. All are optional: a pod whose Secret is gone would wait
+/// for it until its deadline, and `prepare` says at once what is missing.
 fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
-    let (mut volumes, mut mounts): (Vec<_>, Vec<_>) = credential_inputs(&request.credentials).unzip();
+    let (mut volumes, mut mounts): (Vec<_>, Vec<_>) =
+        credential_inputs(&request.credentials).unzip();
     let source = match &request.source {
         ResolvedSource::Inline(_) | ResolvedSource::Git { secret: None, .. } => None,
         ResolvedSource::ConfigMap { name, .. } => Some((
@@ -250,9 +274,10 @@ fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
             },
             source::CONFIG_MAP,
         )),
-        ResolvedSource::Git { secret: Some(credential), .. } => {
-            Some((secret(format!("{INPUT_VOLUMES}git"), &credential.name, None), source::GIT_SECRET))
-        }
+        ResolvedSource::Git { secret: Some(credential), .. } => Some((
+            secret(format!("{INPUT_VOLUMES}git"), &credential.name, None),
+            source::GIT_SECRET,
+        )),
     };
     if let Some((volume, path)) = source {
         mounts.push(input_mount(&volume, path.into()));
@@ -264,7 +289,11 @@ fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
 /// The family's credentials, each in a folder with its number.
 pub(super) fn credential_inputs(names: &[String]) -> impl Iterator<Item = (Volume, VolumeMount)> {
     names.iter().enumerate().map(|(index, name)| {
-        let key = KeyToPath { key: ".dockerconfigjson".into(), path: "config.json".into(), ..KeyToPath::default() };
+        let key = KeyToPath {
+            key: ".dockerconfigjson".into(),
+            path: "config.json".into(),
+            ..KeyToPath::default()
+        };
         let volume = secret(format!("{INPUT_VOLUMES}credential-{index}"), name, Some(vec![key]));
         let mount = input_mount(&volume, format!("{}/{index}", source::CREDENTIALS));
         (volume, mount)
@@ -272,7 +301,12 @@ pub(super) fn credential_inputs(names: &[String]) -> impl Iterator<Item = (Volum
 }
 
 fn input_mount(volume: &Volume, path: String) -> VolumeMount {
-    VolumeMount { name: volume.name.clone(), mount_path: path, read_only: Some(true), ..VolumeMount::default() }
+    VolumeMount {
+        name: volume.name.clone(),
+        mount_path: path,
+        read_only: Some(true),
+        ..VolumeMount::default()
+    }
 }
 
 fn secret(volume: String, name: &str, items: Option<Vec<KeyToPath>>) -> Volume {

@@ -9,13 +9,15 @@ use crate::{
 };
 
 fn strategy(spec: Value) -> BuildStrategy {
-    let spec: BuildStrategySpec = serde_json::from_value(json!({"template": {"spec": spec}})).expect("strategy");
+    let spec: BuildStrategySpec =
+        serde_json::from_value(json!({"template": {"spec": spec}})).expect("strategy");
     BuildStrategy::new("s", spec)
 }
 
 fn plain() -> BuildStrategy {
     strategy(
-        json!({"hostUsers": false, "containers": [{"name": "build", "image": "b", "args": ["{{ image.reference }}"]}]}),
+        json!({"hostUsers": false, "containers": [{"name": "build", "image": "b", "args": ["{{ \
+            image.reference }}"]}]}),
     )
 }
 
@@ -60,7 +62,10 @@ fn pod(job: &Job) -> PodSpec {
 fn a_name_is_short_valid_and_the_builds_own() {
     let fingerprint = "0123456789012345678901234567890123456789";
     let name = job_name("u", "pyenv", fingerprint, 0);
-    assert!(name.starts_with("pyenv-") && name.ends_with("-0") && name.len() == "pyenv-".len() + 14, "{name}");
+    assert!(
+        name.starts_with("pyenv-") && name.ends_with("-0") && name.len() == "pyenv-".len() + 14,
+        "{name}"
+    );
     assert_eq!(name, job_name("u", "pyenv", fingerprint, 0));
     let others = [
         job_name("v", "pyenv", fingerprint, 0),
@@ -94,8 +99,14 @@ fn the_job_runs_once_and_cleans_up() {
     assert_eq!(spec.template.metadata.as_ref().expect("metadata").labels, Some(labels));
     let pod = pod(&job);
     assert_eq!(pod.restart_policy.as_deref(), Some("Never"));
-    assert_eq!((pod.automount_service_account_token, pod.enable_service_links), (Some(false), Some(false)));
-    assert_eq!(pod.containers[0].args.as_deref(), Some(&["registry.example.com/team/pyenv:gs-1".to_owned()][..]));
+    assert_eq!(
+        (pod.automount_service_account_token, pod.enable_service_links),
+        (Some(false), Some(false))
+    );
+    assert_eq!(
+        pod.containers[0].args.as_deref(),
+        Some(&["registry.example.com/team/pyenv:gs-1".to_owned()][..])
+    );
 }
 
 #[test]
@@ -104,16 +115,31 @@ fn only_prepare_sees_the_secrets() {
     let pod = pod(&job);
     let prepare = &pod.init_containers.as_ref().expect("init")[0];
     let paths = |container: &Container| {
-        container.volume_mounts.iter().flatten().map(|mount| mount.mount_path.clone()).collect::<Vec<_>>()
+        container
+            .volume_mounts
+            .iter()
+            .flatten()
+            .map(|mount| mount.mount_path.clone())
+            .collect::<Vec<_>>()
     };
     assert_eq!(prepare.name, PREPARE);
-    assert_eq!(paths(prepare), ["/workspace", "/docker-config", "/credentials/0", "/credentials/1", "/git-credential"]);
+    assert_eq!(
+        paths(prepare),
+        ["/workspace", "/docker-config", "/credentials/0", "/credentials/1", "/git-credential"]
+    );
     assert_eq!(paths(&pod.containers[0]), ["/workspace", "/docker-config"]);
-    let secrets: Vec<_> =
-        pod.volumes.iter().flatten().filter_map(|volume| volume.secret.as_ref()?.secret_name.clone()).collect();
+    let secrets: Vec<_> = pod
+        .volumes
+        .iter()
+        .flatten()
+        .filter_map(|volume| volume.secret.as_ref()?.secret_name.clone())
+        .collect();
     assert_eq!(secrets, ["push", "pull", "deploy"]);
     let security = prepare.security_context.as_ref().expect("security");
-    assert_eq!((security.run_as_non_root, security.read_only_root_filesystem), (Some(true), Some(true)));
+    assert_eq!(
+        (security.run_as_non_root, security.read_only_root_filesystem),
+        (Some(true), Some(true))
+    );
     assert_eq!(security.run_as_user, Some(65532));
 }
 
@@ -122,7 +148,8 @@ fn prepare_runs_as_the_builders_user() {
     let mut spec = json!({"hostUsers": false, "securityContext": {"runAsUser": 1000, "runAsGroup": 1001}, "containers": [{"name": "b"}]});
     let user = |spec: &Value| {
         let pod = pod(&made(&strategy(spec.clone())));
-        let security = pod.init_containers.expect("init")[0].security_context.clone().expect("security");
+        let security =
+            pod.init_containers.expect("init")[0].security_context.clone().expect("security");
         (security.run_as_user, security.run_as_group)
     };
     assert_eq!(user(&spec), (Some(1000), Some(1001)));
@@ -150,8 +177,10 @@ fn a_dropped_user_namespace_is_noticed() {
 /// The strategies that the chart ships, by name.
 fn shipped() -> Vec<BuildStrategy> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/groundswell/files/strategies");
-    let mut files: Vec<_> =
-        std::fs::read_dir(folder).expect(folder).map(|entry| entry.expect("entry").path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .expect(folder)
+        .map(|entry| entry.expect("entry").path())
+        .collect();
     files.sort();
     let read = |path: &std::path::PathBuf| std::fs::read_to_string(path).expect("file");
     files.iter().map(|path| serde_yaml::from_str(&read(path)).expect("strategy")).collect()
@@ -159,29 +188,41 @@ fn shipped() -> Vec<BuildStrategy> {
 
 #[test]
 fn every_shipped_strategy_makes_a_job() {
-    let names: Vec<_> = shipped().iter().map(|strategy| strategy.metadata.name.clone().unwrap_or_default()).collect();
+    let names: Vec<_> = shipped()
+        .iter()
+        .map(|strategy| strategy.metadata.name.clone().unwrap_or_default())
+        .collect();
     assert_eq!(names, ["buildkit-privileged", "buildkit"]);
     for strategy in shipped() {
         let pod = pod(&made(&strategy));
-        let privileged = pod.containers[0].security_context.as_ref().and_then(|security| security.privileged);
+        let privileged =
+            pod.containers[0].security_context.as_ref().and_then(|security| security.privileged);
         match strategy.spec.user_namespace {
-            UserNamespace::Required => assert_eq!((pod.host_users, privileged), (Some(false), None)),
-            UserNamespace::NotRequired => assert_eq!((pod.host_users, privileged), (None, Some(true))),
+            UserNamespace::Required => {
+                assert_eq!((pod.host_users, privileged), (Some(false), None));
+            }
+            UserNamespace::NotRequired => {
+                assert_eq!((pod.host_users, privileged), (None, Some(true)));
+            }
         }
     }
 }
 
 #[test]
 fn buildkit_is_told_everything_that_the_image_is_made_from() {
-    let buildkit = shipped().into_iter().find(|strategy| strategy.metadata.name.as_deref() == Some("buildkit"));
+    let buildkit = shipped()
+        .into_iter()
+        .find(|strategy| strategy.metadata.name.as_deref() == Some("buildkit"));
     let mut request = request();
     request.parents[0].repository = "docker.io/library/alpine".into();
     request.parents[0].digest = "sha256:aa".into();
     request.args = BTreeMap::from([("A".into(), "1,$(HOME)".into())]);
     request.labels = BTreeMap::from([("l".into(), "x=y".into())]);
-    request.annotations = BTreeMap::from([("n".into(), "one, two".into()), ("o".into(), "3".into())]);
+    request.annotations =
+        BTreeMap::from([("n".into(), "one, two".into()), ("o".into(), "3".into())]);
     request.target = Some("final".into());
-    let job = job(&request, &buildkit.expect("shipped"), &StrategyRef::default(), &environment()).expect("job");
+    let job = job(&request, &buildkit.expect("shipped"), &StrategyRef::default(), &environment())
+        .expect("job");
     assert_eq!(
         pod(&job).containers[0].args.as_deref().unwrap_or_default(),
         [
@@ -197,7 +238,8 @@ fn buildkit_is_told_everything_that_the_image_is_made_from() {
             "--opt=build-arg:A=1,$$(HOME)",
             "--opt=label:l=x=y",
             "--opt=build-arg:SOURCE_DATE_EPOCH=0",
-            "--output=type=image,name=registry.example.com/team/pyenv:gs-1,push=true,oci-mediatypes=true,rewrite-timestamp=true,\"annotation.n=one, two\",annotation.o=3",
+            "--output=type=image,name=registry.example.com/team/pyenv:gs-1,push=true,oci-mediatypes=true,rewrite-timestamp=true,\"annotation.n=one, \
+             two\",annotation.o=3",
         ]
     );
 }

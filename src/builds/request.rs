@@ -111,7 +111,8 @@ pub enum ResolvedSource {
         name: String,
         /// Which key becomes which file; all keys under their own names, if empty.
         items: Vec<ConfigMapItem>,
-        /// Hash of the files, as [`source::config_map_hash`](crate::builds::source::config_map_hash) tells it.
+        /// Hash of the files, as
+        /// [`source::config_map_hash`](crate::builds::source::config_map_hash) tells it.
         hash: String,
     },
     /// A commit of a Git repository.

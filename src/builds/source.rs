@@ -1,4 +1,5 @@
-//! Where things lie in a build's pod, and what a source's content hashes to. Shared by the controller and `prepare`.
+//! Where things lie in a build's pod, and what a source's content hashes to. Shared by the
+//! controller and `prepare`.
 
 use std::collections::BTreeMap;
 
@@ -52,22 +53,31 @@ pub fn config_map_files<'a>(
     items: &'a [ConfigMapItem],
 ) -> Result<Vec<File<'a>>, ConfigMapError> {
     let mut files = if items.is_empty() {
-        content.iter().map(|(path, content)| File { path, executable: false, content }).collect::<Vec<_>>()
+        content
+            .iter()
+            .map(|(path, content)| File { path, executable: false, content })
+            .collect::<Vec<_>>()
     } else {
         items
             .iter()
             .map(|item| {
-                let content = content.get(&item.key).ok_or_else(|| ConfigMapError::MissingKey(item.key.clone()))?;
+                let content = content
+                    .get(&item.key)
+                    .ok_or_else(|| ConfigMapError::MissingKey(item.key.clone()))?;
                 Ok(File { path: &item.path, executable: item.executable, content })
             })
             .collect::<Result<_, ConfigMapError>>()?
     };
     files.sort_by_key(|file| file.path);
-    if files.iter().any(|file| file.path == DOCKERFILE) { Ok(files) } else { Err(ConfigMapError::NoDockerfile) }
+    if files.iter().any(|file| file.path == DOCKERFILE) {
+        Ok(files)
+    } else {
+        Err(ConfigMapError::NoDockerfile)
+    }
 }
 
-/// The revision of a `ConfigMap` source: a hash of the files that it becomes, so that a key that no item names changes
-/// nothing. `data` and `binary_data` are the object's fields.
+/// The revision of a `ConfigMap` source: a hash of the files that it becomes, so that a key that no
+/// item names changes nothing. `data` and `binary_data` are the object's fields.
 ///
 /// # Errors
 /// As [`config_map_files`].
@@ -81,7 +91,8 @@ pub fn config_map_hash(
     Ok(files_hash(&config_map_files(&content, items)?))
 }
 
-/// The hash of a list of files: 64 hexadecimal digits over their paths, modes and contents, each with its length.
+/// The hash of a list of files: 64 hexadecimal digits over their paths, modes and contents, each
+/// with its length.
 #[must_use]
 pub fn files_hash(files: &[File<'_>]) -> String {
     let mut hash = Sha256::new();
@@ -105,10 +116,14 @@ mod tests {
 
     #[test]
     fn the_hash_is_of_the_files_and_of_nothing_else() {
-        let data = BTreeMap::from([("Dockerfile".into(), "FROM a".into()), ("run".into(), "x".into())]);
+        let data =
+            BTreeMap::from([("Dockerfile".into(), "FROM a".into()), ("run".into(), "x".into())]);
         let none = BTreeMap::new();
         let plain = config_map_hash(&data, &none, &[]).expect("plain");
-        let binary = BTreeMap::from([("Dockerfile".into(), b"FROM a".to_vec()), ("run".into(), b"x".to_vec())]);
+        let binary = BTreeMap::from([
+            ("Dockerfile".into(), b"FROM a".to_vec()),
+            ("run".into(), b"x".to_vec()),
+        ]);
         assert_eq!(config_map_hash(&BTreeMap::new(), &binary, &[]).expect("binary"), plain);
 
         let items = [item("run", "bin/run", true), item("Dockerfile", "Dockerfile", false)];
@@ -123,8 +138,15 @@ mod tests {
 
     #[test]
     fn names_and_contents_do_not_run_into_each_other() {
-        let file = |path, content: &'static str| File { path, executable: false, content: content.as_bytes() };
-        assert_ne!(files_hash(&[file("a", "b"), file("c", "d")]), files_hash(&[file("a", "bc"), file("", "d")]));
+        let file = |path, content: &'static str| File {
+            path,
+            executable: false,
+            content: content.as_bytes(),
+        };
+        assert_ne!(
+            files_hash(&[file("a", "b"), file("c", "d")]),
+            files_hash(&[file("a", "bc"), file("", "d")])
+        );
     }
 
     #[test]

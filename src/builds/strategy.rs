@@ -1,4 +1,5 @@
-//! From a `BuildStrategy` and a family's choice of parameters to a pod template that may run, or to words on why not.
+//! From a `BuildStrategy` and a family's choice of parameters to a pod template that may run, or to
+//! words on why not.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +27,10 @@ pub enum StrategyError {
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// A family sets a parameter that the strategy does not declare.
-    #[error("the strategy's parameter `{parameter}` does not exist: BuildStrategy `{strategy}` declares {declared}")]
+    #[error(
+        "the strategy's parameter `{parameter}` does not exist: BuildStrategy `{strategy}` \
+         declares {declared}"
+    )]
     UnknownParameter {
         /// The strategy.
         strategy: String,
@@ -36,7 +40,10 @@ pub enum StrategyError {
         declared: String,
     },
     /// A family sets a parameter to a value that the strategy does not allow.
-    #[error("the strategy's parameter `{parameter}` is `{value}`: BuildStrategy `{strategy}` allows {allowed}")]
+    #[error(
+        "the strategy's parameter `{parameter}` is `{value}`: BuildStrategy `{strategy}` allows \
+         {allowed}"
+    )]
     ValueNotAllowed {
         /// The strategy.
         strategy: String,
@@ -59,13 +66,20 @@ pub enum StrategyError {
     },
 }
 
-/// The values of all parameters that a strategy declares: those that the family sets, else the defaults.
+/// The values of all parameters that a strategy declares: those that the family sets, else the
+/// defaults.
 ///
 /// # Errors
 /// The family sets a parameter that is not declared, or to a value that is not allowed.
-pub fn parameters(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<BTreeMap<String, String>, StrategyError> {
+pub fn parameters(
+    strategy: &BuildStrategy,
+    chosen: &StrategyRef,
+) -> Result<BTreeMap<String, String>, StrategyError> {
     let declared = &strategy.spec.parameters;
-    let unknown = chosen.parameters.keys().find(|name| !declared.iter().any(|parameter| parameter.name == **name));
+    let unknown = chosen
+        .parameters
+        .keys()
+        .find(|name| !declared.iter().any(|parameter| parameter.name == **name));
     if let Some(parameter) = unknown {
         return Err(StrategyError::UnknownParameter {
             strategy: name(strategy),
@@ -90,11 +104,12 @@ pub fn parameters(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<BTre
         .collect()
 }
 
-/// A hash of what a strategy says of a build, with the family's parameters: 16 hexadecimal digits. A change of the
-/// description, the timeout or the time that Jobs are kept rebuilds nothing.
+/// A hash of what a strategy says of a build, with the family's parameters: 16 hexadecimal digits.
+/// A change of the description, the timeout or the time that Jobs are kept rebuilds nothing.
 #[must_use]
 pub fn strategy_revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> String {
-    let declared = strategy.spec.parameters.iter().map(|parameter| (&parameter.name, &parameter.default));
+    let declared =
+        strategy.spec.parameters.iter().map(|parameter| (&parameter.name, &parameter.default));
     let values: BTreeMap<_, _> = declared.chain(&chosen.parameters).collect();
     let mut text = format!("{:?}", strategy.spec.user_namespace);
     for (name, value) in values {
@@ -141,15 +156,21 @@ pub fn pod(
     strategy: &BuildStrategy,
     chosen: &StrategyRef,
 ) -> Result<(PodTemplateSpec, PodSpec), StrategyError> {
-    let wrong =
-        |path: &str, problem: String| StrategyError::Pod { strategy: name(strategy), path: path.to_owned(), problem };
+    let wrong = |path: &str, problem: String| StrategyError::Pod {
+        strategy: name(strategy),
+        path: path.to_owned(),
+        problem,
+    };
     let variables = Variables::new(request, parameters(strategy, chosen)?);
     let rendered = template::render(&name(strategy), &strategy.spec.template, &variables)?;
     let mut template: PodTemplateSpec = serde_json::from_value(rendered.clone())
         .map_err(|error| wrong("spec.template", format!("is not a pod template: {error}")))?;
     let kept = serde_json::to_value(&template).unwrap_or_default();
     if let Some(path) = unknown_field("spec.template", &rendered, &kept) {
-        return Err(wrong(&path, "is not a field of a pod template of this Kubernetes version".into()));
+        return Err(wrong(
+            &path,
+            "is not a field of a pod template of this Kubernetes version".into(),
+        ));
     }
     let spec = template.spec.take().unwrap_or_default();
     if let Some((path, problem)) = unfit(&spec, strategy.spec.user_namespace) {
@@ -158,7 +179,8 @@ pub fn pod(
     Ok((template, spec))
 }
 
-/// Whether a strategy, with a family's parameters, renders to a pod that may run; told before there is anything to build.
+/// Whether a strategy, with a family's parameters, renders to a pod that may run; told before there
+/// is anything to build.
 ///
 /// # Errors
 /// See [`StrategyError`].
@@ -166,7 +188,8 @@ pub fn check(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<(), Strat
     pod(&BuildRequest::default(), strategy, chosen).map(|_| ())
 }
 
-/// The first field that was given and not kept: a misspelt name, that would otherwise be dropped without a word.
+/// The first field that was given and not kept: a misspelt name, that would otherwise be dropped
+/// without a word.
 fn unknown_field(path: &str, given: &Value, kept: &Value) -> Option<String> {
     match (given, kept) {
         (Value::Object(given), Value::Object(kept)) => given.iter().find_map(|(name, field)| {
@@ -177,11 +200,11 @@ fn unknown_field(path: &str, given: &Value, kept: &Value) -> Option<String> {
                 None => Some(path),
             }
         }),
-        (Value::Array(given), Value::Array(kept)) => given
-            .iter()
-            .zip(kept)
-            .enumerate()
-            .find_map(|(index, (given, kept))| unknown_field(&format!("{path}[{index}]"), given, kept)),
+        (Value::Array(given), Value::Array(kept)) => {
+            given.iter().zip(kept).enumerate().find_map(|(index, (given, kept))| {
+                unknown_field(&format!("{path}[{index}]"), given, kept)
+            })
+        }
         _ => None,
     }
 }
@@ -189,7 +212,10 @@ fn unknown_field(path: &str, given: &Value, kept: &Value) -> Option<String> {
 /// The first field that keeps a pod from being a build.
 fn unfit(spec: &PodSpec, user_namespace: UserNamespace) -> Option<(String, String)> {
     if spec.containers.is_empty() {
-        return Some(("spec.template.spec.containers".into(), "is empty: a build needs a container".into()));
+        return Some((
+            "spec.template.spec.containers".into(),
+            "is empty: a build needs a container".into(),
+        ));
     }
     if user_namespace == UserNamespace::Required && spec.host_users != Some(false) {
         let problem = "must be false, because spec.userNamespace is Required";
@@ -197,7 +223,9 @@ fn unfit(spec: &PodSpec, user_namespace: UserNamespace) -> Option<(String, Strin
     }
     let init = spec.init_containers.iter().flatten();
     if spec.containers.iter().chain(init.clone()).any(|container| container.name == PREPARE) {
-        let problem = format!("has a container named `{PREPARE}`, which is the name of the step that Groundswell adds");
+        let problem = format!(
+            "has a container named `{PREPARE}`, which is the name of the step that Groundswell adds"
+        );
         return Some(("spec.template.spec".into(), problem));
     }
     let reserved = |volume: &&str| {
@@ -206,7 +234,8 @@ fn unfit(spec: &PodSpec, user_namespace: UserNamespace) -> Option<(String, Strin
     };
     let volumes = spec.volumes.iter().flatten().map(|volume| volume.name.as_str());
     if let Some(volume) = volumes.clone().find(reserved) {
-        let problem = format!("has a volume `{volume}`, which is the name of one that Groundswell adds");
+        let problem =
+            format!("has a volume `{volume}`, which is the name of one that Groundswell adds");
         return Some(("spec.template.spec.volumes".into(), problem));
     }
     let known: BTreeSet<_> = volumes.collect();
@@ -214,11 +243,19 @@ fn unfit(spec: &PodSpec, user_namespace: UserNamespace) -> Option<(String, Strin
         let path = format!("spec.template.spec, container `{}`, volumeMounts", container.name);
         container.volume_mounts.iter().flatten().find_map(|mount| {
             if !known.contains(mount.name.as_str()) {
-                return Some((path.clone(), format!("names the volume `{}`, which is not in volumes", mount.name)));
+                return Some((
+                    path.clone(),
+                    format!("names the volume `{}`, which is not in volumes", mount.name),
+                ));
             }
             [source::WORKSPACE, source::DOCKER_CONFIG]
                 .contains(&mount.mount_path.trim_end_matches('/'))
-                .then(|| (path.clone(), format!("has {}, where Groundswell mounts a volume", mount.mount_path)))
+                .then(|| {
+                    (
+                        path.clone(),
+                        format!("has {}, where Groundswell mounts a volume", mount.mount_path),
+                    )
+                })
         })
     })
 }
@@ -249,7 +286,10 @@ mod tests {
         BuildStrategy::new(
             "custom",
             BuildStrategySpec {
-                parameters: vec![parameter("memory", "1Gi", &[]), parameter("mode", "a", &["a", "b"])],
+                parameters: vec![
+                    parameter("memory", "1Gi", &[]),
+                    parameter("mode", "a", &["a", "b"]),
+                ],
                 template,
                 ..BuildStrategySpec::default()
             },
@@ -257,7 +297,8 @@ mod tests {
     }
 
     fn chosen(parameters: &[(&str, &str)]) -> StrategyRef {
-        let parameters = parameters.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let parameters =
+            parameters.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         StrategyRef { name: "custom".into(), parameters }
     }
 
@@ -265,22 +306,34 @@ mod tests {
     fn parameters_have_defaults_and_bounds() {
         let strategy = strategy(json!({}));
         let values = parameters(&strategy, &chosen(&[("mode", "b")])).expect("valid");
-        assert_eq!(values, BTreeMap::from([("memory".into(), "1Gi".into()), ("mode".into(), "b".into())]));
-        let unknown = parameters(&strategy, &chosen(&[("cpu", "1")])).expect_err("unknown").to_string();
+        assert_eq!(
+            values,
+            BTreeMap::from([("memory".into(), "1Gi".into()), ("mode".into(), "b".into())])
+        );
+        let unknown =
+            parameters(&strategy, &chosen(&[("cpu", "1")])).expect_err("unknown").to_string();
         assert_eq!(
             unknown,
-            "the strategy's parameter `cpu` does not exist: BuildStrategy `custom` declares `memory`, `mode`"
+            "the strategy's parameter `cpu` does not exist: BuildStrategy `custom` declares \
+             `memory`, `mode`"
         );
-        let refused = parameters(&strategy, &chosen(&[("mode", "c")])).expect_err("refused").to_string();
-        assert_eq!(refused, "the strategy's parameter `mode` is `c`: BuildStrategy `custom` allows `a`, `b`");
+        let refused =
+            parameters(&strategy, &chosen(&[("mode", "c")])).expect_err("refused").to_string();
+        assert_eq!(
+            refused,
+            "the strategy's parameter `mode` is `c`: BuildStrategy `custom` allows `a`, `b`"
+        );
     }
 
     #[test]
     fn the_revision_is_of_what_matters() {
-        let template = json!({"spec": {"hostUsers": false, "containers": [{"name": "b", "image": "i"}]}});
+        let template =
+            json!({"spec": {"hostUsers": false, "containers": [{"name": "b", "image": "i"}]}});
         let plain = strategy_revision(&strategy(template.clone()), &chosen(&[]));
         assert_eq!(plain.len(), 16);
-        let mut same = strategy(json!({"spec": {"containers": [{"image": "i", "name": "b"}], "hostUsers": false}}));
+        let mut same = strategy(
+            json!({"spec": {"containers": [{"image": "i", "name": "b"}], "hostUsers": false}}),
+        );
         same.spec.description = "other".into();
         same.spec.timeout = crate::api::Duration::from_secs(1);
         assert_eq!(
@@ -291,7 +344,9 @@ mod tests {
         assert_ne!(strategy_revision(&same, &chosen(&[("memory", "2Gi")])), plain);
         same.spec.user_namespace = UserNamespace::NotRequired;
         assert_ne!(strategy_revision(&same, &chosen(&[])), plain);
-        let other = strategy(json!({"spec": {"hostUsers": false, "containers": [{"name": "b", "image": "j"}]}}));
+        let other = strategy(
+            json!({"spec": {"hostUsers": false, "containers": [{"name": "b", "image": "j"}]}}),
+        );
         assert_ne!(strategy_revision(&other, &chosen(&[])), plain);
     }
 
@@ -299,9 +354,15 @@ mod tests {
     fn a_template_that_is_no_build_is_refused_in_words() {
         let container = json!({"name": "build", "image": "i"});
         for (spec, said) in [
-            (json!({"hostUsers": false, "containers": []}), "spec.template.spec.containers is empty"),
+            (
+                json!({"hostUsers": false, "containers": []}),
+                "spec.template.spec.containers is empty",
+            ),
             (json!({"containers": [container]}), "spec.template.spec.hostUsers must be false"),
-            (json!({"hostUsers": true, "containers": [container]}), "spec.template.spec.hostUsers must be false"),
+            (
+                json!({"hostUsers": true, "containers": [container]}),
+                "spec.template.spec.hostUsers must be false",
+            ),
             (
                 json!({"hostUsers": false, "containers": [container], "initContainers": [{"name": "prepare"}]}),
                 "has a container named `prepare`",
@@ -325,7 +386,9 @@ mod tests {
             ),
             (json!({"hostUsers": "no", "containers": []}), "spec.template is not a pod template"),
         ] {
-            let error = pod(&BuildRequest::default(), &strategy(json!({"spec": spec})), &chosen(&[])).expect_err(said);
+            let error =
+                pod(&BuildRequest::default(), &strategy(json!({"spec": spec})), &chosen(&[]))
+                    .expect_err(said);
             assert!(error.to_string().contains(said), "{error}");
             assert!(error.to_string().contains("BuildStrategy `custom`"), "{error}");
         }

@@ -28,10 +28,13 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn connect(place: &Place) -> anyhow::Result<Self> {
-        let options = KubeConfigOptions { context: place.context.clone(), ..KubeConfigOptions::default() };
+        let options =
+            KubeConfigOptions { context: place.context.clone(), ..KubeConfigOptions::default() };
         let mut config = if place.context.is_some() {
             let kubeconfig = Kubeconfig::read().context("read the kubeconfig")?;
-            Config::from_custom_kubeconfig(kubeconfig, &options).await.context("use the kubeconfig")?
+            Config::from_custom_kubeconfig(kubeconfig, &options)
+                .await
+                .context("use the kubeconfig")?
         } else {
             Config::infer().await.context("find a cluster: set KUBECONFIG or --context")?
         };
@@ -54,7 +57,9 @@ impl Cluster {
         let reviews: Api<SelfSubjectReview> = Api::all(self.client.clone());
         let asked = PostParams::default();
         let review =
-            in_time::<SelfSubjectReview, _>(reviews.create(&asked, &SelfSubjectReview::default())).await.ok()?;
+            in_time::<SelfSubjectReview, _>(reviews.create(&asked, &SelfSubjectReview::default()))
+                .await
+                .ok()?;
         let name = review.status?.user_info?.username?;
         let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_BY).collect();
         (!name.is_empty()).then_some(name)
@@ -110,7 +115,8 @@ impl Cluster {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
-        let changed = |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_conflict());
+        let changed =
+            |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_conflict());
         in_time::<K, _>(async {
             match api.patch(name, parameters, patch).await {
                 Ok(object) => Ok(Some(object)),

@@ -1,5 +1,5 @@
-//! The kubectl plugin `kubectl family`: what people ask for at a terminal. It acts with the caller's own rights, and changes
-//! nothing but the annotation that holds a [request].
+//! The kubectl plugin `kubectl family`: what people ask for at a terminal. It acts with the
+//! caller's own rights, and changes nothing but the annotation that holds a [request].
 
 mod cluster;
 mod request;
@@ -82,9 +82,17 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         CommandLine::command().debug_assert();
-        let parsed = CommandLine::try_parse_from(["kubectl-family", "status", "python", "-n", "team", "--watch"]);
+        let parsed = CommandLine::try_parse_from([
+            "kubectl-family",
+            "status",
+            "python",
+            "-n",
+            "team",
+            "--watch",
+        ]);
         assert!(parsed.is_ok(), "{parsed:?}");
-        let parsed = CommandLine::try_parse_from(["kubectl-family", "status", "python", "--all-namespaces"]);
+        let parsed =
+            CommandLine::try_parse_from(["kubectl-family", "status", "python", "--all-namespaces"]);
         assert!(parsed.is_err(), "a name and all namespaces");
     }
 

@@ -23,7 +23,10 @@ impl ReconcileBackoff {
     /// Counts a failure, and says how long to wait before the next try.
     pub fn failed(&self, kind: &'static str, key: Key) -> Duration {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seed = key.name.bytes().fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+        let seed = key
+            .name
+            .bytes()
+            .fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
         let count = failures.entry((kind, key)).or_default();
         *count = count.saturating_add(1);
         let seed = seed.wrapping_add((*count).into());
@@ -44,7 +47,8 @@ mod tests {
     fn pauses_grow_until_a_success() {
         let (failures, key) = (ReconcileBackoff::default(), Key::new("ns", "family"));
         let first = failures.failed("ImageFamily", key.clone());
-        let later = (0..5).map(|_| failures.failed("ImageFamily", key.clone())).last().expect("a pause");
+        let later =
+            (0..5).map(|_| failures.failed("ImageFamily", key.clone())).last().expect("a pause");
         assert!(later > first * 8, "{first:?} {later:?}");
         failures.forget("ImageFamily", &key);
         assert_eq!(failures.failed("ImageFamily", key), first);

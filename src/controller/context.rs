@@ -1,4 +1,5 @@
-//! What every pass shares: clients, caches, pollers, and the little that is remembered between two passes.
+//! What every pass shares: clients, caches, pollers, and the little that is remembered between two
+//! passes.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -77,7 +78,8 @@ pub struct Context {
     pub reconcile_caches: ReconcileCaches,
 }
 
-/// What is remembered of each family between two passes. Losing it costs some calls to registries, and nothing else.
+/// What is remembered of each family between two passes. Losing it costs some calls to registries,
+/// and nothing else.
 #[derive(Default)]
 pub struct ReconcileCaches(Mutex<HashMap<String, Arc<tokio::sync::Mutex<ReconcileCache>>>>);
 
@@ -108,7 +110,8 @@ pub struct ReconcileCache {
     pub tags: HashMap<String, HashMap<String, (ObservedTag, Timestamp)>>,
     /// How often in a row a registry's answer to that was of no use.
     pub useless_answers: u32,
-    /// Kinds of Jobs for which the API server was seen to keep what they need: strategies by name and revision, and checks.
+    /// Kinds of Jobs for which the API server was seen to keep what they need: strategies by name
+    /// and revision, and checks.
     pub accepted_jobs: HashSet<String>,
     /// Jobs that were asked for, and of which it is not known whether they were made.
     pub unanswered: BTreeSet<String>,
@@ -122,11 +125,11 @@ pub struct ReconcileCache {
     began: Option<Timestamp>,
 }
 
-/// What the registry has answered to whether fingerprints were pushed: per image, for the last few fingerprints that it was
-/// asked for.
+/// What the registry has answered to whether fingerprints were pushed: per image, for the last few
+/// fingerprints that it was asked for.
 ///
-/// One answer would not do: a pass that opens a cascade decides over the digests of before and over those that it adopts, and
-/// could ask for the one and the other in turn for ever.
+/// One answer would not do: a pass that opens a cascade decides over the digests of before and over
+/// those that it adopts, and could ask for the one and the other in turn for ever.
 #[derive(Debug, Default)]
 pub struct Lookups(HashMap<String, Vec<Lookup>>);
 
@@ -147,9 +150,9 @@ impl Lookups {
         known.push(lookup);
     }
 
-    /// A build may have pushed this fingerprint; it is known to have succeeded, if `attempt` names it. That nothing stood there
-    /// when the registry was asked before that is of no use any more: the Job that would tell of it may be gone by the time
-    /// that somebody wants to know.
+    /// A build may have pushed this fingerprint; it is known to have succeeded, if `attempt` names
+    /// it. That nothing stood there when the registry was asked before that is of no use any more:
+    /// the Job that would tell of it may be gone by the time that somebody wants to know.
     pub fn built(&mut self, image: &str, fingerprint: &str, attempt: Option<i32>) {
         let before = |after: &Option<i32>| attempt.is_none() || *after < attempt;
         let outdated = |lookup: &Lookup| {
@@ -173,13 +176,15 @@ impl Lookups {
 }
 
 impl ReconcileCache {
-    /// A pass begins. Where the clock was set back since the one before, nothing is put off to a time that was near by it.
+    /// A pass begins. Where the clock was set back since the one before, nothing is put off to a
+    /// time that was near by it.
     pub fn begins(&mut self, now: Timestamp) {
         if self.began.replace(now).is_some_and(|last| now < last) {
             self.written.clear();
             self.lookups.clear();
             for observations in self.tags.values_mut() {
-                observations.retain(|_, (observed, _)| !matches!(observed, ObservedTag::Failed(..)));
+                observations
+                    .retain(|_, (observed, _)| !matches!(observed, ObservedTag::Failed(..)));
             }
         }
     }
@@ -244,13 +249,23 @@ mod tests {
             cache.writes("cascade", second(100));
             let result = LookupResult::Failed(problem.clone(), second(105));
             cache.lookups.answered("app", Lookup { fingerprint: "f".into(), result });
-            let (faulty, set) = (ObservedTag::Failed(problem.clone(), second(130)), ObservedTag::At("sha256:1".into()));
-            let tags = [("latest".to_owned(), (faulty, second(100))), ("r1".to_owned(), (set, second(100)))];
+            let (faulty, set) = (
+                ObservedTag::Failed(problem.clone(), second(130)),
+                ObservedTag::At("sha256:1".into()),
+            );
+            let tags = [
+                ("latest".to_owned(), (faulty, second(100))),
+                ("r1".to_owned(), (set, second(100))),
+            ];
             cache.tags.insert("app".into(), tags.into());
             for pass in passes {
                 cache.begins(second(*pass));
             }
-            (cache.held_back("cascade", second(0)).is_some(), cache.lookups.of("app").len(), cache.tags["app"].len())
+            (
+                cache.held_back("cascade", second(0)).is_some(),
+                cache.lookups.of("app").len(),
+                cache.tags["app"].len(),
+            )
         };
         assert_eq!(after_passes(&[100, 101]), (true, 1, 2));
         assert_eq!(after_passes(&[101, 99]), (false, 0, 1));
@@ -269,10 +284,23 @@ mod tests {
         };
         assert_eq!(after_builds(absent(None), &[("f", Some(0))]), 0);
         assert_eq!(after_builds(absent(Some(0)), &[("f", Some(1))]), 0);
-        assert_eq!(after_builds(absent(Some(0)), &[("f", None)]), 0, "how its build ended is not known");
-        assert_eq!(after_builds(absent(Some(1)), &[("f", Some(1)), ("f", Some(0))]), 1, "asked after it had ended");
+        assert_eq!(
+            after_builds(absent(Some(0)), &[("f", None)]),
+            0,
+            "how its build ended is not \
+            known"
+        );
+        assert_eq!(
+            after_builds(absent(Some(1)), &[("f", Some(1)), ("f", Some(0))]),
+            1,
+            "asked \
+            after it had ended"
+        );
         assert_eq!(after_builds(absent(None), &[("g", Some(0))]), 1);
         let problem = Problem { reason: "X", message: String::new() };
-        assert_eq!(after_builds(LookupResult::Failed(problem, Timestamp::UNIX_EPOCH), &[("f", None)]), 1);
+        assert_eq!(
+            after_builds(LookupResult::Failed(problem, Timestamp::UNIX_EPOCH), &[("f", None)]),
+            1
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Which families stand on images of which others, so that a change there wakes those that it concerns, and no others.
+//! Which families stand on images of which others, so that a change there wakes those that it
+//! concerns, and no others.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -42,7 +43,10 @@ impl Dependents {
     pub fn of_image(&self, family: &Key, image: &str) -> Vec<Key> {
         let dependents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_family = dependents.get(family).into_iter().flatten();
-        of_family.filter(|(_, images)| images.contains(image)).map(|(importer, _)| importer.clone()).collect()
+        of_family
+            .filter(|(_, images)| images.contains(image))
+            .map(|(importer, _)| importer.clone())
+            .collect()
     }
 }
 
@@ -53,7 +57,11 @@ mod tests {
 
     fn on(family: &str, images: &[&str]) -> Consulted {
         let family = FamilyName { namespace: "ns".into(), name: family.into() };
-        Consulted { family, version: None, images: images.iter().map(|image| (*image).to_owned()).collect() }
+        Consulted {
+            family,
+            version: None,
+            images: images.iter().map(|image| (*image).to_owned()).collect(),
+        }
     }
 
     #[test]
@@ -67,7 +75,12 @@ mod tests {
         assert_eq!(dependents.of_image(&base, "go"), []);
         assert_eq!(dependents.of_family(&shop), []);
         dependents.follow(&shop, &[on("web", &["app"])]);
-        assert_eq!(dependents.of_family(&base), std::slice::from_ref(&web), "what was noted before is forgotten");
+        assert_eq!(
+            dependents.of_family(&base),
+            std::slice::from_ref(&web),
+            "what was noted before \
+            is forgotten"
+        );
         dependents.forget(&shop);
         assert_eq!(dependents.of_family(&web), []);
         assert_eq!(dependents.0.lock().expect("index").len(), 1);

@@ -71,7 +71,8 @@ impl Error {
         matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.is_forbidden()))
     }
 
-    /// Whether the API server refuses the object itself: it is not valid, or not allowed, and would be refused again.
+    /// Whether the API server refuses the object itself: it is not valid, or not allowed, and would
+    /// be refused again.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Api { source, .. }
@@ -79,7 +80,8 @@ impl Error {
     }
 }
 
-/// Waits for an answer of the API server, at most [`API_TIMEOUT`]; `what` says for people what was to be done.
+/// Waits for an answer of the API server, at most [`API_TIMEOUT`]; `what` says for people what was
+/// to be done.
 pub async fn call<T>(
     what: impl Fn() -> String,
     answer: impl Future<Output = Result<T, kube::Error>>,

@@ -17,7 +17,8 @@ pub struct GitKey {
     pub url: String,
     /// The branch, tag or commit.
     pub revision: String,
-    /// Namespace, name and version of the Secret: a changed one is another key, and never shared across namespaces.
+    /// Namespace, name and version of the Secret: a changed one is another key, and never shared
+    /// across namespaces.
     pub secret: Option<(String, String, String)>,
 }
 
@@ -29,7 +30,8 @@ impl GitKey {
         Self {
             url: source.url.clone(),
             revision: source.revision.clone(),
-            secret: secret.map(|secret| (namespace.into(), secret.name.clone(), version.unwrap_or_default())),
+            secret: secret
+                .map(|secret| (namespace.into(), secret.name.clone(), version.unwrap_or_default())),
         }
     }
 }
@@ -40,25 +42,42 @@ pub async fn resolve(client: Client, resolver: &Resolver, key: GitKey) -> Result
         None => None,
         Some((namespace, name, _)) => Some(credential(&client, namespace, name, &key.url).await?),
     };
-    resolver.resolve(&key.url, &key.revision, credential.as_ref()).await.map_err(|error| problem(&error))
+    resolver
+        .resolve(&key.url, &key.revision, credential.as_ref())
+        .await
+        .map_err(|error| problem(&error))
 }
 
 fn problem(error: &GitError) -> Problem {
     let reason = match error {
-        GitError::NotFound { .. } | GitError::TooLarge { .. } | GitError::Unsafe { .. } => reason::SOURCE_NOT_FOUND,
+        GitError::NotFound { .. } | GitError::TooLarge { .. } | GitError::Unsafe { .. } => {
+            reason::SOURCE_NOT_FOUND
+        }
         GitError::Unavailable { .. } | GitError::Disk { .. } => reason::SOURCE_UNAVAILABLE,
         GitError::Credential { .. } => reason::INVALID_SECRET,
     };
     Problem { reason, message: error.to_string() }
 }
 
-async fn credential(client: &Client, namespace: &str, name: &str, url: &str) -> Result<GitCredential, Problem> {
+async fn credential(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    url: &str,
+) -> Result<GitCredential, Problem> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let secret = call(|| format!("read Secret {namespace}/{name}"), api.get(name)).await.map_err(|error| {
-        let reason = if error.is_not_found() { reason::SECRET_NOT_FOUND } else { reason::SOURCE_UNAVAILABLE };
-        Problem { reason, message: format!("source.git.secretRef: {error}") }
-    })?;
+    let secret = call(|| format!("read Secret {namespace}/{name}"), api.get(name)).await.map_err(
+        |error| {
+            let reason = if error.is_not_found() {
+                reason::SECRET_NOT_FOUND
+            } else {
+                reason::SOURCE_UNAVAILABLE
+            };
+            Problem { reason, message: format!("source.git.secretRef: {error}") }
+        },
+    )?;
     let hosts = secret.annotations().get(labels::CREDENTIAL_HOSTS).cloned();
-    let data = secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
+    let data =
+        secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect();
     GitCredential::from_secret(name, &data, hosts.as_deref(), url).map_err(|error| problem(&error))
 }

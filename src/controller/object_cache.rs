@@ -1,7 +1,9 @@
-//! Objects of one kind as this process knows them: from the watch, and from its own writes, whichever is newer.
+//! Objects of one kind as this process knows them: from the watch, and from its own writes,
+//! whichever is newer.
 //!
-//! A pass reads nothing but caches. A watch lags behind our own writes, and a decision over a stale status could repeat an
-//! effect; so every write is put here as well, and a watch event that is older than it changes nothing.
+//! A pass reads nothing but caches. A watch lags behind our own writes, and a decision over a stale
+//! status could repeat an effect; so every write is put here as well, and a watch event that is
+//! older than it changes nothing.
 
 use std::{
     cmp::Ordering,
@@ -12,7 +14,8 @@ use std::{
 
 use kube::{Resource, ResourceExt, runtime::watcher::Event};
 
-/// How many deleted objects are remembered, so that a late answer to a write does not bring one back.
+/// How many deleted objects are remembered, so that a late answer to a write does not bring one
+/// back.
 const TOMBSTONES: usize = 4096;
 
 /// Namespace and name of an object; the namespace is empty for a cluster-scoped one.
@@ -38,7 +41,8 @@ impl Key {
     }
 }
 
-/// Objects of one kind, by key and by group. A group is what a pass asks for at once: the objects of one family, for example.
+/// Objects of one kind, by key and by group. A group is what a pass asks for at once: the objects
+/// of one family, for example.
 #[derive(Debug)]
 pub struct ObjectCache<K> {
     inner: RwLock<Inner<K>>,
@@ -55,7 +59,8 @@ struct Inner<K> {
     synced: HashSet<String>,
 }
 
-/// A listing under way. What comes in by a write of ours while it runs is not in it, and is not gone.
+/// A listing under way. What comes in by a write of ours while it runs is not in it, and is not
+/// gone.
 #[derive(Debug, Default)]
 struct Listing {
     before: HashSet<Key>,
@@ -108,12 +113,14 @@ impl<K: Resource> ObjectCache<K> {
         Self { inner: RwLock::new(inner), group }
     }
 
-    /// Takes in an event of the watch over `scope`: a namespace, or the empty string for all of them.
+    /// Takes in an event of the watch over `scope`: a namespace, or the empty string for all of
+    /// them.
     pub fn observe(&self, scope: &str, event: Event<K>) -> Vec<Change<K>> {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Init => {
-                let before = inner.objects.keys().filter(|key| in_scope(key, scope)).cloned().collect();
+                let before =
+                    inner.objects.keys().filter(|key| in_scope(key, scope)).cloned().collect();
                 inner.listing.insert(scope.into(), Listing { before, shown: HashSet::new() });
                 Vec::new()
             }
@@ -237,7 +244,8 @@ fn in_scope(key: &Key, scope: &str) -> bool {
     scope.is_empty() || key.namespace == scope
 }
 
-/// The resource version as a number; Kubernetes defines it to be comparable since 1.35, and etcd's always was.
+/// The resource version as a number; Kubernetes defines it to be comparable since 1.35, and etcd's
+/// always was.
 fn version<K: Resource>(object: &K) -> u64 {
     object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(u64::MAX)
 }
@@ -265,7 +273,11 @@ mod tests {
     }
 
     fn versions(cache: &ObjectCache<ConfigMap>, group: &str) -> Vec<String> {
-        cache.group(&Key::new("ns", group)).iter().filter_map(|object| object.resource_version()).collect()
+        cache
+            .group(&Key::new("ns", group))
+            .iter()
+            .filter_map(|object| object.resource_version())
+            .collect()
     }
 
     #[test]
@@ -276,7 +288,10 @@ mod tests {
         assert!(cache.observe("", Event::Apply(object("a", "1", 6, "g"))).is_empty());
         assert_eq!(versions(&cache, "g"), ["7"]);
         let echo = cache.observe("", Event::Apply(object("a", "1", 7, "g")));
-        assert!(matches!(&echo[..], [Change::Echoed(_)]), "what we wrote ourselves comes back once");
+        assert!(
+            matches!(&echo[..], [Change::Echoed(_)]),
+            "what we wrote ourselves comes back once"
+        );
         assert_eq!(cache.observe("", Event::Apply(object("a", "1", 8, "h"))).len(), 1);
         assert_eq!((versions(&cache, "g"), versions(&cache, "h")), (vec![], vec!["8".into()]));
     }

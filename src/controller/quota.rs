@@ -1,12 +1,14 @@
-//! The ledger of the operator's limits: builds at once in the cluster, in a namespace, and for an upstream.
+//! The ledger of the operator's limits: builds at once in the cluster, in a namespace, and for an
+//! upstream.
 //!
-//! Passes over many families run side by side, and each sees only its own builds. So a pass says here what runs of its family,
-//! asks for places before it starts builds, and holds them until the Jobs stand in the cache. Who waits is remembered with
-//! what it waits for: places go to whoever's turn it is by [`shares`], not to whoever asks first, and a family is woken when
-//! its turn has come.
+//! Passes over many families run side by side, and each sees only its own builds. So a pass says
+//! here what runs of its family, asks for places before it starts builds, and holds them until the
+//! Jobs stand in the cache. Who waits is remembered with what it waits for: places go to whoever's
+//! turn it is by [`shares`], not to whoever asks first, and a family is woken when its turn has
+//! come.
 //!
-//! What runs is counted anew from the caches in every pass of a family, so that nothing here can drift. Without limits none of
-//! this costs anything.
+//! What runs is counted anew from the caches in every pass of a family, so that nothing here can
+//! drift. Without limits none of this costs anything.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -30,7 +32,8 @@ use crate::{
     },
 };
 
-/// How long places are held for builds of which it is not known whether they were started: longer than a call may take.
+/// How long places are held for builds of which it is not known whether they were started: longer
+/// than a call may take.
 const HOLD: SignedDuration = SignedDuration::from_secs(60);
 
 /// How many builds may run at once; `None` is no limit.
@@ -106,16 +109,23 @@ impl BuildQuota {
         Self { limits, ..Self::default() }
     }
 
-    /// A pass over a family begins. What runs of it is counted, and who can use what has become free is woken.
+    /// A pass over a family begins. What runs of it is counted, and who can use what has become
+    /// free is woken.
     pub fn reserve(&self, family: &Key, stores: &Stores, now: Timestamp) -> Reservation<'_> {
         let limited = self.limits != Limits::default();
-        let pass = Reservation { quota: limited.then_some(self), family: family.clone(), now, settled: false };
+        let pass = Reservation {
+            quota: limited.then_some(self),
+            family: family.clone(),
+            now,
+            settled: false,
+        };
         if !limited {
             return pass;
         }
         let live = live_builds(stores, family);
         let mut families = self.lock();
-        // One that is gone from the cache is forgotten soon or already, and comes back only as another one.
+        // One that is gone from the cache is forgotten soon or already, and comes back only as
+        // another one.
         if stores.families.get(family).is_none() {
             return pass;
         }
@@ -167,7 +177,9 @@ impl BuildQuota {
             return;
         }
         for (family, granted) in self.divide(families, now).granted {
-            if let Some(row) = families.rows.get_mut(&family).filter(|row| !row.awake && !granted.is_empty()) {
+            if let Some(row) =
+                families.rows.get_mut(&family).filter(|row| !row.awake && !granted.is_empty())
+            {
                 row.awake = true;
                 families.woken.insert(family);
             }
@@ -186,7 +198,9 @@ impl BuildQuota {
         let rows: Vec<(&Key, &FamilyUsage, Vec<Vec<usize>>)> = families
             .rows
             .iter()
-            .map(|(key, row)| (key, row, row.waiting.iter().map(|build| upstreams.places_of(build)).collect()))
+            .map(|(key, row)| {
+                (key, row, row.waiting.iter().map(|build| upstreams.places_of(build)).collect())
+            })
             .collect();
         let demands: Vec<Demand<'_>> = rows
             .iter()
@@ -199,10 +213,14 @@ impl BuildQuota {
                 since: row.since,
             })
             .collect();
-        let limits = limits::Limits { cluster: self.limits.cluster, namespace: self.limits.namespace };
+        let limits =
+            limits::Limits { cluster: self.limits.cluster, namespace: self.limits.namespace };
         let granted = shares(limits, &upstreams.free(), &demands, now);
         for ((_, row, _), share) in rows.iter().zip(&granted) {
-            share.iter().filter_map(|place| row.waiting.get(*place)).for_each(|build| upstreams.count(build));
+            share
+                .iter()
+                .filter_map(|place| row.waiting.get(*place))
+                .for_each(|build| upstreams.count(build));
         }
         let granted = rows.iter().map(|(key, ..)| (*key).clone()).zip(granted).collect();
         Division { granted, full: upstreams.full() }
@@ -216,9 +234,10 @@ impl BuildQuota {
 impl Reservation<'_> {
     /// Asks for places for the builds that the family would start, and holds those that it gets.
     ///
-    /// If there are not enough, `decide` is asked what the family would start with the budget that is left to it, until there
-    /// are: builds that count for a full upstream may let others pass. The last that it was asked for is what may start; what
-    /// found no place is remembered, and the family is woken when its turn has come. Nothing else is given away meanwhile.
+    /// If there are not enough, `decide` is asked what the family would start with the budget that
+    /// is left to it, until there are: builds that count for a full upstream may let others pass.
+    /// The last that it was asked for is what may start; what found no place is remembered, and the
+    /// family is woken when its turn has come. Nothing else is given away meanwhile.
     pub fn reserve(&mut self, request: Request, mut decide: impl FnMut(Budget) -> Request) {
         let Some(quota) = self.quota else { return };
         let (mut families, now) = (quota.lock(), self.now);
@@ -270,7 +289,8 @@ impl Drop for Reservation<'_> {
         if let Some(row) = families.rows.get_mut(&self.family) {
             row.awake = false;
             if !self.settled {
-                // It failed, and is tried again after a pause; nobody is to wait for it. What it may have started is held.
+                // It failed, and is tried again after a pause; nobody is to wait for it. What it
+                // may have started is held.
                 row.waiting.clear();
             }
         }
@@ -283,7 +303,8 @@ impl FamilyUsage {
     fn running(&self, now: Timestamp) -> impl Iterator<Item = &Build> {
         // A clock that was put back ends what was held before it.
         let latest = now.saturating_add(HOLD).unwrap_or(Timestamp::MAX);
-        let held = self.held.iter().filter(move |_| self.held_until > now && self.held_until <= latest);
+        let held =
+            self.held.iter().filter(move |_| self.held_until > now && self.held_until <= latest);
         self.live.iter().chain(held)
     }
 
@@ -359,8 +380,8 @@ fn split(builds: Vec<Build>, places: &[usize]) -> (Vec<Build>, Vec<Build>) {
     (plain(granted), plain(left))
 }
 
-/// Makes a budget so tight that what was granted fits and what was left does not. Where that does not make it any tighter,
-/// nothing is left of it.
+/// Makes a budget so tight that what was granted fits and what was left does not. Where that does
+/// not make it any tighter, nothing is left of it.
 fn tighten(budget: &mut Budget, granted: &[Build], left: &[Build], full: &BTreeSet<String>) {
     let before = budget.clone();
     for build in left {
@@ -390,15 +411,19 @@ pub fn request(family: &ImageFamily, decision: &Decision) -> Request {
     Request { weight: family.spec.policy.weight, builds: builds.collect() }
 }
 
-/// The builds of a family that run, by the caches: Jobs that have not ended, and of whose pods none has. Checks do not count.
+/// The builds of a family that run, by the caches: Jobs that have not ended, and of whose pods none
+/// has. Checks do not count.
 fn live_builds(stores: &Stores, family: &Key) -> Vec<Build> {
     let pods = stores.pods.group(family);
-    let ended_pods = pods.iter().filter(|pod| has_ended(pod)).filter_map(|pod| pod.labels().get(JOB_NAME));
+    let ended_pods =
+        pods.iter().filter(|pod| has_ended(pod)).filter_map(|pod| pod.labels().get(JOB_NAME));
     let ended_jobs: HashSet<&str> = ended_pods.map(String::as_str).collect();
     let jobs = stores.jobs.group(family);
     let live = jobs.iter().filter(|job| {
         let is_build = job.labels().contains_key(labels::FINGERPRINT);
-        is_build && !ended(job) && job.metadata.name.as_deref().is_none_or(|name| !ended_jobs.contains(name))
+        is_build
+            && !ended(job)
+            && job.metadata.name.as_deref().is_none_or(|name| !ended_jobs.contains(name))
     });
     live.map(|job| {
         let upstreams = job.annotations().get(labels::UPSTREAMS).map_or("", String::as_str);

@@ -17,7 +17,8 @@ fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
 }
 
-/// A family as the engine would decide for it: builds that are ready in their order, and those that run.
+/// A family as the engine would decide for it: builds that are ready in their order, and those that
+/// run.
 #[derive(Clone, Debug)]
 struct Family {
     key: Key,
@@ -30,7 +31,8 @@ struct Family {
 
 impl Family {
     fn new(namespace: &str, name: &str, ready: &[&str]) -> Self {
-        let ready = ready.iter().map(|upstreams| upstreams.split_whitespace().map(str::to_owned).collect());
+        let ready =
+            ready.iter().map(|upstreams| upstreams.split_whitespace().map(str::to_owned).collect());
         Self {
             key: Key::new(namespace, name),
             weight: 10,
@@ -62,7 +64,10 @@ impl Family {
     }
 
     fn request(&self, start: &[usize]) -> Request {
-        Request { weight: self.weight, builds: start.iter().map(|place| self.ready[*place].clone()).collect() }
+        Request {
+            weight: self.weight,
+            builds: start.iter().map(|place| self.ready[*place].clone()).collect(),
+        }
     }
 }
 
@@ -75,7 +80,8 @@ struct World {
 
 impl World {
     fn new(limits: Limits, families: &[&Family]) -> Self {
-        let mut world = Self { stores: Stores::default(), quota: BuildQuota::new(limits), version: 0 };
+        let mut world =
+            Self { stores: Stores::default(), quota: BuildQuota::new(limits), version: 0 };
         for family in families {
             let metadata = world.metadata(&family.key.namespace, &family.key.name);
             let family = ImageFamily { metadata, spec: ImageFamilySpec::default(), status: None };
@@ -102,7 +108,10 @@ impl World {
         Job {
             metadata: ObjectMeta {
                 labels: Some(BTreeMap::from(labels)),
-                annotations: Some(BTreeMap::from([(labels::UPSTREAMS.to_owned(), upstreams.join(","))])),
+                annotations: Some(BTreeMap::from([(
+                    labels::UPSTREAMS.to_owned(),
+                    upstreams.join(","),
+                )])),
                 ..metadata
             },
             ..Job::default()
@@ -125,7 +134,11 @@ impl World {
         self.version += 1;
         let mut job = Job::clone(&known);
         job.metadata.resource_version = Some(self.version.to_string());
-        let complete = JobCondition { type_: "Complete".into(), status: "True".into(), ..JobCondition::default() };
+        let complete = JobCondition {
+            type_: "Complete".into(),
+            status: "True".into(),
+            ..JobCondition::default()
+        };
         job.status = Some(JobStatus { conditions: Some(vec![complete]), ..JobStatus::default() });
         self.stores.jobs.wrote(job);
     }
@@ -146,8 +159,12 @@ impl World {
         for place in start.iter().rev() {
             self.create(family, *place);
         }
-        let pass =
-            Reservation { quota: Some(&self.quota), family: family.key.clone(), now: second(now), settled: false };
+        let pass = Reservation {
+            quota: Some(&self.quota),
+            family: family.key.clone(),
+            now: second(now),
+            settled: false,
+        };
         pass.commit(&self.stores);
         start.len()
     }
@@ -193,7 +210,11 @@ fn what_only_the_limits_keep_back_is_counted() {
     b.parallelism = 1;
     let mut world = World::new(cluster(4), &[&a, &b]);
     assert_eq!((world.pass(&mut a, 0), world.quota.waiting()), (4, 5));
-    assert_eq!((world.pass(&mut b, 1), world.quota.waiting()), (0, 6), "parallelism keeps one of them");
+    assert_eq!(
+        (world.pass(&mut b, 1), world.quota.waiting()),
+        (0, 6),
+        "parallelism keeps one of them"
+    );
     drop(world.quota.reserve(&a.key, &world.stores, second(2)));
     assert_eq!(world.quota.waiting(), 1, "a pass that fails asks again");
     world.quota.forget(&b.key, second(3));
@@ -226,7 +247,9 @@ fn a_pass_that_fails_holds_what_it_may_have_started_for_a_while_and_asks_for_not
     let (a, mut b) = (Family::new("one", "a", &[""; 9]), Family::new("one", "b", &[""; 9]));
     let mut world = World::new(cluster(4), &[&a, &b]);
     let mut pass = world.quota.reserve(&a.key, &world.stores, second(0));
-    pass.reserve(Request { weight: 10, builds: vec![Build::new(); 3] }, |_| panic!("there is room"));
+    pass.reserve(Request { weight: 10, builds: vec![Build::new(); 3] }, |_| {
+        panic!("there is room")
+    });
     drop(pass);
     assert_eq!(world.pass(&mut b, 1), 1);
     assert!(world.woken().is_empty(), "the one that failed comes by itself");
@@ -235,7 +258,9 @@ fn a_pass_that_fails_holds_what_it_may_have_started_for_a_while_and_asks_for_not
     let (a, mut b) = (Family::new("one", "a", &[""; 9]), Family::new("one", "b", &[""; 9]));
     let mut world = World::new(cluster(4), &[&a, &b]);
     let mut pass = world.quota.reserve(&a.key, &world.stores, second(100_000));
-    pass.reserve(Request { weight: 10, builds: vec![Build::new(); 3] }, |_| panic!("there is room"));
+    pass.reserve(Request { weight: 10, builds: vec![Build::new(); 3] }, |_| {
+        panic!("there is room")
+    });
     drop(pass);
     assert_eq!(world.pass(&mut b, 1), 4);
 }
@@ -263,7 +288,10 @@ fn who_was_woken_and_needs_nothing_any_more_lets_the_next_one_go() {
 #[test]
 fn a_namespace_and_an_upstream_have_limits_of_their_own() {
     let limits = Limits { cluster: None, namespace: Some(3), upstream: Some(2) };
-    let mut a = Family { parallelism: 3, ..Family::new("one", "a", &["debian", "debian", "debian", "alpine", ""]) };
+    let mut a = Family {
+        parallelism: 3,
+        ..Family::new("one", "a", &["debian", "debian", "debian", "alpine", ""])
+    };
     let mut b = Family::new("two", "b", &["debian", "debian alpine", "", "", ""]);
     let mut world = World::new(limits, &[&a, &b]);
     // The third of debian lets alpine pass, though its place among the first three was not its own.
@@ -295,11 +323,15 @@ fn checks_do_not_count_nor_do_builds_whose_pod_has_ended() {
     world.stores.jobs.wrote(check);
     assert!(live_builds(&world.stores, &a.key).is_empty());
     world.pass(&mut a, 0);
-    assert_eq!(live_builds(&world.stores, &a.key), vec![vec!["alpine".to_owned(), "debian".to_owned()]; 4]);
+    assert_eq!(
+        live_builds(&world.stores, &a.key),
+        vec![vec!["alpine".to_owned(), "debian".to_owned()]; 4]
+    );
     for (phase, live) in [("Running", 4), ("Failed", 3)] {
         let mut metadata = world.metadata("one", "pod");
         let labels = [(labels::FAMILY, "a"), (JOB_NAME, "a-1")];
-        metadata.labels = Some(labels.iter().map(|(label, value)| ((*label).into(), (*value).into())).collect());
+        metadata.labels =
+            Some(labels.iter().map(|(label, value)| ((*label).into(), (*value).into())).collect());
         let status = PodStatus { phase: Some(phase.into()), ..PodStatus::default() };
         world.stores.pods.wrote(Pod { metadata, status: Some(status), ..Pod::default() });
         assert_eq!(live_builds(&world.stores, &a.key).len(), live, "{phase}");
@@ -330,20 +362,29 @@ fn any_family() -> impl Strategy<Value = Family> {
     let build = prop::sample::select(vec!["", "debian", "alpine", "debian alpine"]);
     let namespace = prop::sample::select(vec!["one", "two"]);
     (namespace, prop::collection::vec(build, 0..12), 1..6_usize, 1..=100_i32).prop_map(
-        |(namespace, ready, parallelism, weight)| Family { weight, parallelism, ..Family::new(namespace, "", &ready) },
+        |(namespace, ready, parallelism, weight)| Family {
+            weight,
+            parallelism,
+            ..Family::new(namespace, "", &ready)
+        },
     )
 }
 
 fn any_limits() -> impl Strategy<Value = Limits> {
     let limit = || prop::option::of(1..6_usize);
-    (limit(), limit(), limit()).prop_map(|(cluster, namespace, upstream)| Limits { cluster, namespace, upstream })
+    (limit(), limit(), limit()).prop_map(|(cluster, namespace, upstream)| Limits {
+        cluster,
+        namespace,
+        upstream,
+    })
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// Passes are interleaved at will; some fail after their builds were or were not made. At every moment the limits hold,
-    /// and in the end everything is built: nobody who could go on is forgotten.
+    /// Passes are interleaved at will; some fail after their builds were or were not made. At every
+    /// moment the limits hold, and in the end everything is built: nobody who could go on is
+    /// forgotten.
     #[test]
     fn limits_hold_at_every_moment_and_everything_is_built(
         mut families in prop::collection::vec(any_family(), 1..8),

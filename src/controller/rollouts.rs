@@ -1,4 +1,5 @@
-//! Which images roll out in which namespaces, so that a changed workload wakes the images that it concerns, and no others.
+//! Which images roll out in which namespaces, so that a changed workload wakes the images that it
+//! concerns, and no others.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -45,7 +46,10 @@ impl Rollouts {
             Changed::Workload(key) => *kind == key.kind && *namespace == key.namespace,
             Changed::Namespace(name) => namespace == name,
         };
-        let images = places.iter().filter(|(place, _)| concerns(place)).flat_map(|(_, images)| images.iter().cloned());
+        let images = places
+            .iter()
+            .filter(|(place, _)| concerns(place))
+            .flat_map(|(_, images)| images.iter().cloned());
         let unique: HashSet<ObjectRef<ManagedImage>> = images.collect();
         unique.into_iter().collect()
     }

@@ -47,10 +47,13 @@ pub async fn run(
     let (image_store, image_writer) = filled_elsewhere::<ManagedImage>();
     let config = Config::default().concurrency(CONCURRENCY);
 
-    let family_queue = queue(triggers::families(&context, family_writer, images).take_until(stop.clone()));
+    let family_queue =
+        queue(triggers::families(&context, family_writer, images).take_until(stop.clone()));
     let of_families = applier(
         |family: Arc<ImageFamily>, context| {
-            pass("ImageFamily", Key::of(&*family), context, move |context| family::reconcile(family, context))
+            pass("ImageFamily", Key::of(&*family), context, move |context| {
+                family::reconcile(family, context)
+            })
         },
         |family, error, context| failed("ImageFamily", &Key::of(&*family), error, &context),
         Arc::clone(&context),
@@ -58,10 +61,13 @@ pub async fn run(
         family_queue,
         config.clone(),
     );
-    let image_queue = queue(image_triggers(&context, image_writer, changed_images, workloads).take_until(stop));
+    let image_queue =
+        queue(image_triggers(&context, image_writer, changed_images, workloads).take_until(stop));
     let of_images = applier(
         |image: Arc<ManagedImage>, context| {
-            pass("ManagedImage", Key::of(&*image), context, move |context| image::reconcile(image, context))
+            pass("ManagedImage", Key::of(&*image), context, move |context| {
+                image::reconcile(image, context)
+            })
         },
         |image, error, context| failed("ManagedImage", &Key::of(&*image), error, &context),
         Arc::clone(&context),
@@ -70,7 +76,10 @@ pub async fn run(
         config,
     );
     info!("controllers run");
-    tokio::join!(of_families.for_each(|_| std::future::ready(())), of_images.for_each(|_| std::future::ready(())));
+    tokio::join!(
+        of_families.for_each(|_| std::future::ready(())),
+        of_images.for_each(|_| std::future::ready(()))
+    );
     info!("controllers have stopped");
 }
 
@@ -120,11 +129,13 @@ where
 
 fn failed(kind: &'static str, key: &Key, error: &Error, context: &Context) -> Action {
     let pause = context.failures.failed(kind, key.clone());
-    warn!(kind, namespace = %key.namespace, name = %key.name, %error, ?pause, "a pass failed; it is tried again");
+    warn!(kind, namespace = %key.namespace, name = %key.name, %error, ?pause, "a pass failed; it \
+        is tried again");
     Action::requeue(pause)
 }
 
-/// What wakes an image: itself, its family's changes through it, and the workloads that it rolls out.
+/// What wakes an image: itself, its family's changes through it, and the workloads that it rolls
+/// out.
 fn image_triggers(
     context: &Arc<Context>,
     mut store: Writer<ManagedImage>,
@@ -137,7 +148,9 @@ fn image_triggers(
         let reference = ObjectRef::from_obj(&**image);
         let outline = ManagedImage { metadata: image.metadata.clone(), ..ManagedImage::default() };
         match &change {
-            Change::Applied(_) | Change::Echoed(_) => store.apply_watcher_event(&Event::Apply(outline)),
+            Change::Applied(_) | Change::Echoed(_) => {
+                store.apply_watcher_event(&Event::Apply(outline));
+            }
             Change::Deleted(image) => {
                 store.apply_watcher_event(&Event::Delete(outline));
                 of_changes.rollouts.forget(&reference);
@@ -146,7 +159,8 @@ fn image_triggers(
         }
         reference
     });
-    let workloads = workloads.flat_map(move |changed| stream::iter(of_workloads.rollouts.concerned(&changed)));
+    let workloads =
+        workloads.flat_map(move |changed| stream::iter(of_workloads.rollouts.concerned(&changed)));
     stream::select(images, workloads)
 }
 
@@ -154,7 +168,8 @@ impl Context {
     /// Whether every cache has seen its first listing.
     #[must_use]
     pub fn caches_filled(&self) -> bool {
-        self.stores.waiting_for(self.scopes.as_slice()).is_empty() && self.workloads.waiting_for().is_empty()
+        self.stores.waiting_for(self.scopes.as_slice()).is_empty()
+            && self.workloads.waiting_for().is_empty()
     }
 
     /// Forgets a family that is gone.

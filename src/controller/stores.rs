@@ -37,8 +37,12 @@ impl Default for Stores {
     fn default() -> Self {
         Self {
             families: Arc::new(ObjectCache::new(|family| Some(Key::new(&family.namespace()?, "")))),
-            images: Arc::new(ObjectCache::new(|image| Some(Key::new(&image.namespace()?, &image.spec.family)))),
-            cascades: Arc::new(ObjectCache::new(|cascade| Some(Key::new(&cascade.namespace()?, &cascade.spec.family)))),
+            images: Arc::new(ObjectCache::new(|image| {
+                Some(Key::new(&image.namespace()?, &image.spec.family))
+            })),
+            cascades: Arc::new(ObjectCache::new(|cascade| {
+                Some(Key::new(&cascade.namespace()?, &cascade.spec.family))
+            })),
             strategies: Arc::new(ObjectCache::new(|_| None)),
             jobs: Arc::new(ObjectCache::new(family_of)),
             pods: Arc::new(ObjectCache::new(family_of)),

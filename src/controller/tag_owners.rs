@@ -29,7 +29,11 @@ struct Conflicts {
 
 impl TagOwners {
     /// The first tag of this family that an older family claims too.
-    pub fn conflict(&self, family: &ImageFamily, families: &ObjectCache<ImageFamily>) -> Option<Problem> {
+    pub fn conflict(
+        &self,
+        family: &ImageFamily,
+        families: &ObjectCache<ImageFamily>,
+    ) -> Option<Problem> {
         let mut all = families.all();
         // The oldest family owns a tag; names decide between two of the same second.
         all.sort_by_key(|family| (family.creation_timestamp(), Key::of(&**family)));
@@ -59,7 +63,8 @@ fn conflicts(all: &[Arc<ImageFamily>]) -> HashMap<Key, Problem> {
             };
             if *owner != me && !found.contains_key(&me) {
                 let message = format!(
-                    "spec.images[{image}].tags: {claim} is already claimed by the family {}/{}, which is older; use another tag, `path` or `repository`",
+                    "spec.images[{image}].tags: {claim} is already claimed by the family {}/{}, \
+                     which is older; use another tag, `path` or `repository`",
                     owner.namespace, owner.name
                 );
                 found.insert(me.clone(), Problem { reason: reason::TAG_COLLISION, message });

@@ -1,4 +1,5 @@
-//! What wakes a family: every watch and every poller, each mapped to the families that its changes concern.
+//! What wakes a family: every watch and every poller, each mapped to the families that its changes
+//! concern.
 
 use std::sync::Arc;
 
@@ -35,25 +36,36 @@ pub type FamilyRef = ObjectRef<ImageFamily>;
 
 /// Everything that wakes a family. The stores are filled only while this is polled.
 ///
-/// `families` is the store from which the controller takes what it is to look at; `images` is told of changed images.
+/// `families` is the store from which the controller takes what it is to look at; `images` is told
+/// of changed images.
 pub fn families(
     context: &Arc<Context>,
     families: Writer<ImageFamily>,
     images: mpsc::Sender<Change<ManagedImage>>,
 ) -> BoxStream<'static, FamilyRef> {
     let config = watcher::Config::default();
-    let ours = watcher::Config::default().labels(&format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE));
+    let ours = watcher::Config::default().labels(&format!(
+        "{}={}",
+        labels::MANAGED_BY,
+        labels::MANAGED_BY_VALUE
+    ));
     let (scopes, client, stores) = (&context.scopes, &context.client, &context.stores);
 
-    let families = told_to(watch(scopes.apis(client), &config, &stores.families, guarded::<ImageFamily>), families);
-    let images = watch(scopes.apis(client), &config, &stores.images, guarded::<ManagedImage>).then(move |change| {
-        let images = images.clone();
-        async move {
-            // What the family's pass wrote is news to the images'. The receiver ends only when the process does.
-            _ = images.send(change.clone()).await;
-            change
-        }
-    });
+    let families = told_to(
+        watch(scopes.apis(client), &config, &stores.families, guarded::<ImageFamily>),
+        families,
+    );
+    let images = watch(scopes.apis(client), &config, &stores.images, guarded::<ManagedImage>).then(
+        move |change| {
+            let images = images.clone();
+            async move {
+                // What the family's pass wrote is news to the images'. The receiver ends only when
+                // the process does.
+                _ = images.send(change.clone()).await;
+                change
+            }
+        },
+    );
     let cascades = watch(scopes.apis(client), &config, &stores.cascades, guarded::<Cascade>);
     let jobs = watch(scopes.apis(client), &ours, &stores.jobs, plain::<Job>);
     let pods = watch(scopes.apis(client), &ours, &stores.pods, plain::<Pod>);
@@ -78,7 +90,8 @@ pub fn families(
     .boxed()
 }
 
-/// The families that the changes of a watch concern. What we have written ourselves is known already and concerns none.
+/// The families that the changes of a watch concern. What we have written ourselves is known
+/// already and concerns none.
 fn concerned<K: Send + Sync + 'static>(
     context: &Arc<Context>,
     changes: BoxStream<'static, Change<K>>,
@@ -98,14 +111,15 @@ pub fn woken(context: &Arc<Context>) -> BoxStream<'static, FamilyRef> {
     woken.boxed()
 }
 
-/// Tells the controller's own store which families there are, without their content: the passes take that from the cache,
-/// which knows our own writes as well.
+/// Tells the controller's own store which families there are, without their content: the passes
+/// take that from the cache, which knows our own writes as well.
 fn told_to(
     changes: BoxStream<'static, Change<ImageFamily>>,
     mut store: Writer<ImageFamily>,
 ) -> BoxStream<'static, Change<ImageFamily>> {
     let told = changes.inspect(move |change| {
-        let outline = ImageFamily { metadata: change.object().metadata.clone(), ..ImageFamily::default() };
+        let outline =
+            ImageFamily { metadata: change.object().metadata.clone(), ..ImageFamily::default() };
         store.apply_watcher_event(&match change {
             Change::Applied(_) | Change::Echoed(_) => Event::Apply(outline),
             Change::Deleted(_) => Event::Delete(outline),
@@ -114,8 +128,9 @@ fn told_to(
     told.boxed()
 }
 
-/// The family itself; one that is gone is forgotten everywhere. When one comes, goes or changes, those that wait for one of
-/// its tags are looked at too. Those that stand on its images also want to know what we have recorded of it ourselves.
+/// The family itself; one that is gone is forgotten everywhere. When one comes, goes or changes,
+/// those that wait for one of its tags are looked at too. Those that stand on its images also want
+/// to know what we have recorded of it ourselves.
 #[must_use]
 pub fn of_family(context: &Context, change: &Change<ImageFamily>) -> Vec<FamilyRef> {
     let mut concerned: Vec<FamilyRef> =
@@ -129,7 +144,8 @@ pub fn of_family(context: &Context, change: &Change<ImageFamily>) -> Vec<FamilyR
     concerned
 }
 
-/// The family of an image's record, unless it wrote that itself, and in any case those that stand on the image.
+/// The family of an image's record, unless it wrote that itself, and in any case those that stand
+/// on the image.
 #[must_use]
 pub fn of_image(context: &Context, change: &Change<ManagedImage>) -> Vec<FamilyRef> {
     let image = change.object();
@@ -141,7 +157,9 @@ pub fn of_image(context: &Context, change: &Change<ManagedImage>) -> Vec<FamilyR
 /// The family of a cascade.
 #[must_use]
 pub fn of_cascade(change: &Change<Cascade>) -> Vec<FamilyRef> {
-    let family = |cascade: Arc<Cascade>| Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family);
+    let family = |cascade: Arc<Cascade>| {
+        Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family)
+    };
     change.news().map(family).iter().map(reference).collect()
 }
 
@@ -154,7 +172,9 @@ pub fn of_label<K: ResourceExt>(change: &Change<K>) -> Vec<FamilyRef> {
 /// The families that use a strategy.
 #[must_use]
 pub fn of_strategy(context: &Context, change: &Change<BuildStrategy>) -> Vec<FamilyRef> {
-    let Some(strategy) = change.news().map(|strategy| strategy.name_any()) else { return Vec::new() };
+    let Some(strategy) = change.news().map(|strategy| strategy.name_any()) else {
+        return Vec::new();
+    };
     families_where(context, |family| {
         let spec = &family.spec;
         let of_images = spec.images.iter().filter_map(|image| image.strategy.as_ref());
@@ -164,7 +184,10 @@ pub fn of_strategy(context: &Context, change: &Change<BuildStrategy>) -> Vec<Fam
 
 /// The families whose sources a `ConfigMap` is.
 #[must_use]
-pub fn of_config_map(context: &Context, change: &Change<PartialObjectMeta<ConfigMap>>) -> Vec<FamilyRef> {
+pub fn of_config_map(
+    context: &Context,
+    change: &Change<PartialObjectMeta<ConfigMap>>,
+) -> Vec<FamilyRef> {
     users_of(context, change, names_config_map)
 }
 
@@ -178,17 +201,21 @@ fn reference(key: &Key) -> FamilyRef {
     ObjectRef::new(&key.name).within(&key.namespace)
 }
 
-/// Whether a family waits for a person: for a tag, perhaps, which another one claims first. It may go on when that one goes
-/// or changes.
+/// Whether a family waits for a person: for a tag, perhaps, which another one claims first. It may
+/// go on when that one goes or changes.
 fn stalled(family: &ImageFamily) -> bool {
-    let conditions = family.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let conditions =
+        family.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     condition::is_true(conditions, condition::STALLED)
 }
 
 /// Families of any namespace, sorted by key.
 fn families_where(context: &Context, concerned: impl Fn(&ImageFamily) -> bool) -> Vec<FamilyRef> {
     let all = context.stores.families.all();
-    all.iter().filter(|family| concerned(family)).map(|family| reference(&Key::of(&**family))).collect()
+    all.iter()
+        .filter(|family| concerned(family))
+        .map(|family| reference(&Key::of(&**family)))
+        .collect()
 }
 
 /// The families of an object's namespace that name it.
@@ -204,12 +231,22 @@ fn users_of<K: Resource>(
 }
 
 fn names_config_map(family: &ImageFamily, name: &str) -> bool {
-    family.spec.images.iter().any(|image| image.source.config_map.as_ref().is_some_and(|source| source.name == name))
+    family
+        .spec
+        .images
+        .iter()
+        .any(|image| image.source.config_map.as_ref().is_some_and(|source| source.name == name))
 }
 
 fn names_secret(family: &ImageFamily, name: &str) -> bool {
     let for_git = |image: &crate::api::Image| {
-        image.source.git.as_ref().and_then(|git| git.secret_ref.as_ref()).is_some_and(|secret| secret.name == name)
+        image
+            .source
+            .git
+            .as_ref()
+            .and_then(|git| git.secret_ref.as_ref())
+            .is_some_and(|secret| secret.name == name)
     };
-    family.spec.credentials.iter().any(|secret| secret.name == name) || family.spec.images.iter().any(for_git)
+    family.spec.credentials.iter().any(|secret| secret.name == name)
+        || family.spec.images.iter().any(for_git)
 }

@@ -1,4 +1,5 @@
-//! Watches: one per kind and scope, each filling a cache and telling which families its changes concern.
+//! Watches: one per kind and scope, each filling a cache and telling which families its changes
+//! concern.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -53,7 +54,11 @@ impl Scopes {
         K::DynamicType: Default,
     {
         let api = |scope: &String| {
-            if scope.is_empty() { Api::all(client.clone()) } else { Api::namespaced(client.clone(), scope) }
+            if scope.is_empty() {
+                Api::all(client.clone())
+            } else {
+                Api::namespaced(client.clone(), scope)
+            }
         };
         self.0.iter().map(|scope| (scope.clone(), api(scope))).collect()
     }
@@ -61,8 +66,8 @@ impl Scopes {
 
 /// Watches one kind over all scopes and fills the cache. Yields what has changed.
 ///
-/// `read` unwraps what the watch yields: see [`guarded`] and [`plain`]. Managed fields are dropped before caching: they are
-/// half of an object's metadata and nothing here reads them.
+/// `read` unwraps what the watch yields: see [`guarded`] and [`plain`]. Managed fields are dropped
+/// before caching: they are half of an object's metadata and nothing here reads them.
 pub fn watch<W, K>(
     apis: Vec<(String, Api<W>)>,
     config: &watcher::Config,
@@ -91,7 +96,8 @@ where
     stream::select_all(streams).boxed()
 }
 
-/// For our own kinds: an object that can't be read is told in the log and passed over; it must not end the watch of the others.
+/// For our own kinds: an object that can't be read is told in the log and passed over; it must not
+/// end the watch of the others.
 pub fn guarded<K: Resource>(object: DeserializeGuard<K>) -> Option<K>
 where
     K::DynamicType: Default,
@@ -102,7 +108,8 @@ where
             let kind = K::kind(&K::DynamicType::default()).into_owned();
             let name = invalid.metadata.name.as_deref().unwrap_or_default();
             let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
-            warn!(%kind, namespace, name, error = %invalid.error, "an object can't be read and is passed over");
+            warn!(%kind, namespace, name, error = %invalid.error, "an object can't be read and is \
+                passed over");
         })
         .ok()
 }
@@ -112,7 +119,10 @@ pub fn plain<K>(object: K) -> Option<K> {
     Some(object)
 }
 
-fn unwrap<W, K: Resource>(event: watcher::Event<W>, read: fn(W) -> Option<K>) -> Option<watcher::Event<K>> {
+fn unwrap<W, K: Resource>(
+    event: watcher::Event<W>,
+    read: fn(W) -> Option<K>,
+) -> Option<watcher::Event<K>> {
     let read = |object| {
         let mut object = read(object)?;
         object.managed_fields_mut().clear();

@@ -10,7 +10,10 @@ use serde_json::json;
 use crate::controller::error::{Error, call};
 
 /// The body of a server-side apply of a status.
-pub fn apply_status<K: Resource<DynamicType = ()>>(name: &str, status: &impl Serialize) -> Patch<serde_json::Value> {
+pub fn apply_status<K: Resource<DynamicType = ()>>(
+    name: &str,
+    status: &impl Serialize,
+) -> Patch<serde_json::Value> {
     Patch::Apply(json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),

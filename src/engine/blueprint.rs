@@ -1,4 +1,5 @@
-//! What follows from a spec alone: made once per generation, so that a pass neither hashes nor resolves it again.
+//! What follows from a spec alone: made once per generation, so that a pass neither hashes nor
+//! resolves it again.
 
 use crate::{
     api::{Edge, Image, ImageFamilySpec},
@@ -44,7 +45,9 @@ impl Blueprint {
     #[must_use]
     pub fn new(spec: &ImageFamilySpec, lineage: Lineage, windows: Windows) -> Self {
         let images = spec.images.iter().enumerate();
-        let images = images.map(|(index, image)| ImageBlueprint::new(spec, &lineage, index, image)).collect();
+        let images = images
+            .map(|(index, image)| ImageBlueprint::new(spec, &lineage, index, image))
+            .collect();
         let import_names = lineage.imports().iter().map(ToString::to_string).collect();
         Self { lineage, import_names, windows, images }
     }
@@ -53,7 +56,8 @@ impl Blueprint {
 impl ImageBlueprint {
     fn new(spec: &ImageFamilySpec, lineage: &Lineage, index: usize, image: &Image) -> Self {
         let edges = image.from.iter().zip(lineage.parents(index));
-        let references: Vec<String> = edges.map(|(edge, parent)| reference(spec, lineage, edge, *parent)).collect();
+        let references: Vec<String> =
+            edges.map(|(edge, parent)| reference(spec, lineage, edge, *parent)).collect();
         Self {
             repository: repository(spec, image),
             spec_hash: spec_hash(image, &references),
@@ -71,16 +75,21 @@ pub fn repository(spec: &ImageFamilySpec, image: &Image) -> String {
     format!("{}/{}", spec.repository, image.path.as_deref().unwrap_or(&image.name))
 }
 
-/// The reference by which a Dockerfile names a parent, if the edge does not say: see [`Edge::reference`]. Where another family
-/// pushes to is not in this spec, so that the name of its image stands for the reference.
+/// The reference by which a Dockerfile names a parent, if the edge does not say: see
+/// [`Edge::reference`]. Where another family pushes to is not in this spec, so that the name of its
+/// image stands for the reference.
 fn reference(spec: &ImageFamilySpec, lineage: &Lineage, edge: &Edge, parent: Parent) -> String {
     edge.reference.clone().unwrap_or_else(|| match parent {
         Parent::Upstream(upstream) => {
             spec.upstreams.get(upstream).map(crate::api::Upstream::reference).unwrap_or_default()
         }
-        Parent::Image(image) => {
-            spec.images.get(image).map(|image| format!("{}:latest", repository(spec, image))).unwrap_or_default()
+        Parent::Image(image) => spec
+            .images
+            .get(image)
+            .map(|image| format!("{}:latest", repository(spec, image)))
+            .unwrap_or_default(),
+        Parent::Import(import) => {
+            lineage.imports().get(import).map(ToString::to_string).unwrap_or_default()
         }
-        Parent::Import(import) => lineage.imports().get(import).map(ToString::to_string).unwrap_or_default(),
     })
 }

@@ -1,4 +1,5 @@
-//! Why an image is stale: what differs between the inputs of its last good build and those of now, and what set that off.
+//! Why an image is stale: what differs between the inputs of its last good build and those of now,
+//! and what set that off.
 
 use crate::{
     api::{Cause, CauseType, Inputs, condition::shorten, managed_image::MAX_BUILD_CAUSES},
@@ -25,9 +26,9 @@ pub(in crate::engine) struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// The causes: first those that changed an input of the image itself, then what set those off, down to the upstreams.
-    /// `of_parents` says why the last build of each parent was made, in the order of the wanted parents. An image that was never
-    /// built has its spec as its cause.
+    /// The causes: first those that changed an input of the image itself, then what set those off,
+    /// down to the upstreams. `of_parents` says why the last build of each parent was made, in the
+    /// order of the wanted parents. An image that was never built has its spec as its cause.
     pub fn causes<'p>(&self, of_parents: impl Iterator<Item = &'p [Cause]>) -> Vec<Cause> {
         let cause = |type_, name: &str, from: &str, to: &str| Cause {
             type_,
@@ -42,7 +43,11 @@ impl Change<'_> {
         let mut causes = Vec::new();
         let mut roots = Vec::new();
         for (place, (why, now)) in of_parents.zip(&self.wanted.parents).enumerate() {
-            let before = last.parents.iter().find(|before| before.name == now.name).or_else(|| last.parents.get(place));
+            let before = last
+                .parents
+                .iter()
+                .find(|before| before.name == now.name)
+                .or_else(|| last.parents.get(place));
             let before = before.map_or("", |before| before.digest.as_str());
             if before == now.digest {
                 continue;
@@ -52,7 +57,11 @@ impl Change<'_> {
                 _ => CauseType::Upstream,
             };
             causes.push(cause(type_, &now.name, before, &now.digest));
-            roots.extend(why.iter().filter(|why| why.type_ != CauseType::Parent).map(|why| reached(why, &now.name)));
+            roots.extend(
+                why.iter()
+                    .filter(|why| why.type_ != CauseType::Parent)
+                    .map(|why| reached(why, &now.name)),
+            );
         }
         for (type_, named, before, after) in [
             (CauseType::Source, self.image, &last.source, &self.wanted.source),
@@ -87,8 +96,8 @@ fn same(a: &Cause, b: &Cause) -> bool {
     (a.type_, &a.name, &a.from, &a.to) == (b.type_, &b.name, &b.from, &b.to)
 }
 
-/// What a build was made for, as a key: failures of different images with one key have one cause. What only concerns the image
-/// itself names it, so that it is nobody else's.
+/// What a build was made for, as a key: failures of different images with one key have one cause.
+/// What only concerns the image itself names it, so that it is nobody else's.
 #[must_use]
 pub fn key(image: &str, causes: &[Cause]) -> String {
     let shared = |type_| causes.iter().find(|cause| cause.type_ == type_);
@@ -124,22 +133,29 @@ pub fn sentence(causes: &[Cause]) -> String {
     let direct = causes.iter().filter(|cause| cause.via.is_empty()).map(clause);
     let roots = causes.iter().filter(|cause| !cause.via.is_empty()).map(clause);
     let (direct, roots): (Vec<String>, Vec<String>) = (direct.collect(), roots.collect());
-    let because = if roots.is_empty() { String::new() } else { format!(", because {}", roots.join("; ")) };
+    let because =
+        if roots.is_empty() { String::new() } else { format!(", because {}", roots.join("; ")) };
     shorten(&format!("{}{because}", direct.join("; ")), MAX_SENTENCE)
 }
 
 fn clause(cause: &Cause) -> String {
     match (cause.type_, cause.from.is_empty()) {
         (CauseType::Spec, true) => format!("{} is new", cause.name),
-        (CauseType::Upstream, true) => format!("{} was first seen at {}", cause.name, short(&cause.to)),
+        (CauseType::Upstream, true) => {
+            format!("{} was first seen at {}", cause.name, short(&cause.to))
+        }
         (CauseType::Upstream, false) => {
             format!("{} moved from {} to {}", cause.name, short(&cause.from), short(&cause.to))
         }
         (CauseType::Parent, _) => format!("{} was rebuilt as {}", cause.name, short(&cause.to)),
-        (CauseType::Source, _) => format!("the source of {} changed to {}", cause.name, short(&cause.to)),
+        (CauseType::Source, _) => {
+            format!("the source of {} changed to {}", cause.name, short(&cause.to))
+        }
         (CauseType::Spec, false) => format!("the spec of {} changed", cause.name),
         (CauseType::Strategy, _) => "the build strategy changed".into(),
-        (CauseType::Manual, _) => format!("a rebuild of {} was asked for ({})", cause.name, cause.to),
+        (CauseType::Manual, _) => {
+            format!("a rebuild of {} was asked for ({})", cause.name, cause.to)
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{
-        BreakerStatus, Cause, FailureClass, ImageState, Pending, Supersede, UpstreamStatus, WindowStatus,
-        cascade::MAX_CAUSES, condition::reason,
+        BreakerStatus, Cause, FailureClass, ImageState, Pending, Supersede, UpstreamStatus,
+        WindowStatus, cascade::MAX_CAUSES, condition::reason,
     },
     engine::{
         cascade::{
@@ -58,8 +58,13 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
         images: &evaluation.images,
     };
     let handled = effects.handled(input, &outcome, now);
-    let wake_at =
-        [evaluation.plan.wake_at, followed.wake_at, course.wake_at.take(), evaluation.holds_end, changes(window)];
+    let wake_at = [
+        evaluation.plan.wake_at,
+        followed.wake_at,
+        course.wake_at.take(),
+        evaluation.holds_end,
+        changes(window),
+    ];
     Decision {
         upstreams,
         pending: course.pending,
@@ -89,7 +94,8 @@ impl Course {
     }
 }
 
-/// A cascade runs: ready builds start, and it ends when nothing of it is on its way, or when another is to take its place.
+/// A cascade runs: ready builds start, and it ends when nothing of it is on its way, or when
+/// another is to take its place.
 fn go_on(
     input: &DecideInput<'_>,
     cascade: ObservedCascade<'_>,
@@ -112,7 +118,12 @@ fn go_on(
     {
         course.pending = Some(pending);
         if until <= now {
-            gates::close(evaluation, reason::CASCADING, "another cascade takes the place of this one");
+            gates::close(
+                evaluation,
+                reason::CASCADING,
+                "another cascade takes the place of this \
+                one",
+            );
             return Course { cascade: CascadeStep::Close { name, superseded: true }, ..course };
         }
         course.wake_at = Some(until);
@@ -128,7 +139,11 @@ fn go_on(
 }
 
 /// The builds of a superseded cascade that nobody wants any more.
-fn overtaken(input: &DecideInput<'_>, cascade: ObservedCascade<'_>, evaluation: &Evaluation) -> Vec<Action> {
+fn overtaken(
+    input: &DecideInput<'_>,
+    cascade: ObservedCascade<'_>,
+    evaluation: &Evaluation,
+) -> Vec<Action> {
     let Some(superseded) = cascade.supersedes else { return Vec::new() };
     let images = input.images.iter().zip(&evaluation.images);
     images
@@ -157,11 +172,18 @@ fn begin(
     match gates::cascade(input, upstreams, evaluation, effects, window, now) {
         CascadeGate::Open => {
             let ended = |name: &str| input.ended.iter().any(|cascade| cascade.name == name);
-            // One that was to begin before, and whose record may be there though nobody has shown it yet, begins under its name.
-            let begun = input.status.cascade.as_ref().map(|cascade| cascade.name.clone()).filter(|name| !ended(name));
+            // One that was to begin before, and whose record may be there though nobody has shown
+            // it yet, begins under its name.
+            let begun = input
+                .status
+                .cascade
+                .as_ref()
+                .map(|cascade| cascade.name.clone())
+                .filter(|name| !ended(name));
             let name = begun.unwrap_or_else(|| cascade_name(input.family, now));
             if ended(&name) {
-                // Names tell seconds apart; a cascade has begun in this one already, or the clock was set back to it.
+                // Names tell seconds apart; a cascade has begun in this one already, or the clock
+                // was set back to it.
                 gates::close(evaluation, reason::CASCADING, "the cascade begins");
                 let next = now.saturating_add(A_SECOND).unwrap_or(Timestamp::MAX);
                 return Course {
@@ -174,13 +196,25 @@ fn begin(
             Course::of(open(input, upstreams, evaluation, name, now))
         }
         CascadeGate::Settling { pending, until } => {
-            gates::close(evaluation, reason::SETTLING, &format!("changes may still come; starts at {until:.0}"));
+            gates::close(
+                evaluation,
+                reason::SETTLING,
+                &format!(
+                    "changes may still come; starts at \
+                {until:.0}"
+                ),
+            );
             Course { pending: Some(pending), wake_at: Some(until), ..Course::of(CascadeStep::None) }
         }
         CascadeGate::Closed { pending, opens } => {
             let (reason, message) = gates::told_closed(opens);
             gates::close(evaluation, reason, &message);
-            Course { pending: Some(pending), wake_at: opens, gated: true, ..Course::of(CascadeStep::None) }
+            Course {
+                pending: Some(pending),
+                wake_at: opens,
+                gated: true,
+                ..Course::of(CascadeStep::None)
+            }
         }
         CascadeGate::Suspended { pending } => {
             gates::close(evaluation, reason::SUSPENDED, "spec.suspend is set");
@@ -190,7 +224,8 @@ fn begin(
     }
 }
 
-/// A cascade begins: candidates are adopted, and the plan is made. Its builds start once it is recorded, in the next pass.
+/// A cascade begins: candidates are adopted, and the plan is made. Its builds start once it is
+/// recorded, in the next pass.
 fn open(
     input: &DecideInput<'_>,
     upstreams: &mut [UpstreamStatus],
@@ -200,24 +235,34 @@ fn open(
 ) -> CascadeStep {
     let moved = upstreams::adopt(upstreams, now);
     let ready = evaluation.plan.ready.iter().map(|ready| ready.image);
-    let stood_on = moved.iter().flat_map(|(upstream, _)| input.lineage().upstream_children(*upstream).iter().copied());
+    let stood_on = moved
+        .iter()
+        .flat_map(|(upstream, _)| input.lineage().upstream_children(*upstream).iter().copied());
     // What has failed is tried again by every cascade.
     let failed = evaluation.images.iter().enumerate().filter(|(_, image)| {
         image.state == ImageState::Failed
-            && image.failure.as_ref().is_some_and(|failure| failure.last.class != FailureClass::Cancelled)
+            && image
+                .failure
+                .as_ref()
+                .is_some_and(|failure| failure.last.class != FailureClass::Cancelled)
     });
-    let mask = input.lineage().with_descendants(ready.chain(stood_on).chain(failed.map(|(index, _)| index)));
+    let mask = input
+        .lineage()
+        .with_descendants(ready.chain(stood_on).chain(failed.map(|(index, _)| index)));
     let mut causes: Vec<Cause> = moved.iter().map(|(_, cause)| cause.clone()).collect();
-    let of_ready = evaluation.plan.ready.iter().filter_map(|ready| evaluation.images.get(ready.image));
+    let of_ready =
+        evaluation.plan.ready.iter().filter_map(|ready| evaluation.images.get(ready.image));
     causes.extend(of_ready.flat_map(|image| image.causes.clone()));
     causes.sort();
     causes.dedup();
     causes.truncate(MAX_CAUSES);
     gates::close(evaluation, reason::CASCADING, "the cascade begins");
-    // What is looked at here are the inputs from before: the next pass, with the cascade recorded, asks and starts.
+    // What is looked at here are the inputs from before: the next pass, with the cascade recorded,
+    // asks and starts.
     evaluation.plan = Plan::default();
     for (image, below) in evaluation.images.iter_mut().zip(&mask) {
-        // Not yet asked for, but part of the cascade: it must not look finished before it has begun.
+        // Not yet asked for, but part of the cascade: it must not look finished before it has
+        // begun.
         image.in_progress |= *below && image.state != ImageState::Current;
     }
     let supersedes = input.superseded().filter(|_| !moved.is_empty()).map(str::to_owned);
@@ -230,10 +275,16 @@ fn cascade_name(family: &str, now: Timestamp) -> String {
     format!("{family}-{stamp}")
 }
 
-/// Jobs that are to be ended: failed ones that have not ended, and those of images that the family no longer has.
+/// Jobs that are to be ended: failed ones that have not ended, and those of images that the family
+/// no longer has.
 fn ended(input: &DecideInput<'_>) -> impl Iterator<Item = String> {
-    let failed = input.images.iter().flat_map(|image| &image.builds).filter(|build| failure::failed_and_live(build));
-    let orphans = input.orphans.iter().filter(|build| build.live && build.outcome != BuildOutcome::Stopped);
+    let failed = input
+        .images
+        .iter()
+        .flat_map(|image| &image.builds)
+        .filter(|build| failure::failed_and_live(build));
+    let orphans =
+        input.orphans.iter().filter(|build| build.live && build.outcome != BuildOutcome::Stopped);
     failed.chain(orphans).map(|build| build.job.clone())
 }
 
@@ -253,14 +304,20 @@ fn window_status(window: WindowState) -> Option<WindowStatus> {
     }
 }
 
-/// What is told of the breaker. Where nothing is left that it keeps from starting, no build is going to be tried either: it stays
-/// open until the next cascade, or a person, has something tried again.
+/// What is told of the breaker. Where nothing is left that it keeps from starting, no build is
+/// going to be tried either: it stays open until the next cascade, or a person, has something tried
+/// again.
 fn breaker_status(breaker: BreakerState, any_left: bool) -> Option<BreakerStatus> {
     match breaker {
         BreakerState::Closed => None,
         BreakerState::Open { since, cause, mut failures, probe_at, .. } => {
             failures.truncate(MAX_BREAKER_NAMES);
-            Some(BreakerStatus { since: Some(since), cause, failures, probe_at: any_left.then_some(probe_at) })
+            Some(BreakerStatus {
+                since: Some(since),
+                cause,
+                failures,
+                probe_at: any_left.then_some(probe_at),
+            })
         }
     }
 }

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        BreakerStatus, Cause, CheckRecord, Edge, FailureRecord, HandledRequest, ImageState, Inputs, ManualHold,
-        Pending, RunningBuild, UpstreamStatus, WindowStatus,
+        BreakerStatus, Cause, CheckRecord, Edge, FailureRecord, HandledRequest, ImageState, Inputs,
+        ManualHold, Pending, RunningBuild, UpstreamStatus, WindowStatus,
     },
     engine::{
         Problem,
@@ -32,7 +32,8 @@ pub struct Decision {
     pub images: Vec<ImageDecision>,
     /// The effects, in the order in which they are to be carried out.
     pub actions: Vec<Action>,
-    /// Requests that are handled with this decision, each to be recorded on its object together with what it brought about.
+    /// Requests that are handled with this decision, each to be recorded on its object together
+    /// with what it brought about.
     pub handled: Vec<(Target, HandledRequest)>,
     /// When to look again though nothing has changed.
     pub wake_at: Option<Timestamp>,
@@ -74,15 +75,17 @@ impl CascadeStep {
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::None => None,
-            Self::Open { name, .. } | Self::Running { name } | Self::Close { name, .. } => Some(name),
+            Self::Open { name, .. } | Self::Running { name } | Self::Close { name, .. } => {
+                Some(name)
+            }
         }
     }
 }
 
 /// The state of one image, and what is to be recorded of it.
 ///
-/// Small, for there is one of each image in every pass, and in most passes most images are at rest: what only some have is boxed,
-/// and nothing is allocated for an image that is current.
+/// Small, for there is one of each image in every pass, and in most passes most images are at rest:
+/// what only some have is boxed, and nothing is allocated for an image that is current.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageDecision {
     /// What it is doing.
@@ -121,7 +124,8 @@ pub struct ImageDecision {
     pub nonce: Option<String>,
 }
 
-/// What is told of an image. What is told of nearly all of them is put into words only where it is read.
+/// What is told of an image. What is told of nearly all of them is put into words only where it is
+/// read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// This build is made from the inputs as they are.
@@ -141,7 +145,9 @@ pub enum Message {
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Current { build } => write!(f, "build {build} is made from the inputs as they are"),
+            Self::Current { build } => {
+                write!(f, "build {build} is made from the inputs as they are")
+            }
             Self::Spared { build } => write!(f, "a rebuild came out the same; build {build} stays"),
             Self::Words(words) => f.write_str(words),
         }
@@ -204,7 +210,8 @@ pub enum Action {
         /// The references of the upstreams of this family that caused it.
         upstreams: Vec<String>,
     },
-    /// End a Job that counts as failed or cancelled and has not ended, so that nothing of it builds beside the next attempt.
+    /// End a Job that counts as failed or cancelled and has not ended, so that nothing of it builds
+    /// beside the next attempt.
     Stop {
         /// The Job's name.
         job: String,
@@ -220,7 +227,8 @@ pub enum Action {
         /// Which attempt, from 0.
         attempt: i32,
     },
-    /// Let the registry remember that this fingerprint came out the same as a digest that stands already.
+    /// Let the registry remember that this fingerprint came out the same as a digest that stands
+    /// already.
     Remember {
         /// The image.
         image: usize,

@@ -1,4 +1,5 @@
-//! The fingerprint: what determines a build, as one hash. Never secrets, never time, never where the image goes.
+//! The fingerprint: what determines a build, as one hash. Never secrets, never time, never where
+//! the image goes.
 
 use sha2::{Digest, Sha256};
 
@@ -9,7 +10,8 @@ const SCHEME: &str = "groundswell/1";
 /// Hex characters of a fingerprint: 160 bits.
 const LENGTH: usize = 40;
 
-/// A hash over a list of texts; each is preceded by its length, so that no two lists are spelled alike.
+/// A hash over a list of texts; each is preceded by its length, so that no two lists are spelled
+/// alike.
 pub struct Hasher(Sha256);
 
 impl Hasher {
@@ -29,7 +31,10 @@ impl Hasher {
 
     /// Adds a list of texts.
     #[must_use]
-    pub fn texts<'a>(self, texts: impl IntoIterator<Item = &'a str, IntoIter: ExactSizeIterator>) -> Self {
+    pub fn texts<'a>(
+        self,
+        texts: impl IntoIterator<Item = &'a str, IntoIter: ExactSizeIterator>,
+    ) -> Self {
         let texts = texts.into_iter();
         let start = self.text(&texts.len().to_string());
         texts.fold(start, Self::text)
@@ -46,20 +51,31 @@ impl Hasher {
 
 /// The fingerprint of these inputs: 40 hex characters.
 ///
-/// Parents count with their digest and their place in `from`, not with their name: to rename an upstream rebuilds nothing.
+/// Parents count with their digest and their place in `from`, not with their name: to rename an
+/// upstream rebuilds nothing.
 #[must_use]
 pub fn fingerprint(inputs: &Inputs) -> String {
     let digests: Vec<&str> = inputs.parents.iter().map(|parent| parent.digest.as_str()).collect();
-    let hasher = Hasher::new(SCHEME).texts(digests).text(&inputs.source).text(&inputs.spec).text(&inputs.strategy);
-    // Without a nonce nothing is added, so that a fingerprint stays what it was before there were any.
+    let hasher = Hasher::new(SCHEME)
+        .texts(digests)
+        .text(&inputs.source)
+        .text(&inputs.spec)
+        .text(&inputs.strategy);
+    // Without a nonce nothing is added, so that a fingerprint stays what it was before there were
+    // any.
     if inputs.nonce.is_empty() { hasher.hex() } else { hasher.text(&inputs.nonce).hex() }
 }
 
-/// Hash of what the image itself gives to a build, without its parents: it changes when somebody has edited the image.
+/// Hash of what the image itself gives to a build, without its parents: it changes when somebody
+/// has edited the image.
 #[must_use]
 pub fn own_hash(inputs: &Inputs) -> String {
-    let own =
-        Hasher::new("own").text(&inputs.source).text(&inputs.spec).text(&inputs.strategy).text(&inputs.nonce).hex();
+    let own = Hasher::new("own")
+        .text(&inputs.source)
+        .text(&inputs.spec)
+        .text(&inputs.strategy)
+        .text(&inputs.nonce)
+        .hex();
     own.chars().take(16).collect()
 }
 
@@ -67,7 +83,11 @@ pub fn own_hash(inputs: &Inputs) -> String {
 #[must_use]
 pub fn check_revision(check: &Check) -> String {
     let list = |texts: &[String]| texts.iter().map(String::as_str).collect::<Vec<_>>().join("\0");
-    let environment = check.env.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]).collect::<Vec<_>>();
+    let environment = check
+        .env
+        .iter()
+        .flat_map(|(name, value)| [name.as_str(), value.as_str()])
+        .collect::<Vec<_>>();
     let revision = Hasher::new("check")
         .text(&check.name)
         .text(&list(&check.command))
@@ -82,28 +102,36 @@ pub fn check_revision(check: &Check) -> String {
 /// Hash of the checks of an image; `None` if it has none.
 #[must_use]
 pub fn checks_hash(checks: &[Check]) -> Option<String> {
-    let required: Vec<String> = checks.iter().filter(|check| check.required).map(check_revision).collect();
+    let required: Vec<String> =
+        checks.iter().filter(|check| check.required).map(check_revision).collect();
     if checks.is_empty() {
         return None;
     }
-    let hash = Hasher::new("checks").texts(required.iter().map(String::as_str).collect::<Vec<_>>()).hex();
+    let hash =
+        Hasher::new("checks").texts(required.iter().map(String::as_str).collect::<Vec<_>>()).hex();
     Some(hash.chars().take(16).collect())
 }
 
-/// Hash of what an image's spec says of its build: edges as the Dockerfile sees them, arguments, target, labels, and where in
-/// its source the Dockerfile stands.
+/// Hash of what an image's spec says of its build: edges as the Dockerfile sees them, arguments,
+/// target, labels, and where in its source the Dockerfile stands.
 #[must_use]
 pub fn spec_hash(image: &Image, references: &[String]) -> String {
     let mut hasher = Hasher::new("spec");
     for (edge, reference) in image.from.iter().zip(references) {
-        hasher =
-            hasher.text(reference).text(edge.arg.as_deref().unwrap_or_default()).text(&format!("{:?}", edge.usage));
+        hasher = hasher
+            .text(reference)
+            .text(edge.arg.as_deref().unwrap_or_default())
+            .text(&format!("{:?}", edge.usage));
     }
     for map in [&image.args, &image.labels] {
-        hasher = hasher.texts(map.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]).collect::<Vec<_>>());
+        hasher = hasher.texts(
+            map.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]).collect::<Vec<_>>(),
+        );
     }
     let (path, dockerfile) = match &image.source {
-        Source { git: Some(git), .. } => (git.path.as_deref().unwrap_or_default(), git.dockerfile.as_str()),
+        Source { git: Some(git), .. } => {
+            (git.path.as_deref().unwrap_or_default(), git.dockerfile.as_str())
+        }
         _ => ("", ""),
     };
     hasher.text(image.target.as_deref().unwrap_or_default()).text(path).text(dockerfile).hex()
@@ -134,12 +162,17 @@ mod tests {
     fn every_input_counts_and_names_do_not() {
         let plain = fingerprint(&inputs());
         assert_eq!(plain.len(), LENGTH);
-        let renamed =
-            Inputs { parents: vec![ParentDigest { name: "base".into(), digest: "sha256:1".into() }], ..inputs() };
+        let renamed = Inputs {
+            parents: vec![ParentDigest { name: "base".into(), digest: "sha256:1".into() }],
+            ..inputs()
+        };
         assert_eq!(fingerprint(&renamed), plain);
         let others = [
             Inputs { parents: vec![], ..inputs() },
-            Inputs { parents: vec![ParentDigest { name: "alpine".into(), digest: "sha256:2".into() }], ..inputs() },
+            Inputs {
+                parents: vec![ParentDigest { name: "alpine".into(), digest: "sha256:2".into() }],
+                ..inputs()
+            },
             Inputs { source: "t".into(), ..inputs() },
             Inputs { spec: "y".into(), ..inputs() },
             Inputs { strategy: "c".into(), ..inputs() },
@@ -154,8 +187,14 @@ mod tests {
     fn what_the_dockerfile_sees_counts() {
         let image = Image { args: [("A".into(), "1".into())].into(), ..Image::default() };
         let plain = spec_hash(&image, &[]);
-        assert_ne!(spec_hash(&Image { args: [("A".into(), "2".into())].into(), ..Image::default() }, &[]), plain);
-        assert_ne!(spec_hash(&Image { labels: image.args.clone(), ..Image::default() }, &[]), plain);
+        assert_ne!(
+            spec_hash(&Image { args: [("A".into(), "2".into())].into(), ..Image::default() }, &[]),
+            plain
+        );
+        assert_ne!(
+            spec_hash(&Image { labels: image.args.clone(), ..Image::default() }, &[]),
+            plain
+        );
         assert_ne!(spec_hash(&Image { target: Some("t".into()), ..image.clone() }, &[]), plain);
         assert_eq!(spec_hash(&Image { tags: vec!["latest".into()], ..image }, &[]), plain);
     }

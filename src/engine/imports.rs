@@ -1,14 +1,17 @@
-//! Whether an image of another family is about to change, from what is recorded of it and of everything that it stands on.
+//! Whether an image of another family is about to change, from what is recorded of it and of
+//! everything that it stands on.
 //!
-//! A cascade that crosses families is settled and ordered as one: a family waits for an image of another one that is on its way,
-//! and also for one that does not know yet that it is, because something further up has only just moved. What stands still
-//! until somebody does something is not waited for.
+//! A cascade that crosses families is settled and ordered as one: a family waits for an image of
+//! another one that is on its way, and also for one that does not know yet that it is, because
+//! something further up has only just moved. What stands still until somebody does something is not
+//! waited for.
 
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     api::{
-        Edge, Image, ImageFamily, ImageState, ManagedImage, ManagedImageStatus, OnParentFailure, ParentDigest,
+        Edge, Image, ImageFamily, ImageState, ManagedImage, ManagedImageStatus, OnParentFailure,
+        ParentDigest,
         condition::{self, RECONCILING, STALLED, reason},
     },
     engine::{
@@ -18,7 +21,8 @@ use crate::{
     lineage::families::{FamilyName, ImageName, import},
 };
 
-/// The most images whose records a pass looks at. What is above counts as settled: at worst something is built twice.
+/// The most images whose records a pass looks at. What is above counts as settled: at worst
+/// something is built twice.
 pub const MAX_RECORDS: usize = 10_000;
 
 /// Reasons for which an image stays where it is until a person or the clock does something.
@@ -32,7 +36,8 @@ const CLOSED_GATES: [&str; 7] = [
     reason::CANCELLED,
 ];
 
-/// Reasons for which a family as a whole is not looked at any further: its images' records stay what they were before.
+/// Reasons for which a family as a whole is not looked at any further: its images' records stay
+/// what they were before.
 const CAN_NOT_BE_BUILT: [&str; 7] = [
     reason::INVALID_SPEC,
     reason::CYCLE,
@@ -66,7 +71,8 @@ struct Known {
     at_rest: bool,
     /// Whether not even what runs is taken notice of.
     stalled: bool,
-    /// Whether its spec was found wanting as it is now, so that records of an older one are not followed by newer ones.
+    /// Whether its spec was found wanting as it is now, so that records of an older one are not
+    /// followed by newer ones.
     found_wanting: bool,
 }
 
@@ -111,7 +117,8 @@ impl<'a, R: Records> Imports<'a, R> {
         })
     }
 
-    /// Whether that is about to change. O(images + edges) above it; what was looked at once is not looked at again.
+    /// Whether that is about to change. O(images + edges) above it; what was looked at once is not
+    /// looked at again.
     pub fn state(&mut self, name: &ImageName) -> ImportState {
         let mut stack: Vec<Frame> = self.enter(name).into_iter().collect();
         while let Some(frame) = stack.last_mut() {
@@ -155,19 +162,33 @@ impl<'a, R: Records> Imports<'a, R> {
         let settled = Own::Decided(ImportState::Settled);
         let Some(family) = self.family(&name.family) else { return settled };
         let place = family.images.get(&name.image);
-        let Some(image) = place.and_then(|place| family.family.spec.images.get(*place)) else { return settled };
+        let Some(image) = place.and_then(|place| family.family.spec.images.get(*place)) else {
+            return settled;
+        };
         let moving = |moves: bool| if moves { ImportState::OnItsWay } else { ImportState::Settled };
         let record = self.records.image(name);
         let Some(status) = record.as_ref().and_then(|record| record.status.as_ref()) else {
             return Own::Decided(moving(!family.at_rest && !family.stalled));
         };
-        let parents: Vec<ImageName> = image.from.iter().filter_map(|edge| parent(name, edge)).collect();
+        let parents: Vec<ImageName> =
+            image.from.iter().filter_map(|edge| parent(name, edge)).collect();
         let frame = |otherwise: ImportState, parents: Vec<ImageName>| {
-            let blocks = image.on_parent_failure == OnParentFailure::Block || status.state == ImageState::Blocked;
-            Own::Parents(Frame { name: name.clone(), parents, next: 0, blocks, found: None, otherwise })
+            let blocks = image.on_parent_failure == OnParentFailure::Block
+                || status.state == ImageState::Blocked;
+            Own::Parents(Frame {
+                name: name.clone(),
+                parents,
+                next: 0,
+                blocks,
+                found: None,
+                otherwise,
+            })
         };
         let failed = || ImportState::Failed { by: name.to_string() };
-        if status.observed_generation < family.family.metadata.generation && !family.stalled && !family.found_wanting {
+        if status.observed_generation < family.family.metadata.generation
+            && !family.stalled
+            && !family.found_wanting
+        {
             // It speaks of an older spec.
             return Own::Decided(moving(true));
         }
@@ -180,9 +201,12 @@ impl<'a, R: Records> Imports<'a, R> {
             ImageState::Held => settled,
             ImageState::Blocked if family.at_rest || family.stalled => frame(failed(), parents),
             _ if family.at_rest || family.stalled => settled,
-            ImageState::Current if self.is_behind(&family, name, image, status) => Own::Decided(moving(true)),
+            ImageState::Current if self.is_behind(&family, name, image, status) => {
+                Own::Decided(moving(true))
+            }
             ImageState::Current => frame(ImportState::Settled, parents),
-            // What it waits for says whether it comes; if that has come, its own record is about to follow.
+            // What it waits for says whether it comes; if that has come, its own record is about to
+            // follow.
             ImageState::Blocked if self.all_stand(&parents) => frame(moving(true), parents),
             ImageState::Blocked => frame(failed(), parents),
             ImageState::Waiting if status.reason == reason::WAITING_FOR_PARENT => {
@@ -192,8 +216,15 @@ impl<'a, R: Records> Imports<'a, R> {
         }
     }
 
-    /// Whether something that a current image stands on is another already than when it was built, or is about to be.
-    fn is_behind(&self, family: &Known, name: &ImageName, image: &Image, status: &ManagedImageStatus) -> bool {
+    /// Whether something that a current image stands on is another already than when it was built,
+    /// or is about to be.
+    fn is_behind(
+        &self,
+        family: &Known,
+        name: &ImageName,
+        image: &Image,
+        status: &ManagedImageStatus,
+    ) -> bool {
         let Some(inputs) = &status.inputs else { return false };
         let upstreams = family.family.status.as_ref().map_or(&[][..], |status| &status.upstreams);
         let moved = |(edge, taken): (&Edge, &ParentDigest)| {
@@ -204,11 +235,13 @@ impl<'a, R: Records> Imports<'a, R> {
                 }
                 upstream.and_then(|upstream| Some(upstream.adopted.as_ref()?.digest.clone()))
             } else {
-                parent(name, edge).and_then(|parent| self.records.image(&parent)?.status.as_ref()?.digest.clone())
+                parent(name, edge)
+                    .and_then(|parent| self.records.image(&parent)?.status.as_ref()?.digest.clone())
             };
             now.is_some_and(|now| now != taken.digest)
         };
-        image.from.len() != inputs.parents.len() || image.from.iter().zip(&inputs.parents).any(moved)
+        image.from.len() != inputs.parents.len()
+            || image.from.iter().zip(&inputs.parents).any(moved)
     }
 
     /// Whether every one of these images has a digest to be built from.
@@ -217,7 +250,8 @@ impl<'a, R: Records> Imports<'a, R> {
             let record = self.records.image(parent);
             let status = record.as_ref().and_then(|record| record.status.as_ref());
             status.is_some_and(|status| {
-                status.digest.is_some() && matches!(status.state, ImageState::Current | ImageState::Held)
+                status.digest.is_some()
+                    && matches!(status.state, ImageState::Current | ImageState::Held)
             })
         })
     }
@@ -233,8 +267,8 @@ impl<'a, R: Records> Imports<'a, R> {
 }
 
 impl Frame {
-    /// Goes on to the next parent after one that is in this state. A failure counts for more than what is on its way, as it
-    /// does within a family.
+    /// Goes on to the next parent after one that is in this state. A failure counts for more than
+    /// what is on its way, as it does within a family.
     fn take(&mut self, state: &ImportState) {
         self.next += 1;
         match (state, &self.found) {
@@ -249,9 +283,16 @@ impl Frame {
 
 impl Known {
     fn new(family: Arc<ImageFamily>) -> Self {
-        let images = family.spec.images.iter().enumerate().map(|(place, image)| (image.name.clone(), place)).collect();
+        let images = family
+            .spec
+            .images
+            .iter()
+            .enumerate()
+            .map(|(place, image)| (image.name.clone(), place))
+            .collect();
         let status = family.status.as_ref();
-        let closed = status.and_then(|status| status.window.as_ref()).is_some_and(|window| !window.open);
+        let closed =
+            status.and_then(|status| status.window.as_ref()).is_some_and(|window| !window.open);
         let broken = status.is_some_and(|status| status.breaker.is_some());
         let conditions = status.map_or(&[][..], |status| &status.conditions);
         let stalls = conditions.iter().find(|condition| {
@@ -259,7 +300,8 @@ impl Known {
                 && condition.status == "True"
                 && condition.observed_generation == family.metadata.generation
         });
-        let stalled = stalls.is_some_and(|condition| CAN_NOT_BE_BUILT.contains(&condition.reason.as_str()))
+        let stalled = stalls
+            .is_some_and(|condition| CAN_NOT_BE_BUILT.contains(&condition.reason.as_str()))
             || family.metadata.deletion_timestamp.is_some();
         let at_rest = family.spec.suspend || closed || broken;
         Self { at_rest, stalled, found_wanting: stalls.is_some(), images, family }

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 
 use crate::{
     api::{
-        AdoptedDigest, BreakerStatus, CandidateDigest, Edge, FamilyRef, Image, ImageFamily, ImageFamilySpec,
-        ImageFamilyStatus, ImageState, Inputs, ManagedImage, ManagedImageSpec, ManagedImageStatus, OnParentFailure,
-        ParentDigest, UpstreamStatus, WindowStatus,
+        AdoptedDigest, BreakerStatus, CandidateDigest, Edge, FamilyRef, Image, ImageFamily,
+        ImageFamilySpec, ImageFamilyStatus, ImageState, Inputs, ManagedImage, ManagedImageSpec,
+        ManagedImageStatus, OnParentFailure, ParentDigest, UpstreamStatus, WindowStatus,
         condition::{self, RECONCILING, STALLED, reason},
     },
     engine::{
@@ -19,7 +19,8 @@ use crate::{
     lineage::families::{FamilyName, ImageName},
 };
 
-/// Families and records; everything is current and stands on `sha256:<parent>` until a test changes it.
+/// Families and records; everything is current and stands on `sha256:<parent>` until a test changes
+/// it.
 #[derive(Clone, Debug, Default)]
 struct World {
     families: HashMap<FamilyName, ImageFamily>,
@@ -49,7 +50,8 @@ fn now() -> jiff::Timestamp {
 }
 
 impl World {
-    /// Images as `("namespace/family.image", "UPSTREAM namespace/family.image")`; what is in capitals is an upstream.
+    /// Images as `("namespace/family.image", "UPSTREAM namespace/family.image")`; what is in
+    /// capitals is an upstream.
     fn new(images: &[(&str, &str)]) -> Self {
         let mut world = Self::default();
         for (image, parents) in images {
@@ -78,12 +80,23 @@ impl World {
             });
             let upstreams = &mut family.status.as_mut().expect("status").upstreams;
             if upstream && !upstreams.iter().any(|known| known.name == parent) {
-                let adopted = Some(AdoptedDigest { digest: format!("sha256:{parent}"), ..AdoptedDigest::default() });
-                upstreams.push(UpstreamStatus { name: parent.into(), adopted, ..UpstreamStatus::default() });
+                let adopted = Some(AdoptedDigest {
+                    digest: format!("sha256:{parent}"),
+                    ..AdoptedDigest::default()
+                });
+                upstreams.push(UpstreamStatus {
+                    name: parent.into(),
+                    adopted,
+                    ..UpstreamStatus::default()
+                });
             }
         }
-        let taken = |parent: &str| ParentDigest { name: parent.into(), digest: format!("sha256:{parent}") };
-        let inputs = Inputs { parents: parents.split_whitespace().map(taken).collect(), ..Inputs::default() };
+        let taken =
+            |parent: &str| ParentDigest { name: parent.into(), digest: format!("sha256:{parent}") };
+        let inputs = Inputs {
+            parents: parents.split_whitespace().map(taken).collect(),
+            ..Inputs::default()
+        };
         family.spec.images.push(Image { name: of.image.clone(), from: edges, ..Image::default() });
         let status = ManagedImageStatus {
             state: ImageState::Current,
@@ -92,8 +105,14 @@ impl World {
             inputs: Some(inputs),
             ..ManagedImageStatus::default()
         };
-        let spec = ManagedImageSpec { repository: format!("r.example/{}", of.image), ..ManagedImageSpec::default() };
-        self.records.insert(of.clone(), ManagedImage { spec, status: Some(status), ..ManagedImage::default() });
+        let spec = ManagedImageSpec {
+            repository: format!("r.example/{}", of.image),
+            ..ManagedImageSpec::default()
+        };
+        self.records.insert(
+            of.clone(),
+            ManagedImage { spec, status: Some(status), ..ManagedImage::default() },
+        );
     }
 
     fn family_of(&mut self, image: &str) -> &mut ImageFamily {
@@ -116,7 +135,8 @@ impl World {
 
     fn offer(&mut self, image: &str, why_not: Option<&str>) {
         let upstream = &mut self.family_status(image).upstreams[0];
-        upstream.candidate = Some(CandidateDigest { digest: "sha256:new".into(), ..CandidateDigest::default() });
+        upstream.candidate =
+            Some(CandidateDigest { digest: "sha256:new".into(), ..CandidateDigest::default() });
         upstream.reason = why_not.map(str::to_owned);
     }
 
@@ -129,9 +149,15 @@ fn failed(by: &str) -> ImportState {
     ImportState::Failed { by: by.into() }
 }
 
-/// Three families: `n/a.base` on an upstream, `n/b.mid` on that, `n/b.top` on that, `n/c.leaf` on that.
+/// Three families: `n/a.base` on an upstream, `n/b.mid` on that, `n/b.top` on that, `n/c.leaf` on
+/// that.
 fn tower() -> World {
-    World::new(&[("n/a.base", "UP"), ("n/b.mid", "n/a.base"), ("n/b.top", "n/b.mid"), ("n/c.leaf", "n/b.top UP2")])
+    World::new(&[
+        ("n/a.base", "UP"),
+        ("n/b.mid", "n/a.base"),
+        ("n/b.top", "n/b.mid"),
+        ("n/c.leaf", "n/b.top UP2"),
+    ])
 }
 
 const TOWER: [&str; 4] = ["n/a.base", "n/b.mid", "n/b.top", "n/c.leaf"];
@@ -143,7 +169,10 @@ fn what_nothing_moves_is_settled_and_tells_its_digest() {
         assert_eq!(world.state(image), ImportState::Settled, "{image}");
     }
     let verified = Imports::new(&world).verified(&name("n/b.mid")).expect("good");
-    assert_eq!((verified.digest.as_str(), verified.repository.as_str()), ("sha256:n/b.mid", "r.example/mid"));
+    assert_eq!(
+        (verified.digest.as_str(), verified.repository.as_str()),
+        ("sha256:n/b.mid", "r.example/mid")
+    );
     assert_eq!(Imports::new(&world).verified(&name("n/b.gone")), None);
     assert_eq!(world.state("n/b.gone"), ImportState::Settled);
     assert_eq!(world.state("n/gone.image"), ImportState::Settled);
@@ -156,7 +185,9 @@ fn a_candidate_in_its_quiet_time_moves_all_below() {
     for image in TOWER {
         assert_eq!(world.state(image), ImportState::OnItsWay, "{image}");
     }
-    for gate in [reason::MINIMUM_AGE, reason::AWAITING_APPROVAL, reason::HELD, reason::PLATFORM_MISSING] {
+    for gate in
+        [reason::MINIMUM_AGE, reason::AWAITING_APPROVAL, reason::HELD, reason::PLATFORM_MISSING]
+    {
         world.offer("n/a.base", Some(gate));
         assert_eq!(world.state("n/c.leaf"), ImportState::Settled, "{gate}");
     }
@@ -174,11 +205,19 @@ fn what_is_behind_its_parents_does_not_know_yet_that_it_moves() {
     world.record("n/a.base").digest = Some("sha256:new".into());
     assert_eq!(world.state("n/a.base"), ImportState::Settled);
     for image in &TOWER[1..] {
-        assert_eq!(world.state(image), ImportState::OnItsWay, "a digest of another family: {image}");
+        assert_eq!(
+            world.state(image),
+            ImportState::OnItsWay,
+            "a digest of another family: {image}"
+        );
     }
     let mut world = tower();
     world.family_of("n/b.mid").spec.images[1].from.clear();
-    assert_eq!(world.state("n/b.top"), ImportState::OnItsWay, "an edge that the record does not know yet");
+    assert_eq!(
+        world.state("n/b.top"),
+        ImportState::OnItsWay,
+        "an edge that the record does not know yet"
+    );
 }
 
 #[test]
@@ -203,7 +242,8 @@ fn a_record_tells_whether_it_moves() {
         (ImageState::Current, reason::TAG_IMMUTABLE, false, ImportState::Settled),
     ] {
         let mut world = tower();
-        // What it is made from has moved: a gate that is closed, a hold and a failure count for more.
+        // What it is made from has moved: a gate that is closed, a hold and a failure count for
+        // more.
         if state != ImageState::Current {
             world.record("n/a.base").digest = Some("sha256:new".into());
         }
@@ -228,7 +268,15 @@ fn a_record_of_an_older_spec_is_about_to_be_written_anew() {
     for (generation, expected) in [(2, ImportState::Settled), (1, ImportState::OnItsWay)] {
         let status = world.family_status("n/b.mid");
         status.conditions.clear();
-        condition::set(&mut status.conditions, STALLED, true, reason::CYCLE, "", Some(generation), now());
+        condition::set(
+            &mut status.conditions,
+            STALLED,
+            true,
+            reason::CYCLE,
+            "",
+            Some(generation),
+            now(),
+        );
         assert_eq!(world.state("n/b.mid"), expected, "stalled at {generation}");
     }
 }
@@ -237,7 +285,11 @@ fn a_record_of_an_older_spec_is_about_to_be_written_anew() {
 fn what_waits_for_something_that_does_not_come_is_not_waited_for() {
     let mut world = tower();
     world.set("n/b.top", ImageState::Waiting, reason::WAITING_FOR_PARENT, true);
-    assert_eq!(world.state("n/b.top"), ImportState::OnItsWay, "its parent has come, and its record is about to follow");
+    assert_eq!(
+        world.state("n/b.top"),
+        ImportState::OnItsWay,
+        "its parent has come, and its record is about to follow"
+    );
     world.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
     assert_eq!(world.state("n/b.top"), ImportState::OnItsWay);
     world.set("n/b.mid", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
@@ -250,7 +302,9 @@ fn what_waits_for_something_that_does_not_come_is_not_waited_for() {
 fn a_family_at_rest_is_not_waited_for() {
     let rests: [fn(&mut World); 5] = [
         |world| world.family_of("n/b.mid").spec.suspend = true,
-        |world| world.family_status("n/b.mid").window = Some(WindowStatus { open: false, until: None }),
+        |world| {
+            world.family_status("n/b.mid").window = Some(WindowStatus { open: false, until: None });
+        },
         |world| world.family_status("n/b.mid").breaker = Some(BreakerStatus::default()),
         |world| world.family_of("n/b.mid").metadata.deletion_timestamp = Some(Time(now())),
         |world| {
@@ -277,7 +331,11 @@ fn a_family_at_rest_is_not_waited_for() {
     let status = world.family_status("n/b.mid");
     condition::set(&mut status.conditions, STALLED, true, reason::IMAGES_FAILED, "", None, now());
     world.record("n/a.base").digest = Some("sha256:new".into());
-    assert_eq!(world.state("n/b.mid"), ImportState::OnItsWay, "a failed image holds the others up in nothing");
+    assert_eq!(
+        world.state("n/b.mid"),
+        ImportState::OnItsWay,
+        "a failed image holds the others up in nothing"
+    );
 }
 
 #[test]
@@ -300,7 +358,11 @@ fn a_failure_is_told_by_the_name_of_what_failed() {
     world.set("n/a.base", ImageState::Current, reason::CURRENT, false);
     assert_eq!(world.state("n/c.leaf"), ImportState::OnItsWay, "it has come after all");
     world.set("n/a.base", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
-    assert_eq!(world.state("n/c.leaf"), failed("n/b.mid"), "nobody knows any more why it is blocked");
+    assert_eq!(
+        world.state("n/c.leaf"),
+        failed("n/b.mid"),
+        "nobody knows any more why it is blocked"
+    );
 }
 
 #[test]
@@ -334,11 +396,16 @@ fn circles_and_heights_end() {
             _ => (format!("n/f{place}.i"), format!("n/f{}.i", place - 1)),
         })
         .collect();
-    let chain: Vec<(&str, &str)> = chain.iter().map(|(name, parents)| (name.as_str(), parents.as_str())).collect();
+    let chain: Vec<(&str, &str)> =
+        chain.iter().map(|(name, parents)| (name.as_str(), parents.as_str())).collect();
     let mut world = World::new(&chain);
     world.offer("n/f0.i", None);
     assert_eq!(world.state(&format!("n/f{}.i", MAX_RECORDS - 1)), ImportState::OnItsWay);
-    assert_eq!(world.state(&format!("n/f{height}.i")), ImportState::Settled, "no further than the limit");
+    assert_eq!(
+        world.state(&format!("n/f{height}.i")),
+        ImportState::Settled,
+        "no further than the limit"
+    );
 }
 
 /// Twelve images in four families, each on earlier ones, in states drawn at random.
@@ -357,7 +424,8 @@ fn worlds() -> impl Strategy<Value = World> {
         let named = |place: usize| format!("n/f{}.i{place}", place % 4);
         let mut world = World::default();
         for (place, (parents, (state, why, reconciling), moved)) in images.into_iter().enumerate() {
-            let parents: Vec<String> = parents.into_iter().filter(|parent| *parent < place).map(named).collect();
+            let parents: Vec<String> =
+                parents.into_iter().filter(|parent| *parent < place).map(named).collect();
             world.add(&name(&named(place)), &parents.join(" "));
             world.set(&named(place), state, why, reconciling);
             if moved {

@@ -9,8 +9,8 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        BuildFailure, CascadeStatus, Cause, HandledRequest, ImageFamilySpec, ImageFamilyStatus, Inputs,
-        ManagedImageStatus, Request, condition::Problem,
+        BuildFailure, CascadeStatus, Cause, HandledRequest, ImageFamilySpec, ImageFamilyStatus,
+        Inputs, ManagedImageStatus, Request, condition::Problem,
     },
     engine::blueprint::Blueprint,
     lineage::Lineage,
@@ -83,12 +83,14 @@ pub struct EndedCascade<'a> {
     pub superseded: bool,
 }
 
-/// How many builds the operator's limits allow this family to start now; `None` where there is no limit.
+/// How many builds the operator's limits allow this family to start now; `None` where there is no
+/// limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
     /// Its share of what is free in its namespace and in the cluster.
     pub family: Option<usize>,
-    /// What is free for builds that an upstream has set off, by the upstream's reference. One that is not named has no limit.
+    /// What is free for builds that an upstream has set off, by the upstream's reference. One that
+    /// is not named has no limit.
     pub upstreams: BTreeMap<String, usize>,
 }
 
@@ -176,8 +178,9 @@ pub struct ObservedImage<'a> {
     pub builds: Vec<ObservedBuild>,
     /// Its checks that the cluster still knows, of any digest.
     pub checks: Vec<ObservedCheck>,
-    /// What the registry last answered to whether a fingerprint was pushed, once for each of the last few fingerprints:
-    /// one pass may want to know of the one from the adopted digests and of the one from those that are about to be.
+    /// What the registry last answered to whether a fingerprint was pushed, once for each of the
+    /// last few fingerprints: one pass may want to know of the one from the adopted digests and of
+    /// the one from those that are about to be.
     pub lookups: Vec<Lookup>,
     /// Where its tags were last seen.
     pub tags: HashMap<String, ObservedTag>,
@@ -254,7 +257,8 @@ pub struct ObservedBuild {
     pub build: i64,
     /// The cascade that it was started for.
     pub cascade: String,
-    /// Hash of what the image itself gave to the build: its source, spec, strategy and nonce, without its parents.
+    /// Hash of what the image itself gave to the build: its source, spec, strategy and nonce,
+    /// without its parents.
     pub own: String,
     /// Whether the image itself was its cause, rather than something below it.
     pub user_caused: bool,
@@ -264,7 +268,8 @@ pub struct ObservedBuild {
     pub outcome: BuildOutcome,
     /// What its pod waits for, if it has not started.
     pub waits_for: Option<String>,
-    /// Whether its Job has not ended, so that pods of it may run or come up, whatever the outcome counts as.
+    /// Whether its Job has not ended, so that pods of it may run or come up, whatever the outcome
+    /// counts as.
     pub live: bool,
 }
 
@@ -350,13 +355,14 @@ pub enum LookupResult {
     },
     /// It does not.
     Absent {
-        /// The highest build number that the registry shows for the image; asked only where no record has it.
+        /// The highest build number that the registry shows for the image; asked only where no
+        /// record has it.
         last_build: Option<i64>,
         /// The highest attempt that had succeeded when the registry was asked.
         after: Option<i32>,
     },
-    /// It stands there and is not what it says: for example it does not stand on the parent that it was to be built from.
-    /// Asked again at the time, for somebody may delete it.
+    /// It stands there and is not what it says: for example it does not stand on the parent that it
+    /// was to be built from. Asked again at the time, for somebody may delete it.
     Rejected(Problem, Timestamp),
     /// The registry could not say; it is asked again at the time.
     Failed(Problem, Timestamp),

@@ -1,14 +1,16 @@
-//! Requests of people: what they change, and what is recorded of them. The acts themselves are read in [`crate::api::request`].
+//! Requests of people: what they change, and what is recorded of them. The acts themselves are read
+//! in [`crate::api::request`].
 //!
-//! A request is handled in the pass that records its outcome. Until then every pass carries it out again, so that each act
-//! comes to the same however often it is done; a crash in between loses nothing.
+//! A request is handled in the pass that records its outcome. Until then every pass carries it out
+//! again, so that each act comes to the same however often it is done; a crash in between loses
+//! nothing.
 
 use jiff::Timestamp;
 
 use crate::{
     api::{
-        Act, ApprovalRecord, HandledRequest, ImageState, ManualHold, Request, RequestOutcome, Scope, UpstreamStatus,
-        condition::reason,
+        Act, ApprovalRecord, HandledRequest, ImageState, ManualHold, Request, RequestOutcome,
+        Scope, UpstreamStatus, condition::reason,
     },
     engine::{
         causes::short,
@@ -68,7 +70,8 @@ pub struct ImageOverrides {
 /// Reads the requests.
 #[must_use]
 pub fn read(input: &DecideInput<'_>, now: Timestamp) -> RequestEffects {
-    let mut effects = RequestEffects { upstreams: input.status.upstreams.clone(), ..RequestEffects::default() };
+    let mut effects =
+        RequestEffects { upstreams: input.status.upstreams.clone(), ..RequestEffects::default() };
     if input.requests.is_empty() {
         return effects;
     }
@@ -81,7 +84,11 @@ pub fn read(input: &DecideInput<'_>, now: Timestamp) -> RequestEffects {
         if let Ok(done) = &outcome {
             effects.start.extend(&done.starts);
         }
-        effects.taken.push(AcceptedRequest { target: observed.target, request: observed.request.clone(), outcome });
+        effects.taken.push(AcceptedRequest {
+            target: observed.target,
+            request: observed.request.clone(),
+            outcome,
+        });
     }
     effects
 }
@@ -100,17 +107,21 @@ pub struct Outcome<'a> {
 }
 
 impl Outcome<'_> {
-    /// Whether what a request starts is not on its way yet, so that the request is looked at again: as long as something
-    /// keeps builds from starting; while the registry is asked what there is to do; and, where what has changed is to be
-    /// started, until the cascade begins that takes it up.
+    /// Whether what a request starts is not on its way yet, so that the request is looked at again:
+    /// as long as something keeps builds from starting; while the registry is asked what there is
+    /// to do; and, where what has changed is to be started, until the cascade begins that takes it
+    /// up.
     fn delays(&self, input: &DecideInput<'_>, done: &Effect) -> bool {
         let mut images = done.starts.iter().filter_map(|image| self.images.get(*image));
         match self.cascade {
             _ if done.starts.is_empty() => false,
             _ if self.gated => true,
             CascadeStep::Close { superseded: true, .. } => true,
-            CascadeStep::None => images.any(is_awaited) || done.takes_up && self.has_candidate(input, &done.starts),
-            // What is stale in the family is on its way in the cascade, but for what it leaves to the next one.
+            CascadeStep::None => {
+                images.any(is_awaited) || done.takes_up && self.has_candidate(input, &done.starts)
+            }
+            // What is stale in the family is on its way in the cascade, but for what it leaves to
+            // the next one.
             CascadeStep::Open { .. } | CascadeStep::Running { .. } | CascadeStep::Close { .. } => {
                 done.takes_up
                     && (images.any(|image| image.reason == reason::NEXT_CASCADE)
@@ -119,14 +130,17 @@ impl Outcome<'_> {
         }
     }
 
-    /// Whether any of these images stands on an upstream with a candidate that may be used, as far as can be seen now.
+    /// Whether any of these images stands on an upstream with a candidate that may be used, as far
+    /// as can be seen now.
     fn has_candidate(&self, input: &DecideInput<'_>, images: &[usize]) -> bool {
         let unanswered = [reason::RESOLVING, reason::REGISTRY_UNAVAILABLE];
         let waits = |upstream: &UpstreamStatus| {
-            upstream.candidate.is_some() && upstream.reason.as_deref().is_none_or(|reason| unanswered.contains(&reason))
+            upstream.candidate.is_some()
+                && upstream.reason.as_deref().is_none_or(|reason| unanswered.contains(&reason))
         };
         let waiting = self.upstreams.iter().enumerate().filter(|(_, upstream)| waits(upstream));
-        let children = waiting.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
+        let children =
+            waiting.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
         let below = input.lineage().with_descendants(children);
         images.iter().any(|image| below.get(*image) == Some(&true))
     }
@@ -145,8 +159,9 @@ fn is_awaited(image: &ImageDecision) -> bool {
 impl RequestEffects {
     /// The requests that are done with, each with what is recorded of it.
     ///
-    /// One that starts something is done with when that is ready, runs, or is current. In the pass that opens a cascade the images
-    /// are not recorded, and with them not what requests have changed of them.
+    /// One that starts something is done with when that is ready, runs, or is current. In the pass
+    /// that opens a cascade the images are not recorded, and with them not what requests have
+    /// changed of them.
     #[must_use]
     pub fn handled(
         &self,
@@ -162,15 +177,21 @@ impl RequestEffects {
         let cancelled = |image: &ImageDecision| {
             image.running.is_some() || image.failure.as_deref().is_some_and(failure::is_cancelled)
         };
-        let delayed = |taken: &&AcceptedRequest| taken.outcome.as_ref().is_ok_and(|done| outcome.delays(input, done));
+        let delayed = |taken: &&AcceptedRequest| {
+            taken.outcome.as_ref().is_ok_and(|done| outcome.delays(input, done))
+        };
         let record = |taken: &AcceptedRequest| {
             let handled = match (&taken.request, &taken.outcome) {
                 (Err(unreadable), _) => unreadable.clone(),
-                (Ok(request), Err(refused)) => request.handled(RequestOutcome::Refused, refused, now),
+                (Ok(request), Err(refused)) => {
+                    request.handled(RequestOutcome::Refused, refused, now)
+                }
                 (Ok(request), Ok(done))
-                    if !done.cancels.is_empty() && !done.cancels.iter().filter_map(of).any(cancelled) =>
+                    if !done.cancels.is_empty()
+                        && !done.cancels.iter().filter_map(of).any(cancelled) =>
                 {
-                    let refused = "nothing of it is built or is to be built now, so that there is nothing to cancel";
+                    let refused = "nothing of it is built or is to be built now, so that there is \
+                                   nothing to cancel";
                     request.handled(RequestOutcome::Refused, refused, now)
                 }
                 (Ok(request), Ok(done)) => request.handled(RequestOutcome::Done, &done.told, now),
@@ -186,63 +207,94 @@ impl RequestEffects {
         self.images.get(image)
     }
 
-    fn take(&mut self, input: &DecideInput<'_>, request: &Request, now: Timestamp) -> Result<Effect, String> {
+    fn take(
+        &mut self,
+        input: &DecideInput<'_>,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Effect, String> {
         let told_only = |told: String| Effect { told, ..Effect::default() };
         let by = request.by.clone();
         match &request.act {
             Act::Trigger(scope) => {
                 let starts = within(input, scope)?;
-                let told = format!("what is stale of {} starts without the quiet time", told(scope, starts.len()));
+                let told = format!(
+                    "what is stale of {} starts without the quiet time",
+                    told(scope, starts.len())
+                );
                 Ok(Effect { told, starts, takes_up: true, ..Effect::default() })
             }
             Act::Retry(scope) => {
-                let starts = self.each(input, scope, |wish| wish.retry = Some(request.id.clone()))?;
+                let starts =
+                    self.each(input, scope, |wish| wish.retry = Some(request.id.clone()))?;
                 let told = format!("the failures of {} are forgotten", told(scope, starts.len()));
                 Ok(Effect { told, starts, ..Effect::default() })
             }
             Act::Cancel(scope) => {
                 let cancels = self.each(input, scope, |wish| wish.cancel = true)?;
                 let told = told(scope, cancels.len());
-                let told = format!("what is not built yet of {told} is cancelled until an input changes or a retry");
+                let told = format!(
+                    "what is not built yet of {told} is cancelled until an input \
+                                    changes or a retry"
+                );
                 Ok(Effect { told, cancels, ..Effect::default() })
             }
             Act::Force(scope) => {
-                let starts = self.each(input, scope, |wish| wish.nonce = Some(request.id.clone()))?;
+                let starts =
+                    self.each(input, scope, |wish| wish.nonce = Some(request.id.clone()))?;
                 let told = format!("{} is rebuilt", told(scope, starts.len()));
                 Ok(Effect { told, starts, ..Effect::default() })
             }
             Act::HoldImage { image, until, reason } => {
                 ended(*until, now)?;
-                let hold = ManualHold { digest: None, until: *until, reason: reason.clone(), by, since: Some(now) };
+                let hold = ManualHold {
+                    digest: None,
+                    until: *until,
+                    reason: reason.clone(),
+                    by,
+                    since: Some(now),
+                };
                 let index = place(input, image)?;
                 // Carried out again before it is recorded, it must come to the same.
-                let known = input.images.get(index).and_then(|observed| observed.record?.hold.clone());
+                let known =
+                    input.images.get(index).and_then(|observed| observed.record?.hold.clone());
                 let hold = known.filter(|known| same(known, &hold)).unwrap_or(hold);
-                self.each(input, &Scope::Image(image.clone()), |wish| wish.hold = Some(Some(hold.clone())))?;
+                self.each(input, &Scope::Image(image.clone()), |wish| {
+                    wish.hold = Some(Some(hold.clone()));
+                })?;
                 Ok(told_only(format!("{image} stays where it is")))
             }
             Act::UnholdImage { image } => {
                 let index = place(input, image)?;
-                let manual = input
-                    .images
-                    .get(index)
-                    .is_some_and(|observed| observed.record.is_some_and(|record| record.hold.is_some()));
+                let manual = input.images.get(index).is_some_and(|observed| {
+                    observed.record.is_some_and(|record| record.hold.is_some())
+                });
                 self.each(input, &Scope::Image(image.clone()), |wish| wish.hold = Some(None))?;
-                let of_spec = input.spec.images.get(index).is_some_and(|image| image.hold.is_some());
+                let of_spec =
+                    input.spec.images.get(index).is_some_and(|image| image.hold.is_some());
                 Ok(told_only(match (manual, of_spec) {
-                    (_, true) => format!("{image} stays held by the manifest: take spec.images[{image}].hold out"),
+                    (_, true) => format!(
+                        "{image} stays held by the manifest: take \
+                        spec.images[{image}].hold out"
+                    ),
                     (true, false) => format!("the hold of {image} has ended"),
                     (false, false) => format!("{image} was not held"),
                 }))
             }
             Act::HoldUpstream { upstream, digest, until, reason } => {
                 ended(*until, now)?;
-                let hold =
-                    ManualHold { digest: digest.clone(), until: *until, reason: reason.clone(), by, since: Some(now) };
+                let hold = ManualHold {
+                    digest: digest.clone(),
+                    until: *until,
+                    reason: reason.clone(),
+                    by,
+                    since: Some(now),
+                };
                 let status = self.upstream(input, upstream)?;
                 if status.adopted.is_none() && hold.digest.is_none() {
                     return Err(format!(
-                        "no digest of {upstream} is in use yet: name the one to hold it at in `digest`"
+                        "no digest of {upstream} is in use yet: name the one to hold it at in \
+                         `digest`"
                     ));
                 }
                 if !status.hold.as_ref().is_some_and(|known| same(known, &hold)) {
@@ -251,18 +303,27 @@ impl RequestEffects {
                 Ok(told_only(format!("{upstream} stays where it is")))
             }
             Act::UnholdUpstream { upstream } => {
-                let of_spec = input.spec.upstreams.iter().any(|known| known.name == *upstream && known.hold.is_some());
+                let of_spec = input
+                    .spec
+                    .upstreams
+                    .iter()
+                    .any(|known| known.name == *upstream && known.hold.is_some());
                 let status = self.upstream(input, upstream)?;
                 let manual = status.hold.take().is_some();
                 Ok(told_only(match (manual, of_spec) {
                     (_, true) => {
-                        format!("{upstream} stays held by the manifest: take spec.upstreams[{upstream}].hold out")
+                        format!(
+                            "{upstream} stays held by the manifest: take \
+                                 spec.upstreams[{upstream}].hold out"
+                        )
                     }
                     (true, false) => format!("the hold of {upstream} has ended"),
                     (false, false) => format!("{upstream} was not held"),
                 }))
             }
-            Act::Approve { upstream, digest } => self.approve(input, upstream, digest, by, now).map(told_only),
+            Act::Approve { upstream, digest } => {
+                self.approve(input, upstream, digest, by, now).map(told_only)
+            }
         }
     }
 
@@ -275,17 +336,22 @@ impl RequestEffects {
         now: Timestamp,
     ) -> Result<String, String> {
         let index = input.spec.upstreams.iter().position(|known| known.name == upstream);
-        let newest =
-            index.and_then(|index| input.upstreams.get(index)?.newest.as_ref()).map(|newest| newest.digest.clone());
+        let newest = index
+            .and_then(|index| input.upstreams.get(index)?.newest.as_ref())
+            .map(|newest| newest.digest.clone());
         let status = self.upstream(input, upstream)?;
         if status.adopted.as_ref().is_some_and(|adopted| adopted.digest == digest) {
             return Ok(format!("{} is in use", short(digest)));
         }
-        let candidate = newest.or_else(|| status.candidate.as_ref().map(|candidate| candidate.digest.clone()));
+        let candidate =
+            newest.or_else(|| status.candidate.as_ref().map(|candidate| candidate.digest.clone()));
         if candidate.as_deref() != Some(digest) {
-            let candidate =
-                candidate.as_deref().map_or("there is none".to_owned(), |candidate| format!("it is {candidate}"));
-            return Err(format!("{digest} is not the candidate of {upstream} any more: {candidate}"));
+            let candidate = candidate
+                .as_deref()
+                .map_or("there is none".to_owned(), |candidate| format!("it is {candidate}"));
+            return Err(format!(
+                "{digest} is not the candidate of {upstream} any more: {candidate}"
+            ));
         }
         if status.approval.as_ref().is_none_or(|known| known.digest != digest) {
             status.approval = Some(ApprovalRecord { digest: digest.into(), by, at: Some(now) });
@@ -293,7 +359,11 @@ impl RequestEffects {
         Ok(format!("{} may be used", short(digest)))
     }
 
-    fn upstream(&mut self, input: &DecideInput<'_>, name: &str) -> Result<&mut UpstreamStatus, String> {
+    fn upstream(
+        &mut self,
+        input: &DecideInput<'_>,
+        name: &str,
+    ) -> Result<&mut UpstreamStatus, String> {
         if !input.spec.upstreams.iter().any(|upstream| upstream.name == name) {
             return Err(format!("the family has no upstream `{name}`"));
         }
@@ -301,7 +371,11 @@ impl RequestEffects {
         let place = known.unwrap_or_else(|| {
             let reference = input.spec.upstreams.iter().find(|upstream| upstream.name == name);
             let reference = reference.map(crate::api::Upstream::reference).unwrap_or_default();
-            self.upstreams.push(UpstreamStatus { name: name.into(), reference, ..UpstreamStatus::default() });
+            self.upstreams.push(UpstreamStatus {
+                name: name.into(),
+                reference,
+                ..UpstreamStatus::default()
+            });
             self.upstreams.len() - 1
         });
         self.upstreams.get_mut(place).ok_or_else(|| format!("the family has no upstream `{name}`"))
@@ -330,7 +404,10 @@ fn same(a: &ManualHold, b: &ManualHold) -> bool {
 
 fn ended(until: Option<Timestamp>, now: Timestamp) -> Result<(), String> {
     match until {
-        Some(until) if until <= now => Err(format!("`until` is over: it was {until:.0}, and now it is {now:.0}")),
+        Some(until) if until <= now => Err(format!(
+            "`until` is over: it was {until:.0}, and now it \
+            is {now:.0}"
+        )),
         _ => Ok(()),
     }
 }

@@ -1,8 +1,9 @@
 //! The ways of an image from state to state, while nobody interferes: who takes it there, and why.
 //!
-//! The decision remembers nothing, so that an event from outside (an input that changes, a request, a record that is lost, a
-//! registry that is away) may take an image from any state to any other. What is told here is what happens between such events.
-//! Walks through the engine's model assert that each way is taken and no other; `make generate` writes them to `docs/states.md`.
+//! The decision remembers nothing, so that an event from outside (an input that changes, a request,
+//! a record that is lost, a registry that is away) may take an image from any state to any other.
+//! What is told here is what happens between such events. Walks through the engine's model assert
+//! that each way is taken and no other; `make generate` writes them to `docs/states.md`.
 
 use std::fmt::Write as _;
 
@@ -37,10 +38,25 @@ const REGISTRY: &str = "registry";
 pub const TRANSITIONS: &[Transition] = &[
     way(Waiting, Queued, CONTROLLER, "its parents are current, and a gate keeps it"),
     way(Waiting, Building, CONTROLLER, "its parents are current, and its Job is started"),
-    way(Waiting, Checking, CONTROLLER, "its parents came out the same, and its checks are not through"),
-    way(Waiting, Current, PARENT, "its parents came out the same, or its build stands in the registry already"),
+    way(
+        Waiting,
+        Checking,
+        CONTROLLER,
+        "its parents came out the same, and its checks are not through",
+    ),
+    way(
+        Waiting,
+        Current,
+        PARENT,
+        "its parents came out the same, or its build stands in the registry already",
+    ),
     way(Waiting, Held, PARENT, "its parents are current, an input has changed, and it is held"),
-    way(Waiting, Failed, PARENT, "its parents are current, and the build that it needs has failed before"),
+    way(
+        Waiting,
+        Failed,
+        PARENT,
+        "its parents are current, and the build that it needs has failed before",
+    ),
     way(Waiting, Blocked, PARENT, "an ancestor has failed"),
     way(Queued, Waiting, PARENT, "the cascade begins, and a parent is rebuilt first"),
     way(Queued, Building, CONTROLLER, "its gates open, and its Job is started"),
@@ -54,11 +70,21 @@ pub const TRANSITIONS: &[Transition] = &[
     way(Building, Checking, BUILDER, "its build has pushed, and its checks run"),
     way(Building, Current, BUILDER, "its build has pushed, and it has no checks"),
     way(Building, Failed, BUILDER, "its build failed as often as it may"),
-    way(Building, Blocked, PARENT, "the hold of an ancestor ends, and that one has failed in this cascade"),
+    way(
+        Building,
+        Blocked,
+        PARENT,
+        "the hold of an ancestor ends, and that one has failed in this cascade",
+    ),
     way(Checking, Waiting, PARENT, "a parent is rebuilt"),
     way(Checking, Current, CHECK, "its checks have passed"),
     way(Checking, Failed, CHECK, "a required check failed as often as it may"),
-    way(Checking, Blocked, PARENT, "the hold of an ancestor ends, and that one has failed in this cascade"),
+    way(
+        Checking,
+        Blocked,
+        PARENT,
+        "the hold of an ancestor ends, and that one has failed in this cascade",
+    ),
     way(Current, Waiting, PARENT, "a parent is rebuilt"),
     way(Current, Queued, CONTROLLER, "a cascade takes up a change, and a gate keeps the image"),
     way(Current, Building, CONTROLLER, "a cascade takes up a change, and its Job is started"),
@@ -66,7 +92,12 @@ pub const TRANSITIONS: &[Transition] = &[
     way(Held, Waiting, PARENT, "its hold ends, or it was never built: a parent is rebuilt first"),
     way(Held, Queued, CONTROLLER, "its hold ends, and a gate keeps it"),
     way(Held, Building, CONTROLLER, "its hold ends, and its Job is started"),
-    way(Held, Checking, CONTROLLER, "its hold ends, its build stands in the registry already, and its checks run"),
+    way(
+        Held,
+        Checking,
+        CONTROLLER,
+        "its hold ends, its build stands in the registry already, and its checks run",
+    ),
     way(Held, Current, REGISTRY, "its hold ends, and its build stands in the registry already"),
     way(Held, Failed, CONTROLLER, "its hold ends, and the build that it needs has failed before"),
     way(Held, Blocked, PARENT, "its hold ends, and an ancestor has failed"),
@@ -76,8 +107,18 @@ pub const TRANSITIONS: &[Transition] = &[
     way(Failed, Checking, CONTROLLER, "a cascade begins and checks it again"),
     way(Failed, Current, REGISTRY, "the registry has the build after all"),
     way(Blocked, Waiting, PARENT, "the failed ancestor is tried again"),
-    way(Blocked, Queued, PARENT, "the registry has the failed ancestor's build after all, and a gate keeps the image"),
-    way(Blocked, Building, PARENT, "the registry has the failed ancestor's build after all, and its Job is started"),
+    way(
+        Blocked,
+        Queued,
+        PARENT,
+        "the registry has the failed ancestor's build after all, and a gate keeps the image",
+    ),
+    way(
+        Blocked,
+        Building,
+        PARENT,
+        "the registry has the failed ancestor's build after all, and its Job is started",
+    ),
 ];
 
 /// The page of the documentation.

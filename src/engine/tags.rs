@@ -32,7 +32,8 @@ pub enum TagError {
     },
     /// Its result is not a tag.
     #[error(
-        "`{template}` gives `{tag}`, which is not a tag: write at most 128 letters, digits, `_`, `.` and `-`, not beginning with `.`, `-` or `gs-`"
+        "`{template}` gives `{tag}`, which is not a tag: write at most 128 letters, digits, `_`, \
+         `.` and `-`, not beginning with `.`, `-` or `gs-`"
     )]
     NotATag {
         /// The template.
@@ -58,17 +59,30 @@ pub fn pushed_as(fingerprint: &str) -> String {
 }
 
 /// The tags of an image for one build.
-pub fn render(spec: &ImageFamilySpec, image: &Image, build: i64, fingerprint: &str) -> Result<Vec<Tag>, TagError> {
-    let followed = |upstream: &Upstream| (upstream.name.clone(), context! { tag => upstream.follow.tag.as_str() });
-    let upstream: BTreeMap<String, minijinja::Value> = spec.upstreams.iter().map(followed).collect();
+pub fn render(
+    spec: &ImageFamilySpec,
+    image: &Image,
+    build: i64,
+    fingerprint: &str,
+) -> Result<Vec<Tag>, TagError> {
+    let followed = |upstream: &Upstream| {
+        (upstream.name.clone(), context! { tag => upstream.follow.tag.as_str() })
+    };
+    let upstream: BTreeMap<String, minijinja::Value> =
+        spec.upstreams.iter().map(followed).collect();
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
-    let values = context! { build => build, fingerprint => short(fingerprint), upstream => upstream };
+    let values =
+        context! { build => build, fingerprint => short(fingerprint), upstream => upstream };
     image.tags.iter().map(|template| one(&environment, template, &values)).collect()
 }
 
-fn one(environment: &Environment<'_>, template: &str, values: &minijinja::Value) -> Result<Tag, TagError> {
+fn one(
+    environment: &Environment<'_>,
+    template: &str,
+    values: &minijinja::Value,
+) -> Result<Tag, TagError> {
     let broken = |error: minijinja::Error| TagError::Template {
         template: template.into(),
         why: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
@@ -77,7 +91,10 @@ fn one(environment: &Environment<'_>, template: &str, values: &minijinja::Value)
     let variables = parsed.undeclared_variables(false);
     let name = parsed.render(values).map_err(broken)?;
     if is_tag(&name) && !name.starts_with(RESERVED) {
-        Ok(Tag { name, immutable: variables.contains("build") || variables.contains("fingerprint") })
+        Ok(Tag {
+            name,
+            immutable: variables.contains("build") || variables.contains("fingerprint"),
+        })
     } else {
         Err(TagError::NotATag { template: template.into(), tag: name.chars().take(130).collect() })
     }
@@ -86,11 +103,14 @@ fn one(environment: &Environment<'_>, template: &str, values: &minijinja::Value)
 /// Whether a text is a tag, as the OCI distribution spec has it.
 fn is_tag(text: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    text.len() <= 128 && text.starts_with(word) && text.chars().all(|c| word(c) || c == '.' || c == '-')
+    text.len() <= 128
+        && text.starts_with(word)
+        && text.chars().all(|c| word(c) || c == '.' || c == '-')
 }
 
-/// Adds the tag moves that images need: new tags, tags on an older digest, and tags that somebody else has moved. Tags that
-/// name the build stand on a current image's digest; the others on the one that it is promoted to, whatever state it is in.
+/// Adds the tag moves that images need: new tags, tags on an older digest, and tags that somebody
+/// else has moved. Tags that name the build stand on a current image's digest; the others on the
+/// one that it is promoted to, whatever state it is in.
 pub fn promote(
     input: &DecideInput<'_>,
     images: &[ImageDecision],
@@ -99,7 +119,9 @@ pub fn promote(
     wake_at: &mut Option<Timestamp>,
 ) {
     for (index, decision) in images.iter().enumerate() {
-        let (Some(verified), Some(observed)) = (&decision.verified, input.images.get(index)) else { continue };
+        let (Some(verified), Some(observed)) = (&decision.verified, input.images.get(index)) else {
+            continue;
+        };
         if at_rest(input, index, observed, decision) {
             continue;
         }
@@ -112,19 +134,30 @@ pub fn promote(
             }
         }
         let moves = moves.into_iter();
-        actions.extend(moves.map(|(digest, tags)| Action::Promote { image: index, digest: digest.into(), tags }));
+        actions.extend(moves.map(|(digest, tags)| Action::Promote {
+            image: index,
+            digest: digest.into(),
+            tags,
+        }));
     }
 }
 
-/// Whether all tags of an image are known to be where they belong: decided without rendering one, for that is all there is to
-/// see of most images in most passes.
-fn at_rest(input: &DecideInput<'_>, index: usize, observed: &ObservedImage<'_>, decision: &ImageDecision) -> bool {
+/// Whether all tags of an image are known to be where they belong: decided without rendering one,
+/// for that is all there is to see of most images in most passes.
+fn at_rest(
+    input: &DecideInput<'_>,
+    index: usize,
+    observed: &ObservedImage<'_>,
+    decision: &ImageDecision,
+) -> bool {
     let (Some(record), Some(image), Some(verified)) =
         (observed.record, input.spec.images.get(index), &decision.verified)
     else {
         return false;
     };
-    let target = |tag: &TagRecord| if tag.immutable { Some(verified.digest.as_str()) } else { decision.promoted() };
+    let target = |tag: &TagRecord| {
+        if tag.immutable { Some(verified.digest.as_str()) } else { decision.promoted() }
+    };
     input.generation.is_some()
         && record.observed_generation == input.generation
         && record.build == Some(verified.build)
@@ -149,7 +182,11 @@ fn wanted<'d>(
     let tags = render(input.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
     let current = decision.state == ImageState::Current;
     let target = |tag: Tag| {
-        let digest = if tag.immutable { current.then_some(verified.digest.as_str()) } else { decision.promoted() };
+        let digest = if tag.immutable {
+            current.then_some(verified.digest.as_str())
+        } else {
+            decision.promoted()
+        };
         Some((tag, digest?))
     };
     tags.into_iter().filter_map(target).collect()
@@ -162,7 +199,11 @@ fn moved(
     now: Timestamp,
     wake_at: &mut Option<Timestamp>,
 ) -> Option<TagMove> {
-    let record = observed.record.into_iter().flat_map(|record| &record.tags).find(|record| record.tag == tag.name);
+    let record = observed
+        .record
+        .into_iter()
+        .flat_map(|record| &record.tags)
+        .find(|record| record.tag == tag.name);
     let recorded = record.is_some_and(|record| record.digest == digest);
     let moved_to = match observed.tags.get(&tag.name) {
         Some(ObservedTag::Failed(_, retry_at)) if *retry_at > now => {

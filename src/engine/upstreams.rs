@@ -22,10 +22,12 @@ pub struct Followed {
     pub wake_at: Option<Timestamp>,
 }
 
-/// Looks at every upstream. `known` are the upstreams as they were recorded, with what requests have changed of them.
+/// Looks at every upstream. `known` are the upstreams as they were recorded, with what requests
+/// have changed of them.
 #[must_use]
 pub fn follow(input: &DecideInput<'_>, known: &[UpstreamStatus], now: Timestamp) -> Followed {
-    let mut followed = Followed { upstreams: Vec::with_capacity(input.upstreams.len()), wake_at: None };
+    let mut followed =
+        Followed { upstreams: Vec::with_capacity(input.upstreams.len()), wake_at: None };
     for (upstream, observed) in input.spec.upstreams.iter().zip(&input.upstreams) {
         let known = known.iter().find(|known| known.name == upstream.name);
         let (status, wake_at) = one(upstream, observed, known, now);
@@ -49,11 +51,20 @@ pub fn adopt(upstreams: &mut [UpstreamStatus], now: Timestamp) -> Vec<(usize, Ca
             continue;
         }
         if let Some(candidate) = upstream.candidate.take() {
-            let from = upstream.adopted.as_ref().map_or_else(String::new, |adopted| adopted.digest.clone());
+            let from = upstream
+                .adopted
+                .as_ref()
+                .map_or_else(String::new, |adopted| adopted.digest.clone());
             let (name, to) = (upstream.name.clone(), candidate.digest.clone());
-            moved.push((index, Cause { type_: CauseType::Upstream, name, from, to, via: Vec::new() }));
-            upstream.adopted =
-                Some(AdoptedDigest { digest: candidate.digest, first_seen: candidate.first_seen, since: Some(now) });
+            moved.push((
+                index,
+                Cause { type_: CauseType::Upstream, name, from, to, via: Vec::new() },
+            ));
+            upstream.adopted = Some(AdoptedDigest {
+                digest: candidate.digest,
+                first_seen: candidate.first_seen,
+                since: Some(now),
+            });
             upstream.message = None;
         }
     }
@@ -67,15 +78,24 @@ struct Held<'a> {
     reason: Option<&'a str>,
 }
 
-fn held<'a>(upstream: &'a Upstream, known: Option<&'a UpstreamStatus>, now: Timestamp) -> Option<Held<'a>> {
+fn held<'a>(
+    upstream: &'a Upstream,
+    known: Option<&'a UpstreamStatus>,
+    now: Timestamp,
+) -> Option<Held<'a>> {
     let of_spec = upstream.hold_at(now).map(|hold| Held {
         digest: hold.digest.as_deref(),
         until: hold.until,
         reason: hold.reason.as_deref(),
     });
     of_spec.or_else(|| {
-        let hold = known?.hold.as_ref().filter(|hold| hold.until.is_none_or(|until| now < until))?;
-        Some(Held { digest: hold.digest.as_deref(), until: hold.until, reason: hold.reason.as_deref() })
+        let hold =
+            known?.hold.as_ref().filter(|hold| hold.until.is_none_or(|until| now < until))?;
+        Some(Held {
+            digest: hold.digest.as_deref(),
+            until: hold.until,
+            reason: hold.reason.as_deref(),
+        })
     })
 }
 
@@ -85,9 +105,12 @@ fn one(
     known: Option<&UpstreamStatus>,
     now: Timestamp,
 ) -> (UpstreamStatus, Option<Timestamp>) {
-    let manual = known.and_then(|known| known.hold.clone()).filter(|hold| hold.until.is_none_or(|until| now < until));
+    let manual = known
+        .and_then(|known| known.hold.clone())
+        .filter(|hold| hold.until.is_none_or(|until| now < until));
     let hold = held(upstream, known, now);
-    // What was recorded for another image or tag says nothing about this one; a person's hold is of the name.
+    // What was recorded for another image or tag says nothing about this one; a person's hold is of
+    // the name.
     let known = known.filter(|known| known.reference == upstream.reference());
     let mut status = UpstreamStatus {
         name: upstream.name.clone(),
@@ -102,7 +125,8 @@ fn one(
     if let Some(digest) = hold.as_ref().and_then(|hold| hold.digest)
         && status.adopted.as_ref().is_none_or(|adopted| adopted.digest != *digest)
     {
-        status.adopted = Some(AdoptedDigest { digest: digest.into(), first_seen: Some(now), since: Some(now) });
+        status.adopted =
+            Some(AdoptedDigest { digest: digest.into(), first_seen: Some(now), since: Some(now) });
     }
     if let Some(digest) = &observed.newest {
         offer(&mut status, digest, hold.is_some(), now);
@@ -118,20 +142,26 @@ fn offer(status: &mut UpstreamStatus, input: &ObservedDigest, held: bool, now: T
     match &status.adopted {
         None if complete && !held => {
             let first_seen = Some(input.first_seen);
-            status.adopted = Some(AdoptedDigest { digest: input.digest.clone(), first_seen, since: Some(now) });
+            status.adopted =
+                Some(AdoptedDigest { digest: input.digest.clone(), first_seen, since: Some(now) });
             status.candidate = None;
         }
         Some(adopted) if adopted.digest == input.digest => status.candidate = None,
-        _ if status.candidate.as_ref().is_some_and(|candidate| candidate.digest == input.digest) => {}
+        _ if status
+            .candidate
+            .as_ref()
+            .is_some_and(|candidate| candidate.digest == input.digest) => {}
         _ => {
-            status.candidate =
-                Some(CandidateDigest { digest: input.digest.clone(), first_seen: Some(input.first_seen) });
+            status.candidate = Some(CandidateDigest {
+                digest: input.digest.clone(),
+                first_seen: Some(input.first_seen),
+            });
         }
     }
 }
 
-/// Says why the candidate is not used, or why nothing could be seen. Returns when a candidate is old enough, if it waits for
-/// that.
+/// Says why the candidate is not used, or why nothing could be seen. Returns when a candidate is
+/// old enough, if it waits for that.
 fn explain(
     status: &mut UpstreamStatus,
     upstream: &Upstream,
@@ -139,12 +169,13 @@ fn explain(
     hold: Option<&Held<'_>>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    // A candidate that was only recorded, by an earlier process or for other platforms, has not been looked at.
-    let confirmed = status
-        .candidate
-        .as_ref()
-        .is_none_or(|candidate| observed.newest.as_ref().is_some_and(|newest| newest.digest == candidate.digest));
-    let missing: &[String] = observed.newest.as_ref().map_or(&[], |newest| &newest.missing_platforms);
+    // A candidate that was only recorded, by an earlier process or for other platforms, has not
+    // been looked at.
+    let confirmed = status.candidate.as_ref().is_none_or(|candidate| {
+        observed.newest.as_ref().is_some_and(|newest| newest.digest == candidate.digest)
+    });
+    let missing: &[String] =
+        observed.newest.as_ref().map_or(&[], |newest| &newest.missing_platforms);
     let old_enough = status.candidate.as_ref().map(|candidate| {
         let first_seen = candidate.first_seen.unwrap_or(now);
         first_seen.saturating_add(upstream.minimum_age.signed()).unwrap_or(Timestamp::MAX)
@@ -157,14 +188,18 @@ fn explain(
     let (reason, message) = if let (Some(hold), Some(candidate)) = (hold, &status.candidate) {
         (reason::HELD, told_hold(hold, &candidate.digest, status.adopted.is_some()))
     } else if let (false, Some(candidate)) = (missing.is_empty(), &status.candidate) {
-        let message = format!("{} does not offer {} yet", short(&candidate.digest), missing.join(", "));
+        let message =
+            format!("{} does not offer {} yet", short(&candidate.digest), missing.join(", "));
         (reason::PLATFORM_MISSING, message)
     } else if let (false, Some(problem)) = (confirmed, &observed.problem) {
         (problem.reason, problem.message.clone())
     } else if !confirmed {
         (reason::RESOLVING, "the newer digest is looked at again before it is used".to_owned())
     } else if let (Some(at), Some(candidate)) = (young, &status.candidate) {
-        let message = format!("{} is younger than minimumAge; it is used from {at:.0} on", short(&candidate.digest));
+        let message = format!(
+            "{} is younger than minimumAge; it is used from {at:.0} on",
+            short(&candidate.digest)
+        );
         (reason::MINIMUM_AGE, message)
     } else if let (false, Some(candidate)) = (approved, &status.candidate) {
         let message = format!(
@@ -189,6 +224,9 @@ fn told_hold(hold: &Held<'_>, candidate: &str, in_use: bool) -> String {
     if in_use {
         format!("held{until}{why}; {} is out", short(candidate))
     } else {
-        format!("held{until}{why} before any digest was in use: name one in hold.digest, or end the hold")
+        format!(
+            "held{until}{why} before any digest was in use: name one in hold.digest, or end \
+                 the hold"
+        )
     }
 }

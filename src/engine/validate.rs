@@ -1,4 +1,5 @@
-//! Checks of a spec that CEL can't express: cycles, tag templates, two images that claim one tag. No cluster is needed.
+//! Checks of a spec that CEL can't express: cycles, tag templates, two images that claim one tag.
+//! No cluster is needed.
 
 use std::collections::HashMap;
 
@@ -32,7 +33,8 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
     for (image, claim) in claims(spec)? {
         if let Some(first) = owners.insert(claim.clone(), image) {
             let message = format!(
-                "spec.images[{image}].tags: {claim} is already claimed by the image `{first}`; give one of them another tag or `path`"
+                "spec.images[{image}].tags: {claim} is already claimed by the image `{first}`; \
+                 give one of them another tag or `path`"
             );
             return Err(Problem { reason: reason::TAG_COLLISION, message });
         }
@@ -40,40 +42,57 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
     if let Some(problem) = own_tag_followed(spec, &lineage, &owners) {
         return Err(problem);
     }
-    if let Some(export) = spec.exports.iter().find(|export| !spec.images.iter().any(|image| image.name == export.image))
+    if let Some(export) = spec
+        .exports
+        .iter()
+        .find(|export| !spec.images.iter().any(|image| image.name == export.image))
     {
-        let message =
-            format!("spec.exports names the image `{}`, which the family does not have; correct it", export.image);
+        let message = format!(
+            "spec.exports names the image `{}`, which the family does not have; correct it",
+            export.image
+        );
         return Err(Problem { reason: reason::INVALID_SPEC, message });
     }
     let invalid = |message: String| Problem { reason: reason::INVALID_SPEC, message };
     let policy = &spec.policy;
     if policy.settle > policy.max_settle {
-        let message = "spec.policy.settle is longer than spec.policy.maxSettle: shorten one or lengthen the other";
+        let message = "spec.policy.settle is longer than spec.policy.maxSettle: shorten one or \
+                       lengthen the other";
         return Err(invalid(message.into()));
     }
     if policy.parallelism < 1 {
-        return Err(invalid("spec.policy.parallelism is less than 1, so that nothing would ever be built".into()));
+        return Err(invalid(
+            "spec.policy.parallelism is less than 1, so that nothing would ever be \
+                            built"
+                .into(),
+        ));
     }
     let windows = Windows::parse(&policy.windows).map_err(|error| invalid(error.to_string()))?;
     Ok(Blueprint::new(spec, lineage, windows))
 }
 
 /// An upstream that follows a tag of an image that stands on it: each build would set off the next.
-fn own_tag_followed(spec: &ImageFamilySpec, lineage: &Lineage, owners: &HashMap<String, &str>) -> Option<Problem> {
+fn own_tag_followed(
+    spec: &ImageFamilySpec,
+    lineage: &Lineage,
+    owners: &HashMap<String, &str>,
+) -> Option<Problem> {
     spec.upstreams.iter().enumerate().find_map(|(index, upstream)| {
         let (tag, image) = owners.get_key_value(&upstream.reference())?;
         let place = spec.images.iter().position(|of| of.name == **image)?;
         let below = lineage.with_descendants(lineage.upstream_children(index).iter().copied());
         let message = format!(
-            "spec.upstreams[{}] follows {tag}, a tag of the image `{image}`, which stands on it, so that each build would set off the next: name the image in `from`, or follow another tag",
+            "spec.upstreams[{}] follows {tag}, a tag of the image `{image}`, which stands on it, \
+             so that each build would set off the next: name the image in `from`, or follow \
+             another tag",
             upstream.name
         );
         (below.get(place) == Some(&true)).then_some(Problem { reason: reason::CYCLE, message })
     })
 }
 
-/// The tags that a spec claims, each as `(image, repository:tag)`; a tag that names the build claims all its numbers.
+/// The tags that a spec claims, each as `(image, repository:tag)`; a tag that names the build
+/// claims all its numbers.
 pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<(&str, String)>, Problem> {
     let mut claims = Vec::new();
     for image in &spec.images {
@@ -82,7 +101,9 @@ pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<(&str, String)>, Problem> {
             Problem { reason: reason::INVALID_TAG_TEMPLATE, message }
         })?;
         let repository = repository(spec, image);
-        claims.extend(tags.into_iter().map(|tag| (image.name.as_str(), format!("{repository}:{}", tag.name))));
+        claims.extend(
+            tags.into_iter().map(|tag| (image.name.as_str(), format!("{repository}:{}", tag.name))),
+        );
     }
     Ok(claims)
 }
@@ -115,9 +136,14 @@ mod tests {
         assert!(validate(&spec(&[("a", None, "latest"), ("b", None, "latest")])).is_ok());
         assert!(validate(&spec(&[("a", None, "1"), ("b", Some("a"), "2")])).is_ok());
         let problem =
-            validate(&spec(&[("a", None, "r{{ build }}"), ("b", Some("a"), "r{{ build }}")])).expect_err("collision");
+            validate(&spec(&[("a", None, "r{{ build }}"), ("b", Some("a"), "r{{ build }}")]))
+                .expect_err("collision");
         assert_eq!(problem.reason, reason::TAG_COLLISION);
-        assert!(problem.message.contains("registry.example.com/platform/a:r0"), "{}", problem.message);
+        assert!(
+            problem.message.contains("registry.example.com/platform/a:r0"),
+            "{}",
+            problem.message
+        );
     }
 
     #[test]
@@ -137,7 +163,11 @@ mod tests {
         };
         let problem = following("b", "latest").expect_err("a circle");
         assert_eq!(problem.reason, reason::CYCLE);
-        assert!(problem.message.contains("registry.example.com/platform/b:latest"), "{}", problem.message);
+        assert!(
+            problem.message.contains("registry.example.com/platform/b:latest"),
+            "{}",
+            problem.message
+        );
         assert!(following("b", "seed").is_ok(), "somebody else's tag");
         assert!(following("a", "latest").is_ok(), "it does not stand on it");
     }
@@ -146,6 +176,10 @@ mod tests {
     fn an_unknown_variable_names_the_image() {
         let problem = validate(&spec(&[("a", None, "{{ vers }}")])).expect_err("unknown");
         assert_eq!(problem.reason, reason::INVALID_TAG_TEMPLATE);
-        assert!(problem.message.starts_with("spec.images[a].tags: `{{ vers }}`"), "{}", problem.message);
+        assert!(
+            problem.message.starts_with("spec.images[a].tags: `{{ vers }}`"),
+            "{}",
+            problem.message
+        );
     }
 }

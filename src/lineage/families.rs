@@ -1,5 +1,5 @@
-//! Families that stand on images of other families: is each such image there, is its use consented to, and does no image stand
-//! on itself in the end.
+//! Families that stand on images of other families: is each such image there, is its use consented
+//! to, and does no image stand on itself in the end.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -62,7 +62,10 @@ pub trait Families {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ImportProblem {
     /// `family` names the family itself.
-    #[error("spec.images[{by}].from names the image `{image}` of this very family: leave `family` out")]
+    #[error(
+        "spec.images[{by}].from names the image `{image}` of this very family: leave `family` \
+             out"
+    )]
     Own {
         /// The image whose `from` it is.
         by: String,
@@ -71,7 +74,8 @@ pub enum ImportProblem {
     },
     /// There is no such family.
     #[error(
-        "spec.images[{by}].from names the ImageFamily {family}, which does not exist: correct `family` or create it"
+        "spec.images[{by}].from names the ImageFamily {family}, which does not exist: correct \
+         `family` or create it"
     )]
     NoFamily {
         /// The image whose `from` it is.
@@ -81,7 +85,8 @@ pub enum ImportProblem {
     },
     /// The operator does not see the family's namespace.
     #[error(
-        "spec.images[{by}].from names the ImageFamily {family}, whose namespace this operator does not watch: have it watched, or name a family of another one"
+        "spec.images[{by}].from names the ImageFamily {family}, whose namespace this operator does \
+         not watch: have it watched, or name a family of another one"
     )]
     NotWatched {
         /// The image whose `from` it is.
@@ -91,7 +96,8 @@ pub enum ImportProblem {
     },
     /// The family does not have the image.
     #[error(
-        "spec.images[{by}].from names the image `{image}` of {family}, which has none of that name: it was renamed or taken out there; correct the name or have it put back"
+        "spec.images[{by}].from names the image `{image}` of {family}, which has none of that \
+         name: it was renamed or taken out there; correct the name or have it put back"
     )]
     NoImage {
         /// The image whose `from` it is.
@@ -103,7 +109,8 @@ pub enum ImportProblem {
     },
     /// The family does not export the image.
     #[error(
-        "spec.images[{by}].from names the image `{image}` of {family}, which does not export it: have it listed in spec.exports there"
+        "spec.images[{by}].from names the image `{image}` of {family}, which does not export it: \
+         have it listed in spec.exports there"
     )]
     NotExported {
         /// The image whose `from` it is.
@@ -115,7 +122,9 @@ pub enum ImportProblem {
     },
     /// The family exports the image, and not to this namespace.
     #[error(
-        "spec.images[{by}].from names the image `{image}` of {family}, which does not export it to the namespace {namespace}: have {namespace} listed in spec.exports[{image}].namespaces there"
+        "spec.images[{by}].from names the image `{image}` of {family}, which does not export it to \
+         the namespace {namespace}: have {namespace} listed in spec.exports[{image}].namespaces \
+         there"
     )]
     NotToNamespace {
         /// The image whose `from` it is.
@@ -128,14 +137,16 @@ pub enum ImportProblem {
         namespace: String,
     },
     /// The image stands on the one that names it.
-    #[error("the edges run in a circle through several families: {}; take one of these `from` entries out", .path.join(" -> "))]
+    #[error("the edges run in a circle through several families: {}; take one of these `from` \
+             entries out", .path.join(" -> "))]
     Cycle {
         /// Names along the circle, child before parent; the first is repeated at the end.
         path: Vec<String>,
     },
     /// Too much stands above to tell whether the edges run in a circle.
     #[error(
-        "more than {MAX_IMAGES} images of other families stand above this one, and no more are looked at: stand on fewer, or on upstreams"
+        "more than {MAX_IMAGES} images of other families stand above this one, and no more are \
+         looked at: stand on fewer, or on upstreams"
     )]
     TooMany,
 }
@@ -143,7 +154,8 @@ pub enum ImportProblem {
 /// What became of a look at the images of other families that a family names.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
-    /// Each of these images once, in the order in which they are first named, with what is wrong with it.
+    /// Each of these images once, in the order in which they are first named, with what is wrong
+    /// with it.
     pub imports: Vec<(ImageName, Option<ImportProblem>)>,
     /// The other families that this depends on, sorted by name.
     pub consulted: Vec<Consulted>,
@@ -175,8 +187,8 @@ impl Version {
     }
 }
 
-/// Checks the images of other families that a family stands on. Its own graph has been checked. O(images + edges) of all
-/// families above it, at most [`MAX_IMAGES`].
+/// Checks the images of other families that a family stands on. Its own graph has been checked.
+/// O(images + edges) of all families above it, at most [`MAX_IMAGES`].
 #[must_use]
 pub fn check_imports(of: &FamilyName, spec: &ImageFamilySpec, families: &impl Families) -> Survey {
     let mut walk = Walk::new(of, spec, families);
@@ -268,7 +280,10 @@ impl<'a, F: Families> Walk<'a, F> {
             })
             .collect();
         for (family, image) in self.nodes.keys() {
-            let name = self.spec(*family).and_then(|spec| spec.images.get(*image)).map(|image| image.name.clone());
+            let name = self
+                .spec(*family)
+                .and_then(|spec| spec.images.get(*image))
+                .map(|image| image.name.clone());
             if let Some(consulted) = consulted.get_mut(*family) {
                 consulted.images.extend(name);
             }
@@ -280,11 +295,20 @@ impl<'a, F: Families> Walk<'a, F> {
 
     /// The spec of a family: of the one that is checked, or as it was found.
     fn spec(&self, family: usize) -> Option<&ImageFamilySpec> {
-        if family == 0 { Some(self.spec) } else { Some(&self.known.get(family)?.family.as_ref()?.spec) }
+        if family == 0 {
+            Some(self.spec)
+        } else {
+            Some(&self.known.get(family)?.family.as_ref()?.spec)
+        }
     }
 
     /// The place of an image of another family that a family may use.
-    fn usable(&mut self, of: &FamilyName, by: &str, import: &ImageName) -> Result<Place, ImportProblem> {
+    fn usable(
+        &mut self,
+        of: &FamilyName,
+        by: &str,
+        import: &ImageName,
+    ) -> Result<Place, ImportProblem> {
         let ImageName { family: name, image } = import;
         let (by, family, image) = (by.to_owned(), name.clone(), image.clone());
         if name == of {
@@ -297,7 +321,9 @@ impl<'a, F: Families> Walk<'a, F> {
                 None => return Err(ImportProblem::NotWatched { by, family }),
             },
         };
-        let Some(spec) = self.spec(index) else { return Err(ImportProblem::NoFamily { by, family }) };
+        let Some(spec) = self.spec(index) else {
+            return Err(ImportProblem::NoFamily { by, family });
+        };
         let Some(place) = self.known.get(index).and_then(|known| known.places.get(&image)) else {
             return Err(ImportProblem::NoImage { by, family, image });
         };
@@ -308,11 +334,17 @@ impl<'a, F: Families> Walk<'a, F> {
         if name.namespace == of.namespace || export.namespaces.iter().any(listed) {
             Ok((index, *place))
         } else {
-            Err(ImportProblem::NotToNamespace { by, family, image, namespace: of.namespace.clone() })
+            Err(ImportProblem::NotToNamespace {
+                by,
+                family,
+                image,
+                namespace: of.namespace.clone(),
+            })
         }
     }
 
-    /// Looks a family up, once; `None` if its namespace is not seen, which may change only with the process.
+    /// Looks a family up, once; `None` if its namespace is not seen, which may change only with the
+    /// process.
     fn find(&mut self, name: &FamilyName) -> Option<usize> {
         let family = match self.families.family(name) {
             FamilyLookup::Family(family) => Some(family),
@@ -326,11 +358,12 @@ impl<'a, F: Families> Walk<'a, F> {
         Some(self.names.len() - 1)
     }
 
-    /// Follows every edge up from the images that stand on other families. What may not be used is not followed: it is not
-    /// built from either. Whether the top was reached.
+    /// Follows every edge up from the images that stand on other families. What may not be used is
+    /// not followed: it is not built from either. Whether the top was reached.
     fn climb(&mut self) -> bool {
         let starts = self.spec.images.iter().enumerate();
-        let starts = starts.filter(|(_, image)| image.from.iter().any(|edge| edge.family.is_some()));
+        let starts =
+            starts.filter(|(_, image)| image.from.iter().any(|edge| edge.family.is_some()));
         let mut queue: VecDeque<Place> = starts.map(|(place, _)| (0, place)).collect();
         for place in &queue {
             let node = self.graph.add_node(*place);
@@ -357,7 +390,9 @@ impl<'a, F: Families> Walk<'a, F> {
 
     fn parents(&mut self, (family, image): Place) -> Vec<Place> {
         let Some(name) = self.names.get(family).cloned() else { return Vec::new() };
-        let Some(image) = self.spec(family).and_then(|spec| spec.images.get(image)) else { return Vec::new() };
+        let Some(image) = self.spec(family).and_then(|spec| spec.images.get(image)) else {
+            return Vec::new();
+        };
         let (mut parents, mut imports) = (Vec::new(), Vec::new());
         for edge in &image.from {
             match (import(&name, edge), &edge.image) {
@@ -417,7 +452,10 @@ impl<'a, F: Families> Walk<'a, F> {
 
     fn name(&self, node: NodeIndex<usize>) -> ImageName {
         let (family, image) = self.graph[node];
-        let name = self.spec(family).and_then(|spec| spec.images.get(image)).map(|image| image.name.clone());
+        let name = self
+            .spec(family)
+            .and_then(|spec| spec.images.get(image))
+            .map(|image| image.name.clone());
         ImageName { family: self.names[family].clone(), image: name.unwrap_or_default() }
     }
 }
@@ -448,7 +486,8 @@ impl ImportProblem {
 
 impl From<ImportProblem> for Problem {
     fn from(problem: ImportProblem) -> Self {
-        let reason = if problem.is_of_spec_alone() { reason::INVALID_SPEC } else { reason::IMPORT_REFUSED };
+        let reason =
+            if problem.is_of_spec_alone() { reason::INVALID_SPEC } else { reason::IMPORT_REFUSED };
         Self { reason, message: problem.to_string() }
     }
 }

@@ -34,9 +34,15 @@ impl Families for World {
 type Drawn<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
 
 impl World {
-    /// Families as `("namespace/name", [("image", "parent namespace/family.parent")], ["image", "image:namespace,*"])`.
+    /// Families as `("namespace/name", [("image", "parent namespace/family.parent")], ["image",
+    /// "image:namespace,*"])`.
     fn new(families: &[Drawn<'_>]) -> Self {
-        Self(families.iter().map(|(name, images, exports)| ((*name).to_owned(), family(images, exports))).collect())
+        Self(
+            families
+                .iter()
+                .map(|(name, images, exports)| ((*name).to_owned(), family(images, exports)))
+                .collect(),
+        )
     }
 
     fn check(&self, name: &str) -> Survey {
@@ -46,7 +52,9 @@ impl World {
     /// What is wrong with each import, in words; empty for what is in order.
     fn problems(&self, name: &str) -> Vec<String> {
         let imports = self.check(name).imports.into_iter();
-        imports.map(|(_, problem)| problem.map_or_else(String::new, |problem| problem.to_string())).collect()
+        imports
+            .map(|(_, problem)| problem.map_or_else(String::new, |problem| problem.to_string()))
+            .collect()
     }
 }
 
@@ -61,7 +69,11 @@ fn family(images: &[(&str, &str)], exports: &[&str]) -> ImageFamily {
         let namespaces = namespaces.split(',').filter(|namespace| !namespace.is_empty());
         Export { image: image.into(), namespaces: namespaces.map(str::to_owned).collect() }
     });
-    let spec = ImageFamilySpec { images: images.collect(), exports: exports.collect(), ..ImageFamilySpec::default() };
+    let spec = ImageFamilySpec {
+        images: images.collect(),
+        exports: exports.collect(),
+        ..ImageFamilySpec::default()
+    };
     ImageFamily { spec, ..ImageFamily::default() }
 }
 
@@ -70,7 +82,9 @@ fn edge(parent: &str) -> Edge {
         return Edge { image: Some(parent.into()), ..Edge::default() };
     };
     let family = match family.split_once('/') {
-        Some((namespace, name)) => FamilyRef { namespace: Some(namespace.into()), name: name.into() },
+        Some((namespace, name)) => {
+            FamilyRef { namespace: Some(namespace.into()), name: name.into() }
+        }
         None => FamilyRef { namespace: None, name: family.into() },
     };
     Edge { family: Some(family), image: Some(image.into()), ..Edge::default() }
@@ -95,8 +109,14 @@ fn consent_is_for_an_image_and_a_namespace() {
     ]);
     let python = "of team-a/python, which does not export it";
     let own = world.problems("team-a/own");
-    assert_eq!((own[0].as_str(), own[1].as_str()), ("", ""), "its own namespace needs no more than the export");
-    assert!(own[2].contains(&format!("spec.images[app].from names the image `secret` {python}: have it listed")));
+    assert_eq!(
+        (own[0].as_str(), own[1].as_str()),
+        ("", ""),
+        "its own namespace needs no more than the export"
+    );
+    assert!(own[2].contains(&format!(
+        "spec.images[app].from names the image `secret` {python}: have it listed"
+    )));
     let web = world.problems("team-b/web");
     assert_eq!((web.len(), web[0].as_str()), (2, ""), "each import once");
     assert!(web[1].contains(&format!("`base` {python} to the namespace team-b")), "{web:?}");
@@ -110,17 +130,30 @@ fn what_is_not_there_is_named() {
         ("team-a/python", &[("base", "")], &["base:*", "gone:*"]),
         (
             "team-b/web",
-            &[("app", "team-a/pyhton.base team-a/python.gone hidden/x.y team-b/web.tool web.tool"), ("tool", "")],
+            &[
+                (
+                    "app",
+                    "team-a/pyhton.base team-a/python.gone hidden/x.y team-b/web.tool web.tool",
+                ),
+                ("tool", ""),
+            ],
             &["tool"],
         ),
     ]);
     let survey = world.check("team-b/web");
-    let problems: Vec<Problem> =
-        survey.imports.iter().filter_map(|(_, problem)| problem.clone()).map(Problem::from).collect();
+    let problems: Vec<Problem> = survey
+        .imports
+        .iter()
+        .filter_map(|(_, problem)| problem.clone())
+        .map(Problem::from)
+        .collect();
     let expected = [
         (reason::IMPORT_REFUSED, "the ImageFamily team-a/pyhton, which does not exist"),
         (reason::IMPORT_REFUSED, "the image `gone` of team-a/python, which has none of that name"),
-        (reason::IMPORT_REFUSED, "the ImageFamily hidden/x, whose namespace this operator does not watch"),
+        (
+            reason::IMPORT_REFUSED,
+            "the ImageFamily hidden/x, whose namespace this operator does not watch",
+        ),
         (reason::INVALID_SPEC, "the image `tool` of this very family: leave `family` out"),
     ];
     assert_eq!(problems.len(), expected.len(), "{problems:?}");
@@ -128,7 +161,8 @@ fn what_is_not_there_is_named() {
         assert_eq!(problem.reason, reason);
         assert!(problem.message.contains(words), "{}", problem.message);
     }
-    let consulted: Vec<String> = survey.consulted.iter().map(|consulted| consulted.family.to_string()).collect();
+    let consulted: Vec<String> =
+        survey.consulted.iter().map(|consulted| consulted.family.to_string()).collect();
     assert_eq!(consulted, ["team-a/pyhton", "team-a/python"], "also the one that may come to be");
 }
 
@@ -146,11 +180,17 @@ fn a_circle_is_found_by_images_and_not_by_families() {
     let circle = world("x");
     let spelled = "ns/a.x -> ns/b.y -> ns/b.mid -> ns/a.z -> ns/a.x";
     assert!(circle.problems("ns/a")[0].contains(spelled), "{:?}", circle.problems("ns/a"));
-    assert!(circle.problems("ns/b")[0].contains("ns/b.mid -> ns/a.z -> ns/a.x -> ns/b.y -> ns/b.mid"));
+    assert!(
+        circle.problems("ns/b")[0].contains("ns/b.mid -> ns/a.z -> ns/a.x -> ns/b.y -> ns/b.mid")
+    );
     let problem = circle.check("ns/a").imports.remove(0).1.map(Problem::from).expect("a fault");
     assert_eq!(problem.reason, reason::IMPORT_REFUSED);
     let above = circle.check("ns/a").consulted.remove(0);
-    assert_eq!((above.family.to_string().as_str(), above.images.len()), ("ns/b", 2), "the images that it depends on");
+    assert_eq!(
+        (above.family.to_string().as_str(), above.images.len()),
+        ("ns/b", 2),
+        "the images that it depends on"
+    );
 }
 
 #[test]
@@ -165,7 +205,8 @@ fn a_circle_further_up_is_the_matter_of_those_on_it() {
     let world = families(&["w", "free"]);
     assert_eq!(world.problems("ns/leaf"), ["", ""]);
     assert!(world.problems("ns/b")[0].contains("ns/b.y -> ns/c.w -> ns/b.y"));
-    // What is refused is never built from, so that nobody can close a circle around those who have not consented.
+    // What is refused is never built from, so that nobody can close a circle around those who have
+    // not consented.
     let withdrawn = families(&["free"]);
     assert!(withdrawn.problems("ns/b")[0].contains("does not export it"));
     assert_eq!(withdrawn.problems("ns/c"), [""]);
@@ -174,9 +215,15 @@ fn a_circle_further_up_is_the_matter_of_those_on_it() {
 #[test]
 fn the_work_is_bounded() {
     let chain: Vec<(String, String)> = (0..MAX_IMAGES)
-        .map(|place| (format!("i{place}"), if place == 0 { String::new() } else { format!("i{}", place - 1) }))
+        .map(|place| {
+            (
+                format!("i{place}"),
+                if place == 0 { String::new() } else { format!("i{}", place - 1) },
+            )
+        })
         .collect();
-    let chain: Vec<(&str, &str)> = chain.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
+    let chain: Vec<(&str, &str)> =
+        chain.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
     let top = chain.last().expect("images").0;
     let world = World::new(&[
         ("ns/tall", &chain, &[top, "i0"]),
@@ -187,7 +234,8 @@ fn the_work_is_bounded() {
     assert_eq!(world.problems("ns/low"), [""], "a chain is followed upwards only");
 }
 
-/// Families `n0/f0` to `n1/f3` of four images each. In a family edges go to earlier images; between families anywhere.
+/// Families `n0/f0` to `n1/f3` of four images each. In a family edges go to earlier images; between
+/// families anywhere.
 fn worlds() -> impl Strategy<Value = World> {
     let edge = (0..4_usize, 0..4_usize);
     let image = prop::collection::vec(edge, 0..3);
@@ -215,7 +263,8 @@ fn worlds() -> impl Strategy<Value = World> {
                 .enumerate()
                 .filter_map(|(place, to)| Some(format!("i{place}:{}", ["n0", "n1", "*"][to?])))
                 .collect();
-            let images: Vec<(&str, &str)> = images.iter().map(|(name, from)| (name.as_str(), from.as_str())).collect();
+            let images: Vec<(&str, &str)> =
+                images.iter().map(|(name, from)| (name.as_str(), from.as_str())).collect();
             (name(index), family(&images, &exports.iter().map(String::as_str).collect::<Vec<_>>()))
         });
         World(families.collect())
@@ -226,7 +275,10 @@ fn worlds() -> impl Strategy<Value = World> {
 fn consents(world: &World, user: &FamilyName, import: &ImageName) -> bool {
     let exporter = &world.0[&import.family.to_string()].spec;
     exporter.exports.iter().any(|export| {
-        let all = export.namespaces.iter().any(|namespace| namespace == "*" || *namespace == user.namespace);
+        let all = export
+            .namespaces
+            .iter()
+            .any(|namespace| namespace == "*" || *namespace == user.namespace);
         export.image == import.image && (all || user.namespace == import.family.namespace)
     })
 }
@@ -242,11 +294,20 @@ fn reaches(world: &World, from: &ImageName, to: &ImageName) -> bool {
             continue;
         }
         let spec = &world.0[&name.family.to_string()].spec;
-        for edge in spec.images.iter().filter(|image| image.name == name.image).flat_map(|image| &image.from) {
+        for edge in spec
+            .images
+            .iter()
+            .filter(|image| image.name == name.image)
+            .flat_map(|image| &image.from)
+        {
             match import(&name.family, edge) {
                 Some(import) if consents(world, &name.family, &import) => stack.push(import),
                 Some(_) => {}
-                None => stack.extend(edge.image.clone().map(|image| ImageName { family: name.family.clone(), image })),
+                None => stack.extend(
+                    edge.image
+                        .clone()
+                        .map(|image| ImageName { family: name.family.clone(), image }),
+                ),
             }
         }
     }

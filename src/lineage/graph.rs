@@ -55,9 +55,11 @@ pub struct Lineage {
     children: Vec<Vec<usize>>,
     /// Images that stand directly on an upstream, per upstream, each once.
     upstream_children: Vec<Vec<usize>>,
-    /// Images of other families that images stand on, each once, in the order in which they are first named.
+    /// Images of other families that images stand on, each once, in the order in which they are
+    /// first named.
     imports: Vec<Import>,
-    /// Images level by level, so that parents come before children; in the order of the spec within a level.
+    /// Images level by level, so that parents come before children; in the order of the spec within
+    /// a level.
     order: Vec<usize>,
     /// Distance from the upstreams per image, from 1.
     levels: Vec<usize>,
@@ -76,7 +78,8 @@ pub enum LineageError {
     },
     /// `from` names something that the family does not have.
     #[error(
-        "spec.images[{image}].from names the {kind} `{parent}`, which the family does not have; correct the name or add it"
+        "spec.images[{image}].from names the {kind} `{parent}`, which the family does not have; \
+         correct the name or add it"
     )]
     UnknownParent {
         /// The image whose `from` it is.
@@ -97,7 +100,8 @@ pub enum LineageError {
 impl Lineage {
     /// Builds and checks the graph of a spec. O(images + edges).
     pub fn new(spec: &ImageFamilySpec) -> Result<Self, LineageError> {
-        let upstreams = index("upstreams", spec.upstreams.iter().map(|upstream| upstream.name.as_str()))?;
+        let upstreams =
+            index("upstreams", spec.upstreams.iter().map(|upstream| upstream.name.as_str()))?;
         let images = index("images", spec.images.iter().map(|image| image.name.as_str()))?;
         let mut imports = Imports::default();
         let parents = spec
@@ -105,7 +109,9 @@ impl Lineage {
             .iter()
             .map(|image| {
                 let parents = image.from.iter();
-                parents.map(|edge| resolve(&image.name, edge, &upstreams, &images, &mut imports)).collect()
+                parents
+                    .map(|edge| resolve(&image.name, edge, &upstreams, &images, &mut imports))
+                    .collect()
             })
             .collect::<Result<Vec<Vec<Parent>>, _>>()?;
 
@@ -123,7 +129,8 @@ impl Lineage {
                         &mut children[parent]
                     }
                 };
-                // Children are visited in ascending order, so that a second edge to the same parent is the last entry.
+                // Children are visited in ascending order, so that a second edge to the same parent
+                // is the last entry.
                 if siblings.last() != Some(&child) {
                     siblings.push(child);
                 }
@@ -140,8 +147,8 @@ impl Lineage {
             });
             levels[image] = above.max().unwrap_or(0) + 1;
         }
-        // Level by level as the spec has them, so that a walk reads what is known of the images in the order in which it lies in
-        // memory.
+        // Level by level as the spec has them, so that a walk reads what is known of the images in
+        // the order in which it lies in memory.
         order.sort_unstable_by_key(|&image| (levels[image], image));
         let begins = parents.iter().scan(0, |end, parents| {
             *end += parents.len();
@@ -159,7 +166,8 @@ impl Lineage {
         })
     }
 
-    /// Images level by level, so that parents come before children; in the order of the spec within a level.
+    /// Images level by level, so that parents come before children; in the order of the spec within
+    /// a level.
     #[must_use]
     pub fn order(&self) -> &[usize] {
         &self.order
@@ -192,7 +200,8 @@ impl Lineage {
         &self.imports
     }
 
-    /// The level of an image: 1 if it stands on upstreams and other families only, else one more than its highest parent.
+    /// The level of an image: 1 if it stands on upstreams and other families only, else one more
+    /// than its highest parent.
     #[must_use]
     pub fn level(&self, image: usize) -> usize {
         self.levels.get(image).copied().unwrap_or(1)
@@ -213,7 +222,8 @@ impl Lineage {
         mask
     }
 
-    /// The images of a mask grouped by level, parents first; in the order of the spec within a level.
+    /// The images of a mask grouped by level, parents first; in the order of the spec within a
+    /// level.
     #[must_use]
     pub fn by_level(&self, mask: &[bool]) -> Vec<Vec<usize>> {
         let mut levels: Vec<Vec<usize>> = Vec::new();
@@ -228,12 +238,14 @@ impl Lineage {
         levels
     }
 
-    /// For each image the weight of the heaviest path from it down to a leaf, itself included. O(images + edges).
+    /// For each image the weight of the heaviest path from it down to a leaf, itself included.
+    /// O(images + edges).
     #[must_use]
     pub fn remaining(&self, weight: impl Fn(usize) -> i64) -> Vec<i64> {
         let mut remaining = vec![0; self.children.len()];
         for &image in self.order.iter().rev() {
-            let below = self.children(image).iter().map(|child| remaining[*child]).max().unwrap_or(0);
+            let below =
+                self.children(image).iter().map(|child| remaining[*child]).max().unwrap_or(0);
             remaining[image] = weight(image).saturating_add(below);
         }
         remaining
@@ -277,7 +289,11 @@ fn resolve(
     imports: &mut Imports,
 ) -> Result<Parent, LineageError> {
     if let (Some(family), Some(name)) = (&edge.family, &edge.image) {
-        let import = Import { namespace: family.namespace.clone(), family: family.name.clone(), image: name.clone() };
+        let import = Import {
+            namespace: family.namespace.clone(),
+            family: family.name.clone(),
+            image: name.clone(),
+        };
         return Ok(Parent::Import(imports.place(import)));
     }
     let parent = edge.parent();
@@ -286,17 +302,28 @@ fn resolve(
     } else {
         ("image", images.get(parent).copied().map(Parent::Image))
     };
-    found.ok_or_else(|| LineageError::UnknownParent { image: image.into(), kind, parent: parent.into() })
+    found.ok_or_else(|| LineageError::UnknownParent {
+        image: image.into(),
+        kind,
+        parent: parent.into(),
+    })
 }
 
-/// Walks from child to parent inside of one strongly connected component until an image comes up again.
-fn cycle(spec: &ImageFamilySpec, graph: &DiGraph<(), (), usize>, parents: &[Vec<Parent>]) -> LineageError {
-    let name = |image: usize| spec.images.get(image).map_or_else(String::new, |image| image.name.clone());
+/// Walks from child to parent inside of one strongly connected component until an image comes up
+/// again.
+fn cycle(
+    spec: &ImageFamilySpec,
+    graph: &DiGraph<(), (), usize>,
+    parents: &[Vec<Parent>],
+) -> LineageError {
+    let name =
+        |image: usize| spec.images.get(image).map_or_else(String::new, |image| image.name.clone());
     let inside: Vec<usize> = tarjan_scc(graph)
         .into_iter()
         .map(|component| component.into_iter().map(NodeIndex::index).collect::<Vec<_>>())
         .find(|component| {
-            component.len() > 1 || component.iter().any(|image| parents[*image].contains(&Parent::Image(*image)))
+            component.len() > 1
+                || component.iter().any(|image| parents[*image].contains(&Parent::Image(*image)))
         })
         .unwrap_or_default();
     let members: std::collections::HashSet<usize> = inside.iter().copied().collect();
@@ -357,9 +384,13 @@ mod tests {
 
     #[test]
     fn a_diamond_has_three_levels_and_its_join_once() {
-        let lineage =
-            Lineage::new(&spec(&[("join", "left right"), ("right", "base"), ("left", "base"), ("base", "A")]))
-                .expect("ok");
+        let lineage = Lineage::new(&spec(&[
+            ("join", "left right"),
+            ("right", "base"),
+            ("left", "base"),
+            ("base", "A"),
+        ]))
+        .expect("ok");
         assert_eq!((0..4).map(|image| lineage.level(image)).collect::<Vec<_>>(), [3, 2, 2, 1]);
         assert_eq!(lineage.order().first(), Some(&3));
         assert_eq!(lineage.order().last(), Some(&0));
@@ -379,8 +410,12 @@ mod tests {
 
     #[test]
     fn a_cycle_is_spelled_out() {
-        let error = Lineage::new(&spec(&[("base", "A"), ("x", "base z"), ("y", "x"), ("z", "y")])).expect_err("cycle");
-        assert_eq!(error, LineageError::Cycle { path: ["x", "z", "y", "x"].map(String::from).to_vec() });
+        let error = Lineage::new(&spec(&[("base", "A"), ("x", "base z"), ("y", "x"), ("z", "y")]))
+            .expect_err("cycle");
+        assert_eq!(
+            error,
+            LineageError::Cycle { path: ["x", "z", "y", "x"].map(String::from).to_vec() }
+        );
         let error = Lineage::new(&spec(&[("me", "A me")])).expect_err("cycle");
         assert_eq!(error, LineageError::Cycle { path: ["me", "me"].map(String::from).to_vec() });
     }
@@ -390,7 +425,8 @@ mod tests {
         let error = Lineage::new(&spec(&[("app", "nobody")])).expect_err("unknown");
         assert_eq!(
             error.to_string(),
-            "spec.images[app].from names the image `nobody`, which the family does not have; correct the name or add it"
+            "spec.images[app].from names the image `nobody`, which the family does not have; \
+             correct the name or add it"
         );
         let error = Lineage::new(&spec(&[("app", "A"), ("app", "A")])).expect_err("twice");
         assert_eq!(error, LineageError::DuplicateName { list: "images", name: "app".into() });

@@ -2,8 +2,9 @@
 //!
 //! [`families`] looks beyond the one family, at those whose images it stands on.
 //!
-//! Pure: built from a spec, checked once, and then asked for order, levels, descendants and the critical path. Images and
-//! upstreams are named by their index in the spec, so that a walk over a large family hashes no strings.
+//! Pure: built from a spec, checked once, and then asked for order, levels, descendants and the
+//! critical path. Images and upstreams are named by their index in the spec, so that a walk over a
+//! large family hashes no strings.
 
 pub mod families;
 mod graph;

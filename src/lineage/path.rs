@@ -2,12 +2,16 @@
 
 use crate::lineage::{Lineage, Parent};
 
-/// The critical path of a cascade, first image first: from the image that finished last back along the parent that finished
-/// last. `finished` gives the end of an image's build in this cascade, in any unit; `None` for an image that it did not build.
+/// The critical path of a cascade, first image first: from the image that finished last back along
+/// the parent that finished last. `finished` gives the end of an image's build in this cascade, in
+/// any unit; `None` for an image that it did not build.
 #[must_use]
 pub fn critical_path(lineage: &Lineage, finished: impl Fn(usize) -> Option<i64>) -> Vec<usize> {
     let latest = |images: &mut dyn Iterator<Item = usize>| {
-        images.filter_map(|image| Some((finished(image)?, image))).max_by_key(|(end, _)| *end).map(|(_, image)| image)
+        images
+            .filter_map(|image| Some((finished(image)?, image)))
+            .max_by_key(|(end, _)| *end)
+            .map(|(_, image)| image)
     };
     let mut path = Vec::new();
     let mut next = latest(&mut lineage.order().iter().copied());
@@ -31,7 +35,10 @@ mod tests {
     fn follows_the_slowest_parent() {
         let image = |name: &str, parents: &[&str]| Image {
             name: name.into(),
-            from: parents.iter().map(|parent| Edge { image: Some((*parent).into()), ..Edge::default() }).collect(),
+            from: parents
+                .iter()
+                .map(|parent| Edge { image: Some((*parent).into()), ..Edge::default() })
+                .collect(),
             ..Image::default()
         };
         let spec = ImageFamilySpec {

@@ -1,7 +1,7 @@
 //! The client: asking for manifests and configurations, and moving tags.
 //!
-//! Our own thin HTTP and not `oci-client`'s calls: those bind a host to the first credential they see, read bodies of any
-//! size, hide why a token was not given, and never look at `Retry-After`.
+//! Our own thin HTTP and not `oci-client`'s calls: those bind a host to the first credential they
+//! see, read bodies of any size, hide why a token was not given, and never look at `Retry-After`.
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -19,7 +19,8 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use crate::{
     clock::Clock,
     registry::{
-        Config, Descriptor, Digest, Error, ImageConfig, ImageManifest, Keychain, Manifest, Reference,
+        Config, Descriptor, Digest, Error, ImageConfig, ImageManifest, Keychain, Manifest,
+        Reference,
         config::{Endpoint, Purpose},
         cooldown::Cooldown,
         credentials::Identity,
@@ -31,19 +32,23 @@ use crate::{
     },
 };
 
-/// The most bytes of a manifest, the size that the distribution specification asks registries to take at least.
+/// The most bytes of a manifest, the size that the distribution specification asks registries to
+/// take at least.
 pub const MAX_MANIFEST: usize = 4 * 1024 * 1024;
 /// The most bytes of an image's configuration.
 const MAX_CONFIG: usize = 4 * 1024 * 1024;
-/// The longest pause within a call. A registry that wants a longer one is not waited for: the call fails, and tells when.
+/// The longest pause within a call. A registry that wants a longer one is not waited for: the call
+/// fails, and tells when.
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 const DIGEST_HEADER: &str = "docker-content-digest";
 const ACCEPT: HeaderValue = HeaderValue::from_static(
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
-     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json",
+     application/vnd.docker.distribution.manifest.list.v2+json, \
+     application/vnd.docker.distribution.manifest.v2+json",
 );
 
-/// Speaks to registries. Cheap to clone; one is enough for a process, whatever the number of credentials.
+/// Speaks to registries. Cheap to clone; one is enough for a process, whatever the number of
+/// credentials.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -75,16 +80,18 @@ impl Client {
         Ok(Self::over(config, Arc::new(network), Clock::wall()))
     }
 
-    /// A client for this configuration that reaches registries over this transport, and tells time by this clock.
+    /// A client for this configuration that reaches registries over this transport, and tells time
+    /// by this clock.
     #[must_use]
     pub fn over(config: Config, transport: Arc<dyn Transport>, clock: Clock) -> Self {
         let http = Http::new(&config, transport, clock);
-        let (grants, cooldown, calls) = (Grants::default(), Cooldown::default(), AtomicU64::default());
+        let (grants, cooldown, calls) =
+            (Grants::default(), Cooldown::default(), AtomicU64::default());
         Self(Arc::new(Inner { config, http, grants, cooldown, calls }))
     }
 
-    /// Tells apart what would be shown to the registry, and to its mirrors, for this image: calls with equal identities
-    /// get equal answers.
+    /// Tells apart what would be shown to the registry, and to its mirrors, for this image: calls
+    /// with equal identities get equal answers.
     #[must_use]
     pub fn identity(&self, image: &Reference, keychain: &Keychain) -> Identity {
         let endpoints = self.0.config.endpoints(image.registry(), Purpose::Pull);
@@ -99,8 +106,13 @@ impl Client {
 
     /// What the image's tag or digest stands for now; `None` if the registry does not have it.
     ///
-    /// A `HEAD`, which registries do not count against pull limits; a `GET` only if the answer to it says too little.
-    pub async fn head(&self, image: &Reference, keychain: &Keychain) -> Result<Option<Descriptor>, Error> {
+    /// A `HEAD`, which registries do not count against pull limits; a `GET` only if the answer to
+    /// it says too little.
+    pub async fn head(
+        &self,
+        image: &Reference,
+        keychain: &Keychain,
+    ) -> Result<Option<Descriptor>, Error> {
         let operation = Operation::read(Method::HEAD, format!("manifests/{}", image.identifier()));
         let expected = image.digest();
         let head = self.call(image, keychain, &operation, |asked, answer| {
@@ -128,17 +140,28 @@ impl Client {
         }
     }
 
-    /// The manifest that the image's tag or digest stands for, checked against every digest that is known for it.
-    pub async fn manifest(&self, image: &Reference, keychain: &Keychain) -> Result<Manifest, Error> {
+    /// The manifest that the image's tag or digest stands for, checked against every digest that is
+    /// known for it.
+    pub async fn manifest(
+        &self,
+        image: &Reference,
+        keychain: &Keychain,
+    ) -> Result<Manifest, Error> {
         let operation = Operation::read(Method::GET, format!("manifests/{}", image.identifier()));
         let expected = image.digest();
         self.call(image, keychain, &operation, |asked, answer| {
             let content_type = answer.header(header::CONTENT_TYPE);
-            let manifest =
-                Manifest::parse(content_type, answer.body.clone()).map_err(|problem| asked.garbage(problem))?;
+            let manifest = Manifest::parse(content_type, answer.body.clone())
+                .map_err(|problem| asked.garbage(problem))?;
             let told = answer.header(DIGEST_HEADER).and_then(|text| text.parse::<Digest>().ok());
-            match [&expected, &told].into_iter().flatten().find(|digest| **digest != manifest.digest) {
-                Some(digest) => Err(asked.garbage(format!("sends {} for {digest}", manifest.digest))),
+            match [&expected, &told]
+                .into_iter()
+                .flatten()
+                .find(|digest| **digest != manifest.digest)
+            {
+                Some(digest) => {
+                    Err(asked.garbage(format!("sends {} for {digest}", manifest.digest)))
+                }
                 None => Ok(manifest),
             }
         })
@@ -168,13 +191,22 @@ impl Client {
         .await
     }
 
-    /// Points a tag at a manifest whose content the repository has already. No layer is copied, and doing it twice is the
-    /// same as doing it once. `tag` is the repository with the tag.
-    pub async fn tag(&self, tag: &Reference, manifest: &Manifest, keychain: &Keychain) -> Result<(), Error> {
+    /// Points a tag at a manifest whose content the repository has already. No layer is copied, and
+    /// doing it twice is the same as doing it once. `tag` is the repository with the tag.
+    pub async fn tag(
+        &self,
+        tag: &Reference,
+        manifest: &Manifest,
+        keychain: &Keychain,
+    ) -> Result<(), Error> {
         let shown = tag.to_string();
         let asked = Asked { image: &shown, host: tag.registry() };
-        let media_type =
-            HeaderValue::from_str(&manifest.media_type).map_err(|_| asked.garbage("has a manifest of no type"))?;
+        let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| {
+            asked.garbage(
+                "has a manifest \
+                of no type",
+            )
+        })?;
         let operation = Operation {
             method: Method::PUT,
             path: format!("manifests/{}", tag.identifier()),
@@ -199,12 +231,15 @@ impl Client {
         if stands == manifest.digest {
             Ok(())
         } else {
-            Err(asked.garbage(format!("took the manifest {} and has {stands} under the tag", manifest.digest)))
+            Err(asked.garbage(format!(
+                "took the manifest {} and has {stands} under the tag",
+                manifest.digest
+            )))
         }
     }
 
-    /// Carries out an operation within the configured time, asking every endpoint, and again after a pause while all that
-    /// is wrong is transient.
+    /// Carries out an operation within the configured time, asking every endpoint, and again after
+    /// a pause while all that is wrong is transient.
     async fn call<T>(
         &self,
         image: &Reference,
@@ -241,7 +276,8 @@ impl Client {
         BuildHasherDefault::<DefaultHasher>::default().hash_one((image, call))
     }
 
-    /// Asks the endpoints one after the other, as containerd does: whatever is wrong with a mirror, the next one is asked.
+    /// Asks the endpoints one after the other, as containerd does: whatever is wrong with a mirror,
+    /// the next one is asked.
     async fn walk<T>(
         &self,
         shown: &str,
@@ -258,18 +294,27 @@ impl Client {
                 Some(remaining) => Err(asked.limited(remaining)),
                 None => self.exchange(asked, &endpoint, image, keychain, identity, operation).await,
             };
-            if let Some(pause) = result.as_ref().err().and_then(Error::retry_after).filter(|pause| *pause > MAX_PAUSE) {
+            if let Some(pause) = result
+                .as_ref()
+                .err()
+                .and_then(Error::retry_after)
+                .filter(|pause| *pause > MAX_PAUSE)
+            {
                 self.0.cooldown.begin(&endpoint, identity, pause);
             }
             match result.and_then(|answer| read(asked, answer)) {
                 Ok(value) => return Ok(value),
-                Err(error) if worst.as_ref().is_none_or(|worst| worst.weight() <= error.weight()) => {
+                Err(error)
+                    if worst.as_ref().is_none_or(|worst| worst.weight() <= error.weight()) =>
+                {
                     worst = Some(error);
                 }
                 Err(_) => {}
             }
         }
-        Err(worst.unwrap_or_else(|| Asked { image: shown, host: image.registry() }.unreachable("no endpoint")))
+        Err(worst.unwrap_or_else(|| {
+            Asked { image: shown, host: image.registry() }.unreachable("no endpoint")
+        }))
     }
 
     /// Asks one endpoint, answering its challenge once if it sets one.
@@ -287,21 +332,28 @@ impl Client {
         let grant = Grant::new(endpoint, image.path(), operation.purpose, identity);
 
         let known = grants.get(&grant);
-        let mut answer = http.send(asked, operation.request(asked, endpoint, image, known.clone())?).await?;
+        let mut answer =
+            http.send(asked, operation.request(asked, endpoint, image, known.clone())?).await?;
         let mut used = known;
         if answer.status == StatusCode::UNAUTHORIZED {
             grants.drop(&grant);
             let Some(challenge) = Challenge::of(&answer.headers) else {
                 return Err(asked.denied("401 Unauthorized, without saying what it wants"));
             };
-            let (value, life) = token::answer(http, config, asked, challenge, &grant, credential).await?;
-            answer = http.send(asked, operation.request(asked, endpoint, image, Some(value.clone()))?).await?;
+            let (value, life) =
+                token::answer(http, config, asked, challenge, &grant, credential).await?;
+            answer = http
+                .send(asked, operation.request(asked, endpoint, image, Some(value.clone()))?)
+                .await?;
             if answer.status != StatusCode::UNAUTHORIZED {
                 grants.put(grant, value.clone(), life);
             }
             used = Some(value);
         }
-        let sent = used.as_ref().and_then(|value| value.to_str().ok()?.split_once(' ')).map(|(_, sent)| sent);
+        let sent = used
+            .as_ref()
+            .and_then(|value| value.to_str().ok()?.split_once(' '))
+            .map(|(_, sent)| sent);
         let secrets: Vec<&str> = credential.map(token::secret).into_iter().chain(sent).collect();
         answer.ok(asked, &secrets)
     }
@@ -328,7 +380,10 @@ impl Operation {
         image: &Reference,
         authorization: Option<HeaderValue>,
     ) -> Result<Request, Error> {
-        let query = endpoint.mirrored.as_ref().map_or_else(String::new, |registry| format!("?ns={registry}"));
+        let query = endpoint
+            .mirrored
+            .as_ref()
+            .map_or_else(String::new, |registry| format!("?ns={registry}"));
         let url = format!("{}/v2/{}/{}{query}", endpoint.base, image.path(), self.path);
         let url = url.parse().map_err(|_| asked.garbage("has a name that no URL can hold"))?;
         Ok(Request {
@@ -345,8 +400,10 @@ impl Operation {
 
 /// What the headers of an answer say about a manifest; `None` if they do not say all of it.
 fn descriptor(answer: &Answer) -> Option<Descriptor> {
-    let media_type =
-        answer.header(header::CONTENT_TYPE).map(manifest::bare).filter(|media_type| manifest::is_known(media_type))?;
+    let media_type = answer
+        .header(header::CONTENT_TYPE)
+        .map(manifest::bare)
+        .filter(|media_type| manifest::is_known(media_type))?;
     Some(Descriptor {
         digest: answer.header(DIGEST_HEADER)?.parse().ok()?,
         media_type: media_type.into(),

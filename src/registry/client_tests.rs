@@ -35,7 +35,8 @@ fn image(address: impl std::fmt::Display) -> Reference {
 }
 
 fn keychain(address: impl std::fmt::Display, user: &str) -> Keychain {
-    let secret = format!(r#"{{"auths":{{"{address}":{{"username":"{user}","password":"hunter2"}}}}}}"#);
+    let secret =
+        format!(r#"{{"auths":{{"{address}":{{"username":"{user}","password":"hunter2"}}}}}}"#);
     Keychain::from_secrets([("regcred", secret.as_bytes())]).expect("keychain")
 }
 
@@ -48,13 +49,18 @@ fn good(seen: &Seen) -> Reply {
     let digest = Digest::of(MANIFEST.as_bytes());
     let headers = [("content-type", OCI_MANIFEST), ("docker-content-digest", digest.as_str())];
     match seen.method.as_str() {
-        "HEAD" => reply(200, &[headers[0], headers[1], ("content-length", &MANIFEST.len().to_string())], Body::empty()),
+        "HEAD" => reply(
+            200,
+            &[headers[0], headers[1], ("content-length", &MANIFEST.len().to_string())],
+            Body::empty(),
+        ),
         "PUT" => reply(201, &headers[1..], Body::empty()),
         _ => reply(200, &headers, MANIFEST),
     }
 }
 
-/// A registry whose tokens come from `realm`, or from itself; `token-<basic credential>` for that credential.
+/// A registry whose tokens come from `realm`, or from itself; `token-<basic credential>` for that
+/// credential.
 fn with_tokens(realm: Option<SocketAddr>) -> impl Fn(&Seen) -> Reply {
     move |seen| {
         if seen.target.starts_with("/token") {
@@ -76,7 +82,11 @@ fn bearer(realm: SocketAddr) -> String {
 #[tokio::test]
 async fn a_head_is_enough() {
     let registry = FaultRegistry::start(good).await;
-    let found = client(&registry).head(&image(registry.address), &none()).await.expect("head").expect("there");
+    let found = client(&registry)
+        .head(&image(registry.address), &none())
+        .await
+        .expect("head")
+        .expect("there");
     assert_eq!(found.digest, Digest::of(MANIFEST.as_bytes()));
     assert_eq!((found.media_type.as_str(), found.size), (OCI_MANIFEST, MANIFEST.len() as u64));
     assert_eq!(registry.requests(), [format!("HEAD {TAG}")]);
@@ -90,15 +100,24 @@ async fn a_head_that_says_too_little_becomes_a_get() {
             _ => reply(200, &[("content-type", OCI_MANIFEST)], MANIFEST),
         })
         .await;
-        let found = client(&registry).head(&image(registry.address), &none()).await.expect("head").expect("there");
-        assert_eq!((found.digest, found.size), (Digest::of(MANIFEST.as_bytes()), MANIFEST.len() as u64));
+        let found = client(&registry)
+            .head(&image(registry.address), &none())
+            .await
+            .expect("head")
+            .expect("there");
+        assert_eq!(
+            (found.digest, found.size),
+            (Digest::of(MANIFEST.as_bytes()), MANIFEST.len() as u64)
+        );
         assert_eq!(registry.requests(), [format!("HEAD {TAG}"), format!("GET {TAG}")]);
     }
 }
 
 #[tokio::test]
 async fn what_is_not_there_is_none_for_head_and_an_error_for_get() {
-    let registry = FaultRegistry::start(|_| reply(404, &[], r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#)).await;
+    let registry =
+        FaultRegistry::start(|_| reply(404, &[], r#"{"errors":[{"code":"MANIFEST_UNKNOWN"}]}"#))
+            .await;
     let (client, image) = (client(&registry), image(registry.address));
     assert_eq!(client.head(&image, &none()).await, Ok(None));
     let error = client.manifest(&image, &none()).await.expect_err("404");
@@ -121,7 +140,10 @@ async fn tokens_are_kept_and_never_shared_between_credentials() {
     let asked: Vec<_> = service.seen().into_iter().map(|seen| seen.authorization).collect();
     let basic = |user: &str| Some(format!("Basic {user}"));
     assert_eq!(asked, [basic("YWxpY2U6aHVudGVyMg=="), basic("Ym9iOmh1bnRlcjI="), None]);
-    assert!(service.requests()[0].starts_with("GET /token?service=r&scope=repository%3Ateam%2Fapp%3Apull"));
+    assert!(
+        service.requests()[0]
+            .starts_with("GET /token?service=r&scope=repository%3Ateam%2Fapp%3Apull")
+    );
     // The password itself never goes to the registry when it has a token service.
     let shown: Vec<_> = registry.seen().into_iter().filter_map(|seen| seen.authorization).collect();
     assert!(shown.iter().all(|shown| shown.starts_with("Bearer token-")), "{shown:?}");
@@ -137,7 +159,8 @@ async fn basic_where_it_is_asked_for() {
     .await;
     let (client, image) = (client(&registry), image(registry.address));
     client.head(&image, &keychain(registry.address, "alice")).await.expect("alice");
-    for wrong in [none(), keychain(registry.address, "bob"), keychain("elsewhere.example", "alice")] {
+    for wrong in [none(), keychain(registry.address, "bob"), keychain("elsewhere.example", "alice")]
+    {
         let error = client.head(&image, &wrong).await.expect_err("wrong");
         assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_DENIED, false));
         assert!(!error.to_string().contains("hunter2"), "{error}");
@@ -159,18 +182,25 @@ async fn a_token_that_no_longer_holds_is_replaced() {
     .await;
     let client = Client::new(config(&[registry.address, realm])).expect("client");
     client.head(&image(registry.address), &none()).await.expect("first");
-    client.head(&image(registry.address), &none()).await.expect("second, after the first token was revoked");
+    client
+        .head(&image(registry.address), &none())
+        .await
+        .expect("second, after the first token was revoked");
     assert_eq!(service.requests().len(), 2);
 }
 
 #[tokio::test]
 async fn the_token_service_says_why() {
-    for (status, expected) in [(401, reason::REGISTRY_DENIED), (503, reason::REGISTRY_UNAVAILABLE)] {
-        let service = FaultRegistry::start(move |_| reply(status, &[("retry-after", "60")], "hunter2")).await;
+    for (status, expected) in [(401, reason::REGISTRY_DENIED), (503, reason::REGISTRY_UNAVAILABLE)]
+    {
+        let service =
+            FaultRegistry::start(move |_| reply(status, &[("retry-after", "60")], "hunter2")).await;
         let registry = FaultRegistry::start(with_tokens(Some(service.address))).await;
         let client = Client::new(config(&[registry.address, service.address])).expect("client");
-        let error =
-            client.head(&image(registry.address), &keychain(registry.address, "alice")).await.expect_err("refused");
+        let error = client
+            .head(&image(registry.address), &keychain(registry.address, "alice"))
+            .await
+            .expect_err("refused");
         assert_eq!(error.reason(), expected);
         assert!(error.to_string().contains(&service.address.to_string()), "{error}");
     }
@@ -194,14 +224,22 @@ async fn what_is_repeated_by_the_registry_is_blacked_out() {
         let sent = seen.authorization.clone().unwrap_or_default();
         match sent.as_str() {
             "" => reply(401, &[("www-authenticate", "Basic realm=\"r\"")], Body::empty()),
-            _ => reply(403, &[], format!(r#"{{"errors":[{{"code":"DENIED","message":"{sent} hunter2 may not"}}]}}"#)),
+            _ => reply(
+                403,
+                &[],
+                format!(r#"{{"errors":[{{"code":"DENIED","message":"{sent} hunter2 may not"}}]}}"#),
+            ),
         }
     })
     .await;
-    let error = client(&registry).head(&image(registry.address), &keychain(registry.address, "alice")).await;
+    let error = client(&registry)
+        .head(&image(registry.address), &keychain(registry.address, "alice"))
+        .await;
     // The answer to a HEAD has no body, and that to a GET has.
     assert_eq!(error.expect_err("denied").reason(), reason::REGISTRY_DENIED);
-    let error = client(&registry).manifest(&image(registry.address), &keychain(registry.address, "alice")).await;
+    let error = client(&registry)
+        .manifest(&image(registry.address), &keychain(registry.address, "alice"))
+        .await;
     let text = error.expect_err("denied").to_string();
     assert!(text.contains("Basic [redacted] [redacted] may not"), "{text}");
 }
@@ -217,10 +255,12 @@ async fn a_short_pause_is_kept_and_a_long_one_reported() {
     client(&registry).head(&image(registry.address), &none()).await.expect("head");
     assert!(began.elapsed() >= Duration::from_secs(1));
 
-    let registry =
-        FaultRegistry::start(|_| reply(429, &[("retry-after", "600")], r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#))
-            .await;
-    let error = client(&registry).manifest(&image(registry.address), &none()).await.expect_err("limited");
+    let registry = FaultRegistry::start(|_| {
+        reply(429, &[("retry-after", "600")], r#"{"errors":[{"code":"TOOMANYREQUESTS"}]}"#)
+    })
+    .await;
+    let error =
+        client(&registry).manifest(&image(registry.address), &none()).await.expect_err("limited");
     assert_eq!((error.is_transient(), error.retry_after()), (true, Some(Duration::from_mins(10))));
     assert!(error.to_string().contains("429 Too Many Requests, TOOMANYREQUESTS"), "{error}");
     assert_eq!(registry.requests().len(), 1);
@@ -236,7 +276,10 @@ async fn a_registry_that_limits_us_is_left_alone_with_that_credential() {
     let (client, image) = (client(&registry), image(registry.address));
     for _ in 0..2 {
         let error = client.head(&image, &none()).await.expect_err("limited");
-        assert!(error.is_transient() && error.retry_after() > Some(Duration::from_mins(9)), "{error}");
+        assert!(
+            error.is_transient() && error.retry_after() > Some(Duration::from_mins(9)),
+            "{error}"
+        );
     }
     assert_eq!(registry.requests().len(), 1);
     client.head(&image, &keychain(registry.address, "alice")).await.expect("another credential");
@@ -244,8 +287,10 @@ async fn a_registry_that_limits_us_is_left_alone_with_that_credential() {
 
 #[tokio::test]
 async fn server_errors_are_tried_again_but_not_for_ever() {
-    let registry =
-        FaultRegistry::start(|seen| if seen.before < 2 { reply(500, &[], Body::empty()) } else { good(seen) }).await;
+    let registry = FaultRegistry::start(|seen| {
+        if seen.before < 2 { reply(500, &[], Body::empty()) } else { good(seen) }
+    })
+    .await;
     client(&registry).head(&image(registry.address), &none()).await.expect("head");
     assert_eq!(registry.requests().len(), 3);
 
@@ -259,8 +304,11 @@ async fn nobody_listens() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("address");
     drop(listener);
-    let error =
-        Client::new(config(&[address])).expect("client").head(&image(address), &none()).await.expect_err("away");
+    let error = Client::new(config(&[address]))
+        .expect("client")
+        .head(&image(address), &none())
+        .await
+        .expect_err("away");
     assert_eq!(error.reason(), reason::REGISTRY_UNAVAILABLE);
     assert!(error.to_string().contains("refused"), "{error}");
 }
@@ -276,13 +324,23 @@ async fn garbage() {
     ] {
         let (content_type, digest) = (content_type.to_owned(), digest.to_owned());
         let registry = FaultRegistry::start(move |_| {
-            let headers = [("content-type", content_type.as_str()), ("docker-content-digest", digest.as_str())];
+            let headers = [
+                ("content-type", content_type.as_str()),
+                ("docker-content-digest", digest.as_str()),
+            ];
             reply(200, if digest.is_empty() { &headers[..1] } else { &headers }, body)
         })
         .await;
-        let error = client(&registry).manifest(&image(registry.address), &none()).await.expect_err(body);
-        assert_eq!((error.reason(), error.is_transient()), (reason::INVALID_REGISTRY_RESPONSE, false));
-        assert!(error.to_string().contains(problem) && !error.to_string().contains("hunter2"), "{error}");
+        let error =
+            client(&registry).manifest(&image(registry.address), &none()).await.expect_err(body);
+        assert_eq!(
+            (error.reason(), error.is_transient()),
+            (reason::INVALID_REGISTRY_RESPONSE, false)
+        );
+        assert!(
+            error.to_string().contains(problem) && !error.to_string().contains("hunter2"),
+            "{error}"
+        );
     }
     // Asked for by digest, the answer must be that digest, whatever its header says.
     let registry = FaultRegistry::start(good).await;
@@ -304,7 +362,10 @@ async fn too_large_with_and_without_saying_so() {
         let registry = FaultRegistry::start(move |_| {
             let body = Bytes::from(vec![b' '; 5 * 1024 * 1024]);
             let chunks = stream::iter(
-                body.chunks(64 * 1024).map(Bytes::copy_from_slice).map(Ok::<_, std::io::Error>).collect::<Vec<_>>(),
+                body.chunks(64 * 1024)
+                    .map(Bytes::copy_from_slice)
+                    .map(Ok::<_, std::io::Error>)
+                    .collect::<Vec<_>>(),
             );
             reply(
                 200,
@@ -313,7 +374,8 @@ async fn too_large_with_and_without_saying_so() {
             )
         })
         .await;
-        let error = client(&registry).manifest(&image(registry.address), &none()).await.expect_err("large");
+        let error =
+            client(&registry).manifest(&image(registry.address), &none()).await.expect_err("large");
         assert_eq!((error.reason(), error.is_transient()), (reason::MANIFEST_TOO_LARGE, false));
     }
 }
@@ -322,21 +384,29 @@ async fn too_large_with_and_without_saying_so() {
 async fn a_body_that_stops_coming() {
     let registry = FaultRegistry::start(|_| {
         let start = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
-        reply(200, &[("content-type", OCI_MANIFEST)], Body::from_stream(start.chain(stream::pending())))
+        reply(
+            200,
+            &[("content-type", OCI_MANIFEST)],
+            Body::from_stream(start.chain(stream::pending())),
+        )
     })
     .await;
-    let config = Config { timeout: crate::api::Duration::from_secs(3), ..config(&[registry.address]) };
+    let config =
+        Config { timeout: crate::api::Duration::from_secs(3), ..config(&[registry.address]) };
     let call = Client::new(config).expect("client");
     let image = image(registry.address);
-    let result = tokio::time::timeout(Duration::from_secs(30), call.manifest(&image, &none())).await.expect("bounded");
+    let result = tokio::time::timeout(Duration::from_secs(30), call.manifest(&image, &none()))
+        .await
+        .expect("bounded");
     assert_eq!(result.expect_err("silent").reason(), reason::REGISTRY_UNAVAILABLE);
 }
 
 #[tokio::test]
 async fn a_redirect_to_another_host_goes_without_the_credential() {
-    let storage =
-        FaultRegistry::start(|_| reply(200, &[], r#"{"os":"linux","architecture":"amd64","rootfs":{"diff_ids":[]}}"#))
-            .await;
+    let storage = FaultRegistry::start(|_| {
+        reply(200, &[], r#"{"os":"linux","architecture":"amd64","rootfs":{"diff_ids":[]}}"#)
+    })
+    .await;
     let to = format!("http://{}/blob?signature=s", storage.address);
     let registry = FaultRegistry::start(move |seen| match &seen.authorization {
         None => reply(401, &[("www-authenticate", "Basic realm=\"r\"")], Body::empty()),
@@ -350,16 +420,23 @@ async fn a_redirect_to_another_host_goes_without_the_credential() {
     );
     let manifest = Manifest::parse(Some(OCI_MANIFEST), manifest.into()).expect("manifest");
     let (client, image) = (client(&registry), image(registry.address));
-    let config = client.config(&image, manifest.image().expect("image"), &keychain(registry.address, "alice")).await;
+    let config = client
+        .config(&image, manifest.image().expect("image"), &keychain(registry.address, "alice"))
+        .await;
     assert_eq!(config.expect("config").platform.to_string(), "linux/amd64");
     let seen = storage.seen();
-    assert_eq!((seen.len(), seen[0].target.as_str(), &seen[0].authorization), (1, "/blob?signature=s", &None));
+    assert_eq!(
+        (seen.len(), seen[0].target.as_str(), &seen[0].authorization),
+        (1, "/blob?signature=s", &None)
+    );
 }
 
 #[tokio::test]
 async fn a_redirect_without_end() {
-    let registry = FaultRegistry::start(|seen| reply(302, &[("location", &seen.target)], Body::empty())).await;
-    let error = client(&registry).manifest(&image(registry.address), &none()).await.expect_err("loop");
+    let registry =
+        FaultRegistry::start(|seen| reply(302, &[("location", &seen.target)], Body::empty())).await;
+    let error =
+        client(&registry).manifest(&image(registry.address), &none()).await.expect_err("loop");
     assert_eq!(error.reason(), reason::INVALID_REGISTRY_RESPONSE);
     assert_eq!(registry.requests().len(), 6);
 }
@@ -369,17 +446,23 @@ async fn mirrors_come_first_and_get_no_credential_of_the_registry() {
     let origin = FaultRegistry::start(good).await;
     for status in [200, 404, 500, 401] {
         let wants = [("www-authenticate", "Basic realm=\"m\"")];
-        let mirror =
-            FaultRegistry::start(
-                move |seen| if status == 200 { good(seen) } else { reply(status, &wants, Body::empty()) },
-            )
-            .await;
+        let mirror = FaultRegistry::start(move |seen| {
+            if status == 200 { good(seen) } else { reply(status, &wants, Body::empty()) }
+        })
+        .await;
         let registry = origin.address.to_string();
-        let mirrors = [(registry.clone(), vec![format!("http://{}", mirror.address).parse().expect("mirror")])];
-        let client = Client::new(Config { mirrors: mirrors.into(), ..config(&[origin.address]) }).expect("client");
+        let mirrors = [(
+            registry.clone(),
+            vec![format!("http://{}", mirror.address).parse().expect("mirror")],
+        )];
+        let client = Client::new(Config { mirrors: mirrors.into(), ..config(&[origin.address]) })
+            .expect("client");
         let before = origin.requests().len();
         let keychain = keychain(&registry, "alice");
-        assert!(client.head(&image(&registry), &keychain).await.expect("head").is_some(), "{status}");
+        assert!(
+            client.head(&image(&registry), &keychain).await.expect("head").is_some(),
+            "{status}"
+        );
         assert_eq!(mirror.requests(), [format!("HEAD {TAG}?ns={registry}")]);
         assert_eq!(mirror.seen()[0].authorization, None);
         assert_eq!(origin.requests().len() - before, usize::from(status != 200), "{status}");
@@ -396,16 +479,20 @@ async fn not_on_the_mirror_and_the_registry_away_is_not_found() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
     let origin = listener.local_addr().expect("address");
     drop(listener);
-    let mirrors = [(origin.to_string(), vec![format!("http://{}", mirror.address).parse().expect("mirror")])];
-    let client = Client::new(Config { mirrors: mirrors.into(), ..config(&[origin]) }).expect("client");
+    let mirrors =
+        [(origin.to_string(), vec![format!("http://{}", mirror.address).parse().expect("mirror")])];
+    let client =
+        Client::new(Config { mirrors: mirrors.into(), ..config(&[origin]) }).expect("client");
     assert_eq!(client.head(&image(origin), &none()).await, Ok(None));
 }
 
 #[tokio::test]
 async fn so_many_at_once_and_no_more() {
-    let registry = FaultRegistry::start(|seen| Reply { pause: Duration::from_millis(50), ..good(seen) }).await;
+    let registry =
+        FaultRegistry::start(|seen| Reply { pause: Duration::from_millis(50), ..good(seen) }).await;
     let client =
-        Client::new(Config { concurrent_requests_per_host: 2, ..config(&[registry.address]) }).expect("client");
+        Client::new(Config { concurrent_requests_per_host: 2, ..config(&[registry.address]) })
+            .expect("client");
     let image = image(registry.address);
     let keychain = none();
     let calls = (0..8).map(|_| client.head(&image, &keychain));
@@ -427,7 +514,11 @@ async fn a_tag_is_moved_without_layers_and_checked() {
             ("PUT", None) => reply(201, &[], Body::empty()),
             _ => reply(
                 200,
-                &[("content-type", OCI_MANIFEST), ("docker-content-digest", &stands), ("content-length", "9")],
+                &[
+                    ("content-type", OCI_MANIFEST),
+                    ("docker-content-digest", &stands),
+                    ("content-length", "9"),
+                ],
                 Body::empty(),
             ),
         })
@@ -435,15 +526,23 @@ async fn a_tag_is_moved_without_layers_and_checked() {
         let result = client(&registry).tag(&image(registry.address), &manifest, &none()).await;
         assert_eq!(result.is_ok(), expected, "{result:?}");
         let put = &registry.seen()[0];
-        assert_eq!((put.method.as_str(), put.target.as_str(), put.body.as_slice()), ("PUT", TAG, MANIFEST.as_bytes()));
+        assert_eq!(
+            (put.method.as_str(), put.target.as_str(), put.body.as_slice()),
+            ("PUT", TAG, MANIFEST.as_bytes())
+        );
     }
 }
 
 #[tokio::test]
 async fn an_immutable_tag_is_refused_in_words() {
-    let registry = FaultRegistry::start(|_| reply(412, &[], r#"{"errors":[{"message":"tag is immutable"}]}"#)).await;
+    let registry =
+        FaultRegistry::start(|_| reply(412, &[], r#"{"errors":[{"message":"tag is immutable"}]}"#))
+            .await;
     let manifest = Manifest::parse(Some(OCI_MANIFEST), MANIFEST.into()).expect("manifest");
-    let error = client(&registry).tag(&image(registry.address), &manifest, &none()).await.expect_err("refused");
+    let error = client(&registry)
+        .tag(&image(registry.address), &manifest, &none())
+        .await
+        .expect_err("refused");
     assert!(error.to_string().contains("412 Precondition Failed, tag is immutable"), "{error}");
     assert!(!error.is_transient());
 }

@@ -1,6 +1,8 @@
-//! What the operator's owner says about registries: which speak plain HTTP, which have mirrors, how long we wait.
+//! What the operator's owner says about registries: which speak plain HTTP, which have mirrors, how
+//! long we wait.
 //!
-//! Family authors have no say here: a family must not be able to send a credential over plain HTTP, or to another host.
+//! Family authors have no say here: a family must not be able to send a credential over plain HTTP,
+//! or to another host.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -16,22 +18,26 @@ const DOCKER_HUB_API: &str = "registry-1.docker.io";
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {
-    /// Registries, as `host` or `host:port`, that are spoken to over plain HTTP. Credentials are sent to them in clear.
+    /// Registries, as `host` or `host:port`, that are spoken to over plain HTTP. Credentials are
+    /// sent to them in clear.
     pub plain_http: Vec<String>,
-    /// Mirrors per registry, as URLs, tried in order before the registry itself. They serve pulls, never pushes, and are
-    /// sent no credential of the registry that they mirror, only one that is kept for the mirror's own host.
+    /// Mirrors per registry, as URLs, tried in order before the registry itself. They serve pulls,
+    /// never pushes, and are sent no credential of the registry that they mirror, only one that is
+    /// kept for the mirror's own host.
     pub mirrors: BTreeMap<String, Vec<Mirror>>,
     /// How long a connection may take to open. 5 seconds by default.
     pub connect_timeout: Duration,
     /// How long a registry may be silent in the middle of an answer. 15 seconds by default.
     pub read_timeout: Duration,
-    /// How long one call may take in all: waiting for its turn, tokens, retries, mirrors. 60 seconds by default.
+    /// How long one call may take in all: waiting for its turn, tokens, retries, mirrors. 60
+    /// seconds by default.
     pub timeout: Duration,
     /// How many requests may run at once to one host. 8 by default.
     pub concurrent_requests_per_host: usize,
 }
 
-/// The URL of a mirror: `http` or `https`, a host, perhaps a port and a path; no user, query or fragment.
+/// The URL of a mirror: `http` or `https`, a host, perhaps a port and a path; no user, query or
+/// fragment.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(try_from = "String", into = "String")]
 pub struct Mirror(Url);
@@ -52,8 +58,12 @@ impl Default for Config {
 /// A [`Config`] that can't be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
-    /// A mirror's URL is not one of a registry. The URL is not repeated, because it may hold a password.
-    #[error("registries.mirrors: {0}: write http:// or https:// and a host, without user, query or fragment")]
+    /// A mirror's URL is not one of a registry. The URL is not repeated, because it may hold a
+    /// password.
+    #[error(
+        "registries.mirrors: {0}: write http:// or https:// and a host, without user, query or \
+         fragment"
+    )]
     Mirror(&'static str),
     /// An entry of `plainHttp` is not a host.
     #[error("registries.plainHttp: `{0}` is not a host: write host or host:port, without http://")]
@@ -75,7 +85,8 @@ pub(super) enum Purpose {
 pub(super) struct Endpoint {
     /// The URL under which `/v2/` lies, without a slash at its end.
     pub base: String,
-    /// The name under which credentials for it are kept: the registry's name, or the mirror's own host.
+    /// The name under which credentials for it are kept: the registry's name, or the mirror's own
+    /// host.
     pub registry: String,
     /// For a mirror, the registry that it mirrors; sent as `ns`, as containerd does.
     pub mirrored: Option<String>,
@@ -84,7 +95,9 @@ pub(super) struct Endpoint {
 impl Config {
     /// Checks what the types can't.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        if let Some(host) = self.plain_http.iter().find(|host| host.is_empty() || host.contains(['/', '@'])) {
+        if let Some(host) =
+            self.plain_http.iter().find(|host| host.is_empty() || host.contains(['/', '@']))
+        {
             return Err(ConfigError::PlainHttp(host.clone()));
         }
         let limits = [
@@ -93,7 +106,10 @@ impl Config {
             ("timeout", self.timeout.as_secs() as usize),
             ("concurrentRequestsPerHost", self.concurrent_requests_per_host),
         ];
-        limits.iter().find(|(_, value)| *value == 0).map_or(Ok(()), |(name, _)| Err(ConfigError::Zero(name)))
+        limits
+            .iter()
+            .find(|(_, value)| *value == 0)
+            .map_or(Ok(()), |(name, _)| Err(ConfigError::Zero(name)))
     }
 
     /// Whether this host, with its port if it has one, is spoken to over plain HTTP.
@@ -110,7 +126,11 @@ impl Config {
         };
         let api = if registry == DOCKER_HUB { DOCKER_HUB_API } else { registry };
         let scheme = if self.is_plain_http(registry) { "http" } else { "https" };
-        let origin = Endpoint { base: format!("{scheme}://{api}"), registry: registry.into(), mirrored: None };
+        let origin = Endpoint {
+            base: format!("{scheme}://{api}"),
+            registry: registry.into(),
+            mirrored: None,
+        };
         mirrors
             .iter()
             .map(|Mirror(url)| Endpoint {
@@ -137,9 +157,15 @@ impl FromStr for Mirror {
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
             return Err(ConfigError::Mirror("a mirror is not reached over HTTP"));
         }
-        let bare =
-            url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
-        if bare { Ok(Self(url)) } else { Err(ConfigError::Mirror("a mirror's URL says more than where it is")) }
+        let bare = url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
+        if bare {
+            Ok(Self(url))
+        } else {
+            Err(ConfigError::Mirror("a mirror's URL says more than where it is"))
+        }
     }
 }
 
@@ -175,7 +201,10 @@ mod tests {
         let bases = |registry, purpose| -> Vec<String> {
             config.endpoints(registry, purpose).into_iter().map(|endpoint| endpoint.base).collect()
         };
-        assert_eq!(bases("docker.io", Purpose::Pull), ["http://10.89.0.1:5000/hub", "https://registry-1.docker.io"]);
+        assert_eq!(
+            bases("docker.io", Purpose::Pull),
+            ["http://10.89.0.1:5000/hub", "https://registry-1.docker.io"]
+        );
         assert_eq!(bases("docker.io", Purpose::Push), ["https://registry-1.docker.io"]);
         assert_eq!(bases("r.example:5000", Purpose::Push), ["http://r.example:5000"]);
         assert_eq!(bases("r.example", Purpose::Push), ["https://r.example"]);
@@ -194,7 +223,10 @@ mod tests {
             ("{mirrors: {docker.io: ['ftp://m.example']}}", "not reached over HTTP"),
             ("{mirrors: {docker.io: ['m.example:5000']}}", "not reached over HTTP"),
             ("{mirrors: {docker.io: ['m.example']}}", "not a URL"),
-            ("{mirrors: {docker.io: ['https://user:secret@m.example']}}", "says more than where it is"),
+            (
+                "{mirrors: {docker.io: ['https://user:secret@m.example']}}",
+                "says more than where it is",
+            ),
             ("{mirror: {}}", "mirror"),
         ] {
             let error = serde_yaml::from_str::<Config>(yaml).expect_err(yaml).to_string();

@@ -1,17 +1,28 @@
 //! Whether two images are the same: by what a user would notice of them, and byte for byte. No IO.
 //!
-//! A rebuild of unchanged inputs comes out with another manifest digest all the same: its annotations tell of the build, and
-//! its configuration tells the time. A cascade stops where only that has changed, so it compares what is left without it.
+//! A rebuild of unchanged inputs comes out with another manifest digest all the same: its
+//! annotations tell of the build, and its configuration tells the time. A cascade stops where only
+//! that has changed, so it compares what is left without it.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::registry::{Digest, ImageConfig, ImageManifest, Platform};
 
-/// Keys of a configuration's `config` that builders fill with leftovers of the container that they built in. A user of the
-/// image does not meet them. What is not listed counts: a cascade that goes on needlessly is better than one that stops.
-const LEFTOVERS: [&str; 9] =
-    ["AttachStderr", "AttachStdin", "AttachStdout", "Domainname", "Hostname", "Image", "OpenStdin", "StdinOnce", "Tty"];
+/// Keys of a configuration's `config` that builders fill with leftovers of the container that they
+/// built in. A user of the image does not meet them. What is not listed counts: a cascade that goes
+/// on needlessly is better than one that stops.
+const LEFTOVERS: [&str; 9] = [
+    "AttachStderr",
+    "AttachStdin",
+    "AttachStdout",
+    "Domainname",
+    "Hostname",
+    "Image",
+    "OpenStdin",
+    "StdinOnce",
+    "Tty",
+];
 
 /// An image for one platform: the whole of a single image, or a part of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,27 +38,36 @@ pub struct PlatformImage {
 /// What an image is, in two hashes: images with equal ones are the same in that sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContentIdentity {
-    /// Of what a user would notice: platforms, files, run configuration, commands of the history. Not of times, nor of
-    /// anything else that builders note down, nor of annotations.
+    /// Of what a user would notice: platforms, files, run configuration, commands of the history.
+    /// Not of times, nor of anything else that builders note down, nor of annotations.
     pub content: Digest,
-    /// Of configurations and layers as they are stored: byte for byte the same image, whatever its annotations.
+    /// Of configurations and layers as they are stored: byte for byte the same image, whatever its
+    /// annotations.
     pub blobs: Digest,
 }
 
 impl ContentIdentity {
-    /// The identity of an image with these platforms, in any order. An index of one platform is the same as its one image.
+    /// The identity of an image with these platforms, in any order. An index of one platform is the
+    /// same as its one image.
     #[must_use]
     pub fn of(images: &[PlatformImage]) -> Self {
         let blobs = |image: &PlatformImage| {
             let layers = image.manifest.layers.iter().map(|layer| layer.digest.as_str());
-            std::iter::once(image.manifest.config.digest.as_str()).chain(layers).collect::<Vec<_>>().join(" ")
+            std::iter::once(image.manifest.config.digest.as_str())
+                .chain(layers)
+                .collect::<Vec<_>>()
+                .join(" ")
         };
-        Self { content: combined(images, |image| image.config.content.to_string()), blobs: combined(images, blobs) }
+        Self {
+            content: combined(images, |image| image.config.content.to_string()),
+            blobs: combined(images, blobs),
+        }
     }
 }
 
 fn combined(images: &[PlatformImage], of: impl Fn(&PlatformImage) -> String) -> Digest {
-    let mut lines: Vec<String> = images.iter().map(|image| format!("{} {}", image.platform, of(image))).collect();
+    let mut lines: Vec<String> =
+        images.iter().map(|image| format!("{} {}", image.platform, of(image))).collect();
     lines.sort();
     Digest::of(lines.join("\n").as_bytes())
 }
@@ -78,18 +98,27 @@ impl Noticeable {
         write_list(&mut text, [&Value::from(platform.to_string())]);
         write_list(
             &mut text,
-            [self.os_version.as_ref(), self.os_features.as_ref()].map(|value| value.unwrap_or(&Value::Null)),
+            [self.os_version.as_ref(), self.os_features.as_ref()]
+                .map(|value| value.unwrap_or(&Value::Null)),
         );
-        write_list(&mut text, &diff_ids.iter().map(|layer| Value::from(layer.as_str())).collect::<Vec<_>>());
+        write_list(
+            &mut text,
+            &diff_ids.iter().map(|layer| Value::from(layer.as_str())).collect::<Vec<_>>(),
+        );
         match &self.config {
             Some(Value::Object(config)) => {
-                let counts = |(key, value): &(&String, &Value)| !LEFTOVERS.contains(&key.as_str()) && !is_unset(value);
+                let counts = |(key, value): &(&String, &Value)| {
+                    !LEFTOVERS.contains(&key.as_str()) && !is_unset(value)
+                };
                 write_object(&mut text, config.iter().filter(counts));
             }
             other => write(&mut text, other.as_ref().unwrap_or(&Value::Null)),
         }
         for step in self.history.iter().flatten() {
-            write_list(&mut text, [step.created_by.as_ref().unwrap_or(&Value::Null), &Value::from(step.empty_layer)]);
+            write_list(
+                &mut text,
+                [step.created_by.as_ref().unwrap_or(&Value::Null), &Value::from(step.empty_layer)],
+            );
         }
         Digest::of(text.as_bytes())
     }
@@ -174,7 +203,9 @@ mod tests {
                 Value::Object(fields) => {
                     fields.insert(key.into(), value.clone());
                 }
-                Value::Array(items) => items[key.parse::<usize>().expect("an index")] = value.clone(),
+                Value::Array(items) => {
+                    items[key.parse::<usize>().expect("an index")] = value.clone();
+                }
                 other => panic!("{other}"),
             }
         }
@@ -187,12 +218,23 @@ mod tests {
             &[("/created", json!("2027-01-01T00:00:00Z"))][..],
             &[("/created", json!("never"))],
             &[("/author", json!("somebody else")), ("/docker_version", json!("29.0"))],
-            &[("/history/0/created", json!("2027-01-01T00:00:00Z")), ("/history/1/comment", json!("buildkit"))],
+            &[
+                ("/history/0/created", json!("2027-01-01T00:00:00Z")),
+                ("/history/1/comment", json!("buildkit")),
+            ],
             &[("/history/0/empty_layer", json!(false))],
-            &[("/container", json!("1234")), ("/container_config", json!({ "Cmd": ["x"] })), ("/id", json!("5"))],
+            &[
+                ("/container", json!("1234")),
+                ("/container_config", json!({ "Cmd": ["x"] })),
+                ("/id", json!("5")),
+            ],
             &[("/moby.buildkit.buildinfo.v1", json!("e30="))],
             &[("/config/Hostname", json!("4a5b6c")), ("/config/Image", json!("sha256:5"))],
-            &[("/config/ArgsEscaped", json!(false)), ("/config/MacAddress", json!("")), ("/config/Tty", json!(true))],
+            &[
+                ("/config/ArgsEscaped", json!(false)),
+                ("/config/MacAddress", json!("")),
+                ("/config/Tty", json!(true)),
+            ],
             &[("/config/Labels", json!({ "a": "1", "b": "2" }))],
             &[("/architecture", json!("x86_64"))],
         ] {
@@ -246,8 +288,7 @@ mod tests {
     #[test]
     fn a_configuration_may_leave_out_almost_everything() {
         let bare = parse(&json!({ "rootfs": { "diff_ids": [] } }));
-        let null =
-            json!({ "os": "", "architecture": "", "config": null, "history": null, "rootfs": { "diff_ids": [] } });
+        let null = json!({ "os": "", "architecture": "", "config": null, "history": null, "rootfs": { "diff_ids": [] } });
         assert_eq!(bare.content, parse(&null).content);
         assert_ne!(bare.content, parse(&configuration()).content);
     }
@@ -276,10 +317,15 @@ mod tests {
 
     #[test]
     fn blobs_are_compared_byte_for_byte_and_without_annotations() {
-        let (one, later) =
-            (image("amd64", "A=1", "2026-01-01T00:00:00Z"), image("amd64", "A=1", "2026-02-01T00:00:00Z"));
+        let (one, later) = (
+            image("amd64", "A=1", "2026-01-01T00:00:00Z"),
+            image("amd64", "A=1", "2026-02-01T00:00:00Z"),
+        );
         let annotated = PlatformImage {
-            manifest: ImageManifest { annotations: later.manifest.annotations.clone(), ..one.manifest.clone() },
+            manifest: ImageManifest {
+                annotations: later.manifest.annotations.clone(),
+                ..one.manifest.clone()
+            },
             ..one.clone()
         };
         let identity = |image: &PlatformImage| ContentIdentity::of(std::slice::from_ref(image));
@@ -294,7 +340,10 @@ mod tests {
 
     #[test]
     fn an_index_is_its_platforms_in_any_order() {
-        let (amd, arm) = (image("amd64", "A=1", "2026-01-01T00:00:00Z"), image("arm64", "A=1", "2026-01-01T00:00:00Z"));
+        let (amd, arm) = (
+            image("amd64", "A=1", "2026-01-01T00:00:00Z"),
+            image("arm64", "A=1", "2026-01-01T00:00:00Z"),
+        );
         let both = ContentIdentity::of(&[amd.clone(), arm.clone()]);
         assert_eq!(ContentIdentity::of(&[arm.clone(), amd.clone()]), both);
         let other = image("arm64", "A=2", "2026-01-01T00:00:00Z");

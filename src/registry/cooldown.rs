@@ -1,7 +1,8 @@
 //! Leaving a registry alone that has asked for it.
 //!
-//! A registry that limits us says for how long. Whoever polls it next would ask too early and make it worse, so the client
-//! itself remembers, per registry and credential, because that is what limits are counted by.
+//! A registry that limits us says for how long. Whoever polls it next would ask too early and make
+//! it worse, so the client itself remembers, per registry and credential, because that is what
+//! limits are counted by.
 
 use std::{
     collections::HashMap,
@@ -37,7 +38,8 @@ impl Cooldown {
     pub(super) fn remaining(&self, endpoint: &Endpoint, identity: Identity) -> Option<Duration> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let until = kept.get(&(endpoint.base.clone(), identity))?;
-        Some(until.saturating_duration_since(Instant::now())).filter(|remaining| !remaining.is_zero())
+        Some(until.saturating_duration_since(Instant::now()))
+            .filter(|remaining| !remaining.is_zero())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Content digests: `sha256:` and 64 hexadecimal digits.
 //!
-//! Registries may speak of other algorithms; the API's fields and the fingerprints hold this one only.
+//! Registries may speak of other algorithms; the API's fields and the fingerprints hold this one
+//! only.
 
 use std::{fmt, str::FromStr};
 
@@ -36,9 +37,14 @@ impl FromStr for Digest {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let well_formed = text.strip_prefix("sha256:").is_some_and(|digits| {
-            digits.len() == 64 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+            digits.len() == 64
+                && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         });
-        if well_formed { Ok(Self(text.into())) } else { Err(ParseDigestError(text.chars().take(80).collect())) }
+        if well_formed {
+            Ok(Self(text.into()))
+        } else {
+            Err(ParseDigestError(text.chars().take(80).collect()))
+        }
     }
 }
 
@@ -88,9 +94,13 @@ mod tests {
 
     #[test]
     fn refuses_other_shapes() {
-        for text in
-            ["", "sha256:", "sha256:abc", &format!("sha512:{}", "a".repeat(128)), &format!("sha256:{}", "A".repeat(64))]
-        {
+        for text in [
+            "",
+            "sha256:",
+            "sha256:abc",
+            &format!("sha512:{}", "a".repeat(128)),
+            &format!("sha256:{}", "A".repeat(64)),
+        ] {
             assert!(text.parse::<Digest>().is_err(), "{text}");
         }
     }

@@ -1,6 +1,7 @@
 //! What can go wrong with a registry, in words for the person who reads a condition.
 //!
-//! What a registry says is quoted, but cut, without control characters, and without anything that was sent to it in secret.
+//! What a registry says is quoted, but cut, without control characters, and without anything that
+//! was sent to it in secret.
 
 use std::time::Duration;
 
@@ -17,8 +18,8 @@ const MAX_QUOTE: usize = 240;
 pub enum Error {
     /// The registry, or its token service, refused the credential, or wants one.
     #[error(
-        "{image}: {host} refuses access ({said}); check that one of the family's credentials is for this repository and has \
-         the rights for this"
+        "{image}: {host} refuses access ({said}); check that one of the family's credentials is \
+         for this repository and has the rights for this"
     )]
     Denied {
         /// The image that was asked for.
@@ -39,7 +40,10 @@ pub enum Error {
         said: String,
     },
     /// The registry answered with more than we read.
-    #[error("{image}: {host} has a {what} of more than {limit} bytes, and no more is read; it is hardly an image")]
+    #[error(
+        "{image}: {host} has a {what} of more than {limit} bytes, and no more is read; it is \
+             hardly an image"
+    )]
     TooLarge {
         /// The image that was asked for.
         image: String,
@@ -51,7 +55,9 @@ pub enum Error {
         limit: usize,
     },
     /// The registry answered with something that makes no sense.
-    #[error("{image}: {host} {problem}; check that it is an OCI registry and that this is an image")]
+    #[error(
+        "{image}: {host} {problem}; check that it is an OCI registry and that this is an image"
+    )]
     Garbage {
         /// The image that was asked for.
         image: String,
@@ -60,9 +66,11 @@ pub enum Error {
         /// What is wrong with the answer.
         problem: String,
     },
-    /// The registry does not take the request, whoever makes it: an immutable tag, a manifest it does not accept.
+    /// The registry does not take the request, whoever makes it: an immutable tag, a manifest it
+    /// does not accept.
     #[error(
-        "{image}: {host} does not accept the request ({said}); check the repository's settings, such as immutable tags"
+        "{image}: {host} does not accept the request ({said}); check the repository's settings, \
+         such as immutable tags"
     )]
     Refused {
         /// The image that was asked for.
@@ -87,7 +95,10 @@ pub enum Error {
         retry_after: Option<Duration>,
     },
     /// The HTTP client can't be made.
-    #[error("the registry client can't be made ({0}); check that the image has CA certificates, or set SSL_CERT_FILE")]
+    #[error(
+        "the registry client can't be made ({0}); check that the image has CA certificates, or \
+             set SSL_CERT_FILE"
+    )]
     Setup(String),
 }
 
@@ -119,8 +130,8 @@ impl Error {
         }
     }
 
-    /// Which of the errors of several endpoints is told, the highest: a clear answer says more than a missing one, and a
-    /// refusal more than "not here". containerd's order.
+    /// Which of the errors of several endpoints is told, the highest: a clear answer says more than
+    /// a missing one, and a refusal more than "not here". containerd's order.
     pub(super) const fn weight(&self) -> u8 {
         match self {
             Self::Unavailable { answered: false, .. } | Self::Setup(_) => 0,
@@ -139,7 +150,11 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     pub(super) fn garbage(self, problem: impl Into<String>) -> Error {
-        Error::Garbage { image: self.image.into(), host: self.host.into(), problem: clean(&problem.into()) }
+        Error::Garbage {
+            image: self.image.into(),
+            host: self.host.into(),
+            problem: clean(&problem.into()),
+        }
     }
 
     pub(super) fn too_large(self, what: &'static str, limit: usize) -> Error {
@@ -173,7 +188,12 @@ impl Asked<'_> {
     }
 
     /// An answer that says no.
-    pub(super) fn status(self, status: StatusCode, said: String, retry_after: Option<Duration>) -> Error {
+    pub(super) fn status(
+        self,
+        status: StatusCode,
+        said: String,
+        retry_after: Option<Duration>,
+    ) -> Error {
         let (image, host) = (self.image.into(), self.host.into());
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied { image, host, said },
@@ -201,12 +221,20 @@ struct RefusalEntry {
     message: Option<String>,
 }
 
-/// What a registry says with an error: the status, and the first code and message of the body if it has the form that the
-/// distribution specification gives it. `secrets` are blacked out, should the registry repeat what it was sent.
+/// What a registry says with an error: the status, and the first code and message of the body if it
+/// has the form that the distribution specification gives it. `secrets` are blacked out, should the
+/// registry repeat what it was sent.
 pub(super) fn said(status: StatusCode, body: &[u8], secrets: &[&str]) -> String {
-    let first = serde_json::from_slice::<Refusal>(body).ok().and_then(|refusal| refusal.errors.into_iter().next());
+    let first = serde_json::from_slice::<Refusal>(body)
+        .ok()
+        .and_then(|refusal| refusal.errors.into_iter().next());
     let detail = first.map(|entry| {
-        [entry.code, entry.message].into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ")
+        [entry.code, entry.message]
+            .into_iter()
+            .flatten()
+            .filter(|part| !part.is_empty())
+            .collect::<Vec<_>>()
+            .join(": ")
     });
     let text = match detail {
         Some(detail) if !detail.is_empty() => format!("{status}, {detail}"),
@@ -253,7 +281,8 @@ mod tests {
             (500, reason::REGISTRY_UNAVAILABLE, true),
             (204, reason::INVALID_REGISTRY_RESPONSE, false),
         ] {
-            let error = asked.status(StatusCode::from_u16(status).expect("status"), "said".into(), None);
+            let error =
+                asked.status(StatusCode::from_u16(status).expect("status"), "said".into(), None);
             assert_eq!((error.reason(), error.is_transient()), (expected, transient), "{status}");
             assert!(error.to_string().starts_with("r.example/x:1: r.example "), "{error}");
         }

@@ -46,11 +46,17 @@ impl FaultRegistry {
     pub async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
-        let (seen, most_at_once) = (Arc::new(Mutex::new(Vec::<Seen>::new())), Arc::new(AtomicUsize::new(0)));
-        let (log, most, running, answer) =
-            (Arc::clone(&seen), Arc::clone(&most_at_once), Arc::new(AtomicUsize::new(0)), Arc::new(answer));
+        let (seen, most_at_once) =
+            (Arc::new(Mutex::new(Vec::<Seen>::new())), Arc::new(AtomicUsize::new(0)));
+        let (log, most, running, answer) = (
+            Arc::clone(&seen),
+            Arc::clone(&most_at_once),
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(answer),
+        );
         let handler = move |request: Request| {
-            let (log, most, running, answer) = (log.clone(), most.clone(), running.clone(), answer.clone());
+            let (log, most, running, answer) =
+                (log.clone(), most.clone(), running.clone(), answer.clone());
             async move {
                 most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 let reply = answer(&record(&log, request).await);

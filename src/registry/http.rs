@@ -1,4 +1,5 @@
-//! One bounded HTTP exchange: so many at once per host, so many bytes, so long, and redirects that carry no credential.
+//! One bounded HTTP exchange: so many at once per host, so many bytes, so long, and redirects that
+//! carry no credential.
 
 use std::{
     collections::HashMap,
@@ -65,47 +66,72 @@ pub(super) struct Answer {
 
 impl Http {
     pub(super) fn new(config: &Config, transport: Arc<dyn Transport>, clock: Clock) -> Self {
-        Self { transport, clock, per_host: config.concurrent_requests_per_host, hosts: Mutex::default() }
+        Self {
+            transport,
+            clock,
+            per_host: config.concurrent_requests_per_host,
+            hosts: Mutex::default(),
+        }
     }
 
     /// Sends one request and reads the answer, whatever its status.
     ///
-    /// `GET` and `HEAD` follow redirects. The credential stays with the host that it was meant for: a redirect to another
-    /// host goes without it, and none goes from HTTPS to HTTP.
+    /// `GET` and `HEAD` follow redirects. The credential stays with the host that it was meant for:
+    /// a redirect to another host goes without it, and none goes from HTTPS to HTTP.
     pub(super) async fn send(&self, asked: Asked<'_>, request: Request) -> Result<Answer, Error> {
         let _turn = self.turn(&authority(&request.url)).await;
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let mut headers = request.headers.clone();
-            if let Some(authorization) = request.authorization.clone().filter(|_| same_origin(&url, &request.url)) {
+            if let Some(authorization) =
+                request.authorization.clone().filter(|_| same_origin(&url, &request.url))
+            {
                 headers.insert(header::AUTHORIZATION, authorization);
             }
             let (method, body) = (request.method.clone(), request.body.clone());
             let outgoing = Outgoing { method, url: url.clone(), headers, body };
-            let response = self.transport.send(outgoing).await.map_err(|problem| asked.unreachable(&problem))?;
+            let response = self
+                .transport
+                .send(outgoing)
+                .await
+                .map_err(|problem| asked.unreachable(&problem))?;
             let follows = matches!(request.method, Method::GET | Method::HEAD);
             match redirect(&response) {
-                Some(location) if follows => url = target(&url, &location).map_err(|problem| asked.garbage(problem))?,
+                Some(location) if follows => {
+                    url = target(&url, &location).map_err(|problem| asked.garbage(problem))?;
+                }
                 _ => return self.read(asked, response, &request).await,
             }
         }
         Err(asked.garbage(format!("redirects more than {MAX_REDIRECTS} times")))
     }
 
-    /// Reads the body: all of it or an error where the answer says yes, its beginning where it says no.
-    async fn read(&self, asked: Asked<'_>, response: Response<Body>, request: &Request) -> Result<Answer, Error> {
+    /// Reads the body: all of it or an error where the answer says yes, its beginning where it says
+    /// no.
+    async fn read(
+        &self,
+        asked: Asked<'_>,
+        response: Response<Body>,
+        request: &Request,
+    ) -> Result<Answer, Error> {
         let (parts, mut chunks) = response.into_parts();
         let status = parts.status;
         let limit = if status.is_success() { request.limit } else { MAX_REFUSAL };
         let too_large = || asked.too_large(request.what, limit);
-        let mut answer = Answer { status, headers: parts.headers, body: Bytes::new(), at: self.clock.now() };
-        if status.is_success() && request.method != Method::HEAD && answer.length() > Some(limit as u64) {
+        let mut answer =
+            Answer { status, headers: parts.headers, body: Bytes::new(), at: self.clock.now() };
+        if status.is_success()
+            && request.method != Method::HEAD
+            && answer.length() > Some(limit as u64)
+        {
             return Err(too_large());
         }
         let mut body = BytesMut::new();
         loop {
             match chunks.next().await {
-                Some(Ok(chunk)) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
+                Some(Ok(chunk)) if body.len() + chunk.len() <= limit => {
+                    body.extend_from_slice(&chunk);
+                }
                 None => break,
                 // The status says enough.
                 Some(_) if !status.is_success() => break,
@@ -124,7 +150,10 @@ impl Http {
             if hosts.len() >= MAX_IDLE_HOSTS {
                 hosts.retain(|_, limit| Arc::strong_count(limit) > 1);
             }
-            hosts.entry(host.into()).or_insert_with(|| Arc::new(Semaphore::new(self.per_host))).clone()
+            hosts
+                .entry(host.into())
+                .or_insert_with(|| Arc::new(Semaphore::new(self.per_host)))
+                .clone()
         };
         // Fails only for a closed semaphore, and these are never closed.
         limit.acquire_owned().await.ok()
@@ -155,14 +184,17 @@ impl Answer {
 /// Where an answer says to go instead; empty if it does not say where.
 fn redirect(response: &Response<Body>) -> Option<String> {
     matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308).then(|| {
-        let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let location =
+            response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
         location.unwrap_or_default().to_owned()
     })
 }
 
 /// The URL that a redirect leads to, if it may be followed.
 fn target(from: &Url, location: &str) -> Result<Url, &'static str> {
-    let to = Some(location).filter(|location| !location.is_empty()).and_then(|location| from.join(location).ok());
+    let to = Some(location)
+        .filter(|location| !location.is_empty())
+        .and_then(|location| from.join(location).ok());
     match to.ok_or("redirects to something that is not a URL")? {
         to if to.scheme() == "https" || to.scheme() == "http" && from.scheme() == "http" => Ok(to),
         _ => Err("redirects away from HTTPS"),
@@ -170,7 +202,9 @@ fn target(from: &Url, location: &str) -> Result<Url, &'static str> {
 }
 
 fn same_origin(a: &Url, b: &Url) -> bool {
-    a.scheme() == b.scheme() && a.host() == b.host() && a.port_or_known_default() == b.port_or_known_default()
+    a.scheme() == b.scheme()
+        && a.host() == b.host()
+        && a.port_or_known_default() == b.port_or_known_default()
 }
 
 /// A `Retry-After`, which is a number of seconds or a date.
@@ -190,17 +224,28 @@ mod tests {
 
     #[test]
     fn redirects() {
-        let follow = |from: &str, location| target(&from.parse().expect(from), location).map(|to| to.to_string());
+        let follow = |from: &str, location| {
+            target(&from.parse().expect(from), location).map(|to| to.to_string())
+        };
         assert_eq!(follow("https://r.example/v2/a", "/b").as_deref(), Ok("https://r.example/b"));
-        assert_eq!(follow("http://r.example/v2/a", "https://s.example/b").as_deref(), Ok("https://s.example/b"));
-        assert_eq!(follow("http://r.example/v2/a", "http://s.example/b").as_deref(), Ok("http://s.example/b"));
+        assert_eq!(
+            follow("http://r.example/v2/a", "https://s.example/b").as_deref(),
+            Ok("https://s.example/b")
+        );
+        assert_eq!(
+            follow("http://r.example/v2/a", "http://s.example/b").as_deref(),
+            Ok("http://s.example/b")
+        );
         for (location, problem) in [
             ("http://r.example/b", "HTTPS"),
             ("file:///etc/passwd", "HTTPS"),
             ("", "not a URL"),
             ("http://[", "not a URL"),
         ] {
-            assert!(follow("https://r.example/a", location).expect_err(location).contains(problem), "{location}");
+            assert!(
+                follow("https://r.example/a", location).expect_err(location).contains(problem),
+                "{location}"
+            );
         }
     }
 

@@ -92,16 +92,17 @@ pub struct ImageConfig {
     pub platform: Platform,
     /// The digests of its layers, uncompressed, the lowest first.
     pub diff_ids: Vec<Digest>,
-    /// Hash of what a user would notice of the image: see [`ContentIdentity::content`](crate::registry::ContentIdentity::content).
+    /// Hash of what a user would notice of the image: see
+    /// [`ContentIdentity::content`](crate::registry::ContentIdentity::content).
     pub content: Digest,
 }
 
 impl Manifest {
-    /// Reads a manifest that a registry sent with this `Content-Type`. The error says what is wrong with it, as the end of
-    /// a sentence about the registry.
+    /// Reads a manifest that a registry sent with this `Content-Type`. The error says what is wrong
+    /// with it, as the end of a sentence about the registry.
     ///
-    /// A body that calls itself one thing and came as another is refused, as the specification advises after
-    /// CVE-2021-41190: two readers could take it for two different images.
+    /// A body that calls itself one thing and came as another is refused, as the specification
+    /// advises after CVE-2021-41190: two readers could take it for two different images.
     pub(super) fn parse(content_type: Option<&str>, bytes: Bytes) -> Result<Self, String> {
         let shape: Shape = serde_json::from_slice(&bytes).map_err(|error| {
             format!(
@@ -111,7 +112,10 @@ impl Manifest {
             )
         })?;
         if shape.schema_version != 2 {
-            return Err(format!("sends a manifest of schema version {}, and only 2 is known", shape.schema_version));
+            return Err(format!(
+                "sends a manifest of schema version {}, and only 2 is known",
+                shape.schema_version
+            ));
         }
         let served = content_type.map(bare).filter(|served| is_known(served));
         let own = shape.media_type.as_deref();
@@ -128,11 +132,19 @@ impl Manifest {
             return Err("sends a manifest that is an image and an index at once".into());
         }
         let malformed = |error: serde_json::Error| {
-            format!("sends a malformed {media_type} (line {}, column {})", error.line(), error.column())
+            format!(
+                "sends a malformed {media_type} (line {}, column {})",
+                error.line(),
+                error.column()
+            )
         };
         let kind = match media_type {
-            OCI_INDEX | DOCKER_LIST => Kind::Index(serde_json::from_slice(&bytes).map_err(malformed)?),
-            OCI_MANIFEST | DOCKER_MANIFEST => Kind::Image(serde_json::from_slice(&bytes).map_err(malformed)?),
+            OCI_INDEX | DOCKER_LIST => {
+                Kind::Index(serde_json::from_slice(&bytes).map_err(malformed)?)
+            }
+            OCI_MANIFEST | DOCKER_MANIFEST => {
+                Kind::Image(serde_json::from_slice(&bytes).map_err(malformed)?)
+            }
             other => return Err(format!("sends a manifest of the unknown type {other}")),
         };
         Ok(Self { digest: Digest::of(&bytes), media_type: media_type.into(), kind, bytes })
@@ -160,14 +172,17 @@ impl Manifest {
 impl Index {
     /// What it lists, without attestations.
     pub fn images(&self) -> impl Iterator<Item = &IndexEntry> {
-        let is_image = |entry: &&IndexEntry| entry.platform.as_ref().is_none_or(|platform| platform.os != "unknown");
+        let is_image = |entry: &&IndexEntry| {
+            entry.platform.as_ref().is_none_or(|platform| platform.os != "unknown")
+        };
         self.manifests.iter().filter(is_image)
     }
 
     /// The platforms that it offers, sorted, without attestations.
     #[must_use]
     pub fn platforms(&self) -> Vec<Platform> {
-        let mut platforms: Vec<_> = self.images().filter_map(|entry| entry.platform.clone()).collect();
+        let mut platforms: Vec<_> =
+            self.images().filter_map(|entry| entry.platform.clone()).collect();
         platforms.sort();
         platforms.dedup();
         platforms
@@ -175,10 +190,15 @@ impl Index {
 }
 
 impl ImageConfig {
-    /// Reads a configuration blob. The error says what is wrong with it, as the end of a sentence about the registry.
+    /// Reads a configuration blob. The error says what is wrong with it, as the end of a sentence
+    /// about the registry.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let config: ConfigShape = serde_json::from_slice(bytes).map_err(|error| {
-            format!("sends a malformed image configuration (line {}, column {})", error.line(), error.column())
+            format!(
+                "sends a malformed image configuration (line {}, column {})",
+                error.line(),
+                error.column()
+            )
         })?;
         Ok(Self {
             created: config.created.and_then(|text| text.parse().ok()),
@@ -237,7 +257,9 @@ mod tests {
 
     fn image(media_type: &str) -> String {
         let part = descriptor("application/vnd.oci.image.config.v1+json");
-        format!(r#"{{"schemaVersion":2{media_type},"config":{part},"layers":[{part}],"annotations":{{"a":"b"}}}}"#)
+        format!(
+            r#"{{"schemaVersion":2{media_type},"config":{part},"layers":[{part}],"annotations":{{"a":"b"}}}}"#
+        )
     }
 
     fn parse(content_type: Option<&str>, body: &str) -> Result<Manifest, String> {
@@ -263,7 +285,9 @@ mod tests {
     #[test]
     fn indexes() {
         let entry = |platform: &str| {
-            format!(r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{DIGEST}","size":2,"platform":{platform}}}"#)
+            format!(
+                r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{DIGEST}","size":2,"platform":{platform}}}"#
+            )
         };
         let entries = [
             entry(r#"{"os":"linux","architecture":"arm64","variant":"v8"}"#),
@@ -287,7 +311,11 @@ mod tests {
             (None, r#"{"schemaVersion":1}"#.to_owned(), "schema version 1"),
             (Some(OCI_INDEX), image(&own(OCI_MANIFEST)), "calls itself"),
             (None, image(&own("text/plain")), "unknown type text/plain"),
-            (None, image("").replace("\"layers\"", "\"manifests\":[],\"layers\""), "an image and an index at once"),
+            (
+                None,
+                image("").replace("\"layers\"", "\"manifests\":[],\"layers\""),
+                "an image and an index at once",
+            ),
             (Some(OCI_MANIFEST), r#"{"schemaVersion":2}"#.to_owned(), "malformed"),
             (None, image("").replace(DIGEST, "md5:12"), "malformed"),
             (None, image("").replace("\"size\":2", "\"size\":-1"), "malformed"),
@@ -306,7 +334,12 @@ mod tests {
         assert_eq!(config.created, Some("2026-01-02T03:04:05Z".parse().expect("time")));
         assert_eq!(config.platform.to_string(), "linux/arm/v7");
         assert_eq!(config.diff_ids.len(), 1);
-        assert_eq!(ImageConfig::parse(body.replace("2026-01-02T", "x").as_bytes()).expect("config").created, None);
+        assert_eq!(
+            ImageConfig::parse(body.replace("2026-01-02T", "x").as_bytes())
+                .expect("config")
+                .created,
+            None
+        );
         assert!(ImageConfig::parse(b"{}").is_err());
     }
 }

@@ -1,8 +1,9 @@
 //! Everything that is said to an OCI registry, and how the one is found and convinced.
 //!
-//! A [`Client`] asks for manifests and moves tags, for a [`Reference`] and with a [`Keychain`]; the operator's [`Config`]
-//! says which registries have mirrors or speak plain HTTP. It does not decide when to ask (`crate::upstream`) or what an
-//! answer means for a family (`crate::engine`), and it never moves layers.
+//! A [`Client`] asks for manifests and moves tags, for a [`Reference`] and with a [`Keychain`]; the
+//! operator's [`Config`] says which registries have mirrors or speak plain HTTP. It does not decide
+//! when to ask (`crate::upstream`) or what an answer means for a family (`crate::engine`), and it
+//! never moves layers.
 
 mod client;
 mod config;
@@ -32,8 +33,8 @@ pub use crate::registry::{
     digest::{Digest, ParseDigestError},
     error::Error,
     manifest::{
-        DOCKER_LIST, DOCKER_MANIFEST, Descriptor, ImageConfig, ImageManifest, Index, IndexEntry, Kind, Manifest,
-        OCI_INDEX, OCI_MANIFEST,
+        DOCKER_LIST, DOCKER_MANIFEST, Descriptor, ImageConfig, ImageManifest, Index, IndexEntry,
+        Kind, Manifest, OCI_INDEX, OCI_MANIFEST,
     },
     platform::Platform,
     reference::{ParseReferenceError, Reference},

@@ -4,8 +4,8 @@ use std::{convert::Infallible, fmt, str::FromStr};
 
 use serde::Deserialize;
 
-/// What an image runs on. Always in one spelling, containerd's: `linux/arm64/v8` is `linux/arm64`, `linux/arm` is
-/// `linux/arm/v7`, `x86_64` is `amd64`, so that equal platforms are equal.
+/// What an image runs on. Always in one spelling, containerd's: `linux/arm64/v8` is `linux/arm64`,
+/// `linux/arm` is `linux/arm/v7`, `x86_64` is `amd64`, so that equal platforms are equal.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(from = "Written")]
 pub struct Platform {
@@ -56,7 +56,8 @@ impl FromStr for Platform {
     /// Reads `os/architecture` or `os/architecture/variant`; the API's schema has checked the form.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut parts = text.splitn(3, '/').map(str::to_owned);
-        let (os, architecture) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (os, architecture) =
+            (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         Ok(Written { os, architecture, variant: parts.next() }.into())
     }
 }

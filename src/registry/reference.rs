@@ -1,7 +1,8 @@
 //! Image references: parsed once, written in the form that each listener expects.
 //!
-//! Parsing is the grammar of `oci-spec`; the forms on top (familiar, repository) follow the rules of
-//! `github.com/distribution/reference`, because that is what `BuildKit` and container runtimes compare with.
+//! Parsing is the grammar of `oci-spec`; the forms on top (familiar, repository) follow the rules
+//! of `github.com/distribution/reference`, because that is what `BuildKit` and container runtimes
+//! compare with.
 
 use std::{fmt, str::FromStr};
 
@@ -14,22 +15,25 @@ pub(super) const DOCKER_HUB: &str = "docker.io";
 /// The most characters of a reference: host, path of 255, tag of 128, digest.
 const MAX_LENGTH: usize = 1024;
 
-/// A reference to an image: registry, repository, and a tag, a digest, or both. Always in full: `alpine` is parsed as
-/// `docker.io/library/alpine:latest`.
+/// A reference to an image: registry, repository, and a tag, a digest, or both. Always in full:
+/// `alpine` is parsed as `docker.io/library/alpine:latest`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Reference(OciReference);
 
 /// Why a text is not a [`Reference`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{text}` is not an image reference: {problem}; write it as registry.example.com/path/name:tag")]
+#[error(
+    "`{text}` is not an image reference: {problem}; write it as \
+         registry.example.com/path/name:tag"
+)]
 pub struct ParseReferenceError {
     text: String,
     problem: String,
 }
 
 impl Reference {
-    /// The registry's name, with its port if it has one: `docker.io`, `registry.example.com:5000`. In lower case, because
-    /// host names are compared without regard to case.
+    /// The registry's name, with its port if it has one: `docker.io`, `registry.example.com:5000`.
+    /// In lower case, because host names are compared without regard to case.
     #[must_use]
     pub fn registry(&self) -> &str {
         self.0.registry()
@@ -68,7 +72,12 @@ impl Reference {
     /// The same repository under this tag, without a digest.
     pub fn with_tag(&self, tag: &str) -> Result<Self, ParseReferenceError> {
         if tag.is_empty() || tag.contains(['/', ':', '@']) {
-            return Err(ParseReferenceError { text: shown(tag), problem: "a tag has letters, digits, _ . -".into() });
+            return Err(ParseReferenceError {
+                text: shown(tag),
+                problem: "a tag has letters, \
+                digits, _ . -"
+                    .into(),
+            });
         }
         format!("{}:{tag}", self.repository()).parse()
     }
@@ -79,12 +88,17 @@ impl Reference {
         Self(self.0.clone_with_digest(digest.to_string()))
     }
 
-    /// The form in which `BuildKit` names a build context for a `FROM`: Docker Hub's host and `library/` left out, and no
-    /// `:latest`. `docker.io/library/alpine:3.20` becomes `alpine:3.20`; other registries keep their host.
+    /// The form in which `BuildKit` names a build context for a `FROM`: Docker Hub's host and
+    /// `library/` left out, and no `:latest`. `docker.io/library/alpine:3.20` becomes
+    /// `alpine:3.20`; other registries keep their host.
     #[must_use]
     pub fn familiar(&self) -> String {
         let mut text = if self.registry() == DOCKER_HUB {
-            self.path().strip_prefix("library/").filter(|name| !name.contains('/')).unwrap_or(self.path()).to_owned()
+            self.path()
+                .strip_prefix("library/")
+                .filter(|name| !name.contains('/'))
+                .unwrap_or(self.path())
+                .to_owned()
         } else {
             self.repository()
         };
@@ -104,7 +118,8 @@ impl FromStr for Reference {
     type Err = ParseReferenceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = |problem: &str| ParseReferenceError { text: shown(text), problem: problem.into() };
+        let error =
+            |problem: &str| ParseReferenceError { text: shown(text), problem: problem.into() };
         if text.len() > MAX_LENGTH {
             return Err(error("it is longer than 1024 characters"));
         }
@@ -118,11 +133,16 @@ impl FromStr for Reference {
         }
         let registry = parsed.registry().to_ascii_lowercase();
         let path = parsed.repository().to_owned();
-        // `index.docker.io` and `docker.io` are one registry; the parser maps the first to the second.
+        // `index.docker.io` and `docker.io` are one registry; the parser maps the first to the
+        // second.
         Ok(Self(match (parsed.tag().map(str::to_owned), parsed.digest().map(str::to_owned)) {
-            (Some(tag), Some(digest)) => OciReference::with_tag_and_digest(registry, path, tag, digest),
+            (Some(tag), Some(digest)) => {
+                OciReference::with_tag_and_digest(registry, path, tag, digest)
+            }
             (None, Some(digest)) => OciReference::with_digest(registry, path, digest),
-            (tag, None) => OciReference::with_tag(registry, path, tag.unwrap_or_else(|| "latest".into())),
+            (tag, None) => {
+                OciReference::with_tag(registry, path, tag.unwrap_or_else(|| "latest".into()))
+            }
         }))
     }
 }
@@ -163,11 +183,19 @@ mod tests {
             ("index.docker.io/library/alpine:3.20", "docker.io/library/alpine:3.20", "alpine:3.20"),
             ("docker.io/grafana/grafana", "docker.io/grafana/grafana:latest", "grafana/grafana"),
             ("docker.io/library/a/b:1", "docker.io/library/a/b:1", "library/a/b:1"),
-            ("Registry.Example.com/team/app:1", "registry.example.com/team/app:1", "registry.example.com/team/app:1"),
+            (
+                "Registry.Example.com/team/app:1",
+                "registry.example.com/team/app:1",
+                "registry.example.com/team/app:1",
+            ),
             ("localhost:5000/app", "localhost:5000/app:latest", "localhost:5000/app"),
         ] {
             let reference = parsed(text);
-            assert_eq!((reference.to_string().as_str(), reference.familiar().as_str()), (full, familiar), "{text}");
+            assert_eq!(
+                (reference.to_string().as_str(), reference.familiar().as_str()),
+                (full, familiar),
+                "{text}"
+            );
             assert_eq!(parsed(full), reference);
         }
     }
@@ -180,7 +208,10 @@ mod tests {
         let by_digest = parsed("alpine:3.20").with_digest(&DIGEST.parse().expect("digest"));
         assert_eq!(by_digest.to_string(), format!("docker.io/library/alpine@{DIGEST}"));
         assert_eq!(by_digest.tag(), None);
-        assert_eq!(by_digest.with_tag("3.21").expect("tag").to_string(), "docker.io/library/alpine:3.21");
+        assert_eq!(
+            by_digest.with_tag("3.21").expect("tag").to_string(),
+            "docker.io/library/alpine:3.21"
+        );
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Getting past a `401`: Basic, or a token from the service that the registry names.
 //!
-//! The protocol is <https://distribution.github.io/distribution/spec/auth/token/>. A credential is sent to the registry that
-//! it is kept for, or to the token service that this registry names, over HTTPS, or over plain HTTP only where the
-//! operator's owner has allowed it for that host. Tokens are kept by registry, repository, rights and credential, never
-//! shared between different credentials.
+//! The protocol is <https://distribution.github.io/distribution/spec/auth/token/>. A credential is
+//! sent to the registry that it is kept for, or to the token service that this registry names, over
+//! HTTPS, or over plain HTTP only where the operator's owner has allowed it for that host. Tokens
+//! are kept by registry, repository, rights and credential, never shared between different
+//! credentials.
 
 use std::{
     collections::HashMap,
@@ -62,7 +63,10 @@ pub(super) struct Grants(Mutex<HashMap<Grant, (HeaderValue, Instant)>>);
 impl Grants {
     pub(super) fn get(&self, grant: &Grant) -> Option<HeaderValue> {
         let grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        grants.get(grant).filter(|(_, until)| Instant::now() < *until).map(|(value, _)| value.clone())
+        grants
+            .get(grant)
+            .filter(|(_, until)| Instant::now() < *until)
+            .map(|(value, _)| value.clone())
     }
 
     pub(super) fn put(&self, grant: Grant, value: HeaderValue, life: Duration) {
@@ -82,8 +86,18 @@ impl Grants {
 }
 
 impl Grant {
-    pub(super) fn new(endpoint: &Endpoint, path: &str, purpose: Purpose, identity: Identity) -> Self {
-        Self { base: endpoint.base.clone(), path: path.into(), push: purpose == Purpose::Push, identity }
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        path: &str,
+        purpose: Purpose,
+        identity: Identity,
+    ) -> Self {
+        Self {
+            base: endpoint.base.clone(),
+            path: path.into(),
+            push: purpose == Purpose::Push,
+            identity,
+        }
     }
 
     fn scope(&self) -> String {
@@ -96,17 +110,25 @@ impl Challenge {
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let values = headers.get_all(header::WWW_AUTHENTICATE).iter();
         let mut basic = None;
-        for value in values.filter_map(|value| value.to_str().ok()).filter(|value| value.len() <= MAX_CHALLENGE) {
+        for value in values
+            .filter_map(|value| value.to_str().ok())
+            .filter(|value| value.len() <= MAX_CHALLENGE)
+        {
             for challenge in ChallengeParser::new(value).map_while(Result::ok) {
                 let parameter = |name: &str| {
-                    let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+                    let found =
+                        challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
                     found.map(|(_, value)| value.to_unescaped()).filter(|value| !value.is_empty())
                 };
                 if challenge.scheme.eq_ignore_ascii_case("basic") {
                     basic = Some(Self::Basic);
                 } else if challenge.scheme.eq_ignore_ascii_case("bearer") {
                     let realm = parameter("realm")?;
-                    return Some(Self::Bearer { realm, service: parameter("service"), scope: parameter("scope") });
+                    return Some(Self::Bearer {
+                        realm,
+                        service: parameter("service"),
+                        scope: parameter("scope"),
+                    });
                 }
             }
         }
@@ -130,15 +152,19 @@ pub(super) async fn answer(
         (Challenge::Basic, Some(Credential::IdentityToken { .. })) => {
             return Err(asked.denied("it wants a password, and the Secret holds an identity token"));
         }
-        (Challenge::Basic, None) => return Err(asked.denied("it wants a password, and no credential is kept for it")),
+        (Challenge::Basic, None) => {
+            return Err(asked.denied("it wants a password, and no credential is kept for it"));
+        }
         (Challenge::Bearer { realm, service, scope }, _) => (realm, service, scope),
     };
-    let realm: Url = realm.parse().map_err(|_| asked.garbage("names a token service that is not a URL"))?;
+    let realm: Url =
+        realm.parse().map_err(|_| asked.garbage("names a token service that is not a URL"))?;
     let host = authority(&realm);
     let plain_allowed = config.is_plain_http(&host) || grant.base == format!("http://{host}");
     if realm.scheme() != "https" && !(realm.scheme() == "http" && plain_allowed) {
         return Err(asked.garbage(format!(
-            "names a token service without HTTPS, {host}, which the operator's configuration would have to allow"
+            "names a token service without HTTPS, {host}, which the operator's configuration would \
+             have to allow"
         )));
     }
     let fields = [("service", service), ("scope", Some(scope.unwrap_or_else(|| grant.scope())))];
@@ -147,11 +173,13 @@ pub(super) async fn answer(
     let secrets: Vec<&str> = credential.iter().map(|credential| secret(credential)).collect();
     let asked = Asked { host: &host, ..asked };
     let answer = http.send(asked, request).await?.ok(asked, &secrets)?;
-    let granted: Granted =
-        serde_json::from_slice(&answer.body).map_err(|_| asked.garbage("sends something that is not a token"))?;
+    let granted: Granted = serde_json::from_slice(&answer.body)
+        .map_err(|_| asked.garbage("sends something that is not a token"))?;
     let life = granted.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs).min(MAX_LIFE);
-    let token =
-        granted.token.or(granted.access_token).ok_or_else(|| asked.garbage("sends an answer without a token"))?;
+    let token = granted
+        .token
+        .or(granted.access_token)
+        .ok_or_else(|| asked.garbage("sends an answer without a token"))?;
     let value = sensitive(asked, &format!("Bearer {}", token.expose_secret()))?;
     // A token is given up early, so that it does not run out on its way.
     Ok((value, life * 9 / 10))
@@ -177,7 +205,10 @@ fn token_request(
         let mut form = form_urlencoded::Serializer::new(String::new());
         form.extend_pairs([("grant_type", "refresh_token"), ("client_id", "groundswell")]);
         form.append_pair("refresh_token", token.expose_secret()).extend_pairs(fields);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/x-www-form-urlencoded"),
+        );
         let body = Bytes::from(form.finish());
         return Ok(Request {
             method: Method::POST,
@@ -191,7 +222,9 @@ fn token_request(
     }
     realm.query_pairs_mut().extend_pairs(fields);
     let authorization = match credential {
-        Some(Credential::Password { username, password }) => Some(basic(asked, username, password)?),
+        Some(Credential::Password { username, password }) => {
+            Some(basic(asked, username, password)?)
+        }
         _ => None,
     };
     Ok(Request {
@@ -213,11 +246,15 @@ struct Granted {
 }
 
 fn basic(asked: Asked<'_>, username: &str, password: &SecretString) -> Result<HeaderValue, Error> {
-    sensitive(asked, &format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose_secret()))))
+    sensitive(
+        asked,
+        &format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose_secret()))),
+    )
 }
 
 fn sensitive(asked: Asked<'_>, value: &str) -> Result<HeaderValue, Error> {
-    let mut value = HeaderValue::from_str(value).map_err(|_| asked.garbage("sends a token with control characters"))?;
+    let mut value = HeaderValue::from_str(value)
+        .map_err(|_| asked.garbage("sends a token with control characters"))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -236,8 +273,7 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let bearer =
-            r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull,push""#;
+        let bearer = r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull,push""#;
         let expected = Challenge::Bearer {
             realm: "https://auth.example/token".into(),
             service: Some("r.example".into()),
@@ -255,8 +291,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn grants_run_out_and_are_told_apart() {
         let keychain = crate::registry::Keychain::default();
-        let grant =
-            |push| Grant { base: "https://r".into(), path: "a".into(), push, identity: keychain.identity(["r"], "a") };
+        let grant = |push| Grant {
+            base: "https://r".into(),
+            path: "a".into(),
+            push,
+            identity: keychain.identity(["r"], "a"),
+        };
         let grants = Grants::default();
         grants.put(grant(false), HeaderValue::from_static("Bearer t"), Duration::from_mins(1));
         assert!(grants.get(&grant(false)).is_some());

@@ -1,6 +1,7 @@
 //! How a request leaves the process and its answer comes back, without a word on what either means.
 //!
-//! A seam: the limits, redirects and tokens of [`http`](crate::registry::http) are the same over any transport.
+//! A seam: the limits, redirects and tokens of [`http`](crate::registry::http) are the same over
+//! any transport.
 
 use std::error::Error as _;
 
@@ -32,8 +33,8 @@ pub struct Outgoing {
 /// The body of an answer, in the pieces in which it comes; an error says how it broke off.
 pub type Body = BoxStream<'static, Result<Bytes, String>>;
 
-/// Carries one request to a host and its answer back. It follows no redirect and keeps nothing between two requests but
-/// connections. An error says in words why there is no answer.
+/// Carries one request to a host and its answer back. It follows no redirect and keeps nothing
+/// between two requests but connections. An error says in words why there is no answer.
 pub trait Transport: Send + Sync + 'static {
     /// Sends one request.
     fn send(&self, request: Outgoing) -> BoxFuture<'static, Result<Response<Body>, String>>;

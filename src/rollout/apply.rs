@@ -1,9 +1,10 @@
 //! Carries one change of a plan out. The only place that writes to somebody's workload.
 //!
-//! Images are set by JSON patch and not by server-side apply: an apply takes back every field that its owner leaves out
-//! later, so that shortening an image's `rollout` would remove the image of a running container; and it creates an object,
-//! or a container, that has meanwhile been deleted. The patch tests the uid, the container's name and the image that was
-//! seen, so that it changes what the plan looked at or nothing. Its owner is still recorded, as
+//! Images are set by JSON patch and not by server-side apply: an apply takes back every field that
+//! its owner leaves out later, so that shortening an image's `rollout` would remove the image of a
+//! running container; and it creates an object, or a container, that has meanwhile been deleted.
+//! The patch tests the uid, the container's name and the image that was seen, so that it changes
+//! what the plan looked at or nothing. Its owner is still recorded, as
 //! [`labels::ROLLOUT_FIELD_OWNER`].
 
 use std::time::Duration;
@@ -36,7 +37,9 @@ pub enum Error {
     #[error("{0} has changed since it was looked at")]
     Conflict(WorkloadKey),
     /// The controller lacks the right.
-    #[error("the controller may not patch {0}: grant it `patch` on that kind, as the chart's roles do")]
+    #[error(
+        "the controller may not patch {0}: grant it `patch` on that kind, as the chart's roles do"
+    )]
     Forbidden(WorkloadKey),
     /// The API server, or an admission webhook, refused the change.
     #[error("the API server refused to change {key}: {message}")]
@@ -60,17 +63,22 @@ pub enum Error {
     },
 }
 
-/// Carries out one change. A second call with the same change, after the first has come through, is a
-/// [`Conflict`](Error::Conflict).
+/// Carries out one change. A second call with the same change, after the first has come through, is
+/// a [`Conflict`](Error::Conflict).
 pub async fn apply(client: &Client, patch: &WorkloadPatch) -> Result<(), Error> {
     let key = &patch.key;
-    let workloads: Api<DynamicObject> = Api::namespaced_with(client.clone(), &key.namespace, &api_resource(key.kind));
-    let params = PatchParams { field_manager: Some(labels::ROLLOUT_FIELD_OWNER.into()), ..PatchParams::default() };
+    let workloads: Api<DynamicObject> =
+        Api::namespaced_with(client.clone(), &key.namespace, &api_resource(key.kind));
+    let params = PatchParams {
+        field_manager: Some(labels::ROLLOUT_FIELD_OWNER.into()),
+        ..PatchParams::default()
+    };
     let failed = |source: kube::Error| classify(key, source);
     let body = match &patch.change {
-        Change::Image { .. } => {
-            Patch::Json(serde_json::from_value(body(patch)).map_err(|error| failed(kube::Error::SerdeError(error)))?)
-        }
+        Change::Image { .. } => Patch::Json(
+            serde_json::from_value(body(patch))
+                .map_err(|error| failed(kube::Error::SerdeError(error)))?,
+        ),
         Change::Restart { .. } => Patch::Merge(body(patch)),
     };
     let answer = tokio::time::timeout(TIMEOUT, workloads.patch(&key.name, &params, &body)).await;
@@ -86,13 +94,19 @@ fn api_resource(kind: WorkloadKind) -> ApiResource {
     }
 }
 
-/// The body of the request: a JSON patch for images, a merge patch for a restart, whose annotation may be the first one.
+/// The body of the request: a JSON patch for images, a merge patch for a restart, whose annotation
+/// may be the first one.
 fn body(patch: &WorkloadPatch) -> Value {
     let cron_job = patch.key.kind == WorkloadKind::CronJob;
     match &patch.change {
         Change::Image { containers, image } => {
-            let template = if cron_job { "/spec/jobTemplate/spec/template/spec" } else { "/spec/template/spec" };
-            let mut operations = vec![json!({"op": "test", "path": "/metadata/uid", "value": patch.uid})];
+            let template = if cron_job {
+                "/spec/jobTemplate/spec/template/spec"
+            } else {
+                "/spec/template/spec"
+            };
+            let mut operations =
+                vec![json!({"op": "test", "path": "/metadata/uid", "value": patch.uid})];
             for container in containers {
                 let list = if container.init { "initContainers" } else { "containers" };
                 let place = format!("{template}/{list}/{}", container.index);
@@ -105,7 +119,8 @@ fn body(patch: &WorkloadPatch) -> Value {
             Value::Array(operations)
         }
         Change::Restart { digest } => {
-            let template = json!({"template": {"metadata": {"annotations": {labels::ROLLED_OUT: digest}}}});
+            let template =
+                json!({"template": {"metadata": {"annotations": {labels::ROLLED_OUT: digest}}}});
             let spec = if cron_job { json!({"jobTemplate": {"spec": template}}) } else { template };
             json!({"metadata": {"uid": patch.uid}, "spec": spec})
         }
@@ -116,7 +131,9 @@ fn classify(key: &WorkloadKey, source: kube::Error) -> Error {
     let key = key.clone();
     match source {
         kube::Error::Api(status) if unlike_the_plan(&status) => Error::Conflict(key),
-        kube::Error::Api(status) if status.code == 403 && status.message.contains("cannot patch") => {
+        kube::Error::Api(status)
+            if status.code == 403 && status.message.contains("cannot patch") =>
+        {
             Error::Forbidden(key)
         }
         kube::Error::Api(status) if (400..429).contains(&status.code) => {
@@ -126,9 +143,10 @@ fn classify(key: &WorkloadKey, source: kube::Error) -> Error {
     }
 }
 
-/// Whether the object is gone, another one, or not as the patch tests it to be. A failed test of a JSON patch is answered by
-/// 422 without causes, and another uid in a merge patch by that field as a cause. Other causes are fields that validation
-/// refuses, and an admission webhook has words of its own.
+/// Whether the object is gone, another one, or not as the patch tests it to be. A failed test of a
+/// JSON patch is answered by 422 without causes, and another uid in a merge patch by that field as
+/// a cause. Other causes are fields that validation refuses, and an admission webhook has words of
+/// its own.
 fn unlike_the_plan(status: &Status) -> bool {
     let causes = status.details.as_ref().map_or(&[][..], |details| details.causes.as_slice());
     let tested = causes.is_empty() || causes.iter().any(|cause| cause.field == "metadata.uid");
@@ -170,8 +188,13 @@ mod tests {
         }
     }
 
-    /// Applies a patch against an API server that gives one answer; returns the request and the outcome.
-    async fn ask(patch: &WorkloadPatch, code: u16, answer: Value) -> (String, Value, Result<(), Error>) {
+    /// Applies a patch against an API server that gives one answer; returns the request and the
+    /// outcome.
+    async fn ask(
+        patch: &WorkloadPatch,
+        code: u16,
+        answer: Value,
+    ) -> (String, Value, Result<(), Error>) {
         let seen = Arc::new(Mutex::new(None));
         let record = Arc::clone(&seen);
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -183,7 +206,9 @@ mod tests {
                 let body: Value = serde_json::from_slice(&body).expect("JSON");
                 *record.lock().expect("lock") = Some((format!("{line} {kind}"), body));
                 let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
-                Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(answer).expect("a response"))
+                Ok::<_, std::convert::Infallible>(
+                    Response::builder().status(code).body(answer).expect("a response"),
+                )
             }
         });
         let outcome = apply(&Client::new(service, "default"), patch).await;
@@ -197,12 +222,15 @@ mod tests {
 
     #[tokio::test]
     async fn an_image_is_set_only_where_it_was_seen() {
-        let object = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}});
-        let (line, body, outcome) = ask(&patch(WorkloadKind::Deployment, image()), 200, object).await;
+        let object =
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}});
+        let (line, body, outcome) =
+            ask(&patch(WorkloadKind::Deployment, image()), 200, object).await;
         outcome.expect("applied");
         assert_eq!(
             line,
-            "PATCH /apis/apps/v1/namespaces/shop/deployments/web?&fieldManager=groundswell%2Frollout \
+            "PATCH \
+             /apis/apps/v1/namespaces/shop/deployments/web?&fieldManager=groundswell%2Frollout \
              application/json-patch+json"
         );
         assert_eq!(
@@ -218,13 +246,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_cron_jobs_template_is_one_level_down() {
-        let object = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "web"}});
+        let object =
+            json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "web"}});
         let restart = patch(WorkloadKind::CronJob, Change::Restart { digest: "sha256:bb".into() });
         let (line, body, outcome) = ask(&restart, 200, object).await;
         outcome.expect("applied");
         assert!(line.starts_with("PATCH /apis/batch/v1/namespaces/shop/cronjobs/web"), "{line}");
         assert!(line.ends_with("application/merge-patch+json"), "{line}");
-        let annotation = "/spec/jobTemplate/spec/template/metadata/annotations/groundswell.dev~1digest";
+        let annotation =
+            "/spec/jobTemplate/spec/template/metadata/annotations/groundswell.dev~1digest";
         assert_eq!(body.pointer(annotation), Some(&json!("sha256:bb")));
         assert_eq!(body.pointer("/metadata/uid"), Some(&json!("u1")));
     }
@@ -233,7 +263,8 @@ mod tests {
     async fn refusals_are_told_apart() {
         let patch = patch(WorkloadKind::Deployment, image());
         let mut another = status(422, "is invalid: metadata.uid: field is immutable");
-        another["details"]["causes"] = json!([{"field": "metadata.uid", "message": "field is immutable"}]);
+        another["details"]["causes"] = json!([{"field": "metadata.uid", "message": "field is \
+            immutable"}]);
         let mut invalid = status(422, "is invalid: image: Required value");
         invalid["details"]["causes"] =
             json!([{"field": "spec.template.spec.containers[0].image", "message": "Required"}]);
@@ -242,10 +273,16 @@ mod tests {
             (invalid, "Required value"),
             (status(409, "uid mismatch"), "changed since"),
             (status(404, "not found"), "changed since"),
-            (status(422, "the server rejected our request due to an error in our request"), "changed since"),
+            (
+                status(422, "the server rejected our request due to an error in our request"),
+                "changed since",
+            ),
             (status(422, "admission webhook \"policy\" denied the request: no tags"), "no tags"),
             (status(403, "User \"x\" cannot patch resource \"deployments\""), "may not patch"),
-            (status(403, "admission webhook \"policy\" denied the request: not signed"), "not signed"),
+            (
+                status(403, "admission webhook \"policy\" denied the request: not signed"),
+                "not signed",
+            ),
             (status(400, "bad"), "refused"),
             (status(500, "oops"), "cannot change"),
         ] {

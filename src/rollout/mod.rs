@@ -1,7 +1,8 @@
 //! Moving workloads to a promoted digest.
 //!
-//! [`workload_store`] keeps a slim view of the cluster's workloads, [`plan`](mod@plan) decides what is to change (pure), [`apply`](mod@apply)
-//! carries one change out. When to roll out, and in which record the result stands, is the controller's business.
+//! [`workload_store`] keeps a slim view of the cluster's workloads, [`plan`](mod@plan) decides what
+//! is to change (pure), [`apply`](mod@apply) carries one change out. When to roll out, and in which
+//! record the result stands, is the controller's business.
 
 pub mod apply;
 pub mod plan;

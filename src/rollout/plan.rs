@@ -6,7 +6,9 @@ use std::{
 };
 
 use crate::{
-    api::{Rollout, RolloutMode, RolloutRecord, RolloutState, WorkloadKind, condition::shorten, labels},
+    api::{
+        Rollout, RolloutMode, RolloutRecord, RolloutState, WorkloadKind, condition::shorten, labels,
+    },
     rollout::{
         Progress, Workload, WorkloadKey,
         repository::{names_digest, normalise},
@@ -24,8 +26,14 @@ pub trait Lookup {
     /// The workload of this kind, namespace and name.
     fn get(&self, key: &WorkloadKey) -> Option<Arc<Workload>>;
     /// The workloads of a namespace that have all of these labels, sorted by name.
-    fn select(&self, kind: WorkloadKind, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Arc<Workload>>;
-    /// The value of the Namespace's annotation [`labels::ROLLOUT_FROM`]; `None` without it, or without such a Namespace.
+    fn select(
+        &self,
+        kind: WorkloadKind,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Vec<Arc<Workload>>;
+    /// The value of the Namespace's annotation [`labels::ROLLOUT_FROM`]; `None` without it, or
+    /// without such a Namespace.
     fn consent(&self, namespace: &str) -> Option<String>;
     /// Whether the controller looks at this namespace at all.
     fn watches(&self, namespace: &str) -> bool;
@@ -70,9 +78,10 @@ pub enum Change {
 
 /// Plans how the workloads that `rollouts` name come to run `repository@digest`.
 ///
-/// One step for each workload and mode, in the order of `rollouts` and then of names. At most [`MAX_WORKLOADS`]; where there
-/// are more, the last step says so and the rest are left alone. A workload of another namespace is touched only where that
-/// Namespace lists `family_namespace`, or `*`, in its annotation [`labels::ROLLOUT_FROM`].
+/// One step for each workload and mode, in the order of `rollouts` and then of names. At most
+/// [`MAX_WORKLOADS`]; where there are more, the last step says so and the rest are left alone. A
+/// workload of another namespace is touched only where that Namespace lists `family_namespace`, or
+/// `*`, in its annotation [`labels::ROLLOUT_FROM`].
 #[must_use]
 pub fn plan(
     family_namespace: &str,
@@ -86,8 +95,8 @@ pub fn plan(
     for wish in target.wishes(rollouts, lookup) {
         if steps.len() + 1 == MAX_WORKLOADS {
             let message = format!(
-                "more than {MAX_WORKLOADS} workloads are named; {} and those after it are left alone: name fewer, or \
-                 split the image's `rollout`",
+                "more than {MAX_WORKLOADS} workloads are named; {} and those after it are left \
+                 alone: name fewer, or split the image's `rollout`",
                 wish.workload
             );
             steps.push(target.refused(&wish.workload, &message));
@@ -119,12 +128,15 @@ struct Wish {
 }
 
 impl Target<'_> {
-    /// The workloads that are meant, with all that is asked of each: two rollouts of one workload make one change.
+    /// The workloads that are meant, with all that is asked of each: two rollouts of one workload
+    /// make one change.
     fn wishes(&self, rollouts: &[Rollout], lookup: &impl Lookup) -> Vec<Wish> {
         let mut wishes: Vec<Wish> = Vec::new();
         for rollout in rollouts {
             for (workload, found) in self.resolve(rollout, lookup) {
-                let known = wishes.iter().position(|wish| wish.workload == workload && wish.mode == rollout.mode);
+                let known = wishes
+                    .iter()
+                    .position(|wish| wish.workload == workload && wish.mode == rollout.mode);
                 let index = known.unwrap_or_else(|| {
                     wishes.push(Wish {
                         workload,
@@ -146,13 +158,21 @@ impl Target<'_> {
     }
 
     /// The workloads that one rollout names, or why there are none.
-    fn resolve(&self, rollout: &Rollout, lookup: &impl Lookup) -> Vec<(String, Result<Arc<Workload>, String>)> {
+    fn resolve(
+        &self,
+        rollout: &Rollout,
+        lookup: &impl Lookup,
+    ) -> Vec<(String, Result<Arc<Workload>, String>)> {
         let Some((kind, wanted)) = rollout.workload() else { return Vec::new() };
         let namespace = wanted.namespace.as_deref().unwrap_or(self.family_namespace);
         let empty = BTreeMap::new();
         let selector = wanted.match_labels.as_ref().unwrap_or(&empty);
         let subject = wanted.name.clone().unwrap_or_else(|| {
-            selector.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+            selector
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect::<Vec<_>>()
+                .join(",")
         });
         let subject = format!("{} {namespace}/{subject}", kind.as_str());
         if let Err(why) = self.may_touch(namespace, lookup) {
@@ -160,28 +180,46 @@ impl Target<'_> {
         }
         if let Some(name) = &wanted.name {
             let key = WorkloadKey { kind, namespace: namespace.into(), name: name.clone() };
-            let found = lookup
-                .get(&key)
-                .ok_or_else(|| format!("{key} does not exist: create it, or take it out of the image's `rollout`"));
+            let found = lookup.get(&key).ok_or_else(|| {
+                format!(
+                    "{key} does not exist: create it, or take it out of the \
+                    image's `rollout`"
+                )
+            });
             return vec![(subject, found)];
         }
-        let found = if selector.is_empty() { Vec::new() } else { lookup.select(kind, namespace, selector) };
+        let found =
+            if selector.is_empty() { Vec::new() } else { lookup.select(kind, namespace, selector) };
         if found.is_empty() {
-            let why = format!("no {} of namespace {namespace} has these labels: label one", kind.as_str());
+            let why = format!(
+                "no {} of namespace {namespace} has these labels: label one",
+                kind.as_str()
+            );
             return vec![(subject, Err(why))];
         }
-        found.into_iter().take(MAX_WORKLOADS).map(|workload| (workload.key.to_string(), Ok(workload))).collect()
+        found
+            .into_iter()
+            .take(MAX_WORKLOADS)
+            .map(|workload| (workload.key.to_string(), Ok(workload)))
+            .collect()
     }
 
     fn may_touch(&self, namespace: &str, lookup: &impl Lookup) -> Result<(), String> {
         if !lookup.watches(namespace) {
-            return Err(format!("the controller does not watch namespace {namespace}: add it to `watchNamespaces`"));
+            return Err(format!(
+                "the controller does not watch namespace {namespace}: add it to \
+                                `watchNamespaces`"
+            ));
         }
         if namespace == self.family_namespace {
             return Ok(());
         }
         let consent = lookup.consent(namespace).unwrap_or_default();
-        if consent.split(',').map(str::trim).any(|from| from == "*" || from == self.family_namespace) {
+        if consent
+            .split(',')
+            .map(str::trim)
+            .any(|from| from == "*" || from == self.family_namespace)
+        {
             return Ok(());
         }
         Err(format!(
@@ -210,8 +248,17 @@ impl Target<'_> {
         };
         if let Some(change) = change {
             return Step {
-                record: self.record(&wish.workload, RolloutState::Progressing, "it is being moved to the digest"),
-                patch: Some(WorkloadPatch { key: workload.key.clone(), uid: workload.uid.clone(), change }),
+                record: self.record(
+                    &wish.workload,
+                    RolloutState::Progressing,
+                    "it is being moved \
+                    to the digest",
+                ),
+                patch: Some(WorkloadPatch {
+                    key: workload.key.clone(),
+                    uid: workload.uid.clone(),
+                    change,
+                }),
             };
         }
         let (state, message) = match &workload.progress {
@@ -222,17 +269,24 @@ impl Target<'_> {
         Step { record: self.record(&wish.workload, state, message), patch: None }
     }
 
-    /// The containers that are meant: the named ones, and those of the repository where none is named.
+    /// The containers that are meant: the named ones, and those of the repository where none is
+    /// named.
     fn containers(&self, workload: &Workload, wish: &Wish) -> Result<Vec<Container>, String> {
-        let names = || workload.containers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
-        if let Some(missing) = wish.containers.iter().find(|name| !workload.containers.iter().any(|c| &c.name == *name))
+        let names =
+            || workload.containers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
+        if let Some(missing) = wish
+            .containers
+            .iter()
+            .find(|name| !workload.containers.iter().any(|c| &c.name == *name))
         {
             return Err(format!("it has no container `{missing}`; it has: {}", names()));
         }
         let containers: Vec<_> = workload
             .containers
             .iter()
-            .filter(|c| wish.containers.contains(&c.name) || wish.every && normalise(&c.image) == self.full)
+            .filter(|c| {
+                wish.containers.contains(&c.name) || wish.every && normalise(&c.image) == self.full
+            })
             .cloned()
             .collect();
         if containers.is_empty() {
@@ -251,19 +305,27 @@ impl Target<'_> {
         (!containers.is_empty()).then_some(Change::Image { containers, image })
     }
 
-    /// Whether starting these containers anew brings the image; else the rollout would report what is not so.
+    /// Whether starting these containers anew brings the image; else the rollout would report what
+    /// is not so.
     fn restartable(&self, containers: &[Container]) -> Result<(), String> {
         for Container { name, image, .. } in containers {
             if normalise(image) != self.full {
-                return Err(format!("container `{name}` runs {image}, so that a restart does not bring this image"));
+                return Err(format!(
+                    "container `{name}` runs {image}, so that a restart does not \
+                                    bring this image"
+                ));
             }
             if names_digest(image) {
-                return Err(format!("container `{name}` names a digest, so that a restart changes nothing: use a tag"));
+                return Err(format!(
+                    "container `{name}` names a digest, so that a restart changes \
+                                    nothing: use a tag"
+                ));
             }
         }
         match containers.iter().find(|container| !container.always_pulls) {
             Some(Container { name, .. }) => Err(format!(
-                "container `{name}` would not pull again on a restart: set its `imagePullPolicy` to Always"
+                "container `{name}` would not pull again on a restart: set its `imagePullPolicy` \
+                 to Always"
             )),
             None => Ok(()),
         }

@@ -16,7 +16,12 @@ impl Lookup for Cluster {
         self.workloads.iter().find(|workload| &workload.key == key).cloned()
     }
 
-    fn select(&self, kind: WorkloadKind, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Arc<Workload>> {
+    fn select(
+        &self,
+        kind: WorkloadKind,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Vec<Arc<Workload>> {
         self.workloads
             .iter()
             .filter(|w| w.key.kind == kind && w.key.namespace == namespace && w.has_labels(labels))
@@ -39,7 +44,11 @@ fn container(name: &str, image: &str, index: usize) -> Container {
 
 fn workload(namespace: &str, name: &str, containers: Vec<Container>) -> Workload {
     Workload {
-        key: WorkloadKey { kind: WorkloadKind::Deployment, namespace: namespace.into(), name: name.into() },
+        key: WorkloadKey {
+            kind: WorkloadKind::Deployment,
+            namespace: namespace.into(),
+            name: name.into(),
+        },
         uid: format!("uid-{name}"),
         labels: BTreeMap::from([("app".into(), "web".into())]),
         containers,
@@ -61,7 +70,10 @@ fn named(name: &str) -> Rollout {
 
 fn labelled() -> Rollout {
     let match_labels = Some(BTreeMap::from([("app".into(), "web".into())]));
-    Rollout { deployment: Some(api::Workload { match_labels, ..api::Workload::default() }), ..Rollout::default() }
+    Rollout {
+        deployment: Some(api::Workload { match_labels, ..api::Workload::default() }),
+        ..Rollout::default()
+    }
 }
 
 fn elsewhere(namespace: &str) -> Rollout {
@@ -105,7 +117,10 @@ fn every_container_of_the_repository_gets_the_digest_and_no_other() {
     assert_eq!(patch.uid, "uid-web");
     let Change::Image { containers, image } = patch.change else { panic!("not an image") };
     assert_eq!(image, "registry.example.com/team/app@sha256:bbbb");
-    assert_eq!(containers.iter().map(|c| (c.name.as_str(), c.index)).collect::<Vec<_>>(), [("app", 0), ("worker", 2)]);
+    assert_eq!(
+        containers.iter().map(|c| (c.name.as_str(), c.index)).collect::<Vec<_>>(),
+        [("app", 0), ("worker", 2)]
+    );
 }
 
 #[test]
@@ -165,7 +180,8 @@ fn a_namespace_that_is_not_watched_is_said_so() {
 #[test]
 fn a_restart_happens_once_per_digest() {
     let rollout = Rollout { mode: RolloutMode::Restart, ..named("web") };
-    let mut object = workload("team", "web", vec![container("app", "registry.example.com/team/app:1", 0)]);
+    let mut object =
+        workload("team", "web", vec![container("app", "registry.example.com/team/app:1", 0)]);
     let step = only(plan_for(std::slice::from_ref(&rollout), &cluster([object.clone()])));
     assert_eq!(step.patch.expect("a change").change, Change::Restart { digest: DIGEST.into() });
     object.restarted_for = Some(DIGEST.into());
@@ -175,12 +191,16 @@ fn a_restart_happens_once_per_digest() {
 
 #[test]
 fn a_restart_that_would_not_bring_the_image_is_refused() {
-    let rollout = Rollout { mode: RolloutMode::Restart, container: Some("app".into()), ..named("web") };
+    let rollout =
+        Rollout { mode: RolloutMode::Restart, container: Some("app".into()), ..named("web") };
     let refused = |container: Container, words: &[&str]| {
         let cluster = cluster([workload("team", "web", vec![container])]);
         assert_refused(&only(plan_for(std::slice::from_ref(&rollout), &cluster)), words);
     };
-    refused(Container { always_pulls: false, ..container("app", REPOSITORY, 0) }, &["imagePullPolicy"]);
+    refused(
+        Container { always_pulls: false, ..container("app", REPOSITORY, 0) },
+        &["imagePullPolicy"],
+    );
     refused(container("app", &format!("{REPOSITORY}@sha256:aaaa"), 0), &["digest"]);
     refused(container("app", "docker.io/library/nginx:1", 0), &["nginx"]);
 }
@@ -194,13 +214,16 @@ fn two_rollouts_of_one_workload_make_one_change() {
     )]);
     let by = |name: &str, rollout: Rollout| Rollout { container: Some(name.into()), ..rollout };
     let step = only(plan_for(&[by("app", named("web")), by("worker", labelled())], &cluster));
-    let Some(WorkloadPatch { change: Change::Image { containers, .. }, .. }) = step.patch else { panic!("no image") };
+    let Some(WorkloadPatch { change: Change::Image { containers, .. }, .. }) = step.patch else {
+        panic!("no image")
+    };
     assert_eq!(containers.len(), 2);
 }
 
 #[test]
 fn the_records_are_bounded_and_the_last_says_so() {
-    let many = (0..100).map(|n| workload("team", &format!("web-{n:03}"), vec![container("app", REPOSITORY, 0)]));
+    let many = (0..100)
+        .map(|n| workload("team", &format!("web-{n:03}"), vec![container("app", REPOSITORY, 0)]));
     let steps = plan_for(&[labelled()], &cluster(many));
     assert_eq!(steps.len(), MAX_WORKLOADS);
     assert!(steps[MAX_WORKLOADS - 2].patch.is_some());

@@ -1,7 +1,7 @@
 //! How far a workload's pods are on the way to its pod template, read from its status.
 //!
-//! The rules are those of `kubectl rollout status`: the status must speak of the spec's generation, every pod must be of the
-//! new template, and every pod must be available.
+//! The rules are those of `kubectl rollout status`: the status must speak of the spec's generation,
+//! every pod must be of the new template, and every pod must be available.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 
@@ -18,25 +18,30 @@ pub enum Progress {
 
 impl Progress {
     pub(super) fn of_deployment(object: &Deployment) -> Self {
-        let (Some(spec), Some(status)) = (&object.spec, &object.status) else { return unobserved() };
+        let (Some(spec), Some(status)) = (&object.spec, &object.status) else {
+            return unobserved();
+        };
         if status.observed_generation < object.metadata.generation {
             return unobserved();
         }
-        let deadline = status
-            .conditions
-            .iter()
-            .flatten()
-            .find(|c| c.type_ == "Progressing" && c.reason.as_deref() == Some("ProgressDeadlineExceeded"));
+        let deadline = status.conditions.iter().flatten().find(|c| {
+            c.type_ == "Progressing" && c.reason.as_deref() == Some("ProgressDeadlineExceeded")
+        });
         if let Some(condition) = deadline {
-            let message = condition.message.as_deref().unwrap_or("its progress deadline has passed");
-            return Self::Stalled(format!("the Deployment does not get on: {message}; look at its newest pods"));
+            let message =
+                condition.message.as_deref().unwrap_or("its progress deadline has passed");
+            return Self::Stalled(format!(
+                "the Deployment does not get on: {message}; look at its newest pods"
+            ));
         }
         let wanted = spec.replicas.unwrap_or(1);
         let updated = status.updated_replicas.unwrap_or(0);
         let available = status.available_replicas.unwrap_or(0);
         let old = status.replicas.unwrap_or(0) - updated;
         if spec.paused == Some(true) && (updated < wanted || old > 0) {
-            Self::Stalled("the Deployment is paused: resume it with `kubectl rollout resume`".into())
+            Self::Stalled(
+                "the Deployment is paused: resume it with `kubectl rollout resume`".into(),
+            )
         } else if updated < wanted {
             Self::Progressing(format!("{updated} of {wanted} pods are replaced"))
         } else if old > 0 {
@@ -49,7 +54,9 @@ impl Progress {
     }
 
     pub(super) fn of_stateful_set(object: &StatefulSet) -> Self {
-        let (Some(spec), Some(status)) = (&object.spec, &object.status) else { return unobserved() };
+        let (Some(spec), Some(status)) = (&object.spec, &object.status) else {
+            return unobserved();
+        };
         if status.observed_generation < object.metadata.generation {
             return unobserved();
         }
@@ -60,25 +67,32 @@ impl Progress {
             .and_then(|rolling| rolling.partition)
             .unwrap_or(0);
         let wanted = (replicas - partition).max(0);
-        // Once every pod is replaced, the current revision becomes the update revision and the count may be reset.
+        // Once every pod is replaced, the current revision becomes the update revision and the
+        // count may be reset.
         let finished = partition == 0 && status.update_revision == status.current_revision;
         let updated = if finished { status.replicas } else { status.updated_replicas.unwrap_or(0) };
         let ready = status.ready_replicas.unwrap_or(0);
-        if updated < wanted && strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete") {
+        if updated < wanted
+            && strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete")
+        {
             Self::Progressing(on_delete(updated, wanted))
         } else if updated < wanted {
             Self::Progressing(format!("{updated} of {wanted} pods are replaced"))
         } else if ready < replicas {
             Self::Progressing(format!("{ready} of {replicas} pods are ready"))
         } else if partition > 0 {
-            Self::Complete(format!("{wanted} of {replicas} pods run it, as far as the partition {partition} allows"))
+            Self::Complete(format!(
+                "{wanted} of {replicas} pods run it, as far as the partition {partition} allows"
+            ))
         } else {
             Self::Complete(all_pods(replicas))
         }
     }
 
     pub(super) fn of_daemon_set(object: &DaemonSet) -> Self {
-        let (Some(spec), Some(status)) = (&object.spec, &object.status) else { return unobserved() };
+        let (Some(spec), Some(status)) = (&object.spec, &object.status) else {
+            return unobserved();
+        };
         if status.observed_generation < object.metadata.generation {
             return unobserved();
         }
@@ -115,7 +129,10 @@ fn all_pods(count: i32) -> String {
 }
 
 fn on_delete(updated: i32, wanted: i32) -> String {
-    format!("{updated} of {wanted} pods are replaced; its update strategy is OnDelete: delete the old pods to go on")
+    format!(
+        "{updated} of {wanted} pods are replaced; its update strategy is OnDelete: delete the old \
+         pods to go on"
+    )
 }
 
 #[cfg(test)]
@@ -138,10 +155,22 @@ mod tests {
     #[test]
     fn a_deployment_is_complete_only_when_all_its_pods_are_new_and_available() {
         let cases = [
-            (json!({"observedGeneration": 1, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}), "unseen"),
-            (json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "availableReplicas": 3}), "updating"),
-            (json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3, "availableReplicas": 3}), "ending"),
-            (json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 2}), "starting"),
+            (
+                json!({"observedGeneration": 1, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}),
+                "unseen",
+            ),
+            (
+                json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "availableReplicas": 3}),
+                "updating",
+            ),
+            (
+                json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3, "availableReplicas": 3}),
+                "ending",
+            ),
+            (
+                json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 2}),
+                "starting",
+            ),
         ];
         for (status, case) in cases {
             assert!(matches!(deployment(3, &status), Progress::Progressing(_)), "{case}");
@@ -184,8 +213,13 @@ mod tests {
         assert!(matches!(stateful_set(&rolling, &status(0, 3)), Progress::Progressing(_)));
         assert!(matches!(stateful_set(&rolling, &status(1, 2)), Progress::Progressing(_)));
         assert!(matches!(stateful_set(&rolling, &status(1, 3)), Progress::Complete(_)));
-        assert!(matches!(stateful_set(&json!({"type": "RollingUpdate"}), &status(1, 3)), Progress::Progressing(_)));
-        let Progress::Progressing(message) = stateful_set(&json!({"type": "OnDelete"}), &status(0, 3)) else {
+        assert!(matches!(
+            stateful_set(&json!({"type": "RollingUpdate"}), &status(1, 3)),
+            Progress::Progressing(_)
+        ));
+        let Progress::Progressing(message) =
+            stateful_set(&json!({"type": "OnDelete"}), &status(0, 3))
+        else {
             panic!("not progressing")
         };
         assert!(message.contains("delete the old pods"), "{message}");

@@ -1,9 +1,10 @@
-//! The repository of an image reference in its full form, so that two spellings of one repository compare equal.
+//! The repository of an image reference in its full form, so that two spellings of one repository
+//! compare equal.
 //!
 //! Not a validation: what the API server accepted in a pod template is taken as it is.
 
-/// The registry and path of `image` without tag and digest, with the defaults that container runtimes fill in
-/// (`alpine` is `docker.io/library/alpine`).
+/// The registry and path of `image` without tag and digest, with the defaults that container
+/// runtimes fill in (`alpine` is `docker.io/library/alpine`).
 #[must_use]
 pub fn normalise(image: &str) -> String {
     let without_digest = image.split_once('@').map_or(image, |(name, _)| name);

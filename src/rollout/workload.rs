@@ -1,5 +1,5 @@
-//! One view over the four kinds of workloads, with only what a rollout looks at. A cluster's workloads stay in memory, so
-//! the view is a small part of the object. No IO.
+//! One view over the four kinds of workloads, with only what a rollout looks at. A cluster's
+//! workloads stay in memory, so the view is a small part of the object. No IO.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -67,21 +67,30 @@ pub struct Container {
 }
 
 impl Workload {
-    fn new(kind: WorkloadKind, metadata: ObjectMeta, template: Option<PodTemplateSpec>, progress: Progress) -> Self {
+    fn new(
+        kind: WorkloadKind,
+        metadata: ObjectMeta,
+        template: Option<PodTemplateSpec>,
+        progress: Progress,
+    ) -> Self {
         let (annotations, spec) = template
-            .map(|template| (template.metadata.and_then(|metadata| metadata.annotations), template.spec))
-            .unwrap_or_default();
-        let (init, main) =
-            spec.map(|spec| (spec.init_containers.unwrap_or_default(), spec.containers)).unwrap_or_default();
-        let containers = [(true, init), (false, main)].into_iter().flat_map(|(init, containers)| {
-            containers.into_iter().enumerate().map(move |(index, container)| Container {
-                name: container.name,
-                image: container.image.unwrap_or_default(),
-                init,
-                index,
-                always_pulls: container.image_pull_policy.as_deref() == Some("Always"),
+            .map(|template| {
+                (template.metadata.and_then(|metadata| metadata.annotations), template.spec)
             })
-        });
+            .unwrap_or_default();
+        let (init, main) = spec
+            .map(|spec| (spec.init_containers.unwrap_or_default(), spec.containers))
+            .unwrap_or_default();
+        let containers =
+            [(true, init), (false, main)].into_iter().flat_map(|(init, containers)| {
+                containers.into_iter().enumerate().map(move |(index, container)| Container {
+                    name: container.name,
+                    image: container.image.unwrap_or_default(),
+                    init,
+                    index,
+                    always_pulls: container.image_pull_policy.as_deref() == Some("Always"),
+                })
+            });
         Self {
             key: WorkloadKey {
                 kind,
@@ -91,7 +100,8 @@ impl Workload {
             uid: metadata.uid.unwrap_or_default(),
             labels: metadata.labels.unwrap_or_default(),
             containers: containers.collect(),
-            restarted_for: annotations.and_then(|mut annotations| annotations.remove(labels::ROLLED_OUT)),
+            restarted_for: annotations
+                .and_then(|mut annotations| annotations.remove(labels::ROLLED_OUT)),
             progress,
         }
     }
@@ -106,21 +116,36 @@ impl Workload {
 impl From<Deployment> for Workload {
     fn from(object: Deployment) -> Self {
         let progress = Progress::of_deployment(&object);
-        Self::new(WorkloadKind::Deployment, object.metadata, object.spec.map(|spec| spec.template), progress)
+        Self::new(
+            WorkloadKind::Deployment,
+            object.metadata,
+            object.spec.map(|spec| spec.template),
+            progress,
+        )
     }
 }
 
 impl From<StatefulSet> for Workload {
     fn from(object: StatefulSet) -> Self {
         let progress = Progress::of_stateful_set(&object);
-        Self::new(WorkloadKind::StatefulSet, object.metadata, object.spec.map(|spec| spec.template), progress)
+        Self::new(
+            WorkloadKind::StatefulSet,
+            object.metadata,
+            object.spec.map(|spec| spec.template),
+            progress,
+        )
     }
 }
 
 impl From<DaemonSet> for Workload {
     fn from(object: DaemonSet) -> Self {
         let progress = Progress::of_daemon_set(&object);
-        Self::new(WorkloadKind::DaemonSet, object.metadata, object.spec.map(|spec| spec.template), progress)
+        Self::new(
+            WorkloadKind::DaemonSet,
+            object.metadata,
+            object.spec.map(|spec| spec.template),
+            progress,
+        )
     }
 }
 
@@ -153,8 +178,11 @@ mod tests {
         let workload = Workload::from(object);
         assert_eq!(workload.key.to_string(), "CronJob shop/nightly");
         assert_eq!(workload.restarted_for.as_deref(), Some("sha256:aa"));
-        let seen: Vec<_> =
-            workload.containers.iter().map(|c| (c.name.as_str(), c.init, c.index, c.always_pulls)).collect();
+        let seen: Vec<_> = workload
+            .containers
+            .iter()
+            .map(|c| (c.name.as_str(), c.init, c.index, c.always_pulls))
+            .collect();
         assert_eq!(seen, [("wait", true, 0, false), ("report", false, 0, true)]);
         assert!(workload.has_labels(&BTreeMap::from([("app".into(), "report".into())])));
         assert!(!workload.has_labels(&BTreeMap::from([("app".into(), "other".into())])));

@@ -1,8 +1,9 @@
-//! What the controller knows of the cluster's workloads and of the namespaces that consent to rollouts, kept by watches.
+//! What the controller knows of the cluster's workloads and of the namespaces that consent to
+//! rollouts, kept by watches.
 //!
-//! Only the slim [`Workload`] view is kept, never the object, and no list call is made in a pass. With a list of namespaces,
-//! each has watches of its own, so that no cluster-wide right is needed; this is why kube's own store, which a restart of
-//! one watch would empty, is not used.
+//! Only the slim [`Workload`] view is kept, never the object, and no list call is made in a pass.
+//! With a list of namespaces, each has watches of its own, so that no cluster-wide right is needed;
+//! this is why kube's own store, which a restart of one watch would empty, is not used.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -80,17 +81,28 @@ struct Scope {
 impl WorkloadStore {
     /// Makes the cache and the stream that fills it. An empty `only` means all namespaces.
     ///
-    /// The cache is filled only while the stream is polled; its items say what has changed, without duplicates of what a
-    /// relist only confirms. The stream never ends; failing watches are logged and tried again with a growing pause.
+    /// The cache is filled only while the stream is polled; its items say what has changed, without
+    /// duplicates of what a relist only confirms. The stream never ends; failing watches are logged
+    /// and tried again with a growing pause.
     #[must_use]
     pub fn start(client: &Client, only: &BTreeSet<String>) -> (Self, BoxStream<'static, Changed>) {
-        let caches = Self { contents: Arc::default(), only: (!only.is_empty()).then(|| Arc::new(only.clone())) };
-        let namespaces: Vec<Option<&str>> =
-            if only.is_empty() { vec![None] } else { only.iter().map(|name| Some(name.as_str())).collect() };
+        let caches = Self {
+            contents: Arc::default(),
+            only: (!only.is_empty()).then(|| Arc::new(only.clone())),
+        };
+        let namespaces: Vec<Option<&str>> = if only.is_empty() {
+            vec![None]
+        } else {
+            only.iter().map(|name| Some(name.as_str())).collect()
+        };
         let mut feeds = Vec::new();
         for namespace in namespaces {
             feeds.push(caches.workloads::<Deployment>(client, WorkloadKind::Deployment, namespace));
-            feeds.push(caches.workloads::<StatefulSet>(client, WorkloadKind::StatefulSet, namespace));
+            feeds.push(caches.workloads::<StatefulSet>(
+                client,
+                WorkloadKind::StatefulSet,
+                namespace,
+            ));
             feeds.push(caches.workloads::<DaemonSet>(client, WorkloadKind::DaemonSet, namespace));
             feeds.push(caches.workloads::<CronJob>(client, WorkloadKind::CronJob, namespace));
             feeds.push(caches.namespaces(client, namespace));
@@ -98,13 +110,19 @@ impl WorkloadStore {
         (caches, stream::select_all(feeds).boxed())
     }
 
-    /// The watches that have not listed their objects yet, in words; empty once the cache can be relied on.
+    /// The watches that have not listed their objects yet, in words; empty once the cache can be
+    /// relied on.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<String> {
         self.read().waiting.iter().cloned().collect()
     }
 
-    fn workloads<K>(&self, client: &Client, kind: WorkloadKind, namespace: Option<&str>) -> BoxStream<'static, Changed>
+    fn workloads<K>(
+        &self,
+        client: &Client,
+        kind: WorkloadKind,
+        namespace: Option<&str>,
+    ) -> BoxStream<'static, Changed>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Into<Workload>
@@ -134,7 +152,10 @@ impl WorkloadStore {
         let scope = Scope { kind: None, namespace: only.map(Into::into) };
         self.feed(scope, events, |object: PartialObjectMeta<Namespace>| Row::Namespace {
             name: object.name_any(),
-            consent: object.metadata.annotations.and_then(|mut all| all.remove(labels::ROLLOUT_FROM)),
+            consent: object
+                .metadata
+                .annotations
+                .and_then(|mut all| all.remove(labels::ROLLOUT_FROM)),
         })
     }
 
@@ -183,12 +204,17 @@ impl WorkloadStore {
                 let listed = std::mem::take(listed);
                 self.write(|contents| {
                     contents.waiting.remove(&scope.to_string());
-                    let gone: Vec<_> =
-                        contents.keys_in(scope).into_iter().filter(|key| !listed.contains(key)).collect();
+                    let gone: Vec<_> = contents
+                        .keys_in(scope)
+                        .into_iter()
+                        .filter(|key| !listed.contains(key))
+                        .collect();
                     gone.into_iter().filter(|key| contents.remove(key)).collect()
                 })
             }
-            Event::Apply(object) => self.write(|contents| contents.put(reduce(object))).into_iter().collect(),
+            Event::Apply(object) => {
+                self.write(|contents| contents.put(reduce(object))).into_iter().collect()
+            }
             Event::Delete(object) => {
                 let key = reduce(object).key();
                 if self.write(|contents| contents.remove(&key)) { vec![key] } else { Vec::new() }
@@ -197,7 +223,8 @@ impl WorkloadStore {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Contents> {
-        // The lock is never held across a call that could panic; what a poisoned one guards is still whole.
+        // The lock is never held across a call that could panic; what a poisoned one guards is
+        // still whole.
         self.contents.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -211,7 +238,12 @@ impl Lookup for WorkloadStore {
         self.read().workloads.get(key).cloned()
     }
 
-    fn select(&self, kind: WorkloadKind, namespace: &str, labels: &BTreeMap<String, String>) -> Vec<Arc<Workload>> {
+    fn select(
+        &self,
+        kind: WorkloadKind,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Vec<Arc<Workload>> {
         let first = WorkloadKey { kind, namespace: namespace.into(), name: String::new() };
         self.read()
             .workloads
@@ -237,7 +269,8 @@ impl Contents {
         let key = row.key();
         let changed = match row {
             Row::Workload(workload) => {
-                let same = self.workloads.get(&workload.key).is_some_and(|known| **known == workload);
+                let same =
+                    self.workloads.get(&workload.key).is_some_and(|known| **known == workload);
                 if !same {
                     self.workloads.insert(workload.key.clone(), Arc::new(workload));
                 }
@@ -262,7 +295,8 @@ impl Contents {
     }
 
     fn keys_in(&self, scope: &Scope) -> Vec<Changed> {
-        let inside = |namespace: &String| scope.namespace.as_ref().is_none_or(|only| only == namespace);
+        let inside =
+            |namespace: &String| scope.namespace.as_ref().is_none_or(|only| only == namespace);
         match scope.kind {
             Some(kind) => self
                 .workloads
@@ -270,7 +304,13 @@ impl Contents {
                 .filter(|key| key.kind == kind && inside(&key.namespace))
                 .map(|key| Changed::Workload(key.clone()))
                 .collect(),
-            None => self.consent.keys().filter(|name| inside(name)).cloned().map(Changed::Namespace).collect(),
+            None => self
+                .consent
+                .keys()
+                .filter(|name| inside(name))
+                .cloned()
+                .map(Changed::Namespace)
+                .collect(),
         }
     }
 }
@@ -310,10 +350,17 @@ mod tests {
     }
 
     /// Feeds events of Deployments in and returns what changed.
-    async fn fed(caches: &WorkloadStore, namespace: Option<&str>, events: Vec<Event<Deployment>>) -> Vec<String> {
-        let scope = Scope { kind: Some(WorkloadKind::Deployment), namespace: namespace.map(Into::into) };
-        let changes = caches
-            .feed(scope, stream::iter(events.into_iter().map(Ok)), |object: Deployment| Row::Workload(object.into()));
+    async fn fed(
+        caches: &WorkloadStore,
+        namespace: Option<&str>,
+        events: Vec<Event<Deployment>>,
+    ) -> Vec<String> {
+        let scope =
+            Scope { kind: Some(WorkloadKind::Deployment), namespace: namespace.map(Into::into) };
+        let changes =
+            caches.feed(scope, stream::iter(events.into_iter().map(Ok)), |object: Deployment| {
+                Row::Workload(object.into())
+            });
         changes
             .map(|change| match change {
                 Changed::Workload(key) => key.to_string(),
@@ -343,7 +390,8 @@ mod tests {
             ],
         )
         .await;
-        let told = ["shop/web", "shop/old", "shop/web", "shop/old", "shop/web"].map(|key| format!("Deployment {key}"));
+        let told = ["shop/web", "shop/old", "shop/web", "shop/old", "shop/web"]
+            .map(|key| format!("Deployment {key}"));
         assert_eq!(changes, told);
         assert_eq!(caches.waiting_for(), Vec::<String>::new());
     }
@@ -352,11 +400,18 @@ mod tests {
     async fn a_relist_of_one_namespace_leaves_the_others_alone() {
         let caches = caches();
         let list = |namespace: &str| {
-            vec![Event::Init, Event::InitApply(deployment(namespace, "web", "app:1", "1")), Event::InitDone]
+            vec![
+                Event::Init,
+                Event::InitApply(deployment(namespace, "web", "app:1", "1")),
+                Event::InitDone,
+            ]
         };
         fed(&caches, Some("a"), list("a")).await;
         fed(&caches, Some("b"), list("b")).await;
-        assert_eq!(fed(&caches, Some("a"), vec![Event::Init, Event::InitDone]).await, ["Deployment a/web"]);
+        assert_eq!(
+            fed(&caches, Some("a"), vec![Event::Init, Event::InitDone]).await,
+            ["Deployment a/web"]
+        );
         let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
         assert_eq!(caches.select(WorkloadKind::Deployment, "a", &labels).len(), 0);
         assert_eq!(caches.select(WorkloadKind::Deployment, "b", &labels).len(), 1);

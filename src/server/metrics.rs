@@ -1,5 +1,6 @@
-//! The metrics, each with its type, labels and help. Labels have a fixed set of values, never the names of objects, so that
-//! their number does not grow with the cluster; which family it is stands in the objects and the Events.
+//! The metrics, each with its type, labels and help. Labels have a fixed set of values, never the
+//! names of objects, so that their number does not grow with the cluster; which family it is stands
+//! in the objects and the Events.
 
 use std::{
     collections::HashMap,
@@ -12,14 +13,17 @@ use jiff::Timestamp;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, text},
-    metrics::{counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge, histogram::Histogram},
+    metrics::{
+        counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge, histogram::Histogram,
+    },
     registry::Registry,
 };
 
 use crate::api::{CascadePhase, FailureClass, ImageCounts, ImageState};
 
 /// Bounds of builds and cascades, in seconds: from a layer of text to an operating system.
-const LONG: [f64; 12] = [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
+const LONG: [f64; 12] =
+    [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
 /// Bounds of a reconciler's passes, in seconds.
 const SHORT: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -59,7 +63,8 @@ pub enum BuildResult {
     Cancelled,
 }
 
-/// How a check ended. Several required ones that fail in one attempt count once, as on its budget of retries.
+/// How a check ended. Several required ones that fail in one attempt count once, as on its budget
+/// of retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum CheckResult {
     /// A check has passed.
@@ -163,19 +168,51 @@ impl Metrics {
     fn register(&self) -> Registry {
         let mut all = Registry::with_prefix("groundswell");
         all.register_collector(Box::new(self.fleet.clone()));
-        all.register("cascades_started", "Cascades of builds that began", self.cascades_started.clone());
-        all.register("cascades_finished", "Cascades of builds that ended, by outcome", self.cascades_finished.clone());
-        all.register("cascade_duration_seconds", "Length of ended cascades", self.cascade_seconds.clone());
+        all.register(
+            "cascades_started",
+            "Cascades of builds that began",
+            self.cascades_started.clone(),
+        );
+        all.register(
+            "cascades_finished",
+            "Cascades of builds that ended, by outcome",
+            self.cascades_finished.clone(),
+        );
+        all.register(
+            "cascade_duration_seconds",
+            "Length of ended cascades",
+            self.cascade_seconds.clone(),
+        );
         all.register("builds", "Builds that ended, by result", self.builds.clone());
         let help = "Builds that only the operator's limits of builds at once keep from starting";
         all.register("builds_waiting_for_limits", help, self.builds_waiting.clone());
         all.register("checks", "Checks that ended, by result", self.checks.clone());
-        all.register("build_duration_seconds", "Length of builds, by result", self.build_seconds.clone());
+        all.register(
+            "build_duration_seconds",
+            "Length of builds, by result",
+            self.build_seconds.clone(),
+        );
         all.register("upstream_polls", "Polls of upstreams, by result", self.polls.clone());
-        all.register("reconciles", "Passes of the reconcilers, by kind of object", self.reconciles.clone());
-        all.register("reconcile_errors", "Failed passes, by kind and reason", self.reconcile_errors.clone());
-        all.register("reconcile_duration_seconds", "Length of passes, by kind", self.reconcile_seconds.clone());
-        all.register("leader", "Whether this replica acts: 1, or 0 in a standby", self.leader.clone());
+        all.register(
+            "reconciles",
+            "Passes of the reconcilers, by kind of object",
+            self.reconciles.clone(),
+        );
+        all.register(
+            "reconcile_errors",
+            "Failed passes, by kind and reason",
+            self.reconcile_errors.clone(),
+        );
+        all.register(
+            "reconcile_duration_seconds",
+            "Length of passes, by kind",
+            self.reconcile_seconds.clone(),
+        );
+        all.register(
+            "leader",
+            "Whether this replica acts: 1, or 0 in a standby",
+            self.leader.clone(),
+        );
         all
     }
 
@@ -219,7 +256,8 @@ impl Metrics {
         self.polls.get_or_create(&Polled { result }).inc();
     }
 
-    /// A pass over an object of this kind ended; `failure` is the error's category, one of a fixed few.
+    /// A pass over an object of this kind ended; `failure` is the error's category, one of a fixed
+    /// few.
     pub fn reconciled(&self, kind: &'static str, length: Duration, failure: Option<&'static str>) {
         self.reconciles.get_or_create(&Kind { kind }).inc();
         self.reconcile_seconds.get_or_create(&Kind { kind }).observe(length.as_secs_f64());
@@ -233,8 +271,8 @@ impl Metrics {
         self.leader.set(i64::from(leads));
     }
 
-    /// What a family's images are doing, and since when the one that has been stale longest is stale. `family` is only a key,
-    /// to be given again when the family goes.
+    /// What a family's images are doing, and since when the one that has been stale longest is
+    /// stale. `family` is only a key, to be given again when the family goes.
     pub fn family(&self, family: &str, counts: &ImageCounts, stale_since: Option<Timestamp>) {
         self.fleet.lock().insert(family.into(), Share { counts: counts.clone(), stale_since });
     }
@@ -307,7 +345,12 @@ impl Fleet {
 impl Collector for Fleet {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
         let families = ConstGauge::new(i64::try_from(self.lock().len()).unwrap_or(i64::MAX));
-        families.encode(encoder.encode_descriptor("families", "Families", None, families.metric_type())?)?;
+        families.encode(encoder.encode_descriptor(
+            "families",
+            "Families",
+            None,
+            families.metric_type(),
+        )?)?;
         let staleness = ConstGauge::new(self.staleness(Timestamp::now()));
         let help = "For how long the image that has been stale longest is stale";
         staleness.encode(encoder.encode_descriptor(

@@ -1,4 +1,5 @@
-//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`. Plain HTTP inside of the cluster, nothing secret in it.
+//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`. Plain HTTP inside of the cluster,
+//! nothing secret in it.
 
 pub mod metrics;
 pub mod readiness;
@@ -27,8 +28,8 @@ pub struct Error(#[from] io::Error);
 
 /// Serves health and metrics until `shutdown` resolves.
 ///
-/// The process lives as long as it answers: `/livez` asks nothing, so that an API server that is away does not make the
-/// kubelet kill the controller.
+/// The process lives as long as it answers: `/livez` asks nothing, so that an API server that is
+/// away does not make the kubelet kill the controller.
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
@@ -36,10 +37,11 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Error> {
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = axum::serve(listener, router(readiness, metrics)).with_graceful_shutdown(async move {
-        shutdown.await;
-        drop(stopping);
-    });
+    let server =
+        axum::serve(listener, router(readiness, metrics)).with_graceful_shutdown(async move {
+            shutdown.await;
+            drop(stopping);
+        });
     let too_late = async {
         _ = stopped.await;
         tokio::time::sleep(GRACE).await;
@@ -61,15 +63,24 @@ async fn readyz(State(readiness): State<Readiness>) -> Response {
     if missing.is_empty() {
         return "ok\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready:\n- {}\n", missing.join("\n- "))).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready:\n- {}\n", missing.join("\n- ")))
+        .into_response()
 }
 
 async fn scrape(State(metrics): State<Metrics>) -> Response {
     match metrics.encode() {
-        Ok(text) => ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+        Ok(text) => (
+            [(
+                header::CONTENT_TYPE,
+                "application/openmetrics-text; version=1.0.0; \
+            charset=utf-8",
+            )],
+            text,
+        )
             .into_response(),
         Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}\n")).into_response()
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}\n"))
+                .into_response()
         }
     }
 }
@@ -92,11 +103,21 @@ mod tests {
     #[tokio::test]
     async fn readiness_names_what_is_missing_and_liveness_stays_green() {
         let readiness = Readiness::default();
-        readiness.require("custom resources", || vec!["imagefamilies.groundswell.dev is not installed".into()]);
+        readiness.require("custom resources", || {
+            vec![
+                "imagefamilies.groundswell.dev is not \
+            installed"
+                    .into(),
+            ]
+        });
         let router = router(readiness, Metrics::default());
         let (status, text) = get(router.clone(), "/readyz").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(text, "not ready:\n- custom resources: imagefamilies.groundswell.dev is not installed\n");
+        assert_eq!(
+            text,
+            "not ready:\n- custom resources: imagefamilies.groundswell.dev is not \
+                          installed\n"
+        );
         assert_eq!(get(router, "/livez").await, (StatusCode::OK, "ok\n".into()));
     }
 
@@ -105,11 +126,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let server = tokio::spawn(serve(listener, Readiness::default(), Metrics::default(), async move {
-            _ = stopped.await;
-        }));
-        let text =
-            reqwest::get(format!("http://{address}/metrics")).await.expect("an answer").text().await.expect("text");
+        let server =
+            tokio::spawn(serve(listener, Readiness::default(), Metrics::default(), async move {
+                _ = stopped.await;
+            }));
+        let text = reqwest::get(format!("http://{address}/metrics"))
+            .await
+            .expect("an answer")
+            .text()
+            .await
+            .expect("text");
         assert!(text.contains("groundswell_leader 0"), "{text}");
         drop(stop);
         server.await.expect("no panic").expect("ended");

@@ -17,8 +17,13 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Adds a requirement. `probe` is called on every request, so it must be quick and must not wait.
-    pub fn require(&self, what: &'static str, probe: impl Fn() -> Vec<String> + Send + Sync + 'static) {
+    /// Adds a requirement. `probe` is called on every request, so it must be quick and must not
+    /// wait.
+    pub fn require(
+        &self,
+        what: &'static str,
+        probe: impl Fn() -> Vec<String> + Send + Sync + 'static,
+    ) {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner).push((what, Arc::new(probe)));
     }
 
@@ -28,7 +33,9 @@ impl Readiness {
         let probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner).clone();
         probes
             .into_iter()
-            .flat_map(|(what, probe)| probe().into_iter().map(move |missing| format!("{what}: {missing}")))
+            .flat_map(|(what, probe)| {
+                probe().into_iter().map(move |missing| format!("{what}: {missing}"))
+            })
             .collect()
     }
 }

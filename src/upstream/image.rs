@@ -32,7 +32,12 @@ pub struct UpstreamDigest {
 impl ImageKey {
     /// The key of a reference, `host/repository:tag`, of which these platforms must be there.
     #[must_use]
-    pub fn new(client: &Client, reference: &str, platforms: &[String], keychain: &Arc<Keychain>) -> Self {
+    pub fn new(
+        client: &Client,
+        reference: &str,
+        platforms: &[String],
+        keychain: &Arc<Keychain>,
+    ) -> Self {
         let parsed: Option<Reference> = reference.parse().ok();
         let identity = parsed.map(|parsed| client.identity(&parsed, keychain));
         let mut platforms = platforms.to_vec();
@@ -65,12 +70,18 @@ impl fmt::Debug for ImageKey {
     }
 }
 
-/// Asks where the tag stands. A HEAD, which registries do not count as a pull; the manifest itself is read only when the
-/// digest is a new one and platforms are asked for.
-pub async fn look(client: &Client, key: &ImageKey, last: Option<&UpstreamDigest>) -> Result<UpstreamDigest, Problem> {
+/// Asks where the tag stands. A HEAD, which registries do not count as a pull; the manifest itself
+/// is read only when the digest is a new one and platforms are asked for.
+pub async fn look(
+    client: &Client,
+    key: &ImageKey,
+    last: Option<&UpstreamDigest>,
+) -> Result<UpstreamDigest, Problem> {
     let reference: Reference = key.reference.parse()?;
     let Some(found) = client.head(&reference, &key.keychain).await? else {
-        let message = format!("{reference} does not exist in the registry; correct the image or the tag, or push it");
+        let message = format!(
+            "{reference} does not exist in the registry; correct the image or the tag, or push it"
+        );
         return Err(Problem { reason: reason::IMAGE_NOT_FOUND, message });
     };
     let digest = found.digest.to_string();
@@ -86,16 +97,21 @@ pub async fn look(client: &Client, key: &ImageKey, last: Option<&UpstreamDigest>
         Kind::Index(index) => index.platforms(),
         Kind::Image(image) => vec![client.config(&by_digest, image, &key.keychain).await?.platform],
     };
-    let missing = key.platforms.iter().filter(|wanted| !offered.iter().any(|offered| offers(offered, wanted)));
+    let missing = key
+        .platforms
+        .iter()
+        .filter(|wanted| !offered.iter().any(|offered| offers(offered, wanted)));
     Ok(UpstreamDigest { digest, missing_platforms: missing.cloned().collect() })
 }
 
-/// Whether a platform is the wanted one, however either is spelled; one that is wanted without a variant is met by any.
+/// Whether a platform is the wanted one, however either is spelled; one that is wanted without a
+/// variant is met by any.
 fn offers(offered: &Platform, wanted: &str) -> bool {
     let Ok(platform) = wanted.parse::<Platform>();
     let any_variant = wanted.split('/').count() < 3;
     *offered == platform
-        || any_variant && (&offered.os, &offered.architecture) == (&platform.os, &platform.architecture)
+        || any_variant
+            && (&offered.os, &offered.architecture) == (&platform.os, &platform.architecture)
 }
 
 #[cfg(test)]
@@ -134,7 +150,11 @@ mod tests {
         let told = digest.to_string();
         let answer = move |seen: &crate::registry::fault_registry::Seen| {
             let (length, head) = (body.len().to_string(), seen.method == "HEAD");
-            let headers = [("content-type", OCI_INDEX), ("docker-content-digest", &told), ("content-length", &length)];
+            let headers = [
+                ("content-type", OCI_INDEX),
+                ("docker-content-digest", &told),
+                ("content-length", &length),
+            ];
             reply(200, &headers, if head { Body::empty() } else { Body::from(body.clone()) })
         };
         (FaultRegistry::start(answer).await, digest)
@@ -151,14 +171,21 @@ mod tests {
             let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
             ImageKey::new(&client, &reference, &platforms, &keychain)
         };
-        let gets = || registry.requests().iter().filter(|request| request.starts_with("GET")).count();
+        let gets =
+            || registry.requests().iter().filter(|request| request.starts_with("GET")).count();
 
         let any = look(&client, &key(&[]), None).await.expect("any");
-        assert_eq!((any.digest.as_str(), any.missing_platforms.len(), gets()), (digest.as_str(), 0, 0));
+        assert_eq!(
+            (any.digest.as_str(), any.missing_platforms.len(), gets()),
+            (digest.as_str(), 0, 0)
+        );
 
         let asked = key(&["linux/amd64", "linux/arm64"]);
         let first = look(&client, &asked, None).await.expect("first");
-        assert_eq!((first.missing_platforms.as_slice(), gets()), (&["linux/arm64".to_owned()][..], 1));
+        assert_eq!(
+            (first.missing_platforms.as_slice(), gets()),
+            (&["linux/arm64".to_owned()][..], 1)
+        );
         let second = look(&client, &asked, Some(&first)).await.expect("second");
         assert_eq!((second, gets()), (first, 1));
     }

@@ -1,7 +1,9 @@
-//! Asking at intervals: one poll per distinct key, however many owners are interested, spread over time.
+//! Asking at intervals: one poll per distinct key, however many owners are interested, spread over
+//! time.
 //!
-//! Generic over what is asked: tags of images and revisions of sources are polled alike. An answer is kept as the last
-//! polled of its key; owners are told when it changes, as a set, so that a storm of changes wakes each of them once.
+//! Generic over what is asked: tags of images and revisions of sources are polled alike. An answer
+//! is kept as the last polled of its key; owners are told when it changes, as a set, so that a
+//! storm of changes wakes each of them once.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -52,9 +54,11 @@ pub struct Polled<V> {
     pub polled_at: Timestamp,
 }
 
-type Fetch<K, V> = Box<dyn Fn(K, Option<Arc<Polled<V>>>) -> BoxFuture<'static, Result<V, Problem>> + Send + Sync>;
+type Fetch<K, V> =
+    Box<dyn Fn(K, Option<Arc<Polled<V>>>) -> BoxFuture<'static, Result<V, Problem>> + Send + Sync>;
 
-/// Polls keys of type `K` for values of type `V` on behalf of owners of type `O`. Ends when it is dropped.
+/// Polls keys of type `K` for values of type `V` on behalf of owners of type `O`. Ends when it is
+/// dropped.
 pub struct Poller<K, V, O>(Arc<Shared<K, V, O>>);
 
 struct Shared<K, V, O> {
@@ -105,7 +109,8 @@ where
     V: Clone + PartialEq + Send + Sync + 'static,
     O: Clone + Eq + Hash + Send + Sync + 'static,
 {
-    /// Starts polling. `fetch` asks for one key, and is given what was last seen of it; it may take at most `longest`.
+    /// Starts polling. `fetch` asks for one key, and is given what was last seen of it; it may take
+    /// at most `longest`.
     pub fn start<F>(
         longest: Duration,
         clock: Clock,
@@ -139,7 +144,10 @@ where
     pub fn set_interests(&self, owner: &O, interests: Vec<Interest<K>>) {
         let mut wanted: IndexMap<K, Duration> = IndexMap::new();
         for Interest { key, interval } in interests {
-            wanted.entry(key).and_modify(|shortest| *shortest = interval.min(*shortest)).or_insert(interval);
+            wanted
+                .entry(key)
+                .and_modify(|shortest| *shortest = interval.min(*shortest))
+                .or_insert(interval);
         }
         let mut state = self.0.lock();
         let unwanted = state.owners.remove(owner).unwrap_or_default();
@@ -213,7 +221,15 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> State<K, V, O> {
         let number = self.next_number;
         self.next_number += 1;
         let owners = IndexMap::from([(owner.clone(), interval)]);
-        let entry = Entry { number, owners, polled: None, failures: 0, polls: 0, at: Some(now), last: None };
+        let entry = Entry {
+            number,
+            owners,
+            polled: None,
+            failures: 0,
+            polls: 0,
+            at: Some(now),
+            last: None,
+        };
         self.entries.insert(key.clone(), entry);
         self.numbers.insert(number, key.clone());
         self.due.insert((now, number));
@@ -285,10 +301,11 @@ where
 {
     let polled_at = shared.clock.now();
     let last = shared.lock().entries.get(&key).and_then(|entry| entry.polled.clone());
-    let answer = timeout(shared.longest, (shared.fetch)(key.clone(), last)).await.unwrap_or_else(|_| {
-        let message = format!("no answer within {} s", shared.longest.as_secs());
-        Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message })
-    });
+    let answer =
+        timeout(shared.longest, (shared.fetch)(key.clone(), last)).await.unwrap_or_else(|_| {
+            let message = format!("no answer within {} s", shared.longest.as_secs());
+            Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message })
+        });
 
     let mut state = shared.lock();
     let state = &mut *state;
@@ -308,10 +325,12 @@ where
             Polled { value, first_seen, problem: Some(problem), polled_at }
         }
     };
-    let told = before.is_none_or(|before| before.value != polled.value || before.problem != polled.problem);
+    let told = before
+        .is_none_or(|before| before.value != polled.value || before.problem != polled.problem);
     entry.polled = Some(Arc::new(polled));
     entry.polls = entry.polls.wrapping_add(1);
-    let spread = BuildHasherDefault::<DefaultHasher>::default().hash_one((entry.number, entry.polls));
+    let spread =
+        BuildHasherDefault::<DefaultHasher>::default().hash_one((entry.number, entry.polls));
     let at = Instant::now() + pause(entry.interval(), entry.failures, spread);
     entry.at = Some(at);
     state.due.insert((at, entry.number));
@@ -323,8 +342,8 @@ where
     shared.earlier.notify_one();
 }
 
-/// The pause until the next poll: 90 % to 110 % of the interval as `spread` says, doubled by each failure in a row up to
-/// eight times.
+/// The pause until the next poll: 90 % to 110 % of the interval as `spread` says, doubled by each
+/// failure in a row up to eight times.
 fn pause(interval: Duration, failures: u32, spread: u64) -> Duration {
     let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(SLOWEST).clamp(1, SLOWEST);
     let spread = u32::try_from(spread % 201).unwrap_or(100);
@@ -347,8 +366,10 @@ mod tests {
     fn start() -> (Arc<Server>, Poller<&'static str, u32, &'static str>) {
         let server = Arc::new(Server { polls: AtomicUsize::new(0), answer: Mutex::new(Ok(1)) });
         let asked = Arc::clone(&server);
-        let poller =
-            Poller::start(Duration::from_secs(5), Clock::new(|| Timestamp::UNIX_EPOCH), move |key: &'static str, _| {
+        let poller = Poller::start(
+            Duration::from_secs(5),
+            Clock::new(|| Timestamp::UNIX_EPOCH),
+            move |key: &'static str, _| {
                 let asked = Arc::clone(&asked);
                 async move {
                     asked.polls.fetch_add(1, Ordering::SeqCst);
@@ -357,7 +378,8 @@ mod tests {
                     }
                     asked.answer.lock().expect("answer").clone()
                 }
-            });
+            },
+        );
         (server, poller)
     }
 
@@ -392,7 +414,11 @@ mod tests {
         let mut changes = Box::pin(poller.changes());
         poller.set_interests(&"a", every("key", 10));
         assert_eq!(changes.next().await, Some("a"));
-        assert!(timeout(Duration::from_mins(1), changes.next()).await.is_err(), "nothing has changed");
+        assert!(
+            timeout(Duration::from_mins(1), changes.next()).await.is_err(),
+            "nothing has \
+            changed"
+        );
         *server.answer.lock().expect("answer") =
             Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() });
         assert_eq!(changes.next().await, Some("a"));

@@ -47,7 +47,8 @@ networkPolicy:
   metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
 ";
 
-/// Folders with Helm and kubeconform, for PATH; they are compiled from pinned modules when they are not in the cache.
+/// Folders with Helm and kubeconform, for PATH; they are compiled from pinned modules when they are
+/// not in the cache.
 static TOOLS: LazyLock<String> = LazyLock::new(|| {
     let output = Command::new(root().join("dev/tools/build"))
         .args(["--path", "helm", "kubeconform"])
@@ -87,7 +88,8 @@ pub fn lint(values: &str) -> Result<String, String> {
 
 /// `helm template`, in the namespace that the documents name.
 pub fn render(values: &str, more: &[&str]) -> Result<String, String> {
-    let arguments = ["template", "groundswell", "charts/groundswell", "--namespace", "groundswell-system"];
+    let arguments =
+        ["template", "groundswell", "charts/groundswell", "--namespace", "groundswell-system"];
     helm(&[&arguments[..], &["--kube-version", "1.36.0"]].concat(), values, more)
 }
 

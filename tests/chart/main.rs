@@ -1,7 +1,8 @@
-//! The chart: what it renders, what it refuses, and that `deploy/` is the same. With Helm and kubeconform, without a cluster;
-//! the end-to-end tests install it.
+//! The chart: what it renders, what it refuses, and that `deploy/` is the same. With Helm and
+//! kubeconform, without a cluster; the end-to-end tests install it.
 //!
-//! `make generate` writes the snapshots and `deploy/` (it sets `GENERATE=1`); without it a difference fails.
+//! `make generate` writes the snapshots and `deploy/` (it sets `GENERATE=1`); without it a
+//! difference fails.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
@@ -15,7 +16,8 @@ use helm::{DEFAULTS, EVERYTHING, NAMESPACES, documents, lint, render, root};
 use serde_json::Value;
 
 /// The values' names, and the values.
-const VALUES: [(&str, &str); 3] = [("defaults", DEFAULTS), ("namespaces", NAMESPACES), ("everything", EVERYTHING)];
+const VALUES: [(&str, &str); 3] =
+    [("defaults", DEFAULTS), ("namespaces", NAMESPACES), ("everything", EVERYTHING)];
 
 fn name(document: &Value) -> String {
     let text = |pointer| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
@@ -55,17 +57,24 @@ fn what_it_renders_is_valid() {
 #[test]
 fn every_shipped_strategy_is_valid() {
     let folder = root().join("charts/groundswell/files/strategies");
-    let files = fs::read_dir(folder).expect("strategies").map(|entry| entry.expect("an entry").path());
-    let names: Vec<String> =
-        files.map(|path| path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned()).collect();
-    let text = render(&format!("buildStrategies: {{install: [{}]}}", names.join(", ")), &[]).expect("rendered");
+    let files =
+        fs::read_dir(folder).expect("strategies").map(|entry| entry.expect("an entry").path());
+    let names: Vec<String> = files
+        .map(|path| path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned())
+        .collect();
+    let text = render(&format!("buildStrategies: {{install: [{}]}}", names.join(", ")), &[])
+        .expect("rendered");
     schemas::validate(&text).unwrap_or_else(|problems| panic!("{problems}"));
     let rendered = documents(&text);
     let rendered: BTreeSet<&str> = of_kind(&rendered, "BuildStrategy")
         .iter()
         .filter_map(|strategy| strategy["metadata"]["name"].as_str())
         .collect();
-    assert_eq!(rendered, names.iter().map(String::as_str).collect(), "a strategy is named as its file");
+    assert_eq!(
+        rendered,
+        names.iter().map(String::as_str).collect(),
+        "a strategy is named as its file"
+    );
 }
 
 #[test]
@@ -84,14 +93,18 @@ fn the_definitions_are_the_generated_ones_and_are_kept() {
     for definition in definitions {
         let metadata = &definition["metadata"];
         assert_eq!(metadata["annotations"]["helm.sh/resource-policy"], "keep");
-        let path = root().join("crds").join(format!("{}.yaml", metadata["name"].as_str().expect("a name")));
-        let generated = documents(&fs::read_to_string(&path).expect("a generated definition")).remove(0);
+        let path = root()
+            .join("crds")
+            .join(format!("{}.yaml", metadata["name"].as_str().expect("a name")));
+        let generated =
+            documents(&fs::read_to_string(&path).expect("a generated definition")).remove(0);
         assert_eq!(definition["spec"], generated["spec"], "{}", path.display());
     }
 }
 
 #[test]
-fn with_a_list_of_namespaces_no_cluster_wide_right_is_left_but_reading_strategies_and_these_namespaces() {
+fn with_a_list_of_namespaces_no_cluster_wide_right_is_left_but_reading_strategies_and_these_namespaces()
+ {
     let rendered = documents(&render(NAMESPACES, &[]).expect("rendered"));
     let bound: BTreeSet<String> = of_kind(&rendered, "ClusterRoleBinding")
         .iter()
@@ -116,12 +129,24 @@ fn with_a_list_of_namespaces_no_cluster_wide_right_is_left_but_reading_strategie
 
 #[test]
 fn a_rule_says_why_it_is_there_and_asks_for_nothing_it_could_do_without() {
-    for file in ["_rules.tpl", "rbac-cluster.yaml", "rbac-leader-election.yaml", "rbac-people.yaml"] {
-        let text = fs::read_to_string(root().join("charts/groundswell/templates").join(file)).expect("a template");
+    for file in ["_rules.tpl", "rbac-cluster.yaml", "rbac-leader-election.yaml", "rbac-people.yaml"]
+    {
+        let text = fs::read_to_string(root().join("charts/groundswell/templates").join(file))
+            .expect("a template");
         let lines: Vec<&str> = text.lines().collect();
-        for (number, line) in lines.iter().enumerate().filter(|(_, line)| line.starts_with("- apiGroups")) {
-            let before = number.checked_sub(1).and_then(|number| lines.get(number)).copied().unwrap_or_default();
-            assert!(before.starts_with('#') || before.starts_with("  verbs"), "{file}:{}: {line}", number + 1);
+        for (number, line) in
+            lines.iter().enumerate().filter(|(_, line)| line.starts_with("- apiGroups"))
+        {
+            let before = number
+                .checked_sub(1)
+                .and_then(|number| lines.get(number))
+                .copied()
+                .unwrap_or_default();
+            assert!(
+                before.starts_with('#') || before.starts_with("  verbs"),
+                "{file}:{}: {line}",
+                number + 1
+            );
         }
     }
     for (_, values) in VALUES {
@@ -136,7 +161,11 @@ fn a_strategy_is_made_by_a_hook_until_its_kind_is_known() {
         let rendered = documents(&render(DEFAULTS, arguments).expect("rendered"));
         let strategies = of_kind(&rendered, "BuildStrategy");
         assert!(!strategies.is_empty());
-        assert!(strategies.iter().all(|s| s["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"));
+        assert!(
+            strategies
+                .iter()
+                .all(|s| s["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep")
+        );
         strategies.iter().any(|s| s["metadata"]["annotations"].get("helm.sh/hook").is_some())
     };
     assert!(hook(&[]));
@@ -151,7 +180,10 @@ fn bad_values_are_refused_by_name() {
         ("image: {repo: x}", "repo"),
         ("watchNamespaces: [Team_A]", "/watchNamespaces/0"),
         ("registries: {plainHttp: ['http://r.example.com']}", "/registries/plainHttp/0"),
-        ("registries: {mirrors: {docker.io: ['https://user@r.example.com']}}", "/registries/mirrors/docker.io/0"),
+        (
+            "registries: {mirrors: {docker.io: ['https://user@r.example.com']}}",
+            "/registries/mirrors/docker.io/0",
+        ),
         ("registries: {timeout: 5}", "/registries/timeout"),
         ("buildStrategies: {install: [nobuild]}", "there is no strategy \"nobuild\""),
         ("colour: blue", "colour"),
@@ -163,7 +195,8 @@ fn bad_values_are_refused_by_name() {
 
 #[test]
 fn every_documented_value_stands_in_the_schema() {
-    let read = |file: &str| fs::read_to_string(root().join("charts/groundswell").join(file)).expect(file);
+    let read =
+        |file: &str| fs::read_to_string(root().join("charts/groundswell").join(file)).expect(file);
     let values = documents(&read("values.yaml")).remove(0);
     let schema: Value = serde_json::from_str(&read("values.schema.json")).expect("JSON");
     for name in values.as_object().expect("values").keys() {
@@ -182,8 +215,13 @@ fn names_are_unique() {
         let rendered = documents(&render(values, &[]).expect("rendered"));
         let mut seen = BTreeSet::new();
         for document in &rendered {
-            let place = document.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
-            assert!(seen.insert(format!("{place} {}", name(document))), "{} stands twice", name(document));
+            let place =
+                document.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
+            assert!(
+                seen.insert(format!("{place} {}", name(document))),
+                "{} stands twice",
+                name(document)
+            );
         }
     }
 }

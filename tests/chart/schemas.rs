@@ -1,5 +1,6 @@
-//! Schemas for kubeconform, made of what is at hand: Kubernetes' own description of its API, which comes with the module that
-//! the development cluster's API server is compiled from, and our definitions.
+//! Schemas for kubeconform, made of what is at hand: Kubernetes' own description of its API, which
+//! comes with the module that the development cluster's API server is compiled from, and our
+//! definitions.
 
 use std::{fs, io::Write as _, path::Path, process::Stdio, sync::LazyLock};
 
@@ -15,9 +16,11 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     folder
 });
 
-/// Checks every document against its schema, unknown fields included; the problems, if there are any.
+/// Checks every document against its schema, unknown fields included; the problems, if there are
+/// any.
 pub fn validate(text: &str) -> Result<(), String> {
-    let location = format!("{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", FOLDER.path().display());
+    let location =
+        format!("{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", FOLDER.path().display());
     let mut child = tool("kubeconform")
         // Of the Prometheus operator; its definition is not at hand.
         .args(["-strict", "-summary", "-skip", "ServiceMonitor", "-schema-location", &location])
@@ -41,8 +44,10 @@ fn write_kubernetes(folder: &Path) {
         .expect("go");
     assert!(module.status.success(), "{}", String::from_utf8_lossy(&module.stderr));
     let module: Value = serde_json::from_slice(&module.stdout).expect("JSON");
-    let swagger = Path::new(module["Dir"].as_str().expect("a folder")).join("api/openapi-spec/swagger.json");
-    let text = fs::read_to_string(&swagger).unwrap_or_else(|error| panic!("{}: {error}", swagger.display()));
+    let swagger =
+        Path::new(module["Dir"].as_str().expect("a folder")).join("api/openapi-spec/swagger.json");
+    let text = fs::read_to_string(&swagger)
+        .unwrap_or_else(|error| panic!("{}: {error}", swagger.display()));
     let mut swagger: Value = serde_json::from_str(&text).expect("JSON");
     let definitions = swagger["definitions"].as_object_mut().expect("definitions");
     for (name, definition) in definitions.iter_mut() {
@@ -50,7 +55,9 @@ fn write_kubernetes(folder: &Path) {
             *definition = json!({"type": ["string", "integer"]});
         } else if name.ends_with("resource.Quantity") {
             *definition = json!({"type": ["string", "number"]});
-        } else if let Some(object) = definition.as_object_mut().filter(|object| object.contains_key("properties")) {
+        } else if let Some(object) =
+            definition.as_object_mut().filter(|object| object.contains_key("properties"))
+        {
             object.insert("additionalProperties".into(), false.into());
         }
     }
@@ -68,7 +75,8 @@ fn write_kubernetes(folder: &Path) {
             );
         }
     }
-    fs::write(folder.join("_definitions.json"), json!({"definitions": definitions}).to_string()).expect("write");
+    fs::write(folder.join("_definitions.json"), json!({"definitions": definitions}).to_string())
+        .expect("write");
 }
 
 fn write_ours(folder: &Path) {
@@ -96,14 +104,20 @@ fn write_ours(folder: &Path) {
     }
 }
 
-/// Makes unknown fields an error, as `kubectl --validate=strict` does, but where they are to be preserved.
+/// Makes unknown fields an error, as `kubectl --validate=strict` does, but where they are to be
+/// preserved.
 fn close(schema: &mut Value) {
     let Some(object) = schema.as_object_mut() else { return };
-    if object.contains_key("properties") && !object.contains_key("x-kubernetes-preserve-unknown-fields") {
+    if object.contains_key("properties")
+        && !object.contains_key("x-kubernetes-preserve-unknown-fields")
+    {
         object.insert("additionalProperties".into(), false.into());
     }
-    for property in
-        object.get_mut("properties").and_then(Value::as_object_mut).into_iter().flat_map(|all| all.values_mut())
+    for property in object
+        .get_mut("properties")
+        .and_then(Value::as_object_mut)
+        .into_iter()
+        .flat_map(|all| all.values_mut())
     {
         close(property);
     }
@@ -114,7 +128,8 @@ fn close(schema: &mut Value) {
 
 /// Where kubeconform looks: the kind, the first part of the group, the version.
 fn write_schema(folder: &Path, group: &str, version: &str, kind: &str, schema: &Value) {
-    let group = group.split('.').next().filter(|group| !group.is_empty()).map(|group| format!("-{group}"));
+    let group =
+        group.split('.').next().filter(|group| !group.is_empty()).map(|group| format!("-{group}"));
     let name = format!("{kind}{}-{version}.json", group.unwrap_or_default()).to_lowercase();
     fs::write(folder.join(name), schema.to_string()).expect("write");
 }

@@ -15,7 +15,8 @@ async fn the_same_inputs_give_the_same_digest() {
     // Files with times, with owners, in new folders, removed ones; in two levels.
     let mut base = image("base", "alpine");
     base["source"]["inline"] = json!(
-        "FROM alpine:3.20\nRUN mkdir -p /srv/a/b && date > /dev/null && touch /srv/a/b/c && chown 1000:1000 /srv/a && rm /etc/os-release\n"
+        "FROM alpine:3.20\nRUN mkdir -p /srv/a/b && date > /dev/null && touch /srv/a/b/c && chown \
+         1000:1000 /srv/a && rm /etc/os-release\n"
     );
     let images = json!([base, image("top", "base")]);
     let spec = here.spec(images.clone());
@@ -65,7 +66,11 @@ async fn a_failed_build_says_why_and_blocks_only_what_is_below() {
         let status = at_rest(&scene, image).await;
         assert_eq!(status.reason, reason, "{image}: {}", status.message);
         for said in said {
-            assert!(status.message.contains(said), "{image}: {said:?} is not in {:?}", status.message);
+            assert!(
+                status.message.contains(said),
+                "{image}: {said:?} is not in {:?}",
+                status.message
+            );
         }
         assert_eq!(scene.tag(image, "latest").await, "", "{image}:latest");
     }
@@ -82,7 +87,12 @@ async fn a_failed_build_says_why_and_blocks_only_what_is_below() {
     let builds = place.jobs_per_fingerprint(FAMILY).await;
     assert!(builds.values().all(|jobs| *jobs == 1), "{builds:?}");
     for image in ["base", "beside", "below"] {
-        assert_eq!(builds.keys().filter(|(built, _)| built == image).count(), 1, "builds of {image}: {builds:?}");
+        assert_eq!(
+            builds.keys().filter(|(built, _)| built == image).count(),
+            1,
+            "builds of \
+            {image}: {builds:?}"
+        );
     }
     for (image, digest) in &digests {
         assert_eq!(scene.tag(image, "latest").await, *digest, "{image}:latest");

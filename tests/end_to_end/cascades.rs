@@ -1,4 +1,5 @@
-//! "The base image has been updated", by the examples: the whole way from the push to what a workload answers.
+//! "The base image has been updated", by the examples: the whole way from the push to what a
+//! workload answers.
 
 use std::sync::Arc;
 
@@ -29,7 +30,10 @@ pub struct Patched {
 impl Example {
     async fn apply(session: &Arc<Session>, name: &'static str) -> Self {
         let session = Arc::clone(session);
-        session.cluster.run("kubectl", &["apply", "-k", &format!("examples/{name}")]).expect("applied");
+        session
+            .cluster
+            .run("kubectl", &["apply", "-k", &format!("examples/{name}")])
+            .expect("applied");
         let place = Place { client: session.client.clone(), namespace: name.into() };
         place.wait_family(name, "Ready", 2 * CASCADE).await;
         Self { session, place, name }
@@ -38,7 +42,10 @@ impl Example {
     /// Moves an upstream and waits until everything on it is rebuilt.
     async fn patch(&self, upstream: &str) -> Patched {
         let before = self.place.digests(self.name).await;
-        let said = self.session.cluster.run("dev/images/patch", &["--cluster", &self.session.cluster.name, upstream]);
+        let said = self
+            .session
+            .cluster
+            .run("dev/images/patch", &["--cluster", &self.session.cluster.name, upstream]);
         let said = said.expect("patched");
         let (version, digest) = said.trim().rsplit_once(' ').expect("a version and a digest");
         self.place.wait_rebuilt(self.name, &before, CASCADE).await;
@@ -50,21 +57,39 @@ impl Example {
         let cascade = self.place.wait_cascade(&patched.digest).await;
         assert_whole(&cascade, levels);
         let built = self.place.builds(self.name, Some(&cascade)).await;
-        assert_eq!(built, levels.concat().iter().map(|name| ((*name).to_owned(), 1)).collect(), "Jobs of each image");
+        assert_eq!(
+            built,
+            levels.concat().iter().map(|name| ((*name).to_owned(), 1)).collect(),
+            "Jobs \
+            of each image"
+        );
     }
 
-    /// Fails unless every tag stands where its record says, and the tags of the builds before stayed where they were.
+    /// Fails unless every tag stands where its record says, and the tags of the builds before
+    /// stayed where they were.
     pub async fn assert_tags(&self, before: &[ManagedImage]) {
         let registry = Images::new(&self.session.cluster.registry);
         let after: Vec<ManagedImage> = self.place.list().await;
-        for (image, old) in after.iter().flat_map(|i| [(i, false)]).chain(before.iter().map(|i| (i, true))) {
+        for (image, old) in
+            after.iter().flat_map(|i| [(i, false)]).chain(before.iter().map(|i| (i, true)))
+        {
             let status = image.status.clone().unwrap_or_default();
             assert!(!status.tags.is_empty(), "{} has no tags", image.name_any());
             let repository = image.spec.repository.trim_start_matches(&format!("{REGISTRY}/"));
             for tag in status.tags.iter().filter(|tag| tag.immutable || !old) {
-                assert_eq!(Some(&tag.digest), status.digest.as_ref(), "{}:{}", image.name_any(), tag.tag);
+                assert_eq!(
+                    Some(&tag.digest),
+                    status.digest.as_ref(),
+                    "{}:{}",
+                    image.name_any(),
+                    tag.tag
+                );
                 let standing = registry.digest(repository, &tag.tag).await;
-                assert_eq!(standing, tag.digest, "{repository}:{} of build {:?}", tag.tag, status.build);
+                assert_eq!(
+                    standing, tag.digest,
+                    "{repository}:{} of build {:?}",
+                    tag.tag, status.build
+                );
             }
         }
     }
@@ -85,11 +110,18 @@ async fn alpine_updates() {
     example.assert_tags(&before).await;
 
     let digest = place.wait_rolled_out("alpine-web", "docs-site").await;
-    assert_eq!(place.deployed("docs-site").await, format!("{REGISTRY}/alpine-web/docs-site@{digest}"));
+    assert_eq!(
+        place.deployed("docs-site").await,
+        format!("{REGISTRY}/alpine-web/docs-site@{digest}")
+    );
     let digest = place.wait_rolled_out("alpine-web", "status-site").await;
-    assert_eq!(place.deployed("status-site").await, format!("{REGISTRY}/alpine-web/status-site:latest"));
+    assert_eq!(
+        place.deployed("status-site").await,
+        format!("{REGISTRY}/alpine-web/status-site:latest")
+    );
     let restarted = place.api::<Deployment>().get("status-site").await.expect("the Deployment");
-    let annotations = restarted.spec.and_then(|spec| spec.template.metadata?.annotations).unwrap_or_default();
+    let annotations =
+        restarted.spec.and_then(|spec| spec.template.metadata?.annotations).unwrap_or_default();
     assert_eq!(annotations.get(labels::ROLLED_OUT), Some(&digest));
     for site in ["docs-site", "status-site"] {
         place.wait_page(site, "release.txt", |page| page.trim() == patched.version).await;
@@ -99,7 +131,8 @@ async fn alpine_updates() {
 #[tokio::test]
 async fn debian_updates_and_python_fails() {
     let session = Arc::new(Session::shared().await);
-    let (example, flask) = tokio::join!(Example::apply(&session, "diamond"), Example::apply(&session, "flask"));
+    let (example, flask) =
+        tokio::join!(Example::apply(&session, "diamond"), Example::apply(&session, "flask"));
     let place = &example.place;
     place.wait_rolled_out("diamond", "join").await;
     place.wait_page("join", "", |page| page.contains("left: debian 12")).await;

@@ -22,7 +22,12 @@ async fn upgraded_and_uninstalled_it_disturbs_nothing() {
     let place = &scene.place;
     let mut app = image("app", "alpine");
     app["rollout"] = json!([{ "deployment": { "name": "web" } }]);
-    place.apply::<Deployment>(deployment("web", &format!("{REGISTRY}/{}/app:latest", place.namespace))).await;
+    place
+        .apply::<Deployment>(deployment(
+            "web",
+            &format!("{REGISTRY}/{}/app:latest", place.namespace),
+        ))
+        .await;
     scene.build(&scene.spec(json!([app]))).await;
     place.wait_rolled_out(FAMILY, "app").await;
     let before = standing(&scene).await;
@@ -30,7 +35,11 @@ async fn upgraded_and_uninstalled_it_disturbs_nothing() {
 
     session.install(&["log.filter=groundswell=debug\\,info"]);
     let replaced = names(&session).await;
-    assert!(replaced.iter().all(|name| !replicas.contains(name)), "{replaced:?} are not all new, after {replicas:?}");
+    assert!(
+        replaced.iter().all(|name| !replicas.contains(name)),
+        "{replaced:?} are not all new, \
+        after {replicas:?}"
+    );
     assert_served(&scene, &mut app, "upgraded").await;
     assert_eq!(standing(&scene).await, before);
 
@@ -51,7 +60,10 @@ async fn upgraded_and_uninstalled_it_disturbs_nothing() {
 
 async fn names(session: &Session) -> Vec<String> {
     let pods = session.operators().await;
-    pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).map(ResourceExt::name_any).collect()
+    pods.iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .map(ResourceExt::name_any)
+        .collect()
 }
 
 /// What must not be disturbed: the Jobs, the records and their digests, the pods of the workload.
@@ -64,13 +76,18 @@ async fn standing(scene: &Scene) -> [Vec<String>; 3] {
     let pods: Vec<Pod> = scene.place.list().await;
     let pods = pods.iter().filter(|pod| pod.labels().get("app").is_some_and(|app| app == "web"));
     let pods = pods.map(|pod| {
-        let ready = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).all(|c| c.ready);
+        let ready = pod
+            .status
+            .iter()
+            .flat_map(|status| status.container_statuses.iter().flatten())
+            .all(|c| c.ready);
         format!("{} ready {ready}", pod.name_any())
     });
     [scene.place.job_uids(FAMILY).await, images.collect(), pods.collect()]
 }
 
-/// Gives the image one more tag, and waits until it is set: so the operator has looked at the family as it is now.
+/// Gives the image one more tag, and waits until it is set: so the operator has looked at the
+/// family as it is now.
 async fn assert_served(scene: &Scene, app: &mut Value, tag: &str) {
     app["tags"].as_array_mut().expect("tags").push(json!(tag));
     let digests = scene.build(&scene.spec(json!([app]))).await;
@@ -86,7 +103,8 @@ async fn assert_kept(session: &Session) {
     let definitions: Api<CustomResourceDefinition> = Api::all(session.client.clone());
     for plural in ["imagefamilies", "managedimages", "cascades", "buildstrategies"] {
         let name = format!("{plural}.groundswell.dev");
-        let definition = definitions.get(&name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let definition =
+            definitions.get(&name).await.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(definition.metadata.deletion_timestamp.is_none(), "{name} is being deleted");
     }
     let strategies: Api<BuildStrategy> = Api::all(session.client.clone());

@@ -9,8 +9,7 @@ use super::{
 };
 
 /// Run in the new image.
-const VERSION: &str =
-    r#"grep -x "[0-9.]*" /version || { echo "/version says $(cat /version), which is no version"; exit 1; }"#;
+const VERSION: &str = r#"grep -x "[0-9.]*" /version || { echo "/version says $(cat /version), which is no version"; exit 1; }"#;
 /// Run in another image: looks at the new one as the registry has it.
 const MANIFEST: &str = r#"
 host=${GROUNDSWELL_IMAGE%%/*} repository=${GROUNDSWELL_IMAGE#*/}
@@ -36,8 +35,14 @@ async fn a_failed_check_keeps_tags_and_children_where_they_are() {
     let (told_reason, message) = place.wait_family(FAMILY, "Stalled", CASCADE).await;
     assert_eq!(told_reason, reason::IMAGES_FAILED, "{message}");
     // The one has failed, and that is enough; the other goes to its end.
-    let ended = |status: &ManagedImageStatus| status.checks.iter().all(|check| check.state != CheckState::Running);
-    place.wait_image(FAMILY, "app", "its checks to end", |image| image.status.as_ref().is_some_and(ended)).await;
+    let ended = |status: &ManagedImageStatus| {
+        status.checks.iter().all(|check| check.state != CheckState::Running)
+    };
+    place
+        .wait_image(FAMILY, "app", "its checks to end", |image| {
+            image.status.as_ref().is_some_and(ended)
+        })
+        .await;
     let status = record(&scene).await;
     assert_eq!((status.state, status.reason.as_str()), (ImageState::Failed, reason::CHECK_FAILED));
     let words = "/version says none, which is no version";
@@ -46,9 +51,16 @@ async fn a_failed_check_keeps_tags_and_children_where_they_are() {
     let failed = status.checks.first().expect("a check");
     assert!(failed.message.contains(words), "{failed:?}");
     assert_ne!(failed.digest, first["app"], "the new digest is what was checked");
-    assert_eq!(status.digest.as_ref(), first.get("app"), "the last good build stays the one that counts");
+    assert_eq!(
+        status.digest.as_ref(),
+        first.get("app"),
+        "the last good build stays the one that counts"
+    );
     let child = place.image(FAMILY, "child").await.status.unwrap_or_default();
-    assert_eq!((child.state, child.reason.as_str()), (ImageState::Blocked, reason::ANCESTOR_FAILED));
+    assert_eq!(
+        (child.state, child.reason.as_str()),
+        (ImageState::Blocked, reason::ANCESTOR_FAILED)
+    );
     assert_eq!(scene.latest(first.keys()).await, first);
     assert_eq!(scene.tag("app", "r2").await, "", "not even a tag that names the build");
     assert_eq!(place.builds(FAMILY, None).await, [("app".into(), 2), ("child".into(), 1)].into());
@@ -56,7 +68,10 @@ async fn a_failed_check_keeps_tags_and_children_where_they_are() {
     let mended = scene.build(&spec(&scene, "2.0")).await;
     assert!(mended.iter().all(|(image, digest)| first.get(image) != Some(digest)), "{mended:?}");
     assert_eq!(scene.latest(mended.keys()).await, mended);
-    assert_eq!(told(&record(&scene).await), [("version", CheckState::Passed), ("manifest", CheckState::Passed)]);
+    assert_eq!(
+        told(&record(&scene).await),
+        [("version", CheckState::Passed), ("manifest", CheckState::Passed)]
+    );
     assert_eq!(place.builds(FAMILY, None).await, [("app".into(), 3), ("child".into(), 2)].into());
 }
 

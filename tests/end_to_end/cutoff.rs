@@ -31,7 +31,8 @@ async fn a_rebuild_that_comes_out_the_same_ends_the_cascade_there() {
         assert_eq!(scene.tag(image, "latest").await, digests[image], "{image}:latest");
         assert_eq!(scene.tag(image, "r2").await, "", "{image}:r2");
     }
-    let built = [("compiled", 2), ("packaged", 1), ("rebuilt", 2)].map(|(image, builds)| (image.to_owned(), builds));
+    let built = [("compiled", 2), ("packaged", 1), ("rebuilt", 2)]
+        .map(|(image, builds)| (image.to_owned(), builds));
     assert_eq!(place.builds(FAMILY, None).await, built.into());
 
     // The record of the cascade, and of each image.
@@ -42,18 +43,26 @@ async fn a_rebuild_that_comes_out_the_same_ends_the_cascade_there() {
         let found = status.images.iter().find(|image| image.name == name);
         found.cloned().unwrap_or_else(|| panic!("{name} is not in the Cascade\n{}", show(&cascade)))
     };
-    for (name, builds, spared, why) in
-        [("rebuilt", 1, false, "alpine"), ("compiled", 1, true, "the same as build 1"), ("packaged", 0, true, "inputs")]
-    {
+    for (name, builds, spared, why) in [
+        ("rebuilt", 1, false, "alpine"),
+        ("compiled", 1, true, "the same as build 1"),
+        ("packaged", 0, true, "inputs"),
+    ] {
         let row = row(name);
-        assert_eq!((row.builds, row.spared, row.state), (builds, spared, ImageState::Current), "{}", show(&cascade));
+        assert_eq!(
+            (row.builds, row.spared, row.state),
+            (builds, spared, ImageState::Current),
+            "{}",
+            show(&cascade)
+        );
         assert!(row.why.contains(why), "{name}: {why:?} is not in {:?}", row.why);
     }
     let record = place.image(FAMILY, "compiled").await.status.unwrap_or_default();
     assert!(record.history.first().is_some_and(|build| build.spared), "{:?}", record.history);
     assert_eq!(record.build, Some(1));
 
-    // The registry remembers the fingerprint that came out the same, so that losing every record builds nothing.
+    // The registry remembers the fingerprint that came out the same, so that losing every record
+    // builds nothing.
     let fingerprint = record.fingerprint.expect("a fingerprint");
     assert_eq!(scene.tag("compiled", &pushed_as(&fingerprint)).await, digests["compiled"]);
     let jobs = place.job_uids(FAMILY).await;
@@ -70,7 +79,8 @@ fn compiled() -> Value {
     let mut compiled = image("compiled", "alpine");
     compiled["from"][0]["use"] = json!("BuildStage");
     compiled["source"]["inline"] = json!(
-        "FROM alpine:3.20 AS compiler\nRUN seq 1000 | sha256sum > /result\nFROM scratch\nCOPY --from=compiler /result /result\n"
+        "FROM alpine:3.20 AS compiler\nRUN seq 1000 | sha256sum > /result\nFROM scratch\nCOPY \
+         --from=compiler /result /result\n"
     );
     compiled
 }

@@ -25,15 +25,21 @@ pub struct Broken<'a> {
 }
 
 impl<'a> Broken<'a> {
-    /// Breaks `python`, and adds an image beside it. Nothing is built before the upstream moves as well: so all of it is one
-    /// cascade.
+    /// Breaks `python`, and adds an image beside it. Nothing is built before the upstream moves as
+    /// well: so all of it is one cascade.
     pub async fn python(flask: &'a Example) -> Self {
         let before = flask.place.list().await;
         Self::change(flask, json!({ "suspend": true })).await;
-        let dockerfile = flask.place.api::<ConfigMap>().get("flask-python").await.expect("the ConfigMap").data;
-        let dockerfile = dockerfile.and_then(|mut files| files.remove("Dockerfile")).expect("a Dockerfile");
+        let dockerfile =
+            flask.place.api::<ConfigMap>().get("flask-python").await.expect("the ConfigMap").data;
+        let dockerfile =
+            dockerfile.and_then(|mut files| files.remove("Dockerfile")).expect("a Dockerfile");
         let broken = Self { flask, dockerfile, before };
-        broken.write(&format!("ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nRUN echo {LAST_WORDS} && exit 7\n")).await;
+        broken
+            .write(&format!(
+                "ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nRUN echo {LAST_WORDS} && exit 7\n"
+            ))
+            .await;
         broken
     }
 
@@ -56,16 +62,20 @@ impl<'a> Broken<'a> {
     /// Lets the cascade begin, once the patch of its upstream has been seen.
     pub async fn go_on(&self, patched: &Patched) {
         wait_for("the patch to be seen", 60, async || {
-            let upstreams = self.flask.place.family(self.flask.name).await.status.unwrap_or_default().upstreams;
-            let seen = |candidate: &groundswell::api::CandidateDigest| candidate.digest == patched.digest;
-            let seen = upstreams.iter().any(|upstream| upstream.candidate.as_ref().is_some_and(seen));
+            let upstreams =
+                self.flask.place.family(self.flask.name).await.status.unwrap_or_default().upstreams;
+            let seen =
+                |candidate: &groundswell::api::CandidateDigest| candidate.digest == patched.digest;
+            let seen =
+                upstreams.iter().any(|upstream| upstream.candidate.as_ref().is_some_and(seen));
             seen.then_some(()).ok_or_else(|| format!("{upstreams:?}"))
         })
         .await;
         Self::change(self.flask, json!({})).await;
     }
 
-    /// Fails unless the cascade ends with `python` failed, what is below it blocked, and all else built and served as before.
+    /// Fails unless the cascade ends with `python` failed, what is below it blocked, and all else
+    /// built and served as before.
     pub async fn assert_contained(&self, patched: &Patched) {
         let (place, name) = (&self.flask.place, self.flask.name);
         let (told, message) = place.wait_family(name, "Stalled", 2 * CASCADE).await;
@@ -79,7 +89,10 @@ impl<'a> Broken<'a> {
         assert_eq!(place.builds(name, Some(&cascade)).await, built.into());
 
         let attention = place.family(name).await.status.unwrap_or_default().attention;
-        assert_eq!(attention.iter().map(|image| image.image.as_str()).collect::<Vec<_>>(), ["python"]);
+        assert_eq!(
+            attention.iter().map(|image| image.image.as_str()).collect::<Vec<_>>(),
+            ["python"]
+        );
         for image in ["base", "tooling", "console"] {
             let state = place.image(name, image).await.status.unwrap_or_default().state;
             assert_eq!(state, ImageState::Current, "{image}");
@@ -98,50 +111,82 @@ impl<'a> Broken<'a> {
         self.assert_last_good().await;
     }
 
-    /// Fails unless the failure is told with the last lines of the log, and with the command that shows the whole.
+    /// Fails unless the failure is told with the last lines of the log, and with the command that
+    /// shows the whole.
     async fn assert_told(&self) {
-        let status = self.flask.place.image(self.flask.name, "python").await.status.unwrap_or_default();
-        assert_eq!((status.state, status.reason.as_str()), (ImageState::Failed, reason::BUILD_FAILED));
+        let status =
+            self.flask.place.image(self.flask.name, "python").await.status.unwrap_or_default();
+        assert_eq!(
+            (status.state, status.reason.as_str()),
+            (ImageState::Failed, reason::BUILD_FAILED)
+        );
         assert!(status.message.contains("exit code: 7"), "{}", status.message);
         let failure = status.failure.expect("a failure");
         assert_eq!((failure.build, failure.infrastructure), (1, 0), "{failure:?}");
-        assert_eq!((failure.last.class, failure.last.reason.as_str()), (FailureClass::Build, reason::BUILD_FAILED));
+        assert_eq!(
+            (failure.last.class, failure.last.reason.as_str()),
+            (FailureClass::Build, reason::BUILD_FAILED)
+        );
         assert!(failure.last.message.contains(LAST_WORDS), "{}", failure.last.message);
-        let command = failure.last.message.split('`').find(|part| part.starts_with("kubectl logs "));
-        let command = command.unwrap_or_else(|| panic!("no command shows the log: {}", failure.last.message));
+        let command =
+            failure.last.message.split('`').find(|part| part.starts_with("kubectl logs "));
+        let command =
+            command.unwrap_or_else(|| panic!("no command shows the log: {}", failure.last.message));
         let arguments: Vec<&str> = command.split(' ').skip(1).collect();
         let log = self.flask.session.cluster.run("kubectl", &arguments).expect("a log");
         assert!(log.contains("[1/2] FROM") && log.contains(LAST_WORDS), "{log}");
     }
 
-    /// Fails unless what failed, and what is blocked by it, stands on its last good digest: its record, its tags, what is
-    /// served.
+    /// Fails unless what failed, and what is blocked by it, stands on its last good digest: its
+    /// record, its tags, what is served.
     async fn assert_last_good(&self) {
         let place = &self.flask.place;
-        for old in
-            self.before.iter().filter(|image| ["python", "flask", "flask-helloworld"].contains(&&*image.spec.image))
+        for old in self
+            .before
+            .iter()
+            .filter(|image| ["python", "flask", "flask-helloworld"].contains(&&*image.spec.image))
         {
             let (name, old) = (&old.spec.image, old.status.clone().unwrap_or_default());
             let status = place.image(self.flask.name, name).await.status.unwrap_or_default();
-            assert_eq!((status.digest.as_ref(), status.build), (old.digest.as_ref(), old.build), "{name}");
+            assert_eq!(
+                (status.digest.as_ref(), status.build),
+                (old.digest.as_ref(), old.build),
+                "{name}"
+            );
             assert_eq!(status.tags, old.tags, "{name}");
         }
         self.flask.assert_tags(&self.before).await;
-        let application =
-            self.before.iter().find(|image| image.spec.image == "flask-helloworld").expect("the application");
-        let digest = application.status.as_ref().and_then(|status| status.digest.clone()).unwrap_or_default();
-        assert_eq!(place.deployed("flask-helloworld").await, format!("{}@{digest}", application.spec.repository));
+        let application = self
+            .before
+            .iter()
+            .find(|image| image.spec.image == "flask-helloworld")
+            .expect("the application");
+        let digest = application
+            .status
+            .as_ref()
+            .and_then(|status| status.digest.clone())
+            .unwrap_or_default();
+        assert_eq!(
+            place.deployed("flask-helloworld").await,
+            format!("{}@{digest}", application.spec.repository)
+        );
         place.page("flask-helloworld", "versions").await.expect("the application still answers");
     }
 
-    /// Puts the Dockerfile back, and fails unless that builds what was missing, each once, and nothing else.
+    /// Puts the Dockerfile back, and fails unless that builds what was missing, each once, and
+    /// nothing else.
     pub async fn mend(&self) {
         let (place, name) = (&self.flask.place, self.flask.name);
         self.write(&self.dockerfile).await;
         place.wait_family(name, "Ready", 2 * CASCADE).await;
         let cascade = place.last_cascade().await;
         let built = ["python", "flask", "flask-helloworld"].map(|image| (image.to_owned(), 1));
-        assert_eq!(place.builds(name, Some(&cascade)).await, built.into(), "Jobs of {}", cascade.name_any());
+        assert_eq!(
+            place.builds(name, Some(&cascade)).await,
+            built.into(),
+            "Jobs of {}",
+            cascade.name_any()
+        );
         self.flask.assert_tags(&self.before).await;
     }
 }

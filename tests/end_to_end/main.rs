@@ -1,7 +1,14 @@
-//! Tests on a whole cluster, with nothing played: a real kubelet and containerd, real builds, a real registry, workloads that run,
-//! and the controller as people run it, two replicas installed by the chart. Needs root.
+//! Tests on a whole cluster, with nothing played: a real kubelet and containerd, real builds, a
+//! real registry, workloads that run, and the controller as people run it, two replicas installed
+//! by the chart. Needs root.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test says what is wrong by failing")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test says what is \
+    wrong by failing"
+)]
 
 mod builds;
 mod cascades;

@@ -1,5 +1,5 @@
-//! `promotion: Cascade`: floating tags and workloads move together, once the cascade is whole. It is not, while the build of one
-//! image runs out of memory.
+//! `promotion: Cascade`: floating tags and workloads move together, once the cascade is whole. It
+//! is not, while the build of one image runs out of memory.
 
 use std::collections::BTreeMap;
 
@@ -28,9 +28,15 @@ async fn tags_move_together_once_what_ran_out_of_memory_is_built() {
     spec["policy"]["promotion"] = json!("Cascade");
     spec["policy"]["retries"] = json!({ "build": 0, "infrastructure": 1 });
     // Enough for a build that needs little.
-    spec["images"][LEFT]["strategy"] = json!({ "parameters": { "memory": "64Mi", "memoryLimit": "192Mi" } });
+    spec["images"][LEFT]["strategy"] =
+        json!({ "parameters": { "memory": "64Mi", "memoryLimit": "192Mi" } });
     spec["images"][RIGHT]["rollout"] = json!([{ "deployment": { "name": "right" } }]);
-    place.apply::<Deployment>(deployment("right", &format!("{REGISTRY}/{}/right:latest", place.namespace))).await;
+    place
+        .apply::<Deployment>(deployment(
+            "right",
+            &format!("{REGISTRY}/{}/right:latest", place.namespace),
+        ))
+        .await;
     let first = scene.build(&spec).await;
     place.wait_rolled_out(FAMILY, "right").await;
     assert_eq!(scene.latest(first.keys()).await, first);
@@ -55,7 +61,8 @@ async fn tags_move_together_once_what_ran_out_of_memory_is_built() {
     assert_eq!(place.wait_rolled_out(FAMILY, "right").await, digests["right"]);
 }
 
-/// Fails unless the build of `left` is tried again and then given up for want of memory, beside the others.
+/// Fails unless the build of `left` is tried again and then given up for want of memory, beside the
+/// others.
 async fn assert_out_of_memory(scene: &Scene) {
     let place = &scene.place;
     place
@@ -68,7 +75,10 @@ async fn assert_out_of_memory(scene: &Scene) {
     let (told, message) = place.wait_family(FAMILY, "Stalled", CASCADE).await;
     assert_eq!(told, reason::IMAGES_FAILED, "{message}");
     let status = place.image(FAMILY, "left").await.status.unwrap_or_default();
-    assert_eq!((status.state, status.reason.as_str()), (ImageState::Failed, reason::INFRASTRUCTURE_FAILED));
+    assert_eq!(
+        (status.state, status.reason.as_str()),
+        (ImageState::Failed, reason::INFRASTRUCTURE_FAILED)
+    );
     let failure = status.failure.expect("a failure");
     assert_eq!((failure.build, failure.infrastructure), (0, 2), "{failure:?}");
     assert_eq!(failure.last.class, FailureClass::Infrastructure, "{failure:?}");
@@ -78,7 +88,8 @@ async fn assert_out_of_memory(scene: &Scene) {
     assert!(status.message.contains("left"), "{}", status.message);
 }
 
-/// Fails unless the cascade has ended without `left` and `join`, says so, and has moved no floating tag and no workload.
+/// Fails unless the cascade has ended without `left` and `join`, says so, and has moved no floating
+/// tag and no workload.
 async fn assert_nothing_moved(scene: &Scene, first: &BTreeMap<String, String>) {
     let place = &scene.place;
     let cascade = place.last_cascade().await;
@@ -86,7 +97,8 @@ async fn assert_nothing_moved(scene: &Scene, first: &BTreeMap<String, String>) {
     assert_eq!(status.phase, CascadePhase::Incomplete, "{}", show(&cascade));
     let missing = "no floating tag moves, for it is not whole without left, join";
     assert!(status.outcome.contains(missing), "{}", status.outcome);
-    let built = [("base", 1), ("left", 2), ("right", 1)].map(|(image, builds)| (image.to_owned(), builds));
+    let built =
+        [("base", 1), ("left", 2), ("right", 1)].map(|(image, builds)| (image.to_owned(), builds));
     assert_eq!(place.builds(FAMILY, Some(&cascade)).await, built.into());
 
     assert_eq!(scene.latest(first.keys()).await, *first);
@@ -98,7 +110,10 @@ async fn assert_nothing_moved(scene: &Scene, first: &BTreeMap<String, String>) {
         // A tag that names the build moves nobody.
         assert_eq!(Some(scene.tag(image, "r2").await), status.digest, "{image}:r2");
     }
-    assert_eq!(place.deployed("right").await, format!("{REGISTRY}/{}/right@{}", place.namespace, first["right"]));
+    assert_eq!(
+        place.deployed("right").await,
+        format!("{REGISTRY}/{}/right@{}", place.namespace, first["right"])
+    );
 }
 
 /// Waits until every floating tag has moved. Fails if one does so before the last image is built.
@@ -107,8 +122,16 @@ async fn wait_moved_together(scene: &Scene, first: &BTreeMap<String, String>) {
         let now = scene.latest(first.keys()).await;
         let moved = now.iter().filter(|(image, digest)| first.get(*image) != Some(digest)).count();
         let pushed = scene.pushed("join");
-        assert!(moved == 0 || pushed == 2, "{moved} tags have moved, and `join` is built {pushed} times");
-        if moved == now.len() { Ok(()) } else { Err(show(&scene.place.image(FAMILY, "join").await)) }
+        assert!(
+            moved == 0 || pushed == 2,
+            "{moved} tags have moved, and `join` is built {pushed} \
+            times"
+        );
+        if moved == now.len() {
+            Ok(())
+        } else {
+            Err(show(&scene.place.image(FAMILY, "join").await))
+        }
     })
     .await;
 }

@@ -33,7 +33,11 @@ async fn killed_in_a_cascade_nothing_is_built_twice() {
     let rebuilt = place.wait_rebuilt(FAMILY, &digests, CASCADE).await;
     assert_built_once(place, 2).await;
     let family = place.family(FAMILY).await.status.unwrap_or_default();
-    let upstream = family.upstreams.first().and_then(|upstream| upstream.adopted.clone()).expect("an adopted digest");
+    let upstream = family
+        .upstreams
+        .first()
+        .and_then(|upstream| upstream.adopted.clone())
+        .expect("an adopted digest");
     let cascade = place.wait_cascade(&upstream.digest).await;
     assert_whole(&cascade, &[&["base"], &["left", "right"], &["join"]]);
     for (image, digest) in &rebuilt {

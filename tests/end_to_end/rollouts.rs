@@ -44,7 +44,11 @@ async fn workloads_of_every_kind_are_moved() {
     let rebuilt = place.wait_rebuilt(FAMILY, &digests, CASCADE).await;
     assert_eq!(place.wait_rolled_out(FAMILY, "app").await, rebuilt["app"]);
     assert_moved(place, &rebuilt["app"]).await;
-    assert_eq!(place.deployed("floating").await, floating, "a restart leaves the image field alone");
+    assert_eq!(
+        place.deployed("floating").await,
+        floating,
+        "a restart leaves the image field alone"
+    );
 }
 
 /// Fails unless the workloads name the digest, or were restarted for it, and their pods run it.
@@ -53,13 +57,20 @@ async fn assert_moved(place: &Place, digest: &str) {
     assert_eq!(place.deployed("pinned").await, pinned);
     let nightly = place.api::<CronJob>().get("nightly").await.expect("the CronJob");
     let pod = nightly.spec.job_template.spec.and_then(|spec| spec.template.spec).expect("a pod");
-    assert_eq!(pod.containers.first().and_then(|container| container.image.as_ref()), Some(&pinned));
+    assert_eq!(
+        pod.containers.first().and_then(|container| container.image.as_ref()),
+        Some(&pinned)
+    );
     for workload in ["pinned", "floating", "store"] {
         wait_for(format!("pods of {workload} to run {digest}"), 60, async || {
             let pods: Vec<Pod> = place.list().await;
-            let of_workload = pods.iter().filter(|pod| pod.labels().get("app").is_some_and(|app| app == workload));
+            let of_workload = pods
+                .iter()
+                .filter(|pod| pod.labels().get("app").is_some_and(|app| app == workload));
             let running: Vec<String> = of_workload
-                .flat_map(|pod| pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()))
+                .flat_map(|pod| {
+                    pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten())
+                })
                 .map(|container| container.image_id.clone())
                 .collect();
             let moved = running.len() == 1 && running.iter().all(|image| image.ends_with(digest));
@@ -81,7 +92,9 @@ async fn another_namespace_has_to_consent() {
     app["rollout"] = json!([{ "deployment": { "name": "web", "namespace": other.namespace } }]);
     let digests = scene.build(&scene.spec(json!([app]))).await;
 
-    let record = |image: &ManagedImage| image.status.as_ref().and_then(|status| status.rollouts.first().cloned());
+    let record = |image: &ManagedImage| {
+        image.status.as_ref().and_then(|status| status.rollouts.first().cloned())
+    };
     scene
         .place
         .wait_image(FAMILY, "app", "its rollout is refused", |image| {
@@ -93,9 +106,13 @@ async fn another_namespace_has_to_consent() {
     assert!(refused.message.contains(labels::ROLLOUT_FROM), "{}", refused.message);
     assert_eq!(other.deployed("web").await, floating);
 
-    let consent = json!({ "metadata": { "annotations": { labels::ROLLOUT_FROM: scene.place.namespace } } });
+    let consent =
+        json!({ "metadata": { "annotations": { labels::ROLLOUT_FROM: scene.place.namespace } } });
     let namespaces: Api<Namespace> = Api::all(session.client.clone());
-    namespaces.patch(&other.namespace, &PatchParams::default(), &Patch::Merge(consent)).await.expect("annotated");
+    namespaces
+        .patch(&other.namespace, &PatchParams::default(), &Patch::Merge(consent))
+        .await
+        .expect("annotated");
     assert_eq!(scene.place.wait_rolled_out(FAMILY, "app").await, digests["app"]);
     let pinned = format!("{REGISTRY}/{}/app@{}", scene.place.namespace, digests["app"]);
     assert_eq!(other.deployed("web").await, pinned);

@@ -1,8 +1,11 @@
-//! A namespace with an upstream and repositories of its own, so that tests can run beside each other.
+//! A namespace with an upstream and repositories of its own, so that tests can run beside each
+//! other.
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{Cascade, CascadePhase, ImageFamily, ImageResult, ManagedImage, RolloutState, labels};
+use groundswell::api::{
+    Cascade, CascadePhase, ImageFamily, ImageResult, ManagedImage, RolloutState, labels,
+};
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
 use kube::{
     Api, ResourceExt,
@@ -25,7 +28,8 @@ use super::{
 pub const REGISTRY: &str = "registry.groundswell.test:5000";
 /// The family of a scene.
 pub const FAMILY: &str = "app";
-/// How long a cascade may take, in seconds: builds take a few, and this machine may have other things to do.
+/// How long a cascade may take, in seconds: builds take a few, and this machine may have other
+/// things to do.
 pub const CASCADE: u64 = 180;
 
 /// A namespace with an upstream and repositories of its own.
@@ -38,17 +42,36 @@ pub struct Scene {
 impl Scene {
     pub async fn new(session: &Session, name: &str) -> Self {
         let place = Place::new(&session.client, name).await;
-        let scene = Self { place, cluster: session.cluster, images: Images::new(&session.cluster.registry) };
-        let platform = format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
+        let scene = Self {
+            place,
+            cluster: session.cluster,
+            images: Images::new(&session.cluster.registry),
+        };
+        let platform =
+            format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
         let alpine = format!("{}/library/alpine:3.20", session.cluster.registry);
-        scene.crane(&["copy", "--platform", &platform, &alpine, &scene.here("upstream/alpine:3.20")]);
+        scene.crane(&[
+            "copy",
+            "--platform",
+            &platform,
+            &alpine,
+            &scene.here("upstream/alpine:3.20"),
+        ]);
         scene
     }
 
-    /// Moves the upstream's tag to an image that nobody has seen: the same files with another label. Returns its digest.
+    /// Moves the upstream's tag to an image that nobody has seen: the same files with another
+    /// label. Returns its digest.
     pub fn move_upstream(&self, version: &str) -> String {
         let upstream = self.here("upstream/alpine:3.20");
-        let said = self.crane(&["mutate", &upstream, "--label", &format!("version={version}"), "--tag", &upstream]);
+        let said = self.crane(&[
+            "mutate",
+            &upstream,
+            "--label",
+            &format!("version={version}"),
+            "--tag",
+            &upstream,
+        ]);
         said.trim().rsplit_once('@').expect("a digest").1.to_owned()
     }
 
@@ -63,7 +86,10 @@ impl Scene {
     }
 
     /// Where the tag `latest` of each of these images stands.
-    pub async fn latest<'a>(&self, images: impl IntoIterator<Item = &'a String>) -> BTreeMap<String, String> {
+    pub async fn latest<'a>(
+        &self,
+        images: impl IntoIterator<Item = &'a String>,
+    ) -> BTreeMap<String, String> {
         let mut standing = BTreeMap::new();
         for image in images {
             standing.insert(image.clone(), self.tag(image, "latest").await);
@@ -111,14 +137,18 @@ pub fn image(name: &str, parent: &str) -> Value {
         "alpine" => (json!({ "upstream": "alpine", "as": "alpine:3.20" }), "alpine:3.20"),
         other => (json!({ "image": other, "as": other }), other),
     };
-    let dockerfile = format!("FROM {reference}\nRUN echo {name} >> /lineage\nCMD [\"sleep\", \"86400\"]\n");
+    let dockerfile =
+        format!("FROM {reference}\nRUN echo {name} >> /lineage\nCMD [\"sleep\", \"86400\"]\n");
     json!({ "name": name, "from": [edge], "source": { "inline": dockerfile }, "tags": ["latest", "r{{ build }}"] })
 }
 
 /// `base` -> `left`, `right` -> `join`.
 pub fn diamond() -> Value {
     let mut join = image("join", "left");
-    join["from"].as_array_mut().expect("edges").push(json!({ "image": "right", "as": "right", "use": "BuildStage" }));
+    join["from"]
+        .as_array_mut()
+        .expect("edges")
+        .push(json!({ "image": "right", "as": "right", "use": "BuildStage" }));
     join["source"]["inline"] = json!("FROM left\nCOPY --from=right /lineage /right\n");
     json!([image("base", "alpine"), image("left", "base"), image("right", "base"), join])
 }
@@ -127,11 +157,20 @@ impl Place {
     /// One image's record.
     pub async fn image(&self, family: &str, image: &str) -> ManagedImage {
         let name = format!("{family}.{image}");
-        self.api::<ManagedImage>().get(&name).await.unwrap_or_else(|error| panic!("ManagedImage {name}: {error}"))
+        self.api::<ManagedImage>()
+            .get(&name)
+            .await
+            .unwrap_or_else(|error| panic!("ManagedImage {name}: {error}"))
     }
 
     /// Waits until the record of an image is as it should be.
-    pub async fn wait_image(&self, family: &str, image: &str, what: &str, so: impl Fn(&ManagedImage) -> bool) {
+    pub async fn wait_image(
+        &self,
+        family: &str,
+        image: &str,
+        what: &str,
+        so: impl Fn(&ManagedImage) -> bool,
+    ) {
         let name = format!("{family}.{image}");
         let api: Api<ManagedImage> = self.api();
         wait_for(format!("ManagedImage {name}: {what}"), CASCADE, async || {
@@ -148,7 +187,8 @@ impl Place {
             let complete = |(state, digest): (RolloutState, &String)| {
                 state == RolloutState::Complete && Some(digest) == status.digest.as_ref()
             };
-            !status.rollouts.is_empty() && status.rollouts.iter().all(|record| complete((record.state, &record.digest)))
+            !status.rollouts.is_empty()
+                && status.rollouts.iter().all(|record| complete((record.state, &record.digest)))
         })
         .await;
         self.digests(family).await.remove(image).unwrap_or_default()
@@ -158,9 +198,12 @@ impl Place {
     pub async fn wait_cascade(&self, to: &str) -> Cascade {
         wait_for(format!("the Cascade caused by {to} to end"), 60, async || {
             let cascades: Vec<Cascade> = self.list().await;
-            let found = cascades.iter().find(|cascade| cascade.spec.causes.iter().any(|cause| cause.to == to));
-            let ended = found
-                .filter(|cascade| cascade.status.as_ref().is_some_and(|status| status.phase != CascadePhase::Running));
+            let found = cascades
+                .iter()
+                .find(|cascade| cascade.spec.causes.iter().any(|cause| cause.to == to));
+            let ended = found.filter(|cascade| {
+                cascade.status.as_ref().is_some_and(|status| status.phase != CascadePhase::Running)
+            });
             ended.cloned().ok_or_else(|| cascades.iter().map(show).collect::<Vec<_>>().join("\n"))
         })
         .await
@@ -172,7 +215,8 @@ impl Place {
             let mut cascades: Vec<Cascade> = self.list().await;
             cascades.sort_by_key(ResourceExt::name_any);
             let last = cascades.pop().ok_or("there is none")?;
-            let running = last.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
+            let running =
+                last.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
             if running { Err(show(&last)) } else { Ok(last) }
         })
         .await
@@ -183,7 +227,8 @@ impl Place {
         wait_for(format!("an Event {reason} that says {part:?}"), 60, async || {
             let events: Vec<Event> = self.list().await;
             let told = events.iter().any(|event| {
-                event.reason.as_deref() == Some(reason) && event.note.as_deref().unwrap_or_default().contains(part)
+                event.reason.as_deref() == Some(reason)
+                    && event.note.as_deref().unwrap_or_default().contains(part)
             });
             told.then_some(()).ok_or_else(|| events.iter().map(show).collect::<Vec<_>>().join("\n"))
         })
@@ -199,7 +244,8 @@ impl Place {
 
     /// What a Service of this namespace answers under a path.
     pub async fn page(&self, service: &str, path: &str) -> Result<String, String> {
-        let url = format!("/api/v1/namespaces/{}/services/{service}:http/proxy/{path}", self.namespace);
+        let url =
+            format!("/api/v1/namespaces/{}/services/{service}:http/proxy/{path}", self.namespace);
         let request = http::Request::get(url).body(Vec::new()).expect("a request");
         self.client.request_text(request).await.map_err(|error| error.to_string())
     }
@@ -224,14 +270,17 @@ impl Place {
     {
         let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
         let api: Api<K> = self.api();
-        api.patch(&name, &PatchParams::apply(PERSON).force(), &Patch::Apply(object)).await.expect("applied");
+        api.patch(&name, &PatchParams::apply(PERSON).force(), &Patch::Apply(object))
+            .await
+            .expect("applied");
     }
 
     /// How many builds each image of a family has had, by their Jobs: in one cascade, or in all.
     pub async fn builds(&self, family: &str, cascade: Option<&Cascade>) -> BTreeMap<String, usize> {
         let mut built = BTreeMap::new();
         for job in self.jobs(family).await {
-            let of_cascade = cascade.is_none_or(|cascade| label(&job, labels::CASCADE) == cascade.name_any());
+            let of_cascade =
+                cascade.is_none_or(|cascade| label(&job, labels::CASCADE) == cascade.name_any());
             if of_cascade && label(&job, labels::COMPONENT) == labels::COMPONENT_BUILD {
                 *built.entry(label(&job, labels::IMAGE)).or_default() += 1;
             }
@@ -243,13 +292,17 @@ impl Place {
     pub async fn lose_records(&self, family: &str) {
         let before = self.record_uids().await;
         let images = self.api::<ManagedImage>();
-        images.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("deleted");
+        images
+            .delete_collection(&DeleteParams::default(), &ListParams::default())
+            .await
+            .expect("deleted");
         let cleared = Patch::Merge(json!({ "status": null }));
         let families = self.api::<ImageFamily>();
         families.patch_status(family, &PatchParams::default(), &cleared).await.expect("cleared");
         wait_for("records to be made anew", 60, async || {
             let now = self.record_uids().await;
-            let another = |(name, old): (&String, &String)| now.get(name).is_some_and(|new| new != old);
+            let another =
+                |(name, old): (&String, &String)| now.get(name).is_some_and(|new| new != old);
             let anew = now.len() == before.len() && before.iter().all(another);
             anew.then_some(()).ok_or(format!("{now:?}"))
         })
@@ -260,24 +313,32 @@ impl Place {
     /// The uids of the records that tell of a build, by name.
     async fn record_uids(&self) -> BTreeMap<String, String> {
         let images: Vec<ManagedImage> = self.list().await;
-        let built = images.iter().filter(|image| image.status.as_ref().is_some_and(|status| status.digest.is_some()));
+        let built = images
+            .iter()
+            .filter(|image| image.status.as_ref().is_some_and(|status| status.digest.is_some()));
         built.map(|image| (image.name_any(), image.uid().unwrap_or_default())).collect()
     }
 
     /// The uids of a family's Jobs, sorted.
     pub async fn job_uids(&self, family: &str) -> Vec<String> {
-        let mut uids: Vec<String> = self.jobs(family).await.iter().filter_map(ResourceExt::uid).collect();
+        let mut uids: Vec<String> =
+            self.jobs(family).await.iter().filter_map(ResourceExt::uid).collect();
         uids.sort();
         uids
     }
 }
 
-/// Fails unless a cascade is complete, and built each of these images once, parents before children.
+/// Fails unless a cascade is complete, and built each of these images once, parents before
+/// children.
 pub fn assert_whole(cascade: &Cascade, levels: &[&[&str]]) {
     let status = cascade.status.clone().unwrap_or_default();
     assert_eq!(status.phase, CascadePhase::Complete, "{}", show(cascade));
-    let planned: Vec<Vec<&str>> =
-        cascade.spec.levels.iter().map(|level| level.iter().map(String::as_str).collect()).collect();
+    let planned: Vec<Vec<&str>> = cascade
+        .spec
+        .levels
+        .iter()
+        .map(|level| level.iter().map(String::as_str).collect())
+        .collect();
     assert_eq!(planned, levels, "{}", show(cascade));
     let row = |name: &str| -> &ImageResult {
         let found = status.images.iter().find(|image| image.name == name);

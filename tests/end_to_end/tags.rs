@@ -20,14 +20,19 @@ async fn a_floating_tag_is_put_back_and_an_immutable_one_never_moved() {
     let elsewhere = scene.tag("app", "r2").await;
     assert!(!elsewhere.is_empty());
 
-    let dockerfile = spec["images"][0]["source"]["inline"].as_str().expect("a Dockerfile").to_owned();
-    spec["images"][0]["source"]["inline"] = format!("{dockerfile}RUN echo again >> /lineage\n").into();
+    let dockerfile =
+        spec["images"][0]["source"]["inline"].as_str().expect("a Dockerfile").to_owned();
+    spec["images"][0]["source"]["inline"] =
+        format!("{dockerfile}RUN echo again >> /lineage\n").into();
     scene.place.apply_family(FAMILY, &spec).await.expect("a family");
     let (told, message) = scene.place.wait_family(FAMILY, "Stalled", CASCADE).await;
     assert_eq!(told, reason::TAG_IMMUTABLE, "{message}");
     let digests = scene.place.digests(FAMILY).await;
     assert_eq!(scene.tag("app", "latest").await, digests["app"]);
-    assert_eq!((scene.tag("app", "r1").await, scene.tag("app", "r2").await), (built["app"].clone(), elsewhere.clone()));
+    assert_eq!(
+        (scene.tag("app", "r1").await, scene.tag("app", "r2").await),
+        (built["app"].clone(), elsewhere.clone())
+    );
     scene.place.wait_event(reason::TAG_IMMUTABLE, "app:r2").await;
 
     scene.take_tag("app:latest");

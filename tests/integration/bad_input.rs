@@ -1,4 +1,5 @@
-//! What bad input gets: a condition with a reason and words to act on, an Event, no build, and no harm to anybody else.
+//! What bad input gets: a condition with a reason and words to act on, an Event, no build, and no
+//! harm to anybody else.
 
 use std::panic::AssertUnwindSafe;
 
@@ -36,12 +37,24 @@ struct Cases<'a> {
 }
 
 impl Cases<'_> {
-    fn add(&mut self, name: &'static str, change: impl FnOnce(&mut Value), reason: &'static str, said: &[&str]) {
+    fn add(
+        &mut self,
+        name: &'static str,
+        change: impl FnOnce(&mut Value),
+        reason: &'static str,
+        said: &[&str],
+    ) {
         let mut spec = self.scene.spec();
         // A repository of its own: no tag is claimed twice by accident.
-        spec["repository"] = json!(format!("{}/{}/{name}", cluster().registry, self.scene.place.namespace));
+        spec["repository"] =
+            json!(format!("{}/{}/{name}", cluster().registry, self.scene.place.namespace));
         change(&mut spec);
-        self.cases.push(Case { name, spec, reason, said: said.iter().map(|&said| said.into()).collect() });
+        self.cases.push(Case {
+            name,
+            spec,
+            reason,
+            said: said.iter().map(|&said| said.into()).collect(),
+        });
     }
 }
 
@@ -53,14 +66,22 @@ async fn bad_input_is_told_and_disturbs_nobody() {
     let away = OddRegistry::closed().await;
     let place = &scene.place;
     let mut settings = Settings::new(cluster(), &place.namespace, &[&odd.host, &away]);
-    settings.registries = settings.registries.replacen('{', "{\"readTimeout\":\"2s\",\"timeout\":\"5s\",", 1);
+    settings.registries =
+        settings.registries.replacen('{', "{\"readTimeout\":\"2s\",\"timeout\":\"5s\",", 1);
     let _operator = Operator::ready(&settings).await;
     objects::strategy(&client, "misspelt", json!({ "userNamespace": "NotRequired", "template": { "spec": { "containers": [{ "name": "build", "image": "{{ imag.name }}" }] } } })).await;
     place.secret("misshapen", "Opaque", ".dockerconfigjson", "{\"auths\": [").await;
     place.secret("empty", "Opaque", "password", "secret").await;
     let auth = base64::engine::general_purpose::STANDARD.encode("me:wrong-password");
     let config = json!({ "auths": { odd.host.clone(): { "auth": auth } } });
-    place.secret("refused", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", &config.to_string()).await;
+    place
+        .secret(
+            "refused",
+            "kubernetes.io/dockerconfigjson",
+            ".dockerconfigjson",
+            &config.to_string(),
+        )
+        .await;
     place.config_map("keyless", &[("README", "no Dockerfile here")]).await;
 
     place.apply_family("good", &scene.spec()).await.expect("a family");
@@ -69,7 +90,10 @@ async fn bad_input_is_told_and_disturbs_nobody() {
 
     let cases = cases(&scene, &odd.host, &away);
     for case in &cases {
-        place.apply_family(case.name, &case.spec).await.unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        place
+            .apply_family(case.name, &case.spec)
+            .await
+            .unwrap_or_else(|error| panic!("{}: {error}", case.name));
     }
     let problems = join_all(cases.iter().map(|case| problem(place, case))).await;
     let problems: Vec<String> = problems.into_iter().flatten().collect();
@@ -91,7 +115,11 @@ fn cases(scene: &Scene, odd: &str, away: &str) -> Vec<Case> {
         "cycle",
         |spec| spec["images"][0]["from"] = json!([{ "image": "join" }]),
         reason::CYCLE,
-        &["spec.images: the edges run in a circle: ", "base -> join", "take one of these `from` entries out"],
+        &[
+            "spec.images: the edges run in a circle: ",
+            "base -> join",
+            "take one of these `from` entries out",
+        ],
     );
     all.add(
         "unknown-parent",
@@ -103,7 +131,12 @@ fn cases(scene: &Scene, odd: &str, away: &str) -> Vec<Case> {
         "collision-within",
         |spec| spec["images"][1]["path"] = json!("base"),
         reason::TAG_COLLISION,
-        &["spec.images[left].tags", "/base:latest", "the image `base`", "give one of them another tag or `path`"],
+        &[
+            "spec.images[left].tags",
+            "/base:latest",
+            "the image `base`",
+            "give one of them another tag or `path`",
+        ],
     );
     all.add(
         "collision-across",
@@ -128,7 +161,11 @@ fn credentials(all: &mut Cases<'_>, odd: &str, namespace: &str) {
         "no-secret",
         |spec| spec["credentials"] = json!([{ "name": "absent" }]),
         reason::SECRET_NOT_FOUND,
-        &["spec.credentials[absent]", &format!("there is no Secret {namespace}/absent"), "create it"],
+        &[
+            "spec.credentials[absent]",
+            &format!("there is no Secret {namespace}/absent"),
+            "create it",
+        ],
     );
     all.add(
         "misshapen-secret",
@@ -173,8 +210,18 @@ fn registries(all: &mut Cases<'_>, odd: &str, away: &str) {
             reason::INVALID_REGISTRY_RESPONSE,
             "check that it is an OCI registry",
         ),
-        ("large", format!("{odd}/large/alpine"), reason::MANIFEST_TOO_LARGE, "more than 4194304 bytes"),
-        ("no-upstream", format!("{odd}/none/alpine"), reason::IMAGE_NOT_FOUND, "correct the image or the tag"),
+        (
+            "large",
+            format!("{odd}/large/alpine"),
+            reason::MANIFEST_TOO_LARGE,
+            "more than 4194304 bytes",
+        ),
+        (
+            "no-upstream",
+            format!("{odd}/none/alpine"),
+            reason::IMAGE_NOT_FOUND,
+            "correct the image or the tag",
+        ),
     ] {
         all.add(
             name,
@@ -263,12 +310,15 @@ async fn problem(place: &Place, case: &Case) -> Option<String> {
     }
     let told = place.list::<Event>().await.into_iter().any(|event| {
         let about = event.regarding.is_some_and(|about| about.name.as_deref() == Some(case.name));
-        about && event.reason.as_deref() == Some(case.reason) && event.type_.as_deref() == Some("Warning")
+        about
+            && event.reason.as_deref() == Some(case.reason)
+            && event.type_.as_deref() == Some("Warning")
     });
     if !told {
         problems.push("no Event tells it".into());
     }
-    (!problems.is_empty()).then(|| format!("{}: {}\n{reason}: {message}", case.name, problems.join(", ")))
+    (!problems.is_empty())
+        .then(|| format!("{}: {}\n{reason}: {message}", case.name, problems.join(", ")))
 }
 
 /// What was missing comes, and the family goes on by itself.
@@ -293,8 +343,11 @@ async fn a_mended_input_goes_on() {
         .await;
     };
     stalled(reason::SECRET_NOT_FOUND).await;
-    let config = json!({ "auths": { "registry.example.com": { "username": "me", "password": "secret" } } });
-    place.secret("late", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", &config.to_string()).await;
+    let config =
+        json!({ "auths": { "registry.example.com": { "username": "me", "password": "secret" } } });
+    place
+        .secret("late", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", &config.to_string())
+        .await;
     stalled(reason::SOURCE_NOT_FOUND).await;
     place.config_map("late", &[("Dockerfile", "FROM docker.io/library/alpine:3.20\n")]).await;
     stalled(reason::STRATEGY_NOT_FOUND).await;

@@ -1,4 +1,5 @@
-//! Plays the builders: what a real one would push is pushed for every Job, and its pod ends as asked for.
+//! Plays the builders: what a real one would push is pushed for every Job, and its pod ends as
+//! asked for.
 
 use std::{
     collections::HashSet,
@@ -50,12 +51,16 @@ impl Builder {
     pub fn start(place: &Place, images: &Images) -> Self {
         let held = Arc::new(Mutex::new(HashSet::new()));
         let same = Arc::new(Mutex::new(HashSet::new()));
-        let (place, images, waiting, unchanged) = (place.clone(), images.clone(), Arc::clone(&held), Arc::clone(&same));
+        let (place, images, waiting, unchanged) =
+            (place.clone(), images.clone(), Arc::clone(&held), Arc::clone(&same));
         let work = tokio::spawn(async move {
             let mut done = HashSet::new();
             loop {
                 let jobs = place.list::<Job>().await;
-                for job in jobs.into_iter().filter(|job| label(job, labels::COMPONENT) == labels::COMPONENT_BUILD) {
+                for job in jobs
+                    .into_iter()
+                    .filter(|job| label(job, labels::COMPONENT) == labels::COMPONENT_BUILD)
+                {
                     let image = label(&job, labels::IMAGE);
                     let of_held = waiting.lock().unwrap().contains(&image);
                     let comes_out_the_same = unchanged.lock().unwrap().contains(&image);
@@ -100,7 +105,8 @@ impl Drop for Builder {
 }
 
 async fn pod_of(place: &Place, job: &Job) -> Option<Pod> {
-    let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", job.name_any()));
+    let of_job =
+        ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", job.name_any()));
     place.api::<Pod>().list(&of_job).await.expect("pods").items.pop()
 }
 

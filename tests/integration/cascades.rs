@@ -1,4 +1,5 @@
-//! What a cascade does: joins wait for both sides, a move in mid-cascade is built next, somebody else's tag is put back.
+//! What a cascade does: joins wait for both sides, a move in mid-cascade is built next, somebody
+//! else's tag is put back.
 
 use groundswell::api::{Cascade, CascadePhase, condition::reason};
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
@@ -24,7 +25,8 @@ async fn a_join_waits_for_both_sides_and_a_later_move_is_built_next() {
     place.apply_family("app", &scene.spec()).await.expect("a family");
     wait_for("both sides to have begun", 60, async || {
         let jobs = place.jobs("app").await;
-        let mut names: Vec<String> = jobs.iter().map(|job| label(job, "groundswell.dev/image")).collect();
+        let mut names: Vec<String> =
+            jobs.iter().map(|job| label(job, "groundswell.dev/image")).collect();
         names.sort();
         if names == ["base", "left", "right"] { Ok(()) } else { Err(format!("{names:?}")) }
     })
@@ -127,7 +129,11 @@ async fn runs(scene: &Scene, image: &str) {
     wait_for(format!("the Deployment to run {image}"), 30, async || {
         let deployment = scene.place.api::<Deployment>().get("web").await.expect("the Deployment");
         let pod = deployment.spec.and_then(|spec| spec.template.spec).expect("a pod");
-        let found = pod.containers.first().and_then(|container| container.image.clone()).unwrap_or_default();
+        let found = pod
+            .containers
+            .first()
+            .and_then(|container| container.image.clone())
+            .unwrap_or_default();
         if found == image { Ok(()) } else { Err(found) }
     })
     .await;

@@ -1,6 +1,9 @@
-//! Checks: they come before tags and children, their verdict is the exit code, and none is run twice.
+//! Checks: they come before tags and children, their verdict is the exit code, and none is run
+//! twice.
 
-use groundswell::api::{CheckState, ImageState, ManagedImage, ManagedImageStatus, condition::reason, labels};
+use groundswell::api::{
+    CheckState, ImageState, ManagedImage, ManagedImageStatus, condition::reason, labels,
+};
 use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{Pod, PodSpec},
@@ -25,21 +28,29 @@ use super::{
 /// The Jobs of checks, or of builds, of an image; the attempts in order.
 async fn jobs(place: &Place, component: &str, image: &str) -> Vec<Job> {
     let mut jobs = place.jobs("app").await;
-    jobs.retain(|job| label(job, labels::COMPONENT) == component && label(job, labels::IMAGE) == image);
+    jobs.retain(|job| {
+        label(job, labels::COMPONENT) == component && label(job, labels::IMAGE) == image
+    });
     jobs.sort_by_key(|job| (label(job, labels::CHECK), label(job, labels::ATTEMPT)));
     jobs
 }
 
-/// Waits for so many Jobs of checks of the image `base` with their pods, and shows each check's name with its pod.
+/// Waits for so many Jobs of checks of the image `base` with their pods, and shows each check's
+/// name with its pod.
 async fn checks(place: &Place, count: usize) -> Vec<(String, Pod)> {
     wait_for(format!("{count} checks"), 60, async || {
         let mut found = Vec::new();
         for job in jobs(place, labels::COMPONENT_CHECK, "base").await {
-            let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", job.name_any()));
+            let of_job = ListParams::default()
+                .labels(&format!("batch.kubernetes.io/job-name={}", job.name_any()));
             let pods = place.api::<Pod>().list(&of_job).await.expect("pods").items;
             found.extend(pods.into_iter().map(|pod| (label(&job, labels::CHECK), pod)));
         }
-        if found.len() == count { Ok(found) } else { Err(format!("{} checks, {:?}", found.len(), status(place).await)) }
+        if found.len() == count {
+            Ok(found)
+        } else {
+            Err(format!("{} checks, {:?}", found.len(), status(place).await))
+        }
     })
     .await
 }
@@ -94,15 +105,25 @@ async fn checks_come_before_tags_and_children_and_are_run_once() {
     let running = checks(place, 2).await;
 
     let repository = format!("{}/{}/base@sha256:", cluster().registry, place.namespace);
-    let images: Vec<_> =
-        running.iter().map(|(_, pod)| pod_spec(pod).containers[0].image.clone().unwrap_or_default()).collect();
+    let images: Vec<_> = running
+        .iter()
+        .map(|(_, pod)| pod_spec(pod).containers[0].image.clone().unwrap_or_default())
+        .collect();
     assert_eq!(images[0], "played.invalid/scanner:1");
     assert!(images[1].starts_with(&repository), "{images:?}");
     for (_, pod) in &running {
         let spec = pod_spec(pod);
         assert_eq!(spec.automount_service_account_token, Some(false));
-        let given = spec.containers[0].env.iter().flatten().find(|variable| variable.name == "GROUNDSWELL_IMAGE");
-        assert!(given.and_then(|given| given.value.as_deref()).is_some_and(|image| image.starts_with(&repository)));
+        let given = spec.containers[0]
+            .env
+            .iter()
+            .flatten()
+            .find(|variable| variable.name == "GROUNDSWELL_IMAGE");
+        assert!(
+            given
+                .and_then(|given| given.value.as_deref())
+                .is_some_and(|image| image.starts_with(&repository))
+        );
     }
 
     // A controller that is killed meanwhile finds them.
@@ -125,7 +146,8 @@ async fn checks_come_before_tags_and_children_and_are_run_once() {
     end(place, &running[1].1, 0, "Python 3.12", false).await;
     place.wait_family("app", "Ready", 60).await;
     let status = status(place).await;
-    let told: Vec<_> = status.checks.iter().map(|check| (check.name.as_str(), check.state)).collect();
+    let told: Vec<_> =
+        status.checks.iter().map(|check| (check.name.as_str(), check.state)).collect();
     assert_eq!(told, [("scan", CheckState::Failed), ("starts", CheckState::Passed)]);
     assert!(status.checks[0].message.ends_with("3 findings, TOKEN=***"), "{:?}", status.checks);
     assert_eq!(status.checks[1].message, "Python 3.12");
@@ -159,7 +181,8 @@ async fn a_failed_check_keeps_tags_and_children_back_until_it_is_mended() {
     assert!(failed.message.contains("no pythn here"), "{}", failed.message);
     assert!(failed.tags.is_empty(), "{:?}", failed.tags);
     wait_for("its child to be blocked", 30, async || {
-        let image = place.api::<ManagedImage>().get("app.left").await.map_err(|error| error.to_string())?;
+        let image =
+            place.api::<ManagedImage>().get("app.left").await.map_err(|error| error.to_string())?;
         let status = image.status.unwrap_or_default();
         if status.state == ImageState::Blocked { Ok(()) } else { Err(format!("{status:?}")) }
     })
@@ -172,10 +195,16 @@ async fn a_failed_check_keeps_tags_and_children_back_until_it_is_mended() {
     let running = checks(place, 3).await;
     let open: Vec<_> = running
         .iter()
-        .filter(|(_, pod)| pod_spec(pod).containers[0].command.as_deref() == Some(&["python".to_owned()][..]))
+        .filter(|(_, pod)| {
+            pod_spec(pod).containers[0].command.as_deref() == Some(&["python".to_owned()][..])
+        })
         .collect();
     end(place, &open[0].1, 0, "", false).await;
     place.wait_family("app", "Ready", 60).await;
-    assert_eq!(jobs(place, labels::COMPONENT_BUILD, "base").await.len(), 1, "a changed check rebuilds nothing");
+    assert_eq!(
+        jobs(place, labels::COMPONENT_BUILD, "base").await.len(),
+        1,
+        "a changed check rebuilds nothing"
+    );
     assert_eq!(Some(scene.tag("base", "latest").await), status(place).await.digest);
 }

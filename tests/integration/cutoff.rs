@@ -27,26 +27,39 @@ async fn a_rebuild_that_changed_nothing_is_remembered_and_spares_the_children() 
     place.wait_family("app", "Ready", 60).await;
     let digests = place.digests("app").await;
 
-    spec["images"][0]["source"]["inline"] = json!("FROM docker.io/library/alpine:3.20\n# A comment.\nRUN echo base\n");
+    spec["images"][0]["source"]["inline"] = json!(
+        "FROM docker.io/library/alpine:3.20\n# A \
+        comment.\nRUN echo base\n"
+    );
     place.apply_family("app", &spec).await.expect("a family");
     wait_for("base to be built again", 60, async || {
-        let status = place.api::<ManagedImage>().get("app.base").await.expect("base").status.unwrap_or_default();
+        let status = place
+            .api::<ManagedImage>()
+            .get("app.base")
+            .await
+            .expect("base")
+            .status
+            .unwrap_or_default();
         let spared = status.history.first().is_some_and(|build| build.spared);
         if spared { Ok(()) } else { Err(format!("{status:?}")) }
     })
     .await;
     place.wait_family("app", "Ready", 60).await;
     assert_eq!(place.digests("app").await, digests);
-    let mut jobs: Vec<String> = place.jobs("app").await.iter().map(|job| label(job, "groundswell.dev/image")).collect();
+    let mut jobs: Vec<String> =
+        place.jobs("app").await.iter().map(|job| label(job, "groundswell.dev/image")).collect();
     jobs.sort();
     assert_eq!(jobs, ["base", "base", "join", "left", "right"], "what stands on base is spared");
     assert_eq!(scene.tag("base", "latest").await, digests["base"]);
-    for job in place.jobs("app").await.iter().filter(|job| label(job, "groundswell.dev/image") == "base") {
+    for job in
+        place.jobs("app").await.iter().filter(|job| label(job, "groundswell.dev/image") == "base")
+    {
         let tag = format!("gs-{}", label(job, "groundswell.dev/fingerprint"));
         assert_eq!(scene.tag("base", &tag).await, digests["base"], "{tag}");
     }
 
-    // Every record and Job gone: the registry alone knows that the digest stands for the new fingerprint as well.
+    // Every record and Job gone: the registry alone knows that the digest stands for the new
+    // fingerprint as well.
     operator.kill();
     for job in place.jobs("app").await {
         let name = job.metadata.name.unwrap_or_default();
@@ -54,7 +67,10 @@ async fn a_rebuild_that_changed_nothing_is_remembered_and_spares_the_children() 
         jobs.delete(&name, &DeleteParams::background()).await.expect("deleted");
     }
     let records = place.api::<ManagedImage>();
-    records.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("deleted");
+    records
+        .delete_collection(&DeleteParams::default(), &ListParams::default())
+        .await
+        .expect("deleted");
     let families = place.api::<ImageFamily>();
     let cleared = Patch::Merge(json!({ "status": null }));
     families.patch_status("app", &PatchParams::default(), &cleared).await.expect("cleared");

@@ -1,5 +1,5 @@
-//! A family that is deleted in the middle of a cascade: all that the cluster has of it goes, others go on, and one of its name can
-//! be made again.
+//! A family that is deleted in the middle of a cascade: all that the cluster has of it goes, others
+//! go on, and one of its name can be made again.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
@@ -29,7 +29,8 @@ impl Scene {
     /// The same images on the same upstream, for a family that pushes elsewhere.
     fn spec_elsewhere(&self) -> Value {
         let mut spec = self.spec();
-        spec["repository"] = json!(format!("{}/{}/elsewhere", cluster().registry, self.place.namespace));
+        spec["repository"] =
+            json!(format!("{}/{}/elsewhere", cluster().registry, self.place.namespace));
         spec
     }
 
@@ -42,27 +43,35 @@ impl Scene {
 
     /// What is recorded of a family's images, by name.
     async fn records(&self, family: &str) -> BTreeMap<String, ManagedImageStatus> {
-        let images = self.place.list::<ManagedImage>().await.into_iter().filter(|image| image.spec.family == family);
+        let images = self
+            .place
+            .list::<ManagedImage>()
+            .await
+            .into_iter()
+            .filter(|image| image.spec.family == family);
         images.map(|image| (image.spec.image, image.status.unwrap_or_default())).collect()
     }
 
-    /// Waits until a family is in the middle of the cascade of this build number: `base` and `left` stand in the registry under
-    /// it, and `right` is being built.
+    /// Waits until a family is in the middle of the cascade of this build number: `base` and `left`
+    /// stand in the registry under it, and `right` is being built.
     async fn wait_mid_cascade(&self, family: &str, build: i64) {
         wait_for(format!("{family} to be in the middle of cascade {build}"), 60, async || {
             let records = self.records(family).await;
             let tagged = |image: &&str| {
-                let tags = records.get(*image).map(|record| record.tags.as_slice()).unwrap_or_default();
+                let tags =
+                    records.get(*image).map(|record| record.tags.as_slice()).unwrap_or_default();
                 tags.iter().any(|tag| tag.tag == format!("r{build}"))
             };
             let running = records.get("right").and_then(|record| record.running.as_ref());
-            let is_there = ["base", "left"].iter().all(tagged) && running.is_some_and(|right| right.build == build);
+            let is_there = ["base", "left"].iter().all(tagged)
+                && running.is_some_and(|right| right.build == build);
             if is_there { Ok(()) } else { Err(format!("{records:#?}")) }
         })
         .await;
     }
 
-    /// Moves the upstream, until `app` is in the middle of its second cascade, which stays there. Returns the digest of `base:r2`.
+    /// Moves the upstream, until `app` is in the middle of its second cascade, which stays there.
+    /// Returns the digest of `base:r2`.
     async fn halt_in_second_cascade(&self) -> String {
         self.builder.hold("right");
         self.move_upstream("2").await;
@@ -72,26 +81,35 @@ impl Scene {
 
     /// Deletes a family, as a person does: what it owns goes after it.
     async fn delete(&self, family: &str) {
-        self.place.api::<ImageFamily>().delete(family, &DeleteParams::background()).await.expect("deleted");
+        self.place
+            .api::<ImageFamily>()
+            .delete(family, &DeleteParams::background())
+            .await
+            .expect("deleted");
     }
 
     /// The objects of a kind that none of these owns.
     async fn strays<K>(&self, owners: &[String]) -> Vec<String>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug,
     {
         let objects = self.place.list::<K>().await;
-        let owned = |object: &&K| object.owner_references().iter().any(|owner| owners.contains(&owner.uid));
+        let owned =
+            |object: &&K| object.owner_references().iter().any(|owner| owners.contains(&owner.uid));
         let strays = objects.iter().filter(|object| !owned(object));
         strays.map(|object| format!("{} {}", K::kind(&()), object.name_any())).collect()
     }
 
-    /// Waits until all that the namespace has belongs to the family with this uid. The garbage collector learns of new kinds
-    /// only every half minute.
+    /// Waits until all that the namespace has belongs to the family with this uid. The garbage
+    /// collector learns of new kinds only every half minute.
     async fn wait_all_of(&self, uid: &str) {
         wait_for("nothing to be left of a deleted family", 120, async || {
             let family = [uid.to_owned()];
-            let jobs: Vec<String> = self.place.list::<Job>().await.iter().filter_map(ResourceExt::uid).collect();
+            let jobs: Vec<String> =
+                self.place.list::<Job>().await.iter().filter_map(ResourceExt::uid).collect();
             let found = [
                 self.strays::<ManagedImage>(&family).await,
                 self.strays::<Cascade>(&family).await,
@@ -102,7 +120,13 @@ impl Scene {
             ]
             .concat();
             // Every namespace has this one.
-            let found: Vec<String> = found.into_iter().filter(|name| name != "ConfigMap kube-root-ca.crt").collect();
+            let found: Vec<String> = found
+                .into_iter()
+                .filter(|name| {
+                    name != "ConfigMap \
+                kube-root-ca.crt"
+                })
+                .collect();
             if found.is_empty() { Ok(()) } else { Err(found.join("\n")) }
         })
         .await;
@@ -111,7 +135,11 @@ impl Scene {
     /// Fails unless the tags that name these builds stand on these digests.
     async fn assert_numbered(&self, digests: &BTreeMap<String, String>, builds: [(&str, i64); 4]) {
         for (image, build) in builds {
-            assert_eq!(self.tag(image, &format!("r{build}")).await, digests[image], "{image}:r{build}");
+            assert_eq!(
+                self.tag(image, &format!("r{build}")).await,
+                digests[image],
+                "{image}:r{build}"
+            );
         }
     }
 }
@@ -141,10 +169,18 @@ async fn a_family_that_is_deleted_mid_cascade_goes_whole_and_can_be_made_again()
     scene.wait_all_of(&other).await;
     for image in ["right", "join"] {
         assert_eq!(scene.tag(image, "latest").await, first[image], "{image}");
-        assert_eq!(scene.tag(image, "r2").await, "", "nothing of a deleted family is built: {image}");
+        assert_eq!(
+            scene.tag(image, "r2").await,
+            "",
+            "nothing of a deleted family is built: {image}"
+        );
     }
     let (_, metrics) = operator.get("metrics").await.expect("metrics");
-    assert!(metrics.contains("groundswell_images{state=\"Current\"} 4\n"), "only those of the other:\n{metrics}");
+    assert!(
+        metrics.contains("groundswell_images{state=\"Current\"} 4\n"),
+        "only those of the \
+        other:\n{metrics}"
+    );
 
     let (_, second) = scene.make("app", &scene.spec()).await;
     assert_eq!(second["base"], second_base, "what stands in the registry is found");
@@ -172,7 +208,8 @@ async fn a_family_that_is_made_again_before_the_old_one_has_gone_is_built_whole(
     let second_base = scene.halt_in_second_cascade().await;
 
     scene.delete("app").await;
-    let uid = place.apply_family("app", &scene.spec()).await.expect("a family").uid().expect("a uid");
+    let uid =
+        place.apply_family("app", &scene.spec()).await.expect("a family").uid().expect("a uid");
     scene.wait_all_of(&uid).await;
     scene.builder.release("right");
     let (still, second) = scene.make("app", &scene.spec()).await;
@@ -190,7 +227,8 @@ async fn a_family_that_is_made_again_before_the_old_one_has_gone_is_built_whole(
     }
 }
 
-/// With `promotion: Cascade` the floating tags stay behind while a cascade runs: they tell of build 1, and `r2` stands.
+/// With `promotion: Cascade` the floating tags stay behind while a cascade runs: they tell of build
+/// 1, and `r2` stands.
 #[tokio::test]
 async fn a_family_that_is_made_again_counts_on_from_tags_that_no_floating_tag_tells_of() {
     let client = client().await;

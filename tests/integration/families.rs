@@ -1,8 +1,11 @@
-//! Families of two namespaces that stand on one another: consent, cascades that cross from one to the other, circles.
+//! Families of two namespaces that stand on one another: consent, cascades that cross from one to
+//! the other, circles.
 
 use std::collections::BTreeMap;
 
-use groundswell::api::{CauseType, ImageState, ManagedImage, ManagedImageStatus, condition::reason};
+use groundswell::api::{
+    CauseType, ImageState, ManagedImage, ManagedImageStatus, condition::reason,
+};
 use kube::Client;
 use serde_json::{Value, json};
 
@@ -18,8 +21,8 @@ use super::{
     },
 };
 
-/// The family `platform` with `base` and, on that, `tools`, in one namespace; and in another the family `shop`, whose `join`
-/// stands on both and whose `app` stands on `join`.
+/// The family `platform` with `base` and, on that, `tools`, in one namespace; and in another the
+/// family `shop`, whose `join` stands on both and whose `app` stands on `join`.
 struct Streets {
     platform: Scene,
     shop: Place,
@@ -69,7 +72,13 @@ impl Streets {
     }
 
     async fn record(&self, place: &Place, name: &str) -> ManagedImageStatus {
-        place.api::<ManagedImage>().get(name).await.ok().and_then(|image| image.status).unwrap_or_default()
+        place
+            .api::<ManagedImage>()
+            .get(name)
+            .await
+            .ok()
+            .and_then(|image| image.status)
+            .unwrap_or_default()
     }
 
     /// Waits until an image of `shop` is in this state for this reason. Returns its message.
@@ -77,7 +86,11 @@ impl Streets {
         wait_for(format!("{image} to be {} for {reason}", state.as_str()), 60, async || {
             let status = self.record(&self.shop, &format!("shop.{image}")).await;
             let found = format!("{} {}: {}", status.state.as_str(), status.reason, status.message);
-            if (status.state, status.reason.as_str()) == (state, reason) { Ok(status.message) } else { Err(found) }
+            if (status.state, status.reason.as_str()) == (state, reason) {
+                Ok(status.message)
+            } else {
+                Err(found)
+            }
         })
         .await
     }
@@ -103,7 +116,11 @@ async fn consent_is_asked_for_and_can_be_withdrawn() {
     let (exported, shop) = (streets.platform(&["base", "tools"]), streets.shop());
     streets.apply(&streets.platform(&["base"]), &shop).await;
     let message = streets.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
-    assert!(message.contains("/platform, which does not export it: have it listed in spec.exports there"), "{message}");
+    assert!(
+        message
+            .contains("/platform, which does not export it: have it listed in spec.exports there"),
+        "{message}"
+    );
     streets.platform.place.wait_family("platform", "Ready", 60).await;
     assert_eq!(streets.builds().await, BTreeMap::new());
 
@@ -147,14 +164,25 @@ async fn a_cascade_crosses_families_and_builds_a_join_once() {
     })
     .await;
     streets.wait("join", ImageState::Waiting, reason::WAITING_FOR_PARENT).await;
-    assert_eq!(streets.builds().await, built(1), "one side of the join is built anew, and the other is on its way");
+    assert_eq!(
+        streets.builds().await,
+        built(1),
+        "one side of the join is built anew, and the other is on its way"
+    );
 
     streets.platform.builder.release("tools");
     streets.shop.wait_rebuilt("shop", &digests, 90).await;
     assert_eq!(streets.builds().await, built(2));
     let causes = streets.record(&streets.shop, "shop.app").await.causes;
-    let root = causes.iter().find(|cause| cause.type_ == CauseType::Upstream).unwrap_or_else(|| panic!("{causes:?}"));
-    assert_eq!((root.name.as_str(), root.to.as_str()), ("alpine", moved.as_str()), "down to what moved first");
+    let root = causes
+        .iter()
+        .find(|cause| cause.type_ == CauseType::Upstream)
+        .unwrap_or_else(|| panic!("{causes:?}"));
+    assert_eq!(
+        (root.name.as_str(), root.to.as_str()),
+        ("alpine", moved.as_str()),
+        "down to what moved first"
+    );
 }
 
 #[tokio::test]
@@ -171,7 +199,9 @@ async fn a_circle_through_two_families_is_named_and_stops_nobody_else() {
     circle["images"][1]["from"].as_array_mut().expect("edges").push(app);
     streets.apply(&circle, &shop).await;
     let [ours, theirs] = [&streets.platform.place.namespace, &streets.shop.namespace];
-    let words = format!("{theirs}/shop.join -> {ours}/platform.tools -> {theirs}/shop.app -> {theirs}/shop.join");
+    let words = format!(
+        "{theirs}/shop.join -> {ours}/platform.tools -> {theirs}/shop.app -> {theirs}/shop.join"
+    );
     let message = streets.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
     assert!(message.contains(&words), "{message}");
     wait_for("the other family to name it as well", 60, async || {

@@ -1,4 +1,5 @@
-//! Stands between the controller and the API server: counts what is asked, and cuts the connection at a chosen write.
+//! Stands between the controller and the API server: counts what is asked, and cuts the connection
+//! at a chosen write.
 
 use std::{
     path::PathBuf,
@@ -39,7 +40,8 @@ struct Shared {
 struct Cut {
     /// How many more writes are let through.
     after: usize,
-    /// Whether the write at which it is cut still reaches the API server, and only its answer is lost.
+    /// Whether the write at which it is cut still reaches the API server, and only its answer is
+    /// lost.
     arrives: bool,
 }
 
@@ -64,11 +66,13 @@ impl Gate {
             cuts: watch::channel(0).0,
         });
         let router = Router::new().fallback(forward).with_state(Arc::clone(&shared));
-        let work = tokio::spawn(async move { axum::serve(listener, router).await.expect("the gate") });
+        let work =
+            tokio::spawn(async move { axum::serve(listener, router).await.expect("the gate") });
         Self { kubeconfig, shared, work, _folder: folder }
     }
 
-    /// Cuts the connection at the write that comes after `after` others, for good until [`Gate::mend`].
+    /// Cuts the connection at the write that comes after `after` others, for good until
+    /// [`Gate::mend`].
     pub fn cut_after(&self, after: usize, arrives: bool) {
         *self.shared.cut.lock().unwrap() = Some(Cut { after, arrives });
     }
@@ -83,7 +87,8 @@ impl Gate {
         self.shared.cuts.subscribe()
     }
 
-    /// What was asked since the last call: method, path and query; calls about the Lease are left out.
+    /// What was asked since the last call: method, path and query; calls about the Lease are left
+    /// out.
     pub fn taken(&self) -> Vec<String> {
         std::mem::take(&mut *self.shared.seen.lock().unwrap())
     }
@@ -127,8 +132,9 @@ async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Respons
 async fn pass_on(shared: &Shared, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, MAX_BODY).await.expect("a body").to_vec();
-    let mut onward =
-        http::Request::builder().method(parts.method).uri(parts.uri.path_and_query().map_or("/", |path| path.as_str()));
+    let mut onward = http::Request::builder()
+        .method(parts.method)
+        .uri(parts.uri.path_and_query().map_or("/", |path| path.as_str()));
     for name in [header::CONTENT_TYPE, header::ACCEPT] {
         if let Some(value) = parts.headers.get(&name) {
             onward = onward.header(name, value);

@@ -32,7 +32,11 @@ async fn the_second_takes_over() {
     scene.move_upstream("2").await;
     wait_for("the second to lead", 20, async || {
         let holder = holder(&scene).await;
-        if holder == "two" { Ok(()) } else { Err(format!("the Lease is held by {holder:?}\n{}", follower.log())) }
+        if holder == "two" {
+            Ok(())
+        } else {
+            Err(format!("the Lease is held by {holder:?}\n{}", follower.log()))
+        }
     })
     .await;
     assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());

@@ -1,7 +1,13 @@
-//! Tests on a real API server, etcd, controller manager and registry. There is no kubelet: builds are played by
-//! [`builder::Builder`], which pushes what a real one would push. Needs root.
+//! Tests on a real API server, etcd, controller manager and registry. There is no kubelet: builds
+//! are played by [`builder::Builder`], which pushes what a real one would push. Needs root.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test says what is wrong by failing")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test says what is \
+    wrong by failing"
+)]
 
 mod bad_input;
 mod builder;

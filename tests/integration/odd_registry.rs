@@ -43,9 +43,12 @@ async fn answer(request: Request) -> Response {
     let manifest = [(header::CONTENT_TYPE, "application/vnd.oci.image.manifest.v1+json")];
     match request.uri().path().split('/').nth(2) {
         Some("denied") => {
-            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=\"odd\"")]).into_response()
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=\"odd\"")])
+                .into_response()
         }
-        Some("garbage") => ([(header::CONTENT_TYPE, "text/html")], "<html>Welcome</html>").into_response(),
+        Some("garbage") => {
+            ([(header::CONTENT_TYPE, "text/html")], "<html>Welcome</html>").into_response()
+        }
         Some("large") => (manifest, vec![b' '; 5 << 20]).into_response(),
         Some("broken") => (StatusCode::INTERNAL_SERVER_ERROR, "no").into_response(),
         Some("silent") => std::future::pending().await,

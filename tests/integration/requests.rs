@@ -1,11 +1,11 @@
-//! What people ask for by hand: each act is done once per id, its outcome is recorded where it was asked for, and it is the same
-//! whether it is annotated or asked for by the plugin.
+//! What people ask for by hand: each act is done once per id, its outcome is recorded where it was
+//! asked for, and it is the same whether it is annotated or asked for by the plugin.
 
 use std::{fmt::Debug, path::PathBuf, process::Stdio};
 
 use groundswell::api::{
-    Cascade, CauseType, HandledRequest, ImageFamily, ImageState, ManagedImage, RequestOutcome, condition::reason,
-    labels,
+    Cascade, CauseType, HandledRequest, ImageFamily, ImageState, ManagedImage, RequestOutcome,
+    condition::reason, labels,
 };
 use k8s_openapi::{NamespaceResourceScope, api::events::v1::Event};
 use kube::{
@@ -26,21 +26,27 @@ use super::{
 };
 
 /// An object that takes requests.
-trait Asked: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned {
+trait Asked:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned
+{
     fn requests(&self) -> (Option<&str>, &[HandledRequest]);
 }
 
 impl Asked for ImageFamily {
     fn requests(&self) -> (Option<&str>, &[HandledRequest]) {
         let status = self.status.as_ref();
-        status.map_or((None, &[]), |status| (status.last_handled_request.as_deref(), &status.requests))
+        status.map_or((None, &[]), |status| {
+            (status.last_handled_request.as_deref(), &status.requests)
+        })
     }
 }
 
 impl Asked for ManagedImage {
     fn requests(&self) -> (Option<&str>, &[HandledRequest]) {
         let status = self.status.as_ref();
-        status.map_or((None, &[]), |status| (status.last_handled_request.as_deref(), &status.requests))
+        status.map_or((None, &[]), |status| {
+            (status.last_handled_request.as_deref(), &status.requests)
+        })
     }
 }
 
@@ -62,7 +68,11 @@ impl Scene {
     /// Annotates an object.
     async fn ask<K: Asked>(&self, name: &str, value: &str) {
         let patch = json!({ "metadata": { "annotations": { labels::REQUEST: value } } });
-        self.place.api::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("an annotation");
+        self.place
+            .api::<K>()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+            .expect("an annotation");
     }
 
     /// What came of a request, once something has.
@@ -70,7 +80,11 @@ impl Scene {
         wait_for(format!("the request {id} on {name} to be handled"), 30, async || {
             let object = self.place.api::<K>().get(name).await.expect("the object");
             let (_, requests) = object.requests();
-            requests.iter().find(|handled| handled.id == id).cloned().ok_or_else(|| format!("{object:#?}"))
+            requests
+                .iter()
+                .find(|handled| handled.id == id)
+                .cloned()
+                .ok_or_else(|| format!("{object:#?}"))
         })
         .await
     }
@@ -163,8 +177,8 @@ async fn a_trigger_starts_at_once_and_once_per_id() {
     let (last, requests) = family.requests();
     assert_eq!((last, requests.len(), requests[0].by.as_deref()), (Some("t1"), 1, Some("ann")));
 
-    // The id stands in the status: neither the annotation that is still there nor one that is written anew does anything, not
-    // even for a controller that has just begun.
+    // The id stands in the status: neither the annotation that is still there nor one that is
+    // written anew does anything, not even for a controller that has just begun.
     scene.move_and_see("3").await;
     scene.ask::<ImageFamily>("app", r#"{"id": "t1", "action": "Force"}"#).await;
     operator.kill();
@@ -198,7 +212,9 @@ async fn a_forced_image_is_rebuilt_once_though_it_is_current() {
         status.causes
     );
 
-    scene.done::<ImageFamily>("app", "f2", r#""action": "Force", "image": "left", "subtree": true"#).await;
+    scene
+        .done::<ImageFamily>("app", "f2", r#""action": "Force", "image": "left", "subtree": true"#)
+        .await;
     scene.wait_builds([1, 3, 1, 3]).await;
     for jobs in scene.place.jobs_per_fingerprint("app").await.values() {
         assert_eq!(*jobs, 1);
@@ -211,7 +227,11 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
     let scene = Scene::new(&client, "hold").await;
     let (_, mut operator) = scene.built(json!({ "settle": "0s" })).await;
     scene
-        .done::<ImageFamily>("app", "h1", r#""action": "Hold", "upstream": "alpine", "reason": "release", "by": "ann""#)
+        .done::<ImageFamily>(
+            "app",
+            "h1",
+            r#""action": "Hold", "upstream": "alpine", "reason": "release", "by": "ann""#,
+        )
         .await;
     scene.move_and_see("2").await;
     operator.kill();
@@ -220,13 +240,19 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
     scene
         .wait_upstream("the hold to be told".into(), |upstream| {
             let told = upstream["message"].as_str().unwrap_or_default();
-            upstream["reason"] == reason::HELD && told.contains("release") && upstream["hold"]["by"] == "ann"
+            upstream["reason"] == reason::HELD
+                && told.contains("release")
+                && upstream["hold"]["by"] == "ann"
         })
         .await;
     assert_eq!(scene.builds().await, [Some(1); 4]);
     scene.done::<ImageFamily>("app", "h2", r#""action": "Unhold", "upstream": "alpine""#).await;
     scene.wait_builds([2; 4]).await;
-    scene.wait_upstream("it to be adopted".into(), |upstream| upstream["adopted"]["digest"] == newest).await;
+    scene
+        .wait_upstream("it to be adopted".into(), |upstream| {
+            upstream["adopted"]["digest"] == newest
+        })
+        .await;
 
     let held = scene.place.digests("app").await["left"].clone();
     scene.done::<ManagedImage>("app.left", "h1", r#""action": "Hold""#).await;
@@ -255,10 +281,13 @@ async fn only_the_candidate_is_approved() {
     let second = scene.move_and_see("2").await;
     let third = scene.move_and_see("3").await;
     scene
-        .wait_upstream("it to wait for approval".into(), |upstream| upstream["reason"] == reason::AWAITING_APPROVAL)
+        .wait_upstream("it to wait for approval".into(), |upstream| {
+            upstream["reason"] == reason::AWAITING_APPROVAL
+        })
         .await;
-    let approve =
-        |digest: &str| format!(r#""action": "Approve", "upstream": "alpine", "digest": "{digest}", "by": "ann""#);
+    let approve = |digest: &str| {
+        format!(r#""action": "Approve", "upstream": "alpine", "digest": "{digest}", "by": "ann""#)
+    };
     let said = scene.refused::<ImageFamily>("app", "a1", &approve(&second)).await;
     assert!(said.contains(&third), "{said}");
     assert_eq!(scene.builds().await, [Some(1); 4]);
@@ -279,7 +308,8 @@ async fn a_cancelled_build_is_made_again_by_a_retry() {
     wait_for("the build to run", 60, async || {
         let running = scene.place.list::<ManagedImage>().await;
         let found = running.iter().any(|image| {
-            image.spec.image == "right" && image.status.as_ref().is_some_and(|status| status.running.is_some())
+            image.spec.image == "right"
+                && image.status.as_ref().is_some_and(|status| status.running.is_some())
         });
         found.then_some(()).ok_or_else(|| format!("{running:#?}"))
     })
@@ -312,25 +342,35 @@ async fn what_is_no_request_is_refused_in_words_and_uses_up_no_id() {
     })
     .await;
     assert_eq!((refused.outcome, refused.action), (RequestOutcome::Refused, None));
-    assert!(refused.id.starts_with("unreadable-") && refused.message.contains("`Trigger`"), "{refused:?}");
+    assert!(
+        refused.id.starts_with("unreadable-") && refused.message.contains("`Trigger`"),
+        "{refused:?}"
+    );
     scene.done::<ImageFamily>("app", "r1", r#""action": "Retry""#).await;
 
-    let said = scene.refused::<ImageFamily>("app", "r2", r#""action": "Force", "image": "nobody""#).await;
+    let said =
+        scene.refused::<ImageFamily>("app", "r2", r#""action": "Force", "image": "nobody""#).await;
     assert!(said.contains("no image `nobody`"), "{said}");
-    let said = scene.refused::<ImageFamily>("app", "r3", r#""action": "Hold", "upstream": "nobody""#).await;
+    let said = scene
+        .refused::<ImageFamily>("app", "r3", r#""action": "Hold", "upstream": "nobody""#)
+        .await;
     assert!(said.contains("no upstream `nobody`"), "{said}");
     let past = r#""action": "Hold", "until": "2001-01-01T00:00:00Z""#;
     scene.refused::<ManagedImage>("app.left", "r1", past).await;
-    scene.ask::<ManagedImage>("app.left", r#"{"id": "r2", "action": "Retry", "image": "right"}"#).await;
+    scene
+        .ask::<ManagedImage>("app.left", r#"{"id": "r2", "action": "Retry", "image": "right"}"#)
+        .await;
     wait_for("another's image to be refused", 30, async || {
         let image = scene.image("left").await;
-        let said = image.requests().1.first().map(|handled| handled.message.clone()).unwrap_or_default();
+        let said =
+            image.requests().1.first().map(|handled| handled.message.clone()).unwrap_or_default();
         if said.contains("names `right`") { Ok(()) } else { Err(format!("{image:#?}")) }
     })
     .await;
     wait_for("an Event about it", 10, async || {
         let events = scene.place.list::<Event>().await;
-        let told = events.iter().any(|event| event.reason.as_deref() == Some(reason::REQUEST_REFUSED));
+        let told =
+            events.iter().any(|event| event.reason.as_deref() == Some(reason::REQUEST_REFUSED));
         told.then_some(()).ok_or_else(|| format!("{events:#?}"))
     })
     .await;
@@ -348,7 +388,11 @@ async fn plugin(scene: &Scene, line: &str) -> (bool, String) {
         .output()
         .await
         .expect("the plugin");
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
     (output.status.success(), text)
 }
 
@@ -363,7 +407,14 @@ async fn the_plugin_asks_waits_and_overwrites_nobody() {
     scene.place.wait_family("app", "Ready", 60).await;
 
     let (done, said) = plugin(&scene, "hold app/left --for 72h --reason release --wait").await;
-    assert!(done && said.contains("requested: Hold left until") && said.contains("\ndone: left stays"), "{said}");
+    assert!(
+        done && said.contains("requested: Hold left until")
+            && said.contains(
+                "\ndone: left \
+        stays"
+            ),
+        "{said}"
+    );
     let status = scene.image("left").await.status.expect("a status");
     let hold = status.hold.expect("a hold");
     assert_eq!(hold.reason.as_deref(), Some("release"));
@@ -371,14 +422,20 @@ async fn the_plugin_asks_waits_and_overwrites_nobody() {
     let (done, said) = plugin(&scene, "unhold app/left --wait").await;
     assert!(done && said.contains("done: the hold of left has ended"), "{said}");
     let (done, said) = plugin(&scene, "hold app --upstream nobody --wait").await;
-    assert!(!done && said.contains("error: refused: the family has no upstream `nobody`"), "{said}");
+    assert!(
+        !done && said.contains("error: refused: the family has no upstream `nobody`"),
+        "{said}"
+    );
 
     let candidate = scene.move_and_see("2").await;
     let other = format!("sha256:{}", "0".repeat(64));
     let (done, said) = plugin(&scene, &format!("approve app alpine --digest {other}")).await;
     assert!(!done && said.contains(&candidate), "{said}");
     let (done, said) = plugin(&scene, "approve app alpine --wait").await;
-    assert!(done && said.contains(&format!("candidate {candidate}")) && said.contains("\ndone: "), "{said}");
+    assert!(
+        done && said.contains(&format!("candidate {candidate}")) && said.contains("\ndone: "),
+        "{said}"
+    );
     scene.wait_builds([2; 4]).await;
 
     operator.kill();
@@ -392,7 +449,10 @@ async fn the_plugin_asks_waits_and_overwrites_nobody() {
     scene.wait_builds([2, 3, 2, 3]).await;
 
     let managers = scene.image("left").await.metadata.managed_fields.unwrap_or_default();
-    let own = managers.iter().find(|fields| fields.manager.as_deref() == Some("kubectl-family")).expect("its fields");
+    let own = managers
+        .iter()
+        .find(|fields| fields.manager.as_deref() == Some("kubectl-family"))
+        .expect("its fields");
     let fields = serde_json::to_string(&own.fields_v1).expect("JSON");
     assert!(fields.contains(labels::REQUEST) && !fields.contains("f:spec"), "{fields}");
     let (done, said) = plugin(&scene, "retry app/nobody").await;

@@ -1,4 +1,5 @@
-//! Nothing is built twice: not by a controller that is killed at any write, nor by one that finds no record of anything.
+//! Nothing is built twice: not by a controller that is killed at any write, nor by one that finds
+//! no record of anything.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -51,7 +52,8 @@ impl Scene {
 
     pub fn spec(&self) -> Value {
         let repository = format!("{}/{}", cluster().registry, self.place.namespace);
-        let mut spec = family::spec(&repository, &format!("docker.io/{}", self.upstream()), STRATEGY);
+        let mut spec =
+            family::spec(&repository, &format!("docker.io/{}", self.upstream()), STRATEGY);
         let mut join = family::image("join", "left");
         join["from"]
             .as_array_mut()
@@ -103,17 +105,25 @@ async fn a_lost_record_makes_no_rebuild() {
         }
         let uids = uids(&scene.place).await;
         let all = ListParams::default();
-        scene.place.api::<ManagedImage>().delete_collection(&DeleteParams::default(), &all).await.expect("deleted");
+        scene
+            .place
+            .api::<ManagedImage>()
+            .delete_collection(&DeleteParams::default(), &all)
+            .await
+            .expect("deleted");
         let cleared = json!({ "status": null });
         let families = scene.place.api::<ImageFamily>();
-        families.patch_status("app", &PatchParams::default(), &Patch::Merge(cleared)).await.expect("cleared");
+        families
+            .patch_status("app", &PatchParams::default(), &Patch::Merge(cleared))
+            .await
+            .expect("cleared");
         if restarted {
             operator = Operator::ready(&settings).await;
         }
         wait_for("records to be made anew", 60, async || {
             let now = self::uids(&scene.place).await;
-            let anew =
-                now.len() == uids.len() && now.iter().all(|(name, uid)| uids.get(name).is_some_and(|old| old != uid));
+            let anew = now.len() == uids.len()
+                && now.iter().all(|(name, uid)| uids.get(name).is_some_and(|old| old != uid));
             anew.then_some(()).ok_or(format!("{now:?}"))
         })
         .await;
@@ -144,7 +154,8 @@ async fn a_lost_record_makes_no_rebuild() {
     let _operator = Operator::ready(&settings).await;
     scene.place.wait_family("app", "Ready", 60).await;
     assert_eq!(scene.place.digests("app").await, digests);
-    let jobs: Vec<String> = scene.place.jobs("app").await.iter().map(ResourceExt::name_any).collect();
+    let jobs: Vec<String> =
+        scene.place.jobs("app").await.iter().map(ResourceExt::name_any).collect();
     assert!(jobs.is_empty(), "{jobs:?}");
 
     // And the next cascade counts on from the builds that only the registry remembers.
@@ -155,18 +166,25 @@ async fn a_lost_record_makes_no_rebuild() {
 }
 
 async fn uids(place: &Place) -> BTreeMap<String, String> {
-    place.list::<ManagedImage>().await.iter().map(|image| (image.name_any(), image.uid().unwrap_or_default())).collect()
+    place
+        .list::<ManagedImage>()
+        .await
+        .iter()
+        .map(|image| (image.name_any(), image.uid().unwrap_or_default()))
+        .collect()
 }
 
-/// The connection is cut, and the controller killed, at the first write of a cascade, at the second, and so on; every other time
-/// the write still arrives and only its answer is lost.
+/// The connection is cut, and the controller killed, at the first write of a cascade, at the
+/// second, and so on; every other time the write still arrives and only its answer is lost.
 #[tokio::test]
 async fn killed_at_any_write_it_builds_nothing_twice() {
     let client = client().await;
     let scene = Scene::new(&client, "killed").await;
     let gate = Gate::open(&client).await;
-    let settings =
-        Settings { kubeconfig: gate.kubeconfig.clone(), ..Settings::new(cluster(), &scene.place.namespace, &[]) };
+    let settings = Settings {
+        kubeconfig: gate.kubeconfig.clone(),
+        ..Settings::new(cluster(), &scene.place.namespace, &[])
+    };
     let mut operator = Operator::ready(&settings).await;
     scene.place.apply_family("app", &scene.spec()).await.expect("a family");
     scene.place.wait_family("app", "Ready", 60).await;

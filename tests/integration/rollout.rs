@@ -1,4 +1,5 @@
-//! Rollouts: real workloads of all kinds come to name a new digest, and nothing else of them changes. No pod starts here.
+//! Rollouts: real workloads of all kinds come to name a new digest, and nothing else of them
+//! changes. No pod starts here.
 
 use std::collections::BTreeSet;
 
@@ -38,7 +39,8 @@ struct Watching {
 
 impl Watching {
     async fn start(client: &Client, namespaces: &[&Place]) -> Self {
-        let only: BTreeSet<String> = namespaces.iter().map(|place| place.namespace.clone()).collect();
+        let only: BTreeSet<String> =
+            namespaces.iter().map(|place| place.namespace.clone()).collect();
         let (stores, mut changes) = WorkloadStore::start(client, &only);
         let (report, changed) = tokio::sync::mpsc::unbounded_channel();
         let work = tokio::spawn(async move {
@@ -60,7 +62,12 @@ impl Watching {
     }
 
     /// Waits until every step of the plan is so.
-    async fn wait_steps(&self, place: &Place, rollouts: &[Rollout], wanted: impl Fn(&Step) -> bool) {
+    async fn wait_steps(
+        &self,
+        place: &Place,
+        rollouts: &[Rollout],
+        wanted: impl Fn(&Step) -> bool,
+    ) {
         wait_for("the plan to be so", 20, async || {
             let steps = self.plan(place, rollouts);
             if steps.iter().all(&wanted) { Ok(()) } else { Err(format!("{steps:#?}")) }
@@ -100,7 +107,9 @@ fn spec(kind: WorkloadKind, old: &str) -> Value {
         WorkloadKind::Deployment => {
             json!({"selector": selector, "template": pods, "progressDeadlineSeconds": 2, "minReadySeconds": 0})
         }
-        WorkloadKind::StatefulSet => json!({"selector": selector, "template": pods, "serviceName": "web"}),
+        WorkloadKind::StatefulSet => {
+            json!({"selector": selector, "template": pods, "serviceName": "web"})
+        }
         WorkloadKind::DaemonSet => json!({"selector": selector, "template": pods}),
         WorkloadKind::CronJob => {
             pods["spec"]["restartPolicy"] = "Never".into();
@@ -117,7 +126,8 @@ where
         + DeserializeOwned
         + std::fmt::Debug,
 {
-    let body = json!({"metadata": {"name": "web", "labels": {"team": "shop"}}, "spec": spec(kind, old)});
+    let body =
+        json!({"metadata": {"name": "web", "labels": {"team": "shop"}}, "spec": spec(kind, old)});
     let object: K = serde_json::from_value(body).expect("a workload");
     place.api::<K>().create(&PostParams::default(), &object).await.expect("created")
 }
@@ -160,9 +170,15 @@ async fn workloads_of_every_kind_come_to_name_the_digest() {
         shown(&create::<CronJob>(&place, WorkloadKind::CronJob, &old).await),
     ];
     let watching = Watching::start(&client, &[&place]).await;
-    let kinds = [WorkloadKind::Deployment, WorkloadKind::StatefulSet, WorkloadKind::DaemonSet, WorkloadKind::CronJob];
+    let kinds = [
+        WorkloadKind::Deployment,
+        WorkloadKind::StatefulSet,
+        WorkloadKind::DaemonSet,
+        WorkloadKind::CronJob,
+    ];
     // No container is named: both of the repository are moved.
-    let rollouts = kinds.map(|kind| Rollout { container: None, ..rollout(kind, RolloutMode::Digest, None) });
+    let rollouts =
+        kinds.map(|kind| Rollout { container: None, ..rollout(kind, RolloutMode::Digest, None) });
 
     let steps = watching.plan(&place, &rollouts);
     assert_eq!(steps.len(), 4);
@@ -180,33 +196,46 @@ async fn workloads_of_every_kind_come_to_name_the_digest() {
         shown(&place.api::<CronJob>().get("web").await.expect("read")),
     ];
     for ((before, after), kind) in before.iter().zip(&after).zip(kinds) {
-        let template = if kind == WorkloadKind::CronJob { "/jobTemplate/spec/template" } else { "/template" };
+        let template =
+            if kind == WorkloadKind::CronJob { "/jobTemplate/spec/template" } else { "/template" };
         assert_only_images_changed(before, after, template, &["initContainers/0", "containers/1"]);
         let managers = after["metadata"]["managedFields"].as_array().expect("managers");
-        assert!(managers.iter().any(|entry| entry["manager"] == "groundswell/rollout"), "{managers:?}");
+        assert!(
+            managers.iter().any(|entry| entry["manager"] == "groundswell/rollout"),
+            "{managers:?}"
+        );
     }
 
     let steps = watching.plan(&place, &rollouts[3..]);
     assert_eq!(steps[0].record.state, RolloutState::Complete, "a CronJob is there at once");
     // No kubelet starts the pods, so that the Deployment's own deadline passes.
-    watching.wait_steps(&place, &rollouts[..1], |step| step.record.state == RolloutState::Stalled).await;
+    watching
+        .wait_steps(&place, &rollouts[..1], |step| step.record.state == RolloutState::Stalled)
+        .await;
 }
 
 #[tokio::test]
 async fn a_restart_annotates_the_template_once() {
     let client = client().await;
     let place = Place::new(&client, "restart").await;
-    let before = create::<Deployment>(&place, WorkloadKind::Deployment, &format!("{REPOSITORY}:1.0")).await;
+    let before =
+        create::<Deployment>(&place, WorkloadKind::Deployment, &format!("{REPOSITORY}:1.0")).await;
     let watching = Watching::start(&client, &[&place]).await;
     let rollouts = [rollout(WorkloadKind::Deployment, RolloutMode::Restart, None)];
     let step = watching.plan(&place, &rollouts).remove(0);
     rollout::apply(&client, step.patch.as_ref().expect("a change")).await.expect("applied");
     watching.wait_steps(&place, &rollouts, |step| step.patch.is_none()).await;
     let after = place.api::<Deployment>().get("web").await.expect("read");
-    let annotations =
-        after.spec.clone().and_then(|spec| spec.template.metadata).and_then(|metadata| metadata.annotations);
+    let annotations = after
+        .spec
+        .clone()
+        .and_then(|spec| spec.template.metadata)
+        .and_then(|metadata| metadata.annotations);
     assert_eq!(annotations.expect("annotations")["groundswell.dev/digest"], DIGEST);
-    assert_eq!(after.metadata.generation, before.metadata.generation.map(|generation| generation + 1));
+    assert_eq!(
+        after.metadata.generation,
+        before.metadata.generation.map(|generation| generation + 1)
+    );
 }
 
 #[tokio::test]
@@ -248,12 +277,19 @@ async fn another_namespace_consents_and_takes_it_back() {
 
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for consent in [Some(&family.namespace), None] {
-        let annotations = json!({"metadata": {"annotations": {"groundswell.dev/rollout-from": consent}}});
-        let patched = namespaces.patch(&shop.namespace, &PatchParams::default(), &Patch::Merge(annotations)).await;
+        let annotations =
+            json!({"metadata": {"annotations": {"groundswell.dev/rollout-from": consent}}});
+        let patched = namespaces
+            .patch(&shop.namespace, &PatchParams::default(), &Patch::Merge(annotations))
+            .await;
         assert_eq!(patched.expect("annotated").name_any(), shop.namespace);
-        watching.wait_steps(&family, &rollouts, |step| step.patch.is_some() == consent.is_some()).await;
+        watching
+            .wait_steps(&family, &rollouts, |step| step.patch.is_some() == consent.is_some())
+            .await;
         let told = tokio::time::timeout(std::time::Duration::from_secs(10), async {
-            while watching.changed.recv().await != Some(Changed::Namespace(shop.namespace.clone())) {}
+            while watching.changed.recv().await != Some(Changed::Namespace(shop.namespace.clone()))
+            {
+            }
         });
         told.await.expect("the change of the Namespace is told");
     }

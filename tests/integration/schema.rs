@@ -13,7 +13,8 @@ use super::{
 };
 
 fn spec() -> Value {
-    let mut spec = family::spec("registry.example.com/platform", "docker.io/library/alpine", "buildkit");
+    let mut spec =
+        family::spec("registry.example.com/platform", "docker.io/library/alpine", "buildkit");
     spec["images"] = json!([family::image("base", "alpine"), family::image("site", "base")]);
     spec
 }
@@ -39,7 +40,10 @@ async fn refusals_say_what_to_do() {
     let rollout = |rollout: Value| with("/images/0/rollout", json!([rollout]));
     let git = |git: Value| with("/images/0/source", json!({ "git": git }));
     let items = |path: &str| {
-        with("/images/0/source", json!({ "configMap": { "name": "a", "items": [{ "key": "a", "path": path }] } }))
+        with(
+            "/images/0/source",
+            json!({ "configMap": { "name": "a", "items": [{ "key": "a", "path": path }] } }),
+        )
     };
     for (what, spec, said) in [
         (
@@ -47,7 +51,11 @@ async fn refusals_say_what_to_do() {
             with("/images/0/from/0", json!({ "upstream": "alpin" })),
             "names an upstream in `from` that is not in `upstreams`",
         ),
-        ("an edge to nothing", with("/images/0/from/0", json!({ "arg": "A" })), "either an `upstream` or an `image`"),
+        (
+            "an edge to nothing",
+            with("/images/0/from/0", json!({ "arg": "A" })),
+            "either an `upstream` or an `image`",
+        ),
         (
             "an edge to both",
             with("/images/0/from/0", json!({ "upstream": "alpine", "image": "site" })),
@@ -58,8 +66,16 @@ async fn refusals_say_what_to_do() {
             with("/images/0/from/0", json!({ "upstream": "alpine", "as": "a", "arg": "A" })),
             "`as` and `arg` exclude each other",
         ),
-        ("two bases", with("/images/1/from/-", json!({ "upstream": "alpine" })), "an image has one base"),
-        ("no source", with("/images/0/source", json!({})), "exactly one of `inline`, `configMap` and `git`"),
+        (
+            "two bases",
+            with("/images/1/from/-", json!({ "upstream": "alpine" })),
+            "an image has one base",
+        ),
+        (
+            "no source",
+            with("/images/0/source", json!({})),
+            "exactly one of `inline`, `configMap` and `git`",
+        ),
         (
             "two sources",
             with("/images/0/source", json!({ "inline": "FROM a", "configMap": { "name": "a" } })),
@@ -68,17 +84,23 @@ async fn refusals_say_what_to_do() {
         ("a path upward", items("../a"), "path"),
         (
             "a folder upward",
-            git(json!({ "url": "https://git.example.com/a", "revision": "main", "path": "a/../b" })),
+            git(
+                json!({ "url": "https://git.example.com/a", "revision": "main", "path": "a/../b" }),
+            ),
             "path must not contain `..`",
         ),
         (
             "a Dockerfile upward",
-            git(json!({ "url": "https://git.example.com/a", "revision": "main", "dockerfile": "../Dockerfile" })),
+            git(
+                json!({ "url": "https://git.example.com/a", "revision": "main", "dockerfile": "../Dockerfile" }),
+            ),
             "dockerfile must not contain `..`",
         ),
         (
             "Git too often",
-            git(json!({ "url": "https://git.example.com/a", "revision": "main", "interval": "1s" })),
+            git(
+                json!({ "url": "https://git.example.com/a", "revision": "main", "interval": "1s" }),
+            ),
             "interval must be at least 5s",
         ),
         (
@@ -86,9 +108,17 @@ async fn refusals_say_what_to_do() {
             git(json!({ "url": "https://me:secret@git.example.com/a", "revision": "main" })),
             "url",
         ),
-        ("polls too often", with("/upstreams/0/interval", json!("1s")), "interval must be at least 5s"),
+        (
+            "polls too often",
+            with("/upstreams/0/interval", json!("1s")),
+            "interval must be at least 5s",
+        ),
         ("a bad duration", with("/upstreams/0/interval", json!("5 minutes")), "interval"),
-        ("a bad digest", with("/upstreams/0/hold", json!({ "digest": "sha256:abc" })), "hold.digest"),
+        (
+            "a bad digest",
+            with("/upstreams/0/hold", json!({ "digest": "sha256:abc" })),
+            "hold.digest",
+        ),
         (
             "settle above its limit",
             with("/policy", json!({ "settle": "20m" })),
@@ -105,7 +135,11 @@ async fn refusals_say_what_to_do() {
             rollout(json!({ "deployment": { "name": "a" }, "cronJob": { "name": "a" } })),
             "exactly one of `deployment`",
         ),
-        ("a workload without a name", rollout(json!({ "deployment": {} })), "either `name` or `matchLabels`"),
+        (
+            "a workload without a name",
+            rollout(json!({ "deployment": {} })),
+            "either `name` or `matchLabels`",
+        ),
         (
             "a workload named twice",
             rollout(json!({ "deployment": { "name": "a", "matchLabels": { "a": "b" } } })),
@@ -113,7 +147,10 @@ async fn refusals_say_what_to_do() {
         ),
         (
             "a variable that the operator sets",
-            with("/images/0/checks", json!([{ "name": "a", "command": ["a"], "env": { "GROUNDSWELL_IMAGE": "b" } }])),
+            with(
+                "/images/0/checks",
+                json!([{ "name": "a", "command": ["a"], "env": { "GROUNDSWELL_IMAGE": "b" } }]),
+            ),
             "take them out of the check's `env`",
         ),
         ("an image's name", with("/images/0/name", json!("Base")), "images[0].name"),
@@ -141,7 +178,8 @@ async fn two_people_apply_their_parts() {
         api.patch("shared", &PatchParams::apply(who), &Patch::Apply(body)).await
     };
     apply("platform", spec()).await.expect("the first");
-    let debian = json!({ "name": "debian", "image": "docker.io/library/debian", "follow": { "tag": "12" } });
+    let debian =
+        json!({ "name": "debian", "image": "docker.io/library/debian", "follow": { "tag": "12" } });
     let mut tool = family::image("tool", "alpine");
     tool["from"] = json!([{ "upstream": "debian" }]);
     apply("tools", json!({ "repository": "registry.example.com/platform", "upstreams": [debian], "images": [tool] }))
@@ -167,7 +205,8 @@ async fn two_people_apply_their_parts() {
     // Nobody takes over somebody else's image without being told.
     let mut other = family::image("base", "alpine");
     other["source"] = json!({ "inline": "FROM docker.io/library/alpine:3.20\nRUN other\n" });
-    let conflict = apply("tools", json!({ "images": [other] })).await.expect_err("a conflict").to_string();
+    let conflict =
+        apply("tools", json!({ "images": [other] })).await.expect_err("a conflict").to_string();
     assert!(conflict.contains("conflicts with \"platform\""), "{conflict}");
 }
 
@@ -187,13 +226,19 @@ async fn kubectl_explains_every_level() {
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(text.contains(said), "{path}: {text}");
     }
-    for (short, name) in
-        [("imgfam", "imagefamilies"), ("mimg", "managedimages"), ("casc", "cascades"), ("bstrat", "buildstrategies")]
-    {
+    for (short, name) in [
+        ("imgfam", "imagefamilies"),
+        ("mimg", "managedimages"),
+        ("casc", "cascades"),
+        ("bstrat", "buildstrategies"),
+    ] {
         let text = cluster()
             .run("kubectl", &["api-resources", "--categories=groundswell", "--no-headers"])
             .expect("resources");
-        assert!(text.lines().any(|line| line.contains(name) && line.contains(short)), "{short}: {text}");
+        assert!(
+            text.lines().any(|line| line.contains(name) && line.contains(short)),
+            "{short}: {text}"
+        );
     }
 }
 
@@ -202,9 +247,15 @@ async fn the_api_server_takes_the_examples() {
     client().await;
     for example in ["alpine-web", "diamond", "flask"] {
         let folder = format!("examples/{example}");
-        cluster().run("kubectl", &["apply", "-f", &format!("{folder}/namespace.yaml")]).expect(example);
-        let applied =
-            cluster().run("kubectl", &["apply", "--server-side", "--dry-run=server", "-k", &folder]).expect(example);
-        assert!(applied.contains(&format!("imagefamily.groundswell.dev/{example} serverside-applied")), "{applied}");
+        cluster()
+            .run("kubectl", &["apply", "-f", &format!("{folder}/namespace.yaml")])
+            .expect(example);
+        let applied = cluster()
+            .run("kubectl", &["apply", "--server-side", "--dry-run=server", "-k", &folder])
+            .expect(example);
+        assert!(
+            applied.contains(&format!("imagefamily.groundswell.dev/{example} serverside-applied")),
+            "{applied}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What the controller asks of the API server: no list in a pass, and no write where nothing has changed.
+//! What the controller asks of the API server: no list in a pass, and no write where nothing has
+//! changed.
 
 use groundswell::api::ImageFamily;
 use kube::api::{Patch, PatchParams};
@@ -19,8 +20,10 @@ async fn a_pass_lists_nothing_and_a_quiet_family_is_left_alone() {
     let client = client().await;
     let scene = Scene::new(&client, "traffic").await;
     let gate = Gate::open(&client).await;
-    let settings =
-        Settings { kubeconfig: gate.kubeconfig.clone(), ..Settings::new(cluster(), &scene.place.namespace, &[]) };
+    let settings = Settings {
+        kubeconfig: gate.kubeconfig.clone(),
+        ..Settings::new(cluster(), &scene.place.namespace, &[])
+    };
     let operator = Operator::ready(&settings).await;
     scene.place.apply_family("app", &scene.spec()).await.expect("a family");
     scene.place.wait_family("app", "Ready", 60).await;
@@ -39,7 +42,10 @@ async fn a_pass_lists_nothing_and_a_quiet_family_is_left_alone() {
     for turn in 0..5 {
         let touched = json!({ "metadata": { "annotations": { "touched": turn.to_string() } } });
         let families = scene.place.api::<ImageFamily>();
-        families.patch("app", &PatchParams::default(), &Patch::Merge(touched)).await.expect("touched");
+        families
+            .patch("app", &PatchParams::default(), &Patch::Merge(touched))
+            .await
+            .expect("touched");
         wait_for("a pass", 20, async || {
             let now = passes(&operator).await;
             if now > before + turn { Ok(()) } else { Err(format!("{now} passes")) }
@@ -52,7 +58,8 @@ async fn a_pass_lists_nothing_and_a_quiet_family_is_left_alone() {
 }
 
 fn is_list(asked: &str) -> bool {
-    // Of the kinds that passes read one by one, the path goes on after the plural; lists and watches end with it.
+    // Of the kinds that passes read one by one, the path goes on after the plural; lists and
+    // watches end with it.
     let (method, url) = asked.split_once(' ').expect("a method");
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     let plural = path.rsplit('/').next().unwrap_or_default();
@@ -88,7 +95,8 @@ async fn settled(gate: &Gate) {
 /// How many passes over families there have been.
 async fn passes(operator: &Operator) -> u64 {
     let (_, metrics) = operator.get("metrics").await.expect("metrics");
-    let count =
-        metrics.lines().find_map(|line| line.strip_prefix("groundswell_reconciles_total{kind=\"ImageFamily\"} "));
+    let count = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("groundswell_reconciles_total{kind=\"ImageFamily\"} "));
     count.and_then(|count| count.parse().ok()).unwrap_or_default()
 }

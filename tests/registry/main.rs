@@ -1,4 +1,5 @@
-//! The registry client against a real registry: CNCF Distribution, the one that the development cluster runs.
+//! The registry client against a real registry: CNCF Distribution, the one that the development
+//! cluster runs.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
 
@@ -14,7 +15,8 @@ use groundswell::{
 use server::{Server, Users};
 
 fn client(server: &Server) -> Client {
-    Client::new(Config { plain_http: vec![server.address.clone()], ..Config::default() }).expect("client")
+    Client::new(Config { plain_http: vec![server.address.clone()], ..Config::default() })
+        .expect("client")
 }
 
 fn reference(server: &Server, rest: &str) -> Reference {
@@ -22,7 +24,8 @@ fn reference(server: &Server, rest: &str) -> Reference {
 }
 
 fn keychain(host: &str, user: &str, password: &str) -> Keychain {
-    let auth = serde_json::json!({ "auths": { host: { "username": user, "password": password } } }).to_string();
+    let auth = serde_json::json!({ "auths": { host: { "username": user, "password": password } } })
+        .to_string();
     Keychain::from_secrets([("regcred", auth.as_bytes())]).expect("keychain")
 }
 
@@ -38,7 +41,8 @@ async fn an_image_is_read_and_its_tag_moved_without_its_layers() {
     let manifest = client.manifest(&image, &none).await.expect("manifest");
     assert_eq!((&manifest.digest, manifest.bytes.len() as u64), (&pushed, found.size));
     assert_eq!(manifest.annotations().get("test.variant").map(String::as_str), Some("one"));
-    let config = client.config(&image, manifest.image().expect("image"), &none).await.expect("config");
+    let config =
+        client.config(&image, manifest.image().expect("image"), &none).await.expect("config");
     assert_eq!(config.platform.to_string(), "linux/amd64");
     assert_eq!(config.created, Some("2026-01-02T03:04:05Z".parse().expect("time")));
     assert_eq!(config.diff_ids, [Digest::of(b"layer one")]);
@@ -48,13 +52,22 @@ async fn an_image_is_read_and_its_tag_moved_without_its_layers() {
     // Twice: a promotion that was cut short is done again.
     for _ in 0..2 {
         client.tag(&latest, &manifest, &none).await.expect("tag");
-        assert_eq!(client.head(&latest, &none).await.expect("head").map(|found| found.digest), Some(pushed.clone()));
+        assert_eq!(
+            client.head(&latest, &none).await.expect("head").map(|found| found.digest),
+            Some(pushed.clone())
+        );
     }
     let two = server.push("team/app", "2", "amd64", "two").await;
     let by_digest = client.manifest(&image.with_digest(&two), &none).await.expect("by digest");
     client.tag(&latest, &by_digest, &none).await.expect("move");
-    assert_eq!(client.head(&latest, &none).await.expect("head").map(|found| found.digest), Some(two));
-    assert_eq!(client.head(&image, &none).await.expect("head").map(|found| found.digest), Some(pushed));
+    assert_eq!(
+        client.head(&latest, &none).await.expect("head").map(|found| found.digest),
+        Some(two)
+    );
+    assert_eq!(
+        client.head(&image, &none).await.expect("head").map(|found| found.digest),
+        Some(pushed)
+    );
 }
 
 #[tokio::test]
@@ -69,8 +82,12 @@ async fn what_is_not_there() {
         assert_eq!(error.reason(), reason::IMAGE_NOT_FOUND, "{error}");
     }
     // The layers are not in that repository, so that the registry does not take the manifest.
-    let manifest = client.manifest(&reference(&server, "team/app:1"), &none).await.expect("manifest");
-    let error = client.tag(&reference(&server, "team/other:1"), &manifest, &none).await.expect_err("no layers");
+    let manifest =
+        client.manifest(&reference(&server, "team/app:1"), &none).await.expect("manifest");
+    let error = client
+        .tag(&reference(&server, "team/other:1"), &manifest, &none)
+        .await
+        .expect_err("no layers");
     assert!(!error.is_transient() && error.to_string().contains("BLOB_UNKNOWN"), "{error}");
 }
 
@@ -90,7 +107,10 @@ async fn an_index_is_one_digest_of_many_platforms() {
 
     let asked = ["linux/arm64/v8", "linux/s390x", "linux/amd64"].map(str::to_owned);
     let key = ImageKey::new(&client, &image.to_string(), &asked, &none);
-    let expected = UpstreamDigest { digest: digest.to_string(), missing_platforms: vec!["linux/s390x".into()] };
+    let expected = UpstreamDigest {
+        digest: digest.to_string(),
+        missing_platforms: vec!["linux/s390x".into()],
+    };
     assert_eq!(look(&client, &key, None).await.expect("look"), expected);
 }
 
@@ -100,7 +120,8 @@ async fn a_registry_with_users() {
     server.push("team/app", "1", "amd64", "one").await;
     let client = client(&server);
     let image = reference(&server, "team/app:1");
-    // The wrong ones first: a client that binds a host to the first credential it sees would fail with the right one.
+    // The wrong ones first: a client that binds a host to the first credential it sees would fail
+    // with the right one.
     for wrong in [
         Keychain::default(),
         keychain(&server.address, "alice", "wr0ng"),
@@ -109,12 +130,20 @@ async fn a_registry_with_users() {
         let error = client.head(&image, &wrong).await.expect_err("refused");
         assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_DENIED, false));
         let text = error.to_string();
-        assert!(text.starts_with(&image.to_string()) && !text.contains("wr0ng") && !text.contains("hunter2"), "{text}");
+        assert!(
+            text.starts_with(&image.to_string())
+                && !text.contains("wr0ng")
+                && !text.contains("hunter2"),
+            "{text}"
+        );
     }
     let alice = keychain(&format!("{}/team", server.address), "alice", "hunter2");
     let manifest = client.manifest(&image, &alice).await.expect("manifest");
     client.tag(&reference(&server, "team/app:latest"), &manifest, &alice).await.expect("tag");
-    assert_eq!(client.head(&image, &Keychain::default()).await.expect_err("refused").reason(), reason::REGISTRY_DENIED);
+    assert_eq!(
+        client.head(&image, &Keychain::default()).await.expect_err("refused").reason(),
+        reason::REGISTRY_DENIED
+    );
 }
 
 #[tokio::test]
@@ -122,9 +151,13 @@ async fn a_mirror_serves_docker_hub_by_its_usual_name() {
     let server = Server::start(Users::Anybody).await;
     let pushed = server.push("library/alpine", "3.20", "amd64", "stand-in").await;
     let mirror = format!("http://{}", server.address).parse().expect("mirror");
-    let config = Config { mirrors: [("docker.io".to_owned(), vec![mirror])].into(), ..Config::default() };
+    let config =
+        Config { mirrors: [("docker.io".to_owned(), vec![mirror])].into(), ..Config::default() };
     let client = Client::new(config).expect("client");
-    let found = client.head(&"alpine:3.20".parse().expect("reference"), &Keychain::default()).await.expect("head");
+    let found = client
+        .head(&"alpine:3.20".parse().expect("reference"), &Keychain::default())
+        .await
+        .expect("head");
     assert_eq!(found.map(|found| found.digest), Some(pushed));
 }
 
@@ -138,5 +171,8 @@ async fn a_registry_that_goes_away_and_comes_back() {
     let error = client.head(&image, &none).await.expect_err("away");
     assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_UNAVAILABLE, true));
     server.restart().await;
-    assert_eq!(client.head(&image, &none).await.expect("head").map(|found| found.digest), Some(pushed));
+    assert_eq!(
+        client.head(&image, &none).await.expect("head").map(|found| found.digest),
+        Some(pushed)
+    );
 }

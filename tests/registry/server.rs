@@ -1,4 +1,5 @@
-//! A registry of its own for a test: the real program on a free port of loopback, its storage in a folder that goes with it.
+//! A registry of its own for a test: the real program on a free port of loopback, its storage in a
+//! folder that goes with it.
 
 use std::{
     path::{Path, PathBuf},
@@ -61,7 +62,13 @@ impl Server {
     }
 
     /// Pushes an image of one layer; the same arguments make the same digest.
-    pub async fn push(&self, repository: &str, tag: &str, architecture: &str, variant: &str) -> Digest {
+    pub async fn push(
+        &self,
+        repository: &str,
+        tag: &str,
+        architecture: &str,
+        variant: &str,
+    ) -> Digest {
         let image = self.image(repository, architecture, variant).await;
         self.put_manifest(repository, tag, OCI_MANIFEST, &image).await
     }
@@ -102,13 +109,28 @@ impl Server {
 
     async fn put_blob(&self, repository: &str, blob: &[u8]) {
         let url = format!("http://{}/v2/{repository}/blobs/uploads/", self.address);
-        let started = self.send(Method::POST, &url, "application/octet-stream", Vec::new(), StatusCode::ACCEPTED).await;
+        let started = self
+            .send(Method::POST, &url, "application/octet-stream", Vec::new(), StatusCode::ACCEPTED)
+            .await;
         let location = started.headers()["location"].to_str().expect("location");
         let url = format!("{location}&digest={}", Digest::of(blob));
-        self.send(Method::PUT, &url, "application/octet-stream", blob.to_vec(), StatusCode::CREATED).await;
+        self.send(
+            Method::PUT,
+            &url,
+            "application/octet-stream",
+            blob.to_vec(),
+            StatusCode::CREATED,
+        )
+        .await;
     }
 
-    async fn put_manifest(&self, repository: &str, tag: &str, media_type: &str, manifest: &Value) -> Digest {
+    async fn put_manifest(
+        &self,
+        repository: &str,
+        tag: &str,
+        media_type: &str,
+        manifest: &Value,
+    ) -> Digest {
         let body = manifest.to_string().into_bytes();
         let digest = Digest::of(&body);
         let url = format!("http://{}/v2/{repository}/manifests/{tag}", self.address);
@@ -124,7 +146,8 @@ impl Server {
         body: Vec<u8>,
         expected: StatusCode,
     ) -> reqwest::Response {
-        let mut request = self.http.request(method, url).header("content-type", media_type).body(body);
+        let mut request =
+            self.http.request(method, url).header("content-type", media_type).body(body);
         if self.users == Users::Alice {
             request = request.basic_auth("alice", Some("hunter2"));
         }
@@ -187,7 +210,11 @@ async fn program() -> &'static Path {
     PROGRAM
         .get_or_init(|| async {
             let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/tools/build");
-            let output = Command::new(build).args(["--path", "registry"]).stderr(Stdio::inherit()).output().await;
+            let output = Command::new(build)
+                .args(["--path", "registry"])
+                .stderr(Stdio::inherit())
+                .output()
+                .await;
             let output = output.expect("run dev/tools/build");
             assert!(output.status.success(), "dev/tools/build registry failed");
             Path::new(String::from_utf8(output.stdout).expect("path").trim()).join("registry")

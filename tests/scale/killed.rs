@@ -1,4 +1,5 @@
-//! The controller is killed again and again in the middle of a cascade: nothing is built twice, and the cascade comes whole.
+//! The controller is killed again and again in the middle of a cascade: nothing is built twice, and
+//! the cascade comes whole.
 
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ async fn killed_at_any_time_of_a_cascade_it_builds_nothing_twice() {
     }
     scene.wait_cascade(2).await;
     let second = scene.digests().await;
-    assert!(first.iter().all(|(image, digest)| second[image] != *digest), "every image was rebuilt");
+    assert!(
+        first.iter().all(|(image, digest)| second[image] != *digest),
+        "every image was rebuilt"
+    );
     scene.assert_whole(&[first, second]).await;
 }

@@ -1,10 +1,12 @@
-//! A layered family: so many images on so many levels, each on one to three others, drawn from a seed.
+//! A layered family: so many images on so many levels, each on one to three others, drawn from a
+//! seed.
 
 use serde_json::{Value, json};
 
 use super::draw::Draw;
 
-/// The seed of the families' shapes. The shape is the same in every run, so that times can be compared.
+/// The seed of the families' shapes. The shape is the same in every run, so that times can be
+/// compared.
 const SHAPE: u64 = 20;
 /// How the images spread over the levels: a few bases, a broad middle, fewer at the bottom.
 const WEIGHTS: [usize; 6] = [4, 12, 22, 28, 22, 12];

@@ -1,4 +1,5 @@
-//! Every build that ever was in a namespace, as a watch told it: a Job that is gone at the end counts all the same.
+//! Every build that ever was in a namespace, as a watch told it: a Job that is gone at the end
+//! counts all the same.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -54,8 +55,12 @@ impl Ledger {
     pub fn open(place: &Place) -> Self {
         let books = Arc::new(Mutex::new(Books::default()));
         let (of_jobs, of_pods) = (Arc::clone(&books), Arc::clone(&books));
-        let jobs = watcher(place.api::<Job>(), watcher::Config::default()).default_backoff().applied_objects();
-        let pods = watcher(place.api::<Pod>(), watcher::Config::default()).default_backoff().applied_objects();
+        let jobs = watcher(place.api::<Job>(), watcher::Config::default())
+            .default_backoff()
+            .applied_objects();
+        let pods = watcher(place.api::<Pod>(), watcher::Config::default())
+            .default_backoff()
+            .applied_objects();
         let jobs = tokio::spawn(jobs.filter_map(async |job| job.ok()).for_each(move |job| {
             of_jobs.lock().expect("the books").enter(job);
             std::future::ready(())
@@ -70,8 +75,10 @@ impl Ledger {
     /// The builds so far, in the order in which their Jobs were seen.
     pub fn builds(&self) -> Vec<Build> {
         let books = self.books.lock().expect("the books");
-        let build =
-            |(uid, build): (&String, &Build)| Build { succeeded: books.succeeded.get(uid).copied(), ..build.clone() };
+        let build = |(uid, build): (&String, &Build)| Build {
+            succeeded: books.succeeded.get(uid).copied(),
+            ..build.clone()
+        };
         let mut builds: Vec<Build> = books.made.iter().map(build).collect();
         builds.sort_by_key(|build| build.made);
         builds
@@ -83,7 +90,8 @@ impl Ledger {
         (books.made.len(), books.succeeded.len())
     }
 
-    /// Fails unless every image has `cascades` builds, each of another fingerprint, and each made at the first attempt.
+    /// Fails unless every image has `cascades` builds, each of another fingerprint, and each made
+    /// at the first attempt.
     pub fn assert_once(&self, images: usize, cascades: usize) {
         let mut jobs: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
         let mut builds: BTreeMap<String, usize> = BTreeMap::new();
@@ -92,7 +100,11 @@ impl Ledger {
             jobs.entry((build.image, build.fingerprint)).or_default().push(build.attempt);
         }
         let more: Vec<_> = jobs.iter().filter(|(_, attempts)| **attempts != ["0"]).collect();
-        assert!(more.is_empty(), "built more than once for one fingerprint, with the attempts: {more:#?}");
+        assert!(
+            more.is_empty(),
+            "built more than once for one fingerprint, with the attempts: \
+                                  {more:#?}"
+        );
         let odd: Vec<_> = builds.iter().filter(|(_, count)| **count != cascades).collect();
         assert!(odd.is_empty(), "built another number of times than {cascades}: {odd:#?}");
         assert_eq!(builds.len(), images, "images built");
@@ -120,7 +132,8 @@ impl Books {
     }
 
     fn note_end(&mut self, pod: &Pod) {
-        let succeeded = pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Succeeded");
+        let succeeded =
+            pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Succeeded");
         if let Some(job) = pod.labels().get(OF_JOB).filter(|_| succeeded) {
             self.succeeded.entry(job.clone()).or_insert_with(Instant::now);
         }

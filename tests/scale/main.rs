@@ -1,10 +1,17 @@
-//! Tests with a family of 200 images on a real API server, etcd, controller manager and registry. Pods are simulated: kwok
-//! plays their lives, and [`writer::Writer`] pushes what their builders would push. Needs root.
+//! Tests with a family of 200 images on a real API server, etcd, controller manager and registry.
+//! Pods are simulated: kwok plays their lives, and [`writer::Writer`] pushes what their builders
+//! would push. Needs root.
 //!
-//! What is random follows from a seed that is printed: `GROUNDSWELL_SEED=n cargo test --test scale` has the same again,
-//! as far as a cluster's own timing lets it.
+//! What is random follows from a seed that is printed: `GROUNDSWELL_SEED=n cargo test --test scale`
+//! has the same again, as far as a cluster's own timing lets it.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test says what is wrong by failing")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test says what is \
+    wrong by failing"
+)]
 
 mod draw;
 mod killed;
@@ -43,7 +50,8 @@ async fn client() -> Client {
     client
 }
 
-/// One test at a time: two cascades of 200 images beside each other would only slow each other down.
+/// One test at a time: two cascades of 200 images beside each other would only slow each other
+/// down.
 async fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await

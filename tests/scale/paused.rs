@@ -1,4 +1,5 @@
-//! Of two replicas the leader is stopped where it stands, and goes on after the other has taken over: no effect happens twice.
+//! Of two replicas the leader is stopped where it stands, and goes on after the other has taken
+//! over: no effect happens twice.
 
 use std::process::Command;
 
@@ -71,6 +72,8 @@ async fn holder(scene: &Scene) -> String {
 }
 
 fn signal(operator: &Operator, signal: &str) {
-    let sent = Command::new("kill").args([&format!("-{signal}"), &operator.child.id().to_string()]).status();
+    let sent = Command::new("kill")
+        .args([&format!("-{signal}"), &operator.child.id().to_string()])
+        .status();
     assert!(sent.expect("kill").success(), "SIG{signal} to the controller");
 }

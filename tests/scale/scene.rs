@@ -1,4 +1,5 @@
-//! A layered family in a namespace of its own, with its upstream, its builders and the books of its builds.
+//! A layered family in a namespace of its own, with its upstream, its builders and the books of its
+//! builds.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,7 +24,8 @@ use super::{
 pub const FAMILY: &str = "layered";
 /// The strategy whose pods live on the simulated node.
 const STRATEGY: &str = "simulated";
-/// The longest that a cascade may stand still; on two busy cores a pass of a debug build takes a while.
+/// The longest that a cascade may stand still; on two busy cores a pass of a debug build takes a
+/// while.
 pub const STANDSTILL: u64 = 120;
 
 /// A layered family, and what is around it.
@@ -75,7 +77,8 @@ impl Scene {
 
     fn spec(&self) -> Value {
         let repository = format!("{}/{}", self.registry, self.place.namespace);
-        let mut spec = family::spec(&repository, &format!("docker.io/{}", self.upstream()), STRATEGY);
+        let mut spec =
+            family::spec(&repository, &format!("docker.io/{}", self.upstream()), STRATEGY);
         spec["images"] = json!(self.layered.spec());
         spec["policy"]["parallelism"] = json!(100);
         spec
@@ -85,7 +88,8 @@ impl Scene {
         format!("library/{}", self.place.namespace)
     }
 
-    /// Waits until so many Jobs have been made since the beginning. A cascade may take its time, and must go on.
+    /// Waits until so many Jobs have been made since the beginning. A cascade may take its time,
+    /// and must go on.
     pub async fn wait_jobs(&self, jobs: usize) {
         self.wait_progress(&format!("{jobs} Jobs"), |(made, _)| made >= jobs).await;
     }
@@ -93,18 +97,26 @@ impl Scene {
     /// Waits until the cascade of this number has come to its end, and the family is `Ready`.
     pub async fn wait_cascade(&self, cascade: usize) {
         let builds = cascade * self.layered.images.len();
-        self.wait_progress(&format!("cascade {cascade}"), |(_, succeeded)| succeeded >= builds).await;
+        self.wait_progress(&format!("cascade {cascade}"), |(_, succeeded)| succeeded >= builds)
+            .await;
         wait_for("the family to be Ready", STANDSTILL, async || {
             let conditions = self.place.family(FAMILY).await.status.unwrap_or_default().conditions;
-            let ready = family::condition(&conditions, "Ready").filter(|ready| ready.status == "True");
+            let ready =
+                family::condition(&conditions, "Ready").filter(|ready| ready.status == "True");
             ready.map(|_| ()).ok_or_else(|| format!("{conditions:#?}"))
         })
         .await;
         wait_for("the cascade's record to be closed", STANDSTILL, async || {
             let cascades = self.place.list::<Cascade>().await;
-            let ended = |cascade: &&Cascade| cascade.status.as_ref().is_some_and(|status| status.finished_at.is_some());
+            let ended = |cascade: &&Cascade| {
+                cascade.status.as_ref().is_some_and(|status| status.finished_at.is_some())
+            };
             let ended = cascades.iter().filter(ended).count();
-            if ended >= cascade { Ok(()) } else { Err(format!("{ended} of {} cascades have ended", cascades.len())) }
+            if ended >= cascade {
+                Ok(())
+            } else {
+                Err(format!("{ended} of {} cascades have ended", cascades.len()))
+            }
         })
         .await;
     }
@@ -117,7 +129,11 @@ impl Scene {
             }
             wait_for(format!("{what}, or a step towards it"), STANDSTILL, async || {
                 let now = self.ledger.count();
-                if now == before { Err(format!("{} Jobs, {} pods have succeeded", now.0, now.1)) } else { Ok(()) }
+                if now == before {
+                    Err(format!("{} Jobs, {} pods have succeeded", now.0, now.1))
+                } else {
+                    Ok(())
+                }
             })
             .await;
         }
@@ -128,8 +144,9 @@ impl Scene {
         self.place.digests(FAMILY).await
     }
 
-    /// Fails unless each cascade has one whole Cascade, each image is built once in each and recorded, and the tags stand on what
-    /// was built: floating ones on the last, `r<n>` each on its own, in `digests` by cascade.
+    /// Fails unless each cascade has one whole Cascade, each image is built once in each and
+    /// recorded, and the tags stand on what was built: floating ones on the last, `r<n>` each on
+    /// its own, in `digests` by cascade.
     pub async fn assert_whole(&self, digests: &[BTreeMap<String, String>]) {
         let (expected, count) = (digests.len(), self.layered.images.len());
         self.ledger.assert_once(count, expected);
@@ -141,7 +158,11 @@ impl Scene {
             assert_eq!(status.phase, CascadePhase::Complete, "{}", status.outcome);
             assert_eq!(usize::try_from(status.counts.current), Ok(count), "{}", status.outcome);
             let odd: Vec<_> = status.images.iter().filter(|image| image.builds != 1).collect();
-            assert!(odd.is_empty(), "built another number of times than once in {}: {odd:#?}", status.outcome);
+            assert!(
+                odd.is_empty(),
+                "built another number of times than once in {}: {odd:#?}",
+                status.outcome
+            );
         }
 
         let records = self.place.list::<ManagedImage>().await;

@@ -1,4 +1,5 @@
-//! Plays the builders of simulated pods: pushes what a real one would push, and then lets the pod succeed.
+//! Plays the builders of simulated pods: pushes what a real one would push, and then lets the pod
+//! succeed.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -17,8 +18,8 @@ use super::{
     support::{images::Images, objects::Place, played::Task},
 };
 
-/// With this annotation a running pod of the simulated node succeeds after the time that it names; see
-/// `dev/cluster.d/simulated-node.yaml`.
+/// With this annotation a running pod of the simulated node succeeds after the time that it names;
+/// see `dev/cluster.d/simulated-node.yaml`.
 const ENDS_AFTER: &str = "simulated.groundswell.dev/ends-after";
 /// How many pushes go on at once.
 const AT_ONCE: usize = 8;
@@ -39,7 +40,8 @@ impl Writer {
                 .filter(|pod| future::ready(begun.insert(pod.uid())))
                 .for_each_concurrent(AT_ONCE, |pod| {
                     let (place, images, family) = (place.clone(), images.clone(), Arc::clone(&family));
-                    // A task of its own, because one that only waits for its turn in the stream would wait for the watch.
+                    // A task of its own, because one that only waits for its turn in the stream
+                    // would wait for the watch.
                     async move { tokio::spawn(play(place, images, family, pod)).await.expect("a push") }
                 })
                 .await;
@@ -58,9 +60,16 @@ fn runs(pod: &Pod) -> bool {
 }
 
 async fn play(place: Place, images: Images, family: Arc<Layered>, pod: Pod) {
-    let image = pod.labels().get("groundswell.dev/image").and_then(|image| family.image(image)).expect("an image");
+    let image = pod
+        .labels()
+        .get("groundswell.dev/image")
+        .and_then(|image| family.image(image))
+        .expect("an image");
     Task::of(pod.spec.as_ref().expect("a pod")).push(&images).await;
-    let pushed = json!({ "metadata": { "annotations": { ENDS_AFTER: format!("{}ms", image.takes) } } });
+    let pushed =
+        json!({ "metadata": { "annotations": { ENDS_AFTER: format!("{}ms", image.takes) } } });
     let api: Api<Pod> = place.api();
-    api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(pushed)).await.expect("the pod");
+    api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(pushed))
+        .await
+        .expect("the pod");
 }

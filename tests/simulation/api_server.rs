@@ -1,5 +1,5 @@
-//! The API server, as far as the controller speaks to it: a service that takes its time, fails, and sometimes does what it was
-//! asked to without saying so.
+//! The API server, as far as the controller speaks to it: a service that takes its time, fails, and
+//! sometimes does what it was asked to without saying so.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -35,13 +35,19 @@ pub type Answer = (u16, Arc<Value>);
 
 impl Call {
     fn read(method: Method, uri: &http::Uri, body: &[u8]) -> Option<Self> {
-        let parts: Vec<&str> = uri.path().split('/').skip_while(|part| *part != "namespaces").skip(1).collect();
+        let parts: Vec<&str> =
+            uri.path().split('/').skip_while(|part| *part != "namespaces").skip(1).collect();
         let (namespace, plural) = (*parts.first()?, *parts.get(1)?);
-        let body: Value = if body.is_empty() { Value::Null } else { serde_json::from_slice(body).ok()? };
-        let name = parts.get(2).copied().or_else(|| body["metadata"]["name"].as_str()).unwrap_or_default();
+        let body: Value =
+            if body.is_empty() { Value::Null } else { serde_json::from_slice(body).ok()? };
+        let name =
+            parts.get(2).copied().or_else(|| body["metadata"]["name"].as_str()).unwrap_or_default();
         let query = |name: &str| {
             let pairs = uri.query().unwrap_or_default().split('&');
-            pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+            pairs
+                .filter_map(|pair| pair.split_once('='))
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value)
         };
         Some(Self {
             kind: Kind::of_plural(plural),
@@ -71,7 +77,8 @@ impl Call {
 /// A client of the API server for the process of this number.
 pub fn client(shared: &Shared, process: u64) -> kube::Client {
     let shared = shared.clone();
-    let service = tower::service_fn(move |request: Request<Body>| serve(shared.clone(), process, request));
+    let service =
+        tower::service_fn(move |request: Request<Body>| serve(shared.clone(), process, request));
     kube::Client::new(service, "default")
 }
 
@@ -83,7 +90,10 @@ fn serve(
     async move {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await?;
-        let call = Call::read(parts.method, &parts.uri, &body).ok_or("a path that the model does not know")?;
+        let call = Call::read(parts.method, &parts.uri, &body).ok_or(
+            "a path that the model does \
+            not know",
+        )?;
         let (there, back) = shared.lock().faults.latency();
         tokio::time::sleep(there).await;
         let Ok(result) = take(&shared, process, call).await;
@@ -95,8 +105,13 @@ fn serve(
     .boxed()
 }
 
-/// Takes a call that has arrived. Never returns to a sender that is dead, or that is to hear nothing.
-async fn take(shared: &Shared, process: u64, call: Call) -> Result<Result<Answer, tower::BoxError>, Infallible> {
+/// Takes a call that has arrived. Never returns to a sender that is dead, or that is to hear
+/// nothing.
+async fn take(
+    shared: &Shared,
+    process: u64,
+    call: Call,
+) -> Result<Result<Answer, tower::BoxError>, Infallible> {
     let outcome = {
         let mut cluster = shared.lock();
         if cluster.process == process { arrive(&mut cluster, call) } else { None }

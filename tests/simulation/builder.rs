@@ -60,7 +60,9 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
     }
     if text.contains(BROKEN) {
         return Pushed::Failed(
-            "error: failed to solve: process \"/bin/sh -c false\" did not complete successfully: exit code: 1\n".into(),
+            "error: failed to solve: process \"/bin/sh -c false\" did not complete successfully: \
+             exit code: 1\n"
+                .into(),
         );
     }
     let (repository, tag) = specification.image.rsplit_once(':').expect("a reference with a tag");
@@ -68,7 +70,8 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
     let now = cluster.elapsed();
     if cluster.faults.is_away(host, now) {
         return Pushed::Failed(
-            "error: failed to solve: failed to push x: unexpected status from POST request: 503 Service Unavailable\n"
+            "error: failed to solve: failed to push x: unexpected status from POST request: 503 \
+             Service Unavailable\n"
                 .into(),
         );
     }
@@ -78,10 +81,14 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
     let mut layers = Vec::new();
     for parent in &specification.parents {
         let Some(content) = cluster.registry.content(&parent.pinned).map(str::to_owned) else {
-            let message = format!("{} is to be built from {}, which does not exist", work.key.name, parent.pinned);
+            let message = format!(
+                "{} is to be built from {}, which does not exist",
+                work.key.name, parent.pinned
+            );
             cluster.violated("parents exist", message);
             return Pushed::Failed(
-                "error: failed to solve: failed to resolve source metadata for x: not found\n".into(),
+                "error: failed to solve: failed to resolve source metadata for x: not found\n"
+                    .into(),
             );
         };
         if parent.usage == EdgeUse::Base {
@@ -115,10 +122,13 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
 
 /// What `prepare` is told.
 pub fn specification(job: &Value) -> Specification {
-    let containers = job["spec"]["template"]["spec"]["initContainers"].as_array().expect("init containers");
-    let variables = containers.iter().flat_map(|container| container["env"].as_array().into_iter().flatten());
-    let variable =
-        variables.filter(|variable| variable["name"] == VARIABLE).find_map(|variable| variable["value"].as_str());
+    let containers =
+        job["spec"]["template"]["spec"]["initContainers"].as_array().expect("init containers");
+    let variables =
+        containers.iter().flat_map(|container| container["env"].as_array().into_iter().flatten());
+    let variable = variables
+        .filter(|variable| variable["name"] == VARIABLE)
+        .find_map(|variable| variable["value"].as_str());
     serde_json::from_str(variable.expect("the specification")).expect("a specification")
 }
 
@@ -128,13 +138,18 @@ fn text(cluster: &Cluster, namespace: &str, source: &Source) -> Result<String, R
         Source::Inline { dockerfile } => Ok(dockerfile.clone()),
         Source::ConfigMap { name, items, hash } => {
             let missing = || Refusal::new(Reason::SourceNotFound, "the ConfigMap is gone");
-            let object: &Arc<Value> =
-                cluster.objects.get(Kind::ConfigMap, &Key::new(namespace, name)).ok_or_else(missing)?;
+            let object: &Arc<Value> = cluster
+                .objects
+                .get(Kind::ConfigMap, &Key::new(namespace, name))
+                .ok_or_else(missing)?;
             let data: BTreeMap<String, String> =
                 serde_json::from_value(object["data"].clone()).map_err(|_| missing())?;
             let now = config_map_hash(&data, &BTreeMap::new(), items).map_err(|_| missing())?;
             if now != *hash {
-                return Err(Refusal::new(Reason::SourceUnavailable, "the ConfigMap has just changed"));
+                return Err(Refusal::new(
+                    Reason::SourceUnavailable,
+                    "the ConfigMap has just changed",
+                ));
             }
             Ok(data.get("Dockerfile").cloned().unwrap_or_default())
         }
@@ -144,7 +159,8 @@ fn text(cluster: &Cluster, namespace: &str, source: &Source) -> Result<String, R
 
 /// The annotations, as the strategy of the model passes them: `name=value` in the arguments.
 fn annotations(job: &Value) -> BTreeMap<String, String> {
-    let arguments = job["spec"]["template"]["spec"]["containers"][0]["args"].as_array().into_iter().flatten();
+    let arguments =
+        job["spec"]["template"]["spec"]["containers"][0]["args"].as_array().into_iter().flatten();
     let pairs = arguments.filter_map(|argument| argument.as_str()?.split_once('='));
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }

@@ -14,8 +14,13 @@ const IMAGE: &str = "GROUNDSWELL_IMAGE";
 
 /// Checks the digest of a Job.
 pub fn run(cluster: &mut Cluster, work: &Work) -> Pushed {
-    let env = work.job["spec"]["template"]["spec"]["containers"][0]["env"].as_array().into_iter().flatten();
-    let pinned = env.filter(|variable| variable["name"] == IMAGE).find_map(|variable| variable["value"].as_str());
+    let env = work.job["spec"]["template"]["spec"]["containers"][0]["env"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let pinned = env
+        .filter(|variable| variable["name"] == IMAGE)
+        .find_map(|variable| variable["value"].as_str());
     let pinned = pinned.unwrap_or_default().to_owned();
     let (name, revision) = (work.label(labels::CHECK), work.label(labels::CHECK_REVISION));
     let made = cluster.registry.made(&pinned);

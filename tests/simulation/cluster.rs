@@ -1,5 +1,5 @@
-//! Everything outside of the controller, in one place: objects, registries, repositories of sources, what is on its way and
-//! what will break. Changed only while nothing else runs.
+//! Everything outside of the controller, in one place: objects, registries, repositories of
+//! sources, what is on its way and what will break. Changed only while nothing else runs.
 
 use std::{
     collections::BTreeMap,
@@ -148,11 +148,13 @@ impl Cluster {
     /// The spec of a family that is there.
     pub fn spec(&mut self, key: &Key) -> Option<Arc<ImageFamilySpec>> {
         let family = self.objects.get(Kind::Family, key)?;
-        let version = (uid(family).to_owned(), family["metadata"]["generation"].as_i64().unwrap_or_default());
+        let version =
+            (uid(family).to_owned(), family["metadata"]["generation"].as_i64().unwrap_or_default());
         if let Some(known) = self.specs.get(&version) {
             return Some(Arc::clone(known));
         }
-        let spec: Arc<ImageFamilySpec> = Arc::new(serde_json::from_value(family["spec"].clone()).ok()?);
+        let spec: Arc<ImageFamilySpec> =
+            Arc::new(serde_json::from_value(family["spec"].clone()).ok()?);
         self.specs.insert(version, Arc::clone(&spec));
         Some(spec)
     }
@@ -188,7 +190,8 @@ impl Cluster {
         Ok(made)
     }
 
-    /// An object is new. One whose family is gone already is taken away, as others of that family were.
+    /// An object is new. One whose family is gone already is taken away, as others of that family
+    /// were.
     pub fn came(&mut self, kind: Kind, object: &Value) {
         let owned = matches!(kind, Kind::Image | Kind::Cascade | Kind::Job);
         if owned && self.objects.all(Kind::Family).all(|(_, family)| uid(family) != owner(object)) {
@@ -201,7 +204,12 @@ impl Cluster {
         self.schedule(pause, Event::Collect);
     }
 
-    pub fn update(&mut self, kind: Kind, key: &Key, change: impl FnOnce(&mut Value)) -> Result<Arc<Value>, Refused> {
+    pub fn update(
+        &mut self,
+        kind: Kind,
+        key: &Key,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Arc<Value>, Refused> {
         let updated = self.objects.update(kind, key, change)?;
         self.changed(kind);
         Ok(updated)

@@ -1,4 +1,5 @@
-//! What goes wrong between the controller and the world, and how often. All of it ends when the script says so.
+//! What goes wrong between the controller and the world, and how often. All of it ends when the
+//! script says so.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -64,7 +65,8 @@ impl Rates {
 pub enum Fate {
     Answered,
     Refused(u16, &'static str),
-    /// Broken or silent; the first says whether it took effect, the second whether there is an error rather than silence.
+    /// Broken or silent; the first says whether it took effect, the second whether there is an
+    /// error rather than silence.
     Lost {
         effect: bool,
         told: bool,
@@ -153,8 +155,12 @@ impl Faults {
             return Fate::Refused(403, "Forbidden");
         }
         if self.api.chance(refused) {
-            let answers =
-                [(500, "InternalError"), (503, "ServiceUnavailable"), (429, "TooManyRequests"), (409, "Conflict")];
+            let answers = [
+                (500, "InternalError"),
+                (503, "ServiceUnavailable"),
+                (429, "TooManyRequests"),
+                (409, "Conflict"),
+            ];
             let (code, reason) = answers[self.api.below(if writes { 4 } else { 3 })];
             return Fate::Refused(code, reason);
         }
@@ -206,7 +212,11 @@ impl Faults {
         if let Some(until) = self.stalled.get(&kind) {
             return until.saturating_sub(self.now).max(Duration::from_millis(1));
         }
-        if self.watch.chance(self.rates.lag) { self.watch.pause(500..30_000) } else { self.watch.pause(1..60) }
+        if self.watch.chance(self.rates.lag) {
+            self.watch.pause(500..30_000)
+        } else {
+            self.watch.pause(1..60)
+        }
     }
 
     /// Whether a watch breaks, or shows a change twice.

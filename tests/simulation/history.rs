@@ -1,4 +1,5 @@
-//! What the model remembers of what was true when: versions of upstreams and of sources, families that are gone.
+//! What the model remembers of what was true when: versions of upstreams and of sources, families
+//! that are gone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -142,7 +143,8 @@ impl History {
         Some(family)
     }
 
-    /// Whether a family's builds are counted anew beside tags of before: something recorded of it was deleted, or all of it.
+    /// Whether a family's builds are counted anew beside tags of before: something recorded of it
+    /// was deleted, or all of it.
     pub fn counts_anew(&self, family: &str) -> bool {
         self.was_forgotten(family) || self.made_again.contains(family)
     }

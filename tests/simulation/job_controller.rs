@@ -1,5 +1,5 @@
-//! Jobs and what becomes of them: pods that are scheduled, run, succeed, fail in every way that there is, and outlive their
-//! Jobs.
+//! Jobs and what becomes of them: pods that are scheduled, run, succeed, fail in every way that
+//! there is, and outlive their Jobs.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -56,8 +56,14 @@ pub enum End {
 }
 
 impl End {
-    const OF_CHECKS: [Self; 6] =
-        [Self::OutOfMemory, Self::Evicted, Self::Preempted, Self::Lost, Self::NotStarted, Self::Hangs];
+    const OF_CHECKS: [Self; 6] = [
+        Self::OutOfMemory,
+        Self::Evicted,
+        Self::Preempted,
+        Self::Lost,
+        Self::NotStarted,
+        Self::Hangs,
+    ];
     const INFRASTRUCTURE: [Self; 12] = [
         Self::SucceedsWithoutPush,
         Self::EvictedAfterPush,
@@ -93,7 +99,8 @@ pub struct Work {
     pub phase: Phase,
     /// How many Jobs there were before it.
     pub number: usize,
-    /// Whether it was asked for by a controller that had died by then: the next one can't know of it until it sees it.
+    /// Whether it was asked for by a controller that had died by then: the next one can't know of
+    /// it until it sees it.
     pub is_late: bool,
     end: End,
     start: Duration,
@@ -166,8 +173,13 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     } else {
         End::Succeeds
     };
-    let run = if random.chance(50) { random.pause(60_000..1_200_000) } else { random.pause(2000..60_000) };
-    let start = if random.chance(30) { random.pause(1000..200_000) } else { random.pause(100..3000) };
+    let run = if random.chance(50) {
+        random.pause(60_000..1_200_000)
+    } else {
+        random.pause(2000..60_000)
+    };
+    let start =
+        if random.chance(30) { random.pause(1000..200_000) } else { random.pause(100..3000) };
     let deadline = deadline(job);
     // Being too slow is a failure like others: it ends with them.
     let longest = if cluster.faults.ended { half(deadline) / 2 } else { Duration::MAX };
@@ -212,17 +224,24 @@ pub fn deleted(cluster: &mut Cluster, job: &Value, pause: Duration) {
 /// Takes away what belongs to objects that are gone.
 pub fn collect(cluster: &mut Cluster) {
     for kind in [Kind::Image, Kind::Cascade, Kind::Job] {
-        let families: Vec<String> = cluster.objects.all(Kind::Family).map(|(_, family)| uid(family).into()).collect();
-        let orphans = cluster.objects.all(kind).filter(|(_, object)| !families.iter().any(|uid| uid == owner(object)));
+        let families: Vec<String> =
+            cluster.objects.all(Kind::Family).map(|(_, family)| uid(family).into()).collect();
+        let orphans = cluster
+            .objects
+            .all(kind)
+            .filter(|(_, object)| !families.iter().any(|uid| uid == owner(object)));
         let orphans: Vec<Key> = orphans.map(|(key, _)| key.clone()).collect();
         for key in orphans {
             cluster.note(format_args!("collected {kind:?} {}", key.name));
             cluster.remove(kind, &key);
         }
     }
-    let jobs: Vec<String> = cluster.objects.all(Kind::Job).map(|(_, job)| uid(job).into()).collect();
-    let orphans = cluster.objects.all(Kind::Pod).filter(|(_, pod)| !jobs.iter().any(|uid| uid == owner(pod)));
-    let orphans: Vec<(Key, String)> = orphans.map(|(key, pod)| (key.clone(), owner(pod).into())).collect();
+    let jobs: Vec<String> =
+        cluster.objects.all(Kind::Job).map(|(_, job)| uid(job).into()).collect();
+    let orphans =
+        cluster.objects.all(Kind::Pod).filter(|(_, pod)| !jobs.iter().any(|uid| uid == owner(pod)));
+    let orphans: Vec<(Key, String)> =
+        orphans.map(|(key, pod)| (key.clone(), owner(pod).into())).collect();
     for (key, job) in orphans {
         cluster.remove(Kind::Pod, &key);
         cluster.work.remove(&job);
@@ -276,7 +295,8 @@ fn set_phase(cluster: &mut Cluster, job: &str, phase: Phase) {
 
 fn make_pod(cluster: &mut Cluster, job: &str, work: &Work) {
     let mut labels: BTreeMap<String, Value> =
-        serde_json::from_value(work.job["spec"]["template"]["metadata"]["labels"].clone()).unwrap_or_default();
+        serde_json::from_value(work.job["spec"]["template"]["metadata"]["labels"].clone())
+            .unwrap_or_default();
     labels.insert(JOB_NAME.into(), json!(work.key.name));
     let pod = work.pod();
     let made = cluster.create(
@@ -300,11 +320,11 @@ fn make_pod(cluster: &mut Cluster, job: &str, work: &Work) {
     let mut status = json!({"phase": "Pending"});
     if work.start > Duration::from_secs(3) {
         let words = "0/3 nodes are available: 3 Insufficient memory.";
-        status["conditions"] =
-            json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}]);
+        status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}]);
     }
     if work.end == End::NotStarted {
-        let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}});
+        let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off \
+            pulling image"}});
         let name = if work.is_check() { "check" } else { "build" };
         status["containerStatuses"] = json!([container(name, waiting)]);
     } else {
@@ -366,17 +386,19 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
         (_, Pushed::Refused(refusal)) => prepare(refusal),
         (_, Pushed::Failed(log)) => failed(ended(1, "Error", &log)),
         (End::Fails, _) => {
-            let log =
-                "error: failed to solve: process \"/bin/sh -c make\" did not complete successfully: exit code: 2\n";
+            let log = "error: failed to solve: process \"/bin/sh -c make\" did not complete \
+                       successfully: exit code: 2\n";
             failed(ended(1, "Error", log))
         }
         (End::OutOfMemory, _) => failed(ended(137, "OOMKilled", "")),
         (End::CommandOutOfMemory, _) => {
-            let log = "error: failed to solve: process \"x\" did not complete successfully: exit code: 137\n";
+            let log = "error: failed to solve: process \"x\" did not complete successfully: exit \
+                       code: 137\n";
             failed(ended(1, "Error", log))
         }
         (End::Evicted | End::EvictedAfterPush, _) => {
-            json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."})
+            json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on \
+                resource: memory."})
         }
         (End::Preempted, _) => json!({
             "phase": "Failed",
@@ -384,10 +406,13 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
                 {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempted"},
             ],
         }),
-        (End::SourceUnavailable, _) => {
-            prepare(refusal::Refusal::new(refusal::Reason::SourceUnavailable, "the source can't be reached"))
+        (End::SourceUnavailable, _) => prepare(refusal::Refusal::new(
+            refusal::Reason::SourceUnavailable,
+            "the source can't be reached",
+        )),
+        (End::RegistryUnavailable, _) => {
+            push_failed("unexpected status from POST request: 503 Service Unavailable")
         }
-        (End::RegistryUnavailable, _) => push_failed("unexpected status from POST request: 503 Service Unavailable"),
         (End::PushDenied, _) => push_failed("unexpected status from PUT request: 401 Unauthorized"),
         (End::Lost, _) => {
             set_phase(cluster, job, Phase::Failed);

@@ -1,8 +1,9 @@
-//! The real passes of the controller over models of the API server, the Job controller, builders and registries, under
-//! virtual time, with everything that happens drawn from one seed.
+//! The real passes of the controller over models of the API server, the Job controller, builders
+//! and registries, under virtual time, with everything that happens drawn from one seed.
 //!
-//! `make simulate SEEDS=100000` runs many seeds; `make simulate SEED=7` shows one, and makes it smaller if it fails. What the
-//! simulation would notice is shown by `make mutants`: mutations.patch breaks the engine in many ways, one at a time.
+//! `make simulate SEEDS=100000` runs many seeds; `make simulate SEED=7` shows one, and makes it
+//! smaller if it fails. What the simulation would notice is shown by `make mutants`:
+//! mutations.patch breaks the engine in many ways, one at a time.
 
 #![allow(
     clippy::pedantic,
@@ -11,7 +12,13 @@
     clippy::large_enum_variant,
     reason = "a model is written to be read beside what it models"
 )]
-#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test says what is wrong by failing")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test says what is \
+    wrong by failing"
+)]
 
 mod api_server;
 mod builder;
@@ -40,7 +47,8 @@ use script::Script;
 use sweep::sweep;
 use world::{Tell, run};
 
-/// How many seeds a plain test runs: about a minute's worth on two cores. Without optimisation each takes thirty times as long.
+/// How many seeds a plain test runs: about a minute's worth on two cores. Without optimisation each
+/// takes thirty times as long.
 const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 2000 };
 
 fn number(name: &str) -> Option<u64> {
@@ -81,7 +89,10 @@ const LESSONS: [(&str, &[u64]); 15] = [
         &[2919, 4816, 5339, 5948],
     ),
     ("a Job whose creation got no answer was not counted", &[36273, 42237]),
-    ("a child was built from a failed parent's digest that had not passed its checks", &[32179, 35072]),
+    (
+        "a child was built from a failed parent's digest that had not passed its checks",
+        &[32179, 35072],
+    ),
     ("an unchanged child of a failed parent was blocked", &[43505]),
     ("a cascade got the name of one that had ended before the clock was set back", &[40729]),
     ("a cascade asked for by a process that died ran beside another", &[48061]),
@@ -114,7 +125,10 @@ fn replay() {
     println!("{script}");
     let report = run(&script, Tell::Everything);
     let Some(violation) = report.violation else {
-        println!("all is well after {} passes, {} effects and {} builds", report.passes, report.effects, report.builds);
+        println!(
+            "all is well after {} passes, {} effects and {} builds",
+            report.passes, report.effects, report.builds
+        );
         return;
     };
     let small = shrink::shrink(&script, &violation);

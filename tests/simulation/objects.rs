@@ -1,5 +1,5 @@
-//! The objects of the cluster, as the API server keeps them: versions that only grow, and a log of every change for the
-//! watches.
+//! The objects of the cluster, as the API server keeps them: versions that only grow, and a log of
+//! every change for the watches.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,8 +24,16 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 8] =
-        [Self::Family, Self::Image, Self::Cascade, Self::Strategy, Self::Job, Self::Pod, Self::ConfigMap, Self::Secret];
+    pub const ALL: [Self; 8] = [
+        Self::Family,
+        Self::Image,
+        Self::Cascade,
+        Self::Strategy,
+        Self::Job,
+        Self::Pod,
+        Self::ConfigMap,
+        Self::Secret,
+    ];
 
     /// The kind by its name in paths.
     pub fn of_plural(plural: &str) -> Option<Self> {
@@ -81,7 +89,10 @@ impl Objects {
 
     /// All objects of a kind, sorted by key.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
-        self.objects.iter().filter(move |((of, _), _)| *of == kind).map(|((_, key), object)| (key, object))
+        self.objects
+            .iter()
+            .filter(move |((of, _), _)| *of == kind)
+            .map(|((_, key), object)| (key, object))
     }
 
     /// Every change of a kind so far.
@@ -90,7 +101,12 @@ impl Objects {
     }
 
     /// Makes an object.
-    pub fn create(&mut self, kind: Kind, mut object: Value, now: Timestamp) -> Result<Arc<Value>, Refused> {
+    pub fn create(
+        &mut self,
+        kind: Kind,
+        mut object: Value,
+        now: Timestamp,
+    ) -> Result<Arc<Value>, Refused> {
         let key = key_of(&object);
         if self.objects.contains_key(&(kind, key.clone())) {
             return Err(Refused::Exists);
@@ -107,7 +123,12 @@ impl Objects {
     }
 
     /// Changes an object, if there is something to change. A changed spec is another generation.
-    pub fn update(&mut self, kind: Kind, key: &Key, change: impl FnOnce(&mut Value)) -> Result<Arc<Value>, Refused> {
+    pub fn update(
+        &mut self,
+        kind: Kind,
+        key: &Key,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Arc<Value>, Refused> {
         let known = self.get(kind, key).cloned().ok_or(Refused::Missing)?;
         let mut object = Value::clone(&known);
         change(&mut object);
@@ -121,7 +142,8 @@ impl Objects {
         Ok(self.put(kind, key.clone(), object))
     }
 
-    /// Server-side apply by `owner`, by force: of the whole object without a status, or of the status alone.
+    /// Server-side apply by `owner`, by force: of the whole object without a status, or of the
+    /// status alone.
     pub fn apply(
         &mut self,
         kind: Kind,
@@ -155,7 +177,8 @@ impl Objects {
             _ => serde_json::Map::new(),
         };
         let names: BTreeSet<String> = fields.keys().cloned().collect();
-        let before = self.applied.insert((kind, key.clone(), owner.into()), names).unwrap_or_default();
+        let before =
+            self.applied.insert((kind, key.clone(), owner.into()), names).unwrap_or_default();
         self.update(kind, key, |object| {
             if !object["status"].is_object() {
                 object["status"] = json!({});
@@ -167,7 +190,12 @@ impl Objects {
     }
 
     /// Marks an object for deletion that something keeps.
-    pub fn mark_deleted(&mut self, kind: Kind, key: &Key, now: Timestamp) -> Result<Arc<Value>, Refused> {
+    pub fn mark_deleted(
+        &mut self,
+        kind: Kind,
+        key: &Key,
+        now: Timestamp,
+    ) -> Result<Arc<Value>, Refused> {
         self.update(kind, key, |object| {
             if object["metadata"]["deletionTimestamp"].is_null() {
                 object["metadata"]["deletionTimestamp"] = json!(format!("{now:.0}"));
@@ -198,7 +226,10 @@ impl Objects {
 /// Namespace and name of an object.
 pub fn key_of(object: &Value) -> Key {
     let metadata = &object["metadata"];
-    Key::new(metadata["namespace"].as_str().unwrap_or_default(), metadata["name"].as_str().unwrap_or_default())
+    Key::new(
+        metadata["namespace"].as_str().unwrap_or_default(),
+        metadata["name"].as_str().unwrap_or_default(),
+    )
 }
 
 /// A label of an object.

@@ -1,12 +1,13 @@
-//! What the world comes to when nothing goes wrong any more, computed from scratch: from the specs, the sources and the
-//! registries, without a word of the engine.
+//! What the world comes to when nothing goes wrong any more, computed from scratch: from the specs,
+//! the sources and the registries, without a word of the engine.
 
 use std::collections::BTreeMap;
 
 use groundswell::{
     api::{
-        Cutoff, Edge, FailureClass, Image, ImageFamilySpec, ImageFamilyStatus, ImageState, ManagedImageStatus,
-        ManualHold, OnParentFailure, Promotion, Upstream, condition::reason, labels,
+        Cutoff, Edge, FailureClass, Image, ImageFamilySpec, ImageFamilyStatus, ImageState,
+        ManagedImageStatus, ManualHold, OnParentFailure, Promotion, Upstream, condition::reason,
+        labels,
     },
     controller::object_cache::Key,
 };
@@ -28,7 +29,8 @@ use crate::{
 pub enum Demand {
     /// An image may rest as failed if its last build failed for any reason.
     Lenient,
-    /// Only what is broken for good may rest as failed, and no hold is going to end: that sets off a cascade.
+    /// Only what is broken for good may rest as failed, and no hold is going to end: that sets off
+    /// a cascade.
     Strict,
 }
 
@@ -51,18 +53,24 @@ pub fn mismatch(cluster: &Cluster, demand: Demand) -> Option<String> {
     if let Some(work) = cluster.work.values().find(|work| work.phase == Phase::Live) {
         return Some(format!("{} runs", work.key.name));
     }
-    let families: Option<BTreeMap<String, View>> =
-        cluster.objects.all(Kind::Family).map(|(key, _)| Some((key.name.clone(), View::of(cluster, key)?))).collect();
+    let families: Option<BTreeMap<String, View>> = cluster
+        .objects
+        .all(Kind::Family)
+        .map(|(key, _)| Some((key.name.clone(), View::of(cluster, key)?)))
+        .collect();
     let Some(families) = families else { return Some("a family can't be read".into()) };
     if demand == Demand::Strict
-        && let Some(until) = families.values().find_map(|family| family.hold_ends(cluster.time.truth()))
+        && let Some(until) =
+            families.values().find_map(|family| family.hold_ends(cluster.time.truth()))
     {
         return Some(format!("a hold ends at {until}"));
     }
     let mut world = World { cluster, families: &families, demand, fates: BTreeMap::new() };
     families
         .values()
-        .filter_map(|family| world.family(family).err().map(|why| format!("{}: {why}", family.key.name)))
+        .filter_map(|family| {
+            world.family(family).err().map(|why| format!("{}: {why}", family.key.name))
+        })
         .next()
 }
 
@@ -95,9 +103,11 @@ impl View {
 
     /// When a hold ends by itself that still lasts.
     fn hold_ends(&self, now: Timestamp) -> Option<Timestamp> {
-        let upstreams = self.spec.upstreams.iter().filter_map(|upstream| upstream.hold.as_ref()?.until);
+        let upstreams =
+            self.spec.upstreams.iter().filter_map(|upstream| upstream.hold.as_ref()?.until);
         let images = self.spec.images.iter().filter_map(|image| image.hold.as_ref()?.until);
-        let of_upstreams = self.status.upstreams.iter().filter_map(|upstream| upstream.hold.as_ref()?.until);
+        let of_upstreams =
+            self.status.upstreams.iter().filter_map(|upstream| upstream.hold.as_ref()?.until);
         let of_images = self.records.values().filter_map(|record| record.hold.as_ref()?.until);
         upstreams.chain(images).chain(of_upstreams).chain(of_images).find(|until| *until > now)
     }
@@ -137,10 +147,16 @@ impl World<'_> {
             taken |= self.tags(family, image, &fates)?;
         }
         let status = &family.status;
-        let ready = status.conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True");
+        let ready = status
+            .conditions
+            .iter()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "True");
         let whole = fates.iter().all(|fate| *fate == Fate::Current);
         if (whole && !taken) != ready && !fates.contains(&Fate::Held) {
-            return Err(format!("whole is {whole}, and Ready says {ready}: {:?}", status.conditions));
+            return Err(format!(
+                "whole is {whole}, and Ready says {ready}: {:?}",
+                status.conditions
+            ));
         }
         let current = fates.iter().filter(|fate| **fate == Fate::Current).count();
         if usize::try_from(status.counts.current) != Ok(current) && !fates.contains(&Fate::Held) {
@@ -152,16 +168,23 @@ impl World<'_> {
         if let Some(cascade) = &status.cascade {
             return Err(format!("{cascade:?}"));
         }
-        let cascades = self.cluster.objects.all(Kind::Cascade).filter(|(_, cascade)| owner(cascade) == family.uid);
-        let running =
-            cascades.filter(|(_, cascade)| matches!(cascade["status"]["phase"].as_str(), None | Some("Running")));
+        let cascades = self
+            .cluster
+            .objects
+            .all(Kind::Cascade)
+            .filter(|(_, cascade)| owner(cascade) == family.uid);
+        let running = cascades.filter(|(_, cascade)| {
+            matches!(cascade["status"]["phase"].as_str(), None | Some("Running"))
+        });
         if let Some((cascade, _)) = running.into_iter().next() {
             return Err(format!("{} runs", cascade.name));
         }
         self.requests(family)?;
-        let records = self.cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == family.uid);
-        let gone = records
-            .filter(|(_, record)| record["spec"]["image"].as_str().is_none_or(|name| family.image(name).is_none()));
+        let records =
+            self.cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == family.uid);
+        let gone = records.filter(|(_, record)| {
+            record["spec"]["image"].as_str().is_none_or(|name| family.image(name).is_none())
+        });
         match gone.into_iter().next() {
             Some((name, _)) => Err(format!("{} is the record of an image that is gone", name.name)),
             None => Ok(()),
@@ -182,14 +205,20 @@ impl World<'_> {
     fn looked_at(&mut self, family: &View, image: &Image) -> Result<Fate, String> {
         let record = family.record(&image.name);
         let expect = |fate: Fate, states: &[ImageState]| {
-            let told = format!("{} is {} ({}), and not {fate:?}", image.name, record.state.as_str(), record.message);
+            let told = format!(
+                "{} is {} ({}), and not {fate:?}",
+                image.name,
+                record.state.as_str(),
+                record.message
+            );
             if states.contains(&record.state) { Ok(fate) } else { Err(told) }
         };
         let mut parents = Vec::new();
         for edge in &image.from {
             parents.push(self.parent(family, edge)?);
         }
-        let failed: fn(&Parent) -> bool = |parent| matches!(parent.fate, Fate::Failed | Fate::Blocked);
+        let failed: fn(&Parent) -> bool =
+            |parent| matches!(parent.fate, Fate::Failed | Fate::Blocked);
         let last_good = image.on_parent_failure == OnParentFailure::UseLastGood;
         let held = self.is_image_held(family, image);
         if parents.iter().any(|parent| failed(parent) && !(last_good && parent.pinned.is_some())) {
@@ -200,15 +229,20 @@ impl World<'_> {
                 expect(Fate::Blocked, &[ImageState::Blocked])
             };
         }
-        let pinned: Option<Vec<String>> = parents.iter().map(|parent| parent.pinned.clone()).collect();
+        let pinned: Option<Vec<String>> =
+            parents.iter().map(|parent| parent.pinned.clone()).collect();
         let Some(pinned) = pinned else {
-            let states = if held { &[ImageState::Held, ImageState::Waiting][..] } else { &[ImageState::Waiting] };
+            let states = if held {
+                &[ImageState::Held, ImageState::Waiting][..]
+            } else {
+                &[ImageState::Waiting]
+            };
             let fate = if record.state == ImageState::Held { Fate::Held } else { Fate::Waiting };
             return expect(fate, states);
         };
         let text = text_of(self.cluster, &image.source).unwrap_or_default();
-        let current =
-            record.state == ImageState::Current && self.lineage(family, image, &record, &text, &pinned).is_ok();
+        let current = record.state == ImageState::Current
+            && self.lineage(family, image, &record, &text, &pinned).is_ok();
         let smoke = image.checks.iter().any(|check| check.required);
         let fails_check = smoke && text.contains(BAD);
         if held && !current {
@@ -220,7 +254,9 @@ impl World<'_> {
                 expect(Fate::Held, &[ImageState::Held])
             };
         }
-        let unchecked = |fate: fn(&Parent) -> bool| parents.iter().any(|parent| !parent.checked && fate(parent));
+        let unchecked = |fate: fn(&Parent) -> bool| {
+            parents.iter().any(|parent| !parent.checked && fate(parent))
+        };
         if !current && unchecked(failed) {
             return expect(Fate::Blocked, &[ImageState::Blocked]);
         }
@@ -230,9 +266,14 @@ impl World<'_> {
         if text.contains(BROKEN) || text.contains(MISMATCH) || fails_check {
             return expect(Fate::Failed, &[ImageState::Failed]);
         }
-        let cancelled = record.failure.as_ref().is_some_and(|failure| failure.last.class == FailureClass::Cancelled);
+        let cancelled = record
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.last.class == FailureClass::Cancelled);
         let lenient = self.demand == Demand::Lenient || !self.is_reached(family, image);
-        if record.state == ImageState::Failed && (cancelled || lenient && self.last_failed(family, image)) {
+        if record.state == ImageState::Failed
+            && (cancelled || lenient && self.last_failed(family, image))
+        {
             return Ok(Fate::Failed);
         }
         expect(Fate::Current, &[ImageState::Current])?;
@@ -240,25 +281,33 @@ impl World<'_> {
         Ok(Fate::Current)
     }
 
-    /// Whether an image stands on an upstream whose moves are adopted and passed on, so that there is another cascade for it.
+    /// Whether an image stands on an upstream whose moves are adopted and passed on, so that there
+    /// is another cascade for it.
     fn is_reached(&self, family: &View, image: &Image) -> bool {
         let now = self.cluster.time.truth();
         image.from.iter().any(|edge| {
             if let Some(upstream) = &edge.upstream {
                 let row = family.status.upstreams.iter().find(|row| row.name == *upstream);
-                let manual = row.and_then(|row| row.hold.as_ref()).is_some_and(|hold| self.is_held(None, Some(hold)));
+                let manual = row
+                    .and_then(|row| row.hold.as_ref())
+                    .is_some_and(|hold| self.is_held(None, Some(hold)));
                 let found = family.spec.upstreams.iter().find(|known| known.name == *upstream);
                 return !manual && found.is_some_and(|found| found.hold_at(now).is_none());
             }
-            let of = edge.family.as_ref().map_or(Some(family), |other| self.families.get(&other.name));
+            let of =
+                edge.family.as_ref().map_or(Some(family), |other| self.families.get(&other.name));
             let parent = edge.image.as_deref().unwrap_or_default();
-            of.and_then(|of| Some((of, of.image(parent)?)))
-                .is_some_and(|(of, parent)| !self.is_image_held(of, parent) && self.is_reached(of, parent))
+            of.and_then(|of| Some((of, of.image(parent)?))).is_some_and(|(of, parent)| {
+                !self.is_image_held(of, parent) && self.is_reached(of, parent)
+            })
         })
     }
 
     fn is_image_held(&self, family: &View, image: &Image) -> bool {
-        self.is_held(image.hold.as_ref().map(|hold| hold.until), family.record(&image.name).hold.as_ref())
+        self.is_held(
+            image.hold.as_ref().map(|hold| hold.until),
+            family.record(&image.name).hold.as_ref(),
+        )
     }
 
     fn is_held(&self, of_spec: Option<Option<Timestamp>>, manual: Option<&ManualHold>) -> bool {
@@ -270,7 +319,9 @@ impl World<'_> {
     /// Whether the last Job for an image failed, as far as there are any left to tell.
     fn last_failed(&self, family: &View, image: &Image) -> bool {
         let jobs = self.cluster.work.values().filter(|work| owner(&work.job) == family.uid);
-        let last = jobs.filter(|work| label(&work.job, labels::IMAGE) == image.name).max_by_key(|work| work.number);
+        let last = jobs
+            .filter(|work| label(&work.job, labels::IMAGE) == image.name)
+            .max_by_key(|work| work.number);
         last.is_none_or(|work| work.phase != Phase::Succeeded || !work.has_pushed())
     }
 
@@ -286,9 +337,9 @@ impl World<'_> {
         let families = self.families;
         let of = match &edge.family {
             None => Some(family),
-            Some(other) => {
-                families.get(&other.name).filter(|other| other.spec.exports.iter().any(|export| export.image == name))
-            }
+            Some(other) => families
+                .get(&other.name)
+                .filter(|other| other.spec.exports.iter().any(|export| export.image == name)),
         };
         let Some((of, found)) = of.and_then(|of| Some((of, of.image(name)?))) else {
             return Ok(Parent { pinned: None, fate: Fate::Waiting, checked: true });
@@ -296,14 +347,18 @@ impl World<'_> {
         let fate = self.fate(of, found)?;
         let record = of.record(name);
         let digest = record.digest.clone();
-        // What another family waits for may take for ever: it is built from as it is until that has come.
+        // What another family waits for may take for ever: it is built from as it is until that has
+        // come.
         let stands = fate != Fate::Waiting || edge.family.is_some();
-        let pinned = digest.filter(|_| stands).map(|digest| format!("{}@{digest}", repository(&of.spec, found)));
+        let pinned = digest
+            .filter(|_| stands)
+            .map(|digest| format!("{}@{digest}", repository(&of.spec, found)));
         // What another family exports is as good as that family says.
         let is_checked = |pinned: &String| self.cluster.invariants.is_told_checked(found, pinned);
         // One whose checks were cancelled goes nowhere by itself, however they end.
         let cancelled = record.failure.as_ref().is_some_and(|failure| {
-            failure.last.class == FailureClass::Cancelled && Some(&failure.fingerprint) == record.fingerprint.as_ref()
+            failure.last.class == FailureClass::Cancelled
+                && Some(&failure.fingerprint) == record.fingerprint.as_ref()
         });
         let checked = edge.family.is_some() || pinned.as_ref().is_none_or(is_checked) && !cancelled;
         Ok(Parent { pinned, fate, checked })
@@ -328,17 +383,22 @@ impl World<'_> {
         let kept = registry.repositories.get(&name);
         let builds = kept.into_iter().flat_map(|kept| &kept.made);
         let from_these = builds.filter(|(_, made)| {
-            made.iter().any(|made| made.source == text && made.parents == parents && made.args == image.args)
+            made.iter().any(|made| {
+                made.source == text && made.parents == parents && made.args == image.args
+            })
         });
         let never = family.spec.policy.cutoff == Cutoff::Never;
         // What was spared stays so when the policy becomes `Never`; the registry remembers it.
         let spared_before = |made: &[Made]| {
             self.cluster.invariants.history.ever_spares(&family.key.name)
-                && made.iter().any(|made| registry.tag(&name, &format!("gs-{}", made.fingerprint)) == Some(&digest))
+                && made.iter().any(|made| {
+                    registry.tag(&name, &format!("gs-{}", made.fingerprint)) == Some(&digest)
+                })
         };
         let same = |other: &str, made: &[Made]| {
             other == digest
-                || (!never || spared_before(made)) && registry.content(&format!("{name}@{other}")) == Some(content)
+                || (!never || spared_before(made))
+                    && registry.content(&format!("{name}@{other}")) == Some(content)
         };
         let mut any = false;
         for (other, made) in from_these {
@@ -349,7 +409,8 @@ impl World<'_> {
         }
         let made = registry.made(&pinned);
         Err(format!(
-            "{} is current at {}, which was made from {made:?}, and not from {text:?} and {parents:?}; made from these was {any}",
+            "{} is current at {}, which was made from {made:?}, and not from {text:?} and \
+             {parents:?}; made from these was {any}",
             image.name,
             short(&digest)
         ))
@@ -357,15 +418,20 @@ impl World<'_> {
 
     /// The digest of an upstream that builds use, if it is the one that they must use.
     fn adopted(&self, family: &View, upstream: &Upstream) -> Result<String, String> {
-        let standing = self.cluster.registry.tag(&upstream.image, FOLLOWED).unwrap_or_default().to_owned();
+        let standing =
+            self.cluster.registry.tag(&upstream.image, FOLLOWED).unwrap_or_default().to_owned();
         let row = family.status.upstreams.iter().find(|row| row.name == upstream.name);
-        // After failures it is looked at again after a while, and then the row is written once more.
+        // After failures it is looked at again after a while, and then the row is written once
+        // more.
         if row.is_some_and(|row| row.reason.as_deref() == Some(reason::REGISTRY_UNAVAILABLE)) {
             return Err(format!("upstream {} could not be looked at", upstream.name));
         }
-        let adopted =
-            row.and_then(|row| row.adopted.as_ref()).map(|adopted| adopted.digest.clone()).unwrap_or_default();
-        let manual = row.and_then(|row| row.hold.as_ref()).filter(|hold| self.is_held(None, Some(hold)));
+        let adopted = row
+            .and_then(|row| row.adopted.as_ref())
+            .map(|adopted| adopted.digest.clone())
+            .unwrap_or_default();
+        let manual =
+            row.and_then(|row| row.hold.as_ref()).filter(|hold| self.is_held(None, Some(hold)));
         let lacks = !upstream.platforms.is_empty()
             && !self.cluster.registry.offers_all(&format!("{}@{standing}", upstream.image));
         let expected = match (upstream.hold_at(self.cluster.time.truth()), manual) {
@@ -374,7 +440,8 @@ impl World<'_> {
             // One that lacks a platform is not taken.
             (None, None) => Some(standing.clone()).filter(|_| !lacks),
         };
-        let candidate = row.and_then(|row| row.candidate.as_ref()).map(|candidate| candidate.digest.as_str());
+        let candidate =
+            row.and_then(|row| row.candidate.as_ref()).map(|candidate| candidate.digest.as_str());
         if adopted != standing && candidate != Some(standing.as_str()) {
             return Err(format!("upstream {} was not seen at {}", upstream.name, short(&standing)));
         }
@@ -389,17 +456,28 @@ impl World<'_> {
         }
     }
 
-    /// Whether a tag that names a build is taken by one of before; an error says which tag stands elsewhere than it must. Where
-    /// a record is lost or a family is made again, builds are counted from what the floating tag stands on: that may be an
-    /// older one, or there may be none. A promotion that was recorded there is not known any more either.
+    /// Whether a tag that names a build is taken by one of before; an error says which tag stands
+    /// elsewhere than it must. Where a record is lost or a family is made again, builds are counted
+    /// from what the floating tag stands on: that may be an older one, or there may be none. A
+    /// promotion that was recorded there is not known any more either.
     fn tags(&self, family: &View, image: &Image, fates: &[Fate]) -> Result<bool, String> {
         let anew = self.cluster.invariants.history.counts_anew(&family.key.name);
         let mut taken = false;
         let record = family.record(&image.name);
-        let place = family.spec.images.iter().position(|known| known.name == image.name).unwrap_or_default();
+        let place = family
+            .spec
+            .images
+            .iter()
+            .position(|known| known.name == image.name)
+            .unwrap_or_default();
         let name = repository(&family.spec, image);
         let digest = record.digest.as_deref().unwrap_or_default();
-        let whole = family.spec.images.iter().zip(fates).all(|(image, fate)| !image.required || *fate == Fate::Current);
+        let whole = family
+            .spec
+            .images
+            .iter()
+            .zip(fates)
+            .all(|(image, fate)| !image.required || *fate == Fate::Current);
         for template in &image.tags {
             let build = record.build.unwrap_or_default().to_string();
             let fingerprint = record.fingerprint.clone().unwrap_or_default();
@@ -430,9 +508,12 @@ impl World<'_> {
     /// Every request is handled.
     fn requests(&self, family: &View) -> Result<(), String> {
         let of_family = self.cluster.objects.get(Kind::Family, &family.key);
-        let of_images = self.cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == family.uid);
+        let of_images =
+            self.cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == family.uid);
         for object in of_family.into_iter().chain(of_images.map(|(_, record)| record)) {
-            let Some(asked) = object["metadata"]["annotations"][labels::REQUEST].as_str() else { continue };
+            let Some(asked) = object["metadata"]["annotations"][labels::REQUEST].as_str() else {
+                continue;
+            };
             let last = object["status"]["lastHandledRequest"].as_str().unwrap_or_default();
             let id = serde_json::from_str::<serde_json::Value>(asked)
                 .ok()

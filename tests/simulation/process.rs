@@ -1,4 +1,5 @@
-//! One life of the controller: its caches and memory, its watches, and the families that it is to look at.
+//! One life of the controller: its caches and memory, its watches, and the families that it is to
+//! look at.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -57,7 +58,8 @@ type Pass = BoxFuture<'static, (Key, Result<Action, Error>)>;
 #[derive(Debug)]
 enum Watch {
     Unlisted,
-    /// Some of a listing is shown, and the rest is on its way; with the place in the log at which it was made.
+    /// Some of a listing is shown, and the rest is on its way; with the place in the log at which
+    /// it was made.
     Listing(Vec<Arc<Value>>, usize),
     Live(usize),
 }
@@ -82,7 +84,8 @@ impl Process {
         let client = api_server::client(shared, number);
         let clock = shared.lock().time.clock();
         let config = registry::Config::default();
-        let registry = registry::Client::over(config, registry_service::line(shared, number), clock.clone());
+        let registry =
+            registry::Client::over(config, registry_service::line(shared, number), clock.clone());
         let asked = registry.clone();
         let tags = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: ImageKey, last| {
             let asked = asked.clone();
@@ -109,7 +112,9 @@ impl Process {
             tags,
             revisions,
             environment: BuildEnvironment::default(),
-            audit: groundswell::api::Duration::from_secs(u32::try_from(audit.as_secs()).unwrap_or(600)),
+            audit: groundswell::api::Duration::from_secs(
+                u32::try_from(audit.as_secs()).unwrap_or(600),
+            ),
             dependents: Dependents::default(),
             quota: BuildQuota::new(limits),
             tag_owners: TagOwners::default(),
@@ -118,7 +123,11 @@ impl Process {
             reconcile_caches: ReconcileCaches::default(),
         };
         let context = Arc::new(context);
-        let changes = [context.tags.changes().boxed(), context.revisions.changes().boxed(), triggers::woken(&context)];
+        let changes = [
+            context.tags.changes().boxed(),
+            context.revisions.changes().boxed(),
+            triggers::woken(&context),
+        ];
         let told = futures::stream::select_all(changes).boxed();
         let process = Self {
             number,
@@ -163,13 +172,15 @@ impl Process {
     /// Starts the passes that are due.
     pub fn begin_passes(&mut self) {
         let now = self.shared.lock().elapsed();
-        let due: Vec<Key> = self.due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        let due: Vec<Key> =
+            self.due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
         for key in due {
             if self.running.contains_key(&key) {
                 continue;
             }
             if !self.filled {
-                self.filled = self.context.stores.waiting_for(self.context.scopes.as_slice()).is_empty();
+                self.filled =
+                    self.context.stores.waiting_for(self.context.scopes.as_slice()).is_empty();
             }
             if !self.filled {
                 self.due.insert(key, now + CACHES_PAUSE);
@@ -185,7 +196,8 @@ impl Process {
             outline.metadata.namespace = Some(key.namespace.clone());
             outline.metadata.name = Some(key.name.clone());
             let context = Arc::clone(&self.context);
-            let pass = family::reconcile(Arc::new(outline), context).map(move |result| (key, result));
+            let pass =
+                family::reconcile(Arc::new(outline), context).map(move |result| (key, result));
             self.passes.push(pass.boxed());
         }
     }
@@ -232,14 +244,23 @@ impl Process {
         let context = Arc::clone(&self.context);
         let stores = &context.stores;
         let concerned = match kind {
-            Kind::Family => self.show(kind, &stores.families, |change| triggers::of_family(&context, change)),
-            Kind::Image => self.show(kind, &stores.images, |change| triggers::of_image(&context, change)),
+            Kind::Family => {
+                self.show(kind, &stores.families, |change| triggers::of_family(&context, change))
+            }
+            Kind::Image => {
+                self.show(kind, &stores.images, |change| triggers::of_image(&context, change))
+            }
             Kind::Cascade => self.show(kind, &stores.cascades, triggers::of_cascade),
-            Kind::Strategy => self.show(kind, &stores.strategies, |change| triggers::of_strategy(&context, change)),
+            Kind::Strategy => self
+                .show(kind, &stores.strategies, |change| triggers::of_strategy(&context, change)),
             Kind::Job => self.show(kind, &stores.jobs, triggers::of_label),
             Kind::Pod => self.show(kind, &stores.pods, triggers::of_label),
-            Kind::ConfigMap => self.show(kind, &stores.config_maps, |change| triggers::of_config_map(&context, change)),
-            Kind::Secret => self.show(kind, &stores.secrets, |change| triggers::of_secret(&context, change)),
+            Kind::ConfigMap => self.show(kind, &stores.config_maps, |change| {
+                triggers::of_config_map(&context, change)
+            }),
+            Kind::Secret => {
+                self.show(kind, &stores.secrets, |change| triggers::of_secret(&context, change))
+            }
         };
         for family in &concerned {
             self.wake(family);
@@ -264,14 +285,21 @@ impl Process {
         let mut events = Vec::new();
         let next = match watch {
             Watch::Live(cursor) if !broken && !cluster.faults.watch_breaks() => {
-                for change in
-                    cluster.changes_since(kind, cursor).into_iter().filter(|change| wanted(kind, &change.object))
+                for change in cluster
+                    .changes_since(kind, cursor)
+                    .into_iter()
+                    .filter(|change| wanted(kind, &change.object))
                 {
                     let object = read(&change.object);
-                    events.push(if change.gone { Event::Delete(object) } else { Event::Apply(object) });
+                    events.push(if change.gone {
+                        Event::Delete(object)
+                    } else {
+                        Event::Apply(object)
+                    });
                 }
                 if cluster.faults.watch_breaks()
-                    && let Some((_, object)) = cluster.objects.all(kind).find(|(_, object)| wanted(kind, object))
+                    && let Some((_, object)) =
+                        cluster.objects.all(kind).find(|(_, object)| wanted(kind, object))
                 {
                     events.push(Event::Apply(read(object)));
                 }
@@ -279,7 +307,8 @@ impl Process {
             }
             Watch::Unlisted | Watch::Live(_) => {
                 let listed = cluster.objects.all(kind).map(|(_, object)| Arc::clone(object));
-                let mut listed: Vec<Arc<Value>> = listed.filter(|object| wanted(kind, object)).collect();
+                let mut listed: Vec<Arc<Value>> =
+                    listed.filter(|object| wanted(kind, object)).collect();
                 let rest = listed.split_off(listed.len() / 2);
                 events.push(Event::Init);
                 events.extend(listed.iter().map(|object| Event::InitApply(read(object))));
@@ -297,7 +326,8 @@ impl Process {
         };
         drop(cluster);
         self.watches.insert(kind, next);
-        let changes: Vec<Change<K>> = events.into_iter().flat_map(|event| cache.observe("", event)).collect();
+        let changes: Vec<Change<K>> =
+            events.into_iter().flat_map(|event| cache.observe("", event)).collect();
         changes.iter().flat_map(of).collect()
     }
 }

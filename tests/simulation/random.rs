@@ -1,5 +1,5 @@
-//! Chance, drawn from one seed. Each subject draws from a stream of its own, so that taking one thing out of a script changes
-//! as little as can be of what happens to the others.
+//! Chance, drawn from one seed. Each subject draws from a stream of its own, so that taking one
+//! thing out of a script changes as little as can be of what happens to the others.
 
 use std::{ops::Range, time::Duration};
 
@@ -38,7 +38,8 @@ impl Random {
 
     /// A whole number of seconds of the range.
     pub fn seconds(&mut self, range: Range<u32>) -> u32 {
-        range.start + u32::try_from(self.below((range.end - range.start) as usize)).expect("below u32")
+        range.start
+            + u32::try_from(self.below((range.end - range.start) as usize)).expect("below u32")
     }
 
     /// True in so many of a thousand draws.
@@ -46,7 +47,8 @@ impl Random {
         self.next() % 1000 < u64::from(of_thousand)
     }
 
-    /// A duration of the range of milliseconds; short ones are as likely as long ones in each decade.
+    /// A duration of the range of milliseconds; short ones are as likely as long ones in each
+    /// decade.
     pub fn pause(&mut self, millis: Range<u64>) -> Duration {
         let span = millis.end.saturating_sub(millis.start).max(1);
         let most = match self.next() % 3 {

@@ -59,7 +59,8 @@ pub struct Content {
 
 impl Content {
     fn config(&self) -> Bytes {
-        let created = format!("2026-01-01T{:02}:{:02}:00Z", self.created / 60 % 24, self.created % 60);
+        let created =
+            format!("2026-01-01T{:02}:{:02}:00Z", self.created / 60 % 24, self.created % 60);
         let config = json!({
             "os": "linux",
             "architecture": self.architecture,
@@ -96,21 +97,30 @@ impl Registry {
 
     /// Whether `repository@digest` offers every platform.
     pub fn offers_all(&self, pinned: &str) -> bool {
-        self.content(pinned).is_some_and(|content| content.contains(PLATFORM) && content.contains(OTHER_PLATFORM))
+        self.content(pinned)
+            .is_some_and(|content| content.contains(PLATFORM) && content.contains(OTHER_PLATFORM))
     }
 
     /// The builds that `repository@digest` came from.
     pub fn made(&self, pinned: &str) -> &[Made] {
-        let found = pinned
-            .split_once('@')
-            .and_then(|(repository, digest)| self.repositories.get(repository)?.made.get(digest).map(Vec::as_slice));
+        let found = pinned.split_once('@').and_then(|(repository, digest)| {
+            self.repositories.get(repository)?.made.get(digest).map(Vec::as_slice)
+        });
         found.unwrap_or_default()
     }
 
     /// Answers one request. `path` is without the leading `/v2/`.
-    pub fn answer(&mut self, method: &Method, host: &str, path: &str, body: &Bytes) -> Response<Bytes> {
+    pub fn answer(
+        &mut self,
+        method: &Method,
+        host: &str,
+        path: &str,
+        body: &Bytes,
+    ) -> Response<Bytes> {
         let parts: Vec<&str> = path.rsplitn(3, '/').collect();
-        let [reference, part, name] = parts[..] else { return refusal(StatusCode::NOT_FOUND, "NAME_UNKNOWN") };
+        let [reference, part, name] = parts[..] else {
+            return refusal(StatusCode::NOT_FOUND, "NAME_UNKNOWN");
+        };
         let name = format!("{host}/{name}");
         match (method.as_str(), part) {
             ("GET" | "HEAD", "manifests") => {
@@ -128,10 +138,12 @@ impl Registry {
                     None => refusal(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
                 }
             }
-            ("GET", "blobs") => match self.repositories.get(&name).and_then(|known| known.blobs.get(reference)) {
-                Some(blob) => Response::new(blob.clone()),
-                None => refusal(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
-            },
+            ("GET", "blobs") => {
+                match self.repositories.get(&name).and_then(|known| known.blobs.get(reference)) {
+                    Some(blob) => Response::new(blob.clone()),
+                    None => refusal(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+                }
+            }
             ("PUT", "manifests") => {
                 let digest = Digest::of(body).to_string();
                 let repository = self.repository(&name);
@@ -141,7 +153,9 @@ impl Registry {
                 repository.tags.insert(reference.into(), digest.clone());
                 let mut answer = Response::new(Bytes::new());
                 *answer.status_mut() = StatusCode::CREATED;
-                answer.headers_mut().insert("docker-content-digest", digest.parse().expect("a header"));
+                answer
+                    .headers_mut()
+                    .insert("docker-content-digest", digest.parse().expect("a header"));
                 answer
             }
             _ => refusal(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
@@ -151,7 +165,8 @@ impl Registry {
 
 impl Repository {
     fn manifest(&self, reference: &str) -> Option<(String, &'static str, Bytes)> {
-        let digest = if reference.starts_with("sha256:") { reference } else { self.tags.get(reference)? };
+        let digest =
+            if reference.starts_with("sha256:") { reference } else { self.tags.get(reference)? };
         let (media_type, bytes) = self.manifests.get(digest)?;
         Some((digest.into(), media_type, bytes.clone()))
     }
@@ -175,7 +190,10 @@ impl Repository {
         });
         let digest = self.keep(OCI_MANIFEST, &manifest);
         self.blobs.insert(config_digest, config);
-        self.contents.insert(digest.clone(), format!("{} {}", content.architecture, content.layers.join(" ")));
+        self.contents.insert(
+            digest.clone(),
+            format!("{} {}", content.architecture, content.layers.join(" ")),
+        );
         self.layers.insert(digest.clone(), content.layers.clone());
         digest
     }
@@ -193,8 +211,12 @@ impl Repository {
                 })
             })
             .collect();
-        let digest = self.keep(OCI_INDEX, &json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}));
-        let contents: Vec<&str> = images.iter().map(|(digest, _)| self.contents[digest].as_str()).collect();
+        let digest = self.keep(
+            OCI_INDEX,
+            &json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}),
+        );
+        let contents: Vec<&str> =
+            images.iter().map(|(digest, _)| self.contents[digest].as_str()).collect();
         let contents = contents.join("|");
         self.contents.insert(digest.clone(), contents);
         let built = images.iter().find(|(_, architecture)| *architecture == PLATFORM);

@@ -55,7 +55,12 @@ fn arrive(cluster: &mut Cluster, request: &Outgoing) -> Option<Result<Response<B
         if crash.calls == 0 {
             let crash = *crash;
             cluster.crash = None;
-            cluster.note(format_args!("crash {:?} {} {}", crash.moment, request.method, request.url.path()));
+            cluster.note(format_args!(
+                "crash {:?} {} {}",
+                crash.moment,
+                request.method,
+                request.url.path()
+            ));
             if crash.moment == Moment::After {
                 carry_out(cluster, &host, request);
             }
@@ -102,7 +107,12 @@ fn carry_out(cluster: &mut Cluster, host: &str, request: &Outgoing) -> Response<
 }
 
 /// The commit at which a branch stands.
-pub async fn commit(shared: Shared, process: u64, url: String, branch: String) -> Result<String, Problem> {
+pub async fn commit(
+    shared: Shared,
+    process: u64,
+    url: String,
+    branch: String,
+) -> Result<String, Problem> {
     let there = shared.lock().faults.registry_latency();
     tokio::time::sleep(there).await;
     let found = {
@@ -116,7 +126,12 @@ pub async fn commit(shared: Shared, process: u64, url: String, branch: String) -
         }
     };
     let Some(found) = found else { return std::future::pending().await };
-    found.ok_or_else(|| Problem { reason: reason::SOURCE_UNAVAILABLE, message: "the repository is away".into() })
+    found.ok_or_else(|| Problem {
+        reason: reason::SOURCE_UNAVAILABLE,
+        message: "the repository is \
+        away"
+            .into(),
+    })
 }
 
 /// A transport as the client takes it.

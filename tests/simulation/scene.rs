@@ -1,4 +1,5 @@
-//! The script's hands: how families, sources and upstreams come about, and how each step changes the cluster.
+//! The script's hands: how families, sources and upstreams come about, and how each step changes
+//! the cluster.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,7 +16,9 @@ use crate::{
     objects::{Kind, key_of, uid},
     random::Random,
     registry::{Content, OTHER_PLATFORM, PLATFORM, layer},
-    script::{Asked, BRANCH, Edit, FOLLOWED, Family, Move, NAMESPACE, PUBLIC, Script, What, edited, hold},
+    script::{
+        Asked, BRANCH, Edit, FOLLOWED, Family, Move, NAMESPACE, PUBLIC, Script, What, edited, hold,
+    },
     topology,
 };
 
@@ -53,7 +56,8 @@ pub fn begin(cluster: &mut Cluster, script: &Script) {
             "keep": format!("{}s", script.keep.as_secs()),
             "userNamespace": "NotRequired",
             "template": {"spec": {"containers": [
-                {"name": "build", "image": "builder", "args": ["{{ annotations | each('{name}={value}') }}"]},
+                {"name": "build", "image": "builder", "args": ["{{ annotations | \
+                    each('{name}={value}') }}"]},
             ]}},
         },
     });
@@ -130,7 +134,9 @@ pub fn move_upstream(cluster: &mut Cluster, upstream: usize, how: Move) {
         (Move::Same, Some(standing)) => {
             cluster.registry.layers(&format!("{name}@{standing}")).unwrap_or_default().to_vec()
         }
-        _ => (0..random.within(1..3)).map(|place| layer(&[&name, &number.to_string(), &place.to_string()])).collect(),
+        _ => (0..random.within(1..3))
+            .map(|place| layer(&[&name, &number.to_string(), &place.to_string()]))
+            .collect(),
     };
     let annotations = BTreeMap::new();
     let repository = cluster.registry.repository(&name);
@@ -180,22 +186,33 @@ pub fn carry_out(cluster: &mut Cluster, what: &What) {
         What::AddImage(family, image) => {
             let Some(known) = spec(cluster, family) else { return };
             let parent = image.from[0].image.as_deref();
-            let there = parent.is_none_or(|parent| known.images.iter().any(|known| known.name == parent));
+            let there =
+                parent.is_none_or(|parent| known.images.iter().any(|known| known.name == parent));
             if there && known.images.iter().all(|known| known.name != image.name) {
                 provide_source(cluster, &image.source);
                 let image = serde_json::to_value(image).expect("an image");
-                edit_family(cluster, family, |spec| spec["images"].as_array_mut().expect("images").push(image));
+                edit_family(cluster, family, |spec| {
+                    spec["images"].as_array_mut().expect("images").push(image)
+                });
             }
         }
         What::RemoveImage(family, image) => {
             let Some(known) = spec(cluster, family) else { return };
-            let used =
-                known.images.iter().flat_map(|image| &image.from).any(|edge| edge.image.as_deref() == Some(image));
+            let used = known
+                .images
+                .iter()
+                .flat_map(|image| &image.from)
+                .any(|edge| edge.image.as_deref() == Some(image));
             if !used && known.images.len() > 1 {
                 edit_family(cluster, family, |spec| {
-                    spec["images"].as_array_mut().expect("images").retain(|known| known["name"] != image.as_str());
+                    spec["images"]
+                        .as_array_mut()
+                        .expect("images")
+                        .retain(|known| known["name"] != image.as_str());
                     let exports = spec.get_mut("exports").and_then(Value::as_array_mut).into_iter();
-                    exports.for_each(|exports| exports.retain(|export| export["image"] != image.as_str()));
+                    exports.for_each(|exports| {
+                        exports.retain(|export| export["image"] != image.as_str())
+                    });
                 });
             }
         }
@@ -204,11 +221,16 @@ pub fn carry_out(cluster: &mut Cluster, what: &What) {
             let policy = serde_json::to_value(policy).expect("a policy");
             edit_family(cluster, family, |spec| spec["policy"] = policy);
         }
-        What::Suspend(family, suspend) => edit_family(cluster, family, |spec| spec["suspend"] = json!(suspend)),
+        What::Suspend(family, suspend) => {
+            edit_family(cluster, family, |spec| spec["suspend"] = json!(suspend))
+        }
         What::Hold(family, upstream, pinned, lasts) => {
             let Some(known) = spec(cluster, family) else { return };
-            let Some(known) = known.upstreams.iter().find(|known| known.name == *upstream) else { return };
-            let digest = cluster.registry.tag(&known.image, FOLLOWED).filter(|_| *pinned).map(str::to_owned);
+            let Some(known) = known.upstreams.iter().find(|known| known.name == *upstream) else {
+                return;
+            };
+            let digest =
+                cluster.registry.tag(&known.image, FOLLOWED).filter(|_| *pinned).map(str::to_owned);
             let until = lasts.map(|lasts| soon(cluster, &lasts));
             let hold = serde_json::to_value(hold(digest, until)).expect("a hold");
             edit_upstream(cluster, family, upstream, |upstream| upstream["hold"] = hold);
@@ -218,14 +240,17 @@ pub fn carry_out(cluster: &mut Cluster, what: &What) {
         }),
         What::HoldImage(family, image, lasts) => {
             let until = lasts.as_ref().map(|lasts| soon(cluster, lasts));
-            edit_image(cluster, family, image, |image| image["hold"] = json!({"until": until, "reason": "so"}));
+            edit_image(cluster, family, image, |image| {
+                image["hold"] = json!({"until": until, "reason": "so"})
+            });
         }
         What::UnholdImage(family, image) => edit_image(cluster, family, image, |image| {
             image.as_object_mut().expect("an image").remove("hold");
         }),
         What::Check(family, image) => edit_image(cluster, family, image, |image| {
             let checked = image["checks"].as_array().is_some_and(|checks| !checks.is_empty());
-            let checks = if checked { Vec::new() } else { vec![topology::check(topology::SMOKE, true)] };
+            let checks =
+                if checked { Vec::new() } else { vec![topology::check(topology::SMOKE, true)] };
             image["checks"] = serde_json::to_value(checks).expect("checks");
         }),
         What::Export(family, image) => edit_family(cluster, family, |spec| {
@@ -233,8 +258,11 @@ pub fn carry_out(cluster: &mut Cluster, what: &What) {
             let before = exports.len();
             exports.retain(|export| export["image"] != image.as_str());
             if exports.len() == before {
-                let there =
-                    spec["images"].as_array().into_iter().flatten().any(|known| known["name"] == image.as_str());
+                let there = spec["images"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .any(|known| known["name"] == image.as_str());
                 exports.extend(there.then(|| json!({"image": image})));
             }
             spec["exports"] = json!(exports);
@@ -252,7 +280,10 @@ pub fn carry_out(cluster: &mut Cluster, what: &What) {
         }
         What::DeleteFamily(family) => {
             if let Some(known) = spec(cluster, family) {
-                cluster.invariants.history.bury(Family { name: family.clone(), spec: ImageFamilySpec::clone(&known) });
+                cluster
+                    .invariants
+                    .history
+                    .bury(Family { name: family.clone(), spec: ImageFamilySpec::clone(&known) });
                 cluster.remove(Kind::Family, &family_key(family));
             }
         }
@@ -321,25 +352,38 @@ fn request(cluster: &mut Cluster, asked: &Asked) {
         cluster.invariants.history.cancels();
     }
     // An id that was used before is one that the family may not have handled, or not seen at all.
-    let handled = cluster.objects.get(Kind::Family, &family_key(&asked.family)).is_some_and(|family| {
-        let known = family["status"]["requests"].as_array().into_iter().flatten();
-        known.into_iter().any(|request| request["id"] == id.as_str())
-    });
-    if let (Some(digest), Some(upstream), false) = (digest, &asked.upstream, asked.garbage || handled) {
+    let handled =
+        cluster.objects.get(Kind::Family, &family_key(&asked.family)).is_some_and(|family| {
+            let known = family["status"]["requests"].as_array().into_iter().flatten();
+            known.into_iter().any(|request| request["id"] == id.as_str())
+        });
+    if let (Some(digest), Some(upstream), false) =
+        (digest, &asked.upstream, asked.garbage || handled)
+    {
         cluster.invariants.approved(&asked.family, upstream, digest);
     }
     let (kind, key) = match &asked.image {
-        Some((image, true)) => (Kind::Image, Key::new(NAMESPACE, &format!("{}.{image}", asked.family))),
+        Some((image, true)) => {
+            (Kind::Image, Key::new(NAMESPACE, &format!("{}.{image}", asked.family)))
+        }
         _ => (Kind::Family, family_key(&asked.family)),
     };
-    _ = cluster.update(kind, &key, |object| object["metadata"]["annotations"][labels::REQUEST] = json!(value));
+    _ = cluster.update(kind, &key, |object| {
+        object["metadata"]["annotations"][labels::REQUEST] = json!(value)
+    });
 }
 
 fn edit_family(cluster: &mut Cluster, family: &str, change: impl FnOnce(&mut Value)) {
     _ = cluster.update(Kind::Family, &family_key(family), |family| change(&mut family["spec"]));
 }
 
-fn edit_named(cluster: &mut Cluster, family: &str, list: &str, name: &str, change: impl FnOnce(&mut Value)) {
+fn edit_named(
+    cluster: &mut Cluster,
+    family: &str,
+    list: &str,
+    name: &str,
+    change: impl FnOnce(&mut Value),
+) {
     edit_family(cluster, family, |spec| {
         let entries = spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten();
         if let Some(entry) = entries.into_iter().find(|entry| entry["name"] == name) {
@@ -352,7 +396,12 @@ fn edit_image(cluster: &mut Cluster, family: &str, image: &str, change: impl FnO
     edit_named(cluster, family, "images", image, change);
 }
 
-fn edit_upstream(cluster: &mut Cluster, family: &str, upstream: &str, change: impl FnOnce(&mut Value)) {
+fn edit_upstream(
+    cluster: &mut Cluster,
+    family: &str,
+    upstream: &str,
+    change: impl FnOnce(&mut Value),
+) {
     edit_named(cluster, family, "upstreams", upstream, change);
 }
 
@@ -377,7 +426,8 @@ fn edit_source(cluster: &mut Cluster, family: &str, image: &str, edit: Edit) {
 pub fn set_text(cluster: &mut Cluster, family: &str, image: &str, source: &Source, text: String) {
     if let Some(named) = &source.config_map {
         let key = Key::new(NAMESPACE, &named.name);
-        _ = cluster.update(Kind::ConfigMap, &key, |object| object["data"]["Dockerfile"] = json!(text));
+        _ = cluster
+            .update(Kind::ConfigMap, &key, |object| object["data"]["Dockerfile"] = json!(text));
     } else if let Some(git) = &source.git {
         commit(cluster, (git.url.clone(), git.revision.clone()), text);
     } else {
@@ -391,14 +441,17 @@ fn rewire(cluster: &mut Cluster, family: &str, image: &str, parent: &str) {
     let mut above = vec![parent.to_owned()];
     let mut seen = 0;
     while seen < above.len() {
-        let Some(found) = known.images.iter().find(|known| known.name == above[seen]) else { return };
+        let Some(found) = known.images.iter().find(|known| known.name == above[seen]) else {
+            return;
+        };
         for edge in &found.from {
             above.extend(edge.image.clone().filter(|name| !above.contains(name)));
         }
         seen += 1;
     }
     let twice = known.images.iter().find(|known| known.name == image);
-    let twice = twice.is_none_or(|known| known.from.iter().any(|edge| edge.image.as_deref() == Some(parent)));
+    let twice = twice
+        .is_none_or(|known| known.from.iter().any(|edge| edge.image.as_deref() == Some(parent)));
     if !twice && !above.iter().any(|name| name == image) {
         edit_image(cluster, family, image, |image| {
             let usage = image["from"][0]["use"].clone();
@@ -445,23 +498,28 @@ pub fn happen(cluster: &mut Cluster, script: &Script, event: Event) {
     }
 }
 
-/// Makes the world whole once faults have stopped: people take their hands off, and what is broken for good is mended.
+/// Makes the world whole once faults have stopped: people take their hands off, and what is broken
+/// for good is mended.
 pub fn heal(cluster: &mut Cluster) {
     cluster.faults.end();
     cluster.crash = None;
     if cluster.time.was_skewed() {
         cluster.time.skew(SignedDuration::ZERO);
     }
-    let families: Vec<Key> = cluster.objects.all(Kind::Family).map(|(key, _)| key.clone()).collect();
+    let families: Vec<Key> =
+        cluster.objects.all(Kind::Family).map(|(key, _)| key.clone()).collect();
     for key in families {
         edit_family(cluster, &key.name, |spec| {
             spec["suspend"] = json!(false);
-            for upstream in spec.get_mut("upstreams").and_then(Value::as_array_mut).into_iter().flatten() {
+            for upstream in
+                spec.get_mut("upstreams").and_then(Value::as_array_mut).into_iter().flatten()
+            {
                 upstream["approval"] = json!("Automatic");
             }
         });
     }
-    let jobs: Vec<std::sync::Arc<Value>> = cluster.objects.all(Kind::Job).map(|(_, job)| job.clone()).collect();
+    let jobs: Vec<std::sync::Arc<Value>> =
+        cluster.objects.all(Kind::Job).map(|(_, job)| job.clone()).collect();
     for job in jobs {
         cluster.note(format_args!("left over: {} {}", key_of(&job).name, uid(&job)));
     }

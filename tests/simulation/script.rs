@@ -1,4 +1,5 @@
-//! What a seed draws: families, and what happens to them, when. A script is data, so that it can be shown, and made smaller.
+//! What a seed draws: families, and what happens to them, when. A script is data, so that it can be
+//! shown, and made smaller.
 
 use std::time::Duration;
 
@@ -98,7 +99,8 @@ pub enum What {
     Rewire(String, String, String),
     Policy(String, Policy),
     Suspend(String, bool),
-    /// A hold on an upstream of the family; with the digest that it has now, for so long, or until it is taken away.
+    /// A hold on an upstream of the family; with the digest that it has now, for so long, or until
+    /// it is taken away.
     Hold(String, String, bool, Option<Duration>),
     Unhold(String, String),
     /// A hold on an image, for so long, or until it is taken away.
@@ -135,7 +137,8 @@ pub enum What {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     pub family: String,
-    /// The image, if it is about one; and whether the annotation stands on the image's record rather than on the family.
+    /// The image, if it is about one; and whether the annotation stands on the image's record
+    /// rather than on the family.
     pub image: Option<(String, bool)>,
     pub subtree: bool,
     pub upstream: Option<String>,
@@ -243,7 +246,11 @@ fn what(random: &mut Random, script: &Script) -> Option<What> {
         38..41 => What::Argument(name, image),
         41..44 => {
             let added = format!("n{}", random.below(100));
-            let parent = if random.chance(500) { on_image(&image, EdgeUse::Base) } else { on_upstream(upstream) };
+            let parent = if random.chance(500) {
+                on_image(&image, EdgeUse::Base)
+            } else {
+                on_upstream(upstream)
+            };
             What::AddImage(name.clone(), self::image(random, &name, &added, vec![parent]))
         }
         44..46 => What::RemoveImage(name, image),
@@ -279,14 +286,23 @@ fn what(random: &mut Random, script: &Script) -> Option<What> {
     })
 }
 
-fn asked(random: &mut Random, family: String, image: String, upstream: String, lasts: Option<Duration>) -> Asked {
+fn asked(
+    random: &mut Random,
+    family: String,
+    image: String,
+    upstream: String,
+    lasts: Option<Duration>,
+) -> Asked {
     use RequestAction::{Approve, Cancel, Force, Hold, Retry, Trigger, Unhold};
     let action = [Approve, Approve, Cancel, Force, Hold, Retry, Trigger, Unhold][random.below(8)];
     let of_upstream = action == Approve || matches!(action, Hold | Unhold) && random.chance(500);
     let of_family = matches!(action, Cancel | Force | Retry | Trigger) && random.chance(400);
     Asked {
         family,
-        subtree: !of_upstream && !of_family && !matches!(action, Hold | Unhold) && random.chance(400),
+        subtree: !of_upstream
+            && !of_family
+            && !matches!(action, Hold | Unhold)
+            && random.chance(400),
         image: (!of_upstream && !of_family).then(|| (image, random.chance(400))),
         upstream: of_upstream.then_some(upstream),
         action,
@@ -302,7 +318,10 @@ pub fn edited(text: &str, edit: Edit, number: u64) -> String {
     let base = format!("FROM x {}", kept.join(" "));
     match edit {
         Edit::Content | Edit::Revert => format!("{base} v{number}"),
-        Edit::Cosmetic => format!("{} {COSMETIC} {number}", text.split(COSMETIC).next().unwrap_or_default().trim_end()),
+        Edit::Cosmetic => format!(
+            "{} {COSMETIC} {number}",
+            text.split(COSMETIC).next().unwrap_or_default().trim_end()
+        ),
         Edit::Bad => format!("{base} v{number} {BAD}"),
         Edit::Broken => format!("{base} v{number} {BROKEN}"),
         Edit::Mismatch => format!("{base} v{number} {MISMATCH}"),

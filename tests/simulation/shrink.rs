@@ -1,4 +1,5 @@
-//! From a script that fails to the smallest one that fails in the same way: whatever is taken out and not missed stays out.
+//! From a script that fails to the smallest one that fails in the same way: whatever is taken out
+//! and not missed stays out.
 
 use std::{
     fmt,
@@ -19,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What stays of a message when the names in it change.
 fn gist(violation: &Violation) -> (&'static str, Vec<&str>) {
-    let words = violation.message.split(' ').filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    let words =
+        violation.message.split(' ').filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
     (violation.invariant, words.take(6).collect())
 }
 
@@ -29,12 +31,16 @@ pub fn shrink(script: &Script, violation: &Violation) -> Script {
     let mut best = script.clone();
     let fails = |candidate: &Script| {
         start.elapsed() < PATIENCE
-            && run(candidate, Tell::Nothing).violation.is_some_and(|found| gist(&found) == gist(violation))
+            && run(candidate, Tell::Nothing)
+                .violation
+                .is_some_and(|found| gist(&found) == gist(violation))
     };
     loop {
         let before = best.clone();
         fewer_steps(&mut best, &fails);
-        for simpler in [no_rates, fewer_rates, fewer_families, fewer_images, fewer_edges, plainer, shorter] {
+        for simpler in
+            [no_rates, fewer_rates, fewer_families, fewer_images, fewer_edges, plainer, shorter]
+        {
             for candidate in simpler(&best) {
                 if candidate != best && fails(&candidate) {
                     best = candidate;
@@ -106,8 +112,11 @@ fn fewer_images(script: &Script) -> Vec<Script> {
 
 fn fewer_edges(script: &Script) -> Vec<Script> {
     each_spec(script, |spec| {
-        let places =
-            spec.images.iter().enumerate().flat_map(|(image, of)| (0..of.from.len()).map(move |edge| (image, edge)));
+        let places = spec
+            .images
+            .iter()
+            .enumerate()
+            .flat_map(|(image, of)| (0..of.from.len()).map(move |edge| (image, edge)));
         places
             .map(|(image, edge)| {
                 let mut fewer = spec.clone();
@@ -150,7 +159,8 @@ fn plainer(script: &Script) -> Vec<Script> {
         for place in 0..spec.upstreams.len() {
             let Upstream { name, image, follow, interval, .. } = spec.upstreams[place].clone();
             let mut simpler = spec.clone();
-            simpler.upstreams[place] = Upstream { name, image, follow, interval, ..Upstream::default() };
+            simpler.upstreams[place] =
+                Upstream { name, image, follow, interval, ..Upstream::default() };
             plainer.push(simpler);
         }
         plainer
@@ -170,7 +180,10 @@ fn shorter(script: &Script) -> Vec<Script> {
         .collect()
 }
 
-fn each_spec(script: &Script, simpler: impl Fn(&ImageFamilySpec) -> Vec<ImageFamilySpec>) -> Vec<Script> {
+fn each_spec(
+    script: &Script,
+    simpler: impl Fn(&ImageFamilySpec) -> Vec<ImageFamilySpec>,
+) -> Vec<Script> {
     let mut candidates = Vec::new();
     for (place, family) in script.families.iter().enumerate() {
         for spec in simpler(&family.spec) {
@@ -191,7 +204,8 @@ impl fmt::Display for Script {
             self.timeout, self.keep, self.audit
         )?;
         for family in &self.families {
-            let exports: Vec<&str> = family.spec.exports.iter().map(|export| export.image.as_str()).collect();
+            let exports: Vec<&str> =
+                family.spec.exports.iter().map(|export| export.image.as_str()).collect();
             let policy = serde_json::to_string(&family.spec.policy).unwrap_or_default();
             let suspended = if family.spec.suspend { ", suspended" } else { "" };
             writeln!(f, "family {}{suspended}, exports {exports:?}: {policy}", family.name)?;

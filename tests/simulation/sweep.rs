@@ -49,7 +49,10 @@ pub fn sweep(seeds: Range<u64>) -> Swept {
                 let mut swept = swept.lock().expect("no worker panics while it counts");
                 swept.seeds += 1;
                 let Ok(report) = ran else {
-                    swept.failed.push((seed, Violation { invariant: "nothing panics", message: "see above".into() }));
+                    swept.failed.push((
+                        seed,
+                        Violation { invariant: "nothing panics", message: "see above".into() },
+                    ));
                     continue;
                 };
                 swept.passes += report.passes;
@@ -96,7 +99,8 @@ impl fmt::Display for Swept {
         let each = took.as_secs_f64() * 1000.0 / (*seeds).max(1) as f64;
         write!(
             f,
-            "{seeds} seeds, {passes} passes, {builds} builds, {effects} effects in {:.1} s ({each:.1} ms a seed); {} failed",
+            "{seeds} seeds, {passes} passes, {builds} builds, {effects} effects in {:.1} s \
+             ({each:.1} ms a seed); {} failed",
             took.as_secs_f64(),
             failed.len()
         )

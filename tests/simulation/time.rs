@@ -40,7 +40,10 @@ impl Time {
     /// The true time of day.
     pub fn truth(&self) -> Timestamp {
         let since = SignedDuration::try_from(self.start.elapsed()).expect("a short simulation");
-        Timestamp::from_second(BEGINNING).expect("a time").saturating_add(since).expect("a short simulation")
+        Timestamp::from_second(BEGINNING).expect("a time").saturating_add(since).expect(
+            "a short \
+            simulation",
+        )
     }
 
     /// The time of day as the controller is told it.

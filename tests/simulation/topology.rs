@@ -1,9 +1,9 @@
 //! What families a seed draws: their graphs, their gates and their policies.
 
 use groundswell::api::{
-    Approval, Breaker, Check, ConfigMapSource, Cutoff, Duration as ApiDuration, Edge, EdgeUse, Export, FamilyRef,
-    Follow, GitSource, Image, ImageFamilySpec, OnParentFailure, Policy, Promotion, RateLimit, Retries, Source,
-    StrategyRef, Supersede, Upstream, Window,
+    Approval, Breaker, Check, ConfigMapSource, Cutoff, Duration as ApiDuration, Edge, EdgeUse,
+    Export, FamilyRef, Follow, GitSource, Image, ImageFamilySpec, OnParentFailure, Policy,
+    Promotion, RateLimit, Retries, Source, StrategyRef, Supersede, Upstream, Window,
 };
 
 use crate::{
@@ -29,8 +29,10 @@ pub fn family(random: &mut Random, number: usize, upstreams: usize, before: &[Fa
     let mut images: Vec<Image> = Vec::new();
     for place in 0..count {
         let parents = parents(random, shape, place, count);
-        let mut from: Vec<Edge> =
-            parents.into_iter().map(|parent| on_image(&format!("i{parent}"), EdgeUse::BuildStage)).collect();
+        let mut from: Vec<Edge> = parents
+            .into_iter()
+            .map(|parent| on_image(&format!("i{parent}"), EdgeUse::BuildStage))
+            .collect();
         let exporter = random.pick(before).filter(|_| random.chance(250)).cloned();
         if let Some(exporter) = exporter
             && let Some(export) = random.pick(&exporter.spec.exports)
@@ -121,7 +123,11 @@ pub fn image(random: &mut Random, family: &str, name: &str, mut from: Vec<Edge>)
         source: source(random, family, name),
         tags: tags.iter().map(ToString::to_string).collect(),
         checks,
-        on_parent_failure: if random.chance(150) { OnParentFailure::UseLastGood } else { OnParentFailure::Block },
+        on_parent_failure: if random.chance(150) {
+            OnParentFailure::UseLastGood
+        } else {
+            OnParentFailure::Block
+        },
         required: random.chance(850),
         ..Image::default()
     }
@@ -129,13 +135,21 @@ pub fn image(random: &mut Random, family: &str, name: &str, mut from: Vec<Edge>)
 
 /// A check as it stands in a spec.
 pub fn check(name: &str, required: bool) -> Check {
-    Check { name: name.into(), command: vec!["check".into(), name.into()], required, ..Check::default() }
+    Check {
+        name: name.into(),
+        command: vec!["check".into(), name.into()],
+        required,
+        ..Check::default()
+    }
 }
 
 fn source(random: &mut Random, family: &str, name: &str) -> Source {
     match random.below(8) {
         0 => Source {
-            config_map: Some(ConfigMapSource { name: format!("{family}-{name}"), ..ConfigMapSource::default() }),
+            config_map: Some(ConfigMapSource {
+                name: format!("{family}-{name}"),
+                ..ConfigMapSource::default()
+            }),
             ..Source::default()
         },
         1 => Source {
@@ -161,7 +175,11 @@ fn upstream(random: &mut Random, number: usize) -> Upstream {
         follow: Follow { tag: FOLLOWED.into() },
         interval: ApiDuration::from_secs(random.seconds(30..600)),
         platforms: platforms.iter().map(ToString::to_string).collect(),
-        minimum_age: ApiDuration::from_secs(if random.chance(150) { random.seconds(30..1500) } else { 0 }),
+        minimum_age: ApiDuration::from_secs(if random.chance(150) {
+            random.seconds(30..1500)
+        } else {
+            0
+        }),
         approval: if random.chance(120) { Approval::Manual } else { Approval::Automatic },
         ..Upstream::default()
     }

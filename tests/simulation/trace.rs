@@ -1,4 +1,5 @@
-//! What happened, in order: a hash of all of it, and the lines themselves where somebody will read them.
+//! What happened, in order: a hash of all of it, and the lines themselves where somebody will read
+//! them.
 
 use std::{fmt, hash::Hasher, time::Duration};
 

@@ -42,8 +42,11 @@ pub enum Tell {
 
 /// Runs a script to its end, or to the first violation.
 pub fn run(script: &Script, tell: Tell) -> Report {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         let trace = Trace::new(tell == Tell::TheEnd, tell == Tell::Everything);
         let cluster = Cluster::new(script.seed, Faults::new(script.seed, script.rates), trace);
@@ -76,7 +79,8 @@ impl World<'_> {
             let first = cluster.invariants.history.next_process();
             cluster.schedule(Duration::ZERO, Event::Start(first));
         }
-        // Not on the minute, at which windows open: a pass that begins as the clock is set right may be told either time.
+        // Not on the minute, at which windows open: a pass that begins as the clock is set right
+        // may be told either time.
         self.live(self.script.end + Duration::from_millis(250), |_| false).await;
         scene::heal(&mut self.shared.lock());
         self.settle(Demand::Lenient).await;
@@ -134,10 +138,17 @@ impl World<'_> {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Start(number) => {
-                self.process = Some(Process::start(&self.shared, number, self.script.audit, self.script.limits))
+                self.process = Some(Process::start(
+                    &self.shared,
+                    number,
+                    self.script.audit,
+                    self.script.limits,
+                ))
             }
             Event::Deliver(number, kind) => {
-                if let Some(process) = self.process.as_mut().filter(|process| process.number == number) {
+                if let Some(process) =
+                    self.process.as_mut().filter(|process| process.number == number)
+                {
                     process.deliver(kind);
                 }
             }
@@ -157,8 +168,9 @@ impl World<'_> {
                 return;
             }
             let images = cluster.objects.all(Kind::Family);
-            let images =
-                images.map(|(_, family)| family["spec"]["images"].as_array().map_or(0, Vec::len)).sum::<usize>();
+            let images = images
+                .map(|(_, family)| family["spec"]["images"].as_array().map_or(0, Vec::len))
+                .sum::<usize>();
             (cluster.elapsed(), cluster.invariants.passes_begun, images as u64)
         };
         self.shared.lock().note(format_args!("faults have stopped; {demand:?}"));
@@ -169,9 +181,13 @@ impl World<'_> {
         self.live(start + scene::PATIENCE, |world| {
             let cluster = world.shared.lock();
             // The cluster clears away by itself what belonged to a family that is gone.
-            let stamp = (cluster.invariants.effects + cluster.invariants.passes_begun, cluster.work.len());
+            let stamp =
+                (cluster.invariants.effects + cluster.invariants.passes_begun, cluster.work.len());
             if stamp == looked_at
-                || world.process.as_ref().is_none_or(|process| !process.is_idle_until(cluster.elapsed()))
+                || world
+                    .process
+                    .as_ref()
+                    .is_none_or(|process| !process.is_idle_until(cluster.elapsed()))
             {
                 return false;
             }
@@ -186,8 +202,15 @@ impl World<'_> {
         if reached || cluster.violation.is_some() {
             return;
         }
-        let (took, passes) = ((cluster.elapsed() - start).as_secs(), cluster.invariants.passes_begun - passes);
-        cluster.violated("the world comes to rest", format!("after {took} s and {passes} passes: {why}"));
+        let (took, passes) =
+            ((cluster.elapsed() - start).as_secs(), cluster.invariants.passes_begun - passes);
+        cluster.violated(
+            "the world comes to rest",
+            format!(
+                "after {took} s and {passes} passes: \
+            {why}"
+            ),
+        );
     }
 
     /// Nothing may change any more.
@@ -216,8 +239,8 @@ impl World<'_> {
     }
 }
 
-/// The effects that there must be none of at rest. That a window opens or closes is told in statuses of families. Holds that
-/// end have ended before: see [`Demand::Strict`].
+/// The effects that there must be none of at rest. That a window opens or closes is told in
+/// statuses of families. Holds that end have ended before: see [`Demand::Strict`].
 fn at_rest(cluster: &Cluster) -> u64 {
     let mut families = cluster.objects.all(Kind::Family);
     let tells = families.any(|(_, family)| family["spec"]["policy"]["windows"].is_array());

@@ -11,7 +11,8 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-/// Names a running cluster that the tests are to use, and to leave alone afterwards. For work on the tests themselves.
+/// Names a running cluster that the tests are to use, and to leave alone afterwards. For work on
+/// the tests themselves.
 const BORROWED: &str = "GROUNDSWELL_TEST_CLUSTER";
 
 /// A running cluster.
@@ -38,25 +39,32 @@ impl Cluster {
             leave_nothing_behind(&name);
             name
         });
-        let up =
-            script("dev/cluster").args(["up", "--profile", profile, "--name", &name]).output().expect("dev/cluster");
+        let up = script("dev/cluster")
+            .args(["up", "--profile", profile, "--name", &name])
+            .output()
+            .expect("dev/cluster");
         assert!(up.status.success(), "dev/cluster up:\n{}", String::from_utf8_lossy(&up.stderr));
-        let env = script("dev/cluster").args(["env", "--name", &name]).output().expect("dev/cluster");
+        let env =
+            script("dev/cluster").args(["env", "--name", &name]).output().expect("dev/cluster");
         let env = String::from_utf8(env.stdout).expect("text");
         let value = |variable: &str| {
-            let line = env.lines().find_map(|line| line.strip_prefix(&format!("export {variable}=")));
+            let line =
+                env.lines().find_map(|line| line.strip_prefix(&format!("export {variable}=")));
             line.unwrap_or_else(|| panic!("dev/cluster env says no {variable}:\n{env}")).to_owned()
         };
         let path = value("PATH").replace("$PATH", &std::env::var("PATH").unwrap_or_default());
         Self { kubeconfig: value("KUBECONFIG").into(), registry: value("REGISTRY"), path, name }
     }
 
-    /// A client with all rights. One for each test, because its connections belong to the test's runtime.
+    /// A client with all rights. One for each test, because its connections belong to the test's
+    /// runtime.
     pub async fn client(&self) -> Client {
         // A second installation is refused, and is the same.
         _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("kubeconfig");
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.expect("config");
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .expect("config");
         Client::try_from(config).expect("client")
     }
 
@@ -87,7 +95,11 @@ impl Cluster {
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         } else {
-            Err(format!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr)))
+            Err(format!(
+                "{program} {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr)
+            ))
         }
     }
 }
@@ -103,11 +115,16 @@ fn script(path: &str) -> Command {
     command
 }
 
-/// Starts a process that ends the cluster when this one has ended: on success, on a panic, and when it is killed. It holds the
-/// other end of a pipe, which the kernel closes in every case.
+/// Starts a process that ends the cluster when this one has ended: on success, on a panic, and when
+/// it is killed. It holds the other end of a pipe, which the kernel closes in every case.
 fn leave_nothing_behind(name: &str) {
     let guard = Command::new("setsid")
-        .args(["bash", "-c", "cat >/dev/null; exec dev/cluster down --name \"$0\" 2>/dev/null", name])
+        .args([
+            "bash",
+            "-c",
+            "cat >/dev/null; exec dev/cluster down --name \"$0\" 2>/dev/null",
+            name,
+        ])
         .current_dir(root())
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

@@ -12,7 +12,8 @@ use super::{
     wait::wait_for,
 };
 
-/// The spec of a family with one upstream `alpine`, followed every 5 s at `<upstream>:3.20`, without images.
+/// The spec of a family with one upstream `alpine`, followed every 5 s at `<upstream>:3.20`,
+/// without images.
 pub fn spec(repository: &str, upstream: &str, strategy: &str) -> Value {
     json!({
         "repository": repository,
@@ -26,11 +27,18 @@ pub fn spec(repository: &str, upstream: &str, strategy: &str) -> Value {
 /// An image that stands on the upstream `alpine`, if `parent` is that, or else on another image.
 pub fn image(name: &str, parent: &str) -> Value {
     let (from, dockerfile) = if parent == "alpine" {
-        (json!({ "upstream": "alpine", "as": "alpine:3.20" }), "FROM docker.io/library/alpine:3.20\n".to_owned())
+        (
+            json!({ "upstream": "alpine", "as": "alpine:3.20" }),
+            "FROM docker.io/library/alpine:3.20\n".to_owned(),
+        )
     } else {
-        (json!({ "image": parent, "arg": "BASE_IMAGE" }), "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n".to_owned())
+        (
+            json!({ "image": parent, "arg": "BASE_IMAGE" }),
+            "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n".to_owned(),
+        )
     };
-    json!({ "name": name, "from": [from], "source": { "inline": format!("{dockerfile}RUN echo {name}\n") }, "tags": ["latest", "r{{ build }}"] })
+    json!({ "name": name, "from": [from], "source": { "inline": format!("{dockerfile}RUN echo \
+        {name}\n") }, "tags": ["latest", "r{{ build }}"] })
 }
 
 /// The condition of a type.
@@ -41,17 +49,22 @@ pub fn condition<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Con
 impl Place {
     /// The family.
     pub async fn family(&self, name: &str) -> ImageFamily {
-        self.api::<ImageFamily>().get(name).await.unwrap_or_else(|error| panic!("ImageFamily {name}: {error}"))
+        self.api::<ImageFamily>()
+            .get(name)
+            .await
+            .unwrap_or_else(|error| panic!("ImageFamily {name}: {error}"))
     }
 
-    /// Waits until a condition of the family, as of its present generation, is true. Returns its reason and message.
+    /// Waits until a condition of the family, as of its present generation, is true. Returns its
+    /// reason and message.
     pub async fn wait_family(&self, name: &str, type_: &str, seconds: u64) -> (String, String) {
         let api: Api<ImageFamily> = self.api();
         wait_for(format!("ImageFamily {name} to be {type_}"), seconds, async || {
             let family = api.get(name).await.map_err(|error| error.to_string())?;
             let conditions = family.status.as_ref().map_or(&[][..], |status| &status.conditions);
             let found = condition(conditions, type_).filter(|condition| {
-                condition.status == "True" && condition.observed_generation == family.metadata.generation
+                condition.status == "True"
+                    && condition.observed_generation == family.metadata.generation
             });
             match found {
                 Some(condition) => Ok((condition.reason.clone(), condition.message.clone())),
@@ -72,7 +85,9 @@ impl Place {
             let family = self.family(name).await;
             let digests = self.digests(name).await;
             let moved = digests.len() == family.spec.images.len()
-                && digests.iter().all(|(image, digest)| !digest.is_empty() && before.get(image) != Some(digest));
+                && digests
+                    .iter()
+                    .all(|(image, digest)| !digest.is_empty() && before.get(image) != Some(digest));
             let conditions = family.status.as_ref().map_or(&[][..], |status| &status.conditions);
             let ready = condition(conditions, "Ready").is_some_and(|ready| ready.status == "True");
             if moved && ready { Ok(digests) } else { Err(self.describe(&family).await) }
@@ -82,9 +97,18 @@ impl Place {
 
     /// The digest of every image of a family, by name; empty for one that has none.
     pub async fn digests(&self, family: &str) -> BTreeMap<String, String> {
-        let images = self.list::<ManagedImage>().await.into_iter().filter(|image| image.spec.family == family);
+        let images = self
+            .list::<ManagedImage>()
+            .await
+            .into_iter()
+            .filter(|image| image.spec.family == family);
         images
-            .map(|image| (image.spec.image, image.status.and_then(|status| status.digest).unwrap_or_default()))
+            .map(|image| {
+                (
+                    image.spec.image,
+                    image.status.and_then(|status| status.digest).unwrap_or_default(),
+                )
+            })
             .collect()
     }
 
@@ -93,7 +117,10 @@ impl Place {
         let mut counted = BTreeMap::new();
         for job in self.jobs(family).await {
             *counted
-                .entry((label(&job, "groundswell.dev/image"), label(&job, "groundswell.dev/fingerprint")))
+                .entry((
+                    label(&job, "groundswell.dev/image"),
+                    label(&job, "groundswell.dev/fingerprint"),
+                ))
                 .or_default() += 1;
         }
         counted
@@ -101,10 +128,17 @@ impl Place {
 
     async fn describe(&self, family: &ImageFamily) -> String {
         let images = self.list::<ManagedImage>().await;
-        let rows = images.iter().filter(|image| image.spec.family == family.name_any()).map(|image| {
-            let status = image.status.clone().unwrap_or_default();
-            format!("{}: {} {}: {}\n", image.name_any(), status.state.as_str(), status.reason, status.message)
-        });
+        let rows =
+            images.iter().filter(|image| image.spec.family == family.name_any()).map(|image| {
+                let status = image.status.clone().unwrap_or_default();
+                format!(
+                    "{}: {} {}: {}\n",
+                    image.name_any(),
+                    status.state.as_str(),
+                    status.reason,
+                    status.message
+                )
+            });
         format!("{}\n{}", show(family), rows.collect::<String>())
     }
 }

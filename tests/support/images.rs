@@ -34,7 +34,8 @@ impl Images {
         Self { registry: registry.into(), http: Client::new() }
     }
 
-    /// Pushes an image whose layers are those of `base`, if any, and one that holds `content`. Returns its digest.
+    /// Pushes an image whose layers are those of `base`, if any, and one that holds `content`.
+    /// Returns its digest.
     pub async fn push(
         &self,
         repository: &str,
@@ -62,8 +63,14 @@ impl Images {
         let url = self.url(repository, &format!("manifests/{tag}"));
         let media_type = manifest["mediaType"].as_str().unwrap_or(MANIFEST);
         let digest = digest_of(body.as_bytes());
-        let answer =
-            self.http.put(url).header(header::CONTENT_TYPE, media_type).body(body).send().await.expect("a put");
+        let answer = self
+            .http
+            .put(url)
+            .header(header::CONTENT_TYPE, media_type)
+            .body(body)
+            .send()
+            .await
+            .expect("a put");
         assert_eq!(answer.status(), StatusCode::CREATED, "{:?}", answer.text().await);
         digest
     }
@@ -72,13 +79,17 @@ impl Images {
     pub async fn get(&self, repository: &str, reference: &str) -> Option<Image> {
         let url = self.url(repository, &format!("manifests/{reference}"));
         let accepted = format!("{MANIFEST}, {INDEX}");
-        let answer = self.http.get(url).header(header::ACCEPT, accepted).send().await.expect("a manifest");
+        let answer =
+            self.http.get(url).header(header::ACCEPT, accepted).send().await.expect("a manifest");
         if answer.status() == StatusCode::NOT_FOUND {
             return None;
         }
         assert!(answer.status().is_success(), "{repository}:{reference}: {}", answer.status());
         let body = answer.bytes().await.expect("a manifest");
-        Some(Image { digest: digest_of(&body), manifest: serde_json::from_slice(&body).expect("JSON") })
+        Some(Image {
+            digest: digest_of(&body),
+            manifest: serde_json::from_slice(&body).expect("JSON"),
+        })
     }
 
     /// The digest under a tag; empty if the tag is not there.
@@ -86,8 +97,8 @@ impl Images {
         self.get(repository, tag).await.map(|image| image.digest).unwrap_or_default()
     }
 
-    /// A reference as the controller writes it, `host/repository@digest`, as repository and digest of this registry: every host
-    /// is mirrored here.
+    /// A reference as the controller writes it, `host/repository@digest`, as repository and digest
+    /// of this registry: every host is mirrored here.
     pub fn locate(pinned: &str) -> (String, String) {
         let (name, digest) = pinned.split_once('@').expect("a pinned reference");
         let (_, repository) = name.split_once('/').expect("a host");
@@ -97,12 +108,16 @@ impl Images {
     /// The layers of an image, made known to another repository without being sent again.
     async fn layers(&self, repository: &str, pinned: &str) -> Vec<Value> {
         let (from, digest) = Self::locate(pinned);
-        let image = self.get(&from, &digest).await.unwrap_or_else(|| panic!("{pinned} is not in the registry"));
+        let image = self
+            .get(&from, &digest)
+            .await
+            .unwrap_or_else(|| panic!("{pinned} is not in the registry"));
         let layers = image.manifest["layers"].as_array().expect("layers").clone();
         for layer in &layers {
             let digest = layer["digest"].as_str().expect("a digest");
             let url = self.url(repository, &format!("blobs/uploads/?mount={digest}&from={from}"));
-            let status = self.http.request(Method::POST, url).send().await.expect("a mount").status();
+            let status =
+                self.http.request(Method::POST, url).send().await.expect("a mount").status();
             assert_eq!(status, StatusCode::CREATED, "{digest} of {pinned}");
         }
         layers
@@ -110,12 +125,25 @@ impl Images {
 
     async fn blob(&self, repository: &str, media_type: &str, content: &[u8]) -> Value {
         let digest = digest_of(content);
-        let start =
-            self.http.request(Method::POST, self.url(repository, "blobs/uploads/")).send().await.expect("an upload");
+        let start = self
+            .http
+            .request(Method::POST, self.url(repository, "blobs/uploads/"))
+            .send()
+            .await
+            .expect("an upload");
         let location = start.headers()[header::LOCATION].to_str().expect("text").to_owned();
-        let location = if location.starts_with('/') { format!("http://{}{location}", self.registry) } else { location };
+        let location = if location.starts_with('/') {
+            format!("http://{}{location}", self.registry)
+        } else {
+            location
+        };
         let separator = if location.contains('?') { '&' } else { '?' };
-        let answer = self.http.put(format!("{location}{separator}digest={digest}")).body(content.to_vec()).send().await;
+        let answer = self
+            .http
+            .put(format!("{location}{separator}digest={digest}"))
+            .body(content.to_vec())
+            .send()
+            .await;
         let status = answer.expect("an upload").status();
         assert_eq!(status, StatusCode::CREATED);
         json!({ "mediaType": media_type, "digest": digest, "size": content.len() })

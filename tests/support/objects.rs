@@ -35,8 +35,10 @@ pub async fn define(client: &Client) {
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         wait_for(format!("{name} to be established"), 30, async || {
             let definition = api.get(&name).await.expect("the definition");
-            let conditions = definition.status.and_then(|status| status.conditions).unwrap_or_default();
-            let established = conditions.iter().any(|c| c.type_ == "Established" && c.status == "True");
+            let conditions =
+                definition.status.and_then(|status| status.conditions).unwrap_or_default();
+            let established =
+                conditions.iter().any(|c| c.type_ == "Established" && c.status == "True");
             established.then_some(()).ok_or_else(|| format!("{conditions:?}"))
         })
         .await;
@@ -45,11 +47,16 @@ pub async fn define(client: &Client) {
 
 /// The YAML files of a folder, as JSON.
 pub fn manifests(folder: &Path) -> Vec<Value> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let entries =
+        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let files = entries.map(|entry| entry.expect("an entry").path());
-    let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
+    let mut files: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
     files.sort();
-    files.iter().map(|path| serde_yaml::from_str(&fs::read_to_string(path).expect("a file")).expect("YAML")).collect()
+    files
+        .iter()
+        .map(|path| serde_yaml::from_str(&fs::read_to_string(path).expect("a file")).expect("YAML"))
+        .collect()
 }
 
 /// Applies a strategy.
@@ -58,7 +65,9 @@ pub async fn strategy(client: &Client, name: &str, spec: Value) {
     let body = json!({
         "apiVersion": "groundswell.dev/v1alpha1", "kind": "BuildStrategy", "metadata": { "name": name }, "spec": spec,
     });
-    api.patch(name, &PatchParams::apply(PERSON).force(), &Patch::Apply(body)).await.expect("a strategy");
+    api.patch(name, &PatchParams::apply(PERSON).force(), &Patch::Apply(body))
+        .await
+        .expect("a strategy");
 }
 
 /// A namespace, and what one does in it.
@@ -74,7 +83,10 @@ impl Place {
     /// A fresh namespace whose name begins with `prefix`.
     pub async fn new(client: &Client, prefix: &str) -> Self {
         let namespace = Namespace {
-            metadata: kube::api::ObjectMeta { generate_name: Some(format!("{prefix}-")), ..Default::default() },
+            metadata: kube::api::ObjectMeta {
+                generate_name: Some(format!("{prefix}-")),
+                ..Default::default()
+            },
             ..Namespace::default()
         };
         let api: Api<Namespace> = Api::all(client.clone());
@@ -121,7 +133,8 @@ impl Place {
 
     /// A `ConfigMap` with these files.
     pub async fn config_map(&self, name: &str, files: &[(&str, &str)]) {
-        let data = files.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
+        let data =
+            files.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
         let map = ConfigMap { data: Some(data), ..named(name) };
         self.api().create(&PostParams::default(), &map).await.expect("a ConfigMap");
     }

@@ -32,8 +32,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// A controller for one namespace; `docker.io` is mirrored by the cluster's registry, and `plain` are further registries
-    /// without TLS.
+    /// A controller for one namespace; `docker.io` is mirrored by the cluster's registry, and
+    /// `plain` are further registries without TLS.
     pub fn new(cluster: &Cluster, namespace: &str, plain: &[&str]) -> Self {
         let registry = &cluster.registry;
         let hosts: Vec<&str> = plain.iter().copied().chain([registry.as_str()]).collect();
@@ -52,7 +52,8 @@ impl Settings {
     }
 }
 
-/// A running controller. Dropping it kills it; when the test is failing, the end of its log is printed.
+/// A running controller. Dropping it kills it; when the test is failing, the end of its log is
+/// printed.
 #[derive(Debug)]
 pub struct Operator {
     /// The process.
@@ -69,13 +70,22 @@ impl Operator {
         fs::write(&registries, &settings.registries).expect("a file");
         let log = File::create(folder.path().join("log")).expect("a log");
         // Free now; nobody else on this machine asks for a certain one.
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+        let free =
+            TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
         let listen = free.to_string();
-        let watched = [std::slice::from_ref(&settings.namespace), &settings.beside].concat().join(",");
+        let watched =
+            [std::slice::from_ref(&settings.namespace), &settings.beside].concat().join(",");
         let child = Command::new(env!("CARGO_BIN_EXE_groundswell"))
             .arg("controller")
             .args(["--watch-namespaces", &watched, "--lease-namespace", &settings.namespace])
-            .args(["--identity", &settings.identity, "--listen", &listen, "--tag-audit-interval", &settings.audit])
+            .args([
+                "--identity",
+                &settings.identity,
+                "--listen",
+                &listen,
+                "--tag-audit-interval",
+                &settings.audit,
+            ])
             .args(["--operator-image", "ghcr.io/groundswell-dev/groundswell:dev"])
             .arg("--registries-config")
             .arg(&registries)
@@ -100,14 +110,20 @@ impl Operator {
     pub async fn wait_ready(&self) {
         wait_for("the controller to be ready", 60, async || {
             let answer = self.get("readyz").await?;
-            if answer.0 == 200 { Ok(()) } else { Err(format!("{}: {}\n{}", answer.0, answer.1, self.log())) }
+            if answer.0 == 200 {
+                Ok(())
+            } else {
+                Err(format!("{}: {}\n{}", answer.0, answer.1, self.log()))
+            }
         })
         .await;
     }
 
     /// Status and body of one of its pages.
     pub async fn get(&self, page: &str) -> Result<(u16, String), String> {
-        let answer = reqwest::get(format!("http://{}/{page}", self.listen)).await.map_err(|error| error.to_string())?;
+        let answer = reqwest::get(format!("http://{}/{page}", self.listen))
+            .await
+            .map_err(|error| error.to_string())?;
         let status = answer.status().as_u16();
         Ok((status, answer.text().await.map_err(|error| error.to_string())?))
     }
@@ -122,7 +138,8 @@ impl Operator {
     /// The end of its log.
     pub fn log(&self) -> String {
         let text = fs::read(self.folder.path().join("log")).unwrap_or_default();
-        String::from_utf8_lossy(text.get(text.len().saturating_sub(SHOWN)..).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(text.get(text.len().saturating_sub(SHOWN)..).unwrap_or_default())
+            .into_owned()
     }
 }
 

@@ -1,5 +1,5 @@
-//! Builds that are played: a strategy whose container runs nothing and is told everything, and the push that a real builder
-//! would make of it.
+//! Builds that are played: a strategy whose container runs nothing and is told everything, and the
+//! push that a real builder would make of it.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,8 @@ pub struct Task {
     annotations: BTreeMap<String, String>,
 }
 
-/// Makes the strategy. Its pods live on `node`, or wait for a scheduler that the cluster does not have.
+/// Makes the strategy. Its pods live on `node`, or wait for a scheduler that the cluster does not
+/// have.
 pub async fn strategy(client: &Client, name: &str, node: Option<&str>) {
     let arguments = json!([
         "reference {{ image.reference }}",
@@ -30,13 +31,19 @@ pub async fn strategy(client: &Client, name: &str, node: Option<&str>) {
     if let Some(node) = node {
         pod["nodeName"] = json!(node);
     }
-    objects::strategy(client, name, json!({ "userNamespace": "NotRequired", "template": { "spec": pod } })).await;
+    objects::strategy(
+        client,
+        name,
+        json!({ "userNamespace": "NotRequired", "template": { "spec": pod } }),
+    )
+    .await;
 }
 
 impl Task {
     /// What a pod of the strategy is told.
     pub fn of(pod: &PodSpec) -> Self {
-        let container = pod.containers.iter().find(|container| container.name == "build").expect("the builder");
+        let container =
+            pod.containers.iter().find(|container| container.name == "build").expect("the builder");
         let mut task = Self::default();
         for argument in container.args.iter().flatten() {
             match argument.split_once(' ').expect("a word and a value") {
@@ -52,7 +59,8 @@ impl Task {
         task
     }
 
-    /// Pushes an image that stands on the first parent, and whose own layer follows from what the build was told.
+    /// Pushes an image that stands on the first parent, and whose own layer follows from what the
+    /// build was told.
     pub async fn push(&self, images: &Images) {
         self.push_content(images, &format!("{} {:?}", self.reference, self.parents)).await;
     }
@@ -65,6 +73,14 @@ impl Task {
     async fn push_content(&self, images: &Images, content: &str) {
         let (repository, tag) = self.reference.rsplit_once(':').expect("a tag");
         let (_, repository) = repository.split_once('/').expect("a host");
-        images.push(repository, tag, self.parents.first().map(String::as_str), content, &self.annotations).await;
+        images
+            .push(
+                repository,
+                tag,
+                self.parents.first().map(String::as_str),
+                content,
+                &self.annotations,
+            )
+            .await;
     }
 }

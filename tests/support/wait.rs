@@ -1,4 +1,5 @@
-//! Waiting for a condition, with a deadline, and with the last state in the message when it does not come.
+//! Waiting for a condition, with a deadline, and with the last state in the message when it does
+//! not come.
 
 use std::{
     fmt::Display,

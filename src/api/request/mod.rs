@@ -1,8 +1,10 @@
-//! Requests: what a person asks for by hand, as an annotation with an id, so that it is done once and its outcome recorded.
+//! Requests: what a person asks for by hand, as an annotation with an id, so that it is done once
+//! and its outcome recorded.
 //!
-//! The annotation [`REQUEST`](crate::api::labels::REQUEST) stands on an `ImageFamily`, or on a `ManagedImage`, whose image is then the
-//! one that is meant. Here it is read and checked as far as its own text goes; whether the image exists, whether a digest is
-//! still the candidate and whether `until` is still to come, is for whoever knows the family and the time. What came of it is
+//! The annotation [`REQUEST`](crate::api::labels::REQUEST) stands on an `ImageFamily`, or on a
+//! `ManagedImage`, whose image is then the one that is meant. Here it is read and checked as far as
+//! its own text goes; whether the image exists, whether a digest is still the candidate and whether
+//! `until` is still to come, is for whoever knows the family and the time. What came of it is
 //! recorded as [`crate::api::handled_request`] says.
 
 mod wire;
@@ -22,15 +24,16 @@ pub const MAX_REASON: usize = 256;
 /// The most characters of the name of whoever asks.
 pub const MAX_BY: usize = 128;
 
-/// What stands before the hash in the id under which an annotation is recorded that is no request. No id of a request begins
-/// so.
+/// What stands before the hash in the id under which an annotation is recorded that is no request.
+/// No id of a request begins so.
 pub(super) const UNREADABLE: &str = "unreadable-";
 
 /// What a person asks for.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(try_from = "Written", into = "Written")]
 pub struct Request {
-    /// Chosen by whoever asks: 1 to 64 of letters, digits, `.`, `_`, `:` and `-`. A request is done once per id.
+    /// Chosen by whoever asks: 1 to 64 of letters, digits, `.`, `_`, `:` and `-`. A request is done
+    /// once per id.
     pub id: String,
     /// Who asks, as they say; not proved.
     pub by: Option<String>,
@@ -47,7 +50,8 @@ pub enum Act {
     Retry(Scope),
     /// Stop builds; they are not tried again until an input changes or a retry is asked for.
     Cancel(Scope),
-    /// Build, even what is current. The request's id is the nonce that makes the fingerprint another.
+    /// Build, even what is current. The request's id is the nonce that makes the fingerprint
+    /// another.
     Force(Scope),
     /// Keep an image from being built.
     HoldImage {
@@ -100,7 +104,9 @@ pub enum Scope {
 }
 
 /// The name of an act, as it is written in a request.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
+)]
 pub enum RequestAction {
     /// Start what is stale now, without the quiet time.
     Trigger,
@@ -125,7 +131,10 @@ pub enum RequestError {
     #[error("a request has at most {MAX_VALUE} bytes, this has {0}")]
     TooLong(usize),
     /// The value is not the JSON of a request.
-    #[error("not a request: {0}; write JSON, for example {{\"id\": \"2026-05-01-a\", \"action\": \"Retry\"}}")]
+    #[error(
+        "not a request: {0}; write JSON, for example {{\"id\": \"2026-05-01-a\", \"action\": \
+         \"Retry\"}}"
+    )]
     Unreadable(String),
     /// A field has a value that it can't have.
     #[error("`{field}` {problem}")]
@@ -155,7 +164,8 @@ pub enum RequestError {
     },
     /// A request on a `ManagedImage` names another image.
     #[error(
-        "this ManagedImage is of image `{own}`, and the request names `{named}`: annotate that one's, or the ImageFamily"
+        "this ManagedImage is of image `{own}`, and the request names `{named}`: annotate that \
+         one's, or the ImageFamily"
     )]
     OtherImage {
         /// The image that it names.
@@ -171,7 +181,8 @@ impl Request {
         Written::read(value)?.try_into()
     }
 
-    /// Reads the annotation of a `ManagedImage`: it is about this image, and `image` may be left out.
+    /// Reads the annotation of a `ManagedImage`: it is about this image, and `image` may be left
+    /// out.
     pub fn parse_on_image(value: &str, image: &str) -> Result<Self, RequestError> {
         Written::read(value)?.on_image(image)?.try_into()
     }
@@ -236,21 +247,38 @@ mod tests {
     fn each_action_is_read_with_the_fields_it_takes() {
         let until: Timestamp = "2026-05-01T12:00:00Z".parse().expect("a time");
         assert_eq!(act(json!({"action": "Trigger"})), Act::Trigger(Scope::Family));
-        assert_eq!(act(json!({"action": "Retry", "image": "app"})), Act::Retry(Scope::Image("app".into())));
+        assert_eq!(
+            act(json!({"action": "Retry", "image": "app"})),
+            Act::Retry(Scope::Image("app".into()))
+        );
         assert_eq!(
             act(json!({"action": "Cancel", "image": "app", "subtree": true})),
             Act::Cancel(Scope::Subtree("app".into()))
         );
         assert_eq!(act(json!({"action": "Force", "subtree": false})), Act::Force(Scope::Family));
         assert_eq!(
-            act(json!({"action": "Hold", "image": "app", "until": "2026-05-01T14:00:00+02:00", "reason": "freeze"})),
-            Act::HoldImage { image: "app".into(), until: Some(until), reason: Some("freeze".into()) }
+            act(
+                json!({"action": "Hold", "image": "app", "until": "2026-05-01T14:00:00+02:00", "reason": "freeze"})
+            ),
+            Act::HoldImage {
+                image: "app".into(),
+                until: Some(until),
+                reason: Some("freeze".into())
+            }
         );
         assert_eq!(
             act(json!({"action": "Hold", "upstream": "alpine", "digest": digest()})),
-            Act::HoldUpstream { upstream: "alpine".into(), digest: Some(digest()), until: None, reason: None }
+            Act::HoldUpstream {
+                upstream: "alpine".into(),
+                digest: Some(digest()),
+                until: None,
+                reason: None
+            }
         );
-        assert_eq!(act(json!({"action": "Unhold", "image": "app"})), Act::UnholdImage { image: "app".into() });
+        assert_eq!(
+            act(json!({"action": "Unhold", "image": "app"})),
+            Act::UnholdImage { image: "app".into() }
+        );
         assert_eq!(
             act(json!({"action": "Unhold", "upstream": "alpine"})),
             Act::UnholdUpstream { upstream: "alpine".into() }
@@ -294,7 +322,11 @@ mod tests {
             ("Hold", json!({"upstream": "alpine"}), vec!["upstream", "digest", "until", "reason"]),
             ("Unhold", json!({"image": "app"}), vec!["image"]),
             ("Unhold", json!({"upstream": "alpine"}), vec!["upstream"]),
-            ("Approve", json!({"upstream": "alpine", "digest": digest()}), vec!["upstream", "digest"]),
+            (
+                "Approve",
+                json!({"upstream": "alpine", "digest": digest()}),
+                vec!["upstream", "digest"],
+            ),
         ];
         for (action, least, takes) in taken {
             for (field, value) in values.as_object().expect("object") {
@@ -304,7 +336,10 @@ mod tests {
                 let read = parse(fields.clone());
                 assert_eq!(read.is_ok(), takes.contains(&field.as_str()), "{fields}: {read:?}");
                 if let Err(error) = read {
-                    assert!(error.to_string().starts_with(&format!("{action} does not take ")), "{fields}: {error}");
+                    assert!(
+                        error.to_string().starts_with(&format!("{action} does not take ")),
+                        "{fields}: {error}"
+                    );
                 }
             }
         }
@@ -313,32 +348,68 @@ mod tests {
     #[test]
     fn what_is_missing_or_wrong_is_told_to_a_person() {
         let told = |fields: serde_json::Value| parse(fields).expect_err("refused").to_string();
-        assert!(told(json!({"action": "Approve", "upstream": "alpine"})).starts_with("Approve needs `digest`"));
-        assert!(told(json!({"action": "Approve", "digest": digest()})).starts_with("Approve needs `upstream`"));
+        assert!(
+            told(json!({"action": "Approve", "upstream": "alpine"}))
+                .starts_with("Approve needs `digest`")
+        );
+        assert!(
+            told(json!({"action": "Approve", "digest": digest()}))
+                .starts_with("Approve needs `upstream`")
+        );
         assert_eq!(told(json!({"action": "Hold"})), "Hold needs either `image` or `upstream`");
-        assert!(told(json!({"action": "Retry", "subtree": true})).starts_with("Retry needs `image` beside `subtree`"));
+        assert!(
+            told(json!({"action": "Retry", "subtree": true}))
+                .starts_with("Retry needs `image` beside `subtree`")
+        );
         assert!(told(json!({"action": "Rebuild"})).contains("expected one of `Trigger`, `Retry`"));
-        assert!(told(json!({"action": "Retry", "images": ["app"]})).contains("unknown field `images`"));
+        assert!(
+            told(json!({"action": "Retry", "images": ["app"]})).contains("unknown field `images`")
+        );
         assert!(told(json!({"action": "Retry", "image": "App"})).starts_with("`image` is a name"));
-        assert!(told(json!({"action": "Approve", "upstream": "up", "digest": "sha256:1"})).starts_with("`digest` is"));
-        assert!(told(json!({"action": "Hold", "image": "app", "until": "tomorrow"})).starts_with("not a request"));
-        assert!(told(json!({"action": "Hold", "image": "app", "reason": "a\nb"})).starts_with("`reason` has at most"));
-        assert!(told(json!({"action": "Retry", "by": "b".repeat(129)})).starts_with("`by` has at most 128"));
-        assert!(told(json!({"action": "Retry", "id": "two words"})).starts_with("`id` has 1 to 64"));
-        assert!(told(json!({"action": "Retry", "id": "unreadable-1"})).starts_with("`id` does not begin"));
+        assert!(
+            told(json!({"action": "Approve", "upstream": "up", "digest": "sha256:1"}))
+                .starts_with("`digest` is")
+        );
+        assert!(
+            told(json!({"action": "Hold", "image": "app", "until": "tomorrow"}))
+                .starts_with("not a request")
+        );
+        assert!(
+            told(json!({"action": "Hold", "image": "app", "reason": "a\nb"}))
+                .starts_with("`reason` has at most")
+        );
+        assert!(
+            told(json!({"action": "Retry", "by": "b".repeat(129)}))
+                .starts_with("`by` has at most 128")
+        );
+        assert!(
+            told(json!({"action": "Retry", "id": "two words"})).starts_with("`id` has 1 to 64")
+        );
+        assert!(
+            told(json!({"action": "Retry", "id": "unreadable-1"}))
+                .starts_with("`id` does not begin")
+        );
         assert!(parse(json!({"action": "Retry", "id": "x".repeat(64)})).is_ok());
         assert!(parse(json!({"action": "Retry", "id": "x".repeat(65)})).is_err());
         assert!(parse(json!({"action": "Retry", "id": ""})).is_err());
         assert!(matches!(Request::parse("retry"), Err(RequestError::Unreadable(_))));
         assert!(matches!(Request::parse(r#"["r1", "Retry"]"#), Err(RequestError::Unreadable(_))));
-        assert!(matches!(Request::parse(r#"{"id": "a", "id": "b"}"#), Err(RequestError::Unreadable(_))));
+        assert!(matches!(
+            Request::parse(r#"{"id": "a", "id": "b"}"#),
+            Err(RequestError::Unreadable(_))
+        ));
         assert_eq!(Request::parse(&" ".repeat(4097)), Err(RequestError::TooLong(4097)));
     }
 
     #[test]
     fn on_a_managed_image_the_image_is_implied() {
-        let parse = |fields: serde_json::Value| Request::parse_on_image(&fields.to_string(), "app").map(|r| r.act);
-        assert_eq!(parse(json!({"id": "1", "action": "Retry"})), Ok(Act::Retry(Scope::Image("app".into()))));
+        let parse = |fields: serde_json::Value| {
+            Request::parse_on_image(&fields.to_string(), "app").map(|r| r.act)
+        };
+        assert_eq!(
+            parse(json!({"id": "1", "action": "Retry"})),
+            Ok(Act::Retry(Scope::Image("app".into())))
+        );
         assert_eq!(
             parse(json!({"id": "1", "action": "Force", "image": "app", "subtree": true})),
             Ok(Act::Force(Scope::Subtree("app".into())))
@@ -346,9 +417,18 @@ mod tests {
         let hold = Act::HoldImage { image: "app".into(), until: None, reason: None };
         assert_eq!(parse(json!({"id": "1", "action": "Hold"})), Ok(hold));
         let told = |fields| parse(fields).expect_err("refused").to_string();
-        assert!(told(json!({"id": "1", "action": "Retry", "image": "lib"})).contains("the request names `lib`"));
-        assert!(told(json!({"id": "1", "action": "Hold", "upstream": "up"})).contains("annotate the ImageFamily"));
-        assert!(told(json!({"id": "1", "action": "Force", "upstream": "up"})).contains("it is about images"));
+        assert!(
+            told(json!({"id": "1", "action": "Retry", "image": "lib"}))
+                .contains("the request names `lib`")
+        );
+        assert!(
+            told(json!({"id": "1", "action": "Hold", "upstream": "up"}))
+                .contains("annotate the ImageFamily")
+        );
+        assert!(
+            told(json!({"id": "1", "action": "Force", "upstream": "up"}))
+                .contains("it is about images")
+        );
         assert!(told(json!({"id": "1", "action": "Approve"})).contains("annotate the ImageFamily"));
     }
 }

@@ -1,4 +1,5 @@
-//! A request as people write it: flat JSON, of which every field is checked, and refused where the action has no use for it.
+//! A request as people write it: flat JSON, of which every field is checked, and refused where the
+//! action has no use for it.
 //!
 //! [`Request`] is what it may say.
 
@@ -7,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{
     condition::shorten,
-    request::{Act, MAX_BY, MAX_ID, MAX_REASON, MAX_VALUE, Request, RequestAction, RequestError, Scope, UNREADABLE},
+    request::{
+        Act, MAX_BY, MAX_ID, MAX_REASON, MAX_VALUE, Request, RequestAction, RequestError, Scope,
+        UNREADABLE,
+    },
 };
 
 /// The fields as they are written.
@@ -44,7 +48,10 @@ impl TryFrom<Written> for Request {
             (None, false) => Ok(Scope::Family),
             (Some(image), false) => Ok(Scope::Image(image)),
             (Some(image), true) => Ok(Scope::Subtree(image)),
-            (None, true) => Err(missing("`image` beside `subtree`; without both it is about the whole family")),
+            (None, true) => Err(missing(
+                "`image` beside `subtree`; without both it is about the \
+                whole family",
+            )),
         };
         let act = match action {
             RequestAction::Trigger => Act::Trigger(scope(image)?),
@@ -64,7 +71,10 @@ impl TryFrom<Written> for Request {
             RequestAction::Approve => Act::Approve {
                 upstream: upstream.ok_or_else(|| missing("`upstream`"))?,
                 digest: digest.ok_or_else(|| {
-                    missing("`digest`, that of the candidate in the family's status: only what was seen is approved")
+                    missing(
+                        "`digest`, that of the candidate in the family's status: only what was \
+                             seen is approved",
+                    )
                 })?,
             },
         };
@@ -82,7 +92,8 @@ impl Written {
         if !value.trim_start().starts_with('{') {
             return Err(RequestError::Unreadable("it is not a JSON object".into()));
         }
-        serde_json::from_str(value).map_err(|error| RequestError::Unreadable(shorten(&error.to_string(), 200)))
+        serde_json::from_str(value)
+            .map_err(|error| RequestError::Unreadable(shorten(&error.to_string(), 200)))
     }
 
     /// The same on the `ManagedImage` of this image, which is meant whether it is named or not.
@@ -105,23 +116,33 @@ impl Written {
     }
 
     fn check_values(&self) -> Result<(), RequestError> {
-        let invalid = |field, problem: &str| Err(RequestError::Invalid { field, problem: problem.into() });
+        let invalid =
+            |field, problem: &str| Err(RequestError::Invalid { field, problem: problem.into() });
         let id_is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
         if self.id.is_empty() || self.id.len() > MAX_ID || !self.id.chars().all(id_is_good) {
-            return invalid("id", "has 1 to 64 letters, digits, `.`, `_`, `:` or `-`, and is new with every request");
+            return invalid(
+                "id",
+                "has 1 to 64 letters, digits, `.`, `_`, `:` or `-`, and is new \
+                                  with every request",
+            );
         }
         if self.id.starts_with(UNREADABLE) {
             return invalid("id", "does not begin with `unreadable-`: choose another");
         }
         for (field, name) in [("image", &self.image), ("upstream", &self.upstream)] {
             if name.as_ref().is_some_and(|name| !is_name(name)) {
-                return invalid(field, "is a name of the family's spec: 1 to 63 lower case letters, digits and dashes");
+                return invalid(
+                    field,
+                    "is a name of the family's spec: 1 to 63 lower case letters, \
+                    digits and dashes",
+                );
             }
         }
         if self.digest.as_ref().is_some_and(|digest| !is_digest(digest)) {
             return invalid("digest", "is `sha256:` and 64 hexadecimal digits in lower case");
         }
-        for (field, text, most) in [("reason", &self.reason, MAX_REASON), ("by", &self.by, MAX_BY)] {
+        for (field, text, most) in [("reason", &self.reason, MAX_REASON), ("by", &self.by, MAX_BY)]
+        {
             let Some(text) = text else { continue };
             if text.chars().count() > most || text.chars().any(char::is_control) {
                 let problem = format!("has at most {most} characters and no line breaks");
@@ -131,7 +152,8 @@ impl Written {
         Ok(())
     }
 
-    /// Refuses fields that the action has no use for: what is not looked at must not look as if it were.
+    /// Refuses fields that the action has no use for: what is not looked at must not look as if it
+    /// were.
     fn check_fields(&self) -> Result<(), RequestError> {
         use RequestAction::{Approve, Hold, Unhold};
         let of_upstream = self.upstream.is_some();
@@ -140,7 +162,8 @@ impl Written {
             (
                 "image",
                 self.image.is_some()
-                    && (self.action == Approve || (matches!(self.action, Hold | Unhold) && of_upstream)),
+                    && (self.action == Approve
+                        || (matches!(self.action, Hold | Unhold) && of_upstream)),
                 "it is about the upstream",
             ),
             (
@@ -148,7 +171,12 @@ impl Written {
                 self.subtree && matches!(self.action, Hold | Unhold | Approve),
                 "it is about one image or upstream",
             ),
-            ("upstream", of_upstream && !matches!(self.action, Hold | Unhold | Approve), "it is about images"),
+            (
+                "upstream",
+                of_upstream && !matches!(self.action, Hold | Unhold | Approve),
+                "it is \
+                about images",
+            ),
             (
                 "digest",
                 self.digest.is_some() && !(self.action == Approve || (holds && of_upstream)),

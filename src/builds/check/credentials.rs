@@ -1,7 +1,8 @@
-//! The first step of a check in another image, from the operator's own image: `groundswell credentials`.
+//! The first step of a check in another image, from the operator's own image:
+//! `groundswell credentials`.
 //!
-//! It writes a Docker configuration with the credential for the new image and no other: a scanner needs one file, a family
-//! may have several Secrets, and those may hold credentials for much else.
+//! It writes a Docker configuration with the credential for the new image and no other: a scanner
+//! needs one file, a family may have several Secrets, and those may hold credentials for much else.
 
 use std::{ffi::OsString, fs, path::Path, process::ExitCode};
 
@@ -55,16 +56,24 @@ pub fn main() -> ExitCode {
 
 /// Writes the file for what the variable says; all paths are under `root`.
 fn write(variable: Option<OsString>, root: &Path) -> Result<(), Refusal> {
-    let broken = |problem: &str| Refusal::new(Reason::InfrastructureFailed, format!("{VARIABLE}: {problem}"));
-    let variable = variable
-        .and_then(|value| value.into_string().ok())
-        .ok_or_else(|| broken("it is not set: this step is started by the controller, in a check's pod"))?;
-    let specification: Specification = serde_json::from_str(&variable).map_err(|error| broken(&error.to_string()))?;
-    let image: Reference = specification.image.parse().map_err(|error| broken(&format!("`image`: {error}")))?;
+    let broken = |problem: &str| {
+        Refusal::new(Reason::InfrastructureFailed, format!("{VARIABLE}: {problem}"))
+    };
+    let variable = variable.and_then(|value| value.into_string().ok()).ok_or_else(|| {
+        broken("it is not set: this step is started by the controller, in a check's pod")
+    })?;
+    let specification: Specification =
+        serde_json::from_str(&variable).map_err(|error| broken(&error.to_string()))?;
+    let image: Reference =
+        specification.image.parse().map_err(|error| broken(&format!("`image`: {error}")))?;
     let place = |path: &str| root.join(path.trim_start_matches('/'));
     let keychain = docker_config::merge(&specification.credentials, &place(source::CREDENTIALS))?;
     // Whatever user the check's image runs as reads it; no other pod can.
-    docker_config::put(&keychain.docker_config([&image]), &place(source::DOCKER_CONFIG), Reader::Anybody)
+    docker_config::put(
+        &keychain.docker_config([&image]),
+        &place(source::DOCKER_CONFIG),
+        Reader::Anybody,
+    )
 }
 
 #[cfg(test)]
@@ -97,10 +106,14 @@ mod tests {
     #[test]
     fn what_is_missing_is_told() {
         let root = tempfile::tempdir().expect("a folder");
-        let refusal = write(Some(specified("registry.example.com/a")), root.path()).expect_err("no Secret");
+        let refusal =
+            write(Some(specified("registry.example.com/a")), root.path()).expect_err("no Secret");
         assert_eq!(refusal.reason, Reason::InvalidSecret);
         assert!(refusal.message.contains("Secret all"), "{}", refusal.message);
-        assert_eq!(write(None, root.path()).expect_err("no variable").reason, Reason::InfrastructureFailed);
+        assert_eq!(
+            write(None, root.path()).expect_err("no variable").reason,
+            Reason::InfrastructureFailed
+        );
         assert_eq!(
             write(Some(specified("A")), root.path()).expect_err("no image").reason,
             Reason::InfrastructureFailed

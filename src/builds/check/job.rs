@@ -1,5 +1,5 @@
-//! From a check of a digest to a Job. Pure and deterministic, as for builds: a crash between creating and recording it
-//! cannot check twice.
+//! From a check of a digest to a Job. Pure and deterministic, as for builds: a crash between
+//! creating and recording it cannot check twice.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,9 @@ use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
         core::v1::{
-            Capabilities, Container, EnvVar, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec,
-            ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
+            Capabilities, Container, EnvVar, LocalObjectReference, PodSecurityContext, PodSpec,
+            PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext, Volume,
+            VolumeMount,
         },
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -20,8 +21,8 @@ use crate::{
     builds::{
         check::{CheckRequest, credentials},
         job::{
-            BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, credential_inputs, memory_volume, quantities,
-            restricted, short_name, variable,
+            BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, credential_inputs, memory_volume,
+            quantities, restricted, short_name, variable,
         },
         source,
     },
@@ -34,17 +35,22 @@ pub const IMAGE_VARIABLE: &str = "GROUNDSWELL_IMAGE";
 /// The variable with the new image's digest.
 pub const DIGEST_VARIABLE: &str = "GROUNDSWELL_DIGEST";
 
-/// What a check may use. A scanner unpacks images and its database; more than that is rather a build.
-const REQUESTS: [(&str, &str); 3] = [("cpu", "50m"), ("memory", "64Mi"), ("ephemeral-storage", "64Mi")];
+/// What a check may use. A scanner unpacks images and its database; more than that is rather a
+/// build.
+const REQUESTS: [(&str, &str); 3] =
+    [("cpu", "50m"), ("memory", "64Mi"), ("ephemeral-storage", "64Mi")];
 /// The most that it may use.
 const LIMITS: [(&str, &str); 2] = [("memory", "2Gi"), ("ephemeral-storage", "10Gi")];
 
-/// The name of a check's Job: `<image>-check-<12 hexadecimal digits>-<attempt>`, at most 60 characters for attempts below
-/// 100.
+/// The name of a check's Job: `<image>-check-<12 hexadecimal digits>-<attempt>`, at most 60
+/// characters for attempts below 100.
 #[must_use]
 pub fn job_name(request: &CheckRequest) -> String {
     let CheckRequest { family, image, digest, check, revision, attempt, .. } = request;
-    let hash = hex::encode(Sha256::digest(format!("{}/{image}/{digest}/{}/{revision}", family.uid, check.name)));
+    let hash = hex::encode(Sha256::digest(format!(
+        "{}/{image}/{digest}/{}/{revision}",
+        family.uid, check.name
+    )));
     format!("{}-check-{}-{attempt}", short_name(image), hash.get(..12).unwrap_or_default())
 }
 
@@ -58,16 +64,24 @@ pub fn job(request: &CheckRequest, environment: &BuildEnvironment) -> Job {
             name: Some(job_name(request)),
             namespace: Some(request.family.namespace.clone()),
             labels: Some(labels),
-            annotations: Some(BTreeMap::from([(labels::CHECKED_DIGEST.to_owned(), request.digest.clone())])),
+            annotations: Some(BTreeMap::from([(
+                labels::CHECKED_DIGEST.to_owned(),
+                request.digest.clone(),
+            )])),
             owner_references: Some(vec![request.owner.clone()]),
             ..ObjectMeta::default()
         },
         spec: Some(JobSpec {
             backoff_limit: Some(0),
             active_deadline_seconds: Some(i64::from(request.check.timeout.as_secs())),
-            ttl_seconds_after_finished: Some(i32::try_from(request.ttl_after_finished.as_secs()).unwrap_or(i32::MAX)),
+            ttl_seconds_after_finished: Some(
+                i32::try_from(request.ttl_after_finished.as_secs()).unwrap_or(i32::MAX),
+            ),
             pod_replacement_policy: Some("Failed".into()),
-            template: PodTemplateSpec { metadata: Some(metadata), spec: Some(pod(request, environment)) },
+            template: PodTemplateSpec {
+                metadata: Some(metadata),
+                spec: Some(pod(request, environment)),
+            },
             ..JobSpec::default()
         }),
         status: None,
@@ -101,7 +115,10 @@ fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
         // Nothing that it wrote is kept, so there is nothing to put in order at its end.
         termination_grace_period_seconds: Some(5),
         security_context: Some(PodSecurityContext {
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".into(),
+                ..SeccompProfile::default()
+            }),
             ..PodSecurityContext::default()
         }),
         ..PodSpec::default()
@@ -132,7 +149,10 @@ fn container(request: &CheckRequest) -> Container {
         }),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".into()]),
+                ..Capabilities::default()
+            }),
             ..SecurityContext::default()
         }),
         termination_message_policy: Some("FallbackToLogsOnError".into()),
@@ -140,7 +160,8 @@ fn container(request: &CheckRequest) -> Container {
     }
 }
 
-/// Adds the step that writes a Docker configuration for the new image, and shows that, and no Secret, to the check.
+/// Adds the step that writes a Docker configuration for the new image, and shows that, and no
+/// Secret, to the check.
 fn give_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: &mut PodSpec) {
     let mount = |read_only| VolumeMount {
         name: DOCKER_CONFIG_VOLUME.into(),
@@ -148,9 +169,12 @@ fn give_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod:
         read_only: Some(read_only),
         ..VolumeMount::default()
     };
-    let (volumes, mounts): (Vec<Volume>, Vec<VolumeMount>) = credential_inputs(&request.credentials).unzip();
-    let specification =
-        credentials::Specification { image: request.pinned(), credentials: request.credentials.clone() };
+    let (volumes, mounts): (Vec<Volume>, Vec<VolumeMount>) =
+        credential_inputs(&request.credentials).unzip();
+    let specification = credentials::Specification {
+        image: request.pinned(),
+        credentials: request.credentials.clone(),
+    };
     let step = Container {
         name: credentials::SUBCOMMAND.into(),
         image: Some(environment.operator_image.clone()),
@@ -213,14 +237,23 @@ mod tests {
             name: "scan".into(),
             image: Some("registry.example.com/tools/scanner:2".into()),
             args: vec!["$(GROUNDSWELL_IMAGE)".into()],
-            env: BTreeMap::from([("LEVEL".into(), "high".into()), (IMAGE_VARIABLE.into(), "other".into())]),
+            env: BTreeMap::from([
+                ("LEVEL".into(), "high".into()),
+                (IMAGE_VARIABLE.into(), "other".into()),
+            ]),
             ..Check::default()
         };
         request
     }
 
     fn made(request: &CheckRequest) -> Job {
-        job(request, &BuildEnvironment { operator_image: "operator:1".into(), ..BuildEnvironment::default() })
+        job(
+            request,
+            &BuildEnvironment {
+                operator_image: "operator:1".into(),
+                ..BuildEnvironment::default()
+            },
+        )
     }
 
     fn pod_of(request: &CheckRequest) -> PodSpec {
@@ -228,13 +261,22 @@ mod tests {
     }
 
     fn environment(container: &Container) -> Vec<(&str, &str)> {
-        container.env.iter().flatten().map(|v| (v.name.as_str(), v.value.as_deref().unwrap_or_default())).collect()
+        container
+            .env
+            .iter()
+            .flatten()
+            .map(|v| (v.name.as_str(), v.value.as_deref().unwrap_or_default()))
+            .collect()
     }
 
     #[test]
     fn a_name_is_short_valid_and_the_attempts_own() {
         let name = job_name(&request());
-        assert!(name.starts_with("pyenv-check-") && name.ends_with("-2") && name.len() == "pyenv-check-".len() + 14);
+        assert!(
+            name.starts_with("pyenv-check-")
+                && name.ends_with("-2")
+                && name.len() == "pyenv-check-".len() + 14
+        );
         assert_eq!(name, job_name(&request()));
         let changes: [fn(&mut CheckRequest); 6] = [
             |r| r.family.uid = "v".into(),
@@ -249,8 +291,13 @@ mod tests {
             change(&mut other);
             assert_ne!(job_name(&other), name);
         }
-        let long = CheckRequest { image: format!("{}-b", "a".repeat(29)), attempt: 99, ..request() };
-        assert!(job_name(&long).len() <= 60 && !job_name(&long).contains("--"), "{}", job_name(&long));
+        let long =
+            CheckRequest { image: format!("{}-b", "a".repeat(29)), attempt: 99, ..request() };
+        assert!(
+            job_name(&long).len() <= 60 && !job_name(&long).contains("--"),
+            "{}",
+            job_name(&long)
+        );
     }
 
     #[test]
@@ -285,16 +332,26 @@ mod tests {
         for request in [request(), scan()] {
             let pod = pod_of(&request);
             assert_eq!(pod.restart_policy.as_deref(), Some("Never"));
-            assert_eq!((pod.automount_service_account_token, pod.enable_service_links), (Some(false), Some(false)));
+            assert_eq!(
+                (pod.automount_service_account_token, pod.enable_service_links),
+                (Some(false), Some(false))
+            );
             assert_eq!((pod.host_users, pod.service_account_name), (Some(false), None));
             let seccomp = pod.security_context.expect("security").seccomp_profile.expect("seccomp");
             assert_eq!(seccomp.type_, "RuntimeDefault");
             for container in pod.containers.iter().chain(pod.init_containers.iter().flatten()) {
                 let security = container.security_context.as_ref().expect("security");
-                assert_eq!((security.allow_privilege_escalation, security.privileged), (Some(false), None));
+                assert_eq!(
+                    (security.allow_privilege_escalation, security.privileged),
+                    (Some(false), None)
+                );
                 let capabilities = security.capabilities.as_ref().expect("capabilities");
-                assert_eq!((capabilities.drop.as_deref(), &capabilities.add), (Some(&["ALL".to_owned()][..]), &None));
-                let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+                assert_eq!(
+                    (capabilities.drop.as_deref(), &capabilities.add),
+                    (Some(&["ALL".to_owned()][..]), &None)
+                );
+                let limits =
+                    container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
                 assert!(limits.expect("limits").contains_key("memory"));
             }
             let policy = pod.containers[0].termination_message_policy.as_deref();
@@ -309,11 +366,18 @@ mod tests {
         let pod = pod_of(&request());
         let check = &pod.containers[0];
         assert_eq!(check.image, Some(format!("registry.example.com/team/pyenv@{DIGEST}")));
-        assert_eq!(check.command.as_deref(), Some(&["python".to_owned(), "--version".to_owned()][..]));
-        let names: Vec<_> = pod.image_pull_secrets.iter().flatten().map(|secret| secret.name.as_str()).collect();
+        assert_eq!(
+            check.command.as_deref(),
+            Some(&["python".to_owned(), "--version".to_owned()][..])
+        );
+        let names: Vec<_> =
+            pod.image_pull_secrets.iter().flatten().map(|secret| secret.name.as_str()).collect();
         assert_eq!(names, ["push", "pull"]);
         // The node pulls it; the image itself gets no credential.
-        assert_eq!((&pod.volumes, &pod.init_containers, &check.volume_mounts), (&None, &None, &None));
+        assert_eq!(
+            (&pod.volumes, &pod.init_containers, &check.volume_mounts),
+            (&None, &None, &None)
+        );
         assert!(environment(check).iter().all(|(name, _)| *name != "DOCKER_CONFIG"));
     }
 
@@ -334,14 +398,23 @@ mod tests {
             ]
         );
         let mounts = |container: &Container| -> Vec<_> {
-            container.volume_mounts.iter().flatten().map(|mount| (mount.mount_path.clone(), mount.read_only)).collect()
+            container
+                .volume_mounts
+                .iter()
+                .flatten()
+                .map(|mount| (mount.mount_path.clone(), mount.read_only))
+                .collect()
         };
         assert_eq!(mounts(check), [("/docker-config".into(), Some(true))]);
         let step = &pod.init_containers.as_ref().expect("a step")[0];
-        let expected = ["/credentials/0", "/credentials/1"].map(|path| (path.to_owned(), Some(true)));
+        let expected =
+            ["/credentials/0", "/credentials/1"].map(|path| (path.to_owned(), Some(true)));
         assert_eq!(
             mounts(step),
-            expected.into_iter().chain([("/docker-config".into(), Some(false))]).collect::<Vec<_>>()
+            expected
+                .into_iter()
+                .chain([("/docker-config".into(), Some(false))])
+                .collect::<Vec<_>>()
         );
         let said = environment(step);
         assert!(said[0].1.contains(&pinned) && said[0].1.contains("push"), "{said:?}");

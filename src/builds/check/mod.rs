@@ -1,7 +1,8 @@
 //! Checks: from (image, digest, check) to a Job, and from that Job and its pods to a verdict.
 //!
-//! A check runs in the new image itself, or in another one that looks at it. It is untrusted, as a build is: it gets no
-//! service account token, no capability, and no credential but one for the image that it looks at.
+//! A check runs in the new image itself, or in another one that looks at it. It is untrusted, as a
+//! build is: it gets no service account token, no capability, and no credential but one for the
+//! image that it looks at.
 //!
 //! - [`job`]: the Job
 //! - [`outcome`]: the verdict

@@ -1,4 +1,5 @@
-//! The verdict of a check: from its Job and its pods. The exit code decides; what it wrote is the message. Pure.
+//! The verdict of a check: from its Job and its pods. The exit code decides; what it wrote is the
+//! message. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -29,15 +30,15 @@ pub enum Outcome {
     Running,
     /// Its exit code was 0. With what it wrote into its termination log.
     Passed(String),
-    /// Its exit code was another, it took too long, or its command can't be started: class `Build`. Or what is around it
-    /// broke: class `Infrastructure`.
+    /// Its exit code was another, it took too long, or its command can't be started: class `Build`.
+    /// Or what is around it broke: class `Infrastructure`.
     Failed(BuildFailure),
     /// It is being ended, or was, because somebody deleted the Job: there is no verdict.
     Stopped,
 }
 
-/// What became of the check of a Job. `pods` are the Job's pods in any order; `now` decides how long a pod that can't start
-/// has been waited for.
+/// What became of the check of a Job. `pods` are the Job's pods in any order; `now` decides how
+/// long a pod that can't start has been waited for.
 #[must_use]
 pub fn outcome(job: &Job, pods: &[Pod], now: Timestamp) -> Outcome {
     match run::run(job, pods, now) {
@@ -47,7 +48,10 @@ pub fn outcome(job: &Job, pods: &[Pod], now: Timestamp) -> Outcome {
         Run::Broken(failure) => Outcome::Failed(failure),
         Run::Succeeded(pod) => Outcome::Passed(readable(said(pod, CHECK), End::Tail)),
         Run::TimedOut(pod) => {
-            let text = format!("it took longer than the {} s that its `timeout` allows", run::time_limit(job));
+            let text = format!(
+                "it took longer than the {} s that its `timeout` allows",
+                run::time_limit(job)
+            );
             Outcome::Failed(verdict(&text, job, said(pod, CHECK)))
         }
         Run::Exited(pod) => Outcome::Failed(of_failed_pod(job, pod)),
@@ -80,12 +84,16 @@ fn of_credentials(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
         let text = readable(&refusal.message, End::Start);
         return failure(FailureClass::Infrastructure, refusal.reason.as_str(), &text);
     }
-    let text = format!("the step `credentials` ended with code {}; its log: {}", ended.exit_code, whole_log(job));
+    let text = format!(
+        "the step `credentials` ended with code {}; its log: {}",
+        ended.exit_code,
+        whole_log(job)
+    );
     failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
 }
 
-/// A failed check in words. First what happened and the last line, for whoever shows a message cuts its end off; the last
-/// line is the check's own, too.
+/// A failed check in words. First what happened and the last line, for whoever shows a message cuts
+/// its end off; the last line is the check's own, too.
 fn verdict(what: &str, job: &Job, said: &str) -> BuildFailure {
     let tail = readable(said, End::Tail);
     let last = tail.lines().next_back().map(str::trim).unwrap_or_default();
@@ -103,7 +111,9 @@ fn said<'a>(pod: Option<&'a Pod>, container: &str) -> &'a str {
 }
 
 fn ended<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStateTerminated> {
-    pod::containers(pod.status.as_ref()?).find(|container| container.name == name).and_then(pod::terminated)
+    pod::containers(pod.status.as_ref()?)
+        .find(|container| container.name == name)
+        .and_then(pod::terminated)
 }
 
 #[cfg(test)]
@@ -146,32 +156,50 @@ mod tests {
     #[test]
     fn the_exit_code_is_the_verdict() {
         let passed = |message: &Value| {
-            decide(&json!({}), &[pod("Succeeded", &json!({"terminated": {"exitCode": 0, "message": message}}))])
+            decide(
+                &json!({}),
+                &[pod("Succeeded", &json!({"terminated": {"exitCode": 0, "message": message}}))],
+            )
         };
-        assert_eq!(passed(&json!("0 findings, TOKEN=hunter2")), Outcome::Passed("0 findings, TOKEN=***".into()));
+        assert_eq!(
+            passed(&json!("0 findings, TOKEN=hunter2")),
+            Outcome::Passed("0 findings, TOKEN=***".into())
+        );
         assert_eq!(passed(&json!(null)), Outcome::Passed(String::new()));
-        let Outcome::Passed(long) = passed(&json!("word \n".repeat(10_000))) else { panic!("it has passed") };
+        let Outcome::Passed(long) = passed(&json!("word \n".repeat(10_000))) else {
+            panic!("it has passed")
+        };
         assert!(long.len() < 1200, "{}", long.len());
         let complete = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
         assert_eq!(decide(&complete, &[]), Outcome::Passed(String::new()));
-        assert_eq!(decide(&json!({}), &[pod("Running", &json!({"running": {}}))]), Outcome::Running);
+        assert_eq!(
+            decide(&json!({}), &[pod("Running", &json!({"running": {}}))]),
+            Outcome::Running
+        );
         assert!(matches!(decide(&json!({}), &[]), Outcome::Waiting(_)));
 
-        let failure = failed(
-            &json!({"terminated": {"exitCode": 3, "reason": "Error", "message": "3 findings\npassword=hunter2"}}),
+        let failure =
+            failed(&json!({"terminated": {"exitCode": 3, "reason": "Error", "message": "3 \
+                findings\npassword=hunter2"}}));
+        assert_eq!(
+            (failure.class, failure.reason.as_str()),
+            (FailureClass::Build, reason::CHECK_FAILED)
         );
-        assert_eq!((failure.class, failure.reason.as_str()), (FailureClass::Build, reason::CHECK_FAILED));
         assert_eq!(
             failure.message,
-            "exit code 3: password=***; the end of its log (the whole: `kubectl logs -n team job/pyenv-check-0-0 --all-containers`, while the Job exists):\n3 findings\npassword=***"
+            "exit code 3: password=***; the end of its log (the whole: `kubectl logs -n team \
+             job/pyenv-check-0-0 --all-containers`, while the Job exists):\n3 \
+             findings\npassword=***"
         );
         let short = failed(&json!({"terminated": {"exitCode": 1, "message": "no python"}}));
         assert!(
-            short.message.starts_with("exit code 1; its log: `kubectl logs") && short.message.ends_with("\nno python")
+            short.message.starts_with("exit code 1; its log: `kubectl logs")
+                && short.message.ends_with("\nno python")
         );
         let silent = failed(&json!({"terminated": {"exitCode": 1}}));
         assert!(silent.message.starts_with("exit code 1; it said nothing"), "{}", silent.message);
-        let long = failed(&json!({"terminated": {"exitCode": 1, "message": "word \n".repeat(10_000)}}));
+        let long =
+            failed(&json!({"terminated": {"exitCode": 1, "message": "word \n".repeat(10_000)}}));
         assert!(long.message.len() < 2500, "{}", long.message.len());
     }
 
@@ -184,33 +212,55 @@ mod tests {
         let mut evicted = pod("Failed", &json!({"terminated": {"exitCode": 137}}));
         evicted["status"]["reason"] = json!("Evicted");
         let mut preempted = pod("Failed", &json!({"terminated": {"exitCode": 143}}));
-        preempted["status"]["conditions"] =
-            json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);
-        let start_error =
-            json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: \"pythn\": not found"}});
+        preempted["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);
+        let start_error = json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: \
+            \"pythn\": not found"}});
         for (job, pods, class, reason, said) in [
-            (json!({}), vec![pod("Failed", &start_error)], Build, reason::CHECK_FAILED, "\"pythn\": not found"),
+            (
+                json!({}),
+                vec![pod("Failed", &start_error)],
+                Build,
+                reason::CHECK_FAILED,
+                "\"pythn\": not found",
+            ),
             (late, vec![], Build, reason::CHECK_FAILED, "took longer than the 600 s"),
             (
                 json!({}),
-                vec![pod("Failed", &json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))],
+                vec![pod(
+                    "Failed",
+                    &json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+                )],
                 Infrastructure,
                 reason::OUT_OF_MEMORY,
                 "memory",
             ),
             (json!({}), vec![evicted], Infrastructure, reason::EVICTED, "Evicted"),
-            (json!({}), vec![preempted], Infrastructure, reason::PREEMPTED, "PreemptionByScheduler"),
+            (
+                json!({}),
+                vec![preempted],
+                Infrastructure,
+                reason::PREEMPTED,
+                "PreemptionByScheduler",
+            ),
             (gone, vec![], Infrastructure, reason::POD_LOST, "gone"),
             (
                 json!({}),
-                vec![pod("Pending", &json!({"waiting": {"reason": "ImagePullBackOff", "message": "denied"}}))],
+                vec![pod(
+                    "Pending",
+                    &json!({"waiting": {"reason": "ImagePullBackOff", "message": "denied"}}),
+                )],
                 Infrastructure,
                 reason::IMAGE_PULL_FAILED,
                 "denied",
             ),
         ] {
             let failure = failure_of(decide(&job, &pods));
-            assert_eq!((failure.class, failure.reason.as_str()), (class, reason), "{}", failure.message);
+            assert_eq!(
+                (failure.class, failure.reason.as_str()),
+                (class, reason),
+                "{}",
+                failure.message
+            );
             assert!(failure.message.contains(said), "{}", failure.message);
         }
     }
@@ -224,7 +274,10 @@ mod tests {
             failure_of(decide(&json!({}), &[pod]))
         };
         let failure = with(&Refusal::new(Reason::InvalidSecret, "Secret push is gone").write());
-        assert_eq!((failure.class, failure.reason.as_str()), (FailureClass::Infrastructure, reason::INVALID_SECRET));
+        assert_eq!(
+            (failure.class, failure.reason.as_str()),
+            (FailureClass::Infrastructure, reason::INVALID_SECRET)
+        );
         assert_eq!(failure.message, "Secret push is gone");
         assert_eq!(with("Killed").reason, reason::POD_NOT_STARTED);
     }

@@ -38,7 +38,8 @@ pub struct Declared {
 /// How a Dockerfile and the declared edges disagree, with both sides.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the Dockerfile and the image's `from` disagree: {problems}. The Dockerfile names {named}; `from` declares {declared}. Correct one of them"
+    "the Dockerfile and the image's `from` disagree: {problems}. The Dockerfile names {named}; \
+     `from` declares {declared}. Correct one of them"
 )]
 pub struct Mismatch {
     problems: String,
@@ -48,14 +49,20 @@ pub struct Mismatch {
 
 /// Holds the images that a Dockerfile names against the declared edges.
 ///
-/// Each image that the build needs must be declared, with the same use, and each edge must be named. Images of stages that
-/// the target does not need may be declared and need not be: `BuildKit` does not even look them up.
+/// Each image that the build needs must be declared, with the same use, and each edge must be
+/// named. Images of stages that the target does not need may be declared and need not be:
+/// `BuildKit` does not even look them up.
 ///
 /// # Errors
 /// A [`Mismatch`], which says all that disagrees.
-pub fn check(dockerfile: &Dockerfile, declared: &[Declared], target: Option<&str>) -> Result<(), Mismatch> {
+pub fn check(
+    dockerfile: &Dockerfile,
+    declared: &[Declared],
+    target: Option<&str>,
+) -> Result<(), Mismatch> {
     let Some(built) = dockerfile.target(target) else {
-        let stages: Vec<_> = dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
+        let stages: Vec<_> =
+            dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
         let problem = format!(
             "`target` is `{}`, and there is no such stage, only {}",
             target.unwrap_or_default(),
@@ -75,7 +82,8 @@ pub fn check(dockerfile: &Dockerfile, declared: &[Declared], target: Option<&str
             None => problems.push(undeclared(external, declared)),
         }
     }
-    let elsewhere = || dockerfile.stages.iter().flat_map(|stage| stage.uses.iter().chain([&stage.base]));
+    let elsewhere =
+        || dockerfile.stages.iter().flat_map(|stage| stage.uses.iter().chain([&stage.base]));
     for (index, edge) in declared.iter().enumerate() {
         match uses.get(&index) {
             Some(usage) if *usage == edge.usage => {}
@@ -85,16 +93,22 @@ pub fn check(dockerfile: &Dockerfile, declared: &[Declared], target: Option<&str
                 edge.usage,
                 match usage {
                     EdgeUse::Base => "the built stage stands on it: declare `use: Base`",
-                    EdgeUse::BuildStage => "the built stage does not stand on it: declare `use: BuildStage`",
+                    EdgeUse::BuildStage =>
+                        "the built stage does not stand on it: declare `use: \
+                        BuildStage`",
                 }
             )),
             None => {
-                let unneeded = elsewhere().any(|origin| matches!(origin, Origin::External(e) if names(e, edge)));
+                let unneeded = elsewhere()
+                    .any(|origin| matches!(origin, Origin::External(e) if names(e, edge)));
                 let twin = declared.iter().take(index).any(|other| same_reference(other, edge));
                 if twin {
                     problems.push(format!("{} is declared twice", described(edge)));
                 } else if !unneeded {
-                    problems.push(format!("{} is declared, and the Dockerfile does not name it", described(edge)));
+                    problems.push(format!(
+                        "{} is declared, and the Dockerfile does not name it",
+                        described(edge)
+                    ));
                 }
             }
         }
@@ -108,7 +122,10 @@ pub(super) fn named(dockerfile: &Dockerfile, built: usize) -> BTreeMap<External,
     let mut seen = BTreeSet::new();
     let mut open = vec![(built, EdgeUse::Base)];
     while let Some((index, usage)) = open.pop() {
-        let Some(stage) = dockerfile.stages.get(index).filter(|_| seen.insert((index, usage))) else { continue };
+        let Some(stage) = dockerfile.stages.get(index).filter(|_| seen.insert((index, usage)))
+        else {
+            continue;
+        };
         let uses = stage.uses.iter().map(|origin| (origin, EdgeUse::BuildStage));
         for (origin, usage) in uses.chain([(&stage.base, usage)]) {
             match origin {
@@ -127,7 +144,8 @@ pub(super) fn named(dockerfile: &Dockerfile, built: usize) -> BTreeMap<External,
 /// Whether an edge declares what a Dockerfile names.
 fn names(external: &External, edge: &Declared) -> bool {
     let same = |text: &str| {
-        text == external.name || matches!((whole(text), whole(&external.name)), (Some(a), Some(b)) if a == b)
+        text == external.name
+            || matches!((whole(text), whole(&external.name)), (Some(a), Some(b)) if a == b)
     };
     match (&edge.arg, &edge.reference) {
         (Some(arg), _) => external.args.contains(arg) && same(&edge.pinned),
@@ -143,28 +161,44 @@ fn whole(text: &str) -> Option<Reference> {
 
 fn same_reference(a: &Declared, b: &Declared) -> bool {
     let named = |edge: &Declared| edge.reference.as_deref().and_then(whole);
-    (a.arg.is_some() && a.arg == b.arg) || named(a).is_some_and(|reference| named(b) == Some(reference))
+    (a.arg.is_some() && a.arg == b.arg)
+        || named(a).is_some_and(|reference| named(b) == Some(reference))
 }
 
-/// Stages that `BuildKit` would replace whole: a pinned parent is a named context, and a stage of a context's name is taken
-/// from the context.
+/// Stages that `BuildKit` would replace whole: a pinned parent is a named context, and a stage of a
+/// context's name is taken from the context.
 fn replaced_stages(dockerfile: &Dockerfile, declared: &[Declared]) -> Vec<String> {
     let key = |text: &str| whole(text).map(|reference| reference.familiar());
-    let contexts: BTreeSet<_> = declared.iter().filter_map(|edge| key(edge.reference.as_deref()?)).collect();
-    let stages = dockerfile.stages.iter().filter_map(|stage| Some((stage.line, stage.name.as_deref()?)));
+    let contexts: BTreeSet<_> =
+        declared.iter().filter_map(|edge| key(edge.reference.as_deref()?)).collect();
+    let stages =
+        dockerfile.stages.iter().filter_map(|stage| Some((stage.line, stage.name.as_deref()?)));
     stages
         .filter(|(_, name)| key(name).is_some_and(|key| contexts.contains(&key)))
         .map(|(line, name)| {
-            format!("line {line} names a stage `{name}`, as one of the parents is named, and BuildKit would replace the stage by the parent: rename the stage")
+            format!(
+                "line {line} names a stage `{name}`, as one of the parents is named, and \
+                     BuildKit would replace the stage by the parent: rename the stage"
+            )
         })
         .collect()
 }
 
 fn undeclared(external: &External, declared: &[Declared]) -> String {
-    let mut text = format!("line {} names {}, which `from` does not declare", external.line, written(external));
-    let by_arg = declared.iter().find(|edge| edge.arg.as_ref().is_some_and(|arg| external.args.contains(arg)));
+    let mut text = format!(
+        "line {} names {}, which `from` does not declare",
+        external.line,
+        written(external)
+    );
+    let by_arg = declared
+        .iter()
+        .find(|edge| edge.arg.as_ref().is_some_and(|arg| external.args.contains(arg)));
     if let Some(edge) = by_arg {
-        let _ = write!(text, " ({} is only a part of it, or stands there with another value)", described(edge));
+        let _ = write!(
+            text,
+            " ({} is only a part of it, or stands there with another value)",
+            described(edge)
+        );
     }
     text
 }
@@ -180,17 +214,27 @@ fn written(external: &External) -> String {
 fn described(edge: &Declared) -> String {
     match (&edge.arg, &edge.reference) {
         (Some(arg), _) => format!("`{}` by ARG `{arg}`", edge.name),
-        (None, reference) => format!("`{}` as `{}`", edge.name, reference.as_deref().unwrap_or_default()),
+        (None, reference) => {
+            format!("`{}` as `{}`", edge.name, reference.as_deref().unwrap_or_default())
+        }
     }
 }
 
-fn mismatch(problems: Vec<String>, needed: &BTreeMap<External, EdgeUse>, declared: &[Declared]) -> Mismatch {
-    let named: BTreeSet<_> =
-        needed.iter().map(|(external, usage)| format!("{} ({usage:?})", written(external))).collect();
+fn mismatch(
+    problems: Vec<String>,
+    needed: &BTreeMap<External, EdgeUse>,
+    declared: &[Declared],
+) -> Mismatch {
+    let named: BTreeSet<_> = needed
+        .iter()
+        .map(|(external, usage)| format!("{} ({usage:?})", written(external)))
+        .collect();
     Mismatch {
         problems: problems.into_iter().take(MAX_LISTED).collect::<Vec<_>>().join("; "),
         named: listed(named.into_iter()),
-        declared: listed(declared.iter().map(|edge| format!("{} ({:?})", described(edge), edge.usage))),
+        declared: listed(
+            declared.iter().map(|edge| format!("{} ({:?})", described(edge), edge.usage)),
+        ),
     }
 }
 

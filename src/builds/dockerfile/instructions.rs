@@ -1,5 +1,5 @@
-//! From the text of a Dockerfile to its instructions: comments, continued lines, the escape directive, flags, heredocs.
-//! The rules are those of `BuildKit`'s `frontend/dockerfile/parser`.
+//! From the text of a Dockerfile to its instructions: comments, continued lines, the escape
+//! directive, flags, heredocs. The rules are those of `BuildKit`'s `frontend/dockerfile/parser`.
 
 use crate::builds::dockerfile::lexer;
 
@@ -61,9 +61,13 @@ pub(super) fn read(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError> 
         }
         let instruction = split(number, &whole, escape)?;
         for (name, chomp) in heredocs(&instruction) {
-            let ends = |line: &str| (if chomp { line.trim_start_matches('\t') } else { line }) == name;
+            let ends =
+                |line: &str| (if chomp { line.trim_start_matches('\t') } else { line }) == name;
             if !lines.by_ref().any(|(_, line)| ends(line)) {
-                return Err(SyntaxError::new(number, &format!("the here-document `{name}` has no end")));
+                return Err(SyntaxError::new(
+                    number,
+                    &format!("the here-document `{name}` has no end"),
+                ));
             }
         }
         instructions.push(instruction);
@@ -74,7 +78,9 @@ pub(super) fn read(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError> 
 /// The escape character: of the directive `# escape`, which may stand only among the first lines.
 fn escape(text: &str) -> char {
     for line in text.lines() {
-        let Some((name, value)) = line.trim_start().strip_prefix('#').and_then(|line| line.split_once('=')) else {
+        let Some((name, value)) =
+            line.trim_start().strip_prefix('#').and_then(|line| line.split_once('='))
+        else {
             break;
         };
         match name.trim().to_ascii_lowercase().as_str() {
@@ -86,7 +92,8 @@ fn escape(text: &str) -> char {
     '\\'
 }
 
-/// A line without the escape character that continues it, and whether there was one. Two of them are no continuation.
+/// A line without the escape character that continues it, and whether there was one. Two of them
+/// are no continuation.
 fn continuation(line: &str, escape: char) -> (String, bool) {
     match line.trim_end_matches([' ', '\t']).strip_suffix(escape) {
         Some(rest) if !rest.ends_with(escape) => (rest.to_owned(), true),
@@ -113,7 +120,12 @@ fn split(line: usize, text: &str, escape: char) -> Result<Instruction, SyntaxErr
             return Err(SyntaxError::new(line, "it has too many flags"));
         }
     }
-    Ok(Instruction { line, keyword: keyword.to_ascii_uppercase(), flags, rest: rest.trim().to_owned() })
+    Ok(Instruction {
+        line,
+        keyword: keyword.to_ascii_uppercase(),
+        flags,
+        rest: rest.trim().to_owned(),
+    })
 }
 
 /// A flag without its quotes, and what comes after it.

@@ -16,8 +16,8 @@ pub(super) struct Expanded {
     pub(super) used: Vec<String>,
 }
 
-/// Splits a text at white space that is not quoted or escaped; quotes stay. `<<` keeps the white space after it, as a
-/// here-document's name may stand apart. `None` if a quote is not closed.
+/// Splits a text at white space that is not quoted or escaped; quotes stay. `<<` keeps the white
+/// space after it, as a here-document's name may stand apart. `None` if a quote is not closed.
 pub(super) fn split(text: &str, escape: char) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word = String::new();
@@ -92,12 +92,18 @@ pub(super) fn csv(text: &str) -> Vec<String> {
     fields
 }
 
-/// Fills in `$NAME` and `${NAME}`, with `:-`, `-`, `:+`, `+`, `:?`, `?`, `#`, `##`, `%` and `%%`, and takes quotes off.
+/// Fills in `$NAME` and `${NAME}`, with `:-`, `-`, `:+`, `+`, `:?`, `?`, `#`, `##`, `%` and `%%`,
+/// and takes quotes off.
 ///
 /// # Errors
 /// A substitution does not parse, demands a value that is not set, or replaces patterns with `/`.
-pub(super) fn expand(word: &str, escape: char, values: &BTreeMap<String, String>) -> Result<Expanded, String> {
-    let mut expander = Expander { chars: word.chars().peekable(), escape, values, used: Vec::new() };
+pub(super) fn expand(
+    word: &str,
+    escape: char,
+    values: &BTreeMap<String, String>,
+) -> Result<Expanded, String> {
+    let mut expander =
+        Expander { chars: word.chars().peekable(), escape, values, used: Vec::new() };
     let text = expander.until(None, 0)?;
     Ok(Expanded { text, used: expander.used })
 }
@@ -146,7 +152,11 @@ impl Expander<'_> {
     fn dollar(&mut self, depth: usize) -> Result<String, String> {
         if self.chars.next_if_eq(&'{').is_none() {
             let name = self.name();
-            return Ok(if name.is_empty() { "$".into() } else { self.value(&name).unwrap_or_default() });
+            return Ok(if name.is_empty() {
+                "$".into()
+            } else {
+                self.value(&name).unwrap_or_default()
+            });
         }
         let name = self.name();
         if name.is_empty() {
@@ -166,7 +176,8 @@ impl Expander<'_> {
             Some('-' | '+' | '?') => self.until(Some('}'), depth + 1)?,
             _ => {
                 return Err(format!(
-                    "the substitution of `{name}` is not understood; write `${{{name}:-default}}` or `${{{name}}}`"
+                    "the substitution of `{name}` is not understood; write `${{{name}:-default}}` \
+                     or `${{{name}}}`"
                 ));
             }
         };
@@ -196,16 +207,21 @@ impl Expander<'_> {
     }
 }
 
-/// A value without the shortest, or longest, beginning or end that a pattern of `*` and `?` matches.
+/// A value without the shortest, or longest, beginning or end that a pattern of `*` and `?`
+/// matches.
 fn trim(value: &str, pattern: &str, from_start: bool, longest: bool) -> String {
     let pattern: Vec<_> = pattern.chars().collect();
     let cuts = value.char_indices().map(|(index, _)| index).chain([value.len()]);
     let fits = |part: &str| matches(&part.chars().collect::<Vec<_>>(), &pattern);
-    let kept = cuts
-        .map(|cut| value.split_at(cut))
-        .filter_map(|(start, end)| if from_start { fits(start).then_some(end) } else { fits(end).then_some(start) });
+    let kept = cuts.map(|cut| value.split_at(cut)).filter_map(|(start, end)| {
+        if from_start { fits(start).then_some(end) } else { fits(end).then_some(start) }
+    });
     // What is kept is longest where what is cut off is shortest.
-    let best = if longest { kept.min_by_key(|kept| kept.len()) } else { kept.max_by_key(|kept| kept.len()) };
+    let best = if longest {
+        kept.min_by_key(|kept| kept.len())
+    } else {
+        kept.max_by_key(|kept| kept.len())
+    };
     best.unwrap_or(value).to_owned()
 }
 

@@ -1,8 +1,10 @@
-//! Which images a Dockerfile names, and whether they are the ones that an image's edges declare. Pure.
+//! Which images a Dockerfile names, and whether they are the ones that an image's edges declare.
+//! Pure.
 //!
-//! This is no Dockerfile parser: of all instructions it understands `FROM`, `ARG` before the first `FROM`, `COPY --from` and
-//! `RUN --mount=from`, and it follows the rules of `BuildKit`'s own frontend for these. What it can't follow it refuses:
-//! an image that is built from something undeclared would not be rebuilt when that moves.
+//! This is no Dockerfile parser: of all instructions it understands `FROM`, `ARG` before the first
+//! `FROM`, `COPY --from` and `RUN --mount=from`, and it follows the rules of `BuildKit`'s own
+//! frontend for these. What it can't follow it refuses: an image that is built from something
+//! undeclared would not be rebuilt when that moves.
 
 mod check;
 mod instructions;
@@ -64,7 +66,8 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// The platform of the machine that this runs on. `prepare` runs in the build's own pod, so it is the builder's.
+    /// The platform of the machine that this runs on. `prepare` runs in the build's own pod, so it
+    /// is the builder's.
     #[must_use]
     pub fn here() -> Self {
         let architecture = match std::env::consts::ARCH {
@@ -79,8 +82,12 @@ impl Platform {
     fn args(self) -> impl Iterator<Item = (String, String)> {
         let pair = format!("{}/{}", self.os, self.architecture);
         ["TARGET", "BUILD"].into_iter().flat_map(move |side| {
-            [("PLATFORM", pair.clone()), ("OS", self.os.to_owned()), ("ARCH", self.architecture.to_owned())]
-                .map(|(name, value)| (format!("{side}{name}"), value))
+            [
+                ("PLATFORM", pair.clone()),
+                ("OS", self.os.to_owned()),
+                ("ARCH", self.architecture.to_owned()),
+            ]
+            .map(|(name, value)| (format!("{side}{name}"), value))
         })
     }
 }
@@ -90,8 +97,13 @@ impl Dockerfile {
     ///
     /// # Errors
     /// It is larger than 1 MiB, or a line of it can't be followed; the message says which.
-    pub fn parse(text: &str, args: &BTreeMap<String, String>, platform: Platform) -> Result<Self, SyntaxError> {
-        let mut reader = Reader { given: args, globals: platform.args().collect(), stages: Vec::new(), uses: 0 };
+    pub fn parse(
+        text: &str,
+        args: &BTreeMap<String, String>,
+        platform: Platform,
+    ) -> Result<Self, SyntaxError> {
+        let mut reader =
+            Reader { given: args, globals: platform.args().collect(), stages: Vec::new(), uses: 0 };
         let (instructions, escape) = instructions::read(text)?;
         for instruction in &instructions {
             reader.instruction(instruction, escape)?;
@@ -138,16 +150,22 @@ impl Reader<'_> {
             "FROM" => self.from(instruction, escape),
             "ARG" if self.stages.is_empty() => self.arg(instruction, escape),
             "COPY" => {
-                for from in instruction.flags.iter().filter_map(|flag| flag.strip_prefix("--from=")) {
+                for from in instruction.flags.iter().filter_map(|flag| flag.strip_prefix("--from="))
+                {
                     self.uses_from(instruction.line, from, true)?;
                 }
                 Ok(())
             }
             "RUN" => {
-                for mount in instruction.flags.iter().filter_map(|flag| flag.strip_prefix("--mount=")) {
+                for mount in
+                    instruction.flags.iter().filter_map(|flag| flag.strip_prefix("--mount="))
+                {
                     let fields = lexer::csv(mount);
                     let from = fields.iter().find_map(|field| {
-                        field.split_once('=').filter(|(key, _)| key.eq_ignore_ascii_case("from")).map(|(_, from)| from)
+                        field
+                            .split_once('=')
+                            .filter(|(key, _)| key.eq_ignore_ascii_case("from"))
+                            .map(|(_, from)| from)
                     });
                     if let Some(from) = from.filter(|from| !from.is_empty()) {
                         self.uses_from(instruction.line, from, false)?;
@@ -165,21 +183,27 @@ impl Reader<'_> {
         let words: Vec<_> = instruction.rest.split_whitespace().collect();
         let (written, name) = match words.as_slice() {
             [base] => (*base, None),
-            [base, word, name] if word.eq_ignore_ascii_case("as") => (*base, Some(name.to_ascii_lowercase())),
+            [base, word, name] if word.eq_ignore_ascii_case("as") => {
+                (*base, Some(name.to_ascii_lowercase()))
+            }
             _ => return Err(wrong("FROM takes an image, or `image AS stage`")),
         };
         if self.stages.len() >= MAX_STAGES {
             return Err(wrong(&format!("there are more than {MAX_STAGES} stages")));
         }
-        let expanded = lexer::expand(written, escape, &self.globals).map_err(|problem| wrong(&problem))?;
+        let expanded =
+            lexer::expand(written, escape, &self.globals).map_err(|problem| wrong(&problem))?;
         if expanded.text.is_empty() {
             let problem = format!(
-                "FROM {written} is empty: declare the ARG before the first FROM, with a default or with a value in `args` or in `from`"
+                "FROM {written} is empty: declare the ARG before the first FROM, with a default or \
+                 with a value in `args` or in `from`"
             );
             return Err(wrong(&problem));
         }
-        let earlier =
-            self.stages.iter().rposition(|stage| stage.name.as_deref() == Some(&expanded.text.to_ascii_lowercase()));
+        let earlier = self
+            .stages
+            .iter()
+            .rposition(|stage| stage.name.as_deref() == Some(&expanded.text.to_ascii_lowercase()));
         let base = match earlier {
             Some(index) => Origin::Stage(index),
             None if expanded.text == "scratch" => Origin::Scratch,
@@ -219,13 +243,20 @@ impl Reader<'_> {
     fn uses_from(&mut self, line: usize, from: &str, by_index: bool) -> Result<(), SyntaxError> {
         if from.contains('$') {
             let problem = format!(
-                "`from={from}`: BuildKit fills in no arguments here; name a stage with FROM, and take it from that"
+                "`from={from}`: BuildKit fills in no arguments here; name a stage with FROM, and \
+                 take it from that"
             );
             return Err(SyntaxError::new(line, &problem));
         }
         self.uses += 1;
         if self.uses > MAX_USES {
-            return Err(SyntaxError::new(line, &format!("there are more than {MAX_USES} uses of other images")));
+            return Err(SyntaxError::new(
+                line,
+                &format!(
+                    "there are more than {MAX_USES} uses of \
+                other images"
+                ),
+            ));
         }
         match self.stages.last_mut() {
             Some(stage) => stage.uses.push((line, from.to_owned(), by_index)),
@@ -237,15 +268,25 @@ impl Reader<'_> {
     fn finish(self) -> Result<Dockerfile, SyntaxError> {
         let names: Vec<_> = self.stages.iter().map(|stage| stage.name.clone()).collect();
         let origin = |(line, from, by_index): (usize, String, bool)| {
-            let stage = names.iter().rposition(|name| name.as_deref() == Some(&from.to_ascii_lowercase()));
+            let stage =
+                names.iter().rposition(|name| name.as_deref() == Some(&from.to_ascii_lowercase()));
             match (by_index.then(|| from.parse::<usize>().ok()).flatten(), stage) {
                 (Some(index), _) if index < names.len() => Ok(Origin::Stage(index)),
-                (Some(index), _) => Err(SyntaxError::new(line, &format!("there is no stage number {index}"))),
+                (Some(index), _) => Err(SyntaxError::new(
+                    line,
+                    &format!(
+                        "there is no stage number \
+                    {index}"
+                    ),
+                )),
                 (None, Some(index)) => Ok(Origin::Stage(index)),
                 (None, None) if from == "scratch" => Ok(Origin::Scratch),
-                (None, None) => {
-                    Ok(Origin::External(External { written: from.clone(), name: from, args: Vec::new(), line }))
-                }
+                (None, None) => Ok(Origin::External(External {
+                    written: from.clone(),
+                    name: from,
+                    args: Vec::new(),
+                    line,
+                })),
             }
         };
         let stages = self.stages.into_iter().map(|draft| {

@@ -1,19 +1,29 @@
 use crate::{api::EdgeUse, builds::dockerfile::*};
 
 const PLATFORM: Platform = Platform { os: "linux", architecture: "amd64" };
-const PINNED: &str =
-    "registry.example.com/team/base@sha256:0123456789012345678901234567890123456789012345678901234567890123";
+const PINNED: &str = "registry.example.com/team/base@sha256:0123456789012345678901234567890123456789012345678901234567890123";
 
 fn parse(text: &str) -> Dockerfile {
     Dockerfile::parse(text, &BTreeMap::new(), PLATFORM).expect(text)
 }
 
 fn edge(reference: &str, usage: EdgeUse) -> Declared {
-    Declared { name: "parent".into(), reference: Some(reference.into()), usage, ..Declared::default() }
+    Declared {
+        name: "parent".into(),
+        reference: Some(reference.into()),
+        usage,
+        ..Declared::default()
+    }
 }
 
 fn by_arg(arg: &str, usage: EdgeUse) -> Declared {
-    Declared { name: "base".into(), arg: Some(arg.into()), pinned: PINNED.into(), usage, ..Declared::default() }
+    Declared {
+        name: "base".into(),
+        arg: Some(arg.into()),
+        pinned: PINNED.into(),
+        usage,
+        ..Declared::default()
+    }
 }
 
 /// The images that a Dockerfile needs, in the order of their names; `*` marks the base.
@@ -28,7 +38,11 @@ fn needs(text: &str) -> Vec<String> {
 fn check_names(dockerfile: &Dockerfile, target: usize) -> Vec<String> {
     crate::builds::dockerfile::check::named(dockerfile, target)
         .into_iter()
-        .map(|(external, usage)| if usage == EdgeUse::Base { format!("*{}", external.name) } else { external.name })
+        .map(
+            |(external, usage)| {
+                if usage == EdgeUse::Base { format!("*{}", external.name) } else { external.name }
+            },
+        )
         .collect()
 }
 
@@ -38,15 +52,25 @@ fn finds_every_image_and_no_stage() {
         ("FROM alpine:3.20", vec!["*alpine:3.20"]),
         ("from alpine:3.20 as x", vec!["*alpine:3.20"]),
         ("FROM --platform=$BUILDPLATFORM alpine AS b\nFROM b", vec!["*alpine"]),
-        ("FROM golang:1 AS build\nRUN go build\nFROM scratch\nCOPY --from=build /a /a", vec!["golang:1"]),
-        ("FROM golang:1 AS build\nFROM alpine\nCOPY --chown=1:1 --from=0 /a /a", vec!["*alpine", "golang:1"]),
+        (
+            "FROM golang:1 AS build\nRUN go build\nFROM scratch\nCOPY --from=build /a /a",
+            vec!["golang:1"],
+        ),
+        (
+            "FROM golang:1 AS build\nFROM alpine\nCOPY --chown=1:1 --from=0 /a /a",
+            vec!["*alpine", "golang:1"],
+        ),
         ("FROM alpine\nCOPY --from=ghcr.io/a/b:1 /a /a", vec!["*alpine", "ghcr.io/a/b:1"]),
         ("FROM alpine AS Base\nFROM BASE AS next\nFROM next", vec!["*alpine"]),
         (
-            "FROM alpine\nRUN --mount=type=bind,from=busybox:1,target=/b --mount=type=cache,target=/c x",
+            "FROM alpine\nRUN --mount=type=bind,from=busybox:1,target=/b \
+             --mount=type=cache,target=/c x",
             vec!["*alpine", "busybox:1"],
         ),
-        ("FROM alpine\nRUN --mount=\"type=bind,from=busybox,target=/b\" x", vec!["*alpine", "busybox"]),
+        (
+            "FROM alpine\nRUN --mount=\"type=bind,from=busybox,target=/b\" x",
+            vec!["*alpine", "busybox"],
+        ),
         ("ARG TAG=3.20\nFROM alpine:${TAG}", vec!["*alpine:3.20"]),
         ("ARG TAG\nFROM alpine:${TAG:-3.19}", vec!["*alpine:3.19"]),
         ("ARG A=1 B=2\nARG C=$A.$B\nFROM x:$C", vec!["*x:1.2"]),
@@ -56,7 +80,10 @@ fn finds_every_image_and_no_stage() {
         ("FROM x-${TARGETARCH}:1", vec!["*x-amd64:1"]),
         ("FROM alpine\nARG TAG=1\nRUN echo FROM debian", vec!["*alpine"]),
         ("FROM alpine\nRUN <<EOF\nFROM debian\nCOPY --from=x y\nEOF\nRUN x", vec!["*alpine"]),
-        ("FROM alpine\nCOPY <<-\"a\" <<b /x/\nFROM one\n\t\ta\nFROM two\nb\nCOPY --from=c d e", vec!["*alpine", "c"]),
+        (
+            "FROM alpine\nCOPY <<-\"a\" <<b /x/\nFROM one\n\t\ta\nFROM two\nb\nCOPY --from=c d e",
+            vec!["*alpine", "c"],
+        ),
         ("FROM alpine\nRUN cat << EOF\nFROM debian\nEOF", vec!["*alpine"]),
         ("FROM alpine\nRUN cat <<<word\nCOPY --from=b c d", vec!["*alpine", "b"]),
         ("FROM alpine\nRUN [\"a\", \"<<EOF\"]\nCOPY --from=b c d", vec!["*alpine", "b"]),
@@ -65,11 +92,17 @@ fn finds_every_image_and_no_stage() {
             "# escape=`\nFROM mcr.example.com/nano:1\nRUN a `\n  b\nRUN dir c:\\\nCOPY --from=x y z",
             vec!["*mcr.example.com/nano:1", "x"],
         ),
-        ("# syntax=docker/dockerfile:1\n# escape=`\nFROM a\nRUN c:\\\nCOPY --from=x y z", vec!["*a", "x"]),
+        (
+            "# syntax=docker/dockerfile:1\n# escape=`\nFROM a\nRUN c:\\\nCOPY --from=x y z",
+            vec!["*a", "x"],
+        ),
         ("\u{feff}# comment\r\nFROM alpine\r\nRUN a \\\r\n b\r\n", vec!["*alpine"]),
         ("FROM alpine\nONBUILD COPY --from=x a b\nONBUILD RUN <<E\nFROM q\nE", vec!["*alpine"]),
         ("FROM a AS unused\nFROM b", vec!["*b"]),
-        ("FROM a AS one\nFROM one AS two\nCOPY --from=c d e\nFROM a\nCOPY --from=two x y", vec!["*a", "a", "c"]),
+        (
+            "FROM a AS one\nFROM one AS two\nCOPY --from=c d e\nFROM a\nCOPY --from=two x y",
+            vec!["*a", "a", "c"],
+        ),
     ] {
         assert_eq!(needs(text), expected, "{text}");
     }
@@ -77,9 +110,17 @@ fn finds_every_image_and_no_stage() {
 
 #[test]
 fn arguments_that_are_given_win_over_defaults() {
-    let args = BTreeMap::from([("TAG".to_owned(), "edge".to_owned()), ("LATER".to_owned(), "x".to_owned())]);
-    let dockerfile = Dockerfile::parse("ARG TAG=3.20\nFROM alpine:$TAG$LATER", &args, PLATFORM).expect("parses");
-    assert_eq!(check_names(&dockerfile, 0), ["*alpine:edge"], "an argument that is not declared is empty");
+    let args = BTreeMap::from([
+        ("TAG".to_owned(), "edge".to_owned()),
+        ("LATER".to_owned(), "x".to_owned()),
+    ]);
+    let dockerfile =
+        Dockerfile::parse("ARG TAG=3.20\nFROM alpine:$TAG$LATER", &args, PLATFORM).expect("parses");
+    assert_eq!(
+        check_names(&dockerfile, 0),
+        ["*alpine:edge"],
+        "an argument that is not declared is empty"
+    );
 }
 
 #[test]
@@ -98,7 +139,8 @@ fn what_can_not_be_followed_is_refused_with_its_line() {
         ("FROM ${A/b/c}", "the substitution of `A` is not understood"),
         ("COPY --from=a b c", "line 1: it stands before the first FROM"),
     ] {
-        let error = Dockerfile::parse(text, &BTreeMap::new(), PLATFORM).expect_err(text).to_string();
+        let error =
+            Dockerfile::parse(text, &BTreeMap::new(), PLATFORM).expect_err(text).to_string();
         assert!(error.contains(said), "{text}: {error}");
     }
     let large = format!("FROM a\n{}", "#".repeat(1 << 20));
@@ -112,7 +154,11 @@ fn edges_and_names_agree() {
     for (text, edges, target) in [
         ("FROM alpine:3.20", vec![edge("docker.io/library/alpine:3.20", Base)], None),
         ("FROM docker.io/alpine", vec![edge("alpine:latest", Base)], None),
-        ("FROM golang AS b\nFROM scratch\nCOPY --from=b a a", vec![edge("golang", BuildStage)], None),
+        (
+            "FROM golang AS b\nFROM scratch\nCOPY --from=b a a",
+            vec![edge("golang", BuildStage)],
+            None,
+        ),
         ("FROM a AS x\nFROM b AS y", vec![edge("a", Base)], Some("x")),
         ("FROM a AS x\nFROM b AS y", vec![edge("a", Base), edge("b", BuildStage)], Some("X")),
         ("FROM a AS one\nFROM a\nCOPY --from=one x y", vec![edge("a", Base)], None),
@@ -124,9 +170,12 @@ fn edges_and_names_agree() {
 #[test]
 fn a_disagreement_names_both_sides() {
     use EdgeUse::{Base, BuildStage};
-    let both = "The Dockerfile names `alpine:3.20` (Base), `golang:1` (BuildStage); `from` declares `parent` as `alpine:3.20` (Base). Correct one of them";
+    let both = "The Dockerfile names `alpine:3.20` (Base), `golang:1` (BuildStage); `from` \
+                declares `parent` as `alpine:3.20` (Base). Correct one of them";
     let text = "FROM golang:1 AS b\nFROM alpine:3.20\nCOPY --from=b a a";
-    let error = check(&parse(text), &[edge("alpine:3.20", Base)], None).expect_err("undeclared").to_string();
+    let error = check(&parse(text), &[edge("alpine:3.20", Base)], None)
+        .expect_err("undeclared")
+        .to_string();
     assert!(error.contains("line 1 names `golang:1`, which `from` does not declare"), "{error}");
     assert!(error.ends_with(both), "{error}");
 
@@ -137,11 +186,36 @@ fn a_disagreement_names_both_sides() {
             None,
             "`parent` as `b` is declared, and the Dockerfile does not name it",
         ),
-        ("FROM a", vec![edge("a", BuildStage)], None, "the built stage stands on it: declare `use: Base`"),
-        ("FROM a AS b\nFROM scratch\nCOPY --from=b x y", vec![edge("a", Base)], None, "declare `use: BuildStage`"),
-        ("FROM a", vec![edge("a", Base), edge("docker.io/library/a:latest", Base)], None, "is declared twice"),
-        ("FROM a AS b", vec![edge("a", Base)], Some("c"), "`target` is `c`, and there is no such stage, only `b`"),
-        ("FROM alpine AS alpine\nFROM alpine", vec![edge("alpine", Base)], None, "line 1 names a stage `alpine`"),
+        (
+            "FROM a",
+            vec![edge("a", BuildStage)],
+            None,
+            "the built stage stands on it: declare `use: Base`",
+        ),
+        (
+            "FROM a AS b\nFROM scratch\nCOPY --from=b x y",
+            vec![edge("a", Base)],
+            None,
+            "declare `use: BuildStage`",
+        ),
+        (
+            "FROM a",
+            vec![edge("a", Base), edge("docker.io/library/a:latest", Base)],
+            None,
+            "is declared twice",
+        ),
+        (
+            "FROM a AS b",
+            vec![edge("a", Base)],
+            Some("c"),
+            "`target` is `c`, and there is no such stage, only `b`",
+        ),
+        (
+            "FROM alpine AS alpine\nFROM alpine",
+            vec![edge("alpine", Base)],
+            None,
+            "line 1 names a stage `alpine`",
+        ),
         ("FROM x AS alpine\nFROM y", vec![edge("alpine:latest", Base)], None, "rename the stage"),
         ("ARG T=2\nFROM a:$T", vec![edge("a:1", Base)], None, "line 2 names `a:$T` (`a:2`)"),
     ] {
@@ -156,16 +230,26 @@ fn an_edge_by_argument_is_taken_from_that_argument() {
     let given = BTreeMap::from([("BASE".to_owned(), PINNED.to_owned())]);
     let with = |text: &str| Dockerfile::parse(text, &given, PLATFORM).expect(text);
     assert_eq!(check(&with("ARG BASE\nFROM ${BASE}"), &[by_arg("BASE", Base)], None), Ok(()));
-    assert_eq!(check(&with("ARG BASE=alpine\nFROM $BASE AS x\nFROM x"), &[by_arg("BASE", Base)], None), Ok(()));
-    for text in [format!("FROM {PINNED}"), "ARG BASE\nFROM alpine".into(), "ARG BASE\nFROM x/${BASE}".into()] {
-        let error = check(&with(&text), &[by_arg("BASE", Base)], None).expect_err(&text).to_string();
+    assert_eq!(
+        check(&with("ARG BASE=alpine\nFROM $BASE AS x\nFROM x"), &[by_arg("BASE", Base)], None),
+        Ok(())
+    );
+    for text in [
+        format!("FROM {PINNED}"),
+        "ARG BASE\nFROM alpine".into(),
+        "ARG BASE\nFROM x/${BASE}".into(),
+    ] {
+        let error =
+            check(&with(&text), &[by_arg("BASE", Base)], None).expect_err(&text).to_string();
         assert!(error.contains("`base` by ARG `BASE`"), "{error}");
     }
 }
 
 proptest::proptest! {
     #[test]
-    fn never_panics(text in "((FROM|ARG|COPY|RUN|ONBUILD) |--from=|--mount=|<<|EOF|\\$|\\{|\\}|:-|%|#|\"|'|\\\\|`|=|,|\n|é|a|b| ){0,60}") {
+    fn never_panics(text in "((FROM|ARG|COPY|RUN|ONBUILD) \
+                             |--from=|--mount=|<<|EOF|\\$|\\{|\\}|:-|%|#|\"|'|\\\\|`|=|,|\n|é|a|b| \
+                             ){0,60}") {
         let _ = Dockerfile::parse(&text, &BTreeMap::from([("a".into(), "b".into())]), PLATFORM)
             .map(|dockerfile| check(&dockerfile, &[edge("a", EdgeUse::Base)], None));
     }

@@ -1,4 +1,5 @@
-//! Writing a tree to disk by hand: no filters, no submodules, no entry that could write or point outside of the context.
+//! Writing a tree to disk by hand: no filters, no submodules, no entry that could write or point
+//! outside of the context.
 
 use std::{
     fs::{self, OpenOptions},
@@ -15,7 +16,8 @@ use crate::builds::git::{GitError, Limits};
 /// How deep folders may be nested.
 const MAX_DEPTH: usize = 64;
 
-/// Writes a tree to `destination`, which must not exist. Submodules are left out, as `git clone` leaves them out.
+/// Writes a tree to `destination`, which must not exist. Submodules are left out, as `git clone`
+/// leaves them out.
 pub(super) fn write(
     repository: &Repository,
     tree: &Tree<'_>,
@@ -24,7 +26,8 @@ pub(super) fn write(
     limits: &Limits,
     deadline: Instant,
 ) -> Result<(), GitError> {
-    let mut writer = Writer { repository, url, limits, deadline, entries: 0, bytes: 0, links: Vec::new() };
+    let mut writer =
+        Writer { repository, url, limits, deadline, entries: 0, bytes: 0, links: Vec::new() };
     writer.tree(tree, destination, Path::new(""))?;
     // Last, so that nothing is ever written through a link.
     for (target, link) in std::mem::take(&mut writer.links) {
@@ -66,14 +69,20 @@ impl Writer<'_> {
             let path = folder.join(name);
             match (entry.kind(), entry.filemode()) {
                 (Some(ObjectType::Tree), _) => {
-                    let tree = self.repository.find_tree(entry.id()).map_err(|error| self.broken(&error))?;
+                    let tree = self
+                        .repository
+                        .find_tree(entry.id())
+                        .map_err(|error| self.broken(&error))?;
                     self.tree(&tree, &path, &inside)?;
                 }
                 (Some(ObjectType::Blob), 0o120_000) => {
-                    let target = PathBuf::from(std::ffi::OsStr::from_bytes(&self.blob(entry.id(), &inside)?));
+                    let target = PathBuf::from(std::ffi::OsStr::from_bytes(
+                        &self.blob(entry.id(), &inside)?,
+                    ));
                     if leaves(&inside, &target) {
                         let problem = format!(
-                            "is a symbolic link to {}, outside of the build context; make it relative, or create it with RUN",
+                            "is a symbolic link to {}, outside of the build context; make it \
+                             relative, or create it with RUN",
                             target.display()
                         );
                         return Err(self.unsafe_entry(&inside, &problem));
@@ -98,16 +107,22 @@ impl Writer<'_> {
     }
 
     fn blob(&mut self, id: git2::Oid, inside: &Path) -> Result<Vec<u8>, GitError> {
-        let (size, _) =
-            self.repository.odb().and_then(|odb| odb.read_header(id)).map_err(|error| self.broken(&error))?;
+        let (size, _) = self
+            .repository
+            .odb()
+            .and_then(|odb| odb.read_header(id))
+            .map_err(|error| self.broken(&error))?;
         let size = size as u64;
         if size > self.limits.file {
-            let limit = format!("{} has more than {} MiB", inside.display(), self.limits.file >> 20);
+            let limit =
+                format!("{} has more than {} MiB", inside.display(), self.limits.file >> 20);
             return Err(self.too_large(limit));
         }
         self.bytes = self.bytes.saturating_add(size);
         if self.bytes > self.limits.written {
-            return Err(self.too_large(format!("more than {} MiB of files", self.limits.written >> 20)));
+            return Err(
+                self.too_large(format!("more than {} MiB of files", self.limits.written >> 20))
+            );
         }
         let blob = self.repository.find_blob(id).map_err(|error| self.broken(&error))?;
         Ok(blob.content().to_vec())
@@ -118,11 +133,18 @@ impl Writer<'_> {
     }
 
     fn unsafe_entry(&self, path: &Path, problem: &str) -> GitError {
-        GitError::Unsafe { url: self.url.to_owned(), path: path.display().to_string(), problem: problem.to_owned() }
+        GitError::Unsafe {
+            url: self.url.to_owned(),
+            path: path.display().to_string(),
+            problem: problem.to_owned(),
+        }
     }
 
     fn broken(&self, error: &git2::Error) -> GitError {
-        GitError::Unavailable { url: self.url.to_owned(), problem: format!("a broken object: {}", error.message()) }
+        GitError::Unavailable {
+            url: self.url.to_owned(),
+            problem: format!("a broken object: {}", error.message()),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! A Git credential: read from a Secret, held to the hosts that the Secret itself names, and never shown.
+//! A Git credential: read from a Secret, held to the hosts that the Secret itself names, and never
+//! shown.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -23,7 +24,8 @@ enum Kind {
     Key { identity: SecretString, known_hosts: String },
 }
 
-/// A credential on its way to the process that uses it; see [`crate::builds::git::subprocess`]. Its `Debug` shows nothing.
+/// A credential on its way to the process that uses it; see [`crate::builds::git::subprocess`]. Its
+/// `Debug` shows nothing.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Exposed {
@@ -35,30 +37,38 @@ pub(super) struct Exposed {
 }
 
 impl GitCredential {
-    /// Reads a Secret for a repository. `hosts` is the value of its annotation [`CREDENTIAL_HOSTS`]: host names, comma
-    /// separated, each with `:port` where that is not the scheme's own. Without it the Secret is sent nowhere.
+    /// Reads a Secret for a repository. `hosts` is the value of its annotation
+    /// [`CREDENTIAL_HOSTS`]: host names, comma separated, each with `:port` where that is not the
+    /// scheme's own. Without it the Secret is sent nowhere.
     ///
     /// # Errors
-    /// The annotation does not list the repository's host, or a key is missing: `username` and `password` for https,
-    /// `identity` and `known_hosts` for ssh.
+    /// The annotation does not list the repository's host, or a key is missing: `username` and
+    /// `password` for https, `identity` and `known_hosts` for ssh.
     pub fn from_secret(
         name: &str,
         data: &BTreeMap<String, Vec<u8>>,
         hosts: Option<&str>,
         url: &str,
     ) -> Result<Self, GitError> {
-        let wrong = |problem: String| GitError::Credential { secret: name.to_owned(), url: url.to_owned(), problem };
+        let wrong = |problem: String| GitError::Credential {
+            secret: name.to_owned(),
+            url: url.to_owned(),
+            problem,
+        };
         let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
         let host = parsed.host_str().unwrap_or_default().to_ascii_lowercase();
         let port = parsed.port_or_known_default().unwrap_or(22);
-        let default_port =
-            parsed.port().is_none() || parsed.port() == Some(if parsed.scheme() == "ssh" { 22 } else { 443 });
-        let listed = hosts.unwrap_or_default().split(',').map(|entry| entry.trim().to_ascii_lowercase());
-        let mut allowed = listed.filter(|entry| *entry == format!("{host}:{port}") || (default_port && *entry == host));
+        let default_port = parsed.port().is_none()
+            || parsed.port() == Some(if parsed.scheme() == "ssh" { 22 } else { 443 });
+        let listed =
+            hosts.unwrap_or_default().split(',').map(|entry| entry.trim().to_ascii_lowercase());
+        let mut allowed = listed
+            .filter(|entry| *entry == format!("{host}:{port}") || (default_port && *entry == host));
         if host.is_empty() || allowed.next().is_none() {
             let shown = if default_port { host } else { format!("{host}:{port}") };
             return Err(wrong(format!(
-                "its annotation `{CREDENTIAL_HOSTS}` does not list `{shown}`; add the host there if the Secret may be sent to it"
+                "its annotation `{CREDENTIAL_HOSTS}` does not list `{shown}`; add the host there \
+                 if the Secret may be sent to it"
             )));
         }
         let key = |key: &str| {
@@ -66,10 +76,16 @@ impl GitCredential {
             std::str::from_utf8(value).map_err(|_| wrong(format!("its key `{key}` is not text")))
         };
         let kind = if parsed.scheme() == "ssh" {
-            Kind::Key { identity: key("identity")?.to_owned().into(), known_hosts: key("known_hosts")?.to_owned() }
+            Kind::Key {
+                identity: key("identity")?.to_owned().into(),
+                known_hosts: key("known_hosts")?.to_owned(),
+            }
         } else {
             let trimmed = |text: &str| text.trim_end_matches(['\r', '\n']).to_owned();
-            Kind::Password { username: trimmed(key("username")?), password: trimmed(key("password")?).into() }
+            Kind::Password {
+                username: trimmed(key("username")?),
+                password: trimmed(key("password")?).into(),
+            }
         };
         Ok(Self { secret: name.to_owned(), kind })
     }
@@ -80,22 +96,46 @@ impl GitCredential {
     }
 
     /// The credential in the form that a server asks for.
-    pub(super) fn present(&self, user: Option<&str>, allowed: CredentialType) -> Result<Cred, git2::Error> {
+    pub(super) fn present(
+        &self,
+        user: Option<&str>,
+        allowed: CredentialType,
+    ) -> Result<Cred, git2::Error> {
         match &self.kind {
-            Kind::Password { username, password } if allowed.contains(CredentialType::USER_PASS_PLAINTEXT) => {
+            Kind::Password { username, password }
+                if allowed.contains(CredentialType::USER_PASS_PLAINTEXT) =>
+            {
                 Cred::userpass_plaintext(username, password.expose_secret())
             }
-            Kind::Key { .. } if allowed.contains(CredentialType::USERNAME) => Cred::username(user.unwrap_or("git")),
-            Kind::Key { identity, .. } if allowed.intersects(CredentialType::SSH_KEY | CredentialType::SSH_MEMORY) => {
-                Cred::ssh_key_from_memory(user.unwrap_or("git"), None, identity.expose_secret(), None)
+            Kind::Key { .. } if allowed.contains(CredentialType::USERNAME) => {
+                Cred::username(user.unwrap_or("git"))
             }
-            Kind::Password { .. } => Err(error(ErrorCode::Auth, "the server does not take a user name and password")),
+            Kind::Key { identity, .. }
+                if allowed.intersects(CredentialType::SSH_KEY | CredentialType::SSH_MEMORY) =>
+            {
+                Cred::ssh_key_from_memory(
+                    user.unwrap_or("git"),
+                    None,
+                    identity.expose_secret(),
+                    None,
+                )
+            }
+            Kind::Password { .. } => Err(error(
+                ErrorCode::Auth,
+                "the server does not take a user \
+                name and password",
+            )),
             Kind::Key { .. } => Err(error(ErrorCode::Auth, "the server does not take a key")),
         }
     }
 
     /// Whether an ssh server's key is the one that `known_hosts` has for it.
-    pub(super) fn check_host(&self, host: &str, port: u16, key: Option<&[u8]>) -> Result<(), git2::Error> {
+    pub(super) fn check_host(
+        &self,
+        host: &str,
+        port: u16,
+        key: Option<&[u8]>,
+    ) -> Result<(), git2::Error> {
         let Kind::Key { known_hosts, .. } = &self.kind else {
             return Err(error(ErrorCode::Certificate, "the Secret has no `known_hosts`"));
         };
@@ -110,8 +150,12 @@ impl GitCredential {
 
     pub(super) fn expose(&self) -> Exposed {
         let (username, password, identity, known_hosts) = match &self.kind {
-            Kind::Password { username, password } => (username.as_str(), password.expose_secret(), "", ""),
-            Kind::Key { identity, known_hosts } => ("", "", identity.expose_secret(), known_hosts.as_str()),
+            Kind::Password { username, password } => {
+                (username.as_str(), password.expose_secret(), "", "")
+            }
+            Kind::Key { identity, known_hosts } => {
+                ("", "", identity.expose_secret(), known_hosts.as_str())
+            }
         };
         Exposed {
             secret: self.secret.clone(),
@@ -146,8 +190,8 @@ impl fmt::Debug for Exposed {
     }
 }
 
-/// Whether a `known_hosts` file has this key for this host, and does not revoke it. Marked authorities, patterns and hashed
-/// names are not read.
+/// Whether a `known_hosts` file has this key for this host, and does not revoke it. Marked
+/// authorities, patterns and hashed names are not read.
 fn known(file: &str, host: &str, port: u16, key: &[u8]) -> bool {
     let name = if port == 22 { host.to_owned() } else { format!("[{host}]:{port}") };
     let encoded = base64::engine::general_purpose::STANDARD.encode(key);
@@ -201,7 +245,10 @@ mod tests {
             assert_eq!(result.is_ok(), allowed, "{hosts:?} {url}");
             if let Err(error) = result {
                 assert!(
-                    error.to_string().contains("`groundswell.dev/hosts` does not list `git.example.com"),
+                    error.to_string().contains(
+                        "`groundswell.dev/hosts` does not list \
+                        `git.example.com"
+                    ),
                     "{error}"
                 );
             }
@@ -217,11 +264,17 @@ mod tests {
             (&["identity"], "ssh://git@git.example.com/x", "`known_hosts`"),
             (&["known_hosts"], "ssh://git@git.example.com/x", "`identity`"),
         ] {
-            let error = GitCredential::from_secret("deploy", &data(keys), hosts, url).expect_err(missing).to_string();
-            assert!(error.contains(missing) && error.contains("`deploy`") && !error.contains("hunter2"), "{error}");
+            let error = GitCredential::from_secret("deploy", &data(keys), hosts, url)
+                .expect_err(missing)
+                .to_string();
+            assert!(
+                error.contains(missing) && error.contains("`deploy`") && !error.contains("hunter2"),
+                "{error}"
+            );
         }
         let credential =
-            GitCredential::from_secret("deploy", &data(&["username", "password"]), hosts, URL).expect("whole");
+            GitCredential::from_secret("deploy", &data(&["username", "password"]), hosts, URL)
+                .expect("whole");
         assert!(!format!("{credential:?} {:?}", credential.expose()).contains("hunter2"));
     }
 
@@ -229,7 +282,10 @@ mod tests {
     fn a_host_is_known_by_name_port_and_key() {
         let key = b"the key";
         let encoded = base64::engine::general_purpose::STANDARD.encode(key);
-        let file = format!("# c\nother ssh-rsa {encoded}\nhost,10.0.0.1 ssh-rsa {encoded}\n[host]:2222 ssh-rsa AAAA\n");
+        let file = format!(
+            "# c\nother ssh-rsa {encoded}\nhost,10.0.0.1 ssh-rsa \
+                            {encoded}\n[host]:2222 ssh-rsa AAAA\n"
+        );
         assert!(known(&file, "host", 22, key));
         assert!(known(&file, "10.0.0.1", 22, key));
         assert!(!known(&file, "host", 2222, key));

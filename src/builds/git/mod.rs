@@ -1,9 +1,10 @@
 //! Git as a source: what commit a branch or tag stands on, and the files of a commit.
 //!
-//! Everything here blocks and is bounded in bytes, files and time. Nothing of a repository is executed: no hook, no filter,
-//! no submodule, no configuration but ours. In the controller it runs in a process of its own ([`apart`]), because a server
-//! that accepts a connection and then says nothing can't be timed out inside of libgit2, and because what parses a
-//! stranger's bytes in C should not share memory with the controller. In a build's pod it runs in `prepare`.
+//! Everything here blocks and is bounded in bytes, files and time. Nothing of a repository is
+//! executed: no hook, no filter, no submodule, no configuration but ours. In the controller it runs
+//! in a process of its own ([`apart`]), because a server that accepts a connection and then says
+//! nothing can't be timed out inside of libgit2, and because what parses a stranger's bytes in C
+//! should not share memory with the controller. In a build's pod it runs in `prepare`.
 
 mod checkout;
 mod credential;
@@ -14,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use git2::{AutotagOption, CertificateCheckStatus, Direction, FetchOptions, Oid, Remote, RemoteCallbacks, Repository};
+use git2::{
+    AutotagOption, CertificateCheckStatus, Direction, FetchOptions, Oid, Remote, RemoteCallbacks,
+    Repository,
+};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -41,7 +45,13 @@ pub struct Limits {
 impl Default for Limits {
     /// 256 MiB received, 128 MiB a file, 1 GiB in all, 50000 entries, 10 minutes.
     fn default() -> Self {
-        Self { received: 256 << 20, file: 128 << 20, written: 1 << 30, entries: 50_000, time: Duration::from_mins(10) }
+        Self {
+            received: 256 << 20,
+            file: 128 << 20,
+            written: 1 << 30,
+            entries: 50_000,
+            time: Duration::from_mins(10),
+        }
     }
 }
 
@@ -76,7 +86,10 @@ pub enum GitError {
         problem: String,
     },
     /// The source is larger than it may be.
-    #[error("Git source {url} is too large: {limit}; move the image's files into a smaller repository")]
+    #[error(
+        "Git source {url} is too large: {limit}; move the image's files into a smaller \
+             repository"
+    )]
     TooLarge {
         /// The repository.
         url: String,
@@ -103,12 +116,16 @@ pub enum GitError {
     },
 }
 
-/// The commit that a branch or a tag stands on: a branch of the name, else a tag of the name, peeled. A whole commit id is
-/// returned as it is, without asking.
+/// The commit that a branch or a tag stands on: a branch of the name, else a tag of the name,
+/// peeled. A whole commit id is returned as it is, without asking.
 ///
 /// # Errors
 /// See [`GitError`].
-pub fn resolve(url: &str, revision: &str, credential: Option<&GitCredential>) -> Result<String, GitError> {
+pub fn resolve(
+    url: &str,
+    revision: &str,
+    credential: Option<&GitCredential>,
+) -> Result<String, GitError> {
     if is_commit(revision) {
         return Ok(revision.to_owned());
     }
@@ -116,20 +133,30 @@ pub fn resolve(url: &str, revision: &str, credential: Option<&GitCredential>) ->
     let unavailable = |error: &git2::Error| failure(url, credential, error);
     let mut remote = Remote::create_detached(url).map_err(|error| unavailable(&error))?;
     let callbacks = callbacks(&parsed, credential);
-    let connection =
-        remote.connect_auth(Direction::Fetch, Some(callbacks), None).map_err(|error| unavailable(&error))?;
+    let connection = remote
+        .connect_auth(Direction::Fetch, Some(callbacks), None)
+        .map_err(|error| unavailable(&error))?;
     let heads = connection.list().map_err(|error| unavailable(&error))?;
-    let names =
-        [format!("refs/heads/{revision}"), format!("refs/tags/{revision}^{{}}"), format!("refs/tags/{revision}")];
+    let names = [
+        format!("refs/heads/{revision}"),
+        format!("refs/tags/{revision}^{{}}"),
+        format!("refs/tags/{revision}"),
+    ];
     names
         .iter()
         .find_map(|name| heads.iter().find(|head| head.name() == name))
         .map(|head| head.oid().to_string())
-        .ok_or_else(|| GitError::NotFound { url: url.to_owned(), what: format!("a branch or tag `{revision}`") })
+        .ok_or_else(|| GitError::NotFound {
+            url: url.to_owned(),
+            what: format!(
+                "a branch or tag \
+            `{revision}`"
+            ),
+        })
 }
 
-/// Writes the files of a commit, or of one folder of it, to `destination`, which must not exist. `scratch` takes the
-/// repository meanwhile and must not exist either; it is removed again.
+/// Writes the files of a commit, or of one folder of it, to `destination`, which must not exist.
+/// `scratch` takes the repository meanwhile and must not exist either; it is removed again.
 ///
 /// # Errors
 /// See [`GitError`].
@@ -143,32 +170,41 @@ pub fn fetch(
     limits: &Limits,
 ) -> Result<(), GitError> {
     let parsed = parse(url)?;
-    let missing = || GitError::NotFound { url: url.to_owned(), what: format!("the commit {commit}") };
+    let missing =
+        || GitError::NotFound { url: url.to_owned(), what: format!("the commit {commit}") };
     let id = Oid::from_str(commit).map_err(|_| missing())?;
-    let repository = Repository::init_bare(scratch)
-        .map_err(|error| GitError::Disk { path: scratch.display().to_string(), problem: error.message().to_owned() })?;
+    let repository = Repository::init_bare(scratch).map_err(|error| GitError::Disk {
+        path: scratch.display().to_string(),
+        problem: error.message().to_owned(),
+    })?;
     let deadline = Instant::now() + limits.time;
-    let result = receive(&repository, &parsed, url, id, credential, limits, deadline).and_then(|()| {
-        let commit = repository.find_commit(id).map_err(|_| missing())?;
-        let tree = commit.tree().map_err(|error| failure(url, credential, &error))?;
-        let tree = match folder {
-            None => tree,
-            Some(folder) => {
-                let missing =
-                    || GitError::NotFound { url: url.to_owned(), what: format!("the folder `{folder}` in {id}") };
-                let entry = tree.get_path(Path::new(folder)).map_err(|_| missing())?;
-                repository.find_tree(entry.id()).map_err(|_| missing())?
-            }
-        };
-        checkout::write(&repository, &tree, url, destination, limits, deadline)
-    });
+    let result =
+        receive(&repository, &parsed, url, id, credential, limits, deadline).and_then(|()| {
+            let commit = repository.find_commit(id).map_err(|_| missing())?;
+            let tree = commit.tree().map_err(|error| failure(url, credential, &error))?;
+            let tree = match folder {
+                None => tree,
+                Some(folder) => {
+                    let missing = || GitError::NotFound {
+                        url: url.to_owned(),
+                        what: format!(
+                            "the folder \
+                        `{folder}` in {id}"
+                        ),
+                    };
+                    let entry = tree.get_path(Path::new(folder)).map_err(|_| missing())?;
+                    repository.find_tree(entry.id()).map_err(|_| missing())?
+                }
+            };
+            checkout::write(&repository, &tree, url, destination, limits, deadline)
+        });
     // What is left in scratch is no harm: the folder goes with the pod.
     let _ = std::fs::remove_dir_all(scratch);
     result
 }
 
-/// Receives one commit without its history where the server gives single commits, else everything that branches and tags
-/// reach.
+/// Receives one commit without its history where the server gives single commits, else everything
+/// that branches and tags reach.
 fn receive(
     repository: &Repository,
     parsed: &Url,
@@ -181,7 +217,8 @@ fn receive(
     let one = format!("+{id}:refs/groundswell/source");
     let all = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
     for (refspecs, depth) in [(&[one.as_str()][..], 1), (&all[..], 0)] {
-        let mut remote = repository.remote_anonymous(url).map_err(|error| failure(url, credential, &error))?;
+        let mut remote =
+            repository.remote_anonymous(url).map_err(|error| failure(url, credential, &error))?;
         let mut too_large = false;
         let mut too_late = false;
         let mut callbacks = callbacks(parsed, credential);
@@ -204,22 +241,32 @@ fn receive(
         }
         match fetched {
             Ok(()) if repository.find_commit(id).is_ok() => return Ok(()),
-            Err(error) if depth == 0 || final_failure(&error) => return Err(failure(url, credential, &error)),
+            Err(error) if depth == 0 || final_failure(&error) => {
+                return Err(failure(url, credential, &error));
+            }
             Ok(()) | Err(_) => {}
         }
     }
-    Err(GitError::NotFound { url: url.to_owned(), what: format!("the commit {id}, on a branch or tag,") })
+    Err(GitError::NotFound {
+        url: url.to_owned(),
+        what: format!(
+            "the commit {id}, on a branch or \
+        tag,"
+        ),
+    })
 }
 
 /// Whether asking for everything instead of one commit can't help.
 fn final_failure(error: &git2::Error) -> bool {
     use git2::{ErrorClass, ErrorCode};
-    matches!(error.code(), ErrorCode::Auth | ErrorCode::Certificate | ErrorCode::User | ErrorCode::NotFound)
-        || matches!(error.class(), ErrorClass::Ssl | ErrorClass::Os)
+    matches!(
+        error.code(),
+        ErrorCode::Auth | ErrorCode::Certificate | ErrorCode::User | ErrorCode::NotFound
+    ) || matches!(error.class(), ErrorClass::Ssl | ErrorClass::Os)
 }
 
-/// The callbacks of one connection. The credential goes only to the host, scheme and port that the source names: after a
-/// redirect, libgit2 asks for it again with the new address.
+/// The callbacks of one connection. The credential goes only to the host, scheme and port that the
+/// source names: after a redirect, libgit2 asks for it again with the new address.
 fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteCallbacks<'a> {
     let mut callbacks = RemoteCallbacks::new();
     let mut prompts = 0;
@@ -230,7 +277,8 @@ fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteC
                 && asking.host_str() == url.host_str()
                 && asking.port_or_known_default() == url.port_or_known_default()
         });
-        let refuse = |why: &str| Err(git2::Error::new(git2::ErrorCode::Auth, git2::ErrorClass::Net, why));
+        let refuse =
+            |why: &str| Err(git2::Error::new(git2::ErrorCode::Auth, git2::ErrorClass::Net, why));
         match credential {
             None => refuse("the server asks for a credential, and `secretRef` names none"),
             Some(_) if !same && url.scheme() != "ssh" => {
@@ -240,16 +288,18 @@ fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteC
             Some(credential) => credential.present(user, allowed),
         }
     });
-    callbacks.certificate_check(move |certificate, host| match (certificate.as_hostkey(), credential) {
-        (None, _) => Ok(CertificateCheckStatus::CertificatePassthrough),
-        (Some(key), Some(credential)) => credential
-            .check_host(host, url.port().unwrap_or(22), key.hostkey())
-            .map(|()| CertificateCheckStatus::CertificateOk),
-        (Some(_), None) => Err(git2::Error::new(
-            git2::ErrorCode::Certificate,
-            git2::ErrorClass::Ssh,
-            "ssh needs a `secretRef` with `identity` and `known_hosts`",
-        )),
+    callbacks.certificate_check(move |certificate, host| {
+        match (certificate.as_hostkey(), credential) {
+            (None, _) => Ok(CertificateCheckStatus::CertificatePassthrough),
+            (Some(key), Some(credential)) => credential
+                .check_host(host, url.port().unwrap_or(22), key.hostkey())
+                .map(|()| CertificateCheckStatus::CertificateOk),
+            (Some(_), None) => Err(git2::Error::new(
+                git2::ErrorCode::Certificate,
+                git2::ErrorClass::Ssh,
+                "ssh needs a `secretRef` with `identity` and `known_hosts`",
+            )),
+        }
     });
     callbacks
 }
@@ -260,15 +310,19 @@ fn failure(url: &str, credential: Option<&GitCredential>, error: &git2::Error) -
     if problem.contains("ssh hostkey") {
         // libgit2 says this in place of what our own check said.
         problem =
-            "`known_hosts` does not have the key that the server shows; add all of its keys, as `ssh-keyscan` writes \
-                   them (names that are hashed are not read)"
+            "`known_hosts` does not have the key that the server shows; add all of its keys, as \
+             `ssh-keyscan` writes them (names that are hashed are not read)"
                 .into();
     }
     match (error.code(), credential) {
-        (ErrorCode::Auth | ErrorCode::Certificate, Some(credential)) => {
-            GitError::Credential { secret: credential.secret().to_owned(), url: url.to_owned(), problem }
+        (ErrorCode::Auth | ErrorCode::Certificate, Some(credential)) => GitError::Credential {
+            secret: credential.secret().to_owned(),
+            url: url.to_owned(),
+            problem,
+        },
+        (ErrorCode::NotFound, _) => {
+            GitError::NotFound { url: url.to_owned(), what: format!("it ({problem})") }
         }
-        (ErrorCode::NotFound, _) => GitError::NotFound { url: url.to_owned(), what: format!("it ({problem})") },
         _ if problem.contains("http status code: 404") => {
             GitError::NotFound { url: url.to_owned(), what: "the repository".into() }
         }
@@ -277,7 +331,8 @@ fn failure(url: &str, credential: Option<&GitCredential>, error: &git2::Error) -
 }
 
 fn parse(url: &str) -> Result<Url, GitError> {
-    let wrong = |problem: &str| GitError::Unavailable { url: url.to_owned(), problem: problem.to_owned() };
+    let wrong =
+        |problem: &str| GitError::Unavailable { url: url.to_owned(), problem: problem.to_owned() };
     let parsed = Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
     let allowed = matches!(parsed.scheme(), "https" | "ssh") || is_local(&parsed);
     if allowed && parsed.password().is_none() {
@@ -287,7 +342,8 @@ fn parse(url: &str) -> Result<Url, GitError> {
     }
 }
 
-/// Plain HTTP on this machine's own loopback, which the tests use; no host of a cluster is named so.
+/// Plain HTTP on this machine's own loopback, which the tests use; no host of a cluster is named
+/// so.
 fn is_local(url: &Url) -> bool {
     url.scheme() == "http" && url.host_str() == Some("127.0.0.1")
 }
@@ -295,5 +351,6 @@ fn is_local(url: &Url) -> bool {
 /// Whether a revision is a whole commit id.
 #[must_use]
 pub fn is_commit(revision: &str) -> bool {
-    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    revision.len() == 40
+        && revision.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }

@@ -1,7 +1,9 @@
-//! Asking a Git server from a process of its own, which is killed at its deadline. See [`super`] for why.
+//! Asking a Git server from a process of its own, which is killed at its deadline. See [`super`]
+//! for why.
 //!
-//! The question goes to the child's standard input, because it holds the credential, and the answer comes from its standard
-//! output; both are JSON. The child gets nothing of the controller's environment but what TLS and proxies need.
+//! The question goes to the child's standard input, because it holds the credential, and the answer
+//! comes from its standard output; both are JSON. The child gets nothing of the controller's
+//! environment but what TLS and proxies need.
 
 use std::{io::Read as _, path::PathBuf, process::Stdio, time::Duration};
 
@@ -20,8 +22,16 @@ pub const SUBCOMMAND: &str = "resolve-git";
 /// The most bytes of a question or an answer.
 const MAX_LENGTH: u64 = 1 << 20;
 /// The variables of the environment that the child inherits.
-const INHERITED: [&str; 8] =
-    ["SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"];
+const INHERITED: [&str; 8] = [
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
 
 /// Resolves revisions, a few at a time.
 #[derive(Debug)]
@@ -40,8 +50,8 @@ struct Question {
 }
 
 impl Resolver {
-    /// A resolver that runs `program` (the operator's own binary) for at most `timeout` a question, and at most
-    /// `concurrency` of them at once.
+    /// A resolver that runs `program` (the operator's own binary) for at most `timeout` a question,
+    /// and at most `concurrency` of them at once.
     #[must_use]
     pub fn new(program: PathBuf, timeout: Duration, concurrency: usize) -> Self {
         Self { program, timeout, permits: Semaphore::new(concurrency) }
@@ -66,11 +76,18 @@ impl Resolver {
             credential: credential.map(GitCredential::expose),
         };
         let unavailable = |problem: String| GitError::Unavailable { url: url.to_owned(), problem };
-        let _permit = self.permits.acquire().await.map_err(|error| unavailable(error.to_string()))?;
+        let _permit =
+            self.permits.acquire().await.map_err(|error| unavailable(error.to_string()))?;
         match tokio::time::timeout(self.timeout, self.ask(&question)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Err(unavailable(format!("the process that asks the server failed: {error}"))),
-            Err(_) => Err(unavailable(format!("the server did not answer within {} s", self.timeout.as_secs()))),
+            Ok(Err(error)) => Err(unavailable(format!(
+                "the process that asks the server failed: \
+                {error}"
+            ))),
+            Err(_) => Err(unavailable(format!(
+                "the server did not answer within {} s",
+                self.timeout.as_secs()
+            ))),
         }
     }
 
@@ -84,8 +101,10 @@ impl Resolver {
             .stderr(Stdio::null())
             .kill_on_drop(true)
             .spawn()?;
-        let mut input = child.stdin.take().ok_or_else(|| std::io::Error::other("no standard input"))?;
-        let output = child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
+        let mut input =
+            child.stdin.take().ok_or_else(|| std::io::Error::other("no standard input"))?;
+        let output =
+            child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
         input.write_all(&serde_json::to_vec(question)?).await?;
         drop(input);
         let mut answer = Vec::new();

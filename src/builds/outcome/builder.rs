@@ -1,5 +1,6 @@
-//! A builder's last words, read for whose fault it is. Only its final error line counts: whatever a command of a Dockerfile
-//! prints stands before it. The wording is `BuildKit`'s, `Buildah`'s and `kaniko`'s.
+//! A builder's last words, read for whose fault it is. Only its final error line counts: whatever a
+//! command of a Dockerfile prints stands before it. The wording is `BuildKit`'s, `Buildah`'s and
+//! `kaniko`'s.
 
 use std::sync::LazyLock;
 
@@ -33,11 +34,21 @@ pub(super) fn classify(log: &str) -> (FailureClass, &'static str) {
     let says = |words: &[&str]| words.iter().any(|word| line.contains(word));
     // The command's own text may say anything.
     if let Some((_, how)) = line.rsplit_once(COMMAND_FAILED) {
-        let killed =
-            ["exit code: 137", "signal: killed", "cannot allocate memory"].iter().any(|word| how.contains(word));
-        return if killed { (Infrastructure, reason::OUT_OF_MEMORY) } else { (Build, reason::BUILD_FAILED) };
+        let killed = ["exit code: 137", "signal: killed", "cannot allocate memory"]
+            .iter()
+            .any(|word| how.contains(word));
+        return if killed {
+            (Infrastructure, reason::OUT_OF_MEMORY)
+        } else {
+            (Build, reason::BUILD_FAILED)
+        };
     }
-    if says(&["could not connect to", "code = unavailable", "error reading from server", "failed to receive status"]) {
+    if says(&[
+        "could not connect to",
+        "code = unavailable",
+        "error reading from server",
+        "failed to receive status",
+    ]) {
         return (Infrastructure, reason::BUILDER_UNAVAILABLE);
     }
     if says(&["cannot allocate memory", "signal: killed"]) {
@@ -58,7 +69,11 @@ pub(super) fn classify(log: &str) -> (FailureClass, &'static str) {
         "initializing source",
         "retrieving image",
     ]);
-    if pushes || pulls { (Infrastructure, of_registry(&line, pushes)) } else { (Build, reason::BUILD_FAILED) }
+    if pushes || pulls {
+        (Infrastructure, of_registry(&line, pushes))
+    } else {
+        (Build, reason::BUILD_FAILED)
+    }
 }
 
 /// What a registry said, in lower case.
@@ -82,7 +97,8 @@ fn of_registry(line: &str, pushes: bool) -> &'static str {
     ]) {
         return reason::REGISTRY_DENIED;
     }
-    if says(&["not found", "manifest unknown", "manifest_unknown", "name unknown", "name_unknown"]) {
+    if says(&["not found", "manifest unknown", "manifest_unknown", "name unknown", "name_unknown"])
+    {
         return if pushes { reason::PUSH_REFUSED } else { reason::IMAGE_NOT_FOUND };
     }
     if pushes && says(&["tag invalid", "immutable", "quota"]) {
@@ -107,7 +123,10 @@ mod tests {
     fn the_last_error_counts() {
         assert_eq!(error_line("error: one\n#5 error: two\nError: three\n"), "Error: three");
         assert_eq!(error_line("#5 0.1 error: of a command"), "");
-        assert_eq!(error_line("#5 ERROR: process\n------\nerror: failed to solve: x"), "error: failed to solve: x");
+        assert_eq!(
+            error_line("#5 ERROR: process\n------\nerror: failed to solve: x"),
+            "error: failed to solve: x"
+        );
     }
 
     #[test]
@@ -115,47 +134,63 @@ mod tests {
         use FailureClass::{Build, Infrastructure};
         let digest = "sha256:4015032904010000000000000000000000000000000000000000000000000404";
         let missing = format!(
-            "error: failed to solve: reg/a@{digest}: failed to resolve source metadata for reg/a@{digest}: reg/a@{digest}: not found"
+            "error: failed to solve: reg/a@{digest}: failed to resolve source metadata for \
+             reg/a@{digest}: reg/a@{digest}: not found"
         );
         let away = format!(
-            "error: failed to solve: failed to resolve source metadata for reg/a@{digest}: failed to do request: Head \"http://reg:5000/v2/a\": dial tcp 10.0.0.1:5000: connect: connection refused"
+            "error: failed to solve: failed to resolve source metadata for reg/a@{digest}: failed \
+             to do request: Head \"http://reg:5000/v2/a\": dial tcp 10.0.0.1:5000: connect: \
+             connection refused"
         );
         let command = |end: &str| {
             format!(
-                "error: failed to solve: process \"/bin/sh -c echo failed to push: 401 no space left on device\" did not complete successfully: {end}"
+                "error: failed to solve: process \"/bin/sh -c echo failed to push: 401 no space \
+                 left on device\" did not complete successfully: {end}"
             )
         };
         let pushed = |status: &str| {
             format!(
-                "#9 pushing layers\nerror: failed to solve: failed to push reg/a:b: unexpected status from PUT request to http://reg/v2/a/manifests/b: {status}"
+                "#9 pushing layers\nerror: failed to solve: failed to push reg/a:b: unexpected \
+                 status from PUT request to http://reg/v2/a/manifests/b: {status}"
             )
         };
         for (log, class, reason) in [
             (command("exit code: 1"), Build, reason::BUILD_FAILED),
             (command("exit code: 137"), Infrastructure, reason::OUT_OF_MEMORY),
             (command("cannot allocate memory"), Infrastructure, reason::OUT_OF_MEMORY),
-            ("failed to push is what the test prints\nerror: failed to solve: process \"x\" did not complete successfully: exit code: 2".into(), Build, reason::BUILD_FAILED),
+            ("failed to push is what the test prints\nerror: failed to solve: process \"x\" did \
+              not complete successfully: exit code: 2".into(), Build, reason::BUILD_FAILED),
             ("error: failed to solve: dockerfile parse error on line 1: unknown instruction: FRON".into(), Build, reason::BUILD_FAILED),
-            ("error: failed to solve: failed to compute cache key: failed to calculate checksum of ref x: \"/404\": not found".into(), Build, reason::BUILD_FAILED),
+            ("error: failed to solve: failed to compute cache key: failed to calculate checksum of \
+              ref x: \"/404\": not found".into(), Build, reason::BUILD_FAILED),
             (String::new(), Build, reason::BUILD_FAILED),
             (pushed("401 Unauthorized"), Infrastructure, reason::REGISTRY_DENIED),
             (pushed("403 Forbidden"), Infrastructure, reason::REGISTRY_DENIED),
-            ("error: failed to solve: failed to push reg/a:b: push access denied, repository does not exist or may require authorization: server message: insufficient_scope: authorization failed".into(), Infrastructure, reason::REGISTRY_DENIED),
-            ("error: failed to solve: failed to fetch oauth token: unexpected status from GET request to https://auth/token: 401 Unauthorized".into(), Infrastructure, reason::REGISTRY_DENIED),
-            ("error checking push permissions: GET https://reg/v2/: UNAUTHORIZED: authentication required".into(), Infrastructure, reason::REGISTRY_DENIED),
+            ("error: failed to solve: failed to push reg/a:b: push access denied, repository does \
+              not exist or may require authorization: server message: insufficient_scope: \
+              authorization failed".into(), Infrastructure, reason::REGISTRY_DENIED),
+            ("error: failed to solve: failed to fetch oauth token: unexpected status from GET \
+              request to https://auth/token: 401 Unauthorized".into(), Infrastructure, reason::REGISTRY_DENIED),
+            ("error checking push permissions: GET https://reg/v2/: UNAUTHORIZED: authentication \
+              required".into(), Infrastructure, reason::REGISTRY_DENIED),
             (pushed("503 Service Unavailable"), Infrastructure, reason::REGISTRY_UNAVAILABLE),
             (pushed("429 Too Many Requests"), Infrastructure, reason::REGISTRY_UNAVAILABLE),
-            ("error: failed to solve: failed to push reg/a: failed to do request: Head \"http://reg\": dial tcp: lookup reg: no such host".into(), Infrastructure, reason::REGISTRY_UNAVAILABLE),
+            ("error: failed to solve: failed to push reg/a: failed to do request: Head \
+              \"http://reg\": dial tcp: lookup reg: no such host".into(), Infrastructure, reason::REGISTRY_UNAVAILABLE),
             (away, Infrastructure, reason::REGISTRY_UNAVAILABLE),
             (pushed("400 Bad Request"), Infrastructure, reason::PUSH_REFUSED),
             (pushed("413 Request Entity Too Large"), Infrastructure, reason::PUSH_REFUSED),
             (pushed("404 Not Found"), Infrastructure, reason::PUSH_REFUSED),
-            ("Error: pushing image \"x\" to \"docker://reg/a\": writing manifest: tag invalid: the repository is immutable".into(), Infrastructure, reason::PUSH_REFUSED),
+            ("Error: pushing image \"x\" to \"docker://reg/a\": writing manifest: tag invalid: the \
+              repository is immutable".into(), Infrastructure, reason::PUSH_REFUSED),
             (missing, Infrastructure, reason::IMAGE_NOT_FOUND),
-            ("error: failed to solve: reg/a: failed to resolve source metadata: unexpected status from HEAD request to http://reg/v2/a: 404 Not Found".into(), Infrastructure, reason::IMAGE_NOT_FOUND),
+            ("error: failed to solve: reg/a: failed to resolve source metadata: unexpected status \
+              from HEAD request to http://reg/v2/a: 404 Not Found".into(), Infrastructure, reason::IMAGE_NOT_FOUND),
             ("error: failed to solve: write /var/lib/buildkit/x: no space left on device".into(), Infrastructure, reason::DISK_FULL),
-            ("could not connect to unix:///run/buildkit/buildkitd.sock after 40 trials\n========== log ==========\nbuildkitd: operation not permitted".into(), Infrastructure, reason::BUILDER_UNAVAILABLE),
-            ("error: failed to receive status: rpc error: code = Unavailable desc = error reading from server: EOF".into(), Infrastructure, reason::BUILDER_UNAVAILABLE),
+            ("could not connect to unix:///run/buildkit/buildkitd.sock after 40 trials\n========== \
+              log ==========\nbuildkitd: operation not permitted".into(), Infrastructure, reason::BUILDER_UNAVAILABLE),
+            ("error: failed to receive status: rpc error: code = Unavailable desc = error reading \
+              from server: EOF".into(), Infrastructure, reason::BUILDER_UNAVAILABLE),
         ] {
             assert_eq!(classify(&log), (class, reason), "{log}");
         }

@@ -1,4 +1,5 @@
-//! Words of a builder, a node or an API server as they may be shown: cut, and cleaned of what looks like a credential.
+//! Words of a builder, a node or an API server as they may be shown: cut, and cleaned of what looks
+//! like a credential.
 
 use std::sync::LazyLock;
 
@@ -8,7 +9,8 @@ use regex::Regex;
 const MAX_LENGTH: usize = 1024;
 /// The most bytes of a log that are looked at.
 const MAX_READ: usize = 16 * 1024;
-/// The kubelet keeps this many bytes of a log that stands for a termination message. One as long as this was cut.
+/// The kubelet keeps this many bytes of a log that stands for a termination message. One as long as
+/// this was cut.
 const KUBELET_CUT: usize = 2048;
 
 /// Which end of a text is kept when it is cut.
@@ -20,15 +22,19 @@ pub(in crate::builds) enum End {
     Tail,
 }
 
-/// A text as it may be shown: without control characters, without what looks like a credential, at most 1 KiB.
+/// A text as it may be shown: without control characters, without what looks like a credential, at
+/// most 1 KiB.
 pub(in crate::builds) fn readable(text: &str, end: End) -> String {
     let text = match end {
         End::Start => cut(text, MAX_READ, End::Start),
         End::Tail => whole_lines(text),
     };
-    let plain = COLOURS.as_ref().map_or_else(|| text.into(), |colours| colours.replace_all(text, ""));
+    let plain =
+        COLOURS.as_ref().map_or_else(|| text.into(), |colours| colours.replace_all(text, ""));
     let plain: String = plain.chars().filter(|c| *c == '\n' || !c.is_control()).collect();
-    let masked = SECRETS.iter().fold(plain, |text, (pattern, with)| pattern.replace_all(&text, *with).into_owned());
+    let masked = SECRETS
+        .iter()
+        .fold(plain, |text, (pattern, with)| pattern.replace_all(&text, *with).into_owned());
     let masked = masked.trim();
     let kept = cut(masked, MAX_LENGTH, end).trim();
     match (kept.len() < masked.len(), end) {
@@ -43,8 +49,8 @@ pub(in crate::builds) fn tail(log: &str) -> &str {
     cut(log, MAX_READ, End::Tail)
 }
 
-/// The end of a log without the line that the kubelet, or we, have cut: its beginning may be the rest of a credential, whose
-/// name is gone.
+/// The end of a log without the line that the kubelet, or we, have cut: its beginning may be the
+/// rest of a credential, whose name is gone.
 fn whole_lines(log: &str) -> &str {
     if log.len() < KUBELET_CUT {
         return log;
@@ -68,9 +74,11 @@ fn cut(text: &str, most: usize, end: End) -> &str {
     }
 }
 
-static COLOURS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]").ok());
+static COLOURS: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]").ok());
 
-/// A value: in quotes, which may be escaped, or up to the next space. It may go on to the end of a line that was cut.
+/// A value: in quotes, which may be escaped, or up to the next space. It may go on to the end of a
+/// line that was cut.
 macro_rules! value {
     () => {
         r#"(?:\\?"[^"\r\n]*"?|\\?'[^'\r\n]*'?|[^\s"',;&]+)"#
@@ -84,11 +92,14 @@ macro_rules! secret_name {
     };
 }
 
-/// Patterns of credentials, and what stands for them. The name of a variable, option or field with a value after it is taken
-/// for one when the name says so. Those that span lines come first.
+/// Patterns of credentials, and what stands for them. The name of a variable, option or field with
+/// a value after it is taken for one when the name says so. Those that span lines come first.
 const PATTERNS: [(&str, &str); 14] = [
     // A private key: whole, without its beginning, without its end.
-    (r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----", "***"),
+    (
+        r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----",
+        "***",
+    ),
     (r"(?s)\A.*-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----", "***"),
     (r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY.*\z", "***"),
     (r#"(?i)(authorization\\?["']?[ \t]*[:=][ \t]*)[^\r\n]+"#, "${1}***"),
@@ -96,11 +107,25 @@ const PATTERNS: [(&str, &str); 14] = [
     // User and password, or a token alone, before a URL's host.
     (r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s]*@", "$1***@"),
     // Signed URLs, to which registries send for layers.
-    (r#"(?i)([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|policy|key-pair-id)=)[^&\s"']+"#, "${1}***"),
+    (
+        r#"(?i)([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|policy|key-pair-id)=)[^&\s"']+"#,
+        "${1}***",
+    ),
     // An entry of a Docker configuration.
     (r#"(?i)(\\?["']auth\\?["'][ \t]*:[ \t]*\\?["'])[^"'\\\r\n]+"#, "${1}***"),
-    (concat!(r#"(?i)([a-z0-9_.-]*"#, secret_name!(), r#"[a-z0-9_-]*\\?["']?[ \t]*[=:][ \t]*)"#, value!()), "${1}***"),
-    (concat!(r"(?i)((?:^|\s)--?[a-z0-9-]*", secret_name!(), r"[a-z0-9-]*[ \t]+)", value!()), "${1}***"),
+    (
+        concat!(
+            r#"(?i)([a-z0-9_.-]*"#,
+            secret_name!(),
+            r#"[a-z0-9_-]*\\?["']?[ \t]*[=:][ \t]*)"#,
+            value!()
+        ),
+        "${1}***",
+    ),
+    (
+        concat!(r"(?i)((?:^|\s)--?[a-z0-9-]*", secret_name!(), r"[a-z0-9-]*[ \t]+)", value!()),
+        "${1}***",
+    ),
     (concat!(r"(?i)((?:^|\s)(?:-u|--user)[ \t=]+[^\s:]+:)", value!()), "${1}***"),
     (concat!(r"(?i)(\blogin\b[^\r\n]*?\s-p[ \t=]*)", value!()), "${1}***"),
     (
@@ -110,8 +135,9 @@ const PATTERNS: [(&str, &str); 14] = [
     (r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*", "***"),
 ];
 
-static SECRETS: LazyLock<Vec<(Regex, &str)>> =
-    LazyLock::new(|| PATTERNS.iter().filter_map(|(pattern, with)| Some((Regex::new(pattern).ok()?, *with))).collect());
+static SECRETS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    PATTERNS.iter().filter_map(|(pattern, with)| Some((Regex::new(pattern).ok()?, *with))).collect()
+});
 
 #[cfg(test)]
 mod tests {
@@ -151,12 +177,18 @@ mod tests {
             ),
             ("push with ghp_0123456789abcdefghij", "push with ***"),
             ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc is it", "*** is it"),
-            ("a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nb", "a\n***\nb"),
+            (
+                "a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nb",
+                "a\n***\nb",
+            ),
             ("MIIE\n#5 0.1 -----END OPENSSH PRIVATE KEY-----\nb", "***\nb"),
             ("a\n-----BEGIN PRIVATE KEY-----\nMIIE\nMIIF", "a\n***"),
             ("exit code: 1", "exit code: 1"),
             ("FROM docker.io/library/alpine@sha256:00", "FROM docker.io/library/alpine@sha256:00"),
-            ("docker-image://docker.io/library/alpine@sha256:00", "docker-image://docker.io/library/alpine@sha256:00"),
+            (
+                "docker-image://docker.io/library/alpine@sha256:00",
+                "docker-image://docker.io/library/alpine@sha256:00",
+            ),
             ("RUN --mount=type=secret,id=npm make", "RUN --mount=type=secret,id=npm make"),
             ("mkdir -p /x && id -u root", "mkdir -p /x && id -u root"),
             ("\u{1b}[31mred\u{1b}[0m\u{7}", "red"),
@@ -169,9 +201,15 @@ mod tests {
     fn a_long_text_keeps_the_end_that_matters() {
         let text = format!("first {} last", "é".repeat(4000));
         let tail = readable(&text, End::Tail);
-        assert!(tail.starts_with('…') && tail.ends_with("last") && tail.len() <= MAX_LENGTH + 4, "{tail}");
+        assert!(
+            tail.starts_with('…') && tail.ends_with("last") && tail.len() <= MAX_LENGTH + 4,
+            "{tail}"
+        );
         let start = readable(&text, End::Start);
-        assert!(start.starts_with("first") && start.ends_with('…') && start.len() <= MAX_LENGTH + 4, "{start}");
+        assert!(
+            start.starts_with("first") && start.ends_with('…') && start.len() <= MAX_LENGTH + 4,
+            "{start}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What became of a build: from a Job and its pods to a result, or to a failure in words. Pure.
 //!
-//! A build that succeeded has pushed, or says so; the controller believes the registry. A pod's own phase is read and not
-//! the Job's `Complete` condition, which comes about a second later.
+//! A build that succeeded has pushed, or says so; the controller believes the registry. A pod's own
+//! phase is read and not the Job's `Complete` condition, which comes about a second later.
 //!
 //! - `run`: how far a Job is, whatever its pod does; checks share it
 //! - `pod`: what is around a pod: evictions, nodes, images, room
@@ -50,8 +50,8 @@ pub enum Outcome {
     Stopped,
 }
 
-/// What became of the build of a Job. `pods` are the Job's pods in any order; `now` decides how long a pod that can't start
-/// has been waited for.
+/// What became of the build of a Job. `pods` are the Job's pods in any order; `now` decides how
+/// long a pod that can't start has been waited for.
 #[must_use]
 pub fn outcome(job: &Job, pods: &[Pod], now: Timestamp) -> Outcome {
     match run::run(job, pods, now) {
@@ -68,44 +68,70 @@ pub fn outcome(job: &Job, pods: &[Pod], now: Timestamp) -> Outcome {
     }
 }
 
-/// The failure of a build whose Job the API server refuses. `forbidden` if a quota, a policy or the controller's rights
-/// forbid it, which may change without us; a Job that is not valid stays so. `said` is the API server's answer.
+/// The failure of a build whose Job the API server refuses. `forbidden` if a quota, a policy or the
+/// controller's rights forbid it, which may change without us; a Job that is not valid stays so.
+/// `said` is the API server's answer.
 #[must_use]
 pub fn refused(forbidden: bool, said: &str) -> BuildFailure {
     let (class, reason, to_do) = match forbidden {
-        true if ["exceeded quota", "failed quota"].iter().any(|words| said.contains(words)) => {
-            (FailureClass::Infrastructure, reason::QUOTA_EXCEEDED, "raise the quota, or wait until something ends")
-        }
-        true => (FailureClass::Infrastructure, reason::JOB_REFUSED, "correct the policy, or the build strategy"),
+        true if ["exceeded quota", "failed quota"].iter().any(|words| said.contains(words)) => (
+            FailureClass::Infrastructure,
+            reason::QUOTA_EXCEEDED,
+            "raise the quota, or wait until \
+                something ends",
+        ),
+        true => (
+            FailureClass::Infrastructure,
+            reason::JOB_REFUSED,
+            "correct the policy, or the \
+            build strategy",
+        ),
         false => (FailureClass::Input, reason::INVALID_STRATEGY, "correct the build strategy"),
     };
     failure(class, reason, &format!("{}; {to_do}", readable(said, End::Start)))
 }
 
-/// A build that was ended because its time was up. The same inputs will likely take as long again. The Job's controller has
-/// deleted the pod, so that its last words are the only trace of it.
+/// A build that was ended because its time was up. The same inputs will likely take as long again.
+/// The Job's controller has deleted the pod, so that its last words are the only trace of it.
 fn of_slow_pod(job: &Job, pod: Option<&Pod>) -> BuildFailure {
     let limit = run::time_limit(job);
-    let text = format!("the build took longer than the {limit} s that the strategy's `timeout` allows");
+    let text = format!(
+        "the build took longer than the {limit} s that the strategy's `timeout` \
+                        allows"
+    );
     let ended = pod.and_then(|pod| pod.status.as_ref()).and_then(|status| {
-        pod::containers(status).find_map(|container| pod::terminated(container).filter(|ended| ended.exit_code != 0))
+        pod::containers(status)
+            .find_map(|container| pod::terminated(container).filter(|ended| ended.exit_code != 0))
     });
-    let text = match readable(ended.and_then(|ended| ended.message.as_deref()).unwrap_or_default(), End::Tail).as_str()
+    let text = match readable(
+        ended.and_then(|ended| ended.message.as_deref()).unwrap_or_default(),
+        End::Tail,
+    )
+    .as_str()
     {
         "" => text,
         // The last line says what happened, as in every failure.
-        said => format!("{text}; the end of its log:\n{said}\nended after {limit} s: its time was up"),
+        said => format!(
+            "{text}; the end of its log:\n{said}\nended after {limit} s: its time was \
+                         up"
+        ),
     };
     failure(FailureClass::Build, reason::DEADLINE_EXCEEDED, &text)
 }
 
 fn of_failed_pod(job: &Job, status: &PodStatus) -> BuildFailure {
-    let broken = pod::containers(status)
-        .find_map(|container| Some((container, pod::terminated(container).filter(|ended| ended.exit_code != 0)?)));
+    let broken = pod::containers(status).find_map(|container| {
+        Some((container, pod::terminated(container).filter(|ended| ended.exit_code != 0)?))
+    });
     match broken {
         Some((container, ended)) if container.name == PREPARE => of_prepare(job, ended),
         Some((container, ended)) => of_builder(job, &container.name, ended),
-        None => failure(FailureClass::Infrastructure, reason::POD_LOST, "no container of the pod tells how it ended"),
+        None => failure(
+            FailureClass::Infrastructure,
+            reason::POD_LOST,
+            "no container of the pod \
+            tells how it ended",
+        ),
     }
 }
 
@@ -116,9 +142,17 @@ fn of_prepare(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
     }
     let text = ended.message.as_deref().unwrap_or_default();
     if let Some(refusal) = Refusal::read(text) {
-        return failure(refusal.reason.class(), refusal.reason.as_str(), &readable(&refusal.message, End::Start));
+        return failure(
+            refusal.reason.class(),
+            refusal.reason.as_str(),
+            &readable(&refusal.message, End::Start),
+        );
     }
-    let text = format!("the step `prepare` ended with code {} and no reason; {}", ended.exit_code, quote(job, text));
+    let text = format!(
+        "the step `prepare` ended with code {} and no reason; {}",
+        ended.exit_code,
+        quote(job, text)
+    );
     failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
 }
 
@@ -126,20 +160,26 @@ fn of_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> BuildF
     let log = ended.message.as_deref().unwrap_or_default();
     if is_out_of_memory(ended) {
         let text = format!(
-            "the container `{name}` ran out of memory: raise its limit in the strategy or by its parameter; its log: {}",
+            "the container `{name}` ran out of memory: raise its limit in the strategy or by its \
+             parameter; its log: {}",
             whole_log(job)
         );
         return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, &text);
     }
     if never_ran(ended) {
-        let text = format!("the container `{name}` can't be started: {}", readable(log, End::Start));
+        let text =
+            format!("the container `{name}` can't be started: {}", readable(log, End::Start));
         return failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text);
     }
     // First, for whoever shows a message cuts its end off.
     let error = readable(builder::error_line(log), End::Start);
     let (class, reason) = builder::classify(log);
     let error = if error.is_empty() { error } else { format!(": {error}") };
-    let text = format!("the container `{name}` ended with code {}{error}; {}", ended.exit_code, quote(job, log));
+    let text = format!(
+        "the container `{name}` ended with code {}{error}; {}",
+        ended.exit_code,
+        quote(job, log)
+    );
     failure(class, reason, &text)
 }
 

@@ -1,5 +1,5 @@
-//! What a pod's status says of everything around its containers: evictions, lost nodes, images that don't come, no room.
-//! Builds and checks read it alike.
+//! What a pod's status says of everything around its containers: evictions, lost nodes, images that
+//! don't come, no room. Builds and checks read it alike.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
@@ -31,7 +31,8 @@ const MAX_WORDS: usize = 200;
 pub struct Wait {
     /// What it waits for, in words; `None` while the wait is too short to be told of.
     pub what: Option<String>,
-    /// When the wait is to be looked at again though nothing has changed: then it counts as failed, or is told of.
+    /// When the wait is to be looked at again though nothing has changed: then it counts as failed,
+    /// or is told of.
     pub look_again: Option<Timestamp>,
 }
 
@@ -41,7 +42,8 @@ pub(super) enum Patience {
     Over(BuildFailure),
 }
 
-/// What an unfinished pod waits for, if it waits. `most` bounds every patience with a pod that has not started.
+/// What an unfinished pod waits for, if it waits. `most` bounds every patience with a pod that has
+/// not started.
 pub(super) fn waiting(pod: &Pod, most: SignedDuration, now: Timestamp) -> Option<Patience> {
     let status = pod.status.as_ref()?;
     let created = pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
@@ -49,7 +51,12 @@ pub(super) fn waiting(pod: &Pod, most: SignedDuration, now: Timestamp) -> Option
 }
 
 /// What a pod waits for before its containers can start.
-fn start_of(status: &PodStatus, created: Timestamp, most: SignedDuration, now: Timestamp) -> Option<Patience> {
+fn start_of(
+    status: &PodStatus,
+    created: Timestamp,
+    most: SignedDuration,
+    now: Timestamp,
+) -> Option<Patience> {
     if let Some(condition) = unscheduled(status) {
         let what = shorten(&words(condition, "no node has room"), MAX_WORDS);
         // Who holds a pod back by a gate does so on purpose.
@@ -58,11 +65,13 @@ fn start_of(status: &PodStatus, created: Timestamp, most: SignedDuration, now: T
         }
         let since = condition.last_transition_time.as_ref().map_or(created, |time| time.0);
         let patience = ROOM_PATIENCE.min(most);
-        let failed = format!("no node has had room for the pod for {} s: {what}", patience.as_secs());
+        let failed =
+            format!("no node has had room for the pod for {} s: {what}", patience.as_secs());
         return Some(bear(since, patience, now, &what, reason::UNSCHEDULABLE, &failed));
     }
     let (why, what) = stuck(status)?;
-    let since = scheduled_at(status).into_iter().chain(steps_ended(status)).fold(created, Timestamp::max);
+    let since =
+        scheduled_at(status).into_iter().chain(steps_ended(status)).fold(created, Timestamp::max);
     let failed = format!("the pod can't start: {what}");
     Some(bear(since, START_PATIENCE.min(most), now, &shorten(&what, MAX_WORDS), why, &failed))
 }
@@ -80,7 +89,8 @@ fn end_of(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<Patience> {
     });
     let what = format!("the pod was told to end, and its node {node} does not confirm it{why}");
     let lost = format!(
-        "{what}. If the node is gone for good, delete its Node, or taint it node.kubernetes.io/out-of-service: until then the next attempt waits"
+        "{what}. If the node is gone for good, delete its Node, or taint it \
+         node.kubernetes.io/out-of-service: until then the next attempt waits"
     );
     Some(bear(over, NODE_PATIENCE, now, &what, reason::NODE_LOST, &lost))
 }
@@ -107,12 +117,20 @@ pub(super) fn never_started(pod: &Pod) -> Option<BuildFailure> {
     if status.is_some_and(|status| containers(status).any(has_started)) {
         return None;
     }
-    let unscheduled =
-        status.and_then(unscheduled).map(|condition| (reason::UNSCHEDULABLE, words(condition, "no node has room")));
+    let unscheduled = status
+        .and_then(unscheduled)
+        .map(|condition| (reason::UNSCHEDULABLE, words(condition, "no node has room")));
     let (why, what) = unscheduled
         .or_else(|| stuck(status?))
         .unwrap_or((reason::POD_NOT_STARTED, "its node did not start any container".into()));
-    Some(failure(FailureClass::Infrastructure, why, &format!("the pod did not start within its time: {what}")))
+    Some(failure(
+        FailureClass::Infrastructure,
+        why,
+        &format!(
+            "the pod did not start within its \
+        time: {what}"
+        ),
+    ))
 }
 
 /// Why a failed pod was stopped from outside, if it was.
@@ -127,43 +145,73 @@ pub(super) fn stopped(pod: &Pod) -> Option<BuildFailure> {
             ("DeletionByTaintManager" | "DeletionByPodGC", _) => reason::NODE_LOST,
             _ => reason::EVICTED,
         };
-        return infrastructure(why, &format!("the pod was disrupted ({word}). {}", words(condition, "")));
+        return infrastructure(
+            why,
+            &format!("the pod was disrupted ({word}). {}", words(condition, "")),
+        );
     }
     let text = readable(status.message.as_deref().unwrap_or_default(), End::Start);
     match status.reason.as_deref() {
         None | Some("" | "DeadlineExceeded") => None,
-        Some("NodeLost") => infrastructure(reason::NODE_LOST, &format!("the pod's node does not answer. {text}")),
-        Some("Preempting") => infrastructure(reason::PREEMPTED, &format!("the pod made room for another. {text}")),
+        Some("NodeLost") => infrastructure(
+            reason::NODE_LOST,
+            &format!(
+                "the pod's node does not \
+            answer. {text}"
+            ),
+        ),
+        Some("Preempting") => infrastructure(
+            reason::PREEMPTED,
+            &format!(
+                "the pod made room for \
+            another. {text}"
+            ),
+        ),
         Some(word @ ("Evicted" | "Terminated")) => {
             infrastructure(reason::EVICTED, &format!("the pod was stopped ({word}). {text}"))
         }
         // OutOfcpu, NodeAffinity, NodeShutdown, UnexpectedAdmissionError and the like.
-        Some(word) => infrastructure(reason::NODE_REFUSED, &format!("the node did not take the pod ({word}). {text}")),
+        Some(word) => infrastructure(
+            reason::NODE_REFUSED,
+            &format!(
+                "the node did not take the pod \
+            ({word}). {text}"
+            ),
+        ),
     }
 }
 
-/// Whether a pod failed after it, or what it belongs to, was asked to end, so that its end says nothing of its work.
-/// `requested` is when that was.
+/// Whether a pod failed after it, or what it belongs to, was asked to end, so that its end says
+/// nothing of its work. `requested` is when that was.
 pub(super) fn ended_after(pod: &Pod, requested: Timestamp) -> bool {
     let ended = pod.status.as_ref().and_then(|status| {
-        containers(status).filter_map(|container| Some(terminated(container)?.finished_at.as_ref()?.0)).max()
+        containers(status)
+            .filter_map(|container| Some(terminated(container)?.finished_at.as_ref()?.0))
+            .max()
     });
     ended.is_none_or(|ended| ended >= requested)
 }
 
 /// When a pod was asked to end; its deletion time is when its grace period is over.
 pub(super) fn deletion_requested(pod: &Pod) -> Option<Timestamp> {
-    let grace = SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or_default());
+    let grace =
+        SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or_default());
     pod.metadata.deletion_timestamp.as_ref()?.0.saturating_sub(grace).ok()
 }
 
 /// The containers of a pod, those of its first steps before the others.
 pub(in crate::builds) fn containers(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
-    status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+    status
+        .init_container_statuses
+        .iter()
+        .flatten()
+        .chain(status.container_statuses.iter().flatten())
 }
 
 /// How a container ended, if it has.
-pub(in crate::builds) fn terminated(container: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+pub(in crate::builds) fn terminated(
+    container: &ContainerStatus,
+) -> Option<&ContainerStateTerminated> {
     match container.state.as_ref()? {
         ContainerState { terminated: Some(ended), .. } => Some(ended),
         _ => None,
@@ -176,7 +224,10 @@ pub(in crate::builds) fn phase(pod: &Pod) -> &str {
 }
 
 fn has_started(container: &ContainerStatus) -> bool {
-    container.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+    container
+        .state
+        .as_ref()
+        .is_some_and(|state| state.running.is_some() || state.terminated.is_some())
 }
 
 /// Why a container does not start, where waiting rarely helps: a reason, and words.
@@ -192,19 +243,27 @@ fn stuck(status: &PodStatus) -> Option<(&'static str, String)> {
             | "RegistryUnavailable"
             | "ImageInspectError"
             | "SignatureValidationFailed" => reason::IMAGE_PULL_FAILED,
-            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => reason::POD_NOT_STARTED,
+            "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
+                reason::POD_NOT_STARTED
+            }
             _ => return None,
         };
         let text = readable(waiting.message.as_deref().unwrap_or_default(), End::Start);
         Some((
             why,
-            format!("container `{}`, image {}: {word} {text}", container.name, container.image).trim().to_owned(),
+            format!("container `{}`, image {}: {word} {text}", container.name, container.image)
+                .trim()
+                .to_owned(),
         ))
     })
 }
 
 fn condition<'a>(status: &'a PodStatus, type_: &str, is: &str) -> Option<&'a PodCondition> {
-    status.conditions.iter().flatten().find(|condition| condition.type_ == type_ && condition.status == is)
+    status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == type_ && condition.status == is)
 }
 
 fn disruption(status: &PodStatus) -> Option<&PodCondition> {

@@ -1,4 +1,5 @@
-//! How far a Job of one pod is, whatever the pod does: a build or a check. What a container's own exit means is for them.
+//! How far a Job of one pod is, whatever the pod does: a build or a check. What a container's own
+//! exit means is for them.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{
@@ -40,7 +41,8 @@ pub(in crate::builds) enum Run<'a> {
     Broken(BuildFailure),
 }
 
-/// How far a Job is. `pods` are its pods in any order; `now` decides how long something has been waited for.
+/// How far a Job is. `pods` are its pods in any order; `now` decides how long something has been
+/// waited for.
 pub(in crate::builds) fn run<'a>(job: &Job, pods: &'a [Pod], now: Timestamp) -> Run<'a> {
     if let Some(pod) = pods.iter().find(|pod| pod::phase(pod) == "Succeeded") {
         return Run::Succeeded(Some(pod));
@@ -48,7 +50,8 @@ pub(in crate::builds) fn run<'a>(job: &Job, pods: &'a [Pod], now: Timestamp) -> 
     if condition(job, "Complete").is_some() {
         return Run::Succeeded(None);
     }
-    match pods.iter().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0)) {
+    match pods.iter().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
+    {
         None => without_pod(job, now),
         Some(pod) if pod::phase(pod) == "Failed" => of_failed_pod(job, pod),
         Some(pod) => of_open_pod(job, pod, now),
@@ -74,7 +77,8 @@ fn of_failed_pod<'a>(job: &Job, pod: &'a Pod) -> Run<'a> {
     if let Some(failure) = pod::stopped(pod) {
         return Run::Broken(failure);
     }
-    let pods_own_limit = pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some(DEADLINE);
+    let pods_own_limit =
+        pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some(DEADLINE);
     if is_late(job) || pods_own_limit {
         return late(Some(pod));
     }
@@ -95,7 +99,9 @@ fn of_open_pod<'a>(job: &Job, pod: &'a Pod, now: Timestamp) -> Run<'a> {
     match pod::waiting(pod, patience(job), now) {
         Some(Patience::Over(failure)) => return Run::Broken(failure),
         // The Job's controller waits for the pod's end before it calls the Job failed.
-        Some(Patience::Waiting(wait)) if condition(job, "Failed").is_none() => return Run::Waiting(wait),
+        Some(Patience::Waiting(wait)) if condition(job, "Failed").is_none() => {
+            return Run::Waiting(wait);
+        }
         Some(Patience::Waiting(_)) | None => {}
     }
     match condition(job, "Failed") {
@@ -113,13 +119,22 @@ fn without_pod<'a>(job: &Job, now: Timestamp) -> Run<'a> {
         return Run::Stopped;
     }
     let status = job.status.clone().unwrap_or_default();
-    let had_pod =
-        [status.active, status.failed, status.succeeded, status.terminating].into_iter().flatten().any(|n| n > 0);
+    let had_pod = [status.active, status.failed, status.succeeded, status.terminating]
+        .into_iter()
+        .flatten()
+        .any(|n| n > 0);
     if failed.is_some() {
         return match (is_late(job), had_pod) {
             (true, true) => Run::TimedOut(None),
-            (true, false) => Run::Broken(failure(FailureClass::Infrastructure, reason::POD_NOT_CREATED, &no_pod(job))),
-            (false, _) => Run::Broken(lost("the pod is gone before its end: it was deleted, or its node is lost")),
+            (true, false) => Run::Broken(failure(
+                FailureClass::Infrastructure,
+                reason::POD_NOT_CREATED,
+                &no_pod(job),
+            )),
+            (false, _) => Run::Broken(lost(
+                "the pod is gone before its end: it was deleted, or its \
+                node is lost",
+            )),
         };
     }
     let since = |time: Option<Timestamp>| time.unwrap_or(now);
@@ -138,23 +153,41 @@ fn without_pod<'a>(job: &Job, now: Timestamp) -> Run<'a> {
         return Run::Waiting(Wait::default());
     }
     if job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true) {
-        return told_from(created, "the Job is suspended by something in the cluster that admits Jobs", None);
+        return told_from(
+            created,
+            "the Job is suspended by something in the cluster that admits \
+                                   Jobs",
+            None,
+        );
     }
     let Some(started) = status.start_time.map(|time| time.0) else {
-        return told_from(created, "the cluster's Job controller has not taken up the Job yet", None);
+        return told_from(
+            created,
+            "the cluster's Job controller has not taken up the Job yet",
+            None,
+        );
     };
-    match bear(started, POD_PATIENCE.min(patience(job)), now, "", reason::POD_NOT_CREATED, &no_pod(job)) {
+    match bear(
+        started,
+        POD_PATIENCE.min(patience(job)),
+        now,
+        "",
+        reason::POD_NOT_CREATED,
+        &no_pod(job),
+    ) {
         Patience::Over(failure) => Run::Broken(failure),
         Patience::Waiting(wait) => told_from(started, &no_pod(job), wait.look_again),
     }
 }
 
-/// Why there is no pod can be read in the Job's Events only, which the controller has no right to read.
+/// Why there is no pod can be read in the Job's Events only, which the controller has no right to
+/// read.
 fn no_pod(job: &Job) -> String {
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
     let name = job.metadata.name.as_deref().unwrap_or_default();
     format!(
-        "the cluster makes no pod for the Job: a quota, a limit range or a policy forbids it; `kubectl describe -n {namespace} job/{name}` says which"
+        "the cluster makes no pod for the Job: a quota, a limit range or a policy forbids it; \
+         `kubectl describe -n {namespace} job/{name}` says which"
     )
 }
 
@@ -163,7 +196,8 @@ fn late(pod: Option<&Pod>) -> Run<'_> {
     pod.and_then(pod::never_started).map_or(Run::TimedOut(pod), Run::Broken)
 }
 
-/// No patience is longer than half of the Job's time, so that what it waits for is told before the time is up.
+/// No patience is longer than half of the Job's time, so that what it waits for is told before the
+/// time is up.
 fn patience(job: &Job) -> SignedDuration {
     match time_limit(job) {
         0 => SignedDuration::MAX,
@@ -173,9 +207,9 @@ fn patience(job: &Job) -> SignedDuration {
 
 /// Whether the Job's controller ends, or has ended, the Job because its time is up.
 fn is_late(job: &Job) -> bool {
-    ["Failed", "FailureTarget"]
-        .iter()
-        .any(|type_| condition(job, type_).is_some_and(|condition| condition.reason.as_deref() == Some(DEADLINE)))
+    ["Failed", "FailureTarget"].iter().any(|type_| {
+        condition(job, type_).is_some_and(|condition| condition.reason.as_deref() == Some(DEADLINE))
+    })
 }
 
 fn deleted_at(job: &Job) -> Option<Timestamp> {

@@ -1,4 +1,5 @@
-//! The operator's configuration of registries, as `BuildKit` reads it. Other builders leave the file alone.
+//! The operator's configuration of registries, as `BuildKit` reads it. Other builders leave the
+//! file alone.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs};
 
@@ -76,7 +77,8 @@ mod tests {
             toml(&registries.expect("parses")),
             concat!(
                 "[registry.\"10.0.0.1:5000\"]\n  http = true\n",
-                "[registry.\"docker.io\"]\n  mirrors = [\"registry.test:5000\", \"mirror.example.com/hub\"]\n",
+                "[registry.\"docker.io\"]\n  mirrors = [\"registry.test:5000\", \
+                 \"mirror.example.com/hub\"]\n",
                 "[registry.\"mirror.example.com\"]\n",
                 "[registry.\"registry.test:5000\"]\n  http = true\n",
             )

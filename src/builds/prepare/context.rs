@@ -32,33 +32,52 @@ pub(super) fn write(source: &Source, places: &Places, limits: &Limits) -> Result
         ),
         Source::ConfigMap { name, items, hash } => {
             let missing = |problem: String| {
-                Refusal::new(Reason::SourceNotFound, format!("ConfigMap `{name}`, the source: {problem}"))
+                Refusal::new(
+                    Reason::SourceNotFound,
+                    format!(
+                        "ConfigMap `{name}`, the source: \
+                    {problem}"
+                    ),
+                )
             };
-            let content = read_mounted(&places.config_map).map_err(|error| disk(&places.config_map, &error))?;
+            let content = read_mounted(&places.config_map)
+                .map_err(|error| disk(&places.config_map, &error))?;
             if content.is_empty() {
                 return Err(missing("it is gone, or empty".into()));
             }
-            let files = source::config_map_files(&content, items).map_err(|error| missing(error.to_string()))?;
+            let files = source::config_map_files(&content, items)
+                .map_err(|error| missing(error.to_string()))?;
             if source::files_hash(&files) != *hash {
                 let message = format!(
-                    "ConfigMap `{name}`, the source, changed while the build was starting; the next build takes the new content"
+                    "ConfigMap `{name}`, the source, changed while the build was starting; the \
+                     next build takes the new content"
                 );
                 return Err(Refusal::new(Reason::SourceUnavailable, message));
             }
             write_files(&places.context(), &files)
         }
         Source::Git { url, commit, path, secret, .. } => {
-            let credential = secret.as_ref().map(|secret| git_credential(secret, url, places)).transpose()?;
+            let credential =
+                secret.as_ref().map(|secret| git_credential(secret, url, places)).transpose()?;
             let scratch = places.workspace.join(".repository");
             let context = places.context();
-            git::fetch(url, commit, path.as_deref(), credential.as_ref(), &scratch, &context, limits)?;
+            git::fetch(
+                url,
+                commit,
+                path.as_deref(),
+                credential.as_ref(),
+                &scratch,
+                &context,
+                limits,
+            )?;
             Ok(())
         }
     }
 }
 
 fn git_credential(secret: &Secret, url: &str, places: &Places) -> Result<GitCredential, Refusal> {
-    let data = read_mounted(&places.git_secret).map_err(|error| disk(&places.git_secret, &error))?;
+    let data =
+        read_mounted(&places.git_secret).map_err(|error| disk(&places.git_secret, &error))?;
     if data.is_empty() {
         let message = format!("Secret `{}`, of the Git source, is gone, or empty", secret.name);
         return Err(Refusal::new(Reason::InvalidSecret, message));
@@ -66,7 +85,8 @@ fn git_credential(secret: &Secret, url: &str, places: &Places) -> Result<GitCred
     Ok(GitCredential::from_secret(&secret.name, &data, Some(&secret.hosts), url)?)
 }
 
-/// The keys of a mounted `ConfigMap` or Secret. Names that begin with two dots are the kubelet's own.
+/// The keys of a mounted `ConfigMap` or Secret. Names that begin with two dots are the kubelet's
+/// own.
 fn read_mounted(folder: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
     let mut left = MAX_MOUNTED;
     let mut content = BTreeMap::new();
@@ -82,9 +102,9 @@ fn read_mounted(folder: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
         }
         let mut bytes = Vec::new();
         fs::File::open(entry.path())?.take(left + 1).read_to_end(&mut bytes)?;
-        left = left
-            .checked_sub(bytes.len() as u64)
-            .ok_or_else(|| std::io::Error::other(format!("it holds more than {MAX_MOUNTED} bytes")))?;
+        left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
+            std::io::Error::other(format!("it holds more than {MAX_MOUNTED} bytes"))
+        })?;
         content.insert(name, bytes);
     }
     Ok(content)
@@ -99,17 +119,29 @@ fn write_files(context: &Path, files: &[File<'_>]) -> Result<(), Refusal> {
                 fs::create_dir_all(folder)?;
             }
             let mode = if file.executable { 0o755 } else { 0o644 };
-            OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?.write_all(file.content)
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(mode)
+                .open(&path)?
+                .write_all(file.content)
         };
         write().map_err(|error| disk(&path, &error))?;
     }
     Ok(())
 }
 
-/// Reads the Dockerfile of a context, and follows no link out of it: this step sees secrets, and quotes what it reads.
+/// Reads the Dockerfile of a context, and follows no link out of it: this step sees secrets, and
+/// quotes what it reads.
 pub(super) fn read_dockerfile(context: &Path, path: &str) -> Result<String, Refusal> {
     let missing = |problem: &str| {
-        Refusal::new(Reason::SourceNotFound, format!("the Dockerfile `{path}` of the build context {problem}"))
+        Refusal::new(
+            Reason::SourceNotFound,
+            format!(
+                "the Dockerfile `{path}` of the build context \
+            {problem}"
+            ),
+        )
     };
     let context = context.canonicalize().map_err(|error| disk(context, &error))?;
     let file = context.join(path).canonicalize().map_err(|_| missing("does not exist"))?;
@@ -124,8 +156,21 @@ pub(super) fn read_dockerfile(context: &Path, path: &str) -> Result<String, Refu
         .and_then(|file| file.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes))
         .map_err(|error| disk(&file, &error))?;
     if bytes.len() as u64 > MAX_DOCKERFILE {
-        return Err(Refusal::new(Reason::DockerfileMismatch, format!("the Dockerfile `{path}` is larger than 1 MiB")));
+        return Err(Refusal::new(
+            Reason::DockerfileMismatch,
+            format!(
+                "the Dockerfile `{path}` is \
+            larger than 1 MiB"
+            ),
+        ));
     }
-    String::from_utf8(bytes)
-        .map_err(|_| Refusal::new(Reason::DockerfileMismatch, format!("the Dockerfile `{path}` is not UTF-8 text")))
+    String::from_utf8(bytes).map_err(|_| {
+        Refusal::new(
+            Reason::DockerfileMismatch,
+            format!(
+                "the Dockerfile `{path}` is \
+            not UTF-8 text"
+            ),
+        )
+    })
 }

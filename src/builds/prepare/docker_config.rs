@@ -30,11 +30,20 @@ pub(in crate::builds) enum Reader {
     Anybody,
 }
 
-/// Merges the mounted Secrets and writes the file, for its owner's eyes only. It has the credentials for what the build
-/// pulls and pushes, and no others: a command of a Dockerfile can't see the file, but a builder might be made to.
-pub(super) fn write(specification: &Specification, registries: &Config, places: &Places) -> Result<(), Refusal> {
+/// Merges the mounted Secrets and writes the file, for its owner's eyes only. It has the
+/// credentials for what the build pulls and pushes, and no others: a command of a Dockerfile can't
+/// see the file, but a builder might be made to.
+pub(super) fn write(
+    specification: &Specification,
+    registries: &Config,
+    places: &Places,
+) -> Result<(), Refusal> {
     let keychain = merge(&specification.credentials, &places.credentials)?;
-    put(&keychain.docker_config(&images(specification, registries)), &places.docker_config, Reader::Owner)
+    put(
+        &keychain.docker_config(&images(specification, registries)),
+        &places.docker_config,
+        Reader::Owner,
+    )
 }
 
 /// The credentials of the Secrets of these names, each mounted under its number.
@@ -43,10 +52,15 @@ pub(in crate::builds) fn merge(names: &[String], mounted: &Path) -> Result<Keych
     for (index, name) in names.iter().enumerate() {
         let path = mounted.join(index.to_string()).join("config.json");
         let mut bytes = Vec::new();
-        fs::File::open(&path).and_then(|file| file.take(MAX_SECRET).read_to_end(&mut bytes)).map_err(|_| {
-            let message = format!("Secret {name}, of `credentials`, is gone, or has no key .dockerconfigjson");
-            Refusal::new(Reason::InvalidSecret, message)
-        })?;
+        fs::File::open(&path)
+            .and_then(|file| file.take(MAX_SECRET).read_to_end(&mut bytes))
+            .map_err(|_| {
+                let message = format!(
+                    "Secret {name}, of `credentials`, is gone, or has no key \
+                                   .dockerconfigjson"
+                );
+                Refusal::new(Reason::InvalidSecret, message)
+            })?;
         secrets.push((name.as_str(), bytes));
     }
     Keychain::from_secrets(secrets.iter().map(|(name, bytes)| (*name, bytes.as_slice())))
@@ -54,17 +68,23 @@ pub(in crate::builds) fn merge(names: &[String], mounted: &Path) -> Result<Keych
 }
 
 /// Writes a Docker configuration into a folder that has none.
-pub(in crate::builds) fn put(config: &SecretString, folder: &Path, reader: Reader) -> Result<(), Refusal> {
+pub(in crate::builds) fn put(
+    config: &SecretString,
+    folder: &Path,
+    reader: Reader,
+) -> Result<(), Refusal> {
     let path = folder.join("config.json");
     let mode = match reader {
         Reader::Owner => 0o600,
         Reader::Anybody => 0o644,
     };
-    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).and_then(|mut file| {
-        // Whatever mask the process was started with.
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.write_all(config.expose_secret().as_bytes())
-    });
+    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).and_then(
+        |mut file| {
+            // Whatever mask the process was started with.
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+            file.write_all(config.expose_secret().as_bytes())
+        },
+    );
     written.map_err(|error| disk(&path, &error))
 }
 
@@ -76,7 +96,9 @@ fn images(specification: &Specification, registries: &Config) -> Vec<Reference> 
         .iter()
         .flat_map(|image| {
             let mirrors = buildkitd::mirrors(registries, image.registry());
-            mirrors.into_iter().map(|mirror| format!("{}/{}", buildkitd::authority(&mirror), image.path()))
+            mirrors
+                .into_iter()
+                .map(|mirror| format!("{}/{}", buildkitd::authority(&mirror), image.path()))
         })
         .filter_map(|text| text.parse().ok())
         .collect();

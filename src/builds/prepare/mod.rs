@@ -1,8 +1,10 @@
-//! The first step of a build, in the build's own pod and from the operator's own image: `groundswell prepare`.
+//! The first step of a build, in the build's own pod and from the operator's own image:
+//! `groundswell prepare`.
 //!
-//! It checks that the pod runs in the user namespace that the strategy asks for, writes the build context, holds the
-//! Dockerfile against the declared edges, and writes the credentials and the registries' configuration for the builder.
-//! What it refuses it says in its termination message, and the builder never starts.
+//! It checks that the pod runs in the user namespace that the strategy asks for, writes the build
+//! context, holds the Dockerfile against the declared edges, and writes the credentials and the
+//! registries' configuration for the builder. What it refuses it says in its termination message,
+//! and the builder never starts.
 
 mod buildkitd;
 mod context;
@@ -32,7 +34,8 @@ use crate::{
     registry::Config,
 };
 
-/// The longest that a source may take to come: libgit2 does not give up by itself on a server that says nothing.
+/// The longest that a source may take to come: libgit2 does not give up by itself on a server that
+/// says nothing.
 const PATIENCE: Duration = Duration::from_mins(15);
 
 /// Where things lie in the pod.
@@ -67,8 +70,8 @@ impl Places {
     }
 }
 
-/// The subcommand `prepare`: reads the specification from the environment, prepares the build, and on a refusal writes the
-/// termination message and fails.
+/// The subcommand `prepare`: reads the specification from the environment, prepares the build, and
+/// on a refusal writes the termination message and fails.
 pub async fn main() -> ExitCode {
     let places = Places::under(Path::new("/"));
     let variable = std::env::var_os(specification::VARIABLE);
@@ -78,7 +81,13 @@ pub async fn main() -> ExitCode {
     });
     let result = match tokio::time::timeout(PATIENCE, work).await {
         Ok(Ok(result)) => result,
-        Ok(Err(error)) => Err(Refusal::new(Reason::InfrastructureFailed, format!("prepare broke off: {error}"))),
+        Ok(Err(error)) => Err(Refusal::new(
+            Reason::InfrastructureFailed,
+            format!(
+                "prepare broke \
+            off: {error}"
+            ),
+        )),
         Err(_) => Err(Refusal::new(
             Reason::SourceUnavailable,
             format!("the source did not come within {} s", PATIENCE.as_secs()),
@@ -93,12 +102,21 @@ pub async fn main() -> ExitCode {
 }
 
 fn run(variable: Option<OsString>, places: &Places) -> Result<(), Refusal> {
-    let broken =
-        |problem: String| Refusal::new(Reason::InfrastructureFailed, format!("{}: {problem}", specification::VARIABLE));
-    let variable = variable
-        .and_then(|value| value.into_string().ok())
-        .ok_or_else(|| broken("it is not set: this step is started by the controller, in a build's pod".into()))?;
-    let specification: Specification = serde_json::from_str(&variable).map_err(|error| broken(error.to_string()))?;
+    let broken = |problem: String| {
+        Refusal::new(
+            Reason::InfrastructureFailed,
+            format!("{}: {problem}", specification::VARIABLE),
+        )
+    };
+    let variable = variable.and_then(|value| value.into_string().ok()).ok_or_else(|| {
+        broken(
+            "it is not set: this step is started by the controller, in a build's \
+                               pod"
+            .into(),
+        )
+    })?;
+    let specification: Specification =
+        serde_json::from_str(&variable).map_err(|error| broken(error.to_string()))?;
     user_namespace::check(specification.user_namespace, &places.uid_map)?;
     context::write(&specification.source, places, &Limits::default())?;
     check_dockerfile(&specification, places)?;
@@ -108,10 +126,12 @@ fn run(variable: Option<OsString>, places: &Places) -> Result<(), Refusal> {
 }
 
 fn registries(specification: &Specification) -> Result<Config, Refusal> {
-    let config: Option<Config> = serde_json::from_value(specification.registries.clone()).map_err(|error| {
-        let message = format!("the operator's configuration of registries can't be read: {error}");
-        Refusal::new(Reason::InfrastructureFailed, message)
-    })?;
+    let config: Option<Config> =
+        serde_json::from_value(specification.registries.clone()).map_err(|error| {
+            let message =
+                format!("the operator's configuration of registries can't be read: {error}");
+            Refusal::new(Reason::InfrastructureFailed, message)
+        })?;
     Ok(config.unwrap_or_default())
 }
 
@@ -122,8 +142,8 @@ fn check_dockerfile(specification: &Specification, places: &Places) -> Result<()
     };
     let text = context::read_dockerfile(&places.context(), path)?;
     let mismatch = |message: String| Refusal::new(Reason::DockerfileMismatch, message);
-    let dockerfile =
-        Dockerfile::parse(&text, &specification.args, Platform::here()).map_err(|error| mismatch(error.to_string()))?;
+    let dockerfile = Dockerfile::parse(&text, &specification.args, Platform::here())
+        .map_err(|error| mismatch(error.to_string()))?;
     dockerfile::check(&dockerfile, &specification.parents, specification.target.as_deref())
         .map_err(|error| mismatch(error.to_string()))
 }

@@ -1,4 +1,5 @@
-//! Why `prepare` refuses a build, as it crosses from the pod to the controller: one line of JSON in the termination message.
+//! Why `prepare` refuses a build, as it crosses from the pod to the controller: one line of JSON in
+//! the termination message.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,11 +54,14 @@ impl Reason {
         }
     }
 
-    /// Whether the same inputs will be refused again. A Secret and a node are no inputs: they may be mended meanwhile.
+    /// Whether the same inputs will be refused again. A Secret and a node are no inputs: they may
+    /// be mended meanwhile.
     #[must_use]
     pub const fn class(self) -> FailureClass {
         match self {
-            Self::DockerfileMismatch | Self::SourceNotFound | Self::SourceUnusable => FailureClass::Input,
+            Self::DockerfileMismatch | Self::SourceNotFound | Self::SourceUnusable => {
+                FailureClass::Input
+            }
             Self::SourceUnavailable
             | Self::UserNamespaceUnavailable
             | Self::InvalidSecret

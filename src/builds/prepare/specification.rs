@@ -40,7 +40,12 @@ pub struct Specification {
 
 /// Where a build context comes from.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
-#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
 pub enum Source {
     /// One file.
     Inline {
@@ -84,13 +89,23 @@ pub struct Secret {
 impl Specification {
     /// What `prepare` has to be told for a build.
     #[must_use]
-    pub fn new(request: &BuildRequest, user_namespace: UserNamespace, registries: serde_json::Value) -> Self {
+    pub fn new(
+        request: &BuildRequest,
+        user_namespace: UserNamespace,
+        registries: serde_json::Value,
+    ) -> Self {
         let parents = request.parents.iter().map(|parent| {
             let (reference, arg) = match &parent.written {
                 Written::Reference(reference) => (Some(reference.clone()), None),
                 Written::Arg(arg) => (None, Some(arg.clone())),
             };
-            Declared { name: parent.name.clone(), pinned: parent.pinned(), reference, arg, usage: parent.usage }
+            Declared {
+                name: parent.name.clone(),
+                pinned: parent.pinned(),
+                reference,
+                arg,
+                usage: parent.usage,
+            }
         });
         Self {
             user_namespace,
@@ -104,8 +119,8 @@ impl Specification {
         }
     }
 
-    /// The value of [`VARIABLE`]. It has no `$`: the kubelet expands `$(NAME)` and halves `$$` in the values of variables,
-    /// and a Dockerfile is full of them.
+    /// The value of [`VARIABLE`]. It has no `$`: the kubelet expands `$(NAME)` and halves `$$` in
+    /// the values of variables, and a Dockerfile is full of them.
     #[must_use]
     pub fn to_variable(&self) -> String {
         serde_json::to_string(self).unwrap_or_default().replace('$', "\\u0024")
@@ -124,7 +139,10 @@ impl From<&ResolvedSource> for Source {
                 commit: commit.clone(),
                 path: path.clone(),
                 dockerfile: dockerfile.clone(),
-                secret: secret.as_ref().map(|secret| Secret { name: secret.name.clone(), hosts: secret.hosts.clone() }),
+                secret: secret.as_ref().map(|secret| Secret {
+                    name: secret.name.clone(),
+                    hosts: secret.hosts.clone(),
+                }),
             },
         }
     }
@@ -140,9 +158,13 @@ mod tests {
             source: ResolvedSource::Inline("FROM a\nRUN echo $$ $(pwd) ${X} \"q\" \\\n".into()),
             ..BuildRequest::default()
         };
-        let specification = Specification::new(&request, UserNamespace::Required, serde_json::json!({"a": "$"}));
+        let specification =
+            Specification::new(&request, UserNamespace::Required, serde_json::json!({"a": "$"}));
         let variable = specification.to_variable();
         assert!(!variable.contains('$'));
-        assert_eq!(serde_json::from_str::<Specification>(&variable).expect("parses"), specification);
+        assert_eq!(
+            serde_json::from_str::<Specification>(&variable).expect("parses"),
+            specification
+        );
     }
 }

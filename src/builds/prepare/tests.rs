@@ -61,9 +61,13 @@ fn prepares_an_inline_source() {
     let pod = Pod::new();
     pod.run(&inline("FROM alpine:3.20\n")).expect("prepared");
     assert_eq!(pod.read("workspace/context/Dockerfile"), "FROM alpine:3.20\n");
-    assert_eq!(pod.read("workspace/buildkitd.toml"), "[registry.\"registry.example.com\"]\n  http = true\n");
+    assert_eq!(
+        pod.read("workspace/buildkitd.toml"),
+        "[registry.\"registry.example.com\"]\n  http = true\n"
+    );
     assert_eq!(pod.read("docker-config/config.json"), r#"{"auths":{}}"#);
-    let mode = fs::metadata(pod.path("docker-config/config.json")).expect("file").permissions().mode();
+    let mode =
+        fs::metadata(pod.path("docker-config/config.json")).expect("file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -73,7 +77,9 @@ fn the_host_namespace_is_refused_before_anything_is_written() {
     pod.file("proc/self/uid_map", "0 0 4294967295\n");
     let refusal = pod.run(&inline("FROM alpine:3.20")).expect_err("host");
     assert_eq!(refusal.reason, Reason::UserNamespaceUnavailable);
-    assert!(!pod.path("workspace/context").exists() && !pod.path("docker-config/config.json").exists());
+    assert!(
+        !pod.path("workspace/context").exists() && !pod.path("docker-config/config.json").exists()
+    );
     let mut allowed = inline("FROM alpine:3.20");
     allowed["userNamespace"] = json!("NotRequired");
     assert_eq!(pod.run(&allowed), Ok(()));
@@ -100,15 +106,19 @@ fn a_config_map_is_taken_as_it_was_or_not_at_all() {
     pod.file("source/..data/x", "the kubelet's own");
     pod.file("source/Dockerfile", "FROM alpine:3.20\nCOPY bin/run /\n");
     pod.file("source/run", "#!/bin/sh\n");
-    let items: Value =
-        json!([{"key": "Dockerfile", "path": "Dockerfile"}, {"key": "run", "path": "bin/run", "executable": true}]);
-    let parsed: Vec<crate::api::ConfigMapItem> = serde_json::from_value(items.clone()).expect("items");
-    let data = ["Dockerfile", "run"].map(|key| (key.to_owned(), pod.read(&format!("source/{key}"))));
-    let hash = source::config_map_hash(&data.into(), &std::collections::BTreeMap::new(), &parsed).expect("hash");
-    let specification = specification(json!({"type": "configMap", "name": "files", "items": items, "hash": hash}));
+    let items: Value = json!([{"key": "Dockerfile", "path": "Dockerfile"}, {"key": "run", "path": "bin/run", "executable": true}]);
+    let parsed: Vec<crate::api::ConfigMapItem> =
+        serde_json::from_value(items.clone()).expect("items");
+    let data =
+        ["Dockerfile", "run"].map(|key| (key.to_owned(), pod.read(&format!("source/{key}"))));
+    let hash = source::config_map_hash(&data.into(), &std::collections::BTreeMap::new(), &parsed)
+        .expect("hash");
+    let specification =
+        specification(json!({"type": "configMap", "name": "files", "items": items, "hash": hash}));
     pod.run(&specification).expect("prepared");
     assert_eq!(pod.read("workspace/context/bin/run"), "#!/bin/sh\n");
-    let mode = fs::metadata(pod.path("workspace/context/bin/run")).expect("file").permissions().mode();
+    let mode =
+        fs::metadata(pod.path("workspace/context/bin/run")).expect("file").permissions().mode();
     assert_eq!(mode & 0o777, 0o755);
 
     let changed = Pod::new();
@@ -133,8 +143,16 @@ fn a_dockerfile_is_not_read_through_a_link_that_leaves() {
     fs::create_dir(&context).expect("folder");
     symlink(pod.path("secret"), context.join("Dockerfile")).expect("link");
     let refusal = context::read_dockerfile(&context, "Dockerfile").expect_err("link");
-    assert!(refusal.message.contains("outside") && !refusal.message.contains("hunter2"), "{refusal}");
-    assert!(context::read_dockerfile(&context, "other").expect_err("missing").message.contains("does not exist"));
+    assert!(
+        refusal.message.contains("outside") && !refusal.message.contains("hunter2"),
+        "{refusal}"
+    );
+    assert!(
+        context::read_dockerfile(&context, "other")
+            .expect_err("missing")
+            .message
+            .contains("does not exist")
+    );
 }
 
 #[test]
@@ -145,15 +163,22 @@ fn the_credentials_that_a_build_needs_are_merged() {
             hosts.iter().map(|host| ((*host).into(), json!({"auth": "dTpwYXNz"}))).collect();
         json!({"credsStore": "evil", "auths": auths}).to_string()
     };
-    pod.file("credentials/0/config.json", &auth(&["registry.example.com/team", "other.example.com"]));
+    pod.file(
+        "credentials/0/config.json",
+        &auth(&["registry.example.com/team", "other.example.com"]),
+    );
     pod.file("credentials/1/config.json", &auth(&["docker.io", "mirror.example.com:5000"]));
     let mut specification = inline("FROM alpine:3.20");
     specification["credentials"] = json!(["push", "pull"]);
-    specification["registries"] = json!({"mirrors": {"docker.io": ["http://mirror.example.com:5000"]}});
+    specification["registries"] =
+        json!({"mirrors": {"docker.io": ["http://mirror.example.com:5000"]}});
     pod.run(&specification).expect("prepared");
     let config: Value = serde_json::from_str(&pod.read("docker-config/config.json")).expect("json");
     let hosts: Vec<_> = config["auths"].as_object().expect("auths").keys().collect();
-    assert_eq!(hosts, ["https://index.docker.io/v1/", "mirror.example.com:5000", "registry.example.com"]);
+    assert_eq!(
+        hosts,
+        ["https://index.docker.io/v1/", "mirror.example.com:5000", "registry.example.com"]
+    );
     assert_eq!(config.as_object().map(serde_json::Map::len), Some(1), "no helper");
 }
 
@@ -169,7 +194,10 @@ fn a_credential_that_can_not_be_used_is_named_and_not_shown() {
     fs::remove_dir_all(pod.path("workspace/context")).expect("clean");
     let refusal = pod.run(&specification).expect_err("malformed");
     assert_eq!(refusal.reason, Reason::InvalidSecret);
-    assert!(refusal.message.contains("Secret push") && !refusal.message.contains("hunter2"), "{refusal}");
+    assert!(
+        refusal.message.contains("Secret push") && !refusal.message.contains("hunter2"),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -177,6 +205,9 @@ fn without_a_specification_nothing_is_done() {
     let pod = Pod::new();
     let places = Places::under(pod.0.path());
     for variable in [None, Some("{}".into()), Some("x".into())] {
-        assert_eq!(run(variable, &places).expect_err("refused").reason, Reason::InfrastructureFailed);
+        assert_eq!(
+            run(variable, &places).expect_err("refused").reason,
+            Reason::InfrastructureFailed
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Whether this pod runs in a user namespace of its own. The last guard: an API server or a kubelet that does not know
-//! `hostUsers` drops it without a word, and root in the builder would be root on the node.
+//! Whether this pod runs in a user namespace of its own. The last guard: an API server or a kubelet
+//! that does not know `hostUsers` drops it without a word, and root in the builder would be root on
+//! the node.
 
 use std::{fs, path::Path};
 
@@ -17,20 +18,26 @@ pub(super) fn check(required: UserNamespace, uid_map: &Path) -> Result<(), Refus
         Err(Refusal::new(
             Reason::UserNamespaceUnavailable,
             format!(
-                "{problem}, and the strategy requires a user namespace. Use nodes with user namespaces (Kubernetes 1.33 or newer with containerd 2 or CRI-O, Linux 6.3 or newer), or a strategy that needs none"
+                "{problem}, and the strategy requires a user namespace. Use nodes with user \
+                 namespaces (Kubernetes 1.33 or newer with containerd 2 or CRI-O, Linux 6.3 or \
+                 newer), or a strategy that needs none"
             ),
         ))
     };
     match fs::read_to_string(uid_map) {
         Ok(map) if own(&map) => Ok(()),
         Ok(_) => refuse("this node started the pod in the host's user namespace"),
-        Err(error) => refuse(&format!("whether the pod has a user namespace can't be read ({error})")),
+        Err(error) => {
+            refuse(&format!("whether the pod has a user namespace can't be read ({error})"))
+        }
     }
 }
 
 /// Whether a `uid_map` gives root in here to somebody else out there.
 fn own(map: &str) -> bool {
-    let rows = map.lines().map(|line| line.split_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>());
+    let rows = map
+        .lines()
+        .map(|line| line.split_whitespace().map(str::parse::<u64>).collect::<Result<Vec<_>, _>>());
     let mut root = None;
     for row in rows {
         match row.as_deref() {

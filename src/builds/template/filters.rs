@@ -2,8 +2,9 @@
 
 use minijinja::{Error, ErrorKind, Value, value::ValueKind};
 
-/// `list | each("--opt=build-arg:{name}={value}")`: one string for each object of a list, with `{field}` replaced by the
-/// object's field. What is put in is not looked at again, so a value with braces stays what it is.
+/// `list | each("--opt=build-arg:{name}={value}")`: one string for each object of a list, with
+/// `{field}` replaced by the object's field. What is put in is not looked at again, so a value with
+/// braces stays what it is.
 pub(super) fn each(list: &Value, pattern: &str) -> Result<Vec<String>, Error> {
     list.try_iter()?.map(|item| fill(pattern, &item)).collect()
 }
@@ -34,13 +35,16 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// `text | csv`, `list | csv`: a field of a comma-separated list, or the list of such fields, quoted where it must be.
-/// `BuildKit` reads `--output` and `--export-cache` so: a comma in an annotation would otherwise begin a new option.
+/// `text | csv`, `list | csv`: a field of a comma-separated list, or the list of such fields,
+/// quoted where it must be. `BuildKit` reads `--output` and `--export-cache` so: a comma in an
+/// annotation would otherwise begin a new option.
 pub(super) fn csv(value: &Value) -> Result<String, Error> {
     match value.kind() {
-        ValueKind::Seq | ValueKind::Iterable => {
-            Ok(value.try_iter()?.map(|field| quote(&field.to_string())).collect::<Vec<_>>().join(","))
-        }
+        ValueKind::Seq | ValueKind::Iterable => Ok(value
+            .try_iter()?
+            .map(|field| quote(&field.to_string()))
+            .collect::<Vec<_>>()
+            .join(",")),
         _ => Ok(quote(&value.to_string())),
     }
 }

@@ -1,13 +1,16 @@
 //! Rendering a strategy's pod template: every string in it is a template, and nothing else is.
 //!
-//! The template is parsed YAML or JSON before anything is rendered, and what is rendered is never parsed again. So a value
-//! that a family's author chose can fill a string, or be items of a list of strings, and can never become a field.
-//! The language is minijinja without a loader: no file is read, nothing is included, fuel and output are limited.
+//! The template is parsed YAML or JSON before anything is rendered, and what is rendered is never
+//! parsed again. So a value that a family's author chose can fill a string, or be items of a list
+//! of strings, and can never become a field. The language is minijinja without a loader: no file is
+//! read, nothing is included, fuel and output are limited.
 
 mod filters;
 mod variables;
 
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind};
+use minijinja::{
+    Environment, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind,
+};
 use serde_json::Value;
 
 pub use variables::Variables;
@@ -25,7 +28,8 @@ const FUEL: u64 = 50_000;
 pub enum TemplateError {
     /// A string names a variable that does not exist.
     #[error(
-        "BuildStrategy `{strategy}`: {path} names the variable `{variable}`, which does not exist; there are {known}"
+        "BuildStrategy `{strategy}`: {path} names the variable `{variable}`, which does not exist; \
+         there are {known}"
     )]
     UnknownVariable {
         /// The strategy.
@@ -51,13 +55,18 @@ pub enum TemplateError {
 
 /// Renders every string of a pod template.
 ///
-/// A list item that is one `{{ expression }}` with a list as its value becomes as many items. In `command`, `args` and the
-/// values of `env`, each `$` that an expression brings in is doubled: the kubelet expands `$(NAME)` there, and a value that
-/// a family's author chose must not read the container's environment.
+/// A list item that is one `{{ expression }}` with a list as its value becomes as many items. In
+/// `command`, `args` and the values of `env`, each `$` that an expression brings in is doubled: the
+/// kubelet expands `$(NAME)` there, and a value that a family's author chose must not read the
+/// container's environment.
 ///
 /// # Errors
 /// See [`TemplateError`].
-pub fn render(strategy: &str, template: &Value, variables: &Variables) -> Result<Value, TemplateError> {
+pub fn render(
+    strategy: &str,
+    template: &Value,
+    variables: &Variables,
+) -> Result<Value, TemplateError> {
     let mut renderer = Renderer {
         strategy,
         plain: environment(false),
@@ -87,7 +96,9 @@ impl Renderer<'_> {
             Value::String(text) => Ok(Value::String(self.string(path, text)?)),
             Value::Object(fields) => fields
                 .iter()
-                .map(|(name, field)| Ok((name.clone(), self.value(&format!("{path}.{name}"), field, depth + 1)?)))
+                .map(|(name, field)| {
+                    Ok((name.clone(), self.value(&format!("{path}.{name}"), field, depth + 1)?))
+                })
                 .collect(),
             Value::Array(items) => {
                 let mut rendered = Vec::with_capacity(items.len());
@@ -106,11 +117,14 @@ impl Renderer<'_> {
 
     /// The strings that a list item stands for, if it is a single expression whose value is a list.
     fn splice(&mut self, path: &str, item: &Value) -> Result<Option<Vec<String>>, TemplateError> {
-        let inner = item.as_str().and_then(|text| text.trim().strip_prefix("{{")?.strip_suffix("}}"));
+        let inner =
+            item.as_str().and_then(|text| text.trim().strip_prefix("{{")?.strip_suffix("}}"));
         let Some(inner) = inner else { return Ok(None) };
         let Ok(expression) = self.plain.compile_expression(inner) else { return Ok(None) };
         self.check(path, expression.undeclared_variables(true))?;
-        let value = expression.eval(self.values.clone()).map_err(|error| self.invalid(path, describe(&error)))?;
+        let value = expression
+            .eval(self.values.clone())
+            .map_err(|error| self.invalid(path, describe(&error)))?;
         if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
             return Ok(None);
         }
@@ -118,7 +132,15 @@ impl Renderer<'_> {
         for part in value.try_iter().map_err(|error| self.invalid(path, describe(&error)))? {
             let text = match part.kind() {
                 ValueKind::String | ValueKind::Number | ValueKind::Bool => part.to_string(),
-                kind => return Err(self.invalid(path, format!("its list holds a {kind}; use the filter `each`"))),
+                kind => {
+                    return Err(self.invalid(
+                        path,
+                        format!(
+                            "its list holds a {kind}; use the \
+                    filter `each`"
+                        ),
+                    ));
+                }
             };
             let text = if expands(path) { text.replace('$', "$$") } else { text };
             self.spend(path, text.len())?;
@@ -133,20 +155,33 @@ impl Renderer<'_> {
             return Ok(text.to_owned());
         }
         let environment = if expands(path) { &self.doubling } else { &self.plain };
-        let template = environment.template_from_str(text).map_err(|error| self.invalid(path, describe(&error)))?;
+        let template = environment
+            .template_from_str(text)
+            .map_err(|error| self.invalid(path, describe(&error)))?;
         self.check(path, template.undeclared_variables(true))?;
         let mut output = Bounded { text: Vec::new(), left: self.left };
         template
             .render_captured_to(self.values.clone(), &mut output)
             .map_err(|error| self.invalid(path, describe(&error)))?;
-        let rendered =
-            String::from_utf8(output.text).map_err(|_| self.invalid(path, "it does not render to text".into()))?;
+        let rendered = String::from_utf8(output.text).map_err(|_| {
+            self.invalid(
+                path,
+                "it does not render to \
+                text"
+                    .into(),
+            )
+        })?;
         self.spend(path, rendered.len())?;
         Ok(rendered)
     }
 
-    fn check(&self, path: &str, named: impl IntoIterator<Item = String>) -> Result<(), TemplateError> {
-        let mut named: Vec<_> = named.into_iter().filter(|variable| !self.exists(variable)).collect();
+    fn check(
+        &self,
+        path: &str,
+        named: impl IntoIterator<Item = String>,
+    ) -> Result<(), TemplateError> {
+        let mut named: Vec<_> =
+            named.into_iter().filter(|variable| !self.exists(variable)).collect();
         named.sort();
         match named.into_iter().next() {
             None => Ok(()),
@@ -159,12 +194,13 @@ impl Renderer<'_> {
         }
     }
 
-    /// Whether a variable is known by this name, or is an object whose fields are, or a function of the language.
+    /// Whether a variable is known by this name, or is an object whose fields are, or a function of
+    /// the language.
     fn exists(&self, variable: &str) -> bool {
-        self.known
-            .iter()
-            .any(|known| known == variable || known.strip_prefix(variable).is_some_and(|rest| rest.starts_with('.')))
-            || self.plain.globals().any(|(name, _)| name == variable)
+        self.known.iter().any(|known| {
+            known == variable
+                || known.strip_prefix(variable).is_some_and(|rest| rest.starts_with('.'))
+        }) || self.plain.globals().any(|(name, _)| name == variable)
     }
 
     fn spend(&mut self, path: &str, bytes: usize) -> Result<(), TemplateError> {
@@ -173,12 +209,22 @@ impl Renderer<'_> {
                 self.left = left;
                 Ok(())
             }
-            None => Err(self.invalid(path, format!("the rendered pod template is larger than {MAX_OUTPUT} bytes"))),
+            None => Err(self.invalid(
+                path,
+                format!(
+                    "the rendered pod template is larger than \
+                {MAX_OUTPUT} bytes"
+                ),
+            )),
         }
     }
 
     fn invalid(&self, path: &str, problem: String) -> TemplateError {
-        TemplateError::Invalid { strategy: self.strategy.to_owned(), path: path.to_owned(), problem }
+        TemplateError::Invalid {
+            strategy: self.strategy.to_owned(),
+            path: path.to_owned(),
+            problem,
+        }
     }
 }
 
@@ -211,7 +257,8 @@ fn environment(double_dollars: bool) -> Environment<'static> {
             ValueKind::Seq | ValueKind::Iterable => {
                 return Err(minijinja::Error::new(
                     ErrorKind::BadSerialization,
-                    "a list can't be written inside a string: give it an item of its own in a list, or use `join`",
+                    "a list can't be written inside a string: give it an item of its own in a \
+                     list, or use `join`",
                 ));
             }
             kind => {
@@ -226,8 +273,9 @@ fn environment(double_dollars: bool) -> Environment<'static> {
 }
 
 fn describe(error: &minijinja::Error) -> String {
-    let mut text =
-        error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
+    let mut text = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()));
     if let Some(source) = std::error::Error::source(error) {
         text = format!("{text}: {source}");
     }
@@ -242,10 +290,12 @@ struct Bounded {
 
 impl std::io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.left = self
-            .left
-            .checked_sub(bytes.len())
-            .ok_or_else(|| std::io::Error::other(format!("the output is larger than {MAX_OUTPUT} bytes")))?;
+        self.left = self.left.checked_sub(bytes.len()).ok_or_else(|| {
+            std::io::Error::other(format!(
+                "the output is larger than {MAX_OUTPUT} \
+                bytes"
+            ))
+        })?;
         self.text.extend_from_slice(bytes);
         Ok(bytes.len())
     }

@@ -8,7 +8,8 @@ use crate::builds::{
 };
 
 /// Everything that could break out of a string, were it parsed again.
-const HOSTILE: &str = "x\"\n  privileged: true\n- {{ image.name }} {% raw %} {value} ' , $(TOKEN) $";
+const HOSTILE: &str =
+    "x\"\n  privileged: true\n- {{ image.name }} {% raw %} {value} ' , $(TOKEN) $";
 
 fn request() -> BuildRequest {
     BuildRequest {
@@ -31,13 +32,20 @@ fn request() -> BuildRequest {
                 ..PinnedParent::default()
             },
         ],
-        annotations: BTreeMap::from([("note".into(), "one, \"two\"".into()), ("plain".into(), "x".into())]),
+        annotations: BTreeMap::from([
+            ("note".into(), "one, \"two\"".into()),
+            ("plain".into(), "x".into()),
+        ]),
         ..BuildRequest::default()
     }
 }
 
 fn rendered(template: &Value) -> Result<Value, TemplateError> {
-    render("buildkit", template, &Variables::new(&request(), BTreeMap::from([("memory".into(), "1Gi".into())])))
+    render(
+        "buildkit",
+        template,
+        &Variables::new(&request(), BTreeMap::from([("memory".into(), "1Gi".into())])),
+    )
 }
 
 #[test]
@@ -82,7 +90,11 @@ fn what_a_value_holds_stays_in_its_string() {
     let pod = rendered(&template).expect("renders");
     let doubled = HOSTILE.replace('$', "$$");
     assert_eq!(pod["metadata"]["annotations"]["note"], HOSTILE);
-    assert_eq!(pod["metadata"]["annotations"]["{{ image.name }}"], "kept", "names of fields are no templates");
+    assert_eq!(
+        pod["metadata"]["annotations"]["{{ image.name }}"], "kept",
+        "names of fields are no \
+        templates"
+    );
     let container = &pod["spec"]["containers"][0];
     assert_eq!(container["args"], json!([doubled, format!("$(OWN) {doubled}")]));
     assert_eq!(container["env"][0]["value"], doubled);
@@ -91,13 +103,14 @@ fn what_a_value_holds_stays_in_its_string() {
 
 #[test]
 fn the_csv_filter_keeps_commas_in_their_field() {
-    let template = json!([
-        "--output={{ (['type=image', 'name=' ~ image.reference] + (annotations | each('annotation.{name}={value}')) | list) | csv }}"
-    ]);
+    let template =
+        json!(["--output={{ (['type=image', 'name=' ~ image.reference] + (annotations | \
+         each('annotation.{name}={value}')) | list) | csv }}"]);
     assert_eq!(
         rendered(&template).expect("renders"),
         json!([
-            "--output=type=image,name=registry.example.com/team/web:gs-1,\"annotation.note=one, \"\"two\"\"\",annotation.plain=x"
+            "--output=type=image,name=registry.example.com/team/web:gs-1,\"annotation.note=one, \
+             \"\"two\"\"\",annotation.plain=x"
         ])
     );
 }
@@ -112,7 +125,8 @@ fn an_unknown_variable_is_told_with_its_place_and_the_known_ones() {
     ] {
         for template in [json!({"spec": {"a": text}}), json!({"spec": {"a": [text]}})] {
             let error = rendered(&template).expect_err(text);
-            let TemplateError::UnknownVariable { strategy, path, variable: named, known } = &error else {
+            let TemplateError::UnknownVariable { strategy, path, variable: named, known } = &error
+            else {
                 panic!("{error}")
             };
             assert_eq!((strategy.as_str(), named.as_str()), ("buildkit", variable));
@@ -138,7 +152,10 @@ fn what_does_not_render_is_told() {
         "{{ 1 / 0 }}",
     ] {
         let error = rendered(&json!({"a": ["x", text]})).expect_err(text);
-        assert!(error.to_string().contains("BuildStrategy `buildkit`: spec.template.a[1]"), "{error}");
+        assert!(
+            error.to_string().contains("BuildStrategy `buildkit`: spec.template.a[1]"),
+            "{error}"
+        );
     }
     let mut deep = json!("x");
     for _ in 0..40 {
@@ -157,8 +174,14 @@ fn a_list_as_a_bare_item_of_objects_is_refused() {
 #[test]
 fn every_variable_is_documented() {
     let guide = include_str!("../../../docs/strategies.md");
-    for variable in Variables::new(&request(), BTreeMap::from([("NAME".into(), String::new())])).known() {
-        assert!(guide.contains(&format!("`{variable}`")), "docs/strategies.md does not mention `{variable}`");
+    for variable in
+        Variables::new(&request(), BTreeMap::from([("NAME".into(), String::new())])).known()
+    {
+        assert!(
+            guide.contains(&format!("`{variable}`")),
+            "docs/strategies.md does not mention \
+            `{variable}`"
+        );
     }
 }
 

@@ -1,4 +1,5 @@
-//! The variables that a strategy's pod template may name. They are documented in `docs/strategies.md`.
+//! The variables that a strategy's pod template may name. They are documented in
+//! `docs/strategies.md`.
 
 use std::collections::BTreeMap;
 
@@ -58,7 +59,8 @@ struct Parent {
     digest: String,
 }
 
-/// A named context: the key that `BuildKit` looks up for a written reference, and what it takes instead.
+/// A named context: the key that `BuildKit` looks up for a written reference, and what it takes
+/// instead.
 #[derive(Clone, Debug, Serialize)]
 struct Context {
     name: String,
@@ -78,12 +80,15 @@ struct Registry {
 }
 
 impl Variables {
-    /// The variables of a build. `parameters` holds a value for each parameter that the strategy declares.
+    /// The variables of a build. `parameters` holds a value for each parameter that the strategy
+    /// declares.
     #[must_use]
     pub fn new(request: &BuildRequest, parameters: BTreeMap<String, String>) -> Self {
         let dockerfile = match &request.source {
             ResolvedSource::Git { dockerfile, .. } => dockerfile.clone(),
-            ResolvedSource::Inline(_) | ResolvedSource::ConfigMap { .. } => source::DOCKERFILE.to_owned(),
+            ResolvedSource::Inline(_) | ResolvedSource::ConfigMap { .. } => {
+                source::DOCKERFILE.to_owned()
+            }
         };
         Self {
             image: Image {
@@ -91,7 +96,10 @@ impl Variables {
                 reference: request.reference.clone(),
                 repository: request.repository.clone(),
             },
-            family: Family { name: request.family.name.clone(), namespace: request.family.namespace.clone() },
+            family: Family {
+                name: request.family.name.clone(),
+                namespace: request.family.namespace.clone(),
+            },
             fingerprint: request.fingerprint.clone(),
             build: request.build,
             parents: request.parents.iter().map(parent).collect(),
@@ -116,7 +124,10 @@ impl Variables {
     /// The names of all variables, with their fields where they have some.
     pub(super) fn known(&self) -> Vec<String> {
         let mut known = Vec::new();
-        let serde_json::Value::Object(fields) = serde_json::to_value(self).unwrap_or_default() else { return known };
+        let serde_json::Value::Object(fields) = serde_json::to_value(self).unwrap_or_default()
+        else {
+            return known;
+        };
         for (name, value) in fields {
             match value {
                 serde_json::Value::Object(fields) if !fields.is_empty() => {
@@ -143,7 +154,13 @@ fn parent(parent: &crate::builds::request::PinnedParent) -> Parent {
         Written::Reference(reference) => (reference.clone(), String::new()),
         Written::Arg(arg) => (String::new(), arg.clone()),
     };
-    Parent { name: parent.name.clone(), reference, arg, pinned: parent.pinned(), digest: parent.digest.clone() }
+    Parent {
+        name: parent.name.clone(),
+        reference,
+        arg,
+        pinned: parent.pinned(),
+        digest: parent.digest.clone(),
+    }
 }
 
 /// One context per key: two edges to one parent under one name are one context.
@@ -153,7 +170,9 @@ fn contexts(request: &BuildRequest) -> Vec<Context> {
         .iter()
         .filter_map(|parent| match &parent.written {
             Written::Reference(written) => {
-                let name = written.parse::<Reference>().map_or_else(|_| written.clone(), |whole| whole.familiar());
+                let name = written
+                    .parse::<Reference>()
+                    .map_or_else(|_| written.clone(), |whole| whole.familiar());
                 Some((name, parent.pinned()))
             }
             Written::Arg(_) => None,

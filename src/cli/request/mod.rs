@@ -1,5 +1,6 @@
-//! `kubectl family trigger|retry|cancel|force|hold|unhold|approve`: each writes one annotation, the [request](crate::api::request),
-//! and shows what came of it. Nothing of a spec is touched, so that what a GitOps tool keeps stays as it is.
+//! `kubectl family trigger|retry|cancel|force|hold|unhold|approve`: each writes one annotation, the
+//! [request](crate::api::request), and shows what came of it. Nothing of a spec is touched, so that
+//! what a GitOps tool keeps stays as it is.
 
 mod render;
 mod send;
@@ -94,7 +95,8 @@ pub struct ApproveArguments {
     place: Place,
 }
 
-/// Sends what `act` makes of the scope: `Act::Trigger`, `Act::Retry`, `Act::Cancel` or `Act::Force`.
+/// Sends what `act` makes of the scope: `Act::Trigger`, `Act::Retry`, `Act::Cancel` or
+/// `Act::Force`.
 pub async fn of_scope(act: fn(Scope) -> Act, arguments: ScopeArguments) -> anyhow::Result<()> {
     let scope = scope(&arguments.target, arguments.subtree)?;
     let cluster = Cluster::connect(&arguments.place).await?;
@@ -123,7 +125,13 @@ pub async fn unhold(arguments: UnholdArguments) -> anyhow::Result<()> {
         Choice::Image(image) => Act::UnholdImage { image },
         Choice::Upstream(upstream) => Act::UnholdUpstream { upstream },
     };
-    dispatch(&Cluster::connect(&arguments.place).await?, &arguments.of.target, act, &arguments.sending).await
+    dispatch(
+        &Cluster::connect(&arguments.place).await?,
+        &arguments.of.target,
+        act,
+        &arguments.sending,
+    )
+    .await
 }
 
 pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
@@ -136,9 +144,14 @@ pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
     dispatch(&cluster, &target, Act::Approve { upstream, digest }, &sending).await
 }
 
-/// Annotates the `ManagedImage`, where one image is meant, else the `ImageFamily`: so that requests about several images do not
-/// stand in each other's way.
-async fn dispatch(cluster: &Cluster, target: &Target, act: Act, sending: &Sending) -> anyhow::Result<()> {
+/// Annotates the `ManagedImage`, where one image is meant, else the `ImageFamily`: so that requests
+/// about several images do not stand in each other's way.
+async fn dispatch(
+    cluster: &Cluster,
+    target: &Target,
+    act: Act,
+    sending: &Sending,
+) -> anyhow::Result<()> {
     let request = Request { id: send::fresh_id(Timestamp::now()), by: cluster.who().await, act };
     if let Some(image) = &target.image {
         let api: Api<ManagedImage> = cluster.api();
@@ -174,24 +187,33 @@ impl HoldTarget {
         match (&self.target.image, &self.upstream) {
             (Some(image), None) => Ok(Choice::Image(image.clone())),
             (None, Some(upstream)) => Ok(Choice::Upstream(upstream.clone())),
-            (Some(_), Some(_)) => bail!("--upstream is of the family: leave out the image and write {family}"),
+            (Some(_), Some(_)) => {
+                bail!("--upstream is of the family: leave out the image and write {family}")
+            }
             (None, None) => bail!(
-                "name an image, as {family}/IMAGE, or an upstream with --upstream; to stop a whole family, set its `spec.suspend`"
+                "name an image, as {family}/IMAGE, or an upstream with --upstream; to stop a whole \
+                 family, set its `spec.suspend`"
             ),
         }
     }
 }
 
-/// The digest to approve: the one that is asked for, or the candidate. It must be the candidate either way.
+/// The digest to approve: the one that is asked for, or the candidate. It must be the candidate
+/// either way.
 fn approvable(family: &ImageFamily, upstream: &str, asked: Option<&str>) -> anyhow::Result<String> {
     let Some(spec) = family.spec.upstreams.iter().find(|known| known.name == upstream) else {
-        let known: Vec<&str> = family.spec.upstreams.iter().map(|known| known.name.as_str()).collect();
+        let known: Vec<&str> =
+            family.spec.upstreams.iter().map(|known| known.name.as_str()).collect();
         bail!("the family has no upstream `{upstream}`; it has {}", known.join(", "));
     };
     if spec.approval != Approval::Manual {
         bail!("{upstream} needs no approval: its `approval` is Automatic");
     }
-    let status = family.status.iter().flat_map(|status| &status.upstreams).find(|known| known.name == upstream);
+    let status = family
+        .status
+        .iter()
+        .flat_map(|status| &status.upstreams)
+        .find(|known| known.name == upstream);
     let Some(candidate) = status.and_then(|status| status.candidate.as_ref()) else {
         bail!("{upstream} has no candidate: builds use the newest digest that was seen");
     };
@@ -231,7 +253,10 @@ mod tests {
     #[test]
     fn a_target_is_a_family_or_an_image_of_one() {
         assert_eq!(target("flask"), Target { family: "flask".into(), image: None });
-        assert_eq!(target("flask/app"), Target { family: "flask".into(), image: Some("app".into()) });
+        assert_eq!(
+            target("flask/app"),
+            Target { family: "flask".into(), image: Some("app".into()) }
+        );
         for wrong in ["", "/app", "flask/", "flask/app/more"] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
         }
@@ -240,8 +265,14 @@ mod tests {
     #[test]
     fn a_subtree_is_of_an_image() {
         assert_eq!(scope(&target("flask"), false).expect("a scope"), Scope::Family);
-        assert_eq!(scope(&target("flask/app"), false).expect("a scope"), Scope::Image("app".into()));
-        assert_eq!(scope(&target("flask/app"), true).expect("a scope"), Scope::Subtree("app".into()));
+        assert_eq!(
+            scope(&target("flask/app"), false).expect("a scope"),
+            Scope::Image("app".into())
+        );
+        assert_eq!(
+            scope(&target("flask/app"), true).expect("a scope"),
+            Scope::Subtree("app".into())
+        );
         let error = scope(&target("flask"), true).expect_err("of nothing").to_string();
         assert!(error.contains("flask/IMAGE"), "{error}");
     }
@@ -252,7 +283,10 @@ mod tests {
             HoldTarget { target: target(text), upstream: upstream.map(Into::into) }.choose()
         };
         assert_eq!(choose("flask/app", None).expect("a choice"), Choice::Image("app".into()));
-        assert_eq!(choose("flask", Some("debian")).expect("a choice"), Choice::Upstream("debian".into()));
+        assert_eq!(
+            choose("flask", Some("debian")).expect("a choice"),
+            Choice::Upstream("debian".into())
+        );
         assert!(choose("flask/app", Some("debian")).is_err());
         let error = choose("flask", None).expect_err("of everything").to_string();
         assert!(error.contains("spec.suspend"), "{error}");
@@ -273,13 +307,22 @@ mod tests {
         };
         let waits = family("Manual", Some(digest("b")));
         assert_eq!(approvable(&waits, "debian", None).expect("the candidate"), digest("b"));
-        assert_eq!(approvable(&waits, "debian", Some(&digest("b"))).expect("the candidate"), digest("b"));
+        assert_eq!(
+            approvable(&waits, "debian", Some(&digest("b"))).expect("the candidate"),
+            digest("b")
+        );
         let told = |family: &ImageFamily, upstream: &str, asked: Option<String>| {
             approvable(family, upstream, asked.as_deref()).expect_err("refused").to_string()
         };
-        assert!(told(&waits, "debian", Some(digest("c"))).ends_with(&format!("that is {}", digest("b"))));
+        assert!(
+            told(&waits, "debian", Some(digest("c")))
+                .ends_with(&format!("that is {}", digest("b")))
+        );
         assert!(told(&waits, "alpine", None).ends_with("it has debian"));
         assert!(told(&family("Manual", None), "debian", None).contains("no candidate"));
-        assert!(told(&family("Automatic", Some(digest("b"))), "debian", None).contains("needs no approval"));
+        assert!(
+            told(&family("Automatic", Some(digest("b"))), "debian", None)
+                .contains("needs no approval")
+        );
     }
 }

@@ -29,13 +29,21 @@ pub fn pending(request: &Request) -> String {
 
 /// The candidate of an upstream, beside the digest that builds use.
 pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String {
-    let status = family.status.iter().flat_map(|status| &status.upstreams).find(|known| known.name == upstream);
-    let Some((status, candidate)) = status.and_then(|status| Some((status, status.candidate.as_ref()?))) else {
+    let status = family
+        .status
+        .iter()
+        .flat_map(|status| &status.upstreams)
+        .find(|known| known.name == upstream);
+    let Some((status, candidate)) =
+        status.and_then(|status| Some((status, status.candidate.as_ref()?)))
+    else {
         return format!("{upstream} has no candidate");
     };
     let adopted = status.adopted.as_ref().map_or_else(
         || "builds use none yet".into(),
-        |adopted| format!("builds use {}, seen {} ago", adopted.digest, age(adopted.first_seen, now)),
+        |adopted| {
+            format!("builds use {}, seen {} ago", adopted.digest, age(adopted.first_seen, now))
+        },
     );
     format!(
         "{} ({})\n  candidate {}, seen {} ago\n  {adopted}",
@@ -48,8 +56,12 @@ pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String
 
 /// An act in words.
 fn act(act: &Act) -> String {
-    let until = |until: &Option<Timestamp>| until.map_or_else(String::new, |until| format!(" until {until:.0}"));
-    let because = |reason: &Option<String>| reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"));
+    let until = |until: &Option<Timestamp>| {
+        until.map_or_else(String::new, |until| format!(" until {until:.0}"))
+    };
+    let because = |reason: &Option<String>| {
+        reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"))
+    };
     match act {
         Act::Trigger(scope) | Act::Retry(scope) | Act::Cancel(scope) | Act::Force(scope) => {
             let verb = match act {
@@ -65,7 +77,9 @@ fn act(act: &Act) -> String {
             };
             format!("{} {what}", verb.as_str())
         }
-        Act::HoldImage { image, until: end, reason } => format!("Hold {image}{}{}", until(end), because(reason)),
+        Act::HoldImage { image, until: end, reason } => {
+            format!("Hold {image}{}{}", until(end), because(reason))
+        }
         Act::HoldUpstream { upstream, digest, until: end, reason } => {
             let at = digest.as_ref().map_or_else(String::new, |digest| format!(" at {digest}"));
             format!("Hold upstream {upstream}{at}{}{}", until(end), because(reason))

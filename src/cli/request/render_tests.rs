@@ -13,8 +13,14 @@ fn request(fields: &serde_json::Value) -> Request {
 #[test]
 fn a_request_is_told_in_words() {
     let told = |fields| requested(&request(&fields));
-    assert_eq!(told(json!({"id": "r1", "action": "Trigger"})), "requested: Trigger all of the family; id r1");
-    assert_eq!(told(json!({"id": "r1", "action": "Cancel", "image": "app"})), "requested: Cancel app; id r1");
+    assert_eq!(
+        told(json!({"id": "r1", "action": "Trigger"})),
+        "requested: Trigger all of the family; id r1"
+    );
+    assert_eq!(
+        told(json!({"id": "r1", "action": "Cancel", "image": "app"})),
+        "requested: Cancel app; id r1"
+    );
     assert_eq!(
         told(json!({"id": "r1", "action": "Force", "image": "app", "subtree": true})),
         "requested: Force app and all that stand on it; id r1"
@@ -47,7 +53,9 @@ fn an_earlier_request_is_told_with_who_made_it() {
 
 #[test]
 fn an_outcome_is_told_with_its_message() {
-    let of = |outcome| handled(&HandledRequest { outcome, message: "why".into(), ..HandledRequest::default() });
+    let of = |outcome| {
+        handled(&HandledRequest { outcome, message: "why".into(), ..HandledRequest::default() })
+    };
     assert_eq!(of(RequestOutcome::Done), "done: why");
     assert_eq!(of(RequestOutcome::Refused), "refused: why");
 }
@@ -68,7 +76,8 @@ fn a_candidate_is_shown_beside_what_builds_use() {
     assert_eq!(
         candidate(&family, "debian", now),
         format!(
-            "debian (docker.io/library/debian:12)\n  candidate {}, seen 60m ago\n  builds use {}, seen 11d ago",
+            "debian (docker.io/library/debian:12)\n  candidate {}, seen 60m ago\n  builds use {}, \
+             seen 11d ago",
             digest("b"),
             digest("a")
         )

@@ -43,7 +43,9 @@ pub struct Sending {
 }
 
 /// An object that takes requests.
-pub trait Requestable: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+pub trait Requestable:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
     /// Reads an annotation as the controller does.
     fn read(&self, value: &str) -> Result<Request, RequestError>;
     /// The requests that were handled last, newest first.
@@ -101,12 +103,15 @@ pub async fn send<K: Requestable>(
         let patch = json!({
             "metadata": {"resourceVersion": object.resource_version(), "annotations": {labels::REQUEST: value}}
         });
-        let parameters = PatchParams { field_manager: Some(FIELD_OWNER.into()), ..PatchParams::default() };
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_OWNER.into()), ..PatchParams::default() };
         tries += 1;
         match cluster.patch(api, name, &parameters, &Patch::Merge(patch)).await? {
             Some(_) => break,
             None if tries < TRIES => {}
-            None => bail!("{name} changed {TRIES} times while the request was being written; try again"),
+            None => {
+                bail!("{name} changed {TRIES} times while the request was being written; try again")
+            }
         }
     }
     println!("{}", render::requested(request));
@@ -114,18 +119,26 @@ pub async fn send<K: Requestable>(
 }
 
 /// Waits until the request is handled.
-async fn wait<K: Requestable>(api: &Api<K>, name: &str, request: &Request, timeout: Duration) -> anyhow::Result<()> {
+async fn wait<K: Requestable>(
+    api: &Api<K>,
+    name: &str,
+    request: &Request,
+    timeout: Duration,
+) -> anyhow::Result<()> {
     let settled = |object: Option<&K>| progress(object, &request.id) != Progress::Pending;
-    let object = tokio::time::timeout(timeout.into(), await_condition(api.clone(), name, settled)).await;
+    let object =
+        tokio::time::timeout(timeout.into(), await_condition(api.clone(), name, settled)).await;
     let Ok(object) = object else {
         bail!(
-            "not handled within {timeout}: is the controller running? The request stands, and is done when it is looked at; see \
-             `.status.requests` of {name}"
+            "not handled within {timeout}: is the controller running? The request stands, and is \
+             done when it is looked at; see `.status.requests` of {name}"
         )
     };
     let object = object.context("watch for the outcome")?;
     match progress(object.as_ref(), &request.id) {
-        Progress::Handled(handled) if handled.outcome == RequestOutcome::Refused => bail!(render::handled(&handled)),
+        Progress::Handled(handled) if handled.outcome == RequestOutcome::Refused => {
+            bail!(render::handled(&handled))
+        }
         Progress::Handled(handled) => {
             println!("{}", render::handled(&handled));
             Ok(())
@@ -152,15 +165,18 @@ fn progress<K: Requestable>(object: Option<&K>, id: &str) -> Progress {
     if let Some(handled) = object.handled().iter().find(|handled| handled.id == id) {
         return Progress::Handled(handled.clone());
     }
-    let stands = object.annotations().get(labels::REQUEST).and_then(|value| object.read(value).ok());
+    let stands =
+        object.annotations().get(labels::REQUEST).and_then(|value| object.read(value).ok());
     if stands.is_some_and(|request| request.id == id) { Progress::Pending } else { Progress::Lost }
 }
 
-/// The request that stands on the object and is not handled yet. An annotation that is no request is nobody's loss.
+/// The request that stands on the object and is not handled yet. An annotation that is no request
+/// is nobody's loss.
 fn pending<K: Requestable>(object: &K) -> Option<Request> {
     let value = object.annotations().get(labels::REQUEST)?;
     let request = object.read(value).ok()?;
-    let handled = is_handled(object.handled(), &request.id) || object.last_handled() == Some(&request.id);
+    let handled =
+        is_handled(object.handled(), &request.id) || object.last_handled() == Some(&request.id);
     (!handled).then_some(request)
 }
 

@@ -24,7 +24,8 @@ struct Server(Arc<Mutex<State>>);
 
 struct State {
     image: ManagedImage,
-    /// What others write, one at a time, each just before a patch arrives: an annotation, or nothing that matters here.
+    /// What others write, one at a time, each just before a patch arrives: an annotation, or
+    /// nothing that matters here.
     others: Vec<Option<&'static str>>,
     /// The patches that came true: query and body.
     patches: Vec<(String, Value)>,
@@ -48,8 +49,7 @@ impl Server {
         if patch.pointer("/metadata/resourceVersion").and_then(Value::as_str)
             != state.image.resource_version().as_deref()
         {
-            let status =
-                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409});
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409});
             return (409, status);
         }
         state.patches.push((query.into(), patch));
@@ -63,7 +63,8 @@ impl Server {
             async move {
                 let (parts, body) = request.into_parts();
                 let body = body.collect_bytes().await.expect("a body");
-                let (code, answer) = server.answer(&parts.method, parts.uri.query().unwrap_or_default(), &body);
+                let (code, answer) =
+                    server.answer(&parts.method, parts.uri.query().unwrap_or_default(), &body);
                 Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))
             }
         });
@@ -71,7 +72,11 @@ impl Server {
     }
 
     /// What became of a request, and the patches that came true.
-    async fn take(&self, fields: Value, replace: bool) -> (anyhow::Result<()>, Vec<(String, Value)>) {
+    async fn take(
+        &self,
+        fields: Value,
+        replace: bool,
+    ) -> (anyhow::Result<()>, Vec<(String, Value)>) {
         let cluster = self.cluster();
         let request = serde_json::from_value(fields).expect("a request");
         let sending = Sending { wait: false, timeout: Duration::from_secs(1), replace };
@@ -83,7 +88,8 @@ impl Server {
 
 impl State {
     fn write(&mut self, annotation: Option<&str>) {
-        let version: u32 = self.image.resource_version().expect("a version").parse().expect("a number");
+        let version: u32 =
+            self.image.resource_version().expect("a version").parse().expect("a number");
         self.image.metadata.resource_version = Some((version + 1).to_string());
         if let Some(value) = annotation {
             self.image.annotations_mut().insert(labels::REQUEST.into(), value.into());
@@ -101,7 +107,8 @@ async fn only_the_annotation_is_written() {
     let (outcome, patches) = server.take(force(), false).await;
     outcome.expect("sent");
     let value = r#"{"id":"r2","action":"Force","image":"app"}"#;
-    let wanted = json!({"metadata": {"resourceVersion": "1", "annotations": {labels::REQUEST: value}}});
+    let wanted =
+        json!({"metadata": {"resourceVersion": "1", "annotations": {labels::REQUEST: value}}});
     assert_eq!(patches.len(), 1);
     assert_eq!(patches[0].1, wanted);
     assert!(patches[0].0.contains("fieldManager=kubectl-family"), "{}", patches[0].0);
@@ -117,7 +124,10 @@ async fn an_object_that_changes_meanwhile_is_looked_at_anew() {
     let server = Server::new(image(None, json!(null)), &[Some(RETRY)]);
     let (outcome, patches) = server.take(force(), false).await;
     let error = outcome.expect_err("somebody else was faster").to_string();
-    assert!(error.starts_with("an earlier request by ann is not handled yet: Retry app"), "{error}");
+    assert!(
+        error.starts_with("an earlier request by ann is not handled yet: Retry app"),
+        "{error}"
+    );
     assert!(patches.is_empty());
 
     let server = Server::new(image(None, json!(null)), &[None; TRIES]);
@@ -141,14 +151,16 @@ async fn an_earlier_request_is_lost_only_when_that_is_wanted() {
 #[tokio::test]
 async fn what_the_controller_would_refuse_is_not_written() {
     let server = Server::new(image(None, json!(null)), &[]);
-    let (outcome, patches) = server.take(json!({"id": "r2", "action": "Retry", "image": "lib"}), false).await;
+    let (outcome, patches) =
+        server.take(json!({"id": "r2", "action": "Retry", "image": "lib"}), false).await;
     assert!(outcome.expect_err("of another image").to_string().contains("names `lib`"));
     assert!(patches.is_empty());
 }
 
 #[test]
 fn only_a_request_that_nobody_has_looked_at_is_in_the_way() {
-    let in_the_way = |annotation, status| pending(&image(annotation, status)).map(|request| request.id);
+    let in_the_way =
+        |annotation, status| pending(&image(annotation, status)).map(|request| request.id);
     assert_eq!(in_the_way(Some(RETRY), json!(null)).as_deref(), Some("r1"));
     assert_eq!(in_the_way(Some(RETRY), json!({"requests": [{"id": "r0"}]})).as_deref(), Some("r1"));
     assert_eq!(in_the_way(Some(RETRY), json!({"requests": [{"id": "r1"}]})), None);
@@ -160,8 +172,11 @@ fn only_a_request_that_nobody_has_looked_at_is_in_the_way() {
 #[test]
 fn a_request_is_pending_until_it_is_handled_or_lost() {
     assert_eq!(progress(Some(&image(Some(RETRY), json!(null))), "r1"), Progress::Pending);
-    let done = image(None, json!({"requests": [{"id": "r1", "outcome": "Refused", "message": "why"}]}));
-    assert!(matches!(progress(Some(&done), "r1"), Progress::Handled(handled) if handled.message == "why"));
+    let done =
+        image(None, json!({"requests": [{"id": "r1", "outcome": "Refused", "message": "why"}]}));
+    assert!(
+        matches!(progress(Some(&done), "r1"), Progress::Handled(handled) if handled.message == "why")
+    );
     let other = image(Some(RETRY), json!({"requests": [{"id": "r1"}]}));
     assert_eq!(progress(Some(&other), "r2"), Progress::Lost);
     assert_eq!(progress::<ManagedImage>(None, "r1"), Progress::Gone);

@@ -1,4 +1,5 @@
-//! `kubectl family status`: reads objects, has them [rendered](render), and shows them once or live.
+//! `kubectl family status`: reads objects, has them [rendered](render), and shows them once or
+//! live.
 
 mod render;
 mod screen;
@@ -80,7 +81,12 @@ impl Arguments {
                 render::family(family, &images, now, width)
             }
             (Some(name), None) => format!("family {name} is gone\n"),
-            (None, _) => render::families(&view.families.values().collect::<Vec<_>>(), self.all_namespaces, now, width),
+            (None, _) => render::families(
+                &view.families.values().collect::<Vec<_>>(),
+                self.all_namespaces,
+                now,
+                width,
+            ),
         }
     }
 }
@@ -117,8 +123,12 @@ async fn watch(cluster: &Cluster, arguments: &Arguments, mut screen: Screen) -> 
         .boxed();
     let images = match of_images {
         Some(config) => {
-            let api: Api<ManagedImage> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-            watcher(api, config).default_backoff().map_ok(|event| Seen::Image(Box::new(event))).boxed()
+            let api: Api<ManagedImage> =
+                Api::namespaced(cluster.client.clone(), &cluster.namespace);
+            watcher(api, config)
+                .default_backoff()
+                .map_ok(|event| Seen::Image(Box::new(event)))
+                .boxed()
         }
         None => stream::pending().boxed(),
     };
@@ -135,7 +145,8 @@ async fn watch(cluster: &Cluster, arguments: &Arguments, mut screen: Screen) -> 
                     view.take(event);
                     changed = true;
                 }
-                Some(Err(error)) if is_refused(&error) => bail!("the API server refuses the watch: {error}"),
+                Some(Err(error)) if is_refused(&error) => bail!("the API server refuses the watch: \
+                    {error}"),
                 Some(Err(_)) => {}
                 None => bail!("the watch has ended"),
             },
@@ -152,7 +163,9 @@ async fn watch(cluster: &Cluster, arguments: &Arguments, mut screen: Screen) -> 
 }
 
 fn is_refused(error: &watcher::Error) -> bool {
-    let (watcher::Error::InitialListFailed(source) | watcher::Error::WatchStartFailed(source)) = error else {
+    let (watcher::Error::InitialListFailed(source) | watcher::Error::WatchStartFailed(source)) =
+        error
+    else {
         return false;
     };
     matches!(source, kube::Error::Api(status) if status.is_forbidden() || status.is_not_found())

@@ -1,5 +1,5 @@
-//! A family, or several, as text for a terminal. Pure: the time and the width are arguments. Always with colours; whoever
-//! prints takes them out where they are not wanted.
+//! A family, or several, as text for a terminal. Pure: the time and the width are arguments. Always
+//! with colours; whoever prints takes them out where they are not wanted.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use crate::api::{
-    ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, RolloutState, UpstreamStatus,
+    ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, RolloutState,
+    UpstreamStatus,
     condition::{self, shorten},
 };
 
@@ -19,7 +20,12 @@ const LEAST: usize = 16;
 const GAP: usize = 2;
 
 /// A family: its summary, its upstreams, its images by level, and the rollouts that need a person.
-pub fn family(family: &ImageFamily, images: &[&ManagedImage], now: Timestamp, width: Option<u16>) -> String {
+pub fn family(
+    family: &ImageFamily,
+    images: &[&ManagedImage],
+    now: Timestamp,
+    width: Option<u16>,
+) -> String {
     let empty = ImageFamilyStatus::default();
     let status = family.status.as_ref().unwrap_or(&empty);
     let mut text = summary(family, status, now, width);
@@ -43,7 +49,12 @@ pub fn family(family: &ImageFamily, images: &[&ManagedImage], now: Timestamp, wi
 }
 
 /// Families in short, one a line.
-pub fn families(families: &[&ImageFamily], namespaces: bool, now: Timestamp, width: Option<u16>) -> String {
+pub fn families(
+    families: &[&ImageFamily],
+    namespaces: bool,
+    now: Timestamp,
+    width: Option<u16>,
+) -> String {
     if families.is_empty() {
         return "no families\n".into();
     }
@@ -89,7 +100,12 @@ fn painted(text: &str, colour: Color) -> Painted {
     Painted { text: text.into(), colour: Some(colour), bold: false }
 }
 
-fn summary(family: &ImageFamily, status: &ImageFamilyStatus, now: Timestamp, width: Option<u16>) -> String {
+fn summary(
+    family: &ImageFamily,
+    status: &ImageFamilyStatus,
+    now: Timestamp,
+    width: Option<u16>,
+) -> String {
     let ready = ready(status);
     let mut lines = vec![
         ("Family", format!("{}/{}", family.namespace().unwrap_or_default(), family.name_any())),
@@ -101,16 +117,26 @@ fn summary(family: &ImageFamily, status: &ImageFamilyStatus, now: Timestamp, wid
         _ = write!(readiness, " for {since} ({}): {}", condition.reason, condition.message);
     }
     lines.insert(1, ("Ready", readiness));
-    if let Some(stalled) = status.conditions.iter().find(|c| c.type_ == condition::STALLED && c.status == "True") {
+    if let Some(stalled) =
+        status.conditions.iter().find(|c| c.type_ == condition::STALLED && c.status == "True")
+    {
         lines.insert(2, ("Stalled", format!("{}: {}", stalled.reason, stalled.message)));
     }
     if let Some(cascade) = &status.cascade {
         lines.push(("Cascade", format!("{}, for {}", cascade.name, age(cascade.started_at, now))));
     } else if let Some(pending) = &status.pending {
-        lines.push(("Pending", format!("changes since {} ago wait for a cascade", age(pending.since, now))));
+        lines.push((
+            "Pending",
+            format!("changes since {} ago wait for a cascade", age(pending.since, now)),
+        ));
     }
     if family.spec.suspend {
-        lines.push(("Suspend", "nothing is built, tagged or rolled out until `spec.suspend` is taken out".into()));
+        lines.push((
+            "Suspend",
+            "nothing is built, tagged or rolled out until `spec.suspend` is \
+                                taken out"
+                .into(),
+        ));
     }
     lines.into_iter().fold(String::new(), |text, (name, value)| {
         let line = format!("{name:<8} {}", one_line(&value));
@@ -126,8 +152,15 @@ fn upstream_row(upstream: &UpstreamStatus, now: Timestamp) -> Vec<Painted> {
         (&upstream.reference).into(),
         short(adopted.map(|adopted| adopted.digest.as_str())).into(),
         age(adopted.and_then(|adopted| adopted.since), now).into(),
-        candidate.map_or_else(|| "-".into(), |candidate| painted(&short(Some(&candidate.digest)), Color::Cyan)),
-        why(upstream.reason.as_deref().unwrap_or_default(), upstream.message.as_deref().unwrap_or_default()).into(),
+        candidate.map_or_else(
+            || "-".into(),
+            |candidate| painted(&short(Some(&candidate.digest)), Color::Cyan),
+        ),
+        why(
+            upstream.reason.as_deref().unwrap_or_default(),
+            upstream.message.as_deref().unwrap_or_default(),
+        )
+        .into(),
     ]
 }
 
@@ -161,7 +194,12 @@ fn rollout_rows(image: &ManagedImage) -> Vec<Vec<Painted>> {
                 RolloutState::Stalled => painted("Stalled", Color::Red),
                 RolloutState::Refused => painted("Refused", Color::Red),
             };
-            Some(vec![(&image.spec.image).into(), (&rollout.workload).into(), state, (&rollout.message).into()])
+            Some(vec![
+                (&image.spec.image).into(),
+                (&rollout.workload).into(),
+                state,
+                (&rollout.message).into(),
+            ])
         })
         .collect()
 }
@@ -169,7 +207,10 @@ fn rollout_rows(image: &ManagedImage) -> Vec<Vec<Painted>> {
 /// A table that fits into `width`, as far as that leaves a column [`LEAST`] characters.
 fn table(header: &[&str], rows: Vec<Vec<Painted>>, width: Option<u16>) -> String {
     let widest = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| one_line(&cell.text).chars().count());
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| one_line(&cell.text).chars().count());
         cells.chain(header.get(column).map(|name| name.len())).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(widest).collect();
@@ -178,7 +219,9 @@ fn table(header: &[&str], rows: Vec<Vec<Painted>>, width: Option<u16>) -> String
     table.load_style(presets::NOTHING).enforce_styling();
     table.set_header(header.to_vec());
     for row in rows {
-        table.add_row(row.into_iter().zip(&widths).map(|(cell, width)| cell.cut(*width)).collect::<Vec<_>>());
+        table.add_row(
+            row.into_iter().zip(&widths).map(|(cell, width)| cell.cut(*width)).collect::<Vec<_>>(),
+        );
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, u16::try_from(GAP).unwrap_or(1)));
@@ -238,9 +281,16 @@ fn counts(counts: &ImageCounts) -> String {
         ("blocked", counts.blocked),
         ("failed", counts.failed),
     ];
-    let named: Vec<_> =
-        states.into_iter().filter(|(_, count)| *count > 0).map(|(state, count)| format!("{count} {state}")).collect();
-    if named.is_empty() { counts.total.to_string() } else { format!("{}: {}", counts.total, named.join(", ")) }
+    let named: Vec<_> = states
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(state, count)| format!("{count} {state}"))
+        .collect();
+    if named.is_empty() {
+        counts.total.to_string()
+    } else {
+        format!("{}: {}", counts.total, named.join(", "))
+    }
 }
 
 fn colour(state: ImageState) -> Color {
@@ -255,7 +305,10 @@ fn colour(state: ImageState) -> Color {
 
 /// The first characters of a digest.
 fn short(digest: Option<&str>) -> String {
-    digest.map_or_else(|| "-".into(), |digest| digest.trim_start_matches("sha256:").chars().take(12).collect())
+    digest.map_or_else(
+        || "-".into(),
+        |digest| digest.trim_start_matches("sha256:").chars().take(12).collect(),
+    )
 }
 
 fn why(reason: &str, message: &str) -> String {

@@ -17,7 +17,8 @@ fn the_family() -> ImageFamily {
         "spec": {"repository": "r.example.com/team", "upstreams": [], "images": []},
         "status": {
             "conditions": [{
-                "type": "Ready", "status": "False", "reason": "Cascading", "message": "3 of 5 images are current",
+                "type": "Ready", "status": "False", "reason": "Cascading", "message": "3 of 5 \
+                    images are current",
                 "lastTransitionTime": "2026-05-01T11:59:20Z"
             }],
             "upstreams": [{
@@ -57,7 +58,8 @@ fn the_images() -> Vec<ManagedImage> {
             &json!({"state": "Current", "reason": "Current", "since": since, "build": 2, "digest": digest("c"),
             "rollouts": [
                 {"workload": "Deployment team/web", "digest": digest("c"), "state": "Complete", "message": "all 3 pods run it"},
-                {"workload": "Deployment shop/web", "digest": digest("c"), "state": "Refused", "message": "namespace shop does not consent"}
+                {"workload": "Deployment shop/web", "digest": digest("c"), "state": "Refused", "message": "namespace \
+                    shop does not consent"}
             ]}),
         ),
         image(
@@ -70,7 +72,8 @@ fn the_images() -> Vec<ManagedImage> {
         image(
             2,
             "node",
-            &json!({"state": "Failed", "reason": "BuildFailed", "message": "RUN apt-get install: exit code 100",
+            &json!({"state": "Failed", "reason": "BuildFailed", "message": "RUN apt-get install: \
+                exit code 100",
             "since": "2026-05-01T09:00:00Z"}),
         ),
         image(4, "hello", &serde_json::Value::Null),
@@ -97,11 +100,15 @@ fn a_narrow_terminal_cuts_the_last_column_and_then_the_widest() {
 fn states_are_painted() {
     let images = the_images();
     let text = family(&the_family(), &images.iter().collect::<Vec<_>>(), now(), None);
-    let line = |name: &str| text.lines().find(|line| line.contains(name)).expect("a line").to_owned();
+    let line =
+        |name: &str| text.lines().find(|line| line.contains(name)).expect("a line").to_owned();
     assert!(text.len() > strip_str(&text).to_string().len());
     let (failed, current) = (line("apt-get"), line("cccccccccccc"));
     assert!(failed.contains("\u{1b}["), "{failed:?}");
-    assert_ne!(failed.find("Failed").map(|at| &failed[..at]), current.find("Current").map(|at| &current[..at]));
+    assert_ne!(
+        failed.find("Failed").map(|at| &failed[..at]),
+        current.find("Current").map(|at| &current[..at])
+    );
 }
 
 #[test]
@@ -116,7 +123,10 @@ fn families_are_shown_one_a_line() {
 #[test]
 fn ages_are_as_kubectl_writes_them() {
     let ago = |seconds| age(Some(now() - jiff::SignedDuration::from_secs(seconds)), now());
-    assert_eq!([0, 119, 120, 7_199, 7_200, 200_000].map(ago), ["0s", "119s", "2m", "119m", "2h", "2d"]);
+    assert_eq!(
+        [0, 119, 120, 7_199, 7_200, 200_000].map(ago),
+        ["0s", "119s", "2m", "119m", "2h", "2d"]
+    );
     assert_eq!(ago(-5), "0s");
     assert_eq!(age(None, now()), "-");
 }

@@ -1,4 +1,5 @@
-//! Standard output: drawn over on a terminal, appended to elsewhere; in colour only where that is wanted (`NO_COLOR`).
+//! Standard output: drawn over on a terminal, appended to elsewhere; in colour only where that is
+//! wanted (`NO_COLOR`).
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -15,7 +16,11 @@ pub struct Screen {
 impl Screen {
     pub fn new() -> Self {
         let output = io::stdout();
-        Self { live: output.is_terminal(), coloured: AutoStream::choice(&output) != ColorChoice::Never, shown: None }
+        Self {
+            live: output.is_terminal(),
+            coloured: AutoStream::choice(&output) != ColorChoice::Never,
+            shown: None,
+        }
     }
 
     /// Whether what was shown is drawn over.
@@ -28,7 +33,8 @@ impl Screen {
         if self.live { comfy_table::Table::new().width() } else { None }
     }
 
-    /// Shows a text instead of the one before; appends it, where there is no terminal and it differs.
+    /// Shows a text instead of the one before; appends it, where there is no terminal and it
+    /// differs.
     pub fn show(&mut self, text: &str) -> io::Result<()> {
         let plain = anstream::adapter::strip_str(text).to_string();
         let wanted = if self.coloured { text } else { plain.as_str() };

@@ -3,13 +3,17 @@
 //! - [`check`]: is the spec one that can be built?
 //! - [`credentials`]: the registry credentials of the namespace
 //! - [`imports`]: what it takes from other families
-//! - [`observe`]: everything that the decision needs to know; [`observed_jobs`]: of builds and checks;
+//! - [`observe`]: everything that the decision needs to know; [`observed_jobs`]: of builds and
+//!   checks;
 //!   [`strategies`]: how images are built; [`image_keys`]: how registries are asked for tags
 //! - [`observed_requests`]: what people ask for by hand; [`requests`]: what came of it
-//! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it came out the same as
-//! - [`apply`]: builds are started; [`checks`]: checks are; [`jobs`]: how either is made once, and ended
+//! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it
+//!   came out the same as
+//! - [`apply`]: builds are started; [`checks`]: checks are; [`jobs`]: how either is made once, and
+//!   ended
 //! - [`promote`]: tags are moved
-//! - [`status`]: the record of the family; [`image_record`]: of each image; [`history`]: of its builds; [`cascade`]: of the cascade
+//! - [`status`]: the record of the family; [`image_record`]: of each image; [`history`]: of its
+//!   builds; [`cascade`]: of the cascade
 //! - [`counting`]: what the metrics count
 //! - [`events`]: what a person would want to be told
 
@@ -39,7 +43,8 @@ use crate::{
     engine::{CascadeStep, decide},
 };
 
-/// The longest that a family is left alone: nothing depends on it, but a missed event costs no more than this.
+/// The longest that a family is left alone: nothing depends on it, but a missed event costs no more
+/// than this.
 const RESYNC: Duration = Duration::from_mins(10);
 /// Until the pass after one that has opened or closed a cascade.
 const AT_ONCE: Duration = Duration::from_millis(1);
@@ -49,7 +54,9 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
     let key = Key::of(&*family);
     let live = |family: &Arc<ImageFamily>| family.metadata.deletion_timestamp.is_none();
     let known = || context.stores.families.get(&key).filter(live);
-    let Some(uid) = known().map(|family| family.uid().unwrap_or_default()) else { return Ok(Action::await_change()) };
+    let Some(uid) = known().map(|family| family.uid().unwrap_or_default()) else {
+        return Ok(Action::await_change());
+    };
     let cache = context.reconcile_caches.of(&uid);
     let mut cache = cache.lock().await;
     let now = context.clock.now();
@@ -60,7 +67,8 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
         // Made again since: what is remembered is of another one.
         return Ok(Action::requeue(AT_ONCE));
     }
-    jobs::look_for_unanswered(&context.stores.jobs, &context.client, &key.namespace, &mut cache).await?;
+    jobs::look_for_unanswered(&context.stores.jobs, &context.client, &key.namespace, &mut cache)
+        .await?;
     let mut reservation = context.quota.reserve(&key, &context.stores, now);
 
     let blueprint = match validate::validated(&context, &family, &mut cache) {
@@ -72,14 +80,17 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
         Err(problem) => return status::stalled(&context, &family, &problem, &mut cache, now).await,
     };
     snapshot::register_polls(&context, &family, &keychain, &mut cache.image_keys);
-    let mut snapshot = Snapshot::observe(&context, &family, blueprint, keychain, &mut cache, now).await?;
+    let mut snapshot =
+        Snapshot::observe(&context, &family, blueprint, keychain, &mut cache, now).await?;
 
-    // Each answer of the registry may let the next level be asked for; there are no more levels than images.
+    // Each answer of the registry may let the next level be asked for; there are no more levels
+    // than images.
     let mut decision = decide(&snapshot.input(&cache), now);
     let mut rounds = snapshot.blueprint.images.len() + 2;
     while rounds > 0
         && (lookup::look_up(&context, &snapshot, &decision, &mut cache, now).await
-            || retag_unchanged::retag_unchanged(&context, &snapshot, &decision, &mut cache, now).await)
+            || retag_unchanged::retag_unchanged(&context, &snapshot, &decision, &mut cache, now)
+                .await)
     {
         rounds -= 1;
         decision = decide(&snapshot.input(&cache), now);
@@ -90,19 +101,29 @@ pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Resul
         decision = decide(&snapshot.input(&cache), now);
         quota::request(&family, &decision)
     });
-    let refused_builds = start_builds::start_builds(&context, &snapshot, &mut decision, &mut cache, now).await?;
+    let refused_builds =
+        start_builds::start_builds(&context, &snapshot, &mut decision, &mut cache, now).await?;
     reservation.commit(&context.stores);
-    let refused_checks = start_checks::start_checks(&context, &snapshot, &mut decision, &mut cache, now).await?;
+    let refused_checks =
+        start_checks::start_checks(&context, &snapshot, &mut decision, &mut cache, now).await?;
     image::record_promotion_intent(&context, &snapshot, &decision).await?;
     promote::move_tags(&context, &snapshot, &mut decision, &mut cache, now).await;
     let later = status::record(&context, &snapshot, &decision, &mut cache, now).await?;
     jobs::end(&context, &snapshot, &decision).await?;
     let unfinished = (refused_builds || refused_checks || rounds == 0).then_some(now);
-    Ok(next(&decision, [later, promote::retry_at(&cache, now), unfinished, snapshot.look_again], now))
+    Ok(next(
+        &decision,
+        [later, promote::retry_at(&cache, now), unfinished, snapshot.look_again],
+        now,
+    ))
 }
 
 /// When to look again though nothing has changed.
-fn next(decision: &crate::engine::Decision, others: [Option<Timestamp>; 4], now: Timestamp) -> Action {
+fn next(
+    decision: &crate::engine::Decision,
+    others: [Option<Timestamp>; 4],
+    now: Timestamp,
+) -> Action {
     if matches!(decision.cascade, CascadeStep::Open { .. } | CascadeStep::Close { .. }) {
         return Action::requeue(AT_ONCE);
     }

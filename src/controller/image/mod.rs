@@ -1,7 +1,8 @@
 //! The pass over a `ManagedImage`: its workloads are moved to its promoted digest.
 //!
-//! Apart from the family's pass, so that a cascade never waits for a rollout, and a rollout never for a cascade. It writes
-//! `status.rollouts` and the condition `RolledOut` under a field owner of its own.
+//! Apart from the family's pass, so that a cascade never waits for a rollout, and a rollout never
+//! for a cascade. It writes `status.rollouts` and the condition `RolledOut` under a field owner of
+//! its own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -42,14 +43,19 @@ const TRY_AGAIN: Duration = Duration::from_secs(10);
 pub async fn reconcile(image: Arc<ManagedImage>, context: Arc<Context>) -> Result<Action, Error> {
     let key = Key::of(&*image);
     let live = |image: &Arc<ManagedImage>| image.metadata.deletion_timestamp.is_none();
-    let Some(image) = context.stores.images.get(&key).filter(live) else { return Ok(Action::await_change()) };
+    let Some(image) = context.stores.images.get(&key).filter(live) else {
+        return Ok(Action::await_change());
+    };
     let family = context.stores.families.get(&Key::new(&key.namespace, &image.spec.family));
-    let Some(family) = family.filter(|family| !family.spec.suspend) else { return Ok(Action::requeue(RESYNC)) };
+    let Some(family) = family.filter(|family| !family.spec.suspend) else {
+        return Ok(Action::requeue(RESYNC));
+    };
     let rollouts = rollouts_of(&family, &image);
     context.rollouts.follow(&ObjectRef::from_obj(&*image), &key.namespace, rollouts);
     let Some(digest) = promoted(image.status.as_ref()) else { return Ok(Action::requeue(RESYNC)) };
 
-    let steps = rollout::plan(&key.namespace, &image.spec.repository, digest, rollouts, &context.workloads);
+    let steps =
+        rollout::plan(&key.namespace, &image.spec.repository, digest, rollouts, &context.workloads);
     let failed = carry_out(&context, &steps).await;
     record(&context, &family, &image, steps, failed.as_deref()).await?;
     Ok(Action::requeue(if failed.is_some() { TRY_AGAIN } else { RESYNC }))
@@ -60,8 +66,8 @@ fn rollouts_of<'a>(family: &'a ImageFamily, image: &ManagedImage) -> &'a [Rollou
     image.map_or(&[], |image| image.rollout.as_slice())
 }
 
-/// The digest that workloads are moved to: the promoted one, once the floating tags stand on it, for a restarted pod pulls by
-/// tag.
+/// The digest that workloads are moved to: the promoted one, once the floating tags stand on it,
+/// for a restarted pod pulls by tag.
 fn promoted(status: Option<&ManagedImageStatus>) -> Option<&str> {
     let status = status?;
     let digest = status.promoted.as_deref()?;
@@ -75,7 +81,8 @@ async fn carry_out(context: &Context, steps: &[Step]) -> Option<String> {
     for patch in steps.iter().filter_map(|step| step.patch.as_ref()) {
         match rollout::apply(&context.client, patch).await {
             Ok(()) => info!(workload = %patch.key, "workload moved to a new digest"),
-            // The cache lags behind: the change that made the conflict comes by the watch, and with it the next pass.
+            // The cache lags behind: the change that made the conflict comes by the watch, and with
+            // it the next pass.
             Err(rollout::apply::Error::Conflict(_)) => {}
             Err(error) => {
                 warn!(workload = %patch.key, %error, "a workload could not be moved");
@@ -100,12 +107,19 @@ async fn record(
     if old.rollouts == rollouts && known == condition.as_ref() {
         return Ok(());
     }
-    let status = json!({ "conditions": condition.iter().collect::<Vec<_>>(), "rollouts": rollouts });
+    let status =
+        json!({ "conditions": condition.iter().collect::<Vec<_>>(), "rollouts": rollouts });
     let name = image.name_any();
-    let api: Api<ManagedImage> = Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
+    let api: Api<ManagedImage> =
+        Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
     let parameters = PatchParams::apply(labels::ROLLOUT_FIELD_OWNER).force();
     let what = || format!("write the rollouts of ManagedImage {name}");
-    match call(what, api.patch_status(&name, &parameters, &apply_status::<ManagedImage>(&name, &status))).await {
+    match call(
+        what,
+        api.patch_status(&name, &parameters, &apply_status::<ManagedImage>(&name, &status)),
+    )
+    .await
+    {
         Ok(written) => context.stores.images.wrote(written),
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) => return Err(error),
@@ -115,28 +129,47 @@ async fn record(
 }
 
 /// The condition `RolledOut`; none for an image without rollouts.
-fn condition(old: &[Condition], rollouts: &[RolloutRecord], failed: Option<&str>, now: Timestamp) -> Option<Condition> {
+fn condition(
+    old: &[Condition],
+    rollouts: &[RolloutRecord],
+    failed: Option<&str>,
+    now: Timestamp,
+) -> Option<Condition> {
     let worst = [
         (RolloutState::Refused, reason::ROLLOUT_REFUSED),
         (RolloutState::Stalled, reason::ROLLOUT_STALLED),
         (RolloutState::Progressing, reason::ROLLING_OUT),
     ]
     .into_iter()
-    .find_map(|(state, reason)| Some((reason, rollouts.iter().find(|record| record.state == state)?)));
+    .find_map(|(state, reason)| {
+        Some((reason, rollouts.iter().find(|record| record.state == state)?))
+    });
     let (ready, reason, message) = match (failed, worst) {
         _ if rollouts.is_empty() => return None,
         (Some(failed), _) => (false, reason::ROLLOUT_REFUSED, failed.to_owned()),
-        (None, Some((reason, record))) => (false, reason, format!("{}: {}", record.workload, record.message)),
-        (None, None) => (true, reason::CURRENT, format!("all {} workloads run the digest", rollouts.len())),
+        (None, Some((reason, record))) => {
+            (false, reason, format!("{}: {}", record.workload, record.message))
+        }
+        (None, None) => {
+            (true, reason::CURRENT, format!("all {} workloads run the digest", rollouts.len()))
+        }
     };
-    let mut conditions = old.iter().filter(|condition| condition.type_ == ROLLED_OUT).cloned().collect();
+    let mut conditions =
+        old.iter().filter(|condition| condition.type_ == ROLLED_OUT).cloned().collect();
     condition::set(&mut conditions, ROLLED_OUT, ready, reason, &message, None, now);
     conditions.pop()
 }
 
-async fn tell(context: &Context, family: &ImageFamily, old: &[RolloutRecord], new: &[RolloutRecord]) {
+async fn tell(
+    context: &Context,
+    family: &ImageFamily,
+    old: &[RolloutRecord],
+    new: &[RolloutRecord],
+) {
     for record in new {
-        let before = old.iter().find(|before| before.workload == record.workload && before.digest == record.digest);
+        let before = old
+            .iter()
+            .find(|before| before.workload == record.workload && before.digest == record.digest);
         if before.is_some_and(|before| before.state == record.state) {
             continue;
         }

@@ -1,7 +1,8 @@
 //! Admission: which of the builds that are ready start now, and what the others wait for.
 //!
-//! Builds that a person caused come first, then those with the longest remaining path. They pass, in this order: windows, the
-//! breaker, the family's parallelism, the operator's limits, and the rate of a storm.
+//! Builds that a person caused come first, then those with the longest remaining path. They pass,
+//! in this order: windows, the breaker, the family's parallelism, the operator's limits, and the
+//! rate of a storm.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,8 +55,10 @@ pub fn admit(
             if *probe_at > now {
                 evaluation.plan.wake(*probe_at);
             }
-            let message =
-                format!("the breaker is open: {count} images failed for {cause}; one build is tried at {probe_at:.0}");
+            let message = format!(
+                "the breaker is open: {count} images failed for {cause}; one build is \
+                         tried at {probe_at:.0}"
+            );
             gates::close(evaluation, reason::BREAKER_OPEN, &message);
             return Vec::new();
         }
@@ -106,12 +109,14 @@ fn all<'s>(input: &'s DecideInput<'_>) -> impl Iterator<Item = &'s ObservedBuild
     input.images.iter().flat_map(|image| &image.builds).chain(&input.orphans)
 }
 
-/// When the builds were started that no person caused: as the records remember them, and as Jobs tell. Of one image no two
-/// start at once.
+/// When the builds were started that no person caused: as the records remember them, and as Jobs
+/// tell. Of one image no two start at once.
 fn starts(input: &DecideInput<'_>) -> Vec<Timestamp> {
     let of_images = input.images.iter().flat_map(|image| {
         let remembered = image.record.into_iter().flat_map(|record| record.starts.iter().copied());
-        remembered.chain(image.builds.iter().filter_map(ObservedBuild::uncaused_start)).collect::<BTreeSet<Timestamp>>()
+        remembered
+            .chain(image.builds.iter().filter_map(ObservedBuild::uncaused_start))
+            .collect::<BTreeSet<Timestamp>>()
     });
     of_images.chain(input.orphans.iter().filter_map(ObservedBuild::uncaused_start)).collect()
 }
@@ -157,9 +162,15 @@ impl Slots {
             let message = if self.probing {
                 "the breaker is open, and another build is the one that is tried".to_owned()
             } else {
-                format!("{} builds of the family run, as many as spec.policy.parallelism allows", self.parallelism)
+                format!(
+                    "{} builds of the family run, as many as spec.policy.parallelism allows",
+                    self.parallelism
+                )
             };
-            return full(if self.probing { reason::BREAKER_OPEN } else { reason::PARALLELISM_REACHED }, message);
+            return full(
+                if self.probing { reason::BREAKER_OPEN } else { reason::PARALLELISM_REACHED },
+                message,
+            );
         }
         if !ready.user_caused && self.rate_limit == Some(0) {
             return full(
@@ -199,9 +210,14 @@ impl Slots {
 
 /// How long a build of this image is likely to take, in seconds: the mean of its last builds.
 fn expected_seconds(input: &DecideInput<'_>, image: usize) -> i64 {
-    let history = input.images.get(image).and_then(|image| image.record).map_or(&[][..], |record| &record.history);
+    let history = input
+        .images
+        .get(image)
+        .and_then(|image| image.record)
+        .map_or(&[][..], |record| &record.history);
     let known = history.iter().filter_map(|build| build.seconds).take(LEARNED_FROM);
-    let (sum, count) = known.fold((0_i64, 0_i64), |(sum, count), seconds| (sum.saturating_add(seconds), count + 1));
+    let (sum, count) = known
+        .fold((0_i64, 0_i64), |(sum, count), seconds| (sum.saturating_add(seconds), count + 1));
     if count == 0 { UNKNOWN_SECONDS } else { (sum / count).max(1) }
 }
 
@@ -210,10 +226,9 @@ fn expected_seconds(input: &DecideInput<'_>, image: usize) -> i64 {
 pub fn breaker(input: &DecideInput<'_>, images: &[ImageDecision], now: Timestamp) -> BreakerState {
     let counts = |class| matches!(class, FailureClass::Build | FailureClass::Infrastructure);
     let failed = |image: &ImageDecision| {
-        image
-            .failure
-            .as_ref()
-            .is_some_and(|failure| counts(failure.last.class) && failure.build + failure.infrastructure > 0)
+        image.failure.as_ref().is_some_and(|failure| {
+            counts(failure.last.class) && failure.build + failure.infrastructure > 0
+        })
     };
     if input.spec.policy.breaker.consecutive_failures == 0 || !images.iter().any(failed) {
         return BreakerState::Closed;
@@ -240,7 +255,11 @@ pub fn breaker(input: &DecideInput<'_>, images: &[ImageDecision], now: Timestamp
         .map(|((index, image), cause)| LastBuild {
             image: input.spec.images.get(index).map_or("", |image| image.name.as_str()),
             cause,
-            failed_at: image.failure.as_ref().filter(|_| failed(image)).and_then(|failure| failure.at),
+            failed_at: image
+                .failure
+                .as_ref()
+                .filter(|_| failed(image))
+                .and_then(|failure| failure.at),
             succeeded_at: finished(index).filter(|_| !failed(image)),
         })
         .collect();

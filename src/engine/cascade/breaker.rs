@@ -1,8 +1,9 @@
 //! The breaker: a cascade that only fails is stopped before it has failed everywhere.
 //!
-//! When as many distinct images as the policy says have failed from one cause, and none has succeeded from it since, no
-//! further build starts, but for one now and then that shows whether it still fails. Nothing is remembered: the state follows
-//! from the last builds of the images, so that a restart neither opens nor closes it.
+//! When as many distinct images as the policy says have failed from one cause, and none has
+//! succeeded from it since, no further build starts, but for one now and then that shows whether it
+//! still fails. Nothing is remembered: the state follows from the last builds of the images, so
+//! that a restart neither opens nor closes it.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,8 @@ const MAX_NAMES: usize = 10;
 pub struct LastBuild<'a> {
     /// The image.
     pub image: &'a str,
-    /// What the build was made for, in words: builds that share them share the cause. One without a cause does not count.
+    /// What the build was made for, in words: builds that share them share the cause. One without a
+    /// cause does not count.
     pub cause: &'a str,
     /// When the last of them failed.
     pub failed_at: Option<Timestamp>,
@@ -36,8 +38,8 @@ pub enum BreakerState {
     Closed,
     /// They may not.
     Open {
-        /// When so many had failed that it opened. A probe that fails may move it on, for the records keep an image's last
-        /// failure only.
+        /// When so many had failed that it opened. A probe that fails may move it on, for the
+        /// records keep an image's last failure only.
         since: Timestamp,
         /// What the failed builds have in common.
         cause: String,
@@ -50,10 +52,11 @@ pub enum BreakerState {
     },
 }
 
-/// Whether the breaker is open. If it is for several causes, the answer is for the one whose probe comes first.
+/// Whether the breaker is open. If it is for several causes, the answer is for the one whose probe
+/// comes first.
 ///
-/// Failures count that are later than the last success from the same cause: so one success closes it, and a probe that fails
-/// puts the next one off. With `consecutiveFailures: 0` it never opens.
+/// Failures count that are later than the last success from the same cause: so one success closes
+/// it, and a probe that fails puts the next one off. With `consecutiveFailures: 0` it never opens.
 #[must_use]
 pub fn state(policy: &Breaker, builds: &[LastBuild<'_>], now: Timestamp) -> BreakerState {
     let enough = usize::try_from(policy.consecutive_failures).unwrap_or(0);
@@ -90,7 +93,9 @@ fn consecutive_failures<'a>(builds: &[&LastBuild<'a>]) -> Vec<Failure<'a>> {
     let success = builds.iter().filter_map(|build| build.succeeded_at).max();
     let mut last: BTreeMap<&str, Timestamp> = BTreeMap::new();
     for build in builds {
-        if let Some(failed) = build.failed_at.filter(|failed| success.is_none_or(|success| *failed > success)) {
+        if let Some(failed) =
+            build.failed_at.filter(|failed| success.is_none_or(|success| *failed > success))
+        {
             let known = last.entry(build.image).or_insert(failed);
             *known = failed.max(*known);
         }
@@ -100,8 +105,8 @@ fn consecutive_failures<'a>(builds: &[&LastBuild<'a>]) -> Vec<Failure<'a>> {
     failures
 }
 
-/// When the next probe may start: so long after the last failure. A failure in the future is of a clock that was put back
-/// since; one further ahead than a probe's pause is not waited for.
+/// When the next probe may start: so long after the last failure. A failure in the future is of a
+/// clock that was put back since; one further ahead than a probe's pause is not waited for.
 fn probe_at(policy: &Breaker, failures: &[Failure<'_>], now: Timestamp) -> Timestamp {
     let pause = policy.probe_after.signed();
     let after = |time: Timestamp| time.saturating_add(pause).unwrap_or(Timestamp::MAX);
@@ -153,7 +158,11 @@ mod tests {
         // The time does not change it, so that no pass writes it anew.
         assert_eq!(state(&policy(3), &builds, second(5000)), expected);
         let twice = [failed("a", 10), failed("a", 20), failed("a", 30), failed("b", 40)];
-        assert_eq!(state(&policy(3), &twice, second(50)), BreakerState::Closed, "one image that fails again is one");
+        assert_eq!(
+            state(&policy(3), &twice, second(50)),
+            BreakerState::Closed,
+            "one image that fails again is one"
+        );
     }
 
     #[test]
@@ -162,7 +171,11 @@ mod tests {
         builds.push(LastBuild { cause: "a new source", ..succeeded("d", 40) });
         assert!(open(&state(&policy(3), &builds, second(50))));
         builds.push(succeeded("e", 15));
-        assert_eq!(state(&policy(3), &builds, second(50)), BreakerState::Closed, "only two have failed since");
+        assert_eq!(
+            state(&policy(3), &builds, second(50)),
+            BreakerState::Closed,
+            "only two have failed since"
+        );
         assert!(open(&state(&policy(2), &builds, second(50))));
         builds.push(succeeded("e", 40));
         assert_eq!(state(&policy(1), &builds, second(50)), BreakerState::Closed);
@@ -174,7 +187,8 @@ mod tests {
     #[test]
     fn a_probe_that_fails_puts_the_next_one_off() {
         let probed = [failed("a", 700), failed("b", 20), failed("c", 30)];
-        let BreakerState::Open { probe_at, failures, .. } = state(&policy(3), &probed, second(710)) else {
+        let BreakerState::Open { probe_at, failures, .. } = state(&policy(3), &probed, second(710))
+        else {
             panic!("closed")
         };
         assert_eq!((probe_at, failures), (second(1300), vec!["b".into(), "c".into(), "a".into()]));
@@ -185,7 +199,9 @@ mod tests {
         let other = |image, at| LastBuild { cause: "upstream debian moved", ..failed(image, at) };
         let builds = [failed("a", 10), failed("b", 20), other("c", 5), other("d", 15)];
         assert_eq!(state(&policy(3), &builds, second(50)), BreakerState::Closed);
-        let BreakerState::Open { cause, probe_at, count, .. } = state(&policy(2), &builds, second(50)) else {
+        let BreakerState::Open { cause, probe_at, count, .. } =
+            state(&policy(2), &builds, second(50))
+        else {
             panic!("closed")
         };
         assert_eq!(
@@ -194,15 +210,20 @@ mod tests {
             "its probe is the first"
         );
         let unknown = |image, at| LastBuild { cause: "", ..failed(image, at) };
-        assert_eq!(state(&policy(2), &[unknown("a", 1), unknown("b", 2)], second(9)), BreakerState::Closed);
+        assert_eq!(
+            state(&policy(2), &[unknown("a", 1), unknown("b", 2)], second(9)),
+            BreakerState::Closed
+        );
     }
 
     #[test]
     fn it_can_be_off_and_names_no_more_than_ten() {
         let names: Vec<String> = (0..250).map(|index| format!("image-{index:03}")).collect();
-        let builds: Vec<LastBuild<'_>> = names.iter().map(|name| LastBuild { image: name, ..failed("", 10) }).collect();
+        let builds: Vec<LastBuild<'_>> =
+            names.iter().map(|name| LastBuild { image: name, ..failed("", 10) }).collect();
         assert_eq!(state(&policy(0), &builds, second(50)), BreakerState::Closed);
-        let BreakerState::Open { failures, count, .. } = state(&policy(5), &builds, second(50)) else {
+        let BreakerState::Open { failures, count, .. } = state(&policy(5), &builds, second(50))
+        else {
             panic!("closed")
         };
         assert_eq!((failures.len(), count), (10, 250));
@@ -216,19 +237,21 @@ mod tests {
             BreakerState::Closed => panic!("closed"),
         };
         assert_eq!(probe(&ahead, 100), second(100), "at once");
-        assert_eq!(probe(&[failed("a", 100), failed("b", 90_010)], 110), second(700), "the probe has failed");
+        assert_eq!(
+            probe(&[failed("a", 100), failed("b", 90_010)], 110),
+            second(700),
+            "the probe has failed"
+        );
     }
 
     fn builds() -> impl Strategy<Value = Vec<LastBuild<'static>>> {
         let images = prop::sample::select(vec!["a", "b", "c", "d", "e", "f"]);
         let causes = prop::sample::select(vec![MOVED, "a new source", ""]);
         let time = || prop::option::of((0..1000_i64).prop_map(second));
-        let build = (images, causes, time(), time()).prop_map(|(image, cause, failed_at, succeeded_at)| LastBuild {
-            image,
-            cause,
-            failed_at,
-            succeeded_at,
-        });
+        let build =
+            (images, causes, time(), time()).prop_map(|(image, cause, failed_at, succeeded_at)| {
+                LastBuild { image, cause, failed_at, succeeded_at }
+            });
         prop::collection::vec(build, 0..30)
     }
 
@@ -247,7 +270,8 @@ mod tests {
             if let BreakerState::Open { cause, failures, count, since, probe_at } = state {
                 prop_assert_eq!(failures.len(), count);
                 prop_assert_eq!(failures.iter().map(String::as_str).collect::<std::collections::BTreeSet<_>>(), failing(&cause));
-                // A failure of the future says nothing of when to try: the clock was put back since.
+                // A failure of the future says nothing of when to try: the clock was put back
+                // since.
                 prop_assert!(probe_at > since || probe_at == second(now) || since > second(now));
             }
         }

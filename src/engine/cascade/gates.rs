@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use crate::{
     api::{Pending, UpstreamStatus, condition::reason},
     engine::{
-        cascade::windows::WindowState, fingerprint::Hasher, image::evaluation::Evaluation, input::DecideInput,
-        requests::RequestEffects, upstreams::eligible,
+        cascade::windows::WindowState, fingerprint::Hasher, image::evaluation::Evaluation,
+        input::DecideInput, requests::RequestEffects, upstreams::eligible,
     },
 };
 
@@ -40,10 +40,11 @@ pub enum CascadeGate {
 
 /// Whether a cascade may begin, for what is ready and for the candidates that may be adopted.
 ///
-/// Changes that come together build once: each new change starts the quiet time `settle` anew, but `maxSettle` after the
-/// first of them it is over, whatever keeps the cascade from beginning meanwhile. There is nothing to wait for where a person asked
-/// for a start, where nothing was ever built, where all that changed comes from other families (whose quiet time has passed), and
-/// where this cascade takes the place of another, for the candidates that this one was ended for.
+/// Changes that come together build once: each new change starts the quiet time `settle` anew, but
+/// `maxSettle` after the first of them it is over, whatever keeps the cascade from beginning
+/// meanwhile. There is nothing to wait for where a person asked for a start, where nothing was ever
+/// built, where all that changed comes from other families (whose quiet time has passed), and where
+/// this cascade takes the place of another, for the candidates that this one was ended for.
 #[must_use]
 pub fn cascade(
     input: &DecideInput<'_>,
@@ -58,7 +59,8 @@ pub fn cascade(
     if candidates.is_empty() && ready.is_empty() {
         return CascadeGate::Idle;
     }
-    let wanted = ready.iter().filter_map(|ready| evaluation.images.get(ready.image)?.fingerprint.as_deref());
+    let wanted =
+        ready.iter().filter_map(|ready| evaluation.images.get(ready.image)?.fingerprint.as_deref());
     let (pending, until) = settle(input, change(&candidates, wanted), now);
     if input.spec.suspend {
         return CascadeGate::Suspended { pending };
@@ -70,11 +72,16 @@ pub fn cascade(
         || evaluation.images.iter().all(|image| image.verified.is_none())
         || candidates.is_empty() && ready.iter().all(|ready| ready.imported)
         || asked_for(input, upstreams, evaluation, effects);
-    if at_once || until <= now { CascadeGate::Open } else { CascadeGate::Settling { pending, until } }
+    if at_once || until <= now {
+        CascadeGate::Open
+    } else {
+        CascadeGate::Settling { pending, until }
+    }
 }
 
-/// What is recorded of candidates that may be adopted while a cascade runs, if there are any, and when their quiet time is over: the
-/// cascade ends then, where `policy.supersede` says so. A pass over the images is not needed for it.
+/// What is recorded of candidates that may be adopted while a cascade runs, if there are any, and
+/// when their quiet time is over: the cascade ends then, where `policy.supersede` says so. A pass
+/// over the images is not needed for it.
 #[must_use]
 pub fn supersede(
     input: &DecideInput<'_>,
@@ -85,8 +92,8 @@ pub fn supersede(
     (!candidates.is_empty()).then(|| settle(input, change(&candidates, []), now))
 }
 
-/// What waits for the cascade that runs to end: candidates, and images that it has built already. Their quiet time passes
-/// meanwhile.
+/// What waits for the cascade that runs to end: candidates, and images that it has built already.
+/// Their quiet time passes meanwhile.
 #[must_use]
 pub fn after(
     input: &DecideInput<'_>,
@@ -97,7 +104,8 @@ pub fn after(
     let candidates = candidates(upstreams);
     let left = evaluation.images.iter().filter(|image| image.reason == reason::NEXT_CASCADE);
     let wanted: Vec<&str> = left.filter_map(|image| image.fingerprint.as_deref()).collect();
-    (!candidates.is_empty() || !wanted.is_empty()).then(|| settle(input, change(&candidates, wanted), now).0)
+    (!candidates.is_empty() || !wanted.is_empty())
+        .then(|| settle(input, change(&candidates, wanted), now).0)
 }
 
 fn candidates(upstreams: &[UpstreamStatus]) -> Vec<&str> {
@@ -108,18 +116,24 @@ fn candidates(upstreams: &[UpstreamStatus]) -> Vec<&str> {
 /// Whether the last cascade was ended early for just these candidates.
 fn succeeds(input: &DecideInput<'_>, candidates: &[&str]) -> bool {
     let settled = input.status.pending.as_ref().map(|pending| pending.change.as_str());
-    input.superseded().is_some() && !candidates.is_empty() && settled == Some(change(candidates, []).as_str())
+    input.superseded().is_some()
+        && !candidates.is_empty()
+        && settled == Some(change(candidates, []).as_str())
 }
 
 /// What has changed, as a hash.
 fn change<'a>(candidates: &[&str], wanted: impl IntoIterator<Item = &'a str>) -> String {
-    Hasher::new("change").texts(candidates.to_vec()).texts(wanted.into_iter().collect::<Vec<_>>()).hex()
+    Hasher::new("change")
+        .texts(candidates.to_vec())
+        .texts(wanted.into_iter().collect::<Vec<_>>())
+        .hex()
 }
 
 /// What is recorded of the quiet time after the change with this hash, and when it is over.
 fn settle(input: &DecideInput<'_>, change: String, now: Timestamp) -> (Pending, Timestamp) {
     // What was recorded by a clock that has been set back since is of no use: the wait begins anew.
-    let of_now = |pending: &&Pending| pending.since.max(pending.last_change).is_none_or(|at| at <= now);
+    let of_now =
+        |pending: &&Pending| pending.since.max(pending.last_change).is_none_or(|at| at <= now);
     let pending = match input.status.pending.as_ref().filter(of_now) {
         Some(pending) if pending.change == change => pending.clone(),
         Some(pending) => Pending { change, since: pending.since, last_change: Some(now) },
@@ -129,7 +143,8 @@ fn settle(input: &DecideInput<'_>, change: String, now: Timestamp) -> (Pending, 
     let after = |start: Option<Timestamp>, wait: crate::api::Duration| {
         start.unwrap_or(now).saturating_add(wait.signed()).unwrap_or(Timestamp::MAX)
     };
-    let until = after(pending.last_change, policy.settle).min(after(pending.since, policy.max_settle));
+    let until =
+        after(pending.last_change, policy.settle).min(after(pending.since, policy.max_settle));
     (pending, until)
 }
 
@@ -144,8 +159,11 @@ fn asked_for(
         return false;
     }
     let moved = upstreams.iter().enumerate().filter(|(_, upstream)| eligible(upstream));
-    let below = moved.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
-    let stale = input.lineage().with_descendants(below.chain(evaluation.plan.ready.iter().map(|ready| ready.image)));
+    let below =
+        moved.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
+    let stale = input
+        .lineage()
+        .with_descendants(below.chain(evaluation.plan.ready.iter().map(|ready| ready.image)));
     effects.start.iter().any(|image| stale.get(*image) == Some(&true))
 }
 
@@ -162,6 +180,14 @@ pub fn close(evaluation: &mut Evaluation, reason: &'static str, message: &str) {
 /// What an image is told while no window is open.
 #[must_use]
 pub fn told_closed(opens: Option<Timestamp>) -> (&'static str, String) {
-    let next = opens.map_or_else(|| "and none will open".into(), |opens| format!("the next one opens at {opens:.0}"));
+    let next = opens.map_or_else(
+        || "and none will open".into(),
+        |opens| {
+            format!(
+                "the next one \
+        opens at {opens:.0}"
+            )
+        },
+    );
     (reason::WINDOW_CLOSED, format!("no window of spec.policy.windows is open; {next}"))
 }

@@ -1,8 +1,10 @@
-//! Budgets: who may start builds where families share a limit, and how fast a cascade may start them.
+//! Budgets: who may start builds where families share a limit, and how fast a cascade may start
+//! them.
 //!
-//! [`shares`] divides what is left in a namespace, in the cluster and for an upstream between the families that wait: weighted
-//! max-min fairness, a build at a time. [`rate_limit`] is the rate of a single cascade. Nothing here is remembered: both follow from what runs, what
-//! waits, and since when.
+//! [`shares`] divides what is left in a namespace, in the cluster and for an upstream between the
+//! families that wait: weighted max-min fairness, a build at a time. [`rate_limit`] is the rate of
+//! a single cascade. Nothing here is remembered: both follow from what runs, what waits, and since
+//! when.
 
 use std::{
     cmp::Ordering,
@@ -31,30 +33,43 @@ pub struct Demand<'a> {
     pub weight: i32,
     /// Its builds that run.
     pub running: usize,
-    /// Its builds that could start at once, the most urgent first: each the upstreams that it counts for, without repetition,
-    /// by their places in the list given to [`shares`].
+    /// Its builds that could start at once, the most urgent first: each the upstreams that it
+    /// counts for, without repetition, by their places in the list given to [`shares`].
     pub wants: &'a [Vec<usize>],
-    /// Since when it waits: since it had something to start, or since its last start if that was later.
+    /// Since when it waits: since it had something to start, or since its last start if that was
+    /// later.
     pub since: Timestamp,
 }
 
-/// Which builds each family may start now, in the order of the demands: places in the family's `wants`.
+/// Which builds each family may start now, in the order of the demands: places in the family's
+/// `wants`.
 ///
-/// `upstreams` is how many more builds may run for each upstream. The next build goes to the family that runs the fewest for
-/// its weight; of several, to the one that has waited the longest for its weight; then by name. So a family that runs nothing
-/// comes before every one that runs something, and where there are fewer places than families, they take turns, the heavier
-/// ones more often. All shares together stay within the limits, and nothing stays free that somebody could use. A build that
-/// finds no place lets the family's later ones pass. Costs O(n log n) for n families and builds together.
+/// `upstreams` is how many more builds may run for each upstream. The next build goes to the family
+/// that runs the fewest for its weight; of several, to the one that has waited the longest for its
+/// weight; then by name. So a family that runs nothing comes before every one that runs something,
+/// and where there are fewer places than families, they take turns, the heavier ones more often.
+/// All shares together stay within the limits, and nothing stays free that somebody could use. A
+/// build that finds no place lets the family's later ones pass. Costs O(n log n) for n families and
+/// builds together.
 #[must_use]
-pub fn shares(limits: Limits, upstreams: &[usize], demands: &[Demand<'_>], now: Timestamp) -> Vec<Vec<usize>> {
-    let left = |limit: Option<usize>, running: usize| limit.map_or(usize::MAX, |limit| limit.saturating_sub(running));
+pub fn shares(
+    limits: Limits,
+    upstreams: &[usize],
+    demands: &[Demand<'_>],
+    now: Timestamp,
+) -> Vec<Vec<usize>> {
+    let left = |limit: Option<usize>, running: usize| {
+        limit.map_or(usize::MAX, |limit| limit.saturating_sub(running))
+    };
     let mut running: HashMap<&str, usize> = HashMap::new();
     for demand in demands {
         *running.entry(demand.namespace).or_default() += demand.running;
     }
     let mut free = left(limits.cluster, running.values().sum());
-    let mut free_in: HashMap<&str, usize> =
-        running.into_iter().map(|(namespace, running)| (namespace, left(limits.namespace, running))).collect();
+    let mut free_in: HashMap<&str, usize> = running
+        .into_iter()
+        .map(|(namespace, running)| (namespace, left(limits.namespace, running)))
+        .collect();
     let mut free_for = upstreams.to_vec();
 
     let mut shares = vec![Vec::new(); demands.len()];
@@ -63,7 +78,8 @@ pub fn shares(limits: Limits, upstreams: &[usize], demands: &[Demand<'_>], now: 
     while free > 0
         && let Some(mut turn) = queue.pop()
     {
-        let (Some(free_here), Some(share)) = (free_in.get_mut(turn.demand.namespace), shares.get_mut(turn.index))
+        let (Some(free_here), Some(share)) =
+            (free_in.get_mut(turn.demand.namespace), shares.get_mut(turn.index))
         else {
             continue;
         };
@@ -101,7 +117,8 @@ impl<'a> Turn<'a> {
     fn new(index: usize, demand: &'a Demand<'a>, now: Timestamp) -> Self {
         let weight = u128::from(demand.weight.max(1).unsigned_abs());
         // A clock that was put back makes a wait of none, not a negative one.
-        let waited = now.duration_since(demand.since).max(SignedDuration::ZERO).as_nanos().unsigned_abs();
+        let waited =
+            now.duration_since(demand.since).max(SignedDuration::ZERO).as_nanos().unsigned_abs();
         let waited = waited.saturating_mul(weight);
         Self { index, demand, looked_at: 0, running: demand.running as u128, weight, waited }
     }
@@ -112,7 +129,8 @@ impl<'a> Turn<'a> {
             let want = self.looked_at;
             let upstreams = self.demand.wants.get(want)?;
             self.looked_at += 1;
-            if upstreams.iter().all(|upstream| free_for.get(*upstream).is_none_or(|free| *free > 0)) {
+            if upstreams.iter().all(|upstream| free_for.get(*upstream).is_none_or(|free| *free > 0))
+            {
                 return Some(want);
             }
         }
@@ -151,16 +169,22 @@ pub struct FreeStarts {
     pub next: Option<Timestamp>,
 }
 
-/// How many builds may start now, if at most `limit` may start within any span of the length `per`; `starts` are those so far,
-/// in any order.
+/// How many builds may start now, if at most `limit` may start within any span of the length `per`;
+/// `starts` are those so far, in any order.
 ///
-/// A clock that is put back leaves starts in the future. Those at most `per` ahead count; what is further ahead is of another
-/// time and does not, so that a wait is never longer than twice `per`.
+/// A clock that is put back leaves starts in the future. Those at most `per` ahead count; what is
+/// further ahead is of another time and does not, so that a wait is never longer than twice `per`.
 #[must_use]
-pub fn rate_limit(starts: &[Timestamp], limit: i32, per: SignedDuration, now: Timestamp) -> FreeStarts {
+pub fn rate_limit(
+    starts: &[Timestamp],
+    limit: i32,
+    per: SignedDuration,
+    now: Timestamp,
+) -> FreeStarts {
     let limit = usize::try_from(limit).unwrap_or(0).max(1);
     let ends = starts.iter().filter_map(|start| start.checked_add(per).ok());
-    let latest = now.saturating_add(per).and_then(|time| time.saturating_add(per)).unwrap_or(Timestamp::MAX);
+    let latest =
+        now.saturating_add(per).and_then(|time| time.saturating_add(per)).unwrap_or(Timestamp::MAX);
     // When each of the starts that count ceases to.
     let mut ends: Vec<Timestamp> = ends.filter(|end| *end > now && *end <= latest).collect();
     let free = limit.saturating_sub(ends.len());
@@ -172,9 +196,10 @@ pub fn rate_limit(starts: &[Timestamp], limit: i32, per: SignedDuration, now: Ti
     FreeStarts { free, next: Some(*next) }
 }
 
-/// The starts that are to be remembered, newest first: Jobs that are gone must count as long as those that are not. `known` is
-/// what was remembered before; it is left as it is until there is a new one among `input`, so that the passing of time alone
-/// writes nothing. Of more than `limit`, the oldest tell nothing.
+/// The starts that are to be remembered, newest first: Jobs that are gone must count as long as
+/// those that are not. `known` is what was remembered before; it is left as it is until there is a
+/// new one among `input`, so that the passing of time alone writes nothing. Of more than `limit`,
+/// the oldest tell nothing.
 #[must_use]
 pub fn remembered(
     known: &[Timestamp],
@@ -187,7 +212,8 @@ pub fn remembered(
         let age = now.duration_since(*start);
         age < per && age >= -per
     };
-    let mut starts: Vec<Timestamp> = input.filter(|start| counts(start) && !known.contains(start)).collect();
+    let mut starts: Vec<Timestamp> =
+        input.filter(|start| counts(start) && !known.contains(start)).collect();
     if starts.is_empty() {
         return known.to_vec();
     }

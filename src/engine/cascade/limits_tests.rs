@@ -11,8 +11,21 @@ fn second(second: i64) -> Timestamp {
 /// Builds that count for no upstream.
 static PLAIN: [Vec<usize>; 1000] = [const { Vec::new() }; 1000];
 
-fn demand(family: &'static str, weight: i32, running: usize, ready: usize, since: i64) -> Demand<'static> {
-    Demand { family, namespace: "one", weight, running, wants: &PLAIN[..ready], since: second(since) }
+fn demand(
+    family: &'static str,
+    weight: i32,
+    running: usize,
+    ready: usize,
+    since: i64,
+) -> Demand<'static> {
+    Demand {
+        family,
+        namespace: "one",
+        weight,
+        running,
+        wants: &PLAIN[..ready],
+        since: second(since),
+    }
 }
 
 /// How many builds each may start.
@@ -34,29 +47,56 @@ fn without_limits_everybody_starts_what_is_ready() {
 #[test]
 fn who_runs_the_fewest_for_its_weight_comes_first() {
     // 4 places are left: `b` catches up with `a`, and then they take turns.
-    assert_eq!(counts(cluster(6), &[demand("a", 10, 2, 9, 0), demand("b", 10, 0, 9, 0)], 9), [1, 3]);
+    assert_eq!(
+        counts(cluster(6), &[demand("a", 10, 2, 9, 0), demand("b", 10, 0, 9, 0)], 9),
+        [1, 3]
+    );
     // Three times the weight, three times the builds.
-    assert_eq!(counts(cluster(8), &[demand("a", 10, 0, 9, 0), demand("b", 30, 0, 9, 0)], 9), [2, 6]);
+    assert_eq!(
+        counts(cluster(8), &[demand("a", 10, 0, 9, 0), demand("b", 30, 0, 9, 0)], 9),
+        [2, 6]
+    );
     // What one does not need, the other gets.
-    assert_eq!(counts(cluster(8), &[demand("a", 10, 0, 9, 0), demand("b", 30, 0, 1, 0)], 9), [7, 1]);
+    assert_eq!(
+        counts(cluster(8), &[demand("a", 10, 0, 9, 0), demand("b", 30, 0, 1, 0)], 9),
+        [7, 1]
+    );
 }
 
 #[test]
 fn of_equals_the_one_that_waited_the_longest_for_its_weight_comes_first() {
-    assert_eq!(counts(cluster(1), &[demand("a", 10, 0, 1, 5), demand("b", 10, 0, 1, 3)], 9), [0, 1]);
-    assert_eq!(counts(cluster(1), &[demand("a", 20, 0, 1, 5), demand("b", 10, 0, 1, 3)], 9), [1, 0]);
-    assert_eq!(counts(cluster(1), &[demand("b", 10, 0, 1, 3), demand("a", 10, 0, 1, 3)], 9), [0, 1]);
+    assert_eq!(
+        counts(cluster(1), &[demand("a", 10, 0, 1, 5), demand("b", 10, 0, 1, 3)], 9),
+        [0, 1]
+    );
+    assert_eq!(
+        counts(cluster(1), &[demand("a", 20, 0, 1, 5), demand("b", 10, 0, 1, 3)], 9),
+        [1, 0]
+    );
+    assert_eq!(
+        counts(cluster(1), &[demand("b", 10, 0, 1, 3), demand("a", 10, 0, 1, 3)], 9),
+        [0, 1]
+    );
     // A clock that was put back: nobody has waited.
-    assert_eq!(counts(cluster(1), &[demand("a", 10, 0, 1, 5), demand("b", 10, 0, 1, 3)], 1), [1, 0]);
+    assert_eq!(
+        counts(cluster(1), &[demand("a", 10, 0, 1, 5), demand("b", 10, 0, 1, 3)], 1),
+        [1, 0]
+    );
 }
 
 #[test]
 fn a_full_namespace_leaves_its_share_to_others() {
     let other = Demand { namespace: "two", ..demand("c", 1, 0, 9, 8) };
     let limits = Limits { cluster: Some(10), namespace: Some(3) };
-    assert_eq!(counts(limits, &[demand("a", 50, 1, 9, 0), demand("b", 50, 1, 9, 0), other], 9), [1, 0, 3]);
+    assert_eq!(
+        counts(limits, &[demand("a", 50, 1, 9, 0), demand("b", 50, 1, 9, 0), other], 9),
+        [1, 0, 3]
+    );
     // More runs than is allowed: the limit was lowered. Nothing starts there.
-    assert_eq!(counts(limits, &[demand("a", 50, 5, 9, 0), demand("b", 50, 0, 9, 0), other], 9), [0, 0, 3]);
+    assert_eq!(
+        counts(limits, &[demand("a", 50, 5, 9, 0), demand("b", 50, 0, 9, 0), other], 9),
+        [0, 0, 3]
+    );
     assert_eq!(counts(cluster(4), &[demand("a", 50, 5, 9, 0), other], 9), [0, 0]);
 }
 
@@ -66,7 +106,10 @@ fn a_full_upstream_lets_builds_of_others_pass() {
     let one = Demand { wants: &wants, ..demand("a", 10, 0, 0, 0) };
     assert_eq!(shares(Limits::default(), &[1, 5], &[one], second(9)), [[0, 2, 3, 4]]);
     let two = Demand { family: "b", ..one };
-    assert_eq!(shares(Limits::default(), &[2, 1], &[one, two], second(9)), [vec![0, 2, 3, 4], vec![0, 3, 4]]);
+    assert_eq!(
+        shares(Limits::default(), &[2, 1], &[one, two], second(9)),
+        [vec![0, 2, 3, 4], vec![0, 3, 4]]
+    );
     // A place for an upstream is not lost to a family whose namespace is full.
     let full = Demand { namespace: "full", running: 3, since: second(-99), ..one };
     let limits = Limits { cluster: None, namespace: Some(3) };
@@ -98,9 +141,17 @@ impl Family {
 
 fn families() -> impl Strategy<Value = Vec<Family>> {
     let wants = prop::sample::select(vec![vec![], vec![0], vec![1], vec![0, 1], vec![2]]);
-    let wants =
-        prop_oneof![prop::collection::vec(wants, 0..12), (0..12_usize).prop_map(|count| vec![Vec::new(); count]),];
-    let family = (prop::sample::select(vec!["one", "two", "three"]), 1..=100_i32, 0..6_usize, wants, 0..100_i64);
+    let wants = prop_oneof![
+        prop::collection::vec(wants, 0..12),
+        (0..12_usize).prop_map(|count| vec![Vec::new(); count]),
+    ];
+    let family = (
+        prop::sample::select(vec!["one", "two", "three"]),
+        1..=100_i32,
+        0..6_usize,
+        wants,
+        0..100_i64,
+    );
     prop::collection::vec(family, 0..12).prop_map(|families| {
         let family = |(index, (namespace, weight, running, wants, since))| Family {
             name: format!("family-{index}"),
@@ -114,10 +165,13 @@ fn families() -> impl Strategy<Value = Vec<Family>> {
     })
 }
 
-/// Limits of the cluster and of a namespace, and the places for two upstreams; a third is not limited.
+/// Limits of the cluster and of a namespace, and the places for two upstreams; a third is not
+/// limited.
 fn limits() -> impl Strategy<Value = (Limits, [usize; 2])> {
     (prop::option::of(0..40_usize), prop::option::of(0..15_usize), 0..12_usize, 0..12_usize)
-        .prop_map(|(cluster, namespace, first, second)| (Limits { cluster, namespace }, [first, second]))
+        .prop_map(|(cluster, namespace, first, second)| {
+            (Limits { cluster, namespace }, [first, second])
+        })
 }
 
 fn divide((limits, upstreams): (Limits, [usize; 2]), families: &[Family]) -> Vec<Vec<usize>> {
@@ -150,7 +204,8 @@ proptest! {
         };
         prop_assert!(used(0) <= upstreams[0] && used(1) <= upstreams[1]);
         for (family, share) in families.iter().zip(&shares) {
-            prop_assert!(share.is_sorted_by(|earlier, later| earlier < later), "twice, or out of order");
+            prop_assert!(share.is_sorted_by(|earlier, later| earlier < later), "twice, or out of \
+                order");
             let held = full(None, limits.cluster) || full(Some(family.namespace), limits.namespace);
             for (index, want) in family.wants.iter().enumerate().filter(|(index, _)| !share.contains(index)) {
                 let no_place = want.iter().any(|upstream| upstreams.get(*upstream).is_some_and(|free| used(*upstream) >= *free));
@@ -161,7 +216,8 @@ proptest! {
 
     #[test]
     fn nobody_is_given_what_would_have_been_anothers_turn(limits in limits(), families in families()) {
-        // Places for an upstream go to whoever has a build for it; that is not a matter of turns alone.
+        // Places for an upstream go to whoever has a build for it; that is not a matter of turns
+        // alone.
         let families: Vec<Family> = families.into_iter().map(|mut family| {
             family.wants.iter_mut().for_each(Vec::clear);
             family
@@ -177,7 +233,8 @@ proptest! {
                 if namespace_full && served.namespace != waiting.namespace {
                     continue;
                 }
-                // Before its last build was given to it, the one served ran no more for its weight than the one that waits.
+                // Before its last build was given to it, the one served ran no more for its weight
+                // than the one that waits.
                 let served_load = (served.running + given - 1) * usize::try_from(waiting.weight).expect("positive");
                 let waiting_load = (waiting.running + share) * usize::try_from(served.weight).expect("positive");
                 prop_assert!(served_load <= waiting_load, "{} before {}", served.name, waiting.name);
@@ -222,7 +279,8 @@ struct Record {
     longest_wait: i64,
 }
 
-/// Families of these weights that always have more to build share `places`; builds of a family take the seconds given.
+/// Families of these weights that always have more to build share `places`; builds of a family take
+/// the seconds given.
 fn simulate(places: usize, families: &[(i32, i64)], seconds: i64) -> Vec<Record> {
     let names: Vec<String> = (0..families.len()).map(|index| format!("family-{index}")).collect();
     let mut ends: Vec<Vec<i64>> = vec![Vec::new(); families.len()];
@@ -251,7 +309,10 @@ fn simulate(places: usize, families: &[(i32, i64)], seconds: i64) -> Vec<Record>
                 since[index] = now;
             }
         }
-        assert!(ends.iter().map(Vec::len).sum::<usize>() == places, "a place stays free, or one is used twice");
+        assert!(
+            ends.iter().map(Vec::len).sum::<usize>() == places,
+            "a place stays free, or one is used twice"
+        );
     }
     records
 }
@@ -270,11 +331,18 @@ fn families_that_share_many_places_run_by_their_weights() {
 fn families_that_share_one_place_take_turns_by_their_weights() {
     let families = [(10, 5), (20, 5), (30, 5), (60, 5)];
     let records = simulate(1, &families, 60_000);
-    assert!(records.is_sorted_by(|lighter, heavier| lighter.started < heavier.started), "{records:?}");
+    assert!(
+        records.is_sorted_by(|lighter, heavier| lighter.started < heavier.started),
+        "{records:?}"
+    );
     for (record, (weight, _)) in records.iter().zip(families) {
         // Whole builds take turns, so it comes out in the rough.
         let fair = 12_000 * usize::try_from(weight).expect("positive") / 120;
-        assert!(record.started.abs_diff(fair) * 2 < fair, "{} starts instead of {fair}", record.started);
+        assert!(
+            record.started.abs_diff(fair) * 2 < fair,
+            "{} starts instead of {fair}",
+            record.started
+        );
     }
 }
 
@@ -290,7 +358,8 @@ proptest! {
         let longest = families.iter().map(|(_, seconds)| *seconds).max().unwrap_or(1);
         let total: i64 = families.iter().map(|(weight, _)| i64::from(*weight)).sum();
         for (record, (weight, _)) in records.iter().zip(&families) {
-            // Its turn comes at the latest when all others have had theirs as often as their weight lets them.
+            // Its turn comes at the latest when all others have had theirs as often as their weight
+            // lets them.
             let bound = longest * (2 + 2 * total / i64::from(*weight));
             prop_assert!(record.longest_wait <= bound, "waited {} s of at most {bound}", record.longest_wait);
         }
@@ -332,7 +401,10 @@ fn starts_are_remembered_as_far_back_as_they_count_and_left_alone_until_there_is
     let starts = |known: &[i64], input: &[i64], now: i64| -> Vec<i64> {
         let known: Vec<Timestamp> = known.iter().map(|start| second(*start)).collect();
         let input = input.iter().map(|start| second(*start));
-        remembered(&known, input, 3, minute, second(now)).into_iter().map(Timestamp::as_second).collect()
+        remembered(&known, input, 3, minute, second(now))
+            .into_iter()
+            .map(Timestamp::as_second)
+            .collect()
     };
     assert_eq!(starts(&[], &[10, 20], 30), [20, 10]);
     assert_eq!(starts(&[20, 10], &[10, 20], 500), [20, 10], "nothing new");
@@ -349,10 +421,16 @@ fn a_storm_is_let_through_at_its_rate() {
     let starts = [second(30), second(0), second(10)];
     assert_eq!(rate_limit(&[], 3, minute, second(30)), FreeStarts { free: 3, next: None });
     assert_eq!(rate_limit(&starts, 5, minute, second(30)), FreeStarts { free: 2, next: None });
-    assert_eq!(rate_limit(&starts, 3, minute, second(30)), FreeStarts { free: 0, next: Some(second(60)) });
+    assert_eq!(
+        rate_limit(&starts, 3, minute, second(30)),
+        FreeStarts { free: 0, next: Some(second(60)) }
+    );
     assert_eq!(rate_limit(&starts, 3, minute, second(60)), FreeStarts { free: 1, next: None });
     // The limit was lowered: all but one must have passed.
-    assert_eq!(rate_limit(&starts, 1, minute, second(30)), FreeStarts { free: 0, next: Some(second(90)) });
+    assert_eq!(
+        rate_limit(&starts, 1, minute, second(30)),
+        FreeStarts { free: 0, next: Some(second(90)) }
+    );
     // An hour back: those starts are of another time.
     assert_eq!(rate_limit(&starts, 3, minute, second(-3600)), FreeStarts { free: 3, next: None });
     assert_eq!(rate_limit(&starts, 3, minute, second(-10)).next, Some(second(60)));

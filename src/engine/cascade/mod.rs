@@ -1,4 +1,5 @@
-//! What becomes of all images together: when a cascade starts, which builds it starts, and what is recorded of it.
+//! What becomes of all images together: when a cascade starts, which builds it starts, and what is
+//! recorded of it.
 //!
 //! - [`gates`]: whether a cascade begins: settle, suspend, windows
 //! - [`admission`]: which ready builds start

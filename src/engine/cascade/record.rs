@@ -41,8 +41,9 @@ pub fn counts(states: impl IntoIterator<Item = ImageState>) -> ImageCounts {
     counts
 }
 
-/// The record of the cascade `name` after this decision: `planned` are the names of the images that it was about to build.
-/// What only the cluster's Jobs tell (how many builds, since when) is taken from what is seen, and kept once it is known.
+/// The record of the cascade `name` after this decision: `planned` are the names of the images that
+/// it was about to build. What only the cluster's Jobs tell (how many builds, since when) is taken
+/// from what is seen, and kept once it is known.
 #[must_use]
 pub fn record(
     input: &DecideInput<'_>,
@@ -58,7 +59,10 @@ pub fn record(
     for (index, image) in input.spec.images.iter().enumerate() {
         let before = before.get(image.name.as_str()).copied();
         let observed = input.images.get(index);
-        let builds = observed.map_or(&[][..], |observed| &observed.builds).iter().filter(|build| build.cascade == name);
+        let builds = observed
+            .map_or(&[][..], |observed| &observed.builds)
+            .iter()
+            .filter(|build| build.cascade == name);
         let attempts: HashSet<(&str, i32)> =
             builds.clone().map(|build| (build.fingerprint.as_str(), build.attempt)).collect();
         if before.is_none() && attempts.is_empty() && !planned.contains(image.name.as_str())
@@ -67,21 +71,27 @@ pub fn record(
             continue;
         }
         let Some(state) = decision.images.get(index) else { continue };
-        let mut result =
-            before.cloned().unwrap_or_else(|| ImageResult { name: image.name.clone(), ..ImageResult::default() });
+        let mut result = before
+            .cloned()
+            .unwrap_or_else(|| ImageResult { name: image.name.clone(), ..ImageResult::default() });
         let at_rest = !state.in_progress && !matches!(state.state, ImageState::Waiting);
         result.state = state.state;
         result.builds = result.builds.max(i32::try_from(attempts.len()).unwrap_or(i32::MAX));
-        if let Some(built) =
-            builds.clone().filter(|build| build.outcome == BuildOutcome::Succeeded).max_by_key(|build| age(build))
+        if let Some(built) = builds
+            .clone()
+            .filter(|build| build.outcome == BuildOutcome::Succeeded)
+            .max_by_key(|build| age(build))
         {
             result.own_inputs = Some(built.own.clone());
         }
-        result.started_at = result.started_at.or_else(|| builds.filter_map(|build| build.started_at).min());
+        result.started_at =
+            result.started_at.or_else(|| builds.filter_map(|build| build.started_at).min());
         // This record is written more rarely than the image's own, so that one's time comes first.
         let ended = observed.and_then(|observed| recorded_end(observed, state)).or(Some(now));
         result.finished_at = if at_rest { result.finished_at.or(ended) } else { None };
-        if let Some(verified) = state.verified.as_ref().filter(|_| state.state == ImageState::Current) {
+        if let Some(verified) =
+            state.verified.as_ref().filter(|_| state.state == ImageState::Current)
+        {
             result.build = Some(verified.build);
             result.digest = Some(verified.digest.clone());
             spare(&mut result, verified, observed, name);
@@ -109,8 +119,15 @@ fn age(build: &ObservedBuild) -> (Option<Timestamp>, i64, i32) {
 }
 
 /// Says of a current image whether the cascade has changed it, and if not, why.
-fn spare(result: &mut ImageResult, verified: &VerifiedBuild, observed: Option<&ObservedImage<'_>>, cascade: &str) {
-    let last = observed.and_then(|observed| observed.record?.history.first()).filter(|build| build.cascade == cascade);
+fn spare(
+    result: &mut ImageResult,
+    verified: &VerifiedBuild,
+    observed: Option<&ObservedImage<'_>>,
+    cascade: &str,
+) {
+    let last = observed
+        .and_then(|observed| observed.record?.history.first())
+        .filter(|build| build.cascade == cascade);
     if verified.spared || last.is_some_and(|build| build.spared) {
         result.spared = true;
         result.why = format!("rebuilt, and the same as build {}, which stays", verified.build);
@@ -126,7 +143,8 @@ fn spare(result: &mut ImageResult, verified: &VerifiedBuild, observed: Option<&O
 fn recorded_end(observed: &ObservedImage<'_>, decision: &ImageDecision) -> Option<Timestamp> {
     let verified = decision.verified.as_ref().filter(|_| decision.state == ImageState::Current)?;
     let last = observed.record?.history.first()?;
-    (last.fingerprint == verified.fingerprint && last.build == Some(verified.build)).then_some(last.finished_at)?
+    (last.fingerprint == verified.fingerprint && last.build == Some(verified.build))
+        .then_some(last.finished_at)?
 }
 
 /// What a cascade of a family with `promotion: Cascade` says of its floating tags.
@@ -135,7 +153,8 @@ fn promoted(input: &DecideInput<'_>, decision: &Decision) -> String {
     if missing.is_empty() {
         return "; its floating tags move together".into();
     }
-    let names = missing.iter().filter_map(|image| Some(input.spec.images.get(*image)?.name.as_str()));
+    let names =
+        missing.iter().filter_map(|image| Some(input.spec.images.get(*image)?.name.as_str()));
     let names: Vec<&str> = names.take(MAX_NAMES).collect();
     format!("; no floating tag moves, for it is not whole without {}", names.join(", "))
 }
@@ -158,15 +177,23 @@ fn close(
     let seconds = status.started_at.map_or(0, |start| now.duration_since(start).as_secs());
     status.duration = Some(Duration::from_secs(u32::try_from(seconds).unwrap_or_default()));
 
-    let results: HashMap<&str, &ImageResult> = status.images.iter().map(|image| (image.name.as_str(), image)).collect();
+    let results: HashMap<&str, &ImageResult> =
+        status.images.iter().map(|image| (image.name.as_str(), image)).collect();
     let ended = |image: usize| {
-        let result = results.get(input.spec.images.get(image)?.name.as_str()).filter(|result| result.builds > 0)?;
+        let result = results
+            .get(input.spec.images.get(image)?.name.as_str())
+            .filter(|result| result.builds > 0)?;
         result.finished_at.map(Timestamp::as_millisecond)
     };
     let path = critical_path(input.lineage(), ended);
-    status.critical_path = path.iter().filter_map(|image| Some(input.spec.images.get(*image)?.name.clone())).collect();
+    status.critical_path =
+        path.iter().filter_map(|image| Some(input.spec.images.get(*image)?.name.clone())).collect();
 
-    let rebuilt = status.images.iter().filter(|image| !image.spared && image.state == ImageState::Current).count();
+    let rebuilt = status
+        .images
+        .iter()
+        .filter(|image| !image.spared && image.state == ImageState::Current)
+        .count();
     let list = |state: ImageState| {
         let names: Vec<&str> = status
             .images
@@ -185,8 +212,10 @@ fn close(
         format!("{rebuilt} rebuilt{spared}{held}, in {seconds} s")
     } else {
         let ended = if superseded { "superseded with " } else { "" };
-        let mut parts =
-            vec![format!("{ended}{} of {} current after {seconds} s", status.counts.current, status.counts.total)];
+        let mut parts = vec![format!(
+            "{ended}{} of {} current after {seconds} s",
+            status.counts.current, status.counts.total
+        )];
         for (state, word) in [
             (ImageState::Failed, "failed"),
             (ImageState::Blocked, "blocked"),

@@ -1,17 +1,21 @@
-//! The size of a cascade's record: what is left out of one that would grow too large for the API server.
+//! The size of a cascade's record: what is left out of one that would grow too large for the API
+//! server.
 //!
-//! An object has at most 1.5 MiB, and a cascade may have a thousand images, each with a sentence and with causes down to the
-//! upstreams. When there are more of them than there is room for, the causes of the images go that were finished first, and
-//! then the sentences, in the same order. Nothing is lost with them: each image's own record has both.
+//! An object has at most 1.5 MiB, and a cascade may have a thousand images, each with a sentence
+//! and with causes down to the upstreams. When there are more of them than there is room for, the
+//! causes of the images go that were finished first, and then the sentences, in the same order.
+//! Nothing is lost with them: each image's own record has both.
 
 use crate::api::{CascadeStatus, Cause, ImageResult};
 
-/// How many bytes a record may have, beside the causes in its spec (at most 100 KB): half of what the API server takes.
+/// How many bytes a record may have, beside the causes in its spec (at most 100 KB): half of what
+/// the API server takes.
 const ROOM: usize = 660 * 1024;
-/// What a result has at most beside its name and its texts, here and in the API server's note of who wrote it
-/// (`managedFields`).
+/// What a result has at most beside its name and its texts, here and in the API server's note of
+/// who wrote it (`managedFields`).
 const RESULT: usize = 520;
-/// How often a result's name stands in the record: in it, in that note, in the plan, and in the critical path.
+/// How often a result's name stands in the record: in it, in that note, in the plan, and in the
+/// critical path.
 const NAMES: usize = 4;
 /// What a cause has at most beside its values.
 const CAUSE: usize = 70;
@@ -20,7 +24,8 @@ const QUOTED: usize = 12;
 
 /// Leaves out texts until the record has room, and notes how many.
 pub(in crate::engine) fn abridge(status: &mut CascadeStatus) {
-    let mut bytes: usize = status.images.iter().map(|image| RESULT + NAMES * image.name.len() + texts(image)).sum();
+    let mut bytes: usize =
+        status.images.iter().map(|image| RESULT + NAMES * image.name.len() + texts(image)).sum();
     if bytes > ROOM {
         let mut order: Vec<usize> = (0..status.images.len()).collect();
         order.sort_by_key(|index| {
@@ -29,7 +34,9 @@ pub(in crate::engine) fn abridge(status: &mut CascadeStatus) {
         });
         for sentence_too in [false, true] {
             for index in &order {
-                let Some(image) = status.images.get_mut(*index).filter(|_| bytes > ROOM) else { break };
+                let Some(image) = status.images.get_mut(*index).filter(|_| bytes > ROOM) else {
+                    break;
+                };
                 let before = texts(image);
                 image.causes.clear();
                 if sentence_too {
@@ -42,15 +49,19 @@ pub(in crate::engine) fn abridge(status: &mut CascadeStatus) {
         }
     }
     let shortened = status.images.iter().filter(|image| image.shortened);
-    let (causes, sentences) =
-        shortened.fold((0, 0), |(all, bare), image| (all + 1, bare + usize::from(image.why.is_empty())));
+    let (causes, sentences) = shortened
+        .fold((0, 0), |(all, bare), image| (all + 1, bare + usize::from(image.why.is_empty())));
     status.note = match (causes, sentences) {
         (0, _) => String::new(),
         (causes, 0) => {
-            format!("the causes of {causes} images are left out for want of room; their ManagedImages have them")
+            format!(
+                "the causes of {causes} images are left out for want of room; their \
+                     ManagedImages have them"
+            )
         }
         (causes, sentences) => format!(
-            "the causes of {causes} images, and the sentences of {sentences} of them, are left out for want of room; their ManagedImages have both"
+            "the causes of {causes} images, and the sentences of {sentences} of them, are left out \
+             for want of room; their ManagedImages have both"
         ),
     };
 }
@@ -71,7 +82,9 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::api::{CascadeSpec, CauseType, ImageState, cascade::MAX_CAUSES, managed_image::MAX_BUILD_CAUSES};
+    use crate::api::{
+        CascadeSpec, CauseType, ImageState, cascade::MAX_CAUSES, managed_image::MAX_BUILD_CAUSES,
+    };
 
     /// What etcd takes in one request.
     const ETCD: usize = 1536 * 1024;
@@ -91,7 +104,8 @@ mod tests {
         vec![cause; count]
     }
 
-    /// A cascade of a thousand images, of which every second one is finished, with the longest texts there are.
+    /// A cascade of a thousand images, of which every second one is finished, with the longest
+    /// texts there are.
     fn cascade(length: usize) -> CascadeStatus {
         let result = |index: usize| ImageResult {
             name: name(index, length),
@@ -101,9 +115,10 @@ mod tests {
             digest: Some(name(0, 71)),
             own_inputs: Some(name(0, 16)),
             started_at: Some(Timestamp::MAX),
-            finished_at: index
-                .is_multiple_of(2)
-                .then(|| Timestamp::from_second(2_000_000_000 - i64::try_from(index).expect("small")).expect("a time")),
+            finished_at: index.is_multiple_of(2).then(|| {
+                Timestamp::from_second(2_000_000_000 - i64::try_from(index).expect("small"))
+                    .expect("a time")
+            }),
             why: "w".repeat(300),
             causes: causes(length, MAX_BUILD_CAUSES),
             spared: true,
@@ -123,9 +138,12 @@ mod tests {
             .iter()
             .map(|image| {
                 let row = serde_json::to_value(image).expect("JSON");
-                let fields = row.as_object().expect("an object").keys().map(|field| format!("f:{field}"));
-                let fields: serde_json::Map<String, serde_json::Value> =
-                    fields.chain([".".to_owned()]).map(|field| (field, serde_json::json!({}))).collect();
+                let fields =
+                    row.as_object().expect("an object").keys().map(|field| format!("f:{field}"));
+                let fields: serde_json::Map<String, serde_json::Value> = fields
+                    .chain([".".to_owned()])
+                    .map(|field| (field, serde_json::json!({})))
+                    .collect();
                 (format!("k:{{\"name\":\"{}\"}}", image.name), fields.into())
             })
             .collect();
@@ -160,12 +178,17 @@ mod tests {
         abridge(&mut status);
         assert!(status.images.iter().all(|image| image.why.len() == 60), "the sentences have room");
         assert!(status.images.iter().all(|image| image.shortened == image.causes.is_empty()));
-        let left_out: Vec<usize> = (0..1000).filter(|index| status.images[*index].shortened).collect();
+        let left_out: Vec<usize> =
+            (0..1000).filter(|index| status.images[*index].shortened).collect();
         assert!(left_out.len() > 100 && left_out.len() < 1000, "{}", left_out.len());
         // The last one of the even images was finished first.
         assert!(left_out.contains(&998), "{left_out:?}");
         assert!(!left_out.contains(&999), "{left_out:?}");
-        assert!(status.note.starts_with(&format!("the causes of {} images are left out", left_out.len())));
+        assert!(
+            status
+                .note
+                .starts_with(&format!("the causes of {} images are left out", left_out.len()))
+        );
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Windows: when builds may start, by the clock of a time zone.
 //!
-//! A schedule is matched against what the zone's clock shows, and this module says what that means where the clock is put
-//! forward or back; the cron library only ever sees a clock that does neither. A start that the clock skips is at the moment
-//! of the change, and a start that the clock shows twice is one at both times. A window's duration is time that passes: one
-//! that opens at 22:00 for 6 hours closes at 05:00 in the night in which the clock is put forward.
+//! A schedule is matched against what the zone's clock shows, and this module says what that means
+//! where the clock is put forward or back; the cron library only ever sees a clock that does
+//! neither. A start that the clock skips is at the moment of the change, and a start that the clock
+//! shows twice is one at both times. A window's duration is time that passes: one that opens at
+//! 22:00 for 6 hours closes at 05:00 in the night in which the clock is put forward.
 //!
-//! The rules of all zones are part of the program, so that a schedule means the same on every machine.
+//! The rules of all zones are part of the program, so that a schedule means the same on every
+//! machine.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -20,15 +22,19 @@ use crate::api::Window;
 /// The most characters of a schedule.
 const MAX_SCHEDULE: usize = 100;
 /// The shortest and the longest that a window may be open.
-const DURATIONS: [SignedDuration; 2] = [SignedDuration::from_mins(1), SignedDuration::from_hours(7 * 24)];
-/// How far ahead the end of windows that follow one another is looked for: longer than the longest window.
+const DURATIONS: [SignedDuration; 2] =
+    [SignedDuration::from_mins(1), SignedDuration::from_hours(7 * 24)];
+/// How far ahead the end of windows that follow one another is looked for: longer than the longest
+/// window.
 const LOOK_AHEAD: SignedDuration = SignedDuration::from_hours(8 * 24);
-/// The most windows that are joined on the way there: to find the next is a walk through the calendar.
+/// The most windows that are joined on the way there: to find the next is a walk through the
+/// calendar.
 const MAX_JOINED: usize = 300;
-/// The most changes of a clock that the next start is looked for beyond. The library looks four years ahead, and no zone
-/// changes its clock more than four times a year.
+/// The most changes of a clock that the next start is looked for beyond. The library looks four
+/// years ahead, and no zone changes its clock more than four times a year.
 const MAX_CHANGES: usize = 20;
-/// The years from which a start within four years is looked for: all arrangements of weekdays and leap days there are.
+/// The years from which a start within four years is looked for: all arrangements of weekdays and
+/// leap days there are.
 const FIRST_YEARS: [i64; 7] = [2001, 2005, 2009, 2013, 2017, 2021, 2025];
 /// A year after which nothing is looked for, for the calendar of the library ends soon after.
 const LAST_SECOND: i64 = 250_000_000_000;
@@ -40,8 +46,8 @@ pub enum WindowState {
     Unrestricted,
     /// They may.
     Open {
-        /// When the last of the windows that overlap or follow one another closes; `None` if that is eight days or 300
-        /// openings away.
+        /// When the last of the windows that overlap or follow one another closes; `None` if that
+        /// is eight days or 300 openings away.
         closes: Option<Timestamp>,
     },
     /// They may not.
@@ -56,7 +62,8 @@ pub enum WindowState {
 pub enum WindowError {
     /// The schedule is not a cron expression.
     #[error(
-        "spec.policy.windows[{index}].schedule: `{schedule}` is not a cron expression ({problem}); write five fields (minute, hour, day of month, month, day of week), as in `0 22 * * 1-5`"
+        "spec.policy.windows[{index}].schedule: `{schedule}` is not a cron expression ({problem}); \
+         write five fields (minute, hour, day of month, month, day of week), as in `0 22 * * 1-5`"
     )]
     Schedule {
         /// The window's place in the list.
@@ -68,7 +75,8 @@ pub enum WindowError {
     },
     /// The schedule is a cron expression for a date that does not exist.
     #[error(
-        "spec.policy.windows[{index}].schedule: `{schedule}` never comes, so the window never opens; name a date that exists, or `*` as the day of month"
+        "spec.policy.windows[{index}].schedule: `{schedule}` never comes, so the window never \
+         opens; name a date that exists, or `*` as the day of month"
     )]
     Never {
         /// The window's place in the list.
@@ -78,7 +86,8 @@ pub enum WindowError {
     },
     /// There is no such time zone.
     #[error(
-        "spec.policy.windows[{index}].timeZone: there is no time zone `{zone}`; write a name of the IANA database, for example `{example}`"
+        "spec.policy.windows[{index}].timeZone: there is no time zone `{zone}`; write a name of \
+         the IANA database, for example `{example}`"
     )]
     TimeZone {
         /// The window's place in the list.
@@ -102,7 +111,8 @@ pub enum WindowError {
 #[derive(Debug)]
 pub struct Windows {
     openings: Vec<Opening>,
-    /// The last answer, from when and until when it holds. To find one, the library walks through the calendar by hours.
+    /// The last answer, from when and until when it holds. To find one, the library walks through
+    /// the calendar by hours.
     last: Mutex<Option<(Timestamp, Timestamp, WindowState)>>,
 }
 
@@ -120,7 +130,8 @@ pub fn state(windows: &[Window], now: Timestamp) -> Result<WindowState, WindowEr
     Ok(Windows::parse(windows)?.state(now))
 }
 
-/// Whether these windows can be used: beside what [`Windows::parse`] sees, whether each opens at all.
+/// Whether these windows can be used: beside what [`Windows::parse`] sees, whether each opens at
+/// all.
 pub fn check(windows: &[Window]) -> Result<(), WindowError> {
     let parsed = Windows::parse(windows)?;
     for (index, (window, opening)) in windows.iter().zip(&parsed.openings).enumerate() {
@@ -132,9 +143,11 @@ pub fn check(windows: &[Window]) -> Result<(), WindowError> {
 }
 
 impl Windows {
-    /// Reads windows. An error names the first that can't be used, its field, and what to write instead.
+    /// Reads windows. An error names the first that can't be used, its field, and what to write
+    /// instead.
     pub fn parse(windows: &[Window]) -> Result<Self, WindowError> {
-        let openings = windows.iter().enumerate().map(|(index, window)| Opening::parse(index, window));
+        let openings =
+            windows.iter().enumerate().map(|(index, window)| Opening::parse(index, window));
         Ok(Self { openings: openings.collect::<Result<_, _>>()?, last: Mutex::default() })
     }
 
@@ -206,7 +219,8 @@ impl Opening {
         self.last(earliest, at)?.checked_add(self.duration).ok()
     }
 
-    /// The last start after `after` and not after `until`. By halves, for there may be one every minute.
+    /// The last start after `after` and not after `until`. By halves, for there may be one every
+    /// minute.
     fn last(&self, after: Timestamp, until: Timestamp) -> Option<Timestamp> {
         let from = |time| self.next(time).filter(|start| *start <= until);
         if let Some(start) = until.checked_sub(SignedDuration::from_nanos(1)).ok().and_then(from) {
@@ -228,7 +242,8 @@ impl Opening {
 
     /// The next start after the time, within four years.
     ///
-    /// Between two changes of the clock, what it shows is the time plus an offset, and there the schedule is followed.
+    /// Between two changes of the clock, what it shows is the time plus an offset, and there the
+    /// schedule is followed.
     fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let mut from = after;
         for _ in 0..MAX_CHANGES {
@@ -241,7 +256,9 @@ impl Opening {
             }
             let shown = self.next_shown(shown)?;
             let start = shown.checked_sub(offset).ok()?;
-            let Some(change) = self.zone.following(from).next().filter(|change| change.timestamp() <= start) else {
+            let Some(change) =
+                self.zone.following(from).next().filter(|change| change.timestamp() <= start)
+            else {
                 return Some(start);
             };
             let changed_to = SignedDuration::from_secs(change.offset().seconds().into());
@@ -254,7 +271,8 @@ impl Opening {
         None
     }
 
-    /// The next time, after this one and within four years, that a clock shows which is never changed.
+    /// The next time, after this one and within four years, that a clock shows which is never
+    /// changed.
     fn next_shown(&self, after: Timestamp) -> Option<Timestamp> {
         if after.as_second() > LAST_SECOND {
             return None;
@@ -264,7 +282,9 @@ impl Opening {
 
     /// Whether the schedule names a date that exists.
     fn comes(&self) -> bool {
-        let starts = FIRST_YEARS.iter().filter_map(|year| Timestamp::from_second((year - 1970) * 31_556_952).ok());
+        let starts = FIRST_YEARS
+            .iter()
+            .filter_map(|year| Timestamp::from_second((year - 1970) * 31_556_952).ok());
         starts.into_iter().any(|start| self.next_shown(start).is_some())
     }
 }

@@ -5,7 +5,11 @@ use proptest::prelude::*;
 use super::*;
 
 fn window(schedule: &str, duration: &str, zone: &str) -> Window {
-    Window { schedule: schedule.into(), duration: duration.parse().expect(duration), time_zone: zone.into() }
+    Window {
+        schedule: schedule.into(),
+        duration: duration.parse().expect(duration),
+        time_zone: zone.into(),
+    }
 }
 
 fn at(time: &str) -> Timestamp {
@@ -49,8 +53,14 @@ fn a_window_opens_and_closes_by_its_zone() {
     assert_eq!(look(&night, "2026-01-11T03:00:00Z"), closed("2026-01-11T21:00:00Z"));
     // In summer an hour earlier; in India half an hour beside ours.
     assert_eq!(look(&night, "2026-07-10T20:00:00Z"), open("2026-07-11T02:00:00Z"));
-    assert_eq!(look(&window("0 22 * * *", "1h", "Asia/Kolkata"), "2026-01-10T17:00:00Z"), open("2026-01-10T17:30:00Z"));
-    assert_eq!(look(&window("0 0 * * 1-5", "1h", "UTC"), "2026-01-10T00:00:00Z"), closed("2026-01-12T00:00:00Z"));
+    assert_eq!(
+        look(&window("0 22 * * *", "1h", "Asia/Kolkata"), "2026-01-10T17:00:00Z"),
+        open("2026-01-10T17:30:00Z")
+    );
+    assert_eq!(
+        look(&window("0 0 * * 1-5", "1h", "UTC"), "2026-01-10T00:00:00Z"),
+        closed("2026-01-12T00:00:00Z")
+    );
 }
 
 #[test]
@@ -69,9 +79,15 @@ fn a_start_that_the_clock_skips_is_at_the_moment_of_the_change() {
         ["29 03:00+02:00", "29 03:20+02:00", "29 03:40+02:00", "30 02:00+02:00"]
     );
     // Midnight itself is skipped in Egypt.
-    assert_eq!(starts("0 0 * * *", "Africa/Cairo", "2026-04-23T12:00:00Z", 2), ["24 01:00+03:00", "25 00:00+03:00"]);
+    assert_eq!(
+        starts("0 0 * * *", "Africa/Cairo", "2026-04-23T12:00:00Z", 2),
+        ["24 01:00+03:00", "25 00:00+03:00"]
+    );
     // Samoa went without a whole day.
-    assert_eq!(starts("0 12 30 12 *", "Pacific/Apia", "2011-12-29T12:00:00Z", 1), ["31 00:00+14:00"]);
+    assert_eq!(
+        starts("0 12 30 12 *", "Pacific/Apia", "2011-12-29T12:00:00Z", 1),
+        ["31 00:00+14:00"]
+    );
     // Lord Howe's clock goes forward by half an hour, from 02:00 to 02:30.
     assert_eq!(
         starts("15 2 * * *", "Australia/Lord_Howe", "2026-10-03T00:00:00Z", 2),
@@ -96,7 +112,14 @@ fn a_start_that_the_clock_shows_twice_is_one_both_times() {
     // Lord Howe's goes back by half an hour, from 02:00 to 01:30.
     assert_eq!(
         starts("*/15 1 * * *", "Australia/Lord_Howe", "2026-04-04T12:00:00Z", 6),
-        ["05 01:00+11:00", "05 01:15+11:00", "05 01:30+11:00", "05 01:45+11:00", "05 01:30+10:30", "05 01:45+10:30"]
+        [
+            "05 01:00+11:00",
+            "05 01:15+11:00",
+            "05 01:30+11:00",
+            "05 01:45+11:00",
+            "05 01:30+10:30",
+            "05 01:45+10:30"
+        ]
     );
 }
 
@@ -126,7 +149,10 @@ fn windows_that_overlap_or_follow_one_another_are_one() {
     // A week of days, and then a day without.
     let week = window("0 0 * * 1-6", "24h", "UTC");
     assert_eq!(look(&week, "2026-05-04T00:00:00Z"), open("2026-05-10T00:00:00Z"));
-    assert_eq!(look(&window("* 2-4 * * *", "1m", "UTC"), "2026-05-04T02:00:30Z"), open("2026-05-04T05:00:00Z"));
+    assert_eq!(
+        look(&window("* 2-4 * * *", "1m", "UTC"), "2026-05-04T02:00:30Z"),
+        open("2026-05-04T05:00:00Z")
+    );
 }
 
 #[test]
@@ -135,7 +161,11 @@ fn what_never_closes_has_no_end_and_is_soon_told() {
         [("* * * * *", "168h"), ("* * * * *", "1m"), ("0 0 * * *", "24h"), ("0 0 * * 0", "168h")]
     {
         let always = window(schedule, duration, "UTC");
-        assert_eq!(look(&always, "2026-05-04T02:00:30Z"), WindowState::Open { closes: None }, "{schedule} {duration}");
+        assert_eq!(
+            look(&always, "2026-05-04T02:00:30Z"),
+            WindowState::Open { closes: None },
+            "{schedule} {duration}"
+        );
     }
 }
 
@@ -143,7 +173,11 @@ fn what_never_closes_has_no_end_and_is_soon_told() {
 fn what_is_rare_is_found_and_what_is_beyond_the_calendar_is_not() {
     let leap = window("0 0 29 2 *", "1h", "Europe/Berlin");
     assert_eq!(look(&leap, "2026-05-04T02:00:00Z"), closed("2028-02-28T23:00:00Z"));
-    assert_eq!(look(&leap, "2097-01-01T00:00:00Z"), WindowState::Closed { opens: None }, "2100 is no leap year");
+    assert_eq!(
+        look(&leap, "2097-01-01T00:00:00Z"),
+        WindowState::Closed { opens: None },
+        "2100 is no leap year"
+    );
     for end in [Timestamp::MIN, Timestamp::MAX] {
         assert!(state(std::slice::from_ref(&leap), end).is_ok());
         assert!(state(&[window("* * * * *", "168h", "Pacific/Apia")], end).is_ok());
@@ -153,7 +187,8 @@ fn what_is_rare_is_found_and_what_is_beyond_the_calendar_is_not() {
 #[test]
 fn what_can_not_be_used_is_named_with_what_to_write_instead() {
     let verified = window("0 22 * * *", "6h", "UTC");
-    let problem = |bad: Window| check(&[verified.clone(), bad]).expect_err("a bad window").to_string();
+    let problem =
+        |bad: Window| check(&[verified.clone(), bad]).expect_err("a bad window").to_string();
     for (schedule, part) in [
         ("0 22 * *", "it has 4 fields"),
         ("0 22 * * * Europe/Berlin", "it has 6 fields"),
@@ -174,14 +209,21 @@ fn what_can_not_be_used_is_named_with_what_to_write_instead() {
     for schedule in ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 30-31 FEB *", "0 0 */30 * 1#2"] {
         let message = problem(window(schedule, "1h", "UTC"));
         assert!(
-            message.starts_with("spec.policy.windows[1].schedule: `") && message.contains("never comes"),
+            message.starts_with("spec.policy.windows[1].schedule: `")
+                && message.contains("never comes"),
             "{message}"
         );
     }
     let message = problem(window("0 22 * * *", "1h", "berlin"));
-    assert!(message.starts_with("spec.policy.windows[1].timeZone: there is no time zone `berlin`"), "{message}");
+    assert!(
+        message.starts_with("spec.policy.windows[1].timeZone: there is no time zone `berlin`"),
+        "{message}"
+    );
     assert!(message.ends_with("for example `Europe/Berlin`"), "{message}");
-    assert!(problem(window("0 22 * * *", "1h", "America/Los Angeles")).ends_with("`America/Los_Angeles`"));
+    assert!(
+        problem(window("0 22 * * *", "1h", "America/Los Angeles"))
+            .ends_with("`America/Los_Angeles`")
+    );
     for duration in ["59s", "168h1s"] {
         let message = problem(window("0 22 * * *", duration, "UTC"));
         assert!(message.starts_with("spec.policy.windows[1].duration: "), "{message}");
@@ -190,9 +232,15 @@ fn what_can_not_be_used_is_named_with_what_to_write_instead() {
 
 #[test]
 fn dates_that_exist_are_accepted_however_rare() {
-    for schedule in
-        ["0 0 29 2 *", "0 0 29 2 */7", "0 0 31 * *", "0 0 L * *", "0 0 15W * *", "0 0 * * 5#5", "0 0 * * 5L"]
-    {
+    for schedule in [
+        "0 0 29 2 *",
+        "0 0 29 2 */7",
+        "0 0 31 * *",
+        "0 0 L * *",
+        "0 0 15W * *",
+        "0 0 * * 5#5",
+        "0 0 * * 5L",
+    ] {
         assert_eq!(check(&[window(schedule, "1h", "UTC")]), Ok(()), "{schedule}");
     }
 }
@@ -200,8 +248,11 @@ fn dates_that_exist_are_accepted_however_rare() {
 /// Whether a start is in this minute: the clock shows one, or is being put forward over one.
 fn starts_at(opening: &Opening, minute: Timestamp) -> bool {
     let second = SignedDuration::from_secs(1);
-    let shown = |time: Timestamp| time + SignedDuration::from_secs(opening.zone.to_offset(time).seconds().into());
-    let matches = |shown: Timestamp| opening.schedule.matches(MakeTimestamp(shown)).expect("a time");
+    let shown = |time: Timestamp| {
+        time + SignedDuration::from_secs(opening.zone.to_offset(time).seconds().into())
+    };
+    let matches =
+        |shown: Timestamp| opening.schedule.matches(MakeTimestamp(shown)).expect("a time");
     let mut skipped = shown(minute - second) + second;
     while skipped < shown(minute) {
         if matches(skipped) {
@@ -215,7 +266,9 @@ fn starts_at(opening: &Opening, minute: Timestamp) -> bool {
 fn fields() -> impl Strategy<Value = String> {
     let minutes = prop::sample::select(vec!["0", "30", "*/20", "15,45", "59", "0-10/5"]);
     let hours = prop::sample::select(vec!["*", "0", "1", "2", "1-3", "0-2", "*/6", "22", "0,12"]);
-    let days = prop::sample::select(vec!["* * *", "* * *", "* * *", "* * 0", "* * 6,0", "29 3 *", "1-7 * *"]);
+    let days = prop::sample::select(vec![
+        "* * *", "* * *", "* * *", "* * 0", "* * 6,0", "29 3 *", "1-7 * *",
+    ]);
     (minutes, hours, days).prop_map(|(minutes, hours, days)| format!("{minutes} {hours} {days}"))
 }
 
@@ -238,11 +291,12 @@ fn windows_near_a_change() -> impl Strategy<Value = (Vec<Window>, Timestamp)> {
     let window = (fields(), prop_oneof![1..120_u32, 1..1800_u32], 0..CHANGES.len());
     (prop::collection::vec(window, 1..4), 0..CHANGES.len(), -6 * 3600..6 * 3600_i64).prop_map(
         |(windows, near, seconds)| {
-            let windows = windows.into_iter().enumerate().map(|(index, (schedule, minutes, other))| Window {
-                schedule,
-                duration: crate::api::Duration::from_secs(minutes * 60),
-                time_zone: CHANGES[if index == 2 { other } else { near }].0.into(),
-            });
+            let windows =
+                windows.into_iter().enumerate().map(|(index, (schedule, minutes, other))| Window {
+                    schedule,
+                    duration: crate::api::Duration::from_secs(minutes * 60),
+                    time_zone: CHANGES[if index == 2 { other } else { near }].0.into(),
+                });
             (windows.collect(), at(CHANGES[near].1) + SignedDuration::from_secs(seconds))
         },
     )
@@ -309,7 +363,8 @@ proptest! {
     }
 
     #[test]
-    fn no_text_breaks_the_parser(schedule in "\\PC{0,20}|[0-9*/,LW# -]{0,40}|([0-9*/,LW#-]{1,6} ){4}[0-9*/,LW#-]{1,6}", zone in "\\PC{0,12}") {
+    fn no_text_breaks_the_parser(schedule in "\\PC{0,20}|[0-9*/,LW# -]{0,40}|([0-9*/,LW#-]{1,6} \
+        ){4}[0-9*/,LW#-]{1,6}", zone in "\\PC{0,12}") {
         let window = Window { schedule, duration: crate::api::Duration::from_secs(60), time_zone: zone };
         let in_utc = Window { time_zone: "UTC".into(), ..window.clone() };
         for window in [window, in_utc] {

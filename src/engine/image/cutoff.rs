@@ -2,7 +2,8 @@
 
 use crate::{api::Cutoff, engine::input::VerifiedBuild};
 
-/// Whether a new build comes to the same as the last one, as far as the policy looks. What can't be told is not the same.
+/// Whether a new build comes to the same as the last one, as far as the policy looks. What can't be
+/// told is not the same.
 #[must_use]
 pub fn same(cutoff: Cutoff, last: &VerifiedBuild, fresh: &VerifiedBuild) -> bool {
     let equal = |last: &Option<String>, fresh: &Option<String>| last.is_some() && last == fresh;
@@ -35,6 +36,10 @@ mod tests {
         ] {
             assert_eq!(same(cutoff, &last, &fresh), expected, "{cutoff:?} {fresh:?}");
         }
-        assert!(!same(Cutoff::Content, &verified("sha256:1", None, None), &verified("sha256:2", None, None)));
+        assert!(!same(
+            Cutoff::Content,
+            &verified("sha256:1", None, None),
+            &verified("sha256:2", None, None)
+        ));
     }
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::{
-    api::{FailureRecord, ImageState, ManualHold, Promotion, RunningBuild, UpstreamStatus, condition::reason},
+    api::{
+        FailureRecord, ImageState, ManualHold, Promotion, RunningBuild, UpstreamStatus,
+        condition::reason,
+    },
     engine::{
         Problem,
         causes::{self, Change},
@@ -34,9 +37,11 @@ pub fn evaluate(
     let images = input.images.iter().map(|_| blank()).collect();
     let mut evaluation = Evaluation { images, plan: Plan::default(), holds_end: None };
     for &index in input.lineage().order() {
-        let (Some(image), Some(observed), Some(blueprint)) =
-            (input.spec.images.get(index), input.images.get(index), input.blueprint.images.get(index))
-        else {
+        let (Some(image), Some(observed), Some(blueprint)) = (
+            input.spec.images.get(index),
+            input.images.get(index),
+            input.blueprint.images.get(index),
+        ) else {
             continue;
         };
         let eval = ImageEval { context: &context, index, image, blueprint, observed };
@@ -50,14 +55,17 @@ pub fn evaluate(
 impl ImageEval<'_> {
     fn decide(&self, images: &[ImageDecision], plan: &mut Plan) -> ImageDecision {
         let decision = match self.parents(images) {
-            Ok(parents) => self.with_parents(plan, &parents).unwrap_or_else(|obstacle| self.behind(obstacle)),
+            Ok(parents) => {
+                self.with_parents(plan, &parents).unwrap_or_else(|obstacle| self.behind(obstacle))
+            }
             Err(obstacle) => self.behind(obstacle),
         };
         let decision = self.with_record(decision);
         let wished = self.context.effects.of(self.index).is_some_and(|effects| effects.cancel);
         if wished || decision.failure.as_deref().is_some_and(failure::is_cancelled) {
             // Of any fingerprint: what runs may be for inputs that have changed since.
-            let running = self.observed.builds.iter().filter(|build| build.outcome == BuildOutcome::Running);
+            let running =
+                self.observed.builds.iter().filter(|build| build.outcome == BuildOutcome::Running);
             plan.actions.extend(running.map(|build| Action::Stop { job: build.job.clone() }));
         }
         decision
@@ -77,30 +85,39 @@ impl ImageEval<'_> {
                 }
             }
             NotReady::Waiting(problem, true) => match self.cancelled_in_cascade() {
-                failure @ Some(_) => Self::failed(ImageDecision { failure, ..blank() }, reason::CANCELLED),
+                failure @ Some(_) => {
+                    Self::failed(ImageDecision { failure, ..blank() }, reason::CANCELLED)
+                }
                 None => ImageDecision::waiting(problem, true),
             },
             NotReady::Waiting(problem, false) => ImageDecision::waiting(problem, false),
         }
     }
 
-    /// The record of an image that a person has taken out of the cascade that runs, while it is not known which fingerprint it is
-    /// about to want.
+    /// The record of an image that a person has taken out of the cascade that runs, while it is not
+    /// known which fingerprint it is about to want.
     fn cancelled_in_cascade(&self) -> Option<Box<FailureRecord>> {
         let cascade = self.context.input.cascade.filter(|_| self.is_cancelled_in_cascade())?;
-        Some(failure::cancelled_waiting(self.failure_record(), cascade.name, self.context.now).into())
+        Some(
+            failure::cancelled_waiting(self.failure_record(), cascade.name, self.context.now)
+                .into(),
+        )
     }
 
     /// Whether a person takes it out of the cascade that runs, or has done so while it waited.
     fn is_cancelled_in_cascade(&self) -> bool {
         let Some(cascade) = self.context.input.cascade else { return false };
         let effects = self.context.effects.of(self.index);
-        let before = self.failure_record().is_some_and(|record| failure::is_cancelled_in(record, cascade.name));
-        effects.is_some_and(|effects| effects.cancel) || before && effects.is_none_or(|effects| effects.retry.is_none())
+        let before = self
+            .failure_record()
+            .is_some_and(|record| failure::is_cancelled_in(record, cascade.name));
+        effects.is_some_and(|effects| effects.cancel)
+            || before && effects.is_none_or(|effects| effects.retry.is_none())
     }
 
-    /// What an image keeps whatever state it is in: its last good build, a build that still runs, what it was promoted to, and
-    /// the failures so far while it is not known whether they are at the fingerprint that is wanted.
+    /// What an image keeps whatever state it is in: its last good build, a build that still runs,
+    /// what it was promoted to, and the failures so far while it is not known whether they are at
+    /// the fingerprint that is wanted.
     fn with_record(&self, mut decision: ImageDecision) -> ImageDecision {
         let record = self.observed.record;
         if decision.verified.is_none() {
@@ -116,25 +133,35 @@ impl ImageEval<'_> {
             }
         }
         let checks = &self.blueprint.checks;
-        decision.is_checked =
-            decision.verified.as_ref().is_some_and(|verified| checks.is_none() || verified.checked == *checks);
+        decision.is_checked = decision
+            .verified
+            .as_ref()
+            .is_some_and(|verified| checks.is_none() || verified.checked == *checks);
         if decision.running.is_none() {
             decision.running = self.running().map(|build| running_of(build).into());
         }
-        let unknown = matches!(decision.state, ImageState::Waiting | ImageState::Blocked | ImageState::Held);
+        let unknown =
+            matches!(decision.state, ImageState::Waiting | ImageState::Blocked | ImageState::Held);
         if unknown && decision.fingerprint.is_none() && decision.failure.is_none() {
-            decision.failure = self.failure_record().cloned().and_then(|record| self.forgotten(record)).map(Box::new);
+            decision.failure = self
+                .failure_record()
+                .cloned()
+                .and_then(|record| self.forgotten(record))
+                .map(Box::new);
         }
-        decision.promoted = match (self.context.input.spec.policy.promotion, decision.state, &decision.verified) {
-            (Promotion::Image, ImageState::Current, Some(_)) => Promoted::Verified,
-            (_, _, verified) => match record.and_then(|record| record.promoted.as_ref()) {
-                Some(digest) if verified.as_ref().is_some_and(|verified| verified.digest == *digest) => {
-                    Promoted::Verified
-                }
-                Some(digest) => Promoted::Earlier(digest.clone()),
-                None => Promoted::Nowhere,
-            },
-        };
+        decision.promoted =
+            match (self.context.input.spec.policy.promotion, decision.state, &decision.verified) {
+                (Promotion::Image, ImageState::Current, Some(_)) => Promoted::Verified,
+                (_, _, verified) => match record.and_then(|record| record.promoted.as_ref()) {
+                    Some(digest)
+                        if verified.as_ref().is_some_and(|verified| verified.digest == *digest) =>
+                    {
+                        Promoted::Verified
+                    }
+                    Some(digest) => Promoted::Earlier(digest.clone()),
+                    None => Promoted::Nowhere,
+                },
+            };
         if decision.checks.is_empty() && !self.image.checks.is_empty() {
             decision.checks = record.map(|record| record.checks.clone()).unwrap_or_default();
         }
@@ -144,8 +171,14 @@ impl ImageEval<'_> {
         decision
     }
 
-    fn with_parents(&self, plan: &mut Plan, parents: &Parents<'_>) -> Result<ImageDecision, NotReady> {
-        if let Some(verified) = self.observed.verified.as_ref().filter(|verified| self.unchanged(verified, parents)) {
+    fn with_parents(
+        &self,
+        plan: &mut Plan,
+        parents: &Parents<'_>,
+    ) -> Result<ImageDecision, NotReady> {
+        if let Some(verified) =
+            self.observed.verified.as_ref().filter(|verified| self.unchanged(verified, parents))
+        {
             let base_seen = parents.base_seen.or(verified.base_seen);
             let verified = if base_seen == verified.base_seen {
                 Arc::clone(verified)
@@ -171,11 +204,22 @@ impl ImageEval<'_> {
             wanted: &known.inputs,
         };
         let causes = change.causes(Self::roots(parents));
-        let lookup =
-            self.observed.lookups.iter().find(|lookup| lookup.fingerprint == wanted).map(|lookup| &lookup.result);
-        let rejected = matches!(lookup, Some(LookupResult::Rejected(_, ask_at)) if *ask_at > self.context.now);
+        let lookup = self
+            .observed
+            .lookups
+            .iter()
+            .find(|lookup| lookup.fingerprint == wanted)
+            .map(|lookup| &lookup.result);
+        let rejected =
+            matches!(lookup, Some(LookupResult::Rejected(_, ask_at)) if *ask_at > self.context.now);
         let cause = causes::key(&self.image.name, &causes);
-        let counted = failure::count(self.failure_record(), &wanted, &self.observed.builds, &cause, self.context.now);
+        let counted = failure::count(
+            self.failure_record(),
+            &wanted,
+            &self.observed.builds,
+            &cause,
+            self.context.now,
+        );
         let failure = if rejected { counted } else { self.ruled(counted, &wanted) };
         let stale = ImageDecision {
             fingerprint: Some(wanted.clone()),
@@ -205,15 +249,22 @@ impl ImageEval<'_> {
             Some(LookupResult::Rejected(problem, ask_at)) if *ask_at > self.context.now => {
                 plan.wake(*ask_at);
                 let message = problem.message.clone().into();
-                ImageDecision { state: ImageState::Failed, reason: problem.reason, message, ..stale }
+                ImageDecision {
+                    state: ImageState::Failed,
+                    reason: problem.reason,
+                    message,
+                    ..stale
+                }
             }
             Some(LookupResult::Failed(problem, ask_at)) if *ask_at > self.context.now => {
                 plan.wake(*ask_at);
                 ImageDecision {
                     reason: problem.reason,
-                    // Without the time: it changes at every try, and a record is not written for that.
+                    // Without the time: it changes at every try, and a record is not written for
+                    // that.
                     message: problem.message.clone().into(),
-                    // A registry that is away comes back; what it refuses, it refuses until somebody does something.
+                    // A registry that is away comes back; what it refuses, it refuses until
+                    // somebody does something.
                     in_progress: problem.reason == reason::REGISTRY_UNAVAILABLE,
                     state: asking(succeeded),
                     ..stale
@@ -231,7 +282,11 @@ impl ImageEval<'_> {
                 )
             }
             _ => {
-                plan.actions.push(Action::Probe { image: self.index, fingerprint: wanted, after: succeeded });
+                plan.actions.push(Action::Probe {
+                    image: self.index,
+                    fingerprint: wanted,
+                    after: succeeded,
+                });
                 ImageDecision {
                     reason: reason::VERIFYING,
                     message: "the registry is asked for the build".into(),
@@ -243,14 +298,25 @@ impl ImageEval<'_> {
         })
     }
 
-    /// A push stands in the registry: it is a new digest, or comes to the same as the last one. The registry may remember the
-    /// latter already: then the digest is the last one's. A build that was made before the last one is no rebuild: its own
-    /// immutable tags stand on it, so that it is taken up again as it is.
-    fn present(&self, plan: &mut Plan, fresh: VerifiedBuild, stale: ImageDecision) -> ImageDecision {
-        let remembered = |last: &VerifiedBuild| last.digest == fresh.digest && last.fingerprint != fresh.fingerprint;
+    /// A push stands in the registry: it is a new digest, or comes to the same as the last one. The
+    /// registry may remember the latter already: then the digest is the last one's. A build that
+    /// was made before the last one is no rebuild: its own immutable tags stand on it, so that it
+    /// is taken up again as it is.
+    fn present(
+        &self,
+        plan: &mut Plan,
+        fresh: VerifiedBuild,
+        stale: ImageDecision,
+    ) -> ImageDecision {
+        let remembered = |last: &VerifiedBuild| {
+            last.digest == fresh.digest && last.fingerprint != fresh.fingerprint
+        };
         let cutoff = self.context.input.spec.policy.cutoff;
-        let same = |last: &VerifiedBuild| fresh.build > last.build && cutoff::same(cutoff, last, &fresh);
-        let Some(last) = self.observed.verified.as_ref().filter(|last| remembered(last) || same(last)) else {
+        let same =
+            |last: &VerifiedBuild| fresh.build > last.build && cutoff::same(cutoff, last, &fresh);
+        let Some(last) =
+            self.observed.verified.as_ref().filter(|last| remembered(last) || same(last))
+        else {
             return self.verified(plan, Arc::new(fresh), stale);
         };
         if last.digest != fresh.digest {
@@ -274,12 +340,20 @@ impl ImageEval<'_> {
     }
 
     /// A build that the registry vouches for: current, once its checks have passed.
-    fn verified(&self, plan: &mut Plan, verified: Arc<VerifiedBuild>, stale: ImageDecision) -> ImageDecision {
+    fn verified(
+        &self,
+        plan: &mut Plan,
+        verified: Arc<VerifiedBuild>,
+        stale: ImageDecision,
+    ) -> ImageDecision {
         match &self.blueprint.checks {
-            Some(wanted) if verified.checked.as_ref() != Some(wanted) => self.check(plan, verified, stale),
-            None if verified.checked.is_some() => {
-                Self::current(Arc::new(VerifiedBuild { checked: None, ..VerifiedBuild::clone(&verified) }))
+            Some(wanted) if verified.checked.as_ref() != Some(wanted) => {
+                self.check(plan, verified, stale)
             }
+            None if verified.checked.is_some() => Self::current(Arc::new(VerifiedBuild {
+                checked: None,
+                ..VerifiedBuild::clone(&verified)
+            })),
             Some(_) | None => Self::current(verified),
         }
     }
@@ -343,12 +417,15 @@ impl ImageEval<'_> {
     fn manual_hold(&self) -> Option<&ManualHold> {
         let wished = self.context.effects.of(self.index).and_then(|effects| effects.hold.as_ref());
         let recorded = self.observed.record.and_then(|record| record.hold.as_ref());
-        wished.map_or(recorded, Option::as_ref).filter(|hold| hold.until.is_none_or(|until| self.context.now < until))
+        wished
+            .map_or(recorded, Option::as_ref)
+            .filter(|hold| hold.until.is_none_or(|until| self.context.now < until))
     }
 
     /// The request by which it is rebuilt though its inputs are the same.
     pub(in crate::engine) fn nonce(&self) -> Option<&str> {
-        let wished = self.context.effects.of(self.index).and_then(|effects| effects.nonce.as_deref());
+        let wished =
+            self.context.effects.of(self.index).and_then(|effects| effects.nonce.as_deref());
         wished.or_else(|| self.observed.record.and_then(|record| record.nonce.as_deref()))
     }
 
@@ -361,13 +438,18 @@ impl ImageEval<'_> {
     }
 
     fn last_success(&self, fingerprint: &str) -> Option<i32> {
-        let successes = self.observed.builds.iter().filter(|build| build.outcome == BuildOutcome::Succeeded);
+        let successes =
+            self.observed.builds.iter().filter(|build| build.outcome == BuildOutcome::Succeeded);
         successes.filter(|build| build.fingerprint == fingerprint).map(|build| build.attempt).max()
     }
 
-    /// The failures at a fingerprint, with what requests and the cascade make of them. What is given up is left alone by a
-    /// request to cancel: there is nothing to stop.
-    pub(in crate::engine) fn ruled(&self, counted: Option<FailureRecord>, fingerprint: &str) -> Option<FailureRecord> {
+    /// The failures at a fingerprint, with what requests and the cascade make of them. What is
+    /// given up is left alone by a request to cancel: there is nothing to stop.
+    pub(in crate::engine) fn ruled(
+        &self,
+        counted: Option<FailureRecord>,
+        fingerprint: &str,
+    ) -> Option<FailureRecord> {
         let record = counted.and_then(|record| self.forgotten(record));
         let retries = &self.context.input.spec.policy.retries;
         let cancelled = self.context.effects.of(self.index).is_some_and(|effects| effects.cancel);
@@ -376,7 +458,8 @@ impl ImageEval<'_> {
         {
             return record;
         }
-        let of_fingerprint = self.observed.builds.iter().filter(|build| build.fingerprint == fingerprint);
+        let of_fingerprint =
+            self.observed.builds.iter().filter(|build| build.fingerprint == fingerprint);
         let made = of_fingerprint.map(|build| build.attempt).max();
         Some(failure::cancelled(record, fingerprint, made, self.context.now))
     }
@@ -384,9 +467,11 @@ impl ImageEval<'_> {
     /// The failures as far as requests to try again, and the cascade, do not have them forgotten.
     fn forgotten(&self, record: FailureRecord) -> Option<FailureRecord> {
         let cascade = self.context.input.cascade.map(|cascade| cascade.name);
-        let retry = self.context.effects.of(self.index).and_then(|effects| effects.retry.as_deref());
+        let retry =
+            self.context.effects.of(self.index).and_then(|effects| effects.retry.as_deref());
         // Taken out of a cascade that has ended since, or wanted back.
-        if record.fingerprint.is_empty() && (retry.is_some() || cascade.is_none_or(|cascade| cascade != record.cascade))
+        if record.fingerprint.is_empty()
+            && (retry.is_some() || cascade.is_none_or(|cascade| cascade != record.cascade))
         {
             return None;
         }
@@ -397,12 +482,20 @@ impl ImageEval<'_> {
         Some(failure::tried_by_cascade(record, cascade, &self.context.input.spec.policy.retries))
     }
 
-    fn vanished(&self, wanted: &str, succeeded: Option<i32>, stale: &ImageDecision) -> Option<FailureRecord> {
+    fn vanished(
+        &self,
+        wanted: &str,
+        succeeded: Option<i32>,
+        stale: &ImageDecision,
+    ) -> Option<FailureRecord> {
         let known = stale.failure.as_deref().cloned();
         match succeeded {
             Some(attempt) if known.as_ref().is_none_or(|known| known.attempt < attempt) => {
-                let build =
-                    self.observed.builds.iter().find(|build| build.attempt == attempt && build.fingerprint == wanted);
+                let build = self
+                    .observed
+                    .builds
+                    .iter()
+                    .find(|build| build.attempt == attempt && build.fingerprint == wanted);
                 let cascade = build.map_or("", |build| build.cascade.as_str());
                 let cause = causes::key(&self.image.name, &stale.causes);
                 let failed = failure::Failed { attempt, cascade, cause: &cause };
@@ -413,7 +506,8 @@ impl ImageEval<'_> {
     }
 }
 
-/// The state while the registry is asked: a build that has ended is being checked, otherwise the image waits.
+/// The state while the registry is asked: a build that has ended is being checked, otherwise the
+/// image waits.
 fn asking(succeeded: Option<i32>) -> ImageState {
     if succeeded.is_some() { ImageState::Checking } else { ImageState::Waiting }
 }

@@ -1,5 +1,6 @@
-//! What a walk over the lineage carries along: shared by [`images`](crate::engine::image::evaluate), `inputs`, `builds` and `checks`, which take
-//! its steps.
+//! What a walk over the lineage carries along: shared by
+//! [`images`](crate::engine::image::evaluate), `inputs`, `builds` and `checks`, which take its
+//! steps.
 
 use jiff::Timestamp;
 
@@ -27,7 +28,8 @@ pub struct Evaluation {
 /// What is to be done for the images of a walk.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Questions to the registry, checks to start, builds to end, and what the registry is to remember.
+    /// Questions to the registry, checks to start, builds to end, and what the registry is to
+    /// remember.
     pub actions: Vec<Action>,
     /// Images that are ready to build.
     pub ready: Vec<Ready>,
@@ -44,7 +46,8 @@ pub struct Ready {
     pub action: Action,
     /// Whether the image itself changed, or a person asked: such builds go first.
     pub user_caused: bool,
-    /// Whether nothing but images of other families changed: the quiet time has passed where the change came in.
+    /// Whether nothing but images of other families changed: the quiet time has passed where the
+    /// change came in.
     pub imported: bool,
 }
 

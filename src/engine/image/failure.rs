@@ -1,4 +1,4 @@
-//! ReconcileBackoff: how they are counted, when a build is tried again, and when it is not.
+//! `ReconcileBackoff`: how they are counted, when a build is tried again, and when it is not.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -37,7 +37,8 @@ pub struct Failed<'a> {
     pub cause: &'a str,
 }
 
-/// Counts the failed attempts that the record does not know yet. `None` if nothing has failed at this fingerprint.
+/// Counts the failed attempts that the record does not know yet. `None` if nothing has failed at
+/// this fingerprint.
 #[must_use]
 pub fn count(
     record: Option<&FailureRecord>,
@@ -75,9 +76,10 @@ pub fn add(
     failure: BuildFailure,
     now: Timestamp,
 ) -> FailureRecord {
-    let mut record = record
-        .filter(|record| record.fingerprint == fingerprint)
-        .unwrap_or_else(|| FailureRecord { fingerprint: fingerprint.into(), ..FailureRecord::default() });
+    let mut record =
+        record.filter(|record| record.fingerprint == fingerprint).unwrap_or_else(|| {
+            FailureRecord { fingerprint: fingerprint.into(), ..FailureRecord::default() }
+        });
     match failure.class {
         FailureClass::Infrastructure => record.infrastructure += 1,
         FailureClass::Build | FailureClass::Input => record.build += 1,
@@ -91,10 +93,15 @@ pub fn add(
     record
 }
 
-/// The record of a build that a person has cancelled: not tried again at this fingerprint. `made` is the highest attempt at it
-/// that was made, so that no later one gets its name.
+/// The record of a build that a person has cancelled: not tried again at this fingerprint. `made`
+/// is the highest attempt at it that was made, so that no later one gets its name.
 #[must_use]
-pub fn cancelled(record: Option<FailureRecord>, fingerprint: &str, made: Option<i32>, now: Timestamp) -> FailureRecord {
+pub fn cancelled(
+    record: Option<FailureRecord>,
+    fingerprint: &str,
+    made: Option<i32>,
+    now: Timestamp,
+) -> FailureRecord {
     let record = record.unwrap_or_else(|| FailureRecord {
         fingerprint: fingerprint.into(),
         // Without any, the next one is the first.
@@ -102,17 +109,26 @@ pub fn cancelled(record: Option<FailureRecord>, fingerprint: &str, made: Option<
         ..FailureRecord::default()
     });
     let record = FailureRecord { attempt: record.attempt.max(made.unwrap_or(-1)), ..record };
-    let message = "cancelled by a request; built again when an input changes, or by a retry".to_owned();
-    let last = BuildFailure { class: FailureClass::Cancelled, reason: reason::CANCELLED.into(), message };
+    let message =
+        "cancelled by a request; built again when an input changes, or by a retry".to_owned();
+    let last =
+        BuildFailure { class: FailureClass::Cancelled, reason: reason::CANCELLED.into(), message };
     FailureRecord { last, at: record.at.or(Some(now)), ..record }
 }
 
-/// The record of an image that a person has cancelled in this cascade while it waited: which fingerprint it is about to want is
-/// not known yet. See [`is_cancelled_in`].
+/// The record of an image that a person has cancelled in this cascade while it waited: which
+/// fingerprint it is about to want is not known yet. See [`is_cancelled_in`].
 #[must_use]
-pub fn cancelled_waiting(record: Option<&FailureRecord>, cascade: &str, now: Timestamp) -> FailureRecord {
+pub fn cancelled_waiting(
+    record: Option<&FailureRecord>,
+    cascade: &str,
+    now: Timestamp,
+) -> FailureRecord {
     let known = record.filter(|record| is_cancelled_in(record, cascade)).cloned();
-    known.unwrap_or_else(|| FailureRecord { cascade: cascade.into(), ..cancelled(None, "", None, now) })
+    known.unwrap_or_else(|| FailureRecord {
+        cascade: cascade.into(),
+        ..cancelled(None, "", None, now)
+    })
 }
 
 /// Whether this is the record of an image that was cancelled in this cascade while it waited.
@@ -127,15 +143,16 @@ pub fn is_cancelled(record: &FailureRecord) -> bool {
     record.last.class == FailureClass::Cancelled
 }
 
-/// The record with a clean slate. It still knows which attempts were made, so that none is counted again.
+/// The record with a clean slate. It still knows which attempts were made, so that none is counted
+/// again.
 #[must_use]
 pub fn forgiven(record: FailureRecord) -> FailureRecord {
     let FailureRecord { fingerprint, attempt, check_attempt, retried, .. } = record;
     FailureRecord { fingerprint, attempt, check_attempt, retried, ..FailureRecord::default() }
 }
 
-/// The record after a request to try again. The same request forgives once, however many passes it is seen in: what fails
-/// after it is not forgotten.
+/// The record after a request to try again. The same request forgives once, however many passes it
+/// is seen in: what fails after it is not forgotten.
 #[must_use]
 pub fn retried(record: FailureRecord, request: &str) -> FailureRecord {
     if record.retried.as_deref() == Some(request) {
@@ -146,7 +163,11 @@ pub fn retried(record: FailureRecord, request: &str) -> FailureRecord {
 
 /// The record in a cascade: what was given up in an earlier one is tried again in this.
 #[must_use]
-pub fn tried_by_cascade(record: FailureRecord, cascade: Option<&str>, retries: &Retries) -> FailureRecord {
+pub fn tried_by_cascade(
+    record: FailureRecord,
+    cascade: Option<&str>,
+    retries: &Retries,
+) -> FailureRecord {
     let another = cascade.is_some_and(|cascade| cascade != record.cascade);
     let given_up = verdict(Some(&record), retries, Timestamp::MIN) == Verdict::GivenUp;
     if another && given_up && !is_cancelled(&record) { forgiven(record) } else { record }
@@ -158,7 +179,8 @@ pub fn vanished() -> BuildFailure {
     BuildFailure {
         class: FailureClass::Infrastructure,
         reason: reason::IMAGE_NOT_FOUND.into(),
-        message: "the build ended well, and the registry does not have what it says it pushed".into(),
+        message: "the build ended well, and the registry does not have what it says it pushed"
+            .into(),
     }
 }
 
@@ -168,12 +190,13 @@ pub fn failed_and_live(build: &ObservedBuild) -> bool {
     build.live && matches!(build.outcome, BuildOutcome::Failed(_))
 }
 
-/// What a failure comes down to, in a line: the log of a builder ends with the one that says why. The whole message stays in
-/// the record. Of a check it names the check.
+/// What a failure comes down to, in a line: the log of a builder ends with the one that says why.
+/// The whole message stays in the record. Of a check it names the check.
 #[must_use]
 pub fn gist(failure: &BuildFailure) -> String {
     let message = &failure.message;
-    let last = message.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let last =
+        message.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     let check = message.strip_prefix("check ").and_then(|rest| Some(rest.split_once(": ")?.0));
     match check.map(|name| format!("check {name}: ")) {
         Some(check) if !last.starts_with(&check) => format!("{check}{last}"),
@@ -185,18 +208,26 @@ pub fn gist(failure: &BuildFailure) -> String {
 #[must_use]
 pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp) -> Verdict {
     let Some(record) = record else { return Verdict::Clean };
-    if record.build == 0 && record.infrastructure == 0 && record.last.class != FailureClass::Cancelled {
+    if record.build == 0
+        && record.infrastructure == 0
+        && record.last.class != FailureClass::Cancelled
+    {
         return Verdict::Clean;
     }
     let (failures, allowed, first) = match record.last.class {
         FailureClass::Input | FailureClass::Cancelled => return Verdict::GivenUp,
         FailureClass::Build => (record.build, retries.build, BUILD_PAUSE),
-        FailureClass::Infrastructure => (record.infrastructure, retries.infrastructure, INFRASTRUCTURE_PAUSE),
+        FailureClass::Infrastructure => {
+            (record.infrastructure, retries.infrastructure, INFRASTRUCTURE_PAUSE)
+        }
     };
     if failures > allowed {
         return Verdict::GivenUp;
     }
-    let seed = record.fingerprint.bytes().fold(0_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+    let seed = record
+        .fingerprint
+        .bytes()
+        .fold(0_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let pause = backoff::pause(
         failures.unsigned_abs(),
         first,
@@ -210,11 +241,12 @@ pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp
     }
 }
 
-/// The reason of an image that is not tried again. A bad input is named; whatever else a build ended with stands in the
-/// message.
+/// The reason of an image that is not tried again. A bad input is named; whatever else a build
+/// ended with stands in the message.
 #[must_use]
 pub fn given_up(record: &FailureRecord) -> &'static str {
-    let bad_inputs = [reason::DOCKERFILE_MISMATCH, reason::SOURCE_NOT_FOUND, reason::SOURCE_UNAVAILABLE];
+    let bad_inputs =
+        [reason::DOCKERFILE_MISMATCH, reason::SOURCE_NOT_FOUND, reason::SOURCE_UNAVAILABLE];
     if record.last.reason == reason::CHECK_FAILED {
         return reason::CHECK_FAILED;
     }
@@ -222,9 +254,10 @@ pub fn given_up(record: &FailureRecord) -> &'static str {
         FailureClass::Infrastructure => reason::INFRASTRUCTURE_FAILED,
         FailureClass::Build => reason::BUILD_FAILED,
         FailureClass::Cancelled => reason::CANCELLED,
-        FailureClass::Input => {
-            bad_inputs.into_iter().find(|known| *known == record.last.reason).unwrap_or(reason::BUILD_FAILED)
-        }
+        FailureClass::Input => bad_inputs
+            .into_iter()
+            .find(|known| *known == record.last.reason)
+            .unwrap_or(reason::BUILD_FAILED),
     }
 }
 
@@ -235,18 +268,37 @@ mod tests {
 
     #[test]
     fn a_log_comes_down_to_its_last_line() {
-        let message = "the container `build` ended with code 1: #4 DONE\n#5 RUN exit 7\nerror: exit code: 7\n\n".into();
-        assert_eq!(gist(&BuildFailure { message, ..BuildFailure::default() }), "error: exit code: 7");
+        let message = "the container `build` ended with code 1: #4 DONE\n#5 RUN exit 7\nerror: \
+                       exit code: 7\n\n"
+            .into();
+        assert_eq!(
+            gist(&BuildFailure { message, ..BuildFailure::default() }),
+            "error: exit code: 7"
+        );
         for (message, short) in [
-            ("check scan: exit code 3: 2 findings; the end of its log:\n1\n2 findings\n", "check scan: 2 findings"),
-            ("check scan: exit code 3; it said nothing", "check scan: exit code 3; it said nothing"),
+            (
+                "check scan: exit code 3: 2 findings; the end of its log:\n1\n2 findings\n",
+                "check \
+                scan: 2 findings",
+            ),
+            (
+                "check scan: exit code 3; it said nothing",
+                "check scan: exit code 3; it said nothing",
+            ),
         ] {
-            assert_eq!(gist(&BuildFailure { message: message.into(), ..BuildFailure::default() }), short);
+            assert_eq!(
+                gist(&BuildFailure { message: message.into(), ..BuildFailure::default() }),
+                short
+            );
         }
     }
 
     fn failed(attempt: i32, class: FailureClass) -> ObservedBuild {
-        fixtures::job("f", attempt, BuildOutcome::Failed(BuildFailure { class, ..BuildFailure::default() }))
+        fixtures::job(
+            "f",
+            attempt,
+            BuildOutcome::Failed(BuildFailure { class, ..BuildFailure::default() }),
+        )
     }
 
     #[test]
@@ -256,7 +308,12 @@ mod tests {
         let record = count(None, "f", &builds, "", now).expect("failures");
         assert_eq!((record.build, record.infrastructure, record.attempt), (1, 1, 1));
         assert_eq!(count(Some(&record), "f", &builds, "", now), Some(record.clone()));
-        assert_eq!(count(Some(&record), "g", &builds, "", now), None, "another fingerprint starts anew");
+        assert_eq!(
+            count(Some(&record), "g", &builds, "", now),
+            None,
+            "another fingerprint starts \
+            anew"
+        );
         let retries = Retries { build: 1, infrastructure: 0 };
         assert_eq!(verdict(Some(&record), &retries, now), Verdict::GivenUp);
         let retries = Retries { build: 0, infrastructure: 1 };
@@ -269,17 +326,30 @@ mod tests {
             let last = BuildFailure { class, reason: reason.into(), ..BuildFailure::default() };
             given_up(&FailureRecord { last, ..FailureRecord::default() })
         };
-        assert_eq!(given_up_after(FailureClass::Input, reason::DOCKERFILE_MISMATCH), reason::DOCKERFILE_MISMATCH);
+        assert_eq!(
+            given_up_after(FailureClass::Input, reason::DOCKERFILE_MISMATCH),
+            reason::DOCKERFILE_MISMATCH
+        );
         assert_eq!(given_up_after(FailureClass::Input, "Else"), reason::BUILD_FAILED);
-        assert_eq!(given_up_after(FailureClass::Build, reason::DOCKERFILE_MISMATCH), reason::BUILD_FAILED);
-        assert_eq!(given_up_after(FailureClass::Infrastructure, "Evicted"), reason::INFRASTRUCTURE_FAILED);
+        assert_eq!(
+            given_up_after(FailureClass::Build, reason::DOCKERFILE_MISMATCH),
+            reason::BUILD_FAILED
+        );
+        assert_eq!(
+            given_up_after(FailureClass::Infrastructure, "Evicted"),
+            reason::INFRASTRUCTURE_FAILED
+        );
     }
 
     #[test]
     fn a_bad_input_is_not_tried_again() {
         let record = count(None, "f", &[failed(0, FailureClass::Input)], "", Timestamp::UNIX_EPOCH);
         assert_eq!(
-            verdict(record.as_ref(), &Retries { build: 9, infrastructure: 9 }, Timestamp::UNIX_EPOCH),
+            verdict(
+                record.as_ref(),
+                &Retries { build: 9, infrastructure: 9 },
+                Timestamp::UNIX_EPOCH
+            ),
             Verdict::GivenUp
         );
     }

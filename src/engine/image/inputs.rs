@@ -1,4 +1,5 @@
-//! The inputs of a build: from the parents, the source, the spec and the strategy, or what stands in the way of knowing them.
+//! The inputs of a build: from the parents, the source, the spec and the strategy, or what stands
+//! in the way of knowing them.
 
 use jiff::Timestamp;
 use smallvec::SmallVec;
@@ -28,7 +29,8 @@ pub(in crate::engine) struct Parents<'w> {
     unready: Option<Unready<'w>>,
 }
 
-/// A parent as its child sees it. Its name and its repository are looked up by its place where they are needed: hardly ever.
+/// A parent as its child sees it. Its name and its repository are looked up by its place where they
+/// are needed: hardly ever.
 struct ParentView<'w> {
     digest: &'w str,
     /// Why its digest is what it is, for images.
@@ -41,8 +43,8 @@ pub(in crate::engine) struct Known {
     pub inputs: Inputs,
     /// The parents, as the build gets them.
     pub parents: Vec<PinnedParent>,
-    /// Whether the source's revision is the one of the last build, because the one of now is still being asked for. Enough to
-    /// tell that an image is current, and not enough to build it.
+    /// Whether the source's revision is the one of the last build, because the one of now is still
+    /// being asked for. Enough to tell that an image is current, and not enough to build it.
     pub remembered: bool,
 }
 
@@ -54,7 +56,8 @@ pub(in crate::engine) enum NotReady {
     Waiting(Problem, bool),
 }
 
-/// Why a parent's digest is not to be built from: it has not passed the parent's checks as they are now.
+/// Why a parent's digest is not to be built from: it has not passed the parent's checks as they are
+/// now.
 #[derive(Clone, Copy)]
 enum Unready<'w> {
     /// They are waited for; the flag says whether they are being run.
@@ -75,7 +78,10 @@ enum Found<'w> {
 
 impl<'a> ImageEval<'a> {
     /// The parents, if every one of them has a digest.
-    pub(in crate::engine) fn parents<'w>(&self, images: &'w [ImageDecision]) -> Result<Parents<'w>, NotReady>
+    pub(in crate::engine) fn parents<'w>(
+        &self,
+        images: &'w [ImageDecision],
+    ) -> Result<Parents<'w>, NotReady>
     where
         'a: 'w,
     {
@@ -100,7 +106,12 @@ impl<'a> ImageEval<'a> {
         if awaited.is_empty() { Ok(found) } else { Err(waiting(&awaited)) }
     }
 
-    fn parent<'w>(&self, images: &'w [ImageDecision], edge: &'a Edge, parent: Parent) -> Result<Found<'w>, NotReady>
+    fn parent<'w>(
+        &self,
+        images: &'w [ImageDecision],
+        edge: &'a Edge,
+        parent: Parent,
+    ) -> Result<Found<'w>, NotReady>
     where
         'a: 'w,
     {
@@ -111,17 +122,31 @@ impl<'a> ImageEval<'a> {
         }
     }
 
-    fn image<'w>(&self, images: &'w [ImageDecision], edge: &'a Edge, parent: usize) -> Result<Found<'w>, NotReady>
+    fn image<'w>(
+        &self,
+        images: &'w [ImageDecision],
+        edge: &'a Edge,
+        parent: usize,
+    ) -> Result<Found<'w>, NotReady>
     where
         'a: 'w,
     {
         let Some(decision) = images.get(parent) else { return Ok(Found::Awaited(false)) };
-        let view = |verified: &'w VerifiedBuild| ParentView { digest: &verified.digest, causes: &verified.causes };
+        let view = |verified: &'w VerifiedBuild| ParentView {
+            digest: &verified.digest,
+            causes: &verified.causes,
+        };
         let verified = decision.verified.as_deref();
         if let Some(by) = failed_ancestor(edge, decision) {
-            return match verified.filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastGood) {
-                Some(verified) if decision.is_checked => Ok(Found::Digest(view(verified), verified.base_seen)),
-                Some(verified) => Ok(Found::Unready(view(verified), verified.base_seen, Unready::Blocked(by))),
+            return match verified
+                .filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastGood)
+            {
+                Some(verified) if decision.is_checked => {
+                    Ok(Found::Digest(view(verified), verified.base_seen))
+                }
+                Some(verified) => {
+                    Ok(Found::Unready(view(verified), verified.base_seen, Unready::Blocked(by)))
+                }
                 None => Err(NotReady::Blocked(by.into())),
             };
         }
@@ -130,12 +155,21 @@ impl<'a> ImageEval<'a> {
                 Found::Digest(view(verified), verified.base_seen)
             }
             // A person keeps it where it is, and its checks are others by now.
-            Some(verified) if decision.stands => {
-                Found::Unready(view(verified), verified.base_seen, Unready::Unchecked(edge.parent(), false))
-            }
-            // Its checks have changed: it is what it was, and is not to be built from before they have passed.
-            Some(verified) if decision.state == ImageState::Checking && decision.fingerprint.is_none() => {
-                Found::Unready(view(verified), verified.base_seen, Unready::Unchecked(edge.parent(), true))
+            Some(verified) if decision.stands => Found::Unready(
+                view(verified),
+                verified.base_seen,
+                Unready::Unchecked(edge.parent(), false),
+            ),
+            // Its checks have changed: it is what it was, and is not to be built from before they
+            // have passed.
+            Some(verified)
+                if decision.state == ImageState::Checking && decision.fingerprint.is_none() =>
+            {
+                Found::Unready(
+                    view(verified),
+                    verified.base_seen,
+                    Unready::Unchecked(edge.parent(), true),
+                )
             }
             _ => Found::Awaited(decision.in_progress),
         })
@@ -143,7 +177,9 @@ impl<'a> ImageEval<'a> {
 
     fn import(&self, import: usize) -> Result<Found<'a>, NotReady> {
         let input = self.context.input;
-        let (Some(observed), Some(name)) = (input.imports.get(import), input.blueprint.import_names.get(import)) else {
+        let (Some(observed), Some(name)) =
+            (input.imports.get(import), input.blueprint.import_names.get(import))
+        else {
             return Ok(Found::Awaited(false));
         };
         if let Some(problem) = &observed.problem {
@@ -153,13 +189,12 @@ impl<'a> ImageEval<'a> {
             let view = ParentView { digest: &verified.digest, causes: &verified.causes };
             Found::Digest(view, verified.base_seen)
         });
-        // What it was when this image was built last: behind that, its newest digest is taken even if a newer one is on its
-        // way, so that a family that is rebuilt without a pause does not keep others from ever being built.
-        let taken = self
-            .observed
-            .verified
-            .as_ref()
-            .and_then(|verified| verified.inputs.parents.iter().find(|parent| parent.name == *name));
+        // What it was when this image was built last: behind that, its newest digest is taken even
+        // if a newer one is on its way, so that a family that is rebuilt without a pause does not
+        // keep others from ever being built.
+        let taken = self.observed.verified.as_ref().and_then(|verified| {
+            verified.inputs.parents.iter().find(|parent| parent.name == *name)
+        });
         let behind = observed
             .verified
             .as_ref()
@@ -181,9 +216,12 @@ impl<'a> ImageEval<'a> {
     /// Every input of a build, if the parents are ready to be built from.
     pub(in crate::engine) fn known(&self, parents: &Parents<'_>) -> Result<Known, NotReady> {
         let (source, remembered) = self.source()?;
-        let strategy = known(&self.observed.strategy, "the build strategy is being looked up")?.to_owned();
+        let strategy =
+            known(&self.observed.strategy, "the build strategy is being looked up")?.to_owned();
         match parents.unready {
-            Some(Unready::Unchecked(parent, on_its_way)) => return Err(waiting(&[(parent, on_its_way)])),
+            Some(Unready::Unchecked(parent, on_its_way)) => {
+                return Err(waiting(&[(parent, on_its_way)]));
+            }
             Some(Unready::Blocked(by)) => return Err(NotReady::Blocked(by.into())),
             None => {}
         }
@@ -202,28 +240,41 @@ impl<'a> ImageEval<'a> {
             strategy,
             nonce: self.nonce().unwrap_or_default().into(),
         };
-        let pinned = self.image.from.iter().zip(&parents.views).enumerate().map(|(place, (edge, parent))| {
-            let repository = self.parent_repository(place);
-            let imported = edge.family.is_some() && edge.reference.is_none();
-            let reference = if imported {
-                format!("{repository}:latest")
-            } else {
-                self.blueprint.references.get(place).cloned().unwrap_or_default()
-            };
-            PinnedParent { edge: edge.clone(), repository: repository.into(), reference, digest: parent.digest.into() }
-        });
+        let pinned = self.image.from.iter().zip(&parents.views).enumerate().map(
+            |(place, (edge, parent))| {
+                let repository = self.parent_repository(place);
+                let imported = edge.family.is_some() && edge.reference.is_none();
+                let reference = if imported {
+                    format!("{repository}:latest")
+                } else {
+                    self.blueprint.references.get(place).cloned().unwrap_or_default()
+                };
+                PinnedParent {
+                    edge: edge.clone(),
+                    repository: repository.into(),
+                    reference,
+                    digest: parent.digest.into(),
+                }
+            },
+        );
         Ok(Known { inputs, parents: pinned.collect(), remembered })
     }
 
-    /// Whether the last good build was made from just these inputs. A source that is still being looked up counts as unchanged
-    /// where the image was current, and its tags were not about to move: one on its way to something newer must not fall back.
-    pub(in crate::engine) fn unchanged(&self, verified: &VerifiedBuild, parents: &Parents<'_>) -> bool {
+    /// Whether the last good build was made from just these inputs. A source that is still being
+    /// looked up counts as unchanged where the image was current, and its tags were not about to
+    /// move: one on its way to something newer must not fall back.
+    pub(in crate::engine) fn unchanged(
+        &self,
+        verified: &VerifiedBuild,
+        parents: &Parents<'_>,
+    ) -> bool {
         let last = &verified.inputs;
         let same = |observed: &Observed<String>, last: &str| match observed {
             Observed::Known(now) => now == last,
             Observed::Pending => self.observed.record.is_some_and(|record| {
                 let promoted = record.promoted.as_ref();
-                record.state == ImageState::Current && promoted.is_none_or(|digest| *digest == verified.digest)
+                record.state == ImageState::Current
+                    && promoted.is_none_or(|digest| *digest == verified.digest)
             }),
             Observed::Failed(_) => false,
         };
@@ -236,7 +287,9 @@ impl<'a> ImageEval<'a> {
     }
 
     /// The causes of the parents' digests, in the order of `from`.
-    pub(in crate::engine) fn roots<'p>(parents: &'p Parents<'_>) -> impl Iterator<Item = &'p [Cause]> {
+    pub(in crate::engine) fn roots<'p>(
+        parents: &'p Parents<'_>,
+    ) -> impl Iterator<Item = &'p [Cause]> {
         parents.views.iter().map(|parent| parent.causes)
     }
 
@@ -253,16 +306,29 @@ impl<'a> ImageEval<'a> {
     /// The repository of a parent, by its place in `from`.
     fn parent_repository(&self, place: usize) -> &'a str {
         let input = self.context.input;
-        let repository = self.context.input.lineage().parents(self.index).get(place).and_then(|parent| match *parent {
-            Parent::Upstream(upstream) => input.spec.upstreams.get(upstream).map(|upstream| &upstream.image),
-            Parent::Image(image) => input.blueprint.images.get(image).map(|image| &image.repository),
-            Parent::Import(import) => input.imports.get(import)?.verified.as_ref().map(|verified| &verified.repository),
-        });
+        let repository =
+            self.context.input.lineage().parents(self.index).get(place).and_then(|parent| {
+                match *parent {
+                    Parent::Upstream(upstream) => {
+                        input.spec.upstreams.get(upstream).map(|upstream| &upstream.image)
+                    }
+                    Parent::Image(image) => {
+                        input.blueprint.images.get(image).map(|image| &image.repository)
+                    }
+                    Parent::Import(import) => input
+                        .imports
+                        .get(import)?
+                        .verified
+                        .as_ref()
+                        .map(|verified| &verified.repository),
+                }
+            });
         repository.map_or("", String::as_str)
     }
 
-    /// The source's revision, and whether it is only remembered: after a restart, a revision that is asked for over the
-    /// network is not known for a moment, and what is current must not look stale for that.
+    /// The source's revision, and whether it is only remembered: after a restart, a revision that
+    /// is asked for over the network is not known for a moment, and what is current must not look
+    /// stale for that.
     fn source(&self) -> Result<(&str, bool), NotReady> {
         match (&self.observed.source, &self.observed.verified) {
             (Observed::Pending, Some(verified)) => Ok((&verified.inputs.source, true)),
@@ -279,16 +345,26 @@ impl<'a> ImageEval<'a> {
             let view = ParentView { digest: &adopted.digest, causes: &[] };
             return Ok(Found::Digest(view, adopted.first_seen));
         }
-        let why = status.and_then(|status| status.message.as_deref()).unwrap_or("its digest is being looked up");
+        let why = status.and_then(|status| status.message.as_deref()).unwrap_or(
+            "its digest is \
+            being looked up",
+        );
         // What the status says in its own reason, as the constant that it is.
         let told = status.and_then(|status| status.reason.as_deref());
-        let problem = self.context.input.upstreams.get(index).and_then(|observed| observed.problem.as_ref());
+        let problem =
+            self.context.input.upstreams.get(index).and_then(|observed| observed.problem.as_ref());
         let reason = [reason::HELD, reason::PLATFORM_MISSING]
             .into_iter()
             .chain(problem.map(|problem| problem.reason))
             .find(|reason| Some(*reason) == told)
             .unwrap_or(reason::RESOLVING);
-        let name = self.context.input.spec.upstreams.get(index).map_or("", |upstream| upstream.name.as_str());
+        let name = self
+            .context
+            .input
+            .spec
+            .upstreams
+            .get(index)
+            .map_or("", |upstream| upstream.name.as_str());
         let message = format!("upstream {name}: {why}");
         Err(NotReady::Waiting(Problem { reason, message }, reason == reason::RESOLVING))
     }
@@ -304,9 +380,10 @@ fn waiting(awaited: &[(&str, bool)]) -> NotReady {
 fn known<'s>(observed: &'s Observed<String>, pending: &str) -> Result<&'s str, NotReady> {
     match observed {
         Observed::Known(value) => Ok(value),
-        Observed::Pending => {
-            Err(NotReady::Waiting(Problem { reason: reason::RESOLVING, message: pending.into() }, true))
-        }
+        Observed::Pending => Err(NotReady::Waiting(
+            Problem { reason: reason::RESOLVING, message: pending.into() },
+            true,
+        )),
         Observed::Failed(problem) => Err(NotReady::Waiting(problem.clone(), false)),
     }
 }

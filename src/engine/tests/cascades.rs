@@ -3,7 +3,9 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{CascadePhase, Cutoff, FailureClass, ImageState, Promotion, Supersede, condition::reason},
+    api::{
+        CascadePhase, Cutoff, FailureClass, ImageState, Promotion, Supersede, condition::reason,
+    },
     engine::{
         CascadeStep,
         tests::{CURRENT, world::World},
@@ -22,7 +24,11 @@ fn supersede(world: &mut World) {
     world.pass();
     world.now += SignedDuration::from_secs(30);
     let decision = world.pass();
-    assert!(matches!(decision.cascade, CascadeStep::Close { superseded: true, .. }), "{:?}", decision.cascade);
+    assert!(
+        matches!(decision.cascade, CascadeStep::Close { superseded: true, .. }),
+        "{:?}",
+        decision.cascade
+    );
 }
 
 #[test]
@@ -50,7 +56,8 @@ fn a_cascade_goes_to_its_end_however_fast_an_upstream_moves() {
         world.pass();
         world.finish_builds();
     }
-    let complete = world.cascades.iter().filter(|cascade| cascade.phase == CascadePhase::Complete).count();
+    let complete =
+        world.cascades.iter().filter(|cascade| cascade.phase == CascadePhase::Complete).count();
     assert!(complete >= 5, "{complete}");
     assert!(world.builds()[2] >= complete - 1, "{:?}", world.builds());
 }
@@ -64,7 +71,11 @@ fn a_cascade_is_cancelled_for_a_newer_digest_and_the_next_one_is_not() {
     assert_eq!(world.builds(), [2, 1, 1]);
     supersede(&mut world);
     let decision = world.pass();
-    assert!(matches!(&decision.cascade, CascadeStep::Open { supersedes: Some(_), .. }), "{:?}", decision.cascade);
+    assert!(
+        matches!(&decision.cascade, CascadeStep::Open { supersedes: Some(_), .. }),
+        "{:?}",
+        decision.cascade
+    );
     world.pass();
     assert_eq!(world.stopped(), 1, "the build for the older digest is ended");
     world.jobs.retain(|(_, job)| job.live || job.outcome != crate::engine::BuildOutcome::Stopped);
@@ -84,7 +95,12 @@ fn a_cascade_is_cancelled_for_a_newer_digest_and_the_next_one_is_not() {
     let phases: Vec<CascadePhase> = world.cascades.iter().map(|cascade| cascade.phase).collect();
     assert_eq!(
         phases,
-        [CascadePhase::Complete, CascadePhase::Superseded, CascadePhase::Complete, CascadePhase::Complete]
+        [
+            CascadePhase::Complete,
+            CascadePhase::Superseded,
+            CascadePhase::Complete,
+            CascadePhase::Complete
+        ]
     );
 }
 
@@ -173,8 +189,12 @@ fn a_rebuild_that_changes_nothing_stops_the_cascade() {
         assert_eq!(world.record("lib").digest == before, cutoff == Cutoff::Content);
         if cutoff == Cutoff::Content {
             let cascade = world.cascades.last().expect("a cascade");
-            let spared: Vec<&str> =
-                cascade.images.iter().filter(|image| image.spared).map(|image| image.name.as_str()).collect();
+            let spared: Vec<&str> = cascade
+                .images
+                .iter()
+                .filter(|image| image.spared)
+                .map(|image| image.name.as_str())
+                .collect();
             assert_eq!(spared, ["lib", "app"]);
             assert!(cascade.outcome.starts_with("1 rebuilt, 2 spared"), "{}", cascade.outcome);
             world.records = vec![None; 3];
@@ -209,13 +229,16 @@ fn tags_of_a_cascade_move_together_or_not_at_all() {
     let mut world = chain();
     world.spec.policy.promotion = Promotion::Cascade;
     world.settle();
-    let latest = |world: &World, name: &str| world.tags[&(world.index(name), "latest".to_owned())].clone();
-    let before: Vec<String> = ["base", "lib", "app"].iter().map(|name| latest(&world, name)).collect();
+    let latest =
+        |world: &World, name: &str| world.tags[&(world.index(name), "latest".to_owned())].clone();
+    let before: Vec<String> =
+        ["base", "lib", "app"].iter().map(|name| latest(&world, name)).collect();
     world.failing.insert(2, FailureClass::Build);
     world.upstream_digests[0] = "sha256:up-1".into();
     world.settle();
     assert_eq!(world.states(), [CURRENT, CURRENT, ImageState::Failed]);
-    let after: Vec<String> = ["base", "lib", "app"].iter().map(|name| latest(&world, name)).collect();
+    let after: Vec<String> =
+        ["base", "lib", "app"].iter().map(|name| latest(&world, name)).collect();
     assert_eq!(before, after, "nothing moves");
     assert!(world.tags.contains_key(&(0, "r2".to_owned())), "but for tags that name the build");
     let outcome = &world.cascades.last().expect("a cascade").outcome;
@@ -224,7 +247,11 @@ fn tags_of_a_cascade_move_together_or_not_at_all() {
     world.spec.images[2].args.insert("A".into(), "1".into());
     world.settle();
     for name in ["base", "lib", "app"] {
-        assert_eq!(latest(&world, name), world.record(name).digest.clone().expect("a digest"), "{name}");
+        assert_eq!(
+            latest(&world, name),
+            world.record(name).digest.clone().expect("a digest"),
+            "{name}"
+        );
     }
 }
 
@@ -261,7 +288,8 @@ fn a_cascade_that_comes_whole_while_the_family_is_suspended_is_promoted_afterwar
     world.settle();
     assert!(world.cascade.is_none(), "what ran has come to its end, and the cascade with it");
     assert_eq!(latest(&world), before);
-    let verified: Vec<_> = world.records.iter().flatten().filter_map(|record| record.digest.clone()).collect();
+    let verified: Vec<_> =
+        world.records.iter().flatten().filter_map(|record| record.digest.clone()).collect();
     // The next one begins at once, and does not come whole.
     world.upstream_digests[0] = "sha256:up-2".into();
     world.settle();
@@ -280,11 +308,23 @@ fn an_interrupted_flip_is_completed() {
     world.upstream_digests[0] = "sha256:up-1".into();
     world.settle();
     let flipped = world.tags.clone();
-    // As if the controller had been killed after it had recorded the target, and before it had moved the last tag.
-    let digest = world.record("base").tags.iter().find(|tag| tag.tag == "latest").expect("a tag").digest.clone();
+    // As if the controller had been killed after it had recorded the target, and before it had
+    // moved the last tag.
+    let digest = world
+        .record("base")
+        .tags
+        .iter()
+        .find(|tag| tag.tag == "latest")
+        .expect("a tag")
+        .digest
+        .clone();
     world.tags.insert((2, "latest".into()), digest.clone());
     let record = world.records[2].as_mut().expect("a record");
-    record.tags.iter_mut().filter(|tag| tag.tag == "latest").for_each(|tag| tag.digest.clone_from(&digest));
+    record
+        .tags
+        .iter_mut()
+        .filter(|tag| tag.tag == "latest")
+        .for_each(|tag| tag.digest.clone_from(&digest));
     world.settle();
     assert_eq!(world.tags, flipped);
 }
@@ -341,6 +381,7 @@ fn a_clock_that_is_set_back_gives_no_cascade_the_name_of_an_earlier_one() {
     world.upstream_digests[0] = "sha256:up-3".into();
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![CURRENT; 3], vec![4; 3]));
-    let names: std::collections::BTreeSet<&String> = world.ended.iter().map(|(name, _)| name).collect();
+    let names: std::collections::BTreeSet<&String> =
+        world.ended.iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), world.ended.len(), "{:?}", world.ended);
 }

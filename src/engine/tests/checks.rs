@@ -25,7 +25,10 @@ fn a_child_and_the_tags_wait_for_the_checks() {
     world.finish_builds();
     let decision = world.pass();
     assert!(
-        decision.actions.iter().any(|action| matches!(action, Action::Check { image: 0, check: 0, attempt: 0, .. }))
+        decision
+            .actions
+            .iter()
+            .any(|action| matches!(action, Action::Check { image: 0, check: 0, attempt: 0, .. }))
     );
     assert_eq!(world.states(), [ImageState::Checking, ImageState::Waiting]);
     assert_eq!((world.builds(), world.tags.len()), (vec![1, 0], 0));
@@ -141,22 +144,43 @@ fn a_check_that_failed_on_a_digest_as_it_was_is_run_again_by_hand_and_by_the_nex
     world.spec.images[0].checks = vec![check("smoke", true)];
     world.failing_checks.insert("smoke".into(), FailureClass::Build);
     world.settle();
-    assert_eq!((world.states()[0], world.checks.len()), (ImageState::Failed, 2), "retries.build is 1");
+    assert_eq!(
+        (world.states()[0], world.checks.len()),
+        (ImageState::Failed, 2),
+        "retries.build is \
+        1"
+    );
     world.ask(r#"{"id":"1","action":"Retry"}"#);
     world.settle();
-    assert_eq!((world.states()[0], world.checks.len()), (ImageState::Failed, 4), "the budget begins anew");
+    assert_eq!(
+        (world.states()[0], world.checks.len()),
+        (ImageState::Failed, 4),
+        "the budget \
+        begins anew"
+    );
     world.upstream_digests[1] = "sha256:up2-1".into();
     world.settle();
-    assert_eq!((world.states()[0], world.checks.len()), (ImageState::Failed, 6), "and with every cascade");
+    assert_eq!(
+        (world.states()[0], world.checks.len()),
+        (ImageState::Failed, 6),
+        "and with every \
+        cascade"
+    );
     world.failing_checks.clear();
     world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
     world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 2], vec![1, 2]), "nothing is built for it");
+    assert_eq!(
+        (world.states(), world.builds()),
+        (vec![CURRENT; 2], vec![1, 2]),
+        "nothing is built \
+        for it"
+    );
 }
 
 #[test]
 fn a_cancelled_check_is_stopped_and_its_digest_goes_nowhere_until_a_retry() {
-    let mut world = World::new(&["up", "up2"], &[("base", "up"), ("app", "base"), ("other", "up2")]);
+    let mut world =
+        World::new(&["up", "up2"], &[("base", "up"), ("app", "base"), ("other", "up2")]);
     world.settle();
     world.spec.images[0].checks = vec![check("smoke", true), check("size", true)];
     world.settle();
@@ -180,13 +204,19 @@ fn a_cancelled_check_is_stopped_and_its_digest_goes_nowhere_until_a_retry() {
     world.settle();
     assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, CURRENT]);
     assert_eq!(world.record("base").digest, before.1);
-    let of_base = |tags: &HashMap<(usize, String), String>| tags.get(&(0, "latest".to_owned())).cloned();
+    let of_base =
+        |tags: &HashMap<(usize, String), String>| tags.get(&(0, "latest".to_owned())).cloned();
     assert_eq!(of_base(&world.tags), of_base(&before.0));
     world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
     world.settle();
     assert_eq!(world.states(), [CURRENT; 3]);
     let again = world.checks.last().expect("a check");
-    assert_eq!((again.1.check.as_str(), again.1.attempt), ("size", 1), "another Job than the one that was stopped");
+    assert_eq!(
+        (again.1.check.as_str(), again.1.attempt),
+        ("size", 1),
+        "another Job than the one \
+        that was stopped"
+    );
     assert_eq!(world.builds(), [2, 2, 2], "what stands in the registry is not built again");
 }
 
@@ -224,7 +254,10 @@ fn a_cancellation_comes_before_a_check_that_passes_meanwhile() {
     world.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
     world.checks[0].1.outcome = CheckOutcome::Passed("fine".into());
     world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![ImageState::Failed, ImageState::Blocked], vec![1, 1]));
+    assert_eq!(
+        (world.states(), world.builds()),
+        (vec![ImageState::Failed, ImageState::Blocked], vec![1, 1])
+    );
 }
 
 #[test]
@@ -263,7 +296,8 @@ fn no_check_starts_beside_one_that_is_being_ended() {
     assert_eq!(world.checks.len(), 2);
 }
 
-/// Nothing of a build is recorded with the image whose parent changes before its checks are through.
+/// Nothing of a build is recorded with the image whose parent changes before its checks are
+/// through.
 #[test]
 fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_cascade() {
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
@@ -277,7 +311,8 @@ fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_cascade() {
     world.finish_builds();
     world.pass();
     assert_eq!((world.states()[1], world.builds()), (ImageState::Checking, vec![1, 2]));
-    // A person edits the base while that is checked, and by the time that it is there the Jobs are gone.
+    // A person edits the base while that is checked, and by the time that it is there the Jobs are
+    // gone.
     world.spec.images[0].args.insert("A".into(), "1".into());
     world.pass();
     world.finish_checks();
@@ -308,7 +343,10 @@ fn the_last_good_digest_is_of_no_use_to_a_child_once_it_fails_a_check() {
     assert_eq!(world.states(), [ImageState::Failed, CURRENT], "what is built stays as it is");
     world.spec.images[1].args.insert("A".into(), "1".into());
     world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![ImageState::Failed, ImageState::Blocked], vec![1, 1]));
+    assert_eq!(
+        (world.states(), world.builds()),
+        (vec![ImageState::Failed, ImageState::Blocked], vec![1, 1])
+    );
 }
 
 #[test]
@@ -322,7 +360,10 @@ fn a_child_is_not_built_from_a_held_parent_that_has_not_passed_its_checks() {
     assert_eq!(world.states(), [ImageState::Held, CURRENT], "what is built stays as it is");
     world.spec.images[1].args.insert("A".into(), "1".into());
     world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, ImageState::Waiting], vec![1, 1]));
+    assert_eq!(
+        (world.states(), world.builds()),
+        (vec![ImageState::Held, ImageState::Waiting], vec![1, 1])
+    );
 }
 
 #[test]
@@ -358,7 +399,10 @@ fn a_check_that_was_cancelled_says_nothing_under_a_hold() {
     world.spec.images[0].hold = Some(crate::api::ImageHold::default());
     world.spec.images[1].args.insert("A".into(), "1".into());
     world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, ImageState::Waiting], vec![1, 1]));
+    assert_eq!(
+        (world.states(), world.builds()),
+        (vec![ImageState::Held, ImageState::Waiting], vec![1, 1])
+    );
     world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, CURRENT], vec![1, 2]));

@@ -10,7 +10,8 @@ use crate::{
 
 /// A chain beside an image that stands on nothing of it, in the middle of a cascade.
 fn mid_cascade() -> World {
-    let mut world = World::new(&["up"], &[("base", "up"), ("other", "up"), ("lib", "base"), ("app", "lib")]);
+    let mut world =
+        World::new(&["up"], &[("base", "up"), ("other", "up"), ("lib", "base"), ("app", "lib")]);
     world.settle();
     world.upstream_digests[0] = "sha256:up-1".into();
     world.begin();
@@ -48,7 +49,11 @@ fn edges_that_are_rewired_mid_cascade_are_built_in_it() {
     let mut world = mid_cascade();
     world.spec.images[2].from = on("other");
     world.pass();
-    assert!(world.record("lib").message.contains("it is rebuilt next"), "{}", world.record("lib").message);
+    assert!(
+        world.record("lib").message.contains("it is rebuilt next"),
+        "{}",
+        world.record("lib").message
+    );
     let cascades = world.cascades.len();
     world.settle();
     assert_eq!((world.states(), world.cascades.len()), (vec![CURRENT; 4], cascades + 1));
@@ -78,21 +83,29 @@ fn an_image_that_is_removed_while_it_builds_is_stopped_and_the_cascade_ends_with
     world.settle();
     assert_eq!(world.states(), [CURRENT; 3]);
     let cascade = world.cascades.last().expect("a cascade");
-    assert_eq!((cascade.phase, cascade.images.len()), (CascadePhase::Complete, 3), "{}", cascade.outcome);
+    assert_eq!(
+        (cascade.phase, cascade.images.len()),
+        (CascadePhase::Complete, 3),
+        "{}",
+        cascade.outcome
+    );
 }
 
 #[test]
 fn a_family_that_is_deleted_mid_cascade_and_made_again_is_built_whole() {
     for jobs_are_gone in [false, true] {
         let mut world = mid_cascade();
-        // All that was recorded goes with it: the images, its status, the cascade. Its Jobs go a moment later.
+        // All that was recorded goes with it: the images, its status, the cascade. Its Jobs go a
+        // moment later.
         world.records = vec![None; 4];
         world.status = ImageFamilyStatus::default();
         (world.cascade, world.ended) = (None, Vec::new());
         world.asked.clear();
         world.pass();
         if jobs_are_gone {
-            for (_, job) in world.jobs.iter_mut().filter(|(_, job)| job.outcome == BuildOutcome::Running) {
+            for (_, job) in
+                world.jobs.iter_mut().filter(|(_, job)| job.outcome == BuildOutcome::Running)
+            {
                 (job.outcome, job.live) = (BuildOutcome::Stopped, false);
             }
             world.pass();
@@ -102,7 +115,11 @@ fn a_family_that_is_deleted_mid_cascade_and_made_again_is_built_whole() {
         assert_eq!(world.states(), [CURRENT; 4]);
         assert!(world.cascade.is_none());
         let lib = if jobs_are_gone { 3 } else { 2 };
-        assert_eq!(world.builds(), [2, 2, lib, 2], "what stands in the registry is not built again");
+        assert_eq!(
+            world.builds(),
+            [2, 2, lib, 2],
+            "what stands in the registry is not built again"
+        );
         assert_eq!(parents(&world, "app"), [digest(&world, "lib")]);
     }
 }

@@ -4,8 +4,8 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{
-        Approval, Breaker, Duration, FailureClass, Hold, ImageHold, ImageState, OnParentFailure, RateLimit, Window,
-        condition::reason,
+        Approval, Breaker, Duration, FailureClass, Hold, ImageHold, ImageState, OnParentFailure,
+        RateLimit, Window, condition::reason,
     },
     engine::{
         Budget, CascadeStep,
@@ -32,7 +32,12 @@ fn a_candidate_waits_until_it_is_old_enough_and_the_first_digest_does_not() {
     world.now += SignedDuration::from_secs(1000);
     world.upstream_digests[0] = "sha256:up-2".into();
     let decision = world.pass();
-    assert_eq!(decision.wake_at, Some(world.now + SignedDuration::from_secs(1800)), "a newer one begins anew");
+    assert_eq!(
+        decision.wake_at,
+        Some(world.now + SignedDuration::from_secs(1800)),
+        "a newer one \
+        begins anew"
+    );
     world.settle();
     assert_eq!(world.builds(), [2]);
 }
@@ -47,12 +52,18 @@ fn a_candidate_waits_for_approval_of_just_this_digest() {
     assert_eq!(world.builds(), [1, 1]);
     assert_eq!(world.status.upstreams[0].reason.as_deref(), Some(reason::AWAITING_APPROVAL));
     let request = |id: &str, digest: &str| {
-        format!(r#"{{"id":"{id}","action":"Approve","upstream":"up","digest":"{digest}","by":"ada"}}"#)
+        format!(
+            r#"{{"id":"{id}","action":"Approve","upstream":"up","digest":"{digest}","by":"ada"}}"#
+        )
     };
     world.ask(&request("1", &digest('b')));
     world.settle();
     assert_eq!(world.builds(), [1, 1]);
-    assert!(world.answer("1").contains("is not the candidate of up any more"), "{}", world.answer("1"));
+    assert!(
+        world.answer("1").contains("is not the candidate of up any more"),
+        "{}",
+        world.answer("1")
+    );
     world.ask(&request("2", &digest('a')));
     world.settle();
     assert_eq!(world.builds(), [2, 2]);
@@ -78,7 +89,11 @@ fn a_hold_outlives_new_candidates_and_needs_something_to_hold() {
     world.settle();
     assert_eq!(world.builds(), [0]);
     assert_eq!(world.record("base").reason, reason::HELD);
-    assert!(world.record("base").message.contains("name one in hold.digest"), "{}", world.record("base").message);
+    assert!(
+        world.record("base").message.contains("name one in hold.digest"),
+        "{}",
+        world.record("base").message
+    );
 }
 
 #[test]
@@ -86,7 +101,8 @@ fn a_held_image_stays_and_its_children_go_on_standing_on_it() {
     let mut world = World::new(&["up", "up2"], &[("base", "up"), ("app", "base up2*")]);
     world.settle();
     let until = world.now + SignedDuration::from_secs(900);
-    world.spec.images[0].hold = Some(ImageHold { until: Some(until), reason: Some("release".into()) });
+    world.spec.images[0].hold =
+        Some(ImageHold { until: Some(until), reason: Some("release".into()) });
     world.upstream_digests = vec!["sha256:up-1".into(), "sha256:up2-1".into()];
     let before = world.record("base").digest.clone();
     for _ in 0..60 {
@@ -100,15 +116,23 @@ fn a_held_image_stays_and_its_children_go_on_standing_on_it() {
     assert!(world.record("base").message.contains(": release"), "{}", world.record("base").message);
     assert_eq!(world.pass().wake_at, Some(until));
     world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 2], vec![2, 3]), "the hold has ended by itself");
+    assert_eq!(
+        (world.states(), world.builds()),
+        (vec![CURRENT; 2], vec![2, 3]),
+        "the hold has \
+        ended by itself"
+    );
 }
 
 #[test]
 fn no_build_starts_while_no_window_is_open() {
     let mut world = chain();
     // The model's time begins on a Friday at 08:00 UTC.
-    world.spec.policy.windows =
-        vec![Window { schedule: "0 22 * * *".into(), duration: Duration::from_secs(3600), time_zone: "UTC".into() }];
+    world.spec.policy.windows = vec![Window {
+        schedule: "0 22 * * *".into(),
+        duration: Duration::from_secs(3600),
+        time_zone: "UTC".into(),
+    }];
     world.upstream_digests[0] = "sha256:up-1".into();
     let decision = world.pass();
     let opens = decision.wake_at.expect("a time");
@@ -133,8 +157,10 @@ fn no_build_starts_while_no_window_is_open() {
 
 #[test]
 fn a_storm_starts_builds_at_its_rate_and_leaves_alone_what_a_person_caused() {
-    let images: Vec<(String, String)> = (0..10).map(|image| (format!("image{image}"), "up".to_owned())).collect();
-    let images: Vec<(&str, &str)> = images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
+    let images: Vec<(String, String)> =
+        (0..10).map(|image| (format!("image{image}"), "up".to_owned())).collect();
+    let images: Vec<(&str, &str)> =
+        images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
     let mut world = World::new(&["up"], &images);
     world.spec.policy.parallelism = 100;
     world.settle();
@@ -179,11 +205,14 @@ fn starts_count_for_a_storm_though_their_jobs_are_gone() {
 
 #[test]
 fn the_breaker_opens_lets_one_build_through_and_closes_on_success() {
-    let images: Vec<(String, String)> = (0..8).map(|image| (format!("image{image}"), "up".to_owned())).collect();
-    let images: Vec<(&str, &str)> = images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
+    let images: Vec<(String, String)> =
+        (0..8).map(|image| (format!("image{image}"), "up".to_owned())).collect();
+    let images: Vec<(&str, &str)> =
+        images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
     let mut world = World::new(&["up"], &images);
     world.settle();
-    world.spec.policy.breaker = Breaker { consecutive_failures: 3, probe_after: Duration::from_secs(600) };
+    world.spec.policy.breaker =
+        Breaker { consecutive_failures: 3, probe_after: Duration::from_secs(600) };
     world.spec.policy.retries.build = 0;
     world.spec.policy.parallelism = 1;
     world.failing = (0..8).map(|image| (image, FailureClass::Build)).collect();
@@ -204,7 +233,12 @@ fn the_breaker_opens_lets_one_build_through_and_closes_on_success() {
         world.pass();
         world.finish_builds();
     }
-    assert_eq!(world.builds().iter().sum::<usize>(), 8 + 4, "one build is tried, and the breaker stays open");
+    assert_eq!(
+        world.builds().iter().sum::<usize>(),
+        8 + 4,
+        "one build is tried, and the breaker \
+        stays open"
+    );
     world.failing.clear();
     world.settle();
     assert!(world.status.breaker.is_none());
@@ -213,19 +247,26 @@ fn the_breaker_opens_lets_one_build_through_and_closes_on_success() {
 
 #[test]
 fn a_breaker_with_nothing_left_to_try_waits_for_the_next_cascade_or_for_a_person() {
-    let images: Vec<(String, String)> = (0..4).map(|image| (format!("image{image}"), "base".to_owned())).collect();
-    let images: Vec<(&str, &str)> = images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
+    let images: Vec<(String, String)> =
+        (0..4).map(|image| (format!("image{image}"), "base".to_owned())).collect();
+    let images: Vec<(&str, &str)> =
+        images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
     let images = [&[("base", "up")], images.as_slice()].concat();
     let mut world = World::new(&["up"], &images);
     world.settle();
-    world.spec.policy.breaker = Breaker { consecutive_failures: 3, probe_after: Duration::from_secs(600) };
+    world.spec.policy.breaker =
+        Breaker { consecutive_failures: 3, probe_after: Duration::from_secs(600) };
     world.failing = (1..5).map(|image| (image, FailureClass::Build)).collect();
     world.upstream_digests[0] = "sha256:up-1".into();
     world.settle();
     assert_eq!(world.states()[1..], [ImageState::Failed; 4]);
     assert!(world.cascade.is_none());
     let breaker = world.status.breaker.clone().expect("open");
-    assert_eq!((breaker.failures.len(), breaker.probe_at), (4, None), "no image is left to be tried");
+    assert_eq!(
+        (breaker.failures.len(), breaker.probe_at),
+        (4, None),
+        "no image is left to be tried"
+    );
 
     // Those that have failed wait for their parent: what they failed of is of the cascade before.
     world.failing.clear();
@@ -244,9 +285,14 @@ fn the_operators_limits_are_kept_and_told() {
     world.pass();
     world.pass();
     assert_eq!(world.builds().iter().sum::<usize>(), 1);
-    let kept_back = world.records.iter().flatten().filter(|record| record.reason == reason::BUILD_LIMIT_REACHED);
+    let kept_back = world
+        .records
+        .iter()
+        .flatten()
+        .filter(|record| record.reason == reason::BUILD_LIMIT_REACHED);
     assert_eq!(kept_back.count(), 2);
-    world.budget = Budget { family: None, upstreams: [("docker.io/library/up:1".into(), 0)].into() };
+    world.budget =
+        Budget { family: None, upstreams: [("docker.io/library/up:1".into(), 0)].into() };
     world.finish_builds();
     world.pass();
     assert_eq!(world.builds().iter().sum::<usize>(), 1);
@@ -257,7 +303,10 @@ fn the_operators_limits_are_kept_and_told() {
 
 #[test]
 fn what_a_person_caused_goes_before_longer_paths() {
-    let mut world = World::new(&["up"], &[("deep", "up"), ("below", "deep"), ("bottom", "below"), ("leaf", "up")]);
+    let mut world = World::new(
+        &["up"],
+        &[("deep", "up"), ("below", "deep"), ("bottom", "below"), ("leaf", "up")],
+    );
     world.settle();
     world.spec.policy.parallelism = 1;
     world.upstream_digests[0] = "sha256:up-1".into();
@@ -268,7 +317,8 @@ fn what_a_person_caused_goes_before_longer_paths() {
 
 #[test]
 fn a_child_may_go_on_with_the_last_good_digest_of_a_failed_parent() {
-    let mut world = World::new(&["up", "up2"], &[("base", "up"), ("app", "base up2*"), ("other", "base up2*")]);
+    let mut world =
+        World::new(&["up", "up2"], &[("base", "up"), ("app", "base up2*"), ("other", "base up2*")]);
     world.settle();
     world.spec.images[1].on_parent_failure = OnParentFailure::UseLastGood;
     world.failing.insert(0, FailureClass::Build);

@@ -31,7 +31,10 @@ fn world() -> World {
     for edge in &mut world.spec.images[0].from {
         edge.family = Some(FamilyRef { namespace: Some("platform".into()), name: "base".into() });
     }
-    world.imports = vec![imported("sha256:l0", ImportState::Settled), imported("sha256:r0", ImportState::Settled)];
+    world.imports = vec![
+        imported("sha256:l0", ImportState::Settled),
+        imported("sha256:r0", ImportState::Settled),
+    ];
     world.settle();
     world
 }
@@ -55,7 +58,10 @@ fn a_join_over_two_families_is_built_once() {
     world.settle();
     assert_eq!((world.builds(), world.cascades.len()), (vec![2, 2], 2));
     let causes = &world.record("app").causes;
-    let root = causes.iter().find(|cause| cause.name == "alpine").expect("the upstream of the other family");
+    let root = causes.iter().find(|cause| cause.name == "alpine").expect(
+        "the upstream of the \
+        other family",
+    );
     assert_eq!(root.via, ["platform/base.left", "join"]);
 }
 
@@ -83,7 +89,8 @@ fn what_another_family_lost_or_withdrew_is_told() {
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![CURRENT; 2], vec![1, 1]));
     let problem = Problem { reason: reason::IMPORT_REFUSED, message: "not exported".into() };
-    world.imports[0] = ObservedImport { problem: Some(problem), ..imported("sha256:l0", ImportState::Settled) };
+    world.imports[0] =
+        ObservedImport { problem: Some(problem), ..imported("sha256:l0", ImportState::Settled) };
     world.settle();
     assert_eq!(world.record("join").reason, reason::IMPORT_REFUSED);
     assert_eq!(world.builds(), [1, 1]);

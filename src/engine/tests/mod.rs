@@ -50,7 +50,10 @@ fn moves_that_come_together_build_each_image_once() {
     world.now += SignedDuration::from_secs(20);
     world.upstream_digests[1] = "sha256:up2-1".into();
     let decision = world.pass();
-    assert!(decision.wake_at.is_some_and(|at| at == world.now + SignedDuration::from_secs(30)), "it begins anew");
+    assert!(
+        decision.wake_at.is_some_and(|at| at == world.now + SignedDuration::from_secs(30)),
+        "it begins anew"
+    );
     world.settle();
     assert_eq!(world.builds(), [2; 4]);
     assert_eq!(world.states(), [CURRENT; 4]);
@@ -90,21 +93,34 @@ fn an_upstream_that_moves_mid_cascade_is_adopted_by_the_next() {
 fn losing_every_record_builds_nothing() {
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
     world.settle();
-    let before: Vec<_> = world.records.iter().flatten().map(|record| (record.digest.clone(), record.build)).collect();
+    let before: Vec<_> = world
+        .records
+        .iter()
+        .flatten()
+        .map(|record| (record.digest.clone(), record.build))
+        .collect();
     world.records = vec![None; 2];
     world.status = ImageFamilyStatus::default();
     world.asked.clear();
     world.jobs.clear();
     world.settle();
     assert_eq!(world.builds(), [1, 1]);
-    let after: Vec<_> = world.records.iter().flatten().map(|record| (record.digest.clone(), record.build)).collect();
+    let after: Vec<_> = world
+        .records
+        .iter()
+        .flatten()
+        .map(|record| (record.digest.clone(), record.build))
+        .collect();
     assert_eq!(before, after);
     assert_eq!(world.cascades.len(), 1, "no cascade is recorded for builds that were only found");
 }
 
 #[test]
 fn a_failure_blocks_its_descendants_and_nobody_else() {
-    let mut world = World::new(&["up"], &[("base", "up"), ("bad", "base"), ("below", "bad"), ("sibling", "base")]);
+    let mut world = World::new(
+        &["up"],
+        &[("base", "up"), ("bad", "base"), ("below", "bad"), ("sibling", "base")],
+    );
     let bad = world.index("bad");
     world.failing.insert(bad, FailureClass::Build);
     world.settle();
@@ -113,7 +129,8 @@ fn a_failure_blocks_its_descendants_and_nobody_else() {
     assert_eq!(world.record("below").message, "blocked by bad, which failed");
     assert_eq!(world.cascades[0].phase, CascadePhase::Incomplete);
     assert!(
-        world.cascades[0].outcome.contains("failed: bad") && world.cascades[0].outcome.contains("blocked: below"),
+        world.cascades[0].outcome.contains("failed: bad")
+            && world.cascades[0].outcome.contains("blocked: below"),
         "{}",
         world.cascades[0].outcome
     );
@@ -160,18 +177,25 @@ fn holds_keep_an_upstream_where_it_is() {
     let mut world = World::new(&["up"], &[("base", "up")]);
     world.settle();
     let until = world.now + SignedDuration::from_secs(600);
-    world.spec.upstreams[0].hold = Some(Hold { digest: None, until: Some(until), reason: Some("freeze".into()) });
+    world.spec.upstreams[0].hold =
+        Some(Hold { digest: None, until: Some(until), reason: Some("freeze".into()) });
     world.upstream_digests[0] = "sha256:up-1".into();
     let decision = world.pass();
     assert_eq!(decision.upstreams[0].reason.as_deref(), Some(reason::HELD));
-    assert!(decision.upstreams[0].message.as_deref().is_some_and(|message| message.contains("freeze")));
+    assert!(
+        decision.upstreams[0].message.as_deref().is_some_and(|message| message.contains("freeze"))
+    );
     assert_eq!(decision.wake_at, Some(until));
     world.settle();
     assert_eq!(world.builds(), [2], "the hold has ended by itself");
-    world.spec.upstreams[0].hold = Some(Hold { digest: Some("sha256:up-0".into()), until: None, reason: None });
+    world.spec.upstreams[0].hold =
+        Some(Hold { digest: Some("sha256:up-0".into()), until: None, reason: None });
     world.settle();
     assert_eq!(world.builds(), [2], "what was built before is found in the registry");
-    assert_eq!(world.status.upstreams[0].adopted.as_ref().map(|adopted| adopted.digest.as_str()), Some("sha256:up-0"));
+    assert_eq!(
+        world.status.upstreams[0].adopted.as_ref().map(|adopted| adopted.digest.as_str()),
+        Some("sha256:up-0")
+    );
 }
 
 #[test]
@@ -188,8 +212,10 @@ fn a_suspended_family_starts_nothing_and_moves_no_tag() {
 
 #[test]
 fn no_more_builds_run_than_parallelism_allows() {
-    let images: Vec<(String, String)> = (0..12).map(|image| (format!("image{image}"), "up".to_owned())).collect();
-    let images: Vec<(&str, &str)> = images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
+    let images: Vec<(String, String)> =
+        (0..12).map(|image| (format!("image{image}"), "up".to_owned())).collect();
+    let images: Vec<(&str, &str)> =
+        images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
     let mut world = World::new(&["up"], &images);
     world.spec.policy.parallelism = 3;
     world.settle();
@@ -199,7 +225,10 @@ fn no_more_builds_run_than_parallelism_allows() {
 
 #[test]
 fn the_longest_remaining_path_starts_first() {
-    let mut world = World::new(&["up"], &[("leaf", "up"), ("deep", "up"), ("below", "deep"), ("bottom", "below")]);
+    let mut world = World::new(
+        &["up"],
+        &[("leaf", "up"), ("deep", "up"), ("below", "deep"), ("bottom", "below")],
+    );
     world.spec.policy.parallelism = 1;
     world.pass();
     world.pass();
@@ -216,7 +245,12 @@ fn a_tag_that_somebody_moved_is_put_back_and_an_immutable_one_is_not() {
     let decision = world.decide();
     assert_eq!(world.records, records);
     // The record still says what we have set: that is how a foreign move is told from one of ours.
-    world.records[0].as_mut().expect("base").tags.iter_mut().for_each(|tag| tag.digest.clone_from(&digest));
+    world.records[0]
+        .as_mut()
+        .expect("base")
+        .tags
+        .iter_mut()
+        .for_each(|tag| tag.digest.clone_from(&digest));
     let moved = |decision: &Decision| {
         decision.actions.iter().any(|action| {
             matches!(action, Action::Promote { tags, .. }
@@ -240,7 +274,9 @@ fn a_tag_that_could_not_be_put_back_is_tried_again_though_it_is_recorded() {
     let problem = Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "it is away".into() };
     let retry_at = world.now + SignedDuration::from_secs(10);
     input.images[0].tags.insert("latest".into(), ObservedTag::Failed(problem, retry_at));
-    let moves = |now| decide(&input, now).actions.iter().any(|action| matches!(action, Action::Promote { .. }));
+    let moves = |now| {
+        decide(&input, now).actions.iter().any(|action| matches!(action, Action::Promote { .. }))
+    };
     assert!(!moves(world.now));
     assert!(moves(retry_at));
 }
@@ -250,7 +286,8 @@ fn an_upstream_without_its_platforms_waits() {
     let world = World::new(&["up"], &[("base", "up")]);
     let blueprint = world.blueprint();
     let mut input = world.input(&blueprint);
-    input.upstreams[0].newest.as_mut().expect("seen").missing_platforms = vec!["linux/arm64".into()];
+    input.upstreams[0].newest.as_mut().expect("seen").missing_platforms =
+        vec!["linux/arm64".into()];
     let decision = decide(&input, world.now);
     assert!(decision.upstreams[0].adopted.is_none());
     assert!(decision.actions.is_empty());
@@ -269,7 +306,12 @@ fn a_source_that_is_asked_for_again_makes_nothing_stale() {
     world.settle();
     world.source = Observed::Pending;
     world.pass();
-    assert_eq!(world.states(), [CURRENT; 2], "what is remembered of the source is enough to be current");
+    assert_eq!(
+        world.states(),
+        [CURRENT; 2],
+        "what is remembered of the source is enough to be \
+        current"
+    );
     world.upstream_digests[0] = "sha256:up-1".into();
     world.settle();
     assert_eq!(world.builds(), [1, 1], "and not enough to build");
@@ -340,7 +382,8 @@ fn failures_are_remembered_while_an_input_is_away() {
     world.settle();
     assert_eq!((world.builds(), world.states()), (vec![2], vec![ImageState::Failed]));
     world.jobs.clear();
-    world.source = Observed::Failed(Problem { reason: reason::SOURCE_NOT_FOUND, message: "away".into() });
+    world.source =
+        Observed::Failed(Problem { reason: reason::SOURCE_NOT_FOUND, message: "away".into() });
     world.settle();
     world.source = Observed::Known("source".into());
     world.settle();

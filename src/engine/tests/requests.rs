@@ -65,8 +65,11 @@ fn a_cancelled_build_is_stopped_and_waits_for_a_retry() {
     world.settle();
     assert_eq!((world.states(), world.builds()), (vec![CURRENT; 3], vec![3, 2, 2]));
     let fingerprint = world.record("base").fingerprint.clone();
-    let again =
-        world.jobs.iter().find(|(of, job)| *of == 0 && Some(&job.fingerprint) == fingerprint.as_ref()).expect("a Job");
+    let again = world
+        .jobs
+        .iter()
+        .find(|(of, job)| *of == 0 && Some(&job.fingerprint) == fingerprint.as_ref())
+        .expect("a Job");
     assert_eq!(again.1.attempt, 1, "another Job than the one that was stopped");
 }
 
@@ -187,7 +190,10 @@ fn an_image_that_is_held_is_taken_out_of_the_cascade() {
     let mut world = chain();
     world.upstream_digests[0] = "sha256:up-1".into();
     world.begin();
-    let held = crate::api::ImageHold { until: Some(world.now + SignedDuration::from_secs(60)), ..Default::default() };
+    let held = crate::api::ImageHold {
+        until: Some(world.now + SignedDuration::from_secs(60)),
+        ..Default::default()
+    };
     world.spec.images[0].hold = Some(held);
     world.pass();
     assert_eq!((world.states()[0], world.builds()), (ImageState::Held, vec![2, 1, 2]));
@@ -198,7 +204,10 @@ fn an_image_that_is_held_is_taken_out_of_the_cascade() {
     world.jobs.retain(|(_, job)| job.outcome != BuildOutcome::Stopped);
     world.now += SignedDuration::from_secs(61);
     world.pass();
-    assert_eq!((world.states()[0], world.record("base").reason.as_str()), (ImageState::Failed, reason::CANCELLED));
+    assert_eq!(
+        (world.states()[0], world.record("base").reason.as_str()),
+        (ImageState::Failed, reason::CANCELLED)
+    );
     world.settle();
     assert_eq!(world.builds(), [2, 1, 2]);
     world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
@@ -277,7 +286,12 @@ fn what_is_asked_for_while_a_cascade_runs_begins_when_that_has_ended() {
     world.ask(r#"{"id":"1","action":"Trigger","image":"app"}"#);
     for _ in 0..6 {
         world.pass();
-        assert_eq!(world.builds()[0] < 3, world.answer("1") == "not handled", "handled when it has begun");
+        assert_eq!(
+            world.builds()[0] < 3,
+            world.answer("1") == "not handled",
+            "handled when it has \
+            begun"
+        );
         world.finish_builds();
         world.now += SignedDuration::from_secs(1);
     }
@@ -349,7 +363,12 @@ fn a_start_is_not_lost_while_the_registry_is_away() {
             world.pass();
             world.finish_builds();
         }
-        assert_eq!((world.now, world.builds()[0]), (since, builds[0]), "without a quiet time: {request}");
+        assert_eq!(
+            (world.now, world.builds()[0]),
+            (since, builds[0]),
+            "without a quiet time: \
+            {request}"
+        );
         world.settle();
         assert!(world.builds()[1] >= builds[1], "{request}");
         assert_ne!(world.answer("1"), "not handled");
@@ -369,8 +388,14 @@ fn what_cannot_be_done_is_refused_in_words() {
     let mut world = chain();
     for (request, words) in [
         (r#"{"id":"1","action":"Force","image":"nobody"}"#, "the family has no image `nobody`"),
-        (r#"{"id":"2","action":"Hold","upstream":"nobody"}"#, "the family has no upstream `nobody`"),
-        (r#"{"id":"3","action":"Hold","image":"base","until":"2001-01-01T00:00:00Z"}"#, "`until` is over"),
+        (
+            r#"{"id":"2","action":"Hold","upstream":"nobody"}"#,
+            "the family has no upstream `nobody`",
+        ),
+        (
+            r#"{"id":"3","action":"Hold","image":"base","until":"2001-01-01T00:00:00Z"}"#,
+            "`until` is over",
+        ),
     ] {
         world.ask(request);
         world.settle();

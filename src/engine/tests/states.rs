@@ -1,13 +1,18 @@
-//! Walks through the model, by chance and on purpose: while nobody interferes, images go from state to state as
-//! [`states`](crate::engine::states) says, each way is taken, and there is no other.
+//! Walks through the model, by chance and on purpose: while nobody interferes, images go from state
+//! to state as [`states`](crate::engine::states) says, each way is taken, and there is no other.
 
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 
 use crate::{
-    api::{Check, FailureClass, ImageHold, ImageState, OnParentFailure, Supersede, condition::reason},
-    engine::{BuildOutcome, Lookup, LookupResult, Observed, Problem, states::TRANSITIONS, tests::world::World},
+    api::{
+        Check, FailureClass, ImageHold, ImageState, OnParentFailure, Supersede, condition::reason,
+    },
+    engine::{
+        BuildOutcome, Lookup, LookupResult, Observed, Problem, states::TRANSITIONS,
+        tests::world::World,
+    },
 };
 
 /// Walks; steps of each in which anything may happen, and in which nobody interferes.
@@ -49,7 +54,8 @@ fn diamond() -> World {
 
 /// Something happens.
 fn happen(world: &mut World, random: &mut Random, step: usize) {
-    const CLASSES: [FailureClass; 3] = [FailureClass::Build, FailureClass::Infrastructure, FailureClass::Input];
+    const CLASSES: [FailureClass; 3] =
+        [FailureClass::Build, FailureClass::Infrastructure, FailureClass::Input];
     let image = random.below(world.spec.images.len());
     let class = random.of(&CLASSES);
     match random.below(24) {
@@ -64,7 +70,11 @@ fn happen(world: &mut World, random: &mut Random, step: usize) {
         11 => world.failing.clear(),
         12 => _ = world.failing_checks.insert("starts".into(), class),
         13 => world.failing_checks.clear(),
-        14 => _ = world.spec.images[image].args.insert("STEP".into(), random.of(&["1", "2", "3"]).into()),
+        14 => {
+            _ = world.spec.images[image]
+                .args
+                .insert("STEP".into(), random.of(&["1", "2", "3"]).into());
+        }
         15 => world.spec.images[1].checks[0].command = vec![random.of(&["true", "false"]).into()],
         16 => world.spec.images[image].hold = random.of(&[true, false]).then(ImageHold::default),
         17 => {
@@ -82,7 +92,9 @@ fn happen(world: &mut World, random: &mut Random, step: usize) {
         19 => {
             let problem = Problem { reason: reason::SOURCE_UNAVAILABLE, message: "away".into() };
             let known = || Observed::Known("source".into());
-            world.source = [known(), known(), Observed::Pending, Observed::Failed(problem)][random.below(4)].clone();
+            world.source = [known(), known(), Observed::Pending, Observed::Failed(problem)]
+                [random.below(4)]
+            .clone();
         }
         20 => {
             world.records[image] = None;
@@ -91,7 +103,8 @@ fn happen(world: &mut World, random: &mut Random, step: usize) {
         21 => {
             let ask_at = world.now + SignedDuration::from_secs(60);
             let problem = Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
-            if let Some(lookup) = world.asked.get_mut(&image).and_then(|lookups| lookups.last_mut()) {
+            if let Some(lookup) = world.asked.get_mut(&image).and_then(|lookups| lookups.last_mut())
+            {
                 lookup.result = if random.below(2) == 0 {
                     LookupResult::Failed(problem, ask_at)
                 } else {
@@ -149,10 +162,16 @@ const RARE: [fn(&mut Seen); 8] = [
         begin(&mut world, &[0], "1", input);
         world.spec.images[1].checks = vec![check()];
         world.pass();
-        assert_eq!(world.states(), [ImageState::Building, ImageState::Waiting, ImageState::Waiting]);
+        assert_eq!(
+            world.states(),
+            [ImageState::Building, ImageState::Waiting, ImageState::Waiting]
+        );
         world.finish_builds();
         quiet(&mut world, input, 1);
-        assert_eq!(world.states(), [ImageState::Current, ImageState::Checking, ImageState::Current]);
+        assert_eq!(
+            world.states(),
+            [ImageState::Current, ImageState::Checking, ImageState::Current]
+        );
     },
     |input| {
         // A newer cascade takes the place of one whose child is being built.
@@ -168,9 +187,11 @@ const RARE: [fn(&mut Seen); 8] = [
         assert_eq!(world.states(), [ImageState::Building, ImageState::Waiting]);
     },
     |input| {
-        // The hold of an image ends that has failed in this cascade; its child is built or checked meanwhile.
+        // The hold of an image ends that has failed in this cascade; its child is built or checked
+        // meanwhile.
         for checked in [false, true] {
-            let mut world = World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
+            let mut world =
+                World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
             world.spec.policy.retries.build = 0;
             world.spec.images[1].checks = if checked { vec![check()] } else { Vec::new() };
             world.settle();
@@ -178,7 +199,10 @@ const RARE: [fn(&mut Seen); 8] = [
             begin(&mut world, &[0, 1], "1", input);
             world.finish_only("base");
             quiet(&mut world, input, 1);
-            assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, ImageState::Building]);
+            assert_eq!(
+                world.states(),
+                [ImageState::Failed, ImageState::Blocked, ImageState::Building]
+            );
             hold(&mut world, 0, 100);
             world.spec.images[1].args.insert("STEP".into(), "1".into());
             world.pass();
@@ -190,11 +214,15 @@ const RARE: [fn(&mut Seen); 8] = [
             assert_eq!(world.states(), [ImageState::Held, left, ImageState::Building]);
             world.now += SignedDuration::from_secs(101);
             quiet(&mut world, input, 1);
-            assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, ImageState::Building]);
+            assert_eq!(
+                world.states(),
+                [ImageState::Failed, ImageState::Blocked, ImageState::Building]
+            );
         }
     },
     |input| {
-        // The hold of a base ends: before a cascade, in one, when its build has ended, and when that is to be checked.
+        // The hold of a base ends: before a cascade, in one, when its build has ended, and when
+        // that is to be checked.
         use ImageState::{Building, Checking, Current, Held, Queued, Waiting};
         for (moved, ended, checked, after) in [
             (&[][..], false, false, [Queued, Waiting, Current]),
@@ -202,7 +230,8 @@ const RARE: [fn(&mut Seen); 8] = [
             (&[1], true, false, [Current, Building, Building]),
             (&[1], true, true, [Checking, Waiting, Building]),
         ] {
-            let mut world = World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
+            let mut world =
+                World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
             world.spec.images[0].checks = if checked { vec![check()] } else { Vec::new() };
             world.settle();
             if !ended {
@@ -265,14 +294,20 @@ const RARE: [fn(&mut Seen); 8] = [
         assert_eq!(world.states(), [ImageState::Checking, ImageState::Building]);
     },
     |input| {
-        // What stood in the registry was not what it said, until somebody deleted it; the build has pushed again meanwhile.
-        let mut world = World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
+        // What stood in the registry was not what it said, until somebody deleted it; the build has
+        // pushed again meanwhile.
+        let mut world =
+            World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
         world.settle();
         begin(&mut world, &[0, 1], "1", input);
         world.finish_only("base");
         let built = world.jobs.iter().rfind(|(of, _)| *of == 0).expect("a build");
-        let problem =
-            Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message: "it stands on another parent".into() };
+        let problem = Problem {
+            reason: reason::INVALID_REGISTRY_RESPONSE,
+            message: "it stands on another \
+                parent"
+                .into(),
+        };
         let rejected = LookupResult::Rejected(problem, world.now + SignedDuration::from_secs(60));
         let lookup = Lookup { fingerprint: built.1.fingerprint.clone(), result: rejected };
         world.asked.insert(0, vec![lookup]);
@@ -280,7 +315,10 @@ const RARE: [fn(&mut Seen); 8] = [
         assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, ImageState::Building]);
         world.now += SignedDuration::from_secs(61);
         quiet(&mut world, input, 1);
-        assert_eq!(world.states(), [ImageState::Current, ImageState::Building, ImageState::Building]);
+        assert_eq!(
+            world.states(),
+            [ImageState::Current, ImageState::Building, ImageState::Building]
+        );
     },
 ];
 
@@ -312,7 +350,8 @@ fn images_go_from_state_to_state_as_documented() {
             quiet(&mut world, &mut input, 1);
         }
     }
-    let documented: Seen = TRANSITIONS.iter().map(|transition| (transition.from, transition.to)).collect();
+    let documented: Seen =
+        TRANSITIONS.iter().map(|transition| (transition.from, transition.to)).collect();
     let undocumented: Vec<_> = input.difference(&documented).collect();
     assert!(undocumented.is_empty(), "not in states.rs: {undocumented:?}");
     let not_taken: Vec<_> = documented.difference(&input).collect();

@@ -1,4 +1,5 @@
-//! Reading and writing the JSON of a Docker configuration: `auths`, and nothing that names a program.
+//! Reading and writing the JSON of a Docker configuration: `auths`, and nothing that names a
+//! program.
 
 use std::collections::BTreeMap;
 
@@ -44,10 +45,8 @@ pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<Entry>, SecretEr
         return Err(SecretError::TooLarge { secret: secret.into(), bytes: payload.len() });
     }
     // The JSON error's own text may quote a value, which may be a password; its place tells enough.
-    let config: DockerConfig = serde_json::from_slice(payload).map_err(|error| SecretError::Malformed {
-        secret: secret.into(),
-        line: error.line(),
-        column: error.column(),
+    let config: DockerConfig = serde_json::from_slice(payload).map_err(|error| {
+        SecretError::Malformed { secret: secret.into(), line: error.line(), column: error.column() }
     })?;
     let mut entries = Vec::with_capacity(config.auths.len());
     for (key, auth) in config.auths {
@@ -87,9 +86,12 @@ fn credential(auth: Auth) -> Result<Option<Credential>, &'static str> {
 }
 
 fn decode(encoded: &SecretString) -> Result<(String, SecretString), &'static str> {
-    let bytes = BASE64.decode(encoded.expose_secret().trim()).map_err(|_| "has an `auth` that is not base64")?;
+    let bytes = BASE64
+        .decode(encoded.expose_secret().trim())
+        .map_err(|_| "has an `auth` that is not base64")?;
     let text = String::from_utf8(bytes).map_err(|_| "has an `auth` that is not text")?;
-    let (username, password) = text.split_once(':').ok_or("has an `auth` without a colon between user and password")?;
+    let (username, password) =
+        text.split_once(':').ok_or("has an `auth` without a colon between user and password")?;
     Ok((username.into(), password.trim_end_matches('\0').into()))
 }
 
@@ -125,8 +127,12 @@ mod tests {
         let payload = format!(r#"{{"auths":{{"r.example":{auth}}}}}"#);
         let entries = parse("regcred", payload.as_bytes()).map_err(|error| error.to_string())?;
         Ok(match entries.into_iter().next().expect("one").credential {
-            Credential::Password { username, password } => (username, password.expose_secret().into()),
-            Credential::IdentityToken { username, token } => (username, format!("token {}", token.expose_secret())),
+            Credential::Password { username, password } => {
+                (username, password.expose_secret().into())
+            }
+            Credential::IdentityToken { username, token } => {
+                (username, format!("token {}", token.expose_secret()))
+            }
         })
     }
 
@@ -135,8 +141,14 @@ mod tests {
         let expected = Ok(("user".to_owned(), "pass:word".to_owned()));
         assert_eq!(only(r#"{"username":"user","password":"pass:word"}"#), expected);
         assert_eq!(only(r#"{"auth":"dXNlcjpwYXNzOndvcmQ="}"#), expected);
-        assert_eq!(only(r#"{"auth":"dXNlcjpwYXNzOndvcmQ","username":"other","email":"e"}"#), expected);
-        assert_eq!(only(r#"{"auth":"dXNlcjo=","identitytoken":"t"}"#), Ok(("user".into(), "token t".into())));
+        assert_eq!(
+            only(r#"{"auth":"dXNlcjpwYXNzOndvcmQ","username":"other","email":"e"}"#),
+            expected
+        );
+        assert_eq!(
+            only(r#"{"auth":"dXNlcjo=","identitytoken":"t"}"#),
+            Ok(("user".into(), "token t".into()))
+        );
     }
 
     #[test]
@@ -159,7 +171,8 @@ mod tests {
 
     #[test]
     fn helpers_are_ignored() {
-        let helpers = r#"{"credsStore":"evil","credHelpers":{"r.example":"evil"},"auths":{"r.example":{}}}"#;
+        let helpers =
+            r#"{"credsStore":"evil","credHelpers":{"r.example":"evil"},"auths":{"r.example":{}}}"#;
         assert!(matches!(parse("s", helpers.as_bytes()), Err(SecretError::Empty { .. })));
         let mixed = r#"{"credsStore":"evil","auths":{"q.example":{},"r.example":{"auth":"dTpw"}}}"#;
         assert_eq!(parse("s", mixed.as_bytes()).map(|entries| entries.len()).ok(), Some(1));
@@ -168,6 +181,9 @@ mod tests {
     #[test]
     fn not_json_or_too_large() {
         assert!(matches!(parse("s", b"hunter2"), Err(SecretError::Malformed { line: 1, .. })));
-        assert!(matches!(parse("s", &vec![b' '; MAX_PAYLOAD + 1]), Err(SecretError::TooLarge { .. })));
+        assert!(matches!(
+            parse("s", &vec![b' '; MAX_PAYLOAD + 1]),
+            Err(SecretError::TooLarge { .. })
+        ));
     }
 }

@@ -1,8 +1,9 @@
 //! Credentials for registries, from `kubernetes.io/dockerconfigjson` Secrets.
 //!
-//! A [`Keychain`] holds what the Secrets of one namespace say and finds the credential for an image as the kubelet does.
-//! Nothing here runs a program: `credsStore` and `credHelpers` name programs that the author of a Secret chose, and are
-//! not followed. Passwords live in `SecretString`s and appear in no `Debug`, error or log.
+//! A [`Keychain`] holds what the Secrets of one namespace say and finds the credential for an image
+//! as the kubelet does. Nothing here runs a program: `credsStore` and `credHelpers` name programs
+//! that the author of a Secret chose, and are not followed. Passwords live in `SecretString`s and
+//! appear in no `Debug`, error or log.
 
 mod docker_config;
 mod scope;
@@ -45,12 +46,13 @@ struct Entry {
     credential: Credential,
 }
 
-/// Tells credentials apart without showing them: equal for equal credentials within one run of the program, and of no use
-/// to anybody else, because it is salted anew at every start.
+/// Tells credentials apart without showing them: equal for equal credentials within one run of the
+/// program, and of no use to anybody else, because it is salted anew at every start.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity([u8; 16]);
 
-/// Why a Secret can't be used. The messages name the Secret and quote nothing of its content but host names.
+/// Why a Secret can't be used. The messages name the Secret and quote nothing of its content but
+/// host names.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SecretError {
     /// The payload is too large.
@@ -63,8 +65,8 @@ pub enum SecretError {
     },
     /// The payload is not JSON, or not of the shape of a Docker configuration.
     #[error(
-        "Secret {secret}: .dockerconfigjson is not a Docker configuration (line {line}, column {column}); make it with \
-         `kubectl create secret docker-registry`"
+        "Secret {secret}: .dockerconfigjson is not a Docker configuration (line {line}, column \
+         {column}); make it with `kubectl create secret docker-registry`"
     )]
     Malformed {
         /// The Secret's name.
@@ -86,8 +88,8 @@ pub enum SecretError {
     },
     /// It holds no credential.
     #[error(
-        "Secret {secret}: .dockerconfigjson holds no credential under `auths`; credential helpers (credsStore, credHelpers) \
-         are not run"
+        "Secret {secret}: .dockerconfigjson holds no credential under `auths`; credential helpers \
+         (credsStore, credHelpers) are not run"
     )]
     Empty {
         /// The Secret's name.
@@ -112,9 +114,11 @@ impl SecretError {
 impl Keychain {
     /// The credentials of these Secrets, given as name and value of the key `.dockerconfigjson`.
     ///
-    /// Where several entries match an image, the one with the longest path wins, then the one with the fewest wildcards,
-    /// then the one of the Secret that comes first.
-    pub fn from_secrets<'a>(secrets: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<Self, SecretError> {
+    /// Where several entries match an image, the one with the longest path wins, then the one with
+    /// the fewest wildcards, then the one of the Secret that comes first.
+    pub fn from_secrets<'a>(
+        secrets: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Result<Self, SecretError> {
         let mut entries = Vec::new();
         for (secret, payload) in secrets {
             entries.extend(docker_config::parse(secret, payload)?);
@@ -127,10 +131,14 @@ impl Keychain {
         Ok(Self(Arc::new(entries)))
     }
 
-    /// A Docker configuration with the credentials for these images and no others, for builders, which look credentials
-    /// up by host alone: where two images of one host have different credentials, the first image's is taken.
+    /// A Docker configuration with the credentials for these images and no others, for builders,
+    /// which look credentials up by host alone: where two images of one host have different
+    /// credentials, the first image's is taken.
     #[must_use]
-    pub fn docker_config<'a>(&self, images: impl IntoIterator<Item = &'a Reference>) -> SecretString {
+    pub fn docker_config<'a>(
+        &self,
+        images: impl IntoIterator<Item = &'a Reference>,
+    ) -> SecretString {
         let mut auths = BTreeMap::new();
         for image in images {
             if let Some(credential) = self.lookup(image.registry(), image.path()) {
@@ -142,14 +150,22 @@ impl Keychain {
 
     /// The credential for a repository.
     pub(super) fn lookup(&self, registry: &str, path: &str) -> Option<&Credential> {
-        self.0.iter().find(|entry| entry.scope.matches(registry, path)).map(|entry| &entry.credential)
+        self.0
+            .iter()
+            .find(|entry| entry.scope.matches(registry, path))
+            .map(|entry| &entry.credential)
     }
 
     /// Tells apart what these registries would be shown for a repository.
-    pub(super) fn identity<'a>(&self, registries: impl IntoIterator<Item = &'a str>, path: &str) -> Identity {
+    pub(super) fn identity<'a>(
+        &self,
+        registries: impl IntoIterator<Item = &'a str>,
+        path: &str,
+    ) -> Identity {
         static SALT: OnceLock<[u64; 2]> = OnceLock::new();
         // RandomState is keyed from the operating system's randomness.
-        let salt = SALT.get_or_init(|| [RandomState::new().hash_one(0), RandomState::new().hash_one(1)]);
+        let salt =
+            SALT.get_or_init(|| [RandomState::new().hash_one(0), RandomState::new().hash_one(1)]);
         let mut hash = Sha256::new();
         let mut add = |part: &[u8]| {
             hash.update(part.len().to_le_bytes());
@@ -212,7 +228,9 @@ mod tests {
     fn user(keychain: &Keychain, image: &str) -> Option<String> {
         let image: Reference = image.parse().expect(image);
         keychain.lookup(image.registry(), image.path()).map(|credential| match credential {
-            Credential::Password { username, .. } | Credential::IdentityToken { username, .. } => username.clone(),
+            Credential::Password { username, .. } | Credential::IdentityToken { username, .. } => {
+                username.clone()
+            }
         })
     }
 
@@ -223,11 +241,18 @@ mod tests {
     #[test]
     fn the_longest_path_wins_then_the_fewest_wildcards_then_the_first_secret() {
         let first = secret(
-            &[entry("*.example.com", "glob"), entry("r.example.com", "host"), entry("r.example.com/team", "team")]
-                .join(","),
+            &[
+                entry("*.example.com", "glob"),
+                entry("r.example.com", "host"),
+                entry("r.example.com/team", "team"),
+            ]
+            .join(","),
         );
-        let second = secret(&[entry("r.example.com", "late"), entry("r.example.com/team/app", "app")].join(","));
-        let keychain = Keychain::from_secrets([("a", first.as_bytes()), ("b", second.as_bytes())]).expect("keychain");
+        let second = secret(
+            &[entry("r.example.com", "late"), entry("r.example.com/team/app", "app")].join(","),
+        );
+        let keychain = Keychain::from_secrets([("a", first.as_bytes()), ("b", second.as_bytes())])
+            .expect("keychain");
         for (image, expected) in [
             ("r.example.com/other/x", Some("host")),
             ("r.example.com/team/x", Some("team")),
@@ -244,8 +269,17 @@ mod tests {
 
     #[test]
     fn the_names_of_docker_hub_are_one() {
-        for key in ["https://index.docker.io/v1/", "index.docker.io", "docker.io", "https://registry-1.docker.io/v2/"] {
-            assert_eq!(user(&keychain(&entry(key, "hub")), "alpine").as_deref(), Some("hub"), "{key}");
+        for key in [
+            "https://index.docker.io/v1/",
+            "index.docker.io",
+            "docker.io",
+            "https://registry-1.docker.io/v2/",
+        ] {
+            assert_eq!(
+                user(&keychain(&entry(key, "hub")), "alpine").as_deref(),
+                Some("hub"),
+                "{key}"
+            );
         }
     }
 
@@ -253,16 +287,26 @@ mod tests {
     fn identity_follows_the_credential_of_the_repository() {
         let identity = |keychain: &Keychain, path| keychain.identity(["r.example"], path);
         let (a, b) = (keychain(&entry("r.example", "a")), keychain(&entry("r.example", "b")));
-        assert_eq!(identity(&a, "x/y"), identity(&keychain(&entry("https://r.example/v1/", "a")), "other"));
+        assert_eq!(
+            identity(&a, "x/y"),
+            identity(&keychain(&entry("https://r.example/v1/", "a")), "other")
+        );
         assert_ne!(identity(&a, "x/y"), identity(&b, "x/y"));
         assert_ne!(identity(&a, "x/y"), identity(&Keychain::default(), "x/y"));
-        assert_eq!(identity(&keychain(&entry("elsewhere.example", "a")), "x/y"), identity(&Keychain::default(), "x/y"));
+        assert_eq!(
+            identity(&keychain(&entry("elsewhere.example", "a")), "x/y"),
+            identity(&Keychain::default(), "x/y")
+        );
     }
 
     #[test]
     fn the_docker_config_holds_what_is_asked_for_and_nothing_else() {
-        let all = [entry("docker.io", "hub"), entry("*.example.com/team", "team"), entry("secret.example", "other")]
-            .join(",");
+        let all = [
+            entry("docker.io", "hub"),
+            entry("*.example.com/team", "team"),
+            entry("secret.example", "other"),
+        ]
+        .join(",");
         let images: Vec<Reference> = ["r.example.com/team/app", "alpine", "quay.io/x/y"]
             .iter()
             .map(|image| image.parse().expect(image))
@@ -271,7 +315,11 @@ mod tests {
         let expected = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"aHViOmh1bnRlcjI="},"r.example.com":{"auth":"dGVhbTpodW50ZXIy"}}}"#;
         assert_eq!(emitted.expose_secret(), expected);
         assert_eq!(
-            user(&Keychain::from_secrets([("again", expected.as_bytes())]).expect("own output"), "alpine").as_deref(),
+            user(
+                &Keychain::from_secrets([("again", expected.as_bytes())]).expect("own output"),
+                "alpine"
+            )
+            .as_deref(),
             Some("hub")
         );
     }
@@ -284,8 +332,10 @@ mod tests {
 
     #[test]
     fn too_many_entries() {
-        let many: Vec<String> = (0..=MAX_ENTRIES).map(|n| entry(&format!("r{n}.example"), "u")).collect();
-        let error = Keychain::from_secrets([("s", secret(&many.join(",")).as_bytes())]).expect_err("too many");
+        let many: Vec<String> =
+            (0..=MAX_ENTRIES).map(|n| entry(&format!("r{n}.example"), "u")).collect();
+        let error = Keychain::from_secrets([("s", secret(&many.join(",")).as_bytes())])
+            .expect_err("too many");
         assert_eq!(error, SecretError::TooMany { secret: "s".into() });
     }
 }

@@ -1,4 +1,5 @@
-//! Which images a credential is for: the key of an entry in a Docker configuration, read as the kubelet reads it.
+//! Which images a credential is for: the key of an entry in a Docker configuration, read as the
+//! kubelet reads it.
 //!
 //! <https://kubernetes.io/docs/concepts/containers/images/#config-json>: a host whose labels may hold `*`, a port that must
 //! be the same, and a prefix of the path. A `*` never spans a dot.
@@ -17,11 +18,12 @@ pub(super) struct Scope {
 }
 
 impl Scope {
-    /// Reads an entry's key: `r.example`, `r.example:5000/team`, `*.r.example`, `https://index.docker.io/v1/`.
-    /// `None` if there is no host in it.
+    /// Reads an entry's key: `r.example`, `r.example:5000/team`, `*.r.example`,
+    /// `https://index.docker.io/v1/`. `None` if there is no host in it.
     pub(super) fn parse(key: &str) -> Option<Self> {
         let key = key.trim();
-        let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
+        let bare =
+            key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
         let (host, path) = bare.split_once('/').unwrap_or((bare, ""));
         // Old clients appended the version of the API; it is no part of an image's name.
         let path = match path.split_once('/') {
@@ -33,7 +35,9 @@ impl Scope {
             return None;
         }
         let host = match host.to_ascii_lowercase() {
-            name if matches!(name.as_str(), "index.docker.io" | "registry-1.docker.io") => DOCKER_HUB.to_owned(),
+            name if matches!(name.as_str(), "index.docker.io" | "registry-1.docker.io") => {
+                DOCKER_HUB.to_owned()
+            }
             name => name,
         };
         Some(Self { host, path: path.trim_matches('/').to_owned() })
@@ -44,14 +48,18 @@ impl Scope {
         (Reverse(self.path.len()), self.host.matches('*').count(), Reverse(self.host.len()))
     }
 
-    /// Whether a repository, given by its registry and its path, lies in this scope. The path is compared by characters,
-    /// as the kubelet does, so `team` covers `team-a/app` too: both lie on the host that the credential is for.
+    /// Whether a repository, given by its registry and its path, lies in this scope. The path is
+    /// compared by characters, as the kubelet does, so `team` covers `team-a/app` too: both lie on
+    /// the host that the credential is for.
     pub(super) fn matches(&self, registry: &str, path: &str) -> bool {
         let (pattern, pattern_port) = split_port(&self.host);
         let (host, port) = split_port(registry);
         port == pattern_port
             && host.split('.').count() == pattern.split('.').count()
-            && host.split('.').zip(pattern.split('.')).all(|(label, pattern)| label_matches(pattern, label))
+            && host
+                .split('.')
+                .zip(pattern.split('.'))
+                .all(|(label, pattern)| label_matches(pattern, label))
             && path.starts_with(&self.path)
     }
 }
@@ -70,7 +78,9 @@ fn split_port(host: &str) -> (&str, Option<&str>) {
 /// Whether a label matches a pattern in which `*` stands for any number of characters.
 fn label_matches(pattern: &str, label: &str) -> bool {
     let mut parts = pattern.split('*');
-    let Some(mut rest) = parts.next().and_then(|first| label.strip_prefix(first)) else { return false };
+    let Some(mut rest) = parts.next().and_then(|first| label.strip_prefix(first)) else {
+        return false;
+    };
     let Some(last) = parts.next_back() else { return rest.is_empty() };
     for part in parts {
         let Some(at) = rest.find(part) else { return false };
@@ -96,7 +106,11 @@ mod tests {
             ("https:///v1/", None),
             ("user@r.example", None),
         ] {
-            assert_eq!(Scope::parse(key).map(|scope| format!("{scope:?}")).as_deref(), expected, "{key}");
+            assert_eq!(
+                Scope::parse(key).map(|scope| format!("{scope:?}")).as_deref(),
+                expected,
+                "{key}"
+            );
         }
     }
 

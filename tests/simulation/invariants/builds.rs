@@ -1,4 +1,5 @@
-//! When a Job may be made: a build within its family's budget, gates and cascade, from parents that are checked; a check once.
+//! When a Job may be made: a build within its family's budget, gates and cascade, from parents that
+//! are checked; a check once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +27,8 @@ type Found = Vec<(&'static str, String)>;
 /// A Job was made; it is not among those that work yet.
 pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     cluster.invariants.effects += 1;
-    let found = if job_controller::is_check(job) { check(cluster, job) } else { build(cluster, job) };
+    let found =
+        if job_controller::is_check(job) { check(cluster, job) } else { build(cluster, job) };
     for (invariant, message) in found {
         cluster.violated(invariant, message);
     }
@@ -34,13 +36,19 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
 
 fn check(cluster: &Cluster, job: &Value) -> Found {
     let place = |job: &Value| {
-        let digest = job["metadata"]["annotations"][labels::CHECKED_DIGEST].as_str().unwrap_or_default().to_owned();
+        let digest = job["metadata"]["annotations"][labels::CHECKED_DIGEST]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         let names = [labels::IMAGE, labels::CHECK, labels::CHECK_REVISION];
         (owner(job).to_owned(), digest, names.map(|name| label(job, name).to_owned()))
     };
     // What never starts counts as failed after a while.
     let live = |other: &&Work| {
-        other.is_check() && other.phase == Phase::Live && !other.never_starts() && place(&other.job) == place(job)
+        other.is_check()
+            && other.phase == Phase::Live
+            && !other.never_starts()
+            && place(&other.job) == place(job)
     };
     let beside = cluster.work.values().find(live);
     let shown = |other: &Work| format!("{} beside {}", key_of(job).name, other.key.name);
@@ -55,14 +63,22 @@ fn build(cluster: &mut Cluster, job: &Value) -> Found {
     let Some((spec, begun)) = seen(cluster, &family) else { return Vec::new() };
     let mut found = Vec::new();
     let mut running = 0;
-    let builds = cluster.work.values().filter(|other| !other.is_check() && owner(&other.job) == owner(job));
+    let builds =
+        cluster.work.values().filter(|other| !other.is_check() && owner(&other.job) == owner(job));
     for other in builds {
-        let same = other.label(labels::IMAGE) == image && other.label(labels::FINGERPRINT) == fingerprint;
+        let same =
+            other.label(labels::IMAGE) == image && other.label(labels::FINGERPRINT) == fingerprint;
         if same && other.phase == Phase::Live {
-            found.push(("no two live builds of one fingerprint", format!("{shown} beside {}", other.key.name)));
+            found.push((
+                "no two live builds of one fingerprint",
+                format!("{shown} beside {}", other.key.name),
+            ));
         }
         if same && other.phase == Phase::Succeeded && other.has_pushed() {
-            found.push(("nothing is built twice", format!("{shown} though {} has pushed", other.key.name)));
+            found.push((
+                "nothing is built twice",
+                format!("{shown} though {} has pushed", other.key.name),
+            ));
         }
         // What never starts counts as failed after a while.
         let counts = !(other.never_starts() && other.is_deleted()) && !other.is_late;
@@ -70,15 +86,32 @@ fn build(cluster: &mut Cluster, job: &Value) -> Found {
     }
     let parallelism = usize::try_from(spec.policy.parallelism).unwrap_or(1);
     if running >= parallelism && !cluster.is_late {
-        found.push(("budgets are kept", format!("{shown} beside {running} others, and {parallelism} may run")));
+        found.push((
+            "budgets are kept",
+            format!(
+                "{shown} beside {running} others, and \
+            {parallelism} may run"
+            ),
+        ));
     }
     if spec.suspend {
         found.push(("suspended families build nothing", shown.clone()));
     }
-    if !spec.policy.windows.is_empty() && !spec.policy.windows.iter().any(|window| is_open(window, begun)) {
-        found.push(("nothing is built while no window is open", format!("{shown}, decided at {begun}")));
+    if !spec.policy.windows.is_empty()
+        && !spec.policy.windows.iter().any(|window| is_open(window, begun))
+    {
+        found.push((
+            "nothing is built while no window is open",
+            format!(
+                "{shown}, decided at \
+            {begun}"
+            ),
+        ));
     }
-    found.extend(held(cluster, &spec, &family, image, begun).map(|why| ("holds are kept", format!("{shown}: {why}"))));
+    found.extend(
+        held(cluster, &spec, &family, image, begun)
+            .map(|why| ("holds are kept", format!("{shown}: {why}"))),
+    );
     found.extend(parents(cluster, &spec, &family, job, &shown));
     found.extend(cascade(cluster, job, &shown));
     found.extend(rate_limit(cluster, &spec, job, &shown));
@@ -87,7 +120,12 @@ fn build(cluster: &mut Cluster, job: &Value) -> Found {
 
 /// Whether a window of the scripts, which opens once an hour, is open.
 fn is_open(window: &Window, at: Timestamp) -> bool {
-    let minute: i64 = window.schedule.split(' ').next().and_then(|minute| minute.parse().ok()).unwrap_or_default();
+    let minute: i64 = window
+        .schedule
+        .split(' ')
+        .next()
+        .and_then(|minute| minute.parse().ok())
+        .unwrap_or_default();
     let zone = if window.time_zone == "Asia/Kolkata" { 1800 } else { 0 };
     let into = (at.as_second() + zone - 60 * minute).rem_euclid(3600);
     into < i64::from(window.duration.as_secs())
@@ -112,22 +150,40 @@ pub(super) fn held(
     let lasts = !hold.is_null() && until.is_none_or(|until| begun < until);
     let asked = [Some(record), cluster.objects.get(Kind::Family, family)];
     let unhold = asked.into_iter().flatten().any(|object| {
-        object["metadata"]["annotations"][labels::REQUEST].as_str().is_some_and(|text| text.contains("Unhold"))
+        object["metadata"]["annotations"][labels::REQUEST]
+            .as_str()
+            .is_some_and(|text| text.contains("Unhold"))
     });
     (lasts && !unhold).then(|| format!("{hold}"))
 }
 
 /// Builds stand on what is adopted, pushed and checked.
-fn parents(cluster: &Cluster, spec: &ImageFamilySpec, family: &Key, job: &Value, shown: &str) -> Found {
+fn parents(
+    cluster: &Cluster,
+    spec: &ImageFamilySpec,
+    family: &Key,
+    job: &Value,
+    shown: &str,
+) -> Found {
     let mut found = Vec::new();
-    let status = cluster.objects.get(Kind::Family, family).map(|family| family["status"].clone()).unwrap_or_default();
+    let status = cluster
+        .objects
+        .get(Kind::Family, family)
+        .map(|family| family["status"].clone())
+        .unwrap_or_default();
     for parent in &builder::specification(job).parents {
         let (name, digest) = parent.pinned.split_once('@').unwrap_or_default();
         if let Some(image) = spec.images.iter().find(|image| repository(spec, image) == name) {
             if cluster.registry.made(&parent.pinned).is_empty() {
-                found.push(("children stand on checked parents", format!("{shown} from {}", parent.pinned)));
+                found.push((
+                    "children stand on checked parents",
+                    format!("{shown} from {}", parent.pinned),
+                ));
             } else if !cluster.invariants.is_checked(image, &parent.pinned) {
-                found.push(("children stand on checked parents", format!("{shown} from {} unchecked", parent.pinned)));
+                found.push((
+                    "children stand on checked parents",
+                    format!("{shown} from {} unchecked", parent.pinned),
+                ));
             }
         }
         for upstream in spec.upstreams.iter().filter(|upstream| upstream.image == name) {
@@ -136,13 +192,19 @@ fn parents(cluster: &Cluster, spec: &ImageFamilySpec, family: &Key, job: &Value,
                 .filter(|row| row["name"] == upstream.name.as_str())
                 .find_map(|row| row["adopted"]["digest"].as_str());
             let pinned = upstream.hold.as_ref().and_then(|hold| hold.digest.as_deref());
-            let manual =
-                status["upstreams"].as_array().into_iter().flatten().find_map(|row| row["hold"]["digest"].as_str());
+            let manual = status["upstreams"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find_map(|row| row["hold"]["digest"].as_str());
             // A status that somebody has cleared is written after the builds of the pass.
             if adopted.is_some() && ![adopted, pinned, manual].contains(&Some(digest)) {
                 let adopted = adopted.map(short);
-                let message =
-                    format!("{shown} from {} at {}, and adopted is {adopted:?}", upstream.name, short(digest));
+                let message = format!(
+                    "{shown} from {} at {}, and adopted is {adopted:?}",
+                    upstream.name,
+                    short(digest)
+                );
                 found.push(("builds use adopted digests", message));
             }
         }
@@ -150,8 +212,8 @@ fn parents(cluster: &Cluster, spec: &ImageFamilySpec, family: &Key, job: &Value,
     found
 }
 
-/// Each image is built at most once per cascade, but for failures, for what a person edits meanwhile, and for builds that the
-/// controller can't know: see [`expires`].
+/// Each image is built at most once per cascade, but for failures, for what a person edits
+/// meanwhile, and for builds that the controller can't know: see [`expires`].
 fn cascade(cluster: &Cluster, job: &Value, shown: &str) -> Option<(&'static str, String)> {
     let cascade = label(job, labels::CASCADE);
     let known = !cluster.invariants.history.was_forgotten(label(job, labels::FAMILY));
@@ -178,10 +240,17 @@ fn rate_limit(
     starts.push(now);
     let rate_limit = spec.policy.rate_limit.as_ref()?;
     // The time that a Job was made is known to the second.
-    let since = now.saturating_sub(rate_limit.per.signed()).ok()?.saturating_add(SignedDuration::from_secs(1)).ok()?;
+    let since = now
+        .saturating_sub(rate_limit.per.signed())
+        .ok()?
+        .saturating_add(SignedDuration::from_secs(1))
+        .ok()?;
     let count = starts.iter().filter(|start| **start > since).count();
-    let many = count > usize::try_from(rate_limit.builds).unwrap_or(1) && !cluster.time.was_skewed();
-    many.then(|| ("the rate limit holds", format!("{shown} is start {count} within {}", rate_limit.per)))
+    let many =
+        count > usize::try_from(rate_limit.builds).unwrap_or(1) && !cluster.time.was_skewed();
+    many.then(|| {
+        ("the rate limit holds", format!("{shown} is start {count} within {}", rate_limit.per))
+    })
 }
 
 /// A build's pod has succeeded.
@@ -190,14 +259,20 @@ pub fn succeeded(cluster: &mut Cluster, job: &Value) {
     cluster.invariants.built.insert(place(job), now);
 }
 
-/// Of which family it is, for which cascade, and of what. A family that is made again may have a cascade of a name that was there.
+/// Of which family it is, for which cascade, and of what. A family that is made again may have a
+/// cascade of a name that was there.
 fn place(job: &Value) -> [String; 4] {
-    [owner(job).to_owned(), label(job, labels::CASCADE).to_owned(), label(job, labels::IMAGE).to_owned(), own(job)]
+    [
+        owner(job).to_owned(),
+        label(job, labels::CASCADE).to_owned(),
+        label(job, labels::IMAGE).to_owned(),
+        own(job),
+    ]
 }
 
-/// A Job goes, for it has ended long ago. If no pass over its family that came to its end began after it could be seen that it
-/// had succeeded, then that is not recorded, unless its inputs are still the same: the cascade builds the image as if for the first
-/// time.
+/// A Job goes, for it has ended long ago. If no pass over its family that came to its end began
+/// after it could be seen that it had succeeded, then that is not recorded, unless its inputs are
+/// still the same: the cascade builds the image as if for the first time.
 pub fn expires(cluster: &mut Cluster, job: &Value) {
     let place = place(job);
     let Some(&succeeded) = cluster.invariants.built.get(&place) else { return };
@@ -223,7 +298,11 @@ pub fn deleted(cluster: &mut Cluster, work: &Work) {
     if spec.policy.supersede != Supersede::Cancel || !wanted || asked || cluster.time.was_skewed() {
         return;
     }
-    let count = cluster.invariants.cancelled.entry((work.label(labels::CASCADE).into(), image.clone())).or_default();
+    let count = cluster
+        .invariants
+        .cancelled
+        .entry((work.label(labels::CASCADE).into(), image.clone()))
+        .or_default();
     *count += 1;
     if *count > 1 {
         let message = format!("{}/{image} in {}", family.name, work.label(labels::CASCADE));

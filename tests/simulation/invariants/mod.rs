@@ -1,5 +1,5 @@
-//! What must hold at every step, checked as each effect reaches the world, against what the model knows and the controller
-//! does not.
+//! What must hold at every step, checked as each effect reaches the world, against what the model
+//! knows and the controller does not.
 //!
 //! [`builds`]: when a Job may be made; [`tags`]: where a tag may stand; [`records`]: what may be recorded.
 
@@ -32,7 +32,8 @@ use crate::{
     script::FOLLOWED,
 };
 
-/// The most questions to registries between the beginnings of two passes: some thousands of polls, at rest.
+/// The most questions to registries between the beginnings of two passes: some thousands of polls,
+/// at rest.
 const MAX_QUESTIONS: usize = 5000;
 
 /// What the model remembers of the past, to tell what must not be.
@@ -51,8 +52,8 @@ pub struct Invariants {
     set: BTreeMap<String, String>,
     /// What floating tags were rightly promoted to, as `repository@digest`.
     promoted: BTreeSet<String>,
-    /// Checks that were passed: `repository@digest`, the check's name and its revision; and whether the controller is sure to be
-    /// told.
+    /// Checks that were passed: `repository@digest`, the check's name and its revision; and whether
+    /// the controller is sure to be told.
     passed: BTreeMap<(String, String, String), bool>,
     /// Digests that a person has agreed to, by family and upstream.
     approved: BTreeSet<(String, String, String)>,
@@ -74,8 +75,9 @@ pub struct Invariants {
     pub passes_begun: u64,
 }
 
-/// The values of a leaf that a digest stands for, each with when it was last true before the build, or before a floating tag
-/// was set to the digest. There are several where builds came out the same.
+/// The values of a leaf that a digest stands for, each with when it was last true before the build,
+/// or before a floating tag was set to the digest. There are several where builds came out the
+/// same.
 type Values = BTreeMap<String, Duration>;
 
 /// What a pass has seen when it began.
@@ -125,12 +127,19 @@ impl Invariants {
     fn checked(&self, image: &Image, pinned: &str) -> Option<bool> {
         let mut required = image.checks.iter().filter(|check| check.required);
         required.try_fold(true, |told, check| {
-            Some(told & *self.passed.get(&(pinned.to_owned(), check.name.clone(), check_revision(check)))?)
+            Some(
+                told & *self.passed.get(&(
+                    pinned.to_owned(),
+                    check.name.clone(),
+                    check_revision(check),
+                ))?,
+            )
         })
     }
 }
 
-/// The spec of a family as the pass under way has seen it, and when that pass began, as it was told.
+/// The spec of a family as the pass under way has seen it, and when that pass began, as it was
+/// told.
 fn seen(cluster: &Cluster, key: &Key) -> Option<(Arc<ImageFamilySpec>, Timestamp)> {
     let family = cluster.objects.get(Kind::Family, key)?;
     let pass = cluster.invariants.passes.get(key);
@@ -139,12 +148,16 @@ fn seen(cluster: &Cluster, key: &Key) -> Option<(Arc<ImageFamilySpec>, Timestamp
     Some((spec, pass.map_or(cluster.time.told(), |pass| pass.at)))
 }
 
-/// A registry is asked for something. Whether that is so often since the last pass began that no pass will ever end.
+/// A registry is asked for something. Whether that is so often since the last pass began that no
+/// pass will ever end.
 pub fn asks_too_much(cluster: &mut Cluster) -> bool {
     cluster.invariants.asked += 1;
     let too_much = cluster.invariants.asked > MAX_QUESTIONS;
     if too_much {
-        cluster.violated("passes end", format!("{MAX_QUESTIONS} questions to registries since one began"));
+        cluster.violated(
+            "passes end",
+            format!("{MAX_QUESTIONS} questions to registries since one began"),
+        );
     }
     too_much
 }
@@ -170,7 +183,8 @@ pub fn pass_ends(cluster: &mut Cluster, key: &Key) {
 pub fn remember_truth(cluster: &mut Cluster) {
     let now = cluster.elapsed();
     let mut truths: Vec<(String, String)> = Vec::new();
-    let families: Vec<Key> = cluster.objects.all(Kind::Family).map(|(key, _)| key.clone()).collect();
+    let families: Vec<Key> =
+        cluster.objects.all(Kind::Family).map(|(key, _)| key.clone()).collect();
     for key in families {
         let Some(spec) = cluster.spec(&key) else { continue };
         if spec.policy.cutoff != Cutoff::Never {
@@ -179,33 +193,53 @@ pub fn remember_truth(cluster: &mut Cluster) {
         let family = cluster.objects.get(Kind::Family, &key);
         for upstream in &spec.upstreams {
             let pinned = upstream.hold_at(cluster.time.told()).and_then(|hold| hold.digest.clone());
-            let rows = family.and_then(|family| family["status"]["upstreams"].as_array()).into_iter().flatten();
+            let rows = family
+                .and_then(|family| family["status"]["upstreams"].as_array())
+                .into_iter()
+                .flatten();
             let mut rows = rows.filter(|row| row["name"] == upstream.name.as_str());
             let adopted = rows.find_map(|row| row["adopted"]["digest"].as_str().map(str::to_owned));
             let standing = cluster.registry.tag(&upstream.image, FOLLOWED).map(str::to_owned);
             let digest = pinned.or(adopted).or(standing);
-            let leaf = |image: &Image| tags::upstream_of(&repository(&spec, image), &upstream.image);
-            truths.extend(digest.zip(spec.images.first()).map(|(digest, image)| (leaf(image), digest)));
+            let leaf =
+                |image: &Image| tags::upstream_of(&repository(&spec, image), &upstream.image);
+            truths.extend(
+                digest.zip(spec.images.first()).map(|(digest, image)| (leaf(image), digest)),
+            );
         }
         for image in &spec.images {
             let text = text_of(cluster, &image.source);
-            truths.extend(text.map(|text| (format!("source of {}", repository(&spec, image)), text)));
+            truths
+                .extend(text.map(|text| (format!("source of {}", repository(&spec, image)), text)));
             let parents: Option<Vec<String>> =
                 image.from.iter().map(|edge| parent(cluster, &key, &spec, edge)).collect();
-            truths
-                .extend(parents.map(|parents| (format!("parents of {}", repository(&spec, image)), parents.join(" "))));
+            truths.extend(parents.map(|parents| {
+                (format!("parents of {}", repository(&spec, image)), parents.join(" "))
+            }));
         }
     }
     cluster.invariants.history.truths(truths, now);
 }
 
 /// The repository of what an edge names, if there is such a thing.
-fn parent(cluster: &mut Cluster, family: &Key, spec: &ImageFamilySpec, edge: &Edge) -> Option<String> {
+fn parent(
+    cluster: &mut Cluster,
+    family: &Key,
+    spec: &ImageFamilySpec,
+    edge: &Edge,
+) -> Option<String> {
     if let Some(name) = &edge.upstream {
-        return spec.upstreams.iter().find(|upstream| upstream.name == *name).map(|upstream| upstream.image.clone());
+        return spec
+            .upstreams
+            .iter()
+            .find(|upstream| upstream.name == *name)
+            .map(|upstream| upstream.image.clone());
     }
     let of = |spec: &ImageFamilySpec| {
-        spec.images.iter().find(|image| Some(&image.name) == edge.image.as_ref()).map(|image| repository(spec, image))
+        spec.images
+            .iter()
+            .find(|image| Some(&image.name) == edge.image.as_ref())
+            .map(|image| repository(spec, image))
     };
     match &edge.family {
         None => of(spec),
@@ -226,12 +260,14 @@ pub fn memory_is_bounded(cluster: &mut Cluster, context: &Context) {
         images.filter_map(|image| image["name"].as_str().map(str::to_owned)).collect::<Vec<_>>()
     };
     let families = cluster.objects.all(Kind::Family);
-    let families: Vec<(Key, String, Vec<String>)> =
-        families.map(|(key, family)| (key.clone(), uid(family).to_owned(), named(family))).collect();
+    let families: Vec<(Key, String, Vec<String>)> = families
+        .map(|(key, family)| (key.clone(), uid(family).to_owned(), named(family)))
+        .collect();
     for (key, uid, images) in families {
         let memory = context.reconcile_caches.of(&uid);
         let Ok(memory) = memory.try_lock() else { continue };
-        let asked = images.iter().map(|image| memory.lookups.of(image).len()).max().unwrap_or_default();
+        let asked =
+            images.iter().map(|image| memory.lookups.of(image).len()).max().unwrap_or_default();
         let lengths = [
             ("answers", asked, MAX_PUSHES),
             ("tags", memory.tags.len(), images.len()),
@@ -239,7 +275,10 @@ pub fn memory_is_bounded(cluster: &mut Cluster, context: &Context) {
         ];
         for (name, length, most) in lengths {
             if length > most {
-                let message = format!("{}: {length} {name} are remembered, and at most {most} may be", key.name);
+                let message = format!(
+                    "{}: {length} {name} are remembered, and at most {most} may be",
+                    key.name
+                );
                 cluster.violated("memory is bounded", message);
             }
         }

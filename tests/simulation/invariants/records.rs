@@ -1,11 +1,12 @@
-//! What may be recorded: bounded statuses, one cascade at a time, upstreams that are adopted only through their gates.
+//! What may be recorded: bounded statuses, one cascade at a time, upstreams that are adopted only
+//! through their gates.
 
 use std::time::Duration;
 
 use groundswell::{
     api::{
-        Approval, CascadeSpec, CauseType, Upstream, family_status::MAX_ATTENTION, handled_request::MAX_REQUESTS,
-        labels, managed_image::MAX_HISTORY,
+        Approval, CascadeSpec, CauseType, Upstream, family_status::MAX_ATTENTION,
+        handled_request::MAX_REQUESTS, labels, managed_image::MAX_HISTORY,
     },
     controller::object_cache::Key,
 };
@@ -41,23 +42,30 @@ pub fn opened(cluster: &mut Cluster, cascade: &Value) {
     }
 }
 
-/// How a cascade has begun too early that only upstreams have set off, and nobody asked for, in a family of which something was
-/// built before. When they moved is known; when the controller saw it, from which on the quiet time counts, is later.
+/// How a cascade has begun too early that only upstreams have set off, and nobody asked for, in a
+/// family of which something was built before. When they moved is known; when the controller saw
+/// it, from which on the quiet time counts, is later.
 fn hasty(cluster: &Cluster, cascade: &Value) -> Option<String> {
     let opened: CascadeSpec = CascadeSpec::deserialize(&cascade["spec"]).ok()?;
     let key = Key::new(&key_of(cascade).namespace, &opened.family);
     let (spec, begun) = seen(cluster, &key)?;
     let asked = |object: &Value| !object["metadata"]["annotations"][labels::REQUEST].is_null();
-    let of_images = cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == owner(cascade));
+    let of_images =
+        cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == owner(cascade));
     let of_images: Vec<&Value> = of_images.map(|(_, record)| &**record).collect();
     let family = cluster.objects.get(Kind::Family, &key)?;
     let asked = asked(family) || of_images.iter().any(|record| asked(record));
     let built = of_images.iter().any(|record| record["status"]["digest"].is_string());
-    let moved = opened.causes.iter().all(|cause| cause.type_ == CauseType::Upstream && !cause.from.is_empty());
+    let moved = opened
+        .causes
+        .iter()
+        .all(|cause| cause.type_ == CauseType::Upstream && !cause.from.is_empty());
     if asked || !built || !moved || opened.supersedes.is_some() || cluster.time.was_skewed() {
         return None;
     }
-    let image = |name: &str| spec.upstreams.iter().find(|upstream| upstream.name == name).map(|found| &found.image);
+    let image = |name: &str| {
+        spec.upstreams.iter().find(|upstream| upstream.name == name).map(|found| &found.image)
+    };
     let seen = opened.causes.iter().filter_map(|cause| {
         let since = cluster.invariants.history.first_seen(image(&cause.name)?, &cause.to)?;
         Some((since, &cause.name))
@@ -88,24 +96,48 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     for (field, most) in bounds {
         let length = status[field].as_array().map_or(0, Vec::len);
         if length > most {
-            found.push(("statuses are bounded", format!("{kind:?} {name}: status.{field} has {length} entries")));
+            found.push((
+                "statuses are bounded",
+                format!(
+                    "{kind:?} {name}: status.{field} has \
+                {length} entries"
+                ),
+            ));
         }
     }
     let bytes = status.to_string().len();
     if bytes > MAX_STATUS {
-        found.push(("statuses are bounded", format!("{kind:?} {name}: its status has {bytes} bytes")));
+        found.push((
+            "statuses are bounded",
+            format!("{kind:?} {name}: its status has {bytes} bytes"),
+        ));
     }
-    let handled: Vec<&str> =
-        status["requests"].as_array().into_iter().flatten().filter_map(|request| request["id"].as_str()).collect();
-    if let Some(twice) = handled.iter().enumerate().find(|(place, id)| handled[..*place].contains(id)) {
+    let handled: Vec<&str> = status["requests"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|request| request["id"].as_str())
+        .collect();
+    if let Some(twice) =
+        handled.iter().enumerate().find(|(place, id)| handled[..*place].contains(id))
+    {
         found.push(("requests are handled once", format!("{kind:?} {name}: {} twice", twice.1)));
     }
     let forced = |request: &&Value| request["action"] == "Force" && request["outcome"] == "Done";
     let forced = status["requests"].as_array().into_iter().flatten().find(forced);
     if let (Kind::Image, Some(forced), true) = (kind, forced, status["nonce"].is_null()) {
-        found.push(("forced rebuilds are remembered", format!("{name}: {forced}, and there is no nonce")));
+        found.push((
+            "forced rebuilds are remembered",
+            format!(
+                "{name}: {forced}, and there is no \
+            nonce"
+            ),
+        ));
     }
-    if kind == Kind::Cascade && status["phase"] == "Superseded" && !object["spec"]["supersedes"].is_null() {
+    if kind == Kind::Cascade
+        && status["phase"] == "Superseded"
+        && !object["spec"]["supersedes"].is_null()
+    {
         found.push(("what supersedes is not superseded", name));
     }
     if kind == Kind::Image {
@@ -121,18 +153,25 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     }
 }
 
-/// Remembers since when changes of a family wait. A status that announces a cascade does not tell it any more.
+/// Remembers since when changes of a family wait. A status that announces a cascade does not tell
+/// it any more.
 fn waits(cluster: &mut Cluster, family: &Value) {
     let since = family["status"]["pending"]["since"].as_str().and_then(|since| since.parse().ok());
     match since {
         Some(since) => drop(cluster.invariants.waiting.insert(uid(family).into(), since)),
-        None if family["status"]["cascade"].is_null() => drop(cluster.invariants.waiting.remove(uid(family))),
+        None if family["status"]["cascade"].is_null() => {
+            drop(cluster.invariants.waiting.remove(uid(family)))
+        }
         None => {}
     }
 }
 
 /// Whether each upstream was adopted through its gates.
-fn adopted(cluster: &Cluster, before: Option<&Value>, family: &Value) -> Option<(&'static str, String)> {
+fn adopted(
+    cluster: &Cluster,
+    before: Option<&Value>,
+    family: &Value,
+) -> Option<(&'static str, String)> {
     let key = key_of(family);
     let (spec, begun) = seen(cluster, &key)?;
     let digest = |family: &Value, upstream: &Upstream| {
@@ -146,7 +185,13 @@ fn adopted(cluster: &Cluster, before: Option<&Value>, family: &Value) -> Option<
             return None;
         }
         let why = refused(cluster, &key, before?, upstream, &new, begun)?;
-        let message = format!("{} of {}: {} to {}, and {why}", upstream.name, key.name, short(&old), short(&new));
+        let message = format!(
+            "{} of {}: {} to {}, and {why}",
+            upstream.name,
+            key.name,
+            short(&old),
+            short(&new)
+        );
         Some(("upstreams are adopted through their gates", message))
     })
 }
@@ -161,7 +206,10 @@ fn refused(
     begun: Timestamp,
 ) -> Option<String> {
     let rows = before["status"]["upstreams"].as_array().into_iter().flatten();
-    let manual = rows.into_iter().find(|row| row["name"] == upstream.name.as_str()).map(|row| row["hold"].clone());
+    let manual = rows
+        .into_iter()
+        .find(|row| row["name"] == upstream.name.as_str())
+        .map(|row| row["hold"].clone());
     let manual = manual.filter(|hold| !hold.is_null());
     let request = before["metadata"]["annotations"][labels::REQUEST].as_str().unwrap_or_default();
     if let Some(hold) = upstream.hold_at(begun) {
@@ -169,7 +217,10 @@ fn refused(
     }
     if let Some(hold) = manual {
         let until: Option<Timestamp> = hold["until"].as_str().and_then(|until| until.parse().ok());
-        if until.is_none_or(|until| begun < until) && hold["digest"] != digest && !request.contains("Unhold") {
+        if until.is_none_or(|until| begun < until)
+            && hold["digest"] != digest
+            && !request.contains("Unhold")
+        {
             return Some(format!("a request holds it: {hold}"));
         }
         return None;

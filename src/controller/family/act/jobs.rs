@@ -1,4 +1,5 @@
-//! Jobs are made, each at most once, so that it is known afterwards whether one was, and ended: builds and checks alike.
+//! Jobs are made, each at most once, so that it is known afterwards whether one was, and ended:
+//! builds and checks alike.
 
 use futures::future::join_all;
 use k8s_openapi::api::batch::v1::Job;
@@ -23,11 +24,13 @@ use crate::{
 
 /// How many Jobs are made at once.
 const AT_ONCE: usize = 8;
-/// The most kinds of Jobs that are remembered to be accepted: strategies with their settings, and checks.
+/// The most kinds of Jobs that are remembered to be accepted: strategies with their settings, and
+/// checks.
 const MAX_ACCEPTED: usize = 64;
 
-/// Looks for the Jobs that an earlier pass has asked for without hearing an answer. They may run, and no watch has shown them
-/// yet: a pass that did not know of them would start more than the budgets allow.
+/// Looks for the Jobs that an earlier pass has asked for without hearing an answer. They may run,
+/// and no watch has shown them yet: a pass that did not know of them would start more than the
+/// budgets allow.
 pub async fn look_for_unanswered(
     jobs: &ObjectCache<Job>,
     client: &Client,
@@ -46,8 +49,8 @@ pub async fn look_for_unanswered(
     Ok(())
 }
 
-/// Ends the Jobs that count as failed or are cancelled, and have not ended: a pod that waits for an image, for example. That is
-/// recorded by then.
+/// Ends the Jobs that count as failed or are cancelled, and have not ended: a pod that waits for an
+/// image, for example. That is recorded by then.
 pub async fn end(context: &Context, snapshot: &Snapshot, decision: &Decision) -> Result<(), Error> {
     let api: Api<Job> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
     let decided = decision.actions.iter().filter_map(|action| match action {
@@ -64,7 +67,8 @@ pub async fn end(context: &Context, snapshot: &Snapshot, decision: &Decision) ->
     Ok(())
 }
 
-/// Whether the API server takes Jobs of this kind as they are: asked once for each kind, which `kind` names.
+/// Whether the API server takes Jobs of this kind as they are: asked once for each kind, which
+/// `kind` names.
 pub async fn accepted(
     api: &Api<Job>,
     job: &Job,
@@ -102,7 +106,9 @@ async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let what = || format!("try Job {}", job.name_any());
     match call(what, api.create(&dry, job)).await {
-        Ok(returned) if drops_user_namespace(job, &returned) => Ok(Acceptance::Refused(without_user_namespace())),
+        Ok(returned) if drops_user_namespace(job, &returned) => {
+            Ok(Acceptance::Refused(without_user_namespace()))
+        }
         Ok(_) => Ok(Acceptance::Kept),
         // Made by an earlier pass; `create` looks at it.
         Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
@@ -114,14 +120,15 @@ async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
     }
 }
 
-/// The Job of this name. Quotas and policies are asked before the API server looks for the name, so that a refusal does not say
-/// that no earlier pass has made it.
+/// The Job of this name. Quotas and policies are asked before the API server looks for the name, so
+/// that a refusal does not say that no earlier pass has made it.
 async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, Error> {
     call(|| format!("read Job {name}"), api.get_opt(name)).await
 }
 
-/// Makes Jobs, some at once, and shows them to the cache. One that is there already was made by an earlier pass whose record
-/// was lost: it is taken, even if the API server would refuse another. What came of each is told in their order.
+/// Makes Jobs, some at once, and shows them to the cache. One that is there already was made by an
+/// earlier pass whose record was lost: it is taken, even if the API server would refuse another.
+/// What came of each is told in their order.
 pub async fn create(
     jobs: &ObjectCache<Job>,
     api: &Api<Job>,
@@ -178,7 +185,9 @@ async fn create_or_take(
 }
 
 fn without_user_namespace() -> BuildFailure {
-    let message = "the cluster drops `hostUsers: false` from pods, so the build would have its capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 or newer), or a strategy that needs none";
+    let message = "the cluster drops `hostUsers: false` from pods, so the build would have its \
+                   capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 \
+                   or newer), or a strategy that needs none";
     BuildFailure {
         class: FailureClass::Infrastructure,
         reason: reason::USER_NAMESPACE_UNAVAILABLE.into(),

@@ -1,6 +1,7 @@
 //! What a reconcile does: Jobs and tags.
 //!
-//! - [`start_builds`], [`start_checks`]: Jobs are created; [`jobs`]: how a Job is created once, and ended
+//! - [`start_builds`], [`start_checks`]: Jobs are created; [`jobs`]: how a Job is created once, and
+//!   ended
 //! - [`promote`]: tags are moved
 
 pub mod jobs;

@@ -22,8 +22,8 @@ const AT_ONCE: usize = 8;
 /// Until a tag that could not be moved is tried again.
 const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
 
-/// Moves the tags that the decision names. What comes of it is remembered, and completes the decision: an image of which a
-/// tag could not be set says so.
+/// Moves the tags that the decision names. What comes of it is remembered, and completes the
+/// decision: an image of which a tag could not be set says so.
 pub async fn move_tags(
     context: &Context,
     snapshot: &Snapshot,
@@ -36,14 +36,16 @@ pub async fn move_tags(
         let name = &snapshot.family.spec.images.get(*image)?.name;
         Some(move_all(context, snapshot, snapshot.repository(*image), name, digest, tags, now))
     });
-    let moved: Vec<_> = stream::iter(moves.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+    let moved: Vec<_> =
+        stream::iter(moves.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
     for (image, tag, observed, at) in moved.into_iter().flatten() {
         cache.tags.entry(image).or_default().insert(tag, (observed, at));
     }
     complete(snapshot, decision, cache);
 }
 
-/// Moves the tags of one image, one after the other: the image, each tag, where it stands now, and since when that is known.
+/// Moves the tags of one image, one after the other: the image, each tag, where it stands now, and
+/// since when that is known.
 async fn move_all(
     context: &Context,
     snapshot: &Snapshot,
@@ -60,7 +62,10 @@ async fn move_all(
             Err(Problem { reason, message }) => {
                 warn!(image, tag = %tag.tag, message, "a tag could not be moved");
                 let problem = Problem { reason, message: format!("tag {}: {message}", tag.tag) };
-                ObservedTag::Failed(problem, now.saturating_add(TRY_AGAIN).unwrap_or(Timestamp::MAX))
+                ObservedTag::Failed(
+                    problem,
+                    now.saturating_add(TRY_AGAIN).unwrap_or(Timestamp::MAX),
+                )
             }
         };
         tell(context, snapshot, &repository, tag, &observed, digest).await;
@@ -69,13 +74,17 @@ async fn move_all(
     moved
 }
 
-/// Says of each current image which tag could not be set, and forgets tags that no template of now gives.
+/// Says of each current image which tag could not be set, and forgets tags that no template of now
+/// gives.
 fn complete(snapshot: &Snapshot, decision: &mut Decision, cache: &mut ReconcileCache) {
     for (image, decided) in snapshot.family.spec.images.iter().zip(&mut decision.images) {
-        let (Some(verified), ImageState::Current) = (&decided.verified, decided.state) else { continue };
+        let (Some(verified), ImageState::Current) = (&decided.verified, decided.state) else {
+            continue;
+        };
         let Some(observations) = cache.tags.get_mut(&image.name) else { continue };
         let wanted =
-            tags::render(&snapshot.family.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
+            tags::render(&snapshot.family.spec, image, verified.build, &verified.fingerprint)
+                .unwrap_or_default();
         observations.retain(|name, _| wanted.iter().any(|tag| tag.name == *name));
         let unset = wanted.iter().find_map(|tag| match &observations.get(&tag.name)?.0 {
             ObservedTag::At(_) => None,
@@ -83,7 +92,8 @@ fn complete(snapshot: &Snapshot, decision: &mut Decision, cache: &mut ReconcileC
             ObservedTag::Taken(digest) => Some(Problem {
                 reason: reason::TAG_IMMUTABLE,
                 message: format!(
-                    "the tag {} names this build and already stands on {}, which is not ours; it is never moved: delete it in the registry, or use another template",
+                    "the tag {} names this build and already stands on {}, which is not ours; it \
+                     is never moved: delete it in the registry, or use another template",
                     tag.name,
                     short(digest)
                 ),
@@ -117,8 +127,11 @@ async fn set(
     manifest: &mut Option<Manifest>,
 ) -> Result<ObservedTag, Problem> {
     let reference = format!("{repository}:{}", tag.tag).parse::<Reference>()?;
-    let standing =
-        context.registry.head(&reference, &snapshot.keychain).await?.map(|descriptor| descriptor.digest.to_string());
+    let standing = context
+        .registry
+        .head(&reference, &snapshot.keychain)
+        .await?
+        .map(|descriptor| descriptor.digest.to_string());
     match standing {
         Some(standing) if standing == *digest => return Ok(ObservedTag::At(standing)),
         Some(standing) if tag.immutable => return Ok(ObservedTag::Taken(standing)),
@@ -145,21 +158,39 @@ async fn tell(
     match (observed, &tag.moved_to) {
         (ObservedTag::At(_), Some(elsewhere)) => {
             let note = format!(
-                "somebody moved {repository}:{} to {}; it was put back to {}. To keep an image where it is, pin it where it is used",
+                "somebody moved {repository}:{} to {}; it was put back to {}. To keep an image \
+                 where it is, pin it where it is used",
                 tag.tag,
                 short(elsewhere),
                 short(digest)
             );
-            events::publish(context, &snapshot.family, Tone::Warning, reason::TAG_MOVED, "Promote", &note).await;
+            events::publish(
+                context,
+                &snapshot.family,
+                Tone::Warning,
+                reason::TAG_MOVED,
+                "Promote",
+                &note,
+            )
+            .await;
         }
         (ObservedTag::Taken(elsewhere), _) => {
             let note = format!(
-                "{repository}:{} names a build and already stands on {}; it is left there, and {} goes without it",
+                "{repository}:{} names a build and already stands on {}; it is left there, and {} \
+                 goes without it",
                 tag.tag,
                 short(elsewhere),
                 short(digest)
             );
-            events::publish(context, &snapshot.family, Tone::Warning, reason::TAG_IMMUTABLE, "Promote", &note).await;
+            events::publish(
+                context,
+                &snapshot.family,
+                Tone::Warning,
+                reason::TAG_IMMUTABLE,
+                "Promote",
+                &note,
+            )
+            .await;
         }
         (ObservedTag::At(_), None) => info!(repository, tag = %tag.tag, digest, "tag set"),
         (ObservedTag::Failed(..), _) => {}

@@ -1,4 +1,5 @@
-//! Builds are started: a Job per fingerprint and attempt, by a name that says which, so that none is started twice.
+//! Builds are started: a Job per fingerprint and attempt, by a name that says which, so that none
+//! is started twice.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,10 @@ use k8s_openapi::api::batch::v1::Job;
 use kube::{Api, Resource, ResourceExt};
 
 use crate::{
-    api::{BuildFailure, Edge, FailureClass, ImageState, RunningBuild, Source, condition::reason, labels},
+    api::{
+        BuildFailure, Edge, FailureClass, ImageState, RunningBuild, Source, condition::reason,
+        labels,
+    },
     builds::{
         self,
         request::{BuildRequest, FamilyRef, GitSecret, PinnedParent, ResolvedSource, Written},
@@ -26,8 +30,8 @@ use crate::{
     registry::Reference,
 };
 
-/// Starts the builds that the decision names, and completes the decision with what came of it. Whether any was refused: then
-/// there is more to decide at once.
+/// Starts the builds that the decision names, and completes the decision with what came of it.
+/// Whether any was refused: then there is more to decide at once.
 pub async fn start_builds(
     context: &Context,
     snapshot: &Snapshot,
@@ -36,8 +40,12 @@ pub async fn start_builds(
     now: Timestamp,
 ) -> Result<bool, Error> {
     let cascade = decision.cascade.name().unwrap_or_default().to_owned();
-    let actions: Vec<Action> =
-        decision.actions.iter().filter(|action| matches!(action, Action::Build { .. })).cloned().collect();
+    let actions: Vec<Action> = decision
+        .actions
+        .iter()
+        .filter(|action| matches!(action, Action::Build { .. }))
+        .cloned()
+        .collect();
     let (mut requests, mut jobs, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for action in &actions {
         match prepare(context, snapshot, cache, action, &cascade).await? {
@@ -51,7 +59,8 @@ pub async fn start_builds(
     let api = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
     let created = create(&context.stores.jobs, &api, &jobs, cache).await?;
     let created = requests.into_iter().zip(created);
-    let started = created.map(|((action, request), job)| (action, job.map(|job| running(request, &job))));
+    let started =
+        created.map(|((action, request), job)| (action, job.map(|job| running(request, &job))));
     let mut any_refused = false;
     for (action, started) in started.chain(refused) {
         let Action::Build { image, fingerprint, attempt, .. } = action else { continue };
@@ -60,12 +69,17 @@ pub async fn start_builds(
         let Some(image) = decision.images.get_mut(image) else { continue };
         match started {
             Ok(running) => {
-                image.message =
-                    format!("build {} runs as Job {}: {}", running.build, running.job, causes::sentence(&image.causes))
-                        .into();
+                image.message = format!(
+                    "build {} runs as Job {}: {}",
+                    running.build,
+                    running.job,
+                    causes::sentence(&image.causes)
+                )
+                .into();
                 image.running = Some(running.into());
             }
-            // Counted as an attempt, on the budget of its class, so that it is neither tried for ever nor forgotten.
+            // Counted as an attempt, on the budget of its class, so that it is neither tried for
+            // ever nor forgotten.
             Err(refused) => {
                 any_refused = true;
                 image.state = ImageState::Queued;
@@ -74,7 +88,8 @@ pub async fn start_builds(
                 let cause = causes::key(name, &image.causes);
                 let failed = failure::Failed { attempt, cascade: &cascade, cause: &cause };
                 let known = image.failure.take().map(|known| *known);
-                image.failure = Some(failure::add(known, fingerprint, &failed, refused, now).into());
+                image.failure =
+                    Some(failure::add(known, fingerprint, &failed, refused, now).into());
             }
         }
     }
@@ -93,9 +108,10 @@ async fn prepare(
         let message = "an input of the build went away while it was started".to_owned();
         return Ok(Err(refused(FailureClass::Infrastructure, reason::SOURCE_NOT_FOUND, message)));
     };
-    let (Some(spec), Some(strategy)) =
-        (snapshot.family.spec.images.get(image), snapshot.strategies.get(image).and_then(Option::as_ref))
-    else {
+    let (Some(spec), Some(strategy)) = (
+        snapshot.family.spec.images.get(image),
+        snapshot.strategies.get(image).and_then(Option::as_ref),
+    ) else {
         let message = "the build strategy went away while the build was started".to_owned();
         return Ok(Err(refused(FailureClass::Infrastructure, reason::STRATEGY_NOT_FOUND, message)));
     };
@@ -108,7 +124,11 @@ async fn prepare(
         }
     };
     let api: Api<Job> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
-    let key = format!("{}/{:?}", strategy.name_any(), builds::strategy::strategy_revision(strategy, wanted));
+    let key = format!(
+        "{}/{:?}",
+        strategy.name_any(),
+        builds::strategy::strategy_revision(strategy, wanted)
+    );
     Ok(accepted(&api, &job, key, cache).await?.map(|()| (request, job)))
 }
 
@@ -127,9 +147,23 @@ fn refused(class: FailureClass, reason: &str, message: String) -> BuildFailure {
 }
 
 /// What the build is asked to make.
-fn request(context: &Context, snapshot: &Snapshot, action: &Action, cascade: &str) -> Option<(usize, BuildRequest)> {
-    let Action::Build { image: index, fingerprint, attempt, build, parents, source, own, user_caused, upstreams } =
-        action
+fn request(
+    context: &Context,
+    snapshot: &Snapshot,
+    action: &Action,
+    cascade: &str,
+) -> Option<(usize, BuildRequest)> {
+    let Action::Build {
+        image: index,
+        fingerprint,
+        attempt,
+        build,
+        parents,
+        source,
+        own,
+        user_caused,
+        upstreams,
+    } = action
     else {
         return None;
     };
@@ -141,7 +175,11 @@ fn request(context: &Context, snapshot: &Snapshot, action: &Action, cascade: &st
             name: parent_name(&parent.edge),
             repository: parent.repository.clone(),
             digest: parent.digest.clone(),
-            written: parent.edge.arg.clone().map_or_else(|| Written::Reference(parent.reference.clone()), Written::Arg),
+            written: parent
+                .edge
+                .arg
+                .clone()
+                .map_or_else(|| Written::Reference(parent.reference.clone()), Written::Arg),
             usage: parent.edge.usage,
         })
         .collect();
@@ -168,7 +206,13 @@ fn request(context: &Context, snapshot: &Snapshot, action: &Action, cascade: &st
         args: image.args.clone(),
         target: image.target.clone(),
         labels: image.labels.clone(),
-        credentials: snapshot.family.spec.credentials.iter().map(|secret| secret.name.clone()).collect(),
+        credentials: snapshot
+            .family
+            .spec
+            .credentials
+            .iter()
+            .map(|secret| secret.name.clone())
+            .collect(),
         owner: snapshot.family.controller_owner_ref(&())?,
     };
     Some((*index, request))
@@ -213,16 +257,20 @@ fn resolved(
 
 /// Whether the registry of a repository is spoken to without TLS.
 fn is_plain_http(context: &Context, repository: &str) -> bool {
-    repository.parse::<Reference>().is_ok_and(|reference| context.registry.is_plain_http(reference.registry()))
+    repository
+        .parse::<Reference>()
+        .is_ok_and(|reference| context.registry.is_plain_http(reference.registry()))
 }
 
 fn secret_hosts(context: &Context, namespace: &str, name: &str) -> String {
     let secret = context.stores.secrets.get(&Key::new(namespace, name));
-    secret.and_then(|secret| secret.annotations().get(labels::CREDENTIAL_HOSTS).cloned()).unwrap_or_default()
+    secret
+        .and_then(|secret| secret.annotations().get(labels::CREDENTIAL_HOSTS).cloned())
+        .unwrap_or_default()
 }
 
-/// The annotations of the image's manifest, by the OCI image spec's names. `created` is fixed, so that the same inputs give
-/// the same digest: see [`builds::SOURCE_DATE_EPOCH`].
+/// The annotations of the image's manifest, by the OCI image spec's names. `created` is fixed, so
+/// that the same inputs give the same digest: see [`builds::SOURCE_DATE_EPOCH`].
 fn annotations(
     image: &crate::api::Image,
     parents: &[PinnedParent],

@@ -1,4 +1,5 @@
-//! Checks are started: a Job per digest, check and attempt, by a name that says which, so that none is started twice.
+//! Checks are started: a Job per digest, check and attempt, by a name that says which, so that none
+//! is started twice.
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -23,8 +24,8 @@ use crate::{
     engine::{Action, Decision, causes, fingerprint::check_revision, image::failure},
 };
 
-/// Starts the checks that the decision names, and completes the decision with what came of it. Whether any was refused: then
-/// there is more to decide at once.
+/// Starts the checks that the decision names, and completes the decision with what came of it.
+/// Whether any was refused: then there is more to decide at once.
 pub async fn start_checks(
     context: &Context,
     snapshot: &Snapshot,
@@ -53,8 +54,10 @@ pub async fn start_checks(
         }
     }
     let created = jobs::create(&context.stores.jobs, &api, &jobs, cache).await?;
-    let failed =
-        accepted.into_iter().zip(created).filter_map(|((image, request), job)| Some((image, request, job.err()?)));
+    let failed = accepted
+        .into_iter()
+        .zip(created)
+        .filter_map(|((image, request), job)| Some((image, request, job.err()?)));
     refused.extend(failed);
     let any_refused = !refused.is_empty();
     for (image, request, why) in refused {
@@ -63,8 +66,8 @@ pub async fn start_checks(
     Ok(any_refused)
 }
 
-/// Counts a check that can't be started as a failed attempt, on the budget of its class. Several of one attempt count once. One
-/// that is not required holds nothing up: it is only reported.
+/// Counts a check that can't be started as a failed attempt, on the budget of its class. Several of
+/// one attempt count once. One that is not required holds nothing up: it is only reported.
 fn count(
     snapshot: &Snapshot,
     decision: &mut Decision,
@@ -74,7 +77,10 @@ fn count(
     cascade: &str,
     now: Timestamp,
 ) {
-    let recorded = snapshot.records.get(index).and_then(|record| record.as_ref()?.status.as_ref()?.fingerprint.clone());
+    let recorded = snapshot
+        .records
+        .get(index)
+        .and_then(|record| record.as_ref()?.status.as_ref()?.fingerprint.clone());
     let Some(image) = decision.images.get_mut(index) else { return };
     if !request.check.required {
         report(&mut image.checks, request, &refused);
@@ -89,20 +95,25 @@ fn count(
         image.failure = known;
         return;
     };
-    let refused = BuildFailure { message: format!("check {}: {}", request.check.name, refused.message), ..refused };
+    let refused = BuildFailure {
+        message: format!("check {}: {}", request.check.name, refused.message),
+        ..refused
+    };
     image.reason = reason::RETRYING;
     image.message = refused.message.clone().into();
     let cause = causes::key(&request.image, &image.causes);
     let attempt = known.as_ref().map_or(0, |known| known.attempt);
     let failed = failure::Failed { attempt, cascade, cause: &cause };
     let added = failure::add(known.map(|known| *known), &fingerprint, &failed, refused, now);
-    image.failure = Some(FailureRecord { check_attempt: request.attempt.saturating_add(1), ..added }.into());
+    image.failure =
+        Some(FailureRecord { check_attempt: request.attempt.saturating_add(1), ..added }.into());
 }
 
 /// Records a check that can't be started as failed, for good: it is not tried again on this digest.
 fn report(records: &mut [CheckRecord], request: &CheckRequest, refused: &BuildFailure) {
     let (check, digest, revision) = (&request.check.name, &request.digest, &request.revision);
-    if let Some(record) = records.iter_mut().find(|record| record.tells_of(check, digest, revision)) {
+    if let Some(record) = records.iter_mut().find(|record| record.tells_of(check, digest, revision))
+    {
         record.state = CheckState::Failed;
         record.message = shorten(&refused.message, MAX_CHECK_MESSAGE);
     }
@@ -126,7 +137,13 @@ fn request(snapshot: &Snapshot, action: &Action) -> Option<(usize, CheckRequest)
         revision: check_revision(check),
         check: check.clone(),
         attempt: *attempt,
-        credentials: snapshot.family.spec.credentials.iter().map(|secret| secret.name.clone()).collect(),
+        credentials: snapshot
+            .family
+            .spec
+            .credentials
+            .iter()
+            .map(|secret| secret.name.clone())
+            .collect(),
         user_namespace: strategy.spec.user_namespace,
         ttl_after_finished: strategy.spec.ttl_after_finished,
         owner: snapshot.family.controller_owner_ref(&())?,
@@ -146,14 +163,21 @@ mod tests {
             revision: revision.into(),
             ..CheckRecord::default()
         };
-        let mut request = CheckRequest { digest: "sha256:00".into(), revision: "r".into(), ..CheckRequest::default() };
+        let mut request = CheckRequest {
+            digest: "sha256:00".into(),
+            revision: "r".into(),
+            ..CheckRequest::default()
+        };
         request.check.name = "scan".into();
         let refused = BuildFailure { message: "no room ".repeat(200), ..BuildFailure::default() };
         let mut records = vec![record("starts", "q"), record("scan", "r")];
         report(&mut records, &request, &refused);
         assert_eq!(records[0], record("starts", "q"));
         assert_eq!(records[1].state, CheckState::Failed);
-        assert!(records[1].message.starts_with("no room") && records[1].message.chars().count() <= MAX_CHECK_MESSAGE);
+        assert!(
+            records[1].message.starts_with("no room")
+                && records[1].message.chars().count() <= MAX_CHECK_MESSAGE
+        );
         let mut another = vec![record("scan", "of another spec")];
         report(&mut another, &request, &refused);
         assert_eq!(another[0].state, CheckState::Running);

@@ -1,4 +1,5 @@
-//! The registry credentials of a family, from the Secrets that it names. They are read when they change, and never logged.
+//! The registry credentials of a family, from the Secrets that it names. They are read when they
+//! change, and never logged.
 
 use std::sync::Arc;
 
@@ -29,7 +30,9 @@ pub async fn load(
     let mut versions = Vec::with_capacity(family.spec.credentials.len());
     for secret in &family.spec.credentials {
         match context.stores.secrets.get(&Key::new(&namespace, &secret.name)) {
-            Some(known) => versions.push((secret.name.clone(), known.resource_version().unwrap_or_default())),
+            Some(known) => {
+                versions.push((secret.name.clone(), known.resource_version().unwrap_or_default()));
+            }
             None => return Ok(Err(missing(&namespace, &secret.name))),
         }
     }
@@ -49,19 +52,21 @@ pub async fn load(
             payloads.push((name.clone(), payload.0));
         } else {
             let message = format!(
-                "spec.credentials[{name}]: the Secret {namespace}/{name} has no key {DOCKER_CONFIG}; it must be of type kubernetes.io/dockerconfigjson"
+                "spec.credentials[{name}]: the Secret {namespace}/{name} has no key \
+                 {DOCKER_CONFIG}; it must be of type kubernetes.io/dockerconfigjson"
             );
             return Ok(Err(Problem { reason: reason::INVALID_SECRET, message }));
         }
     }
-    let keychain =
-        match Keychain::from_secrets(payloads.iter().map(|(name, payload)| (name.as_str(), payload.as_slice()))) {
-            Ok(keychain) => Arc::new(keychain),
-            Err(error) => {
-                let message = format!("spec.credentials: in namespace {namespace}: {error}");
-                return Ok(Err(Problem { reason: reason::INVALID_SECRET, message }));
-            }
-        };
+    let keychain = match Keychain::from_secrets(
+        payloads.iter().map(|(name, payload)| (name.as_str(), payload.as_slice())),
+    ) {
+        Ok(keychain) => Arc::new(keychain),
+        Err(error) => {
+            let message = format!("spec.credentials: in namespace {namespace}: {error}");
+            return Ok(Err(Problem { reason: reason::INVALID_SECRET, message }));
+        }
+    };
     // With a new credential, what the registry refused before may be answered now.
     cache.lookups.clear();
     cache.keychain = Some((versions, Arc::clone(&keychain)));
@@ -70,7 +75,8 @@ pub async fn load(
 
 fn missing(namespace: &str, name: &str) -> Problem {
     let message = format!(
-        "spec.credentials[{name}]: there is no Secret {namespace}/{name}; create it as kubernetes.io/dockerconfigjson, or take the entry out"
+        "spec.credentials[{name}]: there is no Secret {namespace}/{name}; create it as \
+         kubernetes.io/dockerconfigjson, or take the entry out"
     );
     Problem { reason: reason::SECRET_NOT_FOUND, message }
 }

@@ -1,5 +1,5 @@
-//! The keys by which registries are asked where tags stand. To read a reference costs more than the rest of what a quiet pass
-//! does for an image, so that keys are kept from one pass to the next.
+//! The keys by which registries are asked where tags stand. To read a reference costs more than the
+//! rest of what a quiet pass does for an image, so that keys are kept from one pass to the next.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -41,10 +41,9 @@ impl ImageKeys {
         keychain: &Arc<Keychain>,
     ) -> ImageKey {
         let pass = self.pass;
-        let (key, used) = self
-            .known
-            .entry((reference, platforms.to_vec()))
-            .or_insert_with_key(|(reference, platforms)| (ImageKey::new(client, reference, platforms, keychain), pass));
+        let (key, used) = self.known.entry((reference, platforms.to_vec())).or_insert_with_key(
+            |(reference, platforms)| (ImageKey::new(client, reference, platforms, keychain), pass),
+        );
         *used = pass;
         key.clone()
     }
@@ -64,9 +63,14 @@ mod tests {
             for pass in 0..3 {
                 keys.begin(&keychain);
                 let reference = format!("registry.example.com/python:{round}.{pass}");
-                let expected = ImageKey::new(&client, &reference, &["linux/amd64".into()], &keychain);
-                assert_eq!(keys.key(&client, reference, &["linux/amd64".into()], &keychain), expected);
-                let always = keys.key(&client, "registry.example.com/python:latest".into(), &[], &keychain);
+                let expected =
+                    ImageKey::new(&client, &reference, &["linux/amd64".into()], &keychain);
+                assert_eq!(
+                    keys.key(&client, reference, &["linux/amd64".into()], &keychain),
+                    expected
+                );
+                let always =
+                    keys.key(&client, "registry.example.com/python:latest".into(), &[], &keychain);
                 assert_ne!(always, expected);
                 assert_eq!(keys.known.len(), if pass == 0 { 2 } else { 3 });
             }

@@ -1,5 +1,5 @@
-//! The images of other families that a family stands on: may it use them, what are they, and are they about to change. No client
-//! is needed.
+//! The images of other families that a family stands on: may it use them, what are they, and are
+//! they about to change. No client is needed.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +13,10 @@ use crate::{
         Blueprint, ImportState, ObservedImport,
         imports::{Imports, Records},
     },
-    lineage::families::{Families, FamilyLookup, FamilyName, ImageName, ImportProblem, Survey, Version, check_imports},
+    lineage::families::{
+        Families, FamilyLookup, FamilyName, ImageName, ImportProblem, Survey, Version,
+        check_imports,
+    },
 };
 
 /// How often a pass looks at families that change while it does.
@@ -42,14 +45,14 @@ impl Records for Cached<'_> {
     }
 }
 
-/// What is known of the images of other families that a family names. Looked at anew only if its spec has changed, or that of a
-/// family above it; whoever changes those then wakes this one.
+/// What is known of the images of other families that a family names. Looked at anew only if its
+/// spec has changed, or that of a family above it; whoever changes those then wakes this one.
 pub fn survey(context: &Context, family: &ImageFamily, cache: &mut ReconcileCache) -> Arc<Survey> {
     let version = Version::of(family);
     let key = Key::of(family);
     let mut known = cache.survey.take().filter(|(of, _)| *of == version).map(|(_, survey)| survey);
-    // A change that came while the others were looked at has woken nobody, so that it is looked again; if they never come to
-    // rest, the next change wakes.
+    // A change that came while the others were looked at has woken nobody, so that it is looked
+    // again; if they never come to rest, the next change wakes.
     for _ in 0..MAX_LOOKS {
         if let Some(survey) = known.take_if(|survey| is_up_to_date(context, survey)) {
             cache.survey = Some((version, Arc::clone(&survey)));
@@ -70,7 +73,12 @@ fn is_up_to_date(context: &Context, survey: &Survey) -> bool {
 }
 
 /// The images of other families, as the lineage lists them.
-pub fn observations(context: &Context, family: &Key, blueprint: &Blueprint, survey: &Survey) -> Vec<ObservedImport> {
+pub fn observations(
+    context: &Context,
+    family: &Key,
+    blueprint: &Blueprint,
+    survey: &Survey,
+) -> Vec<ObservedImport> {
     let problems: HashMap<&ImageName, Option<&ImportProblem>> =
         survey.imports.iter().map(|(import, problem)| (import, problem.as_ref())).collect();
     let records = Cached(context);
@@ -84,12 +92,16 @@ pub fn observations(context: &Context, family: &Key, blueprint: &Blueprint, surv
             image: import.image.clone(),
         };
         match problems.get(&import) {
-            Some(None) => {
-                ObservedImport { problem: None, verified: imports.verified(&import), state: imports.state(&import) }
-            }
-            Some(Some(problem)) => {
-                ObservedImport { problem: Some((*problem).clone().into()), verified: None, state: ImportState::Settled }
-            }
+            Some(None) => ObservedImport {
+                problem: None,
+                verified: imports.verified(&import),
+                state: imports.state(&import),
+            },
+            Some(Some(problem)) => ObservedImport {
+                problem: Some((*problem).clone().into()),
+                verified: None,
+                state: ImportState::Settled,
+            },
             // The lineage and the survey are of one spec.
             None => ObservedImport { problem: None, verified: None, state: ImportState::Settled },
         }

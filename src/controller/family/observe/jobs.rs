@@ -1,4 +1,5 @@
-//! What the caches show of a family's Jobs and their Pods: builds, and checks. A check is never taken for a build.
+//! What the caches show of a family's Jobs and their Pods: builds, and checks. A check is never
+//! taken for a build.
 
 use std::collections::HashMap;
 
@@ -27,8 +28,8 @@ pub struct ObservedJobs {
     pub checks: HashMap<String, Vec<ObservedCheck>>,
     /// Jobs of checks that count as failed and have not ended.
     pub failed_checks: Vec<String>,
-    /// When the first wait of a pod is to be looked at again, though nothing has changed: no event tells that patience is
-    /// over.
+    /// When the first wait of a pod is to be looked at again, though nothing has changed: no event
+    /// tells that patience is over.
     pub look_again: Option<Timestamp>,
 }
 
@@ -52,7 +53,11 @@ impl ObservedJobs {
 
     fn add(&mut self, job: &Job, pods: &[Pod], now: Timestamp) {
         let Some(image) = job.labels().get(labels::IMAGE) else { return };
-        if job.labels().get(labels::COMPONENT).is_some_and(|component| component == labels::COMPONENT_CHECK) {
+        if job
+            .labels()
+            .get(labels::COMPONENT)
+            .is_some_and(|component| component == labels::COMPONENT_CHECK)
+        {
             let outcome = check::outcome::outcome(job, pods, now);
             if let check::outcome::Outcome::Waiting(wait) = &outcome {
                 self.look_at(wait.look_again);
@@ -106,7 +111,11 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: outcome::Outcome) -> Option<
     })
 }
 
-fn observed_check(job: &Job, pods: &[Pod], outcome: check::outcome::Outcome) -> Option<ObservedCheck> {
+fn observed_check(
+    job: &Job,
+    pods: &[Pod],
+    outcome: check::outcome::Outcome,
+) -> Option<ObservedCheck> {
     let label = |name: &str| job.labels().get(name).cloned();
     let (outcome, waits_for) = match outcome {
         check::outcome::Outcome::Waiting(wait) => (CheckOutcome::Running, wait.what),
@@ -127,13 +136,15 @@ fn observed_check(job: &Job, pods: &[Pod], outcome: check::outcome::Outcome) -> 
     })
 }
 
-/// How long the Job took until its pod had ended, in seconds; `None` while it runs, and when nothing tells.
+/// How long the Job took until its pod had ended, in seconds; `None` while it runs, and when
+/// nothing tells.
 fn seconds(job: &Job, pods: &[Pod]) -> Option<i64> {
     let start = job.creation_timestamp()?.0;
     let statuses = pods.iter().filter(|pod| has_ended(pod)).filter_map(|pod| pod.status.as_ref());
     let containers = statuses.flat_map(|status| status.container_statuses.iter().flatten());
-    let stopped =
-        containers.filter_map(|container| container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    let stopped = containers.filter_map(|container| {
+        container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()
+    });
     let status = job.status.as_ref();
     let complete = || status?.completion_time.as_ref();
     let end = stopped.max_by_key(|time| time.0).or_else(complete)?.0;
@@ -154,9 +165,9 @@ pub(in crate::controller) fn has_ended(pod: &Pod) -> bool {
 /// Whether a Job has ended, well or not.
 pub(in crate::controller) fn ended(job: &Job) -> bool {
     let conditions = job.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
-    conditions
-        .into_iter()
-        .any(|condition| condition.status == "True" && ["Complete", "Failed"].contains(&condition.type_.as_str()))
+    conditions.into_iter().any(|condition| {
+        condition.status == "True" && ["Complete", "Failed"].contains(&condition.type_.as_str())
+    })
 }
 
 #[cfg(test)]
@@ -193,22 +204,30 @@ mod tests {
         let mut job = check();
         job.labels_mut().insert(labels::FINGERPRINT.into(), "f".into());
         job.annotations_mut().insert(labels::BUILD.into(), "1".into());
-        observations.add(&job, &pods(r#"{"status": {"phase": "Succeeded"}}"#), Timestamp::UNIX_EPOCH);
+        observations.add(
+            &job,
+            &pods(r#"{"status": {"phase": "Succeeded"}}"#),
+            Timestamp::UNIX_EPOCH,
+        );
         assert!(observations.builds.is_empty());
         let observed = &observations.checks["pyenv"][0];
         assert_eq!(
             (observed.check.as_str(), observed.revision.as_str(), observed.digest.as_str()),
             ("starts", "r", "sha256:00")
         );
-        assert_eq!((observed.attempt, &observed.outcome), (3, &CheckOutcome::Passed(String::new())));
+        assert_eq!(
+            (observed.attempt, &observed.outcome),
+            (3, &CheckOutcome::Passed(String::new()))
+        );
         assert!(observations.failed_checks.is_empty());
     }
 
     #[test]
     fn a_build_is_as_long_as_its_pod_tells() {
         let job = |status: &str| -> Job {
-            let text =
-                format!(r#"{{"metadata": {{"creationTimestamp": "2026-01-01T00:00:00Z"}}, "status": {status}}}"#);
+            let text = format!(
+                r#"{{"metadata": {{"creationTimestamp": "2026-01-01T00:00:00Z"}}, "status": {status}}}"#
+            );
             serde_json::from_str(&text).expect("a Job")
         };
         let pod = |phase: &str| {
@@ -229,8 +248,13 @@ mod tests {
     fn a_check_that_was_deleted_has_no_verdict_and_one_that_hangs_is_to_be_ended() {
         let mut observations = ObservedJobs::default();
         let mut deleted = check();
-        deleted.metadata.deletion_timestamp = serde_json::from_str("\"2026-01-01T00:00:00Z\"").expect("a time");
-        observations.add(&deleted, &pods(r#"{"status": {"phase": "Running"}}"#), Timestamp::UNIX_EPOCH);
+        deleted.metadata.deletion_timestamp =
+            serde_json::from_str("\"2026-01-01T00:00:00Z\"").expect("a time");
+        observations.add(
+            &deleted,
+            &pods(r#"{"status": {"phase": "Running"}}"#),
+            Timestamp::UNIX_EPOCH,
+        );
         let observed = observations.checks.remove("pyenv").unwrap_or_default().remove(0);
         assert_eq!((observed.outcome, observed.live), (CheckOutcome::Stopped, true));
 

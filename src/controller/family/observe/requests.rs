@@ -21,13 +21,16 @@ pub(in crate::controller::family) fn pending(
     records: &HashMap<String, Arc<ManagedImage>>,
     now: Timestamp,
 ) -> Vec<ObservedRequest> {
-    let observed =
-        |target: Target, value: &str, known: Option<&[HandledRequest]>, request: Result<Request, RequestError>| {
-            let id = request.as_ref().map_or_else(|_| unreadable_id(value), |request| request.id.clone());
-            let request = request.map_err(|error| HandledRequest::unreadable(value, &error, now));
-            let handled = known.is_some_and(|known| is_handled(known, &id));
-            (!handled).then_some(ObservedRequest { target, request })
-        };
+    let observed = |target: Target,
+                    value: &str,
+                    known: Option<&[HandledRequest]>,
+                    request: Result<Request, RequestError>| {
+        let id =
+            request.as_ref().map_or_else(|_| unreadable_id(value), |request| request.id.clone());
+        let request = request.map_err(|error| HandledRequest::unreadable(value, &error, now));
+        let handled = known.is_some_and(|known| is_handled(known, &id));
+        (!handled).then_some(ObservedRequest { target, request })
+    };
     let of_family = family.annotations().get(labels::REQUEST).and_then(|value| {
         let known = family.status.as_ref().map(|status| status.requests.as_slice());
         observed(Target::Family, value, known, Request::parse(value))

@@ -1,4 +1,5 @@
-//! Everything that the decision needs to know, from caches and pollers. Only content that has changed is read.
+//! Everything that the decision needs to know, from caches and pollers. Only content that has
+//! changed is read.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,8 +9,8 @@ use kube::{Api, ResourceExt, runtime::reflector::ObjectRef};
 
 use crate::{
     api::{
-        BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, Image, ImageFamily, ImageFamilySpec,
-        ImageFamilyStatus, ManagedImage, Source, condition::reason,
+        BuildStrategy, Cascade, CascadePhase, CascadeStatus, ConfigMapSource, Image, ImageFamily,
+        ImageFamilySpec, ImageFamilyStatus, ManagedImage, Source, condition::reason,
     },
     builds::source::{ConfigMapError, config_map_hash},
     controller::{
@@ -23,9 +24,10 @@ use crate::{
         object_cache::Key,
     },
     engine::{
-        Blueprint, Budget, BuildOutcome, DecideInput, EndedCascade, Observed, ObservedBuild, ObservedCascade,
-        ObservedCheck, ObservedDigest, ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream,
-        Problem, VerifiedBuild, blueprint::repository,
+        Blueprint, Budget, BuildOutcome, DecideInput, EndedCascade, Observed, ObservedBuild,
+        ObservedCascade, ObservedCheck, ObservedDigest, ObservedImage, ObservedImport,
+        ObservedRequest, ObservedTag, ObservedUpstream, Problem, VerifiedBuild,
+        blueprint::repository,
     },
     registry::Keychain,
     upstream::{ImageKey, Interest, Polled, UpstreamDigest},
@@ -78,18 +80,26 @@ pub struct Snapshot {
     taken_since: Timestamp,
 }
 
-/// Tells the pollers what this family follows: its upstreams, its Git sources, and the tags that it has given.
-pub fn register_polls(context: &Context, family: &Arc<ImageFamily>, keychain: &Arc<Keychain>, keys: &mut ImageKeys) {
+/// Tells the pollers what this family follows: its upstreams, its Git sources, and the tags that it
+/// has given.
+pub fn register_polls(
+    context: &Context,
+    family: &Arc<ImageFamily>,
+    keychain: &Arc<Keychain>,
+    keys: &mut ImageKeys,
+) {
     keys.begin(keychain);
     let key = Key::of(&**family);
     let owner = ObjectRef::from_obj(&**family);
     let mut tags: Vec<Interest<ImageKey>> = Vec::new();
     for upstream in &family.spec.upstreams {
-        let image = keys.key(&context.registry, upstream.reference(), &upstream.platforms, keychain);
+        let image =
+            keys.key(&context.registry, upstream.reference(), &upstream.platforms, keychain);
         tags.push(Interest { key: image, interval: upstream.interval.into() });
     }
     for record in context.stores.images.group(&key) {
-        for tag in record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable) {
+        for tag in record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable)
+        {
             let reference = format!("{}:{}", record.spec.repository, tag.tag);
             let image = keys.key(&context.registry, reference, &[], keychain);
             tags.push(Interest { key: image, interval: context.audit.into() });
@@ -97,10 +107,17 @@ pub fn register_polls(context: &Context, family: &Arc<ImageFamily>, keychain: &A
     }
     context.tags.set_interests(&owner, tags);
 
-    let revisions = family.spec.images.iter().filter_map(|image| image.source.git.as_ref()).map(|git| Interest {
-        key: GitKey::new(&key.namespace, git, secret_version(context, &key.namespace, git.secret_ref.as_ref())),
-        interval: git.interval.into(),
-    });
+    let revisions =
+        family.spec.images.iter().filter_map(|image| image.source.git.as_ref()).map(|git| {
+            Interest {
+                key: GitKey::new(
+                    &key.namespace,
+                    git,
+                    secret_version(context, &key.namespace, git.secret_ref.as_ref()),
+                ),
+                interval: git.interval.into(),
+            }
+        });
     context.revisions.set_interests(&owner, revisions.collect());
 }
 
@@ -116,31 +133,52 @@ impl Snapshot {
     ) -> Result<Self, Error> {
         let key = Key::of(&**family);
         let spec = &family.spec;
-        let mut records: HashMap<String, Arc<ManagedImage>> =
-            context.stores.images.group(&key).into_iter().map(|record| (record.spec.image.clone(), record)).collect();
+        let mut records: HashMap<String, Arc<ManagedImage>> = context
+            .stores
+            .images
+            .group(&key)
+            .into_iter()
+            .map(|record| (record.spec.image.clone(), record))
+            .collect();
         let mut sources = Vec::with_capacity(spec.images.len());
         for (image, known) in spec.images.iter().zip(&blueprint.images) {
             sources.push(source(context, &key, image, known.inline.as_ref(), cache).await?);
         }
         let (strategies, revisions) = strategies(&context.stores, spec, &mut cache.strategies);
         let mut jobs = ObservedJobs::of(&context.stores, &key, now);
-        let builds: Vec<_> =
-            spec.images.iter().map(|image| jobs.builds.remove(&image.name).unwrap_or_default()).collect();
-        let checks = spec.images.iter().map(|image| jobs.checks.remove(&image.name).unwrap_or_default()).collect();
-        let running =
-            |cascade: &Arc<Cascade>| cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running);
+        let builds: Vec<_> = spec
+            .images
+            .iter()
+            .map(|image| jobs.builds.remove(&image.name).unwrap_or_default())
+            .collect();
+        let checks = spec
+            .images
+            .iter()
+            .map(|image| jobs.checks.remove(&image.name).unwrap_or_default())
+            .collect();
+        let running = |cascade: &Arc<Cascade>| {
+            cascade.status.as_ref().is_none_or(|status| status.phase == CascadePhase::Running)
+        };
         let mut cascades = context.stores.cascades.group(&key);
         cascades.extend(announced(context, family, &cascades, cache).await?);
         let requests = requests::pending(family, &records, now);
-        let mut ended: Vec<_> = cascades.iter().filter(|cascade| !running(cascade)).cloned().collect();
+        let mut ended: Vec<_> =
+            cascades.iter().filter(|cascade| !running(cascade)).cloned().collect();
         ended.sort_by_key(|cascade| cascade.creation_timestamp());
         let keys = &mut cache.image_keys;
         let upstreams = spec.upstreams.iter();
-        let upstreams = upstreams.map(|upstream| observed_upstream(context, upstream, &keychain, keys)).collect();
+        let upstreams = upstreams
+            .map(|upstream| observed_upstream(context, upstream, &keychain, keys))
+            .collect();
         let audits = spec.images.iter();
-        let audits = audits.map(|image| audit(context, image, records.get(&image.name), &keychain, keys)).collect();
-        let records_of: Vec<_> =
-            spec.images.iter().map(|image| current_record(spec, image, &mut records, cache)).collect();
+        let audits = audits
+            .map(|image| audit(context, image, records.get(&image.name), &keychain, keys))
+            .collect();
+        let records_of: Vec<_> = spec
+            .images
+            .iter()
+            .map(|image| current_record(spec, image, &mut records, cache))
+            .collect();
         for ((image, record), builds) in spec.images.iter().zip(&records_of).zip(&builds) {
             invalidate_lookups(&image.name, record.as_ref(), builds, &mut cache.lookups);
         }
@@ -162,7 +200,12 @@ impl Snapshot {
             budget: Budget::default(),
             look_again: jobs.look_again,
             taken_since: now.saturating_sub(context.audit.signed()).unwrap_or(Timestamp::MIN),
-            imports: imports::observations(context, &key, &blueprint, &imports::survey(context, family, cache)),
+            imports: imports::observations(
+                context,
+                &key,
+                &blueprint,
+                &imports::survey(context, family, cache),
+            ),
             family: Arc::clone(family),
             key,
             blueprint,
@@ -176,16 +219,21 @@ impl Snapshot {
     /// The observation, with what the registry has answered so far.
     #[must_use]
     pub fn input<'a>(&'a self, cache: &ReconcileCache) -> DecideInput<'a> {
-        let images = self.family.spec.images.iter().enumerate().map(|(index, image)| ObservedImage {
-            record: self.records.get(index).and_then(Option::as_ref).and_then(|record| record.status.as_ref()),
-            source: self.sources.get(index).cloned().unwrap_or(Observed::Pending),
-            strategy: self.revisions.get(index).cloned().unwrap_or(Observed::Pending),
-            verified: self.verified.get(index).cloned().flatten(),
-            builds: self.builds_of(index).to_vec(),
-            checks: self.checks.get(index).cloned().unwrap_or_default(),
-            lookups: cache.lookups.of(&image.name).to_vec(),
-            tags: self.tags(index, &image.name, cache),
-        });
+        let images =
+            self.family.spec.images.iter().enumerate().map(|(index, image)| ObservedImage {
+                record: self
+                    .records
+                    .get(index)
+                    .and_then(Option::as_ref)
+                    .and_then(|record| record.status.as_ref()),
+                source: self.sources.get(index).cloned().unwrap_or(Observed::Pending),
+                strategy: self.revisions.get(index).cloned().unwrap_or(Observed::Pending),
+                verified: self.verified.get(index).cloned().flatten(),
+                builds: self.builds_of(index).to_vec(),
+                checks: self.checks.get(index).cloned().unwrap_or_default(),
+                lookups: cache.lookups.of(&image.name).to_vec(),
+                tags: self.tags(index, &image.name, cache),
+            });
         DecideInput {
             family: &self.key.name,
             generation: self.family.metadata.generation,
@@ -209,13 +257,24 @@ impl Snapshot {
     }
 
     /// Where the tags of an image stand: as we have set them, or as the registry was seen since.
-    fn tags(&self, index: usize, image: &str, cache: &ReconcileCache) -> HashMap<String, ObservedTag> {
-        let mut tags: HashMap<String, (ObservedTag, Timestamp)> = cache.tags.get(image).cloned().unwrap_or_default();
+    fn tags(
+        &self,
+        index: usize,
+        image: &str,
+        cache: &ReconcileCache,
+    ) -> HashMap<String, ObservedTag> {
+        let mut tags: HashMap<String, (ObservedTag, Timestamp)> =
+            cache.tags.get(image).cloned().unwrap_or_default();
         // A tag that somebody else's image takes is looked at again: it may have been deleted.
-        tags.retain(|_, (observed, at)| !matches!(observed, ObservedTag::Taken(_)) || *at > self.taken_since);
+        tags.retain(|_, (observed, at)| {
+            !matches!(observed, ObservedTag::Taken(_)) || *at > self.taken_since
+        });
         for (tag, (observed, at)) in self.audits.get(index).into_iter().flatten() {
             // One that could not be set is tried again soon, and then it is known where it stands.
-            if tags.get(tag).is_none_or(|(before, set)| set < at && !matches!(before, ObservedTag::Failed(..))) {
+            if tags
+                .get(tag)
+                .is_none_or(|(before, set)| set < at && !matches!(before, ObservedTag::Failed(..)))
+            {
                 tags.insert(tag.clone(), (observed.clone(), *at));
             }
         }
@@ -251,7 +310,10 @@ impl Snapshot {
 fn ended(cascade: &Cascade) -> EndedCascade<'_> {
     EndedCascade {
         name: cascade.metadata.name.as_deref().unwrap_or_default(),
-        superseded: cascade.status.as_ref().is_some_and(|status| status.phase == CascadePhase::Superseded),
+        superseded: cascade
+            .status
+            .as_ref()
+            .is_some_and(|status| status.phase == CascadePhase::Superseded),
     }
 }
 
@@ -279,17 +341,24 @@ fn audit(
     keychain: &Arc<Keychain>,
     keys: &mut ImageKeys,
 ) -> HashMap<String, (ObservedTag, Timestamp)> {
-    let Some(record) = record.filter(|record| record.spec.image == image.name) else { return HashMap::new() };
+    let Some(record) = record.filter(|record| record.spec.image == image.name) else {
+        return HashMap::new();
+    };
     let tags = record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable);
     tags.filter_map(|tag| {
-        let key = keys.key(&context.registry, format!("{}:{}", record.spec.repository, tag.tag), &[], keychain);
+        let key = keys.key(
+            &context.registry,
+            format!("{}:{}", record.spec.repository, tag.tag),
+            &[],
+            keychain,
+        );
         Some((tag.tag.clone(), shown(&*context.tags.latest(&key)?)?))
     })
     .collect()
 }
 
-/// Where a poll has shown a tag, and when. One that failed shows nothing: what was seen before it may be older than what was
-/// set since.
+/// Where a poll has shown a tag, and when. One that failed shows nothing: what was seen before it
+/// may be older than what was set since.
 fn shown(polled: &Polled<UpstreamDigest>) -> Option<(ObservedTag, Timestamp)> {
     let seen = polled.value.as_ref().filter(|_| polled.problem.is_none())?;
     Some((ObservedTag::At(seen.digest.clone()), polled.polled_at))
@@ -311,14 +380,18 @@ async fn source(
             let key = Key::new(&family.namespace, &source.name);
             let Some(known) = context.stores.config_maps.get(&key) else {
                 let message = format!(
-                    "spec.images[{}].source.configMap: there is no ConfigMap {}/{}; create it or correct the name",
+                    "spec.images[{}].source.configMap: there is no ConfigMap {}/{}; create it or \
+                     correct the name",
                     image.name, key.namespace, key.name
                 );
                 return Ok(Observed::Failed(Problem { reason: reason::SOURCE_NOT_FOUND, message }));
             };
             // The items are part of what is read, so they are part of the version.
-            let version = format!("{}/{:?}", known.resource_version().unwrap_or_default(), source.items);
-            if let Some((_, observed)) = cache.config_maps.get(&image.name).filter(|(of, _)| *of == version) {
+            let version =
+                format!("{}/{:?}", known.resource_version().unwrap_or_default(), source.items);
+            if let Some((_, observed)) =
+                cache.config_maps.get(&image.name).filter(|(of, _)| *of == version)
+            {
                 return Ok(observed.clone());
             }
             let api: Api<ConfigMap> = Api::namespaced(context.client.clone(), &key.namespace);
@@ -349,7 +422,8 @@ async fn source(
                 Some(polled) => match (&polled.value, &polled.problem) {
                     (Some(commit), _) => Observed::Known(commit.clone()),
                     (None, Some(problem)) => {
-                        let message = format!("spec.images[{}].source.git: {}", image.name, problem.message);
+                        let message =
+                            format!("spec.images[{}].source.git: {}", image.name, problem.message);
                         Observed::Failed(Problem { reason: problem.reason, message })
                     }
                     (None, None) => Observed::Pending,
@@ -357,25 +431,38 @@ async fn source(
             })
         }
         Source { config_map: None, git: None, .. } => {
-            let message = format!("spec.images[{}].source: name one of `inline`, `configMap` and `git`", image.name);
+            let message = format!(
+                "spec.images[{}].source: name one of `inline`, `configMap` and \
+                                   `git`",
+                image.name
+            );
             Ok(Observed::Failed(Problem { reason: reason::INVALID_SPEC, message }))
         }
     }
 }
 
-/// The hash of the files that a `ConfigMap` source becomes, as `prepare` computes it again inside of the build.
-fn config_map_revision(content: &ConfigMap, source: &ConfigMapSource) -> Result<String, ConfigMapError> {
+/// The hash of the files that a `ConfigMap` source becomes, as `prepare` computes it again inside
+/// of the build.
+fn config_map_revision(
+    content: &ConfigMap,
+    source: &ConfigMapSource,
+) -> Result<String, ConfigMapError> {
     let data = content.data.clone().unwrap_or_default();
     let binary = content.binary_data.clone().unwrap_or_default();
     let binary = binary.into_iter().map(|(key, value)| (key, value.0)).collect();
     config_map_hash(&data, &binary, &source.items)
 }
 
-fn secret_version(context: &Context, namespace: &str, secret: Option<&crate::api::LocalName>) -> Option<String> {
+fn secret_version(
+    context: &Context,
+    namespace: &str,
+    secret: Option<&crate::api::LocalName>,
+) -> Option<String> {
     context.stores.secrets.get(&Key::new(namespace, &secret?.name))?.resource_version()
 }
 
-/// The record of an image, unless it speaks of another repository: then nothing of it, nor of what is remembered, holds.
+/// The record of an image, unless it speaks of another repository: then nothing of it, nor of what
+/// is remembered, holds.
 fn current_record(
     spec: &ImageFamilySpec,
     image: &Image,
@@ -383,7 +470,8 @@ fn current_record(
     cache: &mut ReconcileCache,
 ) -> Option<Arc<ManagedImage>> {
     let Some(record) = records.remove(&image.name) else {
-        // The registry was asked while the record told the number of the last build; now it has to tell that itself.
+        // The registry was asked while the record told the number of the last build; now it has to
+        // tell that itself.
         cache.lookups.forget(&image.name);
         return None;
     };
@@ -395,7 +483,8 @@ fn current_record(
     None
 }
 
-/// The registry is asked anew for what a build has pushed since it was asked, or may have: one whose Job is gone.
+/// The registry is asked anew for what a build has pushed since it was asked, or may have: one
+/// whose Job is gone.
 fn invalidate_lookups(
     image: &str,
     record: Option<&Arc<ManagedImage>>,
@@ -416,17 +505,22 @@ fn verified(record: Option<&Arc<ManagedImage>>) -> Option<Arc<VerifiedBuild>> {
     VerifiedBuild::of(record?.status.as_ref()?).map(Arc::new)
 }
 
-/// The cascade that was asked for without hearing an answer, or that the family's status announces, where no watch has shown it
-/// yet: there must not be another one beside it.
+/// The cascade that was asked for without hearing an answer, or that the family's status announces,
+/// where no watch has shown it yet: there must not be another one beside it.
 async fn announced(
     context: &Context,
     family: &ImageFamily,
     known: &[Arc<Cascade>],
     cache: &mut ReconcileCache,
 ) -> Result<Option<Arc<Cascade>>, Error> {
-    let told = family.status.as_ref().and_then(|status| status.cascade.as_ref()).map(|cascade| &cascade.name);
+    let told = family
+        .status
+        .as_ref()
+        .and_then(|status| status.cascade.as_ref())
+        .map(|cascade| &cascade.name);
     let unknown = |name: &&String| known.iter().all(|cascade| cascade.name_any() != **name);
-    let api: Api<Cascade> = Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
+    let api: Api<Cascade> =
+        Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
     let mut found = None;
     for name in [cache.unanswered_cascade.as_ref(), told].into_iter().flatten().filter(unknown) {
         found = call(|| format!("read Cascade {name}"), api.get_opt(name)).await?;
@@ -445,15 +539,20 @@ mod tests {
 
     #[test]
     fn a_poll_that_failed_shows_no_tag() {
-        let value = UpstreamDigest { digest: "sha256:before".into(), missing_platforms: Vec::new() };
+        let value =
+            UpstreamDigest { digest: "sha256:before".into(), missing_platforms: Vec::new() };
         let seen = Polled {
             value: Some(value),
             first_seen: Timestamp::UNIX_EPOCH,
             problem: None,
             polled_at: Timestamp::UNIX_EPOCH,
         };
-        assert_eq!(shown(&seen), Some((ObservedTag::At("sha256:before".into()), Timestamp::UNIX_EPOCH)));
-        let problem = Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "it is away".into() };
+        assert_eq!(
+            shown(&seen),
+            Some((ObservedTag::At("sha256:before".into()), Timestamp::UNIX_EPOCH))
+        );
+        let problem =
+            Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "it is away".into() };
         assert_eq!(shown(&Polled { problem: Some(problem), ..seen }), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Which strategies a family's images are built by: whether they can be used, and what they say of a build.
+//! Which strategies a family's images are built by: whether they can be used, and what they say of
+//! a build.
 
 use std::sync::Arc;
 
@@ -9,15 +10,16 @@ use crate::{
     engine::{Observed, Problem},
 };
 
-/// A strategy as it was looked at with the parameters of a family: its revision, or why it can't be used.
+/// A strategy as it was looked at with the parameters of a family: its revision, or why it can't be
+/// used.
 pub struct Revised {
     chosen: StrategyRef,
     strategy: Arc<BuildStrategy>,
     revision: Result<String, Problem>,
 }
 
-/// The strategies of all images and their revisions. Each is rendered and hashed once, however many images use it, and again
-/// when it has changed.
+/// The strategies of all images and their revisions. Each is rendered and hashed once, however many
+/// images use it, and again when it has changed.
 pub fn strategies(
     stores: &Stores,
     spec: &ImageFamilySpec,
@@ -32,7 +34,8 @@ pub fn strategies(
             known.push((chosen, revised(stores, chosen, &before)));
             known.len() - 1
         });
-        let (strategy, revision) = match known.get(index).and_then(|(_, revised)| revised.as_ref()) {
+        let (strategy, revision) = match known.get(index).and_then(|(_, revised)| revised.as_ref())
+        {
             Some(Revised { strategy, revision: Ok(revision), .. }) => {
                 (Some(Arc::clone(strategy)), Ok(revision.clone()))
             }
@@ -56,19 +59,25 @@ pub fn strategies(
 /// A strategy, if there is one of the name.
 fn revised(stores: &Stores, chosen: &StrategyRef, before: &[Revised]) -> Option<Revised> {
     let strategy = stores.strategies.get(&Key::new("", &chosen.name))?;
-    let known = before.iter().find(|known| known.chosen == *chosen && Arc::ptr_eq(&known.strategy, &strategy));
-    let revision = known.map_or_else(|| revision(&strategy, chosen), |known| known.revision.clone());
+    let known = before
+        .iter()
+        .find(|known| known.chosen == *chosen && Arc::ptr_eq(&known.strategy, &strategy));
+    let revision =
+        known.map_or_else(|| revision(&strategy, chosen), |known| known.revision.clone());
     Some(Revised { chosen: chosen.clone(), strategy, revision })
 }
 
 fn revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<String, Problem> {
-    check(strategy, chosen)
-        .map_err(|error| Problem { reason: reason::INVALID_STRATEGY, message: error.to_string() })?;
+    check(strategy, chosen).map_err(|error| Problem {
+        reason: reason::INVALID_STRATEGY,
+        message: error.to_string(),
+    })?;
     Ok(strategy_revision(strategy, chosen))
 }
 
 fn missing(chosen: &StrategyRef) -> Problem {
-    let message = format!("there is no BuildStrategy `{}`; see `kubectl get buildstrategies`", chosen.name);
+    let message =
+        format!("there is no BuildStrategy `{}`; see `kubectl get buildstrategies`", chosen.name);
     Problem { reason: reason::STRATEGY_NOT_FOUND, message }
 }
 

@@ -1,4 +1,5 @@
-//! The record of a cascade: made when it opens, kept while it runs, and only the last few are kept after.
+//! The record of a cascade: made when it opens, kept while it runs, and only the last few are kept
+//! after.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -80,7 +81,8 @@ fn status(
     cache: &ReconcileCache,
     now: Timestamp,
 ) -> CascadeStatus {
-    let planned: BTreeSet<&str> = cascade.spec.levels.iter().flatten().map(String::as_str).collect();
+    let planned: BTreeSet<&str> =
+        cascade.spec.levels.iter().flatten().map(String::as_str).collect();
     let previous = cascade.status.clone().unwrap_or_default();
     let previous = CascadeStatus {
         started_at: previous.started_at.or_else(|| cascade.creation_timestamp().map(|time| time.0)),
@@ -117,7 +119,9 @@ async fn open(
     let api: Api<Cascade> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
     // Until an answer says what came of it, even if this pass goes no further.
     cache.unanswered_cascade = Some(name.into());
-    match call(|| format!("create Cascade {name}"), api.create(&PostParams::default(), &cascade)).await {
+    match call(|| format!("create Cascade {name}"), api.create(&PostParams::default(), &cascade))
+        .await
+    {
         Ok(created) => context.stores.cascades.wrote(created),
         // An earlier pass has made it and did not hear of it.
         Err(error) if error.is_already_exists() => {
@@ -131,17 +135,33 @@ async fn open(
     cache.unanswered_cascade = None;
     info!(cascade = name, "cascade begins");
     context.metrics.cascade_started();
-    events::publish(context, &snapshot.family, Tone::Normal, reason::CASCADE_STARTED, "Cascade", &note).await;
+    events::publish(
+        context,
+        &snapshot.family,
+        Tone::Normal,
+        reason::CASCADE_STARTED,
+        "Cascade",
+        &note,
+    )
+    .await;
     Ok(())
 }
 
-async fn write(context: &Context, snapshot: &Snapshot, cascade: &Cascade, status: &CascadeStatus) -> Result<(), Error> {
+async fn write(
+    context: &Context,
+    snapshot: &Snapshot,
+    cascade: &Cascade,
+    status: &CascadeStatus,
+) -> Result<(), Error> {
     let api: Api<Cascade> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
     let name = cascade.name_any();
     let patch = apply_status::<Cascade>(&name, status);
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
-    let written =
-        call(|| format!("write the status of Cascade {name}"), api.patch_status(&name, &parameters, &patch)).await;
+    let written = call(
+        || format!("write the status of Cascade {name}"),
+        api.patch_status(&name, &parameters, &patch),
+    )
+    .await;
     match written {
         Ok(written) => context.stores.cascades.wrote(written),
         Err(error) if error.is_not_found() => {}
@@ -156,7 +176,15 @@ async fn told_closed(context: &Context, snapshot: &Snapshot, status: &CascadeSta
     let length = status.duration.map_or(Duration::ZERO, Duration::from);
     context.metrics.cascade_finished(status.phase, length);
     let tone = if complete { Tone::Normal } else { Tone::Warning };
-    events::publish(context, &snapshot.family, tone, reason::CASCADE_FINISHED, "Cascade", &status.outcome).await;
+    events::publish(
+        context,
+        &snapshot.family,
+        tone,
+        reason::CASCADE_FINISHED,
+        "Cascade",
+        &status.outcome,
+    )
+    .await;
 }
 
 /// Deletes the oldest records of ended cascades beyond the limit.

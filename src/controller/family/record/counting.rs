@@ -1,7 +1,8 @@
-//! What the metrics count when the record of an image changes: builds and checks that have ended, each once. Pure.
+//! What the metrics count when the record of an image changes: builds and checks that have ended,
+//! each once. Pure.
 //!
-//! The record says that a build runs; when it does not any more, the build has ended, and is counted by what its Job says. So a
-//! restart counts nothing twice.
+//! The record says that a build runs; when it does not any more, the build has ended, and is
+//! counted by what its Job says. So a restart counts nothing twice.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -51,7 +52,9 @@ impl Change<'_> {
             Some(BuildOutcome::Succeeded) => BuildResult::Succeeded,
             Some(BuildOutcome::Failed(failure)) => failure.class.into(),
             // The Job is gone, and the registry has its result.
-            None if self.new.fingerprint.as_ref() == Some(&ran.fingerprint) => BuildResult::Succeeded,
+            None if self.new.fingerprint.as_ref() == Some(&ran.fingerprint) => {
+                BuildResult::Succeeded
+            }
             Some(BuildOutcome::Stopped) | None => BuildResult::Cancelled,
         };
         Some((&ran.job, result))
@@ -61,9 +64,12 @@ impl Change<'_> {
     fn refused(&self) -> Option<BuildResult> {
         let failure = self.new.failure.as_ref()?;
         let counted = self.known(failure).map_or(-1, |known| known.attempt);
-        let made = |build: &ObservedBuild| build.fingerprint == failure.fingerprint && build.attempt == failure.attempt;
+        let made = |build: &ObservedBuild| {
+            build.fingerprint == failure.fingerprint && build.attempt == failure.attempt
+        };
         let is_new = failure.attempt > counted && failure.last.class != FailureClass::Cancelled;
-        (is_new && !failure.last.reason.is_empty() && !self.builds.iter().any(made)).then(|| failure.last.class.into())
+        (is_new && !failure.last.reason.is_empty() && !self.builds.iter().any(made))
+            .then(|| failure.last.class.into())
     }
 
     /// The failures that the old record knows of the same fingerprint.
@@ -71,10 +77,12 @@ impl Change<'_> {
         self.old.failure.as_ref().filter(|known| known.fingerprint == failure.fingerprint)
     }
 
-    /// The checks that have ended. Several required ones that fail in one attempt count once, as they do on its budget.
+    /// The checks that have ended. Several required ones that fail in one attempt count once, as
+    /// they do on its budget.
     #[must_use]
     pub fn checks(&self) -> Vec<CheckResult> {
-        let mut results: Vec<CheckResult> = self.new.checks.iter().filter_map(|record| self.verdict(record)).collect();
+        let mut results: Vec<CheckResult> =
+            self.new.checks.iter().filter_map(|record| self.verdict(record)).collect();
         if let Some(failure) = &self.new.failure
             && failure.last.class != FailureClass::Cancelled
             && failure.check_attempt > self.known(failure).map_or(0, |known| known.check_attempt)
@@ -84,13 +92,16 @@ impl Change<'_> {
         results
     }
 
-    /// What a check's record has newly come to. Required ones that fail are told by the record of failures.
+    /// What a check's record has newly come to. Required ones that fail are told by the record of
+    /// failures.
     fn verdict(&self, record: &CheckRecord) -> Option<CheckResult> {
-        let same = |known: &&CheckRecord| known.tells_of(&record.name, &record.digest, &record.revision);
+        let same =
+            |known: &&CheckRecord| known.tells_of(&record.name, &record.digest, &record.revision);
         if self.old.checks.iter().find(same).is_some_and(|known| known.state == record.state) {
             return None;
         }
-        let required = self.image.checks.iter().any(|check| check.name == record.name && check.required);
+        let required =
+            self.image.checks.iter().any(|check| check.name == record.name && check.required);
         match record.state {
             CheckState::Running => None,
             CheckState::Passed => Some(CheckResult::Passed),
@@ -101,10 +112,9 @@ impl Change<'_> {
 
     /// How the Job of a failed check has failed; without one it could not be started.
     fn of_job(&self, record: &CheckRecord) -> CheckResult {
-        let of_record = self
-            .checks
-            .iter()
-            .filter(|observed| record.tells_of(&observed.check, &observed.digest, &observed.revision));
+        let of_record = self.checks.iter().filter(|observed| {
+            record.tells_of(&observed.check, &observed.digest, &observed.revision)
+        });
         let mut class = of_record.filter_map(|observed| match &observed.outcome {
             CheckOutcome::Failed(failure) => Some(failure.class),
             CheckOutcome::Running | CheckOutcome::Passed(_) | CheckOutcome::Stopped => None,
@@ -130,22 +140,35 @@ mod tests {
     }
 
     fn record(attempt: i32, class: FailureClass) -> ManagedImageStatus {
-        let failure =
-            FailureRecord { fingerprint: "f".into(), attempt, last: failure(class), ..FailureRecord::default() };
+        let failure = FailureRecord {
+            fingerprint: "f".into(),
+            attempt,
+            last: failure(class),
+            ..FailureRecord::default()
+        };
         ManagedImageStatus { failure: Some(failure), ..ManagedImageStatus::default() }
     }
 
     fn running(job: &str) -> ManagedImageStatus {
-        let running = RunningBuild { job: job.into(), fingerprint: "f".into(), ..RunningBuild::default() };
+        let running =
+            RunningBuild { job: job.into(), fingerprint: "f".into(), ..RunningBuild::default() };
         ManagedImageStatus { running: Some(running), ..ManagedImageStatus::default() }
     }
 
-    fn builds(old: &ManagedImageStatus, new: &ManagedImageStatus, builds: &[ObservedBuild]) -> Vec<BuildResult> {
+    fn builds(
+        old: &ManagedImageStatus,
+        new: &ManagedImageStatus,
+        builds: &[ObservedBuild],
+    ) -> Vec<BuildResult> {
         let seconds = HashMap::from([("f-0".to_owned(), 90)]);
-        let change = Change { image: &Image::default(), old, new, builds, seconds: &seconds, checks: &[] };
+        let change =
+            Change { image: &Image::default(), old, new, builds, seconds: &seconds, checks: &[] };
         let counted = change.builds();
         let long = Some(Duration::from_secs(90));
-        assert!(counted.iter().all(|(_, length)| *length == long || length.is_none()), "{counted:?}");
+        assert!(
+            counted.iter().all(|(_, length)| *length == long || length.is_none()),
+            "{counted:?}"
+        );
         counted.into_iter().map(|(result, _)| result).collect()
     }
 
@@ -161,13 +184,19 @@ mod tests {
             (Stopped, BuildResult::Cancelled),
         ] {
             let jobs = [job(0, outcome)];
-            assert_eq!(builds(&old, &blank, &jobs), [result], "its checks may still run, or its inputs have changed");
+            assert_eq!(
+                builds(&old, &blank, &jobs),
+                [result],
+                "its checks may still run, or its \
+                inputs have changed"
+            );
             assert_eq!(builds(&old, &old, &jobs), []);
             assert_eq!(builds(&blank, &blank, &jobs), []);
         }
         assert_eq!(builds(&old, &blank, &[job(0, Running)]), []);
         assert_eq!(builds(&old, &blank, &[]), [BuildResult::Cancelled], "its Job was deleted");
-        let verified = ManagedImageStatus { fingerprint: Some("f".into()), ..ManagedImageStatus::default() };
+        let verified =
+            ManagedImageStatus { fingerprint: Some("f".into()), ..ManagedImageStatus::default() };
         assert_eq!(builds(&old, &verified, &[]), [BuildResult::Succeeded]);
     }
 
@@ -189,15 +218,24 @@ mod tests {
             [BuildResult::InfrastructureFailed],
             "it could not be started"
         );
-        assert_eq!(builds(&record(0, class), &record(1, FailureClass::Input), &[]), [BuildResult::InputRefused]);
+        assert_eq!(
+            builds(&record(0, class), &record(1, FailureClass::Input), &[]),
+            [BuildResult::InputRefused]
+        );
     }
 
     #[test]
     fn checks_are_counted_apart_from_builds() {
-        let check = |name: &str, required| Check { name: name.into(), required, ..Check::default() };
-        let image = Image { checks: vec![check("starts", true), check("scan", false)], ..Image::default() };
+        let check =
+            |name: &str, required| Check { name: name.into(), required, ..Check::default() };
+        let image =
+            Image { checks: vec![check("starts", true), check("scan", false)], ..Image::default() };
         let records = |starts, scan| {
-            let record = |name: &str, state| CheckRecord { name: name.into(), state, ..CheckRecord::default() };
+            let record = |name: &str, state| CheckRecord {
+                name: name.into(),
+                state,
+                ..CheckRecord::default()
+            };
             vec![record("starts", starts), record("scan", scan)]
         };
         let status = |checks, check_attempt, class| {
@@ -207,11 +245,19 @@ mod tests {
             status
         };
         let seconds = HashMap::new();
-        let counted = |old: &ManagedImageStatus, new: &ManagedImageStatus, observations: &[ObservedCheck]| {
-            let change = Change { image: &image, old, new, builds: &[], seconds: &seconds, checks: observations };
-            assert_eq!(change.builds(), []);
-            change.checks()
-        };
+        let counted =
+            |old: &ManagedImageStatus, new: &ManagedImageStatus, observations: &[ObservedCheck]| {
+                let change = Change {
+                    image: &image,
+                    old,
+                    new,
+                    builds: &[],
+                    seconds: &seconds,
+                    checks: observations,
+                };
+                assert_eq!(change.builds(), []);
+                change.checks()
+            };
         let (build, around) = (FailureClass::Build, FailureClass::Infrastructure);
         let begun = status(records(CheckState::Running, CheckState::Running), 0, build);
         let passed = status(records(CheckState::Passed, CheckState::Running), 0, build);
@@ -219,13 +265,18 @@ mod tests {
         assert_eq!(counted(&passed, &passed, &[]), []);
         let failed = status(records(CheckState::Failed, CheckState::Running), 1, build);
         assert_eq!(counted(&begun, &failed, &[]), [CheckResult::Failed]);
-        let cancelled = status(records(CheckState::Failed, CheckState::Running), 1, FailureClass::Cancelled);
+        let cancelled =
+            status(records(CheckState::Failed, CheckState::Running), 1, FailureClass::Cancelled);
         assert_eq!(counted(&begun, &cancelled, &[]), []);
         let again = status(records(CheckState::Failed, CheckState::Running), 2, around);
         assert_eq!(counted(&failed, &again, &[]), [CheckResult::InfrastructureFailed]);
         assert_eq!(counted(&again, &again, &[]), []);
         let reported = status(records(CheckState::Running, CheckState::Failed), 0, build);
-        assert_eq!(counted(&begun, &reported, &[]), [CheckResult::InfrastructureFailed], "it was refused");
+        assert_eq!(
+            counted(&begun, &reported, &[]),
+            [CheckResult::InfrastructureFailed],
+            "it was refused"
+        );
         let observed = ObservedCheck {
             job: String::new(),
             check: "scan".into(),

@@ -1,4 +1,5 @@
-//! Events: what a person would want to be told, in words. One that can't be published never fails a pass.
+//! Events: what a person would want to be told, in words. One that can't be published never fails a
+//! pass.
 
 use std::time::Duration;
 
@@ -28,7 +29,14 @@ pub enum Tone {
 }
 
 /// Publishes an Event about a family.
-pub async fn publish(context: &Context, family: &ImageFamily, tone: Tone, reason: &str, action: &str, note: &str) {
+pub async fn publish(
+    context: &Context,
+    family: &ImageFamily,
+    tone: Tone,
+    reason: &str,
+    action: &str,
+    note: &str,
+) {
     let event = Event {
         type_: if tone == Tone::Normal { EventType::Normal } else { EventType::Warning },
         reason: reason.into(),

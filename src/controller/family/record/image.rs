@@ -31,7 +31,9 @@ use crate::{
         object_cache::Key,
         writes::apply_status,
     },
-    engine::{Action, Decision, ImageDecision, ObservedBuild, ObservedTag, Target, cascade::limits, tags},
+    engine::{
+        Action, Decision, ImageDecision, ObservedBuild, ObservedTag, Target, cascade::limits, tags,
+    },
 };
 
 /// How many records are written at once.
@@ -54,11 +56,18 @@ pub async fn write_all(
         .await
 }
 
-/// Records the digests that floating tags are about to be moved to. Whoever comes next after a crash amid the moves completes
-/// them, and does not take what is moved already for somebody else's work.
-pub async fn record_promotion_intent(context: &Context, snapshot: &Snapshot, decision: &Decision) -> Result<(), Error> {
+/// Records the digests that floating tags are about to be moved to. Whoever comes next after a
+/// crash amid the moves completes them, and does not take what is moved already for somebody else's
+/// work.
+pub async fn record_promotion_intent(
+    context: &Context,
+    snapshot: &Snapshot,
+    decision: &Decision,
+) -> Result<(), Error> {
     let floats = decision.actions.iter().filter_map(|action| match action {
-        Action::Promote { image, tags, .. } => tags.iter().any(|tag| !tag.immutable).then_some(*image),
+        Action::Promote { image, tags, .. } => {
+            tags.iter().any(|tag| !tag.immutable).then_some(*image)
+        }
         _ => None,
     });
     let due = floats.filter_map(|image| {
@@ -77,10 +86,17 @@ pub async fn record_promotion_intent(context: &Context, snapshot: &Snapshot, dec
 }
 
 /// Writes a status, without what another hand writes of it.
-async fn put_status(context: &Context, namespace: &str, name: String, status: ManagedImageStatus) -> Result<(), Error> {
+async fn put_status(
+    context: &Context,
+    namespace: &str,
+    name: String,
+    status: ManagedImageStatus,
+) -> Result<(), Error> {
     let api: Api<ManagedImage> = Api::namespaced(context.client.clone(), namespace);
-    let mut body = serde_json::to_value(&status)
-        .map_err(|source| Error::Serialize { what: format!("write the status of ManagedImage {name}"), source })?;
+    let mut body = serde_json::to_value(&status).map_err(|source| Error::Serialize {
+        what: format!("write the status of ManagedImage {name}"),
+        source,
+    })?;
     if let Some(body) = body.as_object_mut() {
         body.remove("rollouts");
     }
@@ -89,9 +105,11 @@ async fn put_status(context: &Context, namespace: &str, name: String, status: Ma
     let what = || format!("write the status of ManagedImage {name}");
     match call(what, api.patch_status(&name, &parameters, &body)).await {
         Ok(written) => context.stores.images.wrote(written),
-        // Deleted in between: the next pass makes it anew, and must not go by what was recorded, which may be out of date by
-        // then if the watch is behind.
-        Err(error) if error.is_not_found() => context.stores.images.missed(&Key::new(namespace, &name)),
+        // Deleted in between: the next pass makes it anew, and must not go by what was recorded,
+        // which may be out of date by then if the watch is behind.
+        Err(error) if error.is_not_found() => {
+            context.stores.images.missed(&Key::new(namespace, &name));
+        }
         Err(error) => return Err(error),
     }
     Ok(())
@@ -105,7 +123,9 @@ async fn write(
     index: usize,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let (Some(image), Some(decided)) = (snapshot.family.spec.images.get(index), decision.images.get(index)) else {
+    let (Some(image), Some(decided)) =
+        (snapshot.family.spec.images.get(index), decision.images.get(index))
+    else {
         return Ok(());
     };
     let known = snapshot.records.get(index).and_then(Option::as_ref);
@@ -121,14 +141,21 @@ async fn write(
     };
     if known.is_none_or(|known| known.spec != spec) {
         let body = Patch::Apply(object(snapshot, &name, &spec));
-        let written = call(|| format!("apply ManagedImage {name}"), api.patch(&name, &parameters, &body)).await?;
+        let written =
+            call(|| format!("apply ManagedImage {name}"), api.patch(&name, &parameters, &body))
+                .await?;
         context.stores.images.wrote(written);
     }
 
     let old = known.and_then(|known| known.status.clone()).unwrap_or_default();
     let new = status(snapshot, decision, decided, &old, cache, index, now);
-    // Rollouts are recorded by another hand, under another field owner; here they count neither as old nor as new.
-    let comparable = ManagedImageStatus { rollouts: Vec::new(), conditions: own(&old.conditions), ..old.clone() };
+    // Rollouts are recorded by another hand, under another field owner; here they count neither as
+    // old nor as new.
+    let comparable = ManagedImageStatus {
+        rollouts: Vec::new(),
+        conditions: own(&old.conditions),
+        ..old.clone()
+    };
     if known.is_some() && new == comparable {
         return Ok(());
     }
@@ -179,14 +206,21 @@ fn status(
     let verified = decided.verified.as_deref();
     let tags = tags_of(snapshot, decided, old, cache, index);
     let requests = requests::recorded(decision, Target::Image(index), &old.requests);
-    let last_handled_request =
-        requests.first().map(|request| request.id.clone()).or_else(|| old.last_handled_request.clone());
+    let last_handled_request = requests
+        .first()
+        .map(|request| request.id.clone())
+        .or_else(|| old.last_handled_request.clone());
     let reason = decided.reason;
     let message = shorten(&decided.message.to_string(), MAX_MESSAGE);
     let known = Known {
         builds: snapshot.builds_of(index),
         seconds: &snapshot.seconds,
-        lookups: cache.lookups.of(snapshot.family.spec.images.get(index).map_or("", |image| image.name.as_str())),
+        lookups: cache.lookups.of(snapshot
+            .family
+            .spec
+            .images
+            .get(index)
+            .map_or("", |image| image.name.as_str())),
     };
     let since = old.since.filter(|_| old.state == decided.state).or(Some(now));
     let mut status = ManagedImageStatus {
@@ -246,18 +280,23 @@ fn tags_of(
     cache: &ReconcileCache,
     index: usize,
 ) -> Vec<TagRecord> {
-    let (Some(image), Some(verified)) = (snapshot.family.spec.images.get(index), &decided.verified) else {
+    let (Some(image), Some(verified)) = (snapshot.family.spec.images.get(index), &decided.verified)
+    else {
         return old.tags.clone();
     };
     let observations = cache.tags.get(&image.name);
-    let tags = tags::render(&snapshot.family.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
-    let record = |tag: tags::Tag| match observations.and_then(|observations| observations.get(&tag.name)) {
-        Some((ObservedTag::At(digest), _)) => {
-            Some(TagRecord { tag: tag.name, digest: digest.clone(), immutable: tag.immutable })
-        }
-        Some((ObservedTag::Taken(_), _)) => None,
-        Some((ObservedTag::Failed(..), _)) | None => old.tags.iter().find(|record| record.tag == tag.name).cloned(),
-    };
+    let tags = tags::render(&snapshot.family.spec, image, verified.build, &verified.fingerprint)
+        .unwrap_or_default();
+    let record =
+        |tag: tags::Tag| match observations.and_then(|observations| observations.get(&tag.name)) {
+            Some((ObservedTag::At(digest), _)) => {
+                Some(TagRecord { tag: tag.name, digest: digest.clone(), immutable: tag.immutable })
+            }
+            Some((ObservedTag::Taken(_), _)) => None,
+            Some((ObservedTag::Failed(..), _)) | None => {
+                old.tags.iter().find(|record| record.tag == tag.name).cloned()
+            }
+        };
     tags.into_iter().filter_map(record).collect()
 }
 
@@ -300,7 +339,9 @@ pub fn needs_person(state: ImageState, reason: &str) -> bool {
     ];
     match state {
         ImageState::Failed => true,
-        ImageState::Waiting | ImageState::Queued | ImageState::Checking => !passing.contains(&reason),
+        ImageState::Waiting | ImageState::Queued | ImageState::Checking => {
+            !passing.contains(&reason)
+        }
         // Current, and yet not all as it should be: a tag could not be set.
         ImageState::Current => reason != reason::CURRENT,
         ImageState::Building | ImageState::Held | ImageState::Blocked => false,
@@ -308,16 +349,29 @@ pub fn needs_person(state: ImageState, reason: &str) -> bool {
 }
 
 /// Tells of an image that has come to need a person.
-async fn tell(context: &Context, snapshot: &Snapshot, image: &str, old: &ManagedImageStatus, new: &ManagedImageStatus) {
+async fn tell(
+    context: &Context,
+    snapshot: &Snapshot,
+    image: &str,
+    old: &ManagedImageStatus,
+    new: &ManagedImageStatus,
+) {
     let needs = |status: &ManagedImageStatus| needs_person(status.state, &status.reason);
     if needs(new) && (!needs(old) || old.reason != new.reason) {
         let note = format!("{image}: {}", new.message);
-        events::publish(context, &snapshot.family, Tone::Warning, &new.reason, "Build", &note).await;
+        events::publish(context, &snapshot.family, Tone::Warning, &new.reason, "Build", &note)
+            .await;
     }
 }
 
 /// Counts builds and checks that have ended.
-fn count(context: &Context, snapshot: &Snapshot, index: usize, old: &ManagedImageStatus, new: &ManagedImageStatus) {
+fn count(
+    context: &Context,
+    snapshot: &Snapshot,
+    index: usize,
+    old: &ManagedImageStatus,
+    new: &ManagedImageStatus,
+) {
     let Some(image) = snapshot.family.spec.images.get(index) else { return };
     let change = Change {
         image,

@@ -1,9 +1,10 @@
 //! What a reconcile records.
 //!
-//! - [`status`]: the status of the family; [`image`]: of each image; [`history`]: of its builds; [`cascade`]: of the cascade
+//! - [`status`]: the status of the family; [`image`]: of each image; [`history`]: of its builds;
+//!   [`cascade`]: of the cascade
 //! - [`requests`]: the outcome of requests
-//! - [`counting`]: metrics
-//! - [`events`]: Events
+//! - [`counting`]: what the metrics count
+//! - [`events`]: the Events that are published
 
 pub mod cascade;
 pub mod counting;

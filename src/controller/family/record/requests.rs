@@ -14,7 +14,11 @@ use crate::{
 
 /// The record of requests with those that this pass has handled on an object, newest first.
 #[must_use]
-pub fn recorded(decision: &Decision, target: Target, old: &[HandledRequest]) -> Vec<HandledRequest> {
+pub fn recorded(
+    decision: &Decision,
+    target: Target,
+    old: &[HandledRequest],
+) -> Vec<HandledRequest> {
     let mut requests = old.to_vec();
     for (_, handled) in decision.handled.iter().filter(|(of, _)| *of == target) {
         record(&mut requests, handled.clone());
@@ -31,9 +35,12 @@ pub async fn tell(context: &Context, snapshot: &Snapshot, decision: &Decision) {
         };
         let on = match target {
             Target::Family => String::new(),
-            Target::Image(index) => {
-                snapshot.family.spec.images.get(*index).map_or_else(String::new, |image| format!("{}: ", image.name))
-            }
+            Target::Image(index) => snapshot
+                .family
+                .spec
+                .images
+                .get(*index)
+                .map_or_else(String::new, |image| format!("{}: ", image.name)),
         };
         let note = format!("{on}request {}: {}", handled.id, handled.message);
         events::publish(context, &snapshot.family, tone, reason, "Request", &note).await;

@@ -12,7 +12,8 @@ use kube::{
 
 use crate::{
     api::{
-        Attention, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, RunningCascade, UpstreamStatus,
+        Attention, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, RunningCascade,
+        UpstreamStatus,
         condition::{self, READY, RECONCILING, STALLED, reason, shorten},
         family_status::MAX_ATTENTION,
         labels,
@@ -36,15 +37,17 @@ use crate::{
     engine::{CascadeStep, Decision, Problem, Target, cascade::record, causes},
 };
 
-/// How long a request to the API server may take effect after its sender is gone: as long as it works on one by default.
+/// How long a request to the API server may take effect after its sender is gone: as long as it
+/// works on one by default.
 const LATE: SignedDuration = SignedDuration::from_secs(60);
 /// The most characters of a message in the list of images that need a person.
 const MAX_ATTENTION_MESSAGE: usize = 256;
 
 /// Records everything that the pass has come to. Says when what was held back is to be written.
 ///
-/// The images are written first, so that whoever waits for the family to be `Ready` finds all of them so. In the pass that
-/// opens a cascade they are left alone, for their state is another one a moment later.
+/// The images are written first, so that whoever waits for the family to be `Ready` finds all of
+/// them so. In the pass that opens a cascade they are left alone, for their state is another one a
+/// moment later.
 pub async fn record(
     context: &Context,
     snapshot: &Snapshot,
@@ -74,11 +77,20 @@ pub async fn stalled(
     let generation = family.metadata.generation;
     let mut status = ImageFamilyStatus { observed_generation: generation, ..old.clone() };
     for (type_, value) in [(READY, false), (RECONCILING, false), (STALLED, true)] {
-        condition::set(&mut status.conditions, type_, value, problem.reason, &problem.message, generation, now);
+        condition::set(
+            &mut status.conditions,
+            type_,
+            value,
+            problem.reason,
+            &problem.message,
+            generation,
+            now,
+        );
     }
     if status != old {
         write_family(context, family, &status, cache).await?;
-        events::publish(context, family, Tone::Warning, problem.reason, "Check", &problem.message).await;
+        events::publish(context, family, Tone::Warning, problem.reason, "Check", &problem.message)
+            .await;
     }
     Ok(Action::requeue(RESYNC))
 }
@@ -92,7 +104,8 @@ async fn family(
 ) -> Result<Option<Timestamp>, Error> {
     let old = snapshot.family.status.clone().unwrap_or_default();
     let announced = announced(snapshot, decision, &old, now);
-    let look_again = announced.as_ref().and_then(|cascade| cascade.started_at?.saturating_add(LATE).ok());
+    let look_again =
+        announced.as_ref().and_then(|cascade| cascade.started_at?.saturating_add(LATE).ok());
     let new = family_status(snapshot, decision, &old, announced, now);
     let name = format!("{}/{}", snapshot.key.namespace, snapshot.key.name);
     context.metrics.family(&name, &new.counts, stale_since(snapshot, &new));
@@ -109,8 +122,9 @@ async fn family(
     Ok(look_again)
 }
 
-/// A cascade that a pass before has announced, that this one does not begin, and of which there is no record: it may still come,
-/// from a controller that has died, and if something begins meanwhile, it must be that cascade and not another one beside it.
+/// A cascade that a pass before has announced, that this one does not begin, and of which there is
+/// no record: it may still come, from a controller that has died, and if something begins
+/// meanwhile, it must be that cascade and not another one beside it.
 fn announced(
     snapshot: &Snapshot,
     decision: &Decision,
@@ -133,10 +147,15 @@ fn family_status(
 ) -> ImageFamilyStatus {
     let generation = snapshot.family.metadata.generation;
     let cascade = match &decision.cascade {
-        CascadeStep::Open { name, .. } => Some(RunningCascade { name: name.clone(), started_at: Some(now) }),
+        CascadeStep::Open { name, .. } => {
+            Some(RunningCascade { name: name.clone(), started_at: Some(now) })
+        }
         CascadeStep::Running { name } => Some(RunningCascade {
             name: name.clone(),
-            started_at: snapshot.cascade.as_ref().and_then(|cascade| Some(cascade.creation_timestamp()?.0)),
+            started_at: snapshot
+                .cascade
+                .as_ref()
+                .and_then(|cascade| Some(cascade.creation_timestamp()?.0)),
         }),
         CascadeStep::None => announced,
         CascadeStep::Close { .. } => None,
@@ -167,10 +186,11 @@ fn family_status(
     status
 }
 
-/// Since when the family is not what its inputs say: since the oldest digest that is seen and not built from, the oldest
-/// change that waits, the cascade that runs, or the oldest failure.
+/// Since when the family is not what its inputs say: since the oldest digest that is seen and not
+/// built from, the oldest change that waits, the cascade that runs, or the oldest failure.
 fn stale_since(snapshot: &Snapshot, status: &ImageFamilyStatus) -> Option<Timestamp> {
-    let candidates = status.upstreams.iter().filter_map(|upstream| upstream.candidate.as_ref()?.first_seen);
+    let candidates =
+        status.upstreams.iter().filter_map(|upstream| upstream.candidate.as_ref()?.first_seen);
     let waiting = status.pending.iter().filter_map(|pending| pending.since);
     let running = status.cascade.iter().filter_map(|cascade| cascade.started_at);
     let failures = snapshot.records.iter().flatten().filter_map(|record| {
@@ -180,7 +200,8 @@ fn stale_since(snapshot: &Snapshot, status: &ImageFamilyStatus) -> Option<Timest
     candidates.chain(waiting).chain(running).chain(failures).min()
 }
 
-/// The images that need a person: failed ones, and those that wait for something that does not come by itself.
+/// The images that need a person: failed ones, and those that wait for something that does not come
+/// by itself.
 fn attention(snapshot: &Snapshot, decision: &Decision) -> Vec<Attention> {
     let images = snapshot.family.spec.images.iter().zip(&decision.images);
     images
@@ -208,19 +229,42 @@ impl Verdict {
     fn of(snapshot: &Snapshot, decision: &Decision, status: &ImageFamilyStatus) -> Self {
         let counts = &status.counts;
         let progress = format!("{} of {} images are current", counts.current, counts.total);
-        let at_rest =
-            Self { ready: false, reconciling: false, stalled: false, reason: reason::CURRENT, message: String::new() };
+        let at_rest = Self {
+            ready: false,
+            reconciling: false,
+            stalled: false,
+            reason: reason::CURRENT,
+            message: String::new(),
+        };
         let settled = counts.current + counts.held == counts.total;
         if let Some(breaker) = &status.breaker {
             let failed = format!("{} failed: {}", breaker.cause, breaker.failures.join(", "));
-            let tried =
-                breaker.probe_at.map(|at| format!("no build is started, for {failed}; one build is tried at {at:.0}"));
+            let tried = breaker.probe_at.map(|at| {
+                format!(
+                    "no build is started, for {failed}; one build is \
+                    tried at {at:.0}"
+                )
+            });
             // Where nothing is left to be tried, nothing comes of waiting.
             let (stalled, message) = tried.map_or_else(
-                || (true, format!("{failed}; nothing is left to be tried before the next cascade or a retry")),
+                || {
+                    (
+                        true,
+                        format!(
+                            "{failed}; nothing is left to be tried before the next cascade \
+                                   or a retry"
+                        ),
+                    )
+                },
                 |message| (false, message),
             );
-            return Self { reconciling: !stalled, stalled, reason: reason::BREAKER_OPEN, message, ..at_rest };
+            return Self {
+                reconciling: !stalled,
+                stalled,
+                reason: reason::BREAKER_OPEN,
+                message,
+                ..at_rest
+            };
         }
         if let Some(first) = status.attention.first() {
             let more = status.attention.len().saturating_sub(1);
@@ -236,10 +280,22 @@ impl Verdict {
             return Self { reconciling, stalled: !reconciling, reason, message, ..at_rest };
         }
         if snapshot.family.spec.suspend && !settled {
-            return Self { reason: reason::SUSPENDED, message: format!("spec.suspend is set; {progress}"), ..at_rest };
+            return Self {
+                reason: reason::SUSPENDED,
+                message: format!(
+                    "spec.suspend is set; \
+                {progress}"
+                ),
+                ..at_rest
+            };
         }
         if let Some(window) = status.window.as_ref().filter(|window| !window.open && !settled) {
-            let until = window.until.map_or_else(String::new, |until| format!("; the next one opens at {until:.0}"));
+            let until = window.until.map_or_else(String::new, |until| {
+                format!(
+                    "; the next one \
+                opens at {until:.0}"
+                )
+            });
             let message = format!("no window of spec.policy.windows is open{until}; {progress}");
             return Self { reconciling: true, reason: reason::WINDOW_CLOSED, message, ..at_rest };
         }
@@ -248,14 +304,16 @@ impl Verdict {
             return Self { reconciling: true, reason: reason::CASCADING, message, ..at_rest };
         }
         // What a suspension or a window keeps from beginning is not about to begin.
-        let kept = snapshot.family.spec.suspend || status.window.as_ref().is_some_and(|window| !window.open);
+        let kept = snapshot.family.spec.suspend
+            || status.window.as_ref().is_some_and(|window| !window.open);
         if status.pending.is_some() && !kept {
             let message = "changes are seen, and more may still come".to_owned();
             return Self { reconciling: true, reason: reason::SETTLING, message, ..at_rest };
         }
         if let Some((upstream, problem)) = faulty(&snapshot.upstreams()) {
             let message = format!("upstream {upstream}: {}", problem.message);
-            // A registry that is away for a while does not make what it served unfit; one that refuses may hide a patch.
+            // A registry that is away for a while does not make what it served unfit; one that
+            // refuses may hide a patch.
             let away = problem.reason == reason::REGISTRY_UNAVAILABLE && settled;
             let message = if away { format!("{progress}; {message}") } else { message };
             let reason = if away { reason::CURRENT } else { problem.reason };
@@ -264,11 +322,18 @@ impl Verdict {
         if settled {
             return Self { ready: true, message: told_settled(status), ..at_rest };
         }
-        Self { reconciling: true, reason: reason::RESOLVING, message: "inputs are being looked up".into(), ..at_rest }
+        Self {
+            reconciling: true,
+            reason: reason::RESOLVING,
+            message: "inputs are being looked up".into(),
+            ..at_rest
+        }
     }
 
     fn set(&self, conditions: &mut Vec<Condition>, generation: Option<i64>, now: Timestamp) {
-        for (type_, value) in [(READY, self.ready), (RECONCILING, self.reconciling), (STALLED, self.stalled)] {
+        for (type_, value) in
+            [(READY, self.ready), (RECONCILING, self.reconciling), (STALLED, self.stalled)]
+        {
             condition::set(conditions, type_, value, self.reason, &self.message, generation, now);
         }
     }
@@ -278,13 +343,22 @@ impl Verdict {
 fn told_settled(status: &ImageFamilyStatus) -> String {
     let counts = &status.counts;
     let held = if counts.held == 0 { String::new() } else { format!(", {} held", counts.held) };
-    let waits = status.upstreams.iter().find(|upstream| upstream.candidate.is_some() && upstream.reason.is_some());
-    let waits =
-        waits.and_then(|upstream| Some(format!("; upstream {}: {}", upstream.name, upstream.message.as_ref()?)));
+    let waits = status
+        .upstreams
+        .iter()
+        .find(|upstream| upstream.candidate.is_some() && upstream.reason.is_some());
+    let waits = waits.and_then(|upstream| {
+        Some(format!("; upstream {}: {}", upstream.name, upstream.message.as_ref()?))
+    });
     if counts.held == 0 && waits.is_none() {
         return format!("all {} images are current", counts.total);
     }
-    format!("{} of {} images are current{held}{}", counts.current, counts.total, waits.unwrap_or_default())
+    format!(
+        "{} of {} images are current{held}{}",
+        counts.current,
+        counts.total,
+        waits.unwrap_or_default()
+    )
 }
 
 /// The first upstream whose last poll has failed.
@@ -293,15 +367,26 @@ fn faulty<'a>(upstreams: &[(&'a str, Option<&'a Problem>)]) -> Option<(&'a str, 
 }
 
 fn known_reason(decision: &Decision, reason: &str) -> &'static str {
-    decision.images.iter().map(|image| image.reason).find(|known| *known == reason).unwrap_or(reason::INVALID_SPEC)
+    decision
+        .images
+        .iter()
+        .map(|image| image.reason)
+        .find(|known| *known == reason)
+        .unwrap_or(reason::INVALID_SPEC)
 }
 
-/// Makes sure that the family is known as it is. After a write of its status that got no answer, what is known of it may be out of date, if the watch is
-/// behind: then it is read.
-pub async fn refresh(context: &Context, key: &Key, cache: &mut ReconcileCache) -> Result<(), Error> {
+/// Makes sure that the family is known as it is. After a write of its status that got no answer,
+/// what is known of it may be out of date, if the watch is behind: then it is read.
+pub async fn refresh(
+    context: &Context,
+    key: &Key,
+    cache: &mut ReconcileCache,
+) -> Result<(), Error> {
     if cache.unsure {
         let api: Api<ImageFamily> = Api::namespaced(context.client.clone(), &key.namespace);
-        if let Some(family) = call(|| format!("read ImageFamily {}", key.name), api.get_opt(&key.name)).await? {
+        if let Some(family) =
+            call(|| format!("read ImageFamily {}", key.name), api.get_opt(&key.name)).await?
+        {
             context.stores.families.wrote(family);
         }
         cache.unsure = false;
@@ -315,13 +400,18 @@ async fn write_family(
     status: &ImageFamilyStatus,
     cache: &mut ReconcileCache,
 ) -> Result<(), Error> {
-    let api: Api<ImageFamily> = Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
+    let api: Api<ImageFamily> =
+        Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
     let name = family.name_any();
     let patch = apply_status::<ImageFamily>(&name, status);
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
     // Until an answer says what came of it, even if this pass goes no further.
     cache.unsure = true;
-    match call(|| format!("write the status of ImageFamily {name}"), api.patch_status(&name, &parameters, &patch)).await
+    match call(
+        || format!("write the status of ImageFamily {name}"),
+        api.patch_status(&name, &parameters, &patch),
+    )
+    .await
     {
         Ok(written) => context.stores.families.wrote(written),
         Err(error) if error.is_not_found() => {}
@@ -332,33 +422,66 @@ async fn write_family(
 }
 
 /// Tells what has changed between two records of a family.
-async fn tell(context: &Context, snapshot: &Snapshot, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
+async fn tell(
+    context: &Context,
+    snapshot: &Snapshot,
+    old: &ImageFamilyStatus,
+    new: &ImageFamilyStatus,
+) {
     for upstream in &new.upstreams {
         let before = old.upstreams.iter().find(|before| before.name == upstream.name);
-        let digest = |status: &UpstreamStatus| status.candidate.as_ref().map(|candidate| candidate.digest.clone());
-        if let Some(candidate) = digest(upstream).filter(|_| before.and_then(digest) != digest(upstream)) {
+        let digest = |status: &UpstreamStatus| {
+            status.candidate.as_ref().map(|candidate| candidate.digest.clone())
+        };
+        if let Some(candidate) =
+            digest(upstream).filter(|_| before.and_then(digest) != digest(upstream))
+        {
             let note = format!("{} moved to {}", upstream.reference, causes::short(&candidate));
-            events::publish(context, &snapshot.family, Tone::Normal, reason::UPSTREAM_MOVED, "Watch", &note).await;
+            events::publish(
+                context,
+                &snapshot.family,
+                Tone::Normal,
+                reason::UPSTREAM_MOVED,
+                "Watch",
+                &note,
+            )
+            .await;
         }
         let told = |status: &UpstreamStatus| status.reason.clone();
         if let (Some(why), Some(message)) =
             (told(upstream).filter(|_| before.and_then(told) != told(upstream)), &upstream.message)
             && why != reason::RESOLVING
         {
-            let meant = [reason::HELD, reason::MINIMUM_AGE, reason::AWAITING_APPROVAL].contains(&why.as_str());
+            let meant = [reason::HELD, reason::MINIMUM_AGE, reason::AWAITING_APPROVAL]
+                .contains(&why.as_str());
             let tone = if meant { Tone::Normal } else { Tone::Warning };
             let note = format!("upstream {}: {message}", upstream.name);
             events::publish(context, &snapshot.family, tone, &why, "Watch", &note).await;
         }
     }
-    let stalled = new.conditions.iter().find(|condition| condition.type_ == STALLED && condition.status == "True");
+    let stalled = new
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == STALLED && condition.status == "True");
     if let Some(stalled) = stalled.filter(|_| !condition::is_true(&old.conditions, STALLED)) {
-        events::publish(context, &snapshot.family, Tone::Warning, &stalled.reason, "Reconcile", &stalled.message).await;
+        events::publish(
+            context,
+            &snapshot.family,
+            Tone::Warning,
+            &stalled.reason,
+            "Reconcile",
+            &stalled.message,
+        )
+        .await;
     }
 }
 
 /// Deletes the records of images that the family no longer has, or that it now pushes elsewhere.
-async fn forget_removed(context: &Context, snapshot: &Snapshot, cache: &mut ReconcileCache) -> Result<(), Error> {
+async fn forget_removed(
+    context: &Context,
+    snapshot: &Snapshot,
+    cache: &mut ReconcileCache,
+) -> Result<(), Error> {
     let names = snapshot.family.spec.images.iter().enumerate();
     let wanted: HashMap<&str, String> =
         names.map(|(index, image)| (image.name.as_str(), snapshot.repository(index))).collect();

@@ -1,4 +1,5 @@
-//! What the registry has been pushed. The registry is the memory: what stands there was built, whatever any status says.
+//! What the registry has been pushed. The registry is the memory: what stands there was built,
+//! whatever any status says.
 
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -20,12 +21,14 @@ use crate::{
 
 /// How many questions a pass asks at once.
 pub const AT_ONCE: usize = 8;
-/// Until a registry that could not answer, or whose answer is of no use, is asked again; it grows up to the longest.
+/// Until a registry that could not answer, or whose answer is of no use, is asked again; it grows
+/// up to the longest.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 /// The longest such pause.
 const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(2);
 
-/// Asks what the decision wants to know. Whether anything was asked: then the decision is to be made anew.
+/// Asks what the decision wants to know. Whether anything was asked: then the decision is to be
+/// made anew.
 pub async fn look_up(
     context: &Context,
     snapshot: &Snapshot,
@@ -47,7 +50,9 @@ pub async fn look_up(
         .collect()
         .await;
     let asked = !answers.is_empty();
-    let useless = |lookup: &Lookup| matches!(lookup.result, LookupResult::Failed(..) | LookupResult::Rejected(..));
+    let useless = |lookup: &Lookup| {
+        matches!(lookup.result, LookupResult::Failed(..) | LookupResult::Rejected(..))
+    };
     if answers.iter().any(|(_, lookup)| useless(lookup)) {
         cache.useless_answers = cache.useless_answers.saturating_add(1);
     } else if asked {
@@ -77,9 +82,14 @@ async fn ask(
     after: Option<i32>,
     again: Timestamp,
 ) -> LookupResult {
-    let repository = Repository::new(&context.registry, &snapshot.keychain, &snapshot.repository(image));
+    let repository =
+        Repository::new(&context.registry, &snapshot.keychain, &snapshot.repository(image));
     let answer = match repository {
-        Ok(repository) => Question { context, snapshot, decision, image, repository }.ask(fingerprint, after).await,
+        Ok(repository) => {
+            Question { context, snapshot, decision, image, repository }
+                .ask(fingerprint, after)
+                .await
+        }
         Err(problem) => Err(problem),
     };
     match answer {
@@ -108,15 +118,23 @@ impl Question<'_> {
     async fn ask(&self, fingerprint: &str, after: Option<i32>) -> Result<Answer, Problem> {
         let tag = tags::pushed_as(fingerprint);
         let Some(manifest) = self.repository.tagged(&tag).await? else {
-            return Ok(Answer::Found(LookupResult::Absent { last_build: self.last_build(fingerprint).await?, after }));
+            return Ok(Answer::Found(LookupResult::Absent {
+                last_build: self.last_build(fingerprint).await?,
+                after,
+            }));
         };
         if !self.repository.is_of(&manifest, fingerprint).await? {
             let message = format!(
-                "{}:{tag} stands in the registry without the annotation {}={fingerprint}: it was not pushed by a build of ours, or the build strategy does not set annotations; delete the tag or correct the strategy",
+                "{}:{tag} stands in the registry without the annotation {}={fingerprint}: it was \
+                 not pushed by a build of ours, or the build strategy does not set annotations; \
+                 delete the tag or correct the strategy",
                 self.snapshot.repository(self.image),
                 labels::OCI_FINGERPRINT
             );
-            return Ok(Answer::Rejected(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message }));
+            return Ok(Answer::Rejected(Problem {
+                reason: reason::INVALID_REGISTRY_RESPONSE,
+                message,
+            }));
         }
         let images = self.repository.images(&manifest).await?;
         if let Some(problem) = self.stands_elsewhere(&images).await? {
@@ -132,12 +150,15 @@ impl Question<'_> {
             return Ok(None);
         }
         let Some(image) = self.snapshot.family.spec.images.get(self.image) else { return Ok(None) };
-        let tags = |build| tags::render(&self.snapshot.family.spec, image, build, fingerprint).unwrap_or_default();
+        let tags = |build| {
+            tags::render(&self.snapshot.family.spec, image, build, fingerprint).unwrap_or_default()
+        };
         self.repository.last_build(tags).await
     }
 
-    /// Proof that the build has used the pinned base: the base's layers are the first ones of the result. A builder that is
-    /// told of a parent under a name that the Dockerfile does not use would build from another one without a word.
+    /// Proof that the build has used the pinned base: the base's layers are the first ones of the
+    /// result. A builder that is told of a parent under a name that the Dockerfile does not use
+    /// would build from another one without a word.
     async fn stands_elsewhere(&self, images: &[PlatformImage]) -> Result<Option<Problem>, Problem> {
         let (Some(image), Some(inputs)) = (
             self.snapshot.family.spec.images.get(self.image),
@@ -145,15 +166,22 @@ impl Question<'_> {
         ) else {
             return Ok(None);
         };
-        let parents = self.snapshot.blueprint.lineage.parents(self.image).iter().zip(&inputs.parents);
+        let parents =
+            self.snapshot.blueprint.lineage.parents(self.image).iter().zip(&inputs.parents);
         let base = image.from.iter().zip(parents).find(|(edge, _)| edge.usage == EdgeUse::Base);
         let Some((_, (of, parent))) = base else { return Ok(None) };
-        let of_parent = Repository::new(&self.context.registry, &self.snapshot.keychain, &self.parent_repository(*of))?;
+        let of_parent = Repository::new(
+            &self.context.registry,
+            &self.snapshot.keychain,
+            &self.parent_repository(*of),
+        )?;
         if of_parent.is_below(&parent.digest.parse()?, images).await? {
             return Ok(None);
         }
         let message = format!(
-            "the build of {} does not stand on {} at {}, from which it was to be built: its first layers are others; check that `as` in `from` is what the Dockerfile's FROM says, and delete the tag {}",
+            "the build of {} does not stand on {} at {}, from which it was to be built: its first \
+             layers are others; check that `as` in `from` is what the Dockerfile's FROM says, and \
+             delete the tag {}",
             image.name,
             parent.name,
             short(&parent.digest),
@@ -169,13 +197,19 @@ impl Question<'_> {
 
     fn parent_repository(&self, parent: Parent) -> String {
         match parent {
-            Parent::Upstream(upstream) => {
-                self.snapshot.family.spec.upstreams.get(upstream).map(|upstream| upstream.image.clone())
-            }
+            Parent::Upstream(upstream) => self
+                .snapshot
+                .family
+                .spec
+                .upstreams
+                .get(upstream)
+                .map(|upstream| upstream.image.clone()),
             Parent::Image(image) => Some(self.snapshot.repository(image)),
-            Parent::Import(import) => {
-                self.snapshot.imports.get(import).and_then(|import| Some(import.verified.as_ref()?.repository.clone()))
-            }
+            Parent::Import(import) => self
+                .snapshot
+                .imports
+                .get(import)
+                .and_then(|import| Some(import.verified.as_ref()?.repository.clone())),
         }
         .unwrap_or_default()
     }

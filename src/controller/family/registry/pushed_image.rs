@@ -1,5 +1,5 @@
-//! What a registry holds of an image: what it is, whether a manifest is of a fingerprint, whether it stands on a base. Needs a
-//! registry and no cluster.
+//! What a registry holds of an image: what it is, whether a manifest is of a fingerprint, whether
+//! it stands on a base. Needs a registry and no cluster.
 
 use crate::{
     api::{condition::reason, labels},
@@ -8,18 +8,19 @@ use crate::{
         tags::{self, Tag},
     },
     registry::{
-        self, Client, ContentIdentity, Descriptor, Digest, IndexEntry, Keychain, Kind, Manifest, PlatformImage,
-        Reference,
+        self, Client, ContentIdentity, Descriptor, Digest, IndexEntry, Keychain, Kind, Manifest,
+        PlatformImage, Reference,
     },
 };
 
 /// The most platforms of one image that are looked at.
 const MAX_PLATFORMS: usize = 32;
 
-/// The highest number that is taken for one of a build: more than anybody makes, and the next ones are numbers still.
+/// The highest number that is taken for one of a build: more than anybody makes, and the next ones
+/// are numbers still.
 const MAX_BUILD: i64 = 1 << 40;
-/// How many numbers in a row no tag names, until those after them are taken for free as well: a build that failed leaves its
-/// number unused.
+/// How many numbers in a row no tag names, until those after them are taken for free as well: a
+/// build that failed leaves its number unused.
 const FREE_IN_A_ROW: i64 = 3;
 /// The most numbers that are looked at.
 const MOST_NUMBERS: usize = 1000;
@@ -51,9 +52,9 @@ impl<'a> Repository<'a> {
         }
     }
 
-    /// The number of the last build in it; `tags` tells the tags of a build by its number. A floating one stands on the last
-    /// build, or on an earlier one: in a cascade that did not come whole, or after an upstream went back. Those after it are known
-    /// by the tags that name them.
+    /// The number of the last build in it; `tags` tells the tags of a build by its number. A
+    /// floating one stands on the last build, or on an earlier one: in a cascade that did not come
+    /// whole, or after an upstream went back. Those after it are known by the tags that name them.
     pub async fn last_build(&self, tags: impl Fn(i64) -> Vec<Tag>) -> Result<Option<i64>, Problem> {
         let of_none = tags(0);
         let told = match of_none.iter().find(|tag| !tag.immutable) {
@@ -67,8 +68,10 @@ impl<'a> Repository<'a> {
                 break;
             }
             build += 1;
-            // One that names the fingerprint alone is the same under every number, and tells of none.
-            for tag in tags(build).into_iter().filter(|tag| tag.immutable && !of_none.contains(tag)) {
+            // One that names the fingerprint alone is the same under every number, and tells of
+            // none.
+            for tag in tags(build).into_iter().filter(|tag| tag.immutable && !of_none.contains(tag))
+            {
                 if self.has(&tag.name).await? {
                     last = build;
                 }
@@ -83,7 +86,11 @@ impl<'a> Repository<'a> {
     }
 
     /// Points a tag at the manifest of a digest that the repository has, and gives that.
-    pub async fn retag(&self, tag: &Reference, digest: &Digest) -> Result<Manifest, registry::Error> {
+    pub async fn retag(
+        &self,
+        tag: &Reference,
+        digest: &Digest,
+    ) -> Result<Manifest, registry::Error> {
         let manifest = self.manifest(digest).await?;
         self.client.tag(tag, &manifest, self.keychain).await?;
         Ok(manifest)
@@ -119,26 +126,42 @@ impl<'a> Repository<'a> {
         self.image(&self.manifest(&entry.descriptor.digest).await?, Some(entry)).await
     }
 
-    async fn image(&self, manifest: &Manifest, entry: Option<&IndexEntry>) -> Result<PlatformImage, Problem> {
+    async fn image(
+        &self,
+        manifest: &Manifest,
+        entry: Option<&IndexEntry>,
+    ) -> Result<PlatformImage, Problem> {
         let Kind::Image(image) = &manifest.kind else {
             let name = self.name.repository();
-            let message = format!("{name}@{} is an index in an index, which nothing here reads", manifest.digest);
+            let message = format!(
+                "{name}@{} is an index in an index, which nothing here reads",
+                manifest.digest
+            );
             return Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message });
         };
-        let config = self.client.config(&self.name.with_digest(&manifest.digest), image, self.keychain).await?;
-        let platform = entry.and_then(|entry| entry.platform.clone()).unwrap_or_else(|| config.platform.clone());
+        let config = self
+            .client
+            .config(&self.name.with_digest(&manifest.digest), image, self.keychain)
+            .await?;
+        let platform = entry
+            .and_then(|entry| entry.platform.clone())
+            .unwrap_or_else(|| config.platform.clone());
         Ok(PlatformImage { platform, manifest: image.clone(), config })
     }
 
-    /// Whether a manifest is of this fingerprint: pushed by its build, or remembered for it because its build came out the
-    /// same as an earlier one. Such a one carries the earlier fingerprint, under whose tag it stands as well; without that,
-    /// anybody's image could be passed off as one of ours.
+    /// Whether a manifest is of this fingerprint: pushed by its build, or remembered for it because
+    /// its build came out the same as an earlier one. Such a one carries the earlier fingerprint,
+    /// under whose tag it stands as well; without that, anybody's image could be passed off as one
+    /// of ours.
     pub async fn is_of(&self, manifest: &Manifest, fingerprint: &str) -> Result<bool, Problem> {
-        let Some(own) = manifest.annotations().get(labels::OCI_FINGERPRINT) else { return Ok(false) };
+        let Some(own) = manifest.annotations().get(labels::OCI_FINGERPRINT) else {
+            return Ok(false);
+        };
         if own == fingerprint {
             return Ok(true);
         }
-        let well_formed = own.len() == fingerprint.len() && own.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let well_formed =
+            own.len() == fingerprint.len() && own.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !well_formed {
             return Ok(false);
         }
@@ -146,19 +169,28 @@ impl<'a> Repository<'a> {
         Ok(original.is_some_and(|original| original.digest == manifest.digest))
     }
 
-    /// Whether each of these images has the first layers of this digest of this repository: of any of its platforms.
-    pub async fn is_below(&self, digest: &Digest, images: &[PlatformImage]) -> Result<bool, Problem> {
+    /// Whether each of these images has the first layers of this digest of this repository: of any
+    /// of its platforms.
+    pub async fn is_below(
+        &self,
+        digest: &Digest,
+        images: &[PlatformImage],
+    ) -> Result<bool, Problem> {
         let base = self.manifest(digest).await?;
         let mut unproven: Vec<&PlatformImage> = images.iter().collect();
-        let proves =
-            |base: &PlatformImage, image: &PlatformImage| image.config.diff_ids.starts_with(&base.config.diff_ids);
+        let proves = |base: &PlatformImage, image: &PlatformImage| {
+            image.config.diff_ids.starts_with(&base.config.diff_ids)
+        };
         let Kind::Index(index) = &base.kind else {
             let base = self.image(&base, None).await?;
             return Ok(unproven.iter().all(|image| proves(&base, image)));
         };
-        // Most images stand on their own platform: looked at first, the others need not be asked for.
+        // Most images stand on their own platform: looked at first, the others need not be asked
+        // for.
         let mut entries: Vec<&IndexEntry> = index.images().collect();
-        entries.sort_by_key(|entry| !images.iter().any(|image| entry.platform.as_ref() == Some(&image.platform)));
+        entries.sort_by_key(|entry| {
+            !images.iter().any(|image| entry.platform.as_ref() == Some(&image.platform))
+        });
         for entry in entries.into_iter().take(MAX_PLATFORMS) {
             let base = self.entry(entry).await?;
             unproven.retain(|image| !proves(&base, image));
@@ -191,9 +223,12 @@ fn number(manifest: &Manifest) -> Option<i64> {
 
 /// Bytes of configurations and layers, as they are stored; what platforms share counts once.
 fn size(images: &[PlatformImage]) -> i64 {
-    let mut parts: Vec<&Descriptor> =
-        images.iter().flat_map(|image| image.manifest.layers.iter().chain([&image.manifest.config])).collect();
+    let mut parts: Vec<&Descriptor> = images
+        .iter()
+        .flat_map(|image| image.manifest.layers.iter().chain([&image.manifest.config]))
+        .collect();
     parts.sort_by(|a, b| a.digest.cmp(&b.digest));
     parts.dedup_by(|a, b| a.digest == b.digest);
-    i64::try_from(parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.size))).unwrap_or(i64::MAX)
+    i64::try_from(parts.iter().fold(0_u64, |sum, part| sum.saturating_add(part.size)))
+        .unwrap_or(i64::MAX)
 }

@@ -26,7 +26,8 @@ const F1: &str = "1111111111111111111111111111111111111111";
 /// The fingerprint of a later one.
 const F2: &str = "2222222222222222222222222222222222222222";
 
-/// Manifests by tag and by digest, with their types; blobs by digest; and the status that every PUT is answered with.
+/// Manifests by tag and by digest, with their types; blobs by digest; and the status that every PUT
+/// is answered with.
 #[derive(Default)]
 struct Content {
     manifests: HashMap<String, (&'static str, Vec<u8>)>,
@@ -46,13 +47,20 @@ impl Model {
     async fn start() -> Self {
         let content = Arc::new(Mutex::new(Content::default()));
         let served = Arc::clone(&content);
-        let registry = FaultRegistry::start(move |seen| serve(&mut served.lock().expect("content"), seen)).await;
+        let registry =
+            FaultRegistry::start(move |seen| serve(&mut served.lock().expect("content"), seen))
+                .await;
         let config = Config {
             plain_http: vec![registry.address.to_string()],
             timeout: crate::api::Duration::from_secs(20),
             ..Config::default()
         };
-        Self { content, registry, client: Client::new(config).expect("client"), keychain: Keychain::default() }
+        Self {
+            content,
+            registry,
+            client: Client::new(config).expect("client"),
+            keychain: Keychain::default(),
+        }
     }
 
     fn repository(&self) -> Repository<'_> {
@@ -70,20 +78,26 @@ impl Model {
         digest
     }
 
-    /// An image with these layers, and with the annotations of a build of ours if a fingerprint is given.
-    fn push(&self, tag: Option<&str>, architecture: &str, layers: &[&str], ours: Option<(&str, i64)>) -> Digest {
-        let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer.as_bytes())).collect();
+    /// An image with these layers, and with the annotations of a build of ours if a fingerprint is
+    /// given.
+    fn push(
+        &self,
+        tag: Option<&str>,
+        architecture: &str,
+        layers: &[&str],
+        ours: Option<(&str, i64)>,
+    ) -> Digest {
+        let diff_ids: Vec<Digest> =
+            layers.iter().map(|layer| Digest::of(layer.as_bytes())).collect();
         let config = json!({ "os": "linux", "architecture": architecture, "rootfs": { "diff_ids": diff_ids } });
         let config = config.to_string().into_bytes();
-        let descriptor =
-            |digest: Digest, size: usize| json!({ "mediaType": "text/plain", "digest": digest, "size": size });
+        let descriptor = |digest: Digest, size: usize| json!({ "mediaType": "text/plain", "digest": digest, "size": size });
         let mut manifest = json!({
             "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": descriptor(Digest::of(&config), config.len()),
             "layers": diff_ids.into_iter().map(|layer| descriptor(layer, 100)).collect::<Vec<_>>(),
         });
         if let Some((fingerprint, build)) = ours {
-            manifest["annotations"] =
-                json!({ "dev.groundswell.fingerprint": fingerprint, "dev.groundswell.build": build.to_string() });
+            manifest["annotations"] = json!({ "dev.groundswell.fingerprint": fingerprint, "dev.groundswell.build": build.to_string() });
         }
         self.content.lock().expect("content").blobs.insert(Digest::of(&config).to_string(), config);
         self.store(tag, OCI_MANIFEST, &manifest)
@@ -95,10 +109,20 @@ impl Model {
             let platform = json!({ "os": os, "architecture": architecture });
             json!({ "mediaType": OCI_MANIFEST, "digest": digest, "size": 1, "platform": platform })
         };
-        let mut entries: Vec<Value> =
-            images.iter().map(|(architecture, digest)| entry("linux", architecture, digest)).collect();
-        entries.push(entry("unknown", "unknown", &Digest::of(b"an attestation that nobody asks for")));
-        self.store(Some(tag), OCI_INDEX, &json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries }))
+        let mut entries: Vec<Value> = images
+            .iter()
+            .map(|(architecture, digest)| entry("linux", architecture, digest))
+            .collect();
+        entries.push(entry(
+            "unknown",
+            "unknown",
+            &Digest::of(b"an attestation that nobody asks for"),
+        ));
+        self.store(
+            Some(tag),
+            OCI_INDEX,
+            &json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries }),
+        )
     }
 
     async fn present(&self, tag: &str) -> LookupResult {
@@ -133,7 +157,8 @@ fn serve(content: &mut Content, seen: &Seen) -> Reply {
         (method, Some(("manifests", name))) => {
             let Some((media_type, bytes)) = content.manifests.get(name) else { return nothing() };
             let (digest, length) = (Digest::of(bytes), bytes.len().to_string());
-            let headers = [("content-type", *media_type), ("docker-content-digest", digest.as_str())];
+            let headers =
+                [("content-type", *media_type), ("docker-content-digest", digest.as_str())];
             let body = if method == "HEAD" { Body::empty() } else { Body::from(bytes.clone()) };
             reply(200, &[headers[0], headers[1], ("content-length", &length)], body)
         }
@@ -162,14 +187,17 @@ fn digest_of(result: &LookupResult) -> (&str, i64, bool) {
 async fn a_pushed_image_is_described() {
     let model = Model::start().await;
     let digest = model.push(Some("1"), "amd64", &["base", "app"], Some((F1, 7)));
-    let LookupResult::Present { digest: found, build, size, content, blobs } = model.present("1").await else {
+    let LookupResult::Present { digest: found, build, size, content, blobs } =
+        model.present("1").await
+    else {
         panic!("not present")
     };
     assert_eq!((found, build), (digest.to_string(), 7));
     assert!((200..1000).contains(&size), "two layers of 100 bytes and a configuration: {size}");
     assert!(content.is_some() && blobs.is_some() && content != blobs);
     model.push(Some("2"), "amd64", &["base", "app"], Some((F2, 8)));
-    let LookupResult::Present { content: other, blobs: other_blobs, .. } = model.present("2").await else {
+    let LookupResult::Present { content: other, blobs: other_blobs, .. } = model.present("2").await
+    else {
         panic!("not present")
     };
     assert_eq!((other, other_blobs), (content, blobs), "annotations are not content");
@@ -180,7 +208,10 @@ async fn numbers_go_on_after_the_last_build_that_any_tag_tells_of() {
     let tags = |floats: bool| {
         move |build: i64| {
             let floating = floats.then(|| Tag { name: "latest".into(), immutable: false });
-            floating.into_iter().chain([Tag { name: format!("r{build}"), immutable: true }]).collect::<Vec<_>>()
+            floating
+                .into_iter()
+                .chain([Tag { name: format!("r{build}"), immutable: true }])
+                .collect::<Vec<_>>()
         }
     };
     let model = Model::start().await;
@@ -199,7 +230,11 @@ async fn numbers_go_on_after_the_last_build_that_any_tag_tells_of() {
 
     model.push(Some("x-f2"), "amd64", &["app"], Some((F2, 4)));
     let of_fingerprint = |_| vec![Tag { name: "x-f2".into(), immutable: true }];
-    assert_eq!(model.repository().last_build(of_fingerprint).await.expect("an answer"), None, "it names no build");
+    assert_eq!(
+        model.repository().last_build(of_fingerprint).await.expect("an answer"),
+        None,
+        "it names no build"
+    );
 
     for hostile in [i64::MAX, 0, -1] {
         model.push(Some("latest"), "amd64", &["app"], Some((F1, hostile)));
@@ -214,10 +249,14 @@ async fn an_index_is_described_by_its_images() {
     let amd = model.push(None, "amd64", &["base", "app"], None);
     let arm = model.push(None, "arm64", &["base", "app"], None);
     model.push_index("1", &[("amd64", &amd), ("arm64", &arm)]);
-    let LookupResult::Present { size, content: both, .. } = model.present("1").await else { panic!("not present") };
+    let LookupResult::Present { size, content: both, .. } = model.present("1").await else {
+        panic!("not present")
+    };
     assert!((200..1000).contains(&size), "shared layers are stored once: {size}");
     model.push_index("2", &[("amd64", &amd)]);
-    let LookupResult::Present { content: one, .. } = model.present("2").await else { panic!("not present") };
+    let LookupResult::Present { content: one, .. } = model.present("2").await else {
+        panic!("not present")
+    };
     assert_ne!(one, both);
 
     let many: Vec<(&str, &Digest)> = std::iter::repeat_n(("amd64", &amd), 33).collect();
@@ -234,7 +273,10 @@ async fn a_spared_build_is_told_from_a_stranger() {
     let model = Model::start().await;
     let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
     assert!(model.is_of(&tag(F1), F1).await);
-    assert!(!model.registry.requests().iter().any(|asked| asked.starts_with("HEAD")), "its own tag says enough");
+    assert!(
+        !model.registry.requests().iter().any(|asked| asked.starts_with("HEAD")),
+        "its own tag says enough"
+    );
 
     assert_eq!(model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F1, 7))), kept);
     assert!(model.is_of(&tag(F2), F2).await, "the same image under the tag of its own fingerprint");
@@ -251,7 +293,11 @@ async fn a_spared_build_is_told_from_a_stranger() {
         model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((written, 7)));
         assert!(!model.is_of(&tag(F2), F2).await, "{written}");
     }
-    assert_eq!(model.registry.requests().len() - before, 3, "what is no fingerprint is not asked for");
+    assert_eq!(
+        model.registry.requests().len() - before,
+        3,
+        "what is no fingerprint is not asked for"
+    );
 }
 
 #[tokio::test]
@@ -274,8 +320,13 @@ async fn an_image_stands_on_its_base_or_it_does_not() {
         assert_eq!(repository.is_below(&base, &images).await, Ok(expected), "{layers:?}");
     }
     let asked = model.registry.requests();
-    let of = |digest: &Digest| asked.iter().filter(|asked| asked.ends_with(digest.as_str())).count();
-    assert_eq!((of(&arm), of(&amd)), (5, 3), "the other platforms are asked for only if its own does not prove it");
+    let of =
+        |digest: &Digest| asked.iter().filter(|asked| asked.ends_with(digest.as_str())).count();
+    assert_eq!(
+        (of(&arm), of(&amd)),
+        (5, 3),
+        "the other platforms are asked for only if its own does not prove it"
+    );
 }
 
 #[tokio::test]
@@ -290,7 +341,10 @@ async fn a_spared_build_is_remembered() {
         let result = keep(&model.repository(), &lookup, kept.as_str()).await.expect("remembered");
         assert_eq!(digest_of(&result), (kept.as_str(), 7, true));
         assert_eq!(model.stands(&tag(F2)), Some(kept.clone()));
-        assert!(model.is_of(&tag(F2), F2).await, "and is found again by those who remember nothing");
+        assert!(
+            model.is_of(&tag(F2), F2).await,
+            "and is found again by those who remember nothing"
+        );
     }
 }
 

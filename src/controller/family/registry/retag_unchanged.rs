@@ -1,5 +1,5 @@
-//! Remembering a spared build: the tag of its fingerprint is put on the digest that the image keeps, so that the registry alone
-//! can tell it, whatever becomes of our records.
+//! Remembering a spared build: the tag of its fingerprint is put on the digest that the image
+//! keeps, so that the registry alone can tell it, whatever becomes of our records.
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -19,8 +19,8 @@ use crate::{
     engine::{Action, Decision, Lookup, LookupResult, Problem, causes::short, tags},
 };
 
-/// Lets the registry remember what the decision spares. Whether there was anything: then the decision is to be made anew, from
-/// what the registry holds now.
+/// Lets the registry remember what the decision spares. Whether there was anything: then the
+/// decision is to be made anew, from what the registry holds now.
 pub async fn retag_unchanged(
     context: &Context,
     snapshot: &Snapshot,
@@ -52,7 +52,8 @@ pub async fn retag_unchanged(
     let kept: Vec<_> = stream::iter(keeping).buffer_unordered(AT_ONCE).collect().await;
     for (name, fingerprint, kept) in kept {
         let result = kept.unwrap_or_else(|problem| {
-            warn!(image = %name, message = %problem.message, "a spared build could not be remembered; it is tried again");
+            warn!(image = %name, message = %problem.message, "a spared build could not be \
+                remembered; it is tried again");
             cache.useless_answers = cache.useless_answers.saturating_add(1);
             LookupResult::Failed(problem, again(cache.useless_answers, now))
         });
@@ -63,15 +64,21 @@ pub async fn retag_unchanged(
 
 /// Puts the tag of a pushed fingerprint on the digest that stays, and says what stands there then.
 ///
-/// Where that can't be, because the digest is gone or the registry lets no tag be moved, what was pushed stands as it is, and
-/// counts as not comparable: the image moves to it, as without cutoff. An error is one that passes.
-pub async fn keep(repository: &Repository<'_>, lookup: &Lookup, digest: &str) -> Result<LookupResult, Problem> {
+/// Where that can't be, because the digest is gone or the registry lets no tag be moved, what was
+/// pushed stands as it is, and counts as not comparable: the image moves to it, as without cutoff.
+/// An error is one that passes.
+pub async fn keep(
+    repository: &Repository<'_>,
+    lookup: &Lookup,
+    digest: &str,
+) -> Result<LookupResult, Problem> {
     let tag = repository.tag(&tags::pushed_as(&lookup.fingerprint))?;
     let stays = match repository.retag(&tag, &digest.parse()?).await {
         Ok(stays) => stays,
         Err(error) if error.is_transient() => return Err(error.into()),
         Err(error) => {
-            warn!(%error, fingerprint = %lookup.fingerprint, "a spared build can't be remembered; its own digest is used");
+            warn!(%error, fingerprint = %lookup.fingerprint, "a spared build can't be remembered; \
+                its own digest is used");
             let mut result = lookup.result.clone();
             if let LookupResult::Present { content, blobs, .. } = &mut result {
                 (*content, *blobs) = (None, None);

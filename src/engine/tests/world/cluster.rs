@@ -9,10 +9,17 @@ use crate::{
 
 impl World {
     /// Asks the registry for a push, and keeps its answer.
-    pub(in crate::engine) fn probe(&mut self, image: usize, fingerprint: String, after: Option<i32>) {
+    pub(in crate::engine) fn probe(
+        &mut self,
+        image: usize,
+        fingerprint: String,
+        after: Option<i32>,
+    ) {
         let away = || Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
         let result = match self.pushed.get(&(image, fingerprint.clone())) {
-            _ if self.registry_away => LookupResult::Failed(away(), self.now + SignedDuration::from_secs(10)),
+            _ if self.registry_away => {
+                LookupResult::Failed(away(), self.now + SignedDuration::from_secs(10))
+            }
             Some((digest, build)) => LookupResult::Present {
                 digest: digest.clone(),
                 build: *build,
@@ -27,12 +34,17 @@ impl World {
         asked.push(Lookup { fingerprint, result });
     }
 
-    /// Has the registry remember what came out the same, and answer so from now on. Whether there was anything.
+    /// Has the registry remember what came out the same, and answer so from now on. Whether there
+    /// was anything.
     pub(in crate::engine) fn remember(&mut self, decision: &Decision) -> bool {
         let mut any = false;
         for action in &decision.actions {
             let Action::Remember { image, fingerprint, digest } = action else { continue };
-            let build = self.pushed.values().find(|(known, _)| known == digest).map_or(0, |(_, build)| *build);
+            let build = self
+                .pushed
+                .values()
+                .find(|(known, _)| known == digest)
+                .map_or(0, |(_, build)| *build);
             self.pushed.insert((*image, fingerprint.clone()), (digest.clone(), build));
             self.asked.remove(image);
             any = true;
@@ -45,7 +57,9 @@ impl World {
         match action {
             Action::Probe { .. } | Action::Remember { .. } => panic!("a question was left open"),
             Action::Stop { job } => {
-                for (_, of) in self.jobs.iter_mut().chain(&mut self.orphans).filter(|(_, of)| of.job == *job) {
+                for (_, of) in
+                    self.jobs.iter_mut().chain(&mut self.orphans).filter(|(_, of)| of.job == *job)
+                {
                     of.live = false;
                     if of.outcome == BuildOutcome::Running {
                         of.outcome = BuildOutcome::Stopped;
@@ -70,12 +84,18 @@ impl World {
             }
             Action::Build { image, fingerprint, attempt, build, own, user_caused, .. } => {
                 *self.started.entry(*image).or_default() += 1;
-                let live = self.jobs.iter().any(|(of, job)| of == image && job.fingerprint == *fingerprint && job.live);
+                let live = self
+                    .jobs
+                    .iter()
+                    .any(|(of, job)| of == image && job.fingerprint == *fingerprint && job.live);
                 assert!(!live, "two live builds of one fingerprint");
                 self.jobs.push((
                     *image,
                     ObservedBuild {
-                        job: format!("{}-{fingerprint:.8}-{attempt}", self.spec.images[*image].name),
+                        job: format!(
+                            "{}-{fingerprint:.8}-{attempt}",
+                            self.spec.images[*image].name
+                        ),
                         fingerprint: fingerprint.clone(),
                         attempt: *attempt,
                         build: *build,
@@ -95,13 +115,16 @@ impl World {
                 }
             }
         }
-        let running = self.jobs.iter().filter(|(_, job)| job.outcome == BuildOutcome::Running).count();
+        let running =
+            self.jobs.iter().filter(|(_, job)| job.outcome == BuildOutcome::Running).count();
         self.most_at_once = self.most_at_once.max(running);
     }
 
     /// Ends the checks that run.
     pub(in crate::engine::tests) fn finish_checks(&mut self) {
-        for (_, check) in self.checks.iter_mut().filter(|(_, check)| check.outcome == CheckOutcome::Running) {
+        for (_, check) in
+            self.checks.iter_mut().filter(|(_, check)| check.outcome == CheckOutcome::Running)
+        {
             check.live = false;
             check.outcome = match self.failing_checks.get(&check.check) {
                 Some(class) => CheckOutcome::Failed(BuildFailure {
@@ -117,7 +140,8 @@ impl World {
     /// Ends the build of one image with a push.
     pub(in crate::engine::tests) fn finish_only(&mut self, name: &str) {
         let index = self.index(name);
-        let (mine, others) = std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
+        let (mine, others) =
+            std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
         self.jobs = mine;
         self.finish_builds();
         self.jobs.extend(others);
@@ -130,7 +154,11 @@ impl World {
                 continue;
             }
             job.outcome = if let Some(class) = self.failing.get(image) {
-                BuildOutcome::Failed(BuildFailure { class: *class, reason: "X".into(), message: "it broke".into() })
+                BuildOutcome::Failed(BuildFailure {
+                    class: *class,
+                    reason: "X".into(),
+                    message: "it broke".into(),
+                })
             } else {
                 self.next_digest += 1;
                 let digest = format!("sha256:built-{}", self.next_digest);

@@ -1,7 +1,7 @@
 //! A small model of cluster and registry, in which a family is driven pass by pass.
 //!
-//! Here it is made, seen and driven; [`cluster`] is what Jobs and registry make of a decision, [`records`] what the controller
-//! keeps of it.
+//! Here it is made, seen and driven; [`cluster`] is what Jobs and registry make of a decision,
+//! [`records`] what the controller keeps of it.
 
 mod cluster;
 mod records;
@@ -15,8 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{
-        CascadeStatus, Edge, EdgeUse, FailureClass, Follow, HandledRequest, Image, ImageFamilySpec, ImageFamilyStatus,
-        ImageState, ManagedImageStatus, Request, Upstream,
+        CascadeStatus, Edge, EdgeUse, FailureClass, Follow, HandledRequest, Image, ImageFamilySpec,
+        ImageFamilyStatus, ImageState, ManagedImageStatus, Request, Upstream,
     },
     engine::*,
 };
@@ -74,7 +74,9 @@ pub(in crate::engine) struct World {
 }
 
 fn edge(parent: &str) -> Edge {
-    let (name, usage) = parent.strip_suffix('*').map_or((parent, EdgeUse::Base), |name| (name, EdgeUse::BuildStage));
+    let (name, usage) = parent
+        .strip_suffix('*')
+        .map_or((parent, EdgeUse::Base), |name| (name, EdgeUse::BuildStage));
     if name.starts_with("up") {
         Edge { upstream: Some(name.into()), usage, ..Edge::default() }
     } else {
@@ -83,7 +85,8 @@ fn edge(parent: &str) -> Edge {
 }
 
 impl World {
-    /// Images as `("name", "parent parent*")`; parents that begin with `up` are upstreams, `*` marks a build stage.
+    /// Images as `("name", "parent parent*")`; parents that begin with `up` are upstreams, `*`
+    /// marks a build stage.
     pub(in crate::engine) fn new(upstreams: &[&str], images: &[(&str, &str)]) -> Self {
         let spec = ImageFamilySpec {
             repository: "registry.example.com/platform".into(),
@@ -145,7 +148,9 @@ impl World {
     }
 
     pub(in crate::engine) fn builds(&self) -> Vec<usize> {
-        (0..self.spec.images.len()).map(|image| self.started.get(&image).copied().unwrap_or(0)).collect()
+        (0..self.spec.images.len())
+            .map(|image| self.started.get(&image).copied().unwrap_or(0))
+            .collect()
     }
 
     pub(in crate::engine) fn blueprint(&self) -> Blueprint {
@@ -170,18 +175,35 @@ impl World {
                 .upstream_digests
                 .iter()
                 .map(|digest| ObservedUpstream {
-                    newest: Some(ObservedDigest { digest: digest.clone(), first_seen, missing_platforms: vec![] }),
+                    newest: Some(ObservedDigest {
+                        digest: digest.clone(),
+                        first_seen,
+                        missing_platforms: vec![],
+                    }),
                     problem: None,
                 })
                 .collect(),
             images: (0..self.spec.images.len())
                 .map(|image| ObservedImage {
                     record: self.records[image].as_ref(),
-                    verified: self.records[image].as_ref().and_then(VerifiedBuild::of).map(Arc::new),
-                    checks: self.checks.iter().filter(|(of, _)| *of == image).map(|(_, check)| check.clone()).collect(),
+                    verified: self.records[image]
+                        .as_ref()
+                        .and_then(VerifiedBuild::of)
+                        .map(Arc::new),
+                    checks: self
+                        .checks
+                        .iter()
+                        .filter(|(of, _)| *of == image)
+                        .map(|(_, check)| check.clone())
+                        .collect(),
                     source: self.source.clone(),
                     strategy: Observed::Known("strategy".into()),
-                    builds: self.jobs.iter().filter(|(of, _)| *of == image).map(|(_, job)| job.clone()).collect(),
+                    builds: self
+                        .jobs
+                        .iter()
+                        .filter(|(of, _)| *of == image)
+                        .map(|(_, job)| job.clone())
+                        .collect(),
                     lookups: self.asked.get(&image).cloned().unwrap_or_default(),
                     tags: self
                         .tags
@@ -199,7 +221,11 @@ impl World {
                 planned: &cascade.planned,
                 status: &cascade.status,
             }),
-            ended: self.ended.iter().map(|(name, superseded)| EndedCascade { name, superseded: *superseded }).collect(),
+            ended: self
+                .ended
+                .iter()
+                .map(|(name, superseded)| EndedCascade { name, superseded: *superseded })
+                .collect(),
             requests: self.requests.clone(),
             budget: self.budget.clone(),
         }
@@ -213,7 +239,9 @@ impl World {
                 .actions
                 .iter()
                 .filter_map(|action| match action {
-                    Action::Probe { image, fingerprint, after } => Some((*image, fingerprint.clone(), *after)),
+                    Action::Probe { image, fingerprint, after } => {
+                        Some((*image, fingerprint.clone(), *after))
+                    }
                     _ => None,
                 })
                 .collect();
@@ -234,18 +262,27 @@ impl World {
 
     /// Puts a request on the family.
     pub(in crate::engine) fn ask(&mut self, value: &str) {
-        let request = Request::parse(value).map_err(|error| HandledRequest::unreadable(value, &error, self.now));
+        let request = Request::parse(value)
+            .map_err(|error| HandledRequest::unreadable(value, &error, self.now));
         self.requests.push(ObservedRequest { target: Target::Family, request });
     }
 
     /// What came of the request with this id, in words.
     pub(in crate::engine) fn answer(&self, id: &str) -> &str {
-        self.status.requests.iter().find(|handled| handled.id == id).map_or("not handled", |handled| &handled.message)
+        self.status
+            .requests
+            .iter()
+            .find(|handled| handled.id == id)
+            .map_or("not handled", |handled| &handled.message)
     }
 
     /// Builds that were ended before their end.
     pub(in crate::engine) fn stopped(&self) -> usize {
-        self.jobs.iter().chain(&self.orphans).filter(|(_, job)| job.outcome == BuildOutcome::Stopped).count()
+        self.jobs
+            .iter()
+            .chain(&self.orphans)
+            .filter(|(_, job)| job.outcome == BuildOutcome::Stopped)
+            .count()
     }
 
     /// Gives an image another name, which makes another image of it.
@@ -254,7 +291,8 @@ impl World {
         self.spec.images[index].name = to.into();
         self.records[index] = None;
         self.asked.remove(&index);
-        let (gone, kept) = std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
+        let (gone, kept) =
+            std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
         self.orphans = gone;
         self.jobs = kept;
         self.pushed.retain(|(of, _), _| *of != index);
@@ -266,10 +304,12 @@ impl World {
         self.spec.images.pop();
         self.records.pop();
         self.asked.remove(&index);
-        (self.orphans, self.jobs) = std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
+        (self.orphans, self.jobs) =
+            std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
     }
 
-    /// Until the cascade for what has changed runs and its first builds do: after the quiet time, and a pass that opens it.
+    /// Until the cascade for what has changed runs and its first builds do: after the quiet time,
+    /// and a pass that opens it.
     pub(in crate::engine) fn begin(&mut self) -> Decision {
         self.pass();
         self.now += SignedDuration::from_secs(30);
@@ -277,7 +317,8 @@ impl World {
         self.pass()
     }
 
-    /// Passes until nothing changes any more; time goes on to whatever is waited for, at most an hour.
+    /// Passes until nothing changes any more; time goes on to whatever is waited for, at most an
+    /// hour.
     pub(in crate::engine) fn settle(&mut self) {
         let end = self.now + SignedDuration::from_hours(1);
         for _ in 0..500 {
@@ -298,7 +339,8 @@ impl World {
 
     /// Everything that may still change.
     fn picture(&self) -> impl PartialEq + use<> {
-        let world = (self.records.clone(), self.status.clone(), self.cascade.clone(), self.tags.clone());
+        let world =
+            (self.records.clone(), self.status.clone(), self.cascade.clone(), self.tags.clone());
         (world, self.jobs.clone(), self.checks.clone())
     }
 
@@ -309,6 +351,9 @@ impl World {
     }
 
     pub(in crate::engine) fn states(&self) -> Vec<ImageState> {
-        self.records.iter().map(|record| record.as_ref().map_or(ImageState::Waiting, |record| record.state)).collect()
+        self.records
+            .iter()
+            .map(|record| record.as_ref().map_or(ImageState::Waiting, |record| record.state))
+            .collect()
     }
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use crate::{
-    api::{BuildRecord, CascadeStatus, ManagedImageStatus, RunningCascade, TagRecord, handled_request::record},
+    api::{
+        BuildRecord, CascadeStatus, ManagedImageStatus, RunningCascade, TagRecord,
+        handled_request::record,
+    },
     engine::{
         tests::world::{Cascade, World},
         *,
@@ -17,7 +20,8 @@ impl World {
     pub(in crate::engine) fn keep(&mut self, decision: &Decision) {
         let blueprint = self.blueprint();
         let cascade_status = self.cascade.as_ref().map(|cascade| {
-            let planned: BTreeSet<&str> = cascade.planned.iter().flatten().map(String::as_str).collect();
+            let planned: BTreeSet<&str> =
+                cascade.planned.iter().flatten().map(String::as_str).collect();
             cascade::record::record(
                 &self.input(&blueprint),
                 decision,
@@ -37,17 +41,26 @@ impl World {
         }
         if !matches!(decision.cascade, CascadeStep::Open { .. }) {
             for (index, image) in decision.images.iter().enumerate() {
-                self.records[index] = Some(self.keep_image(index, image, decision.cascade.name().unwrap_or_default()));
+                self.records[index] = Some(self.keep_image(
+                    index,
+                    image,
+                    decision.cascade.name().unwrap_or_default(),
+                ));
             }
         }
         match &decision.cascade {
             CascadeStep::Open { name, levels, supersedes, .. } => {
-                let names =
-                    |level: &Vec<usize>| level.iter().map(|image| self.spec.images[*image].name.clone()).collect();
+                let names = |level: &Vec<usize>| {
+                    level.iter().map(|image| self.spec.images[*image].name.clone()).collect()
+                };
                 let planned = levels.iter().map(names).collect();
                 let supersedes = supersedes.clone();
-                self.cascade =
-                    Some(Cascade { name: name.clone(), supersedes, planned, status: CascadeStatus::default() });
+                self.cascade = Some(Cascade {
+                    name: name.clone(),
+                    supersedes,
+                    planned,
+                    status: CascadeStatus::default(),
+                });
                 self.status.cascade = Some(RunningCascade { name: name.clone(), started_at: None });
             }
             CascadeStep::Running { .. } => {
@@ -69,8 +82,9 @@ impl World {
         let tags = self.tags.iter().filter(|((of, _), _)| *of == index);
         let verified = image.verified.as_deref().cloned();
         let mut history = old.history;
-        if let Some(verified) =
-            verified.as_ref().filter(|verified| old.fingerprint.as_ref() != Some(&verified.fingerprint))
+        if let Some(verified) = verified
+            .as_ref()
+            .filter(|verified| old.fingerprint.as_ref() != Some(&verified.fingerprint))
         {
             let cascade = cascade.to_owned();
             let (digest, causes) = (verified.digest.clone(), verified.causes.clone());
