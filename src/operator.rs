@@ -26,7 +26,7 @@ use crate::{
         context::{Context, ReconcileCaches},
         dependents::Dependents,
         git_poll,
-        quota::{BuildQuota, Limits},
+        quota::{BuildLimits, BuildQuota},
         rollouts::Rollouts,
         run::run,
         stores::Stores,
@@ -93,9 +93,9 @@ pub struct Settings {
 
 impl Settings {
     /// The limits of builds at once.
-    fn limits(&self) -> Limits {
+    fn limits(&self) -> BuildLimits {
         let limit = |builds: u32| usize::try_from(builds).ok().filter(|builds| *builds > 0);
-        Limits {
+        BuildLimits {
             cluster: limit(self.builds_per_cluster),
             namespace: limit(self.builds_per_namespace),
             upstream: limit(self.builds_per_upstream),

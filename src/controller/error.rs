@@ -7,7 +7,7 @@ const API_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Why a pass over an object ended before its end. It is tried again with a growing pause.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum ReconcileError {
     /// The API server refused a call.
     #[error("could not {what}: {source}")]
     Api {
@@ -41,7 +41,7 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ReconcileError {
     /// A stable word for metrics.
     #[must_use]
     pub const fn category(&self) -> &'static str {
@@ -85,10 +85,10 @@ impl Error {
 pub async fn call<T>(
     what: impl Fn() -> String,
     answer: impl Future<Output = Result<T, kube::Error>>,
-) -> Result<T, Error> {
+) -> Result<T, ReconcileError> {
     match tokio::time::timeout(API_TIMEOUT, answer).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(Error::Api { what: what(), source: Box::new(source) }),
-        Err(_) => Err(Error::Timeout { what: what() }),
+        Ok(Err(source)) => Err(ReconcileError::Api { what: what(), source: Box::new(source) }),
+        Err(_) => Err(ReconcileError::Timeout { what: what() }),
     }
 }

@@ -45,12 +45,12 @@ impl Key {
 /// of one family, for example.
 #[derive(Debug)]
 pub struct ObjectCache<K> {
-    inner: RwLock<Inner<K>>,
+    inner: RwLock<CachedObjects<K>>,
     group: fn(&K) -> Option<Key>,
 }
 
 #[derive(Debug)]
-struct Inner<K> {
+struct CachedObjects<K> {
     objects: HashMap<Key, Arc<K>>,
     groups: HashMap<Key, HashSet<Key>>,
     /// Listings under way, per scope.
@@ -69,7 +69,7 @@ struct Listing {
 
 /// What an event of a watch says.
 #[derive(Clone, Debug)]
-pub enum Change<K> {
+pub enum CacheEvent<K> {
     /// The object is new or differs.
     Applied(Arc<K>),
     /// The object is as we have written it ourselves.
@@ -78,7 +78,7 @@ pub enum Change<K> {
     Deleted(Arc<K>),
 }
 
-impl<K> Change<K> {
+impl<K> CacheEvent<K> {
     /// The object, as it is or as it last was.
     #[must_use]
     pub fn object(&self) -> &Arc<K> {
@@ -88,7 +88,7 @@ impl<K> Change<K> {
     }
 }
 
-impl<K> Change<K> {
+impl<K> CacheEvent<K> {
     /// The object, if somebody else has changed it.
     #[must_use]
     pub fn news(&self) -> Option<Arc<K>> {
@@ -103,7 +103,7 @@ impl<K: Resource> ObjectCache<K> {
     /// An empty cache; `group` names the group of an object.
     #[must_use]
     pub fn new(group: fn(&K) -> Option<Key>) -> Self {
-        let inner = Inner {
+        let inner = CachedObjects {
             objects: HashMap::new(),
             groups: HashMap::new(),
             listing: HashMap::new(),
@@ -115,7 +115,7 @@ impl<K: Resource> ObjectCache<K> {
 
     /// Takes in an event of the watch over `scope`: a namespace, or the empty string for all of
     /// them.
-    pub fn observe(&self, scope: &str, event: Event<K>) -> Vec<Change<K>> {
+    pub fn observe(&self, scope: &str, event: Event<K>) -> Vec<CacheEvent<K>> {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Init => {
@@ -193,14 +193,14 @@ impl<K: Resource> ObjectCache<K> {
     }
 }
 
-impl<K: Resource> Inner<K> {
-    fn apply(&mut self, object: K, group: fn(&K) -> Option<Key>) -> Option<Change<K>> {
+impl<K: Resource> CachedObjects<K> {
+    fn apply(&mut self, object: K, group: fn(&K) -> Option<Key>) -> Option<CacheEvent<K>> {
         let key = Key::of(&object);
         let known = self.objects.get(&key);
         if let Some(known) = known.filter(|known| known.uid() == object.uid()) {
             match version(&**known).cmp(&version(&object)) {
                 Ordering::Greater => return None,
-                Ordering::Equal => return Some(Change::Echoed(Arc::clone(known))),
+                Ordering::Equal => return Some(CacheEvent::Echoed(Arc::clone(known))),
                 Ordering::Less => {}
             }
         }
@@ -214,10 +214,10 @@ impl<K: Resource> Inner<K> {
         }
         let object = Arc::new(object);
         self.objects.insert(key, Arc::clone(&object));
-        Some(Change::Applied(object))
+        Some(CacheEvent::Applied(object))
     }
 
-    fn delete(&mut self, key: &Key, group: fn(&K) -> Option<Key>) -> Option<Change<K>> {
+    fn delete(&mut self, key: &Key, group: fn(&K) -> Option<Key>) -> Option<CacheEvent<K>> {
         let object = self.objects.remove(key)?;
         self.ungroup(group(&object).as_ref(), key);
         if let Some(uid) = object.uid() {
@@ -226,7 +226,7 @@ impl<K: Resource> Inner<K> {
                 self.tombstones.pop_front();
             }
         }
-        Some(Change::Deleted(object))
+        Some(CacheEvent::Deleted(object))
     }
 
     fn ungroup(&mut self, group: Option<&Key>, key: &Key) {
@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(versions(&cache, "g"), ["7"]);
         let echo = cache.observe("", Event::Apply(object("a", "1", 7, "g")));
         assert!(
-            matches!(&echo[..], [Change::Echoed(_)]),
+            matches!(&echo[..], [CacheEvent::Echoed(_)]),
             "what we wrote ourselves comes back once"
         );
         assert_eq!(cache.observe("", Event::Apply(object("a", "1", 8, "h"))).len(), 1);
@@ -327,7 +327,7 @@ mod tests {
         cache.wrote(object("c", "3", 7, "h"));
         assert!(!cache.synced(&[String::new()]));
         let changes = cache.observe("", Event::InitDone);
-        assert!(matches!(&changes[..], [Change::Deleted(gone)] if gone.name_any() == "a"));
+        assert!(matches!(&changes[..], [CacheEvent::Deleted(gone)] if gone.name_any() == "a"));
         assert!(cache.synced(&[String::new()]));
         assert_eq!(versions(&cache, "g"), ["6"]);
         assert_eq!(versions(&cache, "h"), ["7"], "written while the listing ran");

@@ -38,7 +38,7 @@ const HOLD: SignedDuration = SignedDuration::from_secs(60);
 
 /// How many builds may run at once; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limits {
+pub struct BuildLimits {
     /// In the whole cluster.
     pub cluster: Option<usize>,
     /// In each namespace.
@@ -53,17 +53,17 @@ pub type Build = Vec<String>;
 /// What runs and what waits, of all families.
 #[derive(Debug, Default)]
 pub struct BuildQuota {
-    limits: Limits,
-    families: Mutex<Families>,
+    limits: BuildLimits,
+    families: Mutex<FamilyUsages>,
     told: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Families {
+struct FamilyUsages {
     /// Whether the builds of families that have had no pass yet are counted.
     counted: bool,
     rows: BTreeMap<Key, FamilyUsage>,
-    /// Families whose turn has come.
+    /// FamilyUsages whose turn has come.
     woken: BTreeSet<Key>,
 }
 
@@ -85,7 +85,7 @@ struct FamilyUsage {
 
 /// What a pass asks for.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct QuotaRequest {
     /// The family's `policy.weight`.
     pub weight: i32,
     /// The builds that it would start, the most urgent first.
@@ -105,14 +105,14 @@ pub struct Reservation<'a> {
 impl BuildQuota {
     /// A ledger of these limits.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: BuildLimits) -> Self {
         Self { limits, ..Self::default() }
     }
 
     /// A pass over a family begins. What runs of it is counted, and who can use what has become
     /// free is woken.
     pub fn reserve(&self, family: &Key, stores: &Stores, now: Timestamp) -> Reservation<'_> {
-        let limited = self.limits != Limits::default();
+        let limited = self.limits != BuildLimits::default();
         let pass = Reservation {
             quota: limited.then_some(self),
             family: family.clone(),
@@ -172,7 +172,7 @@ impl BuildQuota {
     }
 
     /// Wakes the families for whose builds there are places by now.
-    fn wake(&self, families: &mut Families, now: Timestamp) {
+    fn wake(&self, families: &mut FamilyUsages, now: Timestamp) {
         if families.rows.values().all(|row| row.awake || row.waiting.is_empty()) {
             return;
         }
@@ -190,7 +190,7 @@ impl BuildQuota {
     }
 
     /// Which of the builds that wait may start.
-    fn divide(&self, families: &Families, now: Timestamp) -> Division {
+    fn divide(&self, families: &FamilyUsages, now: Timestamp) -> Division {
         let mut upstreams = Upstreams { limit: self.limits.upstream, ..Upstreams::default() };
         for build in families.rows.values().flat_map(|row| row.running(now)) {
             upstreams.count(build);
@@ -226,7 +226,7 @@ impl BuildQuota {
         Division { granted, full: upstreams.full() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Families> {
+    fn lock(&self) -> MutexGuard<'_, FamilyUsages> {
         self.families.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -238,7 +238,11 @@ impl Reservation<'_> {
     /// is left to it, until there are: builds that count for a full upstream may let others pass.
     /// The last that it was asked for is what may start; what found no place is remembered, and the
     /// family is woken when its turn has come. Nothing else is given away meanwhile.
-    pub fn reserve(&mut self, request: Request, mut decide: impl FnMut(Budget) -> Request) {
+    pub fn reserve(
+        &mut self,
+        request: QuotaRequest,
+        mut decide: impl FnMut(Budget) -> QuotaRequest,
+    ) {
         let Some(quota) = self.quota else { return };
         let (mut families, now) = (quota.lock(), self.now);
         let at_most = request.builds.len();
@@ -309,7 +313,7 @@ impl FamilyUsage {
     }
 
     /// Takes down what it asks for, in place of what it asked for before.
-    fn ask(&mut self, request: &Request, now: Timestamp) {
+    fn ask(&mut self, request: &QuotaRequest, now: Timestamp) {
         if self.waiting.is_empty() {
             self.since = now;
         }
@@ -403,12 +407,12 @@ fn tighten(budget: &mut Budget, granted: &[Build], left: &[Build], full: &BTreeS
 
 /// What a decision would start.
 #[must_use]
-pub fn request(family: &ImageFamily, decision: &Decision) -> Request {
+pub fn request(family: &ImageFamily, decision: &Decision) -> QuotaRequest {
     let builds = decision.actions.iter().filter_map(|action| match action {
         Action::Build { upstreams, .. } => Some(upstreams.clone()),
         _ => None,
     });
-    Request { weight: family.spec.policy.weight, builds: builds.collect() }
+    QuotaRequest { weight: family.spec.policy.weight, builds: builds.collect() }
 }
 
 /// The builds of a family that run, by the caches: Jobs that have not ended, and of whose pods none

@@ -20,7 +20,7 @@ fn second(second: i64) -> Timestamp {
 /// A family as the engine would decide for it: builds that are ready in their order, and those that
 /// run.
 #[derive(Clone, Debug)]
-struct Family {
+struct FakeFamily {
     key: Key,
     weight: i32,
     parallelism: usize,
@@ -29,7 +29,7 @@ struct Family {
     made: usize,
 }
 
-impl Family {
+impl FakeFamily {
     fn new(namespace: &str, name: &str, ready: &[&str]) -> Self {
         let ready =
             ready.iter().map(|upstreams| upstreams.split_whitespace().map(str::to_owned).collect());
@@ -63,8 +63,8 @@ impl Family {
         start
     }
 
-    fn request(&self, start: &[usize]) -> Request {
-        Request {
+    fn request(&self, start: &[usize]) -> QuotaRequest {
+        QuotaRequest {
             weight: self.weight,
             builds: start.iter().map(|place| self.ready[*place].clone()).collect(),
         }
@@ -72,14 +72,14 @@ impl Family {
 }
 
 /// The caches of a cluster.
-struct World {
+struct QuotaFixture {
     stores: Stores,
     quota: BuildQuota,
     version: u64,
 }
 
-impl World {
-    fn new(limits: Limits, families: &[&Family]) -> Self {
+impl QuotaFixture {
+    fn new(limits: BuildLimits, families: &[&FakeFamily]) -> Self {
         let mut world =
             Self { stores: Stores::default(), quota: BuildQuota::new(limits), version: 0 };
         for family in families {
@@ -118,7 +118,7 @@ impl World {
         }
     }
 
-    fn create(&mut self, family: &mut Family, place: usize) {
+    fn create(&mut self, family: &mut FakeFamily, place: usize) {
         let build = family.ready.remove(place);
         family.made += 1;
         let name = format!("{}-{}", family.key.name, family.made);
@@ -128,7 +128,7 @@ impl World {
     }
 
     /// The family's first job comes to its end.
-    fn end(&mut self, family: &mut Family) {
+    fn end(&mut self, family: &mut FakeFamily) {
         let name = family.running.remove(0);
         let known = self.stores.jobs.get(&Key::new(&family.key.namespace, &name)).expect("a job");
         self.version += 1;
@@ -144,7 +144,7 @@ impl World {
     }
 
     /// A whole pass: how many builds it started.
-    fn pass(&mut self, family: &mut Family, now: i64) -> usize {
+    fn pass(&mut self, family: &mut FakeFamily, now: i64) -> usize {
         let mut start = family.decide(&Budget::default());
         {
             let mut pass = self.quota.reserve(&family.key, &self.stores, second(now));
@@ -174,14 +174,14 @@ impl World {
     }
 }
 
-const fn cluster(limit: usize) -> Limits {
-    Limits { cluster: Some(limit), namespace: None, upstream: None }
+const fn cluster(limit: usize) -> BuildLimits {
+    BuildLimits { cluster: Some(limit), namespace: None, upstream: None }
 }
 
 #[test]
 fn without_limits_nobody_is_asked_twice() {
-    let family = Family::new("one", "a", &[""; 50]);
-    let world = World::new(Limits::default(), &[&family]);
+    let family = FakeFamily::new("one", "a", &[""; 50]);
+    let world = QuotaFixture::new(BuildLimits::default(), &[&family]);
     let mut pass = world.quota.reserve(&family.key, &world.stores, second(0));
     pass.reserve(family.request(&family.decide(&Budget::default())), |_| panic!("asked again"));
     pass.commit(&world.stores);
@@ -190,8 +190,8 @@ fn without_limits_nobody_is_asked_twice() {
 
 #[test]
 fn passes_that_run_side_by_side_stay_within_the_limit_together() {
-    let (a, b) = (Family::new("one", "a", &[""; 3]), Family::new("two", "b", &[""; 3]));
-    let world = World::new(cluster(4), &[&a, &b]);
+    let (a, b) = (FakeFamily::new("one", "a", &[""; 3]), FakeFamily::new("two", "b", &[""; 3]));
+    let world = QuotaFixture::new(cluster(4), &[&a, &b]);
     let mut of_a = world.quota.reserve(&a.key, &world.stores, second(0));
     let mut of_b = world.quota.reserve(&b.key, &world.stores, second(0));
     of_a.reserve(a.request(&a.decide(&Budget::default())), |_| panic!("there is room"));
@@ -206,9 +206,10 @@ fn passes_that_run_side_by_side_stay_within_the_limit_together() {
 
 #[test]
 fn what_only_the_limits_keep_back_is_counted() {
-    let (mut a, mut b) = (Family::new("one", "a", &[""; 9]), Family::new("one", "b", &[""; 2]));
+    let (mut a, mut b) =
+        (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 2]));
     b.parallelism = 1;
-    let mut world = World::new(cluster(4), &[&a, &b]);
+    let mut world = QuotaFixture::new(cluster(4), &[&a, &b]);
     assert_eq!((world.pass(&mut a, 0), world.quota.waiting()), (4, 5));
     assert_eq!(
         (world.pass(&mut b, 1), world.quota.waiting()),
@@ -223,8 +224,9 @@ fn what_only_the_limits_keep_back_is_counted() {
 
 #[test]
 fn whoever_waits_is_woken_when_a_build_ends_and_goes_before_who_runs_more() {
-    let (mut a, mut b) = (Family::new("one", "a", &[""; 9]), Family::new("one", "b", &[""; 9]));
-    let mut world = World::new(cluster(4), &[&a, &b]);
+    let (mut a, mut b) =
+        (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 9]));
+    let mut world = QuotaFixture::new(cluster(4), &[&a, &b]);
     assert_eq!((world.pass(&mut a, 0), world.pass(&mut b, 1)), (4, 0));
     assert!(world.woken().is_empty(), "nothing is free");
     world.end(&mut a);
@@ -244,10 +246,10 @@ fn whoever_waits_is_woken_when_a_build_ends_and_goes_before_who_runs_more() {
 
 #[test]
 fn a_pass_that_fails_holds_what_it_may_have_started_for_a_while_and_asks_for_nothing() {
-    let (a, mut b) = (Family::new("one", "a", &[""; 9]), Family::new("one", "b", &[""; 9]));
-    let mut world = World::new(cluster(4), &[&a, &b]);
+    let (a, mut b) = (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 9]));
+    let mut world = QuotaFixture::new(cluster(4), &[&a, &b]);
     let mut pass = world.quota.reserve(&a.key, &world.stores, second(0));
-    pass.reserve(Request { weight: 10, builds: vec![Build::new(); 3] }, |_| {
+    pass.reserve(QuotaRequest { weight: 10, builds: vec![Build::new(); 3] }, |_| {
         panic!("there is room")
     });
     drop(pass);
@@ -255,10 +257,10 @@ fn a_pass_that_fails_holds_what_it_may_have_started_for_a_while_and_asks_for_not
     assert!(world.woken().is_empty(), "the one that failed comes by itself");
     assert_eq!(world.pass(&mut b, 61), 3);
     // A clock that is put back does not prolong it.
-    let (a, mut b) = (Family::new("one", "a", &[""; 9]), Family::new("one", "b", &[""; 9]));
-    let mut world = World::new(cluster(4), &[&a, &b]);
+    let (a, mut b) = (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 9]));
+    let mut world = QuotaFixture::new(cluster(4), &[&a, &b]);
     let mut pass = world.quota.reserve(&a.key, &world.stores, second(100_000));
-    pass.reserve(Request { weight: 10, builds: vec![Build::new(); 3] }, |_| {
+    pass.reserve(QuotaRequest { weight: 10, builds: vec![Build::new(); 3] }, |_| {
         panic!("there is room")
     });
     drop(pass);
@@ -267,8 +269,8 @@ fn a_pass_that_fails_holds_what_it_may_have_started_for_a_while_and_asks_for_not
 
 #[test]
 fn who_was_woken_and_needs_nothing_any_more_lets_the_next_one_go() {
-    let mut families = ["a", "b", "c"].map(|name| Family::new("one", name, &[""; 2]));
-    let mut world = World::new(cluster(2), &families.each_ref());
+    let mut families = ["a", "b", "c"].map(|name| FakeFamily::new("one", name, &[""; 2]));
+    let mut world = QuotaFixture::new(cluster(2), &families.each_ref());
     let [a, b, c] = &mut families;
     assert_eq!([world.pass(a, 0), world.pass(b, 1), world.pass(c, 2)], [2, 0, 0]);
     world.end(a);
@@ -287,13 +289,13 @@ fn who_was_woken_and_needs_nothing_any_more_lets_the_next_one_go() {
 
 #[test]
 fn a_namespace_and_an_upstream_have_limits_of_their_own() {
-    let limits = Limits { cluster: None, namespace: Some(3), upstream: Some(2) };
-    let mut a = Family {
+    let limits = BuildLimits { cluster: None, namespace: Some(3), upstream: Some(2) };
+    let mut a = FakeFamily {
         parallelism: 3,
-        ..Family::new("one", "a", &["debian", "debian", "debian", "alpine", ""])
+        ..FakeFamily::new("one", "a", &["debian", "debian", "debian", "alpine", ""])
     };
-    let mut b = Family::new("two", "b", &["debian", "debian alpine", "", "", ""]);
-    let mut world = World::new(limits, &[&a, &b]);
+    let mut b = FakeFamily::new("two", "b", &["debian", "debian alpine", "", "", ""]);
+    let mut world = QuotaFixture::new(limits, &[&a, &b]);
     // The third of debian lets alpine pass, though its place among the first three was not its own.
     assert_eq!(world.pass(&mut a, 0), 3);
     assert_eq!(a.ready, [vec!["debian".to_owned()], vec![]]);
@@ -307,8 +309,9 @@ fn a_namespace_and_an_upstream_have_limits_of_their_own() {
 
 #[test]
 fn a_new_process_counts_what_runs_of_families_that_it_has_not_looked_at() {
-    let (mut a, mut b) = (Family::new("one", "a", &[""; 9]), Family::new("one", "b", &[""; 9]));
-    let mut world = World::new(cluster(4), &[&a, &b]);
+    let (mut a, mut b) =
+        (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 9]));
+    let mut world = QuotaFixture::new(cluster(4), &[&a, &b]);
     world.pass(&mut a, 0);
     world.quota = BuildQuota::new(cluster(4));
     assert_eq!(world.pass(&mut b, 1), 0);
@@ -316,8 +319,8 @@ fn a_new_process_counts_what_runs_of_families_that_it_has_not_looked_at() {
 
 #[test]
 fn checks_do_not_count_nor_do_builds_whose_pod_has_ended() {
-    let mut a = Family::new("one", "a", &["debian alpine debian"; 9]);
-    let mut world = World::new(cluster(4), &[&a]);
+    let mut a = FakeFamily::new("one", "a", &["debian alpine debian"; 9]);
+    let mut world = QuotaFixture::new(cluster(4), &[&a]);
     let mut check = world.job(&a.key, "check", &Build::new());
     check.metadata.labels.as_mut().expect("labels").remove(labels::FINGERPRINT);
     world.stores.jobs.wrote(check);
@@ -340,8 +343,8 @@ fn checks_do_not_count_nor_do_builds_whose_pod_has_ended() {
 
 #[test]
 fn a_family_that_is_gone_starts_nothing_and_leaves_no_trace() {
-    let a = Family::new("one", "a", &[""; 9]);
-    let world = World::new(cluster(4), &[&a]);
+    let a = FakeFamily::new("one", "a", &[""; 9]);
+    let world = QuotaFixture::new(cluster(4), &[&a]);
     let known = world.stores.families.get(&a.key).expect("a family");
     world.stores.families.observe("", Event::Delete(ImageFamily::clone(&known)));
     let mut pass = world.quota.reserve(&a.key, &world.stores, second(0));
@@ -358,21 +361,21 @@ fn a_family_that_is_gone_starts_nothing_and_leaves_no_trace() {
 /// A pass on its way: what it will start.
 type Started = Vec<usize>;
 
-fn any_family() -> impl Strategy<Value = Family> {
+fn any_family() -> impl Strategy<Value = FakeFamily> {
     let build = prop::sample::select(vec!["", "debian", "alpine", "debian alpine"]);
     let namespace = prop::sample::select(vec!["one", "two"]);
     (namespace, prop::collection::vec(build, 0..12), 1..6_usize, 1..=100_i32).prop_map(
-        |(namespace, ready, parallelism, weight)| Family {
+        |(namespace, ready, parallelism, weight)| FakeFamily {
             weight,
             parallelism,
-            ..Family::new(namespace, "", &ready)
+            ..FakeFamily::new(namespace, "", &ready)
         },
     )
 }
 
-fn any_limits() -> impl Strategy<Value = Limits> {
+fn any_limits() -> impl Strategy<Value = BuildLimits> {
     let limit = || prop::option::of(1..6_usize);
-    (limit(), limit(), limit()).prop_map(|(cluster, namespace, upstream)| Limits {
+    (limit(), limit(), limit()).prop_map(|(cluster, namespace, upstream)| BuildLimits {
         cluster,
         namespace,
         upstream,
@@ -394,7 +397,7 @@ proptest! {
         for (index, family) in families.iter_mut().enumerate() {
             family.key.name = format!("family-{index}");
         }
-        let mut world = World::new(limits, &families.iter().collect::<Vec<_>>());
+        let mut world = QuotaFixture::new(limits, &families.iter().collect::<Vec<_>>());
         let mut queue: VecDeque<usize> = (0..families.len()).collect();
         let mut passes: Vec<Option<Started>> = vec![None; families.len()];
         let mut failures = 12;
@@ -436,7 +439,7 @@ proptest! {
                         world.create(family, *place);
                     }
                     let key = family.key.clone();
-                    let pass = Reservation { quota: (limits != Limits::default()).then_some(&world.quota), family: key, now: second(now), settled: false };
+                    let pass = Reservation { quota: (limits != BuildLimits::default()).then_some(&world.quota), family: key, now: second(now), settled: false };
                     if fails {
                         failures -= 1;
                         drop(pass);

@@ -20,9 +20,9 @@ use crate::{
     api::{ImageFamily, ManagedImage},
     controller::{
         context::Context,
-        error::Error,
+        error::ReconcileError,
         family, image,
-        object_cache::{Change, Key},
+        object_cache::{CacheEvent, Key},
         triggers,
     },
     rollout::Changed,
@@ -104,10 +104,10 @@ fn pass<F, T>(
     key: Key,
     context: Arc<Context>,
     reconcile: F,
-) -> BoxFuture<'static, Result<Action, Error>>
+) -> BoxFuture<'static, Result<Action, ReconcileError>>
 where
     F: FnOnce(Arc<Context>) -> T + Send + 'static,
-    T: Future<Output = Result<Action, Error>> + Send + 'static,
+    T: Future<Output = Result<Action, ReconcileError>> + Send + 'static,
 {
     async move {
         if !context.caches_filled() {
@@ -115,8 +115,8 @@ where
         }
         let start = Instant::now();
         let result =
-            tokio::spawn(reconcile(Arc::clone(&context))).await.unwrap_or_else(|source| Err(Error::Aborted { source }));
-        context.metrics.reconciled(kind, start.elapsed(), result.as_ref().err().map(Error::category));
+            tokio::spawn(reconcile(Arc::clone(&context))).await.unwrap_or_else(|source| Err(ReconcileError::Aborted { source }));
+        context.metrics.reconciled(kind, start.elapsed(), result.as_ref().err().map(ReconcileError::category));
         context.metrics.builds_waiting(context.quota.waiting());
         if result.is_ok() {
             context.failures.forget(kind, &key);
@@ -127,7 +127,7 @@ where
     .boxed()
 }
 
-fn failed(kind: &'static str, key: &Key, error: &Error, context: &Context) -> Action {
+fn failed(kind: &'static str, key: &Key, error: &ReconcileError, context: &Context) -> Action {
     let pause = context.failures.failed(kind, key.clone());
     warn!(kind, namespace = %key.namespace, name = %key.name, %error, ?pause, "a pass failed; it \
         is tried again");
@@ -139,7 +139,7 @@ fn failed(kind: &'static str, key: &Key, error: &Error, context: &Context) -> Ac
 fn image_triggers(
     context: &Arc<Context>,
     mut store: Writer<ManagedImage>,
-    changed: mpsc::Receiver<Change<ManagedImage>>,
+    changed: mpsc::Receiver<CacheEvent<ManagedImage>>,
     workloads: impl Stream<Item = Changed> + Send + 'static,
 ) -> impl Stream<Item = ObjectRef<ManagedImage>> + Send + 'static {
     let (of_changes, of_workloads) = (Arc::clone(context), Arc::clone(context));
@@ -148,10 +148,10 @@ fn image_triggers(
         let reference = ObjectRef::from_obj(&**image);
         let outline = ManagedImage { metadata: image.metadata.clone(), ..ManagedImage::default() };
         match &change {
-            Change::Applied(_) | Change::Echoed(_) => {
+            CacheEvent::Applied(_) | CacheEvent::Echoed(_) => {
                 store.apply_watcher_event(&Event::Apply(outline));
             }
-            Change::Deleted(image) => {
+            CacheEvent::Deleted(image) => {
                 store.apply_watcher_event(&Event::Delete(outline));
                 of_changes.rollouts.forget(&reference);
                 of_changes.failures.forget("ManagedImage", &Key::of(&**image));

@@ -25,14 +25,14 @@ use crate::{
     api::{BuildStrategy, Cascade, ImageFamily, ManagedImage, condition, labels},
     controller::{
         context::Context,
-        object_cache::{Change, Key},
+        object_cache::{CacheEvent, Key},
         stores::family_of,
         watch::{guarded, plain, watch},
     },
 };
 
 /// A family to look at.
-pub type FamilyRef = ObjectRef<ImageFamily>;
+pub type FamilyObjectRef = ObjectRef<ImageFamily>;
 
 /// Everything that wakes a family. The stores are filled only while this is polled.
 ///
@@ -41,8 +41,8 @@ pub type FamilyRef = ObjectRef<ImageFamily>;
 pub fn families(
     context: &Arc<Context>,
     families: Writer<ImageFamily>,
-    images: mpsc::Sender<Change<ManagedImage>>,
-) -> BoxStream<'static, FamilyRef> {
+    images: mpsc::Sender<CacheEvent<ManagedImage>>,
+) -> BoxStream<'static, FamilyObjectRef> {
     let config = watcher::Config::default();
     let ours = watcher::Config::default().labels(&format!(
         "{}={}",
@@ -94,16 +94,16 @@ pub fn families(
 /// already and concerns none.
 fn concerned<K: Send + Sync + 'static>(
     context: &Arc<Context>,
-    changes: BoxStream<'static, Change<K>>,
-    of: fn(&Context, &Change<K>) -> Vec<FamilyRef>,
-) -> BoxStream<'static, FamilyRef> {
+    changes: BoxStream<'static, CacheEvent<K>>,
+    of: fn(&Context, &CacheEvent<K>) -> Vec<FamilyObjectRef>,
+) -> BoxStream<'static, FamilyObjectRef> {
     let context = Arc::clone(context);
     changes.flat_map(move |change| stream::iter(of(&context, &change))).boxed()
 }
 
 /// The families whose turn has come where builds are limited.
 #[must_use]
-pub fn woken(context: &Arc<Context>) -> BoxStream<'static, FamilyRef> {
+pub fn woken(context: &Arc<Context>) -> BoxStream<'static, FamilyObjectRef> {
     let woken = stream::unfold(Arc::clone(context), |context| async {
         let family = context.quota.next_woken().await;
         Some((reference(&family), context))
@@ -114,15 +114,15 @@ pub fn woken(context: &Arc<Context>) -> BoxStream<'static, FamilyRef> {
 /// Tells the controller's own store which families there are, without their content: the passes
 /// take that from the cache, which knows our own writes as well.
 fn told_to(
-    changes: BoxStream<'static, Change<ImageFamily>>,
+    changes: BoxStream<'static, CacheEvent<ImageFamily>>,
     mut store: Writer<ImageFamily>,
-) -> BoxStream<'static, Change<ImageFamily>> {
+) -> BoxStream<'static, CacheEvent<ImageFamily>> {
     let told = changes.inspect(move |change| {
         let outline =
             ImageFamily { metadata: change.object().metadata.clone(), ..ImageFamily::default() };
         store.apply_watcher_event(&match change {
-            Change::Applied(_) | Change::Echoed(_) => Event::Apply(outline),
-            Change::Deleted(_) => Event::Delete(outline),
+            CacheEvent::Applied(_) | CacheEvent::Echoed(_) => Event::Apply(outline),
+            CacheEvent::Deleted(_) => Event::Delete(outline),
         });
     });
     told.boxed()
@@ -132,11 +132,11 @@ fn told_to(
 /// those that wait for one of its tags are looked at too. Those that stand on its images also want
 /// to know what we have recorded of it ourselves.
 #[must_use]
-pub fn of_family(context: &Context, change: &Change<ImageFamily>) -> Vec<FamilyRef> {
-    let mut concerned: Vec<FamilyRef> =
+pub fn of_family(context: &Context, change: &CacheEvent<ImageFamily>) -> Vec<FamilyObjectRef> {
+    let mut concerned: Vec<FamilyObjectRef> =
         context.dependents.of_family(&Key::of(&**change.object())).iter().map(reference).collect();
     let Some(family) = change.news() else { return concerned };
-    if matches!(change, Change::Deleted(_)) {
+    if matches!(change, CacheEvent::Deleted(_)) {
         context.forget(&family);
     }
     concerned.extend(families_where(context, stalled));
@@ -147,7 +147,7 @@ pub fn of_family(context: &Context, change: &Change<ImageFamily>) -> Vec<FamilyR
 /// The family of an image's record, unless it wrote that itself, and in any case those that stand
 /// on the image.
 #[must_use]
-pub fn of_image(context: &Context, change: &Change<ManagedImage>) -> Vec<FamilyRef> {
+pub fn of_image(context: &Context, change: &CacheEvent<ManagedImage>) -> Vec<FamilyObjectRef> {
     let image = change.object();
     let family = Key::new(&image.namespace().unwrap_or_default(), &image.spec.family);
     let dependents = context.dependents.of_image(&family, &image.spec.image);
@@ -156,7 +156,7 @@ pub fn of_image(context: &Context, change: &Change<ManagedImage>) -> Vec<FamilyR
 
 /// The family of a cascade.
 #[must_use]
-pub fn of_cascade(change: &Change<Cascade>) -> Vec<FamilyRef> {
+pub fn of_cascade(change: &CacheEvent<Cascade>) -> Vec<FamilyObjectRef> {
     let family = |cascade: Arc<Cascade>| {
         Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family)
     };
@@ -165,13 +165,13 @@ pub fn of_cascade(change: &Change<Cascade>) -> Vec<FamilyRef> {
 
 /// The family that a Job or a Pod of ours belongs to.
 #[must_use]
-pub fn of_label<K: ResourceExt>(change: &Change<K>) -> Vec<FamilyRef> {
+pub fn of_label<K: ResourceExt>(change: &CacheEvent<K>) -> Vec<FamilyObjectRef> {
     change.news().and_then(|object| family_of(&*object)).iter().map(reference).collect()
 }
 
 /// The families that use a strategy.
 #[must_use]
-pub fn of_strategy(context: &Context, change: &Change<BuildStrategy>) -> Vec<FamilyRef> {
+pub fn of_strategy(context: &Context, change: &CacheEvent<BuildStrategy>) -> Vec<FamilyObjectRef> {
     let Some(strategy) = change.news().map(|strategy| strategy.name_any()) else {
         return Vec::new();
     };
@@ -186,18 +186,21 @@ pub fn of_strategy(context: &Context, change: &Change<BuildStrategy>) -> Vec<Fam
 #[must_use]
 pub fn of_config_map(
     context: &Context,
-    change: &Change<PartialObjectMeta<ConfigMap>>,
-) -> Vec<FamilyRef> {
+    change: &CacheEvent<PartialObjectMeta<ConfigMap>>,
+) -> Vec<FamilyObjectRef> {
     users_of(context, change, names_config_map)
 }
 
 /// The families that take credentials from a Secret.
 #[must_use]
-pub fn of_secret(context: &Context, change: &Change<PartialObjectMeta<Secret>>) -> Vec<FamilyRef> {
+pub fn of_secret(
+    context: &Context,
+    change: &CacheEvent<PartialObjectMeta<Secret>>,
+) -> Vec<FamilyObjectRef> {
     users_of(context, change, names_secret)
 }
 
-fn reference(key: &Key) -> FamilyRef {
+fn reference(key: &Key) -> FamilyObjectRef {
     ObjectRef::new(&key.name).within(&key.namespace)
 }
 
@@ -210,7 +213,10 @@ fn stalled(family: &ImageFamily) -> bool {
 }
 
 /// Families of any namespace, sorted by key.
-fn families_where(context: &Context, concerned: impl Fn(&ImageFamily) -> bool) -> Vec<FamilyRef> {
+fn families_where(
+    context: &Context,
+    concerned: impl Fn(&ImageFamily) -> bool,
+) -> Vec<FamilyObjectRef> {
     let all = context.stores.families.all();
     all.iter()
         .filter(|family| concerned(family))
@@ -221,9 +227,9 @@ fn families_where(context: &Context, concerned: impl Fn(&ImageFamily) -> bool) -
 /// The families of an object's namespace that name it.
 fn users_of<K: Resource>(
     context: &Context,
-    change: &Change<K>,
+    change: &CacheEvent<K>,
     names: fn(&ImageFamily, &str) -> bool,
-) -> Vec<FamilyRef> {
+) -> Vec<FamilyObjectRef> {
     let Some(object) = change.news().map(|object| Key::of(&*object)) else { return Vec::new() };
     let neighbours = context.stores.families.group(&Key::new(&object.namespace, ""));
     let users = neighbours.iter().filter(|family| names(family, &object.name));

@@ -15,7 +15,7 @@ use kube::{
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::controller::object_cache::{Change, ObjectCache};
+use crate::controller::object_cache::{CacheEvent, ObjectCache};
 
 /// The namespaces that are watched, or a single empty string for all of them.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ pub fn watch<W, K>(
     config: &watcher::Config,
     cache: &Arc<ObjectCache<K>>,
     read: fn(W) -> Option<K>,
-) -> BoxStream<'static, Change<K>>
+) -> BoxStream<'static, CacheEvent<K>>
 where
     W: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     W::DynamicType: Default,

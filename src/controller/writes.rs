@@ -7,7 +7,7 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
-use crate::controller::error::{Error, call};
+use crate::controller::error::{ReconcileError, call};
 
 /// The body of a server-side apply of a status.
 pub fn apply_status<K: Resource<DynamicType = ()>>(
@@ -23,7 +23,7 @@ pub fn apply_status<K: Resource<DynamicType = ()>>(
 }
 
 /// Deletes an object; one that is gone already is as good.
-pub async fn delete<K>(api: &Api<K>, name: &str, how: &DeleteParams) -> Result<(), Error>
+pub async fn delete<K>(api: &Api<K>, name: &str, how: &DeleteParams) -> Result<(), ReconcileError>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {

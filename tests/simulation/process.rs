@@ -16,15 +16,15 @@ use groundswell::{
         backoff::ReconcileBackoff,
         context::{Context, ReconcileCaches},
         dependents::Dependents,
-        error::Error,
+        error::ReconcileError,
         family,
         git_poll::GitKey,
-        object_cache::{Change, Key, ObjectCache},
-        quota::{BuildQuota, Limits},
+        object_cache::{CacheEvent, Key, ObjectCache},
+        quota::{BuildLimits, BuildQuota},
         rollouts::Rollouts,
         stores::Stores,
         tag_owners::TagOwners,
-        triggers::{self, FamilyRef},
+        triggers::{self, FamilyObjectRef},
         watch::Scopes,
     },
     registry, rollout,
@@ -52,7 +52,7 @@ const POLL_TIMEOUT: Duration = Duration::from_mins(1);
 /// Until a pass that came before the caches were filled is tried again.
 const CACHES_PAUSE: Duration = Duration::from_millis(100);
 
-type Pass = BoxFuture<'static, (Key, Result<Action, Error>)>;
+type Pass = BoxFuture<'static, (Key, Result<Action, ReconcileError>)>;
 
 /// Where a watch is.
 #[derive(Debug)]
@@ -75,12 +75,12 @@ pub struct Process {
     /// Families whose pass runs, and when to look at them again.
     running: BTreeMap<Key, Option<Duration>>,
     passes: FuturesUnordered<Pass>,
-    told: Pin<Box<dyn Stream<Item = FamilyRef> + Send>>,
+    told: Pin<Box<dyn Stream<Item = FamilyObjectRef> + Send>>,
 }
 
 impl Process {
     /// Starts: with nothing in its caches, and nothing in its memory.
-    pub fn start(shared: &Shared, number: u64, audit: Duration, limits: Limits) -> Self {
+    pub fn start(shared: &Shared, number: u64, audit: Duration, limits: BuildLimits) -> Self {
         let client = api_server::client(shared, number);
         let clock = shared.lock().time.clock();
         let config = registry::Config::default();
@@ -202,7 +202,7 @@ impl Process {
         }
     }
 
-    fn ended(&mut self, key: &Key, result: Result<Action, Error>) {
+    fn ended(&mut self, key: &Key, result: Result<Action, ReconcileError>) {
         let now = self.shared.lock().elapsed();
         let after = match result {
             Ok(action) => {
@@ -230,7 +230,7 @@ impl Process {
         *due = at.min(*due);
     }
 
-    fn wake(&mut self, family: &FamilyRef) {
+    fn wake(&mut self, family: &FamilyObjectRef) {
         let now = self.shared.lock().elapsed();
         let key = Key::new(family.namespace.as_deref().unwrap_or_default(), &family.name);
         match self.running.get_mut(&key) {
@@ -271,8 +271,8 @@ impl Process {
         &mut self,
         kind: Kind,
         cache: &ObjectCache<K>,
-        of: impl Fn(&Change<K>) -> Vec<FamilyRef>,
-    ) -> Vec<FamilyRef>
+        of: impl Fn(&CacheEvent<K>) -> Vec<FamilyObjectRef>,
+    ) -> Vec<FamilyObjectRef>
     where
         K: kube::Resource + DeserializeOwned,
     {
@@ -326,7 +326,7 @@ impl Process {
         };
         drop(cluster);
         self.watches.insert(kind, next);
-        let changes: Vec<Change<K>> =
+        let changes: Vec<CacheEvent<K>> =
             events.into_iter().flat_map(|event| cache.observe("", event)).collect();
         changes.iter().flat_map(of).collect()
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use groundswell::api::{EdgeUse, Hold, Image, ImageFamilySpec, Policy, request::RequestAction};
-use groundswell::controller::quota::Limits;
+use groundswell::controller::quota::BuildLimits;
 
 use crate::{
     builder::{BAD, BROKEN, COSMETIC, IRREPRODUCIBLE, MISMATCH},
@@ -43,7 +43,7 @@ pub struct Script {
     /// How often tags are audited.
     pub audit: Duration,
     /// How many builds the operator lets run at once.
-    pub limits: Limits,
+    pub limits: BuildLimits,
 }
 
 /// A family as it begins.
@@ -197,9 +197,9 @@ fn moment(random: &mut Random, end: Duration, steps: &[Step]) -> Duration {
     }
 }
 
-fn limits(random: &mut Random) -> Limits {
+fn limits(random: &mut Random) -> BuildLimits {
     let mut limit = |most: usize| random.chance(200).then(|| random.within(1..most));
-    Limits { cluster: limit(6), namespace: limit(5), upstream: limit(4) }
+    BuildLimits { cluster: limit(6), namespace: limit(5), upstream: limit(4) }
 }
 
 fn rates(random: &mut Random) -> Rates {
@@ -340,7 +340,7 @@ impl Default for Script {
             timeout: Duration::from_secs(600),
             keep: Duration::from_secs(600),
             audit: Duration::from_secs(600),
-            limits: Limits::default(),
+            limits: BuildLimits::default(),
         }
     }
 }

@@ -39,7 +39,7 @@ use self::{
 };
 use crate::{
     api::ImageFamily,
-    controller::{context::Context, error::Error, object_cache::Key, quota},
+    controller::{context::Context, error::ReconcileError, object_cache::Key, quota},
     engine::{CascadeStep, decide},
 };
 
@@ -50,7 +50,10 @@ const RESYNC: Duration = Duration::from_mins(10);
 const AT_ONCE: Duration = Duration::from_millis(1);
 
 /// One pass over a family.
-pub async fn reconcile(family: Arc<ImageFamily>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(
+    family: Arc<ImageFamily>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
     let key = Key::of(&*family);
     let live = |family: &Arc<ImageFamily>| family.metadata.deletion_timestamp.is_none();
     let known = || context.stores.families.get(&key).filter(live);

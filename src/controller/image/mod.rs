@@ -24,7 +24,7 @@ use crate::{
     },
     controller::{
         context::Context,
-        error::{Error, call},
+        error::{ReconcileError, call},
         family::record::events::{self, Tone},
         object_cache::Key,
         writes::apply_status,
@@ -40,7 +40,10 @@ const RESYNC: Duration = Duration::from_mins(10);
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// One pass over an image's workloads.
-pub async fn reconcile(image: Arc<ManagedImage>, context: Arc<Context>) -> Result<Action, Error> {
+pub async fn reconcile(
+    image: Arc<ManagedImage>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
     let key = Key::of(&*image);
     let live = |image: &Arc<ManagedImage>| image.metadata.deletion_timestamp.is_none();
     let Some(image) = context.stores.images.get(&key).filter(live) else {
@@ -99,7 +102,7 @@ async fn record(
     image: &ManagedImage,
     steps: Vec<Step>,
     failed: Option<&str>,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     let old = image.status.clone().unwrap_or_default();
     let rollouts: Vec<RolloutRecord> = steps.into_iter().map(|step| step.record).collect();
     let condition = condition(&old.conditions, &rollouts, failed, context.clock.now());

@@ -14,7 +14,7 @@ use crate::{
     builds::{job::drops_user_namespace, outcome},
     controller::{
         context::{Context, ReconcileCache},
-        error::{Error, call},
+        error::{ReconcileError, call},
         family::observe::snapshot::Snapshot,
         object_cache::{Key, ObjectCache},
         writes::delete,
@@ -36,7 +36,7 @@ pub async fn look_for_unanswered(
     client: &Client,
     namespace: &str,
     cache: &mut ReconcileCache,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     let api: Api<Job> = Api::namespaced(client.clone(), namespace);
     while let Some(name) = cache.unanswered.first().cloned() {
         if jobs.get(&Key::new(namespace, &name)).is_none()
@@ -51,7 +51,11 @@ pub async fn look_for_unanswered(
 
 /// Ends the Jobs that count as failed or are cancelled, and have not ended: a pod that waits for an
 /// image, for example. That is recorded by then.
-pub async fn end(context: &Context, snapshot: &Snapshot, decision: &Decision) -> Result<(), Error> {
+pub async fn end(
+    context: &Context,
+    snapshot: &Snapshot,
+    decision: &Decision,
+) -> Result<(), ReconcileError> {
     let api: Api<Job> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
     let decided = decision.actions.iter().filter_map(|action| match action {
         Action::Stop { job } => Some(job),
@@ -74,7 +78,7 @@ pub async fn accepted(
     job: &Job,
     kind: String,
     cache: &mut ReconcileCache,
-) -> Result<Result<(), BuildFailure>, Error> {
+) -> Result<Result<(), BuildFailure>, ReconcileError> {
     if cache.accepted_jobs.contains(&kind) {
         return Ok(Ok(()));
     }
@@ -102,7 +106,7 @@ enum Acceptance {
 }
 
 /// Whether the API server keeps what the Job needs: asked once, without making anything.
-async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
+async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, ReconcileError> {
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let what = || format!("try Job {}", job.name_any());
     match call(what, api.create(&dry, job)).await {
@@ -122,7 +126,7 @@ async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, Error> {
 
 /// The Job of this name. Quotas and policies are asked before the API server looks for the name, so
 /// that a refusal does not say that no earlier pass has made it.
-async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, Error> {
+async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, ReconcileError> {
     call(|| format!("read Job {name}"), api.get_opt(name)).await
 }
 
@@ -134,7 +138,7 @@ pub async fn create(
     api: &Api<Job>,
     wanted: &[Job],
     cache: &mut ReconcileCache,
-) -> Result<Vec<Result<Job, BuildFailure>>, Error> {
+) -> Result<Vec<Result<Job, BuildFailure>>, ReconcileError> {
     let mut created = Vec::with_capacity(wanted.len());
     for wanted in wanted.chunks(AT_ONCE) {
         // Until an answer says what came of it, even if this pass goes no further.
@@ -156,7 +160,7 @@ async fn create_or_take(
     jobs: &ObjectCache<Job>,
     api: &Api<Job>,
     job: &Job,
-) -> Result<Result<Job, BuildFailure>, Error> {
+) -> Result<Result<Job, BuildFailure>, ReconcileError> {
     let name = job.name_any();
     match call(|| format!("create Job {name}"), api.create(&PostParams::default(), job)).await {
         Ok(created) => {

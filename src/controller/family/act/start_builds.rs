@@ -18,7 +18,7 @@ use crate::{
     },
     controller::{
         context::{Context, ReconcileCache},
-        error::Error,
+        error::ReconcileError,
         family::{
             act::jobs::{accepted, create},
             observe::{snapshot::Snapshot, strategies::strategy_ref},
@@ -38,7 +38,7 @@ pub async fn start_builds(
     decision: &mut Decision,
     cache: &mut ReconcileCache,
     now: Timestamp,
-) -> Result<bool, Error> {
+) -> Result<bool, ReconcileError> {
     let cascade = decision.cascade.name().unwrap_or_default().to_owned();
     let actions: Vec<Action> = decision
         .actions
@@ -103,7 +103,7 @@ async fn prepare(
     cache: &mut ReconcileCache,
     action: &Action,
     cascade: &str,
-) -> Result<Result<(BuildRequest, Job), BuildFailure>, Error> {
+) -> Result<Result<(BuildRequest, Job), BuildFailure>, ReconcileError> {
     let Some((image, request)) = request(context, snapshot, action, cascade) else {
         let message = "an input of the build went away while it was started".to_owned();
         return Ok(Err(refused(FailureClass::Infrastructure, reason::SOURCE_NOT_FOUND, message)));

@@ -17,7 +17,7 @@ use crate::{
     },
     controller::{
         context::{Context, ReconcileCache},
-        error::Error,
+        error::ReconcileError,
         family::{act::jobs, observe::snapshot::Snapshot},
         object_cache::Key,
     },
@@ -32,7 +32,7 @@ pub async fn start_checks(
     decision: &mut Decision,
     cache: &mut ReconcileCache,
     now: Timestamp,
-) -> Result<bool, Error> {
+) -> Result<bool, ReconcileError> {
     let requests: Vec<(usize, CheckRequest)> =
         decision.actions.iter().filter_map(|action| request(snapshot, action)).collect();
     let cascade = decision.cascade.name().unwrap_or_default().to_owned();

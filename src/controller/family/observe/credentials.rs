@@ -10,7 +10,7 @@ use crate::{
     api::{ImageFamily, condition::reason},
     controller::{
         context::{Context, ReconcileCache},
-        error::{Error, call},
+        error::{ReconcileError, call},
         object_cache::Key,
     },
     engine::Problem,
@@ -25,7 +25,7 @@ pub async fn load(
     context: &Context,
     family: &ImageFamily,
     cache: &mut ReconcileCache,
-) -> Result<Result<Arc<Keychain>, Problem>, Error> {
+) -> Result<Result<Arc<Keychain>, Problem>, ReconcileError> {
     let namespace = family.namespace().unwrap_or_default();
     let mut versions = Vec::with_capacity(family.spec.credentials.len());
     for secret in &family.spec.credentials {

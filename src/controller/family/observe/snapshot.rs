@@ -15,7 +15,7 @@ use crate::{
     builds::source::{ConfigMapError, config_map_hash},
     controller::{
         context::{Context, Lookups, ReconcileCache},
-        error::{Error, call},
+        error::{ReconcileError, call},
         family::{
             observe::{image_keys::ImageKeys, imports, strategies::strategies},
             observe::{jobs::ObservedJobs, requests},
@@ -130,7 +130,7 @@ impl Snapshot {
         keychain: Arc<Keychain>,
         cache: &mut ReconcileCache,
         now: Timestamp,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, ReconcileError> {
         let key = Key::of(&**family);
         let spec = &family.spec;
         let mut records: HashMap<String, Arc<ManagedImage>> = context
@@ -371,7 +371,7 @@ async fn source(
     image: &Image,
     inline: Option<&String>,
     cache: &mut ReconcileCache,
-) -> Result<Observed<String>, Error> {
+) -> Result<Observed<String>, ReconcileError> {
     if let Some(revision) = inline {
         return Ok(Observed::Known(revision.clone()));
     }
@@ -512,7 +512,7 @@ async fn announced(
     family: &ImageFamily,
     known: &[Arc<Cascade>],
     cache: &mut ReconcileCache,
-) -> Result<Option<Arc<Cascade>>, Error> {
+) -> Result<Option<Arc<Cascade>>, ReconcileError> {
     let told = family
         .status
         .as_ref()

@@ -15,7 +15,7 @@ use crate::{
     api::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, condition::reason, labels},
     controller::{
         context::{Context, ReconcileCache},
-        error::{Error, call},
+        error::{ReconcileError, call},
         family::{
             observe::snapshot::Snapshot,
             record::events::{self, Tone},
@@ -32,7 +32,7 @@ pub async fn record(
     decision: &Decision,
     cache: &mut ReconcileCache,
     now: Timestamp,
-) -> Result<Option<Timestamp>, Error> {
+) -> Result<Option<Timestamp>, ReconcileError> {
     forget_old(context, snapshot).await?;
     match (&decision.cascade, &snapshot.cascade) {
         (CascadeStep::Open { name, causes, supersedes, levels }, _) => {
@@ -97,7 +97,7 @@ async fn open(
     name: &str,
     spec: CascadeSpec,
     cache: &mut ReconcileCache,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     let note = format!("{}: {}", name, causes::sentence(&spec.causes));
     let cascade = Cascade {
         metadata: ObjectMeta {
@@ -152,7 +152,7 @@ async fn write(
     snapshot: &Snapshot,
     cascade: &Cascade,
     status: &CascadeStatus,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     let api: Api<Cascade> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
     let name = cascade.name_any();
     let patch = apply_status::<Cascade>(&name, status);
@@ -188,7 +188,7 @@ async fn told_closed(context: &Context, snapshot: &Snapshot, status: &CascadeSta
 }
 
 /// Deletes the oldest records of ended cascades beyond the limit.
-async fn forget_old(context: &Context, snapshot: &Snapshot) -> Result<(), Error> {
+async fn forget_old(context: &Context, snapshot: &Snapshot) -> Result<(), ReconcileError> {
     let mut ended = context.stores.cascades.group(&snapshot.key);
     ended.retain(|cascade| {
         let phase = cascade.status.as_ref().map(|status| status.phase).unwrap_or_default();

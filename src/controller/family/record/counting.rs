@@ -14,7 +14,7 @@ use crate::{
 
 /// The change of an image's record, and what the cluster knows of its Jobs.
 #[derive(Clone, Copy, Debug)]
-pub struct Change<'a> {
+pub struct RecordChange<'a> {
     /// The image.
     pub image: &'a Image,
     /// Its record before.
@@ -29,7 +29,7 @@ pub struct Change<'a> {
     pub checks: &'a [ObservedCheck],
 }
 
-impl Change<'_> {
+impl RecordChange<'_> {
     /// The builds that have ended, and how long they took where that is known.
     #[must_use]
     pub fn builds(&self) -> Vec<(BuildResult, Option<Duration>)> {
@@ -161,8 +161,14 @@ mod tests {
         builds: &[ObservedBuild],
     ) -> Vec<BuildResult> {
         let seconds = HashMap::from([("f-0".to_owned(), 90)]);
-        let change =
-            Change { image: &Image::default(), old, new, builds, seconds: &seconds, checks: &[] };
+        let change = RecordChange {
+            image: &Image::default(),
+            old,
+            new,
+            builds,
+            seconds: &seconds,
+            checks: &[],
+        };
         let counted = change.builds();
         let long = Some(Duration::from_secs(90));
         assert!(
@@ -247,7 +253,7 @@ mod tests {
         let seconds = HashMap::new();
         let counted =
             |old: &ManagedImageStatus, new: &ManagedImageStatus, observations: &[ObservedCheck]| {
-                let change = Change {
+                let change = RecordChange {
                     image: &image,
                     old,
                     new,

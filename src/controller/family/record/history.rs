@@ -17,7 +17,7 @@ const MAX_WHY: usize = 300;
 
 /// What is known of an image's builds beside its record.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'a> {
+pub struct KnownBuilds<'a> {
     /// Builds that the cluster still knows.
     pub builds: &'a [ObservedBuild],
     /// How long those took that have ended, in seconds, by their Jobs' names.
@@ -33,7 +33,7 @@ pub struct Known<'a> {
 pub fn history(
     old: &ManagedImageStatus,
     decided: &ImageDecision,
-    known: Known<'_>,
+    known: KnownBuilds<'_>,
     cascade: &str,
     keep: i32,
     now: Timestamp,
@@ -74,7 +74,7 @@ pub fn history(
     history
 }
 
-impl Known<'_> {
+impl KnownBuilds<'_> {
     /// How long the build of a fingerprint took, in seconds: as its Job tells, or since it was seen
     /// to run.
     fn seconds_of(
@@ -142,7 +142,7 @@ mod tests {
                       decided: &ImageDecision,
                       builds: &[ObservedBuild],
                       lookups: &[Lookup]| {
-            let known = Known { builds, seconds: &seconds, lookups };
+            let known = KnownBuilds { builds, seconds: &seconds, lookups };
             let history = history(old, decided, known, "cascade", 10, second(0));
             assert_eq!((history.len(), history[0].digest.as_str()), (1, ""));
             history[0].build
@@ -197,7 +197,7 @@ mod tests {
             ..ImageDecision::waiting(problem, false)
         };
         let seconds = HashMap::from([("f-0".to_owned(), 30)]);
-        let known = Known { builds: &[job("f", 0, 2)], seconds: &seconds, lookups: &[] };
+        let known = KnownBuilds { builds: &[job("f", 0, 2)], seconds: &seconds, lookups: &[] };
         // The record tells of no running build: it has ended before the checks have.
         let old = ManagedImageStatus::default();
         let entry = history(&old, &decided, known, "cascade", 10, second(500)).remove(0);
@@ -208,13 +208,13 @@ mod tests {
             ..RunningBuild::default()
         };
         let old = ManagedImageStatus { running: Some(running), ..ManagedImageStatus::default() };
-        let gone = Known { builds: &[], ..known };
+        let gone = KnownBuilds { builds: &[], ..known };
         assert_eq!(history(&old, &decided, gone, "cascade", 10, second(500))[0].seconds, Some(60));
     }
 
     #[test]
     fn a_list_is_cut_to_what_the_spec_allows() {
-        let known = Known { builds: &[], seconds: &HashMap::new(), lookups: &[] };
+        let known = KnownBuilds { builds: &[], seconds: &HashMap::new(), lookups: &[] };
         let history_of = |length: usize, keep| {
             let old = ManagedImageStatus {
                 history: vec![BuildRecord::default(); length],

@@ -18,13 +18,13 @@ use crate::{
     },
     controller::{
         context::{Context, ReconcileCache},
-        error::{Error, call},
+        error::{ReconcileError, call},
         family::{
             observe::snapshot::Snapshot,
             record::{
-                counting::Change,
+                counting::RecordChange,
                 events::{self, Tone},
-                history::{Known, history},
+                history::{KnownBuilds, history},
                 requests,
             },
         },
@@ -48,7 +48,7 @@ pub async fn write_all(
     decision: &Decision,
     cache: &ReconcileCache,
     now: Timestamp,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     stream::iter(0..snapshot.family.spec.images.len())
         .map(|index| write(context, snapshot, decision, cache, index, now))
         .buffer_unordered(AT_ONCE)
@@ -63,7 +63,7 @@ pub async fn record_promotion_intent(
     context: &Context,
     snapshot: &Snapshot,
     decision: &Decision,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     let floats = decision.actions.iter().filter_map(|action| match action {
         Action::Promote { image, tags, .. } => {
             tags.iter().any(|tag| !tag.immutable).then_some(*image)
@@ -91,9 +91,9 @@ async fn put_status(
     namespace: &str,
     name: String,
     status: ManagedImageStatus,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     let api: Api<ManagedImage> = Api::namespaced(context.client.clone(), namespace);
-    let mut body = serde_json::to_value(&status).map_err(|source| Error::Serialize {
+    let mut body = serde_json::to_value(&status).map_err(|source| ReconcileError::Serialize {
         what: format!("write the status of ManagedImage {name}"),
         source,
     })?;
@@ -122,7 +122,7 @@ async fn write(
     cache: &ReconcileCache,
     index: usize,
     now: Timestamp,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     let (Some(image), Some(decided)) =
         (snapshot.family.spec.images.get(index), decision.images.get(index))
     else {
@@ -212,7 +212,7 @@ fn status(
         .or_else(|| old.last_handled_request.clone());
     let reason = decided.reason;
     let message = shorten(&decided.message.to_string(), MAX_MESSAGE);
-    let known = Known {
+    let known = KnownBuilds {
         builds: snapshot.builds_of(index),
         seconds: &snapshot.seconds,
         lookups: cache.lookups.of(snapshot
@@ -373,7 +373,7 @@ fn count(
     new: &ManagedImageStatus,
 ) {
     let Some(image) = snapshot.family.spec.images.get(index) else { return };
-    let change = Change {
+    let change = RecordChange {
         image,
         old,
         new,

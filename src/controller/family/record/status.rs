@@ -20,7 +20,7 @@ use crate::{
     },
     controller::{
         context::{Context, ReconcileCache},
-        error::{Error, call},
+        error::{ReconcileError, call},
         family::{
             RESYNC,
             observe::snapshot::Snapshot,
@@ -54,7 +54,7 @@ pub async fn record(
     decision: &Decision,
     cache: &mut ReconcileCache,
     now: Timestamp,
-) -> Result<Option<Timestamp>, Error> {
+) -> Result<Option<Timestamp>, ReconcileError> {
     if !matches!(decision.cascade, CascadeStep::Open { .. }) {
         forget_removed(context, snapshot, cache).await?;
         image::write_all(context, snapshot, decision, cache, now).await?;
@@ -72,7 +72,7 @@ pub async fn stalled(
     problem: &Problem,
     cache: &mut ReconcileCache,
     now: Timestamp,
-) -> Result<Action, Error> {
+) -> Result<Action, ReconcileError> {
     let old = family.status.clone().unwrap_or_default();
     let generation = family.metadata.generation;
     let mut status = ImageFamilyStatus { observed_generation: generation, ..old.clone() };
@@ -101,7 +101,7 @@ async fn family(
     decision: &Decision,
     cache: &mut ReconcileCache,
     now: Timestamp,
-) -> Result<Option<Timestamp>, Error> {
+) -> Result<Option<Timestamp>, ReconcileError> {
     let old = snapshot.family.status.clone().unwrap_or_default();
     let announced = announced(snapshot, decision, &old, now);
     let look_again =
@@ -181,7 +181,7 @@ fn family_status(
         requests,
         attention: attention(snapshot, decision),
     };
-    let verdict = Verdict::of(snapshot, decision, &status);
+    let verdict = FamilyConditions::of(snapshot, decision, &status);
     verdict.set(&mut status.conditions, generation, now);
     status
 }
@@ -217,7 +217,7 @@ fn attention(snapshot: &Snapshot, decision: &Decision) -> Vec<Attention> {
 }
 
 /// What the three conditions say.
-struct Verdict {
+struct FamilyConditions {
     ready: bool,
     reconciling: bool,
     stalled: bool,
@@ -225,7 +225,7 @@ struct Verdict {
     message: String,
 }
 
-impl Verdict {
+impl FamilyConditions {
     fn of(snapshot: &Snapshot, decision: &Decision, status: &ImageFamilyStatus) -> Self {
         let counts = &status.counts;
         let progress = format!("{} of {} images are current", counts.current, counts.total);
@@ -381,7 +381,7 @@ pub async fn refresh(
     context: &Context,
     key: &Key,
     cache: &mut ReconcileCache,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     if cache.unsure {
         let api: Api<ImageFamily> = Api::namespaced(context.client.clone(), &key.namespace);
         if let Some(family) =
@@ -399,7 +399,7 @@ async fn write_family(
     family: &ImageFamily,
     status: &ImageFamilyStatus,
     cache: &mut ReconcileCache,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     let api: Api<ImageFamily> =
         Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
     let name = family.name_any();
@@ -481,7 +481,7 @@ async fn forget_removed(
     context: &Context,
     snapshot: &Snapshot,
     cache: &mut ReconcileCache,
-) -> Result<(), Error> {
+) -> Result<(), ReconcileError> {
     let names = snapshot.family.spec.images.iter().enumerate();
     let wanted: HashMap<&str, String> =
         names.map(|(index, image)| (image.name.as_str(), snapshot.repository(index))).collect();

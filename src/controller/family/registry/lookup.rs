@@ -86,27 +86,27 @@ async fn ask(
         Repository::new(&context.registry, &snapshot.keychain, &snapshot.repository(image));
     let answer = match repository {
         Ok(repository) => {
-            Question { context, snapshot, decision, image, repository }
+            FingerprintQuery { context, snapshot, decision, image, repository }
                 .ask(fingerprint, after)
                 .await
         }
         Err(problem) => Err(problem),
     };
     match answer {
-        Ok(Answer::Found(result)) => result,
-        Ok(Answer::Rejected(problem)) => LookupResult::Rejected(problem, again),
+        Ok(LookupAnswer::Found(result)) => result,
+        Ok(LookupAnswer::Rejected(problem)) => LookupResult::Rejected(problem, again),
         Err(problem) => LookupResult::Failed(problem, again),
     }
 }
 
 /// What a registry has answered, good or not.
-enum Answer {
+enum LookupAnswer {
     Found(LookupResult),
     Rejected(Problem),
 }
 
 /// One question to a registry.
-struct Question<'a> {
+struct FingerprintQuery<'a> {
     context: &'a Context,
     snapshot: &'a Snapshot,
     decision: &'a Decision,
@@ -114,11 +114,11 @@ struct Question<'a> {
     repository: Repository<'a>,
 }
 
-impl Question<'_> {
-    async fn ask(&self, fingerprint: &str, after: Option<i32>) -> Result<Answer, Problem> {
+impl FingerprintQuery<'_> {
+    async fn ask(&self, fingerprint: &str, after: Option<i32>) -> Result<LookupAnswer, Problem> {
         let tag = tags::pushed_as(fingerprint);
         let Some(manifest) = self.repository.tagged(&tag).await? else {
-            return Ok(Answer::Found(LookupResult::Absent {
+            return Ok(LookupAnswer::Found(LookupResult::Absent {
                 last_build: self.last_build(fingerprint).await?,
                 after,
             }));
@@ -131,16 +131,16 @@ impl Question<'_> {
                 self.snapshot.repository(self.image),
                 labels::OCI_FINGERPRINT
             );
-            return Ok(Answer::Rejected(Problem {
+            return Ok(LookupAnswer::Rejected(Problem {
                 reason: reason::INVALID_REGISTRY_RESPONSE,
                 message,
             }));
         }
         let images = self.repository.images(&manifest).await?;
         if let Some(problem) = self.stands_elsewhere(&images).await? {
-            return Ok(Answer::Rejected(problem));
+            return Ok(LookupAnswer::Rejected(problem));
         }
-        Ok(Answer::Found(pushed_image::present(&manifest, &images)))
+        Ok(LookupAnswer::Found(pushed_image::present(&manifest, &images)))
     }
 
     /// The number of the last build, as the registry has it; asked only where it is not recorded.
