@@ -1,225 +1,273 @@
-//! Conditions: their types and reasons, and how one is set.
+//! Conditions: their types, their reasons, and how one is set.
 //!
-//! metav1 conditions with kstatus polarity, so that `kubectl wait`, Argo CD and Flux read them
-//! without a plugin.
+//! Conditions follow `metav1.Condition` and kstatus, so that `kubectl wait`, Argo CD and Flux read
+//! them without a plugin.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// True when everything is as the spec wants it.
+/// Condition type that is true when the object matches its spec.
 pub const READY: &str = "Ready";
-/// True while the controller is moving toward it.
+/// Condition type that is true while the controller works towards the spec.
 pub const RECONCILING: &str = "Reconciling";
-/// True when it can't go on until a person changes something.
+/// Condition type that is true when the controller makes no progress until a user changes
+/// something.
 pub const STALLED: &str = "Stalled";
 
-/// The most characters of a condition's message; the API server allows 32768, a person reads less.
+/// Maximum length of a condition's message in characters. The API server allows 32768, which is
+/// more than a user reads.
 pub const MAX_MESSAGE: usize = 1024;
 
-/// Reasons of conditions and Events. Each says what happened; the message names the object, the
-/// field and what to do.
-pub mod reason {
-    /// Everything is current.
-    pub const CURRENT: &str = "Current";
-    /// A cascade is under way, or is about to start.
-    pub const CASCADING: &str = "Cascading";
-    /// Changes have come and the quiet time has not passed.
-    pub const SETTLING: &str = "Settling";
-    /// The first digest of an upstream has not been seen yet.
-    pub const RESOLVING: &str = "Resolving";
-    /// `spec.suspend` is set.
-    pub const SUSPENDED: &str = "Suspended";
-    /// One or more images have failed.
-    pub const IMAGES_FAILED: &str = "ImagesFailed";
-    /// The edges of the family run in a circle.
-    pub const CYCLE: &str = "Cycle";
-    /// `from` names an image or upstream that does not exist.
-    pub const UNKNOWN_PARENT: &str = "UnknownParent";
-    /// Two images claim one tag of one repository.
-    pub const TAG_COLLISION: &str = "TagCollision";
-    /// A tag's template names an unknown variable or does not parse.
-    pub const INVALID_TAG_TEMPLATE: &str = "InvalidTagTemplate";
-    /// A field has a value that can't be used.
-    pub const INVALID_SPEC: &str = "InvalidSpec";
-    /// A `BuildStrategy` does not exist.
-    pub const STRATEGY_NOT_FOUND: &str = "StrategyNotFound";
-    /// A `BuildStrategy`, or a parameter given to it, can't be used.
-    pub const INVALID_STRATEGY: &str = "InvalidStrategy";
-    /// A Secret does not exist.
-    pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
-    /// A Secret exists, and can't be used.
-    pub const INVALID_SECRET: &str = "InvalidSecret";
-    /// A source does not exist: no such `ConfigMap`, key, repository or revision.
-    pub const SOURCE_NOT_FOUND: &str = "SourceNotFound";
-    /// A source exists, and can't be used or reached.
-    pub const SOURCE_UNAVAILABLE: &str = "SourceUnavailable";
-    /// A Dockerfile does not parse, or names an image that `from` does not declare.
-    pub const DOCKERFILE_MISMATCH: &str = "DockerfileMismatch";
-    /// A registry refused a credential.
-    pub const REGISTRY_DENIED: &str = "RegistryDenied";
-    /// A registry is away, or slow, or limits us.
-    pub const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
-    /// A registry answered with something that is not an image.
-    pub const INVALID_REGISTRY_RESPONSE: &str = "InvalidRegistryResponse";
-    /// A registry does not have the image or the tag.
-    pub const IMAGE_NOT_FOUND: &str = "ImageNotFound";
-    /// A manifest is larger than 4 MiB.
-    pub const MANIFEST_TOO_LARGE: &str = "ManifestTooLarge";
-    /// An upstream's index does not offer a platform that is asked for.
-    pub const PLATFORM_MISSING: &str = "PlatformMissing";
-    /// An upstream is held where it is.
-    pub const HELD: &str = "Held";
-    /// The cluster does not give pods a user namespace, and the strategy requires one.
-    pub const USER_NAMESPACE_UNAVAILABLE: &str = "UserNamespaceUnavailable";
-    /// A parent is not current.
-    pub const WAITING_FOR_PARENT: &str = "WaitingForParent";
-    /// An ancestor has failed.
-    pub const ANCESTOR_FAILED: &str = "AncestorFailed";
-    /// As many builds run as `policy.parallelism` allows.
-    pub const PARALLELISM_REACHED: &str = "ParallelismReached";
-    /// A failed build is tried again after a pause.
-    pub const RETRYING: &str = "Retrying";
-    /// A build runs.
-    pub const BUILDING: &str = "Building";
-    /// A build has pushed, and the registry is asked for it.
-    pub const VERIFYING: &str = "Verifying";
-    /// A build failed as often as `policy.retries` allows.
-    pub const BUILD_FAILED: &str = "BuildFailed";
-    /// What is around a build failed as often as `policy.retries` allows.
-    pub const INFRASTRUCTURE_FAILED: &str = "InfrastructureFailed";
-    /// A build took longer than its strategy's `timeout` allows.
-    pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
-    /// A build, or a command in it, ran out of memory.
-    pub const OUT_OF_MEMORY: &str = "OutOfMemory";
-    /// A build's disk is full.
-    pub const DISK_FULL: &str = "DiskFull";
-    /// A pod was evicted: its node was short of something, was drained or shut down.
-    pub const EVICTED: &str = "Evicted";
-    /// A pod had to make room for one of a higher priority.
-    pub const PREEMPTED: &str = "Preempted";
-    /// A pod's node is gone, or no longer answers.
-    pub const NODE_LOST: &str = "NodeLost";
-    /// A node did not take a pod that it was given.
-    pub const NODE_REFUSED: &str = "NodeRefused";
-    /// A pod was deleted before its end.
-    pub const POD_LOST: &str = "PodLost";
-    /// A pod can't be started as it is.
-    pub const POD_NOT_STARTED: &str = "PodNotStarted";
-    /// A node can't pull an image of a pod: the builder's, or the operator's.
-    pub const IMAGE_PULL_FAILED: &str = "ImagePullFailed";
-    /// No node has room for a pod.
-    pub const UNSCHEDULABLE: &str = "Unschedulable";
-    /// The cluster makes no pod for a Job: a quota or a policy forbids it.
-    pub const POD_NOT_CREATED: &str = "PodNotCreated";
-    /// A quota of the namespace leaves no room for a Job.
-    pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
-    /// A policy, or a missing right, forbids a Job.
-    pub const JOB_REFUSED: &str = "JobRefused";
-    /// A registry took the credential and refused what was pushed.
-    pub const PUSH_REFUSED: &str = "PushRefused";
-    /// The builder's daemon did not start, or went away.
-    pub const BUILDER_UNAVAILABLE: &str = "BuilderUnavailable";
-    /// Somebody else moved a tag of ours; it was put back.
-    pub const TAG_MOVED: &str = "TagMoved";
-    /// An immutable tag already stands on another digest, and was left there.
-    pub const TAG_IMMUTABLE: &str = "TagImmutable";
-    /// A workload can't be rolled out: it or its container does not exist, or its namespace does
-    /// not consent.
-    pub const ROLLOUT_REFUSED: &str = "RolloutRefused";
-    /// A workload does not come up on the new digest.
-    pub const ROLLOUT_STALLED: &str = "RolloutStalled";
-    /// A workload is moving to the new digest.
-    pub const ROLLING_OUT: &str = "RollingOut";
-    /// An upstream moved to a new digest.
-    pub const UPSTREAM_MOVED: &str = "UpstreamMoved";
-    /// A cascade began.
-    pub const CASCADE_STARTED: &str = "CascadeStarted";
-    /// A cascade ended.
-    pub const CASCADE_FINISHED: &str = "CascadeFinished";
-    /// A candidate is younger than `minimumAge`.
-    pub const MINIMUM_AGE: &str = "MinimumAge";
-    /// A candidate waits for a person's agreement.
-    pub const AWAITING_APPROVAL: &str = "AwaitingApproval";
-    /// No window of `policy.windows` is open.
-    pub const WINDOW_CLOSED: &str = "WindowClosed";
-    /// Too many builds in a row have failed from one cause.
-    pub const BREAKER_OPEN: &str = "BreakerOpen";
-    /// As many builds started as `policy.rate_limit` allows.
-    pub const RATE_LIMITED: &str = "RateLimited";
-    /// As many builds run in the namespace, in the cluster or for an upstream as the operator
-    /// allows.
-    pub const BUILD_LIMIT_REACHED: &str = "BuildLimitReached";
-    /// The image was built in the cascade that runs, and an input has changed since: the next
-    /// cascade builds it.
-    pub const NEXT_CASCADE: &str = "NextCascade";
-    /// A check of the new digest runs.
-    pub const CHECKING: &str = "Checking";
-    /// A required check of the new digest failed.
-    pub const CHECK_FAILED: &str = "CheckFailed";
-    /// A person has cancelled the build.
-    pub const CANCELLED: &str = "Cancelled";
-    /// An image of another family can't be used: it is not there, or not exported to this
-    /// namespace.
-    pub const IMPORT_REFUSED: &str = "ImportRefused";
-    /// A request of a person was carried out.
-    pub const REQUEST_DONE: &str = "RequestDone";
-    /// A request of a person could not be carried out, or could not be read.
-    pub const REQUEST_REFUSED: &str = "RequestRefused";
+/// Defines the reason constants and, beside each, its [`ReasonClass`].
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal: $class:ident;)+) => {
+        /// Reasons of conditions and Events. A reason says what happened. The message beside it
+        /// names the object and the field, and says what to do.
+        pub mod reason {
+            $($(#[doc = $doc])+ pub const $name: &str = $text;)+
+        }
+
+        /// Every constant of [`reason`] with its class, in the order of their definition.
+        pub const REASONS: &[(&str, ReasonClass)] =
+            &[$((reason::$name, ReasonClass::$class)),+];
+    };
 }
 
-/// Something that stands in the way, told to a person.
+/// What has to happen before an object leaves the state that a reason explains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReasonClass {
+    /// Nothing: the object is as the user wants it, or the reason reports an event that is over.
+    Settled,
+    /// The state is intended and passes without a correction: once a build, a parent, a limit or a
+    /// point in time allows it.
+    Expected,
+    /// The state may last until a user changes something.
+    NeedsUser,
+}
+
+impl ReasonClass {
+    /// Returns the class of a reason, or `None` if the text is not a constant of [`reason`].
+    #[must_use]
+    pub fn of(reason: &str) -> Option<Self> {
+        REASONS.iter().find(|(text, _)| *text == reason).map(|(_, class)| *class)
+    }
+}
+
+/// Returns the constant of [`reason`] that equals a text, for example one read from a status.
+#[must_use]
+pub fn reason_from_str(text: &str) -> Option<&'static str> {
+    REASONS.iter().find(|(reason, _)| *reason == text).map(|(reason, _)| *reason)
+}
+
+reasons! {
+    /// The object matches its spec and its inputs.
+    CURRENT = "Current": Settled;
+    /// A cascade is running or is about to start.
+    CASCADING = "Cascading": Expected;
+    /// Inputs have changed, and the quiet time `policy.settle` has not passed yet.
+    SETTLING = "Settling": Expected;
+    /// The first digest of an upstream, or another input, has not been looked up yet.
+    RESOLVING = "Resolving": Expected;
+    /// `spec.suspend` is set. The state lasts until the user clears the field.
+    SUSPENDED = "Suspended": Expected;
+    /// One or more images have failed.
+    IMAGES_FAILED = "ImagesFailed": NeedsUser;
+    /// The edges of the graph form a cycle.
+    CYCLE = "Cycle": NeedsUser;
+    /// An entry of `from` names an image or an upstream that does not exist.
+    UNKNOWN_PARENT = "UnknownParent": NeedsUser;
+    /// Two images claim the same tag of the same repository.
+    TAG_COLLISION = "TagCollision": NeedsUser;
+    /// A tag template does not parse or names an unknown variable.
+    INVALID_TAG_TEMPLATE = "InvalidTagTemplate": NeedsUser;
+    /// A field has an invalid value.
+    INVALID_SPEC = "InvalidSpec": NeedsUser;
+    /// A `BuildStrategy` does not exist.
+    STRATEGY_NOT_FOUND = "StrategyNotFound": NeedsUser;
+    /// A `BuildStrategy`, or a parameter that a family gives to it, is invalid.
+    INVALID_STRATEGY = "InvalidStrategy": NeedsUser;
+    /// A Secret does not exist.
+    SECRET_NOT_FOUND = "SecretNotFound": NeedsUser;
+    /// A Secret exists and cannot be used.
+    INVALID_SECRET = "InvalidSecret": NeedsUser;
+    /// A source does not exist: there is no such `ConfigMap`, key, repository or revision.
+    SOURCE_NOT_FOUND = "SourceNotFound": NeedsUser;
+    /// A source exists and cannot be used or reached.
+    SOURCE_UNAVAILABLE = "SourceUnavailable": NeedsUser;
+    /// A Dockerfile does not parse, or names an image that `from` does not declare.
+    DOCKERFILE_MISMATCH = "DockerfileMismatch": NeedsUser;
+    /// A registry rejected a credential.
+    REGISTRY_DENIED = "RegistryDenied": NeedsUser;
+    /// A registry is unreachable, slow, or limits the rate of requests.
+    REGISTRY_UNAVAILABLE = "RegistryUnavailable": NeedsUser;
+    /// A registry returned a response that is not an image.
+    INVALID_REGISTRY_RESPONSE = "InvalidRegistryResponse": NeedsUser;
+    /// A registry does not have the image or the tag.
+    IMAGE_NOT_FOUND = "ImageNotFound": NeedsUser;
+    /// A manifest is larger than 4 MiB.
+    MANIFEST_TOO_LARGE = "ManifestTooLarge": NeedsUser;
+    /// The index of an upstream does not offer a required platform.
+    PLATFORM_MISSING = "PlatformMissing": NeedsUser;
+    /// An image or an upstream is held at its current digest. An upstream that is held before its
+    /// first digest needs a user: its images wait until the hold names a digest or ends.
+    HELD = "Held": NeedsUser;
+    /// The strategy requires a user namespace, and the cluster does not give one to pods.
+    USER_NAMESPACE_UNAVAILABLE = "UserNamespaceUnavailable": NeedsUser;
+    /// A parent is not current.
+    WAITING_FOR_PARENT = "WaitingForParent": Expected;
+    /// An ancestor has failed.
+    ANCESTOR_FAILED = "AncestorFailed": NeedsUser;
+    /// The family runs as many builds as `policy.parallelism` allows.
+    PARALLELISM_REACHED = "ParallelismReached": Expected;
+    /// A build failed and is retried after a pause.
+    RETRYING = "Retrying": Expected;
+    /// A build is running.
+    BUILDING = "Building": Expected;
+    /// A build has pushed its image, and the registry is being queried for it.
+    VERIFYING = "Verifying": Expected;
+    /// A build failed as often as `policy.retries` allows.
+    BUILD_FAILED = "BuildFailed": NeedsUser;
+    /// The infrastructure around a build failed as often as `policy.retries` allows.
+    INFRASTRUCTURE_FAILED = "InfrastructureFailed": NeedsUser;
+    /// A build ran longer than the `timeout` of its strategy.
+    DEADLINE_EXCEEDED = "DeadlineExceeded": NeedsUser;
+    /// A build, or a command in it, ran out of memory.
+    OUT_OF_MEMORY = "OutOfMemory": NeedsUser;
+    /// The disk of a build is full.
+    DISK_FULL = "DiskFull": NeedsUser;
+    /// A pod was evicted because its node was short of a resource, was drained or shut down.
+    EVICTED = "Evicted": NeedsUser;
+    /// A pod was preempted by one of a higher priority.
+    PREEMPTED = "Preempted": NeedsUser;
+    /// The node of a pod is gone or no longer responds.
+    NODE_LOST = "NodeLost": NeedsUser;
+    /// A node rejected a pod that was scheduled to it.
+    NODE_REFUSED = "NodeRefused": NeedsUser;
+    /// A pod was deleted before it finished.
+    POD_LOST = "PodLost": NeedsUser;
+    /// A pod cannot be started with its current specification.
+    POD_NOT_STARTED = "PodNotStarted": NeedsUser;
+    /// A node cannot pull an image of a pod: that of the builder or that of the operator.
+    IMAGE_PULL_FAILED = "ImagePullFailed": NeedsUser;
+    /// No node has enough free resources for a pod.
+    UNSCHEDULABLE = "Unschedulable": NeedsUser;
+    /// The cluster creates no pod for a Job because a quota or a policy forbids it.
+    POD_NOT_CREATED = "PodNotCreated": NeedsUser;
+    /// A quota of the namespace leaves no room for a Job.
+    QUOTA_EXCEEDED = "QuotaExceeded": NeedsUser;
+    /// A policy or a missing permission forbids a Job.
+    JOB_REFUSED = "JobRefused": NeedsUser;
+    /// A registry accepted the credential and rejected the push.
+    PUSH_REFUSED = "PushRefused": NeedsUser;
+    /// The daemon of the builder did not start or disappeared.
+    BUILDER_UNAVAILABLE = "BuilderUnavailable": NeedsUser;
+    /// Another client moved a tag that Groundswell manages. The tag was restored.
+    TAG_MOVED = "TagMoved": NeedsUser;
+    /// An immutable tag already points to another digest and was left there.
+    TAG_IMMUTABLE = "TagImmutable": NeedsUser;
+    /// A workload cannot be rolled out: the workload or its container does not exist, or its
+    /// namespace does not consent.
+    ROLLOUT_REFUSED = "RolloutRefused": NeedsUser;
+    /// A workload does not become ready with the new digest.
+    ROLLOUT_STALLED = "RolloutStalled": NeedsUser;
+    /// A workload is moving to the new digest.
+    ROLLING_OUT = "RollingOut": Expected;
+    /// An upstream moved to a new digest.
+    UPSTREAM_MOVED = "UpstreamMoved": Settled;
+    /// A cascade started.
+    CASCADE_STARTED = "CascadeStarted": Settled;
+    /// A cascade finished.
+    CASCADE_FINISHED = "CascadeFinished": Settled;
+    /// A candidate is younger than `minimumAge`.
+    MINIMUM_AGE = "MinimumAge": Expected;
+    /// A candidate needs the approval of a user.
+    AWAITING_APPROVAL = "AwaitingApproval": NeedsUser;
+    /// No window of `policy.windows` is open.
+    WINDOW_CLOSED = "WindowClosed": Expected;
+    /// Too many consecutive builds have failed from the same cause.
+    BREAKER_OPEN = "BreakerOpen": Expected;
+    /// The image was built as often as `policy.rateLimit` allows.
+    RATE_LIMITED = "RateLimited": Expected;
+    /// The namespace, the cluster or an upstream has as many running builds as the operator allows.
+    BUILD_LIMIT_REACHED = "BuildLimitReached": Expected;
+    /// The running cascade has built the image, and an input has changed since. The next cascade
+    /// builds it again.
+    NEXT_CASCADE = "NextCascade": Expected;
+    /// A check of the new digest is running.
+    CHECKING = "Checking": Expected;
+    /// A required check of the new digest failed.
+    CHECK_FAILED = "CheckFailed": NeedsUser;
+    /// A user has cancelled the build.
+    CANCELLED = "Cancelled": NeedsUser;
+    /// An image of another family cannot be used: it does not exist, or it is not exported to this
+    /// namespace.
+    IMPORT_REFUSED = "ImportRefused": NeedsUser;
+    /// A request of a user was carried out.
+    REQUEST_DONE = "RequestDone": Settled;
+    /// A request of a user could not be carried out or could not be read.
+    REQUEST_REFUSED = "RequestRefused": NeedsUser;
+}
+
+/// A problem that a user reads in a status or an Event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// A constant of [`reason`].
+    /// Constant of [`reason`].
     pub reason: &'static str,
-    /// What happened to which object, which field, what to do.
+    /// Sentence that says what happened to which object, which field is concerned and what to do.
     pub message: String,
 }
 
-/// Sets one condition, and its transition time only when its status changes.
+/// Values of one condition, for [`set`].
+#[derive(Clone, Copy, Debug)]
+pub struct ConditionUpdate<'a> {
+    /// Condition type, for example [`READY`].
+    pub type_: &'a str,
+    /// Status of the condition: `True` or `False`.
+    pub status: bool,
+    /// Constant of [`reason`].
+    pub reason: &'a str,
+    /// Message, cut at [`MAX_MESSAGE`] characters.
+    pub message: &'a str,
+    /// Generation of the spec that the condition refers to.
+    pub observed_generation: Option<i64>,
+}
+
+/// Sets one condition. Its transition time becomes `now` only if its status changes.
 ///
-/// The message is cut at [`MAX_MESSAGE`] characters; times are cut to whole seconds, so that what
-/// is read back equals what was written. The list stays sorted by type.
-pub fn set(
-    conditions: &mut Vec<Condition>,
-    type_: &str,
-    status: bool,
-    reason: &str,
-    message: &str,
-    generation: Option<i64>,
-    now: Timestamp,
-) {
-    let status = if status { "True" } else { "False" };
+/// The time is cut to whole seconds, so that a condition read back from the API server equals the
+/// one that was written. The list stays sorted by type.
+pub fn set(conditions: &mut Vec<Condition>, update: ConditionUpdate<'_>, now: Timestamp) {
+    let status = if update.status { "True" } else { "False" };
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
-    let since = conditions
+    let last_transition_time = conditions
         .iter()
-        .find(|condition| condition.type_ == type_ && condition.status == status)
+        .find(|condition| condition.type_ == update.type_ && condition.status == status)
         .map_or(Time(now), |condition| condition.last_transition_time.clone());
-    conditions.retain(|condition| condition.type_ != type_);
+    conditions.retain(|condition| condition.type_ != update.type_);
     conditions.push(Condition {
-        type_: type_.into(),
+        type_: update.type_.into(),
         status: status.into(),
-        reason: reason.into(),
-        message: shorten(message, MAX_MESSAGE),
-        observed_generation: generation,
-        last_transition_time: since,
+        reason: update.reason.into(),
+        message: shorten(update.message, MAX_MESSAGE),
+        observed_generation: update.observed_generation,
+        last_transition_time,
     });
     conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
 }
 
-/// Whether the condition stands and is true.
+/// Returns whether the condition is present and its status is `True`.
 #[must_use]
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
     conditions.iter().any(|condition| condition.type_ == type_ && condition.status == "True")
 }
 
-/// A text cut to at most `most` characters, with an ellipsis where something was cut.
+/// Cuts a text to at most `max_chars` characters and ends a text that was cut with an ellipsis.
 #[must_use]
-pub fn shorten(text: &str, most: usize) -> String {
-    if text.chars().count() <= most {
+pub fn shorten(text: &str, max_chars: usize) -> String {
+    if text.chars().count() <= max_chars {
         return text.into();
     }
-    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+    text.chars().take(max_chars.saturating_sub(1)).chain(['…']).collect()
 }
 
 #[cfg(test)]
@@ -229,16 +277,23 @@ mod tests {
     #[test]
     fn transition_time_moves_only_with_the_status() {
         let at = |second| Timestamp::from_second(second).expect("second");
+        let update = |status, reason, message, generation| ConditionUpdate {
+            type_: READY,
+            status,
+            reason,
+            message,
+            observed_generation: Some(generation),
+        };
         let mut conditions = Vec::new();
-        set(&mut conditions, READY, false, reason::CASCADING, "a", Some(1), at(10));
-        set(&mut conditions, READY, false, reason::SETTLING, "b", Some(2), at(20));
+        set(&mut conditions, update(false, reason::CASCADING, "a", 1), at(10));
+        set(&mut conditions, update(false, reason::SETTLING, "b", 2), at(20));
         assert_eq!(conditions.len(), 1);
         assert_eq!(conditions[0].last_transition_time, Time(at(10)));
         assert_eq!(
             (conditions[0].reason.as_str(), conditions[0].message.as_str()),
             (reason::SETTLING, "b")
         );
-        set(&mut conditions, READY, true, reason::CURRENT, "c", Some(2), at(30));
+        set(&mut conditions, update(true, reason::CURRENT, "c", 2), at(30));
         assert_eq!(conditions[0].last_transition_time, Time(at(30)));
         assert!(is_true(&conditions, READY));
     }
@@ -247,5 +302,19 @@ mod tests {
     fn messages_are_cut_at_characters() {
         assert_eq!(shorten("grün", 4), "grün");
         assert_eq!(shorten("grüner", 4), "grü…");
+    }
+
+    #[test]
+    fn every_reason_is_found_by_its_text() {
+        let texts: std::collections::BTreeSet<_> = REASONS.iter().map(|(text, _)| *text).collect();
+        assert_eq!(texts.len(), REASONS.len(), "a reason is defined twice");
+        for (text, class) in REASONS {
+            assert_eq!(reason_from_str(&(*text).to_owned()), Some(*text));
+            assert_eq!(ReasonClass::of(text), Some(*class), "{text}");
+        }
+        assert_eq!(reason_from_str("Unknown"), None);
+        assert_eq!(ReasonClass::of(reason::CURRENT), Some(ReasonClass::Settled));
+        assert_eq!(ReasonClass::of(reason::BUILDING), Some(ReasonClass::Expected));
+        assert_eq!(ReasonClass::of(reason::CYCLE), Some(ReasonClass::NeedsUser));
     }
 }

@@ -279,7 +279,7 @@ pub struct Attention {
 mod tests {
     use super::*;
     use crate::api::{
-        condition::{self, MAX_MESSAGE, READY, RECONCILING, STALLED, reason},
+        condition::{self, ConditionUpdate, MAX_MESSAGE, READY, RECONCILING, STALLED, reason},
         handled_request::{MAX_HANDLED_MESSAGE, MAX_REQUESTS, RequestOutcome},
         request::{MAX_BY, MAX_ID, MAX_REASON, RequestAction},
     };
@@ -336,15 +336,14 @@ mod tests {
         };
         for type_ in [READY, RECONCILING, STALLED] {
             let message = text(2 * MAX_MESSAGE);
-            condition::set(
-                &mut status.conditions,
+            let update = ConditionUpdate {
                 type_,
-                true,
-                reason::CURRENT,
-                &message,
-                Some(1),
-                Timestamp::MAX,
-            );
+                status: true,
+                reason: reason::CURRENT,
+                message: &message,
+                observed_generation: Some(1),
+            };
+            condition::set(&mut status.conditions, update, Timestamp::MAX);
         }
         let bytes = serde_json::to_string(&status).expect("JSON").len();
         assert!(bytes < 700 * 1024, "{bytes}");

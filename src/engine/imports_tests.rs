@@ -10,7 +10,7 @@ use crate::{
         AdoptedDigest, BreakerStatus, CandidateDigest, Edge, FamilyRef, Image, ImageFamily,
         ImageFamilySpec, ImageFamilyStatus, ImageState, Inputs, ManagedImage, ManagedImageSpec,
         ManagedImageStatus, OnParentFailure, ParentDigest, UpstreamStatus, WindowStatus,
-        condition::{self, RECONCILING, STALLED, reason},
+        condition::{self, ConditionUpdate, RECONCILING, STALLED, reason},
     },
     engine::{
         ImportState,
@@ -47,6 +47,11 @@ fn name(text: &str) -> ImageName {
 
 fn now() -> jiff::Timestamp {
     "2026-01-02T03:04:05Z".parse().expect("time")
+}
+
+/// Returns a condition that is true, without a message.
+fn condition<'a>(type_: &'a str, reason: &'a str) -> ConditionUpdate<'a> {
+    ConditionUpdate { type_, status: true, reason, message: "", observed_generation: None }
 }
 
 impl World {
@@ -130,7 +135,8 @@ impl World {
     fn set(&mut self, image: &str, state: ImageState, reason: &str, reconciling: bool) {
         let record = self.record(image);
         (record.state, record.reason) = (state, reason.into());
-        condition::set(&mut record.conditions, RECONCILING, reconciling, reason, "", None, now());
+        let update = ConditionUpdate { status: reconciling, ..condition(RECONCILING, reason) };
+        condition::set(&mut record.conditions, update, now());
     }
 
     fn offer(&mut self, image: &str, why_not: Option<&str>) {
@@ -268,15 +274,11 @@ fn a_record_of_an_older_spec_is_about_to_be_written_anew() {
     for (generation, expected) in [(2, ImportState::Settled), (1, ImportState::OnItsWay)] {
         let status = world.family_status("n/b.mid");
         status.conditions.clear();
-        condition::set(
-            &mut status.conditions,
-            STALLED,
-            true,
-            reason::CYCLE,
-            "",
-            Some(generation),
-            now(),
-        );
+        let update = ConditionUpdate {
+            observed_generation: Some(generation),
+            ..condition(STALLED, reason::CYCLE)
+        };
+        condition::set(&mut status.conditions, update, now());
         assert_eq!(world.state("n/b.mid"), expected, "stalled at {generation}");
     }
 }
@@ -309,7 +311,7 @@ fn a_family_at_rest_is_not_waited_for() {
         |world| world.family_of("n/b.mid").metadata.deletion_timestamp = Some(Time(now())),
         |world| {
             let status = world.family_status("n/b.mid");
-            condition::set(&mut status.conditions, STALLED, true, reason::CYCLE, "", None, now());
+            condition::set(&mut status.conditions, condition(STALLED, reason::CYCLE), now());
         },
     ];
     for (number, rest) in rests.into_iter().enumerate() {
@@ -329,7 +331,7 @@ fn a_family_at_rest_is_not_waited_for() {
     let mut world = tower();
     world.family_status("n/b.mid").window = Some(WindowStatus { open: true, until: None });
     let status = world.family_status("n/b.mid");
-    condition::set(&mut status.conditions, STALLED, true, reason::IMAGES_FAILED, "", None, now());
+    condition::set(&mut status.conditions, condition(STALLED, reason::IMAGES_FAILED), now());
     world.record("n/a.base").digest = Some("sha256:new".into());
     assert_eq!(
         world.state("n/b.mid"),

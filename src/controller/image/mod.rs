@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::{
     api::{
         ImageFamily, ManagedImage, ManagedImageStatus, Rollout, RolloutRecord, RolloutState,
-        condition::{self, reason},
+        condition::{self, ConditionUpdate, reason},
         labels,
     },
     controller::{
@@ -159,7 +159,14 @@ fn condition(
     };
     let mut conditions =
         old.iter().filter(|condition| condition.type_ == ROLLED_OUT).cloned().collect();
-    condition::set(&mut conditions, ROLLED_OUT, ready, reason, &message, None, now);
+    let update = ConditionUpdate {
+        type_: ROLLED_OUT,
+        status: ready,
+        reason,
+        message: &message,
+        observed_generation: None,
+    };
+    condition::set(&mut conditions, update, now);
     conditions.pop()
 }
 

@@ -13,7 +13,9 @@ use serde_json::json;
 use crate::{
     api::{
         ImageState, ManagedImage, ManagedImageSpec, ManagedImageStatus, TagRecord,
-        condition::{self, READY, RECONCILING, STALLED, reason, shorten},
+        condition::{
+            self, ConditionUpdate, READY, RECONCILING, ReasonClass, STALLED, reason, shorten,
+        },
         labels,
     },
     controller::{
@@ -265,9 +267,16 @@ fn status(
         ),
     };
     let ready = decided.state == ImageState::Current && reason == reason::CURRENT;
-    let stalled = needs_person(decided.state, reason) || decided.state == ImageState::Blocked;
+    let stalled = needs_user(decided.state, reason) || decided.state == ImageState::Blocked;
     for (type_, value) in [(READY, ready), (RECONCILING, !ready && !stalled), (STALLED, stalled)] {
-        condition::set(&mut status.conditions, type_, value, reason, &message, generation, now);
+        let update = ConditionUpdate {
+            type_,
+            status: value,
+            reason,
+            message: &message,
+            observed_generation: generation,
+        };
+        condition::set(&mut status.conditions, update, now);
     }
     status
 }
@@ -317,30 +326,13 @@ fn starts(
     limits::remembered(&old.starts, seen, rate_limit.builds, rate_limit.per.signed(), now)
 }
 
-/// Whether an image in this state stays there until somebody does something.
+/// Returns whether an image in this state stays in it until a user changes something.
 #[must_use]
-pub fn needs_person(state: ImageState, reason: &str) -> bool {
-    let passing = [
-        reason::RESOLVING,
-        reason::WAITING_FOR_PARENT,
-        reason::VERIFYING,
-        reason::CASCADING,
-        reason::SETTLING,
-        reason::SUSPENDED,
-        reason::PARALLELISM_REACHED,
-        reason::RATE_LIMITED,
-        reason::BUILD_LIMIT_REACHED,
-        reason::WINDOW_CLOSED,
-        reason::BREAKER_OPEN,
-        reason::NEXT_CASCADE,
-        reason::CHECKING,
-        reason::RETRYING,
-        reason::BUILDING,
-    ];
+pub fn needs_user(state: ImageState, reason: &str) -> bool {
     match state {
         ImageState::Failed => true,
         ImageState::Waiting | ImageState::Queued | ImageState::Checking => {
-            !passing.contains(&reason)
+            ReasonClass::of(reason) != Some(ReasonClass::Expected)
         }
         // Current, and yet not all as it should be: a tag could not be set.
         ImageState::Current => reason != reason::CURRENT,
@@ -356,7 +348,7 @@ async fn tell(
     old: &ManagedImageStatus,
     new: &ManagedImageStatus,
 ) {
-    let needs = |status: &ManagedImageStatus| needs_person(status.state, &status.reason);
+    let needs = |status: &ManagedImageStatus| needs_user(status.state, &status.reason);
     if needs(new) && (!needs(old) || old.reason != new.reason) {
         let note = format!("{image}: {}", new.message);
         events::publish(context, &snapshot.family, Tone::Warning, &new.reason, "Build", &note)

@@ -14,7 +14,9 @@ use crate::{
     api::{
         Attention, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, RunningCascade,
         UpstreamStatus,
-        condition::{self, READY, RECONCILING, STALLED, reason, shorten},
+        condition::{
+            self, ConditionUpdate, READY, RECONCILING, STALLED, reason, reason_from_str, shorten,
+        },
         family_status::MAX_ATTENTION,
         labels,
     },
@@ -27,7 +29,7 @@ use crate::{
             record::{
                 cascade,
                 events::{self, Tone},
-                image::{self, needs_person},
+                image::{self, needs_user},
                 requests,
             },
         },
@@ -77,15 +79,14 @@ pub async fn stalled(
     let generation = family.metadata.generation;
     let mut status = ImageFamilyStatus { observed_generation: generation, ..old.clone() };
     for (type_, value) in [(READY, false), (RECONCILING, false), (STALLED, true)] {
-        condition::set(
-            &mut status.conditions,
+        let update = ConditionUpdate {
             type_,
-            value,
-            problem.reason,
-            &problem.message,
-            generation,
-            now,
-        );
+            status: value,
+            reason: problem.reason,
+            message: &problem.message,
+            observed_generation: generation,
+        };
+        condition::set(&mut status.conditions, update, now);
     }
     if status != old {
         write_family(context, family, &status, cache).await?;
@@ -181,7 +182,7 @@ fn family_status(
         requests,
         attention: attention(snapshot, decision),
     };
-    let verdict = FamilyConditions::of(snapshot, decision, &status);
+    let verdict = FamilyConditions::of(snapshot, &status);
     verdict.set(&mut status.conditions, generation, now);
     status
 }
@@ -205,7 +206,7 @@ fn stale_since(snapshot: &Snapshot, status: &ImageFamilyStatus) -> Option<Timest
 fn attention(snapshot: &Snapshot, decision: &Decision) -> Vec<Attention> {
     let images = snapshot.family.spec.images.iter().zip(&decision.images);
     images
-        .filter(|(_, image)| needs_person(image.state, image.reason))
+        .filter(|(_, image)| needs_user(image.state, image.reason))
         .take(MAX_ATTENTION)
         .map(|(spec, image)| Attention {
             image: spec.name.clone(),
@@ -226,7 +227,7 @@ struct FamilyConditions {
 }
 
 impl FamilyConditions {
-    fn of(snapshot: &Snapshot, decision: &Decision, status: &ImageFamilyStatus) -> Self {
+    fn of(snapshot: &Snapshot, status: &ImageFamilyStatus) -> Self {
         let counts = &status.counts;
         let progress = format!("{} of {} images are current", counts.current, counts.total);
         let at_rest = Self {
@@ -272,7 +273,7 @@ impl FamilyConditions {
             let reason = if first.state == ImageState::Failed {
                 reason::IMAGES_FAILED
             } else {
-                known_reason(decision, &first.reason)
+                reason_from_str(&first.reason).unwrap_or(reason::INVALID_SPEC)
             };
             let message = format!("{}: {}{more}", first.image, first.message);
             // A cascade goes on beside a failed image, and may still change what is said here.
@@ -334,7 +335,14 @@ impl FamilyConditions {
         for (type_, value) in
             [(READY, self.ready), (RECONCILING, self.reconciling), (STALLED, self.stalled)]
         {
-            condition::set(conditions, type_, value, self.reason, &self.message, generation, now);
+            let update = ConditionUpdate {
+                type_,
+                status: value,
+                reason: self.reason,
+                message: &self.message,
+                observed_generation: generation,
+            };
+            condition::set(conditions, update, now);
         }
     }
 }
@@ -364,15 +372,6 @@ fn told_settled(status: &ImageFamilyStatus) -> String {
 /// The first upstream whose last poll has failed.
 fn faulty<'a>(upstreams: &[(&'a str, Option<&'a Problem>)]) -> Option<(&'a str, &'a Problem)> {
     upstreams.iter().find_map(|(name, problem)| Some((*name, (*problem)?)))
-}
-
-fn known_reason(decision: &Decision, reason: &str) -> &'static str {
-    decision
-        .images
-        .iter()
-        .map(|image| image.reason)
-        .find(|known| *known == reason)
-        .unwrap_or(reason::INVALID_SPEC)
 }
 
 /// Makes sure that the family is known as it is. After a write of its status that got no answer,
