@@ -226,8 +226,10 @@ fn context(
     settings: &Settings,
     client: Client,
     metrics: Metrics,
-) -> anyhow::Result<(Arc<Context>, impl futures::Stream<Item = rollout::Changed> + Send + 'static)>
-{
+) -> anyhow::Result<(
+    Arc<Context>,
+    impl futures::Stream<Item = rollout::ChangedObject> + Send + 'static,
+)> {
     let registries = registries(settings)?;
     let registry =
         registry::Client::new(registries.clone()).context("set up the registry client")?;
@@ -241,7 +243,7 @@ fn context(
         let (images, counted) = (images.clone(), counted.clone());
         async move {
             let last = last.and_then(|polled| polled.value.clone());
-            let result = upstream::look(&images, &key, last.as_ref()).await;
+            let result = upstream::resolve_tag(&images, &key, last.as_ref()).await;
             counted.polled(match (&result, &last) {
                 (Ok(digest), Some(last)) if digest.digest != last.digest => PollResult::Moved,
                 // The first look at a tag tells of no move.

@@ -10,7 +10,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use crate::{
     api::{ManagedImage, Rollout, WorkloadKind},
-    rollout::Changed,
+    rollout::ChangedObject,
 };
 
 type Place = (WorkloadKind, String);
@@ -40,11 +40,11 @@ impl Rollouts {
 
     /// The images that a change concerns.
     #[must_use]
-    pub fn concerned(&self, changed: &Changed) -> Vec<ObjectRef<ManagedImage>> {
+    pub fn concerned(&self, changed: &ChangedObject) -> Vec<ObjectRef<ManagedImage>> {
         let places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let concerns = |(kind, namespace): &Place| match changed {
-            Changed::Workload(key) => *kind == key.kind && *namespace == key.namespace,
-            Changed::Namespace(name) => namespace == name,
+            ChangedObject::Workload(key) => *kind == key.kind && *namespace == key.namespace,
+            ChangedObject::Namespace(name) => namespace == name,
         };
         let images = places
             .iter()

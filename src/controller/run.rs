@@ -25,7 +25,7 @@ use crate::{
         object_cache::{CacheEvent, Key},
         triggers,
     },
-    rollout::Changed,
+    rollout::ChangedObject,
 };
 
 /// How many objects of a kind are looked at at once.
@@ -38,7 +38,7 @@ const CHANNEL: usize = 1024;
 /// Runs both controllers until `stop` resolves; passes under way then come to their end.
 pub async fn run(
     context: Arc<Context>,
-    workloads: impl Stream<Item = Changed> + Send + 'static,
+    workloads: impl Stream<Item = ChangedObject> + Send + 'static,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let stop = stop.shared();
@@ -140,7 +140,7 @@ fn image_triggers(
     context: &Arc<Context>,
     mut store: Writer<ManagedImage>,
     changed: mpsc::Receiver<CacheEvent<ManagedImage>>,
-    workloads: impl Stream<Item = Changed> + Send + 'static,
+    workloads: impl Stream<Item = ChangedObject> + Send + 'static,
 ) -> impl Stream<Item = ObjectRef<ManagedImage>> + Send + 'static {
     let (of_changes, of_workloads) = (Arc::clone(context), Arc::clone(context));
     let images = ReceiverStream::new(changed).map(move |change| {

@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use crate::{
     api::condition::reason,
     registry::{
-        fault_registry::{FaultRegistry, Reply, Seen, reply},
+        fault_registry::{FaultRegistry, FaultReply, RecordedRequest, reply},
         *,
     },
 };
@@ -45,7 +45,7 @@ fn none() -> Keychain {
 }
 
 /// The manifest with all the headers that it should have.
-fn good(seen: &Seen) -> Reply {
+fn good(seen: &RecordedRequest) -> FaultReply {
     let digest = Digest::of(MANIFEST.as_bytes());
     let headers = [("content-type", OCI_MANIFEST), ("docker-content-digest", digest.as_str())];
     match seen.method.as_str() {
@@ -61,7 +61,7 @@ fn good(seen: &Seen) -> Reply {
 
 /// A registry whose tokens come from `realm`, or from itself; `token-<basic credential>` for that
 /// credential.
-fn with_tokens(realm: Option<SocketAddr>) -> impl Fn(&Seen) -> Reply {
+fn with_tokens(realm: Option<SocketAddr>) -> impl Fn(&RecordedRequest) -> FaultReply {
     move |seen| {
         if seen.target.starts_with("/token") {
             let who = seen.authorization.as_deref().unwrap_or("anonymous").replace(' ', "-");
@@ -170,12 +170,12 @@ async fn basic_where_it_is_asked_for() {
 #[tokio::test]
 async fn a_token_that_no_longer_holds_is_replaced() {
     let service = FaultRegistry::start(|seen| {
-        reply(200, &[], format!(r#"{{"access_token":"t{}","expires_in":300}}"#, seen.before))
+        reply(200, &[], format!(r#"{{"access_token":"t{}","expires_in":300}}"#, seen.previous))
     })
     .await;
     let realm = service.address;
     let registry = FaultRegistry::start(move |seen| match seen.authorization.as_deref() {
-        Some("Bearer t0") if seen.before < 2 => good(seen),
+        Some("Bearer t0") if seen.previous < 2 => good(seen),
         Some("Bearer t1") => good(seen),
         _ => reply(401, &[("www-authenticate", &bearer(realm))], Body::empty()),
     })
@@ -246,7 +246,7 @@ async fn what_is_repeated_by_the_registry_is_blacked_out() {
 
 #[tokio::test]
 async fn a_short_pause_is_kept_and_a_long_one_reported() {
-    let registry = FaultRegistry::start(|seen| match seen.before {
+    let registry = FaultRegistry::start(|seen| match seen.previous {
         0 => reply(429, &[("retry-after", "1")], Body::empty()),
         _ => good(seen),
     })
@@ -268,7 +268,7 @@ async fn a_short_pause_is_kept_and_a_long_one_reported() {
 
 #[tokio::test]
 async fn a_registry_that_limits_us_is_left_alone_with_that_credential() {
-    let registry = FaultRegistry::start(|seen| match seen.before {
+    let registry = FaultRegistry::start(|seen| match seen.previous {
         0 => reply(429, &[("retry-after", "600")], Body::empty()),
         _ => good(seen),
     })
@@ -288,7 +288,7 @@ async fn a_registry_that_limits_us_is_left_alone_with_that_credential() {
 #[tokio::test]
 async fn server_errors_are_tried_again_but_not_for_ever() {
     let registry = FaultRegistry::start(|seen| {
-        if seen.before < 2 { reply(500, &[], Body::empty()) } else { good(seen) }
+        if seen.previous < 2 { reply(500, &[], Body::empty()) } else { good(seen) }
     })
     .await;
     client(&registry).head(&image(registry.address), &none()).await.expect("head");
@@ -468,7 +468,7 @@ async fn mirrors_come_first_and_get_no_credential_of_the_registry() {
         assert_eq!(origin.requests().len() - before, usize::from(status != 200), "{status}");
 
         let manifest = Manifest::parse(Some(OCI_MANIFEST), MANIFEST.into()).expect("manifest");
-        client.tag(&image(&registry), &manifest, &keychain).await.expect("tag");
+        client.set_tag(&image(&registry), &manifest, &keychain).await.expect("tag");
         assert_eq!(mirror.requests().len(), 1, "a mirror is never pushed to");
     }
 }
@@ -489,7 +489,8 @@ async fn not_on_the_mirror_and_the_registry_away_is_not_found() {
 #[tokio::test]
 async fn so_many_at_once_and_no_more() {
     let registry =
-        FaultRegistry::start(|seen| Reply { pause: Duration::from_millis(50), ..good(seen) }).await;
+        FaultRegistry::start(|seen| FaultReply { pause: Duration::from_millis(50), ..good(seen) })
+            .await;
     let client =
         Client::new(Config { concurrent_requests_per_host: 2, ..config(&[registry.address]) })
             .expect("client");
@@ -497,7 +498,7 @@ async fn so_many_at_once_and_no_more() {
     let keychain = none();
     let calls = (0..8).map(|_| client.head(&image, &keychain));
     assert!(futures::future::join_all(calls).await.into_iter().all(|result| result.is_ok()));
-    assert_eq!(registry.most_at_once(), 2);
+    assert_eq!(registry.max_concurrent(), 2);
 }
 
 #[tokio::test]
@@ -523,7 +524,7 @@ async fn a_tag_is_moved_without_layers_and_checked() {
             ),
         })
         .await;
-        let result = client(&registry).tag(&image(registry.address), &manifest, &none()).await;
+        let result = client(&registry).set_tag(&image(registry.address), &manifest, &none()).await;
         assert_eq!(result.is_ok(), expected, "{result:?}");
         let put = &registry.seen()[0];
         assert_eq!(
@@ -540,7 +541,7 @@ async fn an_immutable_tag_is_refused_in_words() {
             .await;
     let manifest = Manifest::parse(Some(OCI_MANIFEST), MANIFEST.into()).expect("manifest");
     let error = client(&registry)
-        .tag(&image(registry.address), &manifest, &none())
+        .set_tag(&image(registry.address), &manifest, &none())
         .await
         .expect_err("refused");
     assert!(error.to_string().contains("412 Precondition Failed, tag is immutable"), "{error}");

@@ -74,24 +74,24 @@ fn combined(images: &[PlatformImage], of: impl Fn(&PlatformImage) -> String) -> 
 
 /// What a user would notice of an image's configuration.
 #[derive(Deserialize)]
-pub(super) struct Noticeable {
+pub(super) struct ContentFields {
     #[serde(rename = "os.version")]
     os_version: Option<Value>,
     #[serde(rename = "os.features")]
     os_features: Option<Value>,
     config: Option<Value>,
-    history: Option<Vec<Step>>,
+    history: Option<Vec<HistoryEntry>>,
 }
 
 /// A step of the history, without its time and its author.
 #[derive(Deserialize)]
-struct Step {
+struct HistoryEntry {
     created_by: Option<Value>,
     #[serde(default)]
     empty_layer: bool,
 }
 
-impl Noticeable {
+impl ContentFields {
     /// Its hash, with what else is known of the configuration.
     pub(super) fn hash(&self, platform: &Platform, diff_ids: &[Digest]) -> Digest {
         let mut text = String::new();

@@ -12,30 +12,34 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::registry::{config::Endpoint, credentials::Identity};
+use crate::registry::{config::Endpoint, credentials::CredentialIdentity};
 
 /// The most registries and credentials that are remembered.
-const MAX_KEPT: usize = 4096;
+const MAX_COOLDOWNS: usize = 4096;
 
 /// Registries that are not to be asked before a time.
 #[derive(Default)]
-pub(super) struct Cooldown(Mutex<HashMap<(String, Identity), Instant>>);
+pub(super) struct Cooldown(Mutex<HashMap<(String, CredentialIdentity), Instant>>);
 
 impl Cooldown {
     /// Leaves the registry alone for so long.
-    pub(super) fn begin(&self, endpoint: &Endpoint, identity: Identity, pause: Duration) {
+    pub(super) fn begin(&self, endpoint: &Endpoint, identity: CredentialIdentity, pause: Duration) {
         let now = Instant::now();
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MAX_KEPT {
+        if kept.len() >= MAX_COOLDOWNS {
             kept.retain(|_, until| now < *until);
         }
-        if kept.len() < MAX_KEPT {
+        if kept.len() < MAX_COOLDOWNS {
             kept.insert((endpoint.base.clone(), identity), now + pause);
         }
     }
 
     /// For how long the registry is still to be left alone, if it is.
-    pub(super) fn remaining(&self, endpoint: &Endpoint, identity: Identity) -> Option<Duration> {
+    pub(super) fn remaining(
+        &self,
+        endpoint: &Endpoint,
+        identity: CredentialIdentity,
+    ) -> Option<Duration> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let until = kept.get(&(endpoint.base.clone(), identity))?;
         Some(until.saturating_duration_since(Instant::now()))

@@ -15,7 +15,7 @@ const MAX_QUOTE: usize = 240;
 
 /// A call to a registry that failed. Each variant names the image and the host that was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum RegistryError {
     /// The registry, or its token service, refused the credential, or wants one.
     #[error(
         "{image}: {host} refuses access ({said}); check that one of the family's credentials is \
@@ -58,7 +58,7 @@ pub enum Error {
     #[error(
         "{image}: {host} {problem}; check that it is an OCI registry and that this is an image"
     )]
-    Garbage {
+    InvalidResponse {
         /// The image that was asked for.
         image: String,
         /// The host that answered.
@@ -72,7 +72,7 @@ pub enum Error {
         "{image}: {host} does not accept the request ({said}); check the repository's settings, \
          such as immutable tags"
     )]
-    Refused {
+    Rejected {
         /// The image that was asked for.
         image: String,
         /// The host that refused.
@@ -102,15 +102,15 @@ pub enum Error {
     Setup(String),
 }
 
-impl Error {
+impl RegistryError {
     /// The reason for conditions and Events.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
-            Self::Denied { .. } | Self::Refused { .. } => reason::REGISTRY_DENIED,
+            Self::Denied { .. } | Self::Rejected { .. } => reason::REGISTRY_DENIED,
             Self::NotFound { .. } => reason::IMAGE_NOT_FOUND,
             Self::TooLarge { .. } => reason::MANIFEST_TOO_LARGE,
-            Self::Garbage { .. } => reason::INVALID_REGISTRY_RESPONSE,
+            Self::InvalidResponse { .. } => reason::INVALID_REGISTRY_RESPONSE,
             Self::Unavailable { .. } | Self::Setup(_) => reason::REGISTRY_UNAVAILABLE,
         }
     }
@@ -132,7 +132,7 @@ impl Error {
 
     /// Which of the errors of several endpoints is told, the highest: a clear answer says more than
     /// a missing one, and a refusal more than "not here". containerd's order.
-    pub(super) const fn weight(&self) -> u8 {
+    pub(super) const fn specificity(&self) -> u8 {
         match self {
             Self::Unavailable { answered: false, .. } | Self::Setup(_) => 0,
             Self::NotFound { .. } => 1,
@@ -143,31 +143,35 @@ impl Error {
 
 /// Who was asked for what: completes an error.
 #[derive(Clone, Copy)]
-pub(super) struct Asked<'a> {
+pub(super) struct ErrorContext<'a> {
     pub image: &'a str,
     pub host: &'a str,
 }
 
-impl Asked<'_> {
-    pub(super) fn garbage(self, problem: impl Into<String>) -> Error {
-        Error::Garbage {
+impl ErrorContext<'_> {
+    pub(super) fn invalid_response(self, problem: impl Into<String>) -> RegistryError {
+        RegistryError::InvalidResponse {
             image: self.image.into(),
             host: self.host.into(),
             problem: clean(&problem.into()),
         }
     }
 
-    pub(super) fn too_large(self, what: &'static str, limit: usize) -> Error {
-        Error::TooLarge { image: self.image.into(), host: self.host.into(), what, limit }
+    pub(super) fn too_large(self, what: &'static str, limit: usize) -> RegistryError {
+        RegistryError::TooLarge { image: self.image.into(), host: self.host.into(), what, limit }
     }
 
-    pub(super) fn denied(self, said: impl Into<String>) -> Error {
-        Error::Denied { image: self.image.into(), host: self.host.into(), said: said.into() }
+    pub(super) fn denied(self, said: impl Into<String>) -> RegistryError {
+        RegistryError::Denied {
+            image: self.image.into(),
+            host: self.host.into(),
+            said: said.into(),
+        }
     }
 
     /// No answer: the connection failed, broke or timed out.
-    pub(super) fn unreachable(self, problem: &str) -> Error {
-        Error::Unavailable {
+    pub(super) fn unreachable(self, problem: &str) -> RegistryError {
+        RegistryError::Unavailable {
             image: self.image.into(),
             host: self.host.into(),
             problem: clean(problem),
@@ -177,8 +181,8 @@ impl Asked<'_> {
     }
 
     /// Not asked, because it has asked to be left alone.
-    pub(super) fn limited(self, remaining: Duration) -> Error {
-        Error::Unavailable {
+    pub(super) fn rate_limited(self, remaining: Duration) -> RegistryError {
+        RegistryError::Unavailable {
             image: self.image.into(),
             host: self.host.into(),
             problem: format!("it limits requests, and wants no more for {} s", remaining.as_secs()),
@@ -188,35 +192,51 @@ impl Asked<'_> {
     }
 
     /// An answer that says no.
-    pub(super) fn status(
+    pub(super) fn error_status(
         self,
         status: StatusCode,
         said: String,
         retry_after: Option<Duration>,
-    ) -> Error {
+    ) -> RegistryError {
         let (image, host) = (self.image.into(), self.host.into());
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied { image, host, said },
-            StatusCode::NOT_FOUND => Error::NotFound { image, host, said },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                RegistryError::Denied { image, host, said }
+            }
+            StatusCode::NOT_FOUND => RegistryError::NotFound { image, host, said },
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-                Error::Unavailable { image, host, problem: said, answered: true, retry_after }
+                RegistryError::Unavailable {
+                    image,
+                    host,
+                    problem: said,
+                    answered: true,
+                    retry_after,
+                }
             }
-            status if status.is_server_error() => {
-                Error::Unavailable { image, host, problem: said, answered: true, retry_after }
-            }
-            status if status.is_client_error() => Error::Refused { image, host, said },
-            _ => Error::Garbage { image, host, problem: format!("answers with {said}") },
+            status if status.is_server_error() => RegistryError::Unavailable {
+                image,
+                host,
+                problem: said,
+                answered: true,
+                retry_after,
+            },
+            status if status.is_client_error() => RegistryError::Rejected { image, host, said },
+            _ => RegistryError::InvalidResponse {
+                image,
+                host,
+                problem: format!("answers with {said}"),
+            },
         }
     }
 }
 
 #[derive(Deserialize)]
-struct Refusal {
-    errors: Vec<RefusalEntry>,
+struct ErrorBody {
+    errors: Vec<ErrorDetail>,
 }
 
 #[derive(Deserialize)]
-struct RefusalEntry {
+struct ErrorDetail {
     code: Option<String>,
     message: Option<String>,
 }
@@ -225,7 +245,7 @@ struct RefusalEntry {
 /// has the form that the distribution specification gives it. `secrets` are blacked out, should the
 /// registry repeat what it was sent.
 pub(super) fn said(status: StatusCode, body: &[u8], secrets: &[&str]) -> String {
-    let first = serde_json::from_slice::<Refusal>(body)
+    let first = serde_json::from_slice::<ErrorBody>(body)
         .ok()
         .and_then(|refusal| refusal.errors.into_iter().next());
     let detail = first.map(|entry| {
@@ -271,7 +291,7 @@ mod tests {
 
     #[test]
     fn statuses() {
-        let asked = Asked { image: "r.example/x:1", host: "r.example" };
+        let context = ErrorContext { image: "r.example/x:1", host: "r.example" };
         for (status, expected, transient) in [
             (401, reason::REGISTRY_DENIED, false),
             (403, reason::REGISTRY_DENIED, false),
@@ -281,8 +301,11 @@ mod tests {
             (500, reason::REGISTRY_UNAVAILABLE, true),
             (204, reason::INVALID_REGISTRY_RESPONSE, false),
         ] {
-            let error =
-                asked.status(StatusCode::from_u16(status).expect("status"), "said".into(), None);
+            let error = context.error_status(
+                StatusCode::from_u16(status).expect("status"),
+                "said".into(),
+                None,
+            );
             assert_eq!((error.reason(), error.is_transient()), (expected, transient), "{status}");
             assert!(error.to_string().starts_with("r.example/x:1: r.example "), "{error}");
         }

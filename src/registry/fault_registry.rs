@@ -19,38 +19,40 @@ use axum::{
 
 /// One request, as it came in.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub struct RecordedRequest {
     pub method: String,
     /// Path and query.
     pub target: String,
     pub authorization: Option<String>,
     pub body: Vec<u8>,
     /// How many requests of this method and path came before.
-    pub before: usize,
+    pub previous: usize,
 }
 
 /// What the registry answers. The pause comes before it.
-pub struct Reply {
+pub struct FaultReply {
     pub response: Response,
     pub pause: Duration,
 }
 
 pub struct FaultRegistry {
     pub address: SocketAddr,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    most_at_once: Arc<AtomicUsize>,
+    seen: Arc<Mutex<Vec<RecordedRequest>>>,
+    max_concurrent: Arc<AtomicUsize>,
 }
 
 impl FaultRegistry {
     /// Starts on a free port and ends with the test's runtime.
-    pub async fn start(answer: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
+    pub async fn start(
+        answer: impl Fn(&RecordedRequest) -> FaultReply + Send + Sync + 'static,
+    ) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
-        let (seen, most_at_once) =
-            (Arc::new(Mutex::new(Vec::<Seen>::new())), Arc::new(AtomicUsize::new(0)));
+        let (seen, max_concurrent) =
+            (Arc::new(Mutex::new(Vec::<RecordedRequest>::new())), Arc::new(AtomicUsize::new(0)));
         let (log, most, running, answer) = (
             Arc::clone(&seen),
-            Arc::clone(&most_at_once),
+            Arc::clone(&max_concurrent),
             Arc::new(AtomicUsize::new(0)),
             Arc::new(answer),
         );
@@ -66,7 +68,7 @@ impl FaultRegistry {
             }
         };
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await });
-        Self { address, seen, most_at_once }
+        Self { address, seen, max_concurrent }
     }
 
     /// What it was asked so far, as `METHOD target`.
@@ -74,22 +76,22 @@ impl FaultRegistry {
         self.seen().into_iter().map(|seen| format!("{} {}", seen.method, seen.target)).collect()
     }
 
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn seen(&self) -> Vec<RecordedRequest> {
         self.seen.lock().expect("log").clone()
     }
 
-    pub fn most_at_once(&self) -> usize {
-        self.most_at_once.load(Ordering::SeqCst)
+    pub fn max_concurrent(&self) -> usize {
+        self.max_concurrent.load(Ordering::SeqCst)
     }
 }
 
-async fn record(log: &Mutex<Vec<Seen>>, request: Request) -> Seen {
+async fn record(log: &Mutex<Vec<RecordedRequest>>, request: Request) -> RecordedRequest {
     let (method, target) = (request.method().to_string(), request.uri().to_string());
     let authorization = text(request.headers(), "authorization");
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.expect("body").to_vec();
     let mut log = log.lock().expect("log");
-    let before = log.iter().filter(|seen| seen.method == method && seen.target == target).count();
-    let seen = Seen { method, target, authorization, body, before };
+    let previous = log.iter().filter(|seen| seen.method == method && seen.target == target).count();
+    let seen = RecordedRequest { method, target, authorization, body, previous };
     log.push(seen.clone());
     seen
 }
@@ -99,12 +101,12 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 /// An answer at once.
-pub fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> Reply {
+pub fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> FaultReply {
     let mut response = Response::new(body.into());
     *response.status_mut() = StatusCode::from_u16(status).expect("status");
     for (name, value) in headers {
         let name: axum::http::HeaderName = name.parse().expect("name");
         response.headers_mut().append(name, value.parse().expect("value"));
     }
-    Reply { response, pause: Duration::ZERO }
+    FaultReply { response, pause: Duration::ZERO }
 }

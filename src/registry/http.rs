@@ -17,21 +17,21 @@ use url::Url;
 use crate::{
     clock::Clock,
     registry::{
-        Error,
+        RegistryError,
         config::{Config, authority},
-        error::{Asked, said},
-        transport::{Body, Outgoing, Transport},
+        error::{ErrorContext, said},
+        transport::{Body, OutgoingRequest, Transport},
     },
 };
 
 /// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
 /// The most bytes that are read of an answer that says no.
-const MAX_REFUSAL: usize = 16 * 1024;
+const MAX_ERROR_BODY_BYTES: usize = 16 * 1024;
 /// The longest pause that a registry can impose.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 /// How many hosts' limits are kept before those that nobody uses are dropped.
-const MAX_IDLE_HOSTS: usize = 256;
+const MAX_TRACKED_HOSTS: usize = 256;
 
 /// Sends requests within the limits of a [`Config`].
 pub(super) struct Http {
@@ -42,7 +42,7 @@ pub(super) struct Http {
 }
 
 /// What is sent.
-pub(super) struct Request {
+pub(super) struct HttpRequest {
     pub method: Method,
     pub url: Url,
     pub headers: HeaderMap,
@@ -56,7 +56,7 @@ pub(super) struct Request {
 
 /// What came back: with a body only if the request asked for one.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct HttpResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -78,7 +78,11 @@ impl Http {
     ///
     /// `GET` and `HEAD` follow redirects. The credential stays with the host that it was meant for:
     /// a redirect to another host goes without it, and none goes from HTTPS to HTTP.
-    pub(super) async fn send(&self, asked: Asked<'_>, request: Request) -> Result<Answer, Error> {
+    pub(super) async fn send(
+        &self,
+        context: ErrorContext<'_>,
+        request: HttpRequest,
+    ) -> Result<HttpResponse, RegistryError> {
         let _turn = self.turn(&authority(&request.url)).await;
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -89,37 +93,42 @@ impl Http {
                 headers.insert(header::AUTHORIZATION, authorization);
             }
             let (method, body) = (request.method.clone(), request.body.clone());
-            let outgoing = Outgoing { method, url: url.clone(), headers, body };
+            let outgoing = OutgoingRequest { method, url: url.clone(), headers, body };
             let response = self
                 .transport
                 .send(outgoing)
                 .await
-                .map_err(|problem| asked.unreachable(&problem))?;
+                .map_err(|problem| context.unreachable(&problem))?;
             let follows = matches!(request.method, Method::GET | Method::HEAD);
             match redirect(&response) {
                 Some(location) if follows => {
-                    url = target(&url, &location).map_err(|problem| asked.garbage(problem))?;
+                    url = target(&url, &location)
+                        .map_err(|problem| context.invalid_response(problem))?;
                 }
-                _ => return self.read(asked, response, &request).await,
+                _ => return self.read(context, response, &request).await,
             }
         }
-        Err(asked.garbage(format!("redirects more than {MAX_REDIRECTS} times")))
+        Err(context.invalid_response(format!("redirects more than {MAX_REDIRECTS} times")))
     }
 
     /// Reads the body: all of it or an error where the answer says yes, its beginning where it says
     /// no.
     async fn read(
         &self,
-        asked: Asked<'_>,
+        context: ErrorContext<'_>,
         response: Response<Body>,
-        request: &Request,
-    ) -> Result<Answer, Error> {
+        request: &HttpRequest,
+    ) -> Result<HttpResponse, RegistryError> {
         let (parts, mut chunks) = response.into_parts();
         let status = parts.status;
-        let limit = if status.is_success() { request.limit } else { MAX_REFUSAL };
-        let too_large = || asked.too_large(request.what, limit);
-        let mut answer =
-            Answer { status, headers: parts.headers, body: Bytes::new(), at: self.clock.now() };
+        let limit = if status.is_success() { request.limit } else { MAX_ERROR_BODY_BYTES };
+        let too_large = || context.too_large(request.what, limit);
+        let mut answer = HttpResponse {
+            status,
+            headers: parts.headers,
+            body: Bytes::new(),
+            at: self.clock.now(),
+        };
         if status.is_success()
             && request.method != Method::HEAD
             && answer.length() > Some(limit as u64)
@@ -136,7 +145,7 @@ impl Http {
                 // The status says enough.
                 Some(_) if !status.is_success() => break,
                 Some(Ok(_)) => return Err(too_large()),
-                Some(Err(problem)) => return Err(asked.unreachable(&problem)),
+                Some(Err(problem)) => return Err(context.unreachable(&problem)),
             }
         }
         answer.body = body.freeze();
@@ -147,7 +156,7 @@ impl Http {
     async fn turn(&self, host: &str) -> Option<OwnedSemaphorePermit> {
         let limit = {
             let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-            if hosts.len() >= MAX_IDLE_HOSTS {
+            if hosts.len() >= MAX_TRACKED_HOSTS {
                 hosts.retain(|_, limit| Arc::strong_count(limit) > 1);
             }
             hosts
@@ -160,7 +169,7 @@ impl Http {
     }
 }
 
-impl Answer {
+impl HttpResponse {
     /// A header's value, if it is there and is text.
     pub(super) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
@@ -172,12 +181,16 @@ impl Answer {
     }
 
     /// The error that the status means, if it means one.
-    pub(super) fn ok(self, asked: Asked<'_>, secrets: &[&str]) -> Result<Self, Error> {
+    pub(super) fn ok(
+        self,
+        context: ErrorContext<'_>,
+        secrets: &[&str],
+    ) -> Result<Self, RegistryError> {
         if self.status.is_success() {
             return Ok(self);
         }
         let retry_after = self.header(header::RETRY_AFTER).and_then(|value| pause(value, self.at));
-        Err(asked.status(self.status, said(self.status, &self.body, secrets), retry_after))
+        Err(context.error_status(self.status, said(self.status, &self.body, secrets), retry_after))
     }
 }
 

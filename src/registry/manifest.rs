@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
 
-use crate::registry::{Digest, Platform, content::Noticeable};
+use crate::registry::{Digest, Platform, content::ContentFields};
 
 /// Media type of an OCI index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -39,12 +39,12 @@ pub struct Manifest {
     /// The exact bytes: pushed again unchanged, they keep the digest.
     pub bytes: Bytes,
     /// What it says.
-    pub kind: Kind,
+    pub kind: ManifestKind,
 }
 
 /// What a manifest describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ManifestKind {
     /// One image.
     Image(ImageManifest),
     /// One image per platform.
@@ -104,7 +104,7 @@ impl Manifest {
     /// A body that calls itself one thing and came as another is refused, as the specification
     /// advises after CVE-2021-41190: two readers could take it for two different images.
     pub(super) fn parse(content_type: Option<&str>, bytes: Bytes) -> Result<Self, String> {
-        let shape: Shape = serde_json::from_slice(&bytes).map_err(|error| {
+        let shape: ManifestShape = serde_json::from_slice(&bytes).map_err(|error| {
             format!(
                 "sends something that is not a manifest (not JSON of that form, line {}, column {})",
                 error.line(),
@@ -117,7 +117,7 @@ impl Manifest {
                 shape.schema_version
             ));
         }
-        let served = content_type.map(bare).filter(|served| is_known(served));
+        let served = content_type.map(without_parameters).filter(|served| is_manifest_type(served));
         let own = shape.media_type.as_deref();
         let media_type = match (own, served) {
             (Some(own), Some(served)) if own != served => {
@@ -140,10 +140,10 @@ impl Manifest {
         };
         let kind = match media_type {
             OCI_INDEX | DOCKER_LIST => {
-                Kind::Index(serde_json::from_slice(&bytes).map_err(malformed)?)
+                ManifestKind::Index(serde_json::from_slice(&bytes).map_err(malformed)?)
             }
             OCI_MANIFEST | DOCKER_MANIFEST => {
-                Kind::Image(serde_json::from_slice(&bytes).map_err(malformed)?)
+                ManifestKind::Image(serde_json::from_slice(&bytes).map_err(malformed)?)
             }
             other => return Err(format!("sends a manifest of the unknown type {other}")),
         };
@@ -154,8 +154,8 @@ impl Manifest {
     #[must_use]
     pub const fn annotations(&self) -> &BTreeMap<String, String> {
         match &self.kind {
-            Kind::Image(image) => &image.annotations,
-            Kind::Index(index) => &index.annotations,
+            ManifestKind::Image(image) => &image.annotations,
+            ManifestKind::Index(index) => &index.annotations,
         }
     }
 
@@ -163,8 +163,8 @@ impl Manifest {
     #[must_use]
     pub const fn image(&self) -> Option<&ImageManifest> {
         match &self.kind {
-            Kind::Image(image) => Some(image),
-            Kind::Index(_) => None,
+            ManifestKind::Image(image) => Some(image),
+            ManifestKind::Index(_) => None,
         }
     }
 }
@@ -202,7 +202,7 @@ impl ImageConfig {
         })?;
         Ok(Self {
             created: config.created.and_then(|text| text.parse().ok()),
-            content: config.noticeable.hash(&config.platform, &config.rootfs.diff_ids),
+            content: config.content_fields.hash(&config.platform, &config.rootfs.diff_ids),
             platform: config.platform,
             diff_ids: config.rootfs.diff_ids,
         })
@@ -212,7 +212,7 @@ impl ImageConfig {
 /// Just enough of a body to know what it is.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Shape {
+struct ManifestShape {
     schema_version: u32,
     media_type: Option<String>,
     config: Option<IgnoredAny>,
@@ -226,7 +226,7 @@ struct ConfigShape {
     #[serde(flatten)]
     platform: Platform,
     #[serde(flatten)]
-    noticeable: Noticeable,
+    content_fields: ContentFields,
     rootfs: RootFs,
 }
 
@@ -236,12 +236,12 @@ struct RootFs {
 }
 
 /// A media type without parameters.
-pub(super) fn bare(content_type: &str) -> &str {
+pub(super) fn without_parameters(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
 /// Whether it is the media type of a manifest that we read.
-pub(super) fn is_known(media_type: &str) -> bool {
+pub(super) fn is_manifest_type(media_type: &str) -> bool {
     matches!(media_type, OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST)
 }
 
@@ -296,7 +296,7 @@ mod tests {
         ];
         let body = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
         let manifest = parse(Some(OCI_INDEX), &body).expect("index");
-        let Kind::Index(index) = &manifest.kind else { panic!("{manifest:?}") };
+        let ManifestKind::Index(index) = &manifest.kind else { panic!("{manifest:?}") };
         let platforms: Vec<String> = index.platforms().iter().map(ToString::to_string).collect();
         assert_eq!(platforms, ["linux/amd64", "linux/arm64"]);
         assert_eq!(manifest.image(), None);

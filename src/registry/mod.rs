@@ -26,17 +26,17 @@ mod client_tests;
 pub(crate) mod fault_registry;
 
 pub use crate::registry::{
-    client::{Client, MAX_MANIFEST},
+    client::{Client, MAX_MANIFEST_BYTES},
     config::{Config, ConfigError, Mirror},
     content::{ContentIdentity, PlatformImage},
-    credentials::{Identity, Keychain, SecretError},
+    credentials::{CredentialIdentity, Keychain, SecretError},
     digest::{Digest, ParseDigestError},
-    error::Error,
+    error::RegistryError,
     manifest::{
         DOCKER_LIST, DOCKER_MANIFEST, Descriptor, ImageConfig, ImageManifest, Index, IndexEntry,
-        Kind, Manifest, OCI_INDEX, OCI_MANIFEST,
+        Manifest, ManifestKind, OCI_INDEX, OCI_MANIFEST,
     },
     platform::Platform,
     reference::{ParseReferenceError, Reference},
-    transport::{Body, Outgoing, Transport, whole},
+    transport::{Body, OutgoingRequest, Transport, whole},
 };

@@ -7,7 +7,7 @@ use serde::Deserialize;
 /// What an image runs on. Always in one spelling, containerd's: `linux/arm64/v8` is `linux/arm64`,
 /// `linux/arm` is `linux/arm/v7`, `x86_64` is `amd64`, so that equal platforms are equal.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[serde(from = "Written")]
+#[serde(from = "RawPlatform")]
 pub struct Platform {
     /// The operating system: `linux`.
     pub os: String,
@@ -19,7 +19,7 @@ pub struct Platform {
 
 /// As it stands in a manifest.
 #[derive(Deserialize)]
-struct Written {
+struct RawPlatform {
     #[serde(default)]
     os: String,
     #[serde(default)]
@@ -27,10 +27,10 @@ struct Written {
     variant: Option<String>,
 }
 
-impl From<Written> for Platform {
-    fn from(written: Written) -> Self {
-        let variant = written.variant.filter(|variant| !variant.is_empty());
-        let architecture = written.architecture.to_ascii_lowercase();
+impl From<RawPlatform> for Platform {
+    fn from(raw: RawPlatform) -> Self {
+        let variant = raw.variant.filter(|variant| !variant.is_empty());
+        let architecture = raw.architecture.to_ascii_lowercase();
         let (architecture, variant) = match (architecture.as_str(), variant.as_deref()) {
             ("x86_64" | "x86-64" | "amd64", None | Some("v1")) => ("amd64", None),
             ("x86_64" | "x86-64", other) => ("amd64", other),
@@ -43,7 +43,7 @@ impl From<Written> for Platform {
             (other, variant) => (other, variant),
         };
         Self {
-            os: written.os.to_ascii_lowercase(),
+            os: raw.os.to_ascii_lowercase(),
             architecture: architecture.into(),
             variant: variant.map(str::to_owned),
         }
@@ -58,7 +58,7 @@ impl FromStr for Platform {
         let mut parts = text.splitn(3, '/').map(str::to_owned);
         let (os, architecture) =
             (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        Ok(Written { os, architecture, variant: parts.next() }.into())
+        Ok(RawPlatform { os, architecture, variant: parts.next() }.into())
     }
 }
 

@@ -2,11 +2,11 @@
 
 use crate::{
     api::condition::{Problem, reason},
-    registry::{Error, ParseDigestError, ParseReferenceError},
+    registry::{ParseDigestError, ParseReferenceError, RegistryError},
 };
 
-impl From<Error> for Problem {
-    fn from(error: Error) -> Self {
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Self {
         Self { reason: error.reason(), message: error.to_string() }
     }
 }

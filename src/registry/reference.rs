@@ -88,7 +88,7 @@ impl Reference {
         Self(self.0.clone_with_digest(digest.to_string()))
     }
 
-    /// The form in which `BuildKit` names a build context for a `FROM`: Docker Hub's host and
+    /// The form in which `BuildKit` names a build asked for a `FROM`: Docker Hub's host and
     /// `library/` left out, and no `:latest`. `docker.io/library/alpine:3.20` becomes
     /// `alpine:3.20`; other registries keep their host.
     #[must_use]

@@ -22,23 +22,23 @@ use tokio::time::Instant;
 use url::{Url, form_urlencoded};
 
 use crate::registry::{
-    Error,
+    RegistryError,
     config::{Config, Endpoint, Purpose, authority},
-    credentials::{Credential, Identity},
-    error::Asked,
-    http::{Http, Request},
+    credentials::{Credential, CredentialIdentity},
+    error::ErrorContext,
+    http::{Http, HttpRequest},
 };
 
 /// The most bytes of a token service's answer.
-const MAX_ANSWER: usize = 64 * 1024;
+const MAX_TOKEN_RESPONSE_BYTES: usize = 64 * 1024;
 /// The most bytes of a challenge that are looked at.
-const MAX_CHALLENGE: usize = 4096;
+const MAX_CHALLENGE_BYTES: usize = 4096;
 /// The most authorizations that are kept.
-const MAX_CACHED: usize = 4096;
+const MAX_CACHED_AUTHORIZATIONS: usize = 4096;
 /// How long a token lasts that does not say so, by the specification.
-const DEFAULT_LIFE: Duration = Duration::from_mins(1);
+const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_mins(1);
 /// The longest that an authorization is kept.
-const MAX_LIFE: Duration = Duration::from_hours(1);
+const MAX_AUTHORIZATION_LIFETIME: Duration = Duration::from_hours(1);
 
 /// What a registry wants before it answers.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,19 +49,19 @@ pub(super) enum Challenge {
 
 /// What an authorization is good for.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Grant {
+pub(super) struct AuthorizationKey {
     pub base: String,
     pub path: String,
     pub push: bool,
-    pub identity: Identity,
+    pub identity: CredentialIdentity,
 }
 
 /// Authorizations that were granted and still hold.
 #[derive(Default)]
-pub(super) struct Grants(Mutex<HashMap<Grant, (HeaderValue, Instant)>>);
+pub(super) struct AuthorizationCache(Mutex<HashMap<AuthorizationKey, (HeaderValue, Instant)>>);
 
-impl Grants {
-    pub(super) fn get(&self, grant: &Grant) -> Option<HeaderValue> {
+impl AuthorizationCache {
+    pub(super) fn get(&self, grant: &AuthorizationKey) -> Option<HeaderValue> {
         let grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         grants
             .get(grant)
@@ -69,28 +69,28 @@ impl Grants {
             .map(|(value, _)| value.clone())
     }
 
-    pub(super) fn put(&self, grant: Grant, value: HeaderValue, life: Duration) {
+    pub(super) fn put(&self, grant: AuthorizationKey, value: HeaderValue, life: Duration) {
         let mut grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if grants.len() >= MAX_CACHED {
+        if grants.len() >= MAX_CACHED_AUTHORIZATIONS {
             let now = Instant::now();
             grants.retain(|_, (_, until)| now < *until);
         }
-        if grants.len() < MAX_CACHED {
-            grants.insert(grant, (value, Instant::now() + life.min(MAX_LIFE)));
+        if grants.len() < MAX_CACHED_AUTHORIZATIONS {
+            grants.insert(grant, (value, Instant::now() + life.min(MAX_AUTHORIZATION_LIFETIME)));
         }
     }
 
-    pub(super) fn drop(&self, grant: &Grant) {
+    pub(super) fn drop(&self, grant: &AuthorizationKey) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(grant);
     }
 }
 
-impl Grant {
+impl AuthorizationKey {
     pub(super) fn new(
         endpoint: &Endpoint,
         path: &str,
         purpose: Purpose,
-        identity: Identity,
+        identity: CredentialIdentity,
     ) -> Self {
         Self {
             base: endpoint.base.clone(),
@@ -107,12 +107,12 @@ impl Grant {
 
 impl Challenge {
     /// The challenge that we can answer: a token service rather than Basic where both are offered.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let values = headers.get_all(header::WWW_AUTHENTICATE).iter();
         let mut basic = None;
         for value in values
             .filter_map(|value| value.to_str().ok())
-            .filter(|value| value.len() <= MAX_CHALLENGE)
+            .filter(|value| value.len() <= MAX_CHALLENGE_BYTES)
         {
             for challenge in ChallengeParser::new(value).map_while(Result::ok) {
                 let parameter = |name: &str| {
@@ -137,50 +137,56 @@ impl Challenge {
 }
 
 /// An `Authorization` that answers the challenge, and how long it lasts.
-pub(super) async fn answer(
+pub(super) async fn authorize(
     http: &Http,
     config: &Config,
-    asked: Asked<'_>,
+    context: ErrorContext<'_>,
     challenge: Challenge,
-    grant: &Grant,
+    grant: &AuthorizationKey,
     credential: Option<&Credential>,
-) -> Result<(HeaderValue, Duration), Error> {
+) -> Result<(HeaderValue, Duration), RegistryError> {
     let (realm, service, scope) = match (challenge, credential) {
         (Challenge::Basic, Some(Credential::Password { username, password })) => {
-            return Ok((basic(asked, username, password)?, MAX_LIFE));
+            return Ok((basic(context, username, password)?, MAX_AUTHORIZATION_LIFETIME));
         }
         (Challenge::Basic, Some(Credential::IdentityToken { .. })) => {
-            return Err(asked.denied("it wants a password, and the Secret holds an identity token"));
+            return Err(
+                context.denied("it wants a password, and the Secret holds an identity token")
+            );
         }
         (Challenge::Basic, None) => {
-            return Err(asked.denied("it wants a password, and no credential is kept for it"));
+            return Err(context.denied("it wants a password, and no credential is kept for it"));
         }
         (Challenge::Bearer { realm, service, scope }, _) => (realm, service, scope),
     };
-    let realm: Url =
-        realm.parse().map_err(|_| asked.garbage("names a token service that is not a URL"))?;
+    let realm: Url = realm
+        .parse()
+        .map_err(|_| context.invalid_response("names a token service that is not a URL"))?;
     let host = authority(&realm);
     let plain_allowed = config.is_plain_http(&host) || grant.base == format!("http://{host}");
     if realm.scheme() != "https" && !(realm.scheme() == "http" && plain_allowed) {
-        return Err(asked.garbage(format!(
+        return Err(context.invalid_response(format!(
             "names a token service without HTTPS, {host}, which the operator's configuration would \
              have to allow"
         )));
     }
     let fields = [("service", service), ("scope", Some(scope.unwrap_or_else(|| grant.scope())))];
     let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    let request = token_request(asked, realm, fields, credential)?;
+    let request = token_request(context, realm, fields, credential)?;
     let secrets: Vec<&str> = credential.iter().map(|credential| secret(credential)).collect();
-    let asked = Asked { host: &host, ..asked };
-    let answer = http.send(asked, request).await?.ok(asked, &secrets)?;
-    let granted: Granted = serde_json::from_slice(&answer.body)
-        .map_err(|_| asked.garbage("sends something that is not a token"))?;
-    let life = granted.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs).min(MAX_LIFE);
+    let context = ErrorContext { host: &host, ..context };
+    let answer = http.send(context, request).await?.ok(context, &secrets)?;
+    let granted: TokenResponse = serde_json::from_slice(&answer.body)
+        .map_err(|_| context.invalid_response("sends something that is not a token"))?;
+    let life = granted
+        .expires_in
+        .map_or(DEFAULT_TOKEN_LIFETIME, Duration::from_secs)
+        .min(MAX_AUTHORIZATION_LIFETIME);
     let token = granted
         .token
         .or(granted.access_token)
-        .ok_or_else(|| asked.garbage("sends an answer without a token"))?;
-    let value = sensitive(asked, &format!("Bearer {}", token.expose_secret()))?;
+        .ok_or_else(|| context.invalid_response("sends an answer without a token"))?;
+    let value = sensitive(context, &format!("Bearer {}", token.expose_secret()))?;
     // A token is given up early, so that it does not run out on its way.
     Ok((value, life * 9 / 10))
 }
@@ -194,11 +200,11 @@ pub(super) fn secret(credential: &Credential) -> &str {
 }
 
 fn token_request(
-    asked: Asked<'_>,
+    context: ErrorContext<'_>,
     mut realm: Url,
     fields: impl Iterator<Item = (&'static str, String)>,
     credential: Option<&Credential>,
-) -> Result<Request, Error> {
+) -> Result<HttpRequest, RegistryError> {
     let mut headers = HeaderMap::new();
     headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
     if let Some(Credential::IdentityToken { token, .. }) = credential {
@@ -210,51 +216,55 @@ fn token_request(
             HeaderValue::from_static("application/x-www-form-urlencoded"),
         );
         let body = Bytes::from(form.finish());
-        return Ok(Request {
+        return Ok(HttpRequest {
             method: Method::POST,
             url: realm,
             headers,
             authorization: None,
             body,
             what: "token",
-            limit: MAX_ANSWER,
+            limit: MAX_TOKEN_RESPONSE_BYTES,
         });
     }
     realm.query_pairs_mut().extend_pairs(fields);
     let authorization = match credential {
         Some(Credential::Password { username, password }) => {
-            Some(basic(asked, username, password)?)
+            Some(basic(context, username, password)?)
         }
         _ => None,
     };
-    Ok(Request {
+    Ok(HttpRequest {
         method: Method::GET,
         url: realm,
         headers,
         authorization,
         body: Bytes::new(),
         what: "token",
-        limit: MAX_ANSWER,
+        limit: MAX_TOKEN_RESPONSE_BYTES,
     })
 }
 
 #[derive(Deserialize)]
-struct Granted {
+struct TokenResponse {
     token: Option<SecretString>,
     access_token: Option<SecretString>,
     expires_in: Option<u64>,
 }
 
-fn basic(asked: Asked<'_>, username: &str, password: &SecretString) -> Result<HeaderValue, Error> {
+fn basic(
+    context: ErrorContext<'_>,
+    username: &str,
+    password: &SecretString,
+) -> Result<HeaderValue, RegistryError> {
     sensitive(
-        asked,
+        context,
         &format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose_secret()))),
     )
 }
 
-fn sensitive(asked: Asked<'_>, value: &str) -> Result<HeaderValue, Error> {
+fn sensitive(context: ErrorContext<'_>, value: &str) -> Result<HeaderValue, RegistryError> {
     let mut value = HeaderValue::from_str(value)
-        .map_err(|_| asked.garbage("sends a token with control characters"))?;
+        .map_err(|_| context.invalid_response("sends a token with control characters"))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -268,7 +278,7 @@ mod tests {
         for value in values {
             headers.append(header::WWW_AUTHENTICATE, HeaderValue::from_str(value).expect("header"));
         }
-        Challenge::of(&headers)
+        Challenge::from_headers(&headers)
     }
 
     #[test]
@@ -291,13 +301,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn grants_run_out_and_are_told_apart() {
         let keychain = crate::registry::Keychain::default();
-        let grant = |push| Grant {
+        let grant = |push| AuthorizationKey {
             base: "https://r".into(),
             path: "a".into(),
             push,
             identity: keychain.identity(["r"], "a"),
         };
-        let grants = Grants::default();
+        let grants = AuthorizationCache::default();
         grants.put(grant(false), HeaderValue::from_static("Bearer t"), Duration::from_mins(1));
         assert!(grants.get(&grant(false)).is_some());
         assert!(grants.get(&grant(true)).is_none());

@@ -15,11 +15,11 @@ use http::{HeaderMap, Method, Response};
 use reqwest::redirect::Policy;
 use url::Url;
 
-use crate::registry::{Config, Error};
+use crate::registry::{Config, RegistryError};
 
 /// A request as it leaves.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub struct OutgoingRequest {
     /// The method.
     pub method: Method,
     /// Where it goes.
@@ -37,28 +37,28 @@ pub type Body = BoxStream<'static, Result<Bytes, String>>;
 /// between two requests but connections. An error says in words why there is no answer.
 pub trait Transport: Send + Sync + 'static {
     /// Sends one request.
-    fn send(&self, request: Outgoing) -> BoxFuture<'static, Result<Response<Body>, String>>;
+    fn send(&self, request: OutgoingRequest) -> BoxFuture<'static, Result<Response<Body>, String>>;
 }
 
 /// HTTP over TCP, with TLS where the URL says so.
-pub(super) struct Network(reqwest::Client);
+pub(super) struct HttpTransport(reqwest::Client);
 
-impl Network {
-    pub(super) fn new(config: &Config) -> Result<Self, Error> {
+impl HttpTransport {
+    pub(super) fn new(config: &Config) -> Result<Self, RegistryError> {
         let client = reqwest::Client::builder()
             .user_agent(concat!("groundswell/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::none())
             .connect_timeout(config.connect_timeout.into())
             .read_timeout(config.read_timeout.into())
             .build()
-            .map_err(|error| Error::Setup(chain(error)))?;
+            .map_err(|error| RegistryError::Setup(chain(error)))?;
         Ok(Self(client))
     }
 }
 
-impl Transport for Network {
-    fn send(&self, request: Outgoing) -> BoxFuture<'static, Result<Response<Body>, String>> {
-        let Outgoing { method, url, headers, body } = request;
+impl Transport for HttpTransport {
+    fn send(&self, request: OutgoingRequest) -> BoxFuture<'static, Result<Response<Body>, String>> {
+        let OutgoingRequest { method, url, headers, body } = request;
         let sent = self.0.request(method, url).headers(headers).body(body).send();
         async move {
             let mut response = sent.map_err(chain).await?;

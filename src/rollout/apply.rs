@@ -22,17 +22,17 @@ use serde_json::{Value, json};
 
 use crate::{
     api::{WorkloadKind, condition::shorten, labels},
-    rollout::{Change, WorkloadKey, WorkloadPatch},
+    rollout::{WorkloadChange, WorkloadKey, WorkloadPatch},
 };
 
 /// The longest that one change may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const PATCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most characters of the API server's words that are passed on.
 const MAX_MESSAGE: usize = 256;
 
 /// Why a change was not carried out.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RolloutError {
     /// The workload is not as the plan saw it; plan again once the cache has caught up.
     #[error("{0} has changed since it was looked at")]
     Conflict(WorkloadKey),
@@ -43,7 +43,7 @@ pub enum Error {
     Forbidden(WorkloadKey),
     /// The API server, or an admission webhook, refused the change.
     #[error("the API server refused to change {key}: {message}")]
-    Refused {
+    Rejected {
         /// The workload.
         key: WorkloadKey,
         /// The API server's words.
@@ -64,8 +64,8 @@ pub enum Error {
 }
 
 /// Carries out one change. A second call with the same change, after the first has come through, is
-/// a [`Conflict`](Error::Conflict).
-pub async fn apply(client: &Client, patch: &WorkloadPatch) -> Result<(), Error> {
+/// a [`Conflict`](RolloutError::Conflict).
+pub async fn apply(client: &Client, patch: &WorkloadPatch) -> Result<(), RolloutError> {
     let key = &patch.key;
     let workloads: Api<DynamicObject> =
         Api::namespaced_with(client.clone(), &key.namespace, &api_resource(key.kind));
@@ -73,16 +73,17 @@ pub async fn apply(client: &Client, patch: &WorkloadPatch) -> Result<(), Error> 
         field_manager: Some(labels::ROLLOUT_FIELD_OWNER.into()),
         ..PatchParams::default()
     };
-    let failed = |source: kube::Error| classify(key, source);
+    let failed = |source: kube::Error| classify_error(key, source);
     let body = match &patch.change {
-        Change::Image { .. } => Patch::Json(
+        WorkloadChange::Image { .. } => Patch::Json(
             serde_json::from_value(body(patch))
                 .map_err(|error| failed(kube::Error::SerdeError(error)))?,
         ),
-        Change::Restart { .. } => Patch::Merge(body(patch)),
+        WorkloadChange::Restart { .. } => Patch::Merge(body(patch)),
     };
-    let answer = tokio::time::timeout(TIMEOUT, workloads.patch(&key.name, &params, &body)).await;
-    answer.map_err(|_| Error::Timeout(key.clone()))?.map(drop).map_err(failed)
+    let answer =
+        tokio::time::timeout(PATCH_TIMEOUT, workloads.patch(&key.name, &params, &body)).await;
+    answer.map_err(|_| RolloutError::Timeout(key.clone()))?.map(drop).map_err(failed)
 }
 
 fn api_resource(kind: WorkloadKind) -> ApiResource {
@@ -99,7 +100,7 @@ fn api_resource(kind: WorkloadKind) -> ApiResource {
 fn body(patch: &WorkloadPatch) -> Value {
     let cron_job = patch.key.kind == WorkloadKind::CronJob;
     match &patch.change {
-        Change::Image { containers, image } => {
+        WorkloadChange::Image { containers, image } => {
             let template = if cron_job {
                 "/spec/jobTemplate/spec/template/spec"
             } else {
@@ -118,7 +119,7 @@ fn body(patch: &WorkloadPatch) -> Value {
             }
             Value::Array(operations)
         }
-        Change::Restart { digest } => {
+        WorkloadChange::Restart { digest } => {
             let template =
                 json!({"template": {"metadata": {"annotations": {labels::ROLLED_OUT: digest}}}});
             let spec = if cron_job { json!({"jobTemplate": {"spec": template}}) } else { template };
@@ -127,19 +128,19 @@ fn body(patch: &WorkloadPatch) -> Value {
     }
 }
 
-fn classify(key: &WorkloadKey, source: kube::Error) -> Error {
+fn classify_error(key: &WorkloadKey, source: kube::Error) -> RolloutError {
     let key = key.clone();
     match source {
-        kube::Error::Api(status) if unlike_the_plan(&status) => Error::Conflict(key),
+        kube::Error::Api(status) if is_conflict(&status) => RolloutError::Conflict(key),
         kube::Error::Api(status)
             if status.code == 403 && status.message.contains("cannot patch") =>
         {
-            Error::Forbidden(key)
+            RolloutError::Forbidden(key)
         }
         kube::Error::Api(status) if (400..429).contains(&status.code) => {
-            Error::Refused { key, message: shorten(&status.message, MAX_MESSAGE) }
+            RolloutError::Rejected { key, message: shorten(&status.message, MAX_MESSAGE) }
         }
-        source => Error::Client { key, source: Box::new(source) },
+        source => RolloutError::Client { key, source: Box::new(source) },
     }
 }
 
@@ -147,7 +148,7 @@ fn classify(key: &WorkloadKey, source: kube::Error) -> Error {
 /// JSON patch is answered by 422 without causes, and another uid in a merge patch by that field as
 /// a cause. Other causes are fields that validation refuses, and an admission webhook has words of
 /// its own.
-fn unlike_the_plan(status: &Status) -> bool {
+fn is_conflict(status: &Status) -> bool {
     let causes = status.details.as_ref().map_or(&[][..], |details| details.causes.as_slice());
     let tested = causes.is_empty() || causes.iter().any(|cause| cause.field == "metadata.uid");
     match status.code {
@@ -167,7 +168,7 @@ mod tests {
     use super::*;
     use crate::rollout::Container;
 
-    fn patch(kind: WorkloadKind, change: Change) -> WorkloadPatch {
+    fn patch(kind: WorkloadKind, change: WorkloadChange) -> WorkloadPatch {
         WorkloadPatch {
             key: WorkloadKey { kind, namespace: "shop".into(), name: "web".into() },
             uid: "u1".into(),
@@ -175,8 +176,8 @@ mod tests {
         }
     }
 
-    fn image() -> Change {
-        Change::Image {
+    fn image() -> WorkloadChange {
+        WorkloadChange::Image {
             containers: vec![Container {
                 name: "app".into(),
                 image: "r/app:1".into(),
@@ -194,7 +195,7 @@ mod tests {
         patch: &WorkloadPatch,
         code: u16,
         answer: Value,
-    ) -> (String, Value, Result<(), Error>) {
+    ) -> (String, Value, Result<(), RolloutError>) {
         let seen = Arc::new(Mutex::new(None));
         let record = Arc::clone(&seen);
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -248,7 +249,8 @@ mod tests {
     async fn a_cron_jobs_template_is_one_level_down() {
         let object =
             json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "web"}});
-        let restart = patch(WorkloadKind::CronJob, Change::Restart { digest: "sha256:bb".into() });
+        let restart =
+            patch(WorkloadKind::CronJob, WorkloadChange::Restart { digest: "sha256:bb".into() });
         let (line, body, outcome) = ask(&restart, 200, object).await;
         outcome.expect("applied");
         assert!(line.starts_with("PATCH /apis/batch/v1/namespaces/shop/cronjobs/web"), "{line}");

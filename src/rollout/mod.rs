@@ -11,8 +11,8 @@ pub mod repository;
 pub mod workload;
 pub mod workload_store;
 
-pub use apply::apply;
-pub use plan::{Change, Lookup, Step, WorkloadPatch, plan};
-pub use progress::Progress;
-pub use workload::{Container, Workload, WorkloadKey};
-pub use workload_store::{Changed, WorkloadStore};
+pub use apply::{RolloutError, apply};
+pub use plan::{RolloutStep, WorkloadChange, WorkloadLookup, WorkloadPatch, plan};
+pub use progress::RolloutProgress;
+pub use workload::{Container, WorkloadKey, WorkloadView};
+pub use workload_store::{ChangedObject, WorkloadStore};

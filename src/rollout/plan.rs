@@ -1,4 +1,5 @@
-//! What is to change so that workloads run a digest. Pure: looks at [`Lookup`], changes nothing.
+//! What is to change so that workloads run a digest. Pure: looks at [`WorkloadLookup`], changes
+//! nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,8 +11,8 @@ use crate::{
         Rollout, RolloutMode, RolloutRecord, RolloutState, WorkloadKind, condition::shorten, labels,
     },
     rollout::{
-        Progress, Workload, WorkloadKey,
-        repository::{names_digest, normalise},
+        RolloutProgress, WorkloadKey, WorkloadView,
+        repository::{names_digest, normalize_repository},
         workload::Container,
     },
 };
@@ -22,16 +23,16 @@ pub const MAX_WORKLOADS: usize = 64;
 const MAX_MESSAGE: usize = 256;
 
 /// What a plan looks at.
-pub trait Lookup {
+pub trait WorkloadLookup {
     /// The workload of this kind, namespace and name.
-    fn get(&self, key: &WorkloadKey) -> Option<Arc<Workload>>;
+    fn get(&self, key: &WorkloadKey) -> Option<Arc<WorkloadView>>;
     /// The workloads of a namespace that have all of these labels, sorted by name.
     fn select(
         &self,
         kind: WorkloadKind,
         namespace: &str,
         labels: &BTreeMap<String, String>,
-    ) -> Vec<Arc<Workload>>;
+    ) -> Vec<Arc<WorkloadView>>;
     /// The value of the Namespace's annotation [`labels::ROLLOUT_FROM`]; `None` without it, or
     /// without such a Namespace.
     fn consent(&self, namespace: &str) -> Option<String>;
@@ -41,7 +42,7 @@ pub trait Lookup {
 
 /// One workload's part of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct RolloutStep {
     /// Where the workload is on its way, for the status.
     pub record: RolloutRecord,
     /// What is to be changed; `None` when it is there already, or can't be moved.
@@ -56,12 +57,12 @@ pub struct WorkloadPatch {
     /// The uid of the object that the change is meant for.
     pub uid: String,
     /// What changes.
-    pub change: Change,
+    pub change: WorkloadChange,
 }
 
 /// What changes in a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum WorkloadChange {
     /// These containers, as they were seen, get this image.
     Image {
         /// The containers with the images that they have now.
@@ -88,9 +89,14 @@ pub fn plan(
     repository: &str,
     digest: &str,
     rollouts: &[Rollout],
-    lookup: &impl Lookup,
-) -> Vec<Step> {
-    let target = Target { family_namespace, repository, digest, full: normalise(repository) };
+    lookup: &impl WorkloadLookup,
+) -> Vec<RolloutStep> {
+    let target = RolloutTarget {
+        family_namespace,
+        repository,
+        digest,
+        full: normalize_repository(repository),
+    };
     let mut steps = Vec::new();
     for wish in target.wishes(rollouts, lookup) {
         if steps.len() + 1 == MAX_WORKLOADS {
@@ -108,7 +114,7 @@ pub fn plan(
 }
 
 /// What the workloads are moved to, and on whose behalf.
-struct Target<'a> {
+struct RolloutTarget<'a> {
     family_namespace: &'a str,
     repository: &'a str,
     digest: &'a str,
@@ -117,28 +123,28 @@ struct Target<'a> {
 }
 
 /// What the rollouts ask of one workload.
-struct Wish {
+struct WorkloadSelection {
     /// `Kind namespace/name`, or `Kind namespace/label=value` where nothing was found.
     workload: String,
     mode: RolloutMode,
-    found: Result<Arc<Workload>, String>,
+    found: Result<Arc<WorkloadView>, String>,
     /// Container names; empty when every container of the repository is meant.
     containers: BTreeSet<String>,
     every: bool,
 }
 
-impl Target<'_> {
+impl RolloutTarget<'_> {
     /// The workloads that are meant, with all that is asked of each: two rollouts of one workload
     /// make one change.
-    fn wishes(&self, rollouts: &[Rollout], lookup: &impl Lookup) -> Vec<Wish> {
-        let mut wishes: Vec<Wish> = Vec::new();
+    fn wishes(&self, rollouts: &[Rollout], lookup: &impl WorkloadLookup) -> Vec<WorkloadSelection> {
+        let mut wishes: Vec<WorkloadSelection> = Vec::new();
         for rollout in rollouts {
             for (workload, found) in self.resolve(rollout, lookup) {
                 let known = wishes
                     .iter()
                     .position(|wish| wish.workload == workload && wish.mode == rollout.mode);
                 let index = known.unwrap_or_else(|| {
-                    wishes.push(Wish {
+                    wishes.push(WorkloadSelection {
                         workload,
                         mode: rollout.mode,
                         found,
@@ -161,8 +167,8 @@ impl Target<'_> {
     fn resolve(
         &self,
         rollout: &Rollout,
-        lookup: &impl Lookup,
-    ) -> Vec<(String, Result<Arc<Workload>, String>)> {
+        lookup: &impl WorkloadLookup,
+    ) -> Vec<(String, Result<Arc<WorkloadView>, String>)> {
         let Some((kind, wanted)) = rollout.workload() else { return Vec::new() };
         let namespace = wanted.namespace.as_deref().unwrap_or(self.family_namespace);
         let empty = BTreeMap::new();
@@ -181,10 +187,7 @@ impl Target<'_> {
         if let Some(name) = &wanted.name {
             let key = WorkloadKey { kind, namespace: namespace.into(), name: name.clone() };
             let found = lookup.get(&key).ok_or_else(|| {
-                format!(
-                    "{key} does not exist: create it, or take it out of the \
-                    image's `rollout`"
-                )
+                format!("{key} does not exist: create it, or take it out of the image's `rollout`")
             });
             return vec![(subject, found)];
         }
@@ -204,11 +207,10 @@ impl Target<'_> {
             .collect()
     }
 
-    fn may_touch(&self, namespace: &str, lookup: &impl Lookup) -> Result<(), String> {
+    fn may_touch(&self, namespace: &str, lookup: &impl WorkloadLookup) -> Result<(), String> {
         if !lookup.watches(namespace) {
             return Err(format!(
-                "the controller does not watch namespace {namespace}: add it to \
-                                `watchNamespaces`"
+                "the controller does not watch namespace {namespace}: add it to `watchNamespaces`"
             ));
         }
         if namespace == self.family_namespace {
@@ -229,7 +231,7 @@ impl Target<'_> {
         ))
     }
 
-    fn step(&self, wish: &Wish) -> Step {
+    fn step(&self, wish: &WorkloadSelection) -> RolloutStep {
         let workload = match &wish.found {
             Ok(workload) => workload,
             Err(why) => return self.refused(&wish.workload, why),
@@ -242,17 +244,16 @@ impl Target<'_> {
             RolloutMode::Digest => self.image_change(&containers),
             RolloutMode::Restart => match self.restartable(&containers) {
                 Ok(()) => (workload.restarted_for.as_deref() != Some(self.digest))
-                    .then(|| Change::Restart { digest: self.digest.into() }),
+                    .then(|| WorkloadChange::Restart { digest: self.digest.into() }),
                 Err(why) => return self.refused(&wish.workload, &why),
             },
         };
         if let Some(change) = change {
-            return Step {
+            return RolloutStep {
                 record: self.record(
                     &wish.workload,
                     RolloutState::Progressing,
-                    "it is being moved \
-                    to the digest",
+                    "it is being moved to the digest",
                 ),
                 patch: Some(WorkloadPatch {
                     key: workload.key.clone(),
@@ -262,16 +263,20 @@ impl Target<'_> {
             };
         }
         let (state, message) = match &workload.progress {
-            Progress::Complete(message) => (RolloutState::Complete, message),
-            Progress::Progressing(message) => (RolloutState::Progressing, message),
-            Progress::Stalled(message) => (RolloutState::Stalled, message),
+            RolloutProgress::Complete(message) => (RolloutState::Complete, message),
+            RolloutProgress::Progressing(message) => (RolloutState::Progressing, message),
+            RolloutProgress::Stalled(message) => (RolloutState::Stalled, message),
         };
-        Step { record: self.record(&wish.workload, state, message), patch: None }
+        RolloutStep { record: self.record(&wish.workload, state, message), patch: None }
     }
 
     /// The containers that are meant: the named ones, and those of the repository where none is
     /// named.
-    fn containers(&self, workload: &Workload, wish: &Wish) -> Result<Vec<Container>, String> {
+    fn containers(
+        &self,
+        workload: &WorkloadView,
+        wish: &WorkloadSelection,
+    ) -> Result<Vec<Container>, String> {
         let names =
             || workload.containers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
         if let Some(missing) = wish
@@ -285,7 +290,8 @@ impl Target<'_> {
             .containers
             .iter()
             .filter(|c| {
-                wish.containers.contains(&c.name) || wish.every && normalise(&c.image) == self.full
+                wish.containers.contains(&c.name)
+                    || wish.every && normalize_repository(&c.image) == self.full
             })
             .cloned()
             .collect();
@@ -299,26 +305,25 @@ impl Target<'_> {
         Ok(containers)
     }
 
-    fn image_change(&self, containers: &[Container]) -> Option<Change> {
+    fn image_change(&self, containers: &[Container]) -> Option<WorkloadChange> {
         let image = format!("{}@{}", self.repository, self.digest);
         let containers: Vec<_> = containers.iter().filter(|c| c.image != image).cloned().collect();
-        (!containers.is_empty()).then_some(Change::Image { containers, image })
+        (!containers.is_empty()).then_some(WorkloadChange::Image { containers, image })
     }
 
     /// Whether starting these containers anew brings the image; else the rollout would report what
     /// is not so.
     fn restartable(&self, containers: &[Container]) -> Result<(), String> {
         for Container { name, image, .. } in containers {
-            if normalise(image) != self.full {
+            if normalize_repository(image) != self.full {
                 return Err(format!(
-                    "container `{name}` runs {image}, so that a restart does not \
-                                    bring this image"
+                    "container `{name}` runs {image}, so that a restart does not bring this image"
                 ));
             }
             if names_digest(image) {
                 return Err(format!(
-                    "container `{name}` names a digest, so that a restart changes \
-                                    nothing: use a tag"
+                    "container `{name}` names a digest, so that a restart changes nothing: use a \
+                     tag"
                 ));
             }
         }
@@ -340,8 +345,8 @@ impl Target<'_> {
         }
     }
 
-    fn refused(&self, workload: &str, why: &str) -> Step {
-        Step { record: self.record(workload, RolloutState::Refused, why), patch: None }
+    fn refused(&self, workload: &str, why: &str) -> RolloutStep {
+        RolloutStep { record: self.record(workload, RolloutState::Refused, why), patch: None }
     }
 }
 

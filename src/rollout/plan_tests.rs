@@ -5,14 +5,14 @@ const REPOSITORY: &str = "registry.example.com/team/app";
 const DIGEST: &str = "sha256:bbbb";
 
 #[derive(Default)]
-struct Cluster {
-    workloads: Vec<Arc<Workload>>,
+struct FakeWorkloads {
+    workloads: Vec<Arc<WorkloadView>>,
     consent: BTreeMap<String, String>,
     only: Option<Vec<String>>,
 }
 
-impl Lookup for Cluster {
-    fn get(&self, key: &WorkloadKey) -> Option<Arc<Workload>> {
+impl WorkloadLookup for FakeWorkloads {
+    fn get(&self, key: &WorkloadKey) -> Option<Arc<WorkloadView>> {
         self.workloads.iter().find(|workload| &workload.key == key).cloned()
     }
 
@@ -21,7 +21,7 @@ impl Lookup for Cluster {
         kind: WorkloadKind,
         namespace: &str,
         labels: &BTreeMap<String, String>,
-    ) -> Vec<Arc<Workload>> {
+    ) -> Vec<Arc<WorkloadView>> {
         self.workloads
             .iter()
             .filter(|w| w.key.kind == kind && w.key.namespace == namespace && w.has_labels(labels))
@@ -42,8 +42,8 @@ fn container(name: &str, image: &str, index: usize) -> Container {
     Container { name: name.into(), image: image.into(), init: false, index, always_pulls: true }
 }
 
-fn workload(namespace: &str, name: &str, containers: Vec<Container>) -> Workload {
-    Workload {
+fn workload(namespace: &str, name: &str, containers: Vec<Container>) -> WorkloadView {
+    WorkloadView {
         key: WorkloadKey {
             kind: WorkloadKind::Deployment,
             namespace: namespace.into(),
@@ -53,12 +53,15 @@ fn workload(namespace: &str, name: &str, containers: Vec<Container>) -> Workload
         labels: BTreeMap::from([("app".into(), "web".into())]),
         containers,
         restarted_for: None,
-        progress: Progress::Complete("all pods run it".into()),
+        progress: RolloutProgress::Complete("all pods run it".into()),
     }
 }
 
-fn cluster(workloads: impl IntoIterator<Item = Workload>) -> Cluster {
-    Cluster { workloads: workloads.into_iter().map(Arc::new).collect(), ..Cluster::default() }
+fn cluster(workloads: impl IntoIterator<Item = WorkloadView>) -> FakeWorkloads {
+    FakeWorkloads {
+        workloads: workloads.into_iter().map(Arc::new).collect(),
+        ..FakeWorkloads::default()
+    }
 }
 
 fn named(name: &str) -> Rollout {
@@ -82,16 +85,16 @@ fn elsewhere(namespace: &str) -> Rollout {
     rollout
 }
 
-fn plan_for(rollouts: &[Rollout], cluster: &Cluster) -> Vec<Step> {
+fn plan_for(rollouts: &[Rollout], cluster: &FakeWorkloads) -> Vec<RolloutStep> {
     plan("team", REPOSITORY, DIGEST, rollouts, cluster)
 }
 
-fn only(steps: Vec<Step>) -> Step {
+fn only(steps: Vec<RolloutStep>) -> RolloutStep {
     assert_eq!(steps.len(), 1, "{steps:?}");
     steps.into_iter().next().expect("one step")
 }
 
-fn assert_refused(step: &Step, words: &[&str]) {
+fn assert_refused(step: &RolloutStep, words: &[&str]) {
     assert_eq!(step.record.state, RolloutState::Refused, "{step:?}");
     assert_eq!(step.patch, None);
     for word in words {
@@ -115,7 +118,7 @@ fn every_container_of_the_repository_gets_the_digest_and_no_other() {
     assert_eq!(step.record.state, RolloutState::Progressing);
     let patch = step.patch.expect("a change");
     assert_eq!(patch.uid, "uid-web");
-    let Change::Image { containers, image } = patch.change else { panic!("not an image") };
+    let WorkloadChange::Image { containers, image } = patch.change else { panic!("not an image") };
     assert_eq!(image, "registry.example.com/team/app@sha256:bbbb");
     assert_eq!(
         containers.iter().map(|c| (c.name.as_str(), c.index)).collect::<Vec<_>>(),
@@ -137,9 +140,9 @@ fn a_named_container_is_moved_whatever_it_runs() {
 fn a_workload_that_is_there_reports_its_progress() {
     let image = format!("{REPOSITORY}@{DIGEST}");
     for (progress, state) in [
-        (Progress::Complete("done".into()), RolloutState::Complete),
-        (Progress::Progressing("1 of 2".into()), RolloutState::Progressing),
-        (Progress::Stalled("deadline".into()), RolloutState::Stalled),
+        (RolloutProgress::Complete("done".into()), RolloutState::Complete),
+        (RolloutProgress::Progressing("1 of 2".into()), RolloutState::Progressing),
+        (RolloutProgress::Stalled("deadline".into()), RolloutState::Stalled),
     ] {
         let mut there = workload("team", "web", vec![container("app", &image, 0)]);
         there.progress = progress;
@@ -150,7 +153,7 @@ fn a_workload_that_is_there_reports_its_progress() {
 
 #[test]
 fn a_missing_workload_is_named() {
-    let none = Cluster::default();
+    let none = FakeWorkloads::default();
     assert_refused(&only(plan_for(&[named("web")], &none)), &["Deployment team/web", "create it"]);
     let step = only(plan_for(&[labelled()], &none));
     assert_refused(&step, &["label"]);
@@ -173,7 +176,7 @@ fn another_namespace_is_touched_only_with_its_consent() {
 
 #[test]
 fn a_namespace_that_is_not_watched_is_said_so() {
-    let cluster = Cluster { only: Some(vec!["team".into()]), ..Cluster::default() };
+    let cluster = FakeWorkloads { only: Some(vec!["team".into()]), ..FakeWorkloads::default() };
     assert_refused(&only(plan_for(&[elsewhere("shop")], &cluster)), &["watchNamespaces"]);
 }
 
@@ -183,7 +186,10 @@ fn a_restart_happens_once_per_digest() {
     let mut object =
         workload("team", "web", vec![container("app", "registry.example.com/team/app:1", 0)]);
     let step = only(plan_for(std::slice::from_ref(&rollout), &cluster([object.clone()])));
-    assert_eq!(step.patch.expect("a change").change, Change::Restart { digest: DIGEST.into() });
+    assert_eq!(
+        step.patch.expect("a change").change,
+        WorkloadChange::Restart { digest: DIGEST.into() }
+    );
     object.restarted_for = Some(DIGEST.into());
     let step = only(plan_for(&[rollout], &cluster([object])));
     assert_eq!((step.record.state, step.patch), (RolloutState::Complete, None));
@@ -214,7 +220,8 @@ fn two_rollouts_of_one_workload_make_one_change() {
     )]);
     let by = |name: &str, rollout: Rollout| Rollout { container: Some(name.into()), ..rollout };
     let step = only(plan_for(&[by("app", named("web")), by("worker", labelled())], &cluster));
-    let Some(WorkloadPatch { change: Change::Image { containers, .. }, .. }) = step.patch else {
+    let Some(WorkloadPatch { change: WorkloadChange::Image { containers, .. }, .. }) = step.patch
+    else {
         panic!("no image")
     };
     assert_eq!(containers.len(), 2);

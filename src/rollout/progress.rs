@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 
 /// How far a workload's pods are on the way to its pod template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum RolloutProgress {
     /// Every pod runs the template.
     Complete(String),
     /// Pods are being replaced, or can be.
@@ -16,7 +16,7 @@ pub enum Progress {
     Stalled(String),
 }
 
-impl Progress {
+impl RolloutProgress {
     pub(super) fn of_deployment(object: &Deployment) -> Self {
         let (Some(spec), Some(status)) = (&object.spec, &object.status) else {
             return unobserved();
@@ -116,8 +116,8 @@ impl Progress {
     }
 }
 
-fn unobserved() -> Progress {
-    Progress::Progressing("its controller has not seen the change yet".into())
+fn unobserved() -> RolloutProgress {
+    RolloutProgress::Progressing("its controller has not seen the change yet".into())
 }
 
 fn all_pods(count: i32) -> String {
@@ -141,8 +141,8 @@ mod tests {
 
     use super::*;
 
-    fn deployment(replicas: i32, status: &Value) -> Progress {
-        Progress::of_deployment(
+    fn deployment(replicas: i32, status: &Value) -> RolloutProgress {
+        RolloutProgress::of_deployment(
             &serde_json::from_value(json!({
                 "metadata": {"name": "web", "generation": 2},
                 "spec": {"replicas": replicas, "selector": {}, "template": {}},
@@ -173,13 +173,13 @@ mod tests {
             ),
         ];
         for (status, case) in cases {
-            assert!(matches!(deployment(3, &status), Progress::Progressing(_)), "{case}");
+            assert!(matches!(deployment(3, &status), RolloutProgress::Progressing(_)), "{case}");
         }
         let done = json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3});
-        assert_eq!(deployment(3, &done), Progress::Complete("all 3 pods run it".into()));
+        assert_eq!(deployment(3, &done), RolloutProgress::Complete("all 3 pods run it".into()));
         assert_eq!(
             deployment(0, &json!({"observedGeneration": 2})),
-            Progress::Complete("it is scaled to zero pods".into())
+            RolloutProgress::Complete("it is scaled to zero pods".into())
         );
     }
 
@@ -188,12 +188,14 @@ mod tests {
         let status = json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 1, "conditions": [
             {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "it timed out"}
         ]});
-        let Progress::Stalled(message) = deployment(1, &status) else { panic!("not stalled") };
+        let RolloutProgress::Stalled(message) = deployment(1, &status) else {
+            panic!("not stalled")
+        };
         assert!(message.contains("it timed out"), "{message}");
     }
 
-    fn stateful_set(strategy: &Value, status: &Value) -> Progress {
-        Progress::of_stateful_set(
+    fn stateful_set(strategy: &Value, status: &Value) -> RolloutProgress {
+        RolloutProgress::of_stateful_set(
             &serde_json::from_value(json!({
                 "metadata": {"name": "db", "generation": 1},
                 "spec": {"replicas": 3, "selector": {}, "template": {}, "updateStrategy": strategy},
@@ -210,14 +212,14 @@ mod tests {
             json!({"observedGeneration": 1, "replicas": 3, "updatedReplicas": updated, "readyReplicas": ready,
                    "currentRevision": "a", "updateRevision": "b"})
         };
-        assert!(matches!(stateful_set(&rolling, &status(0, 3)), Progress::Progressing(_)));
-        assert!(matches!(stateful_set(&rolling, &status(1, 2)), Progress::Progressing(_)));
-        assert!(matches!(stateful_set(&rolling, &status(1, 3)), Progress::Complete(_)));
+        assert!(matches!(stateful_set(&rolling, &status(0, 3)), RolloutProgress::Progressing(_)));
+        assert!(matches!(stateful_set(&rolling, &status(1, 2)), RolloutProgress::Progressing(_)));
+        assert!(matches!(stateful_set(&rolling, &status(1, 3)), RolloutProgress::Complete(_)));
         assert!(matches!(
             stateful_set(&json!({"type": "RollingUpdate"}), &status(1, 3)),
-            Progress::Progressing(_)
+            RolloutProgress::Progressing(_)
         ));
-        let Progress::Progressing(message) =
+        let RolloutProgress::Progressing(message) =
             stateful_set(&json!({"type": "OnDelete"}), &status(0, 3))
         else {
             panic!("not progressing")
@@ -228,7 +230,7 @@ mod tests {
     #[test]
     fn a_daemon_set_counts_its_nodes() {
         let daemon_set = |updated: i32, available: i32| {
-            Progress::of_daemon_set(
+            RolloutProgress::of_daemon_set(
                 &serde_json::from_value(json!({
                     "metadata": {"name": "agent", "generation": 1},
                     "spec": {"selector": {}, "template": {}},
@@ -239,8 +241,8 @@ mod tests {
                 .expect("a DaemonSet"),
             )
         };
-        assert!(matches!(daemon_set(1, 2), Progress::Progressing(_)));
-        assert!(matches!(daemon_set(2, 1), Progress::Progressing(_)));
-        assert!(matches!(daemon_set(2, 2), Progress::Complete(_)));
+        assert!(matches!(daemon_set(1, 2), RolloutProgress::Progressing(_)));
+        assert!(matches!(daemon_set(2, 1), RolloutProgress::Progressing(_)));
+        assert!(matches!(daemon_set(2, 2), RolloutProgress::Complete(_)));
     }
 }

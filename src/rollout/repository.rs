@@ -6,7 +6,7 @@
 /// The registry and path of `image` without tag and digest, with the defaults that container
 /// runtimes fill in (`alpine` is `docker.io/library/alpine`).
 #[must_use]
-pub fn normalise(image: &str) -> String {
+pub fn normalize_repository(image: &str) -> String {
     let without_digest = image.split_once('@').map_or(image, |(name, _)| name);
     // A colon after the last slash begins a tag; one before it, a port.
     let name = match without_digest.rsplit_once(':') {
@@ -44,7 +44,7 @@ mod tests {
             ("Registry.Example.com/team/app", "registry.example.com/team/app"),
             ("registry:5000/app", "registry:5000/app"),
         ] {
-            assert_eq!(normalise(image), repository, "{image}");
+            assert_eq!(normalize_repository(image), repository, "{image}");
         }
     }
 }

@@ -14,7 +14,7 @@ use k8s_openapi::{
 
 use crate::{
     api::{WorkloadKind, labels},
-    rollout::Progress,
+    rollout::RolloutProgress,
 };
 
 /// Which workload; written as `Kind namespace/name`.
@@ -36,7 +36,7 @@ impl fmt::Display for WorkloadKey {
 
 /// What a rollout looks at in a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Workload {
+pub struct WorkloadView {
     /// Which workload it is.
     pub key: WorkloadKey,
     /// Its uid, so that a change meant for it never meets another object of its name.
@@ -48,7 +48,7 @@ pub struct Workload {
     /// The digest that it was last restarted for.
     pub restarted_for: Option<String>,
     /// How far its pods are on the way to its template.
-    pub progress: Progress,
+    pub progress: RolloutProgress,
 }
 
 /// A container of a pod template.
@@ -66,12 +66,12 @@ pub struct Container {
     pub always_pulls: bool,
 }
 
-impl Workload {
+impl WorkloadView {
     fn new(
         kind: WorkloadKind,
         metadata: ObjectMeta,
         template: Option<PodTemplateSpec>,
-        progress: Progress,
+        progress: RolloutProgress,
     ) -> Self {
         let (annotations, spec) = template
             .map(|template| {
@@ -113,9 +113,9 @@ impl Workload {
     }
 }
 
-impl From<Deployment> for Workload {
+impl From<Deployment> for WorkloadView {
     fn from(object: Deployment) -> Self {
-        let progress = Progress::of_deployment(&object);
+        let progress = RolloutProgress::of_deployment(&object);
         Self::new(
             WorkloadKind::Deployment,
             object.metadata,
@@ -125,9 +125,9 @@ impl From<Deployment> for Workload {
     }
 }
 
-impl From<StatefulSet> for Workload {
+impl From<StatefulSet> for WorkloadView {
     fn from(object: StatefulSet) -> Self {
-        let progress = Progress::of_stateful_set(&object);
+        let progress = RolloutProgress::of_stateful_set(&object);
         Self::new(
             WorkloadKind::StatefulSet,
             object.metadata,
@@ -137,9 +137,9 @@ impl From<StatefulSet> for Workload {
     }
 }
 
-impl From<DaemonSet> for Workload {
+impl From<DaemonSet> for WorkloadView {
     fn from(object: DaemonSet) -> Self {
-        let progress = Progress::of_daemon_set(&object);
+        let progress = RolloutProgress::of_daemon_set(&object);
         Self::new(
             WorkloadKind::DaemonSet,
             object.metadata,
@@ -149,10 +149,10 @@ impl From<DaemonSet> for Workload {
     }
 }
 
-impl From<CronJob> for Workload {
+impl From<CronJob> for WorkloadView {
     fn from(object: CronJob) -> Self {
         let template = object.spec.job_template.spec.map(|spec| spec.template);
-        Self::new(WorkloadKind::CronJob, object.metadata, template, Progress::of_cron_job())
+        Self::new(WorkloadKind::CronJob, object.metadata, template, RolloutProgress::of_cron_job())
     }
 }
 
@@ -175,7 +175,7 @@ mod tests {
             }}}}
         }))
         .expect("a CronJob");
-        let workload = Workload::from(object);
+        let workload = WorkloadView::from(object);
         assert_eq!(workload.key.to_string(), "CronJob shop/nightly");
         assert_eq!(workload.restarted_for.as_deref(), Some("sha256:aa"));
         let seen: Vec<_> = workload

@@ -36,12 +36,12 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     api::{WorkloadKind, labels},
-    rollout::{Lookup, Workload, WorkloadKey},
+    rollout::{WorkloadKey, WorkloadLookup, WorkloadView},
 };
 
 /// What has changed in the cluster, as far as a rollout could care.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Changed {
+pub enum ChangedObject {
     /// A workload came, went, or changed in what [`Workload`] shows.
     Workload(WorkloadKey),
     /// A Namespace's consent changed.
@@ -51,28 +51,28 @@ pub enum Changed {
 /// What is known of workloads and namespaces. Cheap to clone; all clones are one cache.
 #[derive(Clone, Debug)]
 pub struct WorkloadStore {
-    contents: Arc<RwLock<Contents>>,
+    contents: Arc<RwLock<StoreContents>>,
     /// The only namespaces that are watched; all, if `None`.
     only: Option<Arc<BTreeSet<String>>>,
 }
 
 #[derive(Debug, Default)]
-struct Contents {
-    workloads: BTreeMap<WorkloadKey, Arc<Workload>>,
+struct StoreContents {
+    workloads: BTreeMap<WorkloadKey, Arc<WorkloadView>>,
     consent: BTreeMap<String, String>,
     /// The feeds that have not listed their objects yet.
     waiting: BTreeSet<String>,
 }
 
 /// An object reduced to what is kept of it.
-enum Row {
-    Workload(Workload),
+enum StoreEntry {
+    Workload(WorkloadView),
     Namespace { name: String, consent: Option<String> },
 }
 
 /// What one watch covers: a relist of it says nothing of the rest.
 #[derive(Clone, Debug)]
-struct Scope {
+struct WatchScope {
     /// The workload kind; `None` for Namespaces.
     kind: Option<WorkloadKind>,
     namespace: Option<String>,
@@ -85,8 +85,11 @@ impl WorkloadStore {
     /// duplicates of what a relist only confirms. The stream never ends; failing watches are logged
     /// and tried again with a growing pause.
     #[must_use]
-    pub fn start(client: &Client, only: &BTreeSet<String>) -> (Self, BoxStream<'static, Changed>) {
-        let caches = Self {
+    pub fn start(
+        client: &Client,
+        only: &BTreeSet<String>,
+    ) -> (Self, BoxStream<'static, ChangedObject>) {
+        let store = Self {
             contents: Arc::default(),
             only: (!only.is_empty()).then(|| Arc::new(only.clone())),
         };
@@ -97,17 +100,17 @@ impl WorkloadStore {
         };
         let mut feeds = Vec::new();
         for namespace in namespaces {
-            feeds.push(caches.workloads::<Deployment>(client, WorkloadKind::Deployment, namespace));
-            feeds.push(caches.workloads::<StatefulSet>(
+            feeds.push(store.workloads::<Deployment>(client, WorkloadKind::Deployment, namespace));
+            feeds.push(store.workloads::<StatefulSet>(
                 client,
                 WorkloadKind::StatefulSet,
                 namespace,
             ));
-            feeds.push(caches.workloads::<DaemonSet>(client, WorkloadKind::DaemonSet, namespace));
-            feeds.push(caches.workloads::<CronJob>(client, WorkloadKind::CronJob, namespace));
-            feeds.push(caches.namespaces(client, namespace));
+            feeds.push(store.workloads::<DaemonSet>(client, WorkloadKind::DaemonSet, namespace));
+            feeds.push(store.workloads::<CronJob>(client, WorkloadKind::CronJob, namespace));
+            feeds.push(store.namespaces(client, namespace));
         }
-        (caches, stream::select_all(feeds).boxed())
+        (store, stream::select_all(feeds).boxed())
     }
 
     /// The watches that have not listed their objects yet, in words; empty once the cache can be
@@ -122,10 +125,10 @@ impl WorkloadStore {
         client: &Client,
         kind: WorkloadKind,
         namespace: Option<&str>,
-    ) -> BoxStream<'static, Changed>
+    ) -> BoxStream<'static, ChangedObject>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Into<Workload>
+            + Into<WorkloadView>
             + Clone
             + Debug
             + DeserializeOwned
@@ -137,11 +140,11 @@ impl WorkloadStore {
             None => Api::all(client.clone()),
         };
         let events = kube::runtime::watcher(api, watcher::Config::default().streaming_lists());
-        let scope = Scope { kind: Some(kind), namespace: namespace.map(Into::into) };
-        self.feed(scope, events, |object: K| Row::Workload(object.into()))
+        let scope = WatchScope { kind: Some(kind), namespace: namespace.map(Into::into) };
+        self.feed(scope, events, |object: K| StoreEntry::Workload(object.into()))
     }
 
-    fn namespaces(&self, client: &Client, only: Option<&str>) -> BoxStream<'static, Changed> {
+    fn namespaces(&self, client: &Client, only: Option<&str>) -> BoxStream<'static, ChangedObject> {
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
         let mut config = watcher::Config::default().streaming_lists();
         if let Some(name) = only {
@@ -149,8 +152,8 @@ impl WorkloadStore {
             config = config.fields(&format!("metadata.name={name}"));
         }
         let events = kube::runtime::watcher(api, config);
-        let scope = Scope { kind: None, namespace: only.map(Into::into) };
-        self.feed(scope, events, |object: PartialObjectMeta<Namespace>| Row::Namespace {
+        let scope = WatchScope { kind: None, namespace: only.map(Into::into) };
+        self.feed(scope, events, |object: PartialObjectMeta<Namespace>| StoreEntry::Namespace {
             name: object.name_any(),
             consent: object
                 .metadata
@@ -161,12 +164,12 @@ impl WorkloadStore {
 
     fn feed<K: Send + 'static>(
         &self,
-        scope: Scope,
+        scope: WatchScope,
         events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
-        reduce: fn(K) -> Row,
-    ) -> BoxStream<'static, Changed> {
+        reduce: fn(K) -> StoreEntry,
+    ) -> BoxStream<'static, ChangedObject> {
         self.write(|contents| _ = contents.waiting.insert(scope.to_string()));
-        let caches = self.clone();
+        let store = self.clone();
         let mut listed = BTreeSet::new();
         events
             .default_backoff()
@@ -175,7 +178,7 @@ impl WorkloadStore {
                     event
                         .inspect_err(|error| tracing::warn!(%scope, %error, "a watch failed"))
                         .ok()
-                        .map(|event| caches.take(&scope, &mut listed, event, reduce)),
+                        .map(|event| store.apply_event(&scope, &mut listed, event, reduce)),
                 )
             })
             .flat_map(stream::iter)
@@ -183,22 +186,22 @@ impl WorkloadStore {
     }
 
     /// Takes one event in and says what it changed.
-    fn take<K>(
+    fn apply_event<K>(
         &self,
-        scope: &Scope,
-        listed: &mut BTreeSet<Changed>,
+        scope: &WatchScope,
+        listed: &mut BTreeSet<ChangedObject>,
         event: Event<K>,
-        reduce: fn(K) -> Row,
-    ) -> Vec<Changed> {
+        reduce: fn(K) -> StoreEntry,
+    ) -> Vec<ChangedObject> {
         match event {
             Event::Init => {
                 listed.clear();
                 Vec::new()
             }
             Event::InitApply(object) => {
-                let row = reduce(object);
-                listed.insert(row.key());
-                self.write(|contents| contents.put(row)).into_iter().collect()
+                let entry = reduce(object);
+                listed.insert(entry.key());
+                self.write(|contents| contents.insert(entry)).into_iter().collect()
             }
             Event::InitDone => {
                 let listed = std::mem::take(listed);
@@ -213,7 +216,7 @@ impl WorkloadStore {
                 })
             }
             Event::Apply(object) => {
-                self.write(|contents| contents.put(reduce(object))).into_iter().collect()
+                self.write(|contents| contents.insert(reduce(object))).into_iter().collect()
             }
             Event::Delete(object) => {
                 let key = reduce(object).key();
@@ -222,19 +225,19 @@ impl WorkloadStore {
         }
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Contents> {
+    fn read(&self) -> RwLockReadGuard<'_, StoreContents> {
         // The lock is never held across a call that could panic; what a poisoned one guards is
         // still whole.
         self.contents.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write<T>(&self, change: impl FnOnce(&mut Contents) -> T) -> T {
+    fn write<T>(&self, change: impl FnOnce(&mut StoreContents) -> T) -> T {
         change(&mut self.contents.write().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Lookup for WorkloadStore {
-    fn get(&self, key: &WorkloadKey) -> Option<Arc<Workload>> {
+impl WorkloadLookup for WorkloadStore {
+    fn get(&self, key: &WorkloadKey) -> Option<Arc<WorkloadView>> {
         self.read().workloads.get(key).cloned()
     }
 
@@ -243,7 +246,7 @@ impl Lookup for WorkloadStore {
         kind: WorkloadKind,
         namespace: &str,
         labels: &BTreeMap<String, String>,
-    ) -> Vec<Arc<Workload>> {
+    ) -> Vec<Arc<WorkloadView>> {
         let first = WorkloadKey { kind, namespace: namespace.into(), name: String::new() };
         self.read()
             .workloads
@@ -263,12 +266,12 @@ impl Lookup for WorkloadStore {
     }
 }
 
-impl Contents {
-    /// Puts a row in; its key, if that changed anything.
-    fn put(&mut self, row: Row) -> Option<Changed> {
-        let key = row.key();
-        let changed = match row {
-            Row::Workload(workload) => {
+impl StoreContents {
+    /// Puts a entry in; its key, if that changed anything.
+    fn insert(&mut self, entry: StoreEntry) -> Option<ChangedObject> {
+        let key = entry.key();
+        let changed = match entry {
+            StoreEntry::Workload(workload) => {
                 let same =
                     self.workloads.get(&workload.key).is_some_and(|known| **known == workload);
                 if !same {
@@ -276,7 +279,7 @@ impl Contents {
                 }
                 !same
             }
-            Row::Namespace { name, consent } => {
+            StoreEntry::Namespace { name, consent } => {
                 let before = match &consent {
                     Some(value) => self.consent.insert(name, value.clone()),
                     None => self.consent.remove(&name),
@@ -287,14 +290,14 @@ impl Contents {
         changed.then_some(key)
     }
 
-    fn remove(&mut self, key: &Changed) -> bool {
+    fn remove(&mut self, key: &ChangedObject) -> bool {
         match key {
-            Changed::Workload(key) => self.workloads.remove(key).is_some(),
-            Changed::Namespace(name) => self.consent.remove(name).is_some(),
+            ChangedObject::Workload(key) => self.workloads.remove(key).is_some(),
+            ChangedObject::Namespace(name) => self.consent.remove(name).is_some(),
         }
     }
 
-    fn keys_in(&self, scope: &Scope) -> Vec<Changed> {
+    fn keys_in(&self, scope: &WatchScope) -> Vec<ChangedObject> {
         let inside =
             |namespace: &String| scope.namespace.as_ref().is_none_or(|only| only == namespace);
         match scope.kind {
@@ -302,29 +305,29 @@ impl Contents {
                 .workloads
                 .keys()
                 .filter(|key| key.kind == kind && inside(&key.namespace))
-                .map(|key| Changed::Workload(key.clone()))
+                .map(|key| ChangedObject::Workload(key.clone()))
                 .collect(),
             None => self
                 .consent
                 .keys()
                 .filter(|name| inside(name))
                 .cloned()
-                .map(Changed::Namespace)
+                .map(ChangedObject::Namespace)
                 .collect(),
         }
     }
 }
 
-impl Row {
-    fn key(&self) -> Changed {
+impl StoreEntry {
+    fn key(&self) -> ChangedObject {
         match self {
-            Self::Workload(workload) => Changed::Workload(workload.key.clone()),
-            Self::Namespace { name, .. } => Changed::Namespace(name.clone()),
+            Self::Workload(workload) => ChangedObject::Workload(workload.key.clone()),
+            Self::Namespace { name, .. } => ChangedObject::Namespace(name.clone()),
         }
     }
 }
 
-impl std::fmt::Display for Scope {
+impl std::fmt::Display for WatchScope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}s", self.kind.map_or("Namespace", WorkloadKind::as_str))?;
         self.namespace.as_ref().map_or(Ok(()), |namespace| write!(f, " of {namespace}"))
@@ -345,26 +348,28 @@ mod tests {
         .expect("a Deployment")
     }
 
-    fn caches() -> WorkloadStore {
+    fn store() -> WorkloadStore {
         WorkloadStore { contents: Arc::default(), only: None }
     }
 
     /// Feeds events of Deployments in and returns what changed.
     async fn fed(
-        caches: &WorkloadStore,
+        store: &WorkloadStore,
         namespace: Option<&str>,
         events: Vec<Event<Deployment>>,
     ) -> Vec<String> {
-        let scope =
-            Scope { kind: Some(WorkloadKind::Deployment), namespace: namespace.map(Into::into) };
+        let scope = WatchScope {
+            kind: Some(WorkloadKind::Deployment),
+            namespace: namespace.map(Into::into),
+        };
         let changes =
-            caches.feed(scope, stream::iter(events.into_iter().map(Ok)), |object: Deployment| {
-                Row::Workload(object.into())
+            store.feed(scope, stream::iter(events.into_iter().map(Ok)), |object: Deployment| {
+                StoreEntry::Workload(object.into())
             });
         changes
             .map(|change| match change {
-                Changed::Workload(key) => key.to_string(),
-                Changed::Namespace(name) => name,
+                ChangedObject::Workload(key) => key.to_string(),
+                ChangedObject::Namespace(name) => name,
             })
             .collect()
             .await
@@ -372,9 +377,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_is_told_once_and_a_relist_tells_only_what_differs() {
-        let caches = caches();
+        let store = store();
         let changes = fed(
-            &caches,
+            &store,
             None,
             vec![
                 Event::Init,
@@ -393,12 +398,12 @@ mod tests {
         let told = ["shop/web", "shop/old", "shop/web", "shop/old", "shop/web"]
             .map(|key| format!("Deployment {key}"));
         assert_eq!(changes, told);
-        assert_eq!(caches.waiting_for(), Vec::<String>::new());
+        assert_eq!(store.waiting_for(), Vec::<String>::new());
     }
 
     #[tokio::test]
     async fn a_relist_of_one_namespace_leaves_the_others_alone() {
-        let caches = caches();
+        let store = store();
         let list = |namespace: &str| {
             vec![
                 Event::Init,
@@ -406,22 +411,22 @@ mod tests {
                 Event::InitDone,
             ]
         };
-        fed(&caches, Some("a"), list("a")).await;
-        fed(&caches, Some("b"), list("b")).await;
+        fed(&store, Some("a"), list("a")).await;
+        fed(&store, Some("b"), list("b")).await;
         assert_eq!(
-            fed(&caches, Some("a"), vec![Event::Init, Event::InitDone]).await,
+            fed(&store, Some("a"), vec![Event::Init, Event::InitDone]).await,
             ["Deployment a/web"]
         );
         let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
-        assert_eq!(caches.select(WorkloadKind::Deployment, "a", &labels).len(), 0);
-        assert_eq!(caches.select(WorkloadKind::Deployment, "b", &labels).len(), 1);
-        assert_eq!(caches.select(WorkloadKind::StatefulSet, "b", &labels).len(), 0);
+        assert_eq!(store.select(WorkloadKind::Deployment, "a", &labels).len(), 0);
+        assert_eq!(store.select(WorkloadKind::Deployment, "b", &labels).len(), 1);
+        assert_eq!(store.select(WorkloadKind::StatefulSet, "b", &labels).len(), 0);
     }
 
     #[tokio::test]
     async fn it_says_which_lists_are_missing() {
-        let caches = caches();
-        fed(&caches, Some("a"), vec![Event::Init]).await;
-        assert_eq!(caches.waiting_for(), ["Deployments of a"]);
+        let store = store();
+        fed(&store, Some("a"), vec![Event::Init]).await;
+        assert_eq!(store.waiting_for(), ["Deployments of a"]);
     }
 }

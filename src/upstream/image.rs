@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     api::condition::{Problem, reason},
-    registry::{Client, Identity, Keychain, Kind, Platform, Reference},
+    registry::{Client, CredentialIdentity, Keychain, ManifestKind, Platform, Reference},
 };
 
 /// A tag, and how it is asked for: families that ask alike share one poll, and only they.
@@ -16,7 +16,7 @@ use crate::{
 pub struct ImageKey {
     reference: String,
     platforms: Vec<String>,
-    identity: Option<Identity>,
+    identity: Option<CredentialIdentity>,
     keychain: Arc<Keychain>,
 }
 
@@ -45,7 +45,7 @@ impl ImageKey {
         Self { reference: reference.into(), platforms, identity, keychain: Arc::clone(keychain) }
     }
 
-    fn parts(&self) -> (&str, &[String], Option<&Identity>) {
+    fn parts(&self) -> (&str, &[String], Option<&CredentialIdentity>) {
         (&self.reference, &self.platforms, self.identity.as_ref())
     }
 }
@@ -72,7 +72,7 @@ impl fmt::Debug for ImageKey {
 
 /// Asks where the tag stands. A HEAD, which registries do not count as a pull; the manifest itself
 /// is read only when the digest is a new one and platforms are asked for.
-pub async fn look(
+pub async fn resolve_tag(
     client: &Client,
     key: &ImageKey,
     last: Option<&UpstreamDigest>,
@@ -94,19 +94,21 @@ pub async fn look(
     let by_digest = reference.with_digest(&found.digest);
     let manifest = client.manifest(&by_digest, &key.keychain).await?;
     let offered = match &manifest.kind {
-        Kind::Index(index) => index.platforms(),
-        Kind::Image(image) => vec![client.config(&by_digest, image, &key.keychain).await?.platform],
+        ManifestKind::Index(index) => index.platforms(),
+        ManifestKind::Image(image) => {
+            vec![client.config(&by_digest, image, &key.keychain).await?.platform]
+        }
     };
     let missing = key
         .platforms
         .iter()
-        .filter(|wanted| !offered.iter().any(|offered| offers(offered, wanted)));
+        .filter(|wanted| !offered.iter().any(|offered| platform_matches(offered, wanted)));
     Ok(UpstreamDigest { digest, missing_platforms: missing.cloned().collect() })
 }
 
 /// Whether a platform is the wanted one, however either is spelled; one that is wanted without a
 /// variant is met by any.
-fn offers(offered: &Platform, wanted: &str) -> bool {
+fn platform_matches(offered: &Platform, wanted: &str) -> bool {
     let Ok(platform) = wanted.parse::<Platform>();
     let any_variant = wanted.split('/').count() < 3;
     *offered == platform
@@ -136,7 +138,7 @@ mod tests {
             ("linux/amd64", "windows/amd64", false),
         ] {
             let Ok(platform) = offered.parse();
-            assert_eq!(offers(&platform, wanted), expected, "{offered} {wanted}");
+            assert_eq!(platform_matches(&platform, wanted), expected, "{offered} {wanted}");
         }
     }
 
@@ -148,7 +150,7 @@ mod tests {
         );
         let digest = Digest::of(body.as_bytes());
         let told = digest.to_string();
-        let answer = move |seen: &crate::registry::fault_registry::Seen| {
+        let answer = move |seen: &crate::registry::fault_registry::RecordedRequest| {
             let (length, head) = (body.len().to_string(), seen.method == "HEAD");
             let headers = [
                 ("content-type", OCI_INDEX),
@@ -174,19 +176,19 @@ mod tests {
         let gets =
             || registry.requests().iter().filter(|request| request.starts_with("GET")).count();
 
-        let any = look(&client, &key(&[]), None).await.expect("any");
+        let any = resolve_tag(&client, &key(&[]), None).await.expect("any");
         assert_eq!(
             (any.digest.as_str(), any.missing_platforms.len(), gets()),
             (digest.as_str(), 0, 0)
         );
 
         let asked = key(&["linux/amd64", "linux/arm64"]);
-        let first = look(&client, &asked, None).await.expect("first");
+        let first = resolve_tag(&client, &asked, None).await.expect("first");
         assert_eq!(
             (first.missing_platforms.as_slice(), gets()),
             (&["linux/arm64".to_owned()][..], 1)
         );
-        let second = look(&client, &asked, Some(&first)).await.expect("second");
+        let second = resolve_tag(&client, &asked, Some(&first)).await.expect("second");
         assert_eq!((second, gets()), (first, 1));
     }
 }

@@ -6,5 +6,5 @@
 pub mod image;
 pub mod poll;
 
-pub use image::{ImageKey, UpstreamDigest, look};
-pub use poll::{Interest, Polled, Poller};
+pub use image::{ImageKey, UpstreamDigest, resolve_tag};
+pub use poll::{Interest, PolledValue, Poller};

@@ -26,11 +26,11 @@ use crate::{
 };
 
 /// How many polls run at once.
-const AT_ONCE: usize = 64;
-/// The longest pause after failures, as a multiple of the interval.
-const SLOWEST: u32 = 8;
-/// The longest sleep while there is nothing to poll.
-const IDLE: Duration = Duration::from_hours(1);
+const MAX_CONCURRENT_POLLS: usize = 64;
+/// The poll_timeout pause after failures, as a multiple of the interval.
+const MAX_BACKOFF_FACTOR: u32 = 8;
+/// The poll_timeout sleep while there is nothing to poll.
+const MAX_IDLE_SLEEP: Duration = Duration::from_hours(1);
 
 /// What an owner wants to be asked, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct Interest<K> {
 
 /// The last that was seen of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Polled<V> {
+pub struct PolledValue<V> {
     /// The last good answer.
     pub value: Option<V>,
     /// When this value was first seen by this process.
@@ -54,8 +54,9 @@ pub struct Polled<V> {
     pub polled_at: Timestamp,
 }
 
-type Fetch<K, V> =
-    Box<dyn Fn(K, Option<Arc<Polled<V>>>) -> BoxFuture<'static, Result<V, Problem>> + Send + Sync>;
+type Fetch<K, V> = Box<
+    dyn Fn(K, Option<Arc<PolledValue<V>>>) -> BoxFuture<'static, Result<V, Problem>> + Send + Sync,
+>;
 
 /// Polls keys of type `K` for values of type `V` on behalf of owners of type `O`. Ends when it is
 /// dropped.
@@ -63,18 +64,18 @@ pub struct Poller<K, V, O>(Arc<Shared<K, V, O>>);
 
 struct Shared<K, V, O> {
     fetch: Fetch<K, V>,
-    longest: Duration,
+    poll_timeout: Duration,
     clock: Clock,
-    state: Mutex<State<K, V, O>>,
-    /// Rung when something becomes due earlier than was planned.
-    earlier: Notify,
+    state: Mutex<PollerState<K, V, O>>,
+    /// Rung when something becomes due due_earlier than was planned.
+    due_earlier: Notify,
     /// Rung when an owner is to be told.
-    told: Notify,
+    changes_ready: Notify,
     permits: Arc<Semaphore>,
 }
 
-struct State<K, V, O> {
-    entries: HashMap<K, Entry<V, O>>,
+struct PollerState<K, V, O> {
+    entries: HashMap<K, PollEntry<V, O>>,
     owners: HashMap<O, HashSet<K>>,
     /// Keys by the time at which they are due; the number is the entry's own.
     due: BTreeSet<(Instant, u64)>,
@@ -84,11 +85,11 @@ struct State<K, V, O> {
     changed: IndexSet<O>,
 }
 
-struct Entry<V, O> {
+struct PollEntry<V, O> {
     number: u64,
     /// Interested owners, each with its interval.
     owners: IndexMap<O, Duration>,
-    polled: Option<Arc<Polled<V>>>,
+    polled: Option<Arc<PolledValue<V>>>,
     failures: u32,
     /// How often it was asked for.
     polls: u64,
@@ -97,9 +98,9 @@ struct Entry<V, O> {
     last: Option<Instant>,
 }
 
-impl<V, O> Entry<V, O> {
+impl<V, O> PollEntry<V, O> {
     fn interval(&self) -> Duration {
-        self.owners.values().min().copied().unwrap_or(IDLE)
+        self.owners.values().min().copied().unwrap_or(MAX_IDLE_SLEEP)
     }
 }
 
@@ -110,16 +111,16 @@ where
     O: Clone + Eq + Hash + Send + Sync + 'static,
 {
     /// Starts polling. `fetch` asks for one key, and is given what was last seen of it; it may take
-    /// at most `longest`.
+    /// at most `poll_timeout`.
     pub fn start<F>(
-        longest: Duration,
+        poll_timeout: Duration,
         clock: Clock,
-        fetch: impl Fn(K, Option<Arc<Polled<V>>>) -> F + Send + Sync + 'static,
+        fetch: impl Fn(K, Option<Arc<PolledValue<V>>>) -> F + Send + Sync + 'static,
     ) -> Self
     where
         F: Future<Output = Result<V, Problem>> + Send + 'static,
     {
-        let state = State {
+        let state = PollerState {
             entries: HashMap::new(),
             owners: HashMap::new(),
             due: BTreeSet::new(),
@@ -129,14 +130,14 @@ where
         };
         let shared = Arc::new(Shared {
             fetch: Box::new(move |key, last| Box::pin(fetch(key, last))),
-            longest,
+            poll_timeout,
             clock,
             state: Mutex::new(state),
-            earlier: Notify::new(),
-            told: Notify::new(),
-            permits: Arc::new(Semaphore::new(AT_ONCE)),
+            due_earlier: Notify::new(),
+            changes_ready: Notify::new(),
+            permits: Arc::new(Semaphore::new(MAX_CONCURRENT_POLLS)),
         });
-        tokio::spawn(drive(Arc::downgrade(&shared)));
+        tokio::spawn(run_polls(Arc::downgrade(&shared)));
         Self(shared)
     }
 
@@ -152,17 +153,17 @@ where
         let mut state = self.0.lock();
         let unwanted = state.owners.remove(owner).unwrap_or_default();
         for key in unwanted.iter().filter(|key| !wanted.contains_key(*key)) {
-            state.leave(key, owner);
+            state.unsubscribe(key, owner);
         }
-        let mut earlier = false;
+        let mut due_earlier = false;
         for (key, interval) in &wanted {
-            earlier |= state.join(key, owner, *interval);
+            due_earlier |= state.subscribe(key, owner, *interval);
         }
         if !wanted.is_empty() {
             state.owners.insert(owner.clone(), wanted.into_keys().collect());
         }
-        if earlier {
-            self.0.earlier.notify_one();
+        if due_earlier {
+            self.0.due_earlier.notify_one();
         }
     }
 
@@ -174,7 +175,7 @@ where
 
     /// What was last seen of a key; `None` before its first poll has ended.
     #[must_use]
-    pub fn latest(&self, key: &K) -> Option<Arc<Polled<V>>> {
+    pub fn latest(&self, key: &K) -> Option<Arc<PolledValue<V>>> {
         self.0.lock().entries.get(key)?.polled.clone()
     }
 
@@ -188,21 +189,21 @@ where
                     return Some((owner, shared));
                 }
                 // It keeps a permit: a change between the look and the wait is not missed.
-                shared.told.notified().await;
+                shared.changes_ready.notified().await;
             }
         })
     }
 }
 
 impl<K, V, O> Shared<K, V, O> {
-    fn lock(&self) -> MutexGuard<'_, State<K, V, O>> {
+    fn lock(&self) -> MutexGuard<'_, PollerState<K, V, O>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> State<K, V, O> {
-    /// Adds an owner to a key. Whether something is due earlier than before.
-    fn join(&mut self, key: &K, owner: &O, interval: Duration) -> bool {
+impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
+    /// Adds an owner to a key. Whether something is due due_earlier than before.
+    fn subscribe(&mut self, key: &K, owner: &O, interval: Duration) -> bool {
         let now = Instant::now();
         if let Some(entry) = self.entries.get_mut(key) {
             entry.owners.insert(owner.clone(), interval);
@@ -221,7 +222,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> State<K, V, O> {
         let number = self.next_number;
         self.next_number += 1;
         let owners = IndexMap::from([(owner.clone(), interval)]);
-        let entry = Entry {
+        let entry = PollEntry {
             number,
             owners,
             polled: None,
@@ -237,7 +238,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> State<K, V, O> {
     }
 
     /// Takes an owner from a key, and forgets a key that nobody is interested in.
-    fn leave(&mut self, key: &K, owner: &O) {
+    fn unsubscribe(&mut self, key: &K, owner: &O) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.owners.swap_remove(owner);
         if entry.owners.is_empty()
@@ -263,12 +264,12 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> State<K, V, O> {
                 keys.push(key.clone());
             }
         }
-        (keys, self.due.first().map_or(now + IDLE, |(at, _)| *at))
+        (keys, self.due.first().map_or(now + MAX_IDLE_SLEEP, |(at, _)| *at))
     }
 }
 
 /// Starts polls as they become due, until the poller is dropped.
-async fn drive<K, V, O>(poller: Weak<Shared<K, V, O>>)
+async fn run_polls<K, V, O>(poller: Weak<Shared<K, V, O>>)
 where
     K: Clone + Eq + Hash + Send + Sync + 'static,
     V: Clone + PartialEq + Send + Sync + 'static,
@@ -281,19 +282,19 @@ where
             let permit = Arc::clone(&shared.permits).acquire_owned().await.ok();
             let shared = Arc::clone(&shared);
             tokio::spawn(async move {
-                poll(&shared, key).await;
+                poll_key(&shared, key).await;
                 drop(permit);
             });
         }
         tokio::select! {
             biased;
-            () = shared.earlier.notified() => {}
+            () = shared.due_earlier.notified() => {}
             () = sleep_until(next) => {}
         }
     }
 }
 
-async fn poll<K, V, O>(shared: &Shared<K, V, O>, key: K)
+async fn poll_key<K, V, O>(shared: &Shared<K, V, O>, key: K)
 where
     K: Clone + Eq + Hash,
     V: Clone + PartialEq,
@@ -301,9 +302,10 @@ where
 {
     let polled_at = shared.clock.now();
     let last = shared.lock().entries.get(&key).and_then(|entry| entry.polled.clone());
-    let answer =
-        timeout(shared.longest, (shared.fetch)(key.clone(), last)).await.unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", shared.longest.as_secs());
+    let answer = timeout(shared.poll_timeout, (shared.fetch)(key.clone(), last))
+        .await
+        .unwrap_or_else(|_| {
+            let message = format!("no answer within {} s", shared.poll_timeout.as_secs());
             Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message })
         });
 
@@ -316,13 +318,13 @@ where
             entry.failures = 0;
             let same = before.filter(|before| before.value.as_ref() == Some(&value));
             let first_seen = same.map_or(polled_at, |before| before.first_seen);
-            Polled { value: Some(value), first_seen, problem: None, polled_at }
+            PolledValue { value: Some(value), first_seen, problem: None, polled_at }
         }
         Err(problem) => {
             entry.failures = entry.failures.saturating_add(1);
             let first_seen = before.map_or(polled_at, |before| before.first_seen);
             let value = before.and_then(|before| before.value.clone());
-            Polled { value, first_seen, problem: Some(problem), polled_at }
+            PolledValue { value, first_seen, problem: Some(problem), polled_at }
         }
     };
     let told = before
@@ -336,16 +338,19 @@ where
     state.due.insert((at, entry.number));
     if told {
         state.changed.extend(entry.owners.keys().cloned());
-        shared.told.notify_one();
+        shared.changes_ready.notify_one();
     }
     // The new time may be the earliest of all.
-    shared.earlier.notify_one();
+    shared.due_earlier.notify_one();
 }
 
 /// The pause until the next poll: 90 % to 110 % of the interval as `spread` says, doubled by each
 /// failure in a row up to eight times.
 fn pause(interval: Duration, failures: u32, spread: u64) -> Duration {
-    let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(SLOWEST).clamp(1, SLOWEST);
+    let factor = 1_u32
+        .checked_shl(failures.saturating_sub(1))
+        .unwrap_or(MAX_BACKOFF_FACTOR)
+        .clamp(1, MAX_BACKOFF_FACTOR);
     let spread = u32::try_from(spread % 201).unwrap_or(100);
     interval * factor * (900 + spread) / 1000
 }
@@ -358,13 +363,14 @@ mod tests {
 
     use super::*;
 
-    struct Server {
+    struct ScriptedServer {
         polls: AtomicUsize,
         answer: Mutex<Result<u32, Problem>>,
     }
 
-    fn start() -> (Arc<Server>, Poller<&'static str, u32, &'static str>) {
-        let server = Arc::new(Server { polls: AtomicUsize::new(0), answer: Mutex::new(Ok(1)) });
+    fn start() -> (Arc<ScriptedServer>, Poller<&'static str, u32, &'static str>) {
+        let server =
+            Arc::new(ScriptedServer { polls: AtomicUsize::new(0), answer: Mutex::new(Ok(1)) });
         let asked = Arc::clone(&server);
         let poller = Poller::start(
             Duration::from_secs(5),

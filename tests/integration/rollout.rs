@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use futures::StreamExt as _;
 use groundswell::{
     api::{self, Rollout, RolloutMode, RolloutState, WorkloadKind},
-    rollout::{self, Changed, Step, WorkloadStore, apply::Error},
+    rollout::{self, ChangedObject, RolloutError, RolloutStep, WorkloadStore},
 };
 use k8s_openapi::api::{
     apps::v1::{DaemonSet, Deployment, StatefulSet},
@@ -34,7 +34,7 @@ const DIGEST: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb
 struct Watching {
     stores: WorkloadStore,
     work: JoinHandle<()>,
-    changed: tokio::sync::mpsc::UnboundedReceiver<Changed>,
+    changed: tokio::sync::mpsc::UnboundedReceiver<ChangedObject>,
 }
 
 impl Watching {
@@ -57,7 +57,7 @@ impl Watching {
         watching
     }
 
-    fn plan(&self, place: &Place, rollouts: &[Rollout]) -> Vec<Step> {
+    fn plan(&self, place: &Place, rollouts: &[Rollout]) -> Vec<RolloutStep> {
         rollout::plan(&place.namespace, REPOSITORY, DIGEST, rollouts, &self.stores)
     }
 
@@ -66,7 +66,7 @@ impl Watching {
         &self,
         place: &Place,
         rollouts: &[Rollout],
-        wanted: impl Fn(&Step) -> bool,
+        wanted: impl Fn(&RolloutStep) -> bool,
     ) {
         wait_for("the plan to be so", 20, async || {
             let steps = self.plan(place, rollouts);
@@ -187,7 +187,7 @@ async fn workloads_of_every_kind_come_to_name_the_digest() {
     }
     watching.wait_steps(&place, &rollouts, |step| step.patch.is_none()).await;
     let again = rollout::apply(&client, steps[0].patch.as_ref().expect("a change")).await;
-    assert!(matches!(again, Err(Error::Conflict(_))), "{again:?}");
+    assert!(matches!(again, Err(RolloutError::Conflict(_))), "{again:?}");
 
     let after = [
         shown(&place.api::<Deployment>().get("web").await.expect("read")),
@@ -245,7 +245,7 @@ async fn a_change_never_meets_another_object_of_the_name() {
     let old = format!("{REPOSITORY}:1.0");
     create::<Deployment>(&place, WorkloadKind::Deployment, &old).await;
     let watching = Watching::start(&client, &[&place]).await;
-    let planned: Vec<Step> = [RolloutMode::Digest, RolloutMode::Restart]
+    let planned: Vec<RolloutStep> = [RolloutMode::Digest, RolloutMode::Restart]
         .into_iter()
         .flat_map(|mode| watching.plan(&place, &[rollout(WorkloadKind::Deployment, mode, None)]))
         .collect();
@@ -253,13 +253,13 @@ async fn a_change_never_meets_another_object_of_the_name() {
     api.delete("web", &DeleteParams::background()).await.expect("deleted");
     for step in &planned {
         let outcome = rollout::apply(&client, step.patch.as_ref().expect("a change")).await;
-        assert!(matches!(outcome, Err(Error::Conflict(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(RolloutError::Conflict(_))), "{outcome:?}");
     }
     assert!(api.get_opt("web").await.expect("asked").is_none(), "a rollout made a Deployment");
     let second = create::<Deployment>(&place, WorkloadKind::Deployment, &old).await;
     for step in &planned {
         let outcome = rollout::apply(&client, step.patch.as_ref().expect("a change")).await;
-        assert!(matches!(outcome, Err(Error::Conflict(_))), "{outcome:?}");
+        assert!(matches!(outcome, Err(RolloutError::Conflict(_))), "{outcome:?}");
     }
     assert_eq!(api.get("web").await.expect("read").metadata.generation, second.metadata.generation);
 }
@@ -287,9 +287,9 @@ async fn another_namespace_consents_and_takes_it_back() {
             .wait_steps(&family, &rollouts, |step| step.patch.is_some() == consent.is_some())
             .await;
         let told = tokio::time::timeout(std::time::Duration::from_secs(10), async {
-            while watching.changed.recv().await != Some(Changed::Namespace(shop.namespace.clone()))
-            {
-            }
+            while watching.changed.recv().await
+                != Some(ChangedObject::Namespace(shop.namespace.clone()))
+            {}
         });
         told.await.expect("the change of the Namespace is told");
     }

@@ -9,17 +9,19 @@ use std::sync::Arc;
 
 use groundswell::{
     api::condition::reason,
-    registry::{Client, Config, Digest, Keychain, Kind, OCI_INDEX, OCI_MANIFEST, Reference},
-    upstream::{ImageKey, UpstreamDigest, look},
+    registry::{
+        Client, Config, Digest, Keychain, ManifestKind, OCI_INDEX, OCI_MANIFEST, Reference,
+    },
+    upstream::{ImageKey, UpstreamDigest, resolve_tag},
 };
-use server::{Server, Users};
+use server::{RegistryServer, Users};
 
-fn client(server: &Server) -> Client {
+fn client(server: &RegistryServer) -> Client {
     Client::new(Config { plain_http: vec![server.address.clone()], ..Config::default() })
         .expect("client")
 }
 
-fn reference(server: &Server, rest: &str) -> Reference {
+fn reference(server: &RegistryServer, rest: &str) -> Reference {
     format!("{}/{rest}", server.address).parse().expect(rest)
 }
 
@@ -31,7 +33,7 @@ fn keychain(host: &str, user: &str, password: &str) -> Keychain {
 
 #[tokio::test]
 async fn an_image_is_read_and_its_tag_moved_without_its_layers() {
-    let server = Server::start(Users::Anybody).await;
+    let server = RegistryServer::start(Users::Anybody).await;
     let pushed = server.push("team/app", "1", "amd64", "one").await;
     let (client, none) = (client(&server), Keychain::default());
     let image = reference(&server, "team/app:1");
@@ -51,7 +53,7 @@ async fn an_image_is_read_and_its_tag_moved_without_its_layers() {
     assert_eq!(client.head(&latest, &none).await, Ok(None));
     // Twice: a promotion that was cut short is done again.
     for _ in 0..2 {
-        client.tag(&latest, &manifest, &none).await.expect("tag");
+        client.set_tag(&latest, &manifest, &none).await.expect("tag");
         assert_eq!(
             client.head(&latest, &none).await.expect("head").map(|found| found.digest),
             Some(pushed.clone())
@@ -59,7 +61,7 @@ async fn an_image_is_read_and_its_tag_moved_without_its_layers() {
     }
     let two = server.push("team/app", "2", "amd64", "two").await;
     let by_digest = client.manifest(&image.with_digest(&two), &none).await.expect("by digest");
-    client.tag(&latest, &by_digest, &none).await.expect("move");
+    client.set_tag(&latest, &by_digest, &none).await.expect("move");
     assert_eq!(
         client.head(&latest, &none).await.expect("head").map(|found| found.digest),
         Some(two)
@@ -72,7 +74,7 @@ async fn an_image_is_read_and_its_tag_moved_without_its_layers() {
 
 #[tokio::test]
 async fn what_is_not_there() {
-    let server = Server::start(Users::Anybody).await;
+    let server = RegistryServer::start(Users::Anybody).await;
     server.push("team/app", "1", "amd64", "one").await;
     let (client, none) = (client(&server), Keychain::default());
     for rest in ["team/app:2", "nobody/nothing:1"] {
@@ -85,7 +87,7 @@ async fn what_is_not_there() {
     let manifest =
         client.manifest(&reference(&server, "team/app:1"), &none).await.expect("manifest");
     let error = client
-        .tag(&reference(&server, "team/other:1"), &manifest, &none)
+        .set_tag(&reference(&server, "team/other:1"), &manifest, &none)
         .await
         .expect_err("no layers");
     assert!(!error.is_transient() && error.to_string().contains("BLOB_UNKNOWN"), "{error}");
@@ -93,13 +95,13 @@ async fn what_is_not_there() {
 
 #[tokio::test]
 async fn an_index_is_one_digest_of_many_platforms() {
-    let server = Server::start(Users::Anybody).await;
+    let server = RegistryServer::start(Users::Anybody).await;
     let digest = server.push_index("team/multi", "1", &["amd64", "arm64"]).await;
     let (client, none) = (client(&server), Arc::new(Keychain::default()));
     let image = reference(&server, "team/multi:1");
     let manifest = client.manifest(&image, &none).await.expect("manifest");
     assert_eq!((&manifest.digest, manifest.media_type.as_str()), (&digest, OCI_INDEX));
-    let Kind::Index(index) = &manifest.kind else { panic!("{manifest:?}") };
+    let ManifestKind::Index(index) = &manifest.kind else { panic!("{manifest:?}") };
     let entry = &index.manifests[1].descriptor;
     let arm = client.manifest(&image.with_digest(&entry.digest), &none).await.expect("entry");
     let config = client.config(&image, arm.image().expect("image"), &none).await.expect("config");
@@ -111,12 +113,12 @@ async fn an_index_is_one_digest_of_many_platforms() {
         digest: digest.to_string(),
         missing_platforms: vec!["linux/s390x".into()],
     };
-    assert_eq!(look(&client, &key, None).await.expect("look"), expected);
+    assert_eq!(resolve_tag(&client, &key, None).await.expect("look"), expected);
 }
 
 #[tokio::test]
 async fn a_registry_with_users() {
-    let server = Server::start(Users::Alice).await;
+    let server = RegistryServer::start(Users::Alice).await;
     server.push("team/app", "1", "amd64", "one").await;
     let client = client(&server);
     let image = reference(&server, "team/app:1");
@@ -139,7 +141,7 @@ async fn a_registry_with_users() {
     }
     let alice = keychain(&format!("{}/team", server.address), "alice", "hunter2");
     let manifest = client.manifest(&image, &alice).await.expect("manifest");
-    client.tag(&reference(&server, "team/app:latest"), &manifest, &alice).await.expect("tag");
+    client.set_tag(&reference(&server, "team/app:latest"), &manifest, &alice).await.expect("tag");
     assert_eq!(
         client.head(&image, &Keychain::default()).await.expect_err("refused").reason(),
         reason::REGISTRY_DENIED
@@ -148,7 +150,7 @@ async fn a_registry_with_users() {
 
 #[tokio::test]
 async fn a_mirror_serves_docker_hub_by_its_usual_name() {
-    let server = Server::start(Users::Anybody).await;
+    let server = RegistryServer::start(Users::Anybody).await;
     let pushed = server.push("library/alpine", "3.20", "amd64", "stand-in").await;
     let mirror = format!("http://{}", server.address).parse().expect("mirror");
     let config =
@@ -163,7 +165,7 @@ async fn a_mirror_serves_docker_hub_by_its_usual_name() {
 
 #[tokio::test]
 async fn a_registry_that_goes_away_and_comes_back() {
-    let mut server = Server::start(Users::Anybody).await;
+    let mut server = RegistryServer::start(Users::Anybody).await;
     let pushed = server.push("team/app", "1", "amd64", "one").await;
     let (client, none) = (client(&server), Keychain::default());
     let image = reference(&server, "team/app:1");

@@ -32,7 +32,7 @@ pub enum Users {
 }
 
 /// A running registry. Dropped, it is stopped.
-pub struct Server {
+pub struct RegistryServer {
     /// `127.0.0.1:port`.
     pub address: String,
     users: Users,
@@ -41,7 +41,7 @@ pub struct Server {
     http: reqwest::Client,
 }
 
-impl Server {
+impl RegistryServer {
     /// Starts it on a free port.
     pub async fn start(users: Users) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");

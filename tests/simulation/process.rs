@@ -84,14 +84,17 @@ impl Process {
         let client = api_server::client(shared, number);
         let clock = shared.lock().time.clock();
         let config = registry::Config::default();
-        let registry =
-            registry::Client::over(config, registry_service::line(shared, number), clock.clone());
+        let registry = registry::Client::with_transport(
+            config,
+            registry_service::line(shared, number),
+            clock.clone(),
+        );
         let asked = registry.clone();
         let tags = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: ImageKey, last| {
             let asked = asked.clone();
             async move {
                 let last = last.and_then(|polled| polled.value.clone());
-                upstream::look(&asked, &key, last.as_ref()).await
+                upstream::resolve_tag(&asked, &key, last.as_ref()).await
             }
         });
         let asked = shared.clone();

@@ -7,7 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 use groundswell::{
     api::condition::reason,
     engine::Problem,
-    registry::{Body, Digest, Outgoing, Transport, whole},
+    registry::{Body, Digest, OutgoingRequest, Transport, whole},
 };
 use http::{Method, Response, header};
 
@@ -24,7 +24,7 @@ pub struct Line {
 }
 
 impl Transport for Line {
-    fn send(&self, request: Outgoing) -> BoxFuture<'static, Result<Response<Body>, String>> {
+    fn send(&self, request: OutgoingRequest) -> BoxFuture<'static, Result<Response<Body>, String>> {
         let (shared, process) = (self.shared.clone(), self.process);
         async move {
             let (there, back) = {
@@ -48,7 +48,10 @@ impl Transport for Line {
 }
 
 /// What comes of a request; `None` if its sender never hears.
-fn arrive(cluster: &mut Cluster, request: &Outgoing) -> Option<Result<Response<Bytes>, String>> {
+fn arrive(
+    cluster: &mut Cluster,
+    request: &OutgoingRequest,
+) -> Option<Result<Response<Bytes>, String>> {
     let host = request.url.host_str().unwrap_or_default().to_owned();
     let writes = request.method == Method::PUT;
     if writes && let Some(crash) = &mut cluster.crash {
@@ -94,7 +97,7 @@ fn arrive(cluster: &mut Cluster, request: &Outgoing) -> Option<Result<Response<B
     })
 }
 
-fn carry_out(cluster: &mut Cluster, host: &str, request: &Outgoing) -> Response<Bytes> {
+fn carry_out(cluster: &mut Cluster, host: &str, request: &OutgoingRequest) -> Response<Bytes> {
     let path = request.url.path().trim_start_matches("/v2/").to_owned();
     if request.method == Method::PUT
         && let Some((name, tag)) = path.split_once("/manifests/")

@@ -29,7 +29,7 @@ use crate::{
         object_cache::Key,
         writes::apply_status,
     },
-    rollout::{self, Step},
+    rollout::{self, RolloutStep},
 };
 
 /// Condition of a `ManagedImage`: its workloads run its digest.
@@ -79,14 +79,14 @@ fn promoted(status: Option<&ManagedImageStatus>) -> Option<&str> {
 }
 
 /// Changes what is to be changed. Says what could not be.
-async fn carry_out(context: &Context, steps: &[Step]) -> Option<String> {
+async fn carry_out(context: &Context, steps: &[RolloutStep]) -> Option<String> {
     let mut failed = None;
     for patch in steps.iter().filter_map(|step| step.patch.as_ref()) {
         match rollout::apply(&context.client, patch).await {
             Ok(()) => info!(workload = %patch.key, "workload moved to a new digest"),
             // The cache lags behind: the change that made the conflict comes by the watch, and with
             // it the next pass.
-            Err(rollout::apply::Error::Conflict(_)) => {}
+            Err(rollout::RolloutError::Conflict(_)) => {}
             Err(error) => {
                 warn!(workload = %patch.key, %error, "a workload could not be moved");
                 failed = failed.or_else(|| Some(error.to_string()));
@@ -100,7 +100,7 @@ async fn record(
     context: &Context,
     family: &ImageFamily,
     image: &ManagedImage,
-    steps: Vec<Step>,
+    steps: Vec<RolloutStep>,
     failed: Option<&str>,
 ) -> Result<(), ReconcileError> {
     let old = image.status.clone().unwrap_or_default();

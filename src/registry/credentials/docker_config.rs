@@ -12,7 +12,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::registry::{
-    credentials::{Credential, Entry, MAX_PAYLOAD, SecretError, scope::Scope},
+    credentials::{
+        Credential, KeychainEntry, MAX_SECRET_BYTES, SecretError, scope::CredentialScope,
+    },
     reference::DOCKER_HUB,
 };
 
@@ -25,11 +27,11 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 #[derive(Deserialize)]
 struct DockerConfig {
     #[serde(default)]
-    auths: BTreeMap<String, Auth>,
+    auths: BTreeMap<String, AuthEntry>,
 }
 
 #[derive(Deserialize)]
-struct Auth {
+struct AuthEntry {
     username: Option<String>,
     password: Option<SecretString>,
     /// User and password with a colon between, in base64.
@@ -40,8 +42,8 @@ struct Auth {
 }
 
 /// The entries of one Secret.
-pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<Entry>, SecretError> {
-    if payload.len() > MAX_PAYLOAD {
+pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<KeychainEntry>, SecretError> {
+    if payload.len() > MAX_SECRET_BYTES {
         return Err(SecretError::TooLarge { secret: secret.into(), bytes: payload.len() });
     }
     // The JSON error's own text may quote a value, which may be a password; its place tells enough.
@@ -56,14 +58,15 @@ pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<Entry>, SecretEr
             problem,
         };
         let Some(credential) = credential(auth).map_err(error)? else { continue };
-        let scope = Scope::parse(&key).ok_or_else(|| error("is not the name of a registry"))?;
-        entries.push(Entry { scope, credential });
+        let scope =
+            CredentialScope::parse(&key).ok_or_else(|| error("is not the name of a registry"))?;
+        entries.push(KeychainEntry { scope, credential });
     }
     if entries.is_empty() { Err(SecretError::Empty { secret: secret.into() }) } else { Ok(entries) }
 }
 
 /// The credential of one entry; none for the empty entries that a credential helper leaves behind.
-fn credential(auth: Auth) -> Result<Option<Credential>, &'static str> {
+fn credential(auth: AuthEntry) -> Result<Option<Credential>, &'static str> {
     let given = |secret: &SecretString| !secret.expose_secret().is_empty();
     let decoded = auth.encoded.filter(given).map(|encoded| decode(&encoded)).transpose()?;
     let (username, password) = match decoded {
@@ -96,12 +99,12 @@ fn decode(encoded: &SecretString) -> Result<(String, SecretString), &'static str
 }
 
 /// The key under which builders look for the credential of a registry.
-pub(super) fn key(registry: &str) -> &str {
+pub(super) fn auth_key(registry: &str) -> &str {
     if registry == DOCKER_HUB { "https://index.docker.io/v1/" } else { registry }
 }
 
 /// A Docker configuration with these credentials by key.
-pub(super) fn emit(auths: &BTreeMap<&str, &Credential>) -> SecretString {
+pub(super) fn render(auths: &BTreeMap<&str, &Credential>) -> SecretString {
     let auths: BTreeMap<_, _> = auths
         .iter()
         .map(|(key, credential)| {
@@ -182,7 +185,7 @@ mod tests {
     fn not_json_or_too_large() {
         assert!(matches!(parse("s", b"hunter2"), Err(SecretError::Malformed { line: 1, .. })));
         assert!(matches!(
-            parse("s", &vec![b' '; MAX_PAYLOAD + 1]),
+            parse("s", &vec![b' '; MAX_SECRET_BYTES + 1]),
             Err(SecretError::TooLarge { .. })
         ));
     }

@@ -20,17 +20,17 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     api::condition::reason,
-    registry::{Reference, credentials::scope::Scope},
+    registry::{Reference, credentials::scope::CredentialScope},
 };
 
 /// The most bytes of one Secret's payload; the API server allows no more either.
-const MAX_PAYLOAD: usize = 1024 * 1024;
+const MAX_SECRET_BYTES: usize = 1024 * 1024;
 /// The most entries of a keychain. Lookups walk them.
 const MAX_ENTRIES: usize = 1024;
 
 /// The credentials that one namespace's Secrets hold. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Keychain(Arc<Vec<Entry>>);
+pub struct Keychain(Arc<Vec<KeychainEntry>>);
 
 /// What a registry is shown.
 #[derive(Clone)]
@@ -41,15 +41,15 @@ pub(super) enum Credential {
     IdentityToken { username: String, token: SecretString },
 }
 
-struct Entry {
-    scope: Scope,
+struct KeychainEntry {
+    scope: CredentialScope,
     credential: Credential,
 }
 
 /// Tells credentials apart without showing them: equal for equal credentials within one run of the
 /// program, and of no use to anybody else, because it is salted anew at every start.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Identity([u8; 16]);
+pub struct CredentialIdentity([u8; 16]);
 
 /// Why a Secret can't be used. The messages name the Secret and quote nothing of its content but
 /// host names.
@@ -127,7 +127,7 @@ impl Keychain {
             }
         }
         // The sort is stable: among equals the order of the Secrets stays.
-        entries.sort_by_key(|entry: &Entry| entry.scope.rank());
+        entries.sort_by_key(|entry: &KeychainEntry| entry.scope.rank());
         Ok(Self(Arc::new(entries)))
     }
 
@@ -142,10 +142,10 @@ impl Keychain {
         let mut auths = BTreeMap::new();
         for image in images {
             if let Some(credential) = self.lookup(image.registry(), image.path()) {
-                auths.entry(docker_config::key(image.registry())).or_insert(credential);
+                auths.entry(docker_config::auth_key(image.registry())).or_insert(credential);
             }
         }
-        docker_config::emit(&auths)
+        docker_config::render(&auths)
     }
 
     /// The credential for a repository.
@@ -161,7 +161,7 @@ impl Keychain {
         &self,
         registries: impl IntoIterator<Item = &'a str>,
         path: &str,
-    ) -> Identity {
+    ) -> CredentialIdentity {
         static SALT: OnceLock<[u64; 2]> = OnceLock::new();
         // RandomState is keyed from the operating system's randomness.
         let salt =
@@ -191,7 +191,7 @@ impl Keychain {
         }
         let mut identity = [0; 16];
         identity.iter_mut().zip(hash.finalize()).for_each(|(to, from)| *to = from);
-        Identity(identity)
+        CredentialIdentity(identity)
     }
 }
 
@@ -207,9 +207,9 @@ impl fmt::Debug for Credential {
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for CredentialIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Identity(redacted)")
+        f.write_str("CredentialIdentity(redacted)")
     }
 }
 

@@ -10,14 +10,14 @@ use crate::registry::reference::DOCKER_HUB;
 
 /// The images that one credential is for.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Scope {
+pub(super) struct CredentialScope {
     /// Host and port, in lower case; the labels of the host may hold `*`.
     host: String,
     /// The prefix of the path, without a slash at its start or end.
     path: String,
 }
 
-impl Scope {
+impl CredentialScope {
     /// Reads an entry's key: `r.example`, `r.example:5000/team`, `*.r.example`,
     /// `https://index.docker.io/v1/`. `None` if there is no host in it.
     pub(super) fn parse(key: &str) -> Option<Self> {
@@ -64,7 +64,7 @@ impl Scope {
     }
 }
 
-impl fmt::Debug for Scope {
+impl fmt::Debug for CredentialScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.host)?;
         if self.path.is_empty() { Ok(()) } else { write!(f, "/{}", self.path) }
@@ -107,7 +107,7 @@ mod tests {
             ("user@r.example", None),
         ] {
             assert_eq!(
-                Scope::parse(key).map(|scope| format!("{scope:?}")).as_deref(),
+                CredentialScope::parse(key).map(|scope| format!("{scope:?}")).as_deref(),
                 expected,
                 "{key}"
             );
@@ -127,7 +127,7 @@ mod tests {
             ("r.example/team", "r.example", "tea", false),
             ("*", "docker.io", "library/alpine", false),
         ] {
-            let scope = Scope::parse(key).expect(key);
+            let scope = CredentialScope::parse(key).expect(key);
             assert_eq!(scope.matches(registry, path), expected, "{key} {registry}/{path}");
         }
     }

@@ -143,7 +143,7 @@ async fn set(
         let by_digest = format!("{repository}@{digest}").parse::<Reference>()?;
         manifest.insert(context.registry.manifest(&by_digest, &snapshot.keychain).await?)
     };
-    context.registry.tag(&reference, manifest, &snapshot.keychain).await?;
+    context.registry.set_tag(&reference, manifest, &snapshot.keychain).await?;
     Ok(ObservedTag::At(digest.into()))
 }
 

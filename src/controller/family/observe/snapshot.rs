@@ -30,7 +30,7 @@ use crate::{
         blueprint::repository,
     },
     registry::Keychain,
-    upstream::{ImageKey, Interest, Polled, UpstreamDigest},
+    upstream::{ImageKey, Interest, PolledValue, UpstreamDigest},
 };
 
 /// Everything that one pass has seen, owned.
@@ -359,7 +359,7 @@ fn audit(
 
 /// Where a poll has shown a tag, and when. One that failed shows nothing: what was seen before it
 /// may be older than what was set since.
-fn shown(polled: &Polled<UpstreamDigest>) -> Option<(ObservedTag, Timestamp)> {
+fn shown(polled: &PolledValue<UpstreamDigest>) -> Option<(ObservedTag, Timestamp)> {
     let seen = polled.value.as_ref().filter(|_| polled.problem.is_none())?;
     Some((ObservedTag::At(seen.digest.clone()), polled.polled_at))
 }
@@ -541,7 +541,7 @@ mod tests {
     fn a_poll_that_failed_shows_no_tag() {
         let value =
             UpstreamDigest { digest: "sha256:before".into(), missing_platforms: Vec::new() };
-        let seen = Polled {
+        let seen = PolledValue {
             value: Some(value),
             first_seen: Timestamp::UNIX_EPOCH,
             problem: None,
@@ -553,6 +553,6 @@ mod tests {
         );
         let problem =
             Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "it is away".into() };
-        assert_eq!(shown(&Polled { problem: Some(problem), ..seen }), None);
+        assert_eq!(shown(&PolledValue { problem: Some(problem), ..seen }), None);
     }
 }

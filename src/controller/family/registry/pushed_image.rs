@@ -8,8 +8,8 @@ use crate::{
         tags::{self, Tag},
     },
     registry::{
-        self, Client, ContentIdentity, Descriptor, Digest, IndexEntry, Keychain, Kind, Manifest,
-        PlatformImage, Reference,
+        self, Client, ContentIdentity, Descriptor, Digest, IndexEntry, Keychain, Manifest,
+        ManifestKind, PlatformImage, Reference,
     },
 };
 
@@ -47,7 +47,7 @@ impl<'a> Repository<'a> {
     pub async fn tagged(&self, tag: &str) -> Result<Option<Manifest>, Problem> {
         match self.client.manifest(&self.tag(tag)?, self.keychain).await {
             Ok(manifest) => Ok(Some(manifest)),
-            Err(registry::Error::NotFound { .. }) => Ok(None),
+            Err(registry::RegistryError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -90,21 +90,21 @@ impl<'a> Repository<'a> {
         &self,
         tag: &Reference,
         digest: &Digest,
-    ) -> Result<Manifest, registry::Error> {
+    ) -> Result<Manifest, registry::RegistryError> {
         let manifest = self.manifest(digest).await?;
-        self.client.tag(tag, &manifest, self.keychain).await?;
+        self.client.set_tag(tag, &manifest, self.keychain).await?;
         Ok(manifest)
     }
 
-    async fn manifest(&self, digest: &Digest) -> Result<Manifest, registry::Error> {
+    async fn manifest(&self, digest: &Digest) -> Result<Manifest, registry::RegistryError> {
         self.client.manifest(&self.name.with_digest(digest), self.keychain).await
     }
 
     /// The images of a manifest, one per platform, with their configurations.
     pub async fn images(&self, manifest: &Manifest) -> Result<Vec<PlatformImage>, Problem> {
         match &manifest.kind {
-            Kind::Image(_) => Ok(vec![self.image(manifest, None).await?]),
-            Kind::Index(index) => {
+            ManifestKind::Image(_) => Ok(vec![self.image(manifest, None).await?]),
+            ManifestKind::Index(index) => {
                 let mut images = Vec::new();
                 for entry in index.images() {
                     if images.len() == MAX_PLATFORMS {
@@ -131,7 +131,7 @@ impl<'a> Repository<'a> {
         manifest: &Manifest,
         entry: Option<&IndexEntry>,
     ) -> Result<PlatformImage, Problem> {
-        let Kind::Image(image) = &manifest.kind else {
+        let ManifestKind::Image(image) = &manifest.kind else {
             let name = self.name.repository();
             let message = format!(
                 "{name}@{} is an index in an index, which nothing here reads",
@@ -181,7 +181,7 @@ impl<'a> Repository<'a> {
         let proves = |base: &PlatformImage, image: &PlatformImage| {
             image.config.diff_ids.starts_with(&base.config.diff_ids)
         };
-        let Kind::Index(index) = &base.kind else {
+        let ManifestKind::Index(index) = &base.kind else {
             let base = self.image(&base, None).await?;
             return Ok(unproven.iter().all(|image| proves(&base, image)));
         };

@@ -17,7 +17,7 @@ use crate::{
     engine::{Lookup, LookupResult, tags::Tag},
     registry::{
         Client, Config, Digest, Keychain, OCI_INDEX, OCI_MANIFEST,
-        fault_registry::{FaultRegistry, Reply, Seen, reply},
+        fault_registry::{FaultRegistry, FaultReply, RecordedRequest, reply},
     },
 };
 
@@ -143,7 +143,7 @@ impl Model {
     }
 }
 
-fn serve(content: &mut Content, seen: &Seen) -> Reply {
+fn serve(content: &mut Content, seen: &RecordedRequest) -> FaultReply {
     let nothing = || reply(404, &[], Body::empty());
     let Some(path) = seen.target.strip_prefix("/v2/team/app/") else { return nothing() };
     match (seen.method.as_str(), path.split_once('/')) {
