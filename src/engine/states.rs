@@ -157,7 +157,7 @@ from any state to any other, and from the next pass on the ways above hold again
 |---|---|---|
 | an upstream moves | its publisher | a candidate; when its gates open, what stands on it goes through a cascade |
 | the source, the spec or the strategy changes | a person | `Queued` or `Building`; with changed checks, `Checking` |
-| a request | a person | [by its act](manual.md#the-acts): `Cancel` leads to `Failed`, `Hold` to `Held` once an input changes, `Retry` and `Force` to a build |
+| a request | a person | [by its action](manual.md#actions): `Cancel` leads to `Failed`, `Hold` to `Held` once an input changes, `Retry` and `Force` to a build |
 | a source, a credential or a registry can't be reached | somebody else | `Waiting`, or `Checking` where a push is to be confirmed, until it is back |
 | a record is lost | a person, or a restore | what the registry and the Jobs say: mostly `Current` |
 | the controller dies | anybody | nothing: the next one sees the same world |
