@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use groundswell::{
-    builds::{check::credentials, git, prepare},
+    builds::{checks::credentials, git, prepare},
     operator, telemetry,
 };
 

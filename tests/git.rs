@@ -18,7 +18,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, Response, StatusCode, header},
 };
-use groundswell::builds::git::{self, GitCredential, GitError, Limits, subprocess::Resolver};
+use groundswell::builds::git::{self, FetchLimits, GitCredential, GitError, subprocess::Resolver};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
@@ -225,7 +225,7 @@ async fn fetch(
     commit: &str,
     folder: Option<&'static str>,
     to: &Path,
-    limits: Limits,
+    limits: FetchLimits,
 ) -> Result<(), GitError> {
     let (url, commit, to) = (url.to_owned(), commit.to_owned(), to.to_owned());
     let work = move || {
@@ -274,7 +274,7 @@ async fn a_folder_of_a_commit_becomes_the_context() {
     repository.commit();
 
     let to = tempfile::tempdir().expect("folder");
-    fetch(&server.url(), &second, Some("base"), to.path(), Limits::default())
+    fetch(&server.url(), &second, Some("base"), to.path(), FetchLimits::default())
         .await
         .expect("fetched");
     let context = to.path().join("context");
@@ -293,7 +293,7 @@ async fn a_folder_of_a_commit_becomes_the_context() {
     assert!(!context.join(".git").exists() && !to.path().join("scratch").exists());
 
     let to = tempfile::tempdir().expect("folder");
-    fetch(&server.url(), &first, None, to.path(), Limits::default()).await.expect("fetched");
+    fetch(&server.url(), &first, None, to.path(), FetchLimits::default()).await.expect("fetched");
     let context = to.path().join("context");
     assert!(context.join("base/Dockerfile").exists() && context.join("README.md").exists());
     assert!(!context.join("base/module").exists(), "submodules are left out");
@@ -304,7 +304,7 @@ async fn a_folder_of_a_commit_becomes_the_context() {
         ("0123456789012345678901234567890123456789", None, "the commit 0123"),
     ] {
         let to = tempfile::tempdir().expect("folder");
-        let error = fetch(&server.url(), commit, folder, to.path(), Limits::default())
+        let error = fetch(&server.url(), commit, folder, to.path(), FetchLimits::default())
             .await
             .expect_err(said);
         assert!(
@@ -320,10 +320,10 @@ async fn what_leaves_the_context_or_is_too_much_is_refused() {
     let server = Server::start(repository.folder.path(), Rules::default()).await;
     let small = repository.git(&["rev-parse", "HEAD"]);
     for (limits, said) in [
-        (Limits { entries: 3, ..Limits::default() }, "more than 3 files"),
-        (Limits { file: 4, ..Limits::default() }, "README.md has more than"),
-        (Limits { written: 30, ..Limits::default() }, "of files"),
-        (Limits { received: 10, ..Limits::default() }, "to receive"),
+        (FetchLimits { entries: 3, ..FetchLimits::default() }, "more than 3 files"),
+        (FetchLimits { file: 4, ..FetchLimits::default() }, "README.md has more than"),
+        (FetchLimits { written: 30, ..FetchLimits::default() }, "of files"),
+        (FetchLimits { received: 10, ..FetchLimits::default() }, "to receive"),
     ] {
         let to = tempfile::tempdir().expect("folder");
         let error = fetch(&server.url(), &small, None, to.path(), limits).await.expect_err(said);
@@ -338,7 +338,7 @@ async fn what_leaves_the_context_or_is_too_much_is_refused() {
         let commit = repository.commit();
         std::fs::remove_file(link).expect("link");
         let to = tempfile::tempdir().expect("folder");
-        let error = fetch(&server.url(), &commit, Some("base"), to.path(), Limits::default())
+        let error = fetch(&server.url(), &commit, Some("base"), to.path(), FetchLimits::default())
             .await
             .expect_err(target);
         assert!(

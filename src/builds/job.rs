@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     api::{BuildStrategy, StrategyRef, labels},
     builds::{
-        prepare::specification::{self, Specification},
+        prepare::spec::{self, PrepareSpec},
         request::{BuildRequest, ResolvedSource},
         source,
         strategy::{self, StrategyError},
@@ -83,7 +83,7 @@ pub fn job(
 ) -> Result<Job, StrategyError> {
     let (template, mut pod) = strategy::pod(request, strategy, chosen)?;
     let specification =
-        Specification::new(request, strategy.spec.user_namespace, environment.registries.clone());
+        PrepareSpec::new(request, strategy.spec.user_namespace, environment.registries.clone());
     let (inputs, input_mounts) = inputs(request);
     let prepare = prepare(&pod, environment, &specification, input_mounts);
     for container in pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten()) {
@@ -168,7 +168,7 @@ fn share(container: &mut Container) {
 fn prepare(
     pod: &PodSpec,
     environment: &BuildEnvironment,
-    specification: &Specification,
+    specification: &PrepareSpec,
     input_mounts: Vec<VolumeMount>,
 ) -> Container {
     let (user, group) = builder_user(pod);
@@ -177,7 +177,7 @@ fn prepare(
         image: Some(environment.operator_image.clone()),
         image_pull_policy: environment.image_pull_policy.clone(),
         args: Some(vec![PREPARE.into()]),
-        env: Some(vec![variable(specification::VARIABLE, &specification.to_variable())]),
+        env: Some(vec![variable(spec::VARIABLE, &specification.to_variable())]),
         volume_mounts: Some(shared_mounts().into_iter().chain(input_mounts).collect()),
         resources: Some(ResourceRequirements {
             requests: Some(quantities(&[("cpu", "10m"), ("memory", "64Mi")])),
@@ -261,7 +261,7 @@ fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
     let (mut volumes, mut mounts): (Vec<_>, Vec<_>) =
         credential_inputs(&request.credentials).unzip();
     let source = match &request.source {
-        ResolvedSource::Inline(_) | ResolvedSource::Git { secret: None, .. } => None,
+        ResolvedSource::Inline { .. } | ResolvedSource::Git { secret: None, .. } => None,
         ResolvedSource::ConfigMap { name, .. } => Some((
             Volume {
                 name: format!("{INPUT_VOLUMES}source"),

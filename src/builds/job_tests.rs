@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     api::{BuildStrategySpec, UserNamespace},
-    builds::request::{FamilyRef, GitSecret, PinnedParent, Written},
+    builds::request::{BuildParent, FamilyIdentity, GitSecret, ParentNaming},
 };
 
 fn strategy(spec: Value) -> BuildStrategy {
@@ -23,16 +23,16 @@ fn plain() -> BuildStrategy {
 
 fn request() -> BuildRequest {
     BuildRequest {
-        family: FamilyRef { namespace: "team".into(), name: "python".into(), uid: "u".into() },
+        family: FamilyIdentity { namespace: "team".into(), name: "python".into(), uid: "u".into() },
         image: "pyenv".into(),
         reference: "registry.example.com/team/pyenv:gs-1".into(),
         fingerprint: "0123456789012345678901234567890123456789".into(),
         attempt: 2,
         build: 7,
         cascade: "python-1".into(),
-        parents: vec![PinnedParent {
-            written: Written::Reference("docker.io/library/alpine:3.20".into()),
-            ..PinnedParent::default()
+        parents: vec![BuildParent {
+            naming: ParentNaming::Reference("docker.io/library/alpine:3.20".into()),
+            ..BuildParent::default()
         }],
         source: ResolvedSource::Git {
             url: "https://git.example.com/x".into(),

@@ -1,13 +1,13 @@
 //! Builds: from (image, fingerprint, strategy) to a Job, and from a Job and its pods to a result.
-//! And the checks of what they have made: [`check`].
+//! And the checks of what they have made: [`checks`].
 //!
 //! Everything here is pure but for [`git`], which speaks to Git servers, and the first steps inside
-//! of the Jobs' own pods: [`prepare`] for a build, [`check::credentials`] for a check. Nothing here
+//! of the Jobs' own pods: [`prepare`] for a build, [`checks::credentials`] for a check. Nothing here
 //! holds a Kubernetes client: the controller creates the [`job`] and shows us what became of it,
 //! and [`outcome`] says what that means. What the registry holds afterwards is the proof of a
 //! build, not the Job.
 
-pub mod check;
+pub mod checks;
 pub mod dockerfile;
 pub mod git;
 pub mod job;

@@ -1,16 +1,20 @@
-//! What one build is asked to make: every input of a build, resolved, and none of its secrets.
+//! The request for one build: every input of the build, resolved, and none of its secrets.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde::{Deserialize, Serialize};
 
-use crate::api::{ConfigMapItem, EdgeUse};
+use crate::{
+    api::{ConfigMapItem, EdgeUse},
+    builds::source::DOCKERFILE,
+};
 
-/// One build of one image, with everything that it depends on resolved.
+/// One build of one image, with all of its inputs resolved.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BuildRequest {
     /// The family that the image belongs to.
-    pub family: FamilyRef,
+    pub family: FamilyIdentity,
     /// The image's name in the family.
     pub image: String,
     /// The repository that the image is pushed to, with the registry's host.
@@ -32,7 +36,7 @@ pub struct BuildRequest {
     /// The references of the upstreams that caused the build.
     pub upstreams: Vec<String>,
     /// The parents, in the order of the image's `from`.
-    pub parents: Vec<PinnedParent>,
+    pub parents: Vec<BuildParent>,
     /// Where the Dockerfile and the files beside it come from.
     pub source: ResolvedSource,
     /// Build arguments.
@@ -53,32 +57,34 @@ pub struct BuildRequest {
 
 /// A family, as far as a build knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FamilyRef {
-    /// Its namespace, in which the build runs.
+pub struct FamilyIdentity {
+    /// The namespace of the family, in which the build runs.
     pub namespace: String,
-    /// Its name.
+    /// The name of the family.
     pub name: String,
-    /// Its uid, so that a family made anew under the same name never takes over an old one's Jobs.
+    /// The uid of the family. A family that is recreated under the same name never takes over the
+    /// Jobs of the old one.
     pub uid: String,
 }
 
-/// A parent and the digest that this build must stand on.
+/// A parent and the digest that the image is built on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PinnedParent {
+pub struct BuildParent {
     /// The parent's name in the family.
     pub name: String,
     /// The parent's repository, with the registry's host and without a tag.
     pub repository: String,
-    /// Its digest.
+    /// The digest of the parent.
     pub digest: String,
-    /// How the Dockerfile names it.
-    pub written: Written,
-    /// What the Dockerfile does with it.
+    /// How the Dockerfile names the parent.
+    pub naming: ParentNaming,
+    /// What the Dockerfile does with the parent.
     pub usage: EdgeUse,
 }
 
-impl PinnedParent {
-    /// The reference that the build takes instead of the written one: `repository@sha256:...`.
+impl BuildParent {
+    /// The reference that the build uses instead of the one in the Dockerfile:
+    /// `repository@sha256:...`.
     #[must_use]
     pub fn pinned(&self) -> String {
         format!("{}@{}", self.repository, self.digest)
@@ -87,59 +93,82 @@ impl PinnedParent {
 
 /// How a Dockerfile names a parent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Written {
-    /// As this reference, with its default filled in.
+pub enum ParentNaming {
+    /// By this reference, with its default filled in.
     Reference(String),
     /// By this build argument.
     Arg(String),
 }
 
-impl Default for Written {
+impl Default for ParentNaming {
     fn default() -> Self {
         Self::Reference(String::new())
     }
 }
 
-/// Where a Dockerfile and the files beside it come from, as resolved before the build.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a build context comes from: fixed when the build is requested, and passed unchanged to
+/// `prepare`.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(
+    tag = "type",
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    deny_unknown_fields
+)]
 pub enum ResolvedSource {
-    /// The Dockerfile itself.
-    Inline(String),
-    /// A `ConfigMap` of the family's namespace.
+    /// A Dockerfile and no other file.
+    Inline {
+        /// The text of the Dockerfile.
+        dockerfile: String,
+    },
+    /// A `ConfigMap` of the family's namespace, mounted into `prepare`.
     ConfigMap {
-        /// Its name.
+        /// The name of the `ConfigMap`.
         name: String,
-        /// Which key becomes which file; all keys under their own names, if empty.
+        /// Which key becomes which file. If empty, every key becomes a file of its own name.
         items: Vec<ConfigMapItem>,
-        /// Hash of the files, as
-        /// [`source::config_map_hash`](crate::builds::source::config_map_hash) tells it.
+        /// The hash that the files must have, as
+        /// [`source::config_map_hash`](crate::builds::source::config_map_hash) returns it.
         hash: String,
     },
     /// A commit of a Git repository.
     Git {
-        /// The repository.
+        /// The URL of the repository.
         url: String,
         /// The commit id, 40 hexadecimal digits.
         commit: String,
-        /// The folder that is the build context; the root, if `None`.
+        /// The folder that is the build context, or `None` for the root.
         path: Option<String>,
         /// The Dockerfile's path in the build context.
         dockerfile: String,
-        /// The Secret with the credential, and the hosts that its annotation lists.
+        /// The Secret with the credential, and the hosts that it may be sent to.
         secret: Option<GitSecret>,
     },
 }
 
-impl Default for ResolvedSource {
-    fn default() -> Self {
-        Self::Inline(String::new())
+impl ResolvedSource {
+    /// The Dockerfile's path in the build context.
+    #[must_use]
+    pub fn dockerfile_path(&self) -> &str {
+        match self {
+            Self::Inline { .. } | Self::ConfigMap { .. } => DOCKERFILE,
+            Self::Git { dockerfile, .. } => dockerfile,
+        }
     }
 }
 
-/// A Secret with a Git credential, by name: its content never passes through a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+impl Default for ResolvedSource {
+    fn default() -> Self {
+        Self::Inline { dockerfile: String::new() }
+    }
+}
+
+/// A Secret with a Git credential, by name. Its content never passes through a request: `prepare`
+/// reads it from a mount.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
 pub struct GitSecret {
-    /// The Secret's name.
+    /// The name of the Secret.
     pub name: String,
     /// The value of its annotation [`CREDENTIAL_HOSTS`](crate::api::labels::CREDENTIAL_HOSTS).
     pub hosts: String,

@@ -184,7 +184,7 @@ pub fn pod(
 ///
 /// # Errors
 /// See [`StrategyError`].
-pub fn check(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<(), StrategyError> {
+pub fn validate(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<(), StrategyError> {
     pod(&BuildRequest::default(), strategy, chosen).map(|_| ())
 }
 

@@ -6,9 +6,10 @@ use groundswell::{
     api::{EdgeUse, labels},
     builds::{
         prepare::{
-            refusal::{Reason, Refusal},
-            specification::{Source, Specification, VARIABLE},
+            error::{PrepareError, PrepareReason},
+            spec::{PrepareSpec, VARIABLE},
         },
+        request::ResolvedSource,
         source::config_map_hash,
     },
     controller::object_cache::Key,
@@ -42,7 +43,7 @@ pub enum Pushed {
     /// It failed, with this log.
     Failed(String),
     /// `prepare` refused it.
-    Refused(Refusal),
+    Refused(PrepareError),
 }
 
 /// Makes the image of a Job, and pushes it.
@@ -53,8 +54,8 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
         Err(refusal) => return Pushed::Refused(refusal),
     };
     if text.contains(MISMATCH) {
-        return Pushed::Refused(Refusal::new(
-            Reason::DockerfileMismatch,
+        return Pushed::Refused(PrepareError::new(
+            PrepareReason::DockerfileMismatch,
             "the Dockerfile names an image that `from` does not",
         ));
     }
@@ -121,7 +122,7 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
 }
 
 /// What `prepare` is told.
-pub fn specification(job: &Value) -> Specification {
+pub fn specification(job: &Value) -> PrepareSpec {
     let containers =
         job["spec"]["template"]["spec"]["initContainers"].as_array().expect("init containers");
     let variables =
@@ -133,11 +134,16 @@ pub fn specification(job: &Value) -> Specification {
 }
 
 /// The text of the Dockerfile.
-fn text(cluster: &Cluster, namespace: &str, source: &Source) -> Result<String, Refusal> {
+fn text(
+    cluster: &Cluster,
+    namespace: &str,
+    source: &ResolvedSource,
+) -> Result<String, PrepareError> {
     match source {
-        Source::Inline { dockerfile } => Ok(dockerfile.clone()),
-        Source::ConfigMap { name, items, hash } => {
-            let missing = || Refusal::new(Reason::SourceNotFound, "the ConfigMap is gone");
+        ResolvedSource::Inline { dockerfile } => Ok(dockerfile.clone()),
+        ResolvedSource::ConfigMap { name, items, hash } => {
+            let missing =
+                || PrepareError::new(PrepareReason::SourceNotFound, "the ConfigMap is gone");
             let object: &Arc<Value> = cluster
                 .objects
                 .get(Kind::ConfigMap, &Key::new(namespace, name))
@@ -146,14 +152,16 @@ fn text(cluster: &Cluster, namespace: &str, source: &Source) -> Result<String, R
                 serde_json::from_value(object["data"].clone()).map_err(|_| missing())?;
             let now = config_map_hash(&data, &BTreeMap::new(), items).map_err(|_| missing())?;
             if now != *hash {
-                return Err(Refusal::new(
-                    Reason::SourceUnavailable,
+                return Err(PrepareError::new(
+                    PrepareReason::SourceUnavailable,
                     "the ConfigMap has just changed",
                 ));
             }
             Ok(data.get("Dockerfile").cloned().unwrap_or_default())
         }
-        Source::Git { commit, .. } => Ok(cluster.texts.get(commit).cloned().unwrap_or_default()),
+        ResolvedSource::Git { commit, .. } => {
+            Ok(cluster.texts.get(commit).cloned().unwrap_or_default())
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use groundswell::{api::labels, builds::prepare::refusal, controller::object_cache::Key};
+use groundswell::{api::labels, builds::prepare::error, controller::object_cache::Key};
 use serde_json::{Value, json};
 
 use crate::{
@@ -374,7 +374,7 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
     };
     let container_name = if work.is_check() { "check" } else { "build" };
     let failed = |state: Value| json!({"phase": "Failed", "containerStatuses": [container(container_name, state)]});
-    let prepare = |refusal: refusal::Refusal| {
+    let prepare = |refusal: error::PrepareError| {
         let state = ended(1, "Error", &refusal.write());
         json!({"phase": "Failed", "initContainerStatuses": [container("prepare", state)]})
     };
@@ -406,8 +406,8 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
                 {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempted"},
             ],
         }),
-        (End::SourceUnavailable, _) => prepare(refusal::Refusal::new(
-            refusal::Reason::SourceUnavailable,
+        (End::SourceUnavailable, _) => prepare(error::PrepareError::new(
+            error::PrepareReason::SourceUnavailable,
             "the source can't be reached",
         )),
         (End::RegistryUnavailable, _) => {

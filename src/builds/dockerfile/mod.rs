@@ -6,13 +6,13 @@
 //! frontend for these. What it can't follow it refuses: an image that is built from something
 //! undeclared would not be rebuilt when that moves.
 
-mod check;
+mod edges;
 mod instructions;
 mod lexer;
 
 use std::collections::BTreeMap;
 
-pub use check::{Declared, Mismatch, check};
+pub use edges::{DeclaredEdge, DockerfileMismatch, verify_edges};
 use instructions::Instruction;
 pub use instructions::SyntaxError;
 
@@ -40,12 +40,12 @@ struct Stage {
 enum Origin {
     Scratch,
     Stage(usize),
-    External(External),
+    External(ExternalImage),
 }
 
 /// An image that a Dockerfile names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct External {
+struct ExternalImage {
     /// As it stands there, before build arguments are filled in.
     written: String,
     /// The reference.
@@ -58,14 +58,14 @@ struct External {
 
 /// A platform, for the arguments that `BuildKit` defines by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Platform {
+pub struct BuilderPlatform {
     /// `linux`, for example.
     pub os: &'static str,
     /// `amd64`, for example.
     pub architecture: &'static str,
 }
 
-impl Platform {
+impl BuilderPlatform {
     /// The platform of the machine that this runs on. `prepare` runs in the build's own pod, so it
     /// is the builder's.
     #[must_use]
@@ -100,10 +100,14 @@ impl Dockerfile {
     pub fn parse(
         text: &str,
         args: &BTreeMap<String, String>,
-        platform: Platform,
+        platform: BuilderPlatform,
     ) -> Result<Self, SyntaxError> {
-        let mut reader =
-            Reader { given: args, globals: platform.args().collect(), stages: Vec::new(), uses: 0 };
+        let mut reader = StageParser {
+            given: args,
+            globals: platform.args().collect(),
+            stages: Vec::new(),
+            uses: 0,
+        };
         let (instructions, escape) = instructions::read(text)?;
         for instruction in &instructions {
             reader.instruction(instruction, escape)?;
@@ -130,21 +134,21 @@ impl Stage {
 }
 
 /// A stage while it is read: other stages that it takes files from may come later.
-struct Draft {
+struct StageDraft {
     name: Option<String>,
     line: usize,
     base: Origin,
     uses: Vec<(usize, String, bool)>,
 }
 
-struct Reader<'a> {
+struct StageParser<'a> {
     given: &'a BTreeMap<String, String>,
     globals: BTreeMap<String, String>,
-    stages: Vec<Draft>,
+    stages: Vec<StageDraft>,
     uses: usize,
 }
 
-impl Reader<'_> {
+impl StageParser<'_> {
     fn instruction(&mut self, instruction: &Instruction, escape: char) -> Result<(), SyntaxError> {
         match instruction.keyword.as_str() {
             "FROM" => self.from(instruction, escape),
@@ -207,14 +211,14 @@ impl Reader<'_> {
         let base = match earlier {
             Some(index) => Origin::Stage(index),
             None if expanded.text == "scratch" => Origin::Scratch,
-            None => Origin::External(External {
+            None => Origin::External(ExternalImage {
                 written: written.to_owned(),
                 name: expanded.text,
                 args: expanded.used,
                 line,
             }),
         };
-        self.stages.push(Draft { name, line, base, uses: Vec::new() });
+        self.stages.push(StageDraft { name, line, base, uses: Vec::new() });
         Ok(())
     }
 
@@ -281,7 +285,7 @@ impl Reader<'_> {
                 )),
                 (None, Some(index)) => Ok(Origin::Stage(index)),
                 (None, None) if from == "scratch" => Ok(Origin::Scratch),
-                (None, None) => Ok(Origin::External(External {
+                (None, None) => Ok(Origin::External(ExternalImage {
                     written: from.clone(),
                     name: from,
                     args: Vec::new(),

@@ -1,28 +1,28 @@
 use crate::{api::EdgeUse, builds::dockerfile::*};
 
-const PLATFORM: Platform = Platform { os: "linux", architecture: "amd64" };
+const PLATFORM: BuilderPlatform = BuilderPlatform { os: "linux", architecture: "amd64" };
 const PINNED: &str = "registry.example.com/team/base@sha256:0123456789012345678901234567890123456789012345678901234567890123";
 
 fn parse(text: &str) -> Dockerfile {
     Dockerfile::parse(text, &BTreeMap::new(), PLATFORM).expect(text)
 }
 
-fn edge(reference: &str, usage: EdgeUse) -> Declared {
-    Declared {
+fn edge(reference: &str, usage: EdgeUse) -> DeclaredEdge {
+    DeclaredEdge {
         name: "parent".into(),
         reference: Some(reference.into()),
         usage,
-        ..Declared::default()
+        ..DeclaredEdge::default()
     }
 }
 
-fn by_arg(arg: &str, usage: EdgeUse) -> Declared {
-    Declared {
+fn by_arg(arg: &str, usage: EdgeUse) -> DeclaredEdge {
+    DeclaredEdge {
         name: "base".into(),
         arg: Some(arg.into()),
         pinned: PINNED.into(),
         usage,
-        ..Declared::default()
+        ..DeclaredEdge::default()
     }
 }
 
@@ -36,7 +36,7 @@ fn needs(text: &str) -> Vec<String> {
 }
 
 fn check_names(dockerfile: &Dockerfile, target: usize) -> Vec<String> {
-    crate::builds::dockerfile::check::named(dockerfile, target)
+    crate::builds::dockerfile::edges::named(dockerfile, target)
         .into_iter()
         .map(
             |(external, usage)| {
@@ -163,7 +163,7 @@ fn edges_and_names_agree() {
         ("FROM a AS x\nFROM b AS y", vec![edge("a", Base), edge("b", BuildStage)], Some("X")),
         ("FROM a AS one\nFROM a\nCOPY --from=one x y", vec![edge("a", Base)], None),
     ] {
-        assert_eq!(check(&parse(text), &edges, target), Ok(()), "{text}");
+        assert_eq!(verify_edges(&parse(text), &edges, target), Ok(()), "{text}");
     }
 }
 
@@ -173,7 +173,7 @@ fn a_disagreement_names_both_sides() {
     let both = "The Dockerfile names `alpine:3.20` (Base), `golang:1` (BuildStage); `from` \
                 declares `parent` as `alpine:3.20` (Base). Correct one of them";
     let text = "FROM golang:1 AS b\nFROM alpine:3.20\nCOPY --from=b a a";
-    let error = check(&parse(text), &[edge("alpine:3.20", Base)], None)
+    let error = verify_edges(&parse(text), &[edge("alpine:3.20", Base)], None)
         .expect_err("undeclared")
         .to_string();
     assert!(error.contains("line 1 names `golang:1`, which `from` does not declare"), "{error}");
@@ -219,7 +219,7 @@ fn a_disagreement_names_both_sides() {
         ("FROM x AS alpine\nFROM y", vec![edge("alpine:latest", Base)], None, "rename the stage"),
         ("ARG T=2\nFROM a:$T", vec![edge("a:1", Base)], None, "line 2 names `a:$T` (`a:2`)"),
     ] {
-        let error = check(&parse(text), &edges, target).expect_err(said).to_string();
+        let error = verify_edges(&parse(text), &edges, target).expect_err(said).to_string();
         assert!(error.contains(said), "{error}");
     }
 }
@@ -229,9 +229,16 @@ fn an_edge_by_argument_is_taken_from_that_argument() {
     use EdgeUse::Base;
     let given = BTreeMap::from([("BASE".to_owned(), PINNED.to_owned())]);
     let with = |text: &str| Dockerfile::parse(text, &given, PLATFORM).expect(text);
-    assert_eq!(check(&with("ARG BASE\nFROM ${BASE}"), &[by_arg("BASE", Base)], None), Ok(()));
     assert_eq!(
-        check(&with("ARG BASE=alpine\nFROM $BASE AS x\nFROM x"), &[by_arg("BASE", Base)], None),
+        verify_edges(&with("ARG BASE\nFROM ${BASE}"), &[by_arg("BASE", Base)], None),
+        Ok(())
+    );
+    assert_eq!(
+        verify_edges(
+            &with("ARG BASE=alpine\nFROM $BASE AS x\nFROM x"),
+            &[by_arg("BASE", Base)],
+            None
+        ),
         Ok(())
     );
     for text in [
@@ -240,7 +247,7 @@ fn an_edge_by_argument_is_taken_from_that_argument() {
         "ARG BASE\nFROM x/${BASE}".into(),
     ] {
         let error =
-            check(&with(&text), &[by_arg("BASE", Base)], None).expect_err(&text).to_string();
+            verify_edges(&with(&text), &[by_arg("BASE", Base)], None).expect_err(&text).to_string();
         assert!(error.contains("`base` by ARG `BASE`"), "{error}");
     }
 }
@@ -251,7 +258,7 @@ proptest::proptest! {
                              |--from=|--mount=|<<|EOF|\\$|\\{|\\}|:-|%|#|\"|'|\\\\|`|=|,|\n|é|a|b| \
                              ){0,60}") {
         let _ = Dockerfile::parse(&text, &BTreeMap::from([("a".into(), "b".into())]), PLATFORM)
-            .map(|dockerfile| check(&dockerfile, &[edge("a", EdgeUse::Base)], None));
+            .map(|dockerfile| verify_edges(&dockerfile, &[edge("a", EdgeUse::Base)], None));
     }
 
     #[test]

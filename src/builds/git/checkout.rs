@@ -11,7 +11,7 @@ use std::{
 
 use git2::{ObjectType, Repository, Tree};
 
-use crate::builds::git::{GitError, Limits};
+use crate::builds::git::{FetchLimits, GitError};
 
 /// How deep folders may be nested.
 const MAX_DEPTH: usize = 64;
@@ -23,11 +23,11 @@ pub(super) fn write(
     tree: &Tree<'_>,
     url: &str,
     destination: &Path,
-    limits: &Limits,
+    limits: &FetchLimits,
     deadline: Instant,
 ) -> Result<(), GitError> {
     let mut writer =
-        Writer { repository, url, limits, deadline, entries: 0, bytes: 0, links: Vec::new() };
+        TreeWriter { repository, url, limits, deadline, entries: 0, bytes: 0, links: Vec::new() };
     writer.tree(tree, destination, Path::new(""))?;
     // Last, so that nothing is ever written through a link.
     for (target, link) in std::mem::take(&mut writer.links) {
@@ -36,17 +36,17 @@ pub(super) fn write(
     Ok(())
 }
 
-struct Writer<'a> {
+struct TreeWriter<'a> {
     repository: &'a Repository,
     url: &'a str,
-    limits: &'a Limits,
+    limits: &'a FetchLimits,
     deadline: Instant,
     entries: usize,
     bytes: u64,
     links: Vec<(PathBuf, PathBuf)>,
 }
 
-impl Writer<'_> {
+impl TreeWriter<'_> {
     fn tree(&mut self, tree: &Tree<'_>, folder: &Path, inside: &Path) -> Result<(), GitError> {
         if inside.components().count() > MAX_DEPTH {
             return Err(self.too_large(format!("folders nested deeper than {MAX_DEPTH}")));

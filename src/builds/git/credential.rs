@@ -15,11 +15,11 @@ use crate::{api::labels::CREDENTIAL_HOSTS, builds::git::GitError};
 #[derive(Clone)]
 pub struct GitCredential {
     secret: String,
-    kind: Kind,
+    auth: GitAuth,
 }
 
 #[derive(Clone)]
-enum Kind {
+enum GitAuth {
     Password { username: String, password: SecretString },
     Key { identity: SecretString, known_hosts: String },
 }
@@ -28,7 +28,7 @@ enum Kind {
 /// `Debug` shows nothing.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Exposed {
+pub(super) struct ExposedCredential {
     secret: String,
     username: String,
     password: String,
@@ -75,19 +75,19 @@ impl GitCredential {
             let value = data.get(key).ok_or_else(|| wrong(format!("it has no key `{key}`")))?;
             std::str::from_utf8(value).map_err(|_| wrong(format!("its key `{key}` is not text")))
         };
-        let kind = if parsed.scheme() == "ssh" {
-            Kind::Key {
+        let auth = if parsed.scheme() == "ssh" {
+            GitAuth::Key {
                 identity: key("identity")?.to_owned().into(),
                 known_hosts: key("known_hosts")?.to_owned(),
             }
         } else {
             let trimmed = |text: &str| text.trim_end_matches(['\r', '\n']).to_owned();
-            Kind::Password {
+            GitAuth::Password {
                 username: trimmed(key("username")?),
                 password: trimmed(key("password")?).into(),
             }
         };
-        Ok(Self { secret: name.to_owned(), kind })
+        Ok(Self { secret: name.to_owned(), auth })
     }
 
     /// The Secret's name.
@@ -101,16 +101,16 @@ impl GitCredential {
         user: Option<&str>,
         allowed: CredentialType,
     ) -> Result<Cred, git2::Error> {
-        match &self.kind {
-            Kind::Password { username, password }
+        match &self.auth {
+            GitAuth::Password { username, password }
                 if allowed.contains(CredentialType::USER_PASS_PLAINTEXT) =>
             {
                 Cred::userpass_plaintext(username, password.expose_secret())
             }
-            Kind::Key { .. } if allowed.contains(CredentialType::USERNAME) => {
+            GitAuth::Key { .. } if allowed.contains(CredentialType::USERNAME) => {
                 Cred::username(user.unwrap_or("git"))
             }
-            Kind::Key { identity, .. }
+            GitAuth::Key { identity, .. }
                 if allowed.intersects(CredentialType::SSH_KEY | CredentialType::SSH_MEMORY) =>
             {
                 Cred::ssh_key_from_memory(
@@ -120,12 +120,12 @@ impl GitCredential {
                     None,
                 )
             }
-            Kind::Password { .. } => Err(error(
+            GitAuth::Password { .. } => Err(error(
                 ErrorCode::Auth,
                 "the server does not take a user \
                 name and password",
             )),
-            Kind::Key { .. } => Err(error(ErrorCode::Auth, "the server does not take a key")),
+            GitAuth::Key { .. } => Err(error(ErrorCode::Auth, "the server does not take a key")),
         }
     }
 
@@ -136,7 +136,7 @@ impl GitCredential {
         port: u16,
         key: Option<&[u8]>,
     ) -> Result<(), git2::Error> {
-        let Kind::Key { known_hosts, .. } = &self.kind else {
+        let GitAuth::Key { known_hosts, .. } = &self.auth else {
             return Err(error(ErrorCode::Certificate, "the Secret has no `known_hosts`"));
         };
         let Some(key) = key else {
@@ -148,16 +148,16 @@ impl GitCredential {
         Err(error(ErrorCode::Certificate, "`known_hosts` does not have the server's key"))
     }
 
-    pub(super) fn expose(&self) -> Exposed {
-        let (username, password, identity, known_hosts) = match &self.kind {
-            Kind::Password { username, password } => {
+    pub(super) fn expose(&self) -> ExposedCredential {
+        let (username, password, identity, known_hosts) = match &self.auth {
+            GitAuth::Password { username, password } => {
                 (username.as_str(), password.expose_secret(), "", "")
             }
-            Kind::Key { identity, known_hosts } => {
+            GitAuth::Key { identity, known_hosts } => {
                 ("", "", identity.expose_secret(), known_hosts.as_str())
             }
         };
-        Exposed {
+        ExposedCredential {
             secret: self.secret.clone(),
             username: username.into(),
             password: password.into(),
@@ -167,14 +167,14 @@ impl GitCredential {
     }
 }
 
-impl From<Exposed> for GitCredential {
-    fn from(exposed: Exposed) -> Self {
-        let kind = if exposed.identity.is_empty() {
-            Kind::Password { username: exposed.username, password: exposed.password.into() }
+impl From<ExposedCredential> for GitCredential {
+    fn from(exposed: ExposedCredential) -> Self {
+        let auth = if exposed.identity.is_empty() {
+            GitAuth::Password { username: exposed.username, password: exposed.password.into() }
         } else {
-            Kind::Key { identity: exposed.identity.into(), known_hosts: exposed.known_hosts }
+            GitAuth::Key { identity: exposed.identity.into(), known_hosts: exposed.known_hosts }
         };
-        Self { secret: exposed.secret, kind }
+        Self { secret: exposed.secret, auth }
     }
 }
 
@@ -184,9 +184,9 @@ impl fmt::Debug for GitCredential {
     }
 }
 
-impl fmt::Debug for Exposed {
+impl fmt::Debug for ExposedCredential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exposed").finish_non_exhaustive()
+        f.debug_struct("ExposedCredential").finish_non_exhaustive()
     }
 }
 

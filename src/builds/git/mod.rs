@@ -29,7 +29,7 @@ const MAX_PROMPTS: u32 = 2;
 
 /// What a fetch may take.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct FetchLimits {
     /// Bytes received from the server.
     pub received: usize,
     /// Bytes of one file.
@@ -42,7 +42,7 @@ pub struct Limits {
     pub time: Duration,
 }
 
-impl Default for Limits {
+impl Default for FetchLimits {
     /// 256 MiB received, 128 MiB a file, 1 GiB in all, 50000 entries, 10 minutes.
     fn default() -> Self {
         Self {
@@ -167,7 +167,7 @@ pub fn fetch(
     credential: Option<&GitCredential>,
     scratch: &Path,
     destination: &Path,
-    limits: &Limits,
+    limits: &FetchLimits,
 ) -> Result<(), GitError> {
     let parsed = parse(url)?;
     let missing =
@@ -211,7 +211,7 @@ fn receive(
     url: &str,
     id: Oid,
     credential: Option<&GitCredential>,
-    limits: &Limits,
+    limits: &FetchLimits,
     deadline: Instant,
 ) -> Result<(), GitError> {
     let one = format!("+{id}:refs/groundswell/source");

@@ -14,7 +14,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::builds::git::{GitCredential, GitError, credential::Exposed, resolve};
+use crate::builds::git::{GitCredential, GitError, credential::ExposedCredential, resolve};
 
 /// The subcommand that answers; see [`answer`].
 pub const SUBCOMMAND: &str = "resolve-git";
@@ -43,10 +43,10 @@ pub struct Resolver {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Question {
+struct ResolveRequest {
     url: String,
     revision: String,
-    credential: Option<Exposed>,
+    credential: Option<ExposedCredential>,
 }
 
 impl Resolver {
@@ -70,7 +70,7 @@ impl Resolver {
         if crate::builds::git::is_commit(revision) {
             return Ok(revision.to_owned());
         }
-        let question = Question {
+        let question = ResolveRequest {
             url: url.to_owned(),
             revision: revision.to_owned(),
             credential: credential.map(GitCredential::expose),
@@ -91,7 +91,7 @@ impl Resolver {
         }
     }
 
-    async fn ask(&self, question: &Question) -> std::io::Result<Result<String, GitError>> {
+    async fn ask(&self, question: &ResolveRequest) -> std::io::Result<Result<String, GitError>> {
         let mut child = Command::new(&self.program)
             .arg(SUBCOMMAND)
             .env_clear()
@@ -124,7 +124,7 @@ impl Resolver {
 pub fn answer() -> std::io::Result<()> {
     let mut question = Vec::new();
     std::io::stdin().take(MAX_LENGTH).read_to_end(&mut question)?;
-    let Question { url, revision, credential } = serde_json::from_slice(&question)?;
+    let ResolveRequest { url, revision, credential } = serde_json::from_slice(&question)?;
     let credential = credential.map(GitCredential::from);
     let answer = resolve(&url, &revision, credential.as_ref());
     serde_json::to_writer(std::io::stdout().lock(), &answer)?;

@@ -15,19 +15,19 @@ const KUBELET_CUT: usize = 2048;
 
 /// Which end of a text is kept when it is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::builds) enum End {
+pub(in crate::builds) enum Keep {
     /// The beginning.
     Start,
     /// The end.
-    Tail,
+    End,
 }
 
 /// A text as it may be shown: without control characters, without what looks like a credential, at
 /// most 1 KiB.
-pub(in crate::builds) fn readable(text: &str, end: End) -> String {
-    let text = match end {
-        End::Start => cut(text, MAX_READ, End::Start),
-        End::Tail => whole_lines(text),
+pub(in crate::builds) fn sanitize(text: &str, keep: Keep) -> String {
+    let text = match keep {
+        Keep::Start => cut(text, MAX_READ, Keep::Start),
+        Keep::End => whole_lines(text),
     };
     let plain =
         COLOURS.as_ref().map_or_else(|| text.into(), |colours| colours.replace_all(text, ""));
@@ -36,17 +36,17 @@ pub(in crate::builds) fn readable(text: &str, end: End) -> String {
         .iter()
         .fold(plain, |text, (pattern, with)| pattern.replace_all(&text, *with).into_owned());
     let masked = masked.trim();
-    let kept = cut(masked, MAX_LENGTH, end).trim();
-    match (kept.len() < masked.len(), end) {
+    let kept = cut(masked, MAX_LENGTH, keep).trim();
+    match (kept.len() < masked.len(), keep) {
         (false, _) => kept.to_owned(),
-        (true, End::Start) => format!("{kept} …"),
-        (true, End::Tail) => format!("… {kept}"),
+        (true, Keep::Start) => format!("{kept} …"),
+        (true, Keep::End) => format!("… {kept}"),
     }
 }
 
 /// The part of a log that is looked at, from its end.
 pub(in crate::builds) fn tail(log: &str) -> &str {
-    cut(log, MAX_READ, End::Tail)
+    cut(log, MAX_READ, Keep::End)
 }
 
 /// The end of a log without the line that the kubelet, or we, have cut: its beginning may be the
@@ -64,13 +64,13 @@ fn whole_lines(log: &str) -> &str {
 }
 
 /// At most so many bytes of a text from one end, cut between characters.
-fn cut(text: &str, most: usize, end: End) -> &str {
+fn cut(text: &str, most: usize, keep: Keep) -> &str {
     if text.len() <= most {
         return text;
     }
-    match end {
-        End::Start => text.get(..text.floor_char_boundary(most)).unwrap_or_default(),
-        End::Tail => text.get(text.ceil_char_boundary(text.len() - most)..).unwrap_or_default(),
+    match keep {
+        Keep::Start => text.get(..text.floor_char_boundary(most)).unwrap_or_default(),
+        Keep::End => text.get(text.ceil_char_boundary(text.len() - most)..).unwrap_or_default(),
     }
 }
 
@@ -193,19 +193,19 @@ mod tests {
             ("mkdir -p /x && id -u root", "mkdir -p /x && id -u root"),
             ("\u{1b}[31mred\u{1b}[0m\u{7}", "red"),
         ] {
-            assert_eq!(readable(text, End::Tail), shown);
+            assert_eq!(sanitize(text, Keep::End), shown);
         }
     }
 
     #[test]
     fn a_long_text_keeps_the_end_that_matters() {
         let text = format!("first {} last", "é".repeat(4000));
-        let tail = readable(&text, End::Tail);
+        let tail = sanitize(&text, Keep::End);
         assert!(
             tail.starts_with('…') && tail.ends_with("last") && tail.len() <= MAX_LENGTH + 4,
             "{tail}"
         );
-        let start = readable(&text, End::Start);
+        let start = sanitize(&text, Keep::Start);
         assert!(
             start.starts_with("first") && start.ends_with('…') && start.len() <= MAX_LENGTH + 4,
             "{start}"
@@ -215,10 +215,10 @@ mod tests {
     #[test]
     fn the_rest_of_a_line_that_was_cut_is_not_shown() {
         let log = format!("er2hunter2\n{}\nlast", "x".repeat(KUBELET_CUT));
-        assert!(!readable(&log, End::Tail).contains("er2"));
+        assert!(!sanitize(&log, Keep::End).contains("er2"));
         let short = "hunter2 is all\nthere is";
-        assert_eq!(readable(short, End::Tail), short);
-        assert_eq!(readable(&"x".repeat(3 * KUBELET_CUT), End::Tail), "");
+        assert_eq!(sanitize(short, Keep::End), short);
+        assert_eq!(sanitize(&"x".repeat(3 * KUBELET_CUT), Keep::End), "");
         let one = format!("er2hunter2 {}", "x ".repeat(KUBELET_CUT));
         assert!(!whole_lines(&one).contains("er2"));
     }

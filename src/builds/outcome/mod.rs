@@ -26,20 +26,20 @@ use crate::{
     builds::{
         job::PREPARE,
         outcome::{
-            message::{End, readable},
-            run::{Run, whole_log},
+            message::{Keep, sanitize},
+            run::{JobRun, whole_log},
         },
-        prepare::refusal::Refusal,
+        prepare::error::PrepareError,
     },
 };
 
-pub use pod::Wait;
+pub use pod::PodWait;
 
 /// What became of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum BuildJobOutcome {
     /// Its pod does not run: it has not started, or its node does not confirm its end.
-    Waiting(Wait),
+    Waiting(PodWait),
     /// Its pod runs.
     Running,
     /// Its pod has succeeded.
@@ -53,42 +53,50 @@ pub enum Outcome {
 /// What became of the build of a Job. `pods` are the Job's pods in any order; `now` decides how
 /// long a pod that can't start has been waited for.
 #[must_use]
-pub fn outcome(job: &Job, pods: &[Pod], now: Timestamp) -> Outcome {
-    match run::run(job, pods, now) {
-        Run::Waiting(wait) => Outcome::Waiting(wait),
-        Run::Running => Outcome::Running,
-        Run::Succeeded(_) => Outcome::Succeeded,
-        Run::Stopped => Outcome::Stopped,
-        Run::Broken(failure) => Outcome::Failed(failure),
-        Run::TimedOut(pod) => Outcome::Failed(of_slow_pod(job, pod)),
-        Run::Exited(pod) => Outcome::Failed(pod.status.as_ref().map_or_else(
+pub fn build_job_outcome(job: &Job, pods: &[Pod], now: Timestamp) -> BuildJobOutcome {
+    match run::job_run(job, pods, now) {
+        JobRun::Waiting(wait) => BuildJobOutcome::Waiting(wait),
+        JobRun::Running => BuildJobOutcome::Running,
+        JobRun::Succeeded(_) => BuildJobOutcome::Succeeded,
+        JobRun::Stopped => BuildJobOutcome::Stopped,
+        JobRun::Broken(failure) => BuildJobOutcome::Failed(failure),
+        JobRun::TimedOut(pod) => BuildJobOutcome::Failed(of_slow_pod(job, pod)),
+        JobRun::Exited(pod) => BuildJobOutcome::Failed(pod.status.as_ref().map_or_else(
             || failure(FailureClass::Infrastructure, reason::POD_LOST, "the pod has no status"),
             |status| of_failed_pod(job, status),
         )),
     }
 }
 
-/// The failure of a build whose Job the API server refuses. `forbidden` if a quota, a policy or the
-/// controller's rights forbid it, which may change without us; a Job that is not valid stays so.
-/// `said` is the API server's answer.
+/// Returns the failure of a build whose Job the API server forbids: a quota, a policy or the
+/// controller's own rights are in the way, and each of them may change without the controller.
+/// `answer` is the API server's answer.
 #[must_use]
-pub fn refused(forbidden: bool, said: &str) -> BuildFailure {
-    let (class, reason, to_do) = match forbidden {
-        true if ["exceeded quota", "failed quota"].iter().any(|words| said.contains(words)) => (
-            FailureClass::Infrastructure,
-            reason::QUOTA_EXCEEDED,
-            "raise the quota, or wait until \
-                something ends",
-        ),
-        true => (
-            FailureClass::Infrastructure,
-            reason::JOB_REFUSED,
-            "correct the policy, or the \
-            build strategy",
-        ),
-        false => (FailureClass::Input, reason::INVALID_STRATEGY, "correct the build strategy"),
+pub fn job_forbidden(answer: &str) -> BuildFailure {
+    let is_quota = ["exceeded quota", "failed quota"].iter().any(|words| answer.contains(words));
+    let (reason, to_do) = if is_quota {
+        (reason::QUOTA_EXCEEDED, "raise the quota, or wait until other objects are gone")
+    } else {
+        (reason::JOB_REFUSED, "change the policy or the build strategy")
     };
-    failure(class, reason, &format!("{}; {to_do}", readable(said, End::Start)))
+    rejected_job(FailureClass::Infrastructure, reason, answer, to_do)
+}
+
+/// Returns the failure of a build whose Job the API server calls invalid. It stays invalid until the
+/// strategy changes. `answer` is the API server's answer.
+#[must_use]
+pub fn job_invalid(answer: &str) -> BuildFailure {
+    let to_do = "correct the build strategy";
+    rejected_job(FailureClass::Input, reason::INVALID_STRATEGY, answer, to_do)
+}
+
+fn rejected_job(
+    class: FailureClass,
+    reason: &'static str,
+    answer: &str,
+    to_do: &str,
+) -> BuildFailure {
+    failure(class, reason, &format!("{}; {to_do}", sanitize(answer, Keep::Start)))
 }
 
 /// A build that was ended because its time was up. The same inputs will likely take as long again.
@@ -103,9 +111,9 @@ fn of_slow_pod(job: &Job, pod: Option<&Pod>) -> BuildFailure {
         pod::containers(status)
             .find_map(|container| pod::terminated(container).filter(|ended| ended.exit_code != 0))
     });
-    let text = match readable(
+    let text = match sanitize(
         ended.and_then(|ended| ended.message.as_deref()).unwrap_or_default(),
-        End::Tail,
+        Keep::End,
     )
     .as_str()
     {
@@ -141,11 +149,11 @@ fn of_prepare(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
         return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, text);
     }
     let text = ended.message.as_deref().unwrap_or_default();
-    if let Some(refusal) = Refusal::read(text) {
+    if let Some(refusal) = PrepareError::read(text) {
         return failure(
             refusal.reason.class(),
             refusal.reason.as_str(),
-            &readable(&refusal.message, End::Start),
+            &sanitize(&refusal.message, Keep::Start),
         );
     }
     let text = format!(
@@ -168,11 +176,11 @@ fn of_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> BuildF
     }
     if never_ran(ended) {
         let text =
-            format!("the container `{name}` can't be started: {}", readable(log, End::Start));
+            format!("the container `{name}` can't be started: {}", sanitize(log, Keep::Start));
         return failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text);
     }
     // First, for whoever shows a message cuts its end off.
-    let error = readable(builder::error_line(log), End::Start);
+    let error = sanitize(builder::error_line(log), Keep::Start);
     let (class, reason) = builder::classify(log);
     let error = if error.is_empty() { error } else { format!(": {error}") };
     let text = format!(
@@ -186,7 +194,7 @@ fn of_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> BuildF
 /// The end of a log, after how to see the whole: the last line of a failure says what happened.
 fn quote(job: &Job, log: &str) -> String {
     let whole = whole_log(job);
-    match readable(log, End::Tail).as_str() {
+    match sanitize(log, Keep::End).as_str() {
         "" => format!("it said nothing at its end; its log: {whole}"),
         said => format!("the end of its log (the whole: {whole}):\n{said}"),
     }

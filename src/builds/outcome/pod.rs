@@ -13,38 +13,40 @@ use crate::{
     },
     builds::outcome::{
         failure,
-        message::{End, readable},
+        message::{Keep, sanitize},
     },
 };
 
 /// How long a container may wait for its image, or for its configuration.
-pub(super) const START_PATIENCE: SignedDuration = SignedDuration::from_mins(2);
+pub(super) const CONTAINER_START_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
 /// How long a pod may wait for room on a node: a cluster that grows needs some minutes for one.
-pub(super) const ROOM_PATIENCE: SignedDuration = SignedDuration::from_mins(15);
+pub(super) const SCHEDULING_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 /// How long a node may take to confirm the end of a pod, after the pod's own grace period.
-pub(super) const NODE_PATIENCE: SignedDuration = SignedDuration::from_mins(2);
+pub(super) const NODE_CONFIRMATION_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
 /// The most characters of what a pod waits for that are passed on.
-const MAX_WORDS: usize = 200;
+const MAX_WAIT_MESSAGE: usize = 200;
 
 /// Why a pod does not run, where it may still come to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wait {
+pub struct PodWait {
     /// What it waits for, in words; `None` while the wait is too short to be told of.
     pub what: Option<String>,
     /// When the wait is to be looked at again though nothing has changed: then it counts as failed,
     /// or is told of.
-    pub look_again: Option<Timestamp>,
+    pub recheck_at: Option<Timestamp>,
 }
 
-/// A wait that has a cause: still borne, or too long.
-pub(super) enum Patience {
-    Waiting(Wait),
-    Over(BuildFailure),
+/// A wait that has a cause and an upper bound.
+pub(super) enum BoundedWait {
+    /// The bound is not reached yet.
+    Pending(PodWait),
+    /// The bound is reached: the wait counts as this failure.
+    Expired(BuildFailure),
 }
 
 /// What an unfinished pod waits for, if it waits. `most` bounds every patience with a pod that has
 /// not started.
-pub(super) fn waiting(pod: &Pod, most: SignedDuration, now: Timestamp) -> Option<Patience> {
+pub(super) fn waiting(pod: &Pod, most: SignedDuration, now: Timestamp) -> Option<BoundedWait> {
     let status = pod.status.as_ref()?;
     let created = pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
     end_of(pod, status, now).or_else(|| start_of(status, created, most, now))
@@ -56,59 +58,66 @@ fn start_of(
     created: Timestamp,
     most: SignedDuration,
     now: Timestamp,
-) -> Option<Patience> {
+) -> Option<BoundedWait> {
     if let Some(condition) = unscheduled(status) {
-        let what = shorten(&words(condition, "no node has room"), MAX_WORDS);
+        let what = shorten(&words(condition, "no node has room"), MAX_WAIT_MESSAGE);
         // Who holds a pod back by a gate does so on purpose.
         if condition.reason.as_deref() == Some("SchedulingGated") {
-            return Some(Patience::Waiting(Wait { what: Some(what), look_again: None }));
+            return Some(BoundedWait::Pending(PodWait { what: Some(what), recheck_at: None }));
         }
         let since = condition.last_transition_time.as_ref().map_or(created, |time| time.0);
-        let patience = ROOM_PATIENCE.min(most);
+        let patience = SCHEDULING_TIMEOUT.min(most);
         let failed =
             format!("no node has had room for the pod for {} s: {what}", patience.as_secs());
-        return Some(bear(since, patience, now, &what, reason::UNSCHEDULABLE, &failed));
+        return Some(bounded_wait(since, patience, now, &what, reason::UNSCHEDULABLE, &failed));
     }
     let (why, what) = stuck(status)?;
     let since =
         scheduled_at(status).into_iter().chain(steps_ended(status)).fold(created, Timestamp::max);
     let failed = format!("the pod can't start: {what}");
-    Some(bear(since, START_PATIENCE.min(most), now, &shorten(&what, MAX_WORDS), why, &failed))
+    Some(bounded_wait(
+        since,
+        CONTAINER_START_TIMEOUT.min(most),
+        now,
+        &shorten(&what, MAX_WAIT_MESSAGE),
+        why,
+        &failed,
+    ))
 }
 
 /// What a pod that was told to end waits for.
-fn end_of(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<Patience> {
+fn end_of(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<BoundedWait> {
     let over = pod.metadata.deletion_timestamp.as_ref()?.0;
     if now < over {
-        return Some(Patience::Waiting(Wait { what: None, look_again: Some(over) }));
+        return Some(BoundedWait::Pending(PodWait { what: None, recheck_at: Some(over) }));
     }
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
     let why = disruption(status).map_or_else(String::new, |condition| {
         let word = condition.reason.as_deref().unwrap_or_default();
-        format!(" ({word}: {})", shorten(&words(condition, ""), MAX_WORDS))
+        format!(" ({word}: {})", shorten(&words(condition, ""), MAX_WAIT_MESSAGE))
     });
     let what = format!("the pod was told to end, and its node {node} does not confirm it{why}");
     let lost = format!(
         "{what}. If the node is gone for good, delete its Node, or taint it \
          node.kubernetes.io/out-of-service: until then the next attempt waits"
     );
-    Some(bear(over, NODE_PATIENCE, now, &what, reason::NODE_LOST, &lost))
+    Some(bounded_wait(over, NODE_CONFIRMATION_TIMEOUT, now, &what, reason::NODE_LOST, &lost))
 }
 
 /// A wait since a time, or the failure that it becomes.
-pub(super) fn bear(
+pub(super) fn bounded_wait(
     since: Timestamp,
     patience: SignedDuration,
     now: Timestamp,
     what: &str,
     why: &str,
     failed: &str,
-) -> Patience {
+) -> BoundedWait {
     let until = since.saturating_add(patience).unwrap_or(Timestamp::MAX);
     if now >= until {
-        return Patience::Over(failure(FailureClass::Infrastructure, why, failed));
+        return BoundedWait::Expired(failure(FailureClass::Infrastructure, why, failed));
     }
-    Patience::Waiting(Wait { what: Some(what.to_owned()), look_again: Some(until) })
+    BoundedWait::Pending(PodWait { what: Some(what.to_owned()), recheck_at: Some(until) })
 }
 
 /// Why a pod that has not started any container did not, for one whose time is up.
@@ -150,7 +159,7 @@ pub(super) fn stopped(pod: &Pod) -> Option<BuildFailure> {
             &format!("the pod was disrupted ({word}). {}", words(condition, "")),
         );
     }
-    let text = readable(status.message.as_deref().unwrap_or_default(), End::Start);
+    let text = sanitize(status.message.as_deref().unwrap_or_default(), Keep::Start);
     match status.reason.as_deref() {
         None | Some("" | "DeadlineExceeded") => None,
         Some("NodeLost") => infrastructure(
@@ -248,7 +257,7 @@ fn stuck(status: &PodStatus) -> Option<(&'static str, String)> {
             }
             _ => return None,
         };
-        let text = readable(waiting.message.as_deref().unwrap_or_default(), End::Start);
+        let text = sanitize(waiting.message.as_deref().unwrap_or_default(), Keep::Start);
         Some((
             why,
             format!("container `{}`, image {}: {word} {text}", container.name, container.image)
@@ -285,5 +294,5 @@ fn steps_ended(status: &PodStatus) -> impl Iterator<Item = Timestamp> {
 }
 
 fn words(condition: &PodCondition, without: &str) -> String {
-    readable(condition.message.as_deref().unwrap_or(without), End::Start)
+    sanitize(condition.message.as_deref().unwrap_or(without), Keep::Start)
 }

@@ -11,22 +11,22 @@ use crate::{
     api::{BuildFailure, FailureClass, condition::reason},
     builds::outcome::{
         failure,
-        pod::{self, Patience, Wait, bear},
+        pod::{self, BoundedWait, PodWait, bounded_wait},
     },
 };
 
 /// How long a Job that its controller has taken up may be without a pod.
-const POD_PATIENCE: SignedDuration = SignedDuration::from_mins(5);
+const POD_CREATION_TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
 /// Until a Job's wait for a pod is worth a word.
-const QUIET: SignedDuration = SignedDuration::from_secs(30);
+const QUIET_PERIOD: SignedDuration = SignedDuration::from_secs(30);
 /// The reason that the Job controller gives when a Job's time is up.
 const DEADLINE: &str = "DeadlineExceeded";
 
 /// How far a Job is.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::builds) enum Run<'a> {
+pub(in crate::builds) enum JobRun<'a> {
     /// No container runs, or none is known to.
-    Waiting(Wait),
+    Waiting(PodWait),
     /// Its pod runs.
     Running,
     /// Its pod has succeeded; the pod, if it is still known.
@@ -43,12 +43,12 @@ pub(in crate::builds) enum Run<'a> {
 
 /// How far a Job is. `pods` are its pods in any order; `now` decides how long something has been
 /// waited for.
-pub(in crate::builds) fn run<'a>(job: &Job, pods: &'a [Pod], now: Timestamp) -> Run<'a> {
+pub(in crate::builds) fn job_run<'a>(job: &Job, pods: &'a [Pod], now: Timestamp) -> JobRun<'a> {
     if let Some(pod) = pods.iter().find(|pod| pod::phase(pod) == "Succeeded") {
-        return Run::Succeeded(Some(pod));
+        return JobRun::Succeeded(Some(pod));
     }
     if condition(job, "Complete").is_some() {
-        return Run::Succeeded(None);
+        return JobRun::Succeeded(None);
     }
     match pods.iter().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
     {
@@ -70,12 +70,12 @@ pub(in crate::builds) fn whole_log(job: &Job) -> String {
     format!("`kubectl logs -n {namespace} job/{name} --all-containers`, while the Job exists")
 }
 
-fn of_failed_pod<'a>(job: &Job, pod: &'a Pod) -> Run<'a> {
+fn of_failed_pod<'a>(job: &Job, pod: &'a Pod) -> JobRun<'a> {
     if deleted_at(job).is_some_and(|at| pod::ended_after(pod, at)) {
-        return Run::Stopped;
+        return JobRun::Stopped;
     }
     if let Some(failure) = pod::stopped(pod) {
-        return Run::Broken(failure);
+        return JobRun::Broken(failure);
     }
     let pods_own_limit =
         pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some(DEADLINE);
@@ -83,40 +83,40 @@ fn of_failed_pod<'a>(job: &Job, pod: &'a Pod) -> Run<'a> {
         return late(Some(pod));
     }
     if pod::deletion_requested(pod).is_some_and(|at| pod::ended_after(pod, at)) {
-        return Run::Broken(lost("the pod was deleted while it ran"));
+        return JobRun::Broken(lost("the pod was deleted while it ran"));
     }
     let by_itself = pod.status.iter().flat_map(pod::containers).filter_map(pod::terminated);
     if by_itself.into_iter().any(|ended| ended.exit_code != 0) {
-        return Run::Exited(pod);
+        return JobRun::Exited(pod);
     }
-    Run::Broken(lost("the pod ended, and no container of it tells how"))
+    JobRun::Broken(lost("the pod ended, and no container of it tells how"))
 }
 
-fn of_open_pod<'a>(job: &Job, pod: &'a Pod, now: Timestamp) -> Run<'a> {
+fn of_open_pod<'a>(job: &Job, pod: &'a Pod, now: Timestamp) -> JobRun<'a> {
     if deleted_at(job).is_some() {
-        return Run::Stopped;
+        return JobRun::Stopped;
     }
     match pod::waiting(pod, patience(job), now) {
-        Some(Patience::Over(failure)) => return Run::Broken(failure),
+        Some(BoundedWait::Expired(failure)) => return JobRun::Broken(failure),
         // The Job's controller waits for the pod's end before it calls the Job failed.
-        Some(Patience::Waiting(wait)) if condition(job, "Failed").is_none() => {
-            return Run::Waiting(wait);
+        Some(BoundedWait::Pending(wait)) if condition(job, "Failed").is_none() => {
+            return JobRun::Waiting(wait);
         }
-        Some(Patience::Waiting(_)) | None => {}
+        Some(BoundedWait::Pending(_)) | None => {}
     }
     match condition(job, "Failed") {
         Some(_) if is_late(job) => late(Some(pod)),
-        Some(_) => Run::Broken(lost("the Job has failed, and its pod was given up")),
-        None if pod::phase(pod) == "Running" => Run::Running,
-        None => Run::Waiting(Wait::default()),
+        Some(_) => JobRun::Broken(lost("the Job has failed, and its pod was given up")),
+        None if pod::phase(pod) == "Running" => JobRun::Running,
+        None => JobRun::Waiting(PodWait::default()),
     }
 }
 
-fn without_pod<'a>(job: &Job, now: Timestamp) -> Run<'a> {
+fn without_pod<'a>(job: &Job, now: Timestamp) -> JobRun<'a> {
     let failed = condition(job, "Failed");
     let failed_at = failed.and_then(|condition| Some(condition.last_transition_time.as_ref()?.0));
     if deleted_at(job).is_some_and(|at| failed_at.is_none_or(|failed| failed >= at)) {
-        return Run::Stopped;
+        return JobRun::Stopped;
     }
     let status = job.status.clone().unwrap_or_default();
     let had_pod = [status.active, status.failed, status.succeeded, status.terminating]
@@ -125,32 +125,33 @@ fn without_pod<'a>(job: &Job, now: Timestamp) -> Run<'a> {
         .any(|n| n > 0);
     if failed.is_some() {
         return match (is_late(job), had_pod) {
-            (true, true) => Run::TimedOut(None),
-            (true, false) => Run::Broken(failure(
+            (true, true) => JobRun::TimedOut(None),
+            (true, false) => JobRun::Broken(failure(
                 FailureClass::Infrastructure,
                 reason::POD_NOT_CREATED,
                 &no_pod(job),
             )),
-            (false, _) => Run::Broken(lost(
+            (false, _) => JobRun::Broken(lost(
                 "the pod is gone before its end: it was deleted, or its \
                 node is lost",
             )),
         };
     }
     let since = |time: Option<Timestamp>| time.unwrap_or(now);
-    let quiet_until = |since: Timestamp| since.saturating_add(QUIET).unwrap_or(Timestamp::MAX);
-    let told_from = |since: Timestamp, what: &str, look_again: Option<Timestamp>| {
+    let quiet_until =
+        |since: Timestamp| since.saturating_add(QUIET_PERIOD).unwrap_or(Timestamp::MAX);
+    let told_from = |since: Timestamp, what: &str, recheck_at: Option<Timestamp>| {
         let quiet = quiet_until(since);
-        Run::Waiting(if now < quiet {
-            Wait { what: None, look_again: Some(quiet) }
+        JobRun::Waiting(if now < quiet {
+            PodWait { what: None, recheck_at: Some(quiet) }
         } else {
-            Wait { what: Some(what.to_owned()), look_again }
+            PodWait { what: Some(what.to_owned()), recheck_at }
         })
     };
     let created = since(job.metadata.creation_timestamp.as_ref().map(|time| time.0));
     // A pod is there, or was, and the watch has yet to show how it ended.
     if had_pod || condition(job, "FailureTarget").is_some() {
-        return Run::Waiting(Wait::default());
+        return JobRun::Waiting(PodWait::default());
     }
     if job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true) {
         return told_from(
@@ -167,16 +168,16 @@ fn without_pod<'a>(job: &Job, now: Timestamp) -> Run<'a> {
             None,
         );
     };
-    match bear(
+    match bounded_wait(
         started,
-        POD_PATIENCE.min(patience(job)),
+        POD_CREATION_TIMEOUT.min(patience(job)),
         now,
         "",
         reason::POD_NOT_CREATED,
         &no_pod(job),
     ) {
-        Patience::Over(failure) => Run::Broken(failure),
-        Patience::Waiting(wait) => told_from(started, &no_pod(job), wait.look_again),
+        BoundedWait::Expired(failure) => JobRun::Broken(failure),
+        BoundedWait::Pending(wait) => told_from(started, &no_pod(job), wait.recheck_at),
     }
 }
 
@@ -192,8 +193,8 @@ fn no_pod(job: &Job) -> String {
 }
 
 /// A Job whose time is up. One whose pod never started was kept from it.
-fn late(pod: Option<&Pod>) -> Run<'_> {
-    pod.and_then(pod::never_started).map_or(Run::TimedOut(pod), Run::Broken)
+fn late(pod: Option<&Pod>) -> JobRun<'_> {
+    pod.and_then(pod::never_started).map_or(JobRun::TimedOut(pod), JobRun::Broken)
 }
 
 /// No patience is longer than half of the Job's time, so that what it waits for is told before the

@@ -10,16 +10,16 @@ use crate::builds::outcome::*;
 const NOW: &str = "2026-01-01T00:10:00Z";
 const START: &str = "2026-01-01T00:00:00Z";
 
-fn decide(job: Value, pods: Value) -> Outcome {
+fn decide(job: Value, pods: Value) -> BuildJobOutcome {
     decide_at(job, pods, NOW)
 }
 
-fn decide_at(job: Value, pods: Value, now: &str) -> Outcome {
+fn decide_at(job: Value, pods: Value, now: &str) -> BuildJobOutcome {
     let mut job: Job = serde_json::from_value(job).expect("job");
     job.metadata.name = Some("base-0-0".into());
     job.metadata.namespace = Some("team".into());
     let pods: Vec<Pod> = serde_json::from_value(pods).expect("pods");
-    outcome(&job, &pods, now.parse().expect("now"))
+    build_job_outcome(&job, &pods, now.parse().expect("now"))
 }
 
 fn pod(created: &str, status: Value) -> Value {
@@ -49,17 +49,17 @@ fn failed_with(container_state: Value) -> BuildFailure {
     failure_of(decide(json!({}), json!([pod(START, status)])))
 }
 
-fn failure_of(outcome: Outcome) -> BuildFailure {
+fn failure_of(outcome: BuildJobOutcome) -> BuildFailure {
     match outcome {
-        Outcome::Failed(failure) => failure,
+        BuildJobOutcome::Failed(failure) => failure,
         other => panic!("{other:?}"),
     }
 }
 
-fn wait_of(outcome: Outcome) -> (String, Option<String>) {
+fn wait_of(outcome: BuildJobOutcome) -> (String, Option<String>) {
     match outcome {
-        Outcome::Waiting(wait) => {
-            (wait.what.unwrap_or_default(), wait.look_again.map(|time| time.to_string()))
+        BuildJobOutcome::Waiting(wait) => {
+            (wait.what.unwrap_or_default(), wait.recheck_at.map(|time| time.to_string()))
         }
         other => panic!("{other:?}"),
     }
@@ -69,11 +69,11 @@ fn wait_of(outcome: Outcome) -> (String, Option<String>) {
 fn the_pod_decides_before_the_job_does() {
     let at = |phase: &str| json!([pod("2026-01-01T00:09:00Z", json!({"phase": phase}))]);
     assert_eq!(wait_of(decide(json!({}), json!([]))).0, "");
-    assert_eq!(decide(json!({}), at("Pending")), Outcome::Waiting(Wait::default()));
-    assert_eq!(decide(json!({}), at("Running")), Outcome::Running);
-    assert_eq!(decide(json!({}), at("Succeeded")), Outcome::Succeeded);
+    assert_eq!(decide(json!({}), at("Pending")), BuildJobOutcome::Waiting(PodWait::default()));
+    assert_eq!(decide(json!({}), at("Running")), BuildJobOutcome::Running);
+    assert_eq!(decide(json!({}), at("Succeeded")), BuildJobOutcome::Succeeded);
     let complete = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
-    assert_eq!(decide(complete, json!([])), Outcome::Succeeded);
+    assert_eq!(decide(complete, json!([])), BuildJobOutcome::Succeeded);
 }
 
 #[test]
@@ -105,15 +105,15 @@ fn a_failed_command_is_the_builds_fault_and_its_log_can_be_found() {
 
 #[test]
 fn prepare_says_itself_what_is_wrong() {
-    use crate::builds::prepare::refusal::Reason;
+    use crate::builds::prepare::error::PrepareReason;
     for (reason, class) in [
-        (Reason::DockerfileMismatch, FailureClass::Input),
-        (Reason::SourceNotFound, FailureClass::Input),
-        (Reason::SourceUnavailable, FailureClass::Infrastructure),
-        (Reason::UserNamespaceUnavailable, FailureClass::Infrastructure),
-        (Reason::InvalidSecret, FailureClass::Infrastructure),
+        (PrepareReason::DockerfileMismatch, FailureClass::Input),
+        (PrepareReason::SourceNotFound, FailureClass::Input),
+        (PrepareReason::SourceUnavailable, FailureClass::Infrastructure),
+        (PrepareReason::UserNamespaceUnavailable, FailureClass::Infrastructure),
+        (PrepareReason::InvalidSecret, FailureClass::Infrastructure),
     ] {
-        let refusal = Refusal::new(reason, "this and that");
+        let refusal = PrepareError::new(reason, "this and that");
         let ended = json!({"terminated": {"exitCode": 1, "message": refusal.write()}});
         let status = json!({"phase": "Failed",
             "initContainerStatuses": [container("prepare", ended)],
@@ -303,15 +303,15 @@ fn a_job_that_was_deleted_was_stopped() {
     };
     let at = "2026-01-01T00:05:00Z";
     let after = json!([deleted(START, "2026-01-01T00:05:10Z", ended("2026-01-01T00:05:03Z"))]);
-    assert_eq!(decide(deleted_job(at), after.clone()), Outcome::Stopped);
-    assert_eq!(decide(deleted_job(at), json!([])), Outcome::Stopped);
+    assert_eq!(decide(deleted_job(at), after.clone()), BuildJobOutcome::Stopped);
+    assert_eq!(decide(deleted_job(at), json!([])), BuildJobOutcome::Stopped);
     assert_eq!(
         decide(deleted_job(at), json!([pod(START, json!({"phase": "Running"}))])),
-        Outcome::Stopped
+        BuildJobOutcome::Stopped
     );
     assert_eq!(
         decide(deleted_job(at), json!([pod(START, json!({"phase": "Succeeded"}))])),
-        Outcome::Succeeded
+        BuildJobOutcome::Succeeded
     );
     // What had failed before stays a failure.
     let before = json!([deleted(START, "2026-01-01T00:05:10Z", ended("2026-01-01T00:04:00Z"))]);
@@ -470,7 +470,7 @@ fn a_job_without_pods_is_waited_for_and_then_told() {
     );
     // The watch of pods may lag behind that of Jobs.
     let lagging = job(json!({"startTime": START, "active": 1}));
-    assert_eq!(at(&lagging, NOW), Outcome::Waiting(Wait::default()));
+    assert_eq!(at(&lagging, NOW), BuildJobOutcome::Waiting(PodWait::default()));
     // A Job that nobody has taken up, or that is suspended, waits without an end.
     assert!(wait_of(at(&job(json!({})), NOW)).0.contains("has not taken up"));
     let mut suspended = job(json!({}));
@@ -501,18 +501,13 @@ fn a_refused_job_is_the_quotas_the_policys_or_the_strategys_fault() {
                  limited: count/jobs.batch=5";
     let policy = "jobs.batch \"base-0-0\" is forbidden: ValidatingAdmissionPolicy 'images' with \
                   binding 'x' denied request";
-    for (forbidden, said, class, reason) in [
-        (true, quota, FailureClass::Infrastructure, reason::QUOTA_EXCEEDED),
-        (true, policy, FailureClass::Infrastructure, reason::JOB_REFUSED),
-        (
-            false,
-            "Job.batch \"x\" is invalid: spec.template",
-            FailureClass::Input,
-            reason::INVALID_STRATEGY,
-        ),
+    let invalid = "Job.batch \"x\" is invalid: spec.template";
+    for (failure, answer, class, reason) in [
+        (job_forbidden(quota), quota, FailureClass::Infrastructure, reason::QUOTA_EXCEEDED),
+        (job_forbidden(policy), policy, FailureClass::Infrastructure, reason::JOB_REFUSED),
+        (job_invalid(invalid), invalid, FailureClass::Input, reason::INVALID_STRATEGY),
     ] {
-        let failure = refused(forbidden, said);
         assert_eq!((failure.class, failure.reason.as_str()), (class, reason));
-        assert!(failure.message.starts_with(said), "{}", failure.message);
+        assert!(failure.message.starts_with(answer), "{}", failure.message);
     }
 }

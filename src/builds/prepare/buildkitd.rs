@@ -6,13 +6,13 @@ use std::{collections::BTreeMap, fmt::Write as _, fs};
 use url::Url;
 
 use crate::{
-    builds::prepare::{Places, disk, refusal::Refusal},
+    builds::prepare::{PodPaths, disk, error::PrepareError},
     registry::Config,
 };
 
 /// Writes the file.
-pub(super) fn write(registries: &Config, places: &Places) -> Result<(), Refusal> {
-    let path = places.workspace.join("buildkitd.toml");
+pub(super) fn write(registries: &Config, paths: &PodPaths) -> Result<(), PrepareError> {
+    let path = paths.workspace.join("buildkitd.toml");
     fs::write(&path, toml(registries)).map_err(|error| disk(&path, &error))
 }
 

@@ -9,12 +9,12 @@ use std::{
 };
 
 use crate::builds::{
-    git::{self, GitCredential, Limits},
+    git::{self, FetchLimits, GitCredential},
     prepare::{
-        Places, disk,
-        refusal::{Reason, Refusal},
-        specification::{Secret, Source},
+        PodPaths, disk,
+        error::{PrepareError, PrepareReason},
     },
+    request::{GitSecret, ResolvedSource},
     source::{self, File},
 };
 
@@ -24,24 +24,28 @@ const MAX_MOUNTED: u64 = 2 << 20;
 const MAX_DOCKERFILE: u64 = 1 << 20;
 
 /// Writes the build context.
-pub(super) fn write(source: &Source, places: &Places, limits: &Limits) -> Result<(), Refusal> {
+pub(super) fn write(
+    source: &ResolvedSource,
+    paths: &PodPaths,
+    limits: &FetchLimits,
+) -> Result<(), PrepareError> {
     match source {
-        Source::Inline { dockerfile } => write_files(
-            &places.context(),
+        ResolvedSource::Inline { dockerfile } => write_files(
+            &paths.context(),
             &[File { path: source::DOCKERFILE, executable: false, content: dockerfile.as_bytes() }],
         ),
-        Source::ConfigMap { name, items, hash } => {
+        ResolvedSource::ConfigMap { name, items, hash } => {
             let missing = |problem: String| {
-                Refusal::new(
-                    Reason::SourceNotFound,
+                PrepareError::new(
+                    PrepareReason::SourceNotFound,
                     format!(
                         "ConfigMap `{name}`, the source: \
                     {problem}"
                     ),
                 )
             };
-            let content = read_mounted(&places.config_map)
-                .map_err(|error| disk(&places.config_map, &error))?;
+            let content =
+                read_mounted(&paths.config_map).map_err(|error| disk(&paths.config_map, &error))?;
             if content.is_empty() {
                 return Err(missing("it is gone, or empty".into()));
             }
@@ -52,15 +56,15 @@ pub(super) fn write(source: &Source, places: &Places, limits: &Limits) -> Result
                     "ConfigMap `{name}`, the source, changed while the build was starting; the \
                      next build takes the new content"
                 );
-                return Err(Refusal::new(Reason::SourceUnavailable, message));
+                return Err(PrepareError::new(PrepareReason::SourceUnavailable, message));
             }
-            write_files(&places.context(), &files)
+            write_files(&paths.context(), &files)
         }
-        Source::Git { url, commit, path, secret, .. } => {
+        ResolvedSource::Git { url, commit, path, secret, .. } => {
             let credential =
-                secret.as_ref().map(|secret| git_credential(secret, url, places)).transpose()?;
-            let scratch = places.workspace.join(".repository");
-            let context = places.context();
+                secret.as_ref().map(|secret| git_credential(secret, url, paths)).transpose()?;
+            let scratch = paths.workspace.join(".repository");
+            let context = paths.context();
             git::fetch(
                 url,
                 commit,
@@ -75,12 +79,15 @@ pub(super) fn write(source: &Source, places: &Places, limits: &Limits) -> Result
     }
 }
 
-fn git_credential(secret: &Secret, url: &str, places: &Places) -> Result<GitCredential, Refusal> {
-    let data =
-        read_mounted(&places.git_secret).map_err(|error| disk(&places.git_secret, &error))?;
+fn git_credential(
+    secret: &GitSecret,
+    url: &str,
+    paths: &PodPaths,
+) -> Result<GitCredential, PrepareError> {
+    let data = read_mounted(&paths.git_secret).map_err(|error| disk(&paths.git_secret, &error))?;
     if data.is_empty() {
         let message = format!("Secret `{}`, of the Git source, is gone, or empty", secret.name);
-        return Err(Refusal::new(Reason::InvalidSecret, message));
+        return Err(PrepareError::new(PrepareReason::InvalidSecret, message));
     }
     Ok(GitCredential::from_secret(&secret.name, &data, Some(&secret.hosts), url)?)
 }
@@ -110,7 +117,7 @@ fn read_mounted(folder: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
     Ok(content)
 }
 
-fn write_files(context: &Path, files: &[File<'_>]) -> Result<(), Refusal> {
+fn write_files(context: &Path, files: &[File<'_>]) -> Result<(), PrepareError> {
     fs::create_dir(context).map_err(|error| disk(context, &error))?;
     for file in files {
         let path = context.join(file.path);
@@ -133,10 +140,10 @@ fn write_files(context: &Path, files: &[File<'_>]) -> Result<(), Refusal> {
 
 /// Reads the Dockerfile of a context, and follows no link out of it: this step sees secrets, and
 /// quotes what it reads.
-pub(super) fn read_dockerfile(context: &Path, path: &str) -> Result<String, Refusal> {
+pub(super) fn read_dockerfile(context: &Path, path: &str) -> Result<String, PrepareError> {
     let missing = |problem: &str| {
-        Refusal::new(
-            Reason::SourceNotFound,
+        PrepareError::new(
+            PrepareReason::SourceNotFound,
             format!(
                 "the Dockerfile `{path}` of the build context \
             {problem}"
@@ -156,8 +163,8 @@ pub(super) fn read_dockerfile(context: &Path, path: &str) -> Result<String, Refu
         .and_then(|file| file.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes))
         .map_err(|error| disk(&file, &error))?;
     if bytes.len() as u64 > MAX_DOCKERFILE {
-        return Err(Refusal::new(
-            Reason::DockerfileMismatch,
+        return Err(PrepareError::new(
+            PrepareReason::DockerfileMismatch,
             format!(
                 "the Dockerfile `{path}` is \
             larger than 1 MiB"
@@ -165,8 +172,8 @@ pub(super) fn read_dockerfile(context: &Path, path: &str) -> Result<String, Refu
         ));
     }
     String::from_utf8(bytes).map_err(|_| {
-        Refusal::new(
-            Reason::DockerfileMismatch,
+        PrepareError::new(
+            PrepareReason::DockerfileMismatch,
             format!(
                 "the Dockerfile `{path}` is \
             not UTF-8 text"

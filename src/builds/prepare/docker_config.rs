@@ -11,9 +11,9 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
     builds::prepare::{
-        Places, buildkitd, disk,
-        refusal::{Reason, Refusal},
-        specification::Specification,
+        PodPaths, buildkitd, disk,
+        error::{PrepareError, PrepareReason},
+        spec::PrepareSpec,
     },
     registry::{Config, Keychain, Reference},
 };
@@ -23,31 +23,31 @@ const MAX_SECRET: u64 = (1 << 20) + 1;
 
 /// Who can read the file, inside of the pod; nobody outside can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::builds) enum Reader {
+pub(in crate::builds) enum ConfigAccess {
     /// The user that writes it.
-    Owner,
+    OwnerOnly,
     /// Every user.
-    Anybody,
+    AllUsers,
 }
 
 /// Merges the mounted Secrets and writes the file, for its owner's eyes only. It has the
 /// credentials for what the build pulls and pushes, and no others: a command of a Dockerfile can't
 /// see the file, but a builder might be made to.
 pub(super) fn write(
-    specification: &Specification,
+    specification: &PrepareSpec,
     registries: &Config,
-    places: &Places,
-) -> Result<(), Refusal> {
-    let keychain = merge(&specification.credentials, &places.credentials)?;
+    paths: &PodPaths,
+) -> Result<(), PrepareError> {
+    let keychain = merge(&specification.credentials, &paths.credentials)?;
     put(
         &keychain.docker_config(&images(specification, registries)),
-        &places.docker_config,
-        Reader::Owner,
+        &paths.docker_config,
+        ConfigAccess::OwnerOnly,
     )
 }
 
 /// The credentials of the Secrets of these names, each mounted under its number.
-pub(in crate::builds) fn merge(names: &[String], mounted: &Path) -> Result<Keychain, Refusal> {
+pub(in crate::builds) fn merge(names: &[String], mounted: &Path) -> Result<Keychain, PrepareError> {
     let mut secrets = Vec::new();
     for (index, name) in names.iter().enumerate() {
         let path = mounted.join(index.to_string()).join("config.json");
@@ -59,24 +59,24 @@ pub(in crate::builds) fn merge(names: &[String], mounted: &Path) -> Result<Keych
                     "Secret {name}, of `credentials`, is gone, or has no key \
                                    .dockerconfigjson"
                 );
-                Refusal::new(Reason::InvalidSecret, message)
+                PrepareError::new(PrepareReason::InvalidSecret, message)
             })?;
         secrets.push((name.as_str(), bytes));
     }
     Keychain::from_secrets(secrets.iter().map(|(name, bytes)| (*name, bytes.as_slice())))
-        .map_err(|error| Refusal::new(Reason::InvalidSecret, error.to_string()))
+        .map_err(|error| PrepareError::new(PrepareReason::InvalidSecret, error.to_string()))
 }
 
 /// Writes a Docker configuration into a folder that has none.
 pub(in crate::builds) fn put(
     config: &SecretString,
     folder: &Path,
-    reader: Reader,
-) -> Result<(), Refusal> {
+    access: ConfigAccess,
+) -> Result<(), PrepareError> {
     let path = folder.join("config.json");
-    let mode = match reader {
-        Reader::Owner => 0o600,
-        Reader::Anybody => 0o644,
+    let mode = match access {
+        ConfigAccess::OwnerOnly => 0o600,
+        ConfigAccess::AllUsers => 0o644,
     };
     let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).and_then(
         |mut file| {
@@ -89,7 +89,7 @@ pub(in crate::builds) fn put(
 }
 
 /// What the build pushes, what it pulls, and what it may pull from mirrors instead.
-fn images(specification: &Specification, registries: &Config) -> Vec<Reference> {
+fn images(specification: &PrepareSpec, registries: &Config) -> Vec<Reference> {
     let parents = specification.parents.iter().filter_map(|parent| parent.pinned.parse().ok());
     let named: Vec<Reference> = specification.image.parse().into_iter().chain(parents).collect();
     let mirrored: Vec<Reference> = named

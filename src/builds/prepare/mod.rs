@@ -9,8 +9,8 @@
 mod buildkitd;
 mod context;
 pub(in crate::builds) mod docker_config;
-pub mod refusal;
-pub mod specification;
+pub mod error;
+pub mod spec;
 mod user_namespace;
 
 use std::{
@@ -23,11 +23,11 @@ use std::{
 
 use crate::{
     builds::{
-        dockerfile::{self, Dockerfile, Platform},
-        git::Limits,
+        dockerfile::{self, BuilderPlatform, Dockerfile},
+        git::FetchLimits,
         prepare::{
-            refusal::{Reason, Refusal},
-            specification::{Source, Specification},
+            error::{PrepareError, PrepareReason},
+            spec::PrepareSpec,
         },
         source,
     },
@@ -36,11 +36,11 @@ use crate::{
 
 /// The longest that a source may take to come: libgit2 does not give up by itself on a server that
 /// says nothing.
-const PATIENCE: Duration = Duration::from_mins(15);
+const PREPARE_TIMEOUT: Duration = Duration::from_mins(15);
 
 /// Where things lie in the pod.
 #[derive(Clone, Debug)]
-struct Places {
+struct PodPaths {
     workspace: PathBuf,
     docker_config: PathBuf,
     config_map: PathBuf,
@@ -50,8 +50,8 @@ struct Places {
     termination_log: PathBuf,
 }
 
-impl Places {
-    /// The places of a pod, under `root`: `/` but in tests.
+impl PodPaths {
+    /// The paths of a pod, under `root`: `/` but in tests.
     fn under(root: &Path) -> Self {
         let place = |path: &str| root.join(path.trim_start_matches('/'));
         Self {
@@ -73,39 +73,39 @@ impl Places {
 /// The subcommand `prepare`: reads the specification from the environment, prepares the build, and
 /// on a refusal writes the termination message and fails.
 pub async fn main() -> ExitCode {
-    let places = Places::under(Path::new("/"));
-    let variable = std::env::var_os(specification::VARIABLE);
+    let paths = PodPaths::under(Path::new("/"));
+    let variable = std::env::var_os(spec::VARIABLE);
     let work = tokio::task::spawn_blocking({
-        let places = places.clone();
-        move || run(variable, &places)
+        let paths = paths.clone();
+        move || run(variable, &paths)
     });
-    let result = match tokio::time::timeout(PATIENCE, work).await {
+    let result = match tokio::time::timeout(PREPARE_TIMEOUT, work).await {
         Ok(Ok(result)) => result,
-        Ok(Err(error)) => Err(Refusal::new(
-            Reason::InfrastructureFailed,
+        Ok(Err(error)) => Err(PrepareError::new(
+            PrepareReason::InfrastructureFailed,
             format!(
                 "prepare broke \
             off: {error}"
             ),
         )),
-        Err(_) => Err(Refusal::new(
-            Reason::SourceUnavailable,
-            format!("the source did not come within {} s", PATIENCE.as_secs()),
+        Err(_) => Err(PrepareError::new(
+            PrepareReason::SourceUnavailable,
+            format!("the source did not come within {} s", PREPARE_TIMEOUT.as_secs()),
         )),
     };
     let Err(refusal) = result else { return ExitCode::SUCCESS };
     tracing::error!(reason = refusal.reason.as_str(), "{}", refusal.message);
-    if let Err(error) = fs::write(&places.termination_log, refusal.write()) {
+    if let Err(error) = fs::write(&paths.termination_log, refusal.write()) {
         tracing::error!(%error, "the termination message can't be written");
     }
     ExitCode::FAILURE
 }
 
-fn run(variable: Option<OsString>, places: &Places) -> Result<(), Refusal> {
+fn run(variable: Option<OsString>, paths: &PodPaths) -> Result<(), PrepareError> {
     let broken = |problem: String| {
-        Refusal::new(
-            Reason::InfrastructureFailed,
-            format!("{}: {problem}", specification::VARIABLE),
+        PrepareError::new(
+            PrepareReason::InfrastructureFailed,
+            format!("{}: {problem}", spec::VARIABLE),
         )
     };
     let variable = variable.and_then(|value| value.into_string().ok()).ok_or_else(|| {
@@ -115,42 +115,39 @@ fn run(variable: Option<OsString>, places: &Places) -> Result<(), Refusal> {
             .into(),
         )
     })?;
-    let specification: Specification =
+    let specification: PrepareSpec =
         serde_json::from_str(&variable).map_err(|error| broken(error.to_string()))?;
-    user_namespace::check(specification.user_namespace, &places.uid_map)?;
-    context::write(&specification.source, places, &Limits::default())?;
-    check_dockerfile(&specification, places)?;
+    user_namespace::check(specification.user_namespace, &paths.uid_map)?;
+    context::write(&specification.source, paths, &FetchLimits::default())?;
+    check_dockerfile(&specification, paths)?;
     let registries = registries(&specification)?;
-    docker_config::write(&specification, &registries, places)?;
-    buildkitd::write(&registries, places)
+    docker_config::write(&specification, &registries, paths)?;
+    buildkitd::write(&registries, paths)
 }
 
-fn registries(specification: &Specification) -> Result<Config, Refusal> {
+fn registries(specification: &PrepareSpec) -> Result<Config, PrepareError> {
     let config: Option<Config> =
         serde_json::from_value(specification.registries.clone()).map_err(|error| {
             let message =
                 format!("the operator's configuration of registries can't be read: {error}");
-            Refusal::new(Reason::InfrastructureFailed, message)
+            PrepareError::new(PrepareReason::InfrastructureFailed, message)
         })?;
     Ok(config.unwrap_or_default())
 }
 
-fn check_dockerfile(specification: &Specification, places: &Places) -> Result<(), Refusal> {
-    let path = match &specification.source {
-        Source::Git { dockerfile, .. } => dockerfile,
-        Source::Inline { .. } | Source::ConfigMap { .. } => source::DOCKERFILE,
-    };
-    let text = context::read_dockerfile(&places.context(), path)?;
-    let mismatch = |message: String| Refusal::new(Reason::DockerfileMismatch, message);
-    let dockerfile = Dockerfile::parse(&text, &specification.args, Platform::here())
+fn check_dockerfile(specification: &PrepareSpec, paths: &PodPaths) -> Result<(), PrepareError> {
+    let path = specification.source.dockerfile_path();
+    let text = context::read_dockerfile(&paths.context(), path)?;
+    let mismatch = |message: String| PrepareError::new(PrepareReason::DockerfileMismatch, message);
+    let dockerfile = Dockerfile::parse(&text, &specification.args, BuilderPlatform::here())
         .map_err(|error| mismatch(error.to_string()))?;
-    dockerfile::check(&dockerfile, &specification.parents, specification.target.as_deref())
+    dockerfile::verify_edges(&dockerfile, &specification.parents, specification.target.as_deref())
         .map_err(|error| mismatch(error.to_string()))
 }
 
 /// A refusal because of our own disk.
-fn disk(path: &Path, error: &std::io::Error) -> Refusal {
-    Refusal::new(Reason::InfrastructureFailed, format!("{}: {error}", path.display()))
+fn disk(path: &Path, error: &std::io::Error) -> PrepareError {
+    PrepareError::new(PrepareReason::InfrastructureFailed, format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

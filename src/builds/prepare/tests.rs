@@ -34,8 +34,8 @@ impl Pod {
         fs::read_to_string(self.path(path)).expect(path)
     }
 
-    fn run(&self, specification: &Value) -> Result<(), Refusal> {
-        run(Some(specification.to_string().into()), &Places::under(self.0.path()))
+    fn run(&self, specification: &Value) -> Result<(), PrepareError> {
+        run(Some(specification.to_string().into()), &PodPaths::under(self.0.path()))
     }
 }
 
@@ -76,7 +76,7 @@ fn the_host_namespace_is_refused_before_anything_is_written() {
     let pod = Pod::new();
     pod.file("proc/self/uid_map", "0 0 4294967295\n");
     let refusal = pod.run(&inline("FROM alpine:3.20")).expect_err("host");
-    assert_eq!(refusal.reason, Reason::UserNamespaceUnavailable);
+    assert_eq!(refusal.reason, PrepareReason::UserNamespaceUnavailable);
     assert!(
         !pod.path("workspace/context").exists() && !pod.path("docker-config/config.json").exists()
     );
@@ -93,10 +93,10 @@ fn a_dockerfile_that_disagrees_is_refused_and_gets_no_credentials() {
     ] {
         let pod = Pod::new();
         let refusal = pod.run(&inline(dockerfile)).expect_err(said);
-        assert_eq!(refusal.reason, Reason::DockerfileMismatch);
+        assert_eq!(refusal.reason, PrepareReason::DockerfileMismatch);
         assert!(refusal.message.contains(said), "{refusal}");
         assert!(!pod.path("docker-config/config.json").exists());
-        assert_eq!(Refusal::read(&refusal.write()), Some(refusal));
+        assert_eq!(PrepareError::read(&refusal.write()), Some(refusal));
     }
 }
 
@@ -125,11 +125,11 @@ fn a_config_map_is_taken_as_it_was_or_not_at_all() {
     changed.file("source/Dockerfile", "FROM alpine:3.20\n");
     changed.file("source/run", "other");
     let refusal = changed.run(&specification).expect_err("changed");
-    assert_eq!(refusal.reason, Reason::SourceUnavailable);
+    assert_eq!(refusal.reason, PrepareReason::SourceUnavailable);
     assert!(refusal.message.contains("ConfigMap `files`, the source, changed"), "{refusal}");
 
     let gone = Pod::new();
-    assert_eq!(gone.run(&specification).expect_err("gone").reason, Reason::SourceNotFound);
+    assert_eq!(gone.run(&specification).expect_err("gone").reason, PrepareReason::SourceNotFound);
     gone.file("source/Dockerfile", "FROM alpine:3.20\n");
     let refusal = gone.run(&specification).expect_err("no key");
     assert!(refusal.message.contains("no key `run`"), "{refusal}");
@@ -188,12 +188,12 @@ fn a_credential_that_can_not_be_used_is_named_and_not_shown() {
     let mut specification = inline("FROM alpine:3.20");
     specification["credentials"] = json!(["push"]);
     let refusal = pod.run(&specification).expect_err("missing");
-    assert_eq!(refusal.reason, Reason::InvalidSecret);
+    assert_eq!(refusal.reason, PrepareReason::InvalidSecret);
     assert!(refusal.message.contains("Secret push"), "{refusal}");
     pod.file("credentials/0/config.json", "hunter2");
     fs::remove_dir_all(pod.path("workspace/context")).expect("clean");
     let refusal = pod.run(&specification).expect_err("malformed");
-    assert_eq!(refusal.reason, Reason::InvalidSecret);
+    assert_eq!(refusal.reason, PrepareReason::InvalidSecret);
     assert!(
         refusal.message.contains("Secret push") && !refusal.message.contains("hunter2"),
         "{refusal}"
@@ -203,11 +203,11 @@ fn a_credential_that_can_not_be_used_is_named_and_not_shown() {
 #[test]
 fn without_a_specification_nothing_is_done() {
     let pod = Pod::new();
-    let places = Places::under(pod.0.path());
+    let paths = PodPaths::under(pod.0.path());
     for variable in [None, Some("{}".into()), Some("x".into())] {
         assert_eq!(
-            run(variable, &places).expect_err("refused").reason,
-            Reason::InfrastructureFailed
+            run(variable, &paths).expect_err("refused").reason,
+            PrepareReason::InfrastructureFailed
         );
     }
 }

@@ -6,17 +6,17 @@ use std::{fs, path::Path};
 
 use crate::{
     api::UserNamespace,
-    builds::prepare::refusal::{Reason, Refusal},
+    builds::prepare::error::{PrepareError, PrepareReason},
 };
 
 /// Refuses when a namespace is required and this process runs in the host's.
-pub(super) fn check(required: UserNamespace, uid_map: &Path) -> Result<(), Refusal> {
+pub(super) fn check(required: UserNamespace, uid_map: &Path) -> Result<(), PrepareError> {
     if required == UserNamespace::NotRequired {
         return Ok(());
     }
     let refuse = |problem: &str| {
-        Err(Refusal::new(
-            Reason::UserNamespaceUnavailable,
+        Err(PrepareError::new(
+            PrepareReason::UserNamespaceUnavailable,
             format!(
                 "{problem}, and the strategy requires a user namespace. Use nodes with user \
                  namespaces (Kubernetes 1.33 or newer with containerd 2 or CRI-O, Linux 6.3 or \
@@ -73,6 +73,6 @@ mod tests {
         let nowhere = Path::new("/nonexistent/uid_map");
         assert_eq!(check(UserNamespace::NotRequired, nowhere), Ok(()));
         let refusal = check(UserNamespace::Required, nowhere).expect_err("unknown");
-        assert_eq!(refusal.reason, Reason::UserNamespaceUnavailable);
+        assert_eq!(refusal.reason, PrepareReason::UserNamespaceUnavailable);
     }
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::builds::{
-    request::{BuildRequest, PinnedParent, Written},
+    request::{BuildParent, BuildRequest, ParentNaming},
     template::*,
 };
 
@@ -17,19 +17,19 @@ fn request() -> BuildRequest {
         reference: "registry.example.com/team/web:gs-1".into(),
         args: BTreeMap::from([("A".into(), "1".into()), ("B".into(), HOSTILE.into())]),
         parents: vec![
-            PinnedParent {
+            BuildParent {
                 name: "alpine".into(),
                 repository: "docker.io/library/alpine".into(),
                 digest: "sha256:aa".into(),
-                written: Written::Reference("docker.io/library/alpine:3.20".into()),
-                ..PinnedParent::default()
+                naming: ParentNaming::Reference("docker.io/library/alpine:3.20".into()),
+                ..BuildParent::default()
             },
-            PinnedParent {
+            BuildParent {
                 name: "base".into(),
                 repository: "registry.example.com/team/base".into(),
                 digest: "sha256:bb".into(),
-                written: Written::Arg("BASE".into()),
-                ..PinnedParent::default()
+                naming: ParentNaming::Arg("BASE".into()),
+                ..BuildParent::default()
             },
         ],
         annotations: BTreeMap::from([

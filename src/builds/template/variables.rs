@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     builds::{
         SOURCE_DATE_EPOCH,
-        request::{BuildRequest, ResolvedSource, Written},
+        request::{BuildRequest, ParentNaming},
         source,
     },
     registry::Reference,
@@ -18,39 +18,39 @@ use crate::{
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Variables {
-    image: Image,
-    family: Family,
+    image: ImageVariables,
+    family: FamilyVariables,
     fingerprint: String,
     build: i64,
-    parents: Vec<Parent>,
-    contexts: Vec<Context>,
-    args: Vec<Pair>,
+    parents: Vec<ParentVariables>,
+    contexts: Vec<NamedContext>,
+    args: Vec<NamedValue>,
     target: String,
-    labels: Vec<Pair>,
-    annotations: Vec<Pair>,
+    labels: Vec<NamedValue>,
+    annotations: Vec<NamedValue>,
     epoch: i64,
     context: &'static str,
     dockerfile: String,
     parameters: BTreeMap<String, String>,
-    registry: Registry,
+    registry: RegistryVariables,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Image {
+struct ImageVariables {
     name: String,
     reference: String,
     repository: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Family {
+struct FamilyVariables {
     name: String,
     namespace: String,
 }
 
 /// A parent: `as` or `arg` is empty, whichever is not how the Dockerfile names it.
 #[derive(Clone, Debug, Serialize)]
-struct Parent {
+struct ParentVariables {
     name: String,
     #[serde(rename = "as")]
     reference: String,
@@ -62,20 +62,20 @@ struct Parent {
 /// A named context: the key that `BuildKit` looks up for a written reference, and what it takes
 /// instead.
 #[derive(Clone, Debug, Serialize)]
-struct Context {
+struct NamedContext {
     name: String,
     pinned: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Pair {
+struct NamedValue {
     name: String,
     value: String,
 }
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Registry {
+struct RegistryVariables {
     plain_http: bool,
 }
 
@@ -84,19 +84,13 @@ impl Variables {
     /// declares.
     #[must_use]
     pub fn new(request: &BuildRequest, parameters: BTreeMap<String, String>) -> Self {
-        let dockerfile = match &request.source {
-            ResolvedSource::Git { dockerfile, .. } => dockerfile.clone(),
-            ResolvedSource::Inline(_) | ResolvedSource::ConfigMap { .. } => {
-                source::DOCKERFILE.to_owned()
-            }
-        };
         Self {
-            image: Image {
+            image: ImageVariables {
                 name: request.image.clone(),
                 reference: request.reference.clone(),
                 repository: request.repository.clone(),
             },
-            family: Family {
+            family: FamilyVariables {
                 name: request.family.name.clone(),
                 namespace: request.family.namespace.clone(),
             },
@@ -110,9 +104,9 @@ impl Variables {
             annotations: pairs(&request.annotations),
             epoch: SOURCE_DATE_EPOCH,
             context: source::CONTEXT,
-            dockerfile,
+            dockerfile: request.source.dockerfile_path().to_owned(),
             parameters,
-            registry: Registry { plain_http: request.plain_http },
+            registry: RegistryVariables { plain_http: request.plain_http },
         }
     }
 
@@ -142,19 +136,19 @@ impl Variables {
 
 /// The build arguments, with those that pin a parent.
 pub(in crate::builds) fn arguments(request: &BuildRequest) -> BTreeMap<String, String> {
-    let pins = request.parents.iter().filter_map(|parent| match &parent.written {
-        Written::Arg(arg) => Some((arg.clone(), parent.pinned())),
-        Written::Reference(_) => None,
+    let pins = request.parents.iter().filter_map(|parent| match &parent.naming {
+        ParentNaming::Arg(arg) => Some((arg.clone(), parent.pinned())),
+        ParentNaming::Reference(_) => None,
     });
     request.args.clone().into_iter().chain(pins).collect()
 }
 
-fn parent(parent: &crate::builds::request::PinnedParent) -> Parent {
-    let (reference, arg) = match &parent.written {
-        Written::Reference(reference) => (reference.clone(), String::new()),
-        Written::Arg(arg) => (String::new(), arg.clone()),
+fn parent(parent: &crate::builds::request::BuildParent) -> ParentVariables {
+    let (reference, arg) = match &parent.naming {
+        ParentNaming::Reference(reference) => (reference.clone(), String::new()),
+        ParentNaming::Arg(arg) => (String::new(), arg.clone()),
     };
-    Parent {
+    ParentVariables {
         name: parent.name.clone(),
         reference,
         arg,
@@ -164,23 +158,25 @@ fn parent(parent: &crate::builds::request::PinnedParent) -> Parent {
 }
 
 /// One context per key: two edges to one parent under one name are one context.
-fn contexts(request: &BuildRequest) -> Vec<Context> {
+fn contexts(request: &BuildRequest) -> Vec<NamedContext> {
     let contexts: BTreeMap<_, _> = request
         .parents
         .iter()
-        .filter_map(|parent| match &parent.written {
-            Written::Reference(written) => {
+        .filter_map(|parent| match &parent.naming {
+            ParentNaming::Reference(written) => {
                 let name = written
                     .parse::<Reference>()
                     .map_or_else(|_| written.clone(), |whole| whole.familiar());
                 Some((name, parent.pinned()))
             }
-            Written::Arg(_) => None,
+            ParentNaming::Arg(_) => None,
         })
         .collect();
-    contexts.into_iter().map(|(name, pinned)| Context { name, pinned }).collect()
+    contexts.into_iter().map(|(name, pinned)| NamedContext { name, pinned }).collect()
 }
 
-fn pairs(map: &BTreeMap<String, String>) -> Vec<Pair> {
-    map.iter().map(|(name, value)| Pair { name: name.clone(), value: value.clone() }).collect()
+fn pairs(map: &BTreeMap<String, String>) -> Vec<NamedValue> {
+    map.iter()
+        .map(|(name, value)| NamedValue { name: name.clone(), value: value.clone() })
+        .collect()
 }

@@ -118,7 +118,7 @@ async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, ReconcileError
         Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
         Err(error) if error.is_refusal() => Ok(match existing(api, &job.name_any()).await? {
             Some(_) => Acceptance::Unknown,
-            None => Acceptance::Refused(outcome::refused(error.is_forbidden(), &error.to_string())),
+            None => Acceptance::Refused(rejected(&error)),
         }),
         Err(error) => Err(error),
     }
@@ -182,9 +182,18 @@ async fn create_or_take(
                 return Err(error);
             }
             warn!(job = %name, %error, "a Job could not be started");
-            Ok(Err(outcome::refused(error.is_forbidden(), &error.to_string())))
+            Ok(Err(rejected(&error)))
         }
         Err(error) => Err(error),
+    }
+}
+
+/// The failure of a Job that the API server refuses.
+fn rejected(error: &ReconcileError) -> BuildFailure {
+    if error.is_forbidden() {
+        outcome::job_forbidden(&error.to_string())
+    } else {
+        outcome::job_invalid(&error.to_string())
     }
 }
 

@@ -14,7 +14,9 @@ use crate::{
     },
     builds::{
         self,
-        request::{BuildRequest, FamilyRef, GitSecret, PinnedParent, ResolvedSource, Written},
+        request::{
+            BuildParent, BuildRequest, FamilyIdentity, GitSecret, ParentNaming, ResolvedSource,
+        },
     },
     controller::{
         context::{Context, ReconcileCache},
@@ -169,22 +171,21 @@ fn request(
     };
     let image = snapshot.family.spec.images.get(*index)?;
     let repository = snapshot.repository(*index);
-    let parents: Vec<PinnedParent> = parents
+    let parents: Vec<BuildParent> = parents
         .iter()
-        .map(|parent| PinnedParent {
+        .map(|parent| BuildParent {
             name: parent_name(&parent.edge),
             repository: parent.repository.clone(),
             digest: parent.digest.clone(),
-            written: parent
-                .edge
-                .arg
-                .clone()
-                .map_or_else(|| Written::Reference(parent.reference.clone()), Written::Arg),
+            naming: parent.edge.arg.clone().map_or_else(
+                || ParentNaming::Reference(parent.reference.clone()),
+                ParentNaming::Arg,
+            ),
             usage: parent.edge.usage,
         })
         .collect();
     let request = BuildRequest {
-        family: FamilyRef {
+        family: FamilyIdentity {
             namespace: snapshot.key.namespace.clone(),
             name: snapshot.key.name.clone(),
             uid: snapshot.family.uid().unwrap_or_default(),
@@ -235,7 +236,9 @@ fn resolved(
     revision: &str,
 ) -> Option<ResolvedSource> {
     match &image.source {
-        Source { inline: Some(dockerfile), .. } => Some(ResolvedSource::Inline(dockerfile.clone())),
+        Source { inline: Some(dockerfile), .. } => {
+            Some(ResolvedSource::Inline { dockerfile: dockerfile.clone() })
+        }
         Source { config_map: Some(source), .. } => Some(ResolvedSource::ConfigMap {
             name: source.name.clone(),
             items: source.items.clone(),
@@ -273,7 +276,7 @@ fn secret_hosts(context: &Context, namespace: &str, name: &str) -> String {
 /// that the same inputs give the same digest: see [`builds::SOURCE_DATE_EPOCH`].
 fn annotations(
     image: &crate::api::Image,
-    parents: &[PinnedParent],
+    parents: &[BuildParent],
     revision: &str,
     fingerprint: &str,
     build: i64,
@@ -286,9 +289,9 @@ fn annotations(
         ("org.opencontainers.image.revision".to_owned(), revision.to_owned()),
     ]);
     if let Some(base) = parents.iter().find(|parent| parent.usage == crate::api::EdgeUse::Base) {
-        let name = match &base.written {
-            Written::Reference(reference) => reference.clone(),
-            Written::Arg(_) => base.repository.clone(),
+        let name = match &base.naming {
+            ParentNaming::Reference(reference) => reference.clone(),
+            ParentNaming::Arg(_) => base.repository.clone(),
         };
         annotations.insert("org.opencontainers.image.base.name".into(), name);
         annotations.insert("org.opencontainers.image.base.digest".into(), base.digest.clone());

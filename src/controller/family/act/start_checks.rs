@@ -12,8 +12,8 @@ use crate::{
         managed_image::MAX_CHECK_MESSAGE,
     },
     builds::{
-        check::{CheckRequest, job::job},
-        request::FamilyRef,
+        checks::{CheckRequest, job::job},
+        request::FamilyIdentity,
     },
     controller::{
         context::{Context, ReconcileCache},
@@ -126,7 +126,7 @@ fn request(snapshot: &Snapshot, action: &Action) -> Option<(usize, CheckRequest)
     let check = image.checks.get(*check)?;
     let strategy = snapshot.strategies.get(*index)?.as_ref()?;
     let request = CheckRequest {
-        family: FamilyRef {
+        family: FamilyIdentity {
             namespace: snapshot.key.namespace.clone(),
             name: snapshot.key.name.clone(),
             uid: snapshot.family.uid().unwrap_or_default(),

@@ -9,7 +9,10 @@ use kube::ResourceExt;
 
 use crate::{
     api::labels,
-    builds::{check, outcome},
+    builds::{
+        checks::outcome::{CheckJobOutcome, check_job_outcome},
+        outcome::{BuildJobOutcome, build_job_outcome},
+    },
     controller::{object_cache::Key, stores::Stores},
     engine::{BuildOutcome, CheckOutcome, ObservedBuild, ObservedCheck},
 };
@@ -58,9 +61,9 @@ impl ObservedJobs {
             .get(labels::COMPONENT)
             .is_some_and(|component| component == labels::COMPONENT_CHECK)
         {
-            let outcome = check::outcome::outcome(job, pods, now);
-            if let check::outcome::Outcome::Waiting(wait) = &outcome {
-                self.look_at(wait.look_again);
+            let outcome = check_job_outcome(job, pods, now);
+            if let CheckJobOutcome::Waiting(wait) = &outcome {
+                self.look_at(wait.recheck_at);
             }
             let Some(observed) = observed_check(job, pods, outcome) else { return };
             if matches!(observed.outcome, CheckOutcome::Failed(_)) && observed.live {
@@ -69,9 +72,9 @@ impl ObservedJobs {
             self.checks.entry(image.clone()).or_default().push(observed);
             return;
         }
-        let outcome = outcome::outcome(job, pods, now);
-        if let outcome::Outcome::Waiting(wait) = &outcome {
-            self.look_at(wait.look_again);
+        let outcome = build_job_outcome(job, pods, now);
+        if let BuildJobOutcome::Waiting(wait) = &outcome {
+            self.look_at(wait.recheck_at);
         }
         if let Some(observed) = observed_build(job, pods, outcome) {
             if let Some(seconds) = seconds(job, pods) {
@@ -86,15 +89,15 @@ impl ObservedJobs {
     }
 }
 
-fn observed_build(job: &Job, pods: &[Pod], outcome: outcome::Outcome) -> Option<ObservedBuild> {
+fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<ObservedBuild> {
     let label = |name: &str| job.labels().get(name).cloned();
     let annotation = |name: &str| job.annotations().get(name).cloned();
     let (outcome, waits_for) = match outcome {
-        outcome::Outcome::Waiting(wait) => (BuildOutcome::Running, wait.what),
-        outcome::Outcome::Running => (BuildOutcome::Running, None),
-        outcome::Outcome::Succeeded => (BuildOutcome::Succeeded, None),
-        outcome::Outcome::Failed(failure) => (BuildOutcome::Failed(failure), None),
-        outcome::Outcome::Stopped => (BuildOutcome::Stopped, None),
+        BuildJobOutcome::Waiting(wait) => (BuildOutcome::Running, wait.what),
+        BuildJobOutcome::Running => (BuildOutcome::Running, None),
+        BuildJobOutcome::Succeeded => (BuildOutcome::Succeeded, None),
+        BuildJobOutcome::Failed(failure) => (BuildOutcome::Failed(failure), None),
+        BuildJobOutcome::Stopped => (BuildOutcome::Stopped, None),
     };
     Some(ObservedBuild {
         job: job.name_any(),
@@ -111,18 +114,14 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: outcome::Outcome) -> Option<
     })
 }
 
-fn observed_check(
-    job: &Job,
-    pods: &[Pod],
-    outcome: check::outcome::Outcome,
-) -> Option<ObservedCheck> {
+fn observed_check(job: &Job, pods: &[Pod], outcome: CheckJobOutcome) -> Option<ObservedCheck> {
     let label = |name: &str| job.labels().get(name).cloned();
     let (outcome, waits_for) = match outcome {
-        check::outcome::Outcome::Waiting(wait) => (CheckOutcome::Running, wait.what),
-        check::outcome::Outcome::Running => (CheckOutcome::Running, None),
-        check::outcome::Outcome::Passed(said) => (CheckOutcome::Passed(said), None),
-        check::outcome::Outcome::Failed(failure) => (CheckOutcome::Failed(failure), None),
-        check::outcome::Outcome::Stopped => (CheckOutcome::Stopped, None),
+        CheckJobOutcome::Waiting(wait) => (CheckOutcome::Running, wait.what),
+        CheckJobOutcome::Running => (CheckOutcome::Running, None),
+        CheckJobOutcome::Passed(said) => (CheckOutcome::Passed(said), None),
+        CheckJobOutcome::Failed(failure) => (CheckOutcome::Failed(failure), None),
+        CheckJobOutcome::Stopped => (CheckOutcome::Stopped, None),
     };
     Some(ObservedCheck {
         job: job.name_any(),
@@ -176,7 +175,7 @@ mod tests {
     use crate::{
         api::Check,
         builds::{
-            check::{CheckRequest, job as check_job},
+            checks::{CheckRequest, job as check_job},
             job::BuildEnvironment,
         },
     };

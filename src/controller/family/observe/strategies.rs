@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     api::{BuildStrategy, Image, ImageFamilySpec, StrategyRef, condition::reason},
-    builds::strategy::{check, strategy_revision},
+    builds::strategy::{strategy_revision, validate},
     controller::{object_cache::Key, stores::Stores},
     engine::{Observed, Problem},
 };
@@ -68,7 +68,7 @@ fn revised(stores: &Stores, chosen: &StrategyRef, before: &[Revised]) -> Option<
 }
 
 fn revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<String, Problem> {
-    check(strategy, chosen).map_err(|error| Problem {
+    validate(strategy, chosen).map_err(|error| Problem {
         reason: reason::INVALID_STRATEGY,
         message: error.to_string(),
     })?;

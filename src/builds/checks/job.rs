@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     api::{UserNamespace, labels},
     builds::{
-        check::{CheckRequest, credentials},
+        checks::{CheckRequest, credentials},
         job::{
             BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, credential_inputs, memory_volume,
             quantities, restricted, short_name, variable,
@@ -171,7 +171,7 @@ fn give_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod:
     };
     let (volumes, mounts): (Vec<Volume>, Vec<VolumeMount>) =
         credential_inputs(&request.credentials).unzip();
-    let specification = credentials::Specification {
+    let specification = credentials::CredentialsSpec {
         image: request.pinned(),
         credentials: request.credentials.clone(),
     };
@@ -206,14 +206,18 @@ mod tests {
     use super::*;
     use crate::{
         api::{Check, Duration},
-        builds::request::FamilyRef,
+        builds::request::FamilyIdentity,
     };
 
     const DIGEST: &str = "sha256:0123456789012345678901234567890123456789012345678901234567890123";
 
     fn request() -> CheckRequest {
         CheckRequest {
-            family: FamilyRef { namespace: "team".into(), name: "python".into(), uid: "u".into() },
+            family: FamilyIdentity {
+                namespace: "team".into(),
+                name: "python".into(),
+                uid: "u".into(),
+            },
             image: "pyenv".into(),
             repository: "registry.example.com/team/pyenv".into(),
             digest: DIGEST.into(),

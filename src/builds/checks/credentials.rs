@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     builds::{
         prepare::{
-            docker_config::{self, Reader},
-            refusal::{Reason, Refusal},
+            docker_config::{self, ConfigAccess},
+            error::{PrepareError, PrepareReason},
         },
         source,
     },
@@ -27,14 +27,14 @@ pub const VARIABLE: &str = "GROUNDSWELL_CREDENTIALS";
 /// What the step is told. Never a secret: those are mounted.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
-pub struct Specification {
+pub struct CredentialsSpec {
     /// The image that is looked at.
     pub image: String,
     /// Names of the Secrets with registry credentials, in the order in which they are mounted.
     pub credentials: Vec<String>,
 }
 
-impl Specification {
+impl CredentialsSpec {
     /// The value of [`VARIABLE`]. It has no `$`, which the kubelet would expand.
     #[must_use]
     pub fn to_variable(&self) -> String {
@@ -55,14 +55,14 @@ pub fn main() -> ExitCode {
 }
 
 /// Writes the file for what the variable says; all paths are under `root`.
-fn write(variable: Option<OsString>, root: &Path) -> Result<(), Refusal> {
+fn write(variable: Option<OsString>, root: &Path) -> Result<(), PrepareError> {
     let broken = |problem: &str| {
-        Refusal::new(Reason::InfrastructureFailed, format!("{VARIABLE}: {problem}"))
+        PrepareError::new(PrepareReason::InfrastructureFailed, format!("{VARIABLE}: {problem}"))
     };
     let variable = variable.and_then(|value| value.into_string().ok()).ok_or_else(|| {
         broken("it is not set: this step is started by the controller, in a check's pod")
     })?;
-    let specification: Specification =
+    let specification: CredentialsSpec =
         serde_json::from_str(&variable).map_err(|error| broken(&error.to_string()))?;
     let image: Reference =
         specification.image.parse().map_err(|error| broken(&format!("`image`: {error}")))?;
@@ -72,7 +72,7 @@ fn write(variable: Option<OsString>, root: &Path) -> Result<(), Refusal> {
     docker_config::put(
         &keychain.docker_config([&image]),
         &place(source::DOCKER_CONFIG),
-        Reader::Anybody,
+        ConfigAccess::AllUsers,
     )
 }
 
@@ -83,7 +83,8 @@ mod tests {
     use super::*;
 
     fn specified(image: &str) -> OsString {
-        let specification = Specification { image: image.into(), credentials: vec!["all".into()] };
+        let specification =
+            CredentialsSpec { image: image.into(), credentials: vec!["all".into()] };
         specification.to_variable().into()
     }
 
@@ -108,15 +109,15 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         let refusal =
             write(Some(specified("registry.example.com/a")), root.path()).expect_err("no Secret");
-        assert_eq!(refusal.reason, Reason::InvalidSecret);
+        assert_eq!(refusal.reason, PrepareReason::InvalidSecret);
         assert!(refusal.message.contains("Secret all"), "{}", refusal.message);
         assert_eq!(
             write(None, root.path()).expect_err("no variable").reason,
-            Reason::InfrastructureFailed
+            PrepareReason::InfrastructureFailed
         );
         assert_eq!(
             write(Some(specified("A")), root.path()).expect_err("no image").reason,
-            Reason::InfrastructureFailed
+            PrepareReason::InfrastructureFailed
         );
     }
 }

@@ -14,16 +14,16 @@ const MAX_MESSAGE: usize = 3000;
 /// Why a build does not go on.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Refusal {
+pub struct PrepareError {
     /// What kind of thing is wrong.
-    pub reason: Reason,
+    pub reason: PrepareReason,
     /// What is wrong, where, and what to do.
     pub message: String,
 }
 
 /// What kind of thing is wrong; the names are reasons of conditions.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub enum Reason {
+pub enum PrepareReason {
     /// The Dockerfile does not parse, or disagrees with the declared edges.
     DockerfileMismatch,
     /// The source does not exist.
@@ -40,7 +40,7 @@ pub enum Reason {
     InfrastructureFailed,
 }
 
-impl Reason {
+impl PrepareReason {
     /// The reason constant.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -70,10 +70,10 @@ impl Reason {
     }
 }
 
-impl Refusal {
+impl PrepareError {
     /// A refusal with its message cut to what a termination message holds.
     #[must_use]
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+    pub fn new(reason: PrepareReason, message: impl Into<String>) -> Self {
         let mut message: String = message.into();
         message.truncate(message.floor_char_boundary(MAX_MESSAGE));
         Self { reason, message }
@@ -92,14 +92,14 @@ impl Refusal {
     }
 }
 
-impl From<GitError> for Refusal {
+impl From<GitError> for PrepareError {
     fn from(error: GitError) -> Self {
         let reason = match error {
-            GitError::NotFound { .. } => Reason::SourceNotFound,
-            GitError::TooLarge { .. } | GitError::Unsafe { .. } => Reason::SourceUnusable,
-            GitError::Unavailable { .. } => Reason::SourceUnavailable,
-            GitError::Credential { .. } => Reason::InvalidSecret,
-            GitError::Disk { .. } => Reason::InfrastructureFailed,
+            GitError::NotFound { .. } => PrepareReason::SourceNotFound,
+            GitError::TooLarge { .. } | GitError::Unsafe { .. } => PrepareReason::SourceUnusable,
+            GitError::Unavailable { .. } => PrepareReason::SourceUnavailable,
+            GitError::Credential { .. } => PrepareReason::InvalidSecret,
+            GitError::Disk { .. } => PrepareReason::InfrastructureFailed,
         };
         Self::new(reason, error.to_string())
     }

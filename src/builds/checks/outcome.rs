@@ -10,22 +10,22 @@ use k8s_openapi::api::{
 use crate::{
     api::{BuildFailure, FailureClass, condition::reason},
     builds::{
-        check::{credentials, job::CHECK},
+        checks::{credentials, job::CHECK},
         outcome::{
-            Wait, failure, is_out_of_memory,
-            message::{End, readable},
+            PodWait, failure, is_out_of_memory,
+            message::{Keep, sanitize},
             never_ran, pod,
-            run::{self, Run, whole_log},
+            run::{self, JobRun, whole_log},
         },
-        prepare::refusal::Refusal,
+        prepare::error::PrepareError,
     },
 };
 
 /// What became of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum CheckJobOutcome {
     /// Its pod does not run: it has not started, or its node does not confirm its end.
-    Waiting(Wait),
+    Waiting(PodWait),
     /// Its pod runs.
     Running,
     /// Its exit code was 0. With what it wrote into its termination log.
@@ -40,21 +40,21 @@ pub enum Outcome {
 /// What became of the check of a Job. `pods` are the Job's pods in any order; `now` decides how
 /// long a pod that can't start has been waited for.
 #[must_use]
-pub fn outcome(job: &Job, pods: &[Pod], now: Timestamp) -> Outcome {
-    match run::run(job, pods, now) {
-        Run::Waiting(wait) => Outcome::Waiting(wait),
-        Run::Running => Outcome::Running,
-        Run::Stopped => Outcome::Stopped,
-        Run::Broken(failure) => Outcome::Failed(failure),
-        Run::Succeeded(pod) => Outcome::Passed(readable(said(pod, CHECK), End::Tail)),
-        Run::TimedOut(pod) => {
+pub fn check_job_outcome(job: &Job, pods: &[Pod], now: Timestamp) -> CheckJobOutcome {
+    match run::job_run(job, pods, now) {
+        JobRun::Waiting(wait) => CheckJobOutcome::Waiting(wait),
+        JobRun::Running => CheckJobOutcome::Running,
+        JobRun::Stopped => CheckJobOutcome::Stopped,
+        JobRun::Broken(failure) => CheckJobOutcome::Failed(failure),
+        JobRun::Succeeded(pod) => CheckJobOutcome::Passed(sanitize(said(pod, CHECK), Keep::End)),
+        JobRun::TimedOut(pod) => {
             let text = format!(
                 "it took longer than the {} s that its `timeout` allows",
                 run::time_limit(job)
             );
-            Outcome::Failed(verdict(&text, job, said(pod, CHECK)))
+            CheckJobOutcome::Failed(verdict(&text, job, said(pod, CHECK)))
         }
-        Run::Exited(pod) => Outcome::Failed(of_failed_pod(job, pod)),
+        JobRun::Exited(pod) => CheckJobOutcome::Failed(of_failed_pod(job, pod)),
     }
 }
 
@@ -72,7 +72,7 @@ fn of_failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
         return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, &text);
     }
     if never_ran(ended) {
-        let text = format!("its command can't be started: {}", readable(said, End::Start));
+        let text = format!("its command can't be started: {}", sanitize(said, Keep::Start));
         return failure(FailureClass::Build, reason::CHECK_FAILED, &text);
     }
     verdict(&format!("exit code {}", ended.exit_code), job, said)
@@ -80,8 +80,8 @@ fn of_failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
 
 /// The step that writes the credentials says itself what is wrong.
 fn of_credentials(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
-    if let Some(refusal) = ended.message.as_deref().and_then(Refusal::read) {
-        let text = readable(&refusal.message, End::Start);
+    if let Some(refusal) = ended.message.as_deref().and_then(PrepareError::read) {
+        let text = sanitize(&refusal.message, Keep::Start);
         return failure(FailureClass::Infrastructure, refusal.reason.as_str(), &text);
     }
     let text = format!(
@@ -95,7 +95,7 @@ fn of_credentials(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
 /// A failed check in words. First what happened and the last line, for whoever shows a message cuts
 /// its end off; the last line is the check's own, too.
 fn verdict(what: &str, job: &Job, said: &str) -> BuildFailure {
-    let tail = readable(said, End::Tail);
+    let tail = sanitize(said, Keep::End);
     let last = tail.lines().next_back().map(str::trim).unwrap_or_default();
     let whole = whole_log(job);
     let text = match (last, tail.lines().count()) {
@@ -121,17 +121,17 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::builds::prepare::refusal::Reason;
+    use crate::builds::prepare::error::PrepareReason;
 
     const START: &str = "2026-01-01T00:00:00Z";
     const NOW: &str = "2026-01-01T00:10:00Z";
 
-    fn decide(job: &Value, pods: &[Value]) -> Outcome {
+    fn decide(job: &Value, pods: &[Value]) -> CheckJobOutcome {
         let mut job: Job = serde_json::from_value(job.clone()).expect("job");
         job.metadata.name = Some("pyenv-check-0-0".into());
         job.metadata.namespace = Some("team".into());
         let pods: Vec<Pod> = serde_json::from_value(json!(pods)).expect("pods");
-        outcome(&job, &pods, NOW.parse().expect("now"))
+        check_job_outcome(&job, &pods, NOW.parse().expect("now"))
     }
 
     fn container(name: &str, state: &Value) -> Value {
@@ -146,9 +146,9 @@ mod tests {
         failure_of(decide(&json!({}), &[pod("Failed", check)]))
     }
 
-    fn failure_of(outcome: Outcome) -> BuildFailure {
+    fn failure_of(outcome: CheckJobOutcome) -> BuildFailure {
         match outcome {
-            Outcome::Failed(failure) => failure,
+            CheckJobOutcome::Failed(failure) => failure,
             other => panic!("{other:?}"),
         }
     }
@@ -163,20 +163,20 @@ mod tests {
         };
         assert_eq!(
             passed(&json!("0 findings, TOKEN=hunter2")),
-            Outcome::Passed("0 findings, TOKEN=***".into())
+            CheckJobOutcome::Passed("0 findings, TOKEN=***".into())
         );
-        assert_eq!(passed(&json!(null)), Outcome::Passed(String::new()));
-        let Outcome::Passed(long) = passed(&json!("word \n".repeat(10_000))) else {
+        assert_eq!(passed(&json!(null)), CheckJobOutcome::Passed(String::new()));
+        let CheckJobOutcome::Passed(long) = passed(&json!("word \n".repeat(10_000))) else {
             panic!("it has passed")
         };
         assert!(long.len() < 1200, "{}", long.len());
         let complete = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
-        assert_eq!(decide(&complete, &[]), Outcome::Passed(String::new()));
+        assert_eq!(decide(&complete, &[]), CheckJobOutcome::Passed(String::new()));
         assert_eq!(
             decide(&json!({}), &[pod("Running", &json!({"running": {}}))]),
-            Outcome::Running
+            CheckJobOutcome::Running
         );
-        assert!(matches!(decide(&json!({}), &[]), Outcome::Waiting(_)));
+        assert!(matches!(decide(&json!({}), &[]), CheckJobOutcome::Waiting(_)));
 
         let failure =
             failed(&json!({"terminated": {"exitCode": 3, "reason": "Error", "message": "3 \
@@ -273,7 +273,8 @@ mod tests {
             pod["status"]["initContainerStatuses"] = json!([container("credentials", &ended)]);
             failure_of(decide(&json!({}), &[pod]))
         };
-        let failure = with(&Refusal::new(Reason::InvalidSecret, "Secret push is gone").write());
+        let failure =
+            with(&PrepareError::new(PrepareReason::InvalidSecret, "Secret push is gone").write());
         assert_eq!(
             (failure.class, failure.reason.as_str()),
             (FailureClass::Infrastructure, reason::INVALID_SECRET)
@@ -286,7 +287,10 @@ mod tests {
     fn a_check_whose_job_is_deleted_has_no_verdict() {
         let deleted = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:05:00Z"}});
         let killed = json!({"terminated": {"exitCode": 137, "finishedAt": "2026-01-01T00:05:05Z"}});
-        assert_eq!(decide(&deleted, &[pod("Failed", &killed)]), Outcome::Stopped);
-        assert_eq!(decide(&deleted, &[pod("Running", &json!({"running": {}}))]), Outcome::Stopped);
+        assert_eq!(decide(&deleted, &[pod("Failed", &killed)]), CheckJobOutcome::Stopped);
+        assert_eq!(
+            decide(&deleted, &[pod("Running", &json!({"running": {}}))]),
+            CheckJobOutcome::Stopped
+        );
     }
 }

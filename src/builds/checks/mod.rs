@@ -16,14 +16,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::{
     api::{Check, Duration, UserNamespace},
-    builds::request::FamilyRef,
+    builds::request::FamilyIdentity,
 };
 
 /// One attempt at one check of one digest.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CheckRequest {
     /// The family that the image belongs to.
-    pub family: FamilyRef,
+    pub family: FamilyIdentity,
     /// The image's name in the family.
     pub image: String,
     /// The image's repository, with the registry's host.

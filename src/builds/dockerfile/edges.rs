@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::EdgeUse,
-    builds::dockerfile::{Dockerfile, External, Origin},
+    builds::dockerfile::{Dockerfile, ExternalImage, Origin},
     registry::Reference,
 };
 
@@ -19,7 +19,7 @@ const MAX_LISTED: usize = 12;
 /// A declared edge: a parent, how the Dockerfile names it, and what it does with it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Declared {
+pub struct DeclaredEdge {
     /// The parent's name in the family.
     pub name: String,
     /// The reference that the build takes: `repository@sha256:...`.
@@ -41,7 +41,7 @@ pub struct Declared {
     "the Dockerfile and the image's `from` disagree: {problems}. The Dockerfile names {named}; \
      `from` declares {declared}. Correct one of them"
 )]
-pub struct Mismatch {
+pub struct DockerfileMismatch {
     problems: String,
     named: String,
     declared: String,
@@ -54,12 +54,12 @@ pub struct Mismatch {
 /// `BuildKit` does not even look them up.
 ///
 /// # Errors
-/// A [`Mismatch`], which says all that disagrees.
-pub fn check(
+/// A [`DockerfileMismatch`], which says all that disagrees.
+pub fn verify_edges(
     dockerfile: &Dockerfile,
-    declared: &[Declared],
+    declared: &[DeclaredEdge],
     target: Option<&str>,
-) -> Result<(), Mismatch> {
+) -> Result<(), DockerfileMismatch> {
     let Some(built) = dockerfile.target(target) else {
         let stages: Vec<_> =
             dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
@@ -117,7 +117,7 @@ pub fn check(
 }
 
 /// The images that the build of a stage needs, and what for.
-pub(super) fn named(dockerfile: &Dockerfile, built: usize) -> BTreeMap<External, EdgeUse> {
+pub(super) fn named(dockerfile: &Dockerfile, built: usize) -> BTreeMap<ExternalImage, EdgeUse> {
     let mut found = BTreeMap::new();
     let mut seen = BTreeSet::new();
     let mut open = vec![(built, EdgeUse::Base)];
@@ -142,7 +142,7 @@ pub(super) fn named(dockerfile: &Dockerfile, built: usize) -> BTreeMap<External,
 }
 
 /// Whether an edge declares what a Dockerfile names.
-fn names(external: &External, edge: &Declared) -> bool {
+fn names(external: &ExternalImage, edge: &DeclaredEdge) -> bool {
     let same = |text: &str| {
         text == external.name
             || matches!((whole(text), whole(&external.name)), (Some(a), Some(b)) if a == b)
@@ -159,15 +159,15 @@ fn whole(text: &str) -> Option<Reference> {
     text.parse().ok()
 }
 
-fn same_reference(a: &Declared, b: &Declared) -> bool {
-    let named = |edge: &Declared| edge.reference.as_deref().and_then(whole);
+fn same_reference(a: &DeclaredEdge, b: &DeclaredEdge) -> bool {
+    let named = |edge: &DeclaredEdge| edge.reference.as_deref().and_then(whole);
     (a.arg.is_some() && a.arg == b.arg)
         || named(a).is_some_and(|reference| named(b) == Some(reference))
 }
 
 /// Stages that `BuildKit` would replace whole: a pinned parent is a named context, and a stage of a
 /// context's name is taken from the context.
-fn replaced_stages(dockerfile: &Dockerfile, declared: &[Declared]) -> Vec<String> {
+fn replaced_stages(dockerfile: &Dockerfile, declared: &[DeclaredEdge]) -> Vec<String> {
     let key = |text: &str| whole(text).map(|reference| reference.familiar());
     let contexts: BTreeSet<_> =
         declared.iter().filter_map(|edge| key(edge.reference.as_deref()?)).collect();
@@ -184,7 +184,7 @@ fn replaced_stages(dockerfile: &Dockerfile, declared: &[Declared]) -> Vec<String
         .collect()
 }
 
-fn undeclared(external: &External, declared: &[Declared]) -> String {
+fn undeclared(external: &ExternalImage, declared: &[DeclaredEdge]) -> String {
     let mut text = format!(
         "line {} names {}, which `from` does not declare",
         external.line,
@@ -203,7 +203,7 @@ fn undeclared(external: &External, declared: &[Declared]) -> String {
     text
 }
 
-fn written(external: &External) -> String {
+fn written(external: &ExternalImage) -> String {
     if external.written == external.name {
         format!("`{}`", external.name)
     } else {
@@ -211,7 +211,7 @@ fn written(external: &External) -> String {
     }
 }
 
-fn described(edge: &Declared) -> String {
+fn described(edge: &DeclaredEdge) -> String {
     match (&edge.arg, &edge.reference) {
         (Some(arg), _) => format!("`{}` by ARG `{arg}`", edge.name),
         (None, reference) => {
@@ -222,14 +222,14 @@ fn described(edge: &Declared) -> String {
 
 fn mismatch(
     problems: Vec<String>,
-    needed: &BTreeMap<External, EdgeUse>,
-    declared: &[Declared],
-) -> Mismatch {
+    needed: &BTreeMap<ExternalImage, EdgeUse>,
+    declared: &[DeclaredEdge],
+) -> DockerfileMismatch {
     let named: BTreeSet<_> = needed
         .iter()
         .map(|(external, usage)| format!("{} ({usage:?})", written(external)))
         .collect();
-    Mismatch {
+    DockerfileMismatch {
         problems: problems.into_iter().take(MAX_LISTED).collect::<Vec<_>>().join("; "),
         named: listed(named.into_iter()),
         declared: listed(
