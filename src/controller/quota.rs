@@ -4,7 +4,7 @@
 //! Passes over many families run side by side, and each sees only its own builds. So a pass says
 //! here what runs of its family, asks for places before it starts builds, and holds them until the
 //! Jobs stand in the cache. Who waits is remembered with what it waits for: places go to whoever's
-//! turn it is by [`shares`], not to whoever asks first, and a family is woken when its turn has
+//! turn it is by [`fair_shares`], not to whoever asks first, and a family is woken when its turn has
 //! come.
 //!
 //! What runs is counted anew from the caches in every pass of a family, so that nothing here can
@@ -28,7 +28,7 @@ use crate::{
     },
     engine::{
         Action, Budget, Decision,
-        cascade::limits::{self, Demand, shares},
+        cascade::limits::{ConcurrencyLimits, Demand, fair_shares},
     },
 };
 
@@ -214,8 +214,8 @@ impl BuildQuota {
             })
             .collect();
         let limits =
-            limits::Limits { cluster: self.limits.cluster, namespace: self.limits.namespace };
-        let granted = shares(limits, &upstreams.free(), &demands, now);
+            ConcurrencyLimits { cluster: self.limits.cluster, namespace: self.limits.namespace };
+        let granted = fair_shares(limits, &upstreams.free(), &demands, now);
         for ((_, row, _), share) in rows.iter().zip(&granted) {
             share
                 .iter()

@@ -11,7 +11,7 @@ use crate::{
         cascade::{
             admission,
             breaker::BreakerState,
-            gates::{self, CascadeGate},
+            gates::{self, CascadeReadiness, SettleTime},
             promotion,
             windows::WindowState,
         },
@@ -37,13 +37,13 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     let mut upstreams = followed.upstreams;
     let mut evaluation = evaluate::evaluate(input, &upstreams, &effects, now);
     let window = input.blueprint.windows.state(now);
-    let breaker = admission::breaker(input, &evaluation.images, now);
+    let breaker = admission::breaker_state(input, &evaluation.images, now);
 
     let mut course = match input.cascade {
         Some(cascade) => go_on(input, cascade, &upstreams, &mut evaluation, window, &breaker, now),
         None => begin(input, &mut upstreams, &mut evaluation, &effects, window, now),
     };
-    promotion::flip(input, &course.cascade, &mut evaluation.images);
+    promotion::set_targets(input, &course.cascade, &mut evaluation.images);
 
     let mut actions = course.actions;
     actions.append(&mut evaluation.plan.actions);
@@ -106,7 +106,7 @@ fn go_on(
     now: Timestamp,
 ) -> Course {
     let name = cascade.name.to_owned();
-    let pending = gates::after(input, upstreams, evaluation, now);
+    let pending = gates::pending_for_next_cascade(input, upstreams, evaluation, now);
     if !evaluation.images.iter().any(|image| image.in_progress) {
         return Course { pending, ..Course::of(CascadeStep::Close { name, superseded: false }) };
     }
@@ -114,11 +114,11 @@ fn go_on(
     if input.spec.policy.supersede == Supersede::Cancel
         && cascade.supersedes.is_none()
         && !input.spec.suspend
-        && let Some((pending, until)) = gates::supersede(input, upstreams, now)
+        && let Some(SettleTime { pending, until }) = gates::supersede_after(input, upstreams, now)
     {
         course.pending = Some(pending);
         if until <= now {
-            gates::close(
+            gates::queue_ready_builds(
                 evaluation,
                 reason::CASCADING,
                 "another cascade takes the place of this \
@@ -130,10 +130,10 @@ fn go_on(
     }
     course.gated = input.spec.suspend || matches!(window, WindowState::Closed { .. });
     if input.spec.suspend {
-        gates::close(evaluation, reason::SUSPENDED, "spec.suspend is set");
+        gates::queue_ready_builds(evaluation, reason::SUSPENDED, "spec.suspend is set");
         return course;
     }
-    course.actions = admission::admit(input, evaluation, window, breaker, now);
+    course.actions = admission::admit_builds(input, evaluation, window, breaker, now);
     course.actions.extend(overtaken(input, cascade, evaluation));
     course
 }
@@ -169,8 +169,8 @@ fn begin(
     window: WindowState,
     now: Timestamp,
 ) -> Course {
-    match gates::cascade(input, upstreams, evaluation, effects, window, now) {
-        CascadeGate::Open => {
+    match gates::cascade_readiness(input, upstreams, evaluation, effects, window, now) {
+        CascadeReadiness::Ready => {
             let ended = |name: &str| input.ended.iter().any(|cascade| cascade.name == name);
             // One that was to begin before, and whose record may be there though nobody has shown
             // it yet, begins under its name.
@@ -184,7 +184,7 @@ fn begin(
             if ended(&name) {
                 // Names tell seconds apart; a cascade has begun in this one already, or the clock
                 // was set back to it.
-                gates::close(evaluation, reason::CASCADING, "the cascade begins");
+                gates::queue_ready_builds(evaluation, reason::CASCADING, "the cascade begins");
                 let next = now.saturating_add(A_SECOND).unwrap_or(Timestamp::MAX);
                 return Course {
                     wake_at: Some(next),
@@ -195,8 +195,8 @@ fn begin(
             }
             Course::of(open(input, upstreams, evaluation, name, now))
         }
-        CascadeGate::Settling { pending, until } => {
-            gates::close(
+        CascadeReadiness::Settling(SettleTime { pending, until }) => {
+            gates::queue_ready_builds(
                 evaluation,
                 reason::SETTLING,
                 &format!(
@@ -206,9 +206,9 @@ fn begin(
             );
             Course { pending: Some(pending), wake_at: Some(until), ..Course::of(CascadeStep::None) }
         }
-        CascadeGate::Closed { pending, opens } => {
-            let (reason, message) = gates::told_closed(opens);
-            gates::close(evaluation, reason, &message);
+        CascadeReadiness::WindowClosed { pending, opens } => {
+            let message = gates::window_closed_message(opens);
+            gates::queue_ready_builds(evaluation, reason::WINDOW_CLOSED, &message);
             Course {
                 pending: Some(pending),
                 wake_at: opens,
@@ -216,11 +216,11 @@ fn begin(
                 ..Course::of(CascadeStep::None)
             }
         }
-        CascadeGate::Suspended { pending } => {
-            gates::close(evaluation, reason::SUSPENDED, "spec.suspend is set");
+        CascadeReadiness::Suspended { pending } => {
+            gates::queue_ready_builds(evaluation, reason::SUSPENDED, "spec.suspend is set");
             Course { pending: Some(pending), gated: true, ..Course::of(CascadeStep::None) }
         }
-        CascadeGate::Idle => Course::of(CascadeStep::None),
+        CascadeReadiness::Idle => Course::of(CascadeStep::None),
     }
 }
 
@@ -256,7 +256,7 @@ fn open(
     causes.sort();
     causes.dedup();
     causes.truncate(MAX_CAUSES);
-    gates::close(evaluation, reason::CASCADING, "the cascade begins");
+    gates::queue_ready_builds(evaluation, reason::CASCADING, "the cascade begins");
     // What is looked at here are the inputs from before: the next pass, with the cascade recorded,
     // asks and starts.
     evaluation.plan = Plan::default();

@@ -83,7 +83,7 @@ impl<'a> Broken<'a> {
         assert!(message.starts_with("python: "), "{message}");
         let cascade = place.wait_cascade(&patched.digest).await;
         let outcome = cascade.status.clone().unwrap_or_default().outcome;
-        assert!(outcome.starts_with("3 of 6 current"), "{outcome}");
+        assert!(outcome.starts_with("3 of 6 images current"), "{outcome}");
         assert!(outcome.ends_with("failed: python; blocked: flask, flask-helloworld"), "{outcome}");
         let built = ["base", "console", "python", "tooling"].map(|image| (image.to_owned(), 1));
         assert_eq!(place.builds(name, Some(&cascade)).await, built.into());

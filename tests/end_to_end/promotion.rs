@@ -95,7 +95,7 @@ async fn assert_nothing_moved(scene: &Scene, first: &BTreeMap<String, String>) {
     let cascade = place.last_cascade().await;
     let status = cascade.status.clone().unwrap_or_default();
     assert_eq!(status.phase, CascadePhase::Incomplete, "{}", show(&cascade));
-    let missing = "no floating tag moves, for it is not whole without left, join";
+    let missing = "no floating tag moves, because required images are missing: left, join";
     assert!(status.outcome.contains(missing), "{}", status.outcome);
     let built =
         [("base", 1), ("left", 2), ("right", 1)].map(|(image, builds)| (image.to_owned(), builds));

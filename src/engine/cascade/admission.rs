@@ -1,8 +1,8 @@
-//! Admission: which of the builds that are ready start now, and what the others wait for.
+//! Admission: which of the ready builds start now, and why the others stay queued.
 //!
-//! Builds that a person caused come first, then those with the longest remaining path. They pass,
-//! in this order: windows, the breaker, the family's parallelism, the operator's limits, and the
-//! rate of a storm.
+//! Builds that a user caused start first, then those with the longest remaining path. Each build
+//! has to pass these rules, in this order: windows, the breaker, the family's parallelism, the rate
+//! limit, and the operator's limits.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,25 +11,27 @@ use jiff::Timestamp;
 use crate::{
     api::{FailureClass, ImageState, condition::reason},
     engine::{
+        Problem,
         cascade::{
             breaker::{self, BreakerState, LastBuild},
             gates, limits,
             windows::WindowState,
         },
+        causes,
         decision::{Action, ImageDecision},
         image::evaluation::{Evaluation, Ready},
         input::{DecideInput, ObservedBuild},
     },
 };
 
-/// The builds of an image's history whose lengths are looked at.
-const LEARNED_FROM: usize = 5;
-/// How long a build is expected to take of which none is known, in seconds.
-const UNKNOWN_SECONDS: i64 = 60;
+/// How many of an image's last builds the expected duration is averaged over.
+const DURATION_SAMPLES: usize = 5;
+/// Expected duration, in seconds, of an image that has no recorded build.
+const DEFAULT_BUILD_SECONDS: i64 = 60;
 
-/// Picks the builds that start now. The others are told why they wait.
+/// Returns the actions of the builds that start now. The other images stay queued with the reason.
 #[must_use]
-pub fn admit(
+pub fn admit_builds(
     input: &DecideInput<'_>,
     evaluation: &mut Evaluation,
     window: WindowState,
@@ -43,54 +45,53 @@ pub fn admit(
         if let Some(opens) = opens {
             evaluation.plan.wake(opens);
         }
-        let (reason, message) = gates::told_closed(opens);
-        gates::close(evaluation, reason, &message);
+        let message = gates::window_closed_message(opens);
+        gates::queue_ready_builds(evaluation, reason::WINDOW_CLOSED, &message);
         return Vec::new();
     }
-    let live = live(input);
-    let mut slots = Slots::new(input, live, now);
+    let live = live_builds(input);
+    let mut capacity = FreeCapacity::new(input, live, now);
     if let BreakerState::Open { probe_at, cause, count, .. } = breaker {
         if *probe_at > now || live > 0 {
-            // While the probe runs, its end is what is waited for.
+            // While the trial build runs, its end triggers the next reconcile.
             if *probe_at > now {
                 evaluation.plan.wake(*probe_at);
             }
             let message = format!(
-                "the breaker is open: {count} images failed for {cause}; one build is \
-                         tried at {probe_at:.0}"
+                "builds are paused: {count} images failed with the same cause ({cause}); one trial \
+                 build starts at {probe_at:.0}"
             );
-            gates::close(evaluation, reason::BREAKER_OPEN, &message);
+            gates::queue_ready_builds(evaluation, reason::BREAKER_OPEN, &message);
             return Vec::new();
         }
-        slots.family = slots.family.min(1);
-        slots.probing = true;
+        capacity.restrict_to_trial_build();
     }
-    let (mut admitted, mut slowed) = (Vec::new(), false);
-    for ready in ordered(input, evaluation) {
+    let (mut admitted, mut rate_limited) = (Vec::new(), false);
+    for ready in by_priority(input, evaluation) {
         let Some(image) = evaluation.images.get_mut(ready.image) else { continue };
-        match slots.take(&ready) {
+        match capacity.reserve(&ready) {
             Ok(()) => {
                 image.state = ImageState::Building;
                 image.reason = reason::BUILDING;
                 admitted.push(ready.action);
             }
-            Err(Full { reason, message }) => {
-                slowed |= reason == reason::RATE_LIMITED;
+            Err(Problem { reason, message }) => {
+                rate_limited |= reason == reason::RATE_LIMITED;
                 image.reason = reason;
                 image.message = message.into();
             }
         }
     }
-    if let (true, Some(rate_limit)) = (slowed, &input.spec.policy.rate_limit) {
-        // What starts in this very pass counts from now on.
+    if let (true, Some(rate_limit)) = (rate_limited, &input.spec.policy.rate_limit) {
+        // The builds that this decision starts count from now on.
         let own = now.saturating_add(rate_limit.per.signed()).unwrap_or(Timestamp::MAX);
-        evaluation.plan.wake(slots.rate_limit_next.map_or(own, |next| next.min(own)));
+        evaluation.plan.wake(capacity.rate_frees_at.map_or(own, |next| next.min(own)));
     }
     admitted
 }
 
-/// Ready builds, the most urgent first.
-fn ordered(input: &DecideInput<'_>, evaluation: &mut Evaluation) -> Vec<Ready> {
+/// Takes the ready builds out of the plan, the most urgent first.
+fn by_priority(input: &DecideInput<'_>, evaluation: &mut Evaluation) -> Vec<Ready> {
     let remaining = input.lineage().remaining(|image| expected_seconds(input, image));
     let mut ready = std::mem::take(&mut evaluation.plan.ready);
     ready.sort_by_key(|ready| {
@@ -100,99 +101,118 @@ fn ordered(input: &DecideInput<'_>, evaluation: &mut Evaluation) -> Vec<Ready> {
     ready
 }
 
-/// Builds of the family that hold a place: those that run, and those whose Jobs have not gone yet.
-fn live(input: &DecideInput<'_>) -> usize {
-    all(input).filter(|build| build.live).count()
+/// Counts the family's Jobs that have not ended: they count against its parallelism, whatever their
+/// outcome.
+fn live_builds(input: &DecideInput<'_>) -> usize {
+    let of_images = input.images.iter().flat_map(|image| &image.builds);
+    of_images.chain(&input.orphans).filter(|build| build.live).count()
 }
 
-fn all<'s>(input: &'s DecideInput<'_>) -> impl Iterator<Item = &'s ObservedBuild> {
-    input.images.iter().flat_map(|image| &image.builds).chain(&input.orphans)
-}
-
-/// When the builds were started that no person caused: as the records remember them, and as Jobs
-/// tell. Of one image no two start at once.
-fn starts(input: &DecideInput<'_>) -> Vec<Timestamp> {
+/// Returns the start times of the builds that no user caused, from the records and from the Jobs.
+///
+/// No two builds of one image start at the same time, so that equal times of one image are one
+/// start.
+fn rate_limited_starts(input: &DecideInput<'_>) -> Vec<Timestamp> {
     let of_images = input.images.iter().flat_map(|image| {
-        let remembered = image.record.into_iter().flat_map(|record| record.starts.iter().copied());
-        remembered
+        let recorded = image.record.into_iter().flat_map(|record| record.starts.iter().copied());
+        recorded
             .chain(image.builds.iter().filter_map(ObservedBuild::uncaused_start))
             .collect::<BTreeSet<Timestamp>>()
     });
     of_images.chain(input.orphans.iter().filter_map(ObservedBuild::uncaused_start)).collect()
 }
 
-/// Why a build finds no place.
-struct Full {
-    reason: &'static str,
-    message: String,
-}
-
-/// The places that are free.
-struct Slots {
-    parallelism: usize,
+/// How many more builds may start now, by each of the rules.
+struct FreeCapacity {
+    /// What the parallelism of the family leaves.
     family: usize,
+    /// The family's share of the operator's limits; `None` if there is no limit.
     budget: Option<usize>,
+    /// What the operator's limit leaves per upstream, by reference. An upstream that is not listed
+    /// has no limit.
     upstreams: BTreeMap<String, usize>,
-    rate_limit: Option<usize>,
-    rate_limit_next: Option<Timestamp>,
-    probing: bool,
+    /// What the rate limit leaves; `None` if there is no rate limit.
+    rate: Option<usize>,
+    /// When the rate limit allows the next start, if it allows none now.
+    rate_frees_at: Option<Timestamp>,
+    /// Why a build stays queued when `family` is used up.
+    family_full: Problem,
+    /// Why a build stays queued when `rate` is used up.
+    rate_full: Problem,
 }
 
-impl Slots {
+impl FreeCapacity {
     fn new(input: &DecideInput<'_>, live: usize, now: Timestamp) -> Self {
-        let parallelism = usize::try_from(input.spec.policy.parallelism).unwrap_or(1).max(1);
-        let rate_limit = input.spec.policy.rate_limit.as_ref().map(|rate_limit| {
-            let starts = starts(input);
-            limits::rate_limit(&starts, rate_limit.builds, rate_limit.per.signed(), now)
+        let policy = &input.spec.policy;
+        let parallelism = usize::try_from(policy.parallelism).unwrap_or(1).max(1);
+        let rate = policy.rate_limit.as_ref().map(|rate_limit| {
+            let starts = rate_limited_starts(input);
+            limits::rate_allowance(&starts, rate_limit.builds, rate_limit.per.signed(), now)
         });
         Self {
-            parallelism,
             family: parallelism.saturating_sub(live),
             budget: input.budget.family,
             upstreams: input.budget.upstreams.clone(),
-            rate_limit: rate_limit.as_ref().map(|rate_limit| rate_limit.free),
-            rate_limit_next: rate_limit.and_then(|rate_limit| rate_limit.next),
-            probing: false,
+            rate: rate.as_ref().map(|rate| rate.free),
+            rate_frees_at: rate.and_then(|rate| rate.frees_at),
+            family_full: Problem {
+                reason: reason::PARALLELISM_REACHED,
+                message: format!(
+                    "the family has reached its limit of {parallelism} concurrent builds \
+                     (spec.policy.parallelism)"
+                ),
+            },
+            rate_full: Problem {
+                reason: reason::RATE_LIMITED,
+                message: policy.rate_limit.as_ref().map_or_else(String::new, |rate_limit| {
+                    format!(
+                        "the family has reached its limit of {} build starts per {} \
+                         (spec.policy.rateLimit)",
+                        rate_limit.builds, rate_limit.per
+                    )
+                }),
+            },
         }
     }
 
-    fn take(&mut self, ready: &Ready) -> Result<(), Full> {
-        let full = |reason, message: String| Err(Full { reason, message });
+    /// Allows at most one build, which shows whether builds still fail.
+    fn restrict_to_trial_build(&mut self) {
+        self.family = self.family.min(1);
+        self.family_full = Problem {
+            reason: reason::BREAKER_OPEN,
+            message:
+                "builds are paused: the breaker is open, and the trial build of another image runs"
+                    .to_owned(),
+        };
+    }
+
+    /// Reserves capacity for a build, or says which limit is reached.
+    fn reserve(&mut self, ready: &Ready) -> Result<(), Problem> {
         if self.family == 0 {
-            let message = if self.probing {
-                "the breaker is open, and another build is the one that is tried".to_owned()
-            } else {
-                format!(
-                    "{} builds of the family run, as many as spec.policy.parallelism allows",
-                    self.parallelism
-                )
-            };
-            return full(
-                if self.probing { reason::BREAKER_OPEN } else { reason::PARALLELISM_REACHED },
-                message,
-            );
+            return Err(self.family_full.clone());
         }
-        if !ready.user_caused && self.rate_limit == Some(0) {
-            return full(
-                reason::RATE_LIMITED,
-                "as many builds have started as spec.policy.rateLimit allows".to_owned(),
-            );
+        if !ready.user_caused && self.rate == Some(0) {
+            return Err(self.rate_full.clone());
         }
+        let limit_reached =
+            |message: String| Err(Problem { reason: reason::BUILD_LIMIT_REACHED, message });
         if self.budget == Some(0) {
-            return full(
-                reason::BUILD_LIMIT_REACHED,
-                "the operator's limit of builds in this namespace or cluster is reached".to_owned(),
+            return limit_reached(
+                "the operator's limit of concurrent builds in this namespace or in the cluster is \
+                 reached"
+                    .to_owned(),
             );
         }
         let upstreams = match &ready.action {
             Action::Build { upstreams, .. } => upstreams.as_slice(),
             _ => &[],
         };
-        if upstreams.iter().any(|upstream| self.upstreams.get(upstream) == Some(&0)) {
-            return full(
-                reason::BUILD_LIMIT_REACHED,
-                "the operator's limit of builds for one upstream is reached".to_owned(),
-            );
+        if let Some(full) =
+            upstreams.iter().find(|upstream| self.upstreams.get(*upstream) == Some(&0))
+        {
+            return limit_reached(format!(
+                "the operator's limit of concurrent builds caused by {full} is reached"
+            ));
         }
         self.family -= 1;
         self.budget = self.budget.map(|free| free - 1);
@@ -202,66 +222,74 @@ impl Slots {
             }
         }
         if !ready.user_caused {
-            self.rate_limit = self.rate_limit.map(|free| free - 1);
+            self.rate = self.rate.map(|free| free - 1);
         }
         Ok(())
     }
 }
 
-/// How long a build of this image is likely to take, in seconds: the mean of its last builds.
+/// Returns how many seconds a build of this image is expected to take: the mean of its last builds.
 fn expected_seconds(input: &DecideInput<'_>, image: usize) -> i64 {
     let history = input
         .images
         .get(image)
         .and_then(|image| image.record)
         .map_or(&[][..], |record| &record.history);
-    let known = history.iter().filter_map(|build| build.seconds).take(LEARNED_FROM);
+    let known = history.iter().filter_map(|build| build.seconds).take(DURATION_SAMPLES);
     let (sum, count) = known
         .fold((0_i64, 0_i64), |(sum, count), seconds| (sum.saturating_add(seconds), count + 1));
-    if count == 0 { UNKNOWN_SECONDS } else { (sum / count).max(1) }
+    if count == 0 { DEFAULT_BUILD_SECONDS } else { (sum / count).max(1) }
 }
 
-/// Whether the breaker is open, from the failures at the fingerprints that are wanted now.
+/// Returns whether the breaker is open. Only failures at the fingerprints that are wanted now
+/// count.
 #[must_use]
-pub fn breaker(input: &DecideInput<'_>, images: &[ImageDecision], now: Timestamp) -> BreakerState {
-    let counts = |class| matches!(class, FailureClass::Build | FailureClass::Infrastructure);
-    let failed = |image: &ImageDecision| {
-        image.failure.as_ref().is_some_and(|failure| {
-            counts(failure.last.class) && failure.build + failure.infrastructure > 0
-        })
-    };
-    if input.spec.policy.breaker.consecutive_failures == 0 || !images.iter().any(failed) {
+pub fn breaker_state(
+    input: &DecideInput<'_>,
+    images: &[ImageDecision],
+    now: Timestamp,
+) -> BreakerState {
+    if input.spec.policy.breaker.consecutive_failures == 0 || !images.iter().any(has_failed) {
         return BreakerState::Closed;
     }
-    let keys: Vec<String> = input
+    let causes: Vec<String> = input
         .spec
         .images
         .iter()
         .zip(images)
         .map(|(spec, image)| match (&image.failure, &image.verified) {
-            (Some(failure), _) if failed(image) => failure.cause.clone(),
-            (_, Some(verified)) => crate::engine::causes::key(&spec.name, &verified.causes),
+            (Some(failure), _) if has_failed(image) => failure.cause.clone(),
+            (_, Some(verified)) => causes::key(&spec.name, &verified.causes),
             _ => String::new(),
         })
         .collect();
-    let finished = |image: usize| {
+    let last_success = |image: usize| {
         let record = input.images.get(image)?.record?;
         record.history.iter().find(|build| !build.digest.is_empty())?.finished_at
     };
     let builds: Vec<LastBuild<'_>> = images
         .iter()
         .enumerate()
-        .zip(&keys)
+        .zip(&causes)
         .map(|((index, image), cause)| LastBuild {
             image: input.spec.images.get(index).map_or("", |image| image.name.as_str()),
             cause,
             failed_at: image
                 .failure
                 .as_ref()
-                .filter(|_| failed(image))
+                .filter(|_| has_failed(image))
                 .and_then(|failure| failure.at),
-            succeeded_at: finished(index).filter(|_| !failed(image)),
+            succeeded_at: last_success(index).filter(|_| !has_failed(image)),
         })
         .collect();
     breaker::state(&input.spec.policy.breaker, &builds, now)
+}
+
+/// Whether an image has a failure that counts for the breaker: of a build or of its infrastructure.
+/// Bad input and cancelled builds do not count.
+fn has_failed(image: &ImageDecision) -> bool {
+    image.failure.as_ref().is_some_and(|failure| {
+        matches!(failure.last.class, FailureClass::Build | FailureClass::Infrastructure)
+            && failure.build + failure.infrastructure > 0
+    })
 }

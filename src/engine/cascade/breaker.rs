@@ -1,9 +1,9 @@
-//! The breaker: a cascade that only fails is stopped before it has failed everywhere.
+//! The breaker: pauses a cascade that only fails before it has failed everywhere.
 //!
-//! When as many distinct images as the policy says have failed from one cause, and none has
-//! succeeded from it since, no further build starts, but for one now and then that shows whether it
-//! still fails. Nothing is remembered: the state follows from the last builds of the images, so
-//! that a restart neither opens nor closes it.
+//! The breaker opens when `consecutiveFailures` distinct images have failed from one cause and none
+//! has succeeded from it since. While it is open, only a trial build starts now and then, to show
+//! whether builds still fail. The state is not stored: it follows from the last builds of the
+//! images, so that a restart of the controller neither opens nor closes the breaker.
 
 use std::collections::BTreeMap;
 
@@ -11,85 +11,86 @@ use jiff::Timestamp;
 
 use crate::api::Breaker;
 
-/// The most failed images that are named.
+/// Upper bound on the failed images that [`BreakerState::Open`] names.
 const MAX_NAMES: usize = 10;
 
-/// How the last builds of an image went that were made for one cause.
+/// The outcome of an image's last builds that share one cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastBuild<'a> {
-    /// The image.
+    /// The image's name.
     pub image: &'a str,
-    /// What the build was made for, in words: builds that share them share the cause. One without a
-    /// cause does not count.
+    /// The cause of the builds, as [`key`](crate::engine::causes::key) writes it: builds with equal
+    /// text share the cause. A build with an empty cause does not count.
     pub cause: &'a str,
-    /// When the last of them failed.
+    /// When the last of the builds failed.
     pub failed_at: Option<Timestamp>,
-    /// When the last of them succeeded.
+    /// When the last of the builds succeeded.
     pub succeeded_at: Option<Timestamp>,
 }
-
-/// When an image last failed, and its name.
-type Failure<'a> = (Timestamp, &'a str);
 
 /// Whether builds may start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BreakerState {
-    /// They may.
+    /// Builds may start.
     Closed,
-    /// They may not.
+    /// Builds are paused.
     Open {
-        /// When so many had failed that it opened. A probe that fails may move it on, for the
-        /// records keep an image's last failure only.
+        /// When the failure that opened the breaker happened. A trial build that fails may move
+        /// this to a later time, because only the last failure of an image is recorded.
         since: Timestamp,
-        /// What the failed builds have in common.
+        /// The cause that the failed builds share.
         cause: String,
-        /// The images that failed, by the time of their failures; the first ten.
+        /// The names of the failed images, by the time of their failures; at most ten.
         failures: Vec<String>,
-        /// How many failed.
+        /// How many images failed.
         count: usize,
-        /// When one build may start, to see whether it still fails.
+        /// When one trial build may start.
         probe_at: Timestamp,
     },
 }
 
-/// Whether the breaker is open. If it is for several causes, the answer is for the one whose probe
-/// comes first.
-///
-/// Failures count that are later than the last success from the same cause: so one success closes
-/// it, and a probe that fails puts the next one off. With `consecutiveFailures: 0` it never opens.
-#[must_use]
-pub fn state(policy: &Breaker, builds: &[LastBuild<'_>], now: Timestamp) -> BreakerState {
-    let enough = usize::try_from(policy.consecutive_failures).unwrap_or(0);
-    if enough == 0 {
-        return BreakerState::Closed;
-    }
-    let mut causes: BTreeMap<&str, Vec<&LastBuild<'_>>> = BTreeMap::new();
-    for build in builds.iter().filter(|build| !build.cause.is_empty()) {
-        causes.entry(build.cause).or_default().push(build);
-    }
-    let mut first: Option<(Timestamp, &str, Vec<Failure<'_>>)> = None;
-    for (cause, builds) in causes {
-        let failures = consecutive_failures(&builds);
-        if failures.len() < enough {
-            continue;
-        }
-        let probe_at = probe_at(policy, &failures, now);
-        if first.as_ref().is_none_or(|(earliest, ..)| probe_at < *earliest) {
-            first = Some((probe_at, cause, failures));
-        }
-    }
-    let Some((probe_at, cause, failures)) = first else { return BreakerState::Closed };
-    BreakerState::Open {
-        since: failures.get(enough - 1).map_or(now, |(at, _)| *at),
-        cause: cause.into(),
-        failures: failures.iter().take(MAX_NAMES).map(|(_, image)| (*image).to_owned()).collect(),
-        count: failures.len(),
-        probe_at,
-    }
+/// The last failure of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct FailedImage<'a> {
+    at: Timestamp,
+    image: &'a str,
 }
 
-/// The images that failed after the last success, each with its last failure, by their times.
-fn consecutive_failures<'a>(builds: &[&LastBuild<'a>]) -> Vec<Failure<'a>> {
+/// Returns whether the breaker is open. If it is open for several causes, returns the one whose
+/// trial build comes first.
+///
+/// Only failures after the last success from the same cause count. So one success closes the
+/// breaker, and a trial build that fails delays the next one. With `consecutiveFailures: 0` the
+/// breaker never opens.
+#[must_use]
+pub fn state(policy: &Breaker, builds: &[LastBuild<'_>], now: Timestamp) -> BreakerState {
+    let threshold = usize::try_from(policy.consecutive_failures).unwrap_or(0);
+    if threshold == 0 {
+        return BreakerState::Closed;
+    }
+    let mut by_cause: BTreeMap<&str, Vec<&LastBuild<'_>>> = BTreeMap::new();
+    for build in builds.iter().filter(|build| !build.cause.is_empty()) {
+        by_cause.entry(build.cause).or_default().push(build);
+    }
+    let open = by_cause.into_iter().filter_map(|(cause, builds)| {
+        let failures = consecutive_failures(&builds);
+        let opened_by = failures.get(threshold - 1)?;
+        let names = failures.iter().take(MAX_NAMES).map(|failed| failed.image.to_owned());
+        let probe_at = probe_at(policy, &failures, now);
+        let state = BreakerState::Open {
+            since: opened_by.at,
+            cause: cause.into(),
+            failures: names.collect(),
+            count: failures.len(),
+            probe_at,
+        };
+        Some((probe_at, state))
+    });
+    open.min_by_key(|(probe_at, _)| *probe_at).map_or(BreakerState::Closed, |(_, state)| state)
+}
+
+/// Returns the images that failed after the last success, by the time of their last failure.
+fn consecutive_failures<'a>(builds: &[&LastBuild<'a>]) -> Vec<FailedImage<'a>> {
     let success = builds.iter().filter_map(|build| build.succeeded_at).max();
     let mut last: BTreeMap<&str, Timestamp> = BTreeMap::new();
     for build in builds {
@@ -100,17 +101,20 @@ fn consecutive_failures<'a>(builds: &[&LastBuild<'a>]) -> Vec<Failure<'a>> {
             *known = failed.max(*known);
         }
     }
-    let mut failures: Vec<Failure<'a>> = last.into_iter().map(|(image, at)| (at, image)).collect();
+    let mut failures: Vec<FailedImage<'a>> =
+        last.into_iter().map(|(image, at)| FailedImage { at, image }).collect();
     failures.sort_unstable();
     failures
 }
 
-/// When the next probe may start: so long after the last failure. A failure in the future is of a
-/// clock that was put back since; one further ahead than a probe's pause is not waited for.
-fn probe_at(policy: &Breaker, failures: &[Failure<'_>], now: Timestamp) -> Timestamp {
+/// Returns when the next trial build may start: `probeAfter` after the last failure.
+///
+/// A failure more than `probeAfter` in the future was recorded before the clock was set back, and
+/// is ignored.
+fn probe_at(policy: &Breaker, failures: &[FailedImage<'_>], now: Timestamp) -> Timestamp {
     let pause = policy.probe_after.signed();
     let after = |time: Timestamp| time.saturating_add(pause).unwrap_or(Timestamp::MAX);
-    let plausible = failures.iter().map(|(at, _)| *at).rfind(|at| *at <= after(now));
+    let plausible = failures.iter().map(|failed| failed.at).rfind(|at| *at <= after(now));
     plausible.map_or(now, after)
 }
 
@@ -155,18 +159,18 @@ mod tests {
             probe_at: second(630),
         };
         assert_eq!(state(&policy(3), &builds, second(40)), expected);
-        // The time does not change it, so that no pass writes it anew.
+        // The state does not depend on the time, so that no reconcile writes it again.
         assert_eq!(state(&policy(3), &builds, second(5000)), expected);
         let twice = [failed("a", 10), failed("a", 20), failed("a", 30), failed("b", 40)];
         assert_eq!(
             state(&policy(3), &twice, second(50)),
             BreakerState::Closed,
-            "one image that fails again is one"
+            "an image that fails again counts once"
         );
     }
 
     #[test]
-    fn a_success_of_the_cause_closes_it_and_one_of_another_does_not() {
+    fn a_success_with_the_same_cause_closes_it() {
         let mut builds = vec![failed("a", 10), failed("b", 20), failed("c", 30)];
         builds.push(LastBuild { cause: "a new source", ..succeeded("d", 40) });
         assert!(open(&state(&policy(3), &builds, second(50))));
@@ -179,13 +183,13 @@ mod tests {
         assert!(open(&state(&policy(2), &builds, second(50))));
         builds.push(succeeded("e", 40));
         assert_eq!(state(&policy(1), &builds, second(50)), BreakerState::Closed);
-        // An image that failed and then succeeded is a success.
-        let mended = LastBuild { succeeded_at: Some(second(60)), ..failed("a", 50) };
-        assert_eq!(state(&policy(1), &[mended], second(70)), BreakerState::Closed);
+        // An image that failed and then succeeded counts as a success.
+        let recovered = LastBuild { succeeded_at: Some(second(60)), ..failed("a", 50) };
+        assert_eq!(state(&policy(1), &[recovered], second(70)), BreakerState::Closed);
     }
 
     #[test]
-    fn a_probe_that_fails_puts_the_next_one_off() {
+    fn a_failed_trial_build_delays_the_next_one() {
         let probed = [failed("a", 700), failed("b", 20), failed("c", 30)];
         let BreakerState::Open { probe_at, failures, .. } = state(&policy(3), &probed, second(710))
         else {
@@ -195,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_shares_a_cause_counts_together() {
+    fn only_failures_with_one_cause_count_together() {
         let other = |image, at| LastBuild { cause: "upstream debian moved", ..failed(image, at) };
         let builds = [failed("a", 10), failed("b", 20), other("c", 5), other("d", 15)];
         assert_eq!(state(&policy(3), &builds, second(50)), BreakerState::Closed);
@@ -207,7 +211,7 @@ mod tests {
         assert_eq!(
             (cause.as_str(), probe_at, count),
             ("upstream debian moved", second(615), 2),
-            "its probe is the first"
+            "its trial build comes first"
         );
         let unknown = |image, at| LastBuild { cause: "", ..failed(image, at) };
         assert_eq!(
@@ -217,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn it_can_be_off_and_names_no_more_than_ten() {
+    fn it_can_be_disabled_and_names_at_most_ten_images() {
         let names: Vec<String> = (0..250).map(|index| format!("image-{index:03}")).collect();
         let builds: Vec<LastBuild<'_>> =
             names.iter().map(|name| LastBuild { image: name, ..failed("", 10) }).collect();
@@ -230,17 +234,17 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_put_back_does_not_put_the_probe_off_for_long() {
+    fn a_clock_that_is_set_back_does_not_delay_the_trial_build_for_long() {
         let ahead = [failed("a", 90_000), failed("b", 90_010)];
         let probe = |builds: &[LastBuild<'_>], now| match state(&policy(2), builds, second(now)) {
             BreakerState::Open { probe_at, .. } => probe_at,
             BreakerState::Closed => panic!("closed"),
         };
-        assert_eq!(probe(&ahead, 100), second(100), "at once");
+        assert_eq!(probe(&ahead, 100), second(100), "immediately");
         assert_eq!(
             probe(&[failed("a", 100), failed("b", 90_010)], 110),
             second(700),
-            "the probe has failed"
+            "the trial build has failed"
         );
     }
 
@@ -257,31 +261,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn says_what_its_definition_says(builds in builds(), enough in 0..6_i32, now in 0..2000_i64) {
+        fn is_open_when_enough_images_fail_with_one_cause(builds in builds(), threshold in 0..6_i32, now in 0..2000_i64) {
             let failing = |cause: &str| {
                 let success = builds.iter().filter(|build| build.cause == cause).filter_map(|build| build.succeeded_at).max();
                 let failed = builds.iter().filter(|build| build.cause == cause && build.failed_at > success);
                 failed.map(|build| build.image).collect::<std::collections::BTreeSet<_>>()
             };
-            let wanted = usize::try_from(enough).expect("positive");
+            let wanted = usize::try_from(threshold).expect("positive");
             let expected = wanted > 0 && [MOVED, "a new source"].iter().any(|cause| failing(cause).len() >= wanted);
-            let state = state(&policy(enough), &builds, second(now));
+            let state = state(&policy(threshold), &builds, second(now));
             prop_assert_eq!(open(&state), expected);
             if let BreakerState::Open { cause, failures, count, since, probe_at } = state {
                 prop_assert_eq!(failures.len(), count);
                 prop_assert_eq!(failures.iter().map(String::as_str).collect::<std::collections::BTreeSet<_>>(), failing(&cause));
-                // A failure of the future says nothing of when to try: the clock was put back
-                // since.
+                // Failures in the future are ignored for the trial build: the clock was set back.
                 prop_assert!(probe_at > since || probe_at == second(now) || since > second(now));
             }
         }
 
         #[test]
-        fn one_success_after_all_closes_it(mut builds in builds(), enough in 1..6_i32) {
+        fn a_success_after_all_failures_closes_it(mut builds in builds(), threshold in 1..6_i32) {
             for cause in [MOVED, "a new source"] {
                 builds.push(LastBuild { cause, ..succeeded("f", 1000) });
             }
-            prop_assert_eq!(state(&policy(enough), &builds, second(1000)), BreakerState::Closed);
+            prop_assert_eq!(state(&policy(threshold), &builds, second(1000)), BreakerState::Closed);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The gates of a cascade: whether one may begin, and until when not.
+//! The gates of a cascade: whether one may start now, and if not, when.
 
 use jiff::Timestamp;
 
@@ -10,92 +10,103 @@ use crate::{
     },
 };
 
-/// Whether a cascade may begin.
+/// Whether a cascade may start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CascadeGate {
-    /// There is nothing to do.
+pub enum CascadeReadiness {
+    /// Nothing needs a build.
     Idle,
-    /// It may.
-    Open,
-    /// Not before the time, unless something else changes.
-    Settling {
-        /// What is recorded of the wait.
+    /// A cascade may start now.
+    Ready,
+    /// The settle time has not passed.
+    Settling(SettleTime),
+    /// No window is open.
+    WindowClosed {
+        /// The changes to record while they wait.
         pending: Pending,
-        /// When it may.
-        until: Timestamp,
-    },
-    /// Not before the next window opens.
-    Closed {
-        /// What is recorded of the wait.
-        pending: Pending,
-        /// When that is; `None` if none does within years.
+        /// When the next window opens; `None` if none opens within four years.
         opens: Option<Timestamp>,
     },
-    /// Not until the family is resumed.
+    /// `spec.suspend` is set.
     Suspended {
-        /// What is recorded of the wait.
+        /// The changes to record while they wait.
         pending: Pending,
     },
 }
 
-/// Whether a cascade may begin, for what is ready and for the candidates that may be adopted.
+/// Changes that wait for their settle time to pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettleTime {
+    /// The changes to record while they wait.
+    pub pending: Pending,
+    /// When the settle time ends, unless another change comes first.
+    pub until: Timestamp,
+}
+
+/// Returns whether a cascade may start for the ready builds and the candidates that may be adopted.
 ///
-/// Changes that come together build once: each new change starts the quiet time `settle` anew, but
-/// `maxSettle` after the first of them it is over, whatever keeps the cascade from beginning
-/// meanwhile. There is nothing to wait for where a person asked for a start, where nothing was ever
-/// built, where all that changed comes from other families (whose quiet time has passed), and where
-/// this cascade takes the place of another, for the candidates that this one was ended for.
+/// Changes that arrive together are built once. Each new change restarts the settle time `settle`,
+/// but the wait ends `maxSettle` after the first change, whatever else delays the cascade
+/// meanwhile.
+///
+/// The settle time is skipped
+///
+/// - when a user requested a start,
+/// - when no image has ever been built,
+/// - when all changes come from other families, whose own settle time has passed,
+/// - when this cascade replaces a superseded one, for the candidates that superseded it.
 #[must_use]
-pub fn cascade(
+pub fn cascade_readiness(
     input: &DecideInput<'_>,
     upstreams: &[UpstreamStatus],
     evaluation: &Evaluation,
     effects: &RequestEffects,
     window: WindowState,
     now: Timestamp,
-) -> CascadeGate {
+) -> CascadeReadiness {
     let candidates = candidates(upstreams);
     let ready = &evaluation.plan.ready;
     if candidates.is_empty() && ready.is_empty() {
-        return CascadeGate::Idle;
+        return CascadeReadiness::Idle;
     }
     let wanted =
         ready.iter().filter_map(|ready| evaluation.images.get(ready.image)?.fingerprint.as_deref());
-    let (pending, until) = settle(input, change(&candidates, wanted), now);
+    let settle = settle_time(input, hash_change(&candidates, wanted), now);
     if input.spec.suspend {
-        return CascadeGate::Suspended { pending };
+        return CascadeReadiness::Suspended { pending: settle.pending };
     }
     if let WindowState::Closed { opens } = window {
-        return CascadeGate::Closed { pending, opens };
+        return CascadeReadiness::WindowClosed { pending: settle.pending, opens };
     }
-    let at_once = succeeds(input, &candidates)
+    let skips_settle = replaces_superseded(input, &candidates)
         || evaluation.images.iter().all(|image| image.verified.is_none())
         || candidates.is_empty() && ready.iter().all(|ready| ready.imported)
-        || asked_for(input, upstreams, evaluation, effects);
-    if at_once || until <= now {
-        CascadeGate::Open
+        || start_is_requested(input, upstreams, evaluation, effects);
+    if skips_settle || settle.until <= now {
+        CascadeReadiness::Ready
     } else {
-        CascadeGate::Settling { pending, until }
+        CascadeReadiness::Settling(settle)
     }
 }
 
-/// What is recorded of candidates that may be adopted while a cascade runs, if there are any, and
-/// when their quiet time is over: the cascade ends then, where `policy.supersede` says so. A pass
-/// over the images is not needed for it.
+/// Returns the settle time of candidates that may be adopted while a cascade runs, or `None` if
+/// there are none.
+///
+/// With `policy.supersede: Cancel` the running cascade ends when this time has passed. The images
+/// need not be evaluated for this.
 #[must_use]
-pub fn supersede(
+pub fn supersede_after(
     input: &DecideInput<'_>,
     upstreams: &[UpstreamStatus],
     now: Timestamp,
-) -> Option<(Pending, Timestamp)> {
+) -> Option<SettleTime> {
     let candidates = candidates(upstreams);
-    (!candidates.is_empty()).then(|| settle(input, change(&candidates, []), now))
+    (!candidates.is_empty()).then(|| settle_time(input, hash_change(&candidates, []), now))
 }
 
-/// What waits for the cascade that runs to end: candidates, and images that it has built already.
-/// Their quiet time passes meanwhile.
+/// Returns the changes that wait for the running cascade to end: candidates, and images that it has
+/// built already. Their settle time passes while the cascade runs.
 #[must_use]
-pub fn after(
+pub fn pending_for_next_cascade(
     input: &DecideInput<'_>,
     upstreams: &[UpstreamStatus],
     evaluation: &Evaluation,
@@ -105,36 +116,38 @@ pub fn after(
     let left = evaluation.images.iter().filter(|image| image.reason == reason::NEXT_CASCADE);
     let wanted: Vec<&str> = left.filter_map(|image| image.fingerprint.as_deref()).collect();
     (!candidates.is_empty() || !wanted.is_empty())
-        .then(|| settle(input, change(&candidates, wanted), now).0)
+        .then(|| settle_time(input, hash_change(&candidates, wanted), now).pending)
 }
 
+/// Returns the digests of the candidates that may be adopted.
 fn candidates(upstreams: &[UpstreamStatus]) -> Vec<&str> {
     let eligible = upstreams.iter().filter(|upstream| eligible(upstream));
     eligible.filter_map(|upstream| Some(upstream.candidate.as_ref()?.digest.as_str())).collect()
 }
 
-/// Whether the last cascade was ended early for just these candidates.
-fn succeeds(input: &DecideInput<'_>, candidates: &[&str]) -> bool {
+/// Whether exactly these candidates superseded the last cascade.
+fn replaces_superseded(input: &DecideInput<'_>, candidates: &[&str]) -> bool {
     let settled = input.status.pending.as_ref().map(|pending| pending.change.as_str());
     input.superseded().is_some()
         && !candidates.is_empty()
-        && settled == Some(change(candidates, []).as_str())
+        && settled == Some(hash_change(candidates, []).as_str())
 }
 
-/// What has changed, as a hash.
-fn change<'a>(candidates: &[&str], wanted: impl IntoIterator<Item = &'a str>) -> String {
+/// Hashes a change: the candidates' digests and the fingerprints that are wanted.
+fn hash_change<'a>(candidates: &[&str], wanted: impl IntoIterator<Item = &'a str>) -> String {
     Hasher::new("change")
         .texts(candidates.to_vec())
         .texts(wanted.into_iter().collect::<Vec<_>>())
         .hex()
 }
 
-/// What is recorded of the quiet time after the change with this hash, and when it is over.
-fn settle(input: &DecideInput<'_>, change: String, now: Timestamp) -> (Pending, Timestamp) {
-    // What was recorded by a clock that has been set back since is of no use: the wait begins anew.
-    let of_now =
+/// Returns the settle time of the change with this hash.
+fn settle_time(input: &DecideInput<'_>, change: String, now: Timestamp) -> SettleTime {
+    // A record with times in the future was written before the clock was set back. It is ignored,
+    // and the wait starts over.
+    let is_plausible =
         |pending: &&Pending| pending.since.max(pending.last_change).is_none_or(|at| at <= now);
-    let pending = match input.status.pending.as_ref().filter(of_now) {
+    let pending = match input.status.pending.as_ref().filter(is_plausible) {
         Some(pending) if pending.change == change => pending.clone(),
         Some(pending) => Pending { change, since: pending.since, last_change: Some(now) },
         None => Pending { change, since: Some(now), last_change: Some(now) },
@@ -145,11 +158,11 @@ fn settle(input: &DecideInput<'_>, change: String, now: Timestamp) -> (Pending, 
     };
     let until =
         after(pending.last_change, policy.settle).min(after(pending.since, policy.max_settle));
-    (pending, until)
+    SettleTime { pending, until }
 }
 
-/// Whether a person has asked for a start of something that there is to do.
-fn asked_for(
+/// Whether a user requested the start of something that needs a build.
+fn start_is_requested(
     input: &DecideInput<'_>,
     upstreams: &[UpstreamStatus],
     evaluation: &Evaluation,
@@ -159,16 +172,16 @@ fn asked_for(
         return false;
     }
     let moved = upstreams.iter().enumerate().filter(|(_, upstream)| eligible(upstream));
-    let below =
+    let children =
         moved.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
     let stale = input
         .lineage()
-        .with_descendants(below.chain(evaluation.plan.ready.iter().map(|ready| ready.image)));
+        .with_descendants(children.chain(evaluation.plan.ready.iter().map(|ready| ready.image)));
     effects.start.iter().any(|image| stale.get(*image) == Some(&true))
 }
 
-/// Tells every ready image why it does not start.
-pub fn close(evaluation: &mut Evaluation, reason: &'static str, message: &str) {
+/// Starts none of the ready builds: their images stay queued with this reason and message.
+pub fn queue_ready_builds(evaluation: &mut Evaluation, reason: &'static str, message: &str) {
     for ready in std::mem::take(&mut evaluation.plan.ready) {
         if let Some(image) = evaluation.images.get_mut(ready.image) {
             image.reason = reason;
@@ -177,17 +190,12 @@ pub fn close(evaluation: &mut Evaluation, reason: &'static str, message: &str) {
     }
 }
 
-/// What an image is told while no window is open.
+/// Returns the message of images with the reason `WindowClosed`.
 #[must_use]
-pub fn told_closed(opens: Option<Timestamp>) -> (&'static str, String) {
+pub fn window_closed_message(opens: Option<Timestamp>) -> String {
     let next = opens.map_or_else(
-        || "and none will open".into(),
-        |opens| {
-            format!(
-                "the next one \
-        opens at {opens:.0}"
-            )
-        },
+        || "none opens within the next four years".into(),
+        |opens| format!("the next one opens at {opens:.0}"),
     );
-    (reason::WINDOW_CLOSED, format!("no window of spec.policy.windows is open; {next}"))
+    format!("no window of spec.policy.windows is open; {next}")
 }

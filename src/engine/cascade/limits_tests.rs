@@ -1,4 +1,4 @@
-//! Shares against what fairness means, and over time.
+//! Fair shares against the definition of fairness, and over time.
 
 use proptest::prelude::*;
 
@@ -29,24 +29,24 @@ fn demand(
 }
 
 /// How many builds each may start.
-fn counts(limits: Limits, demands: &[Demand<'_>], now: i64) -> Vec<usize> {
-    shares(limits, &[], demands, second(now)).iter().map(Vec::len).collect()
+fn counts(limits: ConcurrencyLimits, demands: &[Demand<'_>], now: i64) -> Vec<usize> {
+    fair_shares(limits, &[], demands, second(now)).iter().map(Vec::len).collect()
 }
 
-const fn cluster(limit: usize) -> Limits {
-    Limits { cluster: Some(limit), namespace: None }
+const fn cluster(limit: usize) -> ConcurrencyLimits {
+    ConcurrencyLimits { cluster: Some(limit), namespace: None }
 }
 
 #[test]
-fn without_limits_everybody_starts_what_is_ready() {
+fn without_limits_every_ready_build_starts() {
     let demands = [demand("a", 1, 3, 7, 0), demand("b", 100, 0, 0, 0), demand("c", 10, 0, 1000, 0)];
-    assert_eq!(counts(Limits::default(), &demands, 0), [7, 0, 1000]);
+    assert_eq!(counts(ConcurrencyLimits::default(), &demands, 0), [7, 0, 1000]);
     assert!(counts(cluster(5), &[], 0).is_empty());
 }
 
 #[test]
-fn who_runs_the_fewest_for_its_weight_comes_first() {
-    // 4 places are left: `b` catches up with `a`, and then they take turns.
+fn the_family_that_runs_the_fewest_builds_for_its_weight_is_served_first() {
+    // 4 more may run: `b` catches up with `a`, and then they take turns.
     assert_eq!(
         counts(cluster(6), &[demand("a", 10, 2, 9, 0), demand("b", 10, 0, 9, 0)], 9),
         [1, 3]
@@ -56,7 +56,7 @@ fn who_runs_the_fewest_for_its_weight_comes_first() {
         counts(cluster(8), &[demand("a", 10, 0, 9, 0), demand("b", 30, 0, 9, 0)], 9),
         [2, 6]
     );
-    // What one does not need, the other gets.
+    // Capacity that one family does not need goes to the other.
     assert_eq!(
         counts(cluster(8), &[demand("a", 10, 0, 9, 0), demand("b", 30, 0, 1, 0)], 9),
         [7, 1]
@@ -64,7 +64,7 @@ fn who_runs_the_fewest_for_its_weight_comes_first() {
 }
 
 #[test]
-fn of_equals_the_one_that_waited_the_longest_for_its_weight_comes_first() {
+fn a_tie_goes_to_the_family_that_waited_longest_for_its_weight() {
     assert_eq!(
         counts(cluster(1), &[demand("a", 10, 0, 1, 5), demand("b", 10, 0, 1, 3)], 9),
         [0, 1]
@@ -77,7 +77,7 @@ fn of_equals_the_one_that_waited_the_longest_for_its_weight_comes_first() {
         counts(cluster(1), &[demand("b", 10, 0, 1, 3), demand("a", 10, 0, 1, 3)], 9),
         [0, 1]
     );
-    // A clock that was put back: nobody has waited.
+    // The clock was set back: no family has waited.
     assert_eq!(
         counts(cluster(1), &[demand("a", 10, 0, 1, 5), demand("b", 10, 0, 1, 3)], 1),
         [1, 0]
@@ -85,14 +85,14 @@ fn of_equals_the_one_that_waited_the_longest_for_its_weight_comes_first() {
 }
 
 #[test]
-fn a_full_namespace_leaves_its_share_to_others() {
+fn a_namespace_at_its_limit_leaves_its_share_to_others() {
     let other = Demand { namespace: "two", ..demand("c", 1, 0, 9, 8) };
-    let limits = Limits { cluster: Some(10), namespace: Some(3) };
+    let limits = ConcurrencyLimits { cluster: Some(10), namespace: Some(3) };
     assert_eq!(
         counts(limits, &[demand("a", 50, 1, 9, 0), demand("b", 50, 1, 9, 0), other], 9),
         [1, 0, 3]
     );
-    // More runs than is allowed: the limit was lowered. Nothing starts there.
+    // More builds run than allowed, because the limit was lowered: none starts there.
     assert_eq!(
         counts(limits, &[demand("a", 50, 5, 9, 0), demand("b", 50, 0, 9, 0), other], 9),
         [0, 0, 3]
@@ -101,23 +101,26 @@ fn a_full_namespace_leaves_its_share_to_others() {
 }
 
 #[test]
-fn a_full_upstream_lets_builds_of_others_pass() {
+fn an_upstream_at_its_limit_does_not_delay_builds_of_others() {
     let wants = [vec![0], vec![0, 1], vec![1], vec![], vec![7]];
     let one = Demand { wants: &wants, ..demand("a", 10, 0, 0, 0) };
-    assert_eq!(shares(Limits::default(), &[1, 5], &[one], second(9)), [[0, 2, 3, 4]]);
+    assert_eq!(
+        fair_shares(ConcurrencyLimits::default(), &[1, 5], &[one], second(9)),
+        [[0, 2, 3, 4]]
+    );
     let two = Demand { family: "b", ..one };
     assert_eq!(
-        shares(Limits::default(), &[2, 1], &[one, two], second(9)),
+        fair_shares(ConcurrencyLimits::default(), &[2, 1], &[one, two], second(9)),
         [vec![0, 2, 3, 4], vec![0, 3, 4]]
     );
-    // A place for an upstream is not lost to a family whose namespace is full.
+    // Capacity for an upstream is not given to a family whose namespace is at its limit.
     let full = Demand { namespace: "full", running: 3, since: second(-99), ..one };
-    let limits = Limits { cluster: None, namespace: Some(3) };
-    assert_eq!(shares(limits, &[1, 0], &[full, two], second(9)), [vec![], vec![0, 3, 4]]);
+    let limits = ConcurrencyLimits { cluster: None, namespace: Some(3) };
+    assert_eq!(fair_shares(limits, &[1, 0], &[full, two], second(9)), [vec![], vec![0, 3, 4]]);
 }
 
 #[derive(Clone, Debug)]
-struct Family {
+struct TestFamily {
     name: String,
     namespace: &'static str,
     weight: i32,
@@ -126,7 +129,7 @@ struct Family {
     since: i64,
 }
 
-impl Family {
+impl TestFamily {
     fn demand(&self) -> Demand<'_> {
         Demand {
             family: &self.name,
@@ -139,7 +142,7 @@ impl Family {
     }
 }
 
-fn families() -> impl Strategy<Value = Vec<Family>> {
+fn families() -> impl Strategy<Value = Vec<TestFamily>> {
     let wants = prop::sample::select(vec![vec![], vec![0], vec![1], vec![0, 1], vec![2]]);
     let wants = prop_oneof![
         prop::collection::vec(wants, 0..12),
@@ -153,7 +156,7 @@ fn families() -> impl Strategy<Value = Vec<Family>> {
         0..100_i64,
     );
     prop::collection::vec(family, 0..12).prop_map(|families| {
-        let family = |(index, (namespace, weight, running, wants, since))| Family {
+        let family = |(index, (namespace, weight, running, wants, since))| TestFamily {
             name: format!("family-{index}"),
             namespace,
             weight,
@@ -165,23 +168,26 @@ fn families() -> impl Strategy<Value = Vec<Family>> {
     })
 }
 
-/// Limits of the cluster and of a namespace, and the places for two upstreams; a third is not
-/// limited.
-fn limits() -> impl Strategy<Value = (Limits, [usize; 2])> {
+/// Limits of the cluster and of a namespace, and the capacity for two upstreams. A third upstream
+/// has no limit.
+fn limits() -> impl Strategy<Value = (ConcurrencyLimits, [usize; 2])> {
     (prop::option::of(0..40_usize), prop::option::of(0..15_usize), 0..12_usize, 0..12_usize)
         .prop_map(|(cluster, namespace, first, second)| {
-            (Limits { cluster, namespace }, [first, second])
+            (ConcurrencyLimits { cluster, namespace }, [first, second])
         })
 }
 
-fn divide((limits, upstreams): (Limits, [usize; 2]), families: &[Family]) -> Vec<Vec<usize>> {
-    let demands: Vec<Demand<'_>> = families.iter().map(Family::demand).collect();
-    shares(limits, &upstreams, &demands, second(100))
+fn divide(
+    (limits, upstreams): (ConcurrencyLimits, [usize; 2]),
+    families: &[TestFamily],
+) -> Vec<Vec<usize>> {
+    let demands: Vec<Demand<'_>> = families.iter().map(TestFamily::demand).collect();
+    fair_shares(limits, &upstreams, &demands, second(100))
 }
 
 proptest! {
     #[test]
-    fn limits_hold_and_nothing_stays_free_that_somebody_could_use(limits in limits(), families in families()) {
+    fn limits_hold_and_no_usable_capacity_stays_free(limits in limits(), families in families()) {
         let shares = divide(limits, &families);
         let sum = |namespace: Option<&str>, of: &dyn Fn(usize) -> usize| -> usize {
             let here = |index: &usize| namespace.is_none_or(|namespace| families[*index].namespace == namespace);
@@ -206,19 +212,19 @@ proptest! {
         for (family, share) in families.iter().zip(&shares) {
             prop_assert!(share.is_sorted_by(|earlier, later| earlier < later), "twice, or out of \
                 order");
-            let held = full(None, limits.cluster) || full(Some(family.namespace), limits.namespace);
+            let at_limit = full(None, limits.cluster) || full(Some(family.namespace), limits.namespace);
             for (index, want) in family.wants.iter().enumerate().filter(|(index, _)| !share.contains(index)) {
-                let no_place = want.iter().any(|upstream| upstreams.get(*upstream).is_some_and(|free| used(*upstream) >= *free));
-                prop_assert!(held || no_place, "{} could start {index}", family.name);
+                let at_upstream_limit = want.iter().any(|upstream| upstreams.get(*upstream).is_some_and(|free| used(*upstream) >= *free));
+                prop_assert!(at_limit || at_upstream_limit, "{} could start {index}", family.name);
             }
         }
     }
 
     #[test]
-    fn nobody_is_given_what_would_have_been_anothers_turn(limits in limits(), families in families()) {
-        // Places for an upstream go to whoever has a build for it; that is not a matter of turns
-        // alone.
-        let families: Vec<Family> = families.into_iter().map(|mut family| {
+    fn builds_go_to_the_family_with_the_least_load(limits in limits(), families in families()) {
+        // Capacity for an upstream goes to a family that has a build for it, which turns alone do
+        // not explain.
+        let families: Vec<TestFamily> = families.into_iter().map(|mut family| {
             family.wants.iter_mut().for_each(Vec::clear);
             family
         }).collect();
@@ -233,8 +239,8 @@ proptest! {
                 if namespace_full && served.namespace != waiting.namespace {
                     continue;
                 }
-                // Before its last build was given to it, the one served ran no more for its weight
-                // than the one that waits.
+                // Before it was given its last build, the served family ran no more builds for its
+                // weight than the waiting one.
                 let served_load = (served.running + given - 1) * usize::try_from(waiting.weight).expect("positive");
                 let waiting_load = (waiting.running + share) * usize::try_from(served.weight).expect("positive");
                 prop_assert!(served_load <= waiting_load, "{} before {}", served.name, waiting.name);
@@ -243,14 +249,14 @@ proptest! {
     }
 
     #[test]
-    fn a_higher_limit_of_the_cluster_and_a_longer_queue_take_nothing_away(
+    fn a_higher_cluster_limit_or_a_longer_queue_never_shrinks_a_share(
         limits in limits(),
         families in families(),
         more in 1..10_usize,
         which in any::<prop::sample::Index>(),
     ) {
         let before = divide(limits, &families);
-        let wider = Limits { cluster: limits.0.cluster.map(|limit| limit + more), ..limits.0 };
+        let wider = ConcurrencyLimits { cluster: limits.0.cluster.map(|limit| limit + more), ..limits.0 };
         for (before, after) in before.iter().zip(divide((wider, limits.1), &families)) {
             prop_assert!(before.iter().all(|want| after.contains(want)));
         }
@@ -265,27 +271,27 @@ proptest! {
     #[test]
     fn the_order_of_the_demands_does_not_matter(limits in limits(), families in families()) {
         let shares = divide(limits, &families);
-        let turned: Vec<Family> = families.iter().rev().cloned().collect();
-        prop_assert_eq!(divide(limits, &turned).into_iter().rev().collect::<Vec<_>>(), shares);
+        let reversed: Vec<TestFamily> = families.iter().rev().cloned().collect();
+        prop_assert_eq!(divide(limits, &reversed).into_iter().rev().collect::<Vec<_>>(), shares);
     }
 }
 
-/// What became of a family whose queue is never empty.
+/// What a family whose queue is never empty has run.
 #[derive(Clone, Copy, Debug, Default)]
-struct Record {
+struct FamilyRun {
     started: usize,
     /// Builds that ran, summed over all seconds.
     ran: usize,
     longest_wait: i64,
 }
 
-/// Families of these weights that always have more to build share `places`; builds of a family take
-/// the seconds given.
-fn simulate(places: usize, families: &[(i32, i64)], seconds: i64) -> Vec<Record> {
+/// Runs families, given as weights and build durations in seconds, that always have more to build
+/// and share capacity for `places` builds.
+fn simulate(places: usize, families: &[(i32, i64)], seconds: i64) -> Vec<FamilyRun> {
     let names: Vec<String> = (0..families.len()).map(|index| format!("family-{index}")).collect();
     let mut ends: Vec<Vec<i64>> = vec![Vec::new(); families.len()];
     let mut since = vec![0; families.len()];
-    let mut records = vec![Record::default(); families.len()];
+    let mut records = vec![FamilyRun::default(); families.len()];
     for now in 0..seconds {
         for ends in &mut ends {
             ends.retain(|end| *end > now);
@@ -311,24 +317,24 @@ fn simulate(places: usize, families: &[(i32, i64)], seconds: i64) -> Vec<Record>
         }
         assert!(
             ends.iter().map(Vec::len).sum::<usize>() == places,
-            "a place stays free, or one is used twice"
+            "capacity stays free, or is used twice"
         );
     }
     records
 }
 
 #[test]
-fn families_that_share_many_places_run_by_their_weights() {
+fn families_share_a_large_capacity_by_their_weights() {
     let families = [(10, 7), (20, 31), (30, 3), (60, 13)];
     for (record, (weight, _)) in simulate(24, &families, 10_000).iter().zip(families) {
         let mean = record.ran / 10_000;
         let fair = 24 * usize::try_from(weight).expect("positive") / 120;
-        assert!(mean.abs_diff(fair) <= 1, "{mean} places instead of {fair}");
+        assert!(mean.abs_diff(fair) <= 1, "{mean} builds instead of {fair}");
     }
 }
 
 #[test]
-fn families_that_share_one_place_take_turns_by_their_weights() {
+fn families_share_capacity_for_one_build_by_their_weights() {
     let families = [(10, 5), (20, 5), (30, 5), (60, 5)];
     let records = simulate(1, &families, 60_000);
     assert!(
@@ -336,7 +342,7 @@ fn families_that_share_one_place_take_turns_by_their_weights() {
         "{records:?}"
     );
     for (record, (weight, _)) in records.iter().zip(families) {
-        // Whole builds take turns, so it comes out in the rough.
+        // Whole builds take turns, so the shares are approximate.
         let fair = 12_000 * usize::try_from(weight).expect("positive") / 120;
         assert!(
             record.started.abs_diff(fair) * 2 < fair,
@@ -350,7 +356,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn nobody_starves(
+    fn no_family_starves(
         places in 1..6_usize,
         families in prop::collection::vec((1..=100_i32, 1..20_i64), 1..10),
     ) {
@@ -358,25 +364,25 @@ proptest! {
         let longest = families.iter().map(|(_, seconds)| *seconds).max().unwrap_or(1);
         let total: i64 = families.iter().map(|(weight, _)| i64::from(*weight)).sum();
         for (record, (weight, _)) in records.iter().zip(&families) {
-            // Its turn comes at the latest when all others have had theirs as often as their weight
-            // lets them.
+            // Its turn comes at the latest when all others have had as many turns as their weights
+            // allow.
             let bound = longest * (2 + 2 * total / i64::from(*weight));
             prop_assert!(record.longest_wait <= bound, "waited {} s of at most {bound}", record.longest_wait);
         }
     }
 
     #[test]
-    fn no_span_sees_more_starts_than_the_limit(limit in 1..8_i32, per in 1..60_i64, tries in prop::collection::vec(0..20_i64, 1..80)) {
+    fn no_span_has_more_starts_than_the_limit(limit in 1..8_i32, per in 1..60_i64, tries in prop::collection::vec(0..20_i64, 1..80)) {
         let per_span = SignedDuration::from_secs(per);
         let (mut starts, mut now) = (Vec::new(), 1000);
         for pause in tries {
             now += pause;
-            let before = rate_limit(&starts, limit, per_span, second(now));
-            prop_assert_eq!(before.free == 0, before.next.is_some());
-            if let Some(next) = before.next {
+            let before = rate_allowance(&starts, limit, per_span, second(now));
+            prop_assert_eq!(before.free == 0, before.frees_at.is_some());
+            if let Some(next) = before.frees_at {
                 prop_assert!(next > second(now) && next <= second(now + per));
-                prop_assert_eq!(rate_limit(&starts, limit, per_span, next - SignedDuration::from_nanos(1)).free, 0);
-                prop_assert!(rate_limit(&starts, limit, per_span, next).free > 0, "woken too early");
+                prop_assert_eq!(rate_allowance(&starts, limit, per_span, next - SignedDuration::from_nanos(1)).free, 0);
+                prop_assert!(rate_allowance(&starts, limit, per_span, next).free > 0, "woken too early");
             }
             starts.extend(std::iter::repeat_n(second(now), before.free.min(3)));
         }
@@ -387,21 +393,21 @@ proptest! {
     }
 
     #[test]
-    fn a_clock_that_is_put_back_makes_nobody_wait_for_long(back in 0..100_000_i64, limit in 1..8_i32, per in 1..60_i64) {
+    fn a_clock_that_is_set_back_delays_no_build_for_long(back in 0..100_000_i64, limit in 1..8_i32, per in 1..60_i64) {
         let starts: Vec<Timestamp> = (0..20).map(second).collect();
         let now = 20 - back;
-        let rate_limit = rate_limit(&starts, limit, SignedDuration::from_secs(per), second(now));
-        prop_assert!(rate_limit.next.is_none_or(|next| next > second(now) && next <= second(now + 2 * per)));
+        let allowance = rate_allowance(&starts, limit, SignedDuration::from_secs(per), second(now));
+        prop_assert!(allowance.frees_at.is_none_or(|next| next > second(now) && next <= second(now + 2 * per)));
     }
 }
 
 #[test]
-fn starts_are_remembered_as_far_back_as_they_count_and_left_alone_until_there_is_a_new_one() {
+fn starts_are_recorded_as_long_as_they_count_and_written_only_with_a_new_one() {
     let minute = SignedDuration::from_mins(1);
-    let starts = |known: &[i64], input: &[i64], now: i64| -> Vec<i64> {
-        let known: Vec<Timestamp> = known.iter().map(|start| second(*start)).collect();
-        let input = input.iter().map(|start| second(*start));
-        remembered(&known, input, 3, minute, second(now))
+    let starts = |recorded: &[i64], observed: &[i64], now: i64| -> Vec<i64> {
+        let recorded: Vec<Timestamp> = recorded.iter().map(|start| second(*start)).collect();
+        let observed = observed.iter().map(|start| second(*start));
+        starts_to_record(&recorded, observed, 3, minute, second(now))
             .into_iter()
             .map(Timestamp::as_second)
             .collect()
@@ -411,28 +417,43 @@ fn starts_are_remembered_as_far_back_as_they_count_and_left_alone_until_there_is
     assert_eq!(starts(&[20, 10], &[], 500), [20, 10]);
     assert_eq!(starts(&[20, 10], &[75, 20], 75), [75, 20]);
     assert_eq!(starts(&[20], &[10], 500), [20], "too old to count");
-    assert_eq!(starts(&[3, 2, 1], &[4], 5), [4, 3, 2], "more than the limit tell nothing");
-    assert_eq!(starts(&[], &[70, 5000], 30), [70], "of a clock that was put back");
+    assert_eq!(starts(&[3, 2, 1], &[4], 5), [4, 3, 2], "no more than the limit are kept");
+    assert_eq!(starts(&[], &[70, 5000], 30), [70], "a start in the future: the clock was set back");
 }
 
 #[test]
-fn a_storm_is_let_through_at_its_rate() {
+fn the_rate_limit_allows_starts_at_its_rate() {
     let minute = SignedDuration::from_mins(1);
     let starts = [second(30), second(0), second(10)];
-    assert_eq!(rate_limit(&[], 3, minute, second(30)), FreeStarts { free: 3, next: None });
-    assert_eq!(rate_limit(&starts, 5, minute, second(30)), FreeStarts { free: 2, next: None });
     assert_eq!(
-        rate_limit(&starts, 3, minute, second(30)),
-        FreeStarts { free: 0, next: Some(second(60)) }
+        rate_allowance(&[], 3, minute, second(30)),
+        RateAllowance { free: 3, frees_at: None }
     );
-    assert_eq!(rate_limit(&starts, 3, minute, second(60)), FreeStarts { free: 1, next: None });
-    // The limit was lowered: all but one must have passed.
     assert_eq!(
-        rate_limit(&starts, 1, minute, second(30)),
-        FreeStarts { free: 0, next: Some(second(90)) }
+        rate_allowance(&starts, 5, minute, second(30)),
+        RateAllowance { free: 2, frees_at: None }
     );
-    // An hour back: those starts are of another time.
-    assert_eq!(rate_limit(&starts, 3, minute, second(-3600)), FreeStarts { free: 3, next: None });
-    assert_eq!(rate_limit(&starts, 3, minute, second(-10)).next, Some(second(60)));
-    assert_eq!(rate_limit(&[Timestamp::MAX, Timestamp::MIN], 1, minute, Timestamp::MAX).free, 1);
+    assert_eq!(
+        rate_allowance(&starts, 3, minute, second(30)),
+        RateAllowance { free: 0, frees_at: Some(second(60)) }
+    );
+    assert_eq!(
+        rate_allowance(&starts, 3, minute, second(60)),
+        RateAllowance { free: 1, frees_at: None }
+    );
+    // The limit was lowered: all starts but one must have stopped counting.
+    assert_eq!(
+        rate_allowance(&starts, 1, minute, second(30)),
+        RateAllowance { free: 0, frees_at: Some(second(90)) }
+    );
+    // The clock was set back by an hour: those starts do not count.
+    assert_eq!(
+        rate_allowance(&starts, 3, minute, second(-3600)),
+        RateAllowance { free: 3, frees_at: None }
+    );
+    assert_eq!(rate_allowance(&starts, 3, minute, second(-10)).frees_at, Some(second(60)));
+    assert_eq!(
+        rate_allowance(&[Timestamp::MAX, Timestamp::MIN], 1, minute, Timestamp::MAX).free,
+        1
+    );
 }

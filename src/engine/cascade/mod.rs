@@ -1,11 +1,12 @@
-//! What becomes of all images together: when a cascade starts, which builds it starts, and what is
-//! recorded of it.
+//! Decisions about all images together: when a cascade starts, which builds it starts, and what its
+//! record says.
 //!
-//! - [`gates`]: whether a cascade begins: settle, suspend, windows
+//! - [`gates`]: whether a cascade may start: settle time, suspension, windows
 //! - [`admission`]: which ready builds start
 //! - [`windows`], [`breaker`], [`limits`]: the rules that admission applies
-//! - [`promotion`]: the digest that floating tags are to be on
-//! - [`record`]: the `Cascade` object; [`truncate`]: how a large one is kept below the object limit
+//! - [`promotion`]: the digest that floating tags should point to
+//! - [`record`]: the status of the `Cascade` object
+//! - [`truncate`]: keeps the status of a large cascade below the size limit of the API server
 
 pub mod admission;
 pub mod breaker;

@@ -1,8 +1,10 @@
-//! Promotion: the digest that floating tags and workloads are to be on.
+//! Promotion: the digest that floating tags and workloads should move to.
 //!
-//! With `Image` it follows each image's last good build. With `Cascade` it stays where it was until
-//! a cascade has come whole, and then moves for all images at once. The target is recorded per
-//! image, so that a flip that was interrupted is completed by whoever comes next.
+//! With `Image` it follows the last verified build of each image. With `Cascade` it stays until a
+//! cascade completes, and then moves for all images at once. The target is recorded per image, so
+//! that the next reconcile finishes a move that was interrupted.
+
+use std::collections::HashSet;
 
 use crate::{
     api::{ImageState, Promotion},
@@ -12,57 +14,58 @@ use crate::{
     },
 };
 
-/// Sets the targets of a family whose policy is `Cascade`; also while it is suspended, for tags and
-/// workloads follow only when it is resumed.
-pub fn flip(input: &DecideInput<'_>, cascade: &CascadeStep, images: &mut [ImageDecision]) {
+/// Sets the promotion targets of a family with `promotion: Cascade`.
+///
+/// This also happens while the family is suspended: tags and workloads follow only when it is
+/// resumed.
+pub fn set_targets(input: &DecideInput<'_>, cascade: &CascadeStep, images: &mut [ImageDecision]) {
     if input.spec.policy.promotion != Promotion::Cascade {
         return;
     }
-    let whole = match cascade {
-        CascadeStep::Close { superseded: false, .. } => missing(input, images).is_empty(),
-        // What came right without a cascade, or before the policy was `Cascade`.
+    let complete = match cascade {
+        CascadeStep::Close { superseded: false, .. } => missing_images(input, images).is_empty(),
+        // Covers images that became current without a cascade, or before the policy was `Cascade`.
         CascadeStep::None => input
             .spec
             .images
             .iter()
             .zip(images.iter())
-            .all(|(spec, image)| !spec.required || stands(image)),
+            .all(|(spec, image)| !spec.required || is_promotable(image)),
         CascadeStep::Open { .. }
         | CascadeStep::Running { .. }
         | CascadeStep::Close { superseded: true, .. } => false,
     };
-    if whole {
-        for image in images.iter_mut().filter(|image| stands(image)) {
+    if complete {
+        for image in images.iter_mut().filter(|image| is_promotable(image)) {
             image.promoted = Promoted::Verified;
         }
     }
 }
 
-/// The required images that keep the cascade which runs from being whole: of those that it was
-/// about to build, and of those whose newest digest no cascade has promoted yet.
+/// Returns the required images without which the running cascade is incomplete: those that it
+/// planned or built, and those whose newest digest no cascade has promoted yet.
 #[must_use]
-pub fn missing(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<usize> {
+pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<usize> {
     let Some(cascade) = input.cascade else { return Vec::new() };
-    let planned: std::collections::HashSet<&str> =
-        cascade.planned.iter().flatten().map(String::as_str).collect();
-    let touched = |name: &str| {
+    let planned: HashSet<&str> = cascade.planned.iter().flatten().map(String::as_str).collect();
+    let is_part = |name: &str| {
         planned.contains(name) || cascade.status.images.iter().any(|image| image.name == name)
     };
-    let unpromoted = |image: &ImageDecision| {
+    let is_unpromoted = |image: &ImageDecision| {
         image.verified.as_ref().is_some_and(|verified| image.promoted() != Some(&verified.digest))
     };
     let images = input.spec.images.iter().zip(images).enumerate();
     images
         .filter(|(_, (spec, image))| {
-            spec.required && !stands(image) && (touched(&spec.name) || unpromoted(image))
+            spec.required && !is_promotable(image) && (is_part(&spec.name) || is_unpromoted(image))
         })
         .map(|(index, _)| index)
         .collect()
 }
 
-/// Whether an image is where it is to be: built from its inputs as they are, or kept by a person on
-/// a digest that has passed the checks as they are now, or that tags stand on anyway.
-fn stands(image: &ImageDecision) -> bool {
+/// Whether an image has a digest that may be promoted: it is current, or a user holds it at a
+/// digest that has passed the checks as they are now, or that tags point to already.
+fn is_promotable(image: &ImageDecision) -> bool {
     let Some(verified) = &image.verified else { return false };
     match image.state {
         ImageState::Current => true,

@@ -1,4 +1,4 @@
-//! The record of a cascade: which image is where, and in the end how it went.
+//! The status of a `Cascade` object: the result of each image and, at the end, the outcome.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     api::{CascadePhase, CascadeStatus, Duration, ImageCounts, ImageResult, ImageState, Promotion},
     engine::{
-        cascade::{promotion, truncate::abridge},
+        cascade::{promotion, truncate::truncate_status},
         causes,
         decision::{CascadeStep, Decision, ImageDecision},
         input::{BuildOutcome, DecideInput, ObservedBuild, ObservedImage, VerifiedBuild},
@@ -15,14 +15,14 @@ use crate::{
     lineage::critical_path,
 };
 
-/// The most images that a record lists.
+/// Upper bound on the images that a status lists.
 const MAX_IMAGES: usize = 1000;
-/// The most images of a state that an outcome names.
+/// Upper bound on the images that an outcome names per state.
 const MAX_NAMES: usize = 10;
 
-/// How many of these images are in which state.
+/// Counts images by state.
 #[must_use]
-pub fn counts(states: impl IntoIterator<Item = ImageState>) -> ImageCounts {
+pub fn count_states(states: impl IntoIterator<Item = ImageState>) -> ImageCounts {
     let mut counts = ImageCounts::default();
     for state in states {
         counts.total += 1;
@@ -41,11 +41,13 @@ pub fn counts(states: impl IntoIterator<Item = ImageState>) -> ImageCounts {
     counts
 }
 
-/// The record of the cascade `name` after this decision: `planned` are the names of the images that
-/// it was about to build. What only the cluster's Jobs tell (how many builds, since when) is taken
-/// from what is seen, and kept once it is known.
+/// Returns the status of the cascade `name` after this decision. `planned` are the names of the
+/// images that the cascade planned to build.
+///
+/// Only the Jobs say how many builds ran and when they started. This is taken from the Jobs that
+/// exist, and kept once it is recorded.
 #[must_use]
-pub fn record(
+pub fn cascade_status(
     input: &DecideInput<'_>,
     decision: &Decision,
     name: &str,
@@ -53,73 +55,108 @@ pub fn record(
     previous: &CascadeStatus,
     now: Timestamp,
 ) -> CascadeStatus {
-    let before: HashMap<&str, &ImageResult> =
+    let previous_results: HashMap<&str, &ImageResult> =
         previous.images.iter().map(|image| (image.name.as_str(), image)).collect();
     let mut images = Vec::new();
     for (index, image) in input.spec.images.iter().enumerate() {
-        let before = before.get(image.name.as_str()).copied();
+        let previous = previous_results.get(image.name.as_str()).copied();
         let observed = input.images.get(index);
-        let builds = observed
-            .map_or(&[][..], |observed| &observed.builds)
-            .iter()
-            .filter(|build| build.cascade == name);
-        let attempts: HashSet<(&str, i32)> =
-            builds.clone().map(|build| (build.fingerprint.as_str(), build.attempt)).collect();
-        if before.is_none() && attempts.is_empty() && !planned.contains(image.name.as_str())
-            || images.len() == MAX_IMAGES
-        {
+        let builds = CascadeBuilds::new(observed, name);
+        let is_part =
+            previous.is_some() || builds.attempts > 0 || planned.contains(image.name.as_str());
+        if !is_part || images.len() == MAX_IMAGES {
             continue;
         }
-        let Some(state) = decision.images.get(index) else { continue };
-        let mut result = before
+        let Some(decided) = decision.images.get(index) else { continue };
+        let previous = previous
             .cloned()
             .unwrap_or_else(|| ImageResult { name: image.name.clone(), ..ImageResult::default() });
-        let at_rest = !state.in_progress && !matches!(state.state, ImageState::Waiting);
-        result.state = state.state;
-        result.builds = result.builds.max(i32::try_from(attempts.len()).unwrap_or(i32::MAX));
-        if let Some(built) = builds
-            .clone()
-            .filter(|build| build.outcome == BuildOutcome::Succeeded)
-            .max_by_key(|build| age(build))
-        {
-            result.own_inputs = Some(built.own.clone());
-        }
-        result.started_at =
-            result.started_at.or_else(|| builds.filter_map(|build| build.started_at).min());
-        // This record is written more rarely than the image's own, so that one's time comes first.
-        let ended = observed.and_then(|observed| recorded_end(observed, state)).or(Some(now));
-        result.finished_at = if at_rest { result.finished_at.or(ended) } else { None };
-        if let Some(verified) =
-            state.verified.as_ref().filter(|_| state.state == ImageState::Current)
-        {
-            result.build = Some(verified.build);
-            result.digest = Some(verified.digest.clone());
-            spare(&mut result, verified, observed, name);
-        }
-        if !state.causes.is_empty() {
-            result.why = causes::sentence(&state.causes);
-            result.causes.clone_from(&state.causes);
-            result.shortened = false;
-        }
-        images.push(result);
+        images.push(image_result(previous, decided, observed, &builds, now));
     }
-    let counts = counts(images.iter().map(|image| image.state));
+    let counts = count_states(images.iter().map(|image| image.state));
     let started_at = previous.started_at.or(Some(now));
     let mut status = CascadeStatus { started_at, counts, images, ..CascadeStatus::default() };
-    abridge(&mut status);
+    truncate_status(&mut status);
     match decision.cascade {
-        CascadeStep::Close { superseded, .. } => close(input, decision, status, superseded, now),
+        CascadeStep::Close { superseded, .. } => finish(input, decision, status, superseded, now),
         CascadeStep::None | CascadeStep::Open { .. } | CascadeStep::Running { .. } => status,
     }
 }
 
-/// The order in which builds of one image were made.
-fn age(build: &ObservedBuild) -> (Option<Timestamp>, i64, i32) {
+/// What the Jobs say about an image's builds in one cascade.
+struct CascadeBuilds<'a> {
+    /// The cascade's name.
+    cascade: &'a str,
+    /// How many builds the cascade started, retries included.
+    attempts: usize,
+    /// When the first build started.
+    started_at: Option<Timestamp>,
+    /// The hash of the image's own inputs in the last build that succeeded.
+    own_inputs: Option<&'a str>,
+}
+
+impl<'a> CascadeBuilds<'a> {
+    fn new(observed: Option<&'a ObservedImage<'_>>, cascade: &'a str) -> Self {
+        let builds = observed
+            .map_or(&[][..], |observed| &observed.builds)
+            .iter()
+            .filter(|build| build.cascade == cascade);
+        let attempts: HashSet<(&str, i32)> =
+            builds.clone().map(|build| (build.fingerprint.as_str(), build.attempt)).collect();
+        let succeeded = builds.clone().filter(|build| build.outcome == BuildOutcome::Succeeded);
+        Self {
+            cascade,
+            attempts: attempts.len(),
+            started_at: builds.filter_map(|build| build.started_at).min(),
+            own_inputs: succeeded
+                .max_by_key(|build| build_order(build))
+                .map(|build| build.own.as_str()),
+        }
+    }
+}
+
+/// The order in which builds of one image were started.
+fn build_order(build: &ObservedBuild) -> (Option<Timestamp>, i64, i32) {
     (build.started_at, build.build, build.attempt)
 }
 
-/// Says of a current image whether the cascade has changed it, and if not, why.
-fn spare(
+/// Returns the result of an image after this decision, from its result before.
+fn image_result(
+    previous: ImageResult,
+    decided: &ImageDecision,
+    observed: Option<&ObservedImage<'_>>,
+    builds: &CascadeBuilds<'_>,
+    now: Timestamp,
+) -> ImageResult {
+    let mut result = previous;
+    result.state = decided.state;
+    result.builds = result.builds.max(i32::try_from(builds.attempts).unwrap_or(i32::MAX));
+    if let Some(own) = builds.own_inputs {
+        result.own_inputs = Some(own.to_owned());
+    }
+    result.started_at = result.started_at.or(builds.started_at);
+    let is_finished = !decided.in_progress && decided.state != ImageState::Waiting;
+    // The image's own record is written more often than this one, so that its time is preferred.
+    let finished_at =
+        observed.and_then(|observed| recorded_finish(observed, decided)).or(Some(now));
+    result.finished_at = if is_finished { result.finished_at.or(finished_at) } else { None };
+    if let Some(verified) =
+        decided.verified.as_ref().filter(|_| decided.state == ImageState::Current)
+    {
+        result.build = Some(verified.build);
+        result.digest = Some(verified.digest.clone());
+        set_spared(&mut result, verified, observed, builds.cascade);
+    }
+    if !decided.causes.is_empty() {
+        result.why = causes::sentence(&decided.causes);
+        result.causes.clone_from(&decided.causes);
+        result.shortened = false;
+    }
+    result
+}
+
+/// Sets whether the cascade left a current image unchanged, and why.
+fn set_spared(
     result: &mut ImageResult,
     verified: &VerifiedBuild,
     observed: Option<&ObservedImage<'_>>,
@@ -130,36 +167,25 @@ fn spare(
         .filter(|build| build.cascade == cascade);
     if verified.spared || last.is_some_and(|build| build.spared) {
         result.spared = true;
-        result.why = format!("rebuilt, and the same as build {}, which stays", verified.build);
+        result.why = format!("the rebuild is the same as build {}, which is kept", verified.build);
     } else if result.builds == 0 {
         result.spared = true;
-        result.why = "its inputs came out the same, or it was built already".into();
+        result.why = "its inputs did not change, or the build existed already".into();
     } else {
         result.spared = false;
     }
 }
 
-/// When the image's record says that the build ended whose result is current.
-fn recorded_end(observed: &ObservedImage<'_>, decision: &ImageDecision) -> Option<Timestamp> {
-    let verified = decision.verified.as_ref().filter(|_| decision.state == ImageState::Current)?;
+/// Returns when the current build of an image finished, according to the image's record.
+fn recorded_finish(observed: &ObservedImage<'_>, decided: &ImageDecision) -> Option<Timestamp> {
+    let verified = decided.verified.as_ref().filter(|_| decided.state == ImageState::Current)?;
     let last = observed.record?.history.first()?;
     (last.fingerprint == verified.fingerprint && last.build == Some(verified.build))
         .then_some(last.finished_at)?
 }
 
-/// What a cascade of a family with `promotion: Cascade` says of its floating tags.
-fn promoted(input: &DecideInput<'_>, decision: &Decision) -> String {
-    let missing = promotion::missing(input, &decision.images);
-    if missing.is_empty() {
-        return "; its floating tags move together".into();
-    }
-    let names =
-        missing.iter().filter_map(|image| Some(input.spec.images.get(*image)?.name.as_str()));
-    let names: Vec<&str> = names.take(MAX_NAMES).collect();
-    format!("; no floating tag moves, for it is not whole without {}", names.join(", "))
-}
-
-fn close(
+/// Completes the status of a cascade that ends with this decision.
+fn finish(
     input: &DecideInput<'_>,
     decision: &Decision,
     mut status: CascadeStatus,
@@ -167,8 +193,8 @@ fn close(
     now: Timestamp,
 ) -> CascadeStatus {
     let counts = &status.counts;
-    let whole = !superseded && counts.current + counts.held == counts.total;
-    status.phase = match (superseded, whole) {
+    let is_complete = !superseded && counts.current + counts.held == counts.total;
+    status.phase = match (superseded, is_complete) {
         (true, _) => CascadePhase::Superseded,
         (false, true) => CascadePhase::Complete,
         (false, false) => CascadePhase::Incomplete,
@@ -176,62 +202,85 @@ fn close(
     status.finished_at = Some(now);
     let seconds = status.started_at.map_or(0, |start| now.duration_since(start).as_secs());
     status.duration = Some(Duration::from_secs(u32::try_from(seconds).unwrap_or_default()));
+    status.critical_path = critical_path_names(input, &status);
+    status.outcome = if is_complete {
+        complete_outcome(&status, seconds)
+    } else {
+        incomplete_outcome(&status, seconds)
+    };
+    if input.spec.policy.promotion == Promotion::Cascade && !superseded {
+        status.outcome.push_str("; ");
+        status.outcome.push_str(&promotion_outcome(input, decision));
+    }
+    status
+}
 
+/// Returns the names of the images on the critical path of a cascade that has ended.
+fn critical_path_names(input: &DecideInput<'_>, status: &CascadeStatus) -> Vec<String> {
     let results: HashMap<&str, &ImageResult> =
         status.images.iter().map(|image| (image.name.as_str(), image)).collect();
-    let ended = |image: usize| {
+    let finished_at = |image: usize| {
         let result = results
             .get(input.spec.images.get(image)?.name.as_str())
             .filter(|result| result.builds > 0)?;
         result.finished_at.map(Timestamp::as_millisecond)
     };
-    let path = critical_path(input.lineage(), ended);
-    status.critical_path =
-        path.iter().filter_map(|image| Some(input.spec.images.get(*image)?.name.clone())).collect();
+    let path = critical_path(input.lineage(), finished_at);
+    path.iter().filter_map(|image| Some(input.spec.images.get(*image)?.name.clone())).collect()
+}
 
+/// Returns the outcome of a cascade whose images are all current or held.
+fn complete_outcome(status: &CascadeStatus, seconds: i64) -> String {
+    let spared = status.images.iter().filter(|image| image.spared).count();
     let rebuilt = status
         .images
         .iter()
         .filter(|image| !image.spared && image.state == ImageState::Current)
         .count();
-    let list = |state: ImageState| {
-        let names: Vec<&str> = status
-            .images
-            .iter()
-            .filter(|image| image.state == state)
-            .map(|image| image.name.as_str())
-            .take(MAX_NAMES)
-            .collect();
-        names.join(", ")
-    };
-    status.outcome = if whole {
-        let spared = status.images.iter().filter(|image| image.spared).count();
-        let spared = if spared == 0 { String::new() } else { format!(", {spared} spared") };
-        let held = list(ImageState::Held);
-        let held = if held.is_empty() { String::new() } else { format!(", held: {held}") };
-        format!("{rebuilt} rebuilt{spared}{held}, in {seconds} s")
-    } else {
-        let ended = if superseded { "superseded with " } else { "" };
-        let mut parts = vec![format!(
-            "{ended}{} of {} current after {seconds} s",
-            status.counts.current, status.counts.total
-        )];
-        for (state, word) in [
-            (ImageState::Failed, "failed"),
-            (ImageState::Blocked, "blocked"),
-            (ImageState::Waiting, "waiting"),
-            (ImageState::Held, "held"),
-            (ImageState::Queued, "for the next cascade"),
-        ] {
-            let names = list(state);
-            if !names.is_empty() {
-                parts.push(format!("{word}: {names}"));
-            }
+    let spared = if spared == 0 { String::new() } else { format!(", {spared} spared") };
+    let held = names_in_state(status, ImageState::Held);
+    let held = if held.is_empty() { String::new() } else { format!("; held: {held}") };
+    format!("{rebuilt} rebuilt{spared} in {seconds} s{held}")
+}
+
+/// Returns the outcome of a cascade that ends before all its images are current or held.
+fn incomplete_outcome(status: &CascadeStatus, seconds: i64) -> String {
+    let counts = &status.counts;
+    let superseded = if status.phase == CascadePhase::Superseded { "superseded with " } else { "" };
+    let mut parts = vec![format!(
+        "{superseded}{} of {} images current after {seconds} s",
+        counts.current, counts.total
+    )];
+    for (state, label) in [
+        (ImageState::Failed, "failed"),
+        (ImageState::Blocked, "blocked"),
+        (ImageState::Waiting, "waiting"),
+        (ImageState::Held, "held"),
+        (ImageState::Queued, "left to the next cascade"),
+    ] {
+        let names = names_in_state(status, state);
+        if !names.is_empty() {
+            parts.push(format!("{label}: {names}"));
         }
-        parts.join("; ")
-    };
-    if input.spec.policy.promotion == Promotion::Cascade && !superseded {
-        status.outcome.push_str(&promoted(input, decision));
     }
-    status
+    parts.join("; ")
+}
+
+/// Lists the first images in this state.
+fn names_in_state(status: &CascadeStatus, state: ImageState) -> String {
+    let in_state = status.images.iter().filter(|image| image.state == state);
+    let names: Vec<&str> = in_state.map(|image| image.name.as_str()).take(MAX_NAMES).collect();
+    names.join(", ")
+}
+
+/// Says what a cascade of a family with `promotion: Cascade` does with its floating tags.
+fn promotion_outcome(input: &DecideInput<'_>, decision: &Decision) -> String {
+    let missing = promotion::missing_images(input, &decision.images);
+    if missing.is_empty() {
+        return "its floating tags move together".into();
+    }
+    let names =
+        missing.iter().filter_map(|image| Some(input.spec.images.get(*image)?.name.as_str()));
+    let names: Vec<&str> = names.take(MAX_NAMES).collect();
+    format!("no floating tag moves, because required images are missing: {}", names.join(", "))
 }

@@ -1,80 +1,88 @@
-//! The size of a cascade's record: what is left out of one that would grow too large for the API
+//! Truncation: what the status of a cascade leaves out when it would grow too large for the API
 //! server.
 //!
-//! An object has at most 1.5 MiB, and a cascade may have a thousand images, each with a sentence
-//! and with causes down to the upstreams. When there are more of them than there is room for, the
-//! causes of the images go that were finished first, and then the sentences, in the same order.
-//! Nothing is lost with them: each image's own record has both.
+//! An object may have at most 1.5 MiB, and a cascade may have a thousand images, each with a
+//! sentence and with causes down to the upstreams. When they exceed the limit, the causes are left
+//! out first, starting with the images that finished first, and then the sentences in the same
+//! order. Nothing is lost: the `ManagedImage` of each image has both.
 
 use crate::api::{CascadeStatus, Cause, ImageResult};
 
-/// How many bytes a record may have, beside the causes in its spec (at most 100 KB): half of what
-/// the API server takes.
-const ROOM: usize = 660 * 1024;
-/// What a result has at most beside its name and its texts, here and in the API server's note of
-/// who wrote it (`managedFields`).
-const RESULT: usize = 520;
-/// How often a result's name stands in the record: in it, in that note, in the plan, and in the
-/// critical path.
-const NAMES: usize = 4;
-/// What a cause has at most beside its values.
-const CAUSE: usize = 70;
-/// The same of a name among those that it came through, and of a sentence.
-const QUOTED: usize = 12;
+/// Upper bound on the bytes of the status: together with the causes in the spec (at most 100 KB)
+/// half of what the API server accepts.
+const MAX_STATUS_BYTES: usize = 660 * 1024;
+/// Upper bound on the bytes of a result without its name and texts, including its entry in
+/// `managedFields`.
+const RESULT_BYTES: usize = 520;
+/// How often the object contains the name of a result: in the result, in `managedFields`, in the
+/// plan, and in the critical path.
+const NAME_OCCURRENCES: usize = 4;
+/// Upper bound on the bytes of a cause without its values.
+const CAUSE_BYTES: usize = 70;
+/// Upper bound on the bytes that surround a sentence, or an entry of `via`.
+const QUOTE_BYTES: usize = 12;
 
-/// Leaves out texts until the record has room, and notes how many.
-pub(in crate::engine) fn abridge(status: &mut CascadeStatus) {
-    let mut bytes: usize =
-        status.images.iter().map(|image| RESULT + NAMES * image.name.len() + texts(image)).sum();
-    if bytes > ROOM {
+/// Leaves out texts until the status is below the limit, and says in `note` how many.
+pub(in crate::engine) fn truncate_status(status: &mut CascadeStatus) {
+    let mut bytes: usize = status
+        .images
+        .iter()
+        .map(|image| RESULT_BYTES + NAME_OCCURRENCES * image.name.len() + text_bytes(image))
+        .sum();
+    if bytes > MAX_STATUS_BYTES {
         let mut order: Vec<usize> = (0..status.images.len()).collect();
         order.sort_by_key(|index| {
             let finished = status.images.get(*index).and_then(|image| image.finished_at);
             (finished.is_none(), finished, *index)
         });
-        for sentence_too in [false, true] {
+        for clears_sentence in [false, true] {
             for index in &order {
-                let Some(image) = status.images.get_mut(*index).filter(|_| bytes > ROOM) else {
+                let Some(image) =
+                    status.images.get_mut(*index).filter(|_| bytes > MAX_STATUS_BYTES)
+                else {
                     break;
                 };
-                let before = texts(image);
+                let before = text_bytes(image);
                 image.causes.clear();
-                if sentence_too {
+                if clears_sentence {
                     image.why.clear();
                 }
-                let after = texts(image);
+                let after = text_bytes(image);
                 image.shortened |= after < before;
                 bytes = bytes - before + after;
             }
         }
     }
-    let shortened = status.images.iter().filter(|image| image.shortened);
+    status.note = truncation_note(&status.images);
+}
+
+/// Says how many images are shortened; empty if none is.
+fn truncation_note(images: &[ImageResult]) -> String {
+    let shortened = images.iter().filter(|image| image.shortened);
     let (causes, sentences) = shortened
         .fold((0, 0), |(all, bare), image| (all + 1, bare + usize::from(image.why.is_empty())));
-    status.note = match (causes, sentences) {
+    match (causes, sentences) {
         (0, _) => String::new(),
-        (causes, 0) => {
-            format!(
-                "the causes of {causes} images are left out for want of room; their \
-                     ManagedImages have them"
-            )
-        }
-        (causes, sentences) => format!(
-            "the causes of {causes} images, and the sentences of {sentences} of them, are left out \
-             for want of room; their ManagedImages have both"
+        (causes, 0) => format!(
+            "the causes of {causes} images are omitted to keep this object below the size limit; \
+             see their ManagedImages"
         ),
-    };
+        (causes, sentences) => format!(
+            "the causes of {causes} images, and the sentences of {sentences} of them, are omitted \
+             to keep this object below the size limit; see their ManagedImages"
+        ),
+    }
 }
 
-/// How many bytes the sentence and the causes of an image have at most.
-fn texts(image: &ImageResult) -> usize {
-    let why = if image.why.is_empty() { 0 } else { QUOTED + image.why.len() };
-    why + image.causes.iter().map(of_cause).sum::<usize>()
+/// Returns an upper bound on the bytes of an image's sentence and causes.
+fn text_bytes(image: &ImageResult) -> usize {
+    let why = if image.why.is_empty() { 0 } else { QUOTE_BYTES + image.why.len() };
+    why + image.causes.iter().map(cause_bytes).sum::<usize>()
 }
 
-fn of_cause(cause: &Cause) -> usize {
-    let via: usize = cause.via.iter().map(|name| QUOTED + name.len()).sum();
-    CAUSE + cause.name.len() + cause.from.len() + cause.to.len() + via
+fn cause_bytes(cause: &Cause) -> usize {
+    let via: usize = cause.via.iter().map(|name| QUOTE_BYTES + name.len()).sum();
+    CAUSE_BYTES + cause.name.len() + cause.from.len() + cause.to.len() + via
 }
 
 #[cfg(test)]
@@ -86,8 +94,8 @@ mod tests {
         CascadeSpec, CauseType, ImageState, cascade::MAX_CAUSES, managed_image::MAX_BUILD_CAUSES,
     };
 
-    /// What etcd takes in one request.
-    const ETCD: usize = 1536 * 1024;
+    /// The largest request that etcd accepts, in bytes.
+    const MAX_ETCD_REQUEST: usize = 1536 * 1024;
 
     fn name(index: usize, length: usize) -> String {
         format!("{index:0>length$}")
@@ -104,8 +112,8 @@ mod tests {
         vec![cause; count]
     }
 
-    /// A cascade of a thousand images, of which every second one is finished, with the longest
-    /// texts there are.
+    /// Returns a cascade of a thousand images with the longest possible texts. Every second image
+    /// is finished.
     fn cascade(length: usize) -> CascadeStatus {
         let result = |index: usize| ImageResult {
             name: name(index, length),
@@ -129,7 +137,7 @@ mod tests {
         CascadeStatus { images, critical_path, ..CascadeStatus::default() }
     }
 
-    /// The size of a whole record, with what the API server notes of who wrote it.
+    /// Returns the size in bytes of the whole object, including `managedFields`.
     fn size(status: &CascadeStatus) -> usize {
         let levels = vec![status.images.iter().map(|image| image.name.clone()).collect()];
         let spec = CascadeSpec { causes: causes(63, MAX_CAUSES), levels, ..CascadeSpec::default() };
@@ -154,49 +162,49 @@ mod tests {
     }
 
     #[test]
-    fn a_cascade_of_a_thousand_images_with_the_longest_texts_has_room() {
-        for (length, most) in [(10, ETCD / 2), (20, ETCD / 2), (63, ETCD * 3 / 5)] {
+    fn a_cascade_of_a_thousand_images_with_the_longest_texts_fits() {
+        for (length, limit) in
+            [(10, MAX_ETCD_REQUEST / 2), (20, MAX_ETCD_REQUEST / 2), (63, MAX_ETCD_REQUEST * 3 / 5)]
+        {
             let mut status = cascade(length);
-            assert!(size(&status) > 2 * ETCD, "{}", size(&status));
-            abridge(&mut status);
-            assert!(size(&status) < most, "{length}: {}", size(&status));
+            assert!(size(&status) > 2 * MAX_ETCD_REQUEST, "{}", size(&status));
+            truncate_status(&mut status);
+            assert!(size(&status) < limit, "{length}: {}", size(&status));
             assert_eq!(status.images.len(), 1000);
             assert!(status.note.contains("the causes of 1000 images"), "{}", status.note);
             let again = status.clone();
-            abridge(&mut status);
-            assert_eq!(status, again, "and stays so");
+            truncate_status(&mut status);
+            assert_eq!(status, again, "truncating twice changes nothing");
         }
     }
 
     #[test]
-    fn the_texts_of_what_was_finished_first_go_first() {
+    fn the_texts_of_images_that_finished_first_are_omitted_first() {
         let mut status = cascade(20);
         for image in &mut status.images {
             image.causes.truncate(1);
             image.why.truncate(60);
         }
-        abridge(&mut status);
-        assert!(status.images.iter().all(|image| image.why.len() == 60), "the sentences have room");
+        truncate_status(&mut status);
+        assert!(status.images.iter().all(|image| image.why.len() == 60), "the sentences fit");
         assert!(status.images.iter().all(|image| image.shortened == image.causes.is_empty()));
-        let left_out: Vec<usize> =
+        let omitted: Vec<usize> =
             (0..1000).filter(|index| status.images[*index].shortened).collect();
-        assert!(left_out.len() > 100 && left_out.len() < 1000, "{}", left_out.len());
-        // The last one of the even images was finished first.
-        assert!(left_out.contains(&998), "{left_out:?}");
-        assert!(!left_out.contains(&999), "{left_out:?}");
+        assert!(omitted.len() > 100 && omitted.len() < 1000, "{}", omitted.len());
+        // The last one of the even images finished first.
+        assert!(omitted.contains(&998), "{omitted:?}");
+        assert!(!omitted.contains(&999), "{omitted:?}");
         assert!(
-            status
-                .note
-                .starts_with(&format!("the causes of {} images are left out", left_out.len()))
+            status.note.starts_with(&format!("the causes of {} images are omitted", omitted.len()))
         );
     }
 
     #[test]
-    fn a_cascade_that_has_room_keeps_everything() {
+    fn a_cascade_below_the_limit_keeps_all_texts() {
         let mut status = cascade(20);
         status.images.truncate(40);
         let before = status.clone();
-        abridge(&mut status);
+        truncate_status(&mut status);
         assert_eq!(status, before);
         assert!(status.note.is_empty());
     }

@@ -1,12 +1,12 @@
 //! Windows: when builds may start, by the clock of a time zone.
 //!
-//! A schedule is matched against what the zone's clock shows, and this module says what that means
-//! where the clock is put forward or back; the cron library only ever sees a clock that does
-//! neither. A start that the clock skips is at the moment of the change, and a start that the clock
-//! shows twice is one at both times. A window's duration is time that passes: one that opens at
-//! 22:00 for 6 hours closes at 05:00 in the night in which the clock is put forward.
+//! A schedule is matched against the zone's wall clock. This module defines what that means when
+//! the clock is set forward or back; the cron library only sees a clock that never changes. A start
+//! that the clock skips happens at the moment of the change. A start that the clock shows twice
+//! happens both times. A window's duration is elapsed time: a window that opens at 22:00 for 6
+//! hours closes at 05:00 in the night in which the clock is set forward.
 //!
-//! The rules of all zones are part of the program, so that a schedule means the same on every
+//! The time zone database is compiled into the program, so that a schedule means the same on every
 //! machine.
 
 use std::sync::{Mutex, PoisonError};
@@ -19,45 +19,45 @@ use jiff::{
 
 use crate::api::Window;
 
-/// The most characters of a schedule.
-const MAX_SCHEDULE: usize = 100;
-/// The shortest and the longest that a window may be open.
-const DURATIONS: [SignedDuration; 2] =
-    [SignedDuration::from_mins(1), SignedDuration::from_hours(7 * 24)];
-/// How far ahead the end of windows that follow one another is looked for: longer than the longest
-/// window.
-const LOOK_AHEAD: SignedDuration = SignedDuration::from_hours(8 * 24);
-/// The most windows that are joined on the way there: to find the next is a walk through the
-/// calendar.
+/// Upper bound on the characters of a schedule.
+const MAX_SCHEDULE_LENGTH: usize = 100;
+/// The shortest duration of a window.
+const MIN_DURATION: SignedDuration = SignedDuration::from_mins(1);
+/// The longest duration of a window: a week.
+const MAX_DURATION: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// How far ahead the end of adjoining windows is searched: longer than the longest window.
+const JOIN_HORIZON: SignedDuration = SignedDuration::from_hours(8 * 24);
+/// Upper bound on the windows that are joined within that horizon. Finding each next one searches
+/// the calendar.
 const MAX_JOINED: usize = 300;
-/// The most changes of a clock that the next start is looked for beyond. The library looks four
-/// years ahead, and no zone changes its clock more than four times a year.
-const MAX_CHANGES: usize = 20;
-/// The years from which a start within four years is looked for: all arrangements of weekdays and
-/// leap days there are.
-const FIRST_YEARS: [i64; 7] = [2001, 2005, 2009, 2013, 2017, 2021, 2025];
-/// A year after which nothing is looked for, for the calendar of the library ends soon after.
-const LAST_SECOND: i64 = 250_000_000_000;
+/// Upper bound on the clock changes that the search for the next start crosses. The library
+/// searches four years ahead, and no zone changes its clock more than four times a year.
+const MAX_CLOCK_CHANGES: usize = 20;
+/// Years from which a start within four years is searched. Together they contain every arrangement
+/// of weekdays and leap days.
+const SAMPLE_YEARS: [i64; 7] = [2001, 2005, 2009, 2013, 2017, 2021, 2025];
+/// The end of the search, in seconds since 1970: the calendar of the library ends soon after.
+const MAX_SEARCH_SECOND: i64 = 250_000_000_000;
 
 /// Whether builds may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowState {
-    /// There are no windows, so they always may.
+    /// No windows are configured: builds may always start.
     Unrestricted,
-    /// They may.
+    /// Builds may start.
     Open {
-        /// When the last of the windows that overlap or follow one another closes; `None` if that
-        /// is eight days or 300 openings away.
+        /// When the last of the windows that overlap or adjoin closes; `None` if that is more than
+        /// eight days or 300 openings away.
         closes: Option<Timestamp>,
     },
-    /// They may not.
+    /// No build may start.
     Closed {
-        /// When the next window opens; `None` if none does within four years.
+        /// When the next window opens; `None` if none opens within four years.
         opens: Option<Timestamp>,
     },
 }
 
-/// Why windows can't be used.
+/// Why a window is invalid. The message names the field and says what to write instead.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum WindowError {
     /// The schedule is not a cron expression.
@@ -66,115 +66,121 @@ pub enum WindowError {
          write five fields (minute, hour, day of month, month, day of week), as in `0 22 * * 1-5`"
     )]
     Schedule {
-        /// The window's place in the list.
+        /// The window's index in the list.
         index: usize,
         /// The schedule.
         schedule: String,
-        /// What is wrong with it.
+        /// What is wrong with the schedule.
         problem: String,
     },
     /// The schedule is a cron expression for a date that does not exist.
     #[error(
-        "spec.policy.windows[{index}].schedule: `{schedule}` never comes, so the window never \
+        "spec.policy.windows[{index}].schedule: `{schedule}` matches no date, so the window never \
          opens; name a date that exists, or `*` as the day of month"
     )]
-    Never {
-        /// The window's place in the list.
+    NeverOpens {
+        /// The window's index in the list.
         index: usize,
         /// The schedule.
         schedule: String,
     },
-    /// There is no such time zone.
+    /// The time zone does not exist.
     #[error(
-        "spec.policy.windows[{index}].timeZone: there is no time zone `{zone}`; write a name of \
-         the IANA database, for example `{example}`"
+        "spec.policy.windows[{index}].timeZone: the time zone `{zone}` does not exist; write a \
+         name from the IANA database, for example `{example}`"
     )]
     TimeZone {
-        /// The window's place in the list.
+        /// The window's index in the list.
         index: usize,
-        /// The name.
+        /// The name of the zone.
         zone: String,
-        /// A name that exists: one that is likely meant, if there is one.
+        /// A zone that exists: the one that is probably meant, if there is one.
         example: String,
     },
-    /// The window is open for too short or too long.
+    /// The duration is too short or too long.
     #[error("spec.policy.windows[{index}].duration: {duration} is not between 1m and 168h")]
     Duration {
-        /// The window's place in the list.
+        /// The window's index in the list.
         index: usize,
         /// The duration.
         duration: crate::api::Duration,
     },
 }
 
-/// Windows that were read: whoever asks often reads them once per generation of the spec.
+/// Parsed windows. Callers that query them often parse them once per generation of the spec.
 #[derive(Debug)]
 pub struct Windows {
-    openings: Vec<Opening>,
-    /// The last answer, from when and until when it holds. To find one, the library walks through
-    /// the calendar by hours.
-    last: Mutex<Option<(Timestamp, Timestamp, WindowState)>>,
+    windows: Vec<ParsedWindow>,
+    /// The last answer: the library finds one by searching the calendar hour by hour.
+    cached: Mutex<Option<CachedState>>,
 }
 
-/// A window that was read.
+/// A state, and the time span for which it is valid.
+#[derive(Clone, Copy, Debug)]
+struct CachedState {
+    from: Timestamp,
+    until: Timestamp,
+    state: WindowState,
+}
+
+/// A parsed window.
 #[derive(Clone, Debug)]
-struct Opening {
-    /// The schedule, for a clock that is never changed.
+struct ParsedWindow {
+    /// The schedule, for a clock that never changes.
     schedule: Crontab,
     duration: SignedDuration,
     zone: TimeZone,
 }
 
-/// Whether builds may start at the time `now`.
+/// Returns whether builds may start at the time `now`.
 pub fn state(windows: &[Window], now: Timestamp) -> Result<WindowState, WindowError> {
     Ok(Windows::parse(windows)?.state(now))
 }
 
-/// Whether these windows can be used: beside what [`Windows::parse`] sees, whether each opens at
-/// all.
-pub fn check(windows: &[Window]) -> Result<(), WindowError> {
+/// Validates windows. In addition to [`Windows::parse`], each window must open at some time.
+pub fn validate(windows: &[Window]) -> Result<(), WindowError> {
     let parsed = Windows::parse(windows)?;
-    for (index, (window, opening)) in windows.iter().zip(&parsed.openings).enumerate() {
-        if !opening.comes() {
-            return Err(WindowError::Never { index, schedule: window.schedule.clone() });
+    for (index, (window, parsed)) in windows.iter().zip(&parsed.windows).enumerate() {
+        if !parsed.ever_opens() {
+            return Err(WindowError::NeverOpens { index, schedule: window.schedule.clone() });
         }
     }
     Ok(())
 }
 
 impl Windows {
-    /// Reads windows. An error names the first that can't be used, its field, and what to write
-    /// instead.
+    /// Parses windows. An error names the first invalid window.
     pub fn parse(windows: &[Window]) -> Result<Self, WindowError> {
-        let openings =
-            windows.iter().enumerate().map(|(index, window)| Opening::parse(index, window));
-        Ok(Self { openings: openings.collect::<Result<_, _>>()?, last: Mutex::default() })
+        let windows =
+            windows.iter().enumerate().map(|(index, window)| ParsedWindow::parse(index, window));
+        Ok(Self { windows: windows.collect::<Result<_, _>>()?, cached: Mutex::default() })
     }
 
-    /// Whether builds may start at the time `now`. The answer holds until the time that it names.
+    /// Returns whether builds may start at the time `now`. The state is valid until the time that
+    /// it names.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> WindowState {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((from, until, state)) = *last
-            && (from..until).contains(&now)
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cached) = *cached
+            && (cached.from..cached.until).contains(&now)
         {
-            return state;
+            return cached.state;
         }
-        let (state, until) = self.found(now);
-        *last = until.map(|until| (now, until, state));
+        let (state, valid_until) = self.find_state(now);
+        *cached = valid_until.map(|until| CachedState { from: now, until, state });
         state
     }
 
-    /// Whether builds may start at the time `now`, and until when that answer is known to hold.
-    fn found(&self, now: Timestamp) -> (WindowState, Option<Timestamp>) {
-        if self.openings.is_empty() {
+    /// Returns the state at the time `now`, and until when it is known to be valid.
+    fn find_state(&self, now: Timestamp) -> (WindowState, Option<Timestamp>) {
+        if self.windows.is_empty() {
             return (WindowState::Unrestricted, None);
         }
         let Some(mut closes) = self.open_until(now) else {
-            let opens = self.openings.iter().filter_map(|opening| opening.next(now)).min();
+            let opens = self.windows.iter().filter_map(|window| window.next_start(now)).min();
             return (WindowState::Closed { opens }, opens);
         };
-        let horizon = now.saturating_add(LOOK_AHEAD).unwrap_or(Timestamp::MAX);
+        let horizon = now.saturating_add(JOIN_HORIZON).unwrap_or(Timestamp::MAX);
         for _ in 0..MAX_JOINED {
             if closes >= horizon {
                 break;
@@ -187,42 +193,42 @@ impl Windows {
         (WindowState::Open { closes: None }, Some(closes))
     }
 
-    /// When the last window closes of those that are open at the time or open with it.
+    /// Returns when the last of the windows closes that are open at this time or open at it.
     fn open_until(&self, at: Timestamp) -> Option<Timestamp> {
-        self.openings.iter().filter_map(|opening| opening.open_until(at)).max()
+        self.windows.iter().filter_map(|window| window.open_until(at)).max()
     }
 }
 
-impl Opening {
+impl ParsedWindow {
     fn parse(index: usize, window: &Window) -> Result<Self, WindowError> {
         let duration = window.duration.signed();
-        let [shortest, longest] = DURATIONS;
-        if duration < shortest || duration > longest {
+        if !(MIN_DURATION..=MAX_DURATION).contains(&duration) {
             return Err(WindowError::Duration { index, duration: window.duration });
         }
         let schedule = parse_schedule(&window.schedule).map_err(|problem| {
-            let schedule = window.schedule.chars().take(MAX_SCHEDULE).collect();
+            let schedule = window.schedule.chars().take(MAX_SCHEDULE_LENGTH).collect();
             WindowError::Schedule { index, schedule, problem }
         })?;
         let zones = TimeZoneDatabase::bundled();
         let zone = zones.get(&window.time_zone).map_err(|_| WindowError::TimeZone {
             index,
             zone: window.time_zone.chars().take(64).collect(),
-            example: likely_zone(&zones, &window.time_zone),
+            example: similar_zone(&zones, &window.time_zone),
         })?;
         Ok(Self { schedule, duration, zone })
     }
 
-    /// When this window closes, if it is open at the time or opens with it.
+    /// Returns when this window closes, if it is open at this time or opens at it.
     fn open_until(&self, at: Timestamp) -> Option<Timestamp> {
         let earliest = at.saturating_sub(self.duration).ok()?;
-        self.last(earliest, at)?.checked_add(self.duration).ok()
+        self.last_start(earliest, at)?.checked_add(self.duration).ok()
     }
 
-    /// The last start after `after` and not after `until`. By halves, for there may be one every
-    /// minute.
-    fn last(&self, after: Timestamp, until: Timestamp) -> Option<Timestamp> {
-        let from = |time| self.next(time).filter(|start| *start <= until);
+    /// Returns the last start after `after` and not after `until`.
+    ///
+    /// This is a binary search, because a window may start every minute.
+    fn last_start(&self, after: Timestamp, until: Timestamp) -> Option<Timestamp> {
+        let from = |time| self.next_start(time).filter(|start| *start <= until);
         if let Some(start) = until.checked_sub(SignedDuration::from_nanos(1)).ok().and_then(from) {
             return Some(start);
         }
@@ -240,30 +246,30 @@ impl Opening {
         }
     }
 
-    /// The next start after the time, within four years.
+    /// Returns the next start after this time, within four years.
     ///
-    /// Between two changes of the clock, what it shows is the time plus an offset, and there the
-    /// schedule is followed.
-    fn next(&self, after: Timestamp) -> Option<Timestamp> {
+    /// Between two clock changes the wall clock shows the time plus a constant offset. The schedule
+    /// is evaluated for one such span after the other.
+    fn next_start(&self, after: Timestamp) -> Option<Timestamp> {
         let mut from = after;
-        for _ in 0..MAX_CHANGES {
+        for _ in 0..MAX_CLOCK_CHANGES {
             let offset = SignedDuration::from_secs(self.zone.to_offset(from).seconds().into());
-            // What the clock shows, written as a time in UTC.
-            let mut shown = from.checked_add(offset).ok()?;
+            // The time that the wall clock shows, as if it were UTC.
+            let mut wall_clock = from.checked_add(offset).ok()?;
             if from > after {
                 // A start at the moment of the change counts.
-                shown = shown.checked_sub(SignedDuration::from_nanos(1)).ok()?;
+                wall_clock = wall_clock.checked_sub(SignedDuration::from_nanos(1)).ok()?;
             }
-            let shown = self.next_shown(shown)?;
-            let start = shown.checked_sub(offset).ok()?;
+            let wall_clock = self.next_wall_clock_start(wall_clock)?;
+            let start = wall_clock.checked_sub(offset).ok()?;
             let Some(change) =
                 self.zone.following(from).next().filter(|change| change.timestamp() <= start)
             else {
                 return Some(start);
             };
             let changed_to = SignedDuration::from_secs(change.offset().seconds().into());
-            if shown < change.timestamp().checked_add(changed_to).ok()? {
-                // The clock skips it.
+            if wall_clock < change.timestamp().checked_add(changed_to).ok()? {
+                // The clock skips this start, so that it happens at the change.
                 return Some(change.timestamp());
             }
             from = change.timestamp();
@@ -271,30 +277,29 @@ impl Opening {
         None
     }
 
-    /// The next time, after this one and within four years, that a clock shows which is never
-    /// changed.
-    fn next_shown(&self, after: Timestamp) -> Option<Timestamp> {
-        if after.as_second() > LAST_SECOND {
+    /// Returns the next start after this time, within four years, for a clock that never changes.
+    fn next_wall_clock_start(&self, after: Timestamp) -> Option<Timestamp> {
+        if after.as_second() > MAX_SEARCH_SECOND {
             return None;
         }
         self.schedule.find_next(MakeTimestamp(after)).ok().map(|time| time.timestamp())
     }
 
     /// Whether the schedule names a date that exists.
-    fn comes(&self) -> bool {
-        let starts = FIRST_YEARS
+    fn ever_opens(&self) -> bool {
+        let years = SAMPLE_YEARS
             .iter()
             .filter_map(|year| Timestamp::from_second((year - 1970) * 31_556_952).ok());
-        starts.into_iter().any(|start| self.next_shown(start).is_some())
+        years.into_iter().any(|year| self.next_wall_clock_start(year).is_some())
     }
 }
 
-/// Reads a cron expression of five fields. An error says what is wrong.
+/// Parses a cron expression of five fields. An error is a clause that says what is wrong.
 fn parse_schedule(schedule: &str) -> Result<Crontab, String> {
-    if schedule.len() > MAX_SCHEDULE {
-        return Err(format!("it has more than {MAX_SCHEDULE} characters"));
+    if schedule.len() > MAX_SCHEDULE_LENGTH {
+        return Err(format!("it has more than {MAX_SCHEDULE_LENGTH} characters"));
     }
-    // The library would take a sixth field for a time zone, which has a place of its own.
+    // The library would read a sixth field as a time zone, which has a field of its own here.
     let fields = schedule.split_ascii_whitespace().count();
     if fields != 5 {
         return Err(format!("it has {fields} fields"));
@@ -302,14 +307,15 @@ fn parse_schedule(schedule: &str) -> Result<Crontab, String> {
     let mut options = ParseOptions::default();
     options.fallback_timezone_option = FallbackTimezoneOption::UTC;
     parse_crontab_with(schedule, options).map_err(|error| {
-        // The last line says what is wrong, below a caret that has no meaning within a sentence.
+        // Only the last line says what is wrong. The lines before it point at the place with a
+        // caret, which means nothing within a sentence.
         let error = error.to_string();
         error.lines().last().unwrap_or_default().trim_start_matches([' ', '^']).into()
     })
 }
 
-/// The name of a zone that is likely meant: the one whose city it is.
-fn likely_zone(zones: &TimeZoneDatabase, name: &str) -> String {
+/// Returns the zone that a name probably means: the one with the same city, or else an example.
+fn similar_zone(zones: &TimeZoneDatabase, name: &str) -> String {
     let city = name.rsplit('/').next().unwrap_or_default().replace(' ', "_");
     let found = zones.available().find(|zone| {
         let zone = zone.as_str();

@@ -1,4 +1,4 @@
-//! Windows against clocks that are changed, and against a slow oracle that looks at every minute.
+//! Windows across clock changes, and against a slow oracle that checks every minute.
 
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ fn at(time: &str) -> Timestamp {
     time.parse().expect(time)
 }
 
-fn look(window: &Window, now: &str) -> WindowState {
+fn state_at(window: &Window, now: &str) -> WindowState {
     state(std::slice::from_ref(window), at(now)).expect("a window")
 }
 
@@ -28,13 +28,13 @@ fn closed(opens: &str) -> WindowState {
     WindowState::Closed { opens: Some(at(opens)) }
 }
 
-/// The next starts after a time, as the zone's clock shows them.
+/// Returns the next starts after a time, as the zone's wall clock shows them.
 fn starts(schedule: &str, zone: &str, after: &str, count: usize) -> Vec<String> {
-    let opening = Opening::parse(0, &window(schedule, "1m", zone)).expect("a window");
+    let parsed = ParsedWindow::parse(0, &window(schedule, "1m", zone)).expect("a window");
     let mut time = at(after);
     let shown = (0..count).map(|_| {
-        time = opening.next(time).expect("a start");
-        time.to_zoned(opening.zone.clone()).strftime("%d %H:%M%:z").to_string()
+        time = parsed.next_start(time).expect("a start");
+        time.to_zoned(parsed.zone.clone()).strftime("%d %H:%M%:z").to_string()
     });
     shown.collect()
 }
@@ -47,24 +47,24 @@ fn without_windows_builds_always_start() {
 #[test]
 fn a_window_opens_and_closes_by_its_zone() {
     let night = window("0 22 * * *", "6h", "Europe/Berlin");
-    assert_eq!(look(&night, "2026-01-10T20:59:59Z"), closed("2026-01-10T21:00:00Z"));
-    assert_eq!(look(&night, "2026-01-10T21:00:00Z"), open("2026-01-11T03:00:00Z"));
-    assert_eq!(look(&night, "2026-01-11T02:59:59.999Z"), open("2026-01-11T03:00:00Z"));
-    assert_eq!(look(&night, "2026-01-11T03:00:00Z"), closed("2026-01-11T21:00:00Z"));
-    // In summer an hour earlier; in India half an hour beside ours.
-    assert_eq!(look(&night, "2026-07-10T20:00:00Z"), open("2026-07-11T02:00:00Z"));
+    assert_eq!(state_at(&night, "2026-01-10T20:59:59Z"), closed("2026-01-10T21:00:00Z"));
+    assert_eq!(state_at(&night, "2026-01-10T21:00:00Z"), open("2026-01-11T03:00:00Z"));
+    assert_eq!(state_at(&night, "2026-01-11T02:59:59.999Z"), open("2026-01-11T03:00:00Z"));
+    assert_eq!(state_at(&night, "2026-01-11T03:00:00Z"), closed("2026-01-11T21:00:00Z"));
+    // An hour earlier in summer; India's offset has half an hour.
+    assert_eq!(state_at(&night, "2026-07-10T20:00:00Z"), open("2026-07-11T02:00:00Z"));
     assert_eq!(
-        look(&window("0 22 * * *", "1h", "Asia/Kolkata"), "2026-01-10T17:00:00Z"),
+        state_at(&window("0 22 * * *", "1h", "Asia/Kolkata"), "2026-01-10T17:00:00Z"),
         open("2026-01-10T17:30:00Z")
     );
     assert_eq!(
-        look(&window("0 0 * * 1-5", "1h", "UTC"), "2026-01-10T00:00:00Z"),
+        state_at(&window("0 0 * * 1-5", "1h", "UTC"), "2026-01-10T00:00:00Z"),
         closed("2026-01-12T00:00:00Z")
     );
 }
 
 #[test]
-fn a_start_that_the_clock_skips_is_at_the_moment_of_the_change() {
+fn a_start_that_the_clock_skips_happens_at_the_change() {
     assert_eq!(
         starts("30 2 * * *", "Europe/Berlin", "2026-03-28T00:00:00Z", 3),
         ["28 02:30+01:00", "29 03:00+02:00", "30 02:30+02:00"]
@@ -83,7 +83,7 @@ fn a_start_that_the_clock_skips_is_at_the_moment_of_the_change() {
         starts("0 0 * * *", "Africa/Cairo", "2026-04-23T12:00:00Z", 2),
         ["24 01:00+03:00", "25 00:00+03:00"]
     );
-    // Samoa went without a whole day.
+    // Samoa skipped a whole day.
     assert_eq!(
         starts("0 12 30 12 *", "Pacific/Apia", "2011-12-29T12:00:00Z", 1),
         ["31 00:00+14:00"]
@@ -96,7 +96,7 @@ fn a_start_that_the_clock_skips_is_at_the_moment_of_the_change() {
 }
 
 #[test]
-fn a_start_that_the_clock_shows_twice_is_one_both_times() {
+fn a_start_that_the_clock_shows_twice_happens_both_times() {
     assert_eq!(
         starts("30 2 * * *", "Europe/Berlin", "2026-10-24T12:00:00Z", 3),
         ["25 02:30+02:00", "25 02:30+01:00", "26 02:30+01:00"]
@@ -124,18 +124,18 @@ fn a_start_that_the_clock_shows_twice_is_one_both_times() {
 }
 
 #[test]
-fn a_duration_is_time_that_passes() {
+fn a_duration_is_elapsed_time() {
     let night = window("0 22 * * *", "6h", "Europe/Berlin");
     // 05:00 in summer time, and 03:00 in winter time.
-    assert_eq!(look(&night, "2026-03-28T22:00:00Z"), open("2026-03-29T03:00:00Z"));
-    assert_eq!(look(&night, "2026-10-24T23:00:00Z"), open("2026-10-25T02:00:00Z"));
+    assert_eq!(state_at(&night, "2026-03-28T22:00:00Z"), open("2026-03-29T03:00:00Z"));
+    assert_eq!(state_at(&night, "2026-10-24T23:00:00Z"), open("2026-10-25T02:00:00Z"));
     // Opens at 02:30 twice, an hour apart: it stays open until the second has closed.
     let repeated = window("30 2 * * *", "1h", "Europe/Berlin");
-    assert_eq!(look(&repeated, "2026-10-25T00:30:00Z"), open("2026-10-25T02:30:00Z"));
+    assert_eq!(state_at(&repeated, "2026-10-25T00:30:00Z"), open("2026-10-25T02:30:00Z"));
 }
 
 #[test]
-fn windows_that_overlap_or_follow_one_another_are_one() {
+fn windows_that_overlap_or_adjoin_are_joined() {
     let evening = window("0 20 * * *", "2h", "UTC");
     let night = window("0 22 * * *", "4h", "UTC");
     let late = window("30 1 * * *", "1h", "UTC");
@@ -146,23 +146,23 @@ fn windows_that_overlap_or_follow_one_another_are_one() {
     assert_eq!(now("2026-05-02T02:30:00Z"), closed("2026-05-02T12:00:00Z"));
     assert_eq!(now("2026-05-02T12:59:59Z"), open("2026-05-02T13:00:00Z"));
     assert_eq!(now("2026-05-02T13:00:00Z"), closed("2026-05-02T20:00:00Z"));
-    // A week of days, and then a day without.
+    // Six days in a row, and then a day without a window.
     let week = window("0 0 * * 1-6", "24h", "UTC");
-    assert_eq!(look(&week, "2026-05-04T00:00:00Z"), open("2026-05-10T00:00:00Z"));
+    assert_eq!(state_at(&week, "2026-05-04T00:00:00Z"), open("2026-05-10T00:00:00Z"));
     assert_eq!(
-        look(&window("* 2-4 * * *", "1m", "UTC"), "2026-05-04T02:00:30Z"),
+        state_at(&window("* 2-4 * * *", "1m", "UTC"), "2026-05-04T02:00:30Z"),
         open("2026-05-04T05:00:00Z")
     );
 }
 
 #[test]
-fn what_never_closes_has_no_end_and_is_soon_told() {
+fn a_window_that_never_closes_has_no_end() {
     for (schedule, duration) in
         [("* * * * *", "168h"), ("* * * * *", "1m"), ("0 0 * * *", "24h"), ("0 0 * * 0", "168h")]
     {
         let always = window(schedule, duration, "UTC");
         assert_eq!(
-            look(&always, "2026-05-04T02:00:30Z"),
+            state_at(&always, "2026-05-04T02:00:30Z"),
             WindowState::Open { closes: None },
             "{schedule} {duration}"
         );
@@ -170,11 +170,11 @@ fn what_never_closes_has_no_end_and_is_soon_told() {
 }
 
 #[test]
-fn what_is_rare_is_found_and_what_is_beyond_the_calendar_is_not() {
+fn rare_starts_are_found_and_those_beyond_the_calendar_are_not() {
     let leap = window("0 0 29 2 *", "1h", "Europe/Berlin");
-    assert_eq!(look(&leap, "2026-05-04T02:00:00Z"), closed("2028-02-28T23:00:00Z"));
+    assert_eq!(state_at(&leap, "2026-05-04T02:00:00Z"), closed("2028-02-28T23:00:00Z"));
     assert_eq!(
-        look(&leap, "2097-01-01T00:00:00Z"),
+        state_at(&leap, "2097-01-01T00:00:00Z"),
         WindowState::Closed { opens: None },
         "2100 is no leap year"
     );
@@ -185,10 +185,10 @@ fn what_is_rare_is_found_and_what_is_beyond_the_calendar_is_not() {
 }
 
 #[test]
-fn what_can_not_be_used_is_named_with_what_to_write_instead() {
+fn an_invalid_window_is_named_with_what_to_write_instead() {
     let verified = window("0 22 * * *", "6h", "UTC");
     let problem =
-        |bad: Window| check(&[verified.clone(), bad]).expect_err("a bad window").to_string();
+        |bad: Window| validate(&[verified.clone(), bad]).expect_err("a bad window").to_string();
     for (schedule, part) in [
         ("0 22 * *", "it has 4 fields"),
         ("0 22 * * * Europe/Berlin", "it has 6 fields"),
@@ -210,13 +210,14 @@ fn what_can_not_be_used_is_named_with_what_to_write_instead() {
         let message = problem(window(schedule, "1h", "UTC"));
         assert!(
             message.starts_with("spec.policy.windows[1].schedule: `")
-                && message.contains("never comes"),
+                && message.contains("matches no date"),
             "{message}"
         );
     }
     let message = problem(window("0 22 * * *", "1h", "berlin"));
     assert!(
-        message.starts_with("spec.policy.windows[1].timeZone: there is no time zone `berlin`"),
+        message
+            .starts_with("spec.policy.windows[1].timeZone: the time zone `berlin` does not exist"),
         "{message}"
     );
     assert!(message.ends_with("for example `Europe/Berlin`"), "{message}");
@@ -241,18 +242,17 @@ fn dates_that_exist_are_accepted_however_rare() {
         "0 0 * * 5#5",
         "0 0 * * 5L",
     ] {
-        assert_eq!(check(&[window(schedule, "1h", "UTC")]), Ok(()), "{schedule}");
+        assert_eq!(validate(&[window(schedule, "1h", "UTC")]), Ok(()), "{schedule}");
     }
 }
 
-/// Whether a start is in this minute: the clock shows one, or is being put forward over one.
-fn starts_at(opening: &Opening, minute: Timestamp) -> bool {
+/// Whether a window starts in this minute: the clock shows a start, or is set forward over one.
+fn starts_at(window: &ParsedWindow, minute: Timestamp) -> bool {
     let second = SignedDuration::from_secs(1);
     let shown = |time: Timestamp| {
-        time + SignedDuration::from_secs(opening.zone.to_offset(time).seconds().into())
+        time + SignedDuration::from_secs(window.zone.to_offset(time).seconds().into())
     };
-    let matches =
-        |shown: Timestamp| opening.schedule.matches(MakeTimestamp(shown)).expect("a time");
+    let matches = |shown: Timestamp| window.schedule.matches(MakeTimestamp(shown)).expect("a time");
     let mut skipped = shown(minute - second) + second;
     while skipped < shown(minute) {
         if matches(skipped) {
@@ -272,7 +272,7 @@ fn fields() -> impl Strategy<Value = String> {
     (minutes, hours, days).prop_map(|(minutes, hours, days)| format!("{minutes} {hours} {days}"))
 }
 
-/// Zones, each with a time at which its clock is changed.
+/// Zones, each with a time at which its clock changes.
 const CHANGES: [(&str, &str); 10] = [
     ("Europe/Berlin", "2026-03-29T01:00:00Z"),
     ("Europe/Berlin", "2026-10-25T01:00:00Z"),
@@ -286,7 +286,7 @@ const CHANGES: [(&str, &str); 10] = [
     ("Asia/Kolkata", "2026-06-15T00:00:00Z"),
 ];
 
-/// Windows of a zone, one of another, and a time not far from a change of its clock.
+/// Windows of one zone, one window of another, and a time close to a clock change of the first.
 fn windows_near_a_change() -> impl Strategy<Value = (Vec<Window>, Timestamp)> {
     let window = (fields(), prop_oneof![1..120_u32, 1..1800_u32], 0..CHANGES.len());
     (prop::collection::vec(window, 1..4), 0..CHANGES.len(), -6 * 3600..6 * 3600_i64).prop_map(
@@ -306,19 +306,19 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn agrees_with_an_oracle_that_looks_at_every_minute(
+    fn agrees_with_an_oracle_that_checks_every_minute(
         (windows, now) in windows_near_a_change(),
     ) {
         let parsed = Windows::parse(&windows).expect("windows");
         let first = Timestamp::from_second(now.as_second().div_euclid(60) * 60 - 1800 * 60).expect("a time");
         let minutes = 1800 + 2 * 1440;
-        // Per minute, until when the windows that have opened by then are open.
+        // Per minute, until when the windows that have opened so far stay open.
         let mut until = Timestamp::MIN;
         let mut open_until = Vec::with_capacity(minutes);
         let mut openings = Vec::new();
         for minute in (0..minutes).map(|minute| first + SignedDuration::from_mins(i64::try_from(minute).expect("few"))) {
-            for opening in parsed.openings.iter().filter(|opening| starts_at(opening, minute)) {
-                until = until.max(minute + opening.duration);
+            for window in parsed.windows.iter().filter(|window| starts_at(window, minute)) {
+                until = until.max(minute + window.duration);
                 openings.push(minute);
             }
             open_until.push((minute, until));
@@ -348,17 +348,17 @@ proptest! {
     }
 
     #[test]
-    fn an_answer_that_is_kept_is_what_would_be_found_anew(
+    fn a_cached_state_equals_the_computed_one(
         (windows, now) in windows_near_a_change(),
         minutes in prop::collection::vec(-1440..1440_i64, 1..8),
     ) {
-        let kept = Windows::parse(&windows).expect("windows");
+        let cached = Windows::parse(&windows).expect("windows");
         for minutes in minutes {
             let now = now + SignedDuration::from_mins(minutes);
-            let (kept, (found, _)) = (kept.state(now), kept.found(now));
-            // From nearer by, an end may be in sight that was too far away.
-            let nearer = kept == WindowState::Open { closes: None } && matches!(found, WindowState::Open { .. });
-            prop_assert!(kept == found || nearer, "{:?} is kept, {:?} found", kept, found);
+            let (state, (found, _)) = (cached.state(now), cached.find_state(now));
+            // Closer to the end, an end is found that was too far away before.
+            let nearer = state == WindowState::Open { closes: None } && matches!(found, WindowState::Open { .. });
+            prop_assert!(state == found || nearer, "{:?} is cached, {:?} found", state, found);
         }
     }
 
@@ -368,7 +368,7 @@ proptest! {
         let window = Window { schedule, duration: crate::api::Duration::from_secs(60), time_zone: zone };
         let in_utc = Window { time_zone: "UTC".into(), ..window.clone() };
         for window in [window, in_utc] {
-            let checked = check(std::slice::from_ref(&window));
+            let checked = validate(std::slice::from_ref(&window));
             if checked.is_ok() {
                 prop_assert!(state(std::slice::from_ref(&window), at("2026-05-04T02:00:00Z")).is_ok());
             }

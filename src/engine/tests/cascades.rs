@@ -242,7 +242,7 @@ fn tags_of_a_cascade_move_together_or_not_at_all() {
     assert_eq!(before, after, "nothing moves");
     assert!(world.tags.contains_key(&(0, "r2".to_owned())), "but for tags that name the build");
     let outcome = &world.cascades.last().expect("a cascade").outcome;
-    assert!(outcome.contains("not whole without app"), "{outcome}");
+    assert!(outcome.contains("required images are missing: app"), "{outcome}");
     world.failing.clear();
     world.spec.images[2].args.insert("A".into(), "1".into());
     world.settle();

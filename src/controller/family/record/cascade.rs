@@ -88,7 +88,14 @@ fn status(
         started_at: previous.started_at.or_else(|| cascade.creation_timestamp().map(|time| time.0)),
         ..previous
     };
-    record::record(&snapshot.input(cache), decision, &cascade.name_any(), &planned, &previous, now)
+    record::cascade_status(
+        &snapshot.input(cache),
+        decision,
+        &cascade.name_any(),
+        &planned,
+        &previous,
+        now,
+    )
 }
 
 async fn open(

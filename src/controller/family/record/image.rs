@@ -323,7 +323,7 @@ fn starts(
     let is_own = |action: &Action| matches!(action, Action::Build { image, user_caused: false, .. } if *image == index);
     let own = decided.running.as_ref().filter(|_| decision.actions.iter().any(is_own));
     let seen = seen.chain(own.and_then(|running| running.started_at));
-    limits::remembered(&old.starts, seen, rate_limit.builds, rate_limit.per.signed(), now)
+    limits::starts_to_record(&old.starts, seen, rate_limit.builds, rate_limit.per.signed(), now)
 }
 
 /// Returns whether an image in this state stays in it until a user changes something.

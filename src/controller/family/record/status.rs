@@ -170,7 +170,7 @@ fn family_status(
         observed_generation: generation,
         conditions: old.conditions.clone(),
         upstreams: decision.upstreams.clone(),
-        counts: record::counts(decision.images.iter().map(|image| image.state)),
+        counts: record::count_states(decision.images.iter().map(|image| image.state)),
         pending: decision.pending.clone(),
         cascade,
         window: decision.window.clone(),

@@ -22,7 +22,7 @@ impl World {
         let cascade_status = self.cascade.as_ref().map(|cascade| {
             let planned: BTreeSet<&str> =
                 cascade.planned.iter().flatten().map(String::as_str).collect();
-            cascade::record::record(
+            cascade::record::cascade_status(
                 &self.input(&blueprint),
                 decision,
                 &cascade.name,
@@ -133,7 +133,7 @@ impl World {
     fn starts(&self, index: usize, known: &[Timestamp]) -> Vec<Timestamp> {
         let Some(rate_limit) = &self.spec.policy.rate_limit else { return Vec::new() };
         let jobs = self.jobs.iter().filter(|(of, _)| *of == index);
-        crate::engine::cascade::limits::remembered(
+        crate::engine::cascade::limits::starts_to_record(
             known,
             jobs.filter_map(|(_, job)| job.uncaused_start()),
             rate_limit.builds,
