@@ -1,10 +1,10 @@
-//! Whether an image of another family is about to change, from what is recorded of it and of
-//! everything that it stands on.
+//! Whether an image of another family is about to change, according to its own record and the
+//! records of all its ancestors.
 //!
-//! A cascade that crosses families is settled and ordered as one: a family waits for an image of
-//! another one that is on its way, and also for one that does not know yet that it is, because
-//! something further up has only just moved. What stands still until somebody does something is not
-//! waited for.
+//! A cascade across families behaves like one cascade. A family waits for an imported image that is
+//! being rebuilt. It also waits for one whose own record does not show this yet, because an
+//! ancestor has only just moved. It does not wait for an image that stays as it is until somebody
+//! acts.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -21,11 +21,11 @@ use crate::{
     lineage::families::{FamilyName, ImageName, import},
 };
 
-/// The most images whose records a pass looks at. What is above counts as settled: at worst
-/// something is built twice.
-pub const MAX_RECORDS: usize = 10_000;
+/// Upper bound on the images whose records one reconcile reads. Ancestors beyond it count as
+/// settled: at worst an image is built twice.
+pub const MAX_VISITED_IMAGES: usize = 10_000;
 
-/// Reasons for which an image stays where it is until a person or the clock does something.
+/// Reasons with which an image stays in its state until a user or the clock changes something.
 const CLOSED_GATES: [&str; 7] = [
     reason::SUSPENDED,
     reason::WINDOW_CLOSED,
@@ -36,9 +36,9 @@ const CLOSED_GATES: [&str; 7] = [
     reason::CANCELLED,
 ];
 
-/// Reasons for which a family as a whole is not looked at any further: its images' records stay
-/// what they were before.
-const CAN_NOT_BE_BUILT: [&str; 7] = [
+/// Reasons of `Stalled` with which the images of a family are not evaluated: their records stay as
+/// they were before.
+const UNEVALUATED_FAMILY: [&str; 7] = [
     reason::INVALID_SPEC,
     reason::CYCLE,
     reason::UNKNOWN_PARENT,
@@ -48,63 +48,67 @@ const CAN_NOT_BE_BUILT: [&str; 7] = [
     reason::INVALID_SECRET,
 ];
 
-/// What is recorded of families and of their images.
+/// Reads the objects of families and of their images.
 pub trait Records {
-    /// The family of this name.
+    /// Returns the family of this name, if it exists.
     fn family(&self, name: &FamilyName) -> Option<Arc<ImageFamily>>;
-    /// The record of an image.
+    /// Returns the record of an image, if it exists.
     fn image(&self, name: &ImageName) -> Option<Arc<ManagedImage>>;
 }
 
-/// Images of other families, each looked at once.
-pub struct Imports<'a, R> {
+/// The states of images of other families, each determined once.
+pub struct ImportStates<'a, R> {
     records: &'a R,
-    families: HashMap<FamilyName, Option<Arc<Known>>>,
+    families: HashMap<FamilyName, Option<Arc<ImportedFamily>>>,
     states: HashMap<ImageName, ImportState>,
 }
 
-/// A family, and where its images stand in its spec.
-struct Known {
+/// A family that images are imported from.
+struct ImportedFamily {
     family: Arc<ImageFamily>,
+    /// The index of each image in the spec, by name.
     images: HashMap<String, usize>,
-    /// Whether nothing new is started in it, whatever moves.
-    at_rest: bool,
-    /// Whether not even what runs is taken notice of.
-    stalled: bool,
-    /// Whether its spec was found wanting as it is now, so that records of an older one are not
+    /// Whether the family starts no build, whatever moves: it is suspended, its window is closed or
+    /// its breaker is open.
+    is_paused: bool,
+    /// Whether not even running builds change its records: the family is not evaluated, or is being
+    /// deleted.
+    is_unevaluated: bool,
+    /// Whether the current spec was found invalid, so that records of an older spec are not
     /// followed by newer ones.
-    found_wanting: bool,
+    is_spec_rejected: bool,
 }
 
-/// What an image's own record comes to.
-enum Own {
-    /// It says all.
+/// What the record of an image says about its state.
+enum RecordedState {
+    /// The record is sufficient.
     Decided(ImportState),
-    /// What the image stands on comes first.
-    Parents(Frame),
+    /// The state depends on the parents.
+    DependsOnParents(ImportVisit),
 }
 
-/// An image whose parents are looked at.
-struct Frame {
+/// An image whose parents are being visited.
+struct ImportVisit {
     name: ImageName,
     parents: Vec<ImageName>,
+    /// The index of the next parent to visit.
     next: usize,
-    /// Whether it does not go on without a parent that has failed.
-    blocks: bool,
-    /// What the parents that were looked at come to, if that decides it.
-    found: Option<ImportState>,
-    /// What it is if they do not.
+    /// Whether a failed parent blocks this image.
+    is_blocked_by_failure: bool,
+    /// The state that follows from the parents visited so far, if they decide it.
+    from_parents: Option<ImportState>,
+    /// The state if the parents do not decide it.
     otherwise: ImportState,
 }
 
-impl<'a, R: Records> Imports<'a, R> {
-    /// Images as these records tell of them.
+impl<'a, R: Records> ImportStates<'a, R> {
+    /// Determines states from these records.
     #[must_use]
     pub fn new(records: &'a R) -> Self {
         Self { records, families: HashMap::new(), states: HashMap::new() }
     }
 
-    /// The last good build of an image.
+    /// Returns the verified build of an image.
     #[must_use]
     pub fn verified(&self, name: &ImageName) -> Option<ImportedBuild> {
         let record = self.records.image(name)?;
@@ -117,117 +121,124 @@ impl<'a, R: Records> Imports<'a, R> {
         })
     }
 
-    /// Whether that is about to change. O(images + edges) above it; what was looked at once is not
-    /// looked at again.
+    /// Returns whether the verified build of an image is about to change.
+    ///
+    /// Costs O(images + edges) of its ancestors. Each image is visited once, over all calls.
     pub fn state(&mut self, name: &ImageName) -> ImportState {
-        let mut stack: Vec<Frame> = self.enter(name).into_iter().collect();
-        while let Some(frame) = stack.last_mut() {
-            let Some(parent) = frame.parents.get(frame.next) else {
-                if let Some(Frame { name, found, otherwise, .. }) = stack.pop() {
-                    self.states.insert(name, found.unwrap_or(otherwise));
+        let mut stack: Vec<ImportVisit> = self.visit(name).into_iter().collect();
+        while let Some(visit) = stack.last_mut() {
+            let Some(parent) = visit.parents.get(visit.next) else {
+                if let Some(ImportVisit { name, from_parents, otherwise, .. }) = stack.pop() {
+                    self.states.insert(name, from_parents.unwrap_or(otherwise));
                 }
                 continue;
             };
             if let Some(state) = self.states.get(parent) {
-                frame.take(state);
+                visit.add_parent(state);
             } else {
                 let parent = parent.clone();
-                stack.extend(self.enter(&parent));
+                stack.extend(self.visit(&parent));
             }
         }
         self.states.get(name).cloned().unwrap_or(ImportState::Settled)
     }
 
-    /// Decides an image by its own record, or says that its parents come first.
-    fn enter(&mut self, name: &ImageName) -> Option<Frame> {
+    /// Determines the state of an image from its own record, or returns the visit of its parents
+    /// that has to come first.
+    fn visit(&mut self, name: &ImageName) -> Option<ImportVisit> {
         if self.states.contains_key(name) {
             return None;
         }
-        let too_many = self.states.len() >= MAX_RECORDS;
-        // Until it is decided, so that a circle ends.
+        let limit_reached = self.states.len() >= MAX_VISITED_IMAGES;
+        // A preliminary state, so that a cycle ends.
         self.states.insert(name.clone(), ImportState::Settled);
-        if too_many {
+        if limit_reached {
             return None;
         }
-        match self.own(name) {
-            Own::Decided(state) => {
+        match self.recorded_state(name) {
+            RecordedState::Decided(state) => {
                 self.states.insert(name.clone(), state);
                 None
             }
-            Own::Parents(frame) => Some(frame),
+            RecordedState::DependsOnParents(visit) => Some(visit),
         }
     }
 
-    fn own(&mut self, name: &ImageName) -> Own {
-        let settled = Own::Decided(ImportState::Settled);
+    fn recorded_state(&mut self, name: &ImageName) -> RecordedState {
+        let settled = RecordedState::Decided(ImportState::Settled);
         let Some(family) = self.family(&name.family) else { return settled };
-        let place = family.images.get(&name.image);
-        let Some(image) = place.and_then(|place| family.family.spec.images.get(*place)) else {
+        let index = family.images.get(&name.image);
+        let Some(image) = index.and_then(|index| family.family.spec.images.get(*index)) else {
             return settled;
         };
-        let moving = |moves: bool| if moves { ImportState::OnItsWay } else { ImportState::Settled };
         let record = self.records.image(name);
         let Some(status) = record.as_ref().and_then(|record| record.status.as_ref()) else {
-            return Own::Decided(moving(!family.at_rest && !family.stalled));
+            return RecordedState::Decided(changing_if(!family.is_idle()));
         };
+        if status.observed_generation < family.family.metadata.generation
+            && !family.is_unevaluated
+            && !family.is_spec_rejected
+        {
+            // The record describes an older spec.
+            return RecordedState::Decided(changing_if(true));
+        }
         let parents: Vec<ImageName> =
             image.from.iter().filter_map(|edge| parent(name, edge)).collect();
-        let frame = |otherwise: ImportState, parents: Vec<ImageName>| {
-            let blocks = image.on_parent_failure == OnParentFailure::Block
+        let after_parents = |otherwise: ImportState, parents: Vec<ImageName>| {
+            let is_blocked_by_failure = image.on_parent_failure == OnParentFailure::Block
                 || status.state == ImageState::Blocked;
-            Own::Parents(Frame {
+            RecordedState::DependsOnParents(ImportVisit {
                 name: name.clone(),
                 parents,
                 next: 0,
-                blocks,
-                found: None,
+                is_blocked_by_failure,
+                from_parents: None,
                 otherwise,
             })
         };
         let failed = || ImportState::Failed { by: name.to_string() };
-        if status.observed_generation < family.family.metadata.generation
-            && !family.stalled
-            && !family.found_wanting
-        {
-            // It speaks of an older spec.
-            return Own::Decided(moving(true));
-        }
         let in_progress = condition::is_true(&status.conditions, RECONCILING)
             && !CLOSED_GATES.contains(&status.reason.as_str())
-            && !family.stalled;
+            && !family.is_unevaluated;
         match status.state {
-            ImageState::Failed => Own::Decided(failed()),
-            ImageState::Building | ImageState::Checking => Own::Decided(moving(in_progress)),
+            ImageState::Failed => RecordedState::Decided(failed()),
+            ImageState::Building | ImageState::Checking => {
+                RecordedState::Decided(changing_if(in_progress))
+            }
             ImageState::Held => settled,
-            ImageState::Blocked if family.at_rest || family.stalled => frame(failed(), parents),
-            _ if family.at_rest || family.stalled => settled,
-            ImageState::Current if self.is_behind(&family, name, image, status) => {
-                Own::Decided(moving(true))
+            ImageState::Blocked if family.is_idle() => after_parents(failed(), parents),
+            _ if family.is_idle() => settled,
+            ImageState::Current if self.has_newer_inputs(&family, name, image, status) => {
+                RecordedState::Decided(changing_if(true))
             }
-            ImageState::Current => frame(ImportState::Settled, parents),
-            // What it waits for says whether it comes; if that has come, its own record is about to
-            // follow.
-            ImageState::Blocked if self.all_stand(&parents) => frame(moving(true), parents),
-            ImageState::Blocked => frame(failed(), parents),
+            ImageState::Current => after_parents(ImportState::Settled, parents),
+            // If all parents have come, this record is about to follow. Otherwise the parents that
+            // the image waits for decide.
+            ImageState::Blocked if self.all_have_digests(&parents) => {
+                after_parents(changing_if(true), parents)
+            }
+            ImageState::Blocked => after_parents(failed(), parents),
             ImageState::Waiting if status.reason == reason::WAITING_FOR_PARENT => {
-                frame(moving(self.all_stand(&parents)), parents)
+                after_parents(changing_if(self.all_have_digests(&parents)), parents)
             }
-            ImageState::Waiting | ImageState::Queued => Own::Decided(moving(in_progress)),
+            ImageState::Waiting | ImageState::Queued => {
+                RecordedState::Decided(changing_if(in_progress))
+            }
         }
     }
 
-    /// Whether something that a current image stands on is another already than when it was built,
-    /// or is about to be.
-    fn is_behind(
+    /// Whether an input of a current image differs from the one that it was built from, or is about
+    /// to.
+    fn has_newer_inputs(
         &self,
-        family: &Known,
+        family: &ImportedFamily,
         name: &ImageName,
         image: &Image,
         status: &ManagedImageStatus,
     ) -> bool {
         let Some(inputs) = &status.inputs else { return false };
         let upstreams = family.family.status.as_ref().map_or(&[][..], |status| &status.upstreams);
-        let moved = |(edge, taken): (&Edge, &ParentDigest)| {
+        let has_moved = |(edge, built_from): (&Edge, &ParentDigest)| {
             let now = if let Some(name) = &edge.upstream {
                 let upstream = upstreams.iter().find(|upstream| upstream.name == *name);
                 if upstream.is_some_and(eligible) {
@@ -238,16 +249,16 @@ impl<'a, R: Records> Imports<'a, R> {
                 parent(name, edge)
                     .and_then(|parent| self.records.image(&parent)?.status.as_ref()?.digest.clone())
             };
-            now.is_some_and(|now| now != taken.digest)
+            now.is_some_and(|now| now != built_from.digest)
         };
         image.from.len() != inputs.parents.len()
-            || image.from.iter().zip(&inputs.parents).any(moved)
+            || image.from.iter().zip(&inputs.parents).any(has_moved)
     }
 
-    /// Whether every one of these images has a digest to be built from.
-    fn all_stand(&self, parents: &[ImageName]) -> bool {
-        parents.iter().all(|parent| {
-            let record = self.records.image(parent);
+    /// Whether each of these images has a digest to build from.
+    fn all_have_digests(&self, images: &[ImageName]) -> bool {
+        images.iter().all(|image| {
+            let record = self.records.image(image);
             let status = record.as_ref().and_then(|record| record.status.as_ref());
             status.is_some_and(|status| {
                 status.digest.is_some()
@@ -256,60 +267,71 @@ impl<'a, R: Records> Imports<'a, R> {
         })
     }
 
-    fn family(&mut self, name: &FamilyName) -> Option<Arc<Known>> {
+    fn family(&mut self, name: &FamilyName) -> Option<Arc<ImportedFamily>> {
         let records = self.records;
-        let family = self
-            .families
-            .entry(name.clone())
-            .or_insert_with(|| records.family(name).map(|family| Arc::new(Known::new(family))));
+        let family = self.families.entry(name.clone()).or_insert_with(|| {
+            records.family(name).map(|family| Arc::new(ImportedFamily::new(family)))
+        });
         family.clone()
     }
 }
 
-impl Frame {
-    /// Goes on to the next parent after one that is in this state. A failure counts for more than
-    /// what is on its way, as it does within a family.
-    fn take(&mut self, state: &ImportState) {
+/// Returns the state of an image that changes if the condition holds and is settled otherwise.
+const fn changing_if(is_changing: bool) -> ImportState {
+    if is_changing { ImportState::OnItsWay } else { ImportState::Settled }
+}
+
+impl ImportVisit {
+    /// Adds the state of the next parent. A failure takes precedence over a change, as it does
+    /// within a family.
+    fn add_parent(&mut self, state: &ImportState) {
         self.next += 1;
-        match (state, &self.found) {
-            (ImportState::Failed { .. }, None | Some(ImportState::OnItsWay)) if self.blocks => {
-                self.found = Some(state.clone());
+        match (state, &self.from_parents) {
+            (ImportState::Failed { .. }, None | Some(ImportState::OnItsWay))
+                if self.is_blocked_by_failure =>
+            {
+                self.from_parents = Some(state.clone());
             }
-            (ImportState::OnItsWay, None) => self.found = Some(ImportState::OnItsWay),
+            (ImportState::OnItsWay, None) => self.from_parents = Some(ImportState::OnItsWay),
             _ => {}
         }
     }
 }
 
-impl Known {
+impl ImportedFamily {
     fn new(family: Arc<ImageFamily>) -> Self {
         let images = family
             .spec
             .images
             .iter()
             .enumerate()
-            .map(|(place, image)| (image.name.clone(), place))
+            .map(|(index, image)| (image.name.clone(), index))
             .collect();
         let status = family.status.as_ref();
-        let closed =
+        let window_closed =
             status.and_then(|status| status.window.as_ref()).is_some_and(|window| !window.open);
-        let broken = status.is_some_and(|status| status.breaker.is_some());
+        let breaker_open = status.is_some_and(|status| status.breaker.is_some());
         let conditions = status.map_or(&[][..], |status| &status.conditions);
-        let stalls = conditions.iter().find(|condition| {
+        let stalled = conditions.iter().find(|condition| {
             condition.type_ == STALLED
                 && condition.status == "True"
                 && condition.observed_generation == family.metadata.generation
         });
-        let stalled = stalls
-            .is_some_and(|condition| CAN_NOT_BE_BUILT.contains(&condition.reason.as_str()))
+        let is_unevaluated = stalled
+            .is_some_and(|condition| UNEVALUATED_FAMILY.contains(&condition.reason.as_str()))
             || family.metadata.deletion_timestamp.is_some();
-        let at_rest = family.spec.suspend || closed || broken;
-        Self { at_rest, stalled, found_wanting: stalls.is_some(), images, family }
+        let is_paused = family.spec.suspend || window_closed || breaker_open;
+        Self { is_paused, is_unevaluated, is_spec_rejected: stalled.is_some(), images, family }
+    }
+
+    /// Whether the family starts no build, whatever moves.
+    const fn is_idle(&self) -> bool {
+        self.is_paused || self.is_unevaluated
     }
 }
 
-/// The image that an edge names: of its family, or of another.
-fn parent(of: &ImageName, edge: &Edge) -> Option<ImageName> {
-    let own = || Some(ImageName { family: of.family.clone(), image: edge.image.clone()? });
-    import(&of.family, edge).or_else(own)
+/// Returns the parent image that an edge names, in the same family or in another.
+fn parent(child: &ImageName, edge: &Edge) -> Option<ImageName> {
+    let own = || Some(ImageName { family: child.family.clone(), image: edge.image.clone()? });
+    import(&child.family, edge).or_else(own)
 }

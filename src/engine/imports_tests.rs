@@ -1,4 +1,4 @@
-//! [`imports`](crate::engine::imports) told from records that a test writes.
+//! Tests [`imports`](crate::engine::imports) with records that a test writes.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,20 +14,20 @@ use crate::{
     },
     engine::{
         ImportState,
-        imports::{Imports, MAX_RECORDS, Records},
+        imports::{ImportStates, MAX_VISITED_IMAGES, Records},
     },
     lineage::families::{FamilyName, ImageName},
 };
 
-/// Families and records; everything is current and stands on `sha256:<parent>` until a test changes
-/// it.
+/// Families and records. Every image is current and built from `sha256:<parent>` until a test
+/// changes it.
 #[derive(Clone, Debug, Default)]
-struct World {
+struct ImportWorld {
     families: HashMap<FamilyName, ImageFamily>,
     records: HashMap<ImageName, ManagedImage>,
 }
 
-impl Records for World {
+impl Records for ImportWorld {
     fn family(&self, name: &FamilyName) -> Option<Arc<ImageFamily>> {
         self.families.get(name).cloned().map(Arc::new)
     }
@@ -37,7 +37,7 @@ impl Records for World {
     }
 }
 
-/// `namespace/family.image`.
+/// Parses `namespace/family.image`.
 fn name(text: &str) -> ImageName {
     let (family, image) = text.split_once('.').expect("namespace/family.image");
     let (namespace, family) = family.split_once('/').expect("namespace/family.image");
@@ -54,9 +54,9 @@ fn condition<'a>(type_: &'a str, reason: &'a str) -> ConditionUpdate<'a> {
     ConditionUpdate { type_, status: true, reason, message: "", observed_generation: None }
 }
 
-impl World {
-    /// Images as `("namespace/family.image", "UPSTREAM namespace/family.image")`; what is in
-    /// capitals is an upstream.
+impl ImportWorld {
+    /// Creates images from `("namespace/family.image", "UPSTREAM namespace/family.image")`. A
+    /// parent in capitals is an upstream.
     fn new(images: &[(&str, &str)]) -> Self {
         let mut world = Self::default();
         for (image, parents) in images {
@@ -96,10 +96,10 @@ impl World {
                 });
             }
         }
-        let taken =
+        let built_from =
             |parent: &str| ParentDigest { name: parent.into(), digest: format!("sha256:{parent}") };
         let inputs = Inputs {
-            parents: parents.split_whitespace().map(taken).collect(),
+            parents: parents.split_whitespace().map(built_from).collect(),
             ..Inputs::default()
         };
         family.spec.images.push(Image { name: of.image.clone(), from: edges, ..Image::default() });
@@ -147,7 +147,7 @@ impl World {
     }
 
     fn state(&self, image: &str) -> ImportState {
-        Imports::new(self).state(&name(image))
+        ImportStates::new(self).state(&name(image))
     }
 }
 
@@ -155,10 +155,10 @@ fn failed(by: &str) -> ImportState {
     ImportState::Failed { by: by.into() }
 }
 
-/// Three families: `n/a.base` on an upstream, `n/b.mid` on that, `n/b.top` on that, `n/c.leaf` on
-/// that.
-fn tower() -> World {
-    World::new(&[
+/// Three families with a chain of images: an upstream, `n/a.base`, `n/b.mid`, `n/b.top`,
+/// `n/c.leaf`.
+fn tower() -> ImportWorld {
+    ImportWorld::new(&[
         ("n/a.base", "UP"),
         ("n/b.mid", "n/a.base"),
         ("n/b.top", "n/b.mid"),
@@ -169,23 +169,23 @@ fn tower() -> World {
 const TOWER: [&str; 4] = ["n/a.base", "n/b.mid", "n/b.top", "n/c.leaf"];
 
 #[test]
-fn what_nothing_moves_is_settled_and_tells_its_digest() {
+fn an_unchanged_image_is_settled_and_has_a_digest() {
     let world = tower();
     for image in TOWER {
         assert_eq!(world.state(image), ImportState::Settled, "{image}");
     }
-    let verified = Imports::new(&world).verified(&name("n/b.mid")).expect("good");
+    let verified = ImportStates::new(&world).verified(&name("n/b.mid")).expect("a verified build");
     assert_eq!(
         (verified.digest.as_str(), verified.repository.as_str()),
         ("sha256:n/b.mid", "r.example/mid")
     );
-    assert_eq!(Imports::new(&world).verified(&name("n/b.gone")), None);
+    assert_eq!(ImportStates::new(&world).verified(&name("n/b.gone")), None);
     assert_eq!(world.state("n/b.gone"), ImportState::Settled);
     assert_eq!(world.state("n/gone.image"), ImportState::Settled);
 }
 
 #[test]
-fn a_candidate_in_its_quiet_time_moves_all_below() {
+fn a_candidate_in_its_settle_time_changes_all_descendants() {
     let mut world = tower();
     world.offer("n/a.base", None);
     for image in TOWER {
@@ -200,7 +200,7 @@ fn a_candidate_in_its_quiet_time_moves_all_below() {
 }
 
 #[test]
-fn what_is_behind_its_parents_does_not_know_yet_that_it_moves() {
+fn an_image_with_older_inputs_is_about_to_change() {
     let mut world = tower();
     world.family_status("n/a.base").upstreams[0].adopted =
         Some(AdoptedDigest { digest: "sha256:new".into(), ..AdoptedDigest::default() });
@@ -222,12 +222,12 @@ fn what_is_behind_its_parents_does_not_know_yet_that_it_moves() {
     assert_eq!(
         world.state("n/b.top"),
         ImportState::OnItsWay,
-        "an edge that the record does not know yet"
+        "an edge that the record does not contain yet"
     );
 }
 
 #[test]
-fn a_record_tells_whether_it_moves() {
+fn a_record_says_whether_its_image_changes() {
     for (state, why, reconciling, expected) in [
         (ImageState::Building, reason::BUILDING, true, ImportState::OnItsWay),
         (ImageState::Checking, reason::CHECKING, true, ImportState::OnItsWay),
@@ -248,8 +248,7 @@ fn a_record_tells_whether_it_moves() {
         (ImageState::Current, reason::TAG_IMMUTABLE, false, ImportState::Settled),
     ] {
         let mut world = tower();
-        // What it is made from has moved: a gate that is closed, a hold and a failure count for
-        // more.
+        // Its parent has moved, but a closed gate, a hold and a failure take precedence.
         if state != ImageState::Current {
             world.record("n/a.base").digest = Some("sha256:new".into());
         }
@@ -258,18 +257,18 @@ fn a_record_tells_whether_it_moves() {
     }
     let mut world = tower();
     world.records.get_mut(&name("n/a.base")).expect("record").status = None;
-    assert_eq!(world.state("n/a.base"), ImportState::OnItsWay, "it was never looked at");
+    assert_eq!(world.state("n/a.base"), ImportState::OnItsWay, "it was never evaluated");
 }
 
 #[test]
-fn a_record_of_an_older_spec_is_about_to_be_written_anew() {
+fn a_record_of_an_older_spec_is_about_to_be_written_again() {
     let mut world = tower();
     world.set("n/b.mid", ImageState::Waiting, reason::IMPORT_REFUSED, false);
     world.family_of("n/b.mid").metadata.generation = Some(2);
     assert_eq!(world.state("n/b.mid"), ImportState::OnItsWay);
     world.record("n/b.mid").observed_generation = Some(2);
     assert_eq!(world.state("n/b.mid"), ImportState::Settled);
-    // Unless the spec is such that nothing is written any more.
+    // Unless the spec is invalid, so that no record is written.
     world.record("n/b.mid").observed_generation = Some(1);
     for (generation, expected) in [(2, ImportState::Settled), (1, ImportState::OnItsWay)] {
         let status = world.family_status("n/b.mid");
@@ -284,13 +283,13 @@ fn a_record_of_an_older_spec_is_about_to_be_written_anew() {
 }
 
 #[test]
-fn what_waits_for_something_that_does_not_come_is_not_waited_for() {
+fn an_image_that_waits_for_a_stuck_parent_is_settled() {
     let mut world = tower();
     world.set("n/b.top", ImageState::Waiting, reason::WAITING_FOR_PARENT, true);
     assert_eq!(
         world.state("n/b.top"),
         ImportState::OnItsWay,
-        "its parent has come, and its record is about to follow"
+        "its parent is current, and its record is about to follow"
     );
     world.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
     assert_eq!(world.state("n/b.top"), ImportState::OnItsWay);
@@ -301,8 +300,8 @@ fn what_waits_for_something_that_does_not_come_is_not_waited_for() {
 }
 
 #[test]
-fn a_family_at_rest_is_not_waited_for() {
-    let rests: [fn(&mut World); 5] = [
+fn images_of_a_paused_family_are_settled() {
+    let pauses: [fn(&mut ImportWorld); 5] = [
         |world| world.family_of("n/b.mid").spec.suspend = true,
         |world| {
             world.family_status("n/b.mid").window = Some(WindowStatus { open: false, until: None });
@@ -314,16 +313,16 @@ fn a_family_at_rest_is_not_waited_for() {
             condition::set(&mut status.conditions, condition(STALLED, reason::CYCLE), now());
         },
     ];
-    for (number, rest) in rests.into_iter().enumerate() {
+    for (number, pause) in pauses.into_iter().enumerate() {
         let mut world = tower();
-        rest(&mut world);
+        pause(&mut world);
         world.record("n/a.base").digest = Some("sha256:new".into());
         for image in &TOWER[1..] {
             assert_eq!(world.state(image), ImportState::Settled, "{number}: {image}");
         }
         world.set("n/b.mid", ImageState::Queued, reason::CASCADING, true);
         assert_eq!(world.state("n/b.mid"), ImportState::Settled, "{number}");
-        // A build that runs goes to its end, unless nobody looks at it any more.
+        // A running build runs to completion, unless the family is not evaluated.
         world.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
         let expected = if number < 3 { ImportState::OnItsWay } else { ImportState::Settled };
         assert_eq!(world.state("n/b.mid"), expected, "{number}");
@@ -336,39 +335,40 @@ fn a_family_at_rest_is_not_waited_for() {
     assert_eq!(
         world.state("n/b.mid"),
         ImportState::OnItsWay,
-        "a failed image holds the others up in nothing"
+        "a failed image does not delay the others"
     );
 }
 
 #[test]
-fn a_failure_is_told_by_the_name_of_what_failed() {
+fn a_failure_names_the_image_that_failed() {
     let mut world = tower();
     world.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
     for image in TOWER {
-        assert_eq!(world.state(image), failed("n/a.base"), "those below do not know yet: {image}");
+        assert_eq!(
+            world.state(image),
+            failed("n/a.base"),
+            "its descendants are not blocked yet: \
+            {image}"
+        );
     }
     for image in &TOWER[1..] {
         world.set(image, ImageState::Blocked, reason::ANCESTOR_FAILED, false);
     }
     world.family_of("n/b.mid").spec.suspend = true;
     for image in TOWER {
-        assert_eq!(world.state(image), failed("n/a.base"), "those below are blocked: {image}");
+        assert_eq!(world.state(image), failed("n/a.base"), "its descendants are blocked: {image}");
     }
     world.family_of("n/b.mid").spec.suspend = false;
     world.set("n/a.base", ImageState::Building, reason::BUILDING, true);
-    assert_eq!(world.state("n/c.leaf"), ImportState::OnItsWay, "it is tried again");
+    assert_eq!(world.state("n/c.leaf"), ImportState::OnItsWay, "it is retried");
     world.set("n/a.base", ImageState::Current, reason::CURRENT, false);
-    assert_eq!(world.state("n/c.leaf"), ImportState::OnItsWay, "it has come after all");
+    assert_eq!(world.state("n/c.leaf"), ImportState::OnItsWay, "it became current after all");
     world.set("n/a.base", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
-    assert_eq!(
-        world.state("n/c.leaf"),
-        failed("n/b.mid"),
-        "nobody knows any more why it is blocked"
-    );
+    assert_eq!(world.state("n/c.leaf"), failed("n/b.mid"), "the record of the failure is gone");
 }
 
 #[test]
-fn what_goes_on_from_the_last_good_parent_does_not_fail_with_it() {
+fn an_image_that_uses_the_last_good_parent_does_not_fail_with_it() {
     let mut world = tower();
     world.family_of("n/b.mid").spec.images[0].on_parent_failure = OnParentFailure::UseLastGood;
     world.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
@@ -377,9 +377,9 @@ fn what_goes_on_from_the_last_good_parent_does_not_fail_with_it() {
 }
 
 #[test]
-fn a_failed_parent_counts_for_more_than_one_on_its_way() {
+fn a_failed_parent_takes_precedence_over_a_changing_one() {
     for parents in ["n/a.x n/b.y", "n/b.y n/a.x"] {
-        let mut world = World::new(&[("n/a.x", "UP"), ("n/b.y", "UP"), ("n/c.z", parents)]);
+        let mut world = ImportWorld::new(&[("n/a.x", "UP"), ("n/b.y", "UP"), ("n/c.z", parents)]);
         world.set("n/a.x", ImageState::Building, reason::BUILDING, true);
         world.set("n/b.y", ImageState::Failed, reason::BUILD_FAILED, false);
         assert_eq!(world.state("n/c.z"), failed("n/b.y"), "{parents}");
@@ -387,11 +387,11 @@ fn a_failed_parent_counts_for_more_than_one_on_its_way() {
 }
 
 #[test]
-fn circles_and_heights_end() {
-    let world = World::new(&[("n/a.x", "n/b.y"), ("n/b.y", "n/a.z"), ("n/a.z", "n/a.x UP")]);
+fn cycles_and_long_chains_end() {
+    let world = ImportWorld::new(&[("n/a.x", "n/b.y"), ("n/b.y", "n/a.z"), ("n/a.z", "n/a.x UP")]);
     assert_eq!(world.state("n/a.x"), ImportState::Settled);
 
-    let height = MAX_RECORDS + 1000;
+    let height = MAX_VISITED_IMAGES + 1000;
     let chain: Vec<(String, String)> = (0..=height)
         .map(|place| match place {
             0 => ("n/f0.i".to_owned(), "UP".to_owned()),
@@ -400,18 +400,14 @@ fn circles_and_heights_end() {
         .collect();
     let chain: Vec<(&str, &str)> =
         chain.iter().map(|(name, parents)| (name.as_str(), parents.as_str())).collect();
-    let mut world = World::new(&chain);
+    let mut world = ImportWorld::new(&chain);
     world.offer("n/f0.i", None);
-    assert_eq!(world.state(&format!("n/f{}.i", MAX_RECORDS - 1)), ImportState::OnItsWay);
-    assert_eq!(
-        world.state(&format!("n/f{height}.i")),
-        ImportState::Settled,
-        "no further than the limit"
-    );
+    assert_eq!(world.state(&format!("n/f{}.i", MAX_VISITED_IMAGES - 1)), ImportState::OnItsWay);
+    assert_eq!(world.state(&format!("n/f{height}.i")), ImportState::Settled, "beyond the limit");
 }
 
-/// Twelve images in four families, each on earlier ones, in states drawn at random.
-fn worlds() -> impl Strategy<Value = World> {
+/// Twelve images in four families, each built on earlier ones, in random states.
+fn worlds() -> impl Strategy<Value = ImportWorld> {
     let states = prop::sample::select(vec![
         (ImageState::Current, reason::CURRENT, false),
         (ImageState::Current, reason::CURRENT, false),
@@ -424,7 +420,7 @@ fn worlds() -> impl Strategy<Value = World> {
     let image = (prop::collection::vec(0..12_usize, 0..3), states, any::<bool>());
     prop::collection::vec(image, 12).prop_map(|images| {
         let named = |place: usize| format!("n/f{}.i{place}", place % 4);
-        let mut world = World::default();
+        let mut world = ImportWorld::default();
         for (place, (parents, (state, why, reconciling), moved)) in images.into_iter().enumerate() {
             let parents: Vec<String> =
                 parents.into_iter().filter(|parent| *parent < place).map(named).collect();
@@ -440,11 +436,14 @@ fn worlds() -> impl Strategy<Value = World> {
 
 proptest! {
     #[test]
-    fn what_is_remembered_changes_no_answer(world in worlds(), order in Just((0..12_usize).collect::<Vec<_>>()).prop_shuffle()) {
-        let mut imports = Imports::new(&world);
+    fn cached_states_equal_fresh_ones(
+        world in worlds(),
+        order in Just((0..12_usize).collect::<Vec<_>>()).prop_shuffle(),
+    ) {
+        let mut states = ImportStates::new(&world);
         for place in order {
             let image = format!("n/f{}.i{place}", place % 4);
-            prop_assert_eq!(imports.state(&name(&image)), world.state(&image), "{}", image);
+            prop_assert_eq!(states.state(&name(&image)), world.state(&image), "{}", image);
         }
     }
 }

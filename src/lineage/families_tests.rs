@@ -326,9 +326,14 @@ proptest! {
                 let users = family.spec.images.iter().filter(|image| {
                     image.from.iter().any(|edge| import(&of, edge).as_ref() == Some(&wanted))
                 });
-                let circle = consent && users.into_iter().any(|user| {
-                    reaches(&world, &wanted, &ImageName { family: of.clone(), image: user.name.clone() })
-                });
+                let circle = consent
+                    && users.into_iter().any(|user| {
+                        reaches(
+                            &world,
+                            &wanted,
+                            &ImageName { family: of.clone(), image: user.name.clone() },
+                        )
+                    });
                 match &problem {
                     None => prop_assert!(consent && !circle, "{name}: {wanted} passes"),
                     Some(ImportProblem::Cycle { path }) => {
@@ -336,7 +341,9 @@ proptest! {
                         prop_assert_eq!(path.first(), path.last());
                         prop_assert_eq!(&path[1], &wanted.to_string());
                     }
-                    Some(ImportProblem::NotExported { .. } | ImportProblem::NotToNamespace { .. }) => prop_assert!(!consent),
+                    Some(
+                        ImportProblem::NotExported { .. } | ImportProblem::NotToNamespace { .. },
+                    ) => prop_assert!(!consent),
                     Some(other) => prop_assert!(false, "{other}"),
                 }
             }

@@ -261,19 +261,32 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_open_when_enough_images_fail_with_one_cause(builds in builds(), threshold in 0..6_i32, now in 0..2000_i64) {
+        fn is_open_when_enough_images_fail_with_one_cause(
+            builds in builds(),
+            threshold in 0..6_i32,
+            now in 0..2000_i64,
+        ) {
             let failing = |cause: &str| {
-                let success = builds.iter().filter(|build| build.cause == cause).filter_map(|build| build.succeeded_at).max();
-                let failed = builds.iter().filter(|build| build.cause == cause && build.failed_at > success);
+                let success = builds
+                    .iter()
+                    .filter(|build| build.cause == cause)
+                    .filter_map(|build| build.succeeded_at)
+                    .max();
+                let failed =
+                    builds.iter().filter(|build| build.cause == cause && build.failed_at > success);
                 failed.map(|build| build.image).collect::<std::collections::BTreeSet<_>>()
             };
             let wanted = usize::try_from(threshold).expect("positive");
-            let expected = wanted > 0 && [MOVED, "a new source"].iter().any(|cause| failing(cause).len() >= wanted);
+            let expected = wanted > 0
+                && [MOVED, "a new source"].iter().any(|cause| failing(cause).len() >= wanted);
             let state = state(&policy(threshold), &builds, second(now));
             prop_assert_eq!(open(&state), expected);
             if let BreakerState::Open { cause, failures, count, since, probe_at } = state {
                 prop_assert_eq!(failures.len(), count);
-                prop_assert_eq!(failures.iter().map(String::as_str).collect::<std::collections::BTreeSet<_>>(), failing(&cause));
+                prop_assert_eq!(
+                    failures.iter().map(String::as_str).collect::<std::collections::BTreeSet<_>>(),
+                    failing(&cause)
+                );
                 // Failures in the future are ignored for the trial build: the clock was set back.
                 prop_assert!(probe_at > since || probe_at == second(now) || since > second(now));
             }

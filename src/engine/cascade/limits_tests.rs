@@ -190,31 +190,47 @@ proptest! {
     fn limits_hold_and_no_usable_capacity_stays_free(limits in limits(), families in families()) {
         let shares = divide(limits, &families);
         let sum = |namespace: Option<&str>, of: &dyn Fn(usize) -> usize| -> usize {
-            let here = |index: &usize| namespace.is_none_or(|namespace| families[*index].namespace == namespace);
+            let here = |index: &usize| {
+                namespace.is_none_or(|namespace| families[*index].namespace == namespace)
+            };
             (0..families.len()).filter(here).map(of).sum()
         };
         let full = |namespace: Option<&str>, limit: Option<usize>| {
-            limit.is_some_and(|limit| sum(namespace, &|index| families[index].running + shares[index].len()) >= limit)
+            limit.is_some_and(|limit| {
+                sum(namespace, &|index| families[index].running + shares[index].len()) >= limit
+            })
         };
         let (limits, upstreams) = limits;
-        for (namespace, limit) in
-            [(None, limits.cluster)].into_iter().chain(["one", "two", "three"].map(|name| (Some(name), limits.namespace)))
+        for (namespace, limit) in [(None, limits.cluster)]
+            .into_iter()
+            .chain(["one", "two", "three"].map(|name| (Some(name), limits.namespace)))
         {
             let run = sum(namespace, &|index| families[index].running);
             let given = sum(namespace, &|index| shares[index].len());
             prop_assert!(limit.is_none_or(|limit| given == 0 || given + run <= limit));
         }
         let used = |upstream: usize| {
-            let given = families.iter().zip(&shares).flat_map(|(family, share)| share.iter().map(|want| &family.wants[*want]));
+            let given = families
+                .iter()
+                .zip(&shares)
+                .flat_map(|(family, share)| share.iter().map(|want| &family.wants[*want]));
             given.filter(|want| want.contains(&upstream)).count()
         };
         prop_assert!(used(0) <= upstreams[0] && used(1) <= upstreams[1]);
         for (family, share) in families.iter().zip(&shares) {
-            prop_assert!(share.is_sorted_by(|earlier, later| earlier < later), "twice, or out of \
-                order");
-            let at_limit = full(None, limits.cluster) || full(Some(family.namespace), limits.namespace);
-            for (index, want) in family.wants.iter().enumerate().filter(|(index, _)| !share.contains(index)) {
-                let at_upstream_limit = want.iter().any(|upstream| upstreams.get(*upstream).is_some_and(|free| used(*upstream) >= *free));
+            prop_assert!(
+                share.is_sorted_by(|earlier, later| earlier < later),
+                "twice, or out of \
+                order"
+            );
+            let at_limit =
+                full(None, limits.cluster) || full(Some(family.namespace), limits.namespace);
+            for (index, want) in
+                family.wants.iter().enumerate().filter(|(index, _)| !share.contains(index))
+            {
+                let at_upstream_limit = want.iter().any(|upstream| {
+                    upstreams.get(*upstream).is_some_and(|free| used(*upstream) >= *free)
+                });
                 prop_assert!(at_limit || at_upstream_limit, "{} could start {index}", family.name);
             }
         }
@@ -224,26 +240,42 @@ proptest! {
     fn builds_go_to_the_family_with_the_least_load(limits in limits(), families in families()) {
         // Capacity for an upstream goes to a family that has a build for it, which turns alone do
         // not explain.
-        let families: Vec<TestFamily> = families.into_iter().map(|mut family| {
-            family.wants.iter_mut().for_each(Vec::clear);
-            family
-        }).collect();
+        let families: Vec<TestFamily> = families
+            .into_iter()
+            .map(|mut family| {
+                family.wants.iter_mut().for_each(Vec::clear);
+                family
+            })
+            .collect();
         let shares: Vec<usize> = divide(limits, &families).iter().map(Vec::len).collect();
-        for (waiting, share) in families.iter().zip(&shares).filter(|(family, share)| **share < family.wants.len()) {
+        for (waiting, share) in
+            families.iter().zip(&shares).filter(|(family, share)| **share < family.wants.len())
+        {
             let runs = |namespace: &str| -> usize {
-                let here = families.iter().zip(&shares).filter(|(family, _)| family.namespace == namespace);
+                let here = families
+                    .iter()
+                    .zip(&shares)
+                    .filter(|(family, _)| family.namespace == namespace);
                 here.map(|(family, share)| family.running + share).sum()
             };
-            let namespace_full = limits.0.namespace.is_some_and(|limit| runs(waiting.namespace) >= limit);
+            let namespace_full =
+                limits.0.namespace.is_some_and(|limit| runs(waiting.namespace) >= limit);
             for (served, given) in families.iter().zip(&shares).filter(|(_, given)| **given > 0) {
                 if namespace_full && served.namespace != waiting.namespace {
                     continue;
                 }
                 // Before it was given its last build, the served family ran no more builds for its
                 // weight than the waiting one.
-                let served_load = (served.running + given - 1) * usize::try_from(waiting.weight).expect("positive");
-                let waiting_load = (waiting.running + share) * usize::try_from(served.weight).expect("positive");
-                prop_assert!(served_load <= waiting_load, "{} before {}", served.name, waiting.name);
+                let served_load = (served.running + given - 1)
+                    * usize::try_from(waiting.weight).expect("positive");
+                let waiting_load =
+                    (waiting.running + share) * usize::try_from(served.weight).expect("positive");
+                prop_assert!(
+                    served_load <= waiting_load,
+                    "{} before {}",
+                    served.name,
+                    waiting.name
+                );
             }
         }
     }
@@ -256,7 +288,8 @@ proptest! {
         which in any::<prop::sample::Index>(),
     ) {
         let before = divide(limits, &families);
-        let wider = ConcurrencyLimits { cluster: limits.0.cluster.map(|limit| limit + more), ..limits.0 };
+        let wider =
+            ConcurrencyLimits { cluster: limits.0.cluster.map(|limit| limit + more), ..limits.0 };
         for (before, after) in before.iter().zip(divide((wider, limits.1), &families)) {
             prop_assert!(before.iter().all(|want| after.contains(want)));
         }
@@ -367,12 +400,20 @@ proptest! {
             // Its turn comes at the latest when all others have had as many turns as their weights
             // allow.
             let bound = longest * (2 + 2 * total / i64::from(*weight));
-            prop_assert!(record.longest_wait <= bound, "waited {} s of at most {bound}", record.longest_wait);
+            prop_assert!(
+                record.longest_wait <= bound,
+                "waited {} s of at most {bound}",
+                record.longest_wait
+            );
         }
     }
 
     #[test]
-    fn no_span_has_more_starts_than_the_limit(limit in 1..8_i32, per in 1..60_i64, tries in prop::collection::vec(0..20_i64, 1..80)) {
+    fn no_span_has_more_starts_than_the_limit(
+        limit in 1..8_i32,
+        per in 1..60_i64,
+        tries in prop::collection::vec(0..20_i64, 1..80),
+    ) {
         let per_span = SignedDuration::from_secs(per);
         let (mut starts, mut now) = (Vec::new(), 1000);
         for pause in tries {
@@ -381,23 +422,41 @@ proptest! {
             prop_assert_eq!(before.free == 0, before.frees_at.is_some());
             if let Some(next) = before.frees_at {
                 prop_assert!(next > second(now) && next <= second(now + per));
-                prop_assert_eq!(rate_allowance(&starts, limit, per_span, next - SignedDuration::from_nanos(1)).free, 0);
-                prop_assert!(rate_allowance(&starts, limit, per_span, next).free > 0, "woken too early");
+                prop_assert_eq!(
+                    rate_allowance(&starts, limit, per_span, next - SignedDuration::from_nanos(1))
+                        .free,
+                    0
+                );
+                prop_assert!(
+                    rate_allowance(&starts, limit, per_span, next).free > 0,
+                    "woken too early"
+                );
             }
             starts.extend(std::iter::repeat_n(second(now), before.free.min(3)));
         }
         for start in &starts {
-            let within = starts.iter().filter(|other| *other >= start && **other < *start + per_span).count();
+            let within = starts
+                .iter()
+                .filter(|other| *other >= start && **other < *start + per_span)
+                .count();
             prop_assert!(within <= usize::try_from(limit).expect("positive"));
         }
     }
 
     #[test]
-    fn a_clock_that_is_set_back_delays_no_build_for_long(back in 0..100_000_i64, limit in 1..8_i32, per in 1..60_i64) {
+    fn a_clock_that_is_set_back_delays_no_build_for_long(
+        back in 0..100_000_i64,
+        limit in 1..8_i32,
+        per in 1..60_i64,
+    ) {
         let starts: Vec<Timestamp> = (0..20).map(second).collect();
         let now = 20 - back;
         let allowance = rate_allowance(&starts, limit, SignedDuration::from_secs(per), second(now));
-        prop_assert!(allowance.frees_at.is_none_or(|next| next > second(now) && next <= second(now + 2 * per)));
+        prop_assert!(
+            allowance
+                .frees_at
+                .is_none_or(|next| next > second(now) && next <= second(now + 2 * per))
+        );
     }
 }
 

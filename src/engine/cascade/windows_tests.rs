@@ -310,13 +310,16 @@ proptest! {
         (windows, now) in windows_near_a_change(),
     ) {
         let parsed = Windows::parse(&windows).expect("windows");
-        let first = Timestamp::from_second(now.as_second().div_euclid(60) * 60 - 1800 * 60).expect("a time");
+        let first = Timestamp::from_second(now.as_second().div_euclid(60) * 60 - 1800 * 60)
+            .expect("a time");
         let minutes = 1800 + 2 * 1440;
         // Per minute, until when the windows that have opened so far stay open.
         let mut until = Timestamp::MIN;
         let mut open_until = Vec::with_capacity(minutes);
         let mut openings = Vec::new();
-        for minute in (0..minutes).map(|minute| first + SignedDuration::from_mins(i64::try_from(minute).expect("few"))) {
+        for minute in (0..minutes)
+            .map(|minute| first + SignedDuration::from_mins(i64::try_from(minute).expect("few")))
+        {
             for window in parsed.windows.iter().filter(|window| starts_at(window, minute)) {
                 until = until.max(minute + window.duration);
                 openings.push(minute);
@@ -324,24 +327,36 @@ proptest! {
             open_until.push((minute, until));
         }
         let open = |at: usize| open_until[at].1 > open_until[at].0;
-        let later = |wanted: bool| (1801..minutes).find(|at| open(*at) == wanted).map(|at| open_until[at].0);
+        let later = |wanted: bool| {
+            (1801..minutes).find(|at| open(*at) == wanted).map(|at| open_until[at].0)
+        };
         match parsed.state(now) {
             WindowState::Unrestricted => prop_assert!(false, "there are windows"),
             WindowState::Open { closes } => {
                 prop_assert!(open(1800), "not open");
                 match later(false) {
                     Some(end) => {
-                        let joined = openings.iter().filter(|start| (now..end).contains(start)).count();
-                        prop_assert!(closes == Some(end) || closes.is_none() && joined >= MAX_JOINED, "{:?}, not {}", closes, end);
+                        let joined =
+                            openings.iter().filter(|start| (now..end).contains(start)).count();
+                        prop_assert!(
+                            closes == Some(end) || closes.is_none() && joined >= MAX_JOINED,
+                            "{:?}, not {}",
+                            closes,
+                            end
+                        );
                     }
-                    None => prop_assert!(closes.is_none_or(|closes| closes > open_until[minutes - 1].0)),
+                    None => {
+                        prop_assert!(closes.is_none_or(|closes| closes > open_until[minutes - 1].0))
+                    }
                 }
             }
             WindowState::Closed { opens } => {
                 prop_assert!(!open(1800), "not closed");
                 match later(true) {
                     Some(start) => prop_assert_eq!(opens, Some(start)),
-                    None => prop_assert!(opens.is_none_or(|opens| opens > open_until[minutes - 1].0)),
+                    None => {
+                        prop_assert!(opens.is_none_or(|opens| opens > open_until[minutes - 1].0))
+                    }
                 }
             }
         }
@@ -357,20 +372,26 @@ proptest! {
             let now = now + SignedDuration::from_mins(minutes);
             let (state, (found, _)) = (cached.state(now), cached.find_state(now));
             // Closer to the end, an end is found that was too far away before.
-            let nearer = state == WindowState::Open { closes: None } && matches!(found, WindowState::Open { .. });
+            let nearer = state == WindowState::Open { closes: None }
+                && matches!(found, WindowState::Open { .. });
             prop_assert!(state == found || nearer, "{:?} is cached, {:?} found", state, found);
         }
     }
 
     #[test]
-    fn no_text_breaks_the_parser(schedule in "\\PC{0,20}|[0-9*/,LW# -]{0,40}|([0-9*/,LW#-]{1,6} \
-        ){4}[0-9*/,LW#-]{1,6}", zone in "\\PC{0,12}") {
-        let window = Window { schedule, duration: crate::api::Duration::from_secs(60), time_zone: zone };
+    fn no_text_breaks_the_parser(
+        schedule in "\\PC{0,20}|[0-9*/,LW# -]{0,40}|([0-9*/,LW#-]{1,6} ){4}[0-9*/,LW#-]{1,6}",
+        zone in "\\PC{0,12}",
+    ) {
+        let window =
+            Window { schedule, duration: crate::api::Duration::from_secs(60), time_zone: zone };
         let in_utc = Window { time_zone: "UTC".into(), ..window.clone() };
         for window in [window, in_utc] {
             let checked = validate(std::slice::from_ref(&window));
             if checked.is_ok() {
-                prop_assert!(state(std::slice::from_ref(&window), at("2026-05-04T02:00:00Z")).is_ok());
+                prop_assert!(
+                    state(std::slice::from_ref(&window), at("2026-05-04T02:00:00Z")).is_ok()
+                );
             }
         }
     }

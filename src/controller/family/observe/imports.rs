@@ -11,7 +11,7 @@ use crate::{
     },
     engine::{
         Blueprint, ImportState, ObservedImport,
-        imports::{Imports, Records},
+        imports::{ImportStates, Records},
     },
     lineage::families::{
         Families, FamilyLookup, FamilyName, ImageName, ImportProblem, Survey, Version,
@@ -82,7 +82,7 @@ pub fn observations(
     let problems: HashMap<&ImageName, Option<&ImportProblem>> =
         survey.imports.iter().map(|(import, problem)| (import, problem.as_ref())).collect();
     let records = Cached(context);
-    let mut imports = Imports::new(&records);
+    let mut states = ImportStates::new(&records);
     let observed = |import: &crate::lineage::Import| {
         let import = ImageName {
             family: FamilyName {
@@ -94,8 +94,8 @@ pub fn observations(
         match problems.get(&import) {
             Some(None) => ObservedImport {
                 problem: None,
-                verified: imports.verified(&import),
-                state: imports.state(&import),
+                verified: states.verified(&import),
+                state: states.state(&import),
             },
             Some(Some(problem)) => ObservedImport {
                 problem: Some((*problem).clone().into()),
