@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod controller;
 pub mod engine;
+pub mod identity;
 pub mod lease;
 pub mod lineage;
 pub mod operator;

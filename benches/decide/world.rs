@@ -12,6 +12,8 @@ use groundswell::{
         Observed, ObservedCascade, ObservedDigest, ObservedImage, ObservedTag, ObservedUpstream,
         VerifiedBuild, decide, validate::validate,
     },
+    identity::Fingerprint,
+    lineage::{ImageIndex, UpstreamIndex},
 };
 use jiff::Timestamp;
 use serde_json::json;
@@ -112,7 +114,7 @@ impl World {
         self.moves[0] += 1;
         let lineage = &self.blueprint.lineage;
         lineage
-            .with_descendants(lineage.upstream_children(0).iter().copied())
+            .with_descendants(lineage.upstream_children(UpstreamIndex::new(0)).iter().copied())
             .iter()
             .filter(|below| **below)
             .count()
@@ -130,8 +132,8 @@ impl World {
         let CascadeStep::Open { name, levels, .. } = decision.cascade else {
             panic!("no cascade begins: {:?}", decision.cascade)
         };
-        let names = |level: Vec<usize>| {
-            level.into_iter().map(|image| self.spec.images[image].name.clone()).collect()
+        let names = |level: Vec<ImageIndex>| {
+            level.iter().map(|image| self.spec.images[image.position()].name.clone()).collect()
         };
         let planned = levels.into_iter().map(names).collect();
         self.cascade = Some(Cascade { name, planned, status: CascadeStatus::default() });
@@ -156,7 +158,7 @@ impl World {
                 } else {
                     LookupResult::Absent { last_build: None, after }
                 };
-                self.images[image].lookup = Some(Lookup { fingerprint, result });
+                self.images[image.position()].lookup = Some(Lookup { fingerprint, result });
             }
             if !asked {
                 return;
@@ -176,7 +178,7 @@ impl World {
                 .collect();
             let record = |tag: &String| TagRecord {
                 tag: tag.clone(),
-                digest: verified.digest.clone(),
+                digest: verified.digest.to_string(),
                 immutable: tag != "latest",
             };
             image.record = Some(ManagedImageStatus {
@@ -184,15 +186,15 @@ impl World {
                 state: decision.state,
                 reason: decision.reason.into(),
                 message: decision.message.to_string(),
-                digest: Some(verified.digest.clone()),
-                fingerprint: Some(verified.fingerprint.clone()),
+                digest: Some(verified.digest.to_string()),
+                fingerprint: Some(verified.fingerprint.to_string()),
                 build: Some(verified.build),
                 size: Some(verified.size),
                 inputs: Some(verified.inputs.clone()),
                 base_seen: verified.base_seen,
                 content: verified.content.clone(),
                 causes: verified.causes.clone(),
-                promoted: decision.promoted().map(str::to_owned),
+                promoted: decision.promoted().map(String::from),
                 tags: tags.iter().map(record).collect(),
                 ..ManagedImageStatus::default()
             });
@@ -240,7 +242,7 @@ impl World {
     }
 
     fn upstream(&self, index: usize, moves: u32) -> ObservedUpstream {
-        let digest = format!("sha256:{index:032x}{moves:032x}");
+        let digest = format!("sha256:{index:032x}{moves:032x}").into();
         let seen = ObservedDigest { digest, first_seen: self.now, missing_platforms: Vec::new() };
         ObservedUpstream { newest: Some(seen), problem: None }
     }
@@ -260,9 +262,9 @@ impl World {
 }
 
 /// The answer of a registry that has the first build of an image under this fingerprint.
-fn present(fingerprint: &str) -> LookupResult {
+fn present(fingerprint: &Fingerprint) -> LookupResult {
     LookupResult::Present {
-        digest: format!("sha256:{fingerprint:0>64}"),
+        digest: format!("sha256:{fingerprint:0>64}").into(),
         build: 1,
         size: 30_000_000,
         content: Some(format!("{fingerprint:0>64}")),

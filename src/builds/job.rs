@@ -25,6 +25,7 @@ use crate::{
         source,
         strategy::{self, StrategyError},
     },
+    identity::Fingerprint,
 };
 
 /// The name of the init container that Groundswell adds.
@@ -60,7 +61,7 @@ pub struct BuildEnvironment {
 /// The name of the Job that makes an image at a fingerprint:
 /// `<image>-<12 hexadecimal digits>-<attempt>`, at most 54 characters for attempts below 100.
 #[must_use]
-pub fn job_name(family_uid: &str, image: &str, fingerprint: &str, attempt: i32) -> String {
+pub fn job_name(family_uid: &str, image: &str, fingerprint: &Fingerprint, attempt: i32) -> String {
     let hash = hex::encode(Sha256::digest(format!("{family_uid}/{image}/{fingerprint}")));
     format!("{}-{}-{attempt}", short_name(image), hash.get(..12).unwrap_or_default())
 }
@@ -103,16 +104,16 @@ pub fn job(
             name: Some(job_name(
                 &request.family.uid,
                 &request.image,
-                &request.fingerprint,
-                request.attempt,
+                &request.identity.fingerprint,
+                request.identity.attempt,
             )),
             namespace: Some(request.family.namespace.clone()),
             labels: Some(labels),
             annotations: Some(BTreeMap::from([
-                (labels::BUILD.into(), request.build.to_string()),
-                (labels::OWN_INPUTS.into(), request.own.clone()),
-                (labels::USER_CAUSED.into(), request.user_caused.to_string()),
-                (labels::UPSTREAMS.into(), request.upstreams.join(",")),
+                (labels::BUILD.into(), request.identity.number.to_string()),
+                (labels::OWN_INPUTS.into(), request.identity.own_inputs.clone()),
+                (labels::USER_CAUSED.into(), request.identity.user_caused.to_string()),
+                (labels::UPSTREAMS.into(), request.identity.upstreams.join(",")),
             ])),
             owner_references: Some(vec![request.owner.clone()]),
             ..ObjectMeta::default()
@@ -146,9 +147,9 @@ fn job_labels(request: &BuildRequest) -> BTreeMap<String, String> {
         (labels::COMPONENT, labels::COMPONENT_BUILD.to_owned()),
         (labels::FAMILY, request.family.name.clone()),
         (labels::IMAGE, request.image.clone()),
-        (labels::FINGERPRINT, request.fingerprint.clone()),
-        (labels::ATTEMPT, request.attempt.to_string()),
-        (labels::CASCADE, request.cascade.clone()),
+        (labels::FINGERPRINT, request.identity.fingerprint.to_string()),
+        (labels::ATTEMPT, request.identity.attempt.to_string()),
+        (labels::CASCADE, request.identity.cascade.clone()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     api::{BuildStrategySpec, UserNamespace},
     builds::request::{BuildParent, FamilyIdentity, GitSecret, ParentNaming},
+    identity::BuildIdentity,
 };
 
 fn strategy(spec: Value) -> BuildStrategy {
@@ -26,10 +27,13 @@ fn request() -> BuildRequest {
         family: FamilyIdentity { namespace: "team".into(), name: "python".into(), uid: "u".into() },
         image: "pyenv".into(),
         reference: "registry.example.com/team/pyenv:gs-1".into(),
-        fingerprint: "0123456789012345678901234567890123456789".into(),
-        attempt: 2,
-        build: 7,
-        cascade: "python-1".into(),
+        identity: BuildIdentity {
+            fingerprint: "0123456789012345678901234567890123456789".into(),
+            attempt: 2,
+            number: 7,
+            cascade: "python-1".into(),
+            ..BuildIdentity::default()
+        },
         parents: vec![BuildParent {
             naming: ParentNaming::Reference("docker.io/library/alpine:3.20".into()),
             ..BuildParent::default()
@@ -60,7 +64,7 @@ fn pod(job: &Job) -> PodSpec {
 
 #[test]
 fn a_name_is_short_valid_and_the_builds_own() {
-    let fingerprint = "0123456789012345678901234567890123456789";
+    let fingerprint = &Fingerprint::from("0123456789012345678901234567890123456789");
     let name = job_name("u", "pyenv", fingerprint, 0);
     assert!(
         name.starts_with("pyenv-") && name.ends_with("-0") && name.len() == "pyenv-".len() + 14,
@@ -70,7 +74,7 @@ fn a_name_is_short_valid_and_the_builds_own() {
     let others = [
         job_name("v", "pyenv", fingerprint, 0),
         job_name("u", "pyenw", fingerprint, 0),
-        job_name("u", "pyenv", &fingerprint[1..], 0),
+        job_name("u", "pyenv", &fingerprint.as_str()[1..].into(), 0),
         job_name("u", "pyenv", fingerprint, 1),
     ];
     assert!(others.iter().all(|other| *other != name), "{others:?}");

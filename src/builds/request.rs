@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{ConfigMapItem, EdgeUse},
     builds::source::DOCKERFILE,
+    identity::{BuildIdentity, ImageDigest},
 };
 
 /// One build of one image, with all of its inputs resolved.
@@ -21,20 +22,8 @@ pub struct BuildRequest {
     pub repository: String,
     /// The whole reference that is pushed: the repository with a tag that names the fingerprint.
     pub reference: String,
-    /// The fingerprint, 40 hexadecimal digits.
-    pub fingerprint: String,
-    /// Which attempt at the fingerprint this is, from 0.
-    pub attempt: i32,
-    /// The number that the build will have, counted per image from 1.
-    pub build: i64,
-    /// The name of the `Cascade` that the build is part of.
-    pub cascade: String,
-    /// Hash of what the image itself gives to the build, without its parents.
-    pub own: String,
-    /// Whether the image itself changed or a person asked, rather than something below it.
-    pub user_caused: bool,
-    /// The references of the upstreams that caused the build.
-    pub upstreams: Vec<String>,
+    /// Which build it is, and what it is started for.
+    pub identity: BuildIdentity,
     /// The parents, in the order of the image's `from`.
     pub parents: Vec<BuildParent>,
     /// Where the Dockerfile and the files beside it come from.
@@ -75,7 +64,7 @@ pub struct BuildParent {
     /// The parent's repository, with the registry's host and without a tag.
     pub repository: String,
     /// The digest of the parent.
-    pub digest: String,
+    pub digest: ImageDigest,
     /// How the Dockerfile names the parent.
     pub naming: ParentNaming,
     /// What the Dockerfile does with the parent.

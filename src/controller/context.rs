@@ -28,6 +28,7 @@ use crate::{
         watch::Scopes,
     },
     engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},
+    identity::Fingerprint,
     lineage::families::{Survey, Version},
     registry::{self, Keychain},
     rollout,
@@ -153,10 +154,10 @@ impl Lookups {
     /// A build may have pushed this fingerprint; it is known to have succeeded, if `attempt` names
     /// it. That nothing stood there when the registry was asked before that is of no use any more:
     /// the Job that would tell of it may be gone by the time that somebody wants to know.
-    pub fn built(&mut self, image: &str, fingerprint: &str, attempt: Option<i32>) {
+    pub fn built(&mut self, image: &str, fingerprint: &Fingerprint, attempt: Option<i32>) {
         let before = |after: &Option<i32>| attempt.is_none() || *after < attempt;
         let outdated = |lookup: &Lookup| {
-            lookup.fingerprint == fingerprint
+            lookup.fingerprint == *fingerprint
                 && matches!(&lookup.result, LookupResult::Absent { after, .. } if before(after))
         };
         if let Some(known) = self.0.get_mut(image) {
@@ -278,7 +279,7 @@ mod tests {
             let mut lookups = Lookups::default();
             lookups.answered("app", Lookup { fingerprint: "f".into(), result });
             for (fingerprint, attempt) in built {
-                lookups.built("app", fingerprint, *attempt);
+                lookups.built("app", &(*fingerprint).into(), *attempt);
             }
             lookups.of("app").len()
         };

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use crate::{
     api::{ImageFamily, labels},
     controller::{
-        family::observe::jobs::{JOB_NAME, ended, has_ended},
+        family::observe::jobs::{JOB_NAME, ended, has_ended, upstreams},
         object_cache::Key,
         stores::Stores,
     },
@@ -409,7 +409,7 @@ fn tighten(budget: &mut Budget, granted: &[Build], left: &[Build], full: &BTreeS
 #[must_use]
 pub fn request(family: &ImageFamily, decision: &Decision) -> QuotaRequest {
     let builds = decision.actions.iter().filter_map(|action| match action {
-        Action::Build { upstreams, .. } => Some(upstreams.clone()),
+        Action::Build { identity, .. } => Some(identity.upstreams.clone()),
         _ => None,
     });
     QuotaRequest { weight: family.spec.policy.weight, builds: builds.collect() }
@@ -430,9 +430,8 @@ fn live_builds(stores: &Stores, family: &Key) -> Vec<Build> {
             && job.metadata.name.as_deref().is_none_or(|name| !ended_jobs.contains(name))
     });
     live.map(|job| {
-        let upstreams = job.annotations().get(labels::UPSTREAMS).map_or("", String::as_str);
-        let names: BTreeSet<&str> = upstreams.split(',').filter(|name| !name.is_empty()).collect();
-        names.into_iter().map(str::to_owned).collect()
+        let names: BTreeSet<String> = upstreams(job).into_iter().collect();
+        names.into_iter().collect()
     })
     .collect()
 }

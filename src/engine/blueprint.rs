@@ -7,7 +7,7 @@ use crate::{
         cascade::windows::Windows,
         fingerprint::{check_revision, checks_hash, inline_revision, spec_hash},
     },
-    lineage::{Lineage, Parent},
+    lineage::{ImageIndex, Lineage, Parent},
 };
 
 /// What follows from a spec alone.
@@ -44,8 +44,7 @@ impl Blueprint {
     /// What follows from a spec with this graph and these windows.
     #[must_use]
     pub fn new(spec: &ImageFamilySpec, lineage: Lineage, windows: Windows) -> Self {
-        let images = spec.images.iter().enumerate();
-        let images = images
+        let images = ImageIndex::enumerate(&spec.images)
             .map(|(index, image)| ImageBlueprint::new(spec, &lineage, index, image))
             .collect();
         let import_names = lineage.imports().iter().map(ToString::to_string).collect();
@@ -54,7 +53,7 @@ impl Blueprint {
 }
 
 impl ImageBlueprint {
-    fn new(spec: &ImageFamilySpec, lineage: &Lineage, index: usize, image: &Image) -> Self {
+    fn new(spec: &ImageFamilySpec, lineage: &Lineage, index: ImageIndex, image: &Image) -> Self {
         let edges = image.from.iter().zip(lineage.parents(index));
         let references: Vec<String> =
             edges.map(|(edge, parent)| reference(spec, lineage, edge, *parent)).collect();
@@ -80,16 +79,18 @@ pub fn repository(spec: &ImageFamilySpec, image: &Image) -> String {
 /// image stands for the reference.
 fn reference(spec: &ImageFamilySpec, lineage: &Lineage, edge: &Edge, parent: Parent) -> String {
     edge.reference.clone().unwrap_or_else(|| match parent {
-        Parent::Upstream(upstream) => {
-            spec.upstreams.get(upstream).map(crate::api::Upstream::reference).unwrap_or_default()
-        }
+        Parent::Upstream(upstream) => spec
+            .upstreams
+            .get(upstream.position())
+            .map(crate::api::Upstream::reference)
+            .unwrap_or_default(),
         Parent::Image(image) => spec
             .images
-            .get(image)
+            .get(image.position())
             .map(|image| format!("{}:latest", repository(spec, image)))
             .unwrap_or_default(),
         Parent::Import(import) => {
-            lineage.imports().get(import).map(ToString::to_string).unwrap_or_default()
+            lineage.imports().get(import.position()).map(ToString::to_string).unwrap_or_default()
         }
     })
 }

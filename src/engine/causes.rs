@@ -3,7 +3,7 @@
 
 use crate::{
     api::{Cause, CauseType, Inputs, condition::shorten, managed_image::MAX_BUILD_CAUSES},
-    lineage::{Lineage, Parent},
+    lineage::{ImageIndex, Lineage, Parent},
 };
 
 /// The most images that a cause names on its way; see [`Cause::via`].
@@ -18,7 +18,7 @@ pub(in crate::engine) struct Change<'a> {
     /// The graph.
     pub lineage: &'a Lineage,
     /// The image.
-    pub index: usize,
+    pub index: ImageIndex,
     /// The inputs of its last good build.
     pub last: Option<&'a Inputs>,
     /// The inputs of now.
@@ -161,7 +161,8 @@ fn clause(cause: &Cause) -> String {
 
 /// A digest or revision short enough for a sentence: 12 characters of its hash.
 #[must_use]
-pub fn short(digest: &str) -> &str {
+pub fn short(digest: &(impl AsRef<str> + ?Sized)) -> &str {
+    let digest = digest.as_ref();
     let hash = digest.strip_prefix("sha256:").unwrap_or(digest);
     hash.get(..12).unwrap_or(hash)
 }

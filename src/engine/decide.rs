@@ -22,6 +22,8 @@ use crate::{
         requests::{self, RequestEffects},
         tags, upstreams,
     },
+    identity::JobName,
+    lineage::ImageIndex,
 };
 
 /// The most images that the record of a breaker names.
@@ -149,10 +151,10 @@ fn overtaken(
     images
         .flat_map(|(observed, image)| observed.builds.iter().map(move |build| (build, image)))
         .filter(|(build, image)| {
-            build.cascade == superseded
+            build.identity.cascade == superseded
                 && build.outcome == BuildOutcome::Running
                 && match &image.fingerprint {
-                    Some(wanted) => *wanted != build.fingerprint,
+                    Some(wanted) => *wanted != build.identity.fingerprint,
                     None => image.reason == reason::WAITING_FOR_PARENT,
                 }
         })
@@ -239,7 +241,7 @@ fn open(
         .iter()
         .flat_map(|(upstream, _)| input.lineage().upstream_children(*upstream).iter().copied());
     // What has failed is tried again by every cascade.
-    let failed = evaluation.images.iter().enumerate().filter(|(_, image)| {
+    let failed = ImageIndex::enumerate(&evaluation.images).filter(|(_, image)| {
         image.state == ImageState::Failed
             && image
                 .failure
@@ -250,8 +252,11 @@ fn open(
         .lineage()
         .with_descendants(ready.chain(stood_on).chain(failed.map(|(index, _)| index)));
     let mut causes: Vec<Cause> = moved.iter().map(|(_, cause)| cause.clone()).collect();
-    let of_ready =
-        evaluation.plan.ready.iter().filter_map(|ready| evaluation.images.get(ready.image));
+    let of_ready = evaluation
+        .plan
+        .ready
+        .iter()
+        .filter_map(|ready| evaluation.images.get(ready.image.position()));
     causes.extend(of_ready.flat_map(|image| image.causes.clone()));
     causes.sort();
     causes.dedup();
@@ -277,7 +282,7 @@ fn cascade_name(family: &str, now: Timestamp) -> String {
 
 /// Jobs that are to be ended: failed ones that have not ended, and those of images that the family
 /// no longer has.
-fn ended(input: &DecideInput<'_>) -> impl Iterator<Item = String> {
+fn ended(input: &DecideInput<'_>) -> impl Iterator<Item = JobName> {
     let failed = input
         .images
         .iter()

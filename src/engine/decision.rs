@@ -13,6 +13,8 @@ use crate::{
         Problem,
         input::{Target, VerifiedBuild},
     },
+    identity::{BuildIdentity, Fingerprint, ImageDigest, JobName},
+    lineage::ImageIndex,
 };
 
 /// The whole decision of one pass.
@@ -53,7 +55,7 @@ pub enum CascadeStep {
         /// The superseded cascade that it takes the place of.
         supersedes: Option<String>,
         /// What it is about to build: image indices level by level.
-        levels: Vec<Vec<usize>>,
+        levels: Vec<Vec<ImageIndex>>,
     },
     /// It goes on.
     Running {
@@ -99,7 +101,7 @@ pub struct ImageDecision {
     /// Whether children may be built from `verified` as it stands.
     pub stands: bool,
     /// The fingerprint that is wanted, once every input of a stale image is known.
-    pub fingerprint: Option<String>,
+    pub fingerprint: Option<Fingerprint>,
     /// The inputs behind it.
     pub inputs: Option<Box<Inputs>>,
     /// The last good build.
@@ -174,7 +176,7 @@ pub enum Promoted {
     /// On the last good build.
     Verified,
     /// On this digest, of an earlier build.
-    Earlier(String),
+    Earlier(ImageDigest),
 }
 
 /// An effect on the world.
@@ -183,47 +185,37 @@ pub enum Action {
     /// Ask the registry whether a fingerprint was pushed.
     Probe {
         /// The image.
-        image: usize,
+        image: ImageIndex,
         /// The fingerprint.
-        fingerprint: String,
+        fingerprint: Fingerprint,
         /// The highest attempt that has succeeded.
         after: Option<i32>,
     },
     /// Start a build.
     Build {
         /// The image.
-        image: usize,
-        /// The fingerprint.
-        fingerprint: String,
-        /// Which attempt at it, from 0.
-        attempt: i32,
-        /// The number that the build gets.
-        build: i64,
+        image: ImageIndex,
+        /// Which build it is, and what it is started for.
+        identity: BuildIdentity,
         /// The parents with the digests to build from, in the order of `from`.
         parents: Vec<PinnedParent>,
         /// The source's revision.
         source: String,
-        /// See [`ObservedBuild::own`](crate::engine::ObservedBuild::own).
-        own: String,
-        /// See [`ObservedBuild::user_caused`](crate::engine::ObservedBuild::user_caused).
-        user_caused: bool,
-        /// The references of the upstreams of this family that caused it.
-        upstreams: Vec<String>,
     },
     /// End a Job that counts as failed or cancelled and has not ended, so that nothing of it builds
     /// beside the next attempt.
     Stop {
         /// The Job's name.
-        job: String,
+        job: JobName,
     },
     /// Start a check of a digest.
     Check {
         /// The image.
-        image: usize,
+        image: ImageIndex,
         /// The check, by its place in the image's `checks`.
         check: usize,
         /// The digest.
-        digest: String,
+        digest: ImageDigest,
         /// Which attempt, from 0.
         attempt: i32,
     },
@@ -231,18 +223,18 @@ pub enum Action {
     /// already.
     Remember {
         /// The image.
-        image: usize,
+        image: ImageIndex,
         /// The fingerprint.
-        fingerprint: String,
+        fingerprint: Fingerprint,
         /// The digest that stays.
-        digest: String,
+        digest: ImageDigest,
     },
     /// Set tags to a digest.
     Promote {
         /// The image.
-        image: usize,
+        image: ImageIndex,
         /// The digest.
-        digest: String,
+        digest: ImageDigest,
         /// The tags.
         tags: Vec<TagMove>,
     },
@@ -258,7 +250,7 @@ pub struct PinnedParent {
     /// The reference by which the Dockerfile names it, unless it takes it from an argument.
     pub reference: String,
     /// The digest.
-    pub digest: String,
+    pub digest: ImageDigest,
 }
 
 /// A tag that is to be moved.
@@ -269,7 +261,7 @@ pub struct TagMove {
     /// Whether it names the build: then it is only ever set once.
     pub immutable: bool,
     /// The digest that somebody else has moved it to.
-    pub moved_to: Option<String>,
+    pub moved_to: Option<ImageDigest>,
 }
 
 impl ImageDecision {
@@ -299,10 +291,10 @@ impl ImageDecision {
 
     /// The digest that floating tags are to be on.
     #[must_use]
-    pub fn promoted(&self) -> Option<&str> {
+    pub fn promoted(&self) -> Option<&ImageDigest> {
         match &self.promoted {
             Promoted::Nowhere => None,
-            Promoted::Verified => self.verified.as_ref().map(|verified| verified.digest.as_str()),
+            Promoted::Verified => self.verified.as_ref().map(|verified| &verified.digest),
             Promoted::Earlier(digest) => Some(digest),
         }
     }

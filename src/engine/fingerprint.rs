@@ -3,7 +3,10 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::api::{Check, Image, Inputs, Source};
+use crate::{
+    api::{Check, Image, Inputs, Source},
+    identity::Fingerprint,
+};
 
 /// Raised when the way of a build changes so that the same inputs give another image.
 const SCHEME: &str = "groundswell/1";
@@ -54,7 +57,7 @@ impl Hasher {
 /// Parents count with their digest and their place in `from`, not with their name: to rename an
 /// upstream rebuilds nothing.
 #[must_use]
-pub fn fingerprint(inputs: &Inputs) -> String {
+pub fn fingerprint(inputs: &Inputs) -> Fingerprint {
     let digests: Vec<&str> = inputs.parents.iter().map(|parent| parent.digest.as_str()).collect();
     let hasher = Hasher::new(SCHEME)
         .texts(digests)
@@ -63,7 +66,8 @@ pub fn fingerprint(inputs: &Inputs) -> String {
         .text(&inputs.strategy);
     // Without a nonce nothing is added, so that a fingerprint stays what it was before there were
     // any.
-    if inputs.nonce.is_empty() { hasher.hex() } else { hasher.text(&inputs.nonce).hex() }
+    let hasher = if inputs.nonce.is_empty() { hasher } else { hasher.text(&inputs.nonce) };
+    hasher.hex().into()
 }
 
 /// Hash of what the image itself gives to a build, without its parents: it changes when somebody
@@ -161,7 +165,7 @@ mod tests {
     #[test]
     fn every_input_counts_and_names_do_not() {
         let plain = fingerprint(&inputs());
-        assert_eq!(plain.len(), LENGTH);
+        assert_eq!(plain.as_str().len(), LENGTH);
         let renamed = Inputs {
             parents: vec![ParentDigest { name: "base".into(), digest: "sha256:1".into() }],
             ..inputs()

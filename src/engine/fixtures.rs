@@ -1,17 +1,20 @@
-//! Sights for the unit tests of more than one module.
+//! Observed builds for the unit tests of more than one module.
 
-use crate::engine::{BuildOutcome, ObservedBuild};
+use crate::{
+    engine::{BuildOutcome, ObservedBuild},
+    identity::BuildIdentity,
+};
 
 /// The Job `<fingerprint>-<attempt>` of build 1, which is not live; nothing else is known of it.
 pub fn job(fingerprint: &str, attempt: i32, outcome: BuildOutcome) -> ObservedBuild {
     ObservedBuild {
-        job: format!("{fingerprint}-{attempt}"),
-        fingerprint: fingerprint.into(),
-        attempt,
-        build: 1,
-        cascade: String::new(),
-        own: String::new(),
-        user_caused: false,
+        job: format!("{fingerprint}-{attempt}").into(),
+        identity: BuildIdentity {
+            fingerprint: fingerprint.into(),
+            attempt,
+            number: 1,
+            ..BuildIdentity::default()
+        },
         started_at: None,
         outcome,
         waits_for: None,

@@ -114,7 +114,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
         let record = self.records.image(name)?;
         let status = record.status.as_ref()?;
         Some(ImportedBuild {
-            digest: status.digest.clone()?,
+            digest: status.digest.as_ref()?.into(),
             repository: record.spec.repository.clone(),
             base_seen: status.base_seen,
             causes: status.causes.clone(),

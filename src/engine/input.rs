@@ -13,7 +13,8 @@ use crate::{
         Inputs, ManagedImageStatus, Request, condition::Problem,
     },
     engine::blueprint::Blueprint,
-    lineage::Lineage,
+    identity::{BuildIdentity, Fingerprint, ImageDigest, JobName},
+    lineage::{ImageIndex, Lineage},
 };
 
 /// Everything that one pass over a family has seen. Lists run parallel to those of the spec.
@@ -118,7 +119,7 @@ pub struct ObservedUpstream {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedDigest {
     /// The digest; of the index, where the tag names one.
-    pub digest: String,
+    pub digest: ImageDigest,
     /// When it was first seen by this process.
     pub first_seen: Timestamp,
     /// The platforms asked for that it does not offer.
@@ -154,7 +155,7 @@ pub enum ImportState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportedBuild {
     /// Its digest.
-    pub digest: String,
+    pub digest: ImageDigest,
     /// Its repository.
     pub repository: String,
     /// When the oldest upstream digest below it was first seen.
@@ -190,9 +191,9 @@ pub struct ObservedImage<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifiedBuild {
     /// Its digest.
-    pub digest: String,
+    pub digest: ImageDigest,
     /// The fingerprint that it is verified for.
-    pub fingerprint: String,
+    pub fingerprint: Fingerprint,
     /// Its number.
     pub build: i64,
     /// Bytes of its config and layers.
@@ -218,8 +219,8 @@ impl VerifiedBuild {
     #[must_use]
     pub fn of(record: &ManagedImageStatus) -> Option<Self> {
         Some(Self {
-            digest: record.digest.clone()?,
-            fingerprint: record.fingerprint.clone()?,
+            digest: record.digest.as_ref()?.into(),
+            fingerprint: record.fingerprint.as_ref()?.into(),
             build: record.build?,
             size: record.size.unwrap_or_default(),
             inputs: record.inputs.clone().unwrap_or_default(),
@@ -237,9 +238,9 @@ impl VerifiedBuild {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObservedTag {
     /// It stands on this digest.
-    At(String),
+    At(ImageDigest),
     /// An immutable tag that stands on another digest than ours, and is left there.
-    Taken(String),
+    Taken(ImageDigest),
     /// It was to be moved and could not be; tried again at the time.
     Failed(Problem, Timestamp),
 }
@@ -248,20 +249,9 @@ pub enum ObservedTag {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedBuild {
     /// The Job's name.
-    pub job: String,
-    /// The fingerprint that it makes.
-    pub fingerprint: String,
-    /// Which attempt at the fingerprint it is, from 0.
-    pub attempt: i32,
-    /// The number that the build has.
-    pub build: i64,
-    /// The cascade that it was started for.
-    pub cascade: String,
-    /// Hash of what the image itself gave to the build: its source, spec, strategy and nonce,
-    /// without its parents.
-    pub own: String,
-    /// Whether the image itself was its cause, rather than something below it.
-    pub user_caused: bool,
+    pub job: JobName,
+    /// Which build it is, and what it was started for.
+    pub identity: BuildIdentity,
     /// When it was made.
     pub started_at: Option<Timestamp>,
     /// How far it is.
@@ -277,7 +267,7 @@ impl ObservedBuild {
     /// When it was started, if no person caused it: such starts are slowed down in a storm.
     #[must_use]
     pub fn uncaused_start(&self) -> Option<Timestamp> {
-        self.started_at.filter(|_| !self.user_caused)
+        self.started_at.filter(|_| !self.identity.user_caused)
     }
 }
 
@@ -298,13 +288,13 @@ pub enum BuildOutcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedCheck {
     /// The Job's name.
-    pub job: String,
+    pub job: JobName,
     /// The check's name.
     pub check: String,
     /// Hash of what the spec said of the check.
     pub revision: String,
     /// The digest that it checks.
-    pub digest: String,
+    pub digest: ImageDigest,
     /// Which attempt it is, from 0.
     pub attempt: i32,
     /// What its pod waits for, if it has not started.
@@ -332,7 +322,7 @@ pub enum CheckOutcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
     /// The fingerprint that was asked for.
-    pub fingerprint: String,
+    pub fingerprint: Fingerprint,
     /// The answer.
     pub result: LookupResult,
 }
@@ -343,7 +333,7 @@ pub enum LookupResult {
     /// It stands in the registry.
     Present {
         /// Its digest.
-        digest: String,
+        digest: ImageDigest,
         /// The number of the build that pushed it.
         build: i64,
         /// Bytes of its config and layers.
@@ -383,5 +373,5 @@ pub enum Target {
     /// The `ImageFamily`.
     Family,
     /// The `ManagedImage` of this image.
-    Image(usize),
+    Image(ImageIndex),
 }

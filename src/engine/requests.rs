@@ -18,7 +18,7 @@ use crate::{
         image::failure,
         input::{DecideInput, Target},
     },
-    lineage::Lineage,
+    lineage::{ImageIndex, Lineage, UpstreamIndex},
 };
 
 /// What the requests of this pass want.
@@ -29,7 +29,7 @@ pub struct RequestEffects {
     /// The images, as `spec.images`; empty if there is no request.
     pub images: Vec<ImageOverrides>,
     /// Images for which a cascade is to begin without the quiet time.
-    pub start: Vec<usize>,
+    pub start: Vec<ImageIndex>,
     taken: Vec<AcceptedRequest>,
 }
 
@@ -47,11 +47,11 @@ struct Effect {
     /// In words.
     told: String,
     /// The images that are to start without the quiet time.
-    starts: Vec<usize>,
+    starts: Vec<ImageIndex>,
     /// Whether that is what has changed, rather than these images themselves.
     takes_up: bool,
     /// The images whose builds are cancelled.
-    cancels: Vec<usize>,
+    cancels: Vec<ImageIndex>,
 }
 
 /// What requests want of one image.
@@ -112,7 +112,7 @@ impl Outcome<'_> {
     /// to do; and, where what has changed is to be started, until the cascade begins that takes it
     /// up.
     fn delays(&self, input: &DecideInput<'_>, done: &Effect) -> bool {
-        let mut images = done.starts.iter().filter_map(|image| self.images.get(*image));
+        let mut images = done.starts.iter().filter_map(|image| self.images.get(image.position()));
         match self.cascade {
             _ if done.starts.is_empty() => false,
             _ if self.gated => true,
@@ -132,17 +132,18 @@ impl Outcome<'_> {
 
     /// Whether any of these images stands on an upstream with a candidate that may be used, as far
     /// as can be seen now.
-    fn has_candidate(&self, input: &DecideInput<'_>, images: &[usize]) -> bool {
+    fn has_candidate(&self, input: &DecideInput<'_>, images: &[ImageIndex]) -> bool {
         let unanswered = [reason::RESOLVING, reason::REGISTRY_UNAVAILABLE];
         let waits = |upstream: &UpstreamStatus| {
             upstream.candidate.is_some()
                 && upstream.reason.as_deref().is_none_or(|reason| unanswered.contains(&reason))
         };
-        let waiting = self.upstreams.iter().enumerate().filter(|(_, upstream)| waits(upstream));
+        let waiting =
+            UpstreamIndex::enumerate(self.upstreams).filter(|(_, upstream)| waits(upstream));
         let children =
             waiting.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
         let below = input.lineage().with_descendants(children);
-        images.iter().any(|image| below.get(*image) == Some(&true))
+        images.iter().any(|image| below.get(image.position()) == Some(&true))
     }
 }
 
@@ -172,7 +173,7 @@ impl RequestEffects {
         if matches!(outcome.cascade, CascadeStep::Open { .. }) {
             return Vec::new();
         }
-        let of = |index: &usize| outcome.images.get(*index);
+        let of = |index: &ImageIndex| outcome.images.get(index.position());
         // A build of what the image wanted before is stopped, too.
         let cancelled = |image: &ImageDecision| {
             image.running.is_some() || image.failure.as_deref().is_some_and(failure::is_cancelled)
@@ -203,8 +204,8 @@ impl RequestEffects {
 
     /// What requests want of an image.
     #[must_use]
-    pub fn of(&self, image: usize) -> Option<&ImageOverrides> {
-        self.images.get(image)
+    pub fn of(&self, image: ImageIndex) -> Option<&ImageOverrides> {
+        self.images.get(image.position())
     }
 
     fn take(
@@ -256,8 +257,10 @@ impl RequestEffects {
                 };
                 let index = place(input, image)?;
                 // Carried out again before it is recorded, it must come to the same.
-                let known =
-                    input.images.get(index).and_then(|observed| observed.record?.hold.clone());
+                let known = input
+                    .images
+                    .get(index.position())
+                    .and_then(|observed| observed.record?.hold.clone());
                 let hold = known.filter(|known| same(known, &hold)).unwrap_or(hold);
                 self.each(input, &Scope::Image(image.clone()), |wish| {
                     wish.hold = Some(Some(hold.clone()));
@@ -266,12 +269,15 @@ impl RequestEffects {
             }
             Act::UnholdImage { image } => {
                 let index = place(input, image)?;
-                let manual = input.images.get(index).is_some_and(|observed| {
+                let manual = input.images.get(index.position()).is_some_and(|observed| {
                     observed.record.is_some_and(|record| record.hold.is_some())
                 });
                 self.each(input, &Scope::Image(image.clone()), |wish| wish.hold = Some(None))?;
-                let of_spec =
-                    input.spec.images.get(index).is_some_and(|image| image.hold.is_some());
+                let of_spec = input
+                    .spec
+                    .images
+                    .get(index.position())
+                    .is_some_and(|image| image.hold.is_some());
                 Ok(told_only(match (manual, of_spec) {
                     (_, true) => format!(
                         "{image} stays held by the manifest: take \
@@ -338,7 +344,7 @@ impl RequestEffects {
         let index = input.spec.upstreams.iter().position(|known| known.name == upstream);
         let newest = index
             .and_then(|index| input.upstreams.get(index)?.newest.as_ref())
-            .map(|newest| newest.digest.clone());
+            .map(|newest| newest.digest.to_string());
         let status = self.upstream(input, upstream)?;
         if status.adopted.as_ref().is_some_and(|adopted| adopted.digest == digest) {
             return Ok(format!("{} is in use", short(digest)));
@@ -386,10 +392,10 @@ impl RequestEffects {
         input: &DecideInput<'_>,
         scope: &Scope,
         wish: impl Fn(&mut ImageOverrides),
-    ) -> Result<Vec<usize>, String> {
+    ) -> Result<Vec<ImageIndex>, String> {
         let images = within(input, scope)?;
         for image in &images {
-            if let Some(of_image) = self.images.get_mut(*image) {
+            if let Some(of_image) = self.images.get_mut(image.position()) {
                 wish(of_image);
             }
         }
@@ -412,23 +418,26 @@ fn ended(until: Option<Timestamp>, now: Timestamp) -> Result<(), String> {
     }
 }
 
-fn place(input: &DecideInput<'_>, image: &str) -> Result<usize, String> {
+fn place(input: &DecideInput<'_>, image: &str) -> Result<ImageIndex, String> {
     input
         .spec
         .images
         .iter()
         .position(|known| known.name == image)
+        .map(ImageIndex::new)
         .ok_or_else(|| format!("the family has no image `{image}`"))
 }
 
-fn within(input: &DecideInput<'_>, scope: &Scope) -> Result<Vec<usize>, String> {
+fn within(input: &DecideInput<'_>, scope: &Scope) -> Result<Vec<ImageIndex>, String> {
     let lineage: &Lineage = input.lineage();
     Ok(match scope {
-        Scope::Family => (0..input.spec.images.len()).collect(),
+        Scope::Family => ImageIndex::range(input.spec.images.len()).collect(),
         Scope::Image(image) => vec![place(input, image)?],
         Scope::Subtree(image) => {
             let mask = lineage.with_descendants([place(input, image)?]);
-            mask.iter().enumerate().filter_map(|(index, inside)| inside.then_some(index)).collect()
+            ImageIndex::enumerate(mask)
+                .filter_map(|(index, inside)| inside.then_some(index))
+                .collect()
         }
     })
 }

@@ -12,6 +12,8 @@ use crate::{
         decision::{Action, ImageDecision, TagMove},
         input::{DecideInput, ObservedImage, ObservedTag, VerifiedBuild},
     },
+    identity::{Fingerprint, ImageDigest},
+    lineage::ImageIndex,
 };
 
 /// Steps that one template may take; far more than a tag needs.
@@ -54,7 +56,7 @@ pub struct Tag {
 
 /// The tag under which a build of this fingerprint is pushed.
 #[must_use]
-pub fn pushed_as(fingerprint: &str) -> String {
+pub fn pushed_as(fingerprint: &Fingerprint) -> String {
     format!("{RESERVED}{fingerprint}")
 }
 
@@ -63,7 +65,7 @@ pub fn render(
     spec: &ImageFamilySpec,
     image: &Image,
     build: i64,
-    fingerprint: &str,
+    fingerprint: &Fingerprint,
 ) -> Result<Vec<Tag>, TagError> {
     let followed = |upstream: &Upstream| {
         (upstream.name.clone(), context! { tag => upstream.follow.tag.as_str() })
@@ -73,8 +75,7 @@ pub fn render(
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
-    let values =
-        context! { build => build, fingerprint => short(fingerprint), upstream => upstream };
+    let values = context! { build => build, fingerprint => short(fingerprint.as_str()), upstream => upstream };
     image.tags.iter().map(|template| one(&environment, template, &values)).collect()
 }
 
@@ -118,14 +119,16 @@ pub fn promote(
     actions: &mut Vec<Action>,
     wake_at: &mut Option<Timestamp>,
 ) {
-    for (index, decision) in images.iter().enumerate() {
-        let (Some(verified), Some(observed)) = (&decision.verified, input.images.get(index)) else {
+    for (index, decision) in ImageIndex::enumerate(images) {
+        let (Some(verified), Some(observed)) =
+            (&decision.verified, input.images.get(index.position()))
+        else {
             continue;
         };
         if at_rest(input, index, observed, decision) {
             continue;
         }
-        let mut moves: Vec<(&str, Vec<TagMove>)> = Vec::new();
+        let mut moves: Vec<(&ImageDigest, Vec<TagMove>)> = Vec::new();
         for (tag, digest) in wanted(input, index, decision, verified) {
             let Some(moved) = moved(observed, tag, digest, now, wake_at) else { continue };
             match moves.iter_mut().find(|(to, _)| *to == digest) {
@@ -136,7 +139,7 @@ pub fn promote(
         let moves = moves.into_iter();
         actions.extend(moves.map(|(digest, tags)| Action::Promote {
             image: index,
-            digest: digest.into(),
+            digest: digest.clone(),
             tags,
         }));
     }
@@ -146,47 +149,44 @@ pub fn promote(
 /// for that is all there is to see of most images in most passes.
 fn at_rest(
     input: &DecideInput<'_>,
-    index: usize,
+    index: ImageIndex,
     observed: &ObservedImage<'_>,
     decision: &ImageDecision,
 ) -> bool {
     let (Some(record), Some(image), Some(verified)) =
-        (observed.record, input.spec.images.get(index), &decision.verified)
+        (observed.record, input.spec.images.get(index.position()), &decision.verified)
     else {
         return false;
     };
     let target = |tag: &TagRecord| {
-        if tag.immutable { Some(verified.digest.as_str()) } else { decision.promoted() }
+        if tag.immutable { Some(&verified.digest) } else { decision.promoted() }
     };
     input.generation.is_some()
         && record.observed_generation == input.generation
         && record.build == Some(verified.build)
-        && record.fingerprint.as_ref() == Some(&verified.fingerprint)
+        && record.fingerprint.as_deref() == Some(verified.fingerprint.as_str())
         && record.tags.len() == image.tags.len()
-        && record.tags.iter().all(|tag| target(tag) == Some(tag.digest.as_str()))
+        && record.tags.iter().all(|tag| target(tag).is_some_and(|digest| *digest == tag.digest))
         && observed.tags.iter().all(|(name, observed)| {
             let record = record.tags.iter().find(|record| record.tag == *name);
-            matches!(observed, ObservedTag::At(digest) if record.is_none_or(|record| record.digest == *digest))
+            matches!(observed, ObservedTag::At(digest) if record.is_none_or(|record| *digest == record.digest))
         })
 }
 
 /// The tags of an image with the digests on which they are to stand.
 fn wanted<'d>(
     input: &DecideInput<'_>,
-    index: usize,
+    index: ImageIndex,
     decision: &'d ImageDecision,
     verified: &'d VerifiedBuild,
-) -> Vec<(Tag, &'d str)> {
-    let Some(image) = input.spec.images.get(index) else { return Vec::new() };
+) -> Vec<(Tag, &'d ImageDigest)> {
+    let Some(image) = input.spec.images.get(index.position()) else { return Vec::new() };
     // Templates were checked before the pass; one that fails all the same moves nothing.
     let tags = render(input.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
     let current = decision.state == ImageState::Current;
     let target = |tag: Tag| {
-        let digest = if tag.immutable {
-            current.then_some(verified.digest.as_str())
-        } else {
-            decision.promoted()
-        };
+        let digest =
+            if tag.immutable { current.then_some(&verified.digest) } else { decision.promoted() };
         Some((tag, digest?))
     };
     tags.into_iter().filter_map(target).collect()
@@ -195,7 +195,7 @@ fn wanted<'d>(
 fn moved(
     observed: &ObservedImage<'_>,
     tag: Tag,
-    digest: &str,
+    digest: &ImageDigest,
     now: Timestamp,
     wake_at: &mut Option<Timestamp>,
 ) -> Option<TagMove> {
@@ -204,7 +204,7 @@ fn moved(
         .into_iter()
         .flat_map(|record| &record.tags)
         .find(|record| record.tag == tag.name);
-    let recorded = record.is_some_and(|record| record.digest == digest);
+    let recorded = record.is_some_and(|record| *digest == record.digest);
     let moved_to = match observed.tags.get(&tag.name) {
         Some(ObservedTag::Failed(_, retry_at)) if *retry_at > now => {
             *wake_at = Some(wake_at.map_or(*retry_at, |at| at.min(*retry_at)));
@@ -242,7 +242,7 @@ mod tests {
             ..ImageFamilySpec::default()
         };
         let image = Image { tags: vec![template.into()], ..Image::default() };
-        render(&spec, &image, 7, "0123456789abcdef").map(|mut tags| tags.remove(0))
+        render(&spec, &image, 7, &"0123456789abcdef".into()).map(|mut tags| tags.remove(0))
     }
 
     #[test]

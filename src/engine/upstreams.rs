@@ -11,6 +11,7 @@ use crate::{
         causes::short,
         input::{DecideInput, ObservedDigest, ObservedUpstream},
     },
+    lineage::UpstreamIndex,
 };
 
 /// The upstreams before anything new is adopted, and when the first of their gates opens by itself.
@@ -44,9 +45,9 @@ pub fn eligible(upstream: &UpstreamStatus) -> bool {
 }
 
 /// Adopts every candidate that may be; says what moved.
-pub fn adopt(upstreams: &mut [UpstreamStatus], now: Timestamp) -> Vec<(usize, Cause)> {
+pub fn adopt(upstreams: &mut [UpstreamStatus], now: Timestamp) -> Vec<(UpstreamIndex, Cause)> {
     let mut moved = Vec::new();
-    for (index, upstream) in upstreams.iter_mut().enumerate() {
+    for (index, upstream) in UpstreamIndex::enumerate(upstreams) {
         if !eligible(upstream) {
             continue;
         }
@@ -142,18 +143,21 @@ fn offer(status: &mut UpstreamStatus, input: &ObservedDigest, held: bool, now: T
     match &status.adopted {
         None if complete && !held => {
             let first_seen = Some(input.first_seen);
-            status.adopted =
-                Some(AdoptedDigest { digest: input.digest.clone(), first_seen, since: Some(now) });
+            status.adopted = Some(AdoptedDigest {
+                digest: String::from(&input.digest),
+                first_seen,
+                since: Some(now),
+            });
             status.candidate = None;
         }
-        Some(adopted) if adopted.digest == input.digest => status.candidate = None,
+        Some(adopted) if input.digest == adopted.digest => status.candidate = None,
         _ if status
             .candidate
             .as_ref()
-            .is_some_and(|candidate| candidate.digest == input.digest) => {}
+            .is_some_and(|candidate| input.digest == candidate.digest) => {}
         _ => {
             status.candidate = Some(CandidateDigest {
-                digest: input.digest.clone(),
+                digest: String::from(&input.digest),
                 first_seen: Some(input.first_seen),
             });
         }

@@ -11,7 +11,7 @@ use crate::{
         cascade::windows::Windows,
         tags,
     },
-    lineage::{Lineage, LineageError},
+    lineage::{Lineage, LineageError, UpstreamIndex},
 };
 
 /// The build number that stands for any in a claim; real ones count from 1.
@@ -77,7 +77,7 @@ fn own_tag_followed(
     lineage: &Lineage,
     owners: &HashMap<String, &str>,
 ) -> Option<Problem> {
-    spec.upstreams.iter().enumerate().find_map(|(index, upstream)| {
+    UpstreamIndex::enumerate(&spec.upstreams).find_map(|(index, upstream)| {
         let (tag, image) = owners.get_key_value(&upstream.reference())?;
         let place = spec.images.iter().position(|of| of.name == **image)?;
         let below = lineage.with_descendants(lineage.upstream_children(index).iter().copied());
@@ -96,10 +96,11 @@ fn own_tag_followed(
 pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<(&str, String)>, Problem> {
     let mut claims = Vec::new();
     for image in &spec.images {
-        let tags = tags::render(spec, image, ANY_BUILD, ANY_FINGERPRINT).map_err(|error| {
-            let message = format!("spec.images[{}].tags: {error}", image.name);
-            Problem { reason: reason::INVALID_TAG_TEMPLATE, message }
-        })?;
+        let tags =
+            tags::render(spec, image, ANY_BUILD, &ANY_FINGERPRINT.into()).map_err(|error| {
+                let message = format!("spec.images[{}].tags: {error}", image.name);
+                Problem { reason: reason::INVALID_TAG_TEMPLATE, message }
+            })?;
         let repository = repository(spec, image);
         claims.extend(
             tags.into_iter().map(|tag| (image.name.as_str(), format!("{repository}:{}", tag.name))),

@@ -7,7 +7,10 @@ use petgraph::{
     graph::{DiGraph, NodeIndex},
 };
 
-use crate::api::ImageFamilySpec;
+use crate::{
+    api::ImageFamilySpec,
+    lineage::{ImageIndex, ImportIndex, UpstreamIndex},
+};
 
 /// The most names of a cycle that an error spells out.
 const MAX_CYCLE_NAMES: usize = 20;
@@ -16,11 +19,11 @@ const MAX_CYCLE_NAMES: usize = 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parent {
     /// An entry of `spec.upstreams`.
-    Upstream(usize),
+    Upstream(UpstreamIndex),
     /// An entry of `spec.images`.
-    Image(usize),
+    Image(ImageIndex),
     /// An image of another family: an entry of [`Lineage::imports`].
-    Import(usize),
+    Import(ImportIndex),
 }
 
 /// An image of another family that images of this one stand on.
@@ -52,15 +55,15 @@ pub struct Lineage {
     /// Where the parents of each image begin in that list; at last where it ends.
     begins: Vec<usize>,
     /// Children per image, each once.
-    children: Vec<Vec<usize>>,
+    children: Vec<Vec<ImageIndex>>,
     /// Images that stand directly on an upstream, per upstream, each once.
-    upstream_children: Vec<Vec<usize>>,
+    upstream_children: Vec<Vec<ImageIndex>>,
     /// Images of other families that images stand on, each once, in the order in which they are
     /// first named.
     imports: Vec<Import>,
     /// Images level by level, so that parents come before children; in the order of the spec within
     /// a level.
-    order: Vec<usize>,
+    order: Vec<ImageIndex>,
     /// Distance from the upstreams per image, from 1.
     levels: Vec<usize>,
 }
@@ -100,9 +103,10 @@ pub enum LineageError {
 impl Lineage {
     /// Builds and checks the graph of a spec. O(images + edges).
     pub fn new(spec: &ImageFamilySpec) -> Result<Self, LineageError> {
-        let upstreams =
-            index("upstreams", spec.upstreams.iter().map(|upstream| upstream.name.as_str()))?;
-        let images = index("images", spec.images.iter().map(|image| image.name.as_str()))?;
+        let upstreams = spec.upstreams.iter().map(|upstream| upstream.name.as_str());
+        let upstreams = index("upstreams", upstreams, UpstreamIndex::new)?;
+        let images = spec.images.iter().map(|image| image.name.as_str());
+        let images = index("images", images, ImageIndex::new)?;
         let mut imports = Imports::default();
         let parents = spec
             .images
@@ -119,14 +123,14 @@ impl Lineage {
         let nodes: Vec<NodeIndex<usize>> = parents.iter().map(|_| graph.add_node(())).collect();
         let mut children = vec![Vec::new(); parents.len()];
         let mut upstream_children = vec![Vec::new(); spec.upstreams.len()];
-        for (child, parents) in parents.iter().enumerate() {
+        for (child, parents) in ImageIndex::enumerate(&parents) {
             for parent in parents {
-                let siblings: &mut Vec<usize> = match *parent {
+                let siblings: &mut Vec<ImageIndex> = match *parent {
                     Parent::Import(_) => continue,
-                    Parent::Upstream(parent) => &mut upstream_children[parent],
+                    Parent::Upstream(parent) => &mut upstream_children[parent.position()],
                     Parent::Image(parent) => {
-                        graph.add_edge(nodes[parent], nodes[child], ());
-                        &mut children[parent]
+                        graph.add_edge(nodes[parent.position()], nodes[child.position()], ());
+                        &mut children[parent.position()]
                     }
                 };
                 // Children are visited in ascending order, so that a second edge to the same parent
@@ -138,18 +142,19 @@ impl Lineage {
         }
 
         let order = toposort(&graph, None).map_err(|_| cycle(spec, &graph, &parents))?;
-        let mut order: Vec<usize> = order.into_iter().map(NodeIndex::index).collect();
+        let mut order: Vec<ImageIndex> =
+            order.into_iter().map(|node| ImageIndex::new(node.index())).collect();
         let mut levels = vec![1; parents.len()];
-        for &image in &order {
-            let above = parents[image].iter().filter_map(|parent| match parent {
-                Parent::Image(parent) => Some(levels[*parent]),
+        for image in &order {
+            let above = parents[image.position()].iter().filter_map(|parent| match parent {
+                Parent::Image(parent) => Some(levels[parent.position()]),
                 Parent::Upstream(_) | Parent::Import(_) => None,
             });
-            levels[image] = above.max().unwrap_or(0) + 1;
+            levels[image.position()] = above.max().unwrap_or(0) + 1;
         }
         // Level by level as the spec has them, so that a walk reads what is known of the images in
         // the order in which it lies in memory.
-        order.sort_unstable_by_key(|&image| (levels[image], image));
+        order.sort_unstable_by_key(|&image| (levels[image.position()], image));
         let begins = parents.iter().scan(0, |end, parents| {
             *end += parents.len();
             Some(*end)
@@ -169,13 +174,14 @@ impl Lineage {
     /// Images level by level, so that parents come before children; in the order of the spec within
     /// a level.
     #[must_use]
-    pub fn order(&self) -> &[usize] {
+    pub fn order(&self) -> &[ImageIndex] {
         &self.order
     }
 
     /// The parents of an image, in the order of its `from`.
     #[must_use]
-    pub fn parents(&self, image: usize) -> &[Parent] {
+    pub fn parents(&self, image: ImageIndex) -> &[Parent] {
+        let image = image.position();
         match (self.begins.get(image), self.begins.get(image + 1)) {
             (Some(&begin), Some(&end)) => self.parents.get(begin..end).unwrap_or_default(),
             _ => &[],
@@ -184,14 +190,14 @@ impl Lineage {
 
     /// The images that stand directly on an image, each once.
     #[must_use]
-    pub fn children(&self, image: usize) -> &[usize] {
-        self.children.get(image).map_or(&[], Vec::as_slice)
+    pub fn children(&self, image: ImageIndex) -> &[ImageIndex] {
+        self.children.get(image.position()).map_or(&[], Vec::as_slice)
     }
 
     /// The images that stand directly on an upstream, each once.
     #[must_use]
-    pub fn upstream_children(&self, upstream: usize) -> &[usize] {
-        self.upstream_children.get(upstream).map_or(&[], Vec::as_slice)
+    pub fn upstream_children(&self, upstream: UpstreamIndex) -> &[ImageIndex] {
+        self.upstream_children.get(upstream.position()).map_or(&[], Vec::as_slice)
     }
 
     /// The images of other families that images stand on, each once.
@@ -203,17 +209,17 @@ impl Lineage {
     /// The level of an image: 1 if it stands on upstreams and other families only, else one more
     /// than its highest parent.
     #[must_use]
-    pub fn level(&self, image: usize) -> usize {
-        self.levels.get(image).copied().unwrap_or(1)
+    pub fn level(&self, image: ImageIndex) -> usize {
+        self.levels.get(image.position()).copied().unwrap_or(1)
     }
 
     /// The given images and all that stand on them, as a mask over the images. O(images + edges).
     #[must_use]
-    pub fn with_descendants(&self, roots: impl IntoIterator<Item = usize>) -> Vec<bool> {
+    pub fn with_descendants(&self, roots: impl IntoIterator<Item = ImageIndex>) -> Vec<bool> {
         let mut mask = vec![false; self.children.len()];
-        let mut stack: Vec<usize> = roots.into_iter().collect();
+        let mut stack: Vec<ImageIndex> = roots.into_iter().collect();
         while let Some(image) = stack.pop() {
-            if let Some(seen) = mask.get_mut(image)
+            if let Some(seen) = mask.get_mut(image.position())
                 && !std::mem::replace(seen, true)
             {
                 stack.extend(self.children(image));
@@ -225,9 +231,10 @@ impl Lineage {
     /// The images of a mask grouped by level, parents first; in the order of the spec within a
     /// level.
     #[must_use]
-    pub fn by_level(&self, mask: &[bool]) -> Vec<Vec<usize>> {
-        let mut levels: Vec<Vec<usize>> = Vec::new();
-        for image in (0..self.children.len()).filter(|image| mask.get(*image) == Some(&true)) {
+    pub fn by_level(&self, mask: &[bool]) -> Vec<Vec<ImageIndex>> {
+        let mut levels: Vec<Vec<ImageIndex>> = Vec::new();
+        let mask = mask.iter().take(self.children.len());
+        for (image, _) in ImageIndex::enumerate(mask).filter(|(_, is_member)| **is_member) {
             let level = self.level(image);
             if levels.len() < level {
                 levels.resize(level, Vec::new());
@@ -241,24 +248,29 @@ impl Lineage {
     /// For each image the weight of the heaviest path from it down to a leaf, itself included.
     /// O(images + edges).
     #[must_use]
-    pub fn remaining(&self, weight: impl Fn(usize) -> i64) -> Vec<i64> {
+    pub fn remaining(&self, weight: impl Fn(ImageIndex) -> i64) -> Vec<i64> {
         let mut remaining = vec![0; self.children.len()];
         for &image in self.order.iter().rev() {
-            let below =
-                self.children(image).iter().map(|child| remaining[*child]).max().unwrap_or(0);
-            remaining[image] = weight(image).saturating_add(below);
+            let below = self
+                .children(image)
+                .iter()
+                .map(|child| remaining[child.position()])
+                .max()
+                .unwrap_or(0);
+            remaining[image.position()] = weight(image).saturating_add(below);
         }
         remaining
     }
 }
 
-fn index<'a>(
+fn index<'a, I>(
     list: &'static str,
     names: impl Iterator<Item = &'a str>,
-) -> Result<HashMap<&'a str, usize>, LineageError> {
+    new: impl Fn(usize) -> I,
+) -> Result<HashMap<&'a str, I>, LineageError> {
     let mut index = HashMap::new();
     for (position, name) in names.enumerate() {
-        if index.insert(name, position).is_some() {
+        if index.insert(name, new(position)).is_some() {
             return Err(LineageError::DuplicateName { list, name: name.into() });
         }
     }
@@ -269,14 +281,14 @@ fn index<'a>(
 #[derive(Default)]
 struct Imports {
     list: Vec<Import>,
-    places: HashMap<Import, usize>,
+    places: HashMap<Import, ImportIndex>,
 }
 
 impl Imports {
-    fn place(&mut self, import: Import) -> usize {
+    fn place(&mut self, import: Import) -> ImportIndex {
         *self.places.entry(import.clone()).or_insert_with(|| {
             self.list.push(import);
-            self.list.len() - 1
+            ImportIndex::new(self.list.len() - 1)
         })
     }
 }
@@ -284,8 +296,8 @@ impl Imports {
 fn resolve(
     image: &str,
     edge: &crate::api::Edge,
-    upstreams: &HashMap<&str, usize>,
-    images: &HashMap<&str, usize>,
+    upstreams: &HashMap<&str, UpstreamIndex>,
+    images: &HashMap<&str, ImageIndex>,
     imports: &mut Imports,
 ) -> Result<Parent, LineageError> {
     if let (Some(family), Some(name)) = (&edge.family, &edge.image) {
@@ -316,20 +328,22 @@ fn cycle(
     graph: &DiGraph<(), (), usize>,
     parents: &[Vec<Parent>],
 ) -> LineageError {
-    let name =
-        |image: usize| spec.images.get(image).map_or_else(String::new, |image| image.name.clone());
-    let inside: Vec<usize> = tarjan_scc(graph)
+    let name = |image: &ImageIndex| {
+        spec.images.get(image.position()).map_or_else(String::new, |image| image.name.clone())
+    };
+    let is_own_parent =
+        |image: &ImageIndex| parents[image.position()].contains(&Parent::Image(*image));
+    let inside: Vec<ImageIndex> = tarjan_scc(graph)
         .into_iter()
-        .map(|component| component.into_iter().map(NodeIndex::index).collect::<Vec<_>>())
-        .find(|component| {
-            component.len() > 1
-                || component.iter().any(|image| parents[*image].contains(&Parent::Image(*image)))
+        .map(|nodes| {
+            nodes.into_iter().map(|node| ImageIndex::new(node.index())).collect::<Vec<_>>()
         })
+        .find(|component| component.len() > 1 || component.iter().any(is_own_parent))
         .unwrap_or_default();
-    let members: std::collections::HashSet<usize> = inside.iter().copied().collect();
-    let mut walk: Vec<usize> = inside.iter().min().copied().into_iter().collect();
+    let members: std::collections::HashSet<ImageIndex> = inside.iter().copied().collect();
+    let mut walk: Vec<ImageIndex> = inside.iter().min().copied().into_iter().collect();
     while let Some(&last) = walk.last() {
-        let next = parents[last].iter().find_map(|parent| match parent {
+        let next = parents[last.position()].iter().find_map(|parent| match parent {
             Parent::Image(parent) if members.contains(parent) => Some(*parent),
             _ => None,
         });
@@ -341,7 +355,7 @@ fn cycle(
         }
         walk.push(next);
     }
-    LineageError::Cycle { path: spelled(&walk, |image| name(*image)) }
+    LineageError::Cycle { path: spelled(&walk, name) }
 }
 
 /// The names along a circle; of a long one the first, and the last, which is the first again.
@@ -391,21 +405,25 @@ mod tests {
             ("base", "A"),
         ]))
         .expect("ok");
-        assert_eq!((0..4).map(|image| lineage.level(image)).collect::<Vec<_>>(), [3, 2, 2, 1]);
-        assert_eq!(lineage.order().first(), Some(&3));
-        assert_eq!(lineage.order().last(), Some(&0));
-        assert_eq!(lineage.upstream_children(0), [3]);
-        let all = lineage.with_descendants(lineage.upstream_children(0).iter().copied());
-        assert_eq!(lineage.by_level(&all), vec![vec![3], vec![1, 2], vec![0]]);
-        assert_eq!(lineage.with_descendants([1]), [true, true, false, false]);
+        let [join, right, left, base] = [0, 1, 2, 3].map(ImageIndex::new);
+        let levels = [join, right, left, base].map(|image| lineage.level(image));
+        assert_eq!(levels, [3, 2, 2, 1]);
+        assert_eq!(lineage.order().first(), Some(&base));
+        assert_eq!(lineage.order().last(), Some(&join));
+        let upstream = UpstreamIndex::new(0);
+        assert_eq!(lineage.upstream_children(upstream), [base]);
+        let all = lineage.with_descendants(lineage.upstream_children(upstream).iter().copied());
+        assert_eq!(lineage.by_level(&all), vec![vec![base], vec![right, left], vec![join]]);
+        assert_eq!(lineage.with_descendants([right]), [true, true, false, false]);
         assert_eq!(lineage.remaining(|_| 1), [1, 2, 2, 3]);
     }
 
     #[test]
     fn two_edges_to_one_parent_are_one_child() {
         let lineage = Lineage::new(&spec(&[("base", "A A"), ("app", "base base")])).expect("ok");
-        assert_eq!(lineage.children(0), [1]);
-        assert_eq!(lineage.upstream_children(0), [0]);
+        let [base, app] = [0, 1].map(ImageIndex::new);
+        assert_eq!(lineage.children(base), [app]);
+        assert_eq!(lineage.upstream_children(UpstreamIndex::new(0)), [base]);
     }
 
     #[test]

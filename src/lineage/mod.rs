@@ -8,10 +8,12 @@
 
 pub mod families;
 mod graph;
+mod index;
 mod path;
 
 #[cfg(test)]
 mod families_tests;
 
 pub use graph::{Import, Lineage, LineageError, Parent};
+pub use index::{ImageIndex, ImportIndex, UpstreamIndex};
 pub use path::critical_path;

@@ -1,13 +1,16 @@
 //! The chain of builds that a cascade waited for.
 
-use crate::lineage::{Lineage, Parent};
+use crate::lineage::{ImageIndex, Lineage, Parent};
 
 /// The critical path of a cascade, first image first: from the image that finished last back along
 /// the parent that finished last. `finished` gives the end of an image's build in this cascade, in
 /// any unit; `None` for an image that it did not build.
 #[must_use]
-pub fn critical_path(lineage: &Lineage, finished: impl Fn(usize) -> Option<i64>) -> Vec<usize> {
-    let latest = |images: &mut dyn Iterator<Item = usize>| {
+pub fn critical_path(
+    lineage: &Lineage,
+    finished: impl Fn(ImageIndex) -> Option<i64>,
+) -> Vec<ImageIndex> {
+    let latest = |images: &mut dyn Iterator<Item = ImageIndex>| {
         images
             .filter_map(|image| Some((finished(image)?, image)))
             .max_by_key(|(end, _)| *end)
@@ -52,7 +55,10 @@ mod tests {
         };
         let lineage = Lineage::new(&spec).expect("acyclic");
         let ends = [Some(5), Some(50), Some(10), Some(60)];
-        assert_eq!(critical_path(&lineage, |image| ends[image]), [0, 1, 3]);
-        assert_eq!(critical_path(&lineage, |_| None), [0; 0]);
+        assert_eq!(
+            critical_path(&lineage, |image| ends[image.position()]),
+            [0, 1, 3].map(ImageIndex::new)
+        );
+        assert_eq!(critical_path(&lineage, |_| None), []);
     }
 }

@@ -64,7 +64,7 @@ async fn a_rebuild_that_comes_out_the_same_ends_the_cascade_there() {
     // The registry remembers the fingerprint that came out the same, so that losing every record
     // builds nothing.
     let fingerprint = record.fingerprint.expect("a fingerprint");
-    assert_eq!(scene.tag("compiled", &pushed_as(&fingerprint)).await, digests["compiled"]);
+    assert_eq!(scene.tag("compiled", &pushed_as(&fingerprint.into())).await, digests["compiled"]);
     let jobs = place.job_uids(FAMILY).await;
     place.lose_records(FAMILY).await;
     assert_eq!(place.digests(FAMILY).await, after);

@@ -94,8 +94,8 @@ impl Variables {
                 name: request.family.name.clone(),
                 namespace: request.family.namespace.clone(),
             },
-            fingerprint: request.fingerprint.clone(),
-            build: request.build,
+            fingerprint: request.identity.fingerprint.to_string(),
+            build: request.identity.number,
             parents: request.parents.iter().map(parent).collect(),
             contexts: contexts(request),
             args: pairs(&arguments(request)),
@@ -153,7 +153,7 @@ fn parent(parent: &crate::builds::request::BuildParent) -> ParentVariables {
         reference,
         arg,
         pinned: parent.pinned(),
-        digest: parent.digest.clone(),
+        digest: parent.digest.to_string(),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
         image::evaluation::{Evaluation, Ready},
         input::{DecideInput, ObservedBuild},
     },
+    lineage::ImageIndex,
 };
 
 /// How many of an image's last builds the expected duration is averaged over.
@@ -68,7 +69,7 @@ pub fn admit_builds(
     }
     let (mut admitted, mut rate_limited) = (Vec::new(), false);
     for ready in by_priority(input, evaluation) {
-        let Some(image) = evaluation.images.get_mut(ready.image) else { continue };
+        let Some(image) = evaluation.images.get_mut(ready.image.position()) else { continue };
         match capacity.reserve(&ready) {
             Ok(()) => {
                 image.state = ImageState::Building;
@@ -95,7 +96,7 @@ fn by_priority(input: &DecideInput<'_>, evaluation: &mut Evaluation) -> Vec<Read
     let remaining = input.lineage().remaining(|image| expected_seconds(input, image));
     let mut ready = std::mem::take(&mut evaluation.plan.ready);
     ready.sort_by_key(|ready| {
-        let path = remaining.get(ready.image).copied().unwrap_or(0);
+        let path = remaining.get(ready.image.position()).copied().unwrap_or(0);
         (std::cmp::Reverse((ready.user_caused, path)), ready.image)
     });
     ready
@@ -204,7 +205,7 @@ impl FreeCapacity {
             );
         }
         let upstreams = match &ready.action {
-            Action::Build { upstreams, .. } => upstreams.as_slice(),
+            Action::Build { identity, .. } => identity.upstreams.as_slice(),
             _ => &[],
         };
         if let Some(full) =
@@ -229,10 +230,10 @@ impl FreeCapacity {
 }
 
 /// Returns how many seconds a build of this image is expected to take: the mean of its last builds.
-fn expected_seconds(input: &DecideInput<'_>, image: usize) -> i64 {
+fn expected_seconds(input: &DecideInput<'_>, image: ImageIndex) -> i64 {
     let history = input
         .images
-        .get(image)
+        .get(image.position())
         .and_then(|image| image.record)
         .map_or(&[][..], |record| &record.history);
     let known = history.iter().filter_map(|build| build.seconds).take(DURATION_SAMPLES);
@@ -263,16 +264,14 @@ pub fn breaker_state(
             _ => String::new(),
         })
         .collect();
-    let last_success = |image: usize| {
-        let record = input.images.get(image)?.record?;
+    let last_success = |image: ImageIndex| {
+        let record = input.images.get(image.position())?.record?;
         record.history.iter().find(|build| !build.digest.is_empty())?.finished_at
     };
-    let builds: Vec<LastBuild<'_>> = images
-        .iter()
-        .enumerate()
+    let builds: Vec<LastBuild<'_>> = ImageIndex::enumerate(images)
         .zip(&causes)
         .map(|((index, image), cause)| LastBuild {
-            image: input.spec.images.get(index).map_or("", |image| image.name.as_str()),
+            image: input.spec.images.get(index.position()).map_or("", |image| image.name.as_str()),
             cause,
             failed_at: image
                 .failure

@@ -8,6 +8,7 @@ use crate::{
         cascade::windows::WindowState, fingerprint::Hasher, image::evaluation::Evaluation,
         input::DecideInput, requests::RequestEffects, upstreams::eligible,
     },
+    lineage::UpstreamIndex,
 };
 
 /// Whether a cascade may start.
@@ -68,8 +69,9 @@ pub fn cascade_readiness(
     if candidates.is_empty() && ready.is_empty() {
         return CascadeReadiness::Idle;
     }
-    let wanted =
-        ready.iter().filter_map(|ready| evaluation.images.get(ready.image)?.fingerprint.as_deref());
+    let wanted = ready.iter().filter_map(|ready| {
+        Some(evaluation.images.get(ready.image.position())?.fingerprint.as_ref()?.as_str())
+    });
     let settle = settle_time(input, hash_change(&candidates, wanted), now);
     if input.spec.suspend {
         return CascadeReadiness::Suspended { pending: settle.pending };
@@ -114,7 +116,8 @@ pub fn pending_for_next_cascade(
 ) -> Option<Pending> {
     let candidates = candidates(upstreams);
     let left = evaluation.images.iter().filter(|image| image.reason == reason::NEXT_CASCADE);
-    let wanted: Vec<&str> = left.filter_map(|image| image.fingerprint.as_deref()).collect();
+    let wanted: Vec<&str> =
+        left.filter_map(|image| Some(image.fingerprint.as_ref()?.as_str())).collect();
     (!candidates.is_empty() || !wanted.is_empty())
         .then(|| settle_time(input, hash_change(&candidates, wanted), now).pending)
 }
@@ -171,19 +174,19 @@ fn start_is_requested(
     if effects.start.is_empty() {
         return false;
     }
-    let moved = upstreams.iter().enumerate().filter(|(_, upstream)| eligible(upstream));
+    let moved = UpstreamIndex::enumerate(upstreams).filter(|(_, upstream)| eligible(upstream));
     let children =
         moved.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
     let stale = input
         .lineage()
         .with_descendants(children.chain(evaluation.plan.ready.iter().map(|ready| ready.image)));
-    effects.start.iter().any(|image| stale.get(*image) == Some(&true))
+    effects.start.iter().any(|image| stale.get(image.position()) == Some(&true))
 }
 
 /// Starts none of the ready builds: their images stay queued with this reason and message.
 pub fn queue_ready_builds(evaluation: &mut Evaluation, reason: &'static str, message: &str) {
     for ready in std::mem::take(&mut evaluation.plan.ready) {
-        if let Some(image) = evaluation.images.get_mut(ready.image) {
+        if let Some(image) = evaluation.images.get_mut(ready.image.position()) {
             image.reason = reason;
             image.message = message.into();
         }

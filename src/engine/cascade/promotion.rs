@@ -12,6 +12,7 @@ use crate::{
         decision::{CascadeStep, ImageDecision, Promoted},
         input::DecideInput,
     },
+    lineage::ImageIndex,
 };
 
 /// Sets the promotion targets of a family with `promotion: Cascade`.
@@ -45,7 +46,7 @@ pub fn set_targets(input: &DecideInput<'_>, cascade: &CascadeStep, images: &mut 
 /// Returns the required images without which the running cascade is incomplete: those that it
 /// planned or built, and those whose newest digest no cascade has promoted yet.
 #[must_use]
-pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<usize> {
+pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<ImageIndex> {
     let Some(cascade) = input.cascade else { return Vec::new() };
     let planned: HashSet<&str> = cascade.planned.iter().flatten().map(String::as_str).collect();
     let is_part = |name: &str| {
@@ -54,7 +55,7 @@ pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<
     let is_unpromoted = |image: &ImageDecision| {
         image.verified.as_ref().is_some_and(|verified| image.promoted() != Some(&verified.digest))
     };
-    let images = input.spec.images.iter().zip(images).enumerate();
+    let images = ImageIndex::enumerate(input.spec.images.iter().zip(images));
     images
         .filter(|(_, (spec, image))| {
             spec.required && !is_promotable(image) && (is_part(&spec.name) || is_unpromoted(image))

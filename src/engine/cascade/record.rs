@@ -12,7 +12,7 @@ use crate::{
         decision::{CascadeStep, Decision, ImageDecision},
         input::{BuildOutcome, DecideInput, ObservedBuild, ObservedImage, VerifiedBuild},
     },
-    lineage::critical_path,
+    lineage::{ImageIndex, critical_path},
 };
 
 /// Upper bound on the images that a status lists.
@@ -100,9 +100,11 @@ impl<'a> CascadeBuilds<'a> {
         let builds = observed
             .map_or(&[][..], |observed| &observed.builds)
             .iter()
-            .filter(|build| build.cascade == cascade);
-        let attempts: HashSet<(&str, i32)> =
-            builds.clone().map(|build| (build.fingerprint.as_str(), build.attempt)).collect();
+            .filter(|build| build.identity.cascade == cascade);
+        let attempts: HashSet<(&str, i32)> = builds
+            .clone()
+            .map(|build| (build.identity.fingerprint.as_str(), build.identity.attempt))
+            .collect();
         let succeeded = builds.clone().filter(|build| build.outcome == BuildOutcome::Succeeded);
         Self {
             cascade,
@@ -110,14 +112,14 @@ impl<'a> CascadeBuilds<'a> {
             started_at: builds.filter_map(|build| build.started_at).min(),
             own_inputs: succeeded
                 .max_by_key(|build| build_order(build))
-                .map(|build| build.own.as_str()),
+                .map(|build| build.identity.own_inputs.as_str()),
         }
     }
 }
 
 /// The order in which builds of one image were started.
 fn build_order(build: &ObservedBuild) -> (Option<Timestamp>, i64, i32) {
-    (build.started_at, build.build, build.attempt)
+    (build.started_at, build.identity.number, build.identity.attempt)
 }
 
 /// Returns the result of an image after this decision, from its result before.
@@ -144,7 +146,7 @@ fn image_result(
         decided.verified.as_ref().filter(|_| decided.state == ImageState::Current)
     {
         result.build = Some(verified.build);
-        result.digest = Some(verified.digest.clone());
+        result.digest = Some(verified.digest.to_string());
         set_spared(&mut result, verified, observed, builds.cascade);
     }
     if !decided.causes.is_empty() {
@@ -180,7 +182,7 @@ fn set_spared(
 fn recorded_finish(observed: &ObservedImage<'_>, decided: &ImageDecision) -> Option<Timestamp> {
     let verified = decided.verified.as_ref().filter(|_| decided.state == ImageState::Current)?;
     let last = observed.record?.history.first()?;
-    (last.fingerprint == verified.fingerprint && last.build == Some(verified.build))
+    (verified.fingerprint == last.fingerprint && last.build == Some(verified.build))
         .then_some(last.finished_at)?
 }
 
@@ -219,14 +221,16 @@ fn finish(
 fn critical_path_names(input: &DecideInput<'_>, status: &CascadeStatus) -> Vec<String> {
     let results: HashMap<&str, &ImageResult> =
         status.images.iter().map(|image| (image.name.as_str(), image)).collect();
-    let finished_at = |image: usize| {
+    let finished_at = |image: ImageIndex| {
         let result = results
-            .get(input.spec.images.get(image)?.name.as_str())
+            .get(input.spec.images.get(image.position())?.name.as_str())
             .filter(|result| result.builds > 0)?;
         result.finished_at.map(Timestamp::as_millisecond)
     };
     let path = critical_path(input.lineage(), finished_at);
-    path.iter().filter_map(|image| Some(input.spec.images.get(*image)?.name.clone())).collect()
+    path.iter()
+        .filter_map(|image| Some(input.spec.images.get(image.position())?.name.clone()))
+        .collect()
 }
 
 /// Returns the outcome of a cascade whose images are all current or held.
@@ -279,8 +283,9 @@ fn promotion_outcome(input: &DecideInput<'_>, decision: &Decision) -> String {
     if missing.is_empty() {
         return "its floating tags move together".into();
     }
-    let names =
-        missing.iter().filter_map(|image| Some(input.spec.images.get(*image)?.name.as_str()));
+    let names = missing
+        .iter()
+        .filter_map(|image| Some(input.spec.images.get(image.position())?.name.as_str()));
     let names: Vec<&str> = names.take(MAX_NAMES).collect();
     format!("no floating tag moves, because required images are missing: {}", names.join(", "))
 }

@@ -14,7 +14,8 @@ use crate::{
         },
         input::{BuildOutcome, ObservedBuild},
     },
-    lineage::Parent,
+    identity::{BuildIdentity, Fingerprint},
+    lineage::{Parent, UpstreamIndex},
 };
 
 impl ImageEval<'_> {
@@ -23,7 +24,7 @@ impl ImageEval<'_> {
         &self,
         plan: &mut Plan,
         stale: ImageDecision,
-        wanted: &str,
+        wanted: &Fingerprint,
         last_build: Option<i64>,
         parents: Vec<PinnedParent>,
     ) -> ImageDecision {
@@ -79,9 +80,14 @@ impl ImageEval<'_> {
         queued(stale, reason::CASCADING, message)
     }
 
-    fn building(stale: ImageDecision, build: &ObservedBuild, wanted: &str) -> ImageDecision {
-        let message = if build.fingerprint == wanted {
-            let (number, job, why) = (build.build, &build.job, causes::sentence(&stale.causes));
+    fn building(
+        stale: ImageDecision,
+        build: &ObservedBuild,
+        wanted: &Fingerprint,
+    ) -> ImageDecision {
+        let message = if build.identity.fingerprint == *wanted {
+            let (number, job, why) =
+                (build.identity.number, &build.job, causes::sentence(&stale.causes));
             match &build.waits_for {
                 Some(what) => format!("build {number} waits as Job {job}: {what}"),
                 None => format!("build {number} runs as Job {job}: {why}"),
@@ -120,7 +126,7 @@ impl ImageEval<'_> {
     /// Whether the cascade that runs has built the image already, from the same source, spec and
     /// strategy. What a person edits while the cascade runs is built in it once more; what a parent
     /// brings is left to the next cascade, so that every cascade ends.
-    fn built_in_cascade(&self, stale: &ImageDecision, wanted: &str, own: &str) -> bool {
+    fn built_in_cascade(&self, stale: &ImageDecision, wanted: &Fingerprint, own: &str) -> bool {
         let Some(cascade) = self.context.input.cascade else { return false };
         let verified =
             self.observed.verified.as_ref().filter(|verified| own_hash(&verified.inputs) == own);
@@ -139,9 +145,9 @@ impl ImageEval<'_> {
             || stale.failure.is_none()
                 && told.is_some_and(|told| told.own_inputs.as_deref() == Some(own))
             || self.observed.builds.iter().any(|build| {
-                build.cascade == cascade.name
-                    && build.own == own
-                    && build.fingerprint != wanted
+                build.identity.cascade == cascade.name
+                    && build.identity.own_inputs == own
+                    && build.identity.fingerprint != *wanted
                     && build.outcome == BuildOutcome::Succeeded
             })
     }
@@ -149,7 +155,7 @@ impl ImageEval<'_> {
     fn ready(
         &self,
         stale: &ImageDecision,
-        wanted: &str,
+        wanted: &Fingerprint,
         last_build: Option<i64>,
         parents: Vec<PinnedParent>,
         own: String,
@@ -158,32 +164,32 @@ impl ImageEval<'_> {
         // What was built before and reverted counts too: a number names one build for ever.
         let history =
             record.into_iter().flat_map(|record| &record.history).filter_map(|build| build.build);
-        let jobs = self.observed.builds.iter().map(|build| build.build);
+        let jobs = self.observed.builds.iter().map(|build| build.identity.number);
         let recorded = record.and_then(|record| record.build.max(record.last_build));
         let last = history.chain(jobs).chain(recorded).max().max(last_build);
         let numbered = self
             .observed
             .builds
             .iter()
-            .filter(|build| build.fingerprint == wanted)
-            .map(|build| build.build)
+            .filter(|build| build.identity.fingerprint == *wanted)
+            .map(|build| build.identity.number)
             .max();
         let direct = stale.causes.iter().filter(|cause| cause.via.is_empty());
         let user_caused = direct
             .clone()
             .any(|cause| !matches!(cause.type_, CauseType::Upstream | CauseType::Parent));
-        let action = Action::Build {
-            image: self.index,
-            fingerprint: wanted.into(),
+        let identity = BuildIdentity {
+            fingerprint: wanted.clone(),
             attempt: self.next_attempt(wanted, stale.failure.as_deref()),
             // Another attempt at a fingerprint keeps the number of the first.
-            build: numbered.unwrap_or_else(|| last.unwrap_or(0).saturating_add(1)),
-            parents,
-            source: stale.inputs.as_ref().map_or_else(String::new, |inputs| inputs.source.clone()),
-            own,
+            number: numbered.unwrap_or_else(|| last.unwrap_or(0).saturating_add(1)),
+            cascade: self.context.input.cascade.map_or("", |cascade| cascade.name).into(),
+            own_inputs: own,
             user_caused,
             upstreams: self.upstreams(stale),
         };
+        let source = stale.inputs.as_ref().map_or_else(String::new, |inputs| inputs.source.clone());
+        let action = Action::Build { image: self.index, identity, parents, source };
         let imports = &self.context.input.blueprint.import_names;
         let imported = stale.causes.iter().any(|cause| cause.via.is_empty())
             && direct
@@ -196,11 +202,12 @@ impl ImageEval<'_> {
     /// caused, of those that it stands on.
     fn upstreams(&self, stale: &ImageDecision) -> Vec<String> {
         let upstreams = &self.context.input.spec.upstreams;
-        let mut caused: Vec<usize> = stale
+        let mut caused: Vec<UpstreamIndex> = stale
             .causes
             .iter()
             .filter(|cause| cause.type_ == CauseType::Upstream)
             .filter_map(|cause| upstreams.iter().position(|upstream| upstream.name == cause.name))
+            .map(UpstreamIndex::new)
             .collect();
         if caused.is_empty() {
             let parents = self.context.input.lineage().parents(self.index).iter();
@@ -211,7 +218,7 @@ impl ImageEval<'_> {
         }
         let mut references: Vec<String> = caused
             .into_iter()
-            .filter_map(|index| upstreams.get(index))
+            .filter_map(|index| upstreams.get(index.position()))
             .map(crate::api::Upstream::reference)
             .collect();
         references.sort_unstable();
@@ -219,13 +226,13 @@ impl ImageEval<'_> {
         references
     }
 
-    fn next_attempt(&self, wanted: &str, failure: Option<&FailureRecord>) -> i32 {
+    fn next_attempt(&self, wanted: &Fingerprint, failure: Option<&FailureRecord>) -> i32 {
         let input = self
             .observed
             .builds
             .iter()
-            .filter(|build| build.fingerprint == wanted)
-            .map(|build| build.attempt)
+            .filter(|build| build.identity.fingerprint == *wanted)
+            .map(|build| build.identity.attempt)
             .max();
         input.max(failure.map(|failure| failure.attempt)).map_or(0, |last| last.saturating_add(1))
     }

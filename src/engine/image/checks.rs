@@ -111,7 +111,7 @@ impl ImageEval<'_> {
     ) -> Option<(Arc<VerifiedBuild>, Vec<CheckRecord>)> {
         let wanted = &self.blueprint.checks;
         let cancelled = |known: &FailureRecord| {
-            failure::is_cancelled(known) && known.fingerprint == verified.fingerprint
+            failure::is_cancelled(known) && verified.fingerprint == known.fingerprint
         };
         if wanted.is_none()
             || verified.checked == *wanted
@@ -183,7 +183,7 @@ impl ImageEval<'_> {
     fn state(&self, verified: &VerifiedBuild, check: &Check, revision: &str) -> CheckRecord {
         let record = |state, message: &str| CheckRecord {
             name: check.name.clone(),
-            digest: verified.digest.clone(),
+            digest: verified.digest.to_string(),
             revision: revision.into(),
             state,
             message: shorten(message, MAX_CHECK_MESSAGE),
@@ -198,7 +198,7 @@ impl ImageEval<'_> {
         }
         let recorded = self.observed.record.into_iter().flat_map(|record| &record.checks);
         let recorded =
-            recorded.filter(|known| known.digest == verified.digest && known.revision == revision);
+            recorded.filter(|known| verified.digest == known.digest && known.revision == revision);
         if let Some(known) = recorded.into_iter().find(|known| known.state != CheckState::Running) {
             return known.clone();
         }
@@ -237,7 +237,7 @@ impl ImageEval<'_> {
     ) -> Option<FailureRecord> {
         let known = known.or_else(|| {
             let recorded =
-                self.failure_record().filter(|known| known.fingerprint == verified.fingerprint);
+                self.failure_record().filter(|known| verified.fingerprint == known.fingerprint);
             self.ruled(recorded.cloned(), &verified.fingerprint)
         });
         let mut failed: Vec<&ObservedCheck> = self
@@ -291,7 +291,7 @@ impl ImageEval<'_> {
     fn mended(&self, verified: &VerifiedBuild, known: &FailureRecord) -> bool {
         let recorded = self.observed.record.into_iter().flat_map(|record| &record.checks);
         let cancelled = failure::is_cancelled(known);
-        let mut failed = recorded.filter(|old| old.digest == verified.digest).filter(|old| {
+        let mut failed = recorded.filter(|old| verified.digest == old.digest).filter(|old| {
             old.state == CheckState::Failed || cancelled && old.state == CheckState::Running
         });
         known.check_attempt > 0

@@ -23,6 +23,7 @@ use crate::{
         input::{BuildOutcome, DecideInput, LookupResult, ObservedBuild, VerifiedBuild},
         requests::RequestEffects,
     },
+    identity::Fingerprint,
 };
 
 /// Walks the lineage. O(images + edges).
@@ -38,15 +39,15 @@ pub fn evaluate(
     let mut evaluation = Evaluation { images, plan: Plan::default(), holds_end: None };
     for &index in input.lineage().order() {
         let (Some(image), Some(observed), Some(blueprint)) = (
-            input.spec.images.get(index),
-            input.images.get(index),
-            input.blueprint.images.get(index),
+            input.spec.images.get(index.position()),
+            input.images.get(index.position()),
+            input.blueprint.images.get(index.position()),
         ) else {
             continue;
         };
         let eval = ImageEval { context: &context, index, image, blueprint, observed };
         let decision = eval.decide(&evaluation.images, &mut evaluation.plan);
-        evaluation.images[index] = decision;
+        evaluation.images[index.position()] = decision;
         evaluation.holds_end = [evaluation.holds_end, eval.hold_ends()].into_iter().flatten().min();
     }
     evaluation
@@ -158,7 +159,7 @@ impl ImageEval<'_> {
                     {
                         Promoted::Verified
                     }
-                    Some(digest) => Promoted::Earlier(digest.clone()),
+                    Some(digest) => Promoted::Earlier(digest.into()),
                     None => Promoted::Nowhere,
                 },
             };
@@ -437,10 +438,13 @@ impl ImageEval<'_> {
         self.observed.record.and_then(|record| record.failure.as_ref())
     }
 
-    fn last_success(&self, fingerprint: &str) -> Option<i32> {
+    fn last_success(&self, fingerprint: &Fingerprint) -> Option<i32> {
         let successes =
             self.observed.builds.iter().filter(|build| build.outcome == BuildOutcome::Succeeded);
-        successes.filter(|build| build.fingerprint == fingerprint).map(|build| build.attempt).max()
+        successes
+            .filter(|build| build.identity.fingerprint == *fingerprint)
+            .map(|build| build.identity.attempt)
+            .max()
     }
 
     /// The failures at a fingerprint, with what requests and the cascade make of them. What is
@@ -448,7 +452,7 @@ impl ImageEval<'_> {
     pub(in crate::engine) fn ruled(
         &self,
         counted: Option<FailureRecord>,
-        fingerprint: &str,
+        fingerprint: &Fingerprint,
     ) -> Option<FailureRecord> {
         let record = counted.and_then(|record| self.forgotten(record));
         let retries = &self.context.input.spec.policy.retries;
@@ -458,8 +462,12 @@ impl ImageEval<'_> {
         {
             return record;
         }
-        let of_fingerprint =
-            self.observed.builds.iter().filter(|build| build.fingerprint == fingerprint);
+        let of_fingerprint = self
+            .observed
+            .builds
+            .iter()
+            .map(|build| &build.identity)
+            .filter(|build| build.fingerprint == *fingerprint);
         let made = of_fingerprint.map(|build| build.attempt).max();
         Some(failure::cancelled(record, fingerprint, made, self.context.now))
     }
@@ -484,18 +492,16 @@ impl ImageEval<'_> {
 
     fn vanished(
         &self,
-        wanted: &str,
+        wanted: &Fingerprint,
         succeeded: Option<i32>,
         stale: &ImageDecision,
     ) -> Option<FailureRecord> {
         let known = stale.failure.as_deref().cloned();
         match succeeded {
             Some(attempt) if known.as_ref().is_none_or(|known| known.attempt < attempt) => {
-                let build = self
-                    .observed
-                    .builds
-                    .iter()
-                    .find(|build| build.attempt == attempt && build.fingerprint == wanted);
+                let mut builds = self.observed.builds.iter().map(|build| &build.identity);
+                let build =
+                    builds.find(|build| build.attempt == attempt && build.fingerprint == *wanted);
                 let cascade = build.map_or("", |build| build.cascade.as_str());
                 let cause = causes::key(&self.image.name, &stale.causes);
                 let failed = failure::Failed { attempt, cascade, cause: &cause };
@@ -514,10 +520,10 @@ fn asking(succeeded: Option<i32>) -> ImageState {
 
 pub(in crate::engine) fn running_of(build: &ObservedBuild) -> RunningBuild {
     RunningBuild {
-        job: build.job.clone(),
-        fingerprint: build.fingerprint.clone(),
-        build: build.build,
-        attempt: build.attempt,
+        job: build.job.to_string(),
+        fingerprint: build.identity.fingerprint.to_string(),
+        build: build.identity.number,
+        attempt: build.identity.attempt,
         started_at: build.started_at,
     }
 }

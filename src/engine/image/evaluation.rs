@@ -12,6 +12,7 @@ use crate::{
         input::{DecideInput, ObservedImage},
         requests::RequestEffects,
     },
+    lineage::ImageIndex,
 };
 
 /// The images as they are with the given upstream digests, and what is to be done for them.
@@ -41,7 +42,7 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
     /// The image.
-    pub image: usize,
+    pub image: ImageIndex,
     /// The build that it needs.
     pub action: Action,
     /// Whether the image itself changed, or a person asked: such builds go first.
@@ -69,7 +70,7 @@ pub(in crate::engine) struct EvalContext<'a> {
 /// One image of the walk.
 pub(in crate::engine) struct ImageEval<'a> {
     pub(in crate::engine) context: &'a EvalContext<'a>,
-    pub(in crate::engine) index: usize,
+    pub(in crate::engine) index: ImageIndex,
     pub(in crate::engine) image: &'a Image,
     pub(in crate::engine) blueprint: &'a ImageBlueprint,
     pub(in crate::engine) observed: &'a ObservedImage<'a>,

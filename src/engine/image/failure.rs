@@ -6,6 +6,7 @@ use crate::{
     api::{BuildFailure, FailureClass, FailureRecord, Retries, condition::reason},
     backoff,
     engine::input::{BuildOutcome, ObservedBuild},
+    identity::{BuildIdentity, Fingerprint},
 };
 
 /// First pause after a failure of the build itself.
@@ -42,18 +43,19 @@ pub struct Failed<'a> {
 #[must_use]
 pub fn count(
     record: Option<&FailureRecord>,
-    fingerprint: &str,
+    fingerprint: &Fingerprint,
     builds: &[ObservedBuild],
     cause: &str,
     now: Timestamp,
 ) -> Option<FailureRecord> {
-    let mut known = record.filter(|record| record.fingerprint == fingerprint).cloned();
+    let mut known = record.filter(|record| *fingerprint == record.fingerprint).cloned();
     let mut failed: Vec<(Failed<'_>, &BuildFailure)> = builds
         .iter()
-        .filter(|build| build.fingerprint == fingerprint)
+        .filter(|build| build.identity.fingerprint == *fingerprint)
         .filter_map(|build| match &build.outcome {
             BuildOutcome::Failed(failure) => {
-                Some((Failed { attempt: build.attempt, cascade: &build.cascade, cause }, failure))
+                let BuildIdentity { attempt, cascade, .. } = &build.identity;
+                Some((Failed { attempt: *attempt, cascade, cause }, failure))
             }
             _ => None,
         })
@@ -71,13 +73,13 @@ pub fn count(
 #[must_use]
 pub fn add(
     record: Option<FailureRecord>,
-    fingerprint: &str,
+    fingerprint: &Fingerprint,
     failed: &Failed<'_>,
     failure: BuildFailure,
     now: Timestamp,
 ) -> FailureRecord {
     let mut record =
-        record.filter(|record| record.fingerprint == fingerprint).unwrap_or_else(|| {
+        record.filter(|record| *fingerprint == record.fingerprint).unwrap_or_else(|| {
             FailureRecord { fingerprint: fingerprint.into(), ..FailureRecord::default() }
         });
     match failure.class {
@@ -98,7 +100,7 @@ pub fn add(
 #[must_use]
 pub fn cancelled(
     record: Option<FailureRecord>,
-    fingerprint: &str,
+    fingerprint: &Fingerprint,
     made: Option<i32>,
     now: Timestamp,
 ) -> FailureRecord {
@@ -127,7 +129,7 @@ pub fn cancelled_waiting(
     let known = record.filter(|record| is_cancelled_in(record, cascade)).cloned();
     known.unwrap_or_else(|| FailureRecord {
         cascade: cascade.into(),
-        ..cancelled(None, "", None, now)
+        ..cancelled(None, &Fingerprint::default(), None, now)
     })
 }
 
@@ -305,11 +307,11 @@ mod tests {
     fn each_attempt_is_counted_once_and_on_its_own_budget() {
         let now = Timestamp::UNIX_EPOCH;
         let builds = [failed(1, FailureClass::Infrastructure), failed(0, FailureClass::Build)];
-        let record = count(None, "f", &builds, "", now).expect("failures");
+        let record = count(None, &"f".into(), &builds, "", now).expect("failures");
         assert_eq!((record.build, record.infrastructure, record.attempt), (1, 1, 1));
-        assert_eq!(count(Some(&record), "f", &builds, "", now), Some(record.clone()));
+        assert_eq!(count(Some(&record), &"f".into(), &builds, "", now), Some(record.clone()));
         assert_eq!(
-            count(Some(&record), "g", &builds, "", now),
+            count(Some(&record), &"g".into(), &builds, "", now),
             None,
             "another fingerprint starts \
             anew"
@@ -343,7 +345,8 @@ mod tests {
 
     #[test]
     fn a_bad_input_is_not_tried_again() {
-        let record = count(None, "f", &[failed(0, FailureClass::Input)], "", Timestamp::UNIX_EPOCH);
+        let record =
+            count(None, &"f".into(), &[failed(0, FailureClass::Input)], "", Timestamp::UNIX_EPOCH);
         assert_eq!(
             verdict(
                 record.as_ref(),

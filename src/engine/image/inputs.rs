@@ -12,7 +12,7 @@ use crate::{
         image::evaluation::ImageEval,
         input::{ImportState, Observed, VerifiedBuild},
     },
-    lineage::Parent,
+    lineage::{ImageIndex, ImportIndex, Parent, UpstreamIndex},
 };
 
 /// Parents that are looked at without an allocation: nearly all images have no more.
@@ -126,14 +126,16 @@ impl<'a> ImageEval<'a> {
         &self,
         images: &'w [ImageDecision],
         edge: &'a Edge,
-        parent: usize,
+        parent: ImageIndex,
     ) -> Result<Found<'w>, NotReady>
     where
         'a: 'w,
     {
-        let Some(decision) = images.get(parent) else { return Ok(Found::Awaited(false)) };
+        let Some(decision) = images.get(parent.position()) else {
+            return Ok(Found::Awaited(false));
+        };
         let view = |verified: &'w VerifiedBuild| ParentView {
-            digest: &verified.digest,
+            digest: verified.digest.as_str(),
             causes: &verified.causes,
         };
         let verified = decision.verified.as_deref();
@@ -175,18 +177,19 @@ impl<'a> ImageEval<'a> {
         })
     }
 
-    fn import(&self, import: usize) -> Result<Found<'a>, NotReady> {
+    fn import(&self, import: ImportIndex) -> Result<Found<'a>, NotReady> {
         let input = self.context.input;
-        let (Some(observed), Some(name)) =
-            (input.imports.get(import), input.blueprint.import_names.get(import))
-        else {
+        let (Some(observed), Some(name)) = (
+            input.imports.get(import.position()),
+            input.blueprint.import_names.get(import.position()),
+        ) else {
             return Ok(Found::Awaited(false));
         };
         if let Some(problem) = &observed.problem {
             return Err(NotReady::Waiting(problem.clone(), false));
         }
         let digest = observed.verified.as_ref().map(|verified| {
-            let view = ParentView { digest: &verified.digest, causes: &verified.causes };
+            let view = ParentView { digest: verified.digest.as_str(), causes: &verified.causes };
             Found::Digest(view, verified.base_seen)
         });
         // What it was when this image was built last: behind that, its newest digest is taken even
@@ -198,7 +201,7 @@ impl<'a> ImageEval<'a> {
         let behind = observed
             .verified
             .as_ref()
-            .is_some_and(|verified| taken.is_some_and(|taken| taken.digest != verified.digest));
+            .is_some_and(|verified| taken.is_some_and(|taken| verified.digest != taken.digest));
         match (&observed.state, digest) {
             (ImportState::Settled, Some(digest)) => Ok(digest),
             (ImportState::OnItsWay, Some(digest)) if behind => Ok(digest),
@@ -274,7 +277,7 @@ impl<'a> ImageEval<'a> {
             Observed::Pending => self.observed.record.is_some_and(|record| {
                 let promoted = record.promoted.as_ref();
                 record.state == ImageState::Current
-                    && promoted.is_none_or(|digest| *digest == verified.digest)
+                    && promoted.is_none_or(|digest| verified.digest == *digest)
             }),
             Observed::Failed(_) => false,
         };
@@ -296,9 +299,13 @@ impl<'a> ImageEval<'a> {
     /// A parent as causes and messages name it, by its place in `from`.
     fn parent_name(&self, place: usize) -> &'a str {
         match self.context.input.lineage().parents(self.index).get(place) {
-            Some(Parent::Import(import)) => {
-                self.context.input.blueprint.import_names.get(*import).map_or("", String::as_str)
-            }
+            Some(Parent::Import(import)) => self
+                .context
+                .input
+                .blueprint
+                .import_names
+                .get(import.position())
+                .map_or("", String::as_str),
             _ => self.image.from.get(place).map_or("", Edge::parent),
         }
     }
@@ -309,15 +316,17 @@ impl<'a> ImageEval<'a> {
         let repository =
             self.context.input.lineage().parents(self.index).get(place).and_then(|parent| {
                 match *parent {
-                    Parent::Upstream(upstream) => {
-                        input.spec.upstreams.get(upstream).map(|upstream| &upstream.image)
-                    }
+                    Parent::Upstream(upstream) => input
+                        .spec
+                        .upstreams
+                        .get(upstream.position())
+                        .map(|upstream| &upstream.image),
                     Parent::Image(image) => {
-                        input.blueprint.images.get(image).map(|image| &image.repository)
+                        input.blueprint.images.get(image.position()).map(|image| &image.repository)
                     }
                     Parent::Import(import) => input
                         .imports
-                        .get(import)?
+                        .get(import.position())?
                         .verified
                         .as_ref()
                         .map(|verified| &verified.repository),
@@ -336,11 +345,11 @@ impl<'a> ImageEval<'a> {
         }
     }
 
-    fn upstream<'w>(&self, index: usize) -> Result<Found<'w>, NotReady>
+    fn upstream<'w>(&self, index: UpstreamIndex) -> Result<Found<'w>, NotReady>
     where
         'a: 'w,
     {
-        let status = self.context.upstreams.get(index);
+        let status = self.context.upstreams.get(index.position());
         if let Some(adopted) = status.and_then(|status| status.adopted.as_ref()) {
             let view = ParentView { digest: &adopted.digest, causes: &[] };
             return Ok(Found::Digest(view, adopted.first_seen));
@@ -351,8 +360,12 @@ impl<'a> ImageEval<'a> {
         );
         // What the status says in its own reason, as the constant that it is.
         let told = status.and_then(|status| status.reason.as_deref());
-        let problem =
-            self.context.input.upstreams.get(index).and_then(|observed| observed.problem.as_ref());
+        let problem = self
+            .context
+            .input
+            .upstreams
+            .get(index.position())
+            .and_then(|observed| observed.problem.as_ref());
         let reason = [reason::HELD, reason::PLATFORM_MISSING]
             .into_iter()
             .chain(problem.map(|problem| problem.reason))
@@ -363,7 +376,7 @@ impl<'a> ImageEval<'a> {
             .input
             .spec
             .upstreams
-            .get(index)
+            .get(index.position())
             .map_or("", |upstream| upstream.name.as_str());
         let message = format!("upstream {name}: {why}");
         Err(NotReady::Waiting(Problem { reason, message }, reason == reason::RESOLVING))

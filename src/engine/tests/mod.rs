@@ -254,7 +254,7 @@ fn a_tag_that_somebody_moved_is_put_back_and_an_immutable_one_is_not() {
     let moved = |decision: &Decision| {
         decision.actions.iter().any(|action| {
             matches!(action, Action::Promote { tags, .. }
-            if tags[0].tag == "latest" && tags[0].moved_to.as_deref() == Some("sha256:elsewhere"))
+            if tags[0].tag == "latest" && tags[0].moved_to == Some("sha256:elsewhere".into()))
         })
     };
     assert!(moved(&decision) && moved(&world.decide()));

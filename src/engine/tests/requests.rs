@@ -68,9 +68,12 @@ fn a_cancelled_build_is_stopped_and_waits_for_a_retry() {
     let again = world
         .jobs
         .iter()
-        .find(|(of, job)| *of == 0 && Some(&job.fingerprint) == fingerprint.as_ref())
+        .find(|(of, job)| {
+            *of == 0
+                && fingerprint.as_ref().is_some_and(|wanted| job.identity.fingerprint == *wanted)
+        })
         .expect("a Job");
-    assert_eq!(again.1.attempt, 1, "another Job than the one that was stopped");
+    assert_eq!(again.1.identity.attempt, 1, "another Job than the one that was stopped");
 }
 
 #[test]

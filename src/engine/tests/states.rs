@@ -309,7 +309,7 @@ const RARE: [fn(&mut Seen); 8] = [
                 .into(),
         };
         let rejected = LookupResult::Rejected(problem, world.now + SignedDuration::from_secs(60));
-        let lookup = Lookup { fingerprint: built.1.fingerprint.clone(), result: rejected };
+        let lookup = Lookup { fingerprint: built.1.identity.fingerprint.clone(), result: rejected };
         world.asked.insert(0, vec![lookup]);
         quiet(&mut world, input, 1);
         assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, ImageState::Building]);

@@ -20,6 +20,7 @@ use crate::{
         writes::delete,
     },
     engine::{Action, Decision},
+    identity::JobName,
 };
 
 /// How many Jobs are made at once.
@@ -61,7 +62,7 @@ pub async fn end(
         Action::Stop { job } => Some(job),
         _ => None,
     });
-    for job in decided.chain(&snapshot.failed_checks) {
+    for job in decided.chain(&snapshot.failed_checks).map(JobName::as_str) {
         let known = context.stores.jobs.get(&Key::new(&snapshot.key.namespace, job));
         if known.is_some_and(|job| job.metadata.deletion_timestamp.is_none()) {
             delete(&api, job, &DeleteParams::foreground()).await?;

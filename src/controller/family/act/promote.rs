@@ -14,6 +14,7 @@ use crate::{
         },
     },
     engine::{Action, Decision, ObservedTag, Problem, TagMove, causes::short, tags},
+    identity::ImageDigest,
     registry::{Manifest, Reference},
 };
 
@@ -33,7 +34,7 @@ pub async fn move_tags(
 ) {
     let moves = decision.actions.iter().filter_map(|action| {
         let Action::Promote { image, digest, tags } = action else { return None };
-        let name = &snapshot.family.spec.images.get(*image)?.name;
+        let name = &snapshot.family.spec.images.get(image.position())?.name;
         Some(move_all(context, snapshot, snapshot.repository(*image), name, digest, tags, now))
     });
     let moved: Vec<_> =
@@ -51,7 +52,7 @@ async fn move_all(
     snapshot: &Snapshot,
     repository: String,
     image: &str,
-    digest: &str,
+    digest: &ImageDigest,
     tags: &[TagMove],
     now: Timestamp,
 ) -> Vec<(String, String, ObservedTag, Timestamp)> {
@@ -122,7 +123,7 @@ async fn set(
     context: &Context,
     snapshot: &Snapshot,
     repository: &str,
-    digest: &str,
+    digest: &ImageDigest,
     tag: &TagMove,
     manifest: &mut Option<Manifest>,
 ) -> Result<ObservedTag, Problem> {
@@ -131,7 +132,7 @@ async fn set(
         .registry
         .head(&reference, &snapshot.keychain)
         .await?
-        .map(|descriptor| descriptor.digest.to_string());
+        .map(|descriptor| ImageDigest::from(descriptor.digest.as_str()));
     match standing {
         Some(standing) if standing == *digest => return Ok(ObservedTag::At(standing)),
         Some(standing) if tag.immutable => return Ok(ObservedTag::Taken(standing)),
@@ -144,7 +145,7 @@ async fn set(
         manifest.insert(context.registry.manifest(&by_digest, &snapshot.keychain).await?)
     };
     context.registry.set_tag(&reference, manifest, &snapshot.keychain).await?;
-    Ok(ObservedTag::At(digest.into()))
+    Ok(ObservedTag::At(digest.clone()))
 }
 
 async fn tell(
@@ -153,7 +154,7 @@ async fn tell(
     repository: &str,
     tag: &TagMove,
     observed: &ObservedTag,
-    digest: &str,
+    digest: &ImageDigest,
 ) {
     match (observed, &tag.moved_to) {
         (ObservedTag::At(_), Some(elsewhere)) => {
@@ -192,7 +193,7 @@ async fn tell(
             )
             .await;
         }
-        (ObservedTag::At(_), None) => info!(repository, tag = %tag.tag, digest, "tag set"),
+        (ObservedTag::At(_), None) => info!(repository, tag = %tag.tag, %digest, "tag set"),
         (ObservedTag::Failed(..), _) => {}
     }
 }

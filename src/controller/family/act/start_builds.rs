@@ -28,7 +28,8 @@ use crate::{
         object_cache::Key,
     },
     engine::{Action, Decision, causes, image::failure, tags},
-    lineage::Import,
+    identity::BuildIdentity,
+    lineage::{ImageIndex, Import},
     registry::Reference,
 };
 
@@ -41,7 +42,6 @@ pub async fn start_builds(
     cache: &mut ReconcileCache,
     now: Timestamp,
 ) -> Result<bool, ReconcileError> {
-    let cascade = decision.cascade.name().unwrap_or_default().to_owned();
     let actions: Vec<Action> = decision
         .actions
         .iter()
@@ -50,7 +50,7 @@ pub async fn start_builds(
         .collect();
     let (mut requests, mut jobs, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for action in &actions {
-        match prepare(context, snapshot, cache, action, &cascade).await? {
+        match prepare(context, snapshot, cache, action).await? {
             Ok((request, job)) => {
                 requests.push((action, request));
                 jobs.push(job);
@@ -65,8 +65,8 @@ pub async fn start_builds(
         created.map(|((action, request), job)| (action, job.map(|job| running(request, &job))));
     let mut any_refused = false;
     for (action, started) in started.chain(refused) {
-        let Action::Build { image, fingerprint, attempt, .. } = action else { continue };
-        let (image, attempt) = (*image, *attempt);
+        let Action::Build { image, identity, .. } = action else { continue };
+        let image = image.position();
         let name = snapshot.family.spec.images.get(image).map_or("", |image| image.name.as_str());
         let Some(image) = decision.images.get_mut(image) else { continue };
         match started {
@@ -88,7 +88,8 @@ pub async fn start_builds(
                 image.reason = reason::RETRYING;
                 image.message = refused.message.clone().into();
                 let cause = causes::key(name, &image.causes);
-                let failed = failure::Failed { attempt, cascade: &cascade, cause: &cause };
+                let (fingerprint, attempt) = (&identity.fingerprint, identity.attempt);
+                let failed = failure::Failed { attempt, cascade: &identity.cascade, cause: &cause };
                 let known = image.failure.take().map(|known| *known);
                 image.failure =
                     Some(failure::add(known, fingerprint, &failed, refused, now).into());
@@ -104,15 +105,14 @@ async fn prepare(
     snapshot: &Snapshot,
     cache: &mut ReconcileCache,
     action: &Action,
-    cascade: &str,
 ) -> Result<Result<(BuildRequest, Job), BuildFailure>, ReconcileError> {
-    let Some((image, request)) = request(context, snapshot, action, cascade) else {
+    let Some((image, request)) = request(context, snapshot, action) else {
         let message = "an input of the build went away while it was started".to_owned();
         return Ok(Err(refused(FailureClass::Infrastructure, reason::SOURCE_NOT_FOUND, message)));
     };
     let (Some(spec), Some(strategy)) = (
-        snapshot.family.spec.images.get(image),
-        snapshot.strategies.get(image).and_then(Option::as_ref),
+        snapshot.family.spec.images.get(image.position()),
+        snapshot.strategies.get(image.position()).and_then(Option::as_ref),
     ) else {
         let message = "the build strategy went away while the build was started".to_owned();
         return Ok(Err(refused(FailureClass::Infrastructure, reason::STRATEGY_NOT_FOUND, message)));
@@ -137,9 +137,9 @@ async fn prepare(
 fn running(request: BuildRequest, job: &Job) -> RunningBuild {
     RunningBuild {
         job: job.name_any(),
-        fingerprint: request.fingerprint,
-        build: request.build,
-        attempt: request.attempt,
+        fingerprint: request.identity.fingerprint.into(),
+        build: request.identity.number,
+        attempt: request.identity.attempt,
         started_at: job.creation_timestamp().map(|time| time.0),
     }
 }
@@ -153,23 +153,9 @@ fn request(
     context: &Context,
     snapshot: &Snapshot,
     action: &Action,
-    cascade: &str,
-) -> Option<(usize, BuildRequest)> {
-    let Action::Build {
-        image: index,
-        fingerprint,
-        attempt,
-        build,
-        parents,
-        source,
-        own,
-        user_caused,
-        upstreams,
-    } = action
-    else {
-        return None;
-    };
-    let image = snapshot.family.spec.images.get(*index)?;
+) -> Option<(ImageIndex, BuildRequest)> {
+    let Action::Build { image: index, identity, parents, source } = action else { return None };
+    let image = snapshot.family.spec.images.get(index.position())?;
     let repository = snapshot.repository(*index);
     let parents: Vec<BuildParent> = parents
         .iter()
@@ -191,17 +177,11 @@ fn request(
             uid: snapshot.family.uid().unwrap_or_default(),
         },
         image: image.name.clone(),
-        reference: format!("{repository}:{}", tags::pushed_as(fingerprint)),
+        reference: format!("{repository}:{}", tags::pushed_as(&identity.fingerprint)),
         plain_http: is_plain_http(context, &repository),
-        annotations: annotations(image, &parents, source, fingerprint, *build),
+        annotations: annotations(image, &parents, source, identity),
         repository,
-        fingerprint: fingerprint.clone(),
-        attempt: *attempt,
-        build: *build,
-        cascade: cascade.into(),
-        own: own.clone(),
-        user_caused: *user_caused,
-        upstreams: upstreams.clone(),
+        identity: identity.clone(),
         parents,
         source: resolved(context, snapshot, image, source)?,
         args: image.args.clone(),
@@ -278,13 +258,12 @@ fn annotations(
     image: &crate::api::Image,
     parents: &[BuildParent],
     revision: &str,
-    fingerprint: &str,
-    build: i64,
+    identity: &BuildIdentity,
 ) -> BTreeMap<String, String> {
     let created = Timestamp::from_second(builds::SOURCE_DATE_EPOCH).unwrap_or_default();
     let mut annotations = BTreeMap::from([
-        (labels::OCI_FINGERPRINT.to_owned(), fingerprint.to_owned()),
-        (labels::OCI_BUILD.to_owned(), build.to_string()),
+        (labels::OCI_FINGERPRINT.to_owned(), identity.fingerprint.to_string()),
+        (labels::OCI_BUILD.to_owned(), identity.number.to_string()),
         ("org.opencontainers.image.created".to_owned(), created.to_string()),
         ("org.opencontainers.image.revision".to_owned(), revision.to_owned()),
     ]);
@@ -294,7 +273,7 @@ fn annotations(
             ParentNaming::Arg(_) => base.repository.clone(),
         };
         annotations.insert("org.opencontainers.image.base.name".into(), name);
-        annotations.insert("org.opencontainers.image.base.digest".into(), base.digest.clone());
+        annotations.insert("org.opencontainers.image.base.digest".into(), base.digest.to_string());
     }
     if let Some(git) = &image.source.git {
         annotations.insert("org.opencontainers.image.source".into(), git.url.clone());

@@ -22,6 +22,8 @@ use crate::{
         object_cache::Key,
     },
     engine::{Action, Decision, causes, fingerprint::check_revision, image::failure},
+    identity::Fingerprint,
+    lineage::ImageIndex,
 };
 
 /// Starts the checks that the decision names, and completes the decision with what came of it.
@@ -33,7 +35,7 @@ pub async fn start_checks(
     cache: &mut ReconcileCache,
     now: Timestamp,
 ) -> Result<bool, ReconcileError> {
-    let requests: Vec<(usize, CheckRequest)> =
+    let requests: Vec<(ImageIndex, CheckRequest)> =
         decision.actions.iter().filter_map(|action| request(snapshot, action)).collect();
     let cascade = decision.cascade.name().unwrap_or_default().to_owned();
     let api: Api<Job> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
@@ -71,7 +73,7 @@ pub async fn start_checks(
 fn count(
     snapshot: &Snapshot,
     decision: &mut Decision,
-    index: usize,
+    index: ImageIndex,
     request: &CheckRequest,
     refused: BuildFailure,
     cascade: &str,
@@ -79,9 +81,10 @@ fn count(
 ) {
     let recorded = snapshot
         .records
-        .get(index)
-        .and_then(|record| record.as_ref()?.status.as_ref()?.fingerprint.clone());
-    let Some(image) = decision.images.get_mut(index) else { return };
+        .get(index.position())
+        .and_then(|record| record.as_ref()?.status.as_ref()?.fingerprint.as_ref())
+        .map(Fingerprint::from);
+    let Some(image) = decision.images.get_mut(index.position()) else { return };
     if !request.check.required {
         report(&mut image.checks, request, &refused);
         return;
@@ -120,11 +123,11 @@ fn report(records: &mut [CheckRecord], request: &CheckRequest, refused: &BuildFa
 }
 
 /// What is to be checked, and by what; with the image.
-fn request(snapshot: &Snapshot, action: &Action) -> Option<(usize, CheckRequest)> {
+fn request(snapshot: &Snapshot, action: &Action) -> Option<(ImageIndex, CheckRequest)> {
     let Action::Check { image: index, check, digest, attempt } = action else { return None };
-    let image = snapshot.family.spec.images.get(*index)?;
+    let image = snapshot.family.spec.images.get(index.position())?;
     let check = image.checks.get(*check)?;
-    let strategy = snapshot.strategies.get(*index)?.as_ref()?;
+    let strategy = snapshot.strategies.get(index.position())?.as_ref()?;
     let request = CheckRequest {
         family: FamilyIdentity {
             namespace: snapshot.key.namespace.clone(),
@@ -133,7 +136,7 @@ fn request(snapshot: &Snapshot, action: &Action) -> Option<(usize, CheckRequest)
         },
         image: image.name.clone(),
         repository: snapshot.repository(*index),
-        digest: digest.clone(),
+        digest: digest.to_string(),
         revision: check_revision(check),
         check: check.clone(),
         attempt: *attempt,

@@ -15,6 +15,7 @@ use crate::{
     },
     controller::{object_cache::Key, stores::Stores},
     engine::{BuildOutcome, CheckOutcome, ObservedBuild, ObservedCheck},
+    identity::{BuildIdentity, JobName},
 };
 
 /// The label by which Kubernetes tells of which Job a Pod is.
@@ -30,7 +31,7 @@ pub struct ObservedJobs {
     /// Checks, per image.
     pub checks: HashMap<String, Vec<ObservedCheck>>,
     /// Jobs of checks that count as failed and have not ended.
-    pub failed_checks: Vec<String>,
+    pub failed_checks: Vec<JobName>,
     /// When the first wait of a pod is to be looked at again, though nothing has changed: no event
     /// tells that patience is over.
     pub look_again: Option<Timestamp>,
@@ -78,7 +79,7 @@ impl ObservedJobs {
         }
         if let Some(observed) = observed_build(job, pods, outcome) {
             if let Some(seconds) = seconds(job, pods) {
-                self.seconds.insert(observed.job.clone(), seconds);
+                self.seconds.insert(observed.job.to_string(), seconds);
             }
             self.builds.entry(image.clone()).or_default().push(observed);
         }
@@ -100,18 +101,27 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<O
         BuildJobOutcome::Stopped => (BuildOutcome::Stopped, None),
     };
     Some(ObservedBuild {
-        job: job.name_any(),
-        fingerprint: label(labels::FINGERPRINT)?,
-        attempt: label(labels::ATTEMPT)?.parse().ok()?,
-        build: annotation(labels::BUILD)?.parse().ok()?,
-        cascade: label(labels::CASCADE).unwrap_or_default(),
-        own: annotation(labels::OWN_INPUTS).unwrap_or_default(),
-        user_caused: annotation(labels::USER_CAUSED).is_some_and(|value| value == "true"),
+        job: job.name_any().into(),
+        identity: BuildIdentity {
+            fingerprint: label(labels::FINGERPRINT)?.into(),
+            attempt: label(labels::ATTEMPT)?.parse().ok()?,
+            number: annotation(labels::BUILD)?.parse().ok()?,
+            cascade: label(labels::CASCADE).unwrap_or_default(),
+            own_inputs: annotation(labels::OWN_INPUTS).unwrap_or_default(),
+            user_caused: annotation(labels::USER_CAUSED).is_some_and(|value| value == "true"),
+            upstreams: upstreams(job),
+        },
         started_at: job.creation_timestamp().map(|time| time.0),
         outcome,
         waits_for,
         live: is_live(job, pods),
     })
+}
+
+/// Returns the references of the upstreams that caused the build of a Job.
+pub(in crate::controller) fn upstreams(job: &Job) -> Vec<String> {
+    let references = job.annotations().get(labels::UPSTREAMS).map_or("", String::as_str);
+    references.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 fn observed_check(job: &Job, pods: &[Pod], outcome: CheckJobOutcome) -> Option<ObservedCheck> {
@@ -124,10 +134,10 @@ fn observed_check(job: &Job, pods: &[Pod], outcome: CheckJobOutcome) -> Option<O
         CheckJobOutcome::Stopped => (CheckOutcome::Stopped, None),
     };
     Some(ObservedCheck {
-        job: job.name_any(),
+        job: job.name_any().into(),
         check: label(labels::CHECK)?,
         revision: label(labels::CHECK_REVISION)?,
-        digest: job.annotations().get(labels::CHECKED_DIGEST).cloned()?,
+        digest: job.annotations().get(labels::CHECKED_DIGEST)?.into(),
         attempt: label(labels::ATTEMPT)?.parse().ok()?,
         outcome,
         waits_for,

@@ -12,6 +12,7 @@ use crate::{
         labels,
     },
     engine::{ObservedRequest, Target},
+    lineage::ImageIndex,
 };
 
 /// The requests that are not handled yet: of the family, and of its images by name.
@@ -35,7 +36,7 @@ pub(in crate::controller::family) fn pending(
         let known = family.status.as_ref().map(|status| status.requests.as_slice());
         observed(Target::Family, value, known, Request::parse(value))
     });
-    let of_images = family.spec.images.iter().enumerate().filter_map(|(index, image)| {
+    let of_images = ImageIndex::enumerate(&family.spec.images).filter_map(|(index, image)| {
         let record = records.get(&image.name)?;
         let value = record.annotations().get(labels::REQUEST)?;
         let known = record.status.as_ref().map(|status| status.requests.as_slice());

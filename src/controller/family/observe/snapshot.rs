@@ -29,6 +29,8 @@ use crate::{
         ObservedRequest, ObservedTag, ObservedUpstream, Problem, VerifiedBuild,
         blueprint::repository,
     },
+    identity::JobName,
+    lineage::ImageIndex,
     registry::Keychain,
     upstream::{ImageKey, Interest, PolledValue, UpstreamDigest},
 };
@@ -66,7 +68,7 @@ pub struct Snapshot {
     /// Checks that the cluster still knows, as `spec.images`.
     pub checks: Vec<Vec<ObservedCheck>>,
     /// Jobs of checks that count as failed and have not ended.
-    pub failed_checks: Vec<String>,
+    pub failed_checks: Vec<JobName>,
     /// The last good builds of the records.
     verified: Vec<Option<Arc<VerifiedBuild>>>,
     requests: Vec<ObservedRequest>,
@@ -229,7 +231,7 @@ impl Snapshot {
                 source: self.sources.get(index).cloned().unwrap_or(Observed::Pending),
                 strategy: self.revisions.get(index).cloned().unwrap_or(Observed::Pending),
                 verified: self.verified.get(index).cloned().flatten(),
-                builds: self.builds_of(index).to_vec(),
+                builds: self.builds.get(index).cloned().unwrap_or_default(),
                 checks: self.checks.get(index).cloned().unwrap_or_default(),
                 lookups: cache.lookups.of(&image.name).to_vec(),
                 tags: self.tags(index, &image.name, cache),
@@ -283,8 +285,8 @@ impl Snapshot {
 
     /// The builds of an image that the cluster still knows.
     #[must_use]
-    pub fn builds_of(&self, image: usize) -> &[ObservedBuild] {
-        self.builds.get(image).map_or(&[], Vec::as_slice)
+    pub fn builds_of(&self, image: ImageIndex) -> &[ObservedBuild] {
+        self.builds.get(image.position()).map_or(&[], Vec::as_slice)
     }
 
     /// Whether the cascade of this name has ended.
@@ -302,8 +304,12 @@ impl Snapshot {
 
     /// The repository that an image is pushed to.
     #[must_use]
-    pub fn repository(&self, image: usize) -> String {
-        self.blueprint.images.get(image).map(|image| image.repository.clone()).unwrap_or_default()
+    pub fn repository(&self, image: ImageIndex) -> String {
+        self.blueprint
+            .images
+            .get(image.position())
+            .map(|image| image.repository.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -326,7 +332,7 @@ fn observed_upstream(
     let key = keys.key(&context.registry, upstream.reference(), &upstream.platforms, keychain);
     let Some(polled) = context.tags.latest(&key) else { return ObservedUpstream::default() };
     let seen = polled.value.as_ref().map(|value| ObservedDigest {
-        digest: value.digest.clone(),
+        digest: value.digest.as_str().into(),
         first_seen: polled.first_seen,
         missing_platforms: value.missing_platforms.clone(),
     });
@@ -361,7 +367,7 @@ fn audit(
 /// may be older than what was set since.
 fn shown(polled: &PolledValue<UpstreamDigest>) -> Option<(ObservedTag, Timestamp)> {
     let seen = polled.value.as_ref().filter(|_| polled.problem.is_none())?;
-    Some((ObservedTag::At(seen.digest.clone()), polled.polled_at))
+    Some((ObservedTag::At(seen.digest.as_str().into()), polled.polled_at))
 }
 
 /// The revision of an image's source.
@@ -492,11 +498,11 @@ fn invalidate_lookups(
     lookups: &mut Lookups,
 ) {
     for build in builds.iter().filter(|build| build.outcome == BuildOutcome::Succeeded) {
-        lookups.built(image, &build.fingerprint, Some(build.attempt));
+        lookups.built(image, &build.identity.fingerprint, Some(build.identity.attempt));
     }
     let ran = record.and_then(|record| record.status.as_ref()?.running.as_ref());
     if let Some(gone) = ran.filter(|ran| builds.iter().all(|build| build.job != ran.job)) {
-        lookups.built(image, &gone.fingerprint, None);
+        lookups.built(image, &gone.fingerprint.as_str().into(), None);
     }
 }
 

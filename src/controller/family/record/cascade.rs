@@ -23,6 +23,7 @@ use crate::{
         writes::{apply_status, delete},
     },
     engine::{CascadeStep, Decision, cascade::record, causes},
+    lineage::ImageIndex,
 };
 
 /// Records what has become of the cascade. Says when what was held back is to be written.
@@ -70,8 +71,14 @@ pub async fn record(
     }
 }
 
-fn name_of(snapshot: &Snapshot, image: usize) -> String {
-    snapshot.family.spec.images.get(image).map(|image| image.name.clone()).unwrap_or_default()
+fn name_of(snapshot: &Snapshot, image: ImageIndex) -> String {
+    snapshot
+        .family
+        .spec
+        .images
+        .get(image.position())
+        .map(|image| image.name.clone())
+        .unwrap_or_default()
 }
 
 fn status(

@@ -65,7 +65,8 @@ impl RecordChange<'_> {
         let failure = self.new.failure.as_ref()?;
         let counted = self.known(failure).map_or(-1, |known| known.attempt);
         let made = |build: &ObservedBuild| {
-            build.fingerprint == failure.fingerprint && build.attempt == failure.attempt
+            build.identity.fingerprint == failure.fingerprint
+                && build.identity.attempt == failure.attempt
         };
         let is_new = failure.attempt > counted && failure.last.class != FailureClass::Cancelled;
         (is_new && !failure.last.reason.is_empty() && !self.builds.iter().any(made))
@@ -113,7 +114,7 @@ impl RecordChange<'_> {
     /// How the Job of a failed check has failed; without one it could not be started.
     fn of_job(&self, record: &CheckRecord) -> CheckResult {
         let of_record = self.checks.iter().filter(|observed| {
-            record.tells_of(&observed.check, &observed.digest, &observed.revision)
+            record.tells_of(&observed.check, observed.digest.as_str(), &observed.revision)
         });
         let mut class = of_record.filter_map(|observed| match &observed.outcome {
             CheckOutcome::Failed(failure) => Some(failure.class),
@@ -284,10 +285,10 @@ mod tests {
             "it was refused"
         );
         let observed = ObservedCheck {
-            job: String::new(),
+            job: "".into(),
             check: "scan".into(),
             revision: String::new(),
-            digest: String::new(),
+            digest: "".into(),
             attempt: 0,
             waits_for: None,
             outcome: CheckOutcome::Failed(failure(build)),

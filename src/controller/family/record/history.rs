@@ -10,6 +10,7 @@ use crate::{
         BuildRecord, ImageState, ManagedImageStatus, condition::shorten, managed_image::MAX_HISTORY,
     },
     engine::{ImageDecision, Lookup, LookupResult, ObservedBuild, causes},
+    identity::Fingerprint,
 };
 
 /// The most characters that are recorded of why a build failed.
@@ -42,12 +43,12 @@ pub fn history(
     let verified = decided
         .verified
         .as_ref()
-        .filter(|verified| old.fingerprint.as_ref() != Some(&verified.fingerprint));
+        .filter(|verified| old.fingerprint.as_deref() != Some(verified.fingerprint.as_str()));
     if let Some(verified) = verified {
         let record = BuildRecord {
             build: Some(verified.build),
-            fingerprint: verified.fingerprint.clone(),
-            digest: verified.digest.clone(),
+            fingerprint: verified.fingerprint.to_string(),
+            digest: verified.digest.to_string(),
             finished_at: Some(now),
             seconds: known.seconds_of(old, &verified.fingerprint, now),
             why: causes::sentence(&verified.causes),
@@ -57,11 +58,11 @@ pub fn history(
         };
         history.insert(0, record);
     } else if decided.state == ImageState::Failed && old.state != ImageState::Failed {
-        let failed = decided.failure.as_ref().map(|failure| &failure.fingerprint);
-        let fingerprint = decided.fingerprint.as_ref().or(failed).cloned().unwrap_or_default();
+        let failed = || Some(Fingerprint::from(&decided.failure.as_ref()?.fingerprint));
+        let fingerprint = decided.fingerprint.clone().or_else(failed).unwrap_or_default();
         let record = BuildRecord {
             build: known.number_of(old, &fingerprint),
-            fingerprint,
+            fingerprint: fingerprint.into(),
             finished_at: Some(now),
             why: shorten(&decided.message.to_string(), MAX_WHY),
             causes: decided.causes.clone(),
@@ -80,29 +81,34 @@ impl KnownBuilds<'_> {
     fn seconds_of(
         &self,
         old: &ManagedImageStatus,
-        fingerprint: &str,
+        fingerprint: &Fingerprint,
         now: Timestamp,
     ) -> Option<i64> {
-        let of_fingerprint = self.builds.iter().filter(|build| build.fingerprint == fingerprint);
-        let newest = of_fingerprint.max_by_key(|build| build.attempt);
-        let told = newest.and_then(|build| self.seconds.get(&build.job).copied());
-        let running = old.running.as_ref().filter(|running| running.fingerprint == fingerprint);
+        let of_fingerprint =
+            self.builds.iter().filter(|build| build.identity.fingerprint == *fingerprint);
+        let newest = of_fingerprint.max_by_key(|build| build.identity.attempt);
+        let told = newest.and_then(|build| self.seconds.get(build.job.as_str()).copied());
+        let running = old.running.as_ref().filter(|running| *fingerprint == running.fingerprint);
         let since = running.and_then(|running| running.started_at);
         told.or_else(|| since.map(|started| now.duration_since(started).as_secs().max(0)))
     }
 
     /// The number of the build that has failed at a fingerprint; `None` if none was ever started.
-    fn number_of(&self, old: &ManagedImageStatus, fingerprint: &str) -> Option<i64> {
-        let of_fingerprint = self.builds.iter().filter(|build| build.fingerprint == fingerprint);
-        let started = of_fingerprint.max_by_key(|build| build.attempt).map(|build| build.build);
-        let running = old.running.as_ref().filter(|running| running.fingerprint == fingerprint);
-        let pushed = self.lookups.iter().find(|lookup| lookup.fingerprint == fingerprint);
+    fn number_of(&self, old: &ManagedImageStatus, fingerprint: &Fingerprint) -> Option<i64> {
+        let of_fingerprint =
+            self.builds.iter().filter(|build| build.identity.fingerprint == *fingerprint);
+        let started = of_fingerprint
+            .max_by_key(|build| build.identity.attempt)
+            .map(|build| build.identity.number);
+        let running = old.running.as_ref().filter(|running| *fingerprint == running.fingerprint);
+        let pushed = self.lookups.iter().find(|lookup| lookup.fingerprint == *fingerprint);
         let pushed = pushed.and_then(|lookup| match &lookup.result {
             LookupResult::Present { build, .. } => Some(*build),
             _ => None,
         });
         // Its build was good, and a check of it is not.
-        let verified = || old.build.filter(|_| old.fingerprint.as_deref() == Some(fingerprint));
+        let verified =
+            || old.build.filter(|_| old.fingerprint.as_deref() == Some(fingerprint.as_str()));
         started.or_else(|| running.map(|running| running.build)).or(pushed).or_else(verified)
     }
 }
@@ -123,7 +129,7 @@ mod tests {
 
     fn failed(fingerprint: Option<&str>) -> ImageDecision {
         let problem = Problem { reason: reason::BUILD_FAILED, message: "exit code 1".into() };
-        let fingerprint = fingerprint.map(str::to_owned);
+        let fingerprint = fingerprint.map(Fingerprint::from);
         ImageDecision {
             state: ImageState::Failed,
             fingerprint,
@@ -132,7 +138,9 @@ mod tests {
     }
 
     fn job(fingerprint: &str, attempt: i32, build: i64) -> ObservedBuild {
-        ObservedBuild { build, ..fixtures::job(fingerprint, attempt, BuildOutcome::Running) }
+        let mut observed = fixtures::job(fingerprint, attempt, BuildOutcome::Running);
+        observed.identity.number = build;
+        observed
     }
 
     #[test]

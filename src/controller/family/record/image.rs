@@ -36,6 +36,7 @@ use crate::{
     engine::{
         Action, Decision, ImageDecision, ObservedBuild, ObservedTag, Target, cascade::limits, tags,
     },
+    lineage::ImageIndex,
 };
 
 /// How many records are written at once.
@@ -51,7 +52,7 @@ pub async fn write_all(
     cache: &ReconcileCache,
     now: Timestamp,
 ) -> Result<(), ReconcileError> {
-    stream::iter(0..snapshot.family.spec.images.len())
+    stream::iter(ImageIndex::range(snapshot.family.spec.images.len()))
         .map(|index| write(context, snapshot, decision, cache, index, now))
         .buffer_unordered(AT_ONCE)
         .try_collect::<()>()
@@ -73,9 +74,9 @@ pub async fn record_promotion_intent(
         _ => None,
     });
     let due = floats.filter_map(|image| {
-        let record = snapshot.records.get(image)?.as_ref()?;
+        let record = snapshot.records.get(image.position())?.as_ref()?;
         let status = record.status.clone().unwrap_or_default();
-        let promoted = decision.images.get(image)?.promoted().map(str::to_owned);
+        let promoted = decision.images.get(image.position())?.promoted().map(String::from);
         let conditions = own(&status.conditions);
         let new = status.promoted != promoted;
         new.then(|| (record.name_any(), ManagedImageStatus { conditions, promoted, ..status }))
@@ -122,15 +123,15 @@ async fn write(
     snapshot: &Snapshot,
     decision: &Decision,
     cache: &ReconcileCache,
-    index: usize,
+    index: ImageIndex,
     now: Timestamp,
 ) -> Result<(), ReconcileError> {
     let (Some(image), Some(decided)) =
-        (snapshot.family.spec.images.get(index), decision.images.get(index))
+        (snapshot.family.spec.images.get(index.position()), decision.images.get(index.position()))
     else {
         return Ok(());
     };
-    let known = snapshot.records.get(index).and_then(Option::as_ref);
+    let known = snapshot.records.get(index.position()).and_then(Option::as_ref);
     let name = format!("{}.{}", snapshot.key.name, image.name);
     let api: Api<ManagedImage> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
@@ -201,7 +202,7 @@ fn status(
     decided: &ImageDecision,
     old: &ManagedImageStatus,
     cache: &ReconcileCache,
-    index: usize,
+    index: ImageIndex,
     now: Timestamp,
 ) -> ManagedImageStatus {
     let generation = snapshot.family.metadata.generation;
@@ -221,7 +222,7 @@ fn status(
             .family
             .spec
             .images
-            .get(index)
+            .get(index.position())
             .map_or("", |image| image.name.as_str())),
     };
     let since = old.since.filter(|_| old.state == decided.state).or(Some(now));
@@ -232,8 +233,8 @@ fn status(
         reason: reason.into(),
         message: message.clone(),
         since,
-        digest: verified.map(|verified| verified.digest.clone()),
-        fingerprint: verified.map(|verified| verified.fingerprint.clone()),
+        digest: verified.map(|verified| verified.digest.to_string()),
+        fingerprint: verified.map(|verified| verified.fingerprint.to_string()),
         build: verified.map(|verified| verified.build),
         last_build: old
             .last_build
@@ -250,7 +251,7 @@ fn status(
         causes: verified.map(|verified| verified.causes.clone()).unwrap_or_default(),
         checked: verified.and_then(|verified| verified.checked.clone()),
         checks: decided.checks.clone(),
-        promoted: decided.promoted().map(str::to_owned),
+        promoted: decided.promoted().map(String::from),
         hold: decided.hold.as_deref().cloned(),
         nonce: decided.nonce.clone(),
         last_handled_request,
@@ -287,25 +288,27 @@ fn tags_of(
     decided: &ImageDecision,
     old: &ManagedImageStatus,
     cache: &ReconcileCache,
-    index: usize,
+    index: ImageIndex,
 ) -> Vec<TagRecord> {
-    let (Some(image), Some(verified)) = (snapshot.family.spec.images.get(index), &decided.verified)
+    let (Some(image), Some(verified)) =
+        (snapshot.family.spec.images.get(index.position()), &decided.verified)
     else {
         return old.tags.clone();
     };
     let observations = cache.tags.get(&image.name);
     let tags = tags::render(&snapshot.family.spec, image, verified.build, &verified.fingerprint)
         .unwrap_or_default();
-    let record =
-        |tag: tags::Tag| match observations.and_then(|observations| observations.get(&tag.name)) {
-            Some((ObservedTag::At(digest), _)) => {
-                Some(TagRecord { tag: tag.name, digest: digest.clone(), immutable: tag.immutable })
-            }
-            Some((ObservedTag::Taken(_), _)) => None,
-            Some((ObservedTag::Failed(..), _)) | None => {
-                old.tags.iter().find(|record| record.tag == tag.name).cloned()
-            }
-        };
+    let record = |tag: tags::Tag| match observations
+        .and_then(|observations| observations.get(&tag.name))
+    {
+        Some((ObservedTag::At(digest), _)) => {
+            Some(TagRecord { tag: tag.name, digest: digest.to_string(), immutable: tag.immutable })
+        }
+        Some((ObservedTag::Taken(_), _)) => None,
+        Some((ObservedTag::Failed(..), _)) | None => {
+            old.tags.iter().find(|record| record.tag == tag.name).cloned()
+        }
+    };
     tags.into_iter().filter_map(record).collect()
 }
 
@@ -315,12 +318,12 @@ fn starts(
     decision: &Decision,
     decided: &ImageDecision,
     old: &ManagedImageStatus,
-    index: usize,
+    index: ImageIndex,
     now: Timestamp,
 ) -> Vec<Timestamp> {
     let Some(rate_limit) = &snapshot.family.spec.policy.rate_limit else { return Vec::new() };
     let seen = snapshot.builds_of(index).iter().filter_map(ObservedBuild::uncaused_start);
-    let is_own = |action: &Action| matches!(action, Action::Build { image, user_caused: false, .. } if *image == index);
+    let is_own = |action: &Action| matches!(action, Action::Build { image, identity, .. } if *image == index && !identity.user_caused);
     let own = decided.running.as_ref().filter(|_| decision.actions.iter().any(is_own));
     let seen = seen.chain(own.and_then(|running| running.started_at));
     limits::starts_to_record(&old.starts, seen, rate_limit.builds, rate_limit.per.signed(), now)
@@ -360,18 +363,18 @@ async fn tell(
 fn count(
     context: &Context,
     snapshot: &Snapshot,
-    index: usize,
+    index: ImageIndex,
     old: &ManagedImageStatus,
     new: &ManagedImageStatus,
 ) {
-    let Some(image) = snapshot.family.spec.images.get(index) else { return };
+    let Some(image) = snapshot.family.spec.images.get(index.position()) else { return };
     let change = RecordChange {
         image,
         old,
         new,
         builds: snapshot.builds_of(index),
         seconds: &snapshot.seconds,
-        checks: snapshot.checks.get(index).map_or(&[], Vec::as_slice),
+        checks: snapshot.checks.get(index.position()).map_or(&[], Vec::as_slice),
     };
     for (result, length) in change.builds() {
         context.metrics.build_finished(result, length);

@@ -39,7 +39,7 @@ pub async fn tell(context: &Context, snapshot: &Snapshot, decision: &Decision) {
                 .family
                 .spec
                 .images
-                .get(*index)
+                .get(index.position())
                 .map_or_else(String::new, |image| format!("{}: ", image.name)),
         };
         let note = format!("{on}request {}: {}", handled.id, handled.message);

@@ -37,6 +37,7 @@ use crate::{
         writes::{apply_status, delete},
     },
     engine::{CascadeStep, Decision, Problem, Target, cascade::record, causes},
+    lineage::ImageIndex,
 };
 
 /// How long a request to the API server may take effect after its sender is gone: as long as it
@@ -481,9 +482,9 @@ async fn forget_removed(
     snapshot: &Snapshot,
     cache: &mut ReconcileCache,
 ) -> Result<(), ReconcileError> {
-    let names = snapshot.family.spec.images.iter().enumerate();
+    let images = ImageIndex::enumerate(&snapshot.family.spec.images);
     let wanted: HashMap<&str, String> =
-        names.map(|(index, image)| (image.name.as_str(), snapshot.repository(index))).collect();
+        images.map(|(index, image)| (image.name.as_str(), snapshot.repository(index))).collect();
     cache.retain_images(&wanted.keys().copied().collect());
     let api: Api<ManagedImage> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
     for record in context.stores.images.group(&snapshot.key) {

@@ -15,7 +15,8 @@ use crate::{
         },
     },
     engine::{Action, Decision, Lookup, LookupResult, Problem, causes::short, tags},
-    lineage::Parent,
+    identity::Fingerprint,
+    lineage::{ImageIndex, Parent},
     registry::PlatformImage,
 };
 
@@ -41,7 +42,7 @@ pub async fn look_up(
         _ => None,
     });
     let again = again(cache.useless_answers.saturating_add(1), now);
-    let answers: Vec<(usize, Lookup)> = stream::iter(questions.collect::<Vec<_>>())
+    let answers: Vec<(ImageIndex, Lookup)> = stream::iter(questions.collect::<Vec<_>>())
         .map(|(image, fingerprint, after)| async move {
             let result = ask(context, snapshot, decision, image, &fingerprint, after, again).await;
             (image, Lookup { fingerprint, result })
@@ -59,7 +60,7 @@ pub async fn look_up(
         cache.useless_answers = 0;
     }
     for (image, lookup) in answers {
-        if let Some(image) = snapshot.family.spec.images.get(image) {
+        if let Some(image) = snapshot.family.spec.images.get(image.position()) {
             cache.lookups.answered(&image.name, lookup);
         }
     }
@@ -77,8 +78,8 @@ async fn ask(
     context: &Context,
     snapshot: &Snapshot,
     decision: &Decision,
-    image: usize,
-    fingerprint: &str,
+    image: ImageIndex,
+    fingerprint: &Fingerprint,
     after: Option<i32>,
     again: Timestamp,
 ) -> LookupResult {
@@ -110,12 +111,16 @@ struct FingerprintQuery<'a> {
     context: &'a Context,
     snapshot: &'a Snapshot,
     decision: &'a Decision,
-    image: usize,
+    image: ImageIndex,
     repository: Repository<'a>,
 }
 
 impl FingerprintQuery<'_> {
-    async fn ask(&self, fingerprint: &str, after: Option<i32>) -> Result<LookupAnswer, Problem> {
+    async fn ask(
+        &self,
+        fingerprint: &Fingerprint,
+        after: Option<i32>,
+    ) -> Result<LookupAnswer, Problem> {
         let tag = tags::pushed_as(fingerprint);
         let Some(manifest) = self.repository.tagged(&tag).await? else {
             return Ok(LookupAnswer::Found(LookupResult::Absent {
@@ -144,12 +149,14 @@ impl FingerprintQuery<'_> {
     }
 
     /// The number of the last build, as the registry has it; asked only where it is not recorded.
-    async fn last_build(&self, fingerprint: &str) -> Result<Option<i64>, Problem> {
-        let recorded = self.snapshot.records.get(self.image).and_then(Option::as_ref);
+    async fn last_build(&self, fingerprint: &Fingerprint) -> Result<Option<i64>, Problem> {
+        let recorded = self.snapshot.records.get(self.image.position()).and_then(Option::as_ref);
         if recorded.and_then(|record| record.status.as_ref()?.build).is_some() {
             return Ok(None);
         }
-        let Some(image) = self.snapshot.family.spec.images.get(self.image) else { return Ok(None) };
+        let Some(image) = self.snapshot.family.spec.images.get(self.image.position()) else {
+            return Ok(None);
+        };
         let tags = |build| {
             tags::render(&self.snapshot.family.spec, image, build, fingerprint).unwrap_or_default()
         };
@@ -161,8 +168,8 @@ impl FingerprintQuery<'_> {
     /// would build from another one without a word.
     async fn stands_elsewhere(&self, images: &[PlatformImage]) -> Result<Option<Problem>, Problem> {
         let (Some(image), Some(inputs)) = (
-            self.snapshot.family.spec.images.get(self.image),
-            self.decision.images.get(self.image).and_then(|image| image.inputs.as_ref()),
+            self.snapshot.family.spec.images.get(self.image.position()),
+            self.decision.images.get(self.image.position()).and_then(|image| image.inputs.as_ref()),
         ) else {
             return Ok(None);
         };
@@ -187,8 +194,8 @@ impl FingerprintQuery<'_> {
             short(&parent.digest),
             self.decision
                 .images
-                .get(self.image)
-                .and_then(|image| image.fingerprint.as_deref())
+                .get(self.image.position())
+                .and_then(|image| image.fingerprint.as_ref())
                 .map(tags::pushed_as)
                 .unwrap_or_default()
         );
@@ -202,13 +209,13 @@ impl FingerprintQuery<'_> {
                 .family
                 .spec
                 .upstreams
-                .get(upstream)
+                .get(upstream.position())
                 .map(|upstream| upstream.image.clone()),
             Parent::Image(image) => Some(self.snapshot.repository(image)),
             Parent::Import(import) => self
                 .snapshot
                 .imports
-                .get(import)
+                .get(import.position())
                 .and_then(|import| Some(import.verified.as_ref()?.repository.clone())),
         }
         .unwrap_or_default()

@@ -7,6 +7,7 @@ use crate::{
         LookupResult, Problem,
         tags::{self, Tag},
     },
+    identity::Fingerprint,
     registry::{
         self, Client, ContentIdentity, Descriptor, Digest, IndexEntry, Keychain, Manifest,
         ManifestKind, PlatformImage, Reference,
@@ -153,19 +154,24 @@ impl<'a> Repository<'a> {
     /// its build came out the same as an earlier one. Such a one carries the earlier fingerprint,
     /// under whose tag it stands as well; without that, anybody's image could be passed off as one
     /// of ours.
-    pub async fn is_of(&self, manifest: &Manifest, fingerprint: &str) -> Result<bool, Problem> {
+    pub async fn is_of(
+        &self,
+        manifest: &Manifest,
+        fingerprint: &Fingerprint,
+    ) -> Result<bool, Problem> {
         let Some(own) = manifest.annotations().get(labels::OCI_FINGERPRINT) else {
             return Ok(false);
         };
-        if own == fingerprint {
+        if *fingerprint == *own {
             return Ok(true);
         }
-        let well_formed =
-            own.len() == fingerprint.len() && own.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let well_formed = own.len() == fingerprint.as_str().len()
+            && own.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !well_formed {
             return Ok(false);
         }
-        let original = self.client.head(&self.tag(&tags::pushed_as(own))?, self.keychain).await?;
+        let original =
+            self.client.head(&self.tag(&tags::pushed_as(&own.into()))?, self.keychain).await?;
         Ok(original.is_some_and(|original| original.digest == manifest.digest))
     }
 
@@ -207,7 +213,7 @@ impl<'a> Repository<'a> {
 pub fn present(manifest: &Manifest, images: &[PlatformImage]) -> LookupResult {
     let ContentIdentity { content, blobs } = ContentIdentity::of(images);
     LookupResult::Present {
-        digest: manifest.digest.to_string(),
+        digest: manifest.digest.as_str().into(),
         build: number(manifest).unwrap_or(1),
         size: size(images),
         content: Some(content.into()),

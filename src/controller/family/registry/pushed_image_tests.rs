@@ -134,7 +134,7 @@ impl Model {
     async fn is_of(&self, tag: &str, fingerprint: &str) -> bool {
         let repository = self.repository();
         let manifest = repository.tagged(tag).await.expect("answer").expect("a manifest");
-        repository.is_of(&manifest, fingerprint).await.expect("answer")
+        repository.is_of(&manifest, &fingerprint.into()).await.expect("answer")
     }
 
     fn stands(&self, tag: &str) -> Option<Digest> {
@@ -177,7 +177,7 @@ fn digest_of(result: &LookupResult) -> (&str, i64, bool) {
     match result {
         LookupResult::Present { digest, build, content, blobs, .. } => {
             assert_eq!(content.is_some(), blobs.is_some());
-            (digest, *build, content.is_some())
+            (digest.as_str(), *build, content.is_some())
         }
         other => panic!("{other:?}"),
     }
@@ -192,7 +192,7 @@ async fn a_pushed_image_is_described() {
     else {
         panic!("not present")
     };
-    assert_eq!((found, build), (digest.to_string(), 7));
+    assert_eq!((found, build), (digest.as_str().into(), 7));
     assert!((200..1000).contains(&size), "two layers of 100 bytes and a configuration: {size}");
     assert!(content.is_some() && blobs.is_some() && content != blobs);
     model.push(Some("2"), "amd64", &["base", "app"], Some((F2, 8)));
@@ -338,7 +338,8 @@ async fn a_spared_build_is_remembered() {
     let lookup = Lookup { fingerprint: F2.into(), result: model.present(&tag(F2)).await };
     // Twice: a process may die after the first.
     for _ in 0..2 {
-        let result = keep(&model.repository(), &lookup, kept.as_str()).await.expect("remembered");
+        let result =
+            keep(&model.repository(), &lookup, &kept.as_str().into()).await.expect("remembered");
         assert_eq!(digest_of(&result), (kept.as_str(), 7, true));
         assert_eq!(model.stands(&tag(F2)), Some(kept.clone()));
         assert!(
@@ -359,7 +360,8 @@ async fn what_can_not_be_remembered_moves_on() {
             model.content.lock().expect("content").manifests.remove(kept.as_str());
         }
         model.content.lock().expect("content").refuses = refuses;
-        let result = keep(&model.repository(), &lookup, kept.as_str()).await.expect("an answer");
+        let result =
+            keep(&model.repository(), &lookup, &kept.as_str().into()).await.expect("an answer");
         assert_eq!(digest_of(&result), (rebuilt.as_str(), 8, false), "{gone} {refuses:?}");
         assert_eq!(model.stands(&tag(F2)), Some(rebuilt));
     }
@@ -372,8 +374,9 @@ async fn a_registry_that_is_away_is_waited_for() {
     model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F2, 8)));
     let lookup = Lookup { fingerprint: F2.into(), result: model.present(&tag(F2)).await };
     model.content.lock().expect("content").refuses = Some(503);
-    let problem = keep(&model.repository(), &lookup, kept.as_str()).await.expect_err("away");
+    let problem =
+        keep(&model.repository(), &lookup, &kept.as_str().into()).await.expect_err("away");
     assert_eq!(problem.reason, reason::REGISTRY_UNAVAILABLE);
     model.content.lock().expect("content").refuses = None;
-    assert!(keep(&model.repository(), &lookup, kept.as_str()).await.is_ok());
+    assert!(keep(&model.repository(), &lookup, &kept.as_str().into()).await.is_ok());
 }

@@ -17,6 +17,7 @@ use crate::{
         },
     },
     engine::{Action, Decision, Lookup, LookupResult, Problem, causes::short, tags},
+    identity::ImageDigest,
 };
 
 /// Lets the registry remember what the decision spares. Whether there was anything: then the
@@ -28,17 +29,17 @@ pub async fn retag_unchanged(
     cache: &mut ReconcileCache,
     now: Timestamp,
 ) -> bool {
-    let spared: Vec<(String, Repository<'_>, Lookup, &str)> = decision
+    let spared: Vec<(String, Repository<'_>, Lookup, &ImageDigest)> = decision
         .actions
         .iter()
         .filter_map(|action| {
             let Action::Remember { image, fingerprint, digest } = action else { return None };
-            let name = &snapshot.family.spec.images.get(*image)?.name;
+            let name = &snapshot.family.spec.images.get(image.position())?.name;
             let repository =
                 Repository::new(&context.registry, &snapshot.keychain, &snapshot.repository(*image)).ok()?;
             let lookup = cache.lookups.of(name).iter().find(|lookup| lookup.fingerprint == *fingerprint)?;
             let differs = matches!(&lookup.result, LookupResult::Present { digest: pushed, .. } if pushed != digest);
-            differs.then(|| (name.clone(), repository, lookup.clone(), digest.as_str()))
+            differs.then(|| (name.clone(), repository, lookup.clone(), digest))
         })
         .collect();
     let any = !spared.is_empty();
@@ -70,10 +71,10 @@ pub async fn retag_unchanged(
 pub async fn keep(
     repository: &Repository<'_>,
     lookup: &Lookup,
-    digest: &str,
+    digest: &ImageDigest,
 ) -> Result<LookupResult, Problem> {
     let tag = repository.tag(&tags::pushed_as(&lookup.fingerprint))?;
-    let stays = match repository.retag(&tag, &digest.parse()?).await {
+    let stays = match repository.retag(&tag, &digest.as_str().parse()?).await {
         Ok(stays) => stays,
         Err(error) if error.is_transient() => return Err(error.into()),
         Err(error) => {

@@ -5,17 +5,20 @@ use jiff::SignedDuration;
 use crate::{
     api::{BuildFailure, condition::reason},
     engine::{tests::world::World, *},
+    identity::{BuildIdentity, Fingerprint},
+    lineage::ImageIndex,
 };
 
 impl World {
     /// Asks the registry for a push, and keeps its answer.
     pub(in crate::engine) fn probe(
         &mut self,
-        image: usize,
-        fingerprint: String,
+        image: ImageIndex,
+        fingerprint: Fingerprint,
         after: Option<i32>,
     ) {
         let away = || Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
+        let image = image.position();
         let result = match self.pushed.get(&(image, fingerprint.clone())) {
             _ if self.registry_away => {
                 LookupResult::Failed(away(), self.now + SignedDuration::from_secs(10))
@@ -24,7 +27,9 @@ impl World {
                 digest: digest.clone(),
                 build: *build,
                 size: 1,
-                content: Some(self.content.get(&image).unwrap_or(digest).clone()),
+                content: Some(
+                    self.content.get(&image).cloned().unwrap_or_else(|| digest.to_string()),
+                ),
                 blobs: None,
             },
             None => LookupResult::Absent { last_build: None, after },
@@ -45,8 +50,9 @@ impl World {
                 .values()
                 .find(|(known, _)| known == digest)
                 .map_or(0, |(_, build)| *build);
-            self.pushed.insert((*image, fingerprint.clone()), (digest.clone(), build));
-            self.asked.remove(image);
+            let image = image.position();
+            self.pushed.insert((image, fingerprint.clone()), (digest.clone(), build));
+            self.asked.remove(&image);
             any = true;
         }
         any
@@ -69,9 +75,10 @@ impl World {
                 self.checks.retain(|(_, of)| of.job != *job || of.outcome != CheckOutcome::Running);
             }
             Action::Check { image, check, digest, attempt } => {
-                let of = &self.spec.images[*image].checks[*check];
+                let image = image.position();
+                let of = &self.spec.images[image].checks[*check];
                 let observed = ObservedCheck {
-                    job: format!("check-{image}-{check}-{digest}-{attempt}"),
+                    job: format!("check-{image}-{check}-{digest}-{attempt}").into(),
                     check: of.name.clone(),
                     revision: fingerprint::check_revision(of),
                     digest: digest.clone(),
@@ -80,28 +87,23 @@ impl World {
                     outcome: CheckOutcome::Running,
                     live: true,
                 };
-                self.checks.push((*image, observed));
+                self.checks.push((image, observed));
             }
-            Action::Build { image, fingerprint, attempt, build, own, user_caused, .. } => {
-                *self.started.entry(*image).or_default() += 1;
-                let live = self
-                    .jobs
-                    .iter()
-                    .any(|(of, job)| of == image && job.fingerprint == *fingerprint && job.live);
+            Action::Build { image, identity, .. } => {
+                let image = image.position();
+                let BuildIdentity { fingerprint, attempt, .. } = identity;
+                *self.started.entry(image).or_default() += 1;
+                let live = self.jobs.iter().any(|(of, job)| {
+                    *of == image && job.identity.fingerprint == *fingerprint && job.live
+                });
                 assert!(!live, "two live builds of one fingerprint");
+                assert_eq!(identity.cascade, cascade);
+                let name = &self.spec.images[image].name;
                 self.jobs.push((
-                    *image,
+                    image,
                     ObservedBuild {
-                        job: format!(
-                            "{}-{fingerprint:.8}-{attempt}",
-                            self.spec.images[*image].name
-                        ),
-                        fingerprint: fingerprint.clone(),
-                        attempt: *attempt,
-                        build: *build,
-                        cascade: cascade.into(),
-                        own: own.clone(),
-                        user_caused: *user_caused,
+                        job: format!("{name}-{fingerprint:.8}-{attempt}").into(),
+                        identity: identity.clone(),
                         started_at: Some(self.now),
                         outcome: BuildOutcome::Running,
                         waits_for: None,
@@ -111,7 +113,7 @@ impl World {
             }
             Action::Promote { image, digest, tags } => {
                 for tag in tags {
-                    self.tags.insert((*image, tag.tag.clone()), digest.clone());
+                    self.tags.insert((image.position(), tag.tag.clone()), digest.to_string());
                 }
             }
         }
@@ -162,7 +164,8 @@ impl World {
             } else {
                 self.next_digest += 1;
                 let digest = format!("sha256:built-{}", self.next_digest);
-                self.pushed.insert((*image, job.fingerprint.clone()), (digest, job.build));
+                let BuildIdentity { fingerprint, number, .. } = &job.identity;
+                self.pushed.insert((*image, fingerprint.clone()), (digest.into(), *number));
                 job.live = false;
                 BuildOutcome::Succeeded
             };

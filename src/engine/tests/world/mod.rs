@@ -19,6 +19,8 @@ use crate::{
         ImageFamilyStatus, ImageState, ManagedImageStatus, Request, Upstream,
     },
     engine::*,
+    identity::{Fingerprint, ImageDigest},
+    lineage::ImageIndex,
 };
 
 /// The cascade that runs.
@@ -52,7 +54,7 @@ pub(in crate::engine) struct World {
     /// What the upstreams' tags stand on.
     pub(in crate::engine) upstream_digests: Vec<String>,
     /// Pushed fingerprints per image, with digest and build number.
-    pub(in crate::engine) pushed: HashMap<(usize, String), (String, i64)>,
+    pub(in crate::engine) pushed: HashMap<(usize, Fingerprint), (ImageDigest, i64)>,
     /// What was asked of the registry, per image.
     pub(in crate::engine) asked: HashMap<usize, Vec<Lookup>>,
     /// Tags in the registry.
@@ -176,7 +178,7 @@ impl World {
                 .iter()
                 .map(|digest| ObservedUpstream {
                     newest: Some(ObservedDigest {
-                        digest: digest.clone(),
+                        digest: digest.into(),
                         first_seen,
                         missing_platforms: vec![],
                     }),
@@ -209,7 +211,7 @@ impl World {
                         .tags
                         .iter()
                         .filter(|((of, _), _)| *of == image)
-                        .map(|((_, tag), digest)| (tag.clone(), ObservedTag::At(digest.clone())))
+                        .map(|((_, tag), digest)| (tag.clone(), ObservedTag::At(digest.into())))
                         .collect(),
                 })
                 .collect(),
@@ -235,7 +237,7 @@ impl World {
     pub(in crate::engine) fn pass(&mut self) -> Decision {
         let mut decision = self.decide();
         for _ in 0..=self.spec.images.len() {
-            let probes: Vec<(usize, String, Option<i32>)> = decision
+            let probes: Vec<(ImageIndex, Fingerprint, Option<i32>)> = decision
                 .actions
                 .iter()
                 .filter_map(|action| match action {

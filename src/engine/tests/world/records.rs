@@ -13,6 +13,7 @@ use crate::{
         tests::world::{Cascade, World},
         *,
     },
+    lineage::ImageIndex,
 };
 
 impl World {
@@ -50,8 +51,11 @@ impl World {
         }
         match &decision.cascade {
             CascadeStep::Open { name, levels, supersedes, .. } => {
-                let names = |level: &Vec<usize>| {
-                    level.iter().map(|image| self.spec.images[*image].name.clone()).collect()
+                let names = |level: &Vec<ImageIndex>| {
+                    level
+                        .iter()
+                        .map(|image| self.spec.images[image.position()].name.clone())
+                        .collect()
                 };
                 let planned = levels.iter().map(names).collect();
                 let supersedes = supersedes.clone();
@@ -84,10 +88,10 @@ impl World {
         let mut history = old.history;
         if let Some(verified) = verified
             .as_ref()
-            .filter(|verified| old.fingerprint.as_ref() != Some(&verified.fingerprint))
+            .filter(|verified| old.fingerprint.as_deref() != Some(verified.fingerprint.as_str()))
         {
             let cascade = cascade.to_owned();
-            let (digest, causes) = (verified.digest.clone(), verified.causes.clone());
+            let (digest, causes) = (verified.digest.to_string(), verified.causes.clone());
             let finished_at = Some(self.now);
             let build = BuildRecord {
                 build: Some(verified.build),
@@ -103,8 +107,8 @@ impl World {
             state: image.state,
             reason: image.reason.into(),
             message: image.message.to_string(),
-            digest: verified.as_ref().map(|verified| verified.digest.clone()),
-            fingerprint: verified.as_ref().map(|verified| verified.fingerprint.clone()),
+            digest: verified.as_ref().map(|verified| verified.digest.to_string()),
+            fingerprint: verified.as_ref().map(|verified| verified.fingerprint.to_string()),
             build: verified.as_ref().map(|verified| verified.build),
             last_build: old.last_build.max(image.running.as_ref().map(|running| running.build)),
             content: verified.as_ref().and_then(|verified| verified.content.clone()),
@@ -113,7 +117,7 @@ impl World {
             inputs: verified.map(|verified| verified.inputs),
             failure: image.failure.as_deref().cloned(),
             checks: image.checks.clone(),
-            promoted: image.promoted().map(str::to_owned),
+            promoted: image.promoted().map(String::from),
             hold: image.hold.as_deref().cloned(),
             nonce: image.nonce.clone(),
             starts: self.starts(index, &old.starts),

@@ -1,0 +1,130 @@
+//! Texts that identify builds, images and Jobs, each a type of its own.
+//!
+//! `engine`, `builds` and `controller` share them, so that a digest is never passed where a
+//! fingerprint is meant. None of them is checked: they hold what was recorded, computed or
+//! observed. Clones share one allocation.
+
+use std::{fmt, sync::Arc};
+
+/// Defines a text as a type of its own.
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Returns the text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<&String> for $name {
+            fn from(text: &String) -> Self {
+                Self(text.as_str().into())
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(text: $name) -> Self {
+                text.as_str().into()
+            }
+        }
+
+        impl From<&$name> for String {
+            fn from(text: &$name) -> Self {
+                text.as_str().into()
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl PartialEq<str> for $name {
+            fn eq(&self, text: &str) -> bool {
+                self.as_str() == text
+            }
+        }
+
+        impl PartialEq<&str> for $name {
+            fn eq(&self, text: &&str) -> bool {
+                self.as_str() == *text
+            }
+        }
+
+        impl PartialEq<String> for $name {
+            fn eq(&self, text: &String) -> bool {
+                self.as_str() == text
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.as_str().fmt(f)
+            }
+        }
+    };
+}
+
+text! {
+    /// Digest of an image's index or manifest, as statuses record it: `sha256:` and 64 hexadecimal
+    /// digits.
+    ///
+    /// Unlike `registry::Digest`, which is parsed, it holds whatever was recorded.
+    ImageDigest
+}
+text! {
+    /// Hash of everything that determines a build: 40 hexadecimal digits.
+    Fingerprint
+}
+text! {
+    /// Name of a Kubernetes Job in the family's namespace.
+    JobName
+}
+
+/// Identifies one build, and says what it was started for.
+///
+/// The decision to build sets it, the Job carries it in labels and annotations, and the next
+/// reconcile reads it back from there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BuildIdentity {
+    /// The fingerprint that the build makes.
+    pub fingerprint: Fingerprint,
+    /// Which attempt at the fingerprint it is, counted from 0.
+    pub attempt: i32,
+    /// The number of the build, counted per image from 1. All attempts at a fingerprint share it.
+    pub number: i64,
+    /// The name of the `Cascade` that the build is part of.
+    pub cascade: String,
+    /// Hash of what the image itself contributes to the build: its source, spec, strategy and
+    /// nonce, without its parents.
+    pub own_inputs: String,
+    /// Whether the image itself changed or a user asked for the build, rather than something below
+    /// the image.
+    pub user_caused: bool,
+    /// The references of the family's upstreams that caused the build.
+    pub upstreams: Vec<String>,
+}
