@@ -1,13 +1,15 @@
-//! The documents and the examples say what is so: links lead somewhere, manifests are made of
-//! fields that exist, every condition reason and every metric is explained, and the examples'
-//! `ConfigMap`s hold the files that are there. No cluster; the end-to-end tests build and run the
-//! examples.
+//! The documents and the examples are correct: every link has a target, manifests consist of fields
+//! that exist, every condition reason, metric and chart value is documented, and the examples'
+//! `ConfigMap`s hold the files of their folders.
+//!
+//! Needs no cluster; the end-to-end tests build and run the examples.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test reports what is wrong by failing")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -56,7 +58,7 @@ fn documents() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The text outside of fenced code.
+/// Returns the text outside of fenced code.
 fn prose(text: &str) -> String {
     let mut outside = true;
     let mut prose = String::new();
@@ -71,7 +73,7 @@ fn prose(text: &str) -> String {
     prose
 }
 
-/// The fenced blocks of one language.
+/// Returns the fenced blocks of one language.
 fn blocks(text: &str, language: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut block: Option<String> = None;
@@ -92,7 +94,7 @@ fn blocks(text: &str, language: &str) -> Vec<String> {
     found
 }
 
-/// A heading's anchor, as code hosts make it.
+/// Returns a heading's anchor, as code hosts generate it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim_start_matches('#').trim().to_lowercase();
     kept.chars()
@@ -105,7 +107,7 @@ fn anchor(heading: &str) -> String {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn every_link_has_a_target() {
     let link = regex::Regex::new(r"\]\(([^)\s]+)\)").expect("regex");
     let code = regex::Regex::new("`[^`]*`").expect("regex");
     let mut broken = Vec::new();
@@ -122,17 +124,17 @@ fn links_lead_somewhere() {
             } else {
                 document.with_file_name("").join(path)
             };
-            let lands = file.exists()
+            let has_target = file.exists()
                 && (fragment.is_empty()
                     || prose(&read(&file))
                         .lines()
                         .any(|line| line.starts_with('#') && anchor(line) == fragment));
-            if !lands {
+            if !has_target {
                 broken.push(format!("{}: {target}", document.display()));
             }
         }
     }
-    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
+    assert!(broken.is_empty(), "links without a target:\n{}", broken.join("\n"));
 }
 
 #[test]
@@ -176,6 +178,17 @@ fn every_metric_and_its_results_are_explained() {
 }
 
 #[test]
+fn every_documented_value_of_the_chart_is_in_its_schema() {
+    let chart = root().join("charts/groundswell");
+    let values: Value = serde_yaml::from_str(&read(&chart.join("values.yaml"))).expect("YAML");
+    let schema: Value =
+        serde_json::from_str(&read(&chart.join("values.schema.json"))).expect("JSON");
+    for name in values.as_object().expect("values").keys() {
+        assert!(schema["properties"].get(name).is_some(), "{name} is not in values.schema.json");
+    }
+}
+
+#[test]
 fn tests_that_documents_name_exist() {
     let name = regex::Regex::new("`([a-z]+(?:_[a-z]+){2,})`").expect("regex");
     let sources: String = ["src", "tests"]
@@ -193,8 +206,8 @@ fn tests_that_documents_name_exist() {
     assert!(missing.is_empty(), "docs/behaviour.md names tests that do not exist: {missing:?}");
 }
 
-/// What of a manifest is lost when it is read into the type and written again: fields that do not
-/// exist.
+/// Returns the fields of a manifest that are lost when it is read into the type and written again:
+/// those that do not exist.
 fn lost(path: &str, written: &Value, kept: &Value) -> Vec<String> {
     match (written, kept) {
         (Value::Object(written), Value::Object(kept)) => written
@@ -220,7 +233,7 @@ fn family(origin: &str, yaml: &str) -> ImageFamily {
     let family: ImageFamily =
         serde_json::from_value(written.clone()).unwrap_or_else(|error| panic!("{origin}: {error}"));
     let kept = serde_json::to_value(&family).expect("a family serializes");
-    // An empty or default value may be left out when written: only what has content is missed.
+    // Empty and default values may be left out when they are written.
     let lost: Vec<_> = lost("", &written, &kept)
         .into_iter()
         .filter(|path| path != ".metadata.creationTimestamp" && !path.ends_with(".suspend"))
@@ -230,15 +243,12 @@ fn family(origin: &str, yaml: &str) -> ImageFamily {
 }
 
 #[test]
-fn manifests_in_documents_are_made_of_fields_that_exist() {
+fn manifests_in_documents_consist_of_fields_that_exist() {
     let mut seen = 0;
     for document in documents() {
-        for block in blocks(&read(&document), "yaml").iter().filter(|block| {
-            block.starts_with(
-                "apiVersion: \
-                groundswell.dev",
-            )
-        }) {
+        let blocks = blocks(&read(&document), "yaml");
+        for block in blocks.iter().filter(|block| block.starts_with("apiVersion: groundswell.dev"))
+        {
             if block.contains("kind: ImageFamily") {
                 family(&document.display().to_string(), block);
                 seen += 1;
@@ -248,15 +258,16 @@ fn manifests_in_documents_are_made_of_fields_that_exist() {
     assert!(seen > 0, "no document shows a family");
 }
 
-/// The commands in the fenced shell code of all documents, continued lines joined, without their
-/// comments.
+/// The commands in the fenced shell code of all documents, each with the document's path. Continued
+/// lines are joined and comments are left out.
 fn commands() -> Vec<(String, String)> {
     let comment = regex::Regex::new(r"\s+#.*$").expect("regex");
     let mut found = Vec::new();
     for document in documents() {
         let text = read(&document);
-        let told = blocks(&text, "console").join("\n");
-        let prompted = told.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned);
+        let console = blocks(&text, "console").join("\n");
+        let prompted =
+            console.lines().filter_map(|line| line.strip_prefix("$ ")).map(str::to_owned);
         let scripts = blocks(&text, "sh").join("\n").replace("\\\n", " ");
         let lines: Vec<String> = scripts.lines().map(str::to_owned).chain(prompted).collect();
         let commands = lines.iter().map(|line| comment.replace(line, "").trim().to_owned());
@@ -266,7 +277,7 @@ fn commands() -> Vec<(String, String)> {
 }
 
 #[test]
-fn commands_of_the_plugin_are_what_it_understands() {
+fn the_plugin_parses_the_commands_in_documents() {
     let quoted = regex::Regex::new(r#"'[^']*'|"[^"]*""#).expect("regex");
     let mut seen = 0;
     for (document, command) in commands() {
@@ -282,7 +293,7 @@ fn commands_of_the_plugin_are_what_it_understands() {
 }
 
 #[test]
-fn requests_in_documents_are_requests() {
+fn requests_in_documents_are_valid() {
     let annotate = regex::Regex::new(
         r"^kubectl annotate (mimg|imgfam) (\S+) .*groundswell\.dev/request='([^']*)'$",
     )
@@ -302,13 +313,17 @@ fn requests_in_documents_are_requests() {
     assert!(seen > 0, "no document shows a request");
 }
 
-/// The generated `ConfigMap`s of an example: name, and pairs of key and file.
-fn config_maps(example: &Path) -> Vec<(String, Vec<(String, PathBuf)>)> {
-    let kustomization: Value = serde_yaml::from_str(&read(&example.join("kustomization.yaml")))
-        .expect(
-            "a kustomization \
-            is YAML",
-        );
+/// A `ConfigMap` that an example's kustomization generates.
+struct GeneratedConfigMap {
+    name: String,
+    /// The file of each key.
+    files: BTreeMap<String, PathBuf>,
+}
+
+/// The `ConfigMap`s that an example's kustomization generates.
+fn config_maps(example: &Path) -> Vec<GeneratedConfigMap> {
+    let text = read(&example.join("kustomization.yaml"));
+    let kustomization: Value = serde_yaml::from_str(&text).expect("a kustomization is YAML");
     let generators =
         kustomization["configMapGenerator"].as_array().expect("configMapGenerator").clone();
     generators
@@ -321,37 +336,50 @@ fn config_maps(example: &Path) -> Vec<(String, Vec<(String, PathBuf)>)> {
                     .unwrap_or_else(|| (entry.rsplit('/').next().unwrap_or(entry), entry));
                 (key.to_owned(), example.join(file))
             });
-            (generator["name"].as_str().expect("name").to_owned(), entries.collect())
+            let name = generator["name"].as_str().expect("name").to_owned();
+            GeneratedConfigMap { name, files: entries.collect() }
         })
         .collect()
 }
 
-/// The files that an image's source puts into the build context, by key.
-fn wanted_keys(image: &Image) -> (String, Vec<(String, String, bool)>) {
+/// Fails unless a generated `ConfigMap` has the files that an image's source names.
+fn check_config_map(example: &str, image: &Image, maps: &[GeneratedConfigMap]) {
     let source = image.source.config_map.as_ref().expect("the examples' sources are ConfigMaps");
-    (
-        source.name.clone(),
-        source
-            .items
-            .iter()
-            .map(|item| (item.key.clone(), item.path.clone(), item.executable))
-            .collect(),
-    )
+    let map = maps.iter().find(|map| map.name == source.name).unwrap_or_else(|| {
+        panic!("{example}: no ConfigMap {} is generated for {}", source.name, image.name)
+    });
+    if source.items.is_empty() {
+        assert!(map.files.contains_key("Dockerfile"), "{example}: {} has no Dockerfile", map.name);
+        return;
+    }
+    let keys: BTreeSet<&String> = source.items.iter().map(|item| &item.key).collect();
+    assert_eq!(keys, map.files.keys().collect(), "{example}: keys of {}", map.name);
+    for item in &source.items {
+        let (path, file) = (&item.path, &map.files[&item.key]);
+        assert!(
+            file.ends_with(path),
+            "{example}: {} becomes {path}, but its file is {}",
+            item.key,
+            file.display()
+        );
+        let mode = fs::metadata(file).expect("file").permissions().mode();
+        assert_eq!(
+            mode & 0o111 != 0,
+            item.executable,
+            "{example}: `executable` of {path} differs from the file's mode"
+        );
+    }
 }
 
 #[test]
-fn examples_are_whole() {
-    use std::os::unix::fs::PermissionsExt;
-
+fn examples_are_complete() {
     for name in ["flask", "alpine-web", "diamond"] {
         let example = root().join("examples").join(name);
         let family = family(name, &read(&example.join("family.yaml")));
         let maps = config_maps(&example);
 
-        let listed: BTreeSet<PathBuf> = maps
-            .iter()
-            .flat_map(|(_, entries)| entries.iter().map(|(_, file)| file.clone()))
-            .collect();
+        let listed: BTreeSet<PathBuf> =
+            maps.iter().flat_map(|map| map.files.values().cloned()).collect();
         let present: BTreeSet<PathBuf> = fs::read_dir(&example)
             .expect("the example's folder")
             .map(|entry| entry.expect("entry").path())
@@ -360,49 +388,11 @@ fn examples_are_whole() {
             .collect();
         assert_eq!(
             listed, present,
-            "{name}: kustomization.yaml lists other files than the images' \
-                                     folders hold"
+            "{name}: kustomization.yaml must list the files of the images' folders"
         );
 
         for image in &family.spec.images {
-            let (map, items) = wanted_keys(image);
-            let (_, entries) = maps.iter().find(|(name, _)| *name == map).unwrap_or_else(|| {
-                panic!("{name}: no ConfigMap {map} is generated for {}", image.name)
-            });
-            if items.is_empty() {
-                assert!(
-                    entries.iter().any(|(key, _)| key == "Dockerfile"),
-                    "{name}: {map} has no \
-                    Dockerfile"
-                );
-                continue;
-            }
-            let keys: BTreeSet<_> = items.iter().map(|(key, ..)| key.clone()).collect();
-            assert_eq!(
-                keys,
-                entries.iter().map(|(key, _)| key.clone()).collect(),
-                "{name}: keys \
-                of {map}"
-            );
-            for (key, path, executable) in &items {
-                let file = entries
-                    .iter()
-                    .find(|(name, _)| name == key)
-                    .map(|(_, file)| file.clone())
-                    .expect("key");
-                assert!(
-                    file.ends_with(path),
-                    "{name}: {key} becomes {path}, but lies in {}",
-                    file.display()
-                );
-                let mode = fs::metadata(&file).expect("file").permissions().mode();
-                assert_eq!(
-                    mode & 0o111 != 0,
-                    *executable,
-                    "{name}: `executable` of {path} is not \
-                    what the file is"
-                );
-            }
+            check_config_map(name, image, &maps);
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Generated files are what the types say. `make generate` writes them (it sets `GENERATE=1`);
-//! without it a difference fails.
+//! Generated files match the types. `make generate` writes them (it sets `GENERATE=1`); otherwise a
+//! difference fails the test.
 
-#![allow(clippy::expect_used, reason = "a test says what is wrong by failing")]
+#![allow(clippy::expect_used, reason = "a test reports what is wrong by failing")]
 
 use std::{fs, path::Path};
 
@@ -32,7 +32,7 @@ fn the_states_are_generated() {
     check("docs/states.md", &groundswell::engine::states::page());
 }
 
-#[allow(clippy::expect_used, reason = "a test says what is wrong by failing")]
+/// Compares a file of the repository with `wanted`, or writes it if `GENERATE` is set.
 fn check(path: &str, wanted: &str) {
     let full = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("GENERATE").is_some() {
@@ -41,5 +41,5 @@ fn check(path: &str, wanted: &str) {
         return;
     }
     let found = fs::read_to_string(&full).unwrap_or_default();
-    assert!(found == wanted, "{path} is not what the types say; run `make generate`");
+    assert!(found == wanted, "{path} differs from the types; run `make generate`");
 }

@@ -1,10 +1,10 @@
-//! Every dependency comes from the package registry, under a licence that goes with ours.
+//! Every dependency comes from the package registry, under a licence that is compatible with ours.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Licences that let the whole be distributed under Apache-2.0, by their SPDX names.
+/// SPDX names of the licences whose code may be distributed as part of an Apache-2.0 program.
 const ALLOWED: [&str; 14] = [
     "0BSD",
     "Apache-2.0",
@@ -28,7 +28,6 @@ fn licences_and_sources_are_allowed() {
         .args([
             "metadata",
             "--locked",
-            "--offline",
             "--format-version=1",
             "--filter-platform=x86_64-unknown-linux-gnu",
         ])
@@ -38,7 +37,7 @@ fn licences_and_sources_are_allowed() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let packages = metadata["packages"].as_array().expect("packages");
-    assert!(packages.len() > 100, "only {} packages: the list is not whole", packages.len());
+    assert!(packages.len() > 100, "only {} packages: the list is incomplete", packages.len());
     let mut wrong = Vec::new();
     for package in packages.iter().filter(|package| package["name"] != env!("CARGO_PKG_NAME")) {
         let name = format!(
@@ -50,7 +49,7 @@ fn licences_and_sources_are_allowed() {
         if !allowed(licence) {
             wrong.push(format!("{name}: licence `{licence}`"));
         }
-        // Not a Git repository, and not a folder of this machine.
+        // Neither a Git repository nor a folder of this machine is allowed.
         if !package["source"].as_str().is_some_and(|source| source.starts_with("registry+")) {
             wrong.push(format!("{name}: source {}", package["source"]));
         }
@@ -58,13 +57,13 @@ fn licences_and_sources_are_allowed() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Whether an SPDX expression can be met with allowed licences: all that are joined by `AND`, one
-/// of those joined by `OR`.
+/// Whether allowed licences satisfy an SPDX expression: all operands of `AND`, one operand of each
+/// `OR`.
 fn allowed(expression: &str) -> bool {
     let plain = expression.replace(['(', ')'], " ").replace('/', " OR ");
     let met = |licence: &str| ALLOWED.contains(&licence.trim());
-    // `AND` of alternatives is how every expression in use reads; anything else fails here and
-    // wants a look.
+    // Every expression in use is an `AND` of alternatives. Any other form fails here and has to be
+    // read by a human.
     plain.split(" AND ").all(|part| part.split(" OR ").any(met))
 }
 

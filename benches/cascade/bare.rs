@@ -1,5 +1,5 @@
-//! The bare loop: creates the Jobs of a graph, each as soon as the pods of its parents have
-//! succeeded, and does nothing else.
+//! The bare loop: creates each Job of a graph as soon as the pods of its parents have succeeded, and
+//! does nothing else.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -22,16 +22,16 @@ use super::{
     writer::Writer,
 };
 
-/// Labels that the API server gives to a Job's pods by itself.
-const GIVEN: [&str; 4] = [
+/// Labels that the API server sets on a Job's pods by itself.
+const SERVER_LABELS: [&str; 4] = [
     "controller-uid",
     "job-name",
     "batch.kubernetes.io/controller-uid",
     "batch.kubernetes.io/job-name",
 ];
 
-/// Runs the graph once in a namespace of its own, with the Jobs that a cascade has made. Returns
-/// what was built, and when the last pod had succeeded.
+/// Runs the graph once in a namespace of its own, with the Jobs that a cascade has created. Returns
+/// the builds, and the time at which the last pod had succeeded.
 pub async fn run(
     cluster: &Cluster,
     client: &Client,
@@ -42,7 +42,7 @@ pub async fn run(
     let ledger = Ledger::open(&place);
     let _writer = Writer::start(&place, &Images::new(&cluster.registry), layered);
     let jobs: HashMap<&str, Job> =
-        cascade.iter().map(|build| (build.image.as_str(), anew(&build.job))).collect();
+        cascade.iter().map(|build| (build.image.as_str(), unsent(&build.job))).collect();
     let index: HashMap<&str, usize> = layered
         .images
         .iter()
@@ -85,7 +85,7 @@ pub async fn run(
         }
     }
     let ended = Instant::now();
-    wait_for("the books to be closed", 30, async || {
+    wait_for("every build to be recorded", 30, async || {
         let count = ledger.count();
         if count == (done.len(), done.len()) { Ok(()) } else { Err(format!("{count:?}")) }
     })
@@ -98,14 +98,14 @@ fn image_of_succeeded(pod: &Pod) -> Option<String> {
     pod.labels().get("groundswell.dev/image").filter(|_| succeeded).cloned()
 }
 
-/// A Job as it was before the API server had it.
-fn anew(job: &Job) -> Job {
+/// A Job as it was before it was sent to the API server.
+fn unsent(job: &Job) -> Job {
     let mut spec = job.spec.clone().expect("a spec");
     spec.selector = None;
     if let Some(labels) =
         spec.template.metadata.as_mut().and_then(|metadata| metadata.labels.as_mut())
     {
-        labels.retain(|name, _| !GIVEN.contains(&name.as_str()));
+        labels.retain(|name, _| !SERVER_LABELS.contains(&name.as_str()));
     }
     let metadata = ObjectMeta {
         name: job.metadata.name.clone(),

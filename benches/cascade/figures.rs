@@ -1,5 +1,5 @@
-//! What one run took: its wall time, and how long each child's Job came after its last parent's pod
-//! had succeeded.
+//! The times of one run: its wall time, and the time from the success of a child's last parent to
+//! the child's Job.
 
 use std::{
     collections::HashMap,
@@ -14,15 +14,15 @@ use super::{layered::Layered, ledger::Build};
 pub struct Side {
     /// From the first Job to the last pod's success.
     builds: Duration,
-    /// From the first Job until everything was done that the side does.
-    whole: Duration,
-    /// From the success of an image's last parent to its Job, for each that has a parent in the
-    /// family; ascending.
+    /// From the first Job until the side had done all its work.
+    total: Duration,
+    /// From the success of an image's last parent to its Job, for each image that has a parent in
+    /// the family; ascending.
     latencies: Vec<Duration>,
 }
 
 impl Side {
-    /// A run that made these builds, and was whole at `ended`.
+    /// A run with these builds that had done all its work at `ended`.
     pub fn new(layered: &Layered, builds: &[Build], ended: Instant) -> Self {
         let of: HashMap<&str, &Build> =
             builds.iter().map(|build| (build.image.as_str(), build)).collect();
@@ -39,7 +39,7 @@ impl Side {
         latencies.sort();
         let first = builds.iter().map(|build| build.made).min().expect("a build");
         let last = (0..layered.images.len()).map(success).max().expect("a build");
-        Self { builds: last - first, whole: ended - first, latencies }
+        Self { builds: last - first, total: ended - first, latencies }
     }
 }
 
@@ -48,14 +48,14 @@ impl fmt::Display for Side {
         let [p50, p95] = [50, 95].map(|percent| percentile(&self.latencies, percent).as_millis());
         write!(
             f,
-            "{:.1} s (whole after {:.1} s), p50 {p50} ms, p95 {p95} ms",
+            "{:.1} s (all done after {:.1} s), p50 {p50} ms, p95 {p95} ms",
             self.builds.as_secs_f64(),
-            self.whole.as_secs_f64()
+            self.total.as_secs_f64()
         )
     }
 }
 
-/// The smallest value that so many percent of an ascending list do not exceed.
+/// The smallest value that `percent` of an ascending list do not exceed.
 fn percentile(ascending: &[Duration], percent: usize) -> Duration {
     let place = (ascending.len() * percent).div_ceil(100).saturating_sub(1);
     ascending.get(place).copied().unwrap_or_default()
@@ -68,7 +68,7 @@ pub fn print_sides(ours: &[Side], bare: &[Side]) {
     };
     let (our_builds, bare_builds) =
         (mean(ours, |side| side.builds), mean(bare, |side| side.builds));
-    let our_whole = mean(ours, |side| side.whole);
+    let our_total = mean(ours, |side| side.total);
     println!(
         "\nmeans of {} rounds                          controller  bare loop      ratio",
         ours.len()
@@ -78,9 +78,9 @@ pub fn print_sides(ours: &[Side], bare: &[Side]) {
         our_builds / bare_builds
     );
     println!(
-        "  first Job to all verified, tagged, ready  {our_whole:10.2} {:>10} {:10.2}",
+        "  first Job to all verified, tagged, ready  {our_total:10.2} {:>10} {:10.2}",
         "",
-        our_whole / bare_builds
+        our_total / bare_builds
     );
     let latencies = |sides: &[Side]| {
         let mut all: Vec<Duration> = sides.iter().flat_map(|side| side.latencies.clone()).collect();

@@ -1,17 +1,18 @@
-//! A cascade over 200 images on a real API server, beside a bare loop that only creates the same
-//! Jobs as parents' pods succeed.
+//! A cascade over 200 images on a real API server, compared with a bare loop that only creates the
+//! same Jobs when the pods of their parents succeed.
 //!
 //! Pods are simulated. Both sides get the same Jobs, the same pushes and the same build times, one
-//! side after the other on one cluster, so that what differs is the controller: what it adds to the
-//! wall time, how long a child waits once its last parent has ended, what it writes, and what it
-//! takes. Needs root; `make bench` prepares everything.
+//! after the other on one cluster. The difference is the controller: the wall time that it adds, how
+//! long a child waits after its last parent has ended, its writes, its CPU time and its memory.
+//!
+//! Needs root, Debian 12 and Go, for the cluster that it starts. `make bench` prepares everything;
+//! `cargo bench --features needs-cluster --bench cascade` runs it.
 
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a benchmark says what \
-    is wrong by failing"
+    reason = "a benchmark reports what is wrong by failing"
 )]
 #![allow(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
 
@@ -46,7 +47,7 @@ use writes::Writes;
 
 /// How many images the family has.
 const IMAGES: usize = 200;
-/// How many cascades are measured, each followed by its bare loop.
+/// How many cascades are measured. A bare loop follows each.
 const ROUNDS: usize = 3;
 
 #[tokio::main]
@@ -61,12 +62,12 @@ async fn main() {
         ..Settings::new(&cluster, &scene.place.namespace, &[])
     };
     let operator = Operator::ready(&settings).await;
-    // Those on the upstream have one edge each.
+    // An image that is built on the upstream has one edge.
     let edges: usize = scene.layered.images.iter().map(|image| image.parents.len().max(1)).sum();
     println!("family: {IMAGES} images, {edges} edges, 6 levels; builds of 0.2 to 1.5 s");
     println!("controller manager: {}", process::controller_manager_limits(&cluster.name));
 
-    // The first cascade warms up both: nothing is recorded of it.
+    // The first cascade warms up both sides and is not measured.
     scene.apply().await;
     scene.wait_cascade(1).await;
 
@@ -98,8 +99,8 @@ async fn main() {
 
     print_sides(&ours, &bare);
     println!(
-        "\nAPI writes per image, by verb, resource and group (what the bare loop shows is the \
-         cluster's own part)"
+        "\nAPI writes per image, by verb, resource and group (those of the bare loop are the \
+         cluster's own)"
     );
     writes::print(&our_writes, &bare_writes, IMAGES * ROUNDS);
     println!(

@@ -1,18 +1,16 @@
-//! What the kernel says of a process: the time and the memory that it took, and what it was started
-//! with.
+//! What the kernel reports about a process: its CPU time, its memory and its command line.
 
 use std::{fs, time::Duration};
 
-/// Clock ticks per second in `/proc`; 100 on every Linux that matters.
-const TICKS: u64 = 100;
-/// What a controller manager takes if it is not told otherwise: requests per second, and in a
-/// burst.
-const STOCK: (&str, &str) = ("20", "30");
+/// Clock ticks per second in `/proc`; 100 on every Linux in use.
+const TICKS_PER_SECOND: u64 = 100;
+/// The default limits of a controller manager: requests per second, and requests in a burst.
+const DEFAULT_LIMITS: (&str, &str) = ("20", "30");
 
-/// The processor time that a process has taken so far, in user and in kernel mode.
+/// The CPU time of a process so far, in user and kernel mode.
 pub fn cpu_time(pid: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a running process");
-    // The second field, the program's name, may hold blanks: count from behind it.
+    // The second field, the program's name, may contain blanks: count the fields after it.
     let (_, rest) = stat.rsplit_once(')').expect("a name");
     let ticks: u64 = rest
         .split_whitespace()
@@ -20,24 +18,24 @@ pub fn cpu_time(pid: u32) -> Duration {
         .take(2)
         .map(|field| field.parse::<u64>().expect("ticks"))
         .sum();
-    Duration::from_millis(ticks * 1000 / TICKS)
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
 }
 
-/// The most memory, in bytes, that a process has had resident at once.
+/// The peak resident memory of a process, in bytes.
 pub fn peak_memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes") * 1024
 }
 
-/// How fast the cluster's controller manager may ask the API server, from its own command line.
+/// The limits of the controller manager's requests to the API server, from its command line.
 pub fn controller_manager_limits(cluster: &str) -> String {
     let recorded = fs::read_to_string(format!("/run/groundswell/{cluster}/controller-manager.pid"))
         .expect("a process");
     let pid = recorded.split(' ').next().expect("an id");
     let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a running process");
     let mut arguments = command.split('\0');
-    let (mut qps, mut burst) = STOCK;
+    let (mut qps, mut burst) = DEFAULT_LIMITS;
     while let Some(argument) = arguments.next() {
         match argument {
             "--kube-api-qps" => qps = arguments.next().expect("a number"),
@@ -45,5 +43,8 @@ pub fn controller_manager_limits(cluster: &str) -> String {
             _ => {}
         }
     }
-    format!("{qps} requests/s, bursts of {burst} (stock: {}, {})", STOCK.0, STOCK.1)
+    format!(
+        "{qps} requests/s, bursts of {burst} (stock: {}, {})",
+        DEFAULT_LIMITS.0, DEFAULT_LIMITS.1
+    )
 }

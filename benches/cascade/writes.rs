@@ -1,4 +1,4 @@
-//! What was written to the API server, as it counts itself (`apiserver_request_total`).
+//! The writes to the API server, from its own metric `apiserver_request_total`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,12 +10,12 @@ use kube::Client;
 /// The verbs that change something.
 const VERBS: [&str; 5] = ["APPLY", "DELETE", "PATCH", "POST", "PUT"];
 
-/// Writes by what was written.
+/// Number of writes by verb, resource and group.
 #[derive(Clone, Debug, Default)]
 pub struct Writes(BTreeMap<String, i64>);
 
 impl Writes {
-    /// All of them since the API server was started, by anybody.
+    /// Counts the writes of all clients since the API server was started.
     pub async fn count(client: &Client) -> Self {
         let request = http::Request::get("/metrics").body(Vec::new()).expect("a request");
         let text = client.request_text(request).await.expect("the API server's metrics");
@@ -62,7 +62,7 @@ impl AddAssign for Writes {
     }
 }
 
-/// What a row of the metric counts; `None` if it counts no write.
+/// Returns what a row of the metric counts; `None` if it counts no write.
 fn what(labels: &str) -> Option<String> {
     let label = |name: &str| {
         let (_, rest) = labels.split_once(&format!("{name}=\""))?;
@@ -83,8 +83,8 @@ fn what(labels: &str) -> Option<String> {
     Some(format!("{verb:6} {resource}{}{group}{tried}", slashed(label("subresource")?)))
 }
 
-/// Prints both sides and the difference, per image. What neither did a hundredth of a time is left
-/// out.
+/// Prints both sides and the difference, per image. Rows with less than 0.01 writes per image on
+/// both sides are left out.
 pub fn print(ours: &Writes, bare: &Writes, images: usize) {
     let per_image = |count: i64| count as f64 / images as f64;
     println!("  {:56} {:>10} {:>10} {:>10}", "", "controller", "bare loop", "more");

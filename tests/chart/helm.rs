@@ -1,4 +1,4 @@
-//! Helm, run on the chart.
+//! Runs Helm on the chart.
 
 use std::{
     path::Path,
@@ -8,15 +8,15 @@ use std::{
 
 use serde_json::Value;
 
-/// Nothing set.
+/// No value is set.
 pub const DEFAULTS: &str = "{}";
-/// For those who grant no cluster-wide rights.
+/// Values for a cluster in which the operator gets no cluster-wide rights.
 pub const NAMESPACES: &str = "
 watchNamespaces: [team-a, team-b]
 replicas: 1
 rbac: {aggregate: false}
 ";
-/// Everything that can be switched on, or set.
+/// Every value is set.
 pub const EVERYTHING: &str = "
 image:
   repository: registry.example.com/groundswell
@@ -47,8 +47,8 @@ networkPolicy:
   metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
 ";
 
-/// Folders with Helm and kubeconform, for PATH; they are compiled from pinned modules when they are
-/// not in the cache.
+/// `PATH` with Helm and kubeconform. `dev/tools/build` compiles them from pinned modules if they are
+/// not in its cache.
 static TOOLS: LazyLock<String> = LazyLock::new(|| {
     let output = Command::new(root().join("dev/tools/build"))
         .args(["--path", "helm", "kubeconform"])
@@ -64,7 +64,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A command that finds the tools.
+/// Returns a command of the repository's root that finds the tools.
 pub fn tool(name: &str) -> Command {
     let mut command = Command::new(name);
     command.env("PATH", &*TOOLS).current_dir(root());
@@ -81,19 +81,19 @@ fn helm(arguments: &[&str], values: &str, more: &[&str]) -> Result<String, Strin
     if status.success() { Ok(text(stdout)) } else { Err(text(stdout) + &text(stderr)) }
 }
 
-/// `helm lint --strict`.
+/// Runs `helm lint --strict`.
 pub fn lint(values: &str) -> Result<String, String> {
     helm(&["lint", "--strict", "charts/groundswell"], values, &[])
 }
 
-/// `helm template`, in the namespace that the documents name.
+/// Runs `helm template` in the namespace that the documents name.
 pub fn render(values: &str, more: &[&str]) -> Result<String, String> {
     let arguments =
         ["template", "groundswell", "charts/groundswell", "--namespace", "groundswell-system"];
     helm(&[&arguments[..], &["--kube-version", "1.36.0"]].concat(), values, more)
 }
 
-/// The documents of a YAML stream.
+/// Parses the documents of a YAML stream.
 pub fn documents(text: &str) -> Vec<Value> {
     let all: Vec<Option<Value>> = serde_yaml::from_multiple(text).expect("YAML");
     all.into_iter().flatten().filter(|document| !document.is_null()).collect()

@@ -1,6 +1,6 @@
-//! Schemas for kubeconform, made of what is at hand: Kubernetes' own description of its API, which
-//! comes with the module that the development cluster's API server is compiled from, and our
-//! definitions.
+//! Schemas for kubeconform, made without a download: from Kubernetes' own description of its API,
+//! which is part of the module that the development cluster's API server is compiled from, and from
+//! our definitions.
 
 use std::{fs, io::Write as _, path::Path, process::Stdio, sync::LazyLock};
 
@@ -16,13 +16,15 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     folder
 });
 
-/// Checks every document against its schema, unknown fields included; the problems, if there are
-/// any.
+/// Checks every document against its schema, unknown fields included.
+///
+/// # Errors
+/// Returns the output of kubeconform with the problems.
 pub fn validate(text: &str) -> Result<(), String> {
     let location =
         format!("{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", FOLDER.path().display());
     let mut child = tool("kubeconform")
-        // Of the Prometheus operator; its definition is not at hand.
+        // A kind of the Prometheus operator: there is no schema for it here.
         .args(["-strict", "-summary", "-skip", "ServiceMonitor", "-schema-location", &location])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -31,8 +33,8 @@ pub fn validate(text: &str) -> Result<(), String> {
         .expect("kubeconform");
     child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("write");
     let output = child.wait_with_output().expect("kubeconform");
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    if output.status.success() { Ok(()) } else { Err(said) }
+    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() { Ok(()) } else { Err(printed) }
 }
 
 fn write_kubernetes(folder: &Path) {
@@ -87,7 +89,7 @@ fn write_ours(folder: &Path) {
         for version in spec["versions"].as_array().expect("versions") {
             let mut schema = version["schema"]["openAPIV3Schema"].clone();
             close(&mut schema);
-            // These two are the API server's to check.
+            // The API server checks these two.
             for name in ["apiVersion", "kind"] {
                 schema["properties"][name] = json!({"type": "string"});
             }
@@ -104,8 +106,8 @@ fn write_ours(folder: &Path) {
     }
 }
 
-/// Makes unknown fields an error, as `kubectl --validate=strict` does, but where they are to be
-/// preserved.
+/// Makes unknown fields an error, as `kubectl --validate=strict` does, except where the schema
+/// preserves them.
 fn close(schema: &mut Value) {
     let Some(object) = schema.as_object_mut() else { return };
     if object.contains_key("properties")
@@ -126,7 +128,8 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// Where kubeconform looks: the kind, the first part of the group, the version.
+/// Writes a schema to the file in which kubeconform searches it: named after the kind, the first
+/// part of the group and the version.
 fn write_schema(folder: &Path, group: &str, version: &str, kind: &str, schema: &Value) {
     let group =
         group.split('.').next().filter(|group| !group.is_empty()).map(|group| format!("-{group}"));

@@ -19,7 +19,7 @@ use super::{
         Cluster,
         family::label,
         images::Images,
-        objects::{PERSON, Place, show},
+        objects::{Place, USER, show},
         wait::wait_for,
     },
 };
@@ -270,7 +270,7 @@ impl Place {
     {
         let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
         let api: Api<K> = self.api();
-        api.patch(&name, &PatchParams::apply(PERSON).force(), &Patch::Apply(object))
+        api.patch(&name, &PatchParams::apply(USER).force(), &Patch::Apply(object))
             .await
             .expect("applied");
     }

@@ -1,5 +1,5 @@
-//! What bad input gets: a condition with a reason and words to act on, an Event, no build, and no
-//! harm to anybody else.
+//! Bad input gets a condition with a reason and a message to act on, an Event and no build, and
+//! affects no other family.
 
 use std::panic::AssertUnwindSafe;
 
@@ -22,12 +22,12 @@ use super::{
     },
 };
 
-/// A spec that can't be built, and what its family must say.
+/// A spec that can't be built, and what the condition of its family must be.
 struct Case {
     name: &'static str,
     spec: Value,
     reason: &'static str,
-    said: Vec<String>,
+    messages: Vec<String>,
 }
 
 /// Collects the cases: each differs in one thing from a family that could be built.
@@ -42,10 +42,10 @@ impl Cases<'_> {
         name: &'static str,
         change: impl FnOnce(&mut Value),
         reason: &'static str,
-        said: &[&str],
+        messages: &[&str],
     ) {
         let mut spec = self.scene.spec();
-        // A repository of its own: no tag is claimed twice by accident.
+        // Each case has its own repository, so that no two claim the same tag by accident.
         spec["repository"] =
             json!(format!("{}/{}/{name}", cluster().registry, self.scene.place.namespace));
         change(&mut spec);
@@ -53,23 +53,26 @@ impl Cases<'_> {
             name,
             spec,
             reason,
-            said: said.iter().map(|&said| said.into()).collect(),
+            messages: messages.iter().map(|&part| part.into()).collect(),
         });
     }
 }
 
 #[tokio::test]
-async fn bad_input_is_told_and_disturbs_nobody() {
+async fn bad_input_is_reported_and_affects_no_other_family() {
     let client = client().await;
     let scene = Scene::new(&client, "bad").await;
     let odd = OddRegistry::open().await;
-    let away = OddRegistry::closed().await;
+    let closed = OddRegistry::closed().await;
     let place = &scene.place;
-    let mut settings = Settings::new(cluster(), &place.namespace, &[&odd.host, &away]);
+    let mut settings = Settings::new(cluster(), &place.namespace, &[&odd.host, &closed]);
     settings.registries =
         settings.registries.replacen('{', "{\"readTimeout\":\"2s\",\"timeout\":\"5s\",", 1);
     let _operator = Operator::ready(&settings).await;
-    objects::strategy(&client, "misspelt", json!({ "userNamespace": "NotRequired", "template": { "spec": { "containers": [{ "name": "build", "image": "{{ imag.name }}" }] } } })).await;
+    let containers = json!([{ "name": "build", "image": "{{ imag.name }}" }]);
+    let template = json!({ "spec": { "containers": containers } });
+    let misspelt = json!({ "userNamespace": "NotRequired", "template": template });
+    objects::strategy(&client, "misspelt", misspelt).await;
     place.secret("misshapen", "Opaque", ".dockerconfigjson", "{\"auths\": [").await;
     place.secret("empty", "Opaque", "password", "secret").await;
     let auth = base64::engine::general_purpose::STANDARD.encode("me:wrong-password");
@@ -88,7 +91,7 @@ async fn bad_input_is_told_and_disturbs_nobody() {
     place.wait_family("good", "Ready", 60).await;
     let digests = place.digests("good").await;
 
-    let cases = cases(&scene, &odd.host, &away);
+    let cases = cases(&scene, &odd.host, &closed);
     for case in &cases {
         place
             .apply_family(case.name, &case.spec)
@@ -108,7 +111,7 @@ async fn bad_input_is_told_and_disturbs_nobody() {
     }
 }
 
-fn cases(scene: &Scene, odd: &str, away: &str) -> Vec<Case> {
+fn cases(scene: &Scene, odd: &str, closed: &str) -> Vec<Case> {
     let namespace = &scene.place.namespace;
     let mut all = Cases { scene, cases: Vec::new() };
     all.add(
@@ -151,8 +154,8 @@ fn cases(scene: &Scene, odd: &str, away: &str) -> Vec<Case> {
         &["spec.images[base].tags", "{{ version }}", "known are"],
     );
     credentials(&mut all, odd, namespace);
-    registries(&mut all, odd, away);
-    strategies_and_sources(&mut all, namespace, away);
+    registries(&mut all, odd, closed);
+    strategies_and_sources(&mut all, namespace, closed);
     all.cases
 }
 
@@ -199,9 +202,14 @@ fn credentials(all: &mut Cases<'_>, odd: &str, namespace: &str) {
     );
 }
 
-fn registries(all: &mut Cases<'_>, odd: &str, away: &str) {
+fn registries(all: &mut Cases<'_>, odd: &str, closed: &str) {
     for (name, image, reason, said) in [
-        ("away", format!("{away}/library/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
+        (
+            "unreachable",
+            format!("{closed}/library/alpine"),
+            reason::REGISTRY_UNAVAILABLE,
+            "is unavailable",
+        ),
         ("broken", format!("{odd}/broken/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
         ("silent", format!("{odd}/silent/alpine"), reason::REGISTRY_UNAVAILABLE, "is unavailable"),
         (
@@ -232,7 +240,8 @@ fn registries(all: &mut Cases<'_>, odd: &str, away: &str) {
     }
 }
 
-fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, away: &str) {
+fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, closed: &str) {
+    let git_url = format!("https://{closed}/tools.git");
     all.add(
         "no-strategy",
         |spec| spec["strategy"] = json!({ "name": "absent" }),
@@ -269,61 +278,71 @@ fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, away: &str) {
     );
     all.add(
         "no-key",
-        |spec| spec["images"][0]["source"] = json!({ "configMap": { "name": "keyless", "items": [{ "key": "Containerfile", "path": "Dockerfile" }] } }),
+        |spec| {
+            let items = json!([{ "key": "Containerfile", "path": "Dockerfile" }]);
+            spec["images"][0]["source"] =
+                json!({ "configMap": { "name": "keyless", "items": items } });
+        },
         reason::SOURCE_NOT_FOUND,
         &["spec.images[base].source.configMap", &format!("{namespace}/keyless"), "Containerfile"],
     );
     all.add(
         "no-git",
         |spec| {
-            spec["images"][0]["source"] =
-                json!({ "git": { "url": format!("https://{away}/tools.git"), "revision": "main" } });
+            spec["images"][0]["source"] = json!({ "git": { "url": git_url, "revision": "main" } });
         },
         reason::SOURCE_UNAVAILABLE,
-        &["spec.images[base].source.git", &format!("https://{away}/tools.git")],
+        &["spec.images[base].source.git", &git_url],
     );
     all.add(
         "no-git-secret",
-        |spec| spec["images"][0]["source"] = json!({ "git": { "url": format!("https://{away}/tools.git"), "revision": "main", "secretRef": { "name": "absent" } } }),
+        |spec| {
+            let secret = json!({ "name": "absent" });
+            spec["images"][0]["source"] =
+                json!({ "git": { "url": git_url, "revision": "main", "secretRef": secret } });
+        },
         reason::SECRET_NOT_FOUND,
         &["spec.images[base].source.git", "absent"],
     );
 }
 
-/// What is wrong with how a case is told; waits for it to be told.
+/// Waits until the family of a case is `Stalled`. Returns what is wrong with its condition or Event.
 async fn problem(place: &Place, case: &Case) -> Option<String> {
-    // A case that is never told fails in its own words, and the others are still looked at.
-    let told = AssertUnwindSafe(place.wait_family(case.name, "Stalled", 60)).catch_unwind().await;
-    let Ok((reason, message)) = told else { return Some(format!("{}: never told", case.name)) };
+    // A case that is never reported is one problem; the other cases are still checked.
+    let stalled =
+        AssertUnwindSafe(place.wait_family(case.name, "Stalled", 60)).catch_unwind().await;
+    let Ok((reason, message)) = stalled else {
+        return Some(format!("{}: never reported", case.name));
+    };
     let mut problems = Vec::new();
     if reason != case.reason {
         problems.push(format!("the reason is {reason}, not {}", case.reason));
     }
     problems.extend(
-        case.said
+        case.messages
             .iter()
-            .filter(|said| !message.contains(*said))
-            .map(|said| format!("the message does not say {said:?}")),
+            .filter(|part| !message.contains(*part))
+            .map(|part| format!("the message does not contain {part:?}")),
     );
     if message.contains("wrong-password") {
         problems.push("the message repeats a password".into());
     }
-    let told = place.list::<Event>().await.into_iter().any(|event| {
+    let has_event = place.list::<Event>().await.into_iter().any(|event| {
         let about = event.regarding.is_some_and(|about| about.name.as_deref() == Some(case.name));
         about
             && event.reason.as_deref() == Some(case.reason)
             && event.type_.as_deref() == Some("Warning")
     });
-    if !told {
-        problems.push("no Event tells it".into());
+    if !has_event {
+        problems.push("there is no Event for it".into());
     }
     (!problems.is_empty())
         .then(|| format!("{}: {}\n{reason}: {message}", case.name, problems.join(", ")))
 }
 
-/// What was missing comes, and the family goes on by itself.
+/// A family continues by itself when what it lacked is created.
 #[tokio::test]
-async fn a_mended_input_goes_on() {
+async fn a_family_continues_when_its_input_is_corrected() {
     let client = client().await;
     let scene = Scene::new(&client, "mended").await;
     let place = &scene.place;
@@ -354,9 +373,9 @@ async fn a_mended_input_goes_on() {
     super::builder::Builder::strategy_named(&client, &strategy).await;
     place.wait_family("app", "Ready", 60).await;
 
-    // A later family that claims the same tags waits until the older one is gone.
+    // A later family that claims the same tags waits until the older one is deleted.
     place.apply_family("heir", &spec).await.expect("a family");
-    wait_for("the heir to be told", 30, async || {
+    wait_for("the heir to report the collision", 30, async || {
         let (reason, message) = place.wait_family("heir", "Stalled", 30).await;
         if reason == reason::TAG_COLLISION { Ok(()) } else { Err(format!("{reason}: {message}")) }
     })

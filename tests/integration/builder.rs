@@ -1,5 +1,4 @@
-//! Plays the builders: what a real one would push is pushed for every Job, and its pod ends as
-//! asked for.
+//! Plays the builders: pushes for every Job what a real builder would push, and ends its pod.
 
 use std::{
     collections::HashSet,
@@ -23,10 +22,10 @@ use super::support::{
     played::{self, Task},
 };
 
-/// The strategy whose Jobs are played. Its pods are never started: this cluster has no scheduler.
+/// The strategy whose Jobs are played. Its pods never start: this cluster has no scheduler.
 pub const STRATEGY: &str = "played";
 
-/// Between two looks for new Jobs.
+/// Pause between two lists of the Jobs.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Plays the builds of one namespace until it is dropped.
@@ -37,17 +36,17 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Makes the strategy.
+    /// Creates the strategy.
     pub async fn strategy(client: &Client) {
         Self::strategy_named(client, STRATEGY).await;
     }
 
-    /// Makes the same strategy under another name.
+    /// Creates the same strategy under another name.
     pub async fn strategy_named(client: &Client, name: &str) {
         played::strategy(client, name, None).await;
     }
 
-    /// Begins.
+    /// Starts to play the builds of a namespace.
     pub fn start(place: &Place, images: &Images) -> Self {
         let held = Arc::new(Mutex::new(HashSet::new()));
         let same = Arc::new(Mutex::new(HashSet::new()));
@@ -62,12 +61,12 @@ impl Builder {
                     .filter(|job| label(job, labels::COMPONENT) == labels::COMPONENT_BUILD)
                 {
                     let image = label(&job, labels::IMAGE);
-                    let of_held = waiting.lock().unwrap().contains(&image);
-                    let comes_out_the_same = unchanged.lock().unwrap().contains(&image);
+                    let is_held = waiting.lock().unwrap().contains(&image);
+                    let is_unchanged = unchanged.lock().unwrap().contains(&image);
                     let pod = pod_of(&place, &job).await;
-                    if let Some(pod) = pod.filter(|_| !of_held && !done.contains(&job.name_any())) {
+                    if let Some(pod) = pod.filter(|_| !is_held && !done.contains(&job.name_any())) {
                         let task = Task::of(pod.spec.as_ref().expect("a pod"));
-                        if comes_out_the_same {
+                        if is_unchanged {
                             task.push_same(&images).await;
                         } else {
                             task.push(&images).await;
@@ -82,7 +81,7 @@ impl Builder {
         Self { work, held, same }
     }
 
-    /// Lets the builds of an image come out with the same layer, whatever their inputs.
+    /// Makes every build of an image push the same layer, whatever its inputs.
     pub fn same(&self, image: &str) {
         self.same.lock().unwrap().insert(image.into());
     }
@@ -92,7 +91,7 @@ impl Builder {
         self.held.lock().unwrap().insert(image.into());
     }
 
-    /// Lets them go on.
+    /// Lets the builds of an image end again.
     pub fn release(&self, image: &str) {
         self.held.lock().unwrap().remove(image);
     }

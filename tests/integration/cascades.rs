@@ -1,5 +1,5 @@
-//! What a cascade does: joins wait for both sides, a move in mid-cascade is built next, somebody
-//! else's tag is put back.
+//! What a cascade does: joins wait for both sides, the next cascade builds a move that comes during
+//! this one, and a tag that somebody else moved is restored.
 
 use groundswell::api::{Cascade, CascadePhase, condition::reason};
 use k8s_openapi::api::{apps::v1::Deployment, events::v1::Event};
@@ -23,7 +23,7 @@ async fn a_join_waits_for_both_sides_and_a_later_move_is_built_next() {
     let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
     scene.builder.hold("right");
     place.apply_family("app", &scene.spec()).await.expect("a family");
-    wait_for("both sides to have begun", 60, async || {
+    wait_for("both sides to start", 60, async || {
         let jobs = place.jobs("app").await;
         let mut names: Vec<String> =
             jobs.iter().map(|job| label(job, "groundswell.dev/image")).collect();
@@ -38,7 +38,7 @@ async fn a_join_waits_for_both_sides_and_a_later_move_is_built_next() {
         candidate.map(|_| ()).ok_or_else(|| format!("{:?}", status.upstreams))
     })
     .await;
-    assert_eq!(place.jobs("app").await.len(), 3, "nothing else begins while one side is building");
+    assert_eq!(place.jobs("app").await.len(), 3, "nothing else starts while one side is building");
 
     scene.builder.release("right");
     wait_for("two cascades", 60, async || {
@@ -55,7 +55,7 @@ async fn a_join_waits_for_both_sides_and_a_later_move_is_built_next() {
 }
 
 #[tokio::test]
-async fn a_tag_that_somebody_else_moved_is_put_back() {
+async fn a_tag_that_somebody_else_moved_is_restored() {
     let client = client().await;
     let scene = Scene::new(&client, "tags").await;
     let place = &scene.place;
@@ -66,15 +66,15 @@ async fn a_tag_that_somebody_else_moved_is_put_back() {
     let repository = format!("{}/base", place.namespace);
     let theirs = scene.images.push(&repository, "latest", None, "theirs", &[].into()).await;
     assert_ne!(ours, theirs);
-    wait_for("the tag to be put back", 30, async || {
+    wait_for("the tag to be restored", 30, async || {
         let now = scene.tag("base", "latest").await;
         if now == ours { Ok(()) } else { Err(now) }
     })
     .await;
     wait_for("an Event about it", 10, async || {
         let events = place.list::<Event>().await;
-        let told = events.iter().any(|event| event.reason.as_deref() == Some(reason::TAG_MOVED));
-        told.then_some(()).ok_or_else(|| format!("{events:#?}"))
+        let found = events.iter().any(|event| event.reason.as_deref() == Some(reason::TAG_MOVED));
+        found.then_some(()).ok_or_else(|| format!("{events:#?}"))
     })
     .await;
     scene.assert_builds("app", 1).await;
@@ -89,11 +89,11 @@ async fn a_suspended_family_builds_nothing_until_it_is_resumed() {
     let mut spec = scene.spec();
     spec["suspend"] = json!(true);
     place.apply_family("app", &spec).await.expect("a family");
-    wait_for("the family to say so", 30, async || {
+    wait_for("the family to report that it is suspended", 30, async || {
         let family = place.family("app").await;
         let conditions = family.status.unwrap_or_default().conditions;
-        let told = conditions.iter().any(|condition| condition.reason == reason::SUSPENDED);
-        told.then_some(()).ok_or_else(|| format!("{conditions:?}"))
+        let found = conditions.iter().any(|condition| condition.reason == reason::SUSPENDED);
+        found.then_some(()).ok_or_else(|| format!("{conditions:?}"))
     })
     .await;
     assert!(place.jobs("app").await.is_empty());

@@ -1,5 +1,4 @@
-//! Checks: they come before tags and children, their verdict is the exit code, and none is run
-//! twice.
+//! Checks run before tags move and children start, their exit code decides, and none runs twice.
 
 use groundswell::api::{
     CheckState, ImageState, ManagedImage, ManagedImageStatus, condition::reason, labels,
@@ -25,7 +24,7 @@ use super::{
     },
 };
 
-/// The Jobs of checks, or of builds, of an image; the attempts in order.
+/// The Jobs of checks, or of builds, of an image, ordered by check and attempt.
 async fn jobs(place: &Place, component: &str, image: &str) -> Vec<Job> {
     let mut jobs = place.jobs("app").await;
     jobs.retain(|job| {
@@ -35,7 +34,7 @@ async fn jobs(place: &Place, component: &str, image: &str) -> Vec<Job> {
     jobs
 }
 
-/// Waits for so many Jobs of checks of the image `base` with their pods, and shows each check's
+/// Waits until the checks of the image `base` have `count` Jobs with pods. Returns each check's
 /// name with its pod.
 async fn checks(place: &Place, count: usize) -> Vec<(String, Pod)> {
     wait_for(format!("{count} checks"), 60, async || {
@@ -55,16 +54,25 @@ async fn checks(place: &Place, count: usize) -> Vec<(String, Pod)> {
     .await
 }
 
+/// Whether something else than the check ended its pod.
+#[derive(PartialEq)]
+enum Disruption {
+    None,
+    Evicted,
+}
+
 /// Ends the pod of a check as a kubelet would.
-async fn end(place: &Place, pod: &Pod, exit_code: i32, said: &str, disrupted: bool) {
+async fn end(place: &Place, pod: &Pod, exit_code: i32, said: &str, disruption: Disruption) {
     let phase = if exit_code == 0 { "Succeeded" } else { "Failed" };
     let ended = json!({ "exitCode": exit_code, "reason": "Error", "message": said });
     let mut status = json!({ "phase": phase, "containerStatuses": [{
-        "name": "check", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": { "terminated": ended },
+        "name": "check", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": { "terminated": ended },
     }] });
-    if disrupted {
-        let condition = json!({ "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI" });
-        status["conditions"] = json!([condition]);
+    if disruption == Disruption::Evicted {
+        status["conditions"] = json!([{
+            "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        }]);
     }
     let patch = Patch::Merge(json!({ "status": status }));
     let pods = place.api::<Pod>();
@@ -76,7 +84,7 @@ async fn status(place: &Place) -> ManagedImageStatus {
     image.and_then(|image| image.status).unwrap_or_default()
 }
 
-/// A family of `base`, with these checks, and `left`, which stands on it.
+/// A family of `base`, with these checks, and `left`, which is built on it.
 fn spec(scene: &Scene, checks: &Value) -> Value {
     let mut spec = scene.spec();
     let mut base = family::image("base", "alpine");
@@ -98,7 +106,10 @@ async fn checks_come_before_tags_and_children_and_are_run_once() {
     let settings = Settings::new(cluster(), &place.namespace, &[]);
     let mut operator = Operator::ready(&settings).await;
     let wanted = json!([
-        { "name": "scan", "image": "played.invalid/scanner:1", "args": ["$(GROUNDSWELL_IMAGE)"], "required": false },
+        {
+            "name": "scan", "image": "played.invalid/scanner:1",
+            "args": ["$(GROUNDSWELL_IMAGE)"], "required": false,
+        },
         { "name": "starts", "command": ["python", "--version"] },
     ]);
     place.apply_family("app", &spec(&scene, &wanted)).await.expect("a family");
@@ -126,13 +137,13 @@ async fn checks_come_before_tags_and_children_and_are_run_once() {
         );
     }
 
-    // A controller that is killed meanwhile finds them.
+    // A controller that is killed meanwhile finds them again.
     operator.kill();
     let _operator = Operator::ready(&settings).await;
-    wait_for("the checks to be told", 30, async || {
+    wait_for("the status to report the checks", 30, async || {
         let status = status(place).await;
-        let told = status.state == ImageState::Checking && status.reason == reason::CHECKING;
-        if told { Ok(()) } else { Err(format!("{status:?}")) }
+        let is_checking = status.state == ImageState::Checking && status.reason == reason::CHECKING;
+        if is_checking { Ok(()) } else { Err(format!("{status:?}")) }
     })
     .await;
     assert_eq!(jobs(place, labels::COMPONENT_CHECK, "base").await.len(), 2);
@@ -142,13 +153,13 @@ async fn checks_come_before_tags_and_children_and_are_run_once() {
     );
     assert!(status(place).await.tags.is_empty(), "a tag was moved to an unchecked digest");
 
-    end(place, &running[0].1, 1, "3 findings, TOKEN=hunter2", false).await;
-    end(place, &running[1].1, 0, "Python 3.12", false).await;
+    end(place, &running[0].1, 1, "3 findings, TOKEN=hunter2", Disruption::None).await;
+    end(place, &running[1].1, 0, "Python 3.12", Disruption::None).await;
     place.wait_family("app", "Ready", 60).await;
     let status = status(place).await;
-    let told: Vec<_> =
+    let states: Vec<_> =
         status.checks.iter().map(|check| (check.name.as_str(), check.state)).collect();
-    assert_eq!(told, [("scan", CheckState::Failed), ("starts", CheckState::Passed)]);
+    assert_eq!(states, [("scan", CheckState::Failed), ("starts", CheckState::Passed)]);
     assert!(status.checks[0].message.ends_with("3 findings, TOKEN=***"), "{:?}", status.checks);
     assert_eq!(status.checks[1].message, "Python 3.12");
     assert_eq!(scene.tag("base", "latest").await, status.digest.expect("a digest"));
@@ -159,7 +170,7 @@ async fn checks_come_before_tags_and_children_and_are_run_once() {
 }
 
 #[tokio::test]
-async fn a_failed_check_keeps_tags_and_children_back_until_it_is_mended() {
+async fn a_failed_check_blocks_tags_and_children_until_it_is_corrected() {
     let client = client().await;
     let scene = Scene::new(&client, "checks").await;
     let place = &scene.place;
@@ -167,11 +178,11 @@ async fn a_failed_check_keeps_tags_and_children_back_until_it_is_mended() {
     let mut wanted = json!([{ "name": "starts", "command": ["pythn"] }]);
     place.apply_family("app", &spec(&scene, &wanted)).await.expect("a family");
 
-    // What is around a check is not its verdict: another attempt comes.
+    // An eviction says nothing about the image: the check gets another attempt.
     let running = checks(place, 1).await;
-    end(place, &running[0].1, 137, "", true).await;
+    end(place, &running[0].1, 137, "", Disruption::Evicted).await;
     let running = checks(place, 2).await;
-    end(place, &running[1].1, 3, "no pythn here", false).await;
+    end(place, &running[1].1, 3, "no pythn here", Disruption::None).await;
     let failed = wait_for("the image to fail", 60, async || {
         let status = status(place).await;
         if status.state == ImageState::Failed { Ok(status) } else { Err(format!("{status:?}")) }
@@ -189,7 +200,7 @@ async fn a_failed_check_keeps_tags_and_children_back_until_it_is_mended() {
     .await;
     assert!(jobs(place, labels::COMPONENT_BUILD, "left").await.is_empty());
 
-    // A check that was changed is run again, and nothing is built for it.
+    // A changed check runs again, and nothing is built for it.
     wanted[0]["command"] = json!(["python"]);
     place.apply_family("app", &spec(&scene, &wanted)).await.expect("a family");
     let running = checks(place, 3).await;
@@ -199,7 +210,7 @@ async fn a_failed_check_keeps_tags_and_children_back_until_it_is_mended() {
             pod_spec(pod).containers[0].command.as_deref() == Some(&["python".to_owned()][..])
         })
         .collect();
-    end(place, &open[0].1, 0, "", false).await;
+    end(place, &open[0].1, 0, "", Disruption::None).await;
     place.wait_family("app", "Ready", 60).await;
     assert_eq!(
         jobs(place, labels::COMPONENT_BUILD, "base").await.len(),

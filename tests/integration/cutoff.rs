@@ -1,4 +1,4 @@
-//! A rebuild that changed nothing ends the cascade there, and the registry remembers it.
+//! A rebuild that changes nothing ends the cascade at its image, and the registry records that.
 
 use groundswell::api::{ImageFamily, ManagedImage};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
@@ -27,10 +27,8 @@ async fn a_rebuild_that_changed_nothing_is_remembered_and_spares_the_children() 
     place.wait_family("app", "Ready", 60).await;
     let digests = place.digests("app").await;
 
-    spec["images"][0]["source"]["inline"] = json!(
-        "FROM docker.io/library/alpine:3.20\n# A \
-        comment.\nRUN echo base\n"
-    );
+    let commented = "FROM docker.io/library/alpine:3.20\n# A comment.\nRUN echo base\n";
+    spec["images"][0]["source"]["inline"] = json!(commented);
     place.apply_family("app", &spec).await.expect("a family");
     wait_for("base to be built again", 60, async || {
         let status = place
@@ -49,7 +47,11 @@ async fn a_rebuild_that_changed_nothing_is_remembered_and_spares_the_children() 
     let mut jobs: Vec<String> =
         place.jobs("app").await.iter().map(|job| label(job, "groundswell.dev/image")).collect();
     jobs.sort();
-    assert_eq!(jobs, ["base", "base", "join", "left", "right"], "what stands on base is spared");
+    assert_eq!(
+        jobs,
+        ["base", "base", "join", "left", "right"],
+        "the images built on base are spared"
+    );
     assert_eq!(scene.tag("base", "latest").await, digests["base"]);
     for job in
         place.jobs("app").await.iter().filter(|job| label(job, "groundswell.dev/image") == "base")
@@ -58,7 +60,7 @@ async fn a_rebuild_that_changed_nothing_is_remembered_and_spares_the_children() 
         assert_eq!(scene.tag("base", &tag).await, digests["base"], "{tag}");
     }
 
-    // Every record and Job gone: the registry alone knows that the digest stands for the new
+    // With every record and Job gone, only the registry knows that the digest stands for the new
     // fingerprint as well.
     operator.kill();
     for job in place.jobs("app").await {

@@ -1,5 +1,5 @@
-//! A family that is deleted in the middle of a cascade: all that the cluster has of it goes, others
-//! go on, and one of its name can be made again.
+//! A family that is deleted in the middle of a cascade: all its objects are removed, other families
+//! continue, and a family of the same name can be created again.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
@@ -26,7 +26,7 @@ use super::{
 };
 
 impl Scene {
-    /// The same images on the same upstream, for a family that pushes elsewhere.
+    /// The same images on the same upstream, for a family that pushes to another repository.
     fn spec_elsewhere(&self) -> Value {
         let mut spec = self.spec();
         spec["repository"] =
@@ -35,13 +35,13 @@ impl Scene {
     }
 
     /// Applies a family and waits until it is ready. Returns its uid and its digests.
-    async fn make(&self, family: &str, spec: &Value) -> (String, BTreeMap<String, String>) {
+    async fn create(&self, family: &str, spec: &Value) -> (String, BTreeMap<String, String>) {
         let applied = self.place.apply_family(family, spec).await.expect("a family");
         self.place.wait_family(family, "Ready", 90).await;
         (applied.uid().expect("a uid"), self.place.digests(family).await)
     }
 
-    /// What is recorded of a family's images, by name.
+    /// The statuses of a family's images, by image name.
     async fn records(&self, family: &str) -> BTreeMap<String, ManagedImageStatus> {
         let images = self
             .place
@@ -52,8 +52,8 @@ impl Scene {
         images.map(|image| (image.spec.image, image.status.unwrap_or_default())).collect()
     }
 
-    /// Waits until a family is in the middle of the cascade of this build number: `base` and `left`
-    /// stand in the registry under it, and `right` is being built.
+    /// Waits until a family is in the middle of the cascade with this build number: `base` and
+    /// `left` have tags with it in the registry, and `right` is building.
     async fn wait_mid_cascade(&self, family: &str, build: i64) {
         wait_for(format!("{family} to be in the middle of cascade {build}"), 60, async || {
             let records = self.records(family).await;
@@ -63,15 +63,15 @@ impl Scene {
                 tags.iter().any(|tag| tag.tag == format!("r{build}"))
             };
             let running = records.get("right").and_then(|record| record.running.as_ref());
-            let is_there = ["base", "left"].iter().all(tagged)
+            let is_mid_cascade = ["base", "left"].iter().all(tagged)
                 && running.is_some_and(|right| right.build == build);
-            if is_there { Ok(()) } else { Err(format!("{records:#?}")) }
+            if is_mid_cascade { Ok(()) } else { Err(format!("{records:#?}")) }
         })
         .await;
     }
 
-    /// Moves the upstream, until `app` is in the middle of its second cascade, which stays there.
-    /// Returns the digest of `base:r2`.
+    /// Moves the upstream and waits until `app` is in the middle of its second cascade, in which it
+    /// stays. Returns the digest of `base:r2`.
     async fn halt_in_second_cascade(&self) -> String {
         self.builder.hold("right");
         self.move_upstream("2").await;
@@ -79,7 +79,7 @@ impl Scene {
         self.tag("base", "r2").await
     }
 
-    /// Deletes a family, as a person does: what it owns goes after it.
+    /// Deletes a family as a user does: what it owns is deleted after it.
     async fn delete(&self, family: &str) {
         self.place
             .api::<ImageFamily>()
@@ -88,7 +88,7 @@ impl Scene {
             .expect("deleted");
     }
 
-    /// The objects of a kind that none of these owns.
+    /// The objects of a kind that none of these owners owns.
     async fn strays<K>(&self, owners: &[String]) -> Vec<String>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -103,8 +103,8 @@ impl Scene {
         strays.map(|object| format!("{} {}", K::kind(&()), object.name_any())).collect()
     }
 
-    /// Waits until all that the namespace has belongs to the family with this uid. The garbage
-    /// collector learns of new kinds only every half minute.
+    /// Waits until every object of the namespace belongs to the family with this uid. The garbage
+    /// collector notices new kinds only every half minute.
     async fn wait_all_of(&self, uid: &str) {
         wait_for("nothing to be left of a deleted family", 120, async || {
             let family = [uid.to_owned()];
@@ -120,19 +120,14 @@ impl Scene {
             ]
             .concat();
             // Every namespace has this one.
-            let found: Vec<String> = found
-                .into_iter()
-                .filter(|name| {
-                    name != "ConfigMap \
-                kube-root-ca.crt"
-                })
-                .collect();
+            let found: Vec<String> =
+                found.into_iter().filter(|name| name != "ConfigMap kube-root-ca.crt").collect();
             if found.is_empty() { Ok(()) } else { Err(found.join("\n")) }
         })
         .await;
     }
 
-    /// Fails unless the tags that name these builds stand on these digests.
+    /// Fails unless the tags that name these builds point to these digests.
     async fn assert_numbered(&self, digests: &BTreeMap<String, String>, builds: [(&str, i64); 4]) {
         for (image, build) in builds {
             assert_eq!(
@@ -150,13 +145,13 @@ fn all(build: i64) -> [(&'static str, i64); 4] {
 }
 
 #[tokio::test]
-async fn a_family_that_is_deleted_mid_cascade_goes_whole_and_can_be_made_again() {
+async fn a_family_that_is_deleted_mid_cascade_is_removed_and_can_be_recreated() {
     let client = client().await;
     let scene = Scene::new(&client, "deleted").await;
     let place = &scene.place;
     let operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
-    let (_, first) = scene.make("app", &scene.spec()).await;
-    let (other, others_first) = scene.make("other", &scene.spec_elsewhere()).await;
+    let (_, first) = scene.create("app", &scene.spec()).await;
+    let (other, others_first) = scene.create("other", &scene.spec_elsewhere()).await;
 
     let second_base = scene.halt_in_second_cascade().await;
     scene.wait_mid_cascade("other", 2).await;
@@ -178,12 +173,11 @@ async fn a_family_that_is_deleted_mid_cascade_goes_whole_and_can_be_made_again()
     let (_, metrics) = operator.get("metrics").await.expect("metrics");
     assert!(
         metrics.contains("groundswell_images{state=\"Current\"} 4\n"),
-        "only those of the \
-        other:\n{metrics}"
+        "only the images of the other family are counted:\n{metrics}"
     );
 
-    let (_, second) = scene.make("app", &scene.spec()).await;
-    assert_eq!(second["base"], second_base, "what stands in the registry is found");
+    let (_, second) = scene.create("app", &scene.spec()).await;
+    assert_eq!(second["base"], second_base, "the build in the registry is found");
     let mut built: Vec<String> =
         place.jobs("app").await.iter().map(|job| label(job, "groundswell.dev/image")).collect();
     built.sort();
@@ -199,12 +193,12 @@ async fn a_family_that_is_deleted_mid_cascade_goes_whole_and_can_be_made_again()
 }
 
 #[tokio::test]
-async fn a_family_that_is_made_again_before_the_old_one_has_gone_is_built_whole() {
+async fn a_family_that_is_recreated_before_the_old_one_is_gone_is_built_completely() {
     let client = client().await;
     let scene = Scene::new(&client, "again").await;
     let place = &scene.place;
     let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
-    let (_, first) = scene.make("app", &scene.spec()).await;
+    let (_, first) = scene.create("app", &scene.spec()).await;
     let second_base = scene.halt_in_second_cascade().await;
 
     scene.delete("app").await;
@@ -212,9 +206,9 @@ async fn a_family_that_is_made_again_before_the_old_one_has_gone_is_built_whole(
         place.apply_family("app", &scene.spec()).await.expect("a family").uid().expect("a uid");
     scene.wait_all_of(&uid).await;
     scene.builder.release("right");
-    let (still, second) = scene.make("app", &scene.spec()).await;
+    let (still, second) = scene.create("app", &scene.spec()).await;
     assert_eq!(still, uid);
-    assert_eq!(second["base"], second_base, "what stands in the registry is found");
+    assert_eq!(second["base"], second_base, "the build in the registry is found");
     scene.assert_numbered(&first, all(1)).await;
     for (image, record) in scene.records("app").await {
         assert_eq!(record.reason, reason::CURRENT, "{image}");
@@ -227,10 +221,10 @@ async fn a_family_that_is_made_again_before_the_old_one_has_gone_is_built_whole(
     }
 }
 
-/// With `promotion: Cascade` the floating tags stay behind while a cascade runs: they tell of build
-/// 1, and `r2` stands.
+/// With `promotion: Cascade` the floating tags stay behind while a cascade runs: they name build 1
+/// although `r2` exists.
 #[tokio::test]
-async fn a_family_that_is_made_again_counts_on_from_tags_that_no_floating_tag_tells_of() {
+async fn a_recreated_family_continues_the_numbers_of_tags_that_no_floating_tag_shows() {
     let client = client().await;
     let scene = Scene::new(&client, "numbers").await;
     let place = &scene.place;
@@ -238,15 +232,15 @@ async fn a_family_that_is_made_again_counts_on_from_tags_that_no_floating_tag_te
     let mut spec = scene.spec();
     spec["policy"]["promotion"] = json!("Cascade");
     spec["images"][0]["tags"] = json!(["latest", "{{ fingerprint }}", "r{{ build }}"]);
-    let (_, first) = scene.make("app", &spec).await;
+    let (_, first) = scene.create("app", &spec).await;
     let second_base = scene.halt_in_second_cascade().await;
-    assert_eq!(scene.tag("base", "latest").await, first["base"], "the cascade has not come whole");
+    assert_eq!(scene.tag("base", "latest").await, first["base"], "the cascade has not completed");
 
     scene.delete("app").await;
     scene.wait_all_of("nobody").await;
     scene.builder.release("right");
     scene.move_upstream("3").await;
-    let (_, third) = scene.make("app", &spec).await;
+    let (_, third) = scene.create("app", &spec).await;
     assert_eq!(scene.tag("base", "r2").await, second_base, "a tag that names its build stays");
     scene.assert_numbered(&first, all(1)).await;
     scene.assert_numbered(&third, [("base", 3), ("left", 3), ("right", 2), ("join", 2)]).await;

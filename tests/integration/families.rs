@@ -1,5 +1,5 @@
-//! Families of two namespaces that stand on one another: consent, cascades that cross from one to
-//! the other, circles.
+//! Families of two namespaces that depend on one another: consent, cascades that cross from one to
+//! the other, cycles.
 
 use std::collections::BTreeMap;
 
@@ -21,22 +21,22 @@ use super::{
     },
 };
 
-/// The family `platform` with `base` and, on that, `tools`, in one namespace; and in another the
-/// family `shop`, whose `join` stands on both and whose `app` stands on `join`.
-struct Streets {
+/// Two families in two namespaces: `platform` with `base` and, built on it, `tools`; and `shop`,
+/// whose `join` is built on both and whose `app` is built on `join`.
+struct TwoFamilies {
     platform: Scene,
     shop: Place,
     _builder: Builder,
     _operator: Operator,
 }
 
-impl Streets {
+impl TwoFamilies {
     async fn new(client: &Client) -> Self {
         let platform = Scene::new(client, "platform").await;
         let shop = Place::new(client, "shop").await;
         let builder = Builder::start(&shop, &platform.images);
         let settings = Settings {
-            beside: vec![shop.namespace.clone()],
+            more_namespaces: vec![shop.namespace.clone()],
             ..Settings::new(cluster(), &platform.place.namespace, &[])
         };
         Self { platform, shop, _builder: builder, _operator: Operator::ready(&settings).await }
@@ -111,69 +111,71 @@ fn built(times: usize) -> BTreeMap<String, usize> {
 }
 
 #[tokio::test]
-async fn consent_is_asked_for_and_can_be_withdrawn() {
-    let streets = Streets::new(&client().await).await;
-    let (exported, shop) = (streets.platform(&["base", "tools"]), streets.shop());
-    streets.apply(&streets.platform(&["base"]), &shop).await;
-    let message = streets.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
+async fn an_import_needs_consent_which_can_be_withdrawn() {
+    let families = TwoFamilies::new(&client().await).await;
+    let (exported, shop) = (families.platform(&["base", "tools"]), families.shop());
+    families.apply(&families.platform(&["base"]), &shop).await;
+    let message = families.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
     assert!(
         message
             .contains("/platform, which does not export it: have it listed in spec.exports there"),
         "{message}"
     );
-    streets.platform.place.wait_family("platform", "Ready", 60).await;
-    assert_eq!(streets.builds().await, BTreeMap::new());
+    families.platform.place.wait_family("platform", "Ready", 60).await;
+    assert_eq!(families.builds().await, BTreeMap::new());
 
-    streets.apply(&exported, &shop).await;
-    streets.shop.wait_family("shop", "Ready", 60).await;
-    assert_eq!(streets.builds().await, built(1));
-    let digests = streets.shop.digests("shop").await;
+    families.apply(&exported, &shop).await;
+    families.shop.wait_family("shop", "Ready", 60).await;
+    assert_eq!(families.builds().await, built(1));
+    let digests = families.shop.digests("shop").await;
 
     let mut renamed = exported.clone();
     renamed["images"][1]["name"] = json!("toolbox");
     renamed["exports"][1]["image"] = json!("toolbox");
     for (changed, words) in [
-        (streets.platform(&["base"]), "which does not export it"),
+        (families.platform(&["base"]), "which does not export it"),
         (renamed, "which has none of that name: it was renamed or taken out there"),
     ] {
-        streets.apply(&changed, &shop).await;
-        let message = wait_for(format!("join to be told `{words}`"), 60, async || {
-            let message = streets.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
-            if message.contains(words) { Ok(()) } else { Err(message) }
-        });
+        families.apply(&changed, &shop).await;
+        let message =
+            wait_for(format!("the message of join to contain `{words}`"), 60, async || {
+                let message =
+                    families.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
+                if message.contains(words) { Ok(()) } else { Err(message) }
+            });
         message.await;
-        assert_eq!(streets.shop.digests("shop").await, digests, "what is built stays");
+        assert_eq!(families.shop.digests("shop").await, digests, "the built digests stay");
     }
-    streets.apply(&exported, &shop).await;
-    streets.shop.wait_family("shop", "Ready", 60).await;
-    assert_eq!((streets.builds().await, streets.shop.digests("shop").await), (built(1), digests));
+    families.apply(&exported, &shop).await;
+    families.shop.wait_family("shop", "Ready", 60).await;
+    assert_eq!((families.builds().await, families.shop.digests("shop").await), (built(1), digests));
 }
 
 #[tokio::test]
 async fn a_cascade_crosses_families_and_builds_a_join_once() {
-    let streets = Streets::new(&client().await).await;
-    streets.apply(&streets.platform(&["base", "tools"]), &streets.shop()).await;
-    streets.shop.wait_family("shop", "Ready", 90).await;
-    let digests = streets.shop.digests("shop").await;
+    let families = TwoFamilies::new(&client().await).await;
+    families.apply(&families.platform(&["base", "tools"]), &families.shop()).await;
+    families.shop.wait_family("shop", "Ready", 90).await;
+    let digests = families.shop.digests("shop").await;
 
-    streets.platform.builder.hold("tools");
-    let moved = streets.platform.move_upstream("2").await;
+    families.platform.builder.hold("tools");
+    let moved = families.platform.move_upstream("2").await;
     wait_for("tools to be built", 60, async || {
-        let state = streets.record(&streets.platform.place, "platform.tools").await.state;
+        let state = families.record(&families.platform.place, "platform.tools").await.state;
         if state == ImageState::Building { Ok(()) } else { Err(state.as_str().to_owned()) }
     })
     .await;
-    streets.wait("join", ImageState::Waiting, reason::WAITING_FOR_PARENT).await;
+    families.wait("join", ImageState::Waiting, reason::WAITING_FOR_PARENT).await;
     assert_eq!(
-        streets.builds().await,
+        families.builds().await,
         built(1),
-        "one side of the join is built anew, and the other is on its way"
+        "the join waits: one parent is rebuilt, the other is building"
     );
 
-    streets.platform.builder.release("tools");
-    streets.shop.wait_rebuilt("shop", &digests, 90).await;
-    assert_eq!(streets.builds().await, built(2));
-    let causes = streets.record(&streets.shop, "shop.app").await.causes;
+    families.platform.builder.release("tools");
+    families.shop.wait_rebuilt("shop", &digests, 90).await;
+    assert_eq!(families.builds().await, built(2));
+    let causes = families.record(&families.shop, "shop.app").await.causes;
     let root = causes
         .iter()
         .find(|cause| cause.type_ == CauseType::Upstream)
@@ -181,45 +183,48 @@ async fn a_cascade_crosses_families_and_builds_a_join_once() {
     assert_eq!(
         (root.name.as_str(), root.to.as_str()),
         ("alpine", moved.as_str()),
-        "down to what moved first"
+        "the cause is traced to the upstream that moved"
     );
 }
 
 #[tokio::test]
-async fn a_circle_through_two_families_is_named_and_stops_nobody_else() {
-    let streets = Streets::new(&client().await).await;
-    let platform = streets.platform(&["base", "tools"]);
-    let mut shop = streets.shop();
+async fn a_cycle_through_two_families_is_reported_and_blocks_no_other_image() {
+    let families = TwoFamilies::new(&client().await).await;
+    let platform = families.platform(&["base", "tools"]);
+    let mut shop = families.shop();
     shop["exports"] = json!([{ "image": "app", "namespaces": ["*"] }]);
-    streets.apply(&platform, &shop).await;
-    streets.shop.wait_family("shop", "Ready", 90).await;
+    families.apply(&platform, &shop).await;
+    families.shop.wait_family("shop", "Ready", 90).await;
 
-    let mut circle = platform.clone();
-    let app = json!({ "family": { "namespace": streets.shop.namespace, "name": "shop" }, "image": "app", "as": "app", "use": "BuildStage" });
-    circle["images"][1]["from"].as_array_mut().expect("edges").push(app);
-    streets.apply(&circle, &shop).await;
-    let [ours, theirs] = [&streets.platform.place.namespace, &streets.shop.namespace];
+    let mut cyclic = platform.clone();
+    let app = json!({
+        "family": { "namespace": families.shop.namespace, "name": "shop" },
+        "image": "app", "as": "app", "use": "BuildStage",
+    });
+    cyclic["images"][1]["from"].as_array_mut().expect("edges").push(app);
+    families.apply(&cyclic, &shop).await;
+    let [ours, theirs] = [&families.platform.place.namespace, &families.shop.namespace];
     let words = format!(
         "{theirs}/shop.join -> {ours}/platform.tools -> {theirs}/shop.app -> {theirs}/shop.join"
     );
-    let message = streets.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
+    let message = families.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
     assert!(message.contains(&words), "{message}");
-    wait_for("the other family to name it as well", 60, async || {
-        let status = streets.record(&streets.platform.place, "platform.tools").await;
+    wait_for("the other family to report it as well", 60, async || {
+        let status = families.record(&families.platform.place, "platform.tools").await;
         if status.reason == reason::IMPORT_REFUSED { Ok(()) } else { Err(status.message) }
     })
     .await;
 
-    let before = streets.platform.place.digests("platform").await;
-    streets.platform.move_upstream("2").await;
-    wait_for("base to be built, which is not on the circle", 60, async || {
-        let digests = streets.platform.place.digests("platform").await;
+    let before = families.platform.place.digests("platform").await;
+    families.platform.move_upstream("2").await;
+    wait_for("base to be built, which is not part of the cycle", 60, async || {
+        let digests = families.platform.place.digests("platform").await;
         if digests["base"] == before["base"] { Err(format!("{digests:?}")) } else { Ok(()) }
     })
     .await;
-    let digests = streets.shop.digests("shop").await;
-    streets.apply(&platform, &shop).await;
-    streets.shop.wait_rebuilt("shop", &digests, 90).await;
-    streets.platform.place.wait_family("platform", "Ready", 60).await;
-    assert_eq!(streets.builds().await, built(2));
+    let digests = families.shop.digests("shop").await;
+    families.apply(&platform, &shop).await;
+    families.shop.wait_rebuilt("shop", &digests, 90).await;
+    families.platform.place.wait_family("platform", "Ready", 60).await;
+    assert_eq!(families.builds().await, built(2));
 }

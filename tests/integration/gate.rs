@@ -1,4 +1,4 @@
-//! Stands between the controller and the API server: counts what is asked, and cuts the connection
+//! A proxy between the controller and the API server: records the requests, and cuts the connection
 //! at a chosen write.
 
 use std::{
@@ -16,7 +16,7 @@ use axum::{
 use kube::Client;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-/// The most bytes of a request.
+/// Upper bound on the bytes of a request's body.
 const MAX_BODY: usize = 8 << 20;
 
 /// A gate on a port of this machine. Dropping it closes it.
@@ -30,23 +30,22 @@ pub struct Gate {
 
 struct Shared {
     client: Client,
-    seen: Mutex<Vec<String>>,
+    requests: Mutex<Vec<String>>,
     cut: Mutex<Option<Cut>>,
     cuts: watch::Sender<usize>,
 }
 
-/// When the connection is cut.
+/// The write at which the connection is cut.
 #[derive(Clone, Copy, Debug)]
 struct Cut {
-    /// How many more writes are let through.
+    /// How many more writes are forwarded first.
     after: usize,
-    /// Whether the write at which it is cut still reaches the API server, and only its answer is
-    /// lost.
+    /// Whether that write still reaches the API server, so that only its answer is lost.
     arrives: bool,
 }
 
 impl Gate {
-    /// Opens one that forwards by `client`.
+    /// Opens a gate that forwards with `client`.
     pub async fn open(client: &Client) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -61,7 +60,7 @@ impl Gate {
         std::fs::write(&kubeconfig, text.to_string()).expect("a file");
         let shared = Arc::new(Shared {
             client: client.clone(),
-            seen: Mutex::default(),
+            requests: Mutex::default(),
             cut: Mutex::default(),
             cuts: watch::channel(0).0,
         });
@@ -71,26 +70,26 @@ impl Gate {
         Self { kubeconfig, shared, work, _folder: folder }
     }
 
-    /// Cuts the connection at the write that comes after `after` others, for good until
+    /// Cuts the connection at the write after the next `after` writes. It stays cut until
     /// [`Gate::mend`].
     pub fn cut_after(&self, after: usize, arrives: bool) {
         *self.shared.cut.lock().unwrap() = Some(Cut { after, arrives });
     }
 
-    /// Lets everything through again.
+    /// Forwards everything again.
     pub fn mend(&self) {
         *self.shared.cut.lock().unwrap() = None;
     }
 
-    /// How often a cut has come true, as it grows.
+    /// The number of cuts that have happened, as it grows.
     pub fn cuts(&self) -> watch::Receiver<usize> {
         self.shared.cuts.subscribe()
     }
 
-    /// What was asked since the last call: method, path and query; calls about the Lease are left
-    /// out.
-    pub fn taken(&self) -> Vec<String> {
-        std::mem::take(&mut *self.shared.seen.lock().unwrap())
+    /// Returns and forgets the requests since the last call: method, path and query. Requests for
+    /// the Lease are left out.
+    pub fn take_requests(&self) -> Vec<String> {
+        std::mem::take(&mut *self.shared.requests.lock().unwrap())
     }
 }
 
@@ -101,7 +100,7 @@ impl Drop for Gate {
 }
 
 impl Shared {
-    /// Whether this write is cut, and whether it still arrives.
+    /// Whether this write is cut and, if so, whether it still reaches the API server.
     fn is_cut(&self) -> Option<bool> {
         let mut cut = self.cut.lock().unwrap();
         let cut = cut.as_mut()?;
@@ -117,19 +116,19 @@ impl Shared {
 
 async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let path = request.uri().path_and_query().map(ToString::to_string).unwrap_or_default();
-    let of_lease = path.contains("/leases");
-    let cut = if request.method() == Method::GET || of_lease { None } else { shared.is_cut() };
-    if !of_lease {
-        shared.seen.lock().unwrap().push(format!("{} {path}", request.method()));
+    let is_lease = path.contains("/leases");
+    let cut = if request.method() == Method::GET || is_lease { None } else { shared.is_cut() };
+    if !is_lease {
+        shared.requests.lock().unwrap().push(format!("{} {path}", request.method()));
     }
     if cut == Some(false) {
         return StatusCode::BAD_GATEWAY.into_response();
     }
-    let answer = pass_on(&shared, request).await;
+    let answer = send(&shared, request).await;
     if cut.is_some() { StatusCode::BAD_GATEWAY.into_response() } else { answer }
 }
 
-async fn pass_on(shared: &Shared, request: Request) -> Response {
+async fn send(shared: &Shared, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let body = to_bytes(body, MAX_BODY).await.expect("a body").to_vec();
     let mut onward = http::Request::builder()

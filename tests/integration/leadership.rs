@@ -1,4 +1,4 @@
-//! Of two controllers one acts, and the other follows within 20 seconds when the first is killed.
+//! One of two controllers leads. The other takes over within 20 seconds after the first is killed.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn the_second_takes_over() {
+async fn the_second_controller_takes_over() {
     let client = client().await;
     let scene = Scene::new(&client, "leader").await;
     let first = Settings::new(cluster(), &scene.place.namespace, &[]);
@@ -50,7 +50,7 @@ async fn holder(scene: &Scene) -> String {
     lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default()
 }
 
-/// The metric that says whether a controller leads.
+/// The value of the metric for whether a controller leads.
 async fn leads(operator: &Operator) -> Result<String, String> {
     let (_, metrics) = operator.get("metrics").await?;
     let line = metrics.lines().find(|line| line.starts_with("groundswell_leader"));

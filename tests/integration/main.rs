@@ -1,12 +1,14 @@
-//! Tests on a real API server, etcd, controller manager and registry. There is no kubelet: builds
-//! are played by [`builder::Builder`], which pushes what a real one would push. Needs root.
+//! Tests on a real API server, etcd, controller manager and registry. There is no kubelet:
+//! [`builder::Builder`] plays the builds and pushes what a real one would push.
+//!
+//! Needs root, Debian 12 and Go, for the cluster that it starts:
+//! `cargo test --features needs-cluster --test integration`.
 
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a test says what is \
-    wrong by failing"
+    reason = "a test reports what is wrong by failing"
 )]
 
 mod bad_input;
@@ -40,7 +42,7 @@ fn cluster() -> &'static Cluster {
     CLUSTER.get_or_init(|| Cluster::start("integration", "api"))
 }
 
-/// A client of the cluster, which knows our kinds and the strategy [`builder::STRATEGY`].
+/// A client of the cluster, in which our kinds and the strategy [`builder::STRATEGY`] exist.
 async fn client() -> Client {
     static PREPARED: OnceCell<()> = OnceCell::const_new();
     let client = cluster().client().await;

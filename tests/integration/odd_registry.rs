@@ -1,4 +1,4 @@
-//! A registry that misbehaves, in as many ways as its repositories have names: see [`answer`].
+//! A registry that misbehaves. The first part of a repository's name chooses how: see [`answer`].
 
 use axum::{
     Router,
@@ -16,7 +16,7 @@ pub struct OddRegistry {
 }
 
 impl OddRegistry {
-    /// Opens one.
+    /// Opens a registry on a free port.
     pub async fn open() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let host = listener.local_addr().expect("an address").to_string();
@@ -26,7 +26,7 @@ impl OddRegistry {
         Self { host, work }
     }
 
-    /// A host and port where nothing listens.
+    /// Returns a host and port where nothing listens.
     pub async fn closed() -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         listener.local_addr().expect("an address").to_string()

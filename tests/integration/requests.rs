@@ -1,5 +1,5 @@
-//! What people ask for by hand: each act is done once per id, its outcome is recorded where it was
-//! asked for, and it is the same whether it is annotated or asked for by the plugin.
+//! Requests of users: each action is carried out once per id, its outcome is recorded on the object
+//! that carries the request, and an annotation and the plugin have the same effect.
 
 use std::{fmt::Debug, path::PathBuf, process::Stdio};
 
@@ -26,13 +26,13 @@ use super::{
 };
 
 /// An object that takes requests.
-trait Asked:
+trait RequestTarget:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned
 {
     fn requests(&self) -> (Option<&str>, &[HandledRequest]);
 }
 
-impl Asked for ImageFamily {
+impl RequestTarget for ImageFamily {
     fn requests(&self) -> (Option<&str>, &[HandledRequest]) {
         let status = self.status.as_ref();
         status.map_or((None, &[]), |status| {
@@ -41,7 +41,7 @@ impl Asked for ImageFamily {
     }
 }
 
-impl Asked for ManagedImage {
+impl RequestTarget for ManagedImage {
     fn requests(&self) -> (Option<&str>, &[HandledRequest]) {
         let status = self.status.as_ref();
         status.map_or((None, &[]), |status| {
@@ -65,8 +65,8 @@ impl Scene {
         Settings::new(cluster(), &self.place.namespace, &[])
     }
 
-    /// Annotates an object.
-    async fn ask<K: Asked>(&self, name: &str, value: &str) {
+    /// Annotates an object with a request.
+    async fn ask<K: RequestTarget>(&self, name: &str, value: &str) {
         let patch = json!({ "metadata": { "annotations": { labels::REQUEST: value } } });
         self.place
             .api::<K>()
@@ -75,8 +75,8 @@ impl Scene {
             .expect("an annotation");
     }
 
-    /// What came of a request, once something has.
-    async fn answer<K: Asked>(&self, name: &str, id: &str) -> HandledRequest {
+    /// Waits until a request is handled. Returns its outcome.
+    async fn outcome<K: RequestTarget>(&self, name: &str, id: &str) -> HandledRequest {
         wait_for(format!("the request {id} on {name} to be handled"), 30, async || {
             let object = self.place.api::<K>().get(name).await.expect("the object");
             let (_, requests) = object.requests();
@@ -89,24 +89,24 @@ impl Scene {
         .await
     }
 
-    /// Asks, and waits until it is done. Returns what was said.
-    async fn done<K: Asked>(&self, name: &str, id: &str, fields: &str) -> String {
+    /// Sends a request and waits until it is done. Returns the message.
+    async fn done<K: RequestTarget>(&self, name: &str, id: &str, fields: &str) -> String {
         self.ask::<K>(name, &format!(r#"{{"id": "{id}", {fields}}}"#)).await;
-        let handled = self.answer::<K>(name, id).await;
+        let handled = self.outcome::<K>(name, id).await;
         assert_eq!(handled.outcome, RequestOutcome::Done, "{handled:?}");
         handled.message
     }
 
-    /// Asks, and waits until it is refused. Returns what was said.
-    async fn refused<K: Asked>(&self, name: &str, id: &str, fields: &str) -> String {
+    /// Sends a request and waits until it is refused. Returns the message.
+    async fn refused<K: RequestTarget>(&self, name: &str, id: &str, fields: &str) -> String {
         self.ask::<K>(name, &format!(r#"{{"id": "{id}", {fields}}}"#)).await;
-        let handled = self.answer::<K>(name, id).await;
+        let handled = self.outcome::<K>(name, id).await;
         assert_eq!(handled.outcome, RequestOutcome::Refused, "{handled:?}");
         handled.message
     }
 
-    /// Moves the upstream, and waits until the family has seen it.
-    async fn move_and_see(&self, version: &str) -> String {
+    /// Moves the upstream and waits until the family has the new candidate.
+    async fn move_to_candidate(&self, version: &str) -> String {
         let digest = self.move_upstream(version).await;
         self.wait_upstream(format!("version {version} to be seen"), |upstream| {
             upstream["candidate"]["digest"] == digest
@@ -115,7 +115,7 @@ impl Scene {
         digest
     }
 
-    /// Waits until the family's upstream is as asked for.
+    /// Waits until the status of the family's upstream satisfies `is`.
     async fn wait_upstream(&self, what: String, is: impl Fn(&Value) -> bool) {
         wait_for(what, 30, async || {
             let status = self.place.family("app").await.status.unwrap_or_default();
@@ -142,7 +142,7 @@ impl Scene {
         .await;
     }
 
-    /// The numbers of the last good builds: base, left, right, join.
+    /// The numbers of the last verified builds: base, left, right, join.
     async fn builds(&self) -> [Option<i64>; 4] {
         let mut builds = [None; 4];
         for (build, name) in builds.iter_mut().zip(["base", "left", "right", "join"]) {
@@ -169,21 +169,21 @@ async fn a_trigger_starts_at_once_and_once_per_id() {
     let client = client().await;
     let scene = Scene::new(&client, "trigger").await;
     let (_, mut operator) = scene.built(json!({ "settle": "1h", "maxSettle": "2h" })).await;
-    scene.move_and_see("2").await;
-    assert_eq!(scene.builds().await, [Some(1); 4], "the quiet time keeps it");
+    scene.move_to_candidate("2").await;
+    assert_eq!(scene.builds().await, [Some(1); 4], "the quiet time delays it");
     scene.done::<ImageFamily>("app", "t1", r#""action": "Trigger", "by": "ann""#).await;
     scene.wait_builds([2; 4]).await;
     let family = scene.place.family("app").await;
     let (last, requests) = family.requests();
     assert_eq!((last, requests.len(), requests[0].by.as_deref()), (Some("t1"), 1, Some("ann")));
 
-    // The id stands in the status: neither the annotation that is still there nor one that is
-    // written anew does anything, not even for a controller that has just begun.
-    scene.move_and_see("3").await;
+    // The id is in the status: neither the annotation that still exists nor a new one with the same
+    // id does anything, not even for a controller that has just started.
+    scene.move_to_candidate("3").await;
     scene.ask::<ImageFamily>("app", r#"{"id": "t1", "action": "Force"}"#).await;
     operator.kill();
     let _operator = Operator::ready(&scene.settings()).await;
-    // What is asked for later was handled, so the earlier was looked at.
+    // A later request is handled, so the earlier one has been read.
     scene.done::<ManagedImage>("app.join", "r1", r#""action": "Unhold""#).await;
     assert_eq!(scene.builds().await, [Some(2); 4]);
     assert_eq!(scene.place.list::<Cascade>().await.len(), 2);
@@ -199,7 +199,7 @@ async fn a_forced_image_is_rebuilt_once_though_it_is_current() {
     let (_, _operator) = scene.built(json!({ "settle": "1h", "maxSettle": "2h" })).await;
     let before = scene.place.digests("app").await;
     scene.done::<ManagedImage>("app.left", "f1", r#""action": "Force""#).await;
-    // The played builder makes something new each time, so what stands on it follows.
+    // The played builder pushes something new each time, so the images built on it follow.
     scene.wait_builds([1, 2, 1, 2]).await;
     let digests = scene.place.digests("app").await;
     assert_eq!((&digests["base"], &digests["right"]), (&before["base"], &before["right"]));
@@ -233,15 +233,15 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
             r#""action": "Hold", "upstream": "alpine", "reason": "release", "by": "ann""#,
         )
         .await;
-    scene.move_and_see("2").await;
+    scene.move_to_candidate("2").await;
     operator.kill();
     let _operator = Operator::ready(&scene.settings()).await;
-    let newest = scene.move_and_see("3").await;
+    let newest = scene.move_to_candidate("3").await;
     scene
-        .wait_upstream("the hold to be told".into(), |upstream| {
-            let told = upstream["message"].as_str().unwrap_or_default();
+        .wait_upstream("the hold to be reported".into(), |upstream| {
+            let message = upstream["message"].as_str().unwrap_or_default();
             upstream["reason"] == reason::HELD
-                && told.contains("release")
+                && message.contains("release")
                 && upstream["hold"]["by"] == "ann"
         })
         .await;
@@ -264,7 +264,7 @@ async fn holds_by_request_outlive_new_candidates_and_restarts() {
     })
     .await;
     let inputs = scene.image("join").await.status.and_then(|status| status.inputs).expect("inputs");
-    assert_eq!(inputs.parents[0].digest, held, "a child goes on standing on what is held");
+    assert_eq!(inputs.parents[0].digest, held, "a child is still built on the held digest");
     scene.done::<ManagedImage>("app.left", "h2", r#""action": "Unhold""#).await;
     scene.wait_builds([3, 3, 3, 4]).await;
 }
@@ -278,8 +278,8 @@ async fn only_the_candidate_is_approved() {
     spec["upstreams"][0]["approval"] = json!("Manual");
     scene.place.apply_family("app", &spec).await.expect("a family");
     scene.place.wait_family("app", "Ready", 60).await;
-    let second = scene.move_and_see("2").await;
-    let third = scene.move_and_see("3").await;
+    let second = scene.move_to_candidate("2").await;
+    let third = scene.move_to_candidate("3").await;
     scene
         .wait_upstream("it to wait for approval".into(), |upstream| {
             upstream["reason"] == reason::AWAITING_APPROVAL
@@ -299,7 +299,7 @@ async fn only_the_candidate_is_approved() {
 }
 
 #[tokio::test]
-async fn a_cancelled_build_is_made_again_by_a_retry() {
+async fn a_retry_repeats_a_cancelled_build() {
     let client = client().await;
     let scene = Scene::new(&client, "cancel").await;
     let _operator = Operator::ready(&scene.settings()).await;
@@ -331,7 +331,7 @@ async fn a_cancelled_build_is_made_again_by_a_retry() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused_in_words_and_uses_up_no_id() {
+async fn an_invalid_request_is_refused_with_a_message_and_uses_up_no_id() {
     let client = client().await;
     let scene = Scene::new(&client, "refused").await;
     let (_, _operator) = scene.built(json!({ "settle": "0s" })).await;
@@ -360,7 +360,7 @@ async fn what_is_no_request_is_refused_in_words_and_uses_up_no_id() {
     scene
         .ask::<ManagedImage>("app.left", r#"{"id": "r2", "action": "Retry", "image": "right"}"#)
         .await;
-    wait_for("another's image to be refused", 30, async || {
+    wait_for("a request for another image to be refused", 30, async || {
         let image = scene.image("left").await;
         let said =
             image.requests().1.first().map(|handled| handled.message.clone()).unwrap_or_default();
@@ -369,15 +369,15 @@ async fn what_is_no_request_is_refused_in_words_and_uses_up_no_id() {
     .await;
     wait_for("an Event about it", 10, async || {
         let events = scene.place.list::<Event>().await;
-        let told =
+        let found =
             events.iter().any(|event| event.reason.as_deref() == Some(reason::REQUEST_REFUSED));
-        told.then_some(()).ok_or_else(|| format!("{events:#?}"))
+        found.then_some(()).ok_or_else(|| format!("{events:#?}"))
     })
     .await;
     scene.assert_builds("app", 1).await;
 }
 
-/// Runs the plugin as a person does. Gives what it printed, and whether it succeeded.
+/// Runs the plugin as a user does. Returns whether it succeeded, and what it printed.
 async fn plugin(scene: &Scene, line: &str) -> (bool, String) {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_kubectl-family"));
     let output = tokio::process::Command::new(program)
@@ -397,7 +397,7 @@ async fn plugin(scene: &Scene, line: &str) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn the_plugin_asks_waits_and_overwrites_nobody() {
+async fn the_plugin_requests_waits_and_overwrites_no_other_request() {
     let client = client().await;
     let scene = Scene::new(&client, "plugin").await;
     let mut operator = Operator::ready(&scene.settings()).await;
@@ -408,11 +408,7 @@ async fn the_plugin_asks_waits_and_overwrites_nobody() {
 
     let (done, said) = plugin(&scene, "hold app/left --for 72h --reason release --wait").await;
     assert!(
-        done && said.contains("requested: Hold left until")
-            && said.contains(
-                "\ndone: left \
-        stays"
-            ),
+        done && said.contains("requested: Hold left until") && said.contains("\ndone: left stays"),
         "{said}"
     );
     let status = scene.image("left").await.status.expect("a status");
@@ -427,7 +423,7 @@ async fn the_plugin_asks_waits_and_overwrites_nobody() {
         "{said}"
     );
 
-    let candidate = scene.move_and_see("2").await;
+    let candidate = scene.move_to_candidate("2").await;
     let other = format!("sha256:{}", "0".repeat(64));
     let (done, said) = plugin(&scene, &format!("approve app alpine --digest {other}")).await;
     assert!(!done && said.contains(&candidate), "{said}");

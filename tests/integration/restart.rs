@@ -1,5 +1,5 @@
-//! Nothing is built twice: not by a controller that is killed at any write, nor by one that finds
-//! no record of anything.
+//! Nothing is built twice: not by a controller that is killed at any write, and not by one that
+//! finds none of its records.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -87,7 +87,7 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn a_lost_record_makes_no_rebuild() {
+async fn a_lost_record_causes_no_rebuild() {
     let client = client().await;
     let scene = Scene::new(&client, "lost").await;
     let settings = Settings::new(cluster(), &scene.place.namespace, &[]);
@@ -98,7 +98,7 @@ async fn a_lost_record_makes_no_rebuild() {
     let digests = scene.place.digests("app").await;
     assert_eq!(scene.tag("join", "latest").await, digests["join"]);
 
-    // With the controller there, and with a new one that remembers nothing.
+    // While the controller runs, and with a new one that has nothing in memory.
     for restarted in [false, true] {
         if restarted {
             operator.kill();
@@ -120,11 +120,11 @@ async fn a_lost_record_makes_no_rebuild() {
         if restarted {
             operator = Operator::ready(&settings).await;
         }
-        wait_for("records to be made anew", 60, async || {
+        wait_for("the records to be recreated", 60, async || {
             let now = self::uids(&scene.place).await;
-            let anew = now.len() == uids.len()
+            let recreated = now.len() == uids.len()
                 && now.iter().all(|(name, uid)| uids.get(name).is_some_and(|old| old != uid));
-            anew.then_some(()).ok_or(format!("{now:?}"))
+            recreated.then_some(()).ok_or(format!("{now:?}"))
         })
         .await;
         scene.place.wait_family("app", "Ready", 60).await;
@@ -132,7 +132,7 @@ async fn a_lost_record_makes_no_rebuild() {
         scene.assert_builds("app", 1).await;
     }
 
-    // The Jobs gone as well, as their time to live has it: then only the registry remembers.
+    // The Jobs are gone as well, as after their time to live: only the registry remembers.
     operator.kill();
     for job in scene.place.jobs("app").await {
         let jobs = scene.place.api::<k8s_openapi::api::batch::v1::Job>();
@@ -158,7 +158,7 @@ async fn a_lost_record_makes_no_rebuild() {
         scene.place.jobs("app").await.iter().map(ResourceExt::name_any).collect();
     assert!(jobs.is_empty(), "{jobs:?}");
 
-    // And the next cascade counts on from the builds that only the registry remembers.
+    // The next cascade continues the build numbers that only the registry remembers.
     scene.move_upstream("2").await;
     let rebuilt = scene.place.wait_rebuilt("app", &digests, 90).await;
     assert_eq!(scene.tag("join", "r2").await, rebuilt["join"]);
@@ -174,8 +174,8 @@ async fn uids(place: &Place) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The connection is cut, and the controller killed, at the first write of a cascade, at the
-/// second, and so on; every other time the write still arrives and only its answer is lost.
+/// The connection is cut and the controller killed at the first write of a cascade, at the second,
+/// and so on. Every other time the write still reaches the API server and only its answer is lost.
 #[tokio::test]
 async fn killed_at_any_write_it_builds_nothing_twice() {
     let client = client().await;
@@ -196,11 +196,14 @@ async fn killed_at_any_write_it_builds_nothing_twice() {
         let mut cuts = gate.cuts();
         scene.move_upstream(&format!("cascade {cut}")).await;
         cascades += 1;
-        // Each life gets as far as a few writes more than the one before.
+        // Each life gets one write further than the one before.
         for life in 0..8 {
             gate.cut_after(cut + life, (cut + life) % 2 == 0);
             let reached = tokio::select! {
-                reached = tokio::time::timeout(Duration::from_mins(1), cuts.changed()) => { reached.expect("the cut").expect("the gate"); true }
+                reached = tokio::time::timeout(Duration::from_mins(1), cuts.changed()) => {
+                    reached.expect("the cut").expect("the gate");
+                    true
+                }
                 () = rebuilt(&scene, &digests) => false,
             };
             if !reached {

@@ -1,5 +1,5 @@
-//! Rollouts: real workloads of all kinds come to name a new digest, and nothing else of them
-//! changes. No pod starts here.
+//! Rollouts: workloads of every kind get a new digest, and nothing else in them changes. No pod
+//! starts here.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ use super::{
 const REPOSITORY: &str = "registry.example.com/team/app";
 const DIGEST: &str = "sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
-/// A filled cache, kept up to date until it is dropped.
+/// A filled cache that watches keep up to date until it is dropped.
 struct Watching {
     stores: WorkloadStore,
     work: JoinHandle<()>,
@@ -61,14 +61,14 @@ impl Watching {
         rollout::plan(&place.namespace, REPOSITORY, DIGEST, rollouts, &self.stores)
     }
 
-    /// Waits until every step of the plan is so.
+    /// Waits until every step of the plan satisfies `wanted`.
     async fn wait_steps(
         &self,
         place: &Place,
         rollouts: &[Rollout],
         wanted: impl Fn(&RolloutStep) -> bool,
     ) {
-        wait_for("the plan to be so", 20, async || {
+        wait_for("the plan to be as wanted", 20, async || {
             let steps = self.plan(place, rollouts);
             if steps.iter().all(&wanted) { Ok(()) } else { Err(format!("{steps:#?}")) }
         })
@@ -94,7 +94,10 @@ fn pods(old: &str) -> Value {
             "initContainers": [{"name": "prepare", "image": old}],
             "containers": [
                 {"name": "proxy", "image": "docker.io/library/envoy:1"},
-                {"name": "app", "image": old, "imagePullPolicy": "Always", "env": [{"name": "COLOUR", "value": "blue"}]}
+                {
+                    "name": "app", "image": old, "imagePullPolicy": "Always",
+                    "env": [{"name": "COLOUR", "value": "blue"}]
+                }
             ]
         }
     })
@@ -105,7 +108,10 @@ fn spec(kind: WorkloadKind, old: &str) -> Value {
     let mut pods = pods(old);
     match kind {
         WorkloadKind::Deployment => {
-            json!({"selector": selector, "template": pods, "progressDeadlineSeconds": 2, "minReadySeconds": 0})
+            json!({
+                "selector": selector, "template": pods,
+                "progressDeadlineSeconds": 2, "minReadySeconds": 0,
+            })
         }
         WorkloadKind::StatefulSet => {
             json!({"selector": selector, "template": pods, "serviceName": "web"})
@@ -113,7 +119,10 @@ fn spec(kind: WorkloadKind, old: &str) -> Value {
         WorkloadKind::DaemonSet => json!({"selector": selector, "template": pods}),
         WorkloadKind::CronJob => {
             pods["spec"]["restartPolicy"] = "Never".into();
-            json!({"schedule": "0 3 * * *", "suspend": true, "jobTemplate": {"spec": {"template": pods}}})
+            json!({
+                "schedule": "0 3 * * *", "suspend": true,
+                "jobTemplate": {"spec": {"template": pods}},
+            })
         }
     }
 }
@@ -148,7 +157,7 @@ fn rollout(kind: WorkloadKind, mode: RolloutMode, namespace: Option<&str>) -> Ro
     rollout
 }
 
-/// The object's spec before and after are the same but for the images of these containers.
+/// Fails unless the specs before and after differ only in the images of these containers.
 fn assert_only_images_changed(before: &Value, after: &Value, template: &str, changed: &[&str]) {
     let mut expected = before["spec"].clone();
     for place in changed {
@@ -159,7 +168,7 @@ fn assert_only_images_changed(before: &Value, after: &Value, template: &str, cha
 }
 
 #[tokio::test]
-async fn workloads_of_every_kind_come_to_name_the_digest() {
+async fn workloads_of_every_kind_get_the_digest() {
     let client = client().await;
     let place = Place::new(&client, "rollout").await;
     let old = format!("{REPOSITORY}:1.0");
@@ -176,7 +185,7 @@ async fn workloads_of_every_kind_come_to_name_the_digest() {
         WorkloadKind::DaemonSet,
         WorkloadKind::CronJob,
     ];
-    // No container is named: both of the repository are moved.
+    // No container is named: both containers of the repository get the digest.
     let rollouts =
         kinds.map(|kind| Rollout { container: None, ..rollout(kind, RolloutMode::Digest, None) });
 
@@ -207,8 +216,8 @@ async fn workloads_of_every_kind_come_to_name_the_digest() {
     }
 
     let steps = watching.plan(&place, &rollouts[3..]);
-    assert_eq!(steps[0].record.state, RolloutState::Complete, "a CronJob is there at once");
-    // No kubelet starts the pods, so that the Deployment's own deadline passes.
+    assert_eq!(steps[0].record.state, RolloutState::Complete, "a CronJob is complete at once");
+    // No kubelet starts the pods, so the Deployment exceeds its own deadline.
     watching
         .wait_steps(&place, &rollouts[..1], |step| step.record.state == RolloutState::Stalled)
         .await;
@@ -239,7 +248,7 @@ async fn a_restart_annotates_the_template_once() {
 }
 
 #[tokio::test]
-async fn a_change_never_meets_another_object_of_the_name() {
+async fn a_change_never_applies_to_another_object_of_the_same_name() {
     let client = client().await;
     let place = Place::new(&client, "recreated").await;
     let old = format!("{REPOSITORY}:1.0");
@@ -255,7 +264,7 @@ async fn a_change_never_meets_another_object_of_the_name() {
         let outcome = rollout::apply(&client, step.patch.as_ref().expect("a change")).await;
         assert!(matches!(outcome, Err(RolloutError::Conflict(_))), "{outcome:?}");
     }
-    assert!(api.get_opt("web").await.expect("asked").is_none(), "a rollout made a Deployment");
+    assert!(api.get_opt("web").await.expect("asked").is_none(), "a rollout created a Deployment");
     let second = create::<Deployment>(&place, WorkloadKind::Deployment, &old).await;
     for step in &planned {
         let outcome = rollout::apply(&client, step.patch.as_ref().expect("a change")).await;
@@ -265,7 +274,7 @@ async fn a_change_never_meets_another_object_of_the_name() {
 }
 
 #[tokio::test]
-async fn another_namespace_consents_and_takes_it_back() {
+async fn another_namespace_consents_and_withdraws_its_consent() {
     let client = client().await;
     let (family, shop) = (Place::new(&client, "family").await, Place::new(&client, "shop").await);
     create::<Deployment>(&shop, WorkloadKind::Deployment, &format!("{REPOSITORY}:1.0")).await;
@@ -286,11 +295,11 @@ async fn another_namespace_consents_and_takes_it_back() {
         watching
             .wait_steps(&family, &rollouts, |step| step.patch.is_some() == consent.is_some())
             .await;
-        let told = tokio::time::timeout(std::time::Duration::from_secs(10), async {
+        let reported = tokio::time::timeout(std::time::Duration::from_secs(10), async {
             while watching.changed.recv().await
                 != Some(ChangedObject::Namespace(shop.namespace.clone()))
             {}
         });
-        told.await.expect("the change of the Namespace is told");
+        reported.await.expect("the change of the Namespace is reported");
     }
 }

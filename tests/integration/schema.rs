@@ -1,4 +1,4 @@
-//! What the API server makes of our kinds: merging, refusing, explaining.
+//! How the API server treats our kinds: it merges, refuses and explains.
 
 use groundswell::api::ImageFamily;
 use kube::{
@@ -19,7 +19,7 @@ fn spec() -> Value {
     spec
 }
 
-/// The spec with a value put at a JSON pointer; the last part may be new.
+/// The spec with a value set at a JSON pointer, whose last part may be new.
 fn with(pointer: &str, value: Value) -> Value {
     let mut spec = spec();
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
@@ -33,7 +33,7 @@ fn with(pointer: &str, value: Value) -> Value {
 }
 
 #[tokio::test]
-async fn refusals_say_what_to_do() {
+async fn refusals_say_what_is_wrong() {
     let place = Place::new(&client().await, "schema").await;
     place.apply_family("fine", &spec()).await.expect("the spec that the others differ from");
 
@@ -91,9 +91,10 @@ async fn refusals_say_what_to_do() {
         ),
         (
             "a Dockerfile upward",
-            git(
-                json!({ "url": "https://git.example.com/a", "revision": "main", "dockerfile": "../Dockerfile" }),
-            ),
+            git(json!({
+                "url": "https://git.example.com/a", "revision": "main",
+                "dockerfile": "../Dockerfile",
+            })),
             "dockerfile must not contain `..`",
         ),
         (
@@ -170,11 +171,14 @@ async fn refusals_say_what_to_do() {
 }
 
 #[tokio::test]
-async fn two_people_apply_their_parts() {
+async fn two_users_apply_their_parts() {
     let place = Place::new(&client().await, "merge").await;
     let api: Api<ImageFamily> = place.api();
     let apply = async |who: &str, spec: Value| {
-        let body = json!({ "apiVersion": "groundswell.dev/v1alpha1", "kind": "ImageFamily", "metadata": { "name": "shared" }, "spec": spec });
+        let body = json!({
+            "apiVersion": "groundswell.dev/v1alpha1", "kind": "ImageFamily",
+            "metadata": { "name": "shared" }, "spec": spec,
+        });
         api.patch("shared", &PatchParams::apply(who), &Patch::Apply(body)).await
     };
     apply("platform", spec()).await.expect("the first");
@@ -182,9 +186,10 @@ async fn two_people_apply_their_parts() {
         json!({ "name": "debian", "image": "docker.io/library/debian", "follow": { "tag": "12" } });
     let mut tool = family::image("tool", "alpine");
     tool["from"] = json!([{ "upstream": "debian" }]);
-    apply("tools", json!({ "repository": "registry.example.com/platform", "upstreams": [debian], "images": [tool] }))
-        .await
-        .expect("the second");
+    let tools = json!({
+        "repository": "registry.example.com/platform", "upstreams": [debian], "images": [tool],
+    });
+    apply("tools", tools).await.expect("the second");
 
     let names = |family: &ImageFamily| -> (Vec<String>, Vec<String>) {
         let upstreams = family.spec.upstreams.iter().map(|upstream| upstream.name.clone());
@@ -196,13 +201,13 @@ async fn two_people_apply_their_parts() {
         (vec!["alpine".into(), "debian".into()], vec!["base".into(), "site".into(), "tool".into()])
     );
 
-    // What one takes out goes, and the other's part stays.
+    // What one user removes is gone, and the other user's part stays.
     let mut less = spec();
     less["images"].as_array_mut().expect("images").remove(1);
     let left = apply("platform", less).await.expect("the first again");
     assert_eq!(names(&left).1, ["base", "tool"]);
 
-    // Nobody takes over somebody else's image without being told.
+    // A user who takes over another user's image gets a conflict.
     let mut other = family::image("base", "alpine");
     other["source"] = json!({ "inline": "FROM docker.io/library/alpine:3.20\nRUN other\n" });
     let conflict =

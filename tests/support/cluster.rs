@@ -11,8 +11,8 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-/// Names a running cluster that the tests are to use, and to leave alone afterwards. For work on
-/// the tests themselves.
+/// Environment variable with the name of a running cluster that the tests use and do not remove
+/// afterwards. For work on the tests themselves.
 const BORROWED: &str = "GROUNDSWELL_TEST_CLUSTER";
 
 /// A running cluster.
@@ -29,10 +29,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster named after `kind` and this process. It ends with this process.
+    /// Starts a cluster named after `kind` and this process. It is removed when this process ends.
     ///
     /// # Panics
-    /// When it does not start; its log is on stderr.
+    /// When it does not start; the message holds its log.
     pub fn start(kind: &str, profile: &str) -> Self {
         let name = std::env::var(BORROWED).unwrap_or_else(|_| {
             let name = format!("{kind}-{}", std::process::id());
@@ -50,7 +50,8 @@ impl Cluster {
         let value = |variable: &str| {
             let line =
                 env.lines().find_map(|line| line.strip_prefix(&format!("export {variable}=")));
-            line.unwrap_or_else(|| panic!("dev/cluster env says no {variable}:\n{env}")).to_owned()
+            line.unwrap_or_else(|| panic!("dev/cluster env prints no {variable}:\n{env}"))
+                .to_owned()
         };
         let path = value("PATH").replace("$PATH", &std::env::var("PATH").unwrap_or_default());
         Self { kubeconfig: value("KUBECONFIG").into(), registry: value("REGISTRY"), path, name }
@@ -59,7 +60,7 @@ impl Cluster {
     /// A client with all rights. One for each test, because its connections belong to the test's
     /// runtime.
     pub async fn client(&self) -> Client {
-        // A second installation is refused, and is the same.
+        // A second installation fails, and would be the same.
         _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let kubeconfig = Kubeconfig::read_from(&self.kubeconfig).expect("kubeconfig");
         let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
@@ -71,12 +72,12 @@ impl Cluster {
     /// Runs a program of the cluster's `PATH`, in the repository's root.
     ///
     /// # Errors
-    /// What it wrote to stderr, when it failed.
+    /// Returns what the program wrote to stderr, if it failed.
     pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
         self.feed(program, arguments, "")
     }
 
-    /// The same with a standard input.
+    /// Does the same as [`Cluster::run`] with a standard input.
     pub fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut child = Command::new("timeout")
             .args(["300", "env", program])
@@ -115,8 +116,8 @@ fn script(path: &str) -> Command {
     command
 }
 
-/// Starts a process that ends the cluster when this one has ended: on success, on a panic, and when
-/// it is killed. It holds the other end of a pipe, which the kernel closes in every case.
+/// Starts a process that removes the cluster when this process has ended: on success, on a panic
+/// and when it is killed. It reads from a pipe that the kernel closes in each of these cases.
 fn leave_nothing_behind(name: &str) {
     let guard = Command::new("setsid")
         .args([
@@ -129,7 +130,7 @@ fn leave_nothing_behind(name: &str) {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
-        .expect("a process that ends the cluster");
+        .expect("a process that removes the cluster");
     // The pipe must stay open until the kernel closes it.
     std::mem::forget(guard);
 }

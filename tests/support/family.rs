@@ -1,4 +1,4 @@
-//! Families in tests: writing them short, and waiting for what becomes of them.
+//! Families in tests: short ways to write them, and to wait for their results.
 
 use std::collections::BTreeMap;
 
@@ -18,13 +18,15 @@ pub fn spec(repository: &str, upstream: &str, strategy: &str) -> Value {
     json!({
         "repository": repository,
         "strategy": { "name": strategy },
-        "upstreams": [{ "name": "alpine", "image": upstream, "follow": { "tag": "3.20" }, "interval": "5s" }],
+        "upstreams": [{
+            "name": "alpine", "image": upstream, "follow": { "tag": "3.20" }, "interval": "5s",
+        }],
         "images": [],
         "policy": { "settle": "0s" },
     })
 }
 
-/// An image that stands on the upstream `alpine`, if `parent` is that, or else on another image.
+/// An image that is built on `parent`: the upstream `alpine`, or another image.
 pub fn image(name: &str, parent: &str) -> Value {
     let (from, dockerfile) = if parent == "alpine" {
         (
@@ -37,8 +39,10 @@ pub fn image(name: &str, parent: &str) -> Value {
             "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n".to_owned(),
         )
     };
-    json!({ "name": name, "from": [from], "source": { "inline": format!("{dockerfile}RUN echo \
-        {name}\n") }, "tags": ["latest", "r{{ build }}"] })
+    json!({
+        "name": name, "from": [from], "tags": ["latest", "r{{ build }}"],
+        "source": { "inline": format!("{dockerfile}RUN echo {name}\n") },
+    })
 }
 
 /// The condition of a type.
@@ -55,8 +59,8 @@ impl Place {
             .unwrap_or_else(|error| panic!("ImageFamily {name}: {error}"))
     }
 
-    /// Waits until a condition of the family, as of its present generation, is true. Returns its
-    /// reason and message.
+    /// Waits until a condition of the family is true for its current generation. Returns the reason
+    /// and the message.
     pub async fn wait_family(&self, name: &str, type_: &str, seconds: u64) -> (String, String) {
         let api: Api<ImageFamily> = self.api();
         wait_for(format!("ImageFamily {name} to be {type_}"), seconds, async || {
@@ -74,7 +78,8 @@ impl Place {
         .await
     }
 
-    /// Waits until the family is Ready and every image has another digest than in `before`.
+    /// Waits until the family is Ready and every image has another digest than in `before`. Returns
+    /// the digests.
     pub async fn wait_rebuilt(
         &self,
         name: &str,

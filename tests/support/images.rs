@@ -34,8 +34,8 @@ impl Images {
         Self { registry: registry.into(), http: Client::new() }
     }
 
-    /// Pushes an image whose layers are those of `base`, if any, and one that holds `content`.
-    /// Returns its digest.
+    /// Pushes an image with the layers of `base`, if any, and one that holds `content`. Returns its
+    /// digest.
     pub async fn push(
         &self,
         repository: &str,
@@ -49,15 +49,21 @@ impl Images {
             None => Vec::new(),
         };
         descriptors.push(self.blob(repository, LAYER, content.as_bytes()).await);
-        // Layers are not compressed, so that the digest of one is what its files are known by.
+        // Layers are not compressed, so that a layer's digest is its diff id.
         let diff_ids: Vec<&Value> = descriptors.iter().map(|layer| &layer["digest"]).collect();
-        let config = json!({ "architecture": "amd64", "os": "linux", "config": {}, "rootfs": { "type": "layers", "diff_ids": diff_ids } });
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "config": {},
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+        });
         let config = self.blob(repository, CONFIG, config.to_string().as_bytes()).await;
-        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": descriptors, "annotations": annotations });
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": descriptors,
+            "annotations": annotations,
+        });
         self.tag(repository, tag, &manifest).await
     }
 
-    /// Puts a manifest under a tag. Returns its digest.
+    /// Writes a manifest to a tag. Returns its digest.
     pub async fn tag(&self, repository: &str, tag: &str, manifest: &Value) -> String {
         let body = manifest.to_string();
         let url = self.url(repository, &format!("manifests/{tag}"));
@@ -75,7 +81,7 @@ impl Images {
         digest
     }
 
-    /// The image under a tag or a digest.
+    /// The image that a tag or a digest points to.
     pub async fn get(&self, repository: &str, reference: &str) -> Option<Image> {
         let url = self.url(repository, &format!("manifests/{reference}"));
         let accepted = format!("{MANIFEST}, {INDEX}");
@@ -92,20 +98,20 @@ impl Images {
         })
     }
 
-    /// The digest under a tag; empty if the tag is not there.
+    /// The digest that a tag points to; empty if the tag does not exist.
     pub async fn digest(&self, repository: &str, tag: &str) -> String {
         self.get(repository, tag).await.map(|image| image.digest).unwrap_or_default()
     }
 
-    /// A reference as the controller writes it, `host/repository@digest`, as repository and digest
-    /// of this registry: every host is mirrored here.
+    /// Splits a reference as the controller writes it, `host/repository@digest`, into repository and
+    /// digest. The host is dropped: this registry mirrors every host.
     pub fn locate(pinned: &str) -> (String, String) {
         let (name, digest) = pinned.split_once('@').expect("a pinned reference");
         let (_, repository) = name.split_once('/').expect("a host");
         (repository.into(), digest.into())
     }
 
-    /// The layers of an image, made known to another repository without being sent again.
+    /// Mounts the layers of an image in another repository, so that they are not sent again.
     async fn layers(&self, repository: &str, pinned: &str) -> Vec<Value> {
         let (from, digest) = Self::locate(pinned);
         let image = self

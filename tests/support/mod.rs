@@ -1,8 +1,8 @@
-//! What the tests on a real API server share: clusters of their own, objects and waiting, a
-//! registry, the controller as a process.
+//! What the tests on a real API server share: a cluster, objects and waiting, a registry, the
+//! controller as a process.
 //!
-//! Each test works in a namespace of its own, and each test binary on a cluster of its own, which
-//! is gone when the binary has ended, however it ended.
+//! Each test has its own namespace, and each test binary its own cluster, which is removed when the
+//! binary ends, however it ends.
 
 pub mod cluster;
 pub mod family;

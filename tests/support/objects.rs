@@ -1,4 +1,4 @@
-//! Objects of the API: applying, reading, and showing them when something is not as it should be.
+//! Objects of the API: ways to apply, read and print them.
 
 use std::{fmt::Debug, fs, path::Path};
 
@@ -22,14 +22,14 @@ use serde_json::{Value, json};
 use super::{cluster::root, wait::wait_for};
 
 /// The field owner of what a test applies.
-pub const PERSON: &str = "person";
+pub const USER: &str = "user";
 
 /// Applies every definition of `crds/`, and waits until the API server serves them.
 pub async fn define(client: &Client) {
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in manifests(&root().join("crds")) {
         let name = definition["metadata"]["name"].as_str().expect("a name").to_owned();
-        let parameters = PatchParams::apply(PERSON).force();
+        let parameters = PatchParams::apply(USER).force();
         api.patch(&name, &parameters, &Patch::Apply(&definition))
             .await
             .unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -63,14 +63,15 @@ pub fn manifests(folder: &Path) -> Vec<Value> {
 pub async fn strategy(client: &Client, name: &str, spec: Value) {
     let api: Api<BuildStrategy> = Api::all(client.clone());
     let body = json!({
-        "apiVersion": "groundswell.dev/v1alpha1", "kind": "BuildStrategy", "metadata": { "name": name }, "spec": spec,
+        "apiVersion": "groundswell.dev/v1alpha1", "kind": "BuildStrategy",
+        "metadata": { "name": name }, "spec": spec,
     });
-    api.patch(name, &PatchParams::apply(PERSON).force(), &Patch::Apply(body))
+    api.patch(name, &PatchParams::apply(USER).force(), &Patch::Apply(body))
         .await
         .expect("a strategy");
 }
 
-/// A namespace, and what one does in it.
+/// A namespace, with methods to work in it.
 #[derive(Clone)]
 pub struct Place {
     /// The client that all calls go through.
@@ -80,7 +81,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// A fresh namespace whose name begins with `prefix`.
+    /// Creates a namespace whose name begins with `prefix`.
     pub async fn new(client: &Client, prefix: &str) -> Self {
         let namespace = Namespace {
             metadata: kube::api::ObjectMeta {
@@ -118,20 +119,21 @@ impl Place {
         self.api::<Job>().list(&of_family).await.expect("the Jobs").items
     }
 
-    /// Applies a family's spec, as a person does.
+    /// Applies a family's spec as a user does.
     ///
     /// # Errors
-    /// What the API server says against it.
+    /// Returns the API server's message, if it refuses the spec.
     pub async fn apply_family(&self, name: &str, spec: &Value) -> Result<ImageFamily, String> {
         let body = json!({
-            "apiVersion": "groundswell.dev/v1alpha1", "kind": "ImageFamily", "metadata": { "name": name }, "spec": spec,
+            "apiVersion": "groundswell.dev/v1alpha1", "kind": "ImageFamily",
+            "metadata": { "name": name }, "spec": spec,
         });
-        let parameters = PatchParams::apply(PERSON).force();
+        let parameters = PatchParams::apply(USER).force();
         let applied = self.api::<ImageFamily>().patch(name, &parameters, &Patch::Apply(body)).await;
         applied.map_err(|error| error.to_string())
     }
 
-    /// A `ConfigMap` with these files.
+    /// Creates a `ConfigMap` with these files.
     pub async fn config_map(&self, name: &str, files: &[(&str, &str)]) {
         let data =
             files.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
@@ -139,7 +141,7 @@ impl Place {
         self.api().create(&PostParams::default(), &map).await.expect("a ConfigMap");
     }
 
-    /// A Deployment with one container.
+    /// Creates a Deployment with one container.
     pub async fn deployment(&self, name: &str, image: &str) {
         let deployment = json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name },
@@ -155,7 +157,7 @@ impl Place {
         self.api().create(&PostParams::default(), &deployment).await.expect("a Deployment");
     }
 
-    /// A Secret of a type, with one key.
+    /// Creates a Secret with a type and one key.
     pub async fn secret(&self, name: &str, type_: &str, key: &str, value: &str) {
         let secret = Secret {
             type_: Some(type_.into()),
@@ -172,7 +174,7 @@ fn named<K: Resource + Default>(name: &str) -> K {
     object
 }
 
-/// An object as a person would look at it: without managed fields.
+/// An object as YAML, without its managed fields.
 pub fn show<K: Resource + Clone + Serialize>(object: &K) -> String {
     let mut object = object.clone();
     object.meta_mut().managed_fields = None;

@@ -1,4 +1,4 @@
-//! The controller as a process of this machine, working in some namespaces of a cluster.
+//! The controller as a process of this machine that works in some namespaces of a cluster.
 
 use std::{
     fs::{self, File},
@@ -9,8 +9,8 @@ use std::{
 
 use super::{Cluster, wait::wait_for};
 
-/// How much of a log is shown when a test fails.
-const SHOWN: usize = 16_000;
+/// How many bytes at the end of a log are printed when a test fails.
+const MAX_PRINTED_LOG: usize = 16_000;
 
 /// How a controller is started.
 #[derive(Clone, Debug)]
@@ -20,30 +20,31 @@ pub struct Settings {
     /// The namespace that it works in, and whose Lease it takes.
     pub namespace: String,
     /// Further namespaces that it works in.
-    pub beside: Vec<String>,
+    pub more_namespaces: Vec<String>,
     /// Its name in the Lease.
     pub identity: String,
-    /// How registries are reached, as YAML.
+    /// The content of its registries file, as YAML.
     pub registries: String,
-    /// How often tags are looked at.
+    /// How often tags are checked.
     pub audit: String,
-    /// What it logs.
+    /// The filter of its log, as `RUST_LOG`.
     pub log: String,
 }
 
 impl Settings {
-    /// A controller for one namespace; `docker.io` is mirrored by the cluster's registry, and
+    /// Settings for a controller of one namespace. The cluster's registry mirrors `docker.io`, and
     /// `plain` are further registries without TLS.
     pub fn new(cluster: &Cluster, namespace: &str, plain: &[&str]) -> Self {
         let registry = &cluster.registry;
         let hosts: Vec<&str> = plain.iter().copied().chain([registry.as_str()]).collect();
         let registries = serde_json::json!({
-            "plainHttp": hosts, "mirrors": { "docker.io": [format!("http://{registry}")] }, "connectTimeout": "2s",
+            "plainHttp": hosts, "mirrors": { "docker.io": [format!("http://{registry}")] },
+            "connectTimeout": "2s",
         });
         Self {
             kubeconfig: cluster.kubeconfig.clone(),
             namespace: namespace.into(),
-            beside: Vec::new(),
+            more_namespaces: Vec::new(),
             identity: "one".into(),
             registries: registries.to_string(),
             audit: "5s".into(),
@@ -52,8 +53,8 @@ impl Settings {
     }
 }
 
-/// A running controller. Dropping it kills it; when the test is failing, the end of its log is
-/// printed.
+/// A running controller. Dropping it kills the process and, if the test is failing, prints the end
+/// of its log.
 #[derive(Debug)]
 pub struct Operator {
     /// The process.
@@ -63,18 +64,19 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Starts it.
+    /// Starts a controller.
     pub fn start(settings: &Settings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let registries = folder.path().join("registries.yaml");
         fs::write(&registries, &settings.registries).expect("a file");
         let log = File::create(folder.path().join("log")).expect("a log");
-        // Free now; nobody else on this machine asks for a certain one.
+        // The port is free now, and no other process of a test asks for a fixed one.
         let free =
             TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
         let listen = free.to_string();
-        let watched =
-            [std::slice::from_ref(&settings.namespace), &settings.beside].concat().join(",");
+        let watched = [std::slice::from_ref(&settings.namespace), &settings.more_namespaces]
+            .concat()
+            .join(",");
         let child = Command::new(env!("CARGO_BIN_EXE_groundswell"))
             .arg("controller")
             .args(["--watch-namespaces", &watched, "--lease-namespace", &settings.namespace])
@@ -99,14 +101,14 @@ impl Operator {
         Self { child, listen, folder }
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts a controller and waits until it is ready.
     pub async fn ready(settings: &Settings) -> Self {
         let operator = Self::start(settings);
         operator.wait_ready().await;
         operator
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until its readiness probe succeeds.
     pub async fn wait_ready(&self) {
         wait_for("the controller to be ready", 60, async || {
             let answer = self.get("readyz").await?;
@@ -128,9 +130,9 @@ impl Operator {
         Ok((status, answer.text().await.map_err(|error| error.to_string())?))
     }
 
-    /// Kills it without a warning.
+    /// Kills the process without a warning.
     pub fn kill(&mut self) {
-        // It may have ended already; then there is nothing to kill.
+        // This fails if the process has already ended.
         _ = self.child.kill();
         self.child.wait().expect("the controller's end");
     }
@@ -138,8 +140,10 @@ impl Operator {
     /// The end of its log.
     pub fn log(&self) -> String {
         let text = fs::read(self.folder.path().join("log")).unwrap_or_default();
-        String::from_utf8_lossy(text.get(text.len().saturating_sub(SHOWN)..).unwrap_or_default())
-            .into_owned()
+        String::from_utf8_lossy(
+            text.get(text.len().saturating_sub(MAX_PRINTED_LOG)..).unwrap_or_default(),
+        )
+        .into_owned()
     }
 }
 

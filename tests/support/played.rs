@@ -1,5 +1,5 @@
-//! Builds that are played: a strategy whose container runs nothing and is told everything, and the
-//! push that a real builder would make of it.
+//! Played builds: a strategy whose container runs nothing but gets all values of a build as
+//! arguments, and the push that a real builder would make from them.
 
 use std::collections::BTreeMap;
 
@@ -9,25 +9,27 @@ use serde_json::json;
 
 use super::{images::Images, objects};
 
-/// What the builder's container of a pod is told, by the strategy.
+/// The values of a build, as the strategy passes them to the builder's container.
 #[derive(Clone, Debug, Default)]
 pub struct Task {
-    /// The reference that is to be pushed, with its tag.
+    /// The reference to push, with its tag.
     pub reference: String,
     /// The parents, by digest; the base first.
     pub parents: Vec<String>,
     annotations: BTreeMap<String, String>,
 }
 
-/// Makes the strategy. Its pods live on `node`, or wait for a scheduler that the cluster does not
-/// have.
+/// Creates the strategy. Its pods are bound to `node`, or wait for a scheduler that the cluster does
+/// not have.
 pub async fn strategy(client: &Client, name: &str, node: Option<&str>) {
     let arguments = json!([
         "reference {{ image.reference }}",
         "{{ parents | each(\"parent {pinned}\") }}",
         "{{ annotations | each(\"annotation {name}={value}\") }}",
     ]);
-    let mut pod = json!({ "containers": [{ "name": "build", "image": "played.invalid/builder", "args": arguments }] });
+    let container =
+        json!({ "name": "build", "image": "played.invalid/builder", "args": arguments });
+    let mut pod = json!({ "containers": [container] });
     if let Some(node) = node {
         pod["nodeName"] = json!(node);
     }
@@ -40,7 +42,7 @@ pub async fn strategy(client: &Client, name: &str, node: Option<&str>) {
 }
 
 impl Task {
-    /// What a pod of the strategy is told.
+    /// Reads the values from a pod of the strategy.
     pub fn of(pod: &PodSpec) -> Self {
         let container =
             pod.containers.iter().find(|container| container.name == "build").expect("the builder");
@@ -59,8 +61,8 @@ impl Task {
         task
     }
 
-    /// Pushes an image that stands on the first parent, and whose own layer follows from what the
-    /// build was told.
+    /// Pushes an image that is built on the first parent. Its own layer follows from the values of
+    /// the build.
     pub async fn push(&self, images: &Images) {
         self.push_content(images, &format!("{} {:?}", self.reference, self.parents)).await;
     }
