@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The cluster's authority, a certificate for each of its parts, and their kubeconfigs. All in $data, gone with it.
+# The cluster's authority, a certificate for each component, and their kubeconfigs. All are in $data and removed with it.
 
 pki_config='[req]
 distinguished_name = dn
@@ -14,7 +14,7 @@ extendedKeyUsage = serverAuth, clientAuth'
 
 new_key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1" 2>/dev/null; }
 
-# issue FILE SUBJECT [ALTERNATIVE_NAMES]: a key and a certificate signed by the cluster's authority.
+# issue FILE SUBJECT [ALTERNATIVE_NAMES]: creates a key and a certificate signed by the cluster's authority.
 issue() {
   local more=()
   [ -z "${3:-}" ] || more=(-addext "subjectAltName=$3")
@@ -23,7 +23,7 @@ issue() {
     -config <(echo "$pki_config") -extensions server "${more[@]}" -out "$pki/$1.crt"
 }
 
-# kubeconfig FILE CERTIFICATE: one that carries everything in itself, so that it can be copied.
+# kubeconfig FILE CERTIFICATE: writes a kubeconfig that embeds its certificates, so that it can be copied.
 kubeconfig() {
   cat >"$1" <<END
 apiVersion: v1
@@ -66,7 +66,7 @@ make_certificates() {
     issue dns /O=system:masters/CN=dns
     local user
     for user in controller-manager scheduler kubelet proxy dns; do kubeconfig "$data/kubeconfigs/$user" "$user"; done
-    # Last, because its presence says that all is there.
+    # Written last: its presence means that all other files are complete.
     kubeconfig "$data/kubeconfig.new" admin
     mv "$data/kubeconfig.new" "$data/kubeconfig"
   )

@@ -1,11 +1,12 @@
 # shellcheck shell=bash
 # etcd, the API server, the controller manager and, in the full profile, the scheduler.
 #
-# etcd and the managers listen on the node's loopback, which no other cluster shares; the API server on the node's address.
+# etcd and the managers listen on the node's loopback, which no other cluster shares. The API server listens on the
+# node's address.
 
 start_control_plane() {
   local pki=/run/node/pki
-  # Losing the last second of a development cluster in a crash is fine; waiting for the disk on each write is not.
+  # A development cluster may lose its last second in a crash; it must not wait for the disk on each write.
   spawn etcd etcd --data-dir /run/node/etcd --unsafe-no-fsync --log-level warn \
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
     --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
@@ -23,7 +24,7 @@ start_control_plane() {
   wait_until 60 apiserver "the API server to be ready" kubectl_admin get --raw /readyz
   phase "API server ready at https://$node_address:$api_port"
 
-  # The stock 20 requests a second would be what one measures when many Jobs start at once.
+  # With the default of 20 requests a second, a benchmark that starts many Jobs would measure only that limit.
   spawn controller-manager kube-controller-manager --kubeconfig /run/node/kubeconfigs/controller-manager \
     --leader-elect=false --bind-address 127.0.0.1 --use-service-account-credentials \
     --service-account-private-key-file $pki/service-accounts.key --root-ca-file $pki/ca.crt \
@@ -38,6 +39,6 @@ clientConnection: {kubeconfig: /run/node/kubeconfigs/scheduler, qps: 100, burst:
 END
     spawn scheduler kube-scheduler --config /run/node/scheduler.yaml --bind-address 127.0.0.1
   fi
-  # Made by the controller manager; before it exists no pod can be made.
+  # The controller manager creates it; no pod can be created before it exists.
   wait_until 60 controller-manager "the default service account" kubectl_admin get serviceaccount default
 }

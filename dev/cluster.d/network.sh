@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# The network between this machine and the node: one link, routes, and address translation for what leaves.
+# The network between this machine and the node: one link, routes, and address translation for outgoing packets.
 #
-# Nothing addressed to the pod or service range may leave the machine: blackhole routes stand on both sides before
-# anything starts, behind the routes to where such packets belong, and a rule drops what would pass by them.
+# No packet for the pod or service range may leave the machine. Before anything starts, blackhole routes exist on both
+# sides, with a lower priority than the real routes, and a rule drops what would bypass them.
 
-# Settings of the machine that a cluster changes (the network by us, the rest by the kubelet). They are written down by
-# the first cluster and put back when the last one ends.
+# Settings of the machine that a cluster changes (the network by us, the rest by the kubelet). The first cluster saves
+# them, and they are restored when the last one ends.
 machine_settings=(net.ipv4.ip_forward vm.overcommit_memory kernel.panic kernel.panic_on_oops)
 
 start_network() {
@@ -23,7 +23,7 @@ start_network() {
   done
   alive node
   ip link add "$link" mtu "$mtu" type veth peer name eth0 mtu "$mtu" netns "$pid" ||
-    die "link $link cannot be made: is index $index taken? 'dev/cluster status' lists the clusters"
+    die "link $link cannot be created: is index $index taken? 'dev/cluster status' lists the clusters"
   ip addr add "$host_address/${node_net#*/}" dev "$link"
   ip link set "$link" up
   in_node ip addr add "$node_address/${node_net#*/}" dev eth0
@@ -58,7 +58,7 @@ END
 
 remove_network() {
   nft delete table ip "groundswell-$name" 2>/dev/null || true
-  # The other end vanishes with the node's network; the kernel may be faster than we are.
+  # The other end is removed with the node's network, possibly before this command.
   ip link delete "$link" 2>/dev/null || true
   local range
   for range in "$pod_range" "$service_range"; do ip route delete blackhole "$range" metric 65535 2>/dev/null || true; done
@@ -68,8 +68,8 @@ remove_network() {
   fi
 }
 
-# The nameservers that pods' questions go to in the end. One on a loopback address is a local stub that the node cannot
-# reach; systemd-resolved writes the real ones beside it.
+# The nameservers that finally answer pods' queries. One on a loopback address is a local stub that the node cannot
+# reach; systemd-resolved writes the real ones to a separate file.
 upstream_nameservers() {
   local file found
   for file in /etc/resolv.conf /run/systemd/resolve/resolv.conf; do

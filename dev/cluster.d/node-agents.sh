@@ -15,7 +15,7 @@ root = "/var/lib/containerd"
 state = "/run/containerd"
 disabled_plugins = ["io.containerd.nri.v1.nri"]
 [plugins."io.containerd.cri.v1.runtime"]
-# A machine without CAP_SYS_RESOURCE cannot lower this score, and every pod would fail on it.
+# Without CAP_SYS_RESOURCE the machine cannot lower this score, and every pod would fail.
 restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".cni]
 bin_dirs = ["/run/tools/$(basename "$(dirname "$(command -v host-local)")")"]
@@ -50,7 +50,7 @@ END
   phase "containerd answers"
 }
 
-# A process of the node instead of pods behind a service: one moving part less before the first pod can resolve a name.
+# A process of the node instead of pods behind a service: one component less before the first pod can resolve a name.
 start_dns() {
   local upstream forward=''
   upstream=$(upstream_nameservers)
@@ -83,9 +83,9 @@ END
   spawn dns coredns -conf /run/node/Corefile
 }
 
-# After the node is registered: a kube-proxy that sees its node's address change, be it from none, ends.
+# Started after the node is registered: kube-proxy exits when its node's address changes, even from none.
 start_kube_proxy() {
-  # Zeros leave the kernel's connection tracking alone: it is the machine's, not the node's.
+  # With zeros, kube-proxy does not change the kernel's connection tracking, which belongs to the machine.
   cat >"$data/proxy.yaml" <<END
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration

@@ -1,20 +1,20 @@
 # shellcheck shell=bash
 # The node: namespaces for the cluster's processes, mounts and network, and its control groups.
 #
-# Everything of the cluster runs inside them. So ending the node's first process ends every shim, container and daemon
-# (the kernel sees to it), and mounts, pod links, pod routes and kube-proxy's rules vanish with their namespace.
+# Everything of the cluster runs inside them. So when the node's first process ends, the kernel ends every shim, container
+# and daemon, and mounts, pod links, pod routes and kube-proxy's rules are removed with their namespace.
 
 cgroup=groundswell-
 
 node_is_alive() { alive node; }
 
-# Sets the command prefix that runs something inside the node.
+# Sets the prefix of a command that runs inside the node.
 set_enter_node() {
   alive node || die "the node of cluster $name does not run"
   enter_node=(nsenter --target "$pid" --mount --net --pid --wd=/ -- env -i "PATH=$node_path" HOME=/root OTEL_TRACES_EXPORTER=none)
 }
 
-# in_node COMMAND...: runs it inside the node, in the foreground.
+# in_node COMMAND...: runs a command inside the node, in the foreground.
 in_node() {
   set_enter_node
   "${enter_node[@]}" "$@"
@@ -37,13 +37,14 @@ start_node() {
   set_enter_node
 }
 
-# The kubelet wants its root group to exist. One per cluster, because a kubelet removes pods' groups that it does not know.
+# The kubelet's root group must exist. Each cluster has its own, because a kubelet removes the groups of pods that it does
+# not know.
 make_cgroups() {
   local hierarchy folder
   if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
     folder=/sys/fs/cgroup/$cgroup$name
     mkdir -p "$folder"
-    # A controller reaches a group only when every group above hands it down.
+    # A controller is available in a group only if every parent group delegates it.
     for hierarchy in /sys/fs/cgroup "$folder"; do
       local controller
       for controller in $(cat "$hierarchy/cgroup.controllers"); do
@@ -55,7 +56,7 @@ make_cgroups() {
   for hierarchy in /sys/fs/cgroup/*/; do
     folder=$hierarchy$cgroup$name
     mkdir -p "$folder"
-    # A new cpuset group is empty and would refuse every process.
+    # A new cpuset group is empty and accepts no process.
     if [ -f "$folder/cpuset.cpus" ]; then
       cat "$hierarchy/cpuset.cpus" >"$folder/cpuset.cpus"
       cat "$hierarchy/cpuset.mems" >"$folder/cpuset.mems"
@@ -65,8 +66,8 @@ make_cgroups() {
 
 cgroup_folders() { find /sys/fs/cgroup -maxdepth 2 -type d -name "$cgroup$1" 2>/dev/null; }
 
-# Ends the node's first process, and with it all others of the cluster. They hold nothing that outlives the cluster, so
-# they are not asked first.
+# Kills the node's first process, and with it all others of the cluster. They have no data that outlives the cluster, so
+# they need no graceful end.
 stop_node() {
   alive node || return 0
   kill -KILL "$pid" 2>/dev/null || true

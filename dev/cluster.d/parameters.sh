@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # What a cluster is called, where it lives and which addresses it has. Starts nothing.
 #
-# A running cluster's parameters stand in /run/groundswell/NAME/parameters, beside the record of its processes: both are
-# true only until the machine restarts, and so is that folder. All later commands need just the name.
+# A running cluster's parameters are in /run/groundswell/NAME/parameters, next to the record of its processes. Both are
+# valid until the machine restarts, which removes that folder. All later commands need only the name.
 
 run_root=/run/groundswell
 cache=${GROUNDSWELL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/groundswell}
@@ -47,14 +47,14 @@ parse_options() {
   run=$run_root/$name
 }
 
-# Two commands on one cluster at a time would undo each other's work. The lock, on the cluster's folder, is released when
-# the command ends; processes that outlive it must not inherit it, which `spawn` sees to.
+# Two commands on one cluster at a time would undo each other's work. The lock on the cluster's folder is released when the
+# command ends. Processes that outlive the command must not inherit it; `spawn` makes sure of that.
 lock_cluster() {
   while :; do
     mkdir -p "$run"
     exec {lock}<"$run"
-    flock --wait 120 "$lock" || die "another command has been at work on cluster $name for two minutes"
-    # Whoever had it before may have removed the folder: then this lock is on nothing.
+    flock --wait 120 "$lock" || die "another command has held the lock of cluster $name for two minutes"
+    # The previous holder may have removed the folder: then this lock is on a deleted file.
     [ ! "$run" -ef "/proc/$$/fd/$lock" ] || return 0
     exec {lock}<&-
   done
@@ -87,11 +87,11 @@ first_free_index() {
   die "the indexes 1 to 99 are all taken: 'dev/cluster status' lists the clusters"
 }
 
-# Takes the parameters of the cluster as it runs, or chooses those of a new one and writes them down.
+# Reads the parameters of the running cluster, or chooses those of a new one and saves them.
 resume_or_choose_parameters() {
   if load_parameters; then
     if node_is_alive; then
-      # What runs stays: both other profiles have all that the api profile has.
+      # Running components stay: both other profiles contain all of the api profile.
       case $stored_profile:$profile in
         full:api | simulated:api) profile=$stored_profile ;;
         full:simulated | simulated:full)
@@ -100,14 +100,14 @@ resume_or_choose_parameters() {
       store_parameters
       return
     fi
-    say "cluster $name was not ended properly: clearing what is left of it"
+    say "cluster $name was not ended properly: removing what is left of it"
     stop_node
     remove_network
     remove_node
     forget_parameters
     parse_options --name "$name" --profile "$profile"
   fi
-  # Choosing an index and writing it down must not happen in two commands at once.
+  # Two commands must not choose and save an index at the same time.
   exec {choosing}<"$run_root"
   flock "$choosing"
   if [ -z "$index" ]; then

@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Starting, recording, watching and stopping the processes of a cluster.
+# Starts, records, watches and stops the processes of a cluster.
 #
 # A process is recorded as "PID START" in $run/COMPONENT.pid, START being its start time in clock ticks since boot from
-# /proc/PID/stat: a process id that the kernel has given to somebody else since is never taken for ours.
+# /proc/PID/stat: a process id that the kernel has reused since is never mistaken for ours.
 
 started_at=$EPOCHREALTIME
 
-# Says what has been reached, with the seconds since the command began.
+# Prints the phase that begins, with the seconds since the command started.
 phase() {
   local elapsed=$(((${EPOCHREALTIME/./} - ${started_at/./}) / 100000))
   printf '[cluster %s %3d.%d s] %s\n' "$name" $((elapsed / 10)) $((elapsed % 10)) "$*" >&2
@@ -15,14 +15,14 @@ phase() {
 start_time_of() {
   local stat
   stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-  # The second field, the program's name, may hold blanks and parentheses: count from behind the last one.
+  # The second field, the program's name, may contain blanks and parentheses: count the fields after the last one.
   read -r -a stat <<<"${stat##*) }"
   echo "${stat[19]}"
 }
 
 record() { echo "$2 $(start_time_of "$2")" >"$run/$1.pid"; }
 
-# alive COMPONENT: true while the process that was recorded runs; sets `pid`.
+# alive COMPONENT: true while the recorded process runs; sets `pid`.
 alive() {
   local start
   pid=''
@@ -30,7 +30,7 @@ alive() {
   [ -n "$start" ] && [ "$(start_time_of "$pid")" = "$start" ]
 }
 
-# stop COMPONENT SECONDS: asks it to end, and ends it when it has not within that time.
+# stop COMPONENT SECONDS: terminates the component, and kills it if it has not ended within that time.
 stop() {
   alive "$1" || { rm -f "$run/$1.pid"; return 0; }
   local deadline=$((SECONDS + $2))
@@ -45,7 +45,7 @@ stop() {
   rm -f "$run/$1.pid"
 }
 
-# child_of PID: the first child of a process, waiting until there is one.
+# child_of PID: waits for the first child of a process and prints its id.
 child_of() {
   local deadline=$((SECONDS + 10)) child
   while ((SECONDS < deadline)); do
@@ -61,7 +61,7 @@ spawn() {
   local component=$1 outer inner
   shift
   if alive "$component"; then return; fi
-  # nsenter stays outside as the parent; what is recorded is the component itself.
+  # nsenter stays outside as the parent; the component itself is recorded.
   setsid "${enter_node[@]}" "$@" </dev/null >>"$data/log/$component.log" 2>&1 {lock}<&- &
   outer=$!
   inner=$(child_of "$outer") || component_failed "$component" "ended as soon as it was started"
@@ -74,8 +74,8 @@ component_failed() {
   exit 1
 }
 
-# wait_until SECONDS COMPONENT WHAT COMMAND...: until the command succeeds; fails when the component that is to make it
-# succeed has ended, or when the time is over.
+# wait_until SECONDS COMPONENT WHAT COMMAND...: waits until the command succeeds. Fails when the component that the command
+# depends on has ended, or when the time is over.
 wait_until() {
   local deadline=$((SECONDS + $1)) component=$2 what=$3
   shift 3
@@ -86,7 +86,7 @@ wait_until() {
   done
 }
 
-# Finds the compiled programs that the profile needs. Inside the node the same folders stand under /run/tools (node-init).
+# Finds the compiled programs that the profile needs. Inside the node the same folders are below /run/tools (node-init).
 tools_on_path() {
   local components=(k8s etcd registry crane) folders folder
   [ "$profile" != full ] || components+=(containerd runc cni coredns)
@@ -98,5 +98,5 @@ tools_on_path() {
   node_path+=/usr/sbin:/usr/bin:/sbin:/bin
 }
 
-# As the cluster's administrator.
+# Runs kubectl as the cluster's administrator.
 kubectl_admin() { kubectl --kubeconfig "$data/kubeconfig" --request-timeout 5s "$@"; }

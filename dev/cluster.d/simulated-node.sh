@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# A node without a machine: kwok plays it and the lives of its pods, for tests and benchmarks with very many of them.
+# A node without a machine: kwok simulates it and its pods, for tests and benchmarks with very many pods.
 #
-# Nothing is scheduled: pods that are to live on it say `nodeName: simulated`. How they live: simulated-node.yaml.
+# There is no scheduler: pods for this node set `nodeName: simulated`. simulated-node.yaml describes what they do.
 
 start_simulated_node() {
   kubectl_admin apply --server-side -f - >/dev/null <<END

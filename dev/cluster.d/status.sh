@@ -7,7 +7,7 @@ components_of() {
   [ "$1" != simulated ] || echo kwok
 }
 
-# With --name: that cluster. Without: all of them, and whatever lies about that belongs to none.
+# With --name: that cluster. Without: all clusters, and everything left over that belongs to none.
 show_status() {
   local each any=0
   if [ -n "$named" ]; then

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What must be so after the cascade. Each check prints a line; `check_everything` fails when any of them failed.
+# The checks after the cascade. Each prints a line; `check_everything` fails if any of them failed.
 
-# Notes what stands before the base is patched.
+# Saves the state before the base is patched.
 remember_state() {
   images_before=$(observe | jq '.items | map({key: .spec.image, value: {digest: .status.digest, build: .status.build, tags: .status.tags}}) | from_entries')
   cascades_before=$(cascades | jq '[.items[].metadata.name]')
@@ -15,15 +15,16 @@ check() {
   if [ "$2" = "$3" ]; then
     printf '  ok      %s\n' "$1"
   else
-    printf '  NOT SO  %s\n          wanted: %s\n          got:    %s\n' "$1" "${3:0:400}" "${2:0:400}"
+    printf '  FAILED  %s\n          wanted: %s\n          got:    %s\n' "$1" "${3:0:400}" "${2:0:400}"
     failures=$((failures + 1))
   fi
 }
 
-# digest_in_registry REPOSITORY:TAG, as the family names it. The registry has another name for this machine than for pods.
+# digest_in_registry REPOSITORY:TAG: the digest of a tag that the family names. The registry has another name for this
+# machine than for pods.
 digest_in_registry() { crane digest "$REGISTRY/${1#*/}" 2>&1; }
 
-# Sets `cascades` to the cascades since the patch, once none of them runs: their records are written at most once a second.
+# Sets `cascades` to the cascades since the patch when none of them runs. Their records are written at most once a second.
 wait_for_records() {
   local deadline=$((SECONDS + 15))
   while :; do
@@ -64,14 +65,14 @@ check_tags() {
     if [ "$(digest_in_registry "$repository:$tag")" = "$digest" ]; then moved=$((moved + 1)); else wrong+="$repository:$tag "; fi
   done < <(jq -r '.items[] | .spec.repository as $repository | .status | .digest as $digest
     | .tags[]? | [$repository, .tag, $digest] | @tsv' <<<"$images")
-  check "$moved tags stand on the new digests in the registry" "$wrong" ""
-  check "three tags an image" "$moved" "$(jq '.items | length * 3' <<<"$images")"
+  check "$moved tags point to the new digests in the registry" "$wrong" ""
+  check "three tags per image" "$moved" "$(jq '.items | length * 3' <<<"$images")"
   wrong=''
   while IFS=$'\t' read -r repository tag digest; do
     if [ "$(digest_in_registry "$repository:$tag")" = "$digest" ]; then kept=$((kept + 1)); else wrong+="$repository:$tag "; fi
   done < <(jq -r --argjson before "$images_before" '.items[] | .spec.repository as $repository | $before[.spec.image]
     | .digest as $digest | .tags[]? | select(.immutable) | [$repository, .tag, $digest] | @tsv' <<<"$images")
-  check "$kept tags that name the build before stayed on its digest" "$wrong" ""
+  check "$kept tags that name the previous build still point to its digest" "$wrong" ""
 }
 
 check_layers() {

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
-# Looking at the family until something is so, and showing what changes meanwhile.
+# Watches the family until a condition is met, and shows what changes meanwhile.
 
-# One line of tab-separated fields for each image, parents first: level, name, state, build, digest, seconds in the state, why.
+# Prints a line of tab-separated fields for each image, parents first: level, name, state, build, digest, seconds in the
+# state, message.
 rows() {
   jq -r --arg family "$family" '
     .items | map(select(.spec.family == $family)) | sort_by(.spec.level, .spec.image)[]
@@ -22,7 +23,7 @@ else
   plain=
 fi
 
-# Draws the table over the one before it.
+# Draws the table in place of the previous one.
 draw_table() {
   local level name state build digest age why width lines=1
   width=$(tput cols 2>/dev/null || echo 120)
@@ -37,7 +38,7 @@ draw_table() {
   drawn=$lines
 }
 
-# Prints a line for each image that is in another state than when it was last looked at.
+# Prints a line for each image whose state or digest has changed since the last call.
 print_changes() {
   local level name state build digest age why
   while IFS=$'\t' read -r level name state build digest age why; do
@@ -48,8 +49,8 @@ print_changes() {
   done < <(rows "$1")
 }
 
-# watch_family SECONDS COMMAND: shows the images until the command, given their list as JSON, succeeds. Ends the demo when an
-# image has failed, or when the time is over.
+# watch_family SECONDS COMMAND: shows the images until the command succeeds, which gets their list as JSON. Ends the demo
+# when an image has failed, or when the time is over.
 watch_family() {
   local limit=$1 reached=$2 images failed watch_started=$EPOCHREALTIME drawn=0
   local deadline=$((SECONDS + limit))
@@ -61,12 +62,12 @@ watch_family() {
       failed=$(jq -r '.items[] | select(.status.state == "Failed") | "\(.spec.image): \(.status.message)"' <<<"$images")
       [ -z "$failed" ] || { explain; die "failed: $failed"; }
     fi
-    ((SECONDS < deadline)) || { explain; die "not there after $limit s"; }
+    ((SECONDS < deadline)) || { explain; die "not finished after $limit s"; }
     sleep 0.3
   done
 }
 
-# What a person would look at next.
+# Prints the objects and logs that explain a failure.
 explain() {
   {
     kubectl -n "$namespace" get imagefamilies,managedimages,cascades
@@ -83,11 +84,11 @@ is_ready() {
       and any(.status.conditions[]?; .type == "Ready" and .status == "True")' >/dev/null
 }
 
-# jq: every image is current, and its tags stand on its digest.
+# jq: every image is current, and its tags point to its digest.
 all_current='(.items | length > 0) and all(.items[].status; .digest as $digest
   | .state == "Current" and (.tags | length > 0 and all(.[]; .digest == $digest)))'
 
-# All images of the family are current, and the family says so.
+# All images of the family are current, and the family is Ready.
 is_settled() { jq -e "$all_current" <<<"$1" >/dev/null && is_ready; }
 
 # Every image has another digest than before the patch, and is current.
@@ -101,11 +102,11 @@ page() {
   kubectl --request-timeout 10s get --raw "/api/v1/namespaces/$namespace/services/$application:http/proxy/versions"
 }
 
-# wait_for_page SECONDS FILTER: until the filter finds something in the page.
+# wait_for_page SECONDS FILTER: waits until the filter finds something in the page.
 wait_for_page() {
   local deadline=$((SECONDS + $1))
   until page 2>/dev/null | jq -e "$2" >/dev/null 2>&1; do
-    ((SECONDS < deadline)) || { explain; die "the page does not answer as it should: $(page 2>&1 | head -c 400)"; }
+    ((SECONDS < deadline)) || { explain; die "the page does not give the expected answer: $(page 2>&1 | head -c 400)"; }
     sleep 0.2
   done
 }
