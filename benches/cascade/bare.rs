@@ -1,5 +1,5 @@
-//! The bare loop: creates each Job of a graph as soon as the pods of its parents have succeeded, and
-//! does nothing else.
+//! The bare loop: creates each Job of a graph as soon as the pods of its parents have succeeded,
+//! and does nothing else.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -92,8 +92,7 @@ pub fn print_sides(ours: &[Side], bare: &[Side]) {
         let [ours, bare] =
             [&ours, &bare].map(|side| percentile(side, percent).as_secs_f64() * 1000.0);
         println!(
-            "  last parent's pod to child's Job, p{percent}, ms {ours:10.0} {bare:10.0} \
-                  {:10.2}",
+            "  last parent's pod to child's Job, p{percent}, ms {ours:10.0} {bare:10.0} {:10.2}",
             ours / bare
         );
     }

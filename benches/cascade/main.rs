@@ -2,8 +2,8 @@
 //! same Jobs when the pods of their parents succeed.
 //!
 //! Pods are simulated. Both sides get the same Jobs, the same pushes and the same build times, one
-//! after the other on one cluster. The difference is the controller: the wall time that it adds, how
-//! long a child waits after its last parent has ended, its writes, its CPU time and its memory.
+//! after the other on one cluster. The difference is the controller: the wall time that it adds,
+//! how long a child waits after its last parent has ended, its writes, its CPU time and its memory.
 //!
 //! Needs root, Debian 12 and Go, for the cluster that it starts. `make bench` prepares everything;
 //! `cargo bench --features needs-cluster --bench cascade` runs it.

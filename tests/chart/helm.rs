@@ -47,8 +47,8 @@ networkPolicy:
   metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
 ";
 
-/// `PATH` with Helm and kubeconform. `dev/tools/build` compiles them from pinned modules if they are
-/// not in its cache.
+/// `PATH` with Helm and kubeconform. `dev/tools/build` compiles them from pinned modules if they
+/// are not in its cache.
 static TOOLS: LazyLock<String> = LazyLock::new(|| {
     let output = Command::new(root().join("dev/tools/build"))
         .args(["--path", "helm", "kubeconform"])

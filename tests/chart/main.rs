@@ -1,11 +1,11 @@
-//! The chart: what it renders, what it refuses, and that `deploy/` is the same. The end-to-end tests
-//! install it.
+//! The chart: what it renders, what it refuses, and that `deploy/` is the same. The end-to-end
+//! tests install it.
 //!
-//! Needs Go, which compiles Helm and kubeconform:
-//! `cargo test --features needs-go --test chart`. Needs no cluster.
+//! Needs Go, which compiles Helm and kubeconform: `cargo test --features needs-go --test chart`.
+//! Needs no cluster.
 //!
-//! `make generate` writes the snapshots and `deploy/` (it sets `GENERATE=1`); otherwise a difference
-//! fails the test.
+//! `make generate` writes the snapshots and `deploy/` (it sets `GENERATE=1`); otherwise a
+//! difference fails the test.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports what is wrong by failing")]
 

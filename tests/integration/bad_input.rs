@@ -306,7 +306,8 @@ fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, closed: &str) {
     );
 }
 
-/// Waits until the family of a case is `Stalled`. Returns what is wrong with its condition or Event.
+/// Waits until the family of a case is `Stalled`. Returns what is wrong with its condition or
+/// Event.
 async fn problem(place: &Place, case: &Case) -> Option<String> {
     // A case that is never reported is one problem; the other cases are still checked.
     let stalled =

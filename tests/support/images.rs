@@ -103,8 +103,8 @@ impl Images {
         self.get(repository, tag).await.map(|image| image.digest).unwrap_or_default()
     }
 
-    /// Splits a reference as the controller writes it, `host/repository@digest`, into repository and
-    /// digest. The host is dropped: this registry mirrors every host.
+    /// Splits a reference as the controller writes it, `host/repository@digest`, into repository
+    /// and digest. The host is dropped: this registry mirrors every host.
     pub fn locate(pinned: &str) -> (String, String) {
         let (name, digest) = pinned.split_once('@').expect("a pinned reference");
         let (_, repository) = name.split_once('/').expect("a host");

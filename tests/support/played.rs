@@ -19,8 +19,8 @@ pub struct Task {
     annotations: BTreeMap<String, String>,
 }
 
-/// Creates the strategy. Its pods are bound to `node`, or wait for a scheduler that the cluster does
-/// not have.
+/// Creates the strategy. Its pods are bound to `node`, or wait for a scheduler that the cluster
+/// does not have.
 pub async fn strategy(client: &Client, name: &str, node: Option<&str>) {
     let arguments = json!([
         "reference {{ image.reference }}",
