@@ -1,7 +1,8 @@
-//! The client: asking for manifests and configurations, and moving tags.
+//! The registry client: reads manifests and configurations, and sets tags.
 //!
-//! Our own thin HTTP and not `oci-client`'s calls: those bind a host to the first credential they
-//! see, read bodies of any size, hide why a token was not given, and never look at `Retry-After`.
+//! It uses its own thin HTTP layer instead of the calls of `oci-client`. Those bind a host to the
+//! first credential that they see, read bodies of any size, hide why a token was not granted, and
+//! ignore `Retry-After`.
 
 use std::{
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
@@ -23,7 +24,7 @@ use crate::{
         RegistryError,
         config::{Endpoint, Purpose},
         cooldown::Cooldown,
-        credentials::CredentialIdentity,
+        credentials::{Credential, CredentialIdentity},
         error::ErrorContext,
         http::{Http, HttpRequest, HttpResponse},
         manifest,
@@ -32,13 +33,13 @@ use crate::{
     },
 };
 
-/// The most bytes of a manifest, the size that the distribution specification asks registries to
-/// take at least.
+/// Maximum size of a manifest in bytes: the size that the distribution specification requires every
+/// registry to accept.
 pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
-/// The most bytes of an image's configuration.
+/// Maximum size of an image's configuration in bytes.
 const MAX_CONFIG_BYTES: usize = 4 * 1024 * 1024;
-/// The longest pause within a call. A registry that wants a longer one is not waited for: the call
-/// fails, and tells when.
+/// Upper bound on a pause within a call. If a registry asks for a longer pause, the call fails and
+/// its error reports that pause.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(5);
 const DIGEST_HEADER: &str = "docker-content-digest";
 const ACCEPT: HeaderValue = HeaderValue::from_static(
@@ -47,7 +48,7 @@ const ACCEPT: HeaderValue = HeaderValue::from_static(
      application/vnd.docker.distribution.manifest.v2+json",
 );
 
-/// Speaks to registries. Cheap to clone; one is enough for a process, whatever the number of
+/// Client for all registries. It is cheap to clone, and one per process is enough for any number of
 /// credentials.
 #[derive(Clone)]
 pub struct Client(Arc<ClientInner>);
@@ -55,16 +56,16 @@ pub struct Client(Arc<ClientInner>);
 struct ClientInner {
     config: Config,
     http: Http,
-    grants: AuthorizationCache,
+    authorizations: AuthorizationCache,
     cooldown: Cooldown,
-    /// How many calls were made; spreads their retries.
+    /// Number of calls so far, from which the jitter of each call is derived.
     calls: AtomicU64,
 }
 
-/// One thing that is asked of a registry.
+/// A request to a registry, independent of the endpoint that receives it.
 struct Operation {
     method: Method,
-    /// What follows the repository's path in the URL.
+    /// The part of the URL after the repository's path.
     path: String,
     headers: HeaderMap,
     body: Bytes,
@@ -74,60 +75,60 @@ struct Operation {
 }
 
 impl Client {
-    /// A client for this configuration. Fails if no CA certificates are found.
+    /// Creates a client. Fails if no CA certificates are found.
     pub fn new(config: Config) -> Result<Self, RegistryError> {
         let network = HttpTransport::new(&config)?;
         Ok(Self::with_transport(config, Arc::new(network), Clock::wall()))
     }
 
-    /// A client for this configuration that reaches registries over this transport, and tells time
-    /// by this clock.
+    /// Creates a client that reaches registries over `transport` and reads the time from `clock`.
     #[must_use]
     pub fn with_transport(config: Config, transport: Arc<dyn Transport>, clock: Clock) -> Self {
         let http = Http::new(&config, transport, clock);
-        let (grants, cooldown, calls) =
+        let (authorizations, cooldown, calls) =
             (AuthorizationCache::default(), Cooldown::default(), AtomicU64::default());
-        Self(Arc::new(ClientInner { config, http, grants, cooldown, calls }))
+        Self(Arc::new(ClientInner { config, http, authorizations, cooldown, calls }))
     }
 
-    /// Tells apart what would be shown to the registry, and to its mirrors, for this image: calls
-    /// with equal identities get equal answers.
+    /// Returns the identity of the credentials that the registry and its mirrors would receive for
+    /// this image. Calls with equal identities get equal responses.
     #[must_use]
     pub fn identity(&self, image: &Reference, keychain: &Keychain) -> CredentialIdentity {
         let endpoints = self.0.config.endpoints(image.registry(), Purpose::Pull);
         keychain.identity(endpoints.iter().map(|endpoint| endpoint.registry.as_str()), image.path())
     }
 
-    /// Whether this registry, with its port if it has one, is spoken to over plain HTTP.
+    /// Whether this registry, given with its port if it has one, is reached over plain HTTP.
     #[must_use]
     pub fn is_plain_http(&self, registry: &str) -> bool {
         self.0.config.is_plain_http(registry)
     }
 
-    /// What the image's tag or digest stands for now; `None` if the registry does not have it.
+    /// Returns the descriptor of the manifest that the image's tag or digest currently refers to,
+    /// or `None` if the registry does not have it.
     ///
-    /// A `HEAD`, which registries do not count against pull limits; a `GET` only if the answer to
-    /// it says too little.
+    /// Sends a `HEAD`, which registries do not count against pull limits. Sends a `GET` only if the
+    /// response to the `HEAD` lacks a header or the registry rejects `HEAD`.
     pub async fn head(
         &self,
         image: &Reference,
         keychain: &Keychain,
     ) -> Result<Option<Descriptor>, RegistryError> {
-        let operation = Operation::read(Method::HEAD, format!("manifests/{}", image.identifier()));
+        let operation = Operation::pull(Method::HEAD, format!("manifests/{}", image.identifier()));
         let expected = image.digest();
-        let head =
-            self.execute(image, keychain, &operation, |context, answer| {
-                let Some(descriptor) = descriptor(&answer) else { return Ok(None) };
-                match &expected {
-                    Some(expected) if *expected != descriptor.digest => Err(context
-                        .invalid_response(format!("answers for {} instead", descriptor.digest))),
-                    _ => Ok(Some(descriptor)),
-                }
-            });
+        let head = self.execute(image, keychain, &operation, |context, response| {
+            let Some(descriptor) = descriptor(&response) else { return Ok(None) };
+            match &expected {
+                Some(expected) if *expected != descriptor.digest => Err(context.invalid_response(
+                    format!("responded with {} instead of the requested digest", descriptor.digest),
+                )),
+                _ => Ok(Some(descriptor)),
+            }
+        });
         match head.await {
             Ok(Some(descriptor)) => return Ok(Some(descriptor)),
             Err(RegistryError::NotFound { .. }) => return Ok(None),
-            // Some registries refuse HEAD; the GET has the last word.
+            // Some registries reject HEAD; the response to the GET decides.
             Ok(None) | Err(RegistryError::Rejected { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -140,27 +141,28 @@ impl Client {
         }
     }
 
-    /// The manifest that the image's tag or digest stands for, checked against every digest that is
-    /// known for it.
+    /// Returns the manifest that the image's tag or digest refers to. Its digest is checked against
+    /// the requested one and the one in the response's headers.
     pub async fn manifest(
         &self,
         image: &Reference,
         keychain: &Keychain,
     ) -> Result<Manifest, RegistryError> {
-        let operation = Operation::read(Method::GET, format!("manifests/{}", image.identifier()));
+        let operation = Operation::pull(Method::GET, format!("manifests/{}", image.identifier()));
         let expected = image.digest();
-        self.execute(image, keychain, &operation, |context, answer| {
-            let content_type = answer.header(header::CONTENT_TYPE);
-            let manifest = Manifest::parse(content_type, answer.body.clone())
+        self.execute(image, keychain, &operation, |context, response| {
+            let content_type = response.header(header::CONTENT_TYPE);
+            let manifest = Manifest::parse(content_type, response.body.clone())
                 .map_err(|problem| context.invalid_response(problem))?;
-            let told = answer.header(DIGEST_HEADER).and_then(|text| text.parse::<Digest>().ok());
-            match [&expected, &told]
+            let reported =
+                response.header(DIGEST_HEADER).and_then(|text| text.parse::<Digest>().ok());
+            match [&expected, &reported]
                 .into_iter()
                 .flatten()
                 .find(|digest| **digest != manifest.digest)
             {
                 Some(digest) => {
-                    Err(context.invalid_response(format!("sends {} for {digest}", manifest.digest)))
+                    Err(context.invalid_response(format!("sent {} for {digest}", manifest.digest)))
                 }
                 None => Ok(manifest),
             }
@@ -168,7 +170,7 @@ impl Client {
         .await
     }
 
-    /// The configuration of an image whose manifest is known.
+    /// Returns the configuration of an image, given its manifest.
     pub async fn config(
         &self,
         image: &Reference,
@@ -179,69 +181,67 @@ impl Client {
         let operation = Operation {
             what: "configuration",
             limit: MAX_CONFIG_BYTES,
-            ..Operation::read(Method::GET, format!("blobs/{digest}"))
+            ..Operation::pull(Method::GET, format!("blobs/{digest}"))
         };
-        self.execute(image, keychain, &operation, |context, answer| {
-            let actual = Digest::of(&answer.body);
+        self.execute(image, keychain, &operation, |context, response| {
+            let actual = Digest::of(&response.body);
             if actual != *digest {
-                return Err(context.invalid_response(format!("sends {actual} for {digest}")));
+                return Err(context.invalid_response(format!("sent {actual} for {digest}")));
             }
-            ImageConfig::parse(&answer.body).map_err(|problem| context.invalid_response(problem))
+            ImageConfig::parse(&response.body).map_err(|problem| context.invalid_response(problem))
         })
         .await
     }
 
-    /// Points a tag at a manifest whose content the repository has already. No layer is copied, and
-    /// doing it twice is the same as doing it once. `tag` is the repository with the tag.
+    /// Sets a tag to a manifest whose blobs the repository already has. No layer is copied, and the
+    /// call is idempotent. `tag` is the repository with the tag.
     pub async fn set_tag(
         &self,
         tag: &Reference,
         manifest: &Manifest,
         keychain: &Keychain,
     ) -> Result<(), RegistryError> {
-        let shown = tag.to_string();
-        let context = ErrorContext { image: &shown, host: tag.registry() };
-        let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| {
-            context.invalid_response(
-                "has a manifest \
-                of no type",
-            )
-        })?;
+        let image_name = tag.to_string();
+        let context = ErrorContext { image: &image_name, host: tag.registry() };
+        let media_type = HeaderValue::from_str(&manifest.media_type)
+            .map_err(|_| context.invalid_response("has a manifest with an invalid media type"))?;
         let operation = Operation {
             method: Method::PUT,
             path: format!("manifests/{}", tag.identifier()),
             headers: HeaderMap::from_iter([(header::CONTENT_TYPE, media_type)]),
             body: manifest.bytes.clone(),
-            what: "answer to a push",
+            what: "push response",
             limit: MAX_MANIFEST_BYTES,
             purpose: Purpose::Push,
         };
-        let told = self
-            .execute(tag, keychain, &operation, |_, answer| {
-                Ok(answer.header(DIGEST_HEADER).and_then(|text| text.parse().ok()))
+        let reported = self
+            .execute(tag, keychain, &operation, |_, response| {
+                Ok(response.header(DIGEST_HEADER).and_then(|text| text.parse().ok()))
             })
             .await?;
-        let stands = match told {
+        let tagged = match reported {
             Some(digest) => digest,
             None => match self.head(tag, keychain).await? {
                 Some(descriptor) => descriptor.digest,
                 None => {
-                    return Err(context.invalid_response("took the manifest and does not have it"));
+                    return Err(
+                        context.invalid_response("accepted the manifest but does not have it")
+                    );
                 }
             },
         };
-        if stands == manifest.digest {
+        if tagged == manifest.digest {
             Ok(())
         } else {
             Err(context.invalid_response(format!(
-                "took the manifest {} and has {stands} under the tag",
+                "accepted the manifest {}, but the tag points to {tagged}",
                 manifest.digest
             )))
         }
     }
 
-    /// Carries out an operation within the configured time, asking every endpoint, and again after
-    /// a pause while all that is wrong is transient.
+    /// Executes an operation within the configured timeout. It tries every endpoint and retries
+    /// with a pause as long as the error is transient.
     async fn execute<T>(
         &self,
         image: &Reference,
@@ -249,14 +249,14 @@ impl Client {
         operation: &Operation,
         read: impl Fn(ErrorContext<'_>, HttpResponse) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let shown = image.to_string();
+        let image_name = image.to_string();
         let retry = ExponentialBuilder::new()
             .with_min_delay(Duration::from_millis(200))
             .with_max_delay(MAX_RETRY_PAUSE)
             .with_max_times(3)
             .with_jitter()
-            .with_jitter_seed(self.jitter_seed(&shown));
-        let call = (|| self.try_endpoints(&shown, image, keychain, operation, &read))
+            .with_jitter_seed(self.jitter_seed(&image_name));
+        let call = (|| self.try_endpoints(&image_name, image, keychain, operation, &read))
             .retry(retry)
             .sleep(tokio::time::sleep)
             .when(RegistryError::is_transient)
@@ -267,30 +267,31 @@ impl Client {
             });
         let limit = self.0.config.timeout;
         tokio::time::timeout(limit.into(), call).await.unwrap_or_else(|_| {
-            let context = ErrorContext { image: &shown, host: image.registry() };
-            Err(context.unreachable(&format!("not done within {limit}")))
+            let context = ErrorContext { image: &image_name, host: image.registry() };
+            Err(context.unreachable(&format!("the call did not complete within {limit}")))
         })
     }
 
-    /// A number for each call, so that calls that fail together are not tried again together.
+    /// Returns a different seed for each call, so that calls that fail at the same time are not
+    /// retried at the same time.
     fn jitter_seed(&self, image: &str) -> u64 {
         let call = self.0.calls.fetch_add(1, Ordering::Relaxed);
         BuildHasherDefault::<DefaultHasher>::default().hash_one((image, call))
     }
 
-    /// Asks the endpoints one after the other, as containerd does: whatever is wrong with a mirror,
-    /// the next one is asked.
+    /// Tries the endpoints in order, as containerd does: after any error of a mirror the next
+    /// endpoint is tried. If all fail, the most specific error is returned.
     async fn try_endpoints<T>(
         &self,
-        shown: &str,
+        image_name: &str,
         image: &Reference,
         keychain: &Keychain,
         operation: &Operation,
         read: &impl Fn(ErrorContext<'_>, HttpResponse) -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let mut worst: Option<RegistryError> = None;
+        let mut most_specific: Option<RegistryError> = None;
         for endpoint in self.0.config.endpoints(image.registry(), operation.purpose) {
-            let context = ErrorContext { image: shown, host: &endpoint.registry };
+            let context = ErrorContext { image: image_name, host: &endpoint.registry };
             let identity = keychain.identity([endpoint.registry.as_str()], image.path());
             let result = match self.0.cooldown.remaining(&endpoint, identity) {
                 Some(remaining) => Err(context.rate_limited(remaining)),
@@ -307,24 +308,26 @@ impl Client {
             {
                 self.0.cooldown.begin(&endpoint, identity, pause);
             }
-            match result.and_then(|answer| read(context, answer)) {
+            match result.and_then(|response| read(context, response)) {
                 Ok(value) => return Ok(value),
                 Err(error)
-                    if worst
+                    if most_specific
                         .as_ref()
-                        .is_none_or(|worst| worst.specificity() <= error.specificity()) =>
+                        .is_none_or(|known| known.specificity() <= error.specificity()) =>
                 {
-                    worst = Some(error);
+                    most_specific = Some(error);
                 }
                 Err(_) => {}
             }
         }
-        Err(worst.unwrap_or_else(|| {
-            ErrorContext { image: shown, host: image.registry() }.unreachable("no endpoint")
+        Err(most_specific.unwrap_or_else(|| {
+            ErrorContext { image: image_name, host: image.registry() }
+                .unreachable("no endpoint is configured")
         }))
     }
 
-    /// Asks one endpoint, answering its challenge once if it sets one.
+    /// Sends the operation to one endpoint and answers its authentication challenge, if it sends
+    /// one, once.
     async fn send_to_endpoint(
         &self,
         context: ErrorContext<'_>,
@@ -334,26 +337,29 @@ impl Client {
         identity: CredentialIdentity,
         operation: &Operation,
     ) -> Result<HttpResponse, RegistryError> {
-        let ClientInner { config, http, grants, .. } = &*self.0;
+        let ClientInner { config, http, authorizations, .. } = &*self.0;
         let credential = keychain.lookup(&endpoint.registry, image.path());
-        let grant = AuthorizationKey::new(endpoint, image.path(), operation.purpose, identity);
+        let key = AuthorizationKey::new(endpoint, image.path(), operation.purpose, identity);
 
-        let known = grants.get(&grant);
-        let mut answer =
-            http.send(context, operation.request(context, endpoint, image, known.clone())?).await?;
-        let mut used = known;
-        if answer.status == StatusCode::UNAUTHORIZED {
-            grants.drop(&grant);
-            let Some(challenge) = Challenge::from_headers(&answer.headers) else {
-                return Err(context.denied("401 Unauthorized, without saying what it wants"));
+        let cached = authorizations.get(&key);
+        let mut response = http
+            .send(context, operation.to_request(context, endpoint, image, cached.clone())?)
+            .await?;
+        let mut used = cached;
+        if response.status == StatusCode::UNAUTHORIZED {
+            authorizations.remove(&key);
+            let Some(challenge) = Challenge::from_headers(&response.headers) else {
+                return Err(
+                    context.denied("401 Unauthorized without a challenge that the client supports")
+                );
             };
-            let (value, life) =
-                token::authorize(http, config, context, challenge, &grant, credential).await?;
-            answer = http
-                .send(context, operation.request(context, endpoint, image, Some(value.clone()))?)
+            let (value, lifetime) =
+                token::authorize(http, config, context, challenge, &key, credential).await?;
+            response = http
+                .send(context, operation.to_request(context, endpoint, image, Some(value.clone()))?)
                 .await?;
-            if answer.status != StatusCode::UNAUTHORIZED {
-                grants.put(grant, value.clone(), life);
+            if response.status != StatusCode::UNAUTHORIZED {
+                authorizations.insert(key, value.clone(), lifetime);
             }
             used = Some(value);
         }
@@ -361,13 +367,14 @@ impl Client {
             .as_ref()
             .and_then(|value| value.to_str().ok()?.split_once(' '))
             .map(|(_, sent)| sent);
-        let secrets: Vec<&str> = credential.map(token::secret).into_iter().chain(sent).collect();
-        answer.ok(context, &secrets)
+        let secrets: Vec<&str> =
+            credential.map(Credential::secret).into_iter().chain(sent).collect();
+        response.error_for_status(context, &secrets)
     }
 }
 
 impl Operation {
-    fn read(method: Method, path: String) -> Self {
+    fn pull(method: Method, path: String) -> Self {
         let headers = HeaderMap::from_iter([(header::ACCEPT, ACCEPT)]);
         Self {
             method,
@@ -380,7 +387,7 @@ impl Operation {
         }
     }
 
-    fn request(
+    fn to_request(
         &self,
         context: ErrorContext<'_>,
         endpoint: &Endpoint,
@@ -392,8 +399,9 @@ impl Operation {
             .as_ref()
             .map_or_else(String::new, |registry| format!("?ns={registry}"));
         let url = format!("{}/v2/{}/{}{query}", endpoint.base, image.path(), self.path);
-        let url =
-            url.parse().map_err(|_| context.invalid_response("has a name that no URL can hold"))?;
+        let url = url.parse().map_err(|_| {
+            context.invalid_response("has an image name that is not valid in a URL")
+        })?;
         Ok(HttpRequest {
             method: self.method.clone(),
             url,
@@ -406,15 +414,16 @@ impl Operation {
     }
 }
 
-/// What the headers of an answer say about a manifest; `None` if they do not say all of it.
-fn descriptor(answer: &HttpResponse) -> Option<Descriptor> {
-    let media_type = answer
+/// Reads the descriptor of a manifest from the headers of a response. Returns `None` if a header is
+/// missing or the media type is not one of a manifest.
+fn descriptor(response: &HttpResponse) -> Option<Descriptor> {
+    let media_type = response
         .header(header::CONTENT_TYPE)
         .map(manifest::without_parameters)
         .filter(|media_type| manifest::is_manifest_type(media_type))?;
     Some(Descriptor {
-        digest: answer.header(DIGEST_HEADER)?.parse().ok()?,
+        digest: response.header(DIGEST_HEADER)?.parse().ok()?,
         media_type: media_type.into(),
-        size: answer.header(header::CONTENT_LENGTH)?.parse().ok()?,
+        size: response.header(header::CONTENT_LENGTH)?.parse().ok()?,
     })
 }

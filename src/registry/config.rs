@@ -1,7 +1,6 @@
-//! What the operator's owner says about registries: which speak plain HTTP, which have mirrors, how
-//! long we wait.
+//! The operator's configuration of registries: plain HTTP, mirrors, timeouts and concurrency.
 //!
-//! Family authors have no say here: a family must not be able to send a credential over plain HTTP,
+//! Family authors cannot change it: a family must not be able to send a credential over plain HTTP
 //! or to another host.
 
 use std::{collections::BTreeMap, str::FromStr};
@@ -14,30 +13,30 @@ use crate::{api::Duration, registry::reference::DOCKER_HUB};
 /// The host that serves Docker Hub's registry API; `docker.io` itself does not.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
 
-/// How registries are reached. Part of the operator's configuration, in YAML.
+/// Describes how registries are reached. It is part of the operator's configuration, in YAML.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Config {
-    /// Registries, as `host` or `host:port`, that are spoken to over plain HTTP. Credentials are
-    /// sent to them in clear.
+    /// Registries, as `host` or `host:port`, that are reached over plain HTTP. Credentials are sent
+    /// to them unencrypted.
     pub plain_http: Vec<String>,
-    /// Mirrors per registry, as URLs, tried in order before the registry itself. They serve pulls,
-    /// never pushes, and are sent no credential of the registry that they mirror, only one that is
-    /// kept for the mirror's own host.
+    /// Mirrors per registry, as URLs, which are tried in order before the registry itself. Mirrors
+    /// are used for pulls, never for pushes. A mirror receives only a credential for its own host,
+    /// never one for the registry that it mirrors.
     pub mirrors: BTreeMap<String, Vec<Mirror>>,
-    /// How long a connection may take to open. 5 seconds by default.
+    /// Timeout for opening a connection. 5 seconds by default.
     pub connect_timeout: Duration,
-    /// How long a registry may be silent in the middle of an answer. 15 seconds by default.
+    /// How long a registry may send nothing in the middle of a response. 15 seconds by default.
     pub read_timeout: Duration,
-    /// How long one call may take in all: waiting for its turn, tokens, retries, mirrors. 60
-    /// seconds by default.
+    /// Timeout for a whole call, including the wait for a free slot, tokens, retries and mirrors.
+    /// 60 seconds by default.
     pub timeout: Duration,
-    /// How many requests may run at once to one host. 8 by default.
+    /// Maximum number of concurrent requests to one host. 8 by default.
     pub concurrent_requests_per_host: usize,
 }
 
-/// The URL of a mirror: `http` or `https`, a host, perhaps a port and a path; no user, query or
-/// fragment.
+/// The URL of a mirror: `http` or `https`, a host, and optionally a port and a path. It has no
+/// user, query or fragment.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(try_from = "String", into = "String")]
 pub struct Mirror(Url);
@@ -55,45 +54,45 @@ impl Default for Config {
     }
 }
 
-/// A [`Config`] that can't be used.
+/// The error for an invalid [`Config`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
-    /// A mirror's URL is not one of a registry. The URL is not repeated, because it may hold a
+    /// A mirror's URL is invalid. The message does not repeat the URL, because it may contain a
     /// password.
     #[error(
-        "registries.mirrors: {0}: write http:// or https:// and a host, without user, query or \
-         fragment"
+        "registries.mirrors: {0}: use http:// or https:// followed by a host, without user, query \
+         or fragment"
     )]
     Mirror(&'static str),
     /// An entry of `plainHttp` is not a host.
-    #[error("registries.plainHttp: `{0}` is not a host: write host or host:port, without http://")]
+    #[error("registries.plainHttp: `{0}` is not a host: use host or host:port, without http://")]
     PlainHttp(String),
     /// A limit is zero.
-    #[error("registries.{0} must be more than zero")]
+    #[error("registries.{0} must be greater than zero")]
     Zero(&'static str),
 }
 
-/// Whether a call reads or writes: mirrors take part in reading only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether a call pulls or pushes. Mirrors are used only for pulls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Purpose {
     Pull,
     Push,
 }
 
-/// One place where a registry's content is served.
+/// A server that serves a registry's content: the registry itself or a mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoint {
-    /// The URL under which `/v2/` lies, without a slash at its end.
+    /// The URL that precedes `/v2/`, without a trailing slash.
     pub base: String,
-    /// The name under which credentials for it are kept: the registry's name, or the mirror's own
-    /// host.
+    /// The name for which credentials are looked up: the registry's name, or the mirror's own host.
     pub registry: String,
-    /// For a mirror, the registry that it mirrors; sent as `ns`, as containerd does.
+    /// For a mirror, the registry that it mirrors. It is sent as the query parameter `ns`, as
+    /// containerd does.
     pub mirrored: Option<String>,
 }
 
 impl Config {
-    /// Checks what the types can't.
+    /// Validates what the types cannot express.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if let Some(host) =
             self.plain_http.iter().find(|host| host.is_empty() || host.contains(['/', '@']))
@@ -112,13 +111,13 @@ impl Config {
             .map_or(Ok(()), |(name, _)| Err(ConfigError::Zero(name)))
     }
 
-    /// Whether this host, with its port if it has one, is spoken to over plain HTTP.
+    /// Whether this host, given with its port if it has one, is reached over plain HTTP.
     #[must_use]
     pub fn is_plain_http(&self, host: &str) -> bool {
         self.plain_http.iter().any(|plain| plain.eq_ignore_ascii_case(host))
     }
 
-    /// Where this registry's content is served, in the order in which to try.
+    /// Returns the endpoints of this registry in the order in which they are tried.
     pub(super) fn endpoints(&self, registry: &str, purpose: Purpose) -> Vec<Endpoint> {
         let mirrors = match purpose {
             Purpose::Pull => self.mirrors.get(registry).map_or(&[][..], Vec::as_slice),
@@ -143,7 +142,7 @@ impl Config {
     }
 }
 
-/// Host, and port where the URL names one other than its scheme's.
+/// Returns the host, followed by the port if the URL has one other than its scheme's default.
 pub(super) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
@@ -153,9 +152,13 @@ impl FromStr for Mirror {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let url: Url = text.parse().map_err(|_| ConfigError::Mirror("a mirror is not a URL"))?;
+        let url: Url = text
+            .parse()
+            .map_err(|_| ConfigError::Mirror("the address of a mirror is not a URL"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-            return Err(ConfigError::Mirror("a mirror is not reached over HTTP"));
+            return Err(ConfigError::Mirror(
+                "the URL of a mirror has a scheme other than http and https",
+            ));
         }
         let bare = url.username().is_empty()
             && url.password().is_none()
@@ -164,7 +167,7 @@ impl FromStr for Mirror {
         if bare {
             Ok(Self(url))
         } else {
-            Err(ConfigError::Mirror("a mirror's URL says more than where it is"))
+            Err(ConfigError::Mirror("the URL of a mirror has a user, a query or a fragment"))
         }
     }
 }
@@ -193,9 +196,10 @@ mod tests {
 
     #[test]
     fn mirrors_come_before_the_registry_and_never_for_pushes() {
-        let config = config(
-            "{plainHttp: ['r.example:5000'], mirrors: {docker.io: ['http://10.89.0.1:5000/hub/']}, timeout: 90s}",
-        );
+        let config = config(concat!(
+            "{plainHttp: ['r.example:5000'], timeout: 90s, ",
+            "mirrors: {docker.io: ['http://10.89.0.1:5000/hub/']}}"
+        ));
         assert_eq!(config.validate(), Ok(()));
         assert_eq!(config.timeout, Duration::from_secs(90));
         let bases = |registry, purpose| -> Vec<String> {
@@ -211,21 +215,21 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_cannot_work() {
+    fn invalid_configurations_are_rejected() {
         for (yaml, expected) in [
             ("{plainHttp: ['http://r.example']}", "registries.plainHttp: `http://r.example`"),
-            ("{readTimeout: 0s}", "registries.readTimeout must be more than zero"),
+            ("{readTimeout: 0s}", "registries.readTimeout must be greater than zero"),
         ] {
             let error = config(yaml).validate().expect_err(yaml).to_string();
             assert!(error.contains(expected), "{error}");
         }
         for (yaml, expected) in [
-            ("{mirrors: {docker.io: ['ftp://m.example']}}", "not reached over HTTP"),
-            ("{mirrors: {docker.io: ['m.example:5000']}}", "not reached over HTTP"),
+            ("{mirrors: {docker.io: ['ftp://m.example']}}", "other than http and https"),
+            ("{mirrors: {docker.io: ['m.example:5000']}}", "other than http and https"),
             ("{mirrors: {docker.io: ['m.example']}}", "not a URL"),
             (
                 "{mirrors: {docker.io: ['https://user:secret@m.example']}}",
-                "says more than where it is",
+                "a user, a query or a fragment",
             ),
             ("{mirror: {}}", "mirror"),
         ] {

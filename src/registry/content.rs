@@ -1,18 +1,18 @@
-//! Whether two images are the same: by what a user would notice of them, and byte for byte. No IO.
+//! Identity of images: by the content that a user can notice, and byte for byte. No IO.
 //!
-//! A rebuild of unchanged inputs comes out with another manifest digest all the same: its
-//! annotations tell of the build, and its configuration tells the time. A cascade stops where only
-//! that has changed, so it compares what is left without it.
+//! A rebuild from unchanged inputs still produces a different manifest digest, because its
+//! annotations describe the build and its configuration contains the time. A cascade stops at an
+//! image where only these have changed, so the comparison omits them.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::registry::{Digest, ImageConfig, ImageManifest, Platform};
 
-/// Keys of a configuration's `config` that builders fill with leftovers of the container that they
-/// built in. A user of the image does not meet them. What is not listed counts: a cascade that goes
-/// on needlessly is better than one that stops.
-const LEFTOVERS: [&str; 9] = [
+/// Keys of a configuration's `config` that builders fill with leftovers of the build container.
+/// They have no effect on a user of the image. Every other key is part of the content: a cascade
+/// that continues needlessly is better than one that stops wrongly.
+const BUILDER_LEFTOVERS: [&str; 9] = [
     "AttachStderr",
     "AttachStdin",
     "AttachStdout",
@@ -24,31 +24,32 @@ const LEFTOVERS: [&str; 9] = [
     "Tty",
 ];
 
-/// An image for one platform: the whole of a single image, or a part of an index.
+/// An image for one platform: a single image, or an entry of an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlatformImage {
-    /// The platform that it is chosen for: as the index names it, or as its own configuration does.
+    /// The platform according to the index, or to the image's own configuration if there is no
+    /// index.
     pub platform: Platform,
-    /// Its manifest.
+    /// The image's manifest.
     pub manifest: ImageManifest,
-    /// Its configuration.
+    /// The image's configuration.
     pub config: ImageConfig,
 }
 
-/// What an image is, in two hashes: images with equal ones are the same in that sense.
+/// Two hashes of an image. Images with equal hashes are the same in that sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContentIdentity {
-    /// Of what a user would notice: platforms, files, run configuration, commands of the history.
-    /// Not of times, nor of anything else that builders note down, nor of annotations.
+    /// Hash of what a user can notice: platforms, files, runtime configuration and the commands of
+    /// the history. It excludes times, other notes of the builder and annotations.
     pub content: Digest,
-    /// Of configurations and layers as they are stored: byte for byte the same image, whatever its
-    /// annotations.
+    /// Hash of the configurations and layers as they are stored: equal for images that are the same
+    /// byte for byte, apart from annotations.
     pub blobs: Digest,
 }
 
 impl ContentIdentity {
-    /// The identity of an image with these platforms, in any order. An index of one platform is the
-    /// same as its one image.
+    /// Returns the identity of an image with these platforms, in any order. An index of one
+    /// platform has the same identity as its only image.
     #[must_use]
     pub fn of(images: &[PlatformImage]) -> Self {
         let blobs = |image: &PlatformImage| {
@@ -59,20 +60,20 @@ impl ContentIdentity {
                 .join(" ")
         };
         Self {
-            content: combined(images, |image| image.config.content.to_string()),
-            blobs: combined(images, blobs),
+            content: hash_platforms(images, |image| image.config.content.to_string()),
+            blobs: hash_platforms(images, blobs),
         }
     }
 }
 
-fn combined(images: &[PlatformImage], of: impl Fn(&PlatformImage) -> String) -> Digest {
+fn hash_platforms(images: &[PlatformImage], of: impl Fn(&PlatformImage) -> String) -> Digest {
     let mut lines: Vec<String> =
         images.iter().map(|image| format!("{} {}", image.platform, of(image))).collect();
     lines.sort();
     Digest::of(lines.join("\n").as_bytes())
 }
 
-/// What a user would notice of an image's configuration.
+/// The fields of an image's configuration that a user can notice.
 #[derive(Deserialize)]
 pub(super) struct ContentFields {
     #[serde(rename = "os.version")]
@@ -83,7 +84,7 @@ pub(super) struct ContentFields {
     history: Option<Vec<HistoryEntry>>,
 }
 
-/// A step of the history, without its time and its author.
+/// An entry of the history, without its time and its author.
 #[derive(Deserialize)]
 struct HistoryEntry {
     created_by: Option<Value>,
@@ -92,8 +93,8 @@ struct HistoryEntry {
 }
 
 impl ContentFields {
-    /// Its hash, with what else is known of the configuration.
-    pub(super) fn hash(&self, platform: &Platform, diff_ids: &[Digest]) -> Digest {
+    /// Returns the hash of these fields together with the platform and the layers.
+    pub(super) fn content_hash(&self, platform: &Platform, diff_ids: &[Digest]) -> Digest {
         let mut text = String::new();
         write_list(&mut text, [&Value::from(platform.to_string())]);
         write_list(
@@ -107,24 +108,28 @@ impl ContentFields {
         );
         match &self.config {
             Some(Value::Object(config)) => {
-                let counts = |(key, value): &(&String, &Value)| {
-                    !LEFTOVERS.contains(&key.as_str()) && !is_unset(value)
+                let is_content = |(key, value): &(&String, &Value)| {
+                    !BUILDER_LEFTOVERS.contains(&key.as_str()) && !is_unset(value)
                 };
-                write_object(&mut text, config.iter().filter(counts));
+                write_object(&mut text, config.iter().filter(is_content));
             }
-            other => write(&mut text, other.as_ref().unwrap_or(&Value::Null)),
+            other => write_value(&mut text, other.as_ref().unwrap_or(&Value::Null)),
         }
-        for step in self.history.iter().flatten() {
+        for entry in self.history.iter().flatten() {
             write_list(
                 &mut text,
-                [step.created_by.as_ref().unwrap_or(&Value::Null), &Value::from(step.empty_layer)],
+                [
+                    entry.created_by.as_ref().unwrap_or(&Value::Null),
+                    &Value::from(entry.empty_layer),
+                ],
             );
         }
         Digest::of(text.as_bytes())
     }
 }
 
-/// Whether a setting is as good as left out: some builders write these out.
+/// Whether a setting is equivalent to an absent one. Some builders write such settings and others
+/// omit them.
 fn is_unset(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -135,8 +140,8 @@ fn is_unset(value: &Value) -> bool {
     }
 }
 
-/// JSON with sorted keys and no blanks. The parser bounds the depth.
-fn write(text: &mut String, value: &Value) {
+/// Writes JSON with sorted keys and without blanks. The parser has already limited the depth.
+fn write_value(text: &mut String, value: &Value) {
     match value {
         Value::Array(items) => write_list(text, items),
         Value::Object(fields) => write_object(text, fields.iter()),
@@ -147,7 +152,7 @@ fn write(text: &mut String, value: &Value) {
 fn write_list<'a>(text: &mut String, items: impl IntoIterator<Item = &'a Value>) {
     text.push('[');
     for item in items {
-        write(text, item);
+        write_value(text, item);
         text.push(',');
     }
     text.push(']');
@@ -158,9 +163,9 @@ fn write_object<'a>(text: &mut String, fields: impl Iterator<Item = (&'a String,
     fields.sort_by_key(|(key, _)| *key);
     text.push('{');
     for (key, value) in fields {
-        write(text, &Value::from(key.as_str()));
+        write_value(text, &Value::from(key.as_str()));
         text.push(':');
-        write(text, value);
+        write_value(text, value);
         text.push(',');
     }
     text.push('}');
@@ -175,10 +180,13 @@ mod tests {
 
     fn configuration() -> Value {
         json!({
-            "created": "2026-01-02T03:04:05Z", "author": "somebody", "os": "linux", "architecture": "amd64",
+            "created": "2026-01-02T03:04:05Z", "author": "somebody",
+            "os": "linux", "architecture": "amd64",
             "config": {
-                "Env": ["PATH=/bin", "A=1"], "Entrypoint": ["/app"], "Cmd": ["-v"], "WorkingDir": "/", "User": "app",
-                "ExposedPorts": { "80/tcp": {}, "443/tcp": {} }, "Volumes": { "/data": {} }, "StopSignal": "SIGTERM",
+                "Env": ["PATH=/bin", "A=1"], "Entrypoint": ["/app"], "Cmd": ["-v"],
+                "WorkingDir": "/", "User": "app",
+                "ExposedPorts": { "80/tcp": {}, "443/tcp": {} },
+                "Volumes": { "/data": {} }, "StopSignal": "SIGTERM",
                 "Labels": { "b": "2", "a": "1" }, "Shell": ["/bin/sh"], "OnBuild": ["RUN x"],
                 "Healthcheck": { "Test": ["CMD", "true"], "Interval": 30 },
             },
@@ -194,7 +202,8 @@ mod tests {
         ImageConfig::parse(configuration.to_string().as_bytes()).expect("configuration")
     }
 
-    /// The hash after the value at `pointer` was replaced; a last part that is not there is added.
+    /// Returns the hash after the value at `pointer` has been replaced. A missing last segment is
+    /// added.
     fn content(changes: &[(&str, Value)]) -> Digest {
         let mut changed = configuration();
         for (pointer, value) in changes {
@@ -213,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_notices_does_not_count() {
+    fn changes_that_no_user_notices_keep_the_content_hash() {
         for changes in [
             &[("/created", json!("2027-01-01T00:00:00Z"))][..],
             &[("/created", json!("never"))],
@@ -243,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_user_notices_counts() {
+    fn changes_that_a_user_notices_change_the_content_hash() {
         for (pointer, value) in [
             ("/os", json!("windows")),
             ("/architecture", json!("arm64")),
@@ -278,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_does_not_run_into_the_next() {
+    fn adjacent_values_are_kept_separate() {
         let env = |values: &[&str]| content(&[("/config/Env", json!(values))]);
         assert_ne!(env(&["a,b"]), env(&["a", "b"]));
         assert_ne!(env(&["a\",\"b"]), env(&["a", "b"]));
@@ -286,9 +295,12 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_may_leave_out_almost_everything() {
+    fn a_minimal_configuration_is_accepted() {
         let bare = parse(&json!({ "rootfs": { "diff_ids": [] } }));
-        let null = json!({ "os": "", "architecture": "", "config": null, "history": null, "rootfs": { "diff_ids": [] } });
+        let null = json!({
+            "os": "", "architecture": "", "config": null, "history": null,
+            "rootfs": { "diff_ids": [] }
+        });
         assert_eq!(bare.content, parse(&null).content);
         assert_ne!(bare.content, parse(&configuration()).content);
     }
@@ -339,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_is_its_platforms_in_any_order() {
+    fn the_order_of_platforms_in_an_index_does_not_matter() {
         let (amd, arm) = (
             image("amd64", "A=1", "2026-01-01T00:00:00Z"),
             image("arm64", "A=1", "2026-01-01T00:00:00Z"),

@@ -1,8 +1,8 @@
-//! Leaving a registry alone that has asked for it.
+//! Pauses that registries ask for.
 //!
-//! A registry that limits us says for how long. Whoever polls it next would ask too early and make
-//! it worse, so the client itself remembers, per registry and credential, because that is what
-//! limits are counted by.
+//! A registry that limits the rate of requests reports for how long. The next caller would send a
+//! request too early and prolong the limit, so the client itself remembers the pause. It does so
+//! per registry and credential, because registries count requests per credential.
 
 use std::{
     collections::HashMap,
@@ -14,34 +14,34 @@ use tokio::time::Instant;
 
 use crate::registry::{config::Endpoint, credentials::CredentialIdentity};
 
-/// The most registries and credentials that are remembered.
+/// Maximum number of pauses that are remembered, one per registry and credential.
 const MAX_COOLDOWNS: usize = 4096;
 
-/// Registries that are not to be asked before a time.
+/// Registries that must not be called before a point in time.
 #[derive(Default)]
 pub(super) struct Cooldown(Mutex<HashMap<(String, CredentialIdentity), Instant>>);
 
 impl Cooldown {
-    /// Leaves the registry alone for so long.
+    /// Starts a pause for the registry and this credential.
     pub(super) fn begin(&self, endpoint: &Endpoint, identity: CredentialIdentity, pause: Duration) {
         let now = Instant::now();
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() >= MAX_COOLDOWNS {
-            kept.retain(|_, until| now < *until);
+        let mut pauses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pauses.len() >= MAX_COOLDOWNS {
+            pauses.retain(|_, until| now < *until);
         }
-        if kept.len() < MAX_COOLDOWNS {
-            kept.insert((endpoint.base.clone(), identity), now + pause);
+        if pauses.len() < MAX_COOLDOWNS {
+            pauses.insert((endpoint.base.clone(), identity), now + pause);
         }
     }
 
-    /// For how long the registry is still to be left alone, if it is.
+    /// Returns how much of the pause remains, or `None` if there is none.
     pub(super) fn remaining(
         &self,
         endpoint: &Endpoint,
         identity: CredentialIdentity,
     ) -> Option<Duration> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = kept.get(&(endpoint.base.clone(), identity))?;
+        let pauses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = pauses.get(&(endpoint.base.clone(), identity))?;
         Some(until.saturating_duration_since(Instant::now()))
             .filter(|remaining| !remaining.is_zero())
     }
@@ -53,7 +53,7 @@ mod tests {
     use crate::registry::{Config, Keychain, config::Purpose};
 
     #[tokio::test(start_paused = true)]
-    async fn it_ends() {
+    async fn a_pause_ends() {
         let endpoints = Config::default().endpoints("r.example", Purpose::Pull);
         let endpoint = endpoints.first().expect("endpoint");
         let identity = Keychain::default().identity(["r.example"], "a");

@@ -1,31 +1,33 @@
-//! Content digests: `sha256:` and 64 hexadecimal digits.
+//! Content digests: `sha256:` followed by 64 hexadecimal digits.
 //!
-//! Registries may speak of other algorithms; the API's fields and the fingerprints hold this one
-//! only.
+//! Registries may use other algorithms, but the API's fields and the fingerprints contain only this
+//! one.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// A sha256 content digest, checked: `sha256:` and 64 lower-case hexadecimal digits.
+use crate::api::condition::{Problem, reason};
+
+/// A validated sha256 content digest: `sha256:` followed by 64 lower-case hexadecimal digits.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Digest(String);
 
-/// Why a text is not a [`Digest`].
+/// The error for a text that is not a [`Digest`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is not a digest: expected sha256: and 64 hexadecimal digits")]
+#[error("`{0}` is not a digest: use sha256: followed by 64 hexadecimal digits")]
 pub struct ParseDigestError(String);
 
 impl Digest {
-    /// The digest of these bytes.
+    /// Computes the digest of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(format!("sha256:{}", hex::encode(Sha256::digest(bytes))))
     }
 
-    /// The digest as it is written in references.
+    /// Returns the digest as references write it.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -45,6 +47,12 @@ impl FromStr for Digest {
         } else {
             Err(ParseDigestError(text.chars().take(80).collect()))
         }
+    }
+}
+
+impl From<ParseDigestError> for Problem {
+    fn from(error: ParseDigestError) -> Self {
+        Self { reason: reason::INVALID_SPEC, message: error.to_string() }
     }
 }
 
@@ -85,15 +93,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_bytes() {
-        // The digest of nothing is a published constant of SHA-256.
+    fn the_digest_of_no_bytes_is_the_published_constant() {
+        // The digest of the empty input is a published constant of SHA-256.
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::of(b"").as_str(), empty);
         assert_eq!(empty.parse(), Ok(Digest::of(b"")));
     }
 
     #[test]
-    fn refuses_other_shapes() {
+    fn other_forms_are_rejected() {
         for text in [
             "",
             "sha256:",

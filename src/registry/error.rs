@@ -1,109 +1,114 @@
-//! What can go wrong with a registry, in words for the person who reads a condition.
+//! Errors of registry calls, worded for conditions and Events.
 //!
-//! What a registry says is quoted, but cut, without control characters, and without anything that
-//! was sent to it in secret.
+//! A message quotes what the registry responded, shortened, without control characters and without
+//! any secret that was sent to it.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use serde::Deserialize;
 
-use crate::api::condition::{reason, shorten};
+use crate::api::condition::{Problem, reason, shorten};
 
-/// The most characters that are quoted of what a registry says.
+/// Maximum number of characters of a registry's response that a message quotes.
 const MAX_QUOTE: usize = 240;
 
-/// A call to a registry that failed. Each variant names the image and the host that was asked.
+/// A call to a registry that failed. Each variant names the requested image and the host that was
+/// called.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
-    /// The registry, or its token service, refused the credential, or wants one.
+    /// The registry, or its token service, rejected the credential or requires one.
     #[error(
-        "{image}: {host} refuses access ({said}); check that one of the family's credentials is \
-         for this repository and has the rights for this"
+        "{image}: {host} denied access ({response}); check that one of the family's credentials \
+         covers this repository and has the required permissions"
     )]
     Denied {
-        /// The image that was asked for.
+        /// The requested image.
         image: String,
-        /// The host that refused.
+        /// The host that denied access.
         host: String,
-        /// What it said.
-        said: String,
+        /// What the host responded.
+        response: String,
     },
-    /// The registry does not have it.
-    #[error("{image}: {host} does not have it ({said}); check the repository and the tag")]
+    /// The registry does not have the image.
+    #[error(
+        "{image}: {host} does not have this image ({response}); check the repository and the tag"
+    )]
     NotFound {
-        /// The image that was asked for.
+        /// The requested image.
         image: String,
         /// The host that does not have it.
         host: String,
-        /// What it said.
-        said: String,
+        /// What the host responded.
+        response: String,
     },
-    /// The registry answered with more than we read.
+    /// The response is larger than the limit for its kind.
     #[error(
-        "{image}: {host} has a {what} of more than {limit} bytes, and no more is read; it is \
-             hardly an image"
+        "{image}: {host} sent a {what} of more than {limit} bytes, which is the maximum that is \
+         read; check that the reference names an image"
     )]
     TooLarge {
-        /// The image that was asked for.
+        /// The requested image.
         image: String,
-        /// The host that sent it.
+        /// The host that responded.
         host: String,
-        /// What was too large.
+        /// What was too large: a noun without an article, such as `manifest`.
         what: &'static str,
-        /// The most bytes that are read of it.
+        /// Maximum number of bytes that are read.
         limit: usize,
     },
-    /// The registry answered with something that makes no sense.
+    /// The response is not what a registry sends.
     #[error(
-        "{image}: {host} {problem}; check that it is an OCI registry and that this is an image"
+        "{image}: {host} {problem}; check that it is an OCI registry and that the reference names \
+         an image"
     )]
     InvalidResponse {
-        /// The image that was asked for.
+        /// The requested image.
         image: String,
-        /// The host that answered.
+        /// The host that responded.
         host: String,
-        /// What is wrong with the answer.
+        /// What is wrong with the response: a predicate whose subject is the host.
         problem: String,
     },
-    /// The registry does not take the request, whoever makes it: an immutable tag, a manifest it
-    /// does not accept.
+    /// The registry rejects the request for every client: the tag is immutable, or the registry
+    /// does not accept this manifest.
     #[error(
-        "{image}: {host} does not accept the request ({said}); check the repository's settings, \
-         such as immutable tags"
+        "{image}: {host} rejected the request ({response}); check the repository's settings, such \
+         as immutable tags"
     )]
     Rejected {
-        /// The image that was asked for.
+        /// The requested image.
         image: String,
-        /// The host that refused.
+        /// The host that rejected the request.
         host: String,
-        /// What it said.
-        said: String,
+        /// What the host responded.
+        response: String,
     },
-    /// The registry is away, slow, overloaded, or limits us. Trying later helps.
-    #[error("{image}: {host} is unavailable ({problem}); it is asked again later")]
+    /// The registry is unreachable, slow or overloaded, or it limits the rate of requests. A later
+    /// request can succeed.
+    #[error("{image}: {host} is unavailable ({problem}); the request is retried later")]
     Unavailable {
-        /// The image that was asked for.
+        /// The requested image.
         image: String,
-        /// The host that was asked.
+        /// The host that was called.
         host: String,
         /// What happened.
         problem: String,
-        /// Whether it answered at all.
+        /// Whether the host responded at all.
         answered: bool,
-        /// When it wants to be asked again, if it said so. At most an hour.
+        /// The pause that the host asked for, if it did. At most one hour.
         retry_after: Option<Duration>,
     },
-    /// The HTTP client can't be made.
+    /// The HTTP client could not be created.
     #[error(
-        "the registry client can't be made ({0}); check that the image has CA certificates, or \
-             set SSL_CERT_FILE"
+        "could not create the registry client ({0}); check that the container image has CA \
+         certificates, or set SSL_CERT_FILE"
     )]
     Setup(String),
 }
 
 impl RegistryError {
-    /// The reason for conditions and Events.
+    /// Returns the reason for conditions and Events.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -115,13 +120,13 @@ impl RegistryError {
         }
     }
 
-    /// Whether the same call may succeed later with nobody changing anything.
+    /// Whether the same call can succeed later without anybody changing anything.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
 
-    /// When the registry wants to be asked again, if it said so.
+    /// Returns the pause that the registry asked for, if it did.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -130,8 +135,8 @@ impl RegistryError {
         }
     }
 
-    /// Which of the errors of several endpoints is told, the highest: a clear answer says more than
-    /// a missing one, and a refusal more than "not here". containerd's order.
+    /// Ranks the errors of several endpoints. The highest one is reported: a response says more
+    /// than none, and a denial says more than "not found". This is containerd's order.
     pub(super) const fn specificity(&self) -> u8 {
         match self {
             Self::Unavailable { answered: false, .. } | Self::Setup(_) => 0,
@@ -141,7 +146,13 @@ impl RegistryError {
     }
 }
 
-/// Who was asked for what: completes an error.
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Self {
+        Self { reason: error.reason(), message: error.to_string() }
+    }
+}
+
+/// The requested image and the host that is called: what every [`RegistryError`] names.
 #[derive(Clone, Copy)]
 pub(super) struct ErrorContext<'a> {
     pub image: &'a str,
@@ -149,11 +160,12 @@ pub(super) struct ErrorContext<'a> {
 }
 
 impl ErrorContext<'_> {
+    /// The host's response makes no sense. `problem` is a predicate whose subject is the host.
     pub(super) fn invalid_response(self, problem: impl Into<String>) -> RegistryError {
         RegistryError::InvalidResponse {
             image: self.image.into(),
             host: self.host.into(),
-            problem: clean(&problem.into()),
+            problem: single_line(&problem.into()),
         }
     }
 
@@ -161,54 +173,57 @@ impl ErrorContext<'_> {
         RegistryError::TooLarge { image: self.image.into(), host: self.host.into(), what, limit }
     }
 
-    pub(super) fn denied(self, said: impl Into<String>) -> RegistryError {
+    pub(super) fn denied(self, response: impl Into<String>) -> RegistryError {
         RegistryError::Denied {
             image: self.image.into(),
             host: self.host.into(),
-            said: said.into(),
+            response: response.into(),
         }
     }
 
-    /// No answer: the connection failed, broke or timed out.
+    /// The host did not respond: the connection failed, broke or timed out.
     pub(super) fn unreachable(self, problem: &str) -> RegistryError {
         RegistryError::Unavailable {
             image: self.image.into(),
             host: self.host.into(),
-            problem: clean(problem),
+            problem: single_line(problem),
             answered: false,
             retry_after: None,
         }
     }
 
-    /// Not asked, because it has asked to be left alone.
+    /// The host was not called, because it asked for a pause that has not passed yet.
     pub(super) fn rate_limited(self, remaining: Duration) -> RegistryError {
         RegistryError::Unavailable {
             image: self.image.into(),
             host: self.host.into(),
-            problem: format!("it limits requests, and wants no more for {} s", remaining.as_secs()),
+            problem: format!(
+                "it limits the rate of requests and accepts the next one in {} s",
+                remaining.as_secs()
+            ),
             answered: true,
             retry_after: Some(remaining),
         }
     }
 
-    /// An answer that says no.
+    /// The host responded with a status other than success.
     pub(super) fn error_status(
         self,
         status: StatusCode,
-        said: String,
+        response: String,
         retry_after: Option<Duration>,
     ) -> RegistryError {
         let (image, host) = (self.image.into(), self.host.into());
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                RegistryError::Denied { image, host, said }
+                RegistryError::Denied { image, host, response }
             }
-            StatusCode::NOT_FOUND => RegistryError::NotFound { image, host, said },
+            StatusCode::NOT_FOUND => RegistryError::NotFound { image, host, response },
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
                 RegistryError::Unavailable {
                     image,
                     host,
-                    problem: said,
+                    problem: response,
                     answered: true,
                     retry_after,
                 }
@@ -216,20 +231,21 @@ impl ErrorContext<'_> {
             status if status.is_server_error() => RegistryError::Unavailable {
                 image,
                 host,
-                problem: said,
+                problem: response,
                 answered: true,
                 retry_after,
             },
-            status if status.is_client_error() => RegistryError::Rejected { image, host, said },
+            status if status.is_client_error() => RegistryError::Rejected { image, host, response },
             _ => RegistryError::InvalidResponse {
                 image,
                 host,
-                problem: format!("answers with {said}"),
+                problem: format!("responded with {response}"),
             },
         }
     }
 }
 
+/// The body of an error response, as the distribution specification defines it.
 #[derive(Deserialize)]
 struct ErrorBody {
     errors: Vec<ErrorDetail>,
@@ -241,13 +257,13 @@ struct ErrorDetail {
     message: Option<String>,
 }
 
-/// What a registry says with an error: the status, and the first code and message of the body if it
-/// has the form that the distribution specification gives it. `secrets` are blacked out, should the
-/// registry repeat what it was sent.
-pub(super) fn said(status: StatusCode, body: &[u8], secrets: &[&str]) -> String {
+/// Describes an error response: its status, and the first code and message of its body if the body
+/// has the form that the distribution specification defines. `secrets` are redacted, because a
+/// registry may repeat what it was sent.
+pub(super) fn describe_response(status: StatusCode, body: &[u8], secrets: &[&str]) -> String {
     let first = serde_json::from_slice::<ErrorBody>(body)
         .ok()
-        .and_then(|refusal| refusal.errors.into_iter().next());
+        .and_then(|body| body.errors.into_iter().next());
     let detail = first.map(|entry| {
         [entry.code, entry.message]
             .into_iter()
@@ -264,11 +280,11 @@ pub(super) fn said(status: StatusCode, body: &[u8], secrets: &[&str]) -> String 
         .iter()
         .filter(|secret| !secret.is_empty())
         .fold(text, |text, secret| text.replace(secret, "[redacted]"));
-    clean(&text)
+    single_line(&text)
 }
 
-/// One line of bounded length.
-fn clean(text: &str) -> String {
+/// Replaces control characters with blanks and shortens the text to [`MAX_QUOTE`] characters.
+fn single_line(text: &str) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     shorten(line.trim(), MAX_QUOTE)
 }
@@ -278,19 +294,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quotes_the_registry_without_secrets() {
+    fn a_response_is_quoted_without_secrets() {
         let body = br#"{"errors":[{"code":"DENIED","message":"no\nentry for hunter2"}]}"#;
         assert_eq!(
-            said(StatusCode::FORBIDDEN, body, &["hunter2", ""]),
+            describe_response(StatusCode::FORBIDDEN, body, &["hunter2", ""]),
             "403 Forbidden, DENIED: no entry for [redacted]"
         );
-        assert_eq!(said(StatusCode::BAD_GATEWAY, b"<html>", &[]), "502 Bad Gateway");
+        assert_eq!(describe_response(StatusCode::BAD_GATEWAY, b"<html>", &[]), "502 Bad Gateway");
         let long = format!(r#"{{"errors":[{{"message":"{}"}}]}}"#, "x".repeat(5000));
-        assert_eq!(said(StatusCode::FORBIDDEN, long.as_bytes(), &[]).chars().count(), MAX_QUOTE);
+        assert_eq!(
+            describe_response(StatusCode::FORBIDDEN, long.as_bytes(), &[]).chars().count(),
+            MAX_QUOTE
+        );
     }
 
     #[test]
-    fn statuses() {
+    fn the_status_determines_reason_and_transience() {
         let context = ErrorContext { image: "r.example/x:1", host: "r.example" };
         for (status, expected, transient) in [
             (401, reason::REGISTRY_DENIED, false),
@@ -303,7 +322,7 @@ mod tests {
         ] {
             let error = context.error_status(
                 StatusCode::from_u16(status).expect("status"),
-                "said".into(),
+                "response".into(),
                 None,
             );
             assert_eq!((error.reason(), error.is_transient()), (expected, transient), "{status}");

@@ -1,4 +1,5 @@
-//! A registry on loopback whose every answer a test chooses, and that remembers what it was asked.
+//! A registry for fault injection: it runs on loopback, a test chooses each of its responses, and
+//! it records the requests.
 
 use std::{
     net::SocketAddr,
@@ -17,7 +18,7 @@ use axum::{
     response::Response,
 };
 
-/// One request, as it came in.
+/// A request as the registry received it.
 #[derive(Clone, Debug)]
 pub struct RecordedRequest {
     pub method: String,
@@ -25,11 +26,11 @@ pub struct RecordedRequest {
     pub target: String,
     pub authorization: Option<String>,
     pub body: Vec<u8>,
-    /// How many requests of this method and path came before.
+    /// Number of earlier requests with the same method and target.
     pub previous: usize,
 }
 
-/// What the registry answers. The pause comes before it.
+/// A response of the registry, which is sent after the pause.
 pub struct FaultReply {
     pub response: Response,
     pub pause: Duration,
@@ -37,70 +38,77 @@ pub struct FaultReply {
 
 pub struct FaultRegistry {
     pub address: SocketAddr,
-    seen: Arc<Mutex<Vec<RecordedRequest>>>,
-    max_concurrent: Arc<AtomicUsize>,
+    log: Arc<RequestLog>,
+}
+
+/// What the registry records of the requests that it receives.
+#[derive(Default)]
+struct RequestLog {
+    requests: Mutex<Vec<RecordedRequest>>,
+    running: AtomicUsize,
+    max_concurrent: AtomicUsize,
 }
 
 impl FaultRegistry {
-    /// Starts on a free port and ends with the test's runtime.
+    /// Starts on a free port. It stops with the test's runtime.
     pub async fn start(
-        answer: impl Fn(&RecordedRequest) -> FaultReply + Send + Sync + 'static,
+        respond: impl Fn(&RecordedRequest) -> FaultReply + Send + Sync + 'static,
     ) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address");
-        let (seen, max_concurrent) =
-            (Arc::new(Mutex::new(Vec::<RecordedRequest>::new())), Arc::new(AtomicUsize::new(0)));
-        let (log, most, running, answer) = (
-            Arc::clone(&seen),
-            Arc::clone(&max_concurrent),
-            Arc::new(AtomicUsize::new(0)),
-            Arc::new(answer),
-        );
+        let log = Arc::new(RequestLog::default());
+        let (shared, respond) = (Arc::clone(&log), Arc::new(respond));
         let handler = move |request: Request| {
-            let (log, most, running, answer) =
-                (log.clone(), most.clone(), running.clone(), answer.clone());
+            let (log, respond) = (Arc::clone(&shared), Arc::clone(&respond));
             async move {
-                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                let reply = answer(&record(&log, request).await);
+                let running = log.running.fetch_add(1, Ordering::SeqCst) + 1;
+                log.max_concurrent.fetch_max(running, Ordering::SeqCst);
+                let reply = respond(&log.record(request).await);
                 tokio::time::sleep(reply.pause).await;
-                running.fetch_sub(1, Ordering::SeqCst);
+                log.running.fetch_sub(1, Ordering::SeqCst);
                 reply.response
             }
         };
         tokio::spawn(async move { axum::serve(listener, Router::new().fallback(handler)).await });
-        Self { address, seen, max_concurrent }
+        Self { address, log }
     }
 
-    /// What it was asked so far, as `METHOD target`.
-    pub fn requests(&self) -> Vec<String> {
-        self.seen().into_iter().map(|seen| format!("{} {}", seen.method, seen.target)).collect()
+    /// Returns the requests so far as `METHOD target`.
+    pub fn request_lines(&self) -> Vec<String> {
+        let requests = self.requests();
+        requests.iter().map(|request| format!("{} {}", request.method, request.target)).collect()
     }
 
-    pub fn seen(&self) -> Vec<RecordedRequest> {
-        self.seen.lock().expect("log").clone()
+    /// Returns the requests so far.
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        self.log.requests.lock().expect("log").clone()
     }
 
+    /// Returns the highest number of requests that ran at the same time.
     pub fn max_concurrent(&self) -> usize {
-        self.max_concurrent.load(Ordering::SeqCst)
+        self.log.max_concurrent.load(Ordering::SeqCst)
     }
 }
 
-async fn record(log: &Mutex<Vec<RecordedRequest>>, request: Request) -> RecordedRequest {
-    let (method, target) = (request.method().to_string(), request.uri().to_string());
-    let authorization = text(request.headers(), "authorization");
-    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.expect("body").to_vec();
-    let mut log = log.lock().expect("log");
-    let previous = log.iter().filter(|seen| seen.method == method && seen.target == target).count();
-    let seen = RecordedRequest { method, target, authorization, body, previous };
-    log.push(seen.clone());
-    seen
+impl RequestLog {
+    async fn record(&self, request: Request) -> RecordedRequest {
+        let (method, target) = (request.method().to_string(), request.uri().to_string());
+        let authorization = text(request.headers(), "authorization");
+        let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.expect("body").to_vec();
+        let mut requests = self.requests.lock().expect("log");
+        let is_same = |other: &&RecordedRequest| other.method == method && other.target == target;
+        let previous = requests.iter().filter(is_same).count();
+        let recorded = RecordedRequest { method, target, authorization, body, previous };
+        requests.push(recorded.clone());
+        recorded
+    }
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| value.to_str().expect("text").to_owned())
 }
 
-/// An answer at once.
+/// Returns a response without a pause.
 pub fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Body>) -> FaultReply {
     let mut response = Response::new(body.into());
     *response.status_mut() = StatusCode::from_u16(status).expect("status");

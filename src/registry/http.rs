@@ -1,5 +1,5 @@
-//! One bounded HTTP exchange: so many at once per host, so many bytes, so long, and redirects that
-//! carry no credential.
+//! One bounded HTTP exchange: the concurrency per host, the size of the response and the number of
+//! redirects are limited, and a redirect to another host carries no credential.
 
 use std::{
     collections::HashMap,
@@ -19,49 +19,50 @@ use crate::{
     registry::{
         RegistryError,
         config::{Config, authority},
-        error::{ErrorContext, said},
-        transport::{Body, OutgoingRequest, Transport},
+        error::{ErrorContext, describe_response},
+        transport::{OutgoingRequest, ResponseBody, Transport},
     },
 };
 
-/// The most redirects that are followed.
+/// Maximum number of redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
-/// The most bytes that are read of an answer that says no.
+/// Maximum number of bytes that are read of an error response.
 const MAX_ERROR_BODY_BYTES: usize = 16 * 1024;
-/// The longest pause that a registry can impose.
+/// Upper bound on the pause that a registry can ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
-/// How many hosts' limits are kept before those that nobody uses are dropped.
+/// Number of hosts whose limits are kept before the unused ones are dropped.
 const MAX_TRACKED_HOSTS: usize = 256;
 
 /// Sends requests within the limits of a [`Config`].
 pub(super) struct Http {
     transport: Arc<dyn Transport>,
     clock: Clock,
-    per_host: usize,
+    requests_per_host: usize,
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
-/// What is sent.
+/// A request to one host.
 pub(super) struct HttpRequest {
     pub method: Method,
     pub url: Url,
     pub headers: HeaderMap,
     pub authorization: Option<HeaderValue>,
     pub body: Bytes,
-    /// What the answer is called if it is too large.
+    /// What the response contains: the noun that an error about its size uses.
     pub what: &'static str,
-    /// The most bytes that are read of the answer.
+    /// Maximum number of bytes that are read of the response.
     pub limit: usize,
 }
 
-/// What came back: with a body only if the request asked for one.
+/// A response that has been read completely, or up to its limit if it is an error. It has a body
+/// only if the request asks for one.
 #[derive(Debug)]
 pub(super) struct HttpResponse {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// When its head came.
-    pub at: Timestamp,
+    /// When the head of the response arrived.
+    pub received_at: Timestamp,
 }
 
 impl Http {
@@ -69,21 +70,22 @@ impl Http {
         Self {
             transport,
             clock,
-            per_host: config.concurrent_requests_per_host,
+            requests_per_host: config.concurrent_requests_per_host,
             hosts: Mutex::default(),
         }
     }
 
-    /// Sends one request and reads the answer, whatever its status.
+    /// Sends one request and reads the response, whatever its status.
     ///
-    /// `GET` and `HEAD` follow redirects. The credential stays with the host that it was meant for:
-    /// a redirect to another host goes without it, and none goes from HTTPS to HTTP.
+    /// `GET` and `HEAD` follow redirects. The credential is sent only to the origin that it is
+    /// meant for, not to another host that a redirect names. A redirect from HTTPS to HTTP is an
+    /// error.
     pub(super) async fn send(
         &self,
         context: ErrorContext<'_>,
         request: HttpRequest,
     ) -> Result<HttpResponse, RegistryError> {
-        let _turn = self.turn(&authority(&request.url)).await;
+        let _slot = self.acquire_slot(&authority(&request.url)).await;
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let mut headers = request.headers.clone();
@@ -100,38 +102,38 @@ impl Http {
                 .await
                 .map_err(|problem| context.unreachable(&problem))?;
             let follows = matches!(request.method, Method::GET | Method::HEAD);
-            match redirect(&response) {
+            match redirect_location(&response) {
                 Some(location) if follows => {
-                    url = target(&url, &location)
+                    url = redirect_target(&url, &location)
                         .map_err(|problem| context.invalid_response(problem))?;
                 }
                 _ => return self.read(context, response, &request).await,
             }
         }
-        Err(context.invalid_response(format!("redirects more than {MAX_REDIRECTS} times")))
+        Err(context.invalid_response(format!("redirected more than {MAX_REDIRECTS} times")))
     }
 
-    /// Reads the body: all of it or an error where the answer says yes, its beginning where it says
-    /// no.
+    /// Reads the body. A body of a successful response is read completely or is an error; of an
+    /// error response only the beginning is read.
     async fn read(
         &self,
         context: ErrorContext<'_>,
-        response: Response<Body>,
+        answer: Response<ResponseBody>,
         request: &HttpRequest,
     ) -> Result<HttpResponse, RegistryError> {
-        let (parts, mut chunks) = response.into_parts();
+        let (parts, mut chunks) = answer.into_parts();
         let status = parts.status;
         let limit = if status.is_success() { request.limit } else { MAX_ERROR_BODY_BYTES };
         let too_large = || context.too_large(request.what, limit);
-        let mut answer = HttpResponse {
+        let mut response = HttpResponse {
             status,
             headers: parts.headers,
             body: Bytes::new(),
-            at: self.clock.now(),
+            received_at: self.clock.now(),
         };
         if status.is_success()
             && request.method != Method::HEAD
-            && answer.length() > Some(limit as u64)
+            && response.content_length() > Some(limit as u64)
         {
             return Err(too_large());
         }
@@ -142,18 +144,18 @@ impl Http {
                     body.extend_from_slice(&chunk);
                 }
                 None => break,
-                // The status says enough.
+                // The status of an error response is enough.
                 Some(_) if !status.is_success() => break,
                 Some(Ok(_)) => return Err(too_large()),
                 Some(Err(problem)) => return Err(context.unreachable(&problem)),
             }
         }
-        answer.body = body.freeze();
-        Ok(answer)
+        response.body = body.freeze();
+        Ok(response)
     }
 
-    /// Waits until fewer than the allowed number of requests run to a host.
-    async fn turn(&self, host: &str) -> Option<OwnedSemaphorePermit> {
+    /// Waits until fewer than the allowed number of requests to a host are running.
+    async fn acquire_slot(&self, host: &str) -> Option<OwnedSemaphorePermit> {
         let limit = {
             let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
             if hosts.len() >= MAX_TRACKED_HOSTS {
@@ -161,27 +163,27 @@ impl Http {
             }
             hosts
                 .entry(host.into())
-                .or_insert_with(|| Arc::new(Semaphore::new(self.per_host)))
+                .or_insert_with(|| Arc::new(Semaphore::new(self.requests_per_host)))
                 .clone()
         };
-        // Fails only for a closed semaphore, and these are never closed.
+        // Acquiring fails only for a closed semaphore, and these are never closed.
         limit.acquire_owned().await.ok()
     }
 }
 
 impl HttpResponse {
-    /// A header's value, if it is there and is text.
+    /// Returns a header's value if the header is present and is text.
     pub(super) fn header(&self, name: impl header::AsHeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// How long the body is said to be.
-    fn length(&self) -> Option<u64> {
+    /// Returns the length of the body according to the header `Content-Length`.
+    fn content_length(&self) -> Option<u64> {
         self.header(header::CONTENT_LENGTH)?.parse().ok()
     }
 
-    /// The error that the status means, if it means one.
-    pub(super) fn ok(
+    /// Turns a status other than success into an error. `secrets` are redacted from its message.
+    pub(super) fn error_for_status(
         self,
         context: ErrorContext<'_>,
         secrets: &[&str],
@@ -189,13 +191,20 @@ impl HttpResponse {
         if self.status.is_success() {
             return Ok(self);
         }
-        let retry_after = self.header(header::RETRY_AFTER).and_then(|value| pause(value, self.at));
-        Err(context.error_status(self.status, said(self.status, &self.body, secrets), retry_after))
+        let retry_after = self
+            .header(header::RETRY_AFTER)
+            .and_then(|value| parse_retry_after(value, self.received_at));
+        Err(context.error_status(
+            self.status,
+            describe_response(self.status, &self.body, secrets),
+            retry_after,
+        ))
     }
 }
 
-/// Where an answer says to go instead; empty if it does not say where.
-fn redirect(response: &Response<Body>) -> Option<String> {
+/// Returns the location of a redirect, which is empty if the response has none; `None` if the
+/// response is not a redirect.
+fn redirect_location(response: &Response<ResponseBody>) -> Option<String> {
     matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308).then(|| {
         let location =
             response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
@@ -203,14 +212,14 @@ fn redirect(response: &Response<Body>) -> Option<String> {
     })
 }
 
-/// The URL that a redirect leads to, if it may be followed.
-fn target(from: &Url, location: &str) -> Result<Url, &'static str> {
+/// Resolves the location of a redirect. Fails if the redirect must not be followed.
+fn redirect_target(from: &Url, location: &str) -> Result<Url, &'static str> {
     let to = Some(location)
         .filter(|location| !location.is_empty())
         .and_then(|location| from.join(location).ok());
-    match to.ok_or("redirects to something that is not a URL")? {
+    match to.ok_or("redirected to a location that is not a URL")? {
         to if to.scheme() == "https" || to.scheme() == "http" && from.scheme() == "http" => Ok(to),
-        _ => Err("redirects away from HTTPS"),
+        _ => Err("redirected from HTTPS to another scheme"),
     }
 }
 
@@ -220,8 +229,9 @@ fn same_origin(a: &Url, b: &Url) -> bool {
         && a.port_or_known_default() == b.port_or_known_default()
 }
 
-/// A `Retry-After`, which is a number of seconds or a date.
-fn pause(value: &str, now: Timestamp) -> Option<Duration> {
+/// Parses a `Retry-After` header, which is a number of seconds or a date. The result is at most
+/// [`MAX_RETRY_AFTER`].
+fn parse_retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let pause = if let Ok(seconds) = value.trim().parse() {
         Duration::from_secs(seconds)
     } else {
@@ -236,9 +246,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redirects() {
+    fn a_redirect_never_leaves_https() {
         let follow = |from: &str, location| {
-            target(&from.parse().expect(from), location).map(|to| to.to_string())
+            redirect_target(&from.parse().expect(from), location).map(|to| to.to_string())
         };
         assert_eq!(follow("https://r.example/v2/a", "/b").as_deref(), Ok("https://r.example/b"));
         assert_eq!(
@@ -263,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after() {
+    fn retry_after_is_seconds_or_a_date_and_bounded() {
         let now = "2026-01-02T03:04:05Z".parse().expect("time");
         for (value, expected) in [
             ("7", Some(7)),
@@ -272,7 +282,7 @@ mod tests {
             ("999999999", Some(3600)),
             ("soon", None),
         ] {
-            assert_eq!(pause(value, now), expected.map(Duration::from_secs), "{value}");
+            assert_eq!(parse_retry_after(value, now), expected.map(Duration::from_secs), "{value}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Manifests and image configurations, as far as a cascade reads them. Parsing only, no IO.
+//! Parsing of manifests and image configurations, as far as a cascade reads them. No IO.
 
 use std::collections::BTreeMap;
 
@@ -12,37 +12,37 @@ use crate::registry::{Digest, Platform, content::ContentFields};
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Media type of an OCI image manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// Media type of Docker's form of an index.
+/// Media type of Docker's manifest list, its form of an index.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-/// Media type of Docker's form of an image manifest.
+/// Media type of Docker's image manifest.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// Names some content: what it is, how large, and its digest.
+/// Describes content by its media type, size and digest.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// The digest of the content.
     pub digest: Digest,
-    /// Its media type.
+    /// The media type.
     pub media_type: String,
-    /// Its length in bytes.
+    /// The size of the content in bytes.
     pub size: u64,
 }
 
-/// A manifest as the registry keeps it, with what was read from it.
+/// A manifest as the registry stores it, together with its parsed form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
-    /// The digest of `bytes`, computed here.
+    /// The digest of `bytes`, computed by the client.
     pub digest: Digest,
-    /// Its media type.
+    /// The media type.
     pub media_type: String,
-    /// The exact bytes: pushed again unchanged, they keep the digest.
+    /// The exact bytes. Pushing them unchanged keeps the digest.
     pub bytes: Bytes,
-    /// What it says.
+    /// The parsed form.
     pub kind: ManifestKind,
 }
 
-/// What a manifest describes.
+/// The kind of a manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ManifestKind {
     /// One image.
@@ -54,11 +54,11 @@ pub enum ManifestKind {
 /// The manifest of one image.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct ImageManifest {
-    /// The image's configuration.
+    /// The descriptor of the image's configuration.
     pub config: Descriptor,
-    /// Its layers, the lowest first.
+    /// The layers, the lowest first.
     pub layers: Vec<Descriptor>,
-    /// Its annotations.
+    /// The annotations.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
 }
@@ -66,9 +66,9 @@ pub struct ImageManifest {
 /// A list of images by platform.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Index {
-    /// What it lists.
+    /// The entries, including attestations.
     pub manifests: Vec<IndexEntry>,
-    /// Its annotations.
+    /// The annotations.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
 }
@@ -76,44 +76,44 @@ pub struct Index {
 /// An entry of an [`Index`].
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct IndexEntry {
-    /// The manifest that it lists.
+    /// The descriptor of the listed manifest.
     #[serde(flatten)]
     pub descriptor: Descriptor,
-    /// The platform that it is for. Attestations are listed with the platform `unknown/unknown`.
+    /// The platform of the listed image. Attestations have the platform `unknown/unknown`.
     pub platform: Option<Platform>,
 }
 
-/// What a cascade reads of an image's configuration.
+/// The part of an image's configuration that a cascade reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageConfig {
-    /// When the image was made, if it says so.
+    /// When the image was created, if the configuration says so.
     pub created: Option<Timestamp>,
-    /// The platform that it runs on.
+    /// The platform that the image runs on.
     pub platform: Platform,
-    /// The digests of its layers, uncompressed, the lowest first.
+    /// The digests of the uncompressed layers, the lowest first.
     pub diff_ids: Vec<Digest>,
-    /// Hash of what a user would notice of the image: see
+    /// Hash of what a user can notice of the image; see
     /// [`ContentIdentity::content`](crate::registry::ContentIdentity::content).
     pub content: Digest,
 }
 
 impl Manifest {
-    /// Reads a manifest that a registry sent with this `Content-Type`. The error says what is wrong
-    /// with it, as the end of a sentence about the registry.
+    /// Parses a manifest that a registry sent with this `Content-Type`. The error is a predicate
+    /// whose subject is the registry.
     ///
-    /// A body that calls itself one thing and came as another is refused, as the specification
-    /// advises after CVE-2021-41190: two readers could take it for two different images.
+    /// A body whose `mediaType` differs from its `Content-Type` is rejected, as the specification
+    /// advises after CVE-2021-41190: two readers could interpret it as two different images.
     pub(super) fn parse(content_type: Option<&str>, bytes: Bytes) -> Result<Self, String> {
         let shape: ManifestShape = serde_json::from_slice(&bytes).map_err(|error| {
             format!(
-                "sends something that is not a manifest (not JSON of that form, line {}, column {})",
+                "sent a body that is not a manifest (invalid JSON at line {}, column {})",
                 error.line(),
                 error.column()
             )
         })?;
         if shape.schema_version != 2 {
             return Err(format!(
-                "sends a manifest of schema version {}, and only 2 is known",
+                "sent a manifest of schema version {}, but only version 2 is supported",
                 shape.schema_version
             ));
         }
@@ -121,7 +121,7 @@ impl Manifest {
         let own = shape.media_type.as_deref();
         let media_type = match (own, served) {
             (Some(own), Some(served)) if own != served => {
-                return Err(format!("sends a manifest as {served} that calls itself {own}"));
+                return Err(format!("sent a manifest as {served} whose mediaType is {own}"));
             }
             (Some(own), _) => own,
             (None, Some(served)) => served,
@@ -129,11 +129,11 @@ impl Manifest {
             (None, None) => OCI_MANIFEST,
         };
         if shape.manifests.is_some() && (shape.layers.is_some() || shape.config.is_some()) {
-            return Err("sends a manifest that is an image and an index at once".into());
+            return Err("sent a manifest that is both an image and an index".into());
         }
         let malformed = |error: serde_json::Error| {
             format!(
-                "sends a malformed {media_type} (line {}, column {})",
+                "sent a malformed {media_type} (line {}, column {})",
                 error.line(),
                 error.column()
             )
@@ -145,12 +145,12 @@ impl Manifest {
             OCI_MANIFEST | DOCKER_MANIFEST => {
                 ManifestKind::Image(serde_json::from_slice(&bytes).map_err(malformed)?)
             }
-            other => return Err(format!("sends a manifest of the unknown type {other}")),
+            other => return Err(format!("sent a manifest of the unknown type {other}")),
         };
         Ok(Self { digest: Digest::of(&bytes), media_type: media_type.into(), kind, bytes })
     }
 
-    /// The manifest's annotations.
+    /// Returns the manifest's annotations.
     #[must_use]
     pub const fn annotations(&self) -> &BTreeMap<String, String> {
         match &self.kind {
@@ -159,7 +159,7 @@ impl Manifest {
         }
     }
 
-    /// What it says of one image, unless it is an index.
+    /// Returns the image manifest, or `None` for an index.
     #[must_use]
     pub const fn image(&self) -> Option<&ImageManifest> {
         match &self.kind {
@@ -170,7 +170,7 @@ impl Manifest {
 }
 
 impl Index {
-    /// What it lists, without attestations.
+    /// Returns the entries without attestations.
     pub fn images(&self) -> impl Iterator<Item = &IndexEntry> {
         let is_image = |entry: &&IndexEntry| {
             entry.platform.as_ref().is_none_or(|platform| platform.os != "unknown")
@@ -178,7 +178,7 @@ impl Index {
         self.manifests.iter().filter(is_image)
     }
 
-    /// The platforms that it offers, sorted, without attestations.
+    /// Returns the sorted platforms of the entries, without attestations.
     #[must_use]
     pub fn platforms(&self) -> Vec<Platform> {
         let mut platforms: Vec<_> =
@@ -190,26 +190,25 @@ impl Index {
 }
 
 impl ImageConfig {
-    /// Reads a configuration blob. The error says what is wrong with it, as the end of a sentence
-    /// about the registry.
+    /// Parses a configuration blob. The error is a predicate whose subject is the registry.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let config: ConfigShape = serde_json::from_slice(bytes).map_err(|error| {
             format!(
-                "sends a malformed image configuration (line {}, column {})",
+                "sent a malformed image configuration (line {}, column {})",
                 error.line(),
                 error.column()
             )
         })?;
         Ok(Self {
             created: config.created.and_then(|text| text.parse().ok()),
-            content: config.content_fields.hash(&config.platform, &config.rootfs.diff_ids),
+            content: config.content_fields.content_hash(&config.platform, &config.rootfs.diff_ids),
             platform: config.platform,
             diff_ids: config.rootfs.diff_ids,
         })
     }
 }
 
-/// Just enough of a body to know what it is.
+/// The fields of a body that determine what it is.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ManifestShape {
@@ -235,12 +234,12 @@ struct RootFs {
     diff_ids: Vec<Digest>,
 }
 
-/// A media type without parameters.
+/// Returns a media type without its parameters.
 pub(super) fn without_parameters(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// Whether it is the media type of a manifest that we read.
+/// Whether this is the media type of a manifest that the client can parse.
 pub(super) fn is_manifest_type(media_type: &str) -> bool {
     matches!(media_type, OCI_INDEX | OCI_MANIFEST | DOCKER_LIST | DOCKER_MANIFEST)
 }
@@ -257,9 +256,8 @@ mod tests {
 
     fn image(media_type: &str) -> String {
         let part = descriptor("application/vnd.oci.image.config.v1+json");
-        format!(
-            r#"{{"schemaVersion":2{media_type},"config":{part},"layers":[{part}],"annotations":{{"a":"b"}}}}"#
-        )
+        format!(r#"{{"schemaVersion":2{media_type},"config":{part},"layers":[{part}],"#)
+            + r#""annotations":{"a":"b"}}"#
     }
 
     fn parse(content_type: Option<&str>, body: &str) -> Result<Manifest, String> {
@@ -267,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn images() {
+    fn the_media_type_comes_from_the_body_or_the_header() {
         for (content_type, own) in [
             (Some(OCI_MANIFEST), String::new()),
             (Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"), String::new()),
@@ -283,11 +281,10 @@ mod tests {
     }
 
     #[test]
-    fn indexes() {
+    fn the_platforms_of_an_index_exclude_attestations() {
         let entry = |platform: &str| {
-            format!(
-                r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{DIGEST}","size":2,"platform":{platform}}}"#
-            )
+            format!(r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{DIGEST}","size":2,"#)
+                + &format!(r#""platform":{platform}}}"#)
         };
         let entries = [
             entry(r#"{"os":"linux","architecture":"arm64","variant":"v8"}"#),
@@ -303,18 +300,18 @@ mod tests {
     }
 
     #[test]
-    fn garbage() {
+    fn invalid_manifests_are_rejected() {
         let own = |media_type| format!(r#","mediaType":"{media_type}""#);
         for (content_type, body, problem) in [
             (None, "<html>".to_owned(), "not a manifest"),
             (None, "[]".to_owned(), "not a manifest"),
             (None, r#"{"schemaVersion":1}"#.to_owned(), "schema version 1"),
-            (Some(OCI_INDEX), image(&own(OCI_MANIFEST)), "calls itself"),
+            (Some(OCI_INDEX), image(&own(OCI_MANIFEST)), "whose mediaType is"),
             (None, image(&own("text/plain")), "unknown type text/plain"),
             (
                 None,
                 image("").replace("\"layers\"", "\"manifests\":[],\"layers\""),
-                "an image and an index at once",
+                "both an image and an index",
             ),
             (Some(OCI_MANIFEST), r#"{"schemaVersion":2}"#.to_owned(), "malformed"),
             (None, image("").replace(DIGEST, "md5:12"), "malformed"),
@@ -326,10 +323,12 @@ mod tests {
     }
 
     #[test]
-    fn configurations() {
-        let body = format!(
-            r#"{{"created":"2026-01-02T03:04:05Z","os":"linux","architecture":"arm","variant":"v7","rootfs":{{"type":"layers","diff_ids":["{DIGEST}"]}},"history":[]}}"#
-        );
+    fn a_configuration_is_parsed() {
+        let body = serde_json::json!({
+            "created": "2026-01-02T03:04:05Z", "os": "linux", "architecture": "arm", "variant": "v7",
+            "rootfs": { "type": "layers", "diff_ids": [DIGEST] }, "history": [],
+        })
+        .to_string();
         let config = ImageConfig::parse(body.as_bytes()).expect("config");
         assert_eq!(config.created, Some("2026-01-02T03:04:05Z".parse().expect("time")));
         assert_eq!(config.platform.to_string(), "linux/arm/v7");

@@ -1,9 +1,9 @@
-//! Everything that is said to an OCI registry, and how the one is found and convinced.
+//! The client for OCI registries: endpoints, mirrors, credentials, manifests and tags.
 //!
-//! A [`Client`] asks for manifests and moves tags, for a [`Reference`] and with a [`Keychain`]; the
-//! operator's [`Config`] says which registries have mirrors or speak plain HTTP. It does not decide
-//! when to ask (`crate::upstream`) or what an answer means for a family (`crate::engine`), and it
-//! never moves layers.
+//! A [`Client`] reads manifests and sets tags, given a [`Reference`] and a [`Keychain`]. The
+//! operator's [`Config`] lists the registries that have mirrors or use plain HTTP. This module does
+//! not decide when a registry is polled (`crate::upstream`) or what a response means for a family
+//! (`crate::engine`), and it never copies layers.
 
 mod client;
 mod config;
@@ -15,7 +15,6 @@ mod error;
 mod http;
 mod manifest;
 mod platform;
-mod problem;
 mod reference;
 mod token;
 mod transport;
@@ -38,5 +37,5 @@ pub use crate::registry::{
     },
     platform::Platform,
     reference::{ParseReferenceError, Reference},
-    transport::{Body, OutgoingRequest, Transport, whole},
+    transport::{OutgoingRequest, ResponseBody, Transport, full_body},
 };

@@ -1,11 +1,12 @@
-//! Platforms, in one spelling.
+//! Platforms in normalized form.
 
 use std::{convert::Infallible, fmt, str::FromStr};
 
 use serde::Deserialize;
 
-/// What an image runs on. Always in one spelling, containerd's: `linux/arm64/v8` is `linux/arm64`,
-/// `linux/arm` is `linux/arm/v7`, `x86_64` is `amd64`, so that equal platforms are equal.
+/// The platform that an image runs on, normalized as containerd does so that equal platforms
+/// compare equal: `linux/arm64/v8` is `linux/arm64`, `linux/arm` is `linux/arm/v7`, `x86_64` is
+/// `amd64`.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(from = "RawPlatform")]
 pub struct Platform {
@@ -13,11 +14,11 @@ pub struct Platform {
     pub os: String,
     /// The architecture: `amd64`.
     pub architecture: String,
-    /// The variant of the architecture, if it has one: `v7`.
+    /// The variant of the architecture, if there is one: `v7`.
     pub variant: Option<String>,
 }
 
-/// As it stands in a manifest.
+/// A platform as a manifest writes it.
 #[derive(Deserialize)]
 struct RawPlatform {
     #[serde(default)]
@@ -53,7 +54,8 @@ impl From<RawPlatform> for Platform {
 impl FromStr for Platform {
     type Err = Infallible;
 
-    /// Reads `os/architecture` or `os/architecture/variant`; the API's schema has checked the form.
+    /// Parses `os/architecture` or `os/architecture/variant`. The API's schema has already
+    /// validated the form.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut parts = text.splitn(3, '/').map(str::to_owned);
         let (os, architecture) =
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_spelling() {
+    fn spellings_are_normalized() {
         for (text, expected) in [
             ("linux/amd64", "linux/amd64"),
             ("Linux/x86_64", "linux/amd64"),

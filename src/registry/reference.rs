@@ -1,30 +1,32 @@
-//! Image references: parsed once, written in the form that each listener expects.
+//! Image references: parsed once, and written in the form that each consumer expects.
 //!
-//! Parsing is the grammar of `oci-spec`; the forms on top (familiar, repository) follow the rules
-//! of `github.com/distribution/reference`, because that is what `BuildKit` and container runtimes
-//! compare with.
+//! Parsing follows the grammar of `oci-spec`. The familiar form and the repository follow the rules
+//! of `github.com/distribution/reference`, because `BuildKit` and container runtimes compare with
+//! those.
 
 use std::{fmt, str::FromStr};
 
 use oci_distribution::Reference as OciReference;
 
-use crate::registry::Digest;
+use crate::{
+    api::condition::{Problem, reason},
+    registry::Digest,
+};
 
-/// The name that Docker Hub has in references.
+/// The name of Docker Hub in references.
 pub(super) const DOCKER_HUB: &str = "docker.io";
-/// The most characters of a reference: host, path of 255, tag of 128, digest.
+/// Maximum length of a reference in bytes: host, path of 255, tag of 128, and digest.
 const MAX_LENGTH: usize = 1024;
 
-/// A reference to an image: registry, repository, and a tag, a digest, or both. Always in full:
-/// `alpine` is parsed as `docker.io/library/alpine:latest`.
+/// A reference to an image: registry, repository, and a tag, a digest, or both. It is always
+/// complete: `alpine` is parsed as `docker.io/library/alpine:latest`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Reference(OciReference);
 
-/// Why a text is not a [`Reference`].
+/// The error for a text that is not a [`Reference`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "`{text}` is not an image reference: {problem}; write it as \
-         registry.example.com/path/name:tag"
+    "`{text}` is not an image reference: {problem}; write it as registry.example.com/path/name:tag"
 )]
 pub struct ParseReferenceError {
     text: String,
@@ -32,65 +34,65 @@ pub struct ParseReferenceError {
 }
 
 impl Reference {
-    /// The registry's name, with its port if it has one: `docker.io`, `registry.example.com:5000`.
-    /// In lower case, because host names are compared without regard to case.
+    /// Returns the registry's name, with its port if it has one: `docker.io`,
+    /// `registry.example.com:5000`. The name is in lower case, because host names are
+    /// case-insensitive.
     #[must_use]
     pub fn registry(&self) -> &str {
         self.0.registry()
     }
 
-    /// The path of the repository in its registry: `library/alpine`.
+    /// Returns the path of the repository in its registry: `library/alpine`.
     #[must_use]
     pub fn path(&self) -> &str {
         self.0.repository()
     }
 
-    /// The repository in full, without tag and digest: `docker.io/library/alpine`.
+    /// Returns the full repository without tag and digest: `docker.io/library/alpine`.
     #[must_use]
     pub fn repository(&self) -> String {
         format!("{}/{}", self.registry(), self.path())
     }
 
-    /// The tag, if it names one.
+    /// Returns the tag, if the reference has one.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         self.0.tag()
     }
 
-    /// The digest, if it names one.
+    /// Returns the digest, if the reference has one.
     #[must_use]
     pub fn digest(&self) -> Option<Digest> {
         self.0.digest().and_then(|digest| digest.parse().ok())
     }
 
-    /// What a manifest is asked for by: the digest if there is one, else the tag.
+    /// Returns the identifier under which the manifest is requested: the digest if there is one,
+    /// otherwise the tag.
     #[must_use]
     pub fn identifier(&self) -> &str {
         self.0.digest().or(self.0.tag()).unwrap_or("latest")
     }
 
-    /// The same repository under this tag, without a digest.
+    /// Returns a reference to this tag of the same repository, without a digest.
     pub fn with_tag(&self, tag: &str) -> Result<Self, ParseReferenceError> {
         if tag.is_empty() || tag.contains(['/', ':', '@']) {
             return Err(ParseReferenceError {
-                text: shown(tag),
-                problem: "a tag has letters, \
-                digits, _ . -"
-                    .into(),
+                text: printable(tag),
+                problem: "a tag consists of letters, digits, `_`, `.` and `-`".into(),
             });
         }
         format!("{}:{tag}", self.repository()).parse()
     }
 
-    /// The same repository at this digest, without a tag.
+    /// Returns a reference to this digest in the same repository, without a tag.
     #[must_use]
     pub fn with_digest(&self, digest: &Digest) -> Self {
         Self(self.0.clone_with_digest(digest.to_string()))
     }
 
-    /// The form in which `BuildKit` names a build asked for a `FROM`: Docker Hub's host and
-    /// `library/` left out, and no `:latest`. `docker.io/library/alpine:3.20` becomes
-    /// `alpine:3.20`; other registries keep their host.
+    /// Returns the form in which `BuildKit` names the build context of a `FROM`. It omits Docker
+    /// Hub's host, `library/` and `:latest`: `docker.io/library/alpine:3.20` becomes `alpine:3.20`.
+    /// Other registries keep their host.
     #[must_use]
     pub fn familiar(&self) -> String {
         let mut text = if self.registry() == DOCKER_HUB {
@@ -119,22 +121,23 @@ impl FromStr for Reference {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let error =
-            |problem: &str| ParseReferenceError { text: shown(text), problem: problem.into() };
+            |problem: &str| ParseReferenceError { text: printable(text), problem: problem.into() };
         if text.len() > MAX_LENGTH {
-            return Err(error("it is longer than 1024 characters"));
+            return Err(error("it has more than 1024 characters"));
         }
         let parsed = OciReference::try_from(text).map_err(|source| error(&source.to_string()))?;
         if parsed.digest().is_some_and(|digest| digest.parse::<Digest>().is_err()) {
             return Err(error("only sha256 digests are supported"));
         }
         if parsed.repository().contains(|c: char| c.is_ascii_uppercase()) {
-            // The grammar took it for a host, which it is not for want of a dot or a port.
+            // The grammar accepts it as a host, but it has neither a dot nor a port and is
+            // therefore part of the path.
             return Err(error("repository name must be lowercase"));
         }
         let registry = parsed.registry().to_ascii_lowercase();
         let path = parsed.repository().to_owned();
-        // `index.docker.io` and `docker.io` are one registry; the parser maps the first to the
-        // second.
+        // `index.docker.io` and `docker.io` are the same registry; the parser maps the former to
+        // the latter.
         Ok(Self(match (parsed.tag().map(str::to_owned), parsed.digest().map(str::to_owned)) {
             (Some(tag), Some(digest)) => {
                 OciReference::with_tag_and_digest(registry, path, tag, digest)
@@ -147,7 +150,13 @@ impl FromStr for Reference {
     }
 }
 
-/// The full form: `docker.io/library/alpine:3.20`.
+impl From<ParseReferenceError> for Problem {
+    fn from(error: ParseReferenceError) -> Self {
+        Self { reason: reason::INVALID_SPEC, message: error.to_string() }
+    }
+}
+
+/// Writes the full form: `docker.io/library/alpine:3.20`.
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
@@ -160,7 +169,8 @@ impl fmt::Debug for Reference {
     }
 }
 
-fn shown(text: &str) -> String {
+/// Removes control characters and shortens the text to 200 characters for an error message.
+fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
@@ -175,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn forms() {
+    fn full_and_familiar_forms() {
         for (text, full, familiar) in [
             ("alpine", "docker.io/library/alpine:latest", "alpine"),
             ("alpine:3.20", "docker.io/library/alpine:3.20", "alpine:3.20"),
@@ -201,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn digests() {
+    fn a_digest_is_kept_and_replaces_the_tag() {
         let pinned = parsed(&format!("alpine:3.20@{DIGEST}"));
         assert_eq!(pinned.familiar(), format!("alpine:3.20@{DIGEST}"));
         assert_eq!(pinned.identifier(), DIGEST);
@@ -215,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses() {
+    fn invalid_references_are_rejected() {
         let long = "a".repeat(2000);
         for text in [
             "",

@@ -1,10 +1,10 @@
-//! Getting past a `401`: Basic, or a token from the service that the registry names.
+//! Authorization after a `401`: Basic, or a token from the service that the registry names.
 //!
 //! The protocol is <https://distribution.github.io/distribution/spec/auth/token/>. A credential is
-//! sent to the registry that it is kept for, or to the token service that this registry names, over
-//! HTTPS, or over plain HTTP only where the operator's owner has allowed it for that host. Tokens
-//! are kept by registry, repository, rights and credential, never shared between different
-//! credentials.
+//! sent only to the registry that it belongs to and to the token service that this registry names.
+//! It is sent over HTTPS; plain HTTP is used only for hosts for which the operator's configuration
+//! allows it. Tokens are cached by registry, repository, access and credential, and are never
+//! shared between different credentials.
 
 use std::{
     collections::HashMap,
@@ -29,59 +29,60 @@ use crate::registry::{
     http::{Http, HttpRequest},
 };
 
-/// The most bytes of a token service's answer.
+/// Maximum size of a token service's response in bytes.
 const MAX_TOKEN_RESPONSE_BYTES: usize = 64 * 1024;
-/// The most bytes of a challenge that are looked at.
+/// Maximum size of a challenge in bytes; larger ones are ignored.
 const MAX_CHALLENGE_BYTES: usize = 4096;
-/// The most authorizations that are kept.
+/// Maximum number of cached authorizations.
 const MAX_CACHED_AUTHORIZATIONS: usize = 4096;
-/// How long a token lasts that does not say so, by the specification.
+/// Lifetime of a token without `expires_in`, as the specification defines it.
 const DEFAULT_TOKEN_LIFETIME: Duration = Duration::from_mins(1);
-/// The longest that an authorization is kept.
+/// Upper bound on how long an authorization is cached.
 const MAX_AUTHORIZATION_LIFETIME: Duration = Duration::from_hours(1);
 
-/// What a registry wants before it answers.
+/// The authentication that a registry requires.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Challenge {
     Basic,
     Bearer { realm: String, service: Option<String>, scope: Option<String> },
 }
 
-/// What an authorization is good for.
+/// What an authorization is valid for.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct AuthorizationKey {
     pub base: String,
     pub path: String,
-    pub push: bool,
+    pub purpose: Purpose,
     pub identity: CredentialIdentity,
 }
 
-/// Authorizations that were granted and still hold.
+/// Cache of authorizations that have been granted and have not expired.
 #[derive(Default)]
 pub(super) struct AuthorizationCache(Mutex<HashMap<AuthorizationKey, (HeaderValue, Instant)>>);
 
 impl AuthorizationCache {
-    pub(super) fn get(&self, grant: &AuthorizationKey) -> Option<HeaderValue> {
-        let grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        grants
-            .get(grant)
+    pub(super) fn get(&self, key: &AuthorizationKey) -> Option<HeaderValue> {
+        let authorizations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        authorizations
+            .get(key)
             .filter(|(_, until)| Instant::now() < *until)
             .map(|(value, _)| value.clone())
     }
 
-    pub(super) fn put(&self, grant: AuthorizationKey, value: HeaderValue, life: Duration) {
-        let mut grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if grants.len() >= MAX_CACHED_AUTHORIZATIONS {
+    pub(super) fn insert(&self, key: AuthorizationKey, value: HeaderValue, lifetime: Duration) {
+        let mut authorizations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if authorizations.len() >= MAX_CACHED_AUTHORIZATIONS {
             let now = Instant::now();
-            grants.retain(|_, (_, until)| now < *until);
+            authorizations.retain(|_, (_, until)| now < *until);
         }
-        if grants.len() < MAX_CACHED_AUTHORIZATIONS {
-            grants.insert(grant, (value, Instant::now() + life.min(MAX_AUTHORIZATION_LIFETIME)));
+        if authorizations.len() < MAX_CACHED_AUTHORIZATIONS {
+            authorizations
+                .insert(key, (value, Instant::now() + lifetime.min(MAX_AUTHORIZATION_LIFETIME)));
         }
     }
 
-    pub(super) fn drop(&self, grant: &AuthorizationKey) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(grant);
+    pub(super) fn remove(&self, key: &AuthorizationKey) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 }
 
@@ -92,21 +93,22 @@ impl AuthorizationKey {
         purpose: Purpose,
         identity: CredentialIdentity,
     ) -> Self {
-        Self {
-            base: endpoint.base.clone(),
-            path: path.into(),
-            push: purpose == Purpose::Push,
-            identity,
-        }
+        Self { base: endpoint.base.clone(), path: path.into(), purpose, identity }
     }
 
-    fn scope(&self) -> String {
-        format!("repository:{}:{}", self.path, if self.push { "pull,push" } else { "pull" })
+    /// Returns the scope to request if the challenge names none.
+    fn default_scope(&self) -> String {
+        let actions = match self.purpose {
+            Purpose::Pull => "pull",
+            Purpose::Push => "pull,push",
+        };
+        format!("repository:{}:{actions}", self.path)
     }
 }
 
 impl Challenge {
-    /// The challenge that we can answer: a token service rather than Basic where both are offered.
+    /// Returns the challenge to answer: the token service if both a token service and Basic are
+    /// offered.
     pub(super) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let values = headers.get_all(header::WWW_AUTHENTICATE).iter();
         let mut basic = None;
@@ -136,13 +138,13 @@ impl Challenge {
     }
 }
 
-/// An `Authorization` that answers the challenge, and how long it lasts.
+/// Returns an `Authorization` header that answers the challenge, and its lifetime.
 pub(super) async fn authorize(
     http: &Http,
     config: &Config,
     context: ErrorContext<'_>,
     challenge: Challenge,
-    grant: &AuthorizationKey,
+    key: &AuthorizationKey,
     credential: Option<&Credential>,
 ) -> Result<(HeaderValue, Duration), RegistryError> {
     let (realm, service, scope) = match (challenge, credential) {
@@ -151,52 +153,47 @@ pub(super) async fn authorize(
         }
         (Challenge::Basic, Some(Credential::IdentityToken { .. })) => {
             return Err(
-                context.denied("it wants a password, and the Secret holds an identity token")
+                context.denied("it requires a password, but the Secret has an identity token")
             );
         }
         (Challenge::Basic, None) => {
-            return Err(context.denied("it wants a password, and no credential is kept for it"));
+            return Err(
+                context.denied("it requires a password, but no credential matches this repository")
+            );
         }
         (Challenge::Bearer { realm, service, scope }, _) => (realm, service, scope),
     };
-    let realm: Url = realm
-        .parse()
-        .map_err(|_| context.invalid_response("names a token service that is not a URL"))?;
+    let realm: Url = realm.parse().map_err(|_| {
+        context.invalid_response("names a token service whose address is not a URL")
+    })?;
     let host = authority(&realm);
-    let plain_allowed = config.is_plain_http(&host) || grant.base == format!("http://{host}");
+    let plain_allowed = config.is_plain_http(&host) || key.base == format!("http://{host}");
     if realm.scheme() != "https" && !(realm.scheme() == "http" && plain_allowed) {
         return Err(context.invalid_response(format!(
-            "names a token service without HTTPS, {host}, which the operator's configuration would \
-             have to allow"
+            "names the token service {host} without HTTPS; the operator's configuration must list \
+             it in `plainHttp`"
         )));
     }
-    let fields = [("service", service), ("scope", Some(scope.unwrap_or_else(|| grant.scope())))];
+    let fields =
+        [("service", service), ("scope", Some(scope.unwrap_or_else(|| key.default_scope())))];
     let fields = fields.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let request = token_request(context, realm, fields, credential)?;
-    let secrets: Vec<&str> = credential.iter().map(|credential| secret(credential)).collect();
+    let secrets: Vec<&str> = credential.map(Credential::secret).into_iter().collect();
     let context = ErrorContext { host: &host, ..context };
-    let answer = http.send(context, request).await?.ok(context, &secrets)?;
-    let granted: TokenResponse = serde_json::from_slice(&answer.body)
-        .map_err(|_| context.invalid_response("sends something that is not a token"))?;
-    let life = granted
+    let response = http.send(context, request).await?.error_for_status(context, &secrets)?;
+    let granted: TokenResponse = serde_json::from_slice(&response.body)
+        .map_err(|_| context.invalid_response("sent a response that is not a token"))?;
+    let lifetime = granted
         .expires_in
         .map_or(DEFAULT_TOKEN_LIFETIME, Duration::from_secs)
         .min(MAX_AUTHORIZATION_LIFETIME);
     let token = granted
         .token
         .or(granted.access_token)
-        .ok_or_else(|| context.invalid_response("sends an answer without a token"))?;
+        .ok_or_else(|| context.invalid_response("sent a response without a token"))?;
     let value = sensitive(context, &format!("Bearer {}", token.expose_secret()))?;
-    // A token is given up early, so that it does not run out on its way.
-    Ok((value, life * 9 / 10))
-}
-
-/// What of a credential must not be repeated.
-pub(super) fn secret(credential: &Credential) -> &str {
-    match credential {
-        Credential::Password { password, .. } => password.expose_secret(),
-        Credential::IdentityToken { token, .. } => token.expose_secret(),
-    }
+    // A token is dropped before it expires, so that it is still valid when it reaches the registry.
+    Ok((value, lifetime * 9 / 10))
 }
 
 fn token_request(
@@ -222,7 +219,7 @@ fn token_request(
             headers,
             authorization: None,
             body,
-            what: "token",
+            what: "token response",
             limit: MAX_TOKEN_RESPONSE_BYTES,
         });
     }
@@ -239,7 +236,7 @@ fn token_request(
         headers,
         authorization,
         body: Bytes::new(),
-        what: "token",
+        what: "token response",
         limit: MAX_TOKEN_RESPONSE_BYTES,
     })
 }
@@ -264,7 +261,7 @@ fn basic(
 
 fn sensitive(context: ErrorContext<'_>, value: &str) -> Result<HeaderValue, RegistryError> {
     let mut value = HeaderValue::from_str(value)
-        .map_err(|_| context.invalid_response("sends a token with control characters"))?;
+        .map_err(|_| context.invalid_response("sent a token with control characters"))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -299,19 +296,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn grants_run_out_and_are_told_apart() {
+    async fn authorizations_expire_and_are_separate_per_purpose() {
         let keychain = crate::registry::Keychain::default();
-        let grant = |push| AuthorizationKey {
+        let key = |purpose| AuthorizationKey {
             base: "https://r".into(),
             path: "a".into(),
-            push,
+            purpose,
             identity: keychain.identity(["r"], "a"),
         };
-        let grants = AuthorizationCache::default();
-        grants.put(grant(false), HeaderValue::from_static("Bearer t"), Duration::from_mins(1));
-        assert!(grants.get(&grant(false)).is_some());
-        assert!(grants.get(&grant(true)).is_none());
+        let cache = AuthorizationCache::default();
+        cache.insert(
+            key(Purpose::Pull),
+            HeaderValue::from_static("Bearer t"),
+            Duration::from_mins(1),
+        );
+        assert!(cache.get(&key(Purpose::Pull)).is_some());
+        assert!(cache.get(&key(Purpose::Push)).is_none());
         tokio::time::advance(Duration::from_secs(61)).await;
-        assert!(grants.get(&grant(false)).is_none());
+        assert!(cache.get(&key(Purpose::Pull)).is_none());
     }
 }

@@ -1,7 +1,8 @@
-//! How a request leaves the process and its answer comes back, without a word on what either means.
+//! The transport that carries a request to a host and its response back, without interpreting
+//! either.
 //!
-//! A seam: the limits, redirects and tokens of [`http`](crate::registry::http) are the same over
-//! any transport.
+//! It can be replaced: the limits, redirects and tokens of [`http`](crate::registry::http) work the
+//! same over any transport.
 
 use std::error::Error as _;
 
@@ -17,27 +18,30 @@ use url::Url;
 
 use crate::registry::{Config, RegistryError};
 
-/// A request as it leaves.
+/// A request as it is sent.
 #[derive(Clone, Debug)]
 pub struct OutgoingRequest {
-    /// The method.
+    /// The HTTP method.
     pub method: Method,
-    /// Where it goes.
+    /// The URL that is requested.
     pub url: Url,
-    /// Its headers, with the credential among them.
+    /// The headers, including the credential.
     pub headers: HeaderMap,
-    /// Its body.
+    /// The body.
     pub body: Bytes,
 }
 
-/// The body of an answer, in the pieces in which it comes; an error says how it broke off.
-pub type Body = BoxStream<'static, Result<Bytes, String>>;
+/// The body of a response, in chunks as they arrive. An error describes why the body ended early.
+pub type ResponseBody = BoxStream<'static, Result<Bytes, String>>;
 
-/// Carries one request to a host and its answer back. It follows no redirect and keeps nothing
-/// between two requests but connections. An error says in words why there is no answer.
+/// Carries one request to a host and its response back. It follows no redirects and keeps only
+/// connections between two requests. An error describes why there is no response.
 pub trait Transport: Send + Sync + 'static {
     /// Sends one request.
-    fn send(&self, request: OutgoingRequest) -> BoxFuture<'static, Result<Response<Body>, String>>;
+    fn send(
+        &self,
+        request: OutgoingRequest,
+    ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>>;
 }
 
 /// HTTP over TCP, with TLS where the URL says so.
@@ -51,34 +55,38 @@ impl HttpTransport {
             .connect_timeout(config.connect_timeout.into())
             .read_timeout(config.read_timeout.into())
             .build()
-            .map_err(|error| RegistryError::Setup(chain(error)))?;
+            .map_err(|error| RegistryError::Setup(with_causes(error)))?;
         Ok(Self(client))
     }
 }
 
 impl Transport for HttpTransport {
-    fn send(&self, request: OutgoingRequest) -> BoxFuture<'static, Result<Response<Body>, String>> {
+    fn send(
+        &self,
+        request: OutgoingRequest,
+    ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
         let OutgoingRequest { method, url, headers, body } = request;
         let sent = self.0.request(method, url).headers(headers).body(body).send();
         async move {
-            let mut response = sent.map_err(chain).await?;
-            let mut answer = Response::new(());
-            *answer.status_mut() = response.status();
-            *answer.headers_mut() = std::mem::take(response.headers_mut());
-            Ok(answer.map(|()| response.bytes_stream().map_err(chain).boxed()))
+            let mut response = sent.map_err(with_causes).await?;
+            let mut head = Response::new(());
+            *head.status_mut() = response.status();
+            *head.headers_mut() = std::mem::take(response.headers_mut());
+            Ok(head.map(|()| response.bytes_stream().map_err(with_causes).boxed()))
         }
         .boxed()
     }
 }
 
-/// A body that is there already, in one piece.
+/// Returns a body that consists of one chunk.
 #[must_use]
-pub fn whole(body: Bytes) -> Body {
+pub fn full_body(body: Bytes) -> ResponseBody {
     stream::iter([Ok(body)]).boxed()
 }
 
-/// An error with its causes, without the URL: the HTTP client's own text leaves out what matters.
-fn chain(error: reqwest::Error) -> String {
+/// Formats an error with its causes and without the URL. The HTTP client's own text omits the
+/// causes.
+fn with_causes(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut source = error.source();

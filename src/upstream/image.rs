@@ -150,8 +150,8 @@ mod tests {
         );
         let digest = Digest::of(body.as_bytes());
         let told = digest.to_string();
-        let answer = move |seen: &crate::registry::fault_registry::RecordedRequest| {
-            let (length, head) = (body.len().to_string(), seen.method == "HEAD");
+        let answer = move |request: &crate::registry::fault_registry::RecordedRequest| {
+            let (length, head) = (body.len().to_string(), request.method == "HEAD");
             let headers = [
                 ("content-type", OCI_INDEX),
                 ("docker-content-digest", &told),
@@ -174,7 +174,7 @@ mod tests {
             ImageKey::new(&client, &reference, &platforms, &keychain)
         };
         let gets =
-            || registry.requests().iter().filter(|request| request.starts_with("GET")).count();
+            || registry.request_lines().iter().filter(|request| request.starts_with("GET")).count();
 
         let any = resolve_tag(&client, &key(&[]), None).await.expect("any");
         assert_eq!(

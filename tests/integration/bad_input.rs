@@ -189,7 +189,7 @@ fn credentials(all: &mut Cases<'_>, odd: &str, namespace: &str) {
             spec["upstreams"][0]["image"] = json!(format!("{odd}/denied/alpine"));
         },
         reason::REGISTRY_DENIED,
-        &["upstream alpine", "/denied/alpine:3.20", "refuses access", "credentials"],
+        &["upstream alpine", "/denied/alpine:3.20", "denied access", "credentials"],
     );
     all.add(
         "refused-push",
@@ -198,7 +198,7 @@ fn credentials(all: &mut Cases<'_>, odd: &str, namespace: &str) {
             spec["repository"] = json!(format!("{odd}/denied"));
         },
         reason::REGISTRY_DENIED,
-        &["/denied/base:gs-", "refuses access", "credentials"],
+        &["/denied/base:gs-", "denied access", "credentials"],
     );
 }
 

@@ -7,7 +7,7 @@ use futures::{FutureExt, future::BoxFuture};
 use groundswell::{
     api::condition::reason,
     engine::Problem,
-    registry::{Body, Digest, OutgoingRequest, Transport, whole},
+    registry::{Digest, OutgoingRequest, ResponseBody, Transport, full_body},
 };
 use http::{Method, Response, header};
 
@@ -24,7 +24,10 @@ pub struct Line {
 }
 
 impl Transport for Line {
-    fn send(&self, request: OutgoingRequest) -> BoxFuture<'static, Result<Response<Body>, String>> {
+    fn send(
+        &self,
+        request: OutgoingRequest,
+    ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
         let (shared, process) = (self.shared.clone(), self.process);
         async move {
             let (there, back) = {
@@ -41,7 +44,7 @@ impl Transport for Line {
                 return std::future::pending().await;
             };
             tokio::time::sleep(back).await;
-            answer.map(|answer| answer.map(whole))
+            answer.map(|answer| answer.map(full_body))
         }
         .boxed()
     }

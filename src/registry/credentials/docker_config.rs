@@ -1,5 +1,4 @@
-//! Reading and writing the JSON of a Docker configuration: `auths`, and nothing that names a
-//! program.
+//! Parsing and rendering of Docker configurations: only `auths`, nothing that names a program.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +17,7 @@ use crate::registry::{
     reference::DOCKER_HUB,
 };
 
-/// As the kubelet does, with or without padding.
+/// Accepts base64 with or without padding, as the kubelet does.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -34,19 +33,20 @@ struct DockerConfig {
 struct AuthEntry {
     username: Option<String>,
     password: Option<SecretString>,
-    /// User and password with a colon between, in base64.
+    /// User name and password, separated by a colon, in base64.
     #[serde(rename = "auth")]
     encoded: Option<SecretString>,
     #[serde(rename = "identitytoken")]
     identity_token: Option<SecretString>,
 }
 
-/// The entries of one Secret.
+/// Parses the entries of one Secret.
 pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<KeychainEntry>, SecretError> {
     if payload.len() > MAX_SECRET_BYTES {
         return Err(SecretError::TooLarge { secret: secret.into(), bytes: payload.len() });
     }
-    // The JSON error's own text may quote a value, which may be a password; its place tells enough.
+    // The JSON error's own message may quote a value, which may be a password. Its position is
+    // enough.
     let config: DockerConfig = serde_json::from_slice(payload).map_err(|error| {
         SecretError::Malformed { secret: secret.into(), line: error.line(), column: error.column() }
     })?;
@@ -65,10 +65,11 @@ pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<KeychainEntry>, 
     if entries.is_empty() { Err(SecretError::Empty { secret: secret.into() }) } else { Ok(entries) }
 }
 
-/// The credential of one entry; none for the empty entries that a credential helper leaves behind.
+/// Returns the credential of one entry, or `None` for the empty entries that a credential helper
+/// leaves behind.
 fn credential(auth: AuthEntry) -> Result<Option<Credential>, &'static str> {
-    let given = |secret: &SecretString| !secret.expose_secret().is_empty();
-    let decoded = auth.encoded.filter(given).map(|encoded| decode(&encoded)).transpose()?;
+    let is_set = |secret: &SecretString| !secret.expose_secret().is_empty();
+    let decoded = auth.encoded.filter(is_set).map(|encoded| decode(&encoded)).transpose()?;
     let (username, password) = match decoded {
         Some((username, password)) => (username, Some(password)),
         None => (auth.username.unwrap_or_default(), auth.password),
@@ -76,13 +77,13 @@ fn credential(auth: AuthEntry) -> Result<Option<Credential>, &'static str> {
     if username.contains(char::is_control) {
         return Err("has a control character in its user name");
     }
-    if let Some(token) = auth.identity_token.filter(given) {
+    if let Some(token) = auth.identity_token.filter(is_set) {
         return Ok(Some(Credential::IdentityToken { username, token }));
     }
-    match (username.is_empty(), password.filter(given)) {
+    match (username.is_empty(), password.filter(is_set)) {
         (true, None) => Ok(None),
-        (true, Some(_)) => Err("has a password and no user name"),
-        (false, None) => Err("has a user name and no password"),
+        (true, Some(_)) => Err("has a password but no user name"),
+        (false, None) => Err("has a user name but no password"),
         (false, Some(_)) if username.contains(':') => Err("has a colon in its user name"),
         (false, Some(password)) => Ok(Some(Credential::Password { username, password })),
     }
@@ -92,28 +93,31 @@ fn decode(encoded: &SecretString) -> Result<(String, SecretString), &'static str
     let bytes = BASE64
         .decode(encoded.expose_secret().trim())
         .map_err(|_| "has an `auth` that is not base64")?;
-    let text = String::from_utf8(bytes).map_err(|_| "has an `auth` that is not text")?;
-    let (username, password) =
-        text.split_once(':').ok_or("has an `auth` without a colon between user and password")?;
+    let text = String::from_utf8(bytes).map_err(|_| "has an `auth` that is not valid UTF-8")?;
+    let (username, password) = text
+        .split_once(':')
+        .ok_or("has an `auth` without a colon between user name and password")?;
     Ok((username.into(), password.trim_end_matches('\0').into()))
 }
 
-/// The key under which builders look for the credential of a registry.
+/// Returns the key under which builders look up the credential of a registry.
 pub(super) fn auth_key(registry: &str) -> &str {
     if registry == DOCKER_HUB { "https://index.docker.io/v1/" } else { registry }
 }
 
-/// A Docker configuration with these credentials by key.
+/// Renders a Docker configuration with these credentials by key.
 pub(super) fn render(auths: &BTreeMap<&str, &Credential>) -> SecretString {
     let auths: BTreeMap<_, _> = auths
         .iter()
         .map(|(key, credential)| {
             let auth = match credential {
                 Credential::Password { username, password } => {
-                    json!({"auth": STANDARD.encode(format!("{username}:{}", password.expose_secret()))})
+                    let auth = format!("{username}:{}", password.expose_secret());
+                    json!({ "auth": STANDARD.encode(auth) })
                 }
                 Credential::IdentityToken { username, token } => {
-                    json!({"auth": STANDARD.encode(format!("{username}:")), "identitytoken": token.expose_secret()})
+                    let auth = STANDARD.encode(format!("{username}:"));
+                    json!({ "auth": auth, "identitytoken": token.expose_secret() })
                 }
             };
             (key, auth)
@@ -126,7 +130,7 @@ pub(super) fn render(auths: &BTreeMap<&str, &Credential>) -> SecretString {
 mod tests {
     use super::*;
 
-    fn only(auth: &str) -> Result<(String, String), String> {
+    fn parse_single(auth: &str) -> Result<(String, String), String> {
         let payload = format!(r#"{{"auths":{{"r.example":{auth}}}}}"#);
         let entries = parse("regcred", payload.as_bytes()).map_err(|error| error.to_string())?;
         Ok(match entries.into_iter().next().expect("one").credential {
@@ -140,40 +144,40 @@ mod tests {
     }
 
     #[test]
-    fn spellings() {
+    fn every_form_of_an_entry_is_accepted() {
         let expected = Ok(("user".to_owned(), "pass:word".to_owned()));
-        assert_eq!(only(r#"{"username":"user","password":"pass:word"}"#), expected);
-        assert_eq!(only(r#"{"auth":"dXNlcjpwYXNzOndvcmQ="}"#), expected);
+        assert_eq!(parse_single(r#"{"username":"user","password":"pass:word"}"#), expected);
+        assert_eq!(parse_single(r#"{"auth":"dXNlcjpwYXNzOndvcmQ="}"#), expected);
         assert_eq!(
-            only(r#"{"auth":"dXNlcjpwYXNzOndvcmQ","username":"other","email":"e"}"#),
+            parse_single(r#"{"auth":"dXNlcjpwYXNzOndvcmQ","username":"other","email":"e"}"#),
             expected
         );
         assert_eq!(
-            only(r#"{"auth":"dXNlcjo=","identitytoken":"t"}"#),
+            parse_single(r#"{"auth":"dXNlcjo=","identitytoken":"t"}"#),
             Ok(("user".into(), "token t".into()))
         );
     }
 
     #[test]
-    fn what_is_malformed_is_named_and_not_quoted() {
+    fn errors_name_the_entry_and_quote_no_secret() {
         for (auth, problem) in [
             (r#"{"auth":"hunter2!"}"#, "auths[r.example] has an `auth` that is not base64"),
             (r#"{"auth":"aHVudGVyMg=="}"#, "without a colon"),
-            (r#"{"auth":"//8="}"#, "not text"),
-            (r#"{"password":"hunter2"}"#, "a password and no user name"),
-            (r#"{"username":"user"}"#, "a user name and no password"),
+            (r#"{"auth":"//8="}"#, "not valid UTF-8"),
+            (r#"{"password":"hunter2"}"#, "a password but no user name"),
+            (r#"{"username":"user"}"#, "a user name but no password"),
             (r#"{"password":["hunter2"]}"#, "line 1, column"),
             (r#""hunter2""#, "line 1, column"),
-            ("{}", "holds no credential"),
+            ("{}", "has no credential"),
         ] {
-            let error = only(auth).expect_err(auth);
+            let error = parse_single(auth).expect_err(auth);
             assert!(error.starts_with("Secret regcred: ") && error.contains(problem), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }
 
     #[test]
-    fn helpers_are_ignored() {
+    fn credential_helpers_are_ignored() {
         let helpers =
             r#"{"credsStore":"evil","credHelpers":{"r.example":"evil"},"auths":{"r.example":{}}}"#;
         assert!(matches!(parse("s", helpers.as_bytes()), Err(SecretError::Empty { .. })));
@@ -182,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn not_json_or_too_large() {
+    fn invalid_json_and_large_secrets_are_rejected() {
         assert!(matches!(parse("s", b"hunter2"), Err(SecretError::Malformed { line: 1, .. })));
         assert!(matches!(
             parse("s", &vec![b' '; MAX_SECRET_BYTES + 1]),

@@ -1,9 +1,9 @@
 //! Credentials for registries, from `kubernetes.io/dockerconfigjson` Secrets.
 //!
-//! A [`Keychain`] holds what the Secrets of one namespace say and finds the credential for an image
-//! as the kubelet does. Nothing here runs a program: `credsStore` and `credHelpers` name programs
-//! that the author of a Secret chose, and are not followed. Passwords live in `SecretString`s and
-//! appear in no `Debug`, error or log.
+//! A [`Keychain`] contains the credentials of one namespace's Secrets and finds the one for an
+//! image as the kubelet does. This module never runs a program: `credsStore` and `credHelpers` name
+//! programs that the author of a Secret chose, and are ignored. Passwords are kept in
+//! `SecretString`s and appear in no `Debug` output, error or log.
 
 mod docker_config;
 mod scope;
@@ -23,16 +23,16 @@ use crate::{
     registry::{Reference, credentials::scope::CredentialScope},
 };
 
-/// The most bytes of one Secret's payload; the API server allows no more either.
+/// Maximum size of one Secret's payload in bytes, the same as the API server's limit.
 const MAX_SECRET_BYTES: usize = 1024 * 1024;
-/// The most entries of a keychain. Lookups walk them.
+/// Maximum number of entries of a keychain. A lookup scans them all.
 const MAX_ENTRIES: usize = 1024;
 
-/// The credentials that one namespace's Secrets hold. Cheap to clone.
+/// The credentials of one namespace's Secrets. It is cheap to clone.
 #[derive(Clone, Default)]
 pub struct Keychain(Arc<Vec<KeychainEntry>>);
 
-/// What a registry is shown.
+/// The credential that is sent to a registry.
 #[derive(Clone)]
 pub(super) enum Credential {
     /// A user name and a password.
@@ -41,32 +41,43 @@ pub(super) enum Credential {
     IdentityToken { username: String, token: SecretString },
 }
 
+impl Credential {
+    /// Returns the part of the credential that must not appear in any message.
+    pub(super) fn secret(&self) -> &str {
+        match self {
+            Self::Password { password, .. } => password.expose_secret(),
+            Self::IdentityToken { token, .. } => token.expose_secret(),
+        }
+    }
+}
+
+/// A credential and the images that it applies to.
 struct KeychainEntry {
     scope: CredentialScope,
     credential: Credential,
 }
 
-/// Tells credentials apart without showing them: equal for equal credentials within one run of the
-/// program, and of no use to anybody else, because it is salted anew at every start.
+/// Distinguishes credentials without revealing them. It is equal for equal credentials within one
+/// process. It is useless outside of the process, because every process uses a new random salt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CredentialIdentity([u8; 16]);
 
-/// Why a Secret can't be used. The messages name the Secret and quote nothing of its content but
-/// host names.
+/// The error for a Secret that cannot be used. The messages name the Secret and quote only host
+/// names of its content.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SecretError {
     /// The payload is too large.
-    #[error("Secret {secret}: .dockerconfigjson has {bytes} bytes, more than 1 MiB")]
+    #[error("Secret {secret}: .dockerconfigjson has {bytes} bytes, more than the maximum of 1 MiB")]
     TooLarge {
         /// The Secret's name.
         secret: String,
-        /// How many bytes it has.
+        /// The size of the payload in bytes.
         bytes: usize,
     },
-    /// The payload is not JSON, or not of the shape of a Docker configuration.
+    /// The payload is not JSON, or does not have the structure of a Docker configuration.
     #[error(
         "Secret {secret}: .dockerconfigjson is not a Docker configuration (line {line}, column \
-         {column}); make it with `kubectl create secret docker-registry`"
+         {column}); create it with `kubectl create secret docker-registry`"
     )]
     Malformed {
         /// The Secret's name.
@@ -76,27 +87,29 @@ pub enum SecretError {
         /// Column of the first error, from 1.
         column: usize,
     },
-    /// One host's entry can't be used.
+    /// The entry of a host cannot be used.
     #[error("Secret {secret}: auths[{host}] {problem}")]
     Entry {
         /// The Secret's name.
         secret: String,
-        /// The entry's key.
+        /// The key of the entry.
         host: String,
-        /// What is wrong with it.
+        /// What is wrong with the entry: a predicate whose subject is the entry.
         problem: &'static str,
     },
-    /// It holds no credential.
+    /// The Secret contains no credential.
     #[error(
-        "Secret {secret}: .dockerconfigjson holds no credential under `auths`; credential helpers \
-         (credsStore, credHelpers) are not run"
+        "Secret {secret}: .dockerconfigjson has no credential under `auths`; credential helpers \
+         (credsStore, credHelpers) are ignored"
     )]
     Empty {
         /// The Secret's name.
         secret: String,
     },
-    /// The Secrets together hold too many entries.
-    #[error("Secret {secret}: with it the family's Secrets hold more than {MAX_ENTRIES} entries")]
+    /// The Secrets together have too many entries.
+    #[error(
+        "Secret {secret}: the family's Secrets up to this one have more than {MAX_ENTRIES} entries"
+    )]
     TooMany {
         /// The Secret's name.
         secret: String,
@@ -104,7 +117,7 @@ pub enum SecretError {
 }
 
 impl SecretError {
-    /// The reason for conditions and Events.
+    /// Returns the reason for conditions and Events.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         reason::INVALID_SECRET
@@ -112,10 +125,11 @@ impl SecretError {
 }
 
 impl Keychain {
-    /// The credentials of these Secrets, given as name and value of the key `.dockerconfigjson`.
+    /// Reads the credentials of these Secrets, given as name and value of the key
+    /// `.dockerconfigjson`.
     ///
-    /// Where several entries match an image, the one with the longest path wins, then the one with
-    /// the fewest wildcards, then the one of the Secret that comes first.
+    /// If several entries match an image, the one with the longest path wins, then the one with the
+    /// fewest wildcards, then the one with the longest host, then the one of the first Secret.
     pub fn from_secrets<'a>(
         secrets: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> Result<Self, SecretError> {
@@ -126,14 +140,14 @@ impl Keychain {
                 return Err(SecretError::TooMany { secret: secret.into() });
             }
         }
-        // The sort is stable: among equals the order of the Secrets stays.
+        // The sort is stable, so equal ranks keep the order of the Secrets.
         entries.sort_by_key(|entry: &KeychainEntry| entry.scope.rank());
         Ok(Self(Arc::new(entries)))
     }
 
-    /// A Docker configuration with the credentials for these images and no others, for builders,
-    /// which look credentials up by host alone: where two images of one host have different
-    /// credentials, the first image's is taken.
+    /// Returns a Docker configuration for builders with only the credentials for these images.
+    /// Builders look credentials up by host alone: if two images on one host have different
+    /// credentials, the first image's credential is used.
     #[must_use]
     pub fn docker_config<'a>(
         &self,
@@ -148,7 +162,7 @@ impl Keychain {
         docker_config::render(&auths)
     }
 
-    /// The credential for a repository.
+    /// Returns the credential for a repository.
     pub(super) fn lookup(&self, registry: &str, path: &str) -> Option<&Credential> {
         self.0
             .iter()
@@ -156,7 +170,8 @@ impl Keychain {
             .map(|entry| &entry.credential)
     }
 
-    /// Tells apart what these registries would be shown for a repository.
+    /// Returns the identity of the credentials that these registries would receive for a
+    /// repository.
     pub(super) fn identity<'a>(
         &self,
         registries: impl IntoIterator<Item = &'a str>,
@@ -167,25 +182,25 @@ impl Keychain {
         let salt =
             SALT.get_or_init(|| [RandomState::new().hash_one(0), RandomState::new().hash_one(1)]);
         let mut hash = Sha256::new();
-        let mut add = |part: &[u8]| {
+        let mut add_part = |part: &[u8]| {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         };
         for word in salt {
-            add(&word.to_le_bytes());
+            add_part(&word.to_le_bytes());
         }
         for registry in registries {
             match self.lookup(registry, path) {
-                None => add(b"anonymous"),
+                None => add_part(b"anonymous"),
                 Some(Credential::Password { username, password }) => {
                     [b"password", username.as_bytes(), password.expose_secret().as_bytes()]
                         .into_iter()
-                        .for_each(&mut add);
+                        .for_each(&mut add_part);
                 }
                 Some(Credential::IdentityToken { username, token }) => {
                     [b"token".as_slice(), username.as_bytes(), token.expose_secret().as_bytes()]
                         .into_iter()
-                        .for_each(&mut add);
+                        .for_each(&mut add_part);
                 }
             }
         }
@@ -268,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_docker_hub_are_one() {
+    fn all_names_of_docker_hub_are_equivalent() {
         for key in [
             "https://index.docker.io/v1/",
             "index.docker.io",
@@ -300,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_docker_config_holds_what_is_asked_for_and_nothing_else() {
+    fn the_docker_config_contains_only_the_requested_credentials() {
         let all = [
             entry("docker.io", "hub"),
             entry("*.example.com/team", "team"),
@@ -312,7 +327,10 @@ mod tests {
             .map(|image| image.parse().expect(image))
             .collect();
         let emitted = keychain(&all).docker_config(&images);
-        let expected = r#"{"auths":{"https://index.docker.io/v1/":{"auth":"aHViOmh1bnRlcjI="},"r.example.com":{"auth":"dGVhbTpodW50ZXIy"}}}"#;
+        let expected = concat!(
+            r#"{"auths":{"https://index.docker.io/v1/":{"auth":"aHViOmh1bnRlcjI="},"#,
+            r#""r.example.com":{"auth":"dGVhbTpodW50ZXIy"}}}"#
+        );
         assert_eq!(emitted.expose_secret(), expected);
         assert_eq!(
             user(
@@ -325,13 +343,13 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_where_and_not_what() {
+    fn debug_shows_hosts_and_no_secrets() {
         let shown = format!("{:?}", keychain(&entry("r.example/team", "somebody")));
         assert_eq!(shown, r"{r.example/team}");
     }
 
     #[test]
-    fn too_many_entries() {
+    fn too_many_entries_are_rejected() {
         let many: Vec<String> =
             (0..=MAX_ENTRIES).map(|n| entry(&format!("r{n}.example"), "u")).collect();
         let error = Keychain::from_secrets([("s", secret(&many.join(",")).as_bytes())])

@@ -1,14 +1,15 @@
-//! Which images a credential is for: the key of an entry in a Docker configuration, read as the
-//! kubelet reads it.
+//! The images that a credential applies to: the key of an entry in a Docker configuration,
+//! interpreted as the kubelet does.
 //!
-//! <https://kubernetes.io/docs/concepts/containers/images/#config-json>: a host whose labels may hold `*`, a port that must
-//! be the same, and a prefix of the path. A `*` never spans a dot.
+//! <https://kubernetes.io/docs/concepts/containers/images/#config-json> specifies a host whose
+//! labels may contain `*`, a port that must be equal, and a prefix of the path. A `*` never matches
+//! a dot.
 
 use std::{cmp::Reverse, fmt};
 
 use crate::registry::reference::DOCKER_HUB;
 
-/// The images that one credential is for.
+/// The images that one credential applies to.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct CredentialScope {
     /// Host and port, in lower case; the labels of the host may hold `*`.
@@ -17,15 +18,23 @@ pub(super) struct CredentialScope {
     path: String,
 }
 
+/// The order of scopes: the longest path first, then the fewest wildcards, then the longest host.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ScopeRank {
+    path_length: Reverse<usize>,
+    wildcards: usize,
+    host_length: Reverse<usize>,
+}
+
 impl CredentialScope {
-    /// Reads an entry's key: `r.example`, `r.example:5000/team`, `*.r.example`,
-    /// `https://index.docker.io/v1/`. `None` if there is no host in it.
+    /// Parses an entry's key: `r.example`, `r.example:5000/team`, `*.r.example`,
+    /// `https://index.docker.io/v1/`. Returns `None` if the key has no host.
     pub(super) fn parse(key: &str) -> Option<Self> {
         let key = key.trim();
         let bare =
             key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
         let (host, path) = bare.split_once('/').unwrap_or((bare, ""));
-        // Old clients appended the version of the API; it is no part of an image's name.
+        // Old clients appended the version of the API, which is not part of an image's name.
         let path = match path.split_once('/') {
             Some(("v1" | "v2", rest)) => rest,
             _ if matches!(path, "v1" | "v2") => "",
@@ -43,13 +52,17 @@ impl CredentialScope {
         Some(Self { host, path: path.trim_matches('/').to_owned() })
     }
 
-    /// Sorts what is more specific first.
-    pub(super) fn rank(&self) -> (Reverse<usize>, usize, Reverse<usize>) {
-        (Reverse(self.path.len()), self.host.matches('*').count(), Reverse(self.host.len()))
+    /// Returns the rank by which scopes are sorted, the most specific first.
+    pub(super) fn rank(&self) -> ScopeRank {
+        ScopeRank {
+            path_length: Reverse(self.path.len()),
+            wildcards: self.host.matches('*').count(),
+            host_length: Reverse(self.host.len()),
+        }
     }
 
-    /// Whether a repository, given by its registry and its path, lies in this scope. The path is
-    /// compared by characters, as the kubelet does, so `team` covers `team-a/app` too: both lie on
+    /// Whether a repository, given by its registry and its path, is in this scope. The path is
+    /// compared by characters, as the kubelet does, so `team` also covers `team-a/app`: both are on
     /// the host that the credential is for.
     pub(super) fn matches(&self, registry: &str, path: &str) -> bool {
         let (pattern, pattern_port) = split_port(&self.host);
@@ -75,7 +88,7 @@ fn split_port(host: &str) -> (&str, Option<&str>) {
     host.rsplit_once(':').map_or((host, None), |(name, port)| (name, Some(port)))
 }
 
-/// Whether a label matches a pattern in which `*` stands for any number of characters.
+/// Whether a label matches a pattern in which `*` matches any number of characters.
 fn label_matches(pattern: &str, label: &str) -> bool {
     let mut parts = pattern.split('*');
     let Some(mut rest) = parts.next().and_then(|first| label.strip_prefix(first)) else {
@@ -94,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys() {
+    fn keys_are_normalized() {
         for (key, expected) in [
             ("r.example", Some("r.example")),
             ("https://R.example/v2/", Some("r.example")),
@@ -115,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn matching() {
+    fn hosts_ports_and_paths_are_compared() {
         for (key, registry, path, expected) in [
             ("r.example", "r.example", "a", true),
             ("r.example", "r.example:443", "a", false),
@@ -133,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn stars() {
+    fn wildcards_match_within_a_label() {
         for (pattern, label, expected) in [
             ("*", "", true),
             ("a*", "a", true),

@@ -274,7 +274,7 @@ async fn a_spared_build_is_told_from_a_stranger() {
     let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
     assert!(model.is_of(&tag(F1), F1).await);
     assert!(
-        !model.registry.requests().iter().any(|asked| asked.starts_with("HEAD")),
+        !model.registry.request_lines().iter().any(|asked| asked.starts_with("HEAD")),
         "its own tag says enough"
     );
 
@@ -288,13 +288,13 @@ async fn a_spared_build_is_told_from_a_stranger() {
 
     model.push(Some(&tag(F2)), "amd64", &["base", "app"], None);
     assert!(!model.is_of(&tag(F2), F2).await, "not a build of ours");
-    let before = model.registry.requests().len();
+    let before = model.registry.request_lines().len();
     for written in ["latest", "../../other/app/manifests/1", "é"] {
         model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((written, 7)));
         assert!(!model.is_of(&tag(F2), F2).await, "{written}");
     }
     assert_eq!(
-        model.registry.requests().len() - before,
+        model.registry.request_lines().len() - before,
         3,
         "what is no fingerprint is not asked for"
     );
@@ -319,7 +319,7 @@ async fn an_image_stands_on_its_base_or_it_does_not() {
         let images = repository.images(&manifest).await.expect("images");
         assert_eq!(repository.is_below(&base, &images).await, Ok(expected), "{layers:?}");
     }
-    let asked = model.registry.requests();
+    let asked = model.registry.request_lines();
     let of =
         |digest: &Digest| asked.iter().filter(|asked| asked.ends_with(digest.as_str())).count();
     assert_eq!(
