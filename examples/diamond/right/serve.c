@@ -1,4 +1,5 @@
-/* A web server of one page: answers every request with the files named on its command line, one after the other. */
+/* A web server with one page: answers every request with the files named on its command line, in
+ * order. */
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -24,7 +25,7 @@ static size_t append(char *page, size_t length, const char *path)
     return length;
 }
 
-/* Writes all of it, or gives up when the other side has gone away. */
+/* Writes the whole buffer, or gives up when the peer has closed the connection. */
 static void send_all(int peer, const char *bytes, size_t length)
 {
     while (length > 0) {
@@ -49,7 +50,7 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++)
         length = append(page, length, argv[i]);
 
-    /* Process 1 has no default for these two: without this line it could not be stopped. */
+    /* Process 1 has no default action for these two signals: without this, nothing could stop it. */
     signal(SIGTERM, stop);
     signal(SIGPIPE, SIG_IGN);
 
@@ -66,7 +67,7 @@ int main(int argc, char **argv)
         int peer = accept(door, NULL, NULL);
         if (peer < 0)
             continue;
-        /* A peer that sends nothing holds the door open for two seconds at most. */
+        /* A peer that sends nothing can block the server for at most two seconds. */
         struct timeval patience = {.tv_sec = 2};
         setsockopt(peer, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
         setsockopt(peer, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);

@@ -1,4 +1,4 @@
-"""Shows what it was built from: one line for each image below it."""
+"""Shows what it was built from: one line per ancestor image."""
 
 import os
 from pathlib import Path
