@@ -131,7 +131,7 @@ fn with_listed_namespaces_only_reading_strategies_and_these_namespaces_is_cluste
 
 #[test]
 fn every_rule_has_a_reason_and_no_wildcard() {
-    for file in ["_rules.tpl", "rbac-cluster.yaml", "rbac-leader-election.yaml", "rbac-people.yaml"]
+    for file in ["_rules.tpl", "rbac-cluster.yaml", "rbac-leader-election.yaml", "rbac-users.yaml"]
     {
         let text = fs::read_to_string(root().join("charts/groundswell/templates").join(file))
             .expect("a template");

@@ -1,4 +1,4 @@
-{{- /* Names, labels and the image, said once. */}}
+{{- /* Names, labels and the image, defined once. */}}
 
 {{- define "groundswell.name" -}}
 {{- if .Values.fullnameOverride -}}
