@@ -29,7 +29,7 @@ fn the_api_reference_is_generated() {
 
 #[test]
 fn the_states_are_generated() {
-    check("docs/states.md", &groundswell::engine::states::page());
+    check("docs/states.md", &groundswell::engine::states::render_page());
 }
 
 /// Compares a file of the repository with `wanted`, or writes it if `GENERATE` is set.
