@@ -1,5 +1,5 @@
-//! The API server, as far as the controller speaks to it: a service that takes its time, fails, and
-//! sometimes does what it was asked to without saying so.
+//! The API server as the controller uses it: a service with latency that fails, sometimes after a
+//! call has taken effect.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, Event, Shared},
-    faults::{Fate, Moment},
+    faults::{CallFate, Moment},
     invariants::{builds, records},
     job_controller,
-    objects::{Kind, Refused, uid},
+    objects::{Kind, ObjectError, uid},
 };
 
-/// What was asked of the API server.
+/// A call to the API server.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub method: Method,
@@ -30,7 +30,7 @@ pub struct Call {
     pub body: Value,
 }
 
-/// What it answered.
+/// The answer: the status code and the object.
 pub type Answer = (u16, Arc<Value>);
 
 impl Call {
@@ -66,7 +66,7 @@ impl Call {
 
     fn shown(&self) -> String {
         let kind = self.kind.map_or_else(|| "Event".to_owned(), |kind| format!("{kind:?}"));
-        // The name of an Event holds the time of the machine.
+        // The name of an Event contains the real time.
         let name = if self.kind.is_some() { &self.key.name } else { "" };
         let status = if self.status { "/status" } else { "" };
         let dry = if self.dry_run { " (dry run)" } else { "" };
@@ -74,7 +74,7 @@ impl Call {
     }
 }
 
-/// A client of the API server for the process of this number.
+/// Returns a client of the API server for the process with this number.
 pub fn client(shared: &Shared, process: u64) -> kube::Client {
     let shared = shared.clone();
     let service =
@@ -90,10 +90,8 @@ fn serve(
     async move {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await?;
-        let call = Call::read(parts.method, &parts.uri, &body).ok_or(
-            "a path that the model does \
-            not know",
-        )?;
+        let call = Call::read(parts.method, &parts.uri, &body)
+            .ok_or("a path that the model does not implement")?;
         let (there, back) = shared.lock().faults.latency();
         tokio::time::sleep(there).await;
         let Ok(result) = take(&shared, process, call).await;
@@ -105,8 +103,7 @@ fn serve(
     .boxed()
 }
 
-/// Takes a call that has arrived. Never returns to a sender that is dead, or that is to hear
-/// nothing.
+/// Handles a call that has arrived. Never completes if the sender is dead or gets no answer.
 async fn take(
     shared: &Shared,
     process: u64,
@@ -123,7 +120,7 @@ async fn take(
     }
 }
 
-/// What comes of a call; `None` if its sender never hears.
+/// Returns the answer of a call; `None` if the sender gets none.
 fn arrive(cluster: &mut Cluster, call: Call) -> Option<Result<Answer, tower::BoxError>> {
     if let Some(crash) = &mut cluster.crash {
         if crash.calls == 0 {
@@ -132,7 +129,7 @@ fn arrive(cluster: &mut Cluster, call: Call) -> Option<Result<Answer, tower::Box
             cluster.note(format_args!("crash {:?} {}", crash.moment, call.shown()));
             match crash.moment {
                 Moment::Before => {}
-                Moment::After => drop(carry_out(cluster, call)),
+                Moment::After => drop(execute(cluster, call)),
                 Moment::Late => {
                     let late = cluster.faults.machinery.pause(1..3000);
                     cluster.schedule(late, Event::Late(Box::new(call)));
@@ -145,23 +142,26 @@ fn arrive(cluster: &mut Cluster, call: Call) -> Option<Result<Answer, tower::Box
     }
     let creates_job = call.kind == Some(Kind::Job) && call.method == Method::POST;
     match cluster.faults.fate(call.writes(), creates_job) {
-        Fate::Answered => Some(Ok(carry_out(cluster, call))),
-        Fate::Refused(code, reason) => {
+        CallFate::Answered => Some(Ok(execute(cluster, call))),
+        CallFate::Refused(code, reason) => {
             cluster.note(format_args!("{code} {}", call.shown()));
             Some(Ok((code, Arc::new(status(code, reason)))))
         }
-        Fate::Lost { effect, told } => {
-            cluster.note(format_args!("lost effect={effect} told={told} {}", call.shown()));
-            if effect {
-                drop(carry_out(cluster, call));
+        CallFate::Lost { takes_effect, reports_error } => {
+            cluster.note(format_args!(
+                "lost effect={takes_effect} error={reports_error} {}",
+                call.shown()
+            ));
+            if takes_effect {
+                drop(execute(cluster, call));
             }
-            told.then(|| Err("the connection broke".into()))
+            reports_error.then(|| Err("the connection broke".into()))
         }
     }
 }
 
-/// Carries a call out.
-pub fn carry_out(cluster: &mut Cluster, call: Call) -> Answer {
+/// Executes a call.
+pub fn execute(cluster: &mut Cluster, call: Call) -> Answer {
     let shown = call.shown();
     let writes = call.writes();
     let (code, answer) = answer(cluster, call);
@@ -174,7 +174,7 @@ pub fn carry_out(cluster: &mut Cluster, call: Call) -> Answer {
 fn answer(cluster: &mut Cluster, call: Call) -> Answer {
     let Some(kind) = call.kind else { return (201, Arc::new(call.body)) };
     let result = match call.method.as_str() {
-        "GET" => cluster.objects.get(kind, &call.key).cloned().ok_or(Refused::Missing),
+        "GET" => cluster.objects.get(kind, &call.key).cloned().ok_or(ObjectError::Missing),
         "POST" => return create(cluster, kind, call),
         "PATCH" => return patch(cluster, kind, call),
         "DELETE" => delete(cluster, kind, &call),
@@ -183,14 +183,14 @@ fn answer(cluster: &mut Cluster, call: Call) -> Answer {
     finish(200, result)
 }
 
-fn finish(code: u16, result: Result<Arc<Value>, Refused>) -> Answer {
+fn finish(code: u16, result: Result<Arc<Value>, ObjectError>) -> Answer {
     match result {
         Ok(object) => (code, object),
         Err(refused) => {
             let (code, reason) = match refused {
-                Refused::Exists => (409, "AlreadyExists"),
-                Refused::Missing => (404, "NotFound"),
-                Refused::Conflict => (409, "Conflict"),
+                ObjectError::Exists => (409, "AlreadyExists"),
+                ObjectError::Missing => (404, "NotFound"),
+                ObjectError::Conflict => (409, "Conflict"),
             };
             (code, Arc::new(status(code, reason)))
         }
@@ -202,7 +202,7 @@ fn create(cluster: &mut Cluster, kind: Kind, call: Call) -> Answer {
     object["metadata"]["namespace"] = json!(call.key.namespace);
     if call.dry_run {
         let exists = cluster.objects.get(kind, &call.key).is_some();
-        return finish(201, if exists { Err(Refused::Exists) } else { Ok(Arc::new(object)) });
+        return finish(201, if exists { Err(ObjectError::Exists) } else { Ok(Arc::new(object)) });
     }
     let result = cluster.create(kind, object);
     if let (Kind::Job, Ok(job)) = (kind, &result) {
@@ -219,36 +219,36 @@ fn patch(cluster: &mut Cluster, kind: Kind, call: Call) -> Answer {
     let now = cluster.time.truth();
     let before = cluster.objects.get(kind, &call.key).cloned();
     let result = cluster.objects.apply(kind, &call.key, &call.owner, call.body, call.status, now);
-    cluster.changed(kind);
+    cluster.schedule_delivery(kind);
     if let Ok(object) = &result {
         if before.is_none() {
-            cluster.came(kind, object);
+            cluster.object_created(kind, object);
         }
         records::written(cluster, kind, before.as_deref(), object);
     }
     finish(200, result)
 }
 
-fn delete(cluster: &mut Cluster, kind: Kind, call: &Call) -> Result<Arc<Value>, Refused> {
+fn delete(cluster: &mut Cluster, kind: Kind, call: &Call) -> Result<Arc<Value>, ObjectError> {
     let foreground = call.body["propagationPolicy"] == "Foreground";
     let wanted = &call.body["preconditions"]["uid"];
     if let Some(known) = cluster.objects.get(kind, &call.key)
         && !wanted.is_null()
         && known["metadata"]["uid"] != *wanted
     {
-        return Err(Refused::Conflict);
+        return Err(ObjectError::Conflict);
     }
     if kind == Kind::Job && foreground {
         let now = cluster.time.truth();
         let job = cluster.objects.mark_deleted(kind, &call.key, now)?;
-        cluster.changed(kind);
+        cluster.schedule_delivery(kind);
         if let Some(work) = cluster.work.get(uid(&job)).cloned() {
             builds::deleted(cluster, &work);
         }
         job_controller::deleted(cluster, &job, Duration::ZERO);
         return Ok(job);
     }
-    let object = cluster.objects.get(kind, &call.key).cloned().ok_or(Refused::Missing)?;
+    let object = cluster.objects.get(kind, &call.key).cloned().ok_or(ObjectError::Missing)?;
     cluster.remove(kind, &call.key);
     Ok(object)
 }

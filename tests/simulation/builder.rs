@@ -1,4 +1,5 @@
-//! What a build's pod does: it reads what `prepare` is told, makes an image from it, and pushes it.
+//! The pod of a build: it reads the specification that `prepare` receives, builds an image and
+//! pushes it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,47 +21,47 @@ use crate::{
     cluster::Cluster,
     job_controller::Work,
     objects::{Kind, owner},
-    registry::{Content, Made, PLATFORM, layer},
+    registry::{BuildOrigin, Content, PLATFORM, layer},
 };
 
 /// A Dockerfile with this word fails to build, however often it is tried.
 pub const BROKEN: &str = "BROKEN";
-/// A Dockerfile with this word is refused by `prepare`.
+/// `prepare` rejects a Dockerfile with this word.
 pub const MISMATCH: &str = "MISMATCH";
-/// An image from a Dockerfile with this word does not pass its checks.
+/// An image from a Dockerfile with this word fails its checks.
 pub const BAD: &str = "BAD";
-/// What follows this word changes nothing in the image.
+/// The text after this word does not change the image.
 pub const COSMETIC: &str = "COSMETIC";
-/// A Dockerfile with this word makes another image every time.
+/// A Dockerfile with this word produces a different image every time.
 pub const IRREPRODUCIBLE: &str = "IRREPRODUCIBLE";
 
-/// What came of a build.
+/// The result of a build.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Pushed {
-    /// Nothing was pushed, for a reason that is not the builder's.
-    Not,
+pub enum PushResult {
+    /// Nothing was pushed, for a reason outside of the builder.
+    NotPushed,
     Pushed,
-    /// It failed, with this log.
+    /// The build failed with this log.
     Failed(String),
-    /// `prepare` refused it.
-    Refused(PrepareError),
+    /// `prepare` rejected the build.
+    Rejected(PrepareError),
 }
 
-/// Makes the image of a Job, and pushes it.
-pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
+/// Builds the image of a Job and pushes it.
+pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> PushResult {
     let specification = specification(&work.job);
     let text = match text(cluster, &work.key.namespace, &specification.source) {
         Ok(text) => text,
-        Err(refusal) => return Pushed::Refused(refusal),
+        Err(error) => return PushResult::Rejected(error),
     };
     if text.contains(MISMATCH) {
-        return Pushed::Refused(PrepareError::new(
+        return PushResult::Rejected(PrepareError::new(
             PrepareReason::DockerfileMismatch,
             "the Dockerfile names an image that `from` does not",
         ));
     }
     if text.contains(BROKEN) {
-        return Pushed::Failed(
+        return PushResult::Failed(
             "error: failed to solve: process \"/bin/sh -c false\" did not complete successfully: \
              exit code: 1\n"
                 .into(),
@@ -69,8 +70,8 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
     let (repository, tag) = specification.image.rsplit_once(':').expect("a reference with a tag");
     let host = repository.split('/').next().unwrap_or_default();
     let now = cluster.elapsed();
-    if cluster.faults.is_away(host, now) {
-        return Pushed::Failed(
+    if cluster.faults.is_unreachable(host, now) {
+        return PushResult::Failed(
             "error: failed to solve: failed to push x: unexpected status from POST request: 503 \
              Service Unavailable\n"
                 .into(),
@@ -87,7 +88,7 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
                 work.key.name, parent.pinned
             );
             cluster.violated("parents exist", message);
-            return Pushed::Failed(
+            return PushResult::Failed(
                 "error: failed to solve: failed to resolve source metadata for x: not found\n"
                     .into(),
             );
@@ -103,7 +104,7 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
     }
     layers.push(layer(&words.iter().map(String::as_str).collect::<Vec<_>>()));
     let annotations = annotations(&work.job);
-    let made = Made {
+    let made = BuildOrigin {
         job: uid.into(),
         family: owner(&work.job).into(),
         image: work.label(labels::IMAGE).into(),
@@ -115,13 +116,13 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> Pushed {
     let kept = cluster.registry.repository(repository);
     let digest = kept.push(&Content { architecture: PLATFORM, layers, created: 0 }, &annotations);
     kept.tags.insert(tag.into(), digest.clone());
-    kept.made.entry(digest.clone()).or_default().push(made);
+    kept.origins.entry(digest.clone()).or_default().push(made);
     cluster.note(format_args!("pushed {repository}:{tag} {digest}"));
     crate::invariants::tags::pushed(cluster, repository, &digest);
-    Pushed::Pushed
+    PushResult::Pushed
 }
 
-/// What `prepare` is told.
+/// Returns the specification that `prepare` receives.
 pub fn specification(job: &Value) -> PrepareSpec {
     let containers =
         job["spec"]["template"]["spec"]["initContainers"].as_array().expect("init containers");
@@ -133,7 +134,7 @@ pub fn specification(job: &Value) -> PrepareSpec {
     serde_json::from_str(variable.expect("the specification")).expect("a specification")
 }
 
-/// The text of the Dockerfile.
+/// Returns the text of the Dockerfile.
 fn text(
     cluster: &Cluster,
     namespace: &str,
@@ -165,7 +166,7 @@ fn text(
     }
 }
 
-/// The annotations, as the strategy of the model passes them: `name=value` in the arguments.
+/// Returns the annotations, which the model's strategy passes as arguments `name=value`.
 fn annotations(job: &Value) -> BTreeMap<String, String> {
     let arguments =
         job["spec"]["template"]["spec"]["containers"][0]["args"].as_array().into_iter().flatten();

@@ -1,5 +1,5 @@
-//! Everything outside of the controller, in one place: objects, registries, repositories of
-//! sources, what is on its way and what will break. Changed only while nothing else runs.
+//! Everything outside of the controller, in one place: objects, registries, source repositories,
+//! scheduled events and pending faults. It only changes while nothing else runs.
 
 use std::{
     collections::BTreeMap,
@@ -16,32 +16,33 @@ use crate::{
     faults::{Crash, Faults},
     invariants::Invariants,
     job_controller::{Stage, Work},
-    objects::{Change, Kind, Objects, Refused, owner, uid},
+    objects::{Change, Kind, ObjectError, Objects, owner, uid},
     registry::Registry,
     time::Time,
     trace::Trace,
 };
 
-/// Something that will happen.
+/// A scheduled event.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The script's step of this number.
+    /// The script's step with this number.
     Step(usize),
-    /// A watch of the process of this number shows what has changed.
+    /// The watch of a kind, in the process with this number, delivers changes.
     Deliver(u64, Kind),
-    /// A process starts.
+    /// The process with this number starts.
     Start(u64),
-    /// A Job or its pod goes on.
+    /// A Job or its pod reaches its next stage.
     Work(String, Stage),
-    /// An upstream's tag gets an index with the platforms that the one before lacked.
+    /// The tag of an upstream (its repository) moves to a complete index, with the platforms that
+    /// the one before lacked.
     Completes(String, String),
-    /// Objects whose owner is gone are taken away.
+    /// Objects whose owner is gone are deleted.
     Collect,
-    /// A write that was on its way when its sender died.
+    /// A write arrives whose sender has died.
     Late(Box<crate::api_server::Call>),
 }
 
-/// The first thing that was seen that must never be.
+/// A violated invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The name of the invariant.
@@ -66,13 +67,13 @@ pub struct Cluster {
     pub commits: BTreeMap<(String, String), String>,
     /// The Dockerfile of each commit.
     pub texts: BTreeMap<String, String>,
-    /// Jobs on their way, by uid.
+    /// Jobs in progress, by uid.
     pub work: BTreeMap<String, Work>,
     pub faults: Faults,
-    /// Whether a call takes effect now whose sender has died.
+    /// Whether the call that takes effect now was sent by a process that has died.
     pub is_late: bool,
     pub crash: Option<Crash>,
-    /// The process that lives; 0 while none does.
+    /// The number of the running process; 0 while none runs.
     pub process: u64,
     pub invariants: Invariants,
     pub violation: Option<Violation>,
@@ -80,17 +81,17 @@ pub struct Cluster {
     specs: BTreeMap<(String, i64), Arc<ImageFamilySpec>>,
     agenda: BTreeMap<(Duration, u64), Event>,
     events: u64,
-    /// Kinds whose watches are to break.
+    /// Kinds whose watches will break.
     pub broken_watches: Vec<Kind>,
-    /// When each kind's watch will next show something.
+    /// When each kind's watch delivers next.
     pub deliveries: BTreeMap<Kind, Duration>,
 }
 
-/// The cluster, as everybody holds it.
+/// A shared handle of the cluster.
 #[derive(Clone)]
 pub struct Shared {
     cluster: Arc<Mutex<Cluster>>,
-    /// Rung when something was put on the agenda, or a process died.
+    /// Notified when an event was scheduled or a process died.
     pub changed: Arc<Notify>,
 }
 
@@ -133,19 +134,19 @@ impl Cluster {
         self.time.elapsed()
     }
 
-    /// Notes that something happened.
+    /// Writes a line to the trace.
     pub fn note(&mut self, what: fmt::Arguments<'_>) {
         let at = self.elapsed();
         self.trace.note(at, what);
     }
 
-    /// Notes that something happened that must never be. The first one counts.
+    /// Records the violation of an invariant. Only the first one is kept.
     pub fn violated(&mut self, invariant: &'static str, message: String) {
         self.note(format_args!("VIOLATION {invariant}: {message}"));
         self.violation.get_or_insert(Violation { invariant, message });
     }
 
-    /// The spec of a family that is there.
+    /// Returns the spec of a family that exists.
     pub fn spec(&mut self, key: &Key) -> Option<Arc<ImageFamilySpec>> {
         let family = self.objects.get(Kind::Family, key)?;
         let version =
@@ -159,40 +160,40 @@ impl Cluster {
         Some(spec)
     }
 
-    /// The spec of a family at a generation that somebody has asked for before.
+    /// Returns the spec of a family at a generation for which [`Self::spec`] was called before.
     pub fn spec_at(&self, uid: &str, generation: i64) -> Option<Arc<ImageFamilySpec>> {
         self.specs.get(&(uid.to_owned(), generation)).cloned()
     }
 
-    /// Puts something on the agenda.
+    /// Schedules an event.
     pub fn schedule(&mut self, after: Duration, event: Event) {
         self.events += 1;
         self.agenda.insert((self.elapsed() + after, self.events), event);
     }
 
-    /// When the next thing happens.
+    /// Returns when the next event happens.
     pub fn next_at(&self) -> Option<Duration> {
         self.agenda.keys().next().map(|(at, _)| *at)
     }
 
-    /// Takes the next thing from the agenda, if its time has come.
+    /// Takes the next event, if it is due.
     pub fn take_due(&mut self) -> Option<Event> {
         let now = self.elapsed();
         let entry = self.agenda.first_entry().filter(|entry| entry.key().0 <= now)?;
         Some(entry.remove())
     }
 
-    pub fn create(&mut self, kind: Kind, object: Value) -> Result<Arc<Value>, Refused> {
+    pub fn create(&mut self, kind: Kind, object: Value) -> Result<Arc<Value>, ObjectError> {
         let now = self.time.truth();
         let made = self.objects.create(kind, object, now)?;
-        self.changed(kind);
-        self.came(kind, &made);
+        self.schedule_delivery(kind);
+        self.object_created(kind, &made);
         Ok(made)
     }
 
-    /// An object is new. One whose family is gone already is taken away, as others of that family
-    /// were.
-    pub fn came(&mut self, kind: Kind, object: &Value) {
+    /// Handles a new object. If its family is gone already, it is garbage-collected like the other
+    /// objects of that family.
+    pub fn object_created(&mut self, kind: Kind, object: &Value) {
         let owned = matches!(kind, Kind::Image | Kind::Cascade | Kind::Job);
         if owned && self.objects.all(Kind::Family).all(|(_, family)| uid(family) != owner(object)) {
             self.collect_soon();
@@ -209,23 +210,23 @@ impl Cluster {
         kind: Kind,
         key: &Key,
         change: impl FnOnce(&mut Value),
-    ) -> Result<Arc<Value>, Refused> {
+    ) -> Result<Arc<Value>, ObjectError> {
         let updated = self.objects.update(kind, key, change)?;
-        self.changed(kind);
+        self.schedule_delivery(kind);
         Ok(updated)
     }
 
     pub fn remove(&mut self, kind: Kind, key: &Key) -> Option<Arc<Value>> {
         let removed = self.objects.remove(kind, key)?;
-        self.changed(kind);
+        self.schedule_delivery(kind);
         if kind == Kind::Family || kind == Kind::Job {
             self.collect_soon();
         }
         Some(removed)
     }
 
-    /// Lets the watch of a kind show what has changed, after a while.
-    pub fn changed(&mut self, kind: Kind) {
+    /// Schedules the watch of a kind to deliver its changes.
+    pub fn schedule_delivery(&mut self, kind: Kind) {
         let now = self.elapsed();
         if self.process != 0 && self.deliveries.get(&kind).is_none_or(|at| *at < now) {
             let lag = self.faults.lag(kind);
@@ -234,12 +235,12 @@ impl Cluster {
         }
     }
 
-    /// The changes of a kind from this place in its log on.
+    /// Returns the changes of a kind from this index in its log on.
     pub fn changes_since(&self, kind: Kind, cursor: usize) -> Vec<Change> {
         self.objects.log(kind).get(cursor..).unwrap_or_default().to_vec()
     }
 
-    /// The process dies.
+    /// Kills the process; the next one starts after `down`.
     pub fn kill(&mut self, down: Duration) {
         let next = self.invariants.history.next_process();
         self.process = 0;

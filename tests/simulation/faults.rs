@@ -1,37 +1,37 @@
-//! What goes wrong between the controller and the world, and how often. All of it ends when the
-//! script says so.
+//! Faults between the controller and its environment, and how often they happen. All of them stop
+//! at the end of the script.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use crate::{objects::Kind, random::Random};
 
-/// How often, of a thousand calls, each thing goes wrong.
+/// How often each fault happens, per thousand calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates {
-    /// The API server answers 500, 503, 429 or 409, and does nothing.
+    /// The API server answers 500, 503, 429 or 409, without effect.
     pub refused: u32,
-    /// The connection breaks before a call took effect.
+    /// The connection breaks before a call takes effect.
     pub broken_before: u32,
-    /// The connection breaks after a call took effect.
+    /// The connection breaks after a call has taken effect.
     pub broken_after: u32,
-    /// There is no answer at all; half of the time after the call took effect.
+    /// There is no answer; in half of the cases the call has taken effect.
     pub silent: u32,
-    /// A new Job is refused by a quota.
+    /// A quota rejects a new Job.
     pub quota: u32,
-    /// A registry answers 5xx, or limits us, or the connection breaks.
+    /// A registry answers 5xx or 429, or the connection breaks.
     pub registry: u32,
-    /// A build fails for reasons outside of it.
+    /// The infrastructure of a build fails.
     pub infrastructure: u32,
-    /// A build fails by itself, though the same build would pass the next time.
+    /// A build fails, though the same build would succeed the next time.
     pub flaky: u32,
-    /// A watch breaks and lists anew, or shows a change twice.
+    /// A watch breaks and lists again, or delivers a change twice.
     pub watch: u32,
     /// A watch lags by up to half a minute.
     pub lag: u32,
 }
 
 impl Rates {
-    /// Nothing goes wrong.
+    /// No faults.
     pub const NONE: Self = Self {
         refused: 0,
         broken_before: 0,
@@ -45,7 +45,7 @@ impl Rates {
         lag: 0,
     };
 
-    /// Each rate by itself.
+    /// Accessors of each rate.
     pub const EACH: [fn(&mut Self) -> &mut u32; 10] = [
         |rates| &mut rates.refused,
         |rates| &mut rates.broken_before,
@@ -60,20 +60,21 @@ impl Rates {
     ];
 }
 
-/// What happens to one call to the API server.
+/// The fate of one call to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum CallFate {
     Answered,
     Refused(u16, &'static str),
-    /// Broken or silent; the first says whether it took effect, the second whether there is an
-    /// error rather than silence.
+    /// The connection breaks, or there is no answer.
     Lost {
-        effect: bool,
-        told: bool,
+        /// Whether the call takes effect.
+        takes_effect: bool,
+        /// Whether the caller gets an error rather than no answer.
+        reports_error: bool,
     },
 }
 
-/// What happens to one request to a registry.
+/// The fate of one request to a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegistryFate {
     Answered,
@@ -81,41 +82,41 @@ pub enum RegistryFate {
     Broken { effect: bool },
 }
 
-/// The controller dies at its n-th call from now.
+/// A crash of the controller during a later call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crash {
-    /// How many more calls get through.
+    /// How many calls complete before.
     pub calls: u32,
     pub moment: Moment,
-    /// How long it is down.
+    /// How long the controller is down.
     pub down: Duration,
 }
 
-/// When in a call the controller dies.
+/// When the controller dies, relative to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     Before,
     After,
-    /// Before, and the call takes effect a while later.
+    /// Before the call takes effect, which it does a while later.
     Late,
 }
 
-/// The chances of everything that goes wrong.
+/// Draws all faults.
 #[derive(Debug)]
 pub struct Faults {
     pub rates: Rates,
     api: Random,
     registry: Random,
     watch: Random,
-    /// Of what is neither the controller's nor a fault: how long things take.
+    /// For durations that are neither the controller's nor a fault.
     pub machinery: Random,
-    /// Registries that are away, and until when.
+    /// The status that registries in an outage answer with (0: no answer), and until when.
     pub outages: BTreeMap<String, (u16, Duration)>,
-    /// Kinds whose watches stand still, and until when.
+    /// Kinds whose watches are stalled, and until when.
     pub stalled: BTreeMap<Kind, Duration>,
-    /// Registries refuse what they are pushed.
+    /// The time since the start.
     pub now: Duration,
-    /// Whether all of it has ended.
+    /// Whether all faults have stopped.
     pub ended: bool,
 }
 
@@ -135,24 +136,24 @@ impl Faults {
         }
     }
 
-    /// Nothing goes wrong from now on.
-    pub fn end(&mut self) {
+    /// Stops all faults.
+    pub fn stop(&mut self) {
         self.ended = true;
         self.rates = Rates::NONE;
         self.outages.clear();
         self.stalled.clear();
     }
 
-    /// How long a call is on its way, to there and back.
+    /// Draws how long a call takes to arrive, and its answer to return.
     pub fn latency(&mut self) -> (Duration, Duration) {
         (self.api.pause(1..40), self.api.pause(1..10))
     }
 
-    /// What happens to a call.
-    pub fn fate(&mut self, writes: bool, creates_job: bool) -> Fate {
+    /// Draws the fate of a call.
+    pub fn fate(&mut self, writes: bool, creates_job: bool) -> CallFate {
         let Rates { refused, broken_before, broken_after, silent, quota, .. } = self.rates;
         if creates_job && self.api.chance(quota) {
-            return Fate::Refused(403, "Forbidden");
+            return CallFate::Refused(403, "Forbidden");
         }
         if self.api.chance(refused) {
             let answers = [
@@ -162,26 +163,26 @@ impl Faults {
                 (409, "Conflict"),
             ];
             let (code, reason) = answers[self.api.below(if writes { 4 } else { 3 })];
-            return Fate::Refused(code, reason);
+            return CallFate::Refused(code, reason);
         }
         if self.api.chance(broken_before) {
-            return Fate::Lost { effect: false, told: true };
+            return CallFate::Lost { takes_effect: false, reports_error: true };
         }
         if self.api.chance(broken_after) {
-            return Fate::Lost { effect: true, told: true };
+            return CallFate::Lost { takes_effect: true, reports_error: true };
         }
         if self.api.chance(silent) {
-            return Fate::Lost { effect: self.api.chance(500), told: false };
+            return CallFate::Lost { takes_effect: self.api.chance(500), reports_error: false };
         }
-        Fate::Answered
+        CallFate::Answered
     }
 
-    /// How long a request to a registry is on its way.
+    /// Draws how long a request to a registry takes to arrive.
     pub fn registry_latency(&mut self) -> Duration {
         self.registry.pause(2..80)
     }
 
-    /// What happens to a request to a registry.
+    /// Draws the fate of a request to a registry.
     pub fn registry_fate(&mut self, host: &str, now: Duration) -> RegistryFate {
         if let Some((status, _)) = self.outages.get(host).filter(|(_, until)| now < *until) {
             return match *status {
@@ -202,12 +203,12 @@ impl Faults {
         RegistryFate::Answered
     }
 
-    /// Whether a registry is away for builders too.
-    pub fn is_away(&self, host: &str, now: Duration) -> bool {
+    /// Whether a registry is unreachable for builders.
+    pub fn is_unreachable(&self, host: &str, now: Duration) -> bool {
         self.outages.get(host).is_some_and(|(_, until)| now < *until)
     }
 
-    /// After how long a watch shows a change.
+    /// Draws how long a watch takes to deliver a change.
     pub fn lag(&mut self, kind: Kind) -> Duration {
         if let Some(until) = self.stalled.get(&kind) {
             return until.saturating_sub(self.now).max(Duration::from_millis(1));
@@ -219,7 +220,7 @@ impl Faults {
         }
     }
 
-    /// Whether a watch breaks, or shows a change twice.
+    /// Draws whether a watch breaks, or delivers a change twice.
     pub fn watch_breaks(&mut self) -> bool {
         self.watch.chance(self.rates.watch)
     }

@@ -1,5 +1,4 @@
-//! What the model remembers of what was true when: versions of upstreams and of sources, families
-//! that are gone.
+//! What was true when: versions of upstreams and of sources, and deleted families.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,122 +7,131 @@ use std::{
 
 use crate::script::Family;
 
-/// When something was last true that is true now.
-pub const LASTING: Duration = Duration::MAX;
+/// When something was last true that is still true.
+pub const STILL_TRUE: Duration = Duration::MAX;
+
+/// The values of a leaf.
+#[derive(Debug, Default)]
+struct LeafTruth {
+    /// The values that are true now.
+    current: BTreeSet<String>,
+    /// When other values were last true.
+    past: BTreeMap<String, Duration>,
+}
 
 /// The past.
 #[derive(Debug, Default)]
 pub struct History {
     processes: u64,
     numbers: u64,
-    /// Digests of each upstream's repository, in the order in which its tag stood on them.
+    /// Digests of each upstream's repository, in the order in which its tag pointed to them.
     upstreams: BTreeMap<String, Vec<String>>,
-    /// Whole indexes that are still to come.
+    /// Complete indexes that are scheduled, by repository.
     incomplete: BTreeMap<String, String>,
-    /// Dockerfiles of each image, in order.
+    /// Dockerfiles of each image, oldest first.
     texts: BTreeMap<String, Vec<String>>,
     graves: BTreeMap<String, Family>,
-    made_again: BTreeSet<String>,
+    recreated: BTreeSet<String>,
     request: Option<String>,
     cancelled: bool,
     forgotten: BTreeSet<String>,
-    /// Families whose policy was ever to spare images whose rebuild comes out the same.
+    /// Families whose policy ever spared images whose rebuild did not change.
     sparing: BTreeSet<String>,
-    /// When each digest of an upstream first was what its tag stood on.
+    /// When the tag of an upstream first pointed to each digest.
     seen: BTreeMap<(String, String), Duration>,
-    /// Each leaf's values: those of now, and when others were last true.
-    truths: BTreeMap<String, (BTreeSet<String>, BTreeMap<String, Duration>)>,
+    /// The values of each leaf.
+    truths: BTreeMap<String, LeafTruth>,
 }
 
 impl History {
-    /// The number of the next process, from 1.
+    /// Returns the number of the next process, from 1.
     pub fn next_process(&mut self) -> u64 {
         self.processes += 1;
         self.processes
     }
 
-    /// A number that was not used before.
+    /// Returns a number that was not used before.
     pub fn next_number(&mut self) -> u64 {
         self.numbers += 1;
         self.numbers
     }
 
-    /// An upstream's tag stands on a digest.
+    /// Records that an upstream's tag points to a digest.
     pub fn moved(&mut self, repository: &str, digest: &str, now: Duration) {
         self.seen.entry((repository.into(), digest.into())).or_insert(now);
         self.upstreams.entry(repository.into()).or_default().push(digest.into());
     }
 
-    /// The digest before the one on which an upstream's tag stands.
-    pub fn before(&self, repository: &str) -> Option<String> {
+    /// Returns the digest that an upstream's tag pointed to before the current one.
+    pub fn previous_digest(&self, repository: &str) -> Option<String> {
         let versions = self.upstreams.get(repository)?;
         versions.iter().rev().nth(1).cloned()
     }
 
-    /// An upstream's newest digest will be this one, unless it moves again.
-    pub fn completes(&mut self, repository: &str, whole: &str) {
-        self.incomplete.insert(repository.into(), whole.into());
+    /// Records that an upstream will move to a complete index, unless it moves before.
+    pub fn record_completion(&mut self, repository: &str, complete: &str) {
+        self.incomplete.insert(repository.into(), complete.into());
     }
 
-    /// Whether an upstream has not moved again since it was announced to become this.
-    pub fn is_newest(&mut self, repository: &str, whole: &str) -> bool {
-        self.incomplete.get(repository).is_some_and(|awaited| awaited == whole)
+    /// Whether an upstream has not moved since its move to this complete index was scheduled.
+    pub fn is_completion_due(&mut self, repository: &str, complete: &str) -> bool {
+        self.incomplete.get(repository).is_some_and(|awaited| awaited == complete)
     }
 
-    /// An upstream moves: what was announced before is out of date.
+    /// An upstream moves: a scheduled completion is obsolete.
     pub fn forget_incomplete(&mut self, repository: &str) {
         self.incomplete.remove(repository);
     }
 
-    /// An image's Dockerfile becomes this.
-    pub fn text(&mut self, image: &str, text: &str) {
+    /// Records the new Dockerfile of an image.
+    pub fn record_text(&mut self, image: &str, text: &str) {
         self.texts.entry(image.into()).or_default().push(text.into());
     }
 
-    /// The Dockerfile of an image before the one of now.
-    pub fn text_before(&self, image: &str) -> Option<String> {
+    /// Returns the previous Dockerfile of an image.
+    pub fn previous_text(&self, image: &str) -> Option<String> {
         let texts = self.texts.get(image)?;
         if texts.len() == 1 { Some("FROM x".into()) } else { texts.iter().rev().nth(1).cloned() }
     }
 
-    /// When a digest of an upstream first was what its tag stood on.
+    /// Returns when the tag of an upstream first pointed to a digest.
     pub fn first_seen(&self, repository: &str, digest: &str) -> Option<Duration> {
         self.seen.get(&(repository.to_owned(), digest.to_owned())).copied()
     }
 
-    /// A person has deleted something of what is recorded of a family.
-    pub fn forgets(&mut self, family: &str) {
+    /// Records that a user deleted a status or a record of a family.
+    pub fn record_loss(&mut self, family: &str) {
         self.forgotten.insert(family.into());
     }
 
-    /// Whether a person ever did.
-    pub fn was_forgotten(&self, family: &str) -> bool {
+    /// Whether a user ever deleted a status or a record of a family.
+    pub fn has_lost_records(&self, family: &str) -> bool {
         self.forgotten.contains(family)
     }
 
-    /// A family's policy is to spare images whose rebuild comes out the same.
-    pub fn spares(&mut self, family: &str) {
+    /// Records that a family's policy spares images whose rebuild did not change.
+    pub fn record_sparing(&mut self, family: &str) {
         self.sparing.insert(family.into());
     }
 
-    /// Whether that was ever a family's policy.
-    pub fn ever_spares(&self, family: &str) -> bool {
+    /// Whether a family's policy ever spared images.
+    pub fn has_spared(&self, family: &str) -> bool {
         self.sparing.contains(family)
     }
 
-    /// A person asks for builds to be cancelled.
-    pub fn cancels(&mut self) {
+    /// Records that a user requested to cancel builds.
+    pub fn record_cancel(&mut self) {
         self.cancelled = true;
     }
 
-    /// Whether a person ever did.
+    /// Whether a user ever requested to cancel builds.
     pub fn has_cancelled(&self) -> bool {
         self.cancelled
     }
 
-    /// The id of a request: a new one, or one that was used before.
-    pub fn request_id(&mut self, again: bool) -> String {
-        match self.request.clone().filter(|_| again) {
+    /// Returns the id of a request: a new one, or the previous one.
+    pub fn request_id(&mut self, reuses_id: bool) -> String {
+        match self.request.clone().filter(|_| reuses_id) {
             Some(before) => before,
             None => {
                 let id = format!("request-{}", self.next_number());
@@ -133,30 +141,32 @@ impl History {
         }
     }
 
-    pub fn bury(&mut self, family: Family) {
+    /// Keeps a deleted family.
+    pub fn bury_family(&mut self, family: Family) {
         self.graves.insert(family.name.clone(), family);
     }
 
-    pub fn unbury(&mut self, family: &str) -> Option<Family> {
+    /// Returns a deleted family, which is recreated.
+    pub fn restore_family(&mut self, family: &str) -> Option<Family> {
         let family = self.graves.remove(family)?;
-        self.made_again.insert(family.name.clone());
+        self.recreated.insert(family.name.clone());
         Some(family)
     }
 
-    /// Whether a family's builds are counted anew beside tags of before: something recorded of it
-    /// was deleted, or all of it.
-    pub fn counts_anew(&self, family: &str) -> bool {
-        self.was_forgotten(family) || self.made_again.contains(family)
+    /// Whether a family's build numbers may start again while older tags exist: a record of it, or
+    /// the family itself, was deleted.
+    pub fn may_count_again(&self, family: &str) -> bool {
+        self.has_lost_records(family) || self.recreated.contains(family)
     }
 
-    /// Notes what is true now.
-    pub fn truths(&mut self, now_true: Vec<(String, String)>, now: Duration) {
+    /// Records what is true now, as pairs of leaf and value.
+    pub fn record_truths(&mut self, now_true: Vec<(String, String)>, now: Duration) {
         let mut news: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (leaf, value) in now_true {
             news.entry(leaf).or_default().insert(value);
         }
         for (leaf, values) in news {
-            let (known, last) = self.truths.entry(leaf).or_default();
+            let LeafTruth { current: known, past: last } = self.truths.entry(leaf).or_default();
             for old in known.difference(&values) {
                 last.insert(old.clone(), now);
             }
@@ -164,9 +174,15 @@ impl History {
         }
     }
 
-    /// When a leaf last had a value.
+    /// Returns when a leaf last had a value: [`STILL_TRUE`] if it has it now, zero if it never had.
     pub fn last_true(&self, leaf: &str, value: &str) -> Duration {
-        let Some((known, last)) = self.truths.get(leaf) else { return Duration::ZERO };
-        if known.contains(value) { LASTING } else { last.get(value).copied().unwrap_or_default() }
+        let Some(LeafTruth { current: known, past: last }) = self.truths.get(leaf) else {
+            return Duration::ZERO;
+        };
+        if known.contains(value) {
+            STILL_TRUE
+        } else {
+            last.get(value).copied().unwrap_or_default()
+        }
     }
 }

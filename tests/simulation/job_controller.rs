@@ -1,5 +1,5 @@
-//! Jobs and what becomes of them: pods that are scheduled, run, succeed, fail in every way that
-//! there is, and outlive their Jobs.
+//! The Job controller and the kubelet: pods that are scheduled, run, succeed, fail in every
+//! possible way, and outlive their Jobs.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use groundswell::{api::labels, builds::prepare::error, controller::object_cache:
 use serde_json::{Value, json};
 
 use crate::{
-    builder::{self, Pushed},
+    builder::{self, PushResult},
     checker,
     cluster::{Cluster, Event},
     invariants::builds,
@@ -15,10 +15,10 @@ use crate::{
     random::Random,
 };
 
-/// The label by which Kubernetes tells of which Job a Pod is.
+/// The label with which Kubernetes marks the Job of a pod.
 const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
-/// Where a Job or its pod goes next.
+/// The next stage of a Job or its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     PodMade,
@@ -32,22 +32,22 @@ pub enum Stage {
 
 /// How a pod ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum PodEnd {
     Succeeds,
-    /// It says that it has pushed, and has not.
+    /// It succeeds without having pushed.
     SucceedsWithoutPush,
-    /// It has pushed, and is evicted before it can say so.
+    /// It has pushed, and is evicted before it succeeds.
     EvictedAfterPush,
     Fails,
     OutOfMemory,
     CommandOutOfMemory,
     Evicted,
     Preempted,
-    /// The pod is gone without a trace: its node is lost.
+    /// The pod disappears: its node is lost.
     Lost,
-    /// The builder's image can't be pulled.
+    /// The node can't pull the builder's image.
     NotStarted,
-    /// It never ends by itself.
+    /// It never finishes.
     Hangs,
     /// `prepare` could not reach the source.
     SourceUnavailable,
@@ -55,7 +55,7 @@ pub enum End {
     PushDenied,
 }
 
-impl End {
+impl PodEnd {
     const OF_CHECKS: [Self; 6] = [
         Self::OutOfMemory,
         Self::Evicted,
@@ -80,29 +80,29 @@ impl End {
     ];
 }
 
-/// How far a build is, as nobody but the model knows.
+/// The true phase of a build, which only the model knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Its pod runs, or may yet.
     Live,
     Succeeded,
     Failed,
-    /// Ended from outside before its end.
+    /// Stopped before it finished.
     Stopped,
 }
 
-/// A Job on its way.
+/// A Job in progress.
 #[derive(Clone, Debug)]
 pub struct Work {
     pub job: Arc<Value>,
     pub key: Key,
     pub phase: Phase,
-    /// How many Jobs there were before it.
+    /// How many Jobs were created before it.
     pub number: usize,
-    /// Whether it was asked for by a controller that had died by then: the next one can't know of
-    /// it until it sees it.
+    /// Whether a controller that had died by then created it: the next one can't know of it until
+    /// it observes it.
     pub is_late: bool,
-    end: End,
+    end: PodEnd,
     start: Duration,
     run: Duration,
     job_ended: bool,
@@ -114,7 +114,7 @@ impl Work {
         label(&self.job, name)
     }
 
-    /// Whether it is a check of a digest, rather than a build.
+    /// Whether this is a check of a digest rather than a build.
     pub fn is_check(&self) -> bool {
         is_check(&self.job)
     }
@@ -126,17 +126,17 @@ impl Work {
 
     /// Whether its pod never starts.
     pub fn never_starts(&self) -> bool {
-        self.end == End::NotStarted
+        self.end == PodEnd::NotStarted
     }
 
-    /// Whether its pod does not start in time, so that it counts as failed before it ends.
+    /// Whether its pod starts too late, so that it counts as failed before it ends.
     pub fn starts_too_late(&self) -> bool {
         self.never_starts() || self.start >= half(deadline(&self.job))
     }
 
     /// Whether a build that succeeded has pushed.
     pub fn has_pushed(&self) -> bool {
-        self.end != End::SucceedsWithoutPush
+        self.end != PodEnd::SucceedsWithoutPush
     }
 
     fn pod(&self) -> Key {
@@ -144,7 +144,7 @@ impl Work {
     }
 }
 
-/// Whether a Job is a check of a digest, rather than a build.
+/// Whether a Job is a check of a digest rather than a build.
 pub fn is_check(job: &Value) -> bool {
     label(job, labels::COMPONENT) == labels::COMPONENT_CHECK
 }
@@ -153,25 +153,26 @@ fn deadline(job: &Value) -> Duration {
     Duration::from_secs(job["spec"]["activeDeadlineSeconds"].as_u64().unwrap_or(3600))
 }
 
-/// What a pod may take to start, of the time that its Job has.
+/// Returns how much of a Job's deadline its pod may take to start.
 fn half(deadline: Duration) -> Duration {
     deadline / 2
 }
 
-/// A Job was made.
+/// Handles a new Job.
 pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     let (family, image) = (label(job, labels::FAMILY), label(job, labels::IMAGE));
     let check = label(job, labels::CHECK);
-    let number = cluster.invariants.jobs_of(owner(job), &format!("{image} {check}"));
+    let number = cluster.invariants.count_job(owner(job), &format!("{image} {check}"));
     let mut random = Random::of(cluster.seed, &format!("job {family} {image} {check} {number}"));
     let rates = cluster.faults.rates;
     let end = if random.chance(rates.infrastructure) {
-        let ends: &[End] = if is_check(job) { &End::OF_CHECKS } else { &End::INFRASTRUCTURE };
+        let ends: &[PodEnd] =
+            if is_check(job) { &PodEnd::OF_CHECKS } else { &PodEnd::INFRASTRUCTURE };
         *random.pick(ends).expect("some")
     } else if random.chance(rates.flaky) {
-        End::Fails
+        PodEnd::Fails
     } else {
-        End::Succeeds
+        PodEnd::Succeeds
     };
     let run = if random.chance(50) {
         random.pause(60_000..1_200_000)
@@ -181,7 +182,7 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     let start =
         if random.chance(30) { random.pause(1000..200_000) } else { random.pause(100..3000) };
     let deadline = deadline(job);
-    // Being too slow is a failure like others: it ends with them.
+    // A slow build is a fault like others, and stops with them.
     let longest = if cluster.faults.ended { half(deadline) / 2 } else { Duration::MAX };
     let (start, run) = (start.min(longest), run.min(longest));
     let work = Work {
@@ -202,7 +203,7 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     cluster.schedule(deadline, Event::Work(uid, Stage::Deadline));
 }
 
-/// A Job was deleted: its pod is told to stop, and stops within its grace period.
+/// Handles the deletion of a Job: its pod stops within its grace period.
 pub fn deleted(cluster: &mut Cluster, job: &Value, pause: Duration) {
     let Some(work) = cluster.work.get_mut(uid(job)) else {
         cluster.remove(Kind::Job, &key_of(job));
@@ -215,13 +216,13 @@ pub fn deleted(cluster: &mut Cluster, job: &Value, pause: Duration) {
     let pod = work.pod();
     let now = cluster.time.truth();
     if cluster.objects.mark_deleted(Kind::Pod, &pod, now).is_ok() {
-        cluster.changed(Kind::Pod);
+        cluster.schedule_delivery(Kind::Pod);
     }
     let grace = pause + cluster.faults.machinery.pause(50..30_000);
     cluster.schedule(grace, Event::Work(uid(job).into(), Stage::PodGone));
 }
 
-/// Takes away what belongs to objects that are gone.
+/// Deletes objects whose owners are gone.
 pub fn collect(cluster: &mut Cluster) {
     for kind in [Kind::Image, Kind::Cascade, Kind::Job] {
         let families: Vec<String> =
@@ -246,18 +247,18 @@ pub fn collect(cluster: &mut Cluster) {
         cluster.remove(Kind::Pod, &key);
         cluster.work.remove(&job);
     }
-    // A pod that was not made yet, now never is.
+    // A pod that was not created yet never will be.
     cluster.work.retain(|job, _| jobs.contains(job));
 }
 
-/// A Job or its pod goes on.
+/// Advances a Job or its pod to a stage.
 pub fn proceed(cluster: &mut Cluster, job: &str, stage: Stage) {
     let Some(work) = cluster.work.get(job).cloned() else { return };
     match stage {
         Stage::PodMade if !work.deleted && !work.job_ended => make_pod(cluster, job, &work),
         Stage::PodRuns if !work.deleted && work.phase == Phase::Live => {
             set_pod(cluster, &work, json!({"phase": "Running"}));
-            if work.end != End::Hangs {
+            if work.end != PodEnd::Hangs {
                 cluster.schedule(work.run, Event::Work(job.into(), Stage::PodEnds));
             }
         }
@@ -309,7 +310,13 @@ fn make_pod(cluster: &mut Cluster, job: &str, work: &Work) {
                 "namespace": pod.namespace,
                 "labels": labels,
                 "ownerReferences": [
-                    {"apiVersion": "batch/v1", "kind": "Job", "name": work.key.name, "uid": job, "controller": true},
+                    {
+                        "apiVersion": "batch/v1",
+                        "kind": "Job",
+                        "name": work.key.name,
+                        "uid": job,
+                        "controller": true,
+                    },
                 ],
             },
         }),
@@ -320,9 +327,14 @@ fn make_pod(cluster: &mut Cluster, job: &str, work: &Work) {
     let mut status = json!({"phase": "Pending"});
     if work.start > Duration::from_secs(3) {
         let words = "0/3 nodes are available: 3 Insufficient memory.";
-        status["conditions"] = json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}]);
+        status["conditions"] = json!([{
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": words,
+        }]);
     }
-    if work.end == End::NotStarted {
+    if work.end == PodEnd::NotStarted {
         let waiting = json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off \
             pulling image"}});
         let name = if work.is_check() { "check" } else { "build" };
@@ -334,7 +346,7 @@ fn make_pod(cluster: &mut Cluster, job: &str, work: &Work) {
 }
 
 fn set_pod(cluster: &mut Cluster, work: &Work, status: Value) {
-    // A pod that is gone has no status.
+    // The pod may be gone.
     _ = cluster.update(Kind::Pod, &work.pod(), |pod| pod["status"] = status);
 }
 
@@ -354,28 +366,30 @@ fn ended(code: i32, reason: &str, message: &str) -> Value {
 }
 
 fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
-    let lookups = !matches!(
+    let runs_to_completion = !matches!(
         work.end,
-        End::Fails
-            | End::SucceedsWithoutPush
-            | End::OutOfMemory
-            | End::CommandOutOfMemory
-            | End::Evicted
-            | End::Preempted
-            | End::Lost
-            | End::SourceUnavailable
-            | End::RegistryUnavailable
-            | End::PushDenied
+        PodEnd::Fails
+            | PodEnd::SucceedsWithoutPush
+            | PodEnd::OutOfMemory
+            | PodEnd::CommandOutOfMemory
+            | PodEnd::Evicted
+            | PodEnd::Preempted
+            | PodEnd::Lost
+            | PodEnd::SourceUnavailable
+            | PodEnd::RegistryUnavailable
+            | PodEnd::PushDenied
     );
-    let pushed = match (lookups, work.is_check()) {
+    let pushed = match (runs_to_completion, work.is_check()) {
         (true, true) => checker::run(cluster, work),
         (true, false) => builder::run(cluster, job, work),
-        (false, _) => Pushed::Not,
+        (false, _) => PushResult::NotPushed,
     };
     let container_name = if work.is_check() { "check" } else { "build" };
-    let failed = |state: Value| json!({"phase": "Failed", "containerStatuses": [container(container_name, state)]});
-    let prepare = |refusal: error::PrepareError| {
-        let state = ended(1, "Error", &refusal.write());
+    let failed = |state: Value| {
+        json!({"phase": "Failed", "containerStatuses": [container(container_name, state)]})
+    };
+    let prepare = |error: error::PrepareError| {
+        let state = ended(1, "Error", &error.write());
         json!({"phase": "Failed", "initContainerStatuses": [container("prepare", state)]})
     };
     let push_failed = |why: &str| {
@@ -383,38 +397,45 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
         failed(ended(1, "Error", &log))
     };
     let status = match (work.end, pushed) {
-        (_, Pushed::Refused(refusal)) => prepare(refusal),
-        (_, Pushed::Failed(log)) => failed(ended(1, "Error", &log)),
-        (End::Fails, _) => {
+        (_, PushResult::Rejected(error)) => prepare(error),
+        (_, PushResult::Failed(log)) => failed(ended(1, "Error", &log)),
+        (PodEnd::Fails, _) => {
             let log = "error: failed to solve: process \"/bin/sh -c make\" did not complete \
                        successfully: exit code: 2\n";
             failed(ended(1, "Error", log))
         }
-        (End::OutOfMemory, _) => failed(ended(137, "OOMKilled", "")),
-        (End::CommandOutOfMemory, _) => {
+        (PodEnd::OutOfMemory, _) => failed(ended(137, "OOMKilled", "")),
+        (PodEnd::CommandOutOfMemory, _) => {
             let log = "error: failed to solve: process \"x\" did not complete successfully: exit \
                        code: 137\n";
             failed(ended(1, "Error", log))
         }
-        (End::Evicted | End::EvictedAfterPush, _) => {
+        (PodEnd::Evicted | PodEnd::EvictedAfterPush, _) => {
             json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on \
                 resource: memory."})
         }
-        (End::Preempted, _) => json!({
+        (PodEnd::Preempted, _) => json!({
             "phase": "Failed",
             "conditions": [
-                {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": "preempted"},
+                {
+                    "type": "DisruptionTarget",
+                    "status": "True",
+                    "reason": "PreemptionByScheduler",
+                    "message": "preempted",
+                },
             ],
         }),
-        (End::SourceUnavailable, _) => prepare(error::PrepareError::new(
+        (PodEnd::SourceUnavailable, _) => prepare(error::PrepareError::new(
             error::PrepareReason::SourceUnavailable,
             "the source can't be reached",
         )),
-        (End::RegistryUnavailable, _) => {
+        (PodEnd::RegistryUnavailable, _) => {
             push_failed("unexpected status from POST request: 503 Service Unavailable")
         }
-        (End::PushDenied, _) => push_failed("unexpected status from PUT request: 401 Unauthorized"),
-        (End::Lost, _) => {
+        (PodEnd::PushDenied, _) => {
+            push_failed("unexpected status from PUT request: 401 Unauthorized")
+        }
+        (PodEnd::Lost, _) => {
             set_phase(cluster, job, Phase::Failed);
             cluster.note(format_args!("pod lost {}", work.key.name));
             cluster.remove(Kind::Pod, &work.pod());
@@ -422,8 +443,12 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
             cluster.schedule(pause, Event::Work(job.into(), Stage::JobEnds));
             return;
         }
-        (End::Succeeds | End::SucceedsWithoutPush | End::NotStarted | End::Hangs, _) => {
-            json!({"phase": "Succeeded", "containerStatuses": [container(container_name, ended(0, "Completed", ""))]})
+        (
+            PodEnd::Succeeds | PodEnd::SucceedsWithoutPush | PodEnd::NotStarted | PodEnd::Hangs,
+            _,
+        ) => {
+            let state = ended(0, "Completed", "");
+            json!({"phase": "Succeeded", "containerStatuses": [container(container_name, state)]})
         }
     };
     let succeeded = status["phase"] == "Succeeded";
@@ -431,15 +456,16 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
         builds::succeeded(cluster, &work.job);
     }
     set_phase(cluster, job, if succeeded { Phase::Succeeded } else { Phase::Failed });
-    cluster.note(format_args!("pod ends {} {:?}", work.key.name, cluster_end(work.end, succeeded)));
+    cluster.note(format_args!("pod ends {} {:?}", work.key.name, traced_end(work.end, succeeded)));
     set_pod(cluster, work, status);
     let pause = cluster.faults.machinery.pause(200..2000);
     cluster.schedule(pause, Event::Work(job.into(), Stage::JobEnds));
 }
 
-/// How a pod ended, for the trace: one that was to succeed may have failed by its inputs.
-fn cluster_end(end: End, succeeded: bool) -> End {
-    if end == End::Succeeds && !succeeded { End::Fails } else { end }
+/// Returns how a pod ended, for the trace: a pod planned to succeed may have failed because of its
+/// inputs.
+fn traced_end(end: PodEnd, succeeded: bool) -> PodEnd {
+    if end == PodEnd::Succeeds && !succeeded { PodEnd::Fails } else { end }
 }
 
 fn end_job(cluster: &mut Cluster, job: &str, work: &Work, failed: Option<&str>) {
@@ -454,11 +480,16 @@ fn end_job(cluster: &mut Cluster, job: &str, work: &Work, failed: Option<&str>) 
     let at = format!("{:.0}", cluster.time.truth());
     let updated = cluster.update(Kind::Job, &work.key, |job| {
         job["status"] = json!({
-            "conditions": [{"type": type_, "status": "True", "reason": reason, "lastTransitionTime": at}],
+            "conditions": [{
+                "type": type_,
+                "status": "True",
+                "reason": reason,
+                "lastTransitionTime": at,
+            }],
         });
     });
     if updated.is_ok() {
-        let keep = work.job["spec"]["ttlSecondsAfterFinished"].as_u64().unwrap_or(3600);
-        cluster.schedule(Duration::from_secs(keep), Event::Work(job.into(), Stage::Expires));
+        let ttl = work.job["spec"]["ttlSecondsAfterFinished"].as_u64().unwrap_or(3600);
+        cluster.schedule(Duration::from_secs(ttl), Event::Work(job.into(), Stage::Expires));
     }
 }

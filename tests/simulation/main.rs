@@ -1,29 +1,29 @@
-//! The real passes of the controller over models of the API server, the Job controller, builders
-//! and registries, under virtual time, with everything that happens drawn from one seed.
+//! Runs the real reconciles of the controller against models of the API server, the Job controller,
+//! builders and registries, in virtual time. Everything that happens is drawn from one seed.
 //!
-//! `make simulate SEEDS=100000` runs many seeds; `make simulate SEED=7` shows one, and makes it
-//! smaller if it fails. What the simulation would notice is shown by `make mutants`:
-//! mutations.patch breaks the engine in many ways, one at a time.
+//! `make simulate SEEDS=100000` runs many seeds; `make simulate SEED=7` prints one, and shrinks it
+//! if it fails. `make mutants` shows what the simulation detects: mutations.patch breaks the engine
+//! in many ways, one at a time.
 
 #![allow(
     clippy::pedantic,
     clippy::enum_variant_names,
     clippy::nonminimal_bool,
     clippy::large_enum_variant,
-    reason = "a model is written to be read beside what it models"
+    reason = "a model follows the structure of what it models"
 )]
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test says what is \
-    wrong by failing"
+    reason = "a test reports a problem by failing"
 )]
 
 mod api_server;
 mod builder;
 mod checker;
 mod cluster;
+mod edits;
 mod faults;
 mod history;
 mod invariants;
@@ -37,32 +37,36 @@ mod registry_service;
 mod scene;
 mod script;
 mod shrink;
+mod steps;
 mod sweep;
 mod time;
 mod topology;
 mod trace;
+mod upstreams;
 mod world;
 
 use script::Script;
 use sweep::sweep;
-use world::{Tell, run};
+use trace::TraceOutput;
+use world::run;
 
-/// How many seeds a plain test runs: about a minute's worth on two cores. Without optimisation each
+/// How many seeds a plain test runs: about a minute on two cores. Without optimization each seed
 /// takes thirty times as long.
 const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 2000 };
 
-fn number(name: &str) -> Option<u64> {
+fn number_from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]
 fn the_invariants_hold_for_every_seed() {
-    let (from, count) = (number("FROM").unwrap_or(0), number("SEEDS").unwrap_or(SEEDS));
+    let (from, count) =
+        (number_from_env("FROM").unwrap_or(0), number_from_env("SEEDS").unwrap_or(SEEDS));
     let result = sweep(from..from + count);
     println!("{result}");
     for (seed, violation) in result.failed.iter().take(1) {
         let small = shrink::shrink(&Script::draw(*seed), violation);
-        println!("{small}\n{}", run(&small, Tell::TheEnd).lines.join("\n"));
+        println!("{small}\n{}", run(&small, TraceOutput::Tail).lines.join("\n"));
     }
     assert!(
         result.failed.is_empty(),
@@ -73,19 +77,19 @@ fn the_invariants_hold_for_every_seed() {
 }
 
 #[test]
-fn one_seed_is_one_course_of_events() {
+fn a_seed_determines_the_whole_simulation() {
     for seed in [0, 1, 2, 3, 5, 8, 13, 21, 34, 55] {
         let script = Script::draw(seed);
         assert_eq!(script, Script::draw(seed));
-        let (first, second) = (run(&script, Tell::Nothing), run(&script, Tell::Nothing));
-        assert_eq!((first.hash, first.passes), (second.hash, second.passes), "seed {seed}");
+        let (first, second) = (run(&script, TraceOutput::None), run(&script, TraceOutput::None));
+        assert_eq!((first.hash, first.reconciles), (second.hash, second.reconciles), "seed {seed}");
     }
 }
 
-/// Courses of events that once went wrong, each in its own way, and what went wrong in them.
-const LESSONS: [(&str, &[u64]); 15] = [
+/// Seeds that once failed, with the bug that each showed.
+const REGRESSIONS: [(&str, &[u64]); 15] = [
     (
-        "tags moved just before the process died were taken for somebody else's, and moved back",
+        "tags moved just before the process died were attributed to somebody else and reverted",
         &[2919, 4816, 5339, 5948],
     ),
     ("a Job whose creation got no answer was not counted", &[36273, 42237]),
@@ -95,44 +99,44 @@ const LESSONS: [(&str, &[u64]); 15] = [
     ),
     ("an unchanged child of a failed parent was blocked", &[43505]),
     ("a cascade got the name of one that had ended before the clock was set back", &[40729]),
-    ("a cascade asked for by a process that died ran beside another", &[48061]),
-    ("a build cancelled under a hold was started again when the hold ended", &[122_464]),
-    ("a check that passed under a hold was not taken up", &[132_098]),
+    ("a cascade created by a process that died ran concurrently with another", &[48061]),
+    ("a build cancelled during a hold was started again when the hold ended", &[122_464]),
+    ("a check that passed during a hold was ignored", &[132_098]),
     ("a cancelled check was waited for, or believed", &[138_281]),
-    ("what was built while its image waited was built again when its Job had expired", &[200_647]),
-    ("tags went back while the source of an image was asked for again", &[409_932, 416_605]),
+    ("an image built while it waited was built again when the Job had expired", &[200_647]),
+    ("tags moved backwards while the source of an image was resolved again", &[409_932, 416_605]),
     ("a cascade promoted a held digest that had not passed its checks", &[112_469]),
     ("a cascade whose creation got no answer was forgotten with the family's status", &[603_399]),
-    ("an upstream went back to what it was before a write that got no answer", &[518_612]),
-    ("the cascade's record stood still while the clock was set back", &[202_175]),
+    ("an upstream reverted to the digest before a write that got no answer", &[518_612]),
+    ("the cascade's record was not written while the clock was set back", &[202_175]),
 ];
 
 #[test]
-fn what_once_went_wrong_goes_right() {
-    for (lesson, seeds) in LESSONS {
+fn known_bugs_stay_fixed() {
+    for (bug, seeds) in REGRESSIONS {
         for seed in seeds {
-            let violation = run(&Script::draw(*seed), Tell::Nothing).violation;
-            assert!(violation.is_none(), "seed {seed}: {violation:?}; it once showed: {lesson}");
+            let violation = run(&Script::draw(*seed), TraceOutput::None).violation;
+            assert!(violation.is_none(), "seed {seed}: {violation:?}; it once showed: {bug}");
         }
     }
 }
 
-/// Shows the seed that the variable `SEED` names.
+/// Replays the seed in the environment variable `SEED`.
 #[test]
 fn replay() {
-    let Some(seed) = number("SEED") else { return };
+    let Some(seed) = number_from_env("SEED") else { return };
     let script = Script::draw(seed);
     println!("{script}");
-    let report = run(&script, Tell::Everything);
+    let report = run(&script, TraceOutput::Full);
     let Some(violation) = report.violation else {
         println!(
-            "all is well after {} passes, {} effects and {} builds",
-            report.passes, report.effects, report.builds
+            "no violation after {} reconciles, {} effects and {} builds",
+            report.reconciles, report.effects, report.builds
         );
         return;
     };
     let small = shrink::shrink(&script, &violation);
-    println!("\nsmaller:\n{small}");
-    let report = run(&small, Tell::Everything);
+    println!("\nshrunk:\n{small}");
+    let report = run(&small, TraceOutput::Full);
     panic!("{}", report.violation.unwrap_or(violation));
 }

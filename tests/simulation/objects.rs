@@ -1,5 +1,5 @@
-//! The objects of the cluster, as the API server keeps them: versions that only grow, and a log of
-//! every change for the watches.
+//! The objects of the cluster as the API server stores them: with versions that only grow, and a
+//! log of all changes for the watches.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +10,7 @@ use groundswell::controller::object_cache::Key;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// The kinds that the controller knows.
+/// The kinds that the controller uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Family,
@@ -35,7 +35,7 @@ impl Kind {
         Self::Secret,
     ];
 
-    /// The kind by its name in paths.
+    /// Returns the kind with this name in paths.
     pub fn of_plural(plural: &str) -> Option<Self> {
         Some(match plural {
             "imagefamilies" => Self::Family,
@@ -56,7 +56,7 @@ impl Kind {
     }
 }
 
-/// A change of an object; `gone` with the object as it last was.
+/// A change of an object. If it was deleted (`gone`), the object is its last version.
 #[derive(Clone, Debug)]
 pub struct Change {
     pub gone: bool,
@@ -65,7 +65,7 @@ pub struct Change {
 
 /// Why an object was not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum ObjectError {
     Exists,
     Missing,
     Conflict,
@@ -87,7 +87,7 @@ impl Objects {
         self.objects.get(&(kind, key.clone()))
     }
 
-    /// All objects of a kind, sorted by key.
+    /// Returns all objects of a kind, sorted by key.
     pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&Key, &Arc<Value>)> {
         self.objects
             .iter()
@@ -95,21 +95,21 @@ impl Objects {
             .map(|((_, key), object)| (key, object))
     }
 
-    /// Every change of a kind so far.
+    /// Returns all changes of a kind so far.
     pub fn log(&self, kind: Kind) -> &[Change] {
         self.log.get(&kind).map_or(&[], Vec::as_slice)
     }
 
-    /// Makes an object.
+    /// Creates an object.
     pub fn create(
         &mut self,
         kind: Kind,
         mut object: Value,
         now: Timestamp,
-    ) -> Result<Arc<Value>, Refused> {
+    ) -> Result<Arc<Value>, ObjectError> {
         let key = key_of(&object);
         if self.objects.contains_key(&(kind, key.clone())) {
-            return Err(Refused::Exists);
+            return Err(ObjectError::Exists);
         }
         self.uids += 1;
         let metadata = object["metadata"].as_object_mut().expect("metadata");
@@ -122,14 +122,15 @@ impl Objects {
         Ok(self.put(kind, key, object))
     }
 
-    /// Changes an object, if there is something to change. A changed spec is another generation.
+    /// Changes an object. A changed spec increments the generation; without a change nothing is
+    /// written.
     pub fn update(
         &mut self,
         kind: Kind,
         key: &Key,
         change: impl FnOnce(&mut Value),
-    ) -> Result<Arc<Value>, Refused> {
-        let known = self.get(kind, key).cloned().ok_or(Refused::Missing)?;
+    ) -> Result<Arc<Value>, ObjectError> {
+        let known = self.get(kind, key).cloned().ok_or(ObjectError::Missing)?;
         let mut object = Value::clone(&known);
         change(&mut object);
         if object == *known {
@@ -142,8 +143,8 @@ impl Objects {
         Ok(self.put(kind, key.clone(), object))
     }
 
-    /// Server-side apply by `owner`, by force: of the whole object without a status, or of the
-    /// status alone.
+    /// Forced server-side apply by `owner`: of the object without its status, or of the status
+    /// only.
     pub fn apply(
         &mut self,
         kind: Kind,
@@ -152,7 +153,7 @@ impl Objects {
         mut body: Value,
         status: bool,
         now: Timestamp,
-    ) -> Result<Arc<Value>, Refused> {
+    ) -> Result<Arc<Value>, ObjectError> {
         if !status {
             return match self.get(kind, key) {
                 None => {
@@ -170,7 +171,7 @@ impl Objects {
             };
         }
         if self.get(kind, key).is_none() {
-            return Err(Refused::Missing);
+            return Err(ObjectError::Missing);
         }
         let fields = match body["status"].take() {
             Value::Object(fields) => fields,
@@ -189,13 +190,13 @@ impl Objects {
         })
     }
 
-    /// Marks an object for deletion that something keeps.
+    /// Marks an object for deletion that a finalizer or a grace period keeps.
     pub fn mark_deleted(
         &mut self,
         kind: Kind,
         key: &Key,
         now: Timestamp,
-    ) -> Result<Arc<Value>, Refused> {
+    ) -> Result<Arc<Value>, ObjectError> {
         self.update(kind, key, |object| {
             if object["metadata"]["deletionTimestamp"].is_null() {
                 object["metadata"]["deletionTimestamp"] = json!(format!("{now:.0}"));
@@ -203,7 +204,7 @@ impl Objects {
         })
     }
 
-    /// Takes an object away.
+    /// Deletes an object.
     pub fn remove(&mut self, kind: Kind, key: &Key) -> Option<Arc<Value>> {
         let mut object = self.objects.remove(&(kind, key.clone()))?;
         self.applied.retain(|(of, other, _), _| *of != kind || other != key);
@@ -223,7 +224,7 @@ impl Objects {
     }
 }
 
-/// Namespace and name of an object.
+/// Returns the namespace and the name of an object.
 pub fn key_of(object: &Value) -> Key {
     let metadata = &object["metadata"];
     Key::new(
@@ -232,17 +233,17 @@ pub fn key_of(object: &Value) -> Key {
     )
 }
 
-/// A label of an object.
+/// Returns a label of an object; empty if there is none.
 pub fn label<'a>(object: &'a Value, name: &str) -> &'a str {
     object["metadata"]["labels"][name].as_str().unwrap_or_default()
 }
 
-/// The uid of an object.
+/// Returns the uid of an object.
 pub fn uid(object: &Value) -> &str {
     object["metadata"]["uid"].as_str().unwrap_or_default()
 }
 
-/// The uid of the object that an object belongs to.
+/// Returns the uid of the owner of an object.
 pub fn owner(object: &Value) -> &str {
     object["metadata"]["ownerReferences"][0]["uid"].as_str().unwrap_or_default()
 }

@@ -1,5 +1,4 @@
-//! One life of the controller: its caches and memory, its watches, and the families that it is to
-//! look at.
+//! One process of the controller: its caches, its watches, and the families to reconcile.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,24 +46,24 @@ use crate::{
     registry_service,
 };
 
-/// The longest that one poll may take.
+/// Upper bound on the duration of one poll.
 const POLL_TIMEOUT: Duration = Duration::from_mins(1);
-/// Until a pass that came before the caches were filled is tried again.
-const CACHES_PAUSE: Duration = Duration::from_millis(100);
+/// How long a reconcile is delayed that is due before the caches are filled.
+const CACHES_RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-type Pass = BoxFuture<'static, (Key, Result<Action, ReconcileError>)>;
+type Reconcile = BoxFuture<'static, (Key, Result<Action, ReconcileError>)>;
 
-/// Where a watch is.
+/// The state of a watch.
 #[derive(Debug)]
 enum Watch {
     Unlisted,
-    /// Some of a listing is shown, and the rest is on its way; with the place in the log at which
-    /// it was made.
+    /// A part of the list is delivered. Contains the rest, and the index in the log at which the
+    /// list was taken.
     Listing(Vec<Arc<Value>>, usize),
     Live(usize),
 }
 
-/// One life of the controller.
+/// One process of the controller.
 pub struct Process {
     pub number: u64,
     pub context: Arc<Context>,
@@ -72,34 +71,34 @@ pub struct Process {
     watches: BTreeMap<Kind, Watch>,
     filled: bool,
     due: BTreeMap<Key, Duration>,
-    /// Families whose pass runs, and when to look at them again.
+    /// Families whose reconcile runs, and when to reconcile them again.
     running: BTreeMap<Key, Option<Duration>>,
-    passes: FuturesUnordered<Pass>,
-    told: Pin<Box<dyn Stream<Item = FamilyObjectRef> + Send>>,
+    reconciles: FuturesUnordered<Reconcile>,
+    woken: Pin<Box<dyn Stream<Item = FamilyObjectRef> + Send>>,
 }
 
 impl Process {
-    /// Starts: with nothing in its caches, and nothing in its memory.
+    /// Starts a process with empty caches.
     pub fn start(shared: &Shared, number: u64, audit: Duration, limits: BuildLimits) -> Self {
         let client = api_server::client(shared, number);
         let clock = shared.lock().time.clock();
         let config = registry::Config::default();
         let registry = registry::Client::with_transport(
             config,
-            registry_service::line(shared, number),
+            registry_service::transport(shared, number),
             clock.clone(),
         );
-        let asked = registry.clone();
+        let polled_registry = registry.clone();
         let tags = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: ImageKey, last| {
-            let asked = asked.clone();
+            let registry = polled_registry.clone();
             async move {
                 let last = last.and_then(|polled| polled.value.clone());
-                upstream::resolve_tag(&asked, &key, last.as_ref()).await
+                upstream::resolve_tag(&registry, &key, last.as_ref()).await
             }
         });
-        let asked = shared.clone();
+        let git = shared.clone();
         let revisions = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: GitKey, _| {
-            registry_service::commit(asked.clone(), number, key.url, key.revision)
+            registry_service::commit(git.clone(), number, key.url, key.revision)
         });
         let (workloads, _) = rollout::WorkloadStore::start(&client, &BTreeSet::new());
         let reporter = Reporter { controller: "groundswell".into(), instance: None };
@@ -131,7 +130,7 @@ impl Process {
             context.revisions.changes().boxed(),
             triggers::woken(&context),
         ];
-        let told = futures::stream::select_all(changes).boxed();
+        let woken = futures::stream::select_all(changes).boxed();
         let process = Self {
             number,
             context,
@@ -140,40 +139,42 @@ impl Process {
             filled: false,
             due: BTreeMap::new(),
             running: BTreeMap::new(),
-            passes: FuturesUnordered::new(),
-            told,
+            reconciles: FuturesUnordered::new(),
+            woken,
         };
         let mut cluster = shared.lock();
         cluster.process = number;
         cluster.note(format_args!("controller {number} starts"));
         for kind in Kind::ALL {
-            cluster.changed(kind);
+            cluster.schedule_delivery(kind);
         }
         drop(cluster);
         process
     }
 
-    /// Whether nothing is under way and nothing is to be looked at before this time.
+    /// Whether no reconcile runs and none is due before this time.
     pub fn is_idle_until(&self, at: Duration) -> bool {
         self.running.is_empty() && self.due.values().all(|due| *due >= at)
     }
 
-    /// When the next family is to be looked at.
+    /// Returns when the next reconcile is due.
     pub fn next_at(&self) -> Option<Duration> {
         self.due.iter().filter(|(key, _)| !self.running.contains_key(*key)).map(|(_, at)| *at).min()
     }
 
-    /// Waits until something comes: a pass ends, or a poll tells of a change.
+    /// Waits until a reconcile ends or a poll reports a change.
     pub async fn next(&mut self) {
         tokio::select! {
             biased;
-            Some((key, result)) = self.passes.next(), if !self.passes.is_empty() => self.ended(&key, result),
-            Some(family) = self.told.next() => self.wake(&family),
+            Some((key, result)) = self.reconciles.next(), if !self.reconciles.is_empty() => {
+                self.ended(&key, result);
+            }
+            Some(family) = self.woken.next() => self.wake(&family),
         }
     }
 
-    /// Starts the passes that are due.
-    pub fn begin_passes(&mut self) {
+    /// Starts the reconciles that are due.
+    pub fn start_reconciles(&mut self) {
         let now = self.shared.lock().elapsed();
         let due: Vec<Key> =
             self.due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
@@ -186,22 +187,22 @@ impl Process {
                     self.context.stores.waiting_for(self.context.scopes.as_slice()).is_empty();
             }
             if !self.filled {
-                self.due.insert(key, now + CACHES_PAUSE);
+                self.due.insert(key, now + CACHES_RETRY_INTERVAL);
                 continue;
             }
             self.due.remove(&key);
             self.running.insert(key.clone(), None);
             if let Some(family) = self.context.stores.families.get(&key) {
                 let generation = family.metadata.generation.unwrap_or_default();
-                invariants::pass_begins(&mut self.shared.lock(), &key, generation);
+                invariants::reconcile_starts(&mut self.shared.lock(), &key, generation);
             }
             let mut outline = ImageFamily::default();
             outline.metadata.namespace = Some(key.namespace.clone());
             outline.metadata.name = Some(key.name.clone());
             let context = Arc::clone(&self.context);
-            let pass =
+            let reconcile =
                 family::reconcile(Arc::new(outline), context).map(move |result| (key, result));
-            self.passes.push(pass.boxed());
+            self.reconciles.push(reconcile.boxed());
         }
     }
 
@@ -212,13 +213,14 @@ impl Process {
                 self.context.failures.forget("ImageFamily", key);
                 let after = requeue_after(&action);
                 let mut cluster = self.shared.lock();
-                invariants::pass_ends(&mut cluster, key);
-                cluster.note(format_args!("pass over {} ended, again after {after:?}", key.name));
+                invariants::reconcile_ends(&mut cluster, key);
+                cluster
+                    .note(format_args!("reconcile of {} ended, again after {after:?}", key.name));
                 after
             }
             Err(error) => {
                 let pause = self.context.failures.failed("ImageFamily", key.clone());
-                self.shared.lock().note(format_args!("pass over {} failed: {error}", key.name));
+                self.shared.lock().note(format_args!("reconcile of {} failed: {error}", key.name));
                 Some(pause)
             }
         };
@@ -242,35 +244,34 @@ impl Process {
         }
     }
 
-    /// A kind's watch shows what has changed.
+    /// Delivers the changes of a kind's watch.
     pub fn deliver(&mut self, kind: Kind) {
         let context = Arc::clone(&self.context);
         let stores = &context.stores;
-        let concerned = match kind {
-            Kind::Family => {
-                self.show(kind, &stores.families, |change| triggers::of_family(&context, change))
-            }
+        let woken = match kind {
+            Kind::Family => self
+                .deliver_to(kind, &stores.families, |change| triggers::of_family(&context, change)),
             Kind::Image => {
-                self.show(kind, &stores.images, |change| triggers::of_image(&context, change))
+                self.deliver_to(kind, &stores.images, |change| triggers::of_image(&context, change))
             }
-            Kind::Cascade => self.show(kind, &stores.cascades, triggers::of_cascade),
-            Kind::Strategy => self
-                .show(kind, &stores.strategies, |change| triggers::of_strategy(&context, change)),
-            Kind::Job => self.show(kind, &stores.jobs, triggers::of_label),
-            Kind::Pod => self.show(kind, &stores.pods, triggers::of_label),
-            Kind::ConfigMap => self.show(kind, &stores.config_maps, |change| {
+            Kind::Cascade => self.deliver_to(kind, &stores.cascades, triggers::of_cascade),
+            Kind::Strategy => self.deliver_to(kind, &stores.strategies, |change| {
+                triggers::of_strategy(&context, change)
+            }),
+            Kind::Job => self.deliver_to(kind, &stores.jobs, triggers::of_label),
+            Kind::Pod => self.deliver_to(kind, &stores.pods, triggers::of_label),
+            Kind::ConfigMap => self.deliver_to(kind, &stores.config_maps, |change| {
                 triggers::of_config_map(&context, change)
             }),
-            Kind::Secret => {
-                self.show(kind, &stores.secrets, |change| triggers::of_secret(&context, change))
-            }
+            Kind::Secret => self
+                .deliver_to(kind, &stores.secrets, |change| triggers::of_secret(&context, change)),
         };
-        for family in &concerned {
+        for family in &woken {
             self.wake(family);
         }
     }
 
-    fn show<K>(
+    fn deliver_to<K>(
         &mut self,
         kind: Kind,
         cache: &ObjectCache<K>,
@@ -291,7 +292,7 @@ impl Process {
                 for change in cluster
                     .changes_since(kind, cursor)
                     .into_iter()
-                    .filter(|change| wanted(kind, &change.object))
+                    .filter(|change| is_watched(kind, &change.object))
                 {
                     let object = read(&change.object);
                     events.push(if change.gone {
@@ -302,7 +303,7 @@ impl Process {
                 }
                 if cluster.faults.watch_breaks()
                     && let Some((_, object)) =
-                        cluster.objects.all(kind).find(|(_, object)| wanted(kind, object))
+                        cluster.objects.all(kind).find(|(_, object)| is_watched(kind, object))
                 {
                     events.push(Event::Apply(read(object)));
                 }
@@ -311,18 +312,18 @@ impl Process {
             Watch::Unlisted | Watch::Live(_) => {
                 let listed = cluster.objects.all(kind).map(|(_, object)| Arc::clone(object));
                 let mut listed: Vec<Arc<Value>> =
-                    listed.filter(|object| wanted(kind, object)).collect();
+                    listed.filter(|object| is_watched(kind, object)).collect();
                 let rest = listed.split_off(listed.len() / 2);
                 events.push(Event::Init);
                 events.extend(listed.iter().map(|object| Event::InitApply(read(object))));
-                cluster.changed(kind);
+                cluster.schedule_delivery(kind);
                 Watch::Listing(rest, end)
             }
             Watch::Listing(rest, cursor) => {
                 events.extend(rest.iter().map(|object| Event::InitApply(read(object))));
                 events.push(Event::InitDone);
                 if cursor < end {
-                    cluster.changed(kind);
+                    cluster.schedule_delivery(kind);
                 }
                 Watch::Live(cursor)
             }
@@ -335,8 +336,8 @@ impl Process {
     }
 }
 
-/// Whether a watch of this kind shows an object.
-fn wanted(kind: Kind, object: &Value) -> bool {
+/// Whether a watch of this kind delivers an object.
+fn is_watched(kind: Kind, object: &Value) -> bool {
     use groundswell::api::labels::{MANAGED_BY, MANAGED_BY_VALUE};
     !matches!(kind, Kind::Job | Kind::Pod) || label(object, MANAGED_BY) == MANAGED_BY_VALUE
 }
@@ -345,7 +346,7 @@ fn read<K: DeserializeOwned>(object: &Value) -> K {
     K::deserialize(object).expect("an object of its kind")
 }
 
-/// When a pass wants its family looked at again; the library tells it in no other way.
+/// Returns when a reconcile requeues its family. The library only exposes this in its debug output.
 fn requeue_after(action: &Action) -> Option<Duration> {
     let shown = format!("{action:?}");
     let number = shown.split("Some(").nth(1)?.split(')').next()?;

@@ -1,14 +1,14 @@
-//! Chance, drawn from one seed. Each subject draws from a stream of its own, so that taking one
-//! thing out of a script changes as little as can be of what happens to the others.
+//! Random numbers from one seed. Each subject draws from a stream of its own, so that removing a
+//! step from a script changes as little as possible for the others.
 
 use std::{ops::Range, time::Duration};
 
-/// A stream of chance: SplitMix64.
+/// A stream of random numbers: SplitMix64.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The stream of a subject: equal for equal seeds and subjects.
+    /// Returns the stream of a subject: equal for equal seeds and subjects.
     pub fn of(seed: u64, subject: &str) -> Self {
         let folded = subject.bytes().fold(seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -26,37 +26,37 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`; 0 if that is 0.
+    /// Returns a number below `end`; 0 if `end` is 0.
     pub fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.next() % (end.max(1) as u64)).expect("below usize")
     }
 
-    /// A number of the range, which must not be empty.
+    /// Returns a number in the range, which must not be empty.
     pub fn within(&mut self, range: Range<usize>) -> usize {
         range.start + self.below(range.end - range.start)
     }
 
-    /// A whole number of seconds of the range.
+    /// Returns a whole number of seconds in the range.
     pub fn seconds(&mut self, range: Range<u32>) -> u32 {
         range.start
             + u32::try_from(self.below((range.end - range.start) as usize)).expect("below u32")
     }
 
-    /// True in so many of a thousand draws.
-    pub fn chance(&mut self, of_thousand: u32) -> bool {
-        self.next() % 1000 < u64::from(of_thousand)
+    /// Returns true with a probability of `per_mille` in 1000.
+    pub fn chance(&mut self, per_mille: u32) -> bool {
+        self.next() % 1000 < u64::from(per_mille)
     }
 
-    /// A duration of the range of milliseconds; short ones are as likely as long ones in each
-    /// decade.
+    /// Returns a duration in the range of milliseconds. Each decade is equally likely, so that
+    /// short durations are as frequent as long ones.
     pub fn pause(&mut self, millis: Range<u64>) -> Duration {
         let span = millis.end.saturating_sub(millis.start).max(1);
-        let most = match self.next() % 3 {
+        let max = match self.next() % 3 {
             0 => (span / 100).max(1),
             1 => (span / 10).max(1),
             _ => span,
         };
-        Duration::from_millis(millis.start + self.next() % most)
+        Duration::from_millis(millis.start + self.next() % max)
     }
 
     pub fn pick<'a, T>(&mut self, list: &'a [T]) -> Option<&'a T> {

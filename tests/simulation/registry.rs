@@ -1,4 +1,4 @@
-//! Registries in memory: manifests, configurations and tags, and what is known of who made them.
+//! Registries in memory: manifests, configs and tags, and the builds that they came from.
 
 use std::collections::BTreeMap;
 
@@ -7,14 +7,14 @@ use groundswell::registry::{Digest, OCI_INDEX, OCI_MANIFEST};
 use http::{Method, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-/// The platform that everything is built for.
+/// The platform of every build.
 pub const PLATFORM: &str = "amd64";
-/// A platform that some upstreams are asked for beside it.
+/// A second platform that some upstreams require.
 pub const OTHER_PLATFORM: &str = "arm64";
 
-/// What a build was made from, as its pod was told.
+/// The inputs of a build, as its pod received them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Made {
+pub struct BuildOrigin {
     /// The uid of the Job.
     pub job: String,
     /// The uid of the family, and the image's name.
@@ -34,11 +34,11 @@ pub struct Repository {
     manifests: BTreeMap<String, (&'static str, Bytes)>,
     blobs: BTreeMap<String, Bytes>,
     pub tags: BTreeMap<String, String>,
-    /// The builds that each digest came from.
-    pub made: BTreeMap<String, Vec<Made>>,
-    /// What a user would notice of each digest.
+    /// The builds that produced each digest.
+    pub origins: BTreeMap<String, Vec<BuildOrigin>>,
+    /// The content of each digest that a user would notice.
     contents: BTreeMap<String, String>,
-    /// The lowest layers of each digest, for the platform that is built for.
+    /// The layers of each digest for [`PLATFORM`].
     layers: BTreeMap<String, Vec<String>>,
 }
 
@@ -48,12 +48,12 @@ pub struct Registry {
     pub repositories: BTreeMap<String, Repository>,
 }
 
-/// What is pushed for one platform.
+/// An image for one platform.
 #[derive(Clone, Debug)]
 pub struct Content {
     pub architecture: &'static str,
     pub layers: Vec<String>,
-    /// Changes nothing that a user would notice: a time of creation.
+    /// Determines the time of creation, which a user would not notice.
     pub created: u64,
 }
 
@@ -61,13 +61,15 @@ impl Content {
     fn config(&self) -> Bytes {
         let created =
             format!("2026-01-01T{:02}:{:02}:00Z", self.created / 60 % 24, self.created % 60);
+        let entry = json!({"created": created, "created_by": "RUN"});
+        let history = vec![entry; self.layers.len()];
         let config = json!({
             "os": "linux",
             "architecture": self.architecture,
             "created": created,
             "config": {"Env": ["PATH=/bin"]},
             "rootfs": {"type": "layers", "diff_ids": self.layers},
-            "history": self.layers.iter().map(|_| json!({"created": created, "created_by": "RUN"})).collect::<Vec<_>>(),
+            "history": history,
         });
         config.to_string().into()
     }
@@ -78,18 +80,18 @@ impl Registry {
         self.repositories.entry(name.into()).or_default()
     }
 
-    /// Where a tag stands.
+    /// Returns the digest that a tag points to.
     pub fn tag(&self, repository: &str, tag: &str) -> Option<&str> {
         self.repositories.get(repository)?.tags.get(tag).map(String::as_str)
     }
 
-    /// What a user would notice of `repository@digest`.
+    /// Returns the content of `repository@digest` that a user would notice.
     pub fn content(&self, pinned: &str) -> Option<&str> {
         let (repository, digest) = pinned.split_once('@')?;
         self.repositories.get(repository)?.contents.get(digest).map(String::as_str)
     }
 
-    /// The layers of `repository@digest` for the platform that is built for.
+    /// Returns the layers of `repository@digest` for [`PLATFORM`].
     pub fn layers(&self, pinned: &str) -> Option<&[String]> {
         let (repository, digest) = pinned.split_once('@')?;
         self.repositories.get(repository)?.layers.get(digest).map(Vec::as_slice)
@@ -101,10 +103,10 @@ impl Registry {
             .is_some_and(|content| content.contains(PLATFORM) && content.contains(OTHER_PLATFORM))
     }
 
-    /// The builds that `repository@digest` came from.
-    pub fn made(&self, pinned: &str) -> &[Made] {
+    /// Returns the builds that produced `repository@digest`.
+    pub fn origins(&self, pinned: &str) -> &[BuildOrigin] {
         let found = pinned.split_once('@').and_then(|(repository, digest)| {
-            self.repositories.get(repository)?.made.get(digest).map(Vec::as_slice)
+            self.repositories.get(repository)?.origins.get(digest).map(Vec::as_slice)
         });
         found.unwrap_or_default()
     }
@@ -119,7 +121,7 @@ impl Registry {
     ) -> Response<Bytes> {
         let parts: Vec<&str> = path.rsplitn(3, '/').collect();
         let [reference, part, name] = parts[..] else {
-            return refusal(StatusCode::NOT_FOUND, "NAME_UNKNOWN");
+            return error_response(StatusCode::NOT_FOUND, "NAME_UNKNOWN");
         };
         let name = format!("{host}/{name}");
         match (method.as_str(), part) {
@@ -135,20 +137,20 @@ impl Registry {
                             .body(body)
                             .expect("a response")
                     }
-                    None => refusal(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
+                    None => error_response(StatusCode::NOT_FOUND, "MANIFEST_UNKNOWN"),
                 }
             }
             ("GET", "blobs") => {
                 match self.repositories.get(&name).and_then(|known| known.blobs.get(reference)) {
                     Some(blob) => Response::new(blob.clone()),
-                    None => refusal(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
+                    None => error_response(StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
                 }
             }
             ("PUT", "manifests") => {
                 let digest = Digest::of(body).to_string();
                 let repository = self.repository(&name);
                 if !repository.manifests.contains_key(&digest) {
-                    return refusal(StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN");
+                    return error_response(StatusCode::BAD_REQUEST, "MANIFEST_BLOB_UNKNOWN");
                 }
                 repository.tags.insert(reference.into(), digest.clone());
                 let mut answer = Response::new(Bytes::new());
@@ -158,7 +160,7 @@ impl Registry {
                     .insert("docker-content-digest", digest.parse().expect("a header"));
                 answer
             }
-            _ => refusal(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
+            _ => error_response(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED"),
         }
     }
 }
@@ -171,20 +173,24 @@ impl Repository {
         Some((digest.into(), media_type, bytes.clone()))
     }
 
-    /// Keeps an image for one platform; its digest.
+    /// Stores an image for one platform and returns its digest.
     pub fn push(&mut self, content: &Content, annotations: &BTreeMap<String, String>) -> String {
         let config = content.config();
-        let descriptor = |media_type: &str, digest: &str, size: usize| json!({"mediaType": media_type, "digest": digest, "size": size});
+        let descriptor = |media_type: &str, digest: &str, size: usize| {
+            json!({"mediaType": media_type, "digest": digest, "size": size})
+        };
         let config_digest = Digest::of(&config).to_string();
         let layers: Vec<Value> = content
             .layers
             .iter()
             .map(|layer| descriptor("application/vnd.oci.image.layer.v1.tar+gzip", layer, 1000))
             .collect();
+        let config_type = "application/vnd.oci.image.config.v1+json";
+        let config_descriptor = descriptor(config_type, &config_digest, config.len());
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
-            "config": descriptor("application/vnd.oci.image.config.v1+json", &config_digest, config.len()),
+            "config": config_descriptor,
             "layers": layers,
             "annotations": annotations,
         });
@@ -198,7 +204,7 @@ impl Repository {
         digest
     }
 
-    /// Keeps an index over images that are kept already; its digest.
+    /// Stores an index of images that are stored already, and returns its digest.
     pub fn push_index(&mut self, images: &[(String, &'static str)]) -> String {
         let entries: Vec<Value> = images
             .iter()
@@ -234,12 +240,12 @@ impl Repository {
     }
 }
 
-/// The digest of a layer that these words determine.
+/// Returns the digest of the layer that these words determine.
 pub fn layer(words: &[&str]) -> String {
     Digest::of(words.join("\n").as_bytes()).to_string()
 }
 
-fn refusal(status: StatusCode, code: &str) -> Response<Bytes> {
+fn error_response(status: StatusCode, code: &str) -> Response<Bytes> {
     let body = json!({"errors": [{"code": code, "message": "no"}]}).to_string();
     Response::builder().status(status).body(body.into()).expect("a response")
 }

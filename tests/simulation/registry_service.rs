@@ -1,4 +1,4 @@
-//! The way to the registries: takes its time, and fails as registries do.
+//! The connection to the registries, with latency and faults.
 
 use std::sync::Arc;
 
@@ -17,13 +17,13 @@ use crate::{
     invariants,
 };
 
-/// The transport of the process of this number.
-pub struct Line {
+/// The transport of the process with this number.
+pub struct RegistryTransport {
     pub shared: Shared,
     pub process: u64,
 }
 
-impl Transport for Line {
+impl Transport for RegistryTransport {
     fn send(
         &self,
         request: OutgoingRequest,
@@ -50,7 +50,7 @@ impl Transport for Line {
     }
 }
 
-/// What comes of a request; `None` if its sender never hears.
+/// Returns the answer of a request; `None` if the sender gets none.
 fn arrive(
     cluster: &mut Cluster,
     request: &OutgoingRequest,
@@ -68,21 +68,21 @@ fn arrive(
                 request.url.path()
             ));
             if crash.moment == Moment::After {
-                carry_out(cluster, &host, request);
+                execute(cluster, &host, request);
             }
             cluster.kill(crash.down);
             return None;
         }
         crash.calls -= 1;
     }
-    if invariants::asks_too_much(cluster) {
+    if invariants::count_registry_request(cluster) {
         return None;
     }
     let now = cluster.elapsed();
     let fate = cluster.faults.registry_fate(&host, now);
     cluster.note(format_args!("{} {host}{} {fate:?}", request.method, request.url.path()));
     Some(match fate {
-        RegistryFate::Answered => Ok(carry_out(cluster, &host, request)),
+        RegistryFate::Answered => Ok(execute(cluster, &host, request)),
         RegistryFate::Status(status, retry_after) => {
             let answer = Response::builder().status(status);
             let answer = match retry_after {
@@ -93,14 +93,14 @@ fn arrive(
         }
         RegistryFate::Broken { effect } => {
             if effect && writes {
-                carry_out(cluster, &host, request);
+                execute(cluster, &host, request);
             }
             Err("the connection broke".into())
         }
     })
 }
 
-fn carry_out(cluster: &mut Cluster, host: &str, request: &OutgoingRequest) -> Response<Bytes> {
+fn execute(cluster: &mut Cluster, host: &str, request: &OutgoingRequest) -> Response<Bytes> {
     let path = request.url.path().trim_start_matches("/v2/").to_owned();
     if request.method == Method::PUT
         && let Some((name, tag)) = path.split_once("/manifests/")
@@ -112,7 +112,7 @@ fn carry_out(cluster: &mut Cluster, host: &str, request: &OutgoingRequest) -> Re
     cluster.registry.answer(&request.method, host, &path, &request.body)
 }
 
-/// The commit at which a branch stands.
+/// Returns the commit that a branch points to.
 pub async fn commit(
     shared: Shared,
     process: u64,
@@ -134,13 +134,11 @@ pub async fn commit(
     let Some(found) = found else { return std::future::pending().await };
     found.ok_or_else(|| Problem {
         reason: reason::SOURCE_UNAVAILABLE,
-        message: "the repository is \
-        away"
-            .into(),
+        message: "the repository is unreachable".into(),
     })
 }
 
-/// A transport as the client takes it.
-pub fn line(shared: &Shared, process: u64) -> Arc<dyn Transport> {
-    Arc::new(Line { shared: shared.clone(), process })
+/// Returns the transport that the registry client takes.
+pub fn transport(shared: &Shared, process: u64) -> Arc<dyn Transport> {
+    Arc::new(RegistryTransport { shared: shared.clone(), process })
 }

@@ -1,5 +1,5 @@
-//! What a seed draws: families, and what happens to them, when. A script is data, so that it can be
-//! shown, and made smaller.
+//! The script that a seed draws: families, and what happens to them when. A script is data, so that
+//! it can be printed and shrunk.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
 
 /// The registry that families push to.
 pub const REGISTRY: &str = "registry.test";
-/// The registry that upstreams are in.
+/// The registry of the upstreams.
 pub const PUBLIC: &str = "public.test";
 /// The namespace of every family.
 pub const NAMESPACE: &str = "images";
@@ -25,39 +25,40 @@ pub const FOLLOWED: &str = "1";
 /// The branch of every Git source.
 pub const BRANCH: &str = "main";
 
-/// A whole simulation.
+/// The script of a simulation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Script {
     pub seed: u64,
     pub families: Vec<Family>,
     /// How many upstream repositories there are.
     pub upstreams: usize,
-    /// What happens, in order of time.
+    /// The steps, in order of time.
     pub steps: Vec<Step>,
-    /// When faults stop.
+    /// When the faults stop.
     pub end: Duration,
     pub rates: Rates,
-    /// How long a build may run, and how long its Job is kept.
+    /// How long a build may run.
     pub timeout: Duration,
-    pub keep: Duration,
+    /// How long a finished Job is kept.
+    pub ttl_after_finished: Duration,
     /// How often tags are audited.
     pub audit: Duration,
-    /// How many builds the operator lets run at once.
+    /// The operator's limits of concurrent builds.
     pub limits: BuildLimits,
 }
 
-/// A family as it begins.
+/// A family as it is created.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Family {
     pub name: String,
     pub spec: ImageFamilySpec,
 }
 
-/// Something that happens.
+/// A step of a script.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     pub at: Duration,
-    pub what: What,
+    pub action: StepAction,
 }
 
 /// How an upstream moves.
@@ -66,9 +67,9 @@ pub enum Move {
     New,
     /// To another digest of the same content.
     Same,
-    /// To an index without one of the platforms; the whole one comes a while later.
+    /// To an index that lacks a platform; the complete index follows a while later.
     Incomplete,
-    /// To the digest that it had before.
+    /// To the previous digest.
     Back,
 }
 
@@ -79,80 +80,80 @@ pub enum Edit {
     Cosmetic,
     Broken,
     Mismatch,
-    /// So that the check of the image fails.
+    /// The image's check fails.
     Bad,
-    /// To what it was before.
+    /// To the previous text.
     Revert,
 }
 
-/// What can happen. Families and images are named; one that is not there any more is passed over.
+/// An action of a step. Families and images are named; one that no longer exists is skipped.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum StepAction {
     Move(usize, Move),
     Source(String, String, Edit),
     /// A build argument changes.
     Argument(String, String),
-    /// An image comes, standing on these.
+    /// An image is added.
     AddImage(String, Image),
     RemoveImage(String, String),
-    /// An image's first parent becomes another one, if that makes no circle.
+    /// An image's first parent is replaced, if that creates no cycle.
     Rewire(String, String, String),
     Policy(String, Policy),
     Suspend(String, bool),
-    /// A hold on an upstream of the family; with the digest that it has now, for so long, or until
-    /// it is taken away.
+    /// A hold on an upstream of the family: whether at its current digest, and for how long; `None`
+    /// until it is removed.
     Hold(String, String, bool, Option<Duration>),
     Unhold(String, String),
-    /// A hold on an image, for so long, or until it is taken away.
+    /// A hold on an image, for this long; `None` until it is removed.
     HoldImage(String, String, Option<Duration>),
     UnholdImage(String, String),
-    /// An image is checked from now on, or not any more.
+    /// Adds or removes the check of an image.
     Check(String, String),
-    /// The family exports an image from now on, or not any more.
+    /// Adds or removes the export of an image.
     Export(String, String),
-    Request(Asked),
-    /// A person deletes an image's record.
+    Request(UserRequest),
+    /// A user deletes an image's record.
     DeleteRecord(String, String),
-    /// A person clears a family's status.
+    /// A user clears a family's status.
     ClearStatus(String),
     DeleteFamily(String),
-    /// The family comes again as it was when it was deleted.
+    /// The family is recreated as it was when it was deleted.
     RecreateFamily(String),
-    /// Somebody else moves a floating tag.
+    /// Another client moves a floating tag.
     StealTag(String, String),
     Crash(Crash),
     /// The process dies between two calls.
     Kill(Duration),
-    /// A registry answers with this status, or not at all (0), for so long.
+    /// A registry answers with this status, or not at all (0), for this long.
     Outage(&'static str, u16, Duration),
-    /// The controller's clock is wrong by so many seconds from now on.
+    /// The controller's clock is this many seconds ahead from now on.
     Clock(i64),
-    /// A kind's watch stands still for so long.
+    /// A kind's watch stalls for this long.
     StallWatch(Kind, Duration),
     /// A kind's watch breaks.
     BreakWatch(Kind),
 }
 
-/// A request of a person.
+/// A request of a user.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Asked {
+pub struct UserRequest {
     pub family: String,
-    /// The image, if it is about one; and whether the annotation stands on the image's record
+    /// The image, if the request concerns one; and whether the annotation is on the image's record
     /// rather than on the family.
     pub image: Option<(String, bool)>,
     pub subtree: bool,
     pub upstream: Option<String>,
     pub action: RequestAction,
-    /// For so long; for holds.
+    /// How long a hold lasts.
     pub lasts: Option<Duration>,
-    /// The id of an earlier request instead of a new one.
-    pub again: bool,
-    /// What nobody can read.
+    /// Whether the id of an earlier request is reused.
+    pub reuses_id: bool,
+    /// Whether the request is unreadable.
     pub garbage: bool,
 }
 
 impl Script {
-    /// What this seed draws.
+    /// Draws the script of this seed.
     pub fn draw(seed: u64) -> Self {
         let random = &mut Random::of(seed, "script");
         let upstreams = random.within(1..4);
@@ -172,37 +173,38 @@ impl Script {
             upstreams,
             steps: Vec::new(),
             end,
-            rates: rates(random),
+            rates: draw_rates(random),
             timeout: Duration::from_secs(60 * random.within(5..60) as u64),
-            keep: Duration::from_secs(random.within(60..7200) as u64),
+            ttl_after_finished: Duration::from_secs(random.within(60..7200) as u64),
             audit: Duration::from_secs(60 * random.within(3..15) as u64),
-            limits: limits(random),
+            limits: draw_limits(random),
         };
         let count = random.within(2..24);
         for number in 0..count {
-            let at = if number == 0 { Duration::ZERO } else { moment(random, end, &script.steps) };
-            let what = if number == 0 { None } else { what(random, &script) };
-            script.steps.extend(what.map(|what| Step { at, what }));
+            let at =
+                if number == 0 { Duration::ZERO } else { draw_time(random, end, &script.steps) };
+            let action = if number == 0 { None } else { draw_action(random, &script) };
+            script.steps.extend(action.map(|action| Step { at, action }));
         }
         script.steps.sort_by_key(|step| step.at);
         script
     }
 }
 
-/// Any time, or soon after something else: what meets is what is interesting.
-fn moment(random: &mut Random, end: Duration, steps: &[Step]) -> Duration {
+/// Draws any time, or one soon after another step: steps that coincide are the interesting ones.
+fn draw_time(random: &mut Random, end: Duration, steps: &[Step]) -> Duration {
     match random.pick(steps) {
         Some(other) if random.chance(600) => (other.at + random.pause(0..60_000)).min(end),
         _ => random.pause(0..u64::try_from(end.as_millis()).expect("a short script")),
     }
 }
 
-fn limits(random: &mut Random) -> BuildLimits {
+fn draw_limits(random: &mut Random) -> BuildLimits {
     let mut limit = |most: usize| random.chance(200).then(|| random.within(1..most));
     BuildLimits { cluster: limit(6), namespace: limit(5), upstream: limit(4) }
 }
 
-fn rates(random: &mut Random) -> Rates {
+fn draw_rates(random: &mut Random) -> Rates {
     let mut rates = Rates::NONE;
     match random.below(4) {
         0 => {}
@@ -217,7 +219,7 @@ fn rates(random: &mut Random) -> Rates {
     rates
 }
 
-fn what(random: &mut Random, script: &Script) -> Option<What> {
+fn draw_action(random: &mut Random, script: &Script) -> Option<StepAction> {
     let family = random.pick(&script.families)?.clone();
     let name = family.name.clone();
     let image = random.pick(&family.spec.images)?.name.clone();
@@ -228,7 +230,7 @@ fn what(random: &mut Random, script: &Script) -> Option<What> {
     Some(match random.below(120) {
         0..26 => {
             let moves = [Move::New, Move::New, Move::New, Move::Same, Move::Incomplete, Move::Back];
-            What::Move(upstream, moves[random.below(moves.len())])
+            StepAction::Move(upstream, moves[random.below(moves.len())])
         }
         26..38 => {
             const EDITS: [Edit; 8] = [
@@ -241,9 +243,9 @@ fn what(random: &mut Random, script: &Script) -> Option<What> {
                 Edit::Revert,
                 Edit::Revert,
             ];
-            What::Source(name, image, EDITS[random.below(EDITS.len())])
+            StepAction::Source(name, image, EDITS[random.below(EDITS.len())])
         }
-        38..41 => What::Argument(name, image),
+        38..41 => StepAction::Argument(name, image),
         41..44 => {
             let added = format!("n{}", random.below(100));
             let parent = if random.chance(500) {
@@ -251,53 +253,59 @@ fn what(random: &mut Random, script: &Script) -> Option<What> {
             } else {
                 on_upstream(upstream)
             };
-            What::AddImage(name.clone(), self::image(random, &name, &added, vec![parent]))
+            StepAction::AddImage(name.clone(), self::image(random, &name, &added, vec![parent]))
         }
-        44..46 => What::RemoveImage(name, image),
-        46..49 => What::Rewire(name, image, other),
-        49..52 => What::Policy(name, policy(random)),
-        52..56 => What::Suspend(name, random.chance(500)),
-        56..59 => What::Hold(name, format!("u{upstream}"), random.chance(500), some_time),
-        59..62 => What::Unhold(name, format!("u{upstream}")),
-        62..65 => What::HoldImage(name, image, some_time),
-        65..67 => What::UnholdImage(name, image),
-        67 => What::Check(name, image),
-        68..70 => What::Export(name, image),
-        70..82 => What::Request(asked(random, name, image, format!("u{upstream}"), some_time)),
-        82..85 => What::DeleteRecord(name, image),
-        85 => What::ClearStatus(name),
-        86 => What::DeleteFamily(name),
-        87..89 => What::RecreateFamily(name),
-        89..91 => What::StealTag(name, image),
+        44..46 => StepAction::RemoveImage(name, image),
+        46..49 => StepAction::Rewire(name, image, other),
+        49..52 => StepAction::Policy(name, policy(random)),
+        52..56 => StepAction::Suspend(name, random.chance(500)),
+        56..59 => StepAction::Hold(name, format!("u{upstream}"), random.chance(500), some_time),
+        59..62 => StepAction::Unhold(name, format!("u{upstream}")),
+        62..65 => StepAction::HoldImage(name, image, some_time),
+        65..67 => StepAction::UnholdImage(name, image),
+        67 => StepAction::Check(name, image),
+        68..70 => StepAction::Export(name, image),
+        70..82 => StepAction::Request(draw_request(
+            random,
+            name,
+            image,
+            format!("u{upstream}"),
+            some_time,
+        )),
+        82..85 => StepAction::DeleteRecord(name, image),
+        85 => StepAction::ClearStatus(name),
+        86 => StepAction::DeleteFamily(name),
+        87..89 => StepAction::RecreateFamily(name),
+        89..91 => StepAction::StealTag(name, image),
         91..101 => {
             let moments = [Moment::Before, Moment::After, Moment::Late];
             let down = random.pause(100..120_000);
             let calls = u32::try_from(random.below(60)).unwrap_or(0);
-            What::Crash(Crash { calls, moment: moments[random.below(3)], down })
+            StepAction::Crash(Crash { calls, moment: moments[random.below(3)], down })
         }
-        101..103 => What::Kill(short),
+        101..103 => StepAction::Kill(short),
         103..109 => {
             let host = if random.chance(500) { REGISTRY } else { PUBLIC };
-            What::Outage(host, [0, 429, 500, 503][random.below(4)], short)
+            StepAction::Outage(host, [0, 429, 500, 503][random.below(4)], short)
         }
-        109..111 => What::Clock(i64::try_from(random.below(14_400)).unwrap_or(0) - 7200),
-        111..116 => What::StallWatch(Kind::ALL[random.below(8)], short),
-        _ => What::BreakWatch(Kind::ALL[random.below(8)]),
+        109..111 => StepAction::Clock(i64::try_from(random.below(14_400)).unwrap_or(0) - 7200),
+        111..116 => StepAction::StallWatch(Kind::ALL[random.below(8)], short),
+        _ => StepAction::BreakWatch(Kind::ALL[random.below(8)]),
     })
 }
 
-fn asked(
+fn draw_request(
     random: &mut Random,
     family: String,
     image: String,
     upstream: String,
     lasts: Option<Duration>,
-) -> Asked {
+) -> UserRequest {
     use RequestAction::{Approve, Cancel, Force, Hold, Retry, Trigger, Unhold};
     let action = [Approve, Approve, Cancel, Force, Hold, Retry, Trigger, Unhold][random.below(8)];
     let of_upstream = action == Approve || matches!(action, Hold | Unhold) && random.chance(500);
     let of_family = matches!(action, Cancel | Force | Retry | Trigger) && random.chance(400);
-    Asked {
+    UserRequest {
         family,
         subtree: !of_upstream
             && !of_family
@@ -307,12 +315,12 @@ fn asked(
         upstream: of_upstream.then_some(upstream),
         action,
         lasts: lasts.filter(|_| action == Hold),
-        again: random.chance(80),
+        reuses_id: random.chance(80),
         garbage: random.chance(40),
     }
 }
 
-/// A Dockerfile after an edit.
+/// Returns a Dockerfile after an edit.
 pub fn edited(text: &str, edit: Edit, number: u64) -> String {
     let kept: Vec<&str> = text.split(' ').filter(|word| [IRREPRODUCIBLE].contains(word)).collect();
     let base = format!("FROM x {}", kept.join(" "));
@@ -338,14 +346,14 @@ impl Default for Script {
             end: Duration::from_secs(600),
             rates: Rates::NONE,
             timeout: Duration::from_secs(600),
-            keep: Duration::from_secs(600),
+            ttl_after_finished: Duration::from_secs(600),
             audit: Duration::from_secs(600),
             limits: BuildLimits::default(),
         }
     }
 }
 
-/// A hold as it stands in a spec.
+/// Returns a hold as in a spec.
 pub fn hold(digest: Option<String>, until: Option<jiff::Timestamp>) -> Hold {
     Hold { digest, until, reason: Some("the script says so".into()) }
 }

@@ -1,5 +1,5 @@
-//! From a script that fails to the smallest one that fails in the same way: whatever is taken out
-//! and not missed stays out.
+//! Shrinks a failing script to the smallest one that fails in the same way: whatever can be removed
+//! without losing the failure is removed.
 
 use std::{
     fmt,
@@ -12,35 +12,42 @@ use crate::{
     cluster::Violation,
     faults::Rates,
     script::{Script, Step},
-    world::{Tell, run},
+    trace::TraceOutput,
+    world::run,
 };
 
-/// How long a script is made smaller.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Upper bound on the time to shrink a script.
+const MAX_SHRINK_TIME: Duration = Duration::from_secs(120);
 
-/// What stays of a message when the names in it change.
-fn gist(violation: &Violation) -> (&'static str, Vec<&str>) {
+/// Returns the part of a violation that does not depend on names.
+fn signature(violation: &Violation) -> (&'static str, Vec<&str>) {
     let words =
         violation.message.split(' ').filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
     (violation.invariant, words.take(6).collect())
 }
 
-/// The smallest script that could be found that fails in the same way.
+/// Returns the smallest script found that fails in the same way.
 pub fn shrink(script: &Script, violation: &Violation) -> Script {
     let start = Instant::now();
     let mut best = script.clone();
     let fails = |candidate: &Script| {
-        start.elapsed() < PATIENCE
-            && run(candidate, Tell::Nothing)
+        start.elapsed() < MAX_SHRINK_TIME
+            && run(candidate, TraceOutput::None)
                 .violation
-                .is_some_and(|found| gist(&found) == gist(violation))
+                .is_some_and(|found| signature(&found) == signature(violation))
     };
     loop {
         let before = best.clone();
         fewer_steps(&mut best, &fails);
-        for simpler in
-            [no_rates, fewer_rates, fewer_families, fewer_images, fewer_edges, plainer, shorter]
-        {
+        for simpler in [
+            no_rates,
+            fewer_rates,
+            fewer_families,
+            fewer_images,
+            fewer_edges,
+            simpler_specs,
+            shorter,
+        ] {
             for candidate in simpler(&best) {
                 if candidate != best && fails(&candidate) {
                     best = candidate;
@@ -48,13 +55,13 @@ pub fn shrink(script: &Script, violation: &Violation) -> Script {
                 }
             }
         }
-        if best == before || start.elapsed() >= PATIENCE {
+        if best == before || start.elapsed() >= MAX_SHRINK_TIME {
             return best;
         }
     }
 }
 
-/// Takes out steps: half of them, a quarter, and so on to each alone.
+/// Removes steps: half of them, a quarter, and so on down to single steps.
 fn fewer_steps(best: &mut Script, fails: &impl Fn(&Script) -> bool) {
     let mut size = best.steps.len().div_ceil(2);
     while size > 0 {
@@ -91,7 +98,7 @@ fn fewer_families(script: &Script) -> Vec<Script> {
     (0..script.families.len()).map(without).collect()
 }
 
-/// Without one image, and without the edges to it.
+/// Removes one image and the edges to it.
 fn fewer_images(script: &Script) -> Vec<Script> {
     each_spec(script, |spec| {
         (0..spec.images.len())
@@ -102,7 +109,7 @@ fn fewer_images(script: &Script) -> Vec<Script> {
                 fewer.exports.retain(|export| export.image != gone);
                 for image in &mut fewer.images {
                     image.from.retain(|edge| edge.image.as_ref() != Some(&gone));
-                    stand_somewhere(image);
+                    keep_an_edge(image);
                 }
                 fewer
             })
@@ -121,29 +128,29 @@ fn fewer_edges(script: &Script) -> Vec<Script> {
             .map(|(image, edge)| {
                 let mut fewer = spec.clone();
                 fewer.images[image].from.remove(edge);
-                stand_somewhere(&mut fewer.images[image]);
+                keep_an_edge(&mut fewer.images[image]);
                 fewer
             })
             .collect()
     })
 }
 
-fn stand_somewhere(image: &mut Image) {
+fn keep_an_edge(image: &mut Image) {
     if image.from.is_empty() {
         image.from.push(Edge { upstream: Some("u0".into()), ..Edge::default() });
     }
 }
 
-/// With what everybody has, instead of what was drawn.
-fn plainer(script: &Script) -> Vec<Script> {
+/// Replaces drawn settings with defaults.
+fn simpler_specs(script: &Script) -> Vec<Script> {
     each_spec(script, |spec| {
-        let mut plainer = vec![ImageFamilySpec { policy: Policy::default(), ..spec.clone() }];
+        let mut simpler_specs = vec![ImageFamilySpec { policy: Policy::default(), ..spec.clone() }];
         for place in 0..spec.images.len() {
             let image = &spec.images[place];
             let mut with = |image: Image| {
                 let mut simpler = spec.clone();
                 simpler.images[place] = image;
-                plainer.push(simpler);
+                simpler_specs.push(simpler);
             };
             let name = image.name.clone();
             with(Image {
@@ -161,9 +168,9 @@ fn plainer(script: &Script) -> Vec<Script> {
             let mut simpler = spec.clone();
             simpler.upstreams[place] =
                 Upstream { name, image, follow, interval, ..Upstream::default() };
-            plainer.push(simpler);
+            simpler_specs.push(simpler);
         }
-        plainer
+        simpler_specs
     })
 }
 
@@ -171,7 +178,7 @@ fn inline() -> Source {
     Source { inline: Some("FROM x".into()), ..Source::default() }
 }
 
-/// Without the quiet end of it.
+/// Removes the time after the last step.
 fn shorter(script: &Script) -> Vec<Script> {
     let last = script.steps.last().map_or(Duration::ZERO, |step| step.at);
     vec![Script { end: last + Duration::from_secs(60), ..script.clone() }]
@@ -201,7 +208,7 @@ impl fmt::Display for Script {
         writeln!(
             f,
             "builds may run {:?}, Jobs are kept {:?}, tags audited every {:?}",
-            self.timeout, self.keep, self.audit
+            self.timeout, self.ttl_after_finished, self.audit
         )?;
         for family in &self.families {
             let exports: Vec<&str> =
@@ -216,8 +223,8 @@ impl fmt::Display for Script {
                 writeln!(f, "  image {}", serde_json::to_string(image).unwrap_or_default())?;
             }
         }
-        for Step { at, what } in &self.steps {
-            writeln!(f, "  {:>10.3} {what:?}", at.as_secs_f64())?;
+        for Step { at, action } in &self.steps {
+            writeln!(f, "  {:>10.3} {action:?}", at.as_secs_f64())?;
         }
         write!(f, "  {:>10.3} faults stop", self.end.as_secs_f64())
     }

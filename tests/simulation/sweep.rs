@@ -1,4 +1,4 @@
-//! Many seeds, on all cores.
+//! Runs many seeds on all cores.
 
 use std::{
     fmt,
@@ -11,20 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    cluster::Violation,
-    script::Script,
-    world::{Tell, run},
-};
+use crate::{cluster::Violation, script::Script, trace::TraceOutput, world::run};
 
-/// How often a long sweep tells how far it is.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How often a long sweep reports its progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What came of many seeds.
+/// The result of many seeds.
 #[derive(Debug, Default)]
-pub struct Swept {
+pub struct SweepResult {
     pub seeds: u64,
-    pub passes: u64,
+    pub reconciles: u64,
     pub effects: u64,
     pub builds: usize,
     pub took: Duration,
@@ -33,10 +29,10 @@ pub struct Swept {
 }
 
 /// Runs these seeds.
-pub fn sweep(seeds: Range<u64>) -> Swept {
+pub fn sweep(seeds: Range<u64>) -> SweepResult {
     let start = Instant::now();
     let next = AtomicU64::new(seeds.start);
-    let (swept, done) = (Mutex::new(Swept::default()), AtomicBool::new(false));
+    let (swept, done) = (Mutex::new(SweepResult::default()), AtomicBool::new(false));
     let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         let work = || {
@@ -45,7 +41,7 @@ pub fn sweep(seeds: Range<u64>) -> Swept {
                 if seed >= seeds.end {
                     return;
                 }
-                let ran = catch_unwind(|| run(&Script::draw(seed), Tell::Nothing));
+                let ran = catch_unwind(|| run(&Script::draw(seed), TraceOutput::None));
                 let mut swept = swept.lock().expect("no worker panics while it counts");
                 swept.seeds += 1;
                 let Ok(report) = ran else {
@@ -55,7 +51,7 @@ pub fn sweep(seeds: Range<u64>) -> Swept {
                     ));
                     continue;
                 };
-                swept.passes += report.passes;
+                swept.reconciles += report.reconciles;
                 swept.effects += report.effects;
                 swept.builds += report.builds;
                 if let Some(violation) = report.violation {
@@ -66,11 +62,11 @@ pub fn sweep(seeds: Range<u64>) -> Swept {
         };
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         scope.spawn(|| {
-            let mut told = Instant::now();
+            let mut reported = Instant::now();
             while !done.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(50));
-                if told.elapsed() >= TOLD_EVERY {
-                    told = Instant::now();
+                if reported.elapsed() >= PROGRESS_INTERVAL {
+                    reported = Instant::now();
                     println!(
                         "{} of {} seeds",
                         next.load(Ordering::Relaxed).min(seeds.end) - seeds.start,
@@ -93,14 +89,14 @@ pub fn sweep(seeds: Range<u64>) -> Swept {
     swept
 }
 
-impl fmt::Display for Swept {
+impl fmt::Display for SweepResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seeds, passes, effects, builds, took, failed } = self;
+        let Self { seeds, reconciles, effects, builds, took, failed } = self;
         let each = took.as_secs_f64() * 1000.0 / (*seeds).max(1) as f64;
         write!(
             f,
-            "{seeds} seeds, {passes} passes, {builds} builds, {effects} effects in {:.1} s \
-             ({each:.1} ms a seed); {} failed",
+            "{seeds} seeds, {reconciles} reconciles, {builds} builds, {effects} effects in {:.1} s \
+             ({each:.1} ms per seed); {} failed",
             took.as_secs_f64(),
             failed.len()
         )

@@ -1,4 +1,4 @@
-//! Virtual time: the runtime's paused clock, as a time of day, and as the controller is told it.
+//! Virtual time: the runtime's paused clock as a time of day, true and as the controller reads it.
 
 use std::sync::{
     Arc,
@@ -9,16 +9,16 @@ use groundswell::clock::Clock;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// When every simulation begins: a Tuesday, in the morning.
-const BEGINNING: i64 = 1_767_690_000;
+/// When every simulation starts, in seconds since 1970: a Tuesday morning.
+const START_SECOND: i64 = 1_767_690_000;
 
-/// What time it is. Clones share what the controller is told.
+/// The time. Clones share the skew of the controller's clock.
 #[derive(Clone, Debug)]
 pub struct Time {
     start: Instant,
-    /// By how many milliseconds the controller's clock is wrong.
+    /// How many milliseconds the controller's clock is ahead.
     skew: Arc<AtomicI64>,
-    /// Whether it ever was.
+    /// Whether the controller's clock was ever wrong.
     skewed: Arc<AtomicBool>,
 }
 
@@ -27,45 +27,45 @@ impl Time {
         Self { start: Instant::now(), skew: Arc::default(), skewed: Arc::default() }
     }
 
-    /// Since the beginning.
+    /// Returns the time since the start.
     pub fn elapsed(&self) -> std::time::Duration {
         self.start.elapsed()
     }
 
-    /// The instant so long after the beginning.
+    /// Returns the instant at this time since the start.
     pub fn at(&self, elapsed: std::time::Duration) -> Instant {
         self.start + elapsed
     }
 
-    /// The true time of day.
+    /// Returns the true time of day.
     pub fn truth(&self) -> Timestamp {
         let since = SignedDuration::try_from(self.start.elapsed()).expect("a short simulation");
-        Timestamp::from_second(BEGINNING).expect("a time").saturating_add(since).expect(
-            "a short \
-            simulation",
-        )
+        Timestamp::from_second(START_SECOND)
+            .expect("a time")
+            .saturating_add(since)
+            .expect("a short simulation")
     }
 
-    /// The time of day as the controller is told it.
-    pub fn told(&self) -> Timestamp {
+    /// Returns the time of day as the controller reads it.
+    pub fn controller_time(&self) -> Timestamp {
         self.truth()
             .saturating_add(SignedDuration::from_millis(self.skew.load(Ordering::Relaxed)))
             .expect("near enough")
     }
 
-    /// Makes the controller's clock wrong by so much.
+    /// Sets how far the controller's clock is ahead.
     pub fn skew(&self, by: SignedDuration) {
         self.skewed.store(true, Ordering::Relaxed);
         self.skew.store(i64::try_from(by.as_millis()).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Whether the controller's clock ever was wrong.
+    /// Returns whether the controller's clock was ever wrong.
     pub fn was_skewed(&self) -> bool {
         self.skewed.load(Ordering::Relaxed)
     }
 
     pub fn clock(&self) -> Clock {
         let time = self.clone();
-        Clock::new(move || time.told())
+        Clock::new(move || time.controller_time())
     }
 }

@@ -1,4 +1,4 @@
-//! What families a seed draws: their graphs, their gates and their policies.
+//! The families that a seed draws: their graphs, gates and policies.
 
 use groundswell::api::{
     Approval, Breaker, Check, ConfigMapSource, Cutoff, Duration as ApiDuration, Edge, EdgeUse,
@@ -12,12 +12,12 @@ use crate::{
     script::{BRANCH, FOLLOWED, Family, PUBLIC, REGISTRY},
 };
 
-/// A check that a digest passes, unless its Dockerfile is bad.
+/// A check that a digest passes unless its Dockerfile is bad.
 pub const SMOKE: &str = "smoke";
-/// A check that never passes, and that nothing depends on.
+/// A check that never passes and is not required.
 pub const REPORT: &str = "report";
 
-/// One family. Those before it may export images that it stands on.
+/// Draws a family. It may import images that earlier families export.
 pub fn family(random: &mut Random, number: usize, upstreams: usize, before: &[Family]) -> Family {
     let name = format!("f{number}");
     let count = match random.below(10) {
@@ -46,7 +46,7 @@ pub fn family(random: &mut Random, number: usize, upstreams: usize, before: &[Fa
         images.push(image(random, &name, &format!("i{place}"), from));
     }
     let mut order: Vec<usize> = (0..images.len()).collect();
-    // The order in the spec says nothing.
+    // The order in the spec has no meaning.
     for place in (1..order.len()).rev() {
         order.swap(place, random.below(place + 1));
     }
@@ -65,7 +65,7 @@ pub fn family(random: &mut Random, number: usize, upstreams: usize, before: &[Fa
     Family { name, spec }
 }
 
-/// The parents of the image at this place, which come before it.
+/// Draws the parents of the image at this index, among the images before it.
 fn parents(random: &mut Random, shape: usize, place: usize, count: usize) -> Vec<usize> {
     match shape {
         // A chain.
@@ -86,7 +86,7 @@ fn parents(random: &mut Random, shape: usize, place: usize, count: usize) -> Vec
             let above = layer.saturating_sub(1) * width..layer * width;
             above.filter(|_| random.chance(600)).take(3).collect()
         }
-        // Anything without a circle.
+        // Any graph without a cycle.
         _ => (0..place).filter(|_| random.chance(350)).take(4).collect(),
     }
 }
@@ -99,7 +99,7 @@ pub fn on_image(image: &str, usage: EdgeUse) -> Edge {
     Edge { image: Some(image.into()), usage, ..Edge::default() }
 }
 
-/// An image that stands on these.
+/// Draws an image with these edges.
 pub fn image(random: &mut Random, family: &str, name: &str, mut from: Vec<Edge>) -> Image {
     if random.chance(800) {
         from[0].usage = EdgeUse::Base;
@@ -133,7 +133,7 @@ pub fn image(random: &mut Random, family: &str, name: &str, mut from: Vec<Edge>)
     }
 }
 
-/// A check as it stands in a spec.
+/// Returns a check as in a spec.
 pub fn check(name: &str, required: bool) -> Check {
     Check {
         name: name.into(),
@@ -185,7 +185,7 @@ fn upstream(random: &mut Random, number: usize) -> Upstream {
     }
 }
 
-/// A policy.
+/// Draws a policy.
 pub fn policy(random: &mut Random) -> Policy {
     let settle = if random.chance(300) { 0 } else { random.seconds(1..60) };
     let few = |number: usize| i32::try_from(number).unwrap_or(1);
@@ -214,7 +214,7 @@ pub fn policy(random: &mut Random) -> Policy {
     }
 }
 
-/// A window that opens once an hour, by a clock that may be half an hour off.
+/// Draws a window that opens once an hour. The offset of its zone may have half an hour.
 fn window(random: &mut Random) -> Window {
     let zones = ["UTC", "Europe/Berlin", "Asia/Kolkata"];
     Window {

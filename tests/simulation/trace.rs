@@ -1,39 +1,48 @@
-//! What happened, in order: a hash of all of it, and the lines themselves where somebody will read
-//! them.
+//! The trace of a simulation, in order: a hash of all lines, and the lines themselves if they are
+//! printed or kept.
 
 use std::{fmt, hash::Hasher, time::Duration};
 
-/// The most lines that are kept: the last ones.
+/// Upper bound on the lines that are kept; the last ones are.
 const MAX_LINES: usize = 4000;
 
-/// The record of one simulation.
+/// Which lines of the trace are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TraceOutput {
+    /// None.
+    None,
+    /// The last lines are kept.
+    Tail,
+    /// Every line is printed.
+    Full,
+}
+
+/// The trace of one simulation.
 #[derive(Debug)]
 pub struct Trace {
     hash: std::collections::hash_map::DefaultHasher,
     lines: std::collections::VecDeque<String>,
-    keep: bool,
-    shown: bool,
+    output: TraceOutput,
 }
 
 impl Trace {
-    /// An empty trace. `keep` keeps the last lines, `shown` prints each as it comes.
-    pub fn new(keep: bool, shown: bool) -> Self {
+    /// Creates an empty trace.
+    pub fn new(output: TraceOutput) -> Self {
         Self {
             hash: std::collections::hash_map::DefaultHasher::new(),
             lines: std::collections::VecDeque::new(),
-            keep,
-            shown,
+            output,
         }
     }
 
-    /// Notes that something happened.
+    /// Adds a line.
     pub fn note(&mut self, at: Duration, what: fmt::Arguments<'_>) {
         let line = format!("{:>11.3} {what}", at.as_secs_f64());
         self.hash.write(line.as_bytes());
-        if self.shown {
+        if self.output == TraceOutput::Full {
             println!("{line}");
         }
-        if self.keep {
+        if self.output == TraceOutput::Tail {
             if self.lines.len() == MAX_LINES {
                 self.lines.pop_front();
             }
@@ -45,8 +54,8 @@ impl Trace {
         self.hash.finish()
     }
 
-    /// The last lines, at most so many.
-    pub fn tail(&self, most: usize) -> Vec<String> {
-        self.lines.iter().skip(self.lines.len().saturating_sub(most)).cloned().collect()
+    /// Returns the last lines, at most `limit`.
+    pub fn tail(&self, limit: usize) -> Vec<String> {
+        self.lines.iter().skip(self.lines.len().saturating_sub(limit)).cloned().collect()
     }
 }

@@ -1,4 +1,4 @@
-//! The driver: one thread, virtual time, and one thing after the other.
+//! The driver: one thread, virtual time, one event at a time.
 
 use std::time::Duration;
 
@@ -7,56 +7,49 @@ use crate::{
     faults::Faults,
     invariants,
     objects::Kind,
-    oracle::{self, Demand},
+    oracle::{self, Strictness},
     process::Process,
     scene,
     script::{Move, Script},
-    trace::Trace,
+    trace::{Trace, TraceOutput},
+    upstreams,
 };
 
-/// The most passes that the world may take to come to rest, for each image.
-const PASSES_PER_IMAGE: u64 = 150;
-/// How long the world must stay as it is to count as at rest.
-const REST: Duration = Duration::from_mins(12);
+/// Upper bound on the reconciles until the system converges, per image.
+const MAX_RECONCILES_PER_IMAGE: u64 = 150;
+/// How long a converged system must stay unchanged.
+const UNCHANGED_PERIOD: Duration = Duration::from_mins(12);
 
-/// What came of a simulation.
+/// The result of a simulation.
 #[derive(Clone, Debug)]
 pub struct Report {
     pub violation: Option<Violation>,
-    /// Of everything that happened.
+    /// The hash of the trace.
     pub hash: u64,
-    pub passes: u64,
+    pub reconciles: u64,
     pub effects: u64,
     pub builds: usize,
-    /// The last lines of the trace, where they were asked for.
+    /// The last lines of the trace, with [`TraceOutput::Tail`].
     pub lines: Vec<String>,
 }
 
-/// How much of the trace is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tell {
-    Nothing,
-    TheEnd,
-    Everything,
-}
-
-/// Runs a script to its end, or to the first violation.
-pub fn run(script: &Script, tell: Tell) -> Report {
+/// Runs a script until it completes, or until the first violation.
+pub fn run(script: &Script, output: TraceOutput) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let trace = Trace::new(tell == Tell::TheEnd, tell == Tell::Everything);
+        let trace = Trace::new(output);
         let cluster = Cluster::new(script.seed, Faults::new(script.seed, script.rates), trace);
-        let mut world = World { shared: Shared::new(cluster), process: None, script };
-        world.whole().await;
-        let cluster = world.shared.lock();
+        let mut simulation = Simulation { shared: Shared::new(cluster), process: None, script };
+        simulation.run_phases().await;
+        let cluster = simulation.shared.lock();
         Report {
             violation: cluster.violation.clone(),
             hash: cluster.trace.hash(),
-            passes: cluster.invariants.passes_begun,
+            reconciles: cluster.invariants.reconciles_started,
             effects: cluster.invariants.effects,
             builds: cluster.invariants.builds(),
             lines: cluster.trace.tail(400),
@@ -64,42 +57,42 @@ pub fn run(script: &Script, tell: Tell) -> Report {
     })
 }
 
-struct World<'a> {
+struct Simulation<'a> {
     shared: Shared,
     process: Option<Process>,
     script: &'a Script,
 }
 
-impl World<'_> {
-    async fn whole(&mut self) {
+impl Simulation<'_> {
+    async fn run_phases(&mut self) {
         {
             let mut cluster = self.shared.lock();
-            scene::begin(&mut cluster, self.script);
-            invariants::remember_truth(&mut cluster);
+            scene::set_up(&mut cluster, self.script);
+            invariants::record_truth(&mut cluster);
             let first = cluster.invariants.history.next_process();
             cluster.schedule(Duration::ZERO, Event::Start(first));
         }
-        // Not on the minute, at which windows open: a pass that begins as the clock is set right
-        // may be told either time.
-        self.live(self.script.end + Duration::from_millis(250), |_| false).await;
-        scene::heal(&mut self.shared.lock());
-        self.settle(Demand::Lenient).await;
+        // Not at a full minute, when windows open: a reconcile that starts while the clock is
+        // corrected may read either time.
+        self.run_until(self.script.end + Duration::from_millis(250), |_| false).await;
+        scene::stop_faults(&mut self.shared.lock());
+        self.converge(Strictness::Lenient).await;
         {
             let mut cluster = self.shared.lock();
             for upstream in 0..self.script.upstreams {
-                scene::move_upstream(&mut cluster, upstream, Move::New);
+                upstreams::move_upstream(&mut cluster, upstream, Move::New);
             }
-            invariants::remember_truth(&mut cluster);
+            invariants::record_truth(&mut cluster);
         }
-        self.settle(Demand::Strict).await;
-        self.rest().await;
+        self.converge(Strictness::Strict).await;
+        self.stay_unchanged().await;
     }
 
-    /// Lives until this time, or until `done` says so, or until something happened that must not.
-    async fn live(&mut self, until: Duration, mut done: impl FnMut(&mut Self) -> bool) {
+    /// Runs until this time, until `done` returns true, or until the first violation.
+    async fn run_until(&mut self, until: Duration, mut done: impl FnMut(&mut Self) -> bool) {
         loop {
             if let Some(process) = &mut self.process {
-                process.begin_passes();
+                process.start_reconciles();
             }
             let (now, next, violated) = {
                 let mut cluster = self.shared.lock();
@@ -130,12 +123,12 @@ impl World<'_> {
                 self.process = None;
             }
             while let Some(event) = { self.shared.lock().take_due() } {
-                self.happen(event);
+                self.handle(event);
             }
         }
     }
 
-    fn happen(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         match event {
             Event::Start(number) => {
                 self.process = Some(Process::start(
@@ -152,7 +145,7 @@ impl World<'_> {
                     process.deliver(kind);
                 }
             }
-            other => scene::happen(&mut self.shared.lock(), self.script, other),
+            other => scene::handle_event(&mut self.shared.lock(), self.script, other),
         }
         let number = self.shared.lock().process;
         if self.process.as_ref().is_some_and(|process| process.number != number) {
@@ -160,9 +153,9 @@ impl World<'_> {
         }
     }
 
-    /// Lives until the world is as the oracle says that it must become.
-    async fn settle(&mut self, demand: Demand) {
-        let (start, passes, images) = {
+    /// Runs until the oracle finds no mismatch.
+    async fn converge(&mut self, strictness: Strictness) {
+        let (start, reconciles_before, images) = {
             let cluster = self.shared.lock();
             if cluster.violation.is_some() {
                 return;
@@ -171,78 +164,83 @@ impl World<'_> {
             let images = images
                 .map(|(_, family)| family["spec"]["images"].as_array().map_or(0, Vec::len))
                 .sum::<usize>();
-            (cluster.elapsed(), cluster.invariants.passes_begun, images as u64)
+            (cluster.elapsed(), cluster.invariants.reconciles_started, images as u64)
         };
-        self.shared.lock().note(format_args!("faults have stopped; {demand:?}"));
-        let most = passes + PASSES_PER_IMAGE * (images + 3);
-        let mut looked_at = (u64::MAX, 0);
+        self.shared.lock().note(format_args!("faults have stopped; {strictness:?}"));
+        let max_reconciles = reconciles_before + MAX_RECONCILES_PER_IMAGE * (images + 3);
+        let mut compared_at = (u64::MAX, 0);
         let mut reached = false;
         let mut why = String::new();
-        self.live(start + scene::PATIENCE, |world| {
-            let cluster = world.shared.lock();
-            // The cluster clears away by itself what belonged to a family that is gone.
-            let stamp =
-                (cluster.invariants.effects + cluster.invariants.passes_begun, cluster.work.len());
-            if stamp == looked_at
-                || world
+        self.run_until(start + scene::MAX_CONVERGENCE_TIME, |simulation| {
+            let cluster = simulation.shared.lock();
+            // The cluster garbage-collects the Jobs of a family that is gone without any effect.
+            let stamp = (
+                cluster.invariants.effects + cluster.invariants.reconciles_started,
+                cluster.work.len(),
+            );
+            if stamp == compared_at
+                || simulation
                     .process
                     .as_ref()
                     .is_none_or(|process| !process.is_idle_until(cluster.elapsed()))
             {
                 return false;
             }
-            looked_at = stamp;
-            let found = oracle::mismatch(&cluster, demand);
+            compared_at = stamp;
+            let found = oracle::mismatch(&cluster, strictness);
             reached = found.is_none();
             why = found.unwrap_or_default();
-            reached || cluster.invariants.passes_begun > most
+            reached || cluster.invariants.reconciles_started > max_reconciles
         })
         .await;
         let mut cluster = self.shared.lock();
         if reached || cluster.violation.is_some() {
             return;
         }
-        let (took, passes) =
-            ((cluster.elapsed() - start).as_secs(), cluster.invariants.passes_begun - passes);
+        let (took, reconciles) = (
+            (cluster.elapsed() - start).as_secs(),
+            cluster.invariants.reconciles_started - reconciles_before,
+        );
         cluster.violated(
-            "the world comes to rest",
-            format!(
-                "after {took} s and {passes} passes: \
-            {why}"
-            ),
+            "the system converges",
+            format!("not after {took} s and {reconciles} reconciles: {why}"),
         );
     }
 
-    /// Nothing may change any more.
-    async fn rest(&mut self) {
-        // Until every upstream was looked at once more, and what is held back is written.
+    /// Runs on for a while and verifies that nothing changes any more.
+    async fn stay_unchanged(&mut self) {
+        // Long enough to poll every upstream once more, and to write what was deferred.
         let soon = self.shared.lock().elapsed() + Duration::from_mins(13);
-        self.live(soon, |_| false).await;
-        let (before, end) = {
+        self.run_until(soon, |_| false).await;
+        let (effects_before, end) = {
             let cluster = self.shared.lock();
-            (at_rest(&cluster), cluster.elapsed() + REST)
+            (unexpected_effects(&cluster), cluster.elapsed() + UNCHANGED_PERIOD)
         };
-        self.live(end, |_| false).await;
+        self.run_until(end, |_| false).await;
         let mut cluster = self.shared.lock();
         if cluster.violation.is_some() {
             return;
         }
-        let effects = at_rest(&cluster) - before;
+        let effects = unexpected_effects(&cluster) - effects_before;
         if effects > 0 {
-            cluster.violated("a world at rest stays so", format!("there were {effects} effects"));
-        } else if let Some(found) = oracle::mismatch(&cluster, Demand::Strict) {
-            cluster.violated("a world at rest stays so", found);
+            cluster.violated(
+                "a converged system stays unchanged",
+                format!("there were {effects} effects"),
+            );
+        } else if let Some(found) = oracle::mismatch(&cluster, Strictness::Strict) {
+            cluster.violated("a converged system stays unchanged", found);
         }
         if let Some(process) = &self.process {
-            invariants::memory_is_bounded(&mut cluster, &process.context);
+            invariants::check_cache_bounds(&mut cluster, &process.context);
         }
     }
 }
 
-/// The effects that there must be none of at rest. That a window opens or closes is told in
-/// statuses of families. Holds that end have ended before: see [`Demand::Strict`].
-fn at_rest(cluster: &Cluster) -> u64 {
+/// Counts the effects that a converged system must not have. The status of a family may change when
+/// a window opens or closes. Holds with an end have ended before: see [`Strictness::Strict`].
+fn unexpected_effects(cluster: &Cluster) -> u64 {
     let mut families = cluster.objects.all(Kind::Family);
-    let tells = families.any(|(_, family)| family["spec"]["policy"]["windows"].is_array());
-    cluster.invariants.effects - if tells { cluster.invariants.told } else { 0 }
+    let has_windows = families.any(|(_, family)| family["spec"]["policy"]["windows"].is_array());
+    cluster.invariants.effects
+        - if has_windows { cluster.invariants.family_status_writes } else { 0 }
 }

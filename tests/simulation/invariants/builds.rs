@@ -1,5 +1,5 @@
-//! When a Job may be made: a build within its family's budget, gates and cascade, from parents that
-//! are checked; a check once.
+//! When a Job may be created: a build within its family's limits, gates and cascade and from
+//! checked parents, and each check once.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use groundswell::{
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{seen, short};
+use super::{reconcile_view, short};
 use crate::{
     builder,
     cluster::Cluster,
@@ -19,12 +19,12 @@ use crate::{
     scene::repository,
 };
 
-/// Longer than any watch lags that does not stand still.
-const MOST_LAG: Duration = Duration::from_mins(1);
+/// Upper bound on the lag of a watch that is not stalled.
+const MAX_WATCH_LAG: Duration = Duration::from_mins(1);
 
-type Found = Vec<(&'static str, String)>;
+type Violations = Vec<(&'static str, String)>;
 
-/// A Job was made; it is not among those that work yet.
+/// Checks a new Job, before it is counted among the running ones.
 pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     cluster.invariants.effects += 1;
     let found =
@@ -34,7 +34,7 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     }
 }
 
-fn check(cluster: &Cluster, job: &Value) -> Found {
+fn check(cluster: &Cluster, job: &Value) -> Violations {
     let place = |job: &Value| {
         let digest = job["metadata"]["annotations"][labels::CHECKED_DIGEST]
             .as_str()
@@ -43,24 +43,24 @@ fn check(cluster: &Cluster, job: &Value) -> Found {
         let names = [labels::IMAGE, labels::CHECK, labels::CHECK_REVISION];
         (owner(job).to_owned(), digest, names.map(|name| label(job, name).to_owned()))
     };
-    // What never starts counts as failed after a while.
+    // A pod that never starts counts as failed after a while.
     let live = |other: &&Work| {
         other.is_check()
             && other.phase == Phase::Live
             && !other.never_starts()
             && place(&other.job) == place(job)
     };
-    let beside = cluster.work.values().find(live);
-    let shown = |other: &Work| format!("{} beside {}", key_of(job).name, other.key.name);
-    beside.map(|other| ("no two live checks of one digest", shown(other))).into_iter().collect()
+    let concurrent = cluster.work.values().find(live);
+    let shown = |other: &Work| format!("{} concurrently with {}", key_of(job).name, other.key.name);
+    concurrent.map(|other| ("no two live checks of one digest", shown(other))).into_iter().collect()
 }
 
-fn build(cluster: &mut Cluster, job: &Value) -> Found {
+fn build(cluster: &mut Cluster, job: &Value) -> Violations {
     let key = key_of(job);
     let family = Key::new(&key.namespace, label(job, labels::FAMILY));
     let (image, fingerprint) = (label(job, labels::IMAGE), label(job, labels::FINGERPRINT));
     let shown = format!("{}/{image} at {} as {}", family.name, short(fingerprint), key.name);
-    let Some((spec, begun)) = seen(cluster, &family) else { return Vec::new() };
+    let Some((spec, started_at)) = reconcile_view(cluster, &family) else { return Vec::new() };
     let mut found = Vec::new();
     let mut running = 0;
     let builds =
@@ -71,45 +71,39 @@ fn build(cluster: &mut Cluster, job: &Value) -> Found {
         if same && other.phase == Phase::Live {
             found.push((
                 "no two live builds of one fingerprint",
-                format!("{shown} beside {}", other.key.name),
+                format!("{shown} concurrently with {}", other.key.name),
             ));
         }
         if same && other.phase == Phase::Succeeded && other.has_pushed() {
             found.push((
                 "nothing is built twice",
-                format!("{shown} though {} has pushed", other.key.name),
+                format!("{shown} although {} has pushed", other.key.name),
             ));
         }
-        // What never starts counts as failed after a while.
+        // A pod that never starts counts as failed after a while.
         let counts = !(other.never_starts() && other.is_deleted()) && !other.is_late;
         running += usize::from(other.phase == Phase::Live && counts);
     }
     let parallelism = usize::try_from(spec.policy.parallelism).unwrap_or(1);
     if running >= parallelism && !cluster.is_late {
         found.push((
-            "budgets are kept",
-            format!(
-                "{shown} beside {running} others, and \
-            {parallelism} may run"
-            ),
+            "build limits are kept",
+            format!("{shown} with {running} others, and {parallelism} may run"),
         ));
     }
     if spec.suspend {
         found.push(("suspended families build nothing", shown.clone()));
     }
     if !spec.policy.windows.is_empty()
-        && !spec.policy.windows.iter().any(|window| is_open(window, begun))
+        && !spec.policy.windows.iter().any(|window| is_open(window, started_at))
     {
         found.push((
             "nothing is built while no window is open",
-            format!(
-                "{shown}, decided at \
-            {begun}"
-            ),
+            format!("{shown}, decided at {started_at}"),
         ));
     }
     found.extend(
-        held(cluster, &spec, &family, image, begun)
+        held(cluster, &spec, &family, image, started_at)
             .map(|why| ("holds are kept", format!("{shown}: {why}"))),
     );
     found.extend(parents(cluster, &spec, &family, job, &shown));
@@ -118,7 +112,7 @@ fn build(cluster: &mut Cluster, job: &Value) -> Found {
     found
 }
 
-/// Whether a window of the scripts, which opens once an hour, is open.
+/// Whether a window of the scripts, which open once an hour, is open.
 fn is_open(window: &Window, at: Timestamp) -> bool {
     let minute: i64 = window
         .schedule
@@ -131,23 +125,23 @@ fn is_open(window: &Window, at: Timestamp) -> bool {
     into < i64::from(window.duration.as_secs())
 }
 
-/// Why an image must not be built: a person holds it.
+/// Returns the hold of a user because of which an image must not be built.
 pub(super) fn held(
     cluster: &Cluster,
     spec: &ImageFamilySpec,
     family: &Key,
     image: &str,
-    begun: Timestamp,
+    started_at: Timestamp,
 ) -> Option<String> {
     let of_spec = spec.images.iter().find(|known| known.name == image)?.hold.as_ref();
-    if let Some(hold) = of_spec.filter(|hold| hold.until.is_none_or(|until| begun < until)) {
+    if let Some(hold) = of_spec.filter(|hold| hold.until.is_none_or(|until| started_at < until)) {
         return Some(format!("{hold:?}"));
     }
     let key = Key::new(&family.namespace, &format!("{}.{image}", family.name));
     let record = cluster.objects.get(Kind::Image, &key)?;
     let hold = &record["status"]["hold"];
     let until: Option<Timestamp> = hold["until"].as_str().and_then(|until| until.parse().ok());
-    let lasts = !hold.is_null() && until.is_none_or(|until| begun < until);
+    let lasts = !hold.is_null() && until.is_none_or(|until| started_at < until);
     let asked = [Some(record), cluster.objects.get(Kind::Family, family)];
     let unhold = asked.into_iter().flatten().any(|object| {
         object["metadata"]["annotations"][labels::REQUEST]
@@ -157,14 +151,14 @@ pub(super) fn held(
     (lasts && !unhold).then(|| format!("{hold}"))
 }
 
-/// Builds stand on what is adopted, pushed and checked.
+/// Checks that builds use parents that are adopted, pushed and checked.
 fn parents(
     cluster: &Cluster,
     spec: &ImageFamilySpec,
     family: &Key,
     job: &Value,
     shown: &str,
-) -> Found {
+) -> Violations {
     let mut found = Vec::new();
     let status = cluster
         .objects
@@ -174,14 +168,14 @@ fn parents(
     for parent in &builder::specification(job).parents {
         let (name, digest) = parent.pinned.split_once('@').unwrap_or_default();
         if let Some(image) = spec.images.iter().find(|image| repository(spec, image) == name) {
-            if cluster.registry.made(&parent.pinned).is_empty() {
+            if cluster.registry.origins(&parent.pinned).is_empty() {
                 found.push((
-                    "children stand on checked parents",
+                    "children are built from checked parents",
                     format!("{shown} from {}", parent.pinned),
                 ));
             } else if !cluster.invariants.is_checked(image, &parent.pinned) {
                 found.push((
-                    "children stand on checked parents",
+                    "children are built from checked parents",
                     format!("{shown} from {} unchecked", parent.pinned),
                 ));
             }
@@ -197,7 +191,7 @@ fn parents(
                 .into_iter()
                 .flatten()
                 .find_map(|row| row["hold"]["digest"].as_str());
-            // A status that somebody has cleared is written after the builds of the pass.
+            // A status that a user has cleared is written after the builds of the reconcile start.
             if adopted.is_some() && ![adopted, pinned, manual].contains(&Some(digest)) {
                 let adopted = adopted.map(short);
                 let message = format!(
@@ -212,20 +206,20 @@ fn parents(
     found
 }
 
-/// Each image is built at most once per cascade, but for failures, for what a person edits
-/// meanwhile, and for builds that the controller can't know: see [`expires`].
+/// Checks that each image is built at most once per cascade. Exceptions are failures, edits by
+/// users meanwhile, and builds that the controller can't know about: see [`expires`].
 fn cascade(cluster: &Cluster, job: &Value, shown: &str) -> Option<(&'static str, String)> {
     let cascade = label(job, labels::CASCADE);
-    let known = !cluster.invariants.history.was_forgotten(label(job, labels::FAMILY));
-    (known && cluster.invariants.built.contains_key(&place(job)))
-        .then(|| ("once per cascade", format!("{shown} again in {cascade}")))
+    let known = !cluster.invariants.history.has_lost_records(label(job, labels::FAMILY));
+    (known && cluster.invariants.built.contains_key(&build_key(job)))
+        .then(|| ("images are built once per cascade", format!("{shown} again in {cascade}")))
 }
 
-fn own(job: &Value) -> String {
+fn own_inputs(job: &Value) -> String {
     job["metadata"]["annotations"][labels::OWN_INPUTS].as_str().unwrap_or_default().to_owned()
 }
 
-/// Builds that nobody asked for start no faster than the policy says.
+/// Checks that builds that no user requested start no faster than the policy allows.
 fn rate_limit(
     cluster: &mut Cluster,
     spec: &ImageFamilySpec,
@@ -239,63 +233,81 @@ fn rate_limit(
     }
     starts.push(now);
     let rate_limit = spec.policy.rate_limit.as_ref()?;
-    // The time that a Job was made is known to the second.
+    // The creation time of a Job is known to the second.
     let since = now
         .saturating_sub(rate_limit.per.signed())
         .ok()?
         .saturating_add(SignedDuration::from_secs(1))
         .ok()?;
     let count = starts.iter().filter(|start| **start > since).count();
-    let many =
+    let exceeds_limit =
         count > usize::try_from(rate_limit.builds).unwrap_or(1) && !cluster.time.was_skewed();
-    many.then(|| {
+    exceeds_limit.then(|| {
         ("the rate limit holds", format!("{shown} is start {count} within {}", rate_limit.per))
     })
 }
 
-/// A build's pod has succeeded.
+/// Records that a build's pod succeeded.
 pub fn succeeded(cluster: &mut Cluster, job: &Value) {
     let now = cluster.elapsed();
-    cluster.invariants.built.insert(place(job), now);
+    cluster.invariants.built.insert(build_key(job), now);
 }
 
-/// Of which family it is, for which cascade, and of what. A family that is made again may have a
-/// cascade of a name that was there.
-fn place(job: &Value) -> [String; 4] {
-    [
-        owner(job).to_owned(),
-        label(job, labels::CASCADE).to_owned(),
-        label(job, labels::IMAGE).to_owned(),
-        own(job),
-    ]
+/// Identifies what a build is for. The family is identified by its uid, because a recreated family
+/// may have a cascade with the name of an earlier one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BuildKey {
+    family: String,
+    cascade: String,
+    image: String,
+    own_inputs: String,
 }
 
-/// A Job goes, for it has ended long ago. If no pass over its family that came to its end began
-/// after it could be seen that it had succeeded, then that is not recorded, unless its inputs are
-/// still the same: the cascade builds the image as if for the first time.
-pub fn expires(cluster: &mut Cluster, job: &Value) {
-    let place = place(job);
-    let Some(&succeeded) = cluster.invariants.built.get(&place) else { return };
-    let stalls = [Kind::Job, Kind::Pod].iter().filter_map(|kind| cluster.faults.stalled.get(kind));
-    let shown = stalls.copied().chain([succeeded]).max().unwrap_or_default() + MOST_LAG;
-    let family = Key::new(&key_of(job).namespace, label(job, labels::FAMILY));
-    if cluster.invariants.passes.get(&family).is_none_or(|pass| pass.whole < Some(shown)) {
-        cluster.invariants.built.remove(&place);
+fn build_key(job: &Value) -> BuildKey {
+    BuildKey {
+        family: owner(job).to_owned(),
+        cascade: label(job, labels::CASCADE).to_owned(),
+        image: label(job, labels::IMAGE).to_owned(),
+        own_inputs: own_inputs(job),
     }
 }
 
-/// The controller deletes a Job.
+/// Handles the expiry of a finished Job. The success is not recorded if no completed reconcile of
+/// the family started after it could be observed, unless the inputs are still the same. Then the
+/// cascade builds the image as if for the first time.
+pub fn expires(cluster: &mut Cluster, job: &Value) {
+    let key = build_key(job);
+    let Some(&succeeded) = cluster.invariants.built.get(&key) else { return };
+    let stalls = [Kind::Job, Kind::Pod].iter().filter_map(|kind| cluster.faults.stalled.get(kind));
+    let observable_at =
+        stalls.copied().chain([succeeded]).max().unwrap_or_default() + MAX_WATCH_LAG;
+    let family = Key::new(&key_of(job).namespace, label(job, labels::FAMILY));
+    if cluster
+        .invariants
+        .reconciles
+        .get(&family)
+        .is_none_or(|last| last.last_completed < Some(observable_at))
+    {
+        cluster.invariants.built.remove(&key);
+    }
+}
+
+/// Checks a Job that the controller deletes.
 pub fn deleted(cluster: &mut Cluster, work: &Work) {
     if work.is_check() || work.phase != Phase::Live || work.starts_too_late() || work.is_deleted() {
         return;
     }
     let family = Key::new(&work.key.namespace, work.label(labels::FAMILY));
-    let Some((spec, _)) = seen(cluster, &family) else { return };
+    let Some((spec, _)) = reconcile_view(cluster, &family) else { return };
     let image = work.label(labels::IMAGE).to_owned();
     let wanted = spec.images.iter().any(|known| known.name == image);
-    let asked = cluster.invariants.history.has_cancelled();
-    // By a clock that is wrong by hours, builds run for too long.
-    if spec.policy.supersede != Supersede::Cancel || !wanted || asked || cluster.time.was_skewed() {
+    let cancel_requested = cluster.invariants.history.has_cancelled();
+    // With a clock that is wrong by hours, builds appear to run for too long.
+    if spec.policy.supersede != Supersede::Cancel
+        || !wanted
+        || cancel_requested
+        || cluster.time.was_skewed()
+    {
         return;
     }
     let count = cluster

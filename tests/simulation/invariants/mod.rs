@@ -1,7 +1,8 @@
-//! What must hold at every step, checked as each effect reaches the world, against what the model
-//! knows and the controller does not.
+//! Invariants that must hold at every step. They are checked as each effect reaches the cluster or
+//! a registry, against what the model knows and the controller does not.
 //!
-//! [`builds`]: when a Job may be made; [`tags`]: where a tag may stand; [`records`]: what may be recorded.
+//! [`builds`]: when a Job may be created; [`tags`]: what a tag may point to; [`records`]: what may
+//! be recorded.
 
 pub mod builds;
 pub mod records;
@@ -26,161 +27,170 @@ use serde_json::Value;
 
 use crate::{
     cluster::Cluster,
+    edits::text_of,
     history::History,
     objects::{Kind, uid},
-    scene::{repository, text_of},
+    scene::repository,
     script::FOLLOWED,
 };
 
-/// The most questions to registries between the beginnings of two passes: some thousands of polls,
-/// at rest.
-const MAX_QUESTIONS: usize = 5000;
+/// Upper bound on the requests to registries between the starts of two reconciles: a converged
+/// system makes some thousands of polls.
+const MAX_REGISTRY_REQUESTS: usize = 5000;
 
-/// What the model remembers of the past, to tell what must not be.
+/// What the model records in order to detect violations.
 #[derive(Debug, Default)]
 pub struct Invariants {
     pub history: History,
-    /// What the last pass over each family has seen when it began.
-    passes: BTreeMap<Key, Pass>,
+    /// What the last reconcile of each family read when it started.
+    reconciles: BTreeMap<Key, ReconcileStart>,
     /// How many Jobs there were of each image, by the family's uid.
     jobs: BTreeMap<(String, String), usize>,
-    /// The leaves that each `repository@digest` stands on.
-    leaves: BTreeMap<String, BTreeMap<String, Values>>,
+    /// The leaves that each `repository@digest` depends on.
+    leaves: BTreeMap<String, BTreeMap<String, LeafValues>>,
     /// What was built from each `repository@digest`.
     children: BTreeMap<String, BTreeSet<String>>,
-    /// Where the controller has set each floating tag last, by `repository:tag`.
-    set: BTreeMap<String, String>,
-    /// What floating tags were rightly promoted to, as `repository@digest`.
+    /// The digest that the controller last set each floating tag to, by `repository:tag`.
+    tags_set: BTreeMap<String, String>,
+    /// The digests that floating tags were correctly promoted to, as `repository@digest`.
     promoted: BTreeSet<String>,
-    /// Checks that were passed: `repository@digest`, the check's name and its revision; and whether
-    /// the controller is sure to be told.
+    /// Checks that passed, by `repository@digest`, the check's name and its revision, and whether
+    /// the controller certainly observes it.
     passed: BTreeMap<(String, String, String), bool>,
-    /// Digests that a person has agreed to, by family and upstream.
+    /// Digests that a user approved, with family and upstream.
     approved: BTreeSet<(String, String, String)>,
-    /// Since when changes wait, as each family's status last told, by its uid.
+    /// Since when changes wait, according to each family's last status, by its uid.
     waiting: BTreeMap<String, Timestamp>,
-    /// Builds that succeeded, by uid of the family, cascade, image and own inputs, and when.
-    built: BTreeMap<[String; 4], Duration>,
-    /// Starts that no person caused, by the family's uid.
+    /// When builds succeeded.
+    built: BTreeMap<builds::BuildKey, Duration>,
+    /// Build starts that no user caused, by the family's uid.
     starts: BTreeMap<String, Vec<Timestamp>>,
-    /// Builds that were cancelled for a newer cascade, by their cascade and image.
+    /// How many builds were cancelled for a newer cascade, by their cascade and image.
     cancelled: BTreeMap<(String, String), usize>,
-    /// How often registries were asked for something since the last pass began.
-    asked: usize,
-    /// How many effects there were: writes, and moved tags.
+    /// Requests to registries since the last reconcile started.
+    registry_requests: usize,
+    /// How many effects there were: writes and moved tags.
     pub effects: u64,
-    /// Those among them that only tell a family's status.
-    pub told: u64,
-    /// How many passes there were.
-    pub passes_begun: u64,
+    /// How many of the effects were writes of a family's status.
+    pub family_status_writes: u64,
+    /// How many reconciles have started.
+    pub reconciles_started: u64,
 }
 
-/// The values of a leaf that a digest stands for, each with when it was last true before the build,
-/// or before a floating tag was set to the digest. There are several where builds came out the
-/// same.
-type Values = BTreeMap<String, Duration>;
+/// The values of a leaf that a digest represents. Each has the time when it was last true before
+/// the build, or before a floating tag was set to the digest. There are several values if builds
+/// with different inputs had equal content.
+type LeafValues = BTreeMap<String, Duration>;
 
-/// What a pass has seen when it began.
+/// What a reconcile read when it started.
 #[derive(Clone, Copy, Debug)]
-struct Pass {
+struct ReconcileStart {
     generation: i64,
-    /// The time that it was told.
+    /// The time of day that the controller's clock showed.
     at: Timestamp,
-    begun: Duration,
-    /// When the last one began that came to its end.
-    whole: Option<Duration>,
+    /// The true time since the start of the simulation.
+    started_at: Duration,
+    /// When the last reconcile started that completed.
+    last_completed: Option<Duration>,
 }
 
 impl Invariants {
-    /// How many Jobs there were.
+    /// Returns how many Jobs were created.
     pub fn builds(&self) -> usize {
         self.jobs.values().sum()
     }
 
-    /// How many Jobs there were of an image before this one.
-    pub fn jobs_of(&mut self, family: &str, image: &str) -> usize {
+    /// Counts a Job of an image, and returns how many there were before.
+    pub fn count_job(&mut self, family: &str, image: &str) -> usize {
         let count = self.jobs.entry((family.into(), image.into())).or_default();
         *count += 1;
         *count - 1
     }
 
-    /// A check was passed. Nobody may be told what a check says whose Job is being deleted.
-    pub fn passed(&mut self, pinned: &str, check: &str, revision: &str, is_told: bool) {
-        *self.passed.entry((pinned.into(), check.into(), revision.into())).or_default() |= is_told;
+    /// Records that a check passed. The controller may not observe the result of a Job that is
+    /// being deleted.
+    pub fn check_passed(&mut self, pinned: &str, check: &str, revision: &str, is_observed: bool) {
+        *self.passed.entry((pinned.into(), check.into(), revision.into())).or_default() |=
+            is_observed;
     }
 
-    /// A person agrees to a digest.
-    pub fn approved(&mut self, family: &str, upstream: &str, digest: String) {
+    /// Records that a user approved a digest.
+    pub fn approve(&mut self, family: &str, upstream: &str, digest: String) {
         self.approved.insert((family.into(), upstream.into(), digest));
     }
 
-    /// Whether `repository@digest` is of a build that has passed what the image requires.
+    /// Whether `repository@digest` has passed the required checks of the image.
     pub fn is_checked(&self, image: &Image, pinned: &str) -> bool {
         self.checked(image, pinned).is_some()
     }
 
-    /// Whether that is so, and the controller is sure to be told.
-    pub fn is_told_checked(&self, image: &Image, pinned: &str) -> bool {
+    /// Whether it has, and the controller certainly observes it.
+    pub fn is_surely_checked(&self, image: &Image, pinned: &str) -> bool {
         self.checked(image, pinned) == Some(true)
     }
 
+    /// Returns whether the controller certainly observes that the required checks passed; `None` if
+    /// they have not.
     fn checked(&self, image: &Image, pinned: &str) -> Option<bool> {
         let mut required = image.checks.iter().filter(|check| check.required);
-        required.try_fold(true, |told, check| {
+        required.try_fold(true, |is_observed, check| {
             Some(
-                told & *self.passed.get(&(
-                    pinned.to_owned(),
-                    check.name.clone(),
-                    check_revision(check),
-                ))?,
+                is_observed
+                    & *self.passed.get(&(
+                        pinned.to_owned(),
+                        check.name.clone(),
+                        check_revision(check),
+                    ))?,
             )
         })
     }
 }
 
-/// The spec of a family as the pass under way has seen it, and when that pass began, as it was
-/// told.
-fn seen(cluster: &Cluster, key: &Key) -> Option<(Arc<ImageFamilySpec>, Timestamp)> {
+/// Returns the spec that the running reconcile of a family has read, and the time that the
+/// controller's clock showed when it started.
+fn reconcile_view(cluster: &Cluster, key: &Key) -> Option<(Arc<ImageFamilySpec>, Timestamp)> {
     let family = cluster.objects.get(Kind::Family, key)?;
-    let pass = cluster.invariants.passes.get(key);
-    let generation = pass.map_or(0, |pass| pass.generation);
+    let reconcile = cluster.invariants.reconciles.get(key);
+    let generation = reconcile.map_or(0, |reconcile| reconcile.generation);
     let spec = cluster.spec_at(uid(family), generation)?;
-    Some((spec, pass.map_or(cluster.time.told(), |pass| pass.at)))
+    Some((spec, reconcile.map_or(cluster.time.controller_time(), |reconcile| reconcile.at)))
 }
 
-/// A registry is asked for something. Whether that is so often since the last pass began that no
-/// pass will ever end.
-pub fn asks_too_much(cluster: &mut Cluster) -> bool {
-    cluster.invariants.asked += 1;
-    let too_much = cluster.invariants.asked > MAX_QUESTIONS;
-    if too_much {
+/// Counts a request to a registry. Returns whether there were so many since the last reconcile
+/// started that it will never end.
+pub fn count_registry_request(cluster: &mut Cluster) -> bool {
+    cluster.invariants.registry_requests += 1;
+    let exceeds_limit = cluster.invariants.registry_requests > MAX_REGISTRY_REQUESTS;
+    if exceeds_limit {
         cluster.violated(
-            "passes end",
-            format!("{MAX_QUESTIONS} questions to registries since one began"),
+            "reconciles end",
+            format!("{MAX_REGISTRY_REQUESTS} requests to registries since one started"),
         );
     }
-    too_much
+    exceeds_limit
 }
 
-/// A pass over a family begins, and sees this spec.
-pub fn pass_begins(cluster: &mut Cluster, key: &Key, generation: i64) {
-    let (at, begun) = (cluster.time.told(), cluster.elapsed());
+/// Records that a reconcile of a family starts and reads this generation.
+pub fn reconcile_starts(cluster: &mut Cluster, key: &Key, generation: i64) {
+    let (at, started_at) = (cluster.time.controller_time(), cluster.elapsed());
     let invariants = &mut cluster.invariants;
-    invariants.asked = 0;
-    invariants.passes_begun += 1;
-    let whole = invariants.passes.get(key).and_then(|last| last.whole);
-    invariants.passes.insert(key.clone(), Pass { generation, at, begun, whole });
+    invariants.registry_requests = 0;
+    invariants.reconciles_started += 1;
+    let last_completed = invariants.reconciles.get(key).and_then(|last| last.last_completed);
+    invariants
+        .reconciles
+        .insert(key.clone(), ReconcileStart { generation, at, started_at, last_completed });
 }
 
-/// A pass over a family comes to its end.
-pub fn pass_ends(cluster: &mut Cluster, key: &Key) {
-    if let Some(pass) = cluster.invariants.passes.get_mut(key) {
-        pass.whole = Some(pass.begun);
+/// Records that a reconcile of a family completes.
+pub fn reconcile_ends(cluster: &mut Cluster, key: &Key) {
+    if let Some(last) = cluster.invariants.reconciles.get_mut(key) {
+        last.last_completed = Some(last.started_at);
     }
 }
 
-/// Notes what every source says now, and which digests of upstreams families use.
-pub fn remember_truth(cluster: &mut Cluster) {
+/// Records the current text of every source, and the digests of upstreams that families use.
+pub fn record_truth(cluster: &mut Cluster) {
     let now = cluster.elapsed();
     let mut truths: Vec<(String, String)> = Vec::new();
     let families: Vec<Key> =
@@ -188,19 +198,21 @@ pub fn remember_truth(cluster: &mut Cluster) {
     for key in families {
         let Some(spec) = cluster.spec(&key) else { continue };
         if spec.policy.cutoff != Cutoff::Never {
-            cluster.invariants.history.spares(&key.name);
+            cluster.invariants.history.record_sparing(&key.name);
         }
         let family = cluster.objects.get(Kind::Family, &key);
         for upstream in &spec.upstreams {
-            let pinned = upstream.hold_at(cluster.time.told()).and_then(|hold| hold.digest.clone());
+            let pinned = upstream
+                .hold_at(cluster.time.controller_time())
+                .and_then(|hold| hold.digest.clone());
             let rows = family
                 .and_then(|family| family["status"]["upstreams"].as_array())
                 .into_iter()
                 .flatten();
             let mut rows = rows.filter(|row| row["name"] == upstream.name.as_str());
             let adopted = rows.find_map(|row| row["adopted"]["digest"].as_str().map(str::to_owned));
-            let standing = cluster.registry.tag(&upstream.image, FOLLOWED).map(str::to_owned);
-            let digest = pinned.or(adopted).or(standing);
+            let current = cluster.registry.tag(&upstream.image, FOLLOWED).map(str::to_owned);
+            let digest = pinned.or(adopted).or(current);
             let leaf =
                 |image: &Image| tags::upstream_of(&repository(&spec, image), &upstream.image);
             truths.extend(
@@ -211,18 +223,21 @@ pub fn remember_truth(cluster: &mut Cluster) {
             let text = text_of(cluster, &image.source);
             truths
                 .extend(text.map(|text| (format!("source of {}", repository(&spec, image)), text)));
-            let parents: Option<Vec<String>> =
-                image.from.iter().map(|edge| parent(cluster, &key, &spec, edge)).collect();
+            let parents: Option<Vec<String>> = image
+                .from
+                .iter()
+                .map(|edge| parent_repository(cluster, &key, &spec, edge))
+                .collect();
             truths.extend(parents.map(|parents| {
                 (format!("parents of {}", repository(&spec, image)), parents.join(" "))
             }));
         }
     }
-    cluster.invariants.history.truths(truths, now);
+    cluster.invariants.history.record_truths(truths, now);
 }
 
-/// The repository of what an edge names, if there is such a thing.
-fn parent(
+/// Returns the repository of the parent that an edge names, if it exists.
+fn parent_repository(
     cluster: &mut Cluster,
     family: &Key,
     spec: &ImageFamilySpec,
@@ -247,14 +262,14 @@ fn parent(
     }
 }
 
-/// What a person reads of a digest or a text.
+/// Shortens a digest or a text for a message.
 pub fn short(value: &str) -> &str {
     let value = value.strip_prefix("sha256:").unwrap_or(value);
     value.get(..12).unwrap_or(value)
 }
 
-/// The controller's memory must not grow with time: called when everything is at rest.
-pub fn memory_is_bounded(cluster: &mut Cluster, context: &Context) {
+/// Checks that the controller's caches do not grow with time, when the system has converged.
+pub fn check_cache_bounds(cluster: &mut Cluster, context: &Context) {
     let named = |family: &Value| {
         let images = family["spec"]["images"].as_array().into_iter().flatten();
         images.filter_map(|image| image["name"].as_str().map(str::to_owned)).collect::<Vec<_>>()
@@ -264,22 +279,20 @@ pub fn memory_is_bounded(cluster: &mut Cluster, context: &Context) {
         .map(|(key, family)| (key.clone(), uid(family).to_owned(), named(family)))
         .collect();
     for (key, uid, images) in families {
-        let memory = context.reconcile_caches.of(&uid);
-        let Ok(memory) = memory.try_lock() else { continue };
-        let asked =
-            images.iter().map(|image| memory.lookups.of(image).len()).max().unwrap_or_default();
+        let cache = context.reconcile_caches.of(&uid);
+        let Ok(cache) = cache.try_lock() else { continue };
+        let lookups =
+            images.iter().map(|image| cache.lookups.of(image).len()).max().unwrap_or_default();
         let lengths = [
-            ("answers", asked, MAX_PUSHES),
-            ("tags", memory.tags.len(), images.len()),
-            ("configMaps", memory.config_maps.len(), images.len()),
+            ("lookups", lookups, MAX_PUSHES),
+            ("tags", cache.tags.len(), images.len()),
+            ("configMaps", cache.config_maps.len(), images.len()),
         ];
-        for (name, length, most) in lengths {
-            if length > most {
-                let message = format!(
-                    "{}: {length} {name} are remembered, and at most {most} may be",
-                    key.name
-                );
-                cluster.violated("memory is bounded", message);
+        for (name, length, limit) in lengths {
+            if length > limit {
+                let message =
+                    format!("{}: {length} {name} are cached, and at most {limit} may be", key.name);
+                cluster.violated("caches are bounded", message);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What may be recorded: bounded statuses, one cascade at a time, upstreams that are adopted only
-//! through their gates.
+//! What may be recorded: bounded statuses, one cascade at a time, and upstreams that are adopted
+//! only through their gates.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{seen, short};
+use super::{reconcile_view, short};
 use crate::{
     cluster::Cluster,
     objects::{Kind, key_of, owner, uid},
 };
 
-/// The most bytes of one status.
-const MAX_STATUS: usize = 96 * 1024;
-/// What times in records may be cut off by.
-const SECOND: Duration = Duration::from_secs(1);
+/// Upper bound on the bytes of a status.
+const MAX_STATUS_BYTES: usize = 96 * 1024;
+/// The precision of times in records.
+const TIME_PRECISION: Duration = Duration::from_secs(1);
 
-/// A cascade was opened.
+/// Checks a new cascade.
 pub fn opened(cluster: &mut Cluster, cascade: &Value) {
     let running = cluster.objects.all(Kind::Cascade).filter(|(_, other)| {
         owner(other) == owner(cascade)
@@ -34,54 +34,56 @@ pub fn opened(cluster: &mut Cluster, cascade: &Value) {
     });
     let running: Vec<String> = running.map(|(key, _)| key.name.clone()).collect();
     if !running.is_empty() {
-        let message = format!("{} beside {}", key_of(cascade).name, running.join(", "));
+        let message = format!("{} concurrently with {}", key_of(cascade).name, running.join(", "));
         cluster.violated("one cascade at a time", message);
     }
-    if let Some(message) = hasty(cluster, cascade) {
-        cluster.violated("cascades begin after the quiet time", message);
+    if let Some(message) = started_too_early(cluster, cascade) {
+        cluster.violated("cascades start after the settle time", message);
     }
 }
 
-/// How a cascade has begun too early that only upstreams have set off, and nobody asked for, in a
-/// family of which something was built before. When they moved is known; when the controller saw
-/// it, from which on the quiet time counts, is later.
-fn hasty(cluster: &Cluster, cascade: &Value) -> Option<String> {
+/// Describes how a cascade started too early. This checks cascades that only upstreams caused and
+/// no user requested, in a family that was built before. The model knows when the upstreams moved;
+/// the settle time counts from when the controller observed it, which is later.
+fn started_too_early(cluster: &Cluster, cascade: &Value) -> Option<String> {
     let opened: CascadeSpec = CascadeSpec::deserialize(&cascade["spec"]).ok()?;
     let key = Key::new(&key_of(cascade).namespace, &opened.family);
-    let (spec, begun) = seen(cluster, &key)?;
-    let asked = |object: &Value| !object["metadata"]["annotations"][labels::REQUEST].is_null();
+    let (spec, started_at) = reconcile_view(cluster, &key)?;
+    let has_request =
+        |object: &Value| !object["metadata"]["annotations"][labels::REQUEST].is_null();
     let of_images =
         cluster.objects.all(Kind::Image).filter(|(_, record)| owner(record) == owner(cascade));
     let of_images: Vec<&Value> = of_images.map(|(_, record)| &**record).collect();
     let family = cluster.objects.get(Kind::Family, &key)?;
-    let asked = asked(family) || of_images.iter().any(|record| asked(record));
+    let requested = has_request(family) || of_images.iter().any(|record| has_request(record));
     let built = of_images.iter().any(|record| record["status"]["digest"].is_string());
     let moved = opened
         .causes
         .iter()
         .all(|cause| cause.type_ == CauseType::Upstream && !cause.from.is_empty());
-    if asked || !built || !moved || opened.supersedes.is_some() || cluster.time.was_skewed() {
+    if requested || !built || !moved || opened.supersedes.is_some() || cluster.time.was_skewed() {
         return None;
     }
     let image = |name: &str| {
         spec.upstreams.iter().find(|upstream| upstream.name == name).map(|found| &found.image)
     };
-    let seen = opened.causes.iter().filter_map(|cause| {
+    let moves = opened.causes.iter().filter_map(|cause| {
         let since = cluster.invariants.history.first_seen(image(&cause.name)?, &cause.to)?;
         Some((since, &cause.name))
     });
-    let (newest, name) = seen.max()?;
-    let quiet = cluster.elapsed().saturating_sub(newest) + SECOND;
+    let (newest, name) = moves.max()?;
+    let quiet = cluster.elapsed().saturating_sub(newest) + TIME_PRECISION;
     let since = cluster.invariants.waiting.get(uid(family));
-    let waited = since.map(|since| begun.duration_since(*since) >= spec.policy.max_settle.signed());
+    let waited =
+        since.map(|since| started_at.duration_since(*since) >= spec.policy.max_settle.signed());
     let early = quiet.as_secs() < u64::from(spec.policy.settle.as_secs()) && waited != Some(true);
-    early.then(|| format!("{} began {quiet:?} after {name} moved", key_of(cascade).name))
+    early.then(|| format!("{} started {quiet:?} after {name} moved", key_of(cascade).name))
 }
 
-/// A status was written; `before` is the object as it was.
+/// Checks a status that was written; `before` is the object before.
 pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object: &Value) {
     cluster.invariants.effects += 1;
-    cluster.invariants.told += u64::from(kind == Kind::Family);
+    cluster.invariants.family_status_writes += u64::from(kind == Kind::Family);
     let status = &object["status"];
     let name = key_of(object).name;
     let mut found: Vec<(&'static str, String)> = Vec::new();
@@ -93,20 +95,17 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
         ("tags", 16),
         ("criticalPath", 64),
     ];
-    for (field, most) in bounds {
+    for (field, limit) in bounds {
         let length = status[field].as_array().map_or(0, Vec::len);
-        if length > most {
+        if length > limit {
             found.push((
                 "statuses are bounded",
-                format!(
-                    "{kind:?} {name}: status.{field} has \
-                {length} entries"
-                ),
+                format!("{kind:?} {name}: status.{field} has {length} entries"),
             ));
         }
     }
     let bytes = status.to_string().len();
-    if bytes > MAX_STATUS {
+    if bytes > MAX_STATUS_BYTES {
         found.push((
             "statuses are bounded",
             format!("{kind:?} {name}: its status has {bytes} bytes"),
@@ -127,25 +126,22 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     let forced = status["requests"].as_array().into_iter().flatten().find(forced);
     if let (Kind::Image, Some(forced), true) = (kind, forced, status["nonce"].is_null()) {
         found.push((
-            "forced rebuilds are remembered",
-            format!(
-                "{name}: {forced}, and there is no \
-            nonce"
-            ),
+            "forced rebuilds are recorded",
+            format!("{name}: {forced}, and there is no nonce"),
         ));
     }
     if kind == Kind::Cascade
         && status["phase"] == "Superseded"
         && !object["spec"]["supersedes"].is_null()
     {
-        found.push(("what supersedes is not superseded", name));
+        found.push(("superseding cascades are not superseded", name));
     }
     if kind == Kind::Image {
-        super::tags::announced(cluster, before, object);
+        super::tags::promotion_recorded(cluster, before, object);
     }
     if kind == Kind::Family {
-        waits(cluster, object);
-        super::remember_truth(cluster);
+        record_waiting(cluster, object);
+        super::record_truth(cluster);
         found.extend(adopted(cluster, before, object));
     }
     for (invariant, message) in found {
@@ -153,27 +149,26 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     }
 }
 
-/// Remembers since when changes of a family wait. A status that announces a cascade does not tell
-/// it any more.
-fn waits(cluster: &mut Cluster, family: &Value) {
+/// Records since when changes of a family wait. A status with a running cascade no longer says it.
+fn record_waiting(cluster: &mut Cluster, family: &Value) {
     let since = family["status"]["pending"]["since"].as_str().and_then(|since| since.parse().ok());
     match since {
-        Some(since) => drop(cluster.invariants.waiting.insert(uid(family).into(), since)),
+        Some(since) => _ = cluster.invariants.waiting.insert(uid(family).into(), since),
         None if family["status"]["cascade"].is_null() => {
-            drop(cluster.invariants.waiting.remove(uid(family)))
+            _ = cluster.invariants.waiting.remove(uid(family))
         }
         None => {}
     }
 }
 
-/// Whether each upstream was adopted through its gates.
+/// Checks that each upstream was adopted through its gates.
 fn adopted(
     cluster: &Cluster,
     before: Option<&Value>,
     family: &Value,
 ) -> Option<(&'static str, String)> {
     let key = key_of(family);
-    let (spec, begun) = seen(cluster, &key)?;
+    let (spec, started_at) = reconcile_view(cluster, &key)?;
     let digest = |family: &Value, upstream: &Upstream| {
         let rows = family["status"]["upstreams"].as_array().into_iter().flatten();
         let mut rows = rows.filter(|row| row["name"] == upstream.name.as_str());
@@ -184,7 +179,7 @@ fn adopted(
         if old == new {
             return None;
         }
-        let why = refused(cluster, &key, before?, upstream, &new, begun)?;
+        let why = refused(cluster, &key, before?, upstream, &new, started_at)?;
         let message = format!(
             "{} of {}: {} to {}, and {why}",
             upstream.name,
@@ -196,14 +191,14 @@ fn adopted(
     })
 }
 
-/// Why a digest must not be adopted.
+/// Returns why a digest must not be adopted.
 fn refused(
     cluster: &Cluster,
     family: &Key,
     before: &Value,
     upstream: &Upstream,
     digest: &str,
-    begun: Timestamp,
+    started_at: Timestamp,
 ) -> Option<String> {
     let rows = before["status"]["upstreams"].as_array().into_iter().flatten();
     let manual = rows
@@ -212,12 +207,12 @@ fn refused(
         .map(|row| row["hold"].clone());
     let manual = manual.filter(|hold| !hold.is_null());
     let request = before["metadata"]["annotations"][labels::REQUEST].as_str().unwrap_or_default();
-    if let Some(hold) = upstream.hold_at(begun) {
+    if let Some(hold) = upstream.hold_at(started_at) {
         return (hold.digest.as_deref() != Some(digest)).then(|| format!("{hold:?}"));
     }
     if let Some(hold) = manual {
         let until: Option<Timestamp> = hold["until"].as_str().and_then(|until| until.parse().ok());
-        if until.is_none_or(|until| begun < until)
+        if until.is_none_or(|until| started_at < until)
             && hold["digest"] != digest
             && !request.contains("Unhold")
         {
@@ -228,16 +223,16 @@ fn refused(
     if request.contains("\"Hold\"") {
         return None;
     }
-    let agreed = (family.name.clone(), upstream.name.clone(), digest.to_owned());
-    if upstream.approval == Approval::Manual && !cluster.invariants.approved.contains(&agreed) {
-        return Some("nobody agreed to it".into());
+    let approval = (family.name.clone(), upstream.name.clone(), digest.to_owned());
+    if upstream.approval == Approval::Manual && !cluster.invariants.approved.contains(&approval) {
+        return Some("no user approved it".into());
     }
     let pinned = format!("{}@{digest}", upstream.image);
     if !upstream.platforms.is_empty() && !cluster.registry.offers_all(&pinned) {
         return Some("it lacks a platform".into());
     }
     let since = cluster.invariants.history.first_seen(&upstream.image, digest)?;
-    let age = (cluster.elapsed().saturating_sub(since) + SECOND).as_secs();
-    let young = age < u64::from(upstream.minimum_age.as_secs()) && !cluster.time.was_skewed();
-    young.then(|| format!("it is {age} s old"))
+    let age = (cluster.elapsed().saturating_sub(since) + TIME_PRECISION).as_secs();
+    let too_young = age < u64::from(upstream.minimum_age.as_secs()) && !cluster.time.was_skewed();
+    too_young.then(|| format!("it is {age} s old"))
 }

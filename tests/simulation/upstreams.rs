@@ -1,0 +1,59 @@
+//! Moves of upstreams: which digests their tags point to.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    cluster::{Cluster, Event},
+    random::Random,
+    registry::{Content, OTHER_PLATFORM, PLATFORM, layer},
+    scene::upstream_repository,
+    script::{FOLLOWED, Move},
+};
+
+/// Moves the tag of an upstream.
+pub fn move_upstream(cluster: &mut Cluster, upstream: usize, how: Move) {
+    let name = upstream_repository(upstream);
+    let number = cluster.invariants.history.next_number();
+    cluster.invariants.history.forget_incomplete(&name);
+    let current = cluster.registry.tag(&name, FOLLOWED).map(str::to_owned);
+    let mut random = Random::of(cluster.seed, &format!("{name} {number}"));
+    let layers = match (how, &current) {
+        (Move::Same, Some(current)) => {
+            cluster.registry.layers(&format!("{name}@{current}")).unwrap_or_default().to_vec()
+        }
+        _ => (0..random.within(1..3))
+            .map(|place| layer(&[&name, &number.to_string(), &place.to_string()]))
+            .collect(),
+    };
+    let annotations = BTreeMap::new();
+    let repository = cluster.registry.repository(&name);
+    let digest = if how == Move::Back {
+        match cluster.invariants.history.previous_digest(&name) {
+            Some(previous) => previous,
+            None => return,
+        }
+    } else {
+        let mut images = Vec::new();
+        for architecture in [PLATFORM, OTHER_PLATFORM] {
+            let content = Content { architecture, layers: layers.clone(), created: number };
+            images.push((repository.push(&content, &annotations), architecture));
+        }
+        if how == Move::Incomplete {
+            let complete = repository.push_index(&images);
+            let pause = random.pause(60_000..1_200_000);
+            cluster.invariants.history.record_completion(&name, &complete);
+            cluster.schedule(pause, Event::Completes(name.clone(), complete));
+            images.truncate(1);
+        }
+        cluster.registry.repository(&name).push_index(&images)
+    };
+    set_upstream(cluster, &name, &digest);
+}
+
+/// Sets the tag of an upstream to a digest.
+pub fn set_upstream(cluster: &mut Cluster, name: &str, digest: &str) {
+    cluster.note(format_args!("upstream {name} at {digest}"));
+    cluster.registry.repository(name).tags.insert(FOLLOWED.into(), digest.into());
+    let now = cluster.elapsed();
+    cluster.invariants.history.moved(name, digest, now);
+}
