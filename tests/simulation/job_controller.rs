@@ -385,9 +385,7 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
         (false, _) => PushResult::NotPushed,
     };
     let container_name = if work.is_check() { "check" } else { "build" };
-    let failed = |state: Value| {
-        json!({"phase": "Failed", "containerStatuses": [container(container_name, state)]})
-    };
+    let failed = |state: Value| json!({"phase": "Failed", "containerStatuses": [container(container_name, state)]});
     let prepare = |error: error::PrepareError| {
         let state = ended(1, "Error", &error.write());
         json!({"phase": "Failed", "initContainerStatuses": [container("prepare", state)]})

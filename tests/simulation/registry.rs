@@ -176,9 +176,7 @@ impl Repository {
     /// Stores an image for one platform and returns its digest.
     pub fn push(&mut self, content: &Content, annotations: &BTreeMap<String, String>) -> String {
         let config = content.config();
-        let descriptor = |media_type: &str, digest: &str, size: usize| {
-            json!({"mediaType": media_type, "digest": digest, "size": size})
-        };
+        let descriptor = |media_type: &str, digest: &str, size: usize| json!({"mediaType": media_type, "digest": digest, "size": size});
         let config_digest = Digest::of(&config).to_string();
         let layers: Vec<Value> = content
             .layers
