@@ -1,4 +1,4 @@
-//! `BuildStrategy`: how a build runs, as data, written by platform admins only.
+//! `BuildStrategy`: how a build runs, as data that only platform administrators write.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -7,13 +7,14 @@ use serde_json::Value;
 
 use crate::api::Duration;
 
-/// How a build runs: a pod template whose strings are templates over a documented set of variables.
+/// Describes how a build runs: a pod template whose strings are templates over a documented set of
+/// variables.
 ///
-/// Cluster-scoped and written by platform admins only. A family's author names a strategy and sets
-/// its declared parameters, and can never add a field to the pod: templates are rendered inside of
-/// parsed strings. The controller adds to the pod the step `prepare`, the volume `workspace` (the
-/// build context) and the volume `docker-config` (the merged credentials). The variables stand in
-/// `docs/strategies.md`.
+/// A strategy is cluster-scoped and written by platform administrators only. The author of a family
+/// names a strategy and sets its declared parameters, and can never add a field to the pod, because
+/// templates are rendered inside of parsed strings. The controller adds the init container
+/// `prepare`, the volume `workspace` (the build context) and the volume `docker-config` (the merged
+/// credentials) to the pod. `docs/strategies.md` lists the variables.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
@@ -24,40 +25,44 @@ use crate::api::Duration;
     category = "groundswell",
     derive = "PartialEq",
     derive = "Default",
-    doc = "How a build runs: a pod template whose strings are templates over a documented set of \
-           variables.",
+    doc = "BuildStrategy describes how a build runs: a pod template whose strings are templates \
+           over a documented set of variables. Written by platform administrators only.",
     printcolumn(name = "Description", type_ = "string", json_path = ".spec.description"),
     printcolumn(name = "Timeout", type_ = "string", json_path = ".spec.timeout"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct BuildStrategySpec {
-    /// What it is for, in a sentence.
+    /// Purpose of the strategy, in one sentence. At most 512 characters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512))]
     pub description: String,
 
-    /// Parameters that a family may set.
+    /// Parameters that a family may set. At most 32 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
     pub parameters: Vec<Parameter>,
 
-    /// The longest that one build may run; then it has failed.
+    /// Maximum duration of one build. A build that runs longer fails. Defaults to 1 hour.
     #[serde(default = "default_timeout")]
     pub timeout: Duration,
 
-    /// How long a finished Job is kept, with its pod and its log.
+    /// How long a finished Job is kept, with its pod and its log. Defaults to 1 hour.
     #[serde(default = "default_ttl_after_finished")]
     pub ttl_after_finished: Duration,
 
-    /// Whether the build must run in a user namespace of its own. With `Required`, a build is
-    /// refused where the API server or the node does not give it one, and never runs with a
-    /// capability on the host by accident.
+    /// Whether the build must run in a user namespace of its own. `Required` rejects a build if the
+    /// API server or the node gives it none, so that it never runs with a capability on the host by
+    /// accident. `NotRequired` leaves the decision to the template. Defaults to `Required`.
     #[serde(default)]
     pub user_namespace: UserNamespace,
 
-    /// The pod template: `metadata` (labels and annotations) and `spec`. Every string in it is a
-    /// template. A list item that is one expression with a list as its value becomes as many items.
+    /// Pod template with `metadata` (labels and annotations) and `spec`. Every string in it is a
+    /// template. A list item that is one expression with a list as its value is replaced by the
+    /// items of that list.
     #[schemars(schema_with = "pod_template_schema")]
     pub template: Value,
 }
@@ -65,33 +70,39 @@ pub struct BuildStrategySpec {
 /// A parameter of a strategy.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameter {
-    /// Its name, for `{{ parameters.NAME }}`.
+    /// Name of the parameter, for `{{ parameters.NAME }}`. At most 63 letters, digits and
+    /// underscores, not starting with a digit.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub name: String,
 
-    /// Its value where the family sets none.
+    /// Value of the parameter if the family sets none. Defaults to the empty string.
     #[serde(default)]
     #[schemars(length(max = 1024))]
     pub default: String,
 
-    /// What it does.
+    /// Description of what the parameter does. At most 512 characters.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512))]
     pub description: String,
 
-    /// The values that it may have; any, if empty.
+    /// Values that the parameter may have. Any value is allowed if empty. At most 32 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), inner(length(max = 1024)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(
+        length(max = 32),
+        inner(length(max = 1024)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub allowed: Vec<String>,
 }
 
 /// Whether a build must run in a user namespace of its own.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum UserNamespace {
-    /// The template must say `hostUsers: false`, and a build that would not get it is refused.
+    /// The template must set `hostUsers: false`, and a build that would not get a user namespace is
+    /// rejected.
     #[default]
     Required,
-    /// The template decides; for strategies that need no capability, or that an admin made
+    /// The template decides. For strategies that need no capability, or that an administrator made
     /// privileged on purpose.
     NotRequired,
 }

@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Duration, ImageCounts, ImageState};
 
-/// The most causes that a `Cascade` lists; each image's own stand in its result.
+/// Maximum number of causes that a `Cascade` lists. The causes of each image are in its result.
 pub const MAX_CAUSES: usize = 64;
 
-/// The record of one cascade of builds: why, what, and how it ended. Made and kept by the
-/// controller.
+/// Describes one cascade of builds: what caused it and which images it plans to build. Created and
+/// updated by the controller.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
@@ -24,8 +24,8 @@ pub const MAX_CAUSES: usize = 64;
     status = "CascadeStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "The record of one cascade of builds: why, what, and how it ended. Made and kept by the \
-           controller.",
+    doc = "Cascade is the record of one cascade of builds: its causes, its images and its outcome. \
+           Created and updated by the controller.",
     selectable = ".spec.family",
     printcolumn(name = "Family", type_ = "string", json_path = ".spec.family"),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
@@ -38,148 +38,153 @@ pub const MAX_CAUSES: usize = 64;
 )]
 #[serde(rename_all = "camelCase", default)]
 pub struct CascadeSpec {
-    /// The family's name.
+    /// Name of the `ImageFamily`.
     pub family: String,
 
-    /// What set the cascade off; at most 64 entries.
+    /// Changes that caused the cascade. At most 64 entries.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<Cause>,
 
-    /// The cascade that this one has taken the place of, where `policy.supersede` is `Cancel`.
+    /// Name of the cascade that this one replaced, if `policy.supersede` is `Cancel`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub supersedes: Option<String>,
 
-    /// The images that it is about to build, level by level, parents first.
+    /// Names of the images that the cascade plans to build, one list per level, parents first.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub levels: Vec<Vec<String>>,
 }
 
-/// How a cascade goes, or went.
+/// State of a cascade, written by the controller.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CascadeStatus {
-    /// Whether it runs, and how it ended.
+    /// Phase of the cascade: `Running`, `Complete` if every planned image is current or held,
+    /// `Incomplete` if some images failed, were cancelled or blocked, or are left to the next
+    /// cascade, and `Superseded` if another cascade replaced it.
     pub phase: CascadePhase,
 
-    /// When it began.
+    /// Time at which the cascade started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub started_at: Option<Timestamp>,
 
-    /// When it ended.
+    /// Time at which the cascade finished.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub finished_at: Option<Timestamp>,
 
-    /// How long it took.
+    /// Time that the cascade took, set when it has finished.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration: Option<Duration>,
 
-    /// How many of its images are in which state.
+    /// Number of its images in each state.
     pub counts: ImageCounts,
 
-    /// The images that it has touched.
-    #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    /// Results of the images that the cascade has processed. At most 1000 entries.
+    #[schemars(
+        length(max = 1000),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
     pub images: Vec<ImageResult>,
 
-    /// The chain of builds that took longest, from the first to the last image; set when the
-    /// cascade has ended.
+    /// Names of the images on the chain of builds that took longest, from the first to the last.
+    /// Set when the cascade has finished.
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub critical_path: Vec<String>,
 
-    /// The outcome in words.
+    /// Human-readable summary of the outcome.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub outcome: String,
 
-    /// What is left out of this record for want of room; empty if nothing is.
+    /// What this record omits because its size is bounded. Empty if it omits nothing.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub note: String,
 }
 
-/// Whether a cascade runs, and how it ended.
+/// Phase of a cascade.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum CascadePhase {
-    /// It runs.
+    /// The cascade is running.
     #[default]
     Running,
-    /// Every image that it was about to build is current, or held.
+    /// Every image that the cascade planned to build is current or held.
     Complete,
     /// Some images failed, were cancelled or blocked by failed ones, or are left to the next
     /// cascade.
     Incomplete,
-    /// An upstream moved while it ran, and another cascade has taken its place.
+    /// An upstream moved during the cascade, and another cascade replaced it.
     Superseded,
 }
 
-/// One image in a cascade.
+/// Result of one image in a cascade.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImageResult {
-    /// The image's name.
+    /// Name of the image.
     pub name: String,
-    /// Its state, when last seen in this cascade.
+    /// State of the image when it was last observed in this cascade.
     pub state: ImageState,
-    /// How many builds were started for it in this cascade, retries included.
+    /// Number of builds that this cascade started for the image, retries included.
     pub builds: i32,
-    /// The number of its build.
+    /// Number of the image's build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<i64>,
-    /// The digest that it came to.
+    /// Digest that the build produced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// A hash of what was its own in the last good build of this cascade: source, spec, strategy,
-    /// request. The cascade builds it again only if that changes.
+    /// Hash of the image's own inputs (source, spec, strategy, request) in the last verified build
+    /// of this cascade. The cascade builds the image again only if the hash changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub own_inputs: Option<String>,
-    /// When its first build was started.
+    /// Time at which the first build of the image started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub started_at: Option<Timestamp>,
-    /// When it became current, or failed.
+    /// Time at which the image became current or failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub finished_at: Option<Timestamp>,
-    /// Why it was built, or why it was spared, in words.
+    /// Human-readable reason why the image was built, or why its build was spared.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
-    /// Why it was built, as data, down to what changed first.
+    /// Changes that caused the build, traced to what changed first. At most 8 entries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<Cause>,
-    /// Whether its causes, or the sentence too, are left out, for the record has room for no more.
-    /// Its `ManagedImage` has both.
+    /// Whether `causes`, and possibly `why`, are omitted because the size of the record is bounded.
+    /// The `ManagedImage` has both.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shortened: bool,
-    /// Whether it was planned and not built, or built and found to be the same as before.
+    /// Whether the image was planned and not built, or was built and found unchanged.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub spared: bool,
 }
 
-/// Why an image is stale.
+/// A change that makes an image stale.
 #[derive(
     JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord,
 )]
 #[serde(rename_all = "camelCase", default)]
 pub struct Cause {
-    /// What kind of thing changed.
+    /// Type of the change: `Upstream`, `Parent`, `Source`, `Spec`, `Strategy` or `Manual`.
     #[serde(rename = "type")]
     pub type_: CauseType,
-    /// Its name: of the upstream, the parent image, the image whose source or spec changed, the
-    /// strategy.
+    /// Name of what changed: the upstream, the parent image, the strategy, or the image whose
+    /// source or spec changed.
     pub name: String,
-    /// Its old value: a digest, a revision or a hash; empty if there was none.
+    /// Old value: a digest, a revision or a hash. Empty if there was none.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub from: String,
-    /// Its new value.
+    /// New value.
     pub to: String,
-    /// The images through which it reached this one, topmost first; empty where it changed an input
-    /// of the image itself.
+    /// Images through which the change reached this image, topmost first. Empty if it changed an
+    /// input of the image itself. At most 16 entries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub via: Vec<String>,
 }
 
-/// What kind of thing changed.
+/// Type of a change.
 #[derive(
     JsonSchema,
     Serialize,
@@ -206,6 +211,6 @@ pub enum CauseType {
     Spec,
     /// The strategy changed.
     Strategy,
-    /// A person asked for a rebuild.
+    /// A user requested a rebuild.
     Manual,
 }

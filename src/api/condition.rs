@@ -18,11 +18,11 @@ pub const STALLED: &str = "Stalled";
 /// more than a user reads.
 pub const MAX_MESSAGE: usize = 1024;
 
-/// Defines the reason constants and, beside each, its [`ReasonClass`].
+/// Defines the reason constants and the [`ReasonClass`] of each.
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $name:ident = $text:literal: $class:ident;)+) => {
-        /// Reasons of conditions and Events. A reason says what happened. The message beside it
-        /// names the object and the field, and says what to do.
+        /// Reasons of conditions and Events. A reason says what happened. Its message names the
+        /// object and the field, and says what to do.
         pub mod reason {
             $($(#[doc = $doc])+ pub const $name: &str = $text;)+
         }

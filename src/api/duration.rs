@@ -1,4 +1,4 @@
-//! A length of time as people write it in manifests: `30s`, `10m`, `1h30m`.
+//! Lengths of time as users write them in manifests: `30s`, `10m`, `1h30m`.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -7,33 +7,33 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// A non-negative length of time with a resolution of one second.
 ///
-/// Written as one to three numbers with a unit, largest unit first: `h`, `m`, `s`. At most 99999 of
-/// a unit.
+/// It is written as one to three numbers with a unit, largest unit first: `h`, `m`, `s`. Each
+/// number has at most 5 digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Duration(u32);
 
-/// Why a text is not a [`Duration`].
+/// Error of a text that is not a [`Duration`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "`{0}` is not a duration: write hours, minutes and seconds in this order, as in 1h30m, 10m \
-         or 45s"
+    "`{0}` is not a duration: write hours, minutes and seconds in this order, as in 1h30m, 10m or \
+     45s"
 )]
 pub struct ParseDurationError(String);
 
 impl Duration {
-    /// A duration of this many seconds.
+    /// Returns a duration of this many seconds.
     #[must_use]
     pub const fn from_secs(seconds: u32) -> Self {
         Self(seconds)
     }
 
-    /// Its length in whole seconds.
+    /// Returns the length in whole seconds.
     #[must_use]
     pub const fn as_secs(self) -> u32 {
         self.0
     }
 
-    /// The same length for arithmetic on [`jiff::Timestamp`]s.
+    /// Returns the same length for arithmetic on [`jiff::Timestamp`]s.
     #[must_use]
     pub fn signed(self) -> jiff::SignedDuration {
         jiff::SignedDuration::from_secs(i64::from(self.0))
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_and_writes_what_people_write() {
+    fn durations_parse_and_print() {
         for (text, seconds, shown) in [
             ("30s", 30, "30s"),
             ("10m", 600, "10m"),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest() {
+    fn other_texts_are_rejected() {
         for text in ["", "5", "m", "5d", "1m1h", "1m1m", "123456s", "-1s", "1.5h", "5 m"] {
             assert!(text.parse::<Duration>().is_err(), "{text}");
         }

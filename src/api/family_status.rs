@@ -1,4 +1,4 @@
-//! The status of an `ImageFamily`: a summary of bounded size, never a row per image.
+//! The status of an `ImageFamily`: a summary of bounded size that never lists every image.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -7,271 +7,272 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{HandledRequest, ImageState};
 
-/// The most entries of [`ImageFamilyStatus::attention`].
+/// Maximum number of entries of [`ImageFamilyStatus::attention`].
 pub const MAX_ATTENTION: usize = 20;
 
-/// What the controller knows of a family, in short. A row per image stands in the family's
-/// `ManagedImage`s.
+/// Summary of a family, written by the controller. Each image has its own `ManagedImage`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ImageFamilyStatus {
-    /// The generation of the spec that this status speaks of.
+    /// Generation of the spec that this status refers to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `Reconciling` and `Stalled`.
+    /// Conditions `Ready`, `Reconciling` and `Stalled`.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 
-    /// The upstreams: what was seen, and what builds use.
+    /// State of each upstream.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub upstreams: Vec<UpstreamStatus>,
 
-    /// How many images are in which state.
+    /// Number of images in each state.
     pub counts: ImageCounts,
 
-    /// Changes that wait for a cascade: for the quiet time to pass, and for what else keeps it from
-    /// beginning.
+    /// Changes for which no cascade has started yet, because `policy.settle` has not passed or
+    /// something else prevents the start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
 
-    /// The cascade that runs.
+    /// Cascade that is running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cascade: Option<RunningCascade>,
 
-    /// Whether builds may start by `policy.windows`, and until when.
+    /// State of `policy.windows`. Not set without windows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowStatus>,
 
-    /// Why no build is started: set while the breaker is open.
+    /// Why no further build starts. Set while the breaker is open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerStatus>,
 
-    /// The id of the request that was handled last.
+    /// Id of the request that was handled last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_handled_request: Option<String>,
 
-    /// The requests that were handled, newest first; at most 10.
+    /// Requests that were handled, newest first. At most 10 entries.
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub requests: Vec<HandledRequest>,
 
-    /// The first images, at most 20, that need a person.
+    /// Images that need a user to change something. Lists the first 20.
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub attention: Vec<Attention>,
 }
 
-/// What was seen of an upstream, and what builds use.
+/// State of an upstream.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct UpstreamStatus {
-    /// The upstream's name.
+    /// Name of the upstream.
     pub name: String,
 
-    /// The reference that is watched.
+    /// Reference that is watched, as `<image>:<tag>`.
     pub reference: String,
 
-    /// The digest that builds use.
+    /// Digest that builds use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adopted: Option<AdoptedDigest>,
 
-    /// A newer digest that builds do not use yet.
+    /// Newer digest that builds do not use yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub candidate: Option<CandidateDigest>,
 
-    /// The digest that a person agreed to, where `approval` is `Manual`.
+    /// Digest that a user approved, if `approval` is `Manual`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalRecord>,
 
-    /// A hold that a request has set. It lasts until a request takes it away, or until its end.
+    /// Hold that a request has set. It lasts until a request ends it, or until its own end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<ManualHold>,
 
-    /// Why the candidate is not used, or why nothing could be seen; a reason constant.
+    /// Reason constant that explains why the candidate is not adopted, or why no digest could be
+    /// looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 
-    /// The same in words.
+    /// Human-readable explanation of `reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// The digest of an upstream that builds use.
+/// Digest of an upstream that builds use.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AdoptedDigest {
-    /// The digest; of the index, where the tag names one.
+    /// The digest. It is that of the index if the tag points to one.
     pub digest: String,
 
-    /// When it was first seen.
+    /// Time at which the digest was first observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub first_seen: Option<Timestamp>,
 
-    /// When builds began to use it.
+    /// Time at which builds began to use the digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub since: Option<Timestamp>,
 }
 
-/// A digest of an upstream that was seen, and that builds do not use yet.
+/// Digest of an upstream that was observed and that builds do not use yet.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CandidateDigest {
-    /// The digest; of the index, where the tag names one.
+    /// The digest. It is that of the index if the tag points to one.
     pub digest: String,
 
-    /// When it was first seen.
+    /// Time at which the digest was first observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub first_seen: Option<Timestamp>,
 }
 
-/// A person's agreement to a digest.
+/// A user's approval of a digest.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct ApprovalRecord {
-    /// The digest.
+    /// Digest that was approved.
     pub digest: String,
 
-    /// Who agreed, as the request says.
+    /// Name of the user who approved the digest, as given in the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 
-    /// When.
+    /// Time of the approval.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub at: Option<Timestamp>,
 }
 
-/// A hold that a request has set.
+/// Hold that a request has set.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct ManualHold {
-    /// The digest that builds use while the hold lasts; for upstreams only.
+    /// Digest that builds use while the hold lasts. Set for upstreams only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 
-    /// When it ends by itself.
+    /// Time at which the hold ends. Without it, the hold lasts until a request ends it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<Timestamp>,
 
-    /// Why.
+    /// Reason for the hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 
-    /// Who set it, as the request says.
+    /// Name of the user who set the hold, as given in the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
 
-    /// When it was set.
+    /// Time at which the hold was set.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub since: Option<Timestamp>,
 }
 
-/// Whether builds may start by the windows of the policy.
+/// Whether builds may start according to `policy.windows`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct WindowStatus {
     /// Whether a window is open.
     pub open: bool,
 
-    /// When that changes.
+    /// Time at which `open` changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<Timestamp>,
 }
 
-/// An open breaker.
+/// State of an open breaker.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BreakerStatus {
-    /// When the failure was seen that opened it.
+    /// Time at which the failure that opened the breaker was observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub since: Option<Timestamp>,
 
-    /// What the failed builds have in common.
+    /// Cause that the failed builds have in common.
     pub cause: String,
 
-    /// The images that failed; at most 10.
+    /// Names of the images that failed. At most 10 entries.
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub failures: Vec<String>,
 
-    /// When one build is let through; none where no image is left to be tried before the next
+    /// Time at which one trial build starts. Not set if no image is left to try before the next
     /// cascade.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub probe_at: Option<Timestamp>,
 }
 
-/// How many images are in which state.
+/// Number of images in each state.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct ImageCounts {
-    /// All images of the family.
+    /// Number of all images.
     pub total: i32,
-    /// Built from the inputs as they are now.
+    /// Number of images that are built from their current inputs.
     pub current: i32,
-    /// Stale and allowed to build, or held back only by a gate.
+    /// Number of stale images that are ready to build, or that only a gate prevents from building.
     pub queued: i32,
-    /// Waiting for a parent or an input.
+    /// Number of images that wait for a parent or an input.
     pub waiting: i32,
-    /// With a build that runs.
+    /// Number of images with a running build.
     pub building: i32,
-    /// With a build that has ended and whose result is being checked.
+    /// Number of images whose build has finished and whose result is being checked.
     pub checking: i32,
-    /// Kept where they are by a person, though an input has changed.
+    /// Number of stale images that a user holds at their current digest.
     pub held: i32,
-    /// Below a failed image.
+    /// Number of images that are built on a failed image.
     pub blocked: i32,
-    /// Failed, until an input changes.
+    /// Number of images that failed and stay so until an input changes, the next cascade starts, or
+    /// a user requests a retry.
     pub failed: i32,
 }
 
-/// Changes that wait for a cascade: for the quiet time to pass, and for what else keeps it from
-/// beginning.
+/// Changes for which no cascade has started yet, because `policy.settle` has not passed or
+/// something else prevents the start.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pending {
-    /// What has changed, as a hash: a new value starts the quiet time anew.
+    /// Hash of what has changed. A new value restarts the quiet time.
     pub change: String,
 
-    /// When the first of the changes was seen.
+    /// Time at which the first of the changes was observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub since: Option<Timestamp>,
 
-    /// When the last of the changes was seen.
+    /// Time at which the last of the changes was observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub last_change: Option<Timestamp>,
 }
 
-/// The cascade that runs.
+/// Cascade that is running.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunningCascade {
-    /// The name of its `Cascade`.
+    /// Name of the `Cascade`.
     pub name: String,
 
-    /// When it began.
+    /// Time at which the cascade started.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub started_at: Option<Timestamp>,
 }
 
-/// An image that needs a person.
+/// An image that needs a user to change something.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Attention {
-    /// The image's name.
+    /// Name of the image.
     pub image: String,
-    /// Its state.
+    /// State of the image.
     pub state: ImageState,
-    /// Why; a reason constant.
+    /// Reason constant that explains `state`.
     pub reason: String,
-    /// The same in words, shortened.
+    /// Human-readable explanation of `reason`, shortened.
     pub message: String,
 }
 
@@ -284,13 +285,13 @@ mod tests {
         request::{MAX_BY, MAX_ID, MAX_REASON, RequestAction},
     };
 
-    /// A text of so many characters, each as long as one can be.
+    /// Returns a text of this many characters, each as long in UTF-8 as one can be.
     fn text(characters: usize) -> String {
         "\u{1f9ca}".repeat(characters)
     }
 
     #[test]
-    fn the_longest_status_is_far_from_what_the_api_server_takes() {
+    fn the_longest_status_is_far_below_the_limit_of_the_api_server() {
         let (at, digest) = (Some(Timestamp::MAX), "d".repeat(71));
         let upstream = |index: usize| UpstreamStatus {
             name: format!("{index:063}"),

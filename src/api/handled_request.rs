@@ -1,7 +1,8 @@
-//! The record of a request: that it was looked at, and what came of it, so that it is done once.
+//! The record of a handled request and its outcome, which ensures that a request is carried out
+//! once.
 //!
-//! Statuses list the last [`MAX_REQUESTS`] of these. A request whose id stands among them is not
-//! looked at again.
+//! Statuses list the last [`MAX_REQUESTS`] records. A request whose id is among them is not handled
+//! again.
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -10,48 +11,51 @@ use sha2::{Digest as _, Sha256};
 
 use crate::api::{Request, RequestAction, RequestError, condition::shorten, request::UNREADABLE};
 
-/// The most handled requests that a status lists, newest first.
+/// Maximum number of handled requests that a status lists, newest first.
 pub const MAX_REQUESTS: usize = 10;
-/// The most characters of the message that is recorded with a handled request.
+/// Maximum length in characters of the message that is recorded with a handled request.
 pub const MAX_HANDLED_MESSAGE: usize = 512;
 
-/// A request that was looked at, and what came of it.
+/// A request that was handled, and its outcome.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HandledRequest {
-    /// Its id; for an annotation that is no request, `unreadable-` and a hash of it.
+    /// Id of the request. An annotation that could not be read is recorded as `unreadable-` and a
+    /// hash of its value. At most 64 characters.
     #[schemars(length(max = 64))]
     pub id: String,
-    /// What was asked for; missing, if that could not be read.
+    /// Action that was requested. Not set if the annotation could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<RequestAction>,
-    /// Whether it was done.
+    /// Outcome: `Done` if the request was carried out, `Refused` if it was not and will not be.
     pub outcome: RequestOutcome,
-    /// What was done, or why it was not, in words.
+    /// Human-readable description of what was done, or of why the request was refused. At most 512
+    /// characters.
     #[schemars(length(max = 512))]
     pub message: String,
-    /// Who asked, as they said; not proved.
+    /// Name of the user who made the request, as given in the request and not verified. At most 128
+    /// characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub by: Option<String>,
-    /// When it was looked at.
+    /// Time at which the request was handled.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub at: Option<Timestamp>,
 }
 
-/// Whether a request was done.
+/// Outcome of a request.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RequestOutcome {
-    /// It was done.
+    /// The request was carried out.
     #[default]
     Done,
-    /// It was not, and will not be: the message says why.
+    /// The request was not carried out and will not be. The message says why.
     Refused,
 }
 
 impl Request {
-    /// The record of what came of it. The message is cut at [`MAX_HANDLED_MESSAGE`] characters.
+    /// Returns the record of the outcome. The message is cut at [`MAX_HANDLED_MESSAGE`] characters.
     #[must_use]
     pub fn handled(&self, outcome: RequestOutcome, message: &str, at: Timestamp) -> HandledRequest {
         HandledRequest {
@@ -66,8 +70,9 @@ impl Request {
 }
 
 impl HandledRequest {
-    /// The record of an annotation that is no request. Its id is a hash of the value, so that it is
-    /// told once, and so that the id that was meant is still free when the value is corrected.
+    /// Returns the record of an annotation that is not a request. Its id is a hash of the value, so
+    /// that it is reported once, and so that the intended id can still be used when the value is
+    /// corrected.
     #[must_use]
     pub fn unreadable(value: &str, error: &RequestError, at: Timestamp) -> Self {
         Self {
@@ -81,20 +86,20 @@ impl HandledRequest {
     }
 }
 
-/// The id under which an annotation that is no request is recorded.
+/// Returns the id under which an annotation that is not a request is recorded.
 #[must_use]
 pub fn unreadable_id(value: &str) -> String {
     let hash = hex::encode(Sha256::digest(value.as_bytes()));
     format!("{UNREADABLE}{}", hash.get(..12).unwrap_or_default())
 }
 
-/// Whether a request of this id was handled: the list has it.
+/// Returns whether the list has a request with this id.
 #[must_use]
 pub fn is_handled(requests: &[HandledRequest], id: &str) -> bool {
     requests.iter().any(|handled| handled.id == id)
 }
 
-/// Puts a record in front of the others, and lets go of the oldest beyond [`MAX_REQUESTS`].
+/// Inserts a record at the front and removes the oldest beyond [`MAX_REQUESTS`].
 pub fn record(requests: &mut Vec<HandledRequest>, handled: HandledRequest) {
     requests.insert(0, handled);
     requests.truncate(MAX_REQUESTS);
@@ -123,13 +128,13 @@ mod tests {
         assert_eq!(
             requests[0].at.map(Timestamp::subsec_nanosecond),
             Some(0),
-            "what is read back equals what was written"
+            "the API server stores whole seconds"
         );
         assert!(is_handled(&requests, "r1") && !is_handled(&requests, "r0"));
     }
 
     #[test]
-    fn an_unreadable_annotation_is_recorded_under_a_hash_and_uses_up_no_id() {
+    fn an_unreadable_annotation_is_recorded_under_its_hash() {
         let at = Timestamp::UNIX_EPOCH;
         let value = r#"{"id": "r1", "action": "Rebuild"}"#;
         let error = Request::parse(value).expect_err("no request");

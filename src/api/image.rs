@@ -1,4 +1,4 @@
-//! Images: the members of a family, built by us.
+//! Images: the members of a family, built by Groundswell.
 
 use std::collections::BTreeMap;
 
@@ -9,19 +9,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Duration, Rollout, Source, StrategyRef};
 
-/// A member of a family, built by Groundswell.
+/// An image of a family, built by Groundswell.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.from.filter(e, !has(e.use) || e.use == 'Base').size() <= 1")
-        .message("an image has one base: mark the other entries of `from` with `use: BuildStage`")
+        .message("an image has one base: set `use: BuildStage` in the other entries of `from`")
 )]
 pub struct Image {
-    /// Its name in this family; a DNS label.
+    /// Name of the image, unique within the family. A DNS label of 1 to 63 characters.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 
-    /// The last part of its repository, where that is not the image's name.
+    /// Last part of the image's repository, which is `<repository of the family>/<path>`. Defaults
+    /// to the image's name. At most 128 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 128),
@@ -29,61 +30,76 @@ pub struct Image {
     )]
     pub path: Option<String>,
 
-    /// What it is made from: one entry for every image that the Dockerfile names in a `FROM` or a
-    /// `COPY --from`.
+    /// Images that the image is built from: one entry for every image that the Dockerfile names in
+    /// a `FROM` or a `COPY --from`. 1 to 32 entries, at most one of them with `use: Base`.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub from: Vec<Edge>,
 
-    /// Where its Dockerfile and the files beside it come from.
+    /// Origin of the Dockerfile and its build context.
     pub source: Source,
 
-    /// Build arguments. They are part of the image's history: not for secrets.
+    /// Build arguments. They become part of the image's history: do not use them for secrets. At
+    /// most 32 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
+    #[schemars(
+        extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024})
+    )]
     pub args: BTreeMap<String, String>,
 
-    /// The stage of the Dockerfile to build, if not the last.
+    /// Stage of the Dockerfile to build. Defaults to the last stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]*$"))]
     pub target: Option<String>,
 
-    /// Labels set on the image, beside those that its Dockerfile sets.
+    /// Labels to set on the image in addition to those that its Dockerfile sets. At most 32
+    /// entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
+    #[schemars(
+        extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024})
+    )]
     pub labels: BTreeMap<String, String>,
 
-    /// Tags that the image gets once it is built. Templates may name `{{ build }}` (the build's
-    /// number, from 1), `{{ fingerprint }}` (12 characters) and `{{ upstream.NAME.tag }}`
-    /// (`upstream["my-name"].tag` where a name has a dash). A tag that names the build or the
-    /// fingerprint is immutable: once set it is never moved. The others float.
+    /// Tags to set on each verified build. A template may use `{{ build }}` (number of the build,
+    /// from 1), `{{ fingerprint }}` (12 characters) and `{{ upstream.NAME.tag }}`
+    /// (`upstream["my-name"].tag` for a name with a dash). A tag that uses the build or the
+    /// fingerprint is immutable and never moves once set. Other tags float. At most 16 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(min = 1, max = 256)), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 1, max = 256)),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub tags: Vec<String>,
 
-    /// What a new digest is put through before its tags move and its children are built.
+    /// Checks that a new digest must pass before its tags move and its children are built. At most
+    /// 8 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
     pub checks: Vec<Check>,
 
-    /// Keeps the image on the digest that it has: it is not rebuilt, and its children go on
-    /// standing on it.
+    /// Holds the image at its current digest: it is not rebuilt, and its children stay built on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<ImageHold>,
 
-    /// What becomes of this image when a parent has failed.
+    /// What happens to this image when a parent fails. `Block` waits until the parent is current.
+    /// `UseLastGood` builds from the last verified digest of the parent. Defaults to `Block`.
     #[serde(default)]
     pub on_parent_failure: OnParentFailure,
 
-    /// Whether the tags of a cascade wait for this image, where `policy.promotion` is `Cascade`.
+    /// Whether the tags of a cascade wait for this image, if `policy.promotion` is `Cascade`.
+    /// Defaults to true.
     #[serde(default = "yes")]
     pub required: bool,
 
-    /// Workloads that are moved to each new digest.
+    /// Workloads to update to each new digest. At most 16 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub rollout: Vec<Rollout>,
 
-    /// How this image is built, if not as the family says.
+    /// Strategy that builds this image. Defaults to the strategy of the family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<StrategyRef>,
 }
@@ -109,54 +125,69 @@ impl Default for Image {
     }
 }
 
-/// A check of a new digest: a Job whose exit code is the verdict.
+/// A check of a new digest: a Job whose exit code is the result.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.image) || (has(self.command) && self.command.size() > 0)")
-        .message("a check names a `command` that is run in the new image, or an `image` that looks \
-                  at it"),
+        .message("a check needs a `command` to run in the new image, or an `image` that inspects \
+                  the new one: set one of them"),
     validation = Rule::new("!has(self.env) || !('GROUNDSWELL_IMAGE' in self.env || \
                             'GROUNDSWELL_DIGEST' in self.env)")
-        .message("GROUNDSWELL_IMAGE and GROUNDSWELL_DIGEST are set by the operator: take them out \
-                  of the check's `env`")
+        .message("the operator sets GROUNDSWELL_IMAGE and GROUNDSWELL_DIGEST: remove them from the \
+                  check's `env`")
 )]
 pub struct Check {
-    /// Its name; a DNS label.
+    /// Name of the check, unique within the image. A DNS label of 1 to 63 characters.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 
-    /// What is run, in the new image or in `image`. Not by a shell.
+    /// Command to run in the new image, or in `image` if that is set. It is not run in a shell. At
+    /// most 64 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 4096)), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(
+        length(max = 64),
+        inner(length(max = 4096)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub command: Vec<String>,
 
-    /// Arguments of the command, or of the entrypoint of `image`.
+    /// Arguments of the command, or of the entrypoint of `image`. At most 64 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 4096)), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(
+        length(max = 64),
+        inner(length(max = 4096)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
     pub args: Vec<String>,
 
-    /// Another image that looks at the new one: a scanner, a structure test. It gets
+    /// Image to run instead of the new one, for example a scanner or a structure test. It receives
     /// `GROUNDSWELL_IMAGE` (repository and digest), `GROUNDSWELL_DIGEST`, and the family's
-    /// credentials as a Docker configuration.
+    /// credentials as a Docker configuration. Defaults to the new image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
 
-    /// Environment of the check. It is readable in the cluster: not for secrets.
+    /// Environment variables of the check. They are readable in the cluster: do not use them for
+    /// secrets. At most 32 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
+    #[schemars(
+        extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024})
+    )]
     pub env: BTreeMap<String, String>,
 
-    /// Whether the image fails when the check does. Otherwise the outcome is only reported.
+    /// Whether the image fails if the check fails. Otherwise the result is only reported. Defaults
+    /// to true.
     #[serde(default = "yes")]
     pub required: bool,
 
-    /// How long it may take; at most 2 hours.
+    /// Maximum duration of the check, from 1 second to 2 hours. Defaults to 10 minutes.
     #[serde(default = "default_check_timeout")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= \
-                                     duration('2h')").message("a check's timeout is between 1s and \
-                                         2h"))]
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= \
+                                duration('2h')")
+            .message("timeout must be between 1s and 2h")
+    )]
     pub timeout: Duration,
 }
 
@@ -174,27 +205,28 @@ impl Default for Check {
     }
 }
 
-/// A person's decision that an image stays on the digest that it has.
+/// A user's decision to hold an image at its current digest.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImageHold {
-    /// When the hold ends by itself. Without it, when it is taken out of the manifest.
+    /// Time at which the hold ends. Without it, the hold lasts until it is removed from the
+    /// manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<Timestamp>,
 
-    /// Why, for those who read the status.
+    /// Reason for the hold, shown in the status. At most 256 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub reason: Option<String>,
 }
 
-/// What becomes of an image when a parent has failed.
+/// What happens to an image when a parent fails.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum OnParentFailure {
-    /// It is blocked until the parent is current.
+    /// The image is blocked until the parent is current.
     #[default]
     Block,
-    /// It is built from the parent's last good digest.
+    /// The image is built from the last verified digest of the parent.
     UseLastGood,
 }
 
@@ -206,69 +238,73 @@ const fn default_check_timeout() -> Duration {
     Duration::from_secs(600)
 }
 
-/// A family, as an edge names it.
+/// Reference to an `ImageFamily`.
 #[derive(
     JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord,
 )]
 pub struct FamilyRef {
-    /// Its namespace, if it is not the own one.
+    /// Namespace of the family. Defaults to the namespace of the family that refers to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
 
-    /// Its name.
+    /// Name of the family. At most 47 characters.
     #[schemars(length(min = 1, max = 47))]
     pub name: String,
 }
 
-/// An edge of the graph: from an image to a parent that its Dockerfile names.
+/// An edge of the graph: from an image to a parent that its Dockerfile names. Exactly one of
+/// `upstream` and `image` must be set.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("has(self.upstream) != has(self.image)")
-        .message("an entry of `from` names either an `upstream` or an `image` of this family"),
+        .message("an entry of `from` must set either `upstream` or `image`, and not both"),
     validation = Rule::new("!has(self.family) || has(self.image)")
-        .message("an entry of `from` that names another `family` also names the `image` of it"),
+        .message("an entry of `from` that sets `family` must also set `image`"),
     validation = Rule::new("!(has(self.as) && has(self.arg))")
-        .message("`as` and `arg` exclude each other: `as` is the reference that the Dockerfile \
-                  writes, `arg` the build argument it takes it from")
+        .message("an entry of `from` must not set both `as` and `arg`: set `as` to the reference \
+                  that the Dockerfile writes, or `arg` to the build argument that holds it")
 )]
 pub struct Edge {
-    /// The parent, if it is an upstream of this family.
+    /// Name of an upstream of this family that is the parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub upstream: Option<String>,
 
-    /// The other family that `image` is taken from. It has to export the image to this namespace:
-    /// see `spec.exports`.
+    /// Other family that `image` belongs to. That family must export the image to this namespace in
+    /// its `spec.exports`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family: Option<FamilyRef>,
 
-    /// The parent, if it is an image of this family, or of the one that `family` names.
+    /// Name of the image that is the parent. It belongs to this family, or to the one that `family`
+    /// names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub image: Option<String>,
 
-    /// The reference that the Dockerfile writes, for example `alpine:3.20`. By default the parent's
-    /// repository with the tag that the upstream follows, or with `latest` for an image of this
-    /// family. It is compared in its full form, so that `alpine:3.20` and
-    /// `docker.io/library/alpine:3.20` are the same.
+    /// Reference as the Dockerfile writes it, for example `alpine:3.20`. It is compared in its full
+    /// form, so that `alpine:3.20` equals `docker.io/library/alpine:3.20`. Mutually exclusive with
+    /// `arg`. Defaults to the parent's repository with the tag that the upstream follows, or with
+    /// `latest` for an image.
     #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub reference: Option<String>,
 
-    /// The build argument that the Dockerfile takes the reference from, as in `ARG BASE_IMAGE` and
-    /// `FROM ${BASE_IMAGE}`.
+    /// Build argument from which the Dockerfile takes the reference, as in `ARG BASE_IMAGE` and
+    /// `FROM ${BASE_IMAGE}`. Mutually exclusive with `as`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub arg: Option<String>,
 
-    /// What the Dockerfile does with the parent.
+    /// How the Dockerfile uses the parent. `Base` is the parent that the built stage starts from,
+    /// whose layers are in the image. `BuildStage` is a parent that another stage starts from, or
+    /// that files are copied from: its layers are not in the image. Defaults to `Base`.
     #[serde(rename = "use", default)]
     pub usage: EdgeUse,
 }
 
-/// What a Dockerfile does with a parent.
+/// How a Dockerfile uses a parent.
 #[derive(
     JsonSchema,
     Serialize,
@@ -284,15 +320,16 @@ pub struct Edge {
     Ord,
 )]
 pub enum EdgeUse {
-    /// The built stage stands on it: its layers are in the image.
+    /// The built stage starts from the parent, whose layers are in the image.
     #[default]
     Base,
-    /// Another stage stands on it, or files are copied from it: its layers are not in the image.
+    /// Another stage starts from the parent, or files are copied from it. Its layers are not in the
+    /// image.
     BuildStage,
 }
 
 impl Edge {
-    /// The parent's name, whichever kind it is.
+    /// Returns the parent's name, whether it is an upstream or an image.
     #[must_use]
     pub fn parent(&self) -> &str {
         self.upstream.as_deref().or(self.image.as_deref()).unwrap_or_default()

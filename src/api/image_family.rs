@@ -1,4 +1,4 @@
-//! `ImageFamily`: what a person writes.
+//! `ImageFamily`: the object that users write.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Image, ImageFamilyStatus, Policy, Upstream};
 
-/// How a team's container images descend from one another, and how they are kept current.
+/// Pattern of a repository prefix: a registry's host, which has a dot, a port or is `localhost`,
+/// and path elements.
+const REPOSITORY_PATTERN: &str = concat!(
+    r"^(localhost|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)*:[0-9]+|",
+    r"localhost:[0-9]+)(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$"
+);
+
+/// Describes how container images are built on one another, and how they are kept current.
 ///
-/// When an upstream moves to a new digest, every image that stands on it is rebuilt, parents before
-/// children, each exactly once; its tags are moved and the patched images are rolled out.
+/// When an upstream moves to a new digest, every image that is built on it is rebuilt exactly once,
+/// parents before children. Then its tags are moved, and its workloads are updated.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "groundswell.dev",
@@ -24,7 +31,8 @@ use crate::api::{Image, ImageFamilyStatus, Policy, Upstream};
     status = "ImageFamilyStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "How a team's container images descend from one another, and how they are kept current.",
+    doc = "ImageFamily describes how container images are built on one another, and how they are \
+           kept current.",
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Images", type_ = "integer", json_path = ".status.counts.total"),
     printcolumn(name = "Current", type_ = "integer", json_path = ".status.counts.current"),
@@ -35,13 +43,13 @@ use crate::api::{Image, ImageFamilyStatus, Policy, Upstream};
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
     validation = Rule::new("self.metadata.name.size() <= 47 && \
                             self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
-        .message("the family's name must be a DNS label of at most 47 characters: lower case \
+        .message("metadata.name must be a DNS label of at most 47 characters: use lower case \
                   letters, digits and dashes")
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    // The names are listed once, in the outer `all`: asked for at each edge, they cost more than
-    // the API server allows.
+    // The outer `all` lists the names once. Listing them at each edge would exceed the cost budget
+    // of the API server.
     validation = Rule::new("[self.upstreams.map(u, u.name)].all(names, self.images.all(i, \
                             i.from.all(e, !has(e.upstream) || e.upstream in names)))")
         .message("an image names an upstream in `from` that is not in `upstreams`: add it there or \
@@ -49,76 +57,93 @@ use crate::api::{Image, ImageFamilyStatus, Policy, Upstream};
         .reason(Reason::FieldValueInvalid)
 )]
 pub struct ImageFamilySpec {
-    /// Where the images go: an image is pushed to `<repository>/<image name>`. Starts with the
-    /// registry's host, for example `registry.example.com/platform`.
+    /// Repository prefix: each image is pushed to `<repository>/<path of the image>`. It starts
+    /// with the registry's host, for example `registry.example.com/platform`. At most 200
+    /// characters.
     #[schemars(
         length(min = 3, max = 200),
-        regex(
-            pattern = r"^(localhost|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)+|[a-zA-Z0-9-]+(\.[a-zA-Z0-9-]+)*:[0-9]+|localhost:[0-9]+)(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$"
-        )
+        regex(pattern = REPOSITORY_PATTERN)
     )]
     pub repository: String,
 
-    /// How builds run, unless an image says otherwise.
+    /// Strategy that builds the images. An image may name another one.
     #[serde(default)]
     pub strategy: StrategyRef,
 
-    /// Secrets of type `kubernetes.io/dockerconfigjson` in this namespace, for pulling, pushing and
-    /// moving tags. The longest matching prefix wins, over all of them.
+    /// Secrets of type `kubernetes.io/dockerconfigjson` in the family's namespace, used to pull, to
+    /// push and to move tags. The longest matching prefix over all Secrets is used. At most 8
+    /// entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
     pub credentials: Vec<LocalName>,
 
-    /// The images that are watched and not built here: the roots of the graph.
+    /// Images that are watched and not built: the roots of the graph. At most 64 entries.
     #[serde(default)]
-    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[schemars(
+        length(max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
     pub upstreams: Vec<Upstream>,
 
-    /// The images that are built, in any order.
-    #[schemars(length(min = 1, max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    /// Images to build, in any order. 1 to 1000 entries.
+    #[schemars(
+        length(min = 1, max = 1000),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
     pub images: Vec<Image>,
 
-    /// Images that other families may stand on.
+    /// Images that other families may be built on. At most 1000 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1000), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["image"]))]
+    #[schemars(
+        length(max = 1000),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["image"])
+    )]
     pub exports: Vec<Export>,
 
-    /// When and how much is built at once, and what happens after a failure.
+    /// Controls when builds start, how many run at once, and how the family reacts to failures.
     #[serde(default)]
     pub policy: Policy,
 
-    /// How much of the past is kept.
+    /// How many past builds and cascades are kept.
     #[serde(default)]
     pub history: History,
 
-    /// Stops new builds, tag moves and rollouts of the whole family. Builds that run already go to
-    /// their end.
+    /// Stops new builds, tag moves and rollouts of the whole family. Running builds run to
+    /// completion. Defaults to false.
     #[serde(default)]
     pub suspend: bool,
 }
 
-/// Consent that other families stand on an image.
+/// Allows other families to build on an image.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Export {
-    /// The image.
+    /// Name of the image.
     #[schemars(length(min = 1, max = 63))]
     pub image: String,
 
-    /// The namespaces whose families may name it in `from`, beside this one's; `*` for all.
+    /// Namespaces whose families may name the image in `from`, in addition to the family's own. `*`
+    /// allows all namespaces. At most 64 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 63), regex(pattern = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 63), regex(pattern = r"^(\*|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub namespaces: Vec<String>,
 }
 
-/// How much of the past is kept.
+/// How many past builds and cascades are kept.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(default)]
 pub struct History {
-    /// Builds in the history of each image.
+    /// Number of builds in the history of each image, from 1 to 50. Defaults to 10.
     #[schemars(range(min = 1, max = 50))]
     pub builds: i32,
 
-    /// Ended cascades: `Cascade` objects.
+    /// Number of finished `Cascade` objects, from 1 to 50. Defaults to 10.
     #[schemars(range(min = 1, max = 50))]
     pub cascades: i32,
 }
@@ -129,27 +154,29 @@ impl Default for History {
     }
 }
 
-/// The name of an object in the family's namespace.
+/// Reference to an object in the family's namespace.
 #[derive(
     JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord,
 )]
 pub struct LocalName {
-    /// The object's name.
+    /// Name of the object.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
-/// Names a `BuildStrategy` and sets its parameters.
+/// Reference to a `BuildStrategy`, with values for its parameters.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct StrategyRef {
-    /// Name of a `BuildStrategy` of this cluster.
+    /// Name of the `BuildStrategy`. Defaults to `buildkit`.
     #[serde(default = "default_strategy")]
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 
-    /// Values for the parameters that the strategy declares.
+    /// Values of parameters that the strategy declares. At most 32 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024}))]
+    #[schemars(
+        extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024})
+    )]
     pub parameters: BTreeMap<String, String>,
 }
 

@@ -1,4 +1,4 @@
-//! `ManagedImage`: the row per image, made and kept by the controller.
+//! `ManagedImage`: one object per image, created and updated by the controller.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -8,15 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Cause, HandledRequest, ManualHold};
 
-/// The most entries of [`ManagedImageStatus::history`], whatever `spec.history.builds` says.
+/// Maximum number of entries of [`ManagedImageStatus::history`], whatever `spec.history.builds`
+/// says.
 pub const MAX_HISTORY: usize = 50;
-/// The most causes that a build is recorded with.
+/// Maximum number of causes that a build is recorded with.
 pub const MAX_BUILD_CAUSES: usize = 8;
 
-/// The most characters of [`CheckRecord::message`].
+/// Maximum length of [`CheckRecord::message`] in characters.
 pub const MAX_CHECK_MESSAGE: usize = 512;
 
-/// What the controller knows of one image of a family. Made and kept by the controller; named
+/// Identifies one image of a family. Created and updated by the controller, with the name
 /// `<family>.<image>`.
 #[derive(CustomResource, JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
@@ -30,8 +31,8 @@ pub const MAX_CHECK_MESSAGE: usize = 512;
     status = "ManagedImageStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "What the controller knows of one image of a family. Made and kept by the controller; \
-           named `<family>.<image>`.",
+    doc = "ManagedImage is the state of one image of a family. Created and updated by the \
+           controller, with the name `<family>.<image>`.",
     selectable = ".spec.family",
     printcolumn(name = "Level", type_ = "integer", json_path = ".spec.level"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
@@ -43,143 +44,160 @@ pub const MAX_CHECK_MESSAGE: usize = 512;
 )]
 #[serde(rename_all = "camelCase", default)]
 pub struct ManagedImageSpec {
-    /// The family's name.
+    /// Name of the `ImageFamily`.
     pub family: String,
 
-    /// The image's name in the family.
+    /// Name of the image within the family.
     pub image: String,
 
-    /// The repository that it is pushed to.
+    /// Repository that the image is pushed to.
     pub repository: String,
 
-    /// Its distance from the upstreams: 1 for an image that stands on upstreams only, else one more
-    /// than its highest parent.
+    /// Distance from the upstreams: 1 for an image that is built on upstreams only, otherwise one
+    /// more than its highest parent.
     pub level: i32,
 }
 
-/// What the controller knows of an image.
+/// State of an image, written by the controller.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ManagedImageStatus {
-    /// The family's generation that this status speaks of.
+    /// Generation of the family that this status refers to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `Reconciling` and `Stalled`.
+    /// Conditions `Ready`, `Reconciling` and `Stalled`, and `RolledOut` for an image with rollouts.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 
-    /// What it is doing.
+    /// State of the image: `Waiting`, `Queued`, `Building`, `Checking`, `Current`, `Held`, `Failed`
+    /// or `Blocked`.
     pub state: ImageState,
 
-    /// Why; a reason constant.
+    /// Reason constant that explains `state`.
     pub reason: String,
 
-    /// The same in words.
+    /// Human-readable explanation of `reason`.
     pub message: String,
 
-    /// Since when it is in this state.
+    /// Time since which the image has been in this state.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub since: Option<Timestamp>,
 
-    /// The digest of the last good build.
+    /// Digest of the last verified build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 
-    /// The fingerprint of the last good build.
+    /// Fingerprint of the last verified build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
 
-    /// The number of the last good build; counted from 1.
+    /// Number of the last verified build, counted from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<i64>,
 
-    /// The highest number that was given to a build, whatever became of it: no other build gets it.
+    /// Highest number given to a build, whatever its result. No other build gets this number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_build: Option<i64>,
 
-    /// Size of the image: its config and its compressed layers, in bytes.
+    /// Size of the image in bytes: its configuration and its compressed layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<i64>,
 
-    /// When the oldest of the upstream digests that it stands on was first seen.
+    /// Time at which the oldest of the upstream digests that the image is built on was first
+    /// observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub base_seen: Option<Timestamp>,
 
-    /// What the last good build was made from.
+    /// Inputs of the last verified build.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Inputs>,
 
-    /// Hash of what a user would notice of the image: its files, its configuration, its platform.
+    /// Hash of what a user of the image can notice: its files, its configuration and its platform.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
 
-    /// Hash of its configuration and layers as they are stored.
+    /// Hash of the image's configuration and layers as they are stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blobs: Option<String>,
 
-    /// Why the last good build was made, down to what changed first.
+    /// Changes that caused the last verified build, traced to what changed first. At most 8
+    /// entries.
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<Cause>,
 
-    /// Hash of the checks that the last good build has passed.
+    /// Hash of the checks that the last verified build has passed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked: Option<String>,
 
-    /// The checks of the newest digest.
-    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    /// Checks of the newest digest.
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
     pub checks: Vec<CheckRecord>,
 
-    /// The digest that floating tags and workloads are on, or are moved to.
+    /// Digest that floating tags and workloads use, or are being moved to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub promoted: Option<String>,
 
-    /// A hold that a request has set.
+    /// Hold that a request has set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<ManualHold>,
 
-    /// The request by which the image is rebuilt though its inputs are the same.
+    /// Id of the request that rebuilds the image although its inputs are unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nonce: Option<String>,
 
-    /// The id of the request that was handled last.
+    /// Id of the request that was handled last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_handled_request: Option<String>,
 
-    /// The requests that were handled, newest first; at most 10.
+    /// Requests that were handled, newest first. At most 10 entries.
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub requests: Vec<HandledRequest>,
 
-    /// The tags that were given to the last good build.
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["tag"]))]
+    /// Tags of the last verified build. At most 16 entries.
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["tag"])
+    )]
     pub tags: Vec<TagRecord>,
 
-    /// The build that runs.
+    /// Build that is running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running: Option<RunningBuild>,
 
-    /// Failures at the fingerprint that is wanted now.
+    /// Failures of the wanted fingerprint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureRecord>,
 
-    /// When builds of it were started that no person caused, newest first: as far back as
-    /// `policy.rate_limit` counts. Jobs may be gone before that.
+    /// Times at which builds that no user caused were started, newest first, as far back as
+    /// `policy.rateLimit` counts. Their Jobs may have been deleted since. At most 1000 entries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<String>", length(max = 1000), extend("items" = {"type": "string", "format": "date-time"}, "x-kubernetes-list-type" = "atomic"))]
+    #[schemars(
+        with = "Vec<String>",
+        length(max = 1000),
+        extend(
+            "items" = {"type": "string", "format": "date-time"},
+            "x-kubernetes-list-type" = "atomic"
+        )
+    )]
     pub starts: Vec<Timestamp>,
 
-    /// Workloads that are moved to its digests.
+    /// Workloads that are updated to the image's digests. At most 64 entries.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub rollouts: Vec<RolloutRecord>,
 
-    /// The last builds, newest first; as many as `spec.history.builds` of the family says.
+    /// Last builds, newest first, as many as the family's `spec.history.builds`. At most 50
+    /// entries.
     #[schemars(length(max = 50), extend("x-kubernetes-list-type" = "atomic"))]
     pub history: Vec<BuildRecord>,
 }
 
-/// What an image is doing.
+/// State of an image.
 #[derive(
     JsonSchema,
     Serialize,
@@ -198,17 +216,18 @@ pub enum ImageState {
     /// An input is missing, or a parent is not current.
     #[default]
     Waiting,
-    /// Stale and ready to build; a gate says when.
+    /// The image is stale and ready to build. A gate decides when the build starts.
     Queued,
-    /// A build runs.
+    /// A build is running.
     Building,
-    /// A build has ended and its result is being checked.
+    /// A build has finished and its result is being checked.
     Checking,
-    /// Built from the inputs as they are now.
+    /// The image is built from its current inputs.
     Current,
-    /// An input has changed, and a person keeps the image where it is.
+    /// An input has changed, and a user holds the image at its current digest.
     Held,
-    /// Failed, until an input changes, the next cascade, or a person has it tried again.
+    /// The image failed and stays so until an input changes, the next cascade starts, or a user
+    /// requests a retry.
     Failed,
     /// An ancestor has failed.
     Blocked,
@@ -227,7 +246,7 @@ impl ImageState {
         Self::Blocked,
     ];
 
-    /// The state as it stands in manifests and metrics.
+    /// Returns the state as manifests and metrics write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -243,25 +262,25 @@ impl ImageState {
     }
 }
 
-/// What a build is made from: the values behind its fingerprint, kept to tell why a later one
-/// differs.
+/// Inputs of a build: the values behind its fingerprint, kept to explain why a later one differs.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Inputs {
-    /// The parents, in the order of `from`.
+    /// Parents, in the order of `from`. At most 32 entries.
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub parents: Vec<ParentDigest>,
 
-    /// The source's revision: a commit id, or the hash of the files.
+    /// Revision of the source: a commit id, or the hash of the files.
     pub source: String,
 
-    /// Hash of what the spec says of this build: arguments, target, labels, edges.
+    /// Hash of the build's part of the spec: arguments, target, labels and edges.
     pub spec: String,
 
-    /// Hash of what the strategy says, with its parameters.
+    /// Hash of the strategy and its parameters.
     pub strategy: String,
 
-    /// The request that asked for a rebuild though everything else is the same; empty without one.
+    /// Id of the request that asked for a rebuild with otherwise unchanged inputs. Empty without
+    /// one.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub nonce: String,
 }
@@ -270,69 +289,70 @@ pub struct Inputs {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct ParentDigest {
-    /// The parent's name in the family; `<namespace>/<family>.<image>` for one of another family.
+    /// Name of the parent within the family, or `<namespace>/<family>.<image>` if it belongs to
+    /// another family.
     pub name: String,
-    /// Its digest.
+    /// Digest of the parent.
     pub digest: String,
 }
 
-/// A tag and the digest that it was given.
+/// A tag and the digest that it was set to.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct TagRecord {
     /// The tag.
     pub tag: String,
-    /// The digest that it was set to.
+    /// Digest that the tag was set to.
     pub digest: String,
-    /// Whether it names the build, and so never moves.
+    /// Whether the tag names the build or the fingerprint, so that it never moves.
     pub immutable: bool,
 }
 
-/// A build that runs.
+/// A build that is running.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RunningBuild {
-    /// The name of its Job.
+    /// Name of the build's Job.
     pub job: String,
-    /// The fingerprint that it makes.
+    /// Fingerprint that the build produces.
     pub fingerprint: String,
-    /// The number that the build will have.
+    /// Number that the build will have.
     pub build: i64,
-    /// Which attempt at the fingerprint it is, from 0.
+    /// Number of the attempt at the fingerprint, from 0.
     pub attempt: i32,
-    /// When the Job was made.
+    /// Time at which the Job was created.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub started_at: Option<Timestamp>,
 }
 
-/// Failures at one fingerprint.
+/// Failures of one fingerprint.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct FailureRecord {
-    /// The fingerprint; empty where the image was cancelled before it was known.
+    /// Fingerprint that failed. Empty if the image was cancelled before its fingerprint was known.
     pub fingerprint: String,
-    /// How often the build itself failed.
+    /// Number of failures of the build itself.
     pub build: i32,
-    /// How often what is around it failed.
+    /// Number of failures of the infrastructure around the build.
     pub infrastructure: i32,
-    /// The cascade in which it failed last; the next one tries again.
+    /// Name of the cascade in which the image last failed. The next cascade tries again.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cascade: String,
-    /// What the failed build was made for: the key by which the breaker tells causes apart.
+    /// What the failed build was started for. The breaker groups failures by this key.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cause: String,
-    /// The highest attempt that is counted here.
+    /// Highest attempt that is counted here.
     pub attempt: i32,
-    /// The attempt at the checks that comes next, from 0.
+    /// Number of the next attempt at the checks, from 0.
     #[serde(skip_serializing_if = "is_zero")]
     pub check_attempt: i32,
-    /// The request by which the failures before were forgotten.
+    /// Id of the request that cleared the earlier failures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retried: Option<String>,
     /// The last failure.
     pub last: BuildFailure,
-    /// When the last failure was seen; the pause before the next attempt counts from here.
+    /// Time at which the last failure was observed. The pause before the next attempt starts here.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub at: Option<Timestamp>,
@@ -343,126 +363,129 @@ fn is_zero(number: &i32) -> bool {
     *number == 0
 }
 
-/// One failure.
+/// A failure of a build.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct BuildFailure {
-    /// Whose fault it is, and so whose budget it counts against.
+    /// Class of the failure, which decides whose number of retries it counts against: `Build`,
+    /// `Infrastructure`, `Input` or `Cancelled`.
     pub class: FailureClass,
-    /// A reason constant.
+    /// Reason constant of the failure.
     pub reason: String,
-    /// What happened, in words; bounded.
+    /// Human-readable description of the failure, of bounded length.
     pub message: String,
 }
 
-/// Whose fault a failed build is.
+/// Class of a failure: what caused it.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FailureClass {
-    /// The build's own: the same inputs will likely fail again.
+    /// The build itself: the same inputs will probably fail again.
     #[default]
     Build,
-    /// Of what is around it: likely to pass when tried again.
+    /// The infrastructure around the build: a retry will probably succeed.
     Infrastructure,
-    /// Of the inputs: certain to fail again, so it is not tried again.
+    /// The inputs: the build is certain to fail again, so it is not retried.
     Input,
-    /// Nobody's: a person has cancelled it.
+    /// A user, who cancelled the build.
     Cancelled,
 }
 
-/// How a check of a digest went.
+/// Result of a check of a digest.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CheckRecord {
-    /// The check's name.
+    /// Name of the check.
     pub name: String,
-    /// The digest that was checked.
+    /// Digest that was checked.
     pub digest: String,
-    /// Hash of what the spec said of the check.
+    /// Hash of the check's spec.
     pub revision: String,
-    /// How far it is.
+    /// State of the check: `Running`, `Passed` or `Failed`.
     pub state: CheckState,
-    /// What it said last; bounded.
+    /// Last output of the check, at most 512 characters.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
 
 impl CheckRecord {
-    /// Whether it is of this check of a digest, as the spec said it in this revision.
+    /// Returns whether this is the record of the check for this digest and this revision of its
+    /// spec.
     #[must_use]
-    pub fn tells_of(&self, check: &str, digest: &str, revision: &str) -> bool {
+    pub fn matches(&self, check: &str, digest: &str, revision: &str) -> bool {
         self.name == check && self.digest == digest && self.revision == revision
     }
 }
 
-/// How far a check is.
+/// State of a check.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum CheckState {
-    /// It has not ended.
+    /// The check has not finished.
     #[default]
     Running,
-    /// Its exit code was 0.
+    /// The check exited with code 0.
     Passed,
-    /// It was not.
+    /// The check exited with another code, or could not be completed.
     Failed,
 }
 
-/// Where a workload is on its way to a digest.
+/// Progress of a workload towards a digest.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RolloutRecord {
     /// The workload, as `Kind namespace/name`.
     pub workload: String,
-    /// The digest it moves to.
+    /// Digest that the workload is updated to.
     pub digest: String,
-    /// How far it is.
+    /// State of the rollout: `Progressing`, `Complete`, `Stalled` or `Refused`.
     pub state: RolloutState,
-    /// The same in words.
+    /// Human-readable explanation of `state`.
     pub message: String,
 }
 
-/// How far a rollout is.
+/// State of a rollout.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum RolloutState {
-    /// The workload is moving.
+    /// The workload is being updated.
     #[default]
     Progressing,
     /// Every pod runs the digest.
     Complete,
-    /// The workload says that it does not get on.
+    /// The workload reports that it makes no progress.
     Stalled,
-    /// It can't be moved; the message says why.
+    /// The workload cannot be updated. The message says why.
     Refused,
 }
 
-/// A build that has ended.
+/// A build that has finished.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BuildRecord {
-    /// Its number. Missing for one that failed before it got any.
+    /// Number of the build. Not set for a build that failed before it got one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<i64>,
-    /// Its fingerprint.
+    /// Fingerprint of the build.
     pub fingerprint: String,
-    /// Its digest; empty for a failed one.
+    /// Digest that the build produced. Empty for a failed build.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub digest: String,
-    /// When it ended.
+    /// Time at which the build finished.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub finished_at: Option<Timestamp>,
-    /// How long it took, in seconds.
+    /// Duration of the build in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<i64>,
-    /// Why it was made, or how it failed, in words.
+    /// Human-readable reason why the build was started, or how it failed.
     pub why: String,
-    /// The same as data, down to what changed first.
+    /// Changes that caused the build, traced to what changed first. At most 8 entries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<Cause>,
-    /// The cascade that it was made in.
+    /// Name of the cascade that the build belongs to.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cascade: String,
-    /// Whether it came out the same as the one before, so that the image kept its digest.
+    /// Whether the build produced the same image as the one before, so that the image kept its
+    /// digest.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub spared: bool,
 }

@@ -1,8 +1,9 @@
-//! The custom resources: what people write, and what the controller records.
+//! The custom resources: what users write, and what the controller records.
 //!
-//! Types, their schemas and their offline validation. No IO, no clock, no client. The schema is the
-//! first guard: what CEL can say stands on the types here, with messages a person can act on; what
-//! needs the whole graph is in [`crate::lineage`] and [`crate::engine::validate`].
+//! This module has the types, their schemas and their offline validation. It does no IO and has no
+//! clock and no client. The schema is the first guard: the types declare every rule that CEL can
+//! express, with a message that says what to do. Rules that need the whole graph are in
+//! [`crate::lineage`] and [`crate::engine::validate`].
 
 pub mod build_strategy;
 pub mod cascade;
@@ -40,12 +41,12 @@ pub use managed_image::{
     RolloutState, RunningBuild, TagRecord,
 };
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
-pub use request::{Act, Request, RequestAction, RequestError, Scope};
+pub use request::{Act, Request, RequestAction, RequestError, RequestScope};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
 pub use source::{ConfigMapItem, ConfigMapSource, GitSource, Source};
 pub use upstream::{Approval, Follow, Hold, Upstream};
 
-/// The API group of every kind here.
+/// API group of all kinds.
 pub const GROUP: &str = "groundswell.dev";
 /// The only version so far.
 pub const VERSION: &str = "v1alpha1";

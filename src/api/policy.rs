@@ -1,4 +1,4 @@
-//! Policy: when and how much is built at once, and what happens after a failure.
+//! Policy: when builds start, how many run at once, and how the family reacts to failures.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -6,155 +6,173 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Duration;
 
-/// When and how much is built at once, and what happens after a failure.
+/// Controls when builds start, how many run at once, and how the family reacts to failures.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("duration(self.settle) <= duration(self.maxSettle)").message("settle \
-        must not be longer than maxSettle")
+    validation = Rule::new("duration(self.settle) <= duration(self.maxSettle)")
+        .message("settle must not be longer than maxSettle: lower settle or raise maxSettle")
 )]
 pub struct Policy {
-    /// Quiet time before a cascade starts, so that changes that come together build once. A
-    /// family's first cascade does not wait.
+    /// Time without further changes before a cascade starts, so that changes that arrive together
+    /// are built once. It must not be longer than `maxSettle`. The first cascade of a family starts
+    /// at once. Defaults to 30 seconds.
     #[serde(default = "default_settle")]
     pub settle: Duration,
 
-    /// The longest that changes which keep coming may put a cascade off.
+    /// Upper bound on how long a steady stream of changes can delay a cascade. Defaults to 10
+    /// minutes.
     #[serde(default = "default_max_settle")]
     pub max_settle: Duration,
 
-    /// How many builds of this family run at once.
+    /// Maximum number of builds of this family that run at once, from 1 to 100. Defaults to 4.
     #[serde(default = "default_parallelism")]
     #[schemars(range(min = 1, max = 100))]
     pub parallelism: i32,
 
-    /// How often a failed build is tried again.
+    /// How often a failed build is retried.
     #[serde(default)]
     pub retries: Retries,
 
-    /// What becomes of a cascade when an upstream moves while it runs.
+    /// What happens to a running cascade when an upstream moves. `Finish` runs it to completion
+    /// with the digests it started with. `Cancel` cancels its builds and starts a new cascade with
+    /// the new digests. Defaults to `Finish`.
     #[serde(default)]
     pub supersede: Supersede,
 
-    /// Where a cascade stops early: a rebuilt image that is the same as before keeps its digest,
-    /// and its children stay as they are.
+    /// When a rebuilt image counts as unchanged. An unchanged image keeps its digest, and its
+    /// children are not rebuilt. `Content` compares platform, files and configuration without
+    /// creation times. `Digest` compares the configuration and the layers byte for byte. `Never`
+    /// counts every rebuild as a change. Defaults to `Content`.
     #[serde(default)]
     pub cutoff: Cutoff,
 
-    /// When floating tags move. Tags that name the build are set at once either way.
+    /// When floating tags move. `Image` moves the tags of each image as soon as it is built and
+    /// checked. `Cascade` moves all tags together once every required image of the cascade is
+    /// current. Tags that name the build or the fingerprint are set at once in both cases. Defaults
+    /// to `Image`.
     #[serde(default)]
     pub promotion: Promotion,
 
-    /// When builds may start. Without any, always. Builds that run when a window closes go to their
-    /// end.
+    /// Windows in which builds may start. Builds may start at any time if empty. A build that is
+    /// running when a window closes runs to completion. At most 16 windows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub windows: Vec<Window>,
 
-    /// How fast a cascade that an upstream set off may start builds, however many images stand on
-    /// it. Without it, as fast as `parallelism` allows. Builds that a person caused (source, spec,
-    /// a request) are not slowed down.
+    /// Limits how fast a cascade caused by an upstream may start builds, whatever the number of
+    /// images built on it. Builds caused by a user (source, spec or request) are not limited.
+    /// Without it, only `parallelism` limits the builds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
 
-    /// Stops a cascade that only fails.
+    /// Pauses the builds of a family whose builds keep failing from one cause.
     #[serde(default)]
     pub breaker: Breaker,
 
-    /// The family's share where the operator limits builds per namespace or cluster: a family of
-    /// weight 20 gets twice as many as one of weight 10.
+    /// Share of the family where the operator limits builds per namespace, per cluster or per
+    /// upstream: a family of weight 20 gets twice as many builds as one of weight 10. From 1 to
+    /// 100. Defaults to 10.
     #[serde(default = "default_weight")]
     #[schemars(range(min = 1, max = 100))]
     pub weight: i32,
 }
 
-/// What becomes of a cascade when an upstream moves while it runs.
+/// What happens to a running cascade when an upstream moves.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Supersede {
-    /// It goes to its end with the digests that it began with; the next cascade takes the new ones.
-    /// However fast an upstream moves, every cascade ends.
+    /// The cascade runs to completion with the digests it started with, and the next cascade uses
+    /// the new ones. Every cascade ends, however fast an upstream moves.
     #[default]
     Finish,
-    /// It ends, its builds that run are cancelled, and a new cascade begins with the new digests.
-    /// The new cascade goes to its end, so that no image is cancelled twice in a row.
+    /// The cascade ends, its running builds are cancelled, and a new cascade starts with the new
+    /// digests. The new cascade runs to completion, so that no image is cancelled twice in a row.
     Cancel,
 }
 
-/// When a rebuilt image counts as the same as before.
+/// When a rebuilt image counts as unchanged.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Cutoff {
-    /// When its platform, its files and its configuration are the same; times of creation do not
-    /// count.
+    /// Its platform, its files and its configuration are the same. Creation times are ignored.
     #[default]
     Content,
-    /// When its configuration and its layers are the same byte for byte.
+    /// Its configuration and its layers are the same byte for byte.
     Digest,
-    /// Never.
+    /// Every rebuilt image counts as changed.
     Never,
 }
 
 /// When floating tags move.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Promotion {
-    /// Each image's as soon as it is built and checked.
+    /// The tags of each image move as soon as it is built and checked.
     #[default]
     Image,
-    /// All together, when every required image of the cascade is current. A cascade that does not
-    /// come whole moves none.
+    /// All tags move together once every required image of the cascade is current. A cascade that
+    /// does not complete moves none.
     Cascade,
 }
 
-/// A time in which builds may start.
+/// A recurring time window in which builds may start.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Window {
-    /// When it opens: a cron expression of five fields (minute, hour, day of month, month, day of
-    /// week).
+    /// When the window opens: a cron expression of five fields (minute, hour, day of month, month,
+    /// day of week).
     #[schemars(length(min = 9, max = 100))]
     pub schedule: String,
 
-    /// How long it stays open.
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= \
-                                     duration('168h')").message("a window's duration is between 1m \
-                                         and 168h"))]
+    /// How long the window stays open, from 1 minute to 168 hours.
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('1m') && duration(self) <= \
+                                duration('168h')")
+            .message("duration must be between 1m and 168h")
+    )]
     pub duration: Duration,
 
-    /// The time zone of the schedule: a name of the IANA database, for example `Europe/Berlin`.
+    /// Time zone of the schedule: a name of the IANA database, for example `Europe/Berlin`.
+    /// Defaults to `UTC`.
     #[serde(default = "default_time_zone")]
     #[schemars(length(min = 1, max = 64))]
     pub time_zone: String,
 }
 
-/// How fast builds may start.
+/// Limits how fast builds may start.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimit {
-    /// So many builds may start within `per`.
+    /// Maximum number of builds that may start within any period of length `per`, from 1 to 1000.
     #[schemars(range(min = 1, max = 1000))]
     pub builds: i32,
 
-    /// The span in which they are counted; between 1 second and 1 hour.
+    /// Length of the period in which starts are counted, from 1 second to 1 hour. Defaults to 1
+    /// minute.
     #[serde(default = "default_rate_limit_span")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= \
-                                     duration('1h')").message("rateLimit.per is between 1s and 1h"))]
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= \
+                                duration('1h')")
+            .message("rateLimit.per must be between 1s and 1h")
+    )]
     pub per: Duration,
 }
 
-/// When a family stops starting builds because they only fail.
+/// Pauses the builds of a family whose builds keep failing from one cause.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Breaker {
-    /// After so many distinct images in a row have failed from one cause, no further build is
-    /// started. 0: never.
+    /// Number of different images that must fail in a row from one cause before no further build
+    /// starts, from 0 to 100. 0 disables the breaker. Defaults to 5.
     #[serde(default = "default_consecutive_failures")]
     #[schemars(range(min = 0, max = 100))]
     pub consecutive_failures: i32,
 
-    /// How long after the last failure one build is let through, to see whether it still fails.
-    /// When it succeeds, the others go on.
+    /// Time after the last failure at which one trial build starts. If it succeeds, the other
+    /// builds continue. At least 10 seconds. Defaults to 10 minutes.
     #[serde(default = "default_probe_after")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('10s')").message("breaker.probeAfter \
-        is at least 10s"))]
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('10s')")
+            .message("breaker.probeAfter must be at least 10s")
+    )]
     pub probe_after: Duration,
 }
 
@@ -167,15 +185,17 @@ impl Default for Breaker {
     }
 }
 
-/// How often a failed build is tried again, with a growing pause, before its image is `Failed`.
+/// How often a failed build is retried, with growing pauses, before its image is `Failed`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(default)]
 pub struct Retries {
-    /// After a failure of the build itself: a command of the Dockerfile, for example.
+    /// Number of retries after a failure of the build itself, for example of a command of the
+    /// Dockerfile. From 0 to 20. Defaults to 1.
     #[schemars(range(min = 0, max = 20))]
     pub build: i32,
 
-    /// After a failure of what is around it: eviction, out of memory, image pull, registry.
+    /// Number of retries after a failure of the infrastructure: eviction, lack of memory, image
+    /// pull, registry. From 0 to 50. Defaults to 5.
     #[schemars(range(min = 0, max = 50))]
     pub infrastructure: i32,
 }

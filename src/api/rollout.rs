@@ -1,4 +1,4 @@
-//! Rollouts: which workloads are moved to a new digest, and how.
+//! Rollouts: which workloads are updated to a new digest, and how.
 
 use std::collections::BTreeMap;
 
@@ -6,81 +6,91 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A workload, or several, that are moved to each new digest of an image: exactly one of the four
-/// kinds.
+/// Workloads that are updated to each new digest of an image. Exactly one of `deployment`,
+/// `statefulSet`, `daemonSet` and `cronJob` must be set.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("[has(self.deployment), has(self.statefulSet), has(self.daemonSet), \
                             has(self.cronJob)].exists_one(x, x)")
-        .message("a rollout names exactly one of `deployment`, `statefulSet`, `daemonSet` and \
+        .message("a rollout must set exactly one of `deployment`, `statefulSet`, `daemonSet` and \
                   `cronJob`")
 )]
 pub struct Rollout {
-    /// A Deployment.
+    /// Selects Deployments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<Workload>,
 
-    /// A `StatefulSet`.
+    /// Selects `StatefulSets`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stateful_set: Option<Workload>,
 
-    /// A `DaemonSet`.
+    /// Selects `DaemonSets`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daemon_set: Option<Workload>,
 
-    /// A `CronJob`; its next run takes the new digest.
+    /// Selects `CronJobs`. Their next run uses the new digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cron_job: Option<Workload>,
 
-    /// The container, or init container, that runs the image. Without it, each one whose image is
-    /// of this image's repository.
+    /// Name of the container, or init container, that runs the image. Defaults to every container
+    /// whose image is in this image's repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub container: Option<String>,
 
-    /// How the workload is moved.
+    /// How the workload is updated. `Digest` sets the container's image to `repository@sha256:...`.
+    /// `Restart` annotates the pod template, so that the pods are recreated and pull their image
+    /// again: use it with floating tags, and for specs that a GitOps tool owns. Defaults to
+    /// `Digest`.
     #[serde(default)]
     pub mode: RolloutMode,
 }
 
-/// Names workloads of one kind: one by name, or several by label.
+/// Selects workloads of one kind, either one by name or several by their labels.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.name) != has(self.matchLabels)").message("name a workload by \
-        either `name` or `matchLabels`")
+    validation = Rule::new("has(self.name) != has(self.matchLabels)")
+        .message("a workload must set either `name` or `matchLabels`, and not both")
 )]
 pub struct Workload {
-    /// The workload's name.
+    /// Name of the workload. Mutually exclusive with `matchLabels`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub name: Option<String>,
 
-    /// Labels that the workloads have, all of them.
+    /// Labels that a workload must all have to be selected, 1 to 8 entries. Mutually exclusive with
+    /// `name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("minProperties" = 1, "maxProperties" = 8, "additionalProperties" = {"type": "string", "maxLength": 63}))]
+    #[schemars(
+        extend(
+            "minProperties" = 1,
+            "maxProperties" = 8,
+            "additionalProperties" = {"type": "string", "maxLength": 63}
+        )
+    )]
     pub match_labels: Option<BTreeMap<String, String>>,
 
-    /// Their namespace, if it is not the family's. That Namespace must list the family's namespace
-    /// in its annotation `groundswell.dev/rollout-from`.
+    /// Namespace of the workloads. Its Namespace object must list the family's namespace in its
+    /// annotation `groundswell.dev/rollout-from`. Defaults to the family's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub namespace: Option<String>,
 }
 
-/// How a workload is moved to a new digest.
+/// How a workload is updated to a new digest.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RolloutMode {
     /// The container's image is set to `repository@sha256:...`.
     #[default]
     Digest,
-    /// The pod template is annotated, so that its pods start anew and pull: for floating tags and
-    /// for specs that GitOps owns.
+    /// The pod template is annotated, so that its pods are recreated and pull their image again.
+    /// Use it with floating tags, and for specs that a GitOps tool owns.
     Restart,
 }
 
-/// The four kinds of workloads.
+/// Kind of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum WorkloadKind {
     /// `apps/v1` Deployment.
@@ -94,7 +104,7 @@ pub enum WorkloadKind {
 }
 
 impl WorkloadKind {
-    /// The kind as Kubernetes writes it.
+    /// Returns the kind as Kubernetes writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -107,8 +117,8 @@ impl WorkloadKind {
 }
 
 impl Rollout {
-    /// The kind and the name or labels of the workloads; `None` only for an object that the schema
-    /// would have refused.
+    /// Returns the kind of the workloads and their selection. Returns `None` only for an object
+    /// that the schema would have rejected.
     #[must_use]
     pub fn workload(&self) -> Option<(WorkloadKind, &Workload)> {
         [

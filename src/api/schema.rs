@@ -1,4 +1,4 @@
-//! The `CustomResourceDefinition`s, from the Rust types.
+//! Generates the `CustomResourceDefinition`s from the Rust types.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -6,34 +6,34 @@ use serde_json::Value;
 
 use crate::api::{BuildStrategy, Cascade, ImageFamily, ManagedImage};
 
-/// The definitions of all four kinds, ready to be applied.
+/// Returns the definitions of all four kinds, ready to be applied.
 ///
-/// What the derive writes is mended in three points: defaults that are null are left out (the API
-/// server would refuse or prune them), a status has no defaults (the controller says what it knows,
-/// and nothing is to be added to that), and the keys of a list's items are required (the API server
-/// asks for it).
+/// They differ from what the derive generates in three points. Defaults that are null are removed,
+/// because the API server would reject or prune them. A status has no defaults, because the API
+/// server would add values that the controller did not write. The keys of a list's items are
+/// required, as the API server demands.
 pub fn definitions() -> Result<Vec<CustomResourceDefinition>, serde_json::Error> {
     [ImageFamily::crd(), ManagedImage::crd(), Cascade::crd(), BuildStrategy::crd()]
         .into_iter()
-        .map(mend)
+        .map(adjust)
         .collect()
 }
 
-fn mend(
+fn adjust(
     definition: CustomResourceDefinition,
 ) -> Result<CustomResourceDefinition, serde_json::Error> {
-    let kept_by_controller =
+    let written_by_controller =
         matches!(definition.spec.names.kind.as_str(), "ManagedImage" | "Cascade");
     let mut value = serde_json::to_value(definition)?;
     let versions = value.pointer_mut("/spec/versions").and_then(Value::as_array_mut);
     for version in versions.into_iter().flatten() {
         if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
-            strip(schema, serde_json::Value::is_null);
+            remove_defaults(schema, serde_json::Value::is_null);
             for part in ["spec", "status"] {
-                if (part == "status" || kept_by_controller)
+                if (part == "status" || written_by_controller)
                     && let Some(part) = schema.pointer_mut(&format!("/properties/{part}"))
                 {
-                    strip(part, |_| true);
+                    remove_defaults(part, |_| true);
                 }
             }
             require_keys(schema);
@@ -42,7 +42,7 @@ fn mend(
     serde_json::from_value(value)
 }
 
-/// Makes the fields that a list's items are told apart by required in these items.
+/// Makes the fields that identify a list's items required in these items.
 fn require_keys(schema: &mut Value) {
     let Some(schema) = schema.as_object_mut() else { return };
     let keys = schema
@@ -68,18 +68,19 @@ fn require_keys(schema: &mut Value) {
     }
 }
 
-/// Takes defaults out of a schema. A property named `default` is a schema itself, and stays.
-fn strip(schema: &mut Value, unwanted: impl Fn(&Value) -> bool + Copy) {
+/// Removes unwanted defaults from a schema. A property named `default` is a schema itself and
+/// stays.
+fn remove_defaults(schema: &mut Value, unwanted: impl Fn(&Value) -> bool + Copy) {
     let Some(schema) = schema.as_object_mut() else { return };
     if schema.get("default").is_some_and(unwanted) {
         schema.remove("default");
     }
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.values_mut().for_each(|property| strip(property, unwanted));
+        properties.values_mut().for_each(|property| remove_defaults(property, unwanted));
     }
     for part in ["items", "additionalProperties"] {
         if let Some(part) = schema.get_mut(part) {
-            strip(part, unwanted);
+            remove_defaults(part, unwanted);
         }
     }
 }
@@ -107,13 +108,14 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_described() {
+    fn every_field_is_described_by_a_sentence() {
         fn walk(path: &str, schema: &Value, bare: &mut Vec<String>) {
             for (name, property) in
                 schema.get("properties").and_then(Value::as_object).into_iter().flatten()
             {
                 let path = format!("{path}.{name}");
-                if property.get("description").is_none() && !path.ends_with(".metadata") {
+                let description = property.get("description").and_then(Value::as_str);
+                if description.is_none_or(|text| !text.ends_with('.')) {
                     bare.push(path.clone());
                 }
                 walk(&path, property, bare);
@@ -132,6 +134,6 @@ mod tests {
                 }
             }
         }
-        assert!(bare.is_empty(), "without a description: {bare:#?}");
+        assert!(bare.is_empty(), "not described by a sentence: {bare:#?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Sources: where a Dockerfile and the files beside it come from.
+//! Sources: where a Dockerfile and the rest of its build context come from.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -6,71 +6,79 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::LocalName;
 
-/// Where a Dockerfile and the files beside it come from: exactly one of the fields.
+/// Pattern of a relative path without `.` and `..` elements.
+const FILE_PATTERN: &str = concat!(
+    r"^\.{0,2}[A-Za-z0-9_@+=-][A-Za-z0-9_@+=.-]*",
+    r"(/\.{0,2}[A-Za-z0-9_@+=-][A-Za-z0-9_@+=.-]*)*$"
+);
+
+/// Origin of a Dockerfile and its build context. Exactly one of the fields must be set.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("[has(self.inline), has(self.configMap), has(self.git)].exists_one(x, x)")
-        .message("a source is exactly one of `inline`, `configMap` and `git`")
+        .message("a source must set exactly one of `inline`, `configMap` and `git`")
 )]
 pub struct Source {
-    /// The Dockerfile itself; the build context is otherwise empty. At most 32 KiB.
+    /// Text of the Dockerfile. The build context is otherwise empty. At most 32768 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32768))]
     pub inline: Option<String>,
 
-    /// A `ConfigMap` of the family's namespace.
+    /// `ConfigMap` in the family's namespace that holds the build context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
 
-    /// A folder of a Git repository.
+    /// Directory of a Git repository that holds the build context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git: Option<GitSource>,
 }
 
-/// A `ConfigMap` as a source: its keys are the files of the build context. A change of its content
-/// rebuilds the image.
+/// A `ConfigMap` whose keys are the files of the build context. A change of its content rebuilds
+/// the image.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigMapSource {
-    /// The `ConfigMap`'s name. It must have a key `Dockerfile`, or an item with that path.
+    /// Name of the `ConfigMap`. It must have a key `Dockerfile` or an item with that path.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 
-    /// Which key becomes which file. Without items, each key becomes a file of its name.
+    /// Maps keys to files. At most 64 items. Each key becomes a file of its name if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"]))]
+    #[schemars(
+        length(max = 64),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["path"])
+    )]
     pub items: Vec<ConfigMapItem>,
 }
 
-/// A key of a `ConfigMap` and the file that it becomes.
+/// Maps a key of a `ConfigMap` to a file of the build context.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigMapItem {
-    /// The key.
+    /// Key of the `ConfigMap`. At most 253 characters.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
 
-    /// The file's path in the build context; relative, without `.` and `..`.
-    // The pattern alone refuses these two: a rule here, 64 items in each of 1000 images, costs more
-    // than the API server allows.
+    /// Path of the file in the build context. It must be relative and must not contain `.` or `..`
+    /// elements. At most 255 characters.
+    // The pattern alone rejects `.` and `..`. A rule for 64 items in each of 1000 images would
+    // exceed the cost budget of the API server.
     #[schemars(
         length(min = 1, max = 255),
-        regex(
-            pattern = r"^\.{0,2}[A-Za-z0-9_@+=-][A-Za-z0-9_@+=.-]*(/\.{0,2}[A-Za-z0-9_@+=-][A-Za-z0-9_@+=.-]*)*$"
-        )
+        regex(pattern = FILE_PATTERN)
     )]
     pub path: String,
 
-    /// Whether the file is executable.
+    /// Whether the file is executable. Defaults to false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub executable: bool,
 }
 
-/// A folder of a Git repository as a source.
+/// A directory of a Git repository that holds the build context.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct GitSource {
-    /// The repository, as `https://host/path` or `ssh://user@host/path`. No credentials in it: they
-    /// belong in `secretRef`.
+    /// URL of the repository, as `https://host/path` or `ssh://user@host/path`. It must not contain
+    /// a password: use `secretRef` for credentials. At most 1024 characters.
     #[schemars(
         length(min = 8, max = 1024),
         regex(
@@ -79,40 +87,47 @@ pub struct GitSource {
     )]
     pub url: String,
 
-    /// A branch, a tag or a whole commit id. A branch or a tag is asked for every `interval`; its
-    /// new commit rebuilds the image.
+    /// Branch, tag or full commit id to build. The controller looks up a branch or a tag every
+    /// `interval`, and a new commit rebuilds the image.
     #[schemars(length(min = 1, max = 255), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_./+-]*$"))]
     pub revision: String,
 
-    /// The folder that is the build context; the repository's root by default.
+    /// Directory of the repository that is the build context. Defaults to the repository's root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 255),
         regex(pattern = r"^[A-Za-z0-9_@+=.-]+(/[A-Za-z0-9_@+=.-]+)*$")
     )]
-    #[x_kube(validation = Rule::new("!('/' + self + '/').contains('/../')").message("path must not \
-        contain `..`"))]
+    #[x_kube(
+        validation = Rule::new("!('/' + self + '/').contains('/../')")
+            .message("path must not contain `..`: name a directory below the repository's root")
+    )]
     pub path: Option<String>,
 
-    /// The Dockerfile's path in the build context.
+    /// Path of the Dockerfile in the build context. Defaults to `Dockerfile`.
     #[serde(default = "default_dockerfile")]
     #[schemars(
         length(min = 1, max = 255),
         regex(pattern = r"^[A-Za-z0-9_@+=.-]+(/[A-Za-z0-9_@+=.-]+)*$")
     )]
-    #[x_kube(validation = Rule::new("!('/' + self + '/').contains('/../')").message("dockerfile \
-        must not contain `..`"))]
+    #[x_kube(
+        validation = Rule::new("!('/' + self + '/').contains('/../')")
+            .message("dockerfile must not contain `..`: name a file below `path`")
+    )]
     pub dockerfile: String,
 
-    /// How often a branch or a tag is asked for. At least 5 seconds; 5 minutes by default.
+    /// Interval at which the controller looks up a branch or a tag. At least 5 seconds. Defaults to
+    /// 5 minutes.
     #[serde(default = "default_interval")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('5s')").message("interval must be \
-        at least 5s"))]
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('5s')")
+            .message("interval must be at least 5s")
+    )]
     pub interval: crate::api::Duration,
 
-    /// A Secret of the family's namespace: `username` and `password` for https, `identity` (a
-    /// private key) and `known_hosts` for ssh. It is sent only to the hosts that its own annotation
-    /// `groundswell.dev/hosts` lists.
+    /// Secret in the family's namespace: `username` and `password` for https, `identity` (a private
+    /// key) and `known_hosts` for ssh. The Secret is sent only to the hosts listed in its
+    /// annotation `groundswell.dev/hosts`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalName>,
 }

@@ -1,4 +1,4 @@
-//! Upstreams: images that are watched and not built.
+//! Upstreams: images that Groundswell watches and does not build.
 
 use jiff::Timestamp;
 use kube::KubeSchema;
@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Duration;
 
-/// An image that is watched and not built: a root of the graph.
+/// An image that Groundswell watches and does not build: a root of the graph.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Upstream {
-    /// Its name in this family.
+    /// Name of the upstream, unique within the family. A DNS label of 1 to 63 characters.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
 
-    /// Its repository with the registry's host and without a tag, for example
+    /// Repository of the upstream, with the registry's host and without a tag, for example
     /// `docker.io/library/alpine`.
     #[schemars(
         length(min = 3, max = 255),
@@ -23,84 +23,96 @@ pub struct Upstream {
     )]
     pub image: String,
 
-    /// Which of its tags is followed.
+    /// Selects the tag that the controller follows.
     pub follow: Follow,
 
-    /// How often the registry is asked whether the tag moved. Polls are jittered, and families that
-    /// follow the same image with the same credential share them, at the shortest interval asked
-    /// for. At least 5 seconds; 10 minutes by default.
+    /// Interval at which the controller queries the registry for the tag's digest. Polls are
+    /// jittered. Families that follow the same image with the same credential share their polls, at
+    /// the shortest of their intervals. At least 5 seconds. Defaults to 10 minutes.
     #[serde(default = "default_interval")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('5s')").message("interval must be \
-        at least 5s"))]
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('5s')")
+            .message("interval must be at least 5s")
+    )]
     pub interval: Duration,
 
     /// Platforms, as `os/architecture` or `os/architecture/variant`, that a new digest must offer
-    /// before it is used: a publisher may push them hours apart. Empty: any.
+    /// before it is adopted. Use it when a publisher pushes platforms hours apart. At most 16
+    /// entries. Any digest is accepted if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(max = 64), regex(pattern = "^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?$")), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(
+        length(max = 16),
+        inner(length(max = 64), regex(pattern = "^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
     pub platforms: Vec<String>,
 
-    /// How old a new digest must be before it is used, counted from when it was first seen: time
-    /// for others to find what is wrong with it. The first digest of an upstream does not wait.
+    /// Minimum age of a new digest before it is adopted, counted from when the controller first
+    /// observed it. It gives others time to find problems. The first digest of an upstream is
+    /// adopted at once. Defaults to 0 seconds.
     #[serde(default)]
     pub minimum_age: Duration,
 
-    /// Whether a person has to agree to each new digest. The first digest of an upstream needs
-    /// nobody.
+    /// Whether a user must approve each new digest before it is adopted. `Automatic` adopts digests
+    /// without approval. `Manual` waits for `kubectl family approve`, or for a request with the
+    /// action `Approve` that names the digest. The first digest of an upstream needs no approval.
+    /// Defaults to `Automatic`.
     #[serde(default)]
     pub approval: Approval,
 
-    /// Keeps the upstream where it is.
+    /// Holds the upstream at its current digest, or at the digest that the hold names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
 }
 
-/// Whether a person has to agree to a new digest.
+/// Whether a user must approve a new digest before it is adopted.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Approval {
-    /// No.
+    /// New digests are adopted without approval.
     #[default]
     Automatic,
-    /// Yes: `kubectl family approve`, or the request `Approve`, for this very digest.
+    /// A new digest is adopted after `kubectl family approve`, or a request with the action
+    /// `Approve`, has named it.
     Manual,
 }
 
-/// Which tag of an upstream is followed.
+/// Selects the tag of an upstream that the controller follows.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Follow {
-    /// This one tag, as it moves from digest to digest.
+    /// Tag to follow as it moves from digest to digest. At most 128 characters.
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))]
     pub tag: String,
 }
 
-/// A person's decision that an upstream stays where it is.
+/// A user's decision to hold an upstream at its current digest.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hold {
-    /// The digest that builds use while the hold lasts. Without it, the digest that is in use when
-    /// the hold begins.
+    /// Digest that builds use while the hold lasts, as `sha256:` and 64 hexadecimal digits.
+    /// Defaults to the digest in use when the hold begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$"))]
     pub digest: Option<String>,
 
-    /// When the hold ends by itself. Without it, when it is taken out of the manifest.
+    /// Time at which the hold ends. Without it, the hold lasts until it is removed from the
+    /// manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub until: Option<Timestamp>,
 
-    /// Why, for those who read the status.
+    /// Reason for the hold, shown in the status. At most 256 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub reason: Option<String>,
 }
 
 impl Upstream {
-    /// The reference that is watched: `<image>:<tag>`.
+    /// Returns the reference that is watched: `<image>:<tag>`.
     #[must_use]
     pub fn reference(&self) -> String {
         format!("{}:{}", self.image, self.follow.tag)
     }
 
-    /// The hold, if there is one that lasts at `now`.
+    /// Returns the hold if there is one and it has not ended at `now`.
     #[must_use]
     pub fn hold_at(&self, now: Timestamp) -> Option<&Hold> {
         self.hold.as_ref().filter(|hold| hold.until.is_none_or(|until| now < until))

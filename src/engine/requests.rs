@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         Act, ApprovalRecord, HandledRequest, ImageState, ManualHold, Request, RequestOutcome,
-        Scope, UpstreamStatus, condition::reason,
+        RequestScope, UpstreamStatus, condition::reason,
     },
     engine::{
         causes::short,
@@ -262,7 +262,7 @@ impl RequestEffects {
                     .get(index.position())
                     .and_then(|observed| observed.record?.hold.clone());
                 let hold = known.filter(|known| same(known, &hold)).unwrap_or(hold);
-                self.each(input, &Scope::Image(image.clone()), |wish| {
+                self.each(input, &RequestScope::Image(image.clone()), |wish| {
                     wish.hold = Some(Some(hold.clone()));
                 })?;
                 Ok(told_only(format!("{image} stays where it is")))
@@ -272,7 +272,9 @@ impl RequestEffects {
                 let manual = input.images.get(index.position()).is_some_and(|observed| {
                     observed.record.is_some_and(|record| record.hold.is_some())
                 });
-                self.each(input, &Scope::Image(image.clone()), |wish| wish.hold = Some(None))?;
+                self.each(input, &RequestScope::Image(image.clone()), |wish| {
+                    wish.hold = Some(None)
+                })?;
                 let of_spec = input
                     .spec
                     .images
@@ -390,7 +392,7 @@ impl RequestEffects {
     fn each(
         &mut self,
         input: &DecideInput<'_>,
-        scope: &Scope,
+        scope: &RequestScope,
         wish: impl Fn(&mut ImageOverrides),
     ) -> Result<Vec<ImageIndex>, String> {
         let images = within(input, scope)?;
@@ -428,12 +430,12 @@ fn place(input: &DecideInput<'_>, image: &str) -> Result<ImageIndex, String> {
         .ok_or_else(|| format!("the family has no image `{image}`"))
 }
 
-fn within(input: &DecideInput<'_>, scope: &Scope) -> Result<Vec<ImageIndex>, String> {
+fn within(input: &DecideInput<'_>, scope: &RequestScope) -> Result<Vec<ImageIndex>, String> {
     let lineage: &Lineage = input.lineage();
     Ok(match scope {
-        Scope::Family => ImageIndex::range(input.spec.images.len()).collect(),
-        Scope::Image(image) => vec![place(input, image)?],
-        Scope::Subtree(image) => {
+        RequestScope::Family => ImageIndex::range(input.spec.images.len()).collect(),
+        RequestScope::Image(image) => vec![place(input, image)?],
+        RequestScope::Subtree(image) => {
             let mask = lineage.with_descendants([place(input, image)?]);
             ImageIndex::enumerate(mask)
                 .filter_map(|(index, inside)| inside.then_some(index))
@@ -442,10 +444,10 @@ fn within(input: &DecideInput<'_>, scope: &Scope) -> Result<Vec<ImageIndex>, Str
     })
 }
 
-fn told(scope: &Scope, images: usize) -> String {
+fn told(scope: &RequestScope, images: usize) -> String {
     match scope {
-        Scope::Family => "the family".into(),
-        Scope::Image(image) => image.clone(),
-        Scope::Subtree(image) => format!("{image} and what stands on it ({images} images)"),
+        RequestScope::Family => "the family".into(),
+        RequestScope::Image(image) => image.clone(),
+        RequestScope::Subtree(image) => format!("{image} and what stands on it ({images} images)"),
     }
 }

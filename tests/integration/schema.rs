@@ -54,17 +54,17 @@ async fn refusals_say_what_is_wrong() {
         (
             "an edge to nothing",
             with("/images/0/from/0", json!({ "arg": "A" })),
-            "either an `upstream` or an `image`",
+            "either `upstream` or `image`",
         ),
         (
             "an edge to both",
             with("/images/0/from/0", json!({ "upstream": "alpine", "image": "site" })),
-            "either an `upstream` or an `image`",
+            "either `upstream` or `image`",
         ),
         (
             "as and arg",
             with("/images/0/from/0", json!({ "upstream": "alpine", "as": "a", "arg": "A" })),
-            "`as` and `arg` exclude each other",
+            "must not set both `as` and `arg`",
         ),
         (
             "two bases",
@@ -152,7 +152,7 @@ async fn refusals_say_what_is_wrong() {
                 "/images/0/checks",
                 json!([{ "name": "a", "command": ["a"], "env": { "GROUNDSWELL_IMAGE": "b" } }]),
             ),
-            "take them out of the check's `env`",
+            "remove them from the check's `env`",
         ),
         ("an image's name", with("/images/0/name", json!("Base")), "images[0].name"),
         ("a name twice", with("/images/-", family::image("base", "alpine")), "base"),

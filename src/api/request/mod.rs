@@ -1,11 +1,11 @@
-//! Requests: what a person asks for by hand, as an annotation with an id, so that it is done once
-//! and its outcome recorded.
+//! Requests: what a user asks the controller to do once, as an annotation with an id, so that it is
+//! done once and its outcome is recorded.
 //!
-//! The annotation [`REQUEST`](crate::api::labels::REQUEST) stands on an `ImageFamily`, or on a
-//! `ManagedImage`, whose image is then the one that is meant. Here it is read and checked as far as
-//! its own text goes; whether the image exists, whether a digest is still the candidate and whether
-//! `until` is still to come, is for whoever knows the family and the time. What came of it is
-//! recorded as [`crate::api::handled_request`] says.
+//! The annotation [`REQUEST`](crate::api::labels::REQUEST) is set on an `ImageFamily`, or on a
+//! `ManagedImage`, whose image the request then refers to. This module parses the annotation and
+//! checks what its text alone can show. The engine checks whether the image exists, whether a
+//! digest is still the candidate, and whether `until` is in the future.
+//! [`crate::api::handled_request`] records the outcome.
 
 mod wire;
 
@@ -13,143 +13,143 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use wire::Written;
+use wire::RequestFields;
 
-/// The most bytes of the annotation's value.
+/// Maximum length of the annotation's value in bytes.
 pub const MAX_VALUE: usize = 4096;
-/// The most characters of an id.
+/// Maximum length of an id in characters.
 pub const MAX_ID: usize = 64;
-/// The most characters of a hold's reason.
+/// Maximum length of a hold's reason in characters.
 pub const MAX_REASON: usize = 256;
-/// The most characters of the name of whoever asks.
+/// Maximum length of the requesting user's name in characters.
 pub const MAX_BY: usize = 128;
 
-/// What stands before the hash in the id under which an annotation is recorded that is no request.
-/// No id of a request begins so.
+/// Prefix of the id under which an annotation that is not a request is recorded. No id of a request
+/// starts with it.
 pub(super) const UNREADABLE: &str = "unreadable-";
 
-/// What a person asks for.
+/// A user's request.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(try_from = "Written", into = "Written")]
+#[serde(try_from = "RequestFields", into = "RequestFields")]
 pub struct Request {
-    /// Chosen by whoever asks: 1 to 64 of letters, digits, `.`, `_`, `:` and `-`. A request is done
-    /// once per id.
+    /// Id chosen by the requesting user: 1 to 64 letters, digits, `.`, `_`, `:` and `-`. A request
+    /// is carried out once per id.
     pub id: String,
-    /// Who asks, as they say; not proved.
+    /// Name of the requesting user, as given in the request and not verified.
     pub by: Option<String>,
-    /// What is to be done.
+    /// The action and its arguments.
     pub act: Act,
 }
 
-/// What is to be done.
+/// A requested action and its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Start what is stale now, without the quiet time.
-    Trigger(Scope),
-    /// Forget failures, so that failed images are tried again.
-    Retry(Scope),
-    /// Stop builds; they are not tried again until an input changes or a retry is asked for.
-    Cancel(Scope),
-    /// Build, even what is current. The request's id is the nonce that makes the fingerprint
-    /// another.
-    Force(Scope),
-    /// Keep an image from being built.
+    /// Starts stale builds now, without the quiet time.
+    Trigger(RequestScope),
+    /// Clears recorded failures, so that failed images are built again.
+    Retry(RequestScope),
+    /// Stops builds. They are not retried until an input changes or a retry is requested.
+    Cancel(RequestScope),
+    /// Builds images even if they are current. The request's id is the nonce that changes their
+    /// fingerprint.
+    Force(RequestScope),
+    /// Holds an image at its current digest.
     HoldImage {
-        /// The image.
+        /// Name of the image.
         image: String,
-        /// When the hold ends by itself.
+        /// Time at which the hold ends, if it ends without a request.
         until: Option<Timestamp>,
-        /// Why.
+        /// Reason for the hold.
         reason: Option<String>,
     },
-    /// Keep an upstream where it is.
+    /// Holds an upstream at its current digest, or at `digest`.
     HoldUpstream {
-        /// The upstream.
+        /// Name of the upstream.
         upstream: String,
-        /// The digest that builds use meanwhile; without it, the one in use.
+        /// Digest that builds use while the hold lasts. Defaults to the one in use.
         digest: Option<String>,
-        /// When the hold ends by itself.
+        /// Time at which the hold ends, if it ends without a request.
         until: Option<Timestamp>,
-        /// Why.
+        /// Reason for the hold.
         reason: Option<String>,
     },
-    /// End a hold of an image that was asked for by a request.
+    /// Ends a hold of an image that a request has set.
     UnholdImage {
-        /// The image.
+        /// Name of the image.
         image: String,
     },
-    /// End a hold of an upstream that was asked for by a request.
+    /// Ends a hold of an upstream that a request has set.
     UnholdUpstream {
-        /// The upstream.
+        /// Name of the upstream.
         upstream: String,
     },
-    /// Let builds use this digest of an upstream whose `approval` is `Manual`.
+    /// Approves a digest of an upstream whose `approval` is `Manual`.
     Approve {
-        /// The upstream.
+        /// Name of the upstream.
         upstream: String,
-        /// The digest. Whatever else is the candidate by then is not approved.
+        /// Digest to approve. If another digest is the candidate by then, it is not approved.
         digest: String,
     },
 }
 
-/// Which images an act is about.
+/// The images that an action applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// All of the family.
+pub enum RequestScope {
+    /// All images of the family.
     Family,
-    /// One.
+    /// One image.
     Image(String),
-    /// One and all that stand on it.
+    /// One image and all images that are built on it.
     Subtree(String),
 }
 
-/// The name of an act, as it is written in a request.
+/// Name of an action, as written in a request.
 #[derive(
     JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
 )]
 pub enum RequestAction {
-    /// Start what is stale now, without the quiet time.
+    /// Starts stale builds now, without the quiet time.
     Trigger,
-    /// Forget failures.
+    /// Clears recorded failures.
     Retry,
-    /// Stop builds.
+    /// Stops builds.
     Cancel,
-    /// Keep an image or an upstream where it is.
+    /// Holds an image or an upstream.
     Hold,
-    /// End a hold.
+    /// Ends a hold.
     Unhold,
-    /// Let builds use a candidate.
+    /// Approves a candidate.
     Approve,
-    /// Build though current.
+    /// Builds images even if they are current.
     Force,
 }
 
-/// Why an annotation is no request. Each message says what is wrong and what to write.
+/// Reason why an annotation is not a request. Each message says what is wrong and what to write.
 #[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
 pub enum RequestError {
     /// The value is too long.
-    #[error("a request has at most {MAX_VALUE} bytes, this has {0}")]
+    #[error("the request has {0} bytes, and the maximum is {MAX_VALUE}: shorten it")]
     TooLong(usize),
     /// The value is not the JSON of a request.
     #[error(
-        "not a request: {0}; write JSON, for example {{\"id\": \"2026-05-01-a\", \"action\": \
-         \"Retry\"}}"
+        "the annotation is not a request: {0}; write JSON, for example {{\"id\": \"2026-05-01-a\", \
+         \"action\": \"Retry\"}}"
     )]
     Unreadable(String),
-    /// A field has a value that it can't have.
+    /// A field has an invalid value.
     #[error("`{field}` {problem}")]
     Invalid {
-        /// The field.
+        /// Name of the field.
         field: &'static str,
-        /// What is wrong with its value, and what it may be.
+        /// What is wrong with its value, and which values are valid.
         problem: String,
     },
-    /// A field stands in a request that has no use for it.
+    /// The request has a field that its action does not use.
     #[error("{action} does not take `{field}`: {instead}")]
     NotTaken {
-        /// The action.
+        /// Name of the action.
         action: &'static str,
-        /// The field.
+        /// Name of the field.
         field: &'static str,
         /// What to do.
         instead: &'static str,
@@ -157,42 +157,42 @@ pub enum RequestError {
     /// A field is missing.
     #[error("{action} needs {needed}")]
     Missing {
-        /// The action.
+        /// Name of the action.
         action: &'static str,
         /// What to add.
         needed: &'static str,
     },
     /// A request on a `ManagedImage` names another image.
     #[error(
-        "this ManagedImage is of image `{own}`, and the request names `{named}`: annotate that \
-         one's, or the ImageFamily"
+        "this ManagedImage belongs to image `{own}`, and the request names `{named}`: annotate the \
+         ManagedImage of `{named}`, or the ImageFamily"
     )]
     OtherImage {
-        /// The image that it names.
+        /// Name of the image in the request.
         named: String,
-        /// The image that it stands on.
+        /// Name of the image that the annotated `ManagedImage` belongs to.
         own: String,
     },
 }
 
 impl Request {
-    /// Reads the annotation of an `ImageFamily`.
+    /// Parses the annotation of an `ImageFamily`.
     pub fn parse(value: &str) -> Result<Self, RequestError> {
-        Written::read(value)?.try_into()
+        RequestFields::read(value)?.try_into()
     }
 
-    /// Reads the annotation of a `ManagedImage`: it is about this image, and `image` may be left
-    /// out.
+    /// Parses the annotation of a `ManagedImage`. The request refers to this image, so `image` may
+    /// be omitted.
     pub fn parse_on_image(value: &str, image: &str) -> Result<Self, RequestError> {
-        Written::read(value)?.on_image(image)?.try_into()
+        RequestFields::read(value)?.on_image(image)?.try_into()
     }
 
-    /// The value to annotate with.
+    /// Returns the value of the annotation.
     pub fn to_annotation(&self) -> Result<String, serde_json::Error> {
         serde_json::to_string(self)
     }
 
-    /// The name of the act.
+    /// Returns the name of the action.
     #[must_use]
     pub const fn action(&self) -> RequestAction {
         match self.act {
@@ -208,7 +208,7 @@ impl Request {
 }
 
 impl RequestAction {
-    /// The action as it is written.
+    /// Returns the action as requests write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -244,22 +244,24 @@ mod tests {
     }
 
     #[test]
-    fn each_action_is_read_with_the_fields_it_takes() {
+    fn each_action_parses_with_the_fields_that_it_takes() {
         let until: Timestamp = "2026-05-01T12:00:00Z".parse().expect("a time");
-        assert_eq!(act(json!({"action": "Trigger"})), Act::Trigger(Scope::Family));
+        assert_eq!(act(json!({"action": "Trigger"})), Act::Trigger(RequestScope::Family));
         assert_eq!(
             act(json!({"action": "Retry", "image": "app"})),
-            Act::Retry(Scope::Image("app".into()))
+            Act::Retry(RequestScope::Image("app".into()))
         );
         assert_eq!(
             act(json!({"action": "Cancel", "image": "app", "subtree": true})),
-            Act::Cancel(Scope::Subtree("app".into()))
+            Act::Cancel(RequestScope::Subtree("app".into()))
         );
-        assert_eq!(act(json!({"action": "Force", "subtree": false})), Act::Force(Scope::Family));
         assert_eq!(
-            act(
-                json!({"action": "Hold", "image": "app", "until": "2026-05-01T14:00:00+02:00", "reason": "freeze"})
-            ),
+            act(json!({"action": "Force", "subtree": false})),
+            Act::Force(RequestScope::Family)
+        );
+        assert_eq!(
+            act(json!({"action": "Hold", "image": "app", "until": "2026-05-01T14:00:00+02:00",
+                       "reason": "freeze"})),
             Act::HoldImage {
                 image: "app".into(),
                 until: Some(until),
@@ -290,13 +292,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn a_serialized_request_parses_to_the_same_request() {
         let acts = [
             json!({"action": "Trigger"}),
             json!({"action": "Force", "image": "app", "subtree": true}),
             json!({"action": "Cancel", "image": "app", "by": "ann"}),
-            json!({"action": "Hold", "image": "app", "until": "2026-05-01T12:00:00Z", "reason": "freeze"}),
-            json!({"action": "Hold", "upstream": "alpine", "digest": digest(), "reason": "3.20.1 is broken"}),
+            json!({"action": "Hold", "image": "app", "until": "2026-05-01T12:00:00Z",
+                   "reason": "freeze"}),
+            json!({"action": "Hold", "upstream": "alpine", "digest": digest(),
+                   "reason": "3.20.1 is broken"}),
             json!({"action": "Unhold", "image": "app"}),
             json!({"action": "Unhold", "upstream": "alpine"}),
             json!({"action": "Approve", "upstream": "alpine", "digest": digest()}),
@@ -308,10 +312,10 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_the_action_does_not_take_is_refused() {
+    fn a_field_that_the_action_does_not_take_is_rejected() {
         let values = json!({
-            "image": "app", "subtree": true, "upstream": "alpine", "digest": digest(), "until": "2026-05-01T12:00:00Z",
-            "reason": "why"
+            "image": "app", "subtree": true, "upstream": "alpine", "digest": digest(),
+            "until": "2026-05-01T12:00:00Z", "reason": "why"
         });
         let taken = [
             ("Trigger", json!({"image": "app"}), vec!["image", "subtree"]),
@@ -346,48 +350,55 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_told_to_a_person() {
-        let told = |fields: serde_json::Value| parse(fields).expect_err("refused").to_string();
+    fn messages_say_what_is_missing_or_wrong() {
+        let message = |fields: serde_json::Value| parse(fields).expect_err("rejected").to_string();
         assert!(
-            told(json!({"action": "Approve", "upstream": "alpine"}))
+            message(json!({"action": "Approve", "upstream": "alpine"}))
                 .starts_with("Approve needs `digest`")
         );
         assert!(
-            told(json!({"action": "Approve", "digest": digest()}))
+            message(json!({"action": "Approve", "digest": digest()}))
                 .starts_with("Approve needs `upstream`")
         );
-        assert_eq!(told(json!({"action": "Hold"})), "Hold needs either `image` or `upstream`");
+        assert_eq!(message(json!({"action": "Hold"})), "Hold needs either `image` or `upstream`");
         assert!(
-            told(json!({"action": "Retry", "subtree": true}))
-                .starts_with("Retry needs `image` beside `subtree`")
-        );
-        assert!(told(json!({"action": "Rebuild"})).contains("expected one of `Trigger`, `Retry`"));
-        assert!(
-            told(json!({"action": "Retry", "images": ["app"]})).contains("unknown field `images`")
-        );
-        assert!(told(json!({"action": "Retry", "image": "App"})).starts_with("`image` is a name"));
-        assert!(
-            told(json!({"action": "Approve", "upstream": "up", "digest": "sha256:1"}))
-                .starts_with("`digest` is")
+            message(json!({"action": "Retry", "subtree": true}))
+                .starts_with("Retry needs `image` with `subtree`")
         );
         assert!(
-            told(json!({"action": "Hold", "image": "app", "until": "tomorrow"}))
-                .starts_with("not a request")
+            message(json!({"action": "Rebuild"})).contains("expected one of `Trigger`, `Retry`")
         );
         assert!(
-            told(json!({"action": "Hold", "image": "app", "reason": "a\nb"}))
-                .starts_with("`reason` has at most")
+            message(json!({"action": "Retry", "images": ["app"]}))
+                .contains("unknown field `images`")
+        );
+        assert!(message(json!({"action": "Retry", "image": "App"})).starts_with(
+            "`image` must be a \
+            name"
+        ));
+        assert!(
+            message(json!({"action": "Approve", "upstream": "up", "digest": "sha256:1"}))
+                .starts_with("`digest` must be")
         );
         assert!(
-            told(json!({"action": "Retry", "by": "b".repeat(129)}))
-                .starts_with("`by` has at most 128")
+            message(json!({"action": "Hold", "image": "app", "until": "tomorrow"}))
+                .starts_with("the annotation is not a request")
         );
         assert!(
-            told(json!({"action": "Retry", "id": "two words"})).starts_with("`id` has 1 to 64")
+            message(json!({"action": "Hold", "image": "app", "reason": "a\nb"}))
+                .starts_with("`reason` must have at most")
         );
         assert!(
-            told(json!({"action": "Retry", "id": "unreadable-1"}))
-                .starts_with("`id` does not begin")
+            message(json!({"action": "Retry", "by": "b".repeat(129)}))
+                .starts_with("`by` must have at most 128")
+        );
+        assert!(message(json!({"action": "Retry", "id": "two words"})).starts_with(
+            "`id` must have 1 \
+                to 64"
+        ));
+        assert!(
+            message(json!({"action": "Retry", "id": "unreadable-1"}))
+                .starts_with("`id` must not start")
         );
         assert!(parse(json!({"action": "Retry", "id": "x".repeat(64)})).is_ok());
         assert!(parse(json!({"action": "Retry", "id": "x".repeat(65)})).is_err());
@@ -408,27 +419,29 @@ mod tests {
         };
         assert_eq!(
             parse(json!({"id": "1", "action": "Retry"})),
-            Ok(Act::Retry(Scope::Image("app".into())))
+            Ok(Act::Retry(RequestScope::Image("app".into())))
         );
         assert_eq!(
             parse(json!({"id": "1", "action": "Force", "image": "app", "subtree": true})),
-            Ok(Act::Force(Scope::Subtree("app".into())))
+            Ok(Act::Force(RequestScope::Subtree("app".into())))
         );
         let hold = Act::HoldImage { image: "app".into(), until: None, reason: None };
         assert_eq!(parse(json!({"id": "1", "action": "Hold"})), Ok(hold));
-        let told = |fields| parse(fields).expect_err("refused").to_string();
+        let message = |fields| parse(fields).expect_err("rejected").to_string();
         assert!(
-            told(json!({"id": "1", "action": "Retry", "image": "lib"}))
+            message(json!({"id": "1", "action": "Retry", "image": "lib"}))
                 .contains("the request names `lib`")
         );
         assert!(
-            told(json!({"id": "1", "action": "Hold", "upstream": "up"}))
+            message(json!({"id": "1", "action": "Hold", "upstream": "up"}))
                 .contains("annotate the ImageFamily")
         );
         assert!(
-            told(json!({"id": "1", "action": "Force", "upstream": "up"}))
-                .contains("it is about images")
+            message(json!({"id": "1", "action": "Force", "upstream": "up"}))
+                .contains("it applies to images")
         );
-        assert!(told(json!({"id": "1", "action": "Approve"})).contains("annotate the ImageFamily"));
+        assert!(
+            message(json!({"id": "1", "action": "Approve"})).contains("annotate the ImageFamily")
+        );
     }
 }

@@ -1,7 +1,5 @@
-//! A request as people write it: flat JSON, of which every field is checked, and refused where the
-//! action has no use for it.
-//!
-//! [`Request`] is what it may say.
+//! The wire format of a [`Request`]: flat JSON. Every field is validated, and a field that the
+//! action does not use is rejected.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,15 +7,15 @@ use serde::{Deserialize, Serialize};
 use crate::api::{
     condition::shorten,
     request::{
-        Act, MAX_BY, MAX_ID, MAX_REASON, MAX_VALUE, Request, RequestAction, RequestError, Scope,
-        UNREADABLE,
+        Act, MAX_BY, MAX_ID, MAX_REASON, MAX_VALUE, Request, RequestAction, RequestError,
+        RequestScope, UNREADABLE,
     },
 };
 
-/// The fields as they are written.
+/// Fields of a request as users write them.
 #[derive(Serialize, Deserialize, Clone, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Written {
+pub(super) struct RequestFields {
     id: String,
     action: RequestAction,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,21 +34,21 @@ pub(super) struct Written {
     by: Option<String>,
 }
 
-impl TryFrom<Written> for Request {
+impl TryFrom<RequestFields> for Request {
     type Error = RequestError;
 
-    fn try_from(written: Written) -> Result<Self, RequestError> {
-        written.check_values()?;
-        written.check_fields()?;
-        let missing = |needed| RequestError::Missing { action: written.action.as_str(), needed };
-        let Written { id, action, image, subtree, upstream, digest, until, reason, by } = written;
+    fn try_from(fields: RequestFields) -> Result<Self, RequestError> {
+        fields.validate_values()?;
+        fields.validate_fields()?;
+        let missing = |needed| RequestError::Missing { action: fields.action.as_str(), needed };
+        let RequestFields { id, action, image, subtree, upstream, digest, until, reason, by } =
+            fields;
         let scope = |image: Option<String>| match (image, subtree) {
-            (None, false) => Ok(Scope::Family),
-            (Some(image), false) => Ok(Scope::Image(image)),
-            (Some(image), true) => Ok(Scope::Subtree(image)),
+            (None, false) => Ok(RequestScope::Family),
+            (Some(image), false) => Ok(RequestScope::Image(image)),
+            (Some(image), true) => Ok(RequestScope::Subtree(image)),
             (None, true) => Err(missing(
-                "`image` beside `subtree`; without both it is about the \
-                whole family",
+                "`image` with `subtree`: name the image, or remove `subtree` for the whole family",
             )),
         };
         let act = match action {
@@ -72,8 +70,8 @@ impl TryFrom<Written> for Request {
                 upstream: upstream.ok_or_else(|| missing("`upstream`"))?,
                 digest: digest.ok_or_else(|| {
                     missing(
-                        "`digest`, that of the candidate in the family's status: only what was \
-                             seen is approved",
+                        "`digest`: copy the candidate's digest from the family's status, so that \
+                         only a digest that you have seen is approved",
                     )
                 })?,
             },
@@ -82,13 +80,13 @@ impl TryFrom<Written> for Request {
     }
 }
 
-impl Written {
-    /// Reads the value of an annotation.
+impl RequestFields {
+    /// Parses the value of an annotation.
     pub(super) fn read(value: &str) -> Result<Self, RequestError> {
         if value.len() > MAX_VALUE {
             return Err(RequestError::TooLong(value.len()));
         }
-        // A list of values in the order of the fields would do for the reader of JSON as well.
+        // The JSON parser would also accept a list of values in the order of the fields.
         if !value.trim_start().starts_with('{') {
             return Err(RequestError::Unreadable("it is not a JSON object".into()));
         }
@@ -96,7 +94,7 @@ impl Written {
             .map_err(|error| RequestError::Unreadable(shorten(&error.to_string(), 200)))
     }
 
-    /// The same on the `ManagedImage` of this image, which is meant whether it is named or not.
+    /// Applies the fields to the `ManagedImage` of this image, whether they name the image or not.
     pub(super) fn on_image(mut self, image: &str) -> Result<Self, RequestError> {
         if let Some(named) = self.image.as_ref().filter(|named| *named != image) {
             return Err(RequestError::OtherImage { named: shorten(named, 64), own: image.into() });
@@ -108,53 +106,56 @@ impl Written {
             _ => None,
         };
         if let Some(action) = action {
-            let instead = "upstreams belong to the family; annotate the ImageFamily";
+            let instead = "upstreams belong to the family: annotate the ImageFamily";
             return Err(RequestError::NotTaken { action, field: "upstream", instead });
         }
         self.image = Some(image.into());
         Ok(self)
     }
 
-    fn check_values(&self) -> Result<(), RequestError> {
+    fn validate_values(&self) -> Result<(), RequestError> {
         let invalid =
             |field, problem: &str| Err(RequestError::Invalid { field, problem: problem.into() });
-        let id_is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
-        if self.id.is_empty() || self.id.len() > MAX_ID || !self.id.chars().all(id_is_good) {
+        let is_id_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | ':' | '-');
+        if self.id.is_empty() || self.id.len() > MAX_ID || !self.id.chars().all(is_id_char) {
             return invalid(
                 "id",
-                "has 1 to 64 letters, digits, `.`, `_`, `:` or `-`, and is new \
-                                  with every request",
+                "must have 1 to 64 letters, digits, `.`, `_`, `:` or `-`, and must be new for \
+                 every request",
             );
         }
         if self.id.starts_with(UNREADABLE) {
-            return invalid("id", "does not begin with `unreadable-`: choose another");
+            return invalid("id", "must not start with `unreadable-`: choose another id");
         }
         for (field, name) in [("image", &self.image), ("upstream", &self.upstream)] {
             if name.as_ref().is_some_and(|name| !is_name(name)) {
                 return invalid(
                     field,
-                    "is a name of the family's spec: 1 to 63 lower case letters, \
-                    digits and dashes",
+                    "must be a name from the family's spec: 1 to 63 lower case letters, digits and \
+                     dashes",
                 );
             }
         }
         if self.digest.as_ref().is_some_and(|digest| !is_digest(digest)) {
-            return invalid("digest", "is `sha256:` and 64 hexadecimal digits in lower case");
+            return invalid("digest", "must be `sha256:` and 64 hexadecimal digits in lower case");
         }
-        for (field, text, most) in [("reason", &self.reason, MAX_REASON), ("by", &self.by, MAX_BY)]
+        for (field, text, max_chars) in
+            [("reason", &self.reason, MAX_REASON), ("by", &self.by, MAX_BY)]
         {
             let Some(text) = text else { continue };
-            if text.chars().count() > most || text.chars().any(char::is_control) {
-                let problem = format!("has at most {most} characters and no line breaks");
+            if text.chars().count() > max_chars || text.chars().any(char::is_control) {
+                let problem = format!(
+                    "must have at most {max_chars} characters and no control \
+                    characters"
+                );
                 return Err(RequestError::Invalid { field, problem });
             }
         }
         Ok(())
     }
 
-    /// Refuses fields that the action has no use for: what is not looked at must not look as if it
-    /// were.
-    fn check_fields(&self) -> Result<(), RequestError> {
+    /// Rejects fields that the action does not use, so that no field is ignored silently.
+    fn validate_fields(&self) -> Result<(), RequestError> {
         use RequestAction::{Approve, Hold, Unhold};
         let of_upstream = self.upstream.is_some();
         let holds = self.action == Hold;
@@ -164,18 +165,17 @@ impl Written {
                 self.image.is_some()
                     && (self.action == Approve
                         || (matches!(self.action, Hold | Unhold) && of_upstream)),
-                "it is about the upstream",
+                "it applies to the upstream",
             ),
             (
                 "subtree",
                 self.subtree && matches!(self.action, Hold | Unhold | Approve),
-                "it is about one image or upstream",
+                "it applies to one image or upstream",
             ),
             (
                 "upstream",
                 of_upstream && !matches!(self.action, Hold | Unhold | Approve),
-                "it is \
-                about images",
+                "it applies to images",
             ),
             (
                 "digest",
@@ -185,18 +185,18 @@ impl Written {
             ("until", self.until.is_some() && !holds, "only Hold does"),
             ("reason", self.reason.is_some() && !holds, "only Hold does"),
         ];
-        let wrong = rules.into_iter().find(|(_, given_in_vain, _)| *given_in_vain);
+        let wrong = rules.into_iter().find(|(_, unused, _)| *unused);
         wrong.map_or(Ok(()), |(field, _, instead)| {
             Err(RequestError::NotTaken { action: self.action.as_str(), field, instead })
         })
     }
 }
 
-impl From<Request> for Written {
+impl From<Request> for RequestFields {
     fn from(request: Request) -> Self {
         let action = request.action();
         let Request { id, by, act } = request;
-        let mut written = Self {
+        let mut fields = Self {
             id,
             action,
             image: None,
@@ -209,26 +209,26 @@ impl From<Request> for Written {
         };
         match act {
             Act::Trigger(scope) | Act::Retry(scope) | Act::Cancel(scope) | Act::Force(scope) => {
-                written.subtree = matches!(scope, Scope::Subtree(_));
-                written.image = match scope {
-                    Scope::Family => None,
-                    Scope::Image(image) | Scope::Subtree(image) => Some(image),
+                fields.subtree = matches!(scope, RequestScope::Subtree(_));
+                fields.image = match scope {
+                    RequestScope::Family => None,
+                    RequestScope::Image(image) | RequestScope::Subtree(image) => Some(image),
                 };
             }
             Act::HoldImage { image, until, reason } => {
-                (written.image, written.until, written.reason) = (Some(image), until, reason);
+                (fields.image, fields.until, fields.reason) = (Some(image), until, reason);
             }
             Act::HoldUpstream { upstream, digest, until, reason } => {
-                (written.upstream, written.digest) = (Some(upstream), digest);
-                (written.until, written.reason) = (until, reason);
+                (fields.upstream, fields.digest) = (Some(upstream), digest);
+                (fields.until, fields.reason) = (until, reason);
             }
-            Act::UnholdImage { image } => written.image = Some(image),
-            Act::UnholdUpstream { upstream } => written.upstream = Some(upstream),
+            Act::UnholdImage { image } => fields.image = Some(image),
+            Act::UnholdUpstream { upstream } => fields.upstream = Some(upstream),
             Act::Approve { upstream, digest } => {
-                (written.upstream, written.digest) = (Some(upstream), Some(digest));
+                (fields.upstream, fields.digest) = (Some(upstream), Some(digest));
             }
         }
-        written
+        fields
     }
 }
 

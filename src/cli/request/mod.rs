@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use kube::Api;
 
 use crate::{
-    api::{Act, Approval, Duration, ImageFamily, ManagedImage, Request, Scope},
+    api::{Act, Approval, Duration, ImageFamily, ManagedImage, Request, RequestScope},
     cli::{Place, cluster::Cluster, request::send::Sending},
 };
 
@@ -97,7 +97,10 @@ pub struct ApproveArguments {
 
 /// Sends what `act` makes of the scope: `Act::Trigger`, `Act::Retry`, `Act::Cancel` or
 /// `Act::Force`.
-pub async fn of_scope(act: fn(Scope) -> Act, arguments: ScopeArguments) -> anyhow::Result<()> {
+pub async fn of_scope(
+    act: fn(RequestScope) -> Act,
+    arguments: ScopeArguments,
+) -> anyhow::Result<()> {
     let scope = scope(&arguments.target, arguments.subtree)?;
     let cluster = Cluster::connect(&arguments.place).await?;
     dispatch(&cluster, &arguments.target, act(scope), &arguments.sending).await
@@ -162,11 +165,11 @@ async fn dispatch(
     }
 }
 
-fn scope(target: &Target, subtree: bool) -> anyhow::Result<Scope> {
+fn scope(target: &Target, subtree: bool) -> anyhow::Result<RequestScope> {
     match (&target.image, subtree) {
-        (None, false) => Ok(Scope::Family),
-        (Some(image), false) => Ok(Scope::Image(image.clone())),
-        (Some(image), true) => Ok(Scope::Subtree(image.clone())),
+        (None, false) => Ok(RequestScope::Family),
+        (Some(image), false) => Ok(RequestScope::Image(image.clone())),
+        (Some(image), true) => Ok(RequestScope::Subtree(image.clone())),
         (None, true) => bail!(
             "--subtree is of an image: name it, as {}/IMAGE; without it, all of the family is meant",
             target.family
@@ -264,14 +267,14 @@ mod tests {
 
     #[test]
     fn a_subtree_is_of_an_image() {
-        assert_eq!(scope(&target("flask"), false).expect("a scope"), Scope::Family);
+        assert_eq!(scope(&target("flask"), false).expect("a scope"), RequestScope::Family);
         assert_eq!(
             scope(&target("flask/app"), false).expect("a scope"),
-            Scope::Image("app".into())
+            RequestScope::Image("app".into())
         );
         assert_eq!(
             scope(&target("flask/app"), true).expect("a scope"),
-            Scope::Subtree("app".into())
+            RequestScope::Subtree("app".into())
         );
         let error = scope(&target("flask"), true).expect_err("of nothing").to_string();
         assert!(error.contains("flask/IMAGE"), "{error}");

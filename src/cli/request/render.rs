@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{Act, HandledRequest, ImageFamily, Request, RequestAction, RequestOutcome, Scope},
+    api::{Act, HandledRequest, ImageFamily, Request, RequestAction, RequestOutcome, RequestScope},
     cli::status::age,
 };
 
@@ -71,9 +71,9 @@ fn act(act: &Act) -> String {
                 _ => RequestAction::Force,
             };
             let what = match scope {
-                Scope::Family => "all of the family".into(),
-                Scope::Image(image) => image.clone(),
-                Scope::Subtree(image) => format!("{image} and all that stand on it"),
+                RequestScope::Family => "all of the family".into(),
+                RequestScope::Image(image) => image.clone(),
+                RequestScope::Subtree(image) => format!("{image} and all that stand on it"),
             };
             format!("{} {what}", verb.as_str())
         }

@@ -115,7 +115,7 @@ fn count(
 /// Records a check that can't be started as failed, for good: it is not tried again on this digest.
 fn report(records: &mut [CheckRecord], request: &CheckRequest, refused: &BuildFailure) {
     let (check, digest, revision) = (&request.check.name, &request.digest, &request.revision);
-    if let Some(record) = records.iter_mut().find(|record| record.tells_of(check, digest, revision))
+    if let Some(record) = records.iter_mut().find(|record| record.matches(check, digest, revision))
     {
         record.state = CheckState::Failed;
         record.message = shorten(&refused.message, MAX_CHECK_MESSAGE);

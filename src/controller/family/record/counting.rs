@@ -97,7 +97,7 @@ impl RecordChange<'_> {
     /// failures.
     fn verdict(&self, record: &CheckRecord) -> Option<CheckResult> {
         let same =
-            |known: &&CheckRecord| known.tells_of(&record.name, &record.digest, &record.revision);
+            |known: &&CheckRecord| known.matches(&record.name, &record.digest, &record.revision);
         if self.old.checks.iter().find(same).is_some_and(|known| known.state == record.state) {
             return None;
         }
@@ -114,7 +114,7 @@ impl RecordChange<'_> {
     /// How the Job of a failed check has failed; without one it could not be started.
     fn of_job(&self, record: &CheckRecord) -> CheckResult {
         let of_record = self.checks.iter().filter(|observed| {
-            record.tells_of(&observed.check, observed.digest.as_str(), &observed.revision)
+            record.matches(&observed.check, observed.digest.as_str(), &observed.revision)
         });
         let mut class = of_record.filter_map(|observed| match &observed.outcome {
             CheckOutcome::Failed(failure) => Some(failure.class),
