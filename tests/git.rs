@@ -280,8 +280,7 @@ async fn a_folder_of_a_commit_becomes_the_context() {
     let context = to.path().join("context");
     assert_eq!(
         std::fs::read_to_string(context.join("Dockerfile")).expect("file"),
-        "FROM \
-        alpine:3.21\n"
+        "FROM alpine:3.21\n"
     );
     let mode =
         std::fs::metadata(context.join("build/usr/bin/tool")).expect("tool").permissions().mode();
@@ -343,10 +342,7 @@ async fn what_leaves_the_context_or_is_too_much_is_refused() {
             .expect_err(target);
         assert!(
             matches!(error, GitError::Unsafe { .. })
-                && error.to_string().contains(
-                    "leak is a \
-                symbolic link"
-                ),
+                && error.to_string().contains("leak is a symbolic link"),
             "{error}"
         );
     }
@@ -365,10 +361,7 @@ async fn a_credential_opens_what_is_closed() {
     let none = resolve(&server.url(), "main", None).await.expect_err("none");
     assert!(
         matches!(none, GitError::Unavailable { .. })
-            && none.to_string().contains(
-                "`secretRef` \
-            names none"
-            ),
+            && none.to_string().contains("`secretRef` names none"),
         "{none}"
     );
     let wrong = resolve(&server.url(), "main", Some(credential(&server, "hunter3")))
@@ -376,10 +369,7 @@ async fn a_credential_opens_what_is_closed() {
         .expect_err("wrong");
     assert!(
         matches!(wrong, GitError::Credential { .. })
-            && wrong.to_string().contains(
-                "refuses the \
-            credential"
-            ),
+            && wrong.to_string().contains("refuses the credential"),
         "{wrong}"
     );
     assert!(

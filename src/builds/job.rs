@@ -1,6 +1,6 @@
-//! From a request and a strategy to a Job. Pure and deterministic: the same build always gives the
-//! same Job under the same name, so that a crash between creating and recording it cannot build
-//! twice.
+//! Turns a build request and a strategy into a Job. Pure and deterministic: the same build always
+//! gives the same Job under the same name, so that a crash between creating and recording the Job
+//! cannot start a second build.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     api::{BuildStrategy, StrategyRef, labels},
     builds::{
-        prepare::spec::{self, PrepareSpec},
+        prepare::spec::{PREPARE_VARIABLE, PrepareSpec},
         request::{BuildRequest, ResolvedSource},
         source,
         strategy::{self, StrategyError},
@@ -34,31 +34,31 @@ pub const PREPARE: &str = "prepare";
 pub const WORKSPACE_VOLUME: &str = "workspace";
 /// The volume with the merged credentials.
 pub const DOCKER_CONFIG_VOLUME: &str = "docker-config";
-/// Begins the name of each volume that only `prepare` mounts.
-pub const INPUT_VOLUMES: &str = "groundswell-";
+/// Prefix of the names of the volumes that only `prepare` mounts.
+pub const INPUT_VOLUME_PREFIX: &str = "groundswell-";
 
-/// The user that `prepare` runs as, where the builder runs as root: root reads what this user
-/// wrote.
+/// The user that `prepare` runs as if the builder runs as root. Root can read the files of this
+/// user.
 pub(super) const PREPARE_USER: i64 = 65532;
-/// How much a build context may take on the node's disk.
+/// Size limit of the volume with the build context, on the node's disk.
 const WORKSPACE_SIZE: &str = "2Gi";
-/// How much room credentials have; they lie in memory.
+/// Size limit of the volume with the credentials, in memory.
 const DOCKER_CONFIG_SIZE: &str = "4Mi";
-/// The most characters of an image's name that its Jobs carry in theirs.
-const NAME_PART: usize = 30;
+/// Maximum number of characters of an image's name in the names of its Jobs.
+const MAX_IMAGE_NAME: usize = 30;
 
-/// What all builds of this operator have in common.
+/// The settings of the operator that all of its builds share.
 #[derive(Clone, Debug, Default)]
 pub struct BuildEnvironment {
-    /// The operator's own image, which holds the step `prepare`.
+    /// The operator's own image, which contains the command `prepare`.
     pub operator_image: String,
-    /// When that image is pulled; as Kubernetes decides, if `None`.
+    /// The pull policy of that image, or `None` for the default of Kubernetes.
     pub image_pull_policy: Option<String>,
-    /// The operator's configuration of registries: mirrors, and those without TLS.
+    /// The operator's configuration of registries: their mirrors, and which have no TLS.
     pub registries: serde_json::Value,
 }
 
-/// The name of the Job that makes an image at a fingerprint:
+/// Returns the name of the Job that builds an image at a fingerprint:
 /// `<image>-<12 hexadecimal digits>-<attempt>`, at most 54 characters for attempts below 100.
 #[must_use]
 pub fn job_name(family_uid: &str, image: &str, fingerprint: &Fingerprint, attempt: i32) -> String {
@@ -66,29 +66,29 @@ pub fn job_name(family_uid: &str, image: &str, fingerprint: &Fingerprint, attemp
     format!("{}-{}-{attempt}", short_name(image), hash.get(..12).unwrap_or_default())
 }
 
-/// As much of an image's name as its Jobs carry in theirs.
+/// Returns the part of an image's name that is in the names of its Jobs.
 pub(super) fn short_name(image: &str) -> String {
-    let short: String = image.chars().take(NAME_PART).collect();
+    let short: String = image.chars().take(MAX_IMAGE_NAME).collect();
     short.trim_end_matches('-').into()
 }
 
-/// The Job of a build.
+/// Returns the Job of a build.
 ///
 /// # Errors
-/// The strategy does not render to a pod that may run; see [`StrategyError`].
+/// Returns a [`StrategyError`] if the strategy does not render to a pod that can run.
 pub fn job(
     request: &BuildRequest,
     strategy: &BuildStrategy,
     chosen: &StrategyRef,
     environment: &BuildEnvironment,
 ) -> Result<Job, StrategyError> {
-    let (template, mut pod) = strategy::pod(request, strategy, chosen)?;
-    let specification =
+    let (template, mut pod) = strategy::render_pod(request, strategy, chosen)?;
+    let spec =
         PrepareSpec::new(request, strategy.spec.user_namespace, environment.registries.clone());
     let (inputs, input_mounts) = inputs(request);
-    let prepare = prepare(&pod, environment, &specification, input_mounts);
+    let prepare = prepare_container(&pod, environment, &spec, input_mounts);
     for container in pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten()) {
-        share(container);
+        add_shared_mounts(container);
     }
     pod.init_containers.get_or_insert_default().insert(0, prepare);
     pod.volumes.get_or_insert_default().extend(shared_volumes().into_iter().chain(inputs));
@@ -132,9 +132,9 @@ pub fn job(
     })
 }
 
-/// Whether the API server dropped `hostUsers: false` from a Job that it was sent: it does so
-/// without a word where user namespaces are switched off, and the build would run with its
-/// capabilities on the host.
+/// Whether the API server dropped `hostUsers: false` from a Job that it was sent. It does so
+/// silently if user namespaces are disabled, and the build would run with its capabilities on the
+/// host.
 #[must_use]
 pub fn drops_user_namespace(sent: &Job, returned: &Job) -> bool {
     let host_users = |job: &Job| job.spec.as_ref()?.template.spec.as_ref()?.host_users;
@@ -156,20 +156,20 @@ fn job_labels(request: &BuildRequest) -> BTreeMap<String, String> {
     .collect()
 }
 
-/// Gives a container of the strategy what it may see: the build context and the merged credentials,
-/// and no input of `prepare`.
-fn share(container: &mut Container) {
+/// Mounts the build context and the merged credentials into a container of the strategy. It gets no
+/// input of `prepare`.
+fn add_shared_mounts(container: &mut Container) {
     container.volume_mounts.get_or_insert_default().extend(shared_mounts());
     let env = container.env.get_or_insert_default();
     env.retain(|variable| variable.name != "DOCKER_CONFIG");
-    env.push(variable("DOCKER_CONFIG", source::DOCKER_CONFIG));
+    env.push(env_var("DOCKER_CONFIG", source::DOCKER_CONFIG));
     container.termination_message_policy.get_or_insert_with(|| "FallbackToLogsOnError".into());
 }
 
-fn prepare(
+fn prepare_container(
     pod: &PodSpec,
     environment: &BuildEnvironment,
-    specification: &PrepareSpec,
+    spec: &PrepareSpec,
     input_mounts: Vec<VolumeMount>,
 ) -> Container {
     let (user, group) = builder_user(pod);
@@ -178,20 +178,20 @@ fn prepare(
         image: Some(environment.operator_image.clone()),
         image_pull_policy: environment.image_pull_policy.clone(),
         args: Some(vec![PREPARE.into()]),
-        env: Some(vec![variable(spec::VARIABLE, &specification.to_variable())]),
+        env: Some(vec![env_var(PREPARE_VARIABLE, &spec.to_variable())]),
         volume_mounts: Some(shared_mounts().into_iter().chain(input_mounts).collect()),
         resources: Some(ResourceRequirements {
             requests: Some(quantities(&[("cpu", "10m"), ("memory", "64Mi")])),
             limits: Some(quantities(&[("memory", "512Mi")])),
             ..ResourceRequirements::default()
         }),
-        security_context: Some(restricted(user, group)),
+        security_context: Some(restricted_security_context(user, group)),
         ..Container::default()
     }
 }
 
-/// The rights of a step of ours: none.
-pub(super) fn restricted(user: i64, group: i64) -> SecurityContext {
+/// Returns the security context of the operator's own containers, which need no privilege.
+pub(super) fn restricted_security_context(user: i64, group: i64) -> SecurityContext {
     SecurityContext {
         run_as_user: Some(user),
         run_as_group: Some(group),
@@ -210,16 +210,17 @@ pub(super) fn restricted(user: i64, group: i64) -> SecurityContext {
     }
 }
 
-/// The builder's user and group, so that it can read the credentials, which are for their owner
-/// only. A builder that runs as root reads them by `CAP_DAC_OVERRIDE`, which containers have by
-/// default.
+/// Returns the builder's user and group. `prepare` runs as them, because only the owner of the
+/// credentials can read them. A builder that runs as root reads them with `CAP_DAC_OVERRIDE`, which
+/// containers have by default.
 fn builder_user(pod: &PodSpec) -> (i64, i64) {
     let container =
         pod.containers.first().and_then(|container| container.security_context.as_ref());
-    let of_pod = pod.security_context.as_ref();
-    let user = container.and_then(|c| c.run_as_user).or_else(|| of_pod.and_then(|p| p.run_as_user));
+    let pod_context = pod.security_context.as_ref();
+    let user =
+        container.and_then(|c| c.run_as_user).or_else(|| pod_context.and_then(|p| p.run_as_user));
     let group =
-        container.and_then(|c| c.run_as_group).or_else(|| of_pod.and_then(|p| p.run_as_group));
+        container.and_then(|c| c.run_as_group).or_else(|| pod_context.and_then(|p| p.run_as_group));
     match user {
         Some(user) if user > 0 => (user, group.filter(|group| *group > 0).unwrap_or(user)),
         _ => (PREPARE_USER, PREPARE_USER),
@@ -230,7 +231,7 @@ fn shared_volumes() -> [Volume; 2] {
     [empty_volume(WORKSPACE_VOLUME, None, WORKSPACE_SIZE), memory_volume(DOCKER_CONFIG_VOLUME)]
 }
 
-/// A small volume that never touches a disk, for credentials.
+/// Returns a small volume for credentials, which is in memory and never on a disk.
 pub(super) fn memory_volume(name: &str) -> Volume {
     empty_volume(name, Some("Memory"), DOCKER_CONFIG_SIZE)
 }
@@ -256,8 +257,9 @@ fn shared_mounts() -> [VolumeMount; 2] {
     )
 }
 
-/// The volumes that only `prepare` mounts. All are optional: a pod whose Secret is gone would wait
-/// for it until its deadline, and `prepare` says at once what is missing.
+/// Returns the volumes that only `prepare` mounts, and their mounts. All volumes are optional. A
+/// pod with a mandatory volume would wait for a missing Secret until its deadline, whereas
+/// `prepare` reports at once what is missing.
 fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
     let (mut volumes, mut mounts): (Vec<_>, Vec<_>) =
         credential_inputs(&request.credentials).unzip();
@@ -265,7 +267,7 @@ fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
         ResolvedSource::Inline { .. } | ResolvedSource::Git { secret: None, .. } => None,
         ResolvedSource::ConfigMap { name, .. } => Some((
             Volume {
-                name: format!("{INPUT_VOLUMES}source"),
+                name: format!("{INPUT_VOLUME_PREFIX}source"),
                 config_map: Some(ConfigMapVolumeSource {
                     name: name.clone(),
                     optional: Some(true),
@@ -276,7 +278,7 @@ fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
             source::CONFIG_MAP,
         )),
         ResolvedSource::Git { secret: Some(credential), .. } => Some((
-            secret(format!("{INPUT_VOLUMES}git"), &credential.name, None),
+            secret_volume(format!("{INPUT_VOLUME_PREFIX}git"), &credential.name, None),
             source::GIT_SECRET,
         )),
     };
@@ -287,7 +289,8 @@ fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
     (volumes, mounts)
 }
 
-/// The family's credentials, each in a folder with its number.
+/// Returns a volume and a mount for each of the family's credentials, in a folder named by its
+/// index.
 pub(super) fn credential_inputs(names: &[String]) -> impl Iterator<Item = (Volume, VolumeMount)> {
     names.iter().enumerate().map(|(index, name)| {
         let key = KeyToPath {
@@ -295,7 +298,11 @@ pub(super) fn credential_inputs(names: &[String]) -> impl Iterator<Item = (Volum
             path: "config.json".into(),
             ..KeyToPath::default()
         };
-        let volume = secret(format!("{INPUT_VOLUMES}credential-{index}"), name, Some(vec![key]));
+        let volume = secret_volume(
+            format!("{INPUT_VOLUME_PREFIX}credential-{index}"),
+            name,
+            Some(vec![key]),
+        );
         let mount = input_mount(&volume, format!("{}/{index}", source::CREDENTIALS));
         (volume, mount)
     })
@@ -310,7 +317,7 @@ fn input_mount(volume: &Volume, path: String) -> VolumeMount {
     }
 }
 
-fn secret(volume: String, name: &str, items: Option<Vec<KeyToPath>>) -> Volume {
+fn secret_volume(volume: String, name: &str, items: Option<Vec<KeyToPath>>) -> Volume {
     Volume {
         name: volume,
         secret: Some(SecretVolumeSource {
@@ -323,7 +330,7 @@ fn secret(volume: String, name: &str, items: Option<Vec<KeyToPath>>) -> Volume {
     }
 }
 
-pub(super) fn variable(name: &str, value: &str) -> EnvVar {
+pub(super) fn env_var(name: &str, value: &str) -> EnvVar {
     EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
 }
 

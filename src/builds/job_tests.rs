@@ -54,7 +54,7 @@ fn environment() -> BuildEnvironment {
     BuildEnvironment { operator_image: "operator:1".into(), ..BuildEnvironment::default() }
 }
 
-fn made(strategy: &BuildStrategy) -> Job {
+fn job_of(strategy: &BuildStrategy) -> Job {
     job(&request(), strategy, &StrategyRef::default(), &environment()).expect("job")
 }
 
@@ -63,7 +63,7 @@ fn pod(job: &Job) -> PodSpec {
 }
 
 #[test]
-fn a_name_is_short_valid_and_the_builds_own() {
+fn a_job_name_is_short_valid_and_unique_to_the_build() {
     let fingerprint = &Fingerprint::from("0123456789012345678901234567890123456789");
     let name = job_name("u", "pyenv", fingerprint, 0);
     assert!(
@@ -84,12 +84,12 @@ fn a_name_is_short_valid_and_the_builds_own() {
 
 #[test]
 fn the_same_build_gives_the_same_job() {
-    assert_eq!(made(&plain()), made(&plain()));
+    assert_eq!(job_of(&plain()), job_of(&plain()));
 }
 
 #[test]
 fn the_job_runs_once_and_cleans_up() {
-    let job = made(&plain());
+    let job = job_of(&plain());
     let labels = job.metadata.labels.clone().expect("labels");
     assert_eq!(labels[labels::FAMILY], "python");
     assert_eq!(labels[labels::ATTEMPT], "2");
@@ -114,8 +114,8 @@ fn the_job_runs_once_and_cleans_up() {
 }
 
 #[test]
-fn only_prepare_sees_the_secrets() {
-    let job = made(&plain());
+fn only_prepare_mounts_the_secrets() {
+    let job = job_of(&plain());
     let pod = pod(&job);
     let prepare = &pod.init_containers.as_ref().expect("init")[0];
     let paths = |container: &Container| {
@@ -151,7 +151,7 @@ fn only_prepare_sees_the_secrets() {
 fn prepare_runs_as_the_builders_user() {
     let mut spec = json!({"hostUsers": false, "securityContext": {"runAsUser": 1000, "runAsGroup": 1001}, "containers": [{"name": "b"}]});
     let user = |spec: &Value| {
-        let pod = pod(&made(&strategy(spec.clone())));
+        let pod = pod(&job_of(&strategy(spec.clone())));
         let security =
             pod.init_containers.expect("init")[0].security_context.clone().expect("security");
         (security.run_as_user, security.run_as_group)
@@ -164,8 +164,8 @@ fn prepare_runs_as_the_builders_user() {
 }
 
 #[test]
-fn a_dropped_user_namespace_is_noticed() {
-    let sent = made(&plain());
+fn a_dropped_user_namespace_is_detected() {
+    let sent = job_of(&plain());
     assert!(!drops_user_namespace(&sent, &sent));
     let mut returned = sent.clone();
     if let Some(pod) = returned.spec.as_mut().and_then(|spec| spec.template.spec.as_mut()) {
@@ -174,11 +174,11 @@ fn a_dropped_user_namespace_is_noticed() {
     assert!(drops_user_namespace(&sent, &returned));
     let mut privileged = strategy(json!({"containers": [{"name": "b"}]}));
     privileged.spec.user_namespace = UserNamespace::NotRequired;
-    let sent = made(&privileged);
+    let sent = job_of(&privileged);
     assert!(!drops_user_namespace(&sent, &sent));
 }
 
-/// The strategies that the chart ships, by name.
+/// Returns the strategies that the chart ships, sorted by file name.
 fn shipped() -> Vec<BuildStrategy> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/groundswell/files/strategies");
     let mut files: Vec<_> = std::fs::read_dir(folder)
@@ -198,7 +198,7 @@ fn every_shipped_strategy_makes_a_job() {
         .collect();
     assert_eq!(names, ["buildkit-privileged", "buildkit"]);
     for strategy in shipped() {
-        let pod = pod(&made(&strategy));
+        let pod = pod(&job_of(&strategy));
         let privileged =
             pod.containers[0].security_context.as_ref().and_then(|security| security.privileged);
         match strategy.spec.user_namespace {
@@ -213,7 +213,7 @@ fn every_shipped_strategy_makes_a_job() {
 }
 
 #[test]
-fn buildkit_is_told_everything_that_the_image_is_made_from() {
+fn buildkit_gets_every_input_of_the_image() {
     let buildkit = shipped()
         .into_iter()
         .find(|strategy| strategy.metadata.name.as_deref() == Some("buildkit"));

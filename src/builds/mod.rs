@@ -1,11 +1,11 @@
-//! Builds: from (image, fingerprint, strategy) to a Job, and from a Job and its pods to a result.
-//! And the checks of what they have made: [`checks`].
+//! Builds turn (image, fingerprint, strategy) into a Job, and a Job with its pods into an outcome.
+//! The module [`checks`] does the same for the checks of a new digest.
 //!
-//! Everything here is pure but for [`git`], which speaks to Git servers, and the first steps inside
-//! of the Jobs' own pods: [`prepare`] for a build, [`checks::credentials`] for a check. Nothing here
-//! holds a Kubernetes client: the controller creates the [`job`] and shows us what became of it,
-//! and [`outcome`] says what that means. What the registry holds afterwards is the proof of a
-//! build, not the Job.
+//! Everything here is pure, with two exceptions. [`git`] talks to Git servers. The init containers
+//! of the Jobs' pods do IO inside their pod: [`prepare`] for a build, [`checks::credentials`] for a
+//! check. No code here holds a Kubernetes client: the controller creates the [`job`] and passes in
+//! what it observes of it, and [`outcome`] interprets that. The proof of a build is the image in
+//! the registry, not the Job.
 
 pub mod checks;
 pub mod dockerfile;
@@ -18,7 +18,7 @@ pub mod source;
 pub mod strategy;
 pub mod template;
 
-/// `SOURCE_DATE_EPOCH` of every build, in seconds since 1970: constant, so that the same inputs
-/// come out with the same digest. The time of a build stands in the image's annotations and in its
-/// `ManagedImage`, never in its content.
+/// `SOURCE_DATE_EPOCH` of every build, in seconds since 1970. It is constant, so that the same
+/// inputs give the same digest. The time of a build is recorded in the image's annotations and in
+/// its `ManagedImage`, never in its content.
 pub const SOURCE_DATE_EPOCH: i64 = 0;

@@ -20,17 +20,17 @@ pub struct BuildRequest {
     pub image: String,
     /// The repository that the image is pushed to, with the registry's host.
     pub repository: String,
-    /// The whole reference that is pushed: the repository with a tag that names the fingerprint.
+    /// The reference that the build pushes: the repository with a tag that names the fingerprint.
     pub reference: String,
     /// Which build it is, and what it is started for.
     pub identity: BuildIdentity,
     /// The parents, in the order of the image's `from`.
     pub parents: Vec<BuildParent>,
-    /// Where the Dockerfile and the files beside it come from.
+    /// The source of the build context.
     pub source: ResolvedSource,
     /// Build arguments.
     pub args: BTreeMap<String, String>,
-    /// The stage to build, if not the last.
+    /// The stage to build, or `None` for the last one.
     pub target: Option<String>,
     /// Labels for the image.
     pub labels: BTreeMap<String, String>,
@@ -38,9 +38,9 @@ pub struct BuildRequest {
     pub annotations: BTreeMap<String, String>,
     /// Names of the family's `kubernetes.io/dockerconfigjson` Secrets.
     pub credentials: Vec<String>,
-    /// Whether the registry that is pushed to is spoken to without TLS.
+    /// Whether the registry of `repository` is reached without TLS.
     pub plain_http: bool,
-    /// What the Job belongs to, so that it goes when the family goes.
+    /// The owner of the Job, so that the Job is deleted with the family.
     pub owner: OwnerReference,
 }
 

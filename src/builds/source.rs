@@ -1,5 +1,5 @@
-//! Where things lie in a build's pod, and what a source's content hashes to. Shared by the
-//! controller and `prepare`.
+//! The paths in a build's pod, and the files and the hash of a `ConfigMap` source. The controller
+//! and `prepare` share them.
 
 use std::collections::BTreeMap;
 
@@ -9,53 +9,54 @@ use crate::api::ConfigMapItem;
 
 /// The folder that `prepare` and the builder share.
 pub const WORKSPACE: &str = "/workspace";
-/// The build context in it.
+/// The build context, inside of [`WORKSPACE`].
 pub const CONTEXT: &str = "/workspace/context";
-/// The folder with the merged `config.json`; `DOCKER_CONFIG` names it.
+/// The folder with the merged `config.json`. The variable `DOCKER_CONFIG` names it.
 pub const DOCKER_CONFIG: &str = "/docker-config";
-/// Where a `ConfigMap` source is mounted, for `prepare` only.
+/// The mount path of a `ConfigMap` source, in `prepare` only.
 pub const CONFIG_MAP: &str = "/source";
-/// Where a Git credential is mounted, for `prepare` only.
+/// The mount path of a Git credential, in `prepare` only.
 pub const GIT_SECRET: &str = "/git-credential";
-/// The folder in which each registry credential is mounted under its number, for `prepare` only.
+/// The folder that holds the mounted registry credentials, each in a folder named by its index from
+/// 0. Only `prepare` and the step `credentials` of a check mount them.
 pub const CREDENTIALS: &str = "/credentials";
-/// The name of a Dockerfile, where none is given.
+/// The Dockerfile's path in the build context, unless the source gives another one.
 pub const DOCKERFILE: &str = "Dockerfile";
 
 /// A file of a build context.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct File<'a> {
-    /// Its path in the context.
+pub struct ContextFile<'a> {
+    /// The path of the file in the build context.
     pub path: &'a str,
-    /// Whether it may be executed.
+    /// Whether the file is executable.
     pub executable: bool,
-    /// Its content.
+    /// The content of the file.
     pub content: &'a [u8],
 }
 
-/// Why a `ConfigMap` is not a source.
+/// Why a `ConfigMap` cannot be used as a source.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigMapError {
-    /// An item names a key that does not exist.
-    #[error("the ConfigMap has no key `{0}`, which an item of the source names")]
+    /// An item of the source names a key that the `ConfigMap` does not have.
+    #[error("the ConfigMap has no key `{0}`, but `source.configMap.items` names it")]
     MissingKey(String),
-    /// There is no Dockerfile.
-    #[error("the ConfigMap has no key `Dockerfile`, and no item with that path")]
+    /// No file of the source is named `Dockerfile`.
+    #[error("the ConfigMap has no key `Dockerfile`, and no item has that path")]
     NoDockerfile,
 }
 
-/// The files that a `ConfigMap` becomes, sorted by path.
+/// Returns the files that a `ConfigMap` becomes, sorted by path.
 ///
 /// # Errors
-/// An item names a missing key, or no file is named `Dockerfile`.
+/// Returns an error if an item names a missing key, or if no file is named `Dockerfile`.
 pub fn config_map_files<'a>(
     content: &'a BTreeMap<String, Vec<u8>>,
     items: &'a [ConfigMapItem],
-) -> Result<Vec<File<'a>>, ConfigMapError> {
+) -> Result<Vec<ContextFile<'a>>, ConfigMapError> {
     let mut files = if items.is_empty() {
         content
             .iter()
-            .map(|(path, content)| File { path, executable: false, content })
+            .map(|(path, content)| ContextFile { path, executable: false, content })
             .collect::<Vec<_>>()
     } else {
         items
@@ -64,7 +65,7 @@ pub fn config_map_files<'a>(
                 let content = content
                     .get(&item.key)
                     .ok_or_else(|| ConfigMapError::MissingKey(item.key.clone()))?;
-                Ok(File { path: &item.path, executable: item.executable, content })
+                Ok(ContextFile { path: &item.path, executable: item.executable, content })
             })
             .collect::<Result<_, ConfigMapError>>()?
     };
@@ -76,11 +77,11 @@ pub fn config_map_files<'a>(
     }
 }
 
-/// The revision of a `ConfigMap` source: a hash of the files that it becomes, so that a key that no
-/// item names changes nothing. `data` and `binary_data` are the object's fields.
+/// Returns the revision of a `ConfigMap` source: a hash of the files that it becomes. A key that no
+/// item names does not change it. `data` and `binary_data` are the fields of the `ConfigMap`.
 ///
 /// # Errors
-/// As [`config_map_files`].
+/// Returns the same errors as [`config_map_files`].
 pub fn config_map_hash(
     data: &BTreeMap<String, String>,
     binary_data: &BTreeMap<String, Vec<u8>>,
@@ -91,10 +92,10 @@ pub fn config_map_hash(
     Ok(files_hash(&config_map_files(&content, items)?))
 }
 
-/// The hash of a list of files: 64 hexadecimal digits over their paths, modes and contents, each
-/// with its length.
+/// Returns the SHA-256 of a list of files as 64 hexadecimal digits. It covers the path, the mode
+/// and the content of each file, with the lengths of path and content.
 #[must_use]
-pub fn files_hash(files: &[File<'_>]) -> String {
+pub fn files_hash(files: &[ContextFile<'_>]) -> String {
     let mut hash = Sha256::new();
     for file in files {
         hash.update((file.path.len() as u64).to_be_bytes());
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_of_the_files_and_of_nothing_else() {
+    fn the_hash_covers_the_files_and_nothing_else() {
         let data =
             BTreeMap::from([("Dockerfile".into(), "FROM a".into()), ("run".into(), "x".into())]);
         let none = BTreeMap::new();
@@ -137,8 +138,8 @@ mod tests {
     }
 
     #[test]
-    fn names_and_contents_do_not_run_into_each_other() {
-        let file = |path, content: &'static str| File {
+    fn paths_and_contents_are_hashed_separately() {
+        let file = |path, content: &'static str| ContextFile {
             path,
             executable: false,
             content: content.as_bytes(),
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_key_or_dockerfile_is_told() {
+    fn a_missing_key_or_dockerfile_is_an_error() {
         let content = BTreeMap::from([("a".to_owned(), Vec::new())]);
         assert_eq!(config_map_files(&content, &[]), Err(ConfigMapError::NoDockerfile));
         let items = [item("b", "Dockerfile", false)];

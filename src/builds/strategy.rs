@@ -1,5 +1,5 @@
-//! From a `BuildStrategy` and a family's choice of parameters to a pod template that may run, or to
-//! words on why not.
+//! Renders a `BuildStrategy` with a family's parameters to a pod template, and validates that the
+//! pod can run as a build.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,64 +13,62 @@ use sha2::{Digest, Sha256};
 use crate::{
     api::{BuildStrategy, StrategyRef, UserNamespace},
     builds::{
-        job::{DOCKER_CONFIG_VOLUME, PREPARE, WORKSPACE_VOLUME},
+        job::{DOCKER_CONFIG_VOLUME, INPUT_VOLUME_PREFIX, PREPARE, WORKSPACE_VOLUME},
         request::BuildRequest,
         source,
         template::{self, TemplateError, Variables},
     },
 };
 
-/// Why a strategy, or a parameter given to it, can't be used.
+/// Why a strategy, or a parameter that a family sets for it, cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum StrategyError {
     /// A string of the pod template does not render.
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// A family sets a parameter that the strategy does not declare.
-    #[error(
-        "the strategy's parameter `{parameter}` does not exist: BuildStrategy `{strategy}` \
-         declares {declared}"
-    )]
+    #[error("BuildStrategy `{strategy}` has no parameter `{parameter}`; it declares {declared}")]
     UnknownParameter {
         /// The strategy.
         strategy: String,
-        /// The parameter that is set.
+        /// The parameter that the family sets.
         parameter: String,
-        /// Those that it declares.
+        /// The parameters that the strategy declares.
         declared: String,
     },
     /// A family sets a parameter to a value that the strategy does not allow.
     #[error(
-        "the strategy's parameter `{parameter}` is `{value}`: BuildStrategy `{strategy}` allows \
-         {allowed}"
+        "BuildStrategy `{strategy}` does not allow the value `{value}` for the parameter \
+         `{parameter}`; it allows {allowed}"
     )]
     ValueNotAllowed {
         /// The strategy.
         strategy: String,
         /// The parameter.
         parameter: String,
-        /// Its value.
+        /// The value that the family sets.
         value: String,
-        /// The values that are allowed.
+        /// The values that the strategy allows.
         allowed: String,
     },
-    /// What was rendered is not a pod template that a build can run as.
+    /// The rendered template is not a pod template that can run as a build.
     #[error("BuildStrategy `{strategy}`: {path} {problem}")]
     Pod {
         /// The strategy.
         strategy: String,
         /// The field.
         path: String,
-        /// What is wrong with it.
+        /// What is wrong with the field.
         problem: String,
     },
 }
 
-/// The values of all parameters that a strategy declares: those that the family sets, else the
-/// defaults.
+/// Returns the values of all parameters that a strategy declares: the values that the family sets,
+/// or else the defaults.
 ///
 /// # Errors
-/// The family sets a parameter that is not declared, or to a value that is not allowed.
+/// Returns an error if the family sets a parameter that the strategy does not declare, or a value
+/// that it does not allow.
 pub fn parameters(
     strategy: &BuildStrategy,
     chosen: &StrategyRef,
@@ -104,8 +102,9 @@ pub fn parameters(
         .collect()
 }
 
-/// A hash of what a strategy says of a build, with the family's parameters: 16 hexadecimal digits.
-/// A change of the description, the timeout or the time that Jobs are kept rebuilds nothing.
+/// Returns a hash of everything in a strategy that affects the image, with the family's parameters,
+/// as 16 hexadecimal digits. A change of `description`, `timeout` or `ttlAfterFinished` rebuilds no
+/// image.
 #[must_use]
 pub fn strategy_revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> String {
     let declared =
@@ -116,19 +115,19 @@ pub fn strategy_revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> Stri
         let _ = write!(text, "\n{}={}", Value::from(name.as_str()), Value::from(value.as_str()));
     }
     text.push('\n');
-    canonical(&strategy.spec.template, &mut text);
+    write_canonical(&strategy.spec.template, &mut text);
     hex::encode(Sha256::digest(text)).get(..16).unwrap_or_default().to_owned()
 }
 
-/// JSON with sorted fields, whatever order they came in.
-fn canonical(value: &Value, text: &mut String) {
+/// Appends a value as JSON with sorted fields, so that the order of the fields does not matter.
+fn write_canonical(value: &Value, text: &mut String) {
     match value {
         Value::Object(fields) => {
             let sorted: BTreeMap<_, _> = fields.iter().collect();
             text.push('{');
             for (name, field) in sorted {
                 let _ = write!(text, "{}:", Value::from(name.as_str()));
-                canonical(field, text);
+                write_canonical(field, text);
                 text.push(',');
             }
             text.push('}');
@@ -136,7 +135,7 @@ fn canonical(value: &Value, text: &mut String) {
         Value::Array(items) => {
             text.push('[');
             for item in items {
-                canonical(item, text);
+                write_canonical(item, text);
                 text.push(',');
             }
             text.push(']');
@@ -147,11 +146,12 @@ fn canonical(value: &Value, text: &mut String) {
     }
 }
 
-/// The pod template of a build, rendered and checked, and without anything of ours yet.
+/// Renders and validates the pod template of a build. The result does not contain yet what
+/// Groundswell adds. The template's own `spec` is taken out and returned as the pod's spec.
 ///
 /// # Errors
-/// See [`StrategyError`].
-pub fn pod(
+/// Returns a [`StrategyError`] if the strategy cannot be used with these parameters.
+pub fn render_pod(
     request: &BuildRequest,
     strategy: &BuildStrategy,
     chosen: &StrategyRef,
@@ -169,27 +169,27 @@ pub fn pod(
     if let Some(path) = unknown_field("spec.template", &rendered, &kept) {
         return Err(wrong(
             &path,
-            "is not a field of a pod template of this Kubernetes version".into(),
+            "is not a field of a pod template in this Kubernetes version".into(),
         ));
     }
     let spec = template.spec.take().unwrap_or_default();
-    if let Some((path, problem)) = unfit(&spec, strategy.spec.user_namespace) {
-        return Err(wrong(&path, problem));
+    match first_problem(&spec, strategy.spec.user_namespace) {
+        Some(PodProblem { path, problem }) => Err(wrong(&path, problem)),
+        None => Ok((template, spec)),
     }
-    Ok((template, spec))
 }
 
-/// Whether a strategy, with a family's parameters, renders to a pod that may run; told before there
+/// Validates that a strategy with a family's parameters renders to a pod that can run, before there
 /// is anything to build.
 ///
 /// # Errors
-/// See [`StrategyError`].
+/// Returns a [`StrategyError`] if the strategy cannot be used with these parameters.
 pub fn validate(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<(), StrategyError> {
-    pod(&BuildRequest::default(), strategy, chosen).map(|_| ())
+    render_pod(&BuildRequest::default(), strategy, chosen).map(|_| ())
 }
 
-/// The first field that was given and not kept: a misspelt name, that would otherwise be dropped
-/// without a word.
+/// Returns the first field of `given` that is not in `kept`: a misspelt name, which would otherwise
+/// be dropped silently.
 fn unknown_field(path: &str, given: &Value, kept: &Value) -> Option<String> {
     match (given, kept) {
         (Value::Object(given), Value::Object(kept)) => given.iter().find_map(|(name, field)| {
@@ -209,41 +209,54 @@ fn unknown_field(path: &str, given: &Value, kept: &Value) -> Option<String> {
     }
 }
 
-/// The first field that keeps a pod from being a build.
-fn unfit(spec: &PodSpec, user_namespace: UserNamespace) -> Option<(String, String)> {
+/// A field of a rendered pod template that a build's pod cannot have.
+struct PodProblem {
+    path: String,
+    problem: String,
+}
+
+impl PodProblem {
+    fn new(path: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { path: path.into(), problem: problem.into() }
+    }
+}
+
+/// Returns the first field because of which a pod cannot run as a build.
+fn first_problem(spec: &PodSpec, user_namespace: UserNamespace) -> Option<PodProblem> {
     if spec.containers.is_empty() {
-        return Some((
-            "spec.template.spec.containers".into(),
-            "is empty: a build needs a container".into(),
+        return Some(PodProblem::new(
+            "spec.template.spec.containers",
+            "is empty, but a build needs a container",
         ));
     }
     if user_namespace == UserNamespace::Required && spec.host_users != Some(false) {
         let problem = "must be false, because spec.userNamespace is Required";
-        return Some(("spec.template.spec.hostUsers".into(), problem.into()));
+        return Some(PodProblem::new("spec.template.spec.hostUsers", problem));
     }
     let init = spec.init_containers.iter().flatten();
     if spec.containers.iter().chain(init.clone()).any(|container| container.name == PREPARE) {
         let problem = format!(
-            "has a container named `{PREPARE}`, which is the name of the step that Groundswell adds"
+            "has a container named `{PREPARE}`, but Groundswell adds one of that name; rename it"
         );
-        return Some(("spec.template.spec".into(), problem));
+        return Some(PodProblem::new("spec.template.spec", problem));
     }
     let reserved = |volume: &&str| {
         [WORKSPACE_VOLUME, DOCKER_CONFIG_VOLUME].contains(volume)
-            || volume.starts_with(crate::builds::job::INPUT_VOLUMES)
+            || volume.starts_with(INPUT_VOLUME_PREFIX)
     };
     let volumes = spec.volumes.iter().flatten().map(|volume| volume.name.as_str());
     if let Some(volume) = volumes.clone().find(reserved) {
-        let problem =
-            format!("has a volume `{volume}`, which is the name of one that Groundswell adds");
-        return Some(("spec.template.spec.volumes".into(), problem));
+        let problem = format!(
+            "has a volume `{volume}`, but that name is reserved for Groundswell; rename it"
+        );
+        return Some(PodProblem::new("spec.template.spec.volumes", problem));
     }
     let known: BTreeSet<_> = volumes.collect();
     spec.containers.iter().chain(init).find_map(|container| {
         let path = format!("spec.template.spec, container `{}`, volumeMounts", container.name);
         container.volume_mounts.iter().flatten().find_map(|mount| {
             if !known.contains(mount.name.as_str()) {
-                return Some((
+                return Some(PodProblem::new(
                     path.clone(),
                     format!("names the volume `{}`, which is not in volumes", mount.name),
                 ));
@@ -251,10 +264,11 @@ fn unfit(spec: &PodSpec, user_namespace: UserNamespace) -> Option<(String, Strin
             [source::WORKSPACE, source::DOCKER_CONFIG]
                 .contains(&mount.mount_path.trim_end_matches('/'))
                 .then(|| {
-                    (
-                        path.clone(),
-                        format!("has {}, where Groundswell mounts a volume", mount.mount_path),
-                    )
+                    let problem = format!(
+                        "has the path {}, where Groundswell mounts a volume of its own",
+                        mount.mount_path
+                    );
+                    PodProblem::new(path.clone(), problem)
                 })
         })
     })
@@ -303,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_have_defaults_and_bounds() {
+    fn parameters_have_defaults_and_allowed_values() {
         let strategy = strategy(json!({}));
         let values = parameters(&strategy, &chosen(&[("mode", "b")])).expect("valid");
         assert_eq!(
@@ -314,19 +328,19 @@ mod tests {
             parameters(&strategy, &chosen(&[("cpu", "1")])).expect_err("unknown").to_string();
         assert_eq!(
             unknown,
-            "the strategy's parameter `cpu` does not exist: BuildStrategy `custom` declares \
-             `memory`, `mode`"
+            "BuildStrategy `custom` has no parameter `cpu`; it declares `memory`, `mode`"
         );
-        let refused =
-            parameters(&strategy, &chosen(&[("mode", "c")])).expect_err("refused").to_string();
+        let rejected =
+            parameters(&strategy, &chosen(&[("mode", "c")])).expect_err("rejected").to_string();
         assert_eq!(
-            refused,
-            "the strategy's parameter `mode` is `c`: BuildStrategy `custom` allows `a`, `b`"
+            rejected,
+            "BuildStrategy `custom` does not allow the value `c` for the parameter `mode`; it \
+             allows `a`, `b`"
         );
     }
 
     #[test]
-    fn the_revision_is_of_what_matters() {
+    fn the_revision_covers_what_affects_the_image() {
         let template =
             json!({"spec": {"hostUsers": false, "containers": [{"name": "b", "image": "i"}]}});
         let plain = strategy_revision(&strategy(template.clone()), &chosen(&[]));
@@ -339,7 +353,7 @@ mod tests {
         assert_eq!(
             strategy_revision(&same, &chosen(&[("memory", "1Gi")])),
             plain,
-            "a default said aloud changes nothing"
+            "setting a parameter to its default changes nothing"
         );
         assert_ne!(strategy_revision(&same, &chosen(&[("memory", "2Gi")])), plain);
         same.spec.user_namespace = UserNamespace::NotRequired;
@@ -351,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_is_no_build_is_refused_in_words() {
+    fn a_template_that_cannot_run_as_a_build_is_rejected_with_its_field() {
         let container = json!({"name": "build", "image": "i"});
         for (spec, said) in [
             (
@@ -382,13 +396,16 @@ mod tests {
             (
                 json!({"hostUsers": false, "volumes": [{"name": "x"}],
                     "containers": [{"name": "b", "volumeMounts": [{"name": "x", "mountPath": "/workspace/"}]}]}),
-                "has /workspace/, where Groundswell mounts a volume",
+                "has the path /workspace/, where Groundswell mounts a volume",
             ),
             (json!({"hostUsers": "no", "containers": []}), "spec.template is not a pod template"),
         ] {
-            let error =
-                pod(&BuildRequest::default(), &strategy(json!({"spec": spec})), &chosen(&[]))
-                    .expect_err(said);
+            let error = render_pod(
+                &BuildRequest::default(),
+                &strategy(json!({"spec": spec})),
+                &chosen(&[]),
+            )
+            .expect_err(said);
             assert!(error.to_string().contains(said), "{error}");
             assert!(error.to_string().contains("BuildStrategy `custom`"), "{error}");
         }

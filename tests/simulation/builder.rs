@@ -8,7 +8,7 @@ use groundswell::{
     builds::{
         prepare::{
             error::{PrepareError, PrepareReason},
-            spec::{PrepareSpec, VARIABLE},
+            spec::{PREPARE_VARIABLE, PrepareSpec},
         },
         request::ResolvedSource,
         source::config_map_hash,
@@ -129,7 +129,7 @@ pub fn specification(job: &Value) -> PrepareSpec {
     let variables =
         containers.iter().flat_map(|container| container["env"].as_array().into_iter().flatten());
     let variable = variables
-        .filter(|variable| variable["name"] == VARIABLE)
+        .filter(|variable| variable["name"] == PREPARE_VARIABLE)
         .find_map(|variable| variable["value"].as_str());
     serde_json::from_str(variable.expect("the specification")).expect("a specification")
 }

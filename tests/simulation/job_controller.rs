@@ -387,7 +387,7 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
     let container_name = if work.is_check() { "check" } else { "build" };
     let failed = |state: Value| json!({"phase": "Failed", "containerStatuses": [container(container_name, state)]});
     let prepare = |error: error::PrepareError| {
-        let state = ended(1, "Error", &error.write());
+        let state = ended(1, "Error", &error.to_termination_message());
         json!({"phase": "Failed", "initContainerStatuses": [container("prepare", state)]})
     };
     let push_failed = |why: &str| {

@@ -1,10 +1,11 @@
-//! The first step of a check in another image, from the operator's own image:
+//! The init container of a check in another image, from the operator's own image:
 //! `groundswell credentials`.
 //!
-//! It writes a Docker configuration with the credential for the new image and no other: a scanner
-//! needs one file, a family may have several Secrets, and those may hold credentials for much else.
+//! It writes a Docker configuration with the credential for the new image and no other. A scanner
+//! needs a single file, whereas a family may have several Secrets, which may contain credentials
+//! for many other repositories.
 
-use std::{ffi::OsString, fs, path::Path, process::ExitCode};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,82 +22,84 @@ use crate::{
 
 /// The operator's subcommand, and the name of the container that runs it.
 pub const SUBCOMMAND: &str = "credentials";
-/// The environment variable that holds the specification, as JSON.
-pub const VARIABLE: &str = "GROUNDSWELL_CREDENTIALS";
+/// The environment variable with the [`CredentialsSpec`], as JSON.
+pub const CREDENTIALS_VARIABLE: &str = "GROUNDSWELL_CREDENTIALS";
 
-/// What the step is told. Never a secret: those are mounted.
+/// The input of the init container. It never contains a secret: Secrets are mounted.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct CredentialsSpec {
-    /// The image that is looked at.
+    /// The image that the check inspects.
     pub image: String,
     /// Names of the Secrets with registry credentials, in the order in which they are mounted.
     pub credentials: Vec<String>,
 }
 
 impl CredentialsSpec {
-    /// The value of [`VARIABLE`]. It has no `$`, which the kubelet would expand.
+    /// Returns the value of [`CREDENTIALS_VARIABLE`]. It contains no `$`, because the kubelet would
+    /// expand it.
     #[must_use]
     pub fn to_variable(&self) -> String {
         serde_json::to_string(self).unwrap_or_default().replace('$', "\\u0024")
     }
 }
 
-/// The subcommand: writes the file, and on a refusal the termination message.
+/// Runs the subcommand: writes the Docker configuration, or else the error as the termination
+/// message.
 #[must_use]
 pub fn main() -> ExitCode {
     let root = Path::new("/");
-    let Err(refusal) = write(std::env::var_os(VARIABLE), root) else { return ExitCode::SUCCESS };
-    tracing::error!(reason = refusal.reason.as_str(), "{}", refusal.message);
-    if let Err(error) = fs::write(root.join("dev/termination-log"), refusal.write()) {
-        tracing::error!(%error, "the termination message can't be written");
+    match write_config(std::env::var_os(CREDENTIALS_VARIABLE), root) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(&root.join("dev/termination-log")),
     }
-    ExitCode::FAILURE
 }
 
-/// Writes the file for what the variable says; all paths are under `root`.
-fn write(variable: Option<OsString>, root: &Path) -> Result<(), PrepareError> {
+/// Writes the Docker configuration for the spec in the variable. All paths are under `root`.
+fn write_config(variable: Option<OsString>, root: &Path) -> Result<(), PrepareError> {
     let broken = |problem: &str| {
-        PrepareError::new(PrepareReason::InfrastructureFailed, format!("{VARIABLE}: {problem}"))
+        PrepareError::new(
+            PrepareReason::InfrastructureFailed,
+            format!("{CREDENTIALS_VARIABLE}: {problem}"),
+        )
     };
     let variable = variable.and_then(|value| value.into_string().ok()).ok_or_else(|| {
-        broken("it is not set: this step is started by the controller, in a check's pod")
+        broken("the variable is not set; only the controller runs this command, in a check's pod")
     })?;
-    let specification: CredentialsSpec =
+    let spec: CredentialsSpec =
         serde_json::from_str(&variable).map_err(|error| broken(&error.to_string()))?;
     let image: Reference =
-        specification.image.parse().map_err(|error| broken(&format!("`image`: {error}")))?;
-    let place = |path: &str| root.join(path.trim_start_matches('/'));
-    let keychain = docker_config::merge(&specification.credentials, &place(source::CREDENTIALS))?;
-    // Whatever user the check's image runs as reads it; no other pod can.
-    docker_config::put(
+        spec.image.parse().map_err(|error| broken(&format!("`image`: {error}")))?;
+    let under_root = |path: &str| root.join(path.trim_start_matches('/'));
+    let keychain = docker_config::merge(&spec.credentials, &under_root(source::CREDENTIALS))?;
+    // The check's image may run as any user. No other pod can read the file.
+    docker_config::write_file(
         &keychain.docker_config([&image]),
-        &place(source::DOCKER_CONFIG),
+        &under_root(source::DOCKER_CONFIG),
         ConfigAccess::AllUsers,
     )
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
 
-    fn specified(image: &str) -> OsString {
-        let specification =
-            CredentialsSpec { image: image.into(), credentials: vec!["all".into()] };
-        specification.to_variable().into()
+    fn variable(image: &str) -> OsString {
+        let spec = CredentialsSpec { image: image.into(), credentials: vec!["all".into()] };
+        spec.to_variable().into()
     }
 
     #[test]
-    fn only_the_images_own_credential_is_shown() {
+    fn only_the_credential_of_the_new_image_is_written() {
         let root = tempfile::tempdir().expect("a folder");
         let secret = r#"{"auths": {"registry.example.com/team": {"auth": "bWU6bWluZQ=="}, "other.example.com": {"auth": "bWU6dGhlaXJz"}}}"#;
         fs::create_dir_all(root.path().join("credentials/0")).expect("a folder");
         fs::create_dir(root.path().join("docker-config")).expect("a folder");
         fs::write(root.path().join("credentials/0/config.json"), secret).expect("a Secret");
 
-        write(Some(specified("registry.example.com/team/pyenv@sha256:0123456789012345678901234567890123456789012345678901234567890123")), root.path()).expect("written");
+        write_config(Some(variable("registry.example.com/team/pyenv@sha256:0123456789012345678901234567890123456789012345678901234567890123")), root.path()).expect("written");
         let path = root.path().join("docker-config/config.json");
         let written = fs::read_to_string(&path).expect("a file");
         assert_eq!(written, r#"{"auths":{"registry.example.com":{"auth":"bWU6bWluZQ=="}}}"#);
@@ -105,18 +108,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_told() {
+    fn a_missing_input_is_reported() {
         let root = tempfile::tempdir().expect("a folder");
-        let refusal =
-            write(Some(specified("registry.example.com/a")), root.path()).expect_err("no Secret");
-        assert_eq!(refusal.reason, PrepareReason::InvalidSecret);
-        assert!(refusal.message.contains("Secret all"), "{}", refusal.message);
+        let error = write_config(Some(variable("registry.example.com/a")), root.path())
+            .expect_err("no Secret");
+        assert_eq!(error.reason, PrepareReason::InvalidSecret);
+        assert!(error.message.contains("Secret `all`"), "{}", error.message);
         assert_eq!(
-            write(None, root.path()).expect_err("no variable").reason,
+            write_config(None, root.path()).expect_err("no variable").reason,
             PrepareReason::InfrastructureFailed
         );
         assert_eq!(
-            write(Some(specified("A")), root.path()).expect_err("no image").reason,
+            write_config(Some(variable("A")), root.path()).expect_err("no image").reason,
             PrepareReason::InfrastructureFailed
         );
     }

@@ -1,5 +1,5 @@
-//! From a check of a digest to a Job. Pure and deterministic, as for builds: a crash between
-//! creating and recording it cannot check twice.
+//! Turns a check of a digest into a Job. Pure and deterministic, as for builds: a crash between
+//! creating and recording the Job cannot start a second one.
 
 use std::collections::BTreeMap;
 
@@ -21,28 +21,28 @@ use crate::{
     builds::{
         checks::{CheckRequest, credentials},
         job::{
-            BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, credential_inputs, memory_volume,
-            quantities, restricted, short_name, variable,
+            BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, credential_inputs, env_var,
+            memory_volume, quantities, restricted_security_context, short_name,
         },
         source,
     },
 };
 
 /// The container that runs the check.
-pub const CHECK: &str = "check";
-/// The variable with the new image: repository and digest.
+pub const CHECK_CONTAINER: &str = "check";
+/// The environment variable with the new image: repository and digest.
 pub const IMAGE_VARIABLE: &str = "GROUNDSWELL_IMAGE";
-/// The variable with the new image's digest.
+/// The environment variable with the digest of the new image.
 pub const DIGEST_VARIABLE: &str = "GROUNDSWELL_DIGEST";
 
-/// What a check may use. A scanner unpacks images and its database; more than that is rather a
-/// build.
+/// The resource requests of a check.
 const REQUESTS: [(&str, &str); 3] =
     [("cpu", "50m"), ("memory", "64Mi"), ("ephemeral-storage", "64Mi")];
-/// The most that it may use.
+/// The resource limits of a check. A scanner unpacks images and its database; a check that needs
+/// more than this is rather a build.
 const LIMITS: [(&str, &str); 2] = [("memory", "2Gi"), ("ephemeral-storage", "10Gi")];
 
-/// The name of a check's Job: `<image>-check-<12 hexadecimal digits>-<attempt>`, at most 60
+/// Returns the name of a check's Job: `<image>-check-<12 hexadecimal digits>-<attempt>`, at most 60
 /// characters for attempts below 100.
 #[must_use]
 pub fn job_name(request: &CheckRequest) -> String {
@@ -54,7 +54,7 @@ pub fn job_name(request: &CheckRequest) -> String {
     format!("{}-check-{}-{attempt}", short_name(image), hash.get(..12).unwrap_or_default())
 }
 
-/// The Job of a check.
+/// Returns the Job of a check.
 #[must_use]
 pub fn job(request: &CheckRequest, environment: &BuildEnvironment) -> Job {
     let labels = job_labels(request);
@@ -112,7 +112,7 @@ fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
         enable_service_links: Some(false),
         host_users: (request.user_namespace == UserNamespace::Required).then_some(false),
         image_pull_secrets: Some(pull.collect()),
-        // Nothing that it wrote is kept, so there is nothing to put in order at its end.
+        // Nothing that a check writes is kept, so it needs no time to shut down cleanly.
         termination_grace_period_seconds: Some(5),
         security_context: Some(PodSecurityContext {
             seccomp_profile: Some(SeccompProfile {
@@ -124,7 +124,7 @@ fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
         ..PodSpec::default()
     };
     if request.check.image.is_some() && !request.credentials.is_empty() {
-        give_credentials(request, environment, &mut pod);
+        add_credentials(request, environment, &mut pod);
     }
     pod
 }
@@ -133,11 +133,11 @@ fn container(request: &CheckRequest) -> Container {
     let check = &request.check;
     let list = |texts: &[String]| (!texts.is_empty()).then(|| texts.to_vec());
     let given = [(IMAGE_VARIABLE, request.pinned()), (DIGEST_VARIABLE, request.digest.clone())];
-    let mut env: Vec<EnvVar> = given.iter().map(|(name, value)| variable(name, value)).collect();
+    let mut env: Vec<EnvVar> = given.iter().map(|(name, value)| env_var(name, value)).collect();
     let own = check.env.iter().filter(|(name, _)| !given.iter().any(|(given, _)| given == name));
-    env.extend(own.map(|(name, value)| variable(name, value)));
+    env.extend(own.map(|(name, value)| env_var(name, value)));
     Container {
-        name: CHECK.into(),
+        name: CHECK_CONTAINER.into(),
         image: Some(check.image.clone().unwrap_or_else(|| request.pinned())),
         command: list(&check.command),
         args: list(&check.args),
@@ -160,9 +160,9 @@ fn container(request: &CheckRequest) -> Container {
     }
 }
 
-/// Adds the step that writes a Docker configuration for the new image, and shows that, and no
-/// Secret, to the check.
-fn give_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: &mut PodSpec) {
+/// Adds the init container that writes a Docker configuration for the new image, and mounts that
+/// configuration into the check. No Secret is mounted into the check.
+fn add_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: &mut PodSpec) {
     let mount = |read_only| VolumeMount {
         name: DOCKER_CONFIG_VOLUME.into(),
         mount_path: source::DOCKER_CONFIG.into(),
@@ -171,7 +171,7 @@ fn give_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod:
     };
     let (volumes, mounts): (Vec<Volume>, Vec<VolumeMount>) =
         credential_inputs(&request.credentials).unzip();
-    let specification = credentials::CredentialsSpec {
+    let spec = credentials::CredentialsSpec {
         image: request.pinned(),
         credentials: request.credentials.clone(),
     };
@@ -180,14 +180,14 @@ fn give_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod:
         image: Some(environment.operator_image.clone()),
         image_pull_policy: environment.image_pull_policy.clone(),
         args: Some(vec![credentials::SUBCOMMAND.into()]),
-        env: Some(vec![variable(credentials::VARIABLE, &specification.to_variable())]),
+        env: Some(vec![env_var(credentials::CREDENTIALS_VARIABLE, &spec.to_variable())]),
         volume_mounts: Some(mounts.into_iter().chain([mount(false)]).collect()),
         resources: Some(ResourceRequirements {
             requests: Some(quantities(&[("cpu", "10m"), ("memory", "32Mi")])),
             limits: Some(quantities(&[("memory", "128Mi")])),
             ..ResourceRequirements::default()
         }),
-        security_context: Some(restricted(PREPARE_USER, PREPARE_USER)),
+        security_context: Some(restricted_security_context(PREPARE_USER, PREPARE_USER)),
         ..Container::default()
     };
     pod.init_containers = Some(vec![step]);
@@ -196,7 +196,7 @@ fn give_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod:
         container.volume_mounts.get_or_insert_default().push(mount(true));
         let env = container.env.get_or_insert_default();
         if env.iter().all(|variable| variable.name != "DOCKER_CONFIG") {
-            env.push(variable("DOCKER_CONFIG", source::DOCKER_CONFIG));
+            env.push(env_var("DOCKER_CONFIG", source::DOCKER_CONFIG));
         }
     }
 }
@@ -250,7 +250,7 @@ mod tests {
         request
     }
 
-    fn made(request: &CheckRequest) -> Job {
+    fn job_of(request: &CheckRequest) -> Job {
         job(
             request,
             &BuildEnvironment {
@@ -261,7 +261,7 @@ mod tests {
     }
 
     fn pod_of(request: &CheckRequest) -> PodSpec {
-        made(request).spec.expect("spec").template.spec.expect("pod")
+        job_of(request).spec.expect("spec").template.spec.expect("pod")
     }
 
     fn environment(container: &Container) -> Vec<(&str, &str)> {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_short_valid_and_the_attempts_own() {
+    fn a_job_name_is_short_valid_and_unique_to_the_attempt() {
         let name = job_name(&request());
         assert!(
             name.starts_with("pyenv-check-")
@@ -305,8 +305,8 @@ mod tests {
     }
 
     #[test]
-    fn the_job_says_what_it_checks_runs_once_and_cleans_up() {
-        let job = made(&request());
+    fn the_job_names_its_check_runs_once_and_is_cleaned_up() {
+        let job = job_of(&request());
         let labels = job.metadata.labels.clone().expect("labels");
         for (label, value) in [
             (labels::MANAGED_BY, "groundswell"),
@@ -328,11 +328,11 @@ mod tests {
         );
         assert_eq!(spec.pod_replacement_policy.as_deref(), Some("Failed"));
         assert_eq!(spec.template.metadata.expect("metadata").labels, Some(labels));
-        assert_eq!(made(&request()), made(&request()));
+        assert_eq!(job_of(&request()), job_of(&request()));
     }
 
     #[test]
-    fn a_check_has_no_rights() {
+    fn a_check_has_no_privileges() {
         for request in [request(), scan()] {
             let pod = pod_of(&request);
             assert_eq!(pod.restart_policy.as_deref(), Some("Never"));
@@ -377,7 +377,7 @@ mod tests {
         let names: Vec<_> =
             pod.image_pull_secrets.iter().flatten().map(|secret| secret.name.as_str()).collect();
         assert_eq!(names, ["push", "pull"]);
-        // The node pulls it; the image itself gets no credential.
+        // The kubelet pulls the image; the container gets no credential.
         assert_eq!(
             (&pod.volumes, &pod.init_containers, &check.volume_mounts),
             (&None, &None, &None)
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn another_image_is_told_what_to_look_at_and_gets_one_credential() {
+    fn another_image_gets_the_new_images_reference_and_one_credential() {
         let pinned = format!("registry.example.com/team/pyenv@{DIGEST}");
         let pod = pod_of(&scan());
         let check = &pod.containers[0];
@@ -410,18 +410,21 @@ mod tests {
                 .collect()
         };
         assert_eq!(mounts(check), [("/docker-config".into(), Some(true))]);
-        let step = &pod.init_containers.as_ref().expect("a step")[0];
+        let init = &pod.init_containers.as_ref().expect("an init container")[0];
         let expected =
             ["/credentials/0", "/credentials/1"].map(|path| (path.to_owned(), Some(true)));
         assert_eq!(
-            mounts(step),
+            mounts(init),
             expected
                 .into_iter()
                 .chain([("/docker-config".into(), Some(false))])
                 .collect::<Vec<_>>()
         );
-        let said = environment(step);
-        assert!(said[0].1.contains(&pinned) && said[0].1.contains("push"), "{said:?}");
+        let variables = environment(init);
+        assert!(
+            variables[0].1.contains(&pinned) && variables[0].1.contains("push"),
+            "{variables:?}"
+        );
         let anonymous = CheckRequest { credentials: Vec::new(), ..scan() };
         assert_eq!((pod_of(&anonymous).volumes, pod_of(&anonymous).init_containers), (None, None));
     }

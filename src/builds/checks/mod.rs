@@ -1,12 +1,16 @@
-//! Checks: from (image, digest, check) to a Job, and from that Job and its pods to a verdict.
+//! Jobs of checks: turns (image, digest, check) into a Job, and that Job with its pods into a
+//! verdict. (`dockerfile::edges` compares a Dockerfile with the declared edges, which is no check
+//! in this sense.)
 //!
-//! A check runs in the new image itself, or in another one that looks at it. It is untrusted, as a
-//! build is: it gets no service account token, no capability, and no credential but one for the
-//! image that it looks at.
+//! A check runs in the new image itself, or in another image that inspects the new one. It is
+//! untrusted, like a build: it gets no service account token and no capability. The kubelet pulls
+//! the images of all checks with the family's credentials. The container of a check in the new
+//! image gets no credential. The container of a check in another image gets one: the credential for
+//! the new image, which an init container takes from the family's credentials.
 //!
-//! - [`job`]: the Job
+//! - [`job`]: the Job of a check
 //! - [`outcome`]: the verdict
-//! - [`credentials`]: the first step of a check in another image, from the operator's own image
+//! - [`credentials`]: the init container of a check in another image, from the operator's own image
 
 pub mod credentials;
 pub mod job;
@@ -30,24 +34,25 @@ pub struct CheckRequest {
     pub repository: String,
     /// The digest that is checked.
     pub digest: String,
-    /// What the spec says of the check.
+    /// The check as the spec declares it.
     pub check: Check,
-    /// Hash of what the spec says of the check, so that a check that was changed is another one.
+    /// Hash of the check's declaration. A check that was changed counts as another check.
     pub revision: String,
-    /// Which attempt this is, from 0.
+    /// The attempt at this check, counted from 0.
     pub attempt: i32,
     /// Names of the family's `kubernetes.io/dockerconfigjson` Secrets.
     pub credentials: Vec<String>,
-    /// Whether the check must run in a user namespace of its own, as the image's builds must.
+    /// Whether the check must run in a user namespace of its own. The image's strategy decides this
+    /// for builds and checks alike.
     pub user_namespace: UserNamespace,
-    /// How long the ended Job, with its pod and its log, is kept.
+    /// How long the finished Job is kept, with its pod and its log.
     pub ttl_after_finished: Duration,
-    /// What the Job belongs to, so that it goes when the family goes.
+    /// The owner of the Job, so that the Job is deleted with the family.
     pub owner: OwnerReference,
 }
 
 impl CheckRequest {
-    /// The new image, by its digest.
+    /// Returns the reference of the new image: `repository@sha256:...`.
     #[must_use]
     pub fn pinned(&self) -> String {
         format!("{}@{}", self.repository, self.digest)

@@ -1,5 +1,5 @@
-//! The verdict of a check: from its Job and its pods. The exit code decides; what it wrote is the
-//! message. Pure.
+//! Derives the verdict of a check from its Job and its pods. The exit code is the verdict, and what
+//! the check wrote is the message. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -10,35 +10,35 @@ use k8s_openapi::api::{
 use crate::{
     api::{BuildFailure, FailureClass, condition::reason},
     builds::{
-        checks::{credentials, job::CHECK},
+        checks::{credentials, job::CHECK_CONTAINER},
         outcome::{
             PodWait, failure, is_out_of_memory,
             message::{Keep, sanitize},
             never_ran, pod,
-            run::{self, JobRun, whole_log},
+            run::{self, JobRun, log_command},
         },
         prepare::error::PrepareError,
     },
 };
 
-/// What became of a check.
+/// The outcome of a check's Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckJobOutcome {
-    /// Its pod does not run: it has not started, or its node does not confirm its end.
+    /// The pod does not run: it has not started, or its node does not confirm its termination.
     Waiting(PodWait),
-    /// Its pod runs.
+    /// The pod runs.
     Running,
-    /// Its exit code was 0. With what it wrote into its termination log.
+    /// The exit code was 0. Contains what the check wrote to its termination log.
     Passed(String),
-    /// Its exit code was another, it took too long, or its command can't be started: class `Build`.
-    /// Or what is around it broke: class `Infrastructure`.
+    /// The check failed. The class is `Build` if the exit code was not 0, the check took too long,
+    /// or its command could not be started, and `Infrastructure` if its environment failed.
     Failed(BuildFailure),
-    /// It is being ended, or was, because somebody deleted the Job: there is no verdict.
+    /// The check ends or has ended because the Job was deleted. There is no verdict.
     Stopped,
 }
 
-/// What became of the check of a Job. `pods` are the Job's pods in any order; `now` decides how
-/// long a pod that can't start has been waited for.
+/// Returns the outcome of a check's Job. `pods` are the Job's pods in any order. `now` determines
+/// how long a pod that cannot start has been waiting.
 #[must_use]
 pub fn check_job_outcome(job: &Job, pods: &[Pod], now: Timestamp) -> CheckJobOutcome {
     match run::job_run(job, pods, now) {
@@ -46,67 +46,71 @@ pub fn check_job_outcome(job: &Job, pods: &[Pod], now: Timestamp) -> CheckJobOut
         JobRun::Running => CheckJobOutcome::Running,
         JobRun::Stopped => CheckJobOutcome::Stopped,
         JobRun::Broken(failure) => CheckJobOutcome::Failed(failure),
-        JobRun::Succeeded(pod) => CheckJobOutcome::Passed(sanitize(said(pod, CHECK), Keep::End)),
-        JobRun::TimedOut(pod) => {
-            let text = format!(
-                "it took longer than the {} s that its `timeout` allows",
-                run::time_limit(job)
-            );
-            CheckJobOutcome::Failed(verdict(&text, job, said(pod, CHECK)))
+        JobRun::Succeeded(pod) => {
+            CheckJobOutcome::Passed(sanitize(output(pod, CHECK_CONTAINER), Keep::End))
         }
-        JobRun::Exited(pod) => CheckJobOutcome::Failed(of_failed_pod(job, pod)),
+        JobRun::TimedOut(pod) => {
+            let text = format!("exceeded its `timeout` of {} s", run::time_limit(job));
+            CheckJobOutcome::Failed(verdict(&text, job, output(pod, CHECK_CONTAINER)))
+        }
+        JobRun::Exited(pod) => CheckJobOutcome::Failed(failed_pod(job, pod)),
     }
 }
 
-fn of_failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
+fn failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
     if let Some(ended) = ended(pod, credentials::SUBCOMMAND).filter(|ended| ended.exit_code != 0) {
-        return of_credentials(job, ended);
+        return failed_credentials(job, ended);
     }
-    let Some(ended) = ended(pod, CHECK) else {
-        let text = "the container of the check does not tell how it ended";
+    let Some(ended) = ended(pod, CHECK_CONTAINER) else {
+        let text = "the pod failed, and its status does not say how the check's container ended";
         return failure(FailureClass::Infrastructure, reason::POD_LOST, text);
     };
-    let said = ended.message.as_deref().unwrap_or_default();
+    let output = ended.message.as_deref().unwrap_or_default();
     if is_out_of_memory(ended) {
-        let text = format!("it ran out of memory; its log: {}", whole_log(job));
+        let text = format!("exceeded its memory limit; for its log, run {}", log_command(job));
         return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, &text);
     }
     if never_ran(ended) {
-        let text = format!("its command can't be started: {}", sanitize(said, Keep::Start));
+        let text = format!("its command could not be started: {}", sanitize(output, Keep::Start));
         return failure(FailureClass::Build, reason::CHECK_FAILED, &text);
     }
-    verdict(&format!("exit code {}", ended.exit_code), job, said)
+    verdict(&format!("failed with exit code {}", ended.exit_code), job, output)
 }
 
-/// The step that writes the credentials says itself what is wrong.
-fn of_credentials(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
-    if let Some(refusal) = ended.message.as_deref().and_then(PrepareError::read) {
-        let text = sanitize(&refusal.message, Keep::Start);
-        return failure(FailureClass::Infrastructure, refusal.reason.as_str(), &text);
+/// Returns the failure of the init container that writes the credentials. Its termination message
+/// says what is wrong.
+fn failed_credentials(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
+    if let Some(error) = ended.message.as_deref().and_then(PrepareError::from_termination_message) {
+        let text = sanitize(&error.message, Keep::Start);
+        return failure(FailureClass::Infrastructure, error.reason.as_str(), &text);
     }
     let text = format!(
-        "the step `credentials` ended with code {}; its log: {}",
+        "the init container `credentials` failed with exit code {}; for its log, run {}",
         ended.exit_code,
-        whole_log(job)
+        log_command(job)
     );
     failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
 }
 
-/// A failed check in words. First what happened and the last line, for whoever shows a message cuts
-/// its end off; the last line is the check's own, too.
-fn verdict(what: &str, job: &Job, said: &str) -> BuildFailure {
-    let tail = sanitize(said, Keep::End);
+/// Returns the failure of a check that has a verdict. The message has no subject, because callers
+/// put the name of the check in front of it. It starts with what happened and the
+/// last line of the output, because most tools cut the end of a long message. It also ends with the
+/// last line of the output.
+fn verdict(what: &str, job: &Job, output: &str) -> BuildFailure {
+    let tail = sanitize(output, Keep::End);
     let last = tail.lines().next_back().map(str::trim).unwrap_or_default();
-    let whole = whole_log(job);
+    let command = log_command(job);
     let text = match (last, tail.lines().count()) {
-        ("", _) => format!("{what}; it said nothing at its end; its log: {whole}"),
-        (last, 1) => format!("{what}; its log: {whole}; its last words:\n{last}"),
-        (last, _) => format!("{what}: {last}; the end of its log (the whole: {whole}):\n{tail}"),
+        ("", _) => format!("{what}, without output; for its log, run {command}"),
+        (last, 1) => format!("{what}; for its log, run {command}; its output:\n{last}"),
+        (last, _) => {
+            format!("{what}: {last}; for its full log, run {command}; the end of its log:\n{tail}")
+        }
     };
     failure(FailureClass::Build, reason::CHECK_FAILED, &text)
 }
 
-fn said<'a>(pod: Option<&'a Pod>, container: &str) -> &'a str {
+fn output<'a>(pod: Option<&'a Pod>, container: &str) -> &'a str {
     pod.and_then(|pod| ended(pod, container)?.message.as_deref()).unwrap_or_default()
 }
 
@@ -167,7 +171,7 @@ mod tests {
         );
         assert_eq!(passed(&json!(null)), CheckJobOutcome::Passed(String::new()));
         let CheckJobOutcome::Passed(long) = passed(&json!("word \n".repeat(10_000))) else {
-            panic!("it has passed")
+            panic!("passed")
         };
         assert!(long.len() < 1200, "{}", long.len());
         let complete = json!({"status": {"conditions": [{"type": "Complete", "status": "True"}]}});
@@ -187,24 +191,28 @@ mod tests {
         );
         assert_eq!(
             failure.message,
-            "exit code 3: password=***; the end of its log (the whole: `kubectl logs -n team \
-             job/pyenv-check-0-0 --all-containers`, while the Job exists):\n3 \
-             findings\npassword=***"
+            "failed with exit code 3: password=***; for its full log, run `kubectl logs \
+             -n team job/pyenv-check-0-0 --all-containers` while the Job exists; the end of its \
+             log:\n3 findings\npassword=***"
         );
         let short = failed(&json!({"terminated": {"exitCode": 1, "message": "no python"}}));
         assert!(
-            short.message.starts_with("exit code 1; its log: `kubectl logs")
+            short.message.starts_with("failed with exit code 1; for its log, run `kubectl logs")
                 && short.message.ends_with("\nno python")
         );
         let silent = failed(&json!({"terminated": {"exitCode": 1}}));
-        assert!(silent.message.starts_with("exit code 1; it said nothing"), "{}", silent.message);
+        assert!(
+            silent.message.starts_with("failed with exit code 1, without output"),
+            "{}",
+            silent.message
+        );
         let long =
             failed(&json!({"terminated": {"exitCode": 1, "message": "word \n".repeat(10_000)}}));
         assert!(long.message.len() < 2500, "{}", long.message.len());
     }
 
     #[test]
-    fn a_verdict_is_told_from_what_is_around_a_check() {
+    fn a_verdict_differs_from_a_failure_of_the_environment() {
         use FailureClass::{Build, Infrastructure};
         let late = json!({"spec": {"template": {}, "activeDeadlineSeconds": 600}, "status": {"failed": 1,
             "conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}});
@@ -215,7 +223,7 @@ mod tests {
         preempted["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);
         let start_error = json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: \
             \"pythn\": not found"}});
-        for (job, pods, class, reason, said) in [
+        for (job, pods, class, reason, text) in [
             (
                 json!({}),
                 vec![pod("Failed", &start_error)],
@@ -223,7 +231,7 @@ mod tests {
                 reason::CHECK_FAILED,
                 "\"pythn\": not found",
             ),
-            (late, vec![], Build, reason::CHECK_FAILED, "took longer than the 600 s"),
+            (late, vec![], Build, reason::CHECK_FAILED, "exceeded its `timeout` of 600 s"),
             (
                 json!({}),
                 vec![pod(
@@ -242,7 +250,7 @@ mod tests {
                 reason::PREEMPTED,
                 "PreemptionByScheduler",
             ),
-            (gone, vec![], Infrastructure, reason::POD_LOST, "gone"),
+            (gone, vec![], Infrastructure, reason::POD_LOST, "disappeared"),
             (
                 json!({}),
                 vec![pod(
@@ -261,20 +269,22 @@ mod tests {
                 "{}",
                 failure.message
             );
-            assert!(failure.message.contains(said), "{}", failure.message);
+            assert!(failure.message.contains(text), "{}", failure.message);
         }
     }
 
     #[test]
-    fn the_step_that_writes_credentials_says_itself_what_is_wrong() {
+    fn the_init_container_reports_what_is_wrong() {
         let with = |message: &str| {
             let mut pod = pod("Failed", &json!({"waiting": {"reason": "PodInitializing"}}));
             let ended = json!({"terminated": {"exitCode": 1, "message": message}});
             pod["status"]["initContainerStatuses"] = json!([container("credentials", &ended)]);
             failure_of(decide(&json!({}), &[pod]))
         };
-        let failure =
-            with(&PrepareError::new(PrepareReason::InvalidSecret, "Secret push is gone").write());
+        let failure = with(
+            &PrepareError::new(PrepareReason::InvalidSecret, "Secret push is gone")
+                .to_termination_message(),
+        );
         assert_eq!(
             (failure.class, failure.reason.as_str()),
             (FailureClass::Infrastructure, reason::INVALID_SECRET)

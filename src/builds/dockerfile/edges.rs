@@ -94,8 +94,7 @@ pub fn verify_edges(
                 match usage {
                     EdgeUse::Base => "the built stage stands on it: declare `use: Base`",
                     EdgeUse::BuildStage =>
-                        "the built stage does not stand on it: declare `use: \
-                        BuildStage`",
+                        "the built stage does not stand on it: declare `use: BuildStage`",
                 }
             )),
             None => {
@@ -177,8 +176,8 @@ fn replaced_stages(dockerfile: &Dockerfile, declared: &[DeclaredEdge]) -> Vec<St
         .filter(|(_, name)| key(name).is_some_and(|key| contexts.contains(&key)))
         .map(|(line, name)| {
             format!(
-                "line {line} names a stage `{name}`, as one of the parents is named, and \
-                     BuildKit would replace the stage by the parent: rename the stage"
+                "line {line} names a stage `{name}`, as one of the parents is named, and BuildKit \
+                 would replace the stage by the parent: rename the stage"
             )
         })
         .collect()

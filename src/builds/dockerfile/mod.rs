@@ -256,10 +256,7 @@ impl StageParser<'_> {
         if self.uses > MAX_USES {
             return Err(SyntaxError::new(
                 line,
-                &format!(
-                    "there are more than {MAX_USES} uses of \
-                other images"
-                ),
+                &format!("there are more than {MAX_USES} uses of other images"),
             ));
         }
         match self.stages.last_mut() {
@@ -276,13 +273,9 @@ impl StageParser<'_> {
                 names.iter().rposition(|name| name.as_deref() == Some(&from.to_ascii_lowercase()));
             match (by_index.then(|| from.parse::<usize>().ok()).flatten(), stage) {
                 (Some(index), _) if index < names.len() => Ok(Origin::Stage(index)),
-                (Some(index), _) => Err(SyntaxError::new(
-                    line,
-                    &format!(
-                        "there is no stage number \
-                    {index}"
-                    ),
-                )),
+                (Some(index), _) => {
+                    Err(SyntaxError::new(line, &format!("there is no stage number {index}")))
+                }
                 (None, Some(index)) => Ok(Origin::Stage(index)),
                 (None, None) if from == "scratch" => Ok(Origin::Scratch),
                 (None, None) => Ok(Origin::External(ExternalImage {

@@ -120,11 +120,9 @@ impl GitCredential {
                     None,
                 )
             }
-            GitAuth::Password { .. } => Err(error(
-                ErrorCode::Auth,
-                "the server does not take a user \
-                name and password",
-            )),
+            GitAuth::Password { .. } => {
+                Err(error(ErrorCode::Auth, "the server does not take a user name and password"))
+            }
             GitAuth::Key { .. } => Err(error(ErrorCode::Auth, "the server does not take a key")),
         }
     }
@@ -245,10 +243,9 @@ mod tests {
             assert_eq!(result.is_ok(), allowed, "{hosts:?} {url}");
             if let Err(error) = result {
                 assert!(
-                    error.to_string().contains(
-                        "`groundswell.dev/hosts` does not list \
-                        `git.example.com"
-                    ),
+                    error
+                        .to_string()
+                        .contains("`groundswell.dev/hosts` does not list `git.example.com"),
                     "{error}"
                 );
             }
@@ -283,8 +280,8 @@ mod tests {
         let key = b"the key";
         let encoded = base64::engine::general_purpose::STANDARD.encode(key);
         let file = format!(
-            "# c\nother ssh-rsa {encoded}\nhost,10.0.0.1 ssh-rsa \
-                            {encoded}\n[host]:2222 ssh-rsa AAAA\n"
+            "# c\nother ssh-rsa {encoded}\nhost,10.0.0.1 ssh-rsa {encoded}\n[host]:2222 ssh-rsa \
+             AAAA\n"
         );
         assert!(known(&file, "host", 22, key));
         assert!(known(&file, "10.0.0.1", 22, key));

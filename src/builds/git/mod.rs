@@ -87,8 +87,7 @@ pub enum GitError {
     },
     /// The source is larger than it may be.
     #[error(
-        "Git source {url} is too large: {limit}; move the image's files into a smaller \
-             repository"
+        "Git source {url} is too large: {limit}; move the image's files into a smaller repository"
     )]
     TooLarge {
         /// The repository.
@@ -148,10 +147,7 @@ pub fn resolve(
         .map(|head| head.oid().to_string())
         .ok_or_else(|| GitError::NotFound {
             url: url.to_owned(),
-            what: format!(
-                "a branch or tag \
-            `{revision}`"
-            ),
+            what: format!("a branch or tag `{revision}`"),
         })
 }
 
@@ -187,10 +183,7 @@ pub fn fetch(
                 Some(folder) => {
                     let missing = || GitError::NotFound {
                         url: url.to_owned(),
-                        what: format!(
-                            "the folder \
-                        `{folder}` in {id}"
-                        ),
+                        what: format!("the folder `{folder}` in {id}"),
                     };
                     let entry = tree.get_path(Path::new(folder)).map_err(|_| missing())?;
                     repository.find_tree(entry.id()).map_err(|_| missing())?
@@ -249,10 +242,7 @@ fn receive(
     }
     Err(GitError::NotFound {
         url: url.to_owned(),
-        what: format!(
-            "the commit {id}, on a branch or \
-        tag,"
-        ),
+        what: format!("the commit {id}, on a branch or tag,"),
     })
 }
 

@@ -80,10 +80,9 @@ impl Resolver {
             self.permits.acquire().await.map_err(|error| unavailable(error.to_string()))?;
         match tokio::time::timeout(self.timeout, self.ask(&question)).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => Err(unavailable(format!(
-                "the process that asks the server failed: \
-                {error}"
-            ))),
+            Ok(Err(error)) => {
+                Err(unavailable(format!("the process that asks the server failed: {error}")))
+            }
             Err(_) => Err(unavailable(format!(
                 "the server did not answer within {} s",
                 self.timeout.as_secs()

@@ -1,6 +1,6 @@
-//! A builder's last words, read for whose fault it is. Only its final error line counts: whatever a
-//! command of a Dockerfile prints stands before it. The wording is `BuildKit`'s, `Buildah`'s and
-//! `kaniko`'s.
+//! Classifies the final error of a builder. Only the final error line counts, because everything
+//! that a command of the Dockerfile prints comes before it. The patterns match the wording of
+//! `BuildKit`, `Buildah` and `kaniko`.
 
 use std::sync::LazyLock;
 
@@ -11,10 +11,10 @@ use crate::{
     builds::outcome::message,
 };
 
-/// Begins what a builder says of a command of the Dockerfile, after the command itself.
+/// What follows the text of a failed command in a builder's error, before the exit code.
 const COMMAND_FAILED: &str = "did not complete successfully";
 
-/// The final error line of a builder's log; empty if it has none.
+/// Returns the final error line of a builder's log, or an empty string if it has none.
 pub(super) fn error_line(log: &str) -> &str {
     message::tail(log).lines().rev().find(|line| is_error(line)).unwrap_or_default().trim()
 }
@@ -27,12 +27,12 @@ fn is_error(line: &str) -> bool {
         || line.starts_with("could not connect to")
 }
 
-/// Whose fault a builder's last words tell of.
+/// Returns the class and the reason of a builder's failure.
 pub(super) fn classify(log: &str) -> (FailureClass, &'static str) {
     use FailureClass::{Build, Infrastructure};
     let line = error_line(log).to_lowercase();
-    let says = |words: &[&str]| words.iter().any(|word| line.contains(word));
-    // The command's own text may say anything.
+    let contains = |patterns: &[&str]| patterns.iter().any(|pattern| line.contains(pattern));
+    // The text of the command itself may contain any of the patterns below.
     if let Some((_, how)) = line.rsplit_once(COMMAND_FAILED) {
         let killed = ["exit code: 137", "signal: killed", "cannot allocate memory"]
             .iter()
@@ -43,7 +43,7 @@ pub(super) fn classify(log: &str) -> (FailureClass, &'static str) {
             (Build, reason::BUILD_FAILED)
         };
     }
-    if says(&[
+    if contains(&[
         "could not connect to",
         "code = unavailable",
         "error reading from server",
@@ -51,14 +51,14 @@ pub(super) fn classify(log: &str) -> (FailureClass, &'static str) {
     ]) {
         return (Infrastructure, reason::BUILDER_UNAVAILABLE);
     }
-    if says(&["cannot allocate memory", "signal: killed"]) {
+    if contains(&["cannot allocate memory", "signal: killed"]) {
         return (Infrastructure, reason::OUT_OF_MEMORY);
     }
-    if says(&["no space left on device"]) {
+    if contains(&["no space left on device"]) {
         return (Infrastructure, reason::DISK_FULL);
     }
-    let pushes = says(&["failed to push", "pushing image", "push permission"]);
-    let pulls = says(&[
+    let pushes = contains(&["failed to push", "pushing image", "push permission"]);
+    let pulls = contains(&[
         "failed to resolve source",
         "failed to do request",
         "failed to authorize",
@@ -70,15 +70,26 @@ pub(super) fn classify(log: &str) -> (FailureClass, &'static str) {
         "retrieving image",
     ]);
     if pushes || pulls {
-        (Infrastructure, of_registry(&line, pushes))
+        (
+            Infrastructure,
+            registry_reason(&line, if pushes { Transfer::Push } else { Transfer::Pull }),
+        )
     } else {
         (Build, reason::BUILD_FAILED)
     }
 }
 
-/// What a registry said, in lower case.
-fn of_registry(line: &str, pushes: bool) -> &'static str {
-    let says = |words: &[&str]| words.iter().any(|word| line.contains(word));
+/// What a builder did with a registry when it failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transfer {
+    Pull,
+    Push,
+}
+
+/// Returns the reason of a failure that a registry caused. `line` is in lower case.
+fn registry_reason(line: &str, transfer: Transfer) -> &'static str {
+    let pushes = transfer == Transfer::Push;
+    let contains = |patterns: &[&str]| patterns.iter().any(|pattern| line.contains(pattern));
     match status(line) {
         Some(401 | 403) => return reason::REGISTRY_DENIED,
         Some(408 | 425 | 429 | 500..) => return reason::REGISTRY_UNAVAILABLE,
@@ -86,7 +97,7 @@ fn of_registry(line: &str, pushes: bool) -> &'static str {
         Some(404) => return reason::IMAGE_NOT_FOUND,
         Some(_) | None => {}
     }
-    if says(&[
+    if contains(&[
         "unauthorized",
         "access denied",
         "denied: ",
@@ -97,17 +108,22 @@ fn of_registry(line: &str, pushes: bool) -> &'static str {
     ]) {
         return reason::REGISTRY_DENIED;
     }
-    if says(&["not found", "manifest unknown", "manifest_unknown", "name unknown", "name_unknown"])
-    {
+    if contains(&[
+        "not found",
+        "manifest unknown",
+        "manifest_unknown",
+        "name unknown",
+        "name_unknown",
+    ]) {
         return if pushes { reason::PUSH_REFUSED } else { reason::IMAGE_NOT_FOUND };
     }
-    if pushes && says(&["tag invalid", "immutable", "quota"]) {
+    if pushes && contains(&["tag invalid", "immutable", "quota"]) {
         return reason::PUSH_REFUSED;
     }
     reason::REGISTRY_UNAVAILABLE
 }
 
-/// The HTTP status of an answer that is quoted. Digits elsewhere, in a digest or a port, are none.
+/// Returns the HTTP status that an error line quotes. Digits in a digest or a port do not count.
 fn status(line: &str) -> Option<u16> {
     STATUS.as_ref()?.captures_iter(line).last()?.get(1)?.as_str().parse().ok()
 }
@@ -120,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_error_counts() {
+    fn the_last_error_line_counts() {
         assert_eq!(error_line("error: one\n#5 error: two\nError: three\n"), "Error: three");
         assert_eq!(error_line("#5 0.1 error: of a command"), "");
         assert_eq!(
@@ -130,14 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn whose_fault_it_is() {
+    fn errors_are_classified_by_their_final_line() {
         use FailureClass::{Build, Infrastructure};
         let digest = "sha256:4015032904010000000000000000000000000000000000000000000000000404";
         let missing = format!(
             "error: failed to solve: reg/a@{digest}: failed to resolve source metadata for \
              reg/a@{digest}: reg/a@{digest}: not found"
         );
-        let away = format!(
+        let unreachable = format!(
             "error: failed to solve: failed to resolve source metadata for reg/a@{digest}: failed \
              to do request: Head \"http://reg:5000/v2/a\": dial tcp 10.0.0.1:5000: connect: \
              connection refused"
@@ -177,7 +193,7 @@ mod tests {
             (pushed("429 Too Many Requests"), Infrastructure, reason::REGISTRY_UNAVAILABLE),
             ("error: failed to solve: failed to push reg/a: failed to do request: Head \
               \"http://reg\": dial tcp: lookup reg: no such host".into(), Infrastructure, reason::REGISTRY_UNAVAILABLE),
-            (away, Infrastructure, reason::REGISTRY_UNAVAILABLE),
+            (unreachable, Infrastructure, reason::REGISTRY_UNAVAILABLE),
             (pushed("400 Bad Request"), Infrastructure, reason::PUSH_REFUSED),
             (pushed("413 Request Entity Too Large"), Infrastructure, reason::PUSH_REFUSED),
             (pushed("404 Not Found"), Infrastructure, reason::PUSH_REFUSED),

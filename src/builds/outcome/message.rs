@@ -1,17 +1,17 @@
-//! Words of a builder, a node or an API server as they may be shown: cut, and cleaned of what looks
-//! like a credential.
+//! Prepares the output of a builder, a node or an API server for messages: cuts it and masks what
+//! looks like a credential.
 
 use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// The most bytes of a builder's log that are put into a status or an Event.
+/// Maximum number of bytes of a log in a status or an Event.
 const MAX_LENGTH: usize = 1024;
-/// The most bytes of a log that are looked at.
+/// Maximum number of bytes of a log that are read.
 const MAX_READ: usize = 16 * 1024;
-/// The kubelet keeps this many bytes of a log that stands for a termination message. One as long as
-/// this was cut.
-const KUBELET_CUT: usize = 2048;
+/// Number of bytes of a log that the kubelet keeps in place of a termination message. A log of at
+/// least this length was cut.
+const KUBELET_LOG_LENGTH: usize = 2048;
 
 /// Which end of a text is kept when it is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,15 +22,14 @@ pub(in crate::builds) enum Keep {
     End,
 }
 
-/// A text as it may be shown: without control characters, without what looks like a credential, at
-/// most 1 KiB.
+/// Returns a text that is safe to show: without control characters, without anything that looks
+/// like a credential, and at most 1 KiB long.
 pub(in crate::builds) fn sanitize(text: &str, keep: Keep) -> String {
     let text = match keep {
         Keep::Start => cut(text, MAX_READ, Keep::Start),
         Keep::End => whole_lines(text),
     };
-    let plain =
-        COLOURS.as_ref().map_or_else(|| text.into(), |colours| colours.replace_all(text, ""));
+    let plain = COLORS.as_ref().map_or_else(|| text.into(), |colors| colors.replace_all(text, ""));
     let plain: String = plain.chars().filter(|c| *c == '\n' || !c.is_control()).collect();
     let masked = SECRETS
         .iter()
@@ -44,15 +43,16 @@ pub(in crate::builds) fn sanitize(text: &str, keep: Keep) -> String {
     }
 }
 
-/// The part of a log that is looked at, from its end.
+/// Returns the end of a log, at most [`MAX_READ`] bytes.
 pub(in crate::builds) fn tail(log: &str) -> &str {
     cut(log, MAX_READ, Keep::End)
 }
 
-/// The end of a log without the line that the kubelet, or we, have cut: its beginning may be the
-/// rest of a credential, whose name is gone.
+/// Returns the end of a log without the line that the kubelet or [`tail`] has cut. The beginning of
+/// that line may be the rest of a credential whose name was cut off, so that it cannot be
+/// recognized.
 fn whole_lines(log: &str) -> &str {
-    if log.len() < KUBELET_CUT {
+    if log.len() < KUBELET_LOG_LENGTH {
         return log;
     }
     let kept = tail(log);
@@ -63,39 +63,39 @@ fn whole_lines(log: &str) -> &str {
     }
 }
 
-/// At most so many bytes of a text from one end, cut between characters.
-fn cut(text: &str, most: usize, keep: Keep) -> &str {
-    if text.len() <= most {
+/// Returns at most `max` bytes of a text from one end, cut between characters.
+fn cut(text: &str, max: usize, keep: Keep) -> &str {
+    if text.len() <= max {
         return text;
     }
     match keep {
-        Keep::Start => text.get(..text.floor_char_boundary(most)).unwrap_or_default(),
-        Keep::End => text.get(text.ceil_char_boundary(text.len() - most)..).unwrap_or_default(),
+        Keep::Start => text.get(..text.floor_char_boundary(max)).unwrap_or_default(),
+        Keep::End => text.get(text.ceil_char_boundary(text.len() - max)..).unwrap_or_default(),
     }
 }
 
-static COLOURS: LazyLock<Option<Regex>> =
+static COLORS: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r"\x1b\[[0-9;?]*[A-Za-z]").ok());
 
-/// A value: in quotes, which may be escaped, or up to the next space. It may go on to the end of a
-/// line that was cut.
+/// Matches a value: in quotes, which may be escaped, or up to the next space. The closing quote is
+/// optional, because a value may extend to the end of a line that was cut.
 macro_rules! value {
     () => {
         r#"(?:\\?"[^"\r\n]*"?|\\?'[^'\r\n]*'?|[^\s"',;&]+)"#
     };
 }
 
-/// A name that says that its value is secret.
+/// Matches a name that indicates a secret value.
 macro_rules! secret_name {
     () => {
         r"(?:password|passwd|passphrase|[_-]pass|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|_auth|\.dockerconfigjson)"
     };
 }
 
-/// Patterns of credentials, and what stands for them. The name of a variable, option or field with
-/// a value after it is taken for one when the name says so. Those that span lines come first.
+/// Patterns of credentials, and their replacements. The value of a variable, option or field is
+/// masked if the name indicates a secret. Patterns that span lines come first.
 const PATTERNS: [(&str, &str); 14] = [
-    // A private key: whole, without its beginning, without its end.
+    // A private key: complete, without its beginning, without its end.
     (
         r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----",
         "***",
@@ -106,7 +106,7 @@ const PATTERNS: [(&str, &str); 14] = [
     (r"(?i)\b(bearer|basic)[ \t]+[a-z0-9+/=._~-]{8,}", "$1 ***"),
     // User and password, or a token alone, before a URL's host.
     (r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s]*@", "$1***@"),
-    // Signed URLs, to which registries send for layers.
+    // Signed URLs, to which registries redirect for layers.
     (
         r#"(?i)([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|policy|key-pair-id)=)[^&\s"']+"#,
         "${1}***",
@@ -146,11 +146,11 @@ mod tests {
     #[test]
     fn every_pattern_compiles() {
         assert_eq!(SECRETS.len(), PATTERNS.len());
-        assert!(COLOURS.is_some());
+        assert!(COLORS.is_some());
     }
 
     #[test]
-    fn what_looks_like_a_credential_is_masked() {
+    fn credentials_are_masked() {
         for (text, shown) in [
             ("GET x Authorization: Basic dXNlcjpwYXNz", "GET x Authorization: ***"),
             (r#"{"Authorization": "Bearer abc"}"#, r#"{"Authorization": ***"#),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_keeps_the_end_that_matters() {
+    fn a_long_text_keeps_the_requested_end() {
         let text = format!("first {} last", "é".repeat(4000));
         let tail = sanitize(&text, Keep::End);
         assert!(
@@ -213,13 +213,13 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_line_that_was_cut_is_not_shown() {
-        let log = format!("er2hunter2\n{}\nlast", "x".repeat(KUBELET_CUT));
+    fn the_rest_of_a_cut_line_is_not_shown() {
+        let log = format!("er2hunter2\n{}\nlast", "x".repeat(KUBELET_LOG_LENGTH));
         assert!(!sanitize(&log, Keep::End).contains("er2"));
         let short = "hunter2 is all\nthere is";
         assert_eq!(sanitize(short, Keep::End), short);
-        assert_eq!(sanitize(&"x".repeat(3 * KUBELET_CUT), Keep::End), "");
-        let one = format!("er2hunter2 {}", "x ".repeat(KUBELET_CUT));
+        assert_eq!(sanitize(&"x".repeat(3 * KUBELET_LOG_LENGTH), Keep::End), "");
+        let one = format!("er2hunter2 {}", "x ".repeat(KUBELET_LOG_LENGTH));
         assert!(!whole_lines(&one).contains("er2"));
     }
 }

@@ -1,14 +1,15 @@
-//! What became of a build: from a Job and its pods to a result, or to a failure in words. Pure.
+//! Derives the outcome of a build from its Job and its pods. Pure.
 //!
-//! A build that succeeded has pushed, or says so; the controller believes the registry. A pod's own
-//! phase is read and not the Job's `Complete` condition, which comes about a second later.
+//! A build whose pod succeeded claims to have pushed its image; the controller verifies that in the
+//! registry. The phase of the pod is read, and not the Job's `Complete` condition, which is set
+//! about a second later.
 //!
-//! - `run`: how far a Job is, whatever its pod does; checks share it
-//! - `pod`: what is around a pod: evictions, nodes, images, room
-//! - `builder`: whose fault a builder's last words tell of
-//! - `message`: words as they may be shown
+//! - `run`: the progress of a Job with one pod; builds and checks share it
+//! - `pod`: the environment of a pod: evictions, nodes, image pulls, scheduling
+//! - `builder`: the class and the reason of a builder's final error
+//! - `message`: output of builders and clusters, cut and masked for messages
 //!
-//! Every reason is explained in `docs/troubleshooting.md`, with its class and what to do.
+//! `docs/troubleshooting.md` explains every reason, with its class and what to do.
 
 mod builder;
 pub(in crate::builds) mod message;
@@ -27,7 +28,7 @@ use crate::{
         job::PREPARE,
         outcome::{
             message::{Keep, sanitize},
-            run::{JobRun, whole_log},
+            run::{JobRun, log_command},
         },
         prepare::error::PrepareError,
     },
@@ -35,23 +36,23 @@ use crate::{
 
 pub use pod::PodWait;
 
-/// What became of a build.
+/// The outcome of a build's Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildJobOutcome {
-    /// Its pod does not run: it has not started, or its node does not confirm its end.
+    /// The pod does not run: it has not started, or its node does not confirm its termination.
     Waiting(PodWait),
-    /// Its pod runs.
+    /// The pod runs.
     Running,
-    /// Its pod has succeeded.
+    /// The pod has succeeded.
     Succeeded,
-    /// It failed. The Job may still be there with a pod that waits, and is to be deleted.
+    /// The build failed. If the Job still exists with a waiting pod, the caller must delete it.
     Failed(BuildFailure),
-    /// It is being ended, or was, because somebody deleted the Job. Not a failure.
+    /// The build ends or has ended because the Job was deleted. This is not a failure.
     Stopped,
 }
 
-/// What became of the build of a Job. `pods` are the Job's pods in any order; `now` decides how
-/// long a pod that can't start has been waited for.
+/// Returns the outcome of a build's Job. `pods` are the Job's pods in any order. `now` determines
+/// how long a pod that cannot start has been waiting.
 #[must_use]
 pub fn build_job_outcome(job: &Job, pods: &[Pod], now: Timestamp) -> BuildJobOutcome {
     match run::job_run(job, pods, now) {
@@ -60,10 +61,10 @@ pub fn build_job_outcome(job: &Job, pods: &[Pod], now: Timestamp) -> BuildJobOut
         JobRun::Succeeded(_) => BuildJobOutcome::Succeeded,
         JobRun::Stopped => BuildJobOutcome::Stopped,
         JobRun::Broken(failure) => BuildJobOutcome::Failed(failure),
-        JobRun::TimedOut(pod) => BuildJobOutcome::Failed(of_slow_pod(job, pod)),
+        JobRun::TimedOut(pod) => BuildJobOutcome::Failed(timed_out(job, pod)),
         JobRun::Exited(pod) => BuildJobOutcome::Failed(pod.status.as_ref().map_or_else(
             || failure(FailureClass::Infrastructure, reason::POD_LOST, "the pod has no status"),
-            |status| of_failed_pod(job, status),
+            |status| failed_pod(job, status),
         )),
     }
 }
@@ -82,8 +83,8 @@ pub fn job_forbidden(answer: &str) -> BuildFailure {
     rejected_job(FailureClass::Infrastructure, reason, answer, to_do)
 }
 
-/// Returns the failure of a build whose Job the API server calls invalid. It stays invalid until the
-/// strategy changes. `answer` is the API server's answer.
+/// Returns the failure of a build whose Job the API server calls invalid. It stays invalid until
+/// the strategy changes. `answer` is the API server's answer.
 #[must_use]
 pub fn job_invalid(answer: &str) -> BuildFailure {
     let to_do = "correct the build strategy";
@@ -99,14 +100,12 @@ fn rejected_job(
     failure(class, reason, &format!("{}; {to_do}", sanitize(answer, Keep::Start)))
 }
 
-/// A build that was ended because its time was up. The same inputs will likely take as long again.
-/// The Job's controller has deleted the pod, so that its last words are the only trace of it.
-fn of_slow_pod(job: &Job, pod: Option<&Pod>) -> BuildFailure {
+/// Returns the failure of a build that exceeded its timeout. The same inputs will likely take as
+/// long again. The Job controller has deleted the pod, so the end of its output is all that is left
+/// of it.
+fn timed_out(job: &Job, pod: Option<&Pod>) -> BuildFailure {
     let limit = run::time_limit(job);
-    let text = format!(
-        "the build took longer than the {limit} s that the strategy's `timeout` \
-                        allows"
-    );
+    let text = format!("the build exceeded the `timeout` of its strategy, {limit} s");
     let ended = pod.and_then(|pod| pod.status.as_ref()).and_then(|status| {
         pod::containers(status)
             .find_map(|container| pod::terminated(container).filter(|ended| ended.exit_code != 0))
@@ -119,93 +118,91 @@ fn of_slow_pod(job: &Job, pod: Option<&Pod>) -> BuildFailure {
     {
         "" => text,
         // The last line says what happened, as in every failure.
-        said => format!(
-            "{text}; the end of its log:\n{said}\nended after {limit} s: its time was \
-                         up"
-        ),
+        output => format!("{text}; the end of its log:\n{output}\ntimed out after {limit} s"),
     };
     failure(FailureClass::Build, reason::DEADLINE_EXCEEDED, &text)
 }
 
-fn of_failed_pod(job: &Job, status: &PodStatus) -> BuildFailure {
+fn failed_pod(job: &Job, status: &PodStatus) -> BuildFailure {
     let broken = pod::containers(status).find_map(|container| {
         Some((container, pod::terminated(container).filter(|ended| ended.exit_code != 0)?))
     });
     match broken {
-        Some((container, ended)) if container.name == PREPARE => of_prepare(job, ended),
-        Some((container, ended)) => of_builder(job, &container.name, ended),
+        Some((container, ended)) if container.name == PREPARE => failed_prepare(job, ended),
+        Some((container, ended)) => failed_builder(job, &container.name, ended),
         None => failure(
             FailureClass::Infrastructure,
             reason::POD_LOST,
-            "no container of the pod \
-            tells how it ended",
+            "the pod failed, and its status does not say how any container ended",
         ),
     }
 }
 
-fn of_prepare(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
+fn failed_prepare(job: &Job, ended: &ContainerStateTerminated) -> BuildFailure {
     if is_out_of_memory(ended) {
-        let text = "the step `prepare` ran out of memory: is the source very large?";
+        let text =
+            "the init container `prepare` exceeded its memory limit; make the source smaller";
         return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, text);
     }
     let text = ended.message.as_deref().unwrap_or_default();
-    if let Some(refusal) = PrepareError::read(text) {
+    if let Some(error) = PrepareError::from_termination_message(text) {
         return failure(
-            refusal.reason.class(),
-            refusal.reason.as_str(),
-            &sanitize(&refusal.message, Keep::Start),
+            error.reason.class(),
+            error.reason.as_str(),
+            &sanitize(&error.message, Keep::Start),
         );
     }
     let text = format!(
-        "the step `prepare` ended with code {} and no reason; {}",
+        "the init container `prepare` failed with exit code {} and without a reason; {}",
         ended.exit_code,
-        quote(job, text)
+        log_excerpt(job, text)
     );
     failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text)
 }
 
-fn of_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> BuildFailure {
+fn failed_builder(job: &Job, name: &str, ended: &ContainerStateTerminated) -> BuildFailure {
     let log = ended.message.as_deref().unwrap_or_default();
     if is_out_of_memory(ended) {
         let text = format!(
-            "the container `{name}` ran out of memory: raise its limit in the strategy or by its \
-             parameter; its log: {}",
-            whole_log(job)
+            "the container `{name}` exceeded its memory limit; raise the limit in the strategy or \
+             with a parameter of it; for its log, run {}",
+            log_command(job)
         );
         return failure(FailureClass::Infrastructure, reason::OUT_OF_MEMORY, &text);
     }
     if never_ran(ended) {
         let text =
-            format!("the container `{name}` can't be started: {}", sanitize(log, Keep::Start));
+            format!("the container `{name}` could not be started: {}", sanitize(log, Keep::Start));
         return failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text);
     }
-    // First, for whoever shows a message cuts its end off.
+    // The error comes first, because most tools cut the end of a long message.
     let error = sanitize(builder::error_line(log), Keep::Start);
     let (class, reason) = builder::classify(log);
     let error = if error.is_empty() { error } else { format!(": {error}") };
     let text = format!(
-        "the container `{name}` ended with code {}{error}; {}",
+        "the container `{name}` failed with exit code {}{error}; {}",
         ended.exit_code,
-        quote(job, log)
+        log_excerpt(job, log)
     );
     failure(class, reason, &text)
 }
 
-/// The end of a log, after how to see the whole: the last line of a failure says what happened.
-fn quote(job: &Job, log: &str) -> String {
-    let whole = whole_log(job);
+/// Returns the command that shows the full log, and the end of the log. The last line of a failure
+/// says what happened.
+fn log_excerpt(job: &Job, log: &str) -> String {
+    let command = log_command(job);
     match sanitize(log, Keep::End).as_str() {
-        "" => format!("it said nothing at its end; its log: {whole}"),
-        said => format!("the end of its log (the whole: {whole}):\n{said}"),
+        "" => format!("it ended without output; for its log, run {command}"),
+        end => format!("for its full log, run {command}; the end of its log:\n{end}"),
     }
 }
 
-/// Whether the kernel ended a container for want of memory.
+/// Whether the kernel killed a container because it exceeded its memory limit.
 pub(in crate::builds) fn is_out_of_memory(ended: &ContainerStateTerminated) -> bool {
     ended.reason.as_deref() == Some("OOMKilled")
 }
 
-/// Whether a container's command could not even be started.
+/// Whether a container's command could not be started.
 pub(in crate::builds) fn never_ran(ended: &ContainerStateTerminated) -> bool {
     matches!(ended.reason.as_deref(), Some("StartError" | "ContainerCannotRun"))
 }

@@ -1,5 +1,5 @@
-//! What a pod's status says of everything around its containers: evictions, lost nodes, images that
-//! don't come, no room. Builds and checks read it alike.
+//! Interprets the parts of a pod's status that concern its environment: evictions, lost nodes,
+//! failed image pulls, failed scheduling. Builds and checks share it.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
@@ -17,22 +17,22 @@ use crate::{
     },
 };
 
-/// How long a container may wait for its image, or for its configuration.
+/// How long a container may wait for its image or its configuration.
 pub(super) const CONTAINER_START_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
-/// How long a pod may wait for room on a node: a cluster that grows needs some minutes for one.
+/// How long a pod may wait to be scheduled. A cluster autoscaler needs some minutes for a new node.
 pub(super) const SCHEDULING_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
-/// How long a node may take to confirm the end of a pod, after the pod's own grace period.
+/// How long a node may take to confirm the termination of a pod, after the pod's own grace period.
 pub(super) const NODE_CONFIRMATION_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
-/// The most characters of what a pod waits for that are passed on.
+/// Maximum number of characters of the message of a wait.
 const MAX_WAIT_MESSAGE: usize = 200;
 
-/// Why a pod does not run, where it may still come to run.
+/// Why a pod does not run yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodWait {
-    /// What it waits for, in words; `None` while the wait is too short to be told of.
-    pub what: Option<String>,
-    /// When the wait is to be looked at again though nothing has changed: then it counts as failed,
-    /// or is told of.
+    /// What the pod waits for, or `None` while the wait is too short to be reported.
+    pub message: Option<String>,
+    /// When the wait must be evaluated again although nothing has changed. At that time it counts
+    /// as failed, or is reported.
     pub recheck_at: Option<Timestamp>,
 }
 
@@ -44,40 +44,44 @@ pub(super) enum BoundedWait {
     Expired(BuildFailure),
 }
 
-/// What an unfinished pod waits for, if it waits. `most` bounds every patience with a pod that has
-/// not started.
-pub(super) fn waiting(pod: &Pod, most: SignedDuration, now: Timestamp) -> Option<BoundedWait> {
+/// Returns what an unfinished pod waits for, if it waits. `max_wait` is an upper bound for every
+/// wait of a pod that has not started.
+pub(super) fn waiting(pod: &Pod, max_wait: SignedDuration, now: Timestamp) -> Option<BoundedWait> {
     let status = pod.status.as_ref()?;
     let created = pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
-    end_of(pod, status, now).or_else(|| start_of(status, created, most, now))
+    wait_for_termination(pod, status, now)
+        .or_else(|| wait_for_start(status, created, max_wait, now))
 }
 
-/// What a pod waits for before its containers can start.
-fn start_of(
+/// Returns what a pod waits for before its containers can start.
+fn wait_for_start(
     status: &PodStatus,
     created: Timestamp,
-    most: SignedDuration,
+    max_wait: SignedDuration,
     now: Timestamp,
 ) -> Option<BoundedWait> {
     if let Some(condition) = unscheduled(status) {
-        let what = shorten(&words(condition, "no node has room"), MAX_WAIT_MESSAGE);
-        // Who holds a pod back by a gate does so on purpose.
+        let what =
+            shorten(&condition_message(condition, "no node can run the pod"), MAX_WAIT_MESSAGE);
+        // A scheduling gate is set on purpose, so this wait has no upper bound.
         if condition.reason.as_deref() == Some("SchedulingGated") {
-            return Some(BoundedWait::Pending(PodWait { what: Some(what), recheck_at: None }));
+            return Some(BoundedWait::Pending(PodWait { message: Some(what), recheck_at: None }));
         }
         let since = condition.last_transition_time.as_ref().map_or(created, |time| time.0);
-        let patience = SCHEDULING_TIMEOUT.min(most);
+        let timeout = SCHEDULING_TIMEOUT.min(max_wait);
         let failed =
-            format!("no node has had room for the pod for {} s: {what}", patience.as_secs());
-        return Some(bounded_wait(since, patience, now, &what, reason::UNSCHEDULABLE, &failed));
+            format!("the pod could not be scheduled within {} s: {what}", timeout.as_secs());
+        return Some(bounded_wait(since, timeout, now, &what, reason::UNSCHEDULABLE, &failed));
     }
-    let (why, what) = stuck(status)?;
-    let since =
-        scheduled_at(status).into_iter().chain(steps_ended(status)).fold(created, Timestamp::max);
-    let failed = format!("the pod can't start: {what}");
+    let (why, what) = blocked_container(status)?;
+    let since = scheduled_at(status)
+        .into_iter()
+        .chain(init_containers_ended(status))
+        .fold(created, Timestamp::max);
+    let failed = format!("the pod cannot start: {what}");
     Some(bounded_wait(
         since,
-        CONTAINER_START_TIMEOUT.min(most),
+        CONTAINER_START_TIMEOUT.min(max_wait),
         now,
         &shorten(&what, MAX_WAIT_MESSAGE),
         why,
@@ -85,70 +89,69 @@ fn start_of(
     ))
 }
 
-/// What a pod that was told to end waits for.
-fn end_of(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<BoundedWait> {
-    let over = pod.metadata.deletion_timestamp.as_ref()?.0;
-    if now < over {
-        return Some(BoundedWait::Pending(PodWait { what: None, recheck_at: Some(over) }));
+/// Returns what a pod that is being deleted waits for.
+fn wait_for_termination(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<BoundedWait> {
+    let deadline = pod.metadata.deletion_timestamp.as_ref()?.0;
+    if now < deadline {
+        return Some(BoundedWait::Pending(PodWait { message: None, recheck_at: Some(deadline) }));
     }
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
     let why = disruption(status).map_or_else(String::new, |condition| {
         let word = condition.reason.as_deref().unwrap_or_default();
-        format!(" ({word}: {})", shorten(&words(condition, ""), MAX_WAIT_MESSAGE))
+        format!(" ({word}: {})", shorten(&condition_message(condition, ""), MAX_WAIT_MESSAGE))
     });
-    let what = format!("the pod was told to end, and its node {node} does not confirm it{why}");
+    let what = format!("the pod is being deleted, but its node {node} does not confirm it{why}");
     let lost = format!(
-        "{what}. If the node is gone for good, delete its Node, or taint it \
-         node.kubernetes.io/out-of-service: until then the next attempt waits"
+        "{what}. The next attempt waits until the node answers. If the node is gone for good, \
+         delete its Node object or taint it with node.kubernetes.io/out-of-service"
     );
-    Some(bounded_wait(over, NODE_CONFIRMATION_TIMEOUT, now, &what, reason::NODE_LOST, &lost))
+    Some(bounded_wait(deadline, NODE_CONFIRMATION_TIMEOUT, now, &what, reason::NODE_LOST, &lost))
 }
 
-/// A wait since a time, or the failure that it becomes.
+/// Returns a wait that began at `since`, or the failure that it becomes after `timeout`.
 pub(super) fn bounded_wait(
     since: Timestamp,
-    patience: SignedDuration,
+    timeout: SignedDuration,
     now: Timestamp,
     what: &str,
     why: &str,
     failed: &str,
 ) -> BoundedWait {
-    let until = since.saturating_add(patience).unwrap_or(Timestamp::MAX);
+    let until = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
     if now >= until {
         return BoundedWait::Expired(failure(FailureClass::Infrastructure, why, failed));
     }
-    BoundedWait::Pending(PodWait { what: Some(what.to_owned()), recheck_at: Some(until) })
+    BoundedWait::Pending(PodWait { message: Some(what.to_owned()), recheck_at: Some(until) })
 }
 
-/// Why a pod that has not started any container did not, for one whose time is up.
+/// Returns why a pod has not started any container, after its Job exceeded its deadline. Returns
+/// `None` if a container has started.
 pub(super) fn never_started(pod: &Pod) -> Option<BuildFailure> {
     let status = pod.status.as_ref();
     if status.is_some_and(|status| containers(status).any(has_started)) {
         return None;
     }
-    let unscheduled = status
-        .and_then(unscheduled)
-        .map(|condition| (reason::UNSCHEDULABLE, words(condition, "no node has room")));
+    let unscheduled = status.and_then(unscheduled).map(|condition| {
+        (reason::UNSCHEDULABLE, condition_message(condition, "no node can run the pod"))
+    });
     let (why, what) = unscheduled
-        .or_else(|| stuck(status?))
-        .unwrap_or((reason::POD_NOT_STARTED, "its node did not start any container".into()));
+        .or_else(|| blocked_container(status?))
+        .unwrap_or((reason::POD_NOT_STARTED, "the node did not start any container".into()));
     Some(failure(
         FailureClass::Infrastructure,
         why,
-        &format!(
-            "the pod did not start within its \
-        time: {what}"
-        ),
+        &format!("the pod did not start before its deadline: {what}"),
     ))
 }
 
-/// Why a failed pod was stopped from outside, if it was.
-pub(super) fn stopped(pod: &Pod) -> Option<BuildFailure> {
+/// Returns the failure of a pod that the cluster stopped, or `None` if it ended by itself.
+pub(super) fn disrupted(pod: &Pod) -> Option<BuildFailure> {
     let status = pod.status.as_ref()?;
     let infrastructure = |why, text: &str| Some(failure(FailureClass::Infrastructure, why, text));
     if let Some(condition) = disruption(status) {
         let word = condition.reason.as_deref().unwrap_or("no reason given");
-        // The kubelet has one word for what it does, and says more beside it.
+        // The kubelet gives one reason for everything that it does; the pod's own reason is
+        // precise.
         let why = match (word, status.reason.as_deref()) {
             ("PreemptionByScheduler", _) | (_, Some("Preempting")) => reason::PREEMPTED,
             ("DeletionByTaintManager" | "DeletionByPodGC", _) => reason::NODE_LOST,
@@ -156,7 +159,7 @@ pub(super) fn stopped(pod: &Pod) -> Option<BuildFailure> {
         };
         return infrastructure(
             why,
-            &format!("the pod was disrupted ({word}). {}", words(condition, "")),
+            &format!("the pod was disrupted ({word}). {}", condition_message(condition, "")),
         );
     }
     let text = sanitize(status.message.as_deref().unwrap_or_default(), Keep::Start);
@@ -164,17 +167,11 @@ pub(super) fn stopped(pod: &Pod) -> Option<BuildFailure> {
         None | Some("" | "DeadlineExceeded") => None,
         Some("NodeLost") => infrastructure(
             reason::NODE_LOST,
-            &format!(
-                "the pod's node does not \
-            answer. {text}"
-            ),
+            &format!("the node of the pod does not answer. {text}"),
         ),
         Some("Preempting") => infrastructure(
             reason::PREEMPTED,
-            &format!(
-                "the pod made room for \
-            another. {text}"
-            ),
+            &format!("the pod was preempted by another one. {text}"),
         ),
         Some(word @ ("Evicted" | "Terminated")) => {
             infrastructure(reason::EVICTED, &format!("the pod was stopped ({word}). {text}"))
@@ -182,16 +179,13 @@ pub(super) fn stopped(pod: &Pod) -> Option<BuildFailure> {
         // OutOfcpu, NodeAffinity, NodeShutdown, UnexpectedAdmissionError and the like.
         Some(word) => infrastructure(
             reason::NODE_REFUSED,
-            &format!(
-                "the node did not take the pod \
-            ({word}). {text}"
-            ),
+            &format!("the node rejected the pod ({word}). {text}"),
         ),
     }
 }
 
-/// Whether a pod failed after it, or what it belongs to, was asked to end, so that its end says
-/// nothing of its work. `requested` is when that was.
+/// Whether a pod failed after its own deletion or the deletion of its Job, so that its end says
+/// nothing about its work. `requested` is the time of the deletion.
 pub(super) fn ended_after(pod: &Pod, requested: Timestamp) -> bool {
     let ended = pod.status.as_ref().and_then(|status| {
         containers(status)
@@ -201,14 +195,15 @@ pub(super) fn ended_after(pod: &Pod, requested: Timestamp) -> bool {
     ended.is_none_or(|ended| ended >= requested)
 }
 
-/// When a pod was asked to end; its deletion time is when its grace period is over.
+/// Returns when the deletion of a pod was requested. The `deletionTimestamp` is the end of the
+/// grace period.
 pub(super) fn deletion_requested(pod: &Pod) -> Option<Timestamp> {
     let grace =
         SignedDuration::from_secs(pod.metadata.deletion_grace_period_seconds.unwrap_or_default());
     pod.metadata.deletion_timestamp.as_ref()?.0.saturating_sub(grace).ok()
 }
 
-/// The containers of a pod, those of its first steps before the others.
+/// Returns the containers of a pod, init containers first.
 pub(in crate::builds) fn containers(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
     status
         .init_container_statuses
@@ -217,7 +212,7 @@ pub(in crate::builds) fn containers(status: &PodStatus) -> impl Iterator<Item = 
         .chain(status.container_statuses.iter().flatten())
 }
 
-/// How a container ended, if it has.
+/// Returns how a container ended, or `None` if it has not ended.
 pub(in crate::builds) fn terminated(
     container: &ContainerStatus,
 ) -> Option<&ContainerStateTerminated> {
@@ -227,7 +222,7 @@ pub(in crate::builds) fn terminated(
     }
 }
 
-/// A pod's phase; empty if it has none yet.
+/// Returns the phase of a pod, or an empty string if it has none yet.
 pub(in crate::builds) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
@@ -239,8 +234,9 @@ fn has_started(container: &ContainerStatus) -> bool {
         .is_some_and(|state| state.running.is_some() || state.terminated.is_some())
 }
 
-/// Why a container does not start, where waiting rarely helps: a reason, and words.
-fn stuck(status: &PodStatus) -> Option<(&'static str, String)> {
+/// Returns why a container does not start, as a reason and a message, for causes that waiting
+/// rarely resolves.
+fn blocked_container(status: &PodStatus) -> Option<(&'static str, String)> {
     containers(status).find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
         let word = waiting.reason.as_deref()?;
@@ -287,12 +283,12 @@ fn scheduled_at(status: &PodStatus) -> Option<Timestamp> {
     Some(condition(status, "PodScheduled", "True")?.last_transition_time.as_ref()?.0)
 }
 
-/// When the pod's first steps ended: its builder waits for its image from then on.
-fn steps_ended(status: &PodStatus) -> impl Iterator<Item = Timestamp> {
-    let steps = status.init_container_statuses.iter().flatten();
-    steps.filter_map(|step| Some(terminated(step)?.finished_at.as_ref()?.0))
+/// Returns when the pod's init containers ended. The builder waits for its image from then on.
+fn init_containers_ended(status: &PodStatus) -> impl Iterator<Item = Timestamp> {
+    let containers = status.init_container_statuses.iter().flatten();
+    containers.filter_map(|container| Some(terminated(container)?.finished_at.as_ref()?.0))
 }
 
-fn words(condition: &PodCondition, without: &str) -> String {
-    sanitize(condition.message.as_deref().unwrap_or(without), Keep::Start)
+fn condition_message(condition: &PodCondition, default: &str) -> String {
+    sanitize(condition.message.as_deref().unwrap_or(default), Keep::Start)
 }

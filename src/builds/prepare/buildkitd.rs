@@ -1,44 +1,51 @@
-//! The operator's configuration of registries, as `BuildKit` reads it. Other builders leave the
-//! file alone.
+//! Writes the operator's configuration of registries in the format of `BuildKit`. Other builders
+//! ignore the file.
 
 use std::{collections::BTreeMap, fmt::Write as _, fs};
 
 use url::Url;
 
 use crate::{
-    builds::prepare::{PodPaths, disk, error::PrepareError},
+    builds::prepare::{PodPaths, disk_error, error::PrepareError},
     registry::Config,
 };
 
-/// Writes the file.
+/// Writes `buildkitd.toml` into the workspace.
 pub(super) fn write(registries: &Config, paths: &PodPaths) -> Result<(), PrepareError> {
     let path = paths.workspace.join("buildkitd.toml");
-    fs::write(&path, toml(registries)).map_err(|error| disk(&path, &error))
+    fs::write(&path, toml(registries)).map_err(|error| disk_error(&path, &error))
 }
 
-/// The mirrors of a registry, as URLs.
+/// Returns the mirrors of a registry as URLs.
 pub(super) fn mirrors(registries: &Config, registry: &str) -> Vec<Url> {
     let mirrors = registries.mirrors.get(registry).into_iter().flatten();
     mirrors.filter_map(|mirror| Url::parse(&String::from(mirror.clone())).ok()).collect()
 }
 
+/// The settings of one registry host.
+#[derive(Default)]
+struct HostSettings {
+    plain_http: bool,
+    mirrors: Vec<String>,
+}
+
 fn toml(registries: &Config) -> String {
-    let mut hosts: BTreeMap<String, (bool, Vec<String>)> = BTreeMap::new();
+    let mut hosts: BTreeMap<String, HostSettings> = BTreeMap::new();
     for host in &registries.plain_http {
-        hosts.entry(host.clone()).or_default().0 = true;
+        hosts.entry(host.clone()).or_default().plain_http = true;
     }
     for host in registries.mirrors.keys() {
         for mirror in mirrors(registries, host) {
             let authority = authority(&mirror);
             let path = mirror.path().trim_end_matches('/');
-            hosts.entry(host.clone()).or_default().1.push(format!("{authority}{path}"));
-            hosts.entry(authority).or_default().0 |= mirror.scheme() == "http";
+            hosts.entry(host.clone()).or_default().mirrors.push(format!("{authority}{path}"));
+            hosts.entry(authority).or_default().plain_http |= mirror.scheme() == "http";
         }
     }
     let mut text = String::new();
-    for (host, (plain, mirrors)) in &hosts {
+    for (host, HostSettings { plain_http, mirrors }) in &hosts {
         let _ = writeln!(text, "[registry.{}]", quoted(host));
-        if *plain {
+        if *plain_http {
             text.push_str("  http = true\n");
         }
         if !mirrors.is_empty() {
@@ -49,13 +56,13 @@ fn toml(registries: &Config) -> String {
     text
 }
 
-/// Host, and port where it is not the scheme's own.
+/// Returns the host of a URL, with the port unless it is the default port of the scheme.
 pub(super) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// A basic string of TOML: the same escapes as in JSON.
+/// Returns a basic string of TOML, which has the same escapes as JSON.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
@@ -67,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_mirrors_and_plain_hosts_as_buildkit_reads_them() {
+    fn mirrors_and_plain_http_hosts_are_in_the_format_of_buildkit() {
         let registries = serde_json::from_value(json!({
             "plainHttp": ["10.0.0.1:5000"],
             "mirrors": {"docker.io": ["http://registry.test:5000", "https://mirror.example.com/hub/"]},

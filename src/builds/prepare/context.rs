@@ -1,4 +1,4 @@
-//! Writing the build context, from whichever source.
+//! Writes the build context from any kind of source.
 
 use std::{
     collections::BTreeMap,
@@ -11,16 +11,16 @@ use std::{
 use crate::builds::{
     git::{self, FetchLimits, GitCredential},
     prepare::{
-        PodPaths, disk,
+        PodPaths, disk_error,
         error::{PrepareError, PrepareReason},
     },
     request::{GitSecret, ResolvedSource},
-    source::{self, File},
+    source::{self, ContextFile},
 };
 
-/// The most bytes of a mounted `ConfigMap` or Secret; the API server allows 1 MiB.
+/// Maximum size of a mounted `ConfigMap` or Secret in bytes. The API server allows 1 MiB.
 const MAX_MOUNTED: u64 = 2 << 20;
-/// The most bytes of a Dockerfile.
+/// Maximum size of a Dockerfile in bytes.
 const MAX_DOCKERFILE: u64 = 1 << 20;
 
 /// Writes the build context.
@@ -32,29 +32,30 @@ pub(super) fn write(
     match source {
         ResolvedSource::Inline { dockerfile } => write_files(
             &paths.context(),
-            &[File { path: source::DOCKERFILE, executable: false, content: dockerfile.as_bytes() }],
+            &[ContextFile {
+                path: source::DOCKERFILE,
+                executable: false,
+                content: dockerfile.as_bytes(),
+            }],
         ),
         ResolvedSource::ConfigMap { name, items, hash } => {
             let missing = |problem: String| {
                 PrepareError::new(
                     PrepareReason::SourceNotFound,
-                    format!(
-                        "ConfigMap `{name}`, the source: \
-                    {problem}"
-                    ),
+                    format!("ConfigMap `{name}` cannot be used as the source: {problem}"),
                 )
             };
-            let content =
-                read_mounted(&paths.config_map).map_err(|error| disk(&paths.config_map, &error))?;
+            let content = read_mounted(&paths.config_map)
+                .map_err(|error| disk_error(&paths.config_map, &error))?;
             if content.is_empty() {
-                return Err(missing("it is gone, or empty".into()));
+                return Err(missing("it does not exist, or it is empty".into()));
             }
             let files = source::config_map_files(&content, items)
                 .map_err(|error| missing(error.to_string()))?;
             if source::files_hash(&files) != *hash {
                 let message = format!(
                     "ConfigMap `{name}`, the source, changed while the build was starting; the \
-                     next build takes the new content"
+                     next build uses the new content"
                 );
                 return Err(PrepareError::new(PrepareReason::SourceUnavailable, message));
             }
@@ -84,16 +85,20 @@ fn git_credential(
     url: &str,
     paths: &PodPaths,
 ) -> Result<GitCredential, PrepareError> {
-    let data = read_mounted(&paths.git_secret).map_err(|error| disk(&paths.git_secret, &error))?;
+    let data =
+        read_mounted(&paths.git_secret).map_err(|error| disk_error(&paths.git_secret, &error))?;
     if data.is_empty() {
-        let message = format!("Secret `{}`, of the Git source, is gone, or empty", secret.name);
+        let message = format!(
+            "Secret `{}`, which `source.git.secretRef` names, does not exist or is empty",
+            secret.name
+        );
         return Err(PrepareError::new(PrepareReason::InvalidSecret, message));
     }
     Ok(GitCredential::from_secret(&secret.name, &data, Some(&secret.hosts), url)?)
 }
 
-/// The keys of a mounted `ConfigMap` or Secret. Names that begin with two dots are the kubelet's
-/// own.
+/// Reads the keys of a mounted `ConfigMap` or Secret. Names that begin with two dots belong to the
+/// kubelet.
 fn read_mounted(folder: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
     let mut left = MAX_MOUNTED;
     let mut content = BTreeMap::new();
@@ -110,15 +115,15 @@ fn read_mounted(folder: &Path) -> std::io::Result<BTreeMap<String, Vec<u8>>> {
         let mut bytes = Vec::new();
         fs::File::open(entry.path())?.take(left + 1).read_to_end(&mut bytes)?;
         left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
-            std::io::Error::other(format!("it holds more than {MAX_MOUNTED} bytes"))
+            std::io::Error::other(format!("it contains more than {MAX_MOUNTED} bytes"))
         })?;
         content.insert(name, bytes);
     }
     Ok(content)
 }
 
-fn write_files(context: &Path, files: &[File<'_>]) -> Result<(), PrepareError> {
-    fs::create_dir(context).map_err(|error| disk(context, &error))?;
+fn write_files(context: &Path, files: &[ContextFile<'_>]) -> Result<(), PrepareError> {
+    fs::create_dir(context).map_err(|error| disk_error(context, &error))?;
     for file in files {
         let path = context.join(file.path);
         let write = || {
@@ -133,27 +138,24 @@ fn write_files(context: &Path, files: &[File<'_>]) -> Result<(), PrepareError> {
                 .open(&path)?
                 .write_all(file.content)
         };
-        write().map_err(|error| disk(&path, &error))?;
+        write().map_err(|error| disk_error(&path, &error))?;
     }
     Ok(())
 }
 
-/// Reads the Dockerfile of a context, and follows no link out of it: this step sees secrets, and
-/// quotes what it reads.
+/// Reads the Dockerfile of a build context. It follows no link out of the context, because
+/// `prepare` mounts Secrets and quotes what it reads.
 pub(super) fn read_dockerfile(context: &Path, path: &str) -> Result<String, PrepareError> {
     let missing = |problem: &str| {
         PrepareError::new(
             PrepareReason::SourceNotFound,
-            format!(
-                "the Dockerfile `{path}` of the build context \
-            {problem}"
-            ),
+            format!("the Dockerfile `{path}` of the build context {problem}"),
         )
     };
-    let context = context.canonicalize().map_err(|error| disk(context, &error))?;
+    let context = context.canonicalize().map_err(|error| disk_error(context, &error))?;
     let file = context.join(path).canonicalize().map_err(|_| missing("does not exist"))?;
     if !file.starts_with(&context) {
-        return Err(missing("is a link to a place outside of it"));
+        return Err(missing("is a link to a file outside of the build context"));
     }
     if !file.is_file() {
         return Err(missing("is not a file"));
@@ -161,23 +163,17 @@ pub(super) fn read_dockerfile(context: &Path, path: &str) -> Result<String, Prep
     let mut bytes = Vec::new();
     fs::File::open(&file)
         .and_then(|file| file.take(MAX_DOCKERFILE + 1).read_to_end(&mut bytes))
-        .map_err(|error| disk(&file, &error))?;
+        .map_err(|error| disk_error(&file, &error))?;
     if bytes.len() as u64 > MAX_DOCKERFILE {
         return Err(PrepareError::new(
             PrepareReason::DockerfileMismatch,
-            format!(
-                "the Dockerfile `{path}` is \
-            larger than 1 MiB"
-            ),
+            format!("the Dockerfile `{path}` is larger than 1 MiB"),
         ));
     }
     String::from_utf8(bytes).map_err(|_| {
         PrepareError::new(
             PrepareReason::DockerfileMismatch,
-            format!(
-                "the Dockerfile `{path}` is \
-            not UTF-8 text"
-            ),
+            format!("the Dockerfile `{path}` is not UTF-8 text"),
         )
     })
 }

@@ -1,4 +1,4 @@
-//! The credentials of a build, merged into the one `config.json` that builders read.
+//! Merges the credentials of a build into the single `config.json` that builders read.
 
 use std::{
     fs::{self, OpenOptions},
@@ -11,64 +11,65 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
     builds::prepare::{
-        PodPaths, buildkitd, disk,
+        PodPaths, buildkitd, disk_error,
         error::{PrepareError, PrepareReason},
         spec::PrepareSpec,
     },
     registry::{Config, Keychain, Reference},
 };
 
-/// The most bytes of a Secret that are read, one more than a [`Keychain`] takes.
-const MAX_SECRET: u64 = (1 << 20) + 1;
+/// Maximum number of bytes that are read of a Secret, one more than a [`Keychain`] accepts.
+const MAX_SECRET_READ: u64 = (1 << 20) + 1;
 
-/// Who can read the file, inside of the pod; nobody outside can.
+/// Who can read the file inside of the pod. Nobody outside of the pod can.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::builds) enum ConfigAccess {
-    /// The user that writes it.
+    /// Only the user that writes it.
     OwnerOnly,
     /// Every user.
     AllUsers,
 }
 
-/// Merges the mounted Secrets and writes the file, for its owner's eyes only. It has the
-/// credentials for what the build pulls and pushes, and no others: a command of a Dockerfile can't
-/// see the file, but a builder might be made to.
+/// Merges the mounted Secrets and writes the file, which only its owner can read. It contains the
+/// credentials for what the build pulls and pushes, and no others: a command of a Dockerfile cannot
+/// read the file, but a builder might be tricked into disclosing it.
 pub(super) fn write(
-    specification: &PrepareSpec,
+    spec: &PrepareSpec,
     registries: &Config,
     paths: &PodPaths,
 ) -> Result<(), PrepareError> {
-    let keychain = merge(&specification.credentials, &paths.credentials)?;
-    put(
-        &keychain.docker_config(&images(specification, registries)),
+    let keychain = merge(&spec.credentials, &paths.credentials)?;
+    write_file(
+        &keychain.docker_config(&images(spec, registries)),
         &paths.docker_config,
         ConfigAccess::OwnerOnly,
     )
 }
 
-/// The credentials of the Secrets of these names, each mounted under its number.
+/// Returns the credentials of the Secrets of these names. Each is mounted in a folder named by its
+/// index.
 pub(in crate::builds) fn merge(names: &[String], mounted: &Path) -> Result<Keychain, PrepareError> {
     let mut secrets = Vec::new();
     for (index, name) in names.iter().enumerate() {
         let path = mounted.join(index.to_string()).join("config.json");
         let mut bytes = Vec::new();
         fs::File::open(&path)
-            .and_then(|file| file.take(MAX_SECRET).read_to_end(&mut bytes))
+            .and_then(|file| file.take(MAX_SECRET_READ).read_to_end(&mut bytes))
             .map_err(|_| {
-                let message = format!(
-                    "Secret {name}, of `credentials`, is gone, or has no key \
-                                   .dockerconfigjson"
-                );
-                PrepareError::new(PrepareReason::InvalidSecret, message)
-            })?;
+            let message = format!(
+                "Secret `{name}`, which `spec.credentials` names, does not exist or has no key \
+                 `.dockerconfigjson`"
+            );
+            PrepareError::new(PrepareReason::InvalidSecret, message)
+        })?;
         secrets.push((name.as_str(), bytes));
     }
     Keychain::from_secrets(secrets.iter().map(|(name, bytes)| (*name, bytes.as_slice())))
         .map_err(|error| PrepareError::new(PrepareReason::InvalidSecret, error.to_string()))
 }
 
-/// Writes a Docker configuration into a folder that has none.
-pub(in crate::builds) fn put(
+/// Writes a Docker configuration into a folder that has none yet.
+pub(in crate::builds) fn write_file(
     config: &SecretString,
     folder: &Path,
     access: ConfigAccess,
@@ -80,18 +81,18 @@ pub(in crate::builds) fn put(
     };
     let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&path).and_then(
         |mut file| {
-            // Whatever mask the process was started with.
+            // The umask of the process may have removed bits.
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             file.write_all(config.expose_secret().as_bytes())
         },
     );
-    written.map_err(|error| disk(&path, &error))
+    written.map_err(|error| disk_error(&path, &error))
 }
 
-/// What the build pushes, what it pulls, and what it may pull from mirrors instead.
-fn images(specification: &PrepareSpec, registries: &Config) -> Vec<Reference> {
-    let parents = specification.parents.iter().filter_map(|parent| parent.pinned.parse().ok());
-    let named: Vec<Reference> = specification.image.parse().into_iter().chain(parents).collect();
+/// Returns what the build pushes, what it pulls, and what it may pull from mirrors instead.
+fn images(spec: &PrepareSpec, registries: &Config) -> Vec<Reference> {
+    let parents = spec.parents.iter().filter_map(|parent| parent.pinned.parse().ok());
+    let named: Vec<Reference> = spec.image.parse().into_iter().chain(parents).collect();
     let mirrored: Vec<Reference> = named
         .iter()
         .flat_map(|image| {

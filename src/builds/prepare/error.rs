@@ -1,5 +1,7 @@
-//! Why `prepare` refuses a build, as it crosses from the pod to the controller: one line of JSON in
-//! the termination message.
+//! The error of `prepare`, and of the init container of a check. It gets from the pod to the
+//! controller as one line of JSON in the termination message.
+
+use std::{fs, path::Path, process::ExitCode};
 
 use serde::{Deserialize, Serialize};
 
@@ -8,40 +10,41 @@ use crate::{
     builds::git::GitError,
 };
 
-/// The most bytes of a refusal's message; the kubelet keeps 4096 of a termination message.
+/// Maximum length of an error's message in bytes. The kubelet keeps 4096 bytes of a termination
+/// message.
 const MAX_MESSAGE: usize = 3000;
 
-/// Why a build does not go on.
+/// Why a build or a check cannot start.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct PrepareError {
-    /// What kind of thing is wrong.
+    /// The kind of the error.
     pub reason: PrepareReason,
-    /// What is wrong, where, and what to do.
+    /// What is wrong with which object, and what to do.
     pub message: String,
 }
 
-/// What kind of thing is wrong; the names are reasons of conditions.
+/// The kind of a [`PrepareError`]. The names are the wire format of the termination message.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub enum PrepareReason {
     /// The Dockerfile does not parse, or disagrees with the declared edges.
     DockerfileMismatch,
     /// The source does not exist.
     SourceNotFound,
-    /// The source exists, and can't be reached now, or has just changed.
+    /// The source exists, but cannot be reached now or has just changed.
     SourceUnavailable,
-    /// The source exists, and can't be used: it is too large, or has a link that leaves it.
+    /// The source exists, but cannot be used: it is too large, or has a link that points outside.
     SourceUnusable,
     /// The pod runs in the host's user namespace.
     UserNamespaceUnavailable,
-    /// A Secret is gone or can't be used.
+    /// A Secret is missing or cannot be used.
     InvalidSecret,
-    /// `prepare` itself can't work: its specification, its disk.
+    /// `prepare` itself failed, for example because of its spec or its disk.
     InfrastructureFailed,
 }
 
 impl PrepareReason {
-    /// The reason constant.
+    /// Returns the reason constant, for a condition or a failure record.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -54,8 +57,8 @@ impl PrepareReason {
         }
     }
 
-    /// Whether the same inputs will be refused again. A Secret and a node are no inputs: they may
-    /// be mended meanwhile.
+    /// Returns `Input` if the same inputs will fail again. A Secret and a node are no inputs: they
+    /// may be repaired meanwhile.
     #[must_use]
     pub const fn class(self) -> FailureClass {
         match self {
@@ -71,7 +74,7 @@ impl PrepareReason {
 }
 
 impl PrepareError {
-    /// A refusal with its message cut to what a termination message holds.
+    /// Returns an error whose message is cut to what fits into a termination message.
     #[must_use]
     pub fn new(reason: PrepareReason, message: impl Into<String>) -> Self {
         let mut message: String = message.into();
@@ -79,16 +82,25 @@ impl PrepareError {
         Self { reason, message }
     }
 
-    /// Reads a termination message; `None` if `prepare` did not write it.
+    /// Parses a termination message. Returns `None` if another program wrote it.
     #[must_use]
-    pub fn read(termination_message: &str) -> Option<Self> {
+    pub fn from_termination_message(termination_message: &str) -> Option<Self> {
         serde_json::from_str(termination_message.trim()).ok()
     }
 
-    /// The termination message.
+    /// Returns the termination message for this error.
     #[must_use]
-    pub fn write(&self) -> String {
+    pub fn to_termination_message(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Logs the error, writes it to the file of the termination message, and returns the exit code.
+    pub(in crate::builds) fn report(&self, termination_log: &Path) -> ExitCode {
+        tracing::error!(reason = self.reason.as_str(), "{}", self.message);
+        if let Err(error) = fs::write(termination_log, self.to_termination_message()) {
+            tracing::error!(%error, "cannot write the termination message");
+        }
+        ExitCode::FAILURE
     }
 }
 

@@ -1,10 +1,9 @@
-//! The first step of a build, in the build's own pod and from the operator's own image:
-//! `groundswell prepare`.
+//! The init container of a build, from the operator's own image: `groundswell prepare`.
 //!
-//! It checks that the pod runs in the user namespace that the strategy asks for, writes the build
-//! context, holds the Dockerfile against the declared edges, and writes the credentials and the
-//! registries' configuration for the builder. What it refuses it says in its termination message,
-//! and the builder never starts.
+//! It verifies that the pod runs in the user namespace that the strategy requires, writes the build
+//! context, compares the Dockerfile with the declared edges, and writes the credentials and the
+//! configuration of the registries for the builder. If one of these fails, it writes the error as
+//! its termination message, and the builder never starts.
 
 mod buildkitd;
 mod context;
@@ -15,7 +14,6 @@ mod user_namespace;
 
 use std::{
     ffi::OsString,
-    fs,
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -34,11 +32,11 @@ use crate::{
     registry::Config,
 };
 
-/// The longest that a source may take to come: libgit2 does not give up by itself on a server that
-/// says nothing.
+/// Maximum duration of `prepare`. libgit2 does not time out by itself on a server that sends
+/// nothing.
 const PREPARE_TIMEOUT: Duration = Duration::from_mins(15);
 
-/// Where things lie in the pod.
+/// The paths in the pod.
 #[derive(Clone, Debug)]
 struct PodPaths {
     workspace: PathBuf,
@@ -51,17 +49,17 @@ struct PodPaths {
 }
 
 impl PodPaths {
-    /// The paths of a pod, under `root`: `/` but in tests.
+    /// Returns the paths of a pod under `root`, which is `/` except in tests.
     fn under(root: &Path) -> Self {
-        let place = |path: &str| root.join(path.trim_start_matches('/'));
+        let under = |path: &str| root.join(path.trim_start_matches('/'));
         Self {
-            workspace: place(source::WORKSPACE),
-            docker_config: place(source::DOCKER_CONFIG),
-            config_map: place(source::CONFIG_MAP),
-            git_secret: place(source::GIT_SECRET),
-            credentials: place(source::CREDENTIALS),
-            uid_map: place("/proc/self/uid_map"),
-            termination_log: place("/dev/termination-log"),
+            workspace: under(source::WORKSPACE),
+            docker_config: under(source::DOCKER_CONFIG),
+            config_map: under(source::CONFIG_MAP),
+            git_secret: under(source::GIT_SECRET),
+            credentials: under(source::CREDENTIALS),
+            uid_map: under("/proc/self/uid_map"),
+            termination_log: under("/dev/termination-log"),
         }
     }
 
@@ -70,11 +68,11 @@ impl PodPaths {
     }
 }
 
-/// The subcommand `prepare`: reads the specification from the environment, prepares the build, and
-/// on a refusal writes the termination message and fails.
+/// Runs the subcommand `prepare`: reads the spec from the environment and prepares the build. If
+/// this fails, writes the termination message and returns a failure.
 pub async fn main() -> ExitCode {
     let paths = PodPaths::under(Path::new("/"));
-    let variable = std::env::var_os(spec::VARIABLE);
+    let variable = std::env::var_os(spec::PREPARE_VARIABLE);
     let work = tokio::task::spawn_blocking({
         let paths = paths.clone();
         move || run(variable, &paths)
@@ -83,70 +81,63 @@ pub async fn main() -> ExitCode {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => Err(PrepareError::new(
             PrepareReason::InfrastructureFailed,
-            format!(
-                "prepare broke \
-            off: {error}"
-            ),
+            format!("`prepare` was aborted: {error}"),
         )),
         Err(_) => Err(PrepareError::new(
             PrepareReason::SourceUnavailable,
-            format!("the source did not come within {} s", PREPARE_TIMEOUT.as_secs()),
+            format!("the source could not be fetched within {} s", PREPARE_TIMEOUT.as_secs()),
         )),
     };
-    let Err(refusal) = result else { return ExitCode::SUCCESS };
-    tracing::error!(reason = refusal.reason.as_str(), "{}", refusal.message);
-    if let Err(error) = fs::write(&paths.termination_log, refusal.write()) {
-        tracing::error!(%error, "the termination message can't be written");
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(&paths.termination_log),
     }
-    ExitCode::FAILURE
 }
 
 fn run(variable: Option<OsString>, paths: &PodPaths) -> Result<(), PrepareError> {
     let broken = |problem: String| {
         PrepareError::new(
             PrepareReason::InfrastructureFailed,
-            format!("{}: {problem}", spec::VARIABLE),
+            format!("{}: {problem}", spec::PREPARE_VARIABLE),
         )
     };
     let variable = variable.and_then(|value| value.into_string().ok()).ok_or_else(|| {
         broken(
-            "it is not set: this step is started by the controller, in a build's \
-                               pod"
-            .into(),
+            "the variable is not set; only the controller runs this command, in a build's pod"
+                .into(),
         )
     })?;
-    let specification: PrepareSpec =
+    let spec: PrepareSpec =
         serde_json::from_str(&variable).map_err(|error| broken(error.to_string()))?;
-    user_namespace::check(specification.user_namespace, &paths.uid_map)?;
-    context::write(&specification.source, paths, &FetchLimits::default())?;
-    check_dockerfile(&specification, paths)?;
-    let registries = registries(&specification)?;
-    docker_config::write(&specification, &registries, paths)?;
+    user_namespace::verify(spec.user_namespace, &paths.uid_map)?;
+    context::write(&spec.source, paths, &FetchLimits::default())?;
+    verify_dockerfile(&spec, paths)?;
+    let registries = registries(&spec)?;
+    docker_config::write(&spec, &registries, paths)?;
     buildkitd::write(&registries, paths)
 }
 
-fn registries(specification: &PrepareSpec) -> Result<Config, PrepareError> {
+fn registries(spec: &PrepareSpec) -> Result<Config, PrepareError> {
     let config: Option<Config> =
-        serde_json::from_value(specification.registries.clone()).map_err(|error| {
-            let message =
-                format!("the operator's configuration of registries can't be read: {error}");
+        serde_json::from_value(spec.registries.clone()).map_err(|error| {
+            let message = format!("the operator's configuration of registries is invalid: {error}");
             PrepareError::new(PrepareReason::InfrastructureFailed, message)
         })?;
     Ok(config.unwrap_or_default())
 }
 
-fn check_dockerfile(specification: &PrepareSpec, paths: &PodPaths) -> Result<(), PrepareError> {
-    let path = specification.source.dockerfile_path();
+fn verify_dockerfile(spec: &PrepareSpec, paths: &PodPaths) -> Result<(), PrepareError> {
+    let path = spec.source.dockerfile_path();
     let text = context::read_dockerfile(&paths.context(), path)?;
     let mismatch = |message: String| PrepareError::new(PrepareReason::DockerfileMismatch, message);
-    let dockerfile = Dockerfile::parse(&text, &specification.args, BuilderPlatform::here())
+    let dockerfile = Dockerfile::parse(&text, &spec.args, BuilderPlatform::here())
         .map_err(|error| mismatch(error.to_string()))?;
-    dockerfile::verify_edges(&dockerfile, &specification.parents, specification.target.as_deref())
+    dockerfile::verify_edges(&dockerfile, &spec.parents, spec.target.as_deref())
         .map_err(|error| mismatch(error.to_string()))
 }
 
-/// A refusal because of our own disk.
-fn disk(path: &Path, error: &std::io::Error) -> PrepareError {
+/// Returns the error for a failed operation on the pod's own disk.
+fn disk_error(path: &Path, error: &std::io::Error) -> PrepareError {
     PrepareError::new(PrepareReason::InfrastructureFailed, format!("{}: {error}", path.display()))
 }
 

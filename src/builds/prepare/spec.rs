@@ -1,4 +1,5 @@
-//! What `prepare` is told, in one environment variable. Never a secret: those are mounted.
+//! The input of `prepare`, in one environment variable. It never contains a secret: Secrets are
+//! mounted.
 
 use std::collections::BTreeMap;
 
@@ -13,24 +14,24 @@ use crate::{
     },
 };
 
-/// The environment variable that holds the specification, as JSON.
-pub const VARIABLE: &str = "GROUNDSWELL_PREPARE";
+/// The environment variable with the [`PrepareSpec`], as JSON.
+pub const PREPARE_VARIABLE: &str = "GROUNDSWELL_PREPARE";
 
-/// What `prepare` is told.
+/// The input of `prepare` for one build.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PrepareSpec {
     /// Whether the pod must run in a user namespace of its own.
     pub user_namespace: UserNamespace,
-    /// The reference that is pushed.
+    /// The reference that the build pushes.
     pub image: String,
-    /// Where the build context comes from.
+    /// The source of the build context.
     pub source: ResolvedSource,
     /// The declared edges.
     pub parents: Vec<DeclaredEdge>,
-    /// Build arguments, with those that pin a parent.
+    /// Build arguments, including those that pin a parent.
     pub args: BTreeMap<String, String>,
-    /// The stage to build, if not the last.
+    /// The stage to build, or `None` for the last one.
     pub target: Option<String>,
     /// Names of the Secrets with registry credentials, in the order in which they are mounted.
     pub credentials: Vec<String>,
@@ -39,7 +40,7 @@ pub struct PrepareSpec {
 }
 
 impl PrepareSpec {
-    /// What `prepare` has to be told for a build.
+    /// Returns the input of `prepare` for a build.
     #[must_use]
     pub fn new(
         request: &BuildRequest,
@@ -71,8 +72,8 @@ impl PrepareSpec {
         }
     }
 
-    /// The value of [`VARIABLE`]. It has no `$`: the kubelet expands `$(NAME)` and halves `$$` in
-    /// the values of variables, and a Dockerfile is full of them.
+    /// Returns the value of [`PREPARE_VARIABLE`]. It contains no `$`, because the kubelet expands
+    /// `$(NAME)` and halves `$$` in the values of variables, and both are common in Dockerfiles.
     #[must_use]
     pub fn to_variable(&self) -> String {
         serde_json::to_string(self).unwrap_or_default().replace('$', "\\u0024")
@@ -84,17 +85,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goes_through_a_variable_unchanged_and_without_a_dollar() {
+    fn a_spec_survives_its_variable_and_the_variable_has_no_dollar() {
         let request = BuildRequest {
             source: ResolvedSource::Inline {
                 dockerfile: "FROM a\nRUN echo $$ $(pwd) ${X} \"q\" \\\n".into(),
             },
             ..BuildRequest::default()
         };
-        let specification =
+        let spec =
             PrepareSpec::new(&request, UserNamespace::Required, serde_json::json!({"a": "$"}));
-        let variable = specification.to_variable();
+        let variable = spec.to_variable();
         assert!(!variable.contains('$'));
-        assert_eq!(serde_json::from_str::<PrepareSpec>(&variable).expect("parses"), specification);
+        assert_eq!(serde_json::from_str::<PrepareSpec>(&variable).expect("parses"), spec);
     }
 }

@@ -1,6 +1,9 @@
 #![allow(clippy::needless_pass_by_value, reason = "`json!` is easier to read where it is used")]
 
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -34,12 +37,12 @@ impl Pod {
         fs::read_to_string(self.path(path)).expect(path)
     }
 
-    fn run(&self, specification: &Value) -> Result<(), PrepareError> {
-        run(Some(specification.to_string().into()), &PodPaths::under(self.0.path()))
+    fn run(&self, spec: &Value) -> Result<(), PrepareError> {
+        run(Some(spec.to_string().into()), &PodPaths::under(self.0.path()))
     }
 }
 
-fn specification(source: Value) -> Value {
+fn spec(source: Value) -> Value {
     json!({
         "userNamespace": "Required",
         "image": "registry.example.com/team/web:gs-1",
@@ -53,7 +56,7 @@ fn specification(source: Value) -> Value {
 }
 
 fn inline(dockerfile: &str) -> Value {
-    specification(json!({"type": "inline", "dockerfile": dockerfile}))
+    spec(json!({"type": "inline", "dockerfile": dockerfile}))
 }
 
 #[test]
@@ -72,11 +75,11 @@ fn prepares_an_inline_source() {
 }
 
 #[test]
-fn the_host_namespace_is_refused_before_anything_is_written() {
+fn the_host_namespace_is_rejected_before_anything_is_written() {
     let pod = Pod::new();
     pod.file("proc/self/uid_map", "0 0 4294967295\n");
-    let refusal = pod.run(&inline("FROM alpine:3.20")).expect_err("host");
-    assert_eq!(refusal.reason, PrepareReason::UserNamespaceUnavailable);
+    let error = pod.run(&inline("FROM alpine:3.20")).expect_err("host");
+    assert_eq!(error.reason, PrepareReason::UserNamespaceUnavailable);
     assert!(
         !pod.path("workspace/context").exists() && !pod.path("docker-config/config.json").exists()
     );
@@ -86,22 +89,25 @@ fn the_host_namespace_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn a_dockerfile_that_disagrees_is_refused_and_gets_no_credentials() {
+fn a_mismatched_dockerfile_is_rejected_and_gets_no_credentials() {
     for (dockerfile, said) in [
         ("FROM debian:12", "`debian:12`, which `from` does not declare"),
         ("FROM alpine:3.20\nRUN <<EOF\n", "line 2: the here-document `EOF` has no end"),
     ] {
         let pod = Pod::new();
-        let refusal = pod.run(&inline(dockerfile)).expect_err(said);
-        assert_eq!(refusal.reason, PrepareReason::DockerfileMismatch);
-        assert!(refusal.message.contains(said), "{refusal}");
+        let error = pod.run(&inline(dockerfile)).expect_err(said);
+        assert_eq!(error.reason, PrepareReason::DockerfileMismatch);
+        assert!(error.message.contains(said), "{error}");
         assert!(!pod.path("docker-config/config.json").exists());
-        assert_eq!(PrepareError::read(&refusal.write()), Some(refusal));
+        assert_eq!(
+            PrepareError::from_termination_message(&error.to_termination_message()),
+            Some(error)
+        );
     }
 }
 
 #[test]
-fn a_config_map_is_taken_as_it_was_or_not_at_all() {
+fn a_config_map_is_used_only_if_it_is_unchanged() {
     let pod = Pod::new();
     pod.file("source/..data/x", "the kubelet's own");
     pod.file("source/Dockerfile", "FROM alpine:3.20\nCOPY bin/run /\n");
@@ -113,9 +119,8 @@ fn a_config_map_is_taken_as_it_was_or_not_at_all() {
         ["Dockerfile", "run"].map(|key| (key.to_owned(), pod.read(&format!("source/{key}"))));
     let hash = source::config_map_hash(&data.into(), &std::collections::BTreeMap::new(), &parsed)
         .expect("hash");
-    let specification =
-        specification(json!({"type": "configMap", "name": "files", "items": items, "hash": hash}));
-    pod.run(&specification).expect("prepared");
+    let spec = spec(json!({"type": "configMap", "name": "files", "items": items, "hash": hash}));
+    pod.run(&spec).expect("prepared");
     assert_eq!(pod.read("workspace/context/bin/run"), "#!/bin/sh\n");
     let mode =
         fs::metadata(pod.path("workspace/context/bin/run")).expect("file").permissions().mode();
@@ -124,29 +129,26 @@ fn a_config_map_is_taken_as_it_was_or_not_at_all() {
     let changed = Pod::new();
     changed.file("source/Dockerfile", "FROM alpine:3.20\n");
     changed.file("source/run", "other");
-    let refusal = changed.run(&specification).expect_err("changed");
-    assert_eq!(refusal.reason, PrepareReason::SourceUnavailable);
-    assert!(refusal.message.contains("ConfigMap `files`, the source, changed"), "{refusal}");
+    let error = changed.run(&spec).expect_err("changed");
+    assert_eq!(error.reason, PrepareReason::SourceUnavailable);
+    assert!(error.message.contains("ConfigMap `files`, the source, changed"), "{error}");
 
     let gone = Pod::new();
-    assert_eq!(gone.run(&specification).expect_err("gone").reason, PrepareReason::SourceNotFound);
+    assert_eq!(gone.run(&spec).expect_err("gone").reason, PrepareReason::SourceNotFound);
     gone.file("source/Dockerfile", "FROM alpine:3.20\n");
-    let refusal = gone.run(&specification).expect_err("no key");
-    assert!(refusal.message.contains("no key `run`"), "{refusal}");
+    let error = gone.run(&spec).expect_err("no key");
+    assert!(error.message.contains("no key `run`"), "{error}");
 }
 
 #[test]
-fn a_dockerfile_is_not_read_through_a_link_that_leaves() {
+fn a_dockerfile_is_not_read_through_a_link_out_of_the_context() {
     let pod = Pod::new();
     pod.file("secret", "hunter2");
     let context = pod.path("workspace/context");
     fs::create_dir(&context).expect("folder");
     symlink(pod.path("secret"), context.join("Dockerfile")).expect("link");
-    let refusal = context::read_dockerfile(&context, "Dockerfile").expect_err("link");
-    assert!(
-        refusal.message.contains("outside") && !refusal.message.contains("hunter2"),
-        "{refusal}"
-    );
+    let error = context::read_dockerfile(&context, "Dockerfile").expect_err("link");
+    assert!(error.message.contains("outside") && !error.message.contains("hunter2"), "{error}");
     assert!(
         context::read_dockerfile(&context, "other")
             .expect_err("missing")
@@ -168,11 +170,10 @@ fn the_credentials_that_a_build_needs_are_merged() {
         &auth(&["registry.example.com/team", "other.example.com"]),
     );
     pod.file("credentials/1/config.json", &auth(&["docker.io", "mirror.example.com:5000"]));
-    let mut specification = inline("FROM alpine:3.20");
-    specification["credentials"] = json!(["push", "pull"]);
-    specification["registries"] =
-        json!({"mirrors": {"docker.io": ["http://mirror.example.com:5000"]}});
-    pod.run(&specification).expect("prepared");
+    let mut spec = inline("FROM alpine:3.20");
+    spec["credentials"] = json!(["push", "pull"]);
+    spec["registries"] = json!({"mirrors": {"docker.io": ["http://mirror.example.com:5000"]}});
+    pod.run(&spec).expect("prepared");
     let config: Value = serde_json::from_str(&pod.read("docker-config/config.json")).expect("json");
     let hosts: Vec<_> = config["auths"].as_object().expect("auths").keys().collect();
     assert_eq!(
@@ -183,30 +184,27 @@ fn the_credentials_that_a_build_needs_are_merged() {
 }
 
 #[test]
-fn a_credential_that_can_not_be_used_is_named_and_not_shown() {
+fn an_unusable_secret_is_named_but_not_quoted() {
     let pod = Pod::new();
-    let mut specification = inline("FROM alpine:3.20");
-    specification["credentials"] = json!(["push"]);
-    let refusal = pod.run(&specification).expect_err("missing");
-    assert_eq!(refusal.reason, PrepareReason::InvalidSecret);
-    assert!(refusal.message.contains("Secret push"), "{refusal}");
+    let mut spec = inline("FROM alpine:3.20");
+    spec["credentials"] = json!(["push"]);
+    let error = pod.run(&spec).expect_err("missing");
+    assert_eq!(error.reason, PrepareReason::InvalidSecret);
+    assert!(error.message.contains("Secret `push`"), "{error}");
     pod.file("credentials/0/config.json", "hunter2");
     fs::remove_dir_all(pod.path("workspace/context")).expect("clean");
-    let refusal = pod.run(&specification).expect_err("malformed");
-    assert_eq!(refusal.reason, PrepareReason::InvalidSecret);
-    assert!(
-        refusal.message.contains("Secret push") && !refusal.message.contains("hunter2"),
-        "{refusal}"
-    );
+    let error = pod.run(&spec).expect_err("malformed");
+    assert_eq!(error.reason, PrepareReason::InvalidSecret);
+    assert!(error.message.contains("Secret push") && !error.message.contains("hunter2"), "{error}");
 }
 
 #[test]
-fn without_a_specification_nothing_is_done() {
+fn nothing_is_done_without_a_spec() {
     let pod = Pod::new();
     let paths = PodPaths::under(pod.0.path());
     for variable in [None, Some("{}".into()), Some("x".into())] {
         assert_eq!(
-            run(variable, &paths).expect_err("refused").reason,
+            run(variable, &paths).expect_err("an error").reason,
             PrepareReason::InfrastructureFailed
         );
     }

@@ -133,13 +133,8 @@ impl Renderer<'_> {
             let text = match part.kind() {
                 ValueKind::String | ValueKind::Number | ValueKind::Bool => part.to_string(),
                 kind => {
-                    return Err(self.invalid(
-                        path,
-                        format!(
-                            "its list holds a {kind}; use the \
-                    filter `each`"
-                        ),
-                    ));
+                    return Err(self
+                        .invalid(path, format!("its list holds a {kind}; use the filter `each`")));
                 }
             };
             let text = if expands(path) { text.replace('$', "$$") } else { text };
@@ -163,14 +158,8 @@ impl Renderer<'_> {
         template
             .render_captured_to(self.values.clone(), &mut output)
             .map_err(|error| self.invalid(path, describe(&error)))?;
-        let rendered = String::from_utf8(output.text).map_err(|_| {
-            self.invalid(
-                path,
-                "it does not render to \
-                text"
-                    .into(),
-            )
-        })?;
+        let rendered = String::from_utf8(output.text)
+            .map_err(|_| self.invalid(path, "it does not render to text".into()))?;
         self.spend(path, rendered.len())?;
         Ok(rendered)
     }
@@ -211,10 +200,7 @@ impl Renderer<'_> {
             }
             None => Err(self.invalid(
                 path,
-                format!(
-                    "the rendered pod template is larger than \
-                {MAX_OUTPUT} bytes"
-                ),
+                format!("the rendered pod template is larger than {MAX_OUTPUT} bytes"),
             )),
         }
     }
@@ -291,10 +277,7 @@ struct Bounded {
 impl std::io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.left = self.left.checked_sub(bytes.len()).ok_or_else(|| {
-            std::io::Error::other(format!(
-                "the output is larger than {MAX_OUTPUT} \
-                bytes"
-            ))
+            std::io::Error::other(format!("the output is larger than {MAX_OUTPUT} bytes"))
         })?;
         self.text.extend_from_slice(bytes);
         Ok(bytes.len())

@@ -92,8 +92,7 @@ fn what_a_value_holds_stays_in_its_string() {
     assert_eq!(pod["metadata"]["annotations"]["note"], HOSTILE);
     assert_eq!(
         pod["metadata"]["annotations"]["{{ image.name }}"], "kept",
-        "names of fields are no \
-        templates"
+        "names of fields are no templates"
     );
     let container = &pod["spec"]["containers"][0];
     assert_eq!(container["args"], json!([doubled, format!("$(OWN) {doubled}")]));
@@ -105,7 +104,7 @@ fn what_a_value_holds_stays_in_its_string() {
 fn the_csv_filter_keeps_commas_in_their_field() {
     let template =
         json!(["--output={{ (['type=image', 'name=' ~ image.reference] + (annotations | \
-         each('annotation.{name}={value}')) | list) | csv }}"]);
+                each('annotation.{name}={value}')) | list) | csv }}"]);
     assert_eq!(
         rendered(&template).expect("renders"),
         json!([
@@ -179,8 +178,7 @@ fn every_variable_is_documented() {
     {
         assert!(
             guide.contains(&format!("`{variable}`")),
-            "docs/strategies.md does not mention \
-            `{variable}`"
+            "docs/strategies.md does not mention `{variable}`"
         );
     }
 }

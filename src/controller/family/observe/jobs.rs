@@ -94,7 +94,7 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<O
     let label = |name: &str| job.labels().get(name).cloned();
     let annotation = |name: &str| job.annotations().get(name).cloned();
     let (outcome, waits_for) = match outcome {
-        BuildJobOutcome::Waiting(wait) => (BuildOutcome::Running, wait.what),
+        BuildJobOutcome::Waiting(wait) => (BuildOutcome::Running, wait.message),
         BuildJobOutcome::Running => (BuildOutcome::Running, None),
         BuildJobOutcome::Succeeded => (BuildOutcome::Succeeded, None),
         BuildJobOutcome::Failed(failure) => (BuildOutcome::Failed(failure), None),
@@ -127,7 +127,7 @@ pub(in crate::controller) fn upstreams(job: &Job) -> Vec<String> {
 fn observed_check(job: &Job, pods: &[Pod], outcome: CheckJobOutcome) -> Option<ObservedCheck> {
     let label = |name: &str| job.labels().get(name).cloned();
     let (outcome, waits_for) = match outcome {
-        CheckJobOutcome::Waiting(wait) => (CheckOutcome::Running, wait.what),
+        CheckJobOutcome::Waiting(wait) => (CheckOutcome::Running, wait.message),
         CheckJobOutcome::Running => (CheckOutcome::Running, None),
         CheckJobOutcome::Passed(said) => (CheckOutcome::Passed(said), None),
         CheckJobOutcome::Failed(failure) => (CheckOutcome::Failed(failure), None),

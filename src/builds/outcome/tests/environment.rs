@@ -1,0 +1,124 @@
+//! The environment of the build failed, or the Job was deleted.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// Returns a failed pod that the cluster stopped: the exit code of its container means nothing.
+fn stopped(status: Value) -> Value {
+    let mut status = status;
+    status["phase"] = json!("Failed");
+    status["containerStatuses"] =
+        json!([container("build", json!({"terminated": {"exitCode": 143, "reason": "Error"}}))]);
+    json!([pod(START, status)])
+}
+
+#[test]
+fn containers_and_deadlines_have_reasons_of_their_own() {
+    use FailureClass::{Build, Infrastructure};
+    let container_ended = |terminated: Value| {
+        let state = json!({"terminated": terminated});
+        let status = json!({"phase": "Failed", "containerStatuses": [container("build", state)]});
+        json!([pod(START, status)])
+    };
+    let oom = container_ended(json!({"exitCode": 137, "reason": "OOMKilled"}));
+    let text = "for its log, run `kubectl logs -n team job/base-0-0";
+    assert_failure(json!({}), oom, Infrastructure, reason::OUT_OF_MEMORY, text);
+    let unstartable = container_ended(json!({"exitCode": 128, "reason": "StartError",
+        "message": "exec: \"buildctl\": not found"}));
+    let text = "\"buildctl\": not found";
+    assert_failure(json!({}), unstartable, Infrastructure, reason::POD_NOT_STARTED, text);
+    let late = job_with("Failed", "DeadlineExceeded");
+    assert_failure(late, json!([]), Build, reason::DEADLINE_EXCEEDED, "3600 s");
+    let pods_own_limit = stopped(json!({"reason": "DeadlineExceeded"}));
+    assert_failure(json!({}), pods_own_limit, Build, reason::DEADLINE_EXCEEDED, "exceeded");
+}
+
+#[test]
+fn each_disruption_has_a_reason_of_its_own() {
+    let mut by_kubelet = disrupted("TerminationByKubelet");
+    by_kubelet["reason"] = json!("Evicted");
+    by_kubelet["message"] = json!("The node was low on resource: memory.");
+    let mut by_kubelet_preempted = disrupted("TerminationByKubelet");
+    by_kubelet_preempted["reason"] = json!("Preempting");
+    let backoff = || job_with("Failed", "BackoffLimitExceeded");
+    for (job, status, reason, text) in [
+        (backoff(), by_kubelet, reason::EVICTED, "(TerminationByKubelet). m"),
+        (
+            backoff(),
+            json!({"reason": "Evicted",
+                "message": "The node was low on resource: ephemeral-storage."}),
+            reason::EVICTED,
+            "low on resource",
+        ),
+        (backoff(), disrupted("EvictionByEvictionAPI"), reason::EVICTED, "(EvictionByEvictionAPI)"),
+        (
+            json!({}),
+            json!({"reason": "Terminated",
+                "message": "Pod was terminated in response to imminent node shutdown."}),
+            reason::EVICTED,
+            "shutdown",
+        ),
+        (
+            json!({}),
+            disrupted("PreemptionByScheduler"),
+            reason::PREEMPTED,
+            "the pod was disrupted (PreemptionByScheduler). m",
+        ),
+        (json!({}), by_kubelet_preempted, reason::PREEMPTED, "m"),
+        (json!({}), disrupted("DeletionByTaintManager"), reason::NODE_LOST, "m"),
+        (json!({}), disrupted("DeletionByPodGC"), reason::NODE_LOST, "m"),
+    ] {
+        assert_failure(job, stopped(status), FailureClass::Infrastructure, reason, text);
+    }
+}
+
+#[test]
+fn a_rejected_or_lost_pod_has_a_reason_of_its_own() {
+    use FailureClass::Infrastructure;
+    let rejected = json!([pod(
+        START,
+        json!({"phase": "Failed", "reason": "OutOfcpu",
+        "message": "Pod was rejected: Node didn't have enough resource: cpu"})
+    )]);
+    let text = "(OutOfcpu). Pod was rejected";
+    assert_failure(json!({}), rejected, Infrastructure, reason::NODE_REFUSED, text);
+    let no_container = json!([pod(START, json!({"phase": "Failed"}))]);
+    let text = "how any container ended";
+    assert_failure(json!({}), no_container, Infrastructure, reason::POD_LOST, text);
+    let gone = job_with("Failed", "BackoffLimitExceeded");
+    assert_failure(gone, json!([]), Infrastructure, reason::POD_LOST, "disappeared");
+}
+
+#[test]
+fn a_deleted_job_is_stopped_and_no_failure() {
+    let deleted_job =
+        |at: &str| json!({"metadata": {"deletionTimestamp": at, "deletionGracePeriodSeconds": 0}});
+    let ended = |at: &str| {
+        json!({"phase": "Failed", "containerStatuses": [
+            container("build", json!({"terminated": {"exitCode": 137, "reason": "Error", "finishedAt": at}}))]})
+    };
+    let at = "2026-01-01T00:05:00Z";
+    let after = json!([deleted(START, "2026-01-01T00:05:10Z", ended("2026-01-01T00:05:03Z"))]);
+    assert_eq!(decide(deleted_job(at), after.clone()), BuildJobOutcome::Stopped);
+    assert_eq!(decide(deleted_job(at), json!([])), BuildJobOutcome::Stopped);
+    assert_eq!(
+        decide(deleted_job(at), json!([pod(START, json!({"phase": "Running"}))])),
+        BuildJobOutcome::Stopped
+    );
+    assert_eq!(
+        decide(deleted_job(at), json!([pod(START, json!({"phase": "Succeeded"}))])),
+        BuildJobOutcome::Succeeded
+    );
+    // A failure before the deletion stays a failure.
+    let before = json!([deleted(START, "2026-01-01T00:05:10Z", ended("2026-01-01T00:04:00Z"))]);
+    assert_eq!(failure_of(decide(deleted_job(at), before.clone())).reason, reason::BUILD_FAILED);
+    let mut failed_before = job_with("Failed", "BackoffLimitExceeded");
+    failed_before["metadata"] = json!({"deletionTimestamp": at});
+    failed_before["status"]["conditions"][0]["lastTransitionTime"] = json!("2026-01-01T00:04:00Z");
+    assert_eq!(failure_of(decide(failed_before, json!([]))).reason, reason::POD_LOST);
+    // A pod that was deleted while it ran is lost. A pod that failed before it was deleted has
+    // failed.
+    assert_eq!(failure_of(decide(json!({}), after)).reason, reason::POD_LOST);
+    assert_eq!(failure_of(decide(json!({}), before)).reason, reason::BUILD_FAILED);
+}

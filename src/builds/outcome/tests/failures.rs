@@ -1,0 +1,132 @@
+//! The build itself failed: what the message says, and the class and reason of each failure.
+
+use serde_json::json;
+
+use super::*;
+
+#[test]
+fn a_failed_command_fails_the_build_and_the_message_shows_its_log() {
+    let log = "#5 RUN make PASSWORD=hunter2\n#5 0.1 no rule\nerror: failed to solve: process \
+               \"make\" did not complete successfully: exit code: 2";
+    let failure =
+        failed_with(json!({"terminated": {"exitCode": 1, "reason": "Error", "message": log}}));
+    assert_eq!(
+        (failure.class, failure.reason.as_str()),
+        (FailureClass::Build, reason::BUILD_FAILED)
+    );
+    let start = "the container `build` failed with exit code 1: error: failed to solve: process \
+                 \"make\" did not complete successfully: exit code: 2; for its full log, run \
+                 `kubectl logs -n team job/base-0-0 --all-containers` while the Job exists; the \
+                 end of its log:\n#5 RUN make PASSWORD=***\n";
+    assert!(failure.message.starts_with(start), "{}", failure.message);
+    assert!(failure.message.ends_with("exit code: 2"), "{}", failure.message);
+    let silent = failed_with(json!({"terminated": {"exitCode": 3}}));
+    assert!(
+        silent
+            .message
+            .starts_with("the container `build` failed with exit code 3; it ended without output"),
+        "{}",
+        silent.message
+    );
+    let long = "é\n".repeat(50_000);
+    let failure = failed_with(json!({"terminated": {"exitCode": 1, "message": long}}));
+    assert!(failure.message.len() < 2500, "{}", failure.message.len());
+}
+
+#[test]
+fn prepare_reports_its_own_error() {
+    use crate::builds::prepare::error::PrepareReason;
+
+    for (reason, class) in [
+        (PrepareReason::DockerfileMismatch, FailureClass::Input),
+        (PrepareReason::SourceNotFound, FailureClass::Input),
+        (PrepareReason::SourceUnavailable, FailureClass::Infrastructure),
+        (PrepareReason::UserNamespaceUnavailable, FailureClass::Infrastructure),
+        (PrepareReason::InvalidSecret, FailureClass::Infrastructure),
+    ] {
+        let error = PrepareError::new(reason, "this and that");
+        let ended =
+            json!({"terminated": {"exitCode": 1, "message": error.to_termination_message()}});
+        let status = json!({"phase": "Failed",
+            "initContainerStatuses": [container("prepare", ended)],
+            "containerStatuses": [container("build", json!({"waiting": {"reason": "PodInitializing"}}))]});
+        let failure = failure_of(decide(json!({}), json!([pod(START, status)])));
+        assert_eq!(
+            failure,
+            BuildFailure { class, reason: reason.as_str().into(), message: "this and that".into() }
+        );
+    }
+}
+
+#[test]
+fn a_registry_error_in_the_builders_log_is_classified() {
+    for (log, class, reason) in [
+        (
+            "error: failed to solve: failed to push reg/a:b: unexpected status from PUT request to \
+             http://reg/v2: 401 Unauthorized",
+            FailureClass::Infrastructure,
+            reason::REGISTRY_DENIED,
+        ),
+        (
+            "error: failed to solve: failed to push reg/a:b: unexpected status from PUT request to \
+             http://reg/v2: 413 Request Entity Too Large",
+            FailureClass::Infrastructure,
+            reason::PUSH_REFUSED,
+        ),
+        (
+            "error: failed to solve: process \"x\" did not complete successfully: exit code: 137",
+            FailureClass::Infrastructure,
+            reason::OUT_OF_MEMORY,
+        ),
+    ] {
+        let failure =
+            failed_with(json!({"terminated": {"exitCode": 1, "reason": "Error", "message": log}}));
+        assert_eq!((failure.class, failure.reason.as_str()), (class, reason), "{log}");
+        assert!(failure.message.ends_with(log), "{}", failure.message);
+    }
+}
+
+#[test]
+fn a_timeout_is_reported_with_the_end_of_the_log() {
+    let ended = container(
+        "build",
+        json!({"terminated": {"exitCode": 143, "reason": "Error", "message": "#5 RUN sleep inf", "finishedAt": "2026-01-01T00:09:00Z"}}),
+    );
+    let pods = json!([deleted(
+        START,
+        "2026-01-01T00:09:10Z",
+        json!({"phase": "Failed", "containerStatuses": [ended]})
+    )]);
+    // The Job controller marks the Job as failed only after its pods have ended.
+    let failure = failure_of(decide(job_with("FailureTarget", "DeadlineExceeded"), pods));
+    assert_eq!(
+        (failure.class, failure.reason.as_str()),
+        (FailureClass::Build, reason::DEADLINE_EXCEEDED)
+    );
+    assert!(
+        failure.message.contains("\n#5 RUN sleep inf\ntimed out after 3600 s"),
+        "{}",
+        failure.message
+    );
+    let ending = json!([deleted(START, "2026-01-01T00:10:05Z", json!({"phase": "Running"}))]);
+    let wait = wait_of(decide(job_with("FailureTarget", "DeadlineExceeded"), ending));
+    assert_eq!(wait, (String::new(), Some("2026-01-01T00:10:05Z".into())));
+}
+
+#[test]
+fn a_rejected_job_names_the_quota_the_policy_or_the_strategy() {
+    let quota = "could not create Job base-0-0: ApiError: jobs.batch \"base-0-0\" is forbidden: \
+                 exceeded quota: jobs, requested: count/jobs.batch=1, used: count/jobs.batch=5, \
+                 limited: count/jobs.batch=5";
+    let policy = "jobs.batch \"base-0-0\" is forbidden: ValidatingAdmissionPolicy 'images' with \
+                  binding 'x' denied request";
+    let invalid = "Job.batch \"x\" is invalid: spec.template";
+    for (failure, answer, class, reason) in [
+        (job_forbidden(quota), quota, FailureClass::Infrastructure, reason::QUOTA_EXCEEDED),
+        (job_forbidden(policy), policy, FailureClass::Infrastructure, reason::JOB_REFUSED),
+        (job_invalid(invalid), invalid, FailureClass::Input, reason::INVALID_STRATEGY),
+    ] {
+        assert_eq!((failure.class, failure.reason.as_str()), (class, reason));
+        assert!(failure.message.starts_with(answer), "{}", failure.message);
+    }
+}
