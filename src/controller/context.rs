@@ -29,7 +29,7 @@ use crate::{
     },
     engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},
     identity::Fingerprint,
-    lineage::families::{Survey, Version},
+    lineage::families::{SpecVersion, Survey},
     registry::{self, Keychain},
     rollout,
     server::Metrics,
@@ -96,7 +96,7 @@ pub struct ReconcileCache {
     /// What follows from a generation of the spec, or what is wrong with it.
     pub blueprint: Option<(i64, Result<Arc<Blueprint>, Problem>)>,
     /// What is known of the images of other families that a version of the spec names.
-    pub survey: Option<(Version, Arc<Survey>)>,
+    pub survey: Option<(SpecVersion, Arc<Survey>)>,
     /// The credentials, with the versions of the Secrets that they were read from.
     pub keychain: Option<(SecretVersions, Arc<Keychain>)>,
     /// Its strategies, as they were last looked at.

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{controller::object_cache::Key, lineage::families::Consulted};
+use crate::{controller::object_cache::Key, lineage::families::ConsultedFamily};
 
 /// Families by those that they stand on, directly or not.
 #[derive(Debug, Default)]
@@ -14,7 +14,7 @@ pub struct Dependents(Mutex<HashMap<Key, BTreeMap<Key, BTreeSet<String>>>>);
 
 impl Dependents {
     /// Notes what a family stands on, instead of what was noted of it before.
-    pub fn follow(&self, family: &Key, consulted: &[Consulted]) {
+    pub fn follow(&self, family: &Key, consulted: &[ConsultedFamily]) {
         let mut dependents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         dependents.retain(|_, of| {
             of.remove(family);
@@ -55,9 +55,9 @@ mod tests {
     use super::*;
     use crate::lineage::families::FamilyName;
 
-    fn on(family: &str, images: &[&str]) -> Consulted {
+    fn on(family: &str, images: &[&str]) -> ConsultedFamily {
         let family = FamilyName { namespace: "ns".into(), name: family.into() };
-        Consulted {
+        ConsultedFamily {
             family,
             version: None,
             images: images.iter().map(|image| (*image).to_owned()).collect(),

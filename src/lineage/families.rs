@@ -1,5 +1,5 @@
-//! Families that stand on images of other families: is each such image there, is its use consented
-//! to, and does no image stand on itself in the end.
+//! Edges into other families: whether each imported image exists, whether its family exports it,
+//! and whether the edges form a cycle across families.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -17,44 +17,44 @@ use crate::{
         Edge, ImageFamily, ImageFamilySpec,
         condition::{Problem, reason},
     },
-    lineage::graph::spelled,
+    lineage::graph::cycle_names,
 };
 
-/// The most images of all families that a walk looks at.
+/// Upper bound on the images of all families that one check visits.
 pub const MAX_IMAGES: usize = 50_000;
 
-/// A family of the cluster.
+/// The name of a family in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FamilyName {
-    /// Its namespace.
+    /// The family's namespace.
     pub namespace: String,
-    /// Its name.
+    /// The family's name.
     pub name: String,
 }
 
-/// An image of a family of the cluster.
+/// The name of an image in the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ImageName {
     /// The family.
     pub family: FamilyName,
-    /// The image's name in it.
+    /// The image's name within the family.
     pub image: String,
 }
 
-/// What is known of a family.
+/// The result of looking up a family.
 #[derive(Clone, Debug)]
 pub enum FamilyLookup {
-    /// It is there.
-    Family(Arc<ImageFamily>),
-    /// There is none of this name.
-    Missing,
-    /// Its namespace is not watched.
+    /// The family exists.
+    Found(Arc<ImageFamily>),
+    /// The family does not exist.
+    NotFound,
+    /// The operator does not watch the family's namespace.
     NotWatched,
 }
 
-/// Families by name.
-pub trait Families {
-    /// The family of this name.
+/// Looks up families by name.
+pub trait FamilyReader {
+    /// Returns the family of this name.
     fn family(&self, name: &FamilyName) -> FamilyLookup;
 }
 
@@ -63,30 +63,30 @@ pub trait Families {
 pub enum ImportProblem {
     /// `family` names the family itself.
     #[error(
-        "spec.images[{by}].from names the image `{image}` of this very family: leave `family` \
-             out"
+        "spec.images[{by}].from names the image `{image}` of its own family: remove `family` from \
+         this entry"
     )]
-    Own {
+    OwnFamily {
         /// The image whose `from` it is.
         by: String,
         /// The image that it names.
         image: String,
     },
-    /// There is no such family.
+    /// The family does not exist.
     #[error(
         "spec.images[{by}].from names the ImageFamily {family}, which does not exist: correct \
          `family` or create it"
     )]
-    NoFamily {
+    FamilyNotFound {
         /// The image whose `from` it is.
         by: String,
-        /// The family that is not there.
+        /// The family that does not exist.
         family: FamilyName,
     },
-    /// The operator does not see the family's namespace.
+    /// The operator does not watch the family's namespace.
     #[error(
         "spec.images[{by}].from names the ImageFamily {family}, whose namespace this operator does \
-         not watch: have it watched, or name a family of another one"
+         not watch: use a family in a watched namespace, or ask the administrator to watch it"
     )]
     NotWatched {
         /// The image whose `from` it is.
@@ -96,107 +96,114 @@ pub enum ImportProblem {
     },
     /// The family does not have the image.
     #[error(
-        "spec.images[{by}].from names the image `{image}` of {family}, which has none of that \
-         name: it was renamed or taken out there; correct the name or have it put back"
+        "spec.images[{by}].from names the image `{image}`, which {family} does not have, or no \
+         longer: correct the name, or ask the owner of {family} to restore the image"
     )]
-    NoImage {
+    ImageNotFound {
         /// The image whose `from` it is.
         by: String,
         /// The other family.
         family: FamilyName,
-        /// The image that is not there.
+        /// The image that does not exist.
         image: String,
     },
     /// The family does not export the image.
     #[error(
         "spec.images[{by}].from names the image `{image}` of {family}, which does not export it: \
-         have it listed in spec.exports there"
+         ask its owner to add the image to spec.exports"
     )]
     NotExported {
         /// The image whose `from` it is.
         by: String,
         /// The other family.
         family: FamilyName,
-        /// Its image.
+        /// The image.
         image: String,
     },
-    /// The family exports the image, and not to this namespace.
+    /// The family exports the image, but not to this namespace.
     #[error(
         "spec.images[{by}].from names the image `{image}` of {family}, which does not export it to \
-         the namespace {namespace}: have {namespace} listed in spec.exports[{image}].namespaces \
-         there"
+         the namespace {namespace}: ask its owner to add {namespace} to \
+         spec.exports[{image}].namespaces"
     )]
-    NotToNamespace {
+    NotExportedToNamespace {
         /// The image whose `from` it is.
         by: String,
         /// The other family.
         family: FamilyName,
-        /// Its image.
+        /// The image.
         image: String,
-        /// The namespace of the family that names it.
+        /// The namespace of the family that names the image.
         namespace: String,
     },
-    /// The image stands on the one that names it.
-    #[error("the edges run in a circle through several families: {}; take one of these `from` \
-             entries out", .path.join(" -> "))]
+    /// The image is built on the image that names it.
+    #[error(
+        "the edges form a cycle through several families: {}; remove one of these `from` entries",
+        .path.join(" -> ")
+    )]
     Cycle {
-        /// Names along the circle, child before parent; the first is repeated at the end.
+        /// The names along the cycle, child before parent. The first name is repeated at the end.
         path: Vec<String>,
     },
-    /// Too much stands above to tell whether the edges run in a circle.
+    /// There are too many ancestors to determine whether the edges form a cycle.
     #[error(
-        "more than {MAX_IMAGES} images of other families stand above this one, and no more are \
-         looked at: stand on fewer, or on upstreams"
+        "the image has more than {MAX_IMAGES} ancestors in other families, which is the limit of \
+         the check for cycles: depend on fewer images, or on upstreams"
     )]
-    TooMany,
+    TooManyAncestors,
 }
 
-/// What became of a look at the images of other families that a family names.
+/// The result of checking the images that a family imports.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
-    /// Each of these images once, in the order in which they are first named, with what is wrong
-    /// with it.
+    /// The imported images, without repetition, in the order in which they are first named. Each
+    /// has the problem because of which it can't be used.
     pub imports: Vec<(ImageName, Option<ImportProblem>)>,
-    /// The other families that this depends on, sorted by name.
-    pub consulted: Vec<Consulted>,
+    /// The other families that this result depends on, sorted by name.
+    pub consulted: Vec<ConsultedFamily>,
 }
 
-/// A family that a survey depends on.
+/// A family that the result of a check depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Consulted {
+pub struct ConsultedFamily {
     /// The family.
     pub family: FamilyName,
-    /// Which spec of it was looked at; `None` if there was no such family.
-    pub version: Option<Version>,
-    /// Its images that were looked at because something stands on them.
+    /// The version of its spec that was checked; `None` if the family did not exist.
+    pub version: Option<SpecVersion>,
+    /// Its images that were visited because another image is built on them.
     pub images: BTreeSet<String>,
 }
 
-/// Tells one spec of a family from another.
+/// Identifies the version of a family's spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version {
+pub struct SpecVersion {
     uid: Option<String>,
     generation: Option<i64>,
 }
 
-impl Version {
-    /// The version of a family's spec.
+impl SpecVersion {
+    /// Returns the version of a family's spec.
     #[must_use]
     pub fn of(family: &ImageFamily) -> Self {
         Self { uid: family.metadata.uid.clone(), generation: family.metadata.generation }
     }
 }
 
-/// Checks the images of other families that a family stands on. Its own graph has been checked.
-/// O(images + edges) of all families above it, at most [`MAX_IMAGES`].
+/// Checks the images that a family imports. The graph of the family itself must be valid.
+///
+/// Costs O(images + edges) of its ancestors in all families, at most [`MAX_IMAGES`].
 #[must_use]
-pub fn check_imports(of: &FamilyName, spec: &ImageFamilySpec, families: &impl Families) -> Survey {
-    let mut walk = Walk::new(of, spec, families);
+pub fn check_imports(
+    of: &FamilyName,
+    spec: &ImageFamilySpec,
+    families: &impl FamilyReader,
+) -> Survey {
+    let mut graph = ImportGraph::new(of, spec, families);
     let mut named: Vec<(ImageName, usize)> = Vec::new();
-    let mut places: HashMap<ImageName, usize> = HashMap::new();
+    let mut indices: HashMap<ImageName, usize> = HashMap::new();
     for (by, image) in spec.images.iter().enumerate() {
         for import in image.from.iter().filter_map(|edge| import(of, edge)) {
-            places.entry(import.clone()).or_insert_with(|| {
+            indices.entry(import.clone()).or_insert_with(|| {
                 named.push((import, by));
                 named.len() - 1
             });
@@ -206,25 +213,25 @@ pub fn check_imports(of: &FamilyName, spec: &ImageFamilySpec, families: &impl Fa
         .into_iter()
         .map(|(import, by)| {
             let by = spec.images.get(by).map_or("", |image| image.name.as_str());
-            let problem = walk.usable(of, by, &import).err();
+            let problem = graph.resolve_import(of, by, &import).err();
             (import, problem)
         })
         .collect();
     if imports.iter().any(|(_, problem)| problem.is_none()) {
-        let complete = walk.climb();
-        let cycles = walk.cycles();
+        let complete = graph.add_ancestors();
+        let cycles = graph.cycles();
         for (import, problem) in imports.iter_mut().filter(|(_, problem)| problem.is_none()) {
             *problem = match (cycles.get(import), complete) {
                 (Some(path), _) => Some(ImportProblem::Cycle { path: path.clone() }),
-                (None, false) => Some(ImportProblem::TooMany),
+                (None, false) => Some(ImportProblem::TooManyAncestors),
                 (None, true) => None,
             };
         }
     }
-    Survey { imports, consulted: walk.consulted() }
+    Survey { imports, consulted: graph.consulted() }
 }
 
-/// The image of another family that an edge names, if it does.
+/// Returns the image of another family that an edge names, if it names one.
 #[must_use]
 pub fn import(of: &FamilyName, edge: &Edge) -> Option<ImageName> {
     let family = edge.family.as_ref()?;
@@ -233,53 +240,63 @@ pub fn import(of: &FamilyName, edge: &Edge) -> Option<ImageName> {
     Some(ImageName { family, image: edge.image.clone()? })
 }
 
-/// A family that the walk has come to.
-struct Known {
+/// A family that was visited.
+struct VisitedFamily {
+    /// `None` if the family does not exist, or is the one that is checked.
     family: Option<Arc<ImageFamily>>,
-    places: HashMap<String, usize>,
+    /// The index of each image in the spec, by name.
+    images: HashMap<String, usize>,
 }
 
-/// An image by the place of its family in the walk, and by its place in that.
-type Place = (usize, usize);
+/// Identifies an image in the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ImagePosition {
+    /// The index of the family in [`ImportGraph::visited`].
+    family: usize,
+    /// The index of the image in the family's spec.
+    image: usize,
+}
 
-/// The way up from a family, over all families.
-struct Walk<'a, F> {
+/// The graph of a family and its ancestors in all families.
+struct ImportGraph<'a, F> {
     families: &'a F,
+    /// The spec of the family that is checked.
     spec: &'a ImageFamilySpec,
     names: Vec<FamilyName>,
-    known: Vec<Known>,
+    /// Parallel to `names`. The first family is the one that is checked.
+    visited: Vec<VisitedFamily>,
     indices: HashMap<FamilyName, usize>,
-    /// Edges from child to parent.
-    graph: DiGraph<Place, (), usize>,
-    nodes: HashMap<Place, NodeIndex<usize>>,
+    /// Edges point from child to parent.
+    graph: DiGraph<ImagePosition, (), usize>,
+    nodes: HashMap<ImagePosition, NodeIndex<usize>>,
 }
 
-impl<'a, F: Families> Walk<'a, F> {
+impl<'a, F: FamilyReader> ImportGraph<'a, F> {
     fn new(of: &FamilyName, spec: &'a ImageFamilySpec, families: &'a F) -> Self {
         Self {
             families,
             spec,
             names: vec![of.clone()],
-            known: vec![Known { family: None, places: places(spec) }],
+            visited: vec![VisitedFamily { family: None, images: image_indices(spec) }],
             indices: [(of.clone(), 0)].into(),
             graph: DiGraph::default(),
             nodes: HashMap::new(),
         }
     }
 
-    /// The other families, as they were seen.
-    fn consulted(&self) -> Vec<Consulted> {
-        let mut consulted: Vec<Consulted> = self
+    /// Returns the other families, as they were read.
+    fn consulted(&self) -> Vec<ConsultedFamily> {
+        let mut consulted: Vec<ConsultedFamily> = self
             .names
             .iter()
-            .zip(&self.known)
-            .map(|(family, known)| Consulted {
+            .zip(&self.visited)
+            .map(|(family, visited)| ConsultedFamily {
                 family: family.clone(),
-                version: known.family.as_deref().map(Version::of),
+                version: visited.family.as_deref().map(SpecVersion::of),
                 images: BTreeSet::new(),
             })
             .collect();
-        for (family, image) in self.nodes.keys() {
+        for ImagePosition { family, image } in self.nodes.keys() {
             let name = self
                 .spec(*family)
                 .and_then(|spec| spec.images.get(*image))
@@ -293,48 +310,49 @@ impl<'a, F: Families> Walk<'a, F> {
         others
     }
 
-    /// The spec of a family: of the one that is checked, or as it was found.
+    /// Returns the spec of a family: the one that is checked, or another as it was read.
     fn spec(&self, family: usize) -> Option<&ImageFamilySpec> {
         if family == 0 {
             Some(self.spec)
         } else {
-            Some(&self.known.get(family)?.family.as_ref()?.spec)
+            Some(&self.visited.get(family)?.family.as_ref()?.spec)
         }
     }
 
-    /// The place of an image of another family that a family may use.
-    fn usable(
+    /// Returns the position of an image of another family, or why a family may not use it.
+    fn resolve_import(
         &mut self,
         of: &FamilyName,
         by: &str,
         import: &ImageName,
-    ) -> Result<Place, ImportProblem> {
+    ) -> Result<ImagePosition, ImportProblem> {
         let ImageName { family: name, image } = import;
         let (by, family, image) = (by.to_owned(), name.clone(), image.clone());
         if name == of {
-            return Err(ImportProblem::Own { by, image });
+            return Err(ImportProblem::OwnFamily { by, image });
         }
         let index = match self.indices.get(name) {
             Some(index) => *index,
-            None => match self.find(name) {
+            None => match self.visit(name) {
                 Some(index) => index,
                 None => return Err(ImportProblem::NotWatched { by, family }),
             },
         };
         let Some(spec) = self.spec(index) else {
-            return Err(ImportProblem::NoFamily { by, family });
+            return Err(ImportProblem::FamilyNotFound { by, family });
         };
-        let Some(place) = self.known.get(index).and_then(|known| known.places.get(&image)) else {
-            return Err(ImportProblem::NoImage { by, family, image });
+        let Some(position) = self.visited.get(index).and_then(|family| family.images.get(&image))
+        else {
+            return Err(ImportProblem::ImageNotFound { by, family, image });
         };
         let Some(export) = spec.exports.iter().find(|export| export.image == image) else {
             return Err(ImportProblem::NotExported { by, family, image });
         };
-        let listed = |namespace: &String| namespace == "*" || *namespace == of.namespace;
-        if name.namespace == of.namespace || export.namespaces.iter().any(listed) {
-            Ok((index, *place))
+        let is_allowed = |namespace: &String| namespace == "*" || *namespace == of.namespace;
+        if name.namespace == of.namespace || export.namespaces.iter().any(is_allowed) {
+            Ok(ImagePosition { family: index, image: *position })
         } else {
-            Err(ImportProblem::NotToNamespace {
+            Err(ImportProblem::NotExportedToNamespace {
                 by,
                 family,
                 image,
@@ -343,31 +361,33 @@ impl<'a, F: Families> Walk<'a, F> {
         }
     }
 
-    /// Looks a family up, once; `None` if its namespace is not seen, which may change only with the
-    /// process.
-    fn find(&mut self, name: &FamilyName) -> Option<usize> {
+    /// Reads a family that was not visited yet. Returns `None` if its namespace is not watched,
+    /// which can only change when the operator restarts.
+    fn visit(&mut self, name: &FamilyName) -> Option<usize> {
         let family = match self.families.family(name) {
-            FamilyLookup::Family(family) => Some(family),
-            FamilyLookup::Missing => None,
+            FamilyLookup::Found(family) => Some(family),
+            FamilyLookup::NotFound => None,
             FamilyLookup::NotWatched => return None,
         };
-        let places = family.as_ref().map(|family| places(&family.spec)).unwrap_or_default();
-        self.known.push(Known { family, places });
+        let images = family.as_ref().map(|family| image_indices(&family.spec)).unwrap_or_default();
+        self.visited.push(VisitedFamily { family, images });
         self.names.push(name.clone());
         self.indices.insert(name.clone(), self.names.len() - 1);
         Some(self.names.len() - 1)
     }
 
-    /// Follows every edge up from the images that stand on other families. What may not be used is
-    /// not followed: it is not built from either. Whether the top was reached.
-    fn climb(&mut self) -> bool {
+    /// Adds the ancestors of the images that are built on other families. An image that may not be
+    /// used is not added, because it is not built from either. Returns whether all ancestors were
+    /// added.
+    fn add_ancestors(&mut self) -> bool {
         let starts = self.spec.images.iter().enumerate();
         let starts =
             starts.filter(|(_, image)| image.from.iter().any(|edge| edge.family.is_some()));
-        let mut queue: VecDeque<Place> = starts.map(|(place, _)| (0, place)).collect();
-        for place in &queue {
-            let node = self.graph.add_node(*place);
-            self.nodes.insert(*place, node);
+        let mut queue: VecDeque<ImagePosition> =
+            starts.map(|(image, _)| ImagePosition { family: 0, image }).collect();
+        for position in &queue {
+            let node = self.graph.add_node(*position);
+            self.nodes.insert(*position, node);
         }
         while let Some(child) = queue.pop_front() {
             let Some(from) = self.nodes.get(&child).copied() else { continue };
@@ -388,7 +408,8 @@ impl<'a, F: Families> Walk<'a, F> {
         true
     }
 
-    fn parents(&mut self, (family, image): Place) -> Vec<Place> {
+    /// Returns the parents of an image that are images, and that its family may use.
+    fn parents(&mut self, ImagePosition { family, image }: ImagePosition) -> Vec<ImagePosition> {
         let Some(name) = self.names.get(family).cloned() else { return Vec::new() };
         let Some(image) = self.spec(family).and_then(|spec| spec.images.get(image)) else {
             return Vec::new();
@@ -398,17 +419,21 @@ impl<'a, F: Families> Walk<'a, F> {
             match (import(&name, edge), &edge.image) {
                 (Some(import), _) => imports.push(import),
                 (None, Some(parent)) => {
-                    let place = self.known.get(family).and_then(|known| known.places.get(parent));
-                    parents.extend(place.map(|place| (family, *place)));
+                    let index =
+                        self.visited.get(family).and_then(|family| family.images.get(parent));
+                    parents.extend(index.map(|image| ImagePosition { family, image: *image }));
                 }
                 (None, None) => {}
             }
         }
-        parents.extend(imports.iter().filter_map(|import| self.usable(&name, "", import).ok()));
+        parents.extend(
+            imports.iter().filter_map(|import| self.resolve_import(&name, "", import).ok()),
+        );
         parents
     }
 
-    /// The circles through images of the family, by the import through which they leave it.
+    /// Returns the cycles through images of the checked family, by the import with which each
+    /// leaves the family.
     fn cycles(&self) -> HashMap<ImageName, Vec<String>> {
         let mut component = vec![0; self.graph.node_count()];
         for (number, members) in kosaraju_scc(&self.graph).into_iter().enumerate() {
@@ -419,16 +444,18 @@ impl<'a, F: Families> Walk<'a, F> {
         let mut cycles = HashMap::new();
         for edge in self.graph.raw_edges() {
             let (child, parent) = (edge.source(), edge.target());
-            let leaves = self.graph[child].0 == 0 && self.graph[parent].0 != 0;
+            let leaves = self.graph[child].family == 0 && self.graph[parent].family != 0;
             if leaves && component[child.index()] == component[parent.index()] {
-                cycles.entry(self.name(parent)).or_insert_with(|| self.spell(child, parent));
+                cycles
+                    .entry(self.name(parent))
+                    .or_insert_with(|| self.shortest_cycle(child, parent));
             }
         }
         cycles
     }
 
-    /// The shortest circle that goes from a child to this parent, by names.
-    fn spell(&self, child: NodeIndex<usize>, parent: NodeIndex<usize>) -> Vec<String> {
+    /// Returns the names along the shortest cycle that goes from a child to this parent.
+    fn shortest_cycle(&self, child: NodeIndex<usize>, parent: NodeIndex<usize>) -> Vec<String> {
         let mut came_from: HashMap<NodeIndex<usize>, NodeIndex<usize>> = HashMap::new();
         let mut queue = VecDeque::from([parent]);
         while let Some(node) = queue.pop_front().filter(|node| *node != child) {
@@ -447,11 +474,11 @@ impl<'a, F: Families> Walk<'a, F> {
         }
         walk.push(child);
         walk.reverse();
-        spelled(&walk, |node| self.name(*node).to_string())
+        cycle_names(&walk, |node| self.name(*node).to_string())
     }
 
     fn name(&self, node: NodeIndex<usize>) -> ImageName {
-        let (family, image) = self.graph[node];
+        let ImagePosition { family, image } = self.graph[node];
         let name = self
             .spec(family)
             .and_then(|spec| spec.images.get(image))
@@ -460,8 +487,9 @@ impl<'a, F: Families> Walk<'a, F> {
     }
 }
 
-fn places(spec: &ImageFamilySpec) -> HashMap<String, usize> {
-    spec.images.iter().enumerate().map(|(place, image)| (image.name.clone(), place)).collect()
+/// Maps the names of images to their indices in a spec.
+fn image_indices(spec: &ImageFamilySpec) -> HashMap<String, usize> {
+    spec.images.iter().enumerate().map(|(index, image)| (image.name.clone(), index)).collect()
 }
 
 impl fmt::Display for FamilyName {
@@ -477,17 +505,17 @@ impl fmt::Display for ImageName {
 }
 
 impl ImportProblem {
-    /// Whether it is wrong whatever the other families are.
+    /// Whether the problem is in the family's own spec, whatever the other families contain.
     #[must_use]
-    pub const fn is_of_spec_alone(&self) -> bool {
-        matches!(self, Self::Own { .. })
+    pub const fn is_in_own_spec(&self) -> bool {
+        matches!(self, Self::OwnFamily { .. })
     }
 }
 
 impl From<ImportProblem> for Problem {
     fn from(problem: ImportProblem) -> Self {
         let reason =
-            if problem.is_of_spec_alone() { reason::INVALID_SPEC } else { reason::IMPORT_REFUSED };
+            if problem.is_in_own_spec() { reason::INVALID_SPEC } else { reason::IMPORT_REFUSED };
         Self { reason, message: problem.to_string() }
     }
 }

@@ -1,4 +1,4 @@
-//! Families that stand on one another, against a naive check.
+//! Families that import from one another, against a naive check.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -17,39 +17,31 @@ use crate::{
 
 /// Families by `namespace/name`.
 #[derive(Clone, Debug, Default)]
-struct World(BTreeMap<String, ImageFamily>);
+struct FamilyMap(BTreeMap<String, ImageFamily>);
 
-impl Families for World {
+impl FamilyReader for FamilyMap {
     fn family(&self, name: &FamilyName) -> FamilyLookup {
         if name.namespace == "hidden" {
             return FamilyLookup::NotWatched;
         }
         self.0
             .get(&name.to_string())
-            .map_or(FamilyLookup::Missing, |family| FamilyLookup::Family(Arc::new(family.clone())))
+            .map_or(FamilyLookup::NotFound, |family| FamilyLookup::Found(Arc::new(family.clone())))
     }
 }
 
-/// A family: its name, its images with their parents, and what it exports.
-type Drawn<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
-
-impl World {
-    /// Families as `("namespace/name", [("image", "parent namespace/family.parent")], ["image",
-    /// "image:namespace,*"])`.
-    fn new(families: &[Drawn<'_>]) -> Self {
-        Self(
-            families
-                .iter()
-                .map(|(name, images, exports)| ((*name).to_owned(), family(images, exports)))
-                .collect(),
-        )
+impl FamilyMap {
+    /// Creates families, named `namespace/name`.
+    fn new(families: &[(&str, ImageFamily)]) -> Self {
+        let families = families.iter().cloned();
+        Self(families.map(|(name, family)| (name.to_owned(), family)).collect())
     }
 
     fn check(&self, name: &str) -> Survey {
         check_imports(&family_name(name), &self.0[name].spec, self)
     }
 
-    /// What is wrong with each import, in words; empty for what is in order.
+    /// Returns the message of each import's problem; empty if there is none.
     fn problems(&self, name: &str) -> Vec<String> {
         let imports = self.check(name).imports.into_iter();
         imports
@@ -58,6 +50,8 @@ impl World {
     }
 }
 
+/// Creates a family from images, `("image", "parent namespace/family.parent")`, and exports,
+/// `"image"` or `"image:namespace,*"`.
 fn family(images: &[(&str, &str)], exports: &[&str]) -> ImageFamily {
     let images = images.iter().map(|(name, parents)| Image {
         name: (*name).into(),
@@ -96,48 +90,50 @@ fn family_name(text: &str) -> FamilyName {
 }
 
 #[test]
-fn consent_is_for_an_image_and_a_namespace() {
+fn an_export_applies_to_an_image_and_a_namespace() {
     let base: &[(&str, &str)] = &[("base", ""), ("tools", ""), ("secret", "")];
     let exports: &[&str] = &["base", "tools:team-b,team-c"];
-    let app = |parents| -> &[(&str, &str)] { Box::leak(Box::new([("app", parents)])) };
-    let world = World::new(&[
-        ("team-a/python", base, exports),
-        ("team-a/own", app("python.base python.tools python.secret"), &[]),
-        ("team-b/web", app("team-a/python.tools team-a/python.base team-a/python.tools"), &[]),
-        ("team-d/all", base, &["base:*"]),
-        ("team-b/star", app("team-d/all.base"), &[]),
+    let app = |parents| family(&[("app", parents)], &[]);
+    let world = FamilyMap::new(&[
+        ("team-a/python", family(base, exports)),
+        ("team-a/own", app("python.base python.tools python.secret")),
+        ("team-b/web", app("team-a/python.tools team-a/python.base team-a/python.tools")),
+        ("team-d/all", family(base, &["base:*"])),
+        ("team-b/star", app("team-d/all.base")),
     ]);
     let python = "of team-a/python, which does not export it";
     let own = world.problems("team-a/own");
     assert_eq!(
         (own[0].as_str(), own[1].as_str()),
         ("", ""),
-        "its own namespace needs no more than the export"
+        "its own namespace needs no entry in `namespaces`"
     );
     assert!(own[2].contains(&format!(
-        "spec.images[app].from names the image `secret` {python}: have it listed"
+        "spec.images[app].from names the image `secret` {python}: ask its owner"
     )));
     let web = world.problems("team-b/web");
-    assert_eq!((web.len(), web[0].as_str()), (2, ""), "each import once");
+    assert_eq!((web.len(), web[0].as_str()), (2, ""), "each import is listed once");
     assert!(web[1].contains(&format!("`base` {python} to the namespace team-b")), "{web:?}");
     assert!(web[1].contains("spec.exports[base].namespaces"), "{web:?}");
     assert_eq!(world.problems("team-b/star"), [""]);
 }
 
 #[test]
-fn what_is_not_there_is_named() {
-    let world = World::new(&[
-        ("team-a/python", &[("base", "")], &["base:*", "gone:*"]),
+fn missing_families_and_images_are_reported() {
+    let world = FamilyMap::new(&[
+        ("team-a/python", family(&[("base", "")], &["base:*", "gone:*"])),
         (
             "team-b/web",
-            &[
-                (
-                    "app",
-                    "team-a/pyhton.base team-a/python.gone hidden/x.y team-b/web.tool web.tool",
-                ),
-                ("tool", ""),
-            ],
-            &["tool"],
+            family(
+                &[
+                    (
+                        "app",
+                        "team-a/pyhton.base team-a/python.gone hidden/x.y team-b/web.tool web.tool",
+                    ),
+                    ("tool", ""),
+                ],
+                &["tool"],
+            ),
         ),
     ]);
     let survey = world.check("team-b/web");
@@ -149,43 +145,47 @@ fn what_is_not_there_is_named() {
         .collect();
     let expected = [
         (reason::IMPORT_REFUSED, "the ImageFamily team-a/pyhton, which does not exist"),
-        (reason::IMPORT_REFUSED, "the image `gone` of team-a/python, which has none of that name"),
+        (reason::IMPORT_REFUSED, "the image `gone`, which team-a/python does not have"),
         (
             reason::IMPORT_REFUSED,
             "the ImageFamily hidden/x, whose namespace this operator does not watch",
         ),
-        (reason::INVALID_SPEC, "the image `tool` of this very family: leave `family` out"),
+        (reason::INVALID_SPEC, "the image `tool` of its own family: remove `family`"),
     ];
     assert_eq!(problems.len(), expected.len(), "{problems:?}");
-    for (problem, (reason, words)) in problems.iter().zip(expected) {
+    for (problem, (reason, part)) in problems.iter().zip(expected) {
         assert_eq!(problem.reason, reason);
-        assert!(problem.message.contains(words), "{}", problem.message);
+        assert!(problem.message.contains(part), "{}", problem.message);
     }
     let consulted: Vec<String> =
         survey.consulted.iter().map(|consulted| consulted.family.to_string()).collect();
-    assert_eq!(consulted, ["team-a/pyhton", "team-a/python"], "also the one that may come to be");
+    assert_eq!(
+        consulted,
+        ["team-a/pyhton", "team-a/python"],
+        "including the family that may be created later"
+    );
 }
 
 #[test]
-fn a_circle_is_found_by_images_and_not_by_families() {
-    let world = |z: &'static str| {
-        World::new(&[
-            ("ns/a", Box::leak(Box::new([("x", "b.y"), ("z", z), ("free", "")])), &["z", "free"]),
-            ("ns/b", &[("y", "mid"), ("mid", "a.z")], &["y"]),
+fn a_cycle_is_detected_between_images_not_families() {
+    let world = |z: &str| {
+        FamilyMap::new(&[
+            ("ns/a", family(&[("x", "b.y"), ("z", z), ("free", "")], &["z", "free"])),
+            ("ns/b", family(&[("y", "mid"), ("mid", "a.z")], &["y"])),
         ])
     };
-    assert_eq!(world("free").problems("ns/a"), [""], "two families may stand on each other");
+    assert_eq!(world("free").problems("ns/a"), [""], "two families may depend on each other");
     assert_eq!(world("free").problems("ns/b"), [""]);
 
-    let circle = world("x");
-    let spelled = "ns/a.x -> ns/b.y -> ns/b.mid -> ns/a.z -> ns/a.x";
-    assert!(circle.problems("ns/a")[0].contains(spelled), "{:?}", circle.problems("ns/a"));
+    let cycle = world("x");
+    let path = "ns/a.x -> ns/b.y -> ns/b.mid -> ns/a.z -> ns/a.x";
+    assert!(cycle.problems("ns/a")[0].contains(path), "{:?}", cycle.problems("ns/a"));
     assert!(
-        circle.problems("ns/b")[0].contains("ns/b.mid -> ns/a.z -> ns/a.x -> ns/b.y -> ns/b.mid")
+        cycle.problems("ns/b")[0].contains("ns/b.mid -> ns/a.z -> ns/a.x -> ns/b.y -> ns/b.mid")
     );
-    let problem = circle.check("ns/a").imports.remove(0).1.map(Problem::from).expect("a fault");
+    let problem = cycle.check("ns/a").imports.remove(0).1.map(Problem::from).expect("a problem");
     assert_eq!(problem.reason, reason::IMPORT_REFUSED);
-    let above = circle.check("ns/a").consulted.remove(0);
+    let above = cycle.check("ns/a").consulted.remove(0);
     assert_eq!(
         (above.family.to_string().as_str(), above.images.len()),
         ("ns/b", 2),
@@ -194,26 +194,26 @@ fn a_circle_is_found_by_images_and_not_by_families() {
 }
 
 #[test]
-fn a_circle_further_up_is_the_matter_of_those_on_it() {
-    let families = |c_exports: &'static [&'static str]| {
-        World::new(&[
-            ("ns/leaf", &[("app", "b.y c.free")], &[]),
-            ("ns/b", &[("y", "c.w")], &["y"]),
-            ("ns/c", &[("w", "b.y"), ("free", "")], c_exports),
+fn a_cycle_among_ancestors_is_reported_only_for_its_members() {
+    let families = |c_exports: &[&str]| {
+        FamilyMap::new(&[
+            ("ns/leaf", family(&[("app", "b.y c.free")], &[])),
+            ("ns/b", family(&[("y", "c.w")], &["y"])),
+            ("ns/c", family(&[("w", "b.y"), ("free", "")], c_exports)),
         ])
     };
     let world = families(&["w", "free"]);
     assert_eq!(world.problems("ns/leaf"), ["", ""]);
     assert!(world.problems("ns/b")[0].contains("ns/b.y -> ns/c.w -> ns/b.y"));
-    // What is refused is never built from, so that nobody can close a circle around those who have
-    // not consented.
+    // An image that is not exported is never built from, so that no family can create a cycle
+    // through a family that does not export to it.
     let withdrawn = families(&["free"]);
     assert!(withdrawn.problems("ns/b")[0].contains("does not export it"));
     assert_eq!(withdrawn.problems("ns/c"), [""]);
 }
 
 #[test]
-fn the_work_is_bounded() {
+fn the_number_of_visited_images_is_bounded() {
     let chain: Vec<(String, String)> = (0..MAX_IMAGES)
         .map(|place| {
             (
@@ -225,18 +225,18 @@ fn the_work_is_bounded() {
     let chain: Vec<(&str, &str)> =
         chain.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
     let top = chain.last().expect("images").0;
-    let world = World::new(&[
-        ("ns/tall", &chain, &[top, "i0"]),
-        ("ns/app", &[("app", &format!("tall.{top}"))], &[]),
-        ("ns/low", &[("app", "tall.i0")], &[]),
+    let world = FamilyMap::new(&[
+        ("ns/tall", family(&chain, &[top, "i0"])),
+        ("ns/app", family(&[("app", &format!("tall.{top}"))], &[])),
+        ("ns/low", family(&[("app", "tall.i0")], &[])),
     ]);
-    assert_eq!(world.check("ns/app").imports[0].1, Some(ImportProblem::TooMany));
-    assert_eq!(world.problems("ns/low"), [""], "a chain is followed upwards only");
+    assert_eq!(world.check("ns/app").imports[0].1, Some(ImportProblem::TooManyAncestors));
+    assert_eq!(world.problems("ns/low"), [""], "only ancestors are visited");
 }
 
-/// Families `n0/f0` to `n1/f3` of four images each. In a family edges go to earlier images; between
-/// families anywhere.
-fn worlds() -> impl Strategy<Value = World> {
+/// Families `n0/f0` to `n1/f3` of four images each. Within a family edges point to earlier images;
+/// between families to any image.
+fn worlds() -> impl Strategy<Value = FamilyMap> {
     let edge = (0..4_usize, 0..4_usize);
     let image = prop::collection::vec(edge, 0..3);
     let export = prop::option::of(0..3_usize);
@@ -267,12 +267,12 @@ fn worlds() -> impl Strategy<Value = World> {
                 images.iter().map(|(name, from)| (name.as_str(), from.as_str())).collect();
             (name(index), family(&images, &exports.iter().map(String::as_str).collect::<Vec<_>>()))
         });
-        World(families.collect())
+        FamilyMap(families.collect())
     })
 }
 
-/// Whether a family may use an image, from the words of the rule.
-fn consents(world: &World, user: &FamilyName, import: &ImageName) -> bool {
+/// Whether a family may use an image, according to the definition of exports.
+fn consents(world: &FamilyMap, user: &FamilyName, import: &ImageName) -> bool {
     let exporter = &world.0[&import.family.to_string()].spec;
     exporter.exports.iter().any(|export| {
         let all = export
@@ -283,8 +283,8 @@ fn consents(world: &World, user: &FamilyName, import: &ImageName) -> bool {
     })
 }
 
-/// Whether `to` is reached from `from` along edges that may be used.
-fn reaches(world: &World, from: &ImageName, to: &ImageName) -> bool {
+/// Whether `to` is an ancestor of `from`, or `from` itself, along edges that may be used.
+fn reaches(world: &FamilyMap, from: &ImageName, to: &ImageName) -> bool {
     let (mut stack, mut seen) = (vec![from.clone()], HashSet::new());
     while let Some(name) = stack.pop() {
         if name == *to {
@@ -326,7 +326,7 @@ proptest! {
                 let users = family.spec.images.iter().filter(|image| {
                     image.from.iter().any(|edge| import(&of, edge).as_ref() == Some(&wanted))
                 });
-                let circle = consent
+                let is_cyclic = consent
                     && users.into_iter().any(|user| {
                         reaches(
                             &world,
@@ -335,14 +335,15 @@ proptest! {
                         )
                     });
                 match &problem {
-                    None => prop_assert!(consent && !circle, "{name}: {wanted} passes"),
+                    None => prop_assert!(consent && !is_cyclic, "{name}: {wanted} has no problem"),
                     Some(ImportProblem::Cycle { path }) => {
-                        prop_assert!(circle, "{name}: {path:?} is no circle");
+                        prop_assert!(is_cyclic, "{name}: {path:?} is no cycle");
                         prop_assert_eq!(path.first(), path.last());
                         prop_assert_eq!(&path[1], &wanted.to_string());
                     }
                     Some(
-                        ImportProblem::NotExported { .. } | ImportProblem::NotToNamespace { .. },
+                        ImportProblem::NotExported { .. }
+                        | ImportProblem::NotExportedToNamespace { .. },
                     ) => prop_assert!(!consent),
                     Some(other) => prop_assert!(false, "{other}"),
                 }

@@ -1,4 +1,4 @@
-//! Building and checking the graph.
+//! The graph of a family: building, checking and querying it.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use crate::{
     lineage::{ImageIndex, ImportIndex, UpstreamIndex},
 };
 
-/// The most names of a cycle that an error spells out.
+/// Upper bound on the names of a cycle that an error lists.
 const MAX_CYCLE_NAMES: usize = 20;
 
 /// A parent of an image, by its index in the spec.
@@ -26,19 +26,19 @@ pub enum Parent {
     Import(ImportIndex),
 }
 
-/// An image of another family that images of this one stand on.
+/// An image of another family that images of this family are built on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Import {
-    /// The other family's namespace, if it is not this one's.
+    /// The other family's namespace; `None` if it is the same namespace.
     pub namespace: Option<String>,
-    /// The other family.
+    /// The other family's name.
     pub family: String,
-    /// Its image.
+    /// The image's name.
     pub image: String,
 }
 
 impl std::fmt::Display for Import {
-    /// `namespace/family.image`, without the namespace where it is the own one.
+    /// Writes `namespace/family.image`, without the namespace if it is the same.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(namespace) = &self.namespace {
             write!(f, "{namespace}/")?;
@@ -52,29 +52,28 @@ impl std::fmt::Display for Import {
 pub struct Lineage {
     /// The parents of all images, one image after the other, each in the order of its `from`.
     parents: Vec<Parent>,
-    /// Where the parents of each image begin in that list; at last where it ends.
-    begins: Vec<usize>,
-    /// Children per image, each once.
+    /// Where the parents of each image start in that list. The last entry is its length.
+    offsets: Vec<usize>,
+    /// The children of each image, without repetition.
     children: Vec<Vec<ImageIndex>>,
-    /// Images that stand directly on an upstream, per upstream, each once.
+    /// The direct children of each upstream, without repetition.
     upstream_children: Vec<Vec<ImageIndex>>,
-    /// Images of other families that images stand on, each once, in the order in which they are
-    /// first named.
+    /// The imported images, without repetition, in the order in which they are first named.
     imports: Vec<Import>,
-    /// Images level by level, so that parents come before children; in the order of the spec within
-    /// a level.
+    /// The images level by level, so that parents precede children; within a level in the order of
+    /// the spec.
     order: Vec<ImageIndex>,
-    /// Distance from the upstreams per image, from 1.
+    /// The level of each image: its distance from the upstreams, from 1.
     levels: Vec<usize>,
 }
 
-/// Why a spec is not a graph that can be built.
+/// Why the edges of a spec are invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum LineageError {
-    /// Two entries of a list have one name.
-    #[error("spec.{list}: the name `{name}` stands there twice; give each entry a name of its own")]
+    /// Two entries of a list have the same name.
+    #[error("spec.{list}: the name `{name}` is used twice; give each entry a unique name")]
     DuplicateName {
-        /// The list.
+        /// The field of the list.
         list: &'static str,
         /// The name.
         name: String,
@@ -89,13 +88,16 @@ pub enum LineageError {
         image: String,
         /// `upstream` or `image`.
         kind: &'static str,
-        /// The name that is not there.
+        /// The name that does not exist.
         parent: String,
     },
-    /// The edges run in a circle.
-    #[error("spec.images: the edges run in a circle: {}; take one of these `from` entries out", .path.join(" -> "))]
+    /// The edges form a cycle.
+    #[error(
+        "spec.images: the edges form a cycle: {}; remove one of these `from` entries",
+        .path.join(" -> ")
+    )]
     Cycle {
-        /// Names along the circle, child before parent; the first is repeated at the end.
+        /// The names along the cycle, child before parent. The first name is repeated at the end.
         path: Vec<String>,
     },
 }
@@ -104,17 +106,19 @@ impl Lineage {
     /// Builds and checks the graph of a spec. O(images + edges).
     pub fn new(spec: &ImageFamilySpec) -> Result<Self, LineageError> {
         let upstreams = spec.upstreams.iter().map(|upstream| upstream.name.as_str());
-        let upstreams = index("upstreams", upstreams, UpstreamIndex::new)?;
+        let upstreams = index_names("upstreams", upstreams, UpstreamIndex::new)?;
         let images = spec.images.iter().map(|image| image.name.as_str());
-        let images = index("images", images, ImageIndex::new)?;
-        let mut imports = Imports::default();
+        let images = index_names("images", images, ImageIndex::new)?;
+        let mut imports = ImportList::default();
         let parents = spec
             .images
             .iter()
             .map(|image| {
                 let parents = image.from.iter();
                 parents
-                    .map(|edge| resolve(&image.name, edge, &upstreams, &images, &mut imports))
+                    .map(|edge| {
+                        resolve_parent(&image.name, edge, &upstreams, &images, &mut imports)
+                    })
                     .collect()
             })
             .collect::<Result<Vec<Vec<Parent>>, _>>()?;
@@ -141,7 +145,7 @@ impl Lineage {
             }
         }
 
-        let order = toposort(&graph, None).map_err(|_| cycle(spec, &graph, &parents))?;
+        let order = toposort(&graph, None).map_err(|_| cycle_error(spec, &graph, &parents))?;
         let mut order: Vec<ImageIndex> =
             order.into_iter().map(|node| ImageIndex::new(node.index())).collect();
         let mut levels = vec![1; parents.len()];
@@ -152,17 +156,17 @@ impl Lineage {
             });
             levels[image.position()] = above.max().unwrap_or(0) + 1;
         }
-        // Level by level as the spec has them, so that a walk reads what is known of the images in
-        // the order in which it lies in memory.
+        // Within a level the order is that of the spec, so that a traversal reads lists parallel to
+        // the spec in the order of their memory.
         order.sort_unstable_by_key(|&image| (levels[image.position()], image));
-        let begins = parents.iter().scan(0, |end, parents| {
+        let offsets = parents.iter().scan(0, |end, parents| {
             *end += parents.len();
             Some(*end)
         });
-        let begins = std::iter::once(0).chain(begins).collect();
+        let offsets = std::iter::once(0).chain(offsets).collect();
         Ok(Self {
             parents: parents.concat(),
-            begins,
+            offsets,
             children,
             upstream_children,
             imports: imports.list,
@@ -171,56 +175,57 @@ impl Lineage {
         })
     }
 
-    /// Images level by level, so that parents come before children; in the order of the spec within
-    /// a level.
+    /// Returns the images level by level, so that parents precede children; within a level in the
+    /// order of the spec.
     #[must_use]
     pub fn order(&self) -> &[ImageIndex] {
         &self.order
     }
 
-    /// The parents of an image, in the order of its `from`.
+    /// Returns the parents of an image, in the order of its `from`.
     #[must_use]
     pub fn parents(&self, image: ImageIndex) -> &[Parent] {
         let image = image.position();
-        match (self.begins.get(image), self.begins.get(image + 1)) {
+        match (self.offsets.get(image), self.offsets.get(image + 1)) {
             (Some(&begin), Some(&end)) => self.parents.get(begin..end).unwrap_or_default(),
             _ => &[],
         }
     }
 
-    /// The images that stand directly on an image, each once.
+    /// Returns the direct children of an image, without repetition.
     #[must_use]
     pub fn children(&self, image: ImageIndex) -> &[ImageIndex] {
         self.children.get(image.position()).map_or(&[], Vec::as_slice)
     }
 
-    /// The images that stand directly on an upstream, each once.
+    /// Returns the direct children of an upstream, without repetition.
     #[must_use]
     pub fn upstream_children(&self, upstream: UpstreamIndex) -> &[ImageIndex] {
         self.upstream_children.get(upstream.position()).map_or(&[], Vec::as_slice)
     }
 
-    /// The images of other families that images stand on, each once.
+    /// Returns the imported images, without repetition.
     #[must_use]
     pub fn imports(&self) -> &[Import] {
         &self.imports
     }
 
-    /// The level of an image: 1 if it stands on upstreams and other families only, else one more
-    /// than its highest parent.
+    /// Returns the level of an image: 1 if all parents are upstreams or imports, otherwise one more
+    /// than the highest level of its parents.
     #[must_use]
     pub fn level(&self, image: ImageIndex) -> usize {
         self.levels.get(image.position()).copied().unwrap_or(1)
     }
 
-    /// The given images and all that stand on them, as a mask over the images. O(images + edges).
+    /// Returns the given images and all their descendants, as a mask over the images. Costs
+    /// O(images + edges).
     #[must_use]
     pub fn with_descendants(&self, roots: impl IntoIterator<Item = ImageIndex>) -> Vec<bool> {
         let mut mask = vec![false; self.children.len()];
         let mut stack: Vec<ImageIndex> = roots.into_iter().collect();
         while let Some(image) = stack.pop() {
-            if let Some(seen) = mask.get_mut(image.position())
-                && !std::mem::replace(seen, true)
+            if let Some(is_member) = mask.get_mut(image.position())
+                && !std::mem::replace(is_member, true)
             {
                 stack.extend(self.children(image));
             }
@@ -228,8 +233,8 @@ impl Lineage {
         mask
     }
 
-    /// The images of a mask grouped by level, parents first; in the order of the spec within a
-    /// level.
+    /// Returns the images of a mask grouped by level, parents first; within a level in the order of
+    /// the spec. Levels without an image are left out.
     #[must_use]
     pub fn by_level(&self, mask: &[bool]) -> Vec<Vec<ImageIndex>> {
         let mut levels: Vec<Vec<ImageIndex>> = Vec::new();
@@ -245,10 +250,10 @@ impl Lineage {
         levels
     }
 
-    /// For each image the weight of the heaviest path from it down to a leaf, itself included.
-    /// O(images + edges).
+    /// Returns for each image the weight of the heaviest path from it down to a leaf, including the
+    /// image itself. Costs O(images + edges).
     #[must_use]
-    pub fn remaining(&self, weight: impl Fn(ImageIndex) -> i64) -> Vec<i64> {
+    pub fn remaining_weights(&self, weight: impl Fn(ImageIndex) -> i64) -> Vec<i64> {
         let mut remaining = vec![0; self.children.len()];
         for &image in self.order.iter().rev() {
             let below = self
@@ -263,7 +268,8 @@ impl Lineage {
     }
 }
 
-fn index<'a, I>(
+/// Maps names to their index in a list. Returns an error if a name occurs twice.
+fn index_names<'a, I>(
     list: &'static str,
     names: impl Iterator<Item = &'a str>,
     new: impl Fn(usize) -> I,
@@ -277,28 +283,30 @@ fn index<'a, I>(
     Ok(index)
 }
 
-/// Imports, each once.
+/// A list of imports without repetition.
 #[derive(Default)]
-struct Imports {
+struct ImportList {
     list: Vec<Import>,
-    places: HashMap<Import, ImportIndex>,
+    indices: HashMap<Import, ImportIndex>,
 }
 
-impl Imports {
-    fn place(&mut self, import: Import) -> ImportIndex {
-        *self.places.entry(import.clone()).or_insert_with(|| {
+impl ImportList {
+    /// Returns the index of an import, which is added if it is new.
+    fn index_of(&mut self, import: Import) -> ImportIndex {
+        *self.indices.entry(import.clone()).or_insert_with(|| {
             self.list.push(import);
             ImportIndex::new(self.list.len() - 1)
         })
     }
 }
 
-fn resolve(
+/// Returns the parent that an edge names.
+fn resolve_parent(
     image: &str,
     edge: &crate::api::Edge,
     upstreams: &HashMap<&str, UpstreamIndex>,
     images: &HashMap<&str, ImageIndex>,
-    imports: &mut Imports,
+    imports: &mut ImportList,
 ) -> Result<Parent, LineageError> {
     if let (Some(family), Some(name)) = (&edge.family, &edge.image) {
         let import = Import {
@@ -306,7 +314,7 @@ fn resolve(
             family: family.name.clone(),
             image: name.clone(),
         };
-        return Ok(Parent::Import(imports.place(import)));
+        return Ok(Parent::Import(imports.index_of(import)));
     }
     let parent = edge.parent();
     let (kind, found) = if edge.upstream.is_some() {
@@ -321,9 +329,11 @@ fn resolve(
     })
 }
 
-/// Walks from child to parent inside of one strongly connected component until an image comes up
-/// again.
-fn cycle(
+/// Returns the error for a graph with a cycle.
+///
+/// It follows edges from child to parent within a strongly connected component until an image
+/// recurs.
+fn cycle_error(
     spec: &ImageFamilySpec,
     graph: &DiGraph<(), (), usize>,
     parents: &[Vec<Parent>],
@@ -355,11 +365,12 @@ fn cycle(
         }
         walk.push(next);
     }
-    LineageError::Cycle { path: spelled(&walk, name) }
+    LineageError::Cycle { path: cycle_names(&walk, name) }
 }
 
-/// The names along a circle; of a long one the first, and the last, which is the first again.
-pub(super) fn spelled<T>(walk: &[T], name: impl Fn(&T) -> String) -> Vec<String> {
+/// Returns the names along a cycle. A long cycle is shortened to its first names and its last one,
+/// which equals the first.
+pub(super) fn cycle_names<T>(walk: &[T], name: impl Fn(&T) -> String) -> Vec<String> {
     let mut path: Vec<String> = walk.iter().take(MAX_CYCLE_NAMES).map(&name).collect();
     if walk.len() > MAX_CYCLE_NAMES {
         path.push("…".into());
@@ -373,7 +384,7 @@ mod tests {
     use super::*;
     use crate::api::{Edge, Image, Upstream};
 
-    /// `("child", "parent parent")`; a parent in capitals is an upstream.
+    /// Returns a spec from `("child", "parent parent")`. A parent in capitals is an upstream.
     fn spec(images: &[(&str, &str)]) -> ImageFamilySpec {
         let edge = |parent: &str| {
             if parent.chars().all(char::is_uppercase) {
@@ -397,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_diamond_has_three_levels_and_its_join_once() {
+    fn a_diamond_has_three_levels_and_lists_its_join_once() {
         let lineage = Lineage::new(&spec(&[
             ("join", "left right"),
             ("right", "base"),
@@ -415,11 +426,11 @@ mod tests {
         let all = lineage.with_descendants(lineage.upstream_children(upstream).iter().copied());
         assert_eq!(lineage.by_level(&all), vec![vec![base], vec![right, left], vec![join]]);
         assert_eq!(lineage.with_descendants([right]), [true, true, false, false]);
-        assert_eq!(lineage.remaining(|_| 1), [1, 2, 2, 3]);
+        assert_eq!(lineage.remaining_weights(|_| 1), [1, 2, 2, 3]);
     }
 
     #[test]
-    fn two_edges_to_one_parent_are_one_child() {
+    fn two_edges_to_one_parent_count_as_one_child() {
         let lineage = Lineage::new(&spec(&[("base", "A A"), ("app", "base base")])).expect("ok");
         let [base, app] = [0, 1].map(ImageIndex::new);
         assert_eq!(lineage.children(base), [app]);
@@ -439,11 +450,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_and_repeated_names_are_named() {
-        let error = Lineage::new(&spec(&[("app", "nobody")])).expect_err("unknown");
+    fn unknown_and_repeated_names_are_reported() {
+        let error = Lineage::new(&spec(&[("app", "missing")])).expect_err("unknown");
         assert_eq!(
             error.to_string(),
-            "spec.images[app].from names the image `nobody`, which the family does not have; \
+            "spec.images[app].from names the image `missing`, which the family does not have; \
              correct the name or add it"
         );
         let error = Lineage::new(&spec(&[("app", "A"), ("app", "A")])).expect_err("twice");

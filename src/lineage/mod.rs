@@ -1,10 +1,10 @@
 //! The graph of a family: how its images descend from one another and from their upstreams.
 //!
-//! [`families`] looks beyond the one family, at those whose images it stands on.
+//! [`families`] covers edges into other families.
 //!
-//! Pure: built from a spec, checked once, and then asked for order, levels, descendants and the
-//! critical path. Images and upstreams are named by their index in the spec, so that a walk over a
-//! large family hashes no strings.
+//! Everything here is pure. The graph is built from a spec and checked once; then it answers
+//! queries for the order, levels, descendants and the critical path. Images and upstreams are
+//! identified by their index in the spec, so that a traversal of a large family hashes no strings.
 
 pub mod families;
 mod graph;

@@ -2,9 +2,11 @@
 
 use crate::lineage::{ImageIndex, Lineage, Parent};
 
-/// The critical path of a cascade, first image first: from the image that finished last back along
-/// the parent that finished last. `finished` gives the end of an image's build in this cascade, in
-/// any unit; `None` for an image that it did not build.
+/// Returns the critical path of a cascade, from its first image to its last: the image that
+/// finished last, its parent that finished last, and so on.
+///
+/// `finished` returns when an image's build in this cascade finished, in any unit, or `None` if the
+/// cascade did not build the image.
 #[must_use]
 pub fn critical_path(
     lineage: &Lineage,

@@ -119,9 +119,9 @@ fn cases(scene: &Scene, odd: &str, closed: &str) -> Vec<Case> {
         |spec| spec["images"][0]["from"] = json!([{ "image": "join" }]),
         reason::CYCLE,
         &[
-            "spec.images: the edges run in a circle: ",
+            "spec.images: the edges form a cycle: ",
             "base -> join",
-            "take one of these `from` entries out",
+            "remove one of these `from` entries",
         ],
     );
     all.add(

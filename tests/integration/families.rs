@@ -117,8 +117,9 @@ async fn an_import_needs_consent_which_can_be_withdrawn() {
     families.apply(&families.platform(&["base"]), &shop).await;
     let message = families.wait("join", ImageState::Waiting, reason::IMPORT_REFUSED).await;
     assert!(
-        message
-            .contains("/platform, which does not export it: have it listed in spec.exports there"),
+        message.contains(
+            "/platform, which does not export it: ask its owner to add the image to spec.exports"
+        ),
         "{message}"
     );
     families.platform.place.wait_family("platform", "Ready", 60).await;
@@ -134,7 +135,7 @@ async fn an_import_needs_consent_which_can_be_withdrawn() {
     renamed["exports"][1]["image"] = json!("toolbox");
     for (changed, words) in [
         (families.platform(&["base"]), "which does not export it"),
-        (renamed, "which has none of that name: it was renamed or taken out there"),
+        (renamed, "does not have, or no longer"),
     ] {
         families.apply(&changed, &shop).await;
         let message =

@@ -93,7 +93,7 @@ pub fn admit_builds(
 
 /// Takes the ready builds out of the plan, the most urgent first.
 fn by_priority(input: &DecideInput<'_>, evaluation: &mut Evaluation) -> Vec<Ready> {
-    let remaining = input.lineage().remaining(|image| expected_seconds(input, image));
+    let remaining = input.lineage().remaining_weights(|image| expected_seconds(input, image));
     let mut ready = std::mem::take(&mut evaluation.plan.ready);
     ready.sort_by_key(|ready| {
         let path = remaining.get(ready.image.position()).copied().unwrap_or(0);

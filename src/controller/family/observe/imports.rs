@@ -14,7 +14,7 @@ use crate::{
         imports::{ImportStates, Records},
     },
     lineage::families::{
-        Families, FamilyLookup, FamilyName, ImageName, ImportProblem, Survey, Version,
+        FamilyLookup, FamilyName, FamilyReader, ImageName, ImportProblem, SpecVersion, Survey,
         check_imports,
     },
 };
@@ -25,12 +25,12 @@ const MAX_LOOKS: usize = 4;
 /// What the caches know of other families.
 struct Cached<'a>(&'a Context);
 
-impl Families for Cached<'_> {
+impl FamilyReader for Cached<'_> {
     fn family(&self, name: &FamilyName) -> FamilyLookup {
         if !self.0.scopes.contains(&name.namespace) {
             return FamilyLookup::NotWatched;
         }
-        Records::family(self, name).map_or(FamilyLookup::Missing, FamilyLookup::Family)
+        Records::family(self, name).map_or(FamilyLookup::NotFound, FamilyLookup::Found)
     }
 }
 
@@ -48,7 +48,7 @@ impl Records for Cached<'_> {
 /// What is known of the images of other families that a family names. Looked at anew only if its
 /// spec has changed, or that of a family above it; whoever changes those then wakes this one.
 pub fn survey(context: &Context, family: &ImageFamily, cache: &mut ReconcileCache) -> Arc<Survey> {
-    let version = Version::of(family);
+    let version = SpecVersion::of(family);
     let key = Key::of(family);
     let mut known = cache.survey.take().filter(|(of, _)| *of == version).map(|(_, survey)| survey);
     // A change that came while the others were looked at has woken nobody, so that it is looked
@@ -68,7 +68,7 @@ pub fn survey(context: &Context, family: &ImageFamily, cache: &mut ReconcileCach
 fn is_up_to_date(context: &Context, survey: &Survey) -> bool {
     survey.consulted.iter().all(|consulted| {
         let now = Records::family(&Cached(context), &consulted.family);
-        now.as_deref().map(Version::of) == consulted.version
+        now.as_deref().map(SpecVersion::of) == consulted.version
     })
 }
 

@@ -33,7 +33,7 @@ pub fn validated(
     match survey
         .imports
         .iter()
-        .find_map(|(_, problem)| problem.as_ref().filter(|problem| problem.is_of_spec_alone()))
+        .find_map(|(_, problem)| problem.as_ref().filter(|problem| problem.is_in_own_spec()))
     {
         Some(problem) => Err(problem.clone().into()),
         None => Ok(blueprint),
