@@ -325,7 +325,8 @@ mod tests {
     #[test]
     fn a_configuration_is_parsed() {
         let body = serde_json::json!({
-            "created": "2026-01-02T03:04:05Z", "os": "linux", "architecture": "arm", "variant": "v7",
+            "created": "2026-01-02T03:04:05Z",
+            "os": "linux", "architecture": "arm", "variant": "v7",
             "rootfs": { "type": "layers", "diff_ids": [DIGEST] }, "history": [],
         })
         .to_string();

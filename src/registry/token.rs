@@ -280,7 +280,10 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let bearer = r#"Bearer realm="https://auth.example/token",service="r.example",scope="repository:a/b:pull,push""#;
+        let bearer = concat!(
+            r#"Bearer realm="https://auth.example/token",service="r.example","#,
+            r#"scope="repository:a/b:pull,push""#
+        );
         let expected = Challenge::Bearer {
             realm: "https://auth.example/token".into(),
             service: Some("r.example".into()),

@@ -1,11 +1,11 @@
-//! Carries one change of a plan out. The only place that writes to somebody's workload.
+//! Applies one change of a plan. This is the only module that writes to users' workloads.
 //!
-//! Images are set by JSON patch and not by server-side apply: an apply takes back every field that
-//! its owner leaves out later, so that shortening an image's `rollout` would remove the image of a
-//! running container; and it creates an object, or a container, that has meanwhile been deleted.
-//! The patch tests the uid, the container's name and the image that was seen, so that it changes
-//! what the plan looked at or nothing. Its owner is still recorded, as
-//! [`labels::ROLLOUT_FIELD_OWNER`].
+//! Images are set by JSON patch and not by server-side apply, for two reasons. An apply removes
+//! every field that its owner omits later, so shortening an image's `rollout` would remove the
+//! image of a running container. An apply also creates an object, or a container, that has been
+//! deleted in the meantime. The JSON patch tests the uid, the container's name and the observed
+//! image, so it changes exactly what the plan read or nothing. Its field owner is still recorded,
+//! as [`labels::ROLLOUT_FIELD_OWNER`].
 
 use std::time::Duration;
 
@@ -25,46 +25,47 @@ use crate::{
     rollout::{WorkloadChange, WorkloadKey, WorkloadPatch},
 };
 
-/// The longest that one change may take.
+/// Timeout for applying one change.
 const PATCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most characters of the API server's words that are passed on.
+/// Maximum number of characters of the API server's message that are reported.
 const MAX_MESSAGE: usize = 256;
 
-/// Why a change was not carried out.
+/// The error for a change that was not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum RolloutError {
-    /// The workload is not as the plan saw it; plan again once the cache has caught up.
-    #[error("{0} has changed since it was looked at")]
+    /// The workload differs from what the plan read. Plan again once the cache is up to date.
+    #[error("{0} has changed since it was read")]
     Conflict(WorkloadKey),
-    /// The controller lacks the right.
+    /// The controller lacks the permission.
     #[error(
-        "the controller may not patch {0}: grant it `patch` on that kind, as the chart's roles do"
+        "the controller is not allowed to patch {0}: grant it `patch` on that kind, as the chart's \
+         roles do"
     )]
     Forbidden(WorkloadKey),
-    /// The API server, or an admission webhook, refused the change.
-    #[error("the API server refused to change {key}: {message}")]
+    /// The API server, or an admission webhook, rejected the change.
+    #[error("the API server rejected the change of {key}: {message}")]
     Rejected {
         /// The workload.
         key: WorkloadKey,
-        /// The API server's words.
+        /// The API server's message.
         message: String,
     },
-    /// No answer in time.
-    #[error("no answer from the API server in time when changing {0}")]
+    /// The API server did not respond in time.
+    #[error("the API server did not respond in time to the change of {0}")]
     Timeout(WorkloadKey),
-    /// The API server could not be asked.
-    #[error("cannot change {key}")]
+    /// The request to the API server failed.
+    #[error("could not change {key}")]
     Client {
         /// The workload.
         key: WorkloadKey,
-        /// What went wrong.
+        /// The cause.
         #[source]
         source: Box<kube::Error>,
     },
 }
 
-/// Carries out one change. A second call with the same change, after the first has come through, is
-/// a [`Conflict`](RolloutError::Conflict).
+/// Applies one change. A second call with the same image change after a successful first one fails
+/// with a [`Conflict`](RolloutError::Conflict).
 pub async fn apply(client: &Client, patch: &WorkloadPatch) -> Result<(), RolloutError> {
     let key = &patch.key;
     let workloads: Api<DynamicObject> =
@@ -76,14 +77,14 @@ pub async fn apply(client: &Client, patch: &WorkloadPatch) -> Result<(), Rollout
     let failed = |source: kube::Error| classify_error(key, source);
     let body = match &patch.change {
         WorkloadChange::Image { .. } => Patch::Json(
-            serde_json::from_value(body(patch))
+            serde_json::from_value(patch_body(patch))
                 .map_err(|error| failed(kube::Error::SerdeError(error)))?,
         ),
-        WorkloadChange::Restart { .. } => Patch::Merge(body(patch)),
+        WorkloadChange::Restart { .. } => Patch::Merge(patch_body(patch)),
     };
-    let answer =
+    let response =
         tokio::time::timeout(PATCH_TIMEOUT, workloads.patch(&key.name, &params, &body)).await;
-    answer.map_err(|_| RolloutError::Timeout(key.clone()))?.map(drop).map_err(failed)
+    response.map_err(|_| RolloutError::Timeout(key.clone()))?.map(drop).map_err(failed)
 }
 
 fn api_resource(kind: WorkloadKind) -> ApiResource {
@@ -95,9 +96,9 @@ fn api_resource(kind: WorkloadKind) -> ApiResource {
     }
 }
 
-/// The body of the request: a JSON patch for images, a merge patch for a restart, whose annotation
-/// may be the first one.
-fn body(patch: &WorkloadPatch) -> Value {
+/// Returns the body of the request: a JSON patch for images, a merge patch for a restart. The pod
+/// template may have no annotations yet, and a JSON patch cannot add a key to a missing map.
+fn patch_body(patch: &WorkloadPatch) -> Value {
     let cron_job = patch.key.kind == WorkloadKind::CronJob;
     match &patch.change {
         WorkloadChange::Image { containers, image } => {
@@ -110,11 +111,13 @@ fn body(patch: &WorkloadPatch) -> Value {
                 vec![json!({"op": "test", "path": "/metadata/uid", "value": patch.uid})];
             for container in containers {
                 let list = if container.init { "initContainers" } else { "containers" };
-                let place = format!("{template}/{list}/{}", container.index);
+                let path = format!("{template}/{list}/{}", container.index);
                 operations.extend([
-                    json!({"op": "test", "path": format!("{place}/name"), "value": container.name}),
-                    json!({"op": "test", "path": format!("{place}/image"), "value": container.image}),
-                    json!({"op": "replace", "path": format!("{place}/image"), "value": image}),
+                    json!({"op": "test", "path": format!("{path}/name"), "value": container.name}),
+                    json!({
+                        "op": "test", "path": format!("{path}/image"), "value": container.image
+                    }),
+                    json!({"op": "replace", "path": format!("{path}/image"), "value": image}),
                 ]);
             }
             Value::Array(operations)
@@ -144,10 +147,10 @@ fn classify_error(key: &WorkloadKey, source: kube::Error) -> RolloutError {
     }
 }
 
-/// Whether the object is gone, another one, or not as the patch tests it to be. A failed test of a
-/// JSON patch is answered by 422 without causes, and another uid in a merge patch by that field as
-/// a cause. Other causes are fields that validation refuses, and an admission webhook has words of
-/// its own.
+/// Whether the object is gone, has been replaced, or differs from what the patch tests. The API
+/// server responds to a failed test of a JSON patch with 422 without causes, and to a different uid
+/// in a merge patch with 422 and that field as a cause. Any other cause is a field that validation
+/// rejects. A denial of an admission webhook is recognized by the start of its message.
 fn is_conflict(status: &Status) -> bool {
     let causes = status.details.as_ref().map_or(&[][..], |details| details.causes.as_slice());
     let tested = causes.is_empty() || causes.iter().any(|cause| cause.field == "metadata.uid");
@@ -189,44 +192,50 @@ mod tests {
         }
     }
 
-    /// Applies a patch against an API server that gives one answer; returns the request and the
-    /// outcome.
-    async fn ask(
-        patch: &WorkloadPatch,
-        code: u16,
-        answer: Value,
-    ) -> (String, Value, Result<(), RolloutError>) {
-        let seen = Arc::new(Mutex::new(None));
-        let record = Arc::clone(&seen);
+    /// The request of a patch and its outcome.
+    struct Exchange {
+        /// Method, URI and content type.
+        line: String,
+        body: Value,
+        outcome: Result<(), RolloutError>,
+    }
+
+    /// Applies a patch against an API server that sends one response.
+    async fn exchange(patch: &WorkloadPatch, code: u16, response: Value) -> Exchange {
+        let received = Arc::new(Mutex::new(None));
+        let record = Arc::clone(&received);
         let service = tower::service_fn(move |request: Request<Body>| {
-            let (record, answer) = (Arc::clone(&record), answer.clone());
+            let (record, response) = (Arc::clone(&record), response.clone());
             async move {
                 let line = format!("{} {}", request.method(), request.uri());
                 let kind = request.headers()["content-type"].to_str().expect("ascii").to_owned();
                 let body = request.into_body().collect_bytes().await.expect("a body");
                 let body: Value = serde_json::from_slice(&body).expect("JSON");
                 *record.lock().expect("lock") = Some((format!("{line} {kind}"), body));
-                let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
+                let body = Body::from(serde_json::to_vec(&response).expect("JSON"));
                 Ok::<_, std::convert::Infallible>(
-                    Response::builder().status(code).body(answer).expect("a response"),
+                    Response::builder().status(code).body(body).expect("a response"),
                 )
             }
         });
         let outcome = apply(&Client::new(service, "default"), patch).await;
-        let (line, body) = seen.lock().expect("lock").take().expect("a request");
-        (line, body, outcome)
+        let (line, body) = received.lock().expect("lock").take().expect("a request");
+        Exchange { line, body, outcome }
     }
 
     fn status(code: u16, message: &str) -> Value {
-        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "details": {}, "message": message, "code": code})
+        json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "details": {},
+            "message": message, "code": code
+        })
     }
 
     #[tokio::test]
-    async fn an_image_is_set_only_where_it_was_seen() {
+    async fn an_image_is_set_only_where_it_was_observed() {
         let object =
             json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}});
-        let (line, body, outcome) =
-            ask(&patch(WorkloadKind::Deployment, image()), 200, object).await;
+        let Exchange { line, body, outcome } =
+            exchange(&patch(WorkloadKind::Deployment, image()), 200, object).await;
         outcome.expect("applied");
         assert_eq!(
             line,
@@ -239,19 +248,25 @@ mod tests {
             json!([
                 {"op": "test", "path": "/metadata/uid", "value": "u1"},
                 {"op": "test", "path": "/spec/template/spec/containers/2/name", "value": "app"},
-                {"op": "test", "path": "/spec/template/spec/containers/2/image", "value": "r/app:1"},
-                {"op": "replace", "path": "/spec/template/spec/containers/2/image", "value": "r/app@sha256:bb"}
+                {
+                    "op": "test", "path": "/spec/template/spec/containers/2/image",
+                    "value": "r/app:1"
+                },
+                {
+                    "op": "replace", "path": "/spec/template/spec/containers/2/image",
+                    "value": "r/app@sha256:bb"
+                }
             ])
         );
     }
 
     #[tokio::test]
-    async fn a_cron_jobs_template_is_one_level_down() {
+    async fn the_pod_template_of_a_cron_job_is_nested() {
         let object =
             json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "web"}});
         let restart =
             patch(WorkloadKind::CronJob, WorkloadChange::Restart { digest: "sha256:bb".into() });
-        let (line, body, outcome) = ask(&restart, 200, object).await;
+        let Exchange { line, body, outcome } = exchange(&restart, 200, object).await;
         outcome.expect("applied");
         assert!(line.starts_with("PATCH /apis/batch/v1/namespaces/shop/cronjobs/web"), "{line}");
         assert!(line.ends_with("application/merge-patch+json"), "{line}");
@@ -262,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_are_told_apart() {
+    async fn errors_are_classified() {
         let patch = patch(WorkloadKind::Deployment, image());
         let mut another = status(422, "is invalid: metadata.uid: field is immutable");
         another["details"]["causes"] = json!([{"field": "metadata.uid", "message": "field is \
@@ -270,7 +285,7 @@ mod tests {
         let mut invalid = status(422, "is invalid: image: Required value");
         invalid["details"]["causes"] =
             json!([{"field": "spec.template.spec.containers[0].image", "message": "Required"}]);
-        for (answer, expected) in [
+        for (response, expected) in [
             (another, "changed since"),
             (invalid, "Required value"),
             (status(409, "uid mismatch"), "changed since"),
@@ -280,16 +295,19 @@ mod tests {
                 "changed since",
             ),
             (status(422, "admission webhook \"policy\" denied the request: no tags"), "no tags"),
-            (status(403, "User \"x\" cannot patch resource \"deployments\""), "may not patch"),
+            (
+                status(403, "User \"x\" cannot patch resource \"deployments\""),
+                "not allowed to patch",
+            ),
             (
                 status(403, "admission webhook \"policy\" denied the request: not signed"),
                 "not signed",
             ),
-            (status(400, "bad"), "refused"),
-            (status(500, "oops"), "cannot change"),
+            (status(400, "bad"), "rejected"),
+            (status(500, "oops"), "could not change"),
         ] {
-            let code = u16::try_from(answer["code"].as_u64().expect("code")).expect("u16");
-            let error = ask(&patch, code, answer).await.2.expect_err("refused");
+            let code = u16::try_from(response["code"].as_u64().expect("code")).expect("u16");
+            let error = exchange(&patch, code, response).await.outcome.expect_err("an error");
             assert!(error.to_string().contains(expected), "{code}: {error}");
             assert!(error.to_string().contains("Deployment shop/web"), "{code}: {error}");
         }

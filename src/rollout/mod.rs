@@ -1,8 +1,8 @@
 //! Moving workloads to a promoted digest.
 //!
-//! [`workload_store`] keeps a slim view of the cluster's workloads, [`plan`](mod@plan) decides what
-//! is to change (pure), [`apply`](mod@apply) carries one change out. When to roll out, and in which
-//! record the result stands, is the controller's business.
+//! [`workload_store`] keeps a reduced view of the cluster's workloads, [`plan`](mod@plan) decides
+//! what to change (pure), and [`apply`](mod@apply) applies one change. The controller decides when
+//! to roll out and records the result.
 
 pub mod apply;
 pub mod plan;

@@ -1,5 +1,5 @@
-//! What is to change so that workloads run a digest. Pure: looks at [`WorkloadLookup`], changes
-//! nothing.
+//! Plans the changes after which workloads run a digest. Pure: it reads a [`WorkloadLookup`] and
+//! changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,44 +17,45 @@ use crate::{
     },
 };
 
-/// The most workloads that one image moves; as many as `ManagedImageStatus::rollouts` holds.
+/// Maximum number of workloads that one image rolls out to, the same as the limit of
+/// `ManagedImageStatus::rollouts`.
 pub const MAX_WORKLOADS: usize = 64;
-/// The most characters of a record's message.
+/// Maximum number of characters of a record's message.
 const MAX_MESSAGE: usize = 256;
 
-/// What a plan looks at.
+/// The workloads and namespaces that a plan reads.
 pub trait WorkloadLookup {
-    /// The workload of this kind, namespace and name.
+    /// Returns the workload of this kind, namespace and name.
     fn get(&self, key: &WorkloadKey) -> Option<Arc<WorkloadView>>;
-    /// The workloads of a namespace that have all of these labels, sorted by name.
+    /// Returns the workloads of a namespace that have all of these labels, sorted by name.
     fn select(
         &self,
         kind: WorkloadKind,
         namespace: &str,
         labels: &BTreeMap<String, String>,
     ) -> Vec<Arc<WorkloadView>>;
-    /// The value of the Namespace's annotation [`labels::ROLLOUT_FROM`]; `None` without it, or
-    /// without such a Namespace.
+    /// Returns the value of the Namespace's annotation [`labels::ROLLOUT_FROM`], or `None` if the
+    /// annotation or the Namespace does not exist.
     fn consent(&self, namespace: &str) -> Option<String>;
-    /// Whether the controller looks at this namespace at all.
+    /// Whether the controller watches this namespace.
     fn watches(&self, namespace: &str) -> bool;
 }
 
-/// One workload's part of a plan.
+/// The part of a plan for one workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RolloutStep {
-    /// Where the workload is on its way, for the status.
+    /// The progress of the workload, for the status.
     pub record: RolloutRecord,
-    /// What is to be changed; `None` when it is there already, or can't be moved.
+    /// The change to apply; `None` if there is nothing to change or the workload is refused.
     pub patch: Option<WorkloadPatch>,
 }
 
 /// A change of one workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadPatch {
-    /// Which workload.
+    /// The workload to change.
     pub key: WorkloadKey,
-    /// The uid of the object that the change is meant for.
+    /// The uid of the object that the change is planned for.
     pub uid: String,
     /// What changes.
     pub change: WorkloadChange,
@@ -63,26 +64,26 @@ pub struct WorkloadPatch {
 /// What changes in a workload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkloadChange {
-    /// These containers, as they were seen, get this image.
+    /// Sets the image of these containers.
     Image {
-        /// The containers with the images that they have now.
+        /// The containers as they were observed, with their current images.
         containers: Vec<Container>,
-        /// Their new image, `repository@digest`.
+        /// The new image, `repository@digest`.
         image: String,
     },
-    /// The pods are replaced; the pod template is annotated with this digest.
+    /// Annotates the pod template with this digest, so that the pods are replaced.
     Restart {
         /// The digest.
         digest: String,
     },
 }
 
-/// Plans how the workloads that `rollouts` name come to run `repository@digest`.
+/// Plans how the workloads that `rollouts` select come to run `repository@digest`.
 ///
-/// One step for each workload and mode, in the order of `rollouts` and then of names. At most
-/// [`MAX_WORKLOADS`]; where there are more, the last step says so and the rest are left alone. A
-/// workload of another namespace is touched only where that Namespace lists `family_namespace`, or
-/// `*`, in its annotation [`labels::ROLLOUT_FROM`].
+/// Returns one step for each workload and mode, in the order of `rollouts` and then of names, and
+/// at most [`MAX_WORKLOADS`] steps. If more workloads are selected, the last step says so and the
+/// remaining ones are not changed. A workload in another namespace is changed only if that
+/// Namespace lists `family_namespace`, or `*`, in its annotation [`labels::ROLLOUT_FROM`].
 #[must_use]
 pub fn plan(
     family_namespace: &str,
@@ -95,119 +96,134 @@ pub fn plan(
         family_namespace,
         repository,
         digest,
-        full: normalize_repository(repository),
+        normalized: normalize_repository(repository),
     };
     let mut steps = Vec::new();
-    for wish in target.wishes(rollouts, lookup) {
+    for selection in target.selections(rollouts, lookup) {
         if steps.len() + 1 == MAX_WORKLOADS {
             let message = format!(
-                "more than {MAX_WORKLOADS} workloads are named; {} and those after it are left \
-                 alone: name fewer, or split the image's `rollout`",
-                wish.workload
+                "the image's `rollout` selects more than {MAX_WORKLOADS} workloads; {} and those \
+                 after it are not rolled out: select fewer, or split the image's `rollout`",
+                selection.workload
             );
-            steps.push(target.refused(&wish.workload, &message));
+            steps.push(target.refused(&selection.workload, &message));
             break;
         }
-        steps.push(target.step(&wish));
+        steps.push(target.step(&selection));
     }
     steps
 }
 
-/// What the workloads are moved to, and on whose behalf.
+/// The digest that workloads are updated to, and the family on whose behalf.
 struct RolloutTarget<'a> {
     family_namespace: &'a str,
     repository: &'a str,
     digest: &'a str,
-    /// The repository in its full form.
-    full: String,
+    /// The normalized repository.
+    normalized: String,
 }
 
-/// What the rollouts ask of one workload.
+/// A workload that rollouts select, with everything that they request of it.
 struct WorkloadSelection {
-    /// `Kind namespace/name`, or `Kind namespace/label=value` where nothing was found.
+    /// `Kind namespace/name`, or `Kind namespace/label=value` if no workload was found.
     workload: String,
     mode: RolloutMode,
+    /// The workload, or the message why there is none.
     found: Result<Arc<WorkloadView>, String>,
-    /// Container names; empty when every container of the repository is meant.
+    /// The names of the selected containers.
     containers: BTreeSet<String>,
-    every: bool,
+    /// Whether every container that runs an image of the repository is selected as well.
+    whole_repository: bool,
+}
+
+/// A workload that one rollout selects.
+struct ResolvedWorkload {
+    /// `Kind namespace/name`, or `Kind namespace/label=value` if no workload was found.
+    workload: String,
+    /// The workload, or the message why there is none.
+    found: Result<Arc<WorkloadView>, String>,
 }
 
 impl RolloutTarget<'_> {
-    /// The workloads that are meant, with all that is asked of each: two rollouts of one workload
-    /// make one change.
-    fn wishes(&self, rollouts: &[Rollout], lookup: &impl WorkloadLookup) -> Vec<WorkloadSelection> {
-        let mut wishes: Vec<WorkloadSelection> = Vec::new();
+    /// Returns the selected workloads with everything that is requested of each. Two rollouts of
+    /// one workload with the same mode result in one change.
+    fn selections(
+        &self,
+        rollouts: &[Rollout],
+        lookup: &impl WorkloadLookup,
+    ) -> Vec<WorkloadSelection> {
+        let mut selections: Vec<WorkloadSelection> = Vec::new();
         for rollout in rollouts {
-            for (workload, found) in self.resolve(rollout, lookup) {
-                let known = wishes
-                    .iter()
-                    .position(|wish| wish.workload == workload && wish.mode == rollout.mode);
+            for ResolvedWorkload { workload, found } in self.resolve(rollout, lookup) {
+                let known = selections.iter().position(|selection| {
+                    selection.workload == workload && selection.mode == rollout.mode
+                });
                 let index = known.unwrap_or_else(|| {
-                    wishes.push(WorkloadSelection {
+                    selections.push(WorkloadSelection {
                         workload,
                         mode: rollout.mode,
                         found,
                         containers: BTreeSet::new(),
-                        every: false,
+                        whole_repository: false,
                     });
-                    wishes.len() - 1
+                    selections.len() - 1
                 });
-                let Some(wish) = wishes.get_mut(index) else { continue };
+                let Some(selection) = selections.get_mut(index) else { continue };
                 match &rollout.container {
-                    Some(container) => _ = wish.containers.insert(container.clone()),
-                    None => wish.every = true,
+                    Some(container) => _ = selection.containers.insert(container.clone()),
+                    None => selection.whole_repository = true,
                 }
             }
         }
-        wishes
+        selections
     }
 
-    /// The workloads that one rollout names, or why there are none.
-    fn resolve(
-        &self,
-        rollout: &Rollout,
-        lookup: &impl WorkloadLookup,
-    ) -> Vec<(String, Result<Arc<WorkloadView>, String>)> {
-        let Some((kind, wanted)) = rollout.workload() else { return Vec::new() };
-        let namespace = wanted.namespace.as_deref().unwrap_or(self.family_namespace);
+    /// Returns the workloads that one rollout selects, or the reason why there are none.
+    fn resolve(&self, rollout: &Rollout, lookup: &impl WorkloadLookup) -> Vec<ResolvedWorkload> {
+        let Some((kind, selector)) = rollout.workload() else { return Vec::new() };
+        let namespace = selector.namespace.as_deref().unwrap_or(self.family_namespace);
         let empty = BTreeMap::new();
-        let selector = wanted.match_labels.as_ref().unwrap_or(&empty);
-        let subject = wanted.name.clone().unwrap_or_else(|| {
-            selector
+        let match_labels = selector.match_labels.as_ref().unwrap_or(&empty);
+        let name_or_labels = selector.name.clone().unwrap_or_else(|| {
+            match_labels
                 .iter()
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect::<Vec<_>>()
                 .join(",")
         });
-        let subject = format!("{} {namespace}/{subject}", kind.as_str());
-        if let Err(why) = self.may_touch(namespace, lookup) {
-            return vec![(subject, Err(why))];
+        let workload = format!("{} {namespace}/{name_or_labels}", kind.as_str());
+        if let Err(message) = self.check_namespace(namespace, lookup) {
+            return vec![ResolvedWorkload { workload, found: Err(message) }];
         }
-        if let Some(name) = &wanted.name {
+        if let Some(name) = &selector.name {
             let key = WorkloadKey { kind, namespace: namespace.into(), name: name.clone() };
             let found = lookup.get(&key).ok_or_else(|| {
-                format!("{key} does not exist: create it, or take it out of the image's `rollout`")
+                format!("{key} does not exist: create it, or remove it from the image's `rollout`")
             });
-            return vec![(subject, found)];
+            return vec![ResolvedWorkload { workload, found }];
         }
-        let found =
-            if selector.is_empty() { Vec::new() } else { lookup.select(kind, namespace, selector) };
+        let found = if match_labels.is_empty() {
+            Vec::new()
+        } else {
+            lookup.select(kind, namespace, match_labels)
+        };
         if found.is_empty() {
-            let why = format!(
-                "no {} of namespace {namespace} has these labels: label one",
+            let message = format!(
+                "no {} in namespace {namespace} has these labels: label one, or correct \
+                 `matchLabels`",
                 kind.as_str()
             );
-            return vec![(subject, Err(why))];
+            return vec![ResolvedWorkload { workload, found: Err(message) }];
         }
         found
             .into_iter()
             .take(MAX_WORKLOADS)
-            .map(|workload| (workload.key.to_string(), Ok(workload)))
+            .map(|found| ResolvedWorkload { workload: found.key.to_string(), found: Ok(found) })
             .collect()
     }
 
-    fn may_touch(&self, namespace: &str, lookup: &impl WorkloadLookup) -> Result<(), String> {
+    /// Checks that the namespace is watched and consents to rollouts from the family.
+    fn check_namespace(&self, namespace: &str, lookup: &impl WorkloadLookup) -> Result<(), String> {
         if !lookup.watches(namespace) {
             return Err(format!(
                 "the controller does not watch namespace {namespace}: add it to `watchNamespaces`"
@@ -225,35 +241,37 @@ impl RolloutTarget<'_> {
             return Ok(());
         }
         Err(format!(
-            "namespace {namespace} does not consent: its owner can annotate it with `{}: {}`",
+            "namespace {namespace} does not consent to rollouts from namespace {}: annotate it \
+             with `{}: {}`",
+            self.family_namespace,
             labels::ROLLOUT_FROM,
             self.family_namespace
         ))
     }
 
-    fn step(&self, wish: &WorkloadSelection) -> RolloutStep {
-        let workload = match &wish.found {
+    fn step(&self, selection: &WorkloadSelection) -> RolloutStep {
+        let workload = match &selection.found {
             Ok(workload) => workload,
-            Err(why) => return self.refused(&wish.workload, why),
+            Err(message) => return self.refused(&selection.workload, message),
         };
-        let containers = match self.containers(workload, wish) {
+        let containers = match self.containers(workload, selection) {
             Ok(containers) => containers,
-            Err(why) => return self.refused(&wish.workload, &why),
+            Err(message) => return self.refused(&selection.workload, &message),
         };
-        let change = match wish.mode {
+        let change = match selection.mode {
             RolloutMode::Digest => self.image_change(&containers),
-            RolloutMode::Restart => match self.restartable(&containers) {
+            RolloutMode::Restart => match self.check_restart(&containers) {
                 Ok(()) => (workload.restarted_for.as_deref() != Some(self.digest))
                     .then(|| WorkloadChange::Restart { digest: self.digest.into() }),
-                Err(why) => return self.refused(&wish.workload, &why),
+                Err(message) => return self.refused(&selection.workload, &message),
             },
         };
         if let Some(change) = change {
             return RolloutStep {
                 record: self.record(
-                    &wish.workload,
+                    &selection.workload,
                     RolloutState::Progressing,
-                    "it is being moved to the digest",
+                    "the workload is being updated to the digest",
                 ),
                 patch: Some(WorkloadPatch {
                     key: workload.key.clone(),
@@ -267,37 +285,42 @@ impl RolloutTarget<'_> {
             RolloutProgress::Progressing(message) => (RolloutState::Progressing, message),
             RolloutProgress::Stalled(message) => (RolloutState::Stalled, message),
         };
-        RolloutStep { record: self.record(&wish.workload, state, message), patch: None }
+        RolloutStep { record: self.record(&selection.workload, state, message), patch: None }
     }
 
-    /// The containers that are meant: the named ones, and those of the repository where none is
-    /// named.
+    /// Returns the selected containers: the named ones and, if a rollout names none, those that run
+    /// an image of the repository.
     fn containers(
         &self,
         workload: &WorkloadView,
-        wish: &WorkloadSelection,
+        selection: &WorkloadSelection,
     ) -> Result<Vec<Container>, String> {
         let names =
             || workload.containers.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ");
-        if let Some(missing) = wish
+        if let Some(missing) = selection
             .containers
             .iter()
             .find(|name| !workload.containers.iter().any(|c| &c.name == *name))
         {
-            return Err(format!("it has no container `{missing}`; it has: {}", names()));
+            return Err(format!(
+                "the workload has no container `{missing}`; its containers are: {}",
+                names()
+            ));
         }
         let containers: Vec<_> = workload
             .containers
             .iter()
             .filter(|c| {
-                wish.containers.contains(&c.name)
-                    || wish.every && normalize_repository(&c.image) == self.full
+                selection.containers.contains(&c.name)
+                    || selection.whole_repository
+                        && normalize_repository(&c.image) == self.normalized
             })
             .cloned()
             .collect();
         if containers.is_empty() {
             return Err(format!(
-                "none of its containers ({}) has an image of {}: name one in `container`",
+                "none of the workload's containers ({}) runs an image of {}: name a container in \
+                 `container`",
                 names(),
                 self.repository
             ));
@@ -311,26 +334,26 @@ impl RolloutTarget<'_> {
         (!containers.is_empty()).then_some(WorkloadChange::Image { containers, image })
     }
 
-    /// Whether starting these containers anew brings the image; else the rollout would report what
-    /// is not so.
-    fn restartable(&self, containers: &[Container]) -> Result<(), String> {
+    /// Checks that restarting these containers updates their image. Otherwise the rollout would
+    /// report an update that did not happen.
+    fn check_restart(&self, containers: &[Container]) -> Result<(), String> {
         for Container { name, image, .. } in containers {
-            if normalize_repository(image) != self.full {
+            if normalize_repository(image) != self.normalized {
                 return Err(format!(
-                    "container `{name}` runs {image}, so that a restart does not bring this image"
+                    "container `{name}` runs {image}, which a restart does not update to this image"
                 ));
             }
             if names_digest(image) {
                 return Err(format!(
-                    "container `{name}` names a digest, so that a restart changes nothing: use a \
-                     tag"
+                    "container `{name}` references a digest, which a restart does not update: use \
+                     a tag"
                 ));
             }
         }
         match containers.iter().find(|container| !container.always_pulls) {
             Some(Container { name, .. }) => Err(format!(
-                "container `{name}` would not pull again on a restart: set its `imagePullPolicy` \
-                 to Always"
+                "container `{name}` does not pull its image on a restart: set its \
+                 `imagePullPolicy` to Always"
             )),
             None => Ok(()),
         }
@@ -345,8 +368,9 @@ impl RolloutTarget<'_> {
         }
     }
 
-    fn refused(&self, workload: &str, why: &str) -> RolloutStep {
-        RolloutStep { record: self.record(workload, RolloutState::Refused, why), patch: None }
+    /// Returns the step of a workload that cannot be rolled out.
+    fn refused(&self, workload: &str, message: &str) -> RolloutStep {
+        RolloutStep { record: self.record(workload, RolloutState::Refused, message), patch: None }
     }
 }
 

@@ -53,11 +53,11 @@ fn workload(namespace: &str, name: &str, containers: Vec<Container>) -> Workload
         labels: BTreeMap::from([("app".into(), "web".into())]),
         containers,
         restarted_for: None,
-        progress: RolloutProgress::Complete("all pods run it".into()),
+        progress: RolloutProgress::Complete("all pods are updated".into()),
     }
 }
 
-fn cluster(workloads: impl IntoIterator<Item = WorkloadView>) -> FakeWorkloads {
+fn fake(workloads: impl IntoIterator<Item = WorkloadView>) -> FakeWorkloads {
     FakeWorkloads {
         workloads: workloads.into_iter().map(Arc::new).collect(),
         ..FakeWorkloads::default()
@@ -85,8 +85,8 @@ fn elsewhere(namespace: &str) -> Rollout {
     rollout
 }
 
-fn plan_for(rollouts: &[Rollout], cluster: &FakeWorkloads) -> Vec<RolloutStep> {
-    plan("team", REPOSITORY, DIGEST, rollouts, cluster)
+fn plan_for(rollouts: &[Rollout], workloads: &FakeWorkloads) -> Vec<RolloutStep> {
+    plan("team", REPOSITORY, DIGEST, rollouts, workloads)
 }
 
 fn only(steps: Vec<RolloutStep>) -> RolloutStep {
@@ -103,8 +103,8 @@ fn assert_refused(step: &RolloutStep, words: &[&str]) {
 }
 
 #[test]
-fn every_container_of_the_repository_gets_the_digest_and_no_other() {
-    let cluster = cluster([workload(
+fn only_containers_of_the_repository_are_updated_to_the_digest() {
+    let workloads = fake([workload(
         "team",
         "web",
         vec![
@@ -113,7 +113,7 @@ fn every_container_of_the_repository_gets_the_digest_and_no_other() {
             container("worker", "registry.example.com/team/app@sha256:aaaa", 2),
         ],
     )]);
-    let step = only(plan_for(&[named("web")], &cluster));
+    let step = only(plan_for(&[named("web")], &workloads));
     assert_eq!(step.record.workload, "Deployment team/web");
     assert_eq!(step.record.state, RolloutState::Progressing);
     let patch = step.patch.expect("a change");
@@ -127,32 +127,32 @@ fn every_container_of_the_repository_gets_the_digest_and_no_other() {
 }
 
 #[test]
-fn a_named_container_is_moved_whatever_it_runs() {
-    let cluster = cluster([workload("team", "web", vec![container("app", "placeholder", 0)])]);
+fn a_named_container_is_updated_whatever_image_it_runs() {
+    let workloads = fake([workload("team", "web", vec![container("app", "placeholder", 0)])]);
     let rollout = Rollout { container: Some("app".into()), ..named("web") };
-    assert!(only(plan_for(&[rollout], &cluster)).patch.is_some());
+    assert!(only(plan_for(&[rollout], &workloads)).patch.is_some());
     let missing = Rollout { container: Some("other".into()), ..named("web") };
-    assert_refused(&only(plan_for(&[missing], &cluster)), &["`other`", "app"]);
-    assert_refused(&only(plan_for(&[named("web")], &cluster)), &[REPOSITORY, "`container`"]);
+    assert_refused(&only(plan_for(&[missing], &workloads)), &["`other`", "app"]);
+    assert_refused(&only(plan_for(&[named("web")], &workloads)), &[REPOSITORY, "`container`"]);
 }
 
 #[test]
-fn a_workload_that_is_there_reports_its_progress() {
+fn an_updated_workload_reports_its_progress() {
     let image = format!("{REPOSITORY}@{DIGEST}");
     for (progress, state) in [
         (RolloutProgress::Complete("done".into()), RolloutState::Complete),
         (RolloutProgress::Progressing("1 of 2".into()), RolloutState::Progressing),
         (RolloutProgress::Stalled("deadline".into()), RolloutState::Stalled),
     ] {
-        let mut there = workload("team", "web", vec![container("app", &image, 0)]);
-        there.progress = progress;
-        let step = only(plan_for(&[named("web")], &cluster([there])));
+        let mut updated = workload("team", "web", vec![container("app", &image, 0)]);
+        updated.progress = progress;
+        let step = only(plan_for(&[named("web")], &fake([updated])));
         assert_eq!((step.record.state, step.patch), (state, None));
     }
 }
 
 #[test]
-fn a_missing_workload_is_named() {
+fn a_missing_workload_is_reported() {
     let none = FakeWorkloads::default();
     assert_refused(&only(plan_for(&[named("web")], &none)), &["Deployment team/web", "create it"]);
     let step = only(plan_for(&[labelled()], &none));
@@ -161,11 +161,12 @@ fn a_missing_workload_is_named() {
 }
 
 #[test]
-fn another_namespace_is_touched_only_with_its_consent() {
-    let mut cluster = cluster([workload("shop", "web", vec![container("app", REPOSITORY, 0)])]);
+fn another_namespace_is_changed_only_with_its_consent() {
+    let mut workloads = fake([workload("shop", "web", vec![container("app", REPOSITORY, 0)])]);
     let mut planned = |consent: Option<&str>| {
-        cluster.consent = consent.map(|value| ("shop".into(), value.into())).into_iter().collect();
-        only(plan_for(&[elsewhere("shop")], &cluster))
+        workloads.consent =
+            consent.map(|value| ("shop".into(), value.into())).into_iter().collect();
+        only(plan_for(&[elsewhere("shop")], &workloads))
     };
     assert_refused(&planned(None), &["groundswell.dev/rollout-from: team"]);
     assert_refused(&planned(Some("")), &["does not consent"]);
@@ -175,9 +176,9 @@ fn another_namespace_is_touched_only_with_its_consent() {
 }
 
 #[test]
-fn a_namespace_that_is_not_watched_is_said_so() {
-    let cluster = FakeWorkloads { only: Some(vec!["team".into()]), ..FakeWorkloads::default() };
-    assert_refused(&only(plan_for(&[elsewhere("shop")], &cluster)), &["watchNamespaces"]);
+fn a_namespace_that_is_not_watched_is_reported() {
+    let workloads = FakeWorkloads { only: Some(vec!["team".into()]), ..FakeWorkloads::default() };
+    assert_refused(&only(plan_for(&[elsewhere("shop")], &workloads)), &["watchNamespaces"]);
 }
 
 #[test]
@@ -185,23 +186,23 @@ fn a_restart_happens_once_per_digest() {
     let rollout = Rollout { mode: RolloutMode::Restart, ..named("web") };
     let mut object =
         workload("team", "web", vec![container("app", "registry.example.com/team/app:1", 0)]);
-    let step = only(plan_for(std::slice::from_ref(&rollout), &cluster([object.clone()])));
+    let step = only(plan_for(std::slice::from_ref(&rollout), &fake([object.clone()])));
     assert_eq!(
         step.patch.expect("a change").change,
         WorkloadChange::Restart { digest: DIGEST.into() }
     );
     object.restarted_for = Some(DIGEST.into());
-    let step = only(plan_for(&[rollout], &cluster([object])));
+    let step = only(plan_for(&[rollout], &fake([object])));
     assert_eq!((step.record.state, step.patch), (RolloutState::Complete, None));
 }
 
 #[test]
-fn a_restart_that_would_not_bring_the_image_is_refused() {
+fn a_restart_that_would_not_update_the_image_is_refused() {
     let rollout =
         Rollout { mode: RolloutMode::Restart, container: Some("app".into()), ..named("web") };
     let refused = |container: Container, words: &[&str]| {
-        let cluster = cluster([workload("team", "web", vec![container])]);
-        assert_refused(&only(plan_for(std::slice::from_ref(&rollout), &cluster)), words);
+        let workloads = fake([workload("team", "web", vec![container])]);
+        assert_refused(&only(plan_for(std::slice::from_ref(&rollout), &workloads)), words);
     };
     refused(
         Container { always_pulls: false, ..container("app", REPOSITORY, 0) },
@@ -213,13 +214,13 @@ fn a_restart_that_would_not_bring_the_image_is_refused() {
 
 #[test]
 fn two_rollouts_of_one_workload_make_one_change() {
-    let cluster = cluster([workload(
+    let workloads = fake([workload(
         "team",
         "web",
         vec![container("app", "placeholder", 0), container("worker", "placeholder", 1)],
     )]);
     let by = |name: &str, rollout: Rollout| Rollout { container: Some(name.into()), ..rollout };
-    let step = only(plan_for(&[by("app", named("web")), by("worker", labelled())], &cluster));
+    let step = only(plan_for(&[by("app", named("web")), by("worker", labelled())], &workloads));
     let Some(WorkloadPatch { change: WorkloadChange::Image { containers, .. }, .. }) = step.patch
     else {
         panic!("no image")
@@ -228,10 +229,10 @@ fn two_rollouts_of_one_workload_make_one_change() {
 }
 
 #[test]
-fn the_records_are_bounded_and_the_last_says_so() {
+fn the_records_are_bounded_and_the_last_one_reports_it() {
     let many = (0..100)
         .map(|n| workload("team", &format!("web-{n:03}"), vec![container("app", REPOSITORY, 0)]));
-    let steps = plan_for(&[labelled()], &cluster(many));
+    let steps = plan_for(&[labelled()], &fake(many));
     assert_eq!(steps.len(), MAX_WORKLOADS);
     assert!(steps[MAX_WORKLOADS - 2].patch.is_some());
     assert_refused(&steps[MAX_WORKLOADS - 1], &["more than 64", "web-063"]);

@@ -1,18 +1,19 @@
-//! How far a workload's pods are on the way to its pod template, read from its status.
+//! How far a workload's pods have been updated to its pod template, according to its status.
 //!
-//! The rules are those of `kubectl rollout status`: the status must speak of the spec's generation,
-//! every pod must be of the new template, and every pod must be available.
+//! The rules are those of `kubectl rollout status`: the status must be for the generation of the
+//! spec, every pod must be created from the new template, and every pod must be available.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 
-/// How far a workload's pods are on the way to its pod template.
+/// How far a workload's pods have been updated to its pod template. Each variant has a message for
+/// the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RolloutProgress {
-    /// Every pod runs the template.
+    /// Every pod is updated.
     Complete(String),
-    /// Pods are being replaced, or can be.
+    /// Pods are being updated, or are waiting to be updated.
     Progressing(String),
-    /// The workload does not get on, and says so.
+    /// The workload's own status reports that the update does not progress.
     Stalled(String),
 }
 
@@ -29,9 +30,9 @@ impl RolloutProgress {
         });
         if let Some(condition) = deadline {
             let message =
-                condition.message.as_deref().unwrap_or("its progress deadline has passed");
+                condition.message.as_deref().unwrap_or("it exceeded its progress deadline");
             return Self::Stalled(format!(
-                "the Deployment does not get on: {message}; look at its newest pods"
+                "the Deployment does not progress: {message}; check its newest pods"
             ));
         }
         let wanted = spec.replicas.unwrap_or(1);
@@ -43,11 +44,11 @@ impl RolloutProgress {
                 "the Deployment is paused: resume it with `kubectl rollout resume`".into(),
             )
         } else if updated < wanted {
-            Self::Progressing(format!("{updated} of {wanted} pods are replaced"))
+            Self::Progressing(format!("{updated} of {wanted} pods are updated"))
         } else if old > 0 {
-            Self::Progressing(format!("{old} old pods are still to end"))
+            Self::Progressing(format!("{old} old pods are pending termination"))
         } else if available < updated {
-            Self::Progressing(format!("{available} of {updated} new pods are available"))
+            Self::Progressing(format!("{available} of {updated} updated pods are available"))
         } else {
             Self::Complete(all_pods(updated))
         }
@@ -67,8 +68,8 @@ impl RolloutProgress {
             .and_then(|rolling| rolling.partition)
             .unwrap_or(0);
         let wanted = (replicas - partition).max(0);
-        // Once every pod is replaced, the current revision becomes the update revision and the
-        // count may be reset.
+        // Once every pod is updated, the current revision becomes the update revision and the count
+        // may be reset.
         let finished = partition == 0 && status.update_revision == status.current_revision;
         let updated = if finished { status.replicas } else { status.updated_replicas.unwrap_or(0) };
         let ready = status.ready_replicas.unwrap_or(0);
@@ -77,12 +78,13 @@ impl RolloutProgress {
         {
             Self::Progressing(on_delete(updated, wanted))
         } else if updated < wanted {
-            Self::Progressing(format!("{updated} of {wanted} pods are replaced"))
+            Self::Progressing(format!("{updated} of {wanted} pods are updated"))
         } else if ready < replicas {
             Self::Progressing(format!("{ready} of {replicas} pods are ready"))
         } else if partition > 0 {
             Self::Complete(format!(
-                "{wanted} of {replicas} pods run it, as far as the partition {partition} allows"
+                "{wanted} of {replicas} pods are updated; the partition {partition} excludes the \
+                 others"
             ))
         } else {
             Self::Complete(all_pods(replicas))
@@ -103,35 +105,37 @@ impl RolloutProgress {
         if updated < wanted && strategy == Some("OnDelete") {
             Self::Progressing(on_delete(updated, wanted))
         } else if updated < wanted {
-            Self::Progressing(format!("{updated} of {wanted} pods are replaced"))
+            Self::Progressing(format!("{updated} of {wanted} pods are updated"))
         } else if available < wanted {
-            Self::Progressing(format!("{available} of {wanted} new pods are available"))
+            Self::Progressing(format!("{available} of {wanted} updated pods are available"))
         } else {
             Self::Complete(all_pods(wanted))
         }
     }
 
     pub(super) fn of_cron_job() -> Self {
-        Self::Complete("the next run takes it".into())
+        Self::Complete("the next run uses the digest".into())
     }
 }
 
 fn unobserved() -> RolloutProgress {
-    RolloutProgress::Progressing("its controller has not seen the change yet".into())
+    RolloutProgress::Progressing(
+        "waiting for the workload's controller to observe the change".into(),
+    )
 }
 
 fn all_pods(count: i32) -> String {
     match count {
-        0 => "it is scaled to zero pods".into(),
-        1 => "its pod runs it".into(),
-        count => format!("all {count} pods run it"),
+        0 => "the workload is scaled to zero pods".into(),
+        1 => "the pod is updated".into(),
+        count => format!("all {count} pods are updated"),
     }
 }
 
 fn on_delete(updated: i32, wanted: i32) -> String {
     format!(
-        "{updated} of {wanted} pods are replaced; its update strategy is OnDelete: delete the old \
-         pods to go on"
+        "{updated} of {wanted} pods are updated; the update strategy is OnDelete: delete the old \
+         pods to continue"
     )
 }
 
@@ -153,41 +157,42 @@ mod tests {
     }
 
     #[test]
-    fn a_deployment_is_complete_only_when_all_its_pods_are_new_and_available() {
+    fn a_deployment_is_complete_only_when_all_pods_are_updated_and_available() {
+        let status = |generation: i64, replicas: i32, updated: i32, available: i32| {
+            json!({
+                "observedGeneration": generation, "replicas": replicas,
+                "updatedReplicas": updated, "availableReplicas": available
+            })
+        };
         let cases = [
-            (
-                json!({"observedGeneration": 1, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}),
-                "unseen",
-            ),
-            (
-                json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1, "availableReplicas": 3}),
-                "updating",
-            ),
-            (
-                json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3, "availableReplicas": 3}),
-                "ending",
-            ),
-            (
-                json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 2}),
-                "starting",
-            ),
+            (status(1, 3, 3, 3), "unobserved"),
+            (status(2, 3, 1, 3), "updating"),
+            (status(2, 4, 3, 3), "terminating"),
+            (status(2, 3, 3, 2), "starting"),
         ];
         for (status, case) in cases {
             assert!(matches!(deployment(3, &status), RolloutProgress::Progressing(_)), "{case}");
         }
-        let done = json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3});
-        assert_eq!(deployment(3, &done), RolloutProgress::Complete("all 3 pods run it".into()));
+        let complete = status(2, 3, 3, 3);
+        assert_eq!(
+            deployment(3, &complete),
+            RolloutProgress::Complete("all 3 pods are updated".into())
+        );
         assert_eq!(
             deployment(0, &json!({"observedGeneration": 2})),
-            RolloutProgress::Complete("it is scaled to zero pods".into())
+            RolloutProgress::Complete("the workload is scaled to zero pods".into())
         );
     }
 
     #[test]
-    fn a_deployment_past_its_deadline_is_stalled_in_its_own_words() {
-        let status = json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 1, "conditions": [
-            {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "message": "it timed out"}
-        ]});
+    fn a_deployment_past_its_deadline_is_stalled_with_its_own_message() {
+        let status = json!({
+            "observedGeneration": 2, "replicas": 2, "updatedReplicas": 1,
+            "conditions": [{
+                "type": "Progressing", "status": "False",
+                "reason": "ProgressDeadlineExceeded", "message": "it timed out"
+            }]
+        });
         let RolloutProgress::Stalled(message) = deployment(1, &status) else {
             panic!("not stalled")
         };
@@ -209,8 +214,10 @@ mod tests {
     fn a_stateful_set_counts_up_to_its_partition() {
         let rolling = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 2}});
         let status = |updated: i32, ready: i32| {
-            json!({"observedGeneration": 1, "replicas": 3, "updatedReplicas": updated, "readyReplicas": ready,
-                   "currentRevision": "a", "updateRevision": "b"})
+            json!({
+                "observedGeneration": 1, "replicas": 3, "updatedReplicas": updated,
+                "readyReplicas": ready, "currentRevision": "a", "updateRevision": "b"
+            })
         };
         assert!(matches!(stateful_set(&rolling, &status(0, 3)), RolloutProgress::Progressing(_)));
         assert!(matches!(stateful_set(&rolling, &status(1, 2)), RolloutProgress::Progressing(_)));
@@ -228,15 +235,18 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_set_counts_its_nodes() {
+    fn a_daemon_set_is_complete_when_all_nodes_are_updated() {
         let daemon_set = |updated: i32, available: i32| {
             RolloutProgress::of_daemon_set(
                 &serde_json::from_value(json!({
                     "metadata": {"name": "agent", "generation": 1},
                     "spec": {"selector": {}, "template": {}},
-                    "status": {"observedGeneration": 1, "desiredNumberScheduled": 2, "currentNumberScheduled": 2,
-                               "numberMisscheduled": 0, "numberReady": available,
-                               "updatedNumberScheduled": updated, "numberAvailable": available}
+                    "status": {
+                        "observedGeneration": 1, "desiredNumberScheduled": 2,
+                        "currentNumberScheduled": 2, "numberMisscheduled": 0,
+                        "numberReady": available, "updatedNumberScheduled": updated,
+                        "numberAvailable": available
+                    }
                 }))
                 .expect("a DaemonSet"),
             )

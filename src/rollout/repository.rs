@@ -1,14 +1,14 @@
-//! The repository of an image reference in its full form, so that two spellings of one repository
-//! compare equal.
+//! Normalization of an image reference to its full repository, so that two spellings of one
+//! repository compare equal.
 //!
-//! Not a validation: what the API server accepted in a pod template is taken as it is.
+//! It does not validate: whatever the API server accepted in a pod template is used as it is.
 
-/// The registry and path of `image` without tag and digest, with the defaults that container
-/// runtimes fill in (`alpine` is `docker.io/library/alpine`).
+/// Returns the registry and path of `image` without tag and digest, completed with the defaults of
+/// container runtimes (`alpine` is `docker.io/library/alpine`).
 #[must_use]
 pub fn normalize_repository(image: &str) -> String {
     let without_digest = image.split_once('@').map_or(image, |(name, _)| name);
-    // A colon after the last slash begins a tag; one before it, a port.
+    // A colon after the last slash starts a tag; one before it starts a port.
     let name = match without_digest.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => name,
         _ => without_digest,
@@ -22,7 +22,7 @@ pub fn normalize_repository(image: &str) -> String {
     format!("{}/{library}{path}", registry.to_ascii_lowercase())
 }
 
-/// Whether the reference names a digest.
+/// Whether the reference has a digest.
 #[must_use]
 pub fn names_digest(image: &str) -> bool {
     image.contains('@')

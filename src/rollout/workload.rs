@@ -1,5 +1,6 @@
-//! One view over the four kinds of workloads, with only what a rollout looks at. A cluster's
-//! workloads stay in memory, so the view is a small part of the object. No IO.
+//! A common view of the four kinds of workloads with only the fields that a rollout needs. The
+//! store keeps every workload of the cluster in memory, so the view is a small part of the object.
+//! No IO.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -17,14 +18,14 @@ use crate::{
     rollout::RolloutProgress,
 };
 
-/// Which workload; written as `Kind namespace/name`.
+/// Identifies a workload. It is displayed as `Kind namespace/name`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkloadKey {
-    /// Its kind.
+    /// The kind.
     pub kind: WorkloadKind,
-    /// Its namespace.
+    /// The namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name.
     pub name: String,
 }
 
@@ -34,35 +35,36 @@ impl fmt::Display for WorkloadKey {
     }
 }
 
-/// What a rollout looks at in a workload.
+/// The fields of a workload that a rollout needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadView {
-    /// Which workload it is.
+    /// Identifies the workload.
     pub key: WorkloadKey,
-    /// Its uid, so that a change meant for it never meets another object of its name.
+    /// The uid, so that a change is never applied to another object with the same name.
     pub uid: String,
-    /// Its labels.
+    /// The labels.
     pub labels: BTreeMap<String, String>,
     /// The containers of its pod template, init containers first.
     pub containers: Vec<Container>,
-    /// The digest that it was last restarted for.
+    /// The digest for which the workload was last restarted.
     pub restarted_for: Option<String>,
-    /// How far its pods are on the way to its template.
+    /// How far the pods have been updated to the pod template.
     pub progress: RolloutProgress,
 }
 
 /// A container of a pod template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its image, as the template writes it.
+    /// The image as the template writes it.
     pub image: String,
     /// Whether it is an init container.
     pub init: bool,
-    /// Its position in its list.
+    /// The index in the list of containers or init containers.
     pub index: usize,
-    /// Whether each start asks the registry for the image.
+    /// Whether the kubelet pulls the image on every start of the container
+    /// (`imagePullPolicy: Always`).
     pub always_pulls: bool,
 }
 
@@ -106,10 +108,10 @@ impl WorkloadView {
         }
     }
 
-    /// Whether it has all of these labels, with these values.
+    /// Whether the workload has all of these labels with these values.
     #[must_use]
-    pub fn has_labels(&self, wanted: &BTreeMap<String, String>) -> bool {
-        wanted.iter().all(|(name, value)| self.labels.get(name) == Some(value))
+    pub fn has_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.iter().all(|(name, value)| self.labels.get(name) == Some(value))
     }
 }
 
@@ -163,14 +165,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cron_job_shows_its_pods_containers() {
+    fn a_cron_job_has_the_containers_of_its_pod_template() {
         let object: CronJob = serde_json::from_value(json!({
-            "metadata": {"name": "nightly", "namespace": "shop", "uid": "u1", "labels": {"app": "report"}},
+            "metadata": {
+                "name": "nightly", "namespace": "shop", "uid": "u1", "labels": {"app": "report"}
+            },
             "spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": {"template": {
                 "metadata": {"annotations": {"groundswell.dev/digest": "sha256:aa"}},
                 "spec": {
                     "initContainers": [{"name": "wait", "image": "busybox"}],
-                    "containers": [{"name": "report", "image": "r.example.com/report:1", "imagePullPolicy": "Always"}]
+                    "containers": [{
+                        "name": "report", "image": "r.example.com/report:1",
+                        "imagePullPolicy": "Always"
+                    }]
                 }
             }}}}
         }))
@@ -178,12 +185,12 @@ mod tests {
         let workload = WorkloadView::from(object);
         assert_eq!(workload.key.to_string(), "CronJob shop/nightly");
         assert_eq!(workload.restarted_for.as_deref(), Some("sha256:aa"));
-        let seen: Vec<_> = workload
+        let containers: Vec<_> = workload
             .containers
             .iter()
             .map(|c| (c.name.as_str(), c.init, c.index, c.always_pulls))
             .collect();
-        assert_eq!(seen, [("wait", true, 0, false), ("report", false, 0, true)]);
+        assert_eq!(containers, [("wait", true, 0, false), ("report", false, 0, true)]);
         assert!(workload.has_labels(&BTreeMap::from([("app".into(), "report".into())])));
         assert!(!workload.has_labels(&BTreeMap::from([("app".into(), "other".into())])));
     }

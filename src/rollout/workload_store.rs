@@ -1,9 +1,10 @@
-//! What the controller knows of the cluster's workloads and of the namespaces that consent to
-//! rollouts, kept by watches.
+//! Store of the cluster's workloads and of the namespaces that consent to rollouts, kept up to date
+//! by watches.
 //!
-//! Only the slim [`Workload`] view is kept, never the object, and no list call is made in a pass.
-//! With a list of namespaces, each has watches of its own, so that no cluster-wide right is needed;
-//! this is why kube's own store, which a restart of one watch would empty, is not used.
+//! It keeps only a [`WorkloadView`] of each object, so a reconcile makes no list call. If the
+//! controller is limited to a list of namespaces, each namespace has its own watches, so that no
+//! cluster-wide permission is needed. kube's own store is not used, because a restart of one of
+//! several watches would empty it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,20 +40,21 @@ use crate::{
     rollout::{WorkloadKey, WorkloadLookup, WorkloadView},
 };
 
-/// What has changed in the cluster, as far as a rollout could care.
+/// An object that has changed in a way that can affect a rollout.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChangedObject {
-    /// A workload came, went, or changed in what [`Workload`] shows.
+    /// A workload was created or deleted, or its [`WorkloadView`] changed.
     Workload(WorkloadKey),
-    /// A Namespace's consent changed.
+    /// The consent of a Namespace changed.
     Namespace(String),
 }
 
-/// What is known of workloads and namespaces. Cheap to clone; all clones are one cache.
+/// The observed workloads and namespaces. It is cheap to clone, and all clones share their
+/// contents.
 #[derive(Clone, Debug)]
 pub struct WorkloadStore {
     contents: Arc<RwLock<StoreContents>>,
-    /// The only namespaces that are watched; all, if `None`.
+    /// The watched namespaces; `None` if all are watched.
     only: Option<Arc<BTreeSet<String>>>,
 }
 
@@ -60,17 +62,17 @@ pub struct WorkloadStore {
 struct StoreContents {
     workloads: BTreeMap<WorkloadKey, Arc<WorkloadView>>,
     consent: BTreeMap<String, String>,
-    /// The feeds that have not listed their objects yet.
+    /// The watches that have not listed their objects yet.
     waiting: BTreeSet<String>,
 }
 
-/// An object reduced to what is kept of it.
+/// An object reduced to the fields that the store keeps.
 enum StoreEntry {
     Workload(WorkloadView),
     Namespace { name: String, consent: Option<String> },
 }
 
-/// What one watch covers: a relist of it says nothing of the rest.
+/// The objects that one watch covers. A relist affects only the objects in its scope.
 #[derive(Clone, Debug)]
 struct WatchScope {
     /// The workload kind; `None` for Namespaces.
@@ -79,11 +81,11 @@ struct WatchScope {
 }
 
 impl WorkloadStore {
-    /// Makes the cache and the stream that fills it. An empty `only` means all namespaces.
+    /// Creates the store and the stream that fills it. An empty `only` means all namespaces.
     ///
-    /// The cache is filled only while the stream is polled; its items say what has changed, without
-    /// duplicates of what a relist only confirms. The stream never ends; failing watches are logged
-    /// and tried again with a growing pause.
+    /// The store is filled only while the stream is polled. The items of the stream are the changed
+    /// objects; objects that a relist only confirms are omitted. The stream never ends. A failing
+    /// watch is logged and retried with an increasing pause.
     #[must_use]
     pub fn start(
         client: &Client,
@@ -98,29 +100,41 @@ impl WorkloadStore {
         } else {
             only.iter().map(|name| Some(name.as_str())).collect()
         };
-        let mut feeds = Vec::new();
+        let mut watches = Vec::new();
         for namespace in namespaces {
-            feeds.push(store.workloads::<Deployment>(client, WorkloadKind::Deployment, namespace));
-            feeds.push(store.workloads::<StatefulSet>(
+            watches.push(store.watch_workloads::<Deployment>(
+                client,
+                WorkloadKind::Deployment,
+                namespace,
+            ));
+            watches.push(store.watch_workloads::<StatefulSet>(
                 client,
                 WorkloadKind::StatefulSet,
                 namespace,
             ));
-            feeds.push(store.workloads::<DaemonSet>(client, WorkloadKind::DaemonSet, namespace));
-            feeds.push(store.workloads::<CronJob>(client, WorkloadKind::CronJob, namespace));
-            feeds.push(store.namespaces(client, namespace));
+            watches.push(store.watch_workloads::<DaemonSet>(
+                client,
+                WorkloadKind::DaemonSet,
+                namespace,
+            ));
+            watches.push(store.watch_workloads::<CronJob>(
+                client,
+                WorkloadKind::CronJob,
+                namespace,
+            ));
+            watches.push(store.watch_namespaces(client, namespace));
         }
-        (store, stream::select_all(feeds).boxed())
+        (store, stream::select_all(watches).boxed())
     }
 
-    /// The watches that have not listed their objects yet, in words; empty once the cache can be
-    /// relied on.
+    /// Returns the names of the watches that have not listed their objects yet. It is empty once
+    /// the store is complete.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<String> {
         self.read().waiting.iter().cloned().collect()
     }
 
-    fn workloads<K>(
+    fn watch_workloads<K>(
         &self,
         client: &Client,
         kind: WorkloadKind,
@@ -141,28 +155,34 @@ impl WorkloadStore {
         };
         let events = kube::runtime::watcher(api, watcher::Config::default().streaming_lists());
         let scope = WatchScope { kind: Some(kind), namespace: namespace.map(Into::into) };
-        self.feed(scope, events, |object: K| StoreEntry::Workload(object.into()))
+        self.fill_from(scope, events, |object: K| StoreEntry::Workload(object.into()))
     }
 
-    fn namespaces(&self, client: &Client, only: Option<&str>) -> BoxStream<'static, ChangedObject> {
+    fn watch_namespaces(
+        &self,
+        client: &Client,
+        only: Option<&str>,
+    ) -> BoxStream<'static, ChangedObject> {
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
         let mut config = watcher::Config::default().streaming_lists();
         if let Some(name) = only {
-            // With this selector, a rule that names the namespace is enough to be allowed.
+            // With this selector, an RBAC rule that names the namespace is sufficient.
             config = config.fields(&format!("metadata.name={name}"));
         }
         let events = kube::runtime::watcher(api, config);
         let scope = WatchScope { kind: None, namespace: only.map(Into::into) };
-        self.feed(scope, events, |object: PartialObjectMeta<Namespace>| StoreEntry::Namespace {
-            name: object.name_any(),
-            consent: object
-                .metadata
-                .annotations
-                .and_then(|mut all| all.remove(labels::ROLLOUT_FROM)),
+        self.fill_from(scope, events, |object: PartialObjectMeta<Namespace>| {
+            StoreEntry::Namespace {
+                name: object.name_any(),
+                consent: object
+                    .metadata
+                    .annotations
+                    .and_then(|mut all| all.remove(labels::ROLLOUT_FROM)),
+            }
         })
     }
 
-    fn feed<K: Send + 'static>(
+    fn fill_from<K: Send + 'static>(
         &self,
         scope: WatchScope,
         events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
@@ -176,7 +196,10 @@ impl WorkloadStore {
             .filter_map(move |event| {
                 future::ready(
                     event
-                        .inspect_err(|error| tracing::warn!(%scope, %error, "a watch failed"))
+                        .inspect_err(|error| {
+                            tracing::warn!(%scope, %error, "a watch failed; it is \
+                            retried")
+                        })
                         .ok()
                         .map(|event| store.apply_event(&scope, &mut listed, event, reduce)),
                 )
@@ -185,7 +208,7 @@ impl WorkloadStore {
             .boxed()
     }
 
-    /// Takes one event in and says what it changed.
+    /// Applies one event and returns the objects that it changed.
     fn apply_event<K>(
         &self,
         scope: &WatchScope,
@@ -207,12 +230,12 @@ impl WorkloadStore {
                 let listed = std::mem::take(listed);
                 self.write(|contents| {
                     contents.waiting.remove(&scope.to_string());
-                    let gone: Vec<_> = contents
+                    let deleted: Vec<_> = contents
                         .keys_in(scope)
                         .into_iter()
                         .filter(|key| !listed.contains(key))
                         .collect();
-                    gone.into_iter().filter(|key| contents.remove(key)).collect()
+                    deleted.into_iter().filter(|key| contents.remove(key)).collect()
                 })
             }
             Event::Apply(object) => {
@@ -226,8 +249,8 @@ impl WorkloadStore {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, StoreContents> {
-        // The lock is never held across a call that could panic; what a poisoned one guards is
-        // still whole.
+        // The lock is never held across a call that could panic, so the contents of a poisoned lock
+        // are still consistent.
         self.contents.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -267,7 +290,7 @@ impl WorkloadLookup for WorkloadStore {
 }
 
 impl StoreContents {
-    /// Puts a entry in; its key, if that changed anything.
+    /// Inserts an entry. Returns its key if that changed anything.
     fn insert(&mut self, entry: StoreEntry) -> Option<ChangedObject> {
         let key = entry.key();
         let changed = match entry {
@@ -330,7 +353,7 @@ impl StoreEntry {
 impl std::fmt::Display for WatchScope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}s", self.kind.map_or("Namespace", WorkloadKind::as_str))?;
-        self.namespace.as_ref().map_or(Ok(()), |namespace| write!(f, " of {namespace}"))
+        self.namespace.as_ref().map_or(Ok(()), |namespace| write!(f, " in namespace {namespace}"))
     }
 }
 
@@ -342,8 +365,14 @@ mod tests {
 
     fn deployment(namespace: &str, name: &str, image: &str, version: &str) -> Deployment {
         serde_json::from_value(json!({
-            "metadata": {"name": name, "namespace": namespace, "resourceVersion": version, "labels": {"app": "web"}},
-            "spec": {"selector": {}, "template": {"spec": {"containers": [{"name": "app", "image": image}]}}}
+            "metadata": {
+                "name": name, "namespace": namespace, "resourceVersion": version,
+                "labels": {"app": "web"}
+            },
+            "spec": {
+                "selector": {},
+                "template": {"spec": {"containers": [{"name": "app", "image": image}]}}
+            }
         }))
         .expect("a Deployment")
     }
@@ -352,8 +381,8 @@ mod tests {
         WorkloadStore { contents: Arc::default(), only: None }
     }
 
-    /// Feeds events of Deployments in and returns what changed.
-    async fn fed(
+    /// Applies events of Deployments and returns the objects that changed.
+    async fn apply_events(
         store: &WorkloadStore,
         namespace: Option<&str>,
         events: Vec<Event<Deployment>>,
@@ -362,10 +391,11 @@ mod tests {
             kind: Some(WorkloadKind::Deployment),
             namespace: namespace.map(Into::into),
         };
-        let changes =
-            store.feed(scope, stream::iter(events.into_iter().map(Ok)), |object: Deployment| {
-                StoreEntry::Workload(object.into())
-            });
+        let changes = store.fill_from(
+            scope,
+            stream::iter(events.into_iter().map(Ok)),
+            |object: Deployment| StoreEntry::Workload(object.into()),
+        );
         changes
             .map(|change| match change {
                 ChangedObject::Workload(key) => key.to_string(),
@@ -376,9 +406,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_is_told_once_and_a_relist_tells_only_what_differs() {
+    async fn a_change_is_reported_once_and_a_relist_reports_only_differences() {
         let store = store();
-        let changes = fed(
+        let changes = apply_events(
             &store,
             None,
             vec![
@@ -395,9 +425,9 @@ mod tests {
             ],
         )
         .await;
-        let told = ["shop/web", "shop/old", "shop/web", "shop/old", "shop/web"]
+        let expected = ["shop/web", "shop/old", "shop/web", "shop/old", "shop/web"]
             .map(|key| format!("Deployment {key}"));
-        assert_eq!(changes, told);
+        assert_eq!(changes, expected);
         assert_eq!(store.waiting_for(), Vec::<String>::new());
     }
 
@@ -411,10 +441,10 @@ mod tests {
                 Event::InitDone,
             ]
         };
-        fed(&store, Some("a"), list("a")).await;
-        fed(&store, Some("b"), list("b")).await;
+        apply_events(&store, Some("a"), list("a")).await;
+        apply_events(&store, Some("b"), list("b")).await;
         assert_eq!(
-            fed(&store, Some("a"), vec![Event::Init, Event::InitDone]).await,
+            apply_events(&store, Some("a"), vec![Event::Init, Event::InitDone]).await,
             ["Deployment a/web"]
         );
         let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
@@ -424,9 +454,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_says_which_lists_are_missing() {
+    async fn missing_lists_are_reported() {
         let store = store();
-        fed(&store, Some("a"), vec![Event::Init]).await;
-        assert_eq!(store.waiting_for(), ["Deployments of a"]);
+        apply_events(&store, Some("a"), vec![Event::Init]).await;
+        assert_eq!(store.waiting_for(), ["Deployments in namespace a"]);
     }
 }

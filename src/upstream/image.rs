@@ -1,4 +1,4 @@
-//! Asking a registry where a tag stands.
+//! Resolving a tag to its digest in a registry.
 
 use std::{
     fmt,
@@ -11,7 +11,8 @@ use crate::{
     registry::{Client, CredentialIdentity, Keychain, ManifestKind, Platform, Reference},
 };
 
-/// A tag, and how it is asked for: families that ask alike share one poll, and only they.
+/// A tag, the platforms required of it and the credential. Families with equal keys share one poll;
+/// different credentials never share a poll.
 #[derive(Clone)]
 pub struct ImageKey {
     reference: String,
@@ -20,17 +21,17 @@ pub struct ImageKey {
     keychain: Arc<Keychain>,
 }
 
-/// Where a tag stands.
+/// The digest that a tag points to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamDigest {
-    /// The digest; of the index, where the tag names one.
+    /// The digest; that of the index if the tag points to an index.
     pub digest: String,
-    /// The platforms asked for that it does not offer.
+    /// The required platforms that the image does not offer.
     pub missing_platforms: Vec<String>,
 }
 
 impl ImageKey {
-    /// The key of a reference, `host/repository:tag`, of which these platforms must be there.
+    /// Creates the key of a reference, `host/repository:tag`, that must offer these platforms.
     #[must_use]
     pub fn new(
         client: &Client,
@@ -70,8 +71,8 @@ impl fmt::Debug for ImageKey {
     }
 }
 
-/// Asks where the tag stands. A HEAD, which registries do not count as a pull; the manifest itself
-/// is read only when the digest is a new one and platforms are asked for.
+/// Resolves the tag. It sends a HEAD, which registries do not count as a pull. The manifest itself
+/// is read only if the digest has changed since `last` and the key requires platforms.
 pub async fn resolve_tag(
     client: &Client,
     key: &ImageKey,
@@ -80,7 +81,8 @@ pub async fn resolve_tag(
     let reference: Reference = key.reference.parse()?;
     let Some(found) = client.head(&reference, &key.keychain).await? else {
         let message = format!(
-            "{reference} does not exist in the registry; correct the image or the tag, or push it"
+            "{reference} does not exist in the registry; correct the image or the tag, or push the \
+             image"
         );
         return Err(Problem { reason: reason::IMAGE_NOT_FOUND, message });
     };
@@ -102,15 +104,15 @@ pub async fn resolve_tag(
     let missing = key
         .platforms
         .iter()
-        .filter(|wanted| !offered.iter().any(|offered| platform_matches(offered, wanted)));
+        .filter(|required| !offered.iter().any(|offered| platform_matches(offered, required)));
     Ok(UpstreamDigest { digest, missing_platforms: missing.cloned().collect() })
 }
 
-/// Whether a platform is the wanted one, however either is spelled; one that is wanted without a
-/// variant is met by any.
-fn platform_matches(offered: &Platform, wanted: &str) -> bool {
-    let Ok(platform) = wanted.parse::<Platform>();
-    let any_variant = wanted.split('/').count() < 3;
+/// Whether an offered platform satisfies the required one, in any spelling. A required platform
+/// without a variant is satisfied by any variant.
+fn platform_matches(offered: &Platform, required: &str) -> bool {
+    let Ok(platform) = required.parse::<Platform>();
+    let any_variant = required.split('/').count() < 3;
     *offered == platform
         || any_variant
             && (&offered.os, &offered.architecture) == (&platform.os, &platform.architecture)
@@ -127,8 +129,8 @@ mod tests {
     };
 
     #[test]
-    fn a_variant_is_asked_for_or_any_will_do() {
-        for (offered, wanted, expected) in [
+    fn a_platform_without_a_variant_matches_any_variant() {
+        for (offered, required, expected) in [
             ("linux/amd64", "linux/amd64", true),
             ("linux/arm64/v8", "linux/arm64", true),
             ("linux/arm64", "linux/arm64/v8", true),
@@ -138,32 +140,36 @@ mod tests {
             ("linux/amd64", "windows/amd64", false),
         ] {
             let Ok(platform) = offered.parse();
-            assert_eq!(platform_matches(&platform, wanted), expected, "{offered} {wanted}");
+            assert_eq!(platform_matches(&platform, required), expected, "{offered} {required}");
         }
     }
 
-    /// An index for one platform, and how often each method was used.
+    /// Starts a registry that serves an index of one platform, whose digest is returned.
     async fn registry() -> (FaultRegistry, Digest) {
-        let body = format!(
-            r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"m","digest":"{}","size":1,"platform":{{"os":"linux","architecture":"amd64"}}}}]}}"#,
-            Digest::of(b"x")
-        );
+        let body = serde_json::json!({
+            "schemaVersion": 2,
+            "manifests": [{
+                "mediaType": "m", "digest": Digest::of(b"x"), "size": 1,
+                "platform": { "os": "linux", "architecture": "amd64" },
+            }],
+        })
+        .to_string();
         let digest = Digest::of(body.as_bytes());
-        let told = digest.to_string();
-        let answer = move |request: &crate::registry::fault_registry::RecordedRequest| {
+        let digest_header = digest.to_string();
+        let respond = move |request: &crate::registry::fault_registry::RecordedRequest| {
             let (length, head) = (body.len().to_string(), request.method == "HEAD");
             let headers = [
                 ("content-type", OCI_INDEX),
-                ("docker-content-digest", &told),
+                ("docker-content-digest", &digest_header),
                 ("content-length", &length),
             ];
             reply(200, &headers, if head { Body::empty() } else { Body::from(body.clone()) })
         };
-        (FaultRegistry::start(answer).await, digest)
+        (FaultRegistry::start(respond).await, digest)
     }
 
     #[tokio::test]
-    async fn a_manifest_is_read_only_for_a_new_digest_and_only_for_platforms() {
+    async fn a_manifest_is_read_only_for_a_new_digest_and_required_platforms() {
         let (registry, digest) = registry().await;
         let plain_http = vec![registry.address.to_string()];
         let client = Client::new(Config { plain_http, ..Config::default() }).expect("client");
@@ -182,13 +188,13 @@ mod tests {
             (digest.as_str(), 0, 0)
         );
 
-        let asked = key(&["linux/amd64", "linux/arm64"]);
-        let first = resolve_tag(&client, &asked, None).await.expect("first");
+        let with_platforms = key(&["linux/amd64", "linux/arm64"]);
+        let first = resolve_tag(&client, &with_platforms, None).await.expect("first");
         assert_eq!(
             (first.missing_platforms.as_slice(), gets()),
             (&["linux/arm64".to_owned()][..], 1)
         );
-        let second = resolve_tag(&client, &asked, Some(&first)).await.expect("second");
+        let second = resolve_tag(&client, &with_platforms, Some(&first)).await.expect("second");
         assert_eq!((second, gets()), (first, 1));
     }
 }

@@ -1,7 +1,7 @@
-//! Following what others move: tags of images and revisions of sources.
+//! Polling of what others change: tags of images and revisions of sources.
 //!
-//! [`poll`] asks at intervals, whatever it is that is asked; [`image`] asks a registry for a tag.
-//! Nothing is decided here.
+//! [`poll`] polls arbitrary keys at intervals. [`image`] resolves a tag in a registry. This module
+//! makes no decisions about families.
 
 pub mod image;
 pub mod poll;

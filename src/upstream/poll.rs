@@ -1,9 +1,9 @@
-//! Asking at intervals: one poll per distinct key, however many owners are interested, spread over
-//! time.
+//! Polling at intervals: one poll per distinct key, shared by all interested owners, and spread
+//! over time.
 //!
-//! Generic over what is asked: tags of images and revisions of sources are polled alike. An answer
-//! is kept as the last polled of its key; owners are told when it changes, as a set, so that a
-//! storm of changes wakes each of them once.
+//! The poller is generic over what is polled: tags of images and revisions of sources are polled
+//! the same way. The latest result is kept per key. Owners are notified when it changes. Pending
+//! notifications form a set, so that a burst of changes wakes each owner once.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -25,32 +25,32 @@ use crate::{
     clock::Clock,
 };
 
-/// How many polls run at once.
+/// Maximum number of concurrent polls.
 const MAX_CONCURRENT_POLLS: usize = 64;
-/// The poll_timeout pause after failures, as a multiple of the interval.
+/// Upper bound on the pause after failures, as a multiple of the interval.
 const MAX_BACKOFF_FACTOR: u32 = 8;
-/// The poll_timeout sleep while there is nothing to poll.
+/// Upper bound on the sleep while no poll is due.
 const MAX_IDLE_SLEEP: Duration = Duration::from_hours(1);
 
-/// What an owner wants to be asked, and how often.
+/// A key that an owner is interested in, and how often it is polled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interest<K> {
-    /// What to ask.
+    /// The key to poll.
     pub key: K,
-    /// How often.
+    /// The interval between polls. The shortest interval of all owners applies.
     pub interval: Duration,
 }
 
-/// The last that was seen of a key.
+/// The latest result of polling a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolledValue<V> {
-    /// The last good answer.
+    /// The value of the last successful poll, if there was one.
     pub value: Option<V>,
-    /// When this value was first seen by this process.
+    /// When this process first received this value.
     pub first_seen: Timestamp,
-    /// Why the last poll failed, if it did.
+    /// The problem of the last poll, if it failed.
     pub problem: Option<Problem>,
-    /// When the last poll began.
+    /// When the last poll started.
     pub polled_at: Timestamp,
 }
 
@@ -58,8 +58,8 @@ type Fetch<K, V> = Box<
     dyn Fn(K, Option<Arc<PolledValue<V>>>) -> BoxFuture<'static, Result<V, Problem>> + Send + Sync,
 >;
 
-/// Polls keys of type `K` for values of type `V` on behalf of owners of type `O`. Ends when it is
-/// dropped.
+/// Polls keys of type `K` for values of type `V` on behalf of owners of type `O`. Polling ends when
+/// it is dropped.
 pub struct Poller<K, V, O>(Arc<Shared<K, V, O>>);
 
 struct Shared<K, V, O> {
@@ -67,9 +67,9 @@ struct Shared<K, V, O> {
     poll_timeout: Duration,
     clock: Clock,
     state: Mutex<PollerState<K, V, O>>,
-    /// Rung when something becomes due due_earlier than was planned.
+    /// Notified when a poll becomes due earlier than the loop expects.
     due_earlier: Notify,
-    /// Rung when an owner is to be told.
+    /// Notified when an owner is added to `changed`.
     changes_ready: Notify,
     permits: Arc<Semaphore>,
 }
@@ -77,25 +77,26 @@ struct Shared<K, V, O> {
 struct PollerState<K, V, O> {
     entries: HashMap<K, PollEntry<V, O>>,
     owners: HashMap<O, HashSet<K>>,
-    /// Keys by the time at which they are due; the number is the entry's own.
+    /// Due times, each with the number of its entry.
     due: BTreeSet<(Instant, u64)>,
     numbers: HashMap<u64, K>,
     next_number: u64,
-    /// In the order in which they are told.
+    /// Owners to notify, in order.
     changed: IndexSet<O>,
 }
 
 struct PollEntry<V, O> {
     number: u64,
-    /// Interested owners, each with its interval.
+    /// Interested owners with their intervals.
     owners: IndexMap<O, Duration>,
     polled: Option<Arc<PolledValue<V>>>,
     failures: u32,
-    /// How often it was asked for.
+    /// Number of completed polls.
     polls: u64,
-    /// When it is due; `None` while a poll runs.
-    at: Option<Instant>,
-    last: Option<Instant>,
+    /// When the next poll is due; `None` while a poll runs.
+    due_at: Option<Instant>,
+    /// When the last poll started.
+    last_poll: Option<Instant>,
 }
 
 impl<V, O> PollEntry<V, O> {
@@ -110,8 +111,8 @@ where
     V: Clone + PartialEq + Send + Sync + 'static,
     O: Clone + Eq + Hash + Send + Sync + 'static,
 {
-    /// Starts polling. `fetch` asks for one key, and is given what was last seen of it; it may take
-    /// at most `poll_timeout`.
+    /// Starts polling. `fetch` polls one key and receives the latest result of that key. A poll
+    /// that takes longer than `poll_timeout` fails.
     pub fn start<F>(
         poll_timeout: Duration,
         clock: Clock,
@@ -141,45 +142,46 @@ where
         Self(shared)
     }
 
-    /// Replaces what an owner is interested in. A key that is new is asked for at once.
+    /// Replaces the interests of an owner. A new key is polled immediately.
     pub fn set_interests(&self, owner: &O, interests: Vec<Interest<K>>) {
-        let mut wanted: IndexMap<K, Duration> = IndexMap::new();
+        let mut intervals: IndexMap<K, Duration> = IndexMap::new();
         for Interest { key, interval } in interests {
-            wanted
+            intervals
                 .entry(key)
                 .and_modify(|shortest| *shortest = interval.min(*shortest))
                 .or_insert(interval);
         }
         let mut state = self.0.lock();
-        let unwanted = state.owners.remove(owner).unwrap_or_default();
-        for key in unwanted.iter().filter(|key| !wanted.contains_key(*key)) {
+        let known = state.owners.remove(owner).unwrap_or_default();
+        for key in known.iter().filter(|key| !intervals.contains_key(*key)) {
             state.unsubscribe(key, owner);
         }
         let mut due_earlier = false;
-        for (key, interval) in &wanted {
+        for (key, interval) in &intervals {
             due_earlier |= state.subscribe(key, owner, *interval);
         }
-        if !wanted.is_empty() {
-            state.owners.insert(owner.clone(), wanted.into_keys().collect());
+        if !intervals.is_empty() {
+            state.owners.insert(owner.clone(), intervals.into_keys().collect());
         }
         if due_earlier {
             self.0.due_earlier.notify_one();
         }
     }
 
-    /// Forgets an owner.
+    /// Removes an owner with all its interests.
     pub fn remove(&self, owner: &O) {
         self.set_interests(owner, Vec::new());
         self.0.lock().changed.shift_remove(owner);
     }
 
-    /// What was last seen of a key; `None` before its first poll has ended.
+    /// Returns the latest result of a key, or `None` before its first poll has completed.
     #[must_use]
     pub fn latest(&self, key: &K) -> Option<Arc<PolledValue<V>>> {
         self.0.lock().entries.get(key)?.polled.clone()
     }
 
-    /// Owners of keys whose value, or whose fault, has changed. For one listener.
+    /// Returns the owners of keys whose value or problem has changed. The stream has a single
+    /// consumer.
     pub fn changes(&self) -> impl Stream<Item = O> + Send + use<K, V, O> {
         let shared = Arc::clone(&self.0);
         stream::unfold(shared, |shared| async {
@@ -188,7 +190,8 @@ where
                 if let Some(owner) = next {
                     return Some((owner, shared));
                 }
-                // It keeps a permit: a change between the look and the wait is not missed.
+                // `Notify` stores a permit, so a change between the check and the wait is not
+                // missed.
                 shared.changes_ready.notified().await;
             }
         })
@@ -202,18 +205,18 @@ impl<K, V, O> Shared<K, V, O> {
 }
 
 impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
-    /// Adds an owner to a key. Whether something is due due_earlier than before.
+    /// Adds an owner to a key. Returns whether a poll is due earlier than before.
     fn subscribe(&mut self, key: &K, owner: &O, interval: Duration) -> bool {
         let now = Instant::now();
         if let Some(entry) = self.entries.get_mut(key) {
             entry.owners.insert(owner.clone(), interval);
-            let sooner = entry.last.map_or(now, |last| last + entry.interval());
+            let sooner = entry.last_poll.map_or(now, |last| last + entry.interval());
             let number = entry.number;
-            return match entry.at {
+            return match entry.due_at {
                 Some(at) if sooner < at && entry.failures == 0 => {
                     self.due.remove(&(at, number));
                     self.due.insert((sooner, number));
-                    entry.at = Some(sooner);
+                    entry.due_at = Some(sooner);
                     true
                 }
                 _ => false,
@@ -228,8 +231,8 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             polled: None,
             failures: 0,
             polls: 0,
-            at: Some(now),
-            last: None,
+            due_at: Some(now),
+            last_poll: None,
         };
         self.entries.insert(key.clone(), entry);
         self.numbers.insert(number, key.clone());
@@ -237,7 +240,7 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
         true
     }
 
-    /// Takes an owner from a key, and forgets a key that nobody is interested in.
+    /// Removes an owner from a key, and removes the key if no owner is interested in it any more.
     fn unsubscribe(&mut self, key: &K, owner: &O) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.owners.swap_remove(owner);
@@ -245,21 +248,21 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             && let Some(entry) = self.entries.remove(key)
         {
             self.numbers.remove(&entry.number);
-            if let Some(at) = entry.at {
+            if let Some(at) = entry.due_at {
                 self.due.remove(&(at, entry.number));
             }
         }
     }
 
-    /// Takes the keys that are due, and says when the next one is.
+    /// Takes the keys that are due and returns them with the next due time.
     fn take_due(&mut self, now: Instant) -> (Vec<K>, Instant) {
         let mut keys = Vec::new();
         while let Some(&(at, number)) = self.due.first().filter(|(at, _)| *at <= now) {
             self.due.remove(&(at, number));
             if let Some(key) = self.numbers.get(&number) {
                 if let Some(entry) = self.entries.get_mut(key) {
-                    entry.at = None;
-                    entry.last = Some(now);
+                    entry.due_at = None;
+                    entry.last_poll = Some(now);
                 }
                 keys.push(key.clone());
             }
@@ -278,7 +281,8 @@ where
     while let Some(shared) = poller.upgrade() {
         let (due, next) = shared.lock().take_due(Instant::now());
         for key in due {
-            // It never closes; a poll without a permit would only be one too many.
+            // The semaphore is never closed; if it were, the poll would only exceed the limit by
+            // one.
             let permit = Arc::clone(&shared.permits).acquire_owned().await.ok();
             let shared = Arc::clone(&shared);
             tokio::spawn(async move {
@@ -294,6 +298,7 @@ where
     }
 }
 
+/// Polls one key, records the result and schedules the next poll.
 async fn poll_key<K, V, O>(shared: &Shared<K, V, O>, key: K)
 where
     K: Clone + Eq + Hash,
@@ -302,10 +307,13 @@ where
 {
     let polled_at = shared.clock.now();
     let last = shared.lock().entries.get(&key).and_then(|entry| entry.polled.clone());
-    let answer = timeout(shared.poll_timeout, (shared.fetch)(key.clone(), last))
+    let result = timeout(shared.poll_timeout, (shared.fetch)(key.clone(), last))
         .await
         .unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", shared.poll_timeout.as_secs());
+            let message = format!(
+                "the poll did not complete within {} s; it is retried later",
+                shared.poll_timeout.as_secs()
+            );
             Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message })
         });
 
@@ -313,7 +321,7 @@ where
     let state = &mut *state;
     let Some(entry) = state.entries.get_mut(&key) else { return };
     let before = entry.polled.as_deref();
-    let polled = match answer {
+    let polled = match result {
         Ok(value) => {
             entry.failures = 0;
             let same = before.filter(|before| before.value.as_ref() == Some(&value));
@@ -327,32 +335,33 @@ where
             PolledValue { value, first_seen, problem: Some(problem), polled_at }
         }
     };
-    let told = before
+    let changed = before
         .is_none_or(|before| before.value != polled.value || before.problem != polled.problem);
     entry.polled = Some(Arc::new(polled));
     entry.polls = entry.polls.wrapping_add(1);
-    let spread =
+    let jitter =
         BuildHasherDefault::<DefaultHasher>::default().hash_one((entry.number, entry.polls));
-    let at = Instant::now() + pause(entry.interval(), entry.failures, spread);
-    entry.at = Some(at);
-    state.due.insert((at, entry.number));
-    if told {
+    let due_at = Instant::now() + next_pause(entry.interval(), entry.failures, jitter);
+    entry.due_at = Some(due_at);
+    state.due.insert((due_at, entry.number));
+    if changed {
         state.changed.extend(entry.owners.keys().cloned());
         shared.changes_ready.notify_one();
     }
-    // The new time may be the earliest of all.
+    // The new due time may be the earliest of all.
     shared.due_earlier.notify_one();
 }
 
-/// The pause until the next poll: 90 % to 110 % of the interval as `spread` says, doubled by each
-/// failure in a row up to eight times.
-fn pause(interval: Duration, failures: u32, spread: u64) -> Duration {
+/// Returns the pause until the next poll: 90 % to 110 % of the interval depending on `jitter`,
+/// doubled for each consecutive failure after the first, up to [`MAX_BACKOFF_FACTOR`] times the
+/// interval.
+fn next_pause(interval: Duration, failures: u32, jitter: u64) -> Duration {
     let factor = 1_u32
         .checked_shl(failures.saturating_sub(1))
         .unwrap_or(MAX_BACKOFF_FACTOR)
         .clamp(1, MAX_BACKOFF_FACTOR);
-    let spread = u32::try_from(spread % 201).unwrap_or(100);
-    interval * factor * (900 + spread) / 1000
+    let jitter = u32::try_from(jitter % 201).unwrap_or(100);
+    interval * factor * (900 + jitter) / 1000
 }
 
 #[cfg(test)]
@@ -365,24 +374,24 @@ mod tests {
 
     struct ScriptedServer {
         polls: AtomicUsize,
-        answer: Mutex<Result<u32, Problem>>,
+        result: Mutex<Result<u32, Problem>>,
     }
 
     fn start() -> (Arc<ScriptedServer>, Poller<&'static str, u32, &'static str>) {
         let server =
-            Arc::new(ScriptedServer { polls: AtomicUsize::new(0), answer: Mutex::new(Ok(1)) });
-        let asked = Arc::clone(&server);
+            Arc::new(ScriptedServer { polls: AtomicUsize::new(0), result: Mutex::new(Ok(1)) });
+        let polled = Arc::clone(&server);
         let poller = Poller::start(
             Duration::from_secs(5),
             Clock::new(|| Timestamp::UNIX_EPOCH),
             move |key: &'static str, _| {
-                let asked = Arc::clone(&asked);
+                let polled = Arc::clone(&polled);
                 async move {
-                    asked.polls.fetch_add(1, Ordering::SeqCst);
+                    polled.polls.fetch_add(1, Ordering::SeqCst);
                     if key == "silent" {
                         std::future::pending::<()>().await;
                     }
-                    asked.answer.lock().expect("answer").clone()
+                    polled.result.lock().expect("lock").clone()
                 }
             },
         );
@@ -399,9 +408,9 @@ mod tests {
         let mut changes = Box::pin(poller.changes());
         poller.set_interests(&"a", every("key", 60));
         poller.set_interests(&"b", every("key", 10));
-        let mut told = [changes.next().await, changes.next().await];
-        told.sort_unstable();
-        assert_eq!(told, [Some("a"), Some("b")]);
+        let mut notified = [changes.next().await, changes.next().await];
+        notified.sort_unstable();
+        assert_eq!(notified, [Some("a"), Some("b")]);
         tokio::time::sleep(Duration::from_secs(100)).await;
         let polls = server.polls.load(Ordering::SeqCst);
         assert!((9..=12).contains(&polls), "{polls} polls in 100 s at an interval of 10 s");
@@ -411,45 +420,45 @@ mod tests {
         tokio::time::sleep(Duration::from_mins(2)).await;
         assert!(server.polls.load(Ordering::SeqCst) - before <= 3);
         poller.remove(&"a");
-        assert_eq!(poller.latest(&"key"), None, "a key that nobody wants is forgotten");
+        assert_eq!(poller.latest(&"key"), None, "a key without owners is removed");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_changes_are_told_and_the_last_good_value_stays() {
+    async fn owners_are_notified_of_changes_only_and_the_last_value_is_kept() {
         let (server, poller) = start();
         let mut changes = Box::pin(poller.changes());
         poller.set_interests(&"a", every("key", 10));
         assert_eq!(changes.next().await, Some("a"));
         assert!(
             timeout(Duration::from_mins(1), changes.next()).await.is_err(),
-            "nothing has \
-            changed"
+            "nothing has changed"
         );
-        *server.answer.lock().expect("answer") =
-            Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() });
+        *server.result.lock().expect("lock") =
+            Err(Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "unreachable".into() });
         assert_eq!(changes.next().await, Some("a"));
-        let polled = poller.latest(&"key").expect("a polled");
+        let polled = poller.latest(&"key").expect("a result");
         assert_eq!((polled.value, polled.problem.is_some()), (Some(1), true));
         let before = server.polls.load(Ordering::SeqCst);
         tokio::time::sleep(Duration::from_secs(200)).await;
-        assert!(server.polls.load(Ordering::SeqCst) - before < 10, "failures slow it down");
-        *server.answer.lock().expect("answer") = Ok(2);
+        assert!(server.polls.load(Ordering::SeqCst) - before < 10, "failures increase the pause");
+        *server.result.lock().expect("lock") = Ok(2);
         assert_eq!(changes.next().await, Some("a"));
-        assert_eq!(poller.latest(&"key").expect("a polled").value, Some(2));
+        assert_eq!(poller.latest(&"key").expect("a result").value, Some(2));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_server_is_not_waited_for() {
+    async fn a_poll_without_a_response_times_out() {
         let (_, poller) = start();
         let mut changes = Box::pin(poller.changes());
         poller.set_interests(&"a", every("silent", 10));
         assert_eq!(changes.next().await, Some("a"));
-        let problem = poller.latest(&"silent").expect("a polled").problem.clone().expect("a fault");
+        let problem =
+            poller.latest(&"silent").expect("a result").problem.clone().expect("a problem");
         assert!(problem.message.contains("within 5 s"), "{}", problem.message);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_owner_that_changes_its_mind_leaves_no_key_behind() {
+    async fn replaced_interests_leave_no_key_behind() {
         let (_, poller) = start();
         poller.set_interests(&"a", every("one", 10));
         poller.set_interests(&"a", every("two", 10));

@@ -1,7 +1,7 @@
-//! The registry client against a real registry: CNCF Distribution, the one that the development
-//! cluster runs.
+//! The registry client against a real registry: CNCF Distribution, which the development cluster
+//! also runs.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
+#![allow(clippy::expect_used, clippy::panic, reason = "tests report failures by panicking")]
 
 mod server;
 
@@ -32,8 +32,8 @@ fn keychain(host: &str, user: &str, password: &str) -> Keychain {
 }
 
 #[tokio::test]
-async fn an_image_is_read_and_its_tag_moved_without_its_layers() {
-    let server = RegistryServer::start(Users::Anybody).await;
+async fn an_image_is_read_and_its_tag_set_without_its_layers() {
+    let server = RegistryServer::start(Users::Anonymous).await;
     let pushed = server.push("team/app", "1", "amd64", "one").await;
     let (client, none) = (client(&server), Keychain::default());
     let image = reference(&server, "team/app:1");
@@ -51,7 +51,7 @@ async fn an_image_is_read_and_its_tag_moved_without_its_layers() {
 
     let latest = reference(&server, "team/app:latest");
     assert_eq!(client.head(&latest, &none).await, Ok(None));
-    // Twice: a promotion that was cut short is done again.
+    // Twice, because an interrupted promotion is repeated.
     for _ in 0..2 {
         client.set_tag(&latest, &manifest, &none).await.expect("tag");
         assert_eq!(
@@ -73,8 +73,8 @@ async fn an_image_is_read_and_its_tag_moved_without_its_layers() {
 }
 
 #[tokio::test]
-async fn what_is_not_there() {
-    let server = RegistryServer::start(Users::Anybody).await;
+async fn missing_images_are_reported() {
+    let server = RegistryServer::start(Users::Anonymous).await;
     server.push("team/app", "1", "amd64", "one").await;
     let (client, none) = (client(&server), Keychain::default());
     for rest in ["team/app:2", "nobody/nothing:1"] {
@@ -83,7 +83,7 @@ async fn what_is_not_there() {
         let error = client.manifest(&image, &none).await.expect_err(rest);
         assert_eq!(error.reason(), reason::IMAGE_NOT_FOUND, "{error}");
     }
-    // The layers are not in that repository, so that the registry does not take the manifest.
+    // The layers are not in that repository, so the registry rejects the manifest.
     let manifest =
         client.manifest(&reference(&server, "team/app:1"), &none).await.expect("manifest");
     let error = client
@@ -94,8 +94,8 @@ async fn what_is_not_there() {
 }
 
 #[tokio::test]
-async fn an_index_is_one_digest_of_many_platforms() {
-    let server = RegistryServer::start(Users::Anybody).await;
+async fn an_index_has_one_digest_and_several_platforms() {
+    let server = RegistryServer::start(Users::Anonymous).await;
     let digest = server.push_index("team/multi", "1", &["amd64", "arm64"]).await;
     let (client, none) = (client(&server), Arc::new(Keychain::default()));
     let image = reference(&server, "team/multi:1");
@@ -107,29 +107,29 @@ async fn an_index_is_one_digest_of_many_platforms() {
     let config = client.config(&image, arm.image().expect("image"), &none).await.expect("config");
     assert_eq!(config.platform.to_string(), "linux/arm64");
 
-    let asked = ["linux/arm64/v8", "linux/s390x", "linux/amd64"].map(str::to_owned);
-    let key = ImageKey::new(&client, &image.to_string(), &asked, &none);
+    let platforms = ["linux/arm64/v8", "linux/s390x", "linux/amd64"].map(str::to_owned);
+    let key = ImageKey::new(&client, &image.to_string(), &platforms, &none);
     let expected = UpstreamDigest {
         digest: digest.to_string(),
         missing_platforms: vec!["linux/s390x".into()],
     };
-    assert_eq!(resolve_tag(&client, &key, None).await.expect("look"), expected);
+    assert_eq!(resolve_tag(&client, &key, None).await.expect("resolve"), expected);
 }
 
 #[tokio::test]
-async fn a_registry_with_users() {
+async fn a_registry_requires_the_right_credential() {
     let server = RegistryServer::start(Users::Alice).await;
     server.push("team/app", "1", "amd64", "one").await;
     let client = client(&server);
     let image = reference(&server, "team/app:1");
-    // The wrong ones first: a client that binds a host to the first credential it sees would fail
-    // with the right one.
+    // The wrong credentials come first: a client that binds a host to the first credential that it
+    // sees would then fail with the right one.
     for wrong in [
         Keychain::default(),
         keychain(&server.address, "alice", "wr0ng"),
         keychain("other.example", "alice", "hunter2"),
     ] {
-        let error = client.head(&image, &wrong).await.expect_err("refused");
+        let error = client.head(&image, &wrong).await.expect_err("denied");
         assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_DENIED, false));
         let text = error.to_string();
         assert!(
@@ -143,15 +143,15 @@ async fn a_registry_with_users() {
     let manifest = client.manifest(&image, &alice).await.expect("manifest");
     client.set_tag(&reference(&server, "team/app:latest"), &manifest, &alice).await.expect("tag");
     assert_eq!(
-        client.head(&image, &Keychain::default()).await.expect_err("refused").reason(),
+        client.head(&image, &Keychain::default()).await.expect_err("denied").reason(),
         reason::REGISTRY_DENIED
     );
 }
 
 #[tokio::test]
-async fn a_mirror_serves_docker_hub_by_its_usual_name() {
-    let server = RegistryServer::start(Users::Anybody).await;
-    let pushed = server.push("library/alpine", "3.20", "amd64", "stand-in").await;
+async fn a_mirror_serves_docker_hub_under_its_usual_name() {
+    let server = RegistryServer::start(Users::Anonymous).await;
+    let pushed = server.push("library/alpine", "3.20", "amd64", "substitute").await;
     let mirror = format!("http://{}", server.address).parse().expect("mirror");
     let config =
         Config { mirrors: [("docker.io".to_owned(), vec![mirror])].into(), ..Config::default() };
@@ -164,13 +164,13 @@ async fn a_mirror_serves_docker_hub_by_its_usual_name() {
 }
 
 #[tokio::test]
-async fn a_registry_that_goes_away_and_comes_back() {
-    let mut server = RegistryServer::start(Users::Anybody).await;
+async fn an_unreachable_registry_is_reported_until_it_returns() {
+    let mut server = RegistryServer::start(Users::Anonymous).await;
     let pushed = server.push("team/app", "1", "amd64", "one").await;
     let (client, none) = (client(&server), Keychain::default());
     let image = reference(&server, "team/app:1");
     server.stop().await;
-    let error = client.head(&image, &none).await.expect_err("away");
+    let error = client.head(&image, &none).await.expect_err("unreachable");
     assert_eq!((error.reason(), error.is_transient()), (reason::REGISTRY_UNAVAILABLE, true));
     server.restart().await;
     assert_eq!(

@@ -1,5 +1,5 @@
-//! A registry of its own for a test: the real program on a free port of loopback, its storage in a
-//! folder that goes with it.
+//! A separate registry for each test: the real program on a free port of loopback, with its storage
+//! in a temporary folder that is deleted with it.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,20 +18,20 @@ use tokio::{
     time::timeout,
 };
 
-/// How long the program may take to start listening, on a busy machine.
-const START: Duration = Duration::from_mins(1);
+/// How long the program may take to start listening on a busy machine, and to respond to a request.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// `alice` with the password `hunter2`, as `htpasswd -B` writes it.
 const HTPASSWD: &str = "alice:$2b$05$groundswellgroundswele0dyXdt8ZruMKSXrskmgN2tvVkgLBKeG\n";
 
-/// Who may use the registry.
+/// Who may access the registry.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Users {
-    Anybody,
+    Anonymous,
     /// `alice` with the password `hunter2`.
     Alice,
 }
 
-/// A running registry. Dropped, it is stopped.
+/// A running registry. It is stopped when it is dropped.
 pub struct RegistryServer {
     /// `127.0.0.1:port`.
     pub address: String,
@@ -42,26 +42,27 @@ pub struct RegistryServer {
 }
 
 impl RegistryServer {
-    /// Starts it on a free port.
+    /// Starts the registry on a free port.
     pub async fn start(users: Users) -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
         let (process, address) = launch(folder.path(), users, "127.0.0.1:0").await;
         Self { address, users, folder, process, http: reqwest::Client::new() }
     }
 
-    /// Stops it. Its content stays.
+    /// Stops the registry and keeps its content.
     pub async fn stop(&mut self) {
         self.process.kill().await.expect("stop the registry");
     }
 
-    /// Starts it again after [`stop`](Self::stop), with its content, at the same address.
+    /// Starts the registry again after [`stop`](Self::stop), with its content and at the same
+    /// address.
     pub async fn restart(&mut self) {
         let (process, address) = launch(self.folder.path(), self.users, &self.address).await;
         assert_eq!(address, self.address);
         self.process = process;
     }
 
-    /// Pushes an image of one layer; the same arguments make the same digest.
+    /// Pushes an image of one layer. Equal arguments produce the same digest.
     pub async fn push(
         &self,
         repository: &str,
@@ -73,7 +74,7 @@ impl RegistryServer {
         self.put_manifest(repository, tag, OCI_MANIFEST, &image).await
     }
 
-    /// Pushes an index of an image per architecture.
+    /// Pushes an index with one image per architecture.
     pub async fn push_index(&self, repository: &str, tag: &str, architectures: &[&str]) -> Digest {
         let mut manifests = Vec::new();
         for architecture in architectures {
@@ -88,7 +89,7 @@ impl RegistryServer {
         self.put_manifest(repository, tag, OCI_INDEX, &index).await
     }
 
-    /// Pushes what an image is made of, and gives its manifest.
+    /// Pushes the blobs of an image and returns its manifest.
     async fn image(&self, repository: &str, architecture: &str, variant: &str) -> Value {
         let layer = format!("layer {variant}").into_bytes();
         let config = json!({
@@ -151,7 +152,7 @@ impl RegistryServer {
         if self.users == Users::Alice {
             request = request.basic_auth("alice", Some("hunter2"));
         }
-        let response = request.timeout(START).send().await.expect(url);
+        let response = request.timeout(START_TIMEOUT).send().await.expect(url);
         assert_eq!(response.status(), expected, "{url}");
         response
     }
@@ -161,12 +162,15 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
     json!({ "mediaType": media_type, "digest": Digest::of(content), "size": content.len() })
 }
 
-/// Starts the program and waits until it says where it listens.
+/// Starts the program and waits until it logs its address.
 async fn launch(folder: &Path, users: Users, listen: &str) -> (Child, String) {
     let mut config = json!({
         "version": 0.1,
         "log": { "level": "info", "accesslog": { "disabled": true } },
-        "storage": { "filesystem": { "rootdirectory": folder.join("storage") }, "maintenance": { "uploadpurging": { "enabled": false } } },
+        "storage": {
+            "filesystem": { "rootdirectory": folder.join("storage") },
+            "maintenance": { "uploadpurging": { "enabled": false } },
+        },
         "http": { "addr": listen },
     });
     if users == Users::Alice {
@@ -188,23 +192,23 @@ async fn launch(folder: &Path, users: Users, listen: &str) -> (Child, String) {
         .spawn()
         .expect("start the registry");
     let mut log = BufReader::new(process.stderr.take().expect("log")).lines();
-    let address = timeout(START, async {
-        let mut said = String::new();
+    let address = timeout(START_TIMEOUT, async {
+        let mut output = String::new();
         while let Some(line) = log.next_line().await.expect("read the registry's log") {
             if let Some((_, rest)) = line.split_once("listening on ") {
                 return rest.split(['"', ' ', ',']).next().expect("address").to_owned();
             }
-            said.push_str(&line);
+            output.push_str(&line);
         }
-        panic!("the registry has ended: {said}");
+        panic!("the registry exited: {output}");
     });
     let address = address.await.expect("the registry did not start to listen in time");
-    // Read on, so that the program never waits for a full pipe.
+    // Keep reading, so that the program never blocks on a full pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
     (process, address)
 }
 
-/// The program, compiled by `dev/tools/build` if it is not in its cache yet.
+/// Returns the program, which `dev/tools/build` compiles if it is not in its cache yet.
 async fn program() -> &'static Path {
     static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
     PROGRAM

@@ -57,7 +57,7 @@ fn the_images() -> Vec<ManagedImage> {
             "base",
             &json!({"state": "Current", "reason": "Current", "since": since, "build": 2, "digest": digest("c"),
             "rollouts": [
-                {"workload": "Deployment team/web", "digest": digest("c"), "state": "Complete", "message": "all 3 pods run it"},
+                {"workload": "Deployment team/web", "digest": digest("c"), "state": "Complete", "message": "all 3 pods are updated"},
                 {"workload": "Deployment shop/web", "digest": digest("c"), "state": "Refused", "message": "namespace \
                     shop does not consent"}
             ]}),
