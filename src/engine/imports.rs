@@ -3,7 +3,7 @@
 //!
 //! A cascade across families behaves like one cascade. A family waits for an imported image that is
 //! being rebuilt. It also waits for one whose own record does not show this yet, because an
-//! ancestor has only just moved. It does not wait for an image that stays as it is until somebody
+//! ancestor has only just moved. It does not wait for an image that stays as it is until a user
 //! acts.
 
 use std::{collections::HashMap, sync::Arc};

@@ -1,7 +1,7 @@
 //! The API server as the controller uses it: a service with latency that fails, sometimes after a
 //! call has taken effect.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use groundswell::controller::object_cache::Key;
@@ -94,7 +94,7 @@ fn serve(
             .ok_or("a path that the model does not implement")?;
         let (there, back) = shared.lock().faults.latency();
         tokio::time::sleep(there).await;
-        let Ok(result) = take(&shared, process, call).await;
+        let result = take(&shared, process, call).await;
         tokio::time::sleep(back).await;
         let (code, answer) = result?;
         let body = serde_json::to_vec(&*answer)?;
@@ -104,18 +104,14 @@ fn serve(
 }
 
 /// Handles a call that has arrived. Never completes if the sender is dead or gets no answer.
-async fn take(
-    shared: &Shared,
-    process: u64,
-    call: Call,
-) -> Result<Result<Answer, tower::BoxError>, Infallible> {
+async fn take(shared: &Shared, process: u64, call: Call) -> Result<Answer, tower::BoxError> {
     let outcome = {
         let mut cluster = shared.lock();
         if cluster.process == process { arrive(&mut cluster, call) } else { None }
     };
     shared.changed.notify_one();
     match outcome {
-        Some(answer) => Ok(answer),
+        Some(answer) => answer,
         None => std::future::pending().await,
     }
 }

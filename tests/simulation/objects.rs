@@ -71,13 +71,21 @@ pub enum ObjectError {
     Conflict,
 }
 
+/// A field owner of an object's status.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct StatusOwner {
+    kind: Kind,
+    key: Key,
+    owner: String,
+}
+
 /// All objects.
 #[derive(Debug, Default)]
 pub struct Objects {
     objects: BTreeMap<(Kind, Key), Arc<Value>>,
     log: BTreeMap<Kind, Vec<Change>>,
     /// The fields of each status that each owner has applied.
-    applied: BTreeMap<(Kind, Key, String), BTreeSet<String>>,
+    applied: BTreeMap<StatusOwner, BTreeSet<String>>,
     version: u64,
     uids: u64,
 }
@@ -178,8 +186,8 @@ impl Objects {
             _ => serde_json::Map::new(),
         };
         let names: BTreeSet<String> = fields.keys().cloned().collect();
-        let before =
-            self.applied.insert((kind, key.clone(), owner.into()), names).unwrap_or_default();
+        let status_owner = StatusOwner { kind, key: key.clone(), owner: owner.into() };
+        let before = self.applied.insert(status_owner, names).unwrap_or_default();
         self.update(kind, key, |object| {
             if !object["status"].is_object() {
                 object["status"] = json!({});
@@ -207,7 +215,7 @@ impl Objects {
     /// Deletes an object.
     pub fn remove(&mut self, kind: Kind, key: &Key) -> Option<Arc<Value>> {
         let mut object = self.objects.remove(&(kind, key.clone()))?;
-        self.applied.retain(|(of, other, _), _| *of != kind || other != key);
+        self.applied.retain(|applied, _| applied.kind != kind || applied.key != *key);
         self.version += 1;
         Arc::make_mut(&mut object)["metadata"]["resourceVersion"] = json!(self.version.to_string());
         self.log.entry(kind).or_default().push(Change { gone: true, object: Arc::clone(&object) });

@@ -90,22 +90,39 @@ pub enum Edit {
 #[derive(Clone, Debug, PartialEq)]
 pub enum StepAction {
     Move(usize, Move),
-    Source(String, String, Edit),
+    Source {
+        family: String,
+        image: String,
+        edit: Edit,
+    },
     /// A build argument changes.
     Argument(String, String),
     /// An image is added.
     AddImage(String, Image),
     RemoveImage(String, String),
     /// An image's first parent is replaced, if that creates no cycle.
-    Rewire(String, String, String),
+    Rewire {
+        family: String,
+        image: String,
+        parent: String,
+    },
     Policy(String, Policy),
     Suspend(String, bool),
     /// A hold on an upstream of the family: whether at its current digest, and for how long; `None`
     /// until it is removed.
-    Hold(String, String, bool, Option<Duration>),
+    Hold {
+        family: String,
+        upstream: String,
+        at_current_digest: bool,
+        lasts: Option<Duration>,
+    },
     Unhold(String, String),
     /// A hold on an image, for this long; `None` until it is removed.
-    HoldImage(String, String, Option<Duration>),
+    HoldImage {
+        family: String,
+        image: String,
+        lasts: Option<Duration>,
+    },
     UnholdImage(String, String),
     /// Adds or removes the check of an image.
     Check(String, String),
@@ -243,7 +260,7 @@ fn draw_action(random: &mut Random, script: &Script) -> Option<StepAction> {
                 Edit::Revert,
                 Edit::Revert,
             ];
-            StepAction::Source(name, image, EDITS[random.below(EDITS.len())])
+            StepAction::Source { family: name, image, edit: EDITS[random.below(EDITS.len())] }
         }
         38..41 => StepAction::Argument(name, image),
         41..44 => {
@@ -256,12 +273,17 @@ fn draw_action(random: &mut Random, script: &Script) -> Option<StepAction> {
             StepAction::AddImage(name.clone(), self::image(random, &name, &added, vec![parent]))
         }
         44..46 => StepAction::RemoveImage(name, image),
-        46..49 => StepAction::Rewire(name, image, other),
+        46..49 => StepAction::Rewire { family: name, image, parent: other },
         49..52 => StepAction::Policy(name, policy(random)),
         52..56 => StepAction::Suspend(name, random.chance(500)),
-        56..59 => StepAction::Hold(name, format!("u{upstream}"), random.chance(500), some_time),
+        56..59 => StepAction::Hold {
+            family: name,
+            upstream: format!("u{upstream}"),
+            at_current_digest: random.chance(500),
+            lasts: some_time,
+        },
         59..62 => StepAction::Unhold(name, format!("u{upstream}")),
-        62..65 => StepAction::HoldImage(name, image, some_time),
+        62..65 => StepAction::HoldImage { family: name, image, lasts: some_time },
         65..67 => StepAction::UnholdImage(name, image),
         67 => StepAction::Check(name, image),
         68..70 => StepAction::Export(name, image),

@@ -71,7 +71,7 @@ pub fn perform(cluster: &mut Cluster, action: &StepAction) {
 /// Performs an action that edits the spec of a family, or a source.
 fn edit_spec(cluster: &mut Cluster, action: &StepAction) {
     match action {
-        StepAction::Source(family, image, edit) => edit_source(cluster, family, image, *edit),
+        StepAction::Source { family, image, edit } => edit_source(cluster, family, image, *edit),
         StepAction::Argument(family, image) => {
             let number = cluster.invariants.history.next_number();
             edit_image(cluster, family, image, |image| {
@@ -80,7 +80,7 @@ fn edit_spec(cluster: &mut Cluster, action: &StepAction) {
         }
         StepAction::AddImage(family, image) => add_image(cluster, family, image),
         StepAction::RemoveImage(family, image) => remove_image(cluster, family, image),
-        StepAction::Rewire(family, image, parent) => rewire(cluster, family, image, parent),
+        StepAction::Rewire { family, image, parent } => rewire(cluster, family, image, parent),
         StepAction::Policy(family, policy) => {
             let policy = serde_json::to_value(policy).expect("a policy");
             edit_family(cluster, family, |spec| spec["policy"] = policy);
@@ -88,13 +88,16 @@ fn edit_spec(cluster: &mut Cluster, action: &StepAction) {
         StepAction::Suspend(family, suspend) => {
             edit_family(cluster, family, |spec| spec["suspend"] = json!(suspend))
         }
-        StepAction::Hold(family, upstream, pinned, lasts) => {
+        StepAction::Hold { family, upstream, at_current_digest, lasts } => {
             let Some(known) = spec(cluster, family) else { return };
             let Some(known) = known.upstreams.iter().find(|known| known.name == *upstream) else {
                 return;
             };
-            let digest =
-                cluster.registry.tag(&known.image, FOLLOWED).filter(|_| *pinned).map(str::to_owned);
+            let digest = cluster
+                .registry
+                .tag(&known.image, FOLLOWED)
+                .filter(|_| *at_current_digest)
+                .map(str::to_owned);
             let until = lasts.map(|lasts| time_after(cluster, &lasts));
             let hold = serde_json::to_value(hold(digest, until)).expect("a hold");
             edit_upstream(cluster, family, upstream, |upstream| upstream["hold"] = hold);
@@ -104,7 +107,7 @@ fn edit_spec(cluster: &mut Cluster, action: &StepAction) {
                 upstream.as_object_mut().expect("an upstream").remove("hold");
             })
         }
-        StepAction::HoldImage(family, image, lasts) => {
+        StepAction::HoldImage { family, image, lasts } => {
             let until = lasts.as_ref().map(|lasts| time_after(cluster, lasts));
             edit_image(cluster, family, image, |image| {
                 image["hold"] = json!({"until": until, "reason": "so"})

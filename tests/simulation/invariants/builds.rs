@@ -35,24 +35,26 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
 }
 
 fn check(cluster: &Cluster, job: &Value) -> Violations {
-    let place = |job: &Value| {
-        let digest = job["metadata"]["annotations"][labels::CHECKED_DIGEST]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        let names = [labels::IMAGE, labels::CHECK, labels::CHECK_REVISION];
-        (owner(job).to_owned(), digest, names.map(|name| label(job, name).to_owned()))
+    let is_same = |other: &Value| {
+        let labels = [labels::IMAGE, labels::CHECK, labels::CHECK_REVISION];
+        owner(other) == owner(job)
+            && checked_digest(other) == checked_digest(job)
+            && labels.iter().all(|name| label(other, name) == label(job, name))
     };
     // A pod that never starts counts as failed after a while.
     let live = |other: &&Work| {
         other.is_check()
             && other.phase == Phase::Live
             && !other.never_starts()
-            && place(&other.job) == place(job)
+            && is_same(&other.job)
     };
     let concurrent = cluster.work.values().find(live);
     let shown = |other: &Work| format!("{} concurrently with {}", key_of(job).name, other.key.name);
     concurrent.map(|other| ("no two live checks of one digest", shown(other))).into_iter().collect()
+}
+
+fn checked_digest(job: &Value) -> &str {
+    job["metadata"]["annotations"][labels::CHECKED_DIGEST].as_str().unwrap_or_default()
 }
 
 fn build(cluster: &mut Cluster, job: &Value) -> Violations {

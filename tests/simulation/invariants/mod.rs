@@ -56,9 +56,9 @@ pub struct Invariants {
     promoted: BTreeSet<String>,
     /// Checks that passed, by `repository@digest`, the check's name and its revision, and whether
     /// the controller certainly observes it.
-    passed: BTreeMap<(String, String, String), bool>,
+    passed: BTreeMap<PassedCheck, bool>,
     /// Digests that a user approved, with family and upstream.
-    approved: BTreeSet<(String, String, String)>,
+    approved: BTreeSet<Approved>,
     /// Since when changes wait, according to each family's last status, by its uid.
     waiting: BTreeMap<String, Timestamp>,
     /// When builds succeeded.
@@ -81,6 +81,23 @@ pub struct Invariants {
 /// the build, or before a floating tag was set to the digest. There are several values if builds
 /// with different inputs had equal content.
 type LeafValues = BTreeMap<String, Duration>;
+
+/// A check that passed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PassedCheck {
+    /// The checked `repository@digest`.
+    pinned: String,
+    check: String,
+    revision: String,
+}
+
+/// An upstream's digest that a user approved.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Approved {
+    family: String,
+    upstream: String,
+    digest: String,
+}
 
 /// What a reconcile read when it started.
 #[derive(Clone, Copy, Debug)]
@@ -110,13 +127,14 @@ impl Invariants {
     /// Records that a check passed. The controller may not observe the result of a Job that is
     /// being deleted.
     pub fn check_passed(&mut self, pinned: &str, check: &str, revision: &str, is_observed: bool) {
-        *self.passed.entry((pinned.into(), check.into(), revision.into())).or_default() |=
-            is_observed;
+        let passed =
+            PassedCheck { pinned: pinned.into(), check: check.into(), revision: revision.into() };
+        *self.passed.entry(passed).or_default() |= is_observed;
     }
 
     /// Records that a user approved a digest.
     pub fn approve(&mut self, family: &str, upstream: &str, digest: String) {
-        self.approved.insert((family.into(), upstream.into(), digest));
+        self.approved.insert(Approved { family: family.into(), upstream: upstream.into(), digest });
     }
 
     /// Whether `repository@digest` has passed the required checks of the image.
@@ -134,14 +152,12 @@ impl Invariants {
     fn checked(&self, image: &Image, pinned: &str) -> Option<bool> {
         let mut required = image.checks.iter().filter(|check| check.required);
         required.try_fold(true, |is_observed, check| {
-            Some(
-                is_observed
-                    & *self.passed.get(&(
-                        pinned.to_owned(),
-                        check.name.clone(),
-                        check_revision(check),
-                    ))?,
-            )
+            let passed = PassedCheck {
+                pinned: pinned.to_owned(),
+                check: check.name.clone(),
+                revision: check_revision(check),
+            };
+            Some(is_observed & *self.passed.get(&passed)?)
         })
     }
 }
@@ -156,8 +172,8 @@ fn reconcile_view(cluster: &Cluster, key: &Key) -> Option<(Arc<ImageFamilySpec>,
     Some((spec, reconcile.map_or(cluster.time.controller_time(), |reconcile| reconcile.at)))
 }
 
-/// Counts a request to a registry. Returns whether there were so many since the last reconcile
-/// started that it will never end.
+/// Counts a request to a registry. Returns whether the limit of requests since the last reconcile
+/// started is exceeded: that reconcile will never end.
 pub fn count_registry_request(cluster: &mut Cluster) -> bool {
     cluster.invariants.registry_requests += 1;
     let exceeds_limit = cluster.invariants.registry_requests > MAX_REGISTRY_REQUESTS;

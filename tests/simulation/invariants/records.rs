@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{reconcile_view, short};
+use super::{Approved, reconcile_view, short};
 use crate::{
     cluster::Cluster,
     objects::{Kind, key_of, owner, uid},
@@ -223,7 +223,11 @@ fn refused(
     if request.contains("\"Hold\"") {
         return None;
     }
-    let approval = (family.name.clone(), upstream.name.clone(), digest.to_owned());
+    let approval = Approved {
+        family: family.name.clone(),
+        upstream: upstream.name.clone(),
+        digest: digest.to_owned(),
+    };
     if upstream.approval == Approval::Manual && !cluster.invariants.approved.contains(&approval) {
         return Some("no user approved it".into());
     }
