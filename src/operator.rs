@@ -23,10 +23,11 @@ use crate::{
     clock::Clock,
     controller::{
         backoff::ReconcileBackoff,
-        context::{Context, ReconcileCaches},
+        context::Context,
         dependents::Dependents,
         git_poll,
         quota::{BuildLimits, BuildQuota},
+        reconcile_cache::ReconcileCaches,
         rollouts::Rollouts,
         run::run,
         stores::Stores,

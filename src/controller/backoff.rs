@@ -1,4 +1,5 @@
-//! How often a pass over an object has failed in a row, for a pause that grows.
+//! How often the reconcile of an object has failed in a row, for a pause that grows. No client is
+//! needed.
 
 use std::{
     collections::HashMap,
@@ -10,33 +11,38 @@ use jiff::SignedDuration;
 
 use crate::{backoff, controller::object_cache::Key};
 
-/// First pause after a failed pass.
-const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(1);
-/// The longest pause.
-const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(2);
+/// The pause after the first failed reconcile.
+const MIN_PAUSE: SignedDuration = SignedDuration::from_secs(1);
+/// Upper bound on the pause.
+const MAX_PAUSE: SignedDuration = SignedDuration::from_mins(2);
 
-/// Failures in a row, per kind and object. Forgotten on success and when the object goes.
+/// Failures in a row, per kind and object. They are forgotten on success and when the object is
+/// deleted.
 #[derive(Debug, Default)]
 pub struct ReconcileBackoff(Mutex<HashMap<(&'static str, Key), u32>>);
 
 impl ReconcileBackoff {
-    /// Counts a failure, and says how long to wait before the next try.
-    pub fn failed(&self, kind: &'static str, key: Key) -> Duration {
+    /// Counts a failure, and returns how long to wait before the next try.
+    pub fn count_failure(&self, kind: &'static str, key: Key) -> Duration {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seed = key
-            .name
-            .bytes()
-            .fold(7_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()));
+        let seed = jitter_seed(&key.name);
         let count = failures.entry((kind, key)).or_default();
         *count = count.saturating_add(1);
         let seed = seed.wrapping_add((*count).into());
-        backoff::pause(*count, FIRST_PAUSE, LONGEST_PAUSE, seed).try_into().unwrap_or_default()
+        backoff::pause(*count, MIN_PAUSE, MAX_PAUSE, seed).try_into().unwrap_or_default()
     }
 
     /// Forgets the failures of an object.
     pub fn forget(&self, kind: &'static str, key: &Key) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(kind, key.clone()));
     }
+}
+
+/// Returns a seed for the jitter of a pause that belongs to `name`: an object or a family. Names
+/// that differ get different pauses, so that what failed together is not retried together.
+#[must_use]
+pub fn jitter_seed(name: &str) -> u64 {
+    name.bytes().fold(7, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()))
 }
 
 #[cfg(test)]
@@ -46,11 +52,13 @@ mod tests {
     #[test]
     fn pauses_grow_until_a_success() {
         let (failures, key) = (ReconcileBackoff::default(), Key::new("ns", "family"));
-        let first = failures.failed("ImageFamily", key.clone());
-        let later =
-            (0..5).map(|_| failures.failed("ImageFamily", key.clone())).last().expect("a pause");
+        let first = failures.count_failure("ImageFamily", key.clone());
+        let later = (0..5)
+            .map(|_| failures.count_failure("ImageFamily", key.clone()))
+            .last()
+            .expect("a pause");
         assert!(later > first * 8, "{first:?} {later:?}");
         failures.forget("ImageFamily", &key);
-        assert_eq!(failures.failed("ImageFamily", key), first);
+        assert_eq!(failures.count_failure("ImageFamily", key), first);
     }
 }

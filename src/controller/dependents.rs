@@ -1,5 +1,5 @@
-//! Which families stand on images of which others, so that a change there wakes those that it
-//! concerns, and no others.
+//! Which families depend on images of which others, so that a change triggers the families that it
+//! concerns, and no others. No client is needed.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -8,13 +8,13 @@ use std::{
 
 use crate::{controller::object_cache::Key, lineage::families::ConsultedFamily};
 
-/// Families by those that they stand on, directly or not.
+/// Families by those that they depend on, directly or not.
 #[derive(Debug, Default)]
 pub struct Dependents(Mutex<HashMap<Key, BTreeMap<Key, BTreeSet<String>>>>);
 
 impl Dependents {
-    /// Notes what a family stands on, instead of what was noted of it before.
-    pub fn follow(&self, family: &Key, consulted: &[ConsultedFamily]) {
+    /// Registers what a family depends on, in place of what was registered before.
+    pub fn register(&self, family: &Key, consulted: &[ConsultedFamily]) {
         let mut dependents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         dependents.retain(|_, of| {
             of.remove(family);
@@ -26,26 +26,26 @@ impl Dependents {
         }
     }
 
-    /// Forgets a family that is gone.
+    /// Forgets a deleted family.
     pub fn forget(&self, family: &Key) {
-        self.follow(family, &[]);
+        self.register(family, &[]);
     }
 
-    /// The families that stand on this one, or would if it were there, sorted.
+    /// Returns the families that depend on this one, whether it exists or not, sorted.
     #[must_use]
     pub fn of_family(&self, family: &Key) -> Vec<Key> {
         let dependents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         dependents.get(family).into_iter().flat_map(BTreeMap::keys).cloned().collect()
     }
 
-    /// The families that stand on this image of a family, sorted.
+    /// Returns the families that depend on this image of a family, sorted.
     #[must_use]
     pub fn of_image(&self, family: &Key, image: &str) -> Vec<Key> {
         let dependents = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_family = dependents.get(family).into_iter().flatten();
         of_family
             .filter(|(_, images)| images.contains(image))
-            .map(|(importer, _)| importer.clone())
+            .map(|(dependent, _)| dependent.clone())
             .collect()
     }
 }
@@ -65,21 +65,20 @@ mod tests {
     }
 
     #[test]
-    fn those_are_woken_that_stand_on_what_has_changed() {
+    fn a_change_concerns_the_families_that_depend_on_it() {
         let dependents = Dependents::default();
         let [base, web, shop] = ["base", "web", "shop"].map(|name| Key::new("ns", name));
-        dependents.follow(&web, &[on("base", &["alpine"])]);
-        dependents.follow(&shop, &[on("base", &["alpine", "python"]), on("web", &["app"])]);
+        dependents.register(&web, &[on("base", &["alpine"])]);
+        dependents.register(&shop, &[on("base", &["alpine", "python"]), on("web", &["app"])]);
         assert_eq!(dependents.of_family(&base), [&shop, &web].map(Key::clone));
         assert_eq!(dependents.of_image(&base, "python"), std::slice::from_ref(&shop));
         assert_eq!(dependents.of_image(&base, "go"), []);
         assert_eq!(dependents.of_family(&shop), []);
-        dependents.follow(&shop, &[on("web", &["app"])]);
+        dependents.register(&shop, &[on("web", &["app"])]);
         assert_eq!(
             dependents.of_family(&base),
             std::slice::from_ref(&web),
-            "what was noted before \
-            is forgotten"
+            "what was registered before is forgotten"
         );
         dependents.forget(&shop);
         assert_eq!(dependents.of_family(&web), []);

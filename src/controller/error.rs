@@ -1,48 +1,50 @@
-//! What can end a pass before its end.
+//! Why a reconcile fails, and the timeout of calls to the API server.
 
 use std::time::Duration;
 
-/// The longest that one call to the API server may take.
+use kube::core::Status;
+
+/// Upper bound on one call to the API server.
 const API_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why a pass over an object ended before its end. It is tried again with a growing pause.
+/// Why the reconcile of an object failed. It is retried after a growing pause.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    /// The API server refused a call.
+    /// The API server answered a call with an error, or could not be reached.
     #[error("could not {what}: {source}")]
     Api {
-        /// What was to be done, with the object's kind and name.
+        /// The call, as a verb with the object's kind and name.
         what: String,
-        /// What the API server, or the way to it, said.
+        /// The error of the API server or of the connection.
         #[source]
         source: Box<kube::Error>,
     },
     /// The API server did not answer in time.
     #[error("could not {what}: no answer within {} s", API_TIMEOUT.as_secs())]
     Timeout {
-        /// What was to be done, with the object's kind and name.
+        /// The call, as a verb with the object's kind and name.
         what: String,
     },
-    /// The pass itself broke off: a defect.
-    #[error("the pass broke off: {source}")]
+    /// The task of the reconcile panicked or was cancelled. A panic is a defect.
+    #[error("the reconcile was aborted: {source}")]
     Aborted {
-        /// How.
+        /// How it ended.
         #[source]
         source: tokio::task::JoinError,
     },
-    /// An object could not be written as JSON.
+    /// An object could not be serialized as JSON.
     #[error("could not {what}: {source}")]
     Serialize {
-        /// What was to be done.
+        /// What the object was needed for.
         what: String,
-        /// Why not.
+        /// Why it could not be serialized.
         #[source]
         source: serde_json::Error,
     },
 }
 
 impl ReconcileError {
-    /// A stable word for metrics.
+    /// Returns a stable label for metrics.
     #[must_use]
     pub const fn category(&self) -> &'static str {
         match self {
@@ -53,35 +55,45 @@ impl ReconcileError {
         }
     }
 
-    /// Whether the API server says that the object is not there.
+    /// Returns whether the API server answered that the object does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.is_not_found()))
+        self.status().is_some_and(Status::is_not_found)
     }
 
-    /// Whether the API server says that the object exists already.
+    /// Returns whether the API server answered that the object already exists.
     #[must_use]
     pub fn is_already_exists(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.is_already_exists()))
+        self.status().is_some_and(Status::is_already_exists)
     }
 
-    /// Whether the API server says that this is not allowed: by rights, a quota or a policy.
+    /// Returns whether the API server forbids the call: missing rights, a quota or a policy.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
-        matches!(self, Self::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.is_forbidden()))
+        self.status().is_some_and(Status::is_forbidden)
     }
 
-    /// Whether the API server refuses the object itself: it is not valid, or not allowed, and would
-    /// be refused again.
+    /// Returns whether the API server refuses the object itself: it is invalid or not allowed, and
+    /// would be refused again.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Api { source, .. }
-            if matches!(&**source, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422)))
+        self.status().is_some_and(|status| matches!(status.code, 400 | 403 | 422))
+    }
+
+    /// Returns the error status that the API server answered with.
+    fn status(&self) -> Option<&Status> {
+        match self {
+            Self::Api { source, .. } => match &**source {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            Self::Timeout { .. } | Self::Aborted { .. } | Self::Serialize { .. } => None,
+        }
     }
 }
 
-/// Waits for an answer of the API server, at most [`API_TIMEOUT`]; `what` says for people what was
-/// to be done.
+/// Waits at most [`API_TIMEOUT`] for an answer of the API server. `what` describes the call in
+/// error messages, as a verb with the object's kind and name.
 pub async fn call<T>(
     what: impl Fn() -> String,
     answer: impl Future<Output = Result<T, kube::Error>>,

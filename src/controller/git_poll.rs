@@ -1,4 +1,4 @@
-//! The revisions of Git sources, as the poller asks for them.
+//! How the poller asks for the revisions of Git sources. Needs a client, to read credentials.
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
@@ -10,37 +10,50 @@ use crate::{
     engine::Problem,
 };
 
-/// A branch or tag of a repository, and with whose credential it is asked for.
+/// A branch, tag or commit of a repository, and the credential with which it is polled.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GitKey {
     /// The repository.
     pub url: String,
     /// The branch, tag or commit.
     pub revision: String,
-    /// Namespace, name and version of the Secret: a changed one is another key, and never shared
-    /// across namespaces.
-    pub secret: Option<(String, String, String)>,
+    /// The Secret with the credential.
+    pub secret: Option<GitSecretKey>,
+}
+
+/// A Secret in one version. A changed Secret is another key, and namespaces never share one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct GitSecretKey {
+    /// The namespace.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+    /// The resource version; empty if the Secret does not exist.
+    pub version: String,
 }
 
 impl GitKey {
-    /// The key of a source; `version` is that of its Secret.
+    /// Returns the key of a source; `version` is that of its Secret.
     #[must_use]
     pub fn new(namespace: &str, source: &GitSource, version: Option<String>) -> Self {
         let secret = source.secret_ref.as_ref();
         Self {
             url: source.url.clone(),
             revision: source.revision.clone(),
-            secret: secret
-                .map(|secret| (namespace.into(), secret.name.clone(), version.unwrap_or_default())),
+            secret: secret.map(|secret| GitSecretKey {
+                namespace: namespace.into(),
+                name: secret.name.clone(),
+                version: version.unwrap_or_default(),
+            }),
         }
     }
 }
 
-/// Asks the repository for the commit.
+/// Asks the repository for the commit of a revision.
 pub async fn resolve(client: Client, resolver: &Resolver, key: GitKey) -> Result<String, Problem> {
     let credential = match &key.secret {
         None => None,
-        Some((namespace, name, _)) => Some(credential(&client, namespace, name, &key.url).await?),
+        Some(secret) => Some(credential(&client, secret, &key.url).await?),
     };
     resolver
         .resolve(&key.url, &key.revision, credential.as_ref())
@@ -61,10 +74,10 @@ fn problem(error: &GitError) -> Problem {
 
 async fn credential(
     client: &Client,
-    namespace: &str,
-    name: &str,
+    key: &GitSecretKey,
     url: &str,
 ) -> Result<GitCredential, Problem> {
+    let GitSecretKey { namespace, name, .. } = key;
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let secret = call(|| format!("read Secret {namespace}/{name}"), api.get(name)).await.map_err(
         |error| {

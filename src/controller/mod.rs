@@ -1,11 +1,14 @@
 //! The reconcilers, and what they share.
 //!
-//! - [`family`]: the pass over an `ImageFamily`: observe, decide, apply, status
-//! - [`image`]: the pass over a `ManagedImage`: its rollouts
-//! - [`triggers`]: what wakes a family
-//! - [`run`]: both controllers
-//! - [`budget`]: what families share: the operator's limits of builds at once
-//! - [`context`], [`stores`], [`cache`], [`watch`]: what every pass shares
+//! - [`family`]: the reconciler of an `ImageFamily`: observe, decide, act, record
+//! - [`image`]: the reconciler of a `ManagedImage`: its rollouts
+//! - [`run`]: runs both; [`triggers`]: which changes trigger which families; [`watch`]: the watches
+//! - [`context`]: what every reconcile shares; [`stores`], [`object_cache`]: the objects of the
+//!   cluster; [`reconcile_cache`]: what is kept of each family between two reconciles
+//! - [`quota`]: the operator's limits of concurrent builds, which all families share
+//! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
+//! - [`git_poll`]: how revisions of Git sources are polled
+//! - [`backoff`], [`error`], [`writes`]: failures, calls and writes that both reconcilers share
 
 pub mod backoff;
 pub mod context;
@@ -16,6 +19,7 @@ pub mod git_poll;
 pub mod image;
 pub mod object_cache;
 pub mod quota;
+pub mod reconcile_cache;
 pub mod rollouts;
 pub mod run;
 pub mod stores;

@@ -1,9 +1,9 @@
-//! Objects of one kind as this process knows them: from the watch, and from its own writes,
-//! whichever is newer.
+//! Objects of one kind, from the watch and from our own writes, whichever is newer. No client is
+//! needed.
 //!
-//! A pass reads nothing but caches. A watch lags behind our own writes, and a decision over a stale
-//! status could repeat an effect; so every write is put here as well, and a watch event that is
-//! older than it changes nothing.
+//! A reconcile reads objects only from here. A watch lags behind our own writes, and a decision
+//! over an outdated status could repeat an effect. So the answer to every write is stored here,
+//! too, and an older watch event changes nothing.
 
 use std::{
     cmp::Ordering,
@@ -14,11 +14,10 @@ use std::{
 
 use kube::{Resource, ResourceExt, runtime::watcher::Event};
 
-/// How many deleted objects are remembered, so that a late answer to a write does not bring one
-/// back.
-const TOMBSTONES: usize = 4096;
+/// How many deleted objects are remembered, so that a late answer to a write does not restore one.
+const MAX_TOMBSTONES: usize = 4096;
 
-/// Namespace and name of an object; the namespace is empty for a cluster-scoped one.
+/// Namespace and name of an object. The namespace of a cluster-scoped object is empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The namespace.
@@ -28,21 +27,21 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of an object with this namespace and name.
+    /// Returns the key of an object with this namespace and name.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
-    /// The key of an object.
+    /// Returns the key of an object.
     #[must_use]
     pub fn of<K: Resource>(object: &K) -> Self {
         Self { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
     }
 }
 
-/// Objects of one kind, by key and by group. A group is what a pass asks for at once: the objects
-/// of one family, for example.
+/// Objects of one kind, by key and by group. A reconcile asks for a group at once: the objects of
+/// one family, for example.
 #[derive(Debug)]
 pub struct ObjectCache<K> {
     inner: RwLock<CachedObjects<K>>,
@@ -53,33 +52,35 @@ pub struct ObjectCache<K> {
 struct CachedObjects<K> {
     objects: HashMap<Key, Arc<K>>,
     groups: HashMap<Key, HashSet<Key>>,
-    /// Listings under way, per scope.
+    /// Listings in progress, by scope.
     listing: HashMap<String, Listing>,
     tombstones: VecDeque<String>,
     synced: HashSet<String>,
 }
 
-/// A listing under way. What comes in by a write of ours while it runs is not in it, and is not
-/// gone.
+/// A listing in progress. An object that we write while it runs may be missing from it, and is not
+/// deleted.
 #[derive(Debug, Default)]
 struct Listing {
+    /// The objects that were known when the listing began.
     before: HashSet<Key>,
+    /// The objects that the listing has shown.
     shown: HashSet<Key>,
 }
 
-/// What an event of a watch says.
+/// What an event of a watch changes in the cache.
 #[derive(Clone, Debug)]
 pub enum CacheEvent<K> {
-    /// The object is new or differs.
+    /// The object is new or has changed.
     Applied(Arc<K>),
-    /// The object is as we have written it ourselves.
+    /// The object is as we have written it.
     Echoed(Arc<K>),
-    /// The object is gone.
+    /// The object was deleted.
     Deleted(Arc<K>),
 }
 
 impl<K> CacheEvent<K> {
-    /// The object, as it is or as it last was.
+    /// Returns the object, in its last state if it was deleted.
     #[must_use]
     pub fn object(&self) -> &Arc<K> {
         match self {
@@ -89,9 +90,9 @@ impl<K> CacheEvent<K> {
 }
 
 impl<K> CacheEvent<K> {
-    /// The object, if somebody else has changed it.
+    /// Returns the object, if somebody else has changed it.
     #[must_use]
-    pub fn news(&self) -> Option<Arc<K>> {
+    pub fn foreign_change(&self) -> Option<Arc<K>> {
         match self {
             Self::Applied(object) | Self::Deleted(object) => Some(Arc::clone(object)),
             Self::Echoed(_) => None,
@@ -100,7 +101,7 @@ impl<K> CacheEvent<K> {
 }
 
 impl<K: Resource> ObjectCache<K> {
-    /// An empty cache; `group` names the group of an object.
+    /// Returns an empty cache; `group` returns the group of an object.
     #[must_use]
     pub fn new(group: fn(&K) -> Option<Key>) -> Self {
         let inner = CachedObjects {
@@ -113,8 +114,8 @@ impl<K: Resource> ObjectCache<K> {
         Self { inner: RwLock::new(inner), group }
     }
 
-    /// Takes in an event of the watch over `scope`: a namespace, or the empty string for all of
-    /// them.
+    /// Stores an event of the watch of `scope`: a namespace, or the empty string for all
+    /// namespaces. Returns what it has changed.
     pub fn observe(&self, scope: &str, event: Event<K>) -> Vec<CacheEvent<K>> {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         match event {
@@ -141,33 +142,33 @@ impl<K: Resource> ObjectCache<K> {
             Event::Apply(object) => inner.apply(object, self.group).into_iter().collect(),
             Event::Delete(object) => {
                 let key = Key::of(&object);
-                // A later object of the same name may be known already, from a write of ours.
+                // A newer object of the same name may be known already, from a write of ours.
                 let same = inner.objects.get(&key).is_some_and(|known| known.uid() == object.uid());
                 if same { inner.delete(&key, self.group).into_iter().collect() } else { Vec::new() }
             }
         }
     }
 
-    /// Takes in the answer to a write of ours.
-    pub fn wrote(&self, object: K) {
+    /// Stores the answer to a write of ours.
+    pub fn record_write(&self, object: K) {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         if !object.uid().is_some_and(|uid| inner.tombstones.contains(&uid)) {
             inner.apply(object, self.group);
         }
     }
 
-    /// Takes in that a write of ours was told that there is no object of this key.
-    pub fn missed(&self, key: &Key) {
+    /// Removes the object with this key, because a write of ours was answered with "not found".
+    pub fn record_missing(&self, key: &Key) {
         self.inner.write().unwrap_or_else(PoisonError::into_inner).delete(key, self.group);
     }
 
-    /// The object with this key.
+    /// Returns the object with this key.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<Arc<K>> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).objects.get(key).cloned()
     }
 
-    /// The objects of a group, sorted by key.
+    /// Returns the objects of a group, sorted by key.
     #[must_use]
     pub fn group(&self, group: &Key) -> Vec<Arc<K>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
@@ -176,7 +177,7 @@ impl<K: Resource> ObjectCache<K> {
         keys.into_iter().filter_map(|key| inner.objects.get(key).cloned()).collect()
     }
 
-    /// All objects, sorted by key.
+    /// Returns all objects, sorted by key.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<K>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
@@ -185,7 +186,7 @@ impl<K: Resource> ObjectCache<K> {
         all.into_iter().map(|(_, object)| Arc::clone(object)).collect()
     }
 
-    /// Whether the first listing of every one of these scopes has ended.
+    /// Returns whether the first listing of each of these scopes is complete.
     #[must_use]
     pub fn synced(&self, scopes: &[String]) -> bool {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
@@ -222,7 +223,7 @@ impl<K: Resource> CachedObjects<K> {
         self.ungroup(group(&object).as_ref(), key);
         if let Some(uid) = object.uid() {
             self.tombstones.push_back(uid);
-            if self.tombstones.len() > TOMBSTONES {
+            if self.tombstones.len() > MAX_TOMBSTONES {
                 self.tombstones.pop_front();
             }
         }
@@ -244,8 +245,8 @@ fn in_scope(key: &Key, scope: &str) -> bool {
     scope.is_empty() || key.namespace == scope
 }
 
-/// The resource version as a number; Kubernetes defines it to be comparable since 1.35, and etcd's
-/// always was.
+/// Returns the resource version as a number. Kubernetes defines it to be comparable since 1.35, and
+/// that of etcd always was.
 fn version<K: Resource>(object: &K) -> u64 {
     object.resource_version().and_then(|version| version.parse().ok()).unwrap_or(u64::MAX)
 }
@@ -284,47 +285,44 @@ mod tests {
     fn an_older_event_does_not_undo_a_write() {
         let cache = cache();
         cache.observe("", Event::Apply(object("a", "1", 5, "g")));
-        cache.wrote(object("a", "1", 7, "g"));
+        cache.record_write(object("a", "1", 7, "g"));
         assert!(cache.observe("", Event::Apply(object("a", "1", 6, "g"))).is_empty());
         assert_eq!(versions(&cache, "g"), ["7"]);
         let echo = cache.observe("", Event::Apply(object("a", "1", 7, "g")));
-        assert!(
-            matches!(&echo[..], [CacheEvent::Echoed(_)]),
-            "what we wrote ourselves comes back once"
-        );
+        assert!(matches!(&echo[..], [CacheEvent::Echoed(_)]), "our own write comes back once");
         assert_eq!(cache.observe("", Event::Apply(object("a", "1", 8, "h"))).len(), 1);
         assert_eq!((versions(&cache, "g"), versions(&cache, "h")), (vec![], vec!["8".into()]));
     }
 
     #[test]
-    fn a_late_answer_does_not_bring_a_deleted_object_back() {
+    fn a_late_answer_does_not_restore_a_deleted_object() {
         let cache = cache();
         cache.observe("", Event::Apply(object("a", "1", 5, "g")));
         assert_eq!(cache.observe("", Event::Delete(object("a", "1", 6, "g"))).len(), 1);
-        cache.wrote(object("a", "1", 6, "g"));
+        cache.record_write(object("a", "1", 6, "g"));
         assert!(versions(&cache, "g").is_empty());
-        cache.wrote(object("a", "2", 9, "g"));
+        cache.record_write(object("a", "2", 9, "g"));
         assert_eq!(versions(&cache, "g"), ["9"], "a new object of the same name is another one");
         assert!(cache.observe("", Event::Delete(object("a", "1", 8, "g"))).is_empty());
-        assert_eq!(versions(&cache, "g"), ["9"], "and does not go with the old one");
+        assert_eq!(versions(&cache, "g"), ["9"], "and is not deleted with the old one");
     }
 
     #[test]
-    fn what_a_write_does_not_find_is_gone_before_the_watch_says_so() {
+    fn an_object_that_a_write_does_not_find_is_removed_before_the_watch_event() {
         let cache = cache();
         cache.observe("", Event::Apply(object("a", "1", 5, "g")));
-        cache.missed(&Key::new("ns", "a"));
+        cache.record_missing(&Key::new("ns", "a"));
         assert!(versions(&cache, "g").is_empty());
         assert!(cache.observe("", Event::Delete(object("a", "1", 6, "g"))).is_empty());
     }
 
     #[test]
-    fn a_listing_removes_what_it_does_not_show() {
+    fn a_listing_removes_objects_that_it_does_not_show() {
         let cache = cache();
         cache.observe("", Event::Apply(object("a", "1", 5, "g")));
         cache.observe("", Event::Init);
         cache.observe("", Event::InitApply(object("b", "2", 6, "g")));
-        cache.wrote(object("c", "3", 7, "h"));
+        cache.record_write(object("c", "3", 7, "h"));
         assert!(!cache.synced(&[String::new()]));
         let changes = cache.observe("", Event::InitDone);
         assert!(matches!(&changes[..], [CacheEvent::Deleted(gone)] if gone.name_any() == "a"));

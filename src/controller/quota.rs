@@ -1,14 +1,14 @@
-//! The ledger of the operator's limits: builds at once in the cluster, in a namespace, and for an
-//! upstream.
+//! The operator's limits of concurrent builds: in the cluster, in a namespace, and for an upstream.
+//! No client is needed.
 //!
-//! Passes over many families run side by side, and each sees only its own builds. So a pass says
-//! here what runs of its family, asks for places before it starts builds, and holds them until the
-//! Jobs stand in the cache. Who waits is remembered with what it waits for: places go to whoever's
-//! turn it is by [`fair_shares`], not to whoever asks first, and a family is woken when its turn has
-//! come.
+//! Families are reconciled concurrently, and each reconcile knows only its own builds. So a
+//! reconcile registers the running builds of its family here, reserves places before it starts
+//! builds, and keeps the reservation until the Jobs are in the store. Builds that get no place are
+//! queued here. Places go to families by [`fair_shares`], not in the order of their requests, and a
+//! family is triggered when its queued builds may start.
 //!
-//! What runs is counted anew from the caches in every pass of a family, so that nothing here can
-//! drift. Without limits none of this costs anything.
+//! Running builds are counted again from the stores in every reconcile of a family, so nothing here
+//! can drift. Without limits none of this costs anything.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use crate::{
     api::{ImageFamily, labels},
     controller::{
-        family::observe::jobs::{JOB_NAME, ended, has_ended, upstreams},
+        family::observe::jobs::{JOB_NAME, job_has_ended, pod_has_ended, upstreams},
         object_cache::Key,
         stores::Stores,
     },
@@ -32,198 +32,202 @@ use crate::{
     },
 };
 
-/// How long places are held for builds of which it is not known whether they were started: longer
-/// than a call may take.
-const HOLD: SignedDuration = SignedDuration::from_secs(60);
+/// How long a reservation lasts after a reconcile that failed, and may have started builds: longer
+/// than a call to the API server may take.
+const RESERVATION_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 
-/// How many builds may run at once; `None` is no limit.
+/// How many builds may run concurrently; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BuildLimits {
     /// In the whole cluster.
     pub cluster: Option<usize>,
     /// In each namespace.
     pub namespace: Option<usize>,
-    /// For each upstream, of those builds that it caused.
+    /// For each upstream, among the builds that it has caused.
     pub upstream: Option<usize>,
 }
 
-/// A build that runs or is to run: the references of the upstreams that it counts for.
-pub type Build = Vec<String>;
+/// The upstreams that a build counts for, by their references. A running or queued build is known
+/// here by nothing else.
+pub type BuildUpstreams = Vec<String>;
 
-/// What runs and what waits, of all families.
+/// The running and queued builds of all families.
 #[derive(Debug, Default)]
 pub struct BuildQuota {
     limits: BuildLimits,
     families: Mutex<FamilyUsages>,
-    told: Notify,
+    /// Notified when a family is admitted.
+    admission: Notify,
 }
 
 #[derive(Debug, Default)]
 struct FamilyUsages {
-    /// Whether the builds of families that have had no pass yet are counted.
+    /// Whether the running builds of families that were not reconciled yet are counted.
     counted: bool,
-    rows: BTreeMap<Key, FamilyUsage>,
-    /// FamilyUsages whose turn has come.
-    woken: BTreeSet<Key>,
+    by_family: BTreeMap<Key, FamilyUsage>,
+    /// Families whose queued builds may start, and that are to be reconciled.
+    admitted: BTreeSet<Key>,
 }
 
-/// A family.
+/// What one family uses and asks for.
 #[derive(Debug, Default)]
 struct FamilyUsage {
     weight: i32,
-    /// Its builds that run.
-    live: Vec<Build>,
-    /// Builds for which places are held, until a time.
-    held: Vec<Build>,
-    held_until: Timestamp,
-    /// Builds that find no place.
-    waiting: Vec<Build>,
-    since: Timestamp,
-    /// Whether it is being looked at, or will be: then there is no need to wake it.
-    awake: bool,
+    /// The running builds.
+    running: Vec<BuildUpstreams>,
+    /// Builds with a reserved place.
+    reserved: Vec<BuildUpstreams>,
+    reserved_until: Timestamp,
+    /// Builds without a place.
+    queued: Vec<BuildUpstreams>,
+    queued_since: Timestamp,
+    /// Whether the family is being reconciled, or will be: then it need not be triggered.
+    is_reconciling: bool,
 }
 
-/// What a pass asks for.
+/// What a reconcile asks for.
 #[derive(Clone, Debug)]
 pub struct QuotaRequest {
     /// The family's `policy.weight`.
     pub weight: i32,
-    /// The builds that it would start, the most urgent first.
-    pub builds: Vec<Build>,
+    /// The builds that the family would start, the most urgent first.
+    pub builds: Vec<BuildUpstreams>,
 }
 
-/// A family's pass, from its beginning to its end.
+/// A family's share of the limits during one reconcile.
 #[derive(Debug)]
 pub struct Reservation<'a> {
     /// `None` where there are no limits.
     quota: Option<&'a BuildQuota>,
     family: Key,
     now: Timestamp,
-    settled: bool,
+    /// Whether the reconcile has started its builds.
+    committed: bool,
 }
 
 impl BuildQuota {
-    /// A ledger of these limits.
+    /// Returns a quota with these limits.
     #[must_use]
     pub fn new(limits: BuildLimits) -> Self {
         Self { limits, ..Self::default() }
     }
 
-    /// A pass over a family begins. What runs of it is counted, and who can use what has become
-    /// free is woken.
-    pub fn reserve(&self, family: &Key, stores: &Stores, now: Timestamp) -> Reservation<'_> {
+    /// Begins the reconcile of a family: counts its running builds, and triggers the families that
+    /// can use places that have become free.
+    pub fn open_reservation(
+        &self,
+        family: &Key,
+        stores: &Stores,
+        now: Timestamp,
+    ) -> Reservation<'_> {
         let limited = self.limits != BuildLimits::default();
-        let pass = Reservation {
+        let reservation = Reservation {
             quota: limited.then_some(self),
             family: family.clone(),
             now,
-            settled: false,
+            committed: false,
         };
         if !limited {
-            return pass;
+            return reservation;
         }
-        let live = live_builds(stores, family);
+        let running = running_builds(stores, family);
         let mut families = self.lock();
-        // One that is gone from the cache is forgotten soon or already, and comes back only as
-        // another one.
+        // A family that is no longer in the store was deleted, and must not be counted again.
         if stores.families.get(family).is_none() {
-            return pass;
+            return reservation;
         }
         if !families.counted {
             families.counted = true;
             for other in stores.families.all() {
                 let key = Key::of(&*other);
-                let live = live_builds(stores, &key);
-                families.rows.insert(key, FamilyUsage { live, ..FamilyUsage::default() });
+                let running = running_builds(stores, &key);
+                families.by_family.insert(key, FamilyUsage { running, ..FamilyUsage::default() });
             }
         }
-        let row = families.rows.entry(family.clone()).or_default();
-        row.live = live;
-        row.awake = true;
-        families.woken.remove(family);
-        self.wake(&mut families, now);
-        pass
+        let usage = families.by_family.entry(family.clone()).or_default();
+        usage.running = running;
+        usage.is_reconciling = true;
+        families.admitted.remove(family);
+        self.admit(&mut families, now);
+        reservation
     }
 
-    /// Forgets a family that is gone.
+    /// Forgets a deleted family.
     pub fn forget(&self, family: &Key, now: Timestamp) {
         let mut families = self.lock();
-        families.rows.remove(family);
-        families.woken.remove(family);
-        self.wake(&mut families, now);
+        families.by_family.remove(family);
+        families.admitted.remove(family);
+        self.admit(&mut families, now);
     }
 
-    /// The next family whose turn has come.
-    pub async fn next_woken(&self) -> Key {
+    /// Waits for the next family whose queued builds may start, and returns it.
+    pub async fn next_admitted(&self) -> Key {
         loop {
-            let next = self.lock().woken.pop_first();
+            let next = self.lock().admitted.pop_first();
             if let Some(family) = next {
                 return family;
             }
-            // It keeps a permit: who is woken between the look and the wait is not missed.
-            self.told.notified().await;
+            // It keeps a permit, so a family that is admitted before the wait begins is not missed.
+            self.admission.notified().await;
         }
     }
 
-    /// How many builds of all families wait for nothing but these limits.
+    /// Returns how many builds of all families are queued only because of these limits.
     #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.lock().rows.values().map(|row| row.waiting.len()).sum()
+    pub fn queued_builds(&self) -> usize {
+        self.lock().by_family.values().map(|usage| usage.queued.len()).sum()
     }
 
-    /// Wakes the families for whose builds there are places by now.
-    fn wake(&self, families: &mut FamilyUsages, now: Timestamp) {
-        if families.rows.values().all(|row| row.awake || row.waiting.is_empty()) {
+    /// Admits the families for whose queued builds there are places now.
+    fn admit(&self, families: &mut FamilyUsages, now: Timestamp) {
+        let mut usages = families.by_family.values();
+        if usages.all(|usage| usage.is_reconciling || usage.queued.is_empty()) {
             return;
         }
         for (family, granted) in self.divide(families, now).granted {
-            if let Some(row) =
-                families.rows.get_mut(&family).filter(|row| !row.awake && !granted.is_empty())
-            {
-                row.awake = true;
-                families.woken.insert(family);
+            let usage = families.by_family.get_mut(&family).filter(|usage| !usage.is_reconciling);
+            if let Some(usage) = usage.filter(|_| !granted.is_empty()) {
+                usage.is_reconciling = true;
+                families.admitted.insert(family);
             }
         }
-        if !families.woken.is_empty() {
-            self.told.notify_one();
+        if !families.admitted.is_empty() {
+            self.admission.notify_one();
         }
     }
 
-    /// Which of the builds that wait may start.
+    /// Divides the free places among the queued builds.
     fn divide(&self, families: &FamilyUsages, now: Timestamp) -> Division {
-        let mut upstreams = Upstreams { limit: self.limits.upstream, ..Upstreams::default() };
-        for build in families.rows.values().flat_map(|row| row.running(now)) {
+        let mut upstreams = UpstreamUsage { limit: self.limits.upstream, ..Default::default() };
+        for build in families.by_family.values().flat_map(|usage| usage.used(now)) {
             upstreams.count(build);
         }
-        let rows: Vec<(&Key, &FamilyUsage, Vec<Vec<usize>>)> = families
-            .rows
-            .iter()
-            .map(|(key, row)| {
-                (key, row, row.waiting.iter().map(|build| upstreams.places_of(build)).collect())
-            })
+        let usages = families.by_family.iter();
+        let wants: Vec<Vec<Vec<usize>>> = usages
+            .clone()
+            .map(|(_, usage)| usage.queued.iter().map(|build| upstreams.indices(build)).collect())
             .collect();
-        let demands: Vec<Demand<'_>> = rows
-            .iter()
-            .map(|(key, row, wants)| Demand {
+        let demands: Vec<Demand<'_>> = usages
+            .clone()
+            .zip(&wants)
+            .map(|((key, usage), wants)| Demand {
                 family: &key.name,
                 namespace: &key.namespace,
-                weight: row.weight,
-                running: row.running(now).count(),
+                weight: usage.weight,
+                running: usage.used(now).count(),
                 wants,
-                since: row.since,
+                since: usage.queued_since,
             })
             .collect();
         let limits =
             ConcurrencyLimits { cluster: self.limits.cluster, namespace: self.limits.namespace };
         let granted = fair_shares(limits, &upstreams.free(), &demands, now);
-        for ((_, row, _), share) in rows.iter().zip(&granted) {
-            share
-                .iter()
-                .filter_map(|place| row.waiting.get(*place))
-                .for_each(|build| upstreams.count(build));
+        for ((_, usage), share) in usages.clone().zip(&granted) {
+            let builds = share.iter().filter_map(|index| usage.queued.get(*index));
+            builds.for_each(|build| upstreams.count(build));
         }
-        let granted = rows.iter().map(|(key, ..)| (*key).clone()).zip(granted).collect();
-        Division { granted, full: upstreams.full() }
+        let granted = usages.map(|(key, _)| key.clone()).zip(granted).collect();
+        Division { granted, full_upstreams: upstreams.full() }
     }
 
     fn lock(&self) -> MutexGuard<'_, FamilyUsages> {
@@ -232,56 +236,57 @@ impl BuildQuota {
 }
 
 impl Reservation<'_> {
-    /// Asks for places for the builds that the family would start, and holds those that it gets.
+    /// Reserves places for the builds that the family would start.
     ///
-    /// If there are not enough, `decide` is asked what the family would start with the budget that
-    /// is left to it, until there are: builds that count for a full upstream may let others pass.
-    /// The last that it was asked for is what may start; what found no place is remembered, and the
-    /// family is woken when its turn has come. Nothing else is given away meanwhile.
-    pub fn reserve(
+    /// If there are not enough places, `decide` is asked what the family would start within the
+    /// budget that is left to it, until there are: a build whose upstream has reached its limit may
+    /// let other builds start. What `decide` returned last may start. Builds that got no place are
+    /// queued, and the family is triggered when they may start. No other family gets a place
+    /// meanwhile.
+    pub fn reserve_builds(
         &mut self,
         request: QuotaRequest,
         mut decide: impl FnMut(Budget) -> QuotaRequest,
     ) {
         let Some(quota) = self.quota else { return };
         let (mut families, now) = (quota.lock(), self.now);
-        let at_most = request.builds.len();
+        let max_builds = request.builds.len();
         let (mut request, mut budget, mut refused) = (request, Budget::default(), Vec::new());
         let granted = loop {
-            let Some(row) = families.rows.get_mut(&self.family) else {
-                // The family is gone.
+            let Some(usage) = families.by_family.get_mut(&self.family) else {
+                // The family was deleted.
                 decide(Budget { family: Some(0), ..Budget::default() });
                 return;
             };
-            row.ask(&request, now);
+            usage.request(&request, now);
             let mut division = quota.divide(&families, now);
-            let places = division.granted.remove(&self.family).unwrap_or_default();
-            let (granted, left) = split(request.builds, &places);
+            let indices = division.granted.remove(&self.family).unwrap_or_default();
+            let SplitBuilds { granted, refused: left } = split(request.builds, &indices);
             if left.is_empty() || budget.family == Some(0) {
                 break granted;
             }
-            tighten(&mut budget, &granted, &left, &division.full);
+            tighten(&mut budget, &granted, &left, &division.full_upstreams);
             refused.extend(left);
             request = decide(budget.clone());
         };
-        let Some(row) = families.rows.get_mut(&self.family) else { return };
-        refused.truncate(at_most.saturating_sub(granted.len()));
-        row.waiting = refused;
+        let Some(usage) = families.by_family.get_mut(&self.family) else { return };
+        refused.truncate(max_builds.saturating_sub(granted.len()));
+        usage.queued = refused;
         if !granted.is_empty() {
-            row.since = now;
+            usage.queued_since = now;
         }
-        row.held = granted;
-        row.held_until = now.saturating_add(HOLD).unwrap_or(Timestamp::MAX);
+        usage.reserved = granted;
+        usage.reserved_until = now.saturating_add(RESERVATION_TIMEOUT).unwrap_or(Timestamp::MAX);
     }
 
-    /// The pass has come to its end, and what it has started stands in the cache.
+    /// Replaces the reservation with the Jobs that were started, which are in the store now.
     pub fn commit(mut self, stores: &Stores) {
         let Some(quota) = self.quota else { return };
-        self.settled = true;
-        let live = live_builds(stores, &self.family);
-        if let Some(row) = quota.lock().rows.get_mut(&self.family) {
-            row.live = live;
-            row.held.clear();
+        self.committed = true;
+        let running = running_builds(stores, &self.family);
+        if let Some(usage) = quota.lock().by_family.get_mut(&self.family) {
+            usage.running = running;
+            usage.reserved.clear();
         }
     }
 }
@@ -290,75 +295,75 @@ impl Drop for Reservation<'_> {
     fn drop(&mut self) {
         let Some(quota) = self.quota else { return };
         let mut families = quota.lock();
-        if let Some(row) = families.rows.get_mut(&self.family) {
-            row.awake = false;
-            if !self.settled {
-                // It failed, and is tried again after a pause; nobody is to wait for it. What it
-                // may have started is held.
-                row.waiting.clear();
+        if let Some(usage) = families.by_family.get_mut(&self.family) {
+            usage.is_reconciling = false;
+            if !self.committed {
+                // The reconcile failed and is retried after a pause, so no other family waits for
+                // its queued builds. The reservation stays for builds that it may have started.
+                usage.queued.clear();
             }
         }
-        quota.wake(&mut families, self.now);
+        quota.admit(&mut families, self.now);
     }
 }
 
 impl FamilyUsage {
-    /// Its builds that run, or may.
-    fn running(&self, now: Timestamp) -> impl Iterator<Item = &Build> {
-        // A clock that was put back ends what was held before it.
-        let latest = now.saturating_add(HOLD).unwrap_or(Timestamp::MAX);
-        let held =
-            self.held.iter().filter(move |_| self.held_until > now && self.held_until <= latest);
-        self.live.iter().chain(held)
+    /// Returns the builds that use a place: running ones and reserved ones.
+    fn used(&self, now: Timestamp) -> impl Iterator<Item = &BuildUpstreams> {
+        // If the clock was set back, an earlier reservation ends.
+        let latest = now.saturating_add(RESERVATION_TIMEOUT).unwrap_or(Timestamp::MAX);
+        let is_valid = self.reserved_until > now && self.reserved_until <= latest;
+        self.running.iter().chain(self.reserved.iter().filter(move |_| is_valid))
     }
 
-    /// Takes down what it asks for, in place of what it asked for before.
-    fn ask(&mut self, request: &QuotaRequest, now: Timestamp) {
-        if self.waiting.is_empty() {
-            self.since = now;
+    /// Replaces the queued builds with those of a new request.
+    fn request(&mut self, request: &QuotaRequest, now: Timestamp) {
+        if self.queued.is_empty() {
+            self.queued_since = now;
         }
         self.weight = request.weight;
-        self.waiting.clone_from(&request.builds);
-        // It asks again for what it holds places for, if it still wants it.
-        self.held.clear();
+        self.queued.clone_from(&request.builds);
+        // The new request contains the reserved builds, if they are still wanted.
+        self.reserved.clear();
     }
 }
 
-/// Who may start what.
+/// A division of the free places.
 struct Division {
-    /// By family, places in what waits.
+    /// By family, the queued builds that may start, as indices.
     granted: HashMap<Key, Vec<usize>>,
-    /// The upstreams for which nothing is left.
-    full: BTreeSet<String>,
+    /// The upstreams that have reached their limit.
+    full_upstreams: BTreeSet<String>,
 }
 
-/// What is used of the places for upstreams.
+/// How many builds use places for each upstream.
 #[derive(Default)]
-struct Upstreams<'a> {
+struct UpstreamUsage<'a> {
     limit: Option<usize>,
-    names: HashMap<&'a str, usize>,
+    /// The indices of upstreams in `used`.
+    indices: HashMap<&'a str, usize>,
     used: Vec<usize>,
 }
 
-impl<'a> Upstreams<'a> {
-    /// The places in the list of upstreams of those that a build counts for.
-    fn places_of(&mut self, build: &'a Build) -> Vec<usize> {
+impl<'a> UpstreamUsage<'a> {
+    /// Returns the indices of the upstreams that a build counts for; none without a limit.
+    fn indices(&mut self, build: &'a BuildUpstreams) -> Vec<usize> {
         if self.limit.is_none() {
             return Vec::new();
         }
-        let places = build.iter().map(|name| {
-            *self.names.entry(name).or_insert_with(|| {
+        let indices = build.iter().map(|name| {
+            *self.indices.entry(name).or_insert_with(|| {
                 self.used.push(0);
                 self.used.len() - 1
             })
         });
-        places.collect()
+        indices.collect()
     }
 
-    /// Counts a build that runs.
-    fn count(&mut self, build: &'a Build) {
-        for place in self.places_of(build) {
-            if let Some(used) = self.used.get_mut(place) {
+    /// Counts a build that uses a place.
+    fn count(&mut self, build: &'a BuildUpstreams) {
+        for index in self.indices(build) {
+            if let Some(used) = self.used.get_mut(index) {
                 *used += 1;
             }
         }
@@ -371,22 +376,36 @@ impl<'a> Upstreams<'a> {
 
     fn full(&self) -> BTreeSet<String> {
         let free = self.free();
-        let full = self.names.iter().filter(|(_, place)| free.get(**place) == Some(&0));
+        let full = self.indices.iter().filter(|(_, index)| free.get(**index) == Some(&0));
         full.map(|(name, _)| (*name).to_owned()).collect()
     }
 }
 
-/// Builds at these places, and the others.
-fn split(builds: Vec<Build>, places: &[usize]) -> (Vec<Build>, Vec<Build>) {
-    let (granted, left): (Vec<_>, Vec<_>) =
-        builds.into_iter().enumerate().partition(|(place, _)| places.binary_search(place).is_ok());
-    let plain = |builds: Vec<(usize, Build)>| builds.into_iter().map(|(_, build)| build).collect();
-    (plain(granted), plain(left))
+/// Builds with a place, and builds without.
+struct SplitBuilds {
+    granted: Vec<BuildUpstreams>,
+    refused: Vec<BuildUpstreams>,
 }
 
-/// Makes a budget so tight that what was granted fits and what was left does not. Where that does
-/// not make it any tighter, nothing is left of it.
-fn tighten(budget: &mut Budget, granted: &[Build], left: &[Build], full: &BTreeSet<String>) {
+/// Splits builds into those at the given indices, which are sorted, and the others.
+fn split(builds: Vec<BuildUpstreams>, granted: &[usize]) -> SplitBuilds {
+    let mut split = SplitBuilds { granted: Vec::new(), refused: Vec::new() };
+    for (index, build) in builds.into_iter().enumerate() {
+        let is_granted = granted.binary_search(&index).is_ok();
+        let builds = if is_granted { &mut split.granted } else { &mut split.refused };
+        builds.push(build);
+    }
+    split
+}
+
+/// Tightens a budget so that it covers the granted builds and none of those without a place. If
+/// that does not change the budget, it becomes zero.
+fn tighten(
+    budget: &mut Budget,
+    granted: &[BuildUpstreams],
+    left: &[BuildUpstreams],
+    full: &BTreeSet<String>,
+) {
     let before = budget.clone();
     for build in left {
         let full: Vec<&String> = build.iter().filter(|upstream| full.contains(*upstream)).collect();
@@ -405,7 +424,7 @@ fn tighten(budget: &mut Budget, granted: &[Build], left: &[Build], full: &BTreeS
     }
 }
 
-/// What a decision would start.
+/// Returns the request for the builds that a decision would start.
 #[must_use]
 pub fn request(family: &ImageFamily, decision: &Decision) -> QuotaRequest {
     let builds = decision.actions.iter().filter_map(|action| match action {
@@ -415,25 +434,21 @@ pub fn request(family: &ImageFamily, decision: &Decision) -> QuotaRequest {
     QuotaRequest { weight: family.spec.policy.weight, builds: builds.collect() }
 }
 
-/// The builds of a family that run, by the caches: Jobs that have not ended, and of whose pods none
-/// has. Checks do not count.
-fn live_builds(stores: &Stores, family: &Key) -> Vec<Build> {
+/// Returns the running builds of a family, from the stores: Jobs that have not ended, and none of
+/// whose pods has. Checks do not count.
+fn running_builds(stores: &Stores, family: &Key) -> Vec<BuildUpstreams> {
     let pods = stores.pods.group(family);
-    let ended_pods =
-        pods.iter().filter(|pod| has_ended(pod)).filter_map(|pod| pod.labels().get(JOB_NAME));
-    let ended_jobs: HashSet<&str> = ended_pods.map(String::as_str).collect();
+    let ended_pods = pods.iter().filter(|pod| pod_has_ended(pod));
+    let ended_jobs: HashSet<&str> =
+        ended_pods.filter_map(|pod| pod.labels().get(JOB_NAME)).map(String::as_str).collect();
     let jobs = stores.jobs.group(family);
-    let live = jobs.iter().filter(|job| {
+    let running = jobs.iter().filter(|job| {
         let is_build = job.labels().contains_key(labels::FINGERPRINT);
-        is_build
-            && !ended(job)
-            && job.metadata.name.as_deref().is_none_or(|name| !ended_jobs.contains(name))
+        let name = job.metadata.name.as_deref();
+        is_build && !job_has_ended(job) && name.is_none_or(|name| !ended_jobs.contains(name))
     });
-    live.map(|job| {
-        let names: BTreeSet<String> = upstreams(job).into_iter().collect();
-        names.into_iter().collect()
-    })
-    .collect()
+    let unique = |upstreams: Vec<String>| upstreams.into_iter().collect::<BTreeSet<String>>();
+    running.map(|job| unique(upstreams(job)).into_iter().collect()).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The ledger: one pass after the other, and many interleaved.
+//! The quota: one reconcile after the other, and many interleaved.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,16 +17,16 @@ fn second(second: i64) -> Timestamp {
     Timestamp::from_second(second).expect("a time")
 }
 
-/// A family as the engine would decide for it: builds that are ready in their order, and those that
-/// run.
+/// A family as the engine would decide for it: its ready builds in their order, and its running
+/// ones.
 #[derive(Clone, Debug)]
 struct FakeFamily {
     key: Key,
     weight: i32,
     parallelism: usize,
-    ready: Vec<Build>,
+    ready: Vec<BuildUpstreams>,
     running: Vec<String>,
-    made: usize,
+    created: usize,
 }
 
 impl FakeFamily {
@@ -39,15 +39,15 @@ impl FakeFamily {
             parallelism: 100,
             ready: ready.collect(),
             running: Vec::new(),
-            made: 0,
+            created: 0,
         }
     }
 
-    /// The places of the builds that it would start.
+    /// Returns the indices of the builds that it would start.
     fn decide(&self, budget: &Budget) -> Vec<usize> {
         let mut free = budget.clone();
         let mut start = Vec::new();
-        for (place, build) in self.ready.iter().enumerate() {
+        for (index, build) in self.ready.iter().enumerate() {
             let full = start.len() + self.running.len() >= self.parallelism
                 || free.family == Some(0)
                 || build.iter().any(|upstream| free.upstreams.get(upstream) == Some(&0));
@@ -58,7 +58,7 @@ impl FakeFamily {
             for upstream in build {
                 free.upstreams.entry(upstream.clone()).and_modify(|free| *free -= 1);
             }
-            start.push(place);
+            start.push(index);
         }
         start
     }
@@ -66,12 +66,12 @@ impl FakeFamily {
     fn request(&self, start: &[usize]) -> QuotaRequest {
         QuotaRequest {
             weight: self.weight,
-            builds: start.iter().map(|place| self.ready[*place].clone()).collect(),
+            builds: start.iter().map(|index| self.ready[*index].clone()).collect(),
         }
     }
 }
 
-/// The caches of a cluster.
+/// The stores of a cluster, and the quota.
 struct QuotaFixture {
     stores: Stores,
     quota: BuildQuota,
@@ -80,14 +80,14 @@ struct QuotaFixture {
 
 impl QuotaFixture {
     fn new(limits: BuildLimits, families: &[&FakeFamily]) -> Self {
-        let mut world =
+        let mut fixture =
             Self { stores: Stores::default(), quota: BuildQuota::new(limits), version: 0 };
         for family in families {
-            let metadata = world.metadata(&family.key.namespace, &family.key.name);
+            let metadata = fixture.metadata(&family.key.namespace, &family.key.name);
             let family = ImageFamily { metadata, spec: ImageFamilySpec::default(), status: None };
-            world.stores.families.wrote(family);
+            fixture.stores.families.record_write(family);
         }
-        world
+        fixture
     }
 
     fn metadata(&mut self, namespace: &str, name: &str) -> ObjectMeta {
@@ -101,7 +101,7 @@ impl QuotaFixture {
         }
     }
 
-    fn job(&mut self, family: &Key, name: &str, upstreams: &Build) -> Job {
+    fn job(&mut self, family: &Key, name: &str, upstreams: &BuildUpstreams) -> Job {
         let metadata = self.metadata(&family.namespace, name);
         let labels = [(labels::FAMILY, family.name.as_str()), (labels::FINGERPRINT, "f")];
         let labels = labels.map(|(label, value)| (label.to_owned(), value.to_owned()));
@@ -118,16 +118,16 @@ impl QuotaFixture {
         }
     }
 
-    fn create(&mut self, family: &mut FakeFamily, place: usize) {
-        let build = family.ready.remove(place);
-        family.made += 1;
-        let name = format!("{}-{}", family.key.name, family.made);
+    fn create(&mut self, family: &mut FakeFamily, index: usize) {
+        let build = family.ready.remove(index);
+        family.created += 1;
+        let name = format!("{}-{}", family.key.name, family.created);
         let job = self.job(&family.key, &name, &build);
-        self.stores.jobs.wrote(job);
+        self.stores.jobs.record_write(job);
         family.running.push(name);
     }
 
-    /// The family's first job comes to its end.
+    /// Completes the family's first Job.
     fn end(&mut self, family: &mut FakeFamily) {
         let name = family.running.remove(0);
         let known = self.stores.jobs.get(&Key::new(&family.key.namespace, &name)).expect("a job");
@@ -140,37 +140,45 @@ impl QuotaFixture {
             ..JobCondition::default()
         };
         job.status = Some(JobStatus { conditions: Some(vec![complete]), ..JobStatus::default() });
-        self.stores.jobs.wrote(job);
+        self.stores.jobs.record_write(job);
     }
 
-    /// A whole pass: how many builds it started.
-    fn pass(&mut self, family: &mut FakeFamily, now: i64) -> usize {
-        let mut start = family.decide(&Budget::default());
-        {
-            let mut pass = self.quota.reserve(&family.key, &self.stores, second(now));
-            pass.reserve(family.request(&start), |budget| {
-                start = family.decide(&budget);
-                family.request(&start)
-            });
-            let held = pass;
-            // Its Jobs stand in the cache before it is settled.
-            std::mem::forget(held);
+    /// Reconciles a family. Returns how many builds it started.
+    fn reconcile(&mut self, family: &mut FakeFamily, now: i64) -> usize {
+        let start = self.reserve(family, now);
+        for index in start.iter().rev() {
+            self.create(family, *index);
         }
-        for place in start.iter().rev() {
-            self.create(family, *place);
-        }
-        let pass = Reservation {
-            quota: Some(&self.quota),
-            family: family.key.clone(),
-            now: second(now),
-            settled: false,
-        };
-        pass.commit(&self.stores);
+        self.reopened(&family.key, now).commit(&self.stores);
         start.len()
     }
 
-    fn woken(&self) -> Vec<Key> {
-        std::iter::from_fn(|| self.quota.next_woken().now_or_never()).collect()
+    /// Reserves places for a family, and returns the builds that it may start. The reservation is
+    /// forgotten, because the fixture is changed before it ends: see [`Self::reopened`].
+    fn reserve(&self, family: &FakeFamily, now: i64) -> StartedBuilds {
+        let mut start = family.decide(&Budget::default());
+        let mut reservation = self.quota.open_reservation(&family.key, &self.stores, second(now));
+        reservation.reserve_builds(family.request(&start), |budget| {
+            start = family.decide(&budget);
+            family.request(&start)
+        });
+        std::mem::forget(reservation);
+        start
+    }
+
+    /// Returns the reservation that was forgotten while the fixture was changed.
+    fn reopened(&self, family: &Key, now: i64) -> Reservation<'_> {
+        let is_limited = self.quota.limits != BuildLimits::default();
+        Reservation {
+            quota: is_limited.then_some(&self.quota),
+            family: family.clone(),
+            now: second(now),
+            committed: false,
+        }
+    }
+
+    fn admitted(&self) -> Vec<Key> {
+        std::iter::from_fn(|| self.quota.next_admitted().now_or_never()).collect()
     }
 }
 
@@ -179,24 +187,26 @@ const fn cluster(limit: usize) -> BuildLimits {
 }
 
 #[test]
-fn without_limits_nobody_is_asked_twice() {
+fn without_limits_the_decision_is_made_once() {
     let family = FakeFamily::new("one", "a", &[""; 50]);
-    let world = QuotaFixture::new(BuildLimits::default(), &[&family]);
-    let mut pass = world.quota.reserve(&family.key, &world.stores, second(0));
-    pass.reserve(family.request(&family.decide(&Budget::default())), |_| panic!("asked again"));
-    pass.commit(&world.stores);
-    assert!(world.quota.lock().rows.is_empty());
+    let fixture = QuotaFixture::new(BuildLimits::default(), &[&family]);
+    let mut reservation = fixture.quota.open_reservation(&family.key, &fixture.stores, second(0));
+    reservation.reserve_builds(family.request(&family.decide(&Budget::default())), |_| {
+        panic!("asked again")
+    });
+    reservation.commit(&fixture.stores);
+    assert!(fixture.quota.lock().by_family.is_empty());
 }
 
 #[test]
-fn passes_that_run_side_by_side_stay_within_the_limit_together() {
+fn concurrent_reconciles_stay_within_the_limit_together() {
     let (a, b) = (FakeFamily::new("one", "a", &[""; 3]), FakeFamily::new("two", "b", &[""; 3]));
-    let world = QuotaFixture::new(cluster(4), &[&a, &b]);
-    let mut of_a = world.quota.reserve(&a.key, &world.stores, second(0));
-    let mut of_b = world.quota.reserve(&b.key, &world.stores, second(0));
-    of_a.reserve(a.request(&a.decide(&Budget::default())), |_| panic!("there is room"));
+    let fixture = QuotaFixture::new(cluster(4), &[&a, &b]);
+    let mut of_a = fixture.quota.open_reservation(&a.key, &fixture.stores, second(0));
+    let mut of_b = fixture.quota.open_reservation(&b.key, &fixture.stores, second(0));
+    of_a.reserve_builds(a.request(&a.decide(&Budget::default())), |_| panic!("there are places"));
     let mut asked = Vec::new();
-    of_b.reserve(b.request(&b.decide(&Budget::default())), |budget| {
+    of_b.reserve_builds(b.request(&b.decide(&Budget::default())), |budget| {
         let start = b.decide(&budget);
         asked.push(budget);
         b.request(&start)
@@ -205,86 +215,91 @@ fn passes_that_run_side_by_side_stay_within_the_limit_together() {
 }
 
 #[test]
-fn what_only_the_limits_keep_back_is_counted() {
+fn builds_that_are_queued_only_by_the_limits_are_counted() {
     let (mut a, mut b) =
         (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 2]));
     b.parallelism = 1;
-    let mut world = QuotaFixture::new(cluster(4), &[&a, &b]);
-    assert_eq!((world.pass(&mut a, 0), world.quota.waiting()), (4, 5));
+    let mut fixture = QuotaFixture::new(cluster(4), &[&a, &b]);
+    assert_eq!((fixture.reconcile(&mut a, 0), fixture.quota.queued_builds()), (4, 5));
     assert_eq!(
-        (world.pass(&mut b, 1), world.quota.waiting()),
+        (fixture.reconcile(&mut b, 1), fixture.quota.queued_builds()),
         (0, 6),
-        "parallelism keeps one of them"
+        "parallelism limits one of them"
     );
-    drop(world.quota.reserve(&a.key, &world.stores, second(2)));
-    assert_eq!(world.quota.waiting(), 1, "a pass that fails asks again");
-    world.quota.forget(&b.key, second(3));
-    assert_eq!(world.quota.waiting(), 0);
+    drop(fixture.quota.open_reservation(&a.key, &fixture.stores, second(2)));
+    assert_eq!(fixture.quota.queued_builds(), 1, "a failed reconcile asks again");
+    fixture.quota.forget(&b.key, second(3));
+    assert_eq!(fixture.quota.queued_builds(), 0);
 }
 
 #[test]
-fn whoever_waits_is_woken_when_a_build_ends_and_goes_before_who_runs_more() {
+fn a_queued_family_is_admitted_when_a_build_ends_before_one_that_runs_more() {
     let (mut a, mut b) =
         (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 9]));
-    let mut world = QuotaFixture::new(cluster(4), &[&a, &b]);
-    assert_eq!((world.pass(&mut a, 0), world.pass(&mut b, 1)), (4, 0));
-    assert!(world.woken().is_empty(), "nothing is free");
-    world.end(&mut a);
-    assert_eq!(world.pass(&mut a, 2), 0, "it is the other's turn");
-    assert_eq!(world.woken(), std::slice::from_ref(&b.key));
-    assert!(world.woken().is_empty(), "once");
-    assert_eq!(world.pass(&mut b, 3), 1);
-    world.end(&mut a);
-    assert_eq!((world.pass(&mut a, 4), world.pass(&mut b, 5)), (0, 1));
-    world.end(&mut a);
-    world.end(&mut b);
-    assert_eq!(world.woken(), [], "nobody has said so yet");
-    // What has ended counts once its family has been looked at; now 1 and 2 run.
-    assert_eq!((world.pass(&mut b, 6), world.woken()), (1, vec![]));
-    assert_eq!((world.pass(&mut a, 7), a.running.len(), b.running.len()), (1, 2, 2));
+    let mut fixture = QuotaFixture::new(cluster(4), &[&a, &b]);
+    assert_eq!((fixture.reconcile(&mut a, 0), fixture.reconcile(&mut b, 1)), (4, 0));
+    assert!(fixture.admitted().is_empty(), "nothing is free");
+    fixture.end(&mut a);
+    assert_eq!(fixture.reconcile(&mut a, 2), 0, "it is the other's turn");
+    assert_eq!(fixture.admitted(), std::slice::from_ref(&b.key));
+    assert!(fixture.admitted().is_empty(), "once");
+    assert_eq!(fixture.reconcile(&mut b, 3), 1);
+    fixture.end(&mut a);
+    assert_eq!((fixture.reconcile(&mut a, 4), fixture.reconcile(&mut b, 5)), (0, 1));
+    fixture.end(&mut a);
+    fixture.end(&mut b);
+    assert_eq!(fixture.admitted(), [], "nobody was reconciled yet");
+    // An ended build is counted once its family was reconciled. Now 1 and 2 builds run.
+    assert_eq!((fixture.reconcile(&mut b, 6), fixture.admitted()), (1, vec![]));
+    assert_eq!((fixture.reconcile(&mut a, 7), a.running.len(), b.running.len()), (1, 2, 2));
 }
 
 #[test]
-fn a_pass_that_fails_holds_what_it_may_have_started_for_a_while_and_asks_for_nothing() {
+fn a_failed_reconcile_keeps_its_reservation_for_a_while_and_queues_nothing() {
     let (a, mut b) = (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 9]));
-    let mut world = QuotaFixture::new(cluster(4), &[&a, &b]);
-    let mut pass = world.quota.reserve(&a.key, &world.stores, second(0));
-    pass.reserve(QuotaRequest { weight: 10, builds: vec![Build::new(); 3] }, |_| {
-        panic!("there is room")
-    });
-    drop(pass);
-    assert_eq!(world.pass(&mut b, 1), 1);
-    assert!(world.woken().is_empty(), "the one that failed comes by itself");
-    assert_eq!(world.pass(&mut b, 61), 3);
-    // A clock that is put back does not prolong it.
+    let mut fixture = QuotaFixture::new(cluster(4), &[&a, &b]);
+    let mut reservation = fixture.quota.open_reservation(&a.key, &fixture.stores, second(0));
+    reservation.reserve_builds(
+        QuotaRequest { weight: 10, builds: vec![BuildUpstreams::new(); 3] },
+        |_| panic!("there are places"),
+    );
+    drop(reservation);
+    assert_eq!(fixture.reconcile(&mut b, 1), 1);
+    assert!(fixture.admitted().is_empty(), "the failed one is retried by itself");
+    assert_eq!(fixture.reconcile(&mut b, 61), 3);
+    // A clock that is set back does not prolong the reservation.
     let (a, mut b) = (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 9]));
-    let mut world = QuotaFixture::new(cluster(4), &[&a, &b]);
-    let mut pass = world.quota.reserve(&a.key, &world.stores, second(100_000));
-    pass.reserve(QuotaRequest { weight: 10, builds: vec![Build::new(); 3] }, |_| {
-        panic!("there is room")
-    });
-    drop(pass);
-    assert_eq!(world.pass(&mut b, 1), 4);
+    let mut fixture = QuotaFixture::new(cluster(4), &[&a, &b]);
+    let mut reservation = fixture.quota.open_reservation(&a.key, &fixture.stores, second(100_000));
+    reservation.reserve_builds(
+        QuotaRequest { weight: 10, builds: vec![BuildUpstreams::new(); 3] },
+        |_| panic!("there are places"),
+    );
+    drop(reservation);
+    assert_eq!(fixture.reconcile(&mut b, 1), 4);
 }
 
 #[test]
-fn who_was_woken_and_needs_nothing_any_more_lets_the_next_one_go() {
+fn an_admitted_family_that_needs_nothing_any_more_lets_the_next_one_start() {
     let mut families = ["a", "b", "c"].map(|name| FakeFamily::new("one", name, &[""; 2]));
-    let mut world = QuotaFixture::new(cluster(2), &families.each_ref());
+    let mut fixture = QuotaFixture::new(cluster(2), &families.each_ref());
     let [a, b, c] = &mut families;
-    assert_eq!([world.pass(a, 0), world.pass(b, 1), world.pass(c, 2)], [2, 0, 0]);
-    world.end(a);
-    world.pass(a, 3);
-    assert_eq!(world.woken(), std::slice::from_ref(&b.key));
+    assert_eq!(
+        [fixture.reconcile(a, 0), fixture.reconcile(b, 1), fixture.reconcile(c, 2)],
+        [2, 0, 0]
+    );
+    fixture.end(a);
+    fixture.reconcile(a, 3);
+    assert_eq!(fixture.admitted(), std::slice::from_ref(&b.key));
     b.ready.clear();
-    assert_eq!((world.pass(b, 4), world.woken()), (0, vec![c.key.clone()]));
-    assert_eq!(world.pass(c, 5), 1);
-    // And so does one that goes.
-    world.end(a);
-    world.pass(a, 6);
-    assert_eq!(world.woken(), std::slice::from_ref(&c.key));
-    world.quota.forget(&c.key, second(7));
-    assert_eq!(world.quota.lock().rows.len(), 2);
+    assert_eq!((fixture.reconcile(b, 4), fixture.admitted()), (0, vec![c.key.clone()]));
+    assert_eq!(fixture.reconcile(c, 5), 1);
+    // So does one that is deleted.
+    fixture.end(a);
+    fixture.reconcile(a, 6);
+    assert_eq!(fixture.admitted(), std::slice::from_ref(&c.key));
+    fixture.quota.forget(&c.key, second(7));
+    assert_eq!(fixture.quota.lock().by_family.len(), 2);
 }
 
 #[test]
@@ -295,71 +310,72 @@ fn a_namespace_and_an_upstream_have_limits_of_their_own() {
         ..FakeFamily::new("one", "a", &["debian", "debian", "debian", "alpine", ""])
     };
     let mut b = FakeFamily::new("two", "b", &["debian", "debian alpine", "", "", ""]);
-    let mut world = QuotaFixture::new(limits, &[&a, &b]);
-    // The third of debian lets alpine pass, though its place among the first three was not its own.
-    assert_eq!(world.pass(&mut a, 0), 3);
+    let mut fixture = QuotaFixture::new(limits, &[&a, &b]);
+    // The third build from debian lets the one from alpine start, which was not among the first
+    // three.
+    assert_eq!(fixture.reconcile(&mut a, 0), 3);
     assert_eq!(a.ready, [vec!["debian".to_owned()], vec![]]);
-    assert_eq!(world.pass(&mut b, 1), 3);
+    assert_eq!(fixture.reconcile(&mut b, 1), 3);
     assert_eq!(b.ready.len(), 2);
-    world.end(&mut a);
-    world.end(&mut a);
-    world.end(&mut a);
-    assert_eq!(world.pass(&mut a, 2), 2, "the other's namespace is full");
+    fixture.end(&mut a);
+    fixture.end(&mut a);
+    fixture.end(&mut a);
+    assert_eq!(fixture.reconcile(&mut a, 2), 2, "the namespace of the other is full");
 }
 
 #[test]
-fn a_new_process_counts_what_runs_of_families_that_it_has_not_looked_at() {
+fn a_new_process_counts_running_builds_of_families_that_it_has_not_reconciled() {
     let (mut a, mut b) =
         (FakeFamily::new("one", "a", &[""; 9]), FakeFamily::new("one", "b", &[""; 9]));
-    let mut world = QuotaFixture::new(cluster(4), &[&a, &b]);
-    world.pass(&mut a, 0);
-    world.quota = BuildQuota::new(cluster(4));
-    assert_eq!(world.pass(&mut b, 1), 0);
+    let mut fixture = QuotaFixture::new(cluster(4), &[&a, &b]);
+    fixture.reconcile(&mut a, 0);
+    fixture.quota = BuildQuota::new(cluster(4));
+    assert_eq!(fixture.reconcile(&mut b, 1), 0);
 }
 
 #[test]
 fn checks_do_not_count_nor_do_builds_whose_pod_has_ended() {
     let mut a = FakeFamily::new("one", "a", &["debian alpine debian"; 9]);
-    let mut world = QuotaFixture::new(cluster(4), &[&a]);
-    let mut check = world.job(&a.key, "check", &Build::new());
+    let mut fixture = QuotaFixture::new(cluster(4), &[&a]);
+    let mut check = fixture.job(&a.key, "check", &BuildUpstreams::new());
     check.metadata.labels.as_mut().expect("labels").remove(labels::FINGERPRINT);
-    world.stores.jobs.wrote(check);
-    assert!(live_builds(&world.stores, &a.key).is_empty());
-    world.pass(&mut a, 0);
+    fixture.stores.jobs.record_write(check);
+    assert!(running_builds(&fixture.stores, &a.key).is_empty());
+    fixture.reconcile(&mut a, 0);
     assert_eq!(
-        live_builds(&world.stores, &a.key),
+        running_builds(&fixture.stores, &a.key),
         vec![vec!["alpine".to_owned(), "debian".to_owned()]; 4]
     );
     for (phase, live) in [("Running", 4), ("Failed", 3)] {
-        let mut metadata = world.metadata("one", "pod");
+        let mut metadata = fixture.metadata("one", "pod");
         let labels = [(labels::FAMILY, "a"), (JOB_NAME, "a-1")];
         metadata.labels =
             Some(labels.iter().map(|(label, value)| ((*label).into(), (*value).into())).collect());
         let status = PodStatus { phase: Some(phase.into()), ..PodStatus::default() };
-        world.stores.pods.wrote(Pod { metadata, status: Some(status), ..Pod::default() });
-        assert_eq!(live_builds(&world.stores, &a.key).len(), live, "{phase}");
+        fixture.stores.pods.record_write(Pod { metadata, status: Some(status), ..Pod::default() });
+        assert_eq!(running_builds(&fixture.stores, &a.key).len(), live, "{phase}");
     }
 }
 
 #[test]
-fn a_family_that_is_gone_starts_nothing_and_leaves_no_trace() {
+fn a_deleted_family_starts_nothing_and_leaves_no_trace() {
     let a = FakeFamily::new("one", "a", &[""; 9]);
-    let world = QuotaFixture::new(cluster(4), &[&a]);
-    let known = world.stores.families.get(&a.key).expect("a family");
-    world.stores.families.observe("", Event::Delete(ImageFamily::clone(&known)));
-    let mut pass = world.quota.reserve(&a.key, &world.stores, second(0));
+    let fixture = QuotaFixture::new(cluster(4), &[&a]);
+    let known = fixture.stores.families.get(&a.key).expect("a family");
+    fixture.stores.families.observe("", Event::Delete(ImageFamily::clone(&known)));
+    let mut reservation = fixture.quota.open_reservation(&a.key, &fixture.stores, second(0));
     let mut start = a.decide(&Budget::default());
-    pass.reserve(a.request(&start), |budget| {
+    reservation.reserve_builds(a.request(&start), |budget| {
         start = a.decide(&budget);
         a.request(&start)
     });
     assert!(start.is_empty());
-    pass.commit(&world.stores);
-    assert!(world.quota.lock().rows.is_empty());
+    reservation.commit(&fixture.stores);
+    assert!(fixture.quota.lock().by_family.is_empty());
 }
 
-/// A pass on its way: what it will start.
-type Started = Vec<usize>;
+/// The builds that a reconcile in progress will start, as indices.
+type StartedBuilds = Vec<usize>;
 
 fn any_family() -> impl Strategy<Value = FakeFamily> {
     let build = prop::sample::select(vec!["", "debian", "alpine", "debian alpine"]);
@@ -385,9 +401,9 @@ fn any_limits() -> impl Strategy<Value = BuildLimits> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
-    /// Passes are interleaved at will; some fail after their builds were or were not made. At every
-    /// moment the limits hold, and in the end everything is built: nobody who could go on is
-    /// forgotten.
+    /// Reconciles are interleaved at random. Some fail after their builds were or were not created.
+    /// The limits hold at every moment, and in the end everything is built: no family that could
+    /// continue is forgotten.
     #[test]
     fn limits_hold_at_every_moment_and_everything_is_built(
         mut families in prop::collection::vec(any_family(), 1..8),
@@ -397,9 +413,9 @@ proptest! {
         for (index, family) in families.iter_mut().enumerate() {
             family.key.name = format!("family-{index}");
         }
-        let mut world = QuotaFixture::new(limits, &families.iter().collect::<Vec<_>>());
+        let mut fixture = QuotaFixture::new(limits, &families.iter().collect::<Vec<_>>());
         let mut queue: VecDeque<usize> = (0..families.len()).collect();
-        let mut passes: Vec<Option<Started>> = vec![None; families.len()];
+        let mut reconciles: Vec<Option<StartedBuilds>> = vec![None; families.len()];
         let mut failures = 12;
         let mut choices = choices.into_iter().cycle();
         let mut choose = |among: usize| choices.next().expect("endless").index(among);
@@ -407,70 +423,72 @@ proptest! {
         let mut now = 0;
         for _ in 0..total * 60 + 400 {
             now += 1;
-            let woken = world.woken();
-            queue.extend(woken.iter().filter_map(|key| families.iter().position(|family| family.key == *key)));
+            for key in fixture.admitted() {
+                queue.extend(families.iter().position(|family| family.key == key));
+            }
             match choose(3) {
-                // A pass begins, and asks.
+                // A reconcile begins, and reserves places.
                 0 => {
-                    let Some(at) = queue.iter().position(|index| passes[*index].is_none()) else { continue };
-                    let index = queue.remove(at).expect("there");
-                    let family = &families[index];
-                    let mut start = family.decide(&Budget::default());
-                    let mut pass = world.quota.reserve(&family.key, &world.stores, second(now));
-                    pass.reserve(family.request(&start), |budget| {
-                        start = family.decide(&budget);
-                        family.request(&start)
-                    });
-                    std::mem::forget(pass);
-                    passes[index] = Some(start);
+                    let idle = queue.iter().position(|index| reconciles[*index].is_none());
+                    let Some(at) = idle else { continue };
+                    let index = queue.remove(at).expect("a queued family");
+                    reconciles[index] = Some(fixture.reserve(&families[index], now));
                 }
-                // A pass makes its Jobs, and ends; or fails in between.
+                // A reconcile creates its Jobs and ends, or fails in between.
                 1 => {
-                    let under_way: Vec<usize> = (0..passes.len()).filter(|index| passes[*index].is_some()).collect();
-                    if under_way.is_empty() {
+                    let in_progress = indices_of(&reconciles, Option::is_some);
+                    if in_progress.is_empty() {
                         continue;
                     }
-                    let index = under_way[choose(under_way.len())];
-                    let start = passes[index].take().expect("under way");
+                    let index = in_progress[choose(in_progress.len())];
+                    let start = reconciles[index].take().expect("a reconcile in progress");
                     let family = &mut families[index];
                     let fails = failures > 0 && choose(4) == 0;
-                    let made = if fails { choose(start.len() + 1) } else { start.len() };
-                    for place in start[..made].iter().rev() {
-                        world.create(family, *place);
+                    let created = if fails { choose(start.len() + 1) } else { start.len() };
+                    for index in start[..created].iter().rev() {
+                        fixture.create(family, *index);
                     }
-                    let key = family.key.clone();
-                    let pass = Reservation { quota: (limits != BuildLimits::default()).then_some(&world.quota), family: key, now: second(now), settled: false };
+                    let reservation = fixture.reopened(&family.key, now);
                     if fails {
                         failures -= 1;
-                        drop(pass);
+                        drop(reservation);
                         queue.push_back(index);
                     } else {
-                        pass.commit(&world.stores);
+                        reservation.commit(&fixture.stores);
                     }
                 }
-                // A build ends, and its family is looked at.
+                // A build ends, and its family is to be reconciled.
                 _ => {
-                    let running: Vec<usize> = (0..families.len()).filter(|index| !families[*index].running.is_empty()).collect();
+                    let running = indices_of(&families, |family| !family.running.is_empty());
                     if running.is_empty() {
                         continue;
                     }
                     let index = running[choose(running.len())];
-                    world.end(&mut families[index]);
+                    fixture.end(&mut families[index]);
                     queue.push_back(index);
                 }
             }
-            let live: Vec<Build> = families.iter().flat_map(|family| live_builds(&world.stores, &family.key)).collect();
-            prop_assert!(limits.cluster.is_none_or(|limit| live.len() <= limit));
+            let running: Vec<BuildUpstreams> = families
+                .iter()
+                .flat_map(|family| running_builds(&fixture.stores, &family.key))
+                .collect();
+            prop_assert!(limits.cluster.is_none_or(|limit| running.len() <= limit));
             for upstream in ["debian", "alpine"] {
-                let of_upstream = live.iter().filter(|build| build.iter().any(|name| name == upstream)).count();
-                prop_assert!(limits.upstream.is_none_or(|limit| of_upstream <= limit));
+                let is_from = |build: &&BuildUpstreams| build.iter().any(|name| name == upstream);
+                let count = running.iter().filter(is_from).count();
+                prop_assert!(limits.upstream.is_none_or(|limit| count <= limit));
             }
             for namespace in ["one", "two"] {
                 let here = families.iter().filter(|family| family.key.namespace == namespace);
-                prop_assert!(limits.namespace.is_none_or(|limit| here.map(|family| family.running.len()).sum::<usize>() <= limit));
+                let count: usize = here.map(|family| family.running.len()).sum();
+                prop_assert!(limits.namespace.is_none_or(|limit| count <= limit));
             }
         }
         let left: usize = families.iter().map(|family| family.ready.len()).sum();
-        prop_assert_eq!(left, 0, "forgotten: {:?}, {:?}", families, world.quota);
+        prop_assert_eq!(left, 0, "forgotten: {:?}, {:?}", families, fixture.quota);
     }
+}
+
+fn indices_of<T>(entries: &[T], matches: impl Fn(&T) -> bool) -> Vec<usize> {
+    (0..entries.len()).filter(|index| matches(&entries[*index])).collect()
 }

@@ -1,4 +1,4 @@
-//! The two controllers: families and, for their rollouts, images.
+//! Runs the two controllers: of families and, for their rollouts, of images.
 
 use std::{convert::Infallible, sync::Arc, time::Instant};
 
@@ -14,7 +14,7 @@ use kube::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, Span, debug, error_span, field::Empty, info, warn};
 
 use crate::{
     api::{ImageFamily, ManagedImage},
@@ -28,34 +28,35 @@ use crate::{
     rollout::ChangedObject,
 };
 
-/// How many objects of a kind are looked at at once.
-const CONCURRENCY: u16 = 16;
-/// Until a pass that came before the caches were filled is tried again.
-const CACHES_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-/// How many changes may wait between a watch and a controller; then the watch waits.
-const CHANNEL: usize = 1024;
+/// The number of objects of one kind that are reconciled concurrently.
+const MAX_CONCURRENT_RECONCILES: u16 = 16;
+/// The pause until a reconcile that came before the stores were filled is retried.
+const STORES_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// The number of changes that are queued between a watch and a controller. Beyond it, the watch
+/// waits.
+const CHANGE_QUEUE_LENGTH: usize = 1024;
 
-/// Runs both controllers until `stop` resolves; passes under way then come to their end.
+/// Runs both controllers until `stop` resolves. Reconciles in progress then run to completion.
 pub async fn run(
     context: Arc<Context>,
     workloads: impl Stream<Item = ChangedObject> + Send + 'static,
     stop: impl Future<Output = ()> + Send + 'static,
 ) {
     let stop = stop.shared();
-    let (images, changed_images) = mpsc::channel(CHANNEL);
-    let (family_store, family_writer) = filled_elsewhere::<ImageFamily>();
-    let (image_store, image_writer) = filled_elsewhere::<ManagedImage>();
-    let config = Config::default().concurrency(CONCURRENCY);
+    let (images, changed_images) = mpsc::channel(CHANGE_QUEUE_LENGTH);
+    let (family_store, family_writer) = listed_store::<ImageFamily>();
+    let (image_store, image_writer) = listed_store::<ManagedImage>();
+    let config = Config::default().concurrency(MAX_CONCURRENT_RECONCILES);
 
     let family_queue =
         queue(triggers::families(&context, family_writer, images).take_until(stop.clone()));
     let of_families = applier(
         |family: Arc<ImageFamily>, context| {
-            pass("ImageFamily", Key::of(&*family), context, move |context| {
+            run_reconcile("ImageFamily", Key::of(&*family), context, move |context| {
                 family::reconcile(family, context)
             })
         },
-        |family, error, context| failed("ImageFamily", &Key::of(&*family), error, &context),
+        |family, error, context| retry_after("ImageFamily", &Key::of(&*family), error, &context),
         Arc::clone(&context),
         family_store,
         family_queue,
@@ -65,41 +66,46 @@ pub async fn run(
         queue(image_triggers(&context, image_writer, changed_images, workloads).take_until(stop));
     let of_images = applier(
         |image: Arc<ManagedImage>, context| {
-            pass("ManagedImage", Key::of(&*image), context, move |context| {
+            run_reconcile("ManagedImage", Key::of(&*image), context, move |context| {
                 image::reconcile(image, context)
             })
         },
-        |image, error, context| failed("ManagedImage", &Key::of(&*image), error, &context),
+        |image, error, context| retry_after("ManagedImage", &Key::of(&*image), error, &context),
         Arc::clone(&context),
         image_store,
         image_queue,
         config,
     );
-    info!("controllers run");
+    info!("the controllers have started");
     tokio::join!(
         of_families.for_each(|_| std::future::ready(())),
         of_images.for_each(|_| std::future::ready(()))
     );
-    info!("controllers have stopped");
+    info!("the controllers have stopped");
 }
 
-/// A store that counts as listed: whether the caches are filled is asked before each pass.
-fn filled_elsewhere<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Store<K>, Writer<K>) {
+/// Returns a store that counts as listed. Whether our own stores are filled is checked before each
+/// reconcile.
+fn listed_store<K: Resource<DynamicType = ()> + Clone + 'static>() -> (Store<K>, Writer<K>) {
     let (store, mut writer) = store();
     writer.apply_watcher_event(&Event::Init);
     writer.apply_watcher_event(&Event::InitDone);
     (store, writer)
 }
 
-/// A queue that never fails, in the form that a controller takes.
+/// Turns objects into the queue that a controller takes.
 fn queue<K: Resource>(
     objects: impl Stream<Item = ObjectRef<K>>,
 ) -> impl Stream<Item = Result<ReconcileRequest<K>, Infallible>> {
     objects.map(|object| Ok(ReconcileRequest::from(object)))
 }
 
-/// One pass in a task of its own, measured.
-fn pass<F, T>(
+/// Runs one reconcile in a task of its own, and measures it.
+///
+/// Everything that it logs is in a span that names the object, and the cascade once one runs. The
+/// span is a root, because the one that the controller runtime opens repeats the object in other
+/// words. Its level is that of errors, so that every filter that shows a line shows its span, too.
+fn run_reconcile<F, T>(
     kind: &'static str,
     key: Key,
     context: Arc<Context>,
@@ -109,33 +115,46 @@ where
     F: FnOnce(Arc<Context>) -> T + Send + 'static,
     T: Future<Output = Result<Action, ReconcileError>> + Send + 'static,
 {
+    let span = error_span!(
+        parent: None,
+        "reconcile",
+        kind,
+        namespace = %key.namespace,
+        name = %key.name,
+        cascade = Empty,
+    );
     async move {
-        if !context.caches_filled() {
-            return Ok(Action::requeue(CACHES_PAUSE));
+        if !context.stores_filled() {
+            return Ok(Action::requeue(STORES_RETRY_PAUSE));
         }
         let start = Instant::now();
-        let result =
-            tokio::spawn(reconcile(Arc::clone(&context))).await.unwrap_or_else(|source| Err(ReconcileError::Aborted { source }));
-        context.metrics.reconciled(kind, start.elapsed(), result.as_ref().err().map(ReconcileError::category));
-        context.metrics.builds_waiting(context.quota.waiting());
+        let task = reconcile(Arc::clone(&context)).instrument(Span::current());
+        let result = tokio::spawn(task)
+            .await
+            .unwrap_or_else(|source| Err(ReconcileError::Aborted { source }));
+        let category = result.as_ref().err().map(ReconcileError::category);
+        context.metrics.reconciled(kind, start.elapsed(), category);
+        context.metrics.builds_waiting(context.quota.queued_builds());
         if result.is_ok() {
             context.failures.forget(kind, &key);
         }
-        debug!(kind, namespace = %key.namespace, name = %key.name, elapsed = ?start.elapsed(), ?result, "pass");
+        debug!(elapsed = ?start.elapsed(), ?result, "reconciled");
         result
     }
+    .instrument(span)
     .boxed()
 }
 
-fn failed(kind: &'static str, key: &Key, error: &ReconcileError, context: &Context) -> Action {
-    let pause = context.failures.failed(kind, key.clone());
-    warn!(kind, namespace = %key.namespace, name = %key.name, %error, ?pause, "a pass failed; it \
-        is tried again");
+/// Logs a failed reconcile, and returns when it is retried.
+fn retry_after(kind: &'static str, key: &Key, error: &ReconcileError, context: &Context) -> Action {
+    let pause = context.failures.count_failure(kind, key.clone());
+    let Key { namespace, name } = key;
+    warn!(kind, namespace, name, %error, ?pause, "a reconcile failed and is retried");
     Action::requeue(pause)
 }
 
-/// What wakes an image: itself, its family's changes through it, and the workloads that it rolls
-/// out.
+/// Returns the images to reconcile: those that have changed, also by a reconcile of their family,
+/// and those whose workloads have changed.
 fn image_triggers(
     context: &Arc<Context>,
     mut store: Writer<ManagedImage>,
@@ -165,14 +184,14 @@ fn image_triggers(
 }
 
 impl Context {
-    /// Whether every cache has seen its first listing.
+    /// Returns whether every store has seen its first listing.
     #[must_use]
-    pub fn caches_filled(&self) -> bool {
+    pub fn stores_filled(&self) -> bool {
         self.stores.waiting_for(self.scopes.as_slice()).is_empty()
             && self.workloads.waiting_for().is_empty()
     }
 
-    /// Forgets a family that is gone.
+    /// Forgets a deleted family.
     pub fn forget(&self, family: &ImageFamily) {
         let key = Key::of(family);
         let owner = ObjectRef::from_obj(family);
@@ -182,7 +201,7 @@ impl Context {
         self.dependents.forget(&key);
         self.failures.forget("ImageFamily", &key);
         self.quota.forget(&key, self.clock.now());
-        self.metrics.builds_waiting(self.quota.waiting());
+        self.metrics.builds_waiting(self.quota.queued_builds());
         self.metrics.family_gone(&format!("{}/{}", key.namespace, key.name));
     }
 }

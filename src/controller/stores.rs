@@ -1,4 +1,4 @@
-//! What the watches have shown: a cache per kind.
+//! The objects of the cluster, in a store per kind.
 
 use std::sync::Arc;
 
@@ -13,23 +13,23 @@ use crate::{
     controller::object_cache::{Key, ObjectCache},
 };
 
-/// Objects as the watches have shown them, and as we have written them.
+/// Objects as the watches have shown them and as we have written them.
 pub struct Stores {
-    /// Families.
+    /// The families, grouped by namespace.
     pub families: Arc<ObjectCache<ImageFamily>>,
-    /// Records of images, grouped by family.
+    /// The records of images, grouped by family.
     pub images: Arc<ObjectCache<ManagedImage>>,
-    /// Records of cascades, grouped by family.
+    /// The records of cascades, grouped by family.
     pub cascades: Arc<ObjectCache<Cascade>>,
-    /// Strategies.
+    /// The build strategies.
     pub strategies: Arc<ObjectCache<BuildStrategy>>,
-    /// Our Jobs, grouped by family.
+    /// The Jobs of builds and checks, grouped by family.
     pub jobs: Arc<ObjectCache<Job>>,
-    /// Our Jobs' Pods, grouped by family.
+    /// The Pods of these Jobs, grouped by family.
     pub pods: Arc<ObjectCache<Pod>>,
-    /// Metadata of `ConfigMap`s; their content is read when it changes.
+    /// The metadata of `ConfigMap`s. Their content is read when it changes.
     pub config_maps: Arc<ObjectCache<PartialObjectMeta<ConfigMap>>>,
-    /// Metadata of Secrets; their content is read when it changes.
+    /// The metadata of Secrets. Their content is read when it changes.
     pub secrets: Arc<ObjectCache<PartialObjectMeta<Secret>>>,
 }
 
@@ -53,7 +53,7 @@ impl Default for Stores {
 }
 
 impl Stores {
-    /// The kinds whose first listing has not ended.
+    /// Returns the kinds whose first listing is not complete.
     #[must_use]
     pub fn waiting_for(&self, scopes: &[String]) -> Vec<String> {
         let everywhere = [String::new()];
@@ -71,7 +71,7 @@ impl Stores {
     }
 }
 
-/// The family that an object of ours belongs to, by its label.
+/// Returns the family that an object belongs to, by its label.
 pub fn family_of<K: ResourceExt>(object: &K) -> Option<Key> {
     Some(Key::new(&object.namespace()?, object.labels().get(labels::FAMILY)?))
 }

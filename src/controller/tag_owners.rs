@@ -1,4 +1,5 @@
-//! Which family was the first to claim a tag of a repository, over all families of the cluster.
+//! Which family was the first to claim a tag of a repository, among all families of the cluster. No
+//! client is needed.
 
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -18,39 +19,40 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct TagOwners(Mutex<Conflicts>);
 
-/// Made anew only when a family's spec has changed, a family came or went.
+/// The conflicts of a set of families. They are worked out again only when a family's spec has
+/// changed, or when a family was created or deleted.
 #[derive(Debug, Default)]
 struct Conflicts {
-    /// Which specs these are.
-    seen: u64,
-    /// The first tag of a family that an older one claims too.
+    /// Hash of the uids and generations of the families.
+    version: u64,
+    /// By family, the first of its tags that an older family claims, too.
     of: HashMap<Key, Problem>,
 }
 
 impl TagOwners {
-    /// The first tag of this family that an older family claims too.
+    /// Returns a problem with the first tag of this family that an older family claims, too.
     pub fn conflict(
         &self,
         family: &ImageFamily,
         families: &ObjectCache<ImageFamily>,
     ) -> Option<Problem> {
         let mut all = families.all();
-        // The oldest family owns a tag; names decide between two of the same second.
+        // The oldest family owns a tag. Names decide between two of the same second.
         all.sort_by_key(|family| (family.creation_timestamp(), Key::of(&**family)));
         let mut hasher = DefaultHasher::new();
         for family in &all {
             (family.uid(), family.metadata.generation).hash(&mut hasher);
         }
-        let seen = hasher.finish();
+        let version = hasher.finish();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.seen != seen {
-            *known = Conflicts { seen, of: conflicts(&all) };
+        if known.version != version {
+            *known = Conflicts { version, of: conflicts(&all) };
         }
         known.of.get(&Key::of(family)).cloned()
     }
 }
 
-/// The conflicts of these families, the oldest of which comes first.
+/// Returns the conflicts of these families, which are sorted from the oldest to the newest.
 fn conflicts(all: &[Arc<ImageFamily>]) -> HashMap<Key, Problem> {
     let mut owners: HashMap<String, Key> = HashMap::new();
     let mut found = HashMap::new();

@@ -1,5 +1,5 @@
-//! What wakes a family: every watch and every poller, each mapped to the families that its changes
-//! concern.
+//! What triggers the reconcile of a family: every watch and every poller, mapped to the families
+//! that its changes concern. Needs a client, for the watches.
 
 use std::sync::Arc;
 
@@ -31,13 +31,13 @@ use crate::{
     },
 };
 
-/// A family to look at.
+/// A family to reconcile.
 pub type FamilyObjectRef = ObjectRef<ImageFamily>;
 
-/// Everything that wakes a family. The stores are filled only while this is polled.
+/// Returns the families to reconcile, whatever triggers them. The stores are filled only while this
+/// stream is polled.
 ///
-/// `families` is the store from which the controller takes what it is to look at; `images` is told
-/// of changed images.
+/// `families` is the store that the controller runtime reads. Changed images are sent to `images`.
 pub fn families(
     context: &Arc<Context>,
     families: Writer<ImageFamily>,
@@ -51,7 +51,7 @@ pub fn families(
     ));
     let (scopes, client, stores) = (&context.scopes, &context.client, &context.stores);
 
-    let families = told_to(
+    let families = mirrored(
         watch(scopes.apis(client), &config, &stores.families, guarded::<ImageFamily>),
         families,
     );
@@ -59,8 +59,8 @@ pub fn families(
         move |change| {
             let images = images.clone();
             async move {
-                // What the family's pass wrote is news to the images'. The receiver ends only when
-                // the process does.
+                // What the family reconciler wrote is new to the image reconciler. The receiver is
+                // dropped only when the process ends.
                 _ = images.send(change.clone()).await;
                 change
             }
@@ -85,13 +85,13 @@ pub fn families(
         concerned(context, secrets, of_secret),
         context.tags.changes().boxed(),
         context.revisions.changes().boxed(),
-        woken(context),
+        admitted(context),
     ])
     .boxed()
 }
 
-/// The families that the changes of a watch concern. What we have written ourselves is known
-/// already and concerns none.
+/// Returns the families that the changes of a watch concern. What we have written ourselves is
+/// known already.
 fn concerned<K: Send + Sync + 'static>(
     context: &Arc<Context>,
     changes: BoxStream<'static, CacheEvent<K>>,
@@ -101,23 +101,23 @@ fn concerned<K: Send + Sync + 'static>(
     changes.flat_map(move |change| stream::iter(of(&context, &change))).boxed()
 }
 
-/// The families whose turn has come where builds are limited.
+/// Returns the families whose queued builds may start within the operator's limits.
 #[must_use]
-pub fn woken(context: &Arc<Context>) -> BoxStream<'static, FamilyObjectRef> {
-    let woken = stream::unfold(Arc::clone(context), |context| async {
-        let family = context.quota.next_woken().await;
+pub fn admitted(context: &Arc<Context>) -> BoxStream<'static, FamilyObjectRef> {
+    let admitted = stream::unfold(Arc::clone(context), |context| async {
+        let family = context.quota.next_admitted().await;
         Some((reference(&family), context))
     });
-    woken.boxed()
+    admitted.boxed()
 }
 
-/// Tells the controller's own store which families there are, without their content: the passes
-/// take that from the cache, which knows our own writes as well.
-fn told_to(
+/// Mirrors the metadata of families into the store of the controller runtime. Reconciles read the
+/// content from our own store, which has our own writes as well.
+fn mirrored(
     changes: BoxStream<'static, CacheEvent<ImageFamily>>,
     mut store: Writer<ImageFamily>,
 ) -> BoxStream<'static, CacheEvent<ImageFamily>> {
-    let told = changes.inspect(move |change| {
+    let mirrored = changes.inspect(move |change| {
         let outline =
             ImageFamily { metadata: change.object().metadata.clone(), ..ImageFamily::default() };
         store.apply_watcher_event(&match change {
@@ -125,54 +125,56 @@ fn told_to(
             CacheEvent::Deleted(_) => Event::Delete(outline),
         });
     });
-    told.boxed()
+    mirrored.boxed()
 }
 
-/// The family itself; one that is gone is forgotten everywhere. When one comes, goes or changes,
-/// those that wait for one of its tags are looked at too. Those that stand on its images also want
-/// to know what we have recorded of it ourselves.
+/// Returns the families that a change of a family concerns. A deleted one is forgotten everywhere.
+///
+/// - the family itself, unless we have written the change
+/// - stalled families, which may wait for one of its tags, unless we have written the change
+/// - families that depend on its images, even if we have written the change
 #[must_use]
 pub fn of_family(context: &Context, change: &CacheEvent<ImageFamily>) -> Vec<FamilyObjectRef> {
     let mut concerned: Vec<FamilyObjectRef> =
         context.dependents.of_family(&Key::of(&**change.object())).iter().map(reference).collect();
-    let Some(family) = change.news() else { return concerned };
+    let Some(family) = change.foreign_change() else { return concerned };
     if matches!(change, CacheEvent::Deleted(_)) {
         context.forget(&family);
     }
-    concerned.extend(families_where(context, stalled));
+    concerned.extend(families_where(context, is_stalled));
     concerned.push(reference(&Key::of(&*family)));
     concerned
 }
 
-/// The family of an image's record, unless it wrote that itself, and in any case those that stand
-/// on the image.
+/// Returns the family of an image's record, unless we have written the change, and the families
+/// that depend on the image.
 #[must_use]
 pub fn of_image(context: &Context, change: &CacheEvent<ManagedImage>) -> Vec<FamilyObjectRef> {
     let image = change.object();
     let family = Key::new(&image.namespace().unwrap_or_default(), &image.spec.family);
     let dependents = context.dependents.of_image(&family, &image.spec.image);
-    change.news().map(|_| family).iter().chain(&dependents).map(reference).collect()
+    change.foreign_change().map(|_| family).iter().chain(&dependents).map(reference).collect()
 }
 
-/// The family of a cascade.
+/// Returns the family of a cascade.
 #[must_use]
 pub fn of_cascade(change: &CacheEvent<Cascade>) -> Vec<FamilyObjectRef> {
     let family = |cascade: Arc<Cascade>| {
         Key::new(&cascade.namespace().unwrap_or_default(), &cascade.spec.family)
     };
-    change.news().map(family).iter().map(reference).collect()
+    change.foreign_change().map(family).iter().map(reference).collect()
 }
 
-/// The family that a Job or a Pod of ours belongs to.
+/// Returns the family that a Job or a Pod of ours belongs to.
 #[must_use]
 pub fn of_label<K: ResourceExt>(change: &CacheEvent<K>) -> Vec<FamilyObjectRef> {
-    change.news().and_then(|object| family_of(&*object)).iter().map(reference).collect()
+    change.foreign_change().and_then(|object| family_of(&*object)).iter().map(reference).collect()
 }
 
-/// The families that use a strategy.
+/// Returns the families that use a strategy.
 #[must_use]
 pub fn of_strategy(context: &Context, change: &CacheEvent<BuildStrategy>) -> Vec<FamilyObjectRef> {
-    let Some(strategy) = change.news().map(|strategy| strategy.name_any()) else {
+    let Some(strategy) = change.foreign_change().map(|strategy| strategy.name_any()) else {
         return Vec::new();
     };
     families_where(context, |family| {
@@ -182,7 +184,7 @@ pub fn of_strategy(context: &Context, change: &CacheEvent<BuildStrategy>) -> Vec
     })
 }
 
-/// The families whose sources a `ConfigMap` is.
+/// Returns the families with a `ConfigMap` as a source.
 #[must_use]
 pub fn of_config_map(
     context: &Context,
@@ -191,7 +193,7 @@ pub fn of_config_map(
     users_of(context, change, names_config_map)
 }
 
-/// The families that take credentials from a Secret.
+/// Returns the families with credentials from a Secret.
 #[must_use]
 pub fn of_secret(
     context: &Context,
@@ -204,15 +206,15 @@ fn reference(key: &Key) -> FamilyObjectRef {
     ObjectRef::new(&key.name).within(&key.namespace)
 }
 
-/// Whether a family waits for a person: for a tag, perhaps, which another one claims first. It may
-/// go on when that one goes or changes.
-fn stalled(family: &ImageFamily) -> bool {
+/// Returns whether a family is stalled: perhaps because another family claims one of its tags. It
+/// may continue when that one is changed or deleted.
+fn is_stalled(family: &ImageFamily) -> bool {
     let conditions =
         family.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     condition::is_true(conditions, condition::STALLED)
 }
 
-/// Families of any namespace, sorted by key.
+/// Returns the families of any namespace that match, sorted by key.
 fn families_where(
     context: &Context,
     concerned: impl Fn(&ImageFamily) -> bool,
@@ -224,13 +226,15 @@ fn families_where(
         .collect()
 }
 
-/// The families of an object's namespace that name it.
+/// Returns the families of an object's namespace that name it.
 fn users_of<K: Resource>(
     context: &Context,
     change: &CacheEvent<K>,
     names: fn(&ImageFamily, &str) -> bool,
 ) -> Vec<FamilyObjectRef> {
-    let Some(object) = change.news().map(|object| Key::of(&*object)) else { return Vec::new() };
+    let Some(object) = change.foreign_change().map(|object| Key::of(&*object)) else {
+        return Vec::new();
+    };
     let neighbours = context.stores.families.group(&Key::new(&object.namespace, ""));
     let users = neighbours.iter().filter(|family| names(family, &object.name));
     users.map(|family| reference(&Key::of(&**family))).collect()

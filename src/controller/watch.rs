@@ -1,5 +1,5 @@
-//! Watches: one per kind and scope, each filling a cache and telling which families its changes
-//! concern.
+//! Watches: one per kind and scope, each of which fills a store and yields what has changed. Needs
+//! a client.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::controller::object_cache::{CacheEvent, ObjectCache};
 pub struct Scopes(Vec<String>);
 
 impl Scopes {
-    /// The given namespaces; all of them if none is given.
+    /// Returns the given namespaces, or all namespaces if none is given.
     #[must_use]
     pub fn new(mut namespaces: Vec<String>) -> Self {
         namespaces.retain(|namespace| !namespace.is_empty());
@@ -34,19 +34,19 @@ impl Scopes {
         Self(namespaces)
     }
 
-    /// The scopes, each a namespace, or one empty string.
+    /// Returns the scopes: namespaces, or a single empty string.
     #[must_use]
     pub fn as_slice(&self) -> &[String] {
         &self.0
     }
 
-    /// Whether a namespace is watched.
+    /// Returns whether a namespace is watched.
     #[must_use]
     pub fn contains(&self, namespace: &str) -> bool {
         self.0.iter().any(|scope| scope.is_empty() || scope == namespace)
     }
 
-    /// An `Api` per scope.
+    /// Returns the scopes with an `Api` for each.
     #[must_use]
     pub fn apis<K>(&self, client: &Client) -> Vec<(String, Api<K>)>
     where
@@ -64,10 +64,10 @@ impl Scopes {
     }
 }
 
-/// Watches one kind over all scopes and fills the cache. Yields what has changed.
+/// Watches one kind in all scopes, fills the store, and yields what has changed.
 ///
-/// `read` unwraps what the watch yields: see [`guarded`] and [`plain`]. Managed fields are dropped
-/// before caching: they are half of an object's metadata and nothing here reads them.
+/// `read` unwraps what the watch yields: see [`guarded`] and [`plain`]. Managed fields are not
+/// stored: they are half of an object's metadata, and nothing here reads them.
 pub fn watch<W, K>(
     apis: Vec<(String, Api<W>)>,
     config: &watcher::Config,
@@ -86,7 +86,7 @@ where
             .filter_map(move |event| {
                 let event = event.inspect_err(|error| {
                     let kind = W::kind(&W::DynamicType::default()).into_owned();
-                    warn!(%kind, %error, "a watch broke; it is started again");
+                    warn!(%kind, %error, "a watch failed; it is restarted");
                 });
                 std::future::ready(event.ok().and_then(|event| unwrap(event, read)))
             })
@@ -96,8 +96,8 @@ where
     stream::select_all(streams).boxed()
 }
 
-/// For our own kinds: an object that can't be read is told in the log and passed over; it must not
-/// end the watch of the others.
+/// Reads an object of our own kinds. An object that cannot be read is logged and skipped, so that
+/// it does not end the watch of the others.
 pub fn guarded<K: Resource>(object: DeserializeGuard<K>) -> Option<K>
 where
     K::DynamicType: Default,
@@ -108,13 +108,13 @@ where
             let kind = K::kind(&K::DynamicType::default()).into_owned();
             let name = invalid.metadata.name.as_deref().unwrap_or_default();
             let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
-            warn!(%kind, namespace, name, error = %invalid.error, "an object can't be read and is \
-                passed over");
+            warn!(%kind, namespace, name, error = %invalid.error, "an object cannot be read and is \
+                skipped");
         })
         .ok()
 }
 
-/// For the kinds of Kubernetes itself.
+/// Reads an object of the kinds of Kubernetes, which are always readable.
 pub fn plain<K>(object: K) -> Option<K> {
     Some(object)
 }

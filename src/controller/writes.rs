@@ -1,4 +1,4 @@
-//! Writes that several passes make alike: a status by server-side apply, and a deletion.
+//! Writes that several steps share: a status by server-side apply, and a deletion. Needs a client.
 
 use kube::{
     Api, Resource,
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::controller::error::{ReconcileError, call};
 
-/// The body of a server-side apply of a status.
+/// Returns the body of a server-side apply of a status.
 pub fn apply_status<K: Resource<DynamicType = ()>>(
     name: &str,
     status: &impl Serialize,
@@ -22,7 +22,7 @@ pub fn apply_status<K: Resource<DynamicType = ()>>(
     }))
 }
 
-/// Deletes an object; one that is gone already is as good.
+/// Deletes an object. Succeeds if it is already gone.
 pub async fn delete<K>(api: &Api<K>, name: &str, how: &DeleteParams) -> Result<(), ReconcileError>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,

@@ -13,13 +13,14 @@ use groundswell::{
     builds::job::BuildEnvironment,
     controller::{
         backoff::ReconcileBackoff,
-        context::{Context, ReconcileCaches},
+        context::Context,
         dependents::Dependents,
         error::ReconcileError,
         family,
         git_poll::GitKey,
         object_cache::{CacheEvent, Key, ObjectCache},
         quota::{BuildLimits, BuildQuota},
+        reconcile_cache::ReconcileCaches,
         rollouts::Rollouts,
         stores::Stores,
         tag_owners::TagOwners,
@@ -128,7 +129,7 @@ impl Process {
         let changes = [
             context.tags.changes().boxed(),
             context.revisions.changes().boxed(),
-            triggers::woken(&context),
+            triggers::admitted(&context),
         ];
         let woken = futures::stream::select_all(changes).boxed();
         let process = Self {
@@ -219,7 +220,7 @@ impl Process {
                 after
             }
             Err(error) => {
-                let pause = self.context.failures.failed("ImageFamily", key.clone());
+                let pause = self.context.failures.count_failure("ImageFamily", key.clone());
                 self.shared.lock().note(format_args!("reconcile of {} failed: {error}", key.name));
                 Some(pause)
             }

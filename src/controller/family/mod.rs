@@ -1,24 +1,17 @@
-//! The pass over an `ImageFamily`: observe, decide, apply, status.
+//! The reconciler of an `ImageFamily`.
 //!
-//! - [`check`]: is the spec one that can be built?
-//! - [`credentials`]: the registry credentials of the namespace
-//! - [`imports`]: what it takes from other families
-//! - [`observe`]: everything that the decision needs to know; [`observed_jobs`]: of builds and
-//!   checks;
-//!   [`strategies`]: how images are built; [`image_keys`]: how registries are asked for tags
-//! - [`observed_requests`]: what people ask for by hand; [`requests`]: what came of it
-//! - [`probe`]: what the registry has been pushed; [`pushed`]: what that is; [`remember`]: what it
-//!   came out the same as
-//! - [`apply`]: builds are started; [`checks`]: checks are; [`jobs`]: how either is made once, and
-//!   ended
-//! - [`promote`]: tags are moved
-//! - [`status`]: the record of the family; [`image_record`]: of each image; [`history`]: of its
-//!   builds; [`cascade`]: of the cascade
-//! - [`counting`]: what the metrics count
-//! - [`events`]: what a person would want to be told
+//! - [`observe`]: reads what the decision needs
+//! - [`registry`]: looks up in registries what was already built
+//! - [`act`]: creates Jobs and moves tags
+//! - [`record`]: writes statuses, Events and metrics
+//! - [`reconcile`](mod@reconcile): what the steps share
+//!
+//! The steps of [`reconcile()`] are marked (API) if they need a client of the API server,
+//! (registry) if they call registries, and (pure) if they need neither.
 
 pub mod act;
 pub mod observe;
+pub mod reconcile;
 pub mod record;
 pub mod registry;
 
@@ -28,109 +21,165 @@ use jiff::Timestamp;
 use kube::{ResourceExt, runtime::controller::Action};
 
 use self::{
-    act::{jobs, promote, start_builds, start_checks},
-    observe::{
-        credentials,
-        snapshot::{self, Snapshot},
-        validate,
-    },
-    record::{image, status},
-    registry::{lookup, retag_unchanged},
+    act::jobs::{self, JobStarts},
+    observe::{ObserveError, Observer, snapshot::Snapshot},
+    reconcile::Reconcile,
+    record::status,
+    registry::DecisionValidity,
 };
 use crate::{
     api::ImageFamily,
     controller::{context::Context, error::ReconcileError, object_cache::Key, quota},
-    engine::{CascadeStep, decide},
+    engine::{CascadeStep, Decision},
 };
 
-/// The longest that a family is left alone: nothing depends on it, but a missed event costs no more
-/// than this.
+/// Upper bound on the time between two reconciles of a family. Nothing depends on it, but a missed
+/// event delays a family by no more than this.
 const RESYNC: Duration = Duration::from_mins(10);
-/// Until the pass after one that has opened or closed a cascade.
-const AT_ONCE: Duration = Duration::from_millis(1);
+/// The delay of a reconcile that follows at once.
+const REQUEUE_NOW: Duration = Duration::from_millis(1);
 
-/// One pass over a family.
+/// Reconciles a family once.
+///
+/// # Errors
+///
+/// Returns an error if a call to the API server fails. Failures of registries and builds are part
+/// of what is recorded.
 pub async fn reconcile(
     family: Arc<ImageFamily>,
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
     let key = Key::of(&*family);
-    let live = |family: &Arc<ImageFamily>| family.metadata.deletion_timestamp.is_none();
-    let known = || context.stores.families.get(&key).filter(live);
-    let Some(uid) = known().map(|family| family.uid().unwrap_or_default()) else {
-        return Ok(Action::await_change());
-    };
+    let Some(family) = live_family(&context, &key) else { return Ok(Action::await_change()) };
+    let uid = family.uid().unwrap_or_default();
     let cache = context.reconcile_caches.of(&uid);
     let mut cache = cache.lock().await;
     let now = context.clock.now();
-    cache.begins(now);
-    status::refresh(&context, &key, &mut cache).await?;
-    let Some(family) = known() else { return Ok(Action::await_change()) };
+    cache.begin_reconcile(now);
+
+    // 1. (API) Find out what came of earlier writes that got no answer.
+    status::refresh_family(&context, &key, &mut cache).await?;
+    let Some(family) = live_family(&context, &key) else { return Ok(Action::await_change()) };
     if family.uid().unwrap_or_default() != uid {
-        // Made again since: what is remembered is of another one.
-        return Ok(Action::requeue(AT_ONCE));
+        // The family was recreated, and the cache belongs to the deleted one.
+        return Ok(Action::requeue(REQUEUE_NOW));
     }
-    jobs::look_for_unanswered(&context.stores.jobs, &context.client, &key.namespace, &mut cache)
+    jobs::find_unanswered(&context.stores.jobs, &context.client, &key.namespace, &mut cache)
         .await?;
-    let mut reservation = context.quota.reserve(&key, &context.stores, now);
 
-    let blueprint = match validate::validated(&context, &family, &mut cache) {
-        Ok(blueprint) => blueprint,
-        Err(problem) => return status::stalled(&context, &family, &problem, &mut cache, now).await,
+    // 2. (pure) Count the family's running builds on the operator's limits.
+    let mut reservation = context.quota.open_reservation(&key, &context.stores, now);
+
+    // 3. (API) Observe. A rejected spec is recorded, and nothing else is done.
+    let mut observer = Observer::new(&context, family, &mut cache, now);
+    let snapshot = match observe(&mut observer).await {
+        Ok(snapshot) => snapshot,
+        Err(ObserveError::Rejected(problem)) => return observer.record_rejection(&problem).await,
+        Err(ObserveError::Failed(error)) => return Err(error),
     };
-    let keychain = match credentials::load(&context, &family, &mut cache).await? {
-        Ok(keychain) => keychain,
-        Err(problem) => return status::stalled(&context, &family, &problem, &mut cache, now).await,
-    };
-    snapshot::register_polls(&context, &family, &keychain, &mut cache.image_keys);
-    let mut snapshot =
-        Snapshot::observe(&context, &family, blueprint, keychain, &mut cache, now).await?;
 
-    // Each answer of the registry may let the next level be asked for; there are no more levels
-    // than images.
-    let mut decision = decide(&snapshot.input(&cache), now);
-    let mut rounds = snapshot.blueprint.images.len() + 2;
-    while rounds > 0
-        && (lookup::look_up(&context, &snapshot, &decision, &mut cache, now).await
-            || retag_unchanged::retag_unchanged(&context, &snapshot, &decision, &mut cache, now)
-                .await)
-    {
-        rounds -= 1;
-        decision = decide(&snapshot.input(&cache), now);
-    }
+    // 4. (pure) Decide.
+    let mut reconcile = Reconcile::new(&context, snapshot, &mut cache, now);
 
-    reservation.reserve(quota::request(&family, &decision), |budget| {
-        snapshot.budget = budget;
-        decision = decide(&snapshot.input(&cache), now);
-        quota::request(&family, &decision)
-    });
-    let refused_builds =
-        start_builds::start_builds(&context, &snapshot, &mut decision, &mut cache, now).await?;
+    // 5. (registry) Look up what was already built, and decide again with the answers.
+    let lookups = look_up(&mut reconcile).await;
+
+    // 6. (pure) Reserve places for the builds within the operator's limits.
+    reservation.reserve_builds(
+        quota::request(&reconcile.snapshot.family, &reconcile.decision),
+        |budget| {
+            reconcile.snapshot.budget = budget;
+            reconcile.decide();
+            quota::request(&reconcile.snapshot.family, &reconcile.decision)
+        },
+    );
+
+    // 7. (API) Start builds.
+    let builds = reconcile.start_builds().await?;
     reservation.commit(&context.stores);
-    let refused_checks =
-        start_checks::start_checks(&context, &snapshot, &mut decision, &mut cache, now).await?;
-    image::record_promotion_intent(&context, &snapshot, &decision).await?;
-    promote::move_tags(&context, &snapshot, &mut decision, &mut cache, now).await;
-    let later = status::record(&context, &snapshot, &decision, &mut cache, now).await?;
-    jobs::end(&context, &snapshot, &decision).await?;
-    let unfinished = (refused_builds || refused_checks || rounds == 0).then_some(now);
-    Ok(next(
-        &decision,
-        [later, promote::retry_at(&cache, now), unfinished, snapshot.look_again],
+
+    // 8. (API) Start checks.
+    let checks = reconcile.start_checks().await?;
+
+    // 9. (API) Record which digests the floating tags are about to be moved to.
+    reconcile.record_promotion_intent().await?;
+
+    // 10. (registry) Move tags.
+    reconcile.move_tags().await;
+
+    // 11. (API) Record the images, the family, the cascade and the requests.
+    let deferred = reconcile.record().await?;
+
+    // 12. (API) Delete Jobs that failed or were cancelled and still run.
+    reconcile.delete_ended_jobs().await?;
+
+    // 13. (pure) Choose the time of the next reconcile.
+    let unfinished = builds == JobStarts::SomeRefused
+        || checks == JobStarts::SomeRefused
+        || lookups == LookupRounds::Unfinished;
+    Ok(next_reconcile(
+        &reconcile.decision,
+        [
+            deferred,
+            reconcile.tag_retry_at(),
+            unfinished.then_some(now),
+            reconcile.snapshot.recheck_pods_at,
+        ],
         now,
     ))
 }
 
-/// When to look again though nothing has changed.
-fn next(
-    decision: &crate::engine::Decision,
-    others: [Option<Timestamp>; 4],
-    now: Timestamp,
-) -> Action {
+/// Step 3 of [`reconcile()`]: reads what the decision needs.
+async fn observe(observer: &mut Observer<'_>) -> Result<Snapshot, ObserveError> {
+    // 3.1 (pure) Validate the spec.
+    let blueprint = observer.validate_spec()?;
+    // 3.2 (API) Load the registry credentials, if their Secrets have changed.
+    let keychain = observer.load_keychain().await?;
+    observer.cache.note_accepted_spec();
+    // 3.3 (pure) Register what the pollers are to poll for this family.
+    observer.register_polls(&keychain);
+    // 3.4 (API) Take the snapshot. Only content that has changed is read from the API server.
+    Ok(observer.take_snapshot(blueprint, keychain).await?)
+}
+
+/// Whether all lookups of a reconcile were answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LookupRounds {
+    /// The decision asks for no more.
+    Finished,
+    /// The decision still asks for some after the last round.
+    Unfinished,
+}
+
+/// Step 5 of [`reconcile()`]: looks up what the decision asks for, and decides again, until it asks
+/// for nothing more.
+async fn look_up(reconcile: &mut Reconcile<'_>) -> LookupRounds {
+    // Each round may allow the next level of images to be looked up, and there are no more levels
+    // than images. Two more rounds allow for retags.
+    for _ in 0..reconcile.snapshot.blueprint.images.len() + 2 {
+        if reconcile.look_up_fingerprints().await == DecisionValidity::Current
+            && reconcile.retag_unchanged().await == DecisionValidity::Current
+        {
+            return LookupRounds::Finished;
+        }
+        reconcile.decide();
+    }
+    LookupRounds::Unfinished
+}
+
+/// Returns the family from the store, unless it is deleted or about to be.
+fn live_family(context: &Context, key: &Key) -> Option<Arc<ImageFamily>> {
+    let family = context.stores.families.get(key)?;
+    family.metadata.deletion_timestamp.is_none().then_some(family)
+}
+
+/// Returns when to reconcile again if nothing changes before.
+fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 4], now: Timestamp) -> Action {
     if matches!(decision.cascade, CascadeStep::Open { .. } | CascadeStep::Close { .. }) {
-        return Action::requeue(AT_ONCE);
+        return Action::requeue(REQUEUE_NOW);
     }
     let wake_at = others.into_iter().chain([decision.wake_at]).flatten().min();
-    let wait = wake_at.map_or(RESYNC, |at| at.duration_since(now).try_into().unwrap_or(AT_ONCE));
-    Action::requeue(wait.clamp(AT_ONCE, RESYNC))
+    let wait =
+        wake_at.map_or(RESYNC, |at| at.duration_since(now).try_into().unwrap_or(REQUEUE_NOW));
+    Action::requeue(wait.clamp(REQUEUE_NOW, RESYNC))
 }

@@ -1,8 +1,8 @@
-//! The pass over a `ManagedImage`: its workloads are moved to its promoted digest.
+//! The reconciler of a `ManagedImage`: moves its workloads to its promoted digest. Needs a client.
 //!
-//! Apart from the family's pass, so that a cascade never waits for a rollout, and a rollout never
-//! for a cascade. It writes `status.rollouts` and the condition `RolledOut` under a field owner of
-//! its own.
+//! It is separate from the reconciler of the family, so that a cascade never waits for a rollout,
+//! nor a rollout for a cascade. It writes `status.rollouts` and the condition `RolledOut` under a
+//! field owner of its own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, ResourceExt,
     api::PatchParams,
-    runtime::{controller::Action, reflector::ObjectRef},
+    runtime::{controller::Action, events::EventType, reflector::ObjectRef},
 };
 use serde_json::json;
 use tracing::{info, warn};
@@ -25,25 +25,31 @@ use crate::{
     controller::{
         context::Context,
         error::{ReconcileError, call},
-        family::record::events::{self, Tone},
+        family::record::events::{self, Notice},
         object_cache::Key,
         writes::apply_status,
     },
     rollout::{self, RolloutStep},
 };
 
-/// Condition of a `ManagedImage`: its workloads run its digest.
+/// Condition of a `ManagedImage` that is true when its workloads run its digest.
 pub const ROLLED_OUT: &str = "RolledOut";
-/// The longest that a record is left alone.
+/// Upper bound on the time between two reconciles of an image.
 const RESYNC: Duration = Duration::from_mins(10);
-/// Until a change that could not be made is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(10);
+/// The pause until a change of a workload that failed is retried.
+const PATCH_RETRY_PAUSE: Duration = Duration::from_secs(10);
 
-/// One pass over an image's workloads.
+/// Reconciles the workloads of an image once.
+///
+/// # Errors
+///
+/// Returns an error if the status cannot be written. A workload that cannot be changed is part of
+/// the status.
 pub async fn reconcile(
     image: Arc<ManagedImage>,
     context: Arc<Context>,
 ) -> Result<Action, ReconcileError> {
+    // 1. (pure) Read the image and its family from the stores.
     let key = Key::of(&*image);
     let live = |image: &Arc<ManagedImage>| image.metadata.deletion_timestamp.is_none();
     let Some(image) = context.stores.images.get(&key).filter(live) else {
@@ -54,14 +60,22 @@ pub async fn reconcile(
         return Ok(Action::requeue(RESYNC));
     };
     let rollouts = rollouts_of(&family, &image);
-    context.rollouts.follow(&ObjectRef::from_obj(&*image), &key.namespace, rollouts);
-    let Some(digest) = promoted(image.status.as_ref()) else { return Ok(Action::requeue(RESYNC)) };
+    context.rollouts.register(&ObjectRef::from_obj(&*image), &key.namespace, rollouts);
+    let Some(digest) = rollout_digest(image.status.as_ref()) else {
+        return Ok(Action::requeue(RESYNC));
+    };
 
+    // 2. (pure) Plan the changes of the workloads.
     let steps =
         rollout::plan(&key.namespace, &image.spec.repository, digest, rollouts, &context.workloads);
-    let failed = carry_out(&context, &steps).await;
-    record(&context, &family, &image, steps, failed.as_deref()).await?;
-    Ok(Action::requeue(if failed.is_some() { TRY_AGAIN } else { RESYNC }))
+
+    // 3. (API) Change the workloads.
+    let rollout = RolloutReconcile { context: &context, family: &family, image: &image };
+    let failure = rollout.change_workloads(&steps).await;
+
+    // 4. (API) Record the rollouts.
+    rollout.record(steps, failure.as_deref()).await?;
+    Ok(Action::requeue(if failure.is_some() { PATCH_RETRY_PAUSE } else { RESYNC }))
 }
 
 fn rollouts_of<'a>(family: &'a ImageFamily, image: &ManagedImage) -> &'a [Rollout] {
@@ -69,73 +83,100 @@ fn rollouts_of<'a>(family: &'a ImageFamily, image: &ManagedImage) -> &'a [Rollou
     image.map_or(&[], |image| image.rollout.as_slice())
 }
 
-/// The digest that workloads are moved to: the promoted one, once the floating tags stand on it,
-/// for a restarted pod pulls by tag.
-fn promoted(status: Option<&ManagedImageStatus>) -> Option<&str> {
+/// Returns the digest that workloads are moved to: the promoted one, once the floating tags point
+/// to it, because a restarted pod pulls by tag.
+fn rollout_digest(status: Option<&ManagedImageStatus>) -> Option<&str> {
     let status = status?;
     let digest = status.promoted.as_deref()?;
     let floating = status.tags.iter().filter(|tag| !tag.immutable);
     floating.into_iter().all(|tag| tag.digest == digest).then_some(digest)
 }
 
-/// Changes what is to be changed. Says what could not be.
-async fn carry_out(context: &Context, steps: &[RolloutStep]) -> Option<String> {
-    let mut failed = None;
-    for patch in steps.iter().filter_map(|step| step.patch.as_ref()) {
-        match rollout::apply(&context.client, patch).await {
-            Ok(()) => info!(workload = %patch.key, "workload moved to a new digest"),
-            // The cache lags behind: the change that made the conflict comes by the watch, and with
-            // it the next pass.
-            Err(rollout::RolloutError::Conflict(_)) => {}
-            Err(error) => {
-                warn!(workload = %patch.key, %error, "a workload could not be moved");
-                failed = failed.or_else(|| Some(error.to_string()));
+/// One reconcile of an image: what its steps share.
+struct RolloutReconcile<'a> {
+    context: &'a Context,
+    family: &'a ImageFamily,
+    image: &'a ManagedImage,
+}
+
+impl RolloutReconcile<'_> {
+    /// Changes the workloads as planned. Returns the first failure.
+    async fn change_workloads(&self, steps: &[RolloutStep]) -> Option<String> {
+        let mut failure = None;
+        for patch in steps.iter().filter_map(|step| step.patch.as_ref()) {
+            match rollout::apply(&self.context.client, patch).await {
+                Ok(()) => info!(workload = %patch.key, "moved a workload to a new digest"),
+                // The store is outdated. The watch will show the change that caused the conflict,
+                // and trigger the next reconcile.
+                Err(rollout::RolloutError::Conflict(_)) => {}
+                Err(error) => {
+                    warn!(workload = %patch.key, %error, "could not move a workload");
+                    failure = failure.or_else(|| Some(error.to_string()));
+                }
             }
         }
+        failure
     }
-    failed
+
+    /// Records the rollouts, if they have changed.
+    async fn record(
+        &self,
+        steps: Vec<RolloutStep>,
+        failure: Option<&str>,
+    ) -> Result<(), ReconcileError> {
+        let old = self.image.status.clone().unwrap_or_default();
+        let rollouts: Vec<RolloutRecord> = steps.into_iter().map(|step| step.record).collect();
+        let now = self.context.clock.now();
+        let condition = rolled_out_condition(&old.conditions, &rollouts, failure, now);
+        let known = old.conditions.iter().find(|known| known.type_ == ROLLED_OUT);
+        if old.rollouts == rollouts && known == condition.as_ref() {
+            return Ok(());
+        }
+        let status =
+            json!({ "conditions": condition.iter().collect::<Vec<_>>(), "rollouts": rollouts });
+        let name = self.image.name_any();
+        let namespace = self.image.namespace().unwrap_or_default();
+        let api: Api<ManagedImage> = Api::namespaced(self.context.client.clone(), &namespace);
+        let parameters = PatchParams::apply(labels::ROLLOUT_FIELD_OWNER).force();
+        let patch = apply_status::<ManagedImage>(&name, &status);
+        let what = || format!("write the rollouts of ManagedImage {name}");
+        match call(what, api.patch_status(&name, &parameters, &patch)).await {
+            Ok(written) => self.context.stores.images.record_write(written),
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        self.publish_events(&old.rollouts, &rollouts).await;
+        Ok(())
+    }
+
+    /// Publishes what has changed between two records of the rollouts.
+    async fn publish_events(&self, old: &[RolloutRecord], new: &[RolloutRecord]) {
+        for record in new {
+            let before = old.iter().find(|before| {
+                before.workload == record.workload && before.digest == record.digest
+            });
+            if before.is_some_and(|before| before.state == record.state) {
+                continue;
+            }
+            let (type_, reason) = match record.state {
+                RolloutState::Complete if before.is_some() => (EventType::Normal, reason::CURRENT),
+                RolloutState::Complete => continue,
+                RolloutState::Progressing => (EventType::Normal, reason::ROLLING_OUT),
+                RolloutState::Stalled => (EventType::Warning, reason::ROLLOUT_STALLED),
+                RolloutState::Refused => (EventType::Warning, reason::ROLLOUT_REFUSED),
+            };
+            let note = format!("{}: {}", record.workload, record.message);
+            let notice = Notice { type_, reason, action: "Rollout", note };
+            events::about_image(self.context, self.family, &self.image.spec.image, &notice).await;
+        }
+    }
 }
 
-async fn record(
-    context: &Context,
-    family: &ImageFamily,
-    image: &ManagedImage,
-    steps: Vec<RolloutStep>,
-    failed: Option<&str>,
-) -> Result<(), ReconcileError> {
-    let old = image.status.clone().unwrap_or_default();
-    let rollouts: Vec<RolloutRecord> = steps.into_iter().map(|step| step.record).collect();
-    let condition = condition(&old.conditions, &rollouts, failed, context.clock.now());
-    let known = old.conditions.iter().find(|known| known.type_ == ROLLED_OUT);
-    if old.rollouts == rollouts && known == condition.as_ref() {
-        return Ok(());
-    }
-    let status =
-        json!({ "conditions": condition.iter().collect::<Vec<_>>(), "rollouts": rollouts });
-    let name = image.name_any();
-    let api: Api<ManagedImage> =
-        Api::namespaced(context.client.clone(), &image.namespace().unwrap_or_default());
-    let parameters = PatchParams::apply(labels::ROLLOUT_FIELD_OWNER).force();
-    let what = || format!("write the rollouts of ManagedImage {name}");
-    match call(
-        what,
-        api.patch_status(&name, &parameters, &apply_status::<ManagedImage>(&name, &status)),
-    )
-    .await
-    {
-        Ok(written) => context.stores.images.wrote(written),
-        Err(error) if error.is_not_found() => return Ok(()),
-        Err(error) => return Err(error),
-    }
-    tell(context, family, &old.rollouts, &rollouts).await;
-    Ok(())
-}
-
-/// The condition `RolledOut`; none for an image without rollouts.
-fn condition(
+/// Returns the condition `RolledOut`; `None` for an image without rollouts.
+fn rolled_out_condition(
     old: &[Condition],
     rollouts: &[RolloutRecord],
-    failed: Option<&str>,
+    failure: Option<&str>,
     now: Timestamp,
 ) -> Option<Condition> {
     let worst = [
@@ -147,9 +188,9 @@ fn condition(
     .find_map(|(state, reason)| {
         Some((reason, rollouts.iter().find(|record| record.state == state)?))
     });
-    let (ready, reason, message) = match (failed, worst) {
+    let (status, reason, message) = match (failure, worst) {
         _ if rollouts.is_empty() => return None,
-        (Some(failed), _) => (false, reason::ROLLOUT_REFUSED, failed.to_owned()),
+        (Some(failure), _) => (false, reason::ROLLOUT_REFUSED, failure.to_owned()),
         (None, Some((reason, record))) => {
             (false, reason, format!("{}: {}", record.workload, record.message))
         }
@@ -161,36 +202,11 @@ fn condition(
         old.iter().filter(|condition| condition.type_ == ROLLED_OUT).cloned().collect();
     let update = ConditionUpdate {
         type_: ROLLED_OUT,
-        status: ready,
+        status,
         reason,
         message: &message,
         observed_generation: None,
     };
     condition::set(&mut conditions, update, now);
     conditions.pop()
-}
-
-async fn tell(
-    context: &Context,
-    family: &ImageFamily,
-    old: &[RolloutRecord],
-    new: &[RolloutRecord],
-) {
-    for record in new {
-        let before = old
-            .iter()
-            .find(|before| before.workload == record.workload && before.digest == record.digest);
-        if before.is_some_and(|before| before.state == record.state) {
-            continue;
-        }
-        let (tone, reason) = match record.state {
-            RolloutState::Complete if before.is_some() => (Tone::Normal, reason::CURRENT),
-            RolloutState::Complete => continue,
-            RolloutState::Progressing => (Tone::Normal, reason::ROLLING_OUT),
-            RolloutState::Stalled => (Tone::Warning, reason::ROLLOUT_STALLED),
-            RolloutState::Refused => (Tone::Warning, reason::ROLLOUT_REFUSED),
-        };
-        let note = format!("{}: {}", record.workload, record.message);
-        events::publish(context, family, tone, reason, "Rollout", &note).await;
-    }
 }

@@ -16,10 +16,7 @@ use std::{
 
 use groundswell::{
     api::{Cutoff, Edge, Image, ImageFamilySpec},
-    controller::{
-        context::{Context, MAX_PUSHES},
-        object_cache::Key,
-    },
+    controller::{context::Context, object_cache::Key, reconcile_cache::MAX_LOOKUPS_PER_IMAGE},
     engine::fingerprint::check_revision,
 };
 use jiff::Timestamp;
@@ -300,7 +297,7 @@ pub fn check_cache_bounds(cluster: &mut Cluster, context: &Context) {
         let lookups =
             images.iter().map(|image| cache.lookups.of(image).len()).max().unwrap_or_default();
         let lengths = [
-            ("lookups", lookups, MAX_PUSHES),
+            ("lookups", lookups, MAX_LOOKUPS_PER_IMAGE),
             ("tags", cache.tags.len(), images.len()),
             ("configMaps", cache.config_maps.len(), images.len()),
         ];

@@ -1,5 +1,4 @@
-//! Jobs are made, each at most once, so that it is known afterwards whether one was, and ended:
-//! builds and checks alike.
+//! How the Jobs of builds and checks are created, each at most once, and deleted. Needs a client.
 
 use futures::future::join_all;
 use k8s_openapi::api::batch::v1::Job;
@@ -13,26 +12,54 @@ use crate::{
     api::{BuildFailure, FailureClass, condition::reason},
     builds::{job::drops_user_namespace, outcome},
     controller::{
-        context::{Context, ReconcileCache},
         error::{ReconcileError, call},
-        family::observe::snapshot::Snapshot,
+        family::reconcile::Reconcile,
         object_cache::{Key, ObjectCache},
+        reconcile_cache::ReconcileCache,
         writes::delete,
     },
-    engine::{Action, Decision},
+    engine::Action,
     identity::JobName,
 };
 
-/// How many Jobs are made at once.
-const AT_ONCE: usize = 8;
-/// The most kinds of Jobs that are remembered to be accepted: strategies with their settings, and
-/// checks.
-const MAX_ACCEPTED: usize = 64;
+/// How many Jobs are created concurrently.
+const MAX_CONCURRENT_CREATES: usize = 8;
+/// The most kinds of accepted Jobs that are cached: strategies with their settings, and checks.
+const MAX_ACCEPTED_KINDS: usize = 64;
 
-/// Looks for the Jobs that an earlier pass has asked for without hearing an answer. They may run,
-/// and no watch has shown them yet: a pass that did not know of them would start more than the
+/// Whether all Jobs that a decision asks for were started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobStarts {
+    /// All were started, or none was asked for.
+    AllStarted,
+    /// The API server refused some. The decision records that, and is made again soon.
+    SomeRefused,
+}
+
+/// What came of the creation of a Job.
+#[derive(Debug)]
+pub enum JobCreation {
+    /// The Job exists: it was created now, or by an earlier reconcile.
+    Exists(Box<Job>),
+    /// The API server refuses the Job.
+    Refused(BuildFailure),
+}
+
+/// Whether the API server accepts Jobs of one kind.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Acceptance {
+    /// It accepts them, and keeps every field that they need.
+    Accepted,
+    /// It is not known, because a Job of this name exists already.
+    Unknown,
+    /// It drops a field that they need, or refuses them.
+    Refused(BuildFailure),
+}
+
+/// Reads the Jobs whose creation by an earlier reconcile got no answer. They may run although no
+/// watch has shown them yet. A reconcile that did not know of them would start more Jobs than the
 /// budgets allow.
-pub async fn look_for_unanswered(
+pub async fn find_unanswered(
     jobs: &ObjectCache<Job>,
     client: &Client,
     namespace: &str,
@@ -43,108 +70,95 @@ pub async fn look_for_unanswered(
         if jobs.get(&Key::new(namespace, &name)).is_none()
             && let Some(job) = existing(&api, &name).await?
         {
-            jobs.wrote(job);
+            jobs.record_write(job);
         }
         cache.unanswered.remove(&name);
     }
     Ok(())
 }
 
-/// Ends the Jobs that count as failed or are cancelled, and have not ended: a pod that waits for an
-/// image, for example. That is recorded by then.
-pub async fn end(
-    context: &Context,
-    snapshot: &Snapshot,
-    decision: &Decision,
-) -> Result<(), ReconcileError> {
-    let api: Api<Job> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
-    let decided = decision.actions.iter().filter_map(|action| match action {
-        Action::Stop { job } => Some(job),
-        _ => None,
-    });
-    for job in decided.chain(&snapshot.failed_checks).map(JobName::as_str) {
-        let known = context.stores.jobs.get(&Key::new(&snapshot.key.namespace, job));
-        if known.is_some_and(|job| job.metadata.deletion_timestamp.is_none()) {
-            delete(&api, job, &DeleteParams::foreground()).await?;
-            info!(job, "Job ended");
+impl Reconcile<'_> {
+    /// Deletes the Jobs that count as failed or are cancelled, and still run: one whose pod waits
+    /// for an image, for example. Their end is recorded before this.
+    pub async fn delete_ended_jobs(&self) -> Result<(), ReconcileError> {
+        let api: Api<Job> = self.api();
+        let decided = self.decision.actions.iter().filter_map(|action| match action {
+            Action::Stop { job } => Some(job),
+            _ => None,
+        });
+        for job in decided.chain(&self.snapshot.failed_live_checks).map(JobName::as_str) {
+            let key = Key::new(&self.snapshot.key.namespace, job);
+            let known = self.context.stores.jobs.get(&key);
+            if known.is_some_and(|job| job.metadata.deletion_timestamp.is_none()) {
+                delete(&api, job, &DeleteParams::foreground()).await?;
+                info!(job, "deleted the Job");
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
-/// Whether the API server takes Jobs of this kind as they are: asked once for each kind, which
-/// `kind` names.
-pub async fn accepted(
+/// Returns whether the API server accepts Jobs of a kind. It is asked once per `kind`.
+pub async fn check_acceptance(
     api: &Api<Job>,
     job: &Job,
     kind: String,
     cache: &mut ReconcileCache,
-) -> Result<Result<(), BuildFailure>, ReconcileError> {
+) -> Result<Acceptance, ReconcileError> {
     if cache.accepted_jobs.contains(&kind) {
-        return Ok(Ok(()));
+        return Ok(Acceptance::Accepted);
     }
-    match accepts(api, job).await? {
-        Acceptance::Kept => {
-            if cache.accepted_jobs.len() >= MAX_ACCEPTED {
-                cache.accepted_jobs.clear();
-            }
-            cache.accepted_jobs.insert(kind);
+    let acceptance = dry_run(api, job).await?;
+    if acceptance == Acceptance::Accepted {
+        if cache.accepted_jobs.len() >= MAX_ACCEPTED_KINDS {
+            cache.accepted_jobs.clear();
         }
-        Acceptance::Unknown => {}
-        Acceptance::Refused(failure) => return Ok(Err(failure)),
+        cache.accepted_jobs.insert(kind);
     }
-    Ok(Ok(()))
+    Ok(acceptance)
 }
 
-/// What the API server makes of a Job's pods.
-enum Acceptance {
-    /// It keeps what they need.
-    Kept,
-    /// It could not be told.
-    Unknown,
-    /// It drops something, or refuses them.
-    Refused(BuildFailure),
-}
-
-/// Whether the API server keeps what the Job needs: asked once, without making anything.
-async fn accepts(api: &Api<Job>, job: &Job) -> Result<Acceptance, ReconcileError> {
+/// Asks the API server whether it keeps every field that the Job needs, without creating it.
+async fn dry_run(api: &Api<Job>, job: &Job) -> Result<Acceptance, ReconcileError> {
     let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let what = || format!("try Job {}", job.name_any());
+    let what = || format!("create Job {} in a dry run", job.name_any());
     match call(what, api.create(&dry, job)).await {
         Ok(returned) if drops_user_namespace(job, &returned) => {
             Ok(Acceptance::Refused(without_user_namespace()))
         }
-        Ok(_) => Ok(Acceptance::Kept),
-        // Made by an earlier pass; `create` looks at it.
+        Ok(_) => Ok(Acceptance::Accepted),
+        // Created by an earlier reconcile; `create_jobs` inspects it.
         Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
         Err(error) if error.is_refusal() => Ok(match existing(api, &job.name_any()).await? {
             Some(_) => Acceptance::Unknown,
-            None => Acceptance::Refused(rejected(&error)),
+            None => Acceptance::Refused(refusal(&error)),
         }),
         Err(error) => Err(error),
     }
 }
 
-/// The Job of this name. Quotas and policies are asked before the API server looks for the name, so
-/// that a refusal does not say that no earlier pass has made it.
+/// Returns the Job of this name. The API server checks quotas and policies before it checks whether
+/// the name exists, so a refusal does not show that no earlier reconcile has created the Job.
 async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, ReconcileError> {
     call(|| format!("read Job {name}"), api.get_opt(name)).await
 }
 
-/// Makes Jobs, some at once, and shows them to the cache. One that is there already was made by an
-/// earlier pass whose record was lost: it is taken, even if the API server would refuse another.
-/// What came of each is told in their order.
-pub async fn create(
+/// Creates Jobs, some concurrently, and puts them into the store. Returns what came of each, in
+/// their order.
+///
+/// A Job that already exists was created by an earlier reconcile whose record was lost. It is
+/// adopted, even if the API server would refuse another one.
+pub async fn create_jobs(
     jobs: &ObjectCache<Job>,
     api: &Api<Job>,
     wanted: &[Job],
     cache: &mut ReconcileCache,
-) -> Result<Vec<Result<Job, BuildFailure>>, ReconcileError> {
+) -> Result<Vec<JobCreation>, ReconcileError> {
     let mut created = Vec::with_capacity(wanted.len());
-    for wanted in wanted.chunks(AT_ONCE) {
-        // Until an answer says what came of it, even if this pass goes no further.
+    for wanted in wanted.chunks(MAX_CONCURRENT_CREATES) {
+        // Noted before the calls, and until each is answered: this reconcile may end in between.
         cache.unanswered.extend(wanted.iter().map(ResourceExt::name_any));
-        let answers = join_all(wanted.iter().map(|job| create_or_take(jobs, api, job))).await;
+        let answers = join_all(wanted.iter().map(|job| create_or_adopt(jobs, api, job))).await;
         for (job, answer) in wanted.iter().zip(&answers) {
             if answer.is_ok() {
                 cache.unanswered.remove(&job.name_any());
@@ -157,40 +171,40 @@ pub async fn create(
     Ok(created)
 }
 
-async fn create_or_take(
+async fn create_or_adopt(
     jobs: &ObjectCache<Job>,
     api: &Api<Job>,
     job: &Job,
-) -> Result<Result<Job, BuildFailure>, ReconcileError> {
+) -> Result<JobCreation, ReconcileError> {
     let name = job.name_any();
     match call(|| format!("create Job {name}"), api.create(&PostParams::default(), job)).await {
         Ok(created) => {
-            info!(job = %name, "Job started");
-            jobs.wrote(created.clone());
-            Ok(Ok(created))
+            info!(job = %name, "created the Job");
+            jobs.record_write(created.clone());
+            Ok(JobCreation::Exists(created.into()))
         }
         Err(error) if error.is_already_exists() || error.is_refusal() => {
             if let Some(existing) = existing(api, &name).await? {
-                jobs.wrote(existing.clone());
+                jobs.record_write(existing.clone());
                 return Ok(if drops_user_namespace(job, &existing) {
-                    Err(without_user_namespace())
+                    JobCreation::Refused(without_user_namespace())
                 } else {
-                    Ok(existing)
+                    JobCreation::Exists(existing.into())
                 });
             }
             if !error.is_refusal() {
-                // Gone since.
+                // Deleted since.
                 return Err(error);
             }
-            warn!(job = %name, %error, "a Job could not be started");
-            Ok(Err(rejected(&error)))
+            warn!(job = %name, %error, "the API server refuses the Job");
+            Ok(JobCreation::Refused(refusal(&error)))
         }
         Err(error) => Err(error),
     }
 }
 
-/// The failure of a Job that the API server refuses.
-fn rejected(error: &ReconcileError) -> BuildFailure {
+/// Returns the failure of a Job that the API server refuses.
+fn refusal(error: &ReconcileError) -> BuildFailure {
     if error.is_forbidden() {
         outcome::job_forbidden(&error.to_string())
     } else {

@@ -1,5 +1,5 @@
-//! Jobs that the API server refuses, or makes without saying so, against a model of one that may
-//! have them already.
+//! Jobs that the API server refuses, or creates without an answer, against a model of an API server
+//! that may have them already.
 
 use std::{
     convert::Infallible,
@@ -17,9 +17,11 @@ use serde_json::{Value, json};
 use crate::{
     api::condition::reason,
     controller::{
-        context::ReconcileCache,
-        family::act::jobs::{accepted, create, look_for_unanswered},
+        family::act::jobs::{
+            Acceptance, JobCreation, check_acceptance, create_jobs, find_unanswered,
+        },
         object_cache::{Key, ObjectCache},
+        reconcile_cache::ReconcileCache,
     },
 };
 
@@ -33,18 +35,33 @@ fn job() -> Job {
 }
 
 fn status(code: u16, reason: &str, message: &str) -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code})
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "reason": reason,
+        "message": message,
+        "code": code,
+    })
 }
 
-/// A client of an API server that breaks off while it makes a Job; it was made, or not.
-fn breaks_off(makes: bool) -> Client {
+/// Whether a model of an API server has a Job, or creates it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum JobState {
+    Exists,
+    Missing,
+}
+
+/// A client of an API server that breaks the connection while it creates a Job; `then` says whether
+/// it has created it.
+fn breaks_connection(then: JobState) -> Client {
     let there = Arc::new(AtomicBool::new(false));
     let service = tower::service_fn(move |request: Request<Body>| {
         let there = Arc::clone(&there);
         async move {
             let (code, answer) = match request.method() {
                 &Method::POST => {
-                    there.store(makes, Ordering::Relaxed);
+                    there.store(then == JobState::Exists, Ordering::Relaxed);
                     return Err("the connection broke");
                 }
                 _ if there.load(Ordering::Relaxed) => {
@@ -59,15 +76,15 @@ fn breaks_off(makes: bool) -> Client {
     Client::new(service, "team")
 }
 
-/// The Jobs of an API server whose quota is used up; the Job is there, or not.
-fn full(there: bool) -> Api<Job> {
+/// The Jobs of an API server whose quota is used up.
+fn out_of_quota(job_state: JobState) -> Api<Job> {
     let service = tower::service_fn(move |request: Request<Body>| async move {
-        let (code, answer) = match (request.method(), there) {
+        let (code, answer) = match (request.method(), job_state) {
             (&Method::POST, _) => {
                 (403, status(403, "Forbidden", "base-0-0 is forbidden: exceeded quota: jobs"))
             }
-            (_, true) => (200, serde_json::to_value(job()).expect("JSON")),
-            (_, false) => (404, status(404, "NotFound", "there is no base-0-0")),
+            (_, JobState::Exists) => (200, serde_json::to_value(job()).expect("JSON")),
+            (_, JobState::Missing) => (404, status(404, "NotFound", "there is no base-0-0")),
         };
         let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
         Ok::<_, Infallible>(Response::builder().status(code).body(answer).expect("a response"))
@@ -75,50 +92,60 @@ fn full(there: bool) -> Api<Job> {
     Api::namespaced(Client::new(service, "team"), "team")
 }
 
+fn existing(creation: JobCreation) -> Job {
+    match creation {
+        JobCreation::Exists(job) => *job,
+        JobCreation::Refused(failure) => panic!("{failure:?}"),
+    }
+}
+
 #[tokio::test]
-async fn a_job_that_was_made_before_is_taken_though_another_would_be_refused() {
+async fn a_job_that_exists_is_adopted_though_another_would_be_refused() {
     let jobs = ObjectCache::new(|_| None);
     let mut cache = ReconcileCache::default();
-    let taken =
-        create(&jobs, &full(true), &[job()], &mut cache).await.expect("an answer").remove(0);
-    assert_eq!(taken.expect("the Job that is there").name_any(), "base-0-0");
-    assert!(jobs.get(&Key::new("team", "base-0-0")).is_some(), "the next pass does not see it");
+    let api = out_of_quota(JobState::Exists);
+    let adopted =
+        create_jobs(&jobs, &api, &[job()], &mut cache).await.expect("an answer").remove(0);
+    assert_eq!(existing(adopted).name_any(), "base-0-0");
+    assert!(jobs.get(&Key::new("team", "base-0-0")).is_some(), "the next reconcile misses it");
 
-    let kind = || "standard".to_owned();
-    accepted(&full(true), &job(), kind(), &mut cache)
-        .await
-        .expect("an answer")
-        .expect("no refusal");
+    let kind = "standard".to_owned();
+    let acceptance = check_acceptance(&api, &job(), kind, &mut cache).await.expect("an answer");
+    assert_eq!(acceptance, Acceptance::Unknown);
     assert!(cache.accepted_jobs.is_empty(), "what was refused is asked again");
 }
 
 #[tokio::test]
-async fn a_job_that_is_refused_and_not_there_has_failed() {
+async fn a_refused_job_that_does_not_exist_has_failed() {
     let jobs = ObjectCache::new(|_| None);
     let mut cache = ReconcileCache::default();
+    let api = out_of_quota(JobState::Missing);
     let refused =
-        create(&jobs, &full(false), &[job()], &mut cache).await.expect("an answer").remove(0);
-    assert_eq!(refused.expect_err("a refusal").reason, reason::QUOTA_EXCEEDED);
-    assert!(cache.unanswered.is_empty(), "the answer was heard");
-    let asked =
-        accepted(&full(false), &job(), "standard".into(), &mut cache).await.expect("an answer");
-    assert_eq!(asked.expect_err("a refusal").reason, reason::QUOTA_EXCEEDED);
+        create_jobs(&jobs, &api, &[job()], &mut cache).await.expect("an answer").remove(0);
+    let JobCreation::Refused(failure) = refused else { panic!("{refused:?}") };
+    assert_eq!(failure.reason, reason::QUOTA_EXCEEDED);
+    assert!(cache.unanswered.is_empty(), "the call was answered");
+    let kind = "standard".to_owned();
+    let acceptance = check_acceptance(&api, &job(), kind, &mut cache).await.expect("an answer");
+    let Acceptance::Refused(failure) = acceptance else { panic!("{acceptance:?}") };
+    assert_eq!(failure.reason, reason::QUOTA_EXCEEDED);
 }
 
 #[tokio::test]
-async fn a_job_whose_creation_got_no_answer_is_looked_for_in_the_next_pass() {
-    for makes in [true, false] {
+async fn a_job_whose_creation_got_no_answer_is_read_in_the_next_reconcile() {
+    for state in [JobState::Exists, JobState::Missing] {
         let (jobs, client, mut cache) =
-            (ObjectCache::new(|_| None), breaks_off(makes), ReconcileCache::default());
+            (ObjectCache::new(|_| None), breaks_connection(state), ReconcileCache::default());
         let api = Api::namespaced(client.clone(), "team");
-        create(&jobs, &api, &[job()], &mut cache).await.expect_err("no answer");
-        look_for_unanswered(&jobs, &client, "team", &mut cache).await.expect("an answer");
-        assert_eq!(jobs.get(&Key::new("team", "base-0-0")).is_some(), makes);
+        create_jobs(&jobs, &api, &[job()], &mut cache).await.expect_err("no answer");
+        find_unanswered(&jobs, &client, "team", &mut cache).await.expect("an answer");
+        let found = jobs.get(&Key::new("team", "base-0-0")).is_some();
+        assert_eq!(found, state == JobState::Exists);
         assert!(cache.unanswered.is_empty(), "it is known now");
     }
 }
 
-/// An API server that makes every Job but this one, of which it says nothing.
+/// An API server that creates every Job but this one, whose creation gets no answer.
 fn silent_about(name: &'static str) -> Api<Job> {
     let service = tower::service_fn(move |request: Request<Body>| async move {
         let wanted = request.into_body().collect_bytes().await.expect("a body");
@@ -134,7 +161,7 @@ fn silent_about(name: &'static str) -> Api<Job> {
 }
 
 #[tokio::test]
-async fn of_many_jobs_those_without_an_answer_are_told_apart() {
+async fn of_many_jobs_only_those_without_an_answer_are_unanswered() {
     let wanted: Vec<Job> = (0..20)
         .map(|number| {
             let mut wanted = job();
@@ -144,15 +171,17 @@ async fn of_many_jobs_those_without_an_answer_are_told_apart() {
         })
         .collect();
     let (jobs, mut cache) = (ObjectCache::new(|_| None), ReconcileCache::default());
-    create(&jobs, &silent_about("base-02-0"), &wanted, &mut cache).await.expect_err("no answer");
+    create_jobs(&jobs, &silent_about("base-02-0"), &wanted, &mut cache)
+        .await
+        .expect_err("no answer");
     assert_eq!(cache.unanswered.iter().collect::<Vec<_>>(), ["base-02-0"]);
     let made = |job: &&Job| jobs.get(&Key::of(*job)).is_some();
     let made: Vec<String> = wanted.iter().filter(made).map(ResourceExt::name_any).collect();
     assert!(
         made.len() < 10 && made.iter().any(|name| name == "base-03-0"),
-        "those beside it, and no more: {made:?}"
+        "the others of its chunk, and no more: {made:?}"
     );
-    let made = create(&jobs, &silent_about(""), &wanted, &mut cache).await.expect("answers");
-    let made = made.into_iter().map(|made| made.expect("a Job").name_any());
+    let made = create_jobs(&jobs, &silent_about(""), &wanted, &mut cache).await.expect("answers");
+    let made = made.into_iter().map(|made| existing(made).name_any());
     assert!(made.eq(wanted.iter().map(ResourceExt::name_any)), "in their order");
 }

@@ -1,8 +1,8 @@
-//! What a reconcile does: Jobs and tags.
+//! What a reconcile does: it creates and deletes Jobs, and moves tags.
 //!
-//! - [`start_builds`], [`start_checks`]: Jobs are created; [`jobs`]: how a Job is created once, and
-//!   ended
-//! - [`promote`]: tags are moved
+//! - [`start_builds`], [`start_checks`]: create the Jobs of builds and checks
+//! - [`jobs`]: how a Job is created at most once, and how it is deleted
+//! - [`promote`]: moves tags
 
 pub mod jobs;
 pub mod promote;

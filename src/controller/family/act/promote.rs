@@ -1,199 +1,203 @@
-//! Promotion: moving tags to a checked digest by a manifest PUT. No layers are copied.
+//! Promotion: moves tags to a checked digest by a manifest PUT. No layers are copied. Needs a
+//! client for Events only.
 
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
+use kube::runtime::events::EventType;
 use tracing::{info, warn};
 
 use crate::{
     api::{ImageState, condition::reason},
     controller::{
-        context::{Context, ReconcileCache},
-        family::{
-            observe::snapshot::Snapshot,
-            record::events::{self, Tone},
-        },
+        family::{reconcile::Reconcile, record::events::Notice},
+        reconcile_cache::TagObservation,
     },
-    engine::{Action, Decision, ObservedTag, Problem, TagMove, causes::short, tags},
+    engine::{Action, ObservedTag, Problem, TagMove, causes::short, tags},
     identity::ImageDigest,
     registry::{Manifest, Reference},
 };
 
-/// How many images' tags are moved at once.
-const AT_ONCE: usize = 8;
-/// Until a tag that could not be moved is tried again.
-const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(10);
+/// The number of images whose tags are moved concurrently.
+const MAX_CONCURRENT_PROMOTIONS: usize = 8;
+/// The pause until a tag that could not be moved is retried.
+const TAG_RETRY_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 
-/// Moves the tags that the decision names. What comes of it is remembered, and completes the
-/// decision: an image of which a tag could not be set says so.
-pub async fn move_tags(
-    context: &Context,
-    snapshot: &Snapshot,
-    decision: &mut Decision,
-    cache: &mut ReconcileCache,
-    now: Timestamp,
-) {
-    let moves = decision.actions.iter().filter_map(|action| {
-        let Action::Promote { image, digest, tags } = action else { return None };
-        let name = &snapshot.family.spec.images.get(image.position())?.name;
-        Some(move_all(context, snapshot, snapshot.repository(*image), name, digest, tags, now))
-    });
-    let moved: Vec<_> =
-        stream::iter(moves.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
-    for (image, tag, observed, at) in moved.into_iter().flatten() {
-        cache.tags.entry(image).or_default().insert(tag, (observed, at));
-    }
-    complete(snapshot, decision, cache);
-}
-
-/// Moves the tags of one image, one after the other: the image, each tag, where it stands now, and
-/// since when that is known.
-async fn move_all(
-    context: &Context,
-    snapshot: &Snapshot,
+/// The promotion of one image.
+struct Promotion<'a> {
+    image: &'a str,
     repository: String,
-    image: &str,
-    digest: &ImageDigest,
-    tags: &[TagMove],
-    now: Timestamp,
-) -> Vec<(String, String, ObservedTag, Timestamp)> {
-    let (mut manifest, mut moved) = (None, Vec::with_capacity(tags.len()));
-    for tag in tags {
-        let observed = match set(context, snapshot, &repository, digest, tag, &mut manifest).await {
-            Ok(observed) => observed,
-            Err(Problem { reason, message }) => {
-                warn!(image, tag = %tag.tag, message, "a tag could not be moved");
-                let problem = Problem { reason, message: format!("tag {}: {message}", tag.tag) };
-                ObservedTag::Failed(
-                    problem,
-                    now.saturating_add(TRY_AGAIN).unwrap_or(Timestamp::MAX),
-                )
-            }
-        };
-        tell(context, snapshot, &repository, tag, &observed, digest).await;
-        moved.push((image.to_owned(), tag.tag.clone(), observed, context.clock.now()));
-    }
-    moved
+    digest: &'a ImageDigest,
+    tags: &'a [TagMove],
 }
 
-/// Says of each current image which tag could not be set, and forgets tags that no template of now
-/// gives.
-fn complete(snapshot: &Snapshot, decision: &mut Decision, cache: &mut ReconcileCache) {
-    for (image, decided) in snapshot.family.spec.images.iter().zip(&mut decision.images) {
-        let (Some(verified), ImageState::Current) = (&decided.verified, decided.state) else {
-            continue;
-        };
-        let Some(observations) = cache.tags.get_mut(&image.name) else { continue };
-        let wanted =
-            tags::render(&snapshot.family.spec, image, verified.build, &verified.fingerprint)
-                .unwrap_or_default();
-        observations.retain(|name, _| wanted.iter().any(|tag| tag.name == *name));
-        let unset = wanted.iter().find_map(|tag| match &observations.get(&tag.name)?.0 {
-            ObservedTag::At(_) => None,
-            ObservedTag::Failed(problem, _) => Some(problem.clone()),
-            ObservedTag::Taken(digest) => Some(Problem {
-                reason: reason::TAG_IMMUTABLE,
-                message: format!(
-                    "the tag {} names this build and already stands on {}, which is not ours; it \
-                     is never moved: delete it in the registry, or use another template",
-                    tag.name,
-                    short(digest)
-                ),
-            }),
+/// What came of the move of one tag.
+struct MovedTag {
+    image: String,
+    tag: String,
+    observation: TagObservation,
+}
+
+impl Reconcile<'_> {
+    /// Moves the tags that the decision names, caches what each points to now, and adds tags that
+    /// could not be set to the decision about their image.
+    pub async fn move_tags(&mut self) {
+        let reconcile = &*self;
+        let promotions = reconcile.decision.actions.iter().filter_map(|action| {
+            let Action::Promote { image, digest, tags } = action else { return None };
+            Some(Promotion {
+                image: &reconcile.image(*image)?.name,
+                repository: reconcile.snapshot.repository(*image),
+                digest,
+                tags,
+            })
         });
-        if let Some(problem) = unset {
-            decided.reason = problem.reason;
-            decided.message = problem.message.into();
+        let moves: Vec<_> = promotions.map(|promotion| reconcile.move_tags_of(promotion)).collect();
+        let moved: Vec<Vec<MovedTag>> =
+            stream::iter(moves).buffer_unordered(MAX_CONCURRENT_PROMOTIONS).collect().await;
+        for MovedTag { image, tag, observation } in moved.into_iter().flatten() {
+            self.cache.tags.entry(image).or_default().insert(tag, observation);
         }
+        self.add_unset_tags();
+    }
+
+    /// Moves the tags of one image, one after the other.
+    async fn move_tags_of(&self, promotion: Promotion<'_>) -> Vec<MovedTag> {
+        let (mut manifest, mut moved) = (None, Vec::with_capacity(promotion.tags.len()));
+        for tag in promotion.tags {
+            let observed = match self.set_tag(&promotion, tag, &mut manifest).await {
+                Ok(observed) => observed,
+                Err(Problem { reason, message }) => {
+                    warn!(image = promotion.image, tag = %tag.tag, message, "could not move a tag");
+                    let message = format!("tag {}: {message}", tag.tag);
+                    let retry_at =
+                        self.now.saturating_add(TAG_RETRY_PAUSE).unwrap_or(Timestamp::MAX);
+                    ObservedTag::Failed(Problem { reason, message }, retry_at)
+                }
+            };
+            self.publish_tag_event(&promotion, tag, &observed).await;
+            moved.push(MovedTag {
+                image: promotion.image.to_owned(),
+                tag: tag.tag.clone(),
+                observation: TagObservation { tag: observed, at: self.context.clock.now() },
+            });
+        }
+        moved
+    }
+
+    /// Adds a tag that could not be set to the decision about each current image, and forgets tags
+    /// that no template gives any more.
+    fn add_unset_tags(&mut self) {
+        let spec = &self.snapshot.family.spec;
+        for (image, decided) in spec.images.iter().zip(&mut self.decision.images) {
+            let (Some(verified), ImageState::Current) = (&decided.verified, decided.state) else {
+                continue;
+            };
+            let Some(observations) = self.cache.tags.get_mut(&image.name) else { continue };
+            let wanted = tags::render(spec, image, verified.build, &verified.fingerprint)
+                .unwrap_or_default();
+            observations.retain(|name, _| wanted.iter().any(|tag| tag.name == *name));
+            let unset = wanted.iter().find_map(|tag| {
+                let observation = observations.get(&tag.name)?;
+                unset_problem(&tag.name, &observation.tag)
+            });
+            if let Some(problem) = unset {
+                decided.reason = problem.reason;
+                decided.message = problem.message.into();
+            }
+        }
+    }
+
+    /// Returns the earliest future time at which a tag that could not be moved is retried.
+    #[must_use]
+    pub fn tag_retry_at(&self) -> Option<Timestamp> {
+        let observations = self.cache.tags.values().flat_map(std::collections::HashMap::values);
+        observations
+            .filter_map(|observation| match observation.tag {
+                ObservedTag::Failed(_, at) if at > self.now => Some(at),
+                ObservedTag::Failed(..) | ObservedTag::At(_) | ObservedTag::Taken(_) => None,
+            })
+            .min()
+    }
+
+    /// Points one tag at the digest, unless it already points there, or is immutable and points
+    /// elsewhere. `manifest` keeps the manifest for the next tag of the image.
+    async fn set_tag(
+        &self,
+        promotion: &Promotion<'_>,
+        tag: &TagMove,
+        manifest: &mut Option<Manifest>,
+    ) -> Result<ObservedTag, Problem> {
+        let Promotion { repository, digest, .. } = promotion;
+        let (registry, keychain) = (&self.context.registry, &self.snapshot.keychain);
+        let reference = format!("{repository}:{}", tag.tag).parse::<Reference>()?;
+        let current = registry.head(&reference, keychain).await?;
+        match current.map(|descriptor| ImageDigest::from(descriptor.digest.as_str())) {
+            Some(current) if current == **digest => return Ok(ObservedTag::At(current)),
+            Some(current) if tag.immutable => return Ok(ObservedTag::Taken(current)),
+            _ => {}
+        }
+        let manifest = if let Some(manifest) = manifest {
+            manifest
+        } else {
+            let by_digest = format!("{repository}@{digest}").parse::<Reference>()?;
+            manifest.insert(registry.manifest(&by_digest, keychain).await?)
+        };
+        registry.set_tag(&reference, manifest, keychain).await?;
+        Ok(ObservedTag::At((*digest).clone()))
+    }
+
+    /// Publishes an Event if somebody else moved a tag, or if an immutable tag is taken.
+    async fn publish_tag_event(
+        &self,
+        promotion: &Promotion<'_>,
+        tag: &TagMove,
+        observed: &ObservedTag,
+    ) {
+        let Promotion { repository, digest, .. } = promotion;
+        let (reason, note) = match (observed, &tag.moved_to) {
+            (ObservedTag::At(_), Some(elsewhere)) => {
+                let note = format!(
+                    "somebody moved {repository}:{} to {}; it was restored to {}. To keep an image \
+                     at a digest, pin it where it is used",
+                    tag.tag,
+                    short(elsewhere),
+                    short(digest)
+                );
+                (reason::TAG_MOVED, note)
+            }
+            (ObservedTag::Taken(elsewhere), _) => {
+                let note = format!(
+                    "{repository}:{} names a build and already points to {}; it is left there, and \
+                     {} does not get this tag",
+                    tag.tag,
+                    short(elsewhere),
+                    short(digest)
+                );
+                (reason::TAG_IMMUTABLE, note)
+            }
+            (ObservedTag::At(_), None) => {
+                info!(repository, tag = %tag.tag, %digest, "set a tag");
+                return;
+            }
+            (ObservedTag::Failed(..), _) => return,
+        };
+        let notice = Notice { type_: EventType::Warning, reason, action: "Promote", note };
+        self.publish_about_image(promotion.image, &notice).await;
     }
 }
 
-/// The earliest time to come at which a tag that could not be moved is tried again.
-#[must_use]
-pub fn retry_at(cache: &ReconcileCache, now: Timestamp) -> Option<Timestamp> {
-    let observations = cache.tags.values().flat_map(std::collections::HashMap::values);
-    observations
-        .filter_map(|(observed, _)| match observed {
-            ObservedTag::Failed(_, at) if *at > now => Some(*at),
-            ObservedTag::Failed(..) | ObservedTag::At(_) | ObservedTag::Taken(_) => None,
-        })
-        .min()
-}
-
-async fn set(
-    context: &Context,
-    snapshot: &Snapshot,
-    repository: &str,
-    digest: &ImageDigest,
-    tag: &TagMove,
-    manifest: &mut Option<Manifest>,
-) -> Result<ObservedTag, Problem> {
-    let reference = format!("{repository}:{}", tag.tag).parse::<Reference>()?;
-    let standing = context
-        .registry
-        .head(&reference, &snapshot.keychain)
-        .await?
-        .map(|descriptor| ImageDigest::from(descriptor.digest.as_str()));
-    match standing {
-        Some(standing) if standing == *digest => return Ok(ObservedTag::At(standing)),
-        Some(standing) if tag.immutable => return Ok(ObservedTag::Taken(standing)),
-        _ => {}
-    }
-    let manifest = if let Some(manifest) = manifest {
-        manifest
-    } else {
-        let by_digest = format!("{repository}@{digest}").parse::<Reference>()?;
-        manifest.insert(context.registry.manifest(&by_digest, &snapshot.keychain).await?)
-    };
-    context.registry.set_tag(&reference, manifest, &snapshot.keychain).await?;
-    Ok(ObservedTag::At(digest.clone()))
-}
-
-async fn tell(
-    context: &Context,
-    snapshot: &Snapshot,
-    repository: &str,
-    tag: &TagMove,
-    observed: &ObservedTag,
-    digest: &ImageDigest,
-) {
-    match (observed, &tag.moved_to) {
-        (ObservedTag::At(_), Some(elsewhere)) => {
-            let note = format!(
-                "somebody moved {repository}:{} to {}; it was put back to {}. To keep an image \
-                 where it is, pin it where it is used",
-                tag.tag,
-                short(elsewhere),
+/// Returns why a tag is not set, or `None` if it is.
+fn unset_problem(tag: &str, observed: &ObservedTag) -> Option<Problem> {
+    match observed {
+        ObservedTag::At(_) => None,
+        ObservedTag::Failed(problem, _) => Some(problem.clone()),
+        ObservedTag::Taken(digest) => Some(Problem {
+            reason: reason::TAG_IMMUTABLE,
+            message: format!(
+                "the tag {tag} names this build and already points to {}, which is not ours; it is \
+                 never moved: delete it in the registry, or use another template",
                 short(digest)
-            );
-            events::publish(
-                context,
-                &snapshot.family,
-                Tone::Warning,
-                reason::TAG_MOVED,
-                "Promote",
-                &note,
-            )
-            .await;
-        }
-        (ObservedTag::Taken(elsewhere), _) => {
-            let note = format!(
-                "{repository}:{} names a build and already stands on {}; it is left there, and {} \
-                 goes without it",
-                tag.tag,
-                short(elsewhere),
-                short(digest)
-            );
-            events::publish(
-                context,
-                &snapshot.family,
-                Tone::Warning,
-                reason::TAG_IMMUTABLE,
-                "Promote",
-                &note,
-            )
-            .await;
-        }
-        (ObservedTag::At(_), None) => info!(repository, tag = %tag.tag, %digest, "tag set"),
-        (ObservedTag::Failed(..), _) => {}
+            ),
+        }),
     }
 }

@@ -1,16 +1,16 @@
-//! Builds are started: a Job per fingerprint and attempt, by a name that says which, so that none
-//! is started twice.
+//! Starts builds: one Job per fingerprint and attempt. The name of the Job says which, so that none
+//! is started twice. Needs a client.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 
 use crate::{
     api::{
-        BuildFailure, Edge, FailureClass, ImageState, RunningBuild, Source, condition::reason,
-        labels,
+        BuildFailure, Edge, EdgeUse, FailureClass, Image, ImageState, RunningBuild, Source,
+        condition::reason, labels,
     },
     builds::{
         self,
@@ -19,58 +19,81 @@ use crate::{
         },
     },
     controller::{
-        context::{Context, ReconcileCache},
         error::ReconcileError,
         family::{
-            act::jobs::{accepted, create},
-            observe::{snapshot::Snapshot, strategies::strategy_ref},
+            act::jobs::{Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs},
+            observe::strategies::strategy_ref,
+            reconcile::Reconcile,
         },
         object_cache::Key,
     },
-    engine::{Action, Decision, causes, image::failure, tags},
+    engine::{Action, PinnedParent, causes, image::failure, tags},
     identity::BuildIdentity,
-    lineage::{ImageIndex, Import},
+    lineage::Import,
     registry::Reference,
 };
 
-/// Starts the builds that the decision names, and completes the decision with what came of it.
-/// Whether any was refused: then there is more to decide at once.
-pub async fn start_builds(
-    context: &Context,
-    snapshot: &Snapshot,
-    decision: &mut Decision,
-    cache: &mut ReconcileCache,
-    now: Timestamp,
-) -> Result<bool, ReconcileError> {
-    let actions: Vec<Action> = decision
-        .actions
-        .iter()
-        .filter(|action| matches!(action, Action::Build { .. }))
-        .cloned()
-        .collect();
-    let (mut requests, mut jobs, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-    for action in &actions {
-        match prepare(context, snapshot, cache, action).await? {
-            Ok((request, job)) => {
-                requests.push((action, request));
-                jobs.push(job);
+/// A build whose Job can be created.
+struct PreparedBuild {
+    request: BuildRequest,
+    job: Job,
+}
+
+/// Whether the Job of a build can be created.
+enum Preparation {
+    Ready(Box<PreparedBuild>),
+    Refused(BuildFailure),
+}
+
+/// What came of a build that the decision asks for.
+enum BuildStart {
+    Started(RunningBuild),
+    Refused(BuildFailure),
+}
+
+impl Reconcile<'_> {
+    /// Starts the builds that the decision asks for, and adds what came of them to the decision.
+    pub async fn start_builds(&mut self) -> Result<JobStarts, ReconcileError> {
+        let is_build = |action: &&Action| matches!(action, Action::Build { .. });
+        let actions: Vec<Action> = self.decision.actions.iter().filter(is_build).cloned().collect();
+        let (mut prepared, mut requests, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut refused = Vec::new();
+        for action in &actions {
+            match self.prepare_build(action).await? {
+                Preparation::Ready(build) => {
+                    prepared.push(action);
+                    requests.push(build.request);
+                    jobs.push(build.job);
+                }
+                Preparation::Refused(failure) => refused.push((action, failure)),
             }
-            Err(why) => refused.push((action, Err(why))),
         }
+        let api = self.api();
+        let created = create_jobs(&self.context.stores.jobs, &api, &jobs, self.cache).await?;
+        for ((action, request), created) in prepared.into_iter().zip(requests).zip(created) {
+            match created {
+                JobCreation::Exists(job) => {
+                    self.add_build(action, BuildStart::Started(running(request, &job)));
+                }
+                JobCreation::Refused(failure) => refused.push((action, failure)),
+            }
+        }
+        let starts =
+            if refused.is_empty() { JobStarts::AllStarted } else { JobStarts::SomeRefused };
+        for (action, failure) in refused {
+            self.add_build(action, BuildStart::Refused(failure));
+        }
+        Ok(starts)
     }
-    let api = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
-    let created = create(&context.stores.jobs, &api, &jobs, cache).await?;
-    let created = requests.into_iter().zip(created);
-    let started =
-        created.map(|((action, request), job)| (action, job.map(|job| running(request, &job))));
-    let mut any_refused = false;
-    for (action, started) in started.chain(refused) {
-        let Action::Build { image, identity, .. } = action else { continue };
-        let image = image.position();
-        let name = snapshot.family.spec.images.get(image).map_or("", |image| image.name.as_str());
-        let Some(image) = decision.images.get_mut(image) else { continue };
-        match started {
-            Ok(running) => {
+
+    /// Adds what came of a build to the decision about its image. A refused build counts as an
+    /// attempt, on the budget of its class, so that it is neither retried for ever nor forgotten.
+    fn add_build(&mut self, action: &Action, start: BuildStart) {
+        let Action::Build { image: index, identity, .. } = action else { return };
+        let name = self.image_name(*index).to_owned();
+        let Some(image) = self.decision.images.get_mut(index.position()) else { return };
+        match start {
+            BuildStart::Started(running) => {
                 image.message = format!(
                     "build {} runs as Job {}: {}",
                     running.build,
@@ -80,58 +103,128 @@ pub async fn start_builds(
                 .into();
                 image.running = Some(running.into());
             }
-            // Counted as an attempt, on the budget of its class, so that it is neither tried for
-            // ever nor forgotten.
-            Err(refused) => {
-                any_refused = true;
+            BuildStart::Refused(refused) => {
                 image.state = ImageState::Queued;
                 image.reason = reason::RETRYING;
                 image.message = refused.message.clone().into();
-                let cause = causes::key(name, &image.causes);
-                let (fingerprint, attempt) = (&identity.fingerprint, identity.attempt);
-                let failed = failure::Failed { attempt, cascade: &identity.cascade, cause: &cause };
+                let cause = causes::key(&name, &image.causes);
+                let BuildIdentity { fingerprint, attempt, cascade, .. } = identity;
+                let failed = failure::Failed { attempt: *attempt, cascade, cause: &cause };
                 let known = image.failure.take().map(|known| *known);
-                image.failure =
-                    Some(failure::add(known, fingerprint, &failed, refused, now).into());
+                let added = failure::add(known, fingerprint, &failed, refused, self.now);
+                image.failure = Some(added.into());
             }
         }
     }
-    Ok(any_refused)
-}
 
-/// The Job of one build; a failure says why it can't be started.
-async fn prepare(
-    context: &Context,
-    snapshot: &Snapshot,
-    cache: &mut ReconcileCache,
-    action: &Action,
-) -> Result<Result<(BuildRequest, Job), BuildFailure>, ReconcileError> {
-    let Some((image, request)) = request(context, snapshot, action) else {
-        let message = "an input of the build went away while it was started".to_owned();
-        return Ok(Err(refused(FailureClass::Infrastructure, reason::SOURCE_NOT_FOUND, message)));
-    };
-    let (Some(spec), Some(strategy)) = (
-        snapshot.family.spec.images.get(image.position()),
-        snapshot.strategies.get(image.position()).and_then(Option::as_ref),
-    ) else {
-        let message = "the build strategy went away while the build was started".to_owned();
-        return Ok(Err(refused(FailureClass::Infrastructure, reason::STRATEGY_NOT_FOUND, message)));
-    };
-    let wanted = strategy_ref(&snapshot.family.spec, spec);
-    let job = match builds::job::job(&request, strategy, wanted, &context.environment) {
-        Ok(job) => job,
-        Err(error) => {
-            let message = format!("spec.images[{}].strategy: {error}", spec.name);
-            return Ok(Err(refused(FailureClass::Input, reason::INVALID_STRATEGY, message)));
+    /// Prepares the Job of one build.
+    async fn prepare_build(&mut self, action: &Action) -> Result<Preparation, ReconcileError> {
+        use FailureClass::{Infrastructure, Input};
+
+        let refused = |class, reason: &str, message: String| {
+            Ok(Preparation::Refused(BuildFailure { class, reason: reason.into(), message }))
+        };
+        let (Action::Build { image: index, .. }, Some(request)) =
+            (action, self.build_request(action))
+        else {
+            let message = "an input of the build was deleted while the build was started";
+            return refused(Infrastructure, reason::SOURCE_NOT_FOUND, message.into());
+        };
+        let (Some(image), Some(strategy)) = (
+            self.image(*index),
+            self.snapshot.strategies.get(index.position()).and_then(Option::as_ref),
+        ) else {
+            let message = "the build strategy was deleted while the build was started";
+            return refused(Infrastructure, reason::STRATEGY_NOT_FOUND, message.into());
+        };
+        let wanted = strategy_ref(&self.snapshot.family.spec, image);
+        let job = match builds::job::job(&request, strategy, wanted, &self.context.environment) {
+            Ok(job) => job,
+            Err(error) => {
+                let message = format!("spec.images[{}].strategy: {error}", image.name);
+                return refused(Input, reason::INVALID_STRATEGY, message);
+            }
+        };
+        let revision = builds::strategy::strategy_revision(strategy, wanted);
+        let kind = format!("{}/{revision:?}", strategy.name_any());
+        Ok(match check_acceptance(&self.api(), &job, kind, self.cache).await? {
+            Acceptance::Accepted | Acceptance::Unknown => {
+                Preparation::Ready(Box::new(PreparedBuild { request, job }))
+            }
+            Acceptance::Refused(failure) => Preparation::Refused(failure),
+        })
+    }
+
+    /// Returns what the build is to make, or `None` if an input is gone.
+    fn build_request(&self, action: &Action) -> Option<BuildRequest> {
+        let Action::Build { image: index, identity, parents, source } = action else { return None };
+        let family = &self.snapshot.family;
+        let image = self.image(*index)?;
+        let repository = self.snapshot.repository(*index);
+        let parents: Vec<BuildParent> = parents.iter().map(build_parent).collect();
+        Some(BuildRequest {
+            family: FamilyIdentity {
+                namespace: self.snapshot.key.namespace.clone(),
+                name: self.snapshot.key.name.clone(),
+                uid: family.uid().unwrap_or_default(),
+            },
+            image: image.name.clone(),
+            reference: format!("{repository}:{}", tags::pushed_as(&identity.fingerprint)),
+            plain_http: self.is_plain_http(&repository),
+            annotations: annotations(image, &parents, source, identity),
+            repository,
+            identity: identity.clone(),
+            parents,
+            source: self.resolved_source(image, source)?,
+            args: image.args.clone(),
+            target: image.target.clone(),
+            labels: image.labels.clone(),
+            credentials: family.spec.credentials.iter().map(|secret| secret.name.clone()).collect(),
+            owner: family.controller_owner_ref(&())?,
+        })
+    }
+
+    /// Returns the source of a build, pinned to a revision.
+    fn resolved_source(&self, image: &Image, revision: &str) -> Option<ResolvedSource> {
+        match &image.source {
+            Source { inline: Some(dockerfile), .. } => {
+                Some(ResolvedSource::Inline { dockerfile: dockerfile.clone() })
+            }
+            Source { config_map: Some(source), .. } => Some(ResolvedSource::ConfigMap {
+                name: source.name.clone(),
+                items: source.items.clone(),
+                hash: revision.into(),
+            }),
+            Source { git: Some(source), .. } => Some(ResolvedSource::Git {
+                url: source.url.clone(),
+                commit: revision.into(),
+                path: source.path.clone(),
+                dockerfile: source.dockerfile.clone(),
+                secret: source.secret_ref.as_ref().map(|secret| GitSecret {
+                    name: secret.name.clone(),
+                    hosts: self.credential_hosts(&secret.name),
+                }),
+            }),
+            Source { inline: None, config_map: None, git: None } => None,
         }
-    };
-    let api: Api<Job> = Api::namespaced(context.client.clone(), &snapshot.key.namespace);
-    let key = format!(
-        "{}/{:?}",
-        strategy.name_any(),
-        builds::strategy::strategy_revision(strategy, wanted)
-    );
-    Ok(accepted(&api, &job, key, cache).await?.map(|()| (request, job)))
+    }
+
+    /// Returns whether the registry of a repository is reached without TLS.
+    fn is_plain_http(&self, repository: &str) -> bool {
+        repository
+            .parse::<Reference>()
+            .is_ok_and(|reference| self.context.registry.is_plain_http(reference.registry()))
+    }
+
+    /// Returns the hosts to which the credential in a Secret may be sent, as its annotation lists
+    /// them.
+    fn credential_hosts(&self, secret: &str) -> String {
+        let key = Key::new(&self.snapshot.key.namespace, secret);
+        let secret = self.context.stores.secrets.get(&key);
+        secret
+            .and_then(|secret| secret.annotations().get(labels::CREDENTIAL_HOSTS).cloned())
+            .unwrap_or_default()
+    }
 }
 
 fn running(request: BuildRequest, job: &Job) -> RunningBuild {
@@ -144,62 +237,21 @@ fn running(request: BuildRequest, job: &Job) -> RunningBuild {
     }
 }
 
-fn refused(class: FailureClass, reason: &str, message: String) -> BuildFailure {
-    BuildFailure { class, reason: reason.into(), message }
+fn build_parent(parent: &PinnedParent) -> BuildParent {
+    BuildParent {
+        name: parent_name(&parent.edge),
+        repository: parent.repository.clone(),
+        digest: parent.digest.clone(),
+        naming: parent
+            .edge
+            .arg
+            .clone()
+            .map_or_else(|| ParentNaming::Reference(parent.reference.clone()), ParentNaming::Arg),
+        usage: parent.edge.usage,
+    }
 }
 
-/// What the build is asked to make.
-fn request(
-    context: &Context,
-    snapshot: &Snapshot,
-    action: &Action,
-) -> Option<(ImageIndex, BuildRequest)> {
-    let Action::Build { image: index, identity, parents, source } = action else { return None };
-    let image = snapshot.family.spec.images.get(index.position())?;
-    let repository = snapshot.repository(*index);
-    let parents: Vec<BuildParent> = parents
-        .iter()
-        .map(|parent| BuildParent {
-            name: parent_name(&parent.edge),
-            repository: parent.repository.clone(),
-            digest: parent.digest.clone(),
-            naming: parent.edge.arg.clone().map_or_else(
-                || ParentNaming::Reference(parent.reference.clone()),
-                ParentNaming::Arg,
-            ),
-            usage: parent.edge.usage,
-        })
-        .collect();
-    let request = BuildRequest {
-        family: FamilyIdentity {
-            namespace: snapshot.key.namespace.clone(),
-            name: snapshot.key.name.clone(),
-            uid: snapshot.family.uid().unwrap_or_default(),
-        },
-        image: image.name.clone(),
-        reference: format!("{repository}:{}", tags::pushed_as(&identity.fingerprint)),
-        plain_http: is_plain_http(context, &repository),
-        annotations: annotations(image, &parents, source, identity),
-        repository,
-        identity: identity.clone(),
-        parents,
-        source: resolved(context, snapshot, image, source)?,
-        args: image.args.clone(),
-        target: image.target.clone(),
-        labels: image.labels.clone(),
-        credentials: snapshot
-            .family
-            .spec
-            .credentials
-            .iter()
-            .map(|secret| secret.name.clone())
-            .collect(),
-        owner: snapshot.family.controller_owner_ref(&())?,
-    };
-    Some((*index, request))
-}
-
-/// The name of a parent as causes and messages tell it: see [`Import`].
+/// Returns the name of a parent as causes and messages write it: see [`Import`].
 fn parent_name(edge: &Edge) -> String {
     let import = edge.family.as_ref().map(|family| Import {
         namespace: family.namespace.clone(),
@@ -209,53 +261,11 @@ fn parent_name(edge: &Edge) -> String {
     import.map_or_else(|| edge.parent().into(), |import| import.to_string())
 }
 
-fn resolved(
-    context: &Context,
-    snapshot: &Snapshot,
-    image: &crate::api::Image,
-    revision: &str,
-) -> Option<ResolvedSource> {
-    match &image.source {
-        Source { inline: Some(dockerfile), .. } => {
-            Some(ResolvedSource::Inline { dockerfile: dockerfile.clone() })
-        }
-        Source { config_map: Some(source), .. } => Some(ResolvedSource::ConfigMap {
-            name: source.name.clone(),
-            items: source.items.clone(),
-            hash: revision.into(),
-        }),
-        Source { git: Some(source), .. } => Some(ResolvedSource::Git {
-            url: source.url.clone(),
-            commit: revision.into(),
-            path: source.path.clone(),
-            dockerfile: source.dockerfile.clone(),
-            secret: source.secret_ref.as_ref().map(|secret| GitSecret {
-                name: secret.name.clone(),
-                hosts: secret_hosts(context, &snapshot.key.namespace, &secret.name),
-            }),
-        }),
-        Source { inline: None, config_map: None, git: None } => None,
-    }
-}
-
-/// Whether the registry of a repository is spoken to without TLS.
-fn is_plain_http(context: &Context, repository: &str) -> bool {
-    repository
-        .parse::<Reference>()
-        .is_ok_and(|reference| context.registry.is_plain_http(reference.registry()))
-}
-
-fn secret_hosts(context: &Context, namespace: &str, name: &str) -> String {
-    let secret = context.stores.secrets.get(&Key::new(namespace, name));
-    secret
-        .and_then(|secret| secret.annotations().get(labels::CREDENTIAL_HOSTS).cloned())
-        .unwrap_or_default()
-}
-
-/// The annotations of the image's manifest, by the OCI image spec's names. `created` is fixed, so
-/// that the same inputs give the same digest: see [`builds::SOURCE_DATE_EPOCH`].
+/// Returns the annotations of the image's manifest, named as in the OCI image specification.
+/// `created` is fixed, so that the same inputs give the same digest: see
+/// [`builds::SOURCE_DATE_EPOCH`].
 fn annotations(
-    image: &crate::api::Image,
+    image: &Image,
     parents: &[BuildParent],
     revision: &str,
     identity: &BuildIdentity,
@@ -267,7 +277,7 @@ fn annotations(
         ("org.opencontainers.image.created".to_owned(), created.to_string()),
         ("org.opencontainers.image.revision".to_owned(), revision.to_owned()),
     ]);
-    if let Some(base) = parents.iter().find(|parent| parent.usage == crate::api::EdgeUse::Base) {
+    if let Some(base) = parents.iter().find(|parent| parent.usage == EdgeUse::Base) {
         let name = match &base.naming {
             ParentNaming::Reference(reference) => reference.clone(),
             ParentNaming::Arg(_) => base.repository.clone(),

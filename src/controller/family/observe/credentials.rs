@@ -1,5 +1,5 @@
 //! The registry credentials of a family, from the Secrets that it names. They are read when they
-//! change, and never logged.
+//! change, and never logged. Needs a client.
 
 use std::sync::Arc;
 
@@ -7,11 +7,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 
 use crate::{
-    api::{ImageFamily, condition::reason},
+    api::condition::reason,
     controller::{
-        context::{Context, ReconcileCache},
-        error::{ReconcileError, call},
+        error::call,
+        family::observe::{ObserveError, Observer},
         object_cache::Key,
+        reconcile_cache::{CachedKeychain, SecretVersion},
     },
     engine::Problem,
     registry::Keychain,
@@ -20,63 +21,78 @@ use crate::{
 /// The key of a `kubernetes.io/dockerconfigjson` Secret.
 const DOCKER_CONFIG: &str = ".dockerconfigjson";
 
-/// The credentials of a family, or what is wrong with one of its Secrets.
-pub async fn load(
-    context: &Context,
-    family: &ImageFamily,
-    cache: &mut ReconcileCache,
-) -> Result<Result<Arc<Keychain>, Problem>, ReconcileError> {
-    let namespace = family.namespace().unwrap_or_default();
-    let mut versions = Vec::with_capacity(family.spec.credentials.len());
-    for secret in &family.spec.credentials {
-        match context.stores.secrets.get(&Key::new(&namespace, &secret.name)) {
-            Some(known) => {
-                versions.push((secret.name.clone(), known.resource_version().unwrap_or_default()));
-            }
-            None => return Ok(Err(missing(&namespace, &secret.name))),
+/// The content of a Secret.
+struct Payload {
+    secret: String,
+    docker_config: Vec<u8>,
+}
+
+impl Observer<'_> {
+    /// Returns the family's registry credentials. They are read only if a Secret has changed.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ObserveError::Rejected`] if a Secret does not exist or cannot be used.
+    pub async fn load_keychain(&mut self) -> Result<Arc<Keychain>, ObserveError> {
+        let secrets = self.secret_versions()?;
+        if let Some(known) = self.cache.keychain.as_ref().filter(|known| known.secrets == secrets) {
+            return Ok(Arc::clone(&known.keychain));
         }
-    }
-    if let Some((_, keychain)) = cache.keychain.as_ref().filter(|(of, _)| *of == versions) {
-        return Ok(Ok(Arc::clone(keychain)));
+        let namespace = &self.key.namespace;
+        let api: Api<Secret> = Api::namespaced(self.context.client.clone(), namespace);
+        let mut payloads = Vec::with_capacity(secrets.len());
+        for secret in &secrets {
+            payloads.push(self.read_payload(&api, &secret.name).await?);
+        }
+        let payloads = payloads
+            .iter()
+            .map(|payload| (payload.secret.as_str(), payload.docker_config.as_slice()));
+        let keychain = Keychain::from_secrets(payloads).map(Arc::new).map_err(|error| {
+            let message = format!("spec.credentials: in namespace {namespace}: {error}");
+            Problem { reason: reason::INVALID_SECRET, message }
+        })?;
+        // A registry that refused the old credential may accept the new one.
+        self.cache.lookups.clear();
+        self.cache.keychain = Some(CachedKeychain { secrets, keychain: Arc::clone(&keychain) });
+        Ok(keychain)
     }
 
-    let api: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    let mut payloads = Vec::with_capacity(versions.len());
-    for (name, _) in &versions {
+    /// Returns the versions of the Secrets that the spec names, from the store.
+    fn secret_versions(&self) -> Result<Vec<SecretVersion>, Problem> {
+        let namespace = &self.key.namespace;
+        let version = |secret: &crate::api::LocalName| {
+            let known = self.context.stores.secrets.get(&Key::new(namespace, &secret.name));
+            let known = known.ok_or_else(|| secret_not_found(namespace, &secret.name))?;
+            let resource_version = known.resource_version().unwrap_or_default();
+            Ok(SecretVersion { name: secret.name.clone(), resource_version })
+        };
+        self.family.spec.credentials.iter().map(version).collect()
+    }
+
+    async fn read_payload(&self, api: &Api<Secret>, name: &str) -> Result<Payload, ObserveError> {
+        let namespace = &self.key.namespace;
         let secret = match call(|| format!("read Secret {namespace}/{name}"), api.get(name)).await {
             Ok(secret) => secret,
-            Err(error) if error.is_not_found() => return Ok(Err(missing(&namespace, name))),
-            Err(error) => return Err(error),
+            Err(error) if error.is_not_found() => {
+                return Err(secret_not_found(namespace, name).into());
+            }
+            Err(error) => return Err(error.into()),
         };
-        if let Some(payload) = secret.data.and_then(|mut data| data.remove(DOCKER_CONFIG)) {
-            payloads.push((name.clone(), payload.0));
-        } else {
+        let Some(payload) = secret.data.and_then(|mut data| data.remove(DOCKER_CONFIG)) else {
             let message = format!(
                 "spec.credentials[{name}]: the Secret {namespace}/{name} has no key \
                  {DOCKER_CONFIG}; it must be of type kubernetes.io/dockerconfigjson"
             );
-            return Ok(Err(Problem { reason: reason::INVALID_SECRET, message }));
-        }
+            return Err(Problem { reason: reason::INVALID_SECRET, message }.into());
+        };
+        Ok(Payload { secret: name.to_owned(), docker_config: payload.0 })
     }
-    let keychain = match Keychain::from_secrets(
-        payloads.iter().map(|(name, payload)| (name.as_str(), payload.as_slice())),
-    ) {
-        Ok(keychain) => Arc::new(keychain),
-        Err(error) => {
-            let message = format!("spec.credentials: in namespace {namespace}: {error}");
-            return Ok(Err(Problem { reason: reason::INVALID_SECRET, message }));
-        }
-    };
-    // With a new credential, what the registry refused before may be answered now.
-    cache.lookups.clear();
-    cache.keychain = Some((versions, Arc::clone(&keychain)));
-    Ok(Ok(keychain))
 }
 
-fn missing(namespace: &str, name: &str) -> Problem {
+fn secret_not_found(namespace: &str, name: &str) -> Problem {
     let message = format!(
         "spec.credentials[{name}]: there is no Secret {namespace}/{name}; create it as \
-         kubernetes.io/dockerconfigjson, or take the entry out"
+         kubernetes.io/dockerconfigjson, or remove the entry"
     );
     Problem { reason: reason::SECRET_NOT_FOUND, message }
 }

@@ -1,5 +1,6 @@
-//! The keys by which registries are asked where tags stand. To read a reference costs more than the
-//! rest of what a quiet pass does for an image, so that keys are kept from one pass to the next.
+//! The keys by which the poller is asked for tags. Parsing a reference costs more than everything
+//! else that a quiet reconcile does for an image, so keys are kept from one reconcile to the next.
+//! No client is needed.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,31 +9,39 @@ use crate::{
     upstream::ImageKey,
 };
 
-/// The keys that the last two passes over a family have used.
+/// The keys that the last two reconciles of a family have used.
 #[derive(Default)]
 pub struct ImageKeys {
-    /// The credentials that the keys are made for.
+    /// The credentials that the keys are valid for.
     keychain: Option<Arc<Keychain>>,
-    /// Counts passes.
-    pass: u64,
-    /// By reference and platforms; each with the last pass that used it.
-    known: HashMap<(String, Vec<String>), (ImageKey, u64)>,
+    /// The number of the current reconcile.
+    reconcile: u64,
+    /// By reference and platforms.
+    known: HashMap<(String, Vec<String>), CachedKey>,
+}
+
+/// A key, and when it was last used.
+struct CachedKey {
+    key: ImageKey,
+    /// The number of the reconcile.
+    last_used: u64,
 }
 
 impl ImageKeys {
-    /// A pass with these credentials begins. Keys that the last one did not use are dropped.
-    pub fn begin(&mut self, keychain: &Arc<Keychain>) {
+    /// Begins a reconcile with these credentials. Drops the keys that the last reconcile did not
+    /// use.
+    pub fn begin_reconcile(&mut self, keychain: &Arc<Keychain>) {
         if self.keychain.as_ref().is_some_and(|known| Arc::ptr_eq(known, keychain)) {
-            let last = self.pass;
-            self.known.retain(|_, (_, used)| *used == last);
+            let last = self.reconcile;
+            self.known.retain(|_, cached| cached.last_used == last);
         } else {
             self.known.clear();
             self.keychain = Some(Arc::clone(keychain));
         }
-        self.pass += 1;
+        self.reconcile += 1;
     }
 
-    /// The key of a reference, `host/repository:tag`, of which these platforms must be there.
+    /// Returns the key of a reference, `host/repository:tag`, that must offer these platforms.
     pub fn key(
         &mut self,
         client: &Client,
@@ -40,12 +49,15 @@ impl ImageKeys {
         platforms: &[String],
         keychain: &Arc<Keychain>,
     ) -> ImageKey {
-        let pass = self.pass;
-        let (key, used) = self.known.entry((reference, platforms.to_vec())).or_insert_with_key(
-            |(reference, platforms)| (ImageKey::new(client, reference, platforms, keychain), pass),
+        let last_used = self.reconcile;
+        let cached = self.known.entry((reference, platforms.to_vec())).or_insert_with_key(
+            |(reference, platforms)| CachedKey {
+                key: ImageKey::new(client, reference, platforms, keychain),
+                last_used,
+            },
         );
-        *used = pass;
-        key.clone()
+        cached.last_used = last_used;
+        cached.key.clone()
     }
 }
 
@@ -55,14 +67,14 @@ mod tests {
     use crate::registry::Config;
 
     #[test]
-    fn keys_are_those_of_the_credentials_and_of_the_last_two_passes() {
+    fn keys_are_kept_for_the_same_credentials_and_two_reconciles() {
         let client = Client::new(Config::default()).expect("a client");
         let mut keys = ImageKeys::default();
         for round in 0..3 {
             let keychain = Arc::new(Keychain::default());
-            for pass in 0..3 {
-                keys.begin(&keychain);
-                let reference = format!("registry.example.com/python:{round}.{pass}");
+            for reconcile in 0..3 {
+                keys.begin_reconcile(&keychain);
+                let reference = format!("registry.example.com/python:{round}.{reconcile}");
                 let expected =
                     ImageKey::new(&client, &reference, &["linux/amd64".into()], &keychain);
                 assert_eq!(
@@ -72,7 +84,7 @@ mod tests {
                 let always =
                     keys.key(&client, "registry.example.com/python:latest".into(), &[], &keychain);
                 assert_ne!(always, expected);
-                assert_eq!(keys.known.len(), if pass == 0 { 2 } else { 3 });
+                assert_eq!(keys.known.len(), if reconcile == 0 { 2 } else { 3 });
             }
         }
     }

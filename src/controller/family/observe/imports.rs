@@ -1,13 +1,13 @@
-//! The images of other families that a family stands on: may it use them, what are they, and are
-//! they about to change. No client is needed.
+//! The images of other families that a family depends on: whether it may use them, what they are,
+//! and whether they are about to change. No client is needed.
 
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     api::{ImageFamily, ManagedImage},
     controller::{
-        context::{Context, ReconcileCache},
-        object_cache::Key,
+        context::Context, family::observe::Observer, object_cache::Key,
+        reconcile_cache::CachedSurvey,
     },
     engine::{
         Blueprint, ImportState, ObservedImport,
@@ -19,13 +19,13 @@ use crate::{
     },
 };
 
-/// How often a pass looks at families that change while it does.
-const MAX_LOOKS: usize = 4;
+/// How often one reconcile reads families that change while it reads them.
+const MAX_SURVEYS: usize = 4;
 
-/// What the caches know of other families.
-struct Cached<'a>(&'a Context);
+/// Other families, as the stores know them.
+struct StoredFamilies<'a>(&'a Context);
 
-impl FamilyReader for Cached<'_> {
+impl FamilyReader for StoredFamilies<'_> {
     fn family(&self, name: &FamilyName) -> FamilyLookup {
         if !self.0.scopes.contains(&name.namespace) {
             return FamilyLookup::NotWatched;
@@ -34,7 +34,7 @@ impl FamilyReader for Cached<'_> {
     }
 }
 
-impl Records for Cached<'_> {
+impl Records for StoredFamilies<'_> {
     fn family(&self, name: &FamilyName) -> Option<Arc<ImageFamily>> {
         self.0.stores.families.get(&Key::new(&name.namespace, &name.name))
     }
@@ -45,35 +45,41 @@ impl Records for Cached<'_> {
     }
 }
 
-/// What is known of the images of other families that a family names. Looked at anew only if its
-/// spec has changed, or that of a family above it; whoever changes those then wakes this one.
-pub fn survey(context: &Context, family: &ImageFamily, cache: &mut ReconcileCache) -> Arc<Survey> {
-    let version = SpecVersion::of(family);
-    let key = Key::of(family);
-    let mut known = cache.survey.take().filter(|(of, _)| *of == version).map(|(_, survey)| survey);
-    // A change that came while the others were looked at has woken nobody, so that it is looked
-    // again; if they never come to rest, the next change wakes.
-    for _ in 0..MAX_LOOKS {
-        if let Some(survey) = known.take_if(|survey| is_up_to_date(context, survey)) {
-            cache.survey = Some((version, Arc::clone(&survey)));
-            return survey;
+impl Observer<'_> {
+    /// Returns what is known of the images of other families that this family names.
+    ///
+    /// It is worked out again only if the spec of this family, or of a family that it depends on,
+    /// has changed. Such a change triggers this family, too.
+    pub(super) fn survey_imports(&mut self) -> Arc<Survey> {
+        let version = SpecVersion::of(&self.family);
+        let cached = self.cache.survey.take().filter(|cached| cached.version == version);
+        let mut known = cached.map(|cached| cached.survey);
+        // A change that comes while the other families are read does not trigger this family,
+        // because the dependents are not registered yet. So the families are read again. If they
+        // never come to rest, the next change triggers this family.
+        for _ in 0..MAX_SURVEYS {
+            if let Some(survey) = known.take_if(|survey| is_up_to_date(self.context, survey)) {
+                self.cache.survey = Some(CachedSurvey { version, survey: Arc::clone(&survey) });
+                return survey;
+            }
+            let families = StoredFamilies(self.context);
+            let survey = check_imports(&name(&self.key), &self.family.spec, &families);
+            self.context.dependents.register(&self.key, &survey.consulted);
+            known = Some(Arc::new(survey));
         }
-        let survey = check_imports(&name(&key), &family.spec, &Cached(context));
-        context.dependents.follow(&key, &survey.consulted);
-        known = Some(Arc::new(survey));
+        known.unwrap_or_default()
     }
-    known.unwrap_or_default()
 }
 
 fn is_up_to_date(context: &Context, survey: &Survey) -> bool {
     survey.consulted.iter().all(|consulted| {
-        let now = Records::family(&Cached(context), &consulted.family);
+        let now = Records::family(&StoredFamilies(context), &consulted.family);
         now.as_deref().map(SpecVersion::of) == consulted.version
     })
 }
 
-/// The images of other families, as the lineage lists them.
-pub fn observations(
+/// Returns the images of other families, in the order in which the lineage lists them.
+pub(super) fn observed_imports(
     context: &Context,
     family: &Key,
     blueprint: &Blueprint,
@@ -81,7 +87,7 @@ pub fn observations(
 ) -> Vec<ObservedImport> {
     let problems: HashMap<&ImageName, Option<&ImportProblem>> =
         survey.imports.iter().map(|(import, problem)| (import, problem.as_ref())).collect();
-    let records = Cached(context);
+    let records = StoredFamilies(context);
     let mut states = ImportStates::new(&records);
     let observed = |import: &crate::lineage::Import| {
         let import = ImageName {
@@ -102,7 +108,7 @@ pub fn observations(
                 verified: None,
                 state: ImportState::Settled,
             },
-            // The lineage and the survey are of one spec.
+            // Not reached: the lineage and the survey are from the same spec.
             None => ObservedImport { problem: None, verified: None, state: ImportState::Settled },
         }
     };

@@ -1,5 +1,5 @@
-//! What the caches show of a family's Jobs and their Pods: builds, and checks. A check is never
-//! taken for a build.
+//! A family's Jobs and their Pods, from the stores: builds and checks. A check is never taken for a
+//! build. No client is needed.
 
 use std::collections::HashMap;
 
@@ -18,27 +18,27 @@ use crate::{
     identity::{BuildIdentity, JobName},
 };
 
-/// The label by which Kubernetes tells of which Job a Pod is.
+/// The label with which Kubernetes names the Job of a Pod.
 pub(in crate::controller) const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 
-/// The Jobs of a family that the cluster still knows.
+/// The Jobs of a family.
 #[derive(Debug, Default)]
 pub struct ObservedJobs {
     /// Builds, per image.
     pub builds: HashMap<String, Vec<ObservedBuild>>,
-    /// How long builds took that have ended, in seconds, by their Jobs' names.
-    pub seconds: HashMap<String, i64>,
+    /// The durations of ended builds in seconds, by the names of their Jobs.
+    pub durations: HashMap<String, i64>,
     /// Checks, per image.
     pub checks: HashMap<String, Vec<ObservedCheck>>,
-    /// Jobs of checks that count as failed and have not ended.
-    pub failed_checks: Vec<JobName>,
-    /// When the first wait of a pod is to be looked at again, though nothing has changed: no event
-    /// tells that patience is over.
-    pub look_again: Option<Timestamp>,
+    /// Jobs of checks that count as failed and still run.
+    pub failed_live_checks: Vec<JobName>,
+    /// When the earliest wait of a pod must be judged again, even if nothing changes: no event
+    /// marks the moment at which a wait has become too long.
+    pub recheck_pods_at: Option<Timestamp>,
 }
 
 impl ObservedJobs {
-    /// Looks at all Jobs of a family.
+    /// Reads all Jobs of a family from the stores.
     #[must_use]
     pub fn of(stores: &Stores, family: &Key, now: Timestamp) -> Self {
         let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
@@ -47,12 +47,12 @@ impl ObservedJobs {
                 pods.entry(job.clone()).or_default().push(Pod::clone(&pod));
             }
         }
-        let mut observations = Self::default();
+        let mut observed = Self::default();
         for job in stores.jobs.group(family) {
             let pods = pods.get(&job.name_any()).map_or(&[][..], Vec::as_slice);
-            observations.add(&job, pods, now);
+            observed.add(&job, pods, now);
         }
-        observations
+        observed
     }
 
     fn add(&mut self, job: &Job, pods: &[Pod], now: Timestamp) {
@@ -64,29 +64,29 @@ impl ObservedJobs {
         {
             let outcome = check_job_outcome(job, pods, now);
             if let CheckJobOutcome::Waiting(wait) = &outcome {
-                self.look_at(wait.recheck_at);
+                self.recheck_at(wait.recheck_at);
             }
             let Some(observed) = observed_check(job, pods, outcome) else { return };
             if matches!(observed.outcome, CheckOutcome::Failed(_)) && observed.live {
-                self.failed_checks.push(observed.job.clone());
+                self.failed_live_checks.push(observed.job.clone());
             }
             self.checks.entry(image.clone()).or_default().push(observed);
             return;
         }
         let outcome = build_job_outcome(job, pods, now);
         if let BuildJobOutcome::Waiting(wait) = &outcome {
-            self.look_at(wait.recheck_at);
+            self.recheck_at(wait.recheck_at);
         }
         if let Some(observed) = observed_build(job, pods, outcome) {
-            if let Some(seconds) = seconds(job, pods) {
-                self.seconds.insert(observed.job.to_string(), seconds);
+            if let Some(seconds) = duration_seconds(job, pods) {
+                self.durations.insert(observed.job.to_string(), seconds);
             }
             self.builds.entry(image.clone()).or_default().push(observed);
         }
     }
 
-    fn look_at(&mut self, time: Option<Timestamp>) {
-        self.look_again = self.look_again.into_iter().chain(time).min();
+    fn recheck_at(&mut self, time: Option<Timestamp>) {
+        self.recheck_pods_at = self.recheck_pods_at.into_iter().chain(time).min();
     }
 }
 
@@ -145,11 +145,12 @@ fn observed_check(job: &Job, pods: &[Pod], outcome: CheckJobOutcome) -> Option<O
     })
 }
 
-/// How long the Job took until its pod had ended, in seconds; `None` while it runs, and when
-/// nothing tells.
-fn seconds(job: &Job, pods: &[Pod]) -> Option<i64> {
+/// Returns how long the Job took until its pod ended, in seconds; `None` while it runs, or if
+/// neither the pod nor the Job shows an end.
+fn duration_seconds(job: &Job, pods: &[Pod]) -> Option<i64> {
     let start = job.creation_timestamp()?.0;
-    let statuses = pods.iter().filter(|pod| has_ended(pod)).filter_map(|pod| pod.status.as_ref());
+    let statuses =
+        pods.iter().filter(|pod| pod_has_ended(pod)).filter_map(|pod| pod.status.as_ref());
     let containers = statuses.flat_map(|status| status.container_statuses.iter().flatten());
     let stopped = containers.filter_map(|container| {
         container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()
@@ -160,19 +161,20 @@ fn seconds(job: &Job, pods: &[Pod]) -> Option<i64> {
     Some(end.duration_since(start).as_secs().max(0))
 }
 
-/// Whether a Job has not ended. Its pod ends a second or two before it does.
+/// Returns whether a Job still runs. Its pod ends a second or two before the Job does.
 fn is_live(job: &Job, pods: &[Pod]) -> bool {
-    !ended(job) && !pods.iter().any(has_ended)
+    !job_has_ended(job) && !pods.iter().any(pod_has_ended)
 }
 
-/// Whether a pod has ended, well or not. Its Job follows within a second or two, and keeps the log.
-pub(in crate::controller) fn has_ended(pod: &Pod) -> bool {
+/// Returns whether a pod has succeeded or failed. Its Job follows within a second or two, and keeps
+/// the log.
+pub(in crate::controller) fn pod_has_ended(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     phase.is_some_and(|phase| ["Succeeded", "Failed"].contains(&phase))
 }
 
-/// Whether a Job has ended, well or not.
-pub(in crate::controller) fn ended(job: &Job) -> bool {
+/// Returns whether a Job has completed or failed.
+pub(in crate::controller) fn job_has_ended(job: &Job) -> bool {
     let conditions = job.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
     conditions.into_iter().any(|condition| {
         condition.status == "True" && ["Complete", "Failed"].contains(&condition.type_.as_str())
@@ -190,7 +192,7 @@ mod tests {
         },
     };
 
-    fn check() -> Job {
+    fn check_of_pyenv() -> Job {
         let request = CheckRequest {
             image: "pyenv".into(),
             digest: "sha256:00".into(),
@@ -207,32 +209,25 @@ mod tests {
     }
 
     #[test]
-    fn a_check_is_no_build() {
-        let mut observations = ObservedJobs::default();
+    fn a_check_is_not_a_build() {
+        let mut observed = ObservedJobs::default();
         // Even if somebody copies a build's labels onto it.
-        let mut job = check();
+        let mut job = check_of_pyenv();
         job.labels_mut().insert(labels::FINGERPRINT.into(), "f".into());
         job.annotations_mut().insert(labels::BUILD.into(), "1".into());
-        observations.add(
-            &job,
-            &pods(r#"{"status": {"phase": "Succeeded"}}"#),
-            Timestamp::UNIX_EPOCH,
-        );
-        assert!(observations.builds.is_empty());
-        let observed = &observations.checks["pyenv"][0];
+        observed.add(&job, &pods(r#"{"status": {"phase": "Succeeded"}}"#), Timestamp::UNIX_EPOCH);
+        assert!(observed.builds.is_empty());
+        let check = &observed.checks["pyenv"][0];
         assert_eq!(
-            (observed.check.as_str(), observed.revision.as_str(), observed.digest.as_str()),
+            (check.check.as_str(), check.revision.as_str(), check.digest.as_str()),
             ("starts", "r", "sha256:00")
         );
-        assert_eq!(
-            (observed.attempt, &observed.outcome),
-            (3, &CheckOutcome::Passed(String::new()))
-        );
-        assert!(observations.failed_checks.is_empty());
+        assert_eq!((check.attempt, &check.outcome), (3, &CheckOutcome::Passed(String::new())));
+        assert!(observed.failed_live_checks.is_empty());
     }
 
     #[test]
-    fn a_build_is_as_long_as_its_pod_tells() {
+    fn the_duration_of_a_build_is_that_of_its_pod() {
         let job = |status: &str| -> Job {
             let text = format!(
                 r#"{{"metadata": {{"creationTimestamp": "2026-01-01T00:00:00Z"}}, "status": {status}}}"#
@@ -247,25 +242,21 @@ mod tests {
             ))
         };
         let complete = job(r#"{"completionTime": "2026-01-01T00:01:32Z"}"#);
-        assert_eq!(seconds(&complete, &pod("Failed")), Some(90));
-        assert_eq!(seconds(&complete, &[]), Some(92), "the pod is gone");
-        assert_eq!(seconds(&job("{}"), &pod("Running")), None);
-        assert_eq!(seconds(&job("{}"), &[]), None);
+        assert_eq!(duration_seconds(&complete, &pod("Failed")), Some(90));
+        assert_eq!(duration_seconds(&complete, &[]), Some(92), "the pod is gone");
+        assert_eq!(duration_seconds(&job("{}"), &pod("Running")), None);
+        assert_eq!(duration_seconds(&job("{}"), &[]), None);
     }
 
     #[test]
-    fn a_check_that_was_deleted_has_no_verdict_and_one_that_hangs_is_to_be_ended() {
-        let mut observations = ObservedJobs::default();
-        let mut deleted = check();
+    fn a_deleted_check_has_no_outcome_and_a_check_that_hangs_has_failed() {
+        let mut observed = ObservedJobs::default();
+        let mut deleted = check_of_pyenv();
         deleted.metadata.deletion_timestamp =
             serde_json::from_str("\"2026-01-01T00:00:00Z\"").expect("a time");
-        observations.add(
-            &deleted,
-            &pods(r#"{"status": {"phase": "Running"}}"#),
-            Timestamp::UNIX_EPOCH,
-        );
-        let observed = observations.checks.remove("pyenv").unwrap_or_default().remove(0);
-        assert_eq!((observed.outcome, observed.live), (CheckOutcome::Stopped, true));
+        observed.add(&deleted, &pods(r#"{"status": {"phase": "Running"}}"#), Timestamp::UNIX_EPOCH);
+        let stopped = observed.checks.remove("pyenv").unwrap_or_default().remove(0);
+        assert_eq!((stopped.outcome, stopped.live), (CheckOutcome::Stopped, true));
 
         let stuck = pods(
             r#"{"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Pending", "containerStatuses": [
@@ -273,12 +264,12 @@ mod tests {
                  "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}}"#,
         );
         let at = |time: &str| time.parse::<Timestamp>().expect("a time");
-        observations.add(&check(), &stuck, at("2026-01-01T00:01:00Z"));
-        assert_eq!(observations.look_again, Some(at("2026-01-01T00:02:00Z")));
-        let waits_for = observations.checks["pyenv"][0].waits_for.as_deref().unwrap_or_default();
+        observed.add(&check_of_pyenv(), &stuck, at("2026-01-01T00:01:00Z"));
+        assert_eq!(observed.recheck_pods_at, Some(at("2026-01-01T00:02:00Z")));
+        let waits_for = observed.checks["pyenv"][0].waits_for.as_deref().unwrap_or_default();
         assert!(waits_for.contains("ImagePullBackOff"), "{waits_for}");
-        assert!(observations.failed_checks.is_empty());
-        observations.add(&check(), &stuck, at("2026-01-01T00:02:00Z"));
-        assert_eq!(observations.failed_checks, [check().name_any()]);
+        assert!(observed.failed_live_checks.is_empty());
+        observed.add(&check_of_pyenv(), &stuck, at("2026-01-01T00:02:00Z"));
+        assert_eq!(observed.failed_live_checks, [check_of_pyenv().name_any()]);
     }
 }

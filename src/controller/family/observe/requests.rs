@@ -1,4 +1,5 @@
-//! What people ask for: requests as the annotations of the family and of its images tell them.
+//! The requests of users, from the annotations of the family and of its images. No client is
+//! needed.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -15,7 +16,7 @@ use crate::{
     lineage::ImageIndex,
 };
 
-/// The requests that are not handled yet: of the family, and of its images by name.
+/// Returns the requests on the family and on its images that are not handled yet.
 #[must_use]
 pub(in crate::controller::family) fn pending(
     family: &ImageFamily,

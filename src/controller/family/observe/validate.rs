@@ -1,41 +1,40 @@
-//! Is the spec one that can be built? No client is needed.
+//! Validation of the spec. No client is needed.
 
 use std::sync::Arc;
 
 use crate::{
-    api::ImageFamily,
-    controller::{
-        context::{Context, ReconcileCache},
-        family::observe::imports,
-    },
+    controller::{family::observe::Observer, reconcile_cache::CachedBlueprint},
     engine::{Blueprint, Problem, validate::validate},
 };
 
-/// What follows from a family's spec, or the first thing that is wrong with it: with its spec
-/// alone, or beside the other families.
-pub fn validated(
-    context: &Context,
-    family: &ImageFamily,
-    cache: &mut ReconcileCache,
-) -> Result<Arc<Blueprint>, Problem> {
-    let generation = family.metadata.generation.unwrap_or_default();
-    let known = cache.blueprint.take().filter(|(of, _)| *of == generation);
-    let (_, blueprint) =
-        known.unwrap_or_else(|| (generation, validate(&family.spec).map(Arc::new)));
-    cache.blueprint = Some((generation, blueprint.clone()));
-    let blueprint = blueprint?;
-    if let Some(conflict) = context.tag_owners.conflict(family, &context.stores.families) {
-        return Err(conflict);
-    }
-    // Whatever else is wrong with an import is wrong with the images that need it, and with no
-    // others.
-    let survey = imports::survey(context, family, cache);
-    match survey
-        .imports
-        .iter()
-        .find_map(|(_, problem)| problem.as_ref().filter(|problem| problem.is_in_own_spec()))
-    {
-        Some(problem) => Err(problem.clone().into()),
-        None => Ok(blueprint),
+impl Observer<'_> {
+    /// Returns what follows from the family's spec.
+    ///
+    /// # Errors
+    ///
+    /// Returns the first problem of the spec: of the spec alone, or in conflict with other
+    /// families.
+    pub fn validate_spec(&mut self) -> Result<Arc<Blueprint>, Problem> {
+        let generation = self.family.metadata.generation.unwrap_or_default();
+        let known = self.cache.blueprint.take().filter(|known| known.generation == generation);
+        let cached = known.unwrap_or_else(|| CachedBlueprint {
+            generation,
+            result: validate(&self.family.spec).map(Arc::new),
+        });
+        let result = cached.result.clone();
+        self.cache.blueprint = Some(cached);
+        let blueprint = result?;
+        let conflict =
+            self.context.tag_owners.conflict(&self.family, &self.context.stores.families);
+        if let Some(conflict) = conflict {
+            return Err(conflict);
+        }
+        // Any other problem of an import concerns only the images that need it.
+        let survey = self.survey_imports();
+        let mut problems = survey.imports.iter().filter_map(|(_, problem)| problem.as_ref());
+        match problems.find(|problem| problem.is_in_own_spec()) {
+            Some(problem) => Err(problem.clone().into()),
+            None => Ok(blueprint),
+        }
     }
 }

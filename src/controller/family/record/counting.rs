@@ -1,8 +1,8 @@
 //! What the metrics count when the record of an image changes: builds and checks that have ended,
 //! each once. Pure.
 //!
-//! The record says that a build runs; when it does not any more, the build has ended, and is
-//! counted by what its Job says. So a restart counts nothing twice.
+//! A record names the running build. When it no longer does, the build has ended and is counted by
+//! the outcome of its Job. So a restart counts nothing twice.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,36 +12,42 @@ use crate::{
     server::metrics::{BuildResult, CheckResult},
 };
 
-/// The change of an image's record, and what the cluster knows of its Jobs.
+/// The change of an image's record, and what is known of the image's Jobs.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordChange<'a> {
     /// The image.
     pub image: &'a Image,
-    /// Its record before.
+    /// Its record before this reconcile.
     pub old: &'a ManagedImageStatus,
-    /// Its record after.
+    /// Its record after this reconcile.
     pub new: &'a ManagedImageStatus,
     /// Its builds.
     pub builds: &'a [ObservedBuild],
-    /// How long those took that have ended, in seconds, by their Jobs' names.
-    pub seconds: &'a HashMap<String, i64>,
+    /// The durations of ended builds in seconds, by the names of their Jobs.
+    pub durations: &'a HashMap<String, i64>,
     /// Its checks.
     pub checks: &'a [ObservedCheck],
 }
 
+/// A build that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedBuild {
+    /// How it ended.
+    pub result: BuildResult,
+    /// How long it took, if that is known.
+    pub duration: Option<Duration>,
+}
+
 impl RecordChange<'_> {
-    /// The builds that have ended, and how long they took where that is known.
+    /// Returns the builds that have ended.
     #[must_use]
-    pub fn builds(&self) -> Vec<(BuildResult, Option<Duration>)> {
-        let ended = self.ended().map(|(job, result)| {
-            let seconds = self.seconds.get(job).and_then(|seconds| u64::try_from(*seconds).ok());
-            (result, seconds.map(Duration::from_secs))
-        });
-        ended.into_iter().chain(self.refused().map(|result| (result, None))).collect()
+    pub fn builds(&self) -> Vec<EndedBuild> {
+        let refused = self.refused().map(|result| EndedBuild { result, duration: None });
+        self.ended().into_iter().chain(refused).collect()
     }
 
-    /// The build that ran and does not any more.
-    fn ended(&self) -> Option<(&str, BuildResult)> {
+    /// Returns the build that ran before and no longer runs.
+    fn ended(&self) -> Option<EndedBuild> {
         let ran = self.old.running.as_ref()?;
         if self.new.running.as_ref().is_some_and(|running| running.job == ran.job) {
             return None;
@@ -51,39 +57,40 @@ impl RecordChange<'_> {
             Some(BuildOutcome::Running) => return None,
             Some(BuildOutcome::Succeeded) => BuildResult::Succeeded,
             Some(BuildOutcome::Failed(failure)) => failure.class.into(),
-            // The Job is gone, and the registry has its result.
+            // The Job is gone, and the registry has the result.
             None if self.new.fingerprint.as_ref() == Some(&ran.fingerprint) => {
                 BuildResult::Succeeded
             }
             Some(BuildOutcome::Stopped) | None => BuildResult::Cancelled,
         };
-        Some((&ran.job, result))
+        let seconds = self.durations.get(&ran.job).and_then(|seconds| u64::try_from(*seconds).ok());
+        Some(EndedBuild { result, duration: seconds.map(Duration::from_secs) })
     }
 
-    /// A build that has failed without a Job: it could not be started.
+    /// Returns a build that has failed without a Job, because it could not be started.
     fn refused(&self) -> Option<BuildResult> {
         let failure = self.new.failure.as_ref()?;
         let counted = self.known(failure).map_or(-1, |known| known.attempt);
-        let made = |build: &ObservedBuild| {
+        let has_job = |build: &ObservedBuild| {
             build.identity.fingerprint == failure.fingerprint
                 && build.identity.attempt == failure.attempt
         };
         let is_new = failure.attempt > counted && failure.last.class != FailureClass::Cancelled;
-        (is_new && !failure.last.reason.is_empty() && !self.builds.iter().any(made))
+        (is_new && !failure.last.reason.is_empty() && !self.builds.iter().any(has_job))
             .then(|| failure.last.class.into())
     }
 
-    /// The failures that the old record knows of the same fingerprint.
+    /// Returns the failures of the same fingerprint in the old record.
     fn known(&self, failure: &FailureRecord) -> Option<&FailureRecord> {
         self.old.failure.as_ref().filter(|known| known.fingerprint == failure.fingerprint)
     }
 
-    /// The checks that have ended. Several required ones that fail in one attempt count once, as
-    /// they do on its budget.
+    /// Returns the checks that have ended. Several required checks that fail in one attempt count
+    /// once, as they do on the budget.
     #[must_use]
     pub fn checks(&self) -> Vec<CheckResult> {
         let mut results: Vec<CheckResult> =
-            self.new.checks.iter().filter_map(|record| self.verdict(record)).collect();
+            self.new.checks.iter().filter_map(|record| self.new_result(record)).collect();
         if let Some(failure) = &self.new.failure
             && failure.last.class != FailureClass::Cancelled
             && failure.check_attempt > self.known(failure).map_or(0, |known| known.check_attempt)
@@ -93,9 +100,9 @@ impl RecordChange<'_> {
         results
     }
 
-    /// What a check's record has newly come to. Required ones that fail are told by the record of
-    /// failures.
-    fn verdict(&self, record: &CheckRecord) -> Option<CheckResult> {
+    /// Returns the result of a check if it is new. Failures of required checks are counted from the
+    /// record of failures.
+    fn new_result(&self, record: &CheckRecord) -> Option<CheckResult> {
         let same =
             |known: &&CheckRecord| known.matches(&record.name, &record.digest, &record.revision);
         if self.old.checks.iter().find(same).is_some_and(|known| known.state == record.state) {
@@ -107,12 +114,12 @@ impl RecordChange<'_> {
             CheckState::Running => None,
             CheckState::Passed => Some(CheckResult::Passed),
             CheckState::Failed if required => None,
-            CheckState::Failed => Some(self.of_job(record)),
+            CheckState::Failed => Some(self.failed_result(record)),
         }
     }
 
-    /// How the Job of a failed check has failed; without one it could not be started.
-    fn of_job(&self, record: &CheckRecord) -> CheckResult {
+    /// Returns how a failed check has failed. Without a Job, it could not be started.
+    fn failed_result(&self, record: &CheckRecord) -> CheckResult {
         let of_record = self.checks.iter().filter(|observed| {
             record.matches(&observed.check, observed.digest.as_str(), &observed.revision)
         });
@@ -161,26 +168,24 @@ mod tests {
         new: &ManagedImageStatus,
         builds: &[ObservedBuild],
     ) -> Vec<BuildResult> {
-        let seconds = HashMap::from([("f-0".to_owned(), 90)]);
+        let durations = HashMap::from([("f-0".to_owned(), 90)]);
         let change = RecordChange {
             image: &Image::default(),
             old,
             new,
             builds,
-            seconds: &seconds,
+            durations: &durations,
             checks: &[],
         };
         let counted = change.builds();
         let long = Some(Duration::from_secs(90));
-        assert!(
-            counted.iter().all(|(_, length)| *length == long || length.is_none()),
-            "{counted:?}"
-        );
-        counted.into_iter().map(|(result, _)| result).collect()
+        let is_known = |build: &EndedBuild| build.duration == long || build.duration.is_none();
+        assert!(counted.iter().all(is_known), "{counted:?}");
+        counted.into_iter().map(|build| build.result).collect()
     }
 
     #[test]
-    fn a_build_that_ran_is_counted_once_by_what_its_job_says() {
+    fn an_ended_build_is_counted_once_by_the_outcome_of_its_job() {
         use BuildOutcome::{Failed, Running, Stopped, Succeeded};
         let (old, blank) = (running("f-0"), ManagedImageStatus::default());
         for (outcome, result) in [
@@ -194,8 +199,7 @@ mod tests {
             assert_eq!(
                 builds(&old, &blank, &jobs),
                 [result],
-                "its checks may still run, or its \
-                inputs have changed"
+                "its checks may still run, or its inputs have changed"
             );
             assert_eq!(builds(&old, &old, &jobs), []);
             assert_eq!(builds(&blank, &blank, &jobs), []);
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn checks_are_counted_apart_from_builds() {
+    fn checks_are_counted_separately_from_builds() {
         let check =
             |name: &str, required| Check { name: name.into(), required, ..Check::default() };
         let image =
@@ -251,21 +255,21 @@ mod tests {
             status.failure.as_mut().expect("a failure").check_attempt = check_attempt;
             status
         };
-        let seconds = HashMap::new();
+        let durations = HashMap::new();
         let counted =
-            |old: &ManagedImageStatus, new: &ManagedImageStatus, observations: &[ObservedCheck]| {
+            |old: &ManagedImageStatus, new: &ManagedImageStatus, observed: &[ObservedCheck]| {
                 let change = RecordChange {
                     image: &image,
                     old,
                     new,
                     builds: &[],
-                    seconds: &seconds,
-                    checks: observations,
+                    durations: &durations,
+                    checks: observed,
                 };
                 assert_eq!(change.builds(), []);
                 change.checks()
             };
-        let (build, around) = (FailureClass::Build, FailureClass::Infrastructure);
+        let (build, infrastructure) = (FailureClass::Build, FailureClass::Infrastructure);
         let begun = status(records(CheckState::Running, CheckState::Running), 0, build);
         let passed = status(records(CheckState::Passed, CheckState::Running), 0, build);
         assert_eq!(counted(&begun, &passed, &[]), [CheckResult::Passed]);
@@ -275,7 +279,7 @@ mod tests {
         let cancelled =
             status(records(CheckState::Failed, CheckState::Running), 1, FailureClass::Cancelled);
         assert_eq!(counted(&begun, &cancelled, &[]), []);
-        let again = status(records(CheckState::Failed, CheckState::Running), 2, around);
+        let again = status(records(CheckState::Failed, CheckState::Running), 2, infrastructure);
         assert_eq!(counted(&failed, &again, &[]), [CheckResult::InfrastructureFailed]);
         assert_eq!(counted(&again, &again, &[]), []);
         let reported = status(records(CheckState::Running, CheckState::Failed), 0, build);

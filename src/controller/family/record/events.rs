@@ -1,53 +1,205 @@
-//! Events: what a person would want to be told, in words. One that can't be published never fails a
-//! pass.
+//! Events about families and images, for users. An Event that cannot be published never fails a
+//! reconcile. Needs a client.
+//!
+//! An Event about one image is published on its `ManagedImage` as well as on the family. Such
+//! Events are about changes that are rare: an image fails or needs a user, a tag was moved by
+//! somebody else, a request was handled, a rollout changes. So each costs one more write, and there
+//! are at most two writes per change.
 
 use std::time::Duration;
 
+use futures::future::join;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Resource,
-    runtime::events::{Event, EventType},
+    runtime::events::{Event, EventType, Recorder},
 };
 use tracing::debug;
 
 use crate::{
     api::{ImageFamily, condition::shorten},
-    controller::context::Context,
+    controller::{context::Context, family::reconcile::Reconcile, object_cache::Key},
 };
 
-/// The most characters of an Event's note: the API server takes 1 KiB.
+/// The most characters of an Event's note. The API server accepts 1 KiB.
 const MAX_NOTE: usize = 250;
-/// The longest that publishing may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Upper bound on the time that publishing one Event may take.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Whether an Event tells of something good or of something that needs a look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tone {
-    /// As it should be.
-    Normal,
-    /// Needs a look.
-    Warning,
+/// What an Event says.
+#[derive(Clone, Debug)]
+pub struct Notice<'a> {
+    /// Whether it is expected or needs attention.
+    pub type_: EventType,
+    /// A reason constant.
+    pub reason: &'a str,
+    /// The action of the controller that led to it.
+    pub action: &'static str,
+    /// What happened to which object, and what to do.
+    pub note: String,
+}
+
+impl Notice<'_> {
+    fn event(&self, related: Option<ObjectReference>) -> Event {
+        Event {
+            type_: self.type_,
+            reason: self.reason.into(),
+            note: Some(shorten(&self.note, MAX_NOTE)),
+            action: self.action.into(),
+            secondary: related,
+        }
+    }
+}
+
+impl Reconcile<'_> {
+    /// Publishes an Event about the family.
+    pub async fn publish_about_family(&self, notice: &Notice<'_>) {
+        about_family(self.context, &self.snapshot.family, notice).await;
+    }
+
+    /// Publishes an Event about one image, on the family and on the image's `ManagedImage`. The
+    /// note names the image, because the family's Events are about all of its images.
+    pub async fn publish_about_image(&self, image: &str, notice: &Notice<'_>) {
+        about_image(self.context, &self.snapshot.family, image, notice).await;
+    }
 }
 
 /// Publishes an Event about a family.
-pub async fn publish(
+pub async fn about_family(context: &Context, family: &ImageFamily, notice: &Notice<'_>) {
+    publish(&context.recorder, &notice.event(None), &family.object_ref(&())).await;
+}
+
+/// Publishes an Event about one image of a family, on the family and on the image's `ManagedImage`,
+/// if there is one yet.
+pub async fn about_image(
     context: &Context,
     family: &ImageFamily,
-    tone: Tone,
-    reason: &str,
-    action: &str,
-    note: &str,
+    image: &str,
+    notice: &Notice<'_>,
 ) {
-    let event = Event {
-        type_: if tone == Tone::Normal { EventType::Normal } else { EventType::Warning },
-        reason: reason.into(),
-        note: Some(shorten(note, MAX_NOTE)),
-        action: action.into(),
-        secondary: None,
+    let key = Key::of(family);
+    let record = Key::new(&key.namespace, &format!("{}.{image}", key.name));
+    let record = context.stores.images.get(&record).map(|record| record.object_ref(&()));
+    publish_on_both(&context.recorder, notice, &family.object_ref(&()), record).await;
+}
+
+/// Publishes one Event on the family, and one on the image's record. Each names the other object as
+/// the related one. On the family that also keeps Events about different images apart: the recorder
+/// merges Events that differ in their note alone.
+async fn publish_on_both(
+    recorder: &Recorder,
+    notice: &Notice<'_>,
+    family: &ObjectReference,
+    record: Option<ObjectReference>,
+) {
+    let on_family = notice.event(record.clone());
+    let on_record = async {
+        if let Some(record) = &record {
+            publish(recorder, &notice.event(Some(family.clone())), record).await;
+        }
     };
-    let reference = family.object_ref(&());
-    match tokio::time::timeout(TIMEOUT, context.recorder.publish(&event, &reference)).await {
+    join(publish(recorder, &on_family, family), on_record).await;
+}
+
+async fn publish(recorder: &Recorder, event: &Event, regarding: &ObjectReference) {
+    let reason = &event.reason;
+    match tokio::time::timeout(PUBLISH_TIMEOUT, recorder.publish(event, regarding)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, reason, "an Event could not be published"),
-        Err(_) => debug!(reason, "an Event could not be published in time"),
+        Ok(Err(error)) => debug!(%error, reason, "could not publish an Event"),
+        Err(_) => debug!(reason, "could not publish an Event in time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{Arc, Mutex},
+    };
+
+    use http::{Method, Request, Response};
+    use kube::{Client, client::Body, runtime::events::Reporter};
+    use serde_json::Value;
+
+    use super::*;
+    use crate::api::condition::reason;
+
+    type Writes = Arc<Mutex<Vec<(Method, Value)>>>;
+
+    /// A recorder, and what it writes.
+    fn recorder() -> (Recorder, Writes) {
+        let writes = Writes::default();
+        let written = Arc::clone(&writes);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let written = Arc::clone(&written);
+            async move {
+                let method = request.method().clone();
+                let body = request.into_body().collect_bytes().await.expect("a body");
+                let event = serde_json::from_slice(&body).expect("an Event");
+                written.lock().expect("writes").push((method, event));
+                Ok::<_, Infallible>(Response::new(Body::from(body)))
+            }
+        });
+        let reporter = Reporter { controller: "groundswell".into(), instance: Some("0".into()) };
+        (Recorder::new(Client::new(service, "team"), reporter), writes)
+    }
+
+    fn reference(kind: &str, name: &str) -> ObjectReference {
+        ObjectReference {
+            kind: Some(kind.into()),
+            name: Some(name.into()),
+            namespace: Some("team".into()),
+            ..ObjectReference::default()
+        }
+    }
+
+    fn failed(image: &str) -> Notice<'static> {
+        Notice {
+            type_: EventType::Warning,
+            reason: reason::BUILD_FAILED,
+            action: "Build",
+            note: format!("{image}: exit code 1"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_about_an_image_is_published_on_its_record_and_on_the_family() {
+        let (recorder, writes) = recorder();
+        let family = reference("ImageFamily", "shop");
+        for image in ["app", "web"] {
+            let record = reference("ManagedImage", &format!("shop.{image}"));
+            publish_on_both(&recorder, &failed(image), &family, Some(record)).await;
+        }
+        let mut published: Vec<String> = writes
+            .lock()
+            .expect("writes")
+            .iter()
+            .map(|(method, event)| {
+                let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+                let (regarding, related) =
+                    (text(&event["regarding"]["name"]), text(&event["related"]["name"]));
+                format!("{method} {regarding} {related} {}", text(&event["note"]))
+            })
+            .collect();
+        published.sort();
+        assert_eq!(
+            published,
+            [
+                "POST shop shop.app app: exit code 1",
+                "POST shop shop.web web: exit code 1",
+                "POST shop.app shop app: exit code 1",
+                "POST shop.web shop web: exit code 1",
+            ],
+            "one write per object, and the notes of two images are not merged"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_event_about_an_image_without_a_record_is_published_on_the_family() {
+        let (recorder, writes) = recorder();
+        publish_on_both(&recorder, &failed("app"), &reference("ImageFamily", "shop"), None).await;
+        let writes = writes.lock().expect("writes");
+        assert_eq!(writes.len(), 1);
+        assert_eq!(writes[0].1["regarding"]["kind"], "ImageFamily");
     }
 }

@@ -1,5 +1,5 @@
-//! The history of an image's builds, as its record tells it: those that were good, and those that
-//! failed for good. Pure.
+//! The history of an image's builds in its record: the verified ones, and those whose image has
+//! failed. Pure.
 
 use std::collections::HashMap;
 
@@ -13,72 +13,94 @@ use crate::{
     identity::Fingerprint,
 };
 
-/// The most characters that are recorded of why a build failed.
-const MAX_WHY: usize = 300;
+/// The most characters of the recorded message of a failed build.
+const MAX_FAILURE_MESSAGE: usize = 300;
 
-/// What is known of an image's builds beside its record.
+/// What is known of an image's builds in addition to its record.
 #[derive(Clone, Copy, Debug)]
 pub struct KnownBuilds<'a> {
-    /// Builds that the cluster still knows.
+    /// Builds whose Jobs exist.
     pub builds: &'a [ObservedBuild],
-    /// How long those took that have ended, in seconds, by their Jobs' names.
-    pub seconds: &'a HashMap<String, i64>,
+    /// The durations of ended builds in seconds, by the names of their Jobs.
+    pub durations: &'a HashMap<String, i64>,
     /// What the registry has answered.
     pub lookups: &'a [Lookup],
 }
 
-/// The last builds, newest first; one is added when a good build is new, or when an image has
-/// failed for good. A list that is longer than the spec allows, for it was written under another,
-/// is cut.
-#[must_use]
-pub fn history(
-    old: &ManagedImageStatus,
-    decided: &ImageDecision,
-    known: KnownBuilds<'_>,
-    cascade: &str,
-    keep: i32,
-    now: Timestamp,
-) -> Vec<BuildRecord> {
-    let mut history = old.history.clone();
-    let verified = decided
-        .verified
-        .as_ref()
-        .filter(|verified| old.fingerprint.as_deref() != Some(verified.fingerprint.as_str()));
-    if let Some(verified) = verified {
-        let record = BuildRecord {
+/// A change of an image's history.
+#[derive(Clone, Copy, Debug)]
+pub struct HistoryUpdate<'a> {
+    /// The record before this reconcile.
+    pub old: &'a ManagedImageStatus,
+    /// The decision of this reconcile.
+    pub decided: &'a ImageDecision,
+    /// What else is known of the image's builds.
+    pub known: KnownBuilds<'a>,
+    /// The running cascade, or the empty string.
+    pub cascade: &'a str,
+    /// The most builds that the spec allows in the history.
+    pub limit: i32,
+    /// The time of this reconcile.
+    pub now: Timestamp,
+}
+
+impl HistoryUpdate<'_> {
+    /// Returns the last builds, newest first.
+    ///
+    /// One is added when there is a new verified build, or when the image has failed. A list that
+    /// is longer than the limit, because the limit was higher before, is cut.
+    #[must_use]
+    pub fn history(self) -> Vec<BuildRecord> {
+        let mut history = self.old.history.clone();
+        let new = self.verified().or_else(|| self.failed());
+        if let Some(new) = new {
+            history.insert(0, new);
+        }
+        history.truncate(usize::try_from(self.limit).unwrap_or(1).clamp(1, MAX_HISTORY));
+        history
+    }
+
+    fn verified(self) -> Option<BuildRecord> {
+        let verified = self.decided.verified.as_ref()?;
+        if self.old.fingerprint.as_deref() == Some(verified.fingerprint.as_str()) {
+            return None;
+        }
+        Some(BuildRecord {
             build: Some(verified.build),
             fingerprint: verified.fingerprint.to_string(),
             digest: verified.digest.to_string(),
-            finished_at: Some(now),
-            seconds: known.seconds_of(old, &verified.fingerprint, now),
+            finished_at: Some(self.now),
+            seconds: self.known.duration_of(self.old, &verified.fingerprint, self.now),
             why: causes::sentence(&verified.causes),
             causes: verified.causes.clone(),
-            cascade: cascade.to_owned(),
+            cascade: self.cascade.to_owned(),
             spared: verified.spared,
-        };
-        history.insert(0, record);
-    } else if decided.state == ImageState::Failed && old.state != ImageState::Failed {
+        })
+    }
+
+    fn failed(self) -> Option<BuildRecord> {
+        let (old, decided) = (self.old, self.decided);
+        if decided.state != ImageState::Failed || old.state == ImageState::Failed {
+            return None;
+        }
         let failed = || Some(Fingerprint::from(&decided.failure.as_ref()?.fingerprint));
         let fingerprint = decided.fingerprint.clone().or_else(failed).unwrap_or_default();
-        let record = BuildRecord {
-            build: known.number_of(old, &fingerprint),
+        Some(BuildRecord {
+            build: self.known.number_of(old, &fingerprint),
             fingerprint: fingerprint.into(),
-            finished_at: Some(now),
-            why: shorten(&decided.message.to_string(), MAX_WHY),
+            finished_at: Some(self.now),
+            why: shorten(&decided.message.to_string(), MAX_FAILURE_MESSAGE),
             causes: decided.causes.clone(),
-            cascade: cascade.to_owned(),
+            cascade: self.cascade.to_owned(),
             ..BuildRecord::default()
-        };
-        history.insert(0, record);
+        })
     }
-    history.truncate(usize::try_from(keep).unwrap_or(1).clamp(1, MAX_HISTORY));
-    history
 }
 
 impl KnownBuilds<'_> {
-    /// How long the build of a fingerprint took, in seconds: as its Job tells, or since it was seen
-    /// to run.
-    fn seconds_of(
+    /// Returns how long the build of a fingerprint took, in seconds: the duration of its Job, or
+    /// else the time since it was recorded to run.
+    fn duration_of(
         &self,
         old: &ManagedImageStatus,
         fingerprint: &Fingerprint,
@@ -87,13 +109,14 @@ impl KnownBuilds<'_> {
         let of_fingerprint =
             self.builds.iter().filter(|build| build.identity.fingerprint == *fingerprint);
         let newest = of_fingerprint.max_by_key(|build| build.identity.attempt);
-        let told = newest.and_then(|build| self.seconds.get(build.job.as_str()).copied());
+        let of_job = newest.and_then(|build| self.durations.get(build.job.as_str()).copied());
         let running = old.running.as_ref().filter(|running| *fingerprint == running.fingerprint);
         let since = running.and_then(|running| running.started_at);
-        told.or_else(|| since.map(|started| now.duration_since(started).as_secs().max(0)))
+        of_job.or_else(|| since.map(|started| now.duration_since(started).as_secs().max(0)))
     }
 
-    /// The number of the build that has failed at a fingerprint; `None` if none was ever started.
+    /// Returns the number of the build that has failed at a fingerprint; `None` if none was ever
+    /// started.
     fn number_of(&self, old: &ManagedImageStatus, fingerprint: &Fingerprint) -> Option<i64> {
         let of_fingerprint =
             self.builds.iter().filter(|build| build.identity.fingerprint == *fingerprint);
@@ -106,7 +129,7 @@ impl KnownBuilds<'_> {
             LookupResult::Present { build, .. } => Some(*build),
             _ => None,
         });
-        // Its build was good, and a check of it is not.
+        // The build was verified, and a check of it has failed.
         let verified =
             || old.build.filter(|_| old.fingerprint.as_deref() == Some(fingerprint.as_str()));
         started.or_else(|| running.map(|running| running.build)).or(pushed).or_else(verified)
@@ -137,6 +160,16 @@ mod tests {
         }
     }
 
+    fn update<'a>(
+        old: &'a ManagedImageStatus,
+        decided: &'a ImageDecision,
+        known: KnownBuilds<'a>,
+        limit: i32,
+        now: Timestamp,
+    ) -> HistoryUpdate<'a> {
+        HistoryUpdate { old, decided, known, cascade: "cascade", limit, now }
+    }
+
     fn job(fingerprint: &str, attempt: i32, build: i64) -> ObservedBuild {
         let mut observed = fixtures::job(fingerprint, attempt, BuildOutcome::Running);
         observed.identity.number = build;
@@ -145,17 +178,17 @@ mod tests {
 
     #[test]
     fn a_failed_build_has_its_own_number_or_none() {
-        let seconds = HashMap::new();
+        let durations = HashMap::new();
         let number = |old: &ManagedImageStatus,
                       decided: &ImageDecision,
                       builds: &[ObservedBuild],
                       lookups: &[Lookup]| {
-            let known = KnownBuilds { builds, seconds: &seconds, lookups };
-            let history = history(old, decided, known, "cascade", 10, second(0));
+            let known = KnownBuilds { builds, durations: &durations, lookups };
+            let history = update(old, decided, known, 10, second(0)).history();
             assert_eq!((history.len(), history[0].digest.as_str()), (1, ""));
             history[0].build
         };
-        // Build 4 is the last good one, and 5 and 6 were of other fingerprints.
+        // Build 4 is the last verified one, and builds 5 and 6 had other fingerprints.
         let old = ManagedImageStatus {
             build: Some(4),
             fingerprint: Some("good".into()),
@@ -178,21 +211,19 @@ mod tests {
         assert_eq!(
             number(&old, &failed(Some("checked")), &[], &pushed),
             Some(8),
-            "a check of it \
-            has failed"
+            "a check of it has failed"
         );
         let failure = FailureRecord { fingerprint: "good".into(), ..FailureRecord::default() };
         let only_checks = ImageDecision { failure: Some(Box::new(failure)), ..failed(None) };
         assert_eq!(
             number(&old, &only_checks, &[], &[]),
             Some(4),
-            "the checks of a good build have \
-            changed"
+            "the checks of a verified build have changed"
         );
     }
 
     #[test]
-    fn a_good_build_is_as_long_as_its_job_tells_though_its_checks_took_longer() {
+    fn the_duration_of_a_build_is_that_of_its_job_even_if_its_checks_took_longer() {
         let verified = VerifiedBuild {
             build: 2,
             fingerprint: "f".into(),
@@ -204,11 +235,11 @@ mod tests {
             verified: Some(Arc::new(verified)),
             ..ImageDecision::waiting(problem, false)
         };
-        let seconds = HashMap::from([("f-0".to_owned(), 30)]);
-        let known = KnownBuilds { builds: &[job("f", 0, 2)], seconds: &seconds, lookups: &[] };
-        // The record tells of no running build: it has ended before the checks have.
+        let durations = HashMap::from([("f-0".to_owned(), 30)]);
+        let known = KnownBuilds { builds: &[job("f", 0, 2)], durations: &durations, lookups: &[] };
+        // The record names no running build, because it has ended before its checks.
         let old = ManagedImageStatus::default();
-        let entry = history(&old, &decided, known, "cascade", 10, second(500)).remove(0);
+        let entry = update(&old, &decided, known, 10, second(500)).history().remove(0);
         assert_eq!((entry.build, entry.seconds), (Some(2), Some(30)));
         let running = RunningBuild {
             fingerprint: "f".into(),
@@ -217,18 +248,18 @@ mod tests {
         };
         let old = ManagedImageStatus { running: Some(running), ..ManagedImageStatus::default() };
         let gone = KnownBuilds { builds: &[], ..known };
-        assert_eq!(history(&old, &decided, gone, "cascade", 10, second(500))[0].seconds, Some(60));
+        assert_eq!(update(&old, &decided, gone, 10, second(500)).history()[0].seconds, Some(60));
     }
 
     #[test]
-    fn a_list_is_cut_to_what_the_spec_allows() {
-        let known = KnownBuilds { builds: &[], seconds: &HashMap::new(), lookups: &[] };
-        let history_of = |length: usize, keep| {
+    fn a_history_is_cut_to_the_limit_of_the_spec() {
+        let known = KnownBuilds { builds: &[], durations: &HashMap::new(), lookups: &[] };
+        let history_of = |length: usize, limit| {
             let old = ManagedImageStatus {
                 history: vec![BuildRecord::default(); length],
                 ..ManagedImageStatus::default()
             };
-            history(&old, &failed(Some("f")), known, "cascade", keep, second(0)).len()
+            update(&old, &failed(Some("f")), known, limit, second(0)).history().len()
         };
         assert_eq!((history_of(5, 3), history_of(0, 3), history_of(80, 1000)), (3, 1, MAX_HISTORY));
     }

@@ -1,15 +1,45 @@
 //! What a reconcile records.
 //!
-//! - [`status`]: the status of the family; [`image`]: of each image; [`history`]: of its builds;
-//!   [`cascade`]: of the cascade
+//! - [`status`]: the status of the family; [`conditions`]: its conditions; [`announcement`]: the
+//!   cascade that it announces
+//! - [`image`]: the record of each image; [`history`]: the builds in it; [`counting`]: what the
+//!   metrics count when it changes
+//! - [`cascade`]: the record of a cascade
 //! - [`requests`]: the outcome of requests
-//! - [`counting`]: what the metrics count
-//! - [`events`]: the Events that are published
+//! - [`events`]: Events about families and images
 
+pub mod announcement;
 pub mod cascade;
+pub mod conditions;
 pub mod counting;
 pub mod events;
 pub mod history;
 pub mod image;
 pub mod requests;
 pub mod status;
+
+use jiff::Timestamp;
+
+use crate::{
+    controller::{error::ReconcileError, family::reconcile::Reconcile},
+    engine::CascadeStep,
+};
+
+impl Reconcile<'_> {
+    /// Records the images, the family, the cascade and the requests. Nothing is written that has
+    /// not changed. Returns when a deferred write is due.
+    ///
+    /// The images are written first, so that a user who waits for the family to be `Ready` finds
+    /// that all of them are. They are not written when a cascade opens, because their state changes
+    /// a moment later.
+    pub async fn record(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
+        if !matches!(self.decision.cascade, CascadeStep::Open { .. }) {
+            self.delete_removed_images().await?;
+            self.record_images().await?;
+        }
+        let family = self.record_family().await?;
+        let cascade = self.record_cascade().await?;
+        self.publish_request_events().await;
+        Ok([family, cascade].into_iter().flatten().min())
+    }
+}

@@ -1,20 +1,17 @@
-//! What came of requests: outcomes are recorded, and told.
+//! The outcome of requests: recorded, and published as Events. Publishing needs a client.
+
+use kube::runtime::events::EventType;
 
 use crate::{
     api::{HandledRequest, RequestOutcome, condition::reason, handled_request::record},
-    controller::{
-        context::Context,
-        family::{
-            observe::snapshot::Snapshot,
-            record::events::{self, Tone},
-        },
-    },
+    controller::family::{reconcile::Reconcile, record::events::Notice},
     engine::{Decision, Target},
 };
 
-/// The record of requests with those that this pass has handled on an object, newest first.
+/// Returns the handled requests of an object, newest first, with those that this reconcile has
+/// handled.
 #[must_use]
-pub fn recorded(
+pub fn handled_requests(
     decision: &Decision,
     target: Target,
     old: &[HandledRequest],
@@ -26,23 +23,27 @@ pub fn recorded(
     requests
 }
 
-/// Tells what came of the requests that this pass has handled.
-pub async fn tell(context: &Context, snapshot: &Snapshot, decision: &Decision) {
-    for (target, handled) in &decision.handled {
-        let (tone, reason) = match handled.outcome {
-            RequestOutcome::Done => (Tone::Normal, reason::REQUEST_DONE),
-            RequestOutcome::Refused => (Tone::Warning, reason::REQUEST_REFUSED),
-        };
-        let on = match target {
-            Target::Family => String::new(),
-            Target::Image(index) => snapshot
-                .family
-                .spec
-                .images
-                .get(index.position())
-                .map_or_else(String::new, |image| format!("{}: ", image.name)),
-        };
-        let note = format!("{on}request {}: {}", handled.id, handled.message);
-        events::publish(context, &snapshot.family, tone, reason, "Request", &note).await;
+impl Reconcile<'_> {
+    /// Publishes the outcome of the requests that this reconcile has handled.
+    pub(super) async fn publish_request_events(&self) {
+        for (target, handled) in &self.decision.handled {
+            let (type_, reason) = match handled.outcome {
+                RequestOutcome::Done => (EventType::Normal, reason::REQUEST_DONE),
+                RequestOutcome::Refused => (EventType::Warning, reason::REQUEST_REFUSED),
+            };
+            let note = format!("request {}: {}", handled.id, handled.message);
+            let notice = Notice { type_, reason, action: "Request", note };
+            let image = match target {
+                Target::Family => None,
+                Target::Image(index) => self.image(*index),
+            };
+            match image {
+                Some(image) => {
+                    let note = format!("{}: {}", image.name, notice.note);
+                    self.publish_about_image(&image.name, &Notice { note, ..notice }).await;
+                }
+                None => self.publish_about_family(&notice).await,
+            }
+        }
     }
 }

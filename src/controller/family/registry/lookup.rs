@@ -1,116 +1,129 @@
-//! What the registry has been pushed. The registry is the memory: what stands there was built,
-//! whatever any status says.
+//! Lookups of fingerprints: whether a registry already has the image that a build would push. The
+//! registry is the record of what was built, whatever any status says. No client of the API server
+//! is needed.
 
 use futures::{StreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 
 use crate::{
     api::{EdgeUse, condition::reason, labels},
     backoff,
     controller::{
-        context::{Context, ReconcileCache},
+        backoff::jitter_seed,
         family::{
-            observe::snapshot::Snapshot,
-            registry::pushed_image::{self, Repository},
+            reconcile::Reconcile,
+            registry::{
+                DecisionValidity,
+                pushed_image::{self, Repository},
+            },
         },
     },
-    engine::{Action, Decision, Lookup, LookupResult, Problem, causes::short, tags},
+    engine::{Action, Lookup, LookupResult, Problem, causes::short, tags},
     identity::Fingerprint,
     lineage::{ImageIndex, Parent},
     registry::PlatformImage,
 };
 
-/// How many questions a pass asks at once.
-pub const AT_ONCE: usize = 8;
-/// Until a registry that could not answer, or whose answer is of no use, is asked again; it grows
-/// up to the longest.
-const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(5);
-/// The longest such pause.
-const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(2);
+/// The number of lookups and retags that a reconcile makes concurrently.
+pub const MAX_CONCURRENT_LOOKUPS: usize = 8;
+/// The pause after the first failed or rejected lookup. It doubles with each one in a row.
+const MIN_LOOKUP_PAUSE: SignedDuration = SignedDuration::from_secs(5);
+/// Upper bound on the pause after a failed or rejected lookup.
+const MAX_LOOKUP_PAUSE: SignedDuration = SignedDuration::from_mins(2);
 
-/// Asks what the decision wants to know. Whether anything was asked: then the decision is to be
-/// made anew.
-pub async fn look_up(
-    context: &Context,
-    snapshot: &Snapshot,
-    decision: &Decision,
-    cache: &mut ReconcileCache,
-    now: Timestamp,
-) -> bool {
-    let questions = decision.actions.iter().filter_map(|action| match action {
-        Action::Probe { image, fingerprint, after } => Some((*image, fingerprint.clone(), *after)),
-        _ => None,
-    });
-    let again = again(cache.useless_answers.saturating_add(1), now);
-    let answers: Vec<(ImageIndex, Lookup)> = stream::iter(questions.collect::<Vec<_>>())
-        .map(|(image, fingerprint, after)| async move {
-            let result = ask(context, snapshot, decision, image, &fingerprint, after, again).await;
-            (image, Lookup { fingerprint, result })
-        })
-        .buffer_unordered(AT_ONCE)
-        .collect()
-        .await;
-    let asked = !answers.is_empty();
-    let useless = |lookup: &Lookup| {
-        matches!(lookup.result, LookupResult::Failed(..) | LookupResult::Rejected(..))
-    };
-    if answers.iter().any(|(_, lookup)| useless(lookup)) {
-        cache.useless_answers = cache.useless_answers.saturating_add(1);
-    } else if asked {
-        cache.useless_answers = 0;
-    }
-    for (image, lookup) in answers {
-        if let Some(image) = snapshot.family.spec.images.get(image.position()) {
-            cache.lookups.answered(&image.name, lookup);
-        }
-    }
-    asked
-}
-
-/// When a registry is asked again, after so many answers in a row that were of no use.
-#[must_use]
-pub fn again(failures: u32, now: Timestamp) -> Timestamp {
-    let pause = backoff::pause(failures, FIRST_PAUSE, LONGEST_PAUSE, u64::from(failures) * 389);
-    now.saturating_add(pause).unwrap_or(Timestamp::MAX)
-}
-
-async fn ask(
-    context: &Context,
-    snapshot: &Snapshot,
-    decision: &Decision,
+/// A lookup that the decision asks for.
+struct WantedLookup<'a> {
     image: ImageIndex,
-    fingerprint: &Fingerprint,
+    fingerprint: &'a Fingerprint,
+    /// The last attempt of the build that ended before the lookup.
     after: Option<i32>,
-    again: Timestamp,
-) -> LookupResult {
-    let repository =
-        Repository::new(&context.registry, &snapshot.keychain, &snapshot.repository(image));
-    let answer = match repository {
-        Ok(repository) => {
-            FingerprintQuery { context, snapshot, decision, image, repository }
-                .ask(fingerprint, after)
-                .await
-        }
-        Err(problem) => Err(problem),
-    };
-    match answer {
-        Ok(LookupAnswer::Found(result)) => result,
-        Ok(LookupAnswer::Rejected(problem)) => LookupResult::Rejected(problem, again),
-        Err(problem) => LookupResult::Failed(problem, again),
-    }
 }
 
-/// What a registry has answered, good or not.
+/// The answer to a lookup.
+struct AnsweredLookup {
+    image: ImageIndex,
+    lookup: Lookup,
+}
+
+/// What a registry has answered to a lookup.
 enum LookupAnswer {
+    /// A build of ours, or that there is none.
     Found(LookupResult),
+    /// An image that must not be used.
     Rejected(Problem),
 }
 
-/// One question to a registry.
+impl Reconcile<'_> {
+    /// Looks up the fingerprints that the decision asks for.
+    pub async fn look_up_fingerprints(&mut self) -> DecisionValidity {
+        let reconcile = &*self;
+        let retry_at = reconcile.lookup_retry_at(self.cache.failed_lookups.saturating_add(1));
+        let wanted = reconcile.decision.actions.iter().filter_map(|action| match action {
+            Action::Probe { image, fingerprint, after } => {
+                Some(WantedLookup { image: *image, fingerprint, after: *after })
+            }
+            _ => None,
+        });
+        let lookups: Vec<_> = wanted.map(|wanted| reconcile.look_up(wanted, retry_at)).collect();
+        let answers: Vec<AnsweredLookup> =
+            stream::iter(lookups).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
+        if answers.is_empty() {
+            return DecisionValidity::Current;
+        }
+        let has_failed = |answer: &AnsweredLookup| {
+            matches!(answer.lookup.result, LookupResult::Failed(..) | LookupResult::Rejected(..))
+        };
+        self.cache.failed_lookups = if answers.iter().any(has_failed) {
+            self.cache.failed_lookups.saturating_add(1)
+        } else {
+            0
+        };
+        for AnsweredLookup { image, lookup } in answers {
+            if let Some(image) = self.snapshot.family.spec.images.get(image.position()) {
+                self.cache.lookups.record(&image.name, lookup);
+            }
+        }
+        DecisionValidity::Outdated
+    }
+
+    /// Returns when a registry is asked again after this many failed or rejected lookups in a row.
+    /// The pause is the same for all images of a family, so that one reconcile retries them all,
+    /// and differs between families, so that they do not come back to a registry at the same
+    /// moment.
+    #[must_use]
+    pub fn lookup_retry_at(&self, failures: u32) -> Timestamp {
+        let uid = self.snapshot.family.uid().unwrap_or_default();
+        let seed = jitter_seed(&uid).wrapping_add(failures.into());
+        let pause = backoff::pause(failures, MIN_LOOKUP_PAUSE, MAX_LOOKUP_PAUSE, seed);
+        self.now.saturating_add(pause).unwrap_or(Timestamp::MAX)
+    }
+
+    async fn look_up(&self, wanted: WantedLookup<'_>, retry_at: Timestamp) -> AnsweredLookup {
+        let WantedLookup { image, fingerprint, after } = wanted;
+        let result = match self.ask_registry(image, fingerprint, after).await {
+            Ok(LookupAnswer::Found(result)) => result,
+            Ok(LookupAnswer::Rejected(problem)) => LookupResult::Rejected(problem, retry_at),
+            Err(problem) => LookupResult::Failed(problem, retry_at),
+        };
+        AnsweredLookup { image, lookup: Lookup { fingerprint: fingerprint.clone(), result } }
+    }
+
+    async fn ask_registry(
+        &self,
+        image: ImageIndex,
+        fingerprint: &Fingerprint,
+        after: Option<i32>,
+    ) -> Result<LookupAnswer, Problem> {
+        let name = self.snapshot.repository(image);
+        let repository = Repository::new(&self.context.registry, &self.snapshot.keychain, &name)?;
+        FingerprintQuery { reconcile: self, image, repository }.ask(fingerprint, after).await
+    }
+}
+
+/// The lookup of one fingerprint in the repository of its image.
 struct FingerprintQuery<'a> {
-    context: &'a Context,
-    snapshot: &'a Snapshot,
-    decision: &'a Decision,
+    reconcile: &'a Reconcile<'a>,
     image: ImageIndex,
     repository: Repository<'a>,
 }
@@ -128,12 +141,12 @@ impl FingerprintQuery<'_> {
                 after,
             }));
         };
-        if !self.repository.is_of(&manifest, fingerprint).await? {
+        if !self.repository.has_fingerprint(&manifest, fingerprint).await? {
             let message = format!(
-                "{}:{tag} stands in the registry without the annotation {}={fingerprint}: it was \
-                 not pushed by a build of ours, or the build strategy does not set annotations; \
-                 delete the tag or correct the strategy",
-                self.snapshot.repository(self.image),
+                "{}:{tag} has no annotation {}={fingerprint}: it was not pushed by a build of \
+                 ours, or the build strategy does not set annotations; delete the tag or correct \
+                 the strategy",
+                self.reconcile.snapshot.repository(self.image),
                 labels::OCI_FINGERPRINT
             );
             return Ok(LookupAnswer::Rejected(Problem {
@@ -142,82 +155,74 @@ impl FingerprintQuery<'_> {
             }));
         }
         let images = self.repository.images(&manifest).await?;
-        if let Some(problem) = self.stands_elsewhere(&images).await? {
+        if let Some(problem) = self.base_mismatch(&images).await? {
             return Ok(LookupAnswer::Rejected(problem));
         }
         Ok(LookupAnswer::Found(pushed_image::present(&manifest, &images)))
     }
 
-    /// The number of the last build, as the registry has it; asked only where it is not recorded.
+    /// Returns the number of the last build according to the registry. It is asked only if the
+    /// record has no number.
     async fn last_build(&self, fingerprint: &Fingerprint) -> Result<Option<i64>, Problem> {
-        let recorded = self.snapshot.records.get(self.image.position()).and_then(Option::as_ref);
+        let recorded =
+            self.reconcile.snapshot.records.get(self.image.position()).and_then(Option::as_ref);
         if recorded.and_then(|record| record.status.as_ref()?.build).is_some() {
             return Ok(None);
         }
-        let Some(image) = self.snapshot.family.spec.images.get(self.image.position()) else {
-            return Ok(None);
-        };
-        let tags = |build| {
-            tags::render(&self.snapshot.family.spec, image, build, fingerprint).unwrap_or_default()
-        };
+        let Some(image) = self.reconcile.image(self.image) else { return Ok(None) };
+        let spec = &self.reconcile.snapshot.family.spec;
+        let tags = |build| tags::render(spec, image, build, fingerprint).unwrap_or_default();
         self.repository.last_build(tags).await
     }
 
-    /// Proof that the build has used the pinned base: the base's layers are the first ones of the
-    /// result. A builder that is told of a parent under a name that the Dockerfile does not use
-    /// would build from another one without a word.
-    async fn stands_elsewhere(&self, images: &[PlatformImage]) -> Result<Option<Problem>, Problem> {
-        let (Some(image), Some(inputs)) = (
-            self.snapshot.family.spec.images.get(self.image.position()),
-            self.decision.images.get(self.image.position()).and_then(|image| image.inputs.as_ref()),
-        ) else {
+    /// Returns a problem if the build has not used the pinned base: the layers of the base must be
+    /// the first ones of the result. A builder that is given a parent under a name that the
+    /// Dockerfile does not use would silently build from another image.
+    async fn base_mismatch(&self, images: &[PlatformImage]) -> Result<Option<Problem>, Problem> {
+        let snapshot = &self.reconcile.snapshot;
+        let decided = self.reconcile.decision.images.get(self.image.position());
+        let (Some(image), Some(inputs)) =
+            (self.reconcile.image(self.image), decided.and_then(|decided| decided.inputs.as_ref()))
+        else {
             return Ok(None);
         };
-        let parents =
-            self.snapshot.blueprint.lineage.parents(self.image).iter().zip(&inputs.parents);
+        let parents = snapshot.blueprint.lineage.parents(self.image).iter().zip(&inputs.parents);
         let base = image.from.iter().zip(parents).find(|(edge, _)| edge.usage == EdgeUse::Base);
         let Some((_, (of, parent))) = base else { return Ok(None) };
         let of_parent = Repository::new(
-            &self.context.registry,
-            &self.snapshot.keychain,
+            &self.reconcile.context.registry,
+            &snapshot.keychain,
             &self.parent_repository(*of),
         )?;
-        if of_parent.is_below(&parent.digest.parse()?, images).await? {
+        if of_parent.is_base_of(&parent.digest.parse()?, images).await? {
             return Ok(None);
         }
+        let fingerprint = decided.and_then(|decided| decided.fingerprint.as_ref());
         let message = format!(
-            "the build of {} does not stand on {} at {}, from which it was to be built: its first \
-             layers are others; check that `as` in `from` is what the Dockerfile's FROM says, and \
-             delete the tag {}",
+            "the build of {} did not use its base {} at {}: its first layers are not those of the \
+             base; check that `as` in `from` is what the Dockerfile's FROM says, and delete the \
+             tag {}",
             image.name,
             parent.name,
             short(&parent.digest),
-            self.decision
-                .images
-                .get(self.image.position())
-                .and_then(|image| image.fingerprint.as_ref())
-                .map(tags::pushed_as)
-                .unwrap_or_default()
+            fingerprint.map(tags::pushed_as).unwrap_or_default()
         );
         Ok(Some(Problem { reason: reason::DOCKERFILE_MISMATCH, message }))
     }
 
     fn parent_repository(&self, parent: Parent) -> String {
-        match parent {
-            Parent::Upstream(upstream) => self
-                .snapshot
-                .family
-                .spec
-                .upstreams
-                .get(upstream.position())
-                .map(|upstream| upstream.image.clone()),
-            Parent::Image(image) => Some(self.snapshot.repository(image)),
-            Parent::Import(import) => self
-                .snapshot
+        let snapshot = &self.reconcile.snapshot;
+        let repository = match parent {
+            Parent::Upstream(upstream) => {
+                let upstream = snapshot.family.spec.upstreams.get(upstream.position());
+                upstream.map(|upstream| upstream.image.clone())
+            }
+            Parent::Image(image) => Some(snapshot.repository(image)),
+            Parent::Import(import) => snapshot
                 .imports
                 .get(import.position())
                 .and_then(|import| Some(import.verified.as_ref()?.repository.clone())),
-        }
-        .unwrap_or_default()
+        };
+        repository.unwrap_or_default()
     }
 }

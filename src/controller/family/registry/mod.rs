@@ -1,9 +1,9 @@
-//! What a reconcile asks registries, and writes there before builds start.
+//! What a reconcile asks registries before builds start, and what it writes there.
 //!
-//! - [`lookup`]: whether a fingerprint has been pushed
-//! - [`pushed_image`]: what stands under a tag
-//! - [`retag_unchanged`]: the tag of a fingerprint whose build changed nothing is set to the digest
-//!   that stays
+//! - [`lookup`]: whether a fingerprint was already built
+//! - [`pushed_image`]: what a tag points to
+//! - [`retag_unchanged`]: points the tag of a fingerprint whose build changed nothing to the digest
+//!   that the image keeps
 
 pub mod lookup;
 pub mod pushed_image;
@@ -11,3 +11,12 @@ pub mod retag_unchanged;
 
 #[cfg(test)]
 mod pushed_image_tests;
+
+/// Whether a decision still holds after a step that asks registries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecisionValidity {
+    /// The registries were not asked, so the decision holds.
+    Current,
+    /// The registries have answered, so the decision must be made again.
+    Outdated,
+}

@@ -1,5 +1,5 @@
-//! What a registry holds of an image: what it is, whether a manifest is of a fingerprint, whether
-//! it stands on a base. Needs a registry and no cluster.
+//! What a registry has of an image: what the image is, whether a manifest belongs to a fingerprint,
+//! and whether the image is built on a base. Needs a registry, and no client of the API server.
 
 use crate::{
     api::{condition::reason, labels},
@@ -14,19 +14,19 @@ use crate::{
     },
 };
 
-/// The most platforms of one image that are looked at.
+/// The most platforms of one image that are read.
 const MAX_PLATFORMS: usize = 32;
 
-/// The highest number that is taken for one of a build: more than anybody makes, and the next ones
-/// are numbers still.
-const MAX_BUILD: i64 = 1 << 40;
-/// How many numbers in a row no tag names, until those after them are taken for free as well: a
-/// build that failed leaves its number unused.
-const FREE_IN_A_ROW: i64 = 3;
-/// The most numbers that are looked at.
-const MOST_NUMBERS: usize = 1000;
+/// The highest build number that is accepted: higher than any real one, and far from an overflow of
+/// the numbers that follow.
+const MAX_BUILD_NUMBER: i64 = 1 << 40;
+/// The number of unused build numbers in a row after which all later ones count as unused, too. A
+/// failed build leaves its number unused.
+const MAX_NUMBER_GAP: i64 = 3;
+/// The most build numbers that are looked up.
+const MAX_NUMBERS: usize = 1000;
 
-/// A repository of a registry, and with whose credentials it is asked.
+/// A repository of a registry, and the credentials for it.
 pub struct Repository<'a> {
     client: &'a Client,
     keychain: &'a Keychain,
@@ -34,17 +34,17 @@ pub struct Repository<'a> {
 }
 
 impl<'a> Repository<'a> {
-    /// The repository of this name, `host/path`.
+    /// Returns the repository of this name, `host/path`.
     pub fn new(client: &'a Client, keychain: &'a Keychain, name: &str) -> Result<Self, Problem> {
         Ok(Self { client, keychain, name: name.parse()? })
     }
 
-    /// The reference of a tag in it.
+    /// Returns the reference of a tag in it.
     pub fn tag(&self, tag: &str) -> Result<Reference, Problem> {
         Ok(self.name.with_tag(tag)?)
     }
 
-    /// The manifest under a tag, if there is one.
+    /// Returns the manifest that a tag points to, or `None` if there is no such tag.
     pub async fn tagged(&self, tag: &str) -> Result<Option<Manifest>, Problem> {
         match self.client.manifest(&self.tag(tag)?, self.keychain).await {
             Ok(manifest) => Ok(Some(manifest)),
@@ -53,26 +53,29 @@ impl<'a> Repository<'a> {
         }
     }
 
-    /// The number of the last build in it; `tags` tells the tags of a build by its number. A
-    /// floating one stands on the last build, or on an earlier one: in a cascade that did not come
-    /// whole, or after an upstream went back. Those after it are known by the tags that name them.
+    /// Returns the number of the last build in the repository; `tags` returns the tags of a build
+    /// by its number.
+    ///
+    /// A floating tag points to the last build or to an earlier one: after a cascade that did not
+    /// complete, or after an upstream went back. Later builds are found by the tags that contain
+    /// their numbers.
     pub async fn last_build(&self, tags: impl Fn(i64) -> Vec<Tag>) -> Result<Option<i64>, Problem> {
-        let of_none = tags(0);
-        let told = match of_none.iter().find(|tag| !tag.immutable) {
-            Some(floating) => self.tagged(&floating.name).await?.as_ref().and_then(number),
+        let without_number = tags(0);
+        let floating = match without_number.iter().find(|tag| !tag.immutable) {
+            Some(floating) => self.tagged(&floating.name).await?.as_ref().and_then(build_number),
             None => None,
         };
-        let mut last = told.unwrap_or(0);
+        let mut last = floating.unwrap_or(0);
         let mut build = last;
-        for _ in 0..MOST_NUMBERS {
-            if build - last >= FREE_IN_A_ROW {
+        for _ in 0..MAX_NUMBERS {
+            if build - last >= MAX_NUMBER_GAP {
                 break;
             }
             build += 1;
-            // One that names the fingerprint alone is the same under every number, and tells of
+            // A tag that contains only the fingerprint is the same for every number, and shows
             // none.
-            for tag in tags(build).into_iter().filter(|tag| tag.immutable && !of_none.contains(tag))
-            {
+            let has_number = |tag: &Tag| tag.immutable && !without_number.contains(tag);
+            for tag in tags(build).into_iter().filter(has_number) {
                 if self.has(&tag.name).await? {
                     last = build;
                 }
@@ -81,12 +84,12 @@ impl<'a> Repository<'a> {
         Ok((last > 0).then_some(last))
     }
 
-    /// Whether there is anything under a tag.
+    /// Returns whether a tag exists.
     async fn has(&self, tag: &str) -> Result<bool, Problem> {
         Ok(self.client.head(&self.tag(tag)?, self.keychain).await?.is_some())
     }
 
-    /// Points a tag at the manifest of a digest that the repository has, and gives that.
+    /// Points a tag to a digest that the repository has, and returns the manifest.
     pub async fn retag(
         &self,
         tag: &Reference,
@@ -101,7 +104,7 @@ impl<'a> Repository<'a> {
         self.client.manifest(&self.name.with_digest(digest), self.keychain).await
     }
 
-    /// The images of a manifest, one per platform, with their configurations.
+    /// Returns the images of a manifest, one per platform, with their configurations.
     pub async fn images(&self, manifest: &Manifest) -> Result<Vec<PlatformImage>, Problem> {
         match &manifest.kind {
             ManifestKind::Image(_) => Ok(vec![self.image(manifest, None).await?]),
@@ -110,7 +113,7 @@ impl<'a> Repository<'a> {
                 for entry in index.images() {
                     if images.len() == MAX_PLATFORMS {
                         let message = format!(
-                            "{}@{} lists more than {MAX_PLATFORMS} images, and no more are read",
+                            "{}@{} lists more than {MAX_PLATFORMS} images, which is the limit",
                             self.name.repository(),
                             manifest.digest
                         );
@@ -135,7 +138,7 @@ impl<'a> Repository<'a> {
         let ManifestKind::Image(image) = &manifest.kind else {
             let name = self.name.repository();
             let message = format!(
-                "{name}@{} is an index in an index, which nothing here reads",
+                "{name}@{} is an index inside an index, which is not supported",
                 manifest.digest
             );
             return Err(Problem { reason: reason::INVALID_REGISTRY_RESPONSE, message });
@@ -150,11 +153,12 @@ impl<'a> Repository<'a> {
         Ok(PlatformImage { platform, manifest: image.clone(), config })
     }
 
-    /// Whether a manifest is of this fingerprint: pushed by its build, or remembered for it because
-    /// its build came out the same as an earlier one. Such a one carries the earlier fingerprint,
-    /// under whose tag it stands as well; without that, anybody's image could be passed off as one
-    /// of ours.
-    pub async fn is_of(
+    /// Returns whether a manifest belongs to this fingerprint: its build has pushed the manifest,
+    /// or its tag was pointed to the manifest because its build changed nothing.
+    ///
+    /// In the second case the manifest carries an earlier fingerprint, and the tag of that one must
+    /// point to the manifest, too. Otherwise any image could be passed off as one of ours.
+    pub async fn has_fingerprint(
         &self,
         manifest: &Manifest,
         fingerprint: &Fingerprint,
@@ -175,9 +179,9 @@ impl<'a> Repository<'a> {
         Ok(original.is_some_and(|original| original.digest == manifest.digest))
     }
 
-    /// Whether each of these images has the first layers of this digest of this repository: of any
-    /// of its platforms.
-    pub async fn is_below(
+    /// Returns whether each of these images begins with the layers of this digest of the
+    /// repository, of any of its platforms.
+    pub async fn is_base_of(
         &self,
         digest: &Digest,
         images: &[PlatformImage],
@@ -191,8 +195,8 @@ impl<'a> Repository<'a> {
             let base = self.image(&base, None).await?;
             return Ok(unproven.iter().all(|image| proves(&base, image)));
         };
-        // Most images stand on their own platform: looked at first, the others need not be asked
-        // for.
+        // Most images are built on a base of their own platform. If that is read first, the other
+        // platforms need not be read.
         let mut entries: Vec<&IndexEntry> = index.images().collect();
         entries.sort_by_key(|entry| {
             !images.iter().any(|image| entry.platform.as_ref() == Some(&image.platform))
@@ -208,26 +212,27 @@ impl<'a> Repository<'a> {
     }
 }
 
-/// What is said of a manifest that is a build of ours.
+/// Returns the result of a lookup that has found a build of ours.
 #[must_use]
 pub fn present(manifest: &Manifest, images: &[PlatformImage]) -> LookupResult {
     let ContentIdentity { content, blobs } = ContentIdentity::of(images);
     LookupResult::Present {
         digest: manifest.digest.as_str().into(),
-        build: number(manifest).unwrap_or(1),
+        build: build_number(manifest).unwrap_or(1),
         size: size(images),
         content: Some(content.into()),
         blobs: Some(blobs.into()),
     }
 }
 
-/// The number of the build that a manifest is of.
-fn number(manifest: &Manifest) -> Option<i64> {
+/// Returns the number of the build that has pushed a manifest.
+fn build_number(manifest: &Manifest) -> Option<i64> {
     let number = manifest.annotations().get(labels::OCI_BUILD)?.parse().ok()?;
-    (1..=MAX_BUILD).contains(&number).then_some(number)
+    (1..=MAX_BUILD_NUMBER).contains(&number).then_some(number)
 }
 
-/// Bytes of configurations and layers, as they are stored; what platforms share counts once.
+/// Returns the size of configurations and layers in bytes, as they are stored. What platforms share
+/// counts once.
 fn size(images: &[PlatformImage]) -> i64 {
     let mut parts: Vec<&Descriptor> = images
         .iter()

@@ -1,4 +1,4 @@
-//! What a registry holds, and what it is made to remember, against a model of one that can fail.
+//! What a registry has, and how tags are moved in it, against a model of a registry that can fail.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use crate::{
     api::condition::reason,
     controller::family::registry::{
         pushed_image::{Repository, present},
-        retag_unchanged::keep,
+        retag_unchanged::keep_digest,
     },
     engine::{Lookup, LookupResult, tags::Tag},
     registry::{
@@ -23,33 +23,34 @@ use crate::{
 
 /// A fingerprint of a build.
 const F1: &str = "1111111111111111111111111111111111111111";
-/// The fingerprint of a later one.
+/// The fingerprint of a later build.
 const F2: &str = "2222222222222222222222222222222222222222";
 
-/// Manifests by tag and by digest, with their types; blobs by digest; and the status that every PUT
-/// is answered with.
+/// Manifests by tag and by digest, with their types; blobs by digest; and the status that answers
+/// every PUT.
 #[derive(Default)]
-struct Content {
+struct RepositoryContent {
     manifests: HashMap<String, (&'static str, Vec<u8>)>,
     blobs: HashMap<String, Vec<u8>>,
     refuses: Option<u16>,
 }
 
 /// A registry with one repository.
-struct Model {
-    content: Arc<Mutex<Content>>,
+struct RegistryModel {
+    content: Arc<Mutex<RepositoryContent>>,
     registry: FaultRegistry,
     client: Client,
     keychain: Keychain,
 }
 
-impl Model {
+impl RegistryModel {
     async fn start() -> Self {
-        let content = Arc::new(Mutex::new(Content::default()));
+        let content = Arc::new(Mutex::new(RepositoryContent::default()));
         let served = Arc::clone(&content);
-        let registry =
-            FaultRegistry::start(move |seen| serve(&mut served.lock().expect("content"), seen))
-                .await;
+        let registry = FaultRegistry::start(move |request| {
+            serve(&mut served.lock().expect("content"), request)
+        })
+        .await;
         let config = Config {
             plain_http: vec![registry.address.to_string()],
             timeout: crate::api::Duration::from_secs(20),
@@ -78,8 +79,8 @@ impl Model {
         digest
     }
 
-    /// An image with these layers, and with the annotations of a build of ours if a fingerprint is
-    /// given.
+    /// Pushes an image with these layers, and with the annotations of a build of ours if its
+    /// fingerprint and number are given.
     fn push(
         &self,
         tag: Option<&str>,
@@ -89,21 +90,28 @@ impl Model {
     ) -> Digest {
         let diff_ids: Vec<Digest> =
             layers.iter().map(|layer| Digest::of(layer.as_bytes())).collect();
-        let config = json!({ "os": "linux", "architecture": architecture, "rootfs": { "diff_ids": diff_ids } });
+        let config = json!({
+            "os": "linux", "architecture": architecture, "rootfs": { "diff_ids": diff_ids },
+        });
         let config = config.to_string().into_bytes();
         let descriptor = |digest: Digest, size: usize| json!({ "mediaType": "text/plain", "digest": digest, "size": size });
         let mut manifest = json!({
-            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": descriptor(Digest::of(&config), config.len()),
+            "schemaVersion": 2,
+            "mediaType": OCI_MANIFEST,
+            "config": descriptor(Digest::of(&config), config.len()),
             "layers": diff_ids.into_iter().map(|layer| descriptor(layer, 100)).collect::<Vec<_>>(),
         });
         if let Some((fingerprint, build)) = ours {
-            manifest["annotations"] = json!({ "dev.groundswell.fingerprint": fingerprint, "dev.groundswell.build": build.to_string() });
+            manifest["annotations"] = json!({
+                "dev.groundswell.fingerprint": fingerprint,
+                "dev.groundswell.build": build.to_string(),
+            });
         }
         self.content.lock().expect("content").blobs.insert(Digest::of(&config).to_string(), config);
         self.store(tag, OCI_MANIFEST, &manifest)
     }
 
-    /// An index of images that were pushed, with an attestation beside them.
+    /// Pushes an index of pushed images and an attestation.
     fn push_index(&self, tag: &str, images: &[(&str, &Digest)]) -> Digest {
         let entry = |os: &str, architecture: &str, digest: &Digest| {
             let platform = json!({ "os": os, "architecture": architecture });
@@ -131,28 +139,32 @@ impl Model {
         present(&manifest, &repository.images(&manifest).await.expect("images"))
     }
 
-    async fn is_of(&self, tag: &str, fingerprint: &str) -> bool {
+    async fn has_fingerprint(&self, tag: &str, fingerprint: &str) -> bool {
         let repository = self.repository();
         let manifest = repository.tagged(tag).await.expect("answer").expect("a manifest");
-        repository.is_of(&manifest, &fingerprint.into()).await.expect("answer")
+        repository.has_fingerprint(&manifest, &fingerprint.into()).await.expect("answer")
     }
 
-    fn stands(&self, tag: &str) -> Option<Digest> {
+    fn tagged(&self, tag: &str) -> Option<Digest> {
         let content = self.content.lock().expect("content");
         content.manifests.get(tag).map(|(_, bytes)| Digest::of(bytes))
     }
 }
 
-fn serve(content: &mut Content, seen: &RecordedRequest) -> FaultReply {
+fn serve(content: &mut RepositoryContent, request: &RecordedRequest) -> FaultReply {
     let nothing = || reply(404, &[], Body::empty());
-    let Some(path) = seen.target.strip_prefix("/v2/team/app/") else { return nothing() };
-    match (seen.method.as_str(), path.split_once('/')) {
+    let Some(path) = request.target.strip_prefix("/v2/team/app/") else { return nothing() };
+    match (request.method.as_str(), path.split_once('/')) {
         ("PUT", Some(("manifests", name))) => {
             if let Some(status) = content.refuses {
                 return reply(status, &[], Body::empty());
             }
-            content.manifests.insert(name.into(), (OCI_MANIFEST, seen.body.clone()));
-            reply(201, &[("docker-content-digest", Digest::of(&seen.body).as_str())], Body::empty())
+            content.manifests.insert(name.into(), (OCI_MANIFEST, request.body.clone()));
+            reply(
+                201,
+                &[("docker-content-digest", Digest::of(&request.body).as_str())],
+                Body::empty(),
+            )
         }
         (method, Some(("manifests", name))) => {
             let Some((media_type, bytes)) = content.manifests.get(name) else { return nothing() };
@@ -173,11 +185,20 @@ fn tag(fingerprint: &str) -> String {
     format!("gs-{fingerprint}")
 }
 
-fn digest_of(result: &LookupResult) -> (&str, i64, bool) {
+/// What a lookup has found.
+#[derive(Debug, PartialEq)]
+struct FoundBuild<'a> {
+    digest: &'a str,
+    build: i64,
+    is_comparable: bool,
+}
+
+fn found(result: &LookupResult) -> FoundBuild<'_> {
     match result {
         LookupResult::Present { digest, build, content, blobs, .. } => {
             assert_eq!(content.is_some(), blobs.is_some());
-            (digest.as_str(), *build, content.is_some())
+            let is_comparable = content.is_some();
+            FoundBuild { digest: digest.as_str(), build: *build, is_comparable }
         }
         other => panic!("{other:?}"),
     }
@@ -185,7 +206,7 @@ fn digest_of(result: &LookupResult) -> (&str, i64, bool) {
 
 #[tokio::test]
 async fn a_pushed_image_is_described() {
-    let model = Model::start().await;
+    let model = RegistryModel::start().await;
     let digest = model.push(Some("1"), "amd64", &["base", "app"], Some((F1, 7)));
     let LookupResult::Present { digest: found, build, size, content, blobs } =
         model.present("1").await
@@ -204,7 +225,7 @@ async fn a_pushed_image_is_described() {
 }
 
 #[tokio::test]
-async fn numbers_go_on_after_the_last_build_that_any_tag_tells_of() {
+async fn the_last_build_is_found_by_floating_and_numbered_tags() {
     let tags = |floats: bool| {
         move |build: i64| {
             let floating = floats.then(|| Tag { name: "latest".into(), immutable: false });
@@ -214,12 +235,12 @@ async fn numbers_go_on_after_the_last_build_that_any_tag_tells_of() {
                 .collect::<Vec<_>>()
         }
     };
-    let model = Model::start().await;
+    let model = RegistryModel::start().await;
     let last = async |floats| model.repository().last_build(tags(floats)).await.expect("an answer");
     assert_eq!(last(true).await, None);
     model.push(Some("latest"), "amd64", &["app"], Some((F1, 5)));
     assert_eq!((last(true).await, last(false).await), (Some(5), None));
-    // The cascade did not come whole: 6 has failed, and 7 stands there, as 8 does.
+    // The cascade did not complete: build 6 has failed, and builds 7 and 8 were pushed.
     for later in ["r7", "r8"] {
         model.push(Some(later), "amd64", &["app"], Some((F2, 7)));
     }
@@ -239,13 +260,13 @@ async fn numbers_go_on_after_the_last_build_that_any_tag_tells_of() {
     for hostile in [i64::MAX, 0, -1] {
         model.push(Some("latest"), "amd64", &["app"], Some((F1, hostile)));
         assert_eq!(last(true).await, Some(8), "{hostile}");
-        assert_eq!(digest_of(&model.present("latest").await).1, 1, "{hostile}");
+        assert_eq!(found(&model.present("latest").await).build, 1, "{hostile}");
     }
 }
 
 #[tokio::test]
 async fn an_index_is_described_by_its_images() {
-    let model = Model::start().await;
+    let model = RegistryModel::start().await;
     let amd = model.push(None, "amd64", &["base", "app"], None);
     let arm = model.push(None, "arm64", &["base", "app"], None);
     model.push_index("1", &[("amd64", &amd), ("arm64", &arm)]);
@@ -269,29 +290,32 @@ async fn an_index_is_described_by_its_images() {
 }
 
 #[tokio::test]
-async fn a_spared_build_is_told_from_a_stranger() {
-    let model = Model::start().await;
+async fn a_retagged_build_is_distinguished_from_a_foreign_image() {
+    let model = RegistryModel::start().await;
     let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
-    assert!(model.is_of(&tag(F1), F1).await);
+    assert!(model.has_fingerprint(&tag(F1), F1).await);
     assert!(
         !model.registry.request_lines().iter().any(|asked| asked.starts_with("HEAD")),
         "its own tag says enough"
     );
 
     assert_eq!(model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F1, 7))), kept);
-    assert!(model.is_of(&tag(F2), F2).await, "the same image under the tag of its own fingerprint");
+    assert!(
+        model.has_fingerprint(&tag(F2), F2).await,
+        "the same image under the tag of its own fingerprint"
+    );
 
     model.push(Some(&tag(F1)), "amd64", &["base", "other"], Some((F1, 7)));
-    assert!(!model.is_of(&tag(F2), F2).await, "its own tag stands on another image");
+    assert!(!model.has_fingerprint(&tag(F2), F2).await, "its own tag points to another image");
     model.content.lock().expect("content").manifests.remove(&tag(F1));
-    assert!(!model.is_of(&tag(F2), F2).await, "its own tag is gone");
+    assert!(!model.has_fingerprint(&tag(F2), F2).await, "its own tag is gone");
 
     model.push(Some(&tag(F2)), "amd64", &["base", "app"], None);
-    assert!(!model.is_of(&tag(F2), F2).await, "not a build of ours");
+    assert!(!model.has_fingerprint(&tag(F2), F2).await, "not a build of ours");
     let before = model.registry.request_lines().len();
     for written in ["latest", "../../other/app/manifests/1", "é"] {
         model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((written, 7)));
-        assert!(!model.is_of(&tag(F2), F2).await, "{written}");
+        assert!(!model.has_fingerprint(&tag(F2), F2).await, "{written}");
     }
     assert_eq!(
         model.registry.request_lines().len() - before,
@@ -301,8 +325,8 @@ async fn a_spared_build_is_told_from_a_stranger() {
 }
 
 #[tokio::test]
-async fn an_image_stands_on_its_base_or_it_does_not() {
-    let model = Model::start().await;
+async fn an_image_is_built_on_its_base_if_it_begins_with_its_layers() {
+    let model = RegistryModel::start().await;
     let amd = model.push(None, "amd64", &["base amd64"], None);
     let arm = model.push(None, "arm64", &["base arm64"], None);
     let base = model.push_index("base", &[("amd64", &amd), ("arm64", &arm)]);
@@ -317,7 +341,7 @@ async fn an_image_stands_on_its_base_or_it_does_not() {
         model.push(Some("app"), "arm64", layers, None);
         let manifest = repository.tagged("app").await.expect("answer").expect("a manifest");
         let images = repository.images(&manifest).await.expect("images");
-        assert_eq!(repository.is_below(&base, &images).await, Ok(expected), "{layers:?}");
+        assert_eq!(repository.is_base_of(&base, &images).await, Ok(expected), "{layers:?}");
     }
     let asked = model.registry.request_lines();
     let of =
@@ -330,29 +354,31 @@ async fn an_image_stands_on_its_base_or_it_does_not() {
 }
 
 #[tokio::test]
-async fn a_spared_build_is_remembered() {
-    let model = Model::start().await;
+async fn a_build_that_changed_nothing_is_retagged() {
+    let model = RegistryModel::start().await;
     let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
     let rebuilt = model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F2, 8)));
     assert_ne!(kept, rebuilt);
     let lookup = Lookup { fingerprint: F2.into(), result: model.present(&tag(F2)).await };
     // Twice: a process may die after the first.
     for _ in 0..2 {
-        let result =
-            keep(&model.repository(), &lookup, &kept.as_str().into()).await.expect("remembered");
-        assert_eq!(digest_of(&result), (kept.as_str(), 7, true));
-        assert_eq!(model.stands(&tag(F2)), Some(kept.clone()));
+        let result = keep_digest(&model.repository(), &lookup, &kept.as_str().into())
+            .await
+            .expect("retagged");
+        let expected = FoundBuild { digest: kept.as_str(), build: 7, is_comparable: true };
+        assert_eq!(found(&result), expected);
+        assert_eq!(model.tagged(&tag(F2)), Some(kept.clone()));
         assert!(
-            model.is_of(&tag(F2), F2).await,
-            "and is found again by those who remember nothing"
+            model.has_fingerprint(&tag(F2), F2).await,
+            "and a process without a cache finds it"
         );
     }
 }
 
 #[tokio::test]
-async fn what_can_not_be_remembered_moves_on() {
+async fn a_build_that_cannot_be_retagged_uses_its_own_digest() {
     for (gone, refuses) in [(true, None), (false, Some(412)), (false, Some(403))] {
-        let model = Model::start().await;
+        let model = RegistryModel::start().await;
         let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
         let rebuilt = model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F2, 8)));
         let lookup = Lookup { fingerprint: F2.into(), result: model.present(&tag(F2)).await };
@@ -360,23 +386,26 @@ async fn what_can_not_be_remembered_moves_on() {
             model.content.lock().expect("content").manifests.remove(kept.as_str());
         }
         model.content.lock().expect("content").refuses = refuses;
-        let result =
-            keep(&model.repository(), &lookup, &kept.as_str().into()).await.expect("an answer");
-        assert_eq!(digest_of(&result), (rebuilt.as_str(), 8, false), "{gone} {refuses:?}");
-        assert_eq!(model.stands(&tag(F2)), Some(rebuilt));
+        let result = keep_digest(&model.repository(), &lookup, &kept.as_str().into())
+            .await
+            .expect("an answer");
+        let expected = FoundBuild { digest: rebuilt.as_str(), build: 8, is_comparable: false };
+        assert_eq!(found(&result), expected, "{gone} {refuses:?}");
+        assert_eq!(model.tagged(&tag(F2)), Some(rebuilt));
     }
 }
 
 #[tokio::test]
-async fn a_registry_that_is_away_is_waited_for() {
-    let model = Model::start().await;
+async fn a_retag_is_retried_while_the_registry_is_unreachable() {
+    let model = RegistryModel::start().await;
     let kept = model.push(Some(&tag(F1)), "amd64", &["base", "app"], Some((F1, 7)));
     model.push(Some(&tag(F2)), "amd64", &["base", "app"], Some((F2, 8)));
     let lookup = Lookup { fingerprint: F2.into(), result: model.present(&tag(F2)).await };
     model.content.lock().expect("content").refuses = Some(503);
-    let problem =
-        keep(&model.repository(), &lookup, &kept.as_str().into()).await.expect_err("away");
+    let problem = keep_digest(&model.repository(), &lookup, &kept.as_str().into())
+        .await
+        .expect_err("unreachable");
     assert_eq!(problem.reason, reason::REGISTRY_UNAVAILABLE);
     model.content.lock().expect("content").refuses = None;
-    assert!(keep(&model.repository(), &lookup, &kept.as_str().into()).await.is_ok());
+    assert!(keep_digest(&model.repository(), &lookup, &kept.as_str().into()).await.is_ok());
 }

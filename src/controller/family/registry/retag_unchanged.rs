@@ -1,85 +1,111 @@
-//! Remembering a spared build: the tag of its fingerprint is put on the digest that the image
-//! keeps, so that the registry alone can tell it, whatever becomes of our records.
+//! Retags of builds that changed nothing: the tag of the new fingerprint is pointed to the digest
+//! that the image keeps. Then the registry alone shows that the build was cut off, even if our
+//! records are lost. No client of the API server is needed.
 
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use tracing::{info, warn};
 
 use crate::{
-    controller::{
-        context::{Context, ReconcileCache},
-        family::{
-            observe::snapshot::Snapshot,
-            registry::{
-                lookup::{AT_ONCE, again},
-                pushed_image::{Repository, present},
-            },
+    controller::family::{
+        reconcile::Reconcile,
+        registry::{
+            DecisionValidity,
+            lookup::MAX_CONCURRENT_LOOKUPS,
+            pushed_image::{Repository, present},
         },
     },
-    engine::{Action, Decision, Lookup, LookupResult, Problem, causes::short, tags},
-    identity::ImageDigest,
+    engine::{Action, Lookup, LookupResult, Problem, causes::short, tags},
+    identity::{Fingerprint, ImageDigest},
 };
 
-/// Lets the registry remember what the decision spares. Whether there was anything: then the
-/// decision is to be made anew, from what the registry holds now.
-pub async fn retag_unchanged(
-    context: &Context,
-    snapshot: &Snapshot,
-    decision: &Decision,
-    cache: &mut ReconcileCache,
-    now: Timestamp,
-) -> bool {
-    let spared: Vec<(String, Repository<'_>, Lookup, &ImageDigest)> = decision
-        .actions
-        .iter()
-        .filter_map(|action| {
-            let Action::Remember { image, fingerprint, digest } = action else { return None };
-            let name = &snapshot.family.spec.images.get(image.position())?.name;
-            let repository =
-                Repository::new(&context.registry, &snapshot.keychain, &snapshot.repository(*image)).ok()?;
-            let lookup = cache.lookups.of(name).iter().find(|lookup| lookup.fingerprint == *fingerprint)?;
-            let differs = matches!(&lookup.result, LookupResult::Present { digest: pushed, .. } if pushed != digest);
-            differs.then(|| (name.clone(), repository, lookup.clone(), digest))
-        })
-        .collect();
-    let any = !spared.is_empty();
-    let keeping: Vec<_> = spared
-        .into_iter()
-        .map(|(name, repository, lookup, digest)| async move {
-            let kept = keep(&repository, &lookup, digest).await;
-            (name, lookup.fingerprint, kept)
-        })
-        .collect();
-    let kept: Vec<_> = stream::iter(keeping).buffer_unordered(AT_ONCE).collect().await;
-    for (name, fingerprint, kept) in kept {
-        let result = kept.unwrap_or_else(|problem| {
-            warn!(image = %name, message = %problem.message, "a spared build could not be \
-                remembered; it is tried again");
-            cache.useless_answers = cache.useless_answers.saturating_add(1);
-            LookupResult::Failed(problem, again(cache.useless_answers, now))
-        });
-        cache.lookups.answered(&name, Lookup { fingerprint, result });
-    }
-    any
+/// A retag that the decision asks for.
+struct Retag<'a> {
+    image: &'a str,
+    repository: Repository<'a>,
+    /// The answer of the registry about the fingerprint.
+    lookup: Lookup,
+    /// The digest that the image keeps.
+    digest: &'a ImageDigest,
 }
 
-/// Puts the tag of a pushed fingerprint on the digest that stays, and says what stands there then.
+/// What came of a retag.
+struct Retagged {
+    image: String,
+    fingerprint: Fingerprint,
+    result: Result<LookupResult, Problem>,
+}
+
+impl Reconcile<'_> {
+    /// Makes the retags that the decision asks for.
+    pub async fn retag_unchanged(&mut self) -> DecisionValidity {
+        let reconcile = &*self;
+        let retags = reconcile.decision.actions.iter().filter_map(|action| reconcile.retag(action));
+        let retags: Vec<_> = retags.map(carry_out).collect();
+        let retagged: Vec<Retagged> =
+            stream::iter(retags).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
+        if retagged.is_empty() {
+            return DecisionValidity::Current;
+        }
+        for Retagged { image, fingerprint, result } in retagged {
+            let result = result.unwrap_or_else(|problem| {
+                warn!(
+                    image, message = %problem.message,
+                    "could not retag a build that changed nothing; the retag is retried"
+                );
+                self.cache.failed_lookups = self.cache.failed_lookups.saturating_add(1);
+                LookupResult::Failed(problem, self.lookup_retry_at(self.cache.failed_lookups))
+            });
+            self.cache.lookups.record(&image, Lookup { fingerprint, result });
+        }
+        DecisionValidity::Outdated
+    }
+
+    /// Returns the retag that an action asks for, unless the tag already points to the digest.
+    fn retag<'a>(&'a self, action: &'a Action) -> Option<Retag<'a>> {
+        let Action::Remember { image, fingerprint, digest } = action else { return None };
+        let name = &self.image(*image)?.name;
+        let repository = self.snapshot.repository(*image);
+        let (registry, keychain) = (&self.context.registry, &self.snapshot.keychain);
+        let repository = Repository::new(registry, keychain, &repository).ok()?;
+        let mut lookups = self.cache.lookups.of(name).iter();
+        let lookup = lookups.find(|lookup| lookup.fingerprint == *fingerprint)?;
+        let differs = matches!(
+            &lookup.result, LookupResult::Present { digest: pushed, .. } if pushed != digest
+        );
+        differs.then(|| Retag { image: name, repository, lookup: lookup.clone(), digest })
+    }
+}
+
+async fn carry_out(retag: Retag<'_>) -> Retagged {
+    let Retag { image, repository, lookup, digest } = retag;
+    let result = keep_digest(&repository, &lookup, digest).await;
+    Retagged { image: image.to_owned(), fingerprint: lookup.fingerprint, result }
+}
+
+/// Points the tag of a pushed fingerprint to the digest that the image keeps, and returns what the
+/// tag points to then.
 ///
-/// Where that can't be, because the digest is gone or the registry lets no tag be moved, what was
-/// pushed stands as it is, and counts as not comparable: the image moves to it, as without cutoff.
-/// An error is one that passes.
-pub async fn keep(
+/// That is impossible if the digest is gone, or if the registry allows no tag to be moved. Then the
+/// pushed image stays as it is and counts as not comparable: the image moves to it, as without
+/// cutoff.
+///
+/// # Errors
+///
+/// Returns an error if it is transient.
+pub async fn keep_digest(
     repository: &Repository<'_>,
     lookup: &Lookup,
     digest: &ImageDigest,
 ) -> Result<LookupResult, Problem> {
     let tag = repository.tag(&tags::pushed_as(&lookup.fingerprint))?;
-    let stays = match repository.retag(&tag, &digest.as_str().parse()?).await {
-        Ok(stays) => stays,
+    let kept = match repository.retag(&tag, &digest.as_str().parse()?).await {
+        Ok(kept) => kept,
         Err(error) if error.is_transient() => return Err(error.into()),
         Err(error) => {
-            warn!(%error, fingerprint = %lookup.fingerprint, "a spared build can't be remembered; \
-                its own digest is used");
+            warn!(
+                %error, fingerprint = %lookup.fingerprint,
+                "cannot retag a build that changed nothing; its own digest is used"
+            );
             let mut result = lookup.result.clone();
             if let LookupResult::Present { content, blobs, .. } = &mut result {
                 (*content, *blobs) = (None, None);
@@ -87,6 +113,9 @@ pub async fn keep(
             return Ok(result);
         }
     };
-    info!(fingerprint = %lookup.fingerprint, digest = short(digest), "spared build remembered");
-    Ok(present(&stays, &repository.images(&stays).await?))
+    info!(
+        fingerprint = %lookup.fingerprint, digest = short(digest),
+        "retagged a build that changed nothing"
+    );
+    Ok(present(&kept, &repository.images(&kept).await?))
 }

@@ -1,0 +1,49 @@
+//! What the pollers are to poll for a family: its upstreams, its Git sources, and the floating tags
+//! that it has set. No client is needed.
+
+use std::sync::Arc;
+
+use kube::runtime::reflector::ObjectRef;
+
+use crate::{
+    controller::{family::observe::Observer, git_poll::GitKey},
+    registry::Keychain,
+    upstream::{ImageKey, Interest},
+};
+
+impl Observer<'_> {
+    /// Registers what the pollers are to poll, in place of what was registered before.
+    pub fn register_polls(&mut self, keychain: &Arc<Keychain>) {
+        self.cache.image_keys.begin_reconcile(keychain);
+        let owner = ObjectRef::from_obj(&*self.family);
+        let tags = self.tag_interests(keychain);
+        self.context.tags.set_interests(&owner, tags);
+        self.context.revisions.set_interests(&owner, self.git_interests());
+    }
+
+    fn tag_interests(&mut self, keychain: &Arc<Keychain>) -> Vec<Interest<ImageKey>> {
+        let (context, keys) = (self.context, &mut self.cache.image_keys);
+        let mut interests = Vec::new();
+        for upstream in &self.family.spec.upstreams {
+            let reference = upstream.reference();
+            let key = keys.key(&context.registry, reference, &upstream.platforms, keychain);
+            interests.push(Interest { key, interval: upstream.interval.into() });
+        }
+        for record in context.stores.images.group(&self.key) {
+            let tags = record.status.iter().flat_map(|status| &status.tags);
+            for tag in tags.filter(|tag| !tag.immutable) {
+                let reference = format!("{}:{}", record.spec.repository, tag.tag);
+                let key = keys.key(&context.registry, reference, &[], keychain);
+                interests.push(Interest { key, interval: context.audit.into() });
+            }
+        }
+        interests
+    }
+
+    fn git_interests(&self) -> Vec<Interest<GitKey>> {
+        let sources = self.family.spec.images.iter().filter_map(|image| image.source.git.as_ref());
+        sources
+            .map(|git| Interest { key: self.git_key(git), interval: git.interval.into() })
+            .collect()
+    }
+}

@@ -1,0 +1,118 @@
+//! The revisions of images' sources. Needs a client, to read a `ConfigMap` that has changed.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, ResourceExt};
+
+use crate::{
+    api::{ConfigMapSource, GitSource, Image, Source, condition::reason},
+    builds::source::{ConfigMapError, config_map_hash},
+    controller::{
+        error::{ReconcileError, call},
+        family::observe::Observer,
+        git_poll::GitKey,
+        object_cache::Key,
+        reconcile_cache::CachedRevision,
+    },
+    engine::{Observed, Problem},
+};
+
+impl Observer<'_> {
+    /// Returns the revision of an image's source; `inline` is that of an inline Dockerfile.
+    pub(super) async fn source_revision(
+        &mut self,
+        image: &Image,
+        inline: Option<&String>,
+    ) -> Result<Observed<String>, ReconcileError> {
+        if let Some(revision) = inline {
+            return Ok(Observed::Known(revision.clone()));
+        }
+        match &image.source {
+            Source { config_map: Some(source), .. } => {
+                self.config_map_revision(&image.name, source).await
+            }
+            Source { git: Some(source), .. } => Ok(self.git_revision(&image.name, source)),
+            Source { config_map: None, git: None, .. } => {
+                let message = format!(
+                    "spec.images[{}].source: name one of `inline`, `configMap` and `git`",
+                    image.name
+                );
+                Ok(Observed::Failed(Problem { reason: reason::INVALID_SPEC, message }))
+            }
+        }
+    }
+
+    async fn config_map_revision(
+        &mut self,
+        image: &str,
+        source: &ConfigMapSource,
+    ) -> Result<Observed<String>, ReconcileError> {
+        let key = Key::new(&self.key.namespace, &source.name);
+        let Some(known) = self.context.stores.config_maps.get(&key) else {
+            let message = format!(
+                "spec.images[{image}].source.configMap: there is no ConfigMap {}/{}; create it or \
+                 correct the name",
+                key.namespace, key.name
+            );
+            return Ok(Observed::Failed(Problem { reason: reason::SOURCE_NOT_FOUND, message }));
+        };
+        // The items are part of what is read, so they are part of the version.
+        let version =
+            format!("{}/{:?}", known.resource_version().unwrap_or_default(), source.items);
+        let cached = self.cache.config_maps.get(image);
+        if let Some(cached) = cached.filter(|cached| cached.version == version) {
+            return Ok(cached.revision.clone());
+        }
+        let api: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), &key.namespace);
+        let what = || format!("read ConfigMap {}/{}", key.namespace, key.name);
+        let content = match call(what, api.get(&key.name)).await {
+            Ok(content) => content,
+            Err(error) if error.is_not_found() => return Ok(Observed::Pending),
+            Err(error) => return Err(error),
+        };
+        let revision = match content_hash(&content, source) {
+            Ok(hash) => Observed::Known(hash),
+            Err(error) => {
+                let message = format!(
+                    "spec.images[{image}].source.configMap: {}/{}: {error}",
+                    key.namespace, key.name
+                );
+                Observed::Failed(Problem { reason: reason::SOURCE_NOT_FOUND, message })
+            }
+        };
+        let cached = CachedRevision { version, revision: revision.clone() };
+        self.cache.config_maps.insert(image.to_owned(), cached);
+        Ok(revision)
+    }
+
+    fn git_revision(&self, image: &str, source: &GitSource) -> Observed<String> {
+        let Some(polled) = self.context.revisions.latest(&self.git_key(source)) else {
+            return Observed::Pending;
+        };
+        match (&polled.value, &polled.problem) {
+            (Some(commit), _) => Observed::Known(commit.clone()),
+            (None, Some(problem)) => {
+                let message = format!("spec.images[{image}].source.git: {}", problem.message);
+                Observed::Failed(Problem { reason: problem.reason, message })
+            }
+            (None, None) => Observed::Pending,
+        }
+    }
+
+    /// Returns the key by which the revision of a Git source is polled.
+    pub(super) fn git_key(&self, source: &GitSource) -> GitKey {
+        let version = source.secret_ref.as_ref().and_then(|secret| {
+            let key = Key::new(&self.key.namespace, &secret.name);
+            self.context.stores.secrets.get(&key)?.resource_version()
+        });
+        GitKey::new(&self.key.namespace, source, version)
+    }
+}
+
+/// Returns the hash of the files that a `ConfigMap` source becomes. `prepare` computes the same
+/// hash inside the build.
+fn content_hash(content: &ConfigMap, source: &ConfigMapSource) -> Result<String, ConfigMapError> {
+    let data = content.data.clone().unwrap_or_default();
+    let binary = content.binary_data.clone().unwrap_or_default();
+    let binary = binary.into_iter().map(|(key, value)| (key, value.0)).collect();
+    config_map_hash(&data, &binary, &source.items)
+}

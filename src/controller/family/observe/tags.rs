@@ -1,0 +1,104 @@
+//! What the tags of a family's images point to: as they were set, or as polls have found them
+//! since. No client is needed.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    api::ManagedImage,
+    controller::{
+        family::observe::{Observer, snapshot::Snapshot},
+        reconcile_cache::{ReconcileCache, TagObservation},
+    },
+    engine::ObservedTag,
+    lineage::ImageIndex,
+    registry::Keychain,
+    upstream::{PolledValue, UpstreamDigest},
+};
+
+/// What polls have found of an image's floating tags, by tag.
+pub(super) type PolledTags = HashMap<String, TagObservation>;
+
+impl Observer<'_> {
+    /// Returns what polls have found of the floating tags that an image's record names.
+    pub(super) fn polled_tags(
+        &mut self,
+        record: Option<&Arc<ManagedImage>>,
+        keychain: &Arc<Keychain>,
+    ) -> PolledTags {
+        let Some(record) = record else { return HashMap::new() };
+        let tags =
+            record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable);
+        tags.filter_map(|tag| {
+            let reference = format!("{}:{}", record.spec.repository, tag.tag);
+            let key = self.cache.image_keys.key(&self.context.registry, reference, &[], keychain);
+            Some((tag.tag.clone(), polled_tag(&*self.context.tags.latest(&key)?)?))
+        })
+        .collect()
+    }
+}
+
+impl Snapshot {
+    /// Returns what the tags of an image point to: as we have set them, or as a poll has found them
+    /// since.
+    pub(super) fn tags(
+        &self,
+        index: ImageIndex,
+        image: &str,
+        cache: &ReconcileCache,
+    ) -> HashMap<String, ObservedTag> {
+        let mut tags = cache.tags.get(image).cloned().unwrap_or_default();
+        // A tag that somebody else's image takes is read again: it may have been deleted.
+        tags.retain(|_, observation| {
+            !matches!(observation.tag, ObservedTag::Taken(_))
+                || observation.at > self.taken_tags_expire
+        });
+        for (tag, polled) in self.polled_tags.get(index.position()).into_iter().flatten() {
+            // A tag that could not be set is retried soon, and the retry shows what it points to.
+            let is_newer = |known: &TagObservation| {
+                known.at < polled.at && !matches!(known.tag, ObservedTag::Failed(..))
+            };
+            if tags.get(tag).is_none_or(is_newer) {
+                tags.insert(tag.clone(), polled.clone());
+            }
+        }
+        tags.into_iter().map(|(tag, observation)| (tag, observation.tag)).collect()
+    }
+}
+
+/// Returns what a poll has found of a tag. A failed poll has found nothing: its value is from an
+/// earlier poll, and the tag may have been set since.
+fn polled_tag(polled: &PolledValue<UpstreamDigest>) -> Option<TagObservation> {
+    let found = polled.value.as_ref().filter(|_| polled.problem.is_none())?;
+    Some(TagObservation {
+        tag: ObservedTag::At(found.digest.as_str().into()),
+        at: polled.polled_at,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::{api::condition::reason, engine::Problem};
+
+    #[test]
+    fn a_failed_poll_finds_no_tag() {
+        let value =
+            UpstreamDigest { digest: "sha256:before".into(), missing_platforms: Vec::new() };
+        let polled = PolledValue {
+            value: Some(value),
+            first_seen: Timestamp::UNIX_EPOCH,
+            problem: None,
+            polled_at: Timestamp::UNIX_EPOCH,
+        };
+        let found = TagObservation {
+            tag: ObservedTag::At("sha256:before".into()),
+            at: Timestamp::UNIX_EPOCH,
+        };
+        assert_eq!(polled_tag(&polled), Some(found));
+        let problem =
+            Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "unreachable".into() };
+        assert_eq!(polled_tag(&PolledValue { problem: Some(problem), ..polled }), None);
+    }
+}

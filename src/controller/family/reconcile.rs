@@ -1,0 +1,88 @@
+//! What the steps of one reconcile of a family share. No client is needed.
+
+use jiff::Timestamp;
+use kube::{Api, Resource, core::NamespaceResourceScope};
+use tracing::Span;
+
+use crate::{
+    api::Image,
+    controller::{
+        context::Context, family::observe::snapshot::Snapshot, reconcile_cache::ReconcileCache,
+    },
+    engine::{Decision, decide},
+    lineage::ImageIndex,
+};
+
+/// One reconcile of a family, once its snapshot is taken. Each step is a method in a file of its
+/// own; [`super::reconcile()`] lists them in order.
+pub struct Reconcile<'a> {
+    /// What every reconcile shares.
+    pub context: &'a Context,
+    /// What this reconcile has read.
+    pub snapshot: Snapshot,
+    /// What is to be done. Steps add to it what came of their effects.
+    pub decision: Decision,
+    /// What is kept of the family until the next reconcile.
+    pub cache: &'a mut ReconcileCache,
+    /// The time of this reconcile, which every step uses, so that they agree.
+    pub now: Timestamp,
+    /// The tracing span of this reconcile.
+    span: Span,
+    /// The cascade that the span names.
+    traced_cascade: Option<String>,
+}
+
+impl<'a> Reconcile<'a> {
+    /// Decides over a snapshot. The reconcile logs into the current span.
+    pub fn new(
+        context: &'a Context,
+        snapshot: Snapshot,
+        cache: &'a mut ReconcileCache,
+        now: Timestamp,
+    ) -> Self {
+        let decision = decide(&snapshot.input(cache), now);
+        let (span, traced_cascade) = (Span::current(), None);
+        let mut reconcile = Self { context, snapshot, decision, cache, now, span, traced_cascade };
+        reconcile.trace_cascade();
+        reconcile
+    }
+
+    /// Decides again, over the same snapshot and what the cache and the budget hold by now.
+    pub fn decide(&mut self) {
+        self.decision = decide(&self.snapshot.input(self.cache), self.now);
+        self.trace_cascade();
+    }
+
+    /// Names the running cascade in the span, once: a text formatter appends every record.
+    fn trace_cascade(&mut self) {
+        let cascade = self.decision.cascade.name();
+        if cascade.is_some() && cascade != self.traced_cascade.as_deref() {
+            self.span.record("cascade", cascade);
+            self.traced_cascade = cascade.map(str::to_owned);
+        }
+    }
+
+    /// Returns the client for objects of one kind in the family's namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.context.client.clone(), &self.snapshot.key.namespace)
+    }
+
+    /// Returns the name of the running cascade, or the empty string.
+    pub fn cascade_name(&self) -> &str {
+        self.decision.cascade.name().unwrap_or_default()
+    }
+
+    /// Returns an image of the spec by its index.
+    pub fn image(&self, index: ImageIndex) -> Option<&Image> {
+        self.snapshot.family.spec.images.get(index.position())
+    }
+
+    /// Returns the name of an image by its index, or the empty string.
+    pub fn image_name(&self, index: ImageIndex) -> &str {
+        self.image(index).map_or("", |image| image.name.as_str())
+    }
+}

@@ -1,0 +1,174 @@
+//! The conditions of a family. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::{
+    api::{
+        BreakerStatus, ImageCounts, ImageFamilyStatus, ImageState,
+        condition::{self, ConditionUpdate, READY, RECONCILING, STALLED, reason, reason_from_str},
+    },
+    controller::family::observe::snapshot::Snapshot,
+    engine::Problem,
+};
+
+/// What the three conditions of a family say. They share one reason and message.
+#[derive(Debug)]
+pub(super) struct FamilyConditions {
+    ready: bool,
+    reconciling: bool,
+    stalled: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl FamilyConditions {
+    /// Returns the conditions of a family with this status. Of several facts, the one that needs a
+    /// user most is reported.
+    pub(super) fn of(snapshot: &Snapshot, status: &ImageFamilyStatus) -> Self {
+        let settled = status.counts.current + status.counts.held == status.counts.total;
+        let progress = progress(&status.counts);
+        let suspended = snapshot.family.spec.suspend;
+        let window_closed = status.window.as_ref().is_some_and(|window| !window.open);
+        if let Some(breaker) = &status.breaker {
+            return Self::breaker_open(breaker);
+        }
+        if let Some(attention) = Self::attention(status) {
+            return attention;
+        }
+        if suspended && !settled {
+            let message = format!("spec.suspend is set; {progress}");
+            return Self::waiting(reason::SUSPENDED, message);
+        }
+        if let Some(window) = status.window.as_ref().filter(|window| !window.open && !settled) {
+            let until = window
+                .until
+                .map_or_else(String::new, |until| format!("; the next one opens at {until:.0}"));
+            let message = format!("no window of spec.policy.windows is open{until}; {progress}");
+            return Self::reconciling(reason::WINDOW_CLOSED, message);
+        }
+        if let Some(cascade) = &status.cascade {
+            let message = format!("{} runs; {} images", cascade.name, status.counts.total);
+            return Self::reconciling(reason::CASCADING, message);
+        }
+        // While the family is suspended or its window is closed, no cascade is about to start.
+        if status.pending.is_some() && !suspended && !window_closed {
+            let message = "inputs have changed, and more changes may follow".to_owned();
+            return Self::reconciling(reason::SETTLING, message);
+        }
+        if let Some(failed) = snapshot.first_upstream_problem() {
+            let message = format!("upstream {}: {}", failed.upstream, failed.problem.message);
+            // While a registry is unreachable, the images that were built from it are still good. A
+            // registry that refuses us may hide a patch.
+            let unreachable = failed.problem.reason == reason::REGISTRY_UNAVAILABLE;
+            return if unreachable && settled {
+                Self::ready(format!("{progress}; {message}"))
+            } else {
+                Self::stalled(failed.problem.reason, message)
+            };
+        }
+        if settled {
+            return Self::ready(settled_message(status));
+        }
+        Self::reconciling(reason::RESOLVING, "inputs are being looked up".into())
+    }
+
+    /// Returns the conditions of a family whose spec is rejected.
+    pub(super) fn rejected(problem: &Problem) -> Self {
+        Self::stalled(problem.reason, problem.message.clone())
+    }
+
+    fn breaker_open(breaker: &BreakerStatus) -> Self {
+        let failed = format!(
+            "builds are paused: {} failed from one cause ({})",
+            breaker.failures.join(", "),
+            breaker.cause
+        );
+        // Without another image to try, nothing changes until a user or an upstream acts.
+        match breaker.probe_at {
+            Some(at) => Self::reconciling(
+                reason::BREAKER_OPEN,
+                format!("{failed}; one trial build starts at {at:.0}"),
+            ),
+            None => Self::stalled(
+                reason::BREAKER_OPEN,
+                format!("{failed}; no image is left to try until the next cascade or a retry"),
+            ),
+        }
+    }
+
+    /// Returns the conditions of a family with images that need a user.
+    fn attention(status: &ImageFamilyStatus) -> Option<Self> {
+        let first = status.attention.first()?;
+        let more = match status.attention.len().saturating_sub(1) {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        let reason = if first.state == ImageState::Failed {
+            reason::IMAGES_FAILED
+        } else {
+            reason_from_str(&first.reason).unwrap_or(reason::INVALID_SPEC)
+        };
+        let message = format!("{}: {}{more}", first.image, first.message);
+        // A running cascade continues with the other images, and may still change this.
+        Some(if status.cascade.is_some() {
+            Self::reconciling(reason, message)
+        } else {
+            Self::stalled(reason, message)
+        })
+    }
+
+    fn ready(message: String) -> Self {
+        Self { ready: true, ..Self::waiting(reason::CURRENT, message) }
+    }
+
+    fn reconciling(reason: &'static str, message: String) -> Self {
+        Self { reconciling: true, ..Self::waiting(reason, message) }
+    }
+
+    fn stalled(reason: &'static str, message: String) -> Self {
+        Self { stalled: true, ..Self::waiting(reason, message) }
+    }
+
+    /// Neither ready, nor reconciling, nor stalled.
+    const fn waiting(reason: &'static str, message: String) -> Self {
+        Self { ready: false, reconciling: false, stalled: false, reason, message }
+    }
+
+    /// Sets the three conditions.
+    pub(super) fn set(
+        &self,
+        conditions: &mut Vec<Condition>,
+        observed_generation: Option<i64>,
+        now: Timestamp,
+    ) {
+        for (type_, status) in
+            [(READY, self.ready), (RECONCILING, self.reconciling), (STALLED, self.stalled)]
+        {
+            let (reason, message) = (self.reason, self.message.as_str());
+            let update = ConditionUpdate { type_, status, reason, message, observed_generation };
+            condition::set(conditions, update, now);
+        }
+    }
+}
+
+fn progress(counts: &ImageCounts) -> String {
+    format!("{} of {} images are current", counts.current, counts.total)
+}
+
+/// Returns the message of a family all of whose images are current or held.
+fn settled_message(status: &ImageFamilyStatus) -> String {
+    let counts = &status.counts;
+    let held = if counts.held == 0 { String::new() } else { format!(", {} held", counts.held) };
+    let waiting = status
+        .upstreams
+        .iter()
+        .find(|upstream| upstream.candidate.is_some() && upstream.reason.is_some());
+    let waiting = waiting.and_then(|upstream| {
+        Some(format!("; upstream {}: {}", upstream.name, upstream.message.as_ref()?))
+    });
+    if counts.held == 0 && waiting.is_none() {
+        return format!("all {} images are current", counts.total);
+    }
+    format!("{}{held}{}", progress(counts), waiting.unwrap_or_default())
+}

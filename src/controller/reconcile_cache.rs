@@ -1,0 +1,329 @@
+//! What is kept of each family between two reconciles. Losing it costs some calls to registries and
+//! to the API server, and nothing else. No client is needed.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    controller::family::observe::{image_keys::ImageKeys, strategies::RenderedStrategy},
+    engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},
+    identity::Fingerprint,
+    lineage::families::{SpecVersion, Survey},
+    registry::Keychain,
+};
+
+/// The most fingerprints per image whose registry answers are kept.
+pub const MAX_LOOKUPS_PER_IMAGE: usize = 4;
+/// A running cascade's record, and a family's counts, are written at most once per this time.
+const MIN_WRITE_INTERVAL: SignedDuration = SignedDuration::from_secs(1);
+
+/// A [`ReconcileCache`] per family, by the family's uid.
+#[derive(Default)]
+pub struct ReconcileCaches(Mutex<HashMap<String, Arc<tokio::sync::Mutex<ReconcileCache>>>>);
+
+impl ReconcileCaches {
+    /// Returns the cache of the family with this uid, an empty one if there is none yet.
+    pub fn of(&self, uid: &str) -> Arc<tokio::sync::Mutex<ReconcileCache>> {
+        let mut caches = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(caches.entry(uid.into()).or_default())
+    }
+
+    /// Forgets a deleted family.
+    pub fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+/// What is kept of one family.
+#[derive(Default)]
+pub struct ReconcileCache {
+    /// What follows from a generation of the spec, or what is wrong with it.
+    pub blueprint: Option<CachedBlueprint>,
+    /// What is known of the images of other families that the spec names.
+    pub survey: Option<CachedSurvey>,
+    /// The registry credentials.
+    pub keychain: Option<CachedKeychain>,
+    /// The family's strategies, as they were last rendered.
+    pub strategies: Vec<RenderedStrategy>,
+    /// The keys by which the pollers are asked for the family's tags.
+    pub image_keys: ImageKeys,
+    /// The revisions of `ConfigMap` sources, by image.
+    pub config_maps: HashMap<String, CachedRevision>,
+    /// What the registry has answered to lookups of fingerprints.
+    pub lookups: Lookups,
+    /// What we last read or set of each tag, by image and tag.
+    pub tags: HashMap<String, HashMap<String, TagObservation>>,
+    /// How many lookups in a row have failed or were rejected.
+    pub failed_lookups: u32,
+    /// Kinds of Jobs of which the API server is known to keep every field that they need:
+    /// strategies by name and revision, and checks.
+    pub accepted_jobs: HashSet<String>,
+    /// Jobs whose creation got no answer: they may exist or not.
+    pub unanswered: BTreeSet<String>,
+    /// A cascade whose creation got no answer: it may exist or not.
+    pub unanswered_cascade: Option<String>,
+    /// Whether a write of the family's status got no answer, so that the status may differ from the
+    /// one in the store.
+    pub status_unknown: bool,
+    /// The last rejection of the spec that was logged, so that each is logged once.
+    logged_rejection: Option<LoggedRejection>,
+    /// When records that change often were last written.
+    written: HashMap<&'static str, Timestamp>,
+    /// When the last reconcile began.
+    began: Option<Timestamp>,
+}
+
+/// The result of validating one generation of a spec.
+pub struct CachedBlueprint {
+    /// The generation.
+    pub generation: i64,
+    /// What follows from it, or what is wrong with it.
+    pub result: Result<Arc<Blueprint>, Problem>,
+}
+
+/// What is known of the images of other families that one version of a spec names.
+pub struct CachedSurvey {
+    /// The version of the family's spec.
+    pub version: SpecVersion,
+    /// What is known.
+    pub survey: Arc<Survey>,
+}
+
+/// Registry credentials, with the Secrets that they were read from.
+pub struct CachedKeychain {
+    /// The Secrets.
+    pub secrets: Vec<SecretVersion>,
+    /// The credentials.
+    pub keychain: Arc<Keychain>,
+}
+
+/// A Secret in the version in which it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretVersion {
+    /// The Secret's name.
+    pub name: String,
+    /// The Secret's resource version.
+    pub resource_version: String,
+}
+
+/// The revision of a `ConfigMap` source.
+pub struct CachedRevision {
+    /// The version of the `ConfigMap`, and the items of it that are read.
+    pub version: String,
+    /// The revision, or why there is none.
+    pub revision: Observed<String>,
+}
+
+/// What a tag was found to point to, or was set to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TagObservation {
+    /// What the tag points to.
+    pub tag: ObservedTag,
+    /// When it was read or set.
+    pub at: Timestamp,
+}
+
+/// A rejection of a spec that was logged.
+#[derive(PartialEq, Eq)]
+struct LoggedRejection {
+    generation: Option<i64>,
+    problem: Problem,
+}
+
+/// What the registry has answered to lookups: per image, for the last few fingerprints.
+///
+/// One answer per image would not do: a reconcile that opens a cascade decides first over the
+/// current digests and then over the adopted ones, and could look up the two fingerprints in turn
+/// for ever.
+#[derive(Debug, Default)]
+pub struct Lookups(HashMap<String, Vec<Lookup>>);
+
+impl Lookups {
+    /// Returns the answers for an image, the newest last.
+    #[must_use]
+    pub fn of(&self, image: &str) -> &[Lookup] {
+        self.0.get(image).map_or(&[], Vec::as_slice)
+    }
+
+    /// Keeps an answer, in place of an earlier one for the same fingerprint.
+    pub fn record(&mut self, image: &str, lookup: Lookup) {
+        let known = self.0.entry(image.into()).or_default();
+        known.retain(|earlier| earlier.fingerprint != lookup.fingerprint);
+        if known.len() >= MAX_LOOKUPS_PER_IMAGE {
+            known.remove(0);
+        }
+        known.push(lookup);
+    }
+
+    /// Drops an answer that a build has outdated.
+    ///
+    /// A build may have pushed this fingerprint since the registry answered that it has none. With
+    /// an `attempt`, that attempt is known to have succeeded. An outdated answer must not stay: the
+    /// Job that shows the success may be deleted before the answer is needed again.
+    pub fn invalidate_absent(
+        &mut self,
+        image: &str,
+        fingerprint: &Fingerprint,
+        attempt: Option<i32>,
+    ) {
+        let before = |after: &Option<i32>| attempt.is_none() || *after < attempt;
+        let outdated = |lookup: &Lookup| {
+            lookup.fingerprint == *fingerprint
+                && matches!(&lookup.result, LookupResult::Absent { after, .. } if before(after))
+        };
+        if let Some(known) = self.0.get_mut(image) {
+            known.retain(|lookup| !outdated(lookup));
+        }
+    }
+
+    /// Forgets the answers for an image.
+    pub fn forget(&mut self, image: &str) {
+        self.0.remove(image);
+    }
+
+    /// Forgets all answers.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl ReconcileCache {
+    /// Begins a reconcile. If the clock was set back since the last one, every time that was due by
+    /// the old clock is dropped, so that nothing waits for it.
+    pub fn begin_reconcile(&mut self, now: Timestamp) {
+        if self.began.replace(now).is_some_and(|last| now < last) {
+            self.written.clear();
+            self.lookups.clear();
+            for observations in self.tags.values_mut() {
+                observations
+                    .retain(|_, observation| !matches!(observation.tag, ObservedTag::Failed(..)));
+            }
+        }
+    }
+
+    /// Returns when a record that changes often may be written again; `None` if it may be written
+    /// now.
+    #[must_use]
+    pub fn write_deferred_until(&self, record: &'static str, now: Timestamp) -> Option<Timestamp> {
+        let last = self.written.get(record)?;
+        last.saturating_add(MIN_WRITE_INTERVAL).ok().filter(|due| *due > now)
+    }
+
+    /// Notes that a record that changes often is written now.
+    pub fn note_write(&mut self, record: &'static str, now: Timestamp) {
+        self.written.insert(record, now);
+    }
+
+    /// Returns whether this rejection of the spec is to be logged: once per generation and problem.
+    pub fn should_log_rejection(&mut self, generation: Option<i64>, problem: &Problem) -> bool {
+        let rejection = LoggedRejection { generation, problem: problem.clone() };
+        self.logged_rejection.replace(rejection)
+            != Some(LoggedRejection { generation, problem: problem.clone() })
+    }
+
+    /// Notes that the spec is accepted, so that the next rejection is logged even if it is the same
+    /// as the last.
+    pub fn note_accepted_spec(&mut self) {
+        self.logged_rejection = None;
+    }
+
+    /// Forgets what belongs to images that the family no longer has.
+    pub fn retain_images(&mut self, wanted: &HashSet<&str>) {
+        self.config_maps.retain(|image, _| wanted.contains(image.as_str()));
+        self.lookups.0.retain(|image, _| wanted.contains(image.as_str()));
+        self.tags.retain(|image, _| wanted.contains(image.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn problem(reason: &'static str) -> Problem {
+        Problem { reason, message: String::new() }
+    }
+
+    #[test]
+    fn a_record_is_written_at_most_once_per_interval() {
+        let mut cache = ReconcileCache::default();
+        assert_eq!(cache.write_deferred_until("family", second(100)), None);
+        cache.note_write("family", second(100));
+        assert_eq!(cache.write_deferred_until("family", second(100)), Some(second(101)));
+        assert_eq!(cache.write_deferred_until("cascade", second(100)), None);
+        assert_eq!(cache.write_deferred_until("family", second(101)), None);
+    }
+
+    #[test]
+    fn a_rejection_is_logged_once_per_generation_and_problem() {
+        let mut cache = ReconcileCache::default();
+        assert!(cache.should_log_rejection(Some(1), &problem("X")));
+        assert!(!cache.should_log_rejection(Some(1), &problem("X")));
+        assert!(cache.should_log_rejection(Some(1), &problem("Y")));
+        assert!(cache.should_log_rejection(Some(2), &problem("Y")));
+        cache.note_accepted_spec();
+        assert!(cache.should_log_rejection(Some(2), &problem("Y")), "it came back");
+    }
+
+    #[test]
+    fn nothing_waits_for_a_clock_that_was_set_back() {
+        let after_reconciles = |times: &[i64]| {
+            let mut cache = ReconcileCache::default();
+            cache.begin_reconcile(second(100));
+            cache.note_write("cascade", second(100));
+            let result = LookupResult::Failed(problem("X"), second(105));
+            cache.lookups.record("app", Lookup { fingerprint: "f".into(), result });
+            let observed = |tag| TagObservation { tag, at: second(100) };
+            let tags = [
+                ("latest".to_owned(), observed(ObservedTag::Failed(problem("X"), second(130)))),
+                ("r1".to_owned(), observed(ObservedTag::At("sha256:1".into()))),
+            ];
+            cache.tags.insert("app".into(), tags.into());
+            for time in times {
+                cache.begin_reconcile(second(*time));
+            }
+            (
+                cache.write_deferred_until("cascade", second(0)).is_some(),
+                cache.lookups.of("app").len(),
+                cache.tags["app"].len(),
+            )
+        };
+        assert_eq!(after_reconciles(&[100, 101]), (true, 1, 2));
+        assert_eq!(after_reconciles(&[101, 99]), (false, 0, 1));
+    }
+
+    #[test]
+    fn a_build_outdates_the_answer_that_a_fingerprint_is_absent() {
+        let absent = |after| LookupResult::Absent { last_build: None, after };
+        let after_builds = |result: LookupResult, built: &[(&str, Option<i32>)]| {
+            let mut lookups = Lookups::default();
+            lookups.record("app", Lookup { fingerprint: "f".into(), result });
+            for (fingerprint, attempt) in built {
+                lookups.invalidate_absent("app", &(*fingerprint).into(), *attempt);
+            }
+            lookups.of("app").len()
+        };
+        assert_eq!(after_builds(absent(None), &[("f", Some(0))]), 0);
+        assert_eq!(after_builds(absent(Some(0)), &[("f", Some(1))]), 0);
+        assert_eq!(
+            after_builds(absent(Some(0)), &[("f", None)]),
+            0,
+            "the outcome of the build is not known"
+        );
+        assert_eq!(
+            after_builds(absent(Some(1)), &[("f", Some(1)), ("f", Some(0))]),
+            1,
+            "the registry was asked after the build had ended"
+        );
+        assert_eq!(after_builds(absent(None), &[("g", Some(0))]), 1);
+        let failed = LookupResult::Failed(problem("X"), Timestamp::UNIX_EPOCH);
+        assert_eq!(after_builds(failed, &[("f", None)]), 1);
+    }
+}
