@@ -10,7 +10,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Compile the controller and the kubectl plugin
-	cargo build --locked --release
+	GROUNDSWELL_COMMIT=$$(git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || true) cargo build --locked --release
 
 .PHONY: generate
 generate: ## Write everything generated: CRDs, the chart's copies, deploy/, the API reference

@@ -1,11 +1,12 @@
-//! How long to wait before the next try: doubling, capped, jittered. Pure, so that the engine may
-//! use it.
+//! Exponential backoff with a cap and jitter. Pure, so that the engine may use it.
 
 use jiff::SignedDuration;
 
-/// The pause after the `failures`-th failure in a row (from 1): `base` doubled each time, at most
-/// `cap`, and from that 75 % to 100 %, chosen by `seed`, so that what failed together does not come
-/// back together.
+/// Returns the pause after the `failures`-th consecutive failure, counted from 1.
+///
+/// The pause is `base`, doubled with each further failure up to `cap`, and then multiplied by a
+/// factor from 75 % to 100 % that `seed` chooses. The jitter keeps what failed at the same time
+/// from being retried at the same time.
 #[must_use]
 pub fn pause(
     failures: u32,

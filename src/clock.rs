@@ -1,31 +1,30 @@
-//! What time it is: one answer for everything that a process does, so that a simulation can give
-//! another.
+//! The time of day, from one source for the whole process, so that a simulation can replace it.
 
 use std::{fmt, sync::Arc};
 
 use jiff::Timestamp;
 
-/// Tells the time of day. Cheap to clone; all clones tell the same.
+/// Source of the time of day. Clones are cheap and share their source.
 ///
-/// For times that are recorded or compared with recorded ones. Whoever only waits uses the
-/// runtime's own timers.
+/// Use it for times that are recorded or compared with recorded ones. To wait, use the timers of
+/// the runtime.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 
 impl Clock {
-    /// A clock that tells what `now` says.
+    /// Returns a clock that reads the time from `now`.
     #[must_use]
     pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// The time by the machine's own clock.
+    /// Returns a clock that reads the machine's clock.
     #[must_use]
     pub fn wall() -> Self {
         Self::new(Timestamp::now)
     }
 
-    /// The time.
+    /// Returns the current time.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         (self.0)()

@@ -1,13 +1,14 @@
-//! Leader election by a `coordination.k8s.io/v1` Lease, by the protocol of client-go, so that of
-//! several replicas one acts.
+//! Leader election with a `coordination.k8s.io/v1` Lease and the protocol of client-go: one of
+//! several replicas is active.
 //!
-//! A candidate takes the lease when it is free, or when it has watched it for its whole duration
-//! without seeing a change, on its own monotonic clock: no clock is compared with another
-//! machine's. Every write is a `replace` that carries the resource version last read, so that of
-//! two candidates one gets a 409. A leader that could not renew for [`RENEW_DEADLINE`] stops being
-//! one, at least five seconds before another may follow it.
+//! A candidate takes the lease when it is free, or when it has observed it for its whole duration
+//! without a change. The candidate measures this on its own monotonic clock and never compares
+//! clocks of two machines. Every write is a `replace` with the resource version that was read last,
+//! so that one of two candidates gets a 409. A leader that could not renew the lease for
+//! [`RENEW_DEADLINE`] gives up leadership, at least five seconds before another candidate may take
+//! the lease.
 //!
-//! What is to be done on a loss is the caller's business: drop the work at once, and best end the
+//! The caller handles the loss of leadership: it must stop its work at once, and should end the
 //! process.
 
 use std::time::Duration;
@@ -26,16 +27,16 @@ use tokio::{
 
 use crate::api::labels;
 
-/// How long a lease that is not renewed stays taken.
+/// How long a lease stays taken without a renewal.
 pub const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// How long a leader may go without a renewal.
+/// How long a leader may fail to renew before it gives up leadership.
 pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// The pause between two looks at the lease, and between two renewals.
-pub const RETRY: Duration = Duration::from_secs(2);
-/// The longest that one call to the API server may take.
+/// Interval between two reads of the lease, and between two renewals.
+pub const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Timeout of one call to the API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a release is tried again when a late renewal gets in between.
-const RELEASE_ATTEMPTS: usize = 3;
+/// Maximum number of attempts at a release that conflicts with a late renewal.
+const MAX_RELEASE_ATTEMPTS: usize = 3;
 
 /// A candidate for leadership.
 #[derive(Clone, Debug)]
@@ -46,9 +47,9 @@ pub struct LeaderElection {
     identity: String,
 }
 
-/// Leadership, held and renewed in the background until it is lost, released or dropped.
+/// Leadership, which is renewed in the background until it is lost, released or dropped.
 ///
-/// Dropping it ends the renewals; the lease then runs out by itself.
+/// Dropping it ends the renewals. The lease then expires.
 #[derive(Debug)]
 pub struct Leadership {
     election: LeaderElection,
@@ -56,28 +57,29 @@ pub struct Leadership {
     renewals: JoinHandle<()>,
 }
 
-/// Why a call about the lease failed.
+/// Error of a call that reads or writes the lease.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum LeaseError {
     /// The API server did not answer in time.
-    #[error("no answer from the API server in time")]
+    #[error("the API server did not answer in time")]
     Timeout(#[from] tokio::time::error::Elapsed),
-    /// The API server refused, or could not be reached.
+    /// The API server rejected the call or could not be reached.
     #[error(transparent)]
     Client(Box<kube::Error>),
 }
 
-impl From<kube::Error> for Error {
+impl From<kube::Error> for LeaseError {
     fn from(error: kube::Error) -> Self {
         Self::Client(Box::new(error))
     }
 }
 
-type Result<T, E = Error> = std::result::Result<T, E>;
+type Result<T, E = LeaseError> = std::result::Result<T, E>;
 
 impl LeaderElection {
-    /// A candidate for the lease `namespace/name`. No two processes that run at one time may have
-    /// the same `identity`; a pod's name does, and lets a restarted container go on at once.
+    /// Returns a candidate for the lease `namespace/name`. Two processes that run at the same time
+    /// must not have the same `identity`. The name of the pod is unique, and lets a restarted
+    /// container continue at once.
     #[must_use]
     pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
         Self {
@@ -88,37 +90,39 @@ impl LeaderElection {
         }
     }
 
-    /// Waits until this candidate leads. Failing calls are logged and tried again, so that this
-    /// ends only in leadership; to stop being a candidate, drop the future.
+    /// Waits until this candidate is the leader. Failed calls are logged and retried. To stop being
+    /// a candidate, drop the future.
     pub async fn acquire(self) -> Leadership {
-        let mut seen = ObservedLease::default();
+        let mut observed = ObservedLease::default();
         loop {
-            // Taken before the call: the lease can have been written at no earlier time.
+            // Measured before the call, because the lease is not written any earlier.
             let asked_at = Instant::now();
-            match self.attempt(&mut seen).await {
+            match self.attempt(&mut observed).await {
                 Ok(Some(lease)) => {
-                    tracing::info!(lease = %self, identity = %self.identity, "leading");
+                    tracing::info!(lease = %self, identity = %self.identity, "this replica is the \
+                        leader");
                     return self.lead(lease, asked_at);
                 }
                 Ok(None) => {}
-                Err(error) => self.log("cannot take the lease", &error),
+                Err(error) => self.log("cannot acquire the lease", &error),
             }
-            let expiry =
-                seen.free_at.map_or(RETRY, |at| at.saturating_duration_since(Instant::now()));
-            sleep(expiry.clamp(Duration::from_millis(50), RETRY)).await;
+            let expiry = observed
+                .free_at
+                .map_or(RETRY_INTERVAL, |at| at.saturating_duration_since(Instant::now()));
+            sleep(expiry.clamp(Duration::from_millis(50), RETRY_INTERVAL)).await;
         }
     }
 
-    /// Looks at the lease once and takes it if that is allowed.
-    async fn attempt(&self, seen: &mut ObservedLease) -> Result<Option<Lease>> {
+    /// Reads the lease once and takes it if it is free.
+    async fn attempt(&self, observed: &mut ObservedLease) -> Result<Option<Lease>> {
         let Some(lease) = timeout(CALL_TIMEOUT, self.api.get_opt(&self.name)).await?? else {
             return self.create().await;
         };
-        seen.look(lease.spec.as_ref());
+        observed.update(lease.spec.as_ref());
         let holder = holder(&lease);
         let free = holder.is_empty()
             || holder == self.identity
-            || seen.free_at.is_some_and(|at| at <= Instant::now());
+            || observed.free_at.is_some_and(|at| at <= Instant::now());
         if !free {
             return Ok(None);
         }
@@ -141,7 +145,8 @@ impl LeaderElection {
         unless_conflict(timeout(CALL_TIMEOUT, self.api.create(&post_params(), &lease)).await?)
     }
 
-    /// Replaces the lease with one that `identity` holds; `None` if somebody else was quicker.
+    /// Replaces the lease with one held by `identity`. Returns `None` if another client wrote
+    /// first.
     async fn write(
         &self,
         mut lease: Lease,
@@ -153,10 +158,10 @@ impl LeaderElection {
         if spec.holder_identity.as_deref() != Some(identity) {
             spec.holder_identity = Some(identity.into());
             spec.acquire_time = Some(now.clone());
-            // Counted where the lease is taken, and not where it is given back.
-            let taken = i32::from(!identity.is_empty());
+            // Acquisitions are counted, releases are not.
+            let acquired = i32::from(!identity.is_empty());
             spec.lease_transitions =
-                Some(spec.lease_transitions.unwrap_or(0).saturating_add(taken));
+                Some(spec.lease_transitions.unwrap_or(0).saturating_add(acquired));
         }
         spec.lease_duration_seconds = Some(duration_seconds());
         spec.renew_time = Some(now);
@@ -181,15 +186,15 @@ impl LeaderElection {
     async fn renew(&self, mut lease: Lease, mut renewed_at: Instant) {
         loop {
             let deadline = renewed_at + RENEW_DEADLINE;
-            if timeout_at(deadline, sleep(RETRY)).await.is_err() {
+            if timeout_at(deadline, sleep(RETRY_INTERVAL)).await.is_err() {
                 return;
             }
             let asked_at = Instant::now();
             let within = CALL_TIMEOUT.min(deadline.saturating_duration_since(asked_at));
             match self.write(lease.clone(), &self.identity, within).await {
                 Ok(Some(renewed)) => (lease, renewed_at) = (renewed, asked_at),
-                // Somebody wrote, or deleted, the lease: ourselves, by a call that timed out and
-                // still came through, or another.
+                // The lease was written or deleted: by another client, or by an own call that timed
+                // out and still took effect.
                 Ok(None) => match timeout_at(deadline, self.api.get_opt(&self.name)).await {
                     Ok(Ok(Some(read))) if holder(&read) == self.identity => lease = read,
                     Ok(Err(error)) => self.log("cannot read the lease", &error.into()),
@@ -200,9 +205,9 @@ impl LeaderElection {
         }
     }
 
-    /// Gives the lease back, if it is ours.
+    /// Releases the lease if this candidate holds it.
     async fn release(&self) -> Result<()> {
-        for _ in 0..RELEASE_ATTEMPTS {
+        for _ in 0..MAX_RELEASE_ATTEMPTS {
             let Some(lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
             if holder(&lease) != self.identity
                 || self.write(lease, "", CALL_TIMEOUT).await?.is_some()
@@ -213,13 +218,12 @@ impl LeaderElection {
         Ok(())
     }
 
-    fn log(&self, what: &str, error: &Error) {
+    fn log(&self, what: &str, error: &LeaseError) {
         match error {
-            Error::Client(source) if matches!(**source, kube::Error::Api(ref status) if status.is_forbidden()) =>
-            {
+            LeaseError::Client(source) if is_forbidden(source) => {
                 tracing::error!(
                     lease = %self,
-                    "{what}: the service account needs get, create and update on \
+                    "{what}: grant the service account get, create and update on \
                      leases.coordination.k8s.io in namespace {}",
                     self.namespace
                 );
@@ -236,22 +240,26 @@ impl std::fmt::Display for LeaderElection {
 }
 
 impl Leadership {
-    /// Waits until leadership is lost. The work must then be dropped at once: five seconds later
-    /// another may act.
+    /// Waits until leadership is lost. The caller must then stop its work at once, because another
+    /// replica may act five seconds later.
     pub async fn lost(&self) {
-        // The sender never sends; that it is gone says that nobody renews any more, for whatever
+        // The sender never sends. A closed channel shows that the renewals have ended, for whatever
         // reason.
         _ = self.held.clone().changed().await;
     }
 
-    /// Gives the lease back, so that another replica can follow at once. Only to be called when the
-    /// work has been dropped.
+    /// Releases the lease, so that another replica can take it at once. Call it only after the work
+    /// has stopped.
     pub async fn release(self) {
         self.renewals.abort();
-        match timeout(CALL_TIMEOUT, self.election.release()).await.map_err(Error::from).flatten() {
-            Ok(()) => tracing::info!(lease = %self.election, "the lease is released"),
+        match timeout(CALL_TIMEOUT, self.election.release())
+            .await
+            .map_err(LeaseError::from)
+            .flatten()
+        {
+            Ok(()) => tracing::info!(lease = %self.election, "released the lease"),
             Err(error) => {
-                self.election.log("cannot release the lease, which now runs out by itself", &error);
+                self.election.log("cannot release the lease, which now expires", &error);
             }
         }
     }
@@ -263,7 +271,7 @@ impl Drop for Leadership {
     }
 }
 
-/// What was seen of somebody's lease, and until when it has to be respected.
+/// The lease of another candidate as last read, and the time until which it must be respected.
 #[derive(Debug, Default)]
 struct ObservedLease {
     spec: Option<LeaseSpec>,
@@ -271,8 +279,9 @@ struct ObservedLease {
 }
 
 impl ObservedLease {
-    /// Takes a look in: a lease that has changed is respected for its whole duration from now.
-    fn look(&mut self, spec: Option<&LeaseSpec>) {
+    /// Records a read of the lease. A lease that has changed is respected for its whole duration
+    /// from now.
+    fn update(&mut self, spec: Option<&LeaseSpec>) {
         if self.free_at.is_some() && self.spec.as_ref() == spec {
             return;
         }
@@ -284,6 +293,10 @@ impl ObservedLease {
         self.spec = spec.cloned();
         self.free_at = Some(Instant::now() + duration);
     }
+}
+
+fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_forbidden())
 }
 
 fn holder(lease: &Lease) -> &str {
@@ -298,7 +311,8 @@ fn post_params() -> PostParams {
     PostParams { field_manager: Some(labels::FIELD_OWNER.into()), ..PostParams::default() }
 }
 
-/// A lost race, or an object that has gone, is an answer and not a failure.
+/// Returns `None` for a conflict and for an object that does not exist (any more), which are not
+/// failures.
 fn unless_conflict(answer: kube::Result<Lease>) -> Result<Option<Lease>> {
     match answer {
         Ok(lease) => Ok(Some(lease)),

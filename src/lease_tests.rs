@@ -11,18 +11,18 @@ use super::*;
 
 /// An API server with one lease and optimistic concurrency.
 #[derive(Clone, Default)]
-struct Server {
+struct LeaseServer {
     lease: Arc<Mutex<Option<Lease>>>,
     conflicts: Arc<AtomicUsize>,
 }
 
-/// A candidate's way to the server, which can be cut: calls then hang.
+/// Connection of a candidate to the server. Calls hang while it is cut.
 #[derive(Clone, Default)]
 struct Link {
     cut: Arc<AtomicBool>,
 }
 
-impl Server {
+impl LeaseServer {
     fn answer(&self, method: &Method, body: &[u8]) -> (u16, Value) {
         let mut stored = self.lease.lock().expect("lock");
         let version = |lease: &Lease| lease.metadata.resource_version.clone().unwrap_or_default();
@@ -85,7 +85,7 @@ impl Server {
             .unwrap_or_default()
     }
 
-    /// Writes the lease behind everybody's back.
+    /// Changes the lease as another client would.
     fn edit(&self, change: impl FnOnce(&mut LeaseSpec)) {
         let mut stored = self.lease.lock().expect("lock");
         let lease = stored.as_mut().expect("a lease");
@@ -95,18 +95,19 @@ impl Server {
 }
 
 fn status(code: u16, reason: &str) -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code})
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason,
+           "message": reason, "code": code})
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_second_follows_only_after_the_first_has_stopped() {
-    let server = Server::default();
+async fn the_second_leads_only_after_the_first_has_stopped() {
+    let server = LeaseServer::default();
     let (first, link) = server.candidate("first");
     let (second, _) = server.candidate("second");
     let leading = first.acquire().await;
     let waiting = tokio::spawn(async move { (second.acquire().await, Instant::now()) });
     sleep(3 * LEASE_DURATION).await;
-    assert!(!waiting.is_finished(), "the second leads beside the first");
+    assert!(!waiting.is_finished(), "both lead");
 
     link.cut.store(true, Ordering::Relaxed);
     let cut_at = Instant::now();
@@ -119,22 +120,22 @@ async fn the_second_follows_only_after_the_first_has_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_released_lease_is_taken_at_the_next_look() {
-    let server = Server::default();
+async fn a_released_lease_is_taken_at_the_next_read() {
+    let server = LeaseServer::default();
     let leading = server.candidate("first").0.acquire().await;
     let second = server.candidate("second").0;
     let waiting = tokio::spawn(second.acquire());
-    sleep(RETRY).await;
+    sleep(RETRY_INTERVAL).await;
     let released_at = Instant::now();
     leading.release().await;
     let _second = waiting.await.expect("the second leads");
-    assert!(released_at.elapsed() <= RETRY, "{:?}", released_at.elapsed());
+    assert!(released_at.elapsed() <= RETRY_INTERVAL, "{:?}", released_at.elapsed());
     assert_eq!(server.holder(), "second");
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_many_that_start_together_one_leads() {
-    let server = Server::default();
+async fn one_of_many_candidates_leads() {
+    let server = LeaseServer::default();
     let leaders = Arc::new(AtomicUsize::new(0));
     for n in 0..5 {
         let (election, leaders) =
@@ -154,19 +155,19 @@ async fn of_many_that_start_together_one_leads() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_another_took_is_lost_at_the_next_renewal() {
-    let server = Server::default();
+    let server = LeaseServer::default();
     let leading = server.candidate("first").0.acquire().await;
     server.edit(|spec| spec.holder_identity = Some("intruder".into()));
     let taken_at = Instant::now();
     leading.lost().await;
-    assert!(taken_at.elapsed() <= RETRY, "{:?}", taken_at.elapsed());
+    assert!(taken_at.elapsed() <= RETRY_INTERVAL, "{:?}", taken_at.elapsed());
     assert_eq!(server.conflicts.load(Ordering::Relaxed), 1);
     assert_eq!(server.holder(), "intruder");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_conflict_with_oneself_is_no_loss() {
-    let server = Server::default();
+async fn a_conflict_with_an_own_write_is_not_a_loss() {
+    let server = LeaseServer::default();
     let leading = server.candidate("first").0.acquire().await;
     server.edit(|spec| spec.strategy = Some("touched".into()));
     assert!(timeout(2 * LEASE_DURATION, leading.lost()).await.is_err(), "lost");
@@ -175,10 +176,10 @@ async fn a_conflict_with_oneself_is_no_loss() {
 
 #[tokio::test(start_paused = true)]
 async fn another_machines_clock_does_not_matter() {
-    let server = Server::default();
+    let server = LeaseServer::default();
     let leading = server.candidate("first").0.acquire().await;
     drop(leading);
-    // A renewal that claims to be of the year 1970 was still seen only now.
+    // A renewal with a time in 1970 was still observed only now.
     server.edit(|spec| spec.renew_time = Some(MicroTime(Timestamp::UNIX_EPOCH)));
     let seen_at = Instant::now();
     let _second = server.candidate("second").0.acquire().await;
@@ -186,10 +187,10 @@ async fn another_machines_clock_does_not_matter() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restarted_process_goes_on_with_its_own_lease() {
-    let server = Server::default();
+async fn a_restarted_process_continues_with_its_own_lease() {
+    let server = LeaseServer::default();
     drop(server.candidate("pod").0.acquire().await);
     let restarted_at = Instant::now();
     let _again = server.candidate("pod").0.acquire().await;
-    assert!(restarted_at.elapsed() < RETRY);
+    assert!(restarted_at.elapsed() < RETRY_INTERVAL);
 }

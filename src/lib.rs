@@ -1,11 +1,12 @@
 //! Groundswell: a Kubernetes operator for base-image rebuild cascades.
 //!
-//! Start at [`api`] for what people write, at [`engine`] for what is decided, at [`controller`] for
-//! how it is carried out. Arrows run one way: `controller` -> (`engine`, `builds`, `registry`,
-//! `upstream`, `rollout`) -> `lineage` -> `api`.
+//! Start at [`api`] for the objects that users write, at [`engine`] for the decisions, and at
+//! [`controller`] for how they are carried out. Dependencies run one way: `controller` ->
+//! (`engine`, `builds`, `registry`, `upstream`, `rollout`) -> `lineage` -> `api`.
 
 pub mod api;
 pub mod backoff;
+pub mod build_info;
 pub mod builds;
 pub mod cli;
 pub mod clock;
@@ -21,8 +22,8 @@ pub mod server;
 pub mod telemetry;
 pub mod upstream;
 
-/// Passes over large families wait for memory more than they compute: with this allocator's layout
-/// they take a third less time than with the C library's. How it is set up stands in
-/// `.cargo/config.toml`.
+/// Reconciles of large families spend more time on memory access than on computation. With this
+/// allocator's layout they take a third less time than with the C library's. `.cargo/config.toml`
+/// configures it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

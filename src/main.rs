@@ -4,33 +4,36 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use groundswell::{
+    build_info::LONG_VERSION,
     builds::{checks::credentials, git, prepare},
     operator, telemetry,
 };
 
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version = LONG_VERSION.as_str(), about = "Kubernetes operator that rebuilds container \
+    images when their base images change")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// How log lines are written.
+    /// Format of log lines
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value = "text", global = true)]
     log_format: telemetry::LogFormat,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the controller.
+    /// Run the controller
     Controller(operator::Settings),
-    /// Asks a Git server where a branch or a tag stands; the controller runs it, for the library
-    /// that asks is not its own.
+    // The controller runs this as a child process, so that the C library that talks to Git servers
+    // is not in its own process.
+    /// Look up the commit of a branch or a tag on a Git server
     #[command(name = git::subprocess::SUBCOMMAND, hide = true)]
     ResolveGit,
-    /// Fetches a build's source and checks its Dockerfile; runs inside of a build's pod, before the
-    /// builder.
+    // Runs in the pod of a build, before the builder.
+    /// Fetch the source of a build and check its Dockerfile
     Prepare,
-    /// Writes the credential for the image that a check looks at; runs inside of a check's pod,
-    /// before the check.
+    // Runs in the pod of a check, before the check.
+    /// Write the credential for the image that a check inspects
     #[command(name = credentials::SUBCOMMAND, hide = true)]
     Credentials,
 }
@@ -48,13 +51,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     telemetry::init(arguments.log_format)?;
-    // Before any TLS: with two providers compiled in, nothing chooses by itself.
+    // Two TLS providers are compiled in, and rustls chooses none of them on its own.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider was installed already");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.command {
-        Command::Controller(settings) => runtime.block_on(operator::operate(settings))?,
+        Command::Controller(settings) => runtime.block_on(operator::run_controller(settings))?,
         Command::ResolveGit => git::subprocess::answer()?,
         Command::Credentials => return Ok(credentials::main()),
         Command::Prepare => return Ok(runtime.block_on(prepare::main())),

@@ -1,4 +1,4 @@
-//! The controller's process: from its settings to running controllers, and to an orderly end.
+//! The controller's process, from its settings to running controllers and to an orderly shutdown.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -7,7 +7,10 @@ use clap::Args;
 use kube::{
     Api, Client, Resource,
     api::ListParams,
-    runtime::events::{Recorder, Reporter},
+    runtime::{
+        events::{Recorder, Reporter},
+        reflector::ObjectRef,
+    },
 };
 use serde::de::DeserializeOwned;
 use tokio::{
@@ -19,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::{
     api::{self, BuildStrategy, Cascade, ImageFamily, ManagedImage, condition::reason},
+    build_info,
     builds::{git, job::BuildEnvironment},
     clock::Clock,
     controller::{
@@ -40,60 +44,65 @@ use crate::{
     upstream::{self, Poller},
 };
 
-/// The name of the Lease, and of the reporter of Events.
+/// Name of the Lease, and of the reporter of Events.
 const NAME: &str = "groundswell";
-/// How long passes under way may take to come to their end when the process is told to stop.
-const GRACE: Duration = Duration::from_secs(20);
-/// Until a missing definition is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// The longest that one poll of a tag or a revision may take.
+/// How long running reconciles may take to complete when the process is asked to stop.
+const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_secs(20);
+/// Interval at which the controller checks for missing `CustomResourceDefinitions` at start-up.
+const CRD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// Timeout of one such check.
+const CRD_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of one poll of a tag or a revision.
 const POLL_TIMEOUT: Duration = Duration::from_mins(1);
-/// The longest that a Git server may take to list its branches and tags.
+/// Timeout for a Git server to list its branches and tags.
 const GIT_TIMEOUT: Duration = Duration::from_secs(45);
-/// How many Git servers are asked at once.
-const GIT_AT_ONCE: usize = 4;
+/// Maximum number of Git servers that are queried at once.
+const MAX_CONCURRENT_GIT_QUERIES: usize = 4;
 
-/// Settings of the controller.
+/// Settings of the controller. None of them is a secret: all are logged at start-up.
 #[derive(Args, Clone, Debug)]
 pub struct Settings {
-    /// The only namespaces to work in, comma separated; all, if empty.
+    /// Namespaces to watch, comma separated. All namespaces are watched if empty
     #[arg(long, env = "WATCH_NAMESPACES", value_delimiter = ',')]
     watch_namespaces: Vec<String>,
-    /// The operator's own image, which runs the first step of every build.
+    /// Image of the operator. It runs the first step of every build
     #[arg(long, env = "OPERATOR_IMAGE")]
     operator_image: String,
-    /// When that image is pulled: Always, `IfNotPresent` or Never; as Kubernetes decides, if not
-    /// given.
-    #[arg(long, env = "OPERATOR_IMAGE_PULL_POLICY")]
+    #[arg(
+        long,
+        env = "OPERATOR_IMAGE_PULL_POLICY",
+        help = "Pull policy of the operator's image: Always, IfNotPresent or Never. Kubernetes \
+                chooses one if not set"
+    )]
     operator_image_pull_policy: Option<String>,
-    /// A YAML file that says how registries are reached.
+    /// Path of a YAML file that configures the access to registries
     #[arg(long, env = "REGISTRIES_CONFIG")]
     registries_config: Option<PathBuf>,
-    /// The namespace of the Lease: the controller's own.
+    /// Namespace of the leader election Lease, normally that of the controller
     #[arg(long, env = "POD_NAMESPACE", default_value = "groundswell-system")]
     lease_namespace: String,
-    /// This replica's name in the Lease: its pod's.
+    /// Identity of this replica in the Lease, normally the name of its pod
     #[arg(long, env = "POD_NAME")]
     identity: String,
-    /// Where health and metrics are served.
+    /// Address that serves health and metrics
     #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
-    /// How often our own floating tags are looked at, for somebody else may have moved them.
+    /// Interval at which the controller checks whether another client has moved a floating tag
     #[arg(long, env = "TAG_AUDIT_INTERVAL", default_value = "10m")]
     tag_audit_interval: api::Duration,
-    /// How many builds may run at once in the cluster; 0 is no limit.
+    /// Maximum number of builds that run at once in the cluster. 0 means no limit
     #[arg(long, env = "BUILDS_PER_CLUSTER", default_value_t = 0)]
     builds_per_cluster: u32,
-    /// How many builds may run at once in each namespace; 0 is no limit.
+    /// Maximum number of builds that run at once in each namespace. 0 means no limit
     #[arg(long, env = "BUILDS_PER_NAMESPACE", default_value_t = 0)]
     builds_per_namespace: u32,
-    /// How many builds may run at once of those that one upstream has caused; 0 is no limit.
+    /// Maximum number of builds that run at once because of one upstream. 0 means no limit
     #[arg(long, env = "BUILDS_PER_UPSTREAM", default_value_t = 0)]
     builds_per_upstream: u32,
 }
 
 impl Settings {
-    /// The limits of builds at once.
+    /// Returns the limits on concurrent builds.
     fn limits(&self) -> BuildLimits {
         let limit = |builds: u32| usize::try_from(builds).ok().filter(|builds| *builds > 0);
         BuildLimits {
@@ -102,17 +111,39 @@ impl Settings {
             upstream: limit(self.builds_per_upstream),
         }
     }
+
+    /// Logs version, commit and every setting in one line.
+    fn log(&self) {
+        info!(
+            version = build_info::VERSION,
+            commit = build_info::COMMIT,
+            watch_namespaces = self.watch_namespaces.join(","),
+            operator_image = self.operator_image,
+            operator_image_pull_policy = self.operator_image_pull_policy.as_deref(),
+            registries_config = self.registries_config.as_deref().map(tracing::field::debug),
+            lease_namespace = self.lease_namespace,
+            identity = self.identity,
+            listen = %self.listen,
+            tag_audit_interval = %self.tag_audit_interval,
+            builds_per_cluster = self.builds_per_cluster,
+            builds_per_namespace = self.builds_per_namespace,
+            builds_per_upstream = self.builds_per_upstream,
+            "starting the controller"
+        );
+    }
 }
 
-/// Runs the controller until it is told to stop. An error, loss of leadership among them, ends the
-/// process.
-pub async fn operate(settings: Settings) -> anyhow::Result<()> {
+/// Runs the controller until the process is asked to stop. Every error, loss of leadership among
+/// them, ends the process.
+pub async fn run_controller(settings: Settings) -> anyhow::Result<()> {
+    settings.log();
     let mut config = kube::Config::infer().await.context("find the API server")?;
-    // Its retries honour any Retry-After, without a bound; ours are the passes themselves.
+    // The client's retries would honour any Retry-After without a bound. The controller retries by
+    // reconciling again.
     config.default_retry = false;
     let client = Client::try_from(config).context("set up the client of the API server")?;
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
-    let stop = stop_signal()?;
+    let stop = watch_stop_signals()?;
     let listener = TcpListener::bind(settings.listen)
         .await
         .with_context(|| format!("listen on {}", settings.listen))?;
@@ -120,19 +151,19 @@ pub async fn operate(settings: Settings) -> anyhow::Result<()> {
         listener,
         readiness.clone(),
         metrics.clone(),
-        raised(stop.clone()),
+        wait_for_stop(stop.clone()),
     ));
 
-    let result = lead(&settings, client, metrics, readiness, stop).await;
+    let result = lead_until_stopped(&settings, client, metrics, readiness, stop).await;
     if result.is_ok() {
         server.await.context("end the server")??;
     }
     result
 }
 
-/// Waits for the definitions and for leadership, and then works until either it or the process
-/// ends.
-async fn lead(
+/// Waits for the `CustomResourceDefinitions` and for leadership, then runs the controllers until
+/// leadership is lost or the process is asked to stop.
+async fn lead_until_stopped(
     settings: &Settings,
     client: Client,
     metrics: Metrics,
@@ -140,16 +171,16 @@ async fn lead(
     stop: watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
     tokio::select! {
-        () = definitions(&client, &readiness) => {}
-        () = raised(stop.clone()) => return Ok(()),
+        () = wait_for_definitions(&client, &readiness) => {}
+        () = wait_for_stop(stop.clone()) => return Ok(()),
     }
-    let (context, workloads) = context(settings, client.clone(), metrics.clone())?;
+    let (context, workloads) = build_context(settings, client.clone(), metrics.clone())?;
     let election = LeaderElection::new(client, &settings.lease_namespace, NAME, &settings.identity);
     let leadership = tokio::select! {
         leadership = election.acquire() => leadership,
-        () = raised(stop.clone()) => return Ok(()),
+        () = wait_for_stop(stop.clone()) => return Ok(()),
     };
-    metrics.leading(true);
+    metrics.set_leader(true);
     let filling = Arc::clone(&context);
     readiness.require("caches", move || {
         let mut waiting = filling.stores.waiting_for(filling.scopes.as_slice());
@@ -157,64 +188,68 @@ async fn lead(
         waiting
     });
 
-    let work = run(Arc::clone(&context), workloads, raised(stop.clone()));
+    let work = run(Arc::clone(&context), workloads, wait_for_stop(stop.clone()));
+    let grace_period_over = async {
+        wait_for_stop(stop.clone()).await;
+        tokio::time::sleep(SHUTDOWN_GRACE_PERIOD).await;
+    };
     let finished = async {
         tokio::pin!(work);
         tokio::select! {
             () = &mut work => true,
-            () = async { raised(stop.clone()).await; tokio::time::sleep(GRACE).await } => false,
+            () = grace_period_over => false,
         }
     };
     tokio::select! {
-        // The Lease is given back only when nothing of ours can act any more; otherwise it runs out
-        // by itself.
+        // The Lease is released only when no reconcile of this process can act any more. Otherwise
+        // it expires.
         finished = finished => {
             if finished {
                 leadership.release().await;
             }
             Ok(())
         }
-        () = leadership.lost() => bail!("leadership is lost; the process ends so that nothing of \
-            it acts beside the next leader"),
+        () = leadership.lost() => bail!("leadership is lost: the process ends, so that it does not \
+            act at the same time as the next leader"),
     }
 }
 
-/// Waits until the API server knows our kinds; readiness says which it does not.
-async fn definitions(client: &Client, readiness: &Readiness) {
-    let (report, missing) = watch::channel(vec!["not looked for yet".to_owned()]);
+/// Waits until the API server serves all four kinds. Readiness lists the missing ones.
+async fn wait_for_definitions(client: &Client, readiness: &Readiness) {
+    let (report, missing) = watch::channel(vec!["not checked yet".to_owned()]);
     readiness.require("CustomResourceDefinitions", move || missing.borrow().clone());
     loop {
         let checks = tokio::join!(
-            known::<ImageFamily>(client),
-            known::<ManagedImage>(client),
-            known::<Cascade>(client),
-            known::<BuildStrategy>(client)
+            missing_definition::<ImageFamily>(client),
+            missing_definition::<ManagedImage>(client),
+            missing_definition::<Cascade>(client),
+            missing_definition::<BuildStrategy>(client)
         );
         let absent: Vec<String> =
             [checks.0, checks.1, checks.2, checks.3].into_iter().flatten().collect();
         let done = absent.is_empty();
         if !done && *report.borrow() != absent {
-            warn!(missing = ?absent, "waiting for the kinds to be known; install the chart's CRDs, \
-                and grant `list` on them");
+            warn!(missing = ?absent, "waiting for CustomResourceDefinitions: install the CRDs of \
+                the chart, and grant the service account the verb list on them");
         }
         report.send_replace(absent);
         if done {
             return;
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(CRD_CHECK_INTERVAL).await;
     }
 }
 
-/// What is missing for a kind to be listed.
-async fn known<K>(client: &Client) -> Option<String>
+/// Returns what prevents the listing of a kind, or `None` if the API server serves it.
+async fn missing_definition<K>(client: &Client) -> Option<String>
 where
     K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
     let api: Api<kube::core::PartialObjectMeta<K>> = Api::all(client.clone());
     let name = format!("{}.{}", K::plural(&()), K::group(&()));
-    match tokio::time::timeout(LOOK_AGAIN * 5, api.list(&ListParams::default().limit(1))).await {
-        // Not being allowed to list all namespaces says that the kind is known; the watches are for
-        // the namespaces we may.
+    match tokio::time::timeout(CRD_CHECK_TIMEOUT, api.list(&ListParams::default().limit(1))).await {
+        // A missing permission to list all namespaces proves that the kind exists. The watches
+        // cover only the configured namespaces.
         Ok(Ok(_)) => None,
         Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => None,
         Ok(Err(error)) => Some(format!("{name}: {error}")),
@@ -222,8 +257,8 @@ where
     }
 }
 
-/// Everything that the passes share.
-fn context(
+/// Builds what all reconciles share, and the stream of changed workloads.
+fn build_context(
     settings: &Settings,
     client: Client,
     metrics: Metrics,
@@ -239,37 +274,8 @@ fn context(
     let (workloads, changes) = rollout::WorkloadStore::start(&client, &only);
 
     let clock = Clock::wall();
-    let (images, counted) = (registry.clone(), metrics.clone());
-    let tags = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: upstream::ImageKey, last| {
-        let (images, counted) = (images.clone(), counted.clone());
-        async move {
-            let last = last.and_then(|polled| polled.value.clone());
-            let result = upstream::resolve_tag(&images, &key, last.as_ref()).await;
-            counted.polled(match (&result, &last) {
-                (Ok(digest), Some(last)) if digest.digest != last.digest => PollResult::Moved,
-                // The first look at a tag tells of no move.
-                (Ok(_), _) => PollResult::Unchanged,
-                (Err(problem), _) if problem.reason == reason::IMAGE_NOT_FOUND => {
-                    PollResult::NotFound
-                }
-                (Err(problem), _) if problem.reason == reason::REGISTRY_DENIED => {
-                    PollResult::Denied
-                }
-                (Err(_), _) => PollResult::Unavailable,
-            });
-            result
-        }
-    });
-    let git_client = client.clone();
-    let program = std::env::current_exe().context(
-        "find this program, which asks Git servers in a process of \
-            its own",
-    )?;
-    let resolver = Arc::new(git::subprocess::Resolver::new(program, GIT_TIMEOUT, GIT_AT_ONCE));
-    let revisions = Poller::start(POLL_TIMEOUT, clock.clone(), move |key, _| {
-        let (client, resolver) = (git_client.clone(), Arc::clone(&resolver));
-        async move { git_poll::resolve(client, &resolver, key).await }
-    });
+    let tags = start_tag_poller(registry.clone(), metrics.clone(), clock.clone());
+    let revisions = start_revision_poller(client.clone(), clock.clone())?;
 
     let reporter = Reporter { controller: NAME.into(), instance: Some(settings.identity.clone()) };
     let context = Context {
@@ -279,10 +285,8 @@ fn context(
         environment: BuildEnvironment {
             operator_image: settings.operator_image.clone(),
             image_pull_policy: settings.operator_image_pull_policy.clone(),
-            registries: serde_json::to_value(&registries).context(
-                "write the registries' \
-                configuration",
-            )?,
+            registries: serde_json::to_value(&registries)
+                .context("serialize the configuration of registries")?,
         },
         audit: settings.tag_audit_interval,
         dependents: Dependents::default(),
@@ -302,31 +306,122 @@ fn context(
     Ok((Arc::new(context), changes))
 }
 
+/// Starts polling the tags of upstreams, and counts the results.
+fn start_tag_poller(
+    registry: registry::Client,
+    metrics: Metrics,
+    clock: Clock,
+) -> Poller<upstream::ImageKey, upstream::UpstreamDigest, ObjectRef<ImageFamily>> {
+    Poller::start(POLL_TIMEOUT, clock, move |key: upstream::ImageKey, last| {
+        let (registry, metrics) = (registry.clone(), metrics.clone());
+        async move {
+            let last = last.and_then(|polled| polled.value.clone());
+            let result = upstream::resolve_tag(&registry, &key, last.as_ref()).await;
+            metrics.upstream_polled(match (&result, &last) {
+                (Ok(digest), Some(last)) if digest.digest != last.digest => PollResult::Moved,
+                // The first poll of a tag is not a move.
+                (Ok(_), _) => PollResult::Unchanged,
+                (Err(problem), _) if problem.reason == reason::IMAGE_NOT_FOUND => {
+                    PollResult::NotFound
+                }
+                (Err(problem), _) if problem.reason == reason::REGISTRY_DENIED => {
+                    PollResult::Denied
+                }
+                (Err(_), _) => PollResult::Unavailable,
+            });
+            result
+        }
+    })
+}
+
+/// Starts polling the branches and tags of Git repositories.
+fn start_revision_poller(
+    client: Client,
+    clock: Clock,
+) -> anyhow::Result<Poller<git_poll::GitKey, String, ObjectRef<ImageFamily>>> {
+    let program = std::env::current_exe()
+        .context("find the path of this program, which queries Git servers in a child process")?;
+    let resolver = git::subprocess::Resolver::new(program, GIT_TIMEOUT, MAX_CONCURRENT_GIT_QUERIES);
+    let resolver = Arc::new(resolver);
+    Ok(Poller::start(POLL_TIMEOUT, clock, move |key, _| {
+        let (client, resolver) = (client.clone(), Arc::clone(&resolver));
+        async move { git_poll::resolve(client, &resolver, key).await }
+    }))
+}
+
+/// Reads and validates the configuration of registries, or returns the default without one.
 fn registries(settings: &Settings) -> anyhow::Result<registry::Config> {
     let Some(path) = &settings.registries_config else { return Ok(registry::Config::default()) };
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let config: registry::Config =
-        serde_yaml::from_str(&text).with_context(|| format!("read {}", path.display()))?;
-    config.validate().with_context(|| format!("check {}", path.display()))?;
+        serde_yaml::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
+    config.validate().with_context(|| format!("validate {}", path.display()))?;
     Ok(config)
 }
 
-/// Set when the process is told to stop.
-fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
-    let (raise, stop) = watch::channel(false);
+/// Watches for SIGTERM and SIGINT. The value becomes true when one arrives.
+fn watch_stop_signals() -> anyhow::Result<watch::Receiver<bool>> {
+    let (sender, stop) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
     tokio::spawn(async move {
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        info!("told to stop");
-        raise.send_replace(true);
-        // The channel stays open for as long as anybody may ask.
-        raise.closed().await;
+        info!("received a stop signal");
+        sender.send_replace(true);
+        // The channel must stay open for as long as there are receivers.
+        sender.closed().await;
     });
     Ok(stop)
 }
 
-async fn raised(mut stop: watch::Receiver<bool>) {
+/// Waits until the process is asked to stop.
+async fn wait_for_stop(mut stop: watch::Receiver<bool>) {
     // It fails only when the process is ending anyway.
-    _ = stop.wait_for(|raised| *raised).await;
+    _ = stop.wait_for(|stopped| *stopped).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::telemetry::{LogFormat, tests::logged};
+
+    #[derive(Parser)]
+    struct SettingsParser {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    #[test]
+    fn the_start_is_logged_with_version_commit_and_settings() {
+        let line = [
+            "controller",
+            "--operator-image",
+            "registry.example.com/op@sha256:0",
+            "--identity",
+            "groundswell-0",
+            "--builds-per-cluster",
+            "7",
+        ];
+        let settings = SettingsParser::try_parse_from(line).expect("settings").settings;
+        let logged = logged(LogFormat::Json, || settings.log());
+        let line: serde_json::Value = serde_json::from_str(&logged).expect("one line of JSON");
+        assert_eq!(line["version"], build_info::VERSION);
+        assert_eq!(line["commit"], build_info::COMMIT);
+        assert_eq!(line["operator_image"], "registry.example.com/op@sha256:0");
+        assert_eq!(line["identity"], "groundswell-0");
+        assert_eq!(line["builds_per_cluster"], 7);
+        assert_eq!(line["tag_audit_interval"], "10m");
+    }
+
+    #[test]
+    fn help_texts_are_plain() {
+        let text =
+            <SettingsParser as clap::CommandFactory>::command().render_long_help().to_string();
+        assert!(text.contains("--tag-audit-interval") && !text.contains('`'), "{text}");
+        for word in ["by hand", "told", "stand", "wish", "anew", "person", "people", "looked at"] {
+            assert!(!text.to_lowercase().contains(word), "{word} in:\n{text}");
+        }
+    }
 }

@@ -33,14 +33,16 @@ const REPOSITORY_PATTERN: &str = concat!(
     derive = "Default",
     doc = "ImageFamily describes how container images are built on one another, and how they are \
            kept current.",
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions\
+        [?(@.type==\"Ready\")].status"),
     printcolumn(name = "Images", type_ = "integer", json_path = ".status.counts.total"),
     printcolumn(name = "Current", type_ = "integer", json_path = ".status.counts.current"),
     printcolumn(name = "Building", type_ = "integer", json_path = ".status.counts.building"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.counts.failed"),
     printcolumn(name = "Cascade", type_ = "string", json_path = ".status.cascade.name"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions\
+        [?(@.type==\"Ready\")].message"),
     validation = Rule::new("self.metadata.name.size() <= 47 && \
                             self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be a DNS label of at most 47 characters: use lower case \

@@ -16,7 +16,8 @@ const FILE_PATTERN: &str = concat!(
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("[has(self.inline), has(self.configMap), has(self.git)].exists_one(x, x)")
+    validation = Rule::new("[has(self.inline), has(self.configMap), has(self.git)]\
+                            .exists_one(x, x)")
         .message("a source must set exactly one of `inline`, `configMap` and `git`")
 )]
 pub struct Source {

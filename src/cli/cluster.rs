@@ -1,4 +1,4 @@
-//! The connection to the cluster, and questions to it that end in time and in words.
+//! The connection to the cluster. Every call has a timeout and an error message for the user.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -11,26 +11,27 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{api::request::MAX_BY, cli::Place};
+use crate::{api::request::MAX_BY, cli::KubectlFlags};
 
-/// The longest that one question may take.
+/// Timeout of one call to the API server.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// How many objects are read at once, and the most that are shown.
-const PAGE: u32 = 500;
-const MOST: usize = 5000;
+/// Number of objects that are read per page.
+const PAGE_SIZE: u32 = 500;
+/// Maximum number of objects that are shown.
+const MAX_OBJECTS: usize = 5000;
 
-/// The cluster and the namespace that the caller means.
+/// Connection to a cluster, and the namespace that the user selected.
 #[derive(Clone)]
-pub struct Cluster {
+pub struct ClusterConnection {
     pub client: Client,
     pub namespace: String,
 }
 
-impl Cluster {
-    pub async fn connect(place: &Place) -> anyhow::Result<Self> {
+impl ClusterConnection {
+    pub async fn connect(flags: &KubectlFlags) -> anyhow::Result<Self> {
         let options =
-            KubeConfigOptions { context: place.context.clone(), ..KubeConfigOptions::default() };
-        let mut config = if place.context.is_some() {
+            KubeConfigOptions { context: flags.context.clone(), ..KubeConfigOptions::default() };
+        let mut config = if flags.context.is_some() {
             let kubeconfig = Kubeconfig::read().context("read the kubeconfig")?;
             Config::from_custom_kubeconfig(kubeconfig, &options)
                 .await
@@ -38,13 +39,13 @@ impl Cluster {
         } else {
             Config::infer().await.context("find a cluster: set KUBECONFIG or --context")?
         };
-        // A person waits: better an error now than an answer some time.
+        // A user waits, so an error at once is better than retries.
         config.default_retry = false;
-        let namespace = place.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let namespace = flags.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         Ok(Self { client: Client::try_from(config).context("set up the connection")?, namespace })
     }
 
-    /// The objects of a kind in the namespace.
+    /// Returns the API of a kind in the namespace.
     pub fn api<K>(&self) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -52,28 +53,29 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// Who the caller is, as the API server says; `None` where it does not.
-    pub async fn who(&self) -> Option<String> {
+    /// Returns the name of the user according to the API server, or `None` if it reports none.
+    pub async fn user_name(&self) -> Option<String> {
         let reviews: Api<SelfSubjectReview> = Api::all(self.client.clone());
-        let asked = PostParams::default();
-        let review =
-            in_time::<SelfSubjectReview, _>(reviews.create(&asked, &SelfSubjectReview::default()))
-                .await
-                .ok()?;
+        let parameters = PostParams::default();
+        let review = call::<SelfSubjectReview, _>(
+            reviews.create(&parameters, &SelfSubjectReview::default()),
+        )
+        .await
+        .ok()?;
         let name = review.status?.user_info?.username?;
         let name: String = name.chars().filter(|c| !c.is_control()).take(MAX_BY).collect();
         (!name.is_empty()).then_some(name)
     }
 
-    /// One object.
+    /// Returns one object. The error of a missing one says how to list the others.
     pub async fn get<K>(&self, api: Api<K>, name: &str) -> anyhow::Result<K>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
-        let found = in_time::<K, _>(api.get_opt(name)).await?;
+        let found = call::<K, _>(api.get_opt(name)).await?;
         found.ok_or_else(|| {
             anyhow!(
-                "there is no {} `{name}` in namespace {}; `kubectl get {} -A` lists those there are",
+                "{} `{name}` not found in namespace {}; list all with `kubectl get {} -A`",
                 K::kind(&()),
                 self.namespace,
                 K::plural(&())
@@ -81,18 +83,18 @@ impl Cluster {
         })
     }
 
-    /// All objects that a field selector picks, up to a bound.
+    /// Returns the objects that a field selector matches, at most [`MAX_OBJECTS`].
     pub async fn list<K>(&self, api: Api<K>, fields: Option<&str>) -> anyhow::Result<Vec<K>>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
-        let mut parameters = ListParams::default().limit(PAGE);
+        let mut parameters = ListParams::default().limit(PAGE_SIZE);
         if let Some(fields) = fields {
             parameters = parameters.fields(fields);
         }
         let mut all = Vec::new();
-        while all.len() < MOST {
-            let page = in_time::<K, _>(api.list(&parameters)).await?;
+        while all.len() < MAX_OBJECTS {
+            let page = call::<K, _>(api.list(&parameters)).await?;
             let next = page.metadata.continue_.clone().filter(|token| !token.is_empty());
             all.extend(page);
             match next {
@@ -104,7 +106,8 @@ impl Cluster {
         Ok(all)
     }
 
-    /// The object after a patch; `None` if it has changed since the version that the patch names.
+    /// Patches an object and returns it. Returns `None` if the object has changed since the version
+    /// that the patch names.
     pub async fn patch<K>(
         &self,
         api: &Api<K>,
@@ -115,12 +118,12 @@ impl Cluster {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
     {
-        let changed =
+        let is_conflict =
             |error: &kube::Error| matches!(error, kube::Error::Api(status) if status.is_conflict());
-        in_time::<K, _>(async {
+        call::<K, _>(async {
             match api.patch(name, parameters, patch).await {
                 Ok(object) => Ok(Some(object)),
-                Err(error) if changed(&error) => Ok(None),
+                Err(error) if is_conflict(&error) => Ok(None),
                 Err(error) => Err(error),
             }
         })
@@ -128,17 +131,21 @@ impl Cluster {
     }
 }
 
-async fn in_time<K, T>(question: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T>
+/// Waits for a call at most [`TIMEOUT`] and describes its error.
+async fn call<K, T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T>
 where
     K: Resource<DynamicType = ()>,
 {
     let plural = K::plural(&());
-    match tokio::time::timeout(TIMEOUT, question).await {
-        Err(_) => bail!("no answer from the API server within {} s", TIMEOUT.as_secs()),
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Err(_) => bail!("the API server did not answer within {} s", TIMEOUT.as_secs()),
         Ok(Err(kube::Error::Api(status))) if status.is_not_found() => {
-            bail!("the cluster does not know {plural}: is Groundswell installed there?")
+            bail!(
+                "the cluster does not serve {plural}: install Groundswell, or select another \
+                   cluster with --context"
+            )
         }
         Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => bail!("{}", status.message),
-        Ok(answer) => answer.with_context(|| format!("ask the API server for {plural}")),
+        Ok(answer) => answer.with_context(|| format!("read or write {plural}")),
     }
 }

@@ -1,5 +1,5 @@
-//! The kubectl plugin `kubectl family`: what people ask for at a terminal. It acts with the
-//! caller's own rights, and changes nothing but the annotation that holds a [request].
+//! The kubectl plugin `kubectl family`. It acts with the permissions of the user who runs it, and
+//! changes nothing but the annotation that holds a [request].
 
 mod cluster;
 mod request;
@@ -7,67 +7,70 @@ mod status;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::api::{Act, GROUP, VERSION};
+use crate::{
+    api::{Act, GROUP, VERSION},
+    build_info,
+};
 
 /// The command line.
 #[derive(Parser, Debug)]
 #[command(
     name = "kubectl family",
     bin_name = "kubectl family",
-    version,
-    about = "Looks at families of container images, and asks for what is done by hand"
+    version = build_info::LONG_VERSION.as_str(),
+    about = "Show families of container images and request manual actions"
 )]
 pub struct CommandLine {
     #[command(subcommand)]
-    command: Command,
+    command: PluginCommand,
 }
 
 #[derive(Subcommand, Debug)]
-enum Command {
-    /// Shows what a family and its images are doing; without a name, all families in short
-    Status(status::Arguments),
-    /// Starts what is stale now, without the quiet time
+enum PluginCommand {
+    /// Show the status of a family and its images, or of all families if no name is given
+    Status(status::StatusArguments),
+    /// Start stale builds now, without waiting for the quiet time
     Trigger(request::ScopeArguments),
-    /// Forgets failures, so that failed images are tried again
+    /// Clear recorded failures, so that failed images are built again
     Retry(request::ScopeArguments),
-    /// Stops builds; they are not tried again until an input changes or a retry is asked for
+    /// Stop builds until an input changes or a retry is requested
     Cancel(request::ScopeArguments),
-    /// Rebuilds, even what is current
+    /// Rebuild images even if they are current
     Force(request::ScopeArguments),
-    /// Keeps an image from being built, or an upstream where it is
+    /// Hold an image or an upstream at its current digest
     Hold(request::HoldArguments),
-    /// Ends a hold that `hold` has set
+    /// End a hold that the hold command has set
     Unhold(request::UnholdArguments),
-    /// Lets builds use the candidate of an upstream that needs approval
+    /// Approve the candidate of an upstream for use in builds
     Approve(request::ApproveArguments),
-    /// Shows the versions of this plugin and of the API that it speaks
+    /// Print the version of the plugin and of the API that it uses
     Version,
 }
 
-/// Which cluster and namespace; as kubectl's own flags.
+/// The flags of kubectl that select the cluster and the namespace.
 #[derive(Args, Debug)]
-struct Place {
-    /// The namespace; by default that of the kubeconfig's context
+struct KubectlFlags {
+    /// If present, the namespace scope of the command. Defaults to that of the kubeconfig context
     #[arg(short, long, global = true)]
     namespace: Option<String>,
-    /// The context of the kubeconfig
+    /// Name of the kubeconfig context to use
     #[arg(long, global = true)]
     context: Option<String>,
 }
 
-/// Does what the command line says.
-pub async fn run(line: CommandLine) -> anyhow::Result<()> {
-    match line.command {
-        Command::Status(arguments) => status::run(arguments).await,
-        Command::Trigger(arguments) => request::of_scope(Act::Trigger, arguments).await,
-        Command::Retry(arguments) => request::of_scope(Act::Retry, arguments).await,
-        Command::Cancel(arguments) => request::of_scope(Act::Cancel, arguments).await,
-        Command::Force(arguments) => request::of_scope(Act::Force, arguments).await,
-        Command::Hold(arguments) => request::hold(arguments).await,
-        Command::Unhold(arguments) => request::unhold(arguments).await,
-        Command::Approve(arguments) => request::approve(arguments).await,
-        Command::Version => {
-            println!("kubectl-family {}\nAPI {GROUP}/{VERSION}", env!("CARGO_PKG_VERSION"));
+/// Runs the command.
+pub async fn run(command_line: CommandLine) -> anyhow::Result<()> {
+    match command_line.command {
+        PluginCommand::Status(arguments) => status::run(arguments).await,
+        PluginCommand::Trigger(arguments) => request::send_for_scope(Act::Trigger, arguments).await,
+        PluginCommand::Retry(arguments) => request::send_for_scope(Act::Retry, arguments).await,
+        PluginCommand::Cancel(arguments) => request::send_for_scope(Act::Cancel, arguments).await,
+        PluginCommand::Force(arguments) => request::send_for_scope(Act::Force, arguments).await,
+        PluginCommand::Hold(arguments) => request::hold(arguments).await,
+        PluginCommand::Unhold(arguments) => request::unhold(arguments).await,
+        PluginCommand::Approve(arguments) => request::approve(arguments).await,
+        PluginCommand::Version => {
+            println!("kubectl-family {}\nAPI {GROUP}/{VERSION}", *build_info::LONG_VERSION);
             Ok(())
         }
     }
@@ -80,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_valid() {
         CommandLine::command().debug_assert();
         let parsed = CommandLine::try_parse_from([
             "kubectl-family",
@@ -97,9 +100,9 @@ mod tests {
     }
 
     #[test]
-    fn requests_take_what_they_can_use() {
+    fn requests_take_only_the_flags_that_they_use() {
         let parses = |line: &str| CommandLine::try_parse_from(line.split_whitespace()).is_ok();
-        for sound in [
+        for valid in [
             "kubectl-family trigger flask -n team",
             "kubectl-family retry flask/app --subtree --wait --timeout 5m",
             "kubectl-family force flask/app --replace --context c",
@@ -109,9 +112,9 @@ mod tests {
             "kubectl-family unhold flask --upstream debian",
             "kubectl-family approve flask debian",
         ] {
-            assert!(parses(sound), "{sound}");
+            assert!(parses(valid), "{valid}");
         }
-        for unsound in [
+        for invalid in [
             "kubectl-family trigger",
             "kubectl-family trigger flask/",
             "kubectl-family retry flask --reason why",
@@ -122,7 +125,29 @@ mod tests {
             "kubectl-family unhold flask/app --until 2026-05-01T12:00:00Z",
             "kubectl-family approve flask",
         ] {
-            assert!(!parses(unsound), "{unsound}");
+            assert!(!parses(invalid), "{invalid}");
         }
+    }
+
+    #[test]
+    fn help_texts_are_plain() {
+        let mut command = CommandLine::command();
+        command.build();
+        let mut texts = vec![command.render_long_help().to_string()];
+        texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
+        assert_eq!(texts.len(), 11, "the command itself, its commands, and help");
+        for text in texts {
+            assert!(!text.contains('`'), "a back-quote in:\n{text}");
+            for word in ["by hand", "told", "stand", "wish", "anew", "person", "people", "looks at"]
+            {
+                assert!(!text.to_lowercase().contains(word), "{word} in:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_version_has_the_commit() {
+        let version = CommandLine::command().render_version();
+        assert!(version.contains(build_info::COMMIT), "{version}");
     }
 }

@@ -1,6 +1,6 @@
-//! The metrics, each with its type, labels and help. Labels have a fixed set of values, never the
-//! names of objects, so that their number does not grow with the cluster; which family it is stands
-//! in the objects and the Events.
+//! The metrics, each with its type, labels and help. Labels have a fixed set of values and never
+//! contain names of objects, so that the number of time series does not grow with the cluster. The
+//! objects and the Events say which family is concerned.
 
 use std::{
     collections::HashMap,
@@ -15,108 +15,115 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, text},
     metrics::{
         counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge, histogram::Histogram,
+        info::Info,
     },
     registry::Registry,
 };
 
-use crate::api::{CascadePhase, FailureClass, ImageCounts, ImageState};
+use crate::{
+    api::{CascadePhase, FailureClass, ImageCounts, ImageState},
+    build_info,
+};
 
-/// Bounds of builds and cascades, in seconds: from a layer of text to an operating system.
-const LONG: [f64; 12] =
+/// Histogram bounds of builds and cascades, in seconds: from a single text file to an operating
+/// system.
+const BUILD_SECONDS_BOUNDS: [f64; 12] =
     [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0];
-/// Bounds of a reconciler's passes, in seconds.
-const SHORT: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+/// Histogram bounds of reconciles, in seconds.
+const RECONCILE_SECONDS_BOUNDS: [f64; 10] =
+    [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
-/// All metrics of the controller. Cheap to clone; all clones are one.
+/// All metrics of the controller. Clones are cheap and share their values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
     fleet: Fleet,
     cascades_started: Counter,
-    cascades_finished: Family<Outcome, Counter>,
+    cascades_finished: Family<OutcomeLabels, Counter>,
     cascade_seconds: Histogram,
-    builds: Family<Built, Counter>,
+    builds: Family<BuildLabels, Counter>,
     builds_waiting: Gauge,
-    checks: Family<Checked, Counter>,
-    build_seconds: Histograms<Built>,
-    polls: Family<Polled, Counter>,
-    reconciles: Family<Kind, Counter>,
-    reconcile_errors: Family<KindAndReason, Counter>,
-    reconcile_seconds: Histograms<Kind>,
+    checks: Family<CheckLabels, Counter>,
+    build_seconds: Histograms<BuildLabels>,
+    polls: Family<PollLabels, Counter>,
+    reconciles: Family<KindLabels, Counter>,
+    reconcile_errors: Family<ErrorLabels, Counter>,
+    reconcile_seconds: Histograms<KindLabels>,
     leader: Gauge,
 }
 
-/// How a build ended.
+/// Result of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum BuildResult {
-    /// The registry has what it pushed.
+    /// The registry has the pushed image.
     Succeeded,
     /// The build itself failed.
     BuildFailed,
-    /// What is around it failed, or it could not be started.
+    /// The infrastructure around the build failed, or the build could not be started.
     InfrastructureFailed,
-    /// Its inputs can't be built.
+    /// The inputs of the build are invalid.
     InputRefused,
-    /// Its Job was ended before its end: by a request, for a newer cascade, or by somebody else.
+    /// The Job was stopped before it finished: by a request, for a newer cascade, or by another
+    /// client.
     Cancelled,
 }
 
-/// How a check ended. Several required ones that fail in one attempt count once, as on its budget
-/// of retries.
+/// Result of a check. Several required checks that fail in one attempt count as one, as they do
+/// against the retries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum CheckResult {
-    /// A check has passed.
+    /// The check passed.
     Passed,
-    /// The verdict of a check is that the digest is not good.
+    /// The check rejected the digest.
     Failed,
-    /// What is around a check failed, or it could not be started.
+    /// The infrastructure around the check failed, or the check could not be started.
     InfrastructureFailed,
 }
 
-/// What a poll of an upstream found.
+/// Result of a poll of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum PollResult {
-    /// The digest that was known.
+    /// The digest is the one already known.
     Unchanged,
-    /// A new digest.
+    /// The tag points to a new digest.
     Moved,
-    /// No such image or tag.
+    /// There is no such image or tag.
     NotFound,
-    /// The registry refused the credential.
+    /// The registry rejected the credential.
     Denied,
-    /// The registry is away, limits us, or answers nonsense.
+    /// The registry is unreachable, limits the rate of requests, or sends an invalid response.
     Unavailable,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Built {
+struct BuildLabels {
     result: BuildResult,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Checked {
+struct CheckLabels {
     result: CheckResult,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabels {
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Polled {
+struct PollLabels {
     result: PollResult,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Kind {
+struct KindLabels {
     kind: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct KindAndReason {
+struct ErrorLabels {
     kind: &'static str,
     reason: &'static str,
 }
@@ -142,7 +149,7 @@ impl From<FailureClass> for CheckResult {
 }
 
 impl Metrics {
-    /// Metrics that count from zero.
+    /// Returns metrics that count from zero.
     #[must_use]
     pub fn new() -> Self {
         let mut metrics = Self {
@@ -150,15 +157,17 @@ impl Metrics {
             fleet: Fleet::default(),
             cascades_started: Counter::default(),
             cascades_finished: Family::default(),
-            cascade_seconds: Histogram::new(LONG),
+            cascade_seconds: Histogram::new(BUILD_SECONDS_BOUNDS),
             builds: Family::default(),
             builds_waiting: Gauge::default(),
             checks: Family::default(),
-            build_seconds: Family::new_with_constructor(|| Histogram::new(LONG)),
+            build_seconds: Family::new_with_constructor(|| Histogram::new(BUILD_SECONDS_BOUNDS)),
             polls: Family::default(),
             reconciles: Family::default(),
             reconcile_errors: Family::default(),
-            reconcile_seconds: Family::new_with_constructor(|| Histogram::new(SHORT)),
+            reconcile_seconds: Family::new_with_constructor(|| {
+                Histogram::new(RECONCILE_SECONDS_BOUNDS)
+            }),
             leader: Gauge::default(),
         };
         metrics.registry = Arc::new(metrics.register());
@@ -168,60 +177,66 @@ impl Metrics {
     fn register(&self) -> Registry {
         let mut all = Registry::with_prefix("groundswell");
         all.register_collector(Box::new(self.fleet.clone()));
+        let build = vec![("version", build_info::VERSION), ("commit", build_info::COMMIT)];
+        all.register("build", "Version and commit of the controller", Info::new(build));
         all.register(
             "cascades_started",
-            "Cascades of builds that began",
+            "Number of cascades that started",
             self.cascades_started.clone(),
         );
         all.register(
             "cascades_finished",
-            "Cascades of builds that ended, by outcome",
+            "Number of cascades that finished, by outcome",
             self.cascades_finished.clone(),
         );
         all.register(
             "cascade_duration_seconds",
-            "Length of ended cascades",
+            "Duration of finished cascades",
             self.cascade_seconds.clone(),
         );
-        all.register("builds", "Builds that ended, by result", self.builds.clone());
-        let help = "Builds that only the operator's limits of builds at once keep from starting";
+        all.register("builds", "Number of builds that finished, by result", self.builds.clone());
+        let help = "Number of builds that only the operator's limits on concurrent builds delay";
         all.register("builds_waiting_for_limits", help, self.builds_waiting.clone());
-        all.register("checks", "Checks that ended, by result", self.checks.clone());
+        all.register("checks", "Number of checks that finished, by result", self.checks.clone());
         all.register(
             "build_duration_seconds",
-            "Length of builds, by result",
+            "Duration of builds, by result",
             self.build_seconds.clone(),
         );
-        all.register("upstream_polls", "Polls of upstreams, by result", self.polls.clone());
+        all.register(
+            "upstream_polls",
+            "Number of polls of upstreams, by result",
+            self.polls.clone(),
+        );
         all.register(
             "reconciles",
-            "Passes of the reconcilers, by kind of object",
+            "Number of reconciles, by kind of object",
             self.reconciles.clone(),
         );
         all.register(
             "reconcile_errors",
-            "Failed passes, by kind and reason",
+            "Number of failed reconciles, by kind and reason",
             self.reconcile_errors.clone(),
         );
         all.register(
             "reconcile_duration_seconds",
-            "Length of passes, by kind",
+            "Duration of reconciles, by kind",
             self.reconcile_seconds.clone(),
         );
         all.register(
             "leader",
-            "Whether this replica acts: 1, or 0 in a standby",
+            "Whether this replica is the leader: 1 if it is, 0 in a standby",
             self.leader.clone(),
         );
         all
     }
 
-    /// A cascade began.
+    /// Counts a cascade that started.
     pub fn cascade_started(&self) {
         self.cascades_started.inc();
     }
 
-    /// A cascade ended after `length`. A phase that is not an end is not counted.
+    /// Counts a cascade that finished after `length`. The phase `Running` is not counted.
     pub fn cascade_finished(&self, phase: CascadePhase, length: Duration) {
         let outcome = match phase {
             CascadePhase::Running => return,
@@ -229,60 +244,62 @@ impl Metrics {
             CascadePhase::Incomplete => "Incomplete",
             CascadePhase::Superseded => "Superseded",
         };
-        self.cascades_finished.get_or_create(&Outcome { outcome }).inc();
+        self.cascades_finished.get_or_create(&OutcomeLabels { outcome }).inc();
         self.cascade_seconds.observe(length.as_secs_f64());
     }
 
-    /// A build ended after `length`, where its start is known.
+    /// Counts a build that finished after `length`, if its start is known.
     pub fn build_finished(&self, result: BuildResult, length: Option<Duration>) {
-        self.builds.get_or_create(&Built { result }).inc();
+        self.builds.get_or_create(&BuildLabels { result }).inc();
         if let Some(length) = length {
-            self.build_seconds.get_or_create(&Built { result }).observe(length.as_secs_f64());
+            self.build_seconds.get_or_create(&BuildLabels { result }).observe(length.as_secs_f64());
         }
     }
 
-    /// So many builds wait for nothing but the operator's limits.
+    /// Sets the number of builds that only the operator's limits delay.
     pub fn builds_waiting(&self, builds: usize) {
         self.builds_waiting.set(i64::try_from(builds).unwrap_or(i64::MAX));
     }
 
-    /// A check ended.
+    /// Counts a check that finished.
     pub fn check_finished(&self, result: CheckResult) {
-        self.checks.get_or_create(&Checked { result }).inc();
+        self.checks.get_or_create(&CheckLabels { result }).inc();
     }
 
-    /// An upstream was polled.
-    pub fn polled(&self, result: PollResult) {
-        self.polls.get_or_create(&Polled { result }).inc();
+    /// Counts a poll of an upstream.
+    pub fn upstream_polled(&self, result: PollResult) {
+        self.polls.get_or_create(&PollLabels { result }).inc();
     }
 
-    /// A pass over an object of this kind ended; `failure` is the error's category, one of a fixed
-    /// few.
+    /// Counts a reconcile of an object of this kind. `failure` is the error's category, which has a
+    /// small fixed set of values.
     pub fn reconciled(&self, kind: &'static str, length: Duration, failure: Option<&'static str>) {
-        self.reconciles.get_or_create(&Kind { kind }).inc();
-        self.reconcile_seconds.get_or_create(&Kind { kind }).observe(length.as_secs_f64());
+        self.reconciles.get_or_create(&KindLabels { kind }).inc();
+        self.reconcile_seconds.get_or_create(&KindLabels { kind }).observe(length.as_secs_f64());
         if let Some(reason) = failure {
-            self.reconcile_errors.get_or_create(&KindAndReason { kind, reason }).inc();
+            self.reconcile_errors.get_or_create(&ErrorLabels { kind, reason }).inc();
         }
     }
 
-    /// Whether this replica acts.
-    pub fn leading(&self, leads: bool) {
-        self.leader.set(i64::from(leads));
+    /// Sets whether this replica is the leader.
+    pub fn set_leader(&self, is_leader: bool) {
+        self.leader.set(i64::from(is_leader));
     }
 
-    /// What a family's images are doing, and since when the one that has been stale longest is
-    /// stale. `family` is only a key, to be given again when the family goes.
+    /// Records the number of a family's images in each state, and the time since which the oldest
+    /// stale image is stale. `family` is a key for [`Self::family_gone`] and is not exported.
     pub fn family(&self, family: &str, counts: &ImageCounts, stale_since: Option<Timestamp>) {
-        self.fleet.lock().insert(family.into(), Share { counts: counts.clone(), stale_since });
+        self.fleet
+            .lock()
+            .insert(family.into(), FamilyMetrics { counts: counts.clone(), stale_since });
     }
 
-    /// A family is gone, or is somebody else's to count.
+    /// Removes a family that was deleted or that another replica counts.
     pub fn family_gone(&self, family: &str) {
         self.fleet.lock().remove(family);
     }
 
-    /// The metrics in the `OpenMetrics` text format.
+    /// Returns the metrics in the `OpenMetrics` text format.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         text::encode(&mut text, &self.registry)?;
@@ -296,32 +313,33 @@ impl Default for Metrics {
     }
 }
 
-/// The families' images, summed up when somebody asks, so that ages are right between passes.
+/// The images of all families. They are summed up at each scrape, so that ages are right between
+/// reconciles.
 #[derive(Clone, Debug, Default)]
 struct Fleet {
-    families: Arc<Mutex<HashMap<String, Share>>>,
+    families: Arc<Mutex<HashMap<String, FamilyMetrics>>>,
 }
 
 #[derive(Clone, Debug)]
-struct Share {
+struct FamilyMetrics {
     counts: ImageCounts,
     stale_since: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct State {
+struct StateLabels {
     state: &'static str,
 }
 
 impl Fleet {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Share>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, FamilyMetrics>> {
         self.families.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn images(&self, state: ImageState) -> i64 {
         self.lock()
             .values()
-            .map(|Share { counts, .. }| match state {
+            .map(|FamilyMetrics { counts, .. }| match state {
                 ImageState::Waiting => counts.waiting,
                 ImageState::Queued => counts.queued,
                 ImageState::Building => counts.building,
@@ -335,7 +353,7 @@ impl Fleet {
             .sum()
     }
 
-    /// For how long the image that has been stale longest is stale, in seconds; 0 when none is.
+    /// Returns the age of the oldest stale image in seconds, or 0 if none is stale.
     fn staleness(&self, now: Timestamp) -> f64 {
         let oldest = self.lock().values().filter_map(|share| share.stale_since).min();
         oldest.map_or(0.0, |since| now.duration_since(since).as_secs_f64().max(0.0))
@@ -347,24 +365,29 @@ impl Collector for Fleet {
         let families = ConstGauge::new(i64::try_from(self.lock().len()).unwrap_or(i64::MAX));
         families.encode(encoder.encode_descriptor(
             "families",
-            "Families",
+            "Number of families",
             None,
             families.metric_type(),
         )?)?;
         let staleness = ConstGauge::new(self.staleness(Timestamp::now()));
-        let help = "For how long the image that has been stale longest is stale";
+        let help = "Age of the oldest stale image, 0 if none is stale";
         staleness.encode(encoder.encode_descriptor(
             "oldest_stale_image_seconds",
             help,
             None,
             staleness.metric_type(),
         )?)?;
-        let images: Family<State, Gauge> = Family::default();
+        let images: Family<StateLabels, Gauge> = Family::default();
         for state in ImageState::ALL {
-            images.get_or_create(&State { state: state.as_str() }).set(self.images(state));
+            images.get_or_create(&StateLabels { state: state.as_str() }).set(self.images(state));
         }
         let metric_type = prometheus_client::metrics::MetricType::Gauge;
-        images.encode(encoder.encode_descriptor("images", "Images, by state", None, metric_type)?)
+        images.encode(encoder.encode_descriptor(
+            "images",
+            "Number of images, by state",
+            None,
+            metric_type,
+        )?)
     }
 }
 
@@ -373,7 +396,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happened_stands_in_the_text() {
+    fn every_metric_is_encoded() {
         let metrics = Metrics::new();
         metrics.cascade_started();
         metrics.cascade_finished(CascadePhase::Complete, Duration::from_secs(42));
@@ -381,9 +404,9 @@ mod tests {
         metrics.build_finished(FailureClass::Infrastructure.into(), None);
         metrics.check_finished(FailureClass::Build.into());
         metrics.builds_waiting(7);
-        metrics.polled(PollResult::Moved);
+        metrics.upstream_polled(PollResult::Moved);
         metrics.reconciled("ImageFamily", Duration::from_millis(2), Some("api"));
-        metrics.leading(true);
+        metrics.set_leader(true);
         let text = metrics.encode().expect("text");
         for line in [
             "groundswell_cascades_started_total 1",
@@ -400,13 +423,18 @@ mod tests {
             "groundswell_leader 1",
             "groundswell_images{state=\"Blocked\"} 0",
             "# EOF",
+            &format!(
+                "groundswell_build_info{{version=\"{}\",commit=\"{}\"}} 1",
+                build_info::VERSION,
+                build_info::COMMIT
+            ),
         ] {
             assert!(text.lines().any(|have| have == line), "no `{line}` in:\n{text}");
         }
     }
 
     #[test]
-    fn families_are_summed_and_forgotten() {
+    fn families_are_summed_and_removed() {
         let metrics = Metrics::new();
         let counts = |current| ImageCounts { total: 5, current, ..ImageCounts::default() };
         let at = |second| Some(Timestamp::from_second(second).expect("second"));

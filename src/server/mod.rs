@@ -1,5 +1,5 @@
-//! Health and metrics over HTTP: `/livez`, `/readyz`, `/metrics`. Plain HTTP inside of the cluster,
-//! nothing secret in it.
+//! Health and metrics over plain HTTP: `/livez`, `/readyz` and `/metrics`. They are served inside
+//! of the cluster and contain no secrets.
 
 pub mod metrics;
 pub mod readiness;
@@ -18,37 +18,37 @@ use tokio::net::TcpListener;
 pub use metrics::Metrics;
 pub use readiness::Readiness;
 
-/// How long open connections may go on once the server is to stop.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long open connections may continue once the server stops.
+const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_secs(2);
 
-/// Why the server ended before it was to.
+/// Error that stopped the server early.
 #[derive(Debug, thiserror::Error)]
 #[error("the health and metrics server stopped")]
-pub struct Error(#[from] io::Error);
+pub struct ServerError(#[from] io::Error);
 
 /// Serves health and metrics until `shutdown` resolves.
 ///
-/// The process lives as long as it answers: `/livez` asks nothing, so that an API server that is
-/// away does not make the kubelet kill the controller.
+/// `/livez` succeeds as long as the process answers. It depends on nothing else, so that the
+/// kubelet does not kill the controller while the API server is unreachable.
 pub async fn serve(
     listener: TcpListener,
     readiness: Readiness,
     metrics: Metrics,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<(), Error> {
+) -> Result<(), ServerError> {
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let server =
         axum::serve(listener, router(readiness, metrics)).with_graceful_shutdown(async move {
             shutdown.await;
             drop(stopping);
         });
-    let too_late = async {
+    let grace_period_over = async {
         _ = stopped.await;
-        tokio::time::sleep(GRACE).await;
+        tokio::time::sleep(SHUTDOWN_GRACE_PERIOD).await;
     };
     tokio::select! {
         ended = server => Ok(ended?),
-        () = too_late => Ok(()),
+        () = grace_period_over => Ok(()),
     }
 }
 
@@ -70,16 +70,12 @@ async fn readyz(State(readiness): State<Readiness>) -> Response {
 async fn scrape(State(metrics): State<Metrics>) -> Response {
     match metrics.encode() {
         Ok(text) => (
-            [(
-                header::CONTENT_TYPE,
-                "application/openmetrics-text; version=1.0.0; \
-            charset=utf-8",
-            )],
+            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
             text,
         )
             .into_response(),
         Err(error) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {error}\n"))
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot encode the metrics: {error}\n"))
                 .into_response()
         }
     }
@@ -101,22 +97,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn readiness_names_what_is_missing_and_liveness_stays_green() {
+    async fn readiness_names_what_is_missing_and_liveness_succeeds() {
         let readiness = Readiness::default();
         readiness.require("custom resources", || {
-            vec![
-                "imagefamilies.groundswell.dev is not \
-            installed"
-                    .into(),
-            ]
+            vec!["imagefamilies.groundswell.dev is not installed".into()]
         });
         let router = router(readiness, Metrics::default());
         let (status, text) = get(router.clone(), "/readyz").await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(
             text,
-            "not ready:\n- custom resources: imagefamilies.groundswell.dev is not \
-                          installed\n"
+            "not ready:\n- custom resources: imagefamilies.groundswell.dev is not installed\n"
         );
         assert_eq!(get(router, "/livez").await, (StatusCode::OK, "ok\n".into()));
     }

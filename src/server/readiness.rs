@@ -1,19 +1,19 @@
-//! Readiness: what the controller needs and does not have yet, asked for when somebody asks.
+//! Readiness: what the controller needs and does not have yet, evaluated at each request.
 //!
-//! A standby that waits for the lease is ready: it does what it is there for.
+//! A standby that waits for the lease is ready.
 
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Says in words what of a requirement is missing; nothing, once it is met.
-type Probe = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+/// Returns what a requirement lacks, or nothing once it is met.
+type ReadinessProbe = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// What the controller needs to work. Cheap to clone; all clones are one.
+/// Requirements of the controller. Clones are cheap and share their requirements.
 #[derive(Clone, Default)]
 pub struct Readiness {
-    probes: Arc<Mutex<Vec<(&'static str, Probe)>>>,
+    probes: Arc<Mutex<Vec<(&'static str, ReadinessProbe)>>>,
 }
 
 impl Readiness {
@@ -27,7 +27,8 @@ impl Readiness {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner).push((what, Arc::new(probe)));
     }
 
-    /// Everything that is missing, each as `requirement: what of it`; empty when ready.
+    /// Returns everything that is missing, as `requirement: what it lacks`. The list is empty when
+    /// ready.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         let probes = self.probes.lock().unwrap_or_else(PoisonError::into_inner).clone();

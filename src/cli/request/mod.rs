@@ -1,6 +1,6 @@
-//! `kubectl family trigger|retry|cancel|force|hold|unhold|approve`: each writes one annotation, the
-//! [request](crate::api::request), and shows what came of it. Nothing of a spec is touched, so that
-//! what a GitOps tool keeps stays as it is.
+//! `kubectl family trigger|retry|cancel|force|hold|unhold|approve`: each command writes one
+//! annotation, the [request](crate::api::request), and shows its outcome. No command changes a
+//! spec, so that the manifests of a GitOps tool stay as they are.
 
 mod render;
 mod send;
@@ -14,203 +14,210 @@ use kube::Api;
 
 use crate::{
     api::{Act, Approval, Duration, ImageFamily, ManagedImage, Request, RequestScope},
-    cli::{Place, cluster::Cluster, request::send::Sending},
+    cli::{KubectlFlags, cluster::ClusterConnection, request::send::SendFlags},
 };
 
 /// A family, or one of its images.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Target {
+struct RequestTarget {
     family: String,
     image: Option<String>,
 }
 
 #[derive(Args, Debug)]
 pub struct ScopeArguments {
-    /// The family, or one image of it
+    /// Name of the family, or of one of its images
     #[arg(value_name = "FAMILY[/IMAGE]")]
-    target: Target,
-    /// The image and all that stand on it
+    target: RequestTarget,
+    /// Apply the action also to all images that are built on the image
     #[arg(long)]
     subtree: bool,
     #[command(flatten)]
-    sending: Sending,
+    send_flags: SendFlags,
     #[command(flatten)]
-    place: Place,
+    kubectl_flags: KubectlFlags,
 }
 
 #[derive(Args, Debug)]
 pub struct HoldArguments {
     #[command(flatten)]
-    of: HoldTarget,
-    /// The digest that builds use meanwhile; by default the one that they use now
+    held: HoldTarget,
+    /// Digest that builds use while the hold lasts. Defaults to the digest in use
     #[arg(long, requires = "upstream")]
     digest: Option<String>,
-    /// When the hold ends by itself, as 2026-05-01T12:00:00Z
+    /// Time at which the hold ends, for example 2026-05-01T12:00:00Z
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
-    /// How long the hold lasts, as 30m or 72h
+    /// Duration of the hold, for example 30m or 72h
     #[arg(long = "for", value_name = "DURATION", conflicts_with = "until")]
     lasts: Option<Duration>,
-    /// Why, for those who read the status
+    /// Reason for the hold, shown in the status
     #[arg(long)]
     reason: Option<String>,
     #[command(flatten)]
-    sending: Sending,
+    send_flags: SendFlags,
     #[command(flatten)]
-    place: Place,
+    kubectl_flags: KubectlFlags,
 }
 
 #[derive(Args, Debug)]
 pub struct UnholdArguments {
     #[command(flatten)]
-    of: HoldTarget,
+    held: HoldTarget,
     #[command(flatten)]
-    sending: Sending,
+    send_flags: SendFlags,
     #[command(flatten)]
-    place: Place,
+    kubectl_flags: KubectlFlags,
 }
 
 #[derive(Args, Debug)]
 struct HoldTarget {
-    /// The image; or the family, with --upstream
+    /// Name of the image, or of the family if --upstream is set
     #[arg(value_name = "FAMILY[/IMAGE]")]
-    target: Target,
-    /// The upstream of the family
+    target: RequestTarget,
+    /// Name of the upstream to hold
     #[arg(long)]
     upstream: Option<String>,
 }
 
 #[derive(Args, Debug)]
 pub struct ApproveArguments {
-    /// The family
+    /// Name of the family
     family: String,
-    /// The upstream
+    /// Name of the upstream
     upstream: String,
-    /// The digest that is approved; by default the candidate, which is shown
+    /// Digest to approve. Defaults to the candidate, which is printed
     #[arg(long)]
     digest: Option<String>,
     #[command(flatten)]
-    sending: Sending,
+    send_flags: SendFlags,
     #[command(flatten)]
-    place: Place,
+    kubectl_flags: KubectlFlags,
 }
 
-/// Sends what `act` makes of the scope: `Act::Trigger`, `Act::Retry`, `Act::Cancel` or
+/// Sends the action that `act` makes of the scope: `Act::Trigger`, `Act::Retry`, `Act::Cancel` or
 /// `Act::Force`.
-pub async fn of_scope(
+pub async fn send_for_scope(
     act: fn(RequestScope) -> Act,
     arguments: ScopeArguments,
 ) -> anyhow::Result<()> {
     let scope = scope(&arguments.target, arguments.subtree)?;
-    let cluster = Cluster::connect(&arguments.place).await?;
-    dispatch(&cluster, &arguments.target, act(scope), &arguments.sending).await
+    let cluster = ClusterConnection::connect(&arguments.kubectl_flags).await?;
+    send_request(&cluster, &arguments.target, act(scope), &arguments.send_flags).await
 }
 
 pub async fn hold(arguments: HoldArguments) -> anyhow::Result<()> {
-    let HoldArguments { of, digest, until, lasts, reason, sending, place } = arguments;
+    let HoldArguments { held, digest, until, lasts, reason, send_flags, kubectl_flags } = arguments;
     let now = Timestamp::now();
     let until = match lasts {
         Some(lasts) => Some(now.checked_add(lasts.signed())?),
         None => until,
     };
     if let Some(until) = until.filter(|until| *until <= now) {
-        bail!("--until {until} is past");
+        bail!("--until {until} is in the past: name a later time");
     }
-    let act = match of.choose()? {
-        Choice::Image(image) => Act::HoldImage { image, until, reason },
-        Choice::Upstream(upstream) => Act::HoldUpstream { upstream, digest, until, reason },
+    let act = match held.select()? {
+        HeldObject::Image(image) => Act::HoldImage { image, until, reason },
+        HeldObject::Upstream(upstream) => Act::HoldUpstream { upstream, digest, until, reason },
     };
-    dispatch(&Cluster::connect(&place).await?, &of.target, act, &sending).await
+    send_request(&ClusterConnection::connect(&kubectl_flags).await?, &held.target, act, &send_flags)
+        .await
 }
 
 pub async fn unhold(arguments: UnholdArguments) -> anyhow::Result<()> {
-    let act = match arguments.of.choose()? {
-        Choice::Image(image) => Act::UnholdImage { image },
-        Choice::Upstream(upstream) => Act::UnholdUpstream { upstream },
+    let act = match arguments.held.select()? {
+        HeldObject::Image(image) => Act::UnholdImage { image },
+        HeldObject::Upstream(upstream) => Act::UnholdUpstream { upstream },
     };
-    dispatch(
-        &Cluster::connect(&arguments.place).await?,
-        &arguments.of.target,
+    send_request(
+        &ClusterConnection::connect(&arguments.kubectl_flags).await?,
+        &arguments.held.target,
         act,
-        &arguments.sending,
+        &arguments.send_flags,
     )
     .await
 }
 
 pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
-    let ApproveArguments { family, upstream, digest, sending, place } = arguments;
-    let cluster = Cluster::connect(&place).await?;
+    let ApproveArguments { family, upstream, digest, send_flags, kubectl_flags } = arguments;
+    let cluster = ClusterConnection::connect(&kubectl_flags).await?;
     let found: ImageFamily = cluster.get(cluster.api(), &family).await?;
-    let digest = approvable(&found, &upstream, digest.as_deref())?;
+    let digest = digest_to_approve(&found, &upstream, digest.as_deref())?;
     println!("{}", render::candidate(&found, &upstream, Timestamp::now()));
-    let target = Target { family, image: None };
-    dispatch(&cluster, &target, Act::Approve { upstream, digest }, &sending).await
+    let target = RequestTarget { family, image: None };
+    send_request(&cluster, &target, Act::Approve { upstream, digest }, &send_flags).await
 }
 
-/// Annotates the `ManagedImage`, where one image is meant, else the `ImageFamily`: so that requests
-/// about several images do not stand in each other's way.
-async fn dispatch(
-    cluster: &Cluster,
-    target: &Target,
+/// Annotates the `ManagedImage` if the request is for one image, otherwise the `ImageFamily`.
+/// Requests for different images then do not replace one another.
+async fn send_request(
+    cluster: &ClusterConnection,
+    target: &RequestTarget,
     act: Act,
-    sending: &Sending,
+    send_flags: &SendFlags,
 ) -> anyhow::Result<()> {
-    let request = Request { id: send::fresh_id(Timestamp::now()), by: cluster.who().await, act };
+    let request =
+        Request { id: send::fresh_id(Timestamp::now()), by: cluster.user_name().await, act };
     if let Some(image) = &target.image {
         let api: Api<ManagedImage> = cluster.api();
-        send::send(cluster, &api, &format!("{}.{image}", target.family), &request, sending).await
+        send::send(cluster, &api, &format!("{}.{image}", target.family), &request, send_flags).await
     } else {
         let api: Api<ImageFamily> = cluster.api();
-        send::send(cluster, &api, &target.family, &request, sending).await
+        send::send(cluster, &api, &target.family, &request, send_flags).await
     }
 }
 
-fn scope(target: &Target, subtree: bool) -> anyhow::Result<RequestScope> {
+fn scope(target: &RequestTarget, subtree: bool) -> anyhow::Result<RequestScope> {
     match (&target.image, subtree) {
         (None, false) => Ok(RequestScope::Family),
         (Some(image), false) => Ok(RequestScope::Image(image.clone())),
         (Some(image), true) => Ok(RequestScope::Subtree(image.clone())),
         (None, true) => bail!(
-            "--subtree is of an image: name it, as {}/IMAGE; without it, all of the family is meant",
+            "--subtree needs an image: name it, as {}/IMAGE, or remove --subtree for the whole \
+             family",
             target.family
         ),
     }
 }
 
-/// What a hold is of.
+/// The object that a hold applies to.
 #[derive(Debug, PartialEq, Eq)]
-enum Choice {
+enum HeldObject {
     Image(String),
     Upstream(String),
 }
 
 impl HoldTarget {
-    fn choose(&self) -> anyhow::Result<Choice> {
+    fn select(&self) -> anyhow::Result<HeldObject> {
         let family = &self.target.family;
         match (&self.target.image, &self.upstream) {
-            (Some(image), None) => Ok(Choice::Image(image.clone())),
-            (None, Some(upstream)) => Ok(Choice::Upstream(upstream.clone())),
+            (Some(image), None) => Ok(HeldObject::Image(image.clone())),
+            (None, Some(upstream)) => Ok(HeldObject::Upstream(upstream.clone())),
             (Some(_), Some(_)) => {
-                bail!("--upstream is of the family: leave out the image and write {family}")
+                bail!("--upstream applies to the family: write {family} without an image")
             }
             (None, None) => bail!(
-                "name an image, as {family}/IMAGE, or an upstream with --upstream; to stop a whole \
-                 family, set its `spec.suspend`"
+                "name an image, as {family}/IMAGE, or an upstream with --upstream; to stop the \
+                 whole family, set its `spec.suspend`"
             ),
         }
     }
 }
 
-/// The digest to approve: the one that is asked for, or the candidate. It must be the candidate
-/// either way.
-fn approvable(family: &ImageFamily, upstream: &str, asked: Option<&str>) -> anyhow::Result<String> {
+/// Returns the digest to approve, which is that of the candidate. Fails if another one is
+/// requested.
+fn digest_to_approve(
+    family: &ImageFamily,
+    upstream: &str,
+    requested: Option<&str>,
+) -> anyhow::Result<String> {
     let Some(spec) = family.spec.upstreams.iter().find(|known| known.name == upstream) else {
         let known: Vec<&str> =
             family.spec.upstreams.iter().map(|known| known.name.as_str()).collect();
         bail!("the family has no upstream `{upstream}`; it has {}", known.join(", "));
     };
     if spec.approval != Approval::Manual {
-        bail!("{upstream} needs no approval: its `approval` is Automatic");
+        bail!("{upstream} needs no approval, because its `approval` is Automatic");
     }
     let status = family
         .status
@@ -218,17 +225,17 @@ fn approvable(family: &ImageFamily, upstream: &str, asked: Option<&str>) -> anyh
         .flat_map(|status| &status.upstreams)
         .find(|known| known.name == upstream);
     let Some(candidate) = status.and_then(|status| status.candidate.as_ref()) else {
-        bail!("{upstream} has no candidate: builds use the newest digest that was seen");
+        bail!("{upstream} has no candidate: builds already use its newest digest");
     };
-    match asked {
-        Some(asked) if asked != candidate.digest => {
-            bail!("{asked} is not the candidate of {upstream}; that is {}", candidate.digest)
+    match requested {
+        Some(digest) if digest != candidate.digest => {
+            bail!("{digest} is not the candidate of {upstream}; approve {}", candidate.digest)
         }
         _ => Ok(candidate.digest.clone()),
     }
 }
 
-impl FromStr for Target {
+impl FromStr for RequestTarget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -249,19 +256,19 @@ mod tests {
 
     use super::*;
 
-    fn target(text: &str) -> Target {
+    fn target(text: &str) -> RequestTarget {
         text.parse().expect("a target")
     }
 
     #[test]
     fn a_target_is_a_family_or_an_image_of_one() {
-        assert_eq!(target("flask"), Target { family: "flask".into(), image: None });
+        assert_eq!(target("flask"), RequestTarget { family: "flask".into(), image: None });
         assert_eq!(
             target("flask/app"),
-            Target { family: "flask".into(), image: Some("app".into()) }
+            RequestTarget { family: "flask".into(), image: Some("app".into()) }
         );
         for wrong in ["", "/app", "flask/", "flask/app/more"] {
-            assert!(wrong.parse::<Target>().is_err(), "{wrong}");
+            assert!(wrong.parse::<RequestTarget>().is_err(), "{wrong}");
         }
     }
 
@@ -283,12 +290,12 @@ mod tests {
     #[test]
     fn a_hold_is_of_an_image_or_of_an_upstream() {
         let choose = |text: &str, upstream: Option<&str>| {
-            HoldTarget { target: target(text), upstream: upstream.map(Into::into) }.choose()
+            HoldTarget { target: target(text), upstream: upstream.map(Into::into) }.select()
         };
-        assert_eq!(choose("flask/app", None).expect("a choice"), Choice::Image("app".into()));
+        assert_eq!(choose("flask/app", None).expect("a choice"), HeldObject::Image("app".into()));
         assert_eq!(
             choose("flask", Some("debian")).expect("a choice"),
-            Choice::Upstream("debian".into())
+            HeldObject::Upstream("debian".into())
         );
         assert!(choose("flask/app", Some("debian")).is_err());
         let error = choose("flask", None).expect_err("of everything").to_string();
@@ -299,32 +306,35 @@ mod tests {
     fn only_the_candidate_of_an_upstream_that_needs_approval_is_approved() {
         let digest = |letter: &str| format!("sha256:{}", letter.repeat(64));
         let family = |approval: &str, candidate: Option<String>| -> ImageFamily {
-            let upstream = json!({"name": "debian", "image": "docker.io/library/debian", "follow": {"tag": "12"}, "approval": approval});
+            let upstream = json!({"name": "debian", "image": "docker.io/library/debian",
+                                  "follow": {"tag": "12"}, "approval": approval});
             let candidate = candidate.map(|digest| json!({"digest": digest}));
             serde_json::from_value(json!({
                 "metadata": {"name": "flask"},
                 "spec": {"repository": "r.example.com/team", "upstreams": [upstream], "images": []},
-                "status": {"upstreams": [{"name": "debian", "adopted": {"digest": digest("a")}, "candidate": candidate}]}
+                "status": {"upstreams": [{
+                    "name": "debian", "adopted": {"digest": digest("a")}, "candidate": candidate
+                }]}
             }))
             .expect("a family")
         };
         let waits = family("Manual", Some(digest("b")));
-        assert_eq!(approvable(&waits, "debian", None).expect("the candidate"), digest("b"));
+        assert_eq!(digest_to_approve(&waits, "debian", None).expect("the candidate"), digest("b"));
         assert_eq!(
-            approvable(&waits, "debian", Some(&digest("b"))).expect("the candidate"),
+            digest_to_approve(&waits, "debian", Some(&digest("b"))).expect("the candidate"),
             digest("b")
         );
-        let told = |family: &ImageFamily, upstream: &str, asked: Option<String>| {
-            approvable(family, upstream, asked.as_deref()).expect_err("refused").to_string()
+        let error = |family: &ImageFamily, upstream: &str, asked: Option<String>| {
+            digest_to_approve(family, upstream, asked.as_deref()).expect_err("refused").to_string()
         };
         assert!(
-            told(&waits, "debian", Some(digest("c")))
-                .ends_with(&format!("that is {}", digest("b")))
+            error(&waits, "debian", Some(digest("c")))
+                .ends_with(&format!("approve {}", digest("b")))
         );
-        assert!(told(&waits, "alpine", None).ends_with("it has debian"));
-        assert!(told(&family("Manual", None), "debian", None).contains("no candidate"));
+        assert!(error(&waits, "alpine", None).ends_with("it has debian"));
+        assert!(error(&family("Manual", None), "debian", None).contains("no candidate"));
         assert!(
-            told(&family("Automatic", Some(digest("b"))), "debian", None)
+            error(&family("Automatic", Some(digest("b"))), "debian", None)
                 .contains("needs no approval")
         );
     }

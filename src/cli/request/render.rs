@@ -1,4 +1,4 @@
-//! Requests and what came of them, in words. Pure: the time is an argument.
+//! Texts for requests and their outcomes. Pure: the time is an argument.
 
 use jiff::Timestamp;
 
@@ -7,12 +7,12 @@ use crate::{
     cli::status::age,
 };
 
-/// What was asked for.
+/// Describes a request that was sent.
 pub fn requested(request: &Request) -> String {
     format!("requested: {}; id {}", act(&request.act), request.id)
 }
 
-/// What came of a request.
+/// Describes the outcome of a request.
 pub fn handled(handled: &HandledRequest) -> String {
     let outcome = match handled.outcome {
         RequestOutcome::Done => "done",
@@ -21,13 +21,13 @@ pub fn handled(handled: &HandledRequest) -> String {
     format!("{outcome}: {}", handled.message)
 }
 
-/// An act that nobody has looked at yet and that would be lost.
+/// Describes an earlier request that is not handled yet and would be replaced.
 pub fn pending(request: &Request) -> String {
     let by = request.by.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
     format!("an earlier request{by} is not handled yet: {}; id {}", act(&request.act), request.id)
 }
 
-/// The candidate of an upstream, beside the digest that builds use.
+/// Describes the candidate of an upstream and the digest that builds use.
 pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String {
     let status = family
         .status
@@ -40,13 +40,17 @@ pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String
         return format!("{upstream} has no candidate");
     };
     let adopted = status.adopted.as_ref().map_or_else(
-        || "builds use none yet".into(),
+        || "builds use no digest yet".into(),
         |adopted| {
-            format!("builds use {}, seen {} ago", adopted.digest, age(adopted.first_seen, now))
+            format!(
+                "builds use {}, first seen {} ago",
+                adopted.digest,
+                age(adopted.first_seen, now)
+            )
         },
     );
     format!(
-        "{} ({})\n  candidate {}, seen {} ago\n  {adopted}",
+        "{} ({})\n  candidate {}, first seen {} ago\n  {adopted}",
         status.name,
         status.reference,
         candidate.digest,
@@ -54,7 +58,7 @@ pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String
     )
 }
 
-/// An act in words.
+/// Describes an action and its arguments.
 fn act(act: &Act) -> String {
     let until = |until: &Option<Timestamp>| {
         until.map_or_else(String::new, |until| format!(" until {until:.0}"))
@@ -71,9 +75,9 @@ fn act(act: &Act) -> String {
                 _ => RequestAction::Force,
             };
             let what = match scope {
-                RequestScope::Family => "all of the family".into(),
+                RequestScope::Family => "the whole family".into(),
                 RequestScope::Image(image) => image.clone(),
-                RequestScope::Subtree(image) => format!("{image} and all that stand on it"),
+                RequestScope::Subtree(image) => format!("{image} and all images built on it"),
             };
             format!("{} {what}", verb.as_str())
         }

@@ -11,48 +11,47 @@ fn request(fields: &serde_json::Value) -> Request {
 }
 
 #[test]
-fn a_request_is_told_in_words() {
-    let told = |fields| requested(&request(&fields));
+fn a_request_is_described() {
+    let text = |fields| requested(&request(&fields));
     assert_eq!(
-        told(json!({"id": "r1", "action": "Trigger"})),
-        "requested: Trigger all of the family; id r1"
+        text(json!({"id": "r1", "action": "Trigger"})),
+        "requested: Trigger the whole family; id r1"
     );
     assert_eq!(
-        told(json!({"id": "r1", "action": "Cancel", "image": "app"})),
+        text(json!({"id": "r1", "action": "Cancel", "image": "app"})),
         "requested: Cancel app; id r1"
     );
     assert_eq!(
-        told(json!({"id": "r1", "action": "Force", "image": "app", "subtree": true})),
-        "requested: Force app and all that stand on it; id r1"
+        text(json!({"id": "r1", "action": "Force", "image": "app", "subtree": true})),
+        "requested: Force app and all images built on it; id r1"
     );
     assert_eq!(
-        told(
-            json!({"id": "r1", "action": "Hold", "image": "app", "until": "2026-05-01T12:00:00Z", "reason": "freeze"})
-        ),
+        text(json!({"id": "r1", "action": "Hold", "image": "app", "until": "2026-05-01T12:00:00Z",
+                   "reason": "freeze"})),
         "requested: Hold app until 2026-05-01T12:00:00Z (freeze); id r1"
     );
     assert_eq!(
-        told(json!({"id": "r1", "action": "Hold", "upstream": "debian", "digest": digest("a")})),
+        text(json!({"id": "r1", "action": "Hold", "upstream": "debian", "digest": digest("a")})),
         format!("requested: Hold upstream debian at {}; id r1", digest("a"))
     );
     assert_eq!(
-        told(json!({"id": "r1", "action": "Unhold", "upstream": "debian"})),
+        text(json!({"id": "r1", "action": "Unhold", "upstream": "debian"})),
         "requested: Unhold upstream debian; id r1"
     );
     assert_eq!(
-        told(json!({"id": "r1", "action": "Approve", "upstream": "debian", "digest": digest("b")})),
+        text(json!({"id": "r1", "action": "Approve", "upstream": "debian", "digest": digest("b")})),
         format!("requested: Approve {} of debian; id r1", digest("b"))
     );
 }
 
 #[test]
-fn an_earlier_request_is_told_with_who_made_it() {
+fn an_earlier_request_is_described_with_its_user() {
     let earlier = request(&json!({"id": "r1", "action": "Retry", "image": "app", "by": "ann"}));
     assert_eq!(pending(&earlier), "an earlier request by ann is not handled yet: Retry app; id r1");
 }
 
 #[test]
-fn an_outcome_is_told_with_its_message() {
+fn an_outcome_is_described_with_its_message() {
     let of = |outcome| {
         handled(&HandledRequest { outcome, message: "why".into(), ..HandledRequest::default() })
     };
@@ -61,7 +60,7 @@ fn an_outcome_is_told_with_its_message() {
 }
 
 #[test]
-fn a_candidate_is_shown_beside_what_builds_use() {
+fn a_candidate_is_shown_with_the_digest_in_use() {
     let now = "2026-05-01T12:00:00Z".parse().expect("a time");
     let family: ImageFamily = serde_json::from_value(json!({
         "metadata": {"name": "flask"},
@@ -76,8 +75,8 @@ fn a_candidate_is_shown_beside_what_builds_use() {
     assert_eq!(
         candidate(&family, "debian", now),
         format!(
-            "debian (docker.io/library/debian:12)\n  candidate {}, seen 60m ago\n  builds use {}, \
-             seen 11d ago",
+            "debian (docker.io/library/debian:12)\n  candidate {}, first seen 60m ago\n  builds \
+             use {}, first seen 11d ago",
             digest("b"),
             digest("a")
         )

@@ -1,4 +1,4 @@
-//! Writes a request's annotation, and waits for its outcome.
+//! Writes the annotation of a request, and waits for its outcome.
 
 use std::{
     fmt::Debug,
@@ -21,23 +21,23 @@ use crate::{
         Duration, HandledRequest, ImageFamily, ManagedImage, Request, RequestError, RequestOutcome,
         handled_request::is_handled, labels,
     },
-    cli::{cluster::Cluster, request::render},
+    cli::{cluster::ClusterConnection, request::render},
 };
 
-/// Owner of the one field that is written.
+/// Field owner of the annotation.
 const FIELD_OWNER: &str = "kubectl-family";
-/// How often an object that changes while the annotation is being written is looked at anew.
-const TRIES: usize = 5;
+/// Maximum number of attempts to write the annotation of an object that changes in the meantime.
+const MAX_ATTEMPTS: usize = 5;
 
 #[derive(Args, Debug)]
-pub struct Sending {
-    /// Waits for the outcome, and fails when the request is refused
+pub struct SendFlags {
+    /// If true, wait for the outcome and fail if the request is refused
     #[arg(long)]
     wait: bool,
-    /// The longest to wait
+    /// Maximum time to wait
     #[arg(long, requires = "wait", default_value = "1m", value_name = "DURATION")]
     timeout: Duration,
-    /// Takes the place of an earlier request that is not handled yet
+    /// If true, replace an earlier request that is not handled yet
     #[arg(long)]
     replace: bool,
 }
@@ -46,16 +46,16 @@ pub struct Sending {
 pub trait Requestable:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
 {
-    /// Reads an annotation as the controller does.
-    fn read(&self, value: &str) -> Result<Request, RequestError>;
-    /// The requests that were handled last, newest first.
+    /// Parses an annotation as the controller does.
+    fn parse_request(&self, value: &str) -> Result<Request, RequestError>;
+    /// Returns the requests that were handled last, newest first.
     fn handled(&self) -> &[HandledRequest];
-    /// The id of the last one.
+    /// Returns the id of the request that was handled last.
     fn last_handled(&self) -> Option<&str>;
 }
 
 impl Requestable for ImageFamily {
-    fn read(&self, value: &str) -> Result<Request, RequestError> {
+    fn parse_request(&self, value: &str) -> Result<Request, RequestError> {
         Request::parse(value)
     }
 
@@ -69,7 +69,7 @@ impl Requestable for ImageFamily {
 }
 
 impl Requestable for ManagedImage {
-    fn read(&self, value: &str) -> Result<Request, RequestError> {
+    fn parse_request(&self, value: &str) -> Result<Request, RequestError> {
         Request::parse_on_image(value, &self.spec.image)
     }
 
@@ -82,40 +82,47 @@ impl Requestable for ManagedImage {
     }
 }
 
-/// Writes the annotation, says so, and waits for the outcome if that is wanted.
+/// Writes the annotation, prints the request, and waits for the outcome if the flags say so.
 pub async fn send<K: Requestable>(
-    cluster: &Cluster,
+    cluster: &ClusterConnection,
     api: &Api<K>,
     name: &str,
     request: &Request,
-    sending: &Sending,
+    flags: &SendFlags,
 ) -> anyhow::Result<()> {
-    let value = request.to_annotation().context("write the request")?;
-    let mut tries = 0;
+    let value = request.to_annotation().context("serialize the request")?;
+    let mut attempts = 0;
     loop {
         let object = cluster.get(api.clone(), name).await?;
-        // What the controller would refuse is better refused here.
-        object.read(&value)?;
-        if let Some(earlier) = pending(&object).filter(|_| !sending.replace) {
-            bail!("{}\nwait for it, or lose it with --replace", render::pending(&earlier));
+        // Reject here what the controller would reject.
+        object.parse_request(&value)?;
+        if let Some(earlier) = pending(&object).filter(|_| !flags.replace) {
+            bail!(
+                "{}\nwait until it is handled, or replace it with --replace",
+                render::pending(&earlier)
+            );
         }
-        // Nothing but the annotation is written, and only to the object that was looked at.
+        // The patch writes only the annotation, and fails if the object has changed since it was
+        // read.
         let patch = json!({
-            "metadata": {"resourceVersion": object.resource_version(), "annotations": {labels::REQUEST: value}}
+            "metadata": {
+                "resourceVersion": object.resource_version(),
+                "annotations": {labels::REQUEST: value},
+            }
         });
         let parameters =
             PatchParams { field_manager: Some(FIELD_OWNER.into()), ..PatchParams::default() };
-        tries += 1;
+        attempts += 1;
         match cluster.patch(api, name, &parameters, &Patch::Merge(patch)).await? {
             Some(_) => break,
-            None if tries < TRIES => {}
+            None if attempts < MAX_ATTEMPTS => {}
             None => {
-                bail!("{name} changed {TRIES} times while the request was being written; try again")
+                bail!("{name} changed {MAX_ATTEMPTS} times during the write: run the command again")
             }
         }
     }
     println!("{}", render::requested(request));
-    if sending.wait { wait(api, name, request, sending.timeout).await } else { Ok(()) }
+    if flags.wait { wait(api, name, request, flags.timeout).await } else { Ok(()) }
 }
 
 /// Waits until the request is handled.
@@ -125,62 +132,72 @@ async fn wait<K: Requestable>(
     request: &Request,
     timeout: Duration,
 ) -> anyhow::Result<()> {
-    let settled = |object: Option<&K>| progress(object, &request.id) != Progress::Pending;
+    let is_settled = |object: Option<&K>| progress(object, &request.id) != RequestProgress::Pending;
     let object =
-        tokio::time::timeout(timeout.into(), await_condition(api.clone(), name, settled)).await;
+        tokio::time::timeout(timeout.into(), await_condition(api.clone(), name, is_settled)).await;
     let Ok(object) = object else {
         bail!(
-            "not handled within {timeout}: is the controller running? The request stands, and is \
-             done when it is looked at; see `.status.requests` of {name}"
+            "not handled within {timeout}: check that the controller is running. It handles the \
+             request when it reads it; see `.status.requests` of {name}"
         )
     };
     let object = object.context("watch for the outcome")?;
     match progress(object.as_ref(), &request.id) {
-        Progress::Handled(handled) if handled.outcome == RequestOutcome::Refused => {
+        RequestProgress::Handled(handled) if handled.outcome == RequestOutcome::Refused => {
             bail!(render::handled(&handled))
         }
-        Progress::Handled(handled) => {
+        RequestProgress::Handled(handled) => {
             println!("{}", render::handled(&handled));
             Ok(())
         }
-        Progress::Lost => bail!("another request took its place before it was looked at"),
-        Progress::Gone => bail!("{name} was deleted before the request was looked at"),
-        Progress::Pending => bail!("the watch has ended"),
+        RequestProgress::Replaced => {
+            bail!("another request replaced this one before it was handled")
+        }
+        RequestProgress::ObjectDeleted => {
+            bail!("{name} was deleted before the request was handled")
+        }
+        RequestProgress::Pending => bail!("the watch has ended"),
     }
 }
 
-/// How far a request is.
+/// RequestProgress of a request.
 #[derive(Debug, PartialEq, Eq)]
-enum Progress {
+enum RequestProgress {
     Pending,
     Handled(HandledRequest),
-    /// Its annotation is not there any more, and it was not handled.
-    Lost,
-    /// The object is not there any more.
-    Gone,
+    /// Another annotation replaced it before it was handled.
+    Replaced,
+    /// The object was deleted.
+    ObjectDeleted,
 }
 
-fn progress<K: Requestable>(object: Option<&K>, id: &str) -> Progress {
-    let Some(object) = object else { return Progress::Gone };
+fn progress<K: Requestable>(object: Option<&K>, id: &str) -> RequestProgress {
+    let Some(object) = object else { return RequestProgress::ObjectDeleted };
     if let Some(handled) = object.handled().iter().find(|handled| handled.id == id) {
-        return Progress::Handled(handled.clone());
+        return RequestProgress::Handled(handled.clone());
     }
-    let stands =
-        object.annotations().get(labels::REQUEST).and_then(|value| object.read(value).ok());
-    if stands.is_some_and(|request| request.id == id) { Progress::Pending } else { Progress::Lost }
+    let current = object
+        .annotations()
+        .get(labels::REQUEST)
+        .and_then(|value| object.parse_request(value).ok());
+    if current.is_some_and(|request| request.id == id) {
+        RequestProgress::Pending
+    } else {
+        RequestProgress::Replaced
+    }
 }
 
-/// The request that stands on the object and is not handled yet. An annotation that is no request
-/// is nobody's loss.
+/// Returns the request that the object is annotated with and that is not handled yet. An annotation
+/// that is not a request may be overwritten.
 fn pending<K: Requestable>(object: &K) -> Option<Request> {
     let value = object.annotations().get(labels::REQUEST)?;
-    let request = object.read(value).ok()?;
+    let request = object.parse_request(value).ok()?;
     let handled =
         is_handled(object.handled(), &request.id) || object.last_handled() == Some(&request.id);
     (!handled).then_some(request)
 }
 
-/// An id that nobody else has: the time, so that people can order them, and a random number.
+/// Returns a unique id: the time, so that users can sort ids, and a random number.
 pub fn fresh_id(now: Timestamp) -> String {
     let random = RandomState::new().build_hasher().finish();
     format!("{}-{:08x}", now.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ"), random >> 32)

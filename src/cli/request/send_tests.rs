@@ -20,20 +20,24 @@ fn image(annotation: Option<&str>, status: Value) -> ManagedImage {
 
 /// An API server with one image and optimistic concurrency.
 #[derive(Clone)]
-struct Server(Arc<Mutex<State>>);
+struct FakeServer(Arc<Mutex<FakeServerState>>);
 
-struct State {
+struct FakeServerState {
     image: ManagedImage,
-    /// What others write, one at a time, each just before a patch arrives: an annotation, or
-    /// nothing that matters here.
+    /// Writes of other clients, one before each patch: an annotation, or a change of something
+    /// else.
     others: Vec<Option<&'static str>>,
-    /// The patches that came true: query and body.
+    /// Patches that succeeded: query and body.
     patches: Vec<(String, Value)>,
 }
 
-impl Server {
+impl FakeServer {
     fn new(image: ManagedImage, others: &[Option<&'static str>]) -> Self {
-        Self(Arc::new(Mutex::new(State { image, others: others.to_vec(), patches: Vec::new() })))
+        Self(Arc::new(Mutex::new(FakeServerState {
+            image,
+            others: others.to_vec(),
+            patches: Vec::new(),
+        })))
     }
 
     fn answer(&self, method: &Method, query: &str, body: &[u8]) -> (u16, Value) {
@@ -49,14 +53,15 @@ impl Server {
         if patch.pointer("/metadata/resourceVersion").and_then(Value::as_str)
             != state.image.resource_version().as_deref()
         {
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409});
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                                "reason": "Conflict", "code": 409});
             return (409, status);
         }
         state.patches.push((query.into(), patch));
         (200, serde_json::to_value(&state.image).expect("JSON"))
     }
 
-    fn cluster(&self) -> Cluster {
+    fn cluster(&self) -> ClusterConnection {
         let server = self.clone();
         let service = tower::service_fn(move |request: http::Request<Body>| {
             let server = server.clone();
@@ -68,7 +73,7 @@ impl Server {
                 Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()))
             }
         });
-        Cluster { client: Client::new(service, "team"), namespace: "team".into() }
+        ClusterConnection { client: Client::new(service, "team"), namespace: "team".into() }
     }
 
     /// What became of a request, and the patches that came true.
@@ -79,14 +84,14 @@ impl Server {
     ) -> (anyhow::Result<()>, Vec<(String, Value)>) {
         let cluster = self.cluster();
         let request = serde_json::from_value(fields).expect("a request");
-        let sending = Sending { wait: false, timeout: Duration::from_secs(1), replace };
+        let sending = SendFlags { wait: false, timeout: Duration::from_secs(1), replace };
         let api: Api<ManagedImage> = cluster.api();
         let outcome = send(&cluster, &api, "flask.app", &request, &sending).await;
         (outcome, std::mem::take(&mut self.0.lock().expect("the state").patches))
     }
 }
 
-impl State {
+impl FakeServerState {
     fn write(&mut self, annotation: Option<&str>) {
         let version: u32 =
             self.image.resource_version().expect("a version").parse().expect("a number");
@@ -103,7 +108,7 @@ fn force() -> Value {
 
 #[tokio::test]
 async fn only_the_annotation_is_written() {
-    let server = Server::new(image(None, json!(null)), &[]);
+    let server = FakeServer::new(image(None, json!(null)), &[]);
     let (outcome, patches) = server.take(force(), false).await;
     outcome.expect("sent");
     let value = r#"{"id":"r2","action":"Force","image":"app"}"#;
@@ -116,41 +121,41 @@ async fn only_the_annotation_is_written() {
 
 #[tokio::test]
 async fn an_object_that_changes_meanwhile_is_looked_at_anew() {
-    let server = Server::new(image(None, json!(null)), &[None, None]);
+    let server = FakeServer::new(image(None, json!(null)), &[None, None]);
     let (outcome, patches) = server.take(force(), false).await;
     outcome.expect("sent");
     assert_eq!(patches[0].1.pointer("/metadata/resourceVersion"), Some(&json!("3")));
 
-    let server = Server::new(image(None, json!(null)), &[Some(RETRY)]);
+    let server = FakeServer::new(image(None, json!(null)), &[Some(RETRY)]);
     let (outcome, patches) = server.take(force(), false).await;
-    let error = outcome.expect_err("somebody else was faster").to_string();
+    let error = outcome.expect_err("another client wrote first").to_string();
     assert!(
         error.starts_with("an earlier request by ann is not handled yet: Retry app"),
         "{error}"
     );
     assert!(patches.is_empty());
 
-    let server = Server::new(image(None, json!(null)), &[None; TRIES]);
+    let server = FakeServer::new(image(None, json!(null)), &[None; MAX_ATTEMPTS]);
     let (outcome, patches) = server.take(force(), false).await;
-    assert!(outcome.expect_err("it never stands still").to_string().contains("changed 5 times"));
+    assert!(outcome.expect_err("it keeps changing").to_string().contains("changed 5 times"));
     assert!(patches.is_empty());
 }
 
 #[tokio::test]
-async fn an_earlier_request_is_lost_only_when_that_is_wanted() {
-    let server = Server::new(image(Some(RETRY), json!(null)), &[]);
+async fn an_earlier_request_is_replaced_only_with_the_flag() {
+    let server = FakeServer::new(image(Some(RETRY), json!(null)), &[]);
     let (outcome, patches) = server.take(force(), false).await;
     assert!(outcome.is_err() && patches.is_empty());
     let (outcome, patches) = server.take(force(), true).await;
     outcome.expect("replaced");
     assert_eq!(patches.len(), 1);
-    let server = Server::new(image(Some(RETRY), json!({"requests": [{"id": "r1"}]})), &[]);
+    let server = FakeServer::new(image(Some(RETRY), json!({"requests": [{"id": "r1"}]})), &[]);
     assert!(server.take(force(), false).await.0.is_ok(), "that one was handled");
 }
 
 #[tokio::test]
-async fn what_the_controller_would_refuse_is_not_written() {
-    let server = Server::new(image(None, json!(null)), &[]);
+async fn an_invalid_request_is_not_written() {
+    let server = FakeServer::new(image(None, json!(null)), &[]);
     let (outcome, patches) =
         server.take(json!({"id": "r2", "action": "Retry", "image": "lib"}), false).await;
     assert!(outcome.expect_err("of another image").to_string().contains("names `lib`"));
@@ -158,32 +163,31 @@ async fn what_the_controller_would_refuse_is_not_written() {
 }
 
 #[test]
-fn only_a_request_that_nobody_has_looked_at_is_in_the_way() {
-    let in_the_way =
+fn only_an_unhandled_request_is_pending() {
+    let pending_id =
         |annotation, status| pending(&image(annotation, status)).map(|request| request.id);
-    assert_eq!(in_the_way(Some(RETRY), json!(null)).as_deref(), Some("r1"));
-    assert_eq!(in_the_way(Some(RETRY), json!({"requests": [{"id": "r0"}]})).as_deref(), Some("r1"));
-    assert_eq!(in_the_way(Some(RETRY), json!({"requests": [{"id": "r1"}]})), None);
-    assert_eq!(in_the_way(Some(RETRY), json!({"lastHandledRequest": "r1"})), None);
-    assert_eq!(in_the_way(Some("no request"), json!(null)), None);
-    assert_eq!(in_the_way(None, json!(null)), None);
+    assert_eq!(pending_id(Some(RETRY), json!(null)).as_deref(), Some("r1"));
+    assert_eq!(pending_id(Some(RETRY), json!({"requests": [{"id": "r0"}]})).as_deref(), Some("r1"));
+    assert_eq!(pending_id(Some(RETRY), json!({"requests": [{"id": "r1"}]})), None);
+    assert_eq!(pending_id(Some(RETRY), json!({"lastHandledRequest": "r1"})), None);
+    assert_eq!(pending_id(Some("no request"), json!(null)), None);
+    assert_eq!(pending_id(None, json!(null)), None);
 }
 
 #[test]
-fn a_request_is_pending_until_it_is_handled_or_lost() {
-    assert_eq!(progress(Some(&image(Some(RETRY), json!(null))), "r1"), Progress::Pending);
+fn a_request_is_pending_until_it_is_handled_or_replaced() {
+    assert_eq!(progress(Some(&image(Some(RETRY), json!(null))), "r1"), RequestProgress::Pending);
     let done =
         image(None, json!({"requests": [{"id": "r1", "outcome": "Refused", "message": "why"}]}));
-    assert!(
-        matches!(progress(Some(&done), "r1"), Progress::Handled(handled) if handled.message == "why")
-    );
+    assert!(matches!(progress(Some(&done), "r1"),
+            RequestProgress::Handled(handled) if handled.message == "why"));
     let other = image(Some(RETRY), json!({"requests": [{"id": "r1"}]}));
-    assert_eq!(progress(Some(&other), "r2"), Progress::Lost);
-    assert_eq!(progress::<ManagedImage>(None, "r1"), Progress::Gone);
+    assert_eq!(progress(Some(&other), "r2"), RequestProgress::Replaced);
+    assert_eq!(progress::<ManagedImage>(None, "r1"), RequestProgress::ObjectDeleted);
 }
 
 #[test]
-fn a_fresh_id_is_an_id_and_no_two_are_the_same() {
+fn fresh_ids_are_valid_and_unique() {
     let now: Timestamp = "2026-05-01T12:00:00Z".parse().expect("a time");
     let ids = [fresh_id(now), fresh_id(now)];
     assert_ne!(ids[0], ids[1]);

@@ -1,5 +1,5 @@
-//! `kubectl family status`: reads objects, has them [rendered](render), and shows them once or
-//! live.
+//! `kubectl family status`: reads objects, [renders](render) them, and shows them once or
+//! continuously.
 
 mod render;
 mod screen;
@@ -19,53 +19,54 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 pub use crate::cli::status::render::age;
 use crate::{
     api::{ImageFamily, ManagedImage},
-    cli::{Place, cluster::Cluster, status::screen::Screen},
+    cli::{KubectlFlags, cluster::ClusterConnection, status::screen::Screen},
 };
 
-/// How often the screen is drawn anew, at most, when something has changed.
-const DRAW: Duration = Duration::from_millis(200);
-/// How often it is drawn anew when nothing has, for the ages to move.
-const AGE: Duration = Duration::from_secs(1);
+/// Minimum interval between two updates of the screen after changes.
+const MIN_DRAW_INTERVAL: Duration = Duration::from_millis(200);
+/// Interval at which the screen is updated without changes, so that the ages are right.
+const AGE_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Args, Debug)]
-pub struct Arguments {
-    /// The family
+pub struct StatusArguments {
+    /// Name of the family. All families of the namespace are listed if not set
     family: Option<String>,
-    /// The families of all namespaces
+    /// If present, list the families of all namespaces
     #[arg(short = 'A', long, conflicts_with_all = ["family", "namespace"])]
     all_namespaces: bool,
-    /// Goes on, and shows every change
+    /// After showing the status, watch for changes and show them
     #[arg(short, long)]
     watch: bool,
     #[command(flatten)]
-    place: Place,
+    kubectl_flags: KubectlFlags,
 }
 
-/// What is shown: a family with its images, or families in short.
+/// The objects to show: one family with its images, or several families.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct View {
+    /// Families by namespace and name.
     families: BTreeMap<(String, String), ImageFamily>,
     images: BTreeMap<String, ManagedImage>,
 }
 
-/// A change of what is shown.
+/// A watch event of an object that is shown.
 #[derive(Debug)]
-enum Seen {
+enum StatusEvent {
     Family(Box<watcher::Event<ImageFamily>>),
     Image(Box<watcher::Event<ManagedImage>>),
 }
 
-pub async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let cluster = Cluster::connect(&arguments.place).await?;
-    // Asked for also when watching, so that a wrong name ends in words and not in an empty screen.
+pub async fn run(arguments: StatusArguments) -> anyhow::Result<()> {
+    let cluster = ClusterConnection::connect(&arguments.kubectl_flags).await?;
+    // Fetched also when watching, so that a wrong name is an error and not an empty screen.
     let view = fetch(&cluster, &arguments).await?;
     let mut screen = Screen::new();
     screen.show(&arguments.render(&view, screen.width()))?;
     if arguments.watch { watch(&cluster, &arguments, screen).await } else { Ok(()) }
 }
 
-impl Arguments {
-    fn families(&self, cluster: &Cluster) -> Api<ImageFamily> {
+impl StatusArguments {
+    fn families(&self, cluster: &ClusterConnection) -> Api<ImageFamily> {
         if self.all_namespaces {
             Api::all(cluster.client.clone())
         } else {
@@ -80,7 +81,7 @@ impl Arguments {
                 let images: Vec<&ManagedImage> = view.images.values().collect();
                 render::family(family, &images, now, width)
             }
-            (Some(name), None) => format!("family {name} is gone\n"),
+            (Some(name), None) => format!("family {name} was deleted\n"),
             (None, _) => render::families(
                 &view.families.values().collect::<Vec<_>>(),
                 self.all_namespaces,
@@ -91,25 +92,29 @@ impl Arguments {
     }
 }
 
-async fn fetch(cluster: &Cluster, arguments: &Arguments) -> anyhow::Result<View> {
+async fn fetch(cluster: &ClusterConnection, arguments: &StatusArguments) -> anyhow::Result<View> {
     let mut view = View::default();
     let families = arguments.families(cluster);
     if let Some(name) = &arguments.family {
-        view.put_family(cluster.get(families, name).await?);
+        view.insert_family(cluster.get(families, name).await?);
         let images = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         for image in cluster.list(images, Some(&format!("spec.family={name}"))).await? {
-            view.put_image(image);
+            view.insert_image(image);
         }
     } else {
         for family in cluster.list(families, None).await? {
-            view.put_family(family);
+            view.insert_family(family);
         }
     }
     Ok(view)
 }
 
-/// Shows every change until the caller has seen enough. A broken watch is started again.
-async fn watch(cluster: &Cluster, arguments: &Arguments, mut screen: Screen) -> anyhow::Result<()> {
+/// Shows every change until the user stops the command. A broken watch is restarted.
+async fn watch(
+    cluster: &ClusterConnection,
+    arguments: &StatusArguments,
+    mut screen: Screen,
+) -> anyhow::Result<()> {
     let (of_families, of_images) = match &arguments.family {
         Some(name) => (
             watcher::Config::default().fields(&format!("metadata.name={name}")),
@@ -119,7 +124,7 @@ async fn watch(cluster: &Cluster, arguments: &Arguments, mut screen: Screen) -> 
     };
     let families = watcher(arguments.families(cluster), of_families)
         .default_backoff()
-        .map_ok(|event| Seen::Family(Box::new(event)))
+        .map_ok(|event| StatusEvent::Family(Box::new(event)))
         .boxed();
     let images = match of_images {
         Some(config) => {
@@ -127,33 +132,34 @@ async fn watch(cluster: &Cluster, arguments: &Arguments, mut screen: Screen) -> 
                 Api::namespaced(cluster.client.clone(), &cluster.namespace);
             watcher(api, config)
                 .default_backoff()
-                .map_ok(|event| Seen::Image(Box::new(event)))
+                .map_ok(|event| StatusEvent::Image(Box::new(event)))
                 .boxed()
         }
         None => stream::pending().boxed(),
     };
-    let mut seen = stream::select(families, images);
+    let mut events = stream::select(families, images);
     let mut view = View::default();
     let (mut listed, mut changed, mut drawn_at) = (0, false, Instant::now());
-    let mut ticks = interval(DRAW);
+    let mut ticks = interval(MIN_DRAW_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            event = seen.next() => match event {
+            event = events.next() => match event {
                 Some(Ok(event)) => {
                     listed += usize::from(event.is_listed());
-                    view.take(event);
+                    view.apply(event);
                     changed = true;
                 }
-                Some(Err(error)) if is_refused(&error) => bail!("the API server refuses the watch: \
-                    {error}"),
+                Some(Err(error)) if is_rejected(&error) => bail!("the API server rejects the \
+                    watch: {error}"),
                 Some(Err(_)) => {}
                 None => bail!("the watch has ended"),
             },
             _ = ticks.tick() => {
-                // Before the first listing is whole, what was fetched stands.
-                let whole = listed > usize::from(arguments.family.is_some());
-                if whole && (changed || screen.is_live() && drawn_at.elapsed() >= AGE) {
+                // The fetched objects stay on the screen until the first lists are complete.
+                let complete = listed > usize::from(arguments.family.is_some());
+                let aged = screen.is_live() && drawn_at.elapsed() >= AGE_REFRESH_INTERVAL;
+                if complete && (changed || aged) {
                     screen.show(&arguments.render(&view, screen.width()))?;
                     (changed, drawn_at) = (false, Instant::now());
                 }
@@ -162,7 +168,7 @@ async fn watch(cluster: &Cluster, arguments: &Arguments, mut screen: Screen) -> 
     }
 }
 
-fn is_refused(error: &watcher::Error) -> bool {
+fn is_rejected(error: &watcher::Error) -> bool {
     let (watcher::Error::InitialListFailed(source) | watcher::Error::WatchStartFailed(source)) =
         error
     else {
@@ -171,7 +177,7 @@ fn is_refused(error: &watcher::Error) -> bool {
     matches!(source, kube::Error::Api(status) if status.is_forbidden() || status.is_not_found())
 }
 
-impl Seen {
+impl StatusEvent {
     fn is_listed(&self) -> bool {
         match self {
             Self::Family(event) => matches!(**event, watcher::Event::InitDone),
@@ -181,25 +187,25 @@ impl Seen {
 }
 
 impl View {
-    fn put_family(&mut self, family: ImageFamily) {
-        self.families.insert(place(&family), family);
+    fn insert_family(&mut self, family: ImageFamily) {
+        self.families.insert(key(&family), family);
     }
 
-    fn put_image(&mut self, image: ManagedImage) {
+    fn insert_image(&mut self, image: ManagedImage) {
         self.images.insert(image.name_any(), image);
     }
 
-    fn take(&mut self, seen: Seen) {
+    fn apply(&mut self, event: StatusEvent) {
         use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
-        match seen {
-            Seen::Family(event) => match *event {
-                Apply(family) | InitApply(family) => self.put_family(family),
-                Delete(family) => _ = self.families.remove(&place(&family)),
+        match event {
+            StatusEvent::Family(event) => match *event {
+                Apply(family) | InitApply(family) => self.insert_family(family),
+                Delete(family) => _ = self.families.remove(&key(&family)),
                 Init => self.families.clear(),
                 InitDone => {}
             },
-            Seen::Image(event) => match *event {
-                Apply(image) | InitApply(image) => self.put_image(image),
+            StatusEvent::Image(event) => match *event {
+                Apply(image) | InitApply(image) => self.insert_image(image),
                 Delete(image) => _ = self.images.remove(&image.name_any()),
                 Init => self.images.clear(),
                 InitDone => {}
@@ -208,6 +214,6 @@ impl View {
     }
 }
 
-fn place(family: &ImageFamily) -> (String, String) {
+fn key(family: &ImageFamily) -> (String, String) {
     (family.namespace().unwrap_or_default(), family.name_any())
 }

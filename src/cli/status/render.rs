@@ -1,5 +1,5 @@
-//! A family, or several, as text for a terminal. Pure: the time and the width are arguments. Always
-//! with colours; whoever prints takes them out where they are not wanted.
+//! Renders one or several families as text for a terminal. Pure: the time and the width are
+//! arguments. The text always has colours, which the screen removes if it shows none.
 
 use std::fmt::Write as _;
 
@@ -14,12 +14,12 @@ use crate::api::{
     condition::{self, shorten},
 };
 
-/// The least that a column is cut to, however narrow the terminal.
-const LEAST: usize = 16;
-/// Characters between two columns.
-const GAP: usize = 2;
+/// Minimum width to which a column is cut, however narrow the terminal.
+const MIN_COLUMN_WIDTH: usize = 16;
+/// Number of spaces between two columns.
+const COLUMN_GAP: usize = 2;
 
-/// A family: its summary, its upstreams, its images by level, and the rollouts that need a person.
+/// Renders a family: its summary, its upstreams, its images by level, and its incomplete rollouts.
 pub fn family(
     family: &ImageFamily,
     images: &[&ManagedImage],
@@ -48,10 +48,10 @@ pub fn family(
     text
 }
 
-/// Families in short, one a line.
+/// Renders a list of families, one per line.
 pub fn families(
     families: &[&ImageFamily],
-    namespaces: bool,
+    all_namespaces: bool,
     now: Timestamp,
     width: Option<u16>,
 ) -> String {
@@ -59,7 +59,7 @@ pub fn families(
         return "no families\n".into();
     }
     let mut header = vec!["FAMILY", "READY", "IMAGES", "CASCADE", "SINCE", "MESSAGE"];
-    if namespaces {
+    if all_namespaces {
         header.insert(0, "NAMESPACE");
     }
     let empty = ImageFamilyStatus::default();
@@ -73,9 +73,9 @@ pub fn families(
             counts(&status.counts).into(),
             status.cascade.as_ref().map_or("-", |cascade| &cascade.name).into(),
             age(since, now).into(),
-            ready.map_or("not looked at yet", |condition| &condition.message).into(),
+            ready.map_or("not reconciled yet", |condition| &condition.message).into(),
         ];
-        if namespaces {
+        if all_namespaces {
             row.insert(0, family.namespace().unwrap_or_default().into());
         }
         row
@@ -83,21 +83,21 @@ pub fn families(
     table(&header, rows.collect(), width)
 }
 
-/// A text and how it is painted.
-struct Painted {
+/// A text with its style.
+struct StyledText {
     text: String,
     colour: Option<Color>,
     bold: bool,
 }
 
-impl<T: ToString> From<T> for Painted {
+impl<T: ToString> From<T> for StyledText {
     fn from(text: T) -> Self {
         Self { text: text.to_string(), colour: None, bold: false }
     }
 }
 
-fn painted(text: &str, colour: Color) -> Painted {
-    Painted { text: text.into(), colour: Some(colour), bold: false }
+fn styled(text: &str, colour: Color) -> StyledText {
+    StyledText { text: text.into(), colour: Some(colour), bold: false }
 }
 
 fn summary(
@@ -127,15 +127,13 @@ fn summary(
     } else if let Some(pending) = &status.pending {
         lines.push((
             "Pending",
-            format!("changes since {} ago wait for a cascade", age(pending.since, now)),
+            format!("changes from {} ago wait for a cascade", age(pending.since, now)),
         ));
     }
     if family.spec.suspend {
         lines.push((
             "Suspend",
-            "nothing is built, tagged or rolled out until `spec.suspend` is \
-                                taken out"
-                .into(),
+            "nothing is built, tagged or rolled out until `spec.suspend` is removed".into(),
         ));
     }
     lines.into_iter().fold(String::new(), |text, (name, value)| {
@@ -144,7 +142,7 @@ fn summary(
     })
 }
 
-fn upstream_row(upstream: &UpstreamStatus, now: Timestamp) -> Vec<Painted> {
+fn upstream_row(upstream: &UpstreamStatus, now: Timestamp) -> Vec<StyledText> {
     let adopted = upstream.adopted.as_ref();
     let candidate = upstream.candidate.as_ref();
     vec![
@@ -154,7 +152,7 @@ fn upstream_row(upstream: &UpstreamStatus, now: Timestamp) -> Vec<Painted> {
         age(adopted.and_then(|adopted| adopted.since), now).into(),
         candidate.map_or_else(
             || "-".into(),
-            |candidate| painted(&short(Some(&candidate.digest)), Color::Cyan),
+            |candidate| styled(&short(Some(&candidate.digest)), Color::Cyan),
         ),
         why(
             upstream.reason.as_deref().unwrap_or_default(),
@@ -164,18 +162,18 @@ fn upstream_row(upstream: &UpstreamStatus, now: Timestamp) -> Vec<Painted> {
     ]
 }
 
-fn image_row(image: &ManagedImage, now: Timestamp) -> Vec<Painted> {
+fn image_row(image: &ManagedImage, now: Timestamp) -> Vec<StyledText> {
     let Some(status) = &image.status else {
-        let unknown = ["-"; 4].map(Painted::from);
+        let unknown = ["-"; 4].map(StyledText::from);
         let mut row = vec![image.spec.level.into(), (&image.spec.image).into()];
         row.extend(unknown);
-        row.push("not looked at yet".into());
+        row.push("not reconciled yet".into());
         return row;
     };
     vec![
         image.spec.level.into(),
-        Painted { bold: true, ..(&image.spec.image).into() },
-        painted(status.state.as_str(), colour(status.state)),
+        StyledText { bold: true, ..(&image.spec.image).into() },
+        styled(status.state.as_str(), colour(status.state)),
         status.build.map_or_else(|| "-".to_owned(), |build| build.to_string()).into(),
         short(status.digest.as_deref()).into(),
         age(status.since, now).into(),
@@ -183,16 +181,16 @@ fn image_row(image: &ManagedImage, now: Timestamp) -> Vec<Painted> {
     ]
 }
 
-/// The rollouts of an image that are not complete.
-fn rollout_rows(image: &ManagedImage) -> Vec<Vec<Painted>> {
+/// Renders the rollouts of an image that are not complete.
+fn rollout_rows(image: &ManagedImage) -> Vec<Vec<StyledText>> {
     let rollouts = image.status.iter().flat_map(|status| &status.rollouts);
     rollouts
         .filter_map(|rollout| {
             let state = match rollout.state {
                 RolloutState::Complete => return None,
-                RolloutState::Progressing => painted("Progressing", Color::Yellow),
-                RolloutState::Stalled => painted("Stalled", Color::Red),
-                RolloutState::Refused => painted("Refused", Color::Red),
+                RolloutState::Progressing => styled("Progressing", Color::Yellow),
+                RolloutState::Stalled => styled("Stalled", Color::Red),
+                RolloutState::Refused => styled("Refused", Color::Red),
             };
             Some(vec![
                 (&image.spec.image).into(),
@@ -204,8 +202,9 @@ fn rollout_rows(image: &ManagedImage) -> Vec<Vec<Painted>> {
         .collect()
 }
 
-/// A table that fits into `width`, as far as that leaves a column [`LEAST`] characters.
-fn table(header: &[&str], rows: Vec<Vec<Painted>>, width: Option<u16>) -> String {
+/// Renders a table that fits into `width`, unless a column would get less than
+/// [`MIN_COLUMN_WIDTH`].
+fn table(header: &[&str], rows: Vec<Vec<StyledText>>, width: Option<u16>) -> String {
     let widest = |column: usize| {
         let cells = rows
             .iter()
@@ -224,26 +223,28 @@ fn table(header: &[&str], rows: Vec<Vec<Painted>>, width: Option<u16>) -> String
         );
     }
     for column in table.column_iter_mut() {
-        column.set_padding((0, u16::try_from(GAP).unwrap_or(1)));
+        column.set_padding((0, u16::try_from(COLUMN_GAP).unwrap_or(1)));
     }
     table.lines().fold(String::new(), |text, line| text + line.trim_end() + "\n")
 }
 
-/// Takes from the last column, and when that is at its least, from whichever is the widest.
+/// Reduces the widths of columns to fit into `width`: first that of the last column down to the
+/// minimum, then always the widest.
 fn fit(mut widths: Vec<usize>, width: usize) -> Vec<usize> {
-    let excess = (widths.iter().map(|width| width + GAP).sum::<usize>()).saturating_sub(width);
+    let excess =
+        (widths.iter().map(|width| width + COLUMN_GAP).sum::<usize>()).saturating_sub(width);
     for _ in 0..excess {
-        let last = widths.last().is_some_and(|last| *last > LEAST);
+        let last = widths.last().is_some_and(|last| *last > MIN_COLUMN_WIDTH);
         let chosen = if last { widths.last_mut() } else { widths.iter_mut().max() };
         match chosen {
-            Some(width) if *width > LEAST => *width -= 1,
+            Some(width) if *width > MIN_COLUMN_WIDTH => *width -= 1,
             _ => break,
         }
     }
     widths
 }
 
-impl Painted {
+impl StyledText {
     fn cut(self, width: usize) -> Cell {
         let mut cell = Cell::new(shorten(&one_line(&self.text), width));
         if let Some(colour) = self.colour {
@@ -261,15 +262,15 @@ fn ready(status: &ImageFamilyStatus) -> Option<&Condition> {
     status.conditions.iter().find(|condition| condition.type_ == condition::READY)
 }
 
-fn readiness(ready: Option<&Condition>) -> Painted {
+fn readiness(ready: Option<&Condition>) -> StyledText {
     match ready.map(|condition| condition.status.as_str()) {
-        Some("True") => painted("True", Color::Green),
-        Some(other) => painted(other, Color::Yellow),
+        Some("True") => styled("True", Color::Green),
+        Some(other) => styled(other, Color::Yellow),
         None => "Unknown".into(),
     }
 }
 
-/// All images, and how many of them are in which state.
+/// Renders the number of images in total and in each state.
 fn counts(counts: &ImageCounts) -> String {
     let states = [
         ("current", counts.current),
@@ -303,7 +304,7 @@ fn colour(state: ImageState) -> Color {
     }
 }
 
-/// The first characters of a digest.
+/// Returns the first 12 hexadecimal digits of a digest.
 fn short(digest: Option<&str>) -> String {
     digest.map_or_else(
         || "-".into(),
@@ -320,7 +321,7 @@ fn why(reason: &str, message: &str) -> String {
     }
 }
 
-/// How long ago something was, as kubectl writes it.
+/// Returns the time since `since`, in the format of kubectl.
 pub fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     let Some(since) = since else { return "-".into() };
     let seconds = now.duration_since(since).as_secs().max(0);

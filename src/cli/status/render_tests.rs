@@ -37,7 +37,10 @@ fn the_family() -> ImageFamily {
 fn image(level: i32, name: &str, status: &serde_json::Value) -> ManagedImage {
     serde_json::from_value(json!({
         "metadata": {"name": format!("flask.{name}"), "namespace": "team"},
-        "spec": {"family": "flask", "image": name, "repository": format!("r.example.com/team/{name}"), "level": level},
+        "spec": {
+            "family": "flask", "image": name, "level": level,
+            "repository": format!("r.example.com/team/{name}")
+        },
         "status": status
     }))
     .expect("an image")
@@ -55,19 +58,21 @@ fn the_images() -> Vec<ManagedImage> {
         image(
             1,
             "base",
-            &json!({"state": "Current", "reason": "Current", "since": since, "build": 2, "digest": digest("c"),
+            &json!({"state": "Current", "reason": "Current", "since": since, "build": 2,
+            "digest": digest("c"),
             "rollouts": [
-                {"workload": "Deployment team/web", "digest": digest("c"), "state": "Complete", "message": "all 3 pods are updated"},
-                {"workload": "Deployment shop/web", "digest": digest("c"), "state": "Refused", "message": "namespace \
-                    shop does not consent"}
+                {"workload": "Deployment team/web", "digest": digest("c"), "state": "Complete",
+                 "message": "all 3 pods run it"},
+                {"workload": "Deployment shop/web", "digest": digest("c"), "state": "Refused",
+                 "message": "namespace shop does not consent"}
             ]}),
         ),
         image(
             2,
             "python",
             &json!({"state": "Building", "reason": "Building",
-            "message": "build 2 runs as Job gs-python-0123456789ab;\nbecause upstream debian moved", "since": since, "build": 1,
-            "digest": digest("d")}),
+            "message": "build 2 runs as Job gs-python-0123456789ab;\nbecause upstream debian moved",
+            "since": since, "build": 1, "digest": digest("d")}),
         ),
         image(
             2,
@@ -97,7 +102,7 @@ fn a_narrow_terminal_cuts_the_last_column_and_then_the_widest() {
 }
 
 #[test]
-fn states_are_painted() {
+fn states_are_coloured() {
     let images = the_images();
     let text = family(&the_family(), &images.iter().collect::<Vec<_>>(), now(), None);
     let line =
@@ -112,7 +117,7 @@ fn states_are_painted() {
 }
 
 #[test]
-fn families_are_shown_one_a_line() {
+fn families_are_shown_one_per_line() {
     let mut young = the_family();
     (young.metadata.name, young.status) = (Some("young".into()), None);
     let text = families(&[&the_family(), &young], true, now(), Some(100));
@@ -121,7 +126,7 @@ fn families_are_shown_one_a_line() {
 }
 
 #[test]
-fn ages_are_as_kubectl_writes_them() {
+fn ages_have_the_format_of_kubectl() {
     let ago = |seconds| age(Some(now() - jiff::SignedDuration::from_secs(seconds)), now());
     assert_eq!(
         [0, 119, 120, 7_199, 7_200, 200_000].map(ago),

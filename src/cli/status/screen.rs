@@ -1,11 +1,11 @@
-//! Standard output: drawn over on a terminal, appended to elsewhere; in colour only where that is
-//! wanted (`NO_COLOR`).
+//! Standard output. Text is redrawn in place on a terminal and appended elsewhere. Colours respect
+//! `NO_COLOR`.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
 use anstream::{AutoStream, ColorChoice};
 
-/// Standard output, and what stands there.
+/// Standard output and the text that it shows.
 #[derive(Debug)]
 pub struct Screen {
     live: bool,
@@ -23,18 +23,17 @@ impl Screen {
         }
     }
 
-    /// Whether what was shown is drawn over.
+    /// Returns whether the text is redrawn in place.
     pub fn is_live(&self) -> bool {
         self.live
     }
 
-    /// The terminal's width in characters; `None` where there is none to fit into.
+    /// Returns the terminal's width in characters, or `None` without a terminal.
     pub fn width(&self) -> Option<u16> {
         if self.live { comfy_table::Table::new().width() } else { None }
     }
 
-    /// Shows a text instead of the one before; appends it, where there is no terminal and it
-    /// differs.
+    /// Replaces the text. Without a terminal, appends the text if it differs.
     pub fn show(&mut self, text: &str) -> io::Result<()> {
         let plain = anstream::adapter::strip_str(text).to_string();
         let wanted = if self.coloured { text } else { plain.as_str() };
@@ -42,10 +41,10 @@ impl Screen {
         match &self.shown {
             None => output.write_all(wanted.as_bytes())?,
             Some(before) if *before == plain => {}
-            // Line by line over the old ones, then the rest is cleared: that does not flicker.
+            // Overwrite line by line and then clear the rest, which avoids flicker.
             Some(_) if self.live => {
                 let lines: String = wanted.lines().flat_map(|line| [line, "\x1b[K\r\n"]).collect();
-                write!(output, "{}{lines}\x1b[J", self.home())?;
+                write!(output, "{}{lines}\x1b[J", self.cursor_home())?;
             }
             Some(_) => write!(output, "\n{wanted}")?,
         }
@@ -54,8 +53,8 @@ impl Screen {
         Ok(())
     }
 
-    /// What moves the cursor to the beginning of the text that stands there.
-    fn home(&self) -> String {
+    /// Returns the control sequence that moves the cursor to the beginning of the shown text.
+    fn cursor_home(&self) -> String {
         let lines = self.shown.as_deref().unwrap_or_default().lines().count();
         if lines == 0 { "\r".into() } else { format!("\x1b[{lines}A\r") }
     }
