@@ -227,8 +227,8 @@ impl<'a, R: Records> ImportStates<'a, R> {
         }
     }
 
-    /// Whether an input of a current image differs from the one that it was built from, or is about
-    /// to.
+    /// Returns whether an input of a current image differs from the one that it was built from, or
+    /// is about to.
     fn has_newer_inputs(
         &self,
         family: &ImportedFamily,
@@ -255,7 +255,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
             || image.from.iter().zip(&inputs.parents).any(has_moved)
     }
 
-    /// Whether each of these images has a digest to build from.
+    /// Returns whether each of these images has a digest to build from.
     fn all_have_digests(&self, images: &[ImageName]) -> bool {
         images.iter().all(|image| {
             let record = self.records.image(image);
@@ -324,7 +324,7 @@ impl ImportedFamily {
         Self { is_paused, is_unevaluated, is_spec_rejected: stalled.is_some(), images, family }
     }
 
-    /// Whether the family starts no build, whatever moves.
+    /// Returns whether the family starts no build, whatever moves.
     const fn is_idle(&self) -> bool {
         self.is_paused || self.is_unevaluated
     }

@@ -271,7 +271,7 @@ fn worlds() -> impl Strategy<Value = FamilyMap> {
     })
 }
 
-/// Whether a family may use an image, according to the definition of exports.
+/// Returns whether a family may use an image, according to the definition of exports.
 fn consents(world: &FamilyMap, user: &FamilyName, import: &ImageName) -> bool {
     let exporter = &world.0[&import.family.to_string()].spec;
     exporter.exports.iter().any(|export| {
@@ -283,7 +283,7 @@ fn consents(world: &FamilyMap, user: &FamilyName, import: &ImageName) -> bool {
     })
 }
 
-/// Whether `to` is an ancestor of `from`, or `from` itself, along edges that may be used.
+/// Returns whether `to` is an ancestor of `from`, or `from` itself, along edges that may be used.
 fn reaches(world: &FamilyMap, from: &ImageName, to: &ImageName) -> bool {
     let (mut stack, mut seen) = (vec![from.clone()], HashSet::new());
     while let Some(name) = stack.pop() {

@@ -148,14 +148,7 @@ impl Lineage {
         let order = toposort(&graph, None).map_err(|_| cycle_error(spec, &graph, &parents))?;
         let mut order: Vec<ImageIndex> =
             order.into_iter().map(|node| ImageIndex::new(node.index())).collect();
-        let mut levels = vec![1; parents.len()];
-        for image in &order {
-            let above = parents[image.position()].iter().filter_map(|parent| match parent {
-                Parent::Image(parent) => Some(levels[parent.position()]),
-                Parent::Upstream(_) | Parent::Import(_) => None,
-            });
-            levels[image.position()] = above.max().unwrap_or(0) + 1;
-        }
+        let levels = levels_of(&order, &parents);
         // Within a level the order is that of the spec, so that a traversal reads lists parallel to
         // the spec in the order of their memory.
         order.sort_unstable_by_key(|&image| (levels[image.position()], image));
@@ -266,6 +259,19 @@ impl Lineage {
         }
         remaining
     }
+}
+
+/// Returns the level of each image. `order` lists parents before children.
+fn levels_of(order: &[ImageIndex], parents: &[Vec<Parent>]) -> Vec<usize> {
+    let mut levels = vec![1; parents.len()];
+    for image in order {
+        let above = parents[image.position()].iter().filter_map(|parent| match parent {
+            Parent::Image(parent) => Some(levels[parent.position()]),
+            Parent::Upstream(_) | Parent::Import(_) => None,
+        });
+        levels[image.position()] = above.max().unwrap_or(0) + 1;
+    }
+    levels
 }
 
 /// Maps names to their index in a list. Returns an error if a name occurs twice.

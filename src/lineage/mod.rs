@@ -8,6 +8,7 @@
 
 pub mod families;
 mod graph;
+mod import_problem;
 mod index;
 mod path;
 

@@ -203,7 +203,7 @@ impl Faults {
         RegistryFate::Answered
     }
 
-    /// Whether a registry is unreachable for builders.
+    /// Returns whether a registry is unreachable for builders.
     pub fn is_unreachable(&self, host: &str, now: Duration) -> bool {
         self.outages.get(host).is_some_and(|(_, until)| now < *until)
     }

@@ -73,7 +73,8 @@ impl History {
         self.incomplete.insert(repository.into(), complete.into());
     }
 
-    /// Whether an upstream has not moved since its move to this complete index was scheduled.
+    /// Returns whether an upstream has not moved since its move to this complete index was
+    /// scheduled.
     pub fn is_completion_due(&mut self, repository: &str, complete: &str) -> bool {
         self.incomplete.get(repository).is_some_and(|awaited| awaited == complete)
     }
@@ -104,7 +105,7 @@ impl History {
         self.forgotten.insert(family.into());
     }
 
-    /// Whether a user ever deleted a status or a record of a family.
+    /// Returns whether a user ever deleted a status or a record of a family.
     pub fn has_lost_records(&self, family: &str) -> bool {
         self.forgotten.contains(family)
     }
@@ -114,7 +115,7 @@ impl History {
         self.sparing.insert(family.into());
     }
 
-    /// Whether a family's policy ever spared images.
+    /// Returns whether a family's policy ever spared images.
     pub fn has_spared(&self, family: &str) -> bool {
         self.sparing.contains(family)
     }
@@ -124,7 +125,7 @@ impl History {
         self.cancelled = true;
     }
 
-    /// Whether a user ever requested to cancel builds.
+    /// Returns whether a user ever requested to cancel builds.
     pub fn has_cancelled(&self) -> bool {
         self.cancelled
     }
@@ -153,8 +154,8 @@ impl History {
         Some(family)
     }
 
-    /// Whether a family's build numbers may start again while older tags exist: a record of it, or
-    /// the family itself, was deleted.
+    /// Returns whether a family's build numbers may start again while older tags exist: a record of
+    /// it, or the family itself, was deleted.
     pub fn may_count_again(&self, family: &str) -> bool {
         self.has_lost_records(family) || self.recreated.contains(family)
     }

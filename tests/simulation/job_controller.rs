@@ -114,27 +114,27 @@ impl Work {
         label(&self.job, name)
     }
 
-    /// Whether this is a check of a digest rather than a build.
+    /// Returns whether this is a check of a digest rather than a build.
     pub fn is_check(&self) -> bool {
         is_check(&self.job)
     }
 
-    /// Whether it is being deleted.
+    /// Returns whether it is being deleted.
     pub fn is_deleted(&self) -> bool {
         self.deleted
     }
 
-    /// Whether its pod never starts.
+    /// Returns whether its pod never starts.
     pub fn never_starts(&self) -> bool {
         self.end == PodEnd::NotStarted
     }
 
-    /// Whether its pod starts too late, so that it counts as failed before it ends.
+    /// Returns whether its pod starts too late, so that it counts as failed before it ends.
     pub fn starts_too_late(&self) -> bool {
         self.never_starts() || self.start >= half(deadline(&self.job))
     }
 
-    /// Whether a build that succeeded has pushed.
+    /// Returns whether a build that succeeded has pushed.
     pub fn has_pushed(&self) -> bool {
         self.end != PodEnd::SucceedsWithoutPush
     }
@@ -144,7 +144,7 @@ impl Work {
     }
 }
 
-/// Whether a Job is a check of a digest rather than a build.
+/// Returns whether a Job is a check of a digest rather than a build.
 pub fn is_check(job: &Value) -> bool {
     label(job, labels::COMPONENT) == labels::COMPONENT_CHECK
 }
@@ -385,7 +385,10 @@ fn end_pod(cluster: &mut Cluster, job: &str, work: &Work) {
         (false, _) => PushResult::NotPushed,
     };
     let container_name = if work.is_check() { "check" } else { "build" };
-    let failed = |state: Value| json!({"phase": "Failed", "containerStatuses": [container(container_name, state)]});
+    let failed = |state: Value| {
+        let status = container(container_name, state);
+        json!({"phase": "Failed", "containerStatuses": [status]})
+    };
     let prepare = |error: error::PrepareError| {
         let state = ended(1, "Error", &error.to_termination_message());
         json!({"phase": "Failed", "initContainerStatuses": [container("prepare", state)]})

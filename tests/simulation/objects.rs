@@ -50,7 +50,7 @@ impl Kind {
         })
     }
 
-    /// Whether status is a subresource that the controller applies.
+    /// Returns whether status is a subresource that the controller applies.
     pub const fn is_ours(self) -> bool {
         matches!(self, Self::Family | Self::Image | Self::Cascade)
     }

@@ -153,7 +153,7 @@ impl Process {
         process
     }
 
-    /// Whether no reconcile runs and none is due before this time.
+    /// Returns whether no reconcile runs and none is due before this time.
     pub fn is_idle_until(&self, at: Duration) -> bool {
         self.running.is_empty() && self.due.values().all(|due| *due >= at)
     }
@@ -337,7 +337,7 @@ impl Process {
     }
 }
 
-/// Whether a watch of this kind delivers an object.
+/// Returns whether a watch of this kind delivers an object.
 fn is_watched(kind: Kind, object: &Value) -> bool {
     use groundswell::api::labels::{MANAGED_BY, MANAGED_BY_VALUE};
     !matches!(kind, Kind::Job | Kind::Pod) || label(object, MANAGED_BY) == MANAGED_BY_VALUE

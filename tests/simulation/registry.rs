@@ -97,7 +97,7 @@ impl Registry {
         self.repositories.get(repository)?.layers.get(digest).map(Vec::as_slice)
     }
 
-    /// Whether `repository@digest` offers every platform.
+    /// Returns whether `repository@digest` offers every platform.
     pub fn offers_all(&self, pinned: &str) -> bool {
         self.content(pinned)
             .is_some_and(|content| content.contains(PLATFORM) && content.contains(OTHER_PLATFORM))
@@ -176,7 +176,10 @@ impl Repository {
     /// Stores an image for one platform and returns its digest.
     pub fn push(&mut self, content: &Content, annotations: &BTreeMap<String, String>) -> String {
         let config = content.config();
-        let descriptor = |media_type: &str, digest: &str, size: usize| json!({"mediaType": media_type, "digest": digest, "size": size});
+        let descriptor = |type_: &str, digest: &str, size: usize| {
+            let media_type = json!(type_);
+            json!({"mediaType": media_type, "digest": digest, "size": size})
+        };
         let config_digest = Digest::of(&config).to_string();
         let layers: Vec<Value> = content
             .layers

@@ -284,8 +284,8 @@ pub fn breaker_state(
     breaker::state(&input.spec.policy.breaker, &builds, now)
 }
 
-/// Whether an image has a failure that counts for the breaker: of a build or of its infrastructure.
-/// Bad input and cancelled builds do not count.
+/// Returns whether an image has a failure that counts for the breaker: of a build or of its
+/// infrastructure. Bad input and cancelled builds do not count.
 fn has_failed(image: &ImageDecision) -> bool {
     image.failure.as_ref().is_some_and(|failure| {
         matches!(failure.last.class, FailureClass::Build | FailureClass::Infrastructure)

@@ -128,7 +128,7 @@ fn candidates(upstreams: &[UpstreamStatus]) -> Vec<&str> {
     eligible.filter_map(|upstream| Some(upstream.candidate.as_ref()?.digest.as_str())).collect()
 }
 
-/// Whether exactly these candidates superseded the last cascade.
+/// Returns whether exactly these candidates superseded the last cascade.
 fn replaces_superseded(input: &DecideInput<'_>, candidates: &[&str]) -> bool {
     let settled = input.status.pending.as_ref().map(|pending| pending.change.as_str());
     input.superseded().is_some()
@@ -164,7 +164,7 @@ fn settle_time(input: &DecideInput<'_>, change: String, now: Timestamp) -> Settl
     SettleTime { pending, until }
 }
 
-/// Whether a user requested the start of something that needs a build.
+/// Returns whether a user requested the start of something that needs a build.
 fn start_is_requested(
     input: &DecideInput<'_>,
     upstreams: &[UpstreamStatus],

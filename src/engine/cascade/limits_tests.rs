@@ -28,7 +28,7 @@ fn demand(
     }
 }
 
-/// How many builds each may start.
+/// Returns how many builds each family may start.
 fn counts(limits: ConcurrencyLimits, demands: &[Demand<'_>], now: i64) -> Vec<usize> {
     fair_shares(limits, &[], demands, second(now)).iter().map(Vec::len).collect()
 }

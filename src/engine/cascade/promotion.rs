@@ -64,8 +64,8 @@ pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<
         .collect()
 }
 
-/// Whether an image has a digest that may be promoted: it is current, or a user holds it at a
-/// digest that has passed the checks as they are now, or that tags point to already.
+/// Returns whether an image has a digest that may be promoted: it is current, or a user holds it at
+/// a digest that has passed the checks as they are now, or that tags point to already.
 fn is_promotable(image: &ImageDecision) -> bool {
     let Some(verified) = &image.verified else { return false };
     match image.state {

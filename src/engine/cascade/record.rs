@@ -117,7 +117,7 @@ impl<'a> CascadeBuilds<'a> {
     }
 }
 
-/// The order in which builds of one image were started.
+/// Returns a key that sorts the builds of one image by their start.
 fn build_order(build: &ObservedBuild) -> (Option<Timestamp>, i64, i32) {
     (build.started_at, build.identity.number, build.identity.attempt)
 }

@@ -285,7 +285,7 @@ impl ParsedWindow {
         self.schedule.find_next(MakeTimestamp(after)).ok().map(|time| time.timestamp())
     }
 
-    /// Whether the schedule names a date that exists.
+    /// Returns whether the schedule names a date that exists.
     fn ever_opens(&self) -> bool {
         let years = SAMPLE_YEARS
             .iter()

@@ -246,7 +246,8 @@ fn dates_that_exist_are_accepted_however_rare() {
     }
 }
 
-/// Whether a window starts in this minute: the clock shows a start, or is set forward over one.
+/// Returns whether a window starts in this minute: the clock shows a start, or is set forward over
+/// one.
 fn starts_at(window: &ParsedWindow, minute: Timestamp) -> bool {
     let second = SignedDuration::from_secs(1);
     let shown = |time: Timestamp| {

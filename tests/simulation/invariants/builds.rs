@@ -114,7 +114,7 @@ fn build(cluster: &mut Cluster, job: &Value) -> Violations {
     found
 }
 
-/// Whether a window of the scripts, which open once an hour, is open.
+/// Returns whether a window of the scripts, which open once an hour, is open.
 fn is_open(window: &Window, at: Timestamp) -> bool {
     let minute: i64 = window
         .schedule

@@ -134,12 +134,12 @@ impl Invariants {
         self.approved.insert(Approved { family: family.into(), upstream: upstream.into(), digest });
     }
 
-    /// Whether `repository@digest` has passed the required checks of the image.
+    /// Returns whether `repository@digest` has passed the required checks of the image.
     pub fn is_checked(&self, image: &Image, pinned: &str) -> bool {
         self.checked(image, pinned).is_some()
     }
 
-    /// Whether it has, and the controller certainly observes it.
+    /// Returns whether it has, and the controller certainly observes it.
     pub fn is_surely_checked(&self, image: &Image, pinned: &str) -> bool {
         self.checked(image, pinned) == Some(true)
     }

@@ -195,7 +195,7 @@ fn refresh_leaves(cluster: &mut Cluster, pinned: &str) {
     cluster.invariants.leaves.insert(pinned.to_owned(), leaves);
 }
 
-/// Whether a tag of the scripts contains the build number or fingerprint.
+/// Returns whether a tag of the scripts contains the build number or fingerprint.
 fn is_immutable(tag: &str) -> bool {
     let numbered =
         |end: &str| end.strip_prefix('r').is_some_and(|number| number.parse::<u32>().is_ok());

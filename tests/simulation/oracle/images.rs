@@ -129,8 +129,8 @@ impl Oracle<'_> {
         Ok(FinalState::Current)
     }
 
-    /// Whether an image depends on an upstream whose moves are adopted and passed on, so that
-    /// another cascade follows.
+    /// Returns whether an image depends on an upstream whose moves are adopted and passed on, so
+    /// that another cascade follows.
     fn is_reached(&self, family: &FamilyView, image: &Image) -> bool {
         let now = self.cluster.time.truth();
         image.from.iter().any(|edge| {
@@ -156,17 +156,17 @@ impl Oracle<'_> {
             || self.is_held(family.record(&image.name).hold.as_ref())
     }
 
-    /// Whether a hold that a request has set is active.
+    /// Returns whether a hold that a request has set is active.
     pub(super) fn is_held(&self, hold: Option<&ManualHold>) -> bool {
         hold.is_some_and(|hold| self.lasts(hold.until))
     }
 
-    /// Whether a hold with this end is active; `None` is no end.
+    /// Returns whether a hold with this end is active; `None` is no end.
     fn lasts(&self, until: Option<Timestamp>) -> bool {
         until.is_none_or(|until| self.cluster.time.truth() < until)
     }
 
-    /// Whether the last Job of an image failed, or no Job is left.
+    /// Returns whether the last Job of an image failed, or no Job is left.
     fn last_failed(&self, family: &FamilyView, image: &Image) -> bool {
         let jobs = self.cluster.work.values().filter(|work| owner(&work.job) == family.uid);
         let last = jobs
