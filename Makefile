@@ -1,4 +1,4 @@
-# Everything that is done with this repository. `make help` lists it.
+# Every task of this repository. `make help` lists the targets.
 
 SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
@@ -6,40 +6,47 @@ SHELL := /usr/bin/env bash
 
 .PHONY: help
 help: ## List the targets
+	@echo 'With Rust alone:  cargo test    runs every test that needs nothing else, in a few minutes'
+	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo 'Tests that need more than Rust have a feature that says so:'
+	@echo '  cargo test --features needs-git --test git                Git'
+	@echo '  cargo test --features needs-go --test chart               Go (also: registry)'
+	@echo '  cargo test --features needs-cluster --test integration    Debian 12, root and Go (also: scale, end_to_end)'
 
 .PHONY: build
 build: ## Compile the controller and the kubectl plugin
 	GROUNDSWELL_COMMIT=$$(git describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || true) cargo build --locked --release
 
 .PHONY: generate
-generate: ## Write everything generated: CRDs, the chart's copies, deploy/, the API reference
-	GENERATE=1 cargo test --locked --quiet --test generated
-	GENERATE=1 INSTA_UPDATE=always cargo test --locked --quiet --test chart
+generate: ## Write all generated files: CRDs, the chart's copies, deploy/, the API reference (needs Go)
+	GENERATE=1 cargo test --locked --quiet --features needs-go --test generated
+	GENERATE=1 INSTA_UPDATE=always cargo test --locked --quiet --features needs-go --test chart
 
 .PHONY: lint
 lint: ## Check formatting and lints
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- --deny warnings
+	cargo clippy --locked --all-targets --all-features -- --deny warnings
 
 .PHONY: test
-test: ## Run every test: unit, integration and scale (real API server), end to end (real cluster)
+test: ## Run every test, on a real API server and a real cluster too (needs Debian 12, root and Go)
 	dev/test
 
 .PHONY: bench
-bench: ## Run the benchmarks: the engine's pass, and a cascade beside a bare loop (docs/benchmarks.md)
+bench: ## Run the benchmarks: one decision, and a cascade compared with a bare loop (docs/benchmarks.md)
 	dev/bench
 
 .PHONY: simulate
-simulate: ## Run the simulation over SEEDS seeds, from FROM on; SEED=n replays one
+simulate: ## Run the simulation over SEEDS seeds, starting at FROM; SEED=n replays one
 	cargo test --locked --profile cluster --test simulation -- --nocapture $(if $(SEED),replay,the_invariants)
 
 .PHONY: mutants
-mutants: ## Break the engine on purpose, in many ways, and see that the simulation notices each
+mutants: ## Break the engine on purpose, in many ways, and check that the simulation notices each
 	dev/mutants
 
 .PHONY: demo
-demo: ## From nothing to a patched application, shown live
+demo: ## Show everything live, from an empty machine to a patched application
 	dev/demo
 
 .PHONY: demo-down
@@ -55,9 +62,9 @@ cluster-up: ## Start the development cluster
 	dev/cluster up
 
 .PHONY: cluster-down
-cluster-down: ## Stop the development cluster; nothing is left
+cluster-down: ## Stop the development cluster and remove everything of it
 	dev/cluster down
 
 .PHONY: cluster-status
-cluster-status: ## Show what runs of the development cluster
+cluster-status: ## Show what of the development cluster is running
 	dev/cluster status
