@@ -1,0 +1,267 @@
+//! Types, signatures and lines: a search for a type finds one definition, a signature says what its
+//! parts mean, and a line fits into a window.
+
+use std::collections::BTreeMap;
+
+use syn::{Field, GenericArgument, PathArguments, Signature, Type, TypeReference, visit::Visit};
+
+use crate::sources::{read, rust_files_below, sources};
+
+/// The widest line of a source file, in characters.
+const MAX_WIDTH: usize = 100;
+
+/// The names of the types that a file defines: structs, enums, traits and unions anywhere, type
+/// aliases at the top of a module, and the objects that `kube`'s derive makes.
+fn defined_types(syntax: &syn::File) -> Vec<String> {
+    #[derive(Default)]
+    struct Collector {
+        names: Vec<String>,
+        /// How many function bodies the visitor is in.
+        bodies: usize,
+    }
+
+    impl<'ast> Visit<'ast> for Collector {
+        fn visit_item_struct(&mut self, item: &'ast syn::ItemStruct) {
+            self.names.push(item.ident.to_string());
+            let kinds = item.attrs.iter().filter(|attribute| attribute.path().is_ident("kube"));
+            self.names.extend(kinds.filter_map(kind_of).filter(|kind| item.ident != kind));
+            syn::visit::visit_item_struct(self, item);
+        }
+
+        fn visit_item_enum(&mut self, item: &'ast syn::ItemEnum) {
+            self.names.push(item.ident.to_string());
+            syn::visit::visit_item_enum(self, item);
+        }
+
+        fn visit_item_union(&mut self, item: &'ast syn::ItemUnion) {
+            self.names.push(item.ident.to_string());
+            syn::visit::visit_item_union(self, item);
+        }
+
+        fn visit_item_trait(&mut self, item: &'ast syn::ItemTrait) {
+            self.names.push(item.ident.to_string());
+            syn::visit::visit_item_trait(self, item);
+        }
+
+        fn visit_item_type(&mut self, item: &'ast syn::ItemType) {
+            if self.bodies == 0 {
+                self.names.push(item.ident.to_string());
+            }
+        }
+
+        fn visit_block(&mut self, block: &'ast syn::Block) {
+            self.bodies += 1;
+            syn::visit::visit_block(self, block);
+            self.bodies -= 1;
+        }
+    }
+
+    let mut collector = Collector::default();
+    collector.visit_file(syntax);
+    collector.names
+}
+
+/// The kind in `#[kube(kind = "...")]`: the name of the struct that the derive adds.
+fn kind_of(attribute: &syn::Attribute) -> Option<String> {
+    let syn::Meta::List(list) = &attribute.meta else { return None };
+    let tokens = list.tokens.to_string();
+    let (_, rest) = tokens.split_once("kind = \"")?;
+    Some(rest.split('"').next()?.to_owned())
+}
+
+/// The types that are hard to read where a function, a field or an alias names them, each with the
+/// name of the function, field or alias.
+fn unclear_types(syntax: &syn::File) -> Vec<String> {
+    #[derive(Default)]
+    struct Collector {
+        found: Vec<String>,
+    }
+
+    impl Collector {
+        fn check(&mut self, what: &str, problems: Vec<&'static str>) {
+            self.found.extend(problems.iter().map(|problem| format!("`{what}` has {problem}")));
+        }
+    }
+
+    impl<'ast> Visit<'ast> for Collector {
+        fn visit_signature(&mut self, signature: &'ast Signature) {
+            let mut problems = Problems::default();
+            problems.visit_signature(signature);
+            self.check(&signature.ident.to_string(), problems.0);
+        }
+
+        fn visit_field(&mut self, field: &'ast Field) {
+            let mut problems = Problems::default();
+            problems.visit_type(&field.ty);
+            let name = field.ident.as_ref().map_or("a field".into(), ToString::to_string);
+            self.check(&name, problems.0);
+        }
+
+        fn visit_item_type(&mut self, item: &'ast syn::ItemType) {
+            let mut problems = Problems::default();
+            problems.visit_type(&item.ty);
+            self.check(&item.ident.to_string(), problems.0);
+        }
+    }
+
+    #[derive(Default)]
+    struct Problems(Vec<&'static str>);
+
+    impl<'ast> Visit<'ast> for Problems {
+        fn visit_type_tuple(&mut self, tuple: &'ast syn::TypeTuple) {
+            if tuple.elems.len() > 2 {
+                self.0.push("a tuple of three or more: name its parts in a struct");
+            }
+            syn::visit::visit_type_tuple(self, tuple);
+        }
+
+        fn visit_path_segment(&mut self, segment: &'ast syn::PathSegment) {
+            for (name, problem) in [
+                ("Result", "a Result in a Result: use one enum, or a variant of the error"),
+                ("Option", "an Option in an Option: use an enum"),
+            ] {
+                if segment.ident == name && first_argument(segment) == Some(name.to_owned()) {
+                    self.0.push(problem);
+                }
+            }
+            syn::visit::visit_path_segment(self, segment);
+        }
+    }
+
+    let mut collector = Collector::default();
+    collector.visit_file(syntax);
+    collector.found
+}
+
+/// The last name of the first type argument, seen through references.
+fn first_argument(segment: &syn::PathSegment) -> Option<String> {
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
+    let GenericArgument::Type(argument) = arguments.args.first()? else { return None };
+    let mut argument = argument;
+    while let Type::Reference(TypeReference { elem, .. }) = argument {
+        argument = elem;
+    }
+    let Type::Path(path) = argument else { return None };
+    Some(path.path.segments.last()?.ident.to_string())
+}
+
+fn too_wide(text: &str) -> impl Iterator<Item = usize> {
+    let lines = text.lines().enumerate();
+    lines.filter(|(_, line)| line.chars().count() > MAX_WIDTH).map(|(number, _)| number + 1)
+}
+
+#[test]
+#[ignore = "until the renames have landed"]
+fn a_type_name_is_defined_once() {
+    let mut definitions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in sources() {
+        for name in defined_types(&file.syntax) {
+            definitions.entry(name).or_default().push(file.path.display().to_string());
+        }
+    }
+    let twice: Vec<String> = definitions
+        .into_iter()
+        .filter(|(_, places)| places.len() > 1)
+        .map(|(name, places)| format!("{name}: {}", places.join(" ")))
+        .collect();
+    assert!(twice.is_empty(), "defined more than once:\n{}", twice.join("\n"));
+}
+
+#[test]
+#[ignore = "until the renames have landed"]
+fn signatures_name_their_parts() {
+    let mut wrong = Vec::new();
+    for file in sources() {
+        let found = unclear_types(&file.syntax).into_iter();
+        wrong.extend(found.map(|problem| format!("{}: {problem}", file.path.display())));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "until the renames have landed"]
+fn lines_are_at_most_100_characters_wide() {
+    let mut wrong = Vec::new();
+    for path in ["src", "tests", "benches"].into_iter().flat_map(rust_files_below) {
+        let text = read(&path).expect("source code is text");
+        wrong.extend(too_wide(&text).map(|line| format!("{}:{line}", path.display())));
+    }
+    assert!(wrong.is_empty(), "wider than {MAX_WIDTH} characters:\n{}", wrong.join("\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(code: &str) -> syn::File {
+        syn::parse_file(code).expect("code")
+    }
+
+    #[test]
+    fn every_kind_of_definition_is_found() {
+        let code = "
+            #[kube(group = \"x\", kind = \"Family\")] struct FamilySpec { x: u8 }
+            enum E {} trait T { type Associated; } union U { a: u8 }
+            type Alias = u8;
+            mod tests { struct InModule; type InModuleAlias = u8; }
+            fn f() { struct InFunction; type Local = u8; }
+            impl T for E { type Associated = u8; }
+            fn g<Parameter>() {}
+        ";
+        let mut names = defined_types(&parse(code));
+        names.sort();
+        let expected = [
+            "Alias",
+            "E",
+            "Family",
+            "FamilySpec",
+            "InFunction",
+            "InModule",
+            "InModuleAlias",
+            "T",
+            "U",
+        ];
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn unclear_types_are_found() {
+        for code in [
+            "fn f(_: (u8, u8, u8)) {}",
+            "fn f() -> Vec<(u8, u8, u8)> {}",
+            "fn f() -> impl Iterator<Item = (u8, u8, u8)> {}",
+            "fn f(_: impl Fn((u8, u8, u8))) {}",
+            "fn f<T: Iterator<Item = (u8, u8, u8)>>() {}",
+            "fn f<T>() where T: Into<(u8, u8, u8)> {}",
+            "impl X { fn f() -> Result<Result<u8, A>, B> {} }",
+            "trait T { fn f() -> io::Result<std::result::Result<u8, A>>; }",
+            "fn f(_: Option<Option<u8>>) {}",
+            "fn f(_: Option<&Option<u8>>) {}",
+            "struct S { x: BTreeMap<u8, (u8, u8, u8)> }",
+            "struct S(Option<Option<u8>>);",
+            "enum E { V(Result<Result<u8, A>, B>) }",
+            "type A = (u8, u8, u8);",
+            "mod tests { fn f(_: (u8, u8, u8)) {} }",
+        ] {
+            assert_eq!(unclear_types(&parse(code)).len(), 1, "{code}");
+        }
+    }
+
+    #[test]
+    fn clear_types_are_not() {
+        for code in [
+            "fn f(_: (u8, u8)) -> Result<Option<u8>, Error> { let x: (u8, u8, u8) = (1, 2, 3); }",
+            "fn f() -> Option<Result<Option<u8>, Error>> {}",
+            "fn f() -> Result<u8, Option<Option_>> { |x: (u8, u8, u8)| x }",
+            "fn f() {}",
+        ] {
+            assert_eq!(unclear_types(&parse(code)), Vec::<String>::new(), "{code}");
+        }
+    }
+
+    #[test]
+    fn wide_lines_are_found() {
+        let text = format!("{}\n{}\n{}\n", "x".repeat(100), "x".repeat(101), "é".repeat(100));
+        assert_eq!(too_wide(&text).collect::<Vec<_>>(), [2]);
+    }
+}
