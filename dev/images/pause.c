@@ -1,4 +1,4 @@
-/* The first process of a pod: holds its namespaces, reaps orphans, ends when told to. */
+/* The first process of a pod: holds its namespaces, reaps orphans, and ends when it gets a signal to. */
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
