@@ -1,5 +1,7 @@
 //! Git sources against a real Git server: `git http-backend` behind a small HTTP front, on this
 //! machine.
+//!
+//! Needs Git: `cargo test --features needs-git --test git`.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
 

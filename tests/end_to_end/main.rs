@@ -1,6 +1,9 @@
 //! Tests on a whole cluster, with nothing played: a real kubelet and containerd, real builds, a
 //! real registry, workloads that run, and the controller as people run it, two replicas installed
-//! by the chart. Needs root.
+//! by the chart.
+//!
+//! Needs root, Debian 12 and Go, for the cluster that it starts:
+//! `cargo test --features needs-cluster --test end_to_end`.
 
 #![allow(
     clippy::expect_used,

@@ -1,5 +1,7 @@
 //! The registry client against a real registry: CNCF Distribution, which the development cluster
 //! also runs.
+//!
+//! Needs Go, which compiles it: `cargo test --features needs-go --test registry`.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "tests report failures by panicking")]
 

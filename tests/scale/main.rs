@@ -1,8 +1,11 @@
 //! Tests with a family of 200 images on a real API server, etcd, controller manager and registry.
 //! Pods are simulated: kwok plays their lives, and [`writer::Writer`] pushes what their builders
-//! would push. Needs root.
+//! would push.
 //!
-//! What is random follows from a seed that is printed: `GROUNDSWELL_SEED=n cargo test --test scale`
+//! Needs root, Debian 12 and Go, for the cluster that it starts:
+//! `cargo test --features needs-cluster --test scale`.
+//!
+//! What is random follows from a seed that is printed: the same command with `GROUNDSWELL_SEED=n`
 //! has the same again, as far as a cluster's own timing lets it.
 
 #![allow(
