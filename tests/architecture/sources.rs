@@ -229,7 +229,9 @@ fn written_paths(syntax: &syn::File, module: &[String]) -> BTreeSet<Vec<String>>
         }
 
         fn visit_item_use(&mut self, item: &'ast ItemUse) {
-            leaves(&item.tree).iter().for_each(|leaf| self.add(&leaf.path));
+            for leaf in leaves(&item.tree) {
+                self.add(&leaf.path);
+            }
         }
 
         fn visit_path(&mut self, path: &'ast syn::Path) {

@@ -32,12 +32,20 @@ fn with(pointer: &str, value: Value) -> Value {
     spec
 }
 
-#[tokio::test]
-async fn refusals_say_what_is_wrong() {
-    let place = Place::new(&client().await, "schema").await;
-    place.apply_family("fine", &spec()).await.expect("the spec that the others differ from");
+/// A spec that the API server refuses.
+struct Case {
+    what: &'static str,
+    spec: Value,
+    /// A part of the API server's message.
+    message: &'static str,
+}
 
-    let rollout = |rollout: Value| with("/images/0/rollout", json!([rollout]));
+fn case(what: &'static str, spec: Value, message: &'static str) -> Case {
+    Case { what, spec, message }
+}
+
+/// Specs whose edges or sources the API server refuses.
+fn edges_and_sources() -> Vec<Case> {
     let git = |git: Value| with("/images/0/source", json!({ "git": git }));
     let items = |path: &str| {
         with(
@@ -45,51 +53,51 @@ async fn refusals_say_what_is_wrong() {
             json!({ "configMap": { "name": "a", "items": [{ "key": "a", "path": path }] } }),
         )
     };
-    for (what, spec, said) in [
-        (
+    vec![
+        case(
             "unknown upstream",
             with("/images/0/from/0", json!({ "upstream": "alpin" })),
             "names an upstream in `from` that is not in `upstreams`",
         ),
-        (
+        case(
             "an edge to nothing",
             with("/images/0/from/0", json!({ "arg": "A" })),
             "either `upstream` or `image`",
         ),
-        (
+        case(
             "an edge to both",
             with("/images/0/from/0", json!({ "upstream": "alpine", "image": "site" })),
             "either `upstream` or `image`",
         ),
-        (
+        case(
             "as and arg",
             with("/images/0/from/0", json!({ "upstream": "alpine", "as": "a", "arg": "A" })),
             "must not set both `as` and `arg`",
         ),
-        (
+        case(
             "two bases",
             with("/images/1/from/-", json!({ "upstream": "alpine" })),
             "an image has one base",
         ),
-        (
+        case(
             "no source",
             with("/images/0/source", json!({})),
             "exactly one of `inline`, `configMap` and `git`",
         ),
-        (
+        case(
             "two sources",
             with("/images/0/source", json!({ "inline": "FROM a", "configMap": { "name": "a" } })),
             "exactly one of `inline`, `configMap` and `git`",
         ),
-        ("a path upward", items("../a"), "path"),
-        (
+        case("a path upward", items("../a"), "path"),
+        case(
             "a folder upward",
             git(
                 json!({ "url": "https://git.example.com/a", "revision": "main", "path": "a/../b" }),
             ),
             "path must not contain `..`",
         ),
-        (
+        case(
             "a Dockerfile upward",
             git(json!({
                 "url": "https://git.example.com/a", "revision": "main",
@@ -97,56 +105,63 @@ async fn refusals_say_what_is_wrong() {
             })),
             "dockerfile must not contain `..`",
         ),
-        (
+        case(
             "Git too often",
             git(
                 json!({ "url": "https://git.example.com/a", "revision": "main", "interval": "1s" }),
             ),
             "interval must be at least 5s",
         ),
-        (
+        case(
             "Git with a password",
             git(json!({ "url": "https://me:secret@git.example.com/a", "revision": "main" })),
             "url",
         ),
-        (
+    ]
+}
+
+/// Specs of which the API server refuses something else.
+fn other_fields() -> Vec<Case> {
+    let rollout = |rollout: Value| with("/images/0/rollout", json!([rollout]));
+    vec![
+        case(
             "polls too often",
             with("/upstreams/0/interval", json!("1s")),
             "interval must be at least 5s",
         ),
-        ("a bad duration", with("/upstreams/0/interval", json!("5 minutes")), "interval"),
-        (
+        case("a bad duration", with("/upstreams/0/interval", json!("5 minutes")), "interval"),
+        case(
             "a bad digest",
             with("/upstreams/0/hold", json!({ "digest": "sha256:abc" })),
             "hold.digest",
         ),
-        (
+        case(
             "settle above its limit",
             with("/policy", json!({ "settle": "20m" })),
             "settle must not be longer than maxSettle",
         ),
-        ("no parallelism", with("/policy/parallelism", json!(0)), "parallelism"),
-        (
+        case("no parallelism", with("/policy/parallelism", json!(0)), "parallelism"),
+        case(
             "a rollout of nothing",
             rollout(json!({ "container": "web" })),
             "exactly one of `deployment`, `statefulSet`, `daemonSet` and `cronJob`",
         ),
-        (
+        case(
             "a rollout of two",
             rollout(json!({ "deployment": { "name": "a" }, "cronJob": { "name": "a" } })),
             "exactly one of `deployment`",
         ),
-        (
+        case(
             "a workload without a name",
             rollout(json!({ "deployment": {} })),
             "either `name` or `matchLabels`",
         ),
-        (
+        case(
             "a workload named twice",
             rollout(json!({ "deployment": { "name": "a", "matchLabels": { "a": "b" } } })),
             "either `name` or `matchLabels`",
         ),
-        (
+        case(
             "a variable that the operator sets",
             with(
                 "/images/0/checks",
@@ -154,18 +169,26 @@ async fn refusals_say_what_is_wrong() {
             ),
             "remove them from the check's `env`",
         ),
-        ("an image's name", with("/images/0/name", json!("Base")), "images[0].name"),
-        ("a name twice", with("/images/-", family::image("base", "alpine")), "base"),
-        ("no registry", with("/repository", json!("platform")), "repository"),
-        ("no images", with("/images", json!([])), "images"),
-        ("a field that is not there", with("/images/0/frm", json!([])), "frm"),
-    ] {
-        let said_in_fact = place.apply_family("refused", &spec).await.expect_err(what);
-        assert!(said_in_fact.contains(said), "{what}: {said_in_fact}");
+        case("an image's name", with("/images/0/name", json!("Base")), "images[0].name"),
+        case("a name twice", with("/images/-", family::image("base", "alpine")), "base"),
+        case("no registry", with("/repository", json!("platform")), "repository"),
+        case("no images", with("/images", json!([])), "images"),
+        case("a field that is not there", with("/images/0/frm", json!([])), "frm"),
+    ]
+}
+
+#[tokio::test]
+async fn refusals_say_what_is_wrong() {
+    let place = Place::new(&client().await, "schema").await;
+    place.apply_family("fine", &spec()).await.expect("the spec that the others differ from");
+
+    for Case { what, spec, message } in edges_and_sources().into_iter().chain(other_fields()) {
+        let refusal = place.apply_family("refused", &spec).await.expect_err(what);
+        assert!(refusal.contains(message), "{what}: {refusal}");
     }
 
     for name in ["with.dots", &"a".repeat(51)] {
-        let said = place.apply_family(name, &self::spec()).await.expect_err(name);
+        let said = place.apply_family(name, &spec()).await.expect_err(name);
         assert!(said.contains("must be a DNS label of at most 47 characters"), "{name}: {said}");
     }
 }
