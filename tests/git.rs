@@ -3,7 +3,7 @@
 //!
 //! Needs Git: `cargo test --features needs-git --test git`.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "a test says what is wrong by failing")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a test reports an error by failing")]
 
 use std::{
     collections::BTreeMap,
@@ -24,22 +24,22 @@ use groundswell::builds::git::{self, FetchLimits, GitCredential, GitError, subpr
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
-/// What a server does with a request before Git sees it.
+/// What a server does with a request before Git handles it.
 #[derive(Clone, Default)]
 struct Rules {
-    /// The value of `Authorization` that it demands.
+    /// The value of `Authorization` that it requires.
     authorization: Option<String>,
-    /// Where it sends everybody instead.
+    /// The server to which it redirects every request.
     redirect: Option<String>,
 }
 
 struct Front {
     root: PathBuf,
     rules: Rules,
-    seen: Mutex<Vec<Option<String>>>,
+    authorizations: Mutex<Vec<Option<String>>>,
 }
 
-/// A folder of repositories behind HTTP.
+/// A server for a folder of repositories.
 struct Server {
     front: Arc<Front>,
     address: String,
@@ -47,7 +47,8 @@ struct Server {
 
 impl Server {
     async fn start(root: &Path, rules: Rules) -> Self {
-        let front = Arc::new(Front { root: root.to_owned(), rules, seen: Mutex::default() });
+        let front =
+            Arc::new(Front { root: root.to_owned(), rules, authorizations: Mutex::default() });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let address = listener.local_addr().expect("address").to_string();
         let router = Router::new().fallback(serve).with_state(front.clone());
@@ -59,9 +60,9 @@ impl Server {
         format!("http://{}/images", self.address)
     }
 
-    /// The values of `Authorization` that came with the requests.
-    fn seen(&self) -> Vec<Option<String>> {
-        self.front.seen.lock().expect("seen").clone()
+    /// Returns the value of `Authorization` of each request.
+    fn authorizations(&self) -> Vec<Option<String>> {
+        self.front.authorizations.lock().expect("authorizations").clone()
     }
 }
 
@@ -71,7 +72,7 @@ async fn serve(State(front): State<Arc<Front>>, request: Request) -> Response<Bo
         .headers
         .get(header::AUTHORIZATION)
         .map(|value| value.to_str().expect("text").to_owned());
-    front.seen.lock().expect("seen").push(given.clone());
+    front.authorizations.lock().expect("authorizations").push(given.clone());
     if let Some(target) = &front.rules.redirect {
         let location = format!("{target}{}", parts.uri);
         return Response::builder()
@@ -99,7 +100,7 @@ async fn serve(State(front): State<Arc<Front>>, request: Request) -> Response<Bo
     .await
 }
 
-/// One request through `git http-backend`, which speaks CGI.
+/// Runs one request through `git http-backend`, which implements CGI.
 async fn backend(
     root: &Path,
     method: &str,
@@ -237,7 +238,7 @@ async fn fetch(
 }
 
 #[tokio::test]
-async fn branches_and_tags_stand_on_commits() {
+async fn branches_and_tags_resolve_to_commits() {
     let repository = Repository::new();
     let server = Server::start(repository.folder.path(), Rules::default()).await;
     let first = repository.git(&["rev-parse", "HEAD"]);
@@ -249,7 +250,11 @@ async fn branches_and_tags_stand_on_commits() {
         assert_eq!(resolve(&server.url(), revision, None).await.as_ref(), Ok(commit), "{revision}");
     }
     let nowhere = "http://127.0.0.1:9/nothing";
-    assert_eq!(resolve(nowhere, &first, None).await, Ok(first), "a commit is not asked for");
+    assert_eq!(
+        resolve(nowhere, &first, None).await,
+        Ok(first),
+        "a full commit id needs no request"
+    );
     let missing = resolve(&server.url(), "v2", None).await.expect_err("missing");
     assert!(
         matches!(missing, GitError::NotFound { .. }) && missing.to_string().contains("`v2`"),
@@ -259,8 +264,8 @@ async fn branches_and_tags_stand_on_commits() {
         .await
         .expect_err("missing");
     assert!(matches!(no_repository, GitError::NotFound { .. }), "{no_repository}");
-    let away = resolve(nowhere, "main", None).await.expect_err("away");
-    assert!(matches!(away, GitError::Unavailable { .. }), "{away}");
+    let unreachable = resolve(nowhere, "main", None).await.expect_err("unreachable");
+    assert!(matches!(unreachable, GitError::Unavailable { .. }), "{unreachable}");
 }
 
 #[tokio::test]
@@ -299,7 +304,7 @@ async fn a_folder_of_a_commit_becomes_the_context() {
     assert!(context.join("base/Dockerfile").exists() && context.join("README.md").exists());
     assert!(!context.join("base/module").exists(), "submodules are left out");
 
-    for (commit, folder, said) in [
+    for (commit, folder, text) in [
         (second.as_str(), Some("none"), "the folder `none`"),
         (second.as_str(), Some("README.md"), "the folder `README.md`"),
         ("0123456789012345678901234567890123456789", None, "the commit 0123"),
@@ -307,29 +312,29 @@ async fn a_folder_of_a_commit_becomes_the_context() {
         let to = tempfile::tempdir().expect("folder");
         let error = fetch(&server.url(), commit, folder, to.path(), FetchLimits::default())
             .await
-            .expect_err(said);
+            .expect_err(text);
         assert!(
-            matches!(error, GitError::NotFound { .. }) && error.to_string().contains(said),
+            matches!(error, GitError::NotFound { .. }) && error.to_string().contains(text),
             "{error}"
         );
     }
 }
 
 #[tokio::test]
-async fn what_leaves_the_context_or_is_too_much_is_refused() {
+async fn unsafe_links_and_large_sources_are_rejected() {
     let repository = Repository::new();
     let server = Server::start(repository.folder.path(), Rules::default()).await;
     let small = repository.git(&["rev-parse", "HEAD"]);
-    for (limits, said) in [
+    for (limits, text) in [
         (FetchLimits { entries: 3, ..FetchLimits::default() }, "more than 3 files"),
-        (FetchLimits { file: 4, ..FetchLimits::default() }, "README.md has more than"),
+        (FetchLimits { file: 4, ..FetchLimits::default() }, "README.md is larger than"),
         (FetchLimits { written: 30, ..FetchLimits::default() }, "of files"),
         (FetchLimits { received: 10, ..FetchLimits::default() }, "to receive"),
     ] {
         let to = tempfile::tempdir().expect("folder");
-        let error = fetch(&server.url(), &small, None, to.path(), limits).await.expect_err(said);
+        let error = fetch(&server.url(), &small, None, to.path(), limits).await.expect_err(text);
         assert!(
-            matches!(error, GitError::TooLarge { .. }) && error.to_string().contains(said),
+            matches!(error, GitError::TooLarge { .. }) && error.to_string().contains(text),
             "{error}"
         );
     }
@@ -351,7 +356,7 @@ async fn what_leaves_the_context_or_is_too_much_is_refused() {
 }
 
 #[tokio::test]
-async fn a_credential_opens_what_is_closed() {
+async fn a_credential_gives_access_to_a_private_repository() {
     let repository = Repository::new();
     let commit = repository.git(&["rev-parse", "HEAD"]);
     let rules = Rules { authorization: Some(AUTHORIZATION.into()), ..Rules::default() };
@@ -363,7 +368,7 @@ async fn a_credential_opens_what_is_closed() {
     let none = resolve(&server.url(), "main", None).await.expect_err("none");
     assert!(
         matches!(none, GitError::Unavailable { .. })
-            && none.to_string().contains("`secretRef` names none"),
+            && none.to_string().contains("set `source.git.secretRef`"),
         "{none}"
     );
     let wrong = resolve(&server.url(), "main", Some(credential(&server, "hunter3")))
@@ -381,7 +386,7 @@ async fn a_credential_opens_what_is_closed() {
 }
 
 #[tokio::test]
-async fn a_redirect_does_not_take_the_credential_along() {
+async fn a_redirect_does_not_forward_the_credential() {
     let repository = Repository::new();
     let closed = Rules { authorization: Some(AUTHORIZATION.into()), ..Rules::default() };
     let other = Server::start(repository.folder.path(), closed).await;
@@ -397,11 +402,15 @@ async fn a_redirect_does_not_take_the_credential_along() {
         .await
         .expect_err("redirected");
     assert!(error.to_string().contains("redirects to another host"), "{error}");
-    assert_eq!(other.seen(), [None], "the other host was asked, and was shown nothing");
+    assert_eq!(
+        other.authorizations(),
+        [None],
+        "the other host gets a request without the credential"
+    );
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_given_up() {
+async fn a_silent_server_times_out() {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_groundswell"));
     let repository = Repository::new();
     let commit = repository.git(&["rev-parse", "HEAD"]);

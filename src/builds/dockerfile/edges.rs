@@ -1,4 +1,4 @@
-//! The images that a Dockerfile names, held against those that an image's edges declare.
+//! Compares the images that a Dockerfile names with the edges that an image declares.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,32 +13,32 @@ use crate::{
     registry::Reference,
 };
 
-/// The most problems that a message lists.
+/// Maximum number of items in each list of a message.
 const MAX_LISTED: usize = 12;
 
-/// A declared edge: a parent, how the Dockerfile names it, and what it does with it.
+/// A declared edge: a parent, how the Dockerfile names it, and what the Dockerfile does with it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DeclaredEdge {
     /// The parent's name in the family.
     pub name: String,
-    /// The reference that the build takes: `repository@sha256:...`.
+    /// The reference that the build uses: `repository@sha256:...`.
     pub pinned: String,
-    /// The reference that the Dockerfile writes, if it writes one.
+    /// The reference that the Dockerfile names the parent by, if it uses a reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// The build argument that the Dockerfile takes it from, if it takes it from one.
+    /// The build argument that the Dockerfile names the parent by, if it uses an argument.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arg: Option<String>,
-    /// What the Dockerfile does with it.
+    /// What the Dockerfile does with the parent.
     #[serde(rename = "use")]
     pub usage: EdgeUse,
 }
 
-/// How a Dockerfile and the declared edges disagree, with both sides.
+/// The differences between a Dockerfile and the declared edges. The message lists both sides.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the Dockerfile and the image's `from` disagree: {problems}. The Dockerfile names {named}; \
+    "the Dockerfile and the image's `from` do not match: {problems}. The Dockerfile names {named}; \
      `from` declares {declared}. Correct one of them"
 )]
 pub struct DockerfileMismatch {
@@ -47,14 +47,14 @@ pub struct DockerfileMismatch {
     declared: String,
 }
 
-/// Holds the images that a Dockerfile names against the declared edges.
+/// Compares the images that a Dockerfile names with the declared edges.
 ///
-/// Each image that the build needs must be declared, with the same use, and each edge must be
-/// named. Images of stages that the target does not need may be declared and need not be:
-/// `BuildKit` does not even look them up.
+/// Each image that the build needs must be declared with the same use, and the Dockerfile must name
+/// the parent of each edge. Images of stages that the target does not need may be declared but do
+/// not have to be, because `BuildKit` does not even look them up.
 ///
 /// # Errors
-/// A [`DockerfileMismatch`], which says all that disagrees.
+/// Returns a [`DockerfileMismatch`] with all differences.
 pub fn verify_edges(
     dockerfile: &Dockerfile,
     declared: &[DeclaredEdge],
@@ -64,17 +64,17 @@ pub fn verify_edges(
         let stages: Vec<_> =
             dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
         let problem = format!(
-            "`target` is `{}`, and there is no such stage, only {}",
+            "`target` is `{}`, but the Dockerfile has no such stage; its named stages are {}",
             target.unwrap_or_default(),
             listed(stages.iter().map(|stage| format!("`{stage}`")))
         );
         return Err(mismatch(vec![problem], &BTreeMap::new(), declared));
     };
-    let needed = named(dockerfile, built);
+    let needed = needed_images(dockerfile, built);
     let mut problems = replaced_stages(dockerfile, declared);
     let mut uses: BTreeMap<usize, EdgeUse> = BTreeMap::new();
     for (external, usage) in &needed {
-        match declared.iter().position(|edge| names(external, edge)) {
+        match declared.iter().position(|edge| declares(edge, external)) {
             Some(index) => {
                 let strongest = uses.entry(index).or_insert(*usage);
                 *strongest = (*strongest).min(*usage);
@@ -88,24 +88,24 @@ pub fn verify_edges(
         match uses.get(&index) {
             Some(usage) if *usage == edge.usage => {}
             Some(usage) => problems.push(format!(
-                "{} is declared with `use: {:?}`, and {}",
+                "{} is declared with `use: {:?}`, but {}",
                 described(edge),
                 edge.usage,
                 match usage {
-                    EdgeUse::Base => "the built stage stands on it: declare `use: Base`",
+                    EdgeUse::Base => "the target stage is built on it; declare `use: Base`",
                     EdgeUse::BuildStage =>
-                        "the built stage does not stand on it: declare `use: BuildStage`",
+                        "the target stage is not built on it; declare `use: BuildStage`",
                 }
             )),
             None => {
                 let unneeded = elsewhere()
-                    .any(|origin| matches!(origin, Origin::External(e) if names(e, edge)));
+                    .any(|origin| matches!(origin, Origin::External(e) if declares(edge, e)));
                 let twin = declared.iter().take(index).any(|other| same_reference(other, edge));
                 if twin {
                     problems.push(format!("{} is declared twice", described(edge)));
                 } else if !unneeded {
                     problems.push(format!(
-                        "{} is declared, and the Dockerfile does not name it",
+                        "{} is declared, but the Dockerfile does not name it",
                         described(edge)
                     ));
                 }
@@ -115,8 +115,11 @@ pub fn verify_edges(
     if problems.is_empty() { Ok(()) } else { Err(mismatch(problems, &needed, declared)) }
 }
 
-/// The images that the build of a stage needs, and what for.
-pub(super) fn named(dockerfile: &Dockerfile, built: usize) -> BTreeMap<ExternalImage, EdgeUse> {
+/// Returns the images that the build of a stage needs, and what it uses each for.
+pub(super) fn needed_images(
+    dockerfile: &Dockerfile,
+    built: usize,
+) -> BTreeMap<ExternalImage, EdgeUse> {
     let mut found = BTreeMap::new();
     let mut seen = BTreeSet::new();
     let mut open = vec![(built, EdgeUse::Base)];
@@ -140,11 +143,11 @@ pub(super) fn named(dockerfile: &Dockerfile, built: usize) -> BTreeMap<ExternalI
     found
 }
 
-/// Whether an edge declares what a Dockerfile names.
-fn names(external: &ExternalImage, edge: &DeclaredEdge) -> bool {
+/// Whether an edge declares an image that a Dockerfile names.
+fn declares(edge: &DeclaredEdge, external: &ExternalImage) -> bool {
     let same = |text: &str| {
         text == external.name
-            || matches!((whole(text), whole(&external.name)), (Some(a), Some(b)) if a == b)
+            || matches!((full_reference(text), full_reference(&external.name)), (Some(a), Some(b)) if a == b)
     };
     match (&edge.arg, &edge.reference) {
         (Some(arg), _) => external.args.contains(arg) && same(&edge.pinned),
@@ -153,21 +156,22 @@ fn names(external: &ExternalImage, edge: &DeclaredEdge) -> bool {
     }
 }
 
-/// A reference in full, so that `alpine` and `docker.io/library/alpine:latest` are equal.
-fn whole(text: &str) -> Option<Reference> {
+/// Parses a reference into its full form, so that `alpine` and `docker.io/library/alpine:latest`
+/// are equal.
+fn full_reference(text: &str) -> Option<Reference> {
     text.parse().ok()
 }
 
 fn same_reference(a: &DeclaredEdge, b: &DeclaredEdge) -> bool {
-    let named = |edge: &DeclaredEdge| edge.reference.as_deref().and_then(whole);
+    let named = |edge: &DeclaredEdge| edge.reference.as_deref().and_then(full_reference);
     (a.arg.is_some() && a.arg == b.arg)
         || named(a).is_some_and(|reference| named(b) == Some(reference))
 }
 
-/// Stages that `BuildKit` would replace whole: a pinned parent is a named context, and a stage of a
-/// context's name is taken from the context.
+/// Returns a problem for each stage that `BuildKit` would replace: a pinned parent is a named
+/// context, and `BuildKit` takes a stage from the context of the same name.
 fn replaced_stages(dockerfile: &Dockerfile, declared: &[DeclaredEdge]) -> Vec<String> {
-    let key = |text: &str| whole(text).map(|reference| reference.familiar());
+    let key = |text: &str| full_reference(text).map(|reference| reference.familiar());
     let contexts: BTreeSet<_> =
         declared.iter().filter_map(|edge| key(edge.reference.as_deref()?)).collect();
     let stages =
@@ -176,8 +180,8 @@ fn replaced_stages(dockerfile: &Dockerfile, declared: &[DeclaredEdge]) -> Vec<St
         .filter(|(_, name)| key(name).is_some_and(|key| contexts.contains(&key)))
         .map(|(line, name)| {
             format!(
-                "line {line} names a stage `{name}`, as one of the parents is named, and BuildKit \
-                 would replace the stage by the parent: rename the stage"
+                "line {line} names a stage `{name}`, which is also the name of a parent, so BuildKit would \
+                 replace the stage by the parent; rename the stage"
             )
         })
         .collect()
@@ -195,7 +199,7 @@ fn undeclared(external: &ExternalImage, declared: &[DeclaredEdge]) -> String {
     if let Some(edge) = by_arg {
         let _ = write!(
             text,
-            " ({} is only a part of it, or stands there with another value)",
+            " ({} is only a part of the reference, or has another value there)",
             described(edge)
         );
     }

@@ -1,16 +1,17 @@
-//! From the text of a Dockerfile to its instructions: comments, continued lines, the escape
-//! directive, flags, heredocs. The rules are those of `BuildKit`'s `frontend/dockerfile/parser`.
+//! Splits the text of a Dockerfile into instructions: comments, continued lines, the escape
+//! directive, flags, here-documents. The rules are those of `BuildKit`'s
+//! `frontend/dockerfile/parser`.
 
 use crate::builds::dockerfile::lexer;
 
-/// The most bytes of a Dockerfile.
+/// Maximum size of a Dockerfile in bytes.
 const MAX_LENGTH: usize = 1 << 20;
-/// The most flags of one instruction.
+/// Maximum number of flags of one instruction.
 const MAX_FLAGS: usize = 256;
 
-/// Why a Dockerfile can't be followed.
+/// Why a Dockerfile cannot be interpreted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the Dockerfile can't be read: line {line}: {problem}")]
+#[error("the Dockerfile cannot be parsed: line {line}: {problem}")]
 pub struct SyntaxError {
     line: usize,
     problem: String,
@@ -25,23 +26,23 @@ impl SyntaxError {
 /// One instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Instruction {
-    /// The line that it begins on, counted from 1.
+    /// The number of its first line, counted from 1.
     pub(super) line: usize,
-    /// Its keyword in upper case.
+    /// The keyword in upper case.
     pub(super) keyword: String,
-    /// Its flags, `--name=value`, without quotes.
+    /// The flags, as `--name=value`, without quotes.
     pub(super) flags: Vec<String>,
-    /// What comes after the flags.
+    /// The text after the flags.
     pub(super) rest: String,
 }
 
-/// The instructions of a Dockerfile, and the character that escapes in it.
-pub(super) fn read(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError> {
+/// Returns the instructions of a Dockerfile, and its escape character.
+pub(super) fn parse(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError> {
     if text.len() > MAX_LENGTH {
-        return Err(SyntaxError::new(1, "it is larger than 1 MiB"));
+        return Err(SyntaxError::new(1, "the file is larger than 1 MiB"));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let escape = escape(text);
+    let escape = escape_character(text);
     let mut lines = (1..).zip(text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)));
     let mut instructions = Vec::new();
     while let Some((number, first)) = lines.next() {
@@ -60,9 +61,10 @@ pub(super) fn read(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError> 
             continued = more;
         }
         let instruction = split(number, &whole, escape)?;
-        for (name, chomp) in heredocs(&instruction) {
-            let ends =
-                |line: &str| (if chomp { line.trim_start_matches('\t') } else { line }) == name;
+        for Heredoc { name, strip_tabs } in heredocs(&instruction) {
+            let ends = |line: &str| {
+                (if strip_tabs { line.trim_start_matches('\t') } else { line }) == name
+            };
             if !lines.by_ref().any(|(_, line)| ends(line)) {
                 return Err(SyntaxError::new(
                     number,
@@ -75,8 +77,9 @@ pub(super) fn read(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError> 
     Ok((instructions, escape))
 }
 
-/// The escape character: of the directive `# escape`, which may stand only among the first lines.
-fn escape(text: &str) -> char {
+/// Returns the escape character. The directive `# escape` sets it, which is allowed only among the
+/// first lines.
+fn escape_character(text: &str) -> char {
     for line in text.lines() {
         let Some((name, value)) =
             line.trim_start().strip_prefix('#').and_then(|line| line.split_once('='))
@@ -92,8 +95,8 @@ fn escape(text: &str) -> char {
     '\\'
 }
 
-/// A line without the escape character that continues it, and whether there was one. Two of them
-/// are no continuation.
+/// Returns a line without the escape character that continues it, and whether there was one. Two
+/// escape characters do not continue a line.
 fn continuation(line: &str, escape: char) -> (String, bool) {
     match line.trim_end_matches([' ', '\t']).strip_suffix(escape) {
         Some(rest) if !rest.ends_with(escape) => (rest.to_owned(), true),
@@ -117,7 +120,7 @@ fn split(line: usize, text: &str, escape: char) -> Result<Instruction, SyntaxErr
         }
         flags.push(flag);
         if flags.len() > MAX_FLAGS {
-            return Err(SyntaxError::new(line, "it has too many flags"));
+            return Err(SyntaxError::new(line, "the instruction has too many flags"));
         }
     }
     Ok(Instruction {
@@ -128,7 +131,7 @@ fn split(line: usize, text: &str, escape: char) -> Result<Instruction, SyntaxErr
     })
 }
 
-/// A flag without its quotes, and what comes after it.
+/// Returns a flag without its quotes, and the text after it.
 fn flag(text: &str, escape: char) -> (String, &str) {
     let mut flag = String::new();
     let mut quote = None;
@@ -145,8 +148,15 @@ fn flag(text: &str, escape: char) -> (String, &str) {
     (flag, "")
 }
 
-/// The here-documents that follow an instruction: their names, and whether leading tabs count.
-fn heredocs(instruction: &Instruction) -> Vec<(String, bool)> {
+/// A here-document.
+struct Heredoc {
+    name: String,
+    /// Whether leading tabs of its lines are stripped.
+    strip_tabs: bool,
+}
+
+/// Returns the here-documents that follow an instruction.
+fn heredocs(instruction: &Instruction) -> Vec<Heredoc> {
     let mut keyword = instruction.keyword.as_str();
     let mut rest = instruction.rest.as_str();
     let compound;
@@ -162,14 +172,15 @@ fn heredocs(instruction: &Instruction) -> Vec<(String, bool)> {
     lexer::split(rest, '\\').unwrap_or_default().iter().filter_map(|word| heredoc(word)).collect()
 }
 
-/// A word such as `<<EOF`, `3<<-"EOF"`.
-fn heredoc(word: &str) -> Option<(String, bool)> {
+/// Parses a word such as `<<EOF` or `3<<-"EOF"`.
+fn heredoc(word: &str) -> Option<Heredoc> {
     let word = word.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix("<<")?;
-    let (word, chomp) = word.strip_prefix('-').map_or((word, false), |word| (word, true));
+    let (word, strip_tabs) = word.strip_prefix('-').map_or((word, false), |word| (word, true));
     let word = word.trim_start();
     if word.contains('<') {
         return None;
     }
     let name = lexer::unquote(word);
-    (!name.is_empty() && !name.contains(char::is_whitespace)).then_some((name, chomp))
+    (!name.is_empty() && !name.contains(char::is_whitespace))
+        .then_some(Heredoc { name, strip_tabs })
 }

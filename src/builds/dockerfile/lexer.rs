@@ -1,23 +1,24 @@
-//! Words of a Dockerfile: splitting them, taking their quotes off, and filling in build arguments.
+//! Splits the text of an instruction into words, removes quotes and substitutes build arguments.
 //! The rules are those of `BuildKit`'s `frontend/dockerfile/shell`.
 
 use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
-/// How deep `${A:-${B:-...}}` may be nested.
+/// Maximum depth of nested substitutions such as `${A:-${B:-...}}`.
 const MAX_DEPTH: usize = 8;
-/// The most bytes that a word may expand to.
+/// Maximum length of an expanded word in bytes.
 const MAX_LENGTH: usize = 64 * 1024;
 
-/// A word with its arguments filled in.
+/// A word after the substitution of its arguments.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Expanded {
     pub(super) text: String,
-    /// The arguments that were named, set or not.
+    /// The arguments that the word names, whether they are set or not.
     pub(super) used: Vec<String>,
 }
 
-/// Splits a text at white space that is not quoted or escaped; quotes stay. `<<` keeps the white
-/// space after it, as a here-document's name may stand apart. `None` if a quote is not closed.
+/// Splits a text at white space that is not quoted or escaped. Quotes are kept. `<<` keeps the
+/// white space after it, because that may separate it from the name of the here-document. Returns
+/// `None` if a quote is not closed.
 pub(super) fn split(text: &str, escape: char) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word = String::new();
@@ -61,7 +62,7 @@ pub(super) fn split(text: &str, escape: char) -> Option<Vec<String>> {
     quote.is_none().then_some(words)
 }
 
-/// A word without its quotes.
+/// Returns a word without its quotes.
 pub(super) fn unquote(word: &str) -> String {
     let mut text = String::new();
     let mut quote = None;
@@ -75,7 +76,7 @@ pub(super) fn unquote(word: &str) -> String {
     text
 }
 
-/// The fields of a comma-separated list with `"` as its quote.
+/// Returns the fields of a comma-separated list, in which `"` quotes.
 pub(super) fn csv(text: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut quoted = false;
@@ -92,11 +93,12 @@ pub(super) fn csv(text: &str) -> Vec<String> {
     fields
 }
 
-/// Fills in `$NAME` and `${NAME}`, with `:-`, `-`, `:+`, `+`, `:?`, `?`, `#`, `##`, `%` and `%%`,
-/// and takes quotes off.
+/// Substitutes `$NAME` and `${NAME}`, with `:-`, `-`, `:+`, `+`, `:?`, `?`, `#`, `##`, `%` and
+/// `%%`, and removes quotes.
 ///
 /// # Errors
-/// A substitution does not parse, demands a value that is not set, or replaces patterns with `/`.
+/// Returns a message if a substitution does not parse, requires a value that is not set, or
+/// replaces patterns with `/`.
 pub(super) fn expand(
     word: &str,
     escape: char,
@@ -104,7 +106,7 @@ pub(super) fn expand(
 ) -> Result<Expanded, String> {
     let mut expander =
         Expander { chars: word.chars().peekable(), escape, values, used: Vec::new() };
-    let text = expander.until(None, 0)?;
+    let text = expander.expand_until(None, 0)?;
     Ok(Expanded { text, used: expander.used })
 }
 
@@ -116,8 +118,8 @@ struct Expander<'a> {
 }
 
 impl Expander<'_> {
-    /// Everything up to an unquoted `stop`, or to the end.
-    fn until(&mut self, stop: Option<char>, depth: usize) -> Result<String, String> {
+    /// Expands everything up to an unquoted `stop`, or up to the end if `stop` is `None`.
+    fn expand_until(&mut self, stop: Option<char>, depth: usize) -> Result<String, String> {
         if depth > MAX_DEPTH {
             return Err(format!("`${{...}}` is nested deeper than {MAX_DEPTH}"));
         }
@@ -134,7 +136,7 @@ impl Expander<'_> {
                         None => return Err("a quote is not closed".into()),
                     }
                 },
-                '$' => text.push_str(&self.dollar(depth)?),
+                '$' => text.push_str(&self.expand_substitution(depth)?),
                 c if c == self.escape => text.extend(self.chars.next()),
                 c => text.push(c),
             }
@@ -149,7 +151,7 @@ impl Expander<'_> {
         }
     }
 
-    fn dollar(&mut self, depth: usize) -> Result<String, String> {
+    fn expand_substitution(&mut self, depth: usize) -> Result<String, String> {
         if self.chars.next_if_eq(&'{').is_none() {
             let name = self.name();
             return Ok(if name.is_empty() {
@@ -160,7 +162,7 @@ impl Expander<'_> {
         }
         let name = self.name();
         if name.is_empty() {
-            return Err("`${` needs a name after it".into());
+            return Err("`${` requires a name after it".into());
         }
         let empty_is_unset = self.chars.next_if_eq(&':').is_some();
         let sign = self.chars.next();
@@ -168,15 +170,19 @@ impl Expander<'_> {
             return Ok(self.value(&name).unwrap_or_default());
         }
         if let Some(end @ ('#' | '%')) = sign.filter(|_| !empty_is_unset) {
-            let longest = self.chars.next_if_eq(&end).is_some();
-            let pattern = self.until(Some('}'), depth + 1)?;
-            return Ok(trim(&self.value(&name).unwrap_or_default(), &pattern, end == '#', longest));
+            let length = match self.chars.next_if_eq(&end) {
+                Some(_) => TrimLength::Longest,
+                None => TrimLength::Shortest,
+            };
+            let pattern = self.expand_until(Some('}'), depth + 1)?;
+            let side = if end == '#' { TrimSide::Start } else { TrimSide::End };
+            return Ok(trim(&self.value(&name).unwrap_or_default(), &pattern, side, length));
         }
         let word = match sign {
-            Some('-' | '+' | '?') => self.until(Some('}'), depth + 1)?,
+            Some('-' | '+' | '?') => self.expand_until(Some('}'), depth + 1)?,
             _ => {
                 return Err(format!(
-                    "the substitution of `{name}` is not understood; write `${{{name}:-default}}` \
+                    "the substitution of `{name}` is not supported; write `${{{name}:-default}}` \
                      or `${{{name}}}`"
                 ));
             }
@@ -207,26 +213,39 @@ impl Expander<'_> {
     }
 }
 
-/// A value without the shortest, or longest, beginning or end that a pattern of `*` and `?`
-/// matches.
-fn trim(value: &str, pattern: &str, from_start: bool, longest: bool) -> String {
+/// The side of a value that is trimmed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TrimSide {
+    Start,
+    End,
+}
+
+/// Which match of a pattern is trimmed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TrimLength {
+    Shortest,
+    Longest,
+}
+
+/// Returns a value without the beginning or the end that a pattern of `*` and `?` matches.
+fn trim(value: &str, pattern: &str, side: TrimSide, length: TrimLength) -> String {
     let pattern: Vec<_> = pattern.chars().collect();
     let cuts = value.char_indices().map(|(index, _)| index).chain([value.len()]);
     let fits = |part: &str| matches(&part.chars().collect::<Vec<_>>(), &pattern);
-    let kept = cuts.map(|cut| value.split_at(cut)).filter_map(|(start, end)| {
-        if from_start { fits(start).then_some(end) } else { fits(end).then_some(start) }
+    let kept = cuts.map(|cut| value.split_at(cut)).filter_map(|(start, end)| match side {
+        TrimSide::Start => fits(start).then_some(end),
+        TrimSide::End => fits(end).then_some(start),
     });
-    // What is kept is longest where what is cut off is shortest.
-    let best = if longest {
-        kept.min_by_key(|kept| kept.len())
-    } else {
-        kept.max_by_key(|kept| kept.len())
+    // The longest match leaves the shortest rest.
+    let best = match length {
+        TrimLength::Longest => kept.min_by_key(|kept| kept.len()),
+        TrimLength::Shortest => kept.max_by_key(|kept| kept.len()),
     };
     best.unwrap_or(value).to_owned()
 }
 
 fn matches(text: &[char], pattern: &[char]) -> bool {
-    // Where the last `*` stood, and how much of the text it has taken so far.
+    // `star`: the position of the last `*`, and the position in the text up to which it matches.
     let (mut t, mut p, mut star) = (0, 0, None);
     while let Some(c) = text.get(t) {
         match pattern.get(p) {

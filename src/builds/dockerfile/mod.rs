@@ -1,10 +1,10 @@
-//! Which images a Dockerfile names, and whether they are the ones that an image's edges declare.
-//! Pure.
+//! Finds the images that a Dockerfile names, and compares them with the edges that an image
+//! declares. Pure.
 //!
-//! This is no Dockerfile parser: of all instructions it understands `FROM`, `ARG` before the first
-//! `FROM`, `COPY --from` and `RUN --mount=from`, and it follows the rules of `BuildKit`'s own
-//! frontend for these. What it can't follow it refuses: an image that is built from something
-//! undeclared would not be rebuilt when that moves.
+//! This is not a full parser for Dockerfiles. It interprets `FROM`, `ARG` before the first `FROM`,
+//! `COPY --from` and `RUN --mount=from`, by the rules of `BuildKit`'s own frontend. It rejects what
+//! it cannot interpret: an image that is built from an undeclared image would not be rebuilt when
+//! that one changes.
 
 mod edges;
 mod instructions;
@@ -16,12 +16,12 @@ pub use edges::{DeclaredEdge, DockerfileMismatch, verify_edges};
 use instructions::Instruction;
 pub use instructions::SyntaxError;
 
-/// The most stages of a Dockerfile.
+/// Maximum number of stages of a Dockerfile.
 const MAX_STAGES: usize = 256;
-/// The most `COPY --from` and `RUN --mount=from` of a Dockerfile.
+/// Maximum number of `COPY --from` and `RUN --mount=from` in a Dockerfile.
 const MAX_USES: usize = 2048;
 
-/// The stages of a Dockerfile, and where each comes from.
+/// The stages of a Dockerfile, and the images that each uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dockerfile {
     stages: Vec<Stage>,
@@ -35,7 +35,7 @@ struct Stage {
     uses: Vec<Origin>,
 }
 
-/// What a stage stands on, or takes files from.
+/// What a stage is built on, or copies files from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
     Scratch,
@@ -46,30 +46,30 @@ enum Origin {
 /// An image that a Dockerfile names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct ExternalImage {
-    /// As it stands there, before build arguments are filled in.
+    /// The reference as written, before build arguments are substituted.
     written: String,
-    /// The reference.
+    /// The reference after substitution.
     name: String,
-    /// The build arguments that it takes it from.
+    /// The build arguments that the reference uses.
     args: Vec<String>,
-    /// The line, counted from 1.
+    /// The line number, counted from 1.
     line: usize,
 }
 
-/// A platform, for the arguments that `BuildKit` defines by itself.
+/// The platform of the builder, for the arguments that `BuildKit` predefines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BuilderPlatform {
-    /// `linux`, for example.
+    /// The operating system, such as `linux`.
     pub os: &'static str,
-    /// `amd64`, for example.
+    /// The architecture, such as `amd64`.
     pub architecture: &'static str,
 }
 
 impl BuilderPlatform {
-    /// The platform of the machine that this runs on. `prepare` runs in the build's own pod, so it
-    /// is the builder's.
+    /// Returns the platform of this machine. `prepare` runs in the build's own pod, so that it is
+    /// the platform of the builder.
     #[must_use]
-    pub fn here() -> Self {
+    pub fn of_this_machine() -> Self {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
@@ -78,7 +78,7 @@ impl BuilderPlatform {
         Self { os: "linux", architecture }
     }
 
-    /// The arguments that `BuildKit` defines before the first `FROM`.
+    /// Returns the arguments that `BuildKit` predefines before the first `FROM`.
     fn args(self) -> impl Iterator<Item = (String, String)> {
         let pair = format!("{}/{}", self.os, self.architecture);
         ["TARGET", "BUILD"].into_iter().flat_map(move |side| {
@@ -93,32 +93,34 @@ impl BuilderPlatform {
 }
 
 impl Dockerfile {
-    /// Reads a Dockerfile with the build arguments that it will get.
+    /// Parses a Dockerfile with the build arguments that the build passes to it.
     ///
     /// # Errors
-    /// It is larger than 1 MiB, or a line of it can't be followed; the message says which.
+    /// Returns an error if the file is larger than 1 MiB, or if a line cannot be interpreted. The
+    /// message names the line.
     pub fn parse(
         text: &str,
         args: &BTreeMap<String, String>,
         platform: BuilderPlatform,
     ) -> Result<Self, SyntaxError> {
-        let mut reader = StageParser {
+        let mut parser = StageParser {
             given: args,
             globals: platform.args().collect(),
             stages: Vec::new(),
             uses: 0,
         };
-        let (instructions, escape) = instructions::read(text)?;
+        let (instructions, escape) = instructions::parse(text)?;
         for instruction in &instructions {
-            reader.instruction(instruction, escape)?;
+            parser.add_instruction(instruction, escape)?;
         }
-        if reader.stages.is_empty() {
-            return Err(SyntaxError::new(1, "there is no FROM"));
+        if parser.stages.is_empty() {
+            return Err(SyntaxError::new(1, "the file has no FROM"));
         }
-        reader.finish()
+        parser.finish()
     }
 
-    /// The index of the stage that is built: the named one, else the last.
+    /// Returns the index of the stage to build: the one of that name, or the last one if `name` is
+    /// `None`.
     fn target(&self, name: Option<&str>) -> Option<usize> {
         match name {
             None => self.stages.len().checked_sub(1),
@@ -133,12 +135,26 @@ impl Stage {
     }
 }
 
-/// A stage while it is read: other stages that it takes files from may come later.
+/// A stage during parsing. The stages that it copies files from may follow later.
 struct StageDraft {
     name: Option<String>,
     line: usize,
     base: Origin,
-    uses: Vec<(usize, String, bool)>,
+    uses: Vec<FromUse>,
+}
+
+/// A `from` of a `COPY` or of a mount of `RUN`.
+struct FromUse {
+    line: usize,
+    from: String,
+    instruction: FromInstruction,
+}
+
+/// Which instruction has a `from`. Only in `COPY` can it be the number of a stage.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FromInstruction {
+    Copy,
+    RunMount,
 }
 
 struct StageParser<'a> {
@@ -149,14 +165,18 @@ struct StageParser<'a> {
 }
 
 impl StageParser<'_> {
-    fn instruction(&mut self, instruction: &Instruction, escape: char) -> Result<(), SyntaxError> {
+    fn add_instruction(
+        &mut self,
+        instruction: &Instruction,
+        escape: char,
+    ) -> Result<(), SyntaxError> {
         match instruction.keyword.as_str() {
-            "FROM" => self.from(instruction, escape),
-            "ARG" if self.stages.is_empty() => self.arg(instruction, escape),
+            "FROM" => self.add_stage(instruction, escape),
+            "ARG" if self.stages.is_empty() => self.add_global_arg(instruction, escape),
             "COPY" => {
                 for from in instruction.flags.iter().filter_map(|flag| flag.strip_prefix("--from="))
                 {
-                    self.uses_from(instruction.line, from, true)?;
+                    self.add_use(instruction.line, from, FromInstruction::Copy)?;
                 }
                 Ok(())
             }
@@ -172,7 +192,7 @@ impl StageParser<'_> {
                             .map(|(_, from)| from)
                     });
                     if let Some(from) = from.filter(|from| !from.is_empty()) {
-                        self.uses_from(instruction.line, from, false)?;
+                        self.add_use(instruction.line, from, FromInstruction::RunMount)?;
                     }
                 }
                 Ok(())
@@ -181,7 +201,7 @@ impl StageParser<'_> {
         }
     }
 
-    fn from(&mut self, instruction: &Instruction, escape: char) -> Result<(), SyntaxError> {
+    fn add_stage(&mut self, instruction: &Instruction, escape: char) -> Result<(), SyntaxError> {
         let line = instruction.line;
         let wrong = |problem: &str| SyntaxError::new(line, problem);
         let words: Vec<_> = instruction.rest.split_whitespace().collect();
@@ -190,17 +210,17 @@ impl StageParser<'_> {
             [base, word, name] if word.eq_ignore_ascii_case("as") => {
                 (*base, Some(name.to_ascii_lowercase()))
             }
-            _ => return Err(wrong("FROM takes an image, or `image AS stage`")),
+            _ => return Err(wrong("FROM requires `image` or `image AS stage`")),
         };
         if self.stages.len() >= MAX_STAGES {
-            return Err(wrong(&format!("there are more than {MAX_STAGES} stages")));
+            return Err(wrong(&format!("the file has more than {MAX_STAGES} stages")));
         }
         let expanded =
             lexer::expand(written, escape, &self.globals).map_err(|problem| wrong(&problem))?;
         if expanded.text.is_empty() {
             let problem = format!(
-                "FROM {written} is empty: declare the ARG before the first FROM, with a default or \
-                 with a value in `args` or in `from`"
+                "FROM {written} is empty: declare the ARG before the first FROM, and set its value \
+                 as its default, in `args` or in `from`"
             );
             return Err(wrong(&problem));
         }
@@ -222,7 +242,11 @@ impl StageParser<'_> {
         Ok(())
     }
 
-    fn arg(&mut self, instruction: &Instruction, escape: char) -> Result<(), SyntaxError> {
+    fn add_global_arg(
+        &mut self,
+        instruction: &Instruction,
+        escape: char,
+    ) -> Result<(), SyntaxError> {
         for word in lexer::split(&instruction.rest, escape).unwrap_or_default() {
             let (name, default) = match word.split_once('=') {
                 Some((name, default)) => (name, Some(default)),
@@ -244,11 +268,16 @@ impl StageParser<'_> {
         Ok(())
     }
 
-    fn uses_from(&mut self, line: usize, from: &str, by_index: bool) -> Result<(), SyntaxError> {
+    fn add_use(
+        &mut self,
+        line: usize,
+        from: &str,
+        instruction: FromInstruction,
+    ) -> Result<(), SyntaxError> {
         if from.contains('$') {
             let problem = format!(
-                "`from={from}`: BuildKit fills in no arguments here; name a stage with FROM, and \
-                 take it from that"
+                "`from={from}`: BuildKit substitutes no arguments here; declare a stage with FROM \
+                 and copy from that stage"
             );
             return Err(SyntaxError::new(line, &problem));
         }
@@ -256,19 +285,22 @@ impl StageParser<'_> {
         if self.uses > MAX_USES {
             return Err(SyntaxError::new(
                 line,
-                &format!("there are more than {MAX_USES} uses of other images"),
+                &format!("the file copies from other images more than {MAX_USES} times"),
             ));
         }
         match self.stages.last_mut() {
-            Some(stage) => stage.uses.push((line, from.to_owned(), by_index)),
-            None => return Err(SyntaxError::new(line, "it stands before the first FROM")),
+            Some(stage) => stage.uses.push(FromUse { line, from: from.to_owned(), instruction }),
+            None => {
+                return Err(SyntaxError::new(line, "the instruction comes before the first FROM"));
+            }
         }
         Ok(())
     }
 
     fn finish(self) -> Result<Dockerfile, SyntaxError> {
         let names: Vec<_> = self.stages.iter().map(|stage| stage.name.clone()).collect();
-        let origin = |(line, from, by_index): (usize, String, bool)| {
+        let origin = |FromUse { line, from, instruction }: FromUse| {
+            let by_index = instruction == FromInstruction::Copy;
             let stage =
                 names.iter().rposition(|name| name.as_deref() == Some(&from.to_ascii_lowercase()));
             match (by_index.then(|| from.parse::<usize>().ok()).flatten(), stage) {

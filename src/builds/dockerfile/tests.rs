@@ -26,17 +26,17 @@ fn by_arg(arg: &str, usage: EdgeUse) -> DeclaredEdge {
     }
 }
 
-/// The images that a Dockerfile needs, in the order of their names; `*` marks the base.
+/// Returns the images that a Dockerfile needs, sorted by name. `*` marks the base.
 fn needs(text: &str) -> Vec<String> {
     let dockerfile = parse(text);
     let target = dockerfile.target(None).expect("stage");
-    let mut names: Vec<_> = check_names(&dockerfile, target);
+    let mut names: Vec<_> = sorted_needs(&dockerfile, target);
     names.sort();
     names
 }
 
-fn check_names(dockerfile: &Dockerfile, target: usize) -> Vec<String> {
-    crate::builds::dockerfile::edges::named(dockerfile, target)
+fn sorted_needs(dockerfile: &Dockerfile, target: usize) -> Vec<String> {
+    crate::builds::dockerfile::edges::needed_images(dockerfile, target)
         .into_iter()
         .map(
             |(external, usage)| {
@@ -109,39 +109,35 @@ fn finds_every_image_and_no_stage() {
 }
 
 #[test]
-fn arguments_that_are_given_win_over_defaults() {
+fn given_arguments_override_defaults() {
     let args = BTreeMap::from([
         ("TAG".to_owned(), "edge".to_owned()),
         ("LATER".to_owned(), "x".to_owned()),
     ]);
     let dockerfile =
         Dockerfile::parse("ARG TAG=3.20\nFROM alpine:$TAG$LATER", &args, PLATFORM).expect("parses");
-    assert_eq!(
-        check_names(&dockerfile, 0),
-        ["*alpine:edge"],
-        "an argument that is not declared is empty"
-    );
+    assert_eq!(sorted_needs(&dockerfile, 0), ["*alpine:edge"], "an undeclared argument is empty");
 }
 
 #[test]
-fn what_can_not_be_followed_is_refused_with_its_line() {
-    for (text, said) in [
-        ("", "line 1: there is no FROM"),
-        ("RUN x", "there is no FROM"),
-        ("FROM", "line 1: FROM takes an image"),
-        ("FROM a b", "FROM takes an image"),
+fn a_line_that_cannot_be_interpreted_is_rejected_with_its_number() {
+    for (text, expected) in [
+        ("", "line 1: the file has no FROM"),
+        ("RUN x", "the file has no FROM"),
+        ("FROM", "line 1: FROM requires `image`"),
+        ("FROM a b", "FROM requires `image`"),
         ("\nFROM ${NOTHING}", "line 2: FROM ${NOTHING} is empty"),
         ("FROM a\nCOPY --from=$X a b", "line 2: `from=$X`"),
         ("FROM a\nCOPY --from=3 a b", "line 2: there is no stage number 3"),
         ("FROM a\nRUN <<EOF\nx", "line 2: the here-document `EOF` has no end"),
         ("ARG A\nFROM ${A?unset}", "line 2: the argument `A` has no value: unset"),
         ("FROM ${A", "line 1: "),
-        ("FROM ${A/b/c}", "the substitution of `A` is not understood"),
-        ("COPY --from=a b c", "line 1: it stands before the first FROM"),
+        ("FROM ${A/b/c}", "the substitution of `A` is not supported"),
+        ("COPY --from=a b c", "line 1: the instruction comes before the first FROM"),
     ] {
         let error =
             Dockerfile::parse(text, &BTreeMap::new(), PLATFORM).expect_err(text).to_string();
-        assert!(error.contains(said), "{text}: {error}");
+        assert!(error.contains(expected), "{text}: {error}");
     }
     let large = format!("FROM a\n{}", "#".repeat(1 << 20));
     assert!(Dockerfile::parse(&large, &BTreeMap::new(), PLATFORM).is_err());
@@ -179,18 +175,18 @@ fn a_disagreement_names_both_sides() {
     assert!(error.contains("line 1 names `golang:1`, which `from` does not declare"), "{error}");
     assert!(error.ends_with(both), "{error}");
 
-    for (text, edges, target, said) in [
+    for (text, edges, target, expected) in [
         (
             "FROM a",
             vec![edge("a", Base), edge("b", BuildStage)],
             None,
-            "`parent` as `b` is declared, and the Dockerfile does not name it",
+            "`parent` as `b` is declared, but the Dockerfile does not name it",
         ),
         (
             "FROM a",
             vec![edge("a", BuildStage)],
             None,
-            "the built stage stands on it: declare `use: Base`",
+            "the target stage is built on it; declare `use: Base`",
         ),
         (
             "FROM a AS b\nFROM scratch\nCOPY --from=b x y",
@@ -208,7 +204,7 @@ fn a_disagreement_names_both_sides() {
             "FROM a AS b",
             vec![edge("a", Base)],
             Some("c"),
-            "`target` is `c`, and there is no such stage, only `b`",
+            "`target` is `c`, but the Dockerfile has no such stage; its named stages are `b`",
         ),
         (
             "FROM alpine AS alpine\nFROM alpine",
@@ -219,8 +215,8 @@ fn a_disagreement_names_both_sides() {
         ("FROM x AS alpine\nFROM y", vec![edge("alpine:latest", Base)], None, "rename the stage"),
         ("ARG T=2\nFROM a:$T", vec![edge("a:1", Base)], None, "line 2 names `a:$T` (`a:2`)"),
     ] {
-        let error = verify_edges(&parse(text), &edges, target).expect_err(said).to_string();
-        assert!(error.contains(said), "{error}");
+        let error = verify_edges(&parse(text), &edges, target).expect_err(expected).to_string();
+        assert!(error.contains(expected), "{error}");
     }
 }
 

@@ -1,5 +1,5 @@
-//! A Git credential: read from a Secret, held to the hosts that the Secret itself names, and never
-//! shown.
+//! A Git credential: read from a Secret, restricted to the hosts that the Secret itself lists, and
+//! never shown.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -24,8 +24,8 @@ enum GitAuth {
     Key { identity: SecretString, known_hosts: String },
 }
 
-/// A credential on its way to the process that uses it; see [`crate::builds::git::subprocess`]. Its
-/// `Debug` shows nothing.
+/// A credential in transit to the process that uses it; see [`crate::builds::git::subprocess`]. Its
+/// `Debug` output contains no value.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ExposedCredential {
@@ -38,12 +38,12 @@ pub(super) struct ExposedCredential {
 
 impl GitCredential {
     /// Reads a Secret for a repository. `hosts` is the value of its annotation
-    /// [`CREDENTIAL_HOSTS`]: host names, comma separated, each with `:port` where that is not the
-    /// scheme's own. Without it the Secret is sent nowhere.
+    /// [`CREDENTIAL_HOSTS`]: host names, comma separated, each with `:port` unless that is the
+    /// default port of the scheme. Without the annotation the Secret is sent to no host.
     ///
     /// # Errors
-    /// The annotation does not list the repository's host, or a key is missing: `username` and
-    /// `password` for https, `identity` and `known_hosts` for ssh.
+    /// Returns an error if the annotation does not list the repository's host, or if a key is
+    /// missing: `username` and `password` for https, `identity` and `known_hosts` for ssh.
     pub fn from_secret(
         name: &str,
         data: &BTreeMap<String, Vec<u8>>,
@@ -67,13 +67,14 @@ impl GitCredential {
         if host.is_empty() || allowed.next().is_none() {
             let shown = if default_port { host } else { format!("{host}:{port}") };
             return Err(wrong(format!(
-                "its annotation `{CREDENTIAL_HOSTS}` does not list `{shown}`; add the host there \
-                 if the Secret may be sent to it"
+                "its annotation `{CREDENTIAL_HOSTS}` does not list `{shown}`; add the host to it \
+                 if the Secret may be sent there"
             )));
         }
         let key = |key: &str| {
             let value = data.get(key).ok_or_else(|| wrong(format!("it has no key `{key}`")))?;
-            std::str::from_utf8(value).map_err(|_| wrong(format!("its key `{key}` is not text")))
+            std::str::from_utf8(value)
+                .map_err(|_| wrong(format!("the value of its key `{key}` is not UTF-8 text")))
         };
         let auth = if parsed.scheme() == "ssh" {
             GitAuth::Key {
@@ -90,13 +91,13 @@ impl GitCredential {
         Ok(Self { secret: name.to_owned(), auth })
     }
 
-    /// The Secret's name.
+    /// Returns the name of the Secret.
     pub(super) fn secret(&self) -> &str {
         &self.secret
     }
 
-    /// The credential in the form that a server asks for.
-    pub(super) fn present(
+    /// Returns the credential in the form that a server asks for.
+    pub(super) fn to_git2(
         &self,
         user: Option<&str>,
         allowed: CredentialType,
@@ -123,12 +124,14 @@ impl GitCredential {
             GitAuth::Password { .. } => {
                 Err(error(ErrorCode::Auth, "the server does not take a user name and password"))
             }
-            GitAuth::Key { .. } => Err(error(ErrorCode::Auth, "the server does not take a key")),
+            GitAuth::Key { .. } => {
+                Err(error(ErrorCode::Auth, "the server does not accept an ssh key"))
+            }
         }
     }
 
-    /// Whether an ssh server's key is the one that `known_hosts` has for it.
-    pub(super) fn check_host(
+    /// Verifies that `known_hosts` contains the host key of an ssh server.
+    pub(super) fn verify_host(
         &self,
         host: &str,
         port: u16,
@@ -138,12 +141,12 @@ impl GitCredential {
             return Err(error(ErrorCode::Certificate, "the Secret has no `known_hosts`"));
         };
         let Some(key) = key else {
-            return Err(error(ErrorCode::Certificate, "the server shows no key"));
+            return Err(error(ErrorCode::Certificate, "the server sends no host key"));
         };
-        if known(known_hosts, host, port, key) {
+        if has_host_key(known_hosts, host, port, key) {
             return Ok(());
         }
-        Err(error(ErrorCode::Certificate, "`known_hosts` does not have the server's key"))
+        Err(error(ErrorCode::Certificate, "`known_hosts` does not contain the server's host key"))
     }
 
     pub(super) fn expose(&self) -> ExposedCredential {
@@ -188,9 +191,9 @@ impl fmt::Debug for ExposedCredential {
     }
 }
 
-/// Whether a `known_hosts` file has this key for this host, and does not revoke it. Marked
-/// authorities, patterns and hashed names are not read.
-fn known(file: &str, host: &str, port: u16, key: &[u8]) -> bool {
+/// Whether a `known_hosts` file has this key for this host and does not revoke it. Certificate
+/// authorities, patterns and hashed names are not supported.
+fn has_host_key(file: &str, host: &str, port: u16, key: &[u8]) -> bool {
     let name = if port == 22 { host.to_owned() } else { format!("[{host}]:{port}") };
     let encoded = base64::engine::general_purpose::STANDARD.encode(key);
     let mut found = false;
@@ -222,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_held_to_the_hosts_that_it_names() {
+    fn a_secret_is_restricted_to_the_hosts_that_it_lists() {
         let secret = data(&["username", "password", "identity", "known_hosts"]);
         for (hosts, url, allowed) in [
             (Some("git.example.com"), URL, true),
@@ -253,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_key_is_named_and_nothing_is_shown() {
+    fn a_missing_key_is_named_and_no_value_is_shown() {
         let hosts = Some("git.example.com");
         for (keys, url, missing) in [
             (&["username"][..], URL, "`password`"),
@@ -271,23 +274,28 @@ mod tests {
         }
         let credential =
             GitCredential::from_secret("deploy", &data(&["username", "password"]), hosts, URL)
-                .expect("whole");
+                .expect("complete");
         assert!(!format!("{credential:?} {:?}", credential.expose()).contains("hunter2"));
     }
 
     #[test]
-    fn a_host_is_known_by_name_port_and_key() {
+    fn a_host_key_belongs_to_a_name_and_a_port() {
         let key = b"the key";
         let encoded = base64::engine::general_purpose::STANDARD.encode(key);
         let file = format!(
             "# c\nother ssh-rsa {encoded}\nhost,10.0.0.1 ssh-rsa {encoded}\n[host]:2222 ssh-rsa \
              AAAA\n"
         );
-        assert!(known(&file, "host", 22, key));
-        assert!(known(&file, "10.0.0.1", 22, key));
-        assert!(!known(&file, "host", 2222, key));
-        assert!(!known(&file, "host", 22, b"another"));
-        assert!(!known(&file, "third", 22, key));
-        assert!(!known(&format!("{file}@revoked host ssh-rsa {encoded}\n"), "host", 22, key));
+        assert!(has_host_key(&file, "host", 22, key));
+        assert!(has_host_key(&file, "10.0.0.1", 22, key));
+        assert!(!has_host_key(&file, "host", 2222, key));
+        assert!(!has_host_key(&file, "host", 22, b"another"));
+        assert!(!has_host_key(&file, "third", 22, key));
+        assert!(!has_host_key(
+            &format!("{file}@revoked host ssh-rsa {encoded}\n"),
+            "host",
+            22,
+            key
+        ));
     }
 }

@@ -1,10 +1,11 @@
-//! Git as a source: what commit a branch or tag stands on, and the files of a commit.
+//! Git as a source: resolves a branch or tag to a commit, and fetches the files of a commit.
 //!
 //! Everything here blocks and is bounded in bytes, files and time. Nothing of a repository is
-//! executed: no hook, no filter, no submodule, no configuration but ours. In the controller it runs
-//! in a process of its own ([`apart`]), because a server that accepts a connection and then says
-//! nothing can't be timed out inside of libgit2, and because what parses a stranger's bytes in C
-//! should not share memory with the controller. In a build's pod it runs in `prepare`.
+//! executed: no hook, no filter, no submodule, and no configuration except the operator's own. In
+//! the controller it runs in a process of its own (see [`subprocess`]), for two reasons. libgit2
+//! cannot time out a server that accepts a connection and then sends nothing. And C code that
+//! parses untrusted bytes should not share memory with the controller. In a build's pod it runs in
+//! `prepare`.
 
 mod checkout;
 mod credential;
@@ -24,26 +25,27 @@ use url::Url;
 
 pub use credential::GitCredential;
 
-/// How often a server may ask for the credential in one connection: it asks again when it refused.
-const MAX_PROMPTS: u32 = 2;
+/// How often a server may ask for the credential in one connection. It asks again after it has
+/// refused the credential.
+const MAX_CREDENTIAL_PROMPTS: u32 = 2;
 
-/// What a fetch may take.
+/// The upper bounds of one fetch.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchLimits {
-    /// Bytes received from the server.
+    /// Maximum number of bytes received from the server.
     pub received: usize,
-    /// Bytes of one file.
+    /// Maximum size of one file in bytes.
     pub file: u64,
-    /// Bytes of all files together.
+    /// Maximum size of all files together in bytes.
     pub written: u64,
-    /// Files, folders and symbolic links.
+    /// Maximum number of files, folders and symbolic links.
     pub entries: usize,
-    /// Time for all of it.
+    /// Maximum duration of the fetch.
     pub time: Duration,
 }
 
 impl Default for FetchLimits {
-    /// 256 MiB received, 128 MiB a file, 1 GiB in all, 50000 entries, 10 minutes.
+    /// 256 MiB received, 128 MiB per file, 1 GiB in total, 50000 entries, 10 minutes.
     fn default() -> Self {
         Self {
             received: 256 << 20,
@@ -55,44 +57,45 @@ impl Default for FetchLimits {
     }
 }
 
-/// Why a Git source can't be had.
+/// Why a Git source cannot be used.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq, thiserror::Error)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub enum GitError {
     /// The repository, the branch or tag, the commit, or the folder in it does not exist.
-    #[error("Git source {url}: {what} does not exist; correct `source.git`, or push it")]
+    #[error("Git source {url}: {what} does not exist; correct `source.git` or push it")]
     NotFound {
         /// The repository.
         url: String,
         /// What is missing.
         what: String,
     },
-    /// The server is away, slow, or answers with something else; or it refuses the credential.
-    #[error("Git source {url} can't be read: {problem}")]
+    /// The server is unreachable or too slow, does not answer as a Git server, or requires a
+    /// credential.
+    #[error("Git source {url} cannot be read: {problem}")]
     Unavailable {
         /// The repository.
         url: String,
-        /// What happened.
+        /// The cause.
         problem: String,
     },
-    /// The Secret can't be used for this repository.
-    #[error("Secret `{secret}` can't be used for the Git source {url}: {problem}")]
+    /// The Secret cannot be used for this repository.
+    #[error("Secret `{secret}` cannot be used for the Git source {url}: {problem}")]
     Credential {
         /// The Secret's name.
         secret: String,
         /// The repository.
         url: String,
-        /// What is wrong with it.
+        /// What is wrong with the Secret.
         problem: String,
     },
-    /// The source is larger than it may be.
+    /// The source exceeds a limit.
     #[error(
         "Git source {url} is too large: {limit}; move the image's files into a smaller repository"
     )]
     TooLarge {
         /// The repository.
         url: String,
-        /// The limit that was passed.
+        /// The limit that the source exceeds.
         limit: String,
     },
     /// The source has an entry that is not safe to write.
@@ -100,26 +103,26 @@ pub enum GitError {
     Unsafe {
         /// The repository.
         url: String,
-        /// The entry.
+        /// The path of the entry.
         path: String,
-        /// What is wrong with it.
+        /// What is wrong with the entry.
         problem: String,
     },
-    /// Our own disk refused.
-    #[error("the Git source can't be written to {path}: {problem}")]
+    /// The source cannot be written to the local disk.
+    #[error("cannot write the Git source to {path}: {problem}")]
     Disk {
-        /// Where.
+        /// The path.
         path: String,
-        /// What happened.
+        /// The cause.
         problem: String,
     },
 }
 
-/// The commit that a branch or a tag stands on: a branch of the name, else a tag of the name,
-/// peeled. A whole commit id is returned as it is, without asking.
+/// Returns the commit that a branch or a tag points to: the branch of that name, or else the tag of
+/// that name, peeled. A full commit id is returned as it is, without a request.
 ///
 /// # Errors
-/// See [`GitError`].
+/// Returns a [`GitError`] if the server cannot be read or has no such branch or tag.
 pub fn resolve(
     url: &str,
     revision: &str,
@@ -129,7 +132,7 @@ pub fn resolve(
         return Ok(revision.to_owned());
     }
     let parsed = parse(url)?;
-    let unavailable = |error: &git2::Error| failure(url, credential, error);
+    let unavailable = |error: &git2::Error| git_error(url, credential, error);
     let mut remote = Remote::create_detached(url).map_err(|error| unavailable(&error))?;
     let callbacks = callbacks(&parsed, credential);
     let connection = remote
@@ -152,10 +155,11 @@ pub fn resolve(
 }
 
 /// Writes the files of a commit, or of one folder of it, to `destination`, which must not exist.
-/// `scratch` takes the repository meanwhile and must not exist either; it is removed again.
+/// `scratch` holds the repository meanwhile and must not exist either. It is removed afterwards.
 ///
 /// # Errors
-/// See [`GitError`].
+/// Returns a [`GitError`] if the server cannot be read, the commit or the folder does not exist,
+/// the source exceeds the limits or has an unsafe entry, or the disk fails.
 pub fn fetch(
     url: &str,
     commit: &str,
@@ -177,7 +181,7 @@ pub fn fetch(
     let result =
         receive(&repository, &parsed, url, id, credential, limits, deadline).and_then(|()| {
             let commit = repository.find_commit(id).map_err(|_| missing())?;
-            let tree = commit.tree().map_err(|error| failure(url, credential, &error))?;
+            let tree = commit.tree().map_err(|error| git_error(url, credential, &error))?;
             let tree = match folder {
                 None => tree,
                 Some(folder) => {
@@ -191,12 +195,12 @@ pub fn fetch(
             };
             checkout::write(&repository, &tree, url, destination, limits, deadline)
         });
-    // What is left in scratch is no harm: the folder goes with the pod.
+    // Leftovers in scratch do no harm, because they are deleted with the pod.
     let _ = std::fs::remove_dir_all(scratch);
     result
 }
 
-/// Receives one commit without its history where the server gives single commits, else everything
+/// Receives one commit without its history if the server serves single commits, or else everything
 /// that branches and tags reach.
 fn receive(
     repository: &Repository,
@@ -211,43 +215,44 @@ fn receive(
     let all = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
     for (refspecs, depth) in [(&[one.as_str()][..], 1), (&all[..], 0)] {
         let mut remote =
-            repository.remote_anonymous(url).map_err(|error| failure(url, credential, &error))?;
+            repository.remote_anonymous(url).map_err(|error| git_error(url, credential, &error))?;
         let mut too_large = false;
-        let mut too_late = false;
+        let mut timed_out = false;
         let mut callbacks = callbacks(parsed, credential);
         callbacks.transfer_progress(|progress| {
             too_large = progress.received_bytes() > limits.received;
-            too_late = Instant::now() > deadline;
-            !too_large && !too_late
+            timed_out = Instant::now() > deadline;
+            !too_large && !timed_out
         });
         let mut options = FetchOptions::new();
         options.depth(depth).download_tags(AutotagOption::None).remote_callbacks(callbacks);
         let fetched = remote.fetch(refspecs, Some(&mut options), None);
         drop(options);
         if too_large {
-            let limit = format!("more than {} MiB to receive", limits.received >> 20);
+            let limit = format!("it has more than {} MiB to receive", limits.received >> 20);
             return Err(GitError::TooLarge { url: url.to_owned(), limit });
         }
-        if too_late {
-            let problem = format!("it took longer than {} s", limits.time.as_secs());
+        if timed_out {
+            let problem =
+                format!("the fetch exceeded its time limit of {} s", limits.time.as_secs());
             return Err(GitError::Unavailable { url: url.to_owned(), problem });
         }
         match fetched {
             Ok(()) if repository.find_commit(id).is_ok() => return Ok(()),
-            Err(error) if depth == 0 || final_failure(&error) => {
-                return Err(failure(url, credential, &error));
+            Err(error) if depth == 0 || is_final(&error) => {
+                return Err(git_error(url, credential, &error));
             }
             Ok(()) | Err(_) => {}
         }
     }
     Err(GitError::NotFound {
         url: url.to_owned(),
-        what: format!("the commit {id}, on a branch or tag,"),
+        what: format!("the commit {id} on a branch or tag"),
     })
 }
 
-/// Whether asking for everything instead of one commit can't help.
-fn final_failure(error: &git2::Error) -> bool {
+/// Whether fetching everything instead of one commit would fail as well.
+fn is_final(error: &git2::Error) -> bool {
     use git2::{ErrorClass, ErrorCode};
     matches!(
         error.code(),
@@ -255,8 +260,8 @@ fn final_failure(error: &git2::Error) -> bool {
     ) || matches!(error.class(), ErrorClass::Ssl | ErrorClass::Os)
 }
 
-/// The callbacks of one connection. The credential goes only to the host, scheme and port that the
-/// source names: after a redirect, libgit2 asks for it again with the new address.
+/// Returns the callbacks of one connection. The credential is sent only to the host, scheme and
+/// port that the source names: after a redirect, libgit2 asks for it again with the new address.
 fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteCallbacks<'a> {
     let mut callbacks = RemoteCallbacks::new();
     let mut prompts = 0;
@@ -270,38 +275,41 @@ fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteC
         let refuse =
             |why: &str| Err(git2::Error::new(git2::ErrorCode::Auth, git2::ErrorClass::Net, why));
         match credential {
-            None => refuse("the server asks for a credential, and `secretRef` names none"),
+            None => refuse("the server requires a credential; set `source.git.secretRef`"),
             Some(_) if !same && url.scheme() != "ssh" => {
                 refuse("the server redirects to another host, which asks for the credential")
             }
-            Some(_) if prompts > MAX_PROMPTS => refuse("the server refuses the credential"),
-            Some(credential) => credential.present(user, allowed),
+            Some(_) if prompts > MAX_CREDENTIAL_PROMPTS => {
+                refuse("the server refuses the credential")
+            }
+            Some(credential) => credential.to_git2(user, allowed),
         }
     });
     callbacks.certificate_check(move |certificate, host| {
         match (certificate.as_hostkey(), credential) {
             (None, _) => Ok(CertificateCheckStatus::CertificatePassthrough),
             (Some(key), Some(credential)) => credential
-                .check_host(host, url.port().unwrap_or(22), key.hostkey())
+                .verify_host(host, url.port().unwrap_or(22), key.hostkey())
                 .map(|()| CertificateCheckStatus::CertificateOk),
             (Some(_), None) => Err(git2::Error::new(
                 git2::ErrorCode::Certificate,
                 git2::ErrorClass::Ssh,
-                "ssh needs a `secretRef` with `identity` and `known_hosts`",
+                "ssh requires a `secretRef` with the keys `identity` and `known_hosts`",
             )),
         }
     });
     callbacks
 }
 
-fn failure(url: &str, credential: Option<&GitCredential>, error: &git2::Error) -> GitError {
+/// Converts an error of libgit2, which knows neither the source nor the Secret.
+fn git_error(url: &str, credential: Option<&GitCredential>, error: &git2::Error) -> GitError {
     use git2::ErrorCode;
     let mut problem = error.message().trim().to_owned();
     if problem.contains("ssh hostkey") {
-        // libgit2 says this in place of what our own check said.
+        // libgit2 replaces the message of our own host key check by this one.
         problem =
-            "`known_hosts` does not have the key that the server shows; add all of its keys, as \
-             `ssh-keyscan` writes them (names that are hashed are not read)"
+            "`known_hosts` does not contain the host key of the server; add all of its keys as \
+             `ssh-keyscan` prints them (hashed host names are not supported)"
                 .into();
     }
     match (error.code(), credential) {
@@ -311,7 +319,7 @@ fn failure(url: &str, credential: Option<&GitCredential>, error: &git2::Error) -
             problem,
         },
         (ErrorCode::NotFound, _) => {
-            GitError::NotFound { url: url.to_owned(), what: format!("it ({problem})") }
+            GitError::NotFound { url: url.to_owned(), what: format!("the repository ({problem})") }
         }
         _ if problem.contains("http status code: 404") => {
             GitError::NotFound { url: url.to_owned(), what: "the repository".into() }
@@ -328,17 +336,17 @@ fn parse(url: &str) -> Result<Url, GitError> {
     if allowed && parsed.password().is_none() {
         Ok(parsed)
     } else {
-        Err(wrong("only https:// and ssh:// without a password in it are allowed"))
+        Err(wrong("only https:// and ssh:// URLs without a password are allowed"))
     }
 }
 
-/// Plain HTTP on this machine's own loopback, which the tests use; no host of a cluster is named
-/// so.
+/// Whether a URL is plain HTTP on the loopback address, which the tests use. No host of a cluster
+/// has this name.
 fn is_local(url: &Url) -> bool {
     url.scheme() == "http" && url.host_str() == Some("127.0.0.1")
 }
 
-/// Whether a revision is a whole commit id.
+/// Whether a revision is a full commit id: 40 lower-case hexadecimal digits.
 #[must_use]
 pub fn is_commit(revision: &str) -> bool {
     revision.len() == 40

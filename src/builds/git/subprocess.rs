@@ -1,9 +1,9 @@
-//! Asking a Git server from a process of its own, which is killed at its deadline. See [`super`]
-//! for why.
+//! Resolves revisions in a child process, which is killed at its deadline. See [`super`] for the
+//! reasons.
 //!
-//! The question goes to the child's standard input, because it holds the credential, and the answer
-//! comes from its standard output; both are JSON. The child gets nothing of the controller's
-//! environment but what TLS and proxies need.
+//! The request goes to the child's standard input, because it contains the credential, and the
+//! answer comes from its standard output. Both are JSON. Of the controller's environment, the child
+//! inherits only the variables that TLS and proxies need.
 
 use std::{io::Read as _, path::PathBuf, process::Stdio, time::Duration};
 
@@ -16,11 +16,13 @@ use tokio::{
 
 use crate::builds::git::{GitCredential, GitError, credential::ExposedCredential, resolve};
 
-/// The subcommand that answers; see [`answer`].
+/// The subcommand that the child runs; see [`answer`].
 pub const SUBCOMMAND: &str = "resolve-git";
 
-/// The most bytes of a question or an answer.
+/// Maximum length of a request or an answer in bytes.
 const MAX_LENGTH: u64 = 1 << 20;
+/// Begins the message of an error if the child process itself failed.
+const CHILD_FAILED: &str = "the process that reads from the server failed";
 /// The variables of the environment that the child inherits.
 const INHERITED: [&str; 8] = [
     "SSL_CERT_FILE",
@@ -33,7 +35,7 @@ const INHERITED: [&str; 8] = [
     "no_proxy",
 ];
 
-/// Resolves revisions, a few at a time.
+/// Resolves revisions in child processes, with bounded concurrency.
 #[derive(Debug)]
 pub struct Resolver {
     program: PathBuf,
@@ -50,17 +52,18 @@ struct ResolveRequest {
 }
 
 impl Resolver {
-    /// A resolver that runs `program` (the operator's own binary) for at most `timeout` a question,
-    /// and at most `concurrency` of them at once.
+    /// Returns a resolver that runs `program` (the operator's own binary) for at most `timeout` per
+    /// request, and at most `concurrency` processes at once.
     #[must_use]
     pub fn new(program: PathBuf, timeout: Duration, concurrency: usize) -> Self {
         Self { program, timeout, permits: Semaphore::new(concurrency) }
     }
 
-    /// The commit that a branch or a tag stands on, as [`resolve`] tells it.
+    /// Returns the commit that a branch or a tag points to, as [`resolve`] does.
     ///
     /// # Errors
-    /// As [`resolve`]; [`GitError::Unavailable`] when the server did not answer in time.
+    /// Returns the errors of [`resolve`], and [`GitError::Unavailable`] if the server does not
+    /// answer in time or the process fails.
     pub async fn resolve(
         &self,
         url: &str,
@@ -70,7 +73,7 @@ impl Resolver {
         if crate::builds::git::is_commit(revision) {
             return Ok(revision.to_owned());
         }
-        let question = ResolveRequest {
+        let request = ResolveRequest {
             url: url.to_owned(),
             revision: revision.to_owned(),
             credential: credential.map(GitCredential::expose),
@@ -78,11 +81,10 @@ impl Resolver {
         let unavailable = |problem: String| GitError::Unavailable { url: url.to_owned(), problem };
         let _permit =
             self.permits.acquire().await.map_err(|error| unavailable(error.to_string()))?;
-        match tokio::time::timeout(self.timeout, self.ask(&question)).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => {
-                Err(unavailable(format!("the process that asks the server failed: {error}")))
-            }
+        match tokio::time::timeout(self.timeout, self.run_child(&request)).await {
+            Ok(Ok(answer)) => serde_json::from_slice(&answer)
+                .unwrap_or_else(|error| Err(unavailable(format!("{CHILD_FAILED}: {error}")))),
+            Ok(Err(error)) => Err(unavailable(format!("{CHILD_FAILED}: {error}"))),
             Err(_) => Err(unavailable(format!(
                 "the server did not answer within {} s",
                 self.timeout.as_secs()
@@ -90,7 +92,9 @@ impl Resolver {
         }
     }
 
-    async fn ask(&self, question: &ResolveRequest) -> std::io::Result<Result<String, GitError>> {
+    /// Sends a request to a child process and returns its answer: the JSON of what [`resolve`]
+    /// returned.
+    async fn run_child(&self, request: &ResolveRequest) -> std::io::Result<Vec<u8>> {
         let mut child = Command::new(&self.program)
             .arg(SUBCOMMAND)
             .env_clear()
@@ -104,26 +108,26 @@ impl Resolver {
             child.stdin.take().ok_or_else(|| std::io::Error::other("no standard input"))?;
         let output =
             child.stdout.take().ok_or_else(|| std::io::Error::other("no standard output"))?;
-        input.write_all(&serde_json::to_vec(question)?).await?;
+        input.write_all(&serde_json::to_vec(request)?).await?;
         drop(input);
         let mut answer = Vec::new();
         output.take(MAX_LENGTH).read_to_end(&mut answer).await?;
         let status = child.wait().await?;
         if answer.is_empty() {
-            return Err(std::io::Error::other(format!("it said nothing ({status})")));
+            return Err(std::io::Error::other(format!("it did not answer ({status})")));
         }
-        Ok(serde_json::from_slice(&answer)?)
+        Ok(answer)
     }
 }
 
-/// The child's side: reads a question from standard input and writes the answer to standard output.
+/// Runs in the child: reads a request from standard input and writes the answer to standard output.
 ///
 /// # Errors
-/// There is no question, or the answer can't be written.
+/// Returns an error if standard input contains no request, or if the answer cannot be written.
 pub fn answer() -> std::io::Result<()> {
-    let mut question = Vec::new();
-    std::io::stdin().take(MAX_LENGTH).read_to_end(&mut question)?;
-    let ResolveRequest { url, revision, credential } = serde_json::from_slice(&question)?;
+    let mut request = Vec::new();
+    std::io::stdin().take(MAX_LENGTH).read_to_end(&mut request)?;
+    let ResolveRequest { url, revision, credential } = serde_json::from_slice(&request)?;
     let credential = credential.map(GitCredential::from);
     let answer = resolve(&url, &revision, credential.as_ref());
     serde_json::to_writer(std::io::stdout().lock(), &answer)?;

@@ -130,7 +130,7 @@ fn verify_dockerfile(spec: &PrepareSpec, paths: &PodPaths) -> Result<(), Prepare
     let path = spec.source.dockerfile_path();
     let text = context::read_dockerfile(&paths.context(), path)?;
     let mismatch = |message: String| PrepareError::new(PrepareReason::DockerfileMismatch, message);
-    let dockerfile = Dockerfile::parse(&text, &spec.args, BuilderPlatform::here())
+    let dockerfile = Dockerfile::parse(&text, &spec.args, BuilderPlatform::of_this_machine())
         .map_err(|error| mismatch(error.to_string()))?;
     dockerfile::verify_edges(&dockerfile, &spec.parents, spec.target.as_deref())
         .map_err(|error| mismatch(error.to_string()))

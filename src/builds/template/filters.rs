@@ -1,10 +1,10 @@
-//! The two filters that strategies have beside minijinja's own.
+//! The two filters that strategies have in addition to those of minijinja.
 
 use minijinja::{Error, ErrorKind, Value, value::ValueKind};
 
 /// `list | each("--opt=build-arg:{name}={value}")`: one string for each object of a list, with
-/// `{field}` replaced by the object's field. What is put in is not looked at again, so a value with
-/// braces stays what it is.
+/// `{field}` replaced by the object's field. Inserted values are not expanded again, so a value
+/// with braces is kept as it is.
 pub(super) fn each(list: &Value, pattern: &str) -> Result<Vec<String>, Error> {
     list.try_iter()?.map(|item| fill(pattern, &item)).collect()
 }
@@ -35,9 +35,9 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// `text | csv`, `list | csv`: a field of a comma-separated list, or the list of such fields,
-/// quoted where it must be. `BuildKit` reads `--output` and `--export-cache` so: a comma in an
-/// annotation would otherwise begin a new option.
+/// `text | csv`, `list | csv`: a field of a comma-separated list, or a whole list, quoted where
+/// necessary. `BuildKit` parses `--output` and `--export-cache` like this; without quotes, a comma
+/// in an annotation would begin a new option.
 pub(super) fn csv(value: &Value) -> Result<String, Error> {
     match value.kind() {
         ValueKind::Seq | ValueKind::Iterable => Ok(value

@@ -1,9 +1,9 @@
-//! Rendering a strategy's pod template: every string in it is a template, and nothing else is.
+//! Renders a strategy's pod template: every string in it is a template, and nothing else is.
 //!
-//! The template is parsed YAML or JSON before anything is rendered, and what is rendered is never
-//! parsed again. So a value that a family's author chose can fill a string, or be items of a list
-//! of strings, and can never become a field. The language is minijinja without a loader: no file is
-//! read, nothing is included, fuel and output are limited.
+//! The pod template is parsed from YAML or JSON before anything is rendered, and the rendered text
+//! is never parsed again. So a value that a family's author sets can fill a string or become items
+//! of a list of strings, but it can never become a field. The language is minijinja without a
+//! loader: no file is read, nothing is included, and the computation and the output are limited.
 
 mod filters;
 mod variables;
@@ -16,37 +16,37 @@ use serde_json::Value;
 pub use variables::Variables;
 pub(in crate::builds) use variables::arguments;
 
-/// How deep a pod template may be nested.
+/// Maximum depth of a pod template.
 const MAX_DEPTH: usize = 32;
-/// The most bytes that all rendered strings of one pod template may have together.
+/// Maximum total length in bytes of all rendered strings of one pod template.
 const MAX_OUTPUT: usize = 256 * 1024;
-/// How many instructions one string may take to render.
-const FUEL: u64 = 50_000;
+/// Maximum number of instructions for rendering one string.
+const MAX_FUEL: u64 = 50_000;
 
-/// Why a pod template can't be rendered. Each names the strategy and where in it the mistake is.
+/// Why a pod template cannot be rendered. Each message names the strategy and the field.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TemplateError {
     /// A string names a variable that does not exist.
     #[error(
         "BuildStrategy `{strategy}`: {path} names the variable `{variable}`, which does not exist; \
-         there are {known}"
+         the variables are {known}"
     )]
     UnknownVariable {
         /// The strategy.
         strategy: String,
-        /// Where the string stands.
+        /// The field of the string.
         path: String,
-        /// The variable that it names.
+        /// The variable that the string names.
         variable: String,
         /// The variables that exist.
         known: String,
     },
     /// A string does not parse or does not render.
-    #[error("BuildStrategy `{strategy}`: {path} can't be rendered: {problem}")]
+    #[error("BuildStrategy `{strategy}`: {path} cannot be rendered: {problem}")]
     Invalid {
         /// The strategy.
         strategy: String,
-        /// Where the string stands.
+        /// The field of the string.
         path: String,
         /// What is wrong.
         problem: String,
@@ -56,12 +56,12 @@ pub enum TemplateError {
 /// Renders every string of a pod template.
 ///
 /// A list item that is one `{{ expression }}` with a list as its value becomes as many items. In
-/// `command`, `args` and the values of `env`, each `$` that an expression brings in is doubled: the
-/// kubelet expands `$(NAME)` there, and a value that a family's author chose must not read the
+/// `command`, `args` and the values of `env`, each `$` in the value of an expression is doubled:
+/// the kubelet expands `$(NAME)` there, and a value that a family's author sets must not read the
 /// container's environment.
 ///
 /// # Errors
-/// See [`TemplateError`].
+/// Returns a [`TemplateError`] if a string names an unknown variable or cannot be rendered.
 pub fn render(
     strategy: &str,
     template: &Value,
@@ -69,13 +69,13 @@ pub fn render(
 ) -> Result<Value, TemplateError> {
     let mut renderer = Renderer {
         strategy,
-        plain: environment(false),
-        doubling: environment(true),
+        plain: environment(Dollars::AsTheyAre),
+        doubling: environment(Dollars::Doubled),
         known: variables.known(),
         values: variables.values(),
         left: MAX_OUTPUT,
     };
-    renderer.value("spec.template", template, 0)
+    renderer.render_value("spec.template", template, 0)
 }
 
 struct Renderer<'a> {
@@ -88,16 +88,24 @@ struct Renderer<'a> {
 }
 
 impl Renderer<'_> {
-    fn value(&mut self, path: &str, value: &Value, depth: usize) -> Result<Value, TemplateError> {
+    fn render_value(
+        &mut self,
+        path: &str,
+        value: &Value,
+        depth: usize,
+    ) -> Result<Value, TemplateError> {
         if depth > MAX_DEPTH {
             return Err(self.invalid(path, format!("it is nested deeper than {MAX_DEPTH} levels")));
         }
         match value {
-            Value::String(text) => Ok(Value::String(self.string(path, text)?)),
+            Value::String(text) => Ok(Value::String(self.render_string(path, text)?)),
             Value::Object(fields) => fields
                 .iter()
                 .map(|(name, field)| {
-                    Ok((name.clone(), self.value(&format!("{path}.{name}"), field, depth + 1)?))
+                    Ok((
+                        name.clone(),
+                        self.render_value(&format!("{path}.{name}"), field, depth + 1)?,
+                    ))
                 })
                 .collect(),
             Value::Array(items) => {
@@ -106,7 +114,7 @@ impl Renderer<'_> {
                     let path = format!("{path}[{index}]");
                     match self.splice(&path, item)? {
                         Some(strings) => rendered.extend(strings.into_iter().map(Value::String)),
-                        None => rendered.push(self.value(&path, item, depth + 1)?),
+                        None => rendered.push(self.render_value(&path, item, depth + 1)?),
                     }
                 }
                 Ok(Value::Array(rendered))
@@ -115,13 +123,14 @@ impl Renderer<'_> {
         }
     }
 
-    /// The strings that a list item stands for, if it is a single expression whose value is a list.
+    /// Returns the strings that replace a list item, if it is a single expression whose value is a
+    /// list.
     fn splice(&mut self, path: &str, item: &Value) -> Result<Option<Vec<String>>, TemplateError> {
         let inner =
             item.as_str().and_then(|text| text.trim().strip_prefix("{{")?.strip_suffix("}}"));
         let Some(inner) = inner else { return Ok(None) };
         let Ok(expression) = self.plain.compile_expression(inner) else { return Ok(None) };
-        self.check(path, expression.undeclared_variables(true))?;
+        self.check_variables(path, expression.undeclared_variables(true))?;
         let value = expression
             .eval(self.values.clone())
             .map_err(|error| self.invalid(path, describe(&error)))?;
@@ -133,28 +142,30 @@ impl Renderer<'_> {
             let text = match part.kind() {
                 ValueKind::String | ValueKind::Number | ValueKind::Bool => part.to_string(),
                 kind => {
-                    return Err(self
-                        .invalid(path, format!("its list holds a {kind}; use the filter `each`")));
+                    return Err(self.invalid(
+                        path,
+                        format!("its list contains a {kind}; use the filter `each`"),
+                    ));
                 }
             };
-            let text = if expands(path) { text.replace('$', "$$") } else { text };
+            let text = if is_expanded_by_kubelet(path) { text.replace('$', "$$") } else { text };
             self.spend(path, text.len())?;
             strings.push(text);
         }
         Ok(Some(strings))
     }
 
-    fn string(&mut self, path: &str, text: &str) -> Result<String, TemplateError> {
+    fn render_string(&mut self, path: &str, text: &str) -> Result<String, TemplateError> {
         if !text.contains("{{") && !text.contains("{%") && !text.contains("{#") {
             self.spend(path, text.len())?;
             return Ok(text.to_owned());
         }
-        let environment = if expands(path) { &self.doubling } else { &self.plain };
+        let environment = if is_expanded_by_kubelet(path) { &self.doubling } else { &self.plain };
         let template = environment
             .template_from_str(text)
             .map_err(|error| self.invalid(path, describe(&error)))?;
-        self.check(path, template.undeclared_variables(true))?;
-        let mut output = Bounded { text: Vec::new(), left: self.left };
+        self.check_variables(path, template.undeclared_variables(true))?;
+        let mut output = BoundedWriter { text: Vec::new(), left: self.left };
         template
             .render_captured_to(self.values.clone(), &mut output)
             .map_err(|error| self.invalid(path, describe(&error)))?;
@@ -164,7 +175,7 @@ impl Renderer<'_> {
         Ok(rendered)
     }
 
-    fn check(
+    fn check_variables(
         &self,
         path: &str,
         named: impl IntoIterator<Item = String>,
@@ -183,8 +194,8 @@ impl Renderer<'_> {
         }
     }
 
-    /// Whether a variable is known by this name, or is an object whose fields are, or a function of
-    /// the language.
+    /// Whether there is a variable of this name, an object with known fields, or a function of the
+    /// language.
     fn exists(&self, variable: &str) -> bool {
         self.known.iter().any(|known| {
             known == variable
@@ -214,8 +225,8 @@ impl Renderer<'_> {
     }
 }
 
-/// Whether the kubelet expands `$(NAME)` in the string at this place.
-fn expands(path: &str) -> bool {
+/// Whether the kubelet expands `$(NAME)` in the string of this field.
+fn is_expanded_by_kubelet(path: &str) -> bool {
     let container = ["containers[", "initContainers["]
         .iter()
         .find_map(|list| path.strip_prefix("spec.template.spec.")?.strip_prefix(list))
@@ -227,10 +238,19 @@ fn expands(path: &str) -> bool {
     })
 }
 
-fn environment(double_dollars: bool) -> Environment<'static> {
+/// How the value of an expression is written into a string.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dollars {
+    /// Unchanged.
+    AsTheyAre,
+    /// With each `$` doubled.
+    Doubled,
+}
+
+fn environment(dollars: Dollars) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(FUEL));
+    environment.set_fuel(Some(MAX_FUEL));
     environment.set_recursion_limit(32);
     if let Ok(syntax) = SyntaxConfig::builder().keep_trailing_newline(true).build() {
         environment.set_syntax(syntax);
@@ -243,16 +263,16 @@ fn environment(double_dollars: bool) -> Environment<'static> {
             ValueKind::Seq | ValueKind::Iterable => {
                 return Err(minijinja::Error::new(
                     ErrorKind::BadSerialization,
-                    "a list can't be written inside a string: give it an item of its own in a \
-                     list, or use `join`",
+                    "a list cannot be written into a string; make it an item of its own in a list, \
+                     or use `join`",
                 ));
             }
             kind => {
-                let message = format!("a value of kind {kind} can't be written into a string");
+                let message = format!("a value of kind {kind} cannot be written into a string");
                 return Err(minijinja::Error::new(ErrorKind::BadSerialization, message));
             }
         };
-        let text = if double_dollars { text.replace('$', "$$") } else { text };
+        let text = if dollars == Dollars::Doubled { text.replace('$', "$$") } else { text };
         output.write_str(&text).map_err(minijinja::Error::from)
     });
     environment
@@ -268,13 +288,13 @@ fn describe(error: &minijinja::Error) -> String {
     text
 }
 
-/// A writer that takes only so much.
-struct Bounded {
+/// A writer that accepts at most `left` bytes.
+struct BoundedWriter {
     text: Vec<u8>,
     left: usize,
 }
 
-impl std::io::Write for Bounded {
+impl std::io::Write for BoundedWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.left = self.left.checked_sub(bytes.len()).ok_or_else(|| {
             std::io::Error::other(format!("the output is larger than {MAX_OUTPUT} bytes"))

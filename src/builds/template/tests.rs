@@ -7,7 +7,7 @@ use crate::builds::{
     template::*,
 };
 
-/// Everything that could break out of a string, were it parsed again.
+/// Everything that could break out of a string if it were parsed again.
 const HOSTILE: &str =
     "x\"\n  privileged: true\n- {{ image.name }} {% raw %} {value} ' , $(TOKEN) $";
 
@@ -79,7 +79,7 @@ fn fills_strings_and_splices_lists() {
 }
 
 #[test]
-fn what_a_value_holds_stays_in_its_string() {
+fn a_value_stays_in_its_string() {
     let template = json!({
         "metadata": {"annotations": {"note": "{{ args[1].value }}", "{{ image.name }}": "kept"}},
         "spec": {"containers": [{
@@ -115,7 +115,7 @@ fn the_csv_filter_keeps_commas_in_their_field() {
 }
 
 #[test]
-fn an_unknown_variable_is_told_with_its_place_and_the_known_ones() {
+fn an_unknown_variable_is_reported_with_its_field_and_the_known_ones() {
     for (text, variable) in [
         ("{{ image.nme }}", "image.nme"),
         ("{{ parameters.cpu }}", "parameters.cpu"),
@@ -138,7 +138,7 @@ fn an_unknown_variable_is_told_with_its_place_and_the_known_ones() {
 }
 
 #[test]
-fn what_does_not_render_is_told() {
+fn a_rendering_error_names_its_field() {
     for text in [
         "{{ image.name",
         "{{ args }} and more",
@@ -166,7 +166,7 @@ fn what_does_not_render_is_told() {
 }
 
 #[test]
-fn a_list_as_a_bare_item_of_objects_is_refused() {
+fn a_list_of_objects_as_an_item_is_rejected() {
     assert!(rendered(&json!(["{{ args }}"])).expect_err("objects").to_string().contains("each"));
 }
 

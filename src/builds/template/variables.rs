@@ -1,5 +1,4 @@
-//! The variables that a strategy's pod template may name. They are documented in
-//! `docs/strategies.md`.
+//! The variables that a strategy's pod template may name. `docs/strategies.md` documents them.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +13,7 @@ use crate::{
     registry::Reference,
 };
 
-/// Everything that a pod template may name, for one build.
+/// The variables of one build.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Variables {
@@ -48,7 +47,7 @@ struct FamilyVariables {
     namespace: String,
 }
 
-/// A parent: `as` or `arg` is empty, whichever is not how the Dockerfile names it.
+/// A parent. Of `as` and `arg`, the one that the Dockerfile does not use is empty.
 #[derive(Clone, Debug, Serialize)]
 struct ParentVariables {
     name: String,
@@ -59,8 +58,8 @@ struct ParentVariables {
     digest: String,
 }
 
-/// A named context: the key that `BuildKit` looks up for a written reference, and what it takes
-/// instead.
+/// A named context: the key that `BuildKit` looks up for a reference of the Dockerfile, and the
+/// reference that it uses instead.
 #[derive(Clone, Debug, Serialize)]
 struct NamedContext {
     name: String,
@@ -80,8 +79,8 @@ struct RegistryVariables {
 }
 
 impl Variables {
-    /// The variables of a build. `parameters` holds a value for each parameter that the strategy
-    /// declares.
+    /// Returns the variables of a build. `parameters` contains a value for each parameter that the
+    /// strategy declares.
     #[must_use]
     pub fn new(request: &BuildRequest, parameters: BTreeMap<String, String>) -> Self {
         Self {
@@ -110,12 +109,12 @@ impl Variables {
         }
     }
 
-    /// The values, for rendering.
+    /// Returns the values for rendering.
     pub(super) fn values(&self) -> minijinja::Value {
         minijinja::Value::from(minijinja::value::Serde(self))
     }
 
-    /// The names of all variables, with their fields where they have some.
+    /// Returns the names of all variables. A variable with fields is listed by its fields.
     pub(super) fn known(&self) -> Vec<String> {
         let mut known = Vec::new();
         let serde_json::Value::Object(fields) = serde_json::to_value(self).unwrap_or_default()
@@ -134,7 +133,7 @@ impl Variables {
     }
 }
 
-/// The build arguments, with those that pin a parent.
+/// Returns the build arguments, including those that pin a parent.
 pub(in crate::builds) fn arguments(request: &BuildRequest) -> BTreeMap<String, String> {
     let pins = request.parents.iter().filter_map(|parent| match &parent.naming {
         ParentNaming::Arg(arg) => Some((arg.clone(), parent.pinned())),
@@ -157,7 +156,7 @@ fn parent(parent: &crate::builds::request::BuildParent) -> ParentVariables {
     }
 }
 
-/// One context per key: two edges to one parent under one name are one context.
+/// Returns one context per key: two edges to the same parent by the same name give one context.
 fn contexts(request: &BuildRequest) -> Vec<NamedContext> {
     let contexts: BTreeMap<_, _> = request
         .parents
