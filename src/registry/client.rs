@@ -77,8 +77,8 @@ struct Operation {
 impl Client {
     /// Creates a client. Fails if no CA certificates are found.
     pub fn new(config: Config) -> Result<Self, RegistryError> {
-        let network = HttpTransport::new(&config)?;
-        Ok(Self::with_transport(config, Arc::new(network), Clock::wall()))
+        let transport = HttpTransport::new(&config)?;
+        Ok(Self::with_transport(config, Arc::new(transport), Clock::wall()))
     }
 
     /// Creates a client that reaches registries over `transport` and reads the time from `clock`.
@@ -326,8 +326,8 @@ impl Client {
         }))
     }
 
-    /// Sends the operation to one endpoint and answers its authentication challenge, if it sends
-    /// one, once.
+    /// Sends the operation to one endpoint. If the endpoint responds with an authentication
+    /// challenge, answers it and sends the operation a second time.
     async fn send_to_endpoint(
         &self,
         context: ErrorContext<'_>,

@@ -95,7 +95,7 @@ pub enum RegistryError {
         /// What happened.
         problem: String,
         /// Whether the host responded at all.
-        answered: bool,
+        responded: bool,
         /// The pause that the host asked for, if it did. At most one hour.
         retry_after: Option<Duration>,
     },
@@ -139,7 +139,7 @@ impl RegistryError {
     /// than none, and a denial says more than "not found". This is containerd's order.
     pub(super) const fn specificity(&self) -> u8 {
         match self {
-            Self::Unavailable { answered: false, .. } | Self::Setup(_) => 0,
+            Self::Unavailable { responded: false, .. } | Self::Setup(_) => 0,
             Self::NotFound { .. } => 1,
             _ => 2,
         }
@@ -187,7 +187,7 @@ impl ErrorContext<'_> {
             image: self.image.into(),
             host: self.host.into(),
             problem: single_line(problem),
-            answered: false,
+            responded: false,
             retry_after: None,
         }
     }
@@ -201,7 +201,7 @@ impl ErrorContext<'_> {
                 "it limits the rate of requests and accepts the next one in {} s",
                 remaining.as_secs()
             ),
-            answered: true,
+            responded: true,
             retry_after: Some(remaining),
         }
     }
@@ -224,7 +224,7 @@ impl ErrorContext<'_> {
                     image,
                     host,
                     problem: response,
-                    answered: true,
+                    responded: true,
                     retry_after,
                 }
             }
@@ -232,7 +232,7 @@ impl ErrorContext<'_> {
                 image,
                 host,
                 problem: response,
-                answered: true,
+                responded: true,
                 retry_after,
             },
             status if status.is_client_error() => RegistryError::Rejected { image, host, response },

@@ -118,10 +118,10 @@ impl Http {
     async fn read(
         &self,
         context: ErrorContext<'_>,
-        answer: Response<ResponseBody>,
+        unread: Response<ResponseBody>,
         request: &HttpRequest,
     ) -> Result<HttpResponse, RegistryError> {
-        let (parts, mut chunks) = answer.into_parts();
+        let (parts, mut chunks) = unread.into_parts();
         let status = parts.status;
         let limit = if status.is_success() { request.limit } else { MAX_ERROR_BODY_BYTES };
         let too_large = || context.too_large(request.what, limit);

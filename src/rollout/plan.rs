@@ -241,9 +241,8 @@ impl RolloutTarget<'_> {
             return Ok(());
         }
         Err(format!(
-            "namespace {namespace} does not consent to rollouts from namespace {}: annotate it \
-             with `{}: {}`",
-            self.family_namespace,
+            "namespace {namespace} does not consent to this rollout: its owner can annotate it with \
+             `{}: {}`",
             labels::ROLLOUT_FROM,
             self.family_namespace
         ))

@@ -196,10 +196,7 @@ impl WorkloadStore {
             .filter_map(move |event| {
                 future::ready(
                     event
-                        .inspect_err(|error| {
-                            tracing::warn!(%scope, %error, "a watch failed; it is \
-                            retried")
-                        })
+                        .inspect_err(|error| tracing::warn!(%scope, %error, "a watch failed"))
                         .ok()
                         .map(|event| store.apply_event(&scope, &mut listed, event, reduce)),
                 )

@@ -186,8 +186,8 @@ impl Keychain {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         };
-        for word in salt {
-            add_part(&word.to_le_bytes());
+        for part in salt {
+            add_part(&part.to_le_bytes());
         }
         for registry in registries {
             match self.lookup(registry, path) {
@@ -344,8 +344,8 @@ mod tests {
 
     #[test]
     fn debug_shows_hosts_and_no_secrets() {
-        let shown = format!("{:?}", keychain(&entry("r.example/team", "somebody")));
-        assert_eq!(shown, r"{r.example/team}");
+        let debug = format!("{:?}", keychain(&entry("r.example/team", "somebody")));
+        assert_eq!(debug, r"{r.example/team}");
     }
 
     #[test]
