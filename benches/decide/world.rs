@@ -8,9 +8,9 @@ use groundswell::{
         ImageFamilySpec, ImageFamilyStatus, ManagedImageStatus, TagRecord, cascade::CascadeStatus,
     },
     engine::{
-        Action, Blueprint, Budget, CascadeStep, DecideInput, Decision, Lookup, LookupResult,
-        Observed, ObservedCascade, ObservedDigest, ObservedImage, ObservedTag, ObservedUpstream,
-        VerifiedBuild, decide, validate::validate,
+        Action, Blueprint, BuildAllowance, CascadeDecision, DecideInput, Decision, Lookup,
+        LookupResult, Observed, ObservedCascade, ObservedDigest, ObservedImage, ObservedTag,
+        ObservedUpstream, VerifiedBuild, decide, validate::validate,
     },
     identity::Fingerprint,
     lineage::{ImageIndex, UpstreamIndex},
@@ -129,7 +129,7 @@ impl World {
     pub fn begin_cascade(&mut self) {
         self.learn(false);
         let decision = self.decide();
-        let CascadeStep::Open { name, levels, .. } = decision.cascade else {
+        let CascadeDecision::Start { name, levels, .. } = decision.cascade else {
             panic!("no cascade begins: {:?}", decision.cascade)
         };
         let names = |level: Vec<ImageIndex>| {
@@ -151,7 +151,7 @@ impl World {
             }
             let mut asked = false;
             for action in decision.actions {
-                let Action::Probe { image, fingerprint, after } = action else { continue };
+                let Action::LookUp { image, fingerprint, after } = action else { continue };
                 asked = true;
                 let result = if there {
                     present(&fingerprint)
@@ -194,7 +194,7 @@ impl World {
                 base_seen: verified.base_seen,
                 content: verified.content.clone(),
                 causes: verified.causes.clone(),
-                promoted: decision.promoted().map(String::from),
+                promoted: decision.promoted_digest().map(String::from),
                 tags: tags.iter().map(record).collect(),
                 ..ManagedImageStatus::default()
             });
@@ -237,7 +237,7 @@ impl World {
             }),
             ended: Vec::new(),
             requests: Vec::new(),
-            budget: Budget::default(),
+            allowance: BuildAllowance::default(),
         }
     }
 

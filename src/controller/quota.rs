@@ -27,7 +27,7 @@ use crate::{
         stores::Stores,
     },
     engine::{
-        Action, Budget, Decision,
+        Action, BuildAllowance, Decision,
         cascade::limits::{ConcurrencyLimits, Demand, fair_shares},
     },
 };
@@ -246,16 +246,17 @@ impl Reservation<'_> {
     pub fn reserve_builds(
         &mut self,
         request: QuotaRequest,
-        mut decide: impl FnMut(Budget) -> QuotaRequest,
+        mut decide: impl FnMut(BuildAllowance) -> QuotaRequest,
     ) {
         let Some(quota) = self.quota else { return };
         let (mut families, now) = (quota.lock(), self.now);
         let max_builds = request.builds.len();
-        let (mut request, mut budget, mut refused) = (request, Budget::default(), Vec::new());
+        let (mut request, mut budget, mut refused) =
+            (request, BuildAllowance::default(), Vec::new());
         let granted = loop {
             let Some(usage) = families.by_family.get_mut(&self.family) else {
                 // The family was deleted.
-                decide(Budget { family: Some(0), ..Budget::default() });
+                decide(BuildAllowance { family: Some(0), ..BuildAllowance::default() });
                 return;
             };
             usage.request(&request, now);
@@ -401,7 +402,7 @@ fn split(builds: Vec<BuildUpstreams>, granted: &[usize]) -> SplitBuilds {
 /// Tightens a budget so that it covers the granted builds and none of those without a place. If
 /// that does not change the budget, it becomes zero.
 fn tighten(
-    budget: &mut Budget,
+    budget: &mut BuildAllowance,
     granted: &[BuildUpstreams],
     left: &[BuildUpstreams],
     full: &BTreeSet<String>,

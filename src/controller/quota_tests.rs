@@ -44,7 +44,7 @@ impl FakeFamily {
     }
 
     /// Returns the indices of the builds that it would start.
-    fn decide(&self, budget: &Budget) -> Vec<usize> {
+    fn decide(&self, budget: &BuildAllowance) -> Vec<usize> {
         let mut free = budget.clone();
         let mut start = Vec::new();
         for (index, build) in self.ready.iter().enumerate() {
@@ -156,7 +156,7 @@ impl QuotaFixture {
     /// Reserves places for a family, and returns the builds that it may start. The reservation is
     /// forgotten, because the fixture is changed before it ends: see [`Self::reopened`].
     fn reserve(&self, family: &FakeFamily, now: i64) -> StartedBuilds {
-        let mut start = family.decide(&Budget::default());
+        let mut start = family.decide(&BuildAllowance::default());
         let mut reservation = self.quota.open_reservation(&family.key, &self.stores, second(now));
         reservation.reserve_builds(family.request(&start), |budget| {
             start = family.decide(&budget);
@@ -191,7 +191,7 @@ fn without_limits_the_decision_is_made_once() {
     let family = FakeFamily::new("one", "a", &[""; 50]);
     let fixture = QuotaFixture::new(BuildLimits::default(), &[&family]);
     let mut reservation = fixture.quota.open_reservation(&family.key, &fixture.stores, second(0));
-    reservation.reserve_builds(family.request(&family.decide(&Budget::default())), |_| {
+    reservation.reserve_builds(family.request(&family.decide(&BuildAllowance::default())), |_| {
         panic!("asked again")
     });
     reservation.commit(&fixture.stores);
@@ -204,14 +204,16 @@ fn concurrent_reconciles_stay_within_the_limit_together() {
     let fixture = QuotaFixture::new(cluster(4), &[&a, &b]);
     let mut of_a = fixture.quota.open_reservation(&a.key, &fixture.stores, second(0));
     let mut of_b = fixture.quota.open_reservation(&b.key, &fixture.stores, second(0));
-    of_a.reserve_builds(a.request(&a.decide(&Budget::default())), |_| panic!("there are places"));
+    of_a.reserve_builds(a.request(&a.decide(&BuildAllowance::default())), |_| {
+        panic!("there are places")
+    });
     let mut asked = Vec::new();
-    of_b.reserve_builds(b.request(&b.decide(&Budget::default())), |budget| {
+    of_b.reserve_builds(b.request(&b.decide(&BuildAllowance::default())), |budget| {
         let start = b.decide(&budget);
         asked.push(budget);
         b.request(&start)
     });
-    assert_eq!(asked, [Budget { family: Some(1), ..Budget::default() }]);
+    assert_eq!(asked, [BuildAllowance { family: Some(1), ..BuildAllowance::default() }]);
 }
 
 #[test]
@@ -364,7 +366,7 @@ fn a_deleted_family_starts_nothing_and_leaves_no_trace() {
     let known = fixture.stores.families.get(&a.key).expect("a family");
     fixture.stores.families.observe("", Event::Delete(ImageFamily::clone(&known)));
     let mut reservation = fixture.quota.open_reservation(&a.key, &fixture.stores, second(0));
-    let mut start = a.decide(&Budget::default());
+    let mut start = a.decide(&BuildAllowance::default());
     reservation.reserve_builds(a.request(&start), |budget| {
         start = a.decide(&budget);
         a.request(&start)

@@ -12,7 +12,7 @@ const MAX_VIA: usize = 16;
 const MAX_SENTENCE: usize = 300;
 
 /// The inputs of an image before and now.
-pub(in crate::engine) struct Change<'a> {
+pub(in crate::engine) struct InputChange<'a> {
     /// The image's name.
     pub image: &'a str,
     /// The graph.
@@ -25,7 +25,7 @@ pub(in crate::engine) struct Change<'a> {
     pub wanted: &'a Inputs,
 }
 
-impl Change<'_> {
+impl InputChange<'_> {
     /// The causes: first those that changed an input of the image itself, then what set those off,
     /// down to the upstreams. `of_parents` says why the last build of each parent was made, in the
     /// order of the wanted parents. An image that was never built has its spec as its cause.

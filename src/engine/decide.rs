@@ -1,4 +1,4 @@
-//! The decision of one pass, as a table of contents.
+//! Makes the decision of one reconcile.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -15,7 +15,7 @@ use crate::{
             promotion,
             windows::WindowState,
         },
-        decision::{Action, CascadeStep, Decision},
+        decision::{Action, CascadeDecision, Decision},
         image::evaluation::{Evaluation, Plan},
         image::{evaluate, failure},
         input::{BuildOutcome, DecideInput, ObservedCascade},
@@ -23,56 +23,59 @@ use crate::{
         tags, upstreams,
     },
     identity::JobName,
-    lineage::ImageIndex,
+    lineage::{ImageIndex, UpstreamIndex},
 };
 
-/// The most images that the record of a breaker names.
+/// Upper bound on the images that the status of the breaker names.
 const MAX_BREAKER_NAMES: usize = 10;
-/// Until a cascade may begin of which another one has the name.
-const A_SECOND: SignedDuration = SignedDuration::from_secs(1);
+/// How long a cascade waits if another one has its name. Names have a resolution of one second.
+const NAME_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(1);
 
-/// Decides what is to be done. Pure: the same observation at the same time gives the same decision.
+/// Decides what to do. Pure: the same input at the same time gives the same decision.
 #[must_use]
 pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     let effects = requests::read(input, now);
-    let followed = upstreams::follow(input, &effects.upstreams, now);
+    let followed = upstreams::follow_upstreams(input, &effects.upstreams, now);
     let mut upstreams = followed.upstreams;
     let mut evaluation = evaluate::evaluate(input, &upstreams, &effects, now);
     let window = input.blueprint.windows.state(now);
     let breaker = admission::breaker_state(input, &evaluation.images, now);
 
-    let mut course = match input.cascade {
-        Some(cascade) => go_on(input, cascade, &upstreams, &mut evaluation, window, &breaker, now),
-        None => begin(input, &mut upstreams, &mut evaluation, &effects, window, now),
+    let mut step = match input.cascade {
+        Some(cascade) => {
+            continue_cascade(input, cascade, &upstreams, &mut evaluation, window, &breaker, now)
+        }
+        None => start_cascade(input, &mut upstreams, &mut evaluation, &effects, window, now),
     };
-    promotion::set_targets(input, &course.cascade, &mut evaluation.images);
+    promotion::set_targets(input, &step.cascade, &mut evaluation.images);
 
-    let mut actions = course.actions;
+    let mut actions = step.actions;
     actions.append(&mut evaluation.plan.actions);
-    actions.extend(ended(input).map(|job| Action::Stop { job }));
+    actions.extend(jobs_to_stop(input).map(|job| Action::Stop { job }));
     if !input.spec.suspend {
-        tags::promote(input, &evaluation.images, now, &mut actions, &mut evaluation.plan.wake_at);
+        let plan = &mut evaluation.plan;
+        tags::promote(input, &evaluation.images, now, &mut actions, &mut plan.wake_at);
     }
-    let outcome = requests::Outcome {
-        cascade: &course.cascade,
-        gated: course.gated,
+    let view = requests::DecisionView {
+        cascade: &step.cascade,
+        gated: step.gated,
         upstreams: &upstreams,
         images: &evaluation.images,
     };
-    let handled = effects.handled(input, &outcome, now);
+    let handled = effects.handled(input, &view, now);
     let wake_at = [
         evaluation.plan.wake_at,
         followed.wake_at,
-        course.wake_at.take(),
-        evaluation.holds_end,
-        changes(window),
+        step.wake_at.take(),
+        evaluation.next_hold_end,
+        window_change(window),
     ];
     Decision {
         upstreams,
-        pending: course.pending,
+        pending: step.pending,
         window: window_status(window),
         breaker: breaker_status(breaker, evaluation.images.iter().any(|image| image.in_progress)),
-        cascade: course.cascade,
+        cascade: step.cascade,
         images: evaluation.images,
         actions,
         handled,
@@ -80,25 +83,33 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     }
 }
 
-/// What becomes of the cascade, and what follows from that.
-struct Course {
-    cascade: CascadeStep,
+/// What happens to the cascade, and what follows from it.
+struct CascadeStep {
+    cascade: CascadeDecision,
+    /// The changes that wait for the next cascade.
     pending: Option<Pending>,
+    /// The builds to start, and those to stop.
     actions: Vec<Action>,
-    /// Whether builds would start but for windows, `suspend`, or another cascade of this second.
+    /// Whether builds would start except for windows, `suspend`, or another cascade of this second.
     gated: bool,
     wake_at: Option<Timestamp>,
 }
 
-impl Course {
-    fn of(cascade: CascadeStep) -> Self {
+impl CascadeStep {
+    /// Returns a step without pending changes and actions.
+    fn new(cascade: CascadeDecision) -> Self {
         Self { cascade, pending: None, actions: Vec::new(), gated: false, wake_at: None }
+    }
+
+    /// Returns a step without a cascade, in which pending changes wait.
+    fn waiting(pending: Option<Pending>) -> Self {
+        Self { pending, ..Self::new(CascadeDecision::None) }
     }
 }
 
-/// A cascade runs: ready builds start, and it ends when nothing of it is on its way, or when
-/// another is to take its place.
-fn go_on(
+/// Continues the running cascade: starts ready builds. The cascade ends when none of its images is
+/// in progress, or when another cascade is to replace it.
+fn continue_cascade(
     input: &DecideInput<'_>,
     cascade: ObservedCascade<'_>,
     upstreams: &[UpstreamStatus],
@@ -106,42 +117,43 @@ fn go_on(
     window: WindowState,
     breaker: &BreakerState,
     now: Timestamp,
-) -> Course {
+) -> CascadeStep {
     let name = cascade.name.to_owned();
     let pending = gates::pending_for_next_cascade(input, upstreams, evaluation, now);
     if !evaluation.images.iter().any(|image| image.in_progress) {
-        return Course { pending, ..Course::of(CascadeStep::Close { name, superseded: false }) };
+        let finish = CascadeDecision::Finish { name, superseded: false };
+        return CascadeStep { pending, ..CascadeStep::new(finish) };
     }
-    let mut course = Course { pending, ..Course::of(CascadeStep::Running { name: name.clone() }) };
+    let mut step = CascadeStep {
+        pending,
+        ..CascadeStep::new(CascadeDecision::Continue { name: name.clone() })
+    };
     if input.spec.policy.supersede == Supersede::Cancel
         && cascade.supersedes.is_none()
         && !input.spec.suspend
         && let Some(SettleTime { pending, until }) = gates::supersede_after(input, upstreams, now)
     {
-        course.pending = Some(pending);
+        step.pending = Some(pending);
         if until <= now {
-            gates::queue_ready_builds(
-                evaluation,
-                reason::CASCADING,
-                "another cascade takes the place of this \
-                one",
-            );
-            return Course { cascade: CascadeStep::Close { name, superseded: true }, ..course };
+            let message = "another cascade replaces this one";
+            gates::queue_ready_builds(evaluation, reason::CASCADING, message);
+            let cascade = CascadeDecision::Finish { name, superseded: true };
+            return CascadeStep { cascade, ..step };
         }
-        course.wake_at = Some(until);
+        step.wake_at = Some(until);
     }
-    course.gated = input.spec.suspend || matches!(window, WindowState::Closed { .. });
+    step.gated = input.spec.suspend || matches!(window, WindowState::Closed { .. });
     if input.spec.suspend {
         gates::queue_ready_builds(evaluation, reason::SUSPENDED, "spec.suspend is set");
-        return course;
+        return step;
     }
-    course.actions = admission::admit_builds(input, evaluation, window, breaker, now);
-    course.actions.extend(overtaken(input, cascade, evaluation));
-    course
+    step.actions = admission::admit_builds(input, evaluation, window, breaker, now);
+    step.actions.extend(stop_superseded_builds(input, cascade, evaluation));
+    step
 }
 
-/// The builds of a superseded cascade that nobody wants any more.
-fn overtaken(
+/// Stops the builds of a superseded cascade whose results are not wanted any more.
+fn stop_superseded_builds(
     input: &DecideInput<'_>,
     cascade: ObservedCascade<'_>,
     evaluation: &Evaluation,
@@ -162,85 +174,97 @@ fn overtaken(
         .collect()
 }
 
-/// No cascade runs: one begins when its gates open.
-fn begin(
+/// Starts a cascade if its gates are open.
+fn start_cascade(
     input: &DecideInput<'_>,
     upstreams: &mut [UpstreamStatus],
     evaluation: &mut Evaluation,
     effects: &RequestEffects,
     window: WindowState,
     now: Timestamp,
-) -> Course {
+) -> CascadeStep {
     match gates::cascade_readiness(input, upstreams, evaluation, effects, window, now) {
-        CascadeReadiness::Ready => {
-            let ended = |name: &str| input.ended.iter().any(|cascade| cascade.name == name);
-            // One that was to begin before, and whose record may be there though nobody has shown
-            // it yet, begins under its name.
-            let begun = input
-                .status
-                .cascade
-                .as_ref()
-                .map(|cascade| cascade.name.clone())
-                .filter(|name| !ended(name));
-            let name = begun.unwrap_or_else(|| cascade_name(input.family, now));
-            if ended(&name) {
-                // Names tell seconds apart; a cascade has begun in this one already, or the clock
-                // was set back to it.
-                gates::queue_ready_builds(evaluation, reason::CASCADING, "the cascade begins");
-                let next = now.saturating_add(A_SECOND).unwrap_or(Timestamp::MAX);
-                return Course {
-                    wake_at: Some(next),
-                    gated: true,
-                    pending: input.status.pending.clone(),
-                    ..Course::of(CascadeStep::None)
-                };
-            }
-            Course::of(open(input, upstreams, evaluation, name, now))
-        }
+        CascadeReadiness::Ready => start_ready_cascade(input, upstreams, evaluation, now),
         CascadeReadiness::Settling(SettleTime { pending, until }) => {
-            gates::queue_ready_builds(
-                evaluation,
-                reason::SETTLING,
-                &format!(
-                    "changes may still come; starts at \
-                {until:.0}"
-                ),
-            );
-            Course { pending: Some(pending), wake_at: Some(until), ..Course::of(CascadeStep::None) }
+            let message = format!("waits for further changes; the cascade starts at {until:.0}");
+            gates::queue_ready_builds(evaluation, reason::SETTLING, &message);
+            CascadeStep { wake_at: Some(until), ..CascadeStep::waiting(Some(pending)) }
         }
         CascadeReadiness::WindowClosed { pending, opens } => {
             let message = gates::window_closed_message(opens);
             gates::queue_ready_builds(evaluation, reason::WINDOW_CLOSED, &message);
-            Course {
-                pending: Some(pending),
-                wake_at: opens,
-                gated: true,
-                ..Course::of(CascadeStep::None)
-            }
+            CascadeStep { wake_at: opens, gated: true, ..CascadeStep::waiting(Some(pending)) }
         }
         CascadeReadiness::Suspended { pending } => {
             gates::queue_ready_builds(evaluation, reason::SUSPENDED, "spec.suspend is set");
-            Course { pending: Some(pending), gated: true, ..Course::of(CascadeStep::None) }
+            CascadeStep { gated: true, ..CascadeStep::waiting(Some(pending)) }
         }
-        CascadeReadiness::Idle => Course::of(CascadeStep::None),
+        CascadeReadiness::Idle => CascadeStep::new(CascadeDecision::None),
     }
 }
 
-/// A cascade begins: candidates are adopted, and the plan is made. Its builds start once it is
-/// recorded, in the next pass.
-fn open(
+/// Starts a cascade whose gates are open. If its name is taken, it starts a second later.
+fn start_ready_cascade(
+    input: &DecideInput<'_>,
+    upstreams: &mut [UpstreamStatus],
+    evaluation: &mut Evaluation,
+    now: Timestamp,
+) -> CascadeStep {
+    let has_ended = |name: &str| input.ended.iter().any(|cascade| cascade.name == name);
+    // A cascade that the status announces keeps its name: its object may exist although no watch
+    // has shown it yet.
+    let announced = input.status.cascade.as_ref().map(|cascade| cascade.name.clone());
+    let name = announced
+        .filter(|name| !has_ended(name))
+        .unwrap_or_else(|| cascade_name(input.family, now));
+    if has_ended(&name) {
+        // Another cascade has started in this second, or the clock was set back to it.
+        gates::queue_ready_builds(evaluation, reason::CASCADING, "the cascade starts");
+        return CascadeStep {
+            wake_at: Some(now.saturating_add(NAME_RETRY_DELAY).unwrap_or(Timestamp::MAX)),
+            gated: true,
+            ..CascadeStep::waiting(input.status.pending.clone())
+        };
+    }
+    CascadeStep::new(plan_cascade(input, upstreams, evaluation, name, now))
+}
+
+/// Adopts the candidates and plans the cascade. Its builds start in the next reconcile, once the
+/// cascade is recorded.
+fn plan_cascade(
     input: &DecideInput<'_>,
     upstreams: &mut [UpstreamStatus],
     evaluation: &mut Evaluation,
     name: String,
     now: Timestamp,
-) -> CascadeStep {
-    let moved = upstreams::adopt(upstreams, now);
-    let ready = evaluation.plan.ready.iter().map(|ready| ready.image);
-    let stood_on = moved
+) -> CascadeDecision {
+    let moved = upstreams::adopt_candidates(upstreams, now);
+    let mask = planned_images(input, &moved, evaluation);
+    let causes = cascade_causes(&moved, evaluation);
+    gates::queue_ready_builds(evaluation, reason::CASCADING, "the cascade starts");
+    // The images were evaluated with the digests from before the adoption. The next reconcile,
+    // with the cascade recorded, evaluates them again and starts builds.
+    evaluation.plan = Plan::default();
+    for (image, is_planned) in evaluation.images.iter_mut().zip(&mask) {
+        // An image that is part of the cascade must not look finished before the cascade starts.
+        image.in_progress |= *is_planned && image.state != ImageState::Current;
+    }
+    let supersedes = input.superseded().filter(|_| !moved.is_empty()).map(str::to_owned);
+    CascadeDecision::Start { name, causes, supersedes, levels: input.lineage().by_level(&mask) }
+}
+
+/// Returns the images of a cascade as a mask: what is ready, what has failed, what is built on an
+/// upstream that moved, and all of their descendants.
+fn planned_images(
+    input: &DecideInput<'_>,
+    moved: &[(UpstreamIndex, Cause)],
+    evaluation: &Evaluation,
+) -> Vec<bool> {
+    let ready = evaluation.plan.ready_builds.iter().map(|ready| ready.image);
+    let children = moved
         .iter()
         .flat_map(|(upstream, _)| input.lineage().upstream_children(*upstream).iter().copied());
-    // What has failed is tried again by every cascade.
+    // Every cascade retries what has failed, unless a user has cancelled it.
     let failed = ImageIndex::enumerate(&evaluation.images).filter(|(_, image)| {
         image.state == ImageState::Failed
             && image
@@ -248,53 +272,44 @@ fn open(
                 .as_ref()
                 .is_some_and(|failure| failure.last.class != FailureClass::Cancelled)
     });
-    let mask = input
-        .lineage()
-        .with_descendants(ready.chain(stood_on).chain(failed.map(|(index, _)| index)));
+    let failed = failed.map(|(index, _)| index);
+    input.lineage().with_descendants(ready.chain(children).chain(failed))
+}
+
+/// Returns the causes of a cascade: the upstreams that moved, and the causes of the ready builds.
+fn cascade_causes(moved: &[(UpstreamIndex, Cause)], evaluation: &Evaluation) -> Vec<Cause> {
     let mut causes: Vec<Cause> = moved.iter().map(|(_, cause)| cause.clone()).collect();
-    let of_ready = evaluation
-        .plan
-        .ready
-        .iter()
-        .filter_map(|ready| evaluation.images.get(ready.image.position()));
-    causes.extend(of_ready.flat_map(|image| image.causes.clone()));
+    let ready = evaluation.plan.ready_builds.iter();
+    let images = ready.filter_map(|ready| evaluation.images.get(ready.image.position()));
+    causes.extend(images.flat_map(|image| image.causes.clone()));
     causes.sort();
     causes.dedup();
     causes.truncate(MAX_CAUSES);
-    gates::queue_ready_builds(evaluation, reason::CASCADING, "the cascade begins");
-    // What is looked at here are the inputs from before: the next pass, with the cascade recorded,
-    // asks and starts.
-    evaluation.plan = Plan::default();
-    for (image, below) in evaluation.images.iter_mut().zip(&mask) {
-        // Not yet asked for, but part of the cascade: it must not look finished before it has
-        // begun.
-        image.in_progress |= *below && image.state != ImageState::Current;
-    }
-    let supersedes = input.superseded().filter(|_| !moved.is_empty()).map(str::to_owned);
-    CascadeStep::Open { name, causes, supersedes, levels: input.lineage().by_level(&mask) }
+    causes
 }
 
-/// The name of a cascade that begins now. A label holds it, so that it has at most 63 characters.
+/// Returns the name of a cascade that starts now. It is used as a label value, so that it must have
+/// at most 63 characters.
 fn cascade_name(family: &str, now: Timestamp) -> String {
     let stamp = now.to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y%m%d-%H%M%S");
     format!("{family}-{stamp}")
 }
 
-/// Jobs that are to be ended: failed ones that have not ended, and those of images that the family
-/// no longer has.
-fn ended(input: &DecideInput<'_>) -> impl Iterator<Item = JobName> {
+/// Returns the Jobs to stop: those that count as failed and still run, and those of images that the
+/// family no longer has.
+fn jobs_to_stop(input: &DecideInput<'_>) -> impl Iterator<Item = JobName> {
     let failed = input
         .images
         .iter()
         .flat_map(|image| &image.builds)
-        .filter(|build| failure::failed_and_live(build));
+        .filter(|build| failure::is_failed_and_live(build));
     let orphans =
         input.orphans.iter().filter(|build| build.live && build.outcome != BuildOutcome::Stopped);
     failed.chain(orphans).map(|build| build.job.clone())
 }
 
-/// When a window opens or closes, which the family's status shows.
-const fn changes(window: WindowState) -> Option<Timestamp> {
+/// Returns when a window opens or closes next, which changes the family's status.
+const fn window_change(window: WindowState) -> Option<Timestamp> {
     match window {
         WindowState::Unrestricted => None,
         WindowState::Open { closes: at } | WindowState::Closed { opens: at } => at,
@@ -309,10 +324,9 @@ fn window_status(window: WindowState) -> Option<WindowStatus> {
     }
 }
 
-/// What is told of the breaker. Where nothing is left that it keeps from starting, no build is
-/// going to be tried either: it stays open until the next cascade, or a person, has something tried
-/// again.
-fn breaker_status(breaker: BreakerState, any_left: bool) -> Option<BreakerStatus> {
+/// Returns the status of the breaker. Without an image in progress there is no build to try: the
+/// breaker stays open until the next cascade or a user retries something.
+fn breaker_status(breaker: BreakerState, is_any_in_progress: bool) -> Option<BreakerStatus> {
     match breaker {
         BreakerState::Closed => None,
         BreakerState::Open { since, cause, mut failures, probe_at, .. } => {
@@ -321,7 +335,7 @@ fn breaker_status(breaker: BreakerState, any_left: bool) -> Option<BreakerStatus
                 since: Some(since),
                 cause,
                 failures,
-                probe_at: any_left.then_some(probe_at),
+                probe_at: is_any_in_progress.then_some(probe_at),
             })
         }
     }

@@ -1,4 +1,4 @@
-//! What is to be done, and what is to be recorded.
+//! The decision: what to do, and what to record.
 
 use std::{fmt, sync::Arc};
 
@@ -11,269 +11,274 @@ use crate::{
     },
     engine::{
         Problem,
-        input::{Target, VerifiedBuild},
+        input::{RequestTarget, VerifiedBuild},
     },
     identity::{BuildIdentity, Fingerprint, ImageDigest, JobName},
     lineage::ImageIndex,
 };
 
-/// The whole decision of one pass.
+/// The whole decision of one reconcile.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// The upstreams as they are to be recorded, as `spec.upstreams`.
+    /// The upstreams to record, parallel to `spec.upstreams`.
     pub upstreams: Vec<UpstreamStatus>,
-    /// Changes that wait for a cascade.
+    /// The changes that wait for the next cascade.
     pub pending: Option<Pending>,
-    /// Whether a window is open, if there are any.
+    /// Whether a window is open; `None` if the spec has no windows.
     pub window: Option<WindowStatus>,
     /// The breaker, while it is open.
     pub breaker: Option<BreakerStatus>,
-    /// What becomes of the cascade.
-    pub cascade: CascadeStep,
-    /// The images, as `spec.images`.
+    /// What happens to the cascade.
+    pub cascade: CascadeDecision,
+    /// The images, parallel to `spec.images`.
     pub images: Vec<ImageDecision>,
-    /// The effects, in the order in which they are to be carried out.
+    /// The effects, in the order in which they are carried out.
     pub actions: Vec<Action>,
-    /// Requests that are handled with this decision, each to be recorded on its object together
-    /// with what it brought about.
-    pub handled: Vec<(Target, HandledRequest)>,
-    /// When to look again though nothing has changed.
+    /// The requests that are handled by this decision. Each outcome is recorded on its object,
+    /// together with what the request changed there.
+    pub handled: Vec<(RequestTarget, HandledRequest)>,
+    /// When to reconcile again even if nothing changes.
     pub wake_at: Option<Timestamp>,
 }
 
-/// What becomes of the cascade.
+/// What happens to the cascade of the family.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CascadeStep {
-    /// None runs.
+pub enum CascadeDecision {
+    /// No cascade runs.
     None,
-    /// One begins; it must be recorded before any of its builds starts.
-    Open {
-        /// Its name.
+    /// A cascade starts. It must be recorded before any of its builds starts.
+    Start {
+        /// The name of the cascade.
         name: String,
         /// What set it off.
         causes: Vec<Cause>,
-        /// The superseded cascade that it takes the place of.
+        /// The superseded cascade that it replaces.
         supersedes: Option<String>,
-        /// What it is about to build: image indices level by level.
+        /// The images that it plans to build, level by level.
         levels: Vec<Vec<ImageIndex>>,
     },
-    /// It goes on.
-    Running {
-        /// Its name.
+    /// The running cascade continues.
+    Continue {
+        /// The name of the cascade.
         name: String,
     },
-    /// It has come to its end.
-    Close {
-        /// Its name.
+    /// The running cascade ends.
+    Finish {
+        /// The name of the cascade.
         name: String,
-        /// Whether it ends early because an upstream has moved on.
+        /// Whether it ends early because an upstream moved again.
         superseded: bool,
     },
 }
 
-impl CascadeStep {
-    /// The name of the cascade that runs after this step, or is just ending.
+impl CascadeDecision {
+    /// Returns the name of the cascade that starts, continues or ends.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::None => None,
-            Self::Open { name, .. } | Self::Running { name } | Self::Close { name, .. } => {
+            Self::Start { name, .. } | Self::Continue { name } | Self::Finish { name, .. } => {
                 Some(name)
             }
         }
     }
 }
 
-/// The state of one image, and what is to be recorded of it.
+/// The state of one image, and what to record about it.
 ///
-/// Small, for there is one of each image in every pass, and in most passes most images are at rest:
-/// what only some have is boxed, and nothing is allocated for an image that is current.
+/// Every reconcile creates one per image, and most images are at rest most of the time. The struct
+/// is therefore small: what only some images have is boxed, and a current image needs no
+/// allocation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageDecision {
-    /// What it is doing.
+    /// The state of the image.
     pub state: ImageState,
-    /// A reason constant.
+    /// The reason constant that explains `state`.
     pub reason: &'static str,
-    /// The same in words.
+    /// The message that explains `state` to users.
     pub message: Message,
-    /// Whether it is on its way, rather than at rest until something outside changes.
+    /// Whether the image changes its state without an event from outside, for example because a
+    /// build runs. Otherwise it is at rest.
     pub in_progress: bool,
-    /// Whether children may be built from `verified` as it stands.
-    pub stands: bool,
-    /// The fingerprint that is wanted, once every input of a stale image is known.
+    /// Whether children may be built from `verified` while the image is in this state.
+    pub releases_children: bool,
+    /// The wanted fingerprint, once every input of a stale image is known.
     pub fingerprint: Option<Fingerprint>,
-    /// The inputs behind it.
+    /// The inputs of the wanted fingerprint.
     pub inputs: Option<Box<Inputs>>,
-    /// The last good build.
+    /// The last verified build.
     pub verified: Option<Arc<VerifiedBuild>>,
-    /// Whether `verified` has passed its checks as they are now, or has none to pass.
+    /// Whether `verified` has passed the checks of the current spec, or the spec has none.
     pub is_checked: bool,
-    /// The build that runs.
+    /// The running build.
     pub running: Option<Box<RunningBuild>>,
-    /// Failures at the wanted fingerprint.
+    /// The failures at the wanted fingerprint.
     pub failure: Option<Box<FailureRecord>>,
-    /// Why it is stale, down to what changed first; empty if it is not.
+    /// Why the image is stale, including what changed first; empty if it is not stale.
     pub causes: Vec<Cause>,
-    /// The failed ancestor that blocks it.
+    /// The failed ancestor that blocks the image.
     pub blocked_by: Option<String>,
-    /// How the checks of the newest digest go.
+    /// The results of the checks of the newest digest.
     pub checks: Vec<CheckRecord>,
-    /// Where floating tags are to be.
-    pub promoted: Promoted,
+    /// What floating tags should point to.
+    pub promotion: PromotionTarget,
     /// The hold that a request has set.
     pub hold: Option<Box<ManualHold>>,
-    /// The request by which it is rebuilt though its inputs are the same.
+    /// The id of the request that rebuilds the image from the same inputs.
     pub nonce: Option<String>,
 }
 
-/// What is told of an image. What is told of nearly all of them is put into words only where it is
+/// The message of an image. Messages that nearly all images have are formatted only where they are
 /// read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// This build is made from the inputs as they are.
+    /// The build is made from the current inputs.
     Current {
-        /// Its number.
+        /// The number of the build.
         build: i64,
     },
-    /// A rebuild came out the same, so that this build stays.
+    /// A rebuild gave the same content, so that the earlier build stays.
     Spared {
-        /// Its number.
+        /// The number of the earlier build.
         build: i64,
     },
-    /// Anything else.
-    Words(String),
+    /// Any other message.
+    Text(String),
 }
 
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Current { build } => {
-                write!(f, "build {build} is made from the inputs as they are")
+                write!(f, "build {build} is made from the current inputs")
             }
-            Self::Spared { build } => write!(f, "a rebuild came out the same; build {build} stays"),
-            Self::Words(words) => f.write_str(words),
+            Self::Spared { build } => {
+                write!(f, "a rebuild gave the same content; build {build} stays")
+            }
+            Self::Text(text) => f.write_str(text),
         }
     }
 }
 
 impl From<String> for Message {
-    fn from(words: String) -> Self {
-        Self::Words(words)
+    fn from(text: String) -> Self {
+        Self::Text(text)
     }
 }
 
 impl From<&str> for Message {
-    fn from(words: &str) -> Self {
-        Self::Words(words.into())
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
     }
 }
 
-/// Where floating tags are to be.
+/// What floating tags should point to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Promoted {
-    /// Nowhere yet.
-    Nowhere,
-    /// On the last good build.
+pub enum PromotionTarget {
+    /// No build yet.
+    None,
+    /// The last verified build.
     Verified,
-    /// On this digest, of an earlier build.
+    /// The digest of an earlier build.
     Earlier(ImageDigest),
 }
 
-/// An effect on the world.
+/// One effect outside of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Ask the registry whether a fingerprint was pushed.
-    Probe {
+    /// Asks the registry whether a fingerprint was pushed.
+    LookUp {
         /// The image.
         image: ImageIndex,
-        /// The fingerprint.
+        /// The fingerprint to look up.
         fingerprint: Fingerprint,
         /// The highest attempt that has succeeded.
         after: Option<i32>,
     },
-    /// Start a build.
+    /// Starts a build.
     Build {
         /// The image.
         image: ImageIndex,
-        /// Which build it is, and what it is started for.
+        /// Identifies the build, and says what it is started for.
         identity: BuildIdentity,
         /// The parents with the digests to build from, in the order of `from`.
         parents: Vec<PinnedParent>,
-        /// The source's revision.
+        /// The revision of the source.
         source: String,
     },
-    /// End a Job that counts as failed or cancelled and has not ended, so that nothing of it builds
-    /// beside the next attempt.
+    /// Deletes a Job that counts as failed or cancelled and still runs, so that it does not build
+    /// at the same time as the next attempt.
     Stop {
-        /// The Job's name.
+        /// The name of the Job.
         job: JobName,
     },
-    /// Start a check of a digest.
+    /// Starts a check of a digest.
     Check {
         /// The image.
         image: ImageIndex,
-        /// The check, by its place in the image's `checks`.
+        /// The position of the check in the image's `checks`.
         check: usize,
-        /// The digest.
+        /// The digest to check.
         digest: ImageDigest,
-        /// Which attempt, from 0.
+        /// Which attempt it is, counted from 0.
         attempt: i32,
     },
-    /// Let the registry remember that this fingerprint came out the same as a digest that stands
-    /// already.
-    Remember {
+    /// Points the tag of this fingerprint to an existing digest, because the rebuild gave the same
+    /// content. From then on the registry itself says that the fingerprint is built.
+    RetagUnchanged {
         /// The image.
         image: ImageIndex,
-        /// The fingerprint.
+        /// The fingerprint of the rebuild.
         fingerprint: Fingerprint,
         /// The digest that stays.
         digest: ImageDigest,
     },
-    /// Set tags to a digest.
+    /// Points tags to a digest.
     Promote {
         /// The image.
         image: ImageIndex,
         /// The digest.
         digest: ImageDigest,
-        /// The tags.
+        /// The tags to set.
         tags: Vec<TagMove>,
     },
 }
 
-/// A parent and the digest of it that a build uses.
+/// A parent and its digest that a build uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinnedParent {
-    /// The edge.
+    /// The edge to the parent.
     pub edge: Edge,
-    /// The parent's repository.
+    /// The repository of the parent.
     pub repository: String,
-    /// The reference by which the Dockerfile names it, unless it takes it from an argument.
+    /// The reference by which the Dockerfile names the parent; unused if the edge names a build
+    /// argument.
     pub reference: String,
-    /// The digest.
+    /// The digest to build from.
     pub digest: ImageDigest,
 }
 
-/// A tag that is to be moved.
+/// A tag to set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagMove {
-    /// The tag.
+    /// The name of the tag.
     pub tag: String,
-    /// Whether it names the build: then it is only ever set once.
+    /// Whether the tag names the build, so that it is set only once.
     pub immutable: bool,
-    /// The digest that somebody else has moved it to.
+    /// The digest that somebody else has moved the tag to.
     pub moved_to: Option<ImageDigest>,
 }
 
 impl ImageDecision {
-    /// An image at rest in the state `Waiting`.
+    /// Returns the decision for an image in the state `Waiting`, with nothing but a reason.
     #[must_use]
-    pub fn waiting(problem: Problem, in_progress: bool) -> Self {
+    pub fn waiting(problem: Problem, progress: WaitProgress) -> Self {
         Self {
             state: ImageState::Waiting,
             reason: problem.reason,
             message: problem.message.into(),
-            in_progress,
-            stands: false,
+            in_progress: progress == WaitProgress::InProgress,
+            releases_children: false,
             fingerprint: None,
             inputs: None,
             verified: None,
@@ -283,19 +288,36 @@ impl ImageDecision {
             causes: Vec::new(),
             blocked_by: None,
             checks: Vec::new(),
-            promoted: Promoted::Nowhere,
+            promotion: PromotionTarget::None,
             hold: None,
             nonce: None,
         }
     }
 
-    /// The digest that floating tags are to be on.
+    /// Returns the digest that floating tags should point to.
     #[must_use]
-    pub fn promoted(&self) -> Option<&ImageDigest> {
-        match &self.promoted {
-            Promoted::Nowhere => None,
-            Promoted::Verified => self.verified.as_ref().map(|verified| &verified.digest),
-            Promoted::Earlier(digest) => Some(digest),
+    pub fn promoted_digest(&self) -> Option<&ImageDigest> {
+        match &self.promotion {
+            PromotionTarget::None => None,
+            PromotionTarget::Verified => self.verified.as_ref().map(|verified| &verified.digest),
+            PromotionTarget::Earlier(digest) => Some(digest),
         }
+    }
+}
+
+/// Whether what an image waits for is in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitProgress {
+    /// It is in progress, so that the wait ends without an event from outside.
+    InProgress,
+    /// Nothing happens until something outside changes.
+    AtRest,
+}
+
+impl WaitProgress {
+    /// Returns the progress of a wait for something that is in progress or not.
+    #[must_use]
+    pub const fn of(in_progress: bool) -> Self {
+        if in_progress { Self::InProgress } else { Self::AtRest }
     }
 }

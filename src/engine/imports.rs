@@ -278,7 +278,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
 
 /// Returns the state of an image that changes if the condition holds and is settled otherwise.
 const fn changing_if(is_changing: bool) -> ImportState {
-    if is_changing { ImportState::OnItsWay } else { ImportState::Settled }
+    if is_changing { ImportState::InProgress } else { ImportState::Settled }
 }
 
 impl ImportVisit {
@@ -287,12 +287,12 @@ impl ImportVisit {
     fn add_parent(&mut self, state: &ImportState) {
         self.next += 1;
         match (state, &self.from_parents) {
-            (ImportState::Failed { .. }, None | Some(ImportState::OnItsWay))
+            (ImportState::Failed { .. }, None | Some(ImportState::InProgress))
                 if self.is_blocked_by_failure =>
             {
                 self.from_parents = Some(state.clone());
             }
-            (ImportState::OnItsWay, None) => self.from_parents = Some(ImportState::OnItsWay),
+            (ImportState::InProgress, None) => self.from_parents = Some(ImportState::InProgress),
             _ => {}
         }
     }

@@ -189,7 +189,7 @@ fn a_candidate_in_its_settle_time_changes_all_descendants() {
     let mut world = tower();
     world.offer("n/a.base", None);
     for image in TOWER {
-        assert_eq!(world.state(image), ImportState::OnItsWay, "{image}");
+        assert_eq!(world.state(image), ImportState::InProgress, "{image}");
     }
     for gate in
         [reason::MINIMUM_AGE, reason::AWAITING_APPROVAL, reason::HELD, reason::PLATFORM_MISSING]
@@ -205,7 +205,7 @@ fn an_image_with_older_inputs_is_about_to_change() {
     world.family_status("n/a.base").upstreams[0].adopted =
         Some(AdoptedDigest { digest: "sha256:new".into(), ..AdoptedDigest::default() });
     for image in TOWER {
-        assert_eq!(world.state(image), ImportState::OnItsWay, "an adopted digest: {image}");
+        assert_eq!(world.state(image), ImportState::InProgress, "an adopted digest: {image}");
     }
     let mut world = tower();
     world.record("n/a.base").digest = Some("sha256:new".into());
@@ -213,7 +213,7 @@ fn an_image_with_older_inputs_is_about_to_change() {
     for image in &TOWER[1..] {
         assert_eq!(
             world.state(image),
-            ImportState::OnItsWay,
+            ImportState::InProgress,
             "a digest of another family: {image}"
         );
     }
@@ -221,7 +221,7 @@ fn an_image_with_older_inputs_is_about_to_change() {
     world.family_of("n/b.mid").spec.images[1].from.clear();
     assert_eq!(
         world.state("n/b.top"),
-        ImportState::OnItsWay,
+        ImportState::InProgress,
         "an edge that the record does not contain yet"
     );
 }
@@ -229,18 +229,18 @@ fn an_image_with_older_inputs_is_about_to_change() {
 #[test]
 fn a_record_says_whether_its_image_changes() {
     for (state, why, reconciling, expected) in [
-        (ImageState::Building, reason::BUILDING, true, ImportState::OnItsWay),
-        (ImageState::Checking, reason::CHECKING, true, ImportState::OnItsWay),
+        (ImageState::Building, reason::BUILDING, true, ImportState::InProgress),
+        (ImageState::Checking, reason::CHECKING, true, ImportState::InProgress),
         (ImageState::Checking, reason::REGISTRY_DENIED, false, ImportState::Settled),
-        (ImageState::Queued, reason::CASCADING, true, ImportState::OnItsWay),
-        (ImageState::Queued, reason::PARALLELISM_REACHED, true, ImportState::OnItsWay),
-        (ImageState::Queued, reason::NEXT_CASCADE, true, ImportState::OnItsWay),
-        (ImageState::Queued, reason::RETRYING, true, ImportState::OnItsWay),
+        (ImageState::Queued, reason::CASCADING, true, ImportState::InProgress),
+        (ImageState::Queued, reason::PARALLELISM_REACHED, true, ImportState::InProgress),
+        (ImageState::Queued, reason::NEXT_CASCADE, true, ImportState::InProgress),
+        (ImageState::Queued, reason::RETRYING, true, ImportState::InProgress),
         (ImageState::Queued, reason::WINDOW_CLOSED, true, ImportState::Settled),
         (ImageState::Queued, reason::BREAKER_OPEN, true, ImportState::Settled),
         (ImageState::Queued, reason::SUSPENDED, true, ImportState::Settled),
         (ImageState::Queued, reason::CANCELLED, true, ImportState::Settled),
-        (ImageState::Waiting, reason::RESOLVING, true, ImportState::OnItsWay),
+        (ImageState::Waiting, reason::RESOLVING, true, ImportState::InProgress),
         (ImageState::Waiting, reason::SOURCE_NOT_FOUND, false, ImportState::Settled),
         (ImageState::Waiting, reason::IMPORT_REFUSED, false, ImportState::Settled),
         (ImageState::Held, reason::HELD, true, ImportState::Settled),
@@ -257,7 +257,7 @@ fn a_record_says_whether_its_image_changes() {
     }
     let mut world = tower();
     world.records.get_mut(&name("n/a.base")).expect("record").status = None;
-    assert_eq!(world.state("n/a.base"), ImportState::OnItsWay, "it was never evaluated");
+    assert_eq!(world.state("n/a.base"), ImportState::InProgress, "it was never evaluated");
 }
 
 #[test]
@@ -265,12 +265,12 @@ fn a_record_of_an_older_spec_is_about_to_be_written_again() {
     let mut world = tower();
     world.set("n/b.mid", ImageState::Waiting, reason::IMPORT_REFUSED, false);
     world.family_of("n/b.mid").metadata.generation = Some(2);
-    assert_eq!(world.state("n/b.mid"), ImportState::OnItsWay);
+    assert_eq!(world.state("n/b.mid"), ImportState::InProgress);
     world.record("n/b.mid").observed_generation = Some(2);
     assert_eq!(world.state("n/b.mid"), ImportState::Settled);
     // Unless the spec is invalid, so that no record is written.
     world.record("n/b.mid").observed_generation = Some(1);
-    for (generation, expected) in [(2, ImportState::Settled), (1, ImportState::OnItsWay)] {
+    for (generation, expected) in [(2, ImportState::Settled), (1, ImportState::InProgress)] {
         let status = world.family_status("n/b.mid");
         status.conditions.clear();
         let update = ConditionUpdate {
@@ -288,11 +288,11 @@ fn an_image_that_waits_for_a_stuck_parent_is_settled() {
     world.set("n/b.top", ImageState::Waiting, reason::WAITING_FOR_PARENT, true);
     assert_eq!(
         world.state("n/b.top"),
-        ImportState::OnItsWay,
+        ImportState::InProgress,
         "its parent is current, and its record is about to follow"
     );
     world.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
-    assert_eq!(world.state("n/b.top"), ImportState::OnItsWay);
+    assert_eq!(world.state("n/b.top"), ImportState::InProgress);
     world.set("n/b.mid", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
     assert_eq!(world.state("n/b.top"), ImportState::Settled);
     world.set("n/b.mid", ImageState::Queued, reason::WINDOW_CLOSED, true);
@@ -324,7 +324,7 @@ fn images_of_a_paused_family_are_settled() {
         assert_eq!(world.state("n/b.mid"), ImportState::Settled, "{number}");
         // A running build runs to completion, unless the family is not evaluated.
         world.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
-        let expected = if number < 3 { ImportState::OnItsWay } else { ImportState::Settled };
+        let expected = if number < 3 { ImportState::InProgress } else { ImportState::Settled };
         assert_eq!(world.state("n/b.mid"), expected, "{number}");
     }
     let mut world = tower();
@@ -334,7 +334,7 @@ fn images_of_a_paused_family_are_settled() {
     world.record("n/a.base").digest = Some("sha256:new".into());
     assert_eq!(
         world.state("n/b.mid"),
-        ImportState::OnItsWay,
+        ImportState::InProgress,
         "a failed image does not delay the others"
     );
 }
@@ -360,9 +360,9 @@ fn a_failure_names_the_image_that_failed() {
     }
     world.family_of("n/b.mid").spec.suspend = false;
     world.set("n/a.base", ImageState::Building, reason::BUILDING, true);
-    assert_eq!(world.state("n/c.leaf"), ImportState::OnItsWay, "it is retried");
+    assert_eq!(world.state("n/c.leaf"), ImportState::InProgress, "it is retried");
     world.set("n/a.base", ImageState::Current, reason::CURRENT, false);
-    assert_eq!(world.state("n/c.leaf"), ImportState::OnItsWay, "it became current after all");
+    assert_eq!(world.state("n/c.leaf"), ImportState::InProgress, "it became current after all");
     world.set("n/a.base", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
     assert_eq!(world.state("n/c.leaf"), failed("n/b.mid"), "the record of the failure is gone");
 }
@@ -402,7 +402,7 @@ fn cycles_and_long_chains_end() {
         chain.iter().map(|(name, parents)| (name.as_str(), parents.as_str())).collect();
     let mut world = ImportWorld::new(&chain);
     world.offer("n/f0.i", None);
-    assert_eq!(world.state(&format!("n/f{}.i", MAX_VISITED_IMAGES - 1)), ImportState::OnItsWay);
+    assert_eq!(world.state(&format!("n/f{}.i", MAX_VISITED_IMAGES - 1)), ImportState::InProgress);
     assert_eq!(world.state(&format!("n/f{height}.i")), ImportState::Settled, "beyond the limit");
 }
 

@@ -1,4 +1,5 @@
-//! What one pass has seen: the whole input of the decision, beside the time.
+//! The input of the decision: everything that a reconcile has read. Only the time is passed
+//! separately.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,96 +18,95 @@ use crate::{
     lineage::{ImageIndex, Lineage},
 };
 
-/// Everything that one pass over a family has seen. Lists run parallel to those of the spec.
+/// Everything that a reconcile of a family has read. Lists are parallel to those of the spec.
 #[derive(Debug)]
 pub struct DecideInput<'a> {
     /// The family's name.
     pub family: &'a str,
     /// The generation of the spec.
     pub generation: Option<i64>,
-    /// What the person wants.
+    /// The spec.
     pub spec: &'a ImageFamilySpec,
     /// What follows from the spec alone.
     pub blueprint: &'a Blueprint,
-    /// What was recorded of the family.
+    /// The recorded status of the family.
     pub status: &'a ImageFamilyStatus,
-    /// The upstreams, as `spec.upstreams`.
+    /// The upstreams, parallel to `spec.upstreams`.
     pub upstreams: Vec<ObservedUpstream>,
-    /// The images of other families, as [`Lineage::imports`].
+    /// The images of other families, parallel to [`Lineage::imports`].
     pub imports: Vec<ObservedImport>,
-    /// The images, as `spec.images`.
+    /// The images, parallel to `spec.images`.
     pub images: Vec<ObservedImage<'a>>,
     /// Builds of images that the family no longer has.
     pub orphans: Vec<ObservedBuild>,
-    /// The cascade that runs.
+    /// The running cascade.
     pub cascade: Option<ObservedCascade<'a>>,
-    /// The cascades that have ended and are still on record, the newest last.
+    /// The cascades that have ended and still exist as objects, the newest last.
     pub ended: Vec<EndedCascade<'a>>,
-    /// Requests that are not handled yet.
+    /// The requests that are not handled yet.
     pub requests: Vec<ObservedRequest>,
-    /// What the operator's limits leave to this family.
-    pub budget: Budget,
+    /// How many builds the operator's limits allow this family to start.
+    pub allowance: BuildAllowance,
 }
 
 impl<'a> DecideInput<'a> {
-    /// The checked graph.
+    /// Returns the checked graph.
     #[must_use]
     pub fn lineage(&self) -> &'a Lineage {
         &self.blueprint.lineage
     }
 
-    /// The superseded cascade whose place the next one takes.
+    /// Returns the name of the superseded cascade that the next one replaces.
     #[must_use]
     pub fn superseded(&self) -> Option<&'a str> {
         self.ended.last().filter(|cascade| cascade.superseded).map(|cascade| cascade.name)
     }
 }
 
-/// The cascade that runs.
+/// The running cascade.
 #[derive(Clone, Copy, Debug)]
 pub struct ObservedCascade<'a> {
-    /// Its name.
+    /// The name of the cascade.
     pub name: &'a str,
-    /// The cascade that it has taken the place of.
+    /// The name of the cascade that it has replaced.
     pub supersedes: Option<&'a str>,
-    /// The images that it was about to build when it began.
+    /// The names of the images that it planned to build when it started, level by level.
     pub planned: &'a [Vec<String>],
-    /// Its record.
+    /// The recorded status of the cascade.
     pub status: &'a CascadeStatus,
 }
 
 /// A cascade that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct EndedCascade<'a> {
-    /// Its name.
+    /// The name of the cascade.
     pub name: &'a str,
-    /// Whether it ended early, for another to take its place.
+    /// Whether it ended early so that another one replaces it.
     pub superseded: bool,
 }
 
-/// How many builds the operator's limits allow this family to start now; `None` where there is no
-/// limit.
+/// How many builds the operator's limits allow this family to start now. `None` means no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Budget {
-    /// Its share of what is free in its namespace and in the cluster.
+pub struct BuildAllowance {
+    /// The family's share of the free builds of its namespace and of the cluster.
     pub family: Option<usize>,
-    /// What is free for builds that an upstream has set off, by the upstream's reference. One that
-    /// is not named has no limit.
+    /// How many builds that an upstream caused may start, by the reference of the upstream. An
+    /// upstream without an entry has no limit.
     pub upstreams: BTreeMap<String, usize>,
 }
 
-/// Something that has to be looked up before a build.
+/// A value that is looked up before a build, for example the revision of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observed<T> {
-    /// Not looked up yet.
+    /// The lookup has not finished.
     Pending,
-    /// Found.
+    /// The value is known.
     Known(T),
-    /// Not there, or of no use.
+    /// The value does not exist, or can't be used.
     Failed(Problem),
 }
 
-/// What the registry says of an upstream.
+/// What the registry has answered about an upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedUpstream {
     /// The newest digest.
@@ -118,104 +118,105 @@ pub struct ObservedUpstream {
 /// A digest of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedDigest {
-    /// The digest; of the index, where the tag names one.
+    /// The digest of the index, or of the manifest where the tag names no index.
     pub digest: ImageDigest,
-    /// When it was first seen by this process.
+    /// When this process first saw the digest.
     pub first_seen: Timestamp,
-    /// The platforms asked for that it does not offer.
+    /// The requested platforms that the digest does not offer.
     pub missing_platforms: Vec<String>,
 }
 
 /// An image of another family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedImport {
-    /// Why it can't be used, if it can't.
+    /// Why the image can't be used, if so.
     pub problem: Option<Problem>,
-    /// Its last good build.
+    /// The last verified build of the image.
     pub verified: Option<ImportedBuild>,
-    /// Whether that is about to change.
+    /// Whether the verified build is about to change.
     pub state: ImportState,
 }
 
 /// Whether the digest of an image of another family is about to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImportState {
-    /// No, as far as can be seen.
+    /// No change is known.
     Settled,
-    /// Yes: it is being rebuilt, or is about to be.
-    OnItsWay,
-    /// It has failed, or an ancestor of it has.
+    /// The image is being rebuilt, or is about to be.
+    InProgress,
+    /// The image or an ancestor of it has failed.
     Failed {
         /// The image that failed: `namespace/family.image`.
         by: String,
     },
 }
 
-/// The last good build of an image of another family.
+/// The last verified build of an image of another family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportedBuild {
-    /// Its digest.
+    /// The digest of the build.
     pub digest: ImageDigest,
-    /// Its repository.
+    /// The repository that holds it.
     pub repository: String,
     /// When the oldest upstream digest below it was first seen.
     pub base_seen: Option<Timestamp>,
-    /// Why it was made.
+    /// Why the build was started.
     pub causes: Vec<Cause>,
 }
 
-/// What is known of an image.
+/// What a reconcile has read about an image.
 #[derive(Clone, Debug)]
 pub struct ObservedImage<'a> {
-    /// What was recorded.
+    /// The recorded status.
     pub record: Option<&'a ManagedImageStatus>,
-    /// The last good build of the record.
+    /// The verified build of `record`.
     pub verified: Option<Arc<VerifiedBuild>>,
-    /// The source's revision.
+    /// The revision of the source.
     pub source: Observed<String>,
-    /// The strategy's revision.
+    /// The revision of the build strategy.
     pub strategy: Observed<String>,
-    /// Its builds that the cluster still knows, of any fingerprint.
+    /// The builds whose Jobs still exist, of any fingerprint.
     pub builds: Vec<ObservedBuild>,
-    /// Its checks that the cluster still knows, of any digest.
+    /// The checks whose Jobs still exist, of any digest.
     pub checks: Vec<ObservedCheck>,
-    /// What the registry last answered to whether a fingerprint was pushed, once for each of the
-    /// last few fingerprints: one pass may want to know of the one from the adopted digests and of
-    /// the one from those that are about to be.
+    /// The registry's last answers to whether a fingerprint was pushed, one for each of the last few
+    /// fingerprints. One reconcile may need two of them: the fingerprint from the adopted digests,
+    /// and the one from the digests that are about to be adopted.
     pub lookups: Vec<Lookup>,
-    /// Where its tags were last seen.
+    /// What each tag of the image points to, as last observed.
     pub tags: HashMap<String, ObservedTag>,
 }
 
-/// A build that is pushed and checked.
+/// A build that is pushed and has passed its checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VerifiedBuild {
-    /// Its digest.
+    /// The digest of the build.
     pub digest: ImageDigest,
-    /// The fingerprint that it is verified for.
+    /// The fingerprint that the build is verified for.
     pub fingerprint: Fingerprint,
-    /// Its number.
+    /// The number of the build.
     pub build: i64,
-    /// Bytes of its config and layers.
+    /// Size of the configs and layers in bytes.
     pub size: i64,
-    /// What it was made from; for a spared build, what it would have been made from.
+    /// The inputs of the build. For a spared build, the inputs of the rebuild that gave the same
+    /// content.
     pub inputs: Inputs,
     /// When the oldest upstream digest below it was first seen.
     pub base_seen: Option<Timestamp>,
-    /// Hash of what a user would notice of it; see `policy.cutoff`.
+    /// Hash of the content as a user would notice it; see `policy.cutoff`.
     pub content: Option<String>,
-    /// Hash of its config and layers as they are stored.
+    /// Hash of the configs and layers as they are stored.
     pub blobs: Option<String>,
-    /// Hash of the checks that it has passed.
+    /// Hash of the checks that the build has passed.
     pub checked: Option<String>,
-    /// Why it was made, down to what changed first.
+    /// Why the build was started, including what changed first.
     pub causes: Vec<Cause>,
-    /// Whether a rebuild came out the same, so that this digest stayed.
+    /// Whether a rebuild gave the same content, so that this digest stayed.
     pub spared: bool,
 }
 
 impl VerifiedBuild {
-    /// The last good build of a record, if it has one.
+    /// Returns the verified build of a recorded status.
     #[must_use]
     pub fn of(record: &ManagedImageStatus) -> Option<Self> {
         Some(Self {
@@ -234,94 +235,95 @@ impl VerifiedBuild {
     }
 }
 
-/// A tag as the registry shows it.
+/// What a tag points to in the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObservedTag {
-    /// It stands on this digest.
+    /// The tag points to this digest.
     At(ImageDigest),
-    /// An immutable tag that stands on another digest than ours, and is left there.
+    /// The tag is immutable and points to a digest that is not ours. It is left as it is.
     Taken(ImageDigest),
-    /// It was to be moved and could not be; tried again at the time.
+    /// The tag could not be set. It is tried again at the given time.
     Failed(Problem, Timestamp),
 }
 
-/// A Job of an image.
+/// A build as its Job shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedBuild {
-    /// The Job's name.
+    /// The name of the Job.
     pub job: JobName,
-    /// Which build it is, and what it was started for.
+    /// Identifies the build, and says what it was started for.
     pub identity: BuildIdentity,
-    /// When it was made.
+    /// When the Job was created.
     pub started_at: Option<Timestamp>,
-    /// How far it is.
+    /// The outcome so far.
     pub outcome: BuildOutcome,
-    /// What its pod waits for, if it has not started.
+    /// What the pod waits for, if it has not started.
     pub waits_for: Option<String>,
-    /// Whether its Job has not ended, so that pods of it may run or come up, whatever the outcome
-    /// counts as.
+    /// Whether the Job has not ended, so that its pods may run or start, whatever `outcome` says.
     pub live: bool,
 }
 
 impl ObservedBuild {
-    /// When it was started, if no person caused it: such starts are slowed down in a storm.
+    /// Returns when the build was started, unless a user caused it. `policy.rateLimit` counts these
+    /// starts only.
     #[must_use]
     pub fn uncaused_start(&self) -> Option<Timestamp> {
         self.started_at.filter(|_| !self.identity.user_caused)
     }
 }
 
-/// How far a build is.
+/// The outcome of a build so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BuildOutcome {
-    /// Not ended.
+    /// The build has not ended.
     Running,
-    /// Its pod has succeeded. What was pushed is for the registry to say.
+    /// The pod has succeeded. Only the registry says what was pushed.
     Succeeded,
-    /// It has failed.
+    /// The build has failed.
     Failed(BuildFailure),
-    /// It is being ended on purpose, or was: it counts as nothing.
+    /// The Job is being deleted on purpose, or was. It counts neither as a success nor as a
+    /// failure.
     Stopped,
 }
 
-/// A Job of a check.
+/// A check as its Job shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedCheck {
     /// The Job's name.
     pub job: JobName,
-    /// The check's name.
+    /// The name of the check.
     pub check: String,
-    /// Hash of what the spec said of the check.
+    /// Hash of the check's spec.
     pub revision: String,
-    /// The digest that it checks.
+    /// The digest that is checked.
     pub digest: ImageDigest,
-    /// Which attempt it is, from 0.
+    /// Which attempt it is, counted from 0.
     pub attempt: i32,
     /// What its pod waits for, if it has not started.
     pub waits_for: Option<String>,
-    /// How far it is.
+    /// The outcome so far.
     pub outcome: CheckOutcome,
-    /// Whether its Job has not ended: what was stopped goes on until its pod is gone.
+    /// Whether the Job has not ended. A stopped check runs until its pod is gone.
     pub live: bool,
 }
 
-/// How far a check is.
+/// The outcome of a check so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// Not ended.
+    /// The check has not ended.
     Running,
-    /// Its exit code was 0. With its last words.
+    /// The exit code was 0. Holds the end of its output.
     Passed(String),
-    /// Its exit code was not 0, or what is around it failed: the class says.
+    /// The exit code was not 0, or the infrastructure failed. The class says which.
     Failed(BuildFailure),
-    /// Its Job was deleted before its end, so that there is no verdict.
+    /// The Job was deleted before it ended, so that there is no result.
     Stopped,
 }
 
 /// The registry's answer to whether a fingerprint was pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lookup {
-    /// The fingerprint that was asked for.
+    /// The fingerprint that was looked up.
     pub fingerprint: Fingerprint,
     /// The answer.
     pub result: LookupResult,
@@ -330,46 +332,46 @@ pub struct Lookup {
 /// Whether a fingerprint was pushed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LookupResult {
-    /// It stands in the registry.
+    /// The registry has the fingerprint.
     Present {
-        /// Its digest.
+        /// The digest that was pushed.
         digest: ImageDigest,
         /// The number of the build that pushed it.
         build: i64,
-        /// Bytes of its config and layers.
+        /// Size of the configs and layers in bytes.
         size: i64,
-        /// Hash of what a user would notice of it; `None` where that can't be told.
+        /// Hash of the content as a user would notice it; `None` if it is unknown.
         content: Option<String>,
-        /// Hash of its config and layers as they are stored.
+        /// Hash of the configs and layers as they are stored; `None` if it is unknown.
         blobs: Option<String>,
     },
-    /// It does not.
+    /// The registry does not have the fingerprint.
     Absent {
-        /// The highest build number that the registry shows for the image; asked only where no
-        /// record has it.
+        /// The highest build number that the registry has for the image; looked up only where no
+        /// record has a number.
         last_build: Option<i64>,
         /// The highest attempt that had succeeded when the registry was asked.
         after: Option<i32>,
     },
-    /// It stands there and is not what it says: for example it does not stand on the parent that it
-    /// was to be built from. Asked again at the time, for somebody may delete it.
+    /// The registry has an image that is not what its tag claims, for example one that is not built
+    /// on the pinned parent. It is asked again at the given time, because a user may delete the tag.
     Rejected(Problem, Timestamp),
-    /// The registry could not say; it is asked again at the time.
+    /// The registry could not answer. It is asked again at the given time.
     Failed(Problem, Timestamp),
 }
 
 /// A request that is not handled yet, and the object whose annotation it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedRequest {
-    /// Where it stands, and where its outcome is recorded.
-    pub target: Target,
-    /// The request, or the record of one that can't be read.
+    /// The object with the annotation, on which the outcome is recorded.
+    pub target: RequestTarget,
+    /// The request, or the record of a request that can't be parsed.
     pub request: Result<Request, HandledRequest>,
 }
 
-/// The object on which a request stands.
+/// The object whose annotation holds a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum RequestTarget {
     /// The `ImageFamily`.
     Family,
     /// The `ManagedImage` of this image.

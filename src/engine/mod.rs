@@ -1,31 +1,31 @@
-//! What is to be done: a pure decision over an observation and a given time.
+//! Decides what to do for a family: a pure function of its inputs and a given time.
 //!
-//! [`decide`] knows no client, no clock and no runtime. It walks the lineage in topological order,
-//! gives every image a state, and says which effects bring the world closer to the spec. It
-//! remembers nothing between two calls: any pass from any state, after any crash, moves toward the
-//! same fixpoint.
+//! [`decide()`] uses no client, no clock and no runtime. It walks the lineage in topological order,
+//! gives every image a state, and returns the effects that bring the cluster and the registry
+//! closer to the spec. It keeps nothing between two calls: from any state, after any crash,
+//! repeated reconciles converge on the same result.
 //!
-//! - [`observation`]: what was seen
-//! - [`decision`]: what is to be done, and what is to be recorded
-//! - [`blueprint`]: what follows from a spec alone, and is made once per generation
-//! - [`requests`]: what people ask for by hand
-//! - [`upstreams`]: candidates, their gates, adoption
-//! - [`fingerprint`]: what determines a build
-//! - [`images`]: the state of each image; `inputs`: what it is built from; `builds`: what is not in
-//!   the registry; `checks`: what is; [`cutoff`]: whether it changed anything; [`evaluation`]: what
-//!   all of these carry along
-//! - [`imports`]: what is about to change in other families
-//! - [`gates`]: whether a cascade begins: settle, suspend, windows
-//! - [`admission`]: which builds start: windows, breaker, parallelism, the operator's limits,
-//!   storms
-//! - [`windows`], [`breaker`], [`budget`]: the arithmetic of these, and of what families share
-//! - [`failure`]: budgets and pauses
-//! - [`promotion`]: the digest that floating tags are to be on
+//! Data:
+//!
+//! - [`input`]: everything that a reconcile has read
+//! - [`decision`]: what to do, and what to record
+//! - [`blueprint`]: what follows from a spec alone, computed once per generation
+//!
+//! Rules, in the order in which [`decide()`] applies them:
+//!
+//! - [`validate`]: what a spec must satisfy before anything else happens
+//! - [`requests`]: what users request by annotation
+//! - [`upstreams`]: candidates, their gates, and their adoption
+//! - [`image`]: the state of each image, with a module per step
+//! - [`cascade`]: when a cascade starts, which of its builds start, and what it records
+//! - [`tags`]: tag templates, and which tags to set
+//!
+//! Shared by them:
+//!
+//! - [`fingerprint`]: the hash of everything that determines a build
 //! - [`causes`]: why an image is stale
-//! - [`tags`]: templates, and which tags are to be moved
-//! - [`validate`]: what a spec must be before any of this
-//! - [`cascade`]: the record of a cascade; `abridge`: what is left out of a large one
-//! - [`states`]: the ways of an image from state to state, for people
+//! - [`imports`]: whether images of other families are about to change
+//! - [`states`]: the transitions between states, for the documentation
 
 pub mod blueprint;
 pub mod cascade;
@@ -53,11 +53,12 @@ pub use crate::api::condition::Problem;
 pub use blueprint::Blueprint;
 pub use decide::decide;
 pub use decision::{
-    Action, CascadeStep, Decision, ImageDecision, Message, PinnedParent, Promoted, TagMove,
+    Action, CascadeDecision, Decision, ImageDecision, Message, PinnedParent, PromotionTarget,
+    TagMove, WaitProgress,
 };
 pub use input::{
-    Budget, BuildOutcome, CheckOutcome, DecideInput, EndedCascade, ImportState, ImportedBuild,
-    Lookup, LookupResult, Observed, ObservedBuild, ObservedCascade, ObservedCheck, ObservedDigest,
-    ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, Target,
-    VerifiedBuild,
+    BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, EndedCascade, ImportState,
+    ImportedBuild, Lookup, LookupResult, Observed, ObservedBuild, ObservedCascade, ObservedCheck,
+    ObservedDigest, ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream,
+    RequestTarget, VerifiedBuild,
 };

@@ -159,7 +159,7 @@ fn at_rest(
         return false;
     };
     let target = |tag: &TagRecord| {
-        if tag.immutable { Some(&verified.digest) } else { decision.promoted() }
+        if tag.immutable { Some(&verified.digest) } else { decision.promoted_digest() }
     };
     input.generation.is_some()
         && record.observed_generation == input.generation
@@ -185,8 +185,11 @@ fn wanted<'d>(
     let tags = render(input.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
     let current = decision.state == ImageState::Current;
     let target = |tag: Tag| {
-        let digest =
-            if tag.immutable { current.then_some(&verified.digest) } else { decision.promoted() };
+        let digest = if tag.immutable {
+            current.then_some(&verified.digest)
+        } else {
+            decision.promoted_digest()
+        };
         Some((tag, digest?))
     };
     tags.into_iter().filter_map(target).collect()

@@ -1,4 +1,4 @@
-//! Upstreams: which digest builds use, which newer one waits, and why.
+//! Upstreams: which digest builds use, which newer digest waits as a candidate, and why.
 
 use jiff::Timestamp;
 
@@ -14,38 +14,46 @@ use crate::{
     lineage::UpstreamIndex,
 };
 
-/// The upstreams before anything new is adopted, and when the first of their gates opens by itself.
+/// The upstreams before candidates are adopted.
 #[derive(Clone, Debug)]
-pub struct Followed {
-    /// The upstreams, as `spec.upstreams`: first digests are in use already, candidates wait.
+pub struct FollowedUpstreams {
+    /// The upstreams, parallel to `spec.upstreams`. First digests are adopted already, candidates
+    /// wait.
     pub upstreams: Vec<UpstreamStatus>,
-    /// When a hold ends, or a candidate is old enough.
+    /// When the first hold expires, or the first candidate is old enough.
     pub wake_at: Option<Timestamp>,
 }
 
-/// Looks at every upstream. `known` are the upstreams as they were recorded, with what requests
-/// have changed of them.
+/// Returns the status of every upstream. `known` are the recorded upstreams with the changes that
+/// users request.
 #[must_use]
-pub fn follow(input: &DecideInput<'_>, known: &[UpstreamStatus], now: Timestamp) -> Followed {
+pub fn follow_upstreams(
+    input: &DecideInput<'_>,
+    known: &[UpstreamStatus],
+    now: Timestamp,
+) -> FollowedUpstreams {
     let mut followed =
-        Followed { upstreams: Vec::with_capacity(input.upstreams.len()), wake_at: None };
+        FollowedUpstreams { upstreams: Vec::with_capacity(input.upstreams.len()), wake_at: None };
     for (upstream, observed) in input.spec.upstreams.iter().zip(&input.upstreams) {
         let known = known.iter().find(|known| known.name == upstream.name);
-        let (status, wake_at) = one(upstream, observed, known, now);
+        let (status, wake_at) = follow_upstream(upstream, observed, known, now);
         followed.upstreams.push(status);
         followed.wake_at = [followed.wake_at, wake_at].into_iter().flatten().min();
     }
     followed
 }
 
-/// Whether the candidate may be adopted as soon as the cascade's own gates open.
+/// Whether the candidate may be adopted as soon as the gates of the cascade open.
 #[must_use]
 pub fn eligible(upstream: &UpstreamStatus) -> bool {
     upstream.candidate.is_some() && upstream.reason.is_none()
 }
 
-/// Adopts every candidate that may be; says what moved.
-pub fn adopt(upstreams: &mut [UpstreamStatus], now: Timestamp) -> Vec<(UpstreamIndex, Cause)> {
+/// Adopts every eligible candidate, and returns the upstreams that moved.
+pub fn adopt_candidates(
+    upstreams: &mut [UpstreamStatus],
+    now: Timestamp,
+) -> Vec<(UpstreamIndex, Cause)> {
     let mut moved = Vec::new();
     for (index, upstream) in UpstreamIndex::enumerate(upstreams) {
         if !eligible(upstream) {
@@ -72,19 +80,21 @@ pub fn adopt(upstreams: &mut [UpstreamStatus], now: Timestamp) -> Vec<(UpstreamI
     moved
 }
 
-/// A hold, whoever has set it: the manifest comes first.
-struct Held<'a> {
+/// The hold that applies to an upstream. A hold of the manifest takes precedence over one that a
+/// request has set.
+struct EffectiveHold<'a> {
     digest: Option<&'a str>,
     until: Option<Timestamp>,
     reason: Option<&'a str>,
 }
 
-fn held<'a>(
+/// Returns the hold that applies now.
+fn effective_hold<'a>(
     upstream: &'a Upstream,
     known: Option<&'a UpstreamStatus>,
     now: Timestamp,
-) -> Option<Held<'a>> {
-    let of_spec = upstream.hold_at(now).map(|hold| Held {
+) -> Option<EffectiveHold<'a>> {
+    let of_spec = upstream.hold_at(now).map(|hold| EffectiveHold {
         digest: hold.digest.as_deref(),
         until: hold.until,
         reason: hold.reason.as_deref(),
@@ -92,7 +102,7 @@ fn held<'a>(
     of_spec.or_else(|| {
         let hold =
             known?.hold.as_ref().filter(|hold| hold.until.is_none_or(|until| now < until))?;
-        Some(Held {
+        Some(EffectiveHold {
             digest: hold.digest.as_deref(),
             until: hold.until,
             reason: hold.reason.as_deref(),
@@ -100,7 +110,8 @@ fn held<'a>(
     })
 }
 
-fn one(
+/// Returns the status of one upstream, and when its hold expires or its candidate is old enough.
+fn follow_upstream(
     upstream: &Upstream,
     observed: &ObservedUpstream,
     known: Option<&UpstreamStatus>,
@@ -109,9 +120,9 @@ fn one(
     let manual = known
         .and_then(|known| known.hold.clone())
         .filter(|hold| hold.until.is_none_or(|until| now < until));
-    let hold = held(upstream, known, now);
-    // What was recorded for another image or tag says nothing about this one; a person's hold is of
-    // the name.
+    let hold = effective_hold(upstream, known, now);
+    // What was recorded for another image or tag does not apply to this one. A manual hold belongs
+    // to the name, so that it stays.
     let known = known.filter(|known| known.reference == upstream.reference());
     let mut status = UpstreamStatus {
         name: upstream.name.clone(),
@@ -130,51 +141,57 @@ fn one(
             Some(AdoptedDigest { digest: digest.into(), first_seen: Some(now), since: Some(now) });
     }
     if let Some(digest) = &observed.newest {
-        offer(&mut status, digest, hold.is_some(), now);
+        record_newest(&mut status, digest, hold.as_ref(), now);
     }
     let old_enough = explain(&mut status, upstream, observed, hold.as_ref(), now);
     let wake_at = hold.and_then(|hold| hold.until).into_iter().chain(old_enough).min();
     (status, wake_at)
 }
 
-/// Takes note of the newest digest: as the first, as a candidate, or as what is in use already.
-fn offer(status: &mut UpstreamStatus, input: &ObservedDigest, held: bool, now: Timestamp) {
-    let complete = input.missing_platforms.is_empty();
+/// Records the newest digest: as the adopted one if it is the first, as the candidate otherwise. It
+/// is not recorded if it is adopted already.
+fn record_newest(
+    status: &mut UpstreamStatus,
+    newest: &ObservedDigest,
+    hold: Option<&EffectiveHold<'_>>,
+    now: Timestamp,
+) {
+    let complete = newest.missing_platforms.is_empty();
     match &status.adopted {
-        None if complete && !held => {
-            let first_seen = Some(input.first_seen);
+        None if complete && hold.is_none() => {
+            let first_seen = Some(newest.first_seen);
             status.adopted = Some(AdoptedDigest {
-                digest: String::from(&input.digest),
+                digest: String::from(&newest.digest),
                 first_seen,
                 since: Some(now),
             });
             status.candidate = None;
         }
-        Some(adopted) if input.digest == adopted.digest => status.candidate = None,
+        Some(adopted) if newest.digest == adopted.digest => status.candidate = None,
         _ if status
             .candidate
             .as_ref()
-            .is_some_and(|candidate| input.digest == candidate.digest) => {}
+            .is_some_and(|candidate| newest.digest == candidate.digest) => {}
         _ => {
             status.candidate = Some(CandidateDigest {
-                digest: String::from(&input.digest),
-                first_seen: Some(input.first_seen),
+                digest: String::from(&newest.digest),
+                first_seen: Some(newest.first_seen),
             });
         }
     }
 }
 
-/// Says why the candidate is not used, or why nothing could be seen. Returns when a candidate is
-/// old enough, if it waits for that.
+/// Sets why the candidate is not adopted, or why the poll failed. Returns when the candidate is old
+/// enough, if it waits for that.
 fn explain(
     status: &mut UpstreamStatus,
     upstream: &Upstream,
     observed: &ObservedUpstream,
-    hold: Option<&Held<'_>>,
+    hold: Option<&EffectiveHold<'_>>,
     now: Timestamp,
 ) -> Option<Timestamp> {
-    // A candidate that was only recorded, by an earlier process or for other platforms, has not
-    // been looked at.
+    // A candidate that was recorded by an earlier process or for other platforms is unconfirmed
+    // until this process has polled it.
     let confirmed = status.candidate.as_ref().is_none_or(|candidate| {
         observed.newest.as_ref().is_some_and(|newest| newest.digest == candidate.digest)
     });
@@ -190,7 +207,7 @@ fn explain(
         || status.candidate.as_ref().map(|candidate| &candidate.digest)
             == status.approval.as_ref().map(|approval| &approval.digest);
     let (reason, message) = if let (Some(hold), Some(candidate)) = (hold, &status.candidate) {
-        (reason::HELD, told_hold(hold, &candidate.digest, status.adopted.is_some()))
+        (reason::HELD, hold_message(hold, &candidate.digest, status.adopted.as_ref()))
     } else if let (false, Some(candidate)) = (missing.is_empty(), &status.candidate) {
         let message =
             format!("{} does not offer {} yet", short(&candidate.digest), missing.join(", "));
@@ -198,10 +215,10 @@ fn explain(
     } else if let (false, Some(problem)) = (confirmed, &observed.problem) {
         (problem.reason, problem.message.clone())
     } else if !confirmed {
-        (reason::RESOLVING, "the newer digest is looked at again before it is used".to_owned())
+        (reason::RESOLVING, "the candidate is polled again before it is adopted".to_owned())
     } else if let (Some(at), Some(candidate)) = (young, &status.candidate) {
         let message = format!(
-            "{} is younger than minimumAge; it is used from {at:.0} on",
+            "{} is younger than minimumAge; it may be adopted at {at:.0}",
             short(&candidate.digest)
         );
         (reason::MINIMUM_AGE, message)
@@ -222,15 +239,16 @@ fn explain(
     wake_at
 }
 
-fn told_hold(hold: &Held<'_>, candidate: &str, in_use: bool) -> String {
+fn hold_message(
+    hold: &EffectiveHold<'_>,
+    candidate: &str,
+    adopted: Option<&AdoptedDigest>,
+) -> String {
     let until = hold.until.map_or_else(String::new, |until| format!(" until {until}"));
     let why = hold.reason.map_or_else(String::new, |why| format!(": {why}"));
-    if in_use {
-        format!("held{until}{why}; {} is out", short(candidate))
+    if adopted.is_some() {
+        format!("held{until}{why}; {} is available", short(candidate))
     } else {
-        format!(
-            "held{until}{why} before any digest was in use: name one in hold.digest, or end \
-                 the hold"
-        )
+        format!("held{until}{why} before a digest was adopted; set hold.digest, or end the hold")
     }
 }

@@ -69,7 +69,7 @@ async fn assert_out_of_memory(scene: &Scene) {
         .wait_image(FAMILY, "left", "to be tried again after a pause", |image| {
             let status = image.status.clone().unwrap_or_default();
             (status.state, status.reason.as_str()) == (ImageState::Queued, reason::RETRYING)
-                && status.message.starts_with("tried again at ")
+                && status.message.starts_with("retried at ")
         })
         .await;
     let (told, message) = place.wait_family(FAMILY, "Stalled", CASCADE).await;

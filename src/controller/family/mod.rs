@@ -30,7 +30,7 @@ use self::{
 use crate::{
     api::ImageFamily,
     controller::{context::Context, error::ReconcileError, object_cache::Key, quota},
-    engine::{CascadeStep, Decision},
+    engine::{CascadeDecision, Decision},
 };
 
 /// Upper bound on the time between two reconciles of a family. Nothing depends on it, but a missed
@@ -175,7 +175,7 @@ fn live_family(context: &Context, key: &Key) -> Option<Arc<ImageFamily>> {
 
 /// Returns when to reconcile again if nothing changes before.
 fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 4], now: Timestamp) -> Action {
-    if matches!(decision.cascade, CascadeStep::Open { .. } | CascadeStep::Close { .. }) {
+    if matches!(decision.cascade, CascadeDecision::Start { .. } | CascadeDecision::Finish { .. }) {
         return Action::requeue(REQUEUE_NOW);
     }
     let wake_at = others.into_iter().chain([decision.wake_at]).flatten().min();

@@ -19,7 +19,7 @@ use crate::{
         },
         causes,
         decision::{Action, ImageDecision},
-        image::evaluation::{Evaluation, Ready},
+        image::evaluation::{Evaluation, ReadyBuild},
         input::{DecideInput, ObservedBuild},
     },
     lineage::ImageIndex,
@@ -39,7 +39,7 @@ pub fn admit_builds(
     breaker: &BreakerState,
     now: Timestamp,
 ) -> Vec<Action> {
-    if evaluation.plan.ready.is_empty() {
+    if evaluation.plan.ready_builds.is_empty() {
         return Vec::new();
     }
     if let WindowState::Closed { opens } = window {
@@ -92,9 +92,9 @@ pub fn admit_builds(
 }
 
 /// Takes the ready builds out of the plan, the most urgent first.
-fn by_priority(input: &DecideInput<'_>, evaluation: &mut Evaluation) -> Vec<Ready> {
+fn by_priority(input: &DecideInput<'_>, evaluation: &mut Evaluation) -> Vec<ReadyBuild> {
     let remaining = input.lineage().remaining_weights(|image| expected_seconds(input, image));
-    let mut ready = std::mem::take(&mut evaluation.plan.ready);
+    let mut ready = std::mem::take(&mut evaluation.plan.ready_builds);
     ready.sort_by_key(|ready| {
         let path = remaining.get(ready.image.position()).copied().unwrap_or(0);
         (std::cmp::Reverse((ready.user_caused, path)), ready.image)
@@ -152,8 +152,8 @@ impl FreeCapacity {
         });
         Self {
             family: parallelism.saturating_sub(live),
-            budget: input.budget.family,
-            upstreams: input.budget.upstreams.clone(),
+            budget: input.allowance.family,
+            upstreams: input.allowance.upstreams.clone(),
             rate: rate.as_ref().map(|rate| rate.free),
             rate_frees_at: rate.and_then(|rate| rate.frees_at),
             family_full: Problem {
@@ -188,7 +188,7 @@ impl FreeCapacity {
     }
 
     /// Reserves capacity for a build, or says which limit is reached.
-    fn reserve(&mut self, ready: &Ready) -> Result<(), Problem> {
+    fn reserve(&mut self, ready: &ReadyBuild) -> Result<(), Problem> {
         if self.family == 0 {
             return Err(self.family_full.clone());
         }

@@ -65,7 +65,7 @@ pub fn cascade_readiness(
     now: Timestamp,
 ) -> CascadeReadiness {
     let candidates = candidates(upstreams);
-    let ready = &evaluation.plan.ready;
+    let ready = &evaluation.plan.ready_builds;
     if candidates.is_empty() && ready.is_empty() {
         return CascadeReadiness::Idle;
     }
@@ -81,7 +81,7 @@ pub fn cascade_readiness(
     }
     let skips_settle = replaces_superseded(input, &candidates)
         || evaluation.images.iter().all(|image| image.verified.is_none())
-        || candidates.is_empty() && ready.iter().all(|ready| ready.imported)
+        || candidates.is_empty() && ready.iter().all(|ready| ready.only_imports_changed)
         || start_is_requested(input, upstreams, evaluation, effects);
     if skips_settle || settle.until <= now {
         CascadeReadiness::Ready
@@ -177,15 +177,15 @@ fn start_is_requested(
     let moved = UpstreamIndex::enumerate(upstreams).filter(|(_, upstream)| eligible(upstream));
     let children =
         moved.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
-    let stale = input
-        .lineage()
-        .with_descendants(children.chain(evaluation.plan.ready.iter().map(|ready| ready.image)));
+    let stale = input.lineage().with_descendants(
+        children.chain(evaluation.plan.ready_builds.iter().map(|ready| ready.image)),
+    );
     effects.start.iter().any(|image| stale.get(image.position()) == Some(&true))
 }
 
 /// Starts none of the ready builds: their images stay queued with this reason and message.
 pub fn queue_ready_builds(evaluation: &mut Evaluation, reason: &'static str, message: &str) {
-    for ready in std::mem::take(&mut evaluation.plan.ready) {
+    for ready in std::mem::take(&mut evaluation.plan.ready_builds) {
         if let Some(image) = evaluation.images.get_mut(ready.image.position()) {
             image.reason = reason;
             image.message = message.into();

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use crate::{
     api::{ImageState, Promotion},
     engine::{
-        decision::{CascadeStep, ImageDecision, Promoted},
+        decision::{CascadeDecision, ImageDecision, PromotionTarget},
         input::DecideInput,
     },
     lineage::ImageIndex,
@@ -19,26 +19,32 @@ use crate::{
 ///
 /// This also happens while the family is suspended: tags and workloads follow only when it is
 /// resumed.
-pub fn set_targets(input: &DecideInput<'_>, cascade: &CascadeStep, images: &mut [ImageDecision]) {
+pub fn set_targets(
+    input: &DecideInput<'_>,
+    cascade: &CascadeDecision,
+    images: &mut [ImageDecision],
+) {
     if input.spec.policy.promotion != Promotion::Cascade {
         return;
     }
     let complete = match cascade {
-        CascadeStep::Close { superseded: false, .. } => missing_images(input, images).is_empty(),
+        CascadeDecision::Finish { superseded: false, .. } => {
+            missing_images(input, images).is_empty()
+        }
         // Covers images that became current without a cascade, or before the policy was `Cascade`.
-        CascadeStep::None => input
+        CascadeDecision::None => input
             .spec
             .images
             .iter()
             .zip(images.iter())
             .all(|(spec, image)| !spec.required || is_promotable(image)),
-        CascadeStep::Open { .. }
-        | CascadeStep::Running { .. }
-        | CascadeStep::Close { superseded: true, .. } => false,
+        CascadeDecision::Start { .. }
+        | CascadeDecision::Continue { .. }
+        | CascadeDecision::Finish { superseded: true, .. } => false,
     };
     if complete {
         for image in images.iter_mut().filter(|image| is_promotable(image)) {
-            image.promoted = Promoted::Verified;
+            image.promotion = PromotionTarget::Verified;
         }
     }
 }
@@ -53,7 +59,10 @@ pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<
         planned.contains(name) || cascade.status.images.iter().any(|image| image.name == name)
     };
     let is_unpromoted = |image: &ImageDecision| {
-        image.verified.as_ref().is_some_and(|verified| image.promoted() != Some(&verified.digest))
+        image
+            .verified
+            .as_ref()
+            .is_some_and(|verified| image.promoted_digest() != Some(&verified.digest))
     };
     let images = ImageIndex::enumerate(input.spec.images.iter().zip(images));
     images
@@ -70,7 +79,7 @@ fn is_promotable(image: &ImageDecision) -> bool {
     let Some(verified) = &image.verified else { return false };
     match image.state {
         ImageState::Current => true,
-        ImageState::Held => image.is_checked || image.promoted() == Some(&verified.digest),
+        ImageState::Held => image.is_checked || image.promoted_digest() == Some(&verified.digest),
         _ => false,
     }
 }

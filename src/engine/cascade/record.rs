@@ -9,7 +9,7 @@ use crate::{
     engine::{
         cascade::{promotion, truncate::truncate_status},
         causes,
-        decision::{CascadeStep, Decision, ImageDecision},
+        decision::{CascadeDecision, Decision, ImageDecision},
         input::{BuildOutcome, DecideInput, ObservedBuild, ObservedImage, VerifiedBuild},
     },
     lineage::{ImageIndex, critical_path},
@@ -78,8 +78,12 @@ pub fn cascade_status(
     let mut status = CascadeStatus { started_at, counts, images, ..CascadeStatus::default() };
     truncate_status(&mut status);
     match decision.cascade {
-        CascadeStep::Close { superseded, .. } => finish(input, decision, status, superseded, now),
-        CascadeStep::None | CascadeStep::Open { .. } | CascadeStep::Running { .. } => status,
+        CascadeDecision::Finish { superseded, .. } => {
+            finish(input, decision, status, superseded, now)
+        }
+        CascadeDecision::None
+        | CascadeDecision::Start { .. }
+        | CascadeDecision::Continue { .. } => status,
     }
 }
 

@@ -1,5 +1,5 @@
-//! An image whose wanted build is not in the registry: it runs, is tried again, has failed for
-//! good, waits for the next cascade, or is ready to start.
+//! An image whose wanted build is not in the registry: the build runs, is retried, has failed for
+//! good, is left to the next cascade, or is ready to start.
 
 use crate::{
     api::{CauseType, FailureClass, FailureRecord, ImageState, condition::reason},
@@ -7,10 +7,10 @@ use crate::{
         causes,
         decision::{Action, ImageDecision, PinnedParent},
         fingerprint::own_hash,
-        image::evaluation::{ImageEval, Plan, Ready},
+        image::evaluation::{ImageEval, Plan, ReadyBuild},
         image::{
-            evaluate::running_of,
-            failure::{self, Verdict},
+            failure::{self, RetryDecision},
+            recorded::running_build,
         },
         input::{BuildOutcome, ObservedBuild},
     },
@@ -19,8 +19,8 @@ use crate::{
 };
 
 impl ImageEval<'_> {
-    /// The state of an image whose wanted build is not in the registry.
-    pub(in crate::engine) fn absent(
+    /// Returns the decision for an image whose wanted build is not in the registry.
+    pub(in crate::engine) fn decide_absent(
         &self,
         plan: &mut Plan,
         stale: ImageDecision,
@@ -30,57 +30,61 @@ impl ImageEval<'_> {
     ) -> ImageDecision {
         let cancelled = stale.failure.as_deref().is_some_and(failure::is_cancelled);
         if let Some(build) = self.running().filter(|_| !cancelled) {
-            return Self::building(stale, build, wanted);
+            return Self::decide_building(stale, build, wanted);
         }
-        match failure::verdict(
-            stale.failure.as_deref(),
-            &self.context.input.spec.policy.retries,
-            self.context.now,
-        ) {
-            Verdict::GivenUp => {
-                let reason =
-                    stale.failure.as_deref().map_or(reason::BUILD_FAILED, failure::given_up);
-                return Self::failed(stale, reason);
-            }
-            Verdict::RetryAt(at) if at > self.context.now => {
-                plan.wake(at);
-                let why = stale
-                    .failure
-                    .as_ref()
-                    .map_or_else(String::new, |failure| failure::gist(&failure.last));
-                let message = format!("tried again at {at:.0} after: {why}");
-                return queued(stale, reason::RETRYING, message);
-            }
-            Verdict::RetryAt(_) | Verdict::Clean => {}
-        }
+        let stale = match self.decide_retry(plan, stale) {
+            Ok(stale) => stale,
+            Err(decision) => return *decision,
+        };
         if self.observed.builds.iter().any(|build| build.live) {
-            return queued(
-                stale,
-                reason::RETRYING,
-                "an earlier build is being ended before the \
-                next one"
-                    .into(),
-            );
+            let message = "the previous attempt is being stopped before the next one starts";
+            return queued(stale, reason::RETRYING, message.into());
         }
-        let own = stale.inputs.as_deref().map(own_hash).unwrap_or_default();
-        if self.built_in_cascade(&stale, wanted, &own) {
+        let own_inputs = stale.inputs.as_deref().map(own_hash).unwrap_or_default();
+        if self.is_built_in_cascade(&stale, wanted, &own_inputs) {
             let message = format!(
-                "built in this cascade already; the next one takes up: {}",
+                "already built in this cascade; the next cascade picks up: {}",
                 causes::sentence(&stale.causes)
             );
-            let stands = self.observed.verified.is_some();
             return ImageDecision {
                 in_progress: false,
-                stands,
+                releases_children: self.observed.verified.is_some(),
                 ..queued(stale, reason::NEXT_CASCADE, message)
             };
         }
-        plan.ready.push(self.ready(&stale, wanted, last_build, parents, own));
+        plan.ready_builds.push(self.ready_build(&stale, wanted, last_build, parents, own_inputs));
         let message = causes::sentence(&stale.causes);
         queued(stale, reason::CASCADING, message)
     }
 
-    fn building(
+    /// Returns the image unchanged if another attempt may start now. The error is the decision for
+    /// an image that is not retried, or not yet.
+    fn decide_retry(
+        &self,
+        plan: &mut Plan,
+        stale: ImageDecision,
+    ) -> Result<ImageDecision, Box<ImageDecision>> {
+        let retries = &self.context.input.spec.policy.retries;
+        match failure::retry_decision(stale.failure.as_deref(), retries, self.context.now) {
+            RetryDecision::GiveUp => {
+                let reason =
+                    stale.failure.as_deref().map_or(reason::BUILD_FAILED, failure::given_up_reason);
+                Err(Self::decide_failed(stale, reason).into())
+            }
+            RetryDecision::RetryAt(at) if at > self.context.now => {
+                plan.wake(at);
+                let why = stale
+                    .failure
+                    .as_ref()
+                    .map_or_else(String::new, |failure| failure::summary(&failure.last));
+                let message = format!("retried at {at:.0} after: {why}");
+                Err(queued(stale, reason::RETRYING, message).into())
+            }
+            RetryDecision::RetryAt(_) | RetryDecision::NoFailure => Ok(stale),
+        }
+    }
+
+    fn decide_building(
         stale: ImageDecision,
         build: &ObservedBuild,
         wanted: &Fingerprint,
@@ -93,25 +97,32 @@ impl ImageEval<'_> {
                 None => format!("build {number} runs as Job {job}: {why}"),
             }
         } else {
-            format!("an earlier build runs to its end as Job {}; it is rebuilt next", build.job)
+            format!(
+                "an earlier build runs to completion as Job {}; the image is rebuilt next",
+                build.job
+            )
         };
         ImageDecision {
             state: ImageState::Building,
             reason: reason::BUILDING,
             message: message.into(),
             in_progress: true,
-            running: Some(running_of(build).into()),
+            running: Some(running_build(build).into()),
             ..stale
         }
     }
 
-    pub(in crate::engine) fn failed(stale: ImageDecision, reason: &'static str) -> ImageDecision {
+    /// Returns the decision for an image that is not retried any more.
+    pub(in crate::engine) fn decide_failed(
+        stale: ImageDecision,
+        reason: &'static str,
+    ) -> ImageDecision {
         let message = stale.failure.as_ref().map_or_else(String::new, |failure| {
             let attempts = failure.build + failure.infrastructure;
             match (failure.last.class, attempts) {
                 (FailureClass::Cancelled, _) => failure.last.message.clone(),
-                (_, 1) => format!("failed once: {}", failure::gist(&failure.last)),
-                _ => format!("failed {attempts} times: {}", failure::gist(&failure.last)),
+                (_, 1) => format!("failed once: {}", failure::summary(&failure.last)),
+                _ => format!("failed {attempts} times: {}", failure::summary(&failure.last)),
             }
         });
         ImageDecision {
@@ -123,57 +134,54 @@ impl ImageEval<'_> {
         }
     }
 
-    /// Whether the cascade that runs has built the image already, from the same source, spec and
-    /// strategy. What a person edits while the cascade runs is built in it once more; what a parent
-    /// brings is left to the next cascade, so that every cascade ends.
-    fn built_in_cascade(&self, stale: &ImageDecision, wanted: &Fingerprint, own: &str) -> bool {
+    /// Whether the running cascade has already built the image from the same source, spec and
+    /// strategy.
+    ///
+    /// If a user edits the image during the cascade, it is built once more in the same cascade. If
+    /// only a parent has changed, the image is left to the next cascade, so that every cascade ends.
+    fn is_built_in_cascade(
+        &self,
+        stale: &ImageDecision,
+        wanted: &Fingerprint,
+        own_inputs: &str,
+    ) -> bool {
         let Some(cascade) = self.context.input.cascade else { return false };
-        let verified =
-            self.observed.verified.as_ref().filter(|verified| own_hash(&verified.inputs) == own);
+        let verified = self
+            .observed
+            .verified
+            .as_ref()
+            .filter(|verified| own_hash(&verified.inputs) == own_inputs);
         let last = self
             .observed
             .record
             .into_iter()
             .flat_map(|record| &record.history)
             .find(|build| !build.digest.is_empty());
-        let recorded =
+        let is_recorded =
             verified.is_some() && last.is_some_and(|build| build.cascade == cascade.name);
-        // Builds that have come to nothing, because a parent changed before their checks were
-        // through, have no other record. One whose push has vanished counts as failed.
-        let told = cascade.status.images.iter().find(|image| image.name == self.image.name);
-        recorded
+        // A build without a result, because a parent changed before its checks had passed, has no
+        // other record. A build whose push is missing in the registry counts as failed.
+        let result = cascade.status.images.iter().find(|image| image.name == self.image.name);
+        is_recorded
             || stale.failure.is_none()
-                && told.is_some_and(|told| told.own_inputs.as_deref() == Some(own))
+                && result.is_some_and(|result| result.own_inputs.as_deref() == Some(own_inputs))
             || self.observed.builds.iter().any(|build| {
                 build.identity.cascade == cascade.name
-                    && build.identity.own_inputs == own
+                    && build.identity.own_inputs == own_inputs
                     && build.identity.fingerprint != *wanted
                     && build.outcome == BuildOutcome::Succeeded
             })
     }
 
-    fn ready(
+    /// Returns the build that the image needs.
+    fn ready_build(
         &self,
         stale: &ImageDecision,
         wanted: &Fingerprint,
         last_build: Option<i64>,
         parents: Vec<PinnedParent>,
-        own: String,
-    ) -> Ready {
-        let record = self.observed.record;
-        // What was built before and reverted counts too: a number names one build for ever.
-        let history =
-            record.into_iter().flat_map(|record| &record.history).filter_map(|build| build.build);
-        let jobs = self.observed.builds.iter().map(|build| build.identity.number);
-        let recorded = record.and_then(|record| record.build.max(record.last_build));
-        let last = history.chain(jobs).chain(recorded).max().max(last_build);
-        let numbered = self
-            .observed
-            .builds
-            .iter()
-            .filter(|build| build.identity.fingerprint == *wanted)
-            .map(|build| build.identity.number)
-            .max();
+        own_inputs: String,
+    ) -> ReadyBuild {
         let direct = stale.causes.iter().filter(|cause| cause.via.is_empty());
         let user_caused = direct
             .clone()
@@ -181,26 +189,42 @@ impl ImageEval<'_> {
         let identity = BuildIdentity {
             fingerprint: wanted.clone(),
             attempt: self.next_attempt(wanted, stale.failure.as_deref()),
-            // Another attempt at a fingerprint keeps the number of the first.
-            number: numbered.unwrap_or_else(|| last.unwrap_or(0).saturating_add(1)),
+            number: self.build_number(wanted, last_build),
             cascade: self.context.input.cascade.map_or("", |cascade| cascade.name).into(),
-            own_inputs: own,
+            own_inputs,
             user_caused,
-            upstreams: self.upstreams(stale),
+            upstreams: self.causing_upstreams(stale),
         };
         let source = stale.inputs.as_ref().map_or_else(String::new, |inputs| inputs.source.clone());
         let action = Action::Build { image: self.index, identity, parents, source };
         let imports = &self.context.input.blueprint.import_names;
-        let imported = stale.causes.iter().any(|cause| cause.via.is_empty())
+        let only_imports_changed = stale.causes.iter().any(|cause| cause.via.is_empty())
             && direct
                 .clone()
                 .all(|cause| cause.type_ == CauseType::Parent && imports.contains(&cause.name));
-        Ready { image: self.index, action, user_caused, imported }
+        ReadyBuild { image: self.index, action, user_caused, only_imports_changed }
     }
 
-    /// The references of this family's upstreams that caused a build; for one that nothing below it
-    /// caused, of those that it stands on.
-    fn upstreams(&self, stale: &ImageDecision) -> Vec<String> {
+    /// Returns the number for a build of a fingerprint. All attempts at a fingerprint share one
+    /// number. A number is never used for another fingerprint, even if its build was reverted.
+    fn build_number(&self, wanted: &Fingerprint, last_build: Option<i64>) -> i64 {
+        let builds = self.observed.builds.iter().map(|build| &build.identity);
+        let of_fingerprint = builds.clone().filter(|build| build.fingerprint == *wanted);
+        if let Some(number) = of_fingerprint.map(|build| build.number).max() {
+            return number;
+        }
+        let record = self.observed.record;
+        let history =
+            record.into_iter().flat_map(|record| &record.history).filter_map(|build| build.build);
+        let recorded = record.and_then(|record| record.build.max(record.last_build));
+        let jobs = builds.map(|build| build.number);
+        let last = history.chain(jobs).chain(recorded).max().max(last_build);
+        last.unwrap_or(0).saturating_add(1)
+    }
+
+    /// Returns the references of the family's upstreams that caused a build. If no upstream caused
+    /// it, these are the upstreams that the image is built on.
+    fn causing_upstreams(&self, stale: &ImageDecision) -> Vec<String> {
         let upstreams = &self.context.input.spec.upstreams;
         let mut caused: Vec<UpstreamIndex> = stale
             .causes
@@ -226,15 +250,16 @@ impl ImageEval<'_> {
         references
     }
 
+    /// Returns the next attempt at a fingerprint, counted from 0.
     fn next_attempt(&self, wanted: &Fingerprint, failure: Option<&FailureRecord>) -> i32 {
-        let input = self
+        let made = self
             .observed
             .builds
             .iter()
             .filter(|build| build.identity.fingerprint == *wanted)
             .map(|build| build.identity.attempt)
             .max();
-        input.max(failure.map(|failure| failure.attempt)).map_or(0, |last| last.saturating_add(1))
+        made.max(failure.map(|failure| failure.attempt)).map_or(0, |last| last.saturating_add(1))
     }
 }
 

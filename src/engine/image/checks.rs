@@ -1,8 +1,8 @@
-//! Checks: what a new digest is put through before its tags move and its children are built.
+//! Checks: what a new digest must pass before its tags move and its children are built.
 //!
-//! All checks of a digest that are not through start at once. When a required one fails, it is
-//! tried again as a failed build is, on the same budgets, without a build: what is checked stands
-//! in the registry.
+//! All checks of a digest that have not finished start at once. A required check that fails is
+//! retried like a failed build, on the same retry budgets, but without a new build: the digest to
+//! check is in the registry.
 
 use std::sync::Arc;
 
@@ -15,16 +15,32 @@ use crate::{
     engine::{
         decision::{Action, ImageDecision},
         image::evaluation::{ImageEval, Plan},
-        image::failure::{self, Verdict},
+        image::failure::{self, RetryDecision},
         input::{CheckOutcome, ObservedCheck, VerifiedBuild},
     },
 };
 
+/// A build that has passed its checks.
+pub(in crate::engine) struct PassedChecks {
+    /// The build, with its checks as passed.
+    pub verified: Arc<VerifiedBuild>,
+    /// The results of the checks.
+    pub checks: Vec<CheckRecord>,
+}
+
+/// The results of the checks of a digest.
+struct CheckProgress {
+    /// The result of each check, in the order of the spec.
+    records: Vec<CheckRecord>,
+    /// The positions of the checks that are to run, or to run again.
+    unfinished: Vec<usize>,
+}
+
 impl ImageEval<'_> {
-    /// The state of an image whose newest digest stands in the registry and is not checked yet.
-    /// `stale` is what is known of the build that brought it; blank, if only the checks have
-    /// changed.
-    pub(in crate::engine) fn check(
+    /// Returns the decision for an image whose newest digest is in the registry and has not passed
+    /// its checks. `stale` is what is known about the build of the digest; it is blank if only the
+    /// checks have changed.
+    pub(in crate::engine) fn decide_unchecked(
         &self,
         plan: &mut Plan,
         verified: Arc<VerifiedBuild>,
@@ -41,10 +57,13 @@ impl ImageEval<'_> {
             plan.actions.extend(running.map(|observed| Action::Stop { job: observed.job.clone() }));
         }
         let attempt = failure.as_ref().map_or(0, |failure| failure.check_attempt);
-        let (records, open) = self.verdicts(&verified);
-        // A check that passes although it was cancelled moves nothing by itself.
-        if open.is_empty() && !cancelled {
-            return ImageDecision { checks: records, ..Self::current(self.vouched(&verified)) };
+        let CheckProgress { records, unfinished } = self.check_progress(&verified);
+        // Checks that pass although they were cancelled do not make the image current.
+        if unfinished.is_empty() && !cancelled {
+            return ImageDecision {
+                checks: records,
+                ..Self::decide_current(self.with_passed_checks(&verified))
+            };
         }
         let stale = ImageDecision {
             failure: failure.map(Box::new),
@@ -52,22 +71,22 @@ impl ImageEval<'_> {
             state: ImageState::Checking,
             ..stale
         };
-        match failure::verdict(
+        match failure::retry_decision(
             stale.failure.as_deref(),
             &self.context.input.spec.policy.retries,
             self.context.now,
         ) {
-            Verdict::GivenUp => {
+            RetryDecision::GiveUp => {
                 let reason =
-                    stale.failure.as_deref().map_or(reason::CHECK_FAILED, failure::given_up);
-                return Self::failed(stale, reason);
+                    stale.failure.as_deref().map_or(reason::CHECK_FAILED, failure::given_up_reason);
+                return Self::decide_failed(stale, reason);
             }
-            Verdict::RetryAt(at) if at > self.context.now => {
+            RetryDecision::RetryAt(at) if at > self.context.now => {
                 plan.wake(at);
                 let why = stale
                     .failure
                     .as_ref()
-                    .map_or_else(String::new, |failure| failure::gist(&failure.last));
+                    .map_or_else(String::new, |failure| failure::summary(&failure.last));
                 let message = format!("checked again at {at:.0} after: {why}");
                 return ImageDecision {
                     reason: reason::RETRYING,
@@ -76,21 +95,11 @@ impl ImageEval<'_> {
                     ..stale
                 };
             }
-            Verdict::RetryAt(_) | Verdict::Clean => {}
+            RetryDecision::RetryAt(_) | RetryDecision::NoFailure => {}
         }
-        for place in &open {
-            if !self.runs(&verified, *place, attempt) && !self.is_ending(&verified, *place) {
-                let digest = verified.digest.clone();
-                plan.actions.push(Action::Check {
-                    image: self.index,
-                    check: *place,
-                    digest,
-                    attempt,
-                });
-            }
-        }
+        self.start_checks(plan, &verified, &unfinished, attempt);
         let names: Vec<String> =
-            open.iter().filter_map(|place| self.told(&verified, *place)).collect();
+            unfinished.iter().filter_map(|check| self.describe_check(&verified, *check)).collect();
         let plural = if names.len() == 1 { "check" } else { "checks" };
         let message = format!("waits for its {plural} {}", names.join(", "));
         ImageDecision {
@@ -101,14 +110,30 @@ impl ImageEval<'_> {
         }
     }
 
-    /// The last good digest of an image whose inputs have changed since, when the checks that were
-    /// started before have passed: its children may stand on it. None is started for it. `failure`
-    /// is what has failed of the image by now.
-    pub(in crate::engine) fn passed(
+    /// Starts those of the unfinished checks of which no attempt runs or is being stopped.
+    fn start_checks(
+        &self,
+        plan: &mut Plan,
+        verified: &VerifiedBuild,
+        unfinished: &[usize],
+        attempt: i32,
+    ) {
+        for &check in unfinished {
+            if !self.is_started(verified, check, attempt) && !self.is_stopping(verified, check) {
+                let digest = verified.digest.clone();
+                plan.actions.push(Action::Check { image: self.index, check, digest, attempt });
+            }
+        }
+    }
+
+    /// Returns the last digest of an image whose inputs have changed since, if the checks that were
+    /// started before have passed: its children may be built on it. No new check is started for it.
+    /// `failure` holds the failures of the image so far.
+    pub(in crate::engine) fn passed_checks(
         &self,
         verified: &VerifiedBuild,
         failure: Option<&FailureRecord>,
-    ) -> Option<(Arc<VerifiedBuild>, Vec<CheckRecord>)> {
+    ) -> Option<PassedChecks> {
         let wanted = &self.blueprint.checks;
         let cancelled = |known: &FailureRecord| {
             failure::is_cancelled(known) && verified.fingerprint == known.fingerprint
@@ -119,56 +144,53 @@ impl ImageEval<'_> {
         {
             return None;
         }
-        let (records, open) = self.verdicts(verified);
-        open.is_empty().then(|| (self.vouched(verified), records))
+        let CheckProgress { records, unfinished } = self.check_progress(verified);
+        unfinished
+            .is_empty()
+            .then(|| PassedChecks { verified: self.with_passed_checks(verified), checks: records })
     }
 
-    fn vouched(&self, verified: &VerifiedBuild) -> Arc<VerifiedBuild> {
+    /// Returns the build with the current checks as passed.
+    fn with_passed_checks(&self, verified: &VerifiedBuild) -> Arc<VerifiedBuild> {
         Arc::new(VerifiedBuild {
             checked: self.blueprint.checks.clone(),
             ..VerifiedBuild::clone(verified)
         })
     }
 
-    /// How each check of this digest stands, and the places of those that are not through: to be
-    /// run, or to be run again.
-    fn verdicts(&self, verified: &VerifiedBuild) -> (Vec<CheckRecord>, Vec<usize>) {
+    /// Returns the results of the checks of this digest.
+    fn check_progress(&self, verified: &VerifiedBuild) -> CheckProgress {
         let records: Vec<CheckRecord> = self
             .checks()
-            .map(|(_, check, revision)| self.state(verified, check, revision))
+            .map(|(check, revision)| self.check_record(verified, check, revision))
             .collect();
-        let open =
-            self.checks().zip(&records).filter(|((_, check, _), record)| match record.state {
-                CheckState::Running => true,
-                CheckState::Failed => check.required,
-                CheckState::Passed => false,
-            });
-        let open = open.map(|((place, ..), _)| place).collect();
-        (records, open)
+        let unfinished = self.checks().zip(&records).enumerate();
+        let unfinished = unfinished.filter(|(_, ((check, _), record))| match record.state {
+            CheckState::Running => true,
+            CheckState::Failed => check.required,
+            CheckState::Passed => false,
+        });
+        let unfinished = unfinished.map(|(position, _)| position).collect();
+        CheckProgress { records, unfinished }
     }
 
-    fn checks(&self) -> impl Iterator<Item = (usize, &Check, &str)> {
-        let revisions = self.blueprint.check_revisions.iter().map(String::as_str);
-        self.image
-            .checks
-            .iter()
-            .zip(revisions)
-            .enumerate()
-            .map(|(place, (check, revision))| (place, check, revision))
+    /// Returns the checks with their revisions.
+    fn checks(&self) -> impl Iterator<Item = (&Check, &str)> {
+        self.image.checks.iter().zip(self.blueprint.check_revisions.iter().map(String::as_str))
     }
 
-    /// A check that is not through, by its name, with what its pod waits for.
-    fn told(&self, verified: &VerifiedBuild, place: usize) -> Option<String> {
-        let (check, revision) =
-            (self.image.checks.get(place)?, self.blueprint.check_revisions.get(place)?);
-        let newest = self.observations(verified, revision).max_by_key(|observed| observed.attempt);
+    /// Returns the name of an unfinished check, with what its pod waits for.
+    fn describe_check(&self, verified: &VerifiedBuild, position: usize) -> Option<String> {
+        let (check, revision) = self.checks().nth(position)?;
+        let newest = self.attempts(verified, revision).max_by_key(|observed| observed.attempt);
         let waits_for = newest.and_then(|observed| observed.waits_for.as_ref());
         Some(
             waits_for.map_or_else(|| check.name.clone(), |what| format!("{} ({what})", check.name)),
         )
     }
 
-    fn observations<'s>(
+    /// Returns the observed attempts at a check of this digest.
+    fn attempts<'s>(
         &'s self,
         verified: &'s VerifiedBuild,
         revision: &'s str,
@@ -178,9 +200,9 @@ impl ImageEval<'_> {
         })
     }
 
-    /// How a check of this digest stands: by its Jobs or, when those are gone, by what was
-    /// recorded.
-    fn state(&self, verified: &VerifiedBuild, check: &Check, revision: &str) -> CheckRecord {
+    /// Returns the result of a check of this digest: from its Jobs or, if those are gone, from the
+    /// recorded status.
+    fn check_record(&self, verified: &VerifiedBuild, check: &Check, revision: &str) -> CheckRecord {
         let record = |state, message: &str| CheckRecord {
             name: check.name.clone(),
             digest: verified.digest.to_string(),
@@ -189,12 +211,12 @@ impl ImageEval<'_> {
             message: shorten(message, MAX_CHECK_MESSAGE),
         };
         let passed =
-            self.observations(verified, revision).find_map(|observed| match &observed.outcome {
-                CheckOutcome::Passed(said) => Some(said.as_str()),
+            self.attempts(verified, revision).find_map(|observed| match &observed.outcome {
+                CheckOutcome::Passed(output) => Some(output.as_str()),
                 CheckOutcome::Running | CheckOutcome::Failed(_) | CheckOutcome::Stopped => None,
             });
-        if let Some(said) = passed {
-            return record(CheckState::Passed, said);
+        if let Some(output) = passed {
+            return record(CheckState::Passed, output);
         }
         let recorded = self.observed.record.into_iter().flat_map(|record| &record.checks);
         let recorded =
@@ -202,34 +224,35 @@ impl ImageEval<'_> {
         if let Some(known) = recorded.into_iter().find(|known| known.state != CheckState::Running) {
             return known.clone();
         }
-        let newest = self.observations(verified, revision).max_by_key(|observed| observed.attempt);
+        let newest = self.attempts(verified, revision).max_by_key(|observed| observed.attempt);
         match newest.map(|observed| &observed.outcome) {
             Some(CheckOutcome::Failed(failure)) => record(CheckState::Failed, &failure.message),
             _ => record(CheckState::Running, ""),
         }
     }
 
-    /// Whether this attempt at a check is under way, or has ended.
-    fn runs(&self, verified: &VerifiedBuild, place: usize, attempt: i32) -> bool {
-        let Some(revision) = self.blueprint.check_revisions.get(place) else { return true };
-        self.observations(verified, revision).any(|observed| match observed.outcome {
+    /// Whether this attempt at a check has started: it runs, or has ended.
+    fn is_started(&self, verified: &VerifiedBuild, position: usize, attempt: i32) -> bool {
+        let Some(revision) = self.blueprint.check_revisions.get(position) else { return true };
+        self.attempts(verified, revision).any(|observed| match observed.outcome {
             CheckOutcome::Running => true,
             CheckOutcome::Stopped => false,
             CheckOutcome::Passed(_) | CheckOutcome::Failed(_) => observed.attempt >= attempt,
         })
     }
 
-    /// Whether an earlier attempt at a check has been given up and still goes on: the next one
-    /// waits until it is gone.
-    fn is_ending(&self, verified: &VerifiedBuild, place: usize) -> bool {
-        let Some(revision) = self.blueprint.check_revisions.get(place) else { return false };
+    /// Whether an earlier attempt at a check has failed or was stopped, and still runs. The next
+    /// attempt waits until it is gone.
+    fn is_stopping(&self, verified: &VerifiedBuild, position: usize) -> bool {
+        let Some(revision) = self.blueprint.check_revisions.get(position) else { return false };
         let given_up = |observed: &ObservedCheck| {
             matches!(observed.outcome, CheckOutcome::Failed(_) | CheckOutcome::Stopped)
         };
-        self.observations(verified, revision).any(|observed| observed.live && given_up(observed))
+        self.attempts(verified, revision).any(|observed| observed.live && given_up(observed))
     }
 
-    /// The failures with those of required checks that are not counted yet: one for each attempt.
+    /// Returns the failures, with those of required checks that are not counted yet. Each attempt
+    /// counts once.
     fn check_failures(
         &self,
         verified: &VerifiedBuild,
@@ -238,24 +261,21 @@ impl ImageEval<'_> {
         let known = known.or_else(|| {
             let recorded =
                 self.failure_record().filter(|known| verified.fingerprint == known.fingerprint);
-            self.ruled(recorded.cloned(), &verified.fingerprint)
+            self.effective_failure(recorded.cloned(), &verified.fingerprint)
         });
         let mut failed: Vec<&ObservedCheck> = self
             .checks()
-            .filter(|(_, check, _)| check.required)
-            .flat_map(|(_, _, revision)| self.observations(verified, revision))
+            .filter(|(check, _)| check.required)
+            .flat_map(|(_, revision)| self.attempts(verified, revision))
             .filter(|observed| matches!(observed.outcome, CheckOutcome::Failed(_)))
             .collect();
         failed.sort_by(|a, b| (a.attempt, &a.check).cmp(&(b.attempt, &b.check)));
         let cascade = self.context.input.cascade.map_or("", |cascade| cascade.name);
-        let mut record =
-            known.map(
-                |known| {
-                    if self.mended(verified, &known) { failure::forgiven(known) } else { known }
-                },
-            );
+        let mut record = known.map(|known| {
+            if self.has_new_checks(verified, &known) { failure::reset_counts(known) } else { known }
+        });
         if let Some(cancelled) = record.take_if(|record| failure::is_cancelled(record)) {
-            // None of those that were started is the next one, however they end.
+            // The next attempt is later than every attempt that was started, however those end.
             let made =
                 self.observed.checks.iter().filter(|observed| observed.digest == verified.digest);
             let next = made.map(|observed| observed.attempt.saturating_add(1)).max().unwrap_or(0);
@@ -277,24 +297,29 @@ impl ImageEval<'_> {
             outcome.message = format!("check {}: {}", observed.check, outcome.message);
             let attempt = record.as_ref().map_or(0, |record| record.attempt);
             let cause = crate::engine::causes::key(&self.image.name, &verified.causes);
-            let failed = failure::Failed { attempt, cascade, cause: &cause };
-            let added =
-                failure::add(record, &verified.fingerprint, &failed, outcome, self.context.now);
+            let failed = failure::FailedAttempt { attempt, cascade, cause: &cause };
+            let added = failure::add_failure(
+                record,
+                &verified.fingerprint,
+                &failed,
+                outcome,
+                self.context.now,
+            );
             record =
                 Some(FailureRecord { check_attempt: observed.attempt.saturating_add(1), ..added });
         }
         record
     }
 
-    /// Whether a check that failed on this digest, or was cancelled, is another one by now, or
-    /// gone: that says nothing of what is checked now.
-    fn mended(&self, verified: &VerifiedBuild, known: &FailureRecord) -> bool {
+    /// Whether a check that failed on this digest, or was cancelled, has been changed or removed
+    /// since. Its failure then says nothing about the current checks.
+    fn has_new_checks(&self, verified: &VerifiedBuild, known: &FailureRecord) -> bool {
         let recorded = self.observed.record.into_iter().flat_map(|record| &record.checks);
         let cancelled = failure::is_cancelled(known);
         let mut failed = recorded.filter(|old| verified.digest == old.digest).filter(|old| {
             old.state == CheckState::Failed || cancelled && old.state == CheckState::Running
         });
         known.check_attempt > 0
-            && failed.any(|old| self.checks().all(|(_, _, revision)| revision != old.revision))
+            && failed.any(|old| self.checks().all(|(_, revision)| revision != old.revision))
     }
 }

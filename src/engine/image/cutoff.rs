@@ -1,11 +1,11 @@
-//! Early cutoff: whether a rebuilt image is the same as the one before.
+//! Early cutoff: whether a rebuild gave the same content as the build before.
 
 use crate::{api::Cutoff, engine::input::VerifiedBuild};
 
-/// Whether a new build comes to the same as the last one, as far as the policy looks. What can't be
-/// told is not the same.
+/// Whether a new build has the same content as the last one, as the policy compares it. Unknown
+/// content is never the same.
 #[must_use]
-pub fn same(cutoff: Cutoff, last: &VerifiedBuild, fresh: &VerifiedBuild) -> bool {
+pub fn is_same(cutoff: Cutoff, last: &VerifiedBuild, fresh: &VerifiedBuild) -> bool {
     let equal = |last: &Option<String>, fresh: &Option<String>| last.is_some() && last == fresh;
     match cutoff {
         Cutoff::Never => false,
@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_told_is_not_the_same() {
+    fn unknown_content_is_not_the_same() {
         let verified = |digest: &str, content: Option<&str>, blobs: Option<&str>| VerifiedBuild {
             digest: digest.into(),
             content: content.map(str::to_owned),
@@ -34,9 +34,9 @@ mod tests {
             (Cutoff::Never, verified("sha256:2", Some("c"), Some("b")), false),
             (Cutoff::Content, verified("sha256:2", None, Some("b")), false),
         ] {
-            assert_eq!(same(cutoff, &last, &fresh), expected, "{cutoff:?} {fresh:?}");
+            assert_eq!(is_same(cutoff, &last, &fresh), expected, "{cutoff:?} {fresh:?}");
         }
-        assert!(!same(
+        assert!(!is_same(
             Cutoff::Content,
             &verified("sha256:1", None, None),
             &verified("sha256:2", None, None)

@@ -1,6 +1,4 @@
-//! What a walk over the lineage carries along: shared by
-//! [`images`](crate::engine::image::evaluate), `inputs`, `builds` and `checks`, which take its
-//! steps.
+//! The result of an evaluation, and the context that its steps share.
 
 use jiff::Timestamp;
 
@@ -15,51 +13,50 @@ use crate::{
     lineage::ImageIndex,
 };
 
-/// The images as they are with the given upstream digests, and what is to be done for them.
+/// The images with the given upstream digests, and what to do for them.
 #[derive(Debug)]
 pub struct Evaluation {
-    /// The images, as `spec.images`.
+    /// The images, parallel to `spec.images`.
     pub images: Vec<ImageDecision>,
-    /// What is to be done.
+    /// What to do for the images.
     pub plan: Plan,
-    /// When the first hold of an image ends by itself.
-    pub holds_end: Option<Timestamp>,
+    /// When the first hold of an image expires.
+    pub next_hold_end: Option<Timestamp>,
 }
 
-/// What is to be done for the images of a walk.
+/// What to do for the images of an evaluation.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Questions to the registry, checks to start, builds to end, and what the registry is to
-    /// remember.
+    /// Lookups, checks to start, builds to stop, and tags of unchanged rebuilds.
     pub actions: Vec<Action>,
-    /// Images that are ready to build.
-    pub ready: Vec<Ready>,
-    /// The earliest time at which something is to be tried again.
+    /// The builds that may start when the gates of the cascade allow it.
+    pub ready_builds: Vec<ReadyBuild>,
+    /// The earliest time at which something is tried again.
     pub wake_at: Option<Timestamp>,
 }
 
-/// An image that is ready to build.
+/// A build that has all of its inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ready {
+pub struct ReadyBuild {
     /// The image.
     pub image: ImageIndex,
-    /// The build that it needs.
+    /// The action that starts the build.
     pub action: Action,
-    /// Whether the image itself changed, or a person asked: such builds go first.
+    /// Whether the image itself changed or a user asked for the build. Such builds start first.
     pub user_caused: bool,
-    /// Whether nothing but images of other families changed: the quiet time has passed where the
-    /// change came in.
-    pub imported: bool,
+    /// Whether only images of other families changed. The settle time has then passed in the family
+    /// where the change started.
+    pub only_imports_changed: bool,
 }
 
 impl Plan {
-    /// Looks again at this time, if nothing earlier comes.
+    /// Requests a reconcile at this time at the latest.
     pub(in crate::engine) fn wake(&mut self, at: Timestamp) {
         self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
     }
 }
 
-/// What is the same for all images of a walk.
+/// What all images of an evaluation share.
 pub(in crate::engine) struct EvalContext<'a> {
     pub(in crate::engine) input: &'a DecideInput<'a>,
     pub(in crate::engine) upstreams: &'a [UpstreamStatus],
@@ -67,7 +64,7 @@ pub(in crate::engine) struct EvalContext<'a> {
     pub(in crate::engine) now: Timestamp,
 }
 
-/// One image of the walk.
+/// The evaluation of one image.
 pub(in crate::engine) struct ImageEval<'a> {
     pub(in crate::engine) context: &'a EvalContext<'a>,
     pub(in crate::engine) index: ImageIndex,

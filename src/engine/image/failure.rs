@@ -1,4 +1,4 @@
-//! `ReconcileBackoff`: how they are counted, when a build is tried again, and when it is not.
+//! Failed attempts: how they are counted, and whether and when a build is retried.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -9,39 +9,39 @@ use crate::{
     identity::{BuildIdentity, Fingerprint},
 };
 
-/// First pause after a failure of the build itself.
+/// Pause after the first failure of the build itself.
 const BUILD_PAUSE: SignedDuration = SignedDuration::from_secs(10);
-/// First pause after a failure of what is around it.
+/// Pause after the first failure of the infrastructure.
 const INFRASTRUCTURE_PAUSE: SignedDuration = SignedDuration::from_secs(5);
-/// The longest pause.
-const LONGEST_PAUSE: SignedDuration = SignedDuration::from_mins(10);
+/// Upper bound on the pause between two attempts.
+const MAX_PAUSE: SignedDuration = SignedDuration::from_mins(10);
 
-/// What comes after the failures so far.
+/// Whether another attempt is made after the failures so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RetryDecision {
     /// Nothing has failed.
-    Clean,
-    /// To be tried again, not before the time.
+    NoFailure,
+    /// The build is retried at the given time.
     RetryAt(Timestamp),
-    /// Not to be tried again until an input changes.
-    GivenUp,
+    /// The build is not retried until an input changes.
+    GiveUp,
 }
 
-/// Where and why a build failed, beside what it said.
+/// The attempt that a failure belongs to.
 #[derive(Clone, Copy, Debug)]
-pub struct Failed<'a> {
-    /// Which attempt it was.
+pub struct FailedAttempt<'a> {
+    /// Which attempt it was, counted from 0.
     pub attempt: i32,
-    /// The cascade that it was started for.
+    /// The name of the cascade that the attempt was part of.
     pub cascade: &'a str,
-    /// What it was made for; see [`causes::key`](crate::engine::causes::key).
+    /// What the attempt was made for; see [`causes::key`](crate::engine::causes::key).
     pub cause: &'a str,
 }
 
-/// Counts the failed attempts that the record does not know yet. `None` if nothing has failed at
-/// this fingerprint.
+/// Returns the record with the failed attempts that it does not count yet; `None` if nothing has
+/// failed at this fingerprint.
 #[must_use]
-pub fn count(
+pub fn count_failures(
     record: Option<&FailureRecord>,
     fingerprint: &Fingerprint,
     builds: &[ObservedBuild],
@@ -49,13 +49,13 @@ pub fn count(
     now: Timestamp,
 ) -> Option<FailureRecord> {
     let mut known = record.filter(|record| *fingerprint == record.fingerprint).cloned();
-    let mut failed: Vec<(Failed<'_>, &BuildFailure)> = builds
+    let mut failed: Vec<(FailedAttempt<'_>, &BuildFailure)> = builds
         .iter()
         .filter(|build| build.identity.fingerprint == *fingerprint)
         .filter_map(|build| match &build.outcome {
             BuildOutcome::Failed(failure) => {
                 let BuildIdentity { attempt, cascade, .. } = &build.identity;
-                Some((Failed { attempt: *attempt, cascade, cause }, failure))
+                Some((FailedAttempt { attempt: *attempt, cascade, cause }, failure))
             }
             _ => None,
         })
@@ -63,18 +63,18 @@ pub fn count(
     failed.sort_by_key(|(failed, _)| failed.attempt);
     for (failed, failure) in failed {
         if known.as_ref().is_none_or(|known| failed.attempt > known.attempt) {
-            known = Some(add(known, fingerprint, &failed, failure.clone(), now));
+            known = Some(add_failure(known, fingerprint, &failed, failure.clone(), now));
         }
     }
     known
 }
 
-/// The record with one more failure.
+/// Returns the record with one more failure.
 #[must_use]
-pub fn add(
+pub fn add_failure(
     record: Option<FailureRecord>,
     fingerprint: &Fingerprint,
-    failed: &Failed<'_>,
+    failed: &FailedAttempt<'_>,
     failure: BuildFailure,
     now: Timestamp,
 ) -> FailureRecord {
@@ -95,33 +95,36 @@ pub fn add(
     record
 }
 
-/// The record of a build that a person has cancelled: not tried again at this fingerprint. `made`
-/// is the highest attempt at it that was made, so that no later one gets its name.
+/// Returns the record of a build that a user has cancelled and that is not retried at this
+/// fingerprint. `last_attempt` is the highest attempt so far, so that no later attempt gets the
+/// name of its Job.
 #[must_use]
-pub fn cancelled(
+pub fn record_cancellation(
     record: Option<FailureRecord>,
     fingerprint: &Fingerprint,
-    made: Option<i32>,
+    last_attempt: Option<i32>,
     now: Timestamp,
 ) -> FailureRecord {
     let record = record.unwrap_or_else(|| FailureRecord {
         fingerprint: fingerprint.into(),
-        // Without any, the next one is the first.
+        // Without an attempt, the next one is the first.
         attempt: -1,
         ..FailureRecord::default()
     });
-    let record = FailureRecord { attempt: record.attempt.max(made.unwrap_or(-1)), ..record };
+    let record =
+        FailureRecord { attempt: record.attempt.max(last_attempt.unwrap_or(-1)), ..record };
     let message =
-        "cancelled by a request; built again when an input changes, or by a retry".to_owned();
+        "cancelled by a request; built again when an input changes or you request a retry"
+            .to_owned();
     let last =
         BuildFailure { class: FailureClass::Cancelled, reason: reason::CANCELLED.into(), message };
     FailureRecord { last, at: record.at.or(Some(now)), ..record }
 }
 
-/// The record of an image that a person has cancelled in this cascade while it waited: which
-/// fingerprint it is about to want is not known yet. See [`is_cancelled_in`].
+/// Returns the record of an image that a user has cancelled in this cascade while it waited, before
+/// its wanted fingerprint is known. See [`is_cancelled_in`].
 #[must_use]
-pub fn cancelled_waiting(
+pub fn record_cancellation_while_waiting(
     record: Option<&FailureRecord>,
     cascade: &str,
     now: Timestamp,
@@ -129,7 +132,7 @@ pub fn cancelled_waiting(
     let known = record.filter(|record| is_cancelled_in(record, cascade)).cloned();
     known.unwrap_or_else(|| FailureRecord {
         cascade: cascade.into(),
-        ..cancelled(None, &Fingerprint::default(), None, now)
+        ..record_cancellation(None, &Fingerprint::default(), None, now)
     })
 }
 
@@ -139,63 +142,67 @@ pub fn is_cancelled_in(record: &FailureRecord, cascade: &str) -> bool {
     record.fingerprint.is_empty() && is_cancelled(record) && record.cascade == cascade
 }
 
-/// Whether a person has cancelled what failed here.
+/// Whether a user has cancelled the build.
 #[must_use]
 pub fn is_cancelled(record: &FailureRecord) -> bool {
     record.last.class == FailureClass::Cancelled
 }
 
-/// The record with a clean slate. It still knows which attempts were made, so that none is counted
-/// again.
+/// Returns the record without its failures. It keeps the numbers of the attempts, so that none of
+/// them is counted again.
 #[must_use]
-pub fn forgiven(record: FailureRecord) -> FailureRecord {
+pub fn reset_counts(record: FailureRecord) -> FailureRecord {
     let FailureRecord { fingerprint, attempt, check_attempt, retried, .. } = record;
     FailureRecord { fingerprint, attempt, check_attempt, retried, ..FailureRecord::default() }
 }
 
-/// The record after a request to try again. The same request forgives once, however many passes it
-/// is seen in: what fails after it is not forgotten.
+/// Returns the record after a request to retry. A request resets the failures once, however many
+/// reconciles read it: failures after it count.
 #[must_use]
-pub fn retried(record: FailureRecord, request: &str) -> FailureRecord {
+pub fn reset_by_retry(record: FailureRecord, request: &str) -> FailureRecord {
     if record.retried.as_deref() == Some(request) {
         return record;
     }
-    FailureRecord { retried: Some(request.into()), ..forgiven(record) }
+    FailureRecord { retried: Some(request.into()), ..reset_counts(record) }
 }
 
-/// The record in a cascade: what was given up in an earlier one is tried again in this.
+/// Returns the record in a cascade: a build that was given up in an earlier cascade is retried in
+/// this one.
 #[must_use]
-pub fn tried_by_cascade(
+pub fn reset_by_cascade(
     record: FailureRecord,
     cascade: Option<&str>,
     retries: &Retries,
 ) -> FailureRecord {
     let another = cascade.is_some_and(|cascade| cascade != record.cascade);
-    let given_up = verdict(Some(&record), retries, Timestamp::MIN) == Verdict::GivenUp;
-    if another && given_up && !is_cancelled(&record) { forgiven(record) } else { record }
+    let given_up = retry_decision(Some(&record), retries, Timestamp::MIN) == RetryDecision::GiveUp;
+    if another && given_up && !is_cancelled(&record) { reset_counts(record) } else { record }
 }
 
-/// A build that said it had pushed, and has not.
+/// Returns the failure of a build that succeeded although the registry does not have its push.
 #[must_use]
-pub fn vanished() -> BuildFailure {
+pub fn missing_push() -> BuildFailure {
     BuildFailure {
         class: FailureClass::Infrastructure,
         reason: reason::IMAGE_NOT_FOUND.into(),
-        message: "the build ended well, and the registry does not have what it says it pushed"
-            .into(),
+        message:
+            "the build succeeded, but the registry does not have the image that it claims to have \
+                  pushed"
+                .into(),
     }
 }
 
-/// Whether a build counts as failed, and its Job has not ended.
+/// Whether a build counts as failed although its Job has not ended.
 #[must_use]
-pub fn failed_and_live(build: &ObservedBuild) -> bool {
+pub fn is_failed_and_live(build: &ObservedBuild) -> bool {
     build.live && matches!(build.outcome, BuildOutcome::Failed(_))
 }
 
-/// What a failure comes down to, in a line: the log of a builder ends with the one that says why.
-/// The whole message stays in the record. Of a check it names the check.
+/// Returns a failure in one line: the last line of its message, because the log of a builder ends
+/// with the line that says why. The failure of a check names the check. The record keeps the whole
+/// message.
 #[must_use]
-pub fn gist(failure: &BuildFailure) -> String {
+pub fn summary(failure: &BuildFailure) -> String {
     let message = &failure.message;
     let last =
         message.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
@@ -206,25 +213,29 @@ pub fn gist(failure: &BuildFailure) -> String {
     }
 }
 
-/// Whether and when a build is tried again.
+/// Returns whether and when a build is retried.
 #[must_use]
-pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp) -> Verdict {
-    let Some(record) = record else { return Verdict::Clean };
+pub fn retry_decision(
+    record: Option<&FailureRecord>,
+    retries: &Retries,
+    now: Timestamp,
+) -> RetryDecision {
+    let Some(record) = record else { return RetryDecision::NoFailure };
     if record.build == 0
         && record.infrastructure == 0
         && record.last.class != FailureClass::Cancelled
     {
-        return Verdict::Clean;
+        return RetryDecision::NoFailure;
     }
     let (failures, allowed, first) = match record.last.class {
-        FailureClass::Input | FailureClass::Cancelled => return Verdict::GivenUp,
+        FailureClass::Input | FailureClass::Cancelled => return RetryDecision::GiveUp,
         FailureClass::Build => (record.build, retries.build, BUILD_PAUSE),
         FailureClass::Infrastructure => {
             (record.infrastructure, retries.infrastructure, INFRASTRUCTURE_PAUSE)
         }
     };
     if failures > allowed {
-        return Verdict::GivenUp;
+        return RetryDecision::GiveUp;
     }
     let seed = record
         .fingerprint
@@ -233,20 +244,22 @@ pub fn verdict(record: Option<&FailureRecord>, retries: &Retries, now: Timestamp
     let pause = backoff::pause(
         failures.unsigned_abs(),
         first,
-        LONGEST_PAUSE,
+        MAX_PAUSE,
         seed.wrapping_add(failures.unsigned_abs().into()),
     );
     match record.at {
-        // The clock was set back since: how long the pause has lasted is not known any more.
-        Some(at) if at > now => Verdict::RetryAt(now),
-        at => Verdict::RetryAt(at.unwrap_or(now).saturating_add(pause).unwrap_or(Timestamp::MAX)),
+        // The clock was set back, so that it is unknown how long the pause has lasted.
+        Some(at) if at > now => RetryDecision::RetryAt(now),
+        at => RetryDecision::RetryAt(
+            at.unwrap_or(now).saturating_add(pause).unwrap_or(Timestamp::MAX),
+        ),
     }
 }
 
-/// The reason of an image that is not tried again. A bad input is named; whatever else a build
-/// ended with stands in the message.
+/// Returns the reason of an image that is not retried. It names a bad input; every other failure is
+/// described by the message only.
 #[must_use]
-pub fn given_up(record: &FailureRecord) -> &'static str {
+pub fn given_up_reason(record: &FailureRecord) -> &'static str {
     let bad_inputs =
         [reason::DOCKERFILE_MISMATCH, reason::SOURCE_NOT_FOUND, reason::SOURCE_UNAVAILABLE];
     if record.last.reason == reason::CHECK_FAILED {
@@ -269,12 +282,12 @@ mod tests {
     use crate::engine::fixtures;
 
     #[test]
-    fn a_log_comes_down_to_its_last_line() {
+    fn a_log_is_summarized_by_its_last_line() {
         let message = "the container `build` ended with code 1: #4 DONE\n#5 RUN exit 7\nerror: \
                        exit code: 7\n\n"
             .into();
         assert_eq!(
-            gist(&BuildFailure { message, ..BuildFailure::default() }),
+            summary(&BuildFailure { message, ..BuildFailure::default() }),
             "error: exit code: 7"
         );
         for (message, short) in [
@@ -289,7 +302,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                gist(&BuildFailure { message: message.into(), ..BuildFailure::default() }),
+                summary(&BuildFailure { message: message.into(), ..BuildFailure::default() }),
                 short
             );
         }
@@ -304,29 +317,33 @@ mod tests {
     }
 
     #[test]
-    fn each_attempt_is_counted_once_and_on_its_own_budget() {
+    fn each_attempt_counts_once_and_on_its_own_retry_budget() {
         let now = Timestamp::UNIX_EPOCH;
         let builds = [failed(1, FailureClass::Infrastructure), failed(0, FailureClass::Build)];
-        let record = count(None, &"f".into(), &builds, "", now).expect("failures");
+        let record = count_failures(None, &"f".into(), &builds, "", now).expect("failures");
         assert_eq!((record.build, record.infrastructure, record.attempt), (1, 1, 1));
-        assert_eq!(count(Some(&record), &"f".into(), &builds, "", now), Some(record.clone()));
         assert_eq!(
-            count(Some(&record), &"g".into(), &builds, "", now),
+            count_failures(Some(&record), &"f".into(), &builds, "", now),
+            Some(record.clone())
+        );
+        assert_eq!(
+            count_failures(Some(&record), &"g".into(), &builds, "", now),
             None,
-            "another fingerprint starts \
-            anew"
+            "another fingerprint starts without failures"
         );
         let retries = Retries { build: 1, infrastructure: 0 };
-        assert_eq!(verdict(Some(&record), &retries, now), Verdict::GivenUp);
+        assert_eq!(retry_decision(Some(&record), &retries, now), RetryDecision::GiveUp);
         let retries = Retries { build: 0, infrastructure: 1 };
-        assert!(matches!(verdict(Some(&record), &retries, now), Verdict::RetryAt(at) if at > now));
+        assert!(
+            matches!(retry_decision(Some(&record), &retries, now), RetryDecision::RetryAt(at) if at > now)
+        );
     }
 
     #[test]
     fn a_bad_input_is_named() {
         let given_up_after = |class, reason: &str| {
             let last = BuildFailure { class, reason: reason.into(), ..BuildFailure::default() };
-            given_up(&FailureRecord { last, ..FailureRecord::default() })
+            given_up_reason(&FailureRecord { last, ..FailureRecord::default() })
         };
         assert_eq!(
             given_up_after(FailureClass::Input, reason::DOCKERFILE_MISMATCH),
@@ -344,16 +361,21 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_input_is_not_tried_again() {
-        let record =
-            count(None, &"f".into(), &[failed(0, FailureClass::Input)], "", Timestamp::UNIX_EPOCH);
+    fn a_bad_input_is_not_retried() {
+        let record = count_failures(
+            None,
+            &"f".into(),
+            &[failed(0, FailureClass::Input)],
+            "",
+            Timestamp::UNIX_EPOCH,
+        );
         assert_eq!(
-            verdict(
+            retry_decision(
                 record.as_ref(),
                 &Retries { build: 9, infrastructure: 9 },
                 Timestamp::UNIX_EPOCH
             ),
-            Verdict::GivenUp
+            RetryDecision::GiveUp
         );
     }
 }

@@ -1,5 +1,4 @@
-//! The inputs of a build: from the parents, the source, the spec and the strategy, or what stands
-//! in the way of knowing them.
+//! The inputs of a build: its parents, source, spec and strategy, or why they are not known.
 
 use jiff::Timestamp;
 use smallvec::SmallVec;
@@ -8,268 +7,316 @@ use crate::{
     api::{Cause, Edge, ImageState, Inputs, OnParentFailure, ParentDigest, condition::reason},
     engine::{
         Problem,
-        decision::{ImageDecision, PinnedParent},
+        decision::{ImageDecision, PinnedParent, WaitProgress},
         image::evaluation::ImageEval,
-        input::{ImportState, Observed, VerifiedBuild},
+        input::{ImportState, ImportedBuild, Observed, VerifiedBuild},
     },
+    identity::ImageDigest,
     lineage::{ImageIndex, ImportIndex, Parent, UpstreamIndex},
 };
 
-/// Parents that are looked at without an allocation: nearly all images have no more.
-const FEW: usize = 4;
-/// The most names of parents that a message lists.
+/// How many parents are kept without an allocation. Nearly all images have no more.
+const INLINE_PARENTS: usize = 4;
+/// Upper bound on the parents that a message names.
 const MAX_NAMES: usize = 10;
 
-/// Parents, every one of them with a digest to build from.
-pub(in crate::engine) struct Parents<'w> {
-    views: SmallVec<[ParentView<'w>; FEW]>,
-    /// When the oldest upstream digest below was first seen.
+/// The parents of an image. Each of them has a digest.
+pub(in crate::engine) struct ResolvedParents<'w> {
+    parents: SmallVec<[ResolvedParent<'w>; INLINE_PARENTS]>,
+    /// When the oldest upstream digest below the image was first seen.
     pub base_seen: Option<Timestamp>,
-    /// Why they are not to be built from, though their digests are known.
-    unready: Option<Unready<'w>>,
+    /// Why the image must not be built from these digests yet.
+    hindrance: Option<Hindrance<'w>>,
 }
 
-/// A parent as its child sees it. Its name and its repository are looked up by its place where they
-/// are needed: hardly ever.
-struct ParentView<'w> {
+/// A parent with its digest. Its name and repository are rarely needed and looked up on demand.
+struct ResolvedParent<'w> {
     digest: &'w str,
-    /// Why its digest is what it is, for images.
+    /// Why the digest was built; empty for upstreams.
     causes: &'w [Cause],
+    /// When the oldest upstream digest below the parent was first seen.
+    base_seen: Option<Timestamp>,
 }
 
-/// Inputs, all of them known.
-pub(in crate::engine) struct Known {
-    /// What the fingerprint is made of.
+impl<'w> From<&'w VerifiedBuild> for ResolvedParent<'w> {
+    fn from(build: &'w VerifiedBuild) -> Self {
+        Self { digest: build.digest.as_str(), causes: &build.causes, base_seen: build.base_seen }
+    }
+}
+
+impl<'w> From<&'w ImportedBuild> for ResolvedParent<'w> {
+    fn from(build: &'w ImportedBuild) -> Self {
+        Self { digest: build.digest.as_str(), causes: &build.causes, base_seen: build.base_seen }
+    }
+}
+
+impl<'w> ResolvedParents<'w> {
+    /// Returns the causes of the parents' digests, in the order of `from`.
+    pub fn causes<'p>(&'p self) -> impl Iterator<Item = &'p [Cause]> + use<'p, 'w> {
+        self.parents.iter().map(|parent| parent.causes)
+    }
+}
+
+/// The inputs of a build, all of them known.
+pub(in crate::engine) struct ResolvedInputs {
+    /// What the fingerprint is computed from.
     pub inputs: Inputs,
     /// The parents, as the build gets them.
     pub parents: Vec<PinnedParent>,
-    /// Whether the source's revision is the one of the last build, because the one of now is still
-    /// being asked for. Enough to tell that an image is current, and not enough to build it.
-    pub remembered: bool,
+    /// Whether the source's revision is the one of the last build, because the current one is still
+    /// being looked up. That is enough to see that an image is current, but not to build it.
+    pub source_is_remembered: bool,
 }
 
-/// What stands between an image and its build, from the sight of its parents.
+/// Why an image can't be built now.
 pub(in crate::engine) enum NotReady {
     /// The ancestor of this name has failed.
     Blocked(String),
-    /// Something is missing; the flag says whether it is on its way.
-    Waiting(Problem, bool),
+    /// An input is missing.
+    Waiting(Problem, WaitProgress),
 }
 
-/// Why a parent's digest is not to be built from: it has not passed the parent's checks as they are
-/// now.
+/// Why a known digest of a parent must not be built from yet: it has not passed the current checks
+/// of the parent.
 #[derive(Clone, Copy)]
-enum Unready<'w> {
-    /// They are waited for; the flag says whether they are being run.
-    Unchecked(&'w str, bool),
-    /// They are not run, for the ancestor of this name has failed.
+enum Hindrance<'w> {
+    /// The parent of this name is to pass its checks first.
+    Unchecked(&'w str, WaitProgress),
+    /// The checks do not run because the ancestor of this name has failed.
     Blocked(&'w str),
 }
 
-/// What a parent comes to.
-enum Found<'w> {
-    /// A digest, and when the oldest upstream digest below it was first seen.
-    Digest(ParentView<'w>, Option<Timestamp>),
-    /// The same, not to be built from.
-    Unready(ParentView<'w>, Option<Timestamp>, Unready<'w>),
-    /// None yet; the flag says whether it is on its way.
-    Awaited(bool),
+/// What is known about one parent.
+enum ParentResolution<'w> {
+    /// The parent has a digest.
+    Ready(ResolvedParent<'w>),
+    /// The parent has a digest that must not be built from yet.
+    Hindered(ResolvedParent<'w>, Hindrance<'w>),
+    /// The parent has no digest yet.
+    Awaited(WaitProgress),
 }
 
 impl<'a> ImageEval<'a> {
-    /// The parents, if every one of them has a digest.
-    pub(in crate::engine) fn parents<'w>(
+    /// Returns the parents if each of them has a digest.
+    pub(in crate::engine) fn resolve_parents<'w>(
         &self,
         images: &'w [ImageDecision],
-    ) -> Result<Parents<'w>, NotReady>
+    ) -> Result<ResolvedParents<'w>, NotReady>
     where
         'a: 'w,
     {
-        let mut found = Parents { views: SmallVec::new(), base_seen: None, unready: None };
-        let mut awaited: Vec<(&str, bool)> = Vec::new();
+        let mut resolved =
+            ResolvedParents { parents: SmallVec::new(), base_seen: None, hindrance: None };
+        let mut awaited: Vec<(&str, WaitProgress)> = Vec::new();
         let edges = self.image.from.iter().zip(self.context.input.lineage().parents(self.index));
-        for (place, (edge, parent)) in edges.enumerate() {
-            let (view, since) = match self.parent(images, edge, *parent)? {
-                Found::Digest(view, since) => (view, since),
-                Found::Unready(view, since, why) => {
-                    found.unready = found.unready.or(Some(why));
-                    (view, since)
+        for (position, (edge, parent)) in edges.enumerate() {
+            let parent = match self.resolve_parent(images, edge, *parent)? {
+                ParentResolution::Ready(parent) => parent,
+                ParentResolution::Hindered(parent, hindrance) => {
+                    resolved.hindrance = resolved.hindrance.or(Some(hindrance));
+                    parent
                 }
-                Found::Awaited(on_its_way) => {
-                    awaited.push((self.parent_name(place), on_its_way));
+                ParentResolution::Awaited(progress) => {
+                    awaited.push((self.parent_name(position), progress));
                     continue;
                 }
             };
-            found.base_seen = [found.base_seen, since].into_iter().flatten().min();
-            found.views.push(view);
+            resolved.base_seen = [resolved.base_seen, parent.base_seen].into_iter().flatten().min();
+            resolved.parents.push(parent);
         }
-        if awaited.is_empty() { Ok(found) } else { Err(waiting(&awaited)) }
+        if awaited.is_empty() { Ok(resolved) } else { Err(waiting_for(&awaited)) }
     }
 
-    fn parent<'w>(
+    fn resolve_parent<'w>(
         &self,
         images: &'w [ImageDecision],
         edge: &'a Edge,
         parent: Parent,
-    ) -> Result<Found<'w>, NotReady>
+    ) -> Result<ParentResolution<'w>, NotReady>
     where
         'a: 'w,
     {
         match parent {
-            Parent::Upstream(upstream) => self.upstream(upstream),
-            Parent::Image(parent) => self.image(images, edge, parent),
-            Parent::Import(import) => self.import(import),
+            Parent::Upstream(upstream) => self.resolve_upstream(upstream),
+            Parent::Image(parent) => self.resolve_image(images, edge, parent),
+            Parent::Import(import) => self.resolve_import(import),
         }
     }
 
-    fn image<'w>(
+    fn resolve_image<'w>(
         &self,
         images: &'w [ImageDecision],
         edge: &'a Edge,
         parent: ImageIndex,
-    ) -> Result<Found<'w>, NotReady>
+    ) -> Result<ParentResolution<'w>, NotReady>
     where
         'a: 'w,
     {
-        let Some(decision) = images.get(parent.position()) else {
-            return Ok(Found::Awaited(false));
+        let Some(parent) = images.get(parent.position()) else {
+            return Ok(ParentResolution::Awaited(WaitProgress::AtRest));
         };
-        let view = |verified: &'w VerifiedBuild| ParentView {
-            digest: verified.digest.as_str(),
-            causes: &verified.causes,
-        };
-        let verified = decision.verified.as_deref();
-        if let Some(by) = failed_ancestor(edge, decision) {
-            return match verified
+        let verified = parent.verified.as_deref();
+        if let Some(by) = failed_ancestor(edge, parent) {
+            let last_good = verified
                 .filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastGood)
-            {
-                Some(verified) if decision.is_checked => {
-                    Ok(Found::Digest(view(verified), verified.base_seen))
-                }
-                Some(verified) => {
-                    Ok(Found::Unready(view(verified), verified.base_seen, Unready::Blocked(by)))
-                }
-                None => Err(NotReady::Blocked(by.into())),
-            };
+                .ok_or_else(|| NotReady::Blocked(by.into()))?;
+            return Ok(if parent.is_checked {
+                ParentResolution::Ready(last_good.into())
+            } else {
+                ParentResolution::Hindered(last_good.into(), Hindrance::Blocked(by))
+            });
         }
+        let unchecked = |verified: &'w VerifiedBuild, progress| {
+            let hindrance = Hindrance::Unchecked(edge.parent(), progress);
+            ParentResolution::Hindered(verified.into(), hindrance)
+        };
         Ok(match verified {
-            Some(verified) if decision.stands && decision.is_checked => {
-                Found::Digest(view(verified), verified.base_seen)
+            Some(verified) if parent.releases_children && parent.is_checked => {
+                ParentResolution::Ready(verified.into())
             }
-            // A person keeps it where it is, and its checks are others by now.
-            Some(verified) if decision.stands => Found::Unready(
-                view(verified),
-                verified.base_seen,
-                Unready::Unchecked(edge.parent(), false),
-            ),
-            // Its checks have changed: it is what it was, and is not to be built from before they
-            // have passed.
+            // A user holds the parent, and its checks have changed since.
+            Some(verified) if parent.releases_children => unchecked(verified, WaitProgress::AtRest),
+            // Only the parent's checks have changed: it keeps its digest, which must not be built
+            // from before the checks have passed.
             Some(verified)
-                if decision.state == ImageState::Checking && decision.fingerprint.is_none() =>
+                if parent.state == ImageState::Checking && parent.fingerprint.is_none() =>
             {
-                Found::Unready(
-                    view(verified),
-                    verified.base_seen,
-                    Unready::Unchecked(edge.parent(), true),
-                )
+                unchecked(verified, WaitProgress::InProgress)
             }
-            _ => Found::Awaited(decision.in_progress),
+            _ => ParentResolution::Awaited(WaitProgress::of(parent.in_progress)),
         })
     }
 
-    fn import(&self, import: ImportIndex) -> Result<Found<'a>, NotReady> {
+    fn resolve_import(&self, import: ImportIndex) -> Result<ParentResolution<'a>, NotReady> {
         let input = self.context.input;
         let (Some(observed), Some(name)) = (
             input.imports.get(import.position()),
             input.blueprint.import_names.get(import.position()),
         ) else {
-            return Ok(Found::Awaited(false));
+            return Ok(ParentResolution::Awaited(WaitProgress::AtRest));
         };
         if let Some(problem) = &observed.problem {
-            return Err(NotReady::Waiting(problem.clone(), false));
+            return Err(NotReady::Waiting(problem.clone(), WaitProgress::AtRest));
         }
-        let digest = observed.verified.as_ref().map(|verified| {
-            let view = ParentView { digest: verified.digest.as_str(), causes: &verified.causes };
-            Found::Digest(view, verified.base_seen)
+        let verified = observed.verified.as_ref();
+        // An image that was last built on an older digest takes the newest one even if another is
+        // in progress. Otherwise a family that is rebuilt without a pause would prevent others from
+        // ever being built.
+        let used_digest = self.observed.verified.as_ref().and_then(|last| {
+            let parent = last.inputs.parents.iter().find(|parent| parent.name == *name)?;
+            Some(parent.digest.as_str())
         });
-        // What it was when this image was built last: behind that, its newest digest is taken even
-        // if a newer one is on its way, so that a family that is rebuilt without a pause does not
-        // keep others from ever being built.
-        let taken = self.observed.verified.as_ref().and_then(|verified| {
-            verified.inputs.parents.iter().find(|parent| parent.name == *name)
-        });
-        let behind = observed
-            .verified
-            .as_ref()
-            .is_some_and(|verified| taken.is_some_and(|taken| verified.digest != taken.digest));
-        match (&observed.state, digest) {
-            (ImportState::Settled, Some(digest)) => Ok(digest),
-            (ImportState::OnItsWay, Some(digest)) if behind => Ok(digest),
-            (ImportState::OnItsWay, _) => Ok(Found::Awaited(true)),
-            (ImportState::Failed { .. }, Some(digest))
+        let is_outdated = verified
+            .is_some_and(|verified| used_digest.is_some_and(|used| verified.digest != used));
+        match (&observed.state, verified) {
+            (ImportState::Settled, Some(verified)) => Ok(ParentResolution::Ready(verified.into())),
+            (ImportState::InProgress, Some(verified)) if is_outdated => {
+                Ok(ParentResolution::Ready(verified.into()))
+            }
+            (ImportState::InProgress, _) => Ok(ParentResolution::Awaited(WaitProgress::InProgress)),
+            (ImportState::Failed { .. }, Some(verified))
                 if self.image.on_parent_failure == OnParentFailure::UseLastGood =>
             {
-                Ok(digest)
+                Ok(ParentResolution::Ready(verified.into()))
             }
             (ImportState::Failed { by }, _) => Err(NotReady::Blocked(by.clone())),
-            (ImportState::Settled, None) => Ok(Found::Awaited(false)),
+            (ImportState::Settled, None) => Ok(ParentResolution::Awaited(WaitProgress::AtRest)),
         }
     }
 
-    /// Every input of a build, if the parents are ready to be built from.
-    pub(in crate::engine) fn known(&self, parents: &Parents<'_>) -> Result<Known, NotReady> {
-        let (source, remembered) = self.source()?;
-        let strategy =
-            known(&self.observed.strategy, "the build strategy is being looked up")?.to_owned();
-        match parents.unready {
-            Some(Unready::Unchecked(parent, on_its_way)) => {
-                return Err(waiting(&[(parent, on_its_way)]));
+    fn resolve_upstream<'w>(&self, index: UpstreamIndex) -> Result<ParentResolution<'w>, NotReady>
+    where
+        'a: 'w,
+    {
+        let input = self.context.input;
+        let status = self.context.upstreams.get(index.position());
+        if let Some(adopted) = status.and_then(|status| status.adopted.as_ref()) {
+            return Ok(ParentResolution::Ready(ResolvedParent {
+                digest: &adopted.digest,
+                causes: &[],
+                base_seen: adopted.first_seen,
+            }));
+        }
+        let why = status
+            .and_then(|status| status.message.as_deref())
+            .unwrap_or("its digest is being looked up");
+        // The status holds the reason as text; this finds the constant of the same text.
+        let recorded = status.and_then(|status| status.reason.as_deref());
+        let problem = input.upstreams.get(index.position());
+        let problem = problem.and_then(|observed| observed.problem.as_ref());
+        let reason = [reason::HELD, reason::PLATFORM_MISSING]
+            .into_iter()
+            .chain(problem.map(|problem| problem.reason))
+            .find(|reason| Some(*reason) == recorded)
+            .unwrap_or(reason::RESOLVING);
+        let upstream = input.spec.upstreams.get(index.position());
+        let name = upstream.map_or("", |upstream| upstream.name.as_str());
+        let message = format!("upstream {name}: {why}");
+        let progress = WaitProgress::of(reason == reason::RESOLVING);
+        Err(NotReady::Waiting(Problem { reason, message }, progress))
+    }
+
+    /// Returns the inputs of a build if all of them are known and the parents may be built from.
+    pub(in crate::engine) fn resolve_inputs(
+        &self,
+        parents: &ResolvedParents<'_>,
+    ) -> Result<ResolvedInputs, NotReady> {
+        let source = self.source()?;
+        let strategy = known(&self.observed.strategy, "the build strategy is being looked up")?;
+        match parents.hindrance {
+            Some(Hindrance::Unchecked(parent, progress)) => {
+                return Err(waiting_for(&[(parent, progress)]));
             }
-            Some(Unready::Blocked(by)) => return Err(NotReady::Blocked(by.into())),
+            Some(Hindrance::Blocked(by)) => return Err(NotReady::Blocked(by.into())),
             None => {}
         }
         let inputs = Inputs {
             parents: parents
-                .views
+                .parents
                 .iter()
                 .enumerate()
-                .map(|(place, parent)| ParentDigest {
-                    name: self.parent_name(place).into(),
+                .map(|(position, parent)| ParentDigest {
+                    name: self.parent_name(position).into(),
                     digest: parent.digest.into(),
                 })
                 .collect(),
-            source: source.into(),
+            source: source.revision.into(),
             spec: self.blueprint.spec_hash.clone(),
-            strategy,
+            strategy: strategy.to_owned(),
             nonce: self.nonce().unwrap_or_default().into(),
         };
-        let pinned = self.image.from.iter().zip(&parents.views).enumerate().map(
-            |(place, (edge, parent))| {
-                let repository = self.parent_repository(place);
-                let imported = edge.family.is_some() && edge.reference.is_none();
-                let reference = if imported {
-                    format!("{repository}:latest")
-                } else {
-                    self.blueprint.references.get(place).cloned().unwrap_or_default()
-                };
-                PinnedParent {
-                    edge: edge.clone(),
-                    repository: repository.into(),
-                    reference,
-                    digest: parent.digest.into(),
-                }
-            },
-        );
-        Ok(Known { inputs, parents: pinned.collect(), remembered })
+        let parents = self.image.from.iter().zip(&parents.parents).enumerate();
+        let parents = parents
+            .map(|(position, (edge, parent))| self.pin(position, edge, parent.digest))
+            .collect();
+        Ok(ResolvedInputs { inputs, parents, source_is_remembered: source.is_remembered })
     }
 
-    /// Whether the last good build was made from just these inputs. A source that is still being
-    /// looked up counts as unchanged where the image was current, and its tags were not about to
-    /// move: one on its way to something newer must not fall back.
-    pub(in crate::engine) fn unchanged(
+    /// Returns the parent at a position of `from`, pinned to a digest.
+    fn pin(&self, position: usize, edge: &Edge, digest: &str) -> PinnedParent {
+        let repository = self.parent_repository(position);
+        let is_unnamed_import = edge.family.is_some() && edge.reference.is_none();
+        let reference = if is_unnamed_import {
+            format!("{repository}:latest")
+        } else {
+            self.blueprint.references.get(position).cloned().unwrap_or_default()
+        };
+        PinnedParent {
+            edge: edge.clone(),
+            repository: repository.into(),
+            reference,
+            digest: ImageDigest::from(digest),
+        }
+    }
+
+    /// Whether the verified build was made from the current inputs.
+    ///
+    /// A source that is still being looked up counts as unchanged if the image was current and its
+    /// tags were not about to move: an image on the way to a newer build must not fall back.
+    pub(in crate::engine) fn is_unchanged(
         &self,
         verified: &VerifiedBuild,
-        parents: &Parents<'_>,
+        parents: &ResolvedParents<'_>,
     ) -> bool {
         let last = &verified.inputs;
         let same = |observed: &Observed<String>, last: &str| match observed {
@@ -282,23 +329,20 @@ impl<'a> ImageEval<'a> {
             Observed::Failed(_) => false,
         };
         last.spec == self.blueprint.spec_hash
-            && last.parents.len() == parents.views.len()
-            && last.parents.iter().zip(&parents.views).all(|(last, now)| last.digest == now.digest)
+            && last.parents.len() == parents.parents.len()
+            && last
+                .parents
+                .iter()
+                .zip(&parents.parents)
+                .all(|(last, now)| last.digest == now.digest)
             && same(&self.observed.source, &last.source)
             && matches!(&self.observed.strategy, Observed::Known(now) if *now == last.strategy)
             && last.nonce == self.nonce().unwrap_or_default()
     }
 
-    /// The causes of the parents' digests, in the order of `from`.
-    pub(in crate::engine) fn roots<'p>(
-        parents: &'p Parents<'_>,
-    ) -> impl Iterator<Item = &'p [Cause]> {
-        parents.views.iter().map(|parent| parent.causes)
-    }
-
-    /// A parent as causes and messages name it, by its place in `from`.
-    fn parent_name(&self, place: usize) -> &'a str {
-        match self.context.input.lineage().parents(self.index).get(place) {
+    /// Returns the name of the parent at a position of `from`, as causes and messages show it.
+    fn parent_name(&self, position: usize) -> &'a str {
+        match self.context.input.lineage().parents(self.index).get(position) {
             Some(Parent::Import(import)) => self
                 .context
                 .input
@@ -306,15 +350,15 @@ impl<'a> ImageEval<'a> {
                 .import_names
                 .get(import.position())
                 .map_or("", String::as_str),
-            _ => self.image.from.get(place).map_or("", Edge::parent),
+            _ => self.image.from.get(position).map_or("", Edge::parent),
         }
     }
 
-    /// The repository of a parent, by its place in `from`.
-    fn parent_repository(&self, place: usize) -> &'a str {
+    /// Returns the repository of the parent at a position of `from`.
+    fn parent_repository(&self, position: usize) -> &'a str {
         let input = self.context.input;
         let repository =
-            self.context.input.lineage().parents(self.index).get(place).and_then(|parent| {
+            self.context.input.lineage().parents(self.index).get(position).and_then(|parent| {
                 match *parent {
                     Parent::Upstream(upstream) => input
                         .spec
@@ -335,59 +379,36 @@ impl<'a> ImageEval<'a> {
         repository.map_or("", String::as_str)
     }
 
-    /// The source's revision, and whether it is only remembered: after a restart, a revision that
-    /// is asked for over the network is not known for a moment, and what is current must not look
-    /// stale for that.
-    fn source(&self) -> Result<(&str, bool), NotReady> {
+    /// Returns the source's revision.
+    ///
+    /// After a restart, a revision that is looked up over the network is unknown for a moment. Until
+    /// then the revision of the last build is used, so that a current image does not look stale.
+    fn source(&self) -> Result<SourceRevision<'_>, NotReady> {
         match (&self.observed.source, &self.observed.verified) {
-            (Observed::Pending, Some(verified)) => Ok((&verified.inputs.source, true)),
-            (observed, _) => Ok((known(observed, "the source is being looked up")?, false)),
+            (Observed::Pending, Some(verified)) => {
+                Ok(SourceRevision { revision: &verified.inputs.source, is_remembered: true })
+            }
+            (observed, _) => Ok(SourceRevision {
+                revision: known(observed, "the source is being looked up")?,
+                is_remembered: false,
+            }),
         }
-    }
-
-    fn upstream<'w>(&self, index: UpstreamIndex) -> Result<Found<'w>, NotReady>
-    where
-        'a: 'w,
-    {
-        let status = self.context.upstreams.get(index.position());
-        if let Some(adopted) = status.and_then(|status| status.adopted.as_ref()) {
-            let view = ParentView { digest: &adopted.digest, causes: &[] };
-            return Ok(Found::Digest(view, adopted.first_seen));
-        }
-        let why = status.and_then(|status| status.message.as_deref()).unwrap_or(
-            "its digest is \
-            being looked up",
-        );
-        // What the status says in its own reason, as the constant that it is.
-        let told = status.and_then(|status| status.reason.as_deref());
-        let problem = self
-            .context
-            .input
-            .upstreams
-            .get(index.position())
-            .and_then(|observed| observed.problem.as_ref());
-        let reason = [reason::HELD, reason::PLATFORM_MISSING]
-            .into_iter()
-            .chain(problem.map(|problem| problem.reason))
-            .find(|reason| Some(*reason) == told)
-            .unwrap_or(reason::RESOLVING);
-        let name = self
-            .context
-            .input
-            .spec
-            .upstreams
-            .get(index.position())
-            .map_or("", |upstream| upstream.name.as_str());
-        let message = format!("upstream {name}: {why}");
-        Err(NotReady::Waiting(Problem { reason, message }, reason == reason::RESOLVING))
     }
 }
 
-fn waiting(awaited: &[(&str, bool)]) -> NotReady {
+/// The revision of a source.
+struct SourceRevision<'s> {
+    revision: &'s str,
+    /// Whether it is the revision of the last build, because the current one is unknown.
+    is_remembered: bool,
+}
+
+fn waiting_for(awaited: &[(&str, WaitProgress)]) -> NotReady {
     let names: Vec<&str> = awaited.iter().map(|(name, _)| *name).take(MAX_NAMES).collect();
     let message = format!("waiting for {}", names.join(", "));
-    let on_its_way = awaited.iter().any(|(_, on_its_way)| *on_its_way);
-    NotReady::Waiting(Problem { reason: reason::WAITING_FOR_PARENT, message }, on_its_way)
+    let in_progress = awaited.iter().any(|(_, progress)| *progress == WaitProgress::InProgress);
+    let problem = Problem { reason: reason::WAITING_FOR_PARENT, message };
+    NotReady::Waiting(problem, WaitProgress::of(in_progress))
 }
 
 fn known<'s>(observed: &'s Observed<String>, pending: &str) -> Result<&'s str, NotReady> {
@@ -395,13 +416,13 @@ fn known<'s>(observed: &'s Observed<String>, pending: &str) -> Result<&'s str, N
         Observed::Known(value) => Ok(value),
         Observed::Pending => Err(NotReady::Waiting(
             Problem { reason: reason::RESOLVING, message: pending.into() },
-            true,
+            WaitProgress::InProgress,
         )),
-        Observed::Failed(problem) => Err(NotReady::Waiting(problem.clone(), false)),
+        Observed::Failed(problem) => Err(NotReady::Waiting(problem.clone(), WaitProgress::AtRest)),
     }
 }
 
-/// The failed image at or above a parent.
+/// Returns the name of the failed image at or above a parent.
 fn failed_ancestor<'d>(edge: &'d Edge, parent: &'d ImageDecision) -> Option<&'d str> {
     match parent.state {
         ImageState::Failed => Some(edge.parent()),

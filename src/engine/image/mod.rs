@@ -1,10 +1,13 @@
-//! What becomes of one image: its state, and what has to be done for it.
+//! The state of one image, and what to do for it.
 //!
-//! - [`evaluate`]: the state of every image, parents before children
+//! - [`evaluate`]: evaluates every image, parents before children
 //! - [`evaluation`]: the result, and the context that the steps share
-//! - [`inputs`]: what an image is built from
-//! - [`builds`]: an image whose build is not in the registry yet
+//! - [`inputs`]: the inputs of a build, from parents, source, spec and strategy
+//! - [`stale`]: an image whose inputs have changed
+//! - [`builds`]: an image whose wanted build is not in the registry
 //! - [`checks`]: an image whose build is in the registry and has checks to pass
+//! - [`hold`]: holds of an image
+//! - [`recorded`]: what an image keeps in every state
 //! - [`cutoff`]: whether a rebuild changed anything
 //! - [`failure`]: attempts, retry budgets and pauses
 
@@ -14,4 +17,7 @@ pub mod cutoff;
 pub mod evaluate;
 pub mod evaluation;
 pub mod failure;
+pub mod hold;
 pub mod inputs;
+pub mod recorded;
+pub mod stale;

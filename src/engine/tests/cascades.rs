@@ -7,7 +7,7 @@ use crate::{
         CascadePhase, Cutoff, FailureClass, ImageState, Promotion, Supersede, condition::reason,
     },
     engine::{
-        CascadeStep,
+        CascadeDecision,
         tests::{CURRENT, world::World},
     },
 };
@@ -25,7 +25,7 @@ fn supersede(world: &mut World) {
     world.now += SignedDuration::from_secs(30);
     let decision = world.pass();
     assert!(
-        matches!(decision.cascade, CascadeStep::Close { superseded: true, .. }),
+        matches!(decision.cascade, CascadeDecision::Finish { superseded: true, .. }),
         "{:?}",
         decision.cascade
     );
@@ -72,7 +72,7 @@ fn a_cascade_is_cancelled_for_a_newer_digest_and_the_next_one_is_not() {
     supersede(&mut world);
     let decision = world.pass();
     assert!(
-        matches!(&decision.cascade, CascadeStep::Open { supersedes: Some(_), .. }),
+        matches!(&decision.cascade, CascadeDecision::Start { supersedes: Some(_), .. }),
         "{:?}",
         decision.cascade
     );
@@ -86,7 +86,7 @@ fn a_cascade_is_cancelled_for_a_newer_digest_and_the_next_one_is_not() {
     world.now += SignedDuration::from_secs(60);
     let decision = world.pass();
     assert!(
-        matches!(decision.cascade, CascadeStep::Running { .. }),
+        matches!(decision.cascade, CascadeDecision::Continue { .. }),
         "a cascade that superseded another goes to its end"
     );
     world.settle();
@@ -115,7 +115,7 @@ fn the_cascade_that_takes_the_place_of_another_does_not_wait_for_what_that_has_l
     assert_eq!(world.record("other").reason, reason::PARALLELISM_REACHED);
     supersede(&mut world);
     let decision = world.pass();
-    assert!(matches!(decision.cascade, CascadeStep::Open { .. }), "{:?}", decision.cascade);
+    assert!(matches!(decision.cascade, CascadeDecision::Start { .. }), "{:?}", decision.cascade);
 }
 
 #[test]
@@ -137,10 +137,10 @@ fn only_the_candidate_that_a_cascade_was_ended_for_begins_without_a_quiet_time()
     world.pass();
     world.upstream_digests[0] = "sha256:up-3".into();
     let decision = world.pass();
-    assert_eq!(decision.cascade, CascadeStep::None, "a later one has a quiet time of its own");
+    assert_eq!(decision.cascade, CascadeDecision::None, "a later one has a quiet time of its own");
     assert!(decision.pending.is_some());
     world.now += SignedDuration::from_secs(30);
-    assert!(matches!(world.pass().cascade, CascadeStep::Open { .. }));
+    assert!(matches!(world.pass().cascade, CascadeDecision::Start { .. }));
 }
 
 #[test]
@@ -160,7 +160,11 @@ fn what_changes_while_a_cascade_runs_waits_no_longer_than_max_settle() {
         world.finish_builds();
         world.pass();
     }
-    assert!(matches!(world.pass().cascade, CascadeStep::Open { .. }), "{:?}", world.status.pending);
+    assert!(
+        matches!(world.pass().cascade, CascadeDecision::Start { .. }),
+        "{:?}",
+        world.status.pending
+    );
 }
 
 #[test]
@@ -172,7 +176,7 @@ fn a_quiet_time_passes_while_something_else_keeps_the_cascade_from_beginning() {
     world.now += SignedDuration::from_secs(30);
     world.pass();
     world.spec.suspend = false;
-    assert!(matches!(world.pass().cascade, CascadeStep::Open { .. }));
+    assert!(matches!(world.pass().cascade, CascadeDecision::Start { .. }));
 }
 
 #[test]

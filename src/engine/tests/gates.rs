@@ -8,7 +8,7 @@ use crate::{
         RateLimit, Window, condition::reason,
     },
     engine::{
-        Budget, CascadeStep,
+        BuildAllowance, CascadeDecision,
         tests::{CURRENT, world::World},
     },
 };
@@ -139,7 +139,7 @@ fn no_build_starts_while_no_window_is_open() {
     assert_eq!(opens.to_string(), "2027-01-15T22:00:00Z");
     assert!(decision.window.is_some_and(|window| !window.open && window.until == Some(opens)));
     world.now = opens;
-    assert!(matches!(world.pass().cascade, CascadeStep::Open { .. } | CascadeStep::None));
+    assert!(matches!(world.pass().cascade, CascadeDecision::Start { .. } | CascadeDecision::None));
     world.now += SignedDuration::from_secs(40);
     world.pass();
     world.pass();
@@ -281,7 +281,7 @@ fn a_breaker_with_nothing_left_to_try_waits_for_the_next_cascade_or_for_a_person
 #[test]
 fn the_operators_limits_are_kept_and_told() {
     let mut world = World::new(&["up"], &[("a", "up"), ("b", "up"), ("c", "up")]);
-    world.budget = Budget { family: Some(1), ..Budget::default() };
+    world.budget = BuildAllowance { family: Some(1), ..BuildAllowance::default() };
     world.pass();
     world.pass();
     assert_eq!(world.builds().iter().sum::<usize>(), 1);
@@ -292,11 +292,11 @@ fn the_operators_limits_are_kept_and_told() {
         .filter(|record| record.reason == reason::BUILD_LIMIT_REACHED);
     assert_eq!(kept_back.count(), 2);
     world.budget =
-        Budget { family: None, upstreams: [("docker.io/library/up:1".into(), 0)].into() };
+        BuildAllowance { family: None, upstreams: [("docker.io/library/up:1".into(), 0)].into() };
     world.finish_builds();
     world.pass();
     assert_eq!(world.builds().iter().sum::<usize>(), 1);
-    world.budget = Budget::default();
+    world.budget = BuildAllowance::default();
     world.settle();
     assert_eq!(world.states(), [CURRENT; 3]);
 }

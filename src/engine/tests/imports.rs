@@ -43,8 +43,8 @@ fn world() -> World {
 fn a_join_over_two_families_is_built_once() {
     let mut world = world();
     assert_eq!((world.builds(), world.states()), (vec![1, 1], vec![CURRENT; 2]));
-    world.imports[0].state = ImportState::OnItsWay;
-    world.imports[1].state = ImportState::OnItsWay;
+    world.imports[0].state = ImportState::InProgress;
+    world.imports[1].state = ImportState::InProgress;
     world.settle();
     assert_eq!(world.record("join").reason, reason::WAITING_FOR_PARENT);
     world.imports[0] = imported("sha256:l1", ImportState::Settled);
@@ -70,8 +70,8 @@ fn a_family_that_never_rests_does_not_starve_those_that_stand_on_it() {
     let mut world = world();
     for round in 1..5 {
         world.imports = vec![
-            imported(&format!("sha256:l{round}"), ImportState::OnItsWay),
-            imported(&format!("sha256:r{round}"), ImportState::OnItsWay),
+            imported(&format!("sha256:l{round}"), ImportState::InProgress),
+            imported(&format!("sha256:r{round}"), ImportState::InProgress),
         ];
         world.settle();
     }

@@ -45,7 +45,7 @@ fn moves_that_come_together_build_each_image_once() {
     assert_eq!(world.builds(), [1; 4]);
     world.upstream_digests[0] = "sha256:up1-1".into();
     let decision = world.pass();
-    assert_eq!(decision.cascade, CascadeStep::None, "the quiet time has not passed");
+    assert_eq!(decision.cascade, CascadeDecision::None, "the quiet time has not passed");
     assert!(decision.wake_at.is_some_and(|at| at == world.now + SignedDuration::from_secs(30)));
     world.now += SignedDuration::from_secs(20);
     world.upstream_digests[1] = "sha256:up2-1".into();
@@ -69,7 +69,7 @@ fn changes_that_keep_coming_put_a_cascade_off_only_so_long() {
         world.upstream_digests[0] = format!("sha256:up-{round}");
         let decision = world.pass();
         world.now += SignedDuration::from_secs(20);
-        matches!(decision.cascade, CascadeStep::Open { .. }).then_some(world.now)
+        matches!(decision.cascade, CascadeDecision::Start { .. }).then_some(world.now)
     });
     let waited = opened.expect("a cascade").duration_since(start).as_secs();
     assert!((600..=640).contains(&waited), "{waited}");
@@ -359,7 +359,7 @@ fn a_recorded_candidate_is_looked_at_again_before_it_is_used() {
     let mut input = world.input(&blueprint);
     input.upstreams[0].newest = None;
     let decision = decide(&input, world.now);
-    assert_eq!(decision.cascade, CascadeStep::None);
+    assert_eq!(decision.cascade, CascadeDecision::None);
     assert_eq!(decision.upstreams[0].reason.as_deref(), Some(reason::RESOLVING));
 }
 

@@ -28,7 +28,7 @@ fn a_trigger_skips_the_quiet_time() {
         world.pass();
     }
     assert_eq!(world.builds(), [2, 1, 2]);
-    assert!(world.answer("1").contains("without the quiet time"), "{}", world.answer("1"));
+    assert!(world.answer("1").contains("without the settle time"), "{}", world.answer("1"));
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn a_request_to_start_waits_until_it_can() {
         world.pass();
     }
     assert_eq!(world.builds(), [2, 1, 2], "without a quiet time");
-    assert!(world.answer("1").contains("without the quiet time"), "{}", world.answer("1"));
+    assert!(world.answer("1").contains("without the settle time"), "{}", world.answer("1"));
 }
 
 #[test]
@@ -299,7 +299,7 @@ fn what_is_asked_for_while_a_cascade_runs_begins_when_that_has_ended() {
         world.now += SignedDuration::from_secs(1);
     }
     assert_eq!(world.builds()[0], 3, "the next cascade has begun within seconds");
-    assert!(world.answer("1").contains("without the quiet time"), "{}", world.answer("1"));
+    assert!(world.answer("1").contains("without the settle time"), "{}", world.answer("1"));
 
     // What the cascade has built already, and leaves to the next one.
     let mut world = World::new(&["up"], &[("base", "up"), ("app", "base"), ("slow", "base")]);
@@ -397,7 +397,7 @@ fn what_cannot_be_done_is_refused_in_words() {
         ),
         (
             r#"{"id":"3","action":"Hold","image":"base","until":"2001-01-01T00:00:00Z"}"#,
-            "`until` is over",
+            "`until` is in the past",
         ),
     ] {
         world.ask(request);

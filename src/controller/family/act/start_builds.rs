@@ -109,9 +109,9 @@ impl Reconcile<'_> {
                 image.message = refused.message.clone().into();
                 let cause = causes::key(&name, &image.causes);
                 let BuildIdentity { fingerprint, attempt, cascade, .. } = identity;
-                let failed = failure::Failed { attempt: *attempt, cascade, cause: &cause };
+                let failed = failure::FailedAttempt { attempt: *attempt, cascade, cause: &cause };
                 let known = image.failure.take().map(|known| *known);
-                let added = failure::add(known, fingerprint, &failed, refused, self.now);
+                let added = failure::add_failure(known, fingerprint, &failed, refused, self.now);
                 image.failure = Some(added.into());
             }
         }

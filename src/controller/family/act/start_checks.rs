@@ -104,9 +104,9 @@ impl Reconcile<'_> {
         image.message = refused.message.clone().into();
         let cause = causes::key(&request.image, &image.causes);
         let attempt = known.as_ref().map_or(0, |known| known.attempt);
-        let failed = failure::Failed { attempt, cascade: &cascade, cause: &cause };
+        let failed = failure::FailedAttempt { attempt, cascade: &cascade, cause: &cause };
         let known = known.map(|known| *known);
-        let added = failure::add(known, &fingerprint, &failed, refused, self.now);
+        let added = failure::add_failure(known, &fingerprint, &failed, refused, self.now);
         image.failure = Some(
             FailureRecord { check_attempt: request.attempt.saturating_add(1), ..added }.into(),
         );

@@ -12,7 +12,7 @@ use crate::{
         handled_request::{is_handled, unreadable_id},
         labels,
     },
-    engine::{ObservedRequest, Target},
+    engine::{ObservedRequest, RequestTarget},
     lineage::ImageIndex,
 };
 
@@ -23,7 +23,7 @@ pub(in crate::controller::family) fn pending(
     records: &HashMap<String, Arc<ManagedImage>>,
     now: Timestamp,
 ) -> Vec<ObservedRequest> {
-    let observed = |target: Target,
+    let observed = |target: RequestTarget,
                     value: &str,
                     known: Option<&[HandledRequest]>,
                     request: Result<Request, RequestError>| {
@@ -35,13 +35,18 @@ pub(in crate::controller::family) fn pending(
     };
     let of_family = family.annotations().get(labels::REQUEST).and_then(|value| {
         let known = family.status.as_ref().map(|status| status.requests.as_slice());
-        observed(Target::Family, value, known, Request::parse(value))
+        observed(RequestTarget::Family, value, known, Request::parse(value))
     });
     let of_images = ImageIndex::enumerate(&family.spec.images).filter_map(|(index, image)| {
         let record = records.get(&image.name)?;
         let value = record.annotations().get(labels::REQUEST)?;
         let known = record.status.as_ref().map(|status| status.requests.as_slice());
-        observed(Target::Image(index), value, known, Request::parse_on_image(value, &image.name))
+        observed(
+            RequestTarget::Image(index),
+            value,
+            known,
+            Request::parse_on_image(value, &image.name),
+        )
     });
     of_family.into_iter().chain(of_images).collect()
 }

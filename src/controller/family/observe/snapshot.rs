@@ -20,8 +20,9 @@ use crate::{
         reconcile_cache::ReconcileCache,
     },
     engine::{
-        Blueprint, Budget, DecideInput, Observed, ObservedBuild, ObservedCascade, ObservedCheck,
-        ObservedImage, ObservedImport, ObservedRequest, ObservedUpstream, VerifiedBuild,
+        Blueprint, BuildAllowance, DecideInput, Observed, ObservedBuild, ObservedCascade,
+        ObservedCheck, ObservedImage, ObservedImport, ObservedRequest, ObservedUpstream,
+        VerifiedBuild,
     },
     identity::JobName,
     lineage::ImageIndex,
@@ -75,7 +76,7 @@ pub struct Snapshot {
     /// The status of a cascade that has none yet.
     empty_cascade_status: CascadeStatus,
     /// What the operator's limits leave to the family.
-    pub budget: Budget,
+    pub budget: BuildAllowance,
     /// See [`ObservedJobs::recheck_pods_at`].
     pub recheck_pods_at: Option<Timestamp>,
     /// Immutable tags that were found taken before this time are read again.
@@ -153,7 +154,7 @@ impl Observer<'_> {
             ended: cascades.ended,
             status: family.status.clone().unwrap_or_default(),
             empty_cascade_status: CascadeStatus::default(),
-            budget: Budget::default(),
+            budget: BuildAllowance::default(),
             recheck_pods_at: jobs.recheck_pods_at,
             taken_tags_expire: self
                 .now
@@ -197,7 +198,7 @@ impl Snapshot {
             }),
             ended: self.ended.iter().map(|cascade| cascades::ended(cascade)).collect(),
             requests: self.requests.clone(),
-            budget: self.budget.clone(),
+            allowance: self.budget.clone(),
         }
     }
 

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use crate::{
     api::{ImageFamilyStatus, RunningCascade},
     controller::family::reconcile::Reconcile,
-    engine::CascadeStep,
+    engine::CascadeDecision,
 };
 
 /// How long a request to the API server may still take effect after its sender is gone: as long as
@@ -25,7 +25,7 @@ impl Reconcile<'_> {
             cascade.started_at.is_some_and(is_recent) && !self.snapshot.has_ended(&cascade.name)
         };
         let announced = old.cascade.clone().filter(may_appear);
-        announced.filter(|_| self.decision.cascade == CascadeStep::None)
+        announced.filter(|_| self.decision.cascade == CascadeDecision::None)
     }
 
     /// Returns the cascade that the status is to name.
@@ -35,14 +35,14 @@ impl Reconcile<'_> {
         announced: Option<RunningCascade>,
     ) -> Option<RunningCascade> {
         let cascade = match &self.decision.cascade {
-            CascadeStep::Open { name, .. } => {
+            CascadeDecision::Start { name, .. } => {
                 RunningCascade { name: name.clone(), started_at: Some(self.now) }
             }
-            CascadeStep::Running { name } => {
+            CascadeDecision::Continue { name } => {
                 RunningCascade { name: name.clone(), started_at: self.cascade_created_at() }
             }
-            CascadeStep::None => announced?,
-            CascadeStep::Close { .. } => return None,
+            CascadeDecision::None => announced?,
+            CascadeDecision::Finish { .. } => return None,
         };
         let recorded = old.cascade.clone().filter(|recorded| recorded.name == cascade.name);
         Some(recorded.unwrap_or(cascade))

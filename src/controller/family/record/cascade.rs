@@ -19,7 +19,7 @@ use crate::{
         family::{reconcile::Reconcile, record::events::Notice},
         writes::{apply_status, delete},
     },
-    engine::{CascadeStep, cascade::record, causes},
+    engine::{CascadeDecision, cascade::record, causes},
     lineage::ImageIndex,
 };
 
@@ -28,7 +28,7 @@ impl Reconcile<'_> {
     pub(super) async fn record_cascade(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
         self.delete_old_cascades().await?;
         match (&self.decision.cascade, self.snapshot.cascade.clone()) {
-            (CascadeStep::Open { name, causes, supersedes, levels }, _) => {
+            (CascadeDecision::Start { name, causes, supersedes, levels }, _) => {
                 let names = |level: &Vec<ImageIndex>| {
                     level.iter().map(|image| self.image_name(*image).to_owned()).collect()
                 };
@@ -42,7 +42,7 @@ impl Reconcile<'_> {
                 self.open_cascade(&name, spec).await?;
                 Ok(None)
             }
-            (CascadeStep::Running { .. }, Some(cascade)) => {
+            (CascadeDecision::Continue { .. }, Some(cascade)) => {
                 let status = self.cascade_status(&cascade);
                 if cascade.status.as_ref() == Some(&status) {
                     return Ok(None);
@@ -54,7 +54,7 @@ impl Reconcile<'_> {
                 self.write_cascade_status(&cascade, &status).await?;
                 Ok(None)
             }
-            (CascadeStep::Close { .. }, Some(cascade)) => {
+            (CascadeDecision::Finish { .. }, Some(cascade)) => {
                 let status = self.cascade_status(&cascade);
                 self.write_cascade_status(&cascade, &status).await?;
                 self.publish_cascade_end(&status).await;

@@ -143,7 +143,7 @@ mod tests {
     use super::*;
     use crate::{
         api::{FailureRecord, RunningBuild, condition::reason},
-        engine::{BuildOutcome, Problem, VerifiedBuild, fixtures},
+        engine::{BuildOutcome, Problem, VerifiedBuild, WaitProgress, fixtures},
     };
 
     fn second(second: i64) -> Timestamp {
@@ -156,7 +156,7 @@ mod tests {
         ImageDecision {
             state: ImageState::Failed,
             fingerprint,
-            ..ImageDecision::waiting(problem, false)
+            ..ImageDecision::waiting(problem, WaitProgress::AtRest)
         }
     }
 
@@ -233,7 +233,7 @@ mod tests {
         let problem = Problem { reason: reason::CURRENT, message: String::new() };
         let decided = ImageDecision {
             verified: Some(Arc::new(verified)),
-            ..ImageDecision::waiting(problem, false)
+            ..ImageDecision::waiting(problem, WaitProgress::AtRest)
         };
         let durations = HashMap::from([("f-0".to_owned(), 30)]);
         let known = KnownBuilds { builds: &[job("f", 0, 2)], durations: &durations, lookups: &[] };

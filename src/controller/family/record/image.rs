@@ -34,7 +34,9 @@ use crate::{
         object_cache::Key,
         writes::apply_status,
     },
-    engine::{Action, ImageDecision, ObservedBuild, ObservedTag, Target, cascade::limits, tags},
+    engine::{
+        Action, ImageDecision, ObservedBuild, ObservedTag, RequestTarget, cascade::limits, tags,
+    },
     lineage::ImageIndex,
 };
 
@@ -77,7 +79,7 @@ impl Reconcile<'_> {
             let record = self.snapshot.records.get(image.position())?.as_ref()?;
             let status = record.status.clone().unwrap_or_default();
             let decided = self.decision.images.get(image.position())?;
-            let promoted = decided.promoted().map(String::from);
+            let promoted = decided.promoted_digest().map(String::from);
             let conditions = own_conditions(&status.conditions);
             let is_new = status.promoted != promoted;
             let status = ManagedImageStatus { conditions, promoted, ..status };
@@ -185,7 +187,7 @@ impl Reconcile<'_> {
         let ImageChange { index, decided, old, .. } = change;
         let observed_generation = self.snapshot.family.metadata.generation;
         let verified = decided.verified.as_deref();
-        let target = Target::Image(index);
+        let target = RequestTarget::Image(index);
         let requests = requests::handled_requests(&self.decision, target, &old.requests);
         let last_handled = requests.first().map(|request| request.id.clone());
         let (reason, message) =
@@ -215,7 +217,7 @@ impl Reconcile<'_> {
             causes: verified.map(|verified| verified.causes.clone()).unwrap_or_default(),
             checked: verified.and_then(|verified| verified.checked.clone()),
             checks: decided.checks.clone(),
-            promoted: decided.promoted().map(String::from),
+            promoted: decided.promoted_digest().map(String::from),
             hold: decided.hold.as_deref().cloned(),
             nonce: decided.nonce.clone(),
             last_handled_request: last_handled.or_else(|| old.last_handled_request.clone()),

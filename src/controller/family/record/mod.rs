@@ -22,7 +22,7 @@ use jiff::Timestamp;
 
 use crate::{
     controller::{error::ReconcileError, family::reconcile::Reconcile},
-    engine::CascadeStep,
+    engine::CascadeDecision,
 };
 
 impl Reconcile<'_> {
@@ -33,7 +33,7 @@ impl Reconcile<'_> {
     /// that all of them are. They are not written when a cascade opens, because their state changes
     /// a moment later.
     pub async fn record(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
-        if !matches!(self.decision.cascade, CascadeStep::Open { .. }) {
+        if !matches!(self.decision.cascade, CascadeDecision::Start { .. }) {
             self.delete_removed_images().await?;
             self.record_images().await?;
         }

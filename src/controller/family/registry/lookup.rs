@@ -60,7 +60,7 @@ impl Reconcile<'_> {
         let reconcile = &*self;
         let retry_at = reconcile.lookup_retry_at(self.cache.failed_lookups.saturating_add(1));
         let wanted = reconcile.decision.actions.iter().filter_map(|action| match action {
-            Action::Probe { image, fingerprint, after } => {
+            Action::LookUp { image, fingerprint, after } => {
                 Some(WantedLookup { image: *image, fingerprint, after: *after })
             }
             _ => None,

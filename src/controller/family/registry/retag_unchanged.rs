@@ -62,7 +62,7 @@ impl Reconcile<'_> {
 
     /// Returns the retag that an action asks for, unless the tag already points to the digest.
     fn retag<'a>(&'a self, action: &'a Action) -> Option<Retag<'a>> {
-        let Action::Remember { image, fingerprint, digest } = action else { return None };
+        let Action::RetagUnchanged { image, fingerprint, digest } = action else { return None };
         let name = &self.image(*image)?.name;
         let repository = self.snapshot.repository(*image);
         let (registry, keychain) = (&self.context.registry, &self.snapshot.keychain);

@@ -44,7 +44,7 @@ impl World {
     pub(in crate::engine) fn remember(&mut self, decision: &Decision) -> bool {
         let mut any = false;
         for action in &decision.actions {
-            let Action::Remember { image, fingerprint, digest } = action else { continue };
+            let Action::RetagUnchanged { image, fingerprint, digest } = action else { continue };
             let build = self
                 .pushed
                 .values()
@@ -61,7 +61,9 @@ impl World {
     /// Does what a decision asks for, in this cascade.
     pub(in crate::engine) fn carry_out(&mut self, action: &Action, cascade: &str) {
         match action {
-            Action::Probe { .. } | Action::Remember { .. } => panic!("a question was left open"),
+            Action::LookUp { .. } | Action::RetagUnchanged { .. } => {
+                panic!("a question was left open")
+            }
             Action::Stop { job } => {
                 for (_, of) in
                     self.jobs.iter_mut().chain(&mut self.orphans).filter(|(_, of)| of.job == *job)

@@ -44,7 +44,7 @@ pub(in crate::engine) struct World {
     pub(in crate::engine) cascades: Vec<CascadeStatus>,
     pub(in crate::engine) imports: Vec<ObservedImport>,
     pub(in crate::engine) requests: Vec<ObservedRequest>,
-    pub(in crate::engine) budget: Budget,
+    pub(in crate::engine) budget: BuildAllowance,
     /// Checks that were started, per image.
     pub(in crate::engine) checks: Vec<(usize, ObservedCheck)>,
     /// How each check ends, by name; the others pass.
@@ -120,7 +120,7 @@ impl World {
             cascades: Vec::new(),
             imports: Vec::new(),
             requests: Vec::new(),
-            budget: Budget::default(),
+            budget: BuildAllowance::default(),
             checks: Vec::new(),
             failing_checks: HashMap::new(),
             content: HashMap::new(),
@@ -229,7 +229,7 @@ impl World {
                 .map(|(name, superseded)| EndedCascade { name, superseded: *superseded })
                 .collect(),
             requests: self.requests.clone(),
-            budget: self.budget.clone(),
+            allowance: self.budget.clone(),
         }
     }
 
@@ -241,7 +241,7 @@ impl World {
                 .actions
                 .iter()
                 .filter_map(|action| match action {
-                    Action::Probe { image, fingerprint, after } => {
+                    Action::LookUp { image, fingerprint, after } => {
                         Some((*image, fingerprint.clone(), *after))
                     }
                     _ => None,
@@ -266,7 +266,7 @@ impl World {
     pub(in crate::engine) fn ask(&mut self, value: &str) {
         let request = Request::parse(value)
             .map_err(|error| HandledRequest::unreadable(value, &error, self.now));
-        self.requests.push(ObservedRequest { target: Target::Family, request });
+        self.requests.push(ObservedRequest { target: RequestTarget::Family, request });
     }
 
     /// What came of the request with this id, in words.

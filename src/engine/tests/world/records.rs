@@ -40,7 +40,7 @@ impl World {
             self.requests.retain(|request| request.target != *target);
             record(&mut self.status.requests, handled.clone());
         }
-        if !matches!(decision.cascade, CascadeStep::Open { .. }) {
+        if !matches!(decision.cascade, CascadeDecision::Start { .. }) {
             for (index, image) in decision.images.iter().enumerate() {
                 self.records[index] = Some(self.keep_image(
                     index,
@@ -50,7 +50,7 @@ impl World {
             }
         }
         match &decision.cascade {
-            CascadeStep::Open { name, levels, supersedes, .. } => {
+            CascadeDecision::Start { name, levels, supersedes, .. } => {
                 let names = |level: &Vec<ImageIndex>| {
                     level
                         .iter()
@@ -67,17 +67,17 @@ impl World {
                 });
                 self.status.cascade = Some(RunningCascade { name: name.clone(), started_at: None });
             }
-            CascadeStep::Running { .. } => {
+            CascadeDecision::Continue { .. } => {
                 if let (Some(cascade), Some(status)) = (&mut self.cascade, cascade_status) {
                     cascade.status = status;
                 }
             }
-            CascadeStep::Close { name, superseded } => {
+            CascadeDecision::Finish { name, superseded } => {
                 self.cascade = None;
                 self.ended.push((name.clone(), *superseded));
                 self.cascades.extend(cascade_status);
             }
-            CascadeStep::None => {}
+            CascadeDecision::None => {}
         }
     }
 
@@ -117,7 +117,7 @@ impl World {
             inputs: verified.map(|verified| verified.inputs),
             failure: image.failure.as_deref().cloned(),
             checks: image.checks.clone(),
-            promoted: image.promoted().map(String::from),
+            promoted: image.promoted_digest().map(String::from),
             hold: image.hold.as_deref().cloned(),
             nonce: image.nonce.clone(),
             starts: self.starts(index, &old.starts),

@@ -1,0 +1,187 @@
+//! What an image keeps in every state, and which of its recorded failures still count.
+
+use crate::{
+    api::{FailureRecord, ImageState, Promotion, RunningBuild},
+    engine::{
+        decision::{ImageDecision, PromotionTarget},
+        image::{
+            evaluation::ImageEval,
+            failure::{self, RetryDecision},
+        },
+        input::{BuildOutcome, ObservedBuild},
+        requests::ImageOverrides,
+    },
+    identity::Fingerprint,
+};
+
+impl ImageEval<'_> {
+    /// Adds what the image keeps whatever its state is.
+    pub(in crate::engine) fn keep_recorded(&self, mut decision: ImageDecision) -> ImageDecision {
+        self.keep_verified(&mut decision);
+        if decision.running.is_none() {
+            decision.running = self.running().map(|build| running_build(build).into());
+        }
+        self.keep_failures(&mut decision);
+        decision.promotion = self.promotion_target(&decision);
+        if decision.checks.is_empty() && !self.image.checks.is_empty() {
+            decision.checks =
+                self.observed.record.map(|record| record.checks.clone()).unwrap_or_default();
+        }
+        decision.hold = self.manual_hold().cloned().map(Box::new);
+        decision.nonce = self.nonce().map(str::to_owned);
+        decision.in_progress |= decision.running.is_some();
+        decision
+    }
+
+    /// Keeps the verified build, with the checks that it has passed since.
+    fn keep_verified(&self, decision: &mut ImageDecision) {
+        if decision.verified.is_none() {
+            decision.verified.clone_from(&self.observed.verified);
+            let passed = decision
+                .verified
+                .as_deref()
+                .and_then(|verified| self.passed_checks(verified, decision.failure.as_deref()));
+            if let Some(passed) = passed {
+                decision.verified = Some(passed.verified);
+                if decision.checks.is_empty() {
+                    decision.checks = passed.checks;
+                }
+            }
+        }
+        let checks = &self.blueprint.checks;
+        decision.is_checked = decision
+            .verified
+            .as_ref()
+            .is_some_and(|verified| checks.is_none() || verified.checked == *checks);
+    }
+
+    /// Keeps the failures while the wanted fingerprint is unknown, and with it whether they are
+    /// failures at that fingerprint.
+    fn keep_failures(&self, decision: &mut ImageDecision) {
+        let is_unknown =
+            matches!(decision.state, ImageState::Waiting | ImageState::Blocked | ImageState::Held);
+        if is_unknown && decision.fingerprint.is_none() && decision.failure.is_none() {
+            decision.failure = self
+                .failure_record()
+                .cloned()
+                .and_then(|record| self.reset_failures(record))
+                .map(Box::new);
+        }
+    }
+
+    /// Returns what floating tags should point to.
+    fn promotion_target(&self, decision: &ImageDecision) -> PromotionTarget {
+        let verified = decision.verified.as_ref();
+        let policy = self.context.input.spec.policy.promotion;
+        if let (Promotion::Image, ImageState::Current, Some(_)) = (policy, decision.state, verified)
+        {
+            return PromotionTarget::Verified;
+        }
+        match self.observed.record.and_then(|record| record.promoted.as_ref()) {
+            Some(digest) if verified.is_some_and(|verified| verified.digest == *digest) => {
+                PromotionTarget::Verified
+            }
+            Some(digest) => PromotionTarget::Earlier(digest.into()),
+            None => PromotionTarget::None,
+        }
+    }
+
+    /// Returns the running build.
+    pub(in crate::engine) fn running(&self) -> Option<&ObservedBuild> {
+        self.observed.builds.iter().find(|build| build.outcome == BuildOutcome::Running)
+    }
+
+    /// Returns the recorded failures.
+    pub(in crate::engine) fn failure_record(&self) -> Option<&FailureRecord> {
+        self.observed.record.and_then(|record| record.failure.as_ref())
+    }
+
+    /// Returns what requests change for the image.
+    pub(in crate::engine) fn overrides(&self) -> Option<&ImageOverrides> {
+        self.context.effects.of(self.index)
+    }
+
+    /// Returns the id of the request that rebuilds the image from the same inputs.
+    pub(in crate::engine) fn nonce(&self) -> Option<&str> {
+        let requested = self.overrides().and_then(|overrides| overrides.nonce.as_deref());
+        requested.or_else(|| self.observed.record.and_then(|record| record.nonce.as_deref()))
+    }
+
+    /// Whether a request cancels the image.
+    pub(in crate::engine) fn cancel_is_requested(&self) -> bool {
+        self.overrides().is_some_and(|overrides| overrides.cancel)
+    }
+
+    /// Returns the failure record of an image that a user has taken out of the running cascade
+    /// before its wanted fingerprint is known.
+    pub(in crate::engine) fn cancellation_while_waiting(&self) -> Option<Box<FailureRecord>> {
+        let cascade = self.context.input.cascade.filter(|_| self.is_cancelled_in_cascade())?;
+        let record = failure::record_cancellation_while_waiting(
+            self.failure_record(),
+            cascade.name,
+            self.context.now,
+        );
+        Some(record.into())
+    }
+
+    /// Whether a user takes the image out of the running cascade, or has done so while it waited.
+    fn is_cancelled_in_cascade(&self) -> bool {
+        let Some(cascade) = self.context.input.cascade else { return false };
+        let is_recorded = self
+            .failure_record()
+            .is_some_and(|record| failure::is_cancelled_in(record, cascade.name));
+        self.cancel_is_requested()
+            || is_recorded && self.overrides().is_none_or(|overrides| overrides.retry.is_none())
+    }
+
+    /// Returns the failures at a fingerprint, after requests and the cascade are applied. A request
+    /// to cancel does not change failures that are not retried any more: there is nothing to stop.
+    pub(in crate::engine) fn effective_failure(
+        &self,
+        counted: Option<FailureRecord>,
+        fingerprint: &Fingerprint,
+    ) -> Option<FailureRecord> {
+        let record = counted.and_then(|record| self.reset_failures(record));
+        let retries = &self.context.input.spec.policy.retries;
+        if !(self.cancel_is_requested() || self.is_cancelled_in_cascade())
+            || failure::retry_decision(record.as_ref(), retries, self.context.now)
+                == RetryDecision::GiveUp
+        {
+            return record;
+        }
+        let builds = self.observed.builds.iter().map(|build| &build.identity);
+        let last_attempt = builds
+            .filter(|build| build.fingerprint == *fingerprint)
+            .map(|build| build.attempt)
+            .max();
+        Some(failure::record_cancellation(record, fingerprint, last_attempt, self.context.now))
+    }
+
+    /// Returns the failures that still count after requests to retry and the running cascade.
+    fn reset_failures(&self, record: FailureRecord) -> Option<FailureRecord> {
+        let cascade = self.context.input.cascade.map(|cascade| cascade.name);
+        let retry = self.overrides().and_then(|overrides| overrides.retry.as_deref());
+        // The image was taken out of a cascade that has ended since, or a user retries it.
+        if record.fingerprint.is_empty()
+            && (retry.is_some() || cascade.is_none_or(|cascade| cascade != record.cascade))
+        {
+            return None;
+        }
+        let record = match retry {
+            Some(request) => failure::reset_by_retry(record, request),
+            None => record,
+        };
+        Some(failure::reset_by_cascade(record, cascade, &self.context.input.spec.policy.retries))
+    }
+}
+
+/// Returns the record of a running build.
+pub(in crate::engine) fn running_build(build: &ObservedBuild) -> RunningBuild {
+    RunningBuild {
+        job: build.job.to_string(),
+        fingerprint: build.identity.fingerprint.to_string(),
+        build: build.identity.number,
+        attempt: build.identity.attempt,
+        started_at: build.started_at,
+    }
+}
