@@ -90,7 +90,7 @@ fn a_hold_outlives_new_candidates_and_needs_something_to_hold() {
     assert_eq!(world.builds(), [0]);
     assert_eq!(world.record("base").reason, reason::HELD);
     assert!(
-        world.record("base").message.contains("name one in hold.digest"),
+        world.record("base").message.contains("set hold.digest"),
         "{}",
         world.record("base").message
     );

@@ -84,7 +84,7 @@ fn cancel_stops_what_was_begun_for_earlier_inputs() {
     assert_eq!(world.builds(), [2, 1, 1]);
     world.spec.images[0].args.insert("A".into(), "2".into());
     world.pass();
-    assert!(world.record("base").message.contains("an earlier build runs to its end"));
+    assert!(world.record("base").message.contains("an earlier build runs to completion"));
     world.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
     world.pass();
     assert_eq!(world.stopped(), 1);
