@@ -19,7 +19,7 @@ def lineage() -> dict[str, str]:
 
 @app.get("/")
 def page() -> str:
-    """The page for people."""
+    """The page for browsers."""
     return render_template("page.html", levels=lineage(), pod=os.environ.get("POD_NAME", "unknown"))
 
 
