@@ -71,9 +71,15 @@ async fn a_tag_that_somebody_else_moved_is_restored() {
         if now == ours { Ok(()) } else { Err(now) }
     })
     .await;
-    wait_for("an Event about it", 10, async || {
+    wait_for("an Event about it on the family and on the image", 10, async || {
         let events = place.list::<Event>().await;
-        let found = events.iter().any(|event| event.reason.as_deref() == Some(reason::TAG_MOVED));
+        let is_on = |kind: &str, event: &Event| {
+            let regarding = event.regarding.as_ref().and_then(|object| object.kind.as_deref());
+            event.reason.as_deref() == Some(reason::TAG_MOVED) && regarding == Some(kind)
+        };
+        let found = ["ImageFamily", "ManagedImage"]
+            .iter()
+            .all(|kind| events.iter().any(|event| is_on(kind, event)));
         found.then_some(()).ok_or_else(|| format!("{events:#?}"))
     })
     .await;

@@ -36,7 +36,7 @@ use crate::{
 /// Upper bound on the time between two reconciles of a family. Nothing depends on it, but a missed
 /// event delays a family by no more than this.
 const RESYNC: Duration = Duration::from_mins(10);
-/// The delay of a reconcile that follows at once.
+/// The delay of a reconcile that follows immediately.
 const REQUEUE_NOW: Duration = Duration::from_millis(1);
 
 /// Reconciles a family once.

@@ -63,6 +63,7 @@ impl<'a> Reconcile<'a> {
     }
 
     /// Returns the client for objects of one kind in the family's namespace.
+    #[must_use]
     pub fn api<K>(&self) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope>,
@@ -72,16 +73,19 @@ impl<'a> Reconcile<'a> {
     }
 
     /// Returns the name of the running cascade, or the empty string.
+    #[must_use]
     pub fn cascade_name(&self) -> &str {
         self.decision.cascade.name().unwrap_or_default()
     }
 
     /// Returns an image of the spec by its index.
+    #[must_use]
     pub fn image(&self, index: ImageIndex) -> Option<&Image> {
         self.snapshot.family.spec.images.get(index.position())
     }
 
     /// Returns the name of an image by its index, or the empty string.
+    #[must_use]
     pub fn image_name(&self, index: ImageIndex) -> &str {
         self.image(index).map_or("", |image| image.name.as_str())
     }

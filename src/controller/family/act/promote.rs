@@ -23,7 +23,7 @@ const MAX_CONCURRENT_PROMOTIONS: usize = 8;
 const TAG_RETRY_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 
 /// The promotion of one image.
-struct Promotion<'a> {
+struct ImagePromotion<'a> {
     image: &'a str,
     repository: String,
     digest: &'a ImageDigest,
@@ -44,7 +44,7 @@ impl Reconcile<'_> {
         let reconcile = &*self;
         let promotions = reconcile.decision.actions.iter().filter_map(|action| {
             let Action::Promote { image, digest, tags } = action else { return None };
-            Some(Promotion {
+            Some(ImagePromotion {
                 image: &reconcile.image(*image)?.name,
                 repository: reconcile.snapshot.repository(*image),
                 digest,
@@ -61,7 +61,7 @@ impl Reconcile<'_> {
     }
 
     /// Moves the tags of one image, one after the other.
-    async fn move_tags_of(&self, promotion: Promotion<'_>) -> Vec<MovedTag> {
+    async fn move_tags_of(&self, promotion: ImagePromotion<'_>) -> Vec<MovedTag> {
         let (mut manifest, mut moved) = (None, Vec::with_capacity(promotion.tags.len()));
         for tag in promotion.tags {
             let observed = match self.set_tag(&promotion, tag, &mut manifest).await {
@@ -123,11 +123,11 @@ impl Reconcile<'_> {
     /// elsewhere. `manifest` keeps the manifest for the next tag of the image.
     async fn set_tag(
         &self,
-        promotion: &Promotion<'_>,
+        promotion: &ImagePromotion<'_>,
         tag: &TagMove,
         manifest: &mut Option<Manifest>,
     ) -> Result<ObservedTag, Problem> {
-        let Promotion { repository, digest, .. } = promotion;
+        let ImagePromotion { repository, digest, .. } = promotion;
         let (registry, keychain) = (&self.context.registry, &self.snapshot.keychain);
         let reference = format!("{repository}:{}", tag.tag).parse::<Reference>()?;
         let current = registry.head(&reference, keychain).await?;
@@ -149,11 +149,11 @@ impl Reconcile<'_> {
     /// Publishes an Event if somebody else moved a tag, or if an immutable tag is taken.
     async fn publish_tag_event(
         &self,
-        promotion: &Promotion<'_>,
+        promotion: &ImagePromotion<'_>,
         tag: &TagMove,
         observed: &ObservedTag,
     ) {
-        let Promotion { repository, digest, .. } = promotion;
+        let ImagePromotion { repository, digest, .. } = promotion;
         let (reason, note) = match (observed, &tag.moved_to) {
             (ObservedTag::At(_), Some(elsewhere)) => {
                 let note = format!(

@@ -229,16 +229,17 @@ mod tests {
     #[test]
     fn the_duration_of_a_build_is_that_of_its_pod() {
         let job = |status: &str| -> Job {
-            let text = format!(
-                r#"{{"metadata": {{"creationTimestamp": "2026-01-01T00:00:00Z"}}, "status": {status}}}"#
-            );
+            let metadata = r#"{"creationTimestamp": "2026-01-01T00:00:00Z"}"#;
+            let text = format!(r#"{{"metadata": {metadata}, "status": {status}}}"#);
             serde_json::from_str(&text).expect("a Job")
         };
         let pod = |phase: &str| {
+            let terminated = r#"{"exitCode": 0, "finishedAt": "2026-01-01T00:01:30Z"}"#;
             pods(&format!(
                 r#"{{"status": {{"phase": "{phase}", "containerStatuses": [
-                    {{"name": "build", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
-                      "state": {{"terminated": {{"exitCode": 0, "finishedAt": "2026-01-01T00:01:30Z"}}}}}}]}}}}"#
+                    {{"name": "build", "image": "i", "imageID": "",
+                      "ready": false, "restartCount": 0,
+                      "state": {{"terminated": {terminated}}}}}]}}}}"#
             ))
         };
         let complete = job(r#"{"completionTime": "2026-01-01T00:01:32Z"}"#);
@@ -259,7 +260,8 @@ mod tests {
         assert_eq!((stopped.outcome, stopped.live), (CheckOutcome::Stopped, true));
 
         let stuck = pods(
-            r#"{"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Pending", "containerStatuses": [
+            r#"{"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
+                "status": {"phase": "Pending", "containerStatuses": [
                 {"name": "check", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
                  "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}}"#,
         );

@@ -5,9 +5,20 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     api::{Image, ImageFamilySpec, ManagedImage},
-    controller::reconcile_cache::{Lookups, ReconcileCache},
+    controller::{
+        family::observe::Observer,
+        reconcile_cache::{Lookups, ReconcileCache},
+    },
     engine::{BuildOutcome, ObservedBuild, VerifiedBuild, blueprint::repository},
 };
+
+impl Observer<'_> {
+    /// Returns the records of the family's images, by the images' names.
+    pub(super) fn records_by_image(&self) -> HashMap<String, Arc<ManagedImage>> {
+        let records = self.context.stores.images.group(&self.key).into_iter();
+        records.map(|record| (record.spec.image.clone(), record)).collect()
+    }
+}
 
 /// Returns the record of an image, unless the record is about another repository. Then neither the
 /// record nor what is cached about the image applies.

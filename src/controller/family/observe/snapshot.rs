@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::{
-    api::{BuildStrategy, Cascade, CascadeStatus, ImageFamily, ImageFamilyStatus, ManagedImage},
+    api::{
+        BuildStrategy, Cascade, CascadeStatus, ImageFamily, ImageFamilySpec, ImageFamilyStatus,
+        ManagedImage,
+    },
     controller::{
         error::ReconcileError,
         family::observe::{
@@ -96,14 +99,7 @@ impl Observer<'_> {
     ) -> Result<Snapshot, ReconcileError> {
         let family = Arc::clone(&self.family);
         let spec = &family.spec;
-        let mut records: HashMap<String, Arc<ManagedImage>> = self
-            .context
-            .stores
-            .images
-            .group(&self.key)
-            .into_iter()
-            .map(|record| (record.spec.image.clone(), record))
-            .collect();
+        let mut records = self.records_by_image();
         let mut sources = Vec::with_capacity(spec.images.len());
         for (image, known) in spec.images.iter().zip(&blueprint.images) {
             sources.push(self.source_revision(image, known.inline.as_ref()).await?);
@@ -111,16 +107,8 @@ impl Observer<'_> {
         let ImageStrategies { strategies, revisions: strategy_revisions } =
             strategies(&self.context.stores, spec, &mut self.cache.strategies);
         let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, self.now);
-        let builds: Vec<_> = spec
-            .images
-            .iter()
-            .map(|image| jobs.builds.remove(&image.name).unwrap_or_default())
-            .collect();
-        let checks = spec
-            .images
-            .iter()
-            .map(|image| jobs.checks.remove(&image.name).unwrap_or_default())
-            .collect();
+        let builds = take_in_order(spec, &mut jobs.builds);
+        let checks = take_in_order(spec, &mut jobs.checks);
         let cascades = self.cascades().await?;
         let requests = requests::pending(&family, &records, self.now);
         let upstreams = self.upstreams(&keychain);
@@ -170,6 +158,12 @@ impl Observer<'_> {
             strategy_revisions,
         })
     }
+}
+
+/// Takes the entries of images out of a map by name, in the order of `spec.images`.
+fn take_in_order<T: Default>(spec: &ImageFamilySpec, by_image: &mut HashMap<String, T>) -> Vec<T> {
+    let images = spec.images.iter();
+    images.map(|image| by_image.remove(&image.name).unwrap_or_default()).collect()
 }
 
 impl Snapshot {

@@ -94,7 +94,11 @@ impl RegistryModel {
             "os": "linux", "architecture": architecture, "rootfs": { "diff_ids": diff_ids },
         });
         let config = config.to_string().into_bytes();
-        let descriptor = |digest: Digest, size: usize| json!({ "mediaType": "text/plain", "digest": digest, "size": size });
+        let descriptor = |digest: Digest, size: usize| {
+            json!({
+                "mediaType": "text/plain", "digest": digest, "size": size,
+            })
+        };
         let mut manifest = json!({
             "schemaVersion": 2,
             "mediaType": OCI_MANIFEST,
