@@ -160,7 +160,7 @@ async fn wait<K: Requestable>(
     }
 }
 
-/// RequestProgress of a request.
+/// Progress of a request.
 #[derive(Debug, PartialEq, Eq)]
 enum RequestProgress {
     Pending,

@@ -62,7 +62,7 @@ fn the_images() -> Vec<ManagedImage> {
             "digest": digest("c"),
             "rollouts": [
                 {"workload": "Deployment team/web", "digest": digest("c"), "state": "Complete",
-                 "message": "all 3 pods run it"},
+                 "message": "all 3 pods are updated"},
                 {"workload": "Deployment shop/web", "digest": digest("c"), "state": "Refused",
                  "message": "namespace shop does not consent"}
             ]}),
