@@ -16,8 +16,8 @@ use kube::{
 use tokio::task::JoinSet;
 
 use super::{
+    build_log::{Build, BuildLog},
     layered::Layered,
-    ledger::{Build, Ledger},
     support::{Cluster, images::Images, objects::Place, wait::wait_for},
     writer::Writer,
 };
@@ -39,7 +39,7 @@ pub async fn run(
     cascade: &[Build],
 ) -> (Vec<Build>, Instant) {
     let place = Place::new(client, "bare").await;
-    let ledger = Ledger::open(&place);
+    let build_log = BuildLog::open(&place);
     let _writer = Writer::start(&place, &Images::new(&cluster.registry), layered);
     let jobs: HashMap<&str, Job> =
         cascade.iter().map(|build| (build.image.as_str(), unsent(&build.job))).collect();
@@ -86,11 +86,11 @@ pub async fn run(
     }
     let ended = Instant::now();
     wait_for("every build to be recorded", 30, async || {
-        let count = ledger.count();
+        let count = build_log.count();
         if count == (done.len(), done.len()) { Ok(()) } else { Err(format!("{count:?}")) }
     })
     .await;
-    (ledger.builds(), ended)
+    (build_log.builds(), ended)
 }
 
 fn image_of_succeeded(pod: &Pod) -> Option<String> {

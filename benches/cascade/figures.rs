@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{layered::Layered, ledger::Build};
+use super::{build_log::Build, layered::Layered};
 
 /// One run of the graph, by either side.
 #[derive(Clone, Debug)]

@@ -17,13 +17,13 @@
 #![allow(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
 
 mod bare;
+#[path = "../../tests/scale/build_log.rs"]
+mod build_log;
 #[path = "../../tests/scale/draw.rs"]
 mod draw;
 mod figures;
 #[path = "../../tests/scale/layered.rs"]
 mod layered;
-#[path = "../../tests/scale/ledger.rs"]
-mod ledger;
 mod process;
 #[path = "../../tests/scale/scene.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -82,7 +82,7 @@ async fn main() {
         let ready = Instant::now();
         cpu += process::cpu_time(operator.child.id()).saturating_sub(cpu_before);
         our_writes += Writes::count(&client).await - writes;
-        let builds = scene.ledger.builds().split_off(round * IMAGES);
+        let builds = scene.build_log.builds().split_off(round * IMAGES);
         ours.push(Side::new(&scene.layered, &builds, ready));
 
         let writes = Writes::count(&client).await;
@@ -95,7 +95,7 @@ async fn main() {
             bare[round - 1]
         );
     }
-    scene.ledger.assert_once(IMAGES, ROUNDS + 1);
+    scene.build_log.assert_once(IMAGES, ROUNDS + 1);
 
     print_sides(&ours, &bare);
     println!(

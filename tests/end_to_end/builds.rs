@@ -1,4 +1,4 @@
-//! Builds: the same inputs give the same image, and one that fails says why.
+//! Builds: the same inputs give the same image, and a failed build reports why.
 
 use groundswell::api::{ImageState, ManagedImageStatus, condition::reason};
 use serde_json::json;
@@ -12,7 +12,7 @@ use super::{
 async fn the_same_inputs_give_the_same_digest() {
     let session = Session::shared().await;
     let (here, there) = (Scene::new(&session, "here").await, Scene::new(&session, "there").await);
-    // Files with times, with owners, in new folders, removed ones; in two levels.
+    // Files with timestamps and owners, in new folders, and removed ones; on two levels.
     let mut base = image("base", "alpine");
     base["source"]["inline"] = json!(
         "FROM alpine:3.20\nRUN mkdir -p /srv/a/b && date > /dev/null && touch /srv/a/b/c && chown \
@@ -26,7 +26,7 @@ async fn the_same_inputs_give_the_same_digest() {
     let (digests, others) = tokio::join!(here.build(&spec), there.build(&other));
     assert_eq!(digests, others);
     assert_eq!(digests.len(), 2);
-    // Each was built, and none taken from the other.
+    // Each family built its images, and none came from the other one.
     for scene in [&here, &there] {
         assert_eq!(scene.place.jobs(FAMILY).await.len(), 2);
         assert_eq!(scene.tag("top", "latest").await, digests["top"]);
@@ -38,7 +38,7 @@ async fn a_failed_build_says_why_and_blocks_only_what_is_below() {
     let session = Session::shared().await;
     let scene = Scene::new(&session, "failures").await;
     let place = &scene.place;
-    let verified = [image("base", "alpine"), image("beside", "base")];
+    let verified = [image("base", "alpine"), image("sibling", "base")];
     let bad = |name: &str, dockerfile: &str| {
         let mut image = image(name, "base");
         image["source"]["inline"] = json!(dockerfile);
@@ -56,42 +56,41 @@ async fn a_failed_build_says_why_and_blocks_only_what_is_below() {
     spec["policy"]["retries"] = json!({ "build": 0 });
     place.apply_family(FAMILY, &spec).await.expect("a family");
 
-    for (image, reason, said) in [
+    for (image, reason, texts) in [
         ("undeclared", reason::DOCKERFILE_MISMATCH, &["debian:bookworm-slim", "`base`"][..]),
         ("unused", reason::DOCKERFILE_MISMATCH, &["`base`"][..]),
         ("unreadable", reason::DOCKERFILE_MISMATCH, &["Dockerfile"][..]),
         ("broken", reason::BUILD_FAILED, &["exit code: 7"][..]),
         ("below", reason::ANCESTOR_FAILED, &["broken"][..]),
     ] {
-        let status = at_rest(&scene, image).await;
+        let status = settled_status(&scene, image).await;
         assert_eq!(status.reason, reason, "{image}: {}", status.message);
-        for said in said {
+        for text in texts {
             assert!(
-                status.message.contains(said),
-                "{image}: {said:?} is not in {:?}",
+                status.message.contains(text),
+                "{image}: {text:?} is not in {:?}",
                 status.message
             );
         }
         assert_eq!(scene.tag(image, "latest").await, "", "{image}:latest");
     }
-    for image in ["base", "beside"] {
-        assert_eq!(at_rest(&scene, image).await.state, ImageState::Current, "{image}");
+    for image in ["base", "sibling"] {
+        assert_eq!(settled_status(&scene, image).await.state, ImageState::Current, "{image}");
     }
-    let (told, message) = place.wait_family(FAMILY, "Stalled", 60).await;
-    assert_eq!(told, reason::IMAGES_FAILED, "{message}");
+    let (reason, message) = place.wait_family(FAMILY, "Stalled", 60).await;
+    assert_eq!(reason, reason::IMAGES_FAILED, "{message}");
 
-    // A mended Dockerfile builds what failed and what is below it, and nothing else.
+    // A corrected Dockerfile builds the failed image and its descendants, and nothing else.
     let mut images = verified.to_vec();
     images.extend([image("undeclared", "base"), image("broken", "base"), image("below", "broken")]);
     let digests = scene.build(&scene.spec(json!(images))).await;
     let builds = place.jobs_per_fingerprint(FAMILY).await;
     assert!(builds.values().all(|jobs| *jobs == 1), "{builds:?}");
-    for image in ["base", "beside", "below"] {
+    for image in ["base", "sibling", "below"] {
         assert_eq!(
             builds.keys().filter(|(built, _)| built == image).count(),
             1,
-            "builds of \
-            {image}: {builds:?}"
+            "builds of {image}: {builds:?}"
         );
     }
     for (image, digest) in &digests {
@@ -99,13 +98,13 @@ async fn a_failed_build_says_why_and_blocks_only_what_is_below() {
     }
 }
 
-/// The status of an image that is built, has failed, or waits for nothing but a person.
-async fn at_rest(scene: &Scene, image: &str) -> ManagedImageStatus {
-    let rest = [ImageState::Current, ImageState::Failed, ImageState::Blocked];
+/// Waits until an image is built, failed or blocked, and returns its status.
+async fn settled_status(scene: &Scene, image: &str) -> ManagedImageStatus {
+    let settled = [ImageState::Current, ImageState::Failed, ImageState::Blocked];
     scene
         .place
-        .wait_image(FAMILY, image, "to come to rest", |image| {
-            image.status.as_ref().is_some_and(|status| rest.contains(&status.state))
+        .wait_image(FAMILY, image, "to be built, failed or blocked", |image| {
+            image.status.as_ref().is_some_and(|status| settled.contains(&status.state))
         })
         .await;
     scene.place.image(FAMILY, image).await.status.unwrap_or_default()

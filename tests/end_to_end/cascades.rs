@@ -1,5 +1,5 @@
-//! "The base image has been updated", by the examples: the whole way from the push to what a
-//! workload answers.
+//! "The base image has been updated", tested with the examples: the complete path from the push of a
+//! base image to what a workload serves.
 
 use std::sync::Arc;
 
@@ -10,18 +10,18 @@ use kube::ResourceExt;
 use super::{
     failures::Broken,
     installation::Session,
-    scene::{CASCADE, REGISTRY, assert_whole},
+    scene::{CASCADE, REGISTRY, assert_complete},
     support::{images::Images, objects::Place},
 };
 
-/// An applied example, whose first cascade is over.
+/// An applied example whose first cascade has ended.
 pub struct Example {
     pub session: Arc<Session>,
     pub place: Place,
     pub name: &'static str,
 }
 
-/// A patch of an upstream: the version that it says, and the digest of its tag.
+/// A patch of an upstream: its version, and the digest of its tag.
 pub struct Patched {
     pub version: String,
     pub digest: String,
@@ -39,34 +39,33 @@ impl Example {
         Self { session, place, name }
     }
 
-    /// Moves an upstream and waits until everything on it is rebuilt.
+    /// Moves an upstream and waits until every image that depends on it is rebuilt.
     async fn patch(&self, upstream: &str) -> Patched {
         let before = self.place.digests(self.name).await;
-        let said = self
+        let output = self
             .session
             .cluster
             .run("dev/images/patch", &["--cluster", &self.session.cluster.name, upstream]);
-        let said = said.expect("patched");
-        let (version, digest) = said.trim().rsplit_once(' ').expect("a version and a digest");
+        let output = output.expect("patched");
+        let (version, digest) = output.trim().rsplit_once(' ').expect("a version and a digest");
         self.place.wait_rebuilt(self.name, &before, CASCADE).await;
         Patched { version: version.into(), digest: digest.into() }
     }
 
-    /// Fails unless the cascade that the patch set off is whole, by its record and by the Jobs.
+    /// Asserts that the cascade of the patch is complete, by its record and by its Jobs.
     async fn assert_cascade(&self, patched: &Patched, levels: &[&[&str]]) {
         let cascade = self.place.wait_cascade(&patched.digest).await;
-        assert_whole(&cascade, levels);
+        assert_complete(&cascade, levels);
         let built = self.place.builds(self.name, Some(&cascade)).await;
         assert_eq!(
             built,
             levels.concat().iter().map(|name| ((*name).to_owned(), 1)).collect(),
-            "Jobs \
-            of each image"
+            "Jobs of each image"
         );
     }
 
-    /// Fails unless every tag stands where its record says, and the tags of the builds before
-    /// stayed where they were.
+    /// Asserts that every tag points to the digest in its record, and that the immutable tags of
+    /// earlier builds have not moved.
     pub async fn assert_tags(&self, before: &[ManagedImage]) {
         let registry = Images::new(&self.session.cluster.registry);
         let after: Vec<ManagedImage> = self.place.list().await;
@@ -84,9 +83,9 @@ impl Example {
                     image.name_any(),
                     tag.tag
                 );
-                let standing = registry.digest(repository, &tag.tag).await;
+                let digest = registry.digest(repository, &tag.tag).await;
                 assert_eq!(
-                    standing, tag.digest,
+                    digest, tag.digest,
                     "{repository}:{} of build {:?}",
                     tag.tag, status.build
                 );
@@ -139,10 +138,10 @@ async fn debian_updates_and_python_fails() {
     flask.place.wait_rolled_out("flask", "flask-helloworld").await;
     let before: Vec<ManagedImage> = place.list().await;
 
-    // One base moves, and two families stand on it. In one of them, an image fails.
+    // One upstream moves, and two families depend on it. In one of them, an image fails.
     let broken = Broken::python(&flask).await;
     let patched = example.patch("debian").await;
-    broken.go_on(&patched).await;
+    broken.resume(&patched).await;
     example.assert_cascade(&patched, &[&["base"], &["left", "right"], &["join"]]).await;
     example.assert_tags(&before).await;
     let digest = place.wait_rolled_out("diamond", "join").await;
@@ -151,7 +150,7 @@ async fn debian_updates_and_python_fails() {
     place.wait_page("join", "", |page| page.matches(&patch).count() == 2).await;
 
     broken.assert_contained(&patched).await;
-    broken.mend().await;
+    broken.repair().await;
     flask.place.wait_rolled_out("flask", "flask-helloworld").await;
     flask.place.wait_page("flask-helloworld", "versions", |page| page.contains(&patch)).await;
 }

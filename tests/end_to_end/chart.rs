@@ -1,4 +1,4 @@
-//! The chart on a cluster that is in use: upgraded, uninstalled, and installed again.
+//! The chart on a cluster in use: it is upgraded, uninstalled and installed again.
 
 use groundswell::api::{BuildStrategy, ManagedImage};
 use k8s_openapi::{
@@ -16,7 +16,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn upgraded_and_uninstalled_it_disturbs_nothing() {
+async fn an_upgrade_and_an_uninstallation_disturb_nothing() {
     let session = Session::alone().await;
     let scene = Scene::new(&session, "chart").await;
     let place = &scene.place;
@@ -30,18 +30,17 @@ async fn upgraded_and_uninstalled_it_disturbs_nothing() {
         .await;
     scene.build(&scene.spec(json!([app]))).await;
     place.wait_rolled_out(FAMILY, "app").await;
-    let before = standing(&scene).await;
+    let before = undisturbed_state(&scene).await;
     let replicas = names(&session).await;
 
     session.install(&["log.filter=groundswell=debug\\,info"]);
     let replaced = names(&session).await;
     assert!(
         replaced.iter().all(|name| !replicas.contains(name)),
-        "{replaced:?} are not all new, \
-        after {replicas:?}"
+        "{replaced:?} are not all new, after {replicas:?}"
     );
     assert_served(&scene, &mut app, "upgraded").await;
-    assert_eq!(standing(&scene).await, before);
+    assert_eq!(undisturbed_state(&scene).await, before);
 
     let uninstall = ["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait", "--timeout", "2m"];
     session.cluster.run("helm", &uninstall).expect("uninstalled");
@@ -51,11 +50,11 @@ async fn upgraded_and_uninstalled_it_disturbs_nothing() {
     })
     .await;
     assert_kept(&session).await;
-    assert_eq!(standing(&scene).await, before);
+    assert_eq!(undisturbed_state(&scene).await, before);
 
     session.install(&[]);
     assert_served(&scene, &mut app, "again").await;
-    assert_eq!(standing(&scene).await, before);
+    assert_eq!(undisturbed_state(&scene).await, before);
 }
 
 async fn names(session: &Session) -> Vec<String> {
@@ -66,8 +65,8 @@ async fn names(session: &Session) -> Vec<String> {
         .collect()
 }
 
-/// What must not be disturbed: the Jobs, the records and their digests, the pods of the workload.
-async fn standing(scene: &Scene) -> [Vec<String>; 3] {
+/// Returns what must not change: the Jobs, the records and their digests, the pods of the workload.
+async fn undisturbed_state(scene: &Scene) -> [Vec<String>; 3] {
     let images: Vec<ManagedImage> = scene.place.list().await;
     let images = images.iter().map(|image| {
         let digest = image.status.as_ref().and_then(|status| status.digest.clone());
@@ -86,8 +85,8 @@ async fn standing(scene: &Scene) -> [Vec<String>; 3] {
     [scene.place.job_uids(FAMILY).await, images.collect(), pods.collect()]
 }
 
-/// Gives the image one more tag, and waits until it is set: so the operator has looked at the
-/// family as it is now.
+/// Adds a tag to the image and waits until it is set, which shows that the operator has reconciled the
+/// family.
 async fn assert_served(scene: &Scene, app: &mut Value, tag: &str) {
     app["tags"].as_array_mut().expect("tags").push(json!(tag));
     let digests = scene.build(&scene.spec(json!([app]))).await;
@@ -98,7 +97,7 @@ async fn assert_served(scene: &Scene, app: &mut Value, tag: &str) {
     .await;
 }
 
-/// Fails unless the definitions and the strategy that families name outlive the release.
+/// Asserts that the CRDs and the strategy outlive the release.
 async fn assert_kept(session: &Session) {
     let definitions: Api<CustomResourceDefinition> = Api::all(session.client.clone());
     for plural in ["imagefamilies", "managedimages", "cascades", "buildstrategies"] {

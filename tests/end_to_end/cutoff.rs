@@ -1,4 +1,5 @@
-//! A rebuild that changes nothing: the cascade stops there, says so, and the registry remembers it.
+//! A rebuild that changes nothing: the cascade stops there and reports it, and the registry keeps the
+//! fingerprint.
 
 use groundswell::{
     api::{CascadePhase, ImageResult, ImageState},
@@ -13,7 +14,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn a_rebuild_that_comes_out_the_same_ends_the_cascade_there() {
+async fn a_rebuild_with_the_same_content_ends_the_cascade_there() {
     let session = Session::shared().await;
     let scene = Scene::new(&session, "cutoff").await;
     let place = &scene.place;
@@ -61,8 +62,8 @@ async fn a_rebuild_that_comes_out_the_same_ends_the_cascade_there() {
     assert!(record.history.first().is_some_and(|build| build.spared), "{:?}", record.history);
     assert_eq!(record.build, Some(1));
 
-    // The registry remembers the fingerprint that came out the same, so that losing every record
-    // builds nothing.
+    // The registry has a tag for the fingerprint whose content did not change, so that losing every
+    // record builds nothing.
     let fingerprint = record.fingerprint.expect("a fingerprint");
     assert_eq!(scene.tag("compiled", &pushed_as(&fingerprint.into())).await, digests["compiled"]);
     let jobs = place.job_uids(FAMILY).await;
@@ -74,7 +75,7 @@ async fn a_rebuild_that_comes_out_the_same_ends_the_cascade_there() {
     }
 }
 
-/// The upstream is what it is made with, and nothing of the upstream is in it.
+/// Returns an image that is compiled with the upstream and contains nothing of it.
 fn compiled() -> Value {
     let mut compiled = image("compiled", "alpine");
     compiled["from"][0]["use"] = json!("BuildStage");
@@ -85,7 +86,7 @@ fn compiled() -> Value {
     compiled
 }
 
-/// Stands on it, and would differ if that did.
+/// Returns an image that is built on `compiled` and would differ if that did.
 fn packaged() -> Value {
     let mut packaged = image("packaged", "compiled");
     packaged["source"]["inline"] = json!("FROM compiled\nLABEL packaged=yes\n");

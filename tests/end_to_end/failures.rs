@@ -1,4 +1,4 @@
-//! The middle of a family fails: by the example `flask`, in the cascade of a patched base.
+//! An image in the middle of a family fails, in the example `flask` and the cascade of a patched base.
 
 use groundswell::api::{FailureClass, ImageState, ManagedImage, condition::reason};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -14,10 +14,10 @@ use super::{
     support::wait::wait_for,
 };
 
-/// What the broken Dockerfile says before it ends.
-const LAST_WORDS: &str = "there is no such version of Python";
+/// What the broken Dockerfile prints before it fails.
+const ERROR_OUTPUT: &str = "there is no such version of Python";
 
-/// The example `flask`, whose image `python` has been broken.
+/// The example `flask` with a broken image `python`.
 pub struct Broken<'a> {
     flask: &'a Example,
     dockerfile: String,
@@ -25,8 +25,8 @@ pub struct Broken<'a> {
 }
 
 impl<'a> Broken<'a> {
-    /// Breaks `python`, and adds an image beside it. Nothing is built before the upstream moves as
-    /// well: so all of it is one cascade.
+    /// Breaks `python` and adds a sibling of it. The family is suspended, so that these changes and the
+    /// move of the upstream become one cascade.
     pub async fn python(flask: &'a Example) -> Self {
         let before = flask.place.list().await;
         Self::change(flask, json!({ "suspend": true })).await;
@@ -37,13 +37,13 @@ impl<'a> Broken<'a> {
         let broken = Self { flask, dockerfile, before };
         broken
             .write(&format!(
-                "ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nRUN echo {LAST_WORDS} && exit 7\n"
+                "ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nRUN echo {ERROR_OUTPUT} && exit 7\n"
             ))
             .await;
         broken
     }
 
-    /// Changes the family beside what its manifest says, and adds the image.
+    /// Changes the family in addition to its manifest, and adds the sibling.
     async fn change(flask: &Example, mut spec: Value) {
         spec["policy"] = json!({ "retries": { "build": 0 } });
         spec["images"] = json!([{
@@ -59,27 +59,27 @@ impl<'a> Broken<'a> {
         api.patch("flask-python", &PatchParams::default(), &files).await.expect("written");
     }
 
-    /// Lets the cascade begin, once the patch of its upstream has been seen.
-    pub async fn go_on(&self, patched: &Patched) {
-        wait_for("the patch to be seen", 60, async || {
+    /// Resumes the family after the patch of its upstream has been observed.
+    pub async fn resume(&self, patched: &Patched) {
+        wait_for("the patch to be observed", 60, async || {
             let upstreams =
                 self.flask.place.family(self.flask.name).await.status.unwrap_or_default().upstreams;
-            let seen =
+            let observed =
                 |candidate: &groundswell::api::CandidateDigest| candidate.digest == patched.digest;
-            let seen =
-                upstreams.iter().any(|upstream| upstream.candidate.as_ref().is_some_and(seen));
-            seen.then_some(()).ok_or_else(|| format!("{upstreams:?}"))
+            let observed =
+                upstreams.iter().any(|upstream| upstream.candidate.as_ref().is_some_and(observed));
+            observed.then_some(()).ok_or_else(|| format!("{upstreams:?}"))
         })
         .await;
         Self::change(self.flask, json!({})).await;
     }
 
-    /// Fails unless the cascade ends with `python` failed, what is below it blocked, and all else
-    /// built and served as before.
+    /// Asserts that the cascade ends with `python` failed and its descendants blocked, and that
+    /// everything else is built and served as before.
     pub async fn assert_contained(&self, patched: &Patched) {
         let (place, name) = (&self.flask.place, self.flask.name);
-        let (told, message) = place.wait_family(name, "Stalled", 2 * CASCADE).await;
-        assert_eq!(told, reason::IMAGES_FAILED, "{message}");
+        let (reason, message) = place.wait_family(name, "Stalled", 2 * CASCADE).await;
+        assert_eq!(reason, reason::IMAGES_FAILED, "{message}");
         assert!(message.starts_with("python: "), "{message}");
         let cascade = place.wait_cascade(&patched.digest).await;
         let outcome = cascade.status.clone().unwrap_or_default().outcome;
@@ -107,13 +107,13 @@ impl<'a> Broken<'a> {
             assert!(status.message.contains("python"), "{image}: {}", status.message);
             assert!(status.failure.is_none(), "{image} has not failed itself");
         }
-        self.assert_told().await;
-        self.assert_last_good().await;
+        self.assert_message().await;
+        self.assert_last_verified().await;
     }
 
-    /// Fails unless the failure is told with the last lines of the log, and with the command that
-    /// shows the whole.
-    async fn assert_told(&self) {
+    /// Asserts that the message of the failure contains the end of the log and the command that shows
+    /// the full log.
+    async fn assert_message(&self) {
         let status =
             self.flask.place.image(self.flask.name, "python").await.status.unwrap_or_default();
         assert_eq!(
@@ -127,19 +127,19 @@ impl<'a> Broken<'a> {
             (failure.last.class, failure.last.reason.as_str()),
             (FailureClass::Build, reason::BUILD_FAILED)
         );
-        assert!(failure.last.message.contains(LAST_WORDS), "{}", failure.last.message);
+        assert!(failure.last.message.contains(ERROR_OUTPUT), "{}", failure.last.message);
         let command =
             failure.last.message.split('`').find(|part| part.starts_with("kubectl logs "));
         let command =
             command.unwrap_or_else(|| panic!("no command shows the log: {}", failure.last.message));
         let arguments: Vec<&str> = command.split(' ').skip(1).collect();
         let log = self.flask.session.cluster.run("kubectl", &arguments).expect("a log");
-        assert!(log.contains("[1/2] FROM") && log.contains(LAST_WORDS), "{log}");
+        assert!(log.contains("[1/2] FROM") && log.contains(ERROR_OUTPUT), "{log}");
     }
 
-    /// Fails unless what failed, and what is blocked by it, stands on its last good digest: its
-    /// record, its tags, what is served.
-    async fn assert_last_good(&self) {
+    /// Asserts that the failed image and its descendants stay at their last verified digest: in their
+    /// record, their tags, and what is served.
+    async fn assert_last_verified(&self) {
         let place = &self.flask.place;
         for old in self
             .before
@@ -173,9 +173,8 @@ impl<'a> Broken<'a> {
         place.page("flask-helloworld", "versions").await.expect("the application still answers");
     }
 
-    /// Puts the Dockerfile back, and fails unless that builds what was missing, each once, and
-    /// nothing else.
-    pub async fn mend(&self) {
+    /// Restores the Dockerfile. Asserts that this builds each missing image once, and nothing else.
+    pub async fn repair(&self) {
         let (place, name) = (&self.flask.place, self.flask.name);
         self.write(&self.dockerfile).await;
         place.wait_family(name, "Ready", 2 * CASCADE).await;

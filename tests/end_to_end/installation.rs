@@ -1,4 +1,4 @@
-//! The operator as people run it: the chart, installed once for all tests of this binary.
+//! The operator as users run it: the chart, installed once for all tests of this binary.
 
 use std::process::Command;
 
@@ -11,20 +11,20 @@ use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::support::{Cluster, wait::wait_for};
 
-/// Where the operator runs.
+/// The namespace of the operator.
 pub const NAMESPACE: &str = "groundswell-system";
-/// The name of the release, and so of the Deployment and the Lease.
+/// The name of the release, the Deployment and the Lease.
 pub const RELEASE: &str = "groundswell";
-/// What the pods of the operator are selected by.
+/// The label selector of the operator's pods.
 const PODS: &str = "app.kubernetes.io/name=groundswell";
-/// How many lines of each replica's log are shown when a test fails.
-const LINES: &str = "--tail=60";
+/// The option that limits the log lines per replica that a failed test prints.
+const LOG_LINES: &str = "--tail=60";
 
-/// Held shared by most tests, and alone by those that stop or replace the operator.
+/// Most tests hold a shared lock. Tests that stop or replace the operator hold an exclusive one.
 static TURN: RwLock<()> = RwLock::const_new(());
 
-/// The cluster, with the chart installed, in the hands of one test. When the test fails, it shows
-/// how things stand.
+/// The cluster of one test, with the chart installed. If the test fails, the state of the cluster is
+/// printed.
 pub struct Session {
     pub cluster: &'static Cluster,
     pub client: Client,
@@ -32,16 +32,16 @@ pub struct Session {
     _turn: Turn,
 }
 
-/// A place among those who share the cluster, or the whole of it: held until the test ends.
+/// A shared or an exclusive lock on the cluster, held until the test ends.
 type Turn = (Option<RwLockReadGuard<'static, ()>>, Option<RwLockWriteGuard<'static, ()>>);
 
 impl Session {
-    /// For a test that others may run beside.
+    /// Returns a session for a test that can run concurrently with others.
     pub async fn shared() -> Self {
         Self::new((Some(TURN.read().await), None)).await
     }
 
-    /// For a test that the operator's other users would feel.
+    /// Returns a session for a test that would affect concurrent ones.
     pub async fn alone() -> Self {
         Self::new((None, Some(TURN.write().await))).await
     }
@@ -59,19 +59,19 @@ impl Session {
         Self { cluster, client: cluster.client().await, image, _turn: turn }
     }
 
-    /// `helm upgrade --install`, with values beside those of the development cluster. Returns when
-    /// all replicas are ready.
+    /// Runs `helm upgrade --install` with values in addition to those of the development cluster.
+    /// Returns when all replicas are ready.
     pub fn install(&self, values: &[&str]) {
         install(self.cluster, self.image, values);
     }
 
-    /// The operator's pods.
+    /// Returns the operator's pods.
     pub async fn operators(&self) -> Vec<Pod> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
         pods.list(&ListParams::default().labels(PODS)).await.expect("the operator's pods").items
     }
 
-    /// The name of the pod that leads.
+    /// Returns the name of the leader's pod.
     pub async fn leader(&self) -> String {
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), NAMESPACE);
         wait_for("a replica to lead", 60, async || {
@@ -82,25 +82,21 @@ impl Session {
             if pods.contains(&holder) {
                 Ok(holder)
             } else {
-                Err(format!(
-                    "the Lease is held by \
-                {holder:?}; {pods:?}"
-                ))
+                Err(format!("the Lease is held by {holder:?}; the pods are {pods:?}"))
             }
         })
         .await
     }
 
-    /// Kills the leading process, as the kernel does, and deletes its pod, so that another one has
-    /// to follow: the Lease is not given back. Returns the pod's name.
+    /// Kills the leader's process with SIGKILL and deletes its pod, so that another replica must take
+    /// over without the Lease being released. Returns the pod's name.
     pub async fn lose_leader(&self) -> String {
         let leader = self.kill_leader().await;
         self.delete(&leader).await;
         leader
     }
 
-    /// Kills the leading process as the kernel does. Its container is started again, in the same
-    /// pod.
+    /// Kills the leader's process with SIGKILL. The kubelet restarts its container in the same pod.
     pub async fn kill_leader(&self) -> String {
         let leader = self.leader().await;
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
@@ -117,7 +113,7 @@ impl Session {
         leader
     }
 
-    /// Deletes a pod of the operator, without grace.
+    /// Deletes a pod of the operator without a grace period.
     pub async fn delete(&self, pod: &str) {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);
         let at_once = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
@@ -137,7 +133,7 @@ impl Drop for Session {
                 "--all-namespaces",
             ][..],
             &["get", "events", "--all-namespaces", "--sort-by=.metadata.creationTimestamp"],
-            &["--namespace", NAMESPACE, "logs", "--selector", PODS, "--prefix", LINES],
+            &["--namespace", NAMESPACE, "logs", "--selector", PODS, "--prefix", LOG_LINES],
         ] {
             let shown = self.cluster.run("kubectl", arguments).unwrap_or_else(|error| error);
             let end: Vec<&str> = shown.lines().rev().take(150).collect();
@@ -147,7 +143,7 @@ impl Drop for Session {
     }
 }
 
-/// Pushes the operator's image, made of the binary that cargo compiled for these tests. Returns its
+/// Pushes the operator's image with the binary that cargo compiled for these tests. Returns its
 /// reference.
 fn push_operator(cluster: &Cluster) -> String {
     let folder = tempfile::tempdir().expect("a folder");
@@ -159,9 +155,9 @@ fn push_operator(cluster: &Cluster) -> String {
         .status();
     assert!(stripped.expect("strip").success(), "strip: {}", binary.display());
     let binary = binary.to_str().expect("a path").to_owned();
-    let said =
+    let output =
         cluster.run("dev/images/operator", &["--cluster", &cluster.name, "--binary", &binary]);
-    said.expect("the operator's image").lines().last().expect("a reference").to_owned()
+    output.expect("the operator's image").lines().last().expect("a reference").to_owned()
 }
 
 fn install(cluster: &Cluster, image: &str, values: &[&str]) {

@@ -1,5 +1,5 @@
-//! Tests on a whole cluster, with nothing played: a real kubelet and containerd, real builds, a
-//! real registry, workloads that run, and the controller as people run it, two replicas installed
+//! Tests on a complete cluster without any simulation: a real kubelet and containerd, real builds, a
+//! real registry, running workloads, and the controller as users run it, with two replicas installed
 //! by the chart.
 //!
 //! Needs root, Debian 12 and Go, for the cluster that it starts:
@@ -9,8 +9,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a test says what is \
-    wrong by failing"
+    reason = "a test reports an error by failing"
 )]
 
 mod builds;

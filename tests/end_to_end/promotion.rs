@@ -1,5 +1,5 @@
-//! `promotion: Cascade`: floating tags and workloads move together, once the cascade is whole. It
-//! is not, while the build of one image runs out of memory.
+//! `promotion: Cascade`: floating tags and workloads move together once the cascade is complete. It
+//! is incomplete while the build of one image exceeds its memory limit.
 
 use std::collections::BTreeMap;
 
@@ -14,20 +14,20 @@ use super::{
     support::{objects::show, wait::wait_for},
 };
 
-/// The places of these images in the diamond.
+/// The indexes of these images in the diamond.
 const BASE: usize = 0;
 const LEFT: usize = 1;
 const RIGHT: usize = 2;
 
 #[tokio::test]
-async fn tags_move_together_once_what_ran_out_of_memory_is_built() {
+async fn tags_move_together_once_the_last_image_is_built() {
     let session = Session::shared().await;
     let scene = Scene::new(&session, "promotion").await;
     let place = &scene.place;
     let mut spec = scene.spec(diamond());
     spec["policy"]["promotion"] = json!("Cascade");
     spec["policy"]["retries"] = json!({ "build": 0, "infrastructure": 1 });
-    // Enough for a build that needs little.
+    // Enough for the first build.
     spec["images"][LEFT]["strategy"] =
         json!({ "parameters": { "memory": "64Mi", "memoryLimit": "192Mi" } });
     spec["images"][RIGHT]["rollout"] = json!([{ "deployment": { "name": "right" } }]);
@@ -61,19 +61,19 @@ async fn tags_move_together_once_what_ran_out_of_memory_is_built() {
     assert_eq!(place.wait_rolled_out(FAMILY, "right").await, digests["right"]);
 }
 
-/// Fails unless the build of `left` is tried again and then given up for want of memory, beside the
-/// others.
+/// Asserts that the build of `left` is retried, and then fails because it exceeds its memory limit,
+/// while the other images are built.
 async fn assert_out_of_memory(scene: &Scene) {
     let place = &scene.place;
     place
-        .wait_image(FAMILY, "left", "to be tried again after a pause", |image| {
+        .wait_image(FAMILY, "left", "to be retried after a delay", |image| {
             let status = image.status.clone().unwrap_or_default();
             (status.state, status.reason.as_str()) == (ImageState::Queued, reason::RETRYING)
                 && status.message.starts_with("retried at ")
         })
         .await;
-    let (told, message) = place.wait_family(FAMILY, "Stalled", CASCADE).await;
-    assert_eq!(told, reason::IMAGES_FAILED, "{message}");
+    let (reason, message) = place.wait_family(FAMILY, "Stalled", CASCADE).await;
+    assert_eq!(reason, reason::IMAGES_FAILED, "{message}");
     let status = place.image(FAMILY, "left").await.status.unwrap_or_default();
     assert_eq!(
         (status.state, status.reason.as_str()),
@@ -88,8 +88,8 @@ async fn assert_out_of_memory(scene: &Scene) {
     assert!(status.message.contains("left"), "{}", status.message);
 }
 
-/// Fails unless the cascade has ended without `left` and `join`, says so, and has moved no floating
-/// tag and no workload.
+/// Asserts that the cascade has ended without `left` and `join`, reports them as missing, and has
+/// moved no floating tag and no workload.
 async fn assert_nothing_moved(scene: &Scene, first: &BTreeMap<String, String>) {
     let place = &scene.place;
     let cascade = place.last_cascade().await;
@@ -107,7 +107,7 @@ async fn assert_nothing_moved(scene: &Scene, first: &BTreeMap<String, String>) {
         assert_eq!(status.state, ImageState::Current, "{image}");
         assert_ne!(status.digest.as_ref(), first.get(image), "{image} was built");
         assert_eq!(status.promoted.as_ref(), first.get(image), "{image}");
-        // A tag that names the build moves nobody.
+        // A tag that names the build moves at once, because no workload follows it.
         assert_eq!(Some(scene.tag(image, "r2").await), status.digest, "{image}:r2");
     }
     assert_eq!(
@@ -124,8 +124,7 @@ async fn wait_moved_together(scene: &Scene, first: &BTreeMap<String, String>) {
         let pushed = scene.pushed("join");
         assert!(
             moved == 0 || pushed == 2,
-            "{moved} tags have moved, and `join` is built {pushed} \
-            times"
+            "{moved} tags have moved, and `join` is built {pushed} times"
         );
         if moved == now.len() {
             Ok(())

@@ -1,11 +1,11 @@
-//! The operator's replicas: killed in the middle of a cascade, and followed by one another.
+//! The operator's replicas: one is killed during a cascade, and another takes over.
 
 use groundswell::api::ManagedImage;
 use serde_json::json;
 
 use super::{
     installation::Session,
-    scene::{CASCADE, FAMILY, Scene, assert_whole, diamond, image},
+    scene::{CASCADE, FAMILY, Scene, assert_complete, diamond, image},
     support::{objects::Place, wait::wait_for},
 };
 
@@ -17,7 +17,7 @@ async fn killed_in_a_cascade_nothing_is_built_twice() {
     let digests = scene.build(&scene.spec(diamond())).await;
 
     scene.move_upstream("2");
-    // Once its container is started again, in the same pod; once another pod follows.
+    // The first time its container restarts in the same pod; the second time another pod takes over.
     for (level, pod_stays) in [("base", true), ("left", false)] {
         place
             .wait_image(FAMILY, level, "its second build runs", |image| {
@@ -39,7 +39,7 @@ async fn killed_in_a_cascade_nothing_is_built_twice() {
         .and_then(|upstream| upstream.adopted.clone())
         .expect("an adopted digest");
     let cascade = place.wait_cascade(&upstream.digest).await;
-    assert_whole(&cascade, &[&["base"], &["left", "right"], &["join"]]);
+    assert_complete(&cascade, &[&["base"], &["left", "right"], &["join"]]);
     for (image, digest) in &rebuilt {
         assert_eq!(scene.tag(image, "latest").await, *digest, "{image}:latest");
         assert_eq!(scene.tag(image, "r2").await, *digest, "{image}:r2");
@@ -55,10 +55,10 @@ async fn killed_in_a_cascade_nothing_is_built_twice() {
         .into_iter()
         .map(|image| image.status.and_then(|status| status.build))
         .collect();
-    assert_eq!(builds, vec![Some(2); 4], "the registry remembers the builds' numbers");
+    assert_eq!(builds, vec![Some(2); 4], "the registry keeps the numbers of the builds");
 }
 
-/// Fails unless each fingerprint has one Job, and each image of the diamond so many.
+/// Asserts that each fingerprint has one Job, and each image of the diamond has `builds` Jobs.
 async fn assert_built_once(place: &Place, builds: usize) {
     let counted = place.jobs_per_fingerprint(FAMILY).await;
     assert!(counted.values().all(|jobs| *jobs == 1), "a fingerprint was built twice: {counted:?}");

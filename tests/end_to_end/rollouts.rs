@@ -31,7 +31,7 @@ async fn workloads_of_every_kind_are_moved() {
         { "cronJob": { "name": "nightly" } },
     ]);
     let digests = scene.build(&scene.spec(json!([app]))).await;
-    // They come after the first build, and are found all the same.
+    // The workloads are created after the first build, and are found nevertheless.
     let floating = format!("{REGISTRY}/{}/app:latest", place.namespace);
     place.apply::<Deployment>(deployment("pinned", &floating)).await;
     place.apply::<Deployment>(deployment("floating", &floating)).await;
@@ -47,11 +47,11 @@ async fn workloads_of_every_kind_are_moved() {
     assert_eq!(
         place.deployed("floating").await,
         floating,
-        "a restart leaves the image field alone"
+        "a restart does not change the image field"
     );
 }
 
-/// Fails unless the workloads name the digest, or were restarted for it, and their pods run it.
+/// Asserts that the workloads name the digest or were restarted for it, and that their pods run it.
 async fn assert_moved(place: &Place, digest: &str) {
     let pinned = format!("{REGISTRY}/{}/app@{digest}", place.namespace);
     assert_eq!(place.deployed("pinned").await, pinned);
@@ -81,7 +81,7 @@ async fn assert_moved(place: &Place, digest: &str) {
 }
 
 #[tokio::test]
-async fn another_namespace_has_to_consent() {
+async fn another_namespace_must_consent() {
     let session = Session::shared().await;
     let scene = Scene::new(&session, "rollouts-from").await;
     let other = Place::new(&session.client, "rollouts-to").await;
@@ -132,7 +132,7 @@ fn stateful_set(name: &str, image: &str) -> Value {
     })
 }
 
-/// One that does not run by itself while the tests do.
+/// Returns a CronJob that does not start by itself during the tests.
 fn cron_job(name: &str, image: &str) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": name },

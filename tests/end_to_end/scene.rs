@@ -1,5 +1,4 @@
-//! A namespace with an upstream and repositories of its own, so that tests can run beside each
-//! other.
+//! A namespace with an upstream and repositories of its own, so that tests can run concurrently.
 
 use std::collections::BTreeMap;
 
@@ -28,8 +27,7 @@ use super::{
 pub const REGISTRY: &str = "registry.groundswell.test:5000";
 /// The family of a scene.
 pub const FAMILY: &str = "app";
-/// How long a cascade may take, in seconds: builds take a few, and this machine may have other
-/// things to do.
+/// How long a cascade may take, in seconds. A build takes a few seconds, and the machine may be busy.
 pub const CASCADE: u64 = 180;
 
 /// A namespace with an upstream and repositories of its own.
@@ -60,11 +58,10 @@ impl Scene {
         scene
     }
 
-    /// Moves the upstream's tag to an image that nobody has seen: the same files with another
-    /// label. Returns its digest.
+    /// Moves the upstream's tag to a new image: the same files with another label. Returns its digest.
     pub fn move_upstream(&self, version: &str) -> String {
         let upstream = self.here("upstream/alpine:3.20");
-        let said = self.crane(&[
+        let output = self.crane(&[
             "mutate",
             &upstream,
             "--label",
@@ -72,38 +69,39 @@ impl Scene {
             "--tag",
             &upstream,
         ]);
-        said.trim().rsplit_once('@').expect("a digest").1.to_owned()
+        output.trim().rsplit_once('@').expect("a digest").1.to_owned()
     }
 
-    /// Moves a tag of one of our images to the upstream's image, as somebody else would.
+    /// Moves a tag of one of the family's images to the upstream's image, as another client would.
     pub fn take_tag(&self, tagged: &str) {
         self.crane(&["copy", &self.here("upstream/alpine:3.20"), &self.here(tagged)]);
     }
 
-    /// The digest under a tag of one of our repositories; empty if there is none.
+    /// Returns the digest of a tag in one of the family's repositories, or an empty string if there is
+    /// no such tag.
     pub async fn tag(&self, image: &str, tag: &str) -> String {
         self.images.digest(&format!("{}/{image}", self.place.namespace), tag).await
     }
 
-    /// Where the tag `latest` of each of these images stands.
+    /// Returns the digest of the tag `latest` of each of these images.
     pub async fn latest<'a>(
         &self,
         images: impl IntoIterator<Item = &'a String>,
     ) -> BTreeMap<String, String> {
-        let mut standing = BTreeMap::new();
+        let mut digests = BTreeMap::new();
         for image in images {
-            standing.insert(image.clone(), self.tag(image, "latest").await);
+            digests.insert(image.clone(), self.tag(image, "latest").await);
         }
-        standing
+        digests
     }
 
-    /// How many builds of an image have been pushed.
+    /// Returns how many builds of an image have been pushed.
     pub fn pushed(&self, image: &str) -> usize {
         let tags = self.crane(&["ls", &self.here(image)]);
         tags.lines().filter(|tag| tag.starts_with("gs-")).count()
     }
 
-    /// A family with these images, whose upstream is the scene's own.
+    /// Returns a family with these images and the upstream of the scene.
     pub fn spec(&self, images: Value) -> Value {
         let repository = format!("{REGISTRY}/{}", self.place.namespace);
         let upstream = format!("{repository}/upstream/alpine");
@@ -131,7 +129,7 @@ impl Scene {
     }
 }
 
-/// An image that stands on the upstream, if `parent` is `alpine`, or else on another image.
+/// Returns an image that is built on the upstream if `parent` is `alpine`, or else on another image.
 pub fn image(name: &str, parent: &str) -> Value {
     let (edge, reference) = match parent {
         "alpine" => (json!({ "upstream": "alpine", "as": "alpine:3.20" }), "alpine:3.20"),
@@ -142,7 +140,7 @@ pub fn image(name: &str, parent: &str) -> Value {
     json!({ "name": name, "from": [edge], "source": { "inline": dockerfile }, "tags": ["latest", "r{{ build }}"] })
 }
 
-/// `base` -> `left`, `right` -> `join`.
+/// Returns a family of four images: `base` -> `left`, `right` -> `join`.
 pub fn diamond() -> Value {
     let mut join = image("join", "left");
     join["from"]
@@ -154,7 +152,7 @@ pub fn diamond() -> Value {
 }
 
 impl Place {
-    /// One image's record.
+    /// Returns the record of an image.
     pub async fn image(&self, family: &str, image: &str) -> ManagedImage {
         let name = format!("{family}.{image}");
         self.api::<ManagedImage>()
@@ -163,19 +161,19 @@ impl Place {
             .unwrap_or_else(|error| panic!("ManagedImage {name}: {error}"))
     }
 
-    /// Waits until the record of an image is as it should be.
+    /// Waits until the record of an image meets a condition.
     pub async fn wait_image(
         &self,
         family: &str,
         image: &str,
         what: &str,
-        so: impl Fn(&ManagedImage) -> bool,
+        condition: impl Fn(&ManagedImage) -> bool,
     ) {
         let name = format!("{family}.{image}");
         let api: Api<ManagedImage> = self.api();
         wait_for(format!("ManagedImage {name}: {what}"), CASCADE, async || {
             let image = api.get(&name).await.map_err(|error| error.to_string())?;
-            if so(&image) { Ok(()) } else { Err(show(&image)) }
+            if condition(&image) { Ok(()) } else { Err(show(&image)) }
         })
         .await;
     }
@@ -194,7 +192,7 @@ impl Place {
         self.digests(family).await.remove(image).unwrap_or_default()
     }
 
-    /// Waits until the cascade that a cause set off has ended. `to` is the cause's new value.
+    /// Waits until the cascade of a cause has ended, and returns it. `to` is the cause's new value.
     pub async fn wait_cascade(&self, to: &str) -> Cascade {
         wait_for(format!("the Cascade caused by {to} to end"), 60, async || {
             let cascades: Vec<Cascade> = self.list().await;
@@ -209,7 +207,7 @@ impl Place {
         .await
     }
 
-    /// The cascade that began last, once it has ended.
+    /// Waits until the last cascade has ended, and returns it.
     pub async fn last_cascade(&self) -> Cascade {
         wait_for("the last Cascade to end", 60, async || {
             let mut cascades: Vec<Cascade> = self.list().await;
@@ -224,25 +222,27 @@ impl Place {
 
     /// Waits for an Event about an object of this namespace whose note contains `part`.
     pub async fn wait_event(&self, reason: &str, part: &str) {
-        wait_for(format!("an Event {reason} that says {part:?}"), 60, async || {
+        wait_for(format!("an Event {reason} that contains {part:?}"), 60, async || {
             let events: Vec<Event> = self.list().await;
-            let told = events.iter().any(|event| {
+            let found = events.iter().any(|event| {
                 event.reason.as_deref() == Some(reason)
                     && event.note.as_deref().unwrap_or_default().contains(part)
             });
-            told.then_some(()).ok_or_else(|| events.iter().map(show).collect::<Vec<_>>().join("\n"))
+            found
+                .then_some(())
+                .ok_or_else(|| events.iter().map(show).collect::<Vec<_>>().join("\n"))
         })
         .await;
     }
 
-    /// The image of a Deployment's first container.
+    /// Returns the image of a Deployment's first container.
     pub async fn deployed(&self, name: &str) -> String {
         let deployment = self.api::<Deployment>().get(name).await.expect("the Deployment");
         let pod = deployment.spec.and_then(|spec| spec.template.spec).expect("a pod");
         pod.containers.into_iter().next().and_then(|container| container.image).unwrap_or_default()
     }
 
-    /// What a Service of this namespace answers under a path.
+    /// Returns what a Service of this namespace serves at a path.
     pub async fn page(&self, service: &str, path: &str) -> Result<String, String> {
         let url =
             format!("/api/v1/namespaces/{}/services/{service}:http/proxy/{path}", self.namespace);
@@ -250,16 +250,16 @@ impl Place {
         self.client.request_text(request).await.map_err(|error| error.to_string())
     }
 
-    /// Waits until a Service answers so.
-    pub async fn wait_page(&self, service: &str, path: &str, so: impl Fn(&str) -> bool) {
+    /// Waits until what a Service serves at a path meets a condition.
+    pub async fn wait_page(&self, service: &str, path: &str, condition: impl Fn(&str) -> bool) {
         wait_for(format!("{service}/{path} to answer"), 60, async || {
             let page = self.page(service, path).await?;
-            if so(&page) { Ok(()) } else { Err(page) }
+            if condition(&page) { Ok(()) } else { Err(page) }
         })
         .await;
     }
 
-    /// Applies an object of any kind, as a person does.
+    /// Applies an object of any kind as a user.
     pub async fn apply<K>(&self, object: Value)
     where
         K: kube::Resource<Scope = kube::core::NamespaceResourceScope>
@@ -275,7 +275,8 @@ impl Place {
             .expect("applied");
     }
 
-    /// How many builds each image of a family has had, by their Jobs: in one cascade, or in all.
+    /// Returns how many builds each image of a family has had, by their Jobs, in one cascade or in
+    /// all.
     pub async fn builds(&self, family: &str, cascade: Option<&Cascade>) -> BTreeMap<String, usize> {
         let mut built = BTreeMap::new();
         for job in self.jobs(family).await {
@@ -288,7 +289,7 @@ impl Place {
         built
     }
 
-    /// Deletes every record of a family, clears its status, and waits until all is recorded anew.
+    /// Deletes every record of a family, clears its status, and waits until all records are recreated.
     pub async fn lose_records(&self, family: &str) {
         let before = self.record_uids().await;
         let images = self.api::<ManagedImage>();
@@ -299,18 +300,18 @@ impl Place {
         let cleared = Patch::Merge(json!({ "status": null }));
         let families = self.api::<ImageFamily>();
         families.patch_status(family, &PatchParams::default(), &cleared).await.expect("cleared");
-        wait_for("records to be made anew", 60, async || {
+        wait_for("the records to be recreated", 60, async || {
             let now = self.record_uids().await;
             let another =
                 |(name, old): (&String, &String)| now.get(name).is_some_and(|new| new != old);
-            let anew = now.len() == before.len() && before.iter().all(another);
-            anew.then_some(()).ok_or(format!("{now:?}"))
+            let recreated = now.len() == before.len() && before.iter().all(another);
+            recreated.then_some(()).ok_or(format!("{now:?}"))
         })
         .await;
         self.wait_family(family, "Ready", 60).await;
     }
 
-    /// The uids of the records that tell of a build, by name.
+    /// Returns the uids of the records with a build, by name.
     async fn record_uids(&self) -> BTreeMap<String, String> {
         let images: Vec<ManagedImage> = self.list().await;
         let built = images
@@ -319,7 +320,7 @@ impl Place {
         built.map(|image| (image.name_any(), image.uid().unwrap_or_default())).collect()
     }
 
-    /// The uids of a family's Jobs, sorted.
+    /// Returns the sorted uids of a family's Jobs.
     pub async fn job_uids(&self, family: &str) -> Vec<String> {
         let mut uids: Vec<String> =
             self.jobs(family).await.iter().filter_map(ResourceExt::uid).collect();
@@ -328,9 +329,9 @@ impl Place {
     }
 }
 
-/// Fails unless a cascade is complete, and built each of these images once, parents before
+/// Asserts that a cascade is complete and has built each of these images once, parents before
 /// children.
-pub fn assert_whole(cascade: &Cascade, levels: &[&[&str]]) {
+pub fn assert_complete(cascade: &Cascade, levels: &[&[&str]]) {
     let status = cascade.status.clone().unwrap_or_default();
     assert_eq!(status.phase, CascadePhase::Complete, "{}", show(cascade));
     let planned: Vec<Vec<&str>> = cascade
@@ -349,7 +350,7 @@ pub fn assert_whole(cascade: &Cascade, levels: &[&[&str]]) {
         for name in *names {
             assert_eq!(row(name).builds, 1, "builds of {name}\n{}", show(cascade));
             for parent in levels.get(level.wrapping_sub(1)).copied().unwrap_or_default() {
-                // The start is the Job's, in whole seconds.
+                // The start is the start of the Job, in whole seconds.
                 let (end, start) = (row(parent).finished_at, row(name).started_at);
                 let second = |time: Option<jiff::Timestamp>| time.expect("a time").as_second();
                 assert!(second(end) <= second(start), "{parent}, {name}\n{}", show(cascade));

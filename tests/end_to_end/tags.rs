@@ -1,4 +1,4 @@
-//! Tags that somebody else has moved.
+//! Tags that another client has moved.
 
 use groundswell::api::condition::reason;
 use serde_json::json;
@@ -10,12 +10,12 @@ use super::{
 };
 
 #[tokio::test]
-async fn a_floating_tag_is_put_back_and_an_immutable_one_never_moved() {
+async fn a_floating_tag_is_restored_and_an_immutable_one_never_moved() {
     let session = Session::shared().await;
     let scene = Scene::new(&session, "tags").await;
     let mut spec = scene.spec(json!([image("app", "alpine")]));
     let built = scene.build(&spec).await;
-    // The tag of the build that comes next.
+    // The tag of the next build.
     scene.take_tag("app:r2");
     let elsewhere = scene.tag("app", "r2").await;
     assert!(!elsewhere.is_empty());
@@ -25,8 +25,8 @@ async fn a_floating_tag_is_put_back_and_an_immutable_one_never_moved() {
     spec["images"][0]["source"]["inline"] =
         format!("{dockerfile}RUN echo again >> /lineage\n").into();
     scene.place.apply_family(FAMILY, &spec).await.expect("a family");
-    let (told, message) = scene.place.wait_family(FAMILY, "Stalled", CASCADE).await;
-    assert_eq!(told, reason::TAG_IMMUTABLE, "{message}");
+    let (reason, message) = scene.place.wait_family(FAMILY, "Stalled", CASCADE).await;
+    assert_eq!(reason, reason::TAG_IMMUTABLE, "{message}");
     let digests = scene.place.digests(FAMILY).await;
     assert_eq!(scene.tag("app", "latest").await, digests["app"]);
     assert_eq!(
@@ -36,9 +36,9 @@ async fn a_floating_tag_is_put_back_and_an_immutable_one_never_moved() {
     scene.place.wait_event(reason::TAG_IMMUTABLE, "app:r2").await;
 
     scene.take_tag("app:latest");
-    wait_for("the floating tag to be put back", 60, async || {
-        let standing = scene.tag("app", "latest").await;
-        if standing == digests["app"] { Ok(()) } else { Err(standing) }
+    wait_for("the floating tag to be restored", 60, async || {
+        let digest = scene.tag("app", "latest").await;
+        if digest == digests["app"] { Ok(()) } else { Err(digest) }
     })
     .await;
     scene.place.wait_event(reason::TAG_MOVED, "app:latest").await;

@@ -1,16 +1,16 @@
-//! Numbers drawn from a seed: the same on every machine, so that what went wrong can be had again.
+//! Random numbers from a seed. They are the same on every machine, so that a failure can be replayed.
 
 /// A sequence of numbers that follows from a seed (`SplitMix64`).
 #[derive(Clone, Debug)]
 pub struct Draw(u64);
 
 impl Draw {
-    /// The sequence of a seed.
+    /// Returns the sequence of a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A number from `from` to `to`, both included.
+    /// Returns a number from `from` to `to`, both included.
     pub fn between(&mut self, from: usize, to: usize) -> usize {
         let span = (to - from + 1) as u64;
         from + usize::try_from(self.next() % span).expect("at most the span")

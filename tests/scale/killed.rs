@@ -1,5 +1,5 @@
-//! The controller is killed again and again in the middle of a cascade: nothing is built twice, and
-//! the cascade comes whole.
+//! The controller is killed repeatedly during a cascade. Nothing is built twice, and the cascade
+//! completes.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::{
     support::operator::{Operator, Settings},
 };
 
-/// How often it is killed.
-const DEATHS: usize = 20;
-/// The longest that a life goes on after the build at which it is to end, in milliseconds.
-const LATEST: usize = 400;
+/// How often the controller is killed.
+const KILLS: usize = 20;
+/// Upper bound of the delay between a build and the kill that follows it, in milliseconds.
+const MAX_DELAY_MS: usize = 400;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_time_of_a_cascade_it_builds_nothing_twice() {
@@ -27,13 +27,14 @@ async fn killed_at_any_time_of_a_cascade_it_builds_nothing_twice() {
     scene.wait_cascade(1).await;
     let first = scene.digests().await;
 
-    // Counted in builds and not in time, all deaths fall into the cascade, however fast it goes.
-    let mut ends: Vec<usize> = (0..DEATHS).map(|_| draw.between(1, IMAGES)).collect();
+    // Kills are scheduled by builds and not by time, so that all of them happen during the cascade,
+    // however fast it is.
+    let mut ends: Vec<usize> = (0..KILLS).map(|_| draw.between(1, IMAGES)).collect();
     ends.sort_unstable();
     scene.move_upstream("2").await;
     for end in ends {
         scene.wait_jobs(IMAGES + end).await;
-        let later = draw.between(0, LATEST);
+        let later = draw.between(0, MAX_DELAY_MS);
         tokio::time::sleep(Duration::from_millis(later as u64)).await;
         println!("killed {later} ms after build {end}");
         operator.kill();
@@ -45,5 +46,5 @@ async fn killed_at_any_time_of_a_cascade_it_builds_nothing_twice() {
         first.iter().all(|(image, digest)| second[image] != *digest),
         "every image was rebuilt"
     );
-    scene.assert_whole(&[first, second]).await;
+    scene.assert_complete(&[first, second]).await;
 }

@@ -1,19 +1,18 @@
-//! A layered family: so many images on so many levels, each on one to three others, drawn from a
-//! seed.
+//! A layered family: N images on six levels, each built on one to three others, drawn from a seed.
 
 use serde_json::{Value, json};
 
 use super::draw::Draw;
 
-/// The seed of the families' shapes. The shape is the same in every run, so that times can be
+/// The seed of the shape of the family. The shape is the same in every run, so that durations can be
 /// compared.
-const SHAPE: u64 = 20;
-/// How the images spread over the levels: a few bases, a broad middle, fewer at the bottom.
-const WEIGHTS: [usize; 6] = [4, 12, 22, 28, 22, 12];
-/// How long a simulated build takes, in milliseconds.
-const TAKES: (usize, usize) = (200, 1500);
+const SHAPE_SEED: u64 = 20;
+/// The share of the images on each level: a few bases, a broad middle, fewer at the bottom.
+const LEVEL_WEIGHTS: [usize; 6] = [4, 12, 22, 28, 22, 12];
+/// Minimum and maximum duration of a simulated build, in milliseconds.
+const BUILD_MS: (usize, usize) = (200, 1500);
 
-/// A family of images that stand on one upstream, level by level.
+/// A family of images that descend from one upstream, level by level.
 #[derive(Clone, Debug)]
 pub struct Layered {
     /// The images, parents before children.
@@ -23,25 +22,29 @@ pub struct Layered {
 /// An image of a layered family.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Its name, which begins with its level.
+    /// The name of the image, which begins with its level.
     pub name: String,
-    /// The images that it stands on, the base first; none for one that stands on the upstream.
+    /// The images that it depends on, the base first. Empty if it is built on the upstream.
     pub parents: Vec<usize>,
-    /// How long its build takes, in milliseconds.
-    pub takes: usize,
+    /// The duration of its build, in milliseconds.
+    pub build_ms: usize,
 }
 
 impl Layered {
-    /// A family of `count` images on six levels.
+    /// Returns a family of `count` images on six levels.
     pub fn new(count: usize) -> Self {
-        let mut draw = Draw::new(SHAPE);
+        let mut draw = Draw::new(SHAPE_SEED);
         let mut images: Vec<Image> = Vec::with_capacity(count);
         let (mut above, mut level_begins) = (0..0, 0);
-        for (level, end) in ends(count).into_iter().enumerate() {
+        for (level, end) in level_ends(count).into_iter().enumerate() {
             while images.len() < end {
                 let parents = parents(&mut draw, &above);
                 let name = format!("l{}-{}", level + 1, images.len() - level_begins);
-                images.push(Image { name, parents, takes: draw.between(TAKES.0, TAKES.1) });
+                images.push(Image {
+                    name,
+                    parents,
+                    build_ms: draw.between(BUILD_MS.0, BUILD_MS.1),
+                });
             }
             above = level_begins..end;
             level_begins = end;
@@ -49,12 +52,12 @@ impl Layered {
         Self { images }
     }
 
-    /// The image of a name.
+    /// Returns the image of a name.
     pub fn image(&self, name: &str) -> Option<&Image> {
         self.images.iter().find(|image| image.name == name)
     }
 
-    /// The images of a family's spec, on its upstream `alpine`.
+    /// Returns the images of a family's spec, which are built on its upstream `alpine`.
     pub fn spec(&self) -> Vec<Value> {
         self.images.iter().map(|image| self.image_spec(image)).collect()
     }
@@ -79,17 +82,18 @@ impl Layered {
     }
 }
 
-/// Where each level ends, in a list of `count` images.
-fn ends(count: usize) -> Vec<usize> {
-    let total: usize = WEIGHTS.iter().sum();
-    let shares = WEIGHTS.iter().scan(0, |sum, weight| {
+/// Returns where each level ends in a list of `count` images.
+fn level_ends(count: usize) -> Vec<usize> {
+    let total: usize = LEVEL_WEIGHTS.iter().sum();
+    let shares = LEVEL_WEIGHTS.iter().scan(0, |sum, weight| {
         *sum += weight;
         Some(*sum)
     });
     shares.map(|share| (count * share).div_ceil(total)).collect()
 }
 
-/// One to three different images: the base from the level above, the others from anywhere above.
+/// Draws one to three different images: the base from the level above, the others from any level
+/// above.
 fn parents(draw: &mut Draw, above: &std::ops::Range<usize>) -> Vec<usize> {
     let mut parents = Vec::new();
     if above.is_empty() {

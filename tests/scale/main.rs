@@ -1,26 +1,25 @@
 //! Tests with a family of 200 images on a real API server, etcd, controller manager and registry.
-//! Pods are simulated: kwok plays their lives, and [`writer::Writer`] pushes what their builders
-//! would push.
+//! Pods are simulated: kwok simulates their phases, and [`writer::Writer`] pushes what their
+//! builders would push.
 //!
 //! Needs root, Debian 12 and Go, for the cluster that it starts:
 //! `cargo test --features needs-cluster --test scale`.
 //!
-//! What is random follows from a seed that is printed: the same command with `GROUNDSWELL_SEED=n`
-//! has the same again, as far as a cluster's own timing lets it.
+//! Everything random is derived from a seed that is printed. The same command with
+//! `GROUNDSWELL_SEED=n` replays it, as far as the timing of the cluster allows.
 
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a test says what is \
-    wrong by failing"
+    reason = "a test reports an error by failing"
 )]
 
+#[allow(dead_code, reason = "the benchmarks use the rest")]
+mod build_log;
 mod draw;
 mod killed;
 mod layered;
-#[allow(dead_code, reason = "the benchmarks use the rest")]
-mod ledger;
 mod paused;
 mod scene;
 mod seed;
@@ -36,16 +35,16 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use support::Cluster;
 
-/// How many images the family has.
+/// Number of images in the family.
 const IMAGES: usize = 200;
 
-/// The cluster of this binary.
+/// Returns the cluster that all tests of this binary share.
 fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| Cluster::start("scale", "simulated"))
 }
 
-/// A client of the cluster, which knows our kinds and the strategy.
+/// Returns a client of the cluster, with the CRDs and the strategy installed.
 async fn client() -> Client {
     static PREPARED: OnceCell<()> = OnceCell::const_new();
     let client = cluster().client().await;
@@ -53,8 +52,7 @@ async fn client() -> Client {
     client
 }
 
-/// One test at a time: two cascades of 200 images beside each other would only slow each other
-/// down.
+/// Runs one test at a time: two concurrent cascades of 200 images would only slow each other down.
 async fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await

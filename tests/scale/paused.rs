@@ -1,5 +1,5 @@
-//! Of two replicas the leader is stopped where it stands, and goes on after the other has taken
-//! over: no effect happens twice.
+//! The leader of two replicas is paused, and resumes after the other one has taken over. No effect
+//! happens twice.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use super::{
     IMAGES, alone, client, cluster,
     draw::Draw,
-    scene::{STANDSTILL, Scene},
+    scene::{MAX_STALL_SECONDS, Scene},
     seed::seed,
     support::{
         operator::{Operator, Settings},
@@ -16,8 +16,8 @@ use super::{
     },
 };
 
-/// How many builds the follower makes before the leader that was paused goes on.
-const AHEAD: usize = 10;
+/// How many builds the follower starts before the paused leader resumes.
+const FOLLOWER_BUILDS: usize = 10;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_leader_does_nothing_twice() {
@@ -34,7 +34,7 @@ async fn a_paused_leader_does_nothing_twice() {
     let mut digests = Vec::new();
     for cascade in 1..=2 {
         let built = (cascade - 1) * IMAGES;
-        // A pause in each half, in which the follower still has something to do.
+        // One pause per half, so that the follower still has builds to start.
         for half in [0, IMAGES / 2] {
             let at = built + half + draw.between(1, IMAGES / 3);
             scene.wait_jobs(at).await;
@@ -45,10 +45,10 @@ async fn a_paused_leader_does_nothing_twice() {
                 if holder == of_follower.identity { Ok(()) } else { Err(holder) }
             })
             .await;
-            let paused_at = scene.ledger.count().0;
-            scene.wait_jobs((paused_at + AHEAD).min(built + IMAGES)).await;
+            let paused_at = scene.build_log.count().0;
+            scene.wait_jobs((paused_at + FOLLOWER_BUILDS).min(built + IMAGES)).await;
             signal(&leader, "CONT");
-            wait_for("the former leader to end", STANDSTILL, async || {
+            wait_for("the former leader to exit", MAX_STALL_SECONDS, async || {
                 let ended = leader.child.try_wait().expect("the controller");
                 ended.map(|_| ()).ok_or_else(|| leader.log())
             })
@@ -63,7 +63,7 @@ async fn a_paused_leader_does_nothing_twice() {
             scene.move_upstream("2").await;
         }
     }
-    scene.assert_whole(&digests).await;
+    scene.assert_complete(&digests).await;
 }
 
 async fn holder(scene: &Scene) -> String {

@@ -1,4 +1,4 @@
-//! A layered family in a namespace of its own, with its upstream, its builders and the books of its
+//! A layered family in a namespace of its own, with its upstream, its builders and the log of its
 //! builds.
 
 use std::collections::{BTreeMap, HashMap};
@@ -8,8 +8,8 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use super::{
+    build_log::BuildLog,
     layered::Layered,
-    ledger::Ledger,
     support::{
         Cluster, family,
         images::Images,
@@ -22,39 +22,39 @@ use super::{
 
 /// The family's name.
 pub const FAMILY: &str = "layered";
-/// The strategy whose pods live on the simulated node.
+/// The strategy whose pods run on the simulated node.
 const STRATEGY: &str = "simulated";
-/// The longest that a cascade may stand still; on two busy cores a pass of a debug build takes a
-/// while.
-pub const STANDSTILL: u64 = 120;
+/// How long a cascade may make no progress. A reconcile of a debug build takes a while on two busy
+/// cores.
+pub const MAX_STALL_SECONDS: u64 = 120;
 
-/// A layered family, and what is around it.
+/// A layered family and its environment.
 pub struct Scene {
     /// Its namespace.
     pub place: Place,
     /// Its images.
     pub layered: Layered,
-    /// What became of its builds.
-    pub ledger: Ledger,
+    /// The log of its builds.
+    pub build_log: BuildLog,
     images: Images,
     registry: String,
     _writer: Writer,
 }
 
-/// Teaches a cluster our kinds and the strategy.
+/// Installs the CRDs and the strategy in a cluster.
 pub async fn prepare(client: &Client) {
     objects::define(client).await;
     played::strategy(client, STRATEGY, Some("simulated")).await;
 }
 
 impl Scene {
-    /// A family of so many images, not applied yet.
+    /// Returns a family of `images` images, which is not applied yet.
     pub async fn new(cluster: &Cluster, client: &Client, name: &str, images: usize) -> Self {
         let place = Place::new(client, name).await;
         let layered = Layered::new(images);
         let images = Images::new(&cluster.registry);
         let scene = Self {
-            ledger: Ledger::open(&place),
+            build_log: BuildLog::open(&place),
             _writer: Writer::start(&place, &images, &layered),
             registry: cluster.registry.clone(),
             images,
@@ -88,25 +88,25 @@ impl Scene {
         format!("library/{}", self.place.namespace)
     }
 
-    /// Waits until so many Jobs have been made since the beginning. A cascade may take its time,
-    /// and must go on.
+    /// Waits until `jobs` Jobs have been created since the beginning. Fails if no Job is created and
+    /// no pod succeeds for [`MAX_STALL_SECONDS`].
     pub async fn wait_jobs(&self, jobs: usize) {
         self.wait_progress(&format!("{jobs} Jobs"), |(made, _)| made >= jobs).await;
     }
 
-    /// Waits until the cascade of this number has come to its end, and the family is `Ready`.
+    /// Waits until the cascade of this number has ended and the family is `Ready`.
     pub async fn wait_cascade(&self, cascade: usize) {
         let builds = cascade * self.layered.images.len();
         self.wait_progress(&format!("cascade {cascade}"), |(_, succeeded)| succeeded >= builds)
             .await;
-        wait_for("the family to be Ready", STANDSTILL, async || {
+        wait_for("the family to be Ready", MAX_STALL_SECONDS, async || {
             let conditions = self.place.family(FAMILY).await.status.unwrap_or_default().conditions;
             let ready =
                 family::condition(&conditions, "Ready").filter(|ready| ready.status == "True");
             ready.map(|_| ()).ok_or_else(|| format!("{conditions:#?}"))
         })
         .await;
-        wait_for("the cascade's record to be closed", STANDSTILL, async || {
+        wait_for("the cascade's record to be closed", MAX_STALL_SECONDS, async || {
             let cascades = self.place.list::<Cascade>().await;
             let ended = |cascade: &&Cascade| {
                 cascade.status.as_ref().is_some_and(|status| status.finished_at.is_some())
@@ -123,12 +123,12 @@ impl Scene {
 
     async fn wait_progress(&self, what: &str, reached: impl Fn((usize, usize)) -> bool) {
         loop {
-            let before = self.ledger.count();
+            let before = self.build_log.count();
             if reached(before) {
                 return;
             }
-            wait_for(format!("{what}, or a step towards it"), STANDSTILL, async || {
-                let now = self.ledger.count();
+            wait_for(format!("{what}, or progress towards it"), MAX_STALL_SECONDS, async || {
+                let now = self.build_log.count();
                 if now == before {
                     Err(format!("{} Jobs, {} pods have succeeded", now.0, now.1))
                 } else {
@@ -139,17 +139,17 @@ impl Scene {
         }
     }
 
-    /// The digest of every image, by name.
+    /// Returns the digest of every image, by name.
     pub async fn digests(&self) -> BTreeMap<String, String> {
         self.place.digests(FAMILY).await
     }
 
-    /// Fails unless each cascade has one whole Cascade, each image is built once in each and
-    /// recorded, and the tags stand on what was built: floating ones on the last, `r<n>` each on
-    /// its own, in `digests` by cascade.
-    pub async fn assert_whole(&self, digests: &[BTreeMap<String, String>]) {
+    /// Asserts that each cascade has one complete Cascade, and that each image is built once in each
+    /// and recorded. Asserts that the tags point to what was built: the floating tag to the last
+    /// build, each `r<n>` to its own build. `digests` has the digests of each cascade.
+    pub async fn assert_complete(&self, digests: &[BTreeMap<String, String>]) {
         let (expected, count) = (digests.len(), self.layered.images.len());
-        self.ledger.assert_once(count, expected);
+        self.build_log.assert_once(count, expected);
 
         let cascades = self.place.list::<Cascade>().await;
         assert_eq!(cascades.len(), expected, "cascades: {cascades:#?}");

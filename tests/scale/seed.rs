@@ -2,18 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Sets the seed, as a number.
+/// The environment variable that sets the seed.
 const SEED: &str = "GROUNDSWELL_SEED";
 
-/// The seed of this run: the one that `GROUNDSWELL_SEED` names, or another one each time. It is
-/// printed.
+/// Returns and prints the seed of this run: the one in `GROUNDSWELL_SEED`, or a new one for each run.
 pub fn seed() -> u64 {
-    let named = std::env::var(SEED).ok().map(|seed| {
-        seed.parse().expect(
-            "GROUNDSWELL_SEED is a \
-        number",
-        )
-    });
+    let named =
+        std::env::var(SEED).ok().map(|seed| seed.parse().expect("GROUNDSWELL_SEED is a number"));
     let seed = named.unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
         now.as_secs() % 1_000_000

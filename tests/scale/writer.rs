@@ -1,5 +1,5 @@
-//! Plays the builders of simulated pods: pushes what a real one would push, and then lets the pod
-//! succeed.
+//! Simulates the builders of simulated pods: pushes what a real builder would push, and then lets the
+//! pod succeed.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -18,17 +18,16 @@ use super::{
     support::{images::Images, objects::Place, played::Task},
 };
 
-/// With this annotation a running pod of the simulated node succeeds after the time that it names;
-/// see `dev/cluster.d/simulated-node.yaml`.
+/// The annotation with the time after which a running pod of the simulated node succeeds; see `dev/cluster.d/simulated-node.yaml`.
 const ENDS_AFTER: &str = "simulated.groundswell.dev/ends-after";
-/// How many pushes go on at once.
-const AT_ONCE: usize = 8;
+/// Maximum number of concurrent pushes.
+const MAX_CONCURRENT_PUSHES: usize = 8;
 
-/// Plays the builds of one namespace until it is dropped.
+/// Simulates the builders of one namespace until it is dropped.
 pub struct Writer(JoinHandle<()>);
 
 impl Writer {
-    /// Begins. A build takes as long as `family` says of its image.
+    /// Starts to simulate builders. `family` determines the duration of each build.
     pub fn start(place: &Place, images: &Images, family: &Layered) -> Self {
         let (place, images, family) = (place.clone(), images.clone(), Arc::new(family.clone()));
         Self(tokio::spawn(async move {
@@ -36,12 +35,12 @@ impl Writer {
             watcher(place.api::<Pod>(), watcher::Config::default())
                 .default_backoff()
                 .applied_objects()
-                .filter_map(|pod| future::ready(pod.ok().filter(runs)))
+                .filter_map(|pod| future::ready(pod.ok().filter(is_running)))
                 .filter(|pod| future::ready(begun.insert(pod.uid())))
-                .for_each_concurrent(AT_ONCE, |pod| {
+                .for_each_concurrent(MAX_CONCURRENT_PUSHES, |pod| {
                     let (place, images, family) = (place.clone(), images.clone(), Arc::clone(&family));
-                    // A task of its own, because one that only waits for its turn in the stream
-                    // would wait for the watch.
+                    // A separate task, because a future of the stream is polled only while the
+                    // watch is polled.
                     async move { tokio::spawn(play(place, images, family, pod)).await.expect("a push") }
                 })
                 .await;
@@ -55,7 +54,7 @@ impl Drop for Writer {
     }
 }
 
-fn runs(pod: &Pod) -> bool {
+fn is_running(pod: &Pod) -> bool {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
 }
 
@@ -67,7 +66,7 @@ async fn play(place: Place, images: Images, family: Arc<Layered>, pod: Pod) {
         .expect("an image");
     Task::of(pod.spec.as_ref().expect("a pod")).push(&images).await;
     let pushed =
-        json!({ "metadata": { "annotations": { ENDS_AFTER: format!("{}ms", image.takes) } } });
+        json!({ "metadata": { "annotations": { ENDS_AFTER: format!("{}ms", image.build_ms) } } });
     let api: Api<Pod> = place.api();
     api.patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(pushed))
         .await

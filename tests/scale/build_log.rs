@@ -1,5 +1,5 @@
-//! Every build that ever was in a namespace, as a watch told it: a Job that is gone at the end
-//! counts all the same.
+//! Records every build of a namespace from a watch. A Job that is deleted before the end of the test
+//! still counts.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,44 +17,45 @@ use tokio::task::JoinHandle;
 
 use super::support::{family::label, objects::Place};
 
-/// The pods of a Job carry its unique id under this name.
-const OF_JOB: &str = "batch.kubernetes.io/controller-uid";
+/// The label on a pod with the uid of its Job.
+const JOB_UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 
-/// A build.
+/// One build.
 #[derive(Clone, Debug)]
 pub struct Build {
-    /// Its image.
+    /// The name of the image.
     pub image: String,
-    /// The fingerprint that it makes.
+    /// The fingerprint that it builds.
     pub fingerprint: String,
-    /// Which attempt at it.
+    /// The attempt at the fingerprint.
     pub attempt: String,
     /// When its Job was first seen.
     pub made: Instant,
     /// When a pod of it was first seen to have succeeded.
     pub succeeded: Option<Instant>,
-    /// Its Job, as it was made.
+    /// Its Job, as it was created.
     pub job: Job,
 }
 
-/// Keeps the books of one namespace until it is dropped.
-pub struct Ledger {
-    books: Arc<Mutex<Books>>,
+/// Records the builds of one namespace until it is dropped.
+pub struct BuildLog {
+    records: Arc<Mutex<Records>>,
     work: [JoinHandle<()>; 2],
 }
 
-/// By the Job's unique id. The two watches run apart, and a pod may be told of before its Job.
+/// What was observed, by the uid of the Job. The two watches are independent, so that a pod may be
+/// observed before its Job.
 #[derive(Debug, Default)]
-struct Books {
+struct Records {
     made: HashMap<String, Build>,
     succeeded: HashMap<String, Instant>,
 }
 
-impl Ledger {
-    /// Begins.
+impl BuildLog {
+    /// Starts to watch a namespace.
     pub fn open(place: &Place) -> Self {
-        let books = Arc::new(Mutex::new(Books::default()));
-        let (of_jobs, of_pods) = (Arc::clone(&books), Arc::clone(&books));
+        let records = Arc::new(Mutex::new(Records::default()));
+        let (of_jobs, of_pods) = (Arc::clone(&records), Arc::clone(&records));
         let jobs = watcher(place.api::<Job>(), watcher::Config::default())
             .default_backoff()
             .applied_objects();
@@ -62,36 +63,36 @@ impl Ledger {
             .default_backoff()
             .applied_objects();
         let jobs = tokio::spawn(jobs.filter_map(async |job| job.ok()).for_each(move |job| {
-            of_jobs.lock().expect("the books").enter(job);
+            of_jobs.lock().expect("the records").add_job(job);
             std::future::ready(())
         }));
         let pods = tokio::spawn(pods.filter_map(async |pod| pod.ok()).for_each(move |pod| {
-            of_pods.lock().expect("the books").note_end(&pod);
+            of_pods.lock().expect("the records").add_pod(&pod);
             std::future::ready(())
         }));
-        Self { books, work: [jobs, pods] }
+        Self { records, work: [jobs, pods] }
     }
 
-    /// The builds so far, in the order in which their Jobs were seen.
+    /// Returns the builds so far, in the order in which their Jobs were seen.
     pub fn builds(&self) -> Vec<Build> {
-        let books = self.books.lock().expect("the books");
+        let records = self.records.lock().expect("the records");
         let build = |(uid, build): (&String, &Build)| Build {
-            succeeded: books.succeeded.get(uid).copied(),
+            succeeded: records.succeeded.get(uid).copied(),
             ..build.clone()
         };
-        let mut builds: Vec<Build> = books.made.iter().map(build).collect();
+        let mut builds: Vec<Build> = records.made.iter().map(build).collect();
         builds.sort_by_key(|build| build.made);
         builds
     }
 
-    /// How many Jobs were made so far, and of how many a pod has succeeded.
+    /// Returns how many Jobs were created so far, and how many of them have a succeeded pod.
     pub fn count(&self) -> (usize, usize) {
-        let books = self.books.lock().expect("the books");
-        (books.made.len(), books.succeeded.len())
+        let records = self.records.lock().expect("the records");
+        (records.made.len(), records.succeeded.len())
     }
 
-    /// Fails unless every image has `cascades` builds, each of another fingerprint, and each made
-    /// at the first attempt.
+    /// Asserts that every image has `cascades` builds, each of another fingerprint and each at the
+    /// first attempt.
     pub fn assert_once(&self, images: usize, cascades: usize) {
         let mut jobs: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
         let mut builds: BTreeMap<String, usize> = BTreeMap::new();
@@ -102,8 +103,7 @@ impl Ledger {
         let more: Vec<_> = jobs.iter().filter(|(_, attempts)| **attempts != ["0"]).collect();
         assert!(
             more.is_empty(),
-            "built more than once for one fingerprint, with the attempts: \
-                                  {more:#?}"
+            "built more than once for one fingerprint, with the attempts: {more:#?}"
         );
         let odd: Vec<_> = builds.iter().filter(|(_, count)| **count != cascades).collect();
         assert!(odd.is_empty(), "built another number of times than {cascades}: {odd:#?}");
@@ -111,7 +111,7 @@ impl Ledger {
     }
 }
 
-impl Drop for Ledger {
+impl Drop for BuildLog {
     fn drop(&mut self) {
         for work in &self.work {
             work.abort();
@@ -119,8 +119,8 @@ impl Drop for Ledger {
     }
 }
 
-impl Books {
-    fn enter(&mut self, job: Job) {
+impl Records {
+    fn add_job(&mut self, job: Job) {
         self.made.entry(job.uid().unwrap_or_default()).or_insert_with(|| Build {
             image: label(&job, "groundswell.dev/image"),
             fingerprint: label(&job, "groundswell.dev/fingerprint"),
@@ -131,10 +131,10 @@ impl Books {
         });
     }
 
-    fn note_end(&mut self, pod: &Pod) {
+    fn add_pod(&mut self, pod: &Pod) {
         let succeeded =
             pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Succeeded");
-        if let Some(job) = pod.labels().get(OF_JOB).filter(|_| succeeded) {
+        if let Some(job) = pod.labels().get(JOB_UID_LABEL).filter(|_| succeeded) {
             self.succeeded.entry(job.clone()).or_insert_with(Instant::now);
         }
     }
