@@ -4,7 +4,8 @@
 //! It keeps only a [`WorkloadView`] of each object, so a reconcile makes no list call. If the
 //! controller is limited to a list of namespaces, each namespace has its own watches, so that no
 //! cluster-wide permission is needed. kube's own store is not used, because a restart of one of
-//! several watches would empty it.
+//! several watches would empty it. The watches list page by page, as those of the controller do:
+//! streaming lists are off by default in Kubernetes 1.33.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -153,7 +154,7 @@ impl WorkloadStore {
             Some(namespace) => Api::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         };
-        let events = kube::runtime::watcher(api, watcher::Config::default().streaming_lists());
+        let events = kube::runtime::watcher(api, watcher::Config::default());
         let scope = WatchScope { kind: Some(kind), namespace: namespace.map(Into::into) };
         self.fill_from(scope, events, |object: K| StoreEntry::Workload(object.into()))
     }
@@ -164,7 +165,7 @@ impl WorkloadStore {
         only: Option<&str>,
     ) -> BoxStream<'static, ChangedObject> {
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
-        let mut config = watcher::Config::default().streaming_lists();
+        let mut config = watcher::Config::default();
         if let Some(name) = only {
             // With this selector, an RBAC rule that names the namespace is sufficient.
             config = config.fields(&format!("metadata.name={name}"));
@@ -356,6 +357,9 @@ impl std::fmt::Display for WatchScope {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use kube::client::Body;
     use serde_json::json;
 
     use super::*;
@@ -448,6 +452,41 @@ mod tests {
         assert_eq!(store.select(WorkloadKind::Deployment, "a", &labels).len(), 0);
         assert_eq!(store.select(WorkloadKind::Deployment, "b", &labels).len(), 1);
         assert_eq!(store.select(WorkloadKind::StatefulSet, "b", &labels).len(), 0);
+    }
+
+    /// The answer of an API server without the feature gate `WatchList`: 1.33 by default.
+    fn answer_without_streaming_lists(uri: &str) -> (u16, serde_json::Value) {
+        if uri.contains("sendInitialEvents=true") {
+            let message = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: \
+                sendInitialEvents is forbidden for watch unless the WatchList feature gate is \
+                enabled";
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                "reason": "Invalid", "code": 422, "message": message,
+            });
+            return (422, status);
+        }
+        let list = json!({
+            "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []
+        });
+        (200, list)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_store_fills_without_streaming_lists() {
+        let service = tower::service_fn(|request: http::Request<Body>| async move {
+            let (code, body) = answer_without_streaming_lists(&request.uri().to_string());
+            let body = Body::from(serde_json::to_vec(&body).expect("JSON"));
+            let response = http::Response::builder().status(code).body(body).expect("a response");
+            Ok::<_, std::convert::Infallible>(response)
+        });
+        for namespaces in [BTreeSet::new(), BTreeSet::from(["shop".to_owned()])] {
+            let client = Client::new(service, "default");
+            let (store, changes) = WorkloadStore::start(&client, &namespaces);
+            let filled = changes.take_until(tokio::time::sleep(Duration::from_mins(5)));
+            filled.for_each(|_| future::ready(())).await;
+            assert_eq!(store.waiting_for(), Vec::<String>::new(), "{namespaces:?}");
+        }
     }
 
     #[tokio::test]
