@@ -1,17 +1,17 @@
-//! The decision of one pass over families of 1,000 to 100,000 images: time, instructions, growth,
-//! and memory.
+//! The decision of one reconcile of families of 1,000 to 100,000 images: time, instructions,
+//! growth, and memory.
 //!
-//! A family has two edges per image and eight upstreams. What a pass sees is made beforehand; only
-//! [`decide`] is measured, with the end of what it returns. Times are of this machine; instructions
-//! are counted by callgrind and can be compared between machines. `make bench` runs it;
-//! `cargo bench --bench decide -- --pass moved 10000` runs one pass alone, for a profiler.
+//! A family has two edges per image and eight upstreams. The input of a decision is made
+//! beforehand; only [`decide`] is measured, with the end of what it returns. Times are of this
+//! machine; instructions are counted by callgrind and can be compared between machines.
+//! `make bench` runs it; `cargo bench --bench decide -- --once moved 10000` makes one decision
+//! alone, for a profiler.
 
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a benchmark says what \
-    is wrong by failing"
+    reason = "a benchmark says what is wrong by failing"
 )]
 #![allow(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
 
@@ -39,34 +39,34 @@ const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
 const COUNTED: [usize; 2] = [1_000, 10_000];
 /// How long one figure is measured.
 const SPAN: Duration = Duration::from_secs(2);
-/// The goal: a pass with nothing to do over 10,000 images.
+/// The goal: a decision with nothing to do for 10,000 images.
 const GOAL: (usize, Duration) = (10_000, Duration::from_millis(10));
 /// The function that callgrind counts, as its pattern for symbols.
-const COUNTED_FUNCTION: &str = "*measured_pass*";
+const COUNTED_FUNCTION: &str = "*measured_decision*";
 
-/// A state of the family in which a pass is measured.
+/// A state of the family in which a decision is measured.
 #[derive(Clone, Copy, Debug)]
 struct Scenario {
     /// Its name on the command line.
     name: &'static str,
     /// What has happened.
-    told: &'static str,
+    description: &'static str,
     /// Makes it happen.
     prepare: fn(&mut World),
 }
 
 const SCENARIOS: [Scenario; 5] = [
-    Scenario { name: "rest", told: "nothing to do", prepare: |_| {} },
+    Scenario { name: "rest", description: "nothing to do", prepare: |_| {} },
     Scenario {
         name: "moved",
-        told: "one upstream of eight moved: its cascade is opened",
+        description: "one upstream of eight moved: its cascade starts",
         prepare: |world| {
             world.move_upstream();
         },
     },
     Scenario {
         name: "cascade",
-        told: "the pass after that: the first builds start",
+        description: "the reconcile after that: the first builds start",
         prepare: |world| {
             world.move_upstream();
             world.begin_cascade();
@@ -74,7 +74,7 @@ const SCENARIOS: [Scenario; 5] = [
     },
     Scenario {
         name: "stale",
-        told: "everything stale (the strategy changed): the first builds start",
+        description: "everything stale (the strategy changed): the first builds start",
         prepare: |world| {
             world.change_strategy();
             world.begin_cascade();
@@ -82,7 +82,7 @@ const SCENARIOS: [Scenario; 5] = [
     },
     Scenario {
         name: "lost",
-        told: "every record lost: all fingerprints made anew, every build found",
+        description: "every record lost: all fingerprints computed again, every build found",
         prepare: World::lose_records,
     },
 ];
@@ -97,29 +97,29 @@ fn main() -> ExitCode {
             times();
             instructions();
         }
-        ["--pass", name, images] if one_pass(name, images).is_some() => {}
+        ["--once", name, images] if decide_once(name, images).is_some() => {}
         _ => {
             let names = SCENARIOS.map(|scenario| scenario.name).join("|");
-            eprintln!("usage: decide [--pass {names} IMAGES]");
+            eprintln!("usage: decide [--once {names} IMAGES]");
             return ExitCode::from(2);
         }
     }
     ExitCode::SUCCESS
 }
 
-/// Makes one pass; `None` if there is no such one.
-fn one_pass(name: &str, images: &str) -> Option<()> {
+/// Makes one decision; `None` if there is no such scenario.
+fn decide_once(name: &str, images: &str) -> Option<()> {
     let scenario = SCENARIOS.into_iter().find(|scenario| scenario.name == name)?;
     let mut world = World::at_rest(images.parse().ok()?);
     (scenario.prepare)(&mut world);
-    measured_pass(&world.seen(), world.now());
+    measured_decision(&world.seen(), world.now());
     Some(())
 }
 
-/// One pass, as the controller makes it, with the end of what it returns. A function of its own, so
-/// that callgrind can tell it from what prepares it.
+/// Makes and drops one decision, as the controller does. It is a function of its own, so that
+/// callgrind can distinguish it from its preparation.
 #[inline(never)]
-fn measured_pass(seen: &DecideInput<'_>, now: Timestamp) {
+fn measured_decision(seen: &DecideInput<'_>, now: Timestamp) {
     let decision: Decision = decide(black_box(seen), now);
     drop(black_box(decision));
 }
@@ -172,8 +172,8 @@ fn resident() -> u64 {
 
 fn times() {
     println!(
-        "\ntime of a pass: median in ms (in brackets per image in ns), and growth per \
-              tenfold; 10.0 is linear"
+        "\ntime of a decision: median in ms (in brackets per image in ns), and growth per tenfold; \
+         10.0 is linear"
     );
     println!("  {:66} {}", "", SIZES.map(|size| format!("{size:>18}")).join(""));
     let mut goal = None;
@@ -196,7 +196,7 @@ fn times() {
             .map(|pair| format!("{:.1}", pair[1].as_secs_f64() / pair[0].as_secs_f64()));
         println!(
             "  {:66} {}  growth {}",
-            scenario.told,
+            scenario.description,
             cells.collect::<String>(),
             growth.collect::<Vec<_>>().join(", ")
         );
@@ -208,29 +208,29 @@ fn times() {
     if let Some(rest) = goal {
         let met = if rest < GOAL.1 { "met" } else { "MISSED" };
         println!(
-            "  goal: nothing to do over {images} images and {edges} edges under {:?}: \
-                  {rest:.2?}, {met}",
+            "  goal: nothing to do over {images} images and {edges} edges under {:?}: {rest:.2?}, \
+             {met}",
             GOAL.1
         );
     }
 }
 
-/// The median of as many passes as fit into the span, at least five.
+/// The median of as many decisions as fit into the span, at least five.
 fn median(world: &World) -> Duration {
     let seen = world.seen();
     let begin = Instant::now();
-    let mut passes = Vec::new();
-    while passes.len() < 5 || begin.elapsed() < SPAN {
+    let mut durations = Vec::new();
+    while durations.len() < 5 || begin.elapsed() < SPAN {
         let start = Instant::now();
-        measured_pass(&seen, world.now());
-        passes.push(start.elapsed());
+        measured_decision(&seen, world.now());
+        durations.push(start.elapsed());
     }
-    passes.sort();
-    passes[passes.len() / 2]
+    durations.sort();
+    durations[durations.len() / 2]
 }
 
 fn instructions() {
-    println!("\ninstructions of a pass, by callgrind");
+    println!("\ninstructions of a decision, by callgrind");
     if Command::new("valgrind").arg("--version").output().is_err() {
         println!("  valgrind is not installed, so that none are counted: apt-get install valgrind");
         return;
@@ -243,11 +243,11 @@ fn instructions() {
             .zip(COUNTED)
             .map(|(count, images)| format!("{count:13} ({:6})", count / images as u64));
         let growth = counts[1] as f64 / counts[0] as f64;
-        println!("  {:66} {}  growth {growth:.1}", scenario.told, cells.collect::<String>());
+        println!("  {:66} {}  growth {growth:.1}", scenario.description, cells.collect::<String>());
     }
 }
 
-/// The instructions of one pass, counted in a process of its own.
+/// The instructions of one decision, counted in a process of its own.
 fn count(scenario: &str, images: usize) -> u64 {
     let program = std::env::current_exe().expect("this program");
     let output = Command::new("valgrind")
@@ -257,18 +257,15 @@ fn count(scenario: &str, images: usize) -> u64 {
             &format!("--toggle-collect={COUNTED_FUNCTION}"),
         ])
         .arg(program)
-        .args(["--pass", scenario, &images.to_string()])
+        .args(["--once", scenario, &images.to_string()])
         .output()
         .expect("valgrind");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "valgrind: {told}");
-    let collected = told
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "valgrind: {errors}");
+    let collected = errors
         .lines()
         .find_map(|line| line.split_once("Collected : ").map(|(_, count)| count.trim()));
-    collected.and_then(|count| count.parse().ok()).unwrap_or_else(|| {
-        panic!(
-            "callgrind says no \
-        count:\n{told}"
-        )
-    })
+    collected
+        .and_then(|count| count.parse().ok())
+        .unwrap_or_else(|| panic!("callgrind says no count:\n{errors}"))
 }

@@ -1,4 +1,4 @@
-//! A layered family and everything that a pass sees of it, owned: brought to where nothing is to be
+//! A layered family and the whole input of its decision, owned: brought to where nothing is to be
 //! done, and then changed.
 
 use std::{collections::HashMap, sync::Arc};
@@ -108,8 +108,8 @@ impl World {
         self.learn(true);
     }
 
-    /// The tag of one upstream moves; the cascade is not recorded yet. Returns how many images
-    /// stand on it.
+    /// The tag of one upstream moves; the cascade is not recorded yet. Returns how many images are
+    /// built on it.
     pub fn move_upstream(&mut self) -> usize {
         self.moves[0] += 1;
         let lineage = &self.blueprint.lineage;
@@ -141,8 +141,8 @@ impl World {
         self.learn(false);
     }
 
-    /// Answers what a pass asks of the registry until it asks nothing more: every build is there,
-    /// or none.
+    /// Answers what a decision asks of the registry until it asks nothing more: every build is
+    /// there, or none.
     fn learn(&mut self, there: bool) {
         loop {
             let decision = self.decide();
@@ -166,7 +166,7 @@ impl World {
         }
     }
 
-    /// Records what the pass has come to, and the tags as set.
+    /// Records the decision, and the tags as set.
     fn record(&mut self) {
         let decisions = self.decide().images;
         for (image, decision) in self.images.iter_mut().zip(decisions) {
@@ -207,12 +207,12 @@ impl World {
         decide(&self.seen(), self.now)
     }
 
-    /// When the pass takes place.
+    /// The time of the decision.
     pub fn now(&self) -> Timestamp {
         self.now
     }
 
-    /// What a pass sees.
+    /// The input of the decision.
     pub fn seen(&self) -> DecideInput<'_> {
         DecideInput {
             family: "family",

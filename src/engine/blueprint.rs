@@ -1,5 +1,5 @@
-//! What follows from a spec alone: made once per generation, so that a pass neither hashes nor
-//! resolves it again.
+//! What follows from a spec alone. It is computed once per generation, so that a reconcile neither
+//! hashes nor resolves it again.
 
 use crate::{
     api::{Edge, Image, ImageFamilySpec},
@@ -15,33 +15,33 @@ use crate::{
 pub struct Blueprint {
     /// The checked graph.
     pub lineage: Lineage,
-    /// The names of [`Lineage::imports`], as causes and messages tell them.
+    /// The names of [`Lineage::imports`], as causes and messages show them.
     pub import_names: Vec<String>,
     /// When builds may start.
     pub windows: Windows,
-    /// The images, as `spec.images`.
+    /// The images, parallel to `spec.images`.
     pub images: Vec<ImageBlueprint>,
 }
 
 /// What follows from the spec of one image.
 #[derive(Clone, Debug)]
 pub struct ImageBlueprint {
-    /// The repository that it is pushed to.
+    /// The repository that the image is pushed to.
     pub repository: String,
-    /// What [`Inputs::spec`](crate::api::Inputs::spec) is for it.
+    /// The value of [`Inputs::spec`](crate::api::Inputs::spec) for the image.
     pub spec_hash: String,
-    /// The revision of a Dockerfile that stands in the spec.
+    /// The revision of an inline Dockerfile; `None` for other sources.
     pub inline: Option<String>,
-    /// The references by which its Dockerfile names the parents, in the order of `from`.
+    /// The references by which the Dockerfile names the parents, in the order of `from`.
     pub references: Vec<String>,
-    /// The hash of its checks; `None` if it has none.
+    /// The hash of the checks; `None` if the image has none.
     pub checks: Option<String>,
     /// The hash of each check, in the order of `checks`.
     pub check_revisions: Vec<String>,
 }
 
 impl Blueprint {
-    /// What follows from a spec with this graph and these windows.
+    /// Computes what follows from a spec with this graph and these windows.
     #[must_use]
     pub fn new(spec: &ImageFamilySpec, lineage: Lineage, windows: Windows) -> Self {
         let images = ImageIndex::enumerate(&spec.images)
@@ -68,15 +68,15 @@ impl ImageBlueprint {
     }
 }
 
-/// The repository that an image is pushed to.
+/// Returns the repository that an image is pushed to.
 #[must_use]
 pub fn repository(spec: &ImageFamilySpec, image: &Image) -> String {
     format!("{}/{}", spec.repository, image.path.as_deref().unwrap_or(&image.name))
 }
 
-/// The reference by which a Dockerfile names a parent, if the edge does not say: see
-/// [`Edge::reference`]. Where another family pushes to is not in this spec, so that the name of its
-/// image stands for the reference.
+/// Returns the reference by which a Dockerfile names a parent: [`Edge::reference`], or its default.
+/// The repository of another family is not in this spec, so that the name of its image is used in
+/// place of the reference.
 fn reference(spec: &ImageFamilySpec, lineage: &Lineage, edge: &Edge, parent: Parent) -> String {
     edge.reference.clone().unwrap_or_else(|| match parent {
         Parent::Upstream(upstream) => spec

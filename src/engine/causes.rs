@@ -1,34 +1,34 @@
-//! Why an image is stale: what differs between the inputs of its last good build and those of now,
-//! and what set that off.
+//! Why an image is stale: how its current inputs differ from those of its verified build, and what
+//! caused the difference.
 
 use crate::{
     api::{Cause, CauseType, Inputs, condition::shorten, managed_image::MAX_BUILD_CAUSES},
     lineage::{ImageIndex, Lineage, Parent},
 };
 
-/// The most images that a cause names on its way; see [`Cause::via`].
+/// Upper bound on the images in [`Cause::via`].
 const MAX_VIA: usize = 16;
-/// The most characters of a sentence.
-const MAX_SENTENCE: usize = 300;
+/// Upper bound on the characters of a sentence.
+const MAX_SENTENCE_LENGTH: usize = 300;
 
-/// The inputs of an image before and now.
+/// The change between the last and the current inputs of an image.
 pub(in crate::engine) struct InputChange<'a> {
-    /// The image's name.
+    /// The name of the image.
     pub image: &'a str,
-    /// The graph.
+    /// The graph of the family.
     pub lineage: &'a Lineage,
     /// The image.
     pub index: ImageIndex,
-    /// The inputs of its last good build.
+    /// The inputs of the verified build.
     pub last: Option<&'a Inputs>,
-    /// The inputs of now.
+    /// The current inputs.
     pub wanted: &'a Inputs,
 }
 
 impl InputChange<'_> {
-    /// The causes: first those that changed an input of the image itself, then what set those off,
-    /// down to the upstreams. `of_parents` says why the last build of each parent was made, in the
-    /// order of the wanted parents. An image that was never built has its spec as its cause.
+    /// Returns the causes: first those that changed an input of the image itself, then what caused
+    /// them, down to the upstreams. `of_parents` holds the causes of each parent's last build, in
+    /// the order of the wanted parents. An image that was never built has its spec as its cause.
     pub fn causes<'p>(&self, of_parents: impl Iterator<Item = &'p [Cause]>) -> Vec<Cause> {
         let cause = |type_, name: &str, from: &str, to: &str| Cause {
             type_,
@@ -84,20 +84,21 @@ impl InputChange<'_> {
     }
 }
 
-/// A cause that has reached an image through a parent.
+/// Returns a cause as it reaches an image through a parent.
 fn reached(cause: &Cause, parent: &str) -> Cause {
     let mut via: Vec<String> = cause.via.iter().take(MAX_VIA - 1).cloned().collect();
     via.push(parent.into());
     Cause { via, ..cause.clone() }
 }
 
-/// Whether two causes tell of the same change, whichever way it came.
+/// Whether two causes are the same change, whichever way it came.
 fn same(a: &Cause, b: &Cause) -> bool {
     (a.type_, &a.name, &a.from, &a.to) == (b.type_, &b.name, &b.from, &b.to)
 }
 
-/// What a build was made for, as a key: failures of different images with one key have one cause.
-/// What only concerns the image itself names it, so that it is nobody else's.
+/// Returns a key for what a build was made for. Failures of different images with the same key have
+/// the same cause. A cause that only concerns the image itself names it, so that no other image has
+/// the same key.
 #[must_use]
 pub fn key(image: &str, causes: &[Cause]) -> String {
     let shared = |type_| causes.iter().find(|cause| cause.type_ == type_);
@@ -108,7 +109,7 @@ pub fn key(image: &str, causes: &[Cause]) -> String {
         return format!("build strategy {}", short(&cause.to));
     }
     if let Some(cause) = causes.iter().find(|cause| !cause.via.is_empty()) {
-        return format!("{} of {}", told(cause.type_), cause.name);
+        return format!("{} of {}", describe_change(cause.type_), cause.name);
     }
     if causes.iter().any(|cause| cause.type_ == CauseType::Spec && cause.from.is_empty()) {
         return "the first build".into();
@@ -116,7 +117,7 @@ pub fn key(image: &str, causes: &[Cause]) -> String {
     format!("a change of {image}")
 }
 
-const fn told(type_: CauseType) -> &'static str {
+const fn describe_change(type_: CauseType) -> &'static str {
     match type_ {
         CauseType::Upstream => "a new digest",
         CauseType::Parent => "a rebuild",
@@ -127,7 +128,7 @@ const fn told(type_: CauseType) -> &'static str {
     }
 }
 
-/// The causes in a sentence of at most 300 characters.
+/// Returns the causes in a sentence of at most 300 characters.
 #[must_use]
 pub fn sentence(causes: &[Cause]) -> String {
     let direct = causes.iter().filter(|cause| cause.via.is_empty()).map(clause);
@@ -135,7 +136,7 @@ pub fn sentence(causes: &[Cause]) -> String {
     let (direct, roots): (Vec<String>, Vec<String>) = (direct.collect(), roots.collect());
     let because =
         if roots.is_empty() { String::new() } else { format!(", because {}", roots.join("; ")) };
-    shorten(&format!("{}{because}", direct.join("; ")), MAX_SENTENCE)
+    shorten(&format!("{}{because}", direct.join("; ")), MAX_SENTENCE_LENGTH)
 }
 
 fn clause(cause: &Cause) -> String {
@@ -154,12 +155,12 @@ fn clause(cause: &Cause) -> String {
         (CauseType::Spec, false) => format!("the spec of {} changed", cause.name),
         (CauseType::Strategy, _) => "the build strategy changed".into(),
         (CauseType::Manual, _) => {
-            format!("a rebuild of {} was asked for ({})", cause.name, cause.to)
+            format!("a rebuild of {} was requested ({})", cause.name, cause.to)
         }
     }
 }
 
-/// A digest or revision short enough for a sentence: 12 characters of its hash.
+/// Returns a digest or revision shortened for a sentence: 12 characters of its hash.
 #[must_use]
 pub fn short(digest: &(impl AsRef<str> + ?Sized)) -> &str {
     let digest = digest.as_ref();

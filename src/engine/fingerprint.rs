@@ -8,17 +8,17 @@ use crate::{
     identity::Fingerprint,
 };
 
-/// Raised when the way of a build changes so that the same inputs give another image.
+/// Version of the build process. It is raised when the same inputs would give another image.
 const SCHEME: &str = "groundswell/1";
-/// Hex characters of a fingerprint: 160 bits.
-const LENGTH: usize = 40;
+/// Length of a fingerprint in hexadecimal digits: 160 bits.
+const FINGERPRINT_LENGTH: usize = 40;
 
-/// A hash over a list of texts; each is preceded by its length, so that no two lists are spelled
-/// alike.
+/// A hash over a list of texts. Each text is preceded by its length, so that different lists never
+/// hash the same bytes.
 pub struct Hasher(Sha256);
 
 impl Hasher {
-    /// A hasher for one kind of thing.
+    /// Creates a hasher for one kind of object.
     #[must_use]
     pub fn new(kind: &str) -> Self {
         Self(Sha256::new()).text(kind)
@@ -43,18 +43,18 @@ impl Hasher {
         texts.fold(start, Self::text)
     }
 
-    /// The hash in 40 hex characters.
+    /// Returns the hash as 40 hexadecimal digits.
     #[must_use]
     pub fn hex(self) -> String {
         let mut hex = hex::encode(self.0.finalize());
-        hex.truncate(LENGTH);
+        hex.truncate(FINGERPRINT_LENGTH);
         hex
     }
 }
 
-/// The fingerprint of these inputs: 40 hex characters.
+/// Returns the fingerprint of these inputs: 40 hexadecimal digits.
 ///
-/// Parents count with their digest and their place in `from`, not with their name: to rename an
+/// A parent counts with its digest and its position in `from`, not with its name: renaming an
 /// upstream rebuilds nothing.
 #[must_use]
 pub fn fingerprint(inputs: &Inputs) -> Fingerprint {
@@ -64,14 +64,13 @@ pub fn fingerprint(inputs: &Inputs) -> Fingerprint {
         .text(&inputs.source)
         .text(&inputs.spec)
         .text(&inputs.strategy);
-    // Without a nonce nothing is added, so that a fingerprint stays what it was before there were
-    // any.
+    // Without a nonce nothing is added, so that fingerprints from before nonces existed stay valid.
     let hasher = if inputs.nonce.is_empty() { hasher } else { hasher.text(&inputs.nonce) };
     hasher.hex().into()
 }
 
-/// Hash of what the image itself gives to a build, without its parents: it changes when somebody
-/// has edited the image.
+/// Returns the hash of what the image itself contributes to a build, without its parents. It
+/// changes when a user edits the image.
 #[must_use]
 pub fn own_hash(inputs: &Inputs) -> String {
     let own = Hasher::new("own")
@@ -83,7 +82,7 @@ pub fn own_hash(inputs: &Inputs) -> String {
     own.chars().take(16).collect()
 }
 
-/// Hash of one check: what runs, and how its outcome counts.
+/// Returns the hash of one check: what runs, and how its outcome counts.
 #[must_use]
 pub fn check_revision(check: &Check) -> String {
     let list = |texts: &[String]| texts.iter().map(String::as_str).collect::<Vec<_>>().join("\0");
@@ -103,7 +102,7 @@ pub fn check_revision(check: &Check) -> String {
     revision.chars().take(16).collect()
 }
 
-/// Hash of the checks of an image; `None` if it has none.
+/// Returns the hash of the checks of an image; `None` if it has none.
 #[must_use]
 pub fn checks_hash(checks: &[Check]) -> Option<String> {
     let required: Vec<String> =
@@ -116,8 +115,8 @@ pub fn checks_hash(checks: &[Check]) -> Option<String> {
     Some(hash.chars().take(16).collect())
 }
 
-/// Hash of what an image's spec says of its build: edges as the Dockerfile sees them, arguments,
-/// target, labels, and where in its source the Dockerfile stands.
+/// Returns the hash of the build in an image's spec: edges as the Dockerfile sees them, arguments,
+/// target, labels, and the path of the Dockerfile in its source.
 #[must_use]
 pub fn spec_hash(image: &Image, references: &[String]) -> String {
     let mut hasher = Hasher::new("spec");
@@ -141,7 +140,7 @@ pub fn spec_hash(image: &Image, references: &[String]) -> String {
     hasher.text(image.target.as_deref().unwrap_or_default()).text(path).text(dockerfile).hex()
 }
 
-/// The revision of an inline source: the hash of the Dockerfile.
+/// Returns the revision of an inline source: the hash of the Dockerfile.
 #[must_use]
 pub fn inline_revision(dockerfile: &str) -> String {
     Hasher::new("inline").text(dockerfile).hex()
@@ -165,7 +164,7 @@ mod tests {
     #[test]
     fn every_input_counts_and_names_do_not() {
         let plain = fingerprint(&inputs());
-        assert_eq!(plain.as_str().len(), LENGTH);
+        assert_eq!(plain.as_str().len(), FINGERPRINT_LENGTH);
         let renamed = Inputs {
             parents: vec![ParentDigest { name: "base".into(), digest: "sha256:1".into() }],
             ..inputs()

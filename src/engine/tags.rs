@@ -1,4 +1,4 @@
-//! Tags: their templates, and which of them are to be moved.
+//! Tags: their templates, and which tags to set.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +16,10 @@ use crate::{
     lineage::ImageIndex,
 };
 
-/// Steps that one template may take; far more than a tag needs.
-const FUEL: u64 = 2000;
-/// Tags that begin so are the operator's own.
-const RESERVED: &str = "gs-";
+/// Upper bound on the steps of one template; far more than a tag needs.
+const MAX_TEMPLATE_STEPS: u64 = 2000;
+/// Prefix of the operator's own tags.
+const RESERVED_PREFIX: &str = "gs-";
 
 /// Why a tag's template can't be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -54,13 +54,17 @@ pub struct Tag {
     pub immutable: bool,
 }
 
-/// The tag under which a build of this fingerprint is pushed.
+/// Returns the tag under which a build of this fingerprint is pushed.
 #[must_use]
 pub fn pushed_as(fingerprint: &Fingerprint) -> String {
-    format!("{RESERVED}{fingerprint}")
+    format!("{RESERVED_PREFIX}{fingerprint}")
 }
 
-/// The tags of an image for one build.
+/// Renders the tags of an image for one build.
+///
+/// # Errors
+///
+/// Returns an error for a template that can't be rendered, or whose result is not a tag.
 pub fn render(
     spec: &ImageFamilySpec,
     image: &Image,
@@ -74,7 +78,7 @@ pub fn render(
         spec.upstreams.iter().map(followed).collect();
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(FUEL));
+    environment.set_fuel(Some(MAX_TEMPLATE_STEPS));
     let values = context! { build => build, fingerprint => short(fingerprint.as_str()), upstream => upstream };
     image.tags.iter().map(|template| one(&environment, template, &values)).collect()
 }
@@ -91,7 +95,7 @@ fn one(
     let parsed = environment.template_from_str(template).map_err(broken)?;
     let variables = parsed.undeclared_variables(false);
     let name = parsed.render(values).map_err(broken)?;
-    if is_tag(&name) && !name.starts_with(RESERVED) {
+    if is_tag(&name) && !name.starts_with(RESERVED_PREFIX) {
         Ok(Tag {
             name,
             immutable: variables.contains("build") || variables.contains("fingerprint"),
@@ -101,7 +105,7 @@ fn one(
     }
 }
 
-/// Whether a text is a tag, as the OCI distribution spec has it.
+/// Whether a text is a tag as the OCI distribution spec defines it.
 fn is_tag(text: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     text.len() <= 128
@@ -109,9 +113,9 @@ fn is_tag(text: &str) -> bool {
         && text.chars().all(|c| word(c) || c == '.' || c == '-')
 }
 
-/// Adds the tag moves that images need: new tags, tags on an older digest, and tags that somebody
-/// else has moved. Tags that name the build stand on a current image's digest; the others on the
-/// one that it is promoted to, whatever state it is in.
+/// Adds the tag moves that images need: new tags, tags that point to an older digest, and tags that
+/// somebody else has moved. Tags that name the build point to the digest of a current image. The
+/// others point to the digest that the image is promoted to, whatever its state is.
 pub fn promote(
     input: &DecideInput<'_>,
     images: &[ImageDecision],
@@ -130,7 +134,7 @@ pub fn promote(
         }
         let mut moves: Vec<(&ImageDigest, Vec<TagMove>)> = Vec::new();
         for (tag, digest) in wanted(input, index, decision, verified) {
-            let Some(moved) = moved(observed, tag, digest, now, wake_at) else { continue };
+            let Some(moved) = needed_move(observed, tag, digest, now, wake_at) else { continue };
             match moves.iter_mut().find(|(to, _)| *to == digest) {
                 Some((_, tags)) => tags.push(moved),
                 None => moves.push((digest, vec![moved])),
@@ -145,8 +149,8 @@ pub fn promote(
     }
 }
 
-/// Whether all tags of an image are known to be where they belong: decided without rendering one,
-/// for that is all there is to see of most images in most passes.
+/// Whether all tags of an image are known to point to the right digests. No template is rendered
+/// for this: in most reconciles nothing else is done for most images.
 fn at_rest(
     input: &DecideInput<'_>,
     index: ImageIndex,
@@ -173,7 +177,7 @@ fn at_rest(
         })
 }
 
-/// The tags of an image with the digests on which they are to stand.
+/// Returns the tags of an image with the digests that they should point to.
 fn wanted<'d>(
     input: &DecideInput<'_>,
     index: ImageIndex,
@@ -181,7 +185,7 @@ fn wanted<'d>(
     verified: &'d VerifiedBuild,
 ) -> Vec<(Tag, &'d ImageDigest)> {
     let Some(image) = input.spec.images.get(index.position()) else { return Vec::new() };
-    // Templates were checked before the pass; one that fails all the same moves nothing.
+    // Templates are validated before; one that fails nevertheless moves nothing.
     let tags = render(input.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
     let current = decision.state == ImageState::Current;
     let target = |tag: Tag| {
@@ -195,7 +199,8 @@ fn wanted<'d>(
     tags.into_iter().filter_map(target).collect()
 }
 
-fn moved(
+/// Returns the move that a tag needs, if any. A tag that could not be set is retried later.
+fn needed_move(
     observed: &ObservedImage<'_>,
     tag: Tag,
     digest: &ImageDigest,
@@ -213,7 +218,7 @@ fn moved(
             *wake_at = Some(wake_at.map_or(*retry_at, |at| at.min(*retry_at)));
             return None;
         }
-        // Whatever is recorded: only another try tells whether it stands where it must.
+        // Whatever is recorded: only another attempt shows what the tag points to.
         Some(ObservedTag::Failed(..)) => None,
         Some(ObservedTag::Taken(_)) if tag.immutable => return None,
         Some(ObservedTag::At(at)) if at == digest => {
@@ -262,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_templates_are_told() {
+    fn bad_templates_are_reported() {
         for (template, part) in [
             ("{{ bild }}", "known are build"),
             ("{{ upstream.debian.tag }}", "known are build"),

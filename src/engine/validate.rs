@@ -14,12 +14,16 @@ use crate::{
     lineage::{Lineage, LineageError, UpstreamIndex},
 };
 
-/// The build number that stands for any in a claim; real ones count from 1.
+/// Placeholder for any build number in a claim. Real numbers count from 1.
 const ANY_BUILD: i64 = 0;
-/// The fingerprint that stands for any in a claim.
+/// Placeholder for any fingerprint in a claim.
 const ANY_FINGERPRINT: &str = "000000000000";
 
-/// What follows from a spec, or the first thing that is wrong with it.
+/// Returns what follows from a spec.
+///
+/// # Errors
+///
+/// Returns the first problem of an invalid spec.
 pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
     let lineage = Lineage::new(spec).map_err(|error| {
         let reason = match error {
@@ -39,7 +43,7 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
             return Err(Problem { reason: reason::TAG_COLLISION, message });
         }
     }
-    if let Some(problem) = own_tag_followed(spec, &lineage, &owners) {
+    if let Some(problem) = find_self_following_upstream(spec, &lineage, &owners) {
         return Err(problem);
     }
     if let Some(export) = spec
@@ -62,17 +66,16 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
     }
     if policy.parallelism < 1 {
         return Err(invalid(
-            "spec.policy.parallelism is less than 1, so that nothing would ever be \
-                            built"
-                .into(),
+            "spec.policy.parallelism is less than 1, so that nothing would ever be built".into(),
         ));
     }
     let windows = Windows::parse(&policy.windows).map_err(|error| invalid(error.to_string()))?;
     Ok(Blueprint::new(spec, lineage, windows))
 }
 
-/// An upstream that follows a tag of an image that stands on it: each build would set off the next.
-fn own_tag_followed(
+/// Returns the problem of an upstream that follows a tag of an image that is built on it: each
+/// build would cause the next.
+fn find_self_following_upstream(
     spec: &ImageFamilySpec,
     lineage: &Lineage,
     owners: &HashMap<String, &str>,
@@ -82,17 +85,21 @@ fn own_tag_followed(
         let place = spec.images.iter().position(|of| of.name == **image)?;
         let below = lineage.with_descendants(lineage.upstream_children(index).iter().copied());
         let message = format!(
-            "spec.upstreams[{}] follows {tag}, a tag of the image `{image}`, which stands on it, \
-             so that each build would set off the next: name the image in `from`, or follow \
-             another tag",
+            "spec.upstreams[{}] follows {tag}, a tag of the image `{image}`, which is built on it, \
+             so that each build would cause the next; name the image in `from`, or follow another \
+             tag",
             upstream.name
         );
         (below.get(place) == Some(&true)).then_some(Problem { reason: reason::CYCLE, message })
     })
 }
 
-/// The tags that a spec claims, each as `(image, repository:tag)`; a tag that names the build
-/// claims all its numbers.
+/// Returns the tags that a spec claims, each as `(image, repository:tag)`. A tag that names the
+/// build claims all numbers.
+///
+/// # Errors
+///
+/// Returns the problem of a tag template that can't be rendered.
 pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<(&str, String)>, Problem> {
     let mut claims = Vec::new();
     for image in &spec.images {
@@ -148,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_that_follows_what_stands_on_it_is_refused() {
+    fn an_upstream_that_follows_its_own_descendant_is_refused() {
         let following = |image: &str, tag: &str| {
             let mut spec = spec(&[("a", None, "latest"), ("b", None, "latest")]);
             spec.images[1].from = vec![Edge { image: Some("a".into()), ..Edge::default() }];
@@ -170,7 +177,7 @@ mod tests {
             problem.message
         );
         assert!(following("b", "seed").is_ok(), "somebody else's tag");
-        assert!(following("a", "latest").is_ok(), "it does not stand on it");
+        assert!(following("a", "latest").is_ok(), "it is not built on it");
     }
 
     #[test]

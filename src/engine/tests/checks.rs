@@ -8,7 +8,7 @@ use crate::{
     api::{Check, CheckState, FailureClass, ImageState, condition::reason},
     engine::{
         Action, CheckOutcome,
-        tests::{CURRENT, world::World},
+        tests::{CURRENT, model::FamilyModel},
     },
 };
 
@@ -18,419 +18,414 @@ fn check(name: &str, required: bool) -> Check {
 
 #[test]
 fn a_child_and_the_tags_wait_for_the_checks() {
-    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.pass();
-    world.pass();
-    world.finish_builds();
-    let decision = world.pass();
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.reconcile();
+    model.reconcile();
+    model.finish_builds();
+    let decision = model.reconcile();
     assert!(
         decision
             .actions
             .iter()
             .any(|action| matches!(action, Action::Check { image, check: 0, attempt: 0, .. } if image.position() == 0))
     );
-    assert_eq!(world.states(), [ImageState::Checking, ImageState::Waiting]);
-    assert_eq!((world.builds(), world.tags.len()), (vec![1, 0], 0));
-    world.pass();
-    assert_eq!(world.record("base").message, "waits for its check smoke");
-    world.checks[0].1.waits_for = Some("no node has room".into());
-    world.pass();
-    assert_eq!(world.record("base").message, "waits for its check smoke (no node has room)");
-    world.settle();
-    assert_eq!(world.states(), [CURRENT; 2]);
-    assert_eq!(world.checks.len(), 1);
-    assert_eq!(world.record("base").checks[0].state, CheckState::Passed);
+    assert_eq!(model.states(), [ImageState::Checking, ImageState::Waiting]);
+    assert_eq!((model.builds(), model.tags.len()), (vec![1, 0], 0));
+    model.reconcile();
+    assert_eq!(model.record("base").message, "waits for its check smoke");
+    model.checks[0].1.waits_for = Some("no node has room".into());
+    model.reconcile();
+    assert_eq!(model.record("base").message, "waits for its check smoke (no node has room)");
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 2]);
+    assert_eq!(model.checks.len(), 1);
+    assert_eq!(model.record("base").checks[0].state, CheckState::Passed);
 }
 
 #[test]
 fn a_failing_check_fails_the_image_and_moves_nothing() {
-    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
-    world.settle();
-    let before = (world.tags.clone(), world.record("app").digest.clone());
-    world.spec.images[0].checks = vec![check("smoke", true), check("size", false)];
-    world.settle();
-    assert_eq!(world.builds(), [1, 1], "new checks build nothing");
-    assert_eq!(world.checks.len(), 2);
-    world.failing_checks.insert("smoke".into(), FailureClass::Build);
-    world.upstream_digests[0] = "sha256:up-1".into();
-    world.settle();
-    assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked]);
-    assert_eq!(world.record("base").reason, reason::CHECK_FAILED);
-    assert!(world.record("base").message.contains("check smoke: it is not as it should be"));
-    assert_eq!(world.builds(), [2, 1], "what is checked again is not built again");
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.settle();
+    let before = (model.tags.clone(), model.record("app").digest.clone());
+    model.spec.images[0].checks = vec![check("smoke", true), check("size", false)];
+    model.settle();
+    assert_eq!(model.builds(), [1, 1], "new checks build nothing");
+    assert_eq!(model.checks.len(), 2);
+    model.failing_checks.insert("smoke".into(), FailureClass::Build);
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.settle();
+    assert_eq!(model.states(), [ImageState::Failed, ImageState::Blocked]);
+    assert_eq!(model.record("base").reason, reason::CHECK_FAILED);
+    assert!(model.record("base").message.contains("check smoke: it is not as it should be"));
+    assert_eq!(model.builds(), [2, 1], "what is checked again is not built again");
     assert_eq!(
-        world.checks.iter().filter(|(_, observed)| observed.check == "smoke").count(),
+        model.checks.iter().filter(|(_, observed)| observed.check == "smoke").count(),
         1 + 2,
         "retries.build is 1"
     );
-    assert_eq!((world.tags.clone(), world.record("app").digest.clone()), before);
-    world.failing_checks.clear();
-    world.upstream_digests[0] = "sha256:up-2".into();
-    world.settle();
-    assert_eq!(world.states(), [CURRENT; 2]);
+    assert_eq!((model.tags.clone(), model.record("app").digest.clone()), before);
+    model.failing_checks.clear();
+    model.upstream_digests[0] = "sha256:up-2".into();
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 2]);
 }
 
 #[test]
 fn a_check_that_is_only_reported_fails_nothing() {
-    let mut world = World::new(&["up"], &[("base", "up")]);
-    world.spec.images[0].checks = vec![check("size", false)];
-    world.failing_checks.insert("size".into(), FailureClass::Build);
-    world.settle();
-    assert_eq!(world.states(), [CURRENT]);
-    assert_eq!(world.record("base").checks[0].state, CheckState::Failed);
-    assert_eq!(world.checks.len(), 1);
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.spec.images[0].checks = vec![check("size", false)];
+    model.failing_checks.insert("size".into(), FailureClass::Build);
+    model.settle();
+    assert_eq!(model.states(), [CURRENT]);
+    assert_eq!(model.record("base").checks[0].state, CheckState::Failed);
+    assert_eq!(model.checks.len(), 1);
 }
 
 #[test]
 fn a_check_that_is_only_reported_and_was_refused_holds_nothing_up() {
-    let mut world = World::new(&["up"], &[("base", "up")]);
-    world.spec.images[0].checks = vec![check("size", false)];
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.spec.images[0].checks = vec![check("size", false)];
     for _ in 0..3 {
-        world.pass();
-        world.finish_builds();
+        model.reconcile();
+        model.finish_builds();
     }
-    assert_eq!(world.states(), [ImageState::Checking]);
+    assert_eq!(model.states(), [ImageState::Checking]);
     // As the controller records it: there is no Job.
-    world.checks.clear();
-    world.records[0].as_mut().expect("a record").checks[0].state = CheckState::Failed;
-    world.settle();
-    assert_eq!((world.states(), world.checks.len()), (vec![CURRENT], 0));
+    model.checks.clear();
+    model.records[0].as_mut().expect("a record").checks[0].state = CheckState::Failed;
+    model.settle();
+    assert_eq!((model.states(), model.checks.len()), (vec![CURRENT], 0));
 }
 
 #[test]
-fn what_is_around_a_check_has_its_own_budget() {
-    let mut world = World::new(&["up"], &[("base", "up")]);
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.failing_checks.insert("smoke".into(), FailureClass::Infrastructure);
-    world.settle();
-    assert_eq!(world.states(), [ImageState::Failed]);
-    assert_eq!((world.checks.len(), world.builds()), (6, vec![1]), "retries.infrastructure is 5");
+fn infrastructure_failures_of_checks_have_their_own_budget() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.failing_checks.insert("smoke".into(), FailureClass::Infrastructure);
+    model.settle();
+    assert_eq!(model.states(), [ImageState::Failed]);
+    assert_eq!((model.checks.len(), model.builds()), (6, vec![1]), "retries.infrastructure is 5");
 }
 
 #[test]
 fn passed_checks_are_remembered_without_their_jobs() {
-    let mut world = World::new(&["up"], &[("base", "up")]);
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.settle();
-    world.checks.clear();
-    world.settle();
-    assert!(world.checks.is_empty());
-    world.spec.images[0].checks[0].command = vec!["false".into()];
-    world.settle();
-    assert_eq!(world.checks.len(), 1, "another check is run");
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.settle();
+    model.checks.clear();
+    model.settle();
+    assert!(model.checks.is_empty());
+    model.spec.images[0].checks[0].command = vec!["false".into()];
+    model.settle();
+    assert_eq!(model.checks.len(), 1, "another check is run");
 }
 
 #[test]
 fn a_check_that_was_mended_is_run_again_and_builds_nothing() {
     for class in [FailureClass::Build, FailureClass::Infrastructure] {
-        let mut world = World::new(&["up"], &[("base", "up")]);
-        world.spec.images[0].checks = vec![check("smoke", true)];
-        world.failing_checks.insert("smoke".into(), class);
-        world.settle();
-        assert_eq!(world.states(), [ImageState::Failed]);
-        world.failing_checks.clear();
-        world.spec.images[0].checks[0].command = vec!["mended".into()];
-        world.settle();
-        assert_eq!(world.states(), [CURRENT], "{}", world.record("base").message);
-        assert_eq!(world.builds(), [1]);
+        let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+        model.spec.images[0].checks = vec![check("smoke", true)];
+        model.failing_checks.insert("smoke".into(), class);
+        model.settle();
+        assert_eq!(model.states(), [ImageState::Failed]);
+        model.failing_checks.clear();
+        model.spec.images[0].checks[0].command = vec!["mended".into()];
+        model.settle();
+        assert_eq!(model.states(), [CURRENT], "{}", model.record("base").message);
+        assert_eq!(model.builds(), [1]);
     }
 }
 
 #[test]
 fn a_check_that_failed_on_a_digest_as_it_was_is_run_again_by_hand_and_by_the_next_cascade() {
-    let mut world = World::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
-    world.settle();
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.failing_checks.insert("smoke".into(), FailureClass::Build);
-    world.settle();
+    let mut model = FamilyModel::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
+    model.settle();
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.failing_checks.insert("smoke".into(), FailureClass::Build);
+    model.settle();
     assert_eq!(
-        (world.states()[0], world.checks.len()),
+        (model.states()[0], model.checks.len()),
         (ImageState::Failed, 2),
-        "retries.build is \
-        1"
+        "retries.build is 1"
     );
-    world.ask(r#"{"id":"1","action":"Retry"}"#);
-    world.settle();
+    model.ask(r#"{"id":"1","action":"Retry"}"#);
+    model.settle();
     assert_eq!(
-        (world.states()[0], world.checks.len()),
+        (model.states()[0], model.checks.len()),
         (ImageState::Failed, 4),
-        "the budget \
-        begins anew"
+        "the retry budget is reset"
     );
-    world.upstream_digests[1] = "sha256:up2-1".into();
-    world.settle();
+    model.upstream_digests[1] = "sha256:up2-1".into();
+    model.settle();
     assert_eq!(
-        (world.states()[0], world.checks.len()),
+        (model.states()[0], model.checks.len()),
         (ImageState::Failed, 6),
-        "and with every \
-        cascade"
+        "and with every cascade"
     );
-    world.failing_checks.clear();
-    world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
-    world.settle();
+    model.failing_checks.clear();
+    model.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
+    model.settle();
     assert_eq!(
-        (world.states(), world.builds()),
+        (model.states(), model.builds()),
         (vec![CURRENT; 2], vec![1, 2]),
-        "nothing is built \
-        for it"
+        "nothing is built for it"
     );
 }
 
 #[test]
 fn a_cancelled_check_is_stopped_and_its_digest_goes_nowhere_until_a_retry() {
-    let mut world =
-        World::new(&["up", "up2"], &[("base", "up"), ("app", "base"), ("other", "up2")]);
-    world.settle();
-    world.spec.images[0].checks = vec![check("smoke", true), check("size", true)];
-    world.settle();
-    let before = (world.tags.clone(), world.record("base").digest.clone());
-    world.upstream_digests[0] = "sha256:up-1".into();
-    while world.states()[0] != ImageState::Checking {
-        world.now += SignedDuration::from_secs(30);
-        world.pass();
-        world.finish_builds();
+    let mut model =
+        FamilyModel::new(&["up", "up2"], &[("base", "up"), ("app", "base"), ("other", "up2")]);
+    model.settle();
+    model.spec.images[0].checks = vec![check("smoke", true), check("size", true)];
+    model.settle();
+    let before = (model.tags.clone(), model.record("base").digest.clone());
+    model.upstream_digests[0] = "sha256:up-1".into();
+    while model.states()[0] != ImageState::Checking {
+        model.now += SignedDuration::from_secs(30);
+        model.reconcile();
+        model.finish_builds();
     }
-    world.pass();
-    let of_old = world.checks.len() - 2;
-    world.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
+    model.reconcile();
+    let of_old = model.checks.len() - 2;
+    model.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
     // One of them ends well before it is stopped.
-    world.checks[of_old].1.outcome = CheckOutcome::Passed("fine".into());
-    world.pass();
-    assert_eq!(world.checks.len(), of_old + 1, "the other is stopped");
-    assert_eq!(world.record("base").reason, reason::CANCELLED);
-    world.checks[of_old].1.outcome = CheckOutcome::Passed("fine".into());
-    world.upstream_digests[1] = "sha256:up2-1".into();
-    world.settle();
-    assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, CURRENT]);
-    assert_eq!(world.record("base").digest, before.1);
+    model.checks[of_old].1.outcome = CheckOutcome::Passed("fine".into());
+    model.reconcile();
+    assert_eq!(model.checks.len(), of_old + 1, "the other is stopped");
+    assert_eq!(model.record("base").reason, reason::CANCELLED);
+    model.checks[of_old].1.outcome = CheckOutcome::Passed("fine".into());
+    model.upstream_digests[1] = "sha256:up2-1".into();
+    model.settle();
+    assert_eq!(model.states(), [ImageState::Failed, ImageState::Blocked, CURRENT]);
+    assert_eq!(model.record("base").digest, before.1);
     let of_base =
         |tags: &HashMap<(usize, String), String>| tags.get(&(0, "latest".to_owned())).cloned();
-    assert_eq!(of_base(&world.tags), of_base(&before.0));
-    world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
-    world.settle();
-    assert_eq!(world.states(), [CURRENT; 3]);
-    let again = world.checks.last().expect("a check");
+    assert_eq!(of_base(&model.tags), of_base(&before.0));
+    model.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 3]);
+    let again = model.checks.last().expect("a check");
     assert_eq!(
         (again.1.check.as_str(), again.1.attempt),
         ("size", 1),
-        "another Job than the one \
-        that was stopped"
+        "another Job than the one that was stopped"
     );
-    assert_eq!(world.builds(), [2, 2, 2], "what stands in the registry is not built again");
+    assert_eq!(model.builds(), [2, 2, 2], "what is in the registry is not built again");
 }
 
 #[test]
 fn a_check_that_passes_after_it_was_cancelled_moves_nothing() {
-    let mut world = World::new(&["up"], &[("base", "up")]);
-    world.spec.images[0].checks = vec![check("smoke", true)];
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.spec.images[0].checks = vec![check("smoke", true)];
     for _ in 0..3 {
-        world.pass();
-        world.finish_builds();
+        model.reconcile();
+        model.finish_builds();
     }
-    world.pass();
-    assert_eq!(world.states(), [ImageState::Checking]);
-    let mut passed = world.checks.clone();
+    model.reconcile();
+    assert_eq!(model.states(), [ImageState::Checking]);
+    let mut passed = model.checks.clone();
     passed[0].1.outcome = CheckOutcome::Passed("fine".into());
-    world.ask(r#"{"id":"1","action":"Cancel"}"#);
-    world.pass();
+    model.ask(r#"{"id":"1","action":"Cancel"}"#);
+    model.reconcile();
     // Its pod had ended before the Job was deleted.
-    world.checks = passed;
-    world.settle();
-    assert_eq!((world.states(), world.tags.len()), (vec![ImageState::Failed], 0));
-    world.ask(r#"{"id":"2","action":"Retry"}"#);
-    world.settle();
-    assert_eq!((world.states(), world.tags.len()), (vec![CURRENT], 2));
+    model.checks = passed;
+    model.settle();
+    assert_eq!((model.states(), model.tags.len()), (vec![ImageState::Failed], 0));
+    model.ask(r#"{"id":"2","action":"Retry"}"#);
+    model.settle();
+    assert_eq!((model.states(), model.tags.len()), (vec![CURRENT], 2));
 }
 
 #[test]
 fn a_cancellation_comes_before_a_check_that_passes_meanwhile() {
-    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
-    world.settle();
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.pass();
-    world.spec.images[1].args.insert("A".into(), "1".into());
-    world.pass();
-    world.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
-    world.checks[0].1.outcome = CheckOutcome::Passed("fine".into());
-    world.settle();
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.settle();
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.reconcile();
+    model.spec.images[1].args.insert("A".into(), "1".into());
+    model.reconcile();
+    model.ask(r#"{"id":"1","action":"Cancel","image":"base"}"#);
+    model.checks[0].1.outcome = CheckOutcome::Passed("fine".into());
+    model.settle();
     assert_eq!(
-        (world.states(), world.builds()),
+        (model.states(), model.builds()),
         (vec![ImageState::Failed, ImageState::Blocked], vec![1, 1])
     );
 }
 
 #[test]
 fn a_check_that_was_cancelled_is_run_again_when_it_is_another_one() {
-    let mut world = World::new(&["up"], &[("base", "up")]);
-    world.settle();
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.pass();
-    world.ask(r#"{"id":"1","action":"Cancel"}"#);
-    world.settle();
-    assert_eq!(world.record("base").reason, reason::CANCELLED);
-    world.spec.images[0].checks[0].command = vec!["false".into()];
-    world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![CURRENT], vec![1]));
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.settle();
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.reconcile();
+    model.ask(r#"{"id":"1","action":"Cancel"}"#);
+    model.settle();
+    assert_eq!(model.record("base").reason, reason::CANCELLED);
+    model.spec.images[0].checks[0].command = vec!["false".into()];
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT], vec![1]));
 }
 
 /// A pod that waits for its image counts as failed before it has gone.
 #[test]
 fn no_check_starts_beside_one_that_is_being_ended() {
-    let mut world = World::new(&["up"], &[("base", "up")]);
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.pass();
-    world.pass();
-    world.finish_builds();
-    world.pass();
-    world.failing_checks.insert("smoke".into(), FailureClass::Build);
-    world.finish_checks();
-    world.checks[0].1.live = true;
-    world.pass();
-    world.now += SignedDuration::from_mins(5);
-    world.pass();
-    assert_eq!(world.checks.len(), 1);
-    assert_eq!(world.record("base").reason, reason::CHECKING);
-    world.checks[0].1.live = false;
-    world.pass();
-    assert_eq!(world.checks.len(), 2);
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.reconcile();
+    model.reconcile();
+    model.finish_builds();
+    model.reconcile();
+    model.failing_checks.insert("smoke".into(), FailureClass::Build);
+    model.finish_checks();
+    model.checks[0].1.live = true;
+    model.reconcile();
+    model.now += SignedDuration::from_mins(5);
+    model.reconcile();
+    assert_eq!(model.checks.len(), 1);
+    assert_eq!(model.record("base").reason, reason::CHECKING);
+    model.checks[0].1.live = false;
+    model.reconcile();
+    assert_eq!(model.checks.len(), 2);
 }
 
 /// Nothing of a build is recorded with the image whose parent changes before its checks are
 /// through.
 #[test]
 fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_cascade() {
-    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
-    world.spec.images[1].checks = vec![check("smoke", true)];
-    world.settle();
-    world.spec.images[1].args.insert("A".into(), "1".into());
-    world.pass();
-    world.now += SignedDuration::from_mins(1);
-    world.pass();
-    world.pass();
-    world.finish_builds();
-    world.pass();
-    assert_eq!((world.states()[1], world.builds()), (ImageState::Checking, vec![1, 2]));
-    // A person edits the base while that is checked, and by the time that it is there the Jobs are
-    // gone.
-    world.spec.images[0].args.insert("A".into(), "1".into());
-    world.pass();
-    world.finish_checks();
-    world.jobs.retain(|(image, _)| *image == 0);
-    world.checks.clear();
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.spec.images[1].checks = vec![check("smoke", true)];
+    model.settle();
+    model.spec.images[1].args.insert("A".into(), "1".into());
+    model.reconcile();
+    model.now += SignedDuration::from_mins(1);
+    model.reconcile();
+    model.reconcile();
+    model.finish_builds();
+    model.reconcile();
+    assert_eq!((model.states()[1], model.builds()), (ImageState::Checking, vec![1, 2]));
+    // A user edits the base while the digest is checked, and when the new base is built, the Jobs
+    // of the checks are gone.
+    model.spec.images[0].args.insert("A".into(), "1".into());
+    model.reconcile();
+    model.finish_checks();
+    model.jobs.retain(|(image, _)| *image == 0);
+    model.checks.clear();
     for _ in 0..20 {
-        if world.cascade.is_none() {
+        if model.cascade.is_none() {
             break;
         }
-        world.pass();
-        world.finish_builds();
-        world.finish_checks();
+        model.reconcile();
+        model.finish_builds();
+        model.finish_checks();
     }
-    assert_eq!((world.cascade.is_none(), world.builds()), (true, vec![2, 2]));
-    assert_eq!(world.record("app").reason, reason::NEXT_CASCADE);
-    world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 2], vec![2, 3]));
+    assert_eq!((model.cascade.is_none(), model.builds()), (true, vec![2, 2]));
+    assert_eq!(model.record("app").reason, reason::NEXT_CASCADE);
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT; 2], vec![2, 3]));
 }
 
 #[test]
 fn the_last_good_digest_is_of_no_use_to_a_child_once_it_fails_a_check() {
-    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
-    world.spec.images[1].on_parent_failure = crate::api::OnParentFailure::UseLastGood;
-    world.settle();
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.failing_checks.insert("smoke".into(), FailureClass::Build);
-    world.settle();
-    assert_eq!(world.states(), [ImageState::Failed, CURRENT], "what is built stays as it is");
-    world.spec.images[1].args.insert("A".into(), "1".into());
-    world.settle();
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.spec.images[1].on_parent_failure = crate::api::OnParentFailure::UseLastGood;
+    model.settle();
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.failing_checks.insert("smoke".into(), FailureClass::Build);
+    model.settle();
+    assert_eq!(model.states(), [ImageState::Failed, CURRENT], "what is built stays as it is");
+    model.spec.images[1].args.insert("A".into(), "1".into());
+    model.settle();
     assert_eq!(
-        (world.states(), world.builds()),
+        (model.states(), model.builds()),
         (vec![ImageState::Failed, ImageState::Blocked], vec![1, 1])
     );
 }
 
 #[test]
 fn a_child_is_not_built_from_a_held_parent_that_has_not_passed_its_checks() {
-    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
-    world.settle();
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.spec.images[0].args.insert("A".into(), "1".into());
-    world.spec.images[0].hold = Some(crate::api::ImageHold::default());
-    world.settle();
-    assert_eq!(world.states(), [ImageState::Held, CURRENT], "what is built stays as it is");
-    world.spec.images[1].args.insert("A".into(), "1".into());
-    world.settle();
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.settle();
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].args.insert("A".into(), "1".into());
+    model.spec.images[0].hold = Some(crate::api::ImageHold::default());
+    model.settle();
+    assert_eq!(model.states(), [ImageState::Held, CURRENT], "what is built stays as it is");
+    model.spec.images[1].args.insert("A".into(), "1".into());
+    model.settle();
     assert_eq!(
-        (world.states(), world.builds()),
+        (model.states(), model.builds()),
         (vec![ImageState::Held, ImageState::Waiting], vec![1, 1])
     );
 }
 
 #[test]
 fn a_check_that_passes_while_its_image_is_held_lets_children_go_on() {
-    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
-    world.settle();
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.pass();
-    assert_eq!((world.states()[0], world.checks.len()), (ImageState::Checking, 1));
-    world.spec.images[0].args.insert("A".into(), "1".into());
-    world.spec.images[0].hold = Some(crate::api::ImageHold::default());
-    world.spec.images[1].args.insert("A".into(), "1".into());
-    world.pass();
-    assert_eq!(world.states(), [ImageState::Held, ImageState::Waiting]);
-    world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, CURRENT], vec![1, 2]));
-    assert_eq!(world.record("base").checks[0].state, CheckState::Passed);
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.settle();
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.reconcile();
+    assert_eq!((model.states()[0], model.checks.len()), (ImageState::Checking, 1));
+    model.spec.images[0].args.insert("A".into(), "1".into());
+    model.spec.images[0].hold = Some(crate::api::ImageHold::default());
+    model.spec.images[1].args.insert("A".into(), "1".into());
+    model.reconcile();
+    assert_eq!(model.states(), [ImageState::Held, ImageState::Waiting]);
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![ImageState::Held, CURRENT], vec![1, 2]));
+    assert_eq!(model.record("base").checks[0].state, CheckState::Passed);
 }
 
 #[test]
 fn a_check_that_was_cancelled_says_nothing_under_a_hold() {
-    let mut world = World::new(&["up"], &[("base", "up"), ("app", "base")]);
-    world.settle();
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.pass();
-    world.pass();
-    let mut passed = world.checks.clone();
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.settle();
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.reconcile();
+    model.reconcile();
+    let mut passed = model.checks.clone();
     passed[0].1.outcome = CheckOutcome::Passed("fine".into());
-    world.ask(r#"{"id":"1","action":"Cancel"}"#);
-    world.pass();
-    world.checks = passed;
-    world.spec.images[0].args.insert("A".into(), "1".into());
-    world.spec.images[0].hold = Some(crate::api::ImageHold::default());
-    world.spec.images[1].args.insert("A".into(), "1".into());
-    world.settle();
+    model.ask(r#"{"id":"1","action":"Cancel"}"#);
+    model.reconcile();
+    model.checks = passed;
+    model.spec.images[0].args.insert("A".into(), "1".into());
+    model.spec.images[0].hold = Some(crate::api::ImageHold::default());
+    model.spec.images[1].args.insert("A".into(), "1".into());
+    model.settle();
     assert_eq!(
-        (world.states(), world.builds()),
+        (model.states(), model.builds()),
         (vec![ImageState::Held, ImageState::Waiting], vec![1, 1])
     );
-    world.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
-    world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![ImageState::Held, CURRENT], vec![1, 2]));
+    model.ask(r#"{"id":"2","action":"Retry","image":"base"}"#);
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![ImageState::Held, CURRENT], vec![1, 2]));
 }
 
 #[test]
 fn no_cascade_promotes_a_held_digest_that_has_not_passed_its_checks() {
-    let mut world = World::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
-    world.spec.policy.promotion = crate::api::Promotion::Cascade;
-    world.settle();
-    let before = world.tags.clone();
-    world.upstream_digests = vec!["sha256:up-1".into(), "sha256:up2-1".into()];
-    world.failing.insert(1, FailureClass::Build);
-    world.settle();
-    assert_eq!(world.states(), [CURRENT, ImageState::Failed]);
-    world.spec.images[0].checks = vec![check("smoke", true)];
-    world.spec.images[0].args.insert("A".into(), "1".into());
-    world.spec.images[0].hold = Some(crate::api::ImageHold::default());
-    world.failing.clear();
-    world.upstream_digests[1] = "sha256:up2-2".into();
-    world.settle();
-    assert_eq!(world.states(), [ImageState::Held, CURRENT]);
+    let mut model = FamilyModel::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
+    model.spec.policy.promotion = crate::api::Promotion::Cascade;
+    model.settle();
+    let before = model.tags.clone();
+    model.upstream_digests = vec!["sha256:up-1".into(), "sha256:up2-1".into()];
+    model.failing.insert(1, FailureClass::Build);
+    model.settle();
+    assert_eq!(model.states(), [CURRENT, ImageState::Failed]);
+    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].args.insert("A".into(), "1".into());
+    model.spec.images[0].hold = Some(crate::api::ImageHold::default());
+    model.failing.clear();
+    model.upstream_digests[1] = "sha256:up2-2".into();
+    model.settle();
+    assert_eq!(model.states(), [ImageState::Held, CURRENT]);
     let floating = |tags: &HashMap<(usize, String), String>| {
         (0..2).map(|image| tags.get(&(image, "latest".to_owned())).cloned()).collect::<Vec<_>>()
     };
-    assert_eq!(floating(&world.tags), floating(&before), "the cascade is not whole");
-    world.spec.images[0].hold = None;
-    world.settle();
-    assert_eq!(world.states(), [CURRENT; 2]);
-    assert_ne!(floating(&world.tags), floating(&before));
+    assert_eq!(floating(&model.tags), floating(&before), "the cascade is not whole");
+    model.spec.images[0].hold = None;
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 2]);
+    assert_ne!(floating(&model.tags), floating(&before));
 }

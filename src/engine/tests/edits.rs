@@ -4,85 +4,87 @@ use crate::{
     api::{CascadePhase, Edge, ImageFamilyStatus},
     engine::{
         BuildOutcome,
-        tests::{CURRENT, world::World},
+        tests::{CURRENT, model::FamilyModel},
     },
 };
 
-/// A chain beside an image that stands on nothing of it, in the middle of a cascade.
-fn mid_cascade() -> World {
-    let mut world =
-        World::new(&["up"], &[("base", "up"), ("other", "up"), ("lib", "base"), ("app", "lib")]);
-    world.settle();
-    world.upstream_digests[0] = "sha256:up-1".into();
-    world.begin();
-    world.finish_builds();
-    world.pass();
-    assert_eq!(world.builds(), [2, 2, 2, 1], "lib is being built");
-    world
+/// A chain, and an image that is not built on any of it, in the middle of a cascade.
+fn mid_cascade() -> FamilyModel {
+    let mut model = FamilyModel::new(
+        &["up"],
+        &[("base", "up"), ("other", "up"), ("lib", "base"), ("app", "lib")],
+    );
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    model.finish_builds();
+    model.reconcile();
+    assert_eq!(model.builds(), [2, 2, 2, 1], "lib is being built");
+    model
 }
 
 fn on(image: &str) -> Vec<Edge> {
     vec![Edge { image: Some(image.into()), ..Edge::default() }]
 }
 
-fn parents(world: &World, image: &str) -> Vec<String> {
-    let inputs = world.record(image).inputs.clone().expect("inputs");
+fn parents(model: &FamilyModel, image: &str) -> Vec<String> {
+    let inputs = model.record(image).inputs.clone().expect("inputs");
     inputs.parents.into_iter().map(|parent| parent.digest).collect()
 }
 
-fn digest(world: &World, image: &str) -> String {
-    world.record(image).digest.clone().expect("a digest")
+fn digest(model: &FamilyModel, image: &str) -> String {
+    model.record(image).digest.clone().expect("a digest")
 }
 
 #[test]
 fn edges_that_are_rewired_mid_cascade_are_built_in_it() {
     // Of an image that waits, past the one that is being built.
-    let mut world = mid_cascade();
-    world.spec.images[3].from = on("base");
-    world.pass();
-    assert_eq!(world.builds()[3], 2, "it no longer waits for lib");
-    world.settle();
-    assert_eq!((world.states(), world.cascades.len()), (vec![CURRENT; 4], 2));
-    assert_eq!(parents(&world, "app"), [digest(&world, "base")]);
+    let mut model = mid_cascade();
+    model.spec.images[3].from = on("base");
+    model.reconcile();
+    assert_eq!(model.builds()[3], 2, "it no longer waits for lib");
+    model.settle();
+    assert_eq!((model.states(), model.cascades.len()), (vec![CURRENT; 4], 2));
+    assert_eq!(parents(&model, "app"), [digest(&model, "base")]);
 
     // Of the image that is being built: what runs is for other inputs, and nothing comes of it.
-    let mut world = mid_cascade();
-    world.spec.images[2].from = on("other");
-    world.pass();
+    let mut model = mid_cascade();
+    model.spec.images[2].from = on("other");
+    model.reconcile();
     assert!(
-        world.record("lib").message.contains("it is rebuilt next"),
+        model.record("lib").message.contains("it is rebuilt next"),
         "{}",
-        world.record("lib").message
+        model.record("lib").message
     );
-    let cascades = world.cascades.len();
-    world.settle();
-    assert_eq!((world.states(), world.cascades.len()), (vec![CURRENT; 4], cascades + 1));
-    assert_eq!(world.builds(), [2, 2, 3, 2]);
-    assert_eq!(parents(&world, "lib"), [digest(&world, "other")]);
-    assert_eq!(parents(&world, "app"), [digest(&world, "lib")]);
+    let cascades = model.cascades.len();
+    model.settle();
+    assert_eq!((model.states(), model.cascades.len()), (vec![CURRENT; 4], cascades + 1));
+    assert_eq!(model.builds(), [2, 2, 3, 2]);
+    assert_eq!(parents(&model, "lib"), [digest(&model, "other")]);
+    assert_eq!(parents(&model, "app"), [digest(&model, "lib")]);
 
-    // The other way around: a parent comes to stand on what was its child.
-    let mut world = mid_cascade();
-    world.spec.images[3].from = on("base");
-    world.spec.images[2].from = on("app");
-    world.settle();
-    assert_eq!(world.states(), [CURRENT; 4]);
-    assert_eq!(parents(&world, "lib"), [digest(&world, "app")]);
-    assert!(world.cascade.is_none());
+    // The other way around: a parent is now built on its former child.
+    let mut model = mid_cascade();
+    model.spec.images[3].from = on("base");
+    model.spec.images[2].from = on("app");
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 4]);
+    assert_eq!(parents(&model, "lib"), [digest(&model, "app")]);
+    assert!(model.cascade.is_none());
 }
 
 #[test]
 fn an_image_that_is_removed_while_it_builds_is_stopped_and_the_cascade_ends_without_it() {
-    let mut world = mid_cascade();
-    world.finish_builds();
-    world.pass();
-    assert_eq!(world.builds()[3], 2, "app is being built");
-    world.remove_last();
-    world.pass();
-    assert_eq!(world.stopped(), 1);
-    world.settle();
-    assert_eq!(world.states(), [CURRENT; 3]);
-    let cascade = world.cascades.last().expect("a cascade");
+    let mut model = mid_cascade();
+    model.finish_builds();
+    model.reconcile();
+    assert_eq!(model.builds()[3], 2, "app is being built");
+    model.remove_last();
+    model.reconcile();
+    assert_eq!(model.stopped(), 1);
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 3]);
+    let cascade = model.cascades.last().expect("a cascade");
     assert_eq!(
         (cascade.phase, cascade.images.len()),
         (CascadePhase::Complete, 3),
@@ -94,32 +96,28 @@ fn an_image_that_is_removed_while_it_builds_is_stopped_and_the_cascade_ends_with
 #[test]
 fn a_family_that_is_deleted_mid_cascade_and_made_again_is_built_whole() {
     for jobs_are_gone in [false, true] {
-        let mut world = mid_cascade();
+        let mut model = mid_cascade();
         // All that was recorded goes with it: the images, its status, the cascade. Its Jobs go a
         // moment later.
-        world.records = vec![None; 4];
-        world.status = ImageFamilyStatus::default();
-        (world.cascade, world.ended) = (None, Vec::new());
-        world.asked.clear();
-        world.pass();
+        model.records = vec![None; 4];
+        model.status = ImageFamilyStatus::default();
+        (model.cascade, model.ended) = (None, Vec::new());
+        model.asked.clear();
+        model.reconcile();
         if jobs_are_gone {
             for (_, job) in
-                world.jobs.iter_mut().filter(|(_, job)| job.outcome == BuildOutcome::Running)
+                model.jobs.iter_mut().filter(|(_, job)| job.outcome == BuildOutcome::Running)
             {
                 (job.outcome, job.live) = (BuildOutcome::Stopped, false);
             }
-            world.pass();
-            world.jobs.clear();
+            model.reconcile();
+            model.jobs.clear();
         }
-        world.settle();
-        assert_eq!(world.states(), [CURRENT; 4]);
-        assert!(world.cascade.is_none());
+        model.settle();
+        assert_eq!(model.states(), [CURRENT; 4]);
+        assert!(model.cascade.is_none());
         let lib = if jobs_are_gone { 3 } else { 2 };
-        assert_eq!(
-            world.builds(),
-            [2, 2, lib, 2],
-            "what stands in the registry is not built again"
-        );
-        assert_eq!(parents(&world, "app"), [digest(&world, "lib")]);
+        assert_eq!(model.builds(), [2, 2, lib, 2], "what is in the registry is not built again");
+        assert_eq!(parents(&model, "app"), [digest(&model, "lib")]);
     }
 }

@@ -1,10 +1,10 @@
-//! Images that stand on images of other families.
+//! Images that are built on images of other families.
 
 use crate::{
     api::{Cause, CauseType, FamilyRef, ImageState, OnParentFailure, condition::reason},
     engine::{
         ImportState, ImportedBuild, ObservedImport, Problem,
-        tests::{CURRENT, world::World},
+        tests::{CURRENT, model::FamilyModel},
     },
 };
 
@@ -25,73 +25,73 @@ fn imported(digest: &str, state: ImportState) -> ObservedImport {
     ObservedImport { problem: None, verified: Some(verified), state }
 }
 
-/// `join` stands on `left` and `right` of the family `base`.
-fn world() -> World {
-    let mut world = World::new(&[], &[("join", "left right*"), ("app", "join")]);
-    for edge in &mut world.spec.images[0].from {
+/// `join` is built on `left` and `right` of the family `base`.
+fn model() -> FamilyModel {
+    let mut model = FamilyModel::new(&[], &[("join", "left right*"), ("app", "join")]);
+    for edge in &mut model.spec.images[0].from {
         edge.family = Some(FamilyRef { namespace: Some("platform".into()), name: "base".into() });
     }
-    world.imports = vec![
+    model.imports = vec![
         imported("sha256:l0", ImportState::Settled),
         imported("sha256:r0", ImportState::Settled),
     ];
-    world.settle();
-    world
+    model.settle();
+    model
 }
 
 #[test]
 fn a_join_over_two_families_is_built_once() {
-    let mut world = world();
-    assert_eq!((world.builds(), world.states()), (vec![1, 1], vec![CURRENT; 2]));
-    world.imports[0].state = ImportState::InProgress;
-    world.imports[1].state = ImportState::InProgress;
-    world.settle();
-    assert_eq!(world.record("join").reason, reason::WAITING_FOR_PARENT);
-    world.imports[0] = imported("sha256:l1", ImportState::Settled);
-    world.settle();
-    assert_eq!(world.builds(), [1, 1], "right is still on its way");
-    world.imports[1] = imported("sha256:r1", ImportState::Settled);
-    world.now += jiff::SignedDuration::from_secs(1);
-    world.pass();
-    world.pass();
-    assert_eq!(world.builds(), [2, 1], "without a quiet time of its own");
-    world.settle();
-    assert_eq!((world.builds(), world.cascades.len()), (vec![2, 2], 2));
-    let causes = &world.record("app").causes;
-    let root = causes.iter().find(|cause| cause.name == "alpine").expect(
-        "the upstream of the \
-        other family",
-    );
+    let mut model = model();
+    assert_eq!((model.builds(), model.states()), (vec![1, 1], vec![CURRENT; 2]));
+    model.imports[0].state = ImportState::InProgress;
+    model.imports[1].state = ImportState::InProgress;
+    model.settle();
+    assert_eq!(model.record("join").reason, reason::WAITING_FOR_PARENT);
+    model.imports[0] = imported("sha256:l1", ImportState::Settled);
+    model.settle();
+    assert_eq!(model.builds(), [1, 1], "right is still in progress");
+    model.imports[1] = imported("sha256:r1", ImportState::Settled);
+    model.now += jiff::SignedDuration::from_secs(1);
+    model.reconcile();
+    model.reconcile();
+    assert_eq!(model.builds(), [2, 1], "without a quiet time of its own");
+    model.settle();
+    assert_eq!((model.builds(), model.cascades.len()), (vec![2, 2], 2));
+    let causes = &model.record("app").causes;
+    let root = causes
+        .iter()
+        .find(|cause| cause.name == "alpine")
+        .expect("the upstream of the other family");
     assert_eq!(root.via, ["platform/base.left", "join"]);
 }
 
 #[test]
 fn a_family_that_never_rests_does_not_starve_those_that_stand_on_it() {
-    let mut world = world();
+    let mut model = model();
     for round in 1..5 {
-        world.imports = vec![
+        model.imports = vec![
             imported(&format!("sha256:l{round}"), ImportState::InProgress),
             imported(&format!("sha256:r{round}"), ImportState::InProgress),
         ];
-        world.settle();
+        model.settle();
     }
-    assert_eq!(world.builds(), [5, 5]);
+    assert_eq!(model.builds(), [5, 5]);
 }
 
 #[test]
-fn what_another_family_lost_or_withdrew_is_told() {
-    let mut world = world();
-    world.imports[0].state = ImportState::Failed { by: "platform/base.left".into() };
-    world.settle();
-    assert_eq!(world.states(), [ImageState::Blocked; 2]);
-    assert_eq!(world.record("app").message, "blocked by platform/base.left, which failed");
-    world.spec.images[0].on_parent_failure = OnParentFailure::UseLastGood;
-    world.settle();
-    assert_eq!((world.states(), world.builds()), (vec![CURRENT; 2], vec![1, 1]));
+fn what_another_family_lost_or_withdrew_is_reported() {
+    let mut model = model();
+    model.imports[0].state = ImportState::Failed { by: "platform/base.left".into() };
+    model.settle();
+    assert_eq!(model.states(), [ImageState::Blocked; 2]);
+    assert_eq!(model.record("app").message, "blocked by platform/base.left, which failed");
+    model.spec.images[0].on_parent_failure = OnParentFailure::UseLastGood;
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT; 2], vec![1, 1]));
     let problem = Problem { reason: reason::IMPORT_REFUSED, message: "not exported".into() };
-    world.imports[0] =
+    model.imports[0] =
         ObservedImport { problem: Some(problem), ..imported("sha256:l0", ImportState::Settled) };
-    world.settle();
-    assert_eq!(world.record("join").reason, reason::IMPORT_REFUSED);
-    assert_eq!(world.builds(), [1, 1]);
+    model.settle();
+    assert_eq!(model.record("join").reason, reason::IMPORT_REFUSED);
+    assert_eq!(model.builds(), [1, 1]);
 }

@@ -11,7 +11,7 @@ use crate::{
     },
     engine::{
         BuildOutcome, Lookup, LookupResult, Observed, Problem, states::TRANSITIONS,
-        tests::world::World,
+        tests::model::FamilyModel,
     },
 };
 
@@ -42,41 +42,41 @@ impl Random {
 }
 
 /// A diamond whose `left` is checked.
-fn diamond() -> World {
-    let mut world = World::new(
+fn diamond() -> FamilyModel {
+    let mut model = FamilyModel::new(
         &["up", "up2"],
         &[("base", "up"), ("left", "base"), ("right", "base up2*"), ("join", "left right*")],
     );
-    world.spec.policy.parallelism = 2;
-    world.spec.images[1].checks = vec![check()];
-    world
+    model.spec.policy.parallelism = 2;
+    model.spec.images[1].checks = vec![check()];
+    model
 }
 
 /// Something happens.
-fn happen(world: &mut World, random: &mut Random, step: usize) {
+fn happen(model: &mut FamilyModel, random: &mut Random, step: usize) {
     const CLASSES: [FailureClass; 3] =
         [FailureClass::Build, FailureClass::Infrastructure, FailureClass::Input];
-    let image = random.below(world.spec.images.len());
+    let image = random.below(model.spec.images.len());
     let class = random.of(&CLASSES);
     match random.below(24) {
-        0..=5 => world.finish_builds(),
-        6..=7 => world.finish_checks(),
-        8 => world.now += SignedDuration::from_secs(random.of(&[1, 31, 700])),
+        0..=5 => model.finish_builds(),
+        6..=7 => model.finish_checks(),
+        8 => model.now += SignedDuration::from_secs(random.of(&[1, 31, 700])),
         9 => {
             let upstream = random.below(2);
-            world.upstream_digests[upstream] = format!("sha256:{upstream}-{step}");
+            model.upstream_digests[upstream] = format!("sha256:{upstream}-{step}");
         }
-        10 => _ = world.failing.insert(image, class),
-        11 => world.failing.clear(),
-        12 => _ = world.failing_checks.insert("starts".into(), class),
-        13 => world.failing_checks.clear(),
+        10 => _ = model.failing.insert(image, class),
+        11 => model.failing.clear(),
+        12 => _ = model.failing_checks.insert("starts".into(), class),
+        13 => model.failing_checks.clear(),
         14 => {
-            _ = world.spec.images[image]
+            _ = model.spec.images[image]
                 .args
                 .insert("STEP".into(), random.of(&["1", "2", "3"]).into());
         }
-        15 => world.spec.images[1].checks[0].command = vec![random.of(&["true", "false"]).into()],
-        16 => world.spec.images[image].hold = random.of(&[true, false]).then(ImageHold::default),
+        15 => model.spec.images[1].checks[0].command = vec![random.of(&["true", "false"]).into()],
+        16 => model.spec.images[image].hold = random.of(&[true, false]).then(ImageHold::default),
         17 => {
             let (action, fields) = random.of(&[
                 ("Trigger", ""),
@@ -86,24 +86,24 @@ fn happen(world: &mut World, random: &mut Random, step: usize) {
                 ("Force", r#", "image": "left", "subtree": true"#),
                 ("Cancel", r#", "image": "right""#),
             ]);
-            world.ask(&format!(r#"{{"id": "r{step}", "action": "{action}"{fields}}}"#));
+            model.ask(&format!(r#"{{"id": "r{step}", "action": "{action}"{fields}}}"#));
         }
-        18 => world.spec.suspend = random.below(4) == 0,
+        18 => model.spec.suspend = random.below(4) == 0,
         19 => {
             let problem = Problem { reason: reason::SOURCE_UNAVAILABLE, message: "away".into() };
             let known = || Observed::Known("source".into());
-            world.source = [known(), known(), Observed::Pending, Observed::Failed(problem)]
+            model.source = [known(), known(), Observed::Pending, Observed::Failed(problem)]
                 [random.below(4)]
             .clone();
         }
         20 => {
-            world.records[image] = None;
-            world.asked.remove(&image);
+            model.records[image] = None;
+            model.asked.remove(&image);
         }
         21 => {
-            let ask_at = world.now + SignedDuration::from_secs(60);
+            let ask_at = model.now + SignedDuration::from_secs(60);
             let problem = Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
-            if let Some(lookup) = world.asked.get_mut(&image).and_then(|lookups| lookups.last_mut())
+            if let Some(lookup) = model.asked.get_mut(&image).and_then(|lookups| lookups.last_mut())
             {
                 lookup.result = if random.below(2) == 0 {
                     LookupResult::Failed(problem, ask_at)
@@ -112,110 +112,119 @@ fn happen(world: &mut World, random: &mut Random, step: usize) {
                 };
             }
         }
-        22 => world.jobs.retain(|(of, job)| *of != image || job.outcome == BuildOutcome::Running),
+        22 => model.jobs.retain(|(of, job)| *of != image || job.outcome == BuildOutcome::Running),
         _ => {
             let choice = random.of(&[OnParentFailure::Block, OnParentFailure::UseLastGood]);
-            world.spec.images[image].on_parent_failure = choice;
+            model.spec.images[image].on_parent_failure = choice;
         }
     }
 }
 
 /// States before and after.
-type Seen = BTreeSet<(ImageState, ImageState)>;
+type ObservedTransitions = BTreeSet<(ImageState, ImageState)>;
 
-/// Passes while nobody interferes.
-fn quiet(world: &mut World, input: &mut Seen, passes: usize) {
-    for _ in 0..passes {
-        let before = world.states();
-        world.pass();
-        input.extend(before.into_iter().zip(world.states()).filter(|(from, to)| from != to));
+/// Reconciles while nobody interferes.
+fn quiet(model: &mut FamilyModel, input: &mut ObservedTransitions, reconciles: usize) {
+    for _ in 0..reconciles {
+        let before = model.states();
+        model.reconcile();
+        input.extend(before.into_iter().zip(model.states()).filter(|(from, to)| from != to));
     }
 }
 
-/// Moves upstreams, and passes until the cascade that takes them up has started its first builds.
-fn begin(world: &mut World, upstreams: &[usize], digest: &str, input: &mut Seen) {
+/// Moves upstreams, and reconciles until the cascade that picks them up has started its first
+/// builds.
+fn begin(
+    model: &mut FamilyModel,
+    upstreams: &[usize],
+    digest: &str,
+    input: &mut ObservedTransitions,
+) {
     for upstream in upstreams {
-        world.upstream_digests[*upstream] = format!("sha256:{upstream}-{digest}");
+        model.upstream_digests[*upstream] = format!("sha256:{upstream}-{digest}");
     }
-    world.pass();
-    world.now += SignedDuration::from_secs(31);
-    quiet(world, input, 2);
+    model.reconcile();
+    model.now += SignedDuration::from_secs(31);
+    quiet(model, input, 2);
 }
 
 fn check() -> Check {
     Check { name: "starts".into(), command: vec!["true".into()], ..Check::default() }
 }
 
-/// Holds an image for so many seconds.
-fn hold(world: &mut World, image: usize, seconds: i64) {
-    let until = Some(world.now + SignedDuration::from_secs(seconds));
-    world.spec.images[image].hold = Some(ImageHold { until, ..ImageHold::default() });
+/// Holds an image for a number of seconds.
+fn hold(model: &mut FamilyModel, image: usize, seconds: i64) {
+    let until = Some(model.now + SignedDuration::from_secs(seconds));
+    model.spec.images[image].hold = Some(ImageHold { until, ..ImageHold::default() });
 }
 
 /// Ways that chance takes rarely or never.
-const RARE: [fn(&mut Seen); 8] = [
+const RARE: [fn(&mut ObservedTransitions); 8] = [
     |input| {
         // A parent comes out the same; meanwhile somebody has given one of its children a check.
-        let mut world = World::new(&["up"], &[("base", "up"), ("left", "base"), ("right", "base")]);
-        world.content.insert(0, "same".into());
-        world.settle();
-        begin(&mut world, &[0], "1", input);
-        world.spec.images[1].checks = vec![check()];
-        world.pass();
+        let mut model =
+            FamilyModel::new(&["up"], &[("base", "up"), ("left", "base"), ("right", "base")]);
+        model.content.insert(0, "same".into());
+        model.settle();
+        begin(&mut model, &[0], "1", input);
+        model.spec.images[1].checks = vec![check()];
+        model.reconcile();
         assert_eq!(
-            world.states(),
+            model.states(),
             [ImageState::Building, ImageState::Waiting, ImageState::Waiting]
         );
-        world.finish_builds();
-        quiet(&mut world, input, 1);
+        model.finish_builds();
+        quiet(&mut model, input, 1);
         assert_eq!(
-            world.states(),
+            model.states(),
             [ImageState::Current, ImageState::Checking, ImageState::Current]
         );
     },
     |input| {
         // A newer cascade takes the place of one whose child is being built.
-        let mut world = World::new(&["up"], &[("base", "up"), ("left", "base")]);
-        world.spec.policy.supersede = Supersede::Cancel;
-        world.settle();
-        begin(&mut world, &[0], "1", input);
-        world.finish_builds();
-        quiet(&mut world, input, 1);
-        assert_eq!(world.states(), [ImageState::Current, ImageState::Building]);
-        begin(&mut world, &[0], "2", input);
-        quiet(&mut world, input, 1);
-        assert_eq!(world.states(), [ImageState::Building, ImageState::Waiting]);
+        let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("left", "base")]);
+        model.spec.policy.supersede = Supersede::Cancel;
+        model.settle();
+        begin(&mut model, &[0], "1", input);
+        model.finish_builds();
+        quiet(&mut model, input, 1);
+        assert_eq!(model.states(), [ImageState::Current, ImageState::Building]);
+        begin(&mut model, &[0], "2", input);
+        quiet(&mut model, input, 1);
+        assert_eq!(model.states(), [ImageState::Building, ImageState::Waiting]);
     },
     |input| {
         // The hold of an image ends that has failed in this cascade; its child is built or checked
         // meanwhile.
         for checked in [false, true] {
-            let mut world =
-                World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
-            world.spec.policy.retries.build = 0;
-            world.spec.images[1].checks = if checked { vec![check()] } else { Vec::new() };
-            world.settle();
-            world.failing.insert(0, FailureClass::Build);
-            begin(&mut world, &[0, 1], "1", input);
-            world.finish_only("base");
-            quiet(&mut world, input, 1);
+            let mut model = FamilyModel::new(
+                &["up", "up2"],
+                &[("base", "up"), ("left", "base"), ("right", "up2")],
+            );
+            model.spec.policy.retries.build = 0;
+            model.spec.images[1].checks = if checked { vec![check()] } else { Vec::new() };
+            model.settle();
+            model.failing.insert(0, FailureClass::Build);
+            begin(&mut model, &[0, 1], "1", input);
+            model.finish_only("base");
+            quiet(&mut model, input, 1);
             assert_eq!(
-                world.states(),
+                model.states(),
                 [ImageState::Failed, ImageState::Blocked, ImageState::Building]
             );
-            hold(&mut world, 0, 100);
-            world.spec.images[1].args.insert("STEP".into(), "1".into());
-            world.pass();
+            hold(&mut model, 0, 100);
+            model.spec.images[1].args.insert("STEP".into(), "1".into());
+            model.reconcile();
             if checked {
-                world.finish_only("left");
-                world.pass();
+                model.finish_only("left");
+                model.reconcile();
             }
             let left = if checked { ImageState::Checking } else { ImageState::Building };
-            assert_eq!(world.states(), [ImageState::Held, left, ImageState::Building]);
-            world.now += SignedDuration::from_secs(101);
-            quiet(&mut world, input, 1);
+            assert_eq!(model.states(), [ImageState::Held, left, ImageState::Building]);
+            model.now += SignedDuration::from_secs(101);
+            quiet(&mut model, input, 1);
             assert_eq!(
-                world.states(),
+                model.states(),
                 [ImageState::Failed, ImageState::Blocked, ImageState::Building]
             );
         }
@@ -230,93 +239,93 @@ const RARE: [fn(&mut Seen); 8] = [
             (&[1], true, false, [Current, Building, Building]),
             (&[1], true, true, [Checking, Waiting, Building]),
         ] {
-            let mut world =
-                World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
-            world.spec.images[0].checks = if checked { vec![check()] } else { Vec::new() };
-            world.settle();
+            let mut model = FamilyModel::new(
+                &["up", "up2"],
+                &[("base", "up"), ("left", "base"), ("right", "up2")],
+            );
+            model.spec.images[0].checks = if checked { vec![check()] } else { Vec::new() };
+            model.settle();
             if !ended {
-                hold(&mut world, 0, 100);
+                hold(&mut model, 0, 100);
             }
-            begin(&mut world, &[&[0], moved].concat(), "1", input);
+            begin(&mut model, &[&[0], moved].concat(), "1", input);
             if ended {
-                hold(&mut world, 0, 100);
-                world.pass();
-                world.finish_only("base");
+                hold(&mut model, 0, 100);
+                model.reconcile();
+                model.finish_only("base");
             }
-            quiet(&mut world, input, 2);
-            assert_eq!(world.states()[..2], [Held, Current]);
-            world.now += SignedDuration::from_secs(101);
-            quiet(&mut world, input, 1);
-            assert_eq!(world.states(), after);
+            quiet(&mut model, input, 2);
+            assert_eq!(model.states()[..2], [Held, Current]);
+            model.now += SignedDuration::from_secs(101);
+            quiet(&mut model, input, 1);
+            assert_eq!(model.states(), after);
         }
     },
     |input| {
         // The hold of a child ends while its base is built, and after that has failed.
         for (fails, after) in [(false, ImageState::Waiting), (true, ImageState::Blocked)] {
-            let mut world = World::new(&["up"], &[("base", "up"), ("left", "base")]);
-            world.spec.policy.retries.build = 0;
-            world.settle();
-            hold(&mut world, 1, 100);
-            begin(&mut world, &[0], "1", input);
+            let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("left", "base")]);
+            model.spec.policy.retries.build = 0;
+            model.settle();
+            hold(&mut model, 1, 100);
+            begin(&mut model, &[0], "1", input);
             if fails {
-                world.failing.insert(0, FailureClass::Build);
-                world.finish_builds();
-                quiet(&mut world, input, 1);
+                model.failing.insert(0, FailureClass::Build);
+                model.finish_builds();
+                quiet(&mut model, input, 1);
             }
-            assert_eq!(world.states()[1], ImageState::Held);
-            world.now += SignedDuration::from_secs(101);
-            quiet(&mut world, input, 1);
-            assert_eq!(world.states()[1], after);
+            assert_eq!(model.states()[1], ImageState::Held);
+            model.now += SignedDuration::from_secs(101);
+            quiet(&mut model, input, 1);
+            assert_eq!(model.states()[1], after);
         }
     },
     |input| {
         // One build at a time.
-        let mut world = World::new(&["up"], &[("a", "up"), ("b", "up")]);
-        (world.spec.policy.parallelism, world.spec.policy.retries.build) = (1, 0);
-        world.settle();
-        begin(&mut world, &[0], "1", input);
-        assert_eq!(world.states(), [ImageState::Building, ImageState::Queued]);
-        world.failing = [(0, FailureClass::Build), (1, FailureClass::Build)].into();
-        world.settle();
-        assert_eq!(world.states(), [ImageState::Failed; 2]);
-        begin(&mut world, &[0], "2", input);
-        assert_eq!(world.states(), [ImageState::Building, ImageState::Queued]);
+        let mut model = FamilyModel::new(&["up"], &[("a", "up"), ("b", "up")]);
+        (model.spec.policy.parallelism, model.spec.policy.retries.build) = (1, 0);
+        model.settle();
+        begin(&mut model, &[0], "1", input);
+        assert_eq!(model.states(), [ImageState::Building, ImageState::Queued]);
+        model.failing = [(0, FailureClass::Build), (1, FailureClass::Build)].into();
+        model.settle();
+        assert_eq!(model.states(), [ImageState::Failed; 2]);
+        begin(&mut model, &[0], "2", input);
+        assert_eq!(model.states(), [ImageState::Building, ImageState::Queued]);
     },
     |input| {
         // A cascade that another image sets off.
-        let mut world = World::new(&["up", "up2"], &[("a", "up"), ("b", "up2")]);
-        world.spec.policy.retries.build = 0;
-        world.spec.images[0].checks = vec![check()];
-        world.failing_checks.insert("starts".into(), FailureClass::Build);
-        world.settle();
-        assert_eq!(world.states(), [ImageState::Failed, ImageState::Current]);
-        begin(&mut world, &[1], "1", input);
-        assert_eq!(world.states(), [ImageState::Checking, ImageState::Building]);
+        let mut model = FamilyModel::new(&["up", "up2"], &[("a", "up"), ("b", "up2")]);
+        model.spec.policy.retries.build = 0;
+        model.spec.images[0].checks = vec![check()];
+        model.failing_checks.insert("starts".into(), FailureClass::Build);
+        model.settle();
+        assert_eq!(model.states(), [ImageState::Failed, ImageState::Current]);
+        begin(&mut model, &[1], "1", input);
+        assert_eq!(model.states(), [ImageState::Checking, ImageState::Building]);
     },
     |input| {
-        // What stood in the registry was not what it said, until somebody deleted it; the build has
-        // pushed again meanwhile.
-        let mut world =
-            World::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
-        world.settle();
-        begin(&mut world, &[0, 1], "1", input);
-        world.finish_only("base");
-        let built = world.jobs.iter().rfind(|(of, _)| *of == 0).expect("a build");
+        // The registry had an image that was not what its tag claimed, until somebody deleted it;
+        // the build has pushed again since.
+        let mut model =
+            FamilyModel::new(&["up", "up2"], &[("base", "up"), ("left", "base"), ("right", "up2")]);
+        model.settle();
+        begin(&mut model, &[0, 1], "1", input);
+        model.finish_only("base");
+        let built = model.jobs.iter().rfind(|(of, _)| *of == 0).expect("a build");
         let problem = Problem {
             reason: reason::INVALID_REGISTRY_RESPONSE,
-            message: "it stands on another \
-                parent"
-                .into(),
+            message: "it is built on another parent".into(),
         };
-        let rejected = LookupResult::Rejected(problem, world.now + SignedDuration::from_secs(60));
+        let rejected = LookupResult::Rejected(problem, model.now + SignedDuration::from_secs(60));
         let lookup = Lookup { fingerprint: built.1.identity.fingerprint.clone(), result: rejected };
-        world.asked.insert(0, vec![lookup]);
-        quiet(&mut world, input, 1);
-        assert_eq!(world.states(), [ImageState::Failed, ImageState::Blocked, ImageState::Building]);
-        world.now += SignedDuration::from_secs(61);
-        quiet(&mut world, input, 1);
+        model.asked.insert(0, vec![lookup]);
+        quiet(&mut model, input, 1);
+        assert_eq!(model.states(), [ImageState::Failed, ImageState::Blocked, ImageState::Building]);
+        model.now += SignedDuration::from_secs(61);
+        quiet(&mut model, input, 1);
         assert_eq!(
-            world.states(),
+            model.states(),
             [ImageState::Current, ImageState::Building, ImageState::Building]
         );
     },
@@ -324,33 +333,33 @@ const RARE: [fn(&mut Seen); 8] = [
 
 #[test]
 fn images_go_from_state_to_state_as_documented() {
-    let mut input = Seen::new();
+    let mut input = ObservedTransitions::new();
     for evaluation in RARE {
         evaluation(&mut input);
     }
     for seed in 0..WALKS {
-        let (mut world, mut random) = (diamond(), Random(seed));
+        let (mut model, mut random) = (diamond(), Random(seed));
         for step in 0..STEPS {
-            happen(&mut world, &mut random, step);
-            world.pass();
+            happen(&mut model, &mut random, step);
+            model.reconcile();
         }
         // From here on nobody interferes: builds and checks end, and time passes.
-        world.spec.suspend = false;
-        world.source = Observed::Known("source".into());
+        model.spec.suspend = false;
+        model.source = Observed::Known("source".into());
         for _ in 0..3 {
-            world.pass();
+            model.reconcile();
         }
         for _ in 0..QUIET {
             match random.below(4) {
-                0 => world.finish_builds(),
-                1 => world.finish_checks(),
-                2 => world.now += SignedDuration::from_secs(random.of(&[1, 31, 700])),
+                0 => model.finish_builds(),
+                1 => model.finish_checks(),
+                2 => model.now += SignedDuration::from_secs(random.of(&[1, 31, 700])),
                 _ => {}
             }
-            quiet(&mut world, &mut input, 1);
+            quiet(&mut model, &mut input, 1);
         }
     }
-    let documented: Seen =
+    let documented: ObservedTransitions =
         TRANSITIONS.iter().map(|transition| (transition.from, transition.to)).collect();
     let undocumented: Vec<_> = input.difference(&documented).collect();
     assert!(undocumented.is_empty(), "not in states.rs: {undocumented:?}");

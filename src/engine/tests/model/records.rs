@@ -10,13 +10,13 @@ use crate::{
         handled_request::record,
     },
     engine::{
-        tests::world::{Cascade, World},
+        tests::model::{Cascade, FamilyModel},
         *,
     },
     lineage::ImageIndex,
 };
 
-impl World {
+impl FamilyModel {
     /// Keeps what a decision says of the family, its images and its cascade.
     pub(in crate::engine) fn keep(&mut self, decision: &Decision) {
         let blueprint = self.blueprint();

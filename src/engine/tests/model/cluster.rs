@@ -4,12 +4,12 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{BuildFailure, condition::reason},
-    engine::{tests::world::World, *},
+    engine::{tests::model::FamilyModel, *},
     identity::{BuildIdentity, Fingerprint},
     lineage::ImageIndex,
 };
 
-impl World {
+impl FamilyModel {
     /// Asks the registry for a push, and keeps its answer.
     pub(in crate::engine) fn probe(
         &mut self,
@@ -20,7 +20,7 @@ impl World {
         let away = || Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
         let image = image.position();
         let result = match self.pushed.get(&(image, fingerprint.clone())) {
-            _ if self.registry_away => {
+            _ if self.registry_unreachable => {
                 LookupResult::Failed(away(), self.now + SignedDuration::from_secs(10))
             }
             Some((digest, build)) => LookupResult::Present {

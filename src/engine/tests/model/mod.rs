@@ -1,4 +1,4 @@
-//! A small model of cluster and registry, in which a family is driven pass by pass.
+//! A small model of cluster and registry, in which a family is reconciled step by step.
 //!
 //! Here it is made, seen and driven; [`cluster`] is what Jobs and registry make of a decision,
 //! [`records`] what the controller keeps of it.
@@ -33,8 +33,8 @@ pub(in crate::engine) struct Cascade {
     pub(in crate::engine) status: CascadeStatus,
 }
 
-/// A family, its records, and the world around it.
-pub(in crate::engine) struct World {
+/// A family, its records, and the model around it.
+pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) spec: ImageFamilySpec,
     pub(in crate::engine) status: ImageFamilyStatus,
     pub(in crate::engine) records: Vec<Option<ManagedImageStatus>>,
@@ -47,11 +47,11 @@ pub(in crate::engine) struct World {
     pub(in crate::engine) budget: BuildAllowance,
     /// Checks that were started, per image.
     pub(in crate::engine) checks: Vec<(usize, ObservedCheck)>,
-    /// How each check ends, by name; the others pass.
+    /// How each failing check ends, by name. The others pass.
     pub(in crate::engine) failing_checks: HashMap<String, FailureClass>,
     /// What every build of an image comes to, if not something new each time.
     pub(in crate::engine) content: HashMap<usize, String>,
-    /// What the upstreams' tags stand on.
+    /// What the tags of the upstreams point to.
     pub(in crate::engine) upstream_digests: Vec<String>,
     /// Pushed fingerprints per image, with digest and build number.
     pub(in crate::engine) pushed: HashMap<(usize, Fingerprint), (ImageDigest, i64)>,
@@ -68,8 +68,8 @@ pub(in crate::engine) struct World {
     pub(in crate::engine) failing: HashMap<usize, FailureClass>,
     /// What is known of every image's source.
     pub(in crate::engine) source: Observed<String>,
-    /// Whether the registry is away, so that it answers no question.
-    pub(in crate::engine) registry_away: bool,
+    /// Whether the registry is unreachable, so that it answers no lookup.
+    pub(in crate::engine) registry_unreachable: bool,
     pub(in crate::engine) most_at_once: usize,
     pub(in crate::engine) now: Timestamp,
     pub(in crate::engine) next_digest: usize,
@@ -86,7 +86,7 @@ fn edge(parent: &str) -> Edge {
     }
 }
 
-impl World {
+impl FamilyModel {
     /// Images as `("name", "parent parent*")`; parents that begin with `up` are upstreams, `*`
     /// marks a build stage.
     pub(in crate::engine) fn new(upstreams: &[&str], images: &[(&str, &str)]) -> Self {
@@ -133,7 +133,7 @@ impl World {
             started: BTreeMap::new(),
             failing: HashMap::new(),
             source: Observed::Known("source".into()),
-            registry_away: false,
+            registry_unreachable: false,
             most_at_once: 0,
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
             next_digest: 0,
@@ -233,8 +233,8 @@ impl World {
         }
     }
 
-    /// One pass: decides, carries out, records.
-    pub(in crate::engine) fn pass(&mut self) -> Decision {
+    /// Reconciles once: decides, carries out, records.
+    pub(in crate::engine) fn reconcile(&mut self) -> Decision {
         let mut decision = self.decide();
         for _ in 0..=self.spec.images.len() {
             let probes: Vec<(ImageIndex, Fingerprint, Option<i32>)> = decision
@@ -269,7 +269,7 @@ impl World {
         self.requests.push(ObservedRequest { target: RequestTarget::Family, request });
     }
 
-    /// What came of the request with this id, in words.
+    /// Returns the message of the request with this id.
     pub(in crate::engine) fn answer(&self, id: &str) -> &str {
         self.status
             .requests
@@ -310,22 +310,22 @@ impl World {
             std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
     }
 
-    /// Until the cascade for what has changed runs and its first builds do: after the quiet time,
-    /// and a pass that opens it.
+    /// Until the cascade for what has changed runs and its first builds do: after the settle time,
+    /// and a reconcile that starts it.
     pub(in crate::engine) fn begin(&mut self) -> Decision {
-        self.pass();
+        self.reconcile();
         self.now += SignedDuration::from_secs(30);
-        self.pass();
-        self.pass()
+        self.reconcile();
+        self.reconcile()
     }
 
-    /// Passes until nothing changes any more; time goes on to whatever is waited for, at most an
-    /// hour.
+    /// Reconciles until nothing changes any more; time advances to whatever is waited for, at most
+    /// an hour.
     pub(in crate::engine) fn settle(&mut self) {
         let end = self.now + SignedDuration::from_hours(1);
         for _ in 0..500 {
             let before = self.picture();
-            let decision = self.pass();
+            let decision = self.reconcile();
             self.finish_builds();
             self.finish_checks();
             let after = self.picture();
@@ -341,9 +341,9 @@ impl World {
 
     /// Everything that may still change.
     fn picture(&self) -> impl PartialEq + use<> {
-        let world =
+        let model =
             (self.records.clone(), self.status.clone(), self.cascade.clone(), self.tags.clone());
-        (world, self.jobs.clone(), self.checks.clone())
+        (model, self.jobs.clone(), self.checks.clone())
     }
 
     /// Whether no build and no check runs.
