@@ -242,8 +242,8 @@ fn plan_cascade(
     let mask = planned_images(input, &moved, evaluation);
     let causes = cascade_causes(&moved, evaluation);
     gates::queue_ready_builds(evaluation, reason::CASCADING, "the cascade starts");
-    // The images were evaluated with the digests from before the adoption. The next reconcile,
-    // with the cascade recorded, evaluates them again and starts builds.
+    // The images were evaluated with the digests from before the adoption. The next reconcile, with
+    // the cascade recorded, evaluates them again and starts builds.
     evaluation.plan = Plan::default();
     for (image, is_planned) in evaluation.images.iter_mut().zip(&mask) {
         // An image that is part of the cascade must not look finished before the cascade starts.

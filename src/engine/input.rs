@@ -179,9 +179,9 @@ pub struct ObservedImage<'a> {
     pub builds: Vec<ObservedBuild>,
     /// The checks whose Jobs still exist, of any digest.
     pub checks: Vec<ObservedCheck>,
-    /// The registry's last answers to whether a fingerprint was pushed, one for each of the last few
-    /// fingerprints. One reconcile may need two of them: the fingerprint from the adopted digests,
-    /// and the one from the digests that are about to be adopted.
+    /// The registry's last answers to whether a fingerprint was pushed, one for each of the last
+    /// few fingerprints. One reconcile may need two of them: the fingerprint from the adopted
+    /// digests, and the one from the digests that are about to be adopted.
     pub lookups: Vec<Lookup>,
     /// What each tag of the image points to, as last observed.
     pub tags: HashMap<String, ObservedTag>,
@@ -354,7 +354,8 @@ pub enum LookupResult {
         after: Option<i32>,
     },
     /// The registry has an image that is not what its tag claims, for example one that is not built
-    /// on the pinned parent. It is asked again at the given time, because a user may delete the tag.
+    /// on the pinned parent. It is asked again at the given time, because a user may delete the
+    /// tag.
     Rejected(Problem, Timestamp),
     /// The registry could not answer. It is asked again at the given time.
     Failed(Problem, Timestamp),

@@ -79,7 +79,8 @@ pub fn render(
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(MAX_TEMPLATE_STEPS));
-    let values = context! { build => build, fingerprint => short(fingerprint.as_str()), upstream => upstream };
+    let fingerprint = short(fingerprint);
+    let values = context! { build => build, fingerprint => fingerprint, upstream => upstream };
     image.tags.iter().map(|template| one(&environment, template, &values)).collect()
 }
 
@@ -173,7 +174,8 @@ fn at_rest(
         && record.tags.iter().all(|tag| target(tag).is_some_and(|digest| *digest == tag.digest))
         && observed.tags.iter().all(|(name, observed)| {
             let record = record.tags.iter().find(|record| record.tag == *name);
-            matches!(observed, ObservedTag::At(digest) if record.is_none_or(|record| *digest == record.digest))
+            let ObservedTag::At(digest) = observed else { return false };
+            record.is_none_or(|record| *digest == record.digest)
         })
 }
 

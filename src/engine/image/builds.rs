@@ -138,7 +138,8 @@ impl ImageEval<'_> {
     /// strategy.
     ///
     /// If a user edits the image during the cascade, it is built once more in the same cascade. If
-    /// only a parent has changed, the image is left to the next cascade, so that every cascade ends.
+    /// only a parent has changed, the image is left to the next cascade, so that every cascade
+    /// ends.
     fn is_built_in_cascade(
         &self,
         stale: &ImageDecision,

@@ -187,7 +187,7 @@ pub fn missing_push() -> BuildFailure {
         reason: reason::IMAGE_NOT_FOUND.into(),
         message:
             "the build succeeded, but the registry does not have the image that it claims to have \
-                  pushed"
+             pushed"
                 .into(),
     }
 }
@@ -293,8 +293,7 @@ mod tests {
         for (message, short) in [
             (
                 "check scan: exit code 3: 2 findings; the end of its log:\n1\n2 findings\n",
-                "check \
-                scan: 2 findings",
+                "check scan: 2 findings",
             ),
             (
                 "check scan: exit code 3; it said nothing",
@@ -334,9 +333,8 @@ mod tests {
         let retries = Retries { build: 1, infrastructure: 0 };
         assert_eq!(retry_decision(Some(&record), &retries, now), RetryDecision::GiveUp);
         let retries = Retries { build: 0, infrastructure: 1 };
-        assert!(
-            matches!(retry_decision(Some(&record), &retries, now), RetryDecision::RetryAt(at) if at > now)
-        );
+        let decision = retry_decision(Some(&record), &retries, now);
+        assert!(matches!(decision, RetryDecision::RetryAt(at) if at > now));
     }
 
     #[test]

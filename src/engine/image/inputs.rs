@@ -381,8 +381,9 @@ impl<'a> ImageEval<'a> {
 
     /// Returns the source's revision.
     ///
-    /// After a restart, a revision that is looked up over the network is unknown for a moment. Until
-    /// then the revision of the last build is used, so that a current image does not look stale.
+    /// After a restart, a revision that is looked up over the network is unknown for a moment.
+    /// Until then the revision of the last build is used, so that a current image does not look
+    /// stale.
     fn source(&self) -> Result<SourceRevision<'_>, NotReady> {
         match (&self.observed.source, &self.observed.verified) {
             (Observed::Pending, Some(verified)) => {

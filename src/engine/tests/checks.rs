@@ -10,6 +10,7 @@ use crate::{
         Action, CheckOutcome,
         tests::{CURRENT, model::FamilyModel},
     },
+    lineage::ImageIndex,
 };
 
 fn check(name: &str, required: bool) -> Check {
@@ -24,12 +25,10 @@ fn a_child_and_the_tags_wait_for_the_checks() {
     model.reconcile();
     model.finish_builds();
     let decision = model.reconcile();
-    assert!(
-        decision
-            .actions
-            .iter()
-            .any(|action| matches!(action, Action::Check { image, check: 0, attempt: 0, .. } if image.position() == 0))
-    );
+    assert!(decision.actions.iter().any(|action| {
+        let base = ImageIndex::new(0);
+        matches!(action, Action::Check { image, check: 0, attempt: 0, .. } if *image == base)
+    }));
     assert_eq!(model.states(), [ImageState::Checking, ImageState::Waiting]);
     assert_eq!((model.builds(), model.tags.len()), (vec![1, 0], 0));
     model.reconcile();

@@ -52,7 +52,7 @@ fn edges_that_are_rewired_mid_cascade_are_built_in_it() {
     model.spec.images[2].from = on("other");
     model.reconcile();
     assert!(
-        model.record("lib").message.contains("it is rebuilt next"),
+        model.record("lib").message.contains("the image is rebuilt next"),
         "{}",
         model.record("lib").message
     );

@@ -101,7 +101,7 @@ fn cancel_stops_what_was_begun_for_earlier_inputs() {
     model.ask(r#"{"id":"1","action":"Cancel"}"#);
     model.settle();
     assert_eq!((model.stopped(), model.states()), (1, vec![CURRENT; 3]));
-    assert!(model.answer("1").contains("is cancelled"), "{}", model.answer("1"));
+    assert!(model.answer("1").contains("are cancelled"), "{}", model.answer("1"));
 }
 
 #[test]
