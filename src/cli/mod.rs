@@ -138,10 +138,6 @@ mod tests {
         assert_eq!(texts.len(), 11, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
-            for word in ["by hand", "told", "stand", "wish", "anew", "person", "people", "looks at"]
-            {
-                assert!(!text.to_lowercase().contains(word), "{word} in:\n{text}");
-            }
         }
     }
 

@@ -63,10 +63,11 @@ pub async fn resolve(client: Client, resolver: &Resolver, key: GitKey) -> Result
 
 fn problem(error: &GitError) -> Problem {
     let reason = match error {
-        GitError::NotFound { .. } | GitError::TooLarge { .. } | GitError::Unsafe { .. } => {
-            reason::SOURCE_NOT_FOUND
-        }
-        GitError::Unavailable { .. } | GitError::Disk { .. } => reason::SOURCE_UNAVAILABLE,
+        GitError::NotFound { .. } => reason::SOURCE_NOT_FOUND,
+        GitError::TooLarge { .. }
+        | GitError::Unsafe { .. }
+        | GitError::Unavailable { .. }
+        | GitError::Disk { .. } => reason::SOURCE_UNAVAILABLE,
         GitError::Credential { .. } => reason::INVALID_SECRET,
     };
     Problem { reason, message: error.to_string() }

@@ -46,14 +46,27 @@ impl ImageKey {
         Self { reference: reference.into(), platforms, identity, keychain: Arc::clone(keychain) }
     }
 
-    fn parts(&self) -> (&str, &[String], Option<&CredentialIdentity>) {
-        (&self.reference, &self.platforms, self.identity.as_ref())
+    /// Returns what tells two keys apart. The keychain does not: its identity is among these.
+    fn distinction(&self) -> KeyDistinction<'_> {
+        KeyDistinction {
+            reference: &self.reference,
+            platforms: &self.platforms,
+            identity: self.identity.as_ref(),
+        }
     }
+}
+
+/// What two [`ImageKey`]s are compared by.
+#[derive(PartialEq, Eq, Hash)]
+struct KeyDistinction<'a> {
+    reference: &'a str,
+    platforms: &'a [String],
+    identity: Option<&'a CredentialIdentity>,
 }
 
 impl PartialEq for ImageKey {
     fn eq(&self, other: &Self) -> bool {
-        self.parts() == other.parts()
+        self.distinction() == other.distinction()
     }
 }
 
@@ -61,7 +74,7 @@ impl Eq for ImageKey {}
 
 impl Hash for ImageKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.parts().hash(state);
+        self.distinction().hash(state);
     }
 }
 

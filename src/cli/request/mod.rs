@@ -19,7 +19,7 @@ use crate::{
 
 /// A family, or one of its images.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct RequestTarget {
+struct TargetArgument {
     family: String,
     image: Option<String>,
 }
@@ -28,7 +28,7 @@ struct RequestTarget {
 pub struct ScopeArguments {
     /// Name of the family, or of one of its images
     #[arg(value_name = "FAMILY[/IMAGE]")]
-    target: RequestTarget,
+    target: TargetArgument,
     /// Apply the action also to all images that are built on the image
     #[arg(long)]
     subtree: bool,
@@ -74,7 +74,7 @@ pub struct UnholdArguments {
 struct HoldTarget {
     /// Name of the image, or of the family if --upstream is set
     #[arg(value_name = "FAMILY[/IMAGE]")]
-    target: RequestTarget,
+    target: TargetArgument,
     /// Name of the upstream to hold
     #[arg(long)]
     upstream: Option<String>,
@@ -144,7 +144,7 @@ pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
     let found: ImageFamily = cluster.get(cluster.api(), &family).await?;
     let digest = digest_to_approve(&found, &upstream, digest.as_deref())?;
     println!("{}", render::candidate(&found, &upstream, Timestamp::now()));
-    let target = RequestTarget { family, image: None };
+    let target = TargetArgument { family, image: None };
     send_request(&cluster, &target, Act::Approve { upstream, digest }, &send_flags).await
 }
 
@@ -152,7 +152,7 @@ pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
 /// Requests for different images then do not replace one another.
 async fn send_request(
     cluster: &ClusterConnection,
-    target: &RequestTarget,
+    target: &TargetArgument,
     act: Act,
     send_flags: &SendFlags,
 ) -> anyhow::Result<()> {
@@ -167,7 +167,7 @@ async fn send_request(
     }
 }
 
-fn scope(target: &RequestTarget, subtree: bool) -> anyhow::Result<RequestScope> {
+fn scope(target: &TargetArgument, subtree: bool) -> anyhow::Result<RequestScope> {
     match (&target.image, subtree) {
         (None, false) => Ok(RequestScope::Family),
         (Some(image), false) => Ok(RequestScope::Image(image.clone())),
@@ -235,7 +235,7 @@ fn digest_to_approve(
     }
 }
 
-impl FromStr for RequestTarget {
+impl FromStr for TargetArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -256,19 +256,19 @@ mod tests {
 
     use super::*;
 
-    fn target(text: &str) -> RequestTarget {
+    fn target(text: &str) -> TargetArgument {
         text.parse().expect("a target")
     }
 
     #[test]
     fn a_target_is_a_family_or_an_image_of_one() {
-        assert_eq!(target("flask"), RequestTarget { family: "flask".into(), image: None });
+        assert_eq!(target("flask"), TargetArgument { family: "flask".into(), image: None });
         assert_eq!(
             target("flask/app"),
-            RequestTarget { family: "flask".into(), image: Some("app".into()) }
+            TargetArgument { family: "flask".into(), image: Some("app".into()) }
         );
         for wrong in ["", "/app", "flask/", "flask/app/more"] {
-            assert!(wrong.parse::<RequestTarget>().is_err(), "{wrong}");
+            assert!(wrong.parse::<TargetArgument>().is_err(), "{wrong}");
         }
     }
 

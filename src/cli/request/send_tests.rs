@@ -120,7 +120,7 @@ async fn only_the_annotation_is_written() {
 }
 
 #[tokio::test]
-async fn an_object_that_changes_meanwhile_is_looked_at_anew() {
+async fn an_object_that_changes_meanwhile_is_read_again() {
     let server = FakeServer::new(image(None, json!(null)), &[None, None]);
     let (outcome, patches) = server.take(force(), false).await;
     outcome.expect("sent");

@@ -115,15 +115,29 @@ impl<'a> CascadeBuilds<'a> {
             attempts: attempts.len(),
             started_at: builds.filter_map(|build| build.started_at).min(),
             own_inputs: succeeded
-                .max_by_key(|build| build_order(build))
+                .max_by_key(|build| BuildOrder::of(build))
                 .map(|build| build.identity.own_inputs.as_str()),
         }
     }
 }
 
-/// Returns a key that sorts the builds of one image by their start.
-fn build_order(build: &ObservedBuild) -> (Option<Timestamp>, i64, i32) {
-    (build.started_at, build.identity.number, build.identity.attempt)
+/// What the builds of one image are sorted by: their start, then number and attempt, which tell
+/// builds of the same second apart.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct BuildOrder {
+    started_at: Option<Timestamp>,
+    number: i64,
+    attempt: i32,
+}
+
+impl BuildOrder {
+    fn of(build: &ObservedBuild) -> Self {
+        Self {
+            started_at: build.started_at,
+            number: build.identity.number,
+            attempt: build.identity.attempt,
+        }
+    }
 }
 
 /// Returns the result of an image after this decision, from its result before.

@@ -1,5 +1,5 @@
 //! The keys by which the poller is asked for tags. Parsing a reference costs more than everything
-//! else that a quiet reconcile does for an image, so keys are kept from one reconcile to the next.
+//! else that a quiet reconcile does for an image, so keys are reused by the next reconcile.
 //! No client is needed.
 
 use std::{collections::HashMap, sync::Arc};
