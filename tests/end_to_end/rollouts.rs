@@ -132,7 +132,7 @@ fn stateful_set(name: &str, image: &str) -> Value {
     })
 }
 
-/// Returns a CronJob that does not start by itself during the tests.
+/// Returns a `CronJob` that does not start by itself during the tests.
 fn cron_job(name: &str, image: &str) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": name },
