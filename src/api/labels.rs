@@ -1,5 +1,8 @@
 //! Names of labels, annotations, finalizers and field owners that Groundswell writes or reads.
 
+/// Prefix of the labels and annotations of objects that Groundswell writes or reads.
+pub const PREFIX: &str = "groundswell.dev/";
+
 /// Label on Jobs, Pods and `ManagedImage`s: name of the family.
 pub const FAMILY: &str = "groundswell.dev/family";
 /// Label on Jobs, Pods and `ManagedImage`s: name of the image within its family.

@@ -14,6 +14,8 @@ use std::{
 
 use kube::{Resource, ResourceExt, runtime::watcher::Event};
 
+/// Annotation with which `kubectl apply` repeats the whole object.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How many deleted objects are remembered, so that a late answer to a write does not restore one.
 const MAX_TOMBSTONES: usize = 4096;
 
@@ -195,7 +197,12 @@ impl<K: Resource> ObjectCache<K> {
 }
 
 impl<K: Resource> CachedObjects<K> {
-    fn apply(&mut self, object: K, group: fn(&K) -> Option<Key>) -> Option<CacheEvent<K>> {
+    /// Stores an object, without the metadata that repeats it and that nothing here reads.
+    fn apply(&mut self, mut object: K, group: fn(&K) -> Option<Key>) -> Option<CacheEvent<K>> {
+        object.meta_mut().managed_fields = None;
+        if let Some(annotations) = &mut object.meta_mut().annotations {
+            annotations.remove(LAST_APPLIED);
+        }
         let key = Key::of(&object);
         let known = self.objects.get(&key);
         if let Some(known) = known.filter(|known| known.uid() == object.uid()) {
@@ -255,7 +262,9 @@ fn version<K: Resource>(object: &K) -> u64 {
 mod tests {
     use std::collections::BTreeMap;
 
-    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::{
+        api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry,
+    };
 
     use super::*;
 
@@ -305,6 +314,24 @@ mod tests {
         assert_eq!(versions(&cache, "g"), ["9"], "a new object of the same name is another one");
         assert!(cache.observe("", Event::Delete(object("a", "1", 8, "g"))).is_empty());
         assert_eq!(versions(&cache, "g"), ["9"], "and is not deleted with the old one");
+    }
+
+    #[test]
+    fn metadata_that_repeats_the_object_is_not_stored() {
+        let mut large = object("a", "1", 5, "g");
+        large.metadata.managed_fields = Some(vec![ManagedFieldsEntry::default()]);
+        let annotations = [(LAST_APPLIED, "{}"), ("groundswell.dev/request", "{}")];
+        large.metadata.annotations =
+            Some(annotations.map(|(name, value)| (name.into(), value.into())).into());
+        let (watched, written) = (cache(), cache());
+        watched.observe("", Event::Apply(large.clone()));
+        written.record_write(large);
+        for cache in [watched, written] {
+            let stored = cache.get(&Key::new("ns", "a")).expect("an object");
+            assert_eq!(stored.metadata.managed_fields, None);
+            let annotations: Vec<&String> = stored.annotations().keys().collect();
+            assert_eq!(annotations, ["groundswell.dev/request"]);
+        }
     }
 
     #[test]

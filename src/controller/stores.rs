@@ -27,9 +27,9 @@ pub struct Stores {
     pub jobs: Arc<ObjectCache<Job>>,
     /// The Pods of these Jobs, grouped by family.
     pub pods: Arc<ObjectCache<Pod>>,
-    /// The metadata of `ConfigMap`s. Their content is read when it changes.
+    /// The outlines of `ConfigMap`s. Their content is read when it changes.
     pub config_maps: Arc<ObjectCache<PartialObjectMeta<ConfigMap>>>,
-    /// The metadata of Secrets. Their content is read when it changes.
+    /// The outlines of Secrets. Their content is read when it changes.
     pub secrets: Arc<ObjectCache<PartialObjectMeta<Secret>>>,
 }
 

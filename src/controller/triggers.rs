@@ -27,7 +27,7 @@ use crate::{
         context::Context,
         object_cache::{CacheEvent, Key},
         stores::family_of,
-        watch::{guarded, plain, watch},
+        watch::{guarded, outline, plain, watch},
     },
 };
 
@@ -72,8 +72,8 @@ pub fn families(
     let strategies: Vec<(String, Api<DeserializeGuard<BuildStrategy>>)> =
         vec![(String::new(), Api::all(client.clone()))];
     let strategies = watch(strategies, &config, &stores.strategies, guarded);
-    let config_maps = watch(scopes.apis(client), &config, &stores.config_maps, plain);
-    let secrets = watch(scopes.apis(client), &config, &stores.secrets, plain);
+    let config_maps = watch(scopes.apis(client), &config, &stores.config_maps, outline);
+    let secrets = watch(scopes.apis(client), &config, &stores.secrets, outline);
     stream::select_all([
         concerned(context, families, of_family),
         concerned(context, images.boxed(), of_image),

@@ -1,21 +1,24 @@
 //! Watches: one per kind and scope, each of which fills a store and yields what has changed. Needs
 //! a client.
 
-use std::{fmt::Debug, sync::Arc};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
 };
 use kube::{
-    Api, Client, Resource, ResourceExt,
-    core::{DeserializeGuard, NamespaceResourceScope},
+    Api, Client, Resource,
+    core::{DeserializeGuard, NamespaceResourceScope, ObjectMeta, PartialObjectMeta},
     runtime::{WatchStreamExt, watcher},
 };
 use serde::de::DeserializeOwned;
 use tracing::warn;
 
-use crate::controller::object_cache::{CacheEvent, ObjectCache};
+use crate::{
+    api::labels,
+    controller::object_cache::{CacheEvent, ObjectCache},
+};
 
 /// The namespaces that are watched, or a single empty string for all of them.
 #[derive(Clone, Debug)]
@@ -66,8 +69,7 @@ impl Scopes {
 
 /// Watches one kind in all scopes, fills the store, and yields what has changed.
 ///
-/// `read` unwraps what the watch yields: see [`guarded`] and [`plain`]. Managed fields are not
-/// stored: they are half of an object's metadata, and nothing here reads them.
+/// `read` unwraps what the watch yields: see [`guarded`], [`plain`] and [`outline`].
 pub fn watch<W, K>(
     apis: Vec<(String, Api<W>)>,
     config: &watcher::Config,
@@ -119,15 +121,41 @@ pub fn plain<K>(object: K) -> Option<K> {
     Some(object)
 }
 
-fn unwrap<W, K: Resource>(
-    event: watcher::Event<W>,
-    read: fn(W) -> Option<K>,
-) -> Option<watcher::Event<K>> {
-    let read = |object| {
-        let mut object = read(object)?;
-        object.managed_fields_mut().clear();
-        Some(object)
+/// Reads an object whose content is read only when it changes. Any number of others may be in the
+/// same namespace, so only its identity, its version and our own labels and annotations are kept.
+/// The annotations of others may contain a copy of the content, that of a Secret included.
+pub fn outline<K>(object: PartialObjectMeta<K>) -> Option<PartialObjectMeta<K>> {
+    let ObjectMeta {
+        name,
+        namespace,
+        uid,
+        resource_version,
+        deletion_timestamp,
+        labels,
+        annotations,
+        ..
+    } = object.metadata;
+    let metadata = ObjectMeta {
+        name,
+        namespace,
+        uid,
+        resource_version,
+        deletion_timestamp,
+        labels: ours(labels),
+        annotations: ours(annotations),
+        ..ObjectMeta::default()
     };
+    Some(PartialObjectMeta { types: None, metadata, ..object })
+}
+
+/// Returns the labels or annotations that are ours.
+fn ours(all: Option<BTreeMap<String, String>>) -> Option<BTreeMap<String, String>> {
+    let mut all = all?;
+    all.retain(|name, _| name.starts_with(labels::PREFIX));
+    (!all.is_empty()).then_some(all)
+}
+
+fn unwrap<W, K>(event: watcher::Event<W>, read: fn(W) -> Option<K>) -> Option<watcher::Event<K>> {
     Some(match event {
         watcher::Event::Init => watcher::Event::Init,
         watcher::Event::InitDone => watcher::Event::InitDone,
@@ -135,4 +163,44 @@ fn unwrap<W, K: Resource>(
         watcher::Event::Apply(object) => watcher::Event::Apply(read(object)?),
         watcher::Event::Delete(object) => watcher::Event::Delete(read(object)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Secret;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_outline_has_identity_version_and_our_own_annotations_only() {
+        let secret: PartialObjectMeta<Secret> = serde_json::from_value(json!({
+            "apiVersion": "meta.k8s.io/v1",
+            "kind": "PartialObjectMetadata",
+            "metadata": {
+                "name": "git", "namespace": "shop", "uid": "1", "resourceVersion": "7",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "deletionTimestamp": "2026-01-02T00:00:00Z",
+                "labels": {"app": "web", "groundswell.dev/image": "web"},
+                "annotations": {
+                    "groundswell.dev/hosts": "git.example.com",
+                    "kubectl.kubernetes.io/last-applied-configuration": "{\"data\":\"cGFzcw==\"}",
+                },
+                "ownerReferences": [
+                    {"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "2"}
+                ],
+                "finalizers": ["example.com/a"],
+                "managedFields": [{"manager": "kubectl", "operation": "Apply"}],
+            }
+        }))
+        .expect("the metadata of a Secret");
+        let kept = serde_json::to_value(outline(secret)).expect("JSON");
+        let expected = json!({"metadata": {
+            "name": "git", "namespace": "shop", "uid": "1", "resourceVersion": "7",
+            "deletionTimestamp": "2026-01-02T00:00:00Z",
+            "labels": {"groundswell.dev/image": "web"},
+            "annotations": {"groundswell.dev/hosts": "git.example.com"},
+        }});
+        assert_eq!(kept, expected);
+    }
 }
