@@ -14,7 +14,6 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
@@ -84,8 +83,8 @@ pub struct Settings {
     /// Identity of this replica in the Lease, normally the name of its pod
     #[arg(long, env = "POD_NAME")]
     identity: String,
-    /// Address that serves health and metrics
-    #[arg(long, env = "LISTEN", default_value = "0.0.0.0:8080")]
+    /// Address that serves health and metrics. [::] means all IPv4 and IPv6 addresses
+    #[arg(long, env = "LISTEN", default_value = "[::]:8080")]
     listen: SocketAddr,
     /// Interval at which the controller checks whether another client has moved a floating tag
     #[arg(long, env = "TAG_AUDIT_INTERVAL", default_value = "10m")]
@@ -144,8 +143,7 @@ pub async fn run_controller(settings: Settings) -> anyhow::Result<()> {
     let client = Client::try_from(config).context("set up the client of the API server")?;
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     let stop = watch_stop_signals()?;
-    let listener = TcpListener::bind(settings.listen)
-        .await
+    let listener = server::listen(settings.listen)
         .with_context(|| format!("listen on {}", settings.listen))?;
     let server = tokio::spawn(server::serve(
         listener,

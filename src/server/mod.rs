@@ -1,6 +1,7 @@
 //! Health and metrics over plain HTTP: `/livez`, `/readyz` and `/metrics`. They are served inside
 //! of the cluster and contain no secrets.
 
+pub mod listener;
 pub mod metrics;
 pub mod readiness;
 
@@ -15,6 +16,7 @@ use axum::{
 };
 use tokio::net::TcpListener;
 
+pub use listener::listen;
 pub use metrics::Metrics;
 pub use readiness::Readiness;
 
