@@ -11,7 +11,7 @@ use crate::{
     },
     engine::{
         Problem,
-        input::{RequestTarget, VerifiedBuild},
+        input::{RequestObject, VerifiedBuild},
     },
     identity::{BuildIdentity, Fingerprint, ImageDigest, JobName},
     lineage::ImageIndex,
@@ -36,7 +36,7 @@ pub struct Decision {
     pub actions: Vec<Action>,
     /// The requests that are handled by this decision. Each outcome is recorded on its object,
     /// together with what the request changed there.
-    pub handled: Vec<(RequestTarget, HandledRequest)>,
+    pub handled: Vec<(RequestObject, HandledRequest)>,
     /// When to reconcile again even if nothing changes.
     pub wake_at: Option<Timestamp>,
 }

@@ -365,14 +365,14 @@ pub enum LookupResult {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedRequest {
     /// The object with the annotation, on which the outcome is recorded.
-    pub target: RequestTarget,
+    pub target: RequestObject,
     /// The request, or the record of a request that can't be parsed.
     pub request: Result<Request, HandledRequest>,
 }
 
 /// The object whose annotation holds a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestTarget {
+pub enum RequestObject {
     /// The `ImageFamily`.
     Family,
     /// The `ManagedImage` of this image.

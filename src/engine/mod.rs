@@ -60,5 +60,5 @@ pub use input::{
     BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, EndedCascade, ImportState,
     ImportedBuild, Lookup, LookupResult, Observed, ObservedBuild, ObservedCascade, ObservedCheck,
     ObservedDigest, ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream,
-    RequestTarget, VerifiedBuild,
+    RequestObject, VerifiedBuild,
 };

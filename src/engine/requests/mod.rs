@@ -17,7 +17,7 @@ use crate::{
     engine::{
         decision::{CascadeDecision, ImageDecision},
         image::failure,
-        input::{DecideInput, RequestTarget},
+        input::{DecideInput, RequestObject},
     },
     lineage::{ImageIndex, UpstreamIndex},
 };
@@ -37,7 +37,7 @@ pub struct RequestEffects {
 /// A request, and its effect as far as it is known before the images are evaluated.
 #[derive(Clone, Debug)]
 struct AcceptedRequest {
-    target: RequestTarget,
+    target: RequestObject,
     request: Result<Request, HandledRequest>,
     /// The effect, or why the request is refused.
     effect: Result<Effect, String>,
@@ -184,7 +184,7 @@ impl RequestEffects {
         input: &DecideInput<'_>,
         decision: &DecisionView<'_>,
         now: Timestamp,
-    ) -> Vec<(RequestTarget, HandledRequest)> {
+    ) -> Vec<(RequestObject, HandledRequest)> {
         if matches!(decision.cascade, CascadeDecision::Start { .. }) {
             return Vec::new();
         }

@@ -12,7 +12,7 @@ use crate::{
         handled_request::{is_handled, unreadable_id},
         labels,
     },
-    engine::{ObservedRequest, RequestTarget},
+    engine::{ObservedRequest, RequestObject},
     lineage::ImageIndex,
 };
 
@@ -23,7 +23,7 @@ pub(in crate::controller::family) fn pending(
     records: &HashMap<String, Arc<ManagedImage>>,
     now: Timestamp,
 ) -> Vec<ObservedRequest> {
-    let observed = |target: RequestTarget,
+    let observed = |target: RequestObject,
                     value: &str,
                     known: Option<&[HandledRequest]>,
                     request: Result<Request, RequestError>| {
@@ -35,14 +35,14 @@ pub(in crate::controller::family) fn pending(
     };
     let of_family = family.annotations().get(labels::REQUEST).and_then(|value| {
         let known = family.status.as_ref().map(|status| status.requests.as_slice());
-        observed(RequestTarget::Family, value, known, Request::parse(value))
+        observed(RequestObject::Family, value, known, Request::parse(value))
     });
     let of_images = ImageIndex::enumerate(&family.spec.images).filter_map(|(index, image)| {
         let record = records.get(&image.name)?;
         let value = record.annotations().get(labels::REQUEST)?;
         let known = record.status.as_ref().map(|status| status.requests.as_slice());
         observed(
-            RequestTarget::Image(index),
+            RequestObject::Image(index),
             value,
             known,
             Request::parse_on_image(value, &image.name),

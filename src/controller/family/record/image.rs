@@ -35,7 +35,7 @@ use crate::{
         writes::apply_status,
     },
     engine::{
-        Action, ImageDecision, ObservedBuild, ObservedTag, RequestTarget, cascade::limits, tags,
+        Action, ImageDecision, ObservedBuild, ObservedTag, RequestObject, cascade::limits, tags,
     },
     lineage::ImageIndex,
 };
@@ -187,7 +187,7 @@ impl Reconcile<'_> {
         let ImageChange { index, decided, old, .. } = change;
         let observed_generation = self.snapshot.family.metadata.generation;
         let verified = decided.verified.as_deref();
-        let target = RequestTarget::Image(index);
+        let target = RequestObject::Image(index);
         let requests = requests::handled_requests(&self.decision, target, &old.requests);
         let last_handled = requests.first().map(|request| request.id.clone());
         let (reason, message) =

@@ -5,7 +5,7 @@ use kube::runtime::events::EventType;
 use crate::{
     api::{HandledRequest, RequestOutcome, condition::reason, handled_request::record},
     controller::family::{reconcile::Reconcile, record::events::Notice},
-    engine::{Decision, RequestTarget},
+    engine::{Decision, RequestObject},
 };
 
 /// Returns the handled requests of an object, newest first, with those that this reconcile has
@@ -13,7 +13,7 @@ use crate::{
 #[must_use]
 pub fn handled_requests(
     decision: &Decision,
-    target: RequestTarget,
+    target: RequestObject,
     old: &[HandledRequest],
 ) -> Vec<HandledRequest> {
     let mut requests = old.to_vec();
@@ -34,8 +34,8 @@ impl Reconcile<'_> {
             let note = format!("request {}: {}", handled.id, handled.message);
             let notice = Notice { type_, reason, action: "Request", note };
             let image = match target {
-                RequestTarget::Family => None,
-                RequestTarget::Image(index) => self.image(*index),
+                RequestObject::Family => None,
+                RequestObject::Image(index) => self.image(*index),
             };
             match image {
                 Some(image) => {

@@ -36,7 +36,7 @@ use crate::{
         reconcile_cache::ReconcileCache,
         writes::{apply_status, delete},
     },
-    engine::{Problem, RequestTarget, cascade::record, causes},
+    engine::{Problem, RequestObject, cascade::record, causes},
     lineage::ImageIndex,
 };
 
@@ -103,7 +103,7 @@ impl Reconcile<'_> {
     /// Returns the status of the family, without its cascade and with its old conditions.
     fn family_status(&self, old: &ImageFamilyStatus) -> ImageFamilyStatus {
         let decision = &self.decision;
-        let requests = requests::handled_requests(decision, RequestTarget::Family, &old.requests);
+        let requests = requests::handled_requests(decision, RequestObject::Family, &old.requests);
         let last_handled = requests.first().map(|request| request.id.clone());
         ImageFamilyStatus {
             observed_generation: self.snapshot.family.metadata.generation,

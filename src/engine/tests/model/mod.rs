@@ -266,7 +266,7 @@ impl FamilyModel {
     pub(in crate::engine) fn ask(&mut self, value: &str) {
         let request = Request::parse(value)
             .map_err(|error| HandledRequest::unreadable(value, &error, self.now));
-        self.requests.push(ObservedRequest { target: RequestTarget::Family, request });
+        self.requests.push(ObservedRequest { target: RequestObject::Family, request });
     }
 
     /// Returns the message of the request with this id.
