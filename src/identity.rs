@@ -122,8 +122,8 @@ pub struct BuildIdentity {
     /// Hash of what the image itself contributes to the build: its source, spec, strategy and
     /// nonce, without its parents.
     pub own_inputs: String,
-    /// Whether the image itself changed or a user asked for the build, rather than something below
-    /// the image.
+    /// Whether a user changed the image itself or asked for the build, rather than that something
+    /// below the image or its strategy changed.
     pub user_caused: bool,
     /// The references of the family's upstreams that caused the build.
     pub upstreams: Vec<String>,

@@ -60,9 +60,9 @@ pub struct Policy {
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub windows: Vec<Window>,
 
-    /// Limits how fast a cascade caused by an upstream may start builds, whatever the number of
-    /// images built on it. Builds caused by a user (source, spec or request) are not limited.
-    /// Without it, only `parallelism` limits the builds.
+    /// Limits how fast a cascade caused by an upstream or a strategy may start builds, whatever the
+    /// number of images built on it. Builds caused by a user (source, spec or request) are not
+    /// limited. Without it, only `parallelism` limits the builds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
 

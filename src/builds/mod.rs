@@ -16,6 +16,7 @@ pub mod prepare;
 pub mod request;
 pub mod source;
 pub mod strategy;
+pub mod strategy_revision;
 pub mod template;
 
 /// `SOURCE_DATE_EPOCH` of every build, in seconds since 1970. It is constant, so that the same

@@ -1,14 +1,10 @@
 //! Renders a `BuildStrategy` with a family's parameters to a pod template, and validates that the
 //! pod can run as a build.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::{
     api::{BuildStrategy, StrategyRef, UserNamespace},
@@ -100,50 +96,6 @@ pub fn parameters(
             })
         })
         .collect()
-}
-
-/// Returns a hash of everything in a strategy that affects the image, with the family's parameters,
-/// as 16 hexadecimal digits. A change of `description`, `timeout` or `ttlAfterFinished` rebuilds no
-/// image.
-#[must_use]
-pub fn strategy_revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> String {
-    let declared =
-        strategy.spec.parameters.iter().map(|parameter| (&parameter.name, &parameter.default));
-    let values: BTreeMap<_, _> = declared.chain(&chosen.parameters).collect();
-    let mut text = format!("{:?}", strategy.spec.user_namespace);
-    for (name, value) in values {
-        let _ = write!(text, "\n{}={}", Value::from(name.as_str()), Value::from(value.as_str()));
-    }
-    text.push('\n');
-    write_canonical(&strategy.spec.template, &mut text);
-    hex::encode(Sha256::digest(text)).get(..16).unwrap_or_default().to_owned()
-}
-
-/// Appends a value as JSON with sorted fields, so that the order of the fields does not matter.
-fn write_canonical(value: &Value, text: &mut String) {
-    match value {
-        Value::Object(fields) => {
-            let sorted: BTreeMap<_, _> = fields.iter().collect();
-            text.push('{');
-            for (name, field) in sorted {
-                let _ = write!(text, "{}:", Value::from(name.as_str()));
-                write_canonical(field, text);
-                text.push(',');
-            }
-            text.push('}');
-        }
-        Value::Array(items) => {
-            text.push('[');
-            for item in items {
-                write_canonical(item, text);
-                text.push(',');
-            }
-            text.push(']');
-        }
-        scalar => {
-            let _ = write!(text, "{scalar}");
-        }
-    }
 }
 
 /// Renders and validates the pod template of a build. The result does not contain yet what
@@ -337,31 +289,6 @@ mod tests {
             "BuildStrategy `custom` does not allow the value `c` for the parameter `mode`; it \
              allows `a`, `b`"
         );
-    }
-
-    #[test]
-    fn the_revision_covers_what_affects_the_image() {
-        let template =
-            json!({"spec": {"hostUsers": false, "containers": [{"name": "b", "image": "i"}]}});
-        let plain = strategy_revision(&strategy(template.clone()), &chosen(&[]));
-        assert_eq!(plain.len(), 16);
-        let mut same = strategy(
-            json!({"spec": {"containers": [{"image": "i", "name": "b"}], "hostUsers": false}}),
-        );
-        same.spec.description = "other".into();
-        same.spec.timeout = crate::api::Duration::from_secs(1);
-        assert_eq!(
-            strategy_revision(&same, &chosen(&[("memory", "1Gi")])),
-            plain,
-            "setting a parameter to its default changes nothing"
-        );
-        assert_ne!(strategy_revision(&same, &chosen(&[("memory", "2Gi")])), plain);
-        same.spec.user_namespace = UserNamespace::NotRequired;
-        assert_ne!(strategy_revision(&same, &chosen(&[])), plain);
-        let other = strategy(
-            json!({"spec": {"hostUsers": false, "containers": [{"name": "b", "image": "j"}]}}),
-        );
-        assert_ne!(strategy_revision(&other, &chosen(&[])), plain);
     }
 
     #[test]

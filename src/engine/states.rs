@@ -183,7 +183,7 @@ above hold again from the next reconcile on.
 |---|---|---|
 | an upstream moves | its publisher | a candidate; when its gates open, ",
     "a cascade rebuilds the images built on it |
-| the source, the spec or the strategy changes | a user | ",
+| the source, the spec or the strategy changes | a user; for the strategy, its administrator | ",
     "`Queued` or `Building`; with changed checks, `Checking` |
 | a request | a user | [depends on its action](manual.md#actions): ",
     "`Cancel` leads to `Failed`, `Hold` to `Held` once an input changes, ",

@@ -8,6 +8,8 @@
 mod filters;
 mod variables;
 
+use std::collections::BTreeSet;
+
 use minijinja::{
     Environment, ErrorKind, UndefinedBehavior, syntax::SyntaxConfig, value::ValueKind,
 };
@@ -76,6 +78,26 @@ pub fn render(
         left: MAX_OUTPUT,
     };
     renderer.render_value("spec.template", template, 0)
+}
+
+/// Returns the variables that the strings of a pod template name, with the fields that they name of
+/// them. A string that does not parse names none: it is rejected when it is rendered.
+pub(in crate::builds) fn used_variables(template: &Value) -> BTreeSet<String> {
+    fn collect(environment: &Environment<'_>, value: &Value, names: &mut BTreeSet<String>) {
+        match value {
+            Value::String(text) => {
+                if let Ok(template) = environment.template_from_str(text) {
+                    names.extend(template.undeclared_variables(true));
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|v| collect(environment, v, names)),
+            Value::Object(fields) => fields.values().for_each(|v| collect(environment, v, names)),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    let mut names = BTreeSet::new();
+    collect(&environment(Dollars::AsTheyAre), template, &mut names);
+    names
 }
 
 struct Renderer<'a> {

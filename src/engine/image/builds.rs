@@ -184,9 +184,12 @@ impl ImageEval<'_> {
         own_inputs: String,
     ) -> ReadyBuild {
         let direct = stale.causes.iter().filter(|cause| cause.via.is_empty());
-        let user_caused = direct
-            .clone()
-            .any(|cause| !matches!(cause.type_, CauseType::Upstream | CauseType::Parent));
+        // A strategy changes for every image that uses it, so its builds are as many as an
+        // upstream's.
+        let user_caused = direct.clone().any(|cause| match cause.type_ {
+            CauseType::Source | CauseType::Spec | CauseType::Manual => true,
+            CauseType::Upstream | CauseType::Parent | CauseType::Strategy => false,
+        });
         let identity = BuildIdentity {
             fingerprint: wanted.clone(),
             attempt: self.next_attempt(wanted, stale.failure.as_deref()),

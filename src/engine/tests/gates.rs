@@ -181,6 +181,25 @@ fn the_rate_limit_applies_to_all_builds_but_those_that_users_caused() {
 }
 
 #[test]
+fn a_changed_strategy_starts_builds_at_the_rate_of_an_upstream() {
+    let mut model =
+        FamilyModel::new(&["up"], &[("a", "up"), ("b", "up"), ("c", "up"), ("d", "up")]);
+    model.spec.policy.parallelism = 100;
+    model.settle();
+    model.jobs.clear();
+    model.spec.policy.rate_limit = Some(RateLimit { builds: 3, per: Duration::from_secs(60) });
+    model.strategy = "another".into();
+    let decision = model.begin();
+    assert_eq!(model.builds().iter().sum::<usize>(), 4 + 3);
+    assert_eq!(decision.wake_at, Some(model.now + SignedDuration::from_secs(60)));
+    model.spec.images[3].args.insert("A".into(), "1".into());
+    model.reconcile();
+    assert_eq!(model.builds()[3], 2, "an edit of the spec is not slowed down, too");
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT; 4], vec![2; 4]));
+}
+
+#[test]
 fn starts_count_for_the_rate_limit_though_their_jobs_are_gone() {
     let mut model =
         FamilyModel::new(&["up"], &[("a", "up"), ("b", "up"), ("c", "up"), ("d", "up")]);

@@ -145,7 +145,7 @@ impl Reconcile<'_> {
                 return refused(Input, reason::INVALID_STRATEGY, message);
             }
         };
-        let revision = builds::strategy::strategy_revision(strategy, wanted);
+        let revision = builds::strategy_revision::strategy_revision(strategy, wanted);
         let kind = format!("{}/{revision:?}", strategy.name_any());
         Ok(match check_acceptance(&self.api(), &job, kind, self.cache).await? {
             Acceptance::Accepted | Acceptance::Unknown => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     api::{BuildStrategy, Image, ImageFamilySpec, StrategyRef, condition::reason},
-    builds::strategy::{strategy_revision, validate},
+    builds::{strategy::validate, strategy_revision::strategy_revision},
     controller::{object_cache::Key, stores::Stores},
     engine::{Observed, Problem},
 };

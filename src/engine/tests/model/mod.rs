@@ -68,6 +68,8 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) failing: HashMap<usize, FailureClass>,
     /// What is known of every image's source.
     pub(in crate::engine) source: Observed<String>,
+    /// The revision of every image's strategy.
+    pub(in crate::engine) strategy: String,
     /// Whether the registry is unreachable, so that it answers no lookup.
     pub(in crate::engine) registry_unreachable: bool,
     pub(in crate::engine) most_at_once: usize,
@@ -133,6 +135,7 @@ impl FamilyModel {
             started: BTreeMap::new(),
             failing: HashMap::new(),
             source: Observed::Known("source".into()),
+            strategy: "strategy".into(),
             registry_unreachable: false,
             most_at_once: 0,
             now: Timestamp::from_second(1_800_000_000).expect("a time"),
@@ -199,7 +202,7 @@ impl FamilyModel {
                         .map(|(_, check)| check.clone())
                         .collect(),
                     source: self.source.clone(),
-                    strategy: Observed::Known("strategy".into()),
+                    strategy: Observed::Known(self.strategy.clone()),
                     builds: self
                         .jobs
                         .iter()
