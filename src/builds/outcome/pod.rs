@@ -23,6 +23,14 @@ pub(super) const CONTAINER_START_TIMEOUT: SignedDuration = SignedDuration::from_
 pub(super) const SCHEDULING_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 /// How long a node may take to confirm the termination of a pod, after the pod's own grace period.
 pub(super) const NODE_CONFIRMATION_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
+/// What the kubelet says when it evicts a pod because of disk space
+/// (`pkg/kubelet/eviction/helpers.go`).
+const DISK_EVICTIONS: [&str; 4] = [
+    "ephemeral local storage usage exceeds",
+    "exceeded its local ephemeral storage limit",
+    "low on resource: ephemeral-storage",
+    "had condition: [DiskPressure]",
+];
 /// Maximum number of characters of the message of a wait.
 const MAX_WAIT_MESSAGE: usize = 200;
 
@@ -155,7 +163,7 @@ pub(super) fn disrupted(pod: &Pod) -> Option<BuildFailure> {
         let why = match (word, status.reason.as_deref()) {
             ("PreemptionByScheduler", _) | (_, Some("Preempting")) => reason::PREEMPTED,
             ("DeletionByTaintManager" | "DeletionByPodGC", _) => reason::NODE_LOST,
-            _ => reason::EVICTED,
+            _ => eviction_reason(status),
         };
         return infrastructure(
             why,
@@ -173,14 +181,30 @@ pub(super) fn disrupted(pod: &Pod) -> Option<BuildFailure> {
             reason::PREEMPTED,
             &format!("the pod was preempted by another one. {text}"),
         ),
-        Some(word @ ("Evicted" | "Terminated")) => {
-            infrastructure(reason::EVICTED, &format!("the pod was stopped ({word}). {text}"))
-        }
+        Some(word @ ("Evicted" | "Terminated")) => infrastructure(
+            eviction_reason(status),
+            &format!("the pod was stopped ({word}). {text}"),
+        ),
         // OutOfcpu, NodeAffinity, NodeShutdown, UnexpectedAdmissionError and the like.
         Some(word) => infrastructure(
             reason::NODE_REFUSED,
             &format!("the node rejected the pod ({word}). {text}"),
         ),
+    }
+}
+
+/// Returns the reason of an eviction: the disk, if the kubelet says that the pod exceeded a limit of
+/// disk space or that its node has too little of it. Only the message says so.
+fn eviction_reason(status: &PodStatus) -> &'static str {
+    let condition = disruption(status).and_then(|condition| condition.message.as_deref());
+    let exceeded = |text: &str| {
+        DISK_EVICTIONS.iter().any(|part| text.contains(part))
+            || text.contains("Usage of EmptyDir volume") && text.contains("exceeds the limit")
+    };
+    if status.message.as_deref().into_iter().chain(condition).any(exceeded) {
+        reason::DISK_FULL
+    } else {
+        reason::EVICTED
     }
 }
 

@@ -48,7 +48,7 @@ fn each_disruption_has_a_reason_of_its_own() {
             backoff(),
             json!({"reason": "Evicted",
                 "message": "The node was low on resource: ephemeral-storage."}),
-            reason::EVICTED,
+            reason::DISK_FULL,
             "low on resource",
         ),
         (backoff(), disrupted("EvictionByEvictionAPI"), reason::EVICTED, "(EvictionByEvictionAPI)"),
@@ -71,6 +71,34 @@ fn each_disruption_has_a_reason_of_its_own() {
     ] {
         assert_failure(job, stopped(status), FailureClass::Infrastructure, reason, text);
     }
+}
+
+#[test]
+fn an_eviction_because_of_disk_space_is_a_full_disk() {
+    for (message, expected) in [
+        (
+            "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+            reason::DISK_FULL,
+        ),
+        ("Container build exceeded its local ephemeral storage limit \"1Gi\". ", reason::DISK_FULL),
+        ("Usage of EmptyDir volume \"layers\" exceeds the limit \"20Gi\". ", reason::DISK_FULL),
+        ("The node was low on resource: ephemeral-storage. ", reason::DISK_FULL),
+        ("The node had condition: [DiskPressure]. ", reason::DISK_FULL),
+        ("The node was low on resource: memory. ", reason::EVICTED),
+        ("The node had condition: [MemoryPressure]. ", reason::EVICTED),
+        ("", reason::EVICTED),
+    ] {
+        let mut status = json!({"reason": "Evicted", "message": message});
+        assert_eq!(eviction_reason(&status), expected, "{message}");
+        let condition = disrupted("TerminationByKubelet");
+        status["conditions"] = condition["conditions"].clone();
+        assert_eq!(eviction_reason(&status), expected, "with a condition: {message}");
+    }
+}
+
+fn eviction_reason(status: &Value) -> String {
+    let pod = serde_json::from_value(stopped(status.clone())[0].clone()).expect("a pod");
+    crate::builds::outcome::pod::disrupted(&pod).expect("a disruption").reason
 }
 
 #[test]
