@@ -74,6 +74,10 @@ pub struct Settings {
                 chooses one if not set"
     )]
     operator_image_pull_policy: Option<String>,
+    /// Names of Secrets for pulling the images of build and check pods, comma separated. They must
+    /// exist in the namespaces of the families
+    #[arg(long, env = "BUILD_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    build_image_pull_secrets: Vec<String>,
     /// Path of a YAML file that configures the access to registries
     #[arg(long, env = "REGISTRIES_CONFIG")]
     registries_config: Option<PathBuf>,
@@ -111,6 +115,12 @@ impl Settings {
         }
     }
 
+    /// Returns the names of the pull secrets. An empty variable names none.
+    fn pull_secrets(&self) -> Vec<String> {
+        let names = self.build_image_pull_secrets.iter().map(|name| name.trim());
+        names.filter(|name| !name.is_empty()).map(Into::into).collect()
+    }
+
     /// Logs version, commit and every setting in one line.
     fn log(&self) {
         info!(
@@ -119,6 +129,7 @@ impl Settings {
             watch_namespaces = self.watch_namespaces.join(","),
             operator_image = self.operator_image,
             operator_image_pull_policy = self.operator_image_pull_policy.as_deref(),
+            build_image_pull_secrets = self.build_image_pull_secrets.join(","),
             registries_config = self.registries_config.as_deref().map(tracing::field::debug),
             lease_namespace = self.lease_namespace,
             identity = self.identity,
@@ -285,6 +296,7 @@ fn build_context(
             image_pull_policy: settings.operator_image_pull_policy.clone(),
             registries: serde_json::to_value(&registries)
                 .context("serialize the configuration of registries")?,
+            image_pull_secrets: settings.pull_secrets(),
         },
         audit: settings.tag_audit_interval,
         dependents: Dependents::default(),

@@ -9,8 +9,8 @@ use k8s_openapi::{
         batch::v1::{Job, JobSpec},
         core::v1::{
             Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar,
-            KeyToPath, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
-            SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+            KeyToPath, LocalObjectReference, PodSpec, PodTemplateSpec, ResourceRequirements,
+            SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
@@ -56,6 +56,28 @@ pub struct BuildEnvironment {
     pub image_pull_policy: Option<String>,
     /// The operator's configuration of registries: their mirrors, and which have no TLS.
     pub registries: serde_json::Value,
+    /// Names of Secrets for pulling the images of build and check pods, in addition to the family's
+    /// credentials. They must exist in the family's namespace; the kubelet ignores missing ones.
+    pub image_pull_secrets: Vec<String>,
+}
+
+impl BuildEnvironment {
+    /// Returns the pull secrets of a pod: those that it names already, the family's credentials,
+    /// and those of the operator's configuration, each once.
+    pub(super) fn pull_secrets(
+        &self,
+        own: Option<Vec<LocalObjectReference>>,
+        credentials: &[String],
+    ) -> Option<Vec<LocalObjectReference>> {
+        let mut secrets = own.unwrap_or_default();
+        for name in credentials.iter().chain(&self.image_pull_secrets) {
+            if secrets.iter().all(|secret| secret.name != *name) {
+                secrets.push(LocalObjectReference { name: name.clone() });
+            }
+        }
+        // A pod that names none gets those of its ServiceAccount.
+        (!secrets.is_empty()).then_some(secrets)
+    }
 }
 
 /// Returns the name of the Job that builds an image at a fingerprint:
@@ -92,6 +114,8 @@ pub fn job(
     }
     pod.init_containers.get_or_insert_default().insert(0, prepare);
     pod.volumes.get_or_insert_default().extend(shared_volumes().into_iter().chain(inputs));
+    pod.image_pull_secrets =
+        environment.pull_secrets(pod.image_pull_secrets.take(), &request.credentials);
     pod.restart_policy = Some("Never".into());
     pod.automount_service_account_token = Some(false);
     pod.enable_service_links = Some(false);

@@ -148,6 +148,49 @@ fn only_prepare_mounts_the_secrets() {
 }
 
 #[test]
+fn the_pods_images_are_pulled_with_every_secret_once() {
+    let secrets = |request: &BuildRequest, strategy: &BuildStrategy, operator: &[&str]| {
+        let environment = BuildEnvironment {
+            image_pull_secrets: operator.iter().map(ToString::to_string).collect(),
+            ..environment()
+        };
+        let job = job(request, strategy, &StrategyRef::default(), &environment).expect("job");
+        let secrets = pod(&job).image_pull_secrets;
+        secrets.map(|secrets| secrets.into_iter().map(|secret| secret.name).collect::<Vec<_>>())
+    };
+    let own = strategy(json!({"hostUsers": false, "containers": [{"name": "build"}],
+        "imagePullSecrets": [{"name": "strategy"}, {"name": "pull"}]}));
+    assert_eq!(
+        secrets(&request(), &own, &["operator", "push"]).expect("secrets"),
+        ["strategy", "pull", "push", "operator"]
+    );
+    let anonymous = BuildRequest { credentials: Vec::new(), ..request() };
+    assert_eq!(secrets(&anonymous, &plain(), &["operator"]).expect("secrets"), ["operator"]);
+    // The API server adds those of the ServiceAccount only to a pod that names none.
+    assert_eq!(secrets(&anonymous, &plain(), &[]), None);
+}
+
+#[test]
+fn shipped_strategies_request_disk_space_and_ask_not_to_be_disrupted() {
+    for strategy in shipped() {
+        let job = job_of(&strategy);
+        let template = &job.spec.as_ref().expect("spec").template;
+        let annotations =
+            template.metadata.clone().and_then(|metadata| metadata.annotations).expect("some");
+        assert_eq!(annotations["karpenter.sh/do-not-disrupt"], "true");
+        assert_eq!(annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"], "false");
+        let resources = pod(&job).containers[0].resources.clone().expect("resources");
+        let disk = |list: Option<BTreeMap<String, Quantity>>| {
+            list.expect("a list")["ephemeral-storage"].0.clone()
+        };
+        assert_eq!(
+            (disk(resources.requests), disk(resources.limits)),
+            ("2Gi".into(), "20Gi".into())
+        );
+    }
+}
+
+#[test]
 fn prepare_runs_as_the_builders_user() {
     let mut spec = json!({"hostUsers": false, "securityContext": {"runAsUser": 1000, "runAsGroup": 1001}, "containers": [{"name": "b"}]});
     let user = |spec: &Value| {

@@ -23,6 +23,7 @@ image:
   digest: sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
   pullPolicy: Always
 imagePullSecrets: [{name: pull}]
+buildImagePullSecrets: [pull, mirror]
 fullnameOverride: rebuilds
 replicas: 3
 registries:

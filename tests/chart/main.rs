@@ -191,6 +191,7 @@ fn bad_values_are_refused_by_name() {
         ),
         ("registries: {timeout: 5}", "/registries/timeout"),
         ("buildStrategies: {install: [nobuild]}", "there is no strategy \"nobuild\""),
+        ("buildImagePullSecrets: [{name: pull}]", "/buildImagePullSecrets/0"),
         ("colour: blue", "colour"),
     ] {
         let problem = render(values, &[]).expect_err(values);

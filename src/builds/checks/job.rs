@@ -7,9 +7,8 @@ use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
         core::v1::{
-            Capabilities, Container, EnvVar, LocalObjectReference, PodSecurityContext, PodSpec,
-            PodTemplateSpec, ResourceRequirements, SeccompProfile, SecurityContext, Volume,
-            VolumeMount,
+            Capabilities, Container, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec,
+            ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -104,14 +103,13 @@ fn job_labels(request: &CheckRequest) -> BTreeMap<String, String> {
 }
 
 fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
-    let pull = request.credentials.iter().map(|name| LocalObjectReference { name: name.clone() });
     let mut pod = PodSpec {
         containers: vec![container(request)],
         restart_policy: Some("Never".into()),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         host_users: (request.user_namespace == UserNamespace::Required).then_some(false),
-        image_pull_secrets: Some(pull.collect()),
+        image_pull_secrets: environment.pull_secrets(None, &request.credentials),
         // Nothing that a check writes is kept, so it needs no time to shut down cleanly.
         termination_grace_period_seconds: Some(5),
         security_context: Some(PodSecurityContext {
@@ -383,6 +381,25 @@ mod tests {
             (&None, &None, &None)
         );
         assert!(environment(check).iter().all(|(name, _)| *name != "DOCKER_CONFIG"));
+    }
+
+    #[test]
+    fn the_operators_pull_secrets_are_added_to_the_familys() {
+        let secrets = |request: &CheckRequest, operator: &[&str]| {
+            let environment = BuildEnvironment {
+                image_pull_secrets: operator.iter().map(ToString::to_string).collect(),
+                ..BuildEnvironment::default()
+            };
+            let pod = pod(request, &environment);
+            pod.image_pull_secrets
+                .map(|secrets| secrets.into_iter().map(|secret| secret.name).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            secrets(&request(), &["operator", "push"]).expect("secrets"),
+            ["push", "pull", "operator"]
+        );
+        let anonymous = CheckRequest { credentials: Vec::new(), ..request() };
+        assert_eq!(secrets(&anonymous, &[]), None);
     }
 
     #[test]
