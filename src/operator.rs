@@ -291,6 +291,7 @@ fn build_context(
         recorder: Recorder::new(client.clone(), reporter),
         stores: Stores::default(),
         rollouts: Rollouts::default(),
+        reverts: rollout::RevertTracker::default(),
         environment: BuildEnvironment {
             operator_image: settings.operator_image.clone(),
             image_pull_policy: settings.operator_image_pull_policy.clone(),

@@ -170,6 +170,8 @@ reasons! {
     ROLLOUT_REFUSED = "RolloutRefused": NeedsUser;
     /// A workload does not become ready with the new digest.
     ROLLOUT_STALLED = "RolloutStalled": NeedsUser;
+    /// Another client keeps replacing the digest of a workload. It is set again after a pause.
+    ROLLOUT_CONTESTED = "RolloutContested": NeedsUser;
     /// A workload is moving to the new digest.
     ROLLING_OUT = "RollingOut": Expected;
     /// An upstream moved to a new digest.

@@ -436,7 +436,8 @@ pub struct RolloutRecord {
     pub workload: String,
     /// Digest that the workload is updated to.
     pub digest: String,
-    /// State of the rollout: `Progressing`, `Complete`, `Stalled` or `Refused`.
+    /// State of the rollout: `Progressing`, `Complete`, `Stalled`, `Contested`
+    /// or `Refused`.
     pub state: RolloutState,
     /// Human-readable explanation of `state`.
     pub message: String,
@@ -452,6 +453,8 @@ pub enum RolloutState {
     Complete,
     /// The workload reports that it makes no progress.
     Stalled,
+    /// Another client keeps replacing the digest. The workload is updated again after a pause.
+    Contested,
     /// The workload cannot be updated. The message says why.
     Refused,
 }

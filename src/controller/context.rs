@@ -33,6 +33,8 @@ pub struct Context {
     pub workloads: rollout::WorkloadStore,
     /// Which images roll out in which namespaces.
     pub rollouts: Rollouts,
+    /// Which workloads another client changes back.
+    pub reverts: rollout::RevertTracker,
     /// The client of the registries.
     pub registry: registry::Client,
     /// Polls the tags of upstreams and our own tags.

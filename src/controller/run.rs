@@ -173,6 +173,7 @@ fn image_triggers(
             CacheEvent::Deleted(image) => {
                 store.apply_watcher_event(&Event::Delete(outline));
                 of_changes.rollouts.forget(&reference);
+                of_changes.reverts.forget(image.metadata.uid.as_deref().unwrap_or_default());
                 of_changes.failures.forget("ManagedImage", &Key::of(&**image));
             }
         }

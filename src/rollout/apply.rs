@@ -64,9 +64,9 @@ pub enum RolloutError {
     },
 }
 
-/// Applies one change. A second call with the same image change after a successful first one fails
+/// Applies one change. Returns the generation of the workload after it. A second call with the same image change after a successful first one fails
 /// with a [`Conflict`](RolloutError::Conflict).
-pub async fn apply(client: &Client, patch: &WorkloadPatch) -> Result<(), RolloutError> {
+pub async fn apply(client: &Client, patch: &WorkloadPatch) -> Result<i64, RolloutError> {
     let key = &patch.key;
     let workloads: Api<DynamicObject> =
         Api::namespaced_with(client.clone(), &key.namespace, &api_resource(key.kind));
@@ -84,7 +84,8 @@ pub async fn apply(client: &Client, patch: &WorkloadPatch) -> Result<(), Rollout
     };
     let response =
         tokio::time::timeout(PATCH_TIMEOUT, workloads.patch(&key.name, &params, &body)).await;
-    response.map_err(|_| RolloutError::Timeout(key.clone()))?.map(drop).map_err(failed)
+    let changed = response.map_err(|_| RolloutError::Timeout(key.clone()))?.map_err(failed)?;
+    Ok(changed.metadata.generation.unwrap_or_default())
 }
 
 fn api_resource(kind: WorkloadKind) -> ApiResource {
@@ -175,6 +176,8 @@ mod tests {
         WorkloadPatch {
             key: WorkloadKey { kind, namespace: "shop".into(), name: "web".into() },
             uid: "u1".into(),
+            generation: 1,
+            manager: None,
             change,
         }
     }
@@ -187,6 +190,7 @@ mod tests {
                 init: false,
                 index: 2,
                 always_pulls: false,
+                manager: None,
             }],
             image: "r/app@sha256:bb".into(),
         }
@@ -197,7 +201,7 @@ mod tests {
         /// Method, URI and content type.
         line: String,
         body: Value,
-        outcome: Result<(), RolloutError>,
+        outcome: Result<i64, RolloutError>,
     }
 
     /// Applies a patch against an API server that sends one response.
@@ -232,11 +236,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_image_is_set_only_where_it_was_observed() {
-        let object =
-            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}});
+        let object = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "web", "generation": 7}
+        });
         let Exchange { line, body, outcome } =
             exchange(&patch(WorkloadKind::Deployment, image()), 200, object).await;
-        outcome.expect("applied");
+        assert_eq!(outcome.expect("applied"), 7);
         assert_eq!(
             line,
             "PATCH \

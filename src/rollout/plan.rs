@@ -21,7 +21,7 @@ use crate::{
 /// `ManagedImageStatus::rollouts`.
 pub const MAX_WORKLOADS: usize = 64;
 /// Maximum number of characters of a record's message.
-const MAX_MESSAGE: usize = 256;
+pub(super) const MAX_MESSAGE: usize = 256;
 
 /// The workloads and namespaces that a plan reads.
 pub trait WorkloadLookup {
@@ -57,6 +57,10 @@ pub struct WorkloadPatch {
     pub key: WorkloadKey,
     /// The uid of the object that the change is planned for.
     pub uid: String,
+    /// The generation of the object that the change is planned for.
+    pub generation: i64,
+    /// The manager that set what the change replaces, if it is another client and known.
+    pub manager: Option<String>,
     /// What changes.
     pub change: WorkloadChange,
 }
@@ -76,6 +80,16 @@ pub enum WorkloadChange {
         /// The digest.
         digest: String,
     },
+}
+
+impl WorkloadChange {
+    /// Returns the manager that set the images that the change replaces.
+    fn replaced_manager(&self) -> Option<String> {
+        match self {
+            Self::Image { containers, .. } => containers.iter().find_map(|c| c.manager.clone()),
+            Self::Restart { .. } => None,
+        }
+    }
 }
 
 /// Plans how the workloads that `rollouts` select come to run `repository@digest`.
@@ -275,6 +289,8 @@ impl RolloutTarget<'_> {
                 patch: Some(WorkloadPatch {
                     key: workload.key.clone(),
                     uid: workload.uid.clone(),
+                    generation: workload.generation,
+                    manager: change.replaced_manager(),
                     change,
                 }),
             };

@@ -39,7 +39,14 @@ impl WorkloadLookup for FakeWorkloads {
 }
 
 fn container(name: &str, image: &str, index: usize) -> Container {
-    Container { name: name.into(), image: image.into(), init: false, index, always_pulls: true }
+    Container {
+        name: name.into(),
+        image: image.into(),
+        init: false,
+        index,
+        always_pulls: true,
+        manager: Some("helm".into()),
+    }
 }
 
 fn workload(namespace: &str, name: &str, containers: Vec<Container>) -> WorkloadView {
@@ -50,6 +57,7 @@ fn workload(namespace: &str, name: &str, containers: Vec<Container>) -> Workload
             name: name.into(),
         },
         uid: format!("uid-{name}"),
+        generation: 1,
         labels: BTreeMap::from([("app".into(), "web".into())]),
         containers,
         restarted_for: None,

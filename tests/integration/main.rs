@@ -15,6 +15,7 @@ mod bad_input;
 mod builder;
 mod cascades;
 mod checks;
+mod contested_rollout;
 mod cutoff;
 mod deletion;
 mod families;

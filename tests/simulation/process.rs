@@ -111,6 +111,7 @@ impl Process {
             stores: Stores::default(),
             workloads,
             rollouts: Rollouts::default(),
+            reverts: rollout::RevertTracker::default(),
             registry,
             tags,
             revisions,

@@ -190,6 +190,7 @@ fn rollout_rows(image: &ManagedImage) -> Vec<Vec<StyledText>> {
                 RolloutState::Complete => return None,
                 RolloutState::Progressing => styled("Progressing", Color::Yellow),
                 RolloutState::Stalled => styled("Stalled", Color::Red),
+                RolloutState::Contested => styled("Contested", Color::Red),
                 RolloutState::Refused => styled("Refused", Color::Red),
             };
             Some(vec![

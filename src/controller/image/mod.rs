@@ -66,16 +66,20 @@ pub async fn reconcile(
     };
 
     // 2. (pure) Plan the changes of the workloads.
-    let steps =
+    let mut steps =
         rollout::plan(&key.namespace, &image.spec.repository, digest, rollouts, &context.workloads);
+    let now = context.clock.now();
+    let uid = image.metadata.uid.as_deref().unwrap_or_default();
+    let review_in = context.reverts.review(uid, &mut steps, now);
 
     // 3. (API) Change the workloads.
-    let rollout = RolloutReconcile { context: &context, family: &family, image: &image };
+    let rollout = RolloutReconcile { context: &context, family: &family, image: &image, uid, now };
     let failure = rollout.change_workloads(&steps).await;
 
     // 4. (API) Record the rollouts.
     rollout.record(steps, failure.as_deref()).await?;
-    Ok(Action::requeue(if failure.is_some() { PATCH_RETRY_PAUSE } else { RESYNC }))
+    let retry_in = failure.is_some().then_some(PATCH_RETRY_PAUSE);
+    Ok(Action::requeue([retry_in, review_in].into_iter().flatten().min().unwrap_or(RESYNC)))
 }
 
 fn rollouts_of<'a>(family: &'a ImageFamily, image: &ManagedImage) -> &'a [Rollout] {
@@ -97,15 +101,22 @@ struct RolloutReconcile<'a> {
     context: &'a Context,
     family: &'a ImageFamily,
     image: &'a ManagedImage,
+    /// The uid of the image.
+    uid: &'a str,
+    now: Timestamp,
 }
 
 impl RolloutReconcile<'_> {
     /// Changes the workloads as planned. Returns the first failure.
     async fn change_workloads(&self, steps: &[RolloutStep]) -> Option<String> {
         let mut failure = None;
-        for patch in steps.iter().filter_map(|step| step.patch.as_ref()) {
+        for step in steps {
+            let Some(patch) = &step.patch else { continue };
             match rollout::apply(&self.context.client, patch).await {
-                Ok(()) => info!(workload = %patch.key, "moved a workload to a new digest"),
+                Ok(generation) => {
+                    self.context.reverts.record_change(self.uid, step, generation, self.now);
+                    info!(workload = %patch.key, "moved a workload to a new digest");
+                }
                 // The store is outdated. The watch will show the change that caused the conflict,
                 // and trigger the next reconcile.
                 Err(rollout::RolloutError::Conflict(_)) => {}
@@ -126,8 +137,7 @@ impl RolloutReconcile<'_> {
     ) -> Result<(), ReconcileError> {
         let old = self.image.status.clone().unwrap_or_default();
         let rollouts: Vec<RolloutRecord> = steps.into_iter().map(|step| step.record).collect();
-        let now = self.context.clock.now();
-        let condition = rolled_out_condition(&old.conditions, &rollouts, failure, now);
+        let condition = rolled_out_condition(&old.conditions, &rollouts, failure, self.now);
         let known = old.conditions.iter().find(|known| known.type_ == ROLLED_OUT);
         if old.rollouts == rollouts && known == condition.as_ref() {
             return Ok(());
@@ -163,6 +173,7 @@ impl RolloutReconcile<'_> {
                 RolloutState::Complete => continue,
                 RolloutState::Progressing => (EventType::Normal, reason::ROLLING_OUT),
                 RolloutState::Stalled => (EventType::Warning, reason::ROLLOUT_STALLED),
+                RolloutState::Contested => (EventType::Warning, reason::ROLLOUT_CONTESTED),
                 RolloutState::Refused => (EventType::Warning, reason::ROLLOUT_REFUSED),
             };
             let note = format!("{}: {}", record.workload, record.message);
@@ -181,6 +192,7 @@ fn rolled_out_condition(
 ) -> Option<Condition> {
     let worst = [
         (RolloutState::Refused, reason::ROLLOUT_REFUSED),
+        (RolloutState::Contested, reason::ROLLOUT_CONTESTED),
         (RolloutState::Stalled, reason::ROLLOUT_STALLED),
         (RolloutState::Progressing, reason::ROLLING_OUT),
     ]
