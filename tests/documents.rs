@@ -189,6 +189,21 @@ fn every_documented_value_of_the_chart_is_in_its_schema() {
 }
 
 #[test]
+fn every_image_of_the_manifests_is_listed_for_mirroring() {
+    let listed = read(&root().join("docs/air-gap.md"));
+    let image = regex::Regex::new(r#"(?m)^ *(?:- )?image: +"?([^\s"{]+)"?$"#).expect("regex");
+    let manifests = ["deploy", "charts/groundswell/files/strategies"];
+    let text: String =
+        manifests.iter().flat_map(|folder| files(&root().join(folder))).map(|p| read(&p)).collect();
+    let images: BTreeSet<&str> =
+        image.captures_iter(&text).filter_map(|found| found.get(1)).map(|m| m.as_str()).collect();
+    assert!(images.len() >= 2, "only {images:?}");
+    let missing: Vec<_> =
+        images.iter().filter(|image| !listed.contains(&format!("| `{image}` |"))).collect();
+    assert!(missing.is_empty(), "docs/air-gap.md does not list {missing:?}");
+}
+
+#[test]
 fn tests_that_documents_name_exist() {
     let name = regex::Regex::new("`([a-z]+(?:_[a-z]+){2,})`").expect("regex");
     let sources: String = ["src", "tests"]

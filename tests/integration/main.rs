@@ -21,6 +21,7 @@ mod deletion;
 mod families;
 mod gate;
 mod leadership;
+mod manifests;
 mod odd_registry;
 mod requests;
 mod restart;

@@ -34,11 +34,20 @@ impl Cluster {
     /// # Panics
     /// When it does not start; the message holds its log.
     pub fn start(kind: &str, profile: &str) -> Self {
-        let name = std::env::var(BORROWED).unwrap_or_else(|_| {
-            let name = format!("{kind}-{}", std::process::id());
-            leave_nothing_behind(&name);
-            name
-        });
+        match std::env::var(BORROWED) {
+            Ok(name) => Self::up(name, profile),
+            Err(_) => Self::start_own(kind, profile),
+        }
+    }
+
+    /// Starts a cluster that nothing has used yet.
+    pub fn start_own(kind: &str, profile: &str) -> Self {
+        let name = format!("{kind}-{}", std::process::id());
+        leave_nothing_behind(&name);
+        Self::up(name, profile)
+    }
+
+    fn up(name: String, profile: &str) -> Self {
         let up = script("dev/cluster")
             .args(["up", "--profile", profile, "--name", &name])
             .output()

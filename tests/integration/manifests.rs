@@ -1,0 +1,32 @@
+//! The manifests of `deploy/` on a cluster that has never had Groundswell.
+
+use std::fs;
+
+use super::support::{Cluster, cluster::root};
+
+/// The first command of the installation without Helm.
+const FIRST_COMMAND: &str = "kubectl apply --server-side -f deploy/crds.yaml\n";
+
+/// Returns the block of shell commands of a document that installs the manifests.
+fn commands(document: &str) -> String {
+    let text = fs::read_to_string(root().join(document)).expect(document);
+    let mut blocks = text.split("```sh\n").skip(1).filter_map(|block| block.split("```").next());
+    let found = blocks.find(|block| block.contains(FIRST_COMMAND));
+    found.unwrap_or_else(|| panic!("{document} does not install deploy/")).to_owned()
+}
+
+#[test]
+fn the_commands_of_the_readme_install_everything_at_the_first_try() {
+    let script = commands("README.md");
+    assert_eq!(script, commands("docs/operations.md"));
+    let cluster = Cluster::start_own("manifests", "api");
+    // kubectl maps every object to a kind before it applies any of them.
+    let at_once = ["apply", "--server-side", "--dry-run=server", "-k", "deploy"];
+    let refused = cluster.run("kubectl", &at_once).expect_err("there are no CRDs yet");
+    assert!(refused.contains("ensure CRDs are installed first"), "{refused}");
+
+    let applied = cluster.run("bash", &["-ec", &script]).expect("the commands of README.md");
+    assert!(applied.contains("deployment.apps/groundswell serverside-applied"), "{applied}");
+    let strategies = cluster.run("kubectl", &["get", "buildstrategies", "-o", "name"]);
+    assert_eq!(strategies.expect("listed").trim(), "buildstrategy.groundswell.dev/buildkit");
+}
