@@ -21,8 +21,9 @@ use tokio::sync::Notify;
 
 use crate::{
     api::{ImageFamily, labels},
+    builds::outcome::pod_has_ended,
     controller::{
-        family::observe::jobs::{JOB_NAME, job_has_ended, pod_has_ended, upstreams},
+        family::observe::jobs::{JOB_NAME, job_has_ended, upstreams},
         object_cache::Key,
         stores::Stores,
     },

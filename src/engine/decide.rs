@@ -15,14 +15,16 @@ use crate::{
             promotion,
             windows::WindowState,
         },
-        decision::{Action, CascadeDecision, Decision},
+        decision::{Action, CascadeDecision, Decision, ImageDecision},
         image::evaluation::{Evaluation, Plan},
         image::{evaluate, failure},
-        input::{BuildOutcome, DecideInput, ObservedCascade},
+        input::{
+            BuildOutcome, DecideInput, LookupResult, ObservedBuild, ObservedCascade, ObservedImage,
+        },
         requests::{self, RequestEffects},
         tags, upstreams,
     },
-    identity::JobName,
+    identity::{BuildIdentity, JobName},
     lineage::{ImageIndex, UpstreamIndex},
 };
 
@@ -30,6 +32,9 @@ use crate::{
 const MAX_BREAKER_NAMES: usize = 10;
 /// How long a cascade waits if another one has its name. Names have a resolution of one second.
 const NAME_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(1);
+/// When a Job is looked at again whose build has succeeded, in whose pod a container of others runs,
+/// and whose result is not recorded yet.
+const OUTLIVED_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(2);
 
 /// Decides what to do. Pure: the same input at the same time gives the same decision.
 #[must_use]
@@ -52,6 +57,12 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     let mut actions = step.actions;
     actions.append(&mut evaluation.plan.actions);
     actions.extend(jobs_to_stop(input).map(|job| Action::Stop { job }));
+    let outlived = outlived_jobs(input, &evaluation.images);
+    if outlived.iter().any(|job| !job.is_recorded) {
+        evaluation.plan.wake(now.saturating_add(OUTLIVED_RETRY_DELAY).unwrap_or(Timestamp::MAX));
+    }
+    let recorded = outlived.into_iter().filter(|job| job.is_recorded);
+    actions.extend(recorded.map(|job| Action::Stop { job: job.name }));
     if !input.spec.suspend {
         let plan = &mut evaluation.plan;
         tags::promote(input, &evaluation.images, now, &mut actions, &mut plan.wake_at);
@@ -306,6 +317,59 @@ fn jobs_to_stop(input: &DecideInput<'_>) -> impl Iterator<Item = JobName> {
     let orphans =
         input.orphans.iter().filter(|build| build.live && build.outcome != BuildOutcome::Stopped);
     failed.chain(orphans).map(|build| build.job.clone())
+}
+
+/// A Job whose build has succeeded, while a container of others goes on to run in its pod.
+struct OutlivedJob {
+    name: JobName,
+    /// Whether nothing needs the Job any more: the registry was asked for the build, and the
+    /// cascade has recorded it.
+    is_recorded: bool,
+}
+
+/// Returns the Jobs whose builds have succeeded, and whose pods would run until their time-out.
+fn outlived_jobs(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<OutlivedJob> {
+    let images = input.spec.images.iter().zip(&input.images).zip(images);
+    images
+        .flat_map(|((image, observed), decided)| {
+            let builds = observed.builds.iter();
+            let outlived =
+                builds.filter(|build| build.live && build.outcome == BuildOutcome::Succeeded);
+            outlived.map(move |build| OutlivedJob {
+                name: build.job.clone(),
+                is_recorded: is_answered(observed, decided, build)
+                    && is_in_cascade_record(input, &image.name, build),
+            })
+        })
+        .collect()
+}
+
+/// Whether the registry has answered a lookup of a build, or is not going to be asked.
+fn is_answered(
+    observed: &ObservedImage<'_>,
+    decided: &ImageDecision,
+    build: &ObservedBuild,
+) -> bool {
+    let BuildIdentity { fingerprint, attempt, .. } = &build.identity;
+    let answered = observed.lookups.iter().any(|lookup| {
+        lookup.fingerprint == *fingerprint
+            && match &lookup.result {
+                LookupResult::Present { .. } | LookupResult::Rejected(..) => true,
+                LookupResult::Absent { after, .. } => *after >= Some(*attempt),
+                LookupResult::Failed(..) => false,
+            }
+    });
+    answered || decided.fingerprint.as_ref() != Some(fingerprint)
+}
+
+/// Whether the record of the running cascade says that it has built the image.
+fn is_in_cascade_record(input: &DecideInput<'_>, image: &str, build: &ObservedBuild) -> bool {
+    let Some(cascade) = input.cascade.filter(|cascade| cascade.name == build.identity.cascade)
+    else {
+        return true;
+    };
+    let mut results = cascade.status.images.iter();
+    results.any(|result| result.name == image && result.own_inputs.is_some())
 }
 
 /// Returns when a window opens or closes next, which changes the family's status.

@@ -206,8 +206,9 @@ pub enum Action {
         /// The revision of the source.
         source: String,
     },
-    /// Deletes a Job that counts as failed or cancelled and still runs, so that it does not build
-    /// at the same time as the next attempt.
+    /// Deletes a Job that still runs although its build has ended or is cancelled: one that counts
+    /// as failed, so that it does not build at the same time as the next attempt, or one that has
+    /// succeeded and in whose pod a container of others runs.
     Stop {
         /// The name of the Job.
         job: JobName,

@@ -277,7 +277,7 @@ impl ObservedBuild {
 pub enum BuildOutcome {
     /// The build has not ended.
     Running,
-    /// The pod has succeeded. Only the registry says what was pushed.
+    /// The build has succeeded. Only the registry says what was pushed.
     Succeeded,
     /// The build has failed.
     Failed(BuildFailure),

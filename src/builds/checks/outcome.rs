@@ -134,6 +134,14 @@ mod tests {
         let mut job: Job = serde_json::from_value(job.clone()).expect("job");
         job.metadata.name = Some("pyenv-check-0-0".into());
         job.metadata.namespace = Some("team".into());
+        let template = &mut job.spec.get_or_insert_default().template;
+        template.spec.get_or_insert_with(|| {
+            serde_json::from_value(json!({
+                "initContainers": [{"name": "credentials"}],
+                "containers": [{"name": "check"}],
+            }))
+            .expect("a pod")
+        });
         let pods: Vec<Pod> = serde_json::from_value(json!(pods)).expect("pods");
         check_job_outcome(&job, &pods, NOW.parse().expect("now"))
     }
@@ -291,6 +299,28 @@ mod tests {
         );
         assert_eq!(failure.message, "Secret push is gone");
         assert_eq!(with("Killed").reason, reason::POD_NOT_STARTED);
+    }
+
+    #[test]
+    fn what_else_runs_in_the_pod_decides_nothing() {
+        let with = |phase: &str, check: Value, sidecar: Value| {
+            let mut pod = pod(phase, &check);
+            let statuses = pod["status"]["containerStatuses"].as_array_mut().expect("statuses");
+            statuses.insert(0, container("mesh-proxy", &sidecar));
+            decide(&json!({}), &[pod])
+        };
+        let exited =
+            |code: i32| json!({"terminated": {"exitCode": code, "message": code.to_string()}});
+        let runs = json!({"running": {}});
+        assert_eq!(with("Running", exited(0), runs.clone()), CheckJobOutcome::Passed("0".into()));
+        assert_eq!(with("Failed", exited(0), exited(9)), CheckJobOutcome::Passed("0".into()));
+        assert_eq!(with("Running", runs.clone(), exited(9)), CheckJobOutcome::Running);
+        for (phase, sidecar) in [("Running", runs), ("Failed", exited(9))] {
+            let failure = failure_of(with(phase, exited(3), sidecar));
+            assert_eq!(failure.reason, reason::CHECK_FAILED);
+            assert!(failure.message.starts_with("failed with exit code 3"), "{}", failure.message);
+            assert!(failure.message.ends_with("\n3"), "{}", failure.message);
+        }
     }
 
     #[test]

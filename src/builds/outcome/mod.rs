@@ -1,9 +1,11 @@
 //! Derives the outcome of a build from its Job and its pods. Pure.
 //!
 //! A build whose pod succeeded claims to have pushed its image; the controller verifies that in the
-//! registry. The phase of the pod is read, and not the Job's `Complete` condition, which is set
+//! registry. Our own containers decide, whatever else runs in the pod. Where they do not say how the
+//! build ended, the phase of the pod decides, and not the Job's `Complete` condition, which is set
 //! about a second later.
 //!
+//! - `own`: which containers of a pod are ours, and how they ended
 //! - `run`: the progress of a Job with one pod; builds and checks share it
 //! - `pod`: the environment of a pod: evictions, nodes, image pulls, scheduling
 //! - `builder`: the class and the reason of a builder's final error
@@ -13,13 +15,14 @@
 
 mod builder;
 pub(in crate::builds) mod message;
+mod own;
 pub(in crate::builds) mod pod;
 pub(in crate::builds) mod run;
 
 use jiff::Timestamp;
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{ContainerStateTerminated, Pod, PodStatus},
+    core::v1::{ContainerStateTerminated, Pod},
 };
 
 use crate::{
@@ -28,12 +31,14 @@ use crate::{
         job::PREPARE,
         outcome::{
             message::{Keep, sanitize},
+            own::OwnContainers,
             run::{JobRun, log_command},
         },
         prepare::error::PrepareError,
     },
 };
 
+pub use own::{ended_at, pod_has_ended};
 pub use pod::PodWait;
 
 /// The outcome of a build's Job.
@@ -43,9 +48,10 @@ pub enum BuildJobOutcome {
     Waiting(PodWait),
     /// The pod runs.
     Running,
-    /// The pod has succeeded.
+    /// Our own containers have succeeded. Another container of the pod may still run.
     Succeeded,
-    /// The build failed. If the Job still exists with a waiting pod, the caller must delete it.
+    /// The build failed. If the Job still exists with a pod that waits or runs, the caller must
+    /// delete it.
     Failed(BuildFailure),
     /// The build ends or has ended because the Job was deleted. This is not a failure.
     Stopped,
@@ -62,10 +68,7 @@ pub fn build_job_outcome(job: &Job, pods: &[Pod], now: Timestamp) -> BuildJobOut
         JobRun::Stopped => BuildJobOutcome::Stopped,
         JobRun::Broken(failure) => BuildJobOutcome::Failed(failure),
         JobRun::TimedOut(pod) => BuildJobOutcome::Failed(timed_out(job, pod)),
-        JobRun::Exited(pod) => BuildJobOutcome::Failed(pod.status.as_ref().map_or_else(
-            || failure(FailureClass::Infrastructure, reason::POD_LOST, "the pod has no status"),
-            |status| failed_pod(job, status),
-        )),
+        JobRun::Exited(pod) => BuildJobOutcome::Failed(failed_pod(job, pod)),
     }
 }
 
@@ -106,10 +109,8 @@ fn rejected_job(
 fn timed_out(job: &Job, pod: Option<&Pod>) -> BuildFailure {
     let limit = run::time_limit(job);
     let text = format!("the build exceeded the `timeout` of its strategy, {limit} s");
-    let ended = pod.and_then(|pod| pod.status.as_ref()).and_then(|status| {
-        pod::containers(status)
-            .find_map(|container| pod::terminated(container).filter(|ended| ended.exit_code != 0))
-    });
+    let own = OwnContainers::of(job);
+    let ended = pod.and_then(|pod| Some(own.failed(pod.status.as_ref()?)?.1));
     let text = match sanitize(
         ended.and_then(|ended| ended.message.as_deref()).unwrap_or_default(),
         Keep::End,
@@ -123,11 +124,9 @@ fn timed_out(job: &Job, pod: Option<&Pod>) -> BuildFailure {
     failure(FailureClass::Build, reason::DEADLINE_EXCEEDED, &text)
 }
 
-fn failed_pod(job: &Job, status: &PodStatus) -> BuildFailure {
-    let broken = pod::containers(status).find_map(|container| {
-        Some((container, pod::terminated(container).filter(|ended| ended.exit_code != 0)?))
-    });
-    match broken {
+fn failed_pod(job: &Job, pod: &Pod) -> BuildFailure {
+    let own = OwnContainers::of(job);
+    match pod.status.as_ref().and_then(|status| own.failed(status)) {
         Some((container, ended)) if container.name == PREPARE => failed_prepare(job, ended),
         Some((container, ended)) => failed_builder(job, &container.name, ended),
         None => failure(

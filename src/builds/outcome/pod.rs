@@ -14,6 +14,7 @@ use crate::{
     builds::outcome::{
         failure,
         message::{Keep, sanitize},
+        own::OwnContainers,
     },
 };
 
@@ -54,16 +55,28 @@ pub(super) enum BoundedWait {
 
 /// Returns what an unfinished pod waits for, if it waits. `max_wait` is an upper bound for every
 /// wait of a pod that has not started.
-pub(super) fn waiting(pod: &Pod, max_wait: SignedDuration, now: Timestamp) -> Option<BoundedWait> {
+pub(super) fn waiting(
+    pod: &Pod,
+    own: &OwnContainers<'_>,
+    max_wait: SignedDuration,
+    now: Timestamp,
+) -> Option<BoundedWait> {
     let status = pod.status.as_ref()?;
     let created = pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
-    wait_for_termination(pod, status, now)
-        .or_else(|| wait_for_start(status, created, max_wait, now))
+    if let wait @ Some(_) = wait_for_termination(pod, status, now) {
+        return wait;
+    }
+    // What else cannot start in the pod does not matter then.
+    if own.is_running(status) {
+        return None;
+    }
+    wait_for_start(status, own, created, max_wait, now)
 }
 
 /// Returns what a pod waits for before its containers can start.
 fn wait_for_start(
     status: &PodStatus,
+    own: &OwnContainers<'_>,
     created: Timestamp,
     max_wait: SignedDuration,
     now: Timestamp,
@@ -81,7 +94,7 @@ fn wait_for_start(
             format!("the pod could not be scheduled within {} s: {what}", timeout.as_secs());
         return Some(bounded_wait(since, timeout, now, &what, reason::UNSCHEDULABLE, &failed));
     }
-    let (why, what) = blocked_container(status)?;
+    let (why, what) = blocked_container(status, own)?;
     let since = scheduled_at(status)
         .into_iter()
         .chain(init_containers_ended(status))
@@ -132,18 +145,18 @@ pub(super) fn bounded_wait(
     BoundedWait::Pending(PodWait { message: Some(what.to_owned()), recheck_at: Some(until) })
 }
 
-/// Returns why a pod has not started any container, after its Job exceeded its deadline. Returns
+/// Returns why a pod has not started any of our containers, after its Job exceeded its deadline. Returns
 /// `None` if a container has started.
-pub(super) fn never_started(pod: &Pod) -> Option<BuildFailure> {
+pub(super) fn never_started(pod: &Pod, own: &OwnContainers<'_>) -> Option<BuildFailure> {
     let status = pod.status.as_ref();
-    if status.is_some_and(|status| containers(status).any(has_started)) {
+    if status.is_some_and(|status| own.has_started(status)) {
         return None;
     }
     let unscheduled = status.and_then(unscheduled).map(|condition| {
         (reason::UNSCHEDULABLE, condition_message(condition, "no node can run the pod"))
     });
     let (why, what) = unscheduled
-        .or_else(|| blocked_container(status?))
+        .or_else(|| blocked_container(status?, own))
         .unwrap_or((reason::POD_NOT_STARTED, "the node did not start any container".into()));
     Some(failure(
         FailureClass::Infrastructure,
@@ -208,17 +221,6 @@ fn eviction_reason(status: &PodStatus) -> &'static str {
     }
 }
 
-/// Whether a pod failed after its own deletion or the deletion of its Job, so that its end says
-/// nothing about its work. `requested` is the time of the deletion.
-pub(super) fn ended_after(pod: &Pod, requested: Timestamp) -> bool {
-    let ended = pod.status.as_ref().and_then(|status| {
-        containers(status)
-            .filter_map(|container| Some(terminated(container)?.finished_at.as_ref()?.0))
-            .max()
-    });
-    ended.is_none_or(|ended| ended >= requested)
-}
-
 /// Returns when the deletion of a pod was requested. The `deletionTimestamp` is the end of the
 /// grace period.
 pub(super) fn deletion_requested(pod: &Pod) -> Option<Timestamp> {
@@ -251,17 +253,16 @@ pub(in crate::builds) fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
 }
 
-fn has_started(container: &ContainerStatus) -> bool {
-    container
-        .state
-        .as_ref()
-        .is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-}
-
 /// Returns why a container does not start, as a reason and a message, for causes that waiting
-/// rarely resolves.
-fn blocked_container(status: &PodStatus) -> Option<(&'static str, String)> {
-    containers(status).find_map(|container| {
+/// rarely resolves. An init container of others keeps ours from starting; another container of
+/// others does not.
+fn blocked_container(
+    status: &PodStatus,
+    own: &OwnContainers<'_>,
+) -> Option<(&'static str, String)> {
+    let init = status.init_container_statuses.iter().flatten();
+    let main = status.container_statuses.iter().flatten();
+    init.chain(main.filter(|container| own.contains(container))).find_map(|container| {
         let waiting = container.state.as_ref()?.waiting.as_ref()?;
         let word = waiting.reason.as_deref()?;
         let why = match word {

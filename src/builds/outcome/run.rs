@@ -11,6 +11,8 @@ use crate::{
     api::{BuildFailure, FailureClass, condition::reason},
     builds::outcome::{
         failure,
+        message::{Keep, sanitize},
+        own::{OwnContainers, OwnEnd},
         pod::{self, BoundedWait, PodWait, bounded_wait},
     },
 };
@@ -29,9 +31,9 @@ pub(in crate::builds) enum JobRun<'a> {
     Waiting(PodWait),
     /// The pod runs.
     Running,
-    /// The pod has succeeded. Contains the pod if it still exists.
+    /// Our own containers have succeeded. Contains the pod if it still exists.
     Succeeded(Option<&'a Pod>),
-    /// A container of the pod has failed by itself.
+    /// A container of our own has failed by itself. Others may still run.
     Exited(&'a Pod),
     /// The Job exceeded its deadline. Contains the pod if it still exists.
     TimedOut(Option<&'a Pod>),
@@ -43,8 +45,15 @@ pub(in crate::builds) enum JobRun<'a> {
 
 /// Returns the progress of a Job. `pods` are its pods in any order. `now` determines how long a
 /// wait has lasted.
+///
+/// The containers of the Job's template decide. What else runs in the pod does not count: a sidecar
+/// that never ends, or that ends with an error. The phase of the pod decides where our own
+/// containers do not say how the Job ended: after an eviction, for example.
 pub(in crate::builds) fn job_run<'a>(job: &Job, pods: &'a [Pod], now: Timestamp) -> JobRun<'a> {
-    if let Some(pod) = pods.iter().find(|pod| pod::phase(pod) == "Succeeded") {
+    let own = OwnContainers::of(job);
+    let succeeded =
+        |pod: &&Pod| pod::phase(pod) == "Succeeded" || own.end(pod) == OwnEnd::Succeeded;
+    if let Some(pod) = pods.iter().find(succeeded) {
         return JobRun::Succeeded(Some(pod));
     }
     if condition(job, "Complete").is_some() {
@@ -53,8 +62,10 @@ pub(in crate::builds) fn job_run<'a>(job: &Job, pods: &'a [Pod], now: Timestamp)
     match pods.iter().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
     {
         None => without_pod(job, now),
-        Some(pod) if pod::phase(pod) == "Failed" => failed_pod(job, pod),
-        Some(pod) => unfinished_pod(job, pod, now),
+        Some(pod) if pod::phase(pod) == "Failed" || own.end(pod) == OwnEnd::Failed => {
+            failed_pod(job, pod, &own)
+        }
+        Some(pod) => unfinished_pod(job, pod, &own, now),
     }
 }
 
@@ -70,8 +81,8 @@ pub(in crate::builds) fn log_command(job: &Job) -> String {
     format!("`kubectl logs -n {namespace} job/{name} --all-containers` while the Job exists")
 }
 
-fn failed_pod<'a>(job: &Job, pod: &'a Pod) -> JobRun<'a> {
-    if deleted_at(job).is_some_and(|at| pod::ended_after(pod, at)) {
+fn failed_pod<'a>(job: &Job, pod: &'a Pod, own: &OwnContainers<'_>) -> JobRun<'a> {
+    if deleted_at(job).is_some_and(|at| own.ended_after(pod, at)) {
         return JobRun::Stopped;
     }
     if let Some(failure) = pod::disrupted(pod) {
@@ -79,24 +90,50 @@ fn failed_pod<'a>(job: &Job, pod: &'a Pod) -> JobRun<'a> {
     }
     let pods_own_limit =
         pod.status.as_ref().and_then(|status| status.reason.as_deref()) == Some(DEADLINE_EXCEEDED);
-    if has_timed_out(job) || pods_own_limit {
-        return timed_out(Some(pod));
+    let requested = pod::deletion_requested(pod);
+    if (has_timed_out(job) || pods_own_limit) && requested.is_none_or(|at| own.ended_after(pod, at))
+    {
+        return timed_out(Some(pod), own);
     }
-    if pod::deletion_requested(pod).is_some_and(|at| pod::ended_after(pod, at)) {
+    if requested.is_some_and(|at| own.ended_after(pod, at)) {
         return JobRun::Broken(lost("the pod was deleted while it ran"));
     }
-    let mut terminated = pod.status.iter().flat_map(pod::containers).filter_map(pod::terminated);
-    if terminated.any(|ended| ended.exit_code != 0) {
+    if own.end(pod) == OwnEnd::Failed {
         return JobRun::Exited(pod);
     }
-    JobRun::Broken(lost("the pod failed, and its status does not say how any container ended"))
+    JobRun::Broken(foreign_init_failure(pod, own).unwrap_or_else(|| {
+        lost("the pod failed, and its status does not say how any container ended")
+    }))
 }
 
-fn unfinished_pod<'a>(job: &Job, pod: &'a Pod, now: Timestamp) -> JobRun<'a> {
+/// Returns the failure of an init container that something else has added to the pod. Our own
+/// containers do not start then.
+fn foreign_init_failure(pod: &Pod, own: &OwnContainers<'_>) -> Option<BuildFailure> {
+    let init = pod.status.as_ref()?.init_container_statuses.iter().flatten();
+    let mut failed = init.filter(|container| !own.contains(container)).filter_map(|container| {
+        let ended = pod::terminated(container).filter(|ended| ended.exit_code != 0)?;
+        Some((&container.name, ended))
+    });
+    let (name, ended) = failed.next()?;
+    let text = format!(
+        "the init container `{name}`, which something else in the cluster has added to the pod, \
+         failed with exit code {}, so that no other container started. {}",
+        ended.exit_code,
+        sanitize(ended.message.as_deref().unwrap_or_default(), Keep::End)
+    );
+    Some(failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text))
+}
+
+fn unfinished_pod<'a>(
+    job: &Job,
+    pod: &'a Pod,
+    own: &OwnContainers<'_>,
+    now: Timestamp,
+) -> JobRun<'a> {
     if deleted_at(job).is_some() {
         return JobRun::Stopped;
     }
-    match pod::waiting(pod, max_wait(job), now) {
+    match pod::waiting(pod, own, max_wait(job), now) {
         Some(BoundedWait::Expired(failure)) => return JobRun::Broken(failure),
         // The Job controller waits for the pod's end before it marks the Job as failed.
         Some(BoundedWait::Pending(wait)) if condition(job, "Failed").is_none() => {
@@ -104,10 +141,12 @@ fn unfinished_pod<'a>(job: &Job, pod: &'a Pod, now: Timestamp) -> JobRun<'a> {
         }
         Some(BoundedWait::Pending(_)) | None => {}
     }
+    let runs = pod::phase(pod) == "Running"
+        || pod.status.as_ref().is_some_and(|status| own.is_running(status));
     match condition(job, "Failed") {
-        Some(_) if has_timed_out(job) => timed_out(Some(pod)),
+        Some(_) if has_timed_out(job) => timed_out(Some(pod), own),
         Some(_) => JobRun::Broken(lost("the Job failed while its pod had not finished")),
-        None if pod::phase(pod) == "Running" => JobRun::Running,
+        None if runs => JobRun::Running,
         None => JobRun::Waiting(PodWait::default()),
     }
 }
@@ -195,8 +234,9 @@ fn no_pod(job: &Job) -> String {
 
 /// Returns the progress of a Job that exceeded its deadline. If its pod never started, the cause is
 /// what prevented the start.
-fn timed_out(pod: Option<&Pod>) -> JobRun<'_> {
-    pod.and_then(pod::never_started).map_or(JobRun::TimedOut(pod), JobRun::Broken)
+fn timed_out<'a>(pod: Option<&'a Pod>, own: &OwnContainers<'_>) -> JobRun<'a> {
+    let never_started = pod.and_then(|pod| pod::never_started(pod, own));
+    never_started.map_or(JobRun::TimedOut(pod), JobRun::Broken)
 }
 
 /// Returns the upper bound of every wait of a Job: half of its deadline, so that the cause of the

@@ -110,7 +110,7 @@ pub async fn reconcile(
     // 11. (API) Record the images, the family, the cascade and the requests.
     let deferred = reconcile.record().await?;
 
-    // 12. (API) Delete Jobs that failed or were cancelled and still run.
+    // 12. (API) Delete Jobs that have a result or were cancelled, and still run.
     reconcile.delete_ended_jobs().await?;
 
     // 13. (pure) Choose the time of the next reconcile.

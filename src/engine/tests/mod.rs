@@ -173,6 +173,38 @@ fn a_build_whose_push_is_not_there_is_tried_again() {
 }
 
 #[test]
+fn a_job_that_a_sidecar_outlives_is_ended_once_its_result_is_taken() {
+    let stops = |decision: &Decision| {
+        decision.actions.iter().filter(|action| matches!(action, Action::Stop { .. })).count()
+    };
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.reconcile();
+    model.reconcile();
+    model.finish_builds();
+    model.jobs[0].1.live = true;
+    model.registry_unreachable = true;
+    let decision = model.reconcile();
+    assert_eq!(stops(&decision), 0, "the registry has not answered");
+    assert!(decision.wake_at.is_some());
+    model.registry_unreachable = false;
+    model.settle();
+    let job = &model.jobs[0].1;
+    assert_eq!((&job.outcome, job.live), (&BuildOutcome::Succeeded, false));
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT], vec![1]));
+    assert_eq!(model.record("base").failure, None);
+    assert_eq!(model.cascades[0].phase, CascadePhase::Complete);
+
+    // The push is not there: the Job is ended before the next attempt.
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.reconcile();
+    model.reconcile();
+    model.jobs[0].1.outcome = BuildOutcome::Succeeded;
+    model.settle();
+    assert!(model.jobs.iter().all(|(_, job)| !job.live));
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT], vec![2]));
+}
+
+#[test]
 fn holds_keep_an_upstream_where_it_is() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.settle();

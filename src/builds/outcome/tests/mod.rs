@@ -3,12 +3,14 @@
 //!
 //! - `failures`: the build itself failed
 //! - `environment`: the environment of the build failed, or the Job was deleted
+//! - `sidecars`: something else runs in the pod
 //! - `waits`: the pod does not run yet
 
 #![allow(clippy::needless_pass_by_value, reason = "`json!` is easier to read where it is used")]
 
 mod environment;
 mod failures;
+mod sidecars;
 mod waits;
 
 use serde_json::{Value, json};
@@ -26,6 +28,14 @@ fn decide_at(job: Value, pods: Value, now: &str) -> BuildJobOutcome {
     let mut job: Job = serde_json::from_value(job).expect("job");
     job.metadata.name = Some("base-0-0".into());
     job.metadata.namespace = Some("team".into());
+    let template = &mut job.spec.get_or_insert_default().template;
+    template.spec.get_or_insert_with(|| {
+        serde_json::from_value(json!({
+            "initContainers": [{"name": "prepare"}],
+            "containers": [{"name": "build"}],
+        }))
+        .expect("a pod")
+    });
     let pods: Vec<Pod> = serde_json::from_value(pods).expect("pods");
     build_job_outcome(&job, &pods, now.parse().expect("now"))
 }

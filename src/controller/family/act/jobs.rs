@@ -78,15 +78,15 @@ pub async fn find_unanswered(
 }
 
 impl Reconcile<'_> {
-    /// Deletes the Jobs that count as failed or are cancelled, and still run: one whose pod waits
-    /// for an image, for example. Their end is recorded before this.
+    /// Deletes the Jobs that have a result or are cancelled, and still run: one whose pod waits for
+    /// an image, or in whose pod a sidecar runs, for example. Their end is recorded before this.
     pub async fn delete_ended_jobs(&self) -> Result<(), ReconcileError> {
         let api: Api<Job> = self.api();
         let decided = self.decision.actions.iter().filter_map(|action| match action {
             Action::Stop { job } => Some(job),
             _ => None,
         });
-        for job in decided.chain(&self.snapshot.failed_live_checks).map(JobName::as_str) {
+        for job in decided.chain(&self.snapshot.ended_live_checks).map(JobName::as_str) {
             let key = Key::new(&self.snapshot.key.namespace, job);
             let known = self.context.stores.jobs.get(&key);
             if known.is_some_and(|job| job.metadata.deletion_timestamp.is_none()) {

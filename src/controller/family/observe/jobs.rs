@@ -11,7 +11,7 @@ use crate::{
     api::labels,
     builds::{
         checks::outcome::{CheckJobOutcome, check_job_outcome},
-        outcome::{BuildJobOutcome, build_job_outcome},
+        outcome::{self, BuildJobOutcome, build_job_outcome, pod_has_ended},
     },
     controller::{object_cache::Key, stores::Stores},
     engine::{BuildOutcome, CheckOutcome, ObservedBuild, ObservedCheck},
@@ -30,8 +30,9 @@ pub struct ObservedJobs {
     pub durations: HashMap<String, i64>,
     /// Checks, per image.
     pub checks: HashMap<String, Vec<ObservedCheck>>,
-    /// Jobs of checks that count as failed and still run.
-    pub failed_live_checks: Vec<JobName>,
+    /// Jobs of checks that have a result and still run: the pod of a failed one waits, or another
+    /// container runs beside the check.
+    pub ended_live_checks: Vec<JobName>,
     /// When the earliest wait of a pod must be judged again, even if nothing changes: no event
     /// marks the moment at which a wait has become too long.
     pub recheck_pods_at: Option<Timestamp>,
@@ -67,8 +68,10 @@ impl ObservedJobs {
                 self.recheck_at(wait.recheck_at);
             }
             let Some(observed) = observed_check(job, pods, outcome) else { return };
-            if matches!(observed.outcome, CheckOutcome::Failed(_)) && observed.live {
-                self.failed_live_checks.push(observed.job.clone());
+            let has_result =
+                matches!(observed.outcome, CheckOutcome::Failed(_) | CheckOutcome::Passed(_));
+            if has_result && observed.live {
+                self.ended_live_checks.push(observed.job.clone());
             }
             self.checks.entry(image.clone()).or_default().push(observed);
             return;
@@ -145,32 +148,27 @@ fn observed_check(job: &Job, pods: &[Pod], outcome: CheckJobOutcome) -> Option<O
     })
 }
 
-/// Returns how long the Job took until its pod ended, in seconds; `None` while it runs, or if
-/// neither the pod nor the Job shows an end.
+/// Returns how long the Job took until our own containers ended, in seconds; `None` while they run,
+/// or if neither the pod nor the Job shows an end.
 fn duration_seconds(job: &Job, pods: &[Pod]) -> Option<i64> {
     let start = job.creation_timestamp()?.0;
+    let own = pods.iter().filter_map(|pod| outcome::ended_at(job, pod)).max();
     let statuses =
         pods.iter().filter(|pod| pod_has_ended(pod)).filter_map(|pod| pod.status.as_ref());
     let containers = statuses.flat_map(|status| status.container_statuses.iter().flatten());
     let stopped = containers.filter_map(|container| {
-        container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()
+        Some(container.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0)
     });
-    let status = job.status.as_ref();
-    let complete = || status?.completion_time.as_ref();
-    let end = stopped.max_by_key(|time| time.0).or_else(complete)?.0;
+    let complete = || Some(job.status.as_ref()?.completion_time.as_ref()?.0);
+    let end = own.or_else(|| stopped.max()).or_else(complete)?;
     Some(end.duration_since(start).as_secs().max(0))
 }
 
-/// Returns whether a Job still runs. Its pod ends a second or two before the Job does.
+/// Returns whether a Job still runs. Its pod ends a second or two before the Job does, and the Job
+/// keeps its log. A Job whose build or check has ended is live as long as a container of others
+/// runs in its pod.
 fn is_live(job: &Job, pods: &[Pod]) -> bool {
     !job_has_ended(job) && !pods.iter().any(pod_has_ended)
-}
-
-/// Returns whether a pod has succeeded or failed. Its Job follows within a second or two, and keeps
-/// the log.
-pub(in crate::controller) fn pod_has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    phase.is_some_and(|phase| ["Succeeded", "Failed"].contains(&phase))
 }
 
 /// Returns whether a Job has completed or failed.
@@ -223,7 +221,16 @@ mod tests {
             ("starts", "r", "sha256:00")
         );
         assert_eq!((check.attempt, &check.outcome), (3, &CheckOutcome::Passed(String::new())));
-        assert!(observed.failed_live_checks.is_empty());
+        assert!(observed.ended_live_checks.is_empty());
+        // A sidecar runs on.
+        let running = pods(
+            r#"{"status": {"phase": "Running", "containerStatuses": [
+                {"name": "check", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                 "state": {"terminated": {"exitCode": 0}}}]}}"#,
+        );
+        observed.add(&job, &running, Timestamp::UNIX_EPOCH);
+        assert_eq!(observed.checks["pyenv"][1].outcome, CheckOutcome::Passed(String::new()));
+        assert_eq!(observed.ended_live_checks, [job.name_any()]);
     }
 
     #[test]
@@ -246,6 +253,11 @@ mod tests {
         assert_eq!(duration_seconds(&complete, &pod("Failed")), Some(90));
         assert_eq!(duration_seconds(&complete, &[]), Some(92), "the pod is gone");
         assert_eq!(duration_seconds(&job("{}"), &pod("Running")), None);
+        let mut own = job("{}");
+        own.spec =
+            serde_json::from_str(r#"{"template": {"spec": {"containers": [{"name": "build"}]}}}"#)
+                .expect("a spec");
+        assert_eq!(duration_seconds(&own, &pod("Running")), Some(90), "a sidecar runs on");
         assert_eq!(duration_seconds(&job("{}"), &[]), None);
     }
 
@@ -270,8 +282,8 @@ mod tests {
         assert_eq!(observed.recheck_pods_at, Some(at("2026-01-01T00:02:00Z")));
         let waits_for = observed.checks["pyenv"][0].waits_for.as_deref().unwrap_or_default();
         assert!(waits_for.contains("ImagePullBackOff"), "{waits_for}");
-        assert!(observed.failed_live_checks.is_empty());
+        assert!(observed.ended_live_checks.is_empty());
         observed.add(&check_of_pyenv(), &stuck, at("2026-01-01T00:02:00Z"));
-        assert_eq!(observed.failed_live_checks, [check_of_pyenv().name_any()]);
+        assert_eq!(observed.ended_live_checks, [check_of_pyenv().name_any()]);
     }
 }

@@ -68,8 +68,8 @@ pub struct Snapshot {
     orphans: Vec<ObservedBuild>,
     /// Checks whose Jobs exist, in the order of `spec.images`.
     pub checks: Vec<Vec<ObservedCheck>>,
-    /// See [`ObservedJobs::failed_live_checks`].
-    pub failed_live_checks: Vec<JobName>,
+    /// See [`ObservedJobs::ended_live_checks`].
+    pub ended_live_checks: Vec<JobName>,
     /// The last verified builds of the records, in the order of `spec.images`.
     verified: Vec<Option<Arc<VerifiedBuild>>>,
     /// The pending requests of users.
@@ -134,7 +134,7 @@ impl Observer<'_> {
             orphans: jobs.builds.into_values().flatten().collect(),
             checks,
             durations: jobs.durations,
-            failed_live_checks: jobs.failed_live_checks,
+            ended_live_checks: jobs.ended_live_checks,
             verified: records.iter().map(|record| records::verified(record.as_ref())).collect(),
             records,
             requests,
