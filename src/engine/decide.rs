@@ -32,7 +32,7 @@ use crate::{
 const MAX_BREAKER_NAMES: usize = 10;
 /// How long a cascade waits if another one has its name. Names have a resolution of one second.
 const NAME_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(1);
-/// When a Job is looked at again whose build has succeeded, in whose pod a container of others runs,
+/// When a Job is checked again whose build has succeeded, in whose pod a container of others runs,
 /// and whose result is not recorded yet.
 const OUTLIVED_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(2);
 

@@ -1,9 +1,9 @@
 //! Derives the outcome of a build from its Job and its pods. Pure.
 //!
 //! A build whose pod succeeded claims to have pushed its image; the controller verifies that in the
-//! registry. Our own containers decide, whatever else runs in the pod. Where they do not say how the
-//! build ended, the phase of the pod decides, and not the Job's `Complete` condition, which is set
-//! about a second later.
+//! registry. Our own containers decide, whatever else runs in the pod. Where they do not say how
+//! the build ended, the phase of the pod decides, and not the Job's `Complete` condition, which is
+//! set about a second later.
 //!
 //! - `own`: which containers of a pod are ours, and how they ended
 //! - `run`: the progress of a Job with one pod; builds and checks share it

@@ -17,7 +17,7 @@ pub(in crate::builds) struct OwnContainers<'a> {
     main: Vec<&'a str>,
     /// Init containers that run to completion.
     init: Vec<&'a str>,
-    /// Init containers that run beside the main containers. Their end decides nothing.
+    /// Init containers that run next to the main containers. Their end decides nothing.
     native_sidecars: Vec<&'a str>,
 }
 
@@ -152,7 +152,7 @@ pub fn ended_at(job: &Job, pod: &Pod) -> Option<Timestamp> {
     if own.end(pod) == OwnEnd::Unfinished { None } else { own.ended_at(pod) }
 }
 
-/// Whether an init container keeps running beside the main containers.
+/// Whether an init container keeps running next to the main containers.
 fn is_native_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
 }

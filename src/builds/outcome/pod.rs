@@ -145,8 +145,8 @@ pub(super) fn bounded_wait(
     BoundedWait::Pending(PodWait { message: Some(what.to_owned()), recheck_at: Some(until) })
 }
 
-/// Returns why a pod has not started any of our containers, after its Job exceeded its deadline. Returns
-/// `None` if a container has started.
+/// Returns why a pod has not started any of our containers, after its Job exceeded its deadline.
+/// Returns `None` if one of them has started.
 pub(super) fn never_started(pod: &Pod, own: &OwnContainers<'_>) -> Option<BuildFailure> {
     let status = pod.status.as_ref();
     if status.is_some_and(|status| own.has_started(status)) {

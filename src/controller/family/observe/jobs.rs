@@ -31,7 +31,7 @@ pub struct ObservedJobs {
     /// Checks, per image.
     pub checks: HashMap<String, Vec<ObservedCheck>>,
     /// Jobs of checks that have a result and still run: the pod of a failed one waits, or another
-    /// container runs beside the check.
+    /// container runs next to the check.
     pub ended_live_checks: Vec<JobName>,
     /// When the earliest wait of a pod must be judged again, even if nothing changes: no event
     /// marks the moment at which a wait has become too long.
