@@ -192,7 +192,8 @@ fn shipped_strategies_request_disk_space_and_ask_not_to_be_disrupted() {
 
 #[test]
 fn prepare_runs_as_the_builders_user() {
-    let mut spec = json!({"hostUsers": false, "securityContext": {"runAsUser": 1000, "runAsGroup": 1001}, "containers": [{"name": "b"}]});
+    let mut spec = json!({"hostUsers": false, "securityContext": {"runAsUser": 1000,
+        "runAsGroup": 1001}, "containers": [{"name": "b"}]});
     let user = |spec: &Value| {
         let pod = pod(&job_of(&strategy(spec.clone())));
         let security =
@@ -285,8 +286,11 @@ fn buildkit_gets_every_input_of_the_image() {
             "--opt=build-arg:A=1,$$(HOME)",
             "--opt=label:l=x=y",
             "--opt=build-arg:SOURCE_DATE_EPOCH=0",
-            "--output=type=image,name=registry.example.com/team/pyenv:gs-1,push=true,oci-mediatypes=true,rewrite-timestamp=true,\"annotation.n=one, \
-             two\",annotation.o=3",
+            concat!(
+                "--output=type=image,name=registry.example.com/team/pyenv:gs-1,push=true,",
+                "oci-mediatypes=true,rewrite-timestamp=true,",
+                "\"annotation.n=one, two\",annotation.o=3"
+            ),
         ]
     );
 }

@@ -121,31 +121,34 @@ mod tests {
     use super::*;
     use crate::api::{Edge, Image, Upstream};
 
-    fn spec(images: &[(&str, Option<&str>, &str)]) -> ImageFamilySpec {
+    fn image(name: &str, path: Option<&str>, tag: &str) -> Image {
+        Image {
+            name: name.into(),
+            path: path.map(str::to_owned),
+            from: vec![Edge { upstream: Some("alpine".into()), ..Edge::default() }],
+            tags: vec![tag.into()],
+            ..Image::default()
+        }
+    }
+
+    fn spec(images: [Image; 2]) -> ImageFamilySpec {
         ImageFamilySpec {
             repository: "registry.example.com/platform".into(),
             upstreams: vec![Upstream { name: "alpine".into(), ..Upstream::default() }],
-            images: images
-                .iter()
-                .map(|(name, path, tag)| Image {
-                    name: (*name).into(),
-                    path: path.map(str::to_owned),
-                    from: vec![Edge { upstream: Some("alpine".into()), ..Edge::default() }],
-                    tags: vec![(*tag).into()],
-                    ..Image::default()
-                })
-                .collect(),
+            images: images.into(),
             ..ImageFamilySpec::default()
         }
     }
 
     #[test]
     fn one_tag_has_one_owner() {
-        assert!(validate(&spec(&[("a", None, "latest"), ("b", None, "latest")])).is_ok());
-        assert!(validate(&spec(&[("a", None, "1"), ("b", Some("a"), "2")])).is_ok());
-        let problem =
-            validate(&spec(&[("a", None, "r{{ build }}"), ("b", Some("a"), "r{{ build }}")]))
-                .expect_err("collision");
+        assert!(validate(&spec([image("a", None, "latest"), image("b", None, "latest")])).is_ok());
+        assert!(validate(&spec([image("a", None, "1"), image("b", Some("a"), "2")])).is_ok());
+        let problem = validate(&spec([
+            image("a", None, "r{{ build }}"),
+            image("b", Some("a"), "r{{ build }}"),
+        ]))
+        .expect_err("collision");
         assert_eq!(problem.reason, reason::TAG_COLLISION);
         assert!(
             problem.message.contains("registry.example.com/platform/a:r0"),
@@ -156,12 +159,12 @@ mod tests {
 
     #[test]
     fn an_upstream_that_follows_its_own_descendant_is_refused() {
-        let following = |image: &str, tag: &str| {
-            let mut spec = spec(&[("a", None, "latest"), ("b", None, "latest")]);
+        let following = |followed: &str, tag: &str| {
+            let mut spec = spec([image("a", None, "latest"), image("b", None, "latest")]);
             spec.images[1].from = vec![Edge { image: Some("a".into()), ..Edge::default() }];
             let own = Upstream {
                 name: "own".into(),
-                image: format!("registry.example.com/platform/{image}"),
+                image: format!("registry.example.com/platform/{followed}"),
                 follow: crate::api::Follow { tag: tag.into() },
                 ..Upstream::default()
             };

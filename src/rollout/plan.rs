@@ -255,8 +255,8 @@ impl RolloutTarget<'_> {
             return Ok(());
         }
         Err(format!(
-            "namespace {namespace} does not consent to this rollout: its owner can annotate it with \
-             `{}: {}`",
+            "namespace {namespace} does not consent to this rollout: its owner can annotate it \
+             with `{}: {}`",
             labels::ROLLOUT_FROM,
             self.family_namespace
         ))

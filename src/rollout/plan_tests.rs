@@ -102,10 +102,10 @@ fn only(steps: Vec<RolloutStep>) -> RolloutStep {
     steps.into_iter().next().expect("one step")
 }
 
-fn assert_refused(step: &RolloutStep, words: &[&str]) {
+fn assert_refused(step: &RolloutStep, expected: &[&str]) {
     assert_eq!(step.record.state, RolloutState::Refused, "{step:?}");
     assert_eq!(step.patch, None);
-    for word in words {
+    for word in expected {
         assert!(step.record.message.contains(word), "`{word}` is not in: {}", step.record.message);
     }
 }

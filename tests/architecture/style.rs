@@ -151,7 +151,6 @@ fn too_wide(text: &str) -> impl Iterator<Item = usize> {
 }
 
 #[test]
-#[ignore = "until the renames have landed"]
 fn a_type_name_is_defined_once() {
     let mut definitions: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for file in sources() {
@@ -168,7 +167,6 @@ fn a_type_name_is_defined_once() {
 }
 
 #[test]
-#[ignore = "until the renames have landed"]
 fn signatures_name_their_parts() {
     let mut wrong = Vec::new();
     for file in sources() {
@@ -179,7 +177,6 @@ fn signatures_name_their_parts() {
 }
 
 #[test]
-#[ignore = "until the renames have landed"]
 fn lines_are_at_most_100_characters_wide() {
     let mut wrong = Vec::new();
     for path in ["src", "tests", "benches"].into_iter().flat_map(rust_files_below) {

@@ -153,7 +153,6 @@ fn allowed_in(path: &Path) -> Vec<&'static str> {
 }
 
 #[test]
-#[ignore = "until the renames have landed"]
 fn every_thing_has_one_word() {
     let list = entries();
     let mut found = Vec::new();

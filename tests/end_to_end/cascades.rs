@@ -1,5 +1,5 @@
-//! "The base image has been updated", tested with the examples: the complete path from the push of a
-//! base image to what a workload serves.
+//! "The base image has been updated", tested with the examples: the complete path from the push of
+//! a base image to what a workload serves.
 
 use std::sync::Arc;
 

@@ -85,8 +85,8 @@ async fn undisturbed_state(scene: &Scene) -> [Vec<String>; 3] {
     [scene.place.job_uids(FAMILY).await, images.collect(), pods.collect()]
 }
 
-/// Adds a tag to the image and waits until it is set, which shows that the operator has reconciled the
-/// family.
+/// Adds a tag to the image and waits until it is set, which shows that the operator has reconciled
+/// the family.
 async fn assert_served(scene: &Scene, app: &mut Value, tag: &str) {
     app["tags"].as_array_mut().expect("tags").push(json!(tag));
     let digests = scene.build(&scene.spec(json!([app]))).await;

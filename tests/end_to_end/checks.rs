@@ -9,12 +9,14 @@ use super::{
 };
 
 /// The command of the check in the new image.
-const VERSION: &str = r#"grep -x "[0-9.]*" /version || { echo "/version says $(cat /version), which is no version"; exit 1; }"#;
+const VERSION: &str = r#"grep -x "[0-9.]*" /version ||
+  { echo "/version says $(cat /version), which is no version"; exit 1; }"#;
 /// The command of the check in another image: it reads the new image from the registry.
 const MANIFEST: &str = r#"
 host=${GROUNDSWELL_IMAGE%%/*} repository=${GROUNDSWELL_IMAGE#*/}
 accept='application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json'
-timeout 30 wget -q -O /tmp/manifest --header "Accept: $accept" "http://$host/v2/${repository%@*}/manifests/$GROUNDSWELL_DIGEST"
+timeout 30 wget -q -O /tmp/manifest --header "Accept: $accept" \
+  "http://$host/v2/${repository%@*}/manifests/$GROUNDSWELL_DIGEST"
 found=sha256:$(sha256sum /tmp/manifest | cut -d ' ' -f 1)
 echo "inspected $found" > /dev/termination-log
 [ "$repository" = "${repository%@*}@$found" ]
@@ -90,7 +92,8 @@ fn spec(scene: &Scene, version: &str) -> Value {
     app["source"]["inline"] = json!(format!("FROM alpine:3.20\nRUN echo {version} > /version\n"));
     app["checks"] = json!([
         { "name": "version", "command": ["sh", "-c", VERSION] },
-        { "name": "manifest", "image": "docker.io/library/alpine:3.20", "command": ["sh", "-ec", MANIFEST] },
+        { "name": "manifest", "image": "docker.io/library/alpine:3.20", "command": ["sh", "-ec",
+            MANIFEST] },
     ]);
     let mut spec = scene.spec(json!([app, image("child", "app")]));
     spec["policy"]["retries"] = json!({ "build": 0 });

@@ -1,5 +1,5 @@
-//! A rebuild that changes nothing: the cascade stops there and reports it, and the registry keeps the
-//! fingerprint.
+//! A rebuild that changes nothing: the cascade stops there and reports it, and the registry keeps
+//! the fingerprint.
 
 use groundswell::{
     api::{CascadePhase, ImageResult, ImageState},

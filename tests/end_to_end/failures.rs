@@ -1,4 +1,5 @@
-//! An image in the middle of a family fails, in the example `flask` and the cascade of a patched base.
+//! An image in the middle of a family fails, in the example `flask` and the cascade of a patched
+//! base.
 
 use groundswell::api::{FailureClass, ImageState, ManagedImage, condition::reason};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -25,8 +26,8 @@ pub struct Broken<'a> {
 }
 
 impl<'a> Broken<'a> {
-    /// Breaks `python` and adds a sibling of it. The family is suspended, so that these changes and the
-    /// move of the upstream become one cascade.
+    /// Breaks `python` and adds a sibling of it. The family is suspended, so that these changes and
+    /// the move of the upstream become one cascade.
     pub async fn python(flask: &'a Example) -> Self {
         let before = flask.place.list().await;
         Self::change(flask, json!({ "suspend": true })).await;
@@ -48,7 +49,8 @@ impl<'a> Broken<'a> {
         spec["policy"] = json!({ "retries": { "build": 0 } });
         spec["images"] = json!([{
             "name": "console", "from": [{ "image": "tooling", "arg": "BASE_IMAGE" }],
-            "source": { "inline": "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nENV PAGER=less\n" }, "tags": ["latest"],
+            "source": { "inline": "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nENV PAGER=less\n" },
+                "tags": ["latest"],
         }]);
         flask.place.apply_family(flask.name, &spec).await.expect("the family");
     }
@@ -111,8 +113,8 @@ impl<'a> Broken<'a> {
         self.assert_last_verified().await;
     }
 
-    /// Asserts that the message of the failure contains the end of the log and the command that shows
-    /// the full log.
+    /// Asserts that the message of the failure contains the end of the log and the command that
+    /// shows the full log.
     async fn assert_message(&self) {
         let status =
             self.flask.place.image(self.flask.name, "python").await.status.unwrap_or_default();
@@ -137,8 +139,8 @@ impl<'a> Broken<'a> {
         assert!(log.contains("[1/2] FROM") && log.contains(ERROR_OUTPUT), "{log}");
     }
 
-    /// Asserts that the failed image and its descendants stay at their last verified digest: in their
-    /// record, their tags, and what is served.
+    /// Asserts that the failed image and its descendants stay at their last verified digest: in
+    /// their record, their tags, and what is served.
     async fn assert_last_verified(&self) {
         let place = &self.flask.place;
         for old in self

@@ -23,8 +23,8 @@ const LOG_LINES: &str = "--tail=60";
 /// Most tests hold a shared lock. Tests that stop or replace the operator hold an exclusive one.
 static TURN: RwLock<()> = RwLock::const_new(());
 
-/// The cluster of one test, with the chart installed. If the test fails, the state of the cluster is
-/// printed.
+/// The cluster of one test, with the chart installed. If the test fails, the state of the cluster
+/// is printed.
 pub struct Session {
     pub cluster: &'static Cluster,
     pub client: Client,
@@ -88,8 +88,8 @@ impl Session {
         .await
     }
 
-    /// Kills the leader's process with SIGKILL and deletes its pod, so that another replica must take
-    /// over without the Lease being released. Returns the pod's name.
+    /// Kills the leader's process with SIGKILL and deletes its pod, so that another replica must
+    /// take over without the Lease being released. Returns the pod's name.
     pub async fn lose_leader(&self) -> String {
         let leader = self.kill_leader().await;
         self.delete(&leader).await;

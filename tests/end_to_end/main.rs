@@ -1,6 +1,6 @@
-//! Tests on a complete cluster without any simulation: a real kubelet and containerd, real builds, a
-//! real registry, running workloads, and the controller as users run it, with two replicas installed
-//! by the chart.
+//! Tests on a complete cluster without any simulation: a real kubelet and containerd, real builds,
+//! a real registry, running workloads, and the controller as users run it, with two replicas
+//! installed by the chart.
 //!
 //! Needs root, Debian 12 and Go, for the cluster that it starts:
 //! `cargo test --features needs-cluster --test end_to_end`.

@@ -17,7 +17,8 @@ async fn killed_in_a_cascade_nothing_is_built_twice() {
     let digests = scene.build(&scene.spec(diamond())).await;
 
     scene.move_upstream("2");
-    // The first time its container restarts in the same pod; the second time another pod takes over.
+    // The first time its container restarts in the same pod; the second time another pod takes
+    // over.
     for (level, pod_stays) in [("base", true), ("left", false)] {
         place
             .wait_image(FAMILY, level, "its second build runs", |image| {

@@ -121,14 +121,17 @@ async fn another_namespace_must_consent() {
 pub fn deployment(name: &str, image: &str) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "name": name },
-        "spec": { "selector": { "matchLabels": { "app": name } }, "template": pod(name, image, "Always") },
+        "spec": { "selector": { "matchLabels": { "app": name } }, "template": pod(name, image,
+            "Always") },
     })
 }
 
 fn stateful_set(name: &str, image: &str) -> Value {
     json!({
-        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": name, "labels": { "tier": "store" } },
-        "spec": { "selector": { "matchLabels": { "app": name } }, "serviceName": name, "template": pod(name, image, "Always") },
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": { "name": name,
+            "labels": { "tier": "store" } },
+        "spec": { "selector": { "matchLabels": { "app": name } }, "serviceName": name,
+            "template": pod(name, image, "Always") },
     })
 }
 
@@ -136,7 +139,8 @@ fn stateful_set(name: &str, image: &str) -> Value {
 fn cron_job(name: &str, image: &str) -> Value {
     json!({
         "apiVersion": "batch/v1", "kind": "CronJob", "metadata": { "name": name },
-        "spec": { "schedule": "0 0 1 1 *", "jobTemplate": { "spec": { "template": pod(name, image, "Never") } } },
+        "spec": { "schedule": "0 0 1 1 *", "jobTemplate": { "spec": { "template": pod(name, image,
+            "Never") } } },
     })
 }
 
@@ -144,7 +148,8 @@ fn pod(name: &str, image: &str, restart: &str) -> Value {
     json!({
         "metadata": { "labels": { "app": name } },
         "spec": {
-            "restartPolicy": restart, "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false,
+            "restartPolicy": restart, "terminationGracePeriodSeconds": 0,
+                "automountServiceAccountToken": false,
             "containers": [{ "name": "app", "image": image, "imagePullPolicy": "Always" }],
         },
     })

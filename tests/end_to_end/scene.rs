@@ -27,7 +27,8 @@ use super::{
 pub const REGISTRY: &str = "registry.groundswell.test:5000";
 /// The family of a scene.
 pub const FAMILY: &str = "app";
-/// How long a cascade may take, in seconds. A build takes a few seconds, and the machine may be busy.
+/// How long a cascade may take, in seconds. A build takes a few seconds, and the machine may be
+/// busy.
 pub const CASCADE: u64 = 180;
 
 /// A namespace with an upstream and repositories of its own.
@@ -58,7 +59,8 @@ impl Scene {
         scene
     }
 
-    /// Moves the upstream's tag to a new image: the same files with another label. Returns its digest.
+    /// Moves the upstream's tag to a new image: the same files with another label. Returns its
+    /// digest.
     pub fn move_upstream(&self, version: &str) -> String {
         let upstream = self.here("upstream/alpine:3.20");
         let output = self.crane(&[
@@ -77,8 +79,8 @@ impl Scene {
         self.crane(&["copy", &self.here("upstream/alpine:3.20"), &self.here(tagged)]);
     }
 
-    /// Returns the digest of a tag in one of the family's repositories, or an empty string if there is
-    /// no such tag.
+    /// Returns the digest of a tag in one of the family's repositories, or an empty string if there
+    /// is no such tag.
     pub async fn tag(&self, image: &str, tag: &str) -> String {
         self.images.digest(&format!("{}/{image}", self.place.namespace), tag).await
     }
@@ -107,7 +109,8 @@ impl Scene {
         let upstream = format!("{repository}/upstream/alpine");
         json!({
             "repository": repository,
-            "upstreams": [{ "name": "alpine", "image": upstream, "follow": { "tag": "3.20" }, "interval": "5s" }],
+            "upstreams": [{ "name": "alpine", "image": upstream, "follow": { "tag": "3.20" },
+                "interval": "5s" }],
             "images": images,
             "policy": { "settle": "0s" },
         })
@@ -129,7 +132,8 @@ impl Scene {
     }
 }
 
-/// Returns an image that is built on the upstream if `parent` is `alpine`, or else on another image.
+/// Returns an image that is built on the upstream if `parent` is `alpine`, or else on another
+/// image.
 pub fn image(name: &str, parent: &str) -> Value {
     let (edge, reference) = match parent {
         "alpine" => (json!({ "upstream": "alpine", "as": "alpine:3.20" }), "alpine:3.20"),
@@ -137,7 +141,8 @@ pub fn image(name: &str, parent: &str) -> Value {
     };
     let dockerfile =
         format!("FROM {reference}\nRUN echo {name} >> /lineage\nCMD [\"sleep\", \"86400\"]\n");
-    json!({ "name": name, "from": [edge], "source": { "inline": dockerfile }, "tags": ["latest", "r{{ build }}"] })
+    json!({ "name": name, "from": [edge], "source": { "inline": dockerfile }, "tags": ["latest",
+        "r{{ build }}"] })
 }
 
 /// Returns a family of four images: `base` -> `left`, `right` -> `join`.
@@ -289,7 +294,8 @@ impl Place {
         built
     }
 
-    /// Deletes every record of a family, clears its status, and waits until all records are recreated.
+    /// Deletes every record of a family, clears its status, and waits until all records are
+    /// recreated.
     pub async fn lose_records(&self, family: &str) {
         let before = self.record_uids().await;
         let images = self.api::<ManagedImage>();

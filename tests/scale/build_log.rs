@@ -1,5 +1,5 @@
-//! Records every build of a namespace from a watch. A Job that is deleted before the end of the test
-//! still counts.
+//! Records every build of a namespace from a watch. A Job that is deleted before the end of the
+//! test still counts.
 
 use std::{
     collections::{BTreeMap, HashMap},

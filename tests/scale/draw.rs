@@ -1,4 +1,5 @@
-//! Random numbers from a seed. They are the same on every machine, so that a failure can be replayed.
+//! Random numbers from a seed. They are the same on every machine, so that a failure can be
+//! replayed.
 
 /// A sequence of numbers that follows from a seed (`SplitMix64`).
 #[derive(Clone, Debug)]

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::draw::Draw;
 
-/// The seed of the shape of the family. The shape is the same in every run, so that durations can be
-/// compared.
+/// The seed of the shape of the family. The shape is the same in every run, so that durations can
+/// be compared.
 const SHAPE_SEED: u64 = 20;
 /// The share of the images on each level: a few bases, a broad middle, fewer at the bottom.
 const LEVEL_WEIGHTS: [usize; 6] = [4, 12, 22, 28, 22, 12];
@@ -78,7 +78,8 @@ impl Layered {
             lines.push("FROM alpine:3.20".into());
         }
         let dockerfile = lines.join("\n");
-        json!({ "name": image.name, "from": edges, "source": { "inline": dockerfile }, "tags": ["latest", "r{{ build }}"] })
+        json!({ "name": image.name, "from": edges, "source": { "inline": dockerfile },
+            "tags": ["latest", "r{{ build }}"] })
     }
 }
 

@@ -88,8 +88,8 @@ impl Scene {
         format!("library/{}", self.place.namespace)
     }
 
-    /// Waits until `jobs` Jobs have been created since the beginning. Fails if no Job is created and
-    /// no pod succeeds for [`MAX_STALL_SECONDS`].
+    /// Waits until `jobs` Jobs have been created since the beginning. Fails if no Job is created
+    /// and no pod succeeds for [`MAX_STALL_SECONDS`].
     pub async fn wait_jobs(&self, jobs: usize) {
         self.wait_progress(&format!("{jobs} Jobs"), |(made, _)| made >= jobs).await;
     }
@@ -144,9 +144,9 @@ impl Scene {
         self.place.digests(FAMILY).await
     }
 
-    /// Asserts that each cascade has one complete Cascade, and that each image is built once in each
-    /// and recorded. Asserts that the tags point to what was built: the floating tag to the last
-    /// build, each `r<n>` to its own build. `digests` has the digests of each cascade.
+    /// Asserts that each cascade has one complete Cascade, and that each image is built once in
+    /// each and recorded. Asserts that the tags point to what was built: the floating tag to the
+    /// last build, each `r<n>` to its own build. `digests` has the digests of each cascade.
     pub async fn assert_complete(&self, digests: &[BTreeMap<String, String>]) {
         let (expected, count) = (digests.len(), self.layered.images.len());
         self.build_log.assert_once(count, expected);

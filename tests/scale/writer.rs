@@ -1,5 +1,5 @@
-//! Simulates the builders of simulated pods: pushes what a real builder would push, and then lets the
-//! pod succeed.
+//! Simulates the builders of simulated pods: pushes what a real builder would push, and then lets
+//! the pod succeed.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -18,7 +18,8 @@ use super::{
     support::{images::Images, objects::Place, played::Task},
 };
 
-/// The annotation with the time after which a running pod of the simulated node succeeds; see `dev/cluster.d/simulated-node.yaml`.
+/// The annotation with the time after which a running pod of the simulated node succeeds; see
+/// `dev/cluster.d/simulated-node.yaml`.
 const ENDS_AFTER: &str = "simulated.groundswell.dev/ends-after";
 /// Maximum number of concurrent pushes.
 const MAX_CONCURRENT_PUSHES: usize = 8;
@@ -38,10 +39,12 @@ impl Writer {
                 .filter_map(|pod| future::ready(pod.ok().filter(is_running)))
                 .filter(|pod| future::ready(begun.insert(pod.uid())))
                 .for_each_concurrent(MAX_CONCURRENT_PUSHES, |pod| {
-                    let (place, images, family) = (place.clone(), images.clone(), Arc::clone(&family));
+                    let (place, images, family) = (place.clone(), images.clone(),
+                        Arc::clone(&family));
                     // A separate task, because a future of the stream is polled only while the
                     // watch is polled.
-                    async move { tokio::spawn(play(place, images, family, pod)).await.expect("a push") }
+                    async move { tokio::spawn(play(place, images, family,
+                        pod)).await.expect("a push") }
                 })
                 .await;
         }))

@@ -94,12 +94,20 @@ mod tests {
     #[test]
     fn only_the_credential_of_the_new_image_is_written() {
         let root = tempfile::tempdir().expect("a folder");
-        let secret = r#"{"auths": {"registry.example.com/team": {"auth": "bWU6bWluZQ=="}, "other.example.com": {"auth": "bWU6dGhlaXJz"}}}"#;
+        let secret = r#"{"auths": {"registry.example.com/team": {"auth": "bWU6bWluZQ=="},
+            "other.example.com": {"auth": "bWU6dGhlaXJz"}}}"#;
         fs::create_dir_all(root.path().join("credentials/0")).expect("a folder");
         fs::create_dir(root.path().join("docker-config")).expect("a folder");
         fs::write(root.path().join("credentials/0/config.json"), secret).expect("a Secret");
 
-        write_config(Some(variable("registry.example.com/team/pyenv@sha256:0123456789012345678901234567890123456789012345678901234567890123")), root.path()).expect("written");
+        write_config(
+            Some(variable(concat!(
+                "registry.example.com/team/pyenv@sha256:",
+                "0123456789012345678901234567890123456789012345678901234567890123"
+            ))),
+            root.path(),
+        )
+        .expect("written");
         let path = root.path().join("docker-config/config.json");
         let written = fs::read_to_string(&path).expect("a file");
         assert_eq!(written, r#"{"auths":{"registry.example.com":{"auth":"bWU6bWluZQ=="}}}"#);

@@ -93,9 +93,9 @@ fn failed_credentials(job: &Job, ended: &ContainerStateTerminated) -> BuildFailu
 }
 
 /// Returns the failure of a check that has a verdict. The message has no subject, because callers
-/// put the name of the check in front of it. It starts with what happened and the
-/// last line of the output, because most tools cut the end of a long message. It also ends with the
-/// last line of the output.
+/// put the name of the check in front of it. It starts with what happened and the last line of the
+/// output, because most tools cut the end of a long message. It also ends with the last line of the
+/// output.
 fn verdict(what: &str, job: &Job, output: &str) -> BuildFailure {
     let tail = sanitize(output, Keep::End);
     let last = tail.lines().next_back().map(str::trim).unwrap_or_default();
@@ -147,11 +147,13 @@ mod tests {
     }
 
     fn container(name: &str, state: &Value) -> Value {
-        json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state})
+        json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+            "state": state})
     }
 
     fn pod(phase: &str, check: &Value) -> Value {
-        json!({"metadata": {"creationTimestamp": START}, "status": {"phase": phase, "containerStatuses": [container("check", check)]}})
+        json!({"metadata": {"creationTimestamp": START}, "status": {"phase": phase,
+            "containerStatuses": [container("check", check)]}})
     }
 
     fn failed(check: &Value) -> BuildFailure {
@@ -199,9 +201,9 @@ mod tests {
         );
         assert_eq!(
             failure.message,
-            "failed with exit code 3: password=***; for its full log, run `kubectl logs \
-             -n team job/pyenv-check-0-0 --all-containers` while the Job exists; the end of its \
-             log:\n3 findings\npassword=***"
+            "failed with exit code 3: password=***; for its full log, run `kubectl logs -n team \
+             job/pyenv-check-0-0 --all-containers` while the Job exists; the end of its log:\n3 \
+             findings\npassword=***"
         );
         let short = failed(&json!({"terminated": {"exitCode": 1, "message": "no python"}}));
         assert!(
@@ -222,14 +224,18 @@ mod tests {
     #[test]
     fn a_verdict_differs_from_a_failure_of_the_environment() {
         use FailureClass::{Build, Infrastructure};
-        let late = json!({"spec": {"template": {}, "activeDeadlineSeconds": 600}, "status": {"failed": 1,
+        let late = json!({"spec": {"template": {}, "activeDeadlineSeconds": 600},
+            "status": {"failed": 1,
             "conditions": [{"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}]}});
-        let gone = json!({"status": {"failed": 1, "conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}});
+        let gone = json!({"status": {"failed": 1, "conditions": [{"type": "Failed",
+            "status": "True", "reason": "BackoffLimitExceeded"}]}});
         let mut evicted = pod("Failed", &json!({"terminated": {"exitCode": 137}}));
         evicted["status"]["reason"] = json!("Evicted");
         let mut preempted = pod("Failed", &json!({"terminated": {"exitCode": 143}}));
-        preempted["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);
-        let start_error = json!({"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: \
+        preempted["status"]["conditions"] = json!([{"type": "DisruptionTarget", "status": "True",
+            "reason": "PreemptionByScheduler"}]);
+        let start_error = json!({"terminated": {"exitCode": 128, "reason": "StartError",
+            "message": "exec: \
             \"pythn\": not found"}});
         for (job, pods, class, reason, text) in [
             (

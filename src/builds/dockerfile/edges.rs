@@ -147,7 +147,8 @@ pub(super) fn needed_images(
 fn declares(edge: &DeclaredEdge, external: &ExternalImage) -> bool {
     let same = |text: &str| {
         text == external.name
-            || matches!((full_reference(text), full_reference(&external.name)), (Some(a), Some(b)) if a == b)
+            || matches!((full_reference(text), full_reference(&external.name)), (Some(a),
+                Some(b)) if a == b)
     };
     match (&edge.arg, &edge.reference) {
         (Some(arg), _) => external.args.contains(arg) && same(&edge.pinned),
@@ -180,8 +181,8 @@ fn replaced_stages(dockerfile: &Dockerfile, declared: &[DeclaredEdge]) -> Vec<St
         .filter(|(_, name)| key(name).is_some_and(|key| contexts.contains(&key)))
         .map(|(line, name)| {
             format!(
-                "line {line} names a stage `{name}`, which is also the name of a parent, so BuildKit would \
-                 replace the stage by the parent; rename the stage"
+                "line {line} names a stage `{name}`, which is also the name of a parent, so \
+                 BuildKit would replace the stage by the parent; rename the stage"
             )
         })
         .collect()

@@ -1,7 +1,10 @@
 use crate::{api::EdgeUse, builds::dockerfile::*};
 
 const PLATFORM: BuilderPlatform = BuilderPlatform { os: "linux", architecture: "amd64" };
-const PINNED: &str = "registry.example.com/team/base@sha256:0123456789012345678901234567890123456789012345678901234567890123";
+const PINNED: &str = concat!(
+    "registry.example.com/team/base@sha256:",
+    "0123456789012345678901234567890123456789012345678901234567890123"
+);
 
 fn parse(text: &str) -> Dockerfile {
     Dockerfile::parse(text, &BTreeMap::new(), PLATFORM).expect(text)
@@ -89,7 +92,10 @@ fn finds_every_image_and_no_stage() {
         ("FROM alpine\nRUN [\"a\", \"<<EOF\"]\nCOPY --from=b c d", vec!["*alpine", "b"]),
         ("FROM alpine\nRUN a && \\\n# FROM debian\n\n  b\nCOPY --from=c d e", vec!["*alpine", "c"]),
         (
-            "# escape=`\nFROM mcr.example.com/nano:1\nRUN a `\n  b\nRUN dir c:\\\nCOPY --from=x y z",
+            concat!(
+                "# escape=`\nFROM mcr.example.com/nano:1\nRUN a `\n  b\n",
+                "RUN dir c:\\\nCOPY --from=x y z"
+            ),
             vec!["*mcr.example.com/nano:1", "x"],
         ),
         (
@@ -250,9 +256,10 @@ fn an_edge_by_argument_is_taken_from_that_argument() {
 
 proptest::proptest! {
     #[test]
-    fn never_panics(text in "((FROM|ARG|COPY|RUN|ONBUILD) \
-                             |--from=|--mount=|<<|EOF|\\$|\\{|\\}|:-|%|#|\"|'|\\\\|`|=|,|\n|é|a|b| \
-                             ){0,60}") {
+    fn never_panics(text in concat!(
+        "((FROM|ARG|COPY|RUN|ONBUILD) |--from=|--mount=|<<|EOF|\\$|\\{|\\}|:-|%|#|\"|'|\\\\|`|=|,|",
+        "\n|é|a|b| ){0,60}"
+    )) {
         let _ = Dockerfile::parse(&text, &BTreeMap::from([("a".into(), "b".into())]), PLATFORM)
             .map(|dockerfile| verify_edges(&dockerfile, &[edge("a", EdgeUse::Base)], None));
     }

@@ -176,7 +176,8 @@ mod tests {
             (command("cannot allocate memory"), Infrastructure, reason::OUT_OF_MEMORY),
             ("failed to push is what the test prints\nerror: failed to solve: process \"x\" did \
               not complete successfully: exit code: 2".into(), Build, reason::BUILD_FAILED),
-            ("error: failed to solve: dockerfile parse error on line 1: unknown instruction: FRON".into(), Build, reason::BUILD_FAILED),
+            ("error: failed to solve: dockerfile parse error on line 1: unknown instruction: FRON"
+                .into(), Build, reason::BUILD_FAILED),
             ("error: failed to solve: failed to compute cache key: failed to calculate checksum of \
               ref x: \"/404\": not found".into(), Build, reason::BUILD_FAILED),
             (String::new(), Build, reason::BUILD_FAILED),
@@ -186,13 +187,15 @@ mod tests {
               not exist or may require authorization: server message: insufficient_scope: \
               authorization failed".into(), Infrastructure, reason::REGISTRY_DENIED),
             ("error: failed to solve: failed to fetch oauth token: unexpected status from GET \
-              request to https://auth/token: 401 Unauthorized".into(), Infrastructure, reason::REGISTRY_DENIED),
+              request to https://auth/token: 401 Unauthorized".into(), Infrastructure,
+                  reason::REGISTRY_DENIED),
             ("error checking push permissions: GET https://reg/v2/: UNAUTHORIZED: authentication \
               required".into(), Infrastructure, reason::REGISTRY_DENIED),
             (pushed("503 Service Unavailable"), Infrastructure, reason::REGISTRY_UNAVAILABLE),
             (pushed("429 Too Many Requests"), Infrastructure, reason::REGISTRY_UNAVAILABLE),
             ("error: failed to solve: failed to push reg/a: failed to do request: Head \
-              \"http://reg\": dial tcp: lookup reg: no such host".into(), Infrastructure, reason::REGISTRY_UNAVAILABLE),
+              \"http://reg\": dial tcp: lookup reg: no such host".into(), Infrastructure,
+                  reason::REGISTRY_UNAVAILABLE),
             (unreachable, Infrastructure, reason::REGISTRY_UNAVAILABLE),
             (pushed("400 Bad Request"), Infrastructure, reason::PUSH_REFUSED),
             (pushed("413 Request Entity Too Large"), Infrastructure, reason::PUSH_REFUSED),
@@ -201,10 +204,13 @@ mod tests {
               repository is immutable".into(), Infrastructure, reason::PUSH_REFUSED),
             (missing, Infrastructure, reason::IMAGE_NOT_FOUND),
             ("error: failed to solve: reg/a: failed to resolve source metadata: unexpected status \
-              from HEAD request to http://reg/v2/a: 404 Not Found".into(), Infrastructure, reason::IMAGE_NOT_FOUND),
-            ("error: failed to solve: write /var/lib/buildkit/x: no space left on device".into(), Infrastructure, reason::DISK_FULL),
+              from HEAD request to http://reg/v2/a: 404 Not Found".into(), Infrastructure,
+                  reason::IMAGE_NOT_FOUND),
+            ("error: failed to solve: write /var/lib/buildkit/x: no space left on device".into(),
+                Infrastructure, reason::DISK_FULL),
             ("could not connect to unix:///run/buildkit/buildkitd.sock after 40 trials\n========== \
-              log ==========\nbuildkitd: operation not permitted".into(), Infrastructure, reason::BUILDER_UNAVAILABLE),
+              log ==========\nbuildkitd: operation not permitted".into(), Infrastructure,
+                  reason::BUILDER_UNAVAILABLE),
             ("error: failed to receive status: rpc error: code = Unavailable desc = error reading \
               from server: EOF".into(), Infrastructure, reason::BUILDER_UNAVAILABLE),
         ] {

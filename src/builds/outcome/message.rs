@@ -88,7 +88,10 @@ macro_rules! value {
 /// Matches a name that indicates a secret value.
 macro_rules! secret_name {
     () => {
-        r"(?:password|passwd|passphrase|[_-]pass|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential|_auth|\.dockerconfigjson)"
+        concat!(
+            r"(?:password|passwd|passphrase|[_-]pass|secret|token|api[_-]?key|access[_-]?key|",
+            r"private[_-]?key|credential|_auth|\.dockerconfigjson)"
+        )
     };
 }
 
@@ -97,7 +100,10 @@ macro_rules! secret_name {
 const PATTERNS: [(&str, &str); 14] = [
     // A private key: complete, without its beginning, without its end.
     (
-        r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----",
+        concat!(
+            r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----.*?",
+            r"-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----"
+        ),
         "***",
     ),
     (r"(?s)\A.*-----END [A-Z0-9 ]*PRIVATE KEY[A-Z ]*-----", "***"),
@@ -129,7 +135,10 @@ const PATTERNS: [(&str, &str); 14] = [
     (concat!(r"(?i)((?:^|\s)(?:-u|--user)[ \t=]+[^\s:]+:)", value!()), "${1}***"),
     (concat!(r"(?i)(\blogin\b[^\r\n]*?\s-p[ \t=]*)", value!()), "${1}***"),
     (
-        r"\b(?:gh[pousr]_|github_pat_|gl[a-z]{2,5}-|xox[abprs]-|AKIA|ASIA|AIza|npm_|pypi-|dckr_[a-z]{3}_|hvs\.)[A-Za-z0-9_-]{10,}",
+        concat!(
+            r"\b(?:gh[pousr]_|github_pat_|gl[a-z]{2,5}-|xox[abprs]-|AKIA|ASIA|AIza|npm_|pypi-|",
+            r"dckr_[a-z]{3}_|hvs\.)[A-Za-z0-9_-]{10,}"
+        ),
         "***",
     ),
     (r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*", "***"),

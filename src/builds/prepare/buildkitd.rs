@@ -77,7 +77,8 @@ mod tests {
     fn mirrors_and_plain_http_hosts_are_in_the_format_of_buildkit() {
         let registries = serde_json::from_value(json!({
             "plainHttp": ["10.0.0.1:5000"],
-            "mirrors": {"docker.io": ["http://registry.test:5000", "https://mirror.example.com/hub/"]},
+            "mirrors": {"docker.io": ["http://registry.test:5000",
+                "https://mirror.example.com/hub/"]},
             "timeout": "60s",
         }));
         assert_eq!(

@@ -47,7 +47,8 @@ fn spec(source: Value) -> Value {
         "userNamespace": "Required",
         "image": "registry.example.com/team/web:gs-1",
         "source": source,
-        "parents": [{"name": "alpine", "pinned": format!("docker.io/library/alpine@sha256:{}", "a".repeat(64)), "reference": "alpine:3.20", "use": "Base"}],
+        "parents": [{"name": "alpine", "pinned": format!("docker.io/library/alpine@sha256:{}",
+            "a".repeat(64)), "reference": "alpine:3.20", "use": "Base"}],
         "args": {},
         "target": null,
         "credentials": [],
@@ -112,7 +113,8 @@ fn a_config_map_is_used_only_if_it_is_unchanged() {
     pod.file("source/..data/x", "the kubelet's own");
     pod.file("source/Dockerfile", "FROM alpine:3.20\nCOPY bin/run /\n");
     pod.file("source/run", "#!/bin/sh\n");
-    let items: Value = json!([{"key": "Dockerfile", "path": "Dockerfile"}, {"key": "run", "path": "bin/run", "executable": true}]);
+    let items: Value = json!([{"key": "Dockerfile", "path": "Dockerfile"}, {"key": "run",
+        "path": "bin/run", "executable": true}]);
     let parsed: Vec<crate::api::ConfigMapItem> =
         serde_json::from_value(items.clone()).expect("items");
     let data =

@@ -58,7 +58,7 @@ impl ImageEval<'_> {
         }
         let attempt = failure.as_ref().map_or(0, |failure| failure.check_attempt);
         let CheckProgress { records, unfinished } = self.check_progress(&verified);
-        // Checks that pass although they were cancelled do not make the image current.
+        // A check that passes although it was cancelled does not make the image current.
         if unfinished.is_empty() && !cancelled {
             return ImageDecision {
                 checks: records,

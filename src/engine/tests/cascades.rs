@@ -47,7 +47,7 @@ fn causes_reach_down_to_the_upstream() {
 }
 
 #[test]
-fn a_cascade_goes_to_its_end_however_fast_an_upstream_moves() {
+fn a_cascade_runs_to_completion_however_fast_an_upstream_moves() {
     let mut model = chain();
     model.spec.policy.settle = crate::api::Duration::from_secs(0);
     for round in 1..40 {
@@ -276,7 +276,7 @@ fn a_cascade_does_not_wait_for_what_is_not_required() {
 }
 
 #[test]
-fn a_cascade_that_comes_whole_while_the_family_is_suspended_is_promoted_afterwards() {
+fn a_cascade_that_completes_while_the_family_is_suspended_is_promoted_afterwards() {
     let mut model = chain();
     model.spec.policy.promotion = Promotion::Cascade;
     model.settle();
@@ -296,7 +296,7 @@ fn a_cascade_that_comes_whole_while_the_family_is_suspended_is_promoted_afterwar
     assert_eq!(latest(&model), before);
     let verified: Vec<_> =
         model.records.iter().flatten().filter_map(|record| record.digest.clone()).collect();
-    // The next one begins at once, and does not come whole.
+    // The next one begins at once, and does not complete.
     model.upstream_digests[0] = "sha256:up-2".into();
     model.settle();
     model.now += SignedDuration::from_secs(30);

@@ -137,7 +137,7 @@ fn a_check_that_was_mended_is_run_again_and_builds_nothing() {
 }
 
 #[test]
-fn a_check_that_failed_on_a_digest_as_it_was_is_run_again_by_hand_and_by_the_next_cascade() {
+fn a_check_that_failed_on_an_unchanged_digest_runs_again_on_request_and_in_the_next_cascade() {
     let mut model = FamilyModel::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
     model.settle();
     model.spec.images[0].checks = vec![check("smoke", true)];
@@ -270,7 +270,7 @@ fn a_check_that_was_cancelled_is_run_again_when_it_is_another_one() {
 
 /// A pod that waits for its image counts as failed before it has gone.
 #[test]
-fn no_check_starts_beside_one_that_is_being_ended() {
+fn no_check_starts_while_the_previous_one_is_being_ended() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.spec.images[0].checks = vec![check("smoke", true)];
     model.reconcile();
@@ -327,7 +327,7 @@ fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_cascade() {
 }
 
 #[test]
-fn the_last_good_digest_is_of_no_use_to_a_child_once_it_fails_a_check() {
+fn a_child_does_not_use_the_last_good_digest_once_it_fails_a_check() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.spec.images[1].on_parent_failure = crate::api::OnParentFailure::UseLastGood;
     model.settle();

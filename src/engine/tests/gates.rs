@@ -96,7 +96,7 @@ fn a_hold_outlives_new_candidates_and_needs_something_to_hold() {
 }
 
 #[test]
-fn a_held_image_stays_and_its_children_go_on_standing_on_it() {
+fn a_held_image_stays_and_its_children_keep_building_on_it() {
     let mut model = FamilyModel::new(&["up", "up2"], &[("base", "up"), ("app", "base up2*")]);
     model.settle();
     let until = model.now + SignedDuration::from_secs(900);

@@ -66,7 +66,7 @@ fn a_join_over_two_families_is_built_once() {
 }
 
 #[test]
-fn a_family_that_never_rests_does_not_starve_those_that_stand_on_it() {
+fn a_family_that_never_rests_does_not_starve_its_dependents() {
     let mut model = model();
     for round in 1..5 {
         model.imports = vec![

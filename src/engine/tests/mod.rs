@@ -355,7 +355,7 @@ fn a_source_that_is_asked_for_again_makes_nothing_stale() {
 }
 
 #[test]
-fn an_image_on_its_way_to_a_new_source_does_not_fall_back_while_that_is_asked_for_again() {
+fn an_image_that_moves_to_a_new_source_does_not_fall_back_while_that_is_polled_again() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.settle();
     model.source = Observed::Known("newer".into());
@@ -382,7 +382,7 @@ fn an_image_on_its_way_to_a_new_source_does_not_fall_back_while_that_is_asked_fo
 }
 
 #[test]
-fn a_recorded_candidate_is_looked_at_again_before_it_is_used() {
+fn a_recorded_candidate_is_polled_again_before_it_is_used() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.settle();
     model.upstream_digests[0] = "sha256:up-1".into();

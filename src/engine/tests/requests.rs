@@ -171,7 +171,7 @@ fn a_retry_that_is_not_recorded_yet_forgives_once() {
 }
 
 #[test]
-fn a_failed_image_is_tried_again_by_hand_and_by_the_next_cascade() {
+fn a_failed_image_is_retried_on_request_and_by_the_next_cascade() {
     let mut model = FamilyModel::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
     model.failing.insert(0, FailureClass::Build);
     model.settle();

@@ -124,7 +124,8 @@ fn a_deleted_job_is_stopped_and_no_failure() {
         |at: &str| json!({"metadata": {"deletionTimestamp": at, "deletionGracePeriodSeconds": 0}});
     let ended = |at: &str| {
         json!({"phase": "Failed", "containerStatuses": [
-            container("build", json!({"terminated": {"exitCode": 137, "reason": "Error", "finishedAt": at}}))]})
+            container("build", json!({"terminated": {"exitCode": 137, "reason": "Error",
+                "finishedAt": at}}))]})
     };
     let at = "2026-01-01T00:05:00Z";
     let after = json!([deleted(START, "2026-01-01T00:05:10Z", ended("2026-01-01T00:05:03Z"))]);

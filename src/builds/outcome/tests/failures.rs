@@ -49,7 +49,8 @@ fn prepare_reports_its_own_error() {
             json!({"terminated": {"exitCode": 1, "message": error.to_termination_message()}});
         let status = json!({"phase": "Failed",
             "initContainerStatuses": [container("prepare", ended)],
-            "containerStatuses": [container("build", json!({"waiting": {"reason": "PodInitializing"}}))]});
+            "containerStatuses": [container("build",
+                json!({"waiting": {"reason": "PodInitializing"}}))]});
         let failure = failure_of(decide(json!({}), json!([pod(START, status)])));
         assert_eq!(
             failure,
@@ -90,7 +91,8 @@ fn a_registry_error_in_the_builders_log_is_classified() {
 fn a_timeout_is_reported_with_the_end_of_the_log() {
     let ended = container(
         "build",
-        json!({"terminated": {"exitCode": 143, "reason": "Error", "message": "#5 RUN sleep inf", "finishedAt": "2026-01-01T00:09:00Z"}}),
+        json!({"terminated": {"exitCode": 143, "reason": "Error", "message": "#5 RUN sleep inf",
+            "finishedAt": "2026-01-01T00:09:00Z"}}),
     );
     let pods = json!([deleted(
         START,

@@ -41,7 +41,8 @@ fn decide_at(job: Value, pods: Value, now: &str) -> BuildJobOutcome {
 }
 
 fn pod(created: &str, status: Value) -> Value {
-    json!({"metadata": {"name": "p", "creationTimestamp": created}, "spec": {"nodeName": "n1", "containers": []}, "status": status})
+    json!({"metadata": {"name": "p", "creationTimestamp": created}, "spec": {"nodeName": "n1",
+        "containers": []}, "status": status})
 }
 
 /// Returns a pod that is deleted. `over` is the end of its grace period of ten seconds.
@@ -53,12 +54,14 @@ fn deleted(created: &str, over: &str, status: Value) -> Value {
 }
 
 fn container(name: &str, state: Value) -> Value {
-    json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state})
+    json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": state})
 }
 
 fn job_with(type_: &str, reason: &str) -> Value {
     json!({"spec": {"template": {}, "activeDeadlineSeconds": 3600},
-        "status": {"failed": 1, "conditions": [{"type": type_, "status": "True", "reason": reason}]}})
+        "status": {"failed": 1, "conditions": [{"type": type_, "status": "True",
+            "reason": reason}]}})
 }
 
 fn failed_with(container_state: Value) -> BuildFailure {
@@ -85,7 +88,8 @@ fn wait_of(outcome: BuildJobOutcome) -> (String, Option<String>) {
 
 /// Returns a pod status with a `DisruptionTarget` condition.
 fn disrupted(reason: &str) -> Value {
-    json!({"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "m"}]})
+    json!({"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason,
+        "message": "m"}]})
 }
 
 /// Asserts that a build has failed with a class, a reason and a message that contains `text`.

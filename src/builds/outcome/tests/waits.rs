@@ -10,7 +10,8 @@ fn a_deadline_spent_waiting_is_an_infrastructure_failure() {
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 \
             nodes are available"}]});
     let pull_failed = json!({"phase": "Pending", "containerStatuses": [
-        container("build", json!({"waiting": {"reason": "ErrImagePull", "message": "not found"}}))]});
+        container("build", json!({"waiting": {"reason": "ErrImagePull",
+            "message": "not found"}}))]});
     let no_sandbox = json!({"phase": "Pending", "containerStatuses": [
         container("build", json!({"waiting": {"reason": "ContainerCreating"}}))]});
     for (status, reason, text) in [
@@ -65,13 +66,15 @@ fn the_wait_for_an_image_begins_when_its_pull_can_begin() {
         "prepare",
         json!({"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:09:00Z"}}),
     );
-    let after_prepare = json!({"phase": "Pending", "initContainerStatuses": [prepared], "containerStatuses": [waiting]});
+    let after_prepare = json!({"phase": "Pending", "initContainerStatuses": [prepared],
+        "containerStatuses": [waiting]});
     assert_eq!(
         wait_of(decide(json!({}), json!([pod(START, after_prepare)]))).1,
         Some("2026-01-01T00:11:00Z".into())
     );
     let scheduled = json!({"phase": "Pending", "containerStatuses": [waiting],
-        "conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:08:30Z"}]});
+        "conditions": [{"type": "PodScheduled", "status": "True",
+            "lastTransitionTime": "2026-01-01T00:08:30Z"}]});
     assert_eq!(
         wait_of(decide(json!({}), json!([pod(START, scheduled)]))).1,
         Some("2026-01-01T00:10:30Z".into())
@@ -81,7 +84,8 @@ fn the_wait_for_an_image_begins_when_its_pull_can_begin() {
 #[test]
 fn an_unschedulable_pod_fails_after_a_wait() {
     let status = |reason: &str| {
-        json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": reason,
+        json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": reason,
             "message": "0/1 nodes are available", "lastTransitionTime": START}]})
     };
     let pods = json!([pod(START, status("Unschedulable"))]);
@@ -102,7 +106,10 @@ fn an_unschedulable_pod_fails_after_a_wait() {
 
 #[test]
 fn a_job_without_pods_fails_after_a_wait() {
-    let job = |status: Value| json!({"metadata": {"creationTimestamp": START}, "spec": {"template": {}}, "status": status});
+    let job = |status: Value| {
+        json!({"metadata": {"creationTimestamp": START},
+        "spec": {"template": {}}, "status": status})
+    };
     let started = job(json!({"startTime": START, "ready": 0}));
     let at = |job: &Value, now: &str| decide_at(job.clone(), json!([]), now);
     assert_eq!(

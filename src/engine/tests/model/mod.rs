@@ -25,7 +25,7 @@ use crate::{
 
 /// The cascade that runs.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::engine) struct Cascade {
+pub(in crate::engine) struct RunningModelCascade {
     pub(in crate::engine) name: String,
     pub(in crate::engine) supersedes: Option<String>,
     /// The images that it was about to build when it began.
@@ -38,7 +38,7 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) spec: ImageFamilySpec,
     pub(in crate::engine) status: ImageFamilyStatus,
     pub(in crate::engine) records: Vec<Option<ManagedImageStatus>>,
-    pub(in crate::engine) cascade: Option<Cascade>,
+    pub(in crate::engine) cascade: Option<RunningModelCascade>,
     /// The cascades that have ended, and whether each was superseded.
     pub(in crate::engine) ended: Vec<(String, bool)>,
     pub(in crate::engine) cascades: Vec<CascadeStatus>,

@@ -10,7 +10,7 @@ use crate::{
         handled_request::record,
     },
     engine::{
-        tests::model::{Cascade, FamilyModel},
+        tests::model::{FamilyModel, RunningModelCascade},
         *,
     },
     lineage::ImageIndex,
@@ -59,7 +59,7 @@ impl FamilyModel {
                 };
                 let planned = levels.iter().map(names).collect();
                 let supersedes = supersedes.clone();
-                self.cascade = Some(Cascade {
+                self.cascade = Some(RunningModelCascade {
                     name: name.clone(),
                     supersedes,
                     planned,
