@@ -23,7 +23,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run the controller
-    Controller(operator::Settings),
+    Controller(Box<operator::Settings>),
     // The controller runs this as a child process, so that the C library that talks to Git servers
     // is not in its own process.
     /// Look up the commit of a branch or a tag on a Git server
@@ -57,7 +57,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.command {
-        Command::Controller(settings) => runtime.block_on(operator::run_controller(settings))?,
+        Command::Controller(settings) => runtime.block_on(operator::run_controller(*settings))?,
         Command::ResolveGit => git::subprocess::answer()?,
         Command::Credentials => return Ok(credentials::main()),
         Command::Prepare => return Ok(runtime.block_on(prepare::main())),

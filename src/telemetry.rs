@@ -98,7 +98,10 @@ where
         line.insert("timestamp".into(), Timestamp::now().to_string().into());
         line.insert("level".into(), event.metadata().level().as_str().into());
         line.insert("target".into(), event.metadata().target().into());
-        let spans = context.event_scope().into_iter().flat_map(|scope| scope.from_root());
+        let spans = context
+            .event_scope()
+            .into_iter()
+            .flat_map(tracing_subscriber::registry::Scope::from_root);
         let mut span_fields = Map::new();
         for span in spans {
             let extensions = span.extensions();

@@ -311,7 +311,7 @@ mod tests {
         let texts: std::collections::BTreeSet<_> = REASONS.iter().map(|(text, _)| *text).collect();
         assert_eq!(texts.len(), REASONS.len(), "a reason is defined twice");
         for (text, class) in REASONS {
-            assert_eq!(reason_from_str(&(*text).to_owned()), Some(*text));
+            assert_eq!(reason_from_str(text), Some(*text));
             assert_eq!(ReasonClass::of(text), Some(*class), "{text}");
         }
         assert_eq!(reason_from_str("Unknown"), None);

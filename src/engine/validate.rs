@@ -185,7 +185,8 @@ mod tests {
 
     #[test]
     fn an_unknown_variable_names_the_image() {
-        let problem = validate(&spec(&[("a", None, "{{ vers }}")])).expect_err("unknown");
+        let problem = validate(&spec([image("a", None, "{{ vers }}"), image("b", None, "latest")]))
+            .expect_err("unknown");
         assert_eq!(problem.reason, reason::INVALID_TAG_TEMPLATE);
         assert!(
             problem.message.starts_with("spec.images[a].tags: `{{ vers }}`"),

@@ -39,12 +39,13 @@ impl Writer {
                 .filter_map(|pod| future::ready(pod.ok().filter(is_running)))
                 .filter(|pod| future::ready(begun.insert(pod.uid())))
                 .for_each_concurrent(MAX_CONCURRENT_PUSHES, |pod| {
-                    let (place, images, family) = (place.clone(), images.clone(),
-                        Arc::clone(&family));
+                    let (place, images, family) =
+                        (place.clone(), images.clone(), Arc::clone(&family));
                     // A separate task, because a future of the stream is polled only while the
                     // watch is polled.
-                    async move { tokio::spawn(play(place, images, family,
-                        pod)).await.expect("a push") }
+                    async move {
+                        tokio::spawn(play(place, images, family, pod)).await.expect("a push");
+                    }
                 })
                 .await;
         }))
