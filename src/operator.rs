@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::{
     api::{self, BuildStrategy, Cascade, ImageFamily, ManagedImage, condition::reason},
     build_info,
-    builds::{git, job::BuildEnvironment},
+    builds::{git, job::BuildEnvironment, pod_settings::PodSettings},
     clock::Clock,
     controller::{
         backoff::ReconcileBackoff,
@@ -78,6 +78,9 @@ pub struct Settings {
     /// exist in the namespaces of the families
     #[arg(long, env = "BUILD_IMAGE_PULL_SECRETS", value_delimiter = ',')]
     build_image_pull_secrets: Vec<String>,
+    /// Path of a YAML file that configures the operator's own steps and the pods of checks
+    #[arg(long, env = "BUILDS_CONFIG")]
+    builds_config: Option<PathBuf>,
     /// Path of a YAML file that configures the access to registries
     #[arg(long, env = "REGISTRIES_CONFIG")]
     registries_config: Option<PathBuf>,
@@ -130,6 +133,7 @@ impl Settings {
             operator_image = self.operator_image,
             operator_image_pull_policy = self.operator_image_pull_policy.as_deref(),
             build_image_pull_secrets = self.build_image_pull_secrets.join(","),
+            builds_config = self.builds_config.as_deref().map(tracing::field::debug),
             registries_config = self.registries_config.as_deref().map(tracing::field::debug),
             lease_namespace = self.lease_namespace,
             identity = self.identity,
@@ -298,6 +302,7 @@ fn build_context(
             registries: serde_json::to_value(&registries)
                 .context("serialize the configuration of registries")?,
             image_pull_secrets: settings.pull_secrets(),
+            pods: pod_settings(settings)?,
         },
         audit: settings.tag_audit_interval,
         dependents: Dependents::default(),
@@ -368,6 +373,13 @@ fn registries(settings: &Settings) -> anyhow::Result<registry::Config> {
         serde_yaml::from_str(&text).with_context(|| format!("parse {}", path.display()))?;
     config.validate().with_context(|| format!("validate {}", path.display()))?;
     Ok(config)
+}
+
+/// Reads and validates the configuration of steps and checks, or returns the default without one.
+fn pod_settings(settings: &Settings) -> anyhow::Result<PodSettings> {
+    let Some(path) = &settings.builds_config else { return Ok(PodSettings::default()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    PodSettings::from_yaml(&text).with_context(|| format!("validate {}", path.display()))
 }
 
 /// Watches for SIGTERM and SIGINT. The value becomes true when one arrives.

@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     api::{BuildStrategy, StrategyRef, labels},
     builds::{
+        pod_settings::PodSettings,
         prepare::spec::{PREPARE_VARIABLE, PrepareSpec},
         request::{BuildRequest, ResolvedSource},
         source,
@@ -44,6 +45,10 @@ pub(super) const PREPARE_USER: i64 = 65532;
 const WORKSPACE_SIZE: &str = "2Gi";
 /// Size limit of the volume with the credentials, in memory.
 const DOCKER_CONFIG_SIZE: &str = "4Mi";
+/// What `prepare` requests, unless the operator's configuration says otherwise.
+const PREPARE_REQUESTS: [(&str, &str); 2] = [("cpu", "10m"), ("memory", "64Mi")];
+/// What `prepare` may use at most, unless the operator's configuration says otherwise.
+const PREPARE_LIMITS: [(&str, &str); 1] = [("memory", "512Mi")];
 /// Maximum number of characters of an image's name in the names of its Jobs.
 const MAX_IMAGE_NAME: usize = 30;
 
@@ -59,6 +64,8 @@ pub struct BuildEnvironment {
     /// Names of Secrets for pulling the images of build and check pods, in addition to the family's
     /// credentials. They must exist in the family's namespace; the kubelet ignores missing ones.
     pub image_pull_secrets: Vec<String>,
+    /// The operator's configuration of its own steps and of checks.
+    pub pods: PodSettings,
 }
 
 impl BuildEnvironment {
@@ -204,11 +211,9 @@ fn prepare_container(
         args: Some(vec![PREPARE.into()]),
         env: Some(vec![env_var(PREPARE_VARIABLE, &spec.to_variable())]),
         volume_mounts: Some(shared_mounts().into_iter().chain(input_mounts).collect()),
-        resources: Some(ResourceRequirements {
-            requests: Some(quantities(&[("cpu", "10m"), ("memory", "64Mi")])),
-            limits: Some(quantities(&[("memory", "512Mi")])),
-            ..ResourceRequirements::default()
-        }),
+        resources: Some(
+            environment.pods.steps.resources.or_default(&PREPARE_REQUESTS, &PREPARE_LIMITS),
+        ),
         security_context: Some(restricted_security_context(user, group)),
         ..Container::default()
     }

@@ -148,6 +148,21 @@ fn only_prepare_mounts_the_secrets() {
 }
 
 #[test]
+fn the_operators_configuration_replaces_the_resources_of_prepare() {
+    let resources = |environment: &BuildEnvironment| {
+        let job = job(&request(), &plain(), &StrategyRef::default(), environment).expect("job");
+        pod(&job).init_containers.expect("init")[0].resources.clone().expect("resources")
+    };
+    let defaults = resources(&environment());
+    assert_eq!(defaults.requests, Some(quantities(&PREPARE_REQUESTS)));
+    assert_eq!(defaults.limits, Some(quantities(&PREPARE_LIMITS)));
+    let settings = "steps: {resources: {limits: {cpu: 200m, memory: 1Gi}}}";
+    let pods = PodSettings::from_yaml(settings).expect("valid");
+    let configured = resources(&BuildEnvironment { pods, ..environment() });
+    assert_eq!(configured.limits, Some(quantities(&[("cpu", "200m"), ("memory", "1Gi")])));
+}
+
+#[test]
 fn the_pods_images_are_pulled_with_every_secret_once() {
     let secrets = |request: &BuildRequest, strategy: &BuildStrategy, operator: &[&str]| {
         let environment = BuildEnvironment {

@@ -142,7 +142,7 @@ pub fn validate(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<(), St
 
 /// Returns the first field of `given` that is not in `kept`: a misspelt name, which would otherwise
 /// be dropped silently.
-fn unknown_field(path: &str, given: &Value, kept: &Value) -> Option<String> {
+pub(super) fn unknown_field(path: &str, given: &Value, kept: &Value) -> Option<String> {
     match (given, kept) {
         (Value::Object(given), Value::Object(kept)) => given.iter().find_map(|(name, field)| {
             let path = format!("{path}.{name}");

@@ -30,6 +30,15 @@ registries:
   plainHttp: [registry.example.internal:5000]
   mirrors: {docker.io: ['https://mirror.example.com/hub']}
   timeout: 90s
+steps: {resources: {requests: {cpu: 20m}, limits: {cpu: 1, memory: 1Gi}}}
+checks:
+  resources: {limits: {cpu: 500m, memory: 4Gi}}
+  nodeSelector: {example.com/disk: ssd}
+  tolerations: [{key: example.com/builds, operator: Exists}]
+  priorityClassName: low
+  runtimeClassName: gvisor
+  podAnnotations: {sidecar.istio.io/inject: 'false'}
+  podLabels: {example.com/team: platform}
 log: {format: text, filter: 'groundswell=debug,info'}
 serviceAccount: {name: builder, annotations: {example.com/role: rebuilds}}
 podAnnotations: {example.com/scrape: 'true'}

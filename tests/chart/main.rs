@@ -192,6 +192,8 @@ fn bad_values_are_refused_by_name() {
         ("registries: {timeout: 5}", "/registries/timeout"),
         ("buildStrategies: {install: [nobuild]}", "there is no strategy \"nobuild\""),
         ("buildImagePullSecrets: [{name: pull}]", "/buildImagePullSecrets/0"),
+        ("steps: {resources: {limits: {cpu: lots}}}", "/steps/resources/limits/cpu"),
+        ("checks: {resources: {limits: {cpus: 1}}}", "cpus"),
         ("colour: blue", "colour"),
     ] {
         let problem = render(values, &[]).expect_err(values);

@@ -8,7 +8,7 @@ use k8s_openapi::{
         batch::v1::{Job, JobSpec},
         core::v1::{
             Capabilities, Container, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec,
-            ResourceRequirements, SeccompProfile, SecurityContext, Volume, VolumeMount,
+            SeccompProfile, SecurityContext, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -21,8 +21,9 @@ use crate::{
         checks::{CheckRequest, credentials},
         job::{
             BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, credential_inputs, env_var,
-            memory_volume, quantities, restricted_security_context, short_name,
+            memory_volume, restricted_security_context, short_name,
         },
+        pod_settings::CheckSettings,
         source,
     },
 };
@@ -34,12 +35,18 @@ pub const IMAGE_VARIABLE: &str = "GROUNDSWELL_IMAGE";
 /// The environment variable with the digest of the new image.
 pub const DIGEST_VARIABLE: &str = "GROUNDSWELL_DIGEST";
 
-/// The resource requests of a check.
+/// The resource requests of a check, unless the operator's configuration says otherwise.
 const REQUESTS: [(&str, &str); 3] =
     [("cpu", "50m"), ("memory", "64Mi"), ("ephemeral-storage", "64Mi")];
 /// The resource limits of a check. A scanner unpacks images and its database; a check that needs
 /// more than this is rather a build.
 const LIMITS: [(&str, &str); 2] = [("memory", "2Gi"), ("ephemeral-storage", "10Gi")];
+/// The resource requests of the step `credentials`, unless the operator's configuration says
+/// otherwise.
+const STEP_REQUESTS: [(&str, &str); 2] = [("cpu", "10m"), ("memory", "32Mi")];
+/// The resource limits of the step `credentials`, unless the operator's configuration says
+/// otherwise.
+const STEP_LIMITS: [(&str, &str); 1] = [("memory", "128Mi")];
 
 /// Returns the name of a check's Job: `<image>-check-<12 hexadecimal digits>-<attempt>`, at most 60
 /// characters for attempts below 100.
@@ -57,7 +64,7 @@ pub fn job_name(request: &CheckRequest) -> String {
 #[must_use]
 pub fn job(request: &CheckRequest, environment: &BuildEnvironment) -> Job {
     let labels = job_labels(request);
-    let metadata = ObjectMeta { labels: Some(labels.clone()), ..ObjectMeta::default() };
+    let metadata = pod_metadata(&labels, &environment.pods.checks);
     Job {
         metadata: ObjectMeta {
             name: Some(job_name(request)),
@@ -87,6 +94,18 @@ pub fn job(request: &CheckRequest, environment: &BuildEnvironment) -> Job {
     }
 }
 
+/// Returns the metadata of the pod: the configured one, with the labels that the controller reads.
+fn pod_metadata(labels: &BTreeMap<String, String>, settings: &CheckSettings) -> ObjectMeta {
+    let mut all = settings.pod_labels.clone();
+    all.extend(labels.clone());
+    let annotations = &settings.pod_annotations;
+    ObjectMeta {
+        labels: Some(all),
+        annotations: (!annotations.is_empty()).then(|| annotations.clone()),
+        ..ObjectMeta::default()
+    }
+}
+
 fn job_labels(request: &CheckRequest) -> BTreeMap<String, String> {
     [
         (labels::MANAGED_BY, labels::MANAGED_BY_VALUE.to_owned()),
@@ -103,8 +122,14 @@ fn job_labels(request: &CheckRequest) -> BTreeMap<String, String> {
 }
 
 fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
+    let settings = &environment.pods.checks;
+    let class = |name: &String| (!name.is_empty()).then(|| name.clone());
     let mut pod = PodSpec {
-        containers: vec![container(request)],
+        containers: vec![container(request, settings)],
+        node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
+        tolerations: (!settings.tolerations.is_empty()).then(|| settings.tolerations.clone()),
+        priority_class_name: class(&settings.priority_class_name),
+        runtime_class_name: class(&settings.runtime_class_name),
         restart_policy: Some("Never".into()),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -127,7 +152,7 @@ fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
     pod
 }
 
-fn container(request: &CheckRequest) -> Container {
+fn container(request: &CheckRequest, settings: &CheckSettings) -> Container {
     let check = &request.check;
     let list = |texts: &[String]| (!texts.is_empty()).then(|| texts.to_vec());
     let given = [(IMAGE_VARIABLE, request.pinned()), (DIGEST_VARIABLE, request.digest.clone())];
@@ -140,11 +165,7 @@ fn container(request: &CheckRequest) -> Container {
         command: list(&check.command),
         args: list(&check.args),
         env: Some(env),
-        resources: Some(ResourceRequirements {
-            requests: Some(quantities(&REQUESTS)),
-            limits: Some(quantities(&LIMITS)),
-            ..ResourceRequirements::default()
-        }),
+        resources: Some(settings.resources.or_default(&REQUESTS, &LIMITS)),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             capabilities: Some(Capabilities {
@@ -180,11 +201,7 @@ fn add_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: 
         args: Some(vec![credentials::SUBCOMMAND.into()]),
         env: Some(vec![env_var(credentials::CREDENTIALS_VARIABLE, &spec.to_variable())]),
         volume_mounts: Some(mounts.into_iter().chain([mount(false)]).collect()),
-        resources: Some(ResourceRequirements {
-            requests: Some(quantities(&[("cpu", "10m"), ("memory", "32Mi")])),
-            limits: Some(quantities(&[("memory", "128Mi")])),
-            ..ResourceRequirements::default()
-        }),
+        resources: Some(environment.pods.steps.resources.or_default(&STEP_REQUESTS, &STEP_LIMITS)),
         security_context: Some(restricted_security_context(PREPARE_USER, PREPARE_USER)),
         ..Container::default()
     };
@@ -381,6 +398,52 @@ mod tests {
             (&None, &None, &None)
         );
         assert!(environment(check).iter().all(|(name, _)| *name != "DOCKER_CONFIG"));
+    }
+
+    #[test]
+    fn the_operators_configuration_places_checks_and_limits_them() {
+        let settings = "
+steps: {resources: {limits: {cpu: 100m}}}
+checks:
+  resources: {limits: {cpu: '1'}}
+  nodeSelector: {disk: ssd}
+  tolerations: [{key: builds, operator: Exists}]
+  priorityClassName: low
+  runtimeClassName: gvisor
+  podAnnotations: {sidecar.istio.io/inject: 'false'}
+  podLabels: {team: platform, groundswell.dev/family: other}
+";
+        let environment = BuildEnvironment {
+            pods: crate::builds::pod_settings::PodSettings::from_yaml(settings).expect("valid"),
+            ..BuildEnvironment::default()
+        };
+        let template = job(&scan(), &environment).spec.expect("spec").template;
+        let metadata = template.metadata.expect("metadata");
+        assert_eq!(metadata.annotations.expect("some")["sidecar.istio.io/inject"], "false");
+        let labels = metadata.labels.expect("labels");
+        assert_eq!(
+            (labels["team"].as_str(), labels[labels::FAMILY].as_str()),
+            ("platform", "python")
+        );
+        let pod = template.spec.expect("pod");
+        assert_eq!(pod.node_selector.expect("a selector")["disk"], "ssd");
+        assert_eq!(pod.tolerations.expect("tolerations")[0].key.as_deref(), Some("builds"));
+        assert_eq!(pod.priority_class_name.as_deref(), Some("low"));
+        assert_eq!(pod.runtime_class_name.as_deref(), Some("gvisor"));
+        let limits = |container: &Container| {
+            let resources = container.resources.clone().expect("resources");
+            assert_eq!(resources.requests, None, "they replace the defaults as a whole");
+            resources.limits.expect("limits")["cpu"].0.clone()
+        };
+        assert_eq!(limits(&pod.containers[0]), "1");
+        assert_eq!(limits(&pod.init_containers.expect("a step")[0]), "100m");
+
+        let plain = pod_of(&request());
+        assert_eq!(
+            (plain.node_selector, plain.tolerations, plain.priority_class_name),
+            (None, None, None)
+        );
+        assert_eq!(plain.runtime_class_name, None);
     }
 
     #[test]
