@@ -1,6 +1,11 @@
 //! The controller's process, from its settings to running controllers and to an orderly shutdown.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -22,7 +27,7 @@ use tracing::{info, warn};
 use crate::{
     api::{self, BuildStrategy, Cascade, ImageFamily, ManagedImage, condition::reason},
     build_info,
-    builds::{git, job::BuildEnvironment, pod_settings::PodSettings},
+    builds::{git, job::BuildEnvironment, pod_settings::PodSettings, proxy::ProxyVariables},
     clock::Clock,
     controller::{
         backoff::ReconcileBackoff,
@@ -38,7 +43,8 @@ use crate::{
         watch::Scopes,
     },
     lease::LeaderElection,
-    registry, rollout,
+    registry::{self, CaBundle},
+    rollout,
     server::{self, Metrics, Readiness, metrics::PollResult},
     upstream::{self, Poller},
 };
@@ -81,6 +87,10 @@ pub struct Settings {
     /// Path of a YAML file that configures the operator's own steps and the pods of checks
     #[arg(long, env = "BUILDS_CONFIG")]
     builds_config: Option<PathBuf>,
+    /// Path of a PEM file with certificate authorities that the controller and the builds trust in
+    /// addition to those of the system
+    #[arg(long, env = "CA_BUNDLE")]
+    ca_bundle: Option<PathBuf>,
     /// Path of a YAML file that configures the access to registries
     #[arg(long, env = "REGISTRIES_CONFIG")]
     registries_config: Option<PathBuf>,
@@ -134,6 +144,7 @@ impl Settings {
             operator_image_pull_policy = self.operator_image_pull_policy.as_deref(),
             build_image_pull_secrets = self.build_image_pull_secrets.join(","),
             builds_config = self.builds_config.as_deref().map(tracing::field::debug),
+            ca_bundle = self.ca_bundle.as_deref().map(tracing::field::debug),
             registries_config = self.registries_config.as_deref().map(tracing::field::debug),
             lease_namespace = self.lease_namespace,
             identity = self.identity,
@@ -279,7 +290,8 @@ fn build_context(
     Arc<Context>,
     impl futures::Stream<Item = rollout::ChangedObject> + Send + 'static,
 )> {
-    let registries = registries(settings)?;
+    let mut registries = registries(settings)?;
+    registries.ca_bundle = ca_bundle(settings)?;
     let registry =
         registry::Client::new(registries.clone()).context("set up the registry client")?;
     let scopes = Scopes::new(settings.watch_namespaces.clone());
@@ -288,7 +300,8 @@ fn build_context(
 
     let clock = Clock::wall();
     let tags = start_tag_poller(registry.clone(), metrics.clone(), clock.clone());
-    let revisions = start_revision_poller(client.clone(), clock.clone())?;
+    let trust_file = write_trust_file(&registries.ca_bundle)?;
+    let revisions = start_revision_poller(client.clone(), clock.clone(), trust_file)?;
 
     let reporter = Reporter { controller: NAME.into(), instance: Some(settings.identity.clone()) };
     let context = Context {
@@ -303,6 +316,8 @@ fn build_context(
                 .context("serialize the configuration of registries")?,
             image_pull_secrets: settings.pull_secrets(),
             pods: pod_settings(settings)?,
+            ca_bundle: registries.ca_bundle.clone(),
+            proxy: proxy_of_builds(),
         },
         audit: settings.tag_audit_interval,
         dependents: Dependents::default(),
@@ -354,11 +369,12 @@ fn start_tag_poller(
 fn start_revision_poller(
     client: Client,
     clock: Clock,
+    trust_file: Option<PathBuf>,
 ) -> anyhow::Result<Poller<git_poll::GitKey, String, ObjectRef<ImageFamily>>> {
     let program = std::env::current_exe()
         .context("find the path of this program, which queries Git servers in a child process")?;
     let resolver = git::subprocess::Resolver::new(program, GIT_TIMEOUT, MAX_CONCURRENT_GIT_QUERIES);
-    let resolver = Arc::new(resolver);
+    let resolver = Arc::new(resolver.with_ca_file(trust_file));
     Ok(Poller::start(POLL_TIMEOUT, clock, move |key, _| {
         let (client, resolver) = (client.clone(), Arc::clone(&resolver));
         async move { git_poll::resolve(client, &resolver, key).await }
@@ -380,6 +396,33 @@ fn pod_settings(settings: &Settings) -> anyhow::Result<PodSettings> {
     let Some(path) = &settings.builds_config else { return Ok(PodSettings::default()) };
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     PodSettings::from_yaml(&text).with_context(|| format!("validate {}", path.display()))
+}
+
+/// Reads the private certificate authorities. There are none without the setting.
+fn ca_bundle(settings: &Settings) -> anyhow::Result<CaBundle> {
+    let Some(path) = &settings.ca_bundle else { return Ok(CaBundle::default()) };
+    CaBundle::read(path).with_context(|| format!("CA_BUNDLE, {}", path.display()))
+}
+
+/// Writes the authorities of the system and the private ones into one file for the child processes
+/// that query Git servers, whose TLS library trusts one file only.
+fn write_trust_file(bundle: &CaBundle) -> anyhow::Result<Option<PathBuf>> {
+    if bundle.is_empty() {
+        return Ok(None);
+    }
+    let path = std::env::temp_dir().join("groundswell-ca-certificates.crt");
+    bundle
+        .write_with_system(Path::new("/"), &path)
+        .with_context(|| format!("write {}", path.display()))?;
+    Ok(Some(path))
+}
+
+/// Returns the proxy that the environment names, for the pods of builds.
+fn proxy_of_builds() -> ProxyVariables {
+    ProxyVariables::from_environment(|name| std::env::var(name).ok()).unwrap_or_else(|error| {
+        warn!(%error, "builds get no proxy");
+        ProxyVariables::default()
+    })
 }
 
 /// Watches for SIGTERM and SIGINT. The value becomes true when one arrives.

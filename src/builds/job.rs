@@ -9,8 +9,8 @@ use k8s_openapi::{
         batch::v1::{Job, JobSpec},
         core::v1::{
             Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar,
-            KeyToPath, LocalObjectReference, PodSpec, PodTemplateSpec, ResourceRequirements,
-            SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+            KeyToPath, LocalObjectReference, PodSpec, PodTemplateSpec, SeccompProfile,
+            SecretVolumeSource, SecurityContext, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
@@ -22,11 +22,13 @@ use crate::{
     builds::{
         pod_settings::PodSettings,
         prepare::spec::{PREPARE_VARIABLE, PrepareSpec},
+        proxy::ProxyVariables,
         request::{BuildRequest, ResolvedSource},
         source,
         strategy::{self, StrategyError},
     },
     identity::Fingerprint,
+    registry::CaBundle,
 };
 
 /// The name of the init container that Groundswell adds.
@@ -66,6 +68,10 @@ pub struct BuildEnvironment {
     pub image_pull_secrets: Vec<String>,
     /// The operator's configuration of its own steps and of checks.
     pub pods: PodSettings,
+    /// Private certificate authorities that builds trust in addition to those of the system.
+    pub ca_bundle: CaBundle,
+    /// The proxy that builds use.
+    pub proxy: ProxyVariables,
 }
 
 impl BuildEnvironment {
@@ -113,11 +119,13 @@ pub fn job(
 ) -> Result<Job, StrategyError> {
     let (template, mut pod) = strategy::render_pod(request, strategy, chosen)?;
     let spec =
-        PrepareSpec::new(request, strategy.spec.user_namespace, environment.registries.clone());
+        PrepareSpec::new(request, strategy.spec.user_namespace, environment.registries.clone())
+            .with_ca_bundle(&environment.ca_bundle);
     let (inputs, input_mounts) = inputs(request);
     let prepare = prepare_container(&pod, environment, &spec, input_mounts);
     for container in pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten()) {
         add_shared_mounts(container);
+        environment.proxy.add_to(container.env.get_or_insert_default());
     }
     pod.init_containers.get_or_insert_default().insert(0, prepare);
     pod.volumes.get_or_insert_default().extend(shared_volumes().into_iter().chain(inputs));
@@ -204,12 +212,18 @@ fn prepare_container(
     input_mounts: Vec<VolumeMount>,
 ) -> Container {
     let (user, group) = builder_user(pod);
+    let mut env = vec![env_var(PREPARE_VARIABLE, &spec.to_variable())];
+    if !environment.ca_bundle.is_empty() {
+        // Git trusts one file. `prepare` writes it, with the authorities of the system in it.
+        env.push(env_var("SSL_CERT_FILE", source::TRUST_FILE));
+    }
+    environment.proxy.add_to(&mut env);
     Container {
         name: PREPARE.into(),
         image: Some(environment.operator_image.clone()),
         image_pull_policy: environment.image_pull_policy.clone(),
         args: Some(vec![PREPARE.into()]),
-        env: Some(vec![env_var(PREPARE_VARIABLE, &spec.to_variable())]),
+        env: Some(env),
         volume_mounts: Some(shared_mounts().into_iter().chain(input_mounts).collect()),
         resources: Some(
             environment.pods.steps.resources.or_default(&PREPARE_REQUESTS, &PREPARE_LIMITS),

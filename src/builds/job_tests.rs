@@ -163,6 +163,42 @@ fn the_operators_configuration_replaces_the_resources_of_prepare() {
 }
 
 #[test]
+fn private_authorities_and_the_proxy_reach_prepare_and_the_builder() {
+    let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let proxy = |name: &str| (name == "HTTPS_PROXY").then(|| "http://proxy:3128".to_owned());
+    let environment = BuildEnvironment {
+        ca_bundle: CaBundle::parse(certificate).expect("a bundle"),
+        proxy: ProxyVariables::from_environment(proxy).expect("a proxy"),
+        ..environment()
+    };
+    let own = strategy(json!({"hostUsers": false, "containers": [
+        {"name": "build"},
+        {"name": "other", "env": [{"name": "https_proxy", "value": "http://own:1"}]},
+    ]}));
+    let value = |container: &Container, name: &str| {
+        let variables = container.env.clone().unwrap_or_default();
+        variables.into_iter().find(|variable| variable.name == name).and_then(|found| found.value)
+    };
+    let of_family = |environment: &BuildEnvironment| {
+        pod(&job(&request(), &own, &StrategyRef::default(), environment).expect("job"))
+    };
+    let configured = of_family(&environment);
+    let prepare = &configured.init_containers.as_ref().expect("init")[0];
+    let spec: PrepareSpec =
+        serde_json::from_str(&value(prepare, PREPARE_VARIABLE).expect("a spec")).expect("parses");
+    assert_eq!(spec.ca_bundle, certificate);
+    assert_eq!(value(prepare, "SSL_CERT_FILE").as_deref(), Some(source::TRUST_FILE));
+    for container in [prepare, &configured.containers[0]] {
+        assert_eq!(value(container, "HTTPS_PROXY").as_deref(), Some("http://proxy:3128"));
+    }
+    assert_eq!(value(&configured.containers[1], "HTTPS_PROXY"), None, "it has its own");
+
+    let plain = of_family(&self::environment());
+    let prepare = &plain.init_containers.as_ref().expect("init")[0];
+    assert_eq!((value(prepare, "SSL_CERT_FILE"), value(prepare, "HTTPS_PROXY")), (None, None));
+}
+
+#[test]
 fn the_pods_images_are_pulled_with_every_secret_once() {
     let secrets = |request: &BuildRequest, strategy: &BuildStrategy, operator: &[&str]| {
         let environment = BuildEnvironment {

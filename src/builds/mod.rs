@@ -14,6 +14,7 @@ pub mod job;
 pub mod outcome;
 pub mod pod_settings;
 pub mod prepare;
+pub mod proxy;
 pub mod request;
 pub mod source;
 pub mod strategy;

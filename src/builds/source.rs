@@ -11,6 +11,10 @@ use crate::api::ConfigMapItem;
 pub const WORKSPACE: &str = "/workspace";
 /// The build context, inside of [`WORKSPACE`].
 pub const CONTEXT: &str = "/workspace/context";
+/// The private certificate authorities of the operator's configuration, if there are any.
+pub const CA_FILE: &str = "/workspace/ca.crt";
+/// The certificates of the system and those of [`CA_FILE`] together.
+pub const TRUST_FILE: &str = "/workspace/ca-certificates.crt";
 /// The folder with the merged `config.json`. The variable `DOCKER_CONFIG` names it.
 pub const DOCKER_CONFIG: &str = "/docker-config";
 /// The mount path of a `ConfigMap` source, in `prepare` only.

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, str::FromStr};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{api::Duration, registry::reference::DOCKER_HUB};
+use crate::{
+    api::Duration,
+    registry::{CaBundle, reference::DOCKER_HUB},
+};
 
 /// The host that serves Docker Hub's registry API; `docker.io` itself does not.
 const DOCKER_HUB_API: &str = "registry-1.docker.io";
@@ -33,6 +36,10 @@ pub struct Config {
     pub timeout: Duration,
     /// Maximum number of concurrent requests to one host. 8 by default.
     pub concurrent_requests_per_host: usize,
+    /// Certificate authorities that are trusted in addition to those of the system. They come from
+    /// a file of their own.
+    #[serde(skip)]
+    pub ca_bundle: CaBundle,
 }
 
 /// The URL of a mirror: `http` or `https`, a host, and optionally a port and a path. It has no
@@ -50,6 +57,7 @@ impl Default for Config {
             read_timeout: Duration::from_secs(15),
             timeout: Duration::from_secs(60),
             concurrent_requests_per_host: 8,
+            ca_bundle: CaBundle::default(),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! not decide when a registry is polled (`crate::upstream`) or what a response means for a family
 //! (`crate::engine`), and it never copies layers.
 
+mod ca_bundle;
 mod client;
 mod config;
 mod content;
@@ -25,6 +26,7 @@ mod client_tests;
 pub(crate) mod fault_registry;
 
 pub use crate::registry::{
+    ca_bundle::{CaBundle, CaBundleError},
     client::{Client, MAX_MANIFEST_BYTES},
     config::{Config, ConfigError, Mirror},
     content::{ContentIdentity, PlatformImage},

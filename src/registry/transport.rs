@@ -49,7 +49,10 @@ pub(super) struct HttpTransport(reqwest::Client);
 
 impl HttpTransport {
     pub(super) fn new(config: &Config) -> Result<Self, RegistryError> {
+        let authorities = reqwest::Certificate::from_pem_bundle(config.ca_bundle.pem().as_bytes())
+            .map_err(|error| RegistryError::Setup(with_causes(error)))?;
         let client = reqwest::Client::builder()
+            .tls_certs_merge(authorities)
             .user_agent(concat!("groundswell/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::none())
             .connect_timeout(config.connect_timeout.into())
@@ -95,4 +98,31 @@ fn with_causes(error: reqwest::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::CaBundle;
+
+    const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBNDCB56ADAgECAhRr/klx7YJIH6ngKCmOp4oRVe0vyTAFBgMrZXAwDzENMAsG\n\
+        A1UEAwwEdGVzdDAgFw0yNjExMjkxMDUxNTRaGA8yMTI2MTEwNTEwNTE1NFowDzEN\n\
+        MAsGA1UEAwwEdGVzdDAqMAUGAytlcAMhAPkClKqPZ4RQRo1HqlmoM+iH0f2YO9ty\n\
+        MOqk+n80Faiqo1MwUTAdBgNVHQ4EFgQUhXR1QSuD7t4ii6KnXtlopjg7FgowHwYD\n\
+        VR0jBBgwFoAUhXR1QSuD7t4ii6KnXtlopjg7FgowDwYDVR0TAQH/BAUwAwEB/zAF\n\
+        BgMrZXADQQAIkPmx74ALPG1a7jtZ2wStPiEYgNovfYLrVAkBxFcNRoKkuZBiB+4c\n\
+        HYML6zXz+MIdYHw5qMAI9QAhZHuqhmwP\n\
+        -----END CERTIFICATE-----\n";
+
+    #[test]
+    fn private_authorities_are_added_and_broken_ones_rejected() {
+        let with = |text: &str| {
+            let ca_bundle = CaBundle::parse(text).expect("a bundle");
+            HttpTransport::new(&Config { ca_bundle, ..Config::default() })
+        };
+        assert!(with(AUTHORITY).is_ok());
+        let broken = with("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+        assert!(matches!(broken, Err(RegistryError::Setup(_))), "a certificate that is none");
+    }
 }

@@ -30,6 +30,11 @@ registries:
   plainHttp: [registry.example.internal:5000]
   mirrors: {docker.io: ['https://mirror.example.com/hub']}
   timeout: 90s
+caBundle: {configMap: authorities, key: all.pem}
+proxy:
+  http: http://proxy.example.com:3128
+  https: http://proxy.example.com:3128
+  noProxy: .svc,10.0.0.0/8
 steps: {resources: {requests: {cpu: 20m}, limits: {cpu: 1, memory: 1Gi}}}
 checks:
   resources: {limits: {cpu: 500m, memory: 4Gi}}

@@ -194,6 +194,11 @@ fn bad_values_are_refused_by_name() {
         ("buildImagePullSecrets: [{name: pull}]", "/buildImagePullSecrets/0"),
         ("steps: {resources: {limits: {cpu: lots}}}", "/steps/resources/limits/cpu"),
         ("checks: {resources: {limits: {cpus: 1}}}", "cpus"),
+        (
+            "caBundle: {configMap: a, secret: b}",
+            "caBundle.configMap and caBundle.secret are both set",
+        ),
+        ("proxy: {https: 'http://me:secret@proxy:3128'}", "/proxy/https"),
         ("colour: blue", "colour"),
     ] {
         let problem = render(values, &[]).expect_err(values);

@@ -17,8 +17,8 @@ use std::{
 };
 
 use git2::{
-    AutotagOption, CertificateCheckStatus, Direction, FetchOptions, Oid, Remote, RemoteCallbacks,
-    Repository,
+    AutotagOption, CertificateCheckStatus, Direction, FetchOptions, Oid, ProxyOptions, Remote,
+    RemoteCallbacks, Repository,
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -136,7 +136,7 @@ pub fn resolve(
     let mut remote = Remote::create_detached(url).map_err(|error| unavailable(&error))?;
     let callbacks = callbacks(&parsed, credential);
     let connection = remote
-        .connect_auth(Direction::Fetch, Some(callbacks), None)
+        .connect_auth(Direction::Fetch, Some(callbacks), Some(proxy()))
         .map_err(|error| unavailable(&error))?;
     let heads = connection.list().map_err(|error| unavailable(&error))?;
     let names = [
@@ -225,7 +225,11 @@ fn receive(
             !too_large && !timed_out
         });
         let mut options = FetchOptions::new();
-        options.depth(depth).download_tags(AutotagOption::None).remote_callbacks(callbacks);
+        options
+            .depth(depth)
+            .download_tags(AutotagOption::None)
+            .remote_callbacks(callbacks)
+            .proxy_options(proxy());
         let fetched = remote.fetch(refspecs, Some(&mut options), None);
         drop(options);
         if too_large {
@@ -249,6 +253,13 @@ fn receive(
         url: url.to_owned(),
         what: format!("the commit {id} on a branch or tag"),
     })
+}
+
+/// Returns the options to use the proxy that the environment names. libgit2 uses none by default.
+fn proxy() -> ProxyOptions<'static> {
+    let mut options = ProxyOptions::new();
+    options.auto();
+    options
 }
 
 /// Whether fetching everything instead of one commit would fail as well.

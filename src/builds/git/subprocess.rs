@@ -41,6 +41,8 @@ pub struct Resolver {
     program: PathBuf,
     timeout: Duration,
     permits: Semaphore,
+    /// A file with the certificates that the child trusts, instead of those of the system.
+    ca_file: Option<PathBuf>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -56,7 +58,13 @@ impl Resolver {
     /// request, and at most `concurrency` processes at once.
     #[must_use]
     pub fn new(program: PathBuf, timeout: Duration, concurrency: usize) -> Self {
-        Self { program, timeout, permits: Semaphore::new(concurrency) }
+        Self { program, timeout, permits: Semaphore::new(concurrency), ca_file: None }
+    }
+
+    /// Returns a resolver whose children trust the certificates in this file.
+    #[must_use]
+    pub fn with_ca_file(self, ca_file: Option<PathBuf>) -> Self {
+        Self { ca_file, ..self }
     }
 
     /// Returns the commit that a branch or a tag points to, as [`resolve`] does.
@@ -92,18 +100,24 @@ impl Resolver {
         }
     }
 
-    /// Sends a request to a child process and returns its answer: the JSON of what [`resolve`]
-    /// returned.
-    async fn run_child(&self, request: &ResolveRequest) -> std::io::Result<Vec<u8>> {
-        let mut child = Command::new(&self.program)
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
             .arg(SUBCOMMAND)
             .env_clear()
             .envs(INHERITED.iter().filter_map(|name| Some((*name, std::env::var_os(name)?))))
+            .envs(self.ca_file.iter().map(|file| ("SSL_CERT_FILE", file)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Sends a request to a child process and returns its answer: the JSON of what [`resolve`]
+    /// returned.
+    async fn run_child(&self, request: &ResolveRequest) -> std::io::Result<Vec<u8>> {
+        let mut child = self.command().spawn()?;
         let mut input =
             child.stdin.take().ok_or_else(|| std::io::Error::other("no standard input"))?;
         let output =
@@ -132,4 +146,23 @@ pub fn answer() -> std::io::Result<()> {
     let answer = resolve(&url, &revision, credential.as_ref());
     serde_json::to_writer(std::io::stdout().lock(), &answer)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn the_child_trusts_the_given_file_instead_of_the_systems() {
+        let resolver = Resolver::new("groundswell".into(), Duration::from_secs(1), 1);
+        let resolver = resolver.with_ca_file(Some("/tmp/all.crt".into()));
+        let command = resolver.command();
+        let trusted = command.as_std().get_envs().filter(|(name, _)| *name == "SSL_CERT_FILE");
+        assert_eq!(
+            trusted.collect::<Vec<_>>(),
+            [(OsStr::new("SSL_CERT_FILE"), Some(OsStr::new("/tmp/all.crt")))]
+        );
+    }
 }

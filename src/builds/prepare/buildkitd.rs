@@ -1,19 +1,31 @@
 //! Writes the operator's configuration of registries in the format of `BuildKit`. Other builders
 //! ignore the file.
 
-use std::{collections::BTreeMap, fmt::Write as _, fs};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+};
 
 use url::Url;
 
 use crate::{
-    builds::prepare::{PodPaths, disk_error, error::PrepareError},
+    builds::{
+        prepare::{PodPaths, disk_error, error::PrepareError},
+        source::CA_FILE,
+    },
     registry::Config,
 };
 
-/// Writes `buildkitd.toml` into the workspace.
-pub(super) fn write(registries: &Config, paths: &PodPaths) -> Result<(), PrepareError> {
+/// Writes `buildkitd.toml` into the workspace. `private` are the registries for which the private
+/// authorities in [`CA_FILE`] are trusted; empty if there are none.
+pub(super) fn write(
+    registries: &Config,
+    private: &BTreeSet<String>,
+    paths: &PodPaths,
+) -> Result<(), PrepareError> {
     let path = paths.workspace.join("buildkitd.toml");
-    fs::write(&path, toml(registries)).map_err(|error| disk_error(&path, &error))
+    fs::write(&path, toml(registries, private)).map_err(|error| disk_error(&path, &error))
 }
 
 /// Returns the mirrors of a registry as URLs.
@@ -29,7 +41,7 @@ struct HostSettings {
     mirrors: Vec<String>,
 }
 
-fn toml(registries: &Config) -> String {
+fn toml(registries: &Config, private: &BTreeSet<String>) -> String {
     let mut hosts: BTreeMap<String, HostSettings> = BTreeMap::new();
     for host in &registries.plain_http {
         hosts.entry(host.clone()).or_default().plain_http = true;
@@ -42,11 +54,18 @@ fn toml(registries: &Config) -> String {
             hosts.entry(authority).or_default().plain_http |= mirror.scheme() == "http";
         }
     }
+    // BuildKit trusts the authorities per registry, and mirrors are registries of their own.
+    for host in private {
+        hosts.entry(host.clone()).or_default();
+    }
     let mut text = String::new();
     for (host, HostSettings { plain_http, mirrors }) in &hosts {
         let _ = writeln!(text, "[registry.{}]", quoted(host));
         if *plain_http {
             text.push_str("  http = true\n");
+        }
+        if !private.is_empty() && !plain_http {
+            let _ = writeln!(text, "  ca = [{}]", quoted(CA_FILE));
         }
         if !mirrors.is_empty() {
             let mirrors: Vec<_> = mirrors.iter().map(|mirror| quoted(mirror)).collect();
@@ -82,7 +101,7 @@ mod tests {
             "timeout": "60s",
         }));
         assert_eq!(
-            toml(&registries.expect("parses")),
+            toml(&registries.expect("parses"), &BTreeSet::new()),
             concat!(
                 "[registry.\"10.0.0.1:5000\"]\n  http = true\n",
                 "[registry.\"docker.io\"]\n  mirrors = [\"registry.test:5000\", \
@@ -91,7 +110,31 @@ mod tests {
                 "[registry.\"registry.test:5000\"]\n  http = true\n",
             )
         );
-        assert_eq!(toml(&Config::default()), "");
+        assert_eq!(toml(&Config::default(), &BTreeSet::new()), "");
         assert_eq!(quoted("a\"]\nb"), r#""a\"]\nb""#);
+    }
+    #[test]
+    fn private_authorities_are_trusted_for_each_registry_with_tls() {
+        let registries = serde_json::from_value(json!({
+            "plainHttp": ["10.0.0.1:5000"],
+            "mirrors": {"docker.io": ["https://mirror.example.com"]},
+        }));
+        let private = ["registry.example.com:5000", "docker.io", "10.0.0.1:5000"];
+        let private = private.map(str::to_owned).into();
+        let ca = "  ca = [\"/workspace/ca.crt\"]\n";
+        assert_eq!(
+            toml(&registries.expect("parses"), &private),
+            [
+                "[registry.\"10.0.0.1:5000\"]\n  http = true\n",
+                "[registry.\"docker.io\"]\n",
+                ca,
+                "  mirrors = [\"mirror.example.com\"]\n",
+                "[registry.\"mirror.example.com\"]\n",
+                ca,
+                "[registry.\"registry.example.com:5000\"]\n",
+                ca,
+            ]
+            .concat()
+        );
     }
 }

@@ -6,6 +6,7 @@
 //! its termination message, and the builder never starts.
 
 mod buildkitd;
+mod ca_bundle;
 mod context;
 pub(in crate::builds) mod docker_config;
 pub mod error;
@@ -39,6 +40,7 @@ const PREPARE_TIMEOUT: Duration = Duration::from_mins(15);
 /// The paths in the pod.
 #[derive(Clone, Debug)]
 struct PodPaths {
+    root: PathBuf,
     workspace: PathBuf,
     docker_config: PathBuf,
     config_map: PathBuf,
@@ -53,6 +55,7 @@ impl PodPaths {
     fn under(root: &Path) -> Self {
         let under = |path: &str| root.join(path.trim_start_matches('/'));
         Self {
+            root: root.to_owned(),
             workspace: under(source::WORKSPACE),
             docker_config: under(source::DOCKER_CONFIG),
             config_map: under(source::CONFIG_MAP),
@@ -110,11 +113,13 @@ fn run(variable: Option<OsString>, paths: &PodPaths) -> Result<(), PrepareError>
     let spec: PrepareSpec =
         serde_json::from_str(&variable).map_err(|error| broken(error.to_string()))?;
     user_namespace::verify(spec.user_namespace, &paths.uid_map)?;
+    // Before anything uses Git, whose TLS library reads the file once.
+    ca_bundle::write(&spec, paths)?;
     context::write(&spec.source, paths, &FetchLimits::default())?;
     verify_dockerfile(&spec, paths)?;
     let registries = registries(&spec)?;
     docker_config::write(&spec, &registries, paths)?;
-    buildkitd::write(&registries, paths)
+    buildkitd::write(&registries, &ca_bundle::hosts(&spec), paths)
 }
 
 fn registries(spec: &PrepareSpec) -> Result<Config, PrepareError> {

@@ -12,6 +12,7 @@ use crate::{
         request::{BuildRequest, ParentNaming, ResolvedSource},
         template::arguments,
     },
+    registry::CaBundle,
 };
 
 /// The environment variable with the [`PrepareSpec`], as JSON.
@@ -37,6 +38,9 @@ pub struct PrepareSpec {
     pub credentials: Vec<String>,
     /// The operator's configuration of registries.
     pub registries: serde_json::Value,
+    /// Private certificate authorities in PEM; empty without any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ca_bundle: String,
 }
 
 impl PrepareSpec {
@@ -69,7 +73,14 @@ impl PrepareSpec {
             target: request.target.clone(),
             credentials: request.credentials.clone(),
             registries,
+            ca_bundle: String::new(),
         }
+    }
+
+    /// Returns the input with private certificate authorities.
+    #[must_use]
+    pub fn with_ca_bundle(self, bundle: &CaBundle) -> Self {
+        Self { ca_bundle: bundle.pem().to_owned(), ..self }
     }
 
     /// Returns the value of [`PREPARE_VARIABLE`]. It contains no `$`, because the kubelet expands

@@ -76,6 +76,30 @@ fn prepares_an_inline_source() {
 }
 
 #[test]
+fn private_authorities_are_written_for_git_and_for_the_builder() {
+    let pod = Pod::new();
+    pod.file("etc/ssl/certs/ca-certificates.crt", "system\n");
+    let certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let mut spec = inline("FROM alpine:3.20\n");
+    spec["caBundle"] = json!(certificate);
+    spec["registries"] = json!({});
+    pod.run(&spec).expect("prepared");
+    assert_eq!(pod.read("workspace/ca.crt"), certificate);
+    assert_eq!(pod.read("workspace/ca-certificates.crt"), format!("system\n{certificate}"));
+    let ca = "  ca = [\"/workspace/ca.crt\"]\n";
+    assert_eq!(
+        pod.read("workspace/buildkitd.toml"),
+        format!("[registry.\"docker.io\"]\n{ca}[registry.\"registry.example.com\"]\n{ca}")
+    );
+
+    let broken = Pod::new();
+    spec["caBundle"] = json!("hunter2");
+    let error = broken.run(&spec).expect_err("no certificate");
+    assert_eq!(error.reason, PrepareReason::InfrastructureFailed);
+    assert!(!error.message.contains("hunter2"), "{error}");
+}
+
+#[test]
 fn the_host_namespace_is_rejected_before_anything_is_written() {
     let pod = Pod::new();
     pod.file("proc/self/uid_map", "0 0 4294967295\n");
