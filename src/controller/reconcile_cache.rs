@@ -9,7 +9,9 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    controller::family::observe::{image_keys::ImageKeys, strategies::RenderedStrategy},
+    controller::family::observe::{
+        image_keys::ImageKeys, pod_events::PodEventCache, strategies::RenderedStrategy,
+    },
     engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},
     identity::Fingerprint,
     lineage::families::{SpecVersion, Survey},
@@ -57,6 +59,8 @@ pub struct ReconcileCache {
     pub lookups: Lookups,
     /// What we last read or set of each tag, by image and tag.
     pub tags: HashMap<String, HashMap<String, TagObservation>>,
+    /// The Events of pods that their nodes do not start.
+    pub pod_events: PodEventCache,
     /// How many lookups in a row have failed or were rejected.
     pub failed_lookups: u32,
     /// Kinds of Jobs of which the API server is known to keep every field that they need:

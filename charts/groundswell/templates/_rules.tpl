@@ -21,7 +21,8 @@
   verbs: [update]
 # A build is a Job, and so is a check. The cluster deletes ended Jobs after their time to live. The
 # controller deletes a Job that counts as failed but has not ended, before the next attempt. It also
-# deletes a Job that is cancelled, superseded by a newer cascade, or belongs to a removed image.
+# deletes a Job that is cancelled, superseded by a newer cascade, or belongs to a removed image, and
+# a Job that has a result while a sidecar keeps its pod running.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
@@ -29,6 +30,11 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
+# Only Events say why a node does not start a pod: no user namespaces, no free address, a missing
+# volume. The controller lists those of a pod that has waited for its node for a minute.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 # Sources. The controller watches metadata only, and reads the ConfigMaps that a family names.
 - apiGroups: [""]
   resources: [configmaps]

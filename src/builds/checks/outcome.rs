@@ -12,7 +12,7 @@ use crate::{
     builds::{
         checks::{credentials, job::CHECK_CONTAINER},
         outcome::{
-            PodWait, failure, is_out_of_memory,
+            PodEvents, PodWait, failure, is_out_of_memory,
             message::{Keep, sanitize},
             never_ran, pod,
             run::{self, JobRun, log_command},
@@ -37,11 +37,17 @@ pub enum CheckJobOutcome {
     Stopped,
 }
 
-/// Returns the outcome of a check's Job. `pods` are the Job's pods in any order. `now` determines
-/// how long a pod that cannot start has been waiting.
+/// Returns the outcome of a check's Job. `pods` are the Job's pods in any order, and `events` those
+/// of the pods' Events that were read. `now` determines how long a pod that cannot start has been
+/// waiting.
 #[must_use]
-pub fn check_job_outcome(job: &Job, pods: &[Pod], now: Timestamp) -> CheckJobOutcome {
-    match run::job_run(job, pods, now) {
+pub fn check_job_outcome(
+    job: &Job,
+    pods: &[Pod],
+    events: &PodEvents,
+    now: Timestamp,
+) -> CheckJobOutcome {
+    match run::job_run(job, pods, events, now) {
         JobRun::Waiting(wait) => CheckJobOutcome::Waiting(wait),
         JobRun::Running => CheckJobOutcome::Running,
         JobRun::Stopped => CheckJobOutcome::Stopped,
@@ -143,7 +149,7 @@ mod tests {
             .expect("a pod")
         });
         let pods: Vec<Pod> = serde_json::from_value(json!(pods)).expect("pods");
-        check_job_outcome(&job, &pods, NOW.parse().expect("now"))
+        check_job_outcome(&job, &pods, &PodEvents::default(), NOW.parse().expect("now"))
     }
 
     fn container(name: &str, state: &Value) -> Value {

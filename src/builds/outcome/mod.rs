@@ -8,12 +8,14 @@
 //! - `own`: which containers of a pod are ours, and how they ended
 //! - `run`: the progress of a Job with one pod; builds and checks share it
 //! - `pod`: the environment of a pod: evictions, nodes, image pulls, scheduling
+//! - `events`: what the Events of a pod say about its start
 //! - `builder`: the class and the reason of a builder's final error
 //! - `message`: output of builders and clusters, cut and masked for messages
 //!
 //! `docs/troubleshooting.md` explains every reason, with its class and what to do.
 
 mod builder;
+mod events;
 pub(in crate::builds) mod message;
 mod own;
 pub(in crate::builds) mod pod;
@@ -38,8 +40,10 @@ use crate::{
     },
 };
 
+pub use events::{PodEvent, PodEvents};
 pub use own::{ended_at, pod_has_ended};
 pub use pod::PodWait;
+pub use run::needs_events;
 
 /// The outcome of a build's Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,11 +61,17 @@ pub enum BuildJobOutcome {
     Stopped,
 }
 
-/// Returns the outcome of a build's Job. `pods` are the Job's pods in any order. `now` determines
-/// how long a pod that cannot start has been waiting.
+/// Returns the outcome of a build's Job. `pods` are the Job's pods in any order, and `events` those
+/// of the pods' Events that were read. `now` determines how long a pod that cannot start has been
+/// waiting.
 #[must_use]
-pub fn build_job_outcome(job: &Job, pods: &[Pod], now: Timestamp) -> BuildJobOutcome {
-    match run::job_run(job, pods, now) {
+pub fn build_job_outcome(
+    job: &Job,
+    pods: &[Pod],
+    events: &PodEvents,
+    now: Timestamp,
+) -> BuildJobOutcome {
+    match run::job_run(job, pods, events, now) {
         JobRun::Waiting(wait) => BuildJobOutcome::Waiting(wait),
         JobRun::Running => BuildJobOutcome::Running,
         JobRun::Succeeded(_) => BuildJobOutcome::Succeeded,

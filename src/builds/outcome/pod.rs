@@ -12,6 +12,7 @@ use crate::{
         condition::{reason, shorten},
     },
     builds::outcome::{
+        events::{self, PodEvent, StartProblem},
         failure,
         message::{Keep, sanitize},
         own::OwnContainers,
@@ -20,6 +21,8 @@ use crate::{
 
 /// How long a container may wait for its image or its configuration.
 pub(super) const CONTAINER_START_TIMEOUT: SignedDuration = SignedDuration::from_mins(2);
+/// How long a pod may wait for its node before its Events are read.
+const EXPLANATION_DELAY: SignedDuration = SignedDuration::from_mins(1);
 /// How long a pod may wait to be scheduled. A cluster autoscaler needs some minutes for a new node.
 pub(super) const SCHEDULING_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 /// How long a node may take to confirm the termination of a pod, after the pod's own grace period.
@@ -53,34 +56,60 @@ pub(super) enum BoundedWait {
     Expired(BuildFailure),
 }
 
-/// Returns what an unfinished pod waits for, if it waits. `max_wait` is an upper bound for every
-/// wait of a pod that has not started.
-pub(super) fn waiting(
-    pod: &Pod,
-    own: &OwnContainers<'_>,
-    max_wait: SignedDuration,
-    now: Timestamp,
-) -> Option<BoundedWait> {
+/// What decides what a pod waits for, and for how long.
+pub(super) struct WaitContext<'a> {
+    /// Our own containers.
+    pub(super) own: &'a OwnContainers<'a>,
+    /// The pod's Events, if they were read.
+    pub(super) events: &'a [PodEvent],
+    /// An upper bound for every wait of a pod that has not started.
+    pub(super) max_wait: SignedDuration,
+    /// The current time.
+    pub(super) now: Timestamp,
+}
+
+/// Returns what an unfinished pod waits for, if it waits.
+pub(super) fn waiting(pod: &Pod, context: &WaitContext<'_>) -> Option<BoundedWait> {
     let status = pod.status.as_ref()?;
-    let created = pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
-    if let wait @ Some(_) = wait_for_termination(pod, status, now) {
+    if let wait @ Some(_) = wait_for_termination(pod, status, context.now) {
         return wait;
     }
     // What else cannot start in the pod does not matter then.
-    if own.is_running(status) {
+    if context.own.is_running(status) {
         return None;
     }
-    wait_for_start(status, own, created, max_wait, now)
+    wait_for_start(pod, status, context)
+}
+
+/// Returns since when a pod waits for its node to make its sandbox and its volumes ready, if it
+/// does. A sandbox that is ready may wait for images instead.
+pub(super) fn waits_for_node_since(pod: &Pod, now: Timestamp) -> Option<Timestamp> {
+    let status = pod.status.as_ref()?;
+    condition(status, "PodReadyToStartContainers", "False")?;
+    let scheduled = scheduled_at(status)?;
+    let is_waiting = |container: &ContainerStatus| {
+        container
+            .state
+            .as_ref()
+            .is_none_or(|state| state.running.is_none() && state.terminated.is_none())
+    };
+    (phase(pod) == "Pending" && containers(status).all(is_waiting))
+        .then(|| scheduled.max(created_at(pod, now)))
+}
+
+/// Returns how long a pod may wait for its node before its Events are read.
+pub(super) fn explanation_delay(max_wait: SignedDuration) -> SignedDuration {
+    EXPLANATION_DELAY.min(max_wait)
+}
+
+fn created_at(pod: &Pod, now: Timestamp) -> Timestamp {
+    pod.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0)
 }
 
 /// Returns what a pod waits for before its containers can start.
-fn wait_for_start(
-    status: &PodStatus,
-    own: &OwnContainers<'_>,
-    created: Timestamp,
-    max_wait: SignedDuration,
-    now: Timestamp,
-) -> Option<BoundedWait> {
+fn wait_for_start(pod: &Pod, status: &PodStatus, context: &WaitContext<'_>) -> Option<BoundedWait> {
+    let WaitContext { own, max_wait, now, .. } = *context;
+    let created = created_at(pod, now);
     if let Some(condition) = unscheduled(status) {
         let what =
             shorten(&condition_message(condition, "no node can run the pod"), MAX_WAIT_MESSAGE);
@@ -94,7 +123,9 @@ fn wait_for_start(
             format!("the pod could not be scheduled within {} s: {what}", timeout.as_secs());
         return Some(bounded_wait(since, timeout, now, &what, reason::UNSCHEDULABLE, &failed));
     }
-    let (why, what) = blocked_container(status, own)?;
+    let Some((why, what)) = blocked_container(status, own) else {
+        return wait_for_node(pod, context);
+    };
     let since = scheduled_at(status)
         .into_iter()
         .chain(init_containers_ended(status))
@@ -108,6 +139,47 @@ fn wait_for_start(
         why,
         &failed,
     ))
+}
+
+/// Returns why the node of a pod does not start it. While the wait is short, it is not reported.
+fn wait_for_node(pod: &Pod, context: &WaitContext<'_>) -> Option<BoundedWait> {
+    let WaitContext { events, max_wait, now, .. } = *context;
+    let since = waits_for_node_since(pod, now)?;
+    let explained_at = since.saturating_add(explanation_delay(max_wait)).unwrap_or(Timestamp::MAX);
+    if now < explained_at {
+        let wait = PodWait { message: None, recheck_at: Some(explained_at) };
+        return Some(BoundedWait::Pending(wait));
+    }
+    let StartProblem { reason, message } = start_problem(pod, events);
+    let failed = format!("the pod cannot start: {message}");
+    let short = shorten(&message, MAX_WAIT_MESSAGE);
+    let timeout = CONTAINER_START_TIMEOUT.min(max_wait);
+    Some(bounded_wait(since, timeout, now, &short, reason, &failed))
+}
+
+/// Returns why the node of a pod does not start it: from the condition, or else from the Events.
+fn start_problem(pod: &Pod, events: &[PodEvent]) -> StartProblem {
+    let status = pod.status.as_ref();
+    let not_ready =
+        status.and_then(|status| condition(status, "PodReadyToStartContainers", "False"));
+    let text = not_ready.and_then(|condition| condition.message.as_deref()).unwrap_or_default();
+    let said = PodEvent {
+        reason: not_ready.and_then(|condition| condition.reason.clone()).unwrap_or_default(),
+        message: text.into(),
+    };
+    events::start_problem(&[said]).or_else(|| events::start_problem(events)).unwrap_or_else(|| {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
+        let name = |name: &Option<String>| name.clone().unwrap_or_default();
+        let (namespace, pod) = (name(&pod.metadata.namespace), name(&pod.metadata.name));
+        StartProblem {
+            reason: reason::POD_NOT_STARTED,
+            message: format!(
+                "the node {node} has not made the pod's sandbox and volumes ready \
+                 (PodReadyToStartContainers=False); `kubectl describe -n {namespace} pod/{pod}` \
+                 shows its Events"
+            ),
+        }
+    })
 }
 
 /// Returns what a pod that is being deleted waits for.

@@ -10,10 +10,11 @@ use k8s_openapi::api::{
 use crate::{
     api::{BuildFailure, FailureClass, condition::reason},
     builds::outcome::{
+        events::PodEvents,
         failure,
         message::{Keep, sanitize},
         own::{OwnContainers, OwnEnd},
-        pod::{self, BoundedWait, PodWait, bounded_wait},
+        pod::{self, BoundedWait, PodWait, WaitContext, bounded_wait},
     },
 };
 
@@ -43,13 +44,18 @@ pub(in crate::builds) enum JobRun<'a> {
     Broken(BuildFailure),
 }
 
-/// Returns the progress of a Job. `pods` are its pods in any order. `now` determines how long a
-/// wait has lasted.
+/// Returns the progress of a Job. `pods` are its pods in any order. `events` are Events of pods
+/// that wait for their nodes. `now` determines how long a wait has lasted.
 ///
 /// The containers of the Job's template decide. What else runs in the pod does not count: a sidecar
 /// that never ends, or that ends with an error. The phase of the pod decides where our own
 /// containers do not say how the Job ended: after an eviction, for example.
-pub(in crate::builds) fn job_run<'a>(job: &Job, pods: &'a [Pod], now: Timestamp) -> JobRun<'a> {
+pub(in crate::builds) fn job_run<'a>(
+    job: &Job,
+    pods: &'a [Pod],
+    events: &PodEvents,
+    now: Timestamp,
+) -> JobRun<'a> {
     let own = OwnContainers::of(job);
     let succeeded =
         |pod: &&Pod| pod::phase(pod) == "Succeeded" || own.end(pod) == OwnEnd::Succeeded;
@@ -65,8 +71,24 @@ pub(in crate::builds) fn job_run<'a>(job: &Job, pods: &'a [Pod], now: Timestamp)
         Some(pod) if pod::phase(pod) == "Failed" || own.end(pod) == OwnEnd::Failed => {
             failed_pod(job, pod, &own)
         }
-        Some(pod) => unfinished_pod(job, pod, &own, now),
+        Some(pod) => {
+            let context =
+                WaitContext { own: &own, events: events.of(pod), max_wait: max_wait(job), now };
+            unfinished_pod(job, pod, &context)
+        }
     }
+}
+
+/// Whether the Events of a pod are needed to say why it does not start: its node has made neither
+/// its sandbox nor its volumes ready for a while.
+#[must_use]
+pub fn needs_events(job: &Job, pod: &Pod, now: Timestamp) -> bool {
+    if deleted_at(job).is_some() || pod.metadata.deletion_timestamp.is_some() {
+        return false;
+    }
+    pod::waits_for_node_since(pod, now).is_some_and(|since| {
+        since.saturating_add(pod::explanation_delay(max_wait(job))).is_ok_and(|due| due <= now)
+    })
 }
 
 /// Returns a Job's deadline in seconds, or 0 if it has none.
@@ -124,16 +146,12 @@ fn foreign_init_failure(pod: &Pod, own: &OwnContainers<'_>) -> Option<BuildFailu
     Some(failure(FailureClass::Infrastructure, reason::POD_NOT_STARTED, &text))
 }
 
-fn unfinished_pod<'a>(
-    job: &Job,
-    pod: &'a Pod,
-    own: &OwnContainers<'_>,
-    now: Timestamp,
-) -> JobRun<'a> {
+fn unfinished_pod<'a>(job: &Job, pod: &'a Pod, context: &WaitContext<'_>) -> JobRun<'a> {
     if deleted_at(job).is_some() {
         return JobRun::Stopped;
     }
-    match pod::waiting(pod, own, max_wait(job), now) {
+    let own = context.own;
+    match pod::waiting(pod, context) {
         Some(BoundedWait::Expired(failure)) => return JobRun::Broken(failure),
         // The Job controller waits for the pod's end before it marks the Job as failed.
         Some(BoundedWait::Pending(wait)) if condition(job, "Failed").is_none() => {

@@ -138,7 +138,8 @@ async fn observe(observer: &mut Observer<'_>) -> Result<Snapshot, ObserveError> 
     observer.cache.note_accepted_spec();
     // 3.3 (pure) Register what the pollers are to poll for this family.
     observer.register_polls(&keychain);
-    // 3.4 (API) Take the snapshot. Only content that has changed is read from the API server.
+    // 3.4 (API) Take the snapshot. Only content that has changed is read from the API server, and
+    // the Events of pods that their nodes do not start.
     Ok(observer.take_snapshot(blueprint, keychain).await?)
 }
 

@@ -25,6 +25,10 @@ fn decide(job: Value, pods: Value) -> BuildJobOutcome {
 }
 
 fn decide_at(job: Value, pods: Value, now: &str) -> BuildJobOutcome {
+    decide_with_events(job, pods, &PodEvents::default(), now)
+}
+
+fn decide_with_events(job: Value, pods: Value, events: &PodEvents, now: &str) -> BuildJobOutcome {
     let mut job: Job = serde_json::from_value(job).expect("job");
     job.metadata.name = Some("base-0-0".into());
     job.metadata.namespace = Some("team".into());
@@ -37,7 +41,7 @@ fn decide_at(job: Value, pods: Value, now: &str) -> BuildJobOutcome {
         .expect("a pod")
     });
     let pods: Vec<Pod> = serde_json::from_value(pods).expect("pods");
-    build_job_outcome(&job, &pods, now.parse().expect("now"))
+    build_job_outcome(&job, &pods, events, now.parse().expect("now"))
 }
 
 fn pod(created: &str, status: Value) -> Value {

@@ -155,3 +155,96 @@ fn an_unresponsive_node_fails_after_a_wait() {
     );
     assert!(failure.message.contains("out-of-service"), "{}", failure.message);
 }
+
+/// Returns a pod that its node does not start.
+fn without_sandbox() -> Value {
+    let mut pod = pod(
+        START,
+        json!({"phase": "Pending",
+            "conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": START},
+                {"type": "PodReadyToStartContainers", "status": "False"}],
+            "initContainerStatuses": [
+                container("prepare", json!({"waiting": {"reason": "PodInitializing"}}))],
+            "containerStatuses": [
+                container("build", json!({"waiting": {"reason": "PodInitializing"}}))]}),
+    );
+    pod["metadata"]["uid"] = json!("u");
+    pod
+}
+
+fn events(list: &[(&str, &str)]) -> PodEvents {
+    let mut events = PodEvents::default();
+    let event = |(reason, message): &(&str, &str)| PodEvent {
+        reason: (*reason).into(),
+        message: (*message).into(),
+    };
+    events.record("u", list.iter().map(event).collect());
+    events
+}
+
+#[test]
+fn a_pod_without_a_sandbox_is_explained_after_a_wait() {
+    let at = |list: &[(&str, &str)], now: &str| {
+        decide_with_events(json!({}), json!([without_sandbox()]), &events(list), now)
+    };
+    assert_eq!(
+        wait_of(at(&[], "2026-01-01T00:00:30Z")),
+        (String::new(), Some("2026-01-01T00:01:00Z".into()))
+    );
+    let (message, recheck_at) = wait_of(at(&[], "2026-01-01T00:01:00Z"));
+    assert!(message.contains("node n1 has not made the pod's sandbox"), "{message}");
+    assert_eq!(recheck_at, Some("2026-01-01T00:02:00Z".into()));
+    let no_address =
+        ("FailedCreatePodSandBox", "plugin: failed to assign an IP address, TOKEN=abc");
+    let mount = ("FailedMount", "MountVolume.SetUp failed for volume \"x\"");
+    let userns = (
+        "FailedCreatePodSandBox",
+        "can't set `spec.hostUsers: false`, runtime does not support user namespaces",
+    );
+    let (message, _) = wait_of(at(&[no_address], "2026-01-01T00:01:00Z"));
+    let quoted = "FailedCreatePodSandBox \"plugin: failed to assign an IP address, TOKEN=***\"";
+    assert!(message.contains(quoted), "{message}");
+    let not_started = reason::POD_NOT_STARTED;
+    for (list, reason, text) in [
+        (&[][..], not_started, "kubectl describe"),
+        (&[mount, no_address][..], not_started, "failed to assign an IP address"),
+        (&[no_address, mount][..], not_started, "FailedMount \"MountVolume"),
+        (&[mount, ("Pulling", "image")][..], not_started, "FailedMount"),
+        (&[("Odd", "Failed to assign an IP address")][..], not_started, "Odd"),
+        (&[userns, mount][..], reason::USER_NAMESPACE_UNAVAILABLE, "runtime does not support"),
+    ] {
+        let failure = failure_of(at(list, "2026-01-01T00:02:00Z"));
+        assert_eq!(
+            (failure.class, failure.reason.as_str()),
+            (FailureClass::Infrastructure, reason)
+        );
+        assert!(failure.message.contains(text), "{}", failure.message);
+    }
+    let long = "x".repeat(100_000);
+    let failure = failure_of(at(&[("FailedMount", long.as_str())], NOW));
+    assert!(failure.message.len() < 1500, "{}", failure.message.len());
+}
+
+#[test]
+fn only_a_pod_that_its_node_does_not_start_needs_its_events() {
+    let needs = |pod: Value, now: &str| {
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        needs_events(&Job::default(), &pod, now.parse().expect("now"))
+    };
+    assert!(needs(without_sandbox(), "2026-01-01T00:01:00Z"));
+    assert!(!needs(without_sandbox(), "2026-01-01T00:00:59Z"));
+    // It waits for an image, or has started before.
+    let mut pulling = without_sandbox();
+    pulling["status"]["conditions"][1]["status"] = json!("True");
+    assert!(!needs(pulling, NOW));
+    let mut started = without_sandbox();
+    started["status"]["initContainerStatuses"][0]["state"] = json!({"terminated": {"exitCode": 0}});
+    assert!(!needs(started, NOW));
+    let mut unscheduled = without_sandbox();
+    unscheduled["status"]["conditions"][0]["status"] = json!("False");
+    assert!(!needs(unscheduled, NOW));
+    let mut ends = without_sandbox();
+    ends["metadata"]["deletionTimestamp"] = json!(NOW);
+    assert!(!needs(ends, NOW));
+}

@@ -11,7 +11,7 @@ use crate::{
     api::labels,
     builds::{
         checks::outcome::{CheckJobOutcome, check_job_outcome},
-        outcome::{self, BuildJobOutcome, build_job_outcome, pod_has_ended},
+        outcome::{self, BuildJobOutcome, PodEvents, build_job_outcome, pod_has_ended},
     },
     controller::{object_cache::Key, stores::Stores},
     engine::{BuildOutcome, CheckOutcome, ObservedBuild, ObservedCheck},
@@ -39,9 +39,9 @@ pub struct ObservedJobs {
 }
 
 impl ObservedJobs {
-    /// Reads all Jobs of a family from the stores.
+    /// Reads all Jobs of a family from the stores. `events` are those of pods that do not start.
     #[must_use]
-    pub fn of(stores: &Stores, family: &Key, now: Timestamp) -> Self {
+    pub fn of(stores: &Stores, family: &Key, events: &PodEvents, now: Timestamp) -> Self {
         let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
         for pod in stores.pods.group(family) {
             if let Some(job) = pod.labels().get(JOB_NAME) {
@@ -51,19 +51,19 @@ impl ObservedJobs {
         let mut observed = Self::default();
         for job in stores.jobs.group(family) {
             let pods = pods.get(&job.name_any()).map_or(&[][..], Vec::as_slice);
-            observed.add(&job, pods, now);
+            observed.add(&job, pods, events, now);
         }
         observed
     }
 
-    fn add(&mut self, job: &Job, pods: &[Pod], now: Timestamp) {
+    fn add(&mut self, job: &Job, pods: &[Pod], events: &PodEvents, now: Timestamp) {
         let Some(image) = job.labels().get(labels::IMAGE) else { return };
         if job
             .labels()
             .get(labels::COMPONENT)
             .is_some_and(|component| component == labels::COMPONENT_CHECK)
         {
-            let outcome = check_job_outcome(job, pods, now);
+            let outcome = check_job_outcome(job, pods, events, now);
             if let CheckJobOutcome::Waiting(wait) = &outcome {
                 self.recheck_at(wait.recheck_at);
             }
@@ -76,7 +76,7 @@ impl ObservedJobs {
             self.checks.entry(image.clone()).or_default().push(observed);
             return;
         }
-        let outcome = build_job_outcome(job, pods, now);
+        let outcome = build_job_outcome(job, pods, events, now);
         if let BuildJobOutcome::Waiting(wait) = &outcome {
             self.recheck_at(wait.recheck_at);
         }
@@ -202,6 +202,10 @@ mod tests {
         check_job::job(&request, &BuildEnvironment::default())
     }
 
+    fn add(observed: &mut ObservedJobs, job: &Job, pods: &[Pod], now: Timestamp) {
+        observed.add(job, pods, &PodEvents::default(), now);
+    }
+
     fn pods(text: &str) -> Vec<Pod> {
         vec![serde_json::from_str(text).expect("a pod")]
     }
@@ -213,7 +217,12 @@ mod tests {
         let mut job = check_of_pyenv();
         job.labels_mut().insert(labels::FINGERPRINT.into(), "f".into());
         job.annotations_mut().insert(labels::BUILD.into(), "1".into());
-        observed.add(&job, &pods(r#"{"status": {"phase": "Succeeded"}}"#), Timestamp::UNIX_EPOCH);
+        add(
+            &mut observed,
+            &job,
+            &pods(r#"{"status": {"phase": "Succeeded"}}"#),
+            Timestamp::UNIX_EPOCH,
+        );
         assert!(observed.builds.is_empty());
         let check = &observed.checks["pyenv"][0];
         assert_eq!(
@@ -228,7 +237,7 @@ mod tests {
                 {"name": "check", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
                  "state": {"terminated": {"exitCode": 0}}}]}}"#,
         );
-        observed.add(&job, &running, Timestamp::UNIX_EPOCH);
+        add(&mut observed, &job, &running, Timestamp::UNIX_EPOCH);
         assert_eq!(observed.checks["pyenv"][1].outcome, CheckOutcome::Passed(String::new()));
         assert_eq!(observed.ended_live_checks, [job.name_any()]);
     }
@@ -267,7 +276,12 @@ mod tests {
         let mut deleted = check_of_pyenv();
         deleted.metadata.deletion_timestamp =
             serde_json::from_str("\"2026-01-01T00:00:00Z\"").expect("a time");
-        observed.add(&deleted, &pods(r#"{"status": {"phase": "Running"}}"#), Timestamp::UNIX_EPOCH);
+        add(
+            &mut observed,
+            &deleted,
+            &pods(r#"{"status": {"phase": "Running"}}"#),
+            Timestamp::UNIX_EPOCH,
+        );
         let stopped = observed.checks.remove("pyenv").unwrap_or_default().remove(0);
         assert_eq!((stopped.outcome, stopped.live), (CheckOutcome::Stopped, true));
 
@@ -278,12 +292,12 @@ mod tests {
                  "state": {"waiting": {"reason": "ImagePullBackOff"}}}]}}"#,
         );
         let at = |time: &str| time.parse::<Timestamp>().expect("a time");
-        observed.add(&check_of_pyenv(), &stuck, at("2026-01-01T00:01:00Z"));
+        add(&mut observed, &check_of_pyenv(), &stuck, at("2026-01-01T00:01:00Z"));
         assert_eq!(observed.recheck_pods_at, Some(at("2026-01-01T00:02:00Z")));
         let waits_for = observed.checks["pyenv"][0].waits_for.as_deref().unwrap_or_default();
         assert!(waits_for.contains("ImagePullBackOff"), "{waits_for}");
         assert!(observed.ended_live_checks.is_empty());
-        observed.add(&check_of_pyenv(), &stuck, at("2026-01-01T00:02:00Z"));
+        add(&mut observed, &check_of_pyenv(), &stuck, at("2026-01-01T00:02:00Z"));
         assert_eq!(observed.ended_live_checks, [check_of_pyenv().name_any()]);
     }
 }

@@ -5,7 +5,8 @@
 //! - [`credentials`]: the registry credentials
 //! - [`polls`]: what the pollers are to poll
 //! - [`snapshot`]: everything that the decision needs, by subject: [`sources`], [`strategies`],
-//!   [`jobs`], [`upstreams`], [`tags`], [`imports`], [`cascades`], [`records`] and [`requests`]
+//!   [`jobs`], [`pod_events`], [`upstreams`], [`tags`], [`imports`], [`cascades`], [`records`] and
+//!   [`requests`]
 //! - [`image_keys`]: the keys by which pollers are asked for tags
 
 pub mod cascades;
@@ -13,6 +14,7 @@ pub mod credentials;
 pub mod image_keys;
 pub mod imports;
 pub mod jobs;
+pub mod pod_events;
 pub mod polls;
 pub mod records;
 pub mod requests;

@@ -106,7 +106,9 @@ impl Observer<'_> {
         }
         let ImageStrategies { strategies, revisions: strategy_revisions } =
             strategies(&self.context.stores, spec, &mut self.cache.strategies);
-        let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, self.now);
+        self.read_pod_events().await;
+        let events = &self.cache.pod_events.events;
+        let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, events, self.now);
         let builds = take_in_order(spec, &mut jobs.builds);
         let checks = take_in_order(spec, &mut jobs.checks);
         let cascades = self.cascades().await?;

@@ -1,0 +1,97 @@
+//! What the Events of a pod say about why it does not start. A pod whose node makes neither its
+//! sandbox nor its volumes ready has no other place that says why. The controller reads the Events
+//! of such pods: see [`needs_events`](crate::builds::outcome::needs_events).
+
+use std::collections::HashMap;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::{
+    api::condition::reason,
+    builds::outcome::message::{Keep, sanitize},
+};
+
+/// Event reasons that say why a node does not start a pod.
+const START_REASONS: [&str; 5] = [
+    "FailedCreatePodSandBox",
+    "FailedMount",
+    "FailedAttachVolume",
+    "FailedMapVolume",
+    "NetworkNotReady",
+];
+/// Texts of Events with other reasons that say the same.
+const START_TEXTS: [&str; 2] = ["failed to assign an ip address", "failed to create pod sandbox"];
+/// How texts of nodes name user namespaces.
+const USER_NAMESPACES: [&str; 3] = ["user namespace", "hostusers", "userns"];
+/// How texts of nodes say that something is missing.
+const UNSUPPORTED: [&str; 4] = ["not support", "n't support", "unsupported", "not enabled"];
+
+/// An Event of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEvent {
+    /// The reason of the Event.
+    pub reason: String,
+    /// The message of the Event.
+    pub message: String,
+}
+
+/// Events of pods, by the uids of the pods. The newest Event of each pod is the last.
+#[derive(Debug, Default)]
+pub struct PodEvents(HashMap<String, Vec<PodEvent>>);
+
+impl PodEvents {
+    /// Replaces the Events of a pod.
+    pub fn record(&mut self, pod_uid: &str, events: Vec<PodEvent>) {
+        self.0.insert(pod_uid.into(), events);
+    }
+
+    /// Forgets the Events of all other pods.
+    pub fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
+        self.0.retain(|uid, _| is_wanted(uid));
+    }
+
+    /// Returns the Events of a pod.
+    pub(in crate::builds) fn of(&self, pod: &Pod) -> &[PodEvent] {
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        self.0.get(uid).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// Why a node does not start a pod.
+pub(super) struct StartProblem {
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+}
+
+/// Returns what the Events say about why a node does not start a pod, if they do.
+pub(super) fn start_problem(events: &[PodEvent]) -> Option<StartProblem> {
+    let newest = |says: fn(&PodEvent) -> bool| events.iter().rev().find(|event| says(event));
+    if let Some(event) = newest(says_no_user_namespaces) {
+        let message = format!(
+            "the node gives pods no user namespaces: {}; use nodes whose container runtime \
+             supports them, or a strategy that needs none",
+            quote(event)
+        );
+        return Some(StartProblem { reason: reason::USER_NAMESPACE_UNAVAILABLE, message });
+    }
+    let event = newest(says_no_start)?;
+    let message = format!("the node does not start the pod: {}", quote(event));
+    Some(StartProblem { reason: reason::POD_NOT_STARTED, message })
+}
+
+fn says_no_user_namespaces(event: &PodEvent) -> bool {
+    let text = event.message.to_lowercase();
+    let contains = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    contains(&USER_NAMESPACES) && contains(&UNSUPPORTED)
+}
+
+fn says_no_start(event: &PodEvent) -> bool {
+    let text = event.message.to_lowercase();
+    START_REASONS.contains(&event.reason.as_str())
+        || START_TEXTS.iter().any(|word| text.contains(word))
+}
+
+fn quote(event: &PodEvent) -> String {
+    let text = sanitize(&event.message, Keep::Start);
+    format!("{} \"{}\"", sanitize(&event.reason, Keep::Start), text.replace('\n', " "))
+}

@@ -1,0 +1,212 @@
+//! The Events of pods whose node does not start them. Nothing else says why: no free address, a
+//! volume that is missing, a container runtime without user namespaces. Needs a client.
+
+use std::collections::HashMap;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Event, Pod};
+use kube::{Api, Client, ResourceExt, api::ListParams};
+use tracing::warn;
+
+use crate::{
+    builds::outcome::{PodEvent, PodEvents, needs_events},
+    controller::{
+        error::call,
+        family::observe::{Observer, jobs::JOB_NAME},
+        object_cache::Key,
+        stores::Stores,
+    },
+};
+
+/// The most pods whose Events one reconcile reads.
+const MAX_READS: usize = 8;
+/// The most Events of a pod that are read.
+const MAX_EVENTS: u32 = 100;
+/// The Events of a pod are read at most once per this time.
+const READ_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
+
+/// The Events of a family's pods that wait for their nodes, and when they were read.
+#[derive(Debug, Default)]
+pub struct PodEventCache {
+    /// The Events.
+    pub events: PodEvents,
+    /// When the Events of a pod were last read, by the pod's uid.
+    read_at: HashMap<String, Timestamp>,
+}
+
+impl Observer<'_> {
+    /// Reads the Events of the pods that have waited for their nodes for long.
+    pub(super) async fn read_pod_events(&mut self) {
+        let (context, cache) = (self.context, &mut self.cache.pod_events);
+        read_pod_events(&context.client, &context.stores, &self.key, cache, self.now).await;
+    }
+}
+
+/// Reads the Events of a family's pods that need them. A family without such a pod costs no call.
+async fn read_pod_events(
+    client: &Client,
+    stores: &Stores,
+    family: &Key,
+    cache: &mut PodEventCache,
+    now: Timestamp,
+) {
+    let waiting: HashMap<String, String> = stores
+        .pods
+        .group(family)
+        .iter()
+        .filter(|pod| is_waiting(stores, pod, now))
+        .filter_map(|pod| Some((pod.uid()?, pod.name_any())))
+        .collect();
+    cache.read_at.retain(|uid, _| waiting.contains_key(uid));
+    cache.events.retain(|uid| waiting.contains_key(uid));
+    let is_due = |uid: &str| {
+        // A time in the future was noted before the clock was set back.
+        cache
+            .read_at
+            .get(uid)
+            .is_none_or(|at| now < *at || now.duration_since(*at) >= READ_INTERVAL)
+    };
+    let mut due: Vec<(&String, &String)> = waiting.iter().filter(|(uid, _)| is_due(uid)).collect();
+    due.sort_by_key(|(uid, _)| cache.read_at.get(*uid).copied());
+    due.truncate(MAX_READS);
+    let api: Api<Event> = Api::namespaced(client.clone(), &family.namespace);
+    for (uid, pod) in due {
+        cache.read_at.insert(uid.clone(), now);
+        let selector = format!("involvedObject.uid={uid},type=Warning");
+        let parameters = ListParams::default().fields(&selector).limit(MAX_EVENTS);
+        let what = || format!("read the Events of Pod {pod}");
+        match call(what, api.list(&parameters)).await {
+            Ok(events) => cache.events.record(uid, pod_events(events.items)),
+            // The wait is reported without them.
+            Err(error) => {
+                warn!(pod, %error, "the Events of a pod that does not start cannot be read")
+            }
+        }
+    }
+}
+
+fn is_waiting(stores: &Stores, pod: &Pod, now: Timestamp) -> bool {
+    let job = pod
+        .labels()
+        .get(JOB_NAME)
+        .and_then(|job| stores.jobs.get(&Key::new(pod.metadata.namespace.as_deref()?, job)));
+    job.is_some_and(|job| needs_events(&job, pod, now))
+}
+
+/// Returns the reasons and messages of Events, the newest last.
+fn pod_events(mut events: Vec<Event>) -> Vec<PodEvent> {
+    events.sort_by_key(|event| {
+        let series =
+            event.series.as_ref().and_then(|series| Some(series.last_observed_time.as_ref()?.0));
+        let last = event.last_timestamp.as_ref().map(|time| time.0);
+        let first = event.event_time.as_ref().map(|time| time.0);
+        [series, last, first].into_iter().flatten().max()
+    });
+    let event = |event: Event| PodEvent {
+        reason: event.reason.unwrap_or_default(),
+        message: event.message.unwrap_or_default(),
+    };
+    events.into_iter().map(event).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{Arc, Mutex},
+    };
+
+    use http::{Request, Response};
+    use k8s_openapi::api::batch::v1::Job;
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::labels;
+
+    const NOW: &str = "2026-01-01T00:10:00Z";
+
+    /// Returns a client of an API server with two Events per pod, and the queries that it got.
+    fn api_server() -> (Client, Arc<Mutex<Vec<String>>>) {
+        let queries = Arc::new(Mutex::new(Vec::new()));
+        let asked = Arc::clone(&queries);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let query = request.uri().to_string();
+            asked.lock().expect("a lock").push(query);
+            async move {
+                let event = |reason: &str, at: &str| {
+                    json!({"metadata": {}, "involvedObject": {}, "reason": reason, "message": "m",
+                        "lastTimestamp": at})
+                };
+                let items = [
+                    event("Newest", "2026-01-01T00:09:00Z"),
+                    event("Oldest", "2026-01-01T00:08:00Z"),
+                ];
+                let answer = json!({"apiVersion": "v1", "kind": "EventList", "metadata": {}, "items": items});
+                let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
+                Ok::<_, Infallible>(Response::new(answer))
+            }
+        });
+        (Client::new(service, "team"), queries)
+    }
+
+    fn add_pod(stores: &Stores, name: &str, is_ready: &str) {
+        let job: Value = json!({"metadata": {"name": name, "namespace": "team", "resourceVersion": "1",
+            "labels": {labels::FAMILY: "python"}}});
+        stores.jobs.record_write(serde_json::from_value::<Job>(job).expect("a Job"));
+        let pod: Value = json!({
+            "metadata": {"name": name, "namespace": "team", "uid": name, "resourceVersion": "1",
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {labels::FAMILY: "python", JOB_NAME: name}},
+            "status": {"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                {"type": "PodReadyToStartContainers", "status": is_ready}]}});
+        stores.pods.record_write(serde_json::from_value::<Pod>(pod).expect("a pod"));
+    }
+
+    #[tokio::test]
+    async fn only_pods_that_wait_are_asked_for_and_not_more_than_once_a_minute() {
+        let (client, queries) = api_server();
+        let (stores, family) = (Stores::default(), Key::new("team", "python"));
+        let mut cache = PodEventCache::default();
+        add_pod(&stores, "started", "True");
+        let now: Timestamp = NOW.parse().expect("a time");
+        read_pod_events(&client, &stores, &family, &mut cache, now).await;
+        assert_eq!(queries.lock().expect("a lock").len(), 0, "a quiet family costs no call");
+
+        add_pod(&stores, "stuck", "False");
+        for seconds in [0, 30, 59] {
+            let now = now + SignedDuration::from_secs(seconds);
+            read_pod_events(&client, &stores, &family, &mut cache, now).await;
+        }
+        let asked = queries.lock().expect("a lock").clone();
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        let uri = "/api/v1/namespaces/team/events?&fieldSelector=involvedObject.uid%3Dstuck";
+        assert!(asked[0].starts_with(uri) && asked[0].contains("limit="), "{asked:?}");
+        let pod = stores.pods.get(&Key::new("team", "stuck")).expect("a pod");
+        let job = stores.jobs.get(&Key::new("team", "stuck")).expect("a Job");
+        assert!(needs_events(&job, &pod, now));
+        let later = now + SignedDuration::from_secs(60);
+        read_pod_events(&client, &stores, &family, &mut cache, later).await;
+        assert_eq!(queries.lock().expect("a lock").len(), 2);
+
+        for number in 0..20 {
+            add_pod(&stores, &format!("stuck-{number}"), "False");
+        }
+        read_pod_events(&client, &stores, &family, &mut cache, later).await;
+        assert_eq!(queries.lock().expect("a lock").len(), 2 + MAX_READS);
+    }
+
+    #[test]
+    fn the_newest_event_is_the_last() {
+        let event = |reason: &str, at: &str| -> Event {
+            serde_json::from_value(json!({"metadata": {}, "involvedObject": {}, "reason": reason,
+                "lastTimestamp": at}))
+            .expect("an Event")
+        };
+        let events = vec![event("b", "2026-01-01T00:09:00Z"), event("a", "2026-01-01T00:08:00Z")];
+        let reasons: Vec<String> =
+            pod_events(events).into_iter().map(|event| event.reason).collect();
+        assert_eq!(reasons, ["a", "b"]);
+    }
+}
