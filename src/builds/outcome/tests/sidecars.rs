@@ -19,7 +19,9 @@ fn with_native_sidecar(phase: &str, build: Value, sidecar: Value) -> Value {
     json!([pod(
         START,
         json!({"phase": phase,
-            "initContainerStatuses": [container("mesh-proxy", sidecar), container("prepare", ended(0))],
+            "initContainerStatuses": [
+                container("mesh-proxy", sidecar),
+                container("prepare", ended(0))],
             "containerStatuses": [container("build", build)]})
     )])
 }
@@ -108,7 +110,8 @@ fn an_init_container_of_others_that_fails_is_named() {
         json!({"phase": "Failed",
             "initContainerStatuses": [container("mesh-init", ended(1)),
                 container("prepare", json!({"waiting": {"reason": "PodInitializing"}}))],
-            "containerStatuses": [container("build", json!({"waiting": {"reason": "PodInitializing"}}))]})
+            "containerStatuses": [
+                container("build", json!({"waiting": {"reason": "PodInitializing"}}))]})
     )]);
     let text = "init container `mesh-init`, which something else in the cluster has added";
     assert_failure(json!({}), pods, FailureClass::Infrastructure, reason::POD_NOT_STARTED, text);

@@ -142,7 +142,12 @@ mod tests {
                     event("Newest", "2026-01-01T00:09:00Z"),
                     event("Oldest", "2026-01-01T00:08:00Z"),
                 ];
-                let answer = json!({"apiVersion": "v1", "kind": "EventList", "metadata": {}, "items": items});
+                let answer = json!({
+                    "apiVersion": "v1",
+                    "kind": "EventList",
+                    "metadata": {},
+                    "items": items,
+                });
                 let answer = Body::from(serde_json::to_vec(&answer).expect("JSON"));
                 Ok::<_, Infallible>(Response::new(answer))
             }
@@ -151,15 +156,20 @@ mod tests {
     }
 
     fn add_pod(stores: &Stores, name: &str, is_ready: &str) {
-        let job: Value = json!({"metadata": {"name": name, "namespace": "team", "resourceVersion": "1",
-            "labels": {labels::FAMILY: "python"}}});
+        let job: Value = json!({"metadata": {
+            "name": name,
+            "namespace": "team",
+            "resourceVersion": "1",
+            "labels": {labels::FAMILY: "python"},
+        }});
         stores.jobs.record_write(serde_json::from_value::<Job>(job).expect("a Job"));
         let pod: Value = json!({
             "metadata": {"name": name, "namespace": "team", "uid": name, "resourceVersion": "1",
                 "creationTimestamp": "2026-01-01T00:00:00Z",
                 "labels": {labels::FAMILY: "python", JOB_NAME: name}},
             "status": {"phase": "Pending", "conditions": [
-                {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+                {"type": "PodScheduled", "status": "True",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z"},
                 {"type": "PodReadyToStartContainers", "status": is_ready}]}});
         stores.pods.record_write(serde_json::from_value::<Pod>(pod).expect("a pod"));
     }
