@@ -1,5 +1,5 @@
-//! The revision of a `BuildStrategy`: a hash of what in it can change an image, and of nothing else.
-//! It is part of every fingerprint. What only places the pod, or limits it, rebuilds no image.
+//! The revision of a `BuildStrategy`: a hash of what in it can change an image, and of nothing
+//! else. It is part of every fingerprint. What only places or limits the pod rebuilds no image.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

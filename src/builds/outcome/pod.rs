@@ -278,8 +278,8 @@ pub(super) fn disrupted(pod: &Pod) -> Option<BuildFailure> {
     }
 }
 
-/// Returns the reason of an eviction: the disk, if the kubelet says that the pod exceeded a limit of
-/// disk space or that its node has too little of it. Only the message says so.
+/// Returns the reason of an eviction: the disk, if the kubelet says that the pod exceeded a limit
+/// of disk space or that its node has too little of it. Only the message says so.
 fn eviction_reason(status: &PodStatus) -> &'static str {
     let condition = disruption(status).and_then(|condition| condition.message.as_deref());
     let exceeded = |text: &str| {
