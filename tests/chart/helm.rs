@@ -56,7 +56,20 @@ affinity:
     requiredDuringSchedulingIgnoredDuringExecution:
     - topologyKey: kubernetes.io/hostname
       labelSelector: {matchLabels: {app.kubernetes.io/name: groundswell}}
+commonLabels: {example.com/owner: platform}
+extraEnv: [{name: HTTPS_PROXY, value: 'http://proxy.example.com:3128'}]
+extraVolumes: [{name: ca, configMap: {name: ca}}]
+extraVolumeMounts: [{name: ca, mountPath: /etc/ca, readOnly: true}]
+listen: 0.0.0.0:9090
+podSecurityContext: {runAsNonRoot: true, runAsUser: 1000690000}
+containerSecurityContext: {readOnlyRootFilesystem: true}
+livenessProbe: {periodSeconds: 30}
+topologySpreadConstraints:
+- {maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: DoNotSchedule}
 serviceMonitor: {enabled: true, labels: {release: prometheus}}
+podMonitor: {enabled: true}
+prometheusRule: {enabled: true, labels: {release: prometheus}}
+dashboard: {enabled: true}
 networkPolicy:
   enabled: true
   metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]

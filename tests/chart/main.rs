@@ -15,6 +15,13 @@ mod schemas;
 
 use std::{collections::BTreeSet, fs};
 
+use groundswell::{
+    api::CascadePhase,
+    server::{
+        Metrics,
+        metrics::{BuildResult, CheckResult, PollResult},
+    },
+};
 use helm::{DEFAULTS, EVERYTHING, NAMESPACES, documents, lint, render, root};
 use serde_json::Value;
 
@@ -200,6 +207,10 @@ fn bad_values_are_refused_by_name() {
         ),
         ("proxy: {https: 'http://me:secret@proxy:3128'}", "/proxy/https"),
         ("colour: blue", "colour"),
+        ("listen: 8080", "/listen"),
+        ("extraEnv: [{value: x}]", "/extraEnv/0"),
+        ("livenessProbe: {httpGet: {path: /}}", "/livenessProbe"),
+        ("topologySpreadConstraints: [{maxSkew: 1}]", "/topologySpreadConstraints/0"),
     ] {
         let problem = render(values, &[]).expect_err(values);
         assert!(problem.contains(expected), "`{expected}` is not in: {problem}");
@@ -225,5 +236,66 @@ fn names_are_unique() {
                 name(document)
             );
         }
+    }
+}
+
+/// Every value explains itself where editors and `helm show` users look: in the schema.
+#[test]
+fn every_value_is_described_in_the_schema() {
+    fn undescribed(schema: &Value, path: &str, missing: &mut Vec<String>) {
+        for (name, value) in schema["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if value["description"].as_str().is_none_or(str::is_empty) {
+                missing.push(path.clone());
+            }
+            undescribed(value, &path, missing);
+        }
+    }
+    let text = fs::read_to_string(root().join("charts/groundswell/values.schema.json"))
+        .expect("the schema");
+    let mut missing = Vec::new();
+    undescribed(&serde_json::from_str(&text).expect("JSON"), "", &mut missing);
+    assert!(missing.is_empty(), "values without a description: {missing:?}");
+}
+
+/// Alerts and dashboard read only metrics that the controller exports.
+#[test]
+fn alerts_and_dashboard_use_metrics_that_exist() {
+    let metrics = Metrics::new();
+    let moment = std::time::Duration::from_secs(1);
+    metrics.cascade_finished(CascadePhase::Complete, moment);
+    metrics.build_finished(BuildResult::Succeeded, Some(moment));
+    metrics.check_finished(CheckResult::Passed);
+    metrics.polled(PollResult::Unchanged);
+    metrics.reconciled("ImageFamily", moment, Some("Test"));
+    let exported = metrics.encode().expect("metrics");
+    let name = regex::Regex::new("groundswell_[a-z_]+").expect("regex");
+    let rendered = documents(&render(EVERYTHING, &[]).expect("rendered"));
+    let sources: Vec<String> = of_kind(&rendered, "PrometheusRule")
+        .into_iter()
+        .flat_map(|rule| rule["spec"]["groups"][0]["rules"].as_array().expect("rules").clone())
+        .map(|rule| rule["expr"].to_string())
+        .chain(rendered.iter().filter_map(|document| {
+            Some(document["data"].get("groundswell.json")?.as_str()?.to_owned())
+        }))
+        .collect();
+    assert!(sources.len() > 1, "no alert or no dashboard");
+    let unknown: BTreeSet<&str> = sources
+        .iter()
+        .flat_map(|source| name.find_iter(source))
+        .map(|found| found.as_str().trim_end_matches("_bucket"))
+        .filter(|metric| {
+            !exported.contains(&format!("# TYPE {} ", metric.trim_end_matches("_total")))
+        })
+        .collect();
+    assert!(unknown.is_empty(), "metrics that do not exist: {unknown:?}");
+}
+
+/// OpenShift assigns users and groups: a fixed one would be refused there.
+#[test]
+fn no_user_and_no_group_is_fixed() {
+    let rendered = render(DEFAULTS, &[]).expect("rendered");
+    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+        assert!(!rendered.contains(field), "{field} is set");
     }
 }

@@ -24,8 +24,9 @@ pub fn validate(text: &str) -> Result<(), String> {
     let location =
         format!("{}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", FOLDER.path().display());
     let mut child = tool("kubeconform")
-        // A kind of the Prometheus operator: there is no schema for it here.
-        .args(["-strict", "-summary", "-skip", "ServiceMonitor", "-schema-location", &location])
+        // Kinds of the Prometheus operator: there is no schema for them here.
+        .args(["-strict", "-summary", "-skip", "ServiceMonitor,PodMonitor,PrometheusRule"])
+        .args(["-schema-location", &location])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
