@@ -53,6 +53,10 @@ demo: ## Show everything live, from an empty machine to a patched application
 demo-down: ## Remove the demo and its cluster
 	dev/demo down
 
+.PHONY: image
+image: ## Build the operator's image IMAGE with this machine's container engine; PUSH=1 pushes it
+	dev/images/with-engine "$(IMAGE)"
+
 .PHONY: images
 images: ## Build the operator's image and push it to the development cluster
 	dev/images/operator

@@ -266,7 +266,7 @@ fn alerts_and_dashboard_use_metrics_that_exist() {
     metrics.cascade_finished(CascadePhase::Complete, moment);
     metrics.build_finished(BuildResult::Succeeded, Some(moment));
     metrics.check_finished(CheckResult::Passed);
-    metrics.polled(PollResult::Unchanged);
+    metrics.upstream_polled(PollResult::Unchanged);
     metrics.reconciled("ImageFamily", moment, Some("Test"));
     let exported = metrics.encode().expect("metrics");
     let name = regex::Regex::new("groundswell_[a-z_]+").expect("regex");
