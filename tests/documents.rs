@@ -411,3 +411,17 @@ fn examples_are_complete() {
         }
     }
 }
+
+/// The Dockerfile compiles with the toolchain that the repository pins.
+#[test]
+fn the_dockerfile_has_the_pinned_toolchain() {
+    let pinned = read(&root().join("rust-toolchain.toml"));
+    let version = regex::Regex::new(r#"channel = "([0-9.]+)""#).expect("regex");
+    let version = &version.captures(&pinned).expect("a channel")[1];
+    let dockerfile = read(&root().join("Dockerfile"));
+    for line in
+        [format!("docker.io/library/rust:{version}-"), format!("ENV RUSTUP_TOOLCHAIN={version}\n")]
+    {
+        assert!(dockerfile.contains(&line), "the Dockerfile does not name {line}");
+    }
+}
