@@ -64,8 +64,8 @@ pub enum RolloutError {
     },
 }
 
-/// Applies one change. Returns the generation of the workload after it. A second call with the same image change after a successful first one fails
-/// with a [`Conflict`](RolloutError::Conflict).
+/// Applies one change. Returns the generation of the workload after it. A second call with the same
+/// image change after a successful first one fails with a [`Conflict`](RolloutError::Conflict).
 pub async fn apply(client: &Client, patch: &WorkloadPatch) -> Result<i64, RolloutError> {
     let key = &patch.key;
     let workloads: Api<DynamicObject> =

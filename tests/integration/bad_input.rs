@@ -252,7 +252,7 @@ fn strategies_and_sources(all: &mut Cases<'_>, namespace: &str, closed: &str) {
         "misspelt-strategy",
         |spec| spec["strategy"] = json!({ "name": "misspelt" }),
         reason::INVALID_STRATEGY,
-        &["spec.images[base].strategy", "`imag.name`", "there are annotations"],
+        &["spec.images[base].strategy", "`imag.name`", "the variables are annotations"],
     );
     all.add(
         "unknown-parameter",

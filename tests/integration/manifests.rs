@@ -20,11 +20,16 @@ fn the_commands_of_the_readme_install_everything_at_the_first_try() {
     let script = commands("README.md");
     assert_eq!(script, commands("docs/operations.md"));
     let cluster = Cluster::start_own("manifests", "api");
+    // kubectl remembers the kinds of an address for minutes, and clusters share addresses.
+    let cache = tempfile::tempdir().expect("a folder");
+    let cache = cache.path().to_str().expect("UTF-8");
     // kubectl maps every object to a kind before it applies any of them.
-    let at_once = ["apply", "--server-side", "--dry-run=server", "-k", "deploy"];
+    let at_once =
+        ["--cache-dir", cache, "apply", "--server-side", "--dry-run=server", "-k", "deploy"];
     let refused = cluster.run("kubectl", &at_once).expect_err("there are no CRDs yet");
     assert!(refused.contains("ensure CRDs are installed first"), "{refused}");
 
+    let script = format!("export KUBECACHEDIR={cache}\n{script}");
     let applied = cluster.run("bash", &["-ec", &script]).expect("the commands of README.md");
     assert!(applied.contains("deployment.apps/groundswell serverside-applied"), "{applied}");
     let strategies = cluster.run("kubectl", &["get", "buildstrategies", "-o", "name"]);

@@ -408,7 +408,8 @@ async fn the_plugin_requests_waits_and_overwrites_no_other_request() {
 
     let (done, said) = plugin(&scene, "hold app/left --for 72h --reason release --wait").await;
     assert!(
-        done && said.contains("requested: Hold left until") && said.contains("\ndone: left stays"),
+        done && said.contains("requested: Hold left until")
+            && said.contains("\ndone: left is held at its current digest"),
         "{said}"
     );
     let status = scene.image("left").await.status.expect("a status");

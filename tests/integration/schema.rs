@@ -242,13 +242,13 @@ async fn two_users_apply_their_parts() {
 async fn kubectl_explains_every_level() {
     client().await;
     for (path, said) in [
-        ("imagefamily.spec.upstreams", "How often the registry is asked whether the tag moved"),
-        ("imagefamily.spec.images.from", "The reference that the Dockerfile writes"),
-        ("imagefamily.spec.images.source.git", "It is sent only to the hosts"),
-        ("imagefamily.spec.policy", "How many builds of this family run at once"),
-        ("managedimage.status", "The digest of the last good build"),
-        ("cascade.status", "The chain of builds that took longest"),
-        ("buildstrategy.spec", "The longest that one build may run"),
+        ("imagefamily.spec.upstreams", "Interval at which the controller queries the registry"),
+        ("imagefamily.spec.images.from", "Reference as the Dockerfile writes it"),
+        ("imagefamily.spec.images.source.git", "The Secret is sent only to the hosts"),
+        ("imagefamily.spec.policy", "Maximum number of builds of this family that run at once"),
+        ("managedimage.status", "Digest of the last verified build"),
+        ("cascade.status", "Names of the images on the chain of builds that took longest"),
+        ("buildstrategy.spec", "Maximum duration of one build"),
     ] {
         let text = cluster().run("kubectl", &["explain", path]).expect(path);
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

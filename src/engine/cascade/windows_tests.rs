@@ -347,7 +347,9 @@ proptest! {
                         );
                     }
                     None => {
-                        prop_assert!(closes.is_none_or(|closes| closes > open_until[minutes - 1].0));
+                        prop_assert!(
+                            closes.is_none_or(|closes| closes > open_until[minutes - 1].0)
+                        );
                     }
                 }
             }
@@ -356,7 +358,9 @@ proptest! {
                 match later(true) {
                     Some(start) => prop_assert_eq!(opens, Some(start)),
                     None => {
-                        prop_assert!(opens.is_none_or(|opens| opens > open_until[minutes - 1].0));
+                        prop_assert!(
+                            opens.is_none_or(|opens| opens > open_until[minutes - 1].0)
+                        );
                     }
                 }
             }
