@@ -453,5 +453,5 @@ async fn the_plugin_requests_waits_and_overwrites_no_other_request() {
     let fields = serde_json::to_string(&own.fields_v1).expect("JSON");
     assert!(fields.contains(labels::REQUEST) && !fields.contains("f:spec"), "{fields}");
     let (done, said) = plugin(&scene, "retry app/nobody").await;
-    assert!(!done && said.contains("there is no ManagedImage `app.nobody`"), "{said}");
+    assert!(!done && said.contains("ManagedImage `app.nobody` not found"), "{said}");
 }
