@@ -291,7 +291,7 @@ fn alerts_and_dashboard_use_metrics_that_exist() {
     assert!(unknown.is_empty(), "metrics that do not exist: {unknown:?}");
 }
 
-/// OpenShift assigns users and groups: a fixed one would be refused there.
+/// `OpenShift` assigns users and groups: a fixed one would be refused there.
 #[test]
 fn no_user_and_no_group_is_fixed() {
     let rendered = render(DEFAULTS, &[]).expect("rendered");

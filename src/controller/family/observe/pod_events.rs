@@ -79,7 +79,7 @@ async fn read_pod_events(
             Ok(events) => cache.events.record(uid, pod_events(events.items)),
             // The wait is reported without them.
             Err(error) => {
-                warn!(pod, %error, "the Events of a pod that does not start cannot be read")
+                warn!(pod, %error, "the Events of a pod that does not start cannot be read");
             }
         }
     }
