@@ -15,6 +15,7 @@ pub mod engine;
 pub mod identity;
 pub mod lease;
 pub mod lineage;
+pub mod object_watch;
 pub mod operator;
 pub mod registry;
 pub mod rollout;

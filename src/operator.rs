@@ -38,11 +38,13 @@ use crate::{
         reconcile_cache::ReconcileCaches,
         rollouts::Rollouts,
         run::run,
+        served::describe,
         stores::Stores,
         tag_owners::TagOwners,
         watch::Scopes,
     },
     lease::LeaderElection,
+    object_watch::DeniedWatches,
     registry::{self, CaBundle},
     rollout,
     server::{self, Metrics, Readiness, metrics::PollResult},
@@ -206,11 +208,11 @@ async fn lead_until_stopped(
     };
     metrics.set_leader(true);
     let filling = Arc::clone(&context);
-    readiness.require("caches", move || {
-        let mut waiting = filling.stores.waiting_for(filling.scopes.as_slice());
-        waiting.extend(filling.workloads.waiting_for());
-        waiting
-    });
+    readiness.require("caches", move || filling.served().waiting_for());
+    let served = Arc::clone(&context);
+    readiness.note(move || served.served().unwatched().into_iter().map(describe).collect());
+    let served = Arc::clone(&context);
+    metrics.count_unwatched_namespaces(move || served.served().unwatched().len());
 
     let work = run(Arc::clone(&context), workloads, wait_for_stop(stop.clone()));
     let grace_period_over = async {
@@ -296,7 +298,8 @@ fn build_context(
         registry::Client::new(registries.clone()).context("set up the registry client")?;
     let scopes = Scopes::new(settings.watch_namespaces.clone());
     let only = scopes.as_slice().iter().filter(|scope| !scope.is_empty()).cloned().collect();
-    let (workloads, changes) = rollout::WorkloadStore::start(&client, &only);
+    let denied = DeniedWatches::default();
+    let (workloads, changes) = rollout::WorkloadStore::start(&client, &only, &denied);
 
     let clock = Clock::wall();
     let tags = start_tag_poller(registry.clone(), metrics.clone(), clock.clone());
@@ -328,6 +331,7 @@ fn build_context(
         client,
         clock,
         scopes,
+        denied,
         workloads,
         registry,
         tags,

@@ -13,7 +13,7 @@ use tracing::{
 };
 use tracing_subscriber::{
     EnvFilter,
-    filter::LevelFilter,
+    filter::{FromEnvError, LevelFilter},
     fmt::{
         FmtContext, FormattedFields, MakeWriter,
         format::{FormatEvent, JsonFields, Writer},
@@ -37,7 +37,7 @@ pub enum LogFormat {
 pub enum TelemetryError {
     /// `RUST_LOG` is not a filter.
     #[error("RUST_LOG is not a log filter: write for example `info` or `groundswell=debug,info`")]
-    Filter(#[from] tracing_subscriber::filter::FromEnvError),
+    Filter(#[from] FromEnvError),
     /// Logging was set up before.
     #[error("logging is already set up")]
     AlreadySet(#[from] TryInitError),
@@ -48,8 +48,13 @@ pub enum TelemetryError {
 pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
     use tracing_subscriber::util::SubscriberInitExt as _;
 
-    let filter =
+    let mut filter =
         EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env()?;
+    if !std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default().contains("kube_runtime") {
+        // Watches that are denied are logged once, by `object_watch`.
+        let directive = "kube_runtime::watcher=error".parse().map_err(FromEnvError::from)?;
+        filter = filter.add_directive(directive);
+    }
     let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     Ok(subscriber(format, filter, colours, io::stderr).try_init()?)
 }

@@ -14,6 +14,7 @@ use crate::{
         reconcile_cache::ReconcileCaches, rollouts::Rollouts, stores::Stores,
         tag_owners::TagOwners, watch::Scopes,
     },
+    object_watch::DeniedWatches,
     registry, rollout,
     server::Metrics,
     upstream::{ImageKey, Poller, UpstreamDigest},
@@ -27,6 +28,8 @@ pub struct Context {
     pub clock: Clock,
     /// The namespaces that are watched.
     pub scopes: Scopes,
+    /// The watches that the API server denies.
+    pub denied: DeniedWatches,
     /// A cache per kind, filled by the watches.
     pub stores: Stores,
     /// Workloads and Namespaces, for rollouts.

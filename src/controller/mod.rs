@@ -22,6 +22,7 @@ pub mod quota;
 pub mod reconcile_cache;
 pub mod rollouts;
 pub mod run;
+pub mod served;
 pub mod stores;
 pub mod tag_owners;
 pub mod triggers;

@@ -23,6 +23,7 @@ use crate::{
         error::ReconcileError,
         family, image,
         object_cache::{CacheEvent, Key},
+        served::StoresState,
         triggers,
     },
     rollout::ChangedObject,
@@ -32,6 +33,8 @@ use crate::{
 const MAX_CONCURRENT_RECONCILES: u16 = 16;
 /// The pause until a reconcile that came before the stores were filled is retried.
 const STORES_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+/// The pause until a reconcile in a namespace that cannot be watched is retried.
+const UNWATCHED_RETRY_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 /// The number of changes that are queued between a watch and a controller. Beyond it, the watch
 /// waits.
 const CHANGE_QUEUE_LENGTH: usize = 1024;
@@ -124,8 +127,10 @@ where
         cascade = Empty,
     );
     async move {
-        if !context.stores_filled() {
-            return Ok(Action::requeue(STORES_RETRY_PAUSE));
+        match context.served().state_of(&key.namespace) {
+            StoresState::Filled => {}
+            StoresState::Filling => return Ok(Action::requeue(STORES_RETRY_PAUSE)),
+            StoresState::Unwatched => return Ok(Action::requeue(UNWATCHED_RETRY_PAUSE)),
         }
         let start = Instant::now();
         let task = reconcile(Arc::clone(&context)).instrument(Span::current());
@@ -185,13 +190,6 @@ fn image_triggers(
 }
 
 impl Context {
-    /// Returns whether every store has seen its first listing.
-    #[must_use]
-    pub fn stores_filled(&self) -> bool {
-        self.stores.waiting_for(self.scopes.as_slice()).is_empty()
-            && self.workloads.waiting_for().is_empty()
-    }
-
     /// Forgets a deleted family.
     pub fn forget(&self, family: &ImageFamily) {
         let key = Key::of(family);

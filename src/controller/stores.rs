@@ -53,15 +53,26 @@ impl Default for Stores {
 }
 
 impl Stores {
+    /// Returns whether the first listing of the strategies is complete.
+    #[must_use]
+    pub fn strategies_synced(&self) -> bool {
+        self.strategies.synced(&[String::new()])
+    }
+
+    /// Returns whether the first listing of everything in a scope is complete.
+    #[must_use]
+    pub fn is_filled(&self, scope: &str) -> bool {
+        self.waiting_for(&[scope.to_owned()]).is_empty()
+    }
+
     /// Returns the kinds whose first listing is not complete.
     #[must_use]
     pub fn waiting_for(&self, scopes: &[String]) -> Vec<String> {
-        let everywhere = [String::new()];
         let synced = [
             ("ImageFamily", self.families.synced(scopes)),
             ("ManagedImage", self.images.synced(scopes)),
             ("Cascade", self.cascades.synced(scopes)),
-            ("BuildStrategy", self.strategies.synced(&everywhere)),
+            ("BuildStrategy", self.strategies_synced()),
             ("Job", self.jobs.synced(scopes)),
             ("Pod", self.pods.synced(scopes)),
             ("ConfigMap", self.config_maps.synced(scopes)),

@@ -27,7 +27,7 @@ use crate::{
         context::Context,
         object_cache::{CacheEvent, Key},
         stores::family_of,
-        watch::{guarded, outline, plain, watch},
+        watch::{WatchOptions, guarded, outline, plain, watch},
     },
 };
 
@@ -43,19 +43,17 @@ pub fn families(
     families: Writer<ImageFamily>,
     images: mpsc::Sender<CacheEvent<ManagedImage>>,
 ) -> BoxStream<'static, FamilyObjectRef> {
-    let config = watcher::Config::default();
-    let ours = watcher::Config::default().labels(&format!(
-        "{}={}",
-        labels::MANAGED_BY,
-        labels::MANAGED_BY_VALUE
-    ));
+    let denied = context.denied.clone();
+    let all = WatchOptions { selected: watcher::Config::default(), denied };
+    let label = format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE);
+    let ours = WatchOptions { selected: all.selected.clone().labels(&label), ..all.clone() };
     let (scopes, client, stores) = (&context.scopes, &context.client, &context.stores);
 
     let families = mirrored(
-        watch(scopes.apis(client), &config, &stores.families, guarded::<ImageFamily>),
+        watch(scopes.apis(client), &all, &stores.families, guarded::<ImageFamily>),
         families,
     );
-    let images = watch(scopes.apis(client), &config, &stores.images, guarded::<ManagedImage>).then(
+    let images = watch(scopes.apis(client), &all, &stores.images, guarded::<ManagedImage>).then(
         move |change| {
             let images = images.clone();
             async move {
@@ -66,14 +64,14 @@ pub fn families(
             }
         },
     );
-    let cascades = watch(scopes.apis(client), &config, &stores.cascades, guarded::<Cascade>);
+    let cascades = watch(scopes.apis(client), &all, &stores.cascades, guarded::<Cascade>);
     let jobs = watch(scopes.apis(client), &ours, &stores.jobs, plain::<Job>);
     let pods = watch(scopes.apis(client), &ours, &stores.pods, plain::<Pod>);
     let strategies: Vec<(String, Api<DeserializeGuard<BuildStrategy>>)> =
         vec![(String::new(), Api::all(client.clone()))];
-    let strategies = watch(strategies, &config, &stores.strategies, guarded);
-    let config_maps = watch(scopes.apis(client), &config, &stores.config_maps, outline);
-    let secrets = watch(scopes.apis(client), &config, &stores.secrets, outline);
+    let strategies = watch(strategies, &all, &stores.strategies, guarded);
+    let config_maps = watch(scopes.apis(client), &all, &stores.config_maps, outline);
+    let secrets = watch(scopes.apis(client), &all, &stores.secrets, outline);
     stream::select_all([
         concerned(context, families, of_family),
         concerned(context, images.boxed(), of_image),

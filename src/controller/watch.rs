@@ -10,7 +10,7 @@ use futures::{
 use kube::{
     Api, Client, Resource,
     core::{DeserializeGuard, NamespaceResourceScope, ObjectMeta, PartialObjectMeta},
-    runtime::{WatchStreamExt, watcher},
+    runtime::watcher,
 };
 use serde::de::DeserializeOwned;
 use tracing::warn;
@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::{
     api::labels,
     controller::object_cache::{CacheEvent, ObjectCache},
+    object_watch::{DeniedWatches, WatchedKind, watch_events},
 };
 
 /// The namespaces that are watched, or a single empty string for all of them.
@@ -49,6 +50,13 @@ impl Scopes {
         self.0.iter().any(|scope| scope.is_empty() || scope == namespace)
     }
 
+    /// Returns the scope that covers a namespace.
+    #[must_use]
+    pub fn scope_of(&self, namespace: &str) -> &str {
+        let covers = |scope: &&String| scope.is_empty() || *scope == namespace;
+        self.0.iter().find(covers).map_or("", String::as_str)
+    }
+
     /// Returns the scopes with an `Api` for each.
     #[must_use]
     pub fn apis<K>(&self, client: &Client) -> Vec<(String, Api<K>)>
@@ -67,12 +75,21 @@ impl Scopes {
     }
 }
 
+/// What several watches have in common.
+#[derive(Clone, Debug)]
+pub struct WatchOptions {
+    /// The objects that are selected.
+    pub selected: watcher::Config,
+    /// Where denied watches are noted.
+    pub denied: DeniedWatches,
+}
+
 /// Watches one kind in all scopes, fills the store, and yields what has changed.
 ///
 /// `read` unwraps what the watch yields: see [`guarded`], [`plain`] and [`outline`].
 pub fn watch<W, K>(
     apis: Vec<(String, Api<W>)>,
-    config: &watcher::Config,
+    options: &WatchOptions,
     cache: &Arc<ObjectCache<K>>,
     read: fn(W) -> Option<K>,
 ) -> BoxStream<'static, CacheEvent<K>>
@@ -83,15 +100,10 @@ where
 {
     let streams = apis.into_iter().map(|(scope, api)| {
         let cache = Arc::clone(cache);
-        watcher(api, config.clone())
-            .default_backoff()
-            .filter_map(move |event| {
-                let event = event.inspect_err(|error| {
-                    let kind = W::kind(&W::DynamicType::default()).into_owned();
-                    warn!(%kind, %error, "a watch failed; it is restarted");
-                });
-                std::future::ready(event.ok().and_then(|event| unwrap(event, read)))
-            })
+        let kind = W::kind(&W::DynamicType::default()).into_owned();
+        let watched = WatchedKind { kind, namespace: scope.clone() };
+        watch_events(api, options.selected.clone(), watched, options.denied.clone())
+            .filter_map(move |event| std::future::ready(unwrap(event, read)))
             .flat_map(move |event| stream::iter(cache.observe(&scope, event)))
             .boxed()
     });

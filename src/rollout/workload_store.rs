@@ -4,13 +4,11 @@
 //! It keeps only a [`WorkloadView`] of each object, so a reconcile makes no list call. If the
 //! controller is limited to a list of namespaces, each namespace has its own watches, so that no
 //! cluster-wide permission is needed. kube's own store is not used, because a restart of one of
-//! several watches would empty it. The watches list page by page, as those of the controller do:
-//! streaming lists are off by default in Kubernetes 1.33.
+//! several watches would empty it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
-    future,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
@@ -29,15 +27,13 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt,
     core::PartialObjectMeta,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event},
-    },
+    runtime::watcher::{self, Event},
 };
 use serde::de::DeserializeOwned;
 
 use crate::{
     api::{WorkloadKind, labels},
+    object_watch::{DeniedWatches, WatchedKind, watch_events},
     rollout::{WorkloadKey, WorkloadLookup, WorkloadView},
 };
 
@@ -63,8 +59,9 @@ pub struct WorkloadStore {
 struct StoreContents {
     workloads: BTreeMap<WorkloadKey, Arc<WorkloadView>>,
     consent: BTreeMap<String, String>,
+    namespaces: BTreeSet<String>,
     /// The watches that have not listed their objects yet.
-    waiting: BTreeSet<String>,
+    waiting: BTreeSet<WatchScope>,
 }
 
 /// An object reduced to the fields that the store keeps.
@@ -74,7 +71,7 @@ enum StoreEntry {
 }
 
 /// The objects that one watch covers. A relist affects only the objects in its scope.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct WatchScope {
     /// The workload kind; `None` for Namespaces.
     kind: Option<WorkloadKind>,
@@ -85,12 +82,12 @@ impl WorkloadStore {
     /// Creates the store and the stream that fills it. An empty `only` means all namespaces.
     ///
     /// The store is filled only while the stream is polled. The items of the stream are the changed
-    /// objects; objects that a relist only confirms are omitted. The stream never ends. A failing
-    /// watch is logged and retried with an increasing pause.
+    /// objects; objects that a relist only confirms are omitted. The stream never ends.
     #[must_use]
     pub fn start(
         client: &Client,
         only: &BTreeSet<String>,
+        denied: &DeniedWatches,
     ) -> (Self, BoxStream<'static, ChangedObject>) {
         let store = Self {
             contents: Arc::default(),
@@ -105,25 +102,29 @@ impl WorkloadStore {
         for namespace in namespaces {
             watches.push(store.watch_workloads::<Deployment>(
                 client,
+                denied,
                 WorkloadKind::Deployment,
                 namespace,
             ));
             watches.push(store.watch_workloads::<StatefulSet>(
                 client,
+                denied,
                 WorkloadKind::StatefulSet,
                 namespace,
             ));
             watches.push(store.watch_workloads::<DaemonSet>(
                 client,
+                denied,
                 WorkloadKind::DaemonSet,
                 namespace,
             ));
             watches.push(store.watch_workloads::<CronJob>(
                 client,
+                denied,
                 WorkloadKind::CronJob,
                 namespace,
             ));
-            watches.push(store.watch_namespaces(client, namespace));
+            watches.push(store.watch_namespaces(client, denied, namespace));
         }
         (store, stream::select_all(watches).boxed())
     }
@@ -132,12 +133,31 @@ impl WorkloadStore {
     /// the store is complete.
     #[must_use]
     pub fn waiting_for(&self) -> Vec<String> {
-        self.read().waiting.iter().cloned().collect()
+        self.read().waiting.iter().map(ToString::to_string).collect()
+    }
+
+    /// Returns the names of the watches of a namespace that have not listed their objects yet, or
+    /// of all namespaces if it is empty.
+    #[must_use]
+    pub fn waiting_in(&self, namespace: &str) -> Vec<String> {
+        let waits = |scope: &&WatchScope| scope.namespace.as_deref().unwrap_or("") == namespace;
+        self.read().waiting.iter().filter(waits).map(ToString::to_string).collect()
+    }
+
+    /// Returns whether a namespace that is to be watched is known not to exist.
+    #[must_use]
+    pub fn is_missing(&self, namespace: &str) -> bool {
+        let watch = WatchScope { kind: None, namespace: Some(namespace.into()) };
+        let contents = self.read();
+        self.only.as_ref().is_some_and(|only| only.contains(namespace))
+            && !contents.waiting.contains(&watch)
+            && !contents.namespaces.contains(namespace)
     }
 
     fn watch_workloads<K>(
         &self,
         client: &Client,
+        denied: &DeniedWatches,
         kind: WorkloadKind,
         namespace: Option<&str>,
     ) -> BoxStream<'static, ChangedObject>
@@ -154,24 +174,26 @@ impl WorkloadStore {
             Some(namespace) => Api::namespaced(client.clone(), namespace),
             None => Api::all(client.clone()),
         };
-        let events = kube::runtime::watcher(api, watcher::Config::default());
         let scope = WatchScope { kind: Some(kind), namespace: namespace.map(Into::into) };
+        let selected = watcher::Config::default();
+        let events = watch_events(api, selected, scope.watched_kind(), denied.clone());
         self.fill_from(scope, events, |object: K| StoreEntry::Workload(object.into()))
     }
 
     fn watch_namespaces(
         &self,
         client: &Client,
+        denied: &DeniedWatches,
         only: Option<&str>,
     ) -> BoxStream<'static, ChangedObject> {
         let api: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
-        let mut config = watcher::Config::default();
+        let mut selected = watcher::Config::default();
         if let Some(name) = only {
             // With this selector, an RBAC rule that names the namespace is sufficient.
-            config = config.fields(&format!("metadata.name={name}"));
+            selected = selected.fields(&format!("metadata.name={name}"));
         }
-        let events = kube::runtime::watcher(api, config);
         let scope = WatchScope { kind: None, namespace: only.map(Into::into) };
+        let events = watch_events(api, selected, scope.watched_kind(), denied.clone());
         self.fill_from(scope, events, |object: PartialObjectMeta<Namespace>| {
             StoreEntry::Namespace {
                 name: object.name_any(),
@@ -186,23 +208,16 @@ impl WorkloadStore {
     fn fill_from<K: Send + 'static>(
         &self,
         scope: WatchScope,
-        events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+        events: impl Stream<Item = Event<K>> + Send + 'static,
         reduce: fn(K) -> StoreEntry,
     ) -> BoxStream<'static, ChangedObject> {
-        self.write(|contents| _ = contents.waiting.insert(scope.to_string()));
+        self.write(|contents| _ = contents.waiting.insert(scope.clone()));
         let store = self.clone();
         let mut listed = BTreeSet::new();
         events
-            .default_backoff()
-            .filter_map(move |event| {
-                future::ready(
-                    event
-                        .inspect_err(|error| tracing::warn!(%scope, %error, "a watch failed"))
-                        .ok()
-                        .map(|event| store.apply_event(&scope, &mut listed, event, reduce)),
-                )
+            .flat_map(move |event| {
+                stream::iter(store.apply_event(&scope, &mut listed, event, reduce))
             })
-            .flat_map(stream::iter)
             .boxed()
     }
 
@@ -227,7 +242,7 @@ impl WorkloadStore {
             Event::InitDone => {
                 let listed = std::mem::take(listed);
                 self.write(|contents| {
-                    contents.waiting.remove(&scope.to_string());
+                    contents.waiting.remove(scope);
                     let deleted: Vec<_> = contents
                         .keys_in(scope)
                         .into_iter()
@@ -301,6 +316,7 @@ impl StoreContents {
                 !same
             }
             StoreEntry::Namespace { name, consent } => {
+                self.namespaces.insert(name.clone());
                 let before = match &consent {
                     Some(value) => self.consent.insert(name, value.clone()),
                     None => self.consent.remove(&name),
@@ -314,7 +330,10 @@ impl StoreContents {
     fn remove(&mut self, key: &ChangedObject) -> bool {
         match key {
             ChangedObject::Workload(key) => self.workloads.remove(key).is_some(),
-            ChangedObject::Namespace(name) => self.consent.remove(name).is_some(),
+            ChangedObject::Namespace(name) => {
+                self.namespaces.remove(name);
+                self.consent.remove(name).is_some()
+            }
         }
     }
 
@@ -329,12 +348,21 @@ impl StoreContents {
                 .map(|key| ChangedObject::Workload(key.clone()))
                 .collect(),
             None => self
-                .consent
-                .keys()
+                .namespaces
+                .iter()
                 .filter(|name| inside(name))
                 .cloned()
                 .map(ChangedObject::Namespace)
                 .collect(),
+        }
+    }
+}
+
+impl WatchScope {
+    fn watched_kind(&self) -> WatchedKind {
+        WatchedKind {
+            kind: self.kind.map_or("Namespace", WorkloadKind::as_str).into(),
+            namespace: self.namespace.clone().unwrap_or_default(),
         }
     }
 }
@@ -357,12 +385,12 @@ impl std::fmt::Display for WatchScope {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{future, time::Duration};
 
-    use kube::client::Body;
     use serde_json::json;
 
     use super::*;
+    use crate::object_watch::tests::client;
 
     fn deployment(namespace: &str, name: &str, image: &str, version: &str) -> Deployment {
         serde_json::from_value(json!({
@@ -392,11 +420,9 @@ mod tests {
             kind: Some(WorkloadKind::Deployment),
             namespace: namespace.map(Into::into),
         };
-        let changes = store.fill_from(
-            scope,
-            stream::iter(events.into_iter().map(Ok)),
-            |object: Deployment| StoreEntry::Workload(object.into()),
-        );
+        let changes = store.fill_from(scope, stream::iter(events), |object: Deployment| {
+            StoreEntry::Workload(object.into())
+        });
         changes
             .map(|change| match change {
                 ChangedObject::Workload(key) => key.to_string(),
@@ -454,38 +480,20 @@ mod tests {
         assert_eq!(store.select(WorkloadKind::StatefulSet, "b", &labels).len(), 0);
     }
 
-    /// The answer of an API server without the feature gate `WatchList`: 1.33 by default.
-    fn answer_without_streaming_lists(uri: &str) -> (u16, serde_json::Value) {
-        if uri.contains("sendInitialEvents=true") {
-            let message = "ListOptions.meta.k8s.io \"\" is invalid: sendInitialEvents: Forbidden: \
-                sendInitialEvents is forbidden for watch unless the WatchList feature gate is \
-                enabled";
-            let status = json!({
-                "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                "reason": "Invalid", "code": 422, "message": message,
-            });
-            return (422, status);
-        }
-        let list = json!({
-            "kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []
-        });
-        (200, list)
-    }
-
     #[tokio::test(start_paused = true)]
-    async fn the_store_fills_without_streaming_lists() {
-        let service = tower::service_fn(|request: http::Request<Body>| async move {
-            let (code, body) = answer_without_streaming_lists(&request.uri().to_string());
-            let body = Body::from(serde_json::to_vec(&body).expect("JSON"));
-            let response = http::Response::builder().status(code).body(body).expect("a response");
-            Ok::<_, std::convert::Infallible>(response)
-        });
-        for namespaces in [BTreeSet::new(), BTreeSet::from(["shop".to_owned()])] {
-            let client = Client::new(service, "default");
-            let (store, changes) = WorkloadStore::start(&client, &namespaces);
+    async fn the_store_fills_without_streaming_lists_and_names_missing_namespaces() {
+        for namespaces in [&[][..], &["shop", "gone"][..]] {
+            let only = namespaces.iter().map(|name| (*name).to_owned()).collect();
+            let (granted, denied) = (Arc::default(), DeniedWatches::default());
+            let (store, changes) = WorkloadStore::start(&client("gone", &granted), &only, &denied);
             let filled = changes.take_until(tokio::time::sleep(Duration::from_mins(5)));
             filled.for_each(|_| future::ready(())).await;
-            assert_eq!(store.waiting_for(), Vec::<String>::new(), "{namespaces:?}");
+            for namespace in namespaces.iter().filter(|name| **name != "gone").chain(&[""]) {
+                assert_eq!(store.waiting_in(namespace), Vec::<String>::new(), "{only:?}");
+                assert!(!store.is_missing(namespace), "{namespace} of {only:?}");
+            }
+            assert_eq!(store.is_missing("gone"), only.contains("gone"), "{only:?}");
+            assert_eq!(store.waiting_in("gone").len(), if only.is_empty() { 0 } else { 4 });
         }
     }
 

@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -52,6 +52,7 @@ pub struct Metrics {
     reconcile_errors: Family<ErrorLabels, Counter>,
     reconcile_seconds: Histograms<KindLabels>,
     leader: Gauge,
+    unwatched: UnwatchedNamespaces,
 }
 
 /// Result of a build.
@@ -169,6 +170,7 @@ impl Metrics {
                 Histogram::new(RECONCILE_SECONDS_BOUNDS)
             }),
             leader: Gauge::default(),
+            unwatched: UnwatchedNamespaces::default(),
         };
         metrics.registry = Arc::new(metrics.register());
         metrics
@@ -177,6 +179,7 @@ impl Metrics {
     fn register(&self) -> Registry {
         let mut all = Registry::with_prefix("groundswell");
         all.register_collector(Box::new(self.fleet.clone()));
+        all.register_collector(Box::new(self.unwatched.clone()));
         let build = vec![("version", build_info::VERSION), ("commit", build_info::COMMIT)];
         all.register("build", "Version and commit of the controller", Info::new(build));
         all.register(
@@ -229,6 +232,12 @@ impl Metrics {
             self.leader.clone(),
         );
         all
+    }
+
+    /// Counts the namespaces that cannot be watched at each request of the metrics.
+    pub fn count_unwatched_namespaces(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
+        // It is set once, when this replica becomes the leader.
+        _ = self.unwatched.0.set(Box::new(count));
     }
 
     /// Counts a cascade that started.
@@ -318,6 +327,30 @@ impl Default for Metrics {
 #[derive(Clone, Debug, Default)]
 struct Fleet {
     families: Arc<Mutex<HashMap<String, FamilyMetrics>>>,
+}
+
+/// Returns how many namespaces cannot be watched, once this replica is the leader.
+#[derive(Clone, Default)]
+struct UnwatchedNamespaces(Arc<OnceLock<Box<dyn Fn() -> usize + Send + Sync>>>);
+
+impl fmt::Debug for UnwatchedNamespaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UnwatchedNamespaces")
+    }
+}
+
+impl Collector for UnwatchedNamespaces {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let count = self.0.get().map_or(0, |count| count());
+        let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+        let help = "Number of namespaces that are to be served and cannot be watched";
+        gauge.encode(encoder.encode_descriptor(
+            "unwatched_namespaces",
+            help,
+            None,
+            gauge.metric_type(),
+        )?)
+    }
 }
 
 #[derive(Clone, Debug)]

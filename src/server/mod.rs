@@ -62,11 +62,17 @@ fn router(readiness: Readiness, metrics: Metrics) -> Router {
 
 async fn readyz(State(readiness): State<Readiness>) -> Response {
     let missing = readiness.missing();
-    if missing.is_empty() {
-        return "ok\n".into_response();
+    let (status, mut text) = if missing.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        let text = format!("not ready:\n- {}\n", missing.join("\n- "));
+        (StatusCode::SERVICE_UNAVAILABLE, text)
+    };
+    let notes = readiness.notes();
+    if !notes.is_empty() {
+        text.push_str(&format!("note:\n- {}\n", notes.join("\n- ")));
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready:\n- {}\n", missing.join("\n- ")))
-        .into_response()
+    (status, text).into_response()
 }
 
 async fn scrape(State(metrics): State<Metrics>) -> Response {
@@ -112,6 +118,24 @@ mod tests {
             "not ready:\n- custom resources: imagefamilies.groundswell.dev is not installed\n"
         );
         assert_eq!(get(router, "/livez").await, (StatusCode::OK, "ok\n".into()));
+    }
+
+    #[tokio::test]
+    async fn notes_are_shown_and_do_not_affect_readiness() {
+        let readiness = Readiness::default();
+        readiness.note(|| vec!["namespace shop is not served".into()]);
+        let (status, text) = get(router(readiness.clone(), Metrics::default()), "/readyz").await;
+        assert_eq!(
+            (status, &*text),
+            (StatusCode::OK, "ok\nnote:\n- namespace shop is not served\n")
+        );
+        readiness.require("caches", || vec!["Secret".into()]);
+        let (status, text) = get(router(readiness, Metrics::default()), "/readyz").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(
+            text.ends_with("- caches: Secret\nnote:\n- namespace shop is not served\n"),
+            "{text}"
+        );
     }
 
     #[tokio::test]

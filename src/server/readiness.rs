@@ -14,6 +14,7 @@ type ReadinessProbe = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Readiness {
     probes: Arc<Mutex<Vec<(&'static str, ReadinessProbe)>>>,
+    notes: Arc<Mutex<Vec<ReadinessProbe>>>,
 }
 
 impl Readiness {
@@ -25,6 +26,19 @@ impl Readiness {
         probe: impl Fn() -> Vec<String> + Send + Sync + 'static,
     ) {
         self.probes.lock().unwrap_or_else(PoisonError::into_inner).push((what, Arc::new(probe)));
+    }
+
+    /// Adds something that a user should know of and that does not affect readiness. `probe` is
+    /// called on every request, like that of a requirement.
+    pub fn note(&self, probe: impl Fn() -> Vec<String> + Send + Sync + 'static) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(probe));
+    }
+
+    /// Returns what a user should know of.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
+        let notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        notes.into_iter().flat_map(|probe| probe()).collect()
     }
 
     /// Returns everything that is missing, as `requirement: what it lacks`. The list is empty when
@@ -43,6 +57,6 @@ impl Readiness {
 
 impl fmt::Debug for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Readiness").field("missing", &self.missing()).finish()
+        f.debug_struct("Readiness").field("missing", &self.missing()).finish_non_exhaustive()
     }
 }

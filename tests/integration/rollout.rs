@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use futures::StreamExt as _;
 use groundswell::{
     api::{self, Rollout, RolloutMode, RolloutState, WorkloadKind},
+    object_watch::DeniedWatches,
     rollout::{self, ChangedObject, RolloutError, RolloutStep, WorkloadStore},
 };
 use k8s_openapi::api::{
@@ -41,7 +42,7 @@ impl Watching {
     async fn start(client: &Client, namespaces: &[&Place]) -> Self {
         let only: BTreeSet<String> =
             namespaces.iter().map(|place| place.namespace.clone()).collect();
-        let (stores, mut changes) = WorkloadStore::start(client, &only);
+        let (stores, mut changes) = WorkloadStore::start(client, &only, &DeniedWatches::default());
         let (report, changed) = tokio::sync::mpsc::unbounded_channel();
         let work = tokio::spawn(async move {
             while let Some(change) = changes.next().await {

@@ -27,6 +27,7 @@ use groundswell::{
         triggers::{self, FamilyObjectRef},
         watch::Scopes,
     },
+    object_watch::DeniedWatches,
     registry, rollout,
     server::Metrics,
     upstream::{self, ImageKey, Poller},
@@ -101,13 +102,15 @@ impl Process {
         let revisions = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: GitKey, _| {
             registry_service::commit(git.clone(), number, key.url, key.revision)
         });
-        let (workloads, _) = rollout::WorkloadStore::start(&client, &BTreeSet::new());
+        let denied = DeniedWatches::default();
+        let (workloads, _) = rollout::WorkloadStore::start(&client, &BTreeSet::new(), &denied);
         let reporter = Reporter { controller: "groundswell".into(), instance: None };
         let context = Context {
             recorder: Recorder::new(client.clone(), reporter),
             client,
             clock,
             scopes: Scopes::new(Vec::new()),
+            denied,
             stores: Stores::default(),
             workloads,
             rollouts: Rollouts::default(),
