@@ -249,7 +249,7 @@ pub(crate) mod tests {
         tokio::select! { _ = first.next() => panic!("denied"), () = wait(4) => {} }
         let message = denied.namespaces().remove("gone").expect("a denied namespace");
         assert!(message.contains("no Role"), "{message}");
-        assert!(!denied.is_given_up("gone"), "the permission may be on its way");
+        assert!(!denied.is_given_up("gone"), "the permission may not have taken effect");
         tokio::select! { _ = first.next() => panic!("denied"), () = wait(2) => {} }
         assert!(denied.is_given_up("gone") && !denied.is_given_up("other"));
         granted.store(true, Ordering::SeqCst);
