@@ -212,6 +212,7 @@ fn prepare_container(
     input_mounts: Vec<VolumeMount>,
 ) -> Container {
     let (user, group) = builder_user(pod);
+    let steps = &environment.pods.steps;
     let mut env = vec![env_var(PREPARE_VARIABLE, &spec.to_variable())];
     if !environment.ca_bundle.is_empty() {
         // Git trusts one file. `prepare` writes it, with the authorities of the system in it.
@@ -225,9 +226,7 @@ fn prepare_container(
         args: Some(vec![PREPARE.into()]),
         env: Some(env),
         volume_mounts: Some(shared_mounts().into_iter().chain(input_mounts).collect()),
-        resources: Some(
-            environment.pods.steps.resources.or_default(&PREPARE_REQUESTS, &PREPARE_LIMITS),
-        ),
+        resources: Some(steps.of(&steps.prepare).or_default(&PREPARE_REQUESTS, &PREPARE_LIMITS)),
         security_context: Some(restricted_security_context(user, group)),
         ..Container::default()
     }

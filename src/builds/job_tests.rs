@@ -160,6 +160,11 @@ fn the_operators_configuration_replaces_the_resources_of_prepare() {
     let pods = PodSettings::from_yaml(settings).expect("valid");
     let configured = resources(&BuildEnvironment { pods, ..environment() });
     assert_eq!(configured.limits, Some(quantities(&[("cpu", "200m"), ("memory", "1Gi")])));
+    let settings =
+        "steps: {resources: {limits: {cpu: 1}}, prepare: {resources: {limits: {cpu: 2}}}}";
+    let pods = PodSettings::from_yaml(settings).expect("valid");
+    let configured = resources(&BuildEnvironment { pods, ..environment() });
+    assert_eq!(configured.limits, Some(quantities(&[("cpu", "2")])));
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{ResourceRequirements, Toleration},
+    api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint},
     apimachinery::pkg::api::resource::Quantity,
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -36,6 +36,18 @@ pub struct PodSettings {
 pub struct StepSettings {
     /// Resources of each step. If empty, each has its defaults.
     pub resources: Resources,
+    /// The step `prepare` of builds.
+    pub prepare: StepOverride,
+    /// The step `credentials` of checks.
+    pub credentials: StepOverride,
+}
+
+/// The settings of one of the operator's own steps.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct StepOverride {
+    /// Resources of this step. If empty, it has those of all steps.
+    pub resources: Resources,
 }
 
 /// The settings of the pods of checks.
@@ -48,10 +60,16 @@ pub struct CheckSettings {
     pub node_selector: BTreeMap<String, String>,
     /// Taints that checks tolerate.
     pub tolerations: Vec<Toleration>,
+    /// Affinity of checks. If empty, they have none.
+    pub affinity: Affinity,
+    /// How checks are spread.
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
     /// Priority class of checks. If empty, they have the cluster's default.
     pub priority_class_name: String,
     /// Runtime class of checks. If empty, they have the cluster's default.
     pub runtime_class_name: String,
+    /// Names of Secrets for pulling the images of checks, in addition to those of all pods.
+    pub image_pull_secrets: Vec<String>,
     /// Annotations of the pods.
     pub pod_annotations: BTreeMap<String, String>,
     /// Labels of the pods. Those of Groundswell take precedence.
@@ -125,11 +143,20 @@ impl PodSettings {
         }
         for (path, resources) in [
             ("steps.resources", &settings.steps.resources),
+            ("steps.prepare.resources", &settings.steps.prepare.resources),
+            ("steps.credentials.resources", &settings.steps.credentials.resources),
             ("checks.resources", &settings.checks.resources),
         ] {
             resources.validate(&format!("{SETTINGS}: {path}"))?;
         }
         Ok(settings)
+    }
+}
+
+impl StepSettings {
+    /// Returns the configured resources of one step: its own, or those of all steps.
+    pub(super) fn of<'a>(&'a self, step: &'a StepOverride) -> &'a Resources {
+        if step.resources == Resources::default() { &self.resources } else { &step.resources }
     }
 }
 
@@ -239,8 +266,20 @@ mod tests {
         let defaults = settings.checks.resources.or_default(&[("cpu", "1m")], &[("cpu", "2")]);
         assert_eq!(defaults.requests, Some(quantities(&[("cpu", "1m")])));
         assert_eq!(defaults.limits, Some(quantities(&[("cpu", "2")])));
-        let empty = "checks: {resources: {}, priorityClassName: '', tolerations: []}";
+        let empty = "checks: {resources: {}, priorityClassName: '', tolerations: [], affinity: {}}";
         assert_eq!(PodSettings::from_yaml(empty), Ok(PodSettings::default()));
+    }
+
+    #[test]
+    fn a_step_has_its_own_resources_or_those_of_all_steps() {
+        let steps = PodSettings::from_yaml(
+            "steps: {resources: {limits: {cpu: 1}}, prepare: {resources: {limits: {cpu: 2}}}}",
+        )
+        .expect("valid")
+        .steps;
+        let limits = |step| steps.of(step).or_default(&[], &[]).limits;
+        assert_eq!(limits(&steps.prepare), Some(quantities(&[("cpu", "2")])));
+        assert_eq!(limits(&steps.credentials), Some(quantities(&[("cpu", "1")])));
     }
 
     #[test]
@@ -249,6 +288,11 @@ mod tests {
             ("steps: [", "builds: "),
             ("stages: {}", "unknown field `stages`"),
             ("checks: {colour: blue}", "unknown field `colour`"),
+            ("checks: {affinity: {nodes: {}}}", "builds.checks.affinity.nodes is not a"),
+            (
+                "steps: {prepare: {resources: {limits: {cpu: lots}}}}",
+                "steps.prepare.resources.limits.cpu: `lots` is not a quantity",
+            ),
             ("checks: {tolerations: [{keys: a}]}", "builds.checks.tolerations[0].keys is not a"),
             (
                 "steps: {resources: {limits: {cpus: '1'}}}",

@@ -35,9 +35,13 @@ proxy:
   http: http://proxy.example.com:3128
   https: http://proxy.example.com:3128
   noProxy: .svc,10.0.0.0/8
-steps: {resources: {requests: {cpu: 20m}, limits: {cpu: 1, memory: 1Gi}}}
+steps:
+  resources: {requests: {cpu: 20m}, limits: {cpu: 1, memory: 1Gi}}
+  prepare: {resources: {limits: {cpu: 2, memory: 2Gi}}}
 checks:
   resources: {limits: {cpu: 500m, memory: 4Gi}}
+  affinity: {podAntiAffinity: {}}
+  imagePullSecrets: [scanner]
   nodeSelector: {example.com/disk: ssd}
   tolerations: [{key: example.com/builds, operator: Exists}]
   priorityClassName: low
@@ -67,12 +71,38 @@ livenessProbe: {periodSeconds: 30}
 topologySpreadConstraints:
 - {maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: DoNotSchedule}
 serviceMonitor: {enabled: true, labels: {release: prometheus}}
-podMonitor: {enabled: true}
 prometheusRule: {enabled: true, labels: {release: prometheus}}
 dashboard: {enabled: true}
 networkPolicy:
   enabled: true
+  egressPorts: [443, 6443, 22, 3128, 5000]
   metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
+";
+
+/// Every setting of a strategy is set, and a variant is added.
+pub const STRATEGIES: &str = "
+buildStrategies:
+  buildkit:
+    image: registry.example.com/moby/buildkit:v0.33.0
+    parameters:
+      cpu: 2
+      memoryLimit: 8Gi
+      pool: {default: small, allowed: [small, large], description: The pool of nodes.}
+    resources: {limits: {cpu: 4}}
+    nodeSelector: {example.com/pool: '{{ parameters.pool }}'}
+    tolerations: [{key: example.com/builds, operator: Exists}]
+    affinity: {podAntiAffinity: {}}
+    topologySpreadConstraints:
+    - {maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: ScheduleAnyway}
+    priorityClassName: low
+    runtimeClassName: kata
+    imagePullSecrets: [builder]
+    podAnnotations: {example.com/owner: platform, karpenter.sh/do-not-disrupt: 'false'}
+    podLabels: {example.com/team: platform}
+    description: Builds of the platform team.
+    timeout: 30m
+    ttlAfterFinished: 10m
+  on-dedicated-nodes: {builder: buildkit-privileged}
 ";
 
 /// `PATH` with Helm and kubeconform. `dev/tools/build` compiles them from pinned modules if they
@@ -119,6 +149,14 @@ pub fn render(values: &str, more: &[&str]) -> Result<String, String> {
     let arguments =
         ["template", "groundswell", "charts/groundswell", "--namespace", "groundswell-system"];
     helm(&[&arguments[..], &["--kube-version", "1.36.0"]].concat(), values, more)
+}
+
+/// Returns what `helm install` prints at the end.
+pub fn notes(values: &str) -> String {
+    let arguments = ["install", "groundswell", "charts/groundswell", "--dry-run=client"];
+    let arguments = [&arguments[..], &["--namespace", "groundswell-system"]].concat();
+    let text = helm(&arguments, values, &[]).expect("a dry run");
+    text.split_once("\nNOTES:\n").expect("notes").1.to_owned()
 }
 
 /// Parses the documents of a YAML stream.

@@ -16,18 +16,23 @@ mod schemas;
 use std::{collections::BTreeSet, fs};
 
 use groundswell::{
-    api::CascadePhase,
+    api::{BuildStrategy, CascadePhase, StrategyRef},
+    builds::{strategy::validate as validate_strategy, strategy_revision::strategy_revision},
     server::{
         Metrics,
         metrics::{BuildResult, CheckResult, PollResult},
     },
 };
-use helm::{DEFAULTS, EVERYTHING, NAMESPACES, documents, lint, render, root};
+use helm::{DEFAULTS, EVERYTHING, NAMESPACES, STRATEGIES, documents, lint, notes, render, root};
 use serde_json::Value;
 
 /// The name of each set of values, and the values.
-const VALUES: [(&str, &str); 3] =
-    [("defaults", DEFAULTS), ("namespaces", NAMESPACES), ("everything", EVERYTHING)];
+const VALUES: [(&str, &str); 4] = [
+    ("defaults", DEFAULTS),
+    ("namespaces", NAMESPACES),
+    ("everything", EVERYTHING),
+    ("strategies", STRATEGIES),
+];
 
 fn name(document: &Value) -> String {
     let text = |pointer| document.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
@@ -48,8 +53,12 @@ fn helm_lint_succeeds() {
 #[test]
 fn the_rendering_matches_the_snapshots() {
     for (name, values) in VALUES {
-        let without = ["--set", "crds.install=false", "--set-json", "buildStrategies.install=[]"];
-        let text = render(values, &without).expect("rendered");
+        let part: &[&str] = if values == STRATEGIES {
+            &["--show-only", "templates/buildstrategies.yaml"]
+        } else {
+            &["--set", "crds.install=false,buildStrategies.buildkit.enabled=false"]
+        };
+        let text = render(values, part).expect("rendered");
         insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
             insta::assert_snapshot!(name, text);
         });
@@ -72,8 +81,9 @@ fn every_shipped_strategy_is_valid() {
     let names: Vec<String> = files
         .map(|path| path.file_stem().and_then(|name| name.to_str()).expect("a name").to_owned())
         .collect();
-    let text = render(&format!("buildStrategies: {{install: [{}]}}", names.join(", ")), &[])
-        .expect("rendered");
+    let enabled = |name: &String| format!("  {name}: {{enabled: true}}\n");
+    let values = format!("buildStrategies:\n{}", names.iter().map(enabled).collect::<String>());
+    let text = render(&values, &[]).expect("rendered");
     schemas::validate(&text).unwrap_or_else(|problems| panic!("{problems}"));
     let rendered = documents(&text);
     let rendered: BTreeSet<&str> = of_kind(&rendered, "BuildStrategy")
@@ -197,7 +207,44 @@ fn bad_values_are_refused_by_name() {
             "/registries/mirrors/docker.io/0",
         ),
         ("registries: {timeout: 5}", "/registries/timeout"),
-        ("buildStrategies: {install: [nobuild]}", "there is no strategy \"nobuild\""),
+        (
+            "buildStrategies: {nobuild: {enabled: true}}",
+            "buildStrategies.nobuild.builder: this chart has no builder \"nobuild\"; it has \
+             buildkit",
+        ),
+        ("buildStrategies: {buildkit: {images: x}}", "images"),
+        ("buildStrategies: {Build_Kit: {}}", "Build_Kit"),
+        (
+            "buildStrategies: {buildkit: {resources: {requests: {cpu: 1}}}}",
+            "buildStrategies.buildkit.resources.requests.cpu: the builder takes it from a \
+             parameter; set buildStrategies.buildkit.parameters.cpu instead",
+        ),
+        (
+            "buildStrategies: {buildkit: {parameters: {zone: a}}}",
+            "buildStrategies.buildkit.parameters.zone: nothing uses this parameter; the builder \
+             has cpu",
+        ),
+        (
+            "buildStrategies: {buildkit: {parameters: {cpu: {allowed: ['1']}}}}",
+            "parameters.cpu: the default \"250m\" is not one of `allowed`: 1",
+        ),
+        (
+            "{serviceMonitor: {enabled: true}, podMonitor: {enabled: true}}",
+            "serviceMonitor.enabled and podMonitor.enabled are both set",
+        ),
+        (
+            "{networkPolicy: {enabled: true}, registries: {plainHttp: ['r.example.com:5000']}}",
+            "registries.plainHttp: http://r.example.com:5000 needs port 5000, which \
+             networkPolicy.egressPorts does not list",
+        ),
+        (
+            "{networkPolicy: {enabled: true}, registries: {mirrors: {quay.io: ['http://m/x']}}}",
+            "registries.mirrors.quay.io: http://m/x needs port 80",
+        ),
+        (
+            "{networkPolicy: {enabled: true}, proxy: {https: 'http://p.example.com:3128'}}",
+            "proxy.https: http://p.example.com:3128 needs port 3128",
+        ),
         ("buildImagePullSecrets: [{name: pull}]", "/buildImagePullSecrets/0"),
         ("steps: {resources: {limits: {cpu: lots}}}", "/steps/resources/limits/cpu"),
         ("checks: {resources: {limits: {cpus: 1}}}", "cpus"),
@@ -253,9 +300,70 @@ fn every_value_is_described_in_the_schema() {
     }
     let text = fs::read_to_string(root().join("charts/groundswell/values.schema.json"))
         .expect("the schema");
+    let schema: Value = serde_json::from_str(&text).expect("JSON");
     let mut missing = Vec::new();
-    undescribed(&serde_json::from_str(&text).expect("JSON"), "", &mut missing);
+    undescribed(&schema, "", &mut missing);
+    undescribed(&schema["definitions"]["strategy"], ".buildStrategies.*", &mut missing);
+    undescribed(&schema["definitions"]["step"], ".steps.*", &mut missing);
     assert!(missing.is_empty(), "values without a description: {missing:?}");
+}
+
+/// The controller can use every strategy that the values make: rendered, it is a pod that builds.
+#[test]
+fn strategies_of_the_values_make_builds() {
+    let rendered = documents(&render(STRATEGIES, &[]).expect("rendered"));
+    for object in of_kind(&rendered, "BuildStrategy") {
+        let strategy: BuildStrategy = serde_json::from_value(object.clone()).expect("a strategy");
+        validate_strategy(&strategy, &StrategyRef::default())
+            .unwrap_or_else(|problem| panic!("{problem}"));
+    }
+    assert_eq!(of_kind(&rendered, "BuildStrategy").len(), 2);
+}
+
+/// A namespace with a quota on `limits.cpu`, or a move to other nodes, costs no rebuild.
+#[test]
+fn placement_and_resources_rebuild_nothing() {
+    let revision = |settings: &str| {
+        let values = format!("buildStrategies: {{buildkit: {settings}}}");
+        let rendered = documents(&render(&values, &[]).expect("rendered"));
+        let object = of_kind(&rendered, "BuildStrategy")[0].clone();
+        let strategy: BuildStrategy = serde_json::from_value(object).expect("a strategy");
+        strategy_revision(&strategy, &StrategyRef::default())
+    };
+    let before = revision("{}");
+    for settings in [
+        "{parameters: {cpu: 2, memoryLimit: 8Gi}, resources: {limits: {cpu: 4}}}",
+        "{nodeSelector: {pool: builds}, tolerations: [{operator: Exists}]}",
+        "{affinity: {nodeAffinity: {}}}",
+        "{priorityClassName: low, runtimeClassName: kata, imagePullSecrets: [builder]}",
+        "{podAnnotations: {team: x}, podLabels: {team: x}, timeout: 2h, description: Builds.}",
+        "{parameters: {pool: {default: a}}, nodeSelector: {pool: '{{ parameters.pool }}'}}",
+    ] {
+        assert_eq!(revision(settings), before, "{settings}");
+    }
+    assert_ne!(revision("{image: 'registry.example.com/buildkit:v1'}"), before);
+}
+
+/// The text that Helm prints at the end names the namespace and the commands of the next steps.
+#[test]
+fn notes_say_the_next_step() {
+    let text = notes(DEFAULTS);
+    for expected in [
+        "kubectl -n groundswell-system rollout status deployment/groundswell",
+        "Strategies: buildkit.",
+        "create secret docker-registry",
+        "kind: ImageFamily",
+        "strategy: {name: buildkit}",
+    ] {
+        assert!(text.contains(expected), "`{expected}` is not in: {text}");
+    }
+    let text = notes("buildStrategies: {buildkit: {enabled: false}}");
+    assert!(text.contains("No strategy is installed"), "{text}");
+    let text = notes(NAMESPACES);
+    assert!(
+        text.contains("namespaces team-a, team-b") && text.contains("namespace: team-a"),
+        "{text}"
+    );
 }
 
 /// Alerts and dashboard read only metrics that the controller exports.

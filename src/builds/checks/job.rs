@@ -7,8 +7,8 @@ use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
         core::v1::{
-            Capabilities, Container, EnvVar, PodSecurityContext, PodSpec, PodTemplateSpec,
-            SeccompProfile, SecurityContext, Volume, VolumeMount,
+            Affinity, Capabilities, Container, EnvVar, LocalObjectReference, PodSecurityContext,
+            PodSpec, PodTemplateSpec, SeccompProfile, SecurityContext, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -124,17 +124,23 @@ fn job_labels(request: &CheckRequest) -> BTreeMap<String, String> {
 fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
     let settings = &environment.pods.checks;
     let class = |name: &String| (!name.is_empty()).then(|| name.clone());
+    let own_secrets = settings.image_pull_secrets.iter();
+    let own_secrets =
+        own_secrets.map(|name| LocalObjectReference { name: name.clone() }).collect::<Vec<_>>();
     let mut pod = PodSpec {
         containers: vec![container(request, settings)],
         node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
         tolerations: (!settings.tolerations.is_empty()).then(|| settings.tolerations.clone()),
+        affinity: (settings.affinity != Affinity::default()).then(|| settings.affinity.clone()),
+        topology_spread_constraints: (!settings.topology_spread_constraints.is_empty())
+            .then(|| settings.topology_spread_constraints.clone()),
         priority_class_name: class(&settings.priority_class_name),
         runtime_class_name: class(&settings.runtime_class_name),
         restart_policy: Some("Never".into()),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         host_users: (request.user_namespace == UserNamespace::Required).then_some(false),
-        image_pull_secrets: environment.pull_secrets(None, &request.credentials),
+        image_pull_secrets: environment.pull_secrets(Some(own_secrets), &request.credentials),
         // Nothing that a check writes is kept, so it needs no time to shut down cleanly.
         termination_grace_period_seconds: Some(5),
         security_context: Some(PodSecurityContext {
@@ -194,6 +200,7 @@ fn add_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: 
         image: request.pinned(),
         credentials: request.credentials.clone(),
     };
+    let steps = &environment.pods.steps;
     let step = Container {
         name: credentials::SUBCOMMAND.into(),
         image: Some(environment.operator_image.clone()),
@@ -201,7 +208,7 @@ fn add_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: 
         args: Some(vec![credentials::SUBCOMMAND.into()]),
         env: Some(vec![env_var(credentials::CREDENTIALS_VARIABLE, &spec.to_variable())]),
         volume_mounts: Some(mounts.into_iter().chain([mount(false)]).collect()),
-        resources: Some(environment.pods.steps.resources.or_default(&STEP_REQUESTS, &STEP_LIMITS)),
+        resources: Some(steps.of(&steps.credentials).or_default(&STEP_REQUESTS, &STEP_LIMITS)),
         security_context: Some(restricted_security_context(PREPARE_USER, PREPARE_USER)),
         ..Container::default()
     };
@@ -403,11 +410,14 @@ mod tests {
     #[test]
     fn the_operators_configuration_places_checks_and_limits_them() {
         let settings = "
-steps: {resources: {limits: {cpu: 100m}}}
+steps: {resources: {limits: {cpu: 50m}}, credentials: {resources: {limits: {cpu: 100m}}}}
 checks:
   resources: {limits: {cpu: '1'}}
   nodeSelector: {disk: ssd}
   tolerations: [{key: builds, operator: Exists}]
+  affinity: {podAntiAffinity: {}}
+  topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone, whenUnsatisfiable: DoNotSchedule}]
+  imagePullSecrets: [scanner]
   priorityClassName: low
   runtimeClassName: gvisor
   podAnnotations: {sidecar.istio.io/inject: 'false'}
@@ -428,6 +438,9 @@ checks:
         let pod = template.spec.expect("pod");
         assert_eq!(pod.node_selector.expect("a selector")["disk"], "ssd");
         assert_eq!(pod.tolerations.expect("tolerations")[0].key.as_deref(), Some("builds"));
+        assert!(pod.affinity.expect("an affinity").pod_anti_affinity.is_some());
+        assert_eq!(pod.topology_spread_constraints.expect("constraints")[0].topology_key, "zone");
+        assert_eq!(pod.image_pull_secrets.expect("secrets")[0].name, "scanner");
         assert_eq!(pod.priority_class_name.as_deref(), Some("low"));
         assert_eq!(pod.runtime_class_name.as_deref(), Some("gvisor"));
         let limits = |container: &Container| {
@@ -443,7 +456,10 @@ checks:
             (plain.node_selector, plain.tolerations, plain.priority_class_name),
             (None, None, None)
         );
-        assert_eq!(plain.runtime_class_name, None);
+        assert_eq!(
+            (plain.runtime_class_name, plain.affinity, plain.topology_spread_constraints),
+            (None, None, None)
+        );
     }
 
     #[test]
