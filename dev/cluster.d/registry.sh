@@ -2,10 +2,10 @@
 # The registry: plain HTTP on the node's address, deletes allowed.
 #
 # It has three names. This machine uses $REGISTRY (the node's address and port). Pods and manifests use $REGISTRY_NAME
-# (registry.groundswell.test:5000), the same for every cluster. It also replaces docker.io, ghcr.io and registry.k8s.io:
-# the node pulls an image that was pushed as library/NAME by the name docker.io/library/NAME.
+# (registry.groundswell.test:5000), the same for every cluster. It also replaces docker.io, gcr.io, ghcr.io and
+# registry.k8s.io: the node pulls an image that was pushed as library/NAME by the name docker.io/library/NAME.
 
-mirrored_hosts=(docker.io ghcr.io registry.k8s.io)
+mirrored_hosts=(docker.io gcr.io ghcr.io registry.k8s.io)
 
 start_registry() {
   cat >"$data/registry.yaml" <<END

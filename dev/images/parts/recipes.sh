@@ -45,15 +45,10 @@ alpine() {
 
 # debian WORK LAYOUT PATCH: a real one. With a patch number above 0, a second layer holds it in /etc/base-patch.
 debian() {
-  local root=$1/root patch=$3 base more=()
+  local patch=$3 base more=()
   cached_debian_base
   cp "$base" "$1/layer.tar"
-  if [ "$patch" != 0 ]; then
-    mkdir -p "$root/etc"
-    echo "$patch" >"$root/etc/base-patch"
-    pack "$root" "$1/patch.tar"
-    more=("$1/patch.tar")
-  fi
+  patch_layer "$1" "$patch"
   write_layout "$2" '{"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["bash"]}' \
     "12.$patch" "$1/layer.tar" "${more[@]}"
 }
@@ -103,6 +98,93 @@ copy_apt_configuration() {
   fi
   apt-config dump Acquire | grep -E '^Acquire::(http|https|Check-|Retries|AllowInsecure)[^ ]* "' >"$root/etc/apt/apt.conf.d/80acquire" || true
   cp "$certificates" "$root/etc/ssl/certs/ca-certificates.crt"
+}
+
+# patch_layer WORK PATCH: appends a layer with /etc/base-patch to `more`, for a patch number above 0.
+patch_layer() {
+  [ "$2" != 0 ] || return 0
+  mkdir -p "$1/patch/etc"
+  echo "$2" >"$1/patch/etc/base-patch"
+  pack "$1/patch" "$1/patch.tar"
+  more+=("$1/patch.tar")
+}
+
+# rust WORK LAYOUT PATCH: Debian with a compiler for C and this machine's toolchain, at the places where the official image
+# has them. The official image has more of Debian's development packages.
+rust() {
+  local base more=()
+  cached_rust_base
+  cp "$base" "$1/layer.tar"
+  patch_layer "$1" "$3"
+  write_layout "$2" '{"Env": ["PATH=/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "RUSTUP_HOME=/usr/local/rustup", "CARGO_HOME=/usr/local/cargo", "RUST_VERSION='"$rust_version"'"], "Cmd": ["bash"]}' \
+    "$rust_version.$3" "$1/layer.tar" "${more[@]}"
+}
+
+rust_version=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$dev/../rust-toolchain.toml")
+
+# Sets `base` to the tar of the image for Rust, which takes some minutes and is made once per version.
+cached_rust_base() {
+  local debian root sysroot toolchain program
+  cached_debian_base
+  debian=$base base=$layouts/rust-$rust_version.tar
+  [ ! -f "$base" ] || return 0
+  sysroot=$(cd "$dev/.." && rustc --print sysroot)
+  root=$(mktemp -d "$layouts/.rust.XXXXXX")
+  tar --extract --file "$debian" --directory "$root"
+  cp /etc/resolv.conf "$root/etc/resolv.conf"
+  # apt needs /dev, which is mounted in a namespace that ends with the command.
+  # shellcheck disable=SC2016
+  if ! unshare --mount sh -ec 'mount --rbind /dev "$1/dev" && exec chroot "$1" sh -ec "$2"' sh "$root" \
+    'apt-get update
+     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+       curl g++ gcc git libc6-dev make patch perl pkg-config xz-utils
+     apt-get clean
+     rm -rf /var/lib/apt/lists/* /var/log/*' >"$layouts/rust.log" 2>&1; then
+    tail -n 15 "$layouts/rust.log" >&2
+    say "the packages for Rust could not be installed, see $layouts/rust.log"
+    rm -rf --one-file-system "$root"
+    return 1
+  fi
+  rm "$root/etc/resolv.conf"
+  toolchain=$root/usr/local/rustup/toolchains/$rust_version-$(rustc -vV | sed -n 's/^host: //p')
+  mkdir -p "$toolchain" "$root/usr/local/cargo/bin"
+  tar --create --directory "$sysroot" --exclude=./share/doc --exclude=./bin/*clippy* --exclude=./bin/*fmt . |
+    tar --extract --directory "$toolchain" --no-same-owner
+  cp "$(command -v rustup)" "$root/usr/local/cargo/bin/rustup"
+  for program in cargo rustc rustdoc; do ln -s rustup "$root/usr/local/cargo/bin/$program"; done
+  printf 'version = "12"\ndefault_toolchain = "%s"\nprofile = "minimal"\n' "${toolchain##*/}" >"$root/usr/local/rustup/settings.toml"
+  pack "$root" "$base.part"
+  mv "$base.part" "$base"
+  rm -rf --one-file-system "$root"
+}
+
+# distroless WORK LAYOUT PATCH: what gcr.io/distroless/cc has, from Debian's packages: the C library, libgcc and libstdc++
+# where a program of Rust or C finds them, certificates, and the user 65532. No shell and no package manager.
+distroless() {
+  local root=$1/root debian=$1/debian base more=() library
+  cached_debian_base
+  mkdir "$debian"
+  tar --extract --file "$base" --directory "$debian"
+  mkdir -p "$root"/{etc/ssl/certs,home/nonroot,usr/bin,usr/sbin,usr/lib,usr/lib64,proc,sys,dev,run,var/tmp}
+  mkdir -m 1777 "$root/tmp"
+  for library in bin sbin lib lib64; do ln -s "usr/$library" "$root/$library"; done
+  # Paths of packages go through the links above.
+  chroot "$debian" dpkg -L libc6 libgcc-s1 libstdc++6 | grep -E '/(lib|lib64)/.*\.so' | while read -r library; do
+    [ -f "$debian$library" ] || continue
+    mkdir -p "$root$(dirname "$library")"
+    cp -a "$debian$library" "$root$library"
+  done
+  cp "$certificates" "$root/etc/ssl/certs/ca-certificates.crt"
+  printf 'root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/nonexistent:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n' \
+    >"$root/etc/passwd"
+  printf 'root:x:0:\nnobody:x:65534:\nnonroot:x:65532:\n' >"$root/etc/group"
+  echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
+  chown 65532:65532 "$root/home/nonroot"
+  pack "$root" "$1/layer.tar"
+  patch_layer "$1" "$3"
+  write_layout "$2" '{"User": "65532", "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"], "WorkingDir": "/home/nonroot"}' "12.$3" "$1/layer.tar" "${more[@]}"
 }
 
 # buildkit WORK LAYOUT: the commands at the places where the official image has them.
