@@ -61,6 +61,10 @@ image: ## Build the operator's image IMAGE with this machine's container engine;
 images: ## Build the operator's image and push it to the development cluster
 	dev/images/operator
 
+.PHONY: self-build
+self-build: ## Build the Dockerfile in the development cluster, and let the operator patch itself
+	dev/self-build
+
 .PHONY: cluster-up
 cluster-up: ## Start the development cluster
 	dev/cluster up
