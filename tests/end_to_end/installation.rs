@@ -65,6 +65,11 @@ impl Session {
         install(self.cluster, self.image, values);
     }
 
+    /// Returns the reference of the operator's image.
+    pub const fn image(&self) -> &'static str {
+        self.image
+    }
+
     /// Returns the operator's pods.
     pub async fn operators(&self) -> Vec<Pod> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), NAMESPACE);

@@ -19,6 +19,7 @@ mod checks;
 mod cutoff;
 mod failures;
 mod installation;
+mod newcomer;
 mod promotion;
 mod replicas;
 mod rollouts;
