@@ -273,7 +273,7 @@ async fn kubectl_explains_every_level() {
 #[tokio::test]
 async fn the_api_server_takes_the_examples() {
     client().await;
-    for example in ["alpine-web", "diamond", "flask"] {
+    for example in ["alpine-web", "diamond", "flask", "greeting", "groundswell"] {
         let folder = format!("examples/{example}");
         cluster()
             .run("kubectl", &["apply", "-f", &format!("{folder}/namespace.yaml")])
