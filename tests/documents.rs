@@ -1,6 +1,6 @@
-//! The documents and the examples are correct: every link has a target, manifests consist of fields
-//! that exist, every condition reason, metric and chart value is documented, and the examples'
-//! `ConfigMap`s hold the files of their folders.
+//! The documents and the examples are correct: every link and every path in code style has a target,
+//! manifests consist of fields that exist, every condition reason and metric has a row in a table,
+//! every chart value is in the schema, and the examples' `ConfigMap`s hold the files of their folders.
 //!
 //! Needs no cluster; the end-to-end tests build and run the examples.
 
@@ -18,7 +18,7 @@ use clap::Parser as _;
 use groundswell::{
     api::{
         CascadePhase, FailureClass, Image, ImageFamily, Request,
-        condition::{READY, REASONS, RECONCILING, STALLED},
+        condition::{READY, REASONS, RECONCILING, ReasonClass, STALLED},
     },
     cli::CommandLine,
     server::{
@@ -137,17 +137,64 @@ fn every_link_has_a_target() {
     assert!(broken.is_empty(), "links without a target:\n{}", broken.join("\n"));
 }
 
-#[test]
-fn every_reason_is_explained() {
-    let guide = read(&root().join("docs/troubleshooting.md"));
-    let reasons = REASONS.iter().map(|(reason, _)| *reason);
-    let missing: Vec<_> = [READY, RECONCILING, STALLED]
-        .into_iter()
-        .chain(reasons)
-        .filter(|reason| !guide.contains(&format!("`{reason}`")))
-        .collect();
-    assert!(missing.is_empty(), "docs/troubleshooting.md does not explain {missing:?}");
+/// Returns the names in the first cells of a document's tables, each with the heading above it.
+fn table_names(text: &str) -> Vec<(&str, &str)> {
+    let mut heading = "";
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.starts_with('#') {
+            heading = line.trim_start_matches('#').trim();
+        } else if let Some(row) = line.strip_prefix("| ") {
+            let cell = row.split(" |").next().unwrap_or_default();
+            found.extend(cell.split('`').skip(1).step_by(2).map(|name| (heading, name)));
+        }
+    }
+    found
 }
+
+#[test]
+fn every_reason_has_a_row_in_the_section_of_its_class() {
+    let guide = read(&root().join("docs/troubleshooting.md"));
+    let rows = table_names(&guide);
+    for (reason, class) in REASONS {
+        let sections: Vec<_> =
+            rows.iter().filter(|(_, name)| name == reason).map(|(section, _)| *section).collect();
+        assert!(!sections.is_empty(), "docs/troubleshooting.md has no row for {reason}");
+        let passes = *class != ReasonClass::NeedsUser;
+        assert!(
+            !sections.contains(&"No action needed") || passes,
+            "{reason} needs a user and stands under 'No action needed'"
+        );
+    }
+    for condition in [READY, RECONCILING, STALLED] {
+        assert!(guide.contains(&format!("`{condition}`")), "{condition} is not explained");
+    }
+}
+
+#[test]
+fn paths_in_code_style_exist() {
+    let path = regex::Regex::new(
+        "`((?:src|tests|docs|dev|charts|crds|deploy|examples|benches)/[A-Za-z0-9_./-]+)`",
+    )
+    .expect("regex");
+    let mut missing = BTreeSet::new();
+    let mut checked = 0;
+    for document in documents() {
+        let text = prose(&read(&document));
+        for found in path.captures_iter(&text).map(|found| found[1].to_owned()) {
+            checked += 1;
+            // `NAME` stands for any name, for example that of a shipped strategy.
+            if !root().join(found.replace("NAME", "buildkit")).exists() {
+                missing.insert(format!("{}: {found}", document.display()));
+            }
+        }
+    }
+    assert!(checked > 50, "only {checked} paths");
+    assert!(missing.is_empty(), "paths that do not exist: {missing:#?}");
+}
+
+/// What OpenMetrics appends to the name of a counter and of an info metric.
+const OPEN_METRICS: [&str; 2] = ["_total", "_info"];
 
 #[test]
 fn every_metric_and_its_results_are_explained() {
@@ -172,8 +219,16 @@ fn every_metric_and_its_results_are_explained() {
     let value = regex::Regex::new(r#"(?:result|outcome)="(\w+)""#).expect("regex");
     let names = name.captures_iter(&text).map(|found| found[1].to_owned());
     let values = value.captures_iter(&text).map(|found| format!("`{}`", &found[1]));
-    let missing: BTreeSet<String> =
-        names.chain(values).filter(|word| !guide.contains(word.as_str())).collect();
+    let rows: BTreeSet<&str> = table_names(&guide).into_iter().map(|(_, name)| name).collect();
+    let missing: BTreeSet<String> = names
+        .filter(|name| {
+            !rows.iter().any(|row| {
+                let row = row.split('{').next().unwrap_or_default();
+                row == name || row.strip_prefix(name).is_some_and(|end| OPEN_METRICS.contains(&end))
+            })
+        })
+        .chain(values.filter(|value| !guide.contains(value.as_str())))
+        .collect();
     assert!(missing.is_empty(), "docs/operations.md does not explain {missing:?}");
 }
 

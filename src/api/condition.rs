@@ -188,7 +188,7 @@ reasons! {
     WINDOW_CLOSED = "WindowClosed": Expected;
     /// Too many consecutive builds have failed from the same cause.
     BREAKER_OPEN = "BreakerOpen": Expected;
-    /// The image was built as often as `policy.rateLimit` allows.
+    /// As many builds of the family have started as `policy.rateLimit` allows.
     RATE_LIMITED = "RateLimited": Expected;
     /// The namespace, the cluster or an upstream has as many running builds as the operator allows.
     BUILD_LIMIT_REACHED = "BuildLimitReached": Expected;

@@ -84,8 +84,9 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<ImageHold>,
 
-    /// What happens to this image when a parent fails. `Block` waits until the parent is current.
-    /// `UseLastGood` builds from the last verified digest of the parent. Defaults to `Block`.
+    /// What happens to this image when an ancestor fails. `Block`: the image gets the state `Blocked`
+    /// until the ancestor is current again. `UseLastGood`: the image is built from the last verified
+    /// digest of its parent. Defaults to `Block`.
     #[serde(default)]
     pub on_parent_failure: OnParentFailure,
 

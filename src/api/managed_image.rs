@@ -115,11 +115,13 @@ pub struct ManagedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Inputs>,
 
-    /// Hash of what a user of the image can notice: its files, its configuration and its platform.
+    /// Hash of the image's files, configuration and platform without creation times.
+    /// `policy.cutoff: Content` compares it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
 
-    /// Hash of the image's configuration and layers as they are stored.
+    /// Hash of the image's configuration and layers, byte for byte. `policy.cutoff: Digest` compares
+    /// it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blobs: Option<String>,
 
@@ -170,7 +172,7 @@ pub struct ManagedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running: Option<RunningBuild>,
 
-    /// Failures of the wanted fingerprint.
+    /// Failed attempts to build the image from its present inputs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureRecord>,
 
@@ -367,8 +369,9 @@ fn is_zero(number: &i32) -> bool {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct BuildFailure {
-    /// Class of the failure, which decides whose number of retries it counts against: `Build`,
-    /// `Infrastructure`, `Input` or `Cancelled`.
+    /// Class of the failure. `Build` failures are retried `policy.retries.build` times,
+    /// `Infrastructure` failures `policy.retries.infrastructure` times. `Input` failures are not
+    /// retried until an input changes. `Cancelled` is not a failure.
     pub class: FailureClass,
     /// Reason constant of the failure.
     pub reason: String,

@@ -35,8 +35,8 @@ pub struct Policy {
     pub retries: Retries,
 
     /// What happens to a running cascade when an upstream moves. `Finish` runs it to completion
-    /// with the digests it started with. `Cancel` cancels its builds and starts a new cascade with
-    /// the new digests. Defaults to `Finish`.
+    /// with the digests it started with. `Cancel` cancels its running builds once the quiet time has
+    /// passed, and starts a new cascade with the new digests. Defaults to `Finish`.
     #[serde(default)]
     pub supersede: Supersede,
 
@@ -49,8 +49,8 @@ pub struct Policy {
 
     /// When floating tags move. `Image` moves the tags of each image as soon as it is built and
     /// checked. `Cascade` moves all tags together once every required image of the cascade is
-    /// current. Tags that name the build or the fingerprint are set at once in both cases. Defaults
-    /// to `Image`.
+    /// current or held. Tags that name the build or the fingerprint are set at once in both cases.
+    /// Defaults to `Image`.
     #[serde(default)]
     pub promotion: Promotion,
 

@@ -58,7 +58,7 @@ pub struct Metrics {
 /// Result of a build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum BuildResult {
-    /// The registry has the pushed image.
+    /// The builder ended without an error. The registry is asked for the image afterwards.
     Succeeded,
     /// The build itself failed.
     BuildFailed,

@@ -1,4 +1,4 @@
-//! What the steps of one reconcile of a family share. No client is needed.
+//! What the steps of one reconcile of a family share.
 
 use jiff::Timestamp;
 use kube::{Api, Resource, core::NamespaceResourceScope};

@@ -1,10 +1,11 @@
-//! Limits: which builds families may start where they share a limit, and how fast one cascade may
+//! Limits: which builds families may start where they share a limit, and how fast one family may
 //! start them.
 //!
 //! [`fair_shares`] divides the free capacity of a namespace, of the cluster and of an upstream
 //! between the families that wait: weighted max-min fairness, one build at a time.
-//! [`rate_allowance`] is the rate limit of a single cascade. Nothing is stored here: both follow
-//! from what runs, what waits, and since when.
+//! [`rate_allowance`] is the rate limit of a family: it counts the builds that no user caused,
+//! whatever cascade they belong to. Nothing is stored here: both follow from what runs, what waits,
+//! and since when.
 
 use std::{
     cmp::Ordering,
