@@ -204,6 +204,10 @@ reasons! {
     /// An image of another family cannot be used: it does not exist, or it is not exported to this
     /// namespace.
     IMPORT_REFUSED = "ImportRefused": NeedsUser;
+    /// Records that belonged to nobody were adopted by the family.
+    RECORDS_ADOPTED = "RecordsAdopted": Settled;
+    /// The record of an image is controlled by another object.
+    RECORD_CONFLICT = "RecordConflict": NeedsUser;
     /// A request of a user was carried out.
     REQUEST_DONE = "RequestDone": Settled;
     /// A request of a user could not be carried out or could not be read.

@@ -38,7 +38,7 @@ const CLOSED_GATES: [&str; 7] = [
 
 /// Reasons of `Stalled` with which the images of a family are not evaluated: their records stay as
 /// they were before.
-const UNEVALUATED_FAMILY: [&str; 7] = [
+const UNEVALUATED_FAMILY: [&str; 8] = [
     reason::INVALID_SPEC,
     reason::CYCLE,
     reason::UNKNOWN_PARENT,
@@ -46,6 +46,7 @@ const UNEVALUATED_FAMILY: [&str; 7] = [
     reason::INVALID_TAG_TEMPLATE,
     reason::SECRET_NOT_FOUND,
     reason::INVALID_SECRET,
+    reason::RECORD_CONFLICT,
 ];
 
 /// Reads the objects of families and of their images.

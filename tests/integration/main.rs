@@ -11,6 +11,7 @@
     reason = "a test reports what is wrong by failing"
 )]
 
+mod adoption;
 mod bad_input;
 mod builder;
 mod cascades;

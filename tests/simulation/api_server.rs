@@ -25,6 +25,8 @@ pub struct Call {
     pub kind: Option<Kind>,
     pub key: Key,
     pub status: bool,
+    /// Whether the body is a merge patch, and not one of server-side apply.
+    pub merge: bool,
     pub dry_run: bool,
     pub owner: String,
     pub body: Value,
@@ -34,7 +36,12 @@ pub struct Call {
 pub type Answer = (u16, Arc<Value>);
 
 impl Call {
-    fn read(method: Method, uri: &http::Uri, body: &[u8]) -> Option<Self> {
+    fn read(head: &http::request::Parts, body: &[u8]) -> Option<Self> {
+        let (method, uri) = (head.method.clone(), &head.uri);
+        let merge = head
+            .headers
+            .get(http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind == "application/merge-patch+json");
         let parts: Vec<&str> =
             uri.path().split('/').skip_while(|part| *part != "namespaces").skip(1).collect();
         let (namespace, plural) = (*parts.first()?, *parts.get(1)?);
@@ -53,6 +60,7 @@ impl Call {
             kind: Kind::of_plural(plural),
             key: Key::new(namespace, name),
             status: parts.get(3) == Some(&"status"),
+            merge,
             dry_run: query("dryRun").is_some(),
             owner: query("fieldManager").unwrap_or_default().replace("%2F", "/"),
             method,
@@ -90,8 +98,7 @@ fn serve(
     async move {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await?;
-        let call = Call::read(parts.method, &parts.uri, &body)
-            .ok_or("a path that the model does not implement")?;
+        let call = Call::read(&parts, &body).ok_or("a path that the model does not implement")?;
         let (there, back) = shared.lock().faults.latency();
         tokio::time::sleep(there).await;
         let result = take(&shared, process, call).await;
@@ -214,7 +221,11 @@ fn create(cluster: &mut Cluster, kind: Kind, call: Call) -> Answer {
 fn patch(cluster: &mut Cluster, kind: Kind, call: Call) -> Answer {
     let now = cluster.time.truth();
     let before = cluster.objects.get(kind, &call.key).cloned();
-    let result = cluster.objects.apply(kind, &call.key, &call.owner, call.body, call.status, now);
+    let result = if call.merge {
+        cluster.objects.merge(kind, &call.key, &call.body)
+    } else {
+        cluster.objects.apply(kind, &call.key, &call.owner, call.body, call.status, now)
+    };
     cluster.schedule_delivery(kind);
     if let Ok(object) = &result {
         if before.is_none() {
@@ -228,9 +239,10 @@ fn patch(cluster: &mut Cluster, kind: Kind, call: Call) -> Answer {
 fn delete(cluster: &mut Cluster, kind: Kind, call: &Call) -> Result<Arc<Value>, ObjectError> {
     let foreground = call.body["propagationPolicy"] == "Foreground";
     let wanted = &call.body["preconditions"]["uid"];
+    let version = &call.body["preconditions"]["resourceVersion"];
     if let Some(known) = cluster.objects.get(kind, &call.key)
-        && !wanted.is_null()
-        && known["metadata"]["uid"] != *wanted
+        && ((!wanted.is_null() && known["metadata"]["uid"] != *wanted)
+            || (!version.is_null() && known["metadata"]["resourceVersion"] != *version))
     {
         return Err(ObjectError::Conflict);
     }

@@ -198,6 +198,21 @@ impl Objects {
         })
     }
 
+    /// Merge patch of the version of an object that the patch names: of its metadata, or of its
+    /// status.
+    pub fn merge(
+        &mut self,
+        kind: Kind,
+        key: &Key,
+        patch: &Value,
+    ) -> Result<Arc<Value>, ObjectError> {
+        let known = self.get(kind, key).ok_or(ObjectError::Missing)?;
+        if patch["metadata"]["resourceVersion"] != known["metadata"]["resourceVersion"] {
+            return Err(ObjectError::Conflict);
+        }
+        self.update(kind, key, |object| merge(object, patch))
+    }
+
     /// Marks an object for deletion that a finalizer or a grace period keeps.
     pub fn mark_deleted(
         &mut self,
@@ -229,6 +244,24 @@ impl Objects {
         self.objects.insert((kind, key), Arc::clone(&object));
         self.log.entry(kind).or_default().push(Change { gone: false, object: Arc::clone(&object) });
         object
+    }
+}
+
+/// Applies a JSON merge patch.
+fn merge(value: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *value = patch.clone();
+        return;
+    };
+    if !value.is_object() {
+        *value = json!({});
+    }
+    for (name, field) in fields {
+        if field.is_null() {
+            value.as_object_mut().expect("an object").remove(name);
+        } else {
+            merge(&mut value[name], field);
+        }
     }
 }
 

@@ -4,13 +4,11 @@
 - apiGroups: [groundswell.dev]
   resources: [imagefamilies]
   verbs: [get, list, watch]
-# The rows per image and the records of cascades. Only the controller creates and deletes them.
+# The rows per image and the records of cascades. Only the controller creates and deletes them. It
+# patches the owner of those that have none, such as restored ones.
 - apiGroups: [groundswell.dev]
-  resources: [managedimages]
+  resources: [managedimages, cascades]
   verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [groundswell.dev]
-  resources: [cascades]
-  verbs: [get, list, watch, create, delete]
 - apiGroups: [groundswell.dev]
   resources: [imagefamilies/status, managedimages/status, cascades/status]
   verbs: [patch]

@@ -133,12 +133,15 @@ pub async fn reconcile(
 async fn observe(observer: &mut Observer<'_>) -> Result<Snapshot, ObserveError> {
     // 3.1 (pure) Validate the spec.
     let blueprint = observer.validate_spec()?;
-    // 3.2 (API) Load the registry credentials, if their Secrets have changed.
+    // 3.2 (API) Adopt records that belong to nobody. A record that belongs to another object is
+    // left alone.
+    observer.adopt_records().await?;
+    // 3.3 (API) Load the registry credentials, if their Secrets have changed.
     let keychain = observer.load_keychain().await?;
     observer.cache.note_accepted_spec();
-    // 3.3 (pure) Register what the pollers are to poll for this family.
+    // 3.4 (pure) Register what the pollers are to poll for this family.
     observer.register_polls(&keychain);
-    // 3.4 (API) Take the snapshot. Only content that has changed is read from the API server, and
+    // 3.5 (API) Take the snapshot. Only content that has changed is read from the API server, and
     // the Events of pods that their nodes do not start.
     Ok(observer.take_snapshot(blueprint, keychain).await?)
 }

@@ -25,7 +25,10 @@ use crate::{
     controller::{
         context::Context,
         error::{ReconcileError, call},
-        family::record::events::{self, Notice},
+        family::{
+            observe::ownership::is_record_of,
+            record::events::{self, Notice},
+        },
         object_cache::Key,
         writes::apply_status,
     },
@@ -56,7 +59,8 @@ pub async fn reconcile(
         return Ok(Action::await_change());
     };
     let family = context.stores.families.get(&Key::new(&key.namespace, &image.spec.family));
-    let Some(family) = family.filter(|family| !family.spec.suspend) else {
+    let serves = |family: &Arc<ImageFamily>| !family.spec.suspend && is_record_of(&image, family);
+    let Some(family) = family.filter(serves) else {
         return Ok(Action::requeue(RESYNC));
     };
     let rollouts = rollouts_of(&family, &image);

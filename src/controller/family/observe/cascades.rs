@@ -8,7 +8,7 @@ use crate::{
     api::{Cascade, CascadePhase},
     controller::{
         error::{ReconcileError, call},
-        family::observe::Observer,
+        family::observe::{Observer, ownership::is_controlled_by},
     },
     engine::EndedCascade,
 };
@@ -17,7 +17,8 @@ use crate::{
 pub(super) struct ObservedCascades {
     /// The running one.
     pub(super) running: Option<Arc<Cascade>>,
-    /// The ended ones, the newest last.
+    /// Those whose names are taken: those that the family does not control, and its ended ones, the
+    /// newest last.
     pub(super) ended: Vec<Arc<Cascade>>,
 }
 
@@ -26,11 +27,13 @@ impl Observer<'_> {
     pub(super) async fn cascades(&mut self) -> Result<ObservedCascades, ReconcileError> {
         let mut cascades = self.context.stores.cascades.group(&self.key);
         cascades.extend(self.read_announced_cascade(&cascades).await?);
-        let mut ended: Vec<_> =
-            cascades.iter().filter(|cascade| !is_running(cascade)).cloned().collect();
-        ended.sort_by_key(|cascade| cascade.creation_timestamp());
-        let running = cascades.into_iter().find(is_running);
-        Ok(ObservedCascades { running, ended })
+        let (ours, others): (Vec<_>, Vec<_>) =
+            cascades.into_iter().partition(|cascade| is_controlled_by(&**cascade, &self.family));
+        let (running, mut of_ours): (Vec<_>, Vec<_>) = ours.into_iter().partition(is_running);
+        of_ours.sort_by_key(|cascade| cascade.creation_timestamp());
+        // The names of others are taken, too.
+        let ended = [others, of_ours].concat();
+        Ok(ObservedCascades { running: running.into_iter().next(), ended })
     }
 
     /// Reads the cascade whose creation got no answer, or that the family's status announces, if no

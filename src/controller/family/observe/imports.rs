@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     api::{ImageFamily, ManagedImage},
     controller::{
-        context::Context, family::observe::Observer, object_cache::Key,
+        context::Context, family::observe::{Observer, ownership::{is_record_of, record_name}}, object_cache::Key,
         reconcile_cache::CachedSurvey,
     },
     engine::{
@@ -40,8 +40,10 @@ impl Records for StoredFamilies<'_> {
     }
 
     fn image(&self, name: &ImageName) -> Option<Arc<ManagedImage>> {
-        let record = format!("{}.{}", name.family.name, name.image);
-        self.0.stores.images.get(&Key::new(&name.family.namespace, &record))
+        let record = record_name(&name.family.name, &name.image);
+        let record = self.0.stores.images.get(&Key::new(&name.family.namespace, &record))?;
+        let family = Records::family(self, &name.family)?;
+        is_record_of(&record, &family).then_some(record)
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`snapshot`]: everything that the decision needs, by subject: [`sources`], [`strategies`],
 //!   [`jobs`], [`pod_events`], [`upstreams`], [`tags`], [`imports`], [`cascades`], [`records`] and
 //!   [`requests`]
+//! - [`ownership`]: which records belong to the family
 //! - [`image_keys`]: the keys by which pollers are asked for tags
 
 pub mod cascades;
@@ -14,6 +15,7 @@ pub mod credentials;
 pub mod image_keys;
 pub mod imports;
 pub mod jobs;
+pub mod ownership;
 pub mod pod_events;
 pub mod polls;
 pub mod records;

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use kube::runtime::reflector::ObjectRef;
 
 use crate::{
-    controller::{family::observe::Observer, git_poll::GitKey},
+    controller::{
+        family::observe::{Observer, ownership::is_record_of},
+        git_poll::GitKey,
+    },
     registry::Keychain,
     upstream::{ImageKey, Interest},
 };
@@ -29,7 +32,8 @@ impl Observer<'_> {
             let key = keys.key(&context.registry, reference, &upstream.platforms, keychain);
             interests.push(Interest { key, interval: upstream.interval.into() });
         }
-        for record in context.stores.images.group(&self.key) {
+        let records = context.stores.images.group(&self.key).into_iter();
+        for record in records.filter(|record| is_record_of(record, &self.family)) {
             let tags = record.status.iter().flat_map(|status| &status.tags);
             for tag in tags.filter(|tag| !tag.immutable) {
                 let reference = format!("{}:{}", record.spec.repository, tag.tag);

@@ -6,17 +6,19 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     api::{Image, ImageFamilySpec, ManagedImage},
     controller::{
-        family::observe::Observer,
+        family::observe::{Observer, ownership::is_record_of},
         reconcile_cache::{Lookups, ReconcileCache},
     },
     engine::{BuildOutcome, ObservedBuild, VerifiedBuild, blueprint::repository},
 };
 
 impl Observer<'_> {
-    /// Returns the records of the family's images, by the images' names.
+    /// Returns the records of the family's images, by the images' names. What somebody else has
+    /// created in their place is not believed.
     pub(super) fn records_by_image(&self) -> HashMap<String, Arc<ManagedImage>> {
         let records = self.context.stores.images.group(&self.key).into_iter();
-        records.map(|record| (record.spec.image.clone(), record)).collect()
+        let ours = records.filter(|record| is_record_of(record, &self.family));
+        ours.map(|record| (record.spec.image.clone(), record)).collect()
     }
 }
 

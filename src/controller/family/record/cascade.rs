@@ -16,7 +16,9 @@ use crate::{
     api::{Cascade, CascadePhase, CascadeSpec, CascadeStatus, condition::reason, labels},
     controller::{
         error::{ReconcileError, call},
-        family::{reconcile::Reconcile, record::events::Notice},
+        family::{
+            observe::ownership::is_controlled_by, reconcile::Reconcile, record::events::Notice,
+        },
         writes::{apply_status, delete},
     },
     engine::{CascadeDecision, cascade::record, causes},
@@ -165,7 +167,9 @@ impl Reconcile<'_> {
         let mut ended = self.context.stores.cascades.group(&self.snapshot.key);
         ended.retain(|cascade| {
             let phase = cascade.status.as_ref().map(|status| status.phase).unwrap_or_default();
-            phase != CascadePhase::Running && cascade.metadata.deletion_timestamp.is_none()
+            phase != CascadePhase::Running
+                && cascade.metadata.deletion_timestamp.is_none()
+                && is_controlled_by(&**cascade, &self.snapshot.family)
         });
         // The sort is stable, and the store sorts by name: names decide within one second.
         ended.sort_by_key(|cascade| cascade.creation_timestamp());

@@ -23,6 +23,7 @@ use crate::{
     controller::{
         error::{ReconcileError, call},
         family::{
+            observe::ownership::record_name,
             reconcile::Reconcile,
             record::{
                 counting::RecordChange,
@@ -41,7 +42,7 @@ use crate::{
 };
 
 /// The number of records that are written concurrently.
-const MAX_CONCURRENT_WRITES: usize = 8;
+pub(super) const MAX_CONCURRENT_WRITES: usize = 8;
 /// The most characters of an image's message.
 const MAX_IMAGE_MESSAGE: usize = 512;
 
@@ -98,7 +99,7 @@ impl Reconcile<'_> {
             return Ok(());
         };
         let known = self.snapshot.records.get(index.position()).and_then(Option::as_ref);
-        let name = format!("{}.{}", self.snapshot.key.name, image.name);
+        let name = record_name(&self.snapshot.key.name, &image.name);
         let level = self.snapshot.blueprint.lineage.level(index);
         let spec = ManagedImageSpec {
             family: self.snapshot.key.name.clone(),

@@ -5,9 +5,11 @@
 //! - [`image`]: the record of each image; [`history`]: the builds in it; [`counting`]: what the
 //!   metrics count when it changes
 //! - [`cascade`]: the record of a cascade
+//! - [`adoption`]: the family as the owner of records that have none
 //! - [`requests`]: the outcome of requests
 //! - [`events`]: Events about families and images
 
+pub mod adoption;
 pub mod announcement;
 pub mod cascade;
 pub mod conditions;

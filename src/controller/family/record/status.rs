@@ -22,7 +22,7 @@ use crate::{
         error::{ReconcileError, call},
         family::{
             RESYNC,
-            observe::Observer,
+            observe::{Observer, ownership::is_record_of},
             reconcile::Reconcile,
             record::{
                 announcement::INFLIGHT_GRACE,
@@ -210,7 +210,8 @@ impl Reconcile<'_> {
         let api: Api<ManagedImage> = self.api();
         for record in self.context.stores.images.group(&self.snapshot.key) {
             let is_wanted = wanted.get(record.spec.image.as_str()) == Some(&record.spec.repository);
-            if is_wanted || record.metadata.deletion_timestamp.is_some() {
+            let is_ours = is_record_of(&record, &self.snapshot.family);
+            if is_wanted || !is_ours || record.metadata.deletion_timestamp.is_some() {
                 continue;
             }
             delete(&api, &record.name_any(), &DeleteParams::default()).await?;
