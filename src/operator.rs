@@ -34,6 +34,7 @@ use crate::{
         context::Context,
         dependents::Dependents,
         git_poll,
+        installations::Installations,
         quota::{BuildLimits, BuildQuota},
         reconcile_cache::ReconcileCaches,
         rollouts::Rollouts,
@@ -213,6 +214,10 @@ async fn lead_until_stopped(
     readiness.note(move || served.served().unwatched().into_iter().map(describe).collect());
     let served = Arc::clone(&context);
     metrics.count_unwatched_namespaces(move || served.served().unwatched().len());
+    let others = Arc::clone(&context);
+    readiness.note(move || others.installations.notes());
+    let others = Arc::clone(&context);
+    metrics.count_families_of_others(move || others.installations.families_of_others());
 
     let work = run(Arc::clone(&context), workloads, wait_for_stop(stop.clone()));
     let grace_period_over = async {
@@ -309,6 +314,7 @@ fn build_context(
     let reporter = Reporter { controller: NAME.into(), instance: Some(settings.identity.clone()) };
     let context = Context {
         recorder: Recorder::new(client.clone(), reporter),
+        installations: Installations::new(&settings.lease_namespace, NAME),
         stores: Stores::default(),
         rollouts: Rollouts::default(),
         reverts: rollout::RevertTracker::default(),

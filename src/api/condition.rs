@@ -208,6 +208,8 @@ reasons! {
     RECORDS_ADOPTED = "RecordsAdopted": Settled;
     /// The record of an image is controlled by another object.
     RECORD_CONFLICT = "RecordConflict": NeedsUser;
+    /// Another installation of Groundswell serves the family.
+    SERVED_ELSEWHERE = "ServedElsewhere": NeedsUser;
     /// A request of a user was carried out.
     REQUEST_DONE = "RequestDone": Settled;
     /// A request of a user could not be carried out or could not be read.

@@ -57,6 +57,11 @@ pub struct ImageFamilyStatus {
     /// Images that need a user to change something. Lists the first 20.
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub attention: Vec<Attention>,
+
+    /// Installation of Groundswell that serves the family: the namespace of its Lease. Another
+    /// installation leaves the family alone as long as that Lease is renewed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub installation: Option<String>,
 }
 
 /// State of an upstream.

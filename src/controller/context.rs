@@ -10,9 +10,9 @@ use crate::{
     builds::job::BuildEnvironment,
     clock::Clock,
     controller::{
-        backoff::ReconcileBackoff, dependents::Dependents, git_poll::GitKey, quota::BuildQuota,
-        reconcile_cache::ReconcileCaches, rollouts::Rollouts, stores::Stores,
-        tag_owners::TagOwners, watch::Scopes,
+        backoff::ReconcileBackoff, dependents::Dependents, git_poll::GitKey,
+        installations::Installations, quota::BuildQuota, reconcile_cache::ReconcileCaches,
+        rollouts::Rollouts, stores::Stores, tag_owners::TagOwners, watch::Scopes,
     },
     object_watch::DeniedWatches,
     registry, rollout,
@@ -30,6 +30,8 @@ pub struct Context {
     pub scopes: Scopes,
     /// The watches that the API server denies.
     pub denied: DeniedWatches,
+    /// This installation, and the others in the cluster.
+    pub installations: Installations,
     /// A cache per kind, filled by the watches.
     pub stores: Stores,
     /// Workloads and Namespaces, for rollouts.

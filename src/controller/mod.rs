@@ -17,6 +17,7 @@ pub mod error;
 pub mod family;
 pub mod git_poll;
 pub mod image;
+pub mod installations;
 pub mod object_cache;
 pub mod quota;
 pub mod reconcile_cache;

@@ -201,6 +201,7 @@ impl Context {
         self.failures.forget("ImageFamily", &key);
         self.quota.forget(&key, self.clock.now());
         self.metrics.builds_waiting(self.quota.queued_builds());
+        self.installations.forget(&key);
         self.metrics.family_gone(&format!("{}/{}", key.namespace, key.name));
     }
 }

@@ -52,7 +52,8 @@ pub struct Metrics {
     reconcile_errors: Family<ErrorLabels, Counter>,
     reconcile_seconds: Histograms<KindLabels>,
     leader: Gauge,
-    unwatched: UnwatchedNamespaces,
+    unwatched: CountedAtScrape,
+    others: CountedAtScrape,
 }
 
 /// Result of a build.
@@ -170,7 +171,14 @@ impl Metrics {
                 Histogram::new(RECONCILE_SECONDS_BOUNDS)
             }),
             leader: Gauge::default(),
-            unwatched: UnwatchedNamespaces::default(),
+            unwatched: CountedAtScrape::new(
+                "unwatched_namespaces",
+                "Number of namespaces that are to be served and cannot be watched",
+            ),
+            others: CountedAtScrape::new(
+                "families_of_other_installations",
+                "Number of families that another installation serves",
+            ),
         };
         metrics.registry = Arc::new(metrics.register());
         metrics
@@ -180,6 +188,7 @@ impl Metrics {
         let mut all = Registry::with_prefix("groundswell");
         all.register_collector(Box::new(self.fleet.clone()));
         all.register_collector(Box::new(self.unwatched.clone()));
+        all.register_collector(Box::new(self.others.clone()));
         let build = vec![("version", build_info::VERSION), ("commit", build_info::COMMIT)];
         all.register("build", "Version and commit of the controller", Info::new(build));
         all.register(
@@ -236,8 +245,12 @@ impl Metrics {
 
     /// Counts the namespaces that cannot be watched at each request of the metrics.
     pub fn count_unwatched_namespaces(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
-        // It is set once, when this replica becomes the leader.
-        _ = self.unwatched.0.set(Box::new(count));
+        self.unwatched.set(count);
+    }
+
+    /// Counts the families that another installation serves at each request of the metrics.
+    pub fn count_families_of_others(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
+        self.others.set(count);
     }
 
     /// Counts a cascade that started.
@@ -329,27 +342,37 @@ struct Fleet {
     families: Arc<Mutex<HashMap<String, FamilyMetrics>>>,
 }
 
-/// Returns how many namespaces cannot be watched, once this replica is the leader.
-#[derive(Clone, Default)]
-struct UnwatchedNamespaces(Arc<OnceLock<Box<dyn Fn() -> usize + Send + Sync>>>);
+/// A number that is counted at each scrape, once this replica is the leader.
+#[derive(Clone)]
+struct CountedAtScrape {
+    name: &'static str,
+    help: &'static str,
+    count: Arc<OnceLock<Box<dyn Fn() -> usize + Send + Sync>>>,
+}
 
-impl fmt::Debug for UnwatchedNamespaces {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("UnwatchedNamespaces")
+impl CountedAtScrape {
+    fn new(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, count: Arc::default() }
+    }
+
+    /// Sets the function that counts. It is set once, when this replica becomes the leader.
+    fn set(&self, count: impl Fn() -> usize + Send + Sync + 'static) {
+        _ = self.count.set(Box::new(count));
     }
 }
 
-impl Collector for UnwatchedNamespaces {
+impl fmt::Debug for CountedAtScrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CountedAtScrape").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Collector for CountedAtScrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let count = self.0.get().map_or(0, |count| count());
+        let count = self.count.get().map_or(0, |count| count());
         let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
-        let help = "Number of namespaces that are to be served and cannot be watched";
-        gauge.encode(encoder.encode_descriptor(
-            "unwatched_namespaces",
-            help,
-            None,
-            gauge.metric_type(),
-        )?)
+        let (name, metric_type) = (self.name, gauge.metric_type());
+        gauge.encode(encoder.encode_descriptor(name, self.help, None, metric_type)?)
     }
 }
 

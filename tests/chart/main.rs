@@ -123,7 +123,7 @@ fn the_definitions_are_the_generated_ones_and_are_kept() {
 }
 
 #[test]
-fn with_listed_namespaces_only_reading_strategies_and_these_namespaces_is_cluster_wide() {
+fn with_listed_namespaces_little_more_than_reading_strategies_is_cluster_wide() {
     let rendered = documents(&render(NAMESPACES, &[]).expect("rendered"));
     let bound: BTreeSet<String> = of_kind(&rendered, "ClusterRoleBinding")
         .iter()
@@ -135,8 +135,13 @@ fn with_listed_namespaces_only_reading_strategies_and_these_namespaces_is_cluste
         .find(|role| role["metadata"]["name"] == "groundswell")
         .map(|role| role["rules"].as_array().expect("rules").clone())
         .expect("the role");
-    assert_eq!(rules.len(), 2, "{rules:?}");
+    assert_eq!(rules.len(), 3, "{rules:?}");
     for rule in rules {
+        if rule["resources"] == serde_json::json!(["leases"]) {
+            assert_eq!(rule["resourceNames"], serde_json::json!(["groundswell"]));
+            assert_eq!(rule["verbs"], serde_json::json!(["get"]));
+            continue;
+        }
         assert_eq!(rule["verbs"], serde_json::json!(["get", "list", "watch"]));
         if rule["resources"] == serde_json::json!(["namespaces"]) {
             assert_eq!(rule["resourceNames"], serde_json::json!(["team-a", "team-b"]));

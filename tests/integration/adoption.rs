@@ -81,7 +81,8 @@ async fn records_without_a_family_are_adopted_and_not_believed() {
     place.apply_family("app", &scene.spec()).await.expect("a family");
     place.wait_family("app", "Ready", 90).await;
     let digests = place.digests("app").await;
-    let cascades: Vec<String> = place.list::<Cascade>().await.iter().map(|c| c.name_any()).collect();
+    let cascades: Vec<String> =
+        place.list::<Cascade>().await.iter().map(|c| c.name_any()).collect();
     orphan(place, "app").await;
     let orphaned = owners::<ManagedImage>(place).await;
     assert!(orphaned.len() == 4 && orphaned.iter().all(|(_, owners)| owners.is_empty()));

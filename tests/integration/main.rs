@@ -21,6 +21,7 @@ mod cutoff;
 mod deletion;
 mod families;
 mod gate;
+mod installations;
 mod leadership;
 mod manifests;
 mod odd_registry;

@@ -29,7 +29,13 @@ use self::{
 };
 use crate::{
     api::ImageFamily,
-    controller::{context::Context, error::ReconcileError, object_cache::Key, quota},
+    controller::{
+        context::Context,
+        error::ReconcileError,
+        installations::{Claim, RECHECK_INTERVAL, claim},
+        object_cache::Key,
+        quota,
+    },
     engine::{CascadeDecision, Decision},
 };
 
@@ -57,13 +63,18 @@ pub async fn reconcile(
     let now = context.clock.now();
     cache.begin_reconcile(now);
 
-    // 1. (API) Find out what came of earlier writes that got no answer.
+    // 1. (API) Find out what came of earlier writes that got no answer, and claim the family for
+    // this installation.
     status::refresh_family(&context, &key, &mut cache).await?;
     let Some(family) = live_family(&context, &key) else { return Ok(Action::await_change()) };
     if family.uid().unwrap_or_default() != uid {
         // The family was recreated, and the cache belongs to the deleted one.
         return Ok(Action::requeue(REQUEUE_NOW));
     }
+    // A family that another installation serves is left alone.
+    let Claim::Ours(family) = claim(&context, family).await? else {
+        return Ok(Action::requeue(RECHECK_INTERVAL));
+    };
     jobs::find_unanswered(&context.stores.jobs, &context.client, &key.namespace, &mut cache)
         .await?;
 

@@ -59,7 +59,11 @@ pub async fn reconcile(
         return Ok(Action::await_change());
     };
     let family = context.stores.families.get(&Key::new(&key.namespace, &image.spec.family));
-    let serves = |family: &Arc<ImageFamily>| !family.spec.suspend && is_record_of(&image, family);
+    let serves = |family: &Arc<ImageFamily>| {
+        !family.spec.suspend
+            && is_record_of(&image, family)
+            && !context.installations.is_others(family)
+    };
     let Some(family) = family.filter(serves) else {
         return Ok(Action::requeue(RESYNC));
     };

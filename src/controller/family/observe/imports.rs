@@ -6,7 +6,12 @@ use std::{collections::HashMap, sync::Arc};
 use crate::{
     api::{ImageFamily, ManagedImage},
     controller::{
-        context::Context, family::observe::{Observer, ownership::{is_record_of, record_name}}, object_cache::Key,
+        context::Context,
+        family::observe::{
+            Observer,
+            ownership::{is_record_of, record_name},
+        },
+        object_cache::Key,
         reconcile_cache::CachedSurvey,
     },
     engine::{

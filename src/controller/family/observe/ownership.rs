@@ -49,9 +49,11 @@ impl RecordControl {
 /// Returns whether a family controls an object.
 pub fn is_controlled_by<K: Resource>(object: &K, family: &ImageFamily) -> bool {
     let mut owners = object.owner_references().iter();
-    family.metadata.uid.as_ref().is_some_and(|uid| {
-        owners.any(|owner| owner.controller == Some(true) && owner.uid == *uid)
-    })
+    family
+        .metadata
+        .uid
+        .as_ref()
+        .is_some_and(|uid| owners.any(|owner| owner.controller == Some(true) && owner.uid == *uid))
 }
 
 /// Returns whether an object is the record of an image of a family: it has the name of that record,

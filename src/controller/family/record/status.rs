@@ -117,6 +117,7 @@ impl Reconcile<'_> {
             last_handled_request: last_handled.or_else(|| old.last_handled_request.clone()),
             requests,
             attention: self.attention(),
+            installation: old.installation.clone(),
         }
     }
 
