@@ -20,7 +20,9 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, Response, StatusCode, header},
 };
-use groundswell::builds::git::{self, FetchLimits, GitCredential, GitError, subprocess::Resolver};
+use groundswell::builds::git::{
+    self, FetchLimits, FetchedCommit, GitCredential, GitError, subprocess::Resolver,
+};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
 
@@ -229,7 +231,7 @@ async fn fetch(
     folder: Option<&'static str>,
     to: &Path,
     limits: FetchLimits,
-) -> Result<(), GitError> {
+) -> Result<FetchedCommit, GitError> {
     let (url, commit, to) = (url.to_owned(), commit.to_owned(), to.to_owned());
     let work = move || {
         git::fetch(&url, &commit, folder, None, &to.join("scratch"), &to.join("context"), &limits)

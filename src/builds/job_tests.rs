@@ -330,7 +330,6 @@ fn buildkit_gets_every_input_of_the_image() {
     assert_eq!(
         pod(&job).containers[0].args.as_deref().unwrap_or_default(),
         [
-            "build",
             "--progress=plain",
             "--frontend=dockerfile.v0",
             "--local=context=/workspace/context",
@@ -341,7 +340,6 @@ fn buildkit_gets_every_input_of_the_image() {
             "--opt=context:alpine:3.20=docker-image://docker.io/library/alpine@sha256:aa",
             "--opt=build-arg:A=1,$$(HOME)",
             "--opt=label:l=x=y",
-            "--opt=build-arg:SOURCE_DATE_EPOCH=0",
             concat!(
                 "--output=type=image,name=registry.example.com/team/pyenv:gs-1,push=true,",
                 "oci-mediatypes=true,rewrite-timestamp=true,",
@@ -349,4 +347,46 @@ fn buildkit_gets_every_input_of_the_image() {
             ),
         ]
     );
+}
+
+/// The entry point of `BuildKit` in a folder of its own: it prints its arguments, one per line.
+const PRINT_ARGUMENTS: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\"\n";
+
+#[test]
+fn buildkit_gets_the_dates_that_prepare_writes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let dates = folder.path().join("dates.env");
+    let text = "SOURCE_DATE_EPOCH=1767323045\nCREATED=2026-01-02T03:04:05Z\n";
+    std::fs::write(&dates, text).expect("dates");
+    let entry_point = folder.path().join("buildctl-daemonless.sh");
+    std::fs::write(&entry_point, PRINT_ARGUMENTS).expect("entry point");
+    let entry_point = entry_point.display().to_string();
+    for strategy in shipped() {
+        let build = pod(&job_of(&strategy)).containers.remove(0);
+        let command = build.command.expect("a command");
+        assert_eq!(command[0], "sh");
+        let script = command[2]
+            .replace(source::DATES, &dates.display().to_string())
+            .replace("buildctl-daemonless.sh", &format!("sh {entry_point}"));
+        let args = build.args.expect("arguments");
+        let output = std::process::Command::new("sh")
+            .args([command[1].as_str(), script.as_str()])
+            .args(&command[3..])
+            .args(&args)
+            .output()
+            .expect("sh");
+        let printed = String::from_utf8(output.stdout).expect("text");
+        let printed: Vec<&str> = printed.lines().collect();
+        assert_eq!(
+            printed[..2],
+            ["build", "--opt=build-arg:SOURCE_DATE_EPOCH=1767323045"],
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert_eq!(printed[2..printed.len() - 1], args[..args.len() - 1]);
+        let created = ",annotation.org.opencontainers.image.created=2026-01-02T03:04:05Z";
+        let last = args.last().expect("an output").clone() + created;
+        assert_eq!(printed.last(), Some(&last.as_str()));
+        assert!(last.starts_with("--output="), "{last}");
+    }
 }

@@ -21,7 +21,7 @@ pub mod strategy;
 pub mod strategy_revision;
 pub mod template;
 
-/// `SOURCE_DATE_EPOCH` of every build, in seconds since 1970. It is constant, so that the same
-/// inputs give the same digest. The time of a build is recorded in the image's annotations and in
-/// its `ManagedImage`, never in its content.
+/// The variable `epoch` of strategies: `SOURCE_DATE_EPOCH`, in seconds since 1970, for a builder
+/// that cannot read the dates that `prepare` writes. It is constant, so that the same inputs give
+/// the same digest.
 pub const SOURCE_DATE_EPOCH: i64 = 0;

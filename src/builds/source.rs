@@ -15,6 +15,8 @@ pub const CONTEXT: &str = "/workspace/context";
 pub const CA_FILE: &str = "/workspace/ca.crt";
 /// The certificates of the system and those of [`CA_FILE`] together.
 pub const TRUST_FILE: &str = "/workspace/ca-certificates.crt";
+/// The dates of the image, as variables of a shell.
+pub const DATES: &str = "/workspace/dates.env";
 /// The folder with the merged `config.json`. The variable `DOCKER_CONFIG` names it.
 pub const DOCKER_CONFIG: &str = "/docker-config";
 /// The mount path of a `ConfigMap` source, in `prepare` only.

@@ -4,10 +4,11 @@
 //! annotations describe the build and its configuration contains the time. A cascade stops at an
 //! image where only these have changed, so the comparison omits them.
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::registry::{Digest, ImageConfig, ImageManifest, Platform};
+use crate::registry::{Digest, ImageConfig, ImageManifest, Platform, manifest::timestamp};
 
 /// Keys of a configuration's `config` that builders fill with leftovers of the build container.
 /// They have no effect on a user of the image. Every other key is part of the content: a cascade
@@ -84,15 +85,22 @@ pub(super) struct ContentFields {
     history: Option<Vec<HistoryEntry>>,
 }
 
-/// An entry of the history, without its time and its author.
+/// An entry of the history, without its author. Its time is not part of the content.
 #[derive(Deserialize)]
 struct HistoryEntry {
+    created: Option<Value>,
     created_by: Option<Value>,
     #[serde(default)]
     empty_layer: bool,
 }
 
 impl ContentFields {
+    /// Returns when the newest layer was created.
+    pub(super) fn newest_layer(&self) -> Option<Timestamp> {
+        let layers = self.history.iter().flatten().filter(|entry| !entry.empty_layer);
+        layers.filter_map(|entry| timestamp(entry.created.as_ref()?)).max()
+    }
+
     /// Returns the hash of these fields together with the platform and the layers.
     pub(super) fn content_hash(&self, platform: &Platform, diff_ids: &[Digest]) -> Digest {
         let mut text = String::new();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::Value;
 
 use crate::registry::{Digest, Platform, content::ContentFields};
 
@@ -88,6 +89,8 @@ pub struct IndexEntry {
 pub struct ImageConfig {
     /// When the image was created, if the configuration says so.
     pub created: Option<Timestamp>,
+    /// When the newest of its layers was created, if the history says so.
+    pub newest_layer: Option<Timestamp>,
     /// The platform that the image runs on.
     pub platform: Platform,
     /// The digests of the uncompressed layers, the lowest first.
@@ -200,7 +203,8 @@ impl ImageConfig {
             )
         })?;
         Ok(Self {
-            created: config.created.and_then(|text| text.parse().ok()),
+            created: config.created.as_ref().and_then(timestamp),
+            newest_layer: config.content_fields.newest_layer(),
             content: config.content_fields.content_hash(&config.platform, &config.rootfs.diff_ids),
             platform: config.platform,
             diff_ids: config.rootfs.diff_ids,
@@ -221,7 +225,7 @@ struct ManifestShape {
 
 #[derive(Deserialize)]
 struct ConfigShape {
-    created: Option<String>,
+    created: Option<Value>,
     #[serde(flatten)]
     platform: Platform,
     #[serde(flatten)]
@@ -232,6 +236,11 @@ struct ConfigShape {
 #[derive(Deserialize)]
 struct RootFs {
     diff_ids: Vec<Digest>,
+}
+
+/// Returns a time that a configuration contains. What is not a time is no reason to reject an image.
+pub(super) fn timestamp(value: &Value) -> Option<Timestamp> {
+    value.as_str()?.parse().ok()
 }
 
 /// Returns a media type without its parameters.
@@ -323,6 +332,24 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_layer_is_found_in_the_history() {
+        let body = serde_json::json!({
+            "created": "2026-05-01T00:00:00Z",
+            "rootfs": { "type": "layers", "diff_ids": [] },
+            "history": [
+                { "created": "2026-01-01T00:00:00Z" },
+                { "created": "2026-03-01T01:00:00+01:00" },
+                { "created": "never" },
+                { "created": 5 },
+                {},
+                { "created": "2026-04-01T00:00:00Z", "empty_layer": true },
+            ],
+        });
+        let config = ImageConfig::parse(body.to_string().as_bytes()).expect("config");
+        assert_eq!(config.newest_layer, Some("2026-03-01T00:00:00Z".parse().expect("time")));
+    }
+
+    #[test]
     fn a_configuration_is_parsed() {
         let body = serde_json::json!({
             "created": "2026-01-02T03:04:05Z",
@@ -334,12 +361,25 @@ mod tests {
         assert_eq!(config.created, Some("2026-01-02T03:04:05Z".parse().expect("time")));
         assert_eq!(config.platform.to_string(), "linux/arm/v7");
         assert_eq!(config.diff_ids.len(), 1);
-        assert_eq!(
-            ImageConfig::parse(body.replace("2026-01-02T", "x").as_bytes())
-                .expect("config")
-                .created,
-            None
-        );
+        for hostile in [
+            "\"never\"",
+            "\"\"",
+            "\"292277026596-12-04T15:30:08Z\"",
+            "\"-9999999-01-01T00:00:00Z\"",
+            "1767323045",
+            "1e999",
+            "{\"a\":[]}",
+            "null",
+        ] {
+            let body = body.replace("\"2026-01-02T03:04:05Z\"", hostile);
+            let config = ImageConfig::parse(body.as_bytes());
+            if hostile == "1e999" {
+                assert!(config.is_err(), "no JSON number");
+                continue;
+            }
+            let config = config.expect(hostile);
+            assert_eq!((config.created, config.newest_layer), (None, None), "{hostile}");
+        }
         assert!(ImageConfig::parse(b"{}").is_err());
     }
 }

@@ -20,6 +20,7 @@ use git2::{
     AutotagOption, CertificateCheckStatus, Direction, FetchOptions, Oid, ProxyOptions, Remote,
     RemoteCallbacks, Repository,
 };
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -154,6 +155,13 @@ pub fn resolve(
         })
 }
 
+/// A commit whose files were written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FetchedCommit {
+    /// When it was committed, according to whoever committed it.
+    pub committed_at: Option<Timestamp>,
+}
+
 /// Writes the files of a commit, or of one folder of it, to `destination`, which must not exist.
 /// `scratch` holds the repository meanwhile and must not exist either. It is removed afterwards.
 ///
@@ -168,7 +176,7 @@ pub fn fetch(
     scratch: &Path,
     destination: &Path,
     limits: &FetchLimits,
-) -> Result<(), GitError> {
+) -> Result<FetchedCommit, GitError> {
     let parsed = parse(url)?;
     let missing =
         || GitError::NotFound { url: url.to_owned(), what: format!("the commit {commit}") };
@@ -193,7 +201,9 @@ pub fn fetch(
                     repository.find_tree(entry.id()).map_err(|_| missing())?
                 }
             };
-            checkout::write(&repository, &tree, url, destination, limits, deadline)
+            checkout::write(&repository, &tree, url, destination, limits, deadline)?;
+            let committed_at = Timestamp::from_second(commit.time().seconds()).ok();
+            Ok(FetchedCommit { committed_at })
         });
     // Leftovers in scratch do no harm, because they are deleted with the pod.
     let _ = std::fs::remove_dir_all(scratch);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::builds::{
-    git::{self, FetchLimits, GitCredential},
+    git::{self, FetchLimits, FetchedCommit, GitCredential},
     prepare::{
         PodPaths, disk_error,
         error::{PrepareError, PrepareReason},
@@ -23,21 +23,22 @@ const MAX_MOUNTED: u64 = 2 << 20;
 /// Maximum size of a Dockerfile in bytes.
 const MAX_DOCKERFILE: u64 = 1 << 20;
 
-/// Writes the build context.
+/// Writes the build context, and returns the commit that it comes from. Other sources have none.
 pub(super) fn write(
     source: &ResolvedSource,
     paths: &PodPaths,
     limits: &FetchLimits,
-) -> Result<(), PrepareError> {
+) -> Result<FetchedCommit, PrepareError> {
     match source {
-        ResolvedSource::Inline { dockerfile } => write_files(
-            &paths.context(),
-            &[ContextFile {
+        ResolvedSource::Inline { dockerfile } => {
+            let dockerfile = ContextFile {
                 path: source::DOCKERFILE,
                 executable: false,
                 content: dockerfile.as_bytes(),
-            }],
-        ),
+            };
+            write_files(&paths.context(), &[dockerfile])?;
+            Ok(FetchedCommit::default())
+        }
         ResolvedSource::ConfigMap { name, items, hash } => {
             let missing = |problem: String| {
                 PrepareError::new(
@@ -59,14 +60,15 @@ pub(super) fn write(
                 );
                 return Err(PrepareError::new(PrepareReason::SourceUnavailable, message));
             }
-            write_files(&paths.context(), &files)
+            write_files(&paths.context(), &files)?;
+            Ok(FetchedCommit::default())
         }
         ResolvedSource::Git { url, commit, path, secret, .. } => {
             let credential =
                 secret.as_ref().map(|secret| git_credential(secret, url, paths)).transpose()?;
             let scratch = paths.workspace.join(".repository");
             let context = paths.context();
-            git::fetch(
+            let fetched = git::fetch(
                 url,
                 commit,
                 path.as_deref(),
@@ -75,7 +77,7 @@ pub(super) fn write(
                 &context,
                 limits,
             )?;
-            Ok(())
+            Ok(fetched)
         }
     }
 }

@@ -32,18 +32,19 @@ pub(in crate::builds) enum ConfigAccess {
 
 /// Merges the mounted Secrets and writes the file, which only its owner can read. It contains the
 /// credentials for what the build pulls and pushes, and no others: a command of a Dockerfile cannot
-/// read the file, but a builder might be tricked into disclosing it.
+/// read the file, but a builder might be tricked into disclosing it. Returns all of the credentials.
 pub(super) fn write(
     spec: &PrepareSpec,
     registries: &Config,
     paths: &PodPaths,
-) -> Result<(), PrepareError> {
+) -> Result<Keychain, PrepareError> {
     let keychain = merge(&spec.credentials, &paths.credentials)?;
     write_file(
         &keychain.docker_config(&images(spec, registries)),
         &paths.docker_config,
         ConfigAccess::OwnerOnly,
-    )
+    )?;
+    Ok(keychain)
 }
 
 /// Returns the credentials of the Secrets of these names. Each is mounted in a folder named by its

@@ -39,6 +39,8 @@ pub enum PrepareReason {
     UserNamespaceUnavailable,
     /// A Secret is missing or cannot be used.
     InvalidSecret,
+    /// A registry that a parent comes from is unreachable.
+    RegistryUnavailable,
     /// `prepare` itself failed, for example because of its spec or its disk.
     InfrastructureFailed,
 }
@@ -53,6 +55,7 @@ impl PrepareReason {
             Self::SourceUnavailable | Self::SourceUnusable => reason::SOURCE_UNAVAILABLE,
             Self::UserNamespaceUnavailable => reason::USER_NAMESPACE_UNAVAILABLE,
             Self::InvalidSecret => reason::INVALID_SECRET,
+            Self::RegistryUnavailable => reason::REGISTRY_UNAVAILABLE,
             Self::InfrastructureFailed => reason::INFRASTRUCTURE_FAILED,
         }
     }
@@ -68,6 +71,7 @@ impl PrepareReason {
             Self::SourceUnavailable
             | Self::UserNamespaceUnavailable
             | Self::InvalidSecret
+            | Self::RegistryUnavailable
             | Self::InfrastructureFailed => FailureClass::Infrastructure,
         }
     }

@@ -1,13 +1,14 @@
 //! The init container of a build, from the operator's own image: `groundswell prepare`.
 //!
 //! It verifies that the pod runs in the user namespace that the strategy requires, writes the build
-//! context, compares the Dockerfile with the declared edges, and writes the credentials and the
-//! configuration of the registries for the builder. If one of these fails, it writes the error as
+//! context, compares the Dockerfile with the declared edges, and writes the credentials, the dates of
+//! the image and the configuration of the registries for the builder. If one of these fails, it writes the error as
 //! its termination message, and the builder never starts.
 
 mod buildkitd;
 mod ca_bundle;
 mod context;
+mod dates;
 pub(in crate::builds) mod docker_config;
 pub mod error;
 pub mod spec;
@@ -20,17 +21,21 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
+use tokio::runtime::Handle;
+
 use crate::{
     builds::{
         dockerfile::{self, BuilderPlatform, Dockerfile},
         git::FetchLimits,
         prepare::{
+            dates::{ImageDates, ParentDates},
             error::{PrepareError, PrepareReason},
             spec::PrepareSpec,
         },
         source,
     },
-    registry::Config,
+    registry::{CaBundle, Config, Keychain, Platform},
 };
 
 /// Maximum duration of `prepare`. libgit2 does not time out by itself on a server that sends
@@ -78,7 +83,12 @@ pub async fn main() -> ExitCode {
     let variable = std::env::var_os(spec::PREPARE_VARIABLE);
     let work = tokio::task::spawn_blocking({
         let paths = paths.clone();
-        move || run(variable, &paths)
+        let runtime = Handle::current();
+        move || {
+            run(variable, &paths, |spec, registries, keychain| {
+                runtime.block_on(parent_dates(spec, registries, keychain))
+            })
+        }
     });
     let result = match tokio::time::timeout(PREPARE_TIMEOUT, work).await {
         Ok(Ok(result)) => result,
@@ -97,7 +107,16 @@ pub async fn main() -> ExitCode {
     }
 }
 
-fn run(variable: Option<OsString>, paths: &PodPaths) -> Result<(), PrepareError> {
+/// Prepares the build. `parent_dates` returns the dates of the parents, in the order of the spec.
+fn run(
+    variable: Option<OsString>,
+    paths: &PodPaths,
+    parent_dates: impl FnOnce(
+        &PrepareSpec,
+        &Config,
+        &Keychain,
+    ) -> Result<Vec<ParentDates>, PrepareError>,
+) -> Result<(), PrepareError> {
     let broken = |problem: String| {
         PrepareError::new(
             PrepareReason::InfrastructureFailed,
@@ -115,11 +134,26 @@ fn run(variable: Option<OsString>, paths: &PodPaths) -> Result<(), PrepareError>
     user_namespace::verify(spec.user_namespace, &paths.uid_map)?;
     // Before anything uses Git, whose TLS library reads the file once.
     ca_bundle::write(&spec, paths)?;
-    context::write(&spec.source, paths, &FetchLimits::default())?;
+    let commit = context::write(&spec.source, paths, &FetchLimits::default())?;
     verify_dockerfile(&spec, paths)?;
     let registries = registries(&spec)?;
-    docker_config::write(&spec, &registries, paths)?;
+    let keychain = docker_config::write(&spec, &registries, paths)?;
+    let parents = parent_dates(&spec, &registries, &keychain)?;
+    ImageDates::of(&spec, &parents, commit.committed_at, Timestamp::now()).write(paths)?;
     buildkitd::write(&registries, &ca_bundle::hosts(&spec), paths)
+}
+
+/// Reads when the parents were created from their registries.
+async fn parent_dates(
+    spec: &PrepareSpec,
+    registries: &Config,
+    keychain: &Keychain,
+) -> Result<Vec<ParentDates>, PrepareError> {
+    let ca_bundle = CaBundle::parse(&spec.ca_bundle).unwrap_or_default();
+    let registries = Config { ca_bundle, ..registries.clone() };
+    let builder = BuilderPlatform::of_this_machine();
+    let Ok(platform) = format!("{}/{}", builder.os, builder.architecture).parse::<Platform>();
+    dates::read(spec, registries, keychain, &platform).await
 }
 
 fn registries(spec: &PrepareSpec) -> Result<Config, PrepareError> {

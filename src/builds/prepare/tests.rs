@@ -38,7 +38,11 @@ impl Pod {
     }
 
     fn run(&self, spec: &Value) -> Result<(), PrepareError> {
-        run(Some(spec.to_string().into()), &PodPaths::under(self.0.path()))
+        let created = Some("2026-01-02T03:04:05Z".parse().expect("a time"));
+        let dates = ParentDates { created, ..ParentDates::default() };
+        run(Some(spec.to_string().into()), &PodPaths::under(self.0.path()), |spec, _, _| {
+            Ok(vec![dates; spec.parents.len()])
+        })
     }
 }
 
@@ -70,6 +74,10 @@ fn prepares_an_inline_source() {
         "[registry.\"registry.example.com\"]\n  http = true\n"
     );
     assert_eq!(pod.read("docker-config/config.json"), r#"{"auths":{}}"#);
+    assert_eq!(
+        pod.read("workspace/dates.env"),
+        "SOURCE_DATE_EPOCH=1767323045\nCREATED=2026-01-02T03:04:05Z\n"
+    );
     let mode =
         fs::metadata(pod.path("docker-config/config.json")).expect("file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -230,7 +238,7 @@ fn nothing_is_done_without_a_spec() {
     let paths = PodPaths::under(pod.0.path());
     for variable in [None, Some("{}".into()), Some("x".into())] {
         assert_eq!(
-            run(variable, &paths).expect_err("an error").reason,
+            run(variable, &paths, |_, _, _| Ok(Vec::new())).expect_err("an error").reason,
             PrepareReason::InfrastructureFailed
         );
     }

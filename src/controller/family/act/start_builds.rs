@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Resource, ResourceExt};
 
@@ -262,19 +261,16 @@ fn parent_name(edge: &Edge) -> String {
 }
 
 /// Returns the annotations of the image's manifest, named as in the OCI image specification.
-/// `created` is fixed, so that the same inputs give the same digest: see
-/// [`builds::SOURCE_DATE_EPOCH`].
+/// The date is not known yet: `prepare` finds it.
 fn annotations(
     image: &Image,
     parents: &[BuildParent],
     revision: &str,
     identity: &BuildIdentity,
 ) -> BTreeMap<String, String> {
-    let created = Timestamp::from_second(builds::SOURCE_DATE_EPOCH).unwrap_or_default();
     let mut annotations = BTreeMap::from([
         (labels::OCI_FINGERPRINT.to_owned(), identity.fingerprint.to_string()),
         (labels::OCI_BUILD.to_owned(), identity.number.to_string()),
-        ("org.opencontainers.image.created".to_owned(), created.to_string()),
         ("org.opencontainers.image.revision".to_owned(), revision.to_owned()),
     ]);
     if let Some(base) = parents.iter().find(|parent| parent.usage == EdgeUse::Base) {
