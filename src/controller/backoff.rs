@@ -25,7 +25,7 @@ impl ReconcileBackoff {
     /// Counts a failure, and returns how long to wait before the next try.
     pub fn count_failure(&self, kind: &'static str, key: Key) -> Duration {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seed = jitter_seed(&key.name);
+        let seed = jitter_seed(&[&key.namespace, &key.name]);
         let count = failures.entry((kind, key)).or_default();
         *count = count.saturating_add(1);
         let seed = seed.wrapping_add((*count).into());
@@ -38,16 +38,28 @@ impl ReconcileBackoff {
     }
 }
 
-/// Returns a seed for the jitter of a pause that belongs to `name`: an object or a family. Names
-/// that differ get different pauses, so that what failed together is not retried together.
+/// Returns a seed for the jitter of a pause that belongs to what these names identify: namespace
+/// and name of an object, for example. What differs in a name gets other pauses, so that what
+/// failed together is not retried together.
 #[must_use]
-pub fn jitter_seed(name: &str) -> u64 {
-    name.bytes().fold(7, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()))
+pub fn jitter_seed(names: &[&str]) -> u64 {
+    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
+    bytes.fold(7, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn objects_of_one_name_in_two_namespaces_have_other_pauses() {
+        let pause = |namespace: &str| {
+            let failures = ReconcileBackoff::default();
+            failures.count_failure("ImageFamily", Key::new(namespace, "family"))
+        };
+        assert_ne!(pause("team-a"), pause("team-b"));
+        assert_ne!(jitter_seed(&["a", "bc"]), jitter_seed(&["ab", "c"]));
+    }
 
     #[test]
     fn pauses_grow_until_a_success() {

@@ -94,7 +94,7 @@ impl Reconcile<'_> {
     #[must_use]
     pub fn lookup_retry_at(&self, failures: u32) -> Timestamp {
         let uid = self.snapshot.family.uid().unwrap_or_default();
-        let seed = jitter_seed(&uid).wrapping_add(failures.into());
+        let seed = jitter_seed(&[&uid]).wrapping_add(failures.into());
         let pause = backoff::pause(failures, MIN_LOOKUP_PAUSE, MAX_LOOKUP_PAUSE, seed);
         self.now.saturating_add(pause).unwrap_or(Timestamp::MAX)
     }
