@@ -141,8 +141,9 @@ reasons! {
     PREEMPTED = "Preempted": NeedsUser;
     /// The node of a pod is gone or no longer responds.
     NODE_LOST = "NodeLost": NeedsUser;
-    /// A node rejected a pod that was scheduled to it.
-    NODE_REFUSED = "NodeRefused": NeedsUser;
+    /// A node rejected the pod of a Job that was scheduled to it. The Job is created again once a
+    /// pause has passed.
+    NODE_REFUSED = "NodeRefused": Expected;
     /// A pod was deleted before it finished.
     POD_LOST = "PodLost": NeedsUser;
     /// A pod cannot be started with its current specification.
@@ -151,11 +152,14 @@ reasons! {
     IMAGE_PULL_FAILED = "ImagePullFailed": NeedsUser;
     /// No node has enough free resources for a pod.
     UNSCHEDULABLE = "Unschedulable": NeedsUser;
-    /// The cluster creates no pod for a Job because a quota or a policy forbids it.
+    /// The cluster creates no pod for a Job, and does not say why. The Job is created again once a
+    /// pause has passed.
     POD_NOT_CREATED = "PodNotCreated": NeedsUser;
-    /// A quota of the namespace leaves no room for a Job.
-    QUOTA_EXCEEDED = "QuotaExceeded": NeedsUser;
-    /// A policy or a missing permission forbids a Job.
+    /// A quota of the namespace leaves no room for a Job or for its pod. The Job is created once
+    /// there is room.
+    QUOTA_EXCEEDED = "QuotaExceeded": Expected;
+    /// A policy, a limit range or a missing permission forbids a Job or its pod. The Job is created
+    /// once it is admitted.
     JOB_REFUSED = "JobRefused": NeedsUser;
     /// A registry accepted the credential and rejected the push.
     PUSH_REFUSED = "PushRefused": NeedsUser;

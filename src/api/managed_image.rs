@@ -352,6 +352,10 @@ pub struct FailureRecord {
     /// Id of the request that cleared the earlier failures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retried: Option<String>,
+    /// Versions of the spec and of the strategy that an invalid Job was made of. It is made again
+    /// when one of them changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_version: Option<String>,
     /// The last failure.
     pub last: BuildFailure,
     /// Time at which the last failure was observed. The pause before the next attempt starts here.

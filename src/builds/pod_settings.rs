@@ -12,6 +12,7 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::builds::{job::quantities, strategy::unknown_field};
 
@@ -157,6 +158,15 @@ impl StepSettings {
     /// Returns the configured resources of one step: its own, or those of all steps.
     pub(super) fn of<'a>(&'a self, step: &'a StepOverride) -> &'a Resources {
         if step.resources == Resources::default() { &self.resources } else { &step.resources }
+    }
+}
+
+impl PodSettings {
+    /// Returns a short hash of the configuration.
+    #[must_use]
+    pub fn version(&self) -> String {
+        let text = serde_json::to_string(self).unwrap_or_default();
+        hex::encode(Sha256::digest(text)).get(..8).unwrap_or_default().to_owned()
     }
 }
 

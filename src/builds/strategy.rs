@@ -114,7 +114,8 @@ pub fn render_pod(
         problem,
     };
     let variables = Variables::new(request, parameters(strategy, chosen)?);
-    let rendered = template::render(&name(strategy), &strategy.spec.template, &variables)?;
+    let mut rendered = template::render(&name(strategy), &strategy.spec.template, &variables)?;
+    drop_empty_quantities(&mut rendered);
     let mut template: PodTemplateSpec = serde_json::from_value(rendered.clone())
         .map_err(|error| wrong("spec.template", format!("is not a pod template: {error}")))?;
     let kept = serde_json::to_value(&template).unwrap_or_default();
@@ -128,6 +129,23 @@ pub fn render_pod(
     match first_problem(&spec, strategy.spec.user_namespace) {
         Some(PodProblem { path, problem }) => Err(wrong(&path, problem)),
         None => Ok((template, spec)),
+    }
+}
+
+/// Removes the requests and limits of containers that render to nothing, so that a parameter may
+/// leave one out. A quantity is never empty.
+fn drop_empty_quantities(template: &mut Value) {
+    for list in ["containers", "initContainers"] {
+        let containers =
+            template.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            for quantities in ["requests", "limits"] {
+                let quantities = container.pointer_mut(&format!("/resources/{quantities}"));
+                if let Some(quantities) = quantities.and_then(Value::as_object_mut) {
+                    quantities.retain(|_, quantity| quantity.as_str() != Some(""));
+                }
+            }
+        }
     }
 }
 
@@ -289,6 +307,24 @@ mod tests {
             "BuildStrategy `custom` does not allow the value `c` for the parameter `mode`; it \
              allows `a`, `b`"
         );
+    }
+
+    #[test]
+    fn a_limit_that_renders_to_nothing_is_left_out() {
+        let limits = json!({"cpu": "{{ parameters.mode }}", "memory": "{{ parameters.memory }}"});
+        let container = json!({"name": "build", "image": "i", "resources": {"limits": limits}});
+        let mut strategy =
+            strategy(json!({"spec": {"hostUsers": false, "containers": [container]}}));
+        strategy.spec.parameters[1].allowed.clear();
+        let limits = |value: &str| {
+            let chosen = chosen(&[("mode", value)]);
+            let rendered = render_pod(&BuildRequest::default(), &strategy, &chosen);
+            let (_, pod) = rendered.expect("a pod");
+            let resources = pod.containers[0].resources.clone().expect("resources");
+            resources.limits.expect("limits").into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(limits(""), ["memory"]);
+        assert_eq!(limits("2"), ["cpu", "memory"]);
     }
 
     #[test]

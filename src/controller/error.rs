@@ -67,21 +67,9 @@ impl ReconcileError {
         self.status().is_some_and(Status::is_already_exists)
     }
 
-    /// Returns whether the API server forbids the call: missing rights, a quota or a policy.
-    #[must_use]
-    pub fn is_forbidden(&self) -> bool {
-        self.status().is_some_and(Status::is_forbidden)
-    }
-
-    /// Returns whether the API server refuses the object itself: it is invalid or not allowed, and
-    /// would be refused again.
-    #[must_use]
-    pub fn is_refusal(&self) -> bool {
-        self.status().is_some_and(|status| matches!(status.code, 400 | 403 | 422))
-    }
-
     /// Returns the error status that the API server answered with.
-    fn status(&self) -> Option<&Status> {
+    #[must_use]
+    pub fn status(&self) -> Option<&Status> {
         match self {
             Self::Api { source, .. } => match &**source {
                 kube::Error::Api(status) => Some(status),

@@ -9,8 +9,11 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    controller::family::observe::{
-        image_keys::ImageKeys, pod_events::PodEventCache, strategies::RenderedStrategy,
+    controller::{
+        deferred_jobs::DeferredJobs,
+        family::observe::{
+            image_keys::ImageKeys, pod_events::PodEventCache, strategies::RenderedStrategy,
+        },
     },
     engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},
     identity::Fingerprint,
@@ -59,8 +62,10 @@ pub struct ReconcileCache {
     pub lookups: Lookups,
     /// What we last read or set of each tag, by image and tag.
     pub tags: HashMap<String, HashMap<String, TagObservation>>,
-    /// The Events of pods that their nodes do not start.
+    /// The Events of pods that their nodes do not start, and of Jobs without a pod.
     pub pod_events: PodEventCache,
+    /// The Jobs that are not admitted now.
+    pub deferred_jobs: DeferredJobs,
     /// How many lookups in a row have failed or were rejected.
     pub failed_lookups: u32,
     /// Kinds of Jobs of which the API server is known to keep every field that they need:
@@ -202,6 +207,7 @@ impl ReconcileCache {
         if self.began.replace(now).is_some_and(|last| now < last) {
             self.written.clear();
             self.lookups.clear();
+            self.deferred_jobs.clear();
             for observations in self.tags.values_mut() {
                 observations
                     .retain(|_, observation| !matches!(observation.tag, ObservedTag::Failed(..)));
@@ -238,6 +244,7 @@ impl ReconcileCache {
     /// Forgets what belongs to images that the family no longer has.
     pub fn retain_images(&mut self, wanted: &HashSet<&str>) {
         self.config_maps.retain(|image, _| wanted.contains(image.as_str()));
+        self.deferred_jobs.retain(|image| wanted.contains(image));
         self.lookups.0.retain(|image, _| wanted.contains(image.as_str()));
         self.tags.retain(|image, _| wanted.contains(image.as_str()));
     }

@@ -179,12 +179,44 @@ pub struct ObservedImage<'a> {
     pub builds: Vec<ObservedBuild>,
     /// The checks whose Jobs still exist, of any digest.
     pub checks: Vec<ObservedCheck>,
+    /// The Jobs of the image that are not admitted now.
+    pub deferred: Vec<DeferredJob>,
+    /// Versions of the spec and of the strategy that the image's Jobs are made of.
+    pub job_version: String,
     /// The registry's last answers to whether a fingerprint was pushed, one for each of the last
     /// few fingerprints. One reconcile may need two of them: the fingerprint from the adopted
     /// digests, and the one from the digests that are about to be adopted.
     pub lookups: Vec<Lookup>,
     /// What each tag of the image points to, as last observed.
     pub tags: HashMap<String, ObservedTag>,
+}
+
+/// A Job that a quota, a policy or a node has refused. It is created again, and no attempt is
+/// spent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeferredJob {
+    /// What the Job is for.
+    pub work: DeferredWork,
+    /// Why it was refused.
+    pub problem: Problem,
+    /// When it was first refused, of the refusals in a row.
+    pub since: Timestamp,
+    /// When it is created again.
+    pub retry_at: Timestamp,
+}
+
+/// What a Job that was refused is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeferredWork {
+    /// A build of a fingerprint.
+    Build(Fingerprint),
+    /// A check of a digest.
+    Check {
+        /// The digest.
+        digest: ImageDigest,
+        /// Hash of the check's spec.
+        revision: String,
+    },
 }
 
 /// A build that is pushed and has passed its checks.
@@ -264,11 +296,17 @@ pub struct ObservedBuild {
 }
 
 impl ObservedBuild {
-    /// Returns when the build was started, unless a user caused it. `policy.rateLimit` counts these
-    /// starts only.
+    /// Returns when the build was started, unless a user caused it or it was not admitted.
+    /// `policy.rateLimit` counts these starts only.
     #[must_use]
     pub fn uncaused_start(&self) -> Option<Timestamp> {
-        self.started_at.filter(|_| !self.identity.user_caused)
+        self.started_at.filter(|_| !self.identity.user_caused && !self.is_refused())
+    }
+
+    /// Whether the Job has no pod that may run, because the pod was refused.
+    #[must_use]
+    pub const fn is_refused(&self) -> bool {
+        matches!(self.outcome, BuildOutcome::NotAdmitted(_))
     }
 }
 
@@ -281,6 +319,8 @@ pub enum BuildOutcome {
     Succeeded,
     /// The build has failed.
     Failed(BuildFailure),
+    /// The Job's pod was refused, so that nothing has run. This is not a failure.
+    NotAdmitted(Problem),
     /// The Job is being deleted on purpose, or was. It counts neither as a success nor as a
     /// failure.
     Stopped,
@@ -316,6 +356,8 @@ pub enum CheckOutcome {
     Passed(String),
     /// The exit code was not 0, or the infrastructure failed. The class says which.
     Failed(BuildFailure),
+    /// The Job's pod was refused, so that nothing has run. There is no result.
+    NotAdmitted(Problem),
     /// The Job was deleted before it ended, so that there is no result.
     Stopped,
 }

@@ -57,8 +57,8 @@ pub use decision::{
     TagMove, WaitProgress,
 };
 pub use input::{
-    BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, EndedCascade, ImportState,
-    ImportedBuild, Lookup, LookupResult, Observed, ObservedBuild, ObservedCascade, ObservedCheck,
-    ObservedDigest, ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream,
-    RequestObject, VerifiedBuild,
+    BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, DeferredJob, DeferredWork,
+    EndedCascade, ImportState, ImportedBuild, Lookup, LookupResult, Observed, ObservedBuild,
+    ObservedCascade, ObservedCheck, ObservedDigest, ObservedImage, ObservedImport, ObservedRequest,
+    ObservedTag, ObservedUpstream, RequestObject, VerifiedBuild,
 };

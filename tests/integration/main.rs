@@ -12,6 +12,7 @@
 )]
 
 mod adoption;
+mod admission;
 mod bad_input;
 mod builder;
 mod cascades;

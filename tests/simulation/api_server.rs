@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::{
     cluster::{Cluster, Event, Shared},
-    faults::{CallFate, Moment},
+    faults::{CallFate, Moment, Refusal},
     invariants::{builds, records},
-    job_controller,
+    job_controller::{self, Work},
     objects::{Kind, ObjectError, uid},
 };
 
@@ -29,6 +29,8 @@ pub struct Call {
     pub merge: bool,
     pub dry_run: bool,
     pub owner: String,
+    /// The uid that Events are asked for.
+    pub involved: String,
     pub body: Value,
 }
 
@@ -63,6 +65,7 @@ impl Call {
             merge,
             dry_run: query("dryRun").is_some(),
             owner: query("fieldManager").unwrap_or_default().replace("%2F", "/"),
+            involved: involved(query("fieldSelector").unwrap_or_default()),
             method,
             body,
         })
@@ -80,6 +83,14 @@ impl Call {
         let dry = if self.dry_run { " (dry run)" } else { "" };
         format!("{} {kind} {}/{name}{status}{dry}", self.method, self.key.namespace)
     }
+}
+
+/// Returns the uid that a field selector of Events names.
+fn involved(selector: &str) -> String {
+    let selector = selector.replace("%3D", "=").replace("%2C", ",");
+    let mut parts = selector.split(',');
+    let uid = parts.find_map(|part| part.strip_prefix("involvedObject.uid="));
+    uid.unwrap_or_default().to_owned()
 }
 
 /// Returns a client of the API server for the process with this number.
@@ -150,6 +161,13 @@ fn arrive(cluster: &mut Cluster, call: Call) -> Option<Result<Answer, tower::Box
             cluster.note(format_args!("{code} {}", call.shown()));
             Some(Ok((code, Arc::new(status(code, reason)))))
         }
+        CallFate::NotAdmitted(Refusal { code, message }) => {
+            cluster.note(format_args!("{code} {}", call.shown()));
+            // A Job that exists is not admitted again, either.
+            let mut refused = status(code, "Forbidden");
+            refused["message"] = json!(message);
+            Some(Ok((code, Arc::new(refused))))
+        }
         CallFate::Lost { takes_effect, reports_error } => {
             cluster.note(format_args!(
                 "lost effect={takes_effect} error={reports_error} {}",
@@ -175,7 +193,12 @@ pub fn execute(cluster: &mut Cluster, call: Call) -> Answer {
 }
 
 fn answer(cluster: &mut Cluster, call: Call) -> Answer {
-    let Some(kind) = call.kind else { return (201, Arc::new(call.body)) };
+    let Some(kind) = call.kind else {
+        return match call.method {
+            Method::GET => (200, Arc::new(events(cluster, &call.involved))),
+            _ => (201, Arc::new(call.body)),
+        };
+    };
     let result = match call.method.as_str() {
         "GET" => cluster.objects.get(kind, &call.key).cloned().ok_or(ObjectError::Missing),
         "POST" => return create(cluster, kind, call),
@@ -238,13 +261,14 @@ fn patch(cluster: &mut Cluster, kind: Kind, call: Call) -> Answer {
 
 fn delete(cluster: &mut Cluster, kind: Kind, call: &Call) -> Result<Arc<Value>, ObjectError> {
     let foreground = call.body["propagationPolicy"] == "Foreground";
-    let wanted = &call.body["preconditions"]["uid"];
-    let version = &call.body["preconditions"]["resourceVersion"];
-    if let Some(known) = cluster.objects.get(kind, &call.key)
-        && ((!wanted.is_null() && known["metadata"]["uid"] != *wanted)
-            || (!version.is_null() && known["metadata"]["resourceVersion"] != *version))
-    {
-        return Err(ObjectError::Conflict);
+    for field in ["uid", "resourceVersion"] {
+        let wanted = &call.body["preconditions"][field];
+        if let Some(known) = cluster.objects.get(kind, &call.key)
+            && !wanted.is_null()
+            && known["metadata"][field] != *wanted
+        {
+            return Err(ObjectError::Conflict);
+        }
     }
     if kind == Kind::Job && foreground {
         let now = cluster.time.truth();
@@ -270,4 +294,23 @@ fn status(code: u16, reason: &str) -> Value {
         "reason": reason,
         "code": code,
     })
+}
+
+/// Returns the Events of an object: why the pod of a Job is not created.
+fn events(cluster: &Cluster, uid: &str) -> Value {
+    let work = cluster.work.get(uid).filter(|work| work.refused);
+    let has_pod = |work: &Work| cluster.objects.get(Kind::Pod, &work.pod()).is_some();
+    let refused = work.filter(|work| !has_pod(work)).map(|work| {
+        json!({
+            "metadata": {},
+            "involvedObject": {"uid": uid},
+            "type": "Warning",
+            "reason": "FailedCreate",
+            "message": format!(
+                "Error creating: pods \"{}-x\" is forbidden: exceeded quota: pods", work.key.name
+            ),
+        })
+    });
+    let items: Vec<Value> = refused.into_iter().collect();
+    json!({"apiVersion": "v1", "kind": "EventList", "metadata": {}, "items": items})
 }

@@ -16,7 +16,7 @@ pub struct Rates {
     pub broken_after: u32,
     /// There is no answer; in half of the cases the call has taken effect.
     pub silent: u32,
-    /// A quota rejects a new Job.
+    /// A quota or a policy refuses Jobs for a while, or the pod of a Job.
     pub quota: u32,
     /// A registry answers 5xx or 429, or the connection breaks.
     pub registry: u32,
@@ -60,11 +60,40 @@ impl Rates {
     ];
 }
 
+/// How a Job is refused: the status code, and the words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: u16,
+    pub message: &'static str,
+}
+
+/// Refusals by quotas, policies and webhooks, which come and go.
+const REFUSALS: [Refusal; 5] = [
+    Refusal {
+        code: 403,
+        message: "jobs.batch \"x\" is forbidden: exceeded quota: jobs, requested: \
+                  count/jobs.batch=1, used: count/jobs.batch=9, limited: count/jobs.batch=9",
+    },
+    Refusal { code: 403, message: "jobs.batch \"x\" is forbidden: the model says so" },
+    Refusal {
+        code: 422,
+        message: "jobs.batch \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' \
+                  denied request: no",
+    },
+    Refusal { code: 400, message: "admission webhook \"w\" denied the request: no" },
+    Refusal {
+        code: 500,
+        message: "Internal error occurred: failed calling webhook \"w\": no endpoints available",
+    },
+];
+
 /// The fate of one call to the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallFate {
     Answered,
     Refused(u16, &'static str),
+    /// A Job is not admitted.
+    NotAdmitted(Refusal),
     /// The connection breaks, or there is no answer.
     Lost {
         /// Whether the call takes effect.
@@ -106,6 +135,9 @@ pub enum Moment {
 pub struct Faults {
     pub rates: Rates,
     api: Random,
+    admission: Random,
+    /// How Jobs are refused, and until when.
+    refusal: Option<(Refusal, Duration)>,
     registry: Random,
     watch: Random,
     /// For durations that are neither the controller's nor a fault.
@@ -126,6 +158,8 @@ impl Faults {
         Self {
             rates,
             api: of("api"),
+            admission: of("admission"),
+            refusal: None,
             registry: of("registry"),
             watch: of("watch"),
             machinery: of("machinery"),
@@ -140,6 +174,7 @@ impl Faults {
     pub fn stop(&mut self) {
         self.ended = true;
         self.rates = Rates::NONE;
+        self.refusal = None;
         self.outages.clear();
         self.stalled.clear();
     }
@@ -152,8 +187,16 @@ impl Faults {
     /// Draws the fate of a call.
     pub fn fate(&mut self, writes: bool, creates_job: bool) -> CallFate {
         let Rates { refused, broken_before, broken_after, silent, quota, .. } = self.rates;
-        if creates_job && self.api.chance(quota) {
-            return CallFate::Refused(403, "Forbidden");
+        let begins = creates_job && self.api.chance(quota);
+        let lasts = self.refusal.filter(|(_, until)| self.now < *until);
+        if begins && lasts.is_none() {
+            let refusal = REFUSALS[self.admission.below(REFUSALS.len())];
+            self.refusal = Some((refusal, self.now + self.admission.pause(1..600_000)));
+        }
+        if let Some((refusal, until)) = self.refusal.filter(|_| creates_job)
+            && self.now < until
+        {
+            return CallFate::NotAdmitted(refusal);
         }
         if self.api.chance(refused) {
             let answers = [

@@ -107,6 +107,8 @@ pub struct Work {
     run: Duration,
     job_ended: bool,
     deleted: bool,
+    /// Whether its pod is refused for a while.
+    pub refused: bool,
 }
 
 impl Work {
@@ -129,9 +131,10 @@ impl Work {
         self.end == PodEnd::NotStarted
     }
 
-    /// Returns whether its pod starts too late, so that it counts as failed before it ends.
+    /// Returns whether its pod is created or starts too late, so that the Job may be given up
+    /// before it ends.
     pub fn starts_too_late(&self) -> bool {
-        self.never_starts() || self.start >= half(deadline(&self.job))
+        self.never_starts() || self.refused || self.start >= half(deadline(&self.job))
     }
 
     /// Returns whether a build that succeeded has pushed.
@@ -139,7 +142,7 @@ impl Work {
         self.end != PodEnd::SucceedsWithoutPush
     }
 
-    fn pod(&self) -> Key {
+    pub fn pod(&self) -> Key {
         Key::new(&self.key.namespace, &format!("{}-pod", self.key.name))
     }
 }
@@ -181,6 +184,10 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
     };
     let start =
         if random.chance(30) { random.pause(1000..200_000) } else { random.pause(100..3000) };
+    // A quota or a policy refuses the pod for a while.
+    let subject = format!("admission {family} {image} {check} {number}");
+    let mut admission = Random::of(cluster.seed, &subject);
+    let refused = admission.chance(rates.quota).then(|| admission.pause(1000..400_000));
     let deadline = deadline(job);
     // A slow build is a fault like others, and stops with them.
     let longest = if cluster.faults.ended { half(deadline) / 2 } else { Duration::MAX };
@@ -196,10 +203,17 @@ pub fn created(cluster: &mut Cluster, job: &Arc<Value>) {
         run,
         job_ended: false,
         deleted: false,
+        refused: refused.is_some(),
     };
     let uid = uid(job).to_owned();
     cluster.work.insert(uid.clone(), work);
-    cluster.schedule(random.pause(20..2000), Event::Work(uid.clone(), Stage::PodMade));
+    let made = random.pause(20..2000);
+    if refused.is_some() {
+        let at = format!("{:.0}", cluster.time.truth());
+        // The Job was created just now.
+        _ = cluster.update(Kind::Job, &key_of(job), |job| job["status"] = json!({"startTime": at}));
+    }
+    cluster.schedule(refused.unwrap_or(made), Event::Work(uid.clone(), Stage::PodMade));
     cluster.schedule(deadline, Event::Work(uid, Stage::Deadline));
 }
 
@@ -220,35 +234,6 @@ pub fn deleted(cluster: &mut Cluster, job: &Value, pause: Duration) {
     }
     let grace = pause + cluster.faults.machinery.pause(50..30_000);
     cluster.schedule(grace, Event::Work(uid(job).into(), Stage::PodGone));
-}
-
-/// Deletes objects whose owners are gone.
-pub fn collect(cluster: &mut Cluster) {
-    for kind in [Kind::Image, Kind::Cascade, Kind::Job] {
-        let families: Vec<String> =
-            cluster.objects.all(Kind::Family).map(|(_, family)| uid(family).into()).collect();
-        let orphans = cluster
-            .objects
-            .all(kind)
-            .filter(|(_, object)| !families.iter().any(|uid| uid == owner(object)));
-        let orphans: Vec<Key> = orphans.map(|(key, _)| key.clone()).collect();
-        for key in orphans {
-            cluster.note(format_args!("collected {kind:?} {}", key.name));
-            cluster.remove(kind, &key);
-        }
-    }
-    let jobs: Vec<String> =
-        cluster.objects.all(Kind::Job).map(|(_, job)| uid(job).into()).collect();
-    let orphans =
-        cluster.objects.all(Kind::Pod).filter(|(_, pod)| !jobs.iter().any(|uid| uid == owner(pod)));
-    let orphans: Vec<(Key, String)> =
-        orphans.map(|(key, pod)| (key.clone(), owner(pod).into())).collect();
-    for (key, job) in orphans {
-        cluster.remove(Kind::Pod, &key);
-        cluster.work.remove(&job);
-    }
-    // A pod that was not created yet never will be.
-    cluster.work.retain(|job, _| jobs.contains(job));
 }
 
 /// Advances a Job or its pod to a stage.
@@ -323,6 +308,10 @@ fn make_pod(cluster: &mut Cluster, job: &str, work: &Work) {
     );
     if made.is_err() {
         return;
+    }
+    if work.refused {
+        // The pod was admitted at last.
+        _ = cluster.update(Kind::Job, &work.key, |job| job["status"]["active"] = json!(1));
     }
     let mut status = json!({"phase": "Pending"});
     if work.start > Duration::from_secs(3) {

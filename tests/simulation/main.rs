@@ -25,6 +25,7 @@ mod checker;
 mod cluster;
 mod edits;
 mod faults;
+mod garbage_collector;
 mod history;
 mod invariants;
 mod job_controller;

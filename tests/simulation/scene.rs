@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     cluster::{Cluster, Event},
     edits::{edit_family, provide_source},
-    invariants, job_controller,
+    garbage_collector, invariants, job_controller,
     objects::{Kind, key_of, uid},
     script::{Family, Move, NAMESPACE, PUBLIC, Script},
     steps,
@@ -91,7 +91,7 @@ pub fn handle_event(cluster: &mut Cluster, script: &Script, event: Event) {
             }
         }
         Event::Work(job, stage) => job_controller::proceed(cluster, &job, stage),
-        Event::Collect => job_controller::collect(cluster),
+        Event::Collect => garbage_collector::collect(cluster),
         Event::Late(call) => {
             cluster.is_late = true;
             let (code, _) = crate::api_server::execute(cluster, *call);

@@ -8,7 +8,10 @@ use k8s_openapi::api::{
 };
 
 use crate::{
-    api::{BuildFailure, FailureClass, condition::reason},
+    api::{
+        BuildFailure, FailureClass,
+        condition::{Problem, reason},
+    },
     builds::{
         checks::{credentials, job::CHECK_CONTAINER},
         outcome::{
@@ -33,6 +36,9 @@ pub enum CheckJobOutcome {
     /// The check failed. The class is `Build` if the exit code was not 0, the check took too long,
     /// or its command could not be started, and `Infrastructure` if its environment failed.
     Failed(BuildFailure),
+    /// The check has not begun, because the Job's pod cannot be created, or a node has rejected it.
+    /// The caller must delete the Job, and create it again after a pause.
+    NotAdmitted(Problem),
     /// The check ends or has ended because the Job was deleted. There is no verdict.
     Stopped,
 }
@@ -51,6 +57,7 @@ pub fn check_job_outcome(
         JobRun::Waiting(wait) => CheckJobOutcome::Waiting(wait),
         JobRun::Running => CheckJobOutcome::Running,
         JobRun::Stopped => CheckJobOutcome::Stopped,
+        JobRun::NotAdmitted(problem) => CheckJobOutcome::NotAdmitted(problem),
         JobRun::Broken(failure) => CheckJobOutcome::Failed(failure),
         JobRun::Succeeded(pod) => {
             CheckJobOutcome::Passed(sanitize(output(pod, CHECK_CONTAINER), Keep::End))

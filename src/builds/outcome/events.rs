@@ -1,10 +1,12 @@
 //! What the Events of a pod say about why it does not start. A pod whose node makes neither its
-//! sandbox nor its volumes ready has no other place that says why. The controller reads the Events
-//! of such pods: see [`needs_events`](crate::builds::outcome::needs_events).
+//! sandbox nor its volumes ready has no other place that says why, and neither has a Job without a
+//! pod. The controller reads the Events of such pods and Jobs: see
+//! [`needs_events`](crate::builds::outcome::needs_events) and
+//! [`job_needs_events`](crate::builds::outcome::job_needs_events).
 
 use std::collections::HashMap;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 
 use crate::{
     api::condition::reason,
@@ -26,7 +28,7 @@ const USER_NAMESPACES: [&str; 3] = ["user namespace", "hostusers", "userns"];
 /// How texts of nodes say that something is missing.
 const UNSUPPORTED: [&str; 4] = ["not support", "n't support", "unsupported", "not enabled"];
 
-/// An Event of a pod.
+/// An Event of a pod or of a Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodEvent {
     /// The reason of the Event.
@@ -35,25 +37,33 @@ pub struct PodEvent {
     pub message: String,
 }
 
-/// Events of pods, by the uids of the pods. The newest Event of each pod is the last.
+/// Events of pods and Jobs, by the uids of these objects. The newest Event of each is the last.
 #[derive(Debug, Default)]
 pub struct PodEvents(HashMap<String, Vec<PodEvent>>);
 
 impl PodEvents {
-    /// Replaces the Events of a pod.
-    pub fn record(&mut self, pod_uid: &str, events: Vec<PodEvent>) {
-        self.0.insert(pod_uid.into(), events);
+    /// Replaces the Events of an object.
+    pub fn record(&mut self, uid: &str, events: Vec<PodEvent>) {
+        self.0.insert(uid.into(), events);
     }
 
-    /// Forgets the Events of all other pods.
+    /// Forgets the Events of all other objects.
     pub fn retain(&mut self, is_wanted: impl Fn(&str) -> bool) {
         self.0.retain(|uid, _| is_wanted(uid));
     }
 
     /// Returns the Events of a pod.
     pub(in crate::builds) fn of(&self, pod: &Pod) -> &[PodEvent] {
-        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        self.0.get(uid).map_or(&[], Vec::as_slice)
+        self.of_uid(pod.metadata.uid.as_deref())
+    }
+
+    /// Returns the Events of a Job.
+    pub(in crate::builds) fn of_job(&self, job: &Job) -> &[PodEvent] {
+        self.of_uid(job.metadata.uid.as_deref())
+    }
+
+    fn of_uid(&self, uid: Option<&str>) -> &[PodEvent] {
+        uid.and_then(|uid| self.0.get(uid)).map_or(&[], Vec::as_slice)
     }
 }
 

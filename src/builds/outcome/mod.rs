@@ -9,11 +9,13 @@
 //! - `run`: the progress of a Job with one pod; builds and checks share it
 //! - `pod`: the environment of a pod: evictions, nodes, image pulls, scheduling
 //! - `events`: what the Events of a pod say about its start
+//! - `admission`: Jobs and pods that the API server, a policy or a node refuses
 //! - `builder`: the class and the reason of a builder's final error
 //! - `message`: output of builders and clusters, cut and masked for messages
 //!
 //! `docs/troubleshooting.md` explains every reason, with its class and what to do.
 
+mod admission;
 mod builder;
 mod events;
 pub(in crate::builds) mod message;
@@ -28,7 +30,10 @@ use k8s_openapi::api::{
 };
 
 use crate::{
-    api::{BuildFailure, FailureClass, condition::reason},
+    api::{
+        BuildFailure, FailureClass,
+        condition::{Problem, reason},
+    },
     builds::{
         job::PREPARE,
         outcome::{
@@ -40,10 +45,11 @@ use crate::{
     },
 };
 
+pub use admission::{JobRefusal, cannot_run_dry, job_refusal};
 pub use events::{PodEvent, PodEvents};
 pub use own::{ended_at, pod_has_ended};
 pub use pod::PodWait;
-pub use run::needs_events;
+pub use run::{job_needs_events, needs_events};
 
 /// The outcome of a build's Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,12 +63,15 @@ pub enum BuildJobOutcome {
     /// The build failed. If the Job still exists with a pod that waits or runs, the caller must
     /// delete it.
     Failed(BuildFailure),
+    /// The build has not begun, because the Job's pod cannot be created, or a node has rejected it.
+    /// This is not a failure: the caller must delete the Job, and create it again after a pause.
+    NotAdmitted(Problem),
     /// The build ends or has ended because the Job was deleted. This is not a failure.
     Stopped,
 }
 
-/// Returns the outcome of a build's Job. `pods` are the Job's pods in any order, and `events` those
-/// of the pods' Events that were read. `now` determines how long a pod that cannot start has been
+/// Returns the outcome of a build's Job. `pods` are the Job's pods in any order, and `events` are
+/// the Events that were read. `now` determines how long a pod that cannot start has been
 /// waiting.
 #[must_use]
 pub fn build_job_outcome(
@@ -76,41 +85,11 @@ pub fn build_job_outcome(
         JobRun::Running => BuildJobOutcome::Running,
         JobRun::Succeeded(_) => BuildJobOutcome::Succeeded,
         JobRun::Stopped => BuildJobOutcome::Stopped,
+        JobRun::NotAdmitted(problem) => BuildJobOutcome::NotAdmitted(problem),
         JobRun::Broken(failure) => BuildJobOutcome::Failed(failure),
         JobRun::TimedOut(pod) => BuildJobOutcome::Failed(timed_out(job, pod)),
         JobRun::Exited(pod) => BuildJobOutcome::Failed(failed_pod(job, pod)),
     }
-}
-
-/// Returns the failure of a build whose Job the API server forbids: a quota, a policy or the
-/// controller's own rights are in the way, and each of them may change without the controller.
-/// `answer` is the API server's answer.
-#[must_use]
-pub fn job_forbidden(answer: &str) -> BuildFailure {
-    let is_quota = ["exceeded quota", "failed quota"].iter().any(|words| answer.contains(words));
-    let (reason, to_do) = if is_quota {
-        (reason::QUOTA_EXCEEDED, "raise the quota, or wait until other objects are gone")
-    } else {
-        (reason::JOB_REFUSED, "change the policy or the build strategy")
-    };
-    rejected_job(FailureClass::Infrastructure, reason, answer, to_do)
-}
-
-/// Returns the failure of a build whose Job the API server calls invalid. It stays invalid until
-/// the strategy changes. `answer` is the API server's answer.
-#[must_use]
-pub fn job_invalid(answer: &str) -> BuildFailure {
-    let to_do = "correct the build strategy";
-    rejected_job(FailureClass::Input, reason::INVALID_STRATEGY, answer, to_do)
-}
-
-fn rejected_job(
-    class: FailureClass,
-    reason: &'static str,
-    answer: &str,
-    to_do: &str,
-) -> BuildFailure {
-    failure(class, reason, &format!("{}; {to_do}", sanitize(answer, Keep::Start)))
 }
 
 /// Returns the failure of a build that exceeded its timeout. The same inputs will likely take as

@@ -202,7 +202,7 @@ fn wait_for_termination(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option
 }
 
 /// Returns a wait that began at `since`, or the failure that it becomes after `timeout`.
-pub(super) fn bounded_wait(
+fn bounded_wait(
     since: Timestamp,
     timeout: SignedDuration,
     now: Timestamp,

@@ -8,20 +8,27 @@ use k8s_openapi::api::{
 };
 
 use crate::{
-    api::{BuildFailure, FailureClass, condition::reason},
+    api::{
+        BuildFailure, FailureClass,
+        condition::{Problem, reason},
+    },
     builds::outcome::{
+        admission::{self, no_pod, pod_refusal},
         events::PodEvents,
         failure,
         message::{Keep, sanitize},
         own::{OwnContainers, OwnEnd},
-        pod::{self, BoundedWait, PodWait, WaitContext, bounded_wait},
+        pod::{self, BoundedWait, PodWait, WaitContext},
     },
 };
 
 /// How long a Job may be without a pod after the Job controller has started it.
 const POD_CREATION_TIMEOUT: SignedDuration = SignedDuration::from_mins(5);
-/// How long a Job waits for its pod before the wait is reported.
+/// How long a Job waits for its pod before the wait is reported. From then on, the Events of the
+/// Job are read.
 const QUIET_PERIOD: SignedDuration = SignedDuration::from_secs(30);
+/// How often the Events of a Job without a pod are read, until they say why it has none.
+const EVENTS_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 /// The reason that the Job controller gives if a Job exceeds its deadline.
 const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 
@@ -38,6 +45,8 @@ pub(in crate::builds) enum JobRun<'a> {
     Exited(&'a Pod),
     /// The Job exceeded its deadline. Contains the pod if it still exists.
     TimedOut(Option<&'a Pod>),
+    /// Nothing has run, because the pod cannot be created, or a node has rejected it.
+    NotAdmitted(Problem),
     /// The Job ends or has ended because it was deleted.
     Stopped,
     /// The environment of the Job failed.
@@ -45,7 +54,8 @@ pub(in crate::builds) enum JobRun<'a> {
 }
 
 /// Returns the progress of a Job. `pods` are its pods in any order. `events` are Events of pods
-/// that wait for their nodes. `now` determines how long a wait has lasted.
+/// that wait for their nodes, and of Jobs without a pod. `now` determines how long a wait has
+/// lasted.
 ///
 /// The containers of the Job's template decide. What else runs in the pod does not count: a sidecar
 /// that never ends, or that ends with an error. The phase of the pod decides where our own
@@ -67,7 +77,7 @@ pub(in crate::builds) fn job_run<'a>(
     }
     match pods.iter().max_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))
     {
-        None => without_pod(job, now),
+        None => without_pod(job, events, now),
         Some(pod) if pod::phase(pod) == "Failed" || own.end(pod) == OwnEnd::Failed => {
             failed_pod(job, pod, &own)
         }
@@ -91,6 +101,16 @@ pub fn needs_events(job: &Job, pod: &Pod, now: Timestamp) -> bool {
     })
 }
 
+/// Whether the Events of a Job without a pod are needed to say why it has none.
+#[must_use]
+pub fn job_needs_events(job: &Job, now: Timestamp) -> bool {
+    let has_ended = ["Complete", "Failed"].iter().any(|type_| condition(job, type_).is_some());
+    let Some(started) = started_at(job).filter(|_| !has_ended && !had_pod(job)) else {
+        return false;
+    };
+    deleted_at(job).is_none() && reported_at(job, started) <= now
+}
+
 /// Returns a Job's deadline in seconds, or 0 if it has none.
 pub(in crate::builds) fn time_limit(job: &Job) -> i64 {
     job.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).unwrap_or_default()
@@ -106,6 +126,9 @@ pub(in crate::builds) fn log_command(job: &Job) -> String {
 fn failed_pod<'a>(job: &Job, pod: &'a Pod, own: &OwnContainers<'_>) -> JobRun<'a> {
     if deleted_at(job).is_some_and(|at| own.ended_after(pod, at)) {
         return JobRun::Stopped;
+    }
+    if let Some(problem) = admission::node_refusal(pod, own) {
+        return JobRun::NotAdmitted(problem);
     }
     if let Some(failure) = pod::disrupted(pod) {
         return JobRun::Broken(failure);
@@ -169,85 +192,83 @@ fn unfinished_pod<'a>(job: &Job, pod: &'a Pod, context: &WaitContext<'_>) -> Job
     }
 }
 
-fn without_pod<'a>(job: &Job, now: Timestamp) -> JobRun<'a> {
+fn without_pod<'a>(job: &Job, events: &PodEvents, now: Timestamp) -> JobRun<'a> {
     let failed = condition(job, "Failed");
     let failed_at = failed.and_then(|condition| Some(condition.last_transition_time.as_ref()?.0));
     if deleted_at(job).is_some_and(|at| failed_at.is_none_or(|failed| failed >= at)) {
         return JobRun::Stopped;
     }
-    let status = job.status.clone().unwrap_or_default();
-    let had_pod = [status.active, status.failed, status.succeeded, status.terminating]
-        .into_iter()
-        .flatten()
-        .any(|n| n > 0);
     if failed.is_some() {
-        return match (has_timed_out(job), had_pod) {
+        return match (has_timed_out(job), had_pod(job)) {
             (true, true) => JobRun::TimedOut(None),
-            (true, false) => JobRun::Broken(failure(
-                FailureClass::Infrastructure,
-                reason::POD_NOT_CREATED,
-                &no_pod(job),
-            )),
+            (true, false) => JobRun::NotAdmitted(no_pod(job)),
             (false, _) => JobRun::Broken(lost(
                 "the pod disappeared before it finished: it was deleted, or its node was lost",
             )),
         };
     }
-    let since = |time: Option<Timestamp>| time.unwrap_or(now);
-    let quiet_until =
-        |since: Timestamp| since.saturating_add(QUIET_PERIOD).unwrap_or(Timestamp::MAX);
-    let report_after_quiet_period =
-        |since: Timestamp, what: &str, recheck_at: Option<Timestamp>| {
-            let quiet = quiet_until(since);
-            JobRun::Waiting(if now < quiet {
-                PodWait { message: None, recheck_at: Some(quiet) }
-            } else {
-                PodWait { message: Some(what.to_owned()), recheck_at }
-            })
-        };
-    let created = since(job.metadata.creation_timestamp.as_ref().map(|time| time.0));
     // A pod exists or has existed, and the watch has yet to deliver how it ended.
-    if had_pod || condition(job, "FailureTarget").is_some() {
+    if had_pod(job) || condition(job, "FailureTarget").is_some() {
         return JobRun::Waiting(PodWait::default());
     }
-    if job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true) {
-        return report_after_quiet_period(
+    let created = job.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
+    let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+    let (since, what) = match started_at(job) {
+        _ if is_suspended => (
             created,
             "the Job is suspended; a controller in the cluster that queues Jobs must resume it",
-            None,
-        );
-    }
-    let Some(started) = status.start_time.map(|time| time.0) else {
-        return report_after_quiet_period(
-            created,
-            "the cluster's Job controller has not started the Job yet",
-            None,
-        );
+        ),
+        None => (created, "the cluster's Job controller has not started the Job yet"),
+        Some(started) => return without_pod_since(job, started, events, now),
     };
-    match bounded_wait(
-        started,
-        POD_CREATION_TIMEOUT.min(max_wait(job)),
-        now,
-        "",
-        reason::POD_NOT_CREATED,
-        &no_pod(job),
-    ) {
-        BoundedWait::Expired(failure) => JobRun::Broken(failure),
-        BoundedWait::Pending(wait) => {
-            report_after_quiet_period(started, &no_pod(job), wait.recheck_at)
-        }
-    }
+    JobRun::Waiting(match reported_at(job, since) {
+        reported if now < reported => PodWait { message: None, recheck_at: Some(reported) },
+        _ => PodWait { message: Some(what.to_owned()), recheck_at: None },
+    })
 }
 
-/// Returns the message for a Job without a pod. Only the Job's Events say why there is none, and
-/// the controller is not allowed to read them.
-fn no_pod(job: &Job) -> String {
-    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
-    let name = job.metadata.name.as_deref().unwrap_or_default();
-    format!(
-        "the cluster creates no pod for the Job, because a quota, a limit range or a policy \
-         forbids it; `kubectl describe -n {namespace} job/{name}` shows which one"
-    )
+/// Returns the progress of a Job for which the Job controller has created no pod. It goes on to
+/// try, but with growing pauses, and the Job's deadline approaches meanwhile.
+fn without_pod_since<'a>(
+    job: &Job,
+    started: Timestamp,
+    events: &PodEvents,
+    now: Timestamp,
+) -> JobRun<'a> {
+    let reported = reported_at(job, started);
+    if now < reported {
+        return JobRun::Waiting(PodWait { message: None, recheck_at: Some(reported) });
+    }
+    if let Some(problem) = pod_refusal(events.of_job(job)) {
+        return JobRun::NotAdmitted(problem);
+    }
+    let problem = no_pod(job);
+    let timeout = POD_CREATION_TIMEOUT.min(max_wait(job));
+    let until = started.saturating_add(timeout).unwrap_or(Timestamp::MAX);
+    if until <= now {
+        return JobRun::NotAdmitted(problem);
+    }
+    let read_again = now.saturating_add(EVENTS_INTERVAL).unwrap_or(until);
+    let wait = PodWait { message: Some(problem.message), recheck_at: Some(until.min(read_again)) };
+    JobRun::Waiting(wait)
+}
+
+/// Returns when a wait of a Job without a pod is reported.
+fn reported_at(job: &Job, since: Timestamp) -> Timestamp {
+    since.saturating_add(QUIET_PERIOD.min(max_wait(job))).unwrap_or(Timestamp::MAX)
+}
+
+/// Returns when the Job controller has started a Job.
+fn started_at(job: &Job) -> Option<Timestamp> {
+    Some(job.status.as_ref()?.start_time.as_ref()?.0)
+}
+
+/// Whether a Job has a pod, or has had one, according to the Job controller.
+fn had_pod(job: &Job) -> bool {
+    job.status.as_ref().is_some_and(|status| {
+        let counts = [status.active, status.failed, status.succeeded, status.terminating];
+        counts.into_iter().flatten().any(|count| count > 0)
+    })
 }
 
 /// Returns the progress of a Job that exceeded its deadline. If its pod never started, the cause is

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use kube::{ResourceExt, runtime::controller::Action};
 
 use self::{
-    act::jobs::{self, JobStarts},
+    act::jobs,
     observe::{ObserveError, Observer, snapshot::Snapshot},
     reconcile::Reconcile,
     record::status,
@@ -121,19 +121,19 @@ pub async fn reconcile(
     // 11. (API) Record the images, the family, the cascade and the requests.
     let deferred = reconcile.record().await?;
 
-    // 12. (API) Delete Jobs that have a result or were cancelled, and still run.
+    // 12. (API) Delete Jobs that have a result or were cancelled, and still run, and those whose
+    // pods were refused.
     reconcile.delete_ended_jobs().await?;
 
     // 13. (pure) Choose the time of the next reconcile.
-    let unfinished = builds == JobStarts::SomeRefused
-        || checks == JobStarts::SomeRefused
-        || lookups == LookupRounds::Unfinished;
     Ok(next_reconcile(
         &reconcile.decision,
         [
             deferred,
             reconcile.tag_retry_at(),
-            unfinished.then_some(now),
+            (lookups == LookupRounds::Unfinished).then_some(now),
+            builds.decide_again_at(now),
+            checks.decide_again_at(now),
             reconcile.snapshot.recheck_pods_at,
         ],
         now,
@@ -153,7 +153,7 @@ async fn observe(observer: &mut Observer<'_>) -> Result<Snapshot, ObserveError> 
     // 3.4 (pure) Register what the pollers are to poll for this family.
     observer.register_polls(&keychain);
     // 3.5 (API) Take the snapshot. Only content that has changed is read from the API server, and
-    // the Events of pods that their nodes do not start.
+    // the Events of pods that their nodes do not start and of Jobs without a pod.
     Ok(observer.take_snapshot(blueprint, keychain).await?)
 }
 
@@ -189,7 +189,7 @@ fn live_family(context: &Context, key: &Key) -> Option<Arc<ImageFamily>> {
 }
 
 /// Returns when to reconcile again if nothing changes before.
-fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 4], now: Timestamp) -> Action {
+fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 6], now: Timestamp) -> Action {
     if matches!(decision.cascade, CascadeDecision::Start { .. } | CascadeDecision::Finish { .. }) {
         return Action::requeue(REQUEUE_NOW);
     }

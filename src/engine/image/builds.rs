@@ -4,7 +4,7 @@
 use crate::{
     api::{CauseType, FailureClass, FailureRecord, ImageState, condition::reason},
     engine::{
-        causes,
+        Problem, causes,
         decision::{Action, ImageDecision, PinnedParent},
         fingerprint::own_hash,
         image::evaluation::{ImageEval, Plan, ReadyBuild},
@@ -12,7 +12,7 @@ use crate::{
             failure::{self, RetryDecision},
             recorded::running_build,
         },
-        input::{BuildOutcome, ObservedBuild},
+        input::{BuildOutcome, DeferredJob, DeferredWork, ObservedBuild},
     },
     identity::{BuildIdentity, Fingerprint},
     lineage::{Parent, UpstreamIndex},
@@ -36,6 +36,9 @@ impl ImageEval<'_> {
             Ok(stale) => stale,
             Err(decision) => return *decision,
         };
+        if let Some(Problem { reason, message }) = self.deferred_build(plan, wanted) {
+            return queued(stale, reason, message);
+        }
         if self.observed.builds.iter().any(|build| build.live) {
             let message = "the previous attempt is being stopped before the next one starts";
             return queued(stale, reason::RETRYING, message.into());
@@ -82,6 +85,29 @@ impl ImageEval<'_> {
             }
             RetryDecision::RetryAt(_) | RetryDecision::NoFailure => Ok(stale),
         }
+    }
+
+    /// Returns why the build waits to be admitted, if it does.
+    fn deferred_build(&self, plan: &mut Plan, wanted: &Fingerprint) -> Option<Problem> {
+        if let Some(deferred) = self.deferred_job(&DeferredWork::Build(wanted.clone())) {
+            plan.wake(deferred.retry_at);
+            return Some(deferred.problem.clone());
+        }
+        let mut builds = self.observed.builds.iter().filter(|build| build.live);
+        builds.find_map(|build| match &build.outcome {
+            BuildOutcome::NotAdmitted(problem) if build.identity.fingerprint == *wanted => {
+                Some(problem.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// Returns a Job that was refused and is not to be created again yet. A user who requests a
+    /// retry does not wait for that time.
+    pub(in crate::engine) fn deferred_job(&self, work: &DeferredWork) -> Option<&DeferredJob> {
+        let is_retried = self.overrides().is_some_and(|overrides| overrides.retry.is_some());
+        let mut deferred = self.observed.deferred.iter().filter(|_| !is_retried);
+        deferred.find(|job| job.work == *work && job.retry_at > self.context.now)
     }
 
     fn decide_building(

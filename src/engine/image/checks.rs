@@ -13,10 +13,11 @@ use crate::{
         managed_image::MAX_CHECK_MESSAGE,
     },
     engine::{
+        Problem,
         decision::{Action, ImageDecision},
         image::evaluation::{ImageEval, Plan},
         image::failure::{self, RetryDecision},
-        input::{CheckOutcome, ObservedCheck, VerifiedBuild},
+        input::{CheckOutcome, DeferredJob, DeferredWork, ObservedCheck, VerifiedBuild},
     },
 };
 
@@ -98,6 +99,9 @@ impl ImageEval<'_> {
             RetryDecision::RetryAt(_) | RetryDecision::NoFailure => {}
         }
         self.start_checks(plan, &verified, &unfinished, attempt);
+        if let Some(Problem { reason, message }) = self.deferred_check(&verified, &unfinished) {
+            return ImageDecision { reason, message: message.into(), in_progress: true, ..stale };
+        }
         let names: Vec<String> =
             unfinished.iter().filter_map(|check| self.describe_check(&verified, *check)).collect();
         let plural = if names.len() == 1 { "check" } else { "checks" };
@@ -119,11 +123,55 @@ impl ImageEval<'_> {
         attempt: i32,
     ) {
         for &check in unfinished {
+            if let Some(deferred) = self.check_deferral(verified, check) {
+                plan.wake(deferred.retry_at);
+                continue;
+            }
             if !self.is_started(verified, check, attempt) && !self.is_stopping(verified, check) {
                 let digest = verified.digest.clone();
                 plan.actions.push(Action::Check { image: self.index, check, digest, attempt });
             }
         }
+    }
+
+    /// Returns a check that was refused and is not to be created again yet.
+    fn check_deferral(&self, verified: &VerifiedBuild, position: usize) -> Option<&DeferredJob> {
+        let revision = self.blueprint.check_revisions.get(position)?.clone();
+        self.deferred_job(&DeferredWork::Check { digest: verified.digest.clone(), revision })
+    }
+
+    /// Returns why the first of the checks that wait to be admitted does so.
+    fn deferred_check(&self, verified: &VerifiedBuild, unfinished: &[usize]) -> Option<Problem> {
+        unfinished.iter().find_map(|position| {
+            let (check, revision) = self.checks().nth(*position)?;
+            let refused = self.attempts(verified, revision).filter(|observed| observed.live);
+            let Problem { reason, message } = self
+                .check_deferral(verified, *position)
+                .map(|deferred| &deferred.problem)
+                .or_else(|| {
+                    refused.into_iter().find_map(|observed| match &observed.outcome {
+                        CheckOutcome::NotAdmitted(problem) => Some(problem),
+                        _ => None,
+                    })
+                })?;
+            Some(Problem { reason, message: format!("check {}: {message}", check.name) })
+        })
+    }
+
+    /// Returns why an optional check was not admitted for as long as it may take. It blocks
+    /// nothing, so that it is not waited for any longer.
+    fn refused_for_too_long(
+        &self,
+        verified: &VerifiedBuild,
+        check: &Check,
+        revision: &str,
+    ) -> Option<&Problem> {
+        let work =
+            DeferredWork::Check { digest: verified.digest.clone(), revision: revision.into() };
+        let deferred = self.observed.deferred.iter().find(|job| job.work == work)?;
+        let until = deferred.since.saturating_add(check.timeout.signed());
+        let is_over = until.is_ok_and(|until| until <= self.context.now);
+        (!check.required && is_over).then_some(&deferred.problem)
     }
 
     /// Returns the last digest of an image whose inputs have changed since, if the checks that were
@@ -213,7 +261,10 @@ impl ImageEval<'_> {
         let passed =
             self.attempts(verified, revision).find_map(|observed| match &observed.outcome {
                 CheckOutcome::Passed(output) => Some(output.as_str()),
-                CheckOutcome::Running | CheckOutcome::Failed(_) | CheckOutcome::Stopped => None,
+                CheckOutcome::Running
+                | CheckOutcome::Failed(_)
+                | CheckOutcome::NotAdmitted(_)
+                | CheckOutcome::Stopped => None,
             });
         if let Some(output) = passed {
             return record(CheckState::Passed, output);
@@ -223,6 +274,9 @@ impl ImageEval<'_> {
             recorded.filter(|known| verified.digest == known.digest && known.revision == revision);
         if let Some(known) = recorded.into_iter().find(|known| known.state != CheckState::Running) {
             return known.clone();
+        }
+        if let Some(problem) = self.refused_for_too_long(verified, check, revision) {
+            return record(CheckState::Failed, &problem.message);
         }
         let newest = self.attempts(verified, revision).max_by_key(|observed| observed.attempt);
         match newest.map(|observed| &observed.outcome) {
@@ -236,17 +290,17 @@ impl ImageEval<'_> {
         let Some(revision) = self.blueprint.check_revisions.get(position) else { return true };
         self.attempts(verified, revision).any(|observed| match observed.outcome {
             CheckOutcome::Running => true,
-            CheckOutcome::Stopped => false,
+            CheckOutcome::NotAdmitted(_) | CheckOutcome::Stopped => false,
             CheckOutcome::Passed(_) | CheckOutcome::Failed(_) => observed.attempt >= attempt,
         })
     }
 
-    /// Whether an earlier attempt at a check has failed or was stopped, and still runs. The next
-    /// attempt waits until it is gone.
+    /// Whether an earlier attempt at a check has failed, was stopped or not admitted, and still
+    /// runs. The next attempt waits until it is gone.
     fn is_stopping(&self, verified: &VerifiedBuild, position: usize) -> bool {
         let Some(revision) = self.blueprint.check_revisions.get(position) else { return false };
         let given_up = |observed: &ObservedCheck| {
-            matches!(observed.outcome, CheckOutcome::Failed(_) | CheckOutcome::Stopped)
+            !matches!(observed.outcome, CheckOutcome::Running | CheckOutcome::Passed(_))
         };
         self.attempts(verified, revision).any(|observed| observed.live && given_up(observed))
     }

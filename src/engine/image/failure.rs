@@ -91,6 +91,7 @@ pub fn add_failure(
     record.cascade = failed.cascade.into();
     record.cause = failed.cause.into();
     record.last = failure;
+    record.job_version = None;
     record.at = Some(now);
     record
 }
@@ -164,6 +165,22 @@ pub fn reset_by_retry(record: FailureRecord, request: &str) -> FailureRecord {
         return record;
     }
     FailureRecord { retried: Some(request.into()), ..reset_counts(record) }
+}
+
+/// Returns the record after a change of the spec or of the strategy: a Job that the API server
+/// found invalid may be valid now. Resources and placement are not part of the fingerprint, so that
+/// nothing else shows such a change.
+#[must_use]
+pub fn reset_by_version(record: FailureRecord, job_version: &str) -> FailureRecord {
+    let has_changed = record.job_version.as_ref().is_some_and(|known| known != job_version);
+    if has_changed { reset_counts(record) } else { record }
+}
+
+/// Returns the record with what the Job was made of, if the API server found the Job invalid.
+#[must_use]
+pub fn of_version(record: FailureRecord, job_version: &str) -> FailureRecord {
+    let is_invalid_job = record.last.reason == reason::INVALID_STRATEGY;
+    FailureRecord { job_version: is_invalid_job.then(|| job_version.into()), ..record }
 }
 
 /// Returns the record in a cascade: a build that was given up in an earlier cascade is retried in
@@ -260,8 +277,12 @@ pub fn retry_decision(
 /// described by the message only.
 #[must_use]
 pub fn given_up_reason(record: &FailureRecord) -> &'static str {
-    let bad_inputs =
-        [reason::DOCKERFILE_MISMATCH, reason::SOURCE_NOT_FOUND, reason::SOURCE_UNAVAILABLE];
+    let bad_inputs = [
+        reason::DOCKERFILE_MISMATCH,
+        reason::SOURCE_NOT_FOUND,
+        reason::SOURCE_UNAVAILABLE,
+        reason::INVALID_STRATEGY,
+    ];
     if record.last.reason == reason::CHECK_FAILED {
         return reason::CHECK_FAILED;
     }

@@ -157,7 +157,8 @@ impl ImageEval<'_> {
         Some(failure::record_cancellation(record, fingerprint, last_attempt, self.context.now))
     }
 
-    /// Returns the failures that still count after requests to retry and the running cascade.
+    /// Returns the failures that still count after requests to retry, changes of what the Job is
+    /// made of, and the running cascade.
     fn reset_failures(&self, record: FailureRecord) -> Option<FailureRecord> {
         let cascade = self.context.input.cascade.map(|cascade| cascade.name);
         let retry = self.overrides().and_then(|overrides| overrides.retry.as_deref());
@@ -169,7 +170,7 @@ impl ImageEval<'_> {
         }
         let record = match retry {
             Some(request) => failure::reset_by_retry(record, request),
-            None => record,
+            None => failure::reset_by_version(record, &self.observed.job_version),
         };
         Some(failure::reset_by_cascade(record, cascade, &self.context.input.spec.policy.retries))
     }

@@ -167,7 +167,10 @@ fn is_awaited(image: &ImageDecision) -> bool {
     image.in_progress
         && match image.state {
             ImageState::Waiting => true,
-            ImageState::Checking => ![reason::CHECKING, reason::RETRYING].contains(&image.reason),
+            // What a check waits for is known.
+            ImageState::Checking => {
+                [reason::VERIFYING, reason::REGISTRY_UNAVAILABLE].contains(&image.reason)
+            }
             _ => false,
         }
 }

@@ -1,5 +1,6 @@
 //! What becomes of a family, reconcile by reconcile, in [`model`].
 
+mod admission;
 mod cascades;
 mod checks;
 mod edits;

@@ -122,6 +122,12 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     {
         found.push(("requests are handled once", format!("{kind:?} {name}: {} twice", twice.1)));
     }
+    let waits = ["QuotaExceeded", "JobRefused", "PodNotCreated", "NodeRefused"];
+    if let Some(reason) = status["failure"]["last"]["reason"].as_str()
+        && waits.contains(&reason)
+    {
+        found.push(("what is not admitted spends no attempt", format!("{name}: {reason}")));
+    }
     let forced = |request: &&Value| request["action"] == "Force" && request["outcome"] == "Done";
     let forced = status["requests"].as_array().into_iter().flatten().find(forced);
     if let (Kind::Image, Some(forced), true) = (kind, forced, status["nonce"].is_null()) {

@@ -104,12 +104,13 @@ fn eviction_reason(status: &Value) -> String {
 #[test]
 fn a_rejected_or_lost_pod_has_a_reason_of_its_own() {
     use FailureClass::Infrastructure;
+    // The node had started it before.
     let rejected = json!([pod(
         START,
-        json!({"phase": "Failed", "reason": "OutOfcpu",
-        "message": "Pod was rejected: Node didn't have enough resource: cpu"})
+        json!({"phase": "Failed", "reason": "NodeShutdown", "message": "Node is shutting down",
+            "containerStatuses": [container("build", json!({"running": {}}))]})
     )]);
-    let text = "(OutOfcpu). Pod was rejected";
+    let text = "(NodeShutdown). Node is shutting down";
     assert_failure(json!({}), rejected, Infrastructure, reason::NODE_REFUSED, text);
     let no_container = json!([pod(START, json!({"phase": "Failed"}))]);
     let text = "how any container ended";

@@ -114,21 +114,3 @@ fn a_timeout_is_reported_with_the_end_of_the_log() {
     let wait = wait_of(decide(job_with("FailureTarget", "DeadlineExceeded"), ending));
     assert_eq!(wait, (String::new(), Some("2026-01-01T00:10:05Z".into())));
 }
-
-#[test]
-fn a_rejected_job_names_the_quota_the_policy_or_the_strategy() {
-    let quota = "could not create Job base-0-0: ApiError: jobs.batch \"base-0-0\" is forbidden: \
-                 exceeded quota: jobs, requested: count/jobs.batch=1, used: count/jobs.batch=5, \
-                 limited: count/jobs.batch=5";
-    let policy = "jobs.batch \"base-0-0\" is forbidden: ValidatingAdmissionPolicy 'images' with \
-                  binding 'x' denied request";
-    let invalid = "Job.batch \"x\" is invalid: spec.template";
-    for (failure, answer, class, reason) in [
-        (job_forbidden(quota), quota, FailureClass::Infrastructure, reason::QUOTA_EXCEEDED),
-        (job_forbidden(policy), policy, FailureClass::Infrastructure, reason::JOB_REFUSED),
-        (job_invalid(invalid), invalid, FailureClass::Input, reason::INVALID_STRATEGY),
-    ] {
-        assert_eq!((failure.class, failure.reason.as_str()), (class, reason));
-        assert!(failure.message.starts_with(answer), "{}", failure.message);
-    }
-}

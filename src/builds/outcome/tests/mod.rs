@@ -1,6 +1,7 @@
 //! Jobs and pods as clusters show them, and the outcome of each. The statuses are shortened ones of
 //! Kubernetes 1.36.
 //!
+//! - `admission`: the API server, a quota, a policy or a node refuses the Job or its pod
 //! - `failures`: the build itself failed
 //! - `environment`: the environment of the build failed, or the Job was deleted
 //! - `sidecars`: something else runs in the pod
@@ -8,6 +9,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "`json!` is easier to read where it is used")]
 
+mod admission;
 mod environment;
 mod failures;
 mod sidecars;
@@ -77,6 +79,13 @@ fn failed_with(container_state: Value) -> BuildFailure {
 fn failure_of(outcome: BuildJobOutcome) -> BuildFailure {
     match outcome {
         BuildJobOutcome::Failed(failure) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn not_admitted(outcome: BuildJobOutcome) -> Problem {
+    match outcome {
+        BuildJobOutcome::NotAdmitted(problem) => problem,
         other => panic!("{other:?}"),
     }
 }

@@ -31,7 +31,7 @@ fn a_deadline_spent_waiting_is_an_infrastructure_failure() {
     }
     let mut never = job_with("Failed", "DeadlineExceeded");
     never["status"]["failed"] = json!(null);
-    assert_eq!(failure_of(decide(never, json!([]))).reason, reason::POD_NOT_CREATED);
+    assert_eq!(not_admitted(decide(never, json!([]))).reason, reason::POD_NOT_CREATED);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn an_unschedulable_pod_fails_after_a_wait() {
 }
 
 #[test]
-fn a_job_without_pods_fails_after_a_wait() {
+fn a_job_without_pods_is_not_admitted_after_a_wait() {
     let job = |status: Value| {
         json!({"metadata": {"creationTimestamp": START},
         "spec": {"template": {}}, "status": status})
@@ -121,12 +121,14 @@ fn a_job_without_pods_fails_after_a_wait() {
         message.contains("a quota") && message.contains("kubectl describe -n team job/base-0-0"),
         "{message}"
     );
-    assert_eq!(recheck_at, Some("2026-01-01T00:05:00Z".into()));
-    let failure = failure_of(at(&started, "2026-01-01T00:05:00Z"));
+    assert_eq!(recheck_at, Some("2026-01-01T00:02:00Z".into()), "its Events are read again");
     assert_eq!(
-        (failure.class, failure.reason.as_str()),
-        (FailureClass::Infrastructure, reason::POD_NOT_CREATED)
+        wait_of(at(&started, "2026-01-01T00:04:30Z")).1,
+        Some("2026-01-01T00:05:00Z".into())
     );
+    let problem = not_admitted(at(&started, "2026-01-01T00:05:00Z"));
+    assert_eq!(problem.reason, reason::POD_NOT_CREATED);
+    assert!(problem.message.contains("kubectl describe -n team job/base-0-0"));
     // The watch of pods may lag behind the watch of Jobs.
     let lagging = job(json!({"startTime": START, "active": 1}));
     assert_eq!(at(&lagging, NOW), BuildJobOutcome::Waiting(PodWait::default()));

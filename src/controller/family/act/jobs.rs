@@ -1,16 +1,21 @@
 //! How the Jobs of builds and checks are created, each at most once, and deleted. Needs a client.
 
 use futures::future::join_all;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::{
     Api, Client, ResourceExt,
-    api::{DeleteParams, PostParams},
+    api::{DeleteParams, PostParams, Preconditions},
+    core::Status,
 };
 use tracing::{info, warn};
 
 use crate::{
     api::{BuildFailure, FailureClass, condition::reason},
-    builds::{job::drops_user_namespace, outcome},
+    builds::{
+        job::drops_user_namespace,
+        outcome::{JobRefusal, cannot_run_dry, job_refusal},
+    },
     controller::{
         error::{ReconcileError, call},
         family::reconcile::Reconcile,
@@ -24,6 +29,9 @@ use crate::{
 
 /// How many Jobs are created concurrently.
 const MAX_CONCURRENT_CREATES: usize = 8;
+/// How soon a decision is made again after a Job was not admitted. A full quota refuses one Job
+/// after another, and this limits how fast.
+const AFTER_DEFERRAL: SignedDuration = SignedDuration::from_secs(1);
 /// The most kinds of accepted Jobs that are cached: strategies with their settings, and checks.
 const MAX_ACCEPTED_KINDS: usize = 64;
 
@@ -32,8 +40,35 @@ const MAX_ACCEPTED_KINDS: usize = 64;
 pub enum JobStarts {
     /// All were started, or none was asked for.
     AllStarted,
-    /// The API server refused some. The decision records that, and is made again soon.
+    /// Some cannot be used. The decision records that, and is made again at once.
     SomeRefused,
+    /// Some were not admitted now, and wait. The decision is made again soon: others may start in
+    /// their places.
+    SomeDeferred,
+}
+
+impl JobStarts {
+    /// Returns when the decision is to be made again.
+    #[must_use]
+    pub fn decide_again_at(self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::AllStarted => None,
+            Self::SomeRefused => Some(now),
+            Self::SomeDeferred => now.saturating_add(AFTER_DEFERRAL).ok(),
+        }
+    }
+
+    /// Returns whether Jobs with these refusals were all started.
+    pub(super) fn of<'a>(refusals: impl IntoIterator<Item = &'a JobRefusal>) -> Self {
+        let mut starts = Self::AllStarted;
+        for refusal in refusals {
+            match refusal {
+                JobRefusal::Failed(_) => return Self::SomeRefused,
+                JobRefusal::NotNow(_) => starts = Self::SomeDeferred,
+            }
+        }
+        starts
+    }
 }
 
 /// What came of the creation of a Job.
@@ -42,7 +77,7 @@ pub enum JobCreation {
     /// The Job exists: it was created now, or by an earlier reconcile.
     Exists(Box<Job>),
     /// The API server refuses the Job.
-    Refused(BuildFailure),
+    Refused(JobRefusal),
 }
 
 /// Whether the API server accepts Jobs of one kind.
@@ -50,10 +85,11 @@ pub enum JobCreation {
 pub enum Acceptance {
     /// It accepts them, and keeps every field that they need.
     Accepted,
-    /// It is not known, because a Job of this name exists already.
+    /// It is not known, because a Job of this name exists already, or a webhook takes no part in
+    /// dry runs.
     Unknown,
     /// It drops a field that they need, or refuses them.
-    Refused(BuildFailure),
+    Refused(JobRefusal),
 }
 
 /// Reads the Jobs whose creation by an earlier reconcile got no answer. They may run although no
@@ -94,6 +130,27 @@ impl Reconcile<'_> {
                 info!(job, "deleted the Job");
             }
         }
+        for job in &self.snapshot.refused_jobs {
+            self.delete_refused_job(&api, job.as_str()).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a Job whose pod was refused, unless it has changed since: the pod may have been
+    /// admitted meanwhile.
+    async fn delete_refused_job(&self, api: &Api<Job>, job: &str) -> Result<(), ReconcileError> {
+        let key = Key::new(&self.snapshot.key.namespace, job);
+        let known = self.context.stores.jobs.get(&key);
+        let Some(known) = known.filter(|job| job.metadata.deletion_timestamp.is_none()) else {
+            return Ok(());
+        };
+        let unchanged =
+            Preconditions { resource_version: known.resource_version(), uid: known.uid() };
+        match delete(api, job, &DeleteParams::foreground().preconditions(unchanged)).await {
+            Ok(()) => info!(job, "deleted the Job, whose pod was refused"),
+            Err(error) if error.status().is_some_and(Status::is_conflict) => {}
+            Err(error) => return Err(error),
+        }
         Ok(())
     }
 }
@@ -129,11 +186,14 @@ async fn dry_run(api: &Api<Job>, job: &Job) -> Result<Acceptance, ReconcileError
         Ok(_) => Ok(Acceptance::Accepted),
         // Created by an earlier reconcile; `create_jobs` inspects it.
         Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
-        Err(error) if error.is_refusal() => Ok(match existing(api, &job.name_any()).await? {
-            Some(_) => Acceptance::Unknown,
-            None => Acceptance::Refused(refusal(&error)),
-        }),
-        Err(error) => Err(error),
+        Err(error) if error.status().is_some_and(cannot_run_dry) => Ok(Acceptance::Unknown),
+        Err(error) => match error.status().and_then(job_refusal) {
+            Some(refusal) => Ok(match existing(api, &job.name_any()).await? {
+                Some(_) => Acceptance::Unknown,
+                None => Acceptance::Refused(refusal),
+            }),
+            None => Err(error),
+        },
     }
 }
 
@@ -183,7 +243,11 @@ async fn create_or_adopt(
             jobs.record_write(created.clone());
             Ok(JobCreation::Exists(created.into()))
         }
-        Err(error) if error.is_already_exists() || error.is_refusal() => {
+        Err(error) => {
+            let refusal = error.status().and_then(job_refusal);
+            if refusal.is_none() && !error.is_already_exists() {
+                return Err(error);
+            }
             if let Some(existing) = existing(api, &name).await? {
                 jobs.record_write(existing.clone());
                 return Ok(if drops_user_namespace(job, &existing) {
@@ -192,33 +256,21 @@ async fn create_or_adopt(
                     JobCreation::Exists(existing.into())
                 });
             }
-            if !error.is_refusal() {
-                // Deleted since.
-                return Err(error);
-            }
+            // Without a refusal, the Job was deleted since.
+            let Some(refusal) = refusal else { return Err(error) };
             warn!(job = %name, %error, "the API server refuses the Job");
-            Ok(JobCreation::Refused(refusal(&error)))
+            Ok(JobCreation::Refused(refusal))
         }
-        Err(error) => Err(error),
     }
 }
 
-/// Returns the failure of a Job that the API server refuses.
-fn refusal(error: &ReconcileError) -> BuildFailure {
-    if error.is_forbidden() {
-        outcome::job_forbidden(&error.to_string())
-    } else {
-        outcome::job_invalid(&error.to_string())
-    }
-}
-
-fn without_user_namespace() -> BuildFailure {
+fn without_user_namespace() -> JobRefusal {
     let message = "the cluster drops `hostUsers: false` from pods, so the build would have its \
                    capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 \
                    or newer), or a strategy that needs none";
-    BuildFailure {
+    JobRefusal::Failed(BuildFailure {
         class: FailureClass::Infrastructure,
         reason: reason::USER_NAMESPACE_UNAVAILABLE.into(),
         message: message.into(),
-    }
+    })
 }

@@ -10,15 +10,20 @@ use std::{
 };
 
 use http::{Method, Request, Response};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Api, Client, ResourceExt, client::Body};
 use serde_json::{Value, json};
 
 use crate::{
-    api::condition::reason,
+    api::{
+        BuildFailure,
+        condition::{Problem, reason},
+    },
+    builds::outcome::JobRefusal,
     controller::{
         family::act::jobs::{
-            Acceptance, JobCreation, check_acceptance, create_jobs, find_unanswered,
+            Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs, find_unanswered,
         },
         object_cache::{Key, ObjectCache},
         reconcile_cache::ReconcileCache,
@@ -78,10 +83,16 @@ fn breaks_connection(then: JobState) -> Client {
 
 /// The Jobs of an API server whose quota is used up.
 fn out_of_quota(job_state: JobState) -> Api<Job> {
+    refuses(job_state, || status(403, "Forbidden", "base-0-0 is forbidden: exceeded quota: jobs"))
+}
+
+/// The Jobs of an API server that refuses every new one.
+fn refuses(job_state: JobState, refusal: fn() -> Value) -> Api<Job> {
     let service = tower::service_fn(move |request: Request<Body>| async move {
         let (code, answer) = match (request.method(), job_state) {
             (&Method::POST, _) => {
-                (403, status(403, "Forbidden", "base-0-0 is forbidden: exceeded quota: jobs"))
+                let refusal = refusal();
+                (u16::try_from(refusal["code"].as_u64().unwrap_or(0)).expect("a code"), refusal)
             }
             (_, JobState::Exists) => (200, serde_json::to_value(job()).expect("JSON")),
             (_, JobState::Missing) => (404, status(404, "NotFound", "there is no base-0-0")),
@@ -116,19 +127,50 @@ async fn a_job_that_exists_is_adopted_though_another_would_be_refused() {
 }
 
 #[tokio::test]
-async fn a_refused_job_that_does_not_exist_has_failed() {
+async fn a_refused_job_that_does_not_exist_waits() {
     let jobs = ObjectCache::new(|_| None);
     let mut cache = ReconcileCache::default();
     let api = out_of_quota(JobState::Missing);
     let refused =
         create_jobs(&jobs, &api, &[job()], &mut cache).await.expect("an answer").remove(0);
-    let JobCreation::Refused(failure) = refused else { panic!("{refused:?}") };
-    assert_eq!(failure.reason, reason::QUOTA_EXCEEDED);
+    let JobCreation::Refused(JobRefusal::NotNow(problem)) = refused else { panic!("{refused:?}") };
+    assert_eq!(problem.reason, reason::QUOTA_EXCEEDED);
+    assert!(problem.message.starts_with("base-0-0 is forbidden: exceeded quota: jobs; "));
     assert!(cache.unanswered.is_empty(), "the call was answered");
     let kind = "standard".to_owned();
     let acceptance = check_acceptance(&api, &job(), kind, &mut cache).await.expect("an answer");
-    let Acceptance::Refused(failure) = acceptance else { panic!("{acceptance:?}") };
-    assert_eq!(failure.reason, reason::QUOTA_EXCEEDED);
+    let Acceptance::Refused(JobRefusal::NotNow(problem)) = acceptance else {
+        panic!("{acceptance:?}")
+    };
+    assert_eq!(problem.reason, reason::QUOTA_EXCEEDED);
+    assert!(cache.accepted_jobs.is_empty(), "it is asked again");
+}
+
+#[tokio::test]
+async fn a_webhook_that_takes_no_part_in_dry_runs_keeps_no_job_out() {
+    let api = refuses(JobState::Missing, || {
+        status(400, "BadRequest", "admission webhook \"w\" does not support dry run")
+    });
+    let mut cache = ReconcileCache::default();
+    let acceptance =
+        check_acceptance(&api, &job(), "standard".into(), &mut cache).await.expect("an answer");
+    assert_eq!(acceptance, Acceptance::Unknown);
+}
+
+#[test]
+fn a_job_that_waits_is_tried_again_more_slowly_than_one_that_failed() {
+    let now = Timestamp::UNIX_EPOCH;
+    let waits =
+        || JobRefusal::NotNow(Problem { reason: reason::QUOTA_EXCEEDED, message: String::new() });
+    let failed = || JobRefusal::Failed(BuildFailure::default());
+    for (refusals, expected, at) in [
+        (vec![], JobStarts::AllStarted, None),
+        (vec![waits()], JobStarts::SomeDeferred, Some(now + SignedDuration::from_secs(1))),
+        (vec![waits(), failed()], JobStarts::SomeRefused, Some(now)),
+    ] {
+        assert_eq!(JobStarts::of(&refusals), expected);
+        assert_eq!(expected.decide_again_at(now), at);
+    }
 }
 
 #[tokio::test]

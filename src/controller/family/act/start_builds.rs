@@ -13,11 +13,13 @@ use crate::{
     },
     builds::{
         self,
+        outcome::JobRefusal,
         request::{
             BuildParent, BuildRequest, FamilyIdentity, GitSecret, ParentNaming, ResolvedSource,
         },
     },
     controller::{
+        deferred_jobs::Refusal,
         error::ReconcileError,
         family::{
             act::jobs::{Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs},
@@ -26,7 +28,7 @@ use crate::{
         },
         object_cache::Key,
     },
-    engine::{Action, PinnedParent, causes, image::failure, tags},
+    engine::{Action, DeferredWork, PinnedParent, causes, image::failure, tags},
     identity::BuildIdentity,
     lineage::Import,
     registry::Reference,
@@ -41,13 +43,13 @@ struct PreparedBuild {
 /// Whether the Job of a build can be created.
 enum Preparation {
     Ready(Box<PreparedBuild>),
-    Refused(BuildFailure),
+    Refused(JobRefusal),
 }
 
 /// What came of a build that the decision asks for.
 enum BuildStart {
     Started(RunningBuild),
-    Refused(BuildFailure),
+    Refused(JobRefusal),
 }
 
 impl Reconcile<'_> {
@@ -64,7 +66,7 @@ impl Reconcile<'_> {
                     requests.push(build.request);
                     jobs.push(build.job);
                 }
-                Preparation::Refused(failure) => refused.push((action, failure)),
+                Preparation::Refused(refusal) => refused.push((action, refusal)),
             }
         }
         let api = self.api();
@@ -74,22 +76,24 @@ impl Reconcile<'_> {
                 JobCreation::Exists(job) => {
                     self.add_build(action, BuildStart::Started(running(request, &job)));
                 }
-                JobCreation::Refused(failure) => refused.push((action, failure)),
+                JobCreation::Refused(refusal) => refused.push((action, refusal)),
             }
         }
-        let starts =
-            if refused.is_empty() { JobStarts::AllStarted } else { JobStarts::SomeRefused };
-        for (action, failure) in refused {
-            self.add_build(action, BuildStart::Refused(failure));
+        let starts = JobStarts::of(refused.iter().map(|(_, refusal)| refusal));
+        for (action, refusal) in refused {
+            self.add_build(action, BuildStart::Refused(refusal));
         }
         Ok(starts)
     }
 
     /// Adds what came of a build to the decision about its image. A refused build counts as an
-    /// attempt, on the budget of its class, so that it is neither retried for ever nor forgotten.
+    /// attempt, on the budget of its class, so that it is neither retried for ever nor forgotten. A
+    /// build that is not admitted now waits, and counts as no attempt.
     fn add_build(&mut self, action: &Action, start: BuildStart) {
         let Action::Build { image: index, identity, .. } = action else { return };
         let name = self.image_name(*index).to_owned();
+        let family = self.snapshot.family.uid().unwrap_or_default();
+        let job_version = self.snapshot.job_version(*index);
         let Some(image) = self.decision.images.get_mut(index.position()) else { return };
         match start {
             BuildStart::Started(running) => {
@@ -102,7 +106,15 @@ impl Reconcile<'_> {
                 .into();
                 image.running = Some(running.into());
             }
-            BuildStart::Refused(refused) => {
+            BuildStart::Refused(JobRefusal::NotNow(problem)) => {
+                image.state = ImageState::Queued;
+                image.reason = problem.reason;
+                image.message = problem.message.clone().into();
+                let work = DeferredWork::Build(identity.fingerprint.clone());
+                let refusal = Refusal { image: name, work, problem, job_uid: None };
+                self.cache.deferred_jobs.record(refusal, &family, job_version, self.now);
+            }
+            BuildStart::Refused(JobRefusal::Failed(refused)) => {
                 image.state = ImageState::Queued;
                 image.reason = reason::RETRYING;
                 image.message = refused.message.clone().into();
@@ -111,7 +123,7 @@ impl Reconcile<'_> {
                 let failed = failure::FailedAttempt { attempt: *attempt, cascade, cause: &cause };
                 let known = image.failure.take().map(|known| *known);
                 let added = failure::add_failure(known, fingerprint, &failed, refused, self.now);
-                image.failure = Some(added.into());
+                image.failure = Some(failure::of_version(added, job_version).into());
             }
         }
     }
@@ -121,7 +133,8 @@ impl Reconcile<'_> {
         use FailureClass::{Infrastructure, Input};
 
         let refused = |class, reason: &str, message: String| {
-            Ok(Preparation::Refused(BuildFailure { class, reason: reason.into(), message }))
+            let failure = BuildFailure { class, reason: reason.into(), message };
+            Ok(Preparation::Refused(JobRefusal::Failed(failure)))
         };
         let (Action::Build { image: index, .. }, Some(request)) =
             (action, self.build_request(action))
@@ -150,7 +163,7 @@ impl Reconcile<'_> {
             Acceptance::Accepted | Acceptance::Unknown => {
                 Preparation::Ready(Box::new(PreparedBuild { request, job }))
             }
-            Acceptance::Refused(failure) => Preparation::Refused(failure),
+            Acceptance::Refused(refusal) => Preparation::Refused(refusal),
         })
     }
 

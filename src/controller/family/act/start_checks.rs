@@ -12,9 +12,11 @@ use crate::{
     },
     builds::{
         checks::{CheckRequest, job::job},
+        outcome::JobRefusal,
         request::FamilyIdentity,
     },
     controller::{
+        deferred_jobs::Refusal,
         error::ReconcileError,
         family::{
             act::jobs::{Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs},
@@ -22,7 +24,7 @@ use crate::{
         },
         object_cache::Key,
     },
-    engine::{Action, causes, fingerprint::check_revision, image::failure},
+    engine::{Action, DeferredWork, Problem, causes, fingerprint::check_revision, image::failure},
     identity::Fingerprint,
     lineage::ImageIndex,
 };
@@ -36,7 +38,7 @@ struct WantedCheck {
 /// A check that cannot be started.
 struct RefusedCheck {
     check: WantedCheck,
-    failure: BuildFailure,
+    refusal: JobRefusal,
 }
 
 impl Reconcile<'_> {
@@ -58,27 +60,29 @@ impl Reconcile<'_> {
                     accepted.push(check);
                     jobs.push(job);
                 }
-                Acceptance::Refused(failure) => refused.push(RefusedCheck { check, failure }),
+                Acceptance::Refused(refusal) => refused.push(RefusedCheck { check, refusal }),
             }
         }
         let created = create_jobs(&self.context.stores.jobs, &api, &jobs, self.cache).await?;
         for (check, created) in accepted.into_iter().zip(created) {
-            if let JobCreation::Refused(failure) = created {
-                refused.push(RefusedCheck { check, failure });
+            if let JobCreation::Refused(refusal) = created {
+                refused.push(RefusedCheck { check, refusal });
             }
         }
-        let starts =
-            if refused.is_empty() { JobStarts::AllStarted } else { JobStarts::SomeRefused };
-        for refused in refused {
-            self.count_refused_check(refused);
+        let starts = JobStarts::of(refused.iter().map(|refused| &refused.refusal));
+        for RefusedCheck { check, refusal } in refused {
+            match refusal {
+                JobRefusal::NotNow(problem) => self.defer_check(check, problem),
+                JobRefusal::Failed(failure) => self.count_refused_check(check, failure),
+            }
         }
         Ok(starts)
     }
 
     /// Counts a refused check as a failed attempt, on the budget of its class. Several checks of
     /// one attempt count once. An optional check is only reported, because it blocks nothing.
-    fn count_refused_check(&mut self, refused: RefusedCheck) {
-        let RefusedCheck { check: WantedCheck { image: index, request }, failure } = refused;
+    fn count_refused_check(&mut self, check: WantedCheck, failure: BuildFailure) {
+        let WantedCheck { image: index, request } = check;
         let record = self.snapshot.records.get(index.position()).and_then(Option::as_ref);
         let recorded = record
             .and_then(|record| record.status.as_ref()?.fingerprint.as_ref())
@@ -107,9 +111,25 @@ impl Reconcile<'_> {
         let failed = failure::FailedAttempt { attempt, cascade: &cascade, cause: &cause };
         let known = known.map(|known| *known);
         let added = failure::add_failure(known, &fingerprint, &failed, refused, self.now);
+        let added = failure::of_version(added, self.snapshot.job_version(index));
         image.failure = Some(
             FailureRecord { check_attempt: request.attempt.saturating_add(1), ..added }.into(),
         );
+    }
+
+    /// Records that a check waits until its Job is admitted. It counts as no attempt.
+    fn defer_check(&mut self, check: WantedCheck, problem: Problem) {
+        let WantedCheck { image: index, request } = check;
+        if let Some(image) = self.decision.images.get_mut(index.position()) {
+            image.reason = problem.reason;
+            image.message = format!("check {}: {}", request.check.name, problem.message).into();
+        }
+        let digest = request.digest.as_str().into();
+        let work = DeferredWork::Check { digest, revision: request.revision };
+        let refusal = Refusal { image: request.image, work, problem, job_uid: None };
+        let family = self.snapshot.family.uid().unwrap_or_default();
+        let version = self.snapshot.job_version(index);
+        self.cache.deferred_jobs.record(refusal, &family, version, self.now);
     }
 
     /// Returns the check that an action asks for, or `None` if it asks for none.

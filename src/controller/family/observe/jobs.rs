@@ -8,13 +8,13 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::ResourceExt;
 
 use crate::{
-    api::labels,
+    api::{condition::Problem, labels},
     builds::{
         checks::outcome::{CheckJobOutcome, check_job_outcome},
         outcome::{self, BuildJobOutcome, PodEvents, build_job_outcome, pod_has_ended},
     },
-    controller::{object_cache::Key, stores::Stores},
-    engine::{BuildOutcome, CheckOutcome, ObservedBuild, ObservedCheck},
+    controller::{deferred_jobs::Refusal, object_cache::Key, stores::Stores},
+    engine::{BuildOutcome, CheckOutcome, DeferredWork, ObservedBuild, ObservedCheck},
     identity::{BuildIdentity, JobName},
 };
 
@@ -33,13 +33,36 @@ pub struct ObservedJobs {
     /// Jobs of checks that have a result and still run: the pod of a failed one waits, or another
     /// container runs next to the check.
     pub ended_live_checks: Vec<JobName>,
+    /// Jobs whose pods were refused.
+    pub refused: Vec<RefusedPods>,
+    /// What the Jobs with admitted pods are for, by image.
+    pub admitted: Vec<AdmittedJob>,
     /// When the earliest wait of a pod must be judged again, even if nothing changes: no event
     /// marks the moment at which a wait has become too long.
     pub recheck_pods_at: Option<Timestamp>,
 }
 
+/// A Job whose pod cannot be created, or was rejected by its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedPods {
+    /// The name of the Job.
+    pub job: JobName,
+    /// The refusal.
+    pub refusal: Refusal,
+}
+
+/// A Job that was admitted with its pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdmittedJob {
+    /// The image that the Job belongs to.
+    pub image: String,
+    /// What the Job is for.
+    pub work: DeferredWork,
+}
+
 impl ObservedJobs {
-    /// Reads all Jobs of a family from the stores. `events` are those of pods that do not start.
+    /// Reads all Jobs of a family from the stores. `events` are those of pods that do not start,
+    /// and of Jobs without a pod.
     #[must_use]
     pub fn of(stores: &Stores, family: &Key, events: &PodEvents, now: Timestamp) -> Self {
         let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
@@ -73,6 +96,13 @@ impl ObservedJobs {
             if has_result && observed.live {
                 self.ended_live_checks.push(observed.job.clone());
             }
+            let digest = observed.digest.clone();
+            let work = DeferredWork::Check { digest, revision: observed.revision.clone() };
+            let problem = match &observed.outcome {
+                CheckOutcome::NotAdmitted(problem) => Some(problem),
+                _ => None,
+            };
+            self.add_admission(job, pods, image, work, problem);
             self.checks.entry(image.clone()).or_default().push(observed);
             return;
         }
@@ -84,7 +114,31 @@ impl ObservedJobs {
             if let Some(seconds) = duration_seconds(job, pods) {
                 self.durations.insert(observed.job.to_string(), seconds);
             }
+            let work = DeferredWork::Build(observed.identity.fingerprint.clone());
+            let problem = match &observed.outcome {
+                BuildOutcome::NotAdmitted(problem) => Some(problem),
+                _ => None,
+            };
+            self.add_admission(job, pods, image, work, problem);
             self.builds.entry(image.clone()).or_default().push(observed);
+        }
+    }
+
+    /// Notes whether the pod of a Job was admitted or refused, if either is known.
+    fn add_admission(
+        &mut self,
+        job: &Job,
+        pods: &[Pod],
+        image: &str,
+        work: DeferredWork,
+        problem: Option<&Problem>,
+    ) {
+        if let Some(problem) = problem {
+            let (image, problem) = (image.to_owned(), problem.clone());
+            let refusal = Refusal { image, work, problem, job_uid: job.uid() };
+            self.refused.push(RefusedPods { job: job.name_any().into(), refusal });
+        } else if !pods.is_empty() {
+            self.admitted.push(AdmittedJob { image: image.to_owned(), work });
         }
     }
 
@@ -101,6 +155,7 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<O
         BuildJobOutcome::Running => (BuildOutcome::Running, None),
         BuildJobOutcome::Succeeded => (BuildOutcome::Succeeded, None),
         BuildJobOutcome::Failed(failure) => (BuildOutcome::Failed(failure), None),
+        BuildJobOutcome::NotAdmitted(problem) => (BuildOutcome::NotAdmitted(problem), None),
         BuildJobOutcome::Stopped => (BuildOutcome::Stopped, None),
     };
     Some(ObservedBuild {
@@ -134,6 +189,7 @@ fn observed_check(job: &Job, pods: &[Pod], outcome: CheckJobOutcome) -> Option<O
         CheckJobOutcome::Running => (CheckOutcome::Running, None),
         CheckJobOutcome::Passed(said) => (CheckOutcome::Passed(said), None),
         CheckJobOutcome::Failed(failure) => (CheckOutcome::Failed(failure), None),
+        CheckJobOutcome::NotAdmitted(problem) => (CheckOutcome::NotAdmitted(problem), None),
         CheckJobOutcome::Stopped => (CheckOutcome::Stopped, None),
     };
     Some(ObservedCheck {

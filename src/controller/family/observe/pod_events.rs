@@ -1,7 +1,8 @@
-//! The Events of pods whose node does not start them. Nothing else says why: no free address, a
-//! volume that is missing, a container runtime without user namespaces. Needs a client.
+//! The Events of pods whose node does not start them, and of Jobs without a pod. Nothing else says
+//! why: no free address, a volume that is missing, a container runtime without user namespaces, a
+//! quota or a policy that refuses the pod. Needs a client.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Event, Pod};
@@ -9,7 +10,7 @@ use kube::{Api, Client, ResourceExt, api::ListParams};
 use tracing::warn;
 
 use crate::{
-    builds::outcome::{PodEvent, PodEvents, needs_events},
+    builds::outcome::{PodEvent, PodEvents, job_needs_events, needs_events},
     controller::{
         error::call,
         family::observe::{Observer, jobs::JOB_NAME},
@@ -18,31 +19,33 @@ use crate::{
     },
 };
 
-/// The most pods whose Events one reconcile reads.
+/// The most pods and Jobs whose Events one reconcile reads.
 const MAX_READS: usize = 8;
-/// The most Events of a pod that are read.
+/// The most Events of an object that are read.
 const MAX_EVENTS: u32 = 100;
-/// The Events of a pod are read at most once per this time.
+/// The Events of an object are read at most once per this time.
 const READ_INTERVAL: SignedDuration = SignedDuration::from_mins(1);
 
-/// The Events of a family's pods that wait for their nodes, and when they were read.
+/// The Events of a family's pods that wait for their nodes and of its Jobs without a pod, and when
+/// they were read.
 #[derive(Debug, Default)]
 pub struct PodEventCache {
     /// The Events.
     pub events: PodEvents,
-    /// When the Events of a pod were last read, by the pod's uid.
+    /// When the Events of an object were last read, by its uid.
     read_at: HashMap<String, Timestamp>,
 }
 
 impl Observer<'_> {
-    /// Reads the Events of the pods that have waited for their nodes for long.
+    /// Reads the Events of the pods that have waited for their nodes for long, and of the Jobs that
+    /// have waited for their pods.
     pub(super) async fn read_pod_events(&mut self) {
         let (context, cache) = (self.context, &mut self.cache.pod_events);
         read_pod_events(&context.client, &context.stores, &self.key, cache, self.now).await;
     }
 }
 
-/// Reads the Events of a family's pods that need them. A family without such a pod costs no call.
+/// Reads the Events of a family's pods and Jobs that need them. A family without any costs no call.
 async fn read_pod_events(
     client: &Client,
     stores: &Stores,
@@ -50,13 +53,18 @@ async fn read_pod_events(
     cache: &mut PodEventCache,
     now: Timestamp,
 ) {
-    let waiting: HashMap<String, String> = stores
-        .pods
-        .group(family)
+    let pods = stores.pods.group(family);
+    let with_pod: HashSet<&String> =
+        pods.iter().filter_map(|pod| pod.labels().get(JOB_NAME)).collect();
+    let waiting_pods = pods
         .iter()
         .filter(|pod| is_waiting(stores, pod, now))
-        .filter_map(|pod| Some((pod.uid()?, pod.name_any())))
-        .collect();
+        .filter_map(|pod| Some((pod.uid()?, format!("Pod {}", pod.name_any()))));
+    let waiting_jobs = stores.jobs.group(family).into_iter().filter_map(|job| {
+        let is_waiting = !with_pod.contains(&job.name_any()) && job_needs_events(&job, now);
+        is_waiting.then(|| Some((job.uid()?, format!("Job {}", job.name_any()))))?
+    });
+    let waiting: HashMap<String, String> = waiting_pods.chain(waiting_jobs).collect();
     cache.read_at.retain(|uid, _| waiting.contains_key(uid));
     cache.events.retain(|uid| waiting.contains_key(uid));
     let is_due = |uid: &str| {
@@ -70,16 +78,16 @@ async fn read_pod_events(
     due.sort_by_key(|(uid, _)| cache.read_at.get(*uid).copied());
     due.truncate(MAX_READS);
     let api: Api<Event> = Api::namespaced(client.clone(), &family.namespace);
-    for (uid, pod) in due {
+    for (uid, object) in due {
         cache.read_at.insert(uid.clone(), now);
         let selector = format!("involvedObject.uid={uid},type=Warning");
         let parameters = ListParams::default().fields(&selector).limit(MAX_EVENTS);
-        let what = || format!("read the Events of Pod {pod}");
+        let what = || format!("read the Events of {object}");
         match call(what, api.list(&parameters)).await {
             Ok(events) => cache.events.record(uid, pod_events(events.items)),
             // The wait is reported without them.
             Err(error) => {
-                warn!(pod, %error, "the Events of a pod that does not start cannot be read");
+                warn!(object, %error, "the Events that say what a build waits for cannot be read");
             }
         }
     }
@@ -205,6 +213,32 @@ mod tests {
         }
         read_pod_events(&client, &stores, &family, &mut cache, later).await;
         assert_eq!(queries.lock().expect("a lock").len(), 2 + MAX_READS);
+    }
+
+    #[tokio::test]
+    async fn the_events_of_a_job_are_read_if_it_has_no_pod() {
+        let (client, queries) = api_server();
+        let (stores, family) = (Stores::default(), Key::new("team", "python"));
+        let mut cache = PodEventCache::default();
+        for name in ["with-pod", "without-pod"] {
+            let job = json!({
+                "metadata": {"name": name, "namespace": "team", "uid": format!("job-{name}"),
+                    "resourceVersion": "1", "labels": {labels::FAMILY: "python"}},
+                "status": {"startTime": "2026-01-01T00:09:30Z"},
+            });
+            stores.jobs.record_write(serde_json::from_value::<Job>(job).expect("a Job"));
+        }
+        let pod = json!({"metadata": {"name": "p", "namespace": "team", "uid": "p",
+            "resourceVersion": "1",
+            "labels": {labels::FAMILY: "python", JOB_NAME: "with-pod"}}});
+        stores.pods.record_write(serde_json::from_value::<Pod>(pod).expect("a pod"));
+        for (now, reads) in [("2026-01-01T00:09:59Z", 0), ("2026-01-01T00:10:00Z", 1)] {
+            let now: Timestamp = now.parse().expect("a time");
+            read_pod_events(&client, &stores, &family, &mut cache, now).await;
+            assert_eq!(queries.lock().expect("a lock").len(), reads, "{now}");
+        }
+        let asked = queries.lock().expect("a lock").clone();
+        assert!(asked[0].contains("involvedObject.uid%3Djob-without-pod"), "{asked:?}");
     }
 
     #[test]

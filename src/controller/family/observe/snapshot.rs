@@ -10,11 +10,12 @@ use crate::{
         BuildStrategy, Cascade, CascadeStatus, ImageFamily, ImageFamilySpec, ImageFamilyStatus,
         ManagedImage,
     },
+    builds::job::BuildEnvironment,
     controller::{
         error::ReconcileError,
         family::observe::{
             Observer, cascades, imports,
-            jobs::ObservedJobs,
+            jobs::{ObservedJobs, RefusedPods},
             records, requests,
             strategies::{ImageStrategies, strategies},
             tags::PolledTags,
@@ -70,6 +71,11 @@ pub struct Snapshot {
     pub checks: Vec<Vec<ObservedCheck>>,
     /// See [`ObservedJobs::ended_live_checks`].
     pub ended_live_checks: Vec<JobName>,
+    /// Jobs whose pods were refused. They are deleted, and created again after a pause.
+    pub refused_jobs: Vec<JobName>,
+    /// Versions of the spec and of the strategy that the Jobs of each image are made of, in the
+    /// order of `spec.images`.
+    job_versions: Vec<String>,
     /// The last verified builds of the records, in the order of `spec.images`.
     verified: Vec<Option<Arc<VerifiedBuild>>>,
     /// The pending requests of users.
@@ -109,6 +115,8 @@ impl Observer<'_> {
         self.read_pod_events().await;
         let events = &self.cache.pod_events.events;
         let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, events, self.now);
+        let job_versions = job_versions(&family, &strategies, &self.context.environment);
+        self.note_admissions(&jobs, &job_versions);
         let builds = take_in_order(spec, &mut jobs.builds);
         let checks = take_in_order(spec, &mut jobs.checks);
         let cascades = self.cascades().await?;
@@ -137,6 +145,8 @@ impl Observer<'_> {
             checks,
             durations: jobs.durations,
             ended_live_checks: jobs.ended_live_checks,
+            refused_jobs: jobs.refused.into_iter().map(|refused| refused.job).collect(),
+            job_versions,
             verified: records.iter().map(|record| records::verified(record.as_ref())).collect(),
             records,
             requests,
@@ -160,6 +170,44 @@ impl Observer<'_> {
             strategy_revisions,
         })
     }
+}
+
+impl Observer<'_> {
+    /// Defers the Jobs whose pods were refused, and forgets the refusals of those whose pods were
+    /// admitted since.
+    fn note_admissions(&mut self, jobs: &ObservedJobs, job_versions: &[String]) {
+        let deferred = &mut self.cache.deferred_jobs;
+        for admitted in &jobs.admitted {
+            deferred.forget(&admitted.image, &admitted.work);
+        }
+        let uid = self.family.uid().unwrap_or_default();
+        let images = self.family.spec.images.iter().zip(job_versions);
+        let versions: HashMap<&str, &String> =
+            images.map(|(image, version)| (image.name.as_str(), version)).collect();
+        for RefusedPods { refusal, .. } in &jobs.refused {
+            if let Some(version) = versions.get(refusal.image.as_str()) {
+                deferred.record(refusal.clone(), &uid, version, self.now);
+            }
+        }
+    }
+}
+
+/// Returns what the Jobs of each image are made of, apart from what is part of fingerprints: the
+/// generation of the spec, the strategy, and the operator's configuration of pods.
+fn job_versions(
+    family: &ImageFamily,
+    strategies: &[Option<Arc<BuildStrategy>>],
+    environment: &BuildEnvironment,
+) -> Vec<String> {
+    let generation = family.metadata.generation.unwrap_or_default();
+    let pods = environment.pods.version();
+    let version = |strategy: &Option<Arc<BuildStrategy>>| {
+        let metadata = strategy.as_ref().map(|strategy| &strategy.metadata);
+        let uid = metadata.and_then(|metadata| metadata.uid.as_deref()).unwrap_or_default();
+        let strategy = metadata.and_then(|metadata| metadata.generation).unwrap_or_default();
+        format!("{generation}/{uid}/{strategy}/{pods}")
+    };
+    strategies.iter().map(version).collect()
 }
 
 /// Takes the entries of images out of a map by name, in the order of `spec.images`.
@@ -216,9 +264,17 @@ impl Snapshot {
             verified: self.verified.get(index.position()).cloned().flatten(),
             builds: self.builds_of(index).to_vec(),
             checks: self.checks.get(index.position()).cloned().unwrap_or_default(),
+            deferred: cache.deferred_jobs.of(image, self.job_version(index)),
+            job_version: self.job_version(index).to_owned(),
             lookups: cache.lookups.of(image).to_vec(),
             tags: self.tags(index, image, cache),
         }
+    }
+
+    /// Returns versions of the spec and of the strategy that the Jobs of an image are made of.
+    #[must_use]
+    pub fn job_version(&self, image: ImageIndex) -> &str {
+        self.job_versions.get(image.position()).map_or("", String::as_str)
     }
 
     /// Returns the builds of an image whose Jobs exist.

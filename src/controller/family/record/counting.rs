@@ -54,7 +54,8 @@ impl RecordChange<'_> {
         }
         let observed = self.builds.iter().find(|build| build.job == ran.job);
         let result = match observed.map(|build| &build.outcome) {
-            Some(BuildOutcome::Running) => return None,
+            // What was not admitted is no build that has ended.
+            Some(BuildOutcome::Running | BuildOutcome::NotAdmitted(_)) => return None,
             Some(BuildOutcome::Succeeded) => BuildResult::Succeeded,
             Some(BuildOutcome::Failed(failure)) => failure.class.into(),
             // The Job is gone, and the registry has the result.
@@ -125,7 +126,10 @@ impl RecordChange<'_> {
         });
         let mut class = of_record.filter_map(|observed| match &observed.outcome {
             CheckOutcome::Failed(failure) => Some(failure.class),
-            CheckOutcome::Running | CheckOutcome::Passed(_) | CheckOutcome::Stopped => None,
+            CheckOutcome::Running
+            | CheckOutcome::Passed(_)
+            | CheckOutcome::NotAdmitted(_)
+            | CheckOutcome::Stopped => None,
         });
         class.next_back().unwrap_or(FailureClass::Infrastructure).into()
     }

@@ -276,10 +276,20 @@ impl Reconcile<'_> {
                 Action::Build { image, identity, .. } if *image == index && !identity.user_caused
             )
         };
+        // A build that was not admitted has taken no place.
+        let refused: Vec<Timestamp> = self
+            .snapshot
+            .builds_of(index)
+            .iter()
+            .filter(|build| build.is_refused())
+            .filter_map(|build| build.started_at)
+            .collect();
+        let known = old.starts.iter().filter(|start| !refused.contains(start));
+        let known: Vec<Timestamp> = known.copied().collect();
         let started = decided.running.as_ref();
         let started = started.filter(|_| self.decision.actions.iter().any(is_limited));
         let starts = observed.chain(started.and_then(|running| running.started_at));
-        limits::starts_to_record(&old.starts, starts, limit.builds, limit.per.signed(), self.now)
+        limits::starts_to_record(&known, starts, limit.builds, limit.per.signed(), self.now)
     }
 
     fn history_to_record(&self, change: ImageChange<'_>) -> Vec<crate::api::BuildRecord> {

@@ -55,6 +55,10 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) upstream_digests: Vec<String>,
     /// Pushed fingerprints per image, with digest and build number.
     pub(in crate::engine) pushed: HashMap<(usize, Fingerprint), (ImageDigest, i64)>,
+    /// Jobs that are not admitted now, per image.
+    pub(in crate::engine) deferred: HashMap<usize, Vec<DeferredJob>>,
+    /// What every Job is made of, apart from what is part of fingerprints.
+    pub(in crate::engine) job_version: String,
     /// What was asked of the registry, per image.
     pub(in crate::engine) asked: HashMap<usize, Vec<Lookup>>,
     /// Tags in the registry.
@@ -128,6 +132,8 @@ impl FamilyModel {
             content: HashMap::new(),
             upstream_digests: upstreams.iter().map(|name| format!("sha256:{name}-0")).collect(),
             pushed: HashMap::new(),
+            deferred: HashMap::new(),
+            job_version: "1".into(),
             asked: HashMap::new(),
             tags: HashMap::new(),
             jobs: Vec::new(),
@@ -209,6 +215,8 @@ impl FamilyModel {
                         .filter(|(of, _)| *of == image)
                         .map(|(_, job)| job.clone())
                         .collect(),
+                    deferred: self.deferred.get(&image).cloned().unwrap_or_default(),
+                    job_version: self.job_version.clone(),
                     lookups: self.asked.get(&image).cloned().unwrap_or_default(),
                     tags: self
                         .tags

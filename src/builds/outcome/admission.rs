@@ -1,0 +1,207 @@
+//! Refusals of Jobs and of their pods: by the API server, a quota, a policy or a node. Pure.
+//!
+//! What is not admitted now may be admitted later, without a change of the image: a quota has room
+//! again, or somebody mends the policy. Such a Job waits, and counts as no attempt.
+
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Pod, PodStatus},
+};
+use kube::core::Status;
+
+use crate::{
+    api::{
+        BuildFailure, FailureClass,
+        condition::{Problem, reason, shorten},
+    },
+    builds::outcome::{
+        events::PodEvent,
+        failure,
+        message::{Keep, sanitize},
+        own::OwnContainers,
+    },
+};
+
+/// Maximum number of characters of a refusal that are quoted. What to do follows the quotation, and
+/// must not be cut off.
+const MAX_QUOTE: usize = 320;
+/// The reason of the Event of a Job whose pod cannot be created.
+const FAILED_CREATE: &str = "FailedCreate";
+/// What the message of such an Event begins with.
+const ERROR_CREATING: &str = "Error creating: ";
+/// How a webhook's own answer begins. It may be of the same form as the API server's.
+const WEBHOOK_ANSWER: &str = "admission webhook ";
+/// How the API server says that a webhook cannot take part in a dry run.
+const NO_DRY_RUN: &str = "does not support dry run";
+/// Reasons of failed pods that were admitted to their nodes: they were evicted, preempted or lost.
+const ADMITTED_PODS: [&str; 6] =
+    ["", "DeadlineExceeded", "NodeLost", "Preempting", "Evicted", "Terminated"];
+
+/// Why the API server does not accept a Job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobRefusal {
+    /// Something is in the way that may change without the family and the strategy. The Job waits.
+    NotNow(Problem),
+    /// The Job cannot be used. The image has failed, on the retry budget of the class.
+    Failed(BuildFailure),
+}
+
+/// Who refuses a Job or a pod, as it is recognized in the text of the refusal.
+struct Refuser {
+    /// Parts of the text in lower case, of which one is enough.
+    words: &'static [&'static str],
+    reason: &'static str,
+    to_do: &'static str,
+}
+
+/// Who refuses Jobs and pods. The first one that is recognized counts.
+const REFUSERS: [Refuser; 7] = [
+    Refuser {
+        words: &["failed quota: "],
+        reason: reason::JOB_REFUSED,
+        to_do: "set what the quota demands: for the builder in the strategy (`cpuLimit` of the \
+                shipped ones), for `prepare`, `credentials` and checks with the values `steps` and \
+                `checks` of the chart",
+    },
+    Refuser {
+        words: &[
+            "exceeded quota: ",
+            "status unknown for quota",
+            "insufficient quota",
+            "quota evaluation timed out",
+        ],
+        reason: reason::QUOTA_EXCEEDED,
+        to_do: "raise the quota, or wait until other objects are gone",
+    },
+    Refuser {
+        words: &["violates podsecurity"],
+        reason: reason::JOB_REFUSED,
+        to_do: "change the namespace's label `pod-security.kubernetes.io/enforce`, or use a \
+                strategy that its level admits",
+    },
+    Refuser {
+        words: &[" usage per ", "limit to request ratio per "],
+        reason: reason::JOB_REFUSED,
+        to_do: "change the LimitRange, or the resources in the strategy or in the values `steps` \
+                and `checks` of the chart",
+    },
+    Refuser {
+        words: &["failed calling webhook", "failed to call webhook"],
+        reason: reason::JOB_REFUSED,
+        to_do: "repair the webhook, or exclude this namespace from it",
+    },
+    Refuser {
+        words: &["cannot create resource"],
+        reason: reason::JOB_REFUSED,
+        to_do: "grant this permission to the controller",
+    },
+    Refuser {
+        words: &["denied the request", "denied request", WEBHOOK_ANSWER],
+        reason: reason::JOB_REFUSED,
+        to_do: "change the policy, or the build strategy so that it complies",
+    },
+];
+
+/// What to do about a refusal by something that is not known.
+const OTHER_REFUSER: Refuser = Refuser {
+    words: &[],
+    reason: reason::JOB_REFUSED,
+    to_do: "change what forbids it, or the build strategy",
+};
+
+/// Returns why the API server does not accept a Job; `None` if the answer says nothing about the
+/// Job: the API server has too much to do, for example.
+#[must_use]
+pub fn job_refusal(answer: &Status) -> Option<JobRefusal> {
+    if is_own_validation(answer) {
+        let text = format!(
+            "{}; correct the build strategy, or the parameters that the family gives to it",
+            quote(&answer.message)
+        );
+        let failed = failure(FailureClass::Input, reason::INVALID_STRATEGY, &text);
+        return Some(JobRefusal::Failed(failed));
+    }
+    let by = refuser(&answer.message)
+        .or_else(|| matches!(answer.code, 400 | 403 | 422).then_some(&OTHER_REFUSER))?;
+    Some(JobRefusal::NotNow(by.problem("", &answer.message)))
+}
+
+/// Whether the API server says only that a webhook cannot take part in a dry run.
+#[must_use]
+pub fn cannot_run_dry(answer: &Status) -> bool {
+    answer.code == 400 && answer.message.contains(NO_DRY_RUN)
+}
+
+/// Whether the API server itself finds a Job malformed: a field has an invalid value, or the Job
+/// cannot be decoded. Admission plugins answer with the same codes, and name no field, or say who
+/// they are.
+fn is_own_validation(answer: &Status) -> bool {
+    let names_field = answer
+        .details
+        .iter()
+        .flat_map(|details| &details.causes)
+        .any(|cause| !cause.field.is_empty());
+    match answer.code {
+        422 => names_field && !answer.message.starts_with(WEBHOOK_ANSWER),
+        400 => answer.reason == "BadRequest" && refuser(&answer.message).is_none(),
+        _ => false,
+    }
+}
+
+/// Returns why no pod is created for a Job, as the newest of its Events says it.
+pub(super) fn pod_refusal(events: &[PodEvent]) -> Option<Problem> {
+    let event = events.iter().rev().find(|event| event.reason == FAILED_CREATE)?;
+    let text = event.message.strip_prefix(ERROR_CREATING).unwrap_or(&event.message);
+    Some(refuser(text).unwrap_or(&OTHER_REFUSER).problem("no pod is created: ", text))
+}
+
+/// Returns that no pod is created for a Job, where nothing says why.
+pub(super) fn no_pod(job: &Job) -> Problem {
+    let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
+    let name = job.metadata.name.as_deref().unwrap_or_default();
+    let message = format!(
+        "the cluster creates no pod for the Job, because a quota, a limit range or a policy \
+         forbids it; `kubectl describe -n {namespace} job/{name}` shows which one"
+    );
+    Problem { reason: reason::POD_NOT_CREATED, message }
+}
+
+/// Returns why a node did not admit a pod that was scheduled to it, if it did not. Nothing of the
+/// pod has run.
+pub(super) fn node_refusal(pod: &Pod, own: &OwnContainers<'_>) -> Option<Problem> {
+    let status = pod.status.as_ref()?;
+    let word = status.reason.as_deref()?;
+    if ADMITTED_PODS.contains(&word) || is_disrupted(status) || own.has_started(status) {
+        return None;
+    }
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
+    let message = format!(
+        "the node {node} rejected the pod ({}): {}; free resources of the node, or change what the \
+         strategy requests of it",
+        quote(word),
+        quote(status.message.as_deref().unwrap_or("it does not say why"))
+    );
+    Some(Problem { reason: reason::NODE_REFUSED, message })
+}
+
+fn is_disrupted(status: &PodStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True")
+}
+
+fn refuser(text: &str) -> Option<&'static Refuser> {
+    let text = text.to_lowercase();
+    REFUSERS.iter().find(|refuser| refuser.words.iter().any(|words| text.contains(words)))
+}
+
+impl Refuser {
+    fn problem(&self, what: &str, text: &str) -> Problem {
+        let message = format!("{what}{}; {}", quote(text), self.to_do);
+        Problem { reason: self.reason, message }
+    }
+}
+
+/// Returns a refusal as messages quote it.
+fn quote(text: &str) -> String {
+    shorten(&sanitize(text, Keep::Start).replace('\n', " "), MAX_QUOTE)
+}
