@@ -25,7 +25,7 @@ use crate::{
         config::{Endpoint, Purpose},
         cooldown::Cooldown,
         credentials::{Credential, CredentialIdentity},
-        error::ErrorContext,
+        error::{ErrorContext, MANIFEST},
         http::{Http, HttpRequest, HttpResponse},
         manifest,
         token::{self, AuthorizationCache, AuthorizationKey, Challenge},
@@ -369,7 +369,10 @@ impl Client {
             .map(|(_, sent)| sent);
         let secrets: Vec<&str> =
             credential.map(Credential::secret).into_iter().chain(sent).collect();
-        response.error_for_status(context, &secrets)
+        response.error_for_status(context, &secrets).map_err(|error| match operation.purpose {
+            Purpose::Push => error.of_push(),
+            Purpose::Pull => error,
+        })
     }
 }
 
@@ -381,7 +384,7 @@ impl Operation {
             path,
             headers,
             body: Bytes::new(),
-            what: "manifest",
+            what: MANIFEST,
             limit: MAX_MANIFEST_BYTES,
             purpose: Purpose::Pull,
         }

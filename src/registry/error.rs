@@ -12,6 +12,8 @@ use crate::api::condition::{Problem, reason, shorten};
 
 /// Maximum number of characters of a registry's response that a message quotes.
 const MAX_QUOTE: usize = 240;
+/// What a response with a manifest is called.
+pub(super) const MANIFEST: &str = "manifest";
 
 /// A call to a registry that failed. Each variant names the requested image and the host that was
 /// called.
@@ -70,13 +72,26 @@ pub enum RegistryError {
         /// What is wrong with the response: a predicate whose subject is the host.
         problem: String,
     },
-    /// The registry rejects the request for every client: the tag is immutable, or the registry
-    /// does not accept this manifest.
+    /// The registry, or its token service, rejects a request that reads for every client.
     #[error(
-        "{image}: {host} rejected the request ({response}); check the repository's settings, such \
-         as immutable tags"
+        "{image}: {host} rejected the request ({response}); check that it is an OCI registry and \
+         that the reference names an image"
     )]
     Rejected {
+        /// The requested image.
+        image: String,
+        /// The host that rejected the request.
+        host: String,
+        /// What the host responded.
+        response: String,
+    },
+    /// The registry accepts the credential and rejects a push for every client: the tag is
+    /// immutable, the manifest is too large, or the registry does not accept it.
+    #[error(
+        "{image}: {host} rejected the push ({response}); check the repository's settings, such as \
+         immutable tags, quotas and size limits"
+    )]
+    PushRejected {
         /// The requested image.
         image: String,
         /// The host that rejected the request.
@@ -110,12 +125,15 @@ pub enum RegistryError {
 impl RegistryError {
     /// Returns the reason for conditions and Events.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &'static str {
         match self {
             Self::Denied { .. } | Self::Rejected { .. } => reason::REGISTRY_DENIED,
             Self::NotFound { .. } => reason::IMAGE_NOT_FOUND,
-            Self::TooLarge { .. } => reason::MANIFEST_TOO_LARGE,
-            Self::InvalidResponse { .. } => reason::INVALID_REGISTRY_RESPONSE,
+            Self::PushRejected { .. } => reason::PUSH_REFUSED,
+            Self::TooLarge { what, .. } if *what == MANIFEST => reason::MANIFEST_TOO_LARGE,
+            Self::TooLarge { .. } | Self::InvalidResponse { .. } => {
+                reason::INVALID_REGISTRY_RESPONSE
+            }
             Self::Unavailable { .. } | Self::Setup(_) => reason::REGISTRY_UNAVAILABLE,
         }
     }
@@ -132,6 +150,16 @@ impl RegistryError {
         match self {
             Self::Unavailable { retry_after, .. } => *retry_after,
             _ => None,
+        }
+    }
+
+    /// Returns the error of a response to a push.
+    pub(super) fn of_push(self) -> Self {
+        match self {
+            Self::Rejected { image, host, response } => {
+                Self::PushRejected { image, host, response }
+            }
+            error => error,
         }
     }
 
@@ -315,7 +343,7 @@ mod tests {
             (401, reason::REGISTRY_DENIED, false),
             (403, reason::REGISTRY_DENIED, false),
             (404, reason::IMAGE_NOT_FOUND, false),
-            (412, reason::REGISTRY_DENIED, false),
+            (400, reason::REGISTRY_DENIED, false),
             (429, reason::REGISTRY_UNAVAILABLE, true),
             (500, reason::REGISTRY_UNAVAILABLE, true),
             (204, reason::INVALID_REGISTRY_RESPONSE, false),
@@ -327,6 +355,30 @@ mod tests {
             );
             assert_eq!((error.reason(), error.is_transient()), (expected, transient), "{status}");
             assert!(error.to_string().starts_with("r.example/x:1: r.example "), "{error}");
+        }
+        for (status, expected, transient) in [
+            (412, reason::PUSH_REFUSED, false),
+            (413, reason::PUSH_REFUSED, false),
+            (403, reason::REGISTRY_DENIED, false),
+            (503, reason::REGISTRY_UNAVAILABLE, true),
+        ] {
+            let status = StatusCode::from_u16(status).expect("status");
+            let error = context.error_status(status, "response".into(), None).of_push();
+            assert_eq!((error.reason(), error.is_transient()), (expected, transient), "{status}");
+        }
+    }
+
+    #[test]
+    fn only_a_manifest_that_is_too_large_is_called_so() {
+        let context = ErrorContext { image: "r.example/x:1", host: "r.example" };
+        for (what, expected) in [
+            (MANIFEST, reason::MANIFEST_TOO_LARGE),
+            ("token response", reason::INVALID_REGISTRY_RESPONSE),
+            ("configuration", reason::INVALID_REGISTRY_RESPONSE),
+        ] {
+            let error = context.too_large(what, 10);
+            assert_eq!(error.reason(), expected);
+            assert!(error.to_string().contains(what), "{error}");
         }
     }
 }
