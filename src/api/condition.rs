@@ -41,6 +41,9 @@ pub enum ReasonClass {
     /// The state is intended and passes without a correction: once a build, a parent, a limit or a
     /// point in time allows it.
     Expected,
+    /// The state is intended, and nothing is in progress: it passes when a gate opens at a point in
+    /// time, or when a user opens it.
+    Gated,
     /// The state may last until a user changes something.
     NeedsUser,
 }
@@ -69,7 +72,7 @@ reasons! {
     /// The first digest of an upstream, or another input, has not been looked up yet.
     RESOLVING = "Resolving": Expected;
     /// `spec.suspend` is set. The state lasts until the user clears the field.
-    SUSPENDED = "Suspended": Expected;
+    SUSPENDED = "Suspended": Gated;
     /// One or more images have failed.
     IMAGES_FAILED = "ImagesFailed": NeedsUser;
     /// The edges of the graph form a cycle.
@@ -185,13 +188,13 @@ reasons! {
     /// A cascade finished.
     CASCADE_FINISHED = "CascadeFinished": Settled;
     /// A candidate is younger than `minimumAge`.
-    MINIMUM_AGE = "MinimumAge": Expected;
+    MINIMUM_AGE = "MinimumAge": Gated;
     /// A candidate needs the approval of a user.
     AWAITING_APPROVAL = "AwaitingApproval": NeedsUser;
     /// No window of `policy.windows` is open.
-    WINDOW_CLOSED = "WindowClosed": Expected;
+    WINDOW_CLOSED = "WindowClosed": Gated;
     /// Too many consecutive builds have failed from the same cause.
-    BREAKER_OPEN = "BreakerOpen": Expected;
+    BREAKER_OPEN = "BreakerOpen": Gated;
     /// As many builds of the family have started as `policy.rateLimit` allows.
     RATE_LIMITED = "RateLimited": Expected;
     /// The namespace, the cluster or an upstream has as many running builds as the operator allows.
@@ -327,6 +330,7 @@ mod tests {
         assert_eq!(reason_from_str("Unknown"), None);
         assert_eq!(ReasonClass::of(reason::CURRENT), Some(ReasonClass::Settled));
         assert_eq!(ReasonClass::of(reason::BUILDING), Some(ReasonClass::Expected));
+        assert_eq!(ReasonClass::of(reason::WINDOW_CLOSED), Some(ReasonClass::Gated));
         assert_eq!(ReasonClass::of(reason::CYCLE), Some(ReasonClass::NeedsUser));
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     api::{
         Edge, Image, ImageFamily, ImageState, ManagedImage, ManagedImageStatus, OnParentFailure,
         ParentDigest,
-        condition::{self, RECONCILING, STALLED, reason},
+        condition::{self, RECONCILING, ReasonClass, STALLED, reason},
     },
     engine::{
         input::{ImportState, ImportedBuild},
@@ -24,17 +24,6 @@ use crate::{
 /// Upper bound on the images whose records one reconcile reads. Ancestors beyond it count as
 /// settled: at worst an image is built twice.
 pub const MAX_VISITED_IMAGES: usize = 10_000;
-
-/// Reasons with which an image stays in its state until a user or the clock changes something.
-const CLOSED_GATES: [&str; 7] = [
-    reason::SUSPENDED,
-    reason::WINDOW_CLOSED,
-    reason::BREAKER_OPEN,
-    reason::HELD,
-    reason::AWAITING_APPROVAL,
-    reason::MINIMUM_AGE,
-    reason::CANCELLED,
-];
 
 /// Reasons of `Stalled` with which the images of a family are not evaluated: their records stay as
 /// they were before.
@@ -199,7 +188,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
         };
         let failed = || ImportState::Failed { by: name.to_string() };
         let in_progress = condition::is_true(&status.conditions, RECONCILING)
-            && !CLOSED_GATES.contains(&status.reason.as_str())
+            && ReasonClass::of(&status.reason) == Some(ReasonClass::Expected)
             && !family.is_unevaluated;
         match status.state {
             ImageState::Failed => RecordedState::Decided(failed()),

@@ -359,7 +359,7 @@ pub fn needs_user(state: ImageState, reason: &str) -> bool {
     match state {
         ImageState::Failed => true,
         ImageState::Waiting | ImageState::Queued | ImageState::Checking => {
-            ReasonClass::of(reason) != Some(ReasonClass::Expected)
+            !matches!(ReasonClass::of(reason), Some(ReasonClass::Expected | ReasonClass::Gated))
         }
         // The image is current, but a tag could not be set.
         ImageState::Current => reason != reason::CURRENT,
