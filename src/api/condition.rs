@@ -111,6 +111,8 @@ reasons! {
     MANIFEST_TOO_LARGE = "ManifestTooLarge": NeedsUser;
     /// The index of an upstream does not offer a required platform.
     PLATFORM_MISSING = "PlatformMissing": NeedsUser;
+    /// A build made an image for another platform than its own, or from a base for another one.
+    PLATFORM_MISMATCH = "PlatformMismatch": NeedsUser;
     /// An image or an upstream is held at its current digest. An upstream that is held before its
     /// first digest needs a user: its images wait until the hold names a digest or ends.
     HELD = "Held": NeedsUser;

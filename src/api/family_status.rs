@@ -22,6 +22,11 @@ pub struct ImageFamilyStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 
+    /// Platform of the builds whose strategy names none, as `os/architecture`. It is fixed when the
+    /// family is first reconciled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+
     /// State of each upstream.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub upstreams: Vec<UpstreamStatus>,

@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     api::{BuildStrategy, StrategyRef, labels},
     builds::{
+        platform::select_nodes,
         pod_settings::PodSettings,
         prepare::spec::{PREPARE_VARIABLE, PrepareSpec},
         proxy::ProxyVariables,
@@ -28,7 +29,7 @@ use crate::{
         strategy::{self, StrategyError},
     },
     identity::Fingerprint,
-    registry::CaBundle,
+    registry::{CaBundle, Platform},
 };
 
 /// The name of the init container that Groundswell adds.
@@ -72,6 +73,8 @@ pub struct BuildEnvironment {
     pub ca_bundle: CaBundle,
     /// The proxy that builds use.
     pub proxy: ProxyVariables,
+    /// The operator's own platform: the default of families that have built nothing yet.
+    pub platform: Platform,
 }
 
 impl BuildEnvironment {
@@ -131,6 +134,7 @@ pub fn job(
     pod.volumes.get_or_insert_default().extend(shared_volumes().into_iter().chain(inputs));
     pod.image_pull_secrets =
         environment.pull_secrets(pod.image_pull_secrets.take(), &request.credentials);
+    pod.node_selector = Some(select_nodes(pod.node_selector.take(), &request.platform));
     pod.restart_policy = Some("Never".into());
     pod.automount_service_account_token = Some(false);
     pod.enable_service_links = Some(false);

@@ -335,6 +335,7 @@ fn buildkit_gets_every_input_of_the_image() {
             "--local=context=/workspace/context",
             "--local=dockerfile=/workspace/context",
             "--opt=filename=Dockerfile",
+            "--opt=platform=linux/amd64",
             "--opt=cmdline=dockerfile.v0",
             "--opt=target=final",
             "--opt=context:alpine:3.20=docker-image://docker.io/library/alpine@sha256:aa",
@@ -389,4 +390,29 @@ fn buildkit_gets_the_dates_that_prepare_writes() {
         assert_eq!(printed.last(), Some(&last.as_str()));
         assert!(last.starts_with("--output="), "{last}");
     }
+}
+
+#[test]
+fn a_build_runs_on_nodes_of_its_platform_and_sees_it() {
+    let on = |selector: Value, platform: &str| {
+        let mut strategy = strategy(json!({"hostUsers": false, "nodeSelector": selector,
+            "containers": [{"name": "b", "args": ["{{ platform }} {{ parameters.platform }}"]}]}));
+        strategy.spec.parameters =
+            vec![crate::api::Parameter { name: "platform".into(), ..Default::default() }];
+        let platform = platform.parse().expect("a platform");
+        let request = BuildRequest { platform, ..request() };
+        job(&request, &strategy, &StrategyRef::default(), &environment())
+    };
+    let built = pod(&on(json!({"disk": "ssd"}), "linux/arm/v7").expect("job"));
+    let selector = json!({"disk": "ssd", "kubernetes.io/os": "linux", "kubernetes.io/arch": "arm"});
+    assert_eq!(serde_json::to_value(&built.node_selector).expect("JSON"), selector);
+    assert_eq!(built.containers[0].args, Some(vec!["linux/arm/v7 linux/arm/v7".into()]));
+    on(json!({"kubernetes.io/arch": "amd64"}), "linux/amd64").expect("the same architecture");
+    let error = on(json!({"kubernetes.io/arch": "amd64"}), "linux/arm64").expect_err("other");
+    assert_eq!(
+        error.to_string(),
+        "BuildStrategy `s`: spec.template.spec.nodeSelector selects nodes with \
+         kubernetes.io/arch=amd64, but the build is for linux/arm64; remove the label from \
+         nodeSelector, or set the parameter `platform`"
+    );
 }

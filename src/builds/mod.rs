@@ -12,6 +12,7 @@ pub mod dockerfile;
 pub mod git;
 pub mod job;
 pub mod outcome;
+pub mod platform;
 pub mod pod_settings;
 pub mod prepare;
 pub mod proxy;

@@ -9,6 +9,7 @@ use crate::{
     api::{ConfigMapItem, EdgeUse},
     builds::source::DOCKERFILE,
     identity::{BuildIdentity, ImageDigest},
+    registry::Platform,
 };
 
 /// One build of one image, with all of its inputs resolved.
@@ -24,6 +25,8 @@ pub struct BuildRequest {
     pub reference: String,
     /// Which build it is, and what it is started for.
     pub identity: BuildIdentity,
+    /// The platform of the image, and of the nodes that may build it.
+    pub platform: Platform,
     /// The parents, in the order of the image's `from`.
     pub parents: Vec<BuildParent>,
     /// The source of the build context.

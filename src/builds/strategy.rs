@@ -10,10 +10,12 @@ use crate::{
     api::{BuildStrategy, StrategyRef, UserNamespace},
     builds::{
         job::{DOCKER_CONFIG_VOLUME, INPUT_VOLUME_PREFIX, PREPARE, WORKSPACE_VOLUME},
+        platform::{PLATFORM_PARAMETER, selector_conflict},
         request::BuildRequest,
         source,
         template::{self, TemplateError, Variables},
     },
+    registry::Platform,
 };
 
 /// Why a strategy, or a parameter that a family sets for it, cannot be used.
@@ -46,6 +48,17 @@ pub enum StrategyError {
         value: String,
         /// The values that the strategy allows.
         allowed: String,
+    },
+    /// The value of the parameter `platform` is not a platform.
+    #[error(
+        "BuildStrategy `{strategy}`: the parameter `platform` has the value `{value}`, which is \
+         not a platform such as linux/arm64"
+    )]
+    InvalidPlatform {
+        /// The strategy.
+        strategy: String,
+        /// The value.
+        value: String,
     },
     /// The rendered template is not a pod template that can run as a build.
     #[error("BuildStrategy `{strategy}`: {path} {problem}")]
@@ -113,7 +126,12 @@ pub fn render_pod(
         path: path.to_owned(),
         problem,
     };
-    let variables = Variables::new(request, parameters(strategy, chosen)?);
+    let mut values = parameters(strategy, chosen)?;
+    if let Some(value) = values.get_mut(PLATFORM_PARAMETER) {
+        // A template sees the platform of the build, whether the parameter names it or not.
+        *value = request.platform.to_string();
+    }
+    let variables = Variables::new(request, values);
     let mut rendered = template::render(&name(strategy), &strategy.spec.template, &variables)?;
     drop_empty_quantities(&mut rendered);
     let mut template: PodTemplateSpec = serde_json::from_value(rendered.clone())
@@ -126,6 +144,9 @@ pub fn render_pod(
         ));
     }
     let spec = template.spec.take().unwrap_or_default();
+    if let Some(problem) = selector_conflict(spec.node_selector.as_ref(), &request.platform) {
+        return Err(wrong("spec.template.spec.nodeSelector", problem));
+    }
     match first_problem(&spec, strategy.spec.user_namespace) {
         Some(PodProblem { path, problem }) => Err(wrong(&path, problem)),
         None => Ok((template, spec)),
@@ -154,8 +175,13 @@ fn drop_empty_quantities(template: &mut Value) {
 ///
 /// # Errors
 /// Returns a [`StrategyError`] if the strategy cannot be used with these parameters.
-pub fn validate(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<(), StrategyError> {
-    render_pod(&BuildRequest::default(), strategy, chosen).map(|_| ())
+pub fn validate(
+    strategy: &BuildStrategy,
+    chosen: &StrategyRef,
+    platform: &Platform,
+) -> Result<(), StrategyError> {
+    let request = BuildRequest { platform: platform.clone(), ..BuildRequest::default() };
+    render_pod(&request, strategy, chosen).map(|_| ())
 }
 
 /// Returns the first field of `given` that is not in `kept`: a misspelt name, which would otherwise

@@ -11,7 +11,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     api::{BuildStrategy, StrategyRef},
-    builds::template::used_variables,
+    builds::{platform::PLATFORM_PARAMETER, template::used_variables},
+    registry::Platform,
 };
 
 /// Fields of the pod's spec that cannot change the image.
@@ -40,9 +41,14 @@ const CONTAINER_FIELDS: [&str; 2] = ["imagePullPolicy", "resources"];
 ///
 /// A change of `description`, `timeout` or `ttlAfterFinished` rebuilds no image, and neither does a
 /// change of the pod's metadata, placement or resources. A parameter counts if it is used in what
-/// is left of the template, or if the family sets it to another value than its default.
+/// is left of the template, or if the family sets it to another value than its default. The
+/// platform always counts, however it was chosen.
 #[must_use]
-pub fn strategy_revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> String {
+pub fn strategy_revision(
+    strategy: &BuildStrategy,
+    chosen: &StrategyRef,
+    platform: &Platform,
+) -> String {
     let template = without_placement(&strategy.spec.template);
     let used = used_variables(&template);
     let defaults: BTreeMap<_, _> = strategy
@@ -53,9 +59,11 @@ pub fn strategy_revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> Stri
         .collect();
     let mut values = defaults.clone();
     values.extend(&chosen.parameters);
-    values.retain(|name, value| defaults.get(name) != Some(value) || is_used(&used, name));
+    values.retain(|name, value| {
+        *name != PLATFORM_PARAMETER && (defaults.get(name) != Some(value) || is_used(&used, name))
+    });
 
-    let mut text = format!("{:?}", strategy.spec.user_namespace);
+    let mut text = format!("{:?}\n{platform}", strategy.spec.user_namespace);
     for (name, value) in values {
         let _ = write!(text, "\n{}={}", Value::from(name.as_str()), Value::from(value.as_str()));
     }
@@ -177,8 +185,12 @@ mod tests {
         StrategyRef { name: "custom".into(), parameters }
     }
 
+    fn revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> String {
+        strategy_revision(strategy, chosen, &Platform::default())
+    }
+
     fn revision_of(template: Value) -> String {
-        strategy_revision(&strategy(template), &chosen(&[]))
+        revision(&strategy(template), &chosen(&[]))
     }
 
     /// Returns the template with a field of its pod or its container replaced.
@@ -214,7 +226,7 @@ mod tests {
         let mut described = strategy(template());
         described.spec.description = "other".into();
         described.spec.timeout = crate::api::Duration::from_secs(1);
-        assert_eq!(strategy_revision(&described, &chosen(&[])), plain);
+        assert_eq!(revision(&described, &chosen(&[])), plain);
     }
 
     #[test]
@@ -237,7 +249,7 @@ mod tests {
         }
         let mut other = strategy(template());
         other.spec.user_namespace = UserNamespace::NotRequired;
-        assert_ne!(strategy_revision(&other, &chosen(&[])), plain);
+        assert_ne!(revision(&other, &chosen(&[])), plain);
         let reordered = json!({"spec": {
             "volumes": [{"emptyDir": {}, "name": "v"}],
             "containers": [{"args": ["--mode={{ parameters.mode }}"], "image": "i", "name": "b"}],
@@ -252,23 +264,38 @@ mod tests {
         let with_default = |parameter: usize, value: &str, template: Value| {
             let mut strategy = strategy(template);
             strategy.spec.parameters[parameter].default = value.into();
-            strategy_revision(&strategy, &chosen(&[]))
+            revision(&strategy, &chosen(&[]))
         };
         assert_eq!(with_default(0, "2Gi", template()), plain, "memory is only requested");
         assert_ne!(with_default(1, "b", template()), plain, "mode is an argument");
         let mut added = strategy(template());
         added.spec.parameters.push(Parameter { name: "disk".into(), ..Parameter::default() });
-        assert_eq!(strategy_revision(&added, &chosen(&[])), plain, "nothing uses it");
+        assert_eq!(revision(&added, &chosen(&[])), plain, "nothing uses it");
 
         let strategy = strategy(template());
-        assert_eq!(strategy_revision(&strategy, &chosen(&[("memory", "1Gi")])), plain);
-        assert_ne!(strategy_revision(&strategy, &chosen(&[("memory", "2Gi")])), plain);
-        assert_ne!(strategy_revision(&strategy, &chosen(&[("mode", "b")])), plain);
+        assert_eq!(revision(&strategy, &chosen(&[("memory", "1Gi")])), plain);
+        assert_ne!(revision(&strategy, &chosen(&[("memory", "2Gi")])), plain);
+        assert_ne!(revision(&strategy, &chosen(&[("mode", "b")])), plain);
 
         // A template that uses the parameters as a whole depends on each of them.
         for argument in ["{{ parameters['memory'] }}", "{% set p = parameters %}{{ p.memory }}"] {
             let whole = || edited("/spec/containers/0", "args", json!([argument]));
             assert_ne!(with_default(0, "2Gi", whole()), revision_of(whole()), "{argument}");
         }
+    }
+
+    #[test]
+    fn the_platform_counts_however_it_was_chosen() {
+        let mut strategy = strategy(template());
+        let arm = Platform::from_user("linux/arm64").expect("a platform");
+        let plain = revision(&strategy, &chosen(&[]));
+        let other = strategy_revision(&strategy, &chosen(&[]), &arm);
+        assert_ne!(other, plain);
+        strategy
+            .spec
+            .parameters
+            .push(Parameter { name: "platform".into(), ..Parameter::default() });
+        let named = chosen(&[("platform", "linux/arm64")]);
+        assert_eq!(strategy_revision(&strategy, &named, &arm), other);
     }
 }

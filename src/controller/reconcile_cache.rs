@@ -12,7 +12,8 @@ use crate::{
     controller::{
         deferred_jobs::DeferredJobs,
         family::observe::{
-            image_keys::ImageKeys, pod_events::PodEventCache, strategies::RenderedStrategy,
+            image_keys::ImageKeys, platform::DefaultPlatform, pod_events::PodEventCache,
+            strategies::RenderedStrategy,
         },
     },
     engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},
@@ -52,6 +53,8 @@ pub struct ReconcileCache {
     pub survey: Option<CachedSurvey>,
     /// The registry credentials.
     pub keychain: Option<CachedKeychain>,
+    /// The platform of builds whose strategies name none, until it is recorded.
+    pub default_platform: Option<DefaultPlatform>,
     /// The family's strategies, as they were last rendered.
     pub strategies: Vec<RenderedStrategy>,
     /// The keys by which the pollers are asked for the family's tags.

@@ -1,6 +1,6 @@
 //! Parsing of manifests and image configurations, as far as a cascade reads them. No IO.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -181,6 +181,20 @@ impl Index {
         self.manifests.iter().filter(is_image)
     }
 
+    /// Returns the image that a build for a platform uses: the first one of that platform, or else
+    /// of the highest lower variant of its architecture, as `BuildKit` chooses it.
+    #[must_use]
+    pub fn image_for(&self, platform: &Platform) -> Option<&IndexEntry> {
+        let suitable = self.images().filter_map(|entry| {
+            let offered = entry.platform.as_ref()?;
+            let suits = (&offered.os, &offered.architecture)
+                == (&platform.os, &platform.architecture)
+                && offered.variant <= platform.variant;
+            suits.then_some((Reverse(&offered.variant), entry))
+        });
+        suitable.min_by_key(|(variant, _)| *variant).map(|(_, entry)| entry)
+    }
+
     /// Returns the sorted platforms of the entries, without attestations.
     #[must_use]
     pub fn platforms(&self) -> Vec<Platform> {
@@ -306,6 +320,38 @@ mod tests {
         let platforms: Vec<String> = index.platforms().iter().map(ToString::to_string).collect();
         assert_eq!(platforms, ["linux/amd64", "linux/arm64"]);
         assert_eq!(manifest.image(), None);
+    }
+
+    #[test]
+    fn a_build_uses_the_image_of_its_platform_or_of_a_lower_variant() {
+        let entry = |(architecture, variant, name): (&str, &str, &str)| {
+            let digest = Digest::of(name.as_bytes());
+            serde_json::json!({"mediaType": OCI_MANIFEST, "digest": digest, "size": 2,
+                "platform": {"os": "linux", "architecture": architecture, "variant": variant}})
+        };
+        let images = [
+            ("arm", "v5", "v5"),
+            ("arm", "v7", "v7"),
+            ("amd64", "v3", "amd v3"),
+            ("amd64", "", "amd"),
+            ("amd64", "", "another"),
+        ];
+        let body = serde_json::json!({"schemaVersion": 2, "manifests": images.map(entry)});
+        let manifest = parse(Some(OCI_INDEX), &body.to_string()).expect("index");
+        let ManifestKind::Index(index) = &manifest.kind else { panic!("{manifest:?}") };
+        for (wanted, expected) in [
+            ("linux/amd64", Some("amd")),
+            ("linux/amd64/v2", Some("amd")),
+            ("linux/amd64/v3", Some("amd v3")),
+            ("linux/arm", Some("v7")),
+            ("linux/arm/v6", Some("v5")),
+            ("linux/arm64", None),
+            ("windows/amd64", None),
+        ] {
+            let Ok(platform) = wanted.parse();
+            let found = index.image_for(&platform).map(|entry| entry.descriptor.digest.clone());
+            assert_eq!(found, expected.map(|name| Digest::of(name.as_bytes())), "{wanted}");
+        }
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::{convert::Infallible, fmt, str::FromStr};
 
 use serde::Deserialize;
 
+/// Maximum number of characters of a part of a platform that a user writes.
+const MAX_PART: usize = 32;
+
 /// The platform that an image runs on, normalized as containerd does so that equal platforms
 /// compare equal: `linux/arm64/v8` is `linux/arm64`, `linux/arm` is `linux/arm/v7`, `x86_64` is
 /// `amd64`.
@@ -26,6 +29,59 @@ struct RawPlatform {
     #[serde(default)]
     architecture: String,
     variant: Option<String>,
+}
+
+impl Default for Platform {
+    /// Returns the most common platform, `linux/amd64`.
+    fn default() -> Self {
+        Self { os: "linux".into(), architecture: "amd64".into(), variant: None }
+    }
+}
+
+impl Platform {
+    /// Returns the platform of this machine.
+    #[must_use]
+    pub fn of_this_machine() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86" => "386",
+            "powerpc64" => "ppc64le",
+            other => other,
+        };
+        RawPlatform { os: "linux".into(), architecture: architecture.into(), variant: None }.into()
+    }
+
+    /// Parses `os/architecture` or `os/architecture/variant` as a user writes it. Returns `None`
+    /// for any other text.
+    #[must_use]
+    pub fn from_user(text: &str) -> Option<Self> {
+        let is_word = |part: &str| {
+            !part.is_empty()
+                && part.len() <= MAX_PART
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        if !(2..=3).contains(&parts.len()) || !parts.iter().all(|part| is_word(part)) {
+            return None;
+        }
+        let Ok(platform) = text.parse();
+        Some(platform)
+    }
+
+    /// Returns whether an image for this platform is one for the `wanted` platform. Some builders
+    /// do not write the variant of the architecture into the image, so that an image without a
+    /// variant is one for any.
+    #[must_use]
+    pub fn is_for(&self, wanted: &Self) -> bool {
+        self.os == wanted.os
+            && self.architecture == wanted.architecture
+            && (self.variant.is_none() || self.variant == wanted.variant)
+    }
+
+    /// Returns whether the image says for which platform it is.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.architecture.is_empty() && self.os != "unknown"
+    }
 }
 
 impl From<RawPlatform> for Platform {
@@ -74,6 +130,31 @@ impl fmt::Display for Platform {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_user_writes_is_validated() {
+        for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "linux/{{ x }}", "a b/c"] {
+            assert_eq!(Platform::from_user(text), None, "{text}");
+        }
+        let platform = Platform::from_user("linux/aarch64").expect("a platform");
+        assert_eq!(platform.to_string(), "linux/arm64");
+        assert!(Platform::of_this_machine().is_known());
+    }
+
+    #[test]
+    fn an_image_without_a_variant_is_for_any() {
+        for (image, wanted, expected) in [
+            ("linux/amd64", "linux/amd64", true),
+            ("linux/amd64", "linux/amd64/v2", true),
+            ("linux/amd64/v3", "linux/amd64", false),
+            ("linux/arm/v6", "linux/arm/v7", false),
+            ("linux/arm64", "linux/amd64", false),
+            ("windows/amd64", "linux/amd64", false),
+        ] {
+            let (Ok(of), Ok(to)) = (image.parse::<Platform>(), wanted.parse::<Platform>());
+            assert_eq!(of.is_for(&to), expected, "{image} {wanted}");
+        }
+    }
 
     #[test]
     fn spellings_are_normalized() {

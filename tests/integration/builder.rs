@@ -33,6 +33,7 @@ pub struct Builder {
     work: JoinHandle<()>,
     held: Arc<Mutex<HashSet<String>>>,
     same: Arc<Mutex<HashSet<String>>>,
+    foreign: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Builder {
@@ -50,8 +51,10 @@ impl Builder {
     pub fn start(place: &Place, images: &Images) -> Self {
         let held = Arc::new(Mutex::new(HashSet::new()));
         let same = Arc::new(Mutex::new(HashSet::new()));
+        let foreign = Arc::new(Mutex::new(HashSet::new()));
         let (place, images, waiting, unchanged) =
             (place.clone(), images.clone(), Arc::clone(&held), Arc::clone(&same));
+        let mislabelled = Arc::clone(&foreign);
         let work = tokio::spawn(async move {
             let mut done = HashSet::new();
             loop {
@@ -66,7 +69,9 @@ impl Builder {
                     let pod = pod_of(&place, &job).await;
                     if let Some(pod) = pod.filter(|_| !is_held && !done.contains(&job.name_any())) {
                         let task = Task::of(pod.spec.as_ref().expect("a pod"));
-                        if is_unchanged {
+                        if mislabelled.lock().unwrap().contains(&image) {
+                            task.push_for("s390x", &images).await;
+                        } else if is_unchanged {
                             task.push_same(&images).await;
                         } else {
                             task.push(&images).await;
@@ -78,12 +83,17 @@ impl Builder {
                 tokio::time::sleep(PAUSE).await;
             }
         });
-        Self { work, held, same }
+        Self { work, held, same, foreign }
     }
 
     /// Makes every build of an image push the same layer, whatever its inputs.
     pub fn same(&self, image: &str) {
         self.same.lock().unwrap().insert(image.into());
+    }
+
+    /// Makes the builds of an image push images for an architecture that no build is for.
+    pub fn foreign(&self, image: &str) {
+        self.foreign.lock().unwrap().insert(image.into());
     }
 
     /// Keeps the builds of an image running.

@@ -21,7 +21,7 @@ use crate::{
     cluster::Cluster,
     job_controller::Work,
     objects::{Kind, owner},
-    registry::{BuildOrigin, Content, PLATFORM, layer},
+    registry::{BuildOrigin, Content, OTHER_PLATFORM, PLATFORM, layer},
 };
 
 /// A Dockerfile with this word fails to build, however often it is tried.
@@ -114,7 +114,12 @@ pub fn run(cluster: &mut Cluster, uid: &str, work: &Work) -> PushResult {
         args: specification.args.clone(),
     };
     let kept = cluster.registry.repository(repository);
-    let digest = kept.push(&Content { architecture: PLATFORM, layers, created: 0 }, &annotations);
+    let (_, architecture) = specification.platform.split_once('/').expect("a platform");
+    let architecture = [PLATFORM, OTHER_PLATFORM]
+        .into_iter()
+        .find(|known| *known == architecture)
+        .expect("a known platform");
+    let digest = kept.push(&Content { architecture, layers, created: 0 }, &annotations);
     kept.tags.insert(tag.into(), digest.clone());
     kept.origins.entry(digest.clone()).or_default().push(made);
     cluster.note(format_args!("pushed {repository}:{tag} {digest}"));

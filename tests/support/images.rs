@@ -44,6 +44,19 @@ impl Images {
         content: &str,
         annotations: &BTreeMap<String, String>,
     ) -> String {
+        self.push_for("amd64", repository, tag, base, content, annotations).await
+    }
+
+    /// Pushes an image for an architecture, as [`Self::push`] does.
+    pub async fn push_for(
+        &self,
+        architecture: &str,
+        repository: &str,
+        tag: &str,
+        base: Option<&str>,
+        content: &str,
+        annotations: &BTreeMap<String, String>,
+    ) -> String {
         let mut descriptors = match base {
             Some(base) => self.layers(repository, base).await,
             None => Vec::new(),
@@ -52,7 +65,7 @@ impl Images {
         // Layers are not compressed, so that a layer's digest is its diff id.
         let diff_ids: Vec<&Value> = descriptors.iter().map(|layer| &layer["digest"]).collect();
         let config = json!({
-            "architecture": "amd64", "os": "linux", "config": {},
+            "architecture": architecture, "os": "linux", "config": {},
             "rootfs": { "type": "layers", "diff_ids": diff_ids },
         });
         let config = self.blob(repository, CONFIG, config.to_string().as_bytes()).await;

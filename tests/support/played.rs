@@ -17,6 +17,8 @@ pub struct Task {
     /// The parents, by digest; the base first.
     pub parents: Vec<String>,
     annotations: BTreeMap<String, String>,
+    /// The architecture to build for.
+    architecture: String,
 }
 
 /// Creates the strategy. Its pods are bound to `node`, or wait for a scheduler that the cluster
@@ -25,6 +27,7 @@ pub async fn strategy(client: &Client, name: &str, node: Option<&str>) {
     let arguments = json!([
         "reference {{ image.reference }}",
         "{{ parents | each(\"parent {pinned}\") }}",
+        "architecture {{ platform }}",
         "{{ annotations | each(\"annotation {name}={value}\") }}",
     ]);
     let container =
@@ -36,7 +39,11 @@ pub async fn strategy(client: &Client, name: &str, node: Option<&str>) {
     objects::strategy(
         client,
         name,
-        json!({ "userNamespace": "NotRequired", "template": { "spec": pod } }),
+        json!({
+            "userNamespace": "NotRequired",
+            "parameters": [{ "name": "platform" }],
+            "template": { "spec": pod },
+        }),
     )
     .await;
 }
@@ -50,6 +57,10 @@ impl Task {
         for argument in container.args.iter().flatten() {
             match argument.split_once(' ').expect("a word and a value") {
                 ("reference", reference) => task.reference = reference.into(),
+                ("architecture", platform) => {
+                    let (_, architecture) = platform.split_once('/').expect("a platform");
+                    task.architecture = architecture.into();
+                }
                 ("parent", pinned) => task.parents.push(pinned.into()),
                 ("annotation", pair) => {
                     let (name, value) = pair.split_once('=').expect("name=value");
@@ -72,11 +83,18 @@ impl Task {
         self.push_content(images, "the same").await;
     }
 
+    /// Pushes an image for another architecture than that of the build.
+    pub async fn push_for(mut self, architecture: &str, images: &Images) {
+        self.architecture = architecture.into();
+        self.push(images).await;
+    }
+
     async fn push_content(&self, images: &Images, content: &str) {
         let (repository, tag) = self.reference.rsplit_once(':').expect("a tag");
         let (_, repository) = repository.split_once('/').expect("a host");
         images
-            .push(
+            .push_for(
+                &self.architecture,
                 repository,
                 tag,
                 self.parents.first().map(String::as_str),

@@ -23,6 +23,7 @@ use crate::{
             BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, credential_inputs, env_var,
             memory_volume, restricted_security_context, short_name,
         },
+        platform::select_nodes,
         pod_settings::CheckSettings,
         source,
     },
@@ -129,7 +130,7 @@ fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
         own_secrets.map(|name| LocalObjectReference { name: name.clone() }).collect::<Vec<_>>();
     let mut pod = PodSpec {
         containers: vec![container(request, settings)],
-        node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
+        node_selector: Some(select_nodes(Some(settings.node_selector.clone()), &request.platform)),
         tolerations: (!settings.tolerations.is_empty()).then(|| settings.tolerations.clone()),
         affinity: (settings.affinity != Affinity::default()).then(|| settings.affinity.clone()),
         topology_spread_constraints: (!settings.topology_spread_constraints.is_empty())
@@ -436,7 +437,11 @@ checks:
             ("platform", "python")
         );
         let pod = template.spec.expect("pod");
-        assert_eq!(pod.node_selector.expect("a selector")["disk"], "ssd");
+        let selector = pod.node_selector.expect("a selector");
+        assert_eq!(
+            (selector["disk"].as_str(), selector["kubernetes.io/arch"].as_str()),
+            ("ssd", "amd64")
+        );
         assert_eq!(pod.tolerations.expect("tolerations")[0].key.as_deref(), Some("builds"));
         assert!(pod.affinity.expect("an affinity").pod_anti_affinity.is_some());
         assert_eq!(pod.topology_spread_constraints.expect("constraints")[0].topology_key, "zone");
@@ -452,10 +457,12 @@ checks:
         assert_eq!(limits(&pod.init_containers.expect("a step")[0]), "100m");
 
         let plain = pod_of(&request());
-        assert_eq!(
-            (plain.node_selector, plain.tolerations, plain.priority_class_name),
-            (None, None, None)
-        );
+        assert_eq!((plain.tolerations, plain.priority_class_name), (None, None));
+        let selector = BTreeMap::from([
+            ("kubernetes.io/arch".to_owned(), "amd64".to_owned()),
+            ("kubernetes.io/os".to_owned(), "linux".to_owned()),
+        ]);
+        assert_eq!(plain.node_selector, Some(selector));
         assert_eq!(
             (plain.runtime_class_name, plain.affinity, plain.topology_spread_constraints),
             (None, None, None)

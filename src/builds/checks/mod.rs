@@ -21,6 +21,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use crate::{
     api::{Check, Duration, UserNamespace},
     builds::request::FamilyIdentity,
+    registry::Platform,
 };
 
 /// One attempt at one check of one digest.
@@ -36,6 +37,8 @@ pub struct CheckRequest {
     pub digest: String,
     /// The check as the spec declares it.
     pub check: Check,
+    /// The platform of the image, and of the nodes that may run the check.
+    pub platform: Platform,
     /// Hash of the check's declaration. A check that was changed counts as another check.
     pub revision: String,
     /// The attempt at this check, counted from 0.

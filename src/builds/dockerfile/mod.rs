@@ -16,6 +16,8 @@ pub use edges::{DeclaredEdge, DockerfileMismatch, verify_edges};
 use instructions::Instruction;
 pub use instructions::SyntaxError;
 
+use crate::registry::Platform;
+
 /// Maximum number of stages of a Dockerfile.
 const MAX_STAGES: usize = 256;
 /// Maximum number of `COPY --from` and `RUN --mount=from` in a Dockerfile.
@@ -56,40 +58,18 @@ struct ExternalImage {
     line: usize,
 }
 
-/// The platform of the builder, for the arguments that `BuildKit` predefines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BuilderPlatform {
-    /// The operating system, such as `linux`.
-    pub os: &'static str,
-    /// The architecture, such as `amd64`.
-    pub architecture: &'static str,
-}
-
-impl BuilderPlatform {
-    /// Returns the platform of this machine. `prepare` runs in the build's own pod, so that it is
-    /// the platform of the builder.
-    #[must_use]
-    pub fn of_this_machine() -> Self {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        Self { os: "linux", architecture }
-    }
-
-    /// Returns the arguments that `BuildKit` predefines before the first `FROM`.
-    fn args(self) -> impl Iterator<Item = (String, String)> {
-        let pair = format!("{}/{}", self.os, self.architecture);
-        ["TARGET", "BUILD"].into_iter().flat_map(move |side| {
-            [
-                ("PLATFORM", pair.clone()),
-                ("OS", self.os.to_owned()),
-                ("ARCH", self.architecture.to_owned()),
-            ]
-            .map(|(name, value)| (format!("{side}{name}"), value))
-        })
-    }
+/// Returns the arguments that `BuildKit` predefines before the first `FROM`. A build runs on a node
+/// of its platform, so that target and builder have the same.
+fn predefined_args(platform: &Platform) -> impl Iterator<Item = (String, String)> {
+    ["TARGET", "BUILD"].into_iter().flat_map(move |side| {
+        [
+            ("PLATFORM", platform.to_string()),
+            ("OS", platform.os.clone()),
+            ("ARCH", platform.architecture.clone()),
+            ("VARIANT", platform.variant.clone().unwrap_or_default()),
+        ]
+        .map(|(name, value)| (format!("{side}{name}"), value))
+    })
 }
 
 impl Dockerfile {
@@ -101,11 +81,11 @@ impl Dockerfile {
     pub fn parse(
         text: &str,
         args: &BTreeMap<String, String>,
-        platform: BuilderPlatform,
+        platform: &Platform,
     ) -> Result<Self, SyntaxError> {
         let mut parser = StageParser {
             given: args,
-            globals: platform.args().collect(),
+            globals: predefined_args(platform).collect(),
             stages: Vec::new(),
             uses: 0,
         };

@@ -1,13 +1,15 @@
 use crate::{api::EdgeUse, builds::dockerfile::*};
 
-const PLATFORM: BuilderPlatform = BuilderPlatform { os: "linux", architecture: "amd64" };
+fn platform() -> Platform {
+    "linux/amd64".parse().expect("a platform")
+}
 const PINNED: &str = concat!(
     "registry.example.com/team/base@sha256:",
     "0123456789012345678901234567890123456789012345678901234567890123"
 );
 
 fn parse(text: &str) -> Dockerfile {
-    Dockerfile::parse(text, &BTreeMap::new(), PLATFORM).expect(text)
+    Dockerfile::parse(text, &BTreeMap::new(), &platform()).expect(text)
 }
 
 fn edge(reference: &str, usage: EdgeUse) -> DeclaredEdge {
@@ -120,8 +122,8 @@ fn given_arguments_override_defaults() {
         ("TAG".to_owned(), "edge".to_owned()),
         ("LATER".to_owned(), "x".to_owned()),
     ]);
-    let dockerfile =
-        Dockerfile::parse("ARG TAG=3.20\nFROM alpine:$TAG$LATER", &args, PLATFORM).expect("parses");
+    let dockerfile = Dockerfile::parse("ARG TAG=3.20\nFROM alpine:$TAG$LATER", &args, &platform())
+        .expect("parses");
     assert_eq!(sorted_needs(&dockerfile, 0), ["*alpine:edge"], "an undeclared argument is empty");
 }
 
@@ -142,12 +144,12 @@ fn a_line_that_cannot_be_interpreted_is_rejected_with_its_number() {
         ("COPY --from=a b c", "line 1: the instruction comes before the first FROM"),
     ] {
         let error =
-            Dockerfile::parse(text, &BTreeMap::new(), PLATFORM).expect_err(text).to_string();
+            Dockerfile::parse(text, &BTreeMap::new(), &platform()).expect_err(text).to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
     let large = format!("FROM a\n{}", "#".repeat(1 << 20));
-    assert!(Dockerfile::parse(&large, &BTreeMap::new(), PLATFORM).is_err());
-    assert!(Dockerfile::parse(&"FROM a\n".repeat(300), &BTreeMap::new(), PLATFORM).is_err());
+    assert!(Dockerfile::parse(&large, &BTreeMap::new(), &platform()).is_err());
+    assert!(Dockerfile::parse(&"FROM a\n".repeat(300), &BTreeMap::new(), &platform()).is_err());
 }
 
 #[test]
@@ -230,7 +232,7 @@ fn a_disagreement_names_both_sides() {
 fn an_edge_by_argument_is_taken_from_that_argument() {
     use EdgeUse::Base;
     let given = BTreeMap::from([("BASE".to_owned(), PINNED.to_owned())]);
-    let with = |text: &str| Dockerfile::parse(text, &given, PLATFORM).expect(text);
+    let with = |text: &str| Dockerfile::parse(text, &given, &platform()).expect(text);
     assert_eq!(
         verify_edges(&with("ARG BASE\nFROM ${BASE}"), &[by_arg("BASE", Base)], None),
         Ok(())
@@ -260,12 +262,12 @@ proptest::proptest! {
         "((FROM|ARG|COPY|RUN|ONBUILD) |--from=|--mount=|<<|EOF|\\$|\\{|\\}|:-|%|#|\"|'|\\\\|`|=|,|",
         "\n|é|a|b| ){0,60}"
     )) {
-        let _ = Dockerfile::parse(&text, &BTreeMap::from([("a".into(), "b".into())]), PLATFORM)
+        let _ = Dockerfile::parse(&text, &BTreeMap::from([("a".into(), "b".into())]), &platform())
             .map(|dockerfile| verify_edges(&dockerfile, &[edge("a", EdgeUse::Base)], None));
     }
 
     #[test]
     fn never_panics_on_anything(text in ".{0,200}") {
-        let _ = Dockerfile::parse(&format!("FROM a\n{text}"), &BTreeMap::new(), PLATFORM);
+        let _ = Dockerfile::parse(&format!("FROM a\n{text}"), &BTreeMap::new(), &platform());
     }
 }

@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     builds::{
-        dockerfile::{self, BuilderPlatform, Dockerfile},
+        dockerfile::{self, Dockerfile},
         git::FetchLimits,
         prepare::{
             dates::{ImageDates, ParentDates},
@@ -169,7 +169,8 @@ fn verify_dockerfile(spec: &PrepareSpec, paths: &PodPaths) -> Result<(), Prepare
     let path = spec.source.dockerfile_path();
     let text = context::read_dockerfile(&paths.context(), path)?;
     let mismatch = |message: String| PrepareError::new(PrepareReason::DockerfileMismatch, message);
-    let dockerfile = Dockerfile::parse(&text, &spec.args, BuilderPlatform::of_this_machine())
+    let Ok(platform) = spec.platform.parse::<Platform>();
+    let dockerfile = Dockerfile::parse(&text, &spec.args, &platform)
         .map_err(|error| mismatch(error.to_string()))?;
     dockerfile::verify_edges(&dockerfile, &spec.parents, spec.target.as_deref())
         .map_err(|error| mismatch(error.to_string()))

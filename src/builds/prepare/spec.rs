@@ -26,6 +26,8 @@ pub struct PrepareSpec {
     pub user_namespace: UserNamespace,
     /// The reference that the build pushes.
     pub image: String,
+    /// The platform of the image.
+    pub platform: String,
     /// The source of the build context.
     pub source: ResolvedSource,
     /// The declared edges.
@@ -67,6 +69,7 @@ impl PrepareSpec {
         Self {
             user_namespace,
             image: request.reference.clone(),
+            platform: request.platform.to_string(),
             source: request.source.clone(),
             parents: parents.collect(),
             args: arguments(request),

@@ -50,6 +50,7 @@ fn spec(source: Value) -> Value {
     json!({
         "userNamespace": "Required",
         "image": "registry.example.com/team/web:gs-1",
+        "platform": "linux/amd64",
         "source": source,
         "parents": [{"name": "alpine", "pinned": format!("docker.io/library/alpine@sha256:{}",
             "a".repeat(64)), "reference": "alpine:3.20", "use": "Base"}],

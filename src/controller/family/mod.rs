@@ -135,6 +135,7 @@ pub async fn reconcile(
             builds.decide_again_at(now),
             checks.decide_again_at(now),
             reconcile.snapshot.recheck_pods_at,
+            reconcile.snapshot.default_platform.retry_at,
         ],
         now,
     ))
@@ -150,11 +151,15 @@ async fn observe(observer: &mut Observer<'_>) -> Result<Snapshot, ObserveError> 
     // 3.3 (API) Load the registry credentials, if their Secrets have changed.
     let keychain = observer.load_keychain().await?;
     observer.cache.note_accepted_spec();
-    // 3.4 (pure) Register what the pollers are to poll for this family.
+    // 3.4 (registry) Find the platform of builds whose strategies name none, unless it is recorded.
+    let platform = observer.default_platform(&blueprint, &keychain).await;
+    // 3.5 (pure) Render the strategies.
+    let strategies = observer.strategies(&blueprint, &platform);
+    // 3.6 (pure) Register what the pollers are to poll for this family.
     observer.register_polls(&keychain);
-    // 3.5 (API) Take the snapshot. Only content that has changed is read from the API server, and
+    // 3.7 (API) Take the snapshot. Only content that has changed is read from the API server, and
     // the Events of pods that their nodes do not start and of Jobs without a pod.
-    Ok(observer.take_snapshot(blueprint, keychain).await?)
+    Ok(observer.take_snapshot(blueprint, keychain, platform, strategies).await?)
 }
 
 /// Whether all lookups of a reconcile were answered.
@@ -189,7 +194,7 @@ fn live_family(context: &Context, key: &Key) -> Option<Arc<ImageFamily>> {
 }
 
 /// Returns when to reconcile again if nothing changes before.
-fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 6], now: Timestamp) -> Action {
+fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 7], now: Timestamp) -> Action {
     if matches!(decision.cascade, CascadeDecision::Start { .. } | CascadeDecision::Finish { .. }) {
         return Action::requeue(REQUEUE_NOW);
     }

@@ -157,7 +157,8 @@ impl Reconcile<'_> {
                 return refused(Input, reason::INVALID_STRATEGY, message);
             }
         };
-        let revision = builds::strategy_revision::strategy_revision(strategy, wanted);
+        let revision =
+            builds::strategy_revision::strategy_revision(strategy, wanted, &request.platform);
         let kind = format!("{}/{revision:?}", strategy.name_any());
         Ok(match check_acceptance(&self.api(), &job, kind, self.cache).await? {
             Acceptance::Accepted | Acceptance::Unknown => {
@@ -184,6 +185,7 @@ impl Reconcile<'_> {
             reference: format!("{repository}:{}", tags::pushed_as(&identity.fingerprint)),
             plain_http: self.is_plain_http(&repository),
             annotations: annotations(image, &parents, source, identity),
+            platform: self.snapshot.platform(*index)?.clone(),
             repository,
             identity: identity.clone(),
             parents,

@@ -148,6 +148,7 @@ impl Reconcile<'_> {
             image: image.name.clone(),
             repository: self.snapshot.repository(*index),
             digest: digest.to_string(),
+            platform: self.snapshot.platform(*index)?.clone(),
             revision: check_revision(check),
             check: check.clone(),
             attempt: *attempt,

@@ -3,6 +3,7 @@
 //!
 //! - [`validate`]: the spec, and what follows from it
 //! - [`credentials`]: the registry credentials
+//! - [`platform`]: the platform of builds whose strategies name none
 //! - [`polls`]: what the pollers are to poll
 //! - [`snapshot`]: everything that the decision needs, by subject: [`sources`], [`strategies`],
 //!   [`jobs`], [`pod_events`], [`upstreams`], [`tags`], [`imports`], [`cascades`], [`records`] and
@@ -16,6 +17,7 @@ pub mod image_keys;
 pub mod imports;
 pub mod jobs;
 pub mod ownership;
+pub mod platform;
 pub mod pod_events;
 pub mod polls;
 pub mod records;

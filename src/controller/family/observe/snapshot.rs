@@ -16,8 +16,9 @@ use crate::{
         family::observe::{
             Observer, cascades, imports,
             jobs::{ObservedJobs, RefusedPods},
+            platform::DefaultPlatform,
             records, requests,
-            strategies::{ImageStrategies, strategies},
+            strategies::ImageStrategies,
             tags::PolledTags,
         },
         object_cache::Key,
@@ -30,7 +31,7 @@ use crate::{
     },
     identity::JobName,
     lineage::ImageIndex,
-    registry::Keychain,
+    registry::{Keychain, Platform},
 };
 
 /// Everything that one reconcile has read, owned.
@@ -51,6 +52,10 @@ pub struct Snapshot {
     ended: Vec<Arc<Cascade>>,
     /// The strategies of its images, in the order of `spec.images`.
     pub strategies: Vec<Option<Arc<BuildStrategy>>>,
+    /// The platforms of the images' builds, in the order of `spec.images`.
+    platforms: Vec<Option<Arc<Platform>>>,
+    /// The platform of builds whose strategies name none.
+    pub default_platform: DefaultPlatform,
     /// The images of other families, in the order in which the lineage lists them.
     pub imports: Vec<ObservedImport>,
     /// The family's status.
@@ -102,6 +107,8 @@ impl Observer<'_> {
         &mut self,
         blueprint: Arc<Blueprint>,
         keychain: Arc<Keychain>,
+        default_platform: DefaultPlatform,
+        strategies: ImageStrategies,
     ) -> Result<Snapshot, ReconcileError> {
         let family = Arc::clone(&self.family);
         let spec = &family.spec;
@@ -110,8 +117,7 @@ impl Observer<'_> {
         for (image, known) in spec.images.iter().zip(&blueprint.images) {
             sources.push(self.source_revision(image, known.inline.as_ref()).await?);
         }
-        let ImageStrategies { strategies, revisions: strategy_revisions } =
-            strategies(&self.context.stores, spec, &mut self.cache.strategies);
+        let ImageStrategies { strategies, revisions: strategy_revisions, platforms } = strategies;
         self.read_pod_events().await;
         let events = &self.cache.pod_events.events;
         let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, events, self.now);
@@ -167,6 +173,8 @@ impl Observer<'_> {
             keychain,
             sources,
             strategies,
+            platforms,
+            default_platform,
             strategy_revisions,
         })
     }
@@ -281,6 +289,12 @@ impl Snapshot {
     #[must_use]
     pub fn builds_of(&self, image: ImageIndex) -> &[ObservedBuild] {
         self.builds.get(image.position()).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns the platform of an image's builds, or `None` if it is not known.
+    #[must_use]
+    pub fn platform(&self, image: ImageIndex) -> Option<&Platform> {
+        self.platforms.get(image.position())?.as_deref()
     }
 
     /// Returns whether the cascade of this name has ended.

@@ -1,19 +1,31 @@
-//! The build strategies of a family's images: whether they can be used, and their revisions. No
-//! client is needed.
+//! The build strategies of a family's images: whether they can be used, their revisions, and the
+//! platforms of their builds. No client is needed.
 
 use std::sync::Arc;
 
 use crate::{
-    api::{BuildStrategy, Image, ImageFamilySpec, StrategyRef, condition::reason},
-    builds::{strategy::validate, strategy_revision::strategy_revision},
-    controller::{object_cache::Key, stores::Stores},
-    engine::{Observed, Problem},
+    api::{BuildStrategy, EdgeUse, Image, ImageFamilySpec, StrategyRef, condition::reason},
+    builds::{
+        platform::named_platform,
+        strategy::{StrategyError, validate},
+        strategy_revision::strategy_revision,
+    },
+    controller::{
+        family::observe::{Observer, platform::DefaultPlatform},
+        object_cache::Key,
+        stores::Stores,
+    },
+    engine::{Blueprint, Observed, Problem},
+    lineage::{ImageIndex, Parent},
+    registry::Platform,
 };
 
-/// A strategy, rendered with the parameters of a family: its revision, or why it cannot be used.
+/// A strategy, rendered with the parameters of a family for a platform: its revision, or why it
+/// cannot be used.
 pub struct RenderedStrategy {
     chosen: StrategyRef,
     strategy: Arc<BuildStrategy>,
+    platform: Result<Arc<Platform>, Problem>,
     revision: Result<String, Problem>,
 }
 
@@ -23,15 +35,36 @@ pub struct ImageStrategies {
     pub strategies: Vec<Option<Arc<BuildStrategy>>>,
     /// Their revisions, or why there is none.
     pub revisions: Vec<Observed<String>>,
+    /// The platforms of their builds; `None` for one that is not known.
+    pub platforms: Vec<Option<Arc<Platform>>>,
 }
 
-/// Returns the strategies of all images and their revisions.
+impl Observer<'_> {
+    /// Returns the strategies of all images, their revisions and platforms.
+    pub fn strategies(
+        &mut self,
+        blueprint: &Blueprint,
+        default: &DefaultPlatform,
+    ) -> ImageStrategies {
+        let mut found = strategies(
+            &self.context.stores,
+            &self.family.spec,
+            default,
+            &mut self.cache.strategies,
+        );
+        reject_other_platforms(&self.family.spec, blueprint, &mut found);
+        found
+    }
+}
+
+/// Returns the strategies of all images, their revisions and platforms.
 ///
 /// Each is rendered and hashed once, however many images use it, and again when it has changed:
 /// `cached` holds those of the last reconcile, and is replaced.
-pub fn strategies(
+fn strategies(
     stores: &Stores,
     spec: &ImageFamilySpec,
+    default: &DefaultPlatform,
     cached: &mut Vec<RenderedStrategy>,
 ) -> ImageStrategies {
     let before = std::mem::take(cached);
@@ -39,58 +72,108 @@ pub fn strategies(
     let mut found = ImageStrategies {
         strategies: Vec::with_capacity(spec.images.len()),
         revisions: Vec::with_capacity(spec.images.len()),
+        platforms: Vec::with_capacity(spec.images.len()),
     };
     for image in &spec.images {
         let chosen = strategy_ref(spec, image);
         let index = known.iter().position(|(of, _)| *of == chosen).unwrap_or_else(|| {
-            known.push((chosen, render(stores, chosen, &before)));
+            known.push((chosen, render(stores, chosen, default, &before)));
             known.len() - 1
         });
-        let (strategy, revision) = match known
-            .get(index)
-            .and_then(|(_, rendered)| rendered.as_ref())
-        {
+        let rendered = known.get(index).and_then(|(_, rendered)| rendered.as_ref());
+        let (strategy, revision) = match rendered {
             Some(RenderedStrategy { strategy, revision: Ok(revision), .. }) => {
                 (Some(Arc::clone(strategy)), Ok(revision.clone()))
             }
             Some(RenderedStrategy { revision: Err(problem), .. }) => (None, Err(problem.clone())),
             None => (None, Err(strategy_not_found(chosen))),
         };
-        let revision = revision.map_or_else(
-            |problem| {
-                let message = format!("spec.images[{}].strategy: {}", image.name, problem.message);
-                Observed::Failed(Problem { reason: problem.reason, message })
-            },
-            Observed::Known,
-        );
         found.strategies.push(strategy);
-        found.revisions.push(revision);
+        found.revisions.push(observed(image, revision));
+        found.platforms.push(rendered.and_then(|rendered| rendered.platform.clone().ok()));
     }
     *cached = known.into_iter().filter_map(|(_, rendered)| rendered).collect();
     found
+}
+
+/// Rejects the strategies of images whose base is an image of the family for another platform.
+fn reject_other_platforms(
+    spec: &ImageFamilySpec,
+    blueprint: &Blueprint,
+    found: &mut ImageStrategies,
+) {
+    for (index, image) in ImageIndex::enumerate(&spec.images) {
+        let edges = image.from.iter().zip(blueprint.lineage.parents(index));
+        let base = edges.into_iter().find_map(|(edge, parent)| match parent {
+            Parent::Image(parent) if edge.usage == EdgeUse::Base => Some(*parent),
+            _ => None,
+        });
+        let platform = |index: ImageIndex| found.platforms.get(index.position())?.as_deref();
+        let (Some(base), Some(own)) = (base, platform(index)) else { continue };
+        let Some(other) = platform(base).filter(|other| *other != own) else { continue };
+        let name = spec.images.get(base.position()).map_or("", |base| base.name.as_str());
+        let message = format!(
+            "the image is built for {own}, but its base {name} for {other}; give both the same \
+             value of the parameter `platform`"
+        );
+        let problem = Problem { reason: reason::INVALID_STRATEGY, message };
+        let rejected = observed(image, Err(problem));
+        if let Some(revision) = found.revisions.get_mut(index.position()) {
+            *revision = rejected;
+        }
+        if let Some(strategy) = found.strategies.get_mut(index.position()) {
+            *strategy = None;
+        }
+    }
+}
+
+fn observed(image: &Image, revision: Result<String, Problem>) -> Observed<String> {
+    match revision {
+        Ok(revision) => Observed::Known(revision),
+        Err(problem) => {
+            let message = format!("spec.images[{}].strategy: {}", image.name, problem.message);
+            Observed::Failed(Problem { reason: problem.reason, message })
+        }
+    }
 }
 
 /// Returns the strategy, or `None` if it does not exist.
 fn render(
     stores: &Stores,
     chosen: &StrategyRef,
+    default: &DefaultPlatform,
     before: &[RenderedStrategy],
 ) -> Option<RenderedStrategy> {
     let strategy = stores.strategies.get(&Key::new("", &chosen.name))?;
-    let known = before
-        .iter()
-        .find(|known| known.chosen == *chosen && Arc::ptr_eq(&known.strategy, &strategy));
-    let revision =
-        known.map_or_else(|| revision(&strategy, chosen), |known| known.revision.clone());
-    Some(RenderedStrategy { chosen: chosen.clone(), strategy, revision })
+    let platform = match named_platform(&strategy, chosen) {
+        Ok(Some(named)) => Ok(Arc::new(named)),
+        Ok(None) => default.platform.clone(),
+        Err(error) => Err(invalid(&error)),
+    };
+    let known = before.iter().find(|known| {
+        known.chosen == *chosen
+            && Arc::ptr_eq(&known.strategy, &strategy)
+            && known.platform == platform
+    });
+    let revision = match (known, &platform) {
+        (Some(known), _) => known.revision.clone(),
+        (None, Ok(platform)) => revision(&strategy, chosen, platform),
+        (None, Err(problem)) => Err(problem.clone()),
+    };
+    Some(RenderedStrategy { chosen: chosen.clone(), strategy, platform, revision })
 }
 
-fn revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> Result<String, Problem> {
-    validate(strategy, chosen).map_err(|error| Problem {
-        reason: reason::INVALID_STRATEGY,
-        message: error.to_string(),
-    })?;
-    Ok(strategy_revision(strategy, chosen))
+fn revision(
+    strategy: &BuildStrategy,
+    chosen: &StrategyRef,
+    platform: &Platform,
+) -> Result<String, Problem> {
+    validate(strategy, chosen, platform).map_err(|error| invalid(&error))?;
+    Ok(strategy_revision(strategy, chosen, platform))
+}
+
+fn invalid(error: &StrategyError) -> Problem {
+    Problem { reason: reason::INVALID_STRATEGY, message: error.to_string() }
 }
 
 fn strategy_not_found(chosen: &StrategyRef) -> Problem {

@@ -108,6 +108,13 @@ impl Reconcile<'_> {
         ImageFamilyStatus {
             observed_generation: self.snapshot.family.metadata.generation,
             conditions: old.conditions.clone(),
+            platform: self
+                .snapshot
+                .default_platform
+                .platform
+                .as_ref()
+                .ok()
+                .map(ToString::to_string),
             upstreams: decision.upstreams.clone(),
             counts: record::count_states(decision.images.iter().map(|image| image.state)),
             pending: decision.pending.clone(),

@@ -15,7 +15,7 @@ use crate::{
             reconcile::Reconcile,
             registry::{
                 DecisionValidity,
-                pushed_image::{self, Repository},
+                pushed_image::{self, BaseComparison, Repository},
             },
         },
     },
@@ -155,6 +155,9 @@ impl FingerprintQuery<'_> {
             }));
         }
         let images = self.repository.images(&manifest).await?;
+        if let Some(problem) = self.platform_mismatch(&tag, &images) {
+            return Ok(LookupAnswer::Rejected(problem));
+        }
         if let Some(problem) = self.base_mismatch(&images).await? {
             return Ok(LookupAnswer::Rejected(problem));
         }
@@ -175,6 +178,19 @@ impl FingerprintQuery<'_> {
         self.repository.last_build(tags).await
     }
 
+    /// Returns a problem if the image is not for the platform of the build.
+    fn platform_mismatch(&self, tag: &str, images: &[PlatformImage]) -> Option<Problem> {
+        let wanted = self.reconcile.snapshot.platform(self.image)?;
+        let other = images.iter().find(|image| !image.platform.is_for(wanted))?;
+        let message = format!(
+            "the build of {} made an image for {}, and not for {wanted}; let the strategy build \
+             for `{{{{ platform }}}}`, and delete the tag {tag}",
+            self.reconcile.image_name(self.image),
+            other.platform
+        );
+        Some(Problem { reason: reason::PLATFORM_MISMATCH, message })
+    }
+
     /// Returns a problem if the build has not used the pinned base: the layers of the base must be
     /// the first ones of the result. A builder that is given a parent under a name that the
     /// Dockerfile does not use would silently build from another image.
@@ -189,25 +205,46 @@ impl FingerprintQuery<'_> {
         let parents = snapshot.blueprint.lineage.parents(self.image).iter().zip(&inputs.parents);
         let base = image.from.iter().zip(parents).find(|(edge, _)| edge.usage == EdgeUse::Base);
         let Some((_, (of, parent))) = base else { return Ok(None) };
+        let built_for = images.first().map(|image| &image.platform);
+        let Some(platform) = snapshot.platform(self.image).or(built_for) else { return Ok(None) };
         let of_parent = Repository::new(
             &self.reconcile.context.registry,
             &snapshot.keychain,
             &self.parent_repository(*of),
         )?;
-        if of_parent.is_base_of(&parent.digest.parse()?, images).await? {
-            return Ok(None);
-        }
-        let fingerprint = decided.and_then(|decided| decided.fingerprint.as_ref());
-        let message = format!(
-            "the build of {} did not use its base {} at {}: its first layers are not those of the \
-             base; check that `as` in `from` is what the Dockerfile's FROM says, and delete the \
-             tag {}",
-            image.name,
-            parent.name,
-            short(&parent.digest),
-            fingerprint.map(tags::pushed_as).unwrap_or_default()
-        );
-        Ok(Some(Problem { reason: reason::DOCKERFILE_MISMATCH, message }))
+        let comparison = of_parent.compare_base(&parent.digest.parse()?, images, platform).await?;
+        let base = format!("{} at {}", parent.name, short(&parent.digest));
+        let (reason, message) = match comparison {
+            BaseComparison::IsBase => return Ok(None),
+            BaseComparison::OtherLayers => {
+                let fingerprint = decided.and_then(|decided| decided.fingerprint.as_ref());
+                let message = format!(
+                    "the build of {} did not use its base {base}: its first layers are not those \
+                     of the base; check that `as` in `from` is what the Dockerfile's FROM says, \
+                     and delete the tag {}",
+                    image.name,
+                    fingerprint.map(tags::pushed_as).unwrap_or_default()
+                );
+                (reason::DOCKERFILE_MISMATCH, message)
+            }
+            BaseComparison::OtherPlatform(other) => {
+                let message = format!(
+                    "{} is built for {platform}, but its base {base} is an image for {other}; use \
+                     a base for {platform}, or set the strategy's parameter `platform`",
+                    image.name
+                );
+                (reason::PLATFORM_MISMATCH, message)
+            }
+            BaseComparison::NotOffered => {
+                let message = format!(
+                    "{} is built for {platform}, which its base {base} does not offer; use a base \
+                     for {platform}, or set the strategy's parameter `platform`",
+                    image.name
+                );
+                (reason::PLATFORM_MISMATCH, message)
+            }
+        };
+        Ok(Some(Problem { reason, message }))
     }
 
     fn parent_repository(&self, parent: Parent) -> String {

@@ -1,10 +1,12 @@
 //! What a reconcile asks registries before builds start, and what it writes there.
 //!
+//! - [`default_platform`]: the platform of builds whose strategies name none
 //! - [`lookup`]: whether a fingerprint was already built
 //! - [`pushed_image`]: what a tag points to
 //! - [`retag_unchanged`]: points the tag of a fingerprint whose build changed nothing to the digest
 //!   that the image keeps
 
+pub mod default_platform;
 pub mod lookup;
 pub mod pushed_image;
 pub mod retag_unchanged;

@@ -10,7 +10,7 @@ use crate::{
     identity::Fingerprint,
     registry::{
         self, Client, ContentIdentity, Descriptor, Digest, IndexEntry, Keychain, Manifest,
-        ManifestKind, PlatformImage, Reference,
+        ManifestKind, Platform, PlatformImage, Reference,
     },
 };
 
@@ -126,6 +126,14 @@ impl<'a> Repository<'a> {
         }
     }
 
+    /// Returns the platforms of a manifest's images.
+    pub async fn platforms(&self, manifest: &Manifest) -> Result<Vec<Platform>, Problem> {
+        match &manifest.kind {
+            ManifestKind::Image(_) => Ok(vec![self.image(manifest, None).await?.platform]),
+            ManifestKind::Index(index) => Ok(index.platforms()),
+        }
+    }
+
     async fn entry(&self, entry: &IndexEntry) -> Result<PlatformImage, Problem> {
         self.image(&self.manifest(&entry.descriptor.digest).await?, Some(entry)).await
     }
@@ -179,37 +187,49 @@ impl<'a> Repository<'a> {
         Ok(original.is_some_and(|original| original.digest == manifest.digest))
     }
 
-    /// Returns whether each of these images begins with the layers of this digest of the
-    /// repository, of any of its platforms.
-    pub async fn is_base_of(
+    /// Compares images for a platform with a digest of the repository that is to be their base. If
+    /// the digest is that of an index, its image for the platform is compared.
+    pub async fn compare_base(
         &self,
         digest: &Digest,
         images: &[PlatformImage],
-    ) -> Result<bool, Problem> {
+        platform: &Platform,
+    ) -> Result<BaseComparison, Problem> {
         let base = self.manifest(digest).await?;
-        let mut unproven: Vec<&PlatformImage> = images.iter().collect();
-        let proves = |base: &PlatformImage, image: &PlatformImage| {
-            image.config.diff_ids.starts_with(&base.config.diff_ids)
-        };
-        let ManifestKind::Index(index) = &base.kind else {
-            let base = self.image(&base, None).await?;
-            return Ok(unproven.iter().all(|image| proves(&base, image)));
-        };
-        // Most images are built on a base of their own platform. If that is read first, the other
-        // platforms need not be read.
-        let mut entries: Vec<&IndexEntry> = index.images().collect();
-        entries.sort_by_key(|entry| {
-            !images.iter().any(|image| entry.platform.as_ref() == Some(&image.platform))
-        });
-        for entry in entries.into_iter().take(MAX_PLATFORMS) {
-            let base = self.entry(entry).await?;
-            unproven.retain(|image| !proves(&base, image));
-            if unproven.is_empty() {
-                return Ok(true);
+        let base = match &base.kind {
+            ManifestKind::Image(_) => self.image(&base, None).await?,
+            ManifestKind::Index(index) => {
+                let unlabelled = || index.images().find(|entry| entry.platform.is_none());
+                match index.image_for(platform).or_else(unlabelled) {
+                    Some(entry) => self.entry(entry).await?,
+                    None => return Ok(BaseComparison::NotOffered),
+                }
             }
+        };
+        let is_other = |known: &Platform| {
+            known.is_known()
+                && (&known.os, &known.architecture) != (&platform.os, &platform.architecture)
+        };
+        if is_other(&base.config.platform) {
+            return Ok(BaseComparison::OtherPlatform(base.config.platform));
         }
-        Ok(unproven.is_empty())
+        let is_base =
+            images.iter().all(|image| image.config.diff_ids.starts_with(&base.config.diff_ids));
+        Ok(if is_base { BaseComparison::IsBase } else { BaseComparison::OtherLayers })
     }
+}
+
+/// How images compare with what is to be their base.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BaseComparison {
+    /// The layers of the base are the first ones of each image.
+    IsBase,
+    /// The first layers are others.
+    OtherLayers,
+    /// The base is an image for this other platform.
+    OtherPlatform(Platform),
+    /// The base is an index without an image for the platform.
+    NotOffered,
 }
 
 /// Returns the result of a lookup that has found a build of ours.

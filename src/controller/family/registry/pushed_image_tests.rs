@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use crate::{
     api::condition::reason,
     controller::family::registry::{
-        pushed_image::{Repository, present},
+        pushed_image::{BaseComparison, Repository, present},
         retag_unchanged::keep_digest,
     },
     engine::{Lookup, LookupResult, tags::Tag},
     registry::{
-        Client, Config, Digest, Keychain, OCI_INDEX, OCI_MANIFEST,
+        Client, Config, Digest, Keychain, OCI_INDEX, OCI_MANIFEST, Platform,
         fault_registry::{FaultRegistry, FaultReply, RecordedRequest, reply},
     },
 };
@@ -330,31 +330,52 @@ async fn a_retagged_build_is_distinguished_from_a_foreign_image() {
 
 #[tokio::test]
 async fn an_image_is_built_on_its_base_if_it_begins_with_its_layers() {
+    use BaseComparison::{IsBase, NotOffered, OtherLayers, OtherPlatform};
+
     let model = RegistryModel::start().await;
     let amd = model.push(None, "amd64", &["base amd64"], None);
     let arm = model.push(None, "arm64", &["base arm64"], None);
     let base = model.push_index("base", &[("amd64", &amd), ("arm64", &arm)]);
+    let only_amd = model.push_index("amd", &[("amd64", &amd)]);
+    let unknown = model.push(None, "", &["base arm64"], None);
     let repository = model.repository();
-    for (layers, expected) in [
-        (&["base arm64", "app"][..], true),
-        (&["base arm64"], true),
-        (&["base amd64", "app"], true),
-        (&["app", "base arm64"], false),
-        (&[], false),
+    let Ok(platform) = "linux/arm64".parse::<Platform>();
+    for (base, layers, expected) in [
+        (&base, &["base arm64", "app"][..], IsBase),
+        (&base, &["base arm64"], IsBase),
+        // The image of another platform proves nothing: a child must not change architecture.
+        (&base, &["base amd64", "app"], OtherLayers),
+        (&base, &["app", "base arm64"], OtherLayers),
+        (&base, &[], OtherLayers),
+        (&arm, &["base arm64", "app"], IsBase),
+        (&unknown, &["base arm64", "app"], IsBase),
+        (&amd, &["base amd64", "app"], OtherPlatform(Platform::default())),
+        (&only_amd, &["base amd64", "app"], NotOffered),
     ] {
         model.push(Some("app"), "arm64", layers, None);
         let manifest = repository.tagged("app").await.expect("answer").expect("a manifest");
         let images = repository.images(&manifest).await.expect("images");
-        assert_eq!(repository.is_base_of(&base, &images).await, Ok(expected), "{layers:?}");
+        let compared = repository.compare_base(base, &images, &platform).await;
+        assert_eq!(compared, Ok(expected), "{base} {layers:?}");
     }
     let asked = model.registry.request_lines();
     let of =
         |digest: &Digest| asked.iter().filter(|asked| asked.ends_with(digest.as_str())).count();
-    assert_eq!(
-        (of(&arm), of(&amd)),
-        (5, 3),
-        "the other platforms are asked for only if its own does not prove it"
-    );
+    assert_eq!((of(&arm), of(&amd)), (6, 1), "other platforms are not asked for");
+}
+
+#[tokio::test]
+async fn the_platforms_of_a_tag_are_read() {
+    let model = RegistryModel::start().await;
+    let arm = model.push(Some("1"), "arm64", &["app"], None);
+    model.push_index("2", &[("arm64", &arm), ("amd64", &arm)]);
+    let repository = model.repository();
+    for (tag, expected) in [("1", &["linux/arm64"][..]), ("2", &["linux/amd64", "linux/arm64"])] {
+        let manifest = repository.tagged(tag).await.expect("answer").expect("a manifest");
+        let platforms = repository.platforms(&manifest).await.expect("platforms");
+        let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
+        assert_eq!(platforms, expected);
+    }
 }
 
 #[tokio::test]

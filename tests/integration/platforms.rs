@@ -1,0 +1,88 @@
+//! A build has a platform: it is named, or fixed once for the family, and nothing changes it by
+//! accident.
+
+use groundswell::api::{ImageFamily, ManagedImage, condition::reason};
+use k8s_openapi::api::batch::v1::Job;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use serde_json::json;
+
+use super::{
+    client, cluster,
+    restart::Scene,
+    support::{
+        operator::{Operator, Settings},
+        wait::wait_for,
+    },
+};
+
+fn architecture(job: &Job) -> String {
+    let pod = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let selector = pod.and_then(|pod| pod.node_selector.as_ref()).expect("a node selector");
+    selector["kubernetes.io/arch"].clone()
+}
+
+#[tokio::test]
+async fn a_family_keeps_its_platform_whatever_is_lost() {
+    let client = client().await;
+    let scene = Scene::new(&client, "platforms").await;
+    let place = &scene.place;
+    let settings = Settings::new(cluster(), &place.namespace, &[]);
+    let mut operator = Operator::ready(&settings).await;
+    // The machine of this test is not of this architecture.
+    let other = if cfg!(target_arch = "s390x") { "amd64" } else { "s390x" };
+    let upstream = format!("library/{}", place.namespace);
+    scene
+        .images
+        .push_for(other, &upstream, "3.20", None, "other", &std::collections::BTreeMap::new())
+        .await;
+    let mut spec = scene.spec();
+    spec["strategy"]["parameters"] = json!({ "platform": format!("linux/{other}") });
+    place.apply_family("app", &spec).await.expect("a family");
+    place.wait_family("app", "Ready", 60).await;
+    let digests = place.digests("app").await;
+    let jobs = place.jobs("app").await;
+    assert_eq!(jobs.len(), 4);
+    assert!(jobs.iter().all(|job| architecture(job) == other));
+
+    // Nothing names the platform any more, every record and Job is gone, and the controller runs on
+    // another architecture: the tags say for what the family is built.
+    operator.kill();
+    for job in jobs {
+        let name = job.metadata.name.unwrap_or_default();
+        place.api::<Job>().delete(&name, &DeleteParams::background()).await.expect("deleted");
+    }
+    spec["strategy"]["parameters"] = json!({});
+    place.apply_family("app", &spec).await.expect("a family");
+    place
+        .api::<ManagedImage>()
+        .delete_collection(&DeleteParams::default(), &ListParams::default())
+        .await
+        .expect("deleted");
+    let families = place.api::<ImageFamily>();
+    let cleared = Patch::Merge(json!({ "status": null }));
+    families.patch_status("app", &PatchParams::default(), &cleared).await.expect("cleared");
+    let _operator = Operator::ready(&settings).await;
+    place.wait_family("app", "Ready", 60).await;
+    assert_eq!(place.digests("app").await, digests);
+    assert!(place.jobs("app").await.is_empty(), "nothing is built again");
+    let status = families.get("app").await.expect("a family").status.expect("a status");
+    assert_eq!(status.platform, Some(format!("linux/{other}")));
+
+    // A build that makes an image for another platform has failed, and no tag moves to it.
+    spec["strategy"]["parameters"] = json!({ "platform": "linux/riscv64" });
+    scene.builder.foreign("base");
+    scene
+        .images
+        .push_for("riscv64", &upstream, "3.20", None, "third", &std::collections::BTreeMap::new())
+        .await;
+    place.apply_family("app", &spec).await.expect("a family");
+    wait_for("base to fail", 60, async || {
+        let base = place.api::<ManagedImage>().get("app.base").await.expect("base");
+        let status = base.status.unwrap_or_default();
+        let is_told = status.reason == reason::PLATFORM_MISMATCH
+            && status.message.contains("made an image for linux/s390x, and not for linux/riscv64");
+        if is_told { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    assert_eq!(scene.tag("base", "latest").await, digests["base"]);
+}
