@@ -216,7 +216,7 @@ fn every_metric_and_its_results_are_explained() {
     let text = metrics.encode().expect("metrics");
     let guide = read(&root().join("docs/operations.md"));
     let name = regex::Regex::new(r"(?m)^# TYPE (\w+) ").expect("regex");
-    let value = regex::Regex::new(r#"(?:result|outcome)="(\w+)""#).expect("regex");
+    let value = regex::Regex::new(r#"(?:result|phase)="(\w+)""#).expect("regex");
     let names = name.captures_iter(&text).map(|found| found[1].to_owned());
     let values = value.captures_iter(&text).map(|found| format!("`{}`", &found[1]));
     let rows: BTreeSet<&str> = table_names(&guide).into_iter().map(|(_, name)| name).collect();

@@ -191,7 +191,7 @@ impl World {
                 build: Some(verified.build),
                 size: Some(verified.size),
                 inputs: Some(verified.inputs.clone()),
-                base_seen: verified.base_seen,
+                base_observed: verified.base_observed,
                 content: verified.content.clone(),
                 causes: verified.causes.clone(),
                 promoted: decision.promoted_digest().map(String::from),
@@ -243,7 +243,8 @@ impl World {
 
     fn upstream(&self, index: usize, moves: u32) -> ObservedUpstream {
         let digest = format!("sha256:{index:032x}{moves:032x}").into();
-        let seen = ObservedDigest { digest, first_seen: self.now, missing_platforms: Vec::new() };
+        let seen =
+            ObservedDigest { digest, first_observed: self.now, missing_platforms: Vec::new() };
         ObservedUpstream { newest: Some(seen), problem: None }
     }
 

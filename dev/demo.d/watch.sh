@@ -25,13 +25,13 @@ fi
 
 # Draws the table in place of the previous one.
 draw_table() {
-  local level name state build digest age why width lines=1
+  local level name state build digest age message width lines=1
   width=$(tput cols 2>/dev/null || echo 120)
   [ "$drawn" = 0 ] || printf '\e[%dA' "$drawn"
-  printf '\e[K%-5s %-18s %-9s %5s  %-12s %6s  %s\n' LEVEL IMAGE STATE BUILD DIGEST SINCE WHY
-  while IFS=$'\t' read -r level name state build digest age why; do
-    printf '\e[K%-5s %-18s %s%-9s%s %5s  %-12s %5ss  %s\n' "$level" "$name" "${paint[$state]:-}" "$state" "$plain" \
-      "$build" "$digest" "$age" "${why:0:$((width > 80 ? width - 66 : 14))}"
+  printf '\e[K%-5s %-18s %-9s %5s  %-12s %9s  %s\n' LEVEL IMAGE STATE BUILD DIGEST STATE-AGE MESSAGE
+  while IFS=$'\t' read -r level name state build digest age message; do
+    printf '\e[K%-5s %-18s %s%-9s%s %5s  %-12s %8ss  %s\n' "$level" "$name" "${paint[$state]:-}" "$state" "$plain" \
+      "$build" "$digest" "$age" "${message:0:$((width > 80 ? width - 69 : 11))}"
     lines=$((lines + 1))
   done < <(rows "$1")
   printf '\e[J'
@@ -40,11 +40,11 @@ draw_table() {
 
 # Prints a line for each image whose state or digest has changed since the last call.
 print_changes() {
-  local level name state build digest age why
-  while IFS=$'\t' read -r level name state build digest age why; do
-    if [ "${seen[$name]:-}" != "$state $digest" ]; then
-      printf '[%6s s] %d %-18s %-9s %s\n' "$(as_seconds "$(tenths_since "$watch_started")")" "$level" "$name" "$state" "${why:0:120}"
-      seen[$name]="$state $digest"
+  local level name state build digest age message
+  while IFS=$'\t' read -r level name state build digest age message; do
+    if [ "${printed[$name]:-}" != "$state $digest" ]; then
+      printf '[%6s s] %d %-18s %-9s %s\n' "$(as_seconds "$(tenths_since "$watch_started")")" "$level" "$name" "$state" "${message:0:120}"
+      printed[$name]="$state $digest"
     fi
   done < <(rows "$1")
 }
@@ -54,7 +54,7 @@ print_changes() {
 watch_family() {
   local limit=$1 reached=$2 images failed watch_started=$EPOCHREALTIME drawn=0
   local deadline=$((SECONDS + limit))
-  local -A seen=()
+  local -A printed=()
   while :; do
     if images=$(observe); then
       if [ $live = 1 ]; then draw_table "$images"; else print_changes "$images"; fi

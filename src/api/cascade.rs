@@ -24,7 +24,7 @@ pub const MAX_CAUSES: usize = 64;
     status = "CascadeStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "Cascade is the record of one cascade of builds: its causes, its images and its outcome. \
+    doc = "Cascade is the record of one cascade of builds: its causes, its images and its result. \
            Created and updated by the controller.",
     selectable = ".spec.family",
     printcolumn(name = "Family", type_ = "string", json_path = ".spec.family"),
@@ -34,7 +34,7 @@ pub const MAX_CAUSES: usize = 64;
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.counts.failed"),
     printcolumn(name = "Duration", type_ = "string", json_path = ".status.duration"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
-    printcolumn(name = "Message", type_ = "string", json_path = ".status.outcome")
+    printcolumn(name = "Message", type_ = "string", json_path = ".status.message")
 )]
 #[serde(rename_all = "camelCase", default)]
 pub struct CascadeSpec {
@@ -92,13 +92,13 @@ pub struct CascadeStatus {
     #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
     pub critical_path: Vec<String>,
 
-    /// Human-readable summary of the outcome.
+    /// Human-readable summary of the result.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub outcome: String,
+    pub message: String,
 
     /// What this record omits because its size is bounded. Empty if it omits nothing.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub note: String,
+    pub omitted: String,
 }
 
 /// Phase of a cascade.
@@ -146,13 +146,13 @@ pub struct ImageResult {
     pub finished_at: Option<Timestamp>,
     /// Human-readable reason why the image was built, or why its build was spared.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub why: String,
+    pub message: String,
     /// Changes that caused the build, traced to what changed first. At most 8 entries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
     pub causes: Vec<Cause>,
-    /// Whether `causes`, and possibly `why`, are omitted because the size of the record is bounded.
-    /// The `ManagedImage` has both.
+    /// Whether `causes`, and possibly `message`, are omitted because the size of the record is
+    /// bounded. The `ManagedImage` has both.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub shortened: bool,
     /// Whether the image was planned and not built, or was built and found unchanged.

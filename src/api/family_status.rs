@@ -115,7 +115,7 @@ pub struct AdoptedDigest {
     /// Time at which the digest was first observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub first_seen: Option<Timestamp>,
+    pub first_observed: Option<Timestamp>,
 
     /// Time at which builds began to use the digest.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,7 +133,7 @@ pub struct CandidateDigest {
     /// Time at which the digest was first observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub first_seen: Option<Timestamp>,
+    pub first_observed: Option<Timestamp>,
 }
 
 /// A user's approval of a digest.
@@ -306,8 +306,8 @@ mod tests {
         let upstream = |index: usize| UpstreamStatus {
             name: format!("{index:063}"),
             reference: "r".repeat(255 + 1 + 128),
-            adopted: Some(AdoptedDigest { digest: digest.clone(), first_seen: at, since: at }),
-            candidate: Some(CandidateDigest { digest: digest.clone(), first_seen: at }),
+            adopted: Some(AdoptedDigest { digest: digest.clone(), first_observed: at, since: at }),
+            candidate: Some(CandidateDigest { digest: digest.clone(), first_observed: at }),
             approval: Some(ApprovalRecord { digest: digest.clone(), by: Some(text(MAX_BY)), at }),
             hold: Some(ManualHold {
                 digest: Some(digest.clone()),

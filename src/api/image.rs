@@ -85,7 +85,7 @@ pub struct Image {
     pub hold: Option<ImageHold>,
 
     /// What happens to this image when an ancestor fails. `Block`: the image gets the state `Blocked`
-    /// until the ancestor is current again. `UseLastGood`: the image is built from the last verified
+    /// until the ancestor is current again. `UseLastVerified`: the image is built from the last verified
     /// digest of its parent. Defaults to `Block`.
     #[serde(default)]
     pub on_parent_failure: OnParentFailure,
@@ -229,7 +229,7 @@ pub enum OnParentFailure {
     #[default]
     Block,
     /// The image is built from the last verified digest of the parent.
-    UseLastGood,
+    UseLastVerified,
 }
 
 const fn yes() -> bool {

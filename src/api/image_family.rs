@@ -50,7 +50,7 @@ const REPOSITORY_PATTERN: &str = concat!(
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    // The outer `all` lists the names once. Listing them at each edge would exceed the cost budget
+    // The outer `all` lists the names once. Listing them at each edge would exceed the cost limit
     // of the API server.
     validation = Rule::new("[self.upstreams.map(u, u.name)].all(names, self.images.all(i, \
                             i.from.all(e, !has(e.upstream) || e.upstream in names)))")

@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Cause, HandledRequest, ManualHold};
+use crate::api::{Cause, Duration, HandledRequest, ManualHold};
 
 /// Maximum number of entries of [`ManagedImageStatus::history`], whatever `spec.history.builds`
 /// says.
@@ -37,7 +37,7 @@ pub const MAX_CHECK_MESSAGE: usize = 512;
     printcolumn(name = "Level", type_ = "integer", json_path = ".spec.level"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
     printcolumn(name = "Build", type_ = "integer", json_path = ".status.build"),
-    printcolumn(name = "Base-Age", type_ = "date", json_path = ".status.baseSeen"),
+    printcolumn(name = "Base-Age", type_ = "date", json_path = ".status.baseObserved"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.message"),
     printcolumn(name = "Digest", type_ = "string", json_path = ".status.digest", priority = "1")
@@ -109,7 +109,7 @@ pub struct ManagedImageStatus {
     /// observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
-    pub base_seen: Option<Timestamp>,
+    pub base_observed: Option<Timestamp>,
 
     /// Inputs of the last verified build.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -482,11 +482,11 @@ pub struct BuildRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub finished_at: Option<Timestamp>,
-    /// Duration of the build in seconds.
+    /// Time that the build took.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub seconds: Option<i64>,
+    pub duration: Option<Duration>,
     /// Human-readable reason why the build was started, or how it failed.
-    pub why: String,
+    pub message: String,
     /// Changes that caused the build, traced to what changed first. At most 8 entries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]

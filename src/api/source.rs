@@ -62,7 +62,7 @@ pub struct ConfigMapItem {
     /// Path of the file in the build context. It must be relative and must not contain `.` or `..`
     /// elements. At most 255 characters.
     // The pattern alone rejects `.` and `..`. A rule for 64 items in each of 1000 images would
-    // exceed the cost budget of the API server.
+    // exceed the cost limit of the API server.
     #[schemars(
         length(min = 1, max = 255),
         regex(pattern = FILE_PATTERN)

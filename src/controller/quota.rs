@@ -240,9 +240,9 @@ impl Reservation<'_> {
     /// Reserves places for the builds that the family would start.
     ///
     /// If there are not enough places, `decide` is asked what the family would start within the
-    /// budget that is left to it, until there are: a build whose upstream has reached its limit may
-    /// let other builds start. What `decide` returned last may start. Builds that got no place are
-    /// queued, and the family is triggered when they may start. No other family gets a place
+    /// allowance that is left to it, until there are: a build whose upstream has reached its limit
+    /// may let other builds start. What `decide` returned last may start. Builds that got no place
+    /// are queued, and the family is triggered when they may start. No other family gets a place
     /// meanwhile.
     pub fn reserve_builds(
         &mut self,
@@ -252,7 +252,7 @@ impl Reservation<'_> {
         let Some(quota) = self.quota else { return };
         let (mut families, now) = (quota.lock(), self.now);
         let max_builds = request.builds.len();
-        let (mut request, mut budget, mut refused) =
+        let (mut request, mut allowance, mut refused) =
             (request, BuildAllowance::default(), Vec::new());
         let granted = loop {
             let Some(usage) = families.by_family.get_mut(&self.family) else {
@@ -264,12 +264,12 @@ impl Reservation<'_> {
             let mut division = quota.divide(&families, now);
             let indices = division.granted.remove(&self.family).unwrap_or_default();
             let SplitBuilds { granted, refused: left } = split(request.builds, &indices);
-            if left.is_empty() || budget.family == Some(0) {
+            if left.is_empty() || allowance.family == Some(0) {
                 break granted;
             }
-            tighten(&mut budget, &granted, &left, &division.full_upstreams);
+            tighten(&mut allowance, &granted, &left, &division.full_upstreams);
             refused.extend(left);
-            request = decide(budget.clone());
+            request = decide(allowance.clone());
         };
         let Some(usage) = families.by_family.get_mut(&self.family) else { return };
         refused.truncate(max_builds.saturating_sub(granted.len()));
@@ -400,29 +400,29 @@ fn split(builds: Vec<BuildUpstreams>, granted: &[usize]) -> SplitBuilds {
     split
 }
 
-/// Tightens a budget so that it covers the granted builds and none of those without a place. If
-/// that does not change the budget, it becomes zero.
+/// Tightens an allowance so that it covers the granted builds and none of those without a place. If
+/// that does not change the allowance, it becomes zero.
 fn tighten(
-    budget: &mut BuildAllowance,
+    allowance: &mut BuildAllowance,
     granted: &[BuildUpstreams],
     left: &[BuildUpstreams],
     full: &BTreeSet<String>,
 ) {
-    let before = budget.clone();
+    let before = allowance.clone();
     for build in left {
         let full: Vec<&String> = build.iter().filter(|upstream| full.contains(*upstream)).collect();
         for upstream in &full {
             let used = granted.iter().filter(|build| build.contains(upstream)).count();
-            let free = budget.upstreams.entry((*upstream).clone()).or_insert(used);
+            let free = allowance.upstreams.entry((*upstream).clone()).or_insert(used);
             *free = used.min(*free);
         }
         if full.is_empty() {
-            let free = budget.family.unwrap_or(usize::MAX);
-            budget.family = Some(granted.len().min(free));
+            let free = allowance.family.unwrap_or(usize::MAX);
+            allowance.family = Some(granted.len().min(free));
         }
     }
-    if *budget == before {
-        budget.family = Some(0);
+    if *allowance == before {
+        allowance.family = Some(0);
     }
 }
 

@@ -44,8 +44,8 @@ impl FakeFamily {
     }
 
     /// Returns the indices of the builds that it would start.
-    fn decide(&self, budget: &BuildAllowance) -> Vec<usize> {
-        let mut free = budget.clone();
+    fn decide(&self, allowance: &BuildAllowance) -> Vec<usize> {
+        let mut free = allowance.clone();
         let mut start = Vec::new();
         for (index, build) in self.ready.iter().enumerate() {
             let full = start.len() + self.running.len() >= self.parallelism
@@ -158,8 +158,8 @@ impl QuotaFixture {
     fn reserve(&self, family: &FakeFamily, now: i64) -> StartedBuilds {
         let mut start = family.decide(&BuildAllowance::default());
         let mut reservation = self.quota.open_reservation(&family.key, &self.stores, second(now));
-        reservation.reserve_builds(family.request(&start), |budget| {
-            start = family.decide(&budget);
+        reservation.reserve_builds(family.request(&start), |allowance| {
+            start = family.decide(&allowance);
             family.request(&start)
         });
         std::mem::forget(reservation);
@@ -208,9 +208,9 @@ fn concurrent_reconciles_stay_within_the_limit_together() {
         panic!("there are places")
     });
     let mut asked = Vec::new();
-    of_b.reserve_builds(b.request(&b.decide(&BuildAllowance::default())), |budget| {
-        let start = b.decide(&budget);
-        asked.push(budget);
+    of_b.reserve_builds(b.request(&b.decide(&BuildAllowance::default())), |allowance| {
+        let start = b.decide(&allowance);
+        asked.push(allowance);
         b.request(&start)
     });
     assert_eq!(asked, [BuildAllowance { family: Some(1), ..BuildAllowance::default() }]);
@@ -367,8 +367,8 @@ fn a_deleted_family_starts_nothing_and_leaves_no_trace() {
     fixture.stores.families.observe("", Event::Delete(ImageFamily::clone(&known)));
     let mut reservation = fixture.quota.open_reservation(&a.key, &fixture.stores, second(0));
     let mut start = a.decide(&BuildAllowance::default());
-    reservation.reserve_builds(a.request(&start), |budget| {
-        start = a.decide(&budget);
+    reservation.reserve_builds(a.request(&start), |allowance| {
+        start = a.decide(&allowance);
         a.request(&start)
     });
     assert!(start.is_empty());

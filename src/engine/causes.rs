@@ -143,7 +143,7 @@ fn clause(cause: &Cause) -> String {
     match (cause.type_, cause.from.is_empty()) {
         (CauseType::Spec, true) => format!("{} is new", cause.name),
         (CauseType::Upstream, true) => {
-            format!("{} was first seen at {}", cause.name, short(&cause.to))
+            format!("{} was first observed at {}", cause.name, short(&cause.to))
         }
         (CauseType::Upstream, false) => {
             format!("{} moved from {} to {}", cause.name, short(&cause.from), short(&cause.to))

@@ -11,7 +11,7 @@ use crate::{
         cascade::{
             admission,
             breaker::BreakerState,
-            gates::{self, CascadeReadiness, SettleTime},
+            gates::{self, CascadeReadiness, QuietTime},
             promotion,
             windows::WindowState,
         },
@@ -32,8 +32,8 @@ use crate::{
 const MAX_BREAKER_NAMES: usize = 10;
 /// How long a cascade waits if another one has its name. Names have a resolution of one second.
 const NAME_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(1);
-/// When a Job is checked again whose build has succeeded, in whose pod a container of others runs,
-/// and whose result is not recorded yet.
+/// When a Job is checked again whose build has succeeded and is not recorded yet, while a container
+/// that something else has added runs on in its pod.
 const OUTLIVED_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(2);
 
 /// Decides what to do. Pure: the same input at the same time gives the same decision.
@@ -142,7 +142,7 @@ fn continue_cascade(
     if input.spec.policy.supersede == Supersede::Cancel
         && cascade.supersedes.is_none()
         && !input.spec.suspend
-        && let Some(SettleTime { pending, until }) = gates::supersede_after(input, upstreams, now)
+        && let Some(QuietTime { pending, until }) = gates::supersede_after(input, upstreams, now)
     {
         step.pending = Some(pending);
         if until <= now {
@@ -196,7 +196,7 @@ fn start_cascade(
 ) -> CascadeStep {
     match gates::cascade_readiness(input, upstreams, evaluation, effects, window, now) {
         CascadeReadiness::Ready => start_ready_cascade(input, upstreams, evaluation, now),
-        CascadeReadiness::Settling(SettleTime { pending, until }) => {
+        CascadeReadiness::Settling(QuietTime { pending, until }) => {
             let message = format!("waits for further changes; the cascade starts at {until:.0}");
             gates::queue_ready_builds(evaluation, reason::SETTLING, &message);
             CascadeStep { wake_at: Some(until), ..CascadeStep::waiting(Some(pending)) }
@@ -222,12 +222,11 @@ fn start_ready_cascade(
     now: Timestamp,
 ) -> CascadeStep {
     let has_ended = |name: &str| input.ended.iter().any(|cascade| cascade.name == name);
-    // A cascade that the status announces keeps its name: its object may exist although no watch
+    // A cascade that the status names keeps its name: its object may exist although no watch
     // has shown it yet.
-    let announced = input.status.cascade.as_ref().map(|cascade| cascade.name.clone());
-    let name = announced
-        .filter(|name| !has_ended(name))
-        .unwrap_or_else(|| cascade_name(input.family, now));
+    let intended = input.status.cascade.as_ref().map(|cascade| cascade.name.clone());
+    let name =
+        intended.filter(|name| !has_ended(name)).unwrap_or_else(|| cascade_name(input.family, now));
     if has_ended(&name) {
         // Another cascade has started in this second, or the clock was set back to it.
         gates::queue_ready_builds(evaluation, reason::CASCADING, "the cascade starts");
@@ -319,7 +318,8 @@ fn jobs_to_stop(input: &DecideInput<'_>) -> impl Iterator<Item = JobName> {
     failed.chain(orphans).map(|build| build.job.clone())
 }
 
-/// A Job whose build has succeeded, while a container of others goes on to run in its pod.
+/// A Job whose build has succeeded, while a container that something else has added runs on in its
+/// pod.
 struct OutlivedJob {
     name: JobName,
     /// Whether nothing needs the Job any more: the registry was asked for the build, and the

@@ -50,7 +50,7 @@ pub enum CascadeDecision {
     Start {
         /// The name of the cascade.
         name: String,
-        /// What set it off.
+        /// What caused it.
         causes: Vec<Cause>,
         /// The superseded cascade that it replaces.
         supersedes: Option<String>,
@@ -208,7 +208,7 @@ pub enum Action {
     },
     /// Deletes a Job that still runs although its build has ended or is cancelled: one that counts
     /// as failed, so that it does not build at the same time as the next attempt, or one that has
-    /// succeeded and in whose pod a container of others runs.
+    /// succeeded and in whose pod a container that something else has added runs.
     Stop {
         /// The name of the Job.
         job: JobName,

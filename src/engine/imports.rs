@@ -106,7 +106,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
         Some(ImportedBuild {
             digest: status.digest.as_ref()?.into(),
             repository: record.spec.repository.clone(),
-            base_seen: status.base_seen,
+            base_observed: status.base_observed,
             causes: status.causes.clone(),
         })
     }

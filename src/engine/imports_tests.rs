@@ -185,7 +185,7 @@ fn an_unchanged_image_is_settled_and_has_a_digest() {
 }
 
 #[test]
-fn a_candidate_in_its_settle_time_changes_all_descendants() {
+fn a_candidate_in_its_quiet_time_changes_all_descendants() {
     let mut world = tower();
     world.offer("n/a.base", None);
     for image in TOWER {
@@ -371,9 +371,9 @@ fn a_failure_names_the_image_that_failed() {
 }
 
 #[test]
-fn an_image_that_uses_the_last_good_parent_does_not_fail_with_it() {
+fn an_image_that_uses_the_last_verified_parent_does_not_fail_with_it() {
     let mut world = tower();
-    world.family_of("n/b.mid").spec.images[0].on_parent_failure = OnParentFailure::UseLastGood;
+    world.family_of("n/b.mid").spec.images[0].on_parent_failure = OnParentFailure::UseLastVerified;
     world.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
     assert_eq!(world.state("n/a.base"), failed("n/a.base"));
     assert_eq!(world.state("n/c.leaf"), ImportState::Settled);

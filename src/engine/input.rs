@@ -121,7 +121,7 @@ pub struct ObservedDigest {
     /// The digest of the index, or of the manifest where the tag names no index.
     pub digest: ImageDigest,
     /// When this process first saw the digest.
-    pub first_seen: Timestamp,
+    pub first_observed: Timestamp,
     /// The requested platforms that the digest does not offer.
     pub missing_platforms: Vec<String>,
 }
@@ -158,8 +158,8 @@ pub struct ImportedBuild {
     pub digest: ImageDigest,
     /// The repository that holds it.
     pub repository: String,
-    /// When the oldest upstream digest below it was first seen.
-    pub base_seen: Option<Timestamp>,
+    /// When the oldest upstream digest below it was first observed.
+    pub base_observed: Option<Timestamp>,
     /// Why the build was started.
     pub causes: Vec<Cause>,
 }
@@ -233,8 +233,8 @@ pub struct VerifiedBuild {
     /// The inputs of the build. For a spared build, the inputs of the rebuild that gave the same
     /// content.
     pub inputs: Inputs,
-    /// When the oldest upstream digest below it was first seen.
-    pub base_seen: Option<Timestamp>,
+    /// When the oldest upstream digest below it was first observed.
+    pub base_observed: Option<Timestamp>,
     /// Hash of the content as a user would notice it; see `policy.cutoff`.
     pub content: Option<String>,
     /// Hash of the configs and layers as they are stored.
@@ -257,7 +257,7 @@ impl VerifiedBuild {
             build: record.build?,
             size: record.size.unwrap_or_default(),
             inputs: record.inputs.clone().unwrap_or_default(),
-            base_seen: record.base_seen,
+            base_observed: record.base_observed,
             content: record.content.clone(),
             blobs: record.blobs.clone(),
             checked: record.checked.clone(),
@@ -299,7 +299,7 @@ impl ObservedBuild {
     /// Returns when the build was started, unless a user caused it or it was not admitted.
     /// `policy.rateLimit` counts these starts only.
     #[must_use]
-    pub fn uncaused_start(&self) -> Option<Timestamp> {
+    pub fn rate_limited_start(&self) -> Option<Timestamp> {
         self.started_at.filter(|_| !self.identity.user_caused && !self.is_refused())
     }
 

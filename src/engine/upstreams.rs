@@ -71,7 +71,7 @@ pub fn adopt_candidates(
             ));
             upstream.adopted = Some(AdoptedDigest {
                 digest: candidate.digest,
-                first_seen: candidate.first_seen,
+                first_observed: candidate.first_observed,
                 since: Some(now),
             });
             upstream.message = None;
@@ -137,8 +137,11 @@ fn follow_upstream(
     if let Some(digest) = hold.as_ref().and_then(|hold| hold.digest)
         && status.adopted.as_ref().is_none_or(|adopted| adopted.digest != *digest)
     {
-        status.adopted =
-            Some(AdoptedDigest { digest: digest.into(), first_seen: Some(now), since: Some(now) });
+        status.adopted = Some(AdoptedDigest {
+            digest: digest.into(),
+            first_observed: Some(now),
+            since: Some(now),
+        });
     }
     if let Some(digest) = &observed.newest {
         record_newest(&mut status, digest, hold.as_ref(), now);
@@ -159,10 +162,10 @@ fn record_newest(
     let complete = newest.missing_platforms.is_empty();
     match &status.adopted {
         None if complete && hold.is_none() => {
-            let first_seen = Some(newest.first_seen);
+            let first_observed = Some(newest.first_observed);
             status.adopted = Some(AdoptedDigest {
                 digest: String::from(&newest.digest),
-                first_seen,
+                first_observed,
                 since: Some(now),
             });
             status.candidate = None;
@@ -175,7 +178,7 @@ fn record_newest(
         _ => {
             status.candidate = Some(CandidateDigest {
                 digest: String::from(&newest.digest),
-                first_seen: Some(newest.first_seen),
+                first_observed: Some(newest.first_observed),
             });
         }
     }
@@ -198,8 +201,8 @@ fn explain(
     let missing: &[String] =
         observed.newest.as_ref().map_or(&[], |newest| &newest.missing_platforms);
     let old_enough = status.candidate.as_ref().map(|candidate| {
-        let first_seen = candidate.first_seen.unwrap_or(now);
-        first_seen.saturating_add(upstream.minimum_age.signed()).unwrap_or(Timestamp::MAX)
+        let first_observed = candidate.first_observed.unwrap_or(now);
+        first_observed.saturating_add(upstream.minimum_age.signed()).unwrap_or(Timestamp::MAX)
     });
     let young = old_enough.filter(|at| *at > now && status.adopted.is_some());
     let approved = upstream.approval == Approval::Automatic

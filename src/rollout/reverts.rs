@@ -34,7 +34,7 @@ const STEADY: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Debug, Default)]
 pub struct RevertTracker(Mutex<HashMap<String, HashMap<String, DigestHistory>>>);
 
-/// What became of a workload after it was changed to a digest.
+/// The state of a workload after it was changed to a digest.
 #[derive(Debug)]
 struct DigestHistory {
     /// The uid of the workload.

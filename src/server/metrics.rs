@@ -41,7 +41,7 @@ pub struct Metrics {
     registry: Arc<Registry>,
     fleet: Fleet,
     cascades_started: Counter,
-    cascades_finished: Family<OutcomeLabels, Counter>,
+    cascades_finished: Family<PhaseLabels, Counter>,
     cascade_seconds: Histogram,
     builds: Family<BuildLabels, Counter>,
     builds_waiting: Gauge,
@@ -110,8 +110,8 @@ struct CheckLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabels {
-    outcome: &'static str,
+struct PhaseLabels {
+    phase: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -198,7 +198,7 @@ impl Metrics {
         );
         all.register(
             "cascades_finished",
-            "Number of cascades that finished, by outcome",
+            "Number of cascades that finished, by phase",
             self.cascades_finished.clone(),
         );
         all.register(
@@ -260,13 +260,13 @@ impl Metrics {
 
     /// Counts a cascade that finished after `length`. The phase `Running` is not counted.
     pub fn cascade_finished(&self, phase: CascadePhase, length: Duration) {
-        let outcome = match phase {
+        let phase = match phase {
             CascadePhase::Running => return,
             CascadePhase::Complete => "Complete",
             CascadePhase::Incomplete => "Incomplete",
             CascadePhase::Superseded => "Superseded",
         };
-        self.cascades_finished.get_or_create(&OutcomeLabels { outcome }).inc();
+        self.cascades_finished.get_or_create(&PhaseLabels { phase }).inc();
         self.cascade_seconds.observe(length.as_secs_f64());
     }
 
@@ -466,7 +466,7 @@ mod tests {
         let text = metrics.encode().expect("text");
         for line in [
             "groundswell_cascades_started_total 1",
-            "groundswell_cascades_finished_total{outcome=\"Complete\"} 1",
+            "groundswell_cascades_finished_total{phase=\"Complete\"} 1",
             "groundswell_cascade_duration_seconds_bucket{le=\"60.0\"} 1",
             "groundswell_builds_total{result=\"Succeeded\"} 1",
             "groundswell_builds_total{result=\"InfrastructureFailed\"} 1",

@@ -47,7 +47,7 @@ pub struct PolledValue<V> {
     /// The value of the last successful poll, if there was one.
     pub value: Option<V>,
     /// When this process first received this value.
-    pub first_seen: Timestamp,
+    pub first_observed: Timestamp,
     /// The problem of the last poll, if it failed.
     pub problem: Option<Problem>,
     /// When the last poll started.
@@ -325,14 +325,14 @@ where
         Ok(value) => {
             entry.failures = 0;
             let same = before.filter(|before| before.value.as_ref() == Some(&value));
-            let first_seen = same.map_or(polled_at, |before| before.first_seen);
-            PolledValue { value: Some(value), first_seen, problem: None, polled_at }
+            let first_observed = same.map_or(polled_at, |before| before.first_observed);
+            PolledValue { value: Some(value), first_observed, problem: None, polled_at }
         }
         Err(problem) => {
             entry.failures = entry.failures.saturating_add(1);
-            let first_seen = before.map_or(polled_at, |before| before.first_seen);
+            let first_observed = before.map_or(polled_at, |before| before.first_observed);
             let value = before.and_then(|before| before.value.clone());
-            PolledValue { value, first_seen, problem: Some(problem), polled_at }
+            PolledValue { value, first_observed, problem: Some(problem), polled_at }
         }
     };
     let changed = before

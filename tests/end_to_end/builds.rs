@@ -34,7 +34,7 @@ async fn the_same_inputs_give_the_same_digest() {
 }
 
 #[tokio::test]
-async fn a_failed_build_says_why_and_blocks_only_what_is_below() {
+async fn a_failed_build_reports_its_error_and_blocks_only_its_descendants() {
     let session = Session::shared().await;
     let scene = Scene::new(&session, "failures").await;
     let place = &scene.place;

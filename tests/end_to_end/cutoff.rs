@@ -39,14 +39,14 @@ async fn a_rebuild_with_the_same_content_ends_the_cascade_there() {
     // The record of the cascade, and of each image.
     let status = cascade.status.clone().unwrap_or_default();
     assert_eq!(status.phase, CascadePhase::Complete, "{}", show(&cascade));
-    assert!(status.outcome.starts_with("1 rebuilt, 2 spared"), "{}", status.outcome);
+    assert!(status.message.starts_with("1 rebuilt, 2 spared"), "{}", status.message);
     let row = |name: &str| -> ImageResult {
         let found = status.images.iter().find(|image| image.name == name);
         found.cloned().unwrap_or_else(|| panic!("{name} is not in the Cascade\n{}", show(&cascade)))
     };
     for (name, builds, spared, why) in [
         ("rebuilt", 1, false, "alpine"),
-        ("compiled", 1, true, "the same as build 1"),
+        ("compiled", 1, true, "the same content as build 1"),
         ("packaged", 0, true, "inputs"),
     ] {
         let row = row(name);
@@ -56,7 +56,7 @@ async fn a_rebuild_with_the_same_content_ends_the_cascade_there() {
             "{}",
             show(&cascade)
         );
-        assert!(row.why.contains(why), "{name}: {why:?} is not in {:?}", row.why);
+        assert!(row.message.contains(why), "{name}: {why:?} is not in {:?}", row.message);
     }
     let record = place.image(FAMILY, "compiled").await.status.unwrap_or_default();
     assert!(record.history.first().is_some_and(|build| build.spared), "{:?}", record.history);

@@ -52,8 +52,8 @@ async fn tags_move_together_once_the_last_image_is_built() {
     wait_moved_together(&scene, &first).await;
     place.wait_family(FAMILY, "Ready", 60).await;
     let cascade = place.last_cascade().await;
-    let outcome = cascade.status.clone().unwrap_or_default().outcome;
-    assert!(outcome.contains("its floating tags move together"), "{outcome}");
+    let message = cascade.status.clone().unwrap_or_default().message;
+    assert!(message.contains("its floating tags move together"), "{message}");
     let built = ["left", "join"].map(|image| (image.to_owned(), 1));
     assert_eq!(place.builds(FAMILY, Some(&cascade)).await, built.into());
     let digests = place.digests(FAMILY).await;
@@ -96,7 +96,7 @@ async fn assert_nothing_moved(scene: &Scene, first: &BTreeMap<String, String>) {
     let status = cascade.status.clone().unwrap_or_default();
     assert_eq!(status.phase, CascadePhase::Incomplete, "{}", show(&cascade));
     let missing = "no floating tag moves, because required images are missing: left, join";
-    assert!(status.outcome.contains(missing), "{}", status.outcome);
+    assert!(status.message.contains(missing), "{}", status.message);
     let built =
         [("base", 1), ("left", 2), ("right", 1)].map(|(image, builds)| (image.to_owned(), builds));
     assert_eq!(place.builds(FAMILY, Some(&cascade)).await, built.into());

@@ -29,9 +29,9 @@ pub struct Build {
     pub fingerprint: String,
     /// The attempt at the fingerprint.
     pub attempt: String,
-    /// When its Job was first seen.
+    /// When its Job was first observed.
     pub made: Instant,
-    /// When a pod of it was first seen to have succeeded.
+    /// When a pod of it was first observed to have succeeded.
     pub succeeded: Option<Instant>,
     /// Its Job, as it was created.
     pub job: Job,

@@ -155,13 +155,13 @@ impl Scene {
         assert_eq!(cascades.len(), expected, "cascades: {cascades:#?}");
         for cascade in &cascades {
             let status = cascade.status.as_ref().expect("a status");
-            assert_eq!(status.phase, CascadePhase::Complete, "{}", status.outcome);
-            assert_eq!(usize::try_from(status.counts.current), Ok(count), "{}", status.outcome);
+            assert_eq!(status.phase, CascadePhase::Complete, "{}", status.message);
+            assert_eq!(usize::try_from(status.counts.current), Ok(count), "{}", status.message);
             let odd: Vec<_> = status.images.iter().filter(|image| image.builds != 1).collect();
             assert!(
                 odd.is_empty(),
                 "built another number of times than once in {}: {odd:#?}",
-                status.outcome
+                status.message
             );
         }
 

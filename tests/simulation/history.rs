@@ -96,7 +96,7 @@ impl History {
     }
 
     /// Returns when the tag of an upstream first pointed to a digest.
-    pub fn first_seen(&self, repository: &str, digest: &str) -> Option<Duration> {
+    pub fn first_observed(&self, repository: &str, digest: &str) -> Option<Duration> {
         self.seen.get(&(repository.to_owned(), digest.to_owned())).copied()
     }
 

@@ -124,7 +124,7 @@ pub fn image(random: &mut Random, family: &str, name: &str, mut from: Vec<Edge>)
         tags: tags.iter().map(ToString::to_string).collect(),
         checks,
         on_parent_failure: if random.chance(150) {
-            OnParentFailure::UseLastGood
+            OnParentFailure::UseLastVerified
         } else {
             OnParentFailure::Block
         },

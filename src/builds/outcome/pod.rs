@@ -326,8 +326,8 @@ pub(in crate::builds) fn phase(pod: &Pod) -> &str {
 }
 
 /// Returns why a container does not start, as a reason and a message, for causes that waiting
-/// rarely resolves. An init container of others keeps ours from starting; another container of
-/// others does not.
+/// rarely resolves. An init container that something else has added prevents ours from starting;
+/// any other foreign container does not.
 fn blocked_container(
     status: &PodStatus,
     own: &OwnContainers<'_>,

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hold_is_of_an_image_or_of_an_upstream() {
+    fn a_hold_names_an_image_or_an_upstream() {
         let choose = |text: &str, upstream: Option<&str>| {
             HoldTarget { target: target(text), upstream: upstream.map(Into::into) }.select()
         };

@@ -43,18 +43,18 @@ pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String
         || "builds use no digest yet".into(),
         |adopted| {
             format!(
-                "builds use {}, first seen {} ago",
+                "builds use {}, first observed {} ago",
                 adopted.digest,
-                age(adopted.first_seen, now)
+                age(adopted.first_observed, now)
             )
         },
     );
     format!(
-        "{} ({})\n  candidate {}, first seen {} ago\n  {adopted}",
+        "{} ({})\n  candidate {}, first observed {} ago\n  {adopted}",
         status.name,
         status.reference,
         candidate.digest,
-        age(candidate.first_seen, now)
+        age(candidate.first_observed, now)
     )
 }
 

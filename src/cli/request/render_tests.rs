@@ -67,16 +67,16 @@ fn a_candidate_is_shown_with_the_digest_in_use() {
         "spec": {"repository": "r.example.com/team", "upstreams": [], "images": []},
         "status": {"upstreams": [{
             "name": "debian", "reference": "docker.io/library/debian:12",
-            "adopted": {"digest": digest("a"), "firstSeen": "2026-04-20T12:00:00Z"},
-            "candidate": {"digest": digest("b"), "firstSeen": "2026-05-01T11:00:00Z"}
+            "adopted": {"digest": digest("a"), "firstObserved": "2026-04-20T12:00:00Z"},
+            "candidate": {"digest": digest("b"), "firstObserved": "2026-05-01T11:00:00Z"}
         }]}
     }))
     .expect("a family");
     assert_eq!(
         candidate(&family, "debian", now),
         format!(
-            "debian (docker.io/library/debian:12)\n  candidate {}, first seen 60m ago\n  builds \
-             use {}, first seen 11d ago",
+            "debian (docker.io/library/debian:12)\n  candidate {}, first observed 60m ago\n  \
+             builds use {}, first observed 11d ago",
             digest("b"),
             digest("a")
         )

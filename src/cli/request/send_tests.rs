@@ -76,7 +76,7 @@ impl FakeServer {
         ClusterConnection { client: Client::new(service, "team"), namespace: "team".into() }
     }
 
-    /// What became of a request, and the patches that came true.
+    /// The result of a request, and the patches that were applied.
     async fn take(
         &self,
         fields: Value,

@@ -15,7 +15,7 @@ use crate::api::{
 };
 
 /// Minimum width to which a column is cut, however narrow the terminal.
-const MIN_COLUMN_WIDTH: usize = 16;
+const MIN_COLUMN_WIDTH: usize = 15;
 /// Number of spaces between two columns.
 const COLUMN_GAP: usize = 2;
 
@@ -30,14 +30,14 @@ pub fn family(
     let status = family.status.as_ref().unwrap_or(&empty);
     let mut text = summary(family, status, now, width);
     if !status.upstreams.is_empty() {
-        let header = ["UPSTREAM", "REFERENCE", "ADOPTED", "SINCE", "CANDIDATE", "MESSAGE"];
+        let header = ["UPSTREAM", "REFERENCE", "ADOPTED", "IN-USE", "CANDIDATE", "MESSAGE"];
         let rows = status.upstreams.iter().map(|upstream| upstream_row(upstream, now)).collect();
         text = text + "\n" + &table(&header, rows, width);
     }
     let mut images = images.to_vec();
     images.sort_by_key(|image| (image.spec.level, image.spec.image.clone()));
     if !images.is_empty() {
-        let header = ["LEVEL", "IMAGE", "STATE", "BUILD", "DIGEST", "SINCE", "MESSAGE"];
+        let header = ["LEVEL", "IMAGE", "STATE", "BUILD", "DIGEST", "STATE-AGE", "MESSAGE"];
         let rows = images.iter().map(|image| image_row(image, now)).collect();
         text = text + "\n" + &table(&header, rows, width);
     }
@@ -58,7 +58,7 @@ pub fn families(
     if families.is_empty() {
         return "no families\n".into();
     }
-    let mut header = vec!["FAMILY", "READY", "IMAGES", "CASCADE", "SINCE", "MESSAGE"];
+    let mut header = vec!["FAMILY", "READY", "IMAGES", "CASCADE", "READY-AGE", "MESSAGE"];
     if all_namespaces {
         header.insert(0, "NAMESPACE");
     }
@@ -154,7 +154,7 @@ fn upstream_row(upstream: &UpstreamStatus, now: Timestamp) -> Vec<StyledText> {
             || "-".into(),
             |candidate| styled(&short(Some(&candidate.digest)), Color::Cyan),
         ),
-        why(
+        explanation(
             upstream.reason.as_deref().unwrap_or_default(),
             upstream.message.as_deref().unwrap_or_default(),
         )
@@ -177,7 +177,7 @@ fn image_row(image: &ManagedImage, now: Timestamp) -> Vec<StyledText> {
         status.build.map_or_else(|| "-".to_owned(), |build| build.to_string()).into(),
         short(status.digest.as_deref()).into(),
         age(status.since, now).into(),
-        why(&status.reason, &status.message).into(),
+        explanation(&status.reason, &status.message).into(),
     ]
 }
 
@@ -313,7 +313,8 @@ fn short(digest: Option<&str>) -> String {
     )
 }
 
-fn why(reason: &str, message: &str) -> String {
+/// Returns the reason and the message, as far as they are known.
+fn explanation(reason: &str, message: &str) -> String {
     match (reason.is_empty(), message.is_empty()) {
         (true, true) => "-".into(),
         (true, false) => message.into(),

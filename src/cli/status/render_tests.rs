@@ -24,7 +24,7 @@ fn the_family() -> ImageFamily {
             "upstreams": [{
                 "name": "debian", "reference": "docker.io/library/debian:bookworm-slim",
                 "adopted": {"digest": digest("a"), "since": "2026-05-01T11:50:00Z"},
-                "candidate": {"digest": digest("b"), "firstSeen": "2026-05-01T11:59:50Z"},
+                "candidate": {"digest": digest("b"), "firstObserved": "2026-05-01T11:59:50Z"},
                 "reason": "Held", "message": "held by its owner"
             }],
             "counts": {"total": 5, "current": 2, "building": 1, "waiting": 1, "failed": 1},

@@ -63,7 +63,7 @@ pub async fn reconcile(
     let now = context.clock.now();
     cache.begin_reconcile(now);
 
-    // 1. (API) Find out what came of earlier writes that got no answer, and claim the family for
+    // 1. (API) Find out the results of earlier writes that got no answer, and claim the family for
     // this installation.
     status::refresh_family(&context, &key, &mut cache).await?;
     let Some(family) = live_family(&context, &key) else { return Ok(Action::await_change()) };
@@ -98,8 +98,8 @@ pub async fn reconcile(
     // 6. (pure) Reserve places for the builds within the operator's limits.
     reservation.reserve_builds(
         quota::request(&reconcile.snapshot.family, &reconcile.decision),
-        |budget| {
-            reconcile.snapshot.budget = budget;
+        |allowance| {
+            reconcile.snapshot.allowance = allowance;
             reconcile.decide();
             quota::request(&reconcile.snapshot.family, &reconcile.decision)
         },

@@ -20,7 +20,7 @@ pub struct Reconcile<'a> {
     pub context: &'a Context,
     /// What this reconcile has read.
     pub snapshot: Snapshot,
-    /// What is to be done. Steps add to it what came of their effects.
+    /// What is to be done. Steps add the results of their effects to it.
     pub decision: Decision,
     /// What is kept of the family until the next reconcile.
     pub cache: &'a mut ReconcileCache,
@@ -47,7 +47,7 @@ impl<'a> Reconcile<'a> {
         reconcile
     }
 
-    /// Decides again, over the same snapshot and what the cache and the budget hold by now.
+    /// Decides again, over the same snapshot and what the cache and the allowance hold by now.
     pub fn decide(&mut self) {
         self.decision = decide(&self.snapshot.input(self.cache), self.now);
         self.trace_cascade();

@@ -117,10 +117,10 @@ fn rate_limited_starts(input: &DecideInput<'_>) -> Vec<Timestamp> {
     let of_images = input.images.iter().flat_map(|image| {
         let recorded = image.record.into_iter().flat_map(|record| record.starts.iter().copied());
         recorded
-            .chain(image.builds.iter().filter_map(ObservedBuild::uncaused_start))
+            .chain(image.builds.iter().filter_map(ObservedBuild::rate_limited_start))
             .collect::<BTreeSet<Timestamp>>()
     });
-    of_images.chain(input.orphans.iter().filter_map(ObservedBuild::uncaused_start)).collect()
+    of_images.chain(input.orphans.iter().filter_map(ObservedBuild::rate_limited_start)).collect()
 }
 
 /// How many more builds may start now, by each of the rules.
@@ -128,7 +128,7 @@ struct FreeCapacity {
     /// What the parallelism of the family leaves.
     family: usize,
     /// The family's share of the operator's limits; `None` if there is no limit.
-    budget: Option<usize>,
+    limits: Option<usize>,
     /// What the operator's limit leaves per upstream, by reference. An upstream that is not listed
     /// has no limit.
     upstreams: BTreeMap<String, usize>,
@@ -152,7 +152,7 @@ impl FreeCapacity {
         });
         Self {
             family: parallelism.saturating_sub(live),
-            budget: input.allowance.family,
+            limits: input.allowance.family,
             upstreams: input.allowance.upstreams.clone(),
             rate: rate.as_ref().map(|rate| rate.free),
             rate_frees_at: rate.and_then(|rate| rate.frees_at),
@@ -197,7 +197,7 @@ impl FreeCapacity {
         }
         let limit_reached =
             |message: String| Err(Problem { reason: reason::BUILD_LIMIT_REACHED, message });
-        if self.budget == Some(0) {
+        if self.limits == Some(0) {
             return limit_reached(
                 "the operator's limit of concurrent builds in this namespace or in the cluster is \
                  reached"
@@ -216,7 +216,7 @@ impl FreeCapacity {
             ));
         }
         self.family -= 1;
-        self.budget = self.budget.map(|free| free - 1);
+        self.limits = self.limits.map(|free| free - 1);
         for upstream in upstreams {
             if let Some(free) = self.upstreams.get_mut(upstream) {
                 *free = free.saturating_sub(1);
@@ -236,9 +236,10 @@ fn expected_seconds(input: &DecideInput<'_>, image: ImageIndex) -> i64 {
         .get(image.position())
         .and_then(|image| image.record)
         .map_or(&[][..], |record| &record.history);
-    let known = history.iter().filter_map(|build| build.seconds).take(DURATION_SAMPLES);
-    let (sum, count) = known
-        .fold((0_i64, 0_i64), |(sum, count), seconds| (sum.saturating_add(seconds), count + 1));
+    let known = history.iter().filter_map(|build| build.duration).take(DURATION_SAMPLES);
+    let (sum, count) = known.fold((0_i64, 0_i64), |(sum, count), duration| {
+        (sum + i64::from(duration.as_secs()), count + 1)
+    });
     if count == 0 { DEFAULT_BUILD_SECONDS } else { (sum / count).max(1) }
 }
 

@@ -18,8 +18,8 @@ pub enum CascadeReadiness {
     Idle,
     /// A cascade may start now.
     Ready,
-    /// The settle time has not passed.
-    Settling(SettleTime),
+    /// The quiet time has not passed.
+    Settling(QuietTime),
     /// No window is open.
     WindowClosed {
         /// The changes to record while they wait.
@@ -34,26 +34,26 @@ pub enum CascadeReadiness {
     },
 }
 
-/// Changes that wait for their settle time to pass.
+/// Changes that wait for their quiet time to pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SettleTime {
+pub struct QuietTime {
     /// The changes to record while they wait.
     pub pending: Pending,
-    /// When the settle time ends, unless another change comes first.
+    /// When the quiet time ends, unless another change comes first.
     pub until: Timestamp,
 }
 
 /// Returns whether a cascade may start for the ready builds and the candidates that may be adopted.
 ///
-/// Changes that arrive together are built once. Each new change restarts the settle time `settle`,
+/// Changes that arrive together are built once. Each new change restarts the quiet time `settle`,
 /// but the wait ends `maxSettle` after the first change, whatever else delays the cascade
 /// meanwhile.
 ///
-/// The settle time is skipped
+/// The quiet time is skipped
 ///
 /// - when a user requested a start,
 /// - when no image has ever been built,
-/// - when all changes come from other families, whose own settle time has passed,
+/// - when all changes come from other families, whose own quiet time has passed,
 /// - when this cascade replaces a superseded one, for the candidates that superseded it.
 #[must_use]
 pub fn cascade_readiness(
@@ -72,25 +72,25 @@ pub fn cascade_readiness(
     let wanted = ready.iter().filter_map(|ready| {
         Some(evaluation.images.get(ready.image.position())?.fingerprint.as_ref()?.as_str())
     });
-    let settle = settle_time(input, hash_change(&candidates, wanted), now);
+    let quiet = quiet_time(input, hash_change(&candidates, wanted), now);
     if input.spec.suspend {
-        return CascadeReadiness::Suspended { pending: settle.pending };
+        return CascadeReadiness::Suspended { pending: quiet.pending };
     }
     if let WindowState::Closed { opens } = window {
-        return CascadeReadiness::WindowClosed { pending: settle.pending, opens };
+        return CascadeReadiness::WindowClosed { pending: quiet.pending, opens };
     }
-    let skips_settle = replaces_superseded(input, &candidates)
+    let skips_quiet_time = replaces_superseded(input, &candidates)
         || evaluation.images.iter().all(|image| image.verified.is_none())
         || candidates.is_empty() && ready.iter().all(|ready| ready.only_imports_changed)
         || start_is_requested(input, upstreams, evaluation, effects);
-    if skips_settle || settle.until <= now {
+    if skips_quiet_time || quiet.until <= now {
         CascadeReadiness::Ready
     } else {
-        CascadeReadiness::Settling(settle)
+        CascadeReadiness::Settling(quiet)
     }
 }
 
-/// Returns the settle time of candidates that may be adopted while a cascade runs, or `None` if
+/// Returns the quiet time of candidates that may be adopted while a cascade runs, or `None` if
 /// there are none.
 ///
 /// With `policy.supersede: Cancel` the running cascade ends when this time has passed. The images
@@ -100,13 +100,13 @@ pub fn supersede_after(
     input: &DecideInput<'_>,
     upstreams: &[UpstreamStatus],
     now: Timestamp,
-) -> Option<SettleTime> {
+) -> Option<QuietTime> {
     let candidates = candidates(upstreams);
-    (!candidates.is_empty()).then(|| settle_time(input, hash_change(&candidates, []), now))
+    (!candidates.is_empty()).then(|| quiet_time(input, hash_change(&candidates, []), now))
 }
 
 /// Returns the changes that wait for the running cascade to end: candidates, and images that it has
-/// built already. Their settle time passes while the cascade runs.
+/// built already. Their quiet time passes while the cascade runs.
 #[must_use]
 pub fn pending_for_next_cascade(
     input: &DecideInput<'_>,
@@ -119,7 +119,7 @@ pub fn pending_for_next_cascade(
     let wanted: Vec<&str> =
         left.filter_map(|image| Some(image.fingerprint.as_ref()?.as_str())).collect();
     (!candidates.is_empty() || !wanted.is_empty())
-        .then(|| settle_time(input, hash_change(&candidates, wanted), now).pending)
+        .then(|| quiet_time(input, hash_change(&candidates, wanted), now).pending)
 }
 
 /// Returns the digests of the candidates that may be adopted.
@@ -144,8 +144,8 @@ fn hash_change<'a>(candidates: &[&str], wanted: impl IntoIterator<Item = &'a str
         .hex()
 }
 
-/// Returns the settle time of the change with this hash.
-fn settle_time(input: &DecideInput<'_>, change: String, now: Timestamp) -> SettleTime {
+/// Returns the quiet time of the change with this hash.
+fn quiet_time(input: &DecideInput<'_>, change: String, now: Timestamp) -> QuietTime {
     // A record with times in the future was written before the clock was set back. It is ignored,
     // and the wait starts over.
     let is_plausible =
@@ -161,7 +161,7 @@ fn settle_time(input: &DecideInput<'_>, change: String, now: Timestamp) -> Settl
     };
     let until =
         after(pending.last_change, policy.settle).min(after(pending.since, policy.max_settle));
-    SettleTime { pending, until }
+    QuietTime { pending, until }
 }
 
 /// Returns whether a user requested the start of something that needs a build.

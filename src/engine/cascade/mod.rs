@@ -1,7 +1,7 @@
 //! Decisions about all images together: when a cascade starts, which builds it starts, and what its
 //! record says.
 //!
-//! - [`gates`]: whether a cascade may start: settle time, suspension, windows
+//! - [`gates`]: whether a cascade may start: quiet time, suspension, windows
 //! - [`admission`]: which ready builds start
 //! - [`windows`], [`breaker`], [`limits`]: the rules that admission applies
 //! - [`promotion`]: the digest that floating tags should point to

@@ -168,7 +168,7 @@ fn image_result(
         set_spared(&mut result, verified, observed, builds.cascade);
     }
     if !decided.causes.is_empty() {
-        result.why = causes::sentence(&decided.causes);
+        result.message = causes::sentence(&decided.causes);
         result.causes.clone_from(&decided.causes);
         result.shortened = false;
     }
@@ -187,10 +187,13 @@ fn set_spared(
         .filter(|build| build.cascade == cascade);
     if verified.spared || last.is_some_and(|build| build.spared) {
         result.spared = true;
-        result.why = format!("the rebuild is the same as build {}, which is kept", verified.build);
+        result.message = format!(
+            "the rebuild has the same content as build {}, which stays in use",
+            verified.build
+        );
     } else if result.builds == 0 {
         result.spared = true;
-        result.why = "its inputs did not change, or the build existed already".into();
+        result.message = "its inputs did not change, or the build existed already".into();
     } else {
         result.spared = false;
     }
@@ -223,14 +226,14 @@ fn finish(
     let seconds = status.started_at.map_or(0, |start| now.duration_since(start).as_secs());
     status.duration = Some(Duration::from_secs(u32::try_from(seconds).unwrap_or_default()));
     status.critical_path = critical_path_names(input, &status);
-    status.outcome = if is_complete {
+    status.message = if is_complete {
         complete_outcome(&status, seconds)
     } else {
         incomplete_outcome(&status, seconds)
     };
     if input.spec.policy.promotion == Promotion::Cascade && !superseded {
-        status.outcome.push_str("; ");
-        status.outcome.push_str(&promotion_outcome(input, decision));
+        status.message.push_str("; ");
+        status.message.push_str(&promotion_outcome(input, decision));
     }
     status
 }

@@ -45,7 +45,7 @@ pub(in crate::engine) fn truncate_status(status: &mut CascadeStatus) {
                 let before = text_bytes(image);
                 image.causes.clear();
                 if clears_sentence {
-                    image.why.clear();
+                    image.message.clear();
                 }
                 let after = text_bytes(image);
                 image.shortened |= after < before;
@@ -53,14 +53,14 @@ pub(in crate::engine) fn truncate_status(status: &mut CascadeStatus) {
             }
         }
     }
-    status.note = truncation_note(&status.images);
+    status.omitted = truncation_note(&status.images);
 }
 
 /// Says how many images are shortened; empty if none is.
 fn truncation_note(images: &[ImageResult]) -> String {
     let shortened = images.iter().filter(|image| image.shortened);
     let (causes, sentences) = shortened
-        .fold((0, 0), |(all, bare), image| (all + 1, bare + usize::from(image.why.is_empty())));
+        .fold((0, 0), |(all, bare), image| (all + 1, bare + usize::from(image.message.is_empty())));
     match (causes, sentences) {
         (0, _) => String::new(),
         (causes, 0) => format!(
@@ -76,8 +76,8 @@ fn truncation_note(images: &[ImageResult]) -> String {
 
 /// Returns an upper bound on the bytes of an image's sentence and causes.
 fn text_bytes(image: &ImageResult) -> usize {
-    let why = if image.why.is_empty() { 0 } else { QUOTE_BYTES + image.why.len() };
-    why + image.causes.iter().map(cause_bytes).sum::<usize>()
+    let message = if image.message.is_empty() { 0 } else { QUOTE_BYTES + image.message.len() };
+    message + image.causes.iter().map(cause_bytes).sum::<usize>()
 }
 
 fn cause_bytes(cause: &Cause) -> usize {
@@ -127,7 +127,7 @@ mod tests {
                 Timestamp::from_second(2_000_000_000 - i64::try_from(index).expect("small"))
                     .expect("a time")
             }),
-            why: "w".repeat(300),
+            message: "w".repeat(300),
             causes: causes(length, MAX_BUILD_CAUSES),
             spared: true,
             shortened: false,
@@ -171,7 +171,7 @@ mod tests {
             truncate_status(&mut status);
             assert!(size(&status) < limit, "{length}: {}", size(&status));
             assert_eq!(status.images.len(), 1000);
-            assert!(status.note.contains("the causes of 1000 images"), "{}", status.note);
+            assert!(status.omitted.contains("the causes of 1000 images"), "{}", status.omitted);
             let again = status.clone();
             truncate_status(&mut status);
             assert_eq!(status, again, "truncating twice changes nothing");
@@ -183,10 +183,10 @@ mod tests {
         let mut status = cascade(20);
         for image in &mut status.images {
             image.causes.truncate(1);
-            image.why.truncate(60);
+            image.message.truncate(60);
         }
         truncate_status(&mut status);
-        assert!(status.images.iter().all(|image| image.why.len() == 60), "the sentences fit");
+        assert!(status.images.iter().all(|image| image.message.len() == 60), "the sentences fit");
         assert!(status.images.iter().all(|image| image.shortened == image.causes.is_empty()));
         let omitted: Vec<usize> =
             (0..1000).filter(|index| status.images[*index].shortened).collect();
@@ -195,7 +195,9 @@ mod tests {
         assert!(omitted.contains(&998), "{omitted:?}");
         assert!(!omitted.contains(&999), "{omitted:?}");
         assert!(
-            status.note.starts_with(&format!("the causes of {} images are omitted", omitted.len()))
+            status
+                .omitted
+                .starts_with(&format!("the causes of {} images are omitted", omitted.len()))
         );
     }
 
@@ -206,6 +208,6 @@ mod tests {
         let before = status.clone();
         truncate_status(&mut status);
         assert_eq!(status, before);
-        assert!(status.note.is_empty());
+        assert!(status.omitted.is_empty());
     }
 }

@@ -81,17 +81,17 @@ impl ImageEval<'_> {
     }
 
     /// Returns the verified build if it was made from the current inputs, with the current time at
-    /// which its base was first seen.
+    /// which its base was first observed.
     fn unchanged_build(&self, parents: &ResolvedParents<'_>) -> Option<Arc<VerifiedBuild>> {
         let verified = self.observed.verified.as_ref()?;
         if !self.is_unchanged(verified, parents) {
             return None;
         }
-        let base_seen = parents.base_seen.or(verified.base_seen);
-        Some(if base_seen == verified.base_seen {
+        let base_observed = parents.base_observed.or(verified.base_observed);
+        Some(if base_observed == verified.base_observed {
             Arc::clone(verified)
         } else {
-            Arc::new(VerifiedBuild { base_seen, ..VerifiedBuild::clone(verified) })
+            Arc::new(VerifiedBuild { base_observed, ..VerifiedBuild::clone(verified) })
         })
     }
 

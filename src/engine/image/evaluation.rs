@@ -44,7 +44,7 @@ pub struct ReadyBuild {
     pub action: Action,
     /// Whether the image itself changed or a user asked for the build. Such builds start first.
     pub user_caused: bool,
-    /// Whether only images of other families changed. The settle time has then passed in the family
+    /// Whether only images of other families changed. The quiet time has then passed in the family
     /// where the change started.
     pub only_imports_changed: bool,
 }

@@ -23,8 +23,8 @@ const MAX_NAMES: usize = 10;
 /// The parents of an image. Each of them has a digest.
 pub(in crate::engine) struct ResolvedParents<'w> {
     parents: SmallVec<[ResolvedParent<'w>; INLINE_PARENTS]>,
-    /// When the oldest upstream digest below the image was first seen.
-    pub base_seen: Option<Timestamp>,
+    /// When the oldest upstream digest below the image was first observed.
+    pub base_observed: Option<Timestamp>,
     /// Why the image must not be built from these digests yet.
     hindrance: Option<Hindrance<'w>>,
 }
@@ -34,19 +34,27 @@ struct ResolvedParent<'w> {
     digest: &'w str,
     /// Why the digest was built; empty for upstreams.
     causes: &'w [Cause],
-    /// When the oldest upstream digest below the parent was first seen.
-    base_seen: Option<Timestamp>,
+    /// When the oldest upstream digest below the parent was first observed.
+    base_observed: Option<Timestamp>,
 }
 
 impl<'w> From<&'w VerifiedBuild> for ResolvedParent<'w> {
     fn from(build: &'w VerifiedBuild) -> Self {
-        Self { digest: build.digest.as_str(), causes: &build.causes, base_seen: build.base_seen }
+        Self {
+            digest: build.digest.as_str(),
+            causes: &build.causes,
+            base_observed: build.base_observed,
+        }
     }
 }
 
 impl<'w> From<&'w ImportedBuild> for ResolvedParent<'w> {
     fn from(build: &'w ImportedBuild) -> Self {
-        Self { digest: build.digest.as_str(), causes: &build.causes, base_seen: build.base_seen }
+        Self {
+            digest: build.digest.as_str(),
+            causes: &build.causes,
+            base_observed: build.base_observed,
+        }
     }
 }
 
@@ -106,7 +114,7 @@ impl<'a> ImageEval<'a> {
         'a: 'w,
     {
         let mut resolved =
-            ResolvedParents { parents: SmallVec::new(), base_seen: None, hindrance: None };
+            ResolvedParents { parents: SmallVec::new(), base_observed: None, hindrance: None };
         let mut awaited: Vec<(&str, WaitProgress)> = Vec::new();
         let edges = self.image.from.iter().zip(self.context.input.lineage().parents(self.index));
         for (position, (edge, parent)) in edges.enumerate() {
@@ -121,7 +129,8 @@ impl<'a> ImageEval<'a> {
                     continue;
                 }
             };
-            resolved.base_seen = [resolved.base_seen, parent.base_seen].into_iter().flatten().min();
+            resolved.base_observed =
+                [resolved.base_observed, parent.base_observed].into_iter().flatten().min();
             resolved.parents.push(parent);
         }
         if awaited.is_empty() { Ok(resolved) } else { Err(waiting_for(&awaited)) }
@@ -157,13 +166,13 @@ impl<'a> ImageEval<'a> {
         };
         let verified = parent.verified.as_deref();
         if let Some(by) = failed_ancestor(edge, parent) {
-            let last_good = verified
-                .filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastGood)
+            let last_verified = verified
+                .filter(|_| self.image.on_parent_failure == OnParentFailure::UseLastVerified)
                 .ok_or_else(|| NotReady::Blocked(by.into()))?;
             return Ok(if parent.is_checked {
-                ParentResolution::Ready(last_good.into())
+                ParentResolution::Ready(last_verified.into())
             } else {
-                ParentResolution::Hindered(last_good.into(), Hindrance::Blocked(by))
+                ParentResolution::Hindered(last_verified.into(), Hindrance::Blocked(by))
             });
         }
         let unchecked = |verified: &'w VerifiedBuild, progress| {
@@ -215,7 +224,7 @@ impl<'a> ImageEval<'a> {
             }
             (ImportState::InProgress, _) => Ok(ParentResolution::Awaited(WaitProgress::InProgress)),
             (ImportState::Failed { .. }, Some(verified))
-                if self.image.on_parent_failure == OnParentFailure::UseLastGood =>
+                if self.image.on_parent_failure == OnParentFailure::UseLastVerified =>
             {
                 Ok(ParentResolution::Ready(verified.into()))
             }
@@ -234,7 +243,7 @@ impl<'a> ImageEval<'a> {
             return Ok(ParentResolution::Ready(ResolvedParent {
                 digest: &adopted.digest,
                 causes: &[],
-                base_seen: adopted.first_seen,
+                base_observed: adopted.first_observed,
             }));
         }
         let why = status

@@ -45,7 +45,7 @@ impl ImageEval<'_> {
                     build: *build,
                     size: *size,
                     inputs: resolved.inputs,
-                    base_seen: parents.base_seen,
+                    base_observed: parents.base_observed,
                     content: content.clone(),
                     blobs: blobs.clone(),
                     checked: None,

@@ -248,7 +248,7 @@ impl Effect {
 fn trigger(input: &DecideInput<'_>, scope: &RequestScope) -> Result<Effect, String> {
     let starts = images_of(input, scope)?;
     let message = format!(
-        "pending changes of {} start without the settle time",
+        "pending changes of {} start without the quiet time",
         describe_scope(scope, starts.len())
     );
     Ok(Effect { message, starts, starts_pending: true, ..Effect::default() })

@@ -29,7 +29,7 @@ pub struct RequestEffects {
     pub upstreams: Vec<UpstreamStatus>,
     /// The images, parallel to `spec.images`; empty if there is no request.
     pub images: Vec<ImageOverrides>,
-    /// The images for which a cascade starts without the settle time.
+    /// The images for which a cascade starts without the quiet time.
     pub start: Vec<ImageIndex>,
     accepted: Vec<AcceptedRequest>,
 }
@@ -48,7 +48,7 @@ struct AcceptedRequest {
 struct Effect {
     /// The effect in a sentence for users.
     message: String,
-    /// The images that start without the settle time.
+    /// The images that start without the quiet time.
     starts: Vec<ImageIndex>,
     /// Whether the request starts pending changes, rather than changing the images itself.
     starts_pending: bool,

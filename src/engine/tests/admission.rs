@@ -118,9 +118,9 @@ fn a_build_whose_pod_is_refused_waits_until_its_job_is_gone() {
 fn a_refused_pod_takes_no_start_of_the_rate_limit() {
     let mut build = fixtures::job("f", 0, BuildOutcome::Running);
     build.started_at = Some(jiff::Timestamp::UNIX_EPOCH);
-    assert!(build.uncaused_start().is_some());
+    assert!(build.rate_limited_start().is_some());
     build.outcome = BuildOutcome::NotAdmitted(problem());
-    assert_eq!(build.uncaused_start(), None);
+    assert_eq!(build.rate_limited_start(), None);
 }
 
 #[test]

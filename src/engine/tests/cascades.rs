@@ -43,7 +43,7 @@ fn causes_reach_down_to_the_upstream() {
     let cascade = model.cascades.last().expect("a cascade");
     let app = cascade.images.iter().find(|image| image.name == "app").expect("a result");
     assert_eq!(&app.causes, causes);
-    assert!(app.why.contains("because up moved from up-0 to up-1"), "{}", app.why);
+    assert!(app.message.contains("because up moved from up-0 to up-1"), "{}", app.message);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_rebuild_that_changes_nothing_stops_the_cascade() {
                 .map(|image| image.name.as_str())
                 .collect();
             assert_eq!(spared, ["lib", "app"]);
-            assert!(cascade.outcome.starts_with("1 rebuilt, 2 spared"), "{}", cascade.outcome);
+            assert!(cascade.message.starts_with("1 rebuilt, 2 spared"), "{}", cascade.message);
             model.records = vec![None; 3];
             model.asked.clear();
             model.jobs.clear();
@@ -247,8 +247,8 @@ fn tags_of_a_cascade_move_together_or_not_at_all() {
         ["base", "lib", "app"].iter().map(|name| latest(&model, name)).collect();
     assert_eq!(before, after, "nothing moves");
     assert!(model.tags.contains_key(&(0, "r2".to_owned())), "but for tags that name the build");
-    let outcome = &model.cascades.last().expect("a cascade").outcome;
-    assert!(outcome.contains("required images are missing: app"), "{outcome}");
+    let message = &model.cascades.last().expect("a cascade").message;
+    assert!(message.contains("required images are missing: app"), "{message}");
     model.failing.clear();
     model.spec.images[2].args.insert("A".into(), "1".into());
     model.settle();
@@ -272,7 +272,7 @@ fn a_cascade_does_not_wait_for_what_is_not_required() {
     model.settle();
     let latest = |name: &str| model.tags[&(model.index(name), "latest".to_owned())].clone();
     assert_eq!(Some(latest("lib")), model.record("lib").digest);
-    assert_eq!(Some(latest("app")), model.record("app").digest, "its last good digest");
+    assert_eq!(Some(latest("app")), model.record("app").digest, "its last verified digest");
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn a_check_that_is_only_reported_and_was_refused_holds_nothing_up() {
 }
 
 #[test]
-fn infrastructure_failures_of_checks_have_their_own_budget() {
+fn infrastructure_failures_of_checks_have_their_own_retry_budget() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.spec.images[0].checks = vec![check("smoke", true)];
     model.failing_checks.insert("smoke".into(), FailureClass::Infrastructure);
@@ -121,7 +121,7 @@ fn passed_checks_are_remembered_without_their_jobs() {
 }
 
 #[test]
-fn a_check_that_was_mended_is_run_again_and_builds_nothing() {
+fn a_corrected_check_is_run_again_and_builds_nothing() {
     for class in [FailureClass::Build, FailureClass::Infrastructure] {
         let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
         model.spec.images[0].checks = vec![check("smoke", true)];
@@ -173,7 +173,7 @@ fn a_check_that_failed_on_an_unchanged_digest_runs_again_on_request_and_in_the_n
 }
 
 #[test]
-fn a_cancelled_check_is_stopped_and_its_digest_goes_nowhere_until_a_retry() {
+fn a_cancelled_check_is_stopped_and_its_digest_is_not_promoted_until_a_retry() {
     let mut model =
         FamilyModel::new(&["up", "up2"], &[("base", "up"), ("app", "base"), ("other", "up2")]);
     model.settle();
@@ -293,7 +293,7 @@ fn no_check_starts_while_the_previous_one_is_being_ended() {
 /// Nothing of a build is recorded with the image whose parent changes before its checks are
 /// through.
 #[test]
-fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_cascade() {
+fn a_build_whose_checks_were_overtaken_is_not_repeated_in_the_same_cascade() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.spec.images[1].checks = vec![check("smoke", true)];
     model.settle();
@@ -327,9 +327,9 @@ fn a_build_whose_checks_were_overtaken_is_not_made_again_in_the_same_cascade() {
 }
 
 #[test]
-fn a_child_does_not_use_the_last_good_digest_once_it_fails_a_check() {
+fn a_child_does_not_use_the_last_verified_digest_once_it_fails_a_check() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
-    model.spec.images[1].on_parent_failure = crate::api::OnParentFailure::UseLastGood;
+    model.spec.images[1].on_parent_failure = crate::api::OnParentFailure::UseLastVerified;
     model.settle();
     model.spec.images[0].checks = vec![check("smoke", true)];
     model.failing_checks.insert("smoke".into(), FailureClass::Build);
@@ -361,7 +361,7 @@ fn a_child_is_not_built_from_a_held_parent_that_has_not_passed_its_checks() {
 }
 
 #[test]
-fn a_check_that_passes_while_its_image_is_held_lets_children_go_on() {
+fn a_check_that_passes_while_its_image_is_held_lets_children_continue() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.settle();
     model.spec.images[0].checks = vec![check("smoke", true)];

@@ -89,12 +89,12 @@ fn an_image_that_is_removed_while_it_builds_is_stopped_and_the_cascade_ends_with
         (cascade.phase, cascade.images.len()),
         (CascadePhase::Complete, 3),
         "{}",
-        cascade.outcome
+        cascade.message
     );
 }
 
 #[test]
-fn a_family_that_is_deleted_mid_cascade_and_made_again_is_built_whole() {
+fn a_family_that_is_deleted_mid_cascade_and_recreated_is_rebuilt_completely() {
     for jobs_are_gone in [false, true] {
         let mut model = mid_cascade();
         // All that was recorded goes with it: the images, its status, the cascade. Its Jobs go a

@@ -301,7 +301,7 @@ fn a_breaker_with_nothing_left_to_try_waits_for_the_next_cascade_or_for_a_user()
 #[test]
 fn the_operators_limits_are_kept_and_reported() {
     let mut model = FamilyModel::new(&["up"], &[("a", "up"), ("b", "up"), ("c", "up")]);
-    model.budget = BuildAllowance { family: Some(1), ..BuildAllowance::default() };
+    model.allowance = BuildAllowance { family: Some(1), ..BuildAllowance::default() };
     model.reconcile();
     model.reconcile();
     assert_eq!(model.builds().iter().sum::<usize>(), 1);
@@ -311,12 +311,12 @@ fn the_operators_limits_are_kept_and_reported() {
         .flatten()
         .filter(|record| record.reason == reason::BUILD_LIMIT_REACHED);
     assert_eq!(kept_back.count(), 2);
-    model.budget =
+    model.allowance =
         BuildAllowance { family: None, upstreams: [("docker.io/library/up:1".into(), 0)].into() };
     model.finish_builds();
     model.reconcile();
     assert_eq!(model.builds().iter().sum::<usize>(), 1);
-    model.budget = BuildAllowance::default();
+    model.allowance = BuildAllowance::default();
     model.settle();
     assert_eq!(model.states(), [CURRENT; 3]);
 }
@@ -336,13 +336,13 @@ fn builds_that_users_caused_start_before_longer_paths() {
 }
 
 #[test]
-fn a_child_may_go_on_with_the_last_good_digest_of_a_failed_parent() {
+fn a_child_may_continue_with_the_last_verified_digest_of_a_failed_parent() {
     let mut model = FamilyModel::new(
         &["up", "up2"],
         &[("base", "up"), ("app", "base up2*"), ("other", "base up2*")],
     );
     model.settle();
-    model.spec.images[1].on_parent_failure = OnParentFailure::UseLastGood;
+    model.spec.images[1].on_parent_failure = OnParentFailure::UseLastVerified;
     model.failing.insert(0, FailureClass::Build);
     model.upstream_digests = vec!["sha256:up-1".into(), "sha256:up2-1".into()];
     let verified = model.record("base").digest.clone().expect("a digest");

@@ -19,7 +19,7 @@ fn imported(digest: &str, state: ImportState) -> ObservedImport {
     let verified = ImportedBuild {
         digest: digest.into(),
         repository: "registry.example.com/base/left".into(),
-        base_seen: None,
+        base_observed: None,
         causes: vec![cause],
     };
     ObservedImport { problem: None, verified: Some(verified), state }
@@ -85,7 +85,7 @@ fn what_another_family_lost_or_withdrew_is_reported() {
     model.settle();
     assert_eq!(model.states(), [ImageState::Blocked; 2]);
     assert_eq!(model.record("app").message, "blocked by platform/base.left, which failed");
-    model.spec.images[0].on_parent_failure = OnParentFailure::UseLastGood;
+    model.spec.images[0].on_parent_failure = OnParentFailure::UseLastVerified;
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![CURRENT; 2], vec![1, 1]));
     let problem = Problem { reason: reason::IMPORT_REFUSED, message: "not exported".into() };

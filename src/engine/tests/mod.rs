@@ -53,7 +53,7 @@ fn moves_that_come_together_build_each_image_once() {
     let decision = model.reconcile();
     assert!(
         decision.wake_at.is_some_and(|at| at == model.now + SignedDuration::from_secs(30)),
-        "the settle time starts again"
+        "the quiet time starts again"
     );
     model.settle();
     assert_eq!(model.builds(), [2; 4]);
@@ -62,7 +62,7 @@ fn moves_that_come_together_build_each_image_once() {
 }
 
 #[test]
-fn changes_that_keep_coming_put_a_cascade_off_only_so_long() {
+fn max_settle_bounds_the_delay_of_a_cascade() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.settle();
     let start = model.now;
@@ -130,10 +130,10 @@ fn a_failure_blocks_its_descendants_and_nobody_else() {
     assert_eq!(model.record("below").message, "blocked by bad, which failed");
     assert_eq!(model.cascades[0].phase, CascadePhase::Incomplete);
     assert!(
-        model.cascades[0].outcome.contains("failed: bad")
-            && model.cascades[0].outcome.contains("blocked: below"),
+        model.cascades[0].message.contains("failed: bad")
+            && model.cascades[0].message.contains("blocked: below"),
         "{}",
-        model.cascades[0].outcome
+        model.cascades[0].message
     );
 
     model.failing.clear();
@@ -146,7 +146,7 @@ fn a_failure_blocks_its_descendants_and_nobody_else() {
 }
 
 #[test]
-fn infrastructure_has_a_budget_of_its_own() {
+fn infrastructure_has_its_own_retry_budget() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.failing.insert(0, FailureClass::Infrastructure);
     model.settle();
@@ -159,7 +159,7 @@ fn infrastructure_has_a_budget_of_its_own() {
 }
 
 #[test]
-fn a_build_whose_push_is_not_there_is_tried_again() {
+fn a_build_whose_pushed_image_is_missing_is_retried() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.reconcile();
     model.reconcile();
@@ -206,7 +206,7 @@ fn a_job_that_a_sidecar_outlives_is_ended_once_its_result_is_taken() {
 }
 
 #[test]
-fn holds_keep_an_upstream_where_it_is() {
+fn holds_keep_an_upstream_at_its_digest() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.settle();
     let until = model.now + SignedDuration::from_secs(600);

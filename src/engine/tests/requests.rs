@@ -28,7 +28,7 @@ fn a_trigger_skips_the_quiet_time() {
         model.reconcile();
     }
     assert_eq!(model.builds(), [2, 1, 2]);
-    assert!(model.answer("1").contains("without the settle time"), "{}", model.answer("1"));
+    assert!(model.answer("1").contains("without the quiet time"), "{}", model.answer("1"));
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_failed_image_is_retried_on_request_and_by_the_next_cascade() {
     assert_eq!(model.builds(), [4, 1], "retries.build is reset");
     model.upstream_digests[1] = "sha256:up2-1".into();
     model.settle();
-    assert_eq!(model.builds(), [6, 2], "a cascade tries again whatever set it off");
+    assert_eq!(model.builds(), [6, 2], "a cascade tries again whatever caused it");
     model.failing.clear();
     model.upstream_digests[1] = "sha256:up2-2".into();
     model.settle();
@@ -237,7 +237,7 @@ fn a_hold_does_not_make_failures_forgotten() {
 }
 
 #[test]
-fn holds_by_request_last_until_they_are_taken_away() {
+fn holds_by_request_last_until_they_are_removed() {
     let mut model = chain();
     model.ask(r#"{"id":"1","action":"Hold","image":"base","reason":"release","by":"ada"}"#);
     model.settle();
@@ -276,7 +276,7 @@ fn a_request_to_start_waits_until_it_can() {
         model.reconcile();
     }
     assert_eq!(model.builds(), [2, 1, 2], "without a quiet time");
-    assert!(model.answer("1").contains("without the settle time"), "{}", model.answer("1"));
+    assert!(model.answer("1").contains("without the quiet time"), "{}", model.answer("1"));
 }
 
 #[test]
@@ -298,7 +298,7 @@ fn requests_during_a_cascade_start_when_it_has_ended() {
         model.now += SignedDuration::from_secs(1);
     }
     assert_eq!(model.builds()[0], 3, "the next cascade has begun within seconds");
-    assert!(model.answer("1").contains("without the settle time"), "{}", model.answer("1"));
+    assert!(model.answer("1").contains("without the quiet time"), "{}", model.answer("1"));
 
     // What the cascade has built already, and leaves to the next one.
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base"), ("slow", "base")]);

@@ -114,7 +114,7 @@ fn happen(model: &mut FamilyModel, random: &mut Random, step: usize) {
         }
         22 => model.jobs.retain(|(of, job)| *of != image || job.outcome == BuildOutcome::Running),
         _ => {
-            let choice = random.of(&[OnParentFailure::Block, OnParentFailure::UseLastGood]);
+            let choice = random.of(&[OnParentFailure::Block, OnParentFailure::UseLastVerified]);
             model.spec.images[image].on_parent_failure = choice;
         }
     }
@@ -294,7 +294,7 @@ const RARE: [fn(&mut ObservedTransitions); 8] = [
         assert_eq!(model.states(), [ImageState::Building, ImageState::Queued]);
     },
     |input| {
-        // A cascade that another image sets off.
+        // A cascade that another image causes.
         let mut model = FamilyModel::new(&["up", "up2"], &[("a", "up"), ("b", "up2")]);
         model.spec.policy.retries.build = 0;
         model.spec.images[0].checks = vec![check()];

@@ -38,13 +38,13 @@ pub fn opened(cluster: &mut Cluster, cascade: &Value) {
         cluster.violated("one cascade at a time", message);
     }
     if let Some(message) = started_too_early(cluster, cascade) {
-        cluster.violated("cascades start after the settle time", message);
+        cluster.violated("cascades start after the quiet time", message);
     }
 }
 
 /// Describes how a cascade started too early. This checks cascades that only upstreams caused and
 /// no user requested, in a family that was built before. The model knows when the upstreams moved;
-/// the settle time counts from when the controller observed it, which is later.
+/// the quiet time counts from when the controller observed it, which is later.
 fn started_too_early(cluster: &Cluster, cascade: &Value) -> Option<String> {
     let opened: CascadeSpec = CascadeSpec::deserialize(&cascade["spec"]).ok()?;
     let key = Key::new(&key_of(cascade).namespace, &opened.family);
@@ -68,7 +68,7 @@ fn started_too_early(cluster: &Cluster, cascade: &Value) -> Option<String> {
         spec.upstreams.iter().find(|upstream| upstream.name == name).map(|found| &found.image)
     };
     let moves = opened.causes.iter().filter_map(|cause| {
-        let since = cluster.invariants.history.first_seen(image(&cause.name)?, &cause.to)?;
+        let since = cluster.invariants.history.first_observed(image(&cause.name)?, &cause.to)?;
         Some((since, &cause.name))
     });
     let (newest, name) = moves.max()?;
@@ -241,7 +241,7 @@ fn refused(
     if !upstream.platforms.is_empty() && !cluster.registry.offers_all(&pinned) {
         return Some("it lacks a platform".into());
     }
-    let since = cluster.invariants.history.first_seen(&upstream.image, digest)?;
+    let since = cluster.invariants.history.first_observed(&upstream.image, digest)?;
     let age = (cluster.elapsed().saturating_sub(since) + TIME_PRECISION).as_secs();
     let too_young = age < u64::from(upstream.minimum_age.as_secs()) && !cluster.time.was_skewed();
     too_young.then(|| format!("it is {age} s old"))

@@ -63,9 +63,12 @@ impl Oracle<'_> {
         }
         let failed: fn(&Parent) -> bool =
             |parent| matches!(parent.final_state, FinalState::Failed | FinalState::Blocked);
-        let last_good = image.on_parent_failure == OnParentFailure::UseLastGood;
+        let last_verified = image.on_parent_failure == OnParentFailure::UseLastVerified;
         let held = self.is_image_held(family, image);
-        if parents.iter().any(|parent| failed(parent) && !(last_good && parent.pinned.is_some())) {
+        if parents
+            .iter()
+            .any(|parent| failed(parent) && !(last_verified && parent.pinned.is_some()))
+        {
             // A held image stays as it is, whatever happens to its ancestors.
             return if held && record.digest.is_some() {
                 expect(FinalState::Held, &[ImageState::Held])

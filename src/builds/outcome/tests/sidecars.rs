@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// Returns a pod with a container of ours and one of others.
+/// Returns a pod with a container of ours and one that something else has added.
 fn injected(phase: &str, build: Value, sidecar: Value) -> Value {
     json!([pod(
         START,
@@ -14,7 +14,7 @@ fn injected(phase: &str, build: Value, sidecar: Value) -> Value {
     )])
 }
 
-/// Returns a pod with a native sidecar of others.
+/// Returns a pod with a native sidecar that something else has added.
 fn with_native_sidecar(phase: &str, build: Value, sidecar: Value) -> Value {
     json!([pod(
         START,

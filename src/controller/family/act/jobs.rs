@@ -71,7 +71,7 @@ impl JobStarts {
     }
 }
 
-/// What came of the creation of a Job.
+/// The result of the creation of a Job.
 #[derive(Debug)]
 pub enum JobCreation {
     /// The Job exists: it was created now, or by an earlier reconcile.
@@ -94,7 +94,7 @@ pub enum Acceptance {
 
 /// Reads the Jobs whose creation by an earlier reconcile got no answer. They may run although no
 /// watch has shown them yet. A reconcile that did not know of them would start more Jobs than the
-/// budgets allow.
+/// limits allow.
 pub async fn find_unanswered(
     jobs: &ObjectCache<Job>,
     client: &Client,
@@ -203,7 +203,7 @@ async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, ReconcileEr
     call(|| format!("read Job {name}"), api.get_opt(name)).await
 }
 
-/// Creates Jobs, some concurrently, and puts them into the store. Returns what came of each, in
+/// Creates Jobs, some concurrently, and puts them into the store. Returns the result of each, in
 /// their order.
 ///
 /// A Job that already exists was created by an earlier reconcile whose record was lost. It is

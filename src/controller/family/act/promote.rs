@@ -30,7 +30,7 @@ struct ImagePromotion<'a> {
     tags: &'a [TagMove],
 }
 
-/// What came of the move of one tag.
+/// The result of the move of one tag.
 struct MovedTag {
     image: String,
     tag: String,

@@ -46,14 +46,14 @@ enum Preparation {
     Refused(JobRefusal),
 }
 
-/// What came of a build that the decision asks for.
+/// The result of a build that the decision asks for.
 enum BuildStart {
     Started(RunningBuild),
     Refused(JobRefusal),
 }
 
 impl Reconcile<'_> {
-    /// Starts the builds that the decision asks for, and adds what came of them to the decision.
+    /// Starts the builds that the decision asks for, and adds the results to the decision.
     pub async fn start_builds(&mut self) -> Result<JobStarts, ReconcileError> {
         let is_build = |action: &&Action| matches!(action, Action::Build { .. });
         let actions: Vec<Action> = self.decision.actions.iter().filter(is_build).cloned().collect();
@@ -86,9 +86,9 @@ impl Reconcile<'_> {
         Ok(starts)
     }
 
-    /// Adds what came of a build to the decision about its image. A refused build counts as an
-    /// attempt, on the budget of its class, so that it is neither retried for ever nor forgotten. A
-    /// build that is not admitted now waits, and counts as no attempt.
+    /// Adds the result of a build to the decision about its image. A refused build counts as an
+    /// attempt, on the retry budget of its class, so that it is neither retried for ever nor
+    /// forgotten. A build that is not admitted now waits, and counts as no attempt.
     fn add_build(&mut self, action: &Action, start: BuildStart) {
         let Action::Build { image: index, identity, .. } = action else { return };
         let name = self.image_name(*index).to_owned();

@@ -42,7 +42,7 @@ struct RefusedCheck {
 }
 
 impl Reconcile<'_> {
-    /// Starts the checks that the decision asks for, and adds what came of them to the decision.
+    /// Starts the checks that the decision asks for, and adds the results to the decision.
     pub async fn start_checks(&mut self) -> Result<JobStarts, ReconcileError> {
         let wanted: Vec<WantedCheck> =
             self.decision.actions.iter().filter_map(|action| self.wanted_check(action)).collect();
@@ -79,8 +79,8 @@ impl Reconcile<'_> {
         Ok(starts)
     }
 
-    /// Counts a refused check as a failed attempt, on the budget of its class. Several checks of
-    /// one attempt count once. An optional check is only reported, because it blocks nothing.
+    /// Counts a refused check as a failed attempt, on the retry budget of its class. Several checks
+    /// of one attempt count once. An optional check is only reported, because it blocks nothing.
     fn count_refused_check(&mut self, check: WantedCheck, failure: BuildFailure) {
         let WantedCheck { image: index, request } = check;
         let record = self.snapshot.records.get(index.position()).and_then(Option::as_ref);

@@ -26,7 +26,7 @@ impl Observer<'_> {
     /// Returns the family's cascades.
     pub(super) async fn cascades(&mut self) -> Result<ObservedCascades, ReconcileError> {
         let mut cascades = self.context.stores.cascades.group(&self.key);
-        cascades.extend(self.read_announced_cascade(&cascades).await?);
+        cascades.extend(self.read_intended_cascade(&cascades).await?);
         let (ours, others): (Vec<_>, Vec<_>) =
             cascades.into_iter().partition(|cascade| is_controlled_by(&**cascade, &self.family));
         let (running, mut of_ours): (Vec<_>, Vec<_>) = ours.into_iter().partition(is_running);
@@ -36,19 +36,19 @@ impl Observer<'_> {
         Ok(ObservedCascades { running: running.into_iter().next(), ended })
     }
 
-    /// Reads the cascade whose creation got no answer, or that the family's status announces, if no
+    /// Reads the cascade whose creation got no answer, or that the family's status names, if no
     /// watch has shown it yet. Without it, a second cascade could be created.
-    async fn read_announced_cascade(
+    async fn read_intended_cascade(
         &mut self,
         known: &[Arc<Cascade>],
     ) -> Result<Option<Arc<Cascade>>, ReconcileError> {
         let status = self.family.status.as_ref();
-        let announced =
+        let intended =
             status.and_then(|status| status.cascade.as_ref()).map(|cascade| &cascade.name);
         let unknown = |name: &&String| known.iter().all(|cascade| cascade.name_any() != **name);
         let api: Api<Cascade> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
         let mut found = None;
-        let names = [self.cache.unanswered_cascade.as_ref(), announced];
+        let names = [self.cache.unanswered_cascade.as_ref(), intended];
         for name in names.into_iter().flatten().filter(unknown) {
             found = call(|| format!("read Cascade {name}"), api.get_opt(name)).await?;
             if let Some(cascade) = &found {

@@ -221,8 +221,8 @@ fn duration_seconds(job: &Job, pods: &[Pod]) -> Option<i64> {
 }
 
 /// Returns whether a Job still runs. Its pod ends a second or two before the Job does, and the Job
-/// keeps its log. A Job whose build or check has ended is live as long as a container of others
-/// runs in its pod.
+/// keeps its log. A Job whose build or check has ended is live as long as a container that
+/// something else has added runs in its pod.
 fn is_live(job: &Job, pods: &[Pod]) -> bool {
     !job_has_ended(job) && !pods.iter().any(pod_has_ended)
 }

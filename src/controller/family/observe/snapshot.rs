@@ -90,7 +90,7 @@ pub struct Snapshot {
     /// The status of a cascade that has none yet.
     empty_cascade_status: CascadeStatus,
     /// What the operator's limits leave to the family.
-    pub budget: BuildAllowance,
+    pub allowance: BuildAllowance,
     /// See [`ObservedJobs::recheck_pods_at`].
     pub recheck_pods_at: Option<Timestamp>,
     /// Immutable tags that were found taken before this time are read again.
@@ -160,7 +160,7 @@ impl Observer<'_> {
             ended: cascades.ended,
             status: family.status.clone().unwrap_or_default(),
             empty_cascade_status: CascadeStatus::default(),
-            budget: BuildAllowance::default(),
+            allowance: BuildAllowance::default(),
             recheck_pods_at: jobs.recheck_pods_at,
             taken_tags_expire: self
                 .now
@@ -250,7 +250,7 @@ impl Snapshot {
             }),
             ended: self.ended.iter().map(|cascade| cascades::ended(cascade)).collect(),
             requests: self.requests.clone(),
-            allowance: self.budget.clone(),
+            allowance: self.allowance.clone(),
         }
     }
 

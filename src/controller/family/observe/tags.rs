@@ -88,7 +88,7 @@ mod tests {
             UpstreamDigest { digest: "sha256:before".into(), missing_platforms: Vec::new() };
         let polled = PolledValue {
             value: Some(value),
-            first_seen: Timestamp::UNIX_EPOCH,
+            first_observed: Timestamp::UNIX_EPOCH,
             problem: None,
             polled_at: Timestamp::UNIX_EPOCH,
         };

@@ -34,7 +34,7 @@ impl Observer<'_> {
         };
         let newest = polled.value.as_ref().map(|value| ObservedDigest {
             digest: value.digest.as_str().into(),
-            first_seen: polled.first_seen,
+            first_observed: polled.first_observed,
             missing_platforms: value.missing_platforms.clone(),
         });
         ObservedUpstream { newest, problem: polled.problem.clone() }

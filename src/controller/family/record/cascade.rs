@@ -150,14 +150,14 @@ impl Reconcile<'_> {
 
     async fn publish_cascade_end(&self, status: &CascadeStatus) {
         let complete = status.phase == CascadePhase::Complete;
-        info!(outcome = %status.outcome, complete, "the cascade has ended");
+        info!(result = %status.message, complete, "the cascade has ended");
         let duration = status.duration.map_or(Duration::ZERO, Duration::from);
         self.context.metrics.cascade_finished(status.phase, duration);
         let notice = Notice {
             type_: if complete { EventType::Normal } else { EventType::Warning },
             reason: reason::CASCADE_FINISHED,
             action: "Cascade",
-            note: status.outcome.clone(),
+            note: status.message.clone(),
         };
         self.publish_about_family(&notice).await;
     }

@@ -87,7 +87,7 @@ impl RecordChange<'_> {
     }
 
     /// Returns the checks that have ended. Several required checks that fail in one attempt count
-    /// once, as they do on the budget.
+    /// once, as they do on the retry budget.
     #[must_use]
     pub fn checks(&self) -> Vec<CheckResult> {
         let mut results: Vec<CheckResult> =

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        BuildRecord, ImageState, ManagedImageStatus, condition::shorten, managed_image::MAX_HISTORY,
+        BuildRecord, Duration, ImageState, ManagedImageStatus, condition::shorten,
+        managed_image::MAX_HISTORY,
     },
     engine::{ImageDecision, Lookup, LookupResult, ObservedBuild, causes},
     identity::Fingerprint,
@@ -70,8 +71,8 @@ impl HistoryUpdate<'_> {
             fingerprint: verified.fingerprint.to_string(),
             digest: verified.digest.to_string(),
             finished_at: Some(self.now),
-            seconds: self.known.duration_of(self.old, &verified.fingerprint, self.now),
-            why: causes::sentence(&verified.causes),
+            duration: self.known.duration_of(self.old, &verified.fingerprint, self.now),
+            message: causes::sentence(&verified.causes),
             causes: verified.causes.clone(),
             cascade: self.cascade.to_owned(),
             spared: verified.spared,
@@ -89,7 +90,7 @@ impl HistoryUpdate<'_> {
             build: self.known.number_of(old, &fingerprint),
             fingerprint: fingerprint.into(),
             finished_at: Some(self.now),
-            why: shorten(&decided.message.to_string(), MAX_FAILURE_MESSAGE),
+            message: shorten(&decided.message.to_string(), MAX_FAILURE_MESSAGE),
             causes: decided.causes.clone(),
             cascade: self.cascade.to_owned(),
             ..BuildRecord::default()
@@ -98,21 +99,23 @@ impl HistoryUpdate<'_> {
 }
 
 impl KnownBuilds<'_> {
-    /// Returns how long the build of a fingerprint took, in seconds: the duration of its Job, or
-    /// else the time since it was recorded to run.
+    /// Returns how long the build of a fingerprint took: the duration of its Job, or else the time
+    /// since it was recorded to run.
     fn duration_of(
         &self,
         old: &ManagedImageStatus,
         fingerprint: &Fingerprint,
         now: Timestamp,
-    ) -> Option<i64> {
+    ) -> Option<Duration> {
         let of_fingerprint =
             self.builds.iter().filter(|build| build.identity.fingerprint == *fingerprint);
         let newest = of_fingerprint.max_by_key(|build| build.identity.attempt);
         let of_job = newest.and_then(|build| self.durations.get(build.job.as_str()).copied());
         let running = old.running.as_ref().filter(|running| *fingerprint == running.fingerprint);
         let since = running.and_then(|running| running.started_at);
-        of_job.or_else(|| since.map(|started| now.duration_since(started).as_secs().max(0)))
+        let seconds = of_job.or_else(|| since.map(|started| now.duration_since(started).as_secs()));
+        seconds
+            .map(|seconds| Duration::from_secs(u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)))
     }
 
     /// Returns the number of the build that has failed at a fingerprint; `None` if none was ever
@@ -240,7 +243,7 @@ mod tests {
         // The record names no running build, because it has ended before its checks.
         let old = ManagedImageStatus::default();
         let entry = update(&old, &decided, known, 10, second(500)).history().remove(0);
-        assert_eq!((entry.build, entry.seconds), (Some(2), Some(30)));
+        assert_eq!((entry.build, entry.duration), (Some(2), Some(Duration::from_secs(30))));
         let running = RunningBuild {
             fingerprint: "f".into(),
             started_at: Some(second(440)),
@@ -248,7 +251,10 @@ mod tests {
         };
         let old = ManagedImageStatus { running: Some(running), ..ManagedImageStatus::default() };
         let gone = KnownBuilds { builds: &[], ..known };
-        assert_eq!(update(&old, &decided, gone, 10, second(500)).history()[0].seconds, Some(60));
+        assert_eq!(
+            update(&old, &decided, gone, 10, second(500)).history()[0].duration,
+            Some(Duration::from_secs(60))
+        );
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl Reconcile<'_> {
                 .max(verified.map(|verified| verified.build))
                 .max(decided.running.as_ref().map(|running| running.build)),
             size: verified.map(|verified| verified.size),
-            base_seen: verified.and_then(|verified| verified.base_seen),
+            base_observed: verified.and_then(|verified| verified.base_observed),
             inputs: verified.map(|verified| verified.inputs.clone()),
             tags: self.tags_to_record(change),
             running: decided.running.as_deref().cloned(),
@@ -269,7 +269,7 @@ impl Reconcile<'_> {
         let ImageChange { index, decided, old, .. } = change;
         let Some(limit) = &self.snapshot.family.spec.policy.rate_limit else { return Vec::new() };
         let builds = self.snapshot.builds_of(index).iter();
-        let observed = builds.filter_map(ObservedBuild::uncaused_start);
+        let observed = builds.filter_map(ObservedBuild::rate_limited_start);
         let is_limited = |action: &Action| {
             matches!(
                 action,

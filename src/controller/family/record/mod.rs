@@ -1,7 +1,7 @@
 //! What a reconcile records.
 //!
-//! - [`status`]: the status of the family; [`conditions`]: its conditions; [`announcement`]: the
-//!   cascade that it announces
+//! - [`status`]: the status of the family; [`conditions`]: its conditions; [`intended_cascade`]:
+//!   the cascade that it names
 //! - [`image`]: the record of each image; [`history`]: the builds in it; [`counting`]: what the
 //!   metrics count when it changes
 //! - [`cascade`]: the record of a cascade
@@ -10,13 +10,13 @@
 //! - [`events`]: Events about families and images
 
 pub mod adoption;
-pub mod announcement;
 pub mod cascade;
 pub mod conditions;
 pub mod counting;
 pub mod events;
 pub mod history;
 pub mod image;
+pub mod intended_cascade;
 pub mod requests;
 pub mod status;
 

@@ -25,10 +25,10 @@ use crate::{
             observe::{Observer, ownership::is_record_of},
             reconcile::Reconcile,
             record::{
-                announcement::INFLIGHT_GRACE,
                 conditions::FamilyConditions,
                 events::{self, Notice},
                 image::needs_user,
+                intended_cascade::INFLIGHT_GRACE,
                 requests,
             },
         },
@@ -76,12 +76,12 @@ impl Reconcile<'_> {
     /// Records the status of the family. Returns when it must be recorded again.
     pub(super) async fn record_family(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
         let old = self.snapshot.family.status.clone().unwrap_or_default();
-        let announced = self.announced_cascade(&old);
-        let expires_at = announced
+        let intended = self.intended_cascade(&old);
+        let expires_at = intended
             .as_ref()
             .and_then(|cascade| cascade.started_at?.saturating_add(INFLIGHT_GRACE).ok());
         let mut new = self.family_status(&old);
-        new.cascade = self.cascade_to_record(&old, announced);
+        new.cascade = self.cascade_to_record(&old, intended);
         let conditions = FamilyConditions::of(&self.snapshot, &new);
         conditions.set(&mut new.conditions, new.observed_generation, self.now);
         let name = format!("{}/{}", self.snapshot.key.namespace, self.snapshot.key.name);
@@ -131,8 +131,10 @@ impl Reconcile<'_> {
     /// Returns since when the family does not match its inputs: the time of the oldest candidate of
     /// an upstream, the oldest pending change, the running cascade, or the oldest failure.
     fn stale_since(&self, status: &ImageFamilyStatus) -> Option<Timestamp> {
-        let candidates =
-            status.upstreams.iter().filter_map(|upstream| upstream.candidate.as_ref()?.first_seen);
+        let candidates = status
+            .upstreams
+            .iter()
+            .filter_map(|upstream| upstream.candidate.as_ref()?.first_observed);
         let pending = status.pending.iter().filter_map(|pending| pending.since);
         let running = status.cascade.iter().filter_map(|cascade| cascade.started_at);
         let failures = self.snapshot.records.iter().flatten().filter_map(|record| {

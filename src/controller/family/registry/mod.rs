@@ -19,6 +19,6 @@ mod pushed_image_tests;
 pub enum DecisionValidity {
     /// The registries were not asked, so the decision holds.
     Current,
-    /// The registries have answered, so the decision must be made again.
+    /// The registries have answered, so the family must be decided again.
     Outdated,
 }

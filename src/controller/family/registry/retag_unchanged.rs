@@ -28,7 +28,7 @@ struct Retag<'a> {
     digest: &'a ImageDigest,
 }
 
-/// What came of a retag.
+/// The result of a retag.
 struct Retagged {
     image: String,
     fingerprint: Fingerprint,

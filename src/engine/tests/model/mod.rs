@@ -1,7 +1,7 @@
 //! A small model of cluster and registry, in which a family is reconciled step by step.
 //!
-//! Here it is made, seen and driven; [`cluster`] is what Jobs and registry make of a decision,
-//! [`records`] what the controller keeps of it.
+//! This file creates, observes and reconciles the family. [`cluster`] applies a decision to the
+//! Jobs and the registry, [`records`] to what the controller records.
 
 mod cluster;
 mod records;
@@ -44,7 +44,7 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) cascades: Vec<CascadeStatus>,
     pub(in crate::engine) imports: Vec<ObservedImport>,
     pub(in crate::engine) requests: Vec<ObservedRequest>,
-    pub(in crate::engine) budget: BuildAllowance,
+    pub(in crate::engine) allowance: BuildAllowance,
     /// Checks that were started, per image.
     pub(in crate::engine) checks: Vec<(usize, ObservedCheck)>,
     /// How each failing check ends, by name. The others pass.
@@ -126,7 +126,7 @@ impl FamilyModel {
             cascades: Vec::new(),
             imports: Vec::new(),
             requests: Vec::new(),
-            budget: BuildAllowance::default(),
+            allowance: BuildAllowance::default(),
             checks: Vec::new(),
             failing_checks: HashMap::new(),
             content: HashMap::new(),
@@ -175,7 +175,7 @@ impl FamilyModel {
     }
 
     pub(in crate::engine) fn input<'a>(&'a self, blueprint: &'a Blueprint) -> DecideInput<'a> {
-        let first_seen = self.now;
+        let first_observed = self.now;
         DecideInput {
             family: "family",
             generation: None,
@@ -188,7 +188,7 @@ impl FamilyModel {
                 .map(|digest| ObservedUpstream {
                     newest: Some(ObservedDigest {
                         digest: digest.into(),
-                        first_seen,
+                        first_observed,
                         missing_platforms: vec![],
                     }),
                     problem: None,
@@ -240,7 +240,7 @@ impl FamilyModel {
                 .map(|(name, superseded)| EndedCascade { name, superseded: *superseded })
                 .collect(),
             requests: self.requests.clone(),
-            allowance: self.budget.clone(),
+            allowance: self.allowance.clone(),
         }
     }
 
@@ -321,7 +321,7 @@ impl FamilyModel {
             std::mem::take(&mut self.jobs).into_iter().partition(|(of, _)| *of == index);
     }
 
-    /// Until the cascade for what has changed runs and its first builds do: after the settle time,
+    /// Until the cascade for what has changed runs and its first builds do: after the quiet time,
     /// and a reconcile that starts it.
     pub(in crate::engine) fn begin(&mut self) -> Decision {
         self.reconcile();

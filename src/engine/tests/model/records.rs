@@ -139,7 +139,7 @@ impl FamilyModel {
         let jobs = self.jobs.iter().filter(|(of, _)| *of == index);
         crate::engine::cascade::limits::starts_to_record(
             known,
-            jobs.filter_map(|(_, job)| job.uncaused_start()),
+            jobs.filter_map(|(_, job)| job.rate_limited_start()),
             rate_limit.builds,
             rate_limit.per.signed(),
             self.now,

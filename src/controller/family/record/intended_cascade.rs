@@ -1,4 +1,4 @@
-//! The cascade that a family's status announces before any build of it starts. Pure.
+//! The cascade that a family's status names before any build of it starts. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
@@ -14,25 +14,25 @@ use crate::{
 pub(super) const INFLIGHT_GRACE: SignedDuration = SignedDuration::from_secs(60);
 
 impl Reconcile<'_> {
-    /// Returns the cascade that an earlier reconcile has announced, that this one does not open,
+    /// Returns the cascade that an earlier reconcile has recorded, that this one does not open,
     /// and that has no record.
     ///
     /// Its record may still appear, created by a controller that has died. If a cascade opens
     /// meanwhile, it must be that one, and not a second one in parallel.
-    pub(super) fn announced_cascade(&self, old: &ImageFamilyStatus) -> Option<RunningCascade> {
+    pub(super) fn intended_cascade(&self, old: &ImageFamilyStatus) -> Option<RunningCascade> {
         let may_appear = |cascade: &RunningCascade| {
             let is_recent = |at| at <= self.now && self.now.duration_since(at) < INFLIGHT_GRACE;
             cascade.started_at.is_some_and(is_recent) && !self.snapshot.has_ended(&cascade.name)
         };
-        let announced = old.cascade.clone().filter(may_appear);
-        announced.filter(|_| self.decision.cascade == CascadeDecision::None)
+        let intended = old.cascade.clone().filter(may_appear);
+        intended.filter(|_| self.decision.cascade == CascadeDecision::None)
     }
 
     /// Returns the cascade that the status is to name.
     pub(super) fn cascade_to_record(
         &self,
         old: &ImageFamilyStatus,
-        announced: Option<RunningCascade>,
+        intended: Option<RunningCascade>,
     ) -> Option<RunningCascade> {
         let cascade = match &self.decision.cascade {
             CascadeDecision::Start { name, .. } => {
@@ -41,7 +41,7 @@ impl Reconcile<'_> {
             CascadeDecision::Continue { name } => {
                 RunningCascade { name: name.clone(), started_at: self.cascade_created_at() }
             }
-            CascadeDecision::None => announced?,
+            CascadeDecision::None => intended?,
             CascadeDecision::Finish { .. } => return None,
         };
         let recorded = old.cascade.clone().filter(|recorded| recorded.name == cascade.name);
