@@ -1,6 +1,7 @@
-//! The documents and the examples are correct: every link and every path in code style has a target,
-//! manifests consist of fields that exist, every condition reason and metric has a row in a table,
-//! every chart value is in the schema, and the examples' `ConfigMap`s hold the files of their folders.
+//! The documents and the examples are correct: every link and every path in code style has a
+//! target, manifests consist of fields that exist, every condition reason and metric has a row in a
+//! table, every chart value is in the schema, and the examples' `ConfigMap`s hold the files of
+//! their folders.
 //!
 //! Needs no cluster; the end-to-end tests build and run the examples.
 

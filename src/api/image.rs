@@ -84,9 +84,9 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<ImageHold>,
 
-    /// What happens to this image when an ancestor fails. `Block`: the image gets the state `Blocked`
-    /// until the ancestor is current again. `UseLastVerified`: the image is built from the last verified
-    /// digest of its parent. Defaults to `Block`.
+    /// What happens to this image when an ancestor fails. `Block`: the image gets the state
+    /// `Blocked` until the ancestor is current again. `UseLastVerified`: the image is built from
+    /// the last verified digest of its parent. Defaults to `Block`.
     #[serde(default)]
     pub on_parent_failure: OnParentFailure,
 

@@ -120,8 +120,8 @@ pub struct ManagedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
 
-    /// Hash of the image's configuration and layers, byte for byte. `policy.cutoff: Digest` compares
-    /// it.
+    /// Hash of the image's configuration and layers, byte for byte. `policy.cutoff: Digest`
+    /// compares it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blobs: Option<String>,
 

@@ -35,8 +35,8 @@ pub struct Policy {
     pub retries: Retries,
 
     /// What happens to a running cascade when an upstream moves. `Finish` runs it to completion
-    /// with the digests it started with. `Cancel` cancels its running builds once the quiet time has
-    /// passed, and starts a new cascade with the new digests. Defaults to `Finish`.
+    /// with the digests it started with. `Cancel` cancels its running builds once the quiet time
+    /// has passed, and starts a new cascade with the new digests. Defaults to `Finish`.
     #[serde(default)]
     pub supersede: Supersede,
 

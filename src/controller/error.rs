@@ -67,6 +67,12 @@ impl ReconcileError {
         self.status().is_some_and(Status::is_already_exists)
     }
 
+    /// Returns whether the API server forbids the call, for lack of a permission.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.status().is_some_and(Status::is_forbidden)
+    }
+
     /// Returns the error status that the API server answered with.
     #[must_use]
     pub fn status(&self) -> Option<&Status> {

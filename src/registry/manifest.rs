@@ -252,7 +252,8 @@ struct RootFs {
     diff_ids: Vec<Digest>,
 }
 
-/// Returns a time that a configuration contains. What is not a time is no reason to reject an image.
+/// Returns a time that a configuration contains. What is not a time is no reason to reject an
+/// image.
 pub(super) fn timestamp(value: &Value) -> Option<Timestamp> {
     value.as_str()?.parse().ok()
 }

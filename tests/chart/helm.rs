@@ -86,9 +86,9 @@ buildStrategies:
     image: registry.example.com/moby/buildkit:v0.33.0
     parameters:
       cpu: 2
+      cpuLimit: 4
       memoryLimit: 8Gi
       pool: {default: small, allowed: [small, large], description: The pool of nodes.}
-    resources: {limits: {cpu: 4}}
     nodeSelector: {example.com/pool: '{{ parameters.pool }}'}
     tolerations: [{key: example.com/builds, operator: Exists}]
     affinity: {podAntiAffinity: {}}

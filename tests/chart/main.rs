@@ -18,6 +18,7 @@ use std::{collections::BTreeSet, fs};
 use groundswell::{
     api::{BuildStrategy, CascadePhase, StrategyRef},
     builds::{strategy::validate as validate_strategy, strategy_revision::strategy_revision},
+    registry::Platform,
     server::{
         Metrics,
         metrics::{BuildResult, CheckResult, PollResult},
@@ -219,15 +220,11 @@ fn bad_values_are_refused_by_name() {
         ),
         ("buildStrategies: {buildkit: {images: x}}", "images"),
         ("buildStrategies: {Build_Kit: {}}", "Build_Kit"),
-        (
-            "buildStrategies: {buildkit: {resources: {requests: {cpu: 1}}}}",
-            "buildStrategies.buildkit.resources.requests.cpu: the builder takes it from a \
-             parameter; set buildStrategies.buildkit.parameters.cpu instead",
-        ),
+        ("buildStrategies: {buildkit: {resources: {requests: {cpu: 1}}}}", "resources"),
         (
             "buildStrategies: {buildkit: {parameters: {zone: a}}}",
             "buildStrategies.buildkit.parameters.zone: nothing uses this parameter; the builder \
-             has cpu",
+             has platform, cpu, cpuLimit",
         ),
         (
             "buildStrategies: {buildkit: {parameters: {cpu: {allowed: ['1']}}}}",
@@ -313,13 +310,19 @@ fn every_value_is_described_in_the_schema() {
     assert!(missing.is_empty(), "values without a description: {missing:?}");
 }
 
+/// The platform that a family records.
+fn platform() -> Platform {
+    let Ok(platform) = "linux/amd64".parse();
+    platform
+}
+
 /// The controller can use every strategy that the values make: rendered, it is a pod that builds.
 #[test]
 fn strategies_of_the_values_make_builds() {
     let rendered = documents(&render(STRATEGIES, &[]).expect("rendered"));
     for object in of_kind(&rendered, "BuildStrategy") {
         let strategy: BuildStrategy = serde_json::from_value(object.clone()).expect("a strategy");
-        validate_strategy(&strategy, &StrategyRef::default())
+        validate_strategy(&strategy, &StrategyRef::default(), &platform())
             .unwrap_or_else(|problem| panic!("{problem}"));
     }
     assert_eq!(of_kind(&rendered, "BuildStrategy").len(), 2);
@@ -333,11 +336,11 @@ fn placement_and_resources_rebuild_nothing() {
         let rendered = documents(&render(&values, &[]).expect("rendered"));
         let object = of_kind(&rendered, "BuildStrategy")[0].clone();
         let strategy: BuildStrategy = serde_json::from_value(object).expect("a strategy");
-        strategy_revision(&strategy, &StrategyRef::default())
+        strategy_revision(&strategy, &StrategyRef::default(), &platform())
     };
     let before = revision("{}");
     for settings in [
-        "{parameters: {cpu: 2, memoryLimit: 8Gi}, resources: {limits: {cpu: 4}}}",
+        "{parameters: {cpu: 2, cpuLimit: 4, memoryLimit: 8Gi}}",
         "{nodeSelector: {pool: builds}, tolerations: [{operator: Exists}]}",
         "{affinity: {nodeAffinity: {}}}",
         "{priorityClassName: low, runtimeClassName: kata, imagePullSecrets: [builder]}",

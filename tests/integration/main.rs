@@ -11,8 +11,8 @@
     reason = "a test reports what is wrong by failing"
 )]
 
-mod adoption;
 mod admission;
+mod adoption;
 mod bad_input;
 mod builder;
 mod cascades;

@@ -21,11 +21,6 @@ because a family's parameter would then have no effect. */}}
 {{- with index $.settings $field }}{{- $_ := set $spec $field . }}{{- end }}
 {{- end }}
 {{- with .settings.image }}{{- $_ := set $container "image" . }}{{- end }}
-{{- range $kind, $quantities := .settings.resources | default dict }}
-{{- $target := index $container.resources $kind | default dict }}
-{{- include "groundswell.override" (dict "path" (printf "%s.resources.%s" $path $kind) "strategy" $path "target" $target "values" $quantities) }}
-{{- $_ := set $container.resources $kind $target }}
-{{- end }}
 {{- with .settings.nodeSelector }}
 {{- $target := $pod.nodeSelector | default dict }}
 {{- include "groundswell.override" (dict "path" (printf "%s.nodeSelector" $path) "strategy" $path "target" $target "values" .) }}

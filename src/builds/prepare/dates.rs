@@ -198,7 +198,8 @@ mod tests {
         serde_json::from_value(json!({
             "userNamespace": "Required", "image": "registry.example.com/web:gs-1",
             "source": {"type": "inline", "dockerfile": "FROM p"}, "parents": parents,
-            "args": args, "target": null, "credentials": [], "registries": {},
+            "args": args, "target": null, "platform": "linux/amd64", "credentials": [],
+            "registries": {},
         }))
         .expect("a spec")
     }

@@ -32,7 +32,8 @@ pub(in crate::builds) enum ConfigAccess {
 
 /// Merges the mounted Secrets and writes the file, which only its owner can read. It contains the
 /// credentials for what the build pulls and pushes, and no others: a command of a Dockerfile cannot
-/// read the file, but a builder might be tricked into disclosing it. Returns all of the credentials.
+/// read the file, but a builder might be tricked into disclosing it. Returns all of the
+/// credentials.
 pub(super) fn write(
     spec: &PrepareSpec,
     registries: &Config,

@@ -1,9 +1,9 @@
 //! The init container of a build, from the operator's own image: `groundswell prepare`.
 //!
 //! It verifies that the pod runs in the user namespace that the strategy requires, writes the build
-//! context, compares the Dockerfile with the declared edges, and writes the credentials, the dates of
-//! the image and the configuration of the registries for the builder. If one of these fails, it writes the error as
-//! its termination message, and the builder never starts.
+//! context, compares the Dockerfile with the declared edges, and writes the credentials, the dates
+//! of the image and the configuration of the registries for the builder. If one of these fails, it
+//! writes the error as its termination message, and the builder never starts.
 
 mod buildkitd;
 mod ca_bundle;
@@ -151,8 +151,7 @@ async fn parent_dates(
 ) -> Result<Vec<ParentDates>, PrepareError> {
     let ca_bundle = CaBundle::parse(&spec.ca_bundle).unwrap_or_default();
     let registries = Config { ca_bundle, ..registries.clone() };
-    let builder = BuilderPlatform::of_this_machine();
-    let Ok(platform) = format!("{}/{}", builder.os, builder.architecture).parse::<Platform>();
+    let Ok(platform) = spec.platform.parse::<Platform>();
     dates::read(spec, registries, keychain, &platform).await
 }
 
