@@ -75,9 +75,10 @@ check_tags() {
   check "$kept tags that name the previous build still point to its digest" "$wrong" ""
 }
 
+# check_layers BASE REPOSITORY RESULT: the layers of the patched base in a repository are the lowest ones of the result.
 check_layers() {
-  local base=$1 result=$2 wanted got
-  wanted=$(crane config "$REGISTRY/library/debian@$patched_digest" | jq -c .rootfs.diff_ids)
+  local base=$1 repository=$2 result=$3 wanted got
+  wanted=$(crane config "$REGISTRY/$repository@$patched_digest" | jq -c .rootfs.diff_ids)
   got=$(crane config "$REGISTRY/${result#*/}" | jq -c --argjson base "$wanted" '.rootfs.diff_ids[:($base | length)]')
   check "the layers of $base are the lowest of the application's image" "$got" "$wanted"
 }
@@ -89,7 +90,7 @@ check_workload() {
   check "the Deployment runs the new digest" "$(jq -r '.spec.template.spec.containers[0].image' <<<"$deployment")" "$wanted"
   check "its pods are ready" "$(jq -r '"\(.status.updatedReplicas) \(.status.readyReplicas)"' <<<"$deployment")" \
     "$(jq -r '"\(.spec.replicas) \(.spec.replicas)"' <<<"$deployment")"
-  check_layers "the patched base" "$wanted"
+  check_layers "the patched base" library/debian "$wanted"
   check "the page answers from the patched base" "$(page | jq -r '.debian | sub("^.* patch "; "")')" "$patch_number"
 }
 
