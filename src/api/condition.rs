@@ -18,9 +18,9 @@ pub const STALLED: &str = "Stalled";
 /// more than a user reads.
 pub const MAX_MESSAGE: usize = 1024;
 
-/// Defines the reason constants and the [`ReasonClass`] of each.
+/// Defines the reason constants, the [`ReasonClass`] of each, and its [`ReasonTrait`]s.
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal: $class:ident;)+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal: $class:ident $(+ $trait:ident)*;)+) => {
         /// Reasons of conditions and Events. A reason says what happened. Its message names the
         /// object and the field, and says what to do.
         pub mod reason {
@@ -30,6 +30,10 @@ macro_rules! reasons {
         /// Every constant of [`reason`] with its class, in the order of their definition.
         pub const REASONS: &[(&str, ReasonClass)] =
             &[$((reason::$name, ReasonClass::$class)),+];
+
+        /// Every constant of [`reason`] with its traits, in the order of their definition.
+        const TRAITS: &[(&str, &[ReasonTrait])] =
+            &[$((reason::$name, &[$(ReasonTrait::$trait),*])),+];
     };
 }
 
@@ -56,6 +60,28 @@ impl ReasonClass {
     }
 }
 
+/// What else the code must know about a reason. It stands beside the constant, so that a new reason
+/// is complete in one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReasonTrait {
+    /// A family that is `Stalled` with this reason is not evaluated: the records of its images stay
+    /// as they were before.
+    StopsEvaluation,
+    /// The spec asks for this wait, so that an Event about it is no warning.
+    Intended,
+    /// The state of an upstream that the next response of its registry may end.
+    AwaitsRegistry,
+}
+
+impl ReasonTrait {
+    /// Returns whether a reason has this trait. A text that is not a constant of [`reason`] has
+    /// none.
+    #[must_use]
+    pub fn applies_to(self, reason: &str) -> bool {
+        TRAITS.iter().any(|(text, traits)| *text == reason && traits.contains(&self))
+    }
+}
+
 /// Returns the constant of [`reason`] that equals a text, for example one read from a status.
 #[must_use]
 pub fn reason_from_str(text: &str) -> Option<&'static str> {
@@ -70,29 +96,29 @@ reasons! {
     /// Inputs have changed, and the quiet time `policy.settle` has not passed yet.
     SETTLING = "Settling": Expected;
     /// The first digest of an upstream, or another input, has not been looked up yet.
-    RESOLVING = "Resolving": Expected;
+    RESOLVING = "Resolving": Expected + AwaitsRegistry;
     /// `spec.suspend` is set. The state lasts until the user clears the field.
     SUSPENDED = "Suspended": Gated;
     /// One or more images have failed.
     IMAGES_FAILED = "ImagesFailed": NeedsUser;
     /// The edges of the graph form a cycle.
-    CYCLE = "Cycle": NeedsUser;
+    CYCLE = "Cycle": NeedsUser + StopsEvaluation;
     /// An entry of `from` names an image or an upstream that does not exist.
-    UNKNOWN_PARENT = "UnknownParent": NeedsUser;
+    UNKNOWN_PARENT = "UnknownParent": NeedsUser + StopsEvaluation;
     /// Two images claim the same tag of the same repository.
-    TAG_COLLISION = "TagCollision": NeedsUser;
+    TAG_COLLISION = "TagCollision": NeedsUser + StopsEvaluation;
     /// A tag template does not parse or names an unknown variable.
-    INVALID_TAG_TEMPLATE = "InvalidTagTemplate": NeedsUser;
+    INVALID_TAG_TEMPLATE = "InvalidTagTemplate": NeedsUser + StopsEvaluation;
     /// A field has an invalid value.
-    INVALID_SPEC = "InvalidSpec": NeedsUser;
+    INVALID_SPEC = "InvalidSpec": NeedsUser + StopsEvaluation;
     /// A `BuildStrategy` does not exist.
     STRATEGY_NOT_FOUND = "StrategyNotFound": NeedsUser;
     /// A `BuildStrategy`, or a parameter that a family gives to it, is invalid.
     INVALID_STRATEGY = "InvalidStrategy": NeedsUser;
     /// A Secret does not exist.
-    SECRET_NOT_FOUND = "SecretNotFound": NeedsUser;
+    SECRET_NOT_FOUND = "SecretNotFound": NeedsUser + StopsEvaluation;
     /// A Secret exists and cannot be used.
-    INVALID_SECRET = "InvalidSecret": NeedsUser;
+    INVALID_SECRET = "InvalidSecret": NeedsUser + StopsEvaluation;
     /// A source does not exist: there is no such `ConfigMap`, key, repository or revision.
     SOURCE_NOT_FOUND = "SourceNotFound": NeedsUser;
     /// A source exists and cannot be used or reached.
@@ -102,7 +128,7 @@ reasons! {
     /// A registry rejected a credential.
     REGISTRY_DENIED = "RegistryDenied": NeedsUser;
     /// A registry is unreachable, slow, or limits the rate of requests.
-    REGISTRY_UNAVAILABLE = "RegistryUnavailable": NeedsUser;
+    REGISTRY_UNAVAILABLE = "RegistryUnavailable": NeedsUser + AwaitsRegistry;
     /// A registry returned a response that is not an image.
     INVALID_REGISTRY_RESPONSE = "InvalidRegistryResponse": NeedsUser;
     /// A registry does not have the image or the tag.
@@ -115,7 +141,7 @@ reasons! {
     PLATFORM_MISMATCH = "PlatformMismatch": NeedsUser;
     /// An image or an upstream is held at its current digest. An upstream that is held before its
     /// first digest needs a user: its images wait until the hold names a digest or ends.
-    HELD = "Held": NeedsUser;
+    HELD = "Held": NeedsUser + Intended;
     /// The strategy requires a user namespace, and the cluster does not give one to pods.
     USER_NAMESPACE_UNAVAILABLE = "UserNamespaceUnavailable": NeedsUser;
     /// A parent is not current.
@@ -190,9 +216,9 @@ reasons! {
     /// A cascade finished.
     CASCADE_FINISHED = "CascadeFinished": Settled;
     /// A candidate is younger than `minimumAge`.
-    MINIMUM_AGE = "MinimumAge": Gated;
+    MINIMUM_AGE = "MinimumAge": Gated + Intended;
     /// A candidate needs the approval of a user.
-    AWAITING_APPROVAL = "AwaitingApproval": NeedsUser;
+    AWAITING_APPROVAL = "AwaitingApproval": NeedsUser + Intended;
     /// No window of `policy.windows` is open.
     WINDOW_CLOSED = "WindowClosed": Gated;
     /// Too many consecutive builds have failed from the same cause.
@@ -216,7 +242,7 @@ reasons! {
     /// Records that belonged to nobody were adopted by the family.
     RECORDS_ADOPTED = "RecordsAdopted": Settled;
     /// The record of an image is controlled by another object.
-    RECORD_CONFLICT = "RecordConflict": NeedsUser;
+    RECORD_CONFLICT = "RecordConflict": NeedsUser + StopsEvaluation;
     /// Another installation of Groundswell serves the family.
     SERVED_ELSEWHERE = "ServedElsewhere": NeedsUser;
     /// A request of a user was carried out.
@@ -334,5 +360,14 @@ mod tests {
         assert_eq!(ReasonClass::of(reason::BUILDING), Some(ReasonClass::Expected));
         assert_eq!(ReasonClass::of(reason::WINDOW_CLOSED), Some(ReasonClass::Gated));
         assert_eq!(ReasonClass::of(reason::CYCLE), Some(ReasonClass::NeedsUser));
+    }
+
+    #[test]
+    fn a_reason_has_the_traits_of_its_row() {
+        assert!(ReasonTrait::StopsEvaluation.applies_to(reason::CYCLE));
+        assert!(!ReasonTrait::StopsEvaluation.applies_to(reason::IMAGES_FAILED));
+        assert!(ReasonTrait::Intended.applies_to(reason::HELD));
+        assert!(!ReasonTrait::Intended.applies_to(reason::RESOLVING));
+        assert!(!ReasonTrait::AwaitsRegistry.applies_to("Unknown"));
     }
 }

@@ -6,7 +6,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Cause, Duration, HandledRequest, ManualHold};
+use crate::api::{Cause, Duration, HandledRequest, ManualHold, condition::reason_from_str};
 
 /// Maximum number of entries of [`ManagedImageStatus::history`], whatever `spec.history.builds`
 /// says.
@@ -381,6 +381,14 @@ pub struct BuildFailure {
     pub reason: String,
     /// Human-readable description of the failure, of bounded length.
     pub message: String,
+}
+
+impl BuildFailure {
+    /// Returns the reason as a constant, or `None` if another version has recorded it.
+    #[must_use]
+    pub fn known_reason(&self) -> Option<&'static str> {
+        reason_from_str(&self.reason)
+    }
 }
 
 /// Class of a failure: what caused it.

@@ -41,8 +41,8 @@ const OUTLIVED_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(2);
 pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     let effects = requests::read(input, now);
     let followed = upstreams::follow_upstreams(input, &effects.upstreams, now);
+    let mut evaluation = evaluate::evaluate(input, &followed, &effects, now);
     let mut upstreams = followed.upstreams;
-    let mut evaluation = evaluate::evaluate(input, &upstreams, &effects, now);
     let window = input.blueprint.windows.state(now);
     let breaker = admission::breaker_state(input, &evaluation.images, now);
 

@@ -295,6 +295,12 @@ impl ImageDecision {
         }
     }
 
+    /// Returns what a child that waits for this image waits for.
+    #[must_use]
+    pub const fn progress(&self) -> WaitProgress {
+        if self.in_progress { WaitProgress::InProgress } else { WaitProgress::AtRest }
+    }
+
     /// Returns the digest that floating tags should point to.
     #[must_use]
     pub fn promoted_digest(&self) -> Option<&ImageDigest> {
@@ -306,19 +312,12 @@ impl ImageDecision {
     }
 }
 
-/// Whether what an image waits for is in progress.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Whether what an image waits for is in progress. Ordered, so that the progress of a wait for
+/// several things is the minimum of theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitProgress {
     /// It is in progress, so that the wait ends without an event from outside.
     InProgress,
     /// Nothing happens until something outside changes.
     AtRest,
-}
-
-impl WaitProgress {
-    /// Returns the progress of a wait for something that is in progress or not.
-    #[must_use]
-    pub const fn of(in_progress: bool) -> Self {
-        if in_progress { Self::InProgress } else { Self::AtRest }
-    }
 }

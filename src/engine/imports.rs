@@ -12,7 +12,7 @@ use crate::{
     api::{
         Edge, Image, ImageFamily, ImageState, ManagedImage, ManagedImageStatus, OnParentFailure,
         ParentDigest,
-        condition::{self, RECONCILING, ReasonClass, STALLED, reason},
+        condition::{self, RECONCILING, ReasonClass, ReasonTrait, STALLED, reason},
     },
     engine::{
         input::{ImportState, ImportedBuild},
@@ -24,19 +24,6 @@ use crate::{
 /// Upper bound on the images whose records one reconcile reads. Ancestors beyond it count as
 /// settled: at worst an image is built twice.
 pub const MAX_VISITED_IMAGES: usize = 10_000;
-
-/// Reasons of `Stalled` with which the images of a family are not evaluated: their records stay as
-/// they were before.
-const UNEVALUATED_FAMILY: [&str; 8] = [
-    reason::INVALID_SPEC,
-    reason::CYCLE,
-    reason::UNKNOWN_PARENT,
-    reason::TAG_COLLISION,
-    reason::INVALID_TAG_TEMPLATE,
-    reason::SECRET_NOT_FOUND,
-    reason::INVALID_SECRET,
-    reason::RECORD_CONFLICT,
-];
 
 /// Reads the objects of families and of their images.
 pub trait Records {
@@ -308,7 +295,7 @@ impl ImportedFamily {
                 && condition.observed_generation == family.metadata.generation
         });
         let is_unevaluated = stalled
-            .is_some_and(|condition| UNEVALUATED_FAMILY.contains(&condition.reason.as_str()))
+            .is_some_and(|condition| ReasonTrait::StopsEvaluation.applies_to(&condition.reason))
             || family.metadata.deletion_timestamp.is_some();
         let is_paused = family.spec.suspend || window_closed || breaker_open;
         Self { is_paused, is_unevaluated, is_spec_rejected: stalled.is_some(), images, family }

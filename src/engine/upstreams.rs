@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         AdoptedDigest, Approval, CandidateDigest, Cause, CauseType, Upstream, UpstreamStatus,
-        condition::{MAX_MESSAGE, reason, shorten},
+        condition::{MAX_MESSAGE, Problem, reason, shorten},
     },
     engine::{
         causes::short,
@@ -20,6 +20,9 @@ pub struct FollowedUpstreams {
     /// The upstreams, parallel to `spec.upstreams`. First digests are adopted already, candidates
     /// wait.
     pub upstreams: Vec<UpstreamStatus>,
+    /// Why an upstream uses no newer digest, parallel to `upstreams`. The status has the same reason
+    /// and message as texts.
+    pub problems: Vec<Option<Problem>>,
     /// When the first hold expires, or the first candidate is old enough.
     pub wake_at: Option<Timestamp>,
 }
@@ -32,12 +35,17 @@ pub fn follow_upstreams(
     known: &[UpstreamStatus],
     now: Timestamp,
 ) -> FollowedUpstreams {
-    let mut followed =
-        FollowedUpstreams { upstreams: Vec::with_capacity(input.upstreams.len()), wake_at: None };
+    let mut followed = FollowedUpstreams {
+        upstreams: Vec::with_capacity(input.upstreams.len()),
+        problems: Vec::with_capacity(input.upstreams.len()),
+        wake_at: None,
+    };
     for (upstream, observed) in input.spec.upstreams.iter().zip(&input.upstreams) {
         let known = known.iter().find(|known| known.name == upstream.name);
-        let (status, wake_at) = follow_upstream(upstream, observed, known, now);
+        let FollowedUpstream { status, problem, wake_at } =
+            follow_upstream(upstream, observed, known, now);
         followed.upstreams.push(status);
+        followed.problems.push(problem);
         followed.wake_at = [followed.wake_at, wake_at].into_iter().flatten().min();
     }
     followed
@@ -110,13 +118,22 @@ fn effective_hold<'a>(
     })
 }
 
-/// Returns the status of one upstream, and when its hold expires or its candidate is old enough.
+/// One upstream before its candidate is adopted.
+struct FollowedUpstream {
+    status: UpstreamStatus,
+    /// Why it uses no newer digest.
+    problem: Option<Problem>,
+    /// When its hold expires or its candidate is old enough.
+    wake_at: Option<Timestamp>,
+}
+
+/// Returns the state of one upstream.
 fn follow_upstream(
     upstream: &Upstream,
     observed: &ObservedUpstream,
     known: Option<&UpstreamStatus>,
     now: Timestamp,
-) -> (UpstreamStatus, Option<Timestamp>) {
+) -> FollowedUpstream {
     let manual = known
         .and_then(|known| known.hold.clone())
         .filter(|hold| hold.until.is_none_or(|until| now < until));
@@ -146,9 +163,20 @@ fn follow_upstream(
     if let Some(digest) = &observed.newest {
         record_newest(&mut status, digest, hold.as_ref(), now);
     }
-    let old_enough = explain(&mut status, upstream, observed, hold.as_ref(), now);
+    let eligible_at =
+        status.candidate.as_ref().filter(|_| status.adopted.is_some()).map(|candidate| {
+            let first_observed = candidate.first_observed.unwrap_or(now);
+            first_observed.saturating_add(upstream.minimum_age.signed()).unwrap_or(Timestamp::MAX)
+        });
+    let young_until = eligible_at.filter(|at| *at > now);
+    let following = Following { upstream, observed, status: &status, hold: hold.as_ref() };
+    let problem = following.problem(young_until);
+    status.reason = problem.as_ref().map(|problem| problem.reason.into());
+    status.message = problem.as_ref().map(|problem| problem.message.clone());
+    let old_enough = young_until
+        .filter(|_| problem.as_ref().is_some_and(|problem| problem.reason == reason::MINIMUM_AGE));
     let wake_at = hold.and_then(|hold| hold.until).into_iter().chain(old_enough).min();
-    (status, wake_at)
+    FollowedUpstream { status, problem, wake_at }
 }
 
 /// Records the newest digest: as the adopted one if it is the first, as the candidate otherwise. It
@@ -184,62 +212,67 @@ fn record_newest(
     }
 }
 
-/// Sets why the candidate is not adopted, or why the poll failed. Returns when the candidate is old
-/// enough, if it waits for that.
-fn explain(
-    status: &mut UpstreamStatus,
-    upstream: &Upstream,
-    observed: &ObservedUpstream,
-    hold: Option<&EffectiveHold<'_>>,
-    now: Timestamp,
-) -> Option<Timestamp> {
-    // A candidate that was recorded by an earlier process or for other platforms is unconfirmed
-    // until this process has polled it.
-    let confirmed = status.candidate.as_ref().is_none_or(|candidate| {
-        observed.newest.as_ref().is_some_and(|newest| newest.digest == candidate.digest)
-    });
-    let missing: &[String] =
-        observed.newest.as_ref().map_or(&[], |newest| &newest.missing_platforms);
-    let old_enough = status.candidate.as_ref().map(|candidate| {
-        let first_observed = candidate.first_observed.unwrap_or(now);
-        first_observed.saturating_add(upstream.minimum_age.signed()).unwrap_or(Timestamp::MAX)
-    });
-    let young = old_enough.filter(|at| *at > now && status.adopted.is_some());
-    let approved = upstream.approval == Approval::Automatic
-        || status.adopted.is_none()
-        || status.candidate.as_ref().map(|candidate| &candidate.digest)
-            == status.approval.as_ref().map(|approval| &approval.digest);
-    let (reason, message) = if let (Some(hold), Some(candidate)) = (hold, &status.candidate) {
-        (reason::HELD, hold_message(hold, &candidate.digest, status.adopted.as_ref()))
-    } else if let (false, Some(candidate)) = (missing.is_empty(), &status.candidate) {
-        let message =
-            format!("{} does not offer {} yet", short(&candidate.digest), missing.join(", "));
-        (reason::PLATFORM_MISSING, message)
-    } else if let (false, Some(problem)) = (confirmed, &observed.problem) {
-        (problem.reason, problem.message.clone())
-    } else if !confirmed {
-        (reason::RESOLVING, "the candidate is polled again before it is adopted".to_owned())
-    } else if let (Some(at), Some(candidate)) = (young, &status.candidate) {
-        let message = format!(
-            "{} is younger than minimumAge; it may be adopted at {at:.0}",
-            short(&candidate.digest)
-        );
-        (reason::MINIMUM_AGE, message)
-    } else if let (false, Some(candidate)) = (approved, &status.candidate) {
-        let message = format!(
-            "{0} waits for approval: kubectl family approve FAMILY {1} --digest {0}",
-            candidate.digest, upstream.name
-        );
-        (reason::AWAITING_APPROVAL, message)
-    } else if let (None, Some(problem)) = (&status.candidate, &observed.problem) {
-        (problem.reason, problem.message.clone())
-    } else {
-        return None;
-    };
-    let wake_at = young.filter(|_| reason == reason::MINIMUM_AGE);
-    status.reason = Some(reason.into());
-    status.message = Some(shorten(&message, MAX_MESSAGE));
-    wake_at
+/// What determines whether the candidate of an upstream may be adopted.
+struct Following<'a> {
+    upstream: &'a Upstream,
+    observed: &'a ObservedUpstream,
+    status: &'a UpstreamStatus,
+    hold: Option<&'a EffectiveHold<'a>>,
+}
+
+impl Following<'_> {
+    /// Returns why the candidate is not adopted, or why the poll failed.
+    fn problem(&self, young_until: Option<Timestamp>) -> Option<Problem> {
+        let Problem { reason, message } = match &self.status.candidate {
+            Some(candidate) => self.problem_of_candidate(candidate, young_until)?,
+            None => self.observed.problem.clone()?,
+        };
+        Some(Problem { reason, message: shorten(&message, MAX_MESSAGE) })
+    }
+
+    fn problem_of_candidate(
+        &self,
+        candidate: &CandidateDigest,
+        young_until: Option<Timestamp>,
+    ) -> Option<Problem> {
+        let digest = &candidate.digest;
+        let newest = self.observed.newest.as_ref();
+        if let Some(hold) = self.hold {
+            let message = hold_message(hold, digest, self.status.adopted.as_ref());
+            return Some(Problem { reason: reason::HELD, message });
+        }
+        let missing = newest.map_or(&[][..], |newest| &newest.missing_platforms);
+        if !missing.is_empty() {
+            let message = format!("{} does not offer {} yet", short(digest), missing.join(", "));
+            return Some(Problem { reason: reason::PLATFORM_MISSING, message });
+        }
+        // A candidate that was recorded by an earlier process or for other platforms is unconfirmed
+        // until this process has polled it.
+        if newest.is_none_or(|newest| newest.digest != *digest) {
+            return Some(self.observed.problem.clone().unwrap_or_else(|| Problem {
+                reason: reason::RESOLVING,
+                message: "the candidate is polled again before it is adopted".to_owned(),
+            }));
+        }
+        if let Some(at) = young_until {
+            let message = format!(
+                "{} is younger than minimumAge; it may be adopted at {at:.0}",
+                short(digest)
+            );
+            return Some(Problem { reason: reason::MINIMUM_AGE, message });
+        }
+        let approved = self.upstream.approval == Approval::Automatic
+            || self.status.adopted.is_none()
+            || self.status.approval.as_ref().is_some_and(|approval| approval.digest == *digest);
+        if !approved {
+            let message = format!(
+                "{digest} waits for approval: kubectl family approve FAMILY {} --digest {digest}",
+                self.upstream.name
+            );
+            return Some(Problem { reason: reason::AWAITING_APPROVAL, message });
+        }
+        None
+    }
 }
 
 fn hold_message(

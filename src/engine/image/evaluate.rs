@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::{
-    api::{ImageState, UpstreamStatus, condition::reason},
+    api::{ImageState, condition::reason},
     engine::{
         Problem,
         decision::{Action, ImageDecision, Message, WaitProgress},
@@ -16,6 +16,7 @@ use crate::{
         },
         input::{BuildOutcome, DecideInput, VerifiedBuild},
         requests::RequestEffects,
+        upstreams::FollowedUpstreams,
     },
 };
 
@@ -23,11 +24,11 @@ use crate::{
 #[must_use]
 pub fn evaluate(
     input: &DecideInput<'_>,
-    upstreams: &[UpstreamStatus],
+    followed: &FollowedUpstreams,
     effects: &RequestEffects,
     now: Timestamp,
 ) -> Evaluation {
-    let context = EvalContext { input, upstreams, effects, now };
+    let context = EvalContext { input, followed, effects, now };
     let images = input.images.iter().map(|_| blank()).collect();
     let mut evaluation = Evaluation { images, plan: Plan::default(), next_hold_end: None };
     for &index in input.lineage().order() {

@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{Image, UpstreamStatus},
+    api::Image,
     engine::{
         blueprint::ImageBlueprint,
         decision::{Action, ImageDecision},
         input::{DecideInput, ObservedImage},
         requests::RequestEffects,
+        upstreams::FollowedUpstreams,
     },
     lineage::ImageIndex,
 };
@@ -59,7 +60,7 @@ impl Plan {
 /// What all images of an evaluation share.
 pub(in crate::engine) struct EvalContext<'a> {
     pub(in crate::engine) input: &'a DecideInput<'a>,
-    pub(in crate::engine) upstreams: &'a [UpstreamStatus],
+    pub(in crate::engine) followed: &'a FollowedUpstreams,
     pub(in crate::engine) effects: &'a RequestEffects,
     pub(in crate::engine) now: Timestamp,
 }

@@ -277,23 +277,13 @@ pub fn retry_decision(
 /// described by the message only.
 #[must_use]
 pub fn given_up_reason(record: &FailureRecord) -> &'static str {
-    let bad_inputs = [
-        reason::DOCKERFILE_MISMATCH,
-        reason::SOURCE_NOT_FOUND,
-        reason::SOURCE_UNAVAILABLE,
-        reason::INVALID_STRATEGY,
-    ];
-    if record.last.reason == reason::CHECK_FAILED {
-        return reason::CHECK_FAILED;
-    }
+    let known = record.last.known_reason();
     match record.last.class {
+        _ if known == Some(reason::CHECK_FAILED) => reason::CHECK_FAILED,
         FailureClass::Infrastructure => reason::INFRASTRUCTURE_FAILED,
         FailureClass::Build => reason::BUILD_FAILED,
         FailureClass::Cancelled => reason::CANCELLED,
-        FailureClass::Input => bad_inputs
-            .into_iter()
-            .find(|known| *known == record.last.reason)
-            .unwrap_or(reason::BUILD_FAILED),
+        FailureClass::Input => known.unwrap_or(reason::BUILD_FAILED),
     }
 }
 
@@ -368,7 +358,11 @@ mod tests {
             given_up_after(FailureClass::Input, reason::DOCKERFILE_MISMATCH),
             reason::DOCKERFILE_MISMATCH
         );
-        assert_eq!(given_up_after(FailureClass::Input, "Else"), reason::BUILD_FAILED);
+        assert_eq!(
+            given_up_after(FailureClass::Input, reason::INVALID_STRATEGY),
+            reason::INVALID_STRATEGY
+        );
+        assert_eq!(given_up_after(FailureClass::Input, "OfAnotherVersion"), reason::BUILD_FAILED);
         assert_eq!(
             given_up_after(FailureClass::Build, reason::DOCKERFILE_MISMATCH),
             reason::BUILD_FAILED

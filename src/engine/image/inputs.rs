@@ -192,7 +192,7 @@ impl<'a> ImageEval<'a> {
             {
                 unchecked(verified, WaitProgress::InProgress)
             }
-            _ => ParentResolution::Awaited(WaitProgress::of(parent.in_progress)),
+            _ => ParentResolution::Awaited(parent.progress()),
         })
     }
 
@@ -237,8 +237,8 @@ impl<'a> ImageEval<'a> {
     where
         'a: 'w,
     {
-        let input = self.context.input;
-        let status = self.context.upstreams.get(index.position());
+        let followed = self.context.followed;
+        let status = followed.upstreams.get(index.position());
         if let Some(adopted) = status.and_then(|status| status.adopted.as_ref()) {
             return Ok(ParentResolution::Ready(ResolvedParent {
                 digest: &adopted.digest,
@@ -246,23 +246,21 @@ impl<'a> ImageEval<'a> {
                 base_observed: adopted.first_observed,
             }));
         }
-        let why = status
-            .and_then(|status| status.message.as_deref())
-            .unwrap_or("its digest is being looked up");
-        // The status holds the reason as text; this finds the constant of the same text.
-        let recorded = status.and_then(|status| status.reason.as_deref());
-        let problem = input.upstreams.get(index.position());
-        let problem = problem.and_then(|observed| observed.problem.as_ref());
-        let reason = [reason::HELD, reason::PLATFORM_MISSING]
-            .into_iter()
-            .chain(problem.map(|problem| problem.reason))
-            .find(|reason| Some(*reason) == recorded)
-            .unwrap_or(reason::RESOLVING);
-        let upstream = input.spec.upstreams.get(index.position());
+        let upstream = self.context.input.spec.upstreams.get(index.position());
         let name = upstream.map_or("", |upstream| upstream.name.as_str());
-        let message = format!("upstream {name}: {why}");
-        let progress = WaitProgress::of(reason == reason::RESOLVING);
-        Err(NotReady::Waiting(Problem { reason, message }, progress))
+        let problem = followed.problems.get(index.position()).and_then(Option::as_ref);
+        let (reason, message, progress) = match problem {
+            None => (reason::RESOLVING, "its digest is being looked up", WaitProgress::InProgress),
+            Some(problem) => {
+                let progress = match problem.reason {
+                    reason::RESOLVING => WaitProgress::InProgress,
+                    _ => WaitProgress::AtRest,
+                };
+                (problem.reason, problem.message.as_str(), progress)
+            }
+        };
+        let problem = Problem { reason, message: format!("upstream {name}: {message}") };
+        Err(NotReady::Waiting(problem, progress))
     }
 
     /// Returns the inputs of a build if all of them are known and the parents may be built from.
@@ -416,9 +414,9 @@ struct SourceRevision<'s> {
 fn waiting_for(awaited: &[(&str, WaitProgress)]) -> NotReady {
     let names: Vec<&str> = awaited.iter().map(|(name, _)| *name).take(MAX_NAMES).collect();
     let message = format!("waiting for {}", names.join(", "));
-    let in_progress = awaited.iter().any(|(_, progress)| *progress == WaitProgress::InProgress);
     let problem = Problem { reason: reason::WAITING_FOR_PARENT, message };
-    NotReady::Waiting(problem, WaitProgress::of(in_progress))
+    let progress = awaited.iter().map(|(_, progress)| *progress);
+    NotReady::Waiting(problem, progress.min().unwrap_or(WaitProgress::AtRest))
 }
 
 fn known<'s>(observed: &'s Observed<String>, pending: &str) -> Result<&'s str, NotReady> {

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::{
     api::{
         HandledRequest, ImageState, ManualHold, Request, RequestOutcome, UpstreamStatus,
-        condition::reason,
+        condition::{ReasonTrait, reason},
     },
     engine::{
         decision::{CascadeDecision, ImageDecision},
@@ -148,10 +148,12 @@ impl DecisionView<'_> {
     /// Whether any of these images is built on an upstream with a candidate that may be adopted, as
     /// far as is known now.
     fn has_candidate(&self, input: &DecideInput<'_>, images: &[ImageIndex]) -> bool {
-        let unanswered = [reason::RESOLVING, reason::REGISTRY_UNAVAILABLE];
         let waits = |upstream: &UpstreamStatus| {
             upstream.candidate.is_some()
-                && upstream.reason.as_deref().is_none_or(|reason| unanswered.contains(&reason))
+                && upstream
+                    .reason
+                    .as_deref()
+                    .is_none_or(|reason| ReasonTrait::AwaitsRegistry.applies_to(reason))
         };
         let waiting =
             UpstreamIndex::enumerate(self.upstreams).filter(|(_, upstream)| waits(upstream));

@@ -6,10 +6,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use crate::{
     api::{
         BreakerStatus, ImageCounts, ImageFamilyStatus, ImageState,
-        condition::{self, ConditionUpdate, READY, RECONCILING, STALLED, reason, reason_from_str},
+        condition::{self, ConditionUpdate, READY, RECONCILING, STALLED, reason},
     },
-    controller::family::observe::snapshot::Snapshot,
-    engine::Problem,
+    controller::family::{observe::snapshot::Snapshot, record::image::needs_user},
+    engine::{Decision, Problem},
 };
 
 /// What the three conditions of a family say. They share one reason and message.
@@ -25,7 +25,7 @@ pub(super) struct FamilyConditions {
 impl FamilyConditions {
     /// Returns the conditions of a family with this status. Of several facts, the one that needs a
     /// user most is reported.
-    pub(super) fn of(snapshot: &Snapshot, status: &ImageFamilyStatus) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, decision: &Decision, status: &ImageFamilyStatus) -> Self {
         let settled = status.counts.current + status.counts.held == status.counts.total;
         let progress = progress(&status.counts);
         let suspended = snapshot.family.spec.suspend;
@@ -33,7 +33,7 @@ impl FamilyConditions {
         if let Some(breaker) = &status.breaker {
             return Self::breaker_open(breaker);
         }
-        if let Some(attention) = Self::attention(status) {
+        if let Some(attention) = Self::attention(decision, status) {
             return attention;
         }
         if suspended && !settled {
@@ -98,16 +98,16 @@ impl FamilyConditions {
     }
 
     /// Returns the conditions of a family with images that need a user.
-    fn attention(status: &ImageFamilyStatus) -> Option<Self> {
+    fn attention(decision: &Decision, status: &ImageFamilyStatus) -> Option<Self> {
         let first = status.attention.first()?;
+        let decided = decision.images.iter().find(|image| needs_user(image.state, image.reason))?;
         let more = match status.attention.len().saturating_sub(1) {
             0 => String::new(),
             more => format!(" (and {more} more)"),
         };
-        let reason = if first.state == ImageState::Failed {
-            reason::IMAGES_FAILED
-        } else {
-            reason_from_str(&first.reason).unwrap_or(reason::INVALID_SPEC)
+        let reason = match decided.state {
+            ImageState::Failed => reason::IMAGES_FAILED,
+            _ => decided.reason,
         };
         let message = format!("{}: {}{more}", first.image, first.message);
         // A running cascade continues with the other images, and may still change this.

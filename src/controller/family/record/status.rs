@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::{
     api::{
         Attention, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, UpstreamStatus,
-        condition::{self, STALLED, reason, shorten},
+        condition::{self, ReasonTrait, STALLED, reason, shorten},
         family_status::MAX_ATTENTION,
         labels,
     },
@@ -82,7 +82,7 @@ impl Reconcile<'_> {
             .and_then(|cascade| cascade.started_at?.saturating_add(INFLIGHT_GRACE).ok());
         let mut new = self.family_status(&old);
         new.cascade = self.cascade_to_record(&old, intended);
-        let conditions = FamilyConditions::of(&self.snapshot, &new);
+        let conditions = FamilyConditions::of(&self.snapshot, &self.decision, &new);
         conditions.set(&mut new.conditions, new.observed_generation, self.now);
         let name = format!("{}/{}", self.snapshot.key.namespace, self.snapshot.key.name);
         self.context.metrics.family(&name, &new.counts, self.stale_since(&new));
@@ -194,14 +194,13 @@ impl Reconcile<'_> {
         }
         let reason_of = |status: &UpstreamStatus| status.reason.clone();
         let new_reason = reason_of(new).filter(|_| old.and_then(reason_of) != reason_of(new));
-        if let (Some(why), Some(message)) = (new_reason, &new.message)
-            && why != reason::RESOLVING
+        if let (Some(new_reason), Some(message)) = (new_reason, &new.message)
+            && new_reason != reason::RESOLVING
         {
-            let intended = [reason::HELD, reason::MINIMUM_AGE, reason::AWAITING_APPROVAL];
-            let is_intended = intended.contains(&why.as_str());
+            let is_intended = ReasonTrait::Intended.applies_to(&new_reason);
             let notice = Notice {
                 type_: if is_intended { EventType::Normal } else { EventType::Warning },
-                reason: &why,
+                reason: &new_reason,
                 action: "Watch",
                 note: format!("upstream {}: {message}", new.name),
             };
