@@ -181,9 +181,9 @@ async fn another_machines_clock_does_not_matter() {
     drop(leading);
     // A renewal with a time in 1970 was still observed only now.
     server.edit(|spec| spec.renew_time = Some(MicroTime(Timestamp::UNIX_EPOCH)));
-    let seen_at = Instant::now();
+    let observed_at = Instant::now();
     let _second = server.candidate("second").0.acquire().await;
-    assert!(seen_at.elapsed() >= LEASE_DURATION, "{:?}", seen_at.elapsed());
+    assert!(observed_at.elapsed() >= LEASE_DURATION, "{:?}", observed_at.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

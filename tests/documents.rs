@@ -315,18 +315,18 @@ fn family(origin: &str, yaml: &str) -> ImageFamily {
 
 #[test]
 fn manifests_in_documents_consist_of_fields_that_exist() {
-    let mut seen = 0;
+    let mut found = 0;
     for document in documents() {
         let blocks = blocks(&read(&document), "yaml");
         for block in blocks.iter().filter(|block| block.starts_with("apiVersion: groundswell.dev"))
         {
             if block.contains("kind: ImageFamily") {
                 family(&document.display().to_string(), block);
-                seen += 1;
+                found += 1;
             }
         }
     }
-    assert!(seen > 0, "no document shows a family");
+    assert!(found > 0, "no document shows a family");
 }
 
 /// The commands in the fenced shell code of all documents, each with the document's path. Continued
@@ -350,7 +350,7 @@ fn commands() -> Vec<(String, String)> {
 #[test]
 fn the_plugin_parses_the_commands_in_documents() {
     let quoted = regex::Regex::new(r#"'[^']*'|"[^"]*""#).expect("regex");
-    let mut seen = 0;
+    let mut found = 0;
     for (document, command) in commands() {
         let Some(arguments) = command.strip_prefix("kubectl family ") else { continue };
         let line = quoted.replace_all(arguments, "quoted");
@@ -358,9 +358,9 @@ fn the_plugin_parses_the_commands_in_documents() {
             ["kubectl-family"].into_iter().chain(line.split_whitespace()),
         );
         assert!(parsed.is_ok(), "{document}: {command}: {parsed:?}");
-        seen += 1;
+        found += 1;
     }
-    assert!(seen > 0, "no document shows the plugin");
+    assert!(found > 0, "no document shows the plugin");
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn requests_in_documents_are_valid() {
         r"^kubectl annotate (mimg|imgfam) (\S+) .*groundswell\.dev/request='([^']*)'$",
     )
     .expect("regex");
-    let mut seen = 0;
+    let mut found = 0;
     for (document, command) in
         commands().into_iter().filter(|(_, command)| command.contains("groundswell.dev/request"))
     {
@@ -379,9 +379,9 @@ fn requests_in_documents_are_valid() {
             _ => Request::parse(&parts[3]),
         };
         assert!(parsed.is_ok(), "{document}: {command}: {parsed:?}");
-        seen += 1;
+        found += 1;
     }
-    assert!(seen > 0, "no document shows a request");
+    assert!(found > 0, "no document shows a request");
 }
 
 /// A `ConfigMap` that an example's kustomization generates.

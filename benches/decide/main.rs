@@ -17,10 +17,10 @@
 
 #[path = "../../tests/scale/draw.rs"]
 mod draw;
+mod family;
 #[path = "../../tests/scale/layered.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod layered;
-mod world;
 
 use std::{
     fs,
@@ -29,9 +29,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use family::BenchFamily;
 use groundswell::engine::{DecideInput, Decision, decide};
 use jiff::Timestamp;
-use world::World;
 
 /// The sizes of the families, in images.
 const SIZES: [usize; 3] = [1_000, 10_000, 100_000];
@@ -52,7 +52,7 @@ struct Scenario {
     /// What has happened.
     description: &'static str,
     /// Makes it happen.
-    prepare: fn(&mut World),
+    prepare: fn(&mut BenchFamily),
 }
 
 const SCENARIOS: [Scenario; 5] = [
@@ -60,30 +60,30 @@ const SCENARIOS: [Scenario; 5] = [
     Scenario {
         name: "moved",
         description: "one upstream of eight moved: its cascade starts",
-        prepare: |world| {
-            world.move_upstream();
+        prepare: |family| {
+            family.move_upstream();
         },
     },
     Scenario {
         name: "cascade",
         description: "the reconcile after that: the first builds start",
-        prepare: |world| {
-            world.move_upstream();
-            world.begin_cascade();
+        prepare: |family| {
+            family.move_upstream();
+            family.begin_cascade();
         },
     },
     Scenario {
         name: "stale",
         description: "everything stale (the strategy changed): the first builds start",
-        prepare: |world| {
-            world.change_strategy();
-            world.begin_cascade();
+        prepare: |family| {
+            family.change_strategy();
+            family.begin_cascade();
         },
     },
     Scenario {
         name: "lost",
         description: "every record lost: all fingerprints computed again, every build found",
-        prepare: World::lose_records,
+        prepare: BenchFamily::lose_records,
     },
 ];
 
@@ -110,17 +110,17 @@ fn main() -> ExitCode {
 /// Makes one decision; `None` if there is no such scenario.
 fn decide_once(name: &str, images: &str) -> Option<()> {
     let scenario = SCENARIOS.into_iter().find(|scenario| scenario.name == name)?;
-    let mut world = World::at_rest(images.parse().ok()?);
-    (scenario.prepare)(&mut world);
-    measured_decision(&world.seen(), world.now());
+    let mut family = BenchFamily::at_rest(images.parse().ok()?);
+    (scenario.prepare)(&mut family);
+    measured_decision(&family.input(), family.now());
     Some(())
 }
 
 /// Makes and drops one decision, as the controller does. It is a function of its own, so that
 /// callgrind can distinguish it from its preparation.
 #[inline(never)]
-fn measured_decision(seen: &DecideInput<'_>, now: Timestamp) {
-    let decision: Decision = decide(black_box(seen), now);
+fn measured_decision(input: &DecideInput<'_>, now: Timestamp) {
+    let decision: Decision = decide(black_box(input), now);
     drop(black_box(decision));
 }
 
@@ -128,22 +128,22 @@ fn measured_decision(seen: &DecideInput<'_>, now: Timestamp) {
 fn memory() {
     let images = SIZES[SIZES.len() - 1];
     let before = resident();
-    let world = World::at_rest(images);
+    let family = BenchFamily::at_rest(images);
     let known = resident();
-    let seen = world.seen();
+    let input = family.input();
     let per_image = |bytes: u64| bytes / images as u64;
     println!("memory per image, in a family of {images}");
     println!(
-        "  spec, blueprint, records, good builds {:8} bytes",
+        "  spec, blueprint, records, verified builds {:8} bytes",
         per_image(known.saturating_sub(before))
     );
     println!(
-        "  one observation                       {:8} bytes",
-        per_image(growth(|| world.seen()))
+        "  one input                                 {:8} bytes",
+        per_image(growth(|| family.input()))
     );
     println!(
-        "  one decision                          {:8} bytes",
-        per_image(growth(|| decide(&seen, world.now())))
+        "  one decision                              {:8} bytes",
+        per_image(growth(|| decide(&input, family.now())))
     );
 }
 
@@ -180,9 +180,9 @@ fn times() {
     for scenario in SCENARIOS {
         let mut medians = Vec::new();
         for images in SIZES {
-            let mut world = World::at_rest(images);
-            (scenario.prepare)(&mut world);
-            medians.push(median(&world));
+            let mut family = BenchFamily::at_rest(images);
+            (scenario.prepare)(&mut family);
+            medians.push(median(&family));
         }
         let cells = medians.iter().zip(SIZES).map(|(median, images)| {
             format!(
@@ -204,7 +204,7 @@ fn times() {
             goal = SIZES.iter().position(|size| *size == GOAL.0).map(|place| medians[place]);
         }
     }
-    let (images, edges) = World::at_rest(GOAL.0).size();
+    let (images, edges) = BenchFamily::at_rest(GOAL.0).size();
     if let Some(rest) = goal {
         let met = if rest < GOAL.1 { "met" } else { "MISSED" };
         println!(
@@ -216,13 +216,13 @@ fn times() {
 }
 
 /// The median of as many decisions as fit into the span, at least five.
-fn median(world: &World) -> Duration {
-    let seen = world.seen();
+fn median(family: &BenchFamily) -> Duration {
+    let input = family.input();
     let begin = Instant::now();
     let mut durations = Vec::new();
     while durations.len() < 5 || begin.elapsed() < SPAN {
         let start = Instant::now();
-        measured_decision(&seen, world.now());
+        measured_decision(&input, family.now());
         durations.push(start.elapsed());
     }
     durations.sort();

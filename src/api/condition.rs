@@ -60,7 +60,7 @@ impl ReasonClass {
     }
 }
 
-/// What else the code must know about a reason. It stands beside the constant, so that a new reason
+/// What else the code must know about a reason. It is in the row of the constant, so that a new reason
 /// is complete in one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReasonTrait {

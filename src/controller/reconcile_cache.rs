@@ -64,7 +64,7 @@ pub struct ReconcileCache {
     /// What the registry has answered to lookups of fingerprints.
     pub lookups: Lookups,
     /// What we last read or set of each tag, by image and tag.
-    pub tags: HashMap<String, HashMap<String, TagObservation>>,
+    pub tags: HashMap<String, HashMap<String, TimedTag>>,
     /// The Events of pods that their nodes do not start, and of Jobs without a pod.
     pub pod_events: PodEventCache,
     /// The Jobs that are not admitted now.
@@ -132,7 +132,7 @@ pub struct CachedRevision {
 
 /// What a tag was found to point to, or was set to.
 #[derive(Clone, Debug, PartialEq)]
-pub struct TagObservation {
+pub struct TimedTag {
     /// What the tag points to.
     pub tag: ObservedTag,
     /// When it was read or set.
@@ -211,9 +211,8 @@ impl ReconcileCache {
             self.written.clear();
             self.lookups.clear();
             self.deferred_jobs.clear();
-            for observations in self.tags.values_mut() {
-                observations
-                    .retain(|_, observation| !matches!(observation.tag, ObservedTag::Failed(..)));
+            for known_tags in self.tags.values_mut() {
+                known_tags.retain(|_, known_tag| !matches!(known_tag.tag, ObservedTag::Failed(..)));
             }
         }
     }
@@ -294,7 +293,7 @@ mod tests {
             cache.note_write("cascade", second(100));
             let result = LookupResult::Failed(problem("X"), second(105));
             cache.lookups.record("app", Lookup { fingerprint: "f".into(), result });
-            let observed = |tag| TagObservation { tag, at: second(100) };
+            let observed = |tag| TimedTag { tag, at: second(100) };
             let tags = [
                 ("latest".to_owned(), observed(ObservedTag::Failed(problem("X"), second(130)))),
                 ("r1".to_owned(), observed(ObservedTag::At("sha256:1".into()))),

@@ -133,7 +133,7 @@ pub fn plain<K>(object: K) -> Option<K> {
     Some(object)
 }
 
-/// Reads an object whose content is read only when it changes. Any number of others may be in the
+/// Reads an object whose content is read only when it changes. Any number of other objects may be in the
 /// same namespace, so only its identity, its version and our own labels and annotations are kept.
 /// The annotations of other clients may contain a copy of the content, that of a Secret included.
 #[must_use]

@@ -22,12 +22,12 @@ use crate::{
 /// Families and records. Every image is current and built from `sha256:<parent>` until a test
 /// changes it.
 #[derive(Clone, Debug, Default)]
-struct ImportWorld {
+struct RecordedFamilies {
     families: HashMap<FamilyName, ImageFamily>,
     records: HashMap<ImageName, ManagedImage>,
 }
 
-impl Records for ImportWorld {
+impl Records for RecordedFamilies {
     fn family(&self, name: &FamilyName) -> Option<Arc<ImageFamily>> {
         self.families.get(name).cloned().map(Arc::new)
     }
@@ -54,15 +54,15 @@ fn condition<'a>(type_: &'a str, reason: &'a str) -> ConditionUpdate<'a> {
     ConditionUpdate { type_, status: true, reason, message: "", observed_generation: None }
 }
 
-impl ImportWorld {
+impl RecordedFamilies {
     /// Creates images from `("namespace/family.image", "UPSTREAM namespace/family.image")`. A
     /// parent in capitals is an upstream.
     fn new(images: &[(&str, &str)]) -> Self {
-        let mut world = Self::default();
+        let mut recorded = Self::default();
         for (image, parents) in images {
-            world.add(&name(image), parents);
+            recorded.add(&name(image), parents);
         }
-        world
+        recorded
     }
 
     fn add(&mut self, of: &ImageName, parents: &str) {
@@ -157,8 +157,8 @@ fn failed(by: &str) -> ImportState {
 
 /// Three families with a chain of images: an upstream, `n/a.base`, `n/b.mid`, `n/b.top`,
 /// `n/c.leaf`.
-fn tower() -> ImportWorld {
-    ImportWorld::new(&[
+fn tower() -> RecordedFamilies {
+    RecordedFamilies::new(&[
         ("n/a.base", "UP"),
         ("n/b.mid", "n/a.base"),
         ("n/b.top", "n/b.mid"),
@@ -170,57 +170,58 @@ const TOWER: [&str; 4] = ["n/a.base", "n/b.mid", "n/b.top", "n/c.leaf"];
 
 #[test]
 fn an_unchanged_image_is_settled_and_has_a_digest() {
-    let world = tower();
+    let recorded = tower();
     for image in TOWER {
-        assert_eq!(world.state(image), ImportState::Settled, "{image}");
+        assert_eq!(recorded.state(image), ImportState::Settled, "{image}");
     }
-    let verified = ImportStates::new(&world).verified(&name("n/b.mid")).expect("a verified build");
+    let verified =
+        ImportStates::new(&recorded).verified(&name("n/b.mid")).expect("a verified build");
     assert_eq!(
         (verified.digest.as_str(), verified.repository.as_str()),
         ("sha256:n/b.mid", "r.example/mid")
     );
-    assert_eq!(ImportStates::new(&world).verified(&name("n/b.gone")), None);
-    assert_eq!(world.state("n/b.gone"), ImportState::Settled);
-    assert_eq!(world.state("n/gone.image"), ImportState::Settled);
+    assert_eq!(ImportStates::new(&recorded).verified(&name("n/b.gone")), None);
+    assert_eq!(recorded.state("n/b.gone"), ImportState::Settled);
+    assert_eq!(recorded.state("n/gone.image"), ImportState::Settled);
 }
 
 #[test]
 fn a_candidate_in_its_quiet_time_changes_all_descendants() {
-    let mut world = tower();
-    world.offer("n/a.base", None);
+    let mut recorded = tower();
+    recorded.offer("n/a.base", None);
     for image in TOWER {
-        assert_eq!(world.state(image), ImportState::InProgress, "{image}");
+        assert_eq!(recorded.state(image), ImportState::InProgress, "{image}");
     }
     for gate in
         [reason::MINIMUM_AGE, reason::AWAITING_APPROVAL, reason::HELD, reason::PLATFORM_MISSING]
     {
-        world.offer("n/a.base", Some(gate));
-        assert_eq!(world.state("n/c.leaf"), ImportState::Settled, "{gate}");
+        recorded.offer("n/a.base", Some(gate));
+        assert_eq!(recorded.state("n/c.leaf"), ImportState::Settled, "{gate}");
     }
 }
 
 #[test]
 fn an_image_with_older_inputs_is_about_to_change() {
-    let mut world = tower();
-    world.family_status("n/a.base").upstreams[0].adopted =
+    let mut recorded = tower();
+    recorded.family_status("n/a.base").upstreams[0].adopted =
         Some(AdoptedDigest { digest: "sha256:new".into(), ..AdoptedDigest::default() });
     for image in TOWER {
-        assert_eq!(world.state(image), ImportState::InProgress, "an adopted digest: {image}");
+        assert_eq!(recorded.state(image), ImportState::InProgress, "an adopted digest: {image}");
     }
-    let mut world = tower();
-    world.record("n/a.base").digest = Some("sha256:new".into());
-    assert_eq!(world.state("n/a.base"), ImportState::Settled);
+    let mut recorded = tower();
+    recorded.record("n/a.base").digest = Some("sha256:new".into());
+    assert_eq!(recorded.state("n/a.base"), ImportState::Settled);
     for image in &TOWER[1..] {
         assert_eq!(
-            world.state(image),
+            recorded.state(image),
             ImportState::InProgress,
             "a digest of another family: {image}"
         );
     }
-    let mut world = tower();
-    world.family_of("n/b.mid").spec.images[1].from.clear();
+    let mut recorded = tower();
+    recorded.family_of("n/b.mid").spec.images[1].from.clear();
     assert_eq!(
-        world.state("n/b.top"),
+        recorded.state("n/b.top"),
         ImportState::InProgress,
         "an edge that the record does not contain yet"
     );
@@ -250,93 +251,94 @@ fn a_record_says_whether_its_image_changes() {
         (ImageState::Failed, reason::BUILD_FAILED, false, failed("n/b.mid")),
         (ImageState::Current, reason::TAG_IMMUTABLE, false, ImportState::Settled),
     ] {
-        let mut world = tower();
+        let mut recorded = tower();
         // Its parent has moved, but a closed gate, a hold and a failure take precedence.
         if state != ImageState::Current {
-            world.record("n/a.base").digest = Some("sha256:new".into());
+            recorded.record("n/a.base").digest = Some("sha256:new".into());
         }
-        world.set("n/b.mid", state, why, reconciling);
-        assert_eq!(world.state("n/b.mid"), expected, "{state:?} {why}");
+        recorded.set("n/b.mid", state, why, reconciling);
+        assert_eq!(recorded.state("n/b.mid"), expected, "{state:?} {why}");
     }
-    let mut world = tower();
-    world.records.get_mut(&name("n/a.base")).expect("record").status = None;
-    assert_eq!(world.state("n/a.base"), ImportState::InProgress, "it was never evaluated");
+    let mut recorded = tower();
+    recorded.records.get_mut(&name("n/a.base")).expect("record").status = None;
+    assert_eq!(recorded.state("n/a.base"), ImportState::InProgress, "it was never evaluated");
 }
 
 #[test]
 fn a_record_of_an_older_spec_is_about_to_be_written_again() {
-    let mut world = tower();
-    world.set("n/b.mid", ImageState::Waiting, reason::IMPORT_REFUSED, false);
-    world.family_of("n/b.mid").metadata.generation = Some(2);
-    assert_eq!(world.state("n/b.mid"), ImportState::InProgress);
-    world.record("n/b.mid").observed_generation = Some(2);
-    assert_eq!(world.state("n/b.mid"), ImportState::Settled);
+    let mut recorded = tower();
+    recorded.set("n/b.mid", ImageState::Waiting, reason::IMPORT_REFUSED, false);
+    recorded.family_of("n/b.mid").metadata.generation = Some(2);
+    assert_eq!(recorded.state("n/b.mid"), ImportState::InProgress);
+    recorded.record("n/b.mid").observed_generation = Some(2);
+    assert_eq!(recorded.state("n/b.mid"), ImportState::Settled);
     // Unless the spec is invalid, so that no record is written.
-    world.record("n/b.mid").observed_generation = Some(1);
+    recorded.record("n/b.mid").observed_generation = Some(1);
     for (generation, expected) in [(2, ImportState::Settled), (1, ImportState::InProgress)] {
-        let status = world.family_status("n/b.mid");
+        let status = recorded.family_status("n/b.mid");
         status.conditions.clear();
         let update = ConditionUpdate {
             observed_generation: Some(generation),
             ..condition(STALLED, reason::CYCLE)
         };
         condition::set(&mut status.conditions, update, now());
-        assert_eq!(world.state("n/b.mid"), expected, "stalled at {generation}");
+        assert_eq!(recorded.state("n/b.mid"), expected, "stalled at {generation}");
     }
 }
 
 #[test]
 fn an_image_that_waits_for_a_stuck_parent_is_settled() {
-    let mut world = tower();
-    world.set("n/b.top", ImageState::Waiting, reason::WAITING_FOR_PARENT, true);
+    let mut recorded = tower();
+    recorded.set("n/b.top", ImageState::Waiting, reason::WAITING_FOR_PARENT, true);
     assert_eq!(
-        world.state("n/b.top"),
+        recorded.state("n/b.top"),
         ImportState::InProgress,
         "its parent is current, and its record is about to follow"
     );
-    world.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
-    assert_eq!(world.state("n/b.top"), ImportState::InProgress);
-    world.set("n/b.mid", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
-    assert_eq!(world.state("n/b.top"), ImportState::Settled);
-    world.set("n/b.mid", ImageState::Queued, reason::WINDOW_CLOSED, true);
-    assert_eq!(world.state("n/b.top"), ImportState::Settled);
+    recorded.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
+    assert_eq!(recorded.state("n/b.top"), ImportState::InProgress);
+    recorded.set("n/b.mid", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
+    assert_eq!(recorded.state("n/b.top"), ImportState::Settled);
+    recorded.set("n/b.mid", ImageState::Queued, reason::WINDOW_CLOSED, true);
+    assert_eq!(recorded.state("n/b.top"), ImportState::Settled);
 }
 
 #[test]
 fn images_of_a_paused_family_are_settled() {
-    let pauses: [fn(&mut ImportWorld); 5] = [
-        |world| world.family_of("n/b.mid").spec.suspend = true,
-        |world| {
-            world.family_status("n/b.mid").window = Some(WindowStatus { open: false, until: None });
+    let pauses: [fn(&mut RecordedFamilies); 5] = [
+        |recorded| recorded.family_of("n/b.mid").spec.suspend = true,
+        |recorded| {
+            recorded.family_status("n/b.mid").window =
+                Some(WindowStatus { open: false, until: None });
         },
-        |world| world.family_status("n/b.mid").breaker = Some(BreakerStatus::default()),
-        |world| world.family_of("n/b.mid").metadata.deletion_timestamp = Some(Time(now())),
-        |world| {
-            let status = world.family_status("n/b.mid");
+        |recorded| recorded.family_status("n/b.mid").breaker = Some(BreakerStatus::default()),
+        |recorded| recorded.family_of("n/b.mid").metadata.deletion_timestamp = Some(Time(now())),
+        |recorded| {
+            let status = recorded.family_status("n/b.mid");
             condition::set(&mut status.conditions, condition(STALLED, reason::CYCLE), now());
         },
     ];
     for (number, pause) in pauses.into_iter().enumerate() {
-        let mut world = tower();
-        pause(&mut world);
-        world.record("n/a.base").digest = Some("sha256:new".into());
+        let mut recorded = tower();
+        pause(&mut recorded);
+        recorded.record("n/a.base").digest = Some("sha256:new".into());
         for image in &TOWER[1..] {
-            assert_eq!(world.state(image), ImportState::Settled, "{number}: {image}");
+            assert_eq!(recorded.state(image), ImportState::Settled, "{number}: {image}");
         }
-        world.set("n/b.mid", ImageState::Queued, reason::CASCADING, true);
-        assert_eq!(world.state("n/b.mid"), ImportState::Settled, "{number}");
+        recorded.set("n/b.mid", ImageState::Queued, reason::CASCADING, true);
+        assert_eq!(recorded.state("n/b.mid"), ImportState::Settled, "{number}");
         // A running build runs to completion, unless the family is not evaluated.
-        world.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
+        recorded.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
         let expected = if number < 3 { ImportState::InProgress } else { ImportState::Settled };
-        assert_eq!(world.state("n/b.mid"), expected, "{number}");
+        assert_eq!(recorded.state("n/b.mid"), expected, "{number}");
     }
-    let mut world = tower();
-    world.family_status("n/b.mid").window = Some(WindowStatus { open: true, until: None });
-    let status = world.family_status("n/b.mid");
+    let mut recorded = tower();
+    recorded.family_status("n/b.mid").window = Some(WindowStatus { open: true, until: None });
+    let status = recorded.family_status("n/b.mid");
     condition::set(&mut status.conditions, condition(STALLED, reason::IMAGES_FAILED), now());
-    world.record("n/a.base").digest = Some("sha256:new".into());
+    recorded.record("n/a.base").digest = Some("sha256:new".into());
     assert_eq!(
-        world.state("n/b.mid"),
+        recorded.state("n/b.mid"),
         ImportState::InProgress,
         "a failed image does not delay the others"
     );
@@ -344,55 +346,62 @@ fn images_of_a_paused_family_are_settled() {
 
 #[test]
 fn a_failure_names_the_image_that_failed() {
-    let mut world = tower();
-    world.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
+    let mut recorded = tower();
+    recorded.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
     for image in TOWER {
         assert_eq!(
-            world.state(image),
+            recorded.state(image),
             failed("n/a.base"),
             "its descendants are not blocked yet: \
             {image}"
         );
     }
     for image in &TOWER[1..] {
-        world.set(image, ImageState::Blocked, reason::ANCESTOR_FAILED, false);
+        recorded.set(image, ImageState::Blocked, reason::ANCESTOR_FAILED, false);
     }
-    world.family_of("n/b.mid").spec.suspend = true;
+    recorded.family_of("n/b.mid").spec.suspend = true;
     for image in TOWER {
-        assert_eq!(world.state(image), failed("n/a.base"), "its descendants are blocked: {image}");
+        assert_eq!(
+            recorded.state(image),
+            failed("n/a.base"),
+            "its descendants are blocked: {image}"
+        );
     }
-    world.family_of("n/b.mid").spec.suspend = false;
-    world.set("n/a.base", ImageState::Building, reason::BUILDING, true);
-    assert_eq!(world.state("n/c.leaf"), ImportState::InProgress, "it is retried");
-    world.set("n/a.base", ImageState::Current, reason::CURRENT, false);
-    assert_eq!(world.state("n/c.leaf"), ImportState::InProgress, "it became current after all");
-    world.set("n/a.base", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
-    assert_eq!(world.state("n/c.leaf"), failed("n/b.mid"), "the record of the failure is gone");
+    recorded.family_of("n/b.mid").spec.suspend = false;
+    recorded.set("n/a.base", ImageState::Building, reason::BUILDING, true);
+    assert_eq!(recorded.state("n/c.leaf"), ImportState::InProgress, "it is retried");
+    recorded.set("n/a.base", ImageState::Current, reason::CURRENT, false);
+    assert_eq!(recorded.state("n/c.leaf"), ImportState::InProgress, "it became current after all");
+    recorded.set("n/a.base", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
+    assert_eq!(recorded.state("n/c.leaf"), failed("n/b.mid"), "the record of the failure is gone");
 }
 
 #[test]
 fn an_image_that_uses_the_last_verified_parent_does_not_fail_with_it() {
-    let mut world = tower();
-    world.family_of("n/b.mid").spec.images[0].on_parent_failure = OnParentFailure::UseLastVerified;
-    world.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
-    assert_eq!(world.state("n/a.base"), failed("n/a.base"));
-    assert_eq!(world.state("n/c.leaf"), ImportState::Settled);
+    let mut recorded = tower();
+    recorded.family_of("n/b.mid").spec.images[0].on_parent_failure =
+        OnParentFailure::UseLastVerified;
+    recorded.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
+    assert_eq!(recorded.state("n/a.base"), failed("n/a.base"));
+    assert_eq!(recorded.state("n/c.leaf"), ImportState::Settled);
 }
 
 #[test]
 fn a_failed_parent_takes_precedence_over_a_changing_one() {
     for parents in ["n/a.x n/b.y", "n/b.y n/a.x"] {
-        let mut world = ImportWorld::new(&[("n/a.x", "UP"), ("n/b.y", "UP"), ("n/c.z", parents)]);
-        world.set("n/a.x", ImageState::Building, reason::BUILDING, true);
-        world.set("n/b.y", ImageState::Failed, reason::BUILD_FAILED, false);
-        assert_eq!(world.state("n/c.z"), failed("n/b.y"), "{parents}");
+        let mut recorded =
+            RecordedFamilies::new(&[("n/a.x", "UP"), ("n/b.y", "UP"), ("n/c.z", parents)]);
+        recorded.set("n/a.x", ImageState::Building, reason::BUILDING, true);
+        recorded.set("n/b.y", ImageState::Failed, reason::BUILD_FAILED, false);
+        assert_eq!(recorded.state("n/c.z"), failed("n/b.y"), "{parents}");
     }
 }
 
 #[test]
 fn cycles_and_long_chains_end() {
-    let world = ImportWorld::new(&[("n/a.x", "n/b.y"), ("n/b.y", "n/a.z"), ("n/a.z", "n/a.x UP")]);
-    assert_eq!(world.state("n/a.x"), ImportState::Settled);
+    let recorded =
+        RecordedFamilies::new(&[("n/a.x", "n/b.y"), ("n/b.y", "n/a.z"), ("n/a.z", "n/a.x UP")]);
+    assert_eq!(recorded.state("n/a.x"), ImportState::Settled);
 
     let height = MAX_VISITED_IMAGES + 1000;
     let chain: Vec<(String, String)> = (0..=height)
@@ -403,14 +412,17 @@ fn cycles_and_long_chains_end() {
         .collect();
     let chain: Vec<(&str, &str)> =
         chain.iter().map(|(name, parents)| (name.as_str(), parents.as_str())).collect();
-    let mut world = ImportWorld::new(&chain);
-    world.offer("n/f0.i", None);
-    assert_eq!(world.state(&format!("n/f{}.i", MAX_VISITED_IMAGES - 1)), ImportState::InProgress);
-    assert_eq!(world.state(&format!("n/f{height}.i")), ImportState::Settled, "beyond the limit");
+    let mut recorded = RecordedFamilies::new(&chain);
+    recorded.offer("n/f0.i", None);
+    assert_eq!(
+        recorded.state(&format!("n/f{}.i", MAX_VISITED_IMAGES - 1)),
+        ImportState::InProgress
+    );
+    assert_eq!(recorded.state(&format!("n/f{height}.i")), ImportState::Settled, "beyond the limit");
 }
 
 /// Twelve images in four families, each built on earlier ones, in random states.
-fn worlds() -> impl Strategy<Value = ImportWorld> {
+fn record_sets() -> impl Strategy<Value = RecordedFamilies> {
     let states = prop::sample::select(vec![
         (ImageState::Current, reason::CURRENT, false),
         (ImageState::Current, reason::CURRENT, false),
@@ -423,30 +435,30 @@ fn worlds() -> impl Strategy<Value = ImportWorld> {
     let image = (prop::collection::vec(0..12_usize, 0..3), states, any::<bool>());
     prop::collection::vec(image, 12).prop_map(|images| {
         let named = |place: usize| format!("n/f{}.i{place}", place % 4);
-        let mut world = ImportWorld::default();
+        let mut recorded = RecordedFamilies::default();
         for (place, (parents, (state, why, reconciling), moved)) in images.into_iter().enumerate() {
             let parents: Vec<String> =
                 parents.into_iter().filter(|parent| *parent < place).map(named).collect();
-            world.add(&name(&named(place)), &parents.join(" "));
-            world.set(&named(place), state, why, reconciling);
+            recorded.add(&name(&named(place)), &parents.join(" "));
+            recorded.set(&named(place), state, why, reconciling);
             if moved {
-                world.record(&named(place)).digest = Some("sha256:new".into());
+                recorded.record(&named(place)).digest = Some("sha256:new".into());
             }
         }
-        world
+        recorded
     })
 }
 
 proptest! {
     #[test]
     fn cached_states_equal_fresh_ones(
-        world in worlds(),
+        recorded in record_sets(),
         order in Just((0..12_usize).collect::<Vec<_>>()).prop_shuffle(),
     ) {
-        let mut states = ImportStates::new(&world);
+        let mut states = ImportStates::new(&recorded);
         for place in order {
             let image = format!("n/f{}.i{place}", place % 4);
-            prop_assert_eq!(states.state(&name(&image)), world.state(&image), "{}", image);
+            prop_assert_eq!(states.state(&name(&image)), recorded.state(&image), "{}", image);
         }
     }
 }

@@ -120,7 +120,7 @@ pub struct ObservedUpstream {
 pub struct ObservedDigest {
     /// The digest of the index, or of the manifest where the tag names no index.
     pub digest: ImageDigest,
-    /// When this process first saw the digest.
+    /// When this process first observed the digest.
     pub first_observed: Timestamp,
     /// The requested platforms that the digest does not offer.
     pub missing_platforms: Vec<String>,

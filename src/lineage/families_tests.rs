@@ -94,7 +94,7 @@ fn an_export_applies_to_an_image_and_a_namespace() {
     let base: &[(&str, &str)] = &[("base", ""), ("tools", ""), ("secret", "")];
     let exports: &[&str] = &["base", "tools:team-b,team-c"];
     let app = |parents| family(&[("app", parents)], &[]);
-    let world = FamilyMap::new(&[
+    let map = FamilyMap::new(&[
         ("team-a/python", family(base, exports)),
         ("team-a/own", app("python.base python.tools python.secret")),
         ("team-b/web", app("team-a/python.tools team-a/python.base team-a/python.tools")),
@@ -102,7 +102,7 @@ fn an_export_applies_to_an_image_and_a_namespace() {
         ("team-b/star", app("team-d/all.base")),
     ]);
     let python = "of team-a/python, which does not export it";
-    let own = world.problems("team-a/own");
+    let own = map.problems("team-a/own");
     assert_eq!(
         (own[0].as_str(), own[1].as_str()),
         ("", ""),
@@ -111,16 +111,16 @@ fn an_export_applies_to_an_image_and_a_namespace() {
     assert!(own[2].contains(&format!(
         "spec.images[app].from names the image `secret` {python}: ask its owner"
     )));
-    let web = world.problems("team-b/web");
+    let web = map.problems("team-b/web");
     assert_eq!((web.len(), web[0].as_str()), (2, ""), "each import is listed once");
     assert!(web[1].contains(&format!("`base` {python} to the namespace team-b")), "{web:?}");
     assert!(web[1].contains("spec.exports[base].namespaces"), "{web:?}");
-    assert_eq!(world.problems("team-b/star"), [""]);
+    assert_eq!(map.problems("team-b/star"), [""]);
 }
 
 #[test]
 fn missing_families_and_images_are_reported() {
-    let world = FamilyMap::new(&[
+    let map = FamilyMap::new(&[
         ("team-a/python", family(&[("base", "")], &["base:*", "gone:*"])),
         (
             "team-b/web",
@@ -136,7 +136,7 @@ fn missing_families_and_images_are_reported() {
             ),
         ),
     ]);
-    let survey = world.check("team-b/web");
+    let survey = map.check("team-b/web");
     let problems: Vec<Problem> = survey
         .imports
         .iter()
@@ -168,16 +168,16 @@ fn missing_families_and_images_are_reported() {
 
 #[test]
 fn a_cycle_is_detected_between_images_not_families() {
-    let world = |z: &str| {
+    let map = |z: &str| {
         FamilyMap::new(&[
             ("ns/a", family(&[("x", "b.y"), ("z", z), ("free", "")], &["z", "free"])),
             ("ns/b", family(&[("y", "mid"), ("mid", "a.z")], &["y"])),
         ])
     };
-    assert_eq!(world("free").problems("ns/a"), [""], "two families may depend on each other");
-    assert_eq!(world("free").problems("ns/b"), [""]);
+    assert_eq!(map("free").problems("ns/a"), [""], "two families may depend on each other");
+    assert_eq!(map("free").problems("ns/b"), [""]);
 
-    let cycle = world("x");
+    let cycle = map("x");
     let path = "ns/a.x -> ns/b.y -> ns/b.mid -> ns/a.z -> ns/a.x";
     assert!(cycle.problems("ns/a")[0].contains(path), "{:?}", cycle.problems("ns/a"));
     assert!(
@@ -202,9 +202,9 @@ fn a_cycle_among_ancestors_is_reported_only_for_its_members() {
             ("ns/c", family(&[("w", "b.y"), ("free", "")], c_exports)),
         ])
     };
-    let world = families(&["w", "free"]);
-    assert_eq!(world.problems("ns/leaf"), ["", ""]);
-    assert!(world.problems("ns/b")[0].contains("ns/b.y -> ns/c.w -> ns/b.y"));
+    let map = families(&["w", "free"]);
+    assert_eq!(map.problems("ns/leaf"), ["", ""]);
+    assert!(map.problems("ns/b")[0].contains("ns/b.y -> ns/c.w -> ns/b.y"));
     // An image that is not exported is never built from, so that no family can create a cycle
     // through a family that does not export to it.
     let withdrawn = families(&["free"]);
@@ -225,18 +225,18 @@ fn the_number_of_visited_images_is_bounded() {
     let chain: Vec<(&str, &str)> =
         chain.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
     let top = chain.last().expect("images").0;
-    let world = FamilyMap::new(&[
+    let map = FamilyMap::new(&[
         ("ns/tall", family(&chain, &[top, "i0"])),
         ("ns/app", family(&[("app", &format!("tall.{top}"))], &[])),
         ("ns/low", family(&[("app", "tall.i0")], &[])),
     ]);
-    assert_eq!(world.check("ns/app").imports[0].1, Some(ImportProblem::TooManyAncestors));
-    assert_eq!(world.problems("ns/low"), [""], "only ancestors are visited");
+    assert_eq!(map.check("ns/app").imports[0].1, Some(ImportProblem::TooManyAncestors));
+    assert_eq!(map.problems("ns/low"), [""], "only ancestors are visited");
 }
 
 /// Families `n0/f0` to `n1/f3` of four images each. Within a family edges point to earlier images;
 /// between families to any image.
-fn worlds() -> impl Strategy<Value = FamilyMap> {
+fn family_maps() -> impl Strategy<Value = FamilyMap> {
     let edge = (0..4_usize, 0..4_usize);
     let image = prop::collection::vec(edge, 0..3);
     let export = prop::option::of(0..3_usize);
@@ -272,8 +272,8 @@ fn worlds() -> impl Strategy<Value = FamilyMap> {
 }
 
 /// Returns whether a family may use an image, according to the definition of exports.
-fn consents(world: &FamilyMap, user: &FamilyName, import: &ImageName) -> bool {
-    let exporter = &world.0[&import.family.to_string()].spec;
+fn consents(map: &FamilyMap, user: &FamilyName, import: &ImageName) -> bool {
+    let exporter = &map.0[&import.family.to_string()].spec;
     exporter.exports.iter().any(|export| {
         let all = export
             .namespaces
@@ -284,16 +284,16 @@ fn consents(world: &FamilyMap, user: &FamilyName, import: &ImageName) -> bool {
 }
 
 /// Returns whether `to` is an ancestor of `from`, or `from` itself, along edges that may be used.
-fn reaches(world: &FamilyMap, from: &ImageName, to: &ImageName) -> bool {
-    let (mut stack, mut seen) = (vec![from.clone()], HashSet::new());
+fn reaches(map: &FamilyMap, from: &ImageName, to: &ImageName) -> bool {
+    let (mut stack, mut visited) = (vec![from.clone()], HashSet::new());
     while let Some(name) = stack.pop() {
         if name == *to {
             return true;
         }
-        if !seen.insert(name.clone()) {
+        if !visited.insert(name.clone()) {
             continue;
         }
-        let spec = &world.0[&name.family.to_string()].spec;
+        let spec = &map.0[&name.family.to_string()].spec;
         for edge in spec
             .images
             .iter()
@@ -301,7 +301,7 @@ fn reaches(world: &FamilyMap, from: &ImageName, to: &ImageName) -> bool {
             .flat_map(|image| &image.from)
         {
             match import(&name.family, edge) {
-                Some(import) if consents(world, &name.family, &import) => stack.push(import),
+                Some(import) if consents(map, &name.family, &import) => stack.push(import),
                 Some(_) => {}
                 None => stack.extend(
                     edge.image
@@ -318,18 +318,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn agrees_with_the_naive_check(world in worlds()) {
-        for (name, family) in &world.0 {
+    fn agrees_with_the_naive_check(map in family_maps()) {
+        for (name, family) in &map.0 {
             let of = family_name(name);
-            for (wanted, problem) in world.check(name).imports {
-                let consent = consents(&world, &of, &wanted);
+            for (wanted, problem) in map.check(name).imports {
+                let consent = consents(&map, &of, &wanted);
                 let users = family.spec.images.iter().filter(|image| {
                     image.from.iter().any(|edge| import(&of, edge).as_ref() == Some(&wanted))
                 });
                 let is_cyclic = consent
                     && users.into_iter().any(|user| {
                         reaches(
-                            &world,
+                            &map,
                             &wanted,
                             &ImageName { family: of.clone(), image: user.name.clone() },
                         )

@@ -361,7 +361,7 @@ mod tests {
         assert_eq!(review(13), (RolloutState::Contested, Some(Duration::from_secs(9))));
         assert_eq!(review(22), (RolloutState::Complete, None));
         fight.reconcile("sha256:aa", 30);
-        assert_eq!(fight.changes, [0, 1, 12], "the count goes on");
+        assert_eq!(fight.changes, [0, 1, 12], "the count continues");
         fight.reconcile("sha256:aa", 50);
         fight.reconcile("sha256:aa", 50 + 3600);
         assert_eq!(fight.changes, [0, 1, 12, 50, 3650], "an hour later it starts again");

@@ -276,7 +276,7 @@ mod tests {
             ("engine::cascade::gates", "crate::engine::image::evaluation"),
             ("engine::blueprint", "crate::engine::cascade::windows::Windows"),
             ("engine::decide", "crate::engine::cascade"),
-            ("engine::tests::world", "crate::engine::decide"),
+            ("engine::tests::model", "crate::engine::decide"),
             ("engine::upstreams", "jiff::Timestamp"),
             ("controller::family", "crate::controller::family::act::jobs"),
             ("controller::family::act::promote", "crate::controller::family::record::events"),

@@ -33,6 +33,28 @@ pub fn files_below(folder: &str) -> Vec<PathBuf> {
     found
 }
 
+/// The files of the repository that this project has written: not what `.gitignore` names, the lists
+/// of dependencies that a tool writes, and the licence.
+pub fn own_files() -> Vec<PathBuf> {
+    let ignored = read(Path::new(".gitignore")).expect("a text");
+    let ignored: BTreeSet<&str> =
+        ignored.lines().map(|line| line.trim_matches('/')).chain([".git"]).collect();
+    let entries = fs::read_dir(root()).expect("the root");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    let mut files: Vec<PathBuf> = names
+        .iter()
+        .filter(|name| !ignored.contains(name.as_str()))
+        .flat_map(|name| files_below(name))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default();
+            !["Cargo.lock", "go.mod", "go.sum", "LICENSE"].iter().any(|foreign| name == *foreign)
+        })
+        .collect();
+    files.sort();
+    files
+}
+
 /// All Rust files below `folder`.
 pub fn rust_files_below(folder: &str) -> impl Iterator<Item = PathBuf> {
     let files = files_below(folder).into_iter();

@@ -133,7 +133,7 @@ fn unclear_types(syntax: &syn::File) -> Vec<String> {
     collector.found
 }
 
-/// The last name of the first type argument, seen through references.
+/// The last name of the first type argument, ignoring references.
 fn first_argument(segment: &syn::PathSegment) -> Option<String> {
     let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
     let GenericArgument::Type(argument) = arguments.args.first()? else { return None };

@@ -275,12 +275,12 @@ fn deploy_is_the_chart_rendered() {
 fn names_are_unique() {
     for (_, values) in VALUES {
         let rendered = documents(&render(values, &[]).expect("rendered"));
-        let mut seen = BTreeSet::new();
+        let mut places = BTreeSet::new();
         for document in &rendered {
             let place =
                 document.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
             assert!(
-                seen.insert(format!("{place} {}", name(document))),
+                places.insert(format!("{place} {}", name(document))),
                 "{} exists twice",
                 name(document)
             );

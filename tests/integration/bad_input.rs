@@ -87,9 +87,9 @@ async fn bad_input_is_reported_and_affects_no_other_family() {
         .await;
     place.config_map("keyless", &[("README", "no Dockerfile here")]).await;
 
-    place.apply_family("good", &scene.spec()).await.expect("a family");
-    place.wait_family("good", "Ready", 60).await;
-    let digests = place.digests("good").await;
+    place.apply_family("valid", &scene.spec()).await.expect("a family");
+    place.wait_family("valid", "Ready", 60).await;
+    let digests = place.digests("valid").await;
 
     let cases = cases(&scene, &odd.host, &closed);
     for case in &cases {
@@ -103,8 +103,8 @@ async fn bad_input_is_reported_and_affects_no_other_family() {
     assert!(problems.is_empty(), "{}", problems.join("\n\n"));
 
     scene.move_upstream("2").await;
-    place.wait_rebuilt("good", &digests, 60).await;
-    scene.assert_builds("good", 2).await;
+    place.wait_rebuilt("valid", &digests, 60).await;
+    scene.assert_builds("valid", 2).await;
     for case in &cases {
         let jobs = place.jobs(case.name).await;
         assert!(jobs.is_empty(), "{} was built", case.name);
@@ -145,7 +145,7 @@ fn cases(scene: &Scene, odd: &str, closed: &str) -> Vec<Case> {
         "collision-across",
         |spec| spec["repository"] = scene.spec()["repository"].clone(),
         reason::TAG_COLLISION,
-        &["spec.images[base].tags", &format!("the family {namespace}/good"), "use another tag"],
+        &["spec.images[base].tags", &format!("the family {namespace}/valid"), "use another tag"],
     );
     all.add(
         "tag-variable",

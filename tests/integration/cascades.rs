@@ -32,7 +32,7 @@ async fn a_join_waits_for_both_sides_and_a_later_move_is_built_next() {
     })
     .await;
     scene.move_upstream("2").await;
-    wait_for("the second version to be seen", 30, async || {
+    wait_for("the second version to be observed", 30, async || {
         let status = place.family("app").await.status.unwrap_or_default();
         let candidate = status.upstreams.first().and_then(|upstream| upstream.candidate.clone());
         candidate.map(|_| ()).ok_or_else(|| format!("{:?}", status.upstreams))

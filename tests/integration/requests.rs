@@ -108,7 +108,7 @@ impl Scene {
     /// Moves the upstream and waits until the family has the new candidate.
     async fn move_to_candidate(&self, version: &str) -> String {
         let digest = self.move_upstream(version).await;
-        self.wait_upstream(format!("version {version} to be seen"), |upstream| {
+        self.wait_upstream(format!("version {version} to be observed"), |upstream| {
             upstream["candidate"]["digest"] == digest
         })
         .await;

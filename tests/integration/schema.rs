@@ -178,13 +178,13 @@ fn other_fields() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn refusals_say_what_is_wrong() {
+async fn rejections_say_what_is_wrong() {
     let place = Place::new(&client().await, "schema").await;
     place.apply_family("fine", &spec()).await.expect("the spec that the others differ from");
 
     for Case { what, spec, message } in edges_and_sources().into_iter().chain(other_fields()) {
-        let refusal = place.apply_family("refused", &spec).await.expect_err(what);
-        assert!(refusal.contains(message), "{what}: {refusal}");
+        let rejection = place.apply_family("refused", &spec).await.expect_err(what);
+        assert!(rejection.contains(message), "{what}: {rejection}");
     }
 
     for name in ["with.dots", &"a".repeat(51)] {

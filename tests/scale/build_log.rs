@@ -73,7 +73,7 @@ impl BuildLog {
         Self { records, work: [jobs, pods] }
     }
 
-    /// Returns the builds so far, in the order in which their Jobs were seen.
+    /// Returns the builds so far, in the order in which their Jobs were observed.
     pub fn builds(&self) -> Vec<Build> {
         let records = self.records.lock().expect("the records");
         let build = |(uid, build): (&String, &Build)| Build {

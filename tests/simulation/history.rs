@@ -38,7 +38,7 @@ pub struct History {
     /// Families whose policy ever spared images whose rebuild did not change.
     sparing: BTreeSet<String>,
     /// When the tag of an upstream first pointed to each digest.
-    seen: BTreeMap<(String, String), Duration>,
+    first_digests: BTreeMap<(String, String), Duration>,
     /// The values of each leaf.
     truths: BTreeMap<String, LeafTruth>,
 }
@@ -58,7 +58,7 @@ impl History {
 
     /// Records that an upstream's tag points to a digest.
     pub fn moved(&mut self, repository: &str, digest: &str, now: Duration) {
-        self.seen.entry((repository.into(), digest.into())).or_insert(now);
+        self.first_digests.entry((repository.into(), digest.into())).or_insert(now);
         self.upstreams.entry(repository.into()).or_default().push(digest.into());
     }
 
@@ -97,7 +97,7 @@ impl History {
 
     /// Returns when the tag of an upstream first pointed to a digest.
     pub fn first_observed(&self, repository: &str, digest: &str) -> Option<Duration> {
-        self.seen.get(&(repository.to_owned(), digest.to_owned())).copied()
+        self.first_digests.get(&(repository.to_owned(), digest.to_owned())).copied()
     }
 
     /// Records that a user deleted a status or a record of a family.

@@ -35,6 +35,7 @@ mod process;
 mod random;
 mod registry;
 mod registry_service;
+mod runner;
 mod scene;
 mod script;
 mod shrink;
@@ -44,12 +45,11 @@ mod time;
 mod topology;
 mod trace;
 mod upstreams;
-mod world;
 
+use runner::run;
 use script::Script;
 use sweep::sweep;
 use trace::TraceOutput;
-use world::run;
 
 /// Whether the simulation is compiled without optimization, as plain `cargo test` does. Each seed
 /// then takes thirty times as long. `make test` runs it with optimization.

@@ -11,9 +11,9 @@ use groundswell::api::{Edge, Image, ImageFamilySpec, Policy, Source, Upstream};
 use crate::{
     cluster::Violation,
     faults::Rates,
+    runner::run,
     script::{Script, Step},
     trace::TraceOutput,
-    world::run,
 };
 
 /// Upper bound on the time to shrink a script.

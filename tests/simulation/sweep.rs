@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{cluster::Violation, script::Script, trace::TraceOutput, world::run};
+use crate::{cluster::Violation, runner::run, script::Script, trace::TraceOutput};
 
 /// How often a long sweep reports its progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);

@@ -71,7 +71,7 @@ impl TryFrom<RequestFields> for Request {
                 digest: digest.ok_or_else(|| {
                     missing(
                         "`digest`: copy the candidate's digest from the family's status, so that \
-                         only a digest that you have seen is approved",
+                         only a digest that you have checked is approved",
                     )
                 })?,
             },

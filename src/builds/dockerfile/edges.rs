@@ -121,10 +121,10 @@ pub(super) fn needed_images(
     built: usize,
 ) -> BTreeMap<ExternalImage, EdgeUse> {
     let mut found = BTreeMap::new();
-    let mut seen = BTreeSet::new();
+    let mut visited = BTreeSet::new();
     let mut open = vec![(built, EdgeUse::Base)];
     while let Some((index, usage)) = open.pop() {
-        let Some(stage) = dockerfile.stages.get(index).filter(|_| seen.insert((index, usage)))
+        let Some(stage) = dockerfile.stages.get(index).filter(|_| visited.insert((index, usage)))
         else {
             continue;
         };

@@ -195,7 +195,7 @@ fn wait_for_termination(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option
     });
     let what = format!("the pod is being deleted, but its node {node} does not confirm it{why}");
     let lost = format!(
-        "{what}. The next attempt waits until the node answers. If the node is gone for good, \
+        "{what}. The next attempt waits until the node answers. If the node is gone permanently, \
          delete its Node object or taint it with node.kubernetes.io/out-of-service"
     );
     Some(bounded_wait(deadline, NODE_CONFIRMATION_TIMEOUT, now, &what, reason::NODE_LOST, &lost))

@@ -101,7 +101,7 @@ fn a_namespace_at_its_limit_leaves_its_share_to_others() {
 }
 
 #[test]
-fn an_upstream_at_its_limit_does_not_delay_builds_of_others() {
+fn an_upstream_at_its_limit_does_not_delay_other_builds() {
     let wants = [vec![0], vec![0, 1], vec![1], vec![], vec![7]];
     let one = Demand { wants: &wants, ..demand("a", 10, 0, 0, 0) };
     assert_eq!(

@@ -1,5 +1,5 @@
-//! An image whose wanted build is not in the registry: the build runs, is retried, has failed for
-//! good, is left to the next cascade, or is ready to start.
+//! An image whose wanted build is not in the registry: the build runs, is retried, has failed
+//! permanently, is left to the next cascade, or is ready to start.
 
 use crate::{
     api::{CauseType, FailureClass, FailureRecord, ImageState, condition::reason},

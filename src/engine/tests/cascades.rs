@@ -154,7 +154,7 @@ fn changes_during_a_cascade_wait_no_longer_than_max_settle() {
         model.now += SignedDuration::from_secs(20);
         model.reconcile();
     }
-    assert_eq!(model.cascades.len(), 1, "the cascade goes on");
+    assert_eq!(model.cascades.len(), 1, "the cascade continues");
     model.upstream_digests[0] = "sha256:up-40".into();
     while model.cascades.len() == 1 {
         model.finish_builds();

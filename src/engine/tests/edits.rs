@@ -1,4 +1,4 @@
-//! What becomes of a cascade when its family is edited, or goes, while it runs.
+//! What happens to a cascade when its family is edited, or goes, while it runs.
 
 use crate::{
     api::{CascadePhase, Edge, ImageFamilyStatus},
@@ -47,7 +47,7 @@ fn edges_that_are_rewired_mid_cascade_are_built_in_it() {
     assert_eq!((model.states(), model.cascades.len()), (vec![CURRENT; 4], 2));
     assert_eq!(parents(&model, "app"), [digest(&model, "base")]);
 
-    // Of the image that is being built: what runs is for other inputs, and nothing comes of it.
+    // Of the image that is being built: what runs is for other inputs, and its result is not used.
     let mut model = mid_cascade();
     model.spec.images[2].from = on("other");
     model.reconcile();

@@ -1,4 +1,4 @@
-//! What becomes of a family, reconcile by reconcile, in [`model`].
+//! What happens to a family, reconcile by reconcile, in [`model`].
 
 mod admission;
 mod cascades;
@@ -84,7 +84,7 @@ fn an_upstream_that_moves_mid_cascade_is_adopted_by_the_next() {
     model.upstream_digests[0] = "sha256:up-1".into();
     model.finish_builds();
     model.reconcile();
-    assert_eq!(model.builds(), [1, 1], "the cascade goes on with what it began with");
+    assert_eq!(model.builds(), [1, 1], "the cascade continues with what it began with");
     model.settle();
     assert_eq!(model.builds(), [2, 2]);
     assert_eq!(model.cascades.len(), 2);
@@ -321,7 +321,7 @@ fn an_upstream_without_its_platforms_waits() {
     let model = FamilyModel::new(&["up"], &[("base", "up")]);
     let blueprint = model.blueprint();
     let mut input = model.input(&blueprint);
-    input.upstreams[0].newest.as_mut().expect("seen").missing_platforms =
+    input.upstreams[0].newest.as_mut().expect("observed").missing_platforms =
         vec!["linux/arm64".into()];
     let decision = decide(&input, model.now);
     assert!(decision.upstreams[0].adopted.is_none());

@@ -105,7 +105,7 @@ fn cancel_stops_what_was_begun_for_earlier_inputs() {
 }
 
 #[test]
-fn cancel_leaves_alone_what_has_failed_for_good() {
+fn cancel_leaves_alone_what_has_failed_permanently() {
     let mut model = FamilyModel::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
     model.settle();
     model.failing.insert(0, FailureClass::Build);

@@ -104,7 +104,7 @@ fn a_build_fails_with_its_own_exit_code_and_log() {
 }
 
 #[test]
-fn an_init_container_of_others_that_fails_is_named() {
+fn a_foreign_init_container_that_fails_is_named() {
     let pods = json!([pod(
         START,
         json!({"phase": "Failed",

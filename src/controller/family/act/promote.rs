@@ -10,7 +10,7 @@ use crate::{
     api::{ImageState, condition::reason},
     controller::{
         family::{reconcile::Reconcile, record::events::Notice},
-        reconcile_cache::TagObservation,
+        reconcile_cache::TimedTag,
     },
     engine::{Action, ObservedTag, Problem, TagMove, causes::short, tags},
     identity::ImageDigest,
@@ -34,7 +34,7 @@ struct ImagePromotion<'a> {
 struct MovedTag {
     image: String,
     tag: String,
-    observation: TagObservation,
+    known_tag: TimedTag,
 }
 
 impl Reconcile<'_> {
@@ -54,8 +54,8 @@ impl Reconcile<'_> {
         let moves: Vec<_> = promotions.map(|promotion| reconcile.move_tags_of(promotion)).collect();
         let moved: Vec<Vec<MovedTag>> =
             stream::iter(moves).buffer_unordered(MAX_CONCURRENT_PROMOTIONS).collect().await;
-        for MovedTag { image, tag, observation } in moved.into_iter().flatten() {
-            self.cache.tags.entry(image).or_default().insert(tag, observation);
+        for MovedTag { image, tag, known_tag } in moved.into_iter().flatten() {
+            self.cache.tags.entry(image).or_default().insert(tag, known_tag);
         }
         self.add_unset_tags();
     }
@@ -78,7 +78,7 @@ impl Reconcile<'_> {
             moved.push(MovedTag {
                 image: promotion.image.to_owned(),
                 tag: tag.tag.clone(),
-                observation: TagObservation { tag: observed, at: self.context.clock.now() },
+                known_tag: TimedTag { tag: observed, at: self.context.clock.now() },
             });
         }
         moved
@@ -92,13 +92,13 @@ impl Reconcile<'_> {
             let (Some(verified), ImageState::Current) = (&decided.verified, decided.state) else {
                 continue;
             };
-            let Some(observations) = self.cache.tags.get_mut(&image.name) else { continue };
+            let Some(known_tags) = self.cache.tags.get_mut(&image.name) else { continue };
             let wanted = tags::render(spec, image, verified.build, &verified.fingerprint)
                 .unwrap_or_default();
-            observations.retain(|name, _| wanted.iter().any(|tag| tag.name == *name));
+            known_tags.retain(|name, _| wanted.iter().any(|tag| tag.name == *name));
             let unset = wanted.iter().find_map(|tag| {
-                let observation = observations.get(&tag.name)?;
-                unset_problem(&tag.name, &observation.tag)
+                let known_tag = known_tags.get(&tag.name)?;
+                unset_problem(&tag.name, &known_tag.tag)
             });
             if let Some(problem) = unset {
                 decided.reason = problem.reason;
@@ -110,9 +110,9 @@ impl Reconcile<'_> {
     /// Returns the earliest future time at which a tag that could not be moved is retried.
     #[must_use]
     pub fn tag_retry_at(&self) -> Option<Timestamp> {
-        let observations = self.cache.tags.values().flat_map(std::collections::HashMap::values);
-        observations
-            .filter_map(|observation| match observation.tag {
+        let known_tags = self.cache.tags.values().flat_map(std::collections::HashMap::values);
+        known_tags
+            .filter_map(|known_tag| match known_tag.tag {
                 ObservedTag::Failed(_, at) if at > self.now => Some(at),
                 ObservedTag::Failed(..) | ObservedTag::At(_) | ObservedTag::Taken(_) => None,
             })

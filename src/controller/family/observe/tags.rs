@@ -7,7 +7,7 @@ use crate::{
     api::ManagedImage,
     controller::{
         family::observe::{Observer, snapshot::Snapshot},
-        reconcile_cache::{ReconcileCache, TagObservation},
+        reconcile_cache::{ReconcileCache, TimedTag},
     },
     engine::ObservedTag,
     lineage::ImageIndex,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// What polls have found of an image's floating tags, by tag.
-pub(super) type PolledTags = HashMap<String, TagObservation>;
+pub(super) type PolledTags = HashMap<String, TimedTag>;
 
 impl Observer<'_> {
     /// Returns what polls have found of the floating tags that an image's record names.
@@ -48,31 +48,27 @@ impl Snapshot {
     ) -> HashMap<String, ObservedTag> {
         let mut tags = cache.tags.get(image).cloned().unwrap_or_default();
         // A tag that somebody else's image takes is read again: it may have been deleted.
-        tags.retain(|_, observation| {
-            !matches!(observation.tag, ObservedTag::Taken(_))
-                || observation.at > self.taken_tags_expire
+        tags.retain(|_, known_tag| {
+            !matches!(known_tag.tag, ObservedTag::Taken(_)) || known_tag.at > self.taken_tags_expire
         });
         for (tag, polled) in self.polled_tags.get(index.position()).into_iter().flatten() {
             // A tag that could not be set is retried soon, and the retry shows what it points to.
-            let is_newer = |known: &TagObservation| {
+            let is_newer = |known: &TimedTag| {
                 known.at < polled.at && !matches!(known.tag, ObservedTag::Failed(..))
             };
             if tags.get(tag).is_none_or(is_newer) {
                 tags.insert(tag.clone(), polled.clone());
             }
         }
-        tags.into_iter().map(|(tag, observation)| (tag, observation.tag)).collect()
+        tags.into_iter().map(|(tag, known_tag)| (tag, known_tag.tag)).collect()
     }
 }
 
 /// Returns what a poll has found of a tag. A failed poll has found nothing: its value is from an
 /// earlier poll, and the tag may have been set since.
-fn polled_tag(polled: &PolledValue<UpstreamDigest>) -> Option<TagObservation> {
+fn polled_tag(polled: &PolledValue<UpstreamDigest>) -> Option<TimedTag> {
     let found = polled.value.as_ref().filter(|_| polled.problem.is_none())?;
-    Some(TagObservation {
-        tag: ObservedTag::At(found.digest.as_str().into()),
-        at: polled.polled_at,
-    })
+    Some(TimedTag { tag: ObservedTag::At(found.digest.as_str().into()), at: polled.polled_at })
 }
 
 #[cfg(test)]
@@ -92,10 +88,8 @@ mod tests {
             problem: None,
             polled_at: Timestamp::UNIX_EPOCH,
         };
-        let found = TagObservation {
-            tag: ObservedTag::At("sha256:before".into()),
-            at: Timestamp::UNIX_EPOCH,
-        };
+        let found =
+            TimedTag { tag: ObservedTag::At("sha256:before".into()), at: Timestamp::UNIX_EPOCH };
         assert_eq!(polled_tag(&polled), Some(found));
         let problem =
             Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "unreachable".into() };

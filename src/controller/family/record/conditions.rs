@@ -58,7 +58,7 @@ impl FamilyConditions {
         }
         if let Some(failed) = snapshot.first_upstream_problem() {
             let message = format!("upstream {}: {}", failed.upstream, failed.problem.message);
-            // While a registry is unreachable, the images that were built from it are still good. A
+            // While a registry is unreachable, the images that were built from it stay valid. A
             // registry that refuses us may hide a patch.
             let unreachable = failed.problem.reason == reason::REGISTRY_UNAVAILABLE;
             return if unreachable && settled {

@@ -194,10 +194,10 @@ mod tests {
         // Build 4 is the last verified one, and builds 5 and 6 had other fingerprints.
         let old = ManagedImageStatus {
             build: Some(4),
-            fingerprint: Some("good".into()),
+            fingerprint: Some("verified".into()),
             ..ManagedImageStatus::default()
         };
-        let jobs = [job("good", 0, 4), job("other", 0, 6), job("f", 0, 7), job("f", 1, 7)];
+        let jobs = [job("verified", 0, 4), job("other", 0, 6), job("f", 0, 7), job("f", 1, 7)];
         assert_eq!(number(&old, &failed(Some("f")), &jobs, &[]), Some(7));
         assert_eq!(number(&old, &failed(Some("refused")), &jobs, &[]), None, "it never got a Job");
         let running = RunningBuild { fingerprint: "f".into(), build: 7, ..RunningBuild::default() };
@@ -216,7 +216,7 @@ mod tests {
             Some(8),
             "a check of it has failed"
         );
-        let failure = FailureRecord { fingerprint: "good".into(), ..FailureRecord::default() };
+        let failure = FailureRecord { fingerprint: "verified".into(), ..FailureRecord::default() };
         let only_checks = ImageDecision { failure: Some(Box::new(failure)), ..failed(None) };
         assert_eq!(
             number(&old, &only_checks, &[], &[]),

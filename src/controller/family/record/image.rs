@@ -244,12 +244,12 @@ impl Reconcile<'_> {
     fn tags_to_record(&self, change: ImageChange<'_>) -> Vec<TagRecord> {
         let ImageChange { image, decided, old, .. } = change;
         let Some(verified) = &decided.verified else { return old.tags.clone() };
-        let observations = self.cache.tags.get(&image.name);
+        let known_tags = self.cache.tags.get(&image.name);
         let spec = &self.snapshot.family.spec;
         let tags = tags::render(spec, image, verified.build, &verified.fingerprint);
         let record = |tag: tags::Tag| {
-            let observation = observations.and_then(|observations| observations.get(&tag.name));
-            match observation.map(|observation| &observation.tag) {
+            let known_tag = known_tags.and_then(|known_tags| known_tags.get(&tag.name));
+            match known_tag.map(|known_tag| &known_tag.tag) {
                 Some(ObservedTag::At(digest)) => Some(TagRecord {
                     tag: tag.name,
                     digest: digest.to_string(),

@@ -26,7 +26,7 @@ const UPSTREAMS: usize = 8;
 const GENERATION: i64 = 1;
 
 /// A family and its surroundings.
-pub struct World {
+pub struct BenchFamily {
     spec: ImageFamilySpec,
     blueprint: Blueprint,
     status: ImageFamilyStatus,
@@ -54,14 +54,14 @@ struct Cascade {
     status: CascadeStatus,
 }
 
-impl World {
+impl BenchFamily {
     /// A family of `count` images in which nothing is to be done.
     pub fn at_rest(count: usize) -> Self {
-        let mut world = Self::new(count);
-        world.learn(true);
-        world.record();
-        assert_eq!(world.decide().actions, [], "nothing is to be done");
-        world
+        let mut family = Self::new(count);
+        family.learn(true);
+        family.record();
+        assert_eq!(family.decide().actions, [], "nothing is to be done");
+        family
     }
 
     fn new(count: usize) -> Self {
@@ -170,7 +170,7 @@ impl World {
     fn record(&mut self) {
         let decisions = self.decide().images;
         for (image, decision) in self.images.iter_mut().zip(decisions) {
-            let verified = decision.verified.clone().expect("a good build");
+            let verified = decision.verified.clone().expect("a verified build");
             let tags = ["latest".to_owned(), format!("r{}", verified.build)];
             image.tags = tags
                 .iter()
@@ -204,7 +204,7 @@ impl World {
     }
 
     fn decide(&self) -> Decision {
-        decide(&self.seen(), self.now)
+        decide(&self.input(), self.now)
     }
 
     /// The time of the decision.
@@ -213,7 +213,7 @@ impl World {
     }
 
     /// The input of the decision.
-    pub fn seen(&self) -> DecideInput<'_> {
+    pub fn input(&self) -> DecideInput<'_> {
         DecideInput {
             family: "family",
             generation: Some(GENERATION),
@@ -243,9 +243,9 @@ impl World {
 
     fn upstream(&self, index: usize, moves: u32) -> ObservedUpstream {
         let digest = format!("sha256:{index:032x}{moves:032x}").into();
-        let seen =
+        let newest =
             ObservedDigest { digest, first_observed: self.now, missing_platforms: Vec::new() };
-        ObservedUpstream { newest: Some(seen), problem: None }
+        ObservedUpstream { newest: Some(newest), problem: None }
     }
 
     fn observed<'a>(&self, image: &'a Surroundings) -> ObservedImage<'a> {
