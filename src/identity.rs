@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 
 /// Defines a text as a type of its own.
 macro_rules! text {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* pub struct $name:ident;) => {
         $(#[$doc])*
         #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
@@ -94,15 +94,15 @@ text! {
     /// digits.
     ///
     /// Unlike `registry::Digest`, which is parsed, it holds whatever was recorded.
-    ImageDigest
+    pub struct ImageDigest;
 }
 text! {
     /// Hash of everything that determines a build: 40 hexadecimal digits.
-    Fingerprint
+    pub struct Fingerprint;
 }
 text! {
     /// Name of a Kubernetes Job in the family's namespace.
-    JobName
+    pub struct JobName;
 }
 
 /// Identifies one build, and says what it was started for.

@@ -55,8 +55,18 @@ pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
         let directive = "kube_runtime::watcher=error".parse().map_err(FromEnvError::from)?;
         filter = filter.add_directive(directive);
     }
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colours = match std::env::var_os("NO_COLOR") {
+        None if io::stderr().is_terminal() => Colours::On,
+        _ => Colours::Off,
+    };
     Ok(subscriber(format, filter, colours, io::stderr).try_init()?)
+}
+
+/// Whether text is coloured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Colours {
+    On,
+    Off,
 }
 
 /// Returns a subscriber that writes each event with the fields of its spans: in text before the
@@ -64,14 +74,16 @@ pub fn init(format: LogFormat) -> Result<(), TelemetryError> {
 fn subscriber<W>(
     format: LogFormat,
     filter: EnvFilter,
-    colours: bool,
+    colours: Colours,
     writer: W,
 ) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(colours == Colours::On);
     match format {
         LogFormat::Text => Box::new(lines.finish()),
         LogFormat::Json => {
@@ -184,7 +196,7 @@ pub(crate) mod tests {
         let buffer = LogBuffer::default();
         let writer = buffer.clone();
         let filter = EnvFilter::new("info");
-        let subscriber = subscriber(format, filter, false, move || writer.clone());
+        let subscriber = subscriber(format, filter, Colours::Off, move || writer.clone());
         tracing::subscriber::with_default(subscriber, action);
         let bytes = buffer.0.lock().expect("lock").clone();
         String::from_utf8(bytes).expect("UTF-8")

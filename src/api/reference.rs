@@ -82,7 +82,7 @@ fn object(text: &mut String, path: &str, schema: &Value, depth: usize) {
     let required = schema.get("required").and_then(Value::as_array);
     for (name, field) in properties {
         let required = required.is_some_and(|names| names.iter().any(|required| required == name));
-        row(text, name, field, required);
+        row(text, name, field, if required { "required" } else { "" });
     }
     rules(text, schema);
     for (name, field) in properties {
@@ -91,14 +91,14 @@ fn object(text: &mut String, path: &str, schema: &Value, depth: usize) {
     }
 }
 
-fn row(text: &mut String, name: &str, field: &Value, required: bool) {
+/// Writes the row of a field. `without_default` stands in place of a default.
+fn row(text: &mut String, name: &str, field: &Value, without_default: &str) {
     let default = match field.get("default") {
         Some(Value::Object(fields)) if fields.is_empty() => String::new(),
         Some(Value::Object(_)) => "see below".into(),
         Some(Value::String(word)) => format!("`{word}`"),
         Some(value) => format!("`{value}`"),
-        None if required => "required".into(),
-        None => String::new(),
+        None => without_default.into(),
     };
     let description = description(field);
     // The description states most limits itself, because `kubectl explain` shows nothing else.

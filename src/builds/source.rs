@@ -117,8 +117,8 @@ pub fn files_hash(files: &[ContextFile<'_>]) -> String {
 mod tests {
     use super::*;
 
-    fn item(key: &str, path: &str, executable: bool) -> ConfigMapItem {
-        ConfigMapItem { key: key.into(), path: path.into(), executable }
+    fn item(key: &str, path: &str) -> ConfigMapItem {
+        ConfigMapItem { key: key.into(), path: path.into(), executable: false }
     }
 
     #[test]
@@ -133,13 +133,14 @@ mod tests {
         ]);
         assert_eq!(config_map_hash(&BTreeMap::new(), &binary, &[]).expect("binary"), plain);
 
-        let items = [item("run", "bin/run", true), item("Dockerfile", "Dockerfile", false)];
+        let executable = ConfigMapItem { executable: true, ..item("run", "bin/run") };
+        let items = [executable, item("Dockerfile", "Dockerfile")];
         let chosen = config_map_hash(&data, &none, &items).expect("items");
         assert_ne!(chosen, plain);
         let mut more = data.clone();
         more.insert("other".into(), "y".into());
         assert_eq!(config_map_hash(&more, &none, &items).expect("more"), chosen);
-        let changed = [item("run", "bin/run", false), item("Dockerfile", "Dockerfile", false)];
+        let changed = [item("run", "bin/run"), item("Dockerfile", "Dockerfile")];
         assert_ne!(config_map_hash(&data, &none, &changed).expect("mode"), chosen);
     }
 
@@ -160,7 +161,7 @@ mod tests {
     fn a_missing_key_or_dockerfile_is_an_error() {
         let content = BTreeMap::from([("a".to_owned(), Vec::new())]);
         assert_eq!(config_map_files(&content, &[]), Err(ConfigMapError::NoDockerfile));
-        let items = [item("b", "Dockerfile", false)];
+        let items = [item("b", "Dockerfile")];
         assert_eq!(config_map_files(&content, &items), Err(ConfigMapError::MissingKey("b".into())));
     }
 }

@@ -85,7 +85,7 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
         upstreams,
         pending: step.pending,
         window: window_status(window),
-        breaker: breaker_status(breaker, evaluation.images.iter().any(|image| image.in_progress)),
+        breaker: breaker_status(breaker, &evaluation.images),
         cascade: step.cascade,
         images: evaluation.images,
         actions,
@@ -390,11 +390,12 @@ fn window_status(window: WindowState) -> Option<WindowStatus> {
 
 /// Returns the status of the breaker. Without an image in progress there is no build to try: the
 /// breaker stays open until the next cascade or a user retries something.
-fn breaker_status(breaker: BreakerState, is_any_in_progress: bool) -> Option<BreakerStatus> {
+fn breaker_status(breaker: BreakerState, images: &[ImageDecision]) -> Option<BreakerStatus> {
     match breaker {
         BreakerState::Closed => None,
         BreakerState::Open { since, cause, mut failures, probe_at, .. } => {
             failures.truncate(MAX_BREAKER_NAMES);
+            let is_any_in_progress = images.iter().any(|image| image.in_progress);
             Some(BreakerStatus {
                 since: Some(since),
                 cause,

@@ -143,6 +143,7 @@ impl<'a, R: Records> ImportStates<'a, R> {
 
     fn recorded_state(&mut self, name: &ImageName) -> RecordedState {
         let settled = RecordedState::Decided(ImportState::Settled);
+        let in_progress = RecordedState::Decided(ImportState::InProgress);
         let Some(family) = self.family(&name.family) else { return settled };
         let index = family.images.get(&name.image);
         let Some(image) = index.and_then(|index| family.family.spec.images.get(*index)) else {
@@ -150,14 +151,14 @@ impl<'a, R: Records> ImportStates<'a, R> {
         };
         let record = self.records.image(name);
         let Some(status) = record.as_ref().and_then(|record| record.status.as_ref()) else {
-            return RecordedState::Decided(changing_if(!family.is_idle()));
+            return if family.is_idle() { settled } else { in_progress };
         };
         if status.observed_generation < family.family.metadata.generation
             && !family.is_unevaluated
             && !family.is_spec_rejected
         {
             // The record describes an older spec.
-            return RecordedState::Decided(changing_if(true));
+            return in_progress;
         }
         let parents: Vec<ImageName> =
             image.from.iter().filter_map(|edge| parent(name, edge)).collect();
@@ -174,33 +175,35 @@ impl<'a, R: Records> ImportStates<'a, R> {
             })
         };
         let failed = || ImportState::Failed { by: name.to_string() };
-        let in_progress = condition::is_true(&status.conditions, RECONCILING)
+        let is_in_progress = condition::is_true(&status.conditions, RECONCILING)
             && ReasonClass::of(&status.reason) == Some(ReasonClass::Expected)
             && !family.is_unevaluated;
         match status.state {
             ImageState::Failed => RecordedState::Decided(failed()),
-            ImageState::Building | ImageState::Checking => {
-                RecordedState::Decided(changing_if(in_progress))
-            }
-            ImageState::Held => settled,
+            ImageState::Building | ImageState::Checking if is_in_progress => in_progress,
+            ImageState::Building | ImageState::Checking | ImageState::Held => settled,
             ImageState::Blocked if family.is_idle() => after_parents(failed(), parents),
             _ if family.is_idle() => settled,
             ImageState::Current if self.has_newer_inputs(&family, name, image, status) => {
-                RecordedState::Decided(changing_if(true))
+                in_progress
             }
             ImageState::Current => after_parents(ImportState::Settled, parents),
             // If all parents have come, this record is about to follow. Otherwise the parents that
             // the image waits for decide.
             ImageState::Blocked if self.all_have_digests(&parents) => {
-                after_parents(changing_if(true), parents)
+                after_parents(ImportState::InProgress, parents)
             }
             ImageState::Blocked => after_parents(failed(), parents),
             ImageState::Waiting if status.reason == reason::WAITING_FOR_PARENT => {
-                after_parents(changing_if(self.all_have_digests(&parents)), parents)
+                let otherwise = if self.all_have_digests(&parents) {
+                    ImportState::InProgress
+                } else {
+                    ImportState::Settled
+                };
+                after_parents(otherwise, parents)
             }
-            ImageState::Waiting | ImageState::Queued => {
-                RecordedState::Decided(changing_if(in_progress))
-            }
+            ImageState::Waiting | ImageState::Queued if is_in_progress => in_progress,
+            ImageState::Waiting | ImageState::Queued => settled,
         }
     }
 
@@ -251,11 +254,6 @@ impl<'a, R: Records> ImportStates<'a, R> {
         });
         family.clone()
     }
-}
-
-/// Returns the state of an image that changes if the condition holds and is settled otherwise.
-const fn changing_if(is_changing: bool) -> ImportState {
-    if is_changing { ImportState::InProgress } else { ImportState::Settled }
 }
 
 impl ImportVisit {

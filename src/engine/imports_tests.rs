@@ -13,7 +13,7 @@ use crate::{
         condition::{self, ConditionUpdate, RECONCILING, STALLED, reason},
     },
     engine::{
-        ImportState,
+        ImportState, WaitProgress,
         imports::{ImportStates, MAX_VISITED_IMAGES, Records},
     },
     lineage::families::{FamilyName, ImageName},
@@ -132,10 +132,13 @@ impl RecordedFamilies {
         self.records.get_mut(&name(image)).and_then(|record| record.status.as_mut()).expect(image)
     }
 
-    fn set(&mut self, image: &str, state: ImageState, reason: &str, reconciling: bool) {
+    fn set(&mut self, image: &str, state: ImageState, reason: &str, progress: WaitProgress) {
         let record = self.record(image);
         (record.state, record.reason) = (state, reason.into());
-        let update = ConditionUpdate { status: reconciling, ..condition(RECONCILING, reason) };
+        let update = ConditionUpdate {
+            status: progress == WaitProgress::InProgress,
+            ..condition(RECONCILING, reason)
+        };
         condition::set(&mut record.conditions, update, now());
     }
 
@@ -229,34 +232,49 @@ fn an_image_with_older_inputs_is_about_to_change() {
 
 #[test]
 fn a_record_says_whether_its_image_changes() {
-    for (state, why, reconciling, expected) in [
-        (ImageState::Building, reason::BUILDING, true, ImportState::InProgress),
-        (ImageState::Checking, reason::CHECKING, true, ImportState::InProgress),
-        (ImageState::Checking, reason::REGISTRY_DENIED, false, ImportState::Settled),
-        (ImageState::Queued, reason::CASCADING, true, ImportState::InProgress),
-        (ImageState::Queued, reason::PARALLELISM_REACHED, true, ImportState::InProgress),
-        (ImageState::Queued, reason::NEXT_CASCADE, true, ImportState::InProgress),
-        (ImageState::Queued, reason::RETRYING, true, ImportState::InProgress),
-        (ImageState::Queued, reason::QUOTA_EXCEEDED, true, ImportState::InProgress),
-        (ImageState::Queued, reason::JOB_REFUSED, false, ImportState::Settled),
-        (ImageState::Queued, reason::MINIMUM_AGE, true, ImportState::Settled),
-        (ImageState::Queued, reason::WINDOW_CLOSED, true, ImportState::Settled),
-        (ImageState::Queued, reason::BREAKER_OPEN, true, ImportState::Settled),
-        (ImageState::Queued, reason::SUSPENDED, true, ImportState::Settled),
-        (ImageState::Queued, reason::CANCELLED, true, ImportState::Settled),
-        (ImageState::Waiting, reason::RESOLVING, true, ImportState::InProgress),
-        (ImageState::Waiting, reason::SOURCE_NOT_FOUND, false, ImportState::Settled),
-        (ImageState::Waiting, reason::IMPORT_REFUSED, false, ImportState::Settled),
-        (ImageState::Held, reason::HELD, true, ImportState::Settled),
-        (ImageState::Failed, reason::BUILD_FAILED, false, failed("n/b.mid")),
-        (ImageState::Current, reason::TAG_IMMUTABLE, false, ImportState::Settled),
+    for (state, why, progress, expected) in [
+        (ImageState::Building, reason::BUILDING, WaitProgress::InProgress, ImportState::InProgress),
+        (ImageState::Checking, reason::CHECKING, WaitProgress::InProgress, ImportState::InProgress),
+        (ImageState::Checking, reason::REGISTRY_DENIED, WaitProgress::AtRest, ImportState::Settled),
+        (ImageState::Queued, reason::CASCADING, WaitProgress::InProgress, ImportState::InProgress),
+        (
+            ImageState::Queued,
+            reason::PARALLELISM_REACHED,
+            WaitProgress::InProgress,
+            ImportState::InProgress,
+        ),
+        (
+            ImageState::Queued,
+            reason::NEXT_CASCADE,
+            WaitProgress::InProgress,
+            ImportState::InProgress,
+        ),
+        (ImageState::Queued, reason::RETRYING, WaitProgress::InProgress, ImportState::InProgress),
+        (
+            ImageState::Queued,
+            reason::QUOTA_EXCEEDED,
+            WaitProgress::InProgress,
+            ImportState::InProgress,
+        ),
+        (ImageState::Queued, reason::JOB_REFUSED, WaitProgress::AtRest, ImportState::Settled),
+        (ImageState::Queued, reason::MINIMUM_AGE, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Queued, reason::WINDOW_CLOSED, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Queued, reason::BREAKER_OPEN, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Queued, reason::SUSPENDED, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Queued, reason::CANCELLED, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Waiting, reason::RESOLVING, WaitProgress::InProgress, ImportState::InProgress),
+        (ImageState::Waiting, reason::SOURCE_NOT_FOUND, WaitProgress::AtRest, ImportState::Settled),
+        (ImageState::Waiting, reason::IMPORT_REFUSED, WaitProgress::AtRest, ImportState::Settled),
+        (ImageState::Held, reason::HELD, WaitProgress::InProgress, ImportState::Settled),
+        (ImageState::Failed, reason::BUILD_FAILED, WaitProgress::AtRest, failed("n/b.mid")),
+        (ImageState::Current, reason::TAG_IMMUTABLE, WaitProgress::AtRest, ImportState::Settled),
     ] {
         let mut recorded = tower();
         // Its parent has moved, but a closed gate, a hold and a failure take precedence.
         if state != ImageState::Current {
             recorded.record("n/a.base").digest = Some("sha256:new".into());
         }
-        recorded.set("n/b.mid", state, why, reconciling);
+        recorded.set("n/b.mid", state, why, progress);
         assert_eq!(recorded.state("n/b.mid"), expected, "{state:?} {why}");
     }
     let mut recorded = tower();
@@ -267,7 +285,7 @@ fn a_record_says_whether_its_image_changes() {
 #[test]
 fn a_record_of_an_older_spec_is_about_to_be_written_again() {
     let mut recorded = tower();
-    recorded.set("n/b.mid", ImageState::Waiting, reason::IMPORT_REFUSED, false);
+    recorded.set("n/b.mid", ImageState::Waiting, reason::IMPORT_REFUSED, WaitProgress::AtRest);
     recorded.family_of("n/b.mid").metadata.generation = Some(2);
     assert_eq!(recorded.state("n/b.mid"), ImportState::InProgress);
     recorded.record("n/b.mid").observed_generation = Some(2);
@@ -289,17 +307,22 @@ fn a_record_of_an_older_spec_is_about_to_be_written_again() {
 #[test]
 fn an_image_that_waits_for_a_stuck_parent_is_settled() {
     let mut recorded = tower();
-    recorded.set("n/b.top", ImageState::Waiting, reason::WAITING_FOR_PARENT, true);
+    recorded.set(
+        "n/b.top",
+        ImageState::Waiting,
+        reason::WAITING_FOR_PARENT,
+        WaitProgress::InProgress,
+    );
     assert_eq!(
         recorded.state("n/b.top"),
         ImportState::InProgress,
         "its parent is current, and its record is about to follow"
     );
-    recorded.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
+    recorded.set("n/b.mid", ImageState::Building, reason::BUILDING, WaitProgress::InProgress);
     assert_eq!(recorded.state("n/b.top"), ImportState::InProgress);
-    recorded.set("n/b.mid", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
+    recorded.set("n/b.mid", ImageState::Waiting, reason::SOURCE_NOT_FOUND, WaitProgress::AtRest);
     assert_eq!(recorded.state("n/b.top"), ImportState::Settled);
-    recorded.set("n/b.mid", ImageState::Queued, reason::WINDOW_CLOSED, true);
+    recorded.set("n/b.mid", ImageState::Queued, reason::WINDOW_CLOSED, WaitProgress::InProgress);
     assert_eq!(recorded.state("n/b.top"), ImportState::Settled);
 }
 
@@ -325,10 +348,10 @@ fn images_of_a_paused_family_are_settled() {
         for image in &TOWER[1..] {
             assert_eq!(recorded.state(image), ImportState::Settled, "{number}: {image}");
         }
-        recorded.set("n/b.mid", ImageState::Queued, reason::CASCADING, true);
+        recorded.set("n/b.mid", ImageState::Queued, reason::CASCADING, WaitProgress::InProgress);
         assert_eq!(recorded.state("n/b.mid"), ImportState::Settled, "{number}");
         // A running build runs to completion, unless the family is not evaluated.
-        recorded.set("n/b.mid", ImageState::Building, reason::BUILDING, true);
+        recorded.set("n/b.mid", ImageState::Building, reason::BUILDING, WaitProgress::InProgress);
         let expected = if number < 3 { ImportState::InProgress } else { ImportState::Settled };
         assert_eq!(recorded.state("n/b.mid"), expected, "{number}");
     }
@@ -347,7 +370,7 @@ fn images_of_a_paused_family_are_settled() {
 #[test]
 fn a_failure_names_the_image_that_failed() {
     let mut recorded = tower();
-    recorded.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
+    recorded.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, WaitProgress::AtRest);
     for image in TOWER {
         assert_eq!(
             recorded.state(image),
@@ -357,7 +380,7 @@ fn a_failure_names_the_image_that_failed() {
         );
     }
     for image in &TOWER[1..] {
-        recorded.set(image, ImageState::Blocked, reason::ANCESTOR_FAILED, false);
+        recorded.set(image, ImageState::Blocked, reason::ANCESTOR_FAILED, WaitProgress::AtRest);
     }
     recorded.family_of("n/b.mid").spec.suspend = true;
     for image in TOWER {
@@ -368,11 +391,11 @@ fn a_failure_names_the_image_that_failed() {
         );
     }
     recorded.family_of("n/b.mid").spec.suspend = false;
-    recorded.set("n/a.base", ImageState::Building, reason::BUILDING, true);
+    recorded.set("n/a.base", ImageState::Building, reason::BUILDING, WaitProgress::InProgress);
     assert_eq!(recorded.state("n/c.leaf"), ImportState::InProgress, "it is retried");
-    recorded.set("n/a.base", ImageState::Current, reason::CURRENT, false);
+    recorded.set("n/a.base", ImageState::Current, reason::CURRENT, WaitProgress::AtRest);
     assert_eq!(recorded.state("n/c.leaf"), ImportState::InProgress, "it became current after all");
-    recorded.set("n/a.base", ImageState::Waiting, reason::SOURCE_NOT_FOUND, false);
+    recorded.set("n/a.base", ImageState::Waiting, reason::SOURCE_NOT_FOUND, WaitProgress::AtRest);
     assert_eq!(recorded.state("n/c.leaf"), failed("n/b.mid"), "the record of the failure is gone");
 }
 
@@ -381,7 +404,7 @@ fn an_image_that_uses_the_last_verified_parent_does_not_fail_with_it() {
     let mut recorded = tower();
     recorded.family_of("n/b.mid").spec.images[0].on_parent_failure =
         OnParentFailure::UseLastVerified;
-    recorded.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, false);
+    recorded.set("n/a.base", ImageState::Failed, reason::BUILD_FAILED, WaitProgress::AtRest);
     assert_eq!(recorded.state("n/a.base"), failed("n/a.base"));
     assert_eq!(recorded.state("n/c.leaf"), ImportState::Settled);
 }
@@ -391,8 +414,8 @@ fn a_failed_parent_takes_precedence_over_a_changing_one() {
     for parents in ["n/a.x n/b.y", "n/b.y n/a.x"] {
         let mut recorded =
             RecordedFamilies::new(&[("n/a.x", "UP"), ("n/b.y", "UP"), ("n/c.z", parents)]);
-        recorded.set("n/a.x", ImageState::Building, reason::BUILDING, true);
-        recorded.set("n/b.y", ImageState::Failed, reason::BUILD_FAILED, false);
+        recorded.set("n/a.x", ImageState::Building, reason::BUILDING, WaitProgress::InProgress);
+        recorded.set("n/b.y", ImageState::Failed, reason::BUILD_FAILED, WaitProgress::AtRest);
         assert_eq!(recorded.state("n/c.z"), failed("n/b.y"), "{parents}");
     }
 }
@@ -424,23 +447,23 @@ fn cycles_and_long_chains_end() {
 /// Twelve images in four families, each built on earlier ones, in random states.
 fn record_sets() -> impl Strategy<Value = RecordedFamilies> {
     let states = prop::sample::select(vec![
-        (ImageState::Current, reason::CURRENT, false),
-        (ImageState::Current, reason::CURRENT, false),
-        (ImageState::Building, reason::BUILDING, true),
-        (ImageState::Queued, reason::WINDOW_CLOSED, true),
-        (ImageState::Waiting, reason::WAITING_FOR_PARENT, true),
-        (ImageState::Failed, reason::BUILD_FAILED, false),
-        (ImageState::Blocked, reason::ANCESTOR_FAILED, false),
+        (ImageState::Current, reason::CURRENT, WaitProgress::AtRest),
+        (ImageState::Current, reason::CURRENT, WaitProgress::AtRest),
+        (ImageState::Building, reason::BUILDING, WaitProgress::InProgress),
+        (ImageState::Queued, reason::WINDOW_CLOSED, WaitProgress::InProgress),
+        (ImageState::Waiting, reason::WAITING_FOR_PARENT, WaitProgress::InProgress),
+        (ImageState::Failed, reason::BUILD_FAILED, WaitProgress::AtRest),
+        (ImageState::Blocked, reason::ANCESTOR_FAILED, WaitProgress::AtRest),
     ]);
     let image = (prop::collection::vec(0..12_usize, 0..3), states, any::<bool>());
     prop::collection::vec(image, 12).prop_map(|images| {
         let named = |place: usize| format!("n/f{}.i{place}", place % 4);
         let mut recorded = RecordedFamilies::default();
-        for (place, (parents, (state, why, reconciling), moved)) in images.into_iter().enumerate() {
+        for (place, (parents, (state, why, progress), moved)) in images.into_iter().enumerate() {
             let parents: Vec<String> =
                 parents.into_iter().filter(|parent| *parent < place).map(named).collect();
             recorded.add(&name(&named(place)), &parents.join(" "));
-            recorded.set(&named(place), state, why, reconciling);
+            recorded.set(&named(place), state, why, progress);
             if moved {
                 recorded.record(&named(place)).digest = Some("sha256:new".into());
             }

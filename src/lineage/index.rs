@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Defines a position in a list as a type of its own.
 macro_rules! index {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* pub struct $name:ident;) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(usize);
@@ -53,15 +53,15 @@ macro_rules! index {
 
 index! {
     /// Position of an image in `spec.images`, and in every list that runs parallel to it.
-    ImageIndex
+    pub struct ImageIndex;
 }
 index! {
     /// Position of an upstream in `spec.upstreams`, and in every list that runs parallel to it.
-    UpstreamIndex
+    pub struct UpstreamIndex;
 }
 index! {
     /// Position of an image of another family in
     /// [`Lineage::imports`](crate::lineage::Lineage::imports), and in every list that runs parallel
     /// to it.
-    ImportIndex
+    pub struct ImportIndex;
 }

@@ -3,15 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use syn::{Field, GenericArgument, PathArguments, Signature, Type, TypeReference, visit::Visit};
+use syn::{
+    Field, FnArg, GenericArgument, PathArguments, Signature, Type, TypeReference, visit::Visit,
+};
 
 use crate::sources::{read, rust_files_below, sources};
 
 /// The widest line of a source file, in characters.
 const MAX_WIDTH: usize = 100;
 
+/// The most parameters of a function, `self` not counted.
+const MAX_PARAMETERS: usize = 7;
+
 /// The names of the types that a file defines: structs, enums, traits and unions anywhere, type
-/// aliases at the top of a module, and the objects that `kube`'s derive makes.
+/// aliases at the top of a module, the objects that `kube`'s derive makes, and what the call of a
+/// macro defines in plain sight.
 fn defined_types(syntax: &syn::File) -> Vec<String> {
     #[derive(Default)]
     struct Collector {
@@ -53,6 +59,13 @@ fn defined_types(syntax: &syn::File) -> Vec<String> {
             self.bodies += 1;
             syn::visit::visit_block(self, block);
             self.bodies -= 1;
+        }
+
+        fn visit_macro(&mut self, called: &'ast syn::Macro) {
+            // Most macros are given something else than items.
+            if let Ok(items) = called.parse_body::<syn::File>() {
+                self.names.extend(defined_types(&items));
+            }
         }
     }
 
@@ -133,6 +146,70 @@ fn unclear_types(syntax: &syn::File) -> Vec<String> {
     collector.found
 }
 
+/// The signatures that are hard to read at the call, each with its problem: a bare `bool` may mean
+/// anything there, and nobody remembers the order of many parameters.
+///
+/// A setter of one value is clear. The signatures of a trait of another crate are given.
+fn unclear_calls(syntax: &syn::File) -> Vec<String> {
+    #[derive(Default)]
+    struct Collector {
+        found: Vec<String>,
+    }
+
+    impl Collector {
+        fn check(&mut self, signature: &Signature) {
+            let parameters: Vec<&Type> = signature.inputs.iter().filter_map(typed).collect();
+            let name = &signature.ident;
+            let is_setter = parameters.len() == 1 && name.to_string().starts_with("set_");
+            if !is_setter && parameters.iter().any(|parameter| is_bool(parameter)) {
+                self.found.push(format!("`{name}` takes a bool: use an enum of two, or a struct"));
+            }
+            if parameters.len() > MAX_PARAMETERS {
+                let count = parameters.len();
+                self.found.push(format!("`{name}` takes {count} parameters: use a struct"));
+            }
+        }
+    }
+
+    impl<'ast> Visit<'ast> for Collector {
+        fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+            self.check(&item.sig);
+            syn::visit::visit_item_fn(self, item);
+        }
+
+        fn visit_item_impl(&mut self, item: &'ast syn::ItemImpl) {
+            for member in &item.items {
+                let syn::ImplItem::Fn(function) = member else { continue };
+                if item.trait_.is_none() {
+                    self.check(&function.sig);
+                }
+            }
+            syn::visit::visit_item_impl(self, item);
+        }
+
+        fn visit_trait_item_fn(&mut self, item: &'ast syn::TraitItemFn) {
+            self.check(&item.sig);
+            syn::visit::visit_trait_item_fn(self, item);
+        }
+    }
+
+    let mut collector = Collector::default();
+    collector.visit_file(syntax);
+    collector.found
+}
+
+/// The type of a parameter; `None` for `self`.
+fn typed(parameter: &FnArg) -> Option<&Type> {
+    match parameter {
+        FnArg::Typed(parameter) => Some(&parameter.ty),
+        FnArg::Receiver(_) => None,
+    }
+}
+
+fn is_bool(parameter: &Type) -> bool {
+    matches!(parameter, Type::Path(path) if path.path.is_ident("bool"))
+}
+
 /// The last name of the first type argument, ignoring references.
 fn first_argument(segment: &syn::PathSegment) -> Option<String> {
     let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
@@ -177,6 +254,16 @@ fn signatures_name_their_parts() {
 }
 
 #[test]
+fn calls_can_be_read() {
+    let mut wrong = Vec::new();
+    for file in sources() {
+        let found = unclear_calls(&file.syntax).into_iter();
+        wrong.extend(found.map(|problem| format!("{}: {problem}", file.path.display())));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn lines_are_at_most_100_characters_wide() {
     let mut wrong = Vec::new();
     for path in ["src", "tests", "benches"].into_iter().flat_map(rust_files_below) {
@@ -204,6 +291,8 @@ mod tests {
             fn f() { struct InFunction; type Local = u8; }
             impl T for E { type Associated = u8; }
             fn g<Parameter>() {}
+            text! { /// A text.
+                pub struct InMacro; }
         ";
         let mut names = defined_types(&parse(code));
         names.sort();
@@ -213,6 +302,7 @@ mod tests {
             "Family",
             "FamilySpec",
             "InFunction",
+            "InMacro",
             "InModule",
             "InModuleAlias",
             "T",
@@ -253,6 +343,29 @@ mod tests {
             "fn f() {}",
         ] {
             assert_eq!(unclear_types(&parse(code)), Vec::<String>::new(), "{code}");
+        }
+    }
+
+    #[test]
+    fn unclear_calls_are_found() {
+        for code in [
+            "fn f(_: bool) {}",
+            "fn set_x(_: bool, _: u8) {}",
+            "impl X { fn f(&self, _: u8, _: bool) {} }",
+            "trait T { fn f(&self, _: bool); }",
+            "mod tests { fn f(_: bool) {} }",
+            "fn f() { fn g(_: bool) {} }",
+            "fn f(_: u8, _: u8, _: u8, _: u8, _: u8, _: u8, _: u8, _: u8) {}",
+        ] {
+            assert_eq!(unclear_calls(&parse(code)).len(), 1, "{code}");
+        }
+        for code in [
+            "impl X { fn set_x(&self, _: bool) {} }",
+            "impl T for X { fn f(&self, _: bool) {} }",
+            "fn f(_: Option<bool>, _: impl Fn(bool) -> bool) -> bool {}",
+            "impl X { fn f(&self, _: u8, _: u8, _: u8, _: u8, _: u8, _: u8, _: u8) {} }",
+        ] {
+            assert_eq!(unclear_calls(&parse(code)), Vec::<String>::new(), "{code}");
         }
     }
 

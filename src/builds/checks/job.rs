@@ -189,12 +189,13 @@ fn container(request: &CheckRequest, settings: &CheckSettings) -> Container {
 /// Adds the init container that writes a Docker configuration for the new image, and mounts that
 /// configuration into the check. No Secret is mounted into the check.
 fn add_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: &mut PodSpec) {
-    let mount = |read_only| VolumeMount {
+    let writable_mount = VolumeMount {
         name: DOCKER_CONFIG_VOLUME.into(),
         mount_path: source::DOCKER_CONFIG.into(),
-        read_only: Some(read_only),
+        read_only: Some(false),
         ..VolumeMount::default()
     };
+    let read_only_mount = VolumeMount { read_only: Some(true), ..writable_mount.clone() };
     let (volumes, mounts): (Vec<Volume>, Vec<VolumeMount>) =
         credential_inputs(&request.credentials).unzip();
     let spec = credentials::CredentialsSpec {
@@ -208,7 +209,7 @@ fn add_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: 
         image_pull_policy: environment.image_pull_policy.clone(),
         args: Some(vec![credentials::SUBCOMMAND.into()]),
         env: Some(vec![env_var(credentials::CREDENTIALS_VARIABLE, &spec.to_variable())]),
-        volume_mounts: Some(mounts.into_iter().chain([mount(false)]).collect()),
+        volume_mounts: Some(mounts.into_iter().chain([writable_mount]).collect()),
         resources: Some(steps.of(&steps.credentials).or_default(&STEP_REQUESTS, &STEP_LIMITS)),
         security_context: Some(restricted_security_context(PREPARE_USER, PREPARE_USER)),
         ..Container::default()
@@ -216,7 +217,7 @@ fn add_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: 
     pod.init_containers = Some(vec![step]);
     pod.volumes = Some(volumes.into_iter().chain([memory_volume(DOCKER_CONFIG_VOLUME)]).collect());
     for container in &mut pod.containers {
-        container.volume_mounts.get_or_insert_default().push(mount(true));
+        container.volume_mounts.get_or_insert_default().push(read_only_mount.clone());
         let env = container.env.get_or_insert_default();
         if env.iter().all(|variable| variable.name != "DOCKER_CONFIG") {
             env.push(env_var("DOCKER_CONFIG", source::DOCKER_CONFIG));

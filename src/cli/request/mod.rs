@@ -101,7 +101,11 @@ pub async fn send_for_scope(
     act: fn(RequestScope) -> Act,
     arguments: ScopeArguments,
 ) -> anyhow::Result<()> {
-    let scope = scope(&arguments.target, arguments.subtree)?;
+    let scope = if arguments.subtree {
+        subtree_scope(&arguments.target)?
+    } else {
+        scope(&arguments.target)
+    };
     let cluster = ClusterConnection::connect(&arguments.kubectl_flags).await?;
     send_request(&cluster, &arguments.target, act(scope), &arguments.send_flags).await
 }
@@ -167,17 +171,21 @@ async fn send_request(
     }
 }
 
-fn scope(target: &TargetArgument, subtree: bool) -> anyhow::Result<RequestScope> {
-    match (&target.image, subtree) {
-        (None, false) => Ok(RequestScope::Family),
-        (Some(image), false) => Ok(RequestScope::Image(image.clone())),
-        (Some(image), true) => Ok(RequestScope::Subtree(image.clone())),
-        (None, true) => bail!(
+/// Returns the scope of the target: the family or one image.
+fn scope(target: &TargetArgument) -> RequestScope {
+    target.image.clone().map_or(RequestScope::Family, RequestScope::Image)
+}
+
+/// Returns the scope of the target with all images that are built on it.
+fn subtree_scope(target: &TargetArgument) -> anyhow::Result<RequestScope> {
+    let Some(image) = &target.image else {
+        bail!(
             "--subtree needs an image: name it, as {}/IMAGE, or remove --subtree for the whole \
              family",
             target.family
-        ),
-    }
+        )
+    };
+    Ok(RequestScope::Subtree(image.clone()))
 }
 
 /// The object that a hold applies to.
@@ -274,16 +282,13 @@ mod tests {
 
     #[test]
     fn a_subtree_is_of_an_image() {
-        assert_eq!(scope(&target("flask"), false).expect("a scope"), RequestScope::Family);
+        assert_eq!(scope(&target("flask")), RequestScope::Family);
+        assert_eq!(scope(&target("flask/app")), RequestScope::Image("app".into()));
         assert_eq!(
-            scope(&target("flask/app"), false).expect("a scope"),
-            RequestScope::Image("app".into())
-        );
-        assert_eq!(
-            scope(&target("flask/app"), true).expect("a scope"),
+            subtree_scope(&target("flask/app")).expect("a scope"),
             RequestScope::Subtree("app".into())
         );
-        let error = scope(&target("flask"), true).expect_err("of nothing").to_string();
+        let error = subtree_scope(&target("flask")).expect_err("of nothing").to_string();
         assert!(error.contains("flask/IMAGE"), "{error}");
     }
 

@@ -77,16 +77,19 @@ impl FakeServer {
     }
 
     /// The result of a request, and the patches that were applied.
-    async fn take(
+    async fn take(&self, fields: Value) -> (anyhow::Result<()>, Vec<(String, Value)>) {
+        self.take_with(fields, flags()).await
+    }
+
+    async fn take_with(
         &self,
         fields: Value,
-        replace: bool,
+        flags: SendFlags,
     ) -> (anyhow::Result<()>, Vec<(String, Value)>) {
         let cluster = self.cluster();
         let request = serde_json::from_value(fields).expect("a request");
-        let sending = SendFlags { wait: false, timeout: Duration::from_secs(1), replace };
         let api: Api<ManagedImage> = cluster.api();
-        let outcome = send(&cluster, &api, "flask.app", &request, &sending).await;
+        let outcome = send(&cluster, &api, "flask.app", &request, &flags).await;
         (outcome, std::mem::take(&mut self.0.lock().expect("the state").patches))
     }
 }
@@ -106,10 +109,14 @@ fn force() -> Value {
     json!({"id": "r2", "action": "Force", "image": "app"})
 }
 
+fn flags() -> SendFlags {
+    SendFlags { wait: false, timeout: Duration::from_secs(1), replace: false }
+}
+
 #[tokio::test]
 async fn only_the_annotation_is_written() {
     let server = FakeServer::new(image(None, json!(null)), &[]);
-    let (outcome, patches) = server.take(force(), false).await;
+    let (outcome, patches) = server.take(force()).await;
     outcome.expect("sent");
     let value = r#"{"id":"r2","action":"Force","image":"app"}"#;
     let wanted =
@@ -122,12 +129,12 @@ async fn only_the_annotation_is_written() {
 #[tokio::test]
 async fn an_object_that_changes_meanwhile_is_read_again() {
     let server = FakeServer::new(image(None, json!(null)), &[None, None]);
-    let (outcome, patches) = server.take(force(), false).await;
+    let (outcome, patches) = server.take(force()).await;
     outcome.expect("sent");
     assert_eq!(patches[0].1.pointer("/metadata/resourceVersion"), Some(&json!("3")));
 
     let server = FakeServer::new(image(None, json!(null)), &[Some(RETRY)]);
-    let (outcome, patches) = server.take(force(), false).await;
+    let (outcome, patches) = server.take(force()).await;
     let error = outcome.expect_err("another client wrote first").to_string();
     assert!(
         error.starts_with("an earlier request by ann is not handled yet: Retry app"),
@@ -136,7 +143,7 @@ async fn an_object_that_changes_meanwhile_is_read_again() {
     assert!(patches.is_empty());
 
     let server = FakeServer::new(image(None, json!(null)), &[None; MAX_ATTEMPTS]);
-    let (outcome, patches) = server.take(force(), false).await;
+    let (outcome, patches) = server.take(force()).await;
     assert!(outcome.expect_err("it keeps changing").to_string().contains("changed 5 times"));
     assert!(patches.is_empty());
 }
@@ -144,20 +151,21 @@ async fn an_object_that_changes_meanwhile_is_read_again() {
 #[tokio::test]
 async fn an_earlier_request_is_replaced_only_with_the_flag() {
     let server = FakeServer::new(image(Some(RETRY), json!(null)), &[]);
-    let (outcome, patches) = server.take(force(), false).await;
+    let (outcome, patches) = server.take(force()).await;
     assert!(outcome.is_err() && patches.is_empty());
-    let (outcome, patches) = server.take(force(), true).await;
+    let (outcome, patches) =
+        server.take_with(force(), SendFlags { replace: true, ..flags() }).await;
     outcome.expect("replaced");
     assert_eq!(patches.len(), 1);
     let server = FakeServer::new(image(Some(RETRY), json!({"requests": [{"id": "r1"}]})), &[]);
-    assert!(server.take(force(), false).await.0.is_ok(), "that one was handled");
+    assert!(server.take(force()).await.0.is_ok(), "that one was handled");
 }
 
 #[tokio::test]
 async fn an_invalid_request_is_not_written() {
     let server = FakeServer::new(image(None, json!(null)), &[]);
     let (outcome, patches) =
-        server.take(json!({"id": "r2", "action": "Retry", "image": "lib"}), false).await;
+        server.take(json!({"id": "r2", "action": "Retry", "image": "lib"})).await;
     assert!(outcome.expect_err("of another image").to_string().contains("names `lib`"));
     assert!(patches.is_empty());
 }

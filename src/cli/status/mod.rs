@@ -84,7 +84,11 @@ impl StatusArguments {
             (Some(name), None) => format!("family {name} was deleted\n"),
             (None, _) => render::families(
                 &view.families.values().collect::<Vec<_>>(),
-                self.all_namespaces,
+                if self.all_namespaces {
+                    render::NamespaceColumn::Shown
+                } else {
+                    render::NamespaceColumn::Hidden
+                },
                 now,
                 width,
             ),

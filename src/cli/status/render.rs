@@ -48,10 +48,17 @@ pub fn family(
     text
 }
 
+/// Whether a list of families has a column for their namespaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamespaceColumn {
+    Hidden,
+    Shown,
+}
+
 /// Renders a list of families, one per line.
 pub fn families(
     families: &[&ImageFamily],
-    all_namespaces: bool,
+    namespace: NamespaceColumn,
     now: Timestamp,
     width: Option<u16>,
 ) -> String {
@@ -59,7 +66,7 @@ pub fn families(
         return "no families\n".into();
     }
     let mut header = vec!["FAMILY", "READY", "IMAGES", "CASCADE", "READY-AGE", "MESSAGE"];
-    if all_namespaces {
+    if namespace == NamespaceColumn::Shown {
         header.insert(0, "NAMESPACE");
     }
     let empty = ImageFamilyStatus::default();
@@ -75,7 +82,7 @@ pub fn families(
             age(since, now).into(),
             ready.map_or("not reconciled yet", |condition| &condition.message).into(),
         ];
-        if all_namespaces {
+        if namespace == NamespaceColumn::Shown {
             row.insert(0, family.namespace().unwrap_or_default().into());
         }
         row

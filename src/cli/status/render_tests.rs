@@ -120,9 +120,9 @@ fn states_are_coloured() {
 fn families_are_shown_one_per_line() {
     let mut young = the_family();
     (young.metadata.name, young.status) = (Some("young".into()), None);
-    let text = families(&[&the_family(), &young], true, now(), Some(100));
+    let text = families(&[&the_family(), &young], NamespaceColumn::Shown, now(), Some(100));
     insta::assert_snapshot!(strip_str(&text).to_string());
-    assert_eq!(families(&[], false, now(), None), "no families\n");
+    assert_eq!(families(&[], NamespaceColumn::Hidden, now(), None), "no families\n");
 }
 
 #[test]

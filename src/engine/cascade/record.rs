@@ -79,7 +79,15 @@ pub fn cascade_status(
     truncate_status(&mut status);
     match decision.cascade {
         CascadeDecision::Finish { superseded, .. } => {
-            finish(input, decision, status, superseded, now)
+            let counts = &status.counts;
+            let phase = if superseded {
+                CascadePhase::Superseded
+            } else if counts.current + counts.held == counts.total {
+                CascadePhase::Complete
+            } else {
+                CascadePhase::Incomplete
+            };
+            finish(input, decision, CascadeStatus { phase, ..status }, now)
         }
         CascadeDecision::None
         | CascadeDecision::Start { .. }
@@ -207,33 +215,26 @@ fn recorded_finish(observed: &ObservedImage<'_>, decided: &ImageDecision) -> Opt
         .then_some(last.finished_at)?
 }
 
-/// Completes the status of a cascade that ends with this decision.
+/// Completes the status of a cascade that ends with this decision, in the phase of the status.
 fn finish(
     input: &DecideInput<'_>,
     decision: &Decision,
     mut status: CascadeStatus,
-    superseded: bool,
     now: Timestamp,
 ) -> CascadeStatus {
-    let counts = &status.counts;
-    let is_complete = !superseded && counts.current + counts.held == counts.total;
-    status.phase = match (superseded, is_complete) {
-        (true, _) => CascadePhase::Superseded,
-        (false, true) => CascadePhase::Complete,
-        (false, false) => CascadePhase::Incomplete,
-    };
     status.finished_at = Some(now);
     let seconds = status.started_at.map_or(0, |start| now.duration_since(start).as_secs());
     status.duration = Some(Duration::from_secs(u32::try_from(seconds).unwrap_or_default()));
     status.critical_path = critical_path_names(input, &status);
-    status.message = if is_complete {
-        complete_outcome(&status, seconds)
+    status.message = if status.phase == CascadePhase::Complete {
+        complete_message(&status, seconds)
     } else {
-        incomplete_outcome(&status, seconds)
+        incomplete_message(&status, seconds)
     };
-    if input.spec.policy.promotion == Promotion::Cascade && !superseded {
+    if input.spec.policy.promotion == Promotion::Cascade && status.phase != CascadePhase::Superseded
+    {
         status.message.push_str("; ");
-        status.message.push_str(&promotion_outcome(input, decision));
+        status.message.push_str(&promotion_message(input, decision));
     }
     status
 }
@@ -255,7 +256,7 @@ fn critical_path_names(input: &DecideInput<'_>, status: &CascadeStatus) -> Vec<S
 }
 
 /// Returns the outcome of a cascade whose images are all current or held.
-fn complete_outcome(status: &CascadeStatus, seconds: i64) -> String {
+fn complete_message(status: &CascadeStatus, seconds: i64) -> String {
     let spared = status.images.iter().filter(|image| image.spared).count();
     let rebuilt = status
         .images
@@ -269,7 +270,7 @@ fn complete_outcome(status: &CascadeStatus, seconds: i64) -> String {
 }
 
 /// Returns the outcome of a cascade that ends before all its images are current or held.
-fn incomplete_outcome(status: &CascadeStatus, seconds: i64) -> String {
+fn incomplete_message(status: &CascadeStatus, seconds: i64) -> String {
     let counts = &status.counts;
     let superseded = if status.phase == CascadePhase::Superseded { "superseded with " } else { "" };
     let mut parts = vec![format!(
@@ -299,7 +300,7 @@ fn names_in_state(status: &CascadeStatus, state: ImageState) -> String {
 }
 
 /// Says what a cascade of a family with `promotion: Cascade` does with its floating tags.
-fn promotion_outcome(input: &DecideInput<'_>, decision: &Decision) -> String {
+fn promotion_message(input: &DecideInput<'_>, decision: &Decision) -> String {
     let missing = promotion::missing_images(input, &decision.images);
     if missing.is_empty() {
         return "its floating tags move together".into();

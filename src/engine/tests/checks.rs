@@ -13,14 +13,19 @@ use crate::{
     lineage::ImageIndex,
 };
 
-fn check(name: &str, required: bool) -> Check {
-    Check { name: name.into(), command: vec!["true".into()], required, ..Check::default() }
+fn required_check(name: &str) -> Check {
+    Check { required: true, ..optional_check(name) }
+}
+
+fn optional_check(name: &str) -> Check {
+    let command = vec!["true".into()];
+    Check { name: name.into(), command, required: false, ..Check::default() }
 }
 
 #[test]
 fn a_child_and_the_tags_wait_for_the_checks() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.reconcile();
     model.reconcile();
     model.finish_builds();
@@ -47,7 +52,7 @@ fn a_failing_check_fails_the_image_and_moves_nothing() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.settle();
     let before = (model.tags.clone(), model.record("app").digest.clone());
-    model.spec.images[0].checks = vec![check("smoke", true), check("size", false)];
+    model.spec.images[0].checks = vec![required_check("smoke"), optional_check("size")];
     model.settle();
     assert_eq!(model.builds(), [1, 1], "new checks build nothing");
     assert_eq!(model.checks.len(), 2);
@@ -73,7 +78,7 @@ fn a_failing_check_fails_the_image_and_moves_nothing() {
 #[test]
 fn a_check_that_is_only_reported_fails_nothing() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
-    model.spec.images[0].checks = vec![check("size", false)];
+    model.spec.images[0].checks = vec![optional_check("size")];
     model.failing_checks.insert("size".into(), FailureClass::Build);
     model.settle();
     assert_eq!(model.states(), [CURRENT]);
@@ -84,7 +89,7 @@ fn a_check_that_is_only_reported_fails_nothing() {
 #[test]
 fn a_check_that_is_only_reported_and_was_refused_holds_nothing_up() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
-    model.spec.images[0].checks = vec![check("size", false)];
+    model.spec.images[0].checks = vec![optional_check("size")];
     for _ in 0..3 {
         model.reconcile();
         model.finish_builds();
@@ -100,7 +105,7 @@ fn a_check_that_is_only_reported_and_was_refused_holds_nothing_up() {
 #[test]
 fn infrastructure_failures_of_checks_have_their_own_retry_budget() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.failing_checks.insert("smoke".into(), FailureClass::Infrastructure);
     model.settle();
     assert_eq!(model.states(), [ImageState::Failed]);
@@ -110,7 +115,7 @@ fn infrastructure_failures_of_checks_have_their_own_retry_budget() {
 #[test]
 fn passed_checks_are_remembered_without_their_jobs() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.settle();
     model.checks.clear();
     model.settle();
@@ -124,7 +129,7 @@ fn passed_checks_are_remembered_without_their_jobs() {
 fn a_corrected_check_is_run_again_and_builds_nothing() {
     for class in [FailureClass::Build, FailureClass::Infrastructure] {
         let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
-        model.spec.images[0].checks = vec![check("smoke", true)];
+        model.spec.images[0].checks = vec![required_check("smoke")];
         model.failing_checks.insert("smoke".into(), class);
         model.settle();
         assert_eq!(model.states(), [ImageState::Failed]);
@@ -140,7 +145,7 @@ fn a_corrected_check_is_run_again_and_builds_nothing() {
 fn a_check_that_failed_on_an_unchanged_digest_runs_again_on_request_and_in_the_next_cascade() {
     let mut model = FamilyModel::new(&["up", "up2"], &[("base", "up"), ("other", "up2")]);
     model.settle();
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.failing_checks.insert("smoke".into(), FailureClass::Build);
     model.settle();
     assert_eq!(
@@ -177,7 +182,7 @@ fn a_cancelled_check_is_stopped_and_its_digest_is_not_promoted_until_a_retry() {
     let mut model =
         FamilyModel::new(&["up", "up2"], &[("base", "up"), ("app", "base"), ("other", "up2")]);
     model.settle();
-    model.spec.images[0].checks = vec![check("smoke", true), check("size", true)];
+    model.spec.images[0].checks = vec![required_check("smoke"), required_check("size")];
     model.settle();
     let before = (model.tags.clone(), model.record("base").digest.clone());
     model.upstream_digests[0] = "sha256:up-1".into();
@@ -217,7 +222,7 @@ fn a_cancelled_check_is_stopped_and_its_digest_is_not_promoted_until_a_retry() {
 #[test]
 fn a_check_that_passes_after_it_was_cancelled_moves_nothing() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     for _ in 0..3 {
         model.reconcile();
         model.finish_builds();
@@ -241,7 +246,7 @@ fn a_check_that_passes_after_it_was_cancelled_moves_nothing() {
 fn a_cancellation_comes_before_a_check_that_passes_meanwhile() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.settle();
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.reconcile();
     model.spec.images[1].args.insert("A".into(), "1".into());
     model.reconcile();
@@ -258,7 +263,7 @@ fn a_cancellation_comes_before_a_check_that_passes_meanwhile() {
 fn a_check_that_was_cancelled_is_run_again_when_it_is_another_one() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.settle();
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.reconcile();
     model.ask(r#"{"id":"1","action":"Cancel"}"#);
     model.settle();
@@ -272,7 +277,7 @@ fn a_check_that_was_cancelled_is_run_again_when_it_is_another_one() {
 #[test]
 fn no_check_starts_while_the_previous_one_is_being_ended() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.reconcile();
     model.reconcile();
     model.finish_builds();
@@ -295,7 +300,7 @@ fn no_check_starts_while_the_previous_one_is_being_ended() {
 #[test]
 fn a_build_whose_checks_were_overtaken_is_not_repeated_in_the_same_cascade() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
-    model.spec.images[1].checks = vec![check("smoke", true)];
+    model.spec.images[1].checks = vec![required_check("smoke")];
     model.settle();
     model.spec.images[1].args.insert("A".into(), "1".into());
     model.reconcile();
@@ -331,7 +336,7 @@ fn a_child_does_not_use_the_last_verified_digest_once_it_fails_a_check() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.spec.images[1].on_parent_failure = crate::api::OnParentFailure::UseLastVerified;
     model.settle();
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.failing_checks.insert("smoke".into(), FailureClass::Build);
     model.settle();
     assert_eq!(model.states(), [ImageState::Failed, CURRENT], "what is built stays as it is");
@@ -347,7 +352,7 @@ fn a_child_does_not_use_the_last_verified_digest_once_it_fails_a_check() {
 fn a_child_is_not_built_from_a_held_parent_that_has_not_passed_its_checks() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.settle();
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.spec.images[0].args.insert("A".into(), "1".into());
     model.spec.images[0].hold = Some(crate::api::ImageHold::default());
     model.settle();
@@ -364,7 +369,7 @@ fn a_child_is_not_built_from_a_held_parent_that_has_not_passed_its_checks() {
 fn a_check_that_passes_while_its_image_is_held_lets_children_continue() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.settle();
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.reconcile();
     assert_eq!((model.states()[0], model.checks.len()), (ImageState::Checking, 1));
     model.spec.images[0].args.insert("A".into(), "1".into());
@@ -381,7 +386,7 @@ fn a_check_that_passes_while_its_image_is_held_lets_children_continue() {
 fn a_check_that_was_cancelled_says_nothing_under_a_hold() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.settle();
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.reconcile();
     model.reconcile();
     let mut passed = model.checks.clone();
@@ -412,7 +417,7 @@ fn no_cascade_promotes_a_held_digest_that_has_not_passed_its_checks() {
     model.failing.insert(1, FailureClass::Build);
     model.settle();
     assert_eq!(model.states(), [CURRENT, ImageState::Failed]);
-    model.spec.images[0].checks = vec![check("smoke", true)];
+    model.spec.images[0].checks = vec![required_check("smoke")];
     model.spec.images[0].args.insert("A".into(), "1".into());
     model.spec.images[0].hold = Some(crate::api::ImageHold::default());
     model.failing.clear();
