@@ -7,13 +7,14 @@
 
 # The version of rust-toolchain.toml; a test compares them.
 ARG RUST_IMAGE=docker.io/library/rust:1.95.0-bookworm
-# The C library and libgcc, certificate authorities, the user 65532; no shell and no package manager.
+# The C library and libgcc, certificate authorities, the user 65532; no shell and no package
+# manager.
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
 FROM ${RUST_IMAGE} AS build
 WORKDIR /src
-# The toolchain of the image is the one that rust-toolchain.toml asks for: without this, rustup would
-# download the components for development that the file names as well.
+# The toolchain of the image is the one that rust-toolchain.toml asks for: without this, rustup
+# would download the components for development that the file names as well.
 ENV RUSTUP_TOOLCHAIN=1.95.0
 COPY . .
 # Shown by --version, in the log at start and in groundswell_build_info.

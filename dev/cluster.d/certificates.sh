@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The cluster's authority, a certificate for each component, and their kubeconfigs. All are in $data and removed with it.
+# The cluster's authority, a certificate for each component, and their kubeconfigs. All are in $data
+# and removed with it.
 
 pki_config='[req]
 distinguished_name = dn
@@ -14,7 +15,8 @@ extendedKeyUsage = serverAuth, clientAuth'
 
 new_key() { openssl ecparam -name prime256v1 -genkey -noout -out "$1" 2>/dev/null; }
 
-# issue FILE SUBJECT [ALTERNATIVE_NAMES]: creates a key and a certificate signed by the cluster's authority.
+# issue FILE SUBJECT [ALTERNATIVE_NAMES]: creates a key and a certificate signed by the cluster's
+# authority.
 issue() {
   local more=()
   [ -z "${3:-}" ] || more=(-addext "subjectAltName=$3")
@@ -23,7 +25,8 @@ issue() {
     -config <(echo "$pki_config") -extensions server "${more[@]}" -out "$pki/$1.crt"
 }
 
-# kubeconfig FILE CERTIFICATE: writes a kubeconfig that embeds its certificates, so that it can be copied.
+# kubeconfig FILE CERTIFICATE: writes a kubeconfig that embeds its certificates, so that it can be
+# copied.
 kubeconfig() {
   cat >"$1" <<END
 apiVersion: v1
@@ -57,7 +60,8 @@ make_certificates() {
     new_key "$pki/service-accounts.key"
     issue apiserver /CN=kube-apiserver "IP:$node_address,IP:$service_address,IP:127.0.0.1,DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local"
     issue admin /O=system:masters/CN=admin
-    # How the API server names itself to the kubelet, which asks the API server whether that user may.
+    # How the API server names itself to the kubelet, which asks the API server whether that user
+    # may.
     issue apiserver-to-kubelet /O=system:masters/CN=apiserver-to-kubelet
     issue controller-manager /CN=system:kube-controller-manager
     issue scheduler /CN=system:kube-scheduler

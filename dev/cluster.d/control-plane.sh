@@ -1,12 +1,13 @@
 # shellcheck shell=bash
 # etcd, the API server, the controller manager and, in the full profile, the scheduler.
 #
-# etcd and the managers listen on the node's loopback, which no other cluster shares. The API server listens on the
-# node's address.
+# etcd and the managers listen on the node's loopback, which no other cluster shares. The API server
+# listens on the node's address.
 
 start_control_plane() {
   local pki=/run/node/pki
-  # A development cluster may lose its last second in a crash; it must not wait for the disk on each write.
+  # A development cluster may lose its last second in a crash; it must not wait for the disk on each
+  # write.
   spawn etcd etcd --data-dir /run/node/etcd --unsafe-no-fsync --log-level warn \
     --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
     --listen-peer-urls http://127.0.0.1:2380 --initial-advertise-peer-urls http://127.0.0.1:2380 \
@@ -24,7 +25,8 @@ start_control_plane() {
   wait_until 60 apiserver "the API server to be ready" kubectl_admin get --raw /readyz
   phase "API server ready at https://$node_address:$api_port"
 
-  # With the default of 20 requests a second, a benchmark that starts many Jobs would measure only that limit.
+  # With the default of 20 requests a second, a benchmark that starts many Jobs would measure only
+  # that limit.
   spawn controller-manager kube-controller-manager --kubeconfig /run/node/kubeconfigs/controller-manager \
     --leader-elect=false --bind-address 127.0.0.1 --use-service-account-credentials \
     --service-account-private-key-file $pki/service-accounts.key --root-ca-file $pki/ca.crt \

@@ -1,11 +1,13 @@
 # shellcheck shell=bash
-# The network between this machine and the node: one link, routes, and address translation for outgoing packets.
+# The network between this machine and the node: one link, routes, and address translation for
+# outgoing packets.
 #
-# No packet for the pod or service range may leave the machine. Before anything starts, blackhole routes exist on both
-# sides, with a lower priority than the real routes, and a rule drops what would bypass them.
+# No packet for the pod or service range may leave the machine. Before anything starts, blackhole
+# routes exist on both sides, with a lower priority than the real routes, and a rule drops what
+# would bypass them.
 
-# Settings of the machine that a cluster changes (the network by us, the rest by the kubelet). The first cluster saves
-# them, and they are restored when the last one ends.
+# Settings of the machine that a cluster changes (the network by us, the rest by the kubelet). The
+# first cluster saves them, and they are restored when the last one ends.
 machine_settings=(net.ipv4.ip_forward vm.overcommit_memory kernel.panic kernel.panic_on_oops)
 
 start_network() {
@@ -68,8 +70,8 @@ remove_network() {
   fi
 }
 
-# The nameservers that finally answer pods' queries. One on a loopback address is a local stub that the node cannot
-# reach; systemd-resolved writes the real ones to a separate file.
+# The nameservers that finally answer pods' queries. One on a loopback address is a local stub that
+# the node cannot reach; systemd-resolved writes the real ones to a separate file.
 upstream_nameservers() {
   local file found
   for file in /etc/resolv.conf /run/systemd/resolve/resolv.conf; do

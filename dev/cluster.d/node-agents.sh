@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What makes the node run pods: containerd with runc and CNI, the kubelet, kube-proxy and the cluster's DNS.
+# What makes the node run pods: containerd with runc and CNI, the kubelet, kube-proxy and the
+# cluster's DNS.
 
 start_node_agents() {
   start_containerd
@@ -32,8 +33,8 @@ sandbox = "registry.k8s.io/pause:3.10"
 [plugins."io.containerd.cri.v1.images".registry]
 config_path = "/run/node/certs.d"
 END
-  # Point-to-point links instead of a bridge: all pod traffic is routed, so that services work between pods of one node
-  # without the kernel's bridge netfilter.
+  # Point-to-point links instead of a bridge: all pod traffic is routed, so that services work
+  # between pods of one node without the kernel's bridge netfilter.
   mkdir -p "$data/cni"
   cat >"$data/cni/10-groundswell.conflist" <<END
 {
@@ -50,7 +51,8 @@ END
   phase "containerd answers"
 }
 
-# A process of the node instead of pods behind a service: one component less before the first pod can resolve a name.
+# A process of the node instead of pods behind a service: one component less before the first pod
+# can resolve a name.
 start_dns() {
   local upstream forward=''
   upstream=$(upstream_nameservers)
@@ -83,9 +85,11 @@ END
   spawn dns coredns -conf /run/node/Corefile
 }
 
-# Started after the node is registered: kube-proxy exits when its node's address changes, even from none.
+# Started after the node is registered: kube-proxy exits when its node's address changes, even from
+# none.
 start_kube_proxy() {
-  # With zeros, kube-proxy does not change the kernel's connection tracking, which belongs to the machine.
+  # With zeros, kube-proxy does not change the kernel's connection tracking, which belongs to the
+  # machine.
   cat >"$data/proxy.yaml" <<END
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
@@ -102,7 +106,8 @@ END
 }
 
 start_kubelet() {
-  # Absolute thresholds: a percentage would taint the node of a developer whose disk is nearly full of other things.
+  # Absolute thresholds: a percentage would taint the node of a developer whose disk is nearly full
+  # of other things.
   cat >"$data/kubelet.yaml" <<END
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration

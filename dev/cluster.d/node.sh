@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # The node: namespaces for the cluster's processes, mounts and network, and its control groups.
 #
-# Everything of the cluster runs inside them. So when the node's first process ends, the kernel ends every shim, container
-# and daemon, and mounts, pod links, pod routes and kube-proxy's rules are removed with their namespace.
+# Everything of the cluster runs inside them. So when the node's first process ends, the kernel ends
+# every shim, container and daemon, and mounts, pod links, pod routes and kube-proxy's rules are
+# removed with their namespace.
 
 cgroup=groundswell-
 
@@ -37,8 +38,8 @@ start_node() {
   set_enter_node
 }
 
-# The kubelet's root group must exist. Each cluster has its own, because a kubelet removes the groups of pods that it does
-# not know.
+# The kubelet's root group must exist. Each cluster has its own, because a kubelet removes the
+# groups of pods that it does not know.
 make_cgroups() {
   local hierarchy folder
   if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
@@ -66,8 +67,8 @@ make_cgroups() {
 
 cgroup_folders() { find /sys/fs/cgroup -maxdepth 2 -type d -name "$cgroup$1" 2>/dev/null; }
 
-# Kills the node's first process, and with it all others of the cluster. They have no data that outlives the cluster, so
-# they need no graceful end.
+# Kills the node's first process, and with it all others of the cluster. They have no data that
+# outlives the cluster, so they need no graceful end.
 stop_node() {
   alive node || return 0
   kill -KILL "$pid" 2>/dev/null || true

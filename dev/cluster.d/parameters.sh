@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # What a cluster is called, where it lives and which addresses it has. Starts nothing.
 #
-# A running cluster's parameters are in /run/groundswell/NAME/parameters, next to the record of its processes. Both are
-# valid until the machine restarts, which removes that folder. All later commands need only the name.
+# A running cluster's parameters are in /run/groundswell/NAME/parameters, next to the record of its
+# processes. Both are valid until the machine restarts, which removes that folder. All later
+# commands need only the name.
 
 run_root=/run/groundswell
 cache=${GROUNDSWELL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/groundswell}
@@ -47,8 +48,9 @@ parse_options() {
   run=$run_root/$name
 }
 
-# Two commands on one cluster at a time would undo each other's work. The lock on the cluster's folder is released when the
-# command ends. Processes that outlive the command must not inherit it; `spawn` makes sure of that.
+# Two commands on one cluster at a time would undo each other's work. The lock on the cluster's
+# folder is released when the command ends. Processes that outlive the command must not inherit it;
+# `spawn` makes sure of that.
 lock_cluster() {
   while :; do
     mkdir -p "$run"

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # Starts, records, watches and stops the processes of a cluster.
 #
-# A process is recorded as "PID START" in $run/COMPONENT.pid, START being its start time in clock ticks since boot from
-# /proc/PID/stat: a process id that the kernel has reused since is never mistaken for ours.
+# A process is recorded as "PID START" in $run/COMPONENT.pid, START being its start time in clock
+# ticks since boot from /proc/PID/stat: a process id that the kernel has reused since is never
+# mistaken for ours.
 
 started_at=$EPOCHREALTIME
 
@@ -15,7 +16,8 @@ phase() {
 start_time_of() {
   local stat
   stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
-  # The second field, the program's name, may contain blanks and parentheses: count the fields after the last one.
+  # The second field, the program's name, may contain blanks and parentheses: count the fields after
+  # the last one.
   read -r -a stat <<<"${stat##*) }"
   echo "${stat[19]}"
 }
@@ -30,7 +32,8 @@ alive() {
   [ -n "$start" ] && [ "$(start_time_of "$pid")" = "$start" ]
 }
 
-# stop COMPONENT SECONDS: terminates the component, and kills it if it has not ended within that time.
+# stop COMPONENT SECONDS: terminates the component, and kills it if it has not ended within that
+# time.
 stop() {
   alive "$1" || { rm -f "$run/$1.pid"; return 0; }
   local deadline=$((SECONDS + $2))
@@ -56,7 +59,8 @@ child_of() {
   return 1
 }
 
-# spawn COMPONENT COMMAND...: starts a component inside the node unless it runs. Its output goes to $data/log/COMPONENT.log.
+# spawn COMPONENT COMMAND...: starts a component inside the node unless it runs. Its output goes to
+# $data/log/COMPONENT.log.
 spawn() {
   local component=$1 outer inner
   shift
@@ -74,8 +78,8 @@ component_failed() {
   exit 1
 }
 
-# wait_until SECONDS COMPONENT WHAT COMMAND...: waits until the command succeeds. Fails when the component that the command
-# depends on has ended, or when the time is over.
+# wait_until SECONDS COMPONENT WHAT COMMAND...: waits until the command succeeds. Fails when the
+# component that the command depends on has ended, or when the time is over.
 wait_until() {
   local deadline=$((SECONDS + $1)) component=$2 what=$3
   shift 3
@@ -86,7 +90,8 @@ wait_until() {
   done
 }
 
-# Finds the compiled programs that the profile needs. Inside the node the same folders are below /run/tools (node-init).
+# Finds the compiled programs that the profile needs. Inside the node the same folders are below
+# /run/tools (node-init).
 tools_on_path() {
   local components=(k8s etcd registry crane) folders folder
   [ "$profile" != full ] || components+=(containerd runc cni coredns)

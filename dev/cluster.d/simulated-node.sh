@@ -1,7 +1,9 @@
 # shellcheck shell=bash
-# A node without a machine: kwok simulates it and its pods, for tests and benchmarks with very many pods.
+# A node without a machine: kwok simulates it and its pods, for tests and benchmarks with very many
+# pods.
 #
-# There is no scheduler: pods for this node set `nodeName: simulated`. simulated-node.yaml describes what they do.
+# There is no scheduler: pods for this node set `nodeName: simulated`. simulated-node.yaml describes
+# what they do.
 
 start_simulated_node() {
   kubectl_admin apply --server-side -f - >/dev/null <<END

@@ -20,11 +20,12 @@ check() {
   fi
 }
 
-# digest_in_registry REPOSITORY:TAG: the digest of a tag that the family names. The registry has another name for this
-# machine than for pods.
+# digest_in_registry REPOSITORY:TAG: the digest of a tag that the family names. The registry has
+# another name for this machine than for pods.
 digest_in_registry() { crane digest "$REGISTRY/${1#*/}" 2>&1; }
 
-# Sets `cascades` to the cascades since the patch when none of them runs. Their records are written at most once a second.
+# Sets `cascades` to the cascades since the patch when none of them runs. Their records are written
+# at most once a second.
 wait_for_records() {
   local deadline=$((SECONDS + 15))
   while :; do

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Watches the family until a condition is met, and shows what changes meanwhile.
 
-# Prints a line of tab-separated fields for each image, parents first: level, name, state, build, digest, seconds in the
-# state, message.
+# Prints a line of tab-separated fields for each image, parents first: level, name, state, build,
+# digest, seconds in the state, message.
 rows() {
   jq -r --arg family "$family" '
     .items | map(select(.spec.family == $family)) | sort_by(.spec.level, .spec.image)[]
@@ -49,8 +49,8 @@ print_changes() {
   done < <(rows "$1")
 }
 
-# watch_family SECONDS COMMAND: shows the images until the command succeeds, which gets their list as JSON. Ends the demo
-# when an image has failed, or when the time is over.
+# watch_family SECONDS COMMAND: shows the images until the command succeeds, which gets their list
+# as JSON. Ends the demo when an image has failed, or when the time is over.
 watch_family() {
   local limit=$1 reached=$2 images failed watch_started=$EPOCHREALTIME drawn=0
   local deadline=$((SECONDS + limit))

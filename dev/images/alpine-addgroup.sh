@@ -1,5 +1,6 @@
 #!/bin/sh
-# Stands in for Alpine's addgroup, which Debian's busybox lacks: addgroup [-S] [-g GID] GROUP, addgroup USER GROUP.
+# Stands in for Alpine's addgroup, which Debian's busybox lacks: addgroup [-S] [-g GID] GROUP,
+# addgroup USER GROUP.
 set -eu
 gid=
 while getopts Sg: option; do

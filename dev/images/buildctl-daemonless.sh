@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs one buildctl command against a BuildKit daemon that lives just as long: the entry point that build pods use, with
-# the environment variables of the official image (BUILDCTL, BUILDKITD, BUILDKITD_FLAGS, BUILDCTL_CONNECT_RETRIES_MAX).
+# Runs one buildctl command against a BuildKit daemon that lives just as long: the entry point that
+# build pods use, with the environment variables of the official image (BUILDCTL, BUILDKITD,
+# BUILDKITD_FLAGS, BUILDCTL_CONNECT_RETRIES_MAX).
 set -eu
 folder=$(mktemp -d)
 address=unix://$folder/buildkitd.sock

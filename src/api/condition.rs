@@ -20,7 +20,10 @@ pub const MAX_MESSAGE: usize = 1024;
 
 /// Defines the reason constants, the [`ReasonClass`] of each, and its [`ReasonTrait`]s.
 macro_rules! reasons {
-    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal: $class:ident $(+ $trait:ident)*;)+) => {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident = $text:literal: $class:ident $(+ $trait:ident)*;
+    )+) => {
         /// Reasons of conditions and Events. A reason says what happened. Its message names the
         /// object and the field, and says what to do.
         pub mod reason {
@@ -60,8 +63,8 @@ impl ReasonClass {
     }
 }
 
-/// What else the code must know about a reason. It is in the row of the constant, so that a new reason
-/// is complete in one place.
+/// What else the code must know about a reason. It is in the row of the constant, so that a new
+/// reason is complete in one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReasonTrait {
     /// A family that is `Stalled` with this reason is not evaluated: the records of its images stay

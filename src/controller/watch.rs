@@ -133,9 +133,10 @@ pub fn plain<K>(object: K) -> Option<K> {
     Some(object)
 }
 
-/// Reads an object whose content is read only when it changes. Any number of other objects may be in the
-/// same namespace, so only its identity, its version and our own labels and annotations are kept.
-/// The annotations of other clients may contain a copy of the content, that of a Secret included.
+/// Reads an object whose content is read only when it changes. Any number of other objects may be
+/// in the same namespace, so only its identity, its version and our own labels and annotations are
+/// kept. The annotations of other clients may contain a copy of the content, that of a Secret
+/// included.
 #[must_use]
 pub fn outline<K>(object: PartialObjectMeta<K>) -> Option<PartialObjectMeta<K>> {
     let ObjectMeta {

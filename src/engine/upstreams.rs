@@ -20,8 +20,8 @@ pub struct FollowedUpstreams {
     /// The upstreams, parallel to `spec.upstreams`. First digests are adopted already, candidates
     /// wait.
     pub upstreams: Vec<UpstreamStatus>,
-    /// Why an upstream uses no newer digest, parallel to `upstreams`. The status has the same reason
-    /// and message as texts.
+    /// Why an upstream uses no newer digest, parallel to `upstreams`. The status has the same
+    /// reason and message as texts.
     pub problems: Vec<Option<Problem>>,
     /// When the first hold expires, or the first candidate is old enough.
     pub wake_at: Option<Timestamp>,

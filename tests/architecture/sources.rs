@@ -33,8 +33,8 @@ pub fn files_below(folder: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The files of the repository that this project has written: not what `.gitignore` names, the lists
-/// of dependencies that a tool writes, and the licence.
+/// The files of the repository that this project has written: not what `.gitignore` names, the
+/// lists of dependencies that a tool writes, and the licence.
 pub fn own_files() -> Vec<PathBuf> {
     let ignored = read(Path::new(".gitignore")).expect("a text");
     let ignored: BTreeSet<&str> =

@@ -1,8 +1,9 @@
 # shellcheck shell=bash
 # Writing images as OCI layouts with nothing but tar, gzip, sha256sum and jq, and pushing them.
 #
-# An image is an index with one entry, as the images on public registries are, so that platform rules see what they will
-# see there. Times are zero and files sorted: the same content gives the same digest.
+# An image is an index with one entry, as the images on public registries are, so that platform
+# rules see what they will see there. Times are zero and files sorted: the same content gives the
+# same digest.
 
 architecture=$(dpkg --print-architecture)
 layouts=${GROUNDSWELL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/groundswell}/images
@@ -23,8 +24,8 @@ store_blob() {
   digest=sha256:$digest
 }
 
-# write_layout LAYOUT CONFIG VERSION LAYER.TAR...: CONFIG is the JSON of the image's `config` object, VERSION goes into the
-# index's annotations. Consumes the layers.
+# write_layout LAYOUT CONFIG VERSION LAYER.TAR...: CONFIG is the JSON of the image's `config`
+# object, VERSION goes into the index's annotations. Consumes the layers.
 write_layout() {
   local layout=$1 config=$2 version=$3 layer digest size diff_ids='[]' layers='[]'
   shift 3
@@ -50,8 +51,9 @@ write_layout() {
   echo '{"imageLayoutVersion": "1.0.0"}' >"$layout/oci-layout"
 }
 
-# cached_layout NAME KEY_FILES... -- FUNCTION ARGUMENTS...: sets `layout` to the image's folder in the cache, made by
-# `FUNCTION WORK_FOLDER LAYOUT ARGUMENTS...` when the files and arguments have no folder there yet.
+# cached_layout NAME KEY_FILES... -- FUNCTION ARGUMENTS...: sets `layout` to the image's folder in
+# the cache, made by `FUNCTION WORK_FOLDER LAYOUT ARGUMENTS...` when the files and arguments have no
+# folder there yet.
 cached_layout() {
   local image=$1 files=() key work started=$SECONDS
   shift

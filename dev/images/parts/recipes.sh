@@ -1,9 +1,11 @@
 # shellcheck shell=bash
-# What is in the images. Each recipe fills a folder and writes a layout: RECIPE WORK_FOLDER LAYOUT [ARGUMENT].
+# What is in the images. Each recipe fills a folder and writes a layout: RECIPE WORK_FOLDER LAYOUT
+# [ARGUMENT].
 
 certificates=/etc/ssl/certs/ca-certificates.crt
 
-# busybox_root FOLDER: a file system with a shell, the usual commands and the certificates of authorities.
+# busybox_root FOLDER: a file system with a shell, the usual commands and the certificates of
+# authorities.
 busybox_root() {
   local root=$1 applet
   mkdir -p "$root"/{bin,sbin,dev,proc,sys,run,root,home,srv,mnt,opt,media,var/{log,lib,cache,spool},usr/{bin,sbin,lib,share,local/bin},etc/ssl/certs}
@@ -27,7 +29,8 @@ pause() {
   write_layout "$2" '{"User": "65535:65535", "Entrypoint": ["/pause"]}' 3.10 "$1/layer.tar"
 }
 
-# alpine WORK LAYOUT RELEASE: looks like Alpine Linux from a Dockerfile's point of view, but has no package manager.
+# alpine WORK LAYOUT RELEASE: looks like Alpine Linux from a Dockerfile's point of view, but has no
+# package manager.
 alpine() {
   local root=$1/root release=$3
   busybox_root "$root"
@@ -43,7 +46,8 @@ alpine() {
     "$release" "$1/layer.tar"
 }
 
-# debian WORK LAYOUT PATCH: a real one. With a patch number above 0, a second layer holds it in /etc/base-patch.
+# debian WORK LAYOUT PATCH: a real one. With a patch number above 0, a second layer holds it in
+# /etc/base-patch.
 debian() {
   local patch=$3 base more=()
   cached_debian_base
@@ -53,7 +57,8 @@ debian() {
     "12.$patch" "$1/layer.tar" "${more[@]}"
 }
 
-# Sets `base` to the tar of a minimal Debian 12. Debootstrap takes most of a minute, so it runs once per machine.
+# Sets `base` to the tar of a minimal Debian 12. Debootstrap takes most of a minute, so it runs once
+# per machine.
 cached_debian_base() {
   base=$layouts/debian-bookworm.tar
   [ ! -f "$base" ] || return 0
@@ -80,14 +85,15 @@ cached_debian_base() {
   rm -rf --one-file-system "$root"
 }
 
-# Where this machine gets its Debian packages from, if it is a Debian 12; else nothing: debootstrap then knows by itself.
+# Where this machine gets its Debian packages from, if it is a Debian 12; else nothing: debootstrap
+# then knows by itself.
 apt_mirror() {
   apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 2>/dev/null |
     awk '$2 == "bookworm" && $3 == "main" { print $1; exit }'
 }
 
-# copy_apt_configuration ROOT: builds fetch packages the way this machine does (mirror, proxy, checks), because that is
-# known to work here. Credentials are not copied.
+# copy_apt_configuration ROOT: builds fetch packages the way this machine does (mirror, proxy,
+# checks), because that is known to work here. Credentials are not copied.
 copy_apt_configuration() {
   local root=$1 file
   if apt-get indextargets --format '$(CODENAME)' 2>/dev/null | grep -qx bookworm; then
@@ -100,7 +106,8 @@ copy_apt_configuration() {
   cp "$certificates" "$root/etc/ssl/certs/ca-certificates.crt"
 }
 
-# patch_layer WORK PATCH: appends a layer with /etc/base-patch to `more`, for a patch number above 0.
+# patch_layer WORK PATCH: appends a layer with /etc/base-patch to `more`, for a patch number above
+# 0.
 patch_layer() {
   [ "$2" != 0 ] || return 0
   mkdir -p "$1/patch/etc"
@@ -109,8 +116,8 @@ patch_layer() {
   more+=("$1/patch.tar")
 }
 
-# rust WORK LAYOUT PATCH: Debian with a compiler for C and this machine's toolchain, at the places where the official image
-# has them. The official image has more of Debian's development packages.
+# rust WORK LAYOUT PATCH: Debian with a compiler for C and this machine's toolchain, at the places
+# where the official image has them. The official image has more of Debian's development packages.
 rust() {
   local base more=()
   cached_rust_base
@@ -123,7 +130,8 @@ rust() {
 
 rust_version=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$dev/../rust-toolchain.toml")
 
-# Sets `base` to the tar of the image for Rust, which takes some minutes and is made once per version.
+# Sets `base` to the tar of the image for Rust, which takes some minutes and is made once per
+# version.
 cached_rust_base() {
   local debian root sysroot toolchain program
   cached_debian_base
@@ -159,8 +167,9 @@ cached_rust_base() {
   rm -rf --one-file-system "$root"
 }
 
-# distroless WORK LAYOUT PATCH: what gcr.io/distroless/cc has, from Debian's packages: the C library, libgcc and libstdc++
-# where a program of Rust or C finds them, certificates, and the user 65532. No shell and no package manager.
+# distroless WORK LAYOUT PATCH: what gcr.io/distroless/cc has, from Debian's packages: the C
+# library, libgcc and libstdc++ where a program of Rust or C finds them, certificates, and the user
+# 65532. No shell and no package manager.
 distroless() {
   local root=$1/root debian=$1/debian base more=() library
   cached_debian_base

@@ -50,7 +50,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++)
         length = append(page, length, argv[i]);
 
-    /* Process 1 has no default action for these two signals: without this, nothing could stop it. */
+    /* Process 1 has no default action for these two signals: without this, nothing could stop
+     * it. */
     signal(SIGTERM, stop);
     signal(SIGPIPE, SIG_IGN);
 
