@@ -4,6 +4,9 @@
 //! [`controller`] for how they are carried out. Dependencies run one way: `controller` ->
 //! (`engine`, `builds`, `registry`, `upstream`, `rollout`) -> `lineage` -> `api`.
 
+// An index out of bounds would fail every retry of a family. Tests may index; see clippy.toml.
+#![warn(clippy::indexing_slicing)]
+
 pub mod api;
 pub mod backoff;
 pub mod build_info;

@@ -342,14 +342,16 @@ impl<'a, F: FamilyReader> ImportGraph<'a, F> {
         let mut component = vec![0; self.graph.node_count()];
         for (number, members) in kosaraju_scc(&self.graph).into_iter().enumerate() {
             for member in members {
-                component[member.index()] = number;
+                if let Some(component) = component.get_mut(member.index()) {
+                    *component = number;
+                }
             }
         }
         let mut cycles = HashMap::new();
         for edge in self.graph.raw_edges() {
             let (child, parent) = (edge.source(), edge.target());
             let leaves = self.graph[child].family == 0 && self.graph[parent].family != 0;
-            if leaves && component[child.index()] == component[parent.index()] {
+            if leaves && component.get(child.index()) == component.get(parent.index()) {
                 cycles
                     .entry(self.name(parent))
                     .or_insert_with(|| self.shortest_cycle(child, parent));
@@ -381,6 +383,7 @@ impl<'a, F: FamilyReader> ImportGraph<'a, F> {
         cycle_names(&walk, |node| self.name(*node).to_string())
     }
 
+    #[allow(clippy::indexing_slicing, reason = "every node names a family that was visited")]
     fn name(&self, node: NodeIndex<usize>) -> ImageName {
         let ImagePosition { family, image } = self.graph[node];
         let name = self

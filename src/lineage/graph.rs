@@ -104,6 +104,10 @@ pub enum LineageError {
 
 impl Lineage {
     /// Builds and checks the graph of a spec. O(images + edges).
+    #[allow(
+        clippy::indexing_slicing,
+        reason = "every index is one of `spec`, as long as the lists"
+    )]
     pub fn new(spec: &ImageFamilySpec) -> Result<Self, LineageError> {
         let upstreams = spec.upstreams.iter().map(|upstream| upstream.name.as_str());
         let upstreams = index_names("upstreams", upstreams, UpstreamIndex::new)?;
@@ -237,7 +241,9 @@ impl Lineage {
             if levels.len() < level {
                 levels.resize(level, Vec::new());
             }
-            levels[level - 1].push(image);
+            if let Some(members) = levels.get_mut(level.saturating_sub(1)) {
+                members.push(image);
+            }
         }
         levels.retain(|level| !level.is_empty());
         levels
@@ -246,6 +252,7 @@ impl Lineage {
     /// Returns for each image the weight of the heaviest path from it down to a leaf, including the
     /// image itself. Costs O(images + edges).
     #[must_use]
+    #[allow(clippy::indexing_slicing, reason = "every index is of this graph, as long as the list")]
     pub fn remaining_weights(&self, weight: impl Fn(ImageIndex) -> i64) -> Vec<i64> {
         let mut remaining = vec![0; self.children.len()];
         for &image in self.order.iter().rev() {
@@ -262,6 +269,7 @@ impl Lineage {
 }
 
 /// Returns the level of each image. `order` lists parents before children.
+#[allow(clippy::indexing_slicing, reason = "every index is of the graph, as long as the lists")]
 fn levels_of(order: &[ImageIndex], parents: &[Vec<Parent>]) -> Vec<usize> {
     let mut levels = vec![1; parents.len()];
     for image in order {
@@ -339,6 +347,7 @@ fn resolve_parent(
 ///
 /// It follows edges from child to parent within a strongly connected component until an image
 /// recurs.
+#[allow(clippy::indexing_slicing, reason = "every index is of the graph, as long as `parents`")]
 fn cycle_error(
     spec: &ImageFamilySpec,
     graph: &DiGraph<(), (), usize>,

@@ -41,7 +41,9 @@ pub fn evaluate(
         };
         let eval = ImageEval { context: &context, index, image, blueprint, observed };
         let decision = eval.decide(&evaluation.images, &mut evaluation.plan);
-        evaluation.images[index.position()] = decision;
+        if let Some(place) = evaluation.images.get_mut(index.position()) {
+            *place = decision;
+        }
         evaluation.next_hold_end =
             [evaluation.next_hold_end, eval.hold_end()].into_iter().flatten().min();
     }
