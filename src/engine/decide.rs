@@ -9,7 +9,7 @@ use crate::{
     },
     engine::{
         cascade::{
-            admission,
+            CascadeContext, admission,
             breaker::BreakerState,
             gates::{self, CascadeReadiness, QuietTime},
             promotion,
@@ -21,8 +21,7 @@ use crate::{
         input::{
             BuildOutcome, DecideInput, LookupResult, ObservedBuild, ObservedCascade, ObservedImage,
         },
-        requests::{self, RequestEffects},
-        tags, upstreams,
+        requests, tags, upstreams,
     },
     identity::{BuildIdentity, JobName},
     lineage::{ImageIndex, UpstreamIndex},
@@ -46,11 +45,10 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     let window = input.blueprint.windows.state(now);
     let breaker = admission::breaker_state(input, &evaluation.images, now);
 
+    let context = CascadeContext { input, effects: &effects, window, breaker: &breaker, now };
     let mut step = match input.cascade {
-        Some(cascade) => {
-            continue_cascade(input, cascade, &upstreams, &mut evaluation, window, &breaker, now)
-        }
-        None => start_cascade(input, &mut upstreams, &mut evaluation, &effects, window, now),
+        Some(cascade) => continue_cascade(&context, cascade, &upstreams, &mut evaluation),
+        None => start_cascade(&context, &mut upstreams, &mut evaluation),
     };
     promotion::set_targets(input, &step.cascade, &mut evaluation.images);
 
@@ -121,14 +119,12 @@ impl CascadeStep {
 /// Continues the running cascade: starts ready builds. The cascade ends when none of its images is
 /// in progress, or when another cascade is to replace it.
 fn continue_cascade(
-    input: &DecideInput<'_>,
+    context: &CascadeContext<'_>,
     cascade: ObservedCascade<'_>,
     upstreams: &[UpstreamStatus],
     evaluation: &mut Evaluation,
-    window: WindowState,
-    breaker: &BreakerState,
-    now: Timestamp,
 ) -> CascadeStep {
+    let CascadeContext { input, window, now, .. } = *context;
     let name = cascade.name.to_owned();
     let pending = gates::pending_for_next_cascade(input, upstreams, evaluation, now);
     if !evaluation.images.iter().any(|image| image.in_progress) {
@@ -158,7 +154,7 @@ fn continue_cascade(
         gates::queue_ready_builds(evaluation, reason::SUSPENDED, "spec.suspend is set");
         return step;
     }
-    step.actions = admission::admit_builds(input, evaluation, window, breaker, now);
+    step.actions = admission::admit_builds(context, evaluation);
     step.actions.extend(stop_superseded_builds(input, cascade, evaluation));
     step
 }
@@ -187,15 +183,14 @@ fn stop_superseded_builds(
 
 /// Starts a cascade if its gates are open.
 fn start_cascade(
-    input: &DecideInput<'_>,
+    context: &CascadeContext<'_>,
     upstreams: &mut [UpstreamStatus],
     evaluation: &mut Evaluation,
-    effects: &RequestEffects,
-    window: WindowState,
-    now: Timestamp,
 ) -> CascadeStep {
-    match gates::cascade_readiness(input, upstreams, evaluation, effects, window, now) {
-        CascadeReadiness::Ready => start_ready_cascade(input, upstreams, evaluation, now),
+    match gates::cascade_readiness(context, upstreams, evaluation) {
+        CascadeReadiness::Ready => {
+            start_ready_cascade(context.input, upstreams, evaluation, context.now)
+        }
         CascadeReadiness::Settling(QuietTime { pending, until }) => {
             let message = format!("waits for further changes; the cascade starts at {until:.0}");
             gates::queue_ready_builds(evaluation, reason::SETTLING, &message);

@@ -13,6 +13,7 @@ use crate::{
     engine::{
         Problem,
         cascade::{
+            CascadeContext,
             breaker::{self, BreakerState, LastBuild},
             gates, limits,
             windows::WindowState,
@@ -32,13 +33,8 @@ const DEFAULT_BUILD_SECONDS: i64 = 60;
 
 /// Returns the actions of the builds that start now. The other images stay queued with the reason.
 #[must_use]
-pub fn admit_builds(
-    input: &DecideInput<'_>,
-    evaluation: &mut Evaluation,
-    window: WindowState,
-    breaker: &BreakerState,
-    now: Timestamp,
-) -> Vec<Action> {
+pub fn admit_builds(context: &CascadeContext<'_>, evaluation: &mut Evaluation) -> Vec<Action> {
+    let CascadeContext { input, window, breaker, now, .. } = *context;
     if evaluation.plan.ready_builds.is_empty() {
         return Vec::new();
     }
@@ -83,7 +79,7 @@ pub fn admit_builds(
             }
         }
     }
-    if let (true, Some(rate_limit)) = (rate_limited, &input.spec.policy.rate_limit) {
+    if let Some(rate_limit) = input.spec.policy.rate_limit.as_ref().filter(|_| rate_limited) {
         // The builds that this decision starts count from now on.
         let own = now.saturating_add(rate_limit.per.signed()).unwrap_or(Timestamp::MAX);
         evaluation.plan.wake(capacity.rate_frees_at.map_or(own, |next| next.min(own)));

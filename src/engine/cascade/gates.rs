@@ -5,8 +5,12 @@ use jiff::Timestamp;
 use crate::{
     api::{Pending, UpstreamStatus, condition::reason},
     engine::{
-        cascade::windows::WindowState, fingerprint::Hasher, image::evaluation::Evaluation,
-        input::DecideInput, requests::RequestEffects, upstreams::eligible,
+        cascade::{CascadeContext, windows::WindowState},
+        fingerprint::Hasher,
+        image::evaluation::Evaluation,
+        input::DecideInput,
+        requests::RequestEffects,
+        upstreams::eligible,
     },
     lineage::UpstreamIndex,
 };
@@ -57,13 +61,11 @@ pub struct QuietTime {
 /// - when this cascade replaces a superseded one, for the candidates that superseded it.
 #[must_use]
 pub fn cascade_readiness(
-    input: &DecideInput<'_>,
+    context: &CascadeContext<'_>,
     upstreams: &[UpstreamStatus],
     evaluation: &Evaluation,
-    effects: &RequestEffects,
-    window: WindowState,
-    now: Timestamp,
 ) -> CascadeReadiness {
+    let CascadeContext { input, effects, window, now, .. } = *context;
     let candidates = candidates(upstreams);
     let ready = &evaluation.plan.ready_builds;
     if candidates.is_empty() && ready.is_empty() {

@@ -16,3 +16,26 @@ pub mod promotion;
 pub mod record;
 pub mod truncate;
 pub mod windows;
+
+use jiff::Timestamp;
+
+use crate::engine::{
+    cascade::{breaker::BreakerState, windows::WindowState},
+    input::DecideInput,
+    requests::RequestEffects,
+};
+
+/// What the decision about a cascade depends on, apart from its images and upstreams.
+#[derive(Clone, Copy, Debug)]
+pub struct CascadeContext<'a> {
+    /// The input of the decision.
+    pub input: &'a DecideInput<'a>,
+    /// What requests change.
+    pub effects: &'a RequestEffects,
+    /// Whether a window is open.
+    pub window: WindowState,
+    /// Whether the breaker is open.
+    pub breaker: &'a BreakerState,
+    /// The time of the decision.
+    pub now: Timestamp,
+}
