@@ -345,7 +345,20 @@ fn build_context(
         revisions,
         metrics,
     };
+    log_configuration(&context.environment);
     Ok((Arc::new(context), changes))
+}
+
+/// Logs what files and variables of the environment set, as it takes effect. It contains no
+/// credential: the URL of a mirror has none, and builds use no proxy whose URL has one.
+fn log_configuration(environment: &BuildEnvironment) {
+    info!(
+        registries = %environment.registries,
+        builds = serde_json::to_string(&environment.pods).ok(),
+        proxy_of_builds = %environment.proxy,
+        log_filter = std::env::var("RUST_LOG").ok(),
+        "the configuration is read"
+    );
 }
 
 /// Starts polling the tags of upstreams, and counts the results.

@@ -5,6 +5,9 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+/// The seconds of the longest duration, whose hours have 5 digits.
+const MAX_SECONDS: i64 = 99_999 * 3600 + 59 * 60 + 59;
+
 /// A non-negative length of time with a resolution of one second.
 ///
 /// It is written as one to three numbers with a unit, largest unit first: `h`, `m`, `s`. Each
@@ -25,6 +28,12 @@ impl Duration {
     #[must_use]
     pub const fn from_secs(seconds: u32) -> Self {
         Self(seconds)
+    }
+
+    /// Returns a duration of this many seconds, limited to what the format can express.
+    #[must_use]
+    pub fn from_secs_clamped(seconds: i64) -> Self {
+        Self(u32::try_from(seconds.clamp(0, MAX_SECONDS)).unwrap_or_default())
     }
 
     /// Returns the length in whole seconds.
@@ -143,5 +152,14 @@ mod tests {
         for text in ["", "5", "m", "5d", "1m1h", "1m1m", "123456s", "-1s", "1.5h", "5 m"] {
             assert!(text.parse::<Duration>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_computed_duration_is_one_that_the_format_can_express() {
+        assert_eq!(Duration::from_secs_clamped(-1), Duration::from_secs(0));
+        assert_eq!(Duration::from_secs_clamped(90), Duration::from_secs(90));
+        let longest = Duration::from_secs_clamped(i64::MAX).to_string();
+        assert_eq!(longest, "99999h59m59s");
+        assert!(longest.parse::<Duration>().is_ok());
     }
 }

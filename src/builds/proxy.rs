@@ -1,5 +1,7 @@
 //! The proxy that the operator's environment names, for the containers of builds.
 
+use std::fmt;
+
 use k8s_openapi::api::core::v1::EnvVar;
 use url::Url;
 
@@ -64,6 +66,18 @@ impl ProxyVariables {
     }
 }
 
+impl fmt::Display for ProxyVariables {
+    /// Writes each variable as `NAME=value`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, variable) in self.0.iter().enumerate() {
+            let separator = if position == 0 { "" } else { " " };
+            let value = variable.value.as_deref().unwrap_or_default();
+            write!(f, "{separator}{}={value}", variable.name)?;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +123,13 @@ mod tests {
             assert!(!error.to_string().contains("hunter2"), "{error}");
             assert_eq!(error, expected);
         }
+    }
+
+    #[test]
+    fn the_log_shows_each_variable() {
+        let proxy = proxy(&[("HTTPS_PROXY", "http://proxy:3128"), ("no_proxy", ".svc")]);
+        let shown = proxy.expect("a proxy").to_string();
+        assert_eq!(shown, "HTTPS_PROXY=http://proxy:3128 NO_PROXY=.svc");
+        assert_eq!(ProxyVariables::default().to_string(), "");
     }
 }

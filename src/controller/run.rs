@@ -59,7 +59,7 @@ pub async fn run(
                 family::reconcile(family, context)
             })
         },
-        |family, error, context| retry_after("ImageFamily", &Key::of(&*family), error, &context),
+        |family, _, context| retry_after("ImageFamily", Key::of(&*family), &context),
         Arc::clone(&context),
         family_store,
         family_queue,
@@ -73,7 +73,7 @@ pub async fn run(
                 image::reconcile(image, context)
             })
         },
-        |image, error, context| retry_after("ManagedImage", &Key::of(&*image), error, &context),
+        |image, _, context| retry_after("ManagedImage", Key::of(&*image), &context),
         Arc::clone(&context),
         image_store,
         image_queue,
@@ -140,8 +140,9 @@ where
         let category = result.as_ref().err().map(ReconcileError::category);
         context.metrics.reconciled(kind, start.elapsed(), category);
         context.metrics.builds_waiting(context.quota.queued_builds());
-        if result.is_ok() {
-            context.failures.forget(kind, &key);
+        match &result {
+            Ok(_) => context.failures.forget(kind, &key),
+            Err(error) => warn!(%error, "the reconcile failed and is retried after a pause"),
         }
         debug!(elapsed = ?start.elapsed(), ?result, "reconciled");
         result
@@ -150,12 +151,9 @@ where
     .boxed()
 }
 
-/// Logs a failed reconcile, and returns when it is retried.
-fn retry_after(kind: &'static str, key: &Key, error: &ReconcileError, context: &Context) -> Action {
-    let pause = context.failures.count_failure(kind, key.clone());
-    let Key { namespace, name } = key;
-    warn!(kind, namespace, name, %error, ?pause, "a reconcile failed and is retried");
-    Action::requeue(pause)
+/// Returns when a failed reconcile is retried.
+fn retry_after(kind: &'static str, key: Key, context: &Context) -> Action {
+    Action::requeue(context.failures.count_failure(kind, key))
 }
 
 /// Returns the images to reconcile: those that have changed, also by a reconcile of their family,

@@ -224,7 +224,7 @@ fn finish(
 ) -> CascadeStatus {
     status.finished_at = Some(now);
     let seconds = status.started_at.map_or(0, |start| now.duration_since(start).as_secs());
-    status.duration = Some(Duration::from_secs(u32::try_from(seconds).unwrap_or_default()));
+    status.duration = Some(Duration::from_secs_clamped(seconds));
     status.critical_path = critical_path_names(input, &status);
     status.message = if status.phase == CascadePhase::Complete {
         complete_message(&status, seconds)
