@@ -228,7 +228,7 @@ impl BuildQuota {
             builds.for_each(|build| upstreams.count(build));
         }
         let granted = usages.map(|(key, _)| key.clone()).zip(granted).collect();
-        Division { granted, full_upstreams: upstreams.full() }
+        Division { granted, limited_upstreams: upstreams.limited() }
     }
 
     fn lock(&self) -> MutexGuard<'_, FamilyUsages> {
@@ -267,7 +267,7 @@ impl Reservation<'_> {
             if left.is_empty() || allowance.family == Some(0) {
                 break granted;
             }
-            tighten(&mut allowance, &granted, &left, &division.full_upstreams);
+            tighten(&mut allowance, &granted, &left, &division.limited_upstreams);
             refused.extend(left);
             request = decide(allowance.clone());
         };
@@ -335,7 +335,7 @@ struct Division {
     /// By family, the queued builds that may start, as indices.
     granted: HashMap<Key, Vec<usize>>,
     /// The upstreams that have reached their limit.
-    full_upstreams: BTreeSet<String>,
+    limited_upstreams: BTreeSet<String>,
 }
 
 /// How many builds use places for each upstream.
@@ -376,10 +376,10 @@ impl<'a> UpstreamUsage<'a> {
         self.used.iter().map(|used| limit.saturating_sub(*used)).collect()
     }
 
-    fn full(&self) -> BTreeSet<String> {
+    fn limited(&self) -> BTreeSet<String> {
         let free = self.free();
-        let full = self.indices.iter().filter(|(_, index)| free.get(**index) == Some(&0));
-        full.map(|(name, _)| (*name).to_owned()).collect()
+        let limited = self.indices.iter().filter(|(_, index)| free.get(**index) == Some(&0));
+        limited.map(|(name, _)| (*name).to_owned()).collect()
     }
 }
 
@@ -406,17 +406,18 @@ fn tighten(
     allowance: &mut BuildAllowance,
     granted: &[BuildUpstreams],
     left: &[BuildUpstreams],
-    full: &BTreeSet<String>,
+    limited: &BTreeSet<String>,
 ) {
     let before = allowance.clone();
     for build in left {
-        let full: Vec<&String> = build.iter().filter(|upstream| full.contains(*upstream)).collect();
-        for upstream in &full {
+        let limited: Vec<&String> =
+            build.iter().filter(|upstream| limited.contains(*upstream)).collect();
+        for upstream in &limited {
             let used = granted.iter().filter(|build| build.contains(upstream)).count();
             let free = allowance.upstreams.entry((*upstream).clone()).or_insert(used);
             *free = used.min(*free);
         }
-        if full.is_empty() {
+        if limited.is_empty() {
             let free = allowance.family.unwrap_or(usize::MAX);
             allowance.family = Some(granted.len().min(free));
         }

@@ -269,7 +269,7 @@ impl Lineage {
 }
 
 /// Returns the level of each image. `order` lists parents before children.
-#[allow(clippy::indexing_slicing, reason = "every index is of the graph, as long as the lists")]
+#[allow(clippy::indexing_slicing, reason = "every index is one of the graph, as long as the lists")]
 fn levels_of(order: &[ImageIndex], parents: &[Vec<Parent>]) -> Vec<usize> {
     let mut levels = vec![1; parents.len()];
     for image in order {
@@ -347,7 +347,7 @@ fn resolve_parent(
 ///
 /// It follows edges from child to parent within a strongly connected component until an image
 /// recurs.
-#[allow(clippy::indexing_slicing, reason = "every index is of the graph, as long as `parents`")]
+#[allow(clippy::indexing_slicing, reason = "every index is one of the graph, as long as `parents`")]
 fn cycle_error(
     spec: &ImageFamilySpec,
     graph: &DiGraph<(), (), usize>,

@@ -17,7 +17,7 @@ const MAX_PARAMETERS: usize = 7;
 
 /// The names of the types that a file defines: structs, enums, traits and unions anywhere, type
 /// aliases at the top of a module, the objects that `kube`'s derive makes, and what the call of a
-/// macro defines in plain sight.
+/// macro writes as a definition.
 fn defined_types(syntax: &syn::File) -> Vec<String> {
     #[derive(Default)]
     struct Collector {

@@ -133,9 +133,9 @@ struct FreeCapacity {
     /// When the rate limit allows the next start, if it allows none now.
     rate_frees_at: Option<Timestamp>,
     /// Why a build stays queued when `family` is used up.
-    family_full: Problem,
+    parallelism_reached: Problem,
     /// Why a build stays queued when `rate` is used up.
-    rate_full: Problem,
+    rate_limit_reached: Problem,
 }
 
 impl FreeCapacity {
@@ -152,14 +152,14 @@ impl FreeCapacity {
             upstreams: input.allowance.upstreams.clone(),
             rate: rate.as_ref().map(|rate| rate.free),
             rate_frees_at: rate.and_then(|rate| rate.frees_at),
-            family_full: Problem {
+            parallelism_reached: Problem {
                 reason: reason::PARALLELISM_REACHED,
                 message: format!(
                     "the family has reached its limit of {parallelism} concurrent builds \
                      (spec.policy.parallelism)"
                 ),
             },
-            rate_full: Problem {
+            rate_limit_reached: Problem {
                 reason: reason::RATE_LIMITED,
                 message: policy.rate_limit.as_ref().map_or_else(String::new, |rate_limit| {
                     format!(
@@ -175,7 +175,7 @@ impl FreeCapacity {
     /// Allows at most one build, which shows whether builds still fail.
     fn restrict_to_trial_build(&mut self) {
         self.family = self.family.min(1);
-        self.family_full = Problem {
+        self.parallelism_reached = Problem {
             reason: reason::BREAKER_OPEN,
             message:
                 "builds are paused: the breaker is open, and the trial build of another image runs"
@@ -186,10 +186,10 @@ impl FreeCapacity {
     /// Reserves capacity for a build, or says which limit is reached.
     fn reserve(&mut self, ready: &ReadyBuild) -> Result<(), Problem> {
         if self.family == 0 {
-            return Err(self.family_full.clone());
+            return Err(self.parallelism_reached.clone());
         }
         if !ready.user_caused && self.rate == Some(0) {
-            return Err(self.rate_full.clone());
+            return Err(self.rate_limit_reached.clone());
         }
         let limit_reached =
             |message: String| Err(Problem { reason: reason::BUILD_LIMIT_REACHED, message });
@@ -204,11 +204,11 @@ impl FreeCapacity {
             Action::Build { identity, .. } => identity.upstreams.as_slice(),
             _ => &[],
         };
-        if let Some(full) =
+        if let Some(limited) =
             upstreams.iter().find(|upstream| self.upstreams.get(*upstream) == Some(&0))
         {
             return limit_reached(format!(
-                "the operator's limit of concurrent builds caused by {full} is reached"
+                "the operator's limit of concurrent builds caused by {limited} is reached"
             ));
         }
         self.family -= 1;

@@ -114,8 +114,7 @@ impl KnownBuilds<'_> {
         let running = old.running.as_ref().filter(|running| *fingerprint == running.fingerprint);
         let since = running.and_then(|running| running.started_at);
         let seconds = of_job.or_else(|| since.map(|started| now.duration_since(started).as_secs()));
-        seconds
-            .map(|seconds| Duration::from_secs(u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)))
+        seconds.map(Duration::from_secs_clamped)
     }
 
     /// Returns the number of the build that has failed at a fingerprint; `None` if none was ever
