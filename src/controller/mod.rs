@@ -1,7 +1,7 @@
 //! The reconcilers, and what they share.
 //!
 //! - [`family`]: the reconciler of an `ImageFamily`: observe, decide, act, record
-//! - [`image`]: the reconciler of a `ManagedImage`: its rollouts
+//! - [`rollout`]: the reconciler of a `ManagedImage`: its rollouts
 //! - [`run`]: runs both; [`triggers`]: which changes trigger which families; [`watch`]: the watches
 //! - [`context`]: what every reconcile shares; [`stores`], [`object_cache`]: the objects of the
 //!   cluster; [`reconcile_cache`]: what is kept of each family between two reconciles
@@ -18,11 +18,11 @@ pub mod dependents;
 pub mod error;
 pub mod family;
 pub mod git_poll;
-pub mod image;
 pub mod installations;
 pub mod object_cache;
 pub mod quota;
 pub mod reconcile_cache;
+pub mod rollout;
 pub mod rollouts;
 pub mod run;
 pub mod served;

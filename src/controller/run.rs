@@ -21,8 +21,9 @@ use crate::{
     controller::{
         context::Context,
         error::ReconcileError,
-        family, image,
+        family,
         object_cache::{CacheEvent, Key},
+        rollout,
         served::StoresState,
         triggers,
     },
@@ -70,7 +71,7 @@ pub async fn run(
     let of_images = applier(
         |image: Arc<ManagedImage>, context| {
             run_reconcile("ManagedImage", Key::of(&*image), context, move |context| {
-                image::reconcile(image, context)
+                rollout::reconcile(image, context)
             })
         },
         |image, _, context| retry_after("ManagedImage", Key::of(&*image), &context),

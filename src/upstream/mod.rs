@@ -1,10 +1,10 @@
 //! Polling of what others change: tags of images and revisions of sources.
 //!
-//! [`poll`] polls arbitrary keys at intervals. [`image`] resolves a tag in a registry. This module
+//! [`poll`] polls arbitrary keys at intervals. [`tag`] resolves a tag in a registry. This module
 //! makes no decisions about families.
 
-pub mod image;
 pub mod poll;
+pub mod tag;
 
-pub use image::{ImageKey, UpstreamDigest, resolve_tag};
 pub use poll::{Interest, PolledValue, Poller};
+pub use tag::{ImageKey, UpstreamDigest, resolve_tag};

@@ -5,7 +5,7 @@
 //! - [`admission`]: which ready builds start
 //! - [`windows`], [`breaker`], [`limits`]: the rules that admission applies
 //! - [`promotion`]: the digest that floating tags should point to
-//! - [`record`]: the status of the `Cascade` object
+//! - [`status`]: the status of the `Cascade` object
 //! - [`truncate`]: keeps the status of a large cascade below the size limit of the API server
 
 pub mod admission;
@@ -13,7 +13,7 @@ pub mod breaker;
 pub mod gates;
 pub mod limits;
 pub mod promotion;
-pub mod record;
+pub mod status;
 pub mod truncate;
 pub mod windows;
 

@@ -4,14 +4,14 @@
 //! - [`evaluation`]: the result, and the context that the steps share
 //! - [`inputs`]: the inputs of a build, from parents, source, spec and strategy
 //! - [`stale`]: an image whose inputs have changed
-//! - [`builds`]: an image whose wanted build is not in the registry
+//! - [`absent`]: an image whose wanted build is not in the registry
 //! - [`checks`]: an image whose build is in the registry and has checks to pass
 //! - [`hold`]: holds of an image
 //! - [`recorded`]: what an image keeps in every state
 //! - [`cutoff`]: whether a rebuild changed anything
 //! - [`failure`]: attempts, retry budgets and pauses
 
-pub mod builds;
+pub mod absent;
 pub mod checks;
 pub mod cutoff;
 pub mod evaluate;

@@ -21,7 +21,7 @@ use crate::{
         },
         writes::{apply_status, delete},
     },
-    engine::{CascadeDecision, cascade::record, causes},
+    engine::{CascadeDecision, cascade::status, causes},
     lineage::ImageIndex,
 };
 
@@ -73,7 +73,7 @@ impl Reconcile<'_> {
         let created_at = || cascade.creation_timestamp().map(|time| time.0);
         let started_at = previous.started_at.or_else(created_at);
         let previous = CascadeStatus { started_at, ..previous };
-        record::cascade_status(
+        status::cascade_status(
             &self.snapshot.input(self.cache),
             &self.decision,
             &cascade.name_any(),

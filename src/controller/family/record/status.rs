@@ -36,7 +36,7 @@ use crate::{
         reconcile_cache::ReconcileCache,
         writes::{apply_status, delete},
     },
-    engine::{Problem, RequestObject, cascade::record, causes},
+    engine::{Problem, RequestObject, cascade::status, causes},
     lineage::ImageIndex,
 };
 
@@ -116,7 +116,7 @@ impl Reconcile<'_> {
                 .ok()
                 .map(ToString::to_string),
             upstreams: decision.upstreams.clone(),
-            counts: record::count_states(decision.images.iter().map(|image| image.state)),
+            counts: status::count_states(decision.images.iter().map(|image| image.state)),
             pending: decision.pending.clone(),
             cascade: None,
             window: decision.window.clone(),

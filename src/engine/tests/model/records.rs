@@ -23,7 +23,7 @@ impl FamilyModel {
         let cascade_status = self.cascade.as_ref().map(|cascade| {
             let planned: BTreeSet<&str> =
                 cascade.planned.iter().flatten().map(String::as_str).collect();
-            cascade::record::cascade_status(
+            cascade::status::cascade_status(
                 &self.input(&blueprint),
                 decision,
                 &cascade.name,
