@@ -43,7 +43,7 @@ pub use managed_image::{
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
 pub use request::{Act, Request, RequestAction, RequestError, RequestScope};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
-pub use source::{ConfigMapItem, ConfigMapSource, GitSource, Source};
+pub use source::{ConfigMapItem, ConfigMapSource, GitSource, Source, SourceKind};
 pub use upstream::{Approval, Follow, Hold, Upstream};
 
 /// API group of all kinds.

@@ -35,6 +35,31 @@ pub struct Source {
     pub git: Option<GitSource>,
 }
 
+/// The kind of a source. A new kind is a variant here, so that the compiler leads to what handles
+/// it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind<'a> {
+    /// The text of a Dockerfile.
+    Inline(&'a str),
+    /// A `ConfigMap` with the files.
+    ConfigMap(&'a ConfigMapSource),
+    /// A directory of a Git repository.
+    Git(&'a GitSource),
+}
+
+impl Source {
+    /// Returns the kind of the source, or `None` if it sets no field. The API server rejects such a
+    /// source, and one that sets several.
+    #[must_use]
+    pub fn kind(&self) -> Option<SourceKind<'_>> {
+        let Self { inline, config_map, git } = self;
+        let inline = inline.as_deref().map(SourceKind::Inline);
+        inline
+            .or_else(|| config_map.as_ref().map(SourceKind::ConfigMap))
+            .or_else(|| git.as_ref().map(SourceKind::Git))
+    }
+}
+
 /// A `ConfigMap` whose keys are the files of the build context. A change of its content rebuilds
 /// the image.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]

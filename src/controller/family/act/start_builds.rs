@@ -8,7 +8,7 @@ use kube::{Resource, ResourceExt};
 
 use crate::{
     api::{
-        BuildFailure, Edge, EdgeUse, FailureClass, Image, ImageState, RunningBuild, Source,
+        BuildFailure, Edge, EdgeUse, FailureClass, Image, ImageState, RunningBuild, SourceKind,
         condition::reason, labels,
     },
     builds::{
@@ -200,16 +200,16 @@ impl Reconcile<'_> {
 
     /// Returns the source of a build, pinned to a revision.
     fn resolved_source(&self, image: &Image, revision: &str) -> Option<ResolvedSource> {
-        match &image.source {
-            Source { inline: Some(dockerfile), .. } => {
-                Some(ResolvedSource::Inline { dockerfile: dockerfile.clone() })
+        Some(match image.source.kind()? {
+            SourceKind::Inline(dockerfile) => {
+                ResolvedSource::Inline { dockerfile: dockerfile.to_owned() }
             }
-            Source { config_map: Some(source), .. } => Some(ResolvedSource::ConfigMap {
+            SourceKind::ConfigMap(source) => ResolvedSource::ConfigMap {
                 name: source.name.clone(),
                 items: source.items.clone(),
                 hash: revision.into(),
-            }),
-            Source { git: Some(source), .. } => Some(ResolvedSource::Git {
+            },
+            SourceKind::Git(source) => ResolvedSource::Git {
                 url: source.url.clone(),
                 commit: revision.into(),
                 path: source.path.clone(),
@@ -218,9 +218,8 @@ impl Reconcile<'_> {
                     name: secret.name.clone(),
                     hosts: self.credential_hosts(&secret.name),
                 }),
-            }),
-            Source { inline: None, config_map: None, git: None } => None,
-        }
+            },
+        })
     }
 
     /// Returns whether the registry of a repository is reached without TLS.

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt};
 
 use crate::{
-    api::{ConfigMapSource, GitSource, Image, Source, condition::reason},
+    api::{ConfigMapSource, GitSource, Image, SourceKind, condition::reason},
     builds::source::{ConfigMapError, config_map_hash},
     controller::{
         error::{ReconcileError, call},
@@ -26,12 +26,13 @@ impl Observer<'_> {
         if let Some(revision) = inline {
             return Ok(Observed::Known(revision.clone()));
         }
-        match &image.source {
-            Source { config_map: Some(source), .. } => {
+        match image.source.kind() {
+            Some(SourceKind::ConfigMap(source)) => {
                 self.config_map_revision(&image.name, source).await
             }
-            Source { git: Some(source), .. } => Ok(self.git_revision(&image.name, source)),
-            Source { config_map: None, git: None, .. } => {
+            Some(SourceKind::Git(source)) => Ok(self.git_revision(&image.name, source)),
+            // The blueprint has the revision of each inline Dockerfile.
+            Some(SourceKind::Inline(_)) | None => {
                 let message = format!(
                     "spec.images[{}].source: name one of `inline`, `configMap` and `git`",
                     image.name
