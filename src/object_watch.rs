@@ -187,7 +187,7 @@ pub(crate) mod tests {
         let service = tower::service_fn(move |request: Request<Body>| {
             let (uri, granted) = (request.uri().to_string(), granted.load(Ordering::SeqCst));
             async move {
-                let (code, body) = answer(&uri, absent, granted);
+                let (code, body) = answer(&uri, (!granted).then_some(absent));
                 if code == 200 && uri.contains("watch=true") {
                     tokio::time::sleep(WATCH_DURATION).await;
                 }
@@ -202,7 +202,8 @@ pub(crate) mod tests {
         Client::new(service, "default")
     }
 
-    fn answer(uri: &str, absent: &str, granted: bool) -> (u16, Value) {
+    /// `denied` is a namespace without a Role.
+    fn answer(uri: &str, denied: Option<&str>) -> (u16, Value) {
         let failure = |code: u16, reason: &str, message: &str| {
             let status = json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -215,12 +216,12 @@ pub(crate) mod tests {
                 gate is enabled";
             return failure(422, "Invalid", message);
         }
-        if !granted && uri.contains(&format!("/namespaces/{absent}/")) {
+        if denied.is_some_and(|denied| uri.contains(&format!("/namespaces/{denied}/"))) {
             return failure(403, "Forbidden", "cannot list resource: no Role");
         }
         let named = uri.split_once("fieldSelector=metadata.name%3D").map(|(_, rest)| rest);
         let named = named.and_then(|rest| rest.split('&').next());
-        let named = named.filter(|name| granted || *name != absent);
+        let named = named.filter(|name| Some(*name) != denied);
         let namespace =
             |name| json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1"}});
         let namespace = named.map(namespace);

@@ -21,7 +21,7 @@ const CHANGELOG: &str = "CHANGELOG.md";
 
 /// A word that is not ours, and what to write instead. The word is a regular expression over lower
 /// case words with one space between them; it begins and ends at a word's boundary.
-const REPLACED: [(&str, &str); 45] = [
+const REPLACED: [(&str, &str); 43] = [
     // Terms: one word for one thing.
     ("waves?", "cascade"),
     ("family ?images?|fimgs?", "ManagedImage, mimg"),
@@ -69,10 +69,8 @@ const REPLACED: [(&str, &str); 45] = [
     ("(keep|keeps|kept|keeping) from", "prevented from"),
     ("(came|comes?|coming|became|becomes?) of", "result of"),
     ("(set|sets|setting) (it |them )?off", "cause, start"),
-    ("of others", "other; foreign; that something else has added"),
-    ("(is|are|was|were|be) made again", "is recreated, is repeated"),
+    ("(container|sidecar|pod)s? of others", "foreign; that something else has added"),
     ("for good", "permanently"),
-    ("(go|goes|went|going) on", "continue"),
 ];
 
 /// Phrases in which such a word is right, and why.

@@ -48,8 +48,8 @@ async fn a_second_installation_leaves_a_family_alone_until_the_first_is_gone() {
     let idle = Operator::ready(&second).await;
     wait_idle(&idle, &place.namespace).await;
     let events = place.list::<Event>().await;
-    let told = events.iter().filter(|event| event.reason.as_deref() == Some("ServedElsewhere"));
-    let notes: Vec<String> = told.filter_map(|event| event.note.clone()).collect();
+    let reported = events.iter().filter(|event| event.reason.as_deref() == Some("ServedElsewhere"));
+    let notes: Vec<String> = reported.filter_map(|event| event.note.clone()).collect();
     assert!(notes.len() == 1 && notes[0].contains(&place.namespace), "{notes:?}");
     scene.move_upstream("2").await;
     let before = place.wait_rebuilt("app", &before, 90).await;

@@ -79,9 +79,9 @@ async fn a_family_keeps_its_platform_whatever_is_lost() {
     wait_for("base to fail", 60, async || {
         let base = place.api::<ManagedImage>().get("app.base").await.expect("base");
         let status = base.status.unwrap_or_default();
-        let is_told = status.reason == reason::PLATFORM_MISMATCH
+        let is_reported = status.reason == reason::PLATFORM_MISMATCH
             && status.message.contains("made an image for linux/s390x, and not for linux/riscv64");
-        if is_told { Ok(()) } else { Err(format!("{status:?}")) }
+        if is_reported { Ok(()) } else { Err(format!("{status:?}")) }
     })
     .await;
     assert_eq!(scene.tag("base", "latest").await, digests["base"]);

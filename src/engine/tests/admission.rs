@@ -35,8 +35,9 @@ fn refuse_build(model: &mut FamilyModel, name: &str) {
     refuse(model, image, DeferredWork::Build(fingerprint));
 }
 
-fn check(required: bool) -> Check {
-    Check { name: "smoke".into(), command: vec!["true".into()], required, ..Check::default() }
+fn optional_check() -> Check {
+    let command = vec!["true".into()];
+    Check { name: "smoke".into(), command, required: false, ..Check::default() }
 }
 
 /// Refuses the check that was started, as if it had never been created.
@@ -139,7 +140,7 @@ fn a_user_who_retries_does_not_wait_for_the_pause() {
 #[test]
 fn a_check_that_is_not_admitted_waits_and_spends_no_attempt() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
-    model.spec.images[0].checks = vec![check(true)];
+    model.spec.images[0].checks = vec![Check { required: true, ..optional_check() }];
     model.begin();
     model.finish_builds();
     model.reconcile();
@@ -172,7 +173,7 @@ fn a_check_that_is_not_admitted_waits_and_spends_no_attempt() {
 #[test]
 fn an_optional_check_is_waited_for_no_longer_than_it_may_take() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
-    model.spec.images[0].checks = vec![check(false)];
+    model.spec.images[0].checks = vec![optional_check()];
     let timeout = model.spec.images[0].checks[0].timeout.signed();
     model.begin();
     model.finish_builds();

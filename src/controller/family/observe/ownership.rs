@@ -20,7 +20,7 @@ pub enum RecordControl {
 }
 
 impl RecordControl {
-    /// Returns who controls a record, as seen by a family.
+    /// Returns who controls a record, from the point of view of a family.
     pub fn of<K: Resource>(
         record: &K,
         family: &ImageFamily,
