@@ -22,9 +22,24 @@ pub fn pause(
     SignedDuration::from_millis(i64::try_from(millis).unwrap_or(i64::MAX))
 }
 
+/// Returns a seed for the jitter of a pause that belongs to what these names identify: namespace
+/// and name of an object, for example. What differs in a name gets other pauses, so that what
+/// failed together is not retried together.
+#[must_use]
+pub fn jitter_seed(names: &[&str]) -> u64 {
+    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
+    bytes.fold(7, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_seed_depends_on_each_name() {
+        assert_ne!(jitter_seed(&["a", "bc"]), jitter_seed(&["ab", "c"]));
+        assert_ne!(jitter_seed(&["a"]), jitter_seed(&["b"]));
+    }
 
     #[test]
     fn doubles_up_to_the_cap_and_jitters_below() {

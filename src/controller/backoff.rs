@@ -25,7 +25,7 @@ impl ReconcileBackoff {
     /// Counts a failure, and returns how long to wait before the next try.
     pub fn count_failure(&self, kind: &'static str, key: Key) -> Duration {
         let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seed = jitter_seed(&[&key.namespace, &key.name]);
+        let seed = backoff::jitter_seed(&[&key.namespace, &key.name]);
         let count = failures.entry((kind, key)).or_default();
         *count = count.saturating_add(1);
         let seed = seed.wrapping_add((*count).into());
@@ -36,15 +36,6 @@ impl ReconcileBackoff {
     pub fn forget(&self, kind: &'static str, key: &Key) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&(kind, key.clone()));
     }
-}
-
-/// Returns a seed for the jitter of a pause that belongs to what these names identify: namespace
-/// and name of an object, for example. What differs in a name gets other pauses, so that what
-/// failed together is not retried together.
-#[must_use]
-pub fn jitter_seed(names: &[&str]) -> u64 {
-    let bytes = names.iter().flat_map(|name| name.bytes().chain([0]));
-    bytes.fold(7, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte.into()))
 }
 
 #[cfg(test)]
@@ -58,7 +49,6 @@ mod tests {
             failures.count_failure("ImageFamily", Key::new(namespace, "family"))
         };
         assert_ne!(pause("team-a"), pause("team-b"));
-        assert_ne!(jitter_seed(&["a", "bc"]), jitter_seed(&["ab", "c"]));
     }
 
     #[test]

@@ -6,8 +6,7 @@ use std::collections::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    backoff,
-    controller::backoff::jitter_seed,
+    backoff::{self, jitter_seed},
     engine::{DeferredJob, DeferredWork, Problem},
 };
 

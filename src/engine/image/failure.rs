@@ -254,16 +254,9 @@ pub fn retry_decision(
     if failures > allowed {
         return RetryDecision::GiveUp;
     }
-    let seed = record
-        .fingerprint
-        .bytes()
-        .fold(0_u64, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
-    let pause = backoff::pause(
-        failures.unsigned_abs(),
-        first,
-        MAX_PAUSE,
-        seed.wrapping_add(failures.unsigned_abs().into()),
-    );
+    let failures = failures.unsigned_abs();
+    let seed = backoff::jitter_seed(&[&record.fingerprint]).wrapping_add(failures.into());
+    let pause = backoff::pause(failures, first, MAX_PAUSE, seed);
     match record.at {
         // The clock was set back, so that it is unknown how long the pause has lasted.
         Some(at) if at > now => RetryDecision::RetryAt(now),

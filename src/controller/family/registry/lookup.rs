@@ -8,15 +8,12 @@ use kube::ResourceExt;
 
 use crate::{
     api::{EdgeUse, condition::reason, labels},
-    backoff,
-    controller::{
-        backoff::jitter_seed,
-        family::{
-            reconcile::Reconcile,
-            registry::{
-                DecisionValidity,
-                pushed_image::{self, BaseComparison, Repository},
-            },
+    backoff::{self, jitter_seed},
+    controller::family::{
+        reconcile::Reconcile,
+        registry::{
+            DecisionValidity,
+            pushed_image::{self, BaseComparison, Repository},
         },
     },
     engine::{Action, Lookup, LookupResult, Problem, causes::short, tags},
