@@ -21,7 +21,7 @@ use axum::{
     http::{HeaderMap, Response, StatusCode, header},
 };
 use groundswell::builds::git::{
-    self, FetchLimits, FetchedCommit, GitCredential, GitError, subprocess::Resolver,
+    self, FetchLimits, FetchedCommit, GitCredential, GitError, WantedCommit, subprocess::Resolver,
 };
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
@@ -234,7 +234,8 @@ async fn fetch(
 ) -> Result<FetchedCommit, GitError> {
     let (url, commit, to) = (url.to_owned(), commit.to_owned(), to.to_owned());
     let work = move || {
-        git::fetch(&url, &commit, folder, None, &to.join("scratch"), &to.join("context"), &limits)
+        let wanted = WantedCommit { url: &url, commit: &commit, folder, credential: None };
+        git::fetch(&wanted, &to.join("scratch"), &to.join("context"), &limits)
     };
     tokio::task::spawn_blocking(work).await.expect("thread")
 }

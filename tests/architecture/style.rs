@@ -13,7 +13,7 @@ use crate::sources::{own_files, read, sources};
 const MAX_WIDTH: usize = 100;
 
 /// The most parameters of a function, `self` not counted.
-const MAX_PARAMETERS: usize = 7;
+const MAX_PARAMETERS: usize = 6;
 
 /// The names of the types that a file defines: structs, enums, traits and unions anywhere, type
 /// aliases at the top of a module, the objects that `kube`'s derive makes, and what the call of a
@@ -411,7 +411,7 @@ mod tests {
             "trait T { fn f(&self, _: bool); }",
             "mod tests { fn f(_: bool) {} }",
             "fn f() { fn g(_: bool) {} }",
-            "fn f(_: u8, _: u8, _: u8, _: u8, _: u8, _: u8, _: u8, _: u8) {}",
+            "fn f(_: u8, _: u8, _: u8, _: u8, _: u8, _: u8, _: u8) {}",
         ] {
             assert_eq!(unclear_calls(&parse(code)).len(), 1, "{code}");
         }
@@ -419,7 +419,7 @@ mod tests {
             "impl X { fn set_x(&self, _: bool) {} }",
             "impl T for X { fn f(&self, _: bool) {} }",
             "fn f(_: Option<bool>, _: impl Fn(bool) -> bool) -> bool {}",
-            "impl X { fn f(&self, _: u8, _: u8, _: u8, _: u8, _: u8, _: u8, _: u8) {} }",
+            "impl X { fn f(&self, _: u8, _: u8, _: u8, _: u8, _: u8, _: u8) {} }",
         ] {
             assert_eq!(unclear_calls(&parse(code)), Vec::<String>::new(), "{code}");
         }

@@ -155,6 +155,19 @@ pub fn resolve(
         })
 }
 
+/// A commit to fetch.
+#[derive(Clone, Copy)]
+pub struct WantedCommit<'a> {
+    /// The URL of the repository.
+    pub url: &'a str,
+    /// The id of the commit.
+    pub commit: &'a str,
+    /// The only folder of it that is wanted.
+    pub folder: Option<&'a str>,
+    /// What the server requires.
+    pub credential: Option<&'a GitCredential>,
+}
+
 /// A commit whose files were written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FetchedCommit {
@@ -169,14 +182,12 @@ pub struct FetchedCommit {
 /// Returns a [`GitError`] if the server cannot be read, the commit or the folder does not exist,
 /// the source exceeds the limits or has an unsafe entry, or the disk fails.
 pub fn fetch(
-    url: &str,
-    commit: &str,
-    folder: Option<&str>,
-    credential: Option<&GitCredential>,
+    wanted: &WantedCommit<'_>,
     scratch: &Path,
     destination: &Path,
     limits: &FetchLimits,
 ) -> Result<FetchedCommit, GitError> {
+    let WantedCommit { url, commit, folder, credential } = *wanted;
     let parsed = parse(url)?;
     let missing =
         || GitError::NotFound { url: url.to_owned(), what: format!("the commit {commit}") };
@@ -186,25 +197,24 @@ pub fn fetch(
         problem: error.message().to_owned(),
     })?;
     let deadline = Instant::now() + limits.time;
-    let result =
-        receive(&repository, &parsed, url, id, credential, limits, deadline).and_then(|()| {
-            let commit = repository.find_commit(id).map_err(|_| missing())?;
-            let tree = commit.tree().map_err(|error| git_error(url, credential, &error))?;
-            let tree = match folder {
-                None => tree,
-                Some(folder) => {
-                    let missing = || GitError::NotFound {
-                        url: url.to_owned(),
-                        what: format!("the folder `{folder}` in {id}"),
-                    };
-                    let entry = tree.get_path(Path::new(folder)).map_err(|_| missing())?;
-                    repository.find_tree(entry.id()).map_err(|_| missing())?
-                }
-            };
-            checkout::write(&repository, &tree, url, destination, limits, deadline)?;
-            let committed_at = Timestamp::from_second(commit.time().seconds()).ok();
-            Ok(FetchedCommit { committed_at })
-        });
+    let result = receive(&repository, &parsed, wanted, id, limits, deadline).and_then(|()| {
+        let commit = repository.find_commit(id).map_err(|_| missing())?;
+        let tree = commit.tree().map_err(|error| git_error(url, credential, &error))?;
+        let tree = match folder {
+            None => tree,
+            Some(folder) => {
+                let missing = || GitError::NotFound {
+                    url: url.to_owned(),
+                    what: format!("the folder `{folder}` in {id}"),
+                };
+                let entry = tree.get_path(Path::new(folder)).map_err(|_| missing())?;
+                repository.find_tree(entry.id()).map_err(|_| missing())?
+            }
+        };
+        checkout::write(&repository, &tree, url, destination, limits, deadline)?;
+        let committed_at = Timestamp::from_second(commit.time().seconds()).ok();
+        Ok(FetchedCommit { committed_at })
+    });
     // Leftovers in scratch do no harm, because they are deleted with the pod.
     let _ = std::fs::remove_dir_all(scratch);
     result
@@ -215,12 +225,12 @@ pub fn fetch(
 fn receive(
     repository: &Repository,
     parsed: &Url,
-    url: &str,
+    wanted: &WantedCommit<'_>,
     id: Oid,
-    credential: Option<&GitCredential>,
     limits: &FetchLimits,
     deadline: Instant,
 ) -> Result<(), GitError> {
+    let WantedCommit { url, credential, .. } = *wanted;
     let one = format!("+{id}:refs/groundswell/source");
     let all = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
     for (refspecs, depth) in [(&[one.as_str()][..], 1), (&all[..], 0)] {

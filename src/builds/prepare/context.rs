@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::builds::{
-    git::{self, FetchLimits, FetchedCommit, GitCredential},
+    git::{self, FetchLimits, FetchedCommit, GitCredential, WantedCommit},
     prepare::{
         PodPaths, disk_error,
         error::{PrepareError, PrepareReason},
@@ -68,16 +68,13 @@ pub(super) fn write(
                 secret.as_ref().map(|secret| git_credential(secret, url, paths)).transpose()?;
             let scratch = paths.workspace.join(".repository");
             let context = paths.context();
-            let fetched = git::fetch(
+            let wanted = WantedCommit {
                 url,
                 commit,
-                path.as_deref(),
-                credential.as_ref(),
-                &scratch,
-                &context,
-                limits,
-            )?;
-            Ok(fetched)
+                folder: path.as_deref(),
+                credential: credential.as_ref(),
+            };
+            Ok(git::fetch(&wanted, &scratch, &context, limits)?)
         }
     }
 }
