@@ -256,6 +256,8 @@ impl BenchFamily {
             strategy: Observed::Known(self.strategy.into()),
             builds: Vec::new(),
             checks: Vec::new(),
+            deferred: Vec::new(),
+            job_version: String::new(),
             lookups: image.lookup.iter().cloned().collect(),
             tags: image.tags.clone(),
         }
