@@ -117,7 +117,8 @@ impl CascadeStep {
 }
 
 /// Continues the running cascade: starts ready builds. The cascade ends when none of its images is
-/// in progress, or when another cascade is to replace it.
+/// in progress, when only Jobs that are not admitted keep it open and the next one has something to
+/// do, or when another cascade is to replace it.
 fn continue_cascade(
     context: &CascadeContext<'_>,
     cascade: ObservedCascade<'_>,
@@ -127,7 +128,9 @@ fn continue_cascade(
     let CascadeContext { input, window, now, .. } = *context;
     let name = cascade.name.to_owned();
     let pending = gates::pending_for_next_cascade(input, upstreams, evaluation, now);
-    if !evaluation.images.iter().any(|image| image.in_progress) {
+    if !evaluation.images.iter().any(|image| image.in_progress)
+        || pending.is_some() && waits_only_for_admission(evaluation)
+    {
         let finish = CascadeDecision::Finish { name, superseded: false };
         return CascadeStep { pending, ..CascadeStep::new(finish) };
     }
@@ -157,6 +160,18 @@ fn continue_cascade(
     step.actions = admission::admit_builds(context, evaluation);
     step.actions.extend(stop_superseded_builds(input, cascade, evaluation));
     step
+}
+
+/// Whether a cascade only waits for Jobs that are not admitted, and for what is built on them. How
+/// long that takes is not known: other changes do not wait for it.
+fn waits_only_for_admission(evaluation: &Evaluation) -> bool {
+    let not_admitted = &evaluation.plan.not_admitted;
+    let mut in_progress =
+        ImageIndex::enumerate(&evaluation.images).filter(|(_, image)| image.in_progress);
+    !not_admitted.is_empty()
+        && in_progress.all(|(index, image)| {
+            not_admitted.contains(&index) || image.reason == reason::WAITING_FOR_PARENT
+        })
 }
 
 /// Stops the builds of a superseded cascade whose results are not wanted any more.

@@ -37,6 +37,7 @@ impl ImageEval<'_> {
             Err(decision) => return *decision,
         };
         if let Some(Problem { reason, message }) = self.deferred_build(plan, wanted) {
+            plan.not_admitted.push(self.index);
             return queued(stale, reason, message);
         }
         if self.observed.builds.iter().any(|build| build.live) {

@@ -100,6 +100,7 @@ impl ImageEval<'_> {
         }
         self.start_checks(plan, &verified, &unfinished, attempt);
         if let Some(Problem { reason, message }) = self.deferred_check(&verified, &unfinished) {
+            plan.not_admitted.push(self.index);
             return ImageDecision { reason, message: message.into(), in_progress: true, ..stale };
         }
         let names: Vec<String> =

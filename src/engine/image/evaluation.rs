@@ -32,6 +32,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// The builds that may start when the gates of the cascade allow it.
     pub ready_builds: Vec<ReadyBuild>,
+    /// The images that only wait for a Job to be admitted.
+    pub not_admitted: Vec<ImageIndex>,
     /// The earliest time at which something is tried again.
     pub wake_at: Option<Timestamp>,
 }

@@ -28,10 +28,9 @@ fn refuse(model: &mut FamilyModel, image: usize, work: DeferredWork) {
 /// Refuses the build that was started for an image, as if it had never been created.
 fn refuse_build(model: &mut FamilyModel, name: &str) {
     let image = model.index(name);
-    let of_image = model.jobs.iter().find(|(of, _)| *of == image);
-    let fingerprint: Fingerprint = of_image.expect("a build").1.identity.fingerprint.clone();
-    model.jobs.retain(|(of, _)| *of != image);
-    model.started.remove(&image);
+    let position = model.jobs.iter().rposition(|(of, _)| *of == image).expect("a build");
+    let fingerprint: Fingerprint = model.jobs.remove(position).1.identity.fingerprint;
+    *model.started.get_mut(&image).expect("a build") -= 1;
     refuse(model, image, DeferredWork::Build(fingerprint));
 }
 
@@ -87,6 +86,30 @@ fn a_build_that_is_not_admitted_leaves_its_place_to_a_sibling() {
     assert_eq!(model.record("child").reason, reason::WAITING_FOR_PARENT);
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![CURRENT; 3], vec![1; 3]));
+}
+
+#[test]
+fn a_build_that_is_not_admitted_keeps_no_other_change_waiting() {
+    let mut model =
+        FamilyModel::new(&["up1", "up2"], &[("a", "up1"), ("child", "a"), ("b", "up2")]);
+    model.settle();
+    model.upstream_digests[0] = "sha256:up1-1".into();
+    model.begin();
+    assert_eq!(model.builds(), [2, 1, 1]);
+    refuse_build(&mut model, "a");
+    model.deferred.get_mut(&0).expect("a build")[0].retry_at = jiff::Timestamp::MAX;
+    model.reconcile();
+    model.reconcile();
+    assert!(model.cascade.is_some(), "nothing else is to be done");
+    model.upstream_digests[1] = "sha256:up2-1".into();
+    model.settle();
+    assert_eq!((model.builds()[2], model.record("b").state), (2, CURRENT));
+    assert_eq!((model.record("a").state, model.builds()[1]), (QUEUED, 1));
+    assert_eq!(model.cascades.len(), 2, "the third one waits for a");
+    model.deferred.clear();
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 3]);
+    assert_eq!((model.builds()[1], model.cascades.len()), (2, 3));
 }
 
 #[test]
