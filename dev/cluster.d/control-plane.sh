@@ -5,7 +5,8 @@
 # listens on the node's address.
 
 start_control_plane() {
-  local pki=/run/node/pki
+  local pki=/run/node/pki version=()
+  [ -z "$emulated_version" ] || version=(--emulated-version "$emulated_version")
   # A development cluster may lose its last second in a crash; it must not wait for the disk on each
   # write.
   spawn etcd etcd --data-dir /run/node/etcd --unsafe-no-fsync --log-level warn \
@@ -21,7 +22,8 @@ start_control_plane() {
     --service-account-issuer https://kubernetes.default.svc.cluster.local \
     --service-account-key-file $pki/service-accounts.key --service-account-signing-key-file $pki/service-accounts.key \
     --kubelet-certificate-authority $pki/ca.crt --kubelet-preferred-address-types InternalIP \
-    --kubelet-client-certificate $pki/apiserver-to-kubelet.crt --kubelet-client-key $pki/apiserver-to-kubelet.key
+    --kubelet-client-certificate $pki/apiserver-to-kubelet.crt --kubelet-client-key $pki/apiserver-to-kubelet.key \
+    "${version[@]}"
   wait_until 60 apiserver "the API server to be ready" kubectl_admin get --raw /readyz
   phase "API server ready at https://$node_address:$api_port"
 
@@ -31,7 +33,7 @@ start_control_plane() {
     --leader-elect=false --bind-address 127.0.0.1 --use-service-account-credentials \
     --service-account-private-key-file $pki/service-accounts.key --root-ca-file $pki/ca.crt \
     --cluster-cidr "$pod_range" --service-cluster-ip-range "$service_range" \
-    --kube-api-qps 100 --kube-api-burst 200
+    --kube-api-qps 100 --kube-api-burst 200 "${version[@]}"
   if [ "$profile" = full ]; then
     cat >"$data/scheduler.yaml" <<END
 apiVersion: kubescheduler.config.k8s.io/v1
@@ -39,7 +41,7 @@ kind: KubeSchedulerConfiguration
 leaderElection: {leaderElect: false}
 clientConnection: {kubeconfig: /run/node/kubeconfigs/scheduler, qps: 100, burst: 200}
 END
-    spawn scheduler kube-scheduler --config /run/node/scheduler.yaml --bind-address 127.0.0.1
+    spawn scheduler kube-scheduler --config /run/node/scheduler.yaml --bind-address 127.0.0.1 "${version[@]}"
   fi
   # The controller manager creates it; no pod can be created before it exists.
   wait_until 60 controller-manager "the default service account" kubectl_admin get serviceaccount default

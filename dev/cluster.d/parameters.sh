@@ -7,7 +7,7 @@
 
 run_root=/run/groundswell
 cache=${GROUNDSWELL_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/groundswell}
-parameter_names=(name profile index node_net pod_range service_range link api_port registry_port data
+parameter_names=(name profile emulated_version index node_net pod_range service_range link api_port registry_port data
   node_address host_address service_address registry_name)
 
 say() { printf '[cluster] %s\n' "$*" >&2; }
@@ -18,12 +18,12 @@ parse_options() {
   name=${GROUNDSWELL_CLUSTER:-groundswell} profile=${GROUNDSWELL_PROFILE:-} index=${GROUNDSWELL_INDEX:-}
   node_net=${GROUNDSWELL_NODE_NET:-} pod_range=${GROUNDSWELL_POD_RANGE:-} service_range=${GROUNDSWELL_SERVICE_RANGE:-}
   link=${GROUNDSWELL_LINK:-} api_port=${GROUNDSWELL_API_PORT:-} registry_port=${GROUNDSWELL_REGISTRY_PORT:-}
-  data=${GROUNDSWELL_DATA:-} all=0 named='' rest=()
+  data=${GROUNDSWELL_DATA:-} emulated_version=${GROUNDSWELL_EMULATED_VERSION:-} all=0 named='' rest=()
   while [ $# -gt 0 ]; do
     case $1 in
       --all) all=1; shift; continue ;;
       --) shift; rest+=("$@"); break ;;
-      --name | --profile | --index | --node-net | --pod-range | --service-range | --link | --api-port | --registry-port | --data)
+      --name | --profile | --index | --node-net | --pod-range | --service-range | --link | --api-port | --registry-port | --data | --emulate)
         [ $# -ge 2 ] || die "option $1 needs a value" ;;
       -*) die "unknown option $1 (dev/cluster help lists them)" ;;
       *) rest+=("$1"); shift; continue ;;
@@ -39,11 +39,13 @@ parse_options() {
       --api-port) api_port=$2 ;;
       --registry-port) registry_port=$2 ;;
       --data) data=$2 ;;
+      --emulate) emulated_version=$2 ;;
     esac
     shift 2
   done
   [[ $name =~ ^[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?$ ]] || die "'$name' is no cluster name: a DNS label of at most 30 letters"
   [[ $profile =~ ^(|full|api|simulated)$ ]] || die "'$profile' is no profile: full, api or simulated"
+  [[ $emulated_version =~ ^(|1\.[0-9]{1,3})$ ]] || die "'$emulated_version' is no version of Kubernetes, such as 1.33"
   [[ $index =~ ^(|[0-9]{1,2})$ ]] || die "'$index' is no index: 0 to 99"
   run=$run_root/$name
 }
@@ -64,11 +66,15 @@ lock_cluster() {
 
 load_parameters() {
   [ -f "$run/parameters" ] || return 1
-  local wanted_profile=$profile
+  local wanted_profile=$profile wanted_version=$emulated_version
+  # A cluster that was started before this parameter existed emulates nothing.
+  emulated_version=''
   # shellcheck disable=SC1091
   source "$run/parameters"
   stored_profile=$profile
   profile=${wanted_profile:-$profile}
+  [ -z "$wanted_version" ] || [ "$wanted_version" = "$emulated_version" ] ||
+    die "cluster $name runs and emulates ${emulated_version:-no other version}: choose another name for one that emulates $wanted_version"
 }
 
 # address_in CIDR N: the Nth address of an IPv4 range.

@@ -26,6 +26,7 @@ mod installations;
 mod leadership;
 mod manifests;
 mod odd_registry;
+mod older_versions;
 mod platforms;
 mod requests;
 mod restart;

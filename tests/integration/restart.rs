@@ -15,7 +15,7 @@ use super::{
     client, cluster,
     gate::Gate,
     support::{
-        family,
+        Cluster, family,
         images::Images,
         objects::Place,
         operator::{Operator, Settings},
@@ -29,14 +29,20 @@ pub struct Scene {
     pub place: Place,
     pub images: Images,
     pub builder: Builder,
+    registry: String,
 }
 
 impl Scene {
     pub async fn new(client: &Client, name: &str) -> Self {
+        Self::on(cluster(), client, name).await
+    }
+
+    /// A scene on a cluster that is not the one of all tests.
+    pub async fn on(cluster: &Cluster, client: &Client, name: &str) -> Self {
         let place = Place::new(client, name).await;
-        let images = Images::new(&cluster().registry);
+        let images = Images::new(&cluster.registry);
         let builder = Builder::start(&place, &images);
-        let scene = Self { place, images, builder };
+        let scene = Self { place, images, builder, registry: cluster.registry.clone() };
         scene.move_upstream("1").await;
         scene
     }
@@ -51,7 +57,7 @@ impl Scene {
     }
 
     pub fn spec(&self) -> Value {
-        let repository = format!("{}/{}", cluster().registry, self.place.namespace);
+        let repository = format!("{}/{}", self.registry, self.place.namespace);
         let mut spec =
             family::spec(&repository, &format!("docker.io/{}", self.upstream()), STRATEGY);
         let mut join = family::image("join", "left");

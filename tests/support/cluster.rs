@@ -35,21 +35,31 @@ impl Cluster {
     /// When it does not start; the message holds its log.
     pub fn start(kind: &str, profile: &str) -> Self {
         match std::env::var(BORROWED) {
-            Ok(name) => Self::up(name, profile),
+            Ok(name) => Self::up(name, &["--profile", profile]),
             Err(_) => Self::start_own(kind, profile),
         }
     }
 
     /// Starts a cluster that nothing has used yet.
     pub fn start_own(kind: &str, profile: &str) -> Self {
-        let name = format!("{kind}-{}", std::process::id());
-        leave_nothing_behind(&name);
-        Self::up(name, profile)
+        Self::up_own(kind, &["--profile", profile])
     }
 
-    fn up(name: String, profile: &str) -> Self {
+    /// Starts a cluster without a node that emulates an older version of Kubernetes.
+    pub fn start_emulating(kind: &str, version: &str) -> Self {
+        Self::up_own(kind, &["--profile", "api", "--emulate", version])
+    }
+
+    fn up_own(kind: &str, options: &[&str]) -> Self {
+        let name = format!("{kind}-{}", std::process::id());
+        leave_nothing_behind(&name);
+        Self::up(name, options)
+    }
+
+    fn up(name: String, options: &[&str]) -> Self {
         let up = script("dev/cluster")
-            .args(["up", "--profile", profile, "--name", &name])
+            .args(["up", "--name", &name])
+            .args(options)
             .output()
             .expect("dev/cluster");
         assert!(up.status.success(), "dev/cluster up:\n{}", String::from_utf8_lossy(&up.stderr));
