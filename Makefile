@@ -24,6 +24,10 @@ generate: ## Write all generated files: CRDs, the chart's copies, deploy/, the A
 	GENERATE=1 cargo test --locked --quiet --features needs-go --test generated
 	GENERATE=1 INSTA_UPDATE=always cargo test --locked --quiet --features needs-go --test chart
 
+.PHONY: end-of-life
+end-of-life: ## Refresh the dates until which distributions are supported
+	dev/end-of-life
+
 .PHONY: lint
 lint: ## Check formatting and lints
 	cargo fmt --check

@@ -214,6 +214,8 @@ reasons! {
     ROLLING_OUT = "RollingOut": Expected;
     /// An upstream moved to a new digest.
     UPSTREAM_MOVED = "UpstreamMoved": Settled;
+    /// The support of the release that an upstream follows has ended.
+    UPSTREAM_END_OF_LIFE = "UpstreamEndOfLife": NeedsUser;
     /// A cascade started.
     CASCADE_STARTED = "CascadeStarted": Settled;
     /// A cascade finished.

@@ -6,6 +6,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::api::RolloutState;
+
 /// Workloads that are updated to each new digest of an image. Exactly one of `deployment`,
 /// `statefulSet`, `daemonSet` and `cronJob` must be set.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
@@ -112,6 +114,24 @@ impl WorkloadKind {
             Self::StatefulSet => "StatefulSet",
             Self::DaemonSet => "DaemonSet",
             Self::CronJob => "CronJob",
+        }
+    }
+}
+
+impl RolloutState {
+    /// All states, in the order of their definition.
+    pub const ALL: [Self; 5] =
+        [Self::Progressing, Self::Complete, Self::Stalled, Self::Contested, Self::Refused];
+
+    /// Returns the state as manifests and metrics write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Progressing => "Progressing",
+            Self::Complete => "Complete",
+            Self::Stalled => "Stalled",
+            Self::Contested => "Contested",
+            Self::Refused => "Refused",
         }
     }
 }

@@ -85,6 +85,9 @@ pub struct ReconcileCache {
     logged_rejection: Option<LoggedRejection>,
     /// When records that change often were last written.
     written: HashMap<&'static str, Timestamp>,
+    /// When a gate of the spec was last known to keep the whole family from building. Losing it
+    /// lets a metric count the time before the gate opened.
+    pub gated_until: Option<Timestamp>,
     /// When the last reconcile began.
     began: Option<Timestamp>,
 }

@@ -178,6 +178,8 @@ fn image_triggers(
                 store.apply_watcher_event(&Event::Delete(outline));
                 of_changes.rollouts.forget(&reference);
                 of_changes.reverts.forget(image.metadata.uid.as_deref().unwrap_or_default());
+                let Key { namespace, name } = Key::of(&**image);
+                of_changes.metrics.image_gone(&format!("{namespace}/{name}"));
                 of_changes.failures.forget("ManagedImage", &Key::of(&**image));
             }
         }

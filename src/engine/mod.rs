@@ -18,6 +18,7 @@
 //! - [`upstreams`]: candidates, their gates, and their adoption
 //! - [`image`]: the state of each image, with a module per step
 //! - [`cascade`]: when a cascade starts, which of its builds start, and what it records
+//! - [`end_of_life`]: upstreams whose distribution has no support any more
 //! - [`tags`]: tag templates, and which tags to set
 //!
 //! Shared by them:
@@ -32,6 +33,7 @@ pub mod cascade;
 pub mod causes;
 mod decide;
 pub mod decision;
+pub mod end_of_life;
 pub mod fingerprint;
 pub mod image;
 pub mod imports;

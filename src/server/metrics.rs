@@ -5,7 +5,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use prometheus_client::{
 };
 
 use crate::{
-    api::{CascadePhase, FailureClass, ImageCounts, ImageState},
+    api::{CascadePhase, FailureClass, ImageCounts, ImageState, RolloutState},
     build_info,
 };
 
@@ -308,17 +308,25 @@ impl Metrics {
         self.leader.set(i64::from(is_leader));
     }
 
-    /// Records the number of a family's images in each state, and the time since which the oldest
-    /// stale image is stale. `family` is a key for [`Self::family_gone`] and is not exported.
-    pub fn family(&self, family: &str, counts: &ImageCounts, stale_since: Option<Timestamp>) {
-        self.fleet
-            .lock()
-            .insert(family.into(), FamilyMetrics { counts: counts.clone(), stale_since });
+    /// Records a family. `family` is a key for [`Self::family_gone`] and is not exported.
+    pub fn family(&self, family: &str, metrics: FamilyMetrics) {
+        self.fleet.families().insert(family.into(), metrics);
+    }
+
+    /// Records the states of the workloads that an image rolls out to. `image` is a key for
+    /// [`Self::image_gone`] and is not exported.
+    pub fn rollouts(&self, image: &str, states: Vec<RolloutState>) {
+        self.fleet.rollouts().insert(image.into(), states);
+    }
+
+    /// Removes an image that was deleted or that rolls nothing out.
+    pub fn image_gone(&self, image: &str) {
+        self.fleet.rollouts().remove(image);
     }
 
     /// Removes a family that was deleted or that another replica counts.
     pub fn family_gone(&self, family: &str) {
-        self.fleet.lock().remove(family);
+        self.fleet.families().remove(family);
     }
 
     /// Returns the metrics in the `OpenMetrics` text format.
@@ -340,6 +348,7 @@ impl Default for Metrics {
 #[derive(Clone, Debug, Default)]
 struct Fleet {
     families: Arc<Mutex<HashMap<String, FamilyMetrics>>>,
+    rollouts: Arc<Mutex<HashMap<String, Vec<RolloutState>>>>,
 }
 
 /// A number that is counted at each scrape, once this replica is the leader.
@@ -376,10 +385,17 @@ impl Collector for CountedAtScrape {
     }
 }
 
-#[derive(Clone, Debug)]
-struct FamilyMetrics {
-    counts: ImageCounts,
-    stale_since: Option<Timestamp>,
+/// What the metrics say about one family.
+#[derive(Clone, Debug, Default)]
+pub struct FamilyMetrics {
+    /// How many of its images are in each state.
+    pub counts: ImageCounts,
+    /// Since when it has not matched its inputs.
+    pub stale_since: Option<Timestamp>,
+    /// Since when it has not matched inputs that no gate of its spec keeps back.
+    pub overdue_since: Option<Timestamp>,
+    /// How many of its upstreams follow a release whose support has ended.
+    pub ended_upstreams: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -388,12 +404,16 @@ struct StateLabels {
 }
 
 impl Fleet {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, FamilyMetrics>> {
+    fn families(&self) -> MutexGuard<'_, HashMap<String, FamilyMetrics>> {
         self.families.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn rollouts(&self) -> MutexGuard<'_, HashMap<String, Vec<RolloutState>>> {
+        self.rollouts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn images(&self, state: ImageState) -> i64 {
-        self.lock()
+        self.families()
             .values()
             .map(|FamilyMetrics { counts, .. }| match state {
                 ImageState::Waiting => counts.waiting,
@@ -409,29 +429,62 @@ impl Fleet {
             .sum()
     }
 
-    /// Returns the age of the oldest stale image in seconds, or 0 if none is stale.
-    fn staleness(&self, now: Timestamp) -> f64 {
-        let oldest = self.lock().values().filter_map(|share| share.stale_since).min();
+    /// Returns the age in seconds of the oldest of these times, or 0 if there is none.
+    fn age(&self, since: fn(&FamilyMetrics) -> Option<Timestamp>, now: Timestamp) -> f64 {
+        let oldest = self.families().values().filter_map(since).min();
         oldest.map_or(0.0, |since| now.duration_since(since).as_secs_f64().max(0.0))
+    }
+
+    /// Returns the number of workloads in each state of their rollout.
+    fn workloads(&self, state: RolloutState) -> i64 {
+        let rollouts = self.rollouts();
+        let found = rollouts.values().flatten().filter(|known| **known == state).count();
+        i64::try_from(found).unwrap_or(i64::MAX)
     }
 }
 
 impl Collector for Fleet {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let families = ConstGauge::new(i64::try_from(self.lock().len()).unwrap_or(i64::MAX));
+        let families = ConstGauge::new(i64::try_from(self.families().len()).unwrap_or(i64::MAX));
         families.encode(encoder.encode_descriptor(
             "families",
             "Number of families",
             None,
             families.metric_type(),
         )?)?;
-        let staleness = ConstGauge::new(self.staleness(Timestamp::now()));
-        let help = "Age of the oldest stale image, 0 if none is stale";
-        staleness.encode(encoder.encode_descriptor(
+        let now = Timestamp::now();
+        let stale = ConstGauge::new(self.age(|family| family.stale_since, now));
+        stale.encode(encoder.encode_descriptor(
             "oldest_stale_image_seconds",
-            help,
+            "Age of the oldest stale image, 0 if none is stale",
             None,
-            staleness.metric_type(),
+            stale.metric_type(),
+        )?)?;
+        let overdue = ConstGauge::new(self.age(|family| family.overdue_since, now));
+        overdue.encode(encoder.encode_descriptor(
+            "oldest_overdue_image_seconds",
+            "Age of the oldest stale image that no gate of a spec keeps back, 0 if there is none",
+            None,
+            overdue.metric_type(),
+        )?)?;
+        let ended: usize = self.families().values().map(|family| family.ended_upstreams).sum();
+        let ended = ConstGauge::new(i64::try_from(ended).unwrap_or(i64::MAX));
+        ended.encode(encoder.encode_descriptor(
+            "upstreams_past_end_of_life",
+            "Number of upstreams that follow a release whose support has ended",
+            None,
+            ended.metric_type(),
+        )?)?;
+        let rollouts: Family<StateLabels, Gauge> = Family::default();
+        for state in RolloutState::ALL {
+            let labels = StateLabels { state: state.as_str() };
+            rollouts.get_or_create(&labels).set(self.workloads(state));
+        }
+        rollouts.encode(encoder.encode_descriptor(
+            "rollouts",
+            "Number of workloads, by the state of their rollout",
+            None,
+            prometheus_client::metrics::MetricType::Gauge,
         )?)?;
         let images: Family<StateLabels, Gauge> = Family::default();
         for state in ImageState::ALL {
@@ -492,17 +545,45 @@ mod tests {
     #[test]
     fn families_are_summed_and_removed() {
         let metrics = Metrics::new();
-        let counts = |current| ImageCounts { total: 5, current, ..ImageCounts::default() };
         let at = |second| Some(Timestamp::from_second(second).expect("second"));
-        metrics.family("a/x", &counts(5), None);
-        metrics.family("a/y", &counts(1), at(1_000));
-        metrics.family("b/z", &counts(2), at(400));
+        let family = |current, stale_since| FamilyMetrics {
+            counts: ImageCounts { total: 5, current, ..ImageCounts::default() },
+            stale_since,
+            overdue_since: stale_since.filter(|since| since.as_second() == 1_000),
+            ended_upstreams: 2,
+        };
+        metrics.family("a/x", family(5, None));
+        metrics.family("a/y", family(1, at(1_000)));
+        metrics.family("b/z", family(2, at(400)));
         let now = Timestamp::from_second(1_500).expect("second");
         assert_eq!(metrics.fleet.images(ImageState::Current), 8);
-        assert!((metrics.fleet.staleness(now) - 1_100.0).abs() < f64::EPSILON);
-        metrics.family("a/x", &counts(4), None);
+        let stale = || metrics.fleet.age(|family| family.stale_since, now);
+        assert!((stale() - 1_100.0).abs() < f64::EPSILON);
+        let overdue = metrics.fleet.age(|family| family.overdue_since, now);
+        assert!((overdue - 500.0).abs() < f64::EPSILON);
+        let text = metrics.encode().expect("text");
+        assert!(text.contains("groundswell_upstreams_past_end_of_life 6"), "{text}");
+        metrics.family("a/x", family(4, None));
         metrics.family_gone("b/z");
         assert_eq!(metrics.fleet.images(ImageState::Current), 5);
-        assert!((metrics.fleet.staleness(now) - 500.0).abs() < f64::EPSILON);
+        assert!((stale() - 500.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn rollouts_are_counted_by_state() {
+        let metrics = Metrics::new();
+        metrics.rollouts("a/x", vec![RolloutState::Contested, RolloutState::Complete]);
+        metrics.rollouts("a/y", vec![RolloutState::Contested]);
+        let contested = || {
+            let text = metrics.encode().expect("text");
+            let line = text.lines().find_map(|line| {
+                line.strip_prefix("groundswell_rollouts{state=\"Contested\"} ").map(str::to_owned)
+            });
+            line.expect("a line")
+        };
+        assert_eq!(contested(), "2");
+        metrics.rollouts("a/x", vec![RolloutState::Complete]);
+        metrics.image_gone("a/y");
+        assert_eq!(contested(), "0");
     }
 }

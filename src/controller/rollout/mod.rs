@@ -145,6 +145,7 @@ impl RolloutReconcile<'_> {
     ) -> Result<(), ReconcileError> {
         let old = self.image.status.clone().unwrap_or_default();
         let rollouts: Vec<RolloutRecord> = steps.into_iter().map(|step| step.record).collect();
+        self.export_states(&rollouts);
         let condition = rolled_out_condition(&old.conditions, &rollouts, failure, self.now);
         let known = old.conditions.iter().find(|known| known.type_ == ROLLED_OUT);
         if old.rollouts == rollouts && known == condition.as_ref() {
@@ -165,6 +166,18 @@ impl RolloutReconcile<'_> {
         }
         self.publish_events(&old.rollouts, &rollouts).await;
         Ok(())
+    }
+
+    /// Exports the states of the rollouts as metrics.
+    fn export_states(&self, rollouts: &[RolloutRecord]) {
+        let Key { namespace, name } = Key::of(self.image);
+        let image = format!("{namespace}/{name}");
+        if rollouts.is_empty() {
+            self.context.metrics.image_gone(&image);
+        } else {
+            let states = rollouts.iter().map(|record| record.state).collect();
+            self.context.metrics.rollouts(&image, states);
+        }
     }
 
     /// Publishes what has changed between two records of the rollouts.

@@ -9,8 +9,36 @@ use crate::{
         condition::{self, ConditionUpdate, READY, RECONCILING, STALLED, reason},
     },
     controller::family::{observe::snapshot::Snapshot, record::image::needs_user},
-    engine::{Decision, Problem},
+    engine::{
+        Decision, Problem,
+        end_of_life::{self, EndedUpstream},
+    },
 };
+
+/// Condition of a family that is true while one of its upstreams follows a release whose support
+/// has ended. It is absent otherwise.
+pub const UPSTREAM_END_OF_LIFE: &str = "UpstreamEndOfLife";
+
+/// Sets or removes the condition [`UPSTREAM_END_OF_LIFE`]. It does not affect the others: builds
+/// from such an upstream succeed, and get no fixes.
+pub(super) fn set_end_of_life(
+    status: &mut ImageFamilyStatus,
+    ended: &[EndedUpstream],
+    now: Timestamp,
+) {
+    let Some(problem) = end_of_life::problem(ended) else {
+        status.conditions.retain(|condition| condition.type_ != UPSTREAM_END_OF_LIFE);
+        return;
+    };
+    let update = ConditionUpdate {
+        type_: UPSTREAM_END_OF_LIFE,
+        status: true,
+        reason: problem.reason,
+        message: &problem.message,
+        observed_generation: status.observed_generation,
+    };
+    condition::set(&mut status.conditions, update, now);
+}
 
 /// What the three conditions of a family say. They share one reason and message.
 #[derive(Debug)]

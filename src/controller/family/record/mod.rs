@@ -1,7 +1,7 @@
 //! What a reconcile records.
 //!
 //! - [`status`]: the status of the family; [`conditions`]: its conditions; [`intended_cascade`]:
-//!   the cascade that it names
+//!   the cascade that it names; [`staleness`]: how long it has not matched its inputs
 //! - [`image`]: the record of each image; [`history`]: the builds in it; [`counting`]: what the
 //!   metrics count when it changes
 //! - [`cascade`]: the record of a cascade
@@ -18,6 +18,7 @@ pub mod history;
 pub mod image;
 pub mod intended_cascade;
 pub mod requests;
+mod staleness;
 pub mod status;
 
 use jiff::Timestamp;

@@ -25,19 +25,21 @@ use crate::{
             observe::{Observer, ownership::is_record_of},
             reconcile::Reconcile,
             record::{
-                conditions::FamilyConditions,
+                conditions::{self, FamilyConditions, UPSTREAM_END_OF_LIFE},
                 events::{self, Notice},
                 image::needs_user,
                 intended_cascade::INFLIGHT_GRACE,
                 requests,
+                staleness::{self, StaleFailure},
             },
         },
         object_cache::Key,
         reconcile_cache::ReconcileCache,
         writes::{apply_status, delete},
     },
-    engine::{Problem, RequestObject, cascade::status, causes},
+    engine::{Problem, RequestObject, cascade::status, causes, end_of_life},
     lineage::ImageIndex,
+    server::metrics::FamilyMetrics,
 };
 
 /// The most characters of a message in the list of images that need a user.
@@ -84,8 +86,9 @@ impl Reconcile<'_> {
         new.cascade = self.cascade_to_record(&old, intended);
         let conditions = FamilyConditions::of(&self.snapshot, &self.decision, &new);
         conditions.set(&mut new.conditions, new.observed_generation, self.now);
-        let name = format!("{}/{}", self.snapshot.key.namespace, self.snapshot.key.name);
-        self.context.metrics.family(&name, &new.counts, self.stale_since(&new));
+        let ended = end_of_life::ended_upstreams(&self.snapshot.family.spec.upstreams, self.now);
+        conditions::set_end_of_life(&mut new, &ended, self.now);
+        self.export_metrics(&new, ended.len());
         if new == old {
             return Ok(expires_at);
         }
@@ -128,20 +131,31 @@ impl Reconcile<'_> {
         }
     }
 
-    /// Returns since when the family does not match its inputs: the time of the oldest candidate of
-    /// an upstream, the oldest pending change, the running cascade, or the oldest failure.
-    fn stale_since(&self, status: &ImageFamilyStatus) -> Option<Timestamp> {
-        let candidates = status
-            .upstreams
-            .iter()
-            .filter_map(|upstream| upstream.candidate.as_ref()?.first_observed);
-        let pending = status.pending.iter().filter_map(|pending| pending.since);
-        let running = status.cascade.iter().filter_map(|cascade| cascade.started_at);
-        let failures = self.snapshot.records.iter().flatten().filter_map(|record| {
-            let status = record.status.as_ref();
-            status.filter(|status| status.state != ImageState::Current)?.failure.as_ref()?.at
-        });
-        candidates.chain(pending).chain(running).chain(failures).min()
+    /// Exports how many of the family's images are in each state, since when it is stale, and how
+    /// many upstreams have no support.
+    fn export_metrics(&mut self, status: &ImageFamilyStatus, ended_upstreams: usize) {
+        let images = self.snapshot.records.iter().zip(&self.decision.images);
+        let failed: Vec<StaleFailure> = images
+            .filter_map(|(record, decided)| {
+                let status = record.as_ref()?.status.as_ref()?;
+                let failure =
+                    status.failure.as_ref().filter(|_| status.state != ImageState::Current)?;
+                Some(StaleFailure { reason: decided.reason, state: decided.state, at: failure.at })
+            })
+            .collect();
+        let spec = &self.snapshot.family.spec;
+        if staleness::is_gated(spec, status) {
+            self.cache.gated_until = Some(self.now);
+        }
+        let gated_until = self.cache.gated_until;
+        let metrics = FamilyMetrics {
+            counts: status.counts.clone(),
+            stale_since: staleness::stale_since(status, &failed),
+            overdue_since: staleness::overdue_since(spec, status, &failed, gated_until),
+            ended_upstreams,
+        };
+        let name = format!("{}/{}", self.snapshot.key.namespace, self.snapshot.key.name);
+        self.context.metrics.family(&name, metrics);
     }
 
     /// Returns the images that need a user: failed ones, and those that wait for something that
@@ -166,16 +180,17 @@ impl Reconcile<'_> {
             let before = old.upstreams.iter().find(|before| before.name == upstream.name);
             self.publish_upstream_events(before, upstream).await;
         }
-        let stalled = new
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == STALLED && condition.status == "True");
-        if let Some(stalled) = stalled.filter(|_| !condition::is_true(&old.conditions, STALLED)) {
+        for type_ in [STALLED, UPSTREAM_END_OF_LIFE] {
+            let set = new.conditions.iter().find(|known| known.type_ == type_);
+            let set = set.filter(|known| known.status == "True");
+            let Some(set) = set.filter(|_| !condition::is_true(&old.conditions, type_)) else {
+                continue;
+            };
             let notice = Notice {
                 type_: EventType::Warning,
-                reason: &stalled.reason,
+                reason: &set.reason,
                 action: "Reconcile",
-                note: stalled.message.clone(),
+                note: set.message.clone(),
             };
             self.publish_about_family(&notice).await;
         }

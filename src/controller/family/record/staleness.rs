@@ -1,0 +1,173 @@
+//! How long a family has not matched its inputs, and how much of that is intended. Pure.
+
+use jiff::Timestamp;
+
+use crate::api::{
+    ImageFamilySpec, ImageFamilyStatus, ImageState,
+    condition::reason::{
+        AWAITING_APPROVAL, HELD, MINIMUM_AGE, RESOLVING, SETTLING, SUSPENDED, WINDOW_CLOSED,
+    },
+};
+
+/// The reasons of images and upstreams that a gate of the spec keeps at their digest, or may keep
+/// there: after a restart, a candidate is resolved before its gates are known.
+const GATED: [&str; 7] =
+    [AWAITING_APPROVAL, HELD, MINIMUM_AGE, RESOLVING, SETTLING, SUSPENDED, WINDOW_CLOSED];
+
+/// An image that is not current and has failed at its inputs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StaleFailure {
+    /// The reason of the image.
+    pub(super) reason: &'static str,
+    /// The state of the image.
+    pub(super) state: ImageState,
+    /// When the failure was observed.
+    pub(super) at: Option<Timestamp>,
+}
+
+/// Returns since when the family does not match its inputs: the time of the oldest candidate of an
+/// upstream, the oldest pending change, the running cascade, or the oldest failure.
+pub(super) fn stale_since(
+    status: &ImageFamilyStatus,
+    failed: &[StaleFailure],
+) -> Option<Timestamp> {
+    let candidates =
+        status.upstreams.iter().filter_map(|upstream| upstream.candidate.as_ref()?.first_observed);
+    let pending = status.pending.iter().filter_map(|pending| pending.since);
+    let running = status.cascade.iter().filter_map(|cascade| cascade.started_at);
+    let failures = failed.iter().filter_map(|failed| failed.at);
+    candidates.chain(pending).chain(running).chain(failures).min()
+}
+
+/// Whether a gate of the spec keeps the whole family from building now: it is suspended, or no
+/// window is open.
+pub(super) fn is_gated(spec: &ImageFamilySpec, status: &ImageFamilyStatus) -> bool {
+    spec.suspend || status.window.as_ref().is_some_and(|window| !window.open)
+}
+
+/// Returns since when something is stale that no gate of the spec keeps back. `gated_until` is when
+/// a gate was last known to keep the whole family from building; what was stale by then counts from
+/// there.
+///
+/// A candidate that waits for its age, for an approval or for the end of a hold is intended, and so
+/// is a change that settles. A candidate that cannot be adopted for another reason, a running
+/// cascade, and a failure are not.
+pub(super) fn overdue_since(
+    spec: &ImageFamilySpec,
+    status: &ImageFamilyStatus,
+    failed: &[StaleFailure],
+    gated_until: Option<Timestamp>,
+) -> Option<Timestamp> {
+    if spec.suspend {
+        return None;
+    }
+    let refused = status.upstreams.iter().filter_map(|upstream| {
+        let reason = upstream.reason.as_deref()?;
+        (!GATED.contains(&reason)).then_some(upstream.candidate.as_ref()?.first_observed?)
+    });
+    let failures = failed
+        .iter()
+        .filter(|failed| failed.state != ImageState::Held && !GATED.contains(&failed.reason))
+        .filter_map(|failed| failed.at);
+    let running = status.cascade.iter().filter_map(|cascade| cascade.started_at);
+    let running = running
+        .filter(|_| !is_gated(spec, status))
+        .map(|started| gated_until.map_or(started, |gated| started.max(gated)));
+    refused.chain(failures).chain(running).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{
+        CandidateDigest, Pending, RunningCascade, UpstreamStatus, WindowStatus,
+        condition::reason::{BUILD_FAILED, PLATFORM_MISSING, QUOTA_EXCEEDED, REGISTRY_DENIED},
+    };
+
+    fn at(second: i64) -> Option<Timestamp> {
+        Some(Timestamp::from_second(second).expect("a time"))
+    }
+
+    fn candidate(reason: Option<&str>) -> ImageFamilyStatus {
+        let upstream = UpstreamStatus {
+            candidate: Some(CandidateDigest { first_observed: at(100), ..CandidateDigest::default() }),
+            reason: reason.map(Into::into),
+            ..UpstreamStatus::default()
+        };
+        ImageFamilyStatus { upstreams: vec![upstream], ..ImageFamilyStatus::default() }
+    }
+
+    fn running(window: Option<bool>) -> ImageFamilyStatus {
+        ImageFamilyStatus {
+            cascade: Some(RunningCascade { started_at: at(200), ..RunningCascade::default() }),
+            window: window.map(|open| WindowStatus { open, until: None }),
+            ..ImageFamilyStatus::default()
+        }
+    }
+
+    fn failed(state: ImageState, reason: &'static str) -> [StaleFailure; 1] {
+        [StaleFailure { reason, state, at: at(300) }]
+    }
+
+    #[test]
+    fn what_a_gate_keeps_back_is_stale_and_not_overdue() {
+        let spec = ImageFamilySpec::default();
+        for reason in [HELD, MINIMUM_AGE, AWAITING_APPROVAL, RESOLVING] {
+            let status = candidate(Some(reason));
+            assert_eq!(stale_since(&status, &[]), at(100), "{reason}");
+            assert_eq!(overdue_since(&spec, &status, &[], None), None, "{reason}");
+        }
+        let mut settling = candidate(None);
+        settling.pending = Some(Pending { since: at(150), ..Pending::default() });
+        assert_eq!(stale_since(&settling, &[]), at(100));
+        assert_eq!(overdue_since(&spec, &settling, &[], None), None);
+
+        let suspended = ImageFamilySpec { suspend: true, ..ImageFamilySpec::default() };
+        let failures = failed(ImageState::Failed, BUILD_FAILED);
+        assert_eq!(stale_since(&running(None), &failures), at(200));
+        assert_eq!(overdue_since(&suspended, &running(None), &failures, None), None);
+
+        assert_eq!(overdue_since(&spec, &running(Some(false)), &[], None), None);
+        for (state, reason) in [
+            (ImageState::Held, HELD),
+            (ImageState::Queued, WINDOW_CLOSED),
+            (ImageState::Queued, SETTLING),
+        ] {
+            let status = ImageFamilyStatus::default();
+            assert_eq!(stale_since(&status, &failed(state, reason)), at(300));
+            assert_eq!(overdue_since(&spec, &status, &failed(state, reason), None), None);
+        }
+    }
+
+    #[test]
+    fn what_no_gate_keeps_back_is_overdue() {
+        let spec = ImageFamilySpec::default();
+        for reason in [PLATFORM_MISSING, REGISTRY_DENIED] {
+            assert_eq!(overdue_since(&spec, &candidate(Some(reason)), &[], None), at(100));
+        }
+        for window in [None, Some(true)] {
+            assert_eq!(overdue_since(&spec, &running(window), &[], None), at(200));
+        }
+        for (state, reason) in
+            [(ImageState::Failed, BUILD_FAILED), (ImageState::Queued, QUOTA_EXCEEDED)]
+        {
+            let failed = failed(state, reason);
+            for status in [ImageFamilyStatus::default(), candidate(Some(HELD))] {
+                assert_eq!(overdue_since(&spec, &status, &failed, None), at(300));
+            }
+            let mut closed = running(Some(false));
+            closed.cascade = None;
+            assert_eq!(overdue_since(&spec, &closed, &failed, None), at(300));
+        }
+    }
+
+    /// A cascade that has to wait for the next window is not overdue when that opens.
+    #[test]
+    fn time_before_a_gate_opened_does_not_count() {
+        let spec = ImageFamilySpec::default();
+        assert_eq!(overdue_since(&spec, &running(Some(true)), &[], at(900)), at(900));
+        assert_eq!(overdue_since(&spec, &running(Some(true)), &[], at(50)), at(200));
+        let failures = failed(ImageState::Failed, BUILD_FAILED);
+        assert_eq!(overdue_since(&spec, &running(Some(true)), &failures, at(900)), at(300));
+    }
+}
