@@ -34,4 +34,24 @@ fn the_commands_of_the_readme_install_everything_at_the_first_try() {
     assert!(applied.contains("deployment.apps/groundswell serverside-applied"), "{applied}");
     let strategies = cluster.run("kubectl", &["get", "buildstrategies", "-o", "name"]);
     assert_eq!(strategies.expect("listed").trim(), "buildstrategy.groundswell.dev/buildkit");
+    assert_helm_takes_over(&cluster, cache);
+}
+
+/// Fails unless Helm takes over what kubectl has installed, and then what a release of another name
+/// has left, with the options that docs/upgrade-and-uninstall.md names and not without them.
+fn assert_helm_takes_over(cluster: &Cluster, cache: &str) {
+    let helm = |command: &str| {
+        let path = "export PATH=$(dev/tools/build --path helm):$PATH";
+        let script = format!("{path}; export KUBECACHEDIR={cache}; helm {command}");
+        cluster.run("bash", &["-ec", &script])
+    };
+    let first = "install groundswell charts/groundswell --namespace groundswell-system";
+    let other = "install other charts/groundswell --namespace other-system --create-namespace";
+    let refused = helm(first).expect_err("kubectl's objects");
+    assert!(refused.contains("invalid ownership metadata"), "{refused}");
+    helm(&format!("{first} --take-ownership --force-conflicts")).expect("installed");
+    helm("uninstall groundswell --namespace groundswell-system").expect("uninstalled");
+    let refused = helm(other).expect_err("the other release's objects");
+    assert!(refused.contains("invalid ownership metadata"), "{refused}");
+    helm(&format!("{other} --take-ownership --force-conflicts")).expect("installed");
 }

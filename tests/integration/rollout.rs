@@ -249,6 +249,41 @@ async fn a_restart_annotates_the_template_once() {
 }
 
 #[tokio::test]
+async fn the_next_server_side_apply_conflicts_with_a_digest_and_not_with_a_restart() {
+    let client = client().await;
+    for mode in [RolloutMode::Digest, RolloutMode::Restart] {
+        let place = Place::new(&client, "applied").await;
+        let kind = WorkloadKind::Deployment;
+        let manifest = Patch::Apply(json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+            "spec": spec(kind, &format!("{REPOSITORY}:1.0"))
+        }));
+        let (api, as_owner) = (place.api::<Deployment>(), PatchParams::apply("helm"));
+        api.patch("web", &as_owner, &manifest).await.expect("applied");
+        let watching = Watching::start(&client, &[&place]).await;
+        let step = watching.plan(&place, &[rollout(kind, mode, None)]).remove(0);
+        let patch = step.patch.expect("a change");
+        if mode == RolloutMode::Digest {
+            assert_eq!(patch.manager.as_deref(), Some("helm"));
+        }
+        rollout::apply(&client, &patch).await.expect("applied");
+        match (mode, api.patch("web", &as_owner, &manifest).await) {
+            (RolloutMode::Digest, Err(kube::Error::Api(status))) => {
+                assert!(
+                    status.message.contains("conflict with \"groundswell/rollout\""),
+                    "{status}"
+                );
+            }
+            (RolloutMode::Restart, Ok(applied)) => {
+                let template = shown(&applied)["spec"]["template"]["metadata"].clone();
+                assert_eq!(template["annotations"]["groundswell.dev/digest"], DIGEST);
+            }
+            (mode, outcome) => panic!("{mode:?}: {outcome:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_change_never_applies_to_another_object_of_the_same_name() {
     let client = client().await;
     let place = Place::new(&client, "recreated").await;
