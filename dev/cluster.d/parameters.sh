@@ -66,15 +66,14 @@ lock_cluster() {
 
 load_parameters() {
   [ -f "$run/parameters" ] || return 1
-  local wanted_profile=$profile wanted_version=$emulated_version
+  local wanted_profile=$profile
+  wanted_version=$emulated_version
   # A cluster that was started before this parameter existed emulates nothing.
   emulated_version=''
   # shellcheck disable=SC1091
   source "$run/parameters"
   stored_profile=$profile
   profile=${wanted_profile:-$profile}
-  [ -z "$wanted_version" ] || [ "$wanted_version" = "$emulated_version" ] ||
-    die "cluster $name runs and emulates ${emulated_version:-no other version}: choose another name for one that emulates $wanted_version"
 }
 
 # address_in CIDR N: the Nth address of an IPv4 range.
@@ -99,6 +98,8 @@ first_free_index() {
 resume_or_choose_parameters() {
   if load_parameters; then
     if node_is_alive; then
+      [ -z "$wanted_version" ] || [ "$wanted_version" = "$emulated_version" ] ||
+        die "cluster $name runs and emulates ${emulated_version:-no other version}: choose another name for one that emulates $wanted_version"
       # Running components stay: both other profiles contain all of the api profile.
       case $stored_profile:$profile in
         full:api | simulated:api) profile=$stored_profile ;;
@@ -113,7 +114,7 @@ resume_or_choose_parameters() {
     remove_network
     remove_node
     forget_parameters
-    parse_options --name "$name" --profile "$profile"
+    parse_options --name "$name" --profile "$profile" --emulate "$wanted_version"
   fi
   # Two commands must not choose and save an index at the same time.
   exec {choosing}<"$run_root"
