@@ -164,8 +164,9 @@ pub struct Check {
 
     /// Image to run instead of the new one, for example a scanner or a structure test. It receives
     /// `GROUNDSWELL_IMAGE` (repository and digest), `GROUNDSWELL_DIGEST`, and a Docker
-    /// configuration with the credential for the new image, taken from the family's `credentials`,
-    /// and no other. Defaults to the new image, which gets no credential.
+    /// configuration with the credential for the new image, taken from those of the family's
+    /// `credentials` that are not used to push, and no other. Defaults to the new image, which
+    /// gets no credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,

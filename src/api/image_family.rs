@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Image, ImageFamilyStatus, Policy, Upstream};
+use crate::api::{Image, ImageFamilyStatus, Policy, RegistryCredential, Upstream};
 
 /// Pattern of a repository prefix: a registry's host, which has a dot, a port or is `localhost`,
 /// and path elements.
@@ -72,15 +72,14 @@ pub struct ImageFamilySpec {
     #[serde(default)]
     pub strategy: StrategyRef,
 
-    /// Secrets of type `kubernetes.io/dockerconfigjson` in the family's namespace, used to pull, to
-    /// push and to move tags. The longest matching prefix over all Secrets is used. At most 8
-    /// entries.
+    /// Secrets with registry credentials in the family's namespace. The longest matching prefix
+    /// over all Secrets is used. At most 8 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 8),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
-    pub credentials: Vec<LocalName>,
+    pub credentials: Vec<RegistryCredential>,
 
     /// Images that are watched and not built: the roots of the graph. At most 64 entries.
     #[serde(default)]

@@ -8,6 +8,7 @@
 pub mod build_strategy;
 pub mod cascade;
 pub mod condition;
+pub mod credential;
 pub mod duration;
 pub mod family_status;
 pub mod handled_request;
@@ -27,6 +28,7 @@ pub use build_strategy::{BuildStrategy, BuildStrategySpec, Parameter, UserNamesp
 pub use cascade::{
     Cascade, CascadePhase, CascadeSpec, CascadeStatus, Cause, CauseType, ImageResult,
 };
+pub use credential::{CredentialUse, RegistryCredential};
 pub use duration::Duration;
 pub use family_status::{
     AdoptedDigest, ApprovalRecord, Attention, BreakerStatus, CandidateDigest, ImageCounts,

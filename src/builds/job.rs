@@ -18,7 +18,7 @@ use k8s_openapi::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    api::{BuildStrategy, StrategyRef, labels},
+    api::{BuildStrategy, CredentialUse, RegistryCredential, StrategyRef, labels},
     builds::{
         platform::select_nodes,
         pod_settings::PodSettings,
@@ -83,10 +83,12 @@ impl BuildEnvironment {
     pub(super) fn pull_secrets(
         &self,
         own: Option<Vec<LocalObjectReference>>,
-        credentials: &[String],
+        credentials: &[RegistryCredential],
     ) -> Option<Vec<LocalObjectReference>> {
         let mut secrets = own.unwrap_or_default();
-        for name in credentials.iter().chain(&self.image_pull_secrets) {
+        let pulling = credentials.iter().filter(|secret| secret.is_for(CredentialUse::Pull));
+        let pulling = pulling.map(|secret| &secret.name);
+        for name in pulling.chain(&self.image_pull_secrets) {
             if secrets.iter().all(|secret| secret.name != *name) {
                 secrets.push(LocalObjectReference { name: name.clone() });
             }
@@ -337,8 +339,10 @@ fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
 
 /// Returns a volume and a mount for each of the family's credentials, in a folder named by its
 /// index.
-pub(super) fn credential_inputs(names: &[String]) -> impl Iterator<Item = (Volume, VolumeMount)> {
-    names.iter().enumerate().map(|(index, name)| {
+pub(super) fn credential_inputs(
+    credentials: &[RegistryCredential],
+) -> impl Iterator<Item = (Volume, VolumeMount)> {
+    credentials.iter().enumerate().map(|(index, RegistryCredential { name, .. })| {
         let key = KeyToPath {
             key: ".dockerconfigjson".into(),
             path: "config.json".into(),

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    api::{BuildStrategySpec, UserNamespace},
+    api::{BuildStrategySpec, RegistryCredential, UserNamespace},
     builds::request::{BuildParent, FamilyIdentity, GitSecret, ParentNaming},
     identity::BuildIdentity,
 };
@@ -45,7 +45,7 @@ fn request() -> BuildRequest {
             dockerfile: "Dockerfile".into(),
             secret: Some(GitSecret { name: "deploy".into(), hosts: "git.example.com".into() }),
         },
-        credentials: vec!["push".into(), "pull".into()],
+        credentials: ["push", "pull"].map(RegistryCredential::unrestricted).into(),
         ..BuildRequest::default()
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{ConfigMapItem, EdgeUse},
+    api::{ConfigMapItem, EdgeUse, RegistryCredential},
     builds::source::DOCKERFILE,
     identity::{BuildIdentity, ImageDigest},
     registry::Platform,
@@ -39,8 +39,8 @@ pub struct BuildRequest {
     pub labels: BTreeMap<String, String>,
     /// OCI annotations for the image's manifest.
     pub annotations: BTreeMap<String, String>,
-    /// Names of the family's `kubernetes.io/dockerconfigjson` Secrets.
-    pub credentials: Vec<String>,
+    /// The family's Secrets with registry credentials.
+    pub credentials: Vec<RegistryCredential>,
     /// Whether the registry of `repository` is reached without TLS.
     pub plain_http: bool,
     /// The owner of the Job, so that the Job is deleted with the family.

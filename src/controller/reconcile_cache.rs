@@ -9,6 +9,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
+    api::RegistryCredential,
     controller::{
         deferred_jobs::DeferredJobs,
         family::observe::{
@@ -119,8 +120,8 @@ pub struct CachedKeychain {
 /// A Secret in the version in which it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SecretVersion {
-    /// The Secret's name.
-    pub name: String,
+    /// The Secret, and what it is used for.
+    pub credential: RegistryCredential,
     /// The Secret's resource version.
     pub resource_version: String,
 }

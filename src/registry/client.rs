@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::{
+    api::CredentialUse,
     clock::Clock,
     registry::{
         Config, Descriptor, Digest, ImageConfig, ImageManifest, Keychain, Manifest, Reference,
@@ -95,7 +96,8 @@ impl Client {
     #[must_use]
     pub fn identity(&self, image: &Reference, keychain: &Keychain) -> CredentialIdentity {
         let endpoints = self.0.config.endpoints(image.registry(), Purpose::Pull);
-        keychain.identity(endpoints.iter().map(|endpoint| endpoint.registry.as_str()), image.path())
+        let registries = endpoints.iter().map(|endpoint| endpoint.registry.as_str());
+        keychain.identity(registries, image.path(), CredentialUse::Pull)
     }
 
     /// Whether this registry, given with its port if it has one, is reached over plain HTTP.
@@ -292,7 +294,8 @@ impl Client {
         let mut most_specific: Option<RegistryError> = None;
         for endpoint in self.0.config.endpoints(image.registry(), operation.purpose) {
             let context = ErrorContext { image: image_name, host: &endpoint.registry };
-            let identity = keychain.identity([endpoint.registry.as_str()], image.path());
+            let wanted = operation.purpose.credential_use();
+            let identity = keychain.identity([endpoint.registry.as_str()], image.path(), wanted);
             let result = match self.0.cooldown.remaining(&endpoint, identity) {
                 Some(remaining) => Err(context.rate_limited(remaining)),
                 None => {
@@ -338,7 +341,8 @@ impl Client {
         operation: &Operation,
     ) -> Result<HttpResponse, RegistryError> {
         let ClientInner { config, http, authorizations, .. } = &*self.0;
-        let credential = keychain.lookup(&endpoint.registry, image.path());
+        let wanted = operation.purpose.credential_use();
+        let credential = keychain.lookup(&endpoint.registry, image.path(), wanted);
         let key = AuthorizationKey::new(endpoint, image.path(), operation.purpose, identity);
 
         let cached = authorizations.get(&key);

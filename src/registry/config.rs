@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::{
-    api::Duration,
+    api::{CredentialUse, Duration},
     registry::{CaBundle, reference::DOCKER_HUB},
 };
 
@@ -85,6 +85,16 @@ pub enum ConfigError {
 pub(super) enum Purpose {
     Pull,
     Push,
+}
+
+impl Purpose {
+    /// Returns what a credential must be used for to be sent.
+    pub(super) const fn credential_use(self) -> CredentialUse {
+        match self {
+            Self::Pull => CredentialUse::Pull,
+            Self::Push => CredentialUse::Push,
+        }
+    }
 }
 
 /// A server that serves a registry's content: the registry itself or a mirror.

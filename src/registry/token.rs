@@ -305,7 +305,7 @@ mod tests {
             base: "https://r".into(),
             path: "a".into(),
             purpose,
-            identity: keychain.identity(["r"], "a"),
+            identity: keychain.identity(["r"], "a", crate::api::CredentialUse::Pull),
         };
         let cache = AuthorizationCache::default();
         cache.insert(

@@ -1,15 +1,16 @@
 //! The init container of a check in another image, from the operator's own image:
 //! `groundswell credentials`.
 //!
-//! It writes a Docker configuration with the credential for the new image and no other. A scanner
-//! needs a single file, whereas a family may have several Secrets, which may contain credentials
-//! for many other repositories.
+//! It writes a Docker configuration with the credential for the new image, which cannot push, and
+//! no other. A scanner needs a single file, whereas a family may have several Secrets, which may
+//! contain credentials for many other repositories.
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    api::{CredentialUse, RegistryCredential},
     builds::{
         prepare::{
             docker_config::{self, ConfigAccess},
@@ -31,8 +32,9 @@ pub const CREDENTIALS_VARIABLE: &str = "GROUNDSWELL_CREDENTIALS";
 pub struct CredentialsSpec {
     /// The image that the check inspects.
     pub image: String,
-    /// Names of the Secrets with registry credentials, in the order in which they are mounted.
-    pub credentials: Vec<String>,
+    /// The Secrets with registry credentials, in the order in which they are mounted. None of them
+    /// can push.
+    pub credentials: Vec<RegistryCredential>,
 }
 
 impl CredentialsSpec {
@@ -74,7 +76,7 @@ fn write_config(variable: Option<OsString>, root: &Path) -> Result<(), PrepareEr
     let keychain = docker_config::merge(&spec.credentials, &under_root(source::CREDENTIALS))?;
     // The check's image may run as any user. No other pod can read the file.
     docker_config::write_file(
-        &keychain.docker_config([&image]),
+        &keychain.docker_config([(&image, CredentialUse::Pull)]),
         &under_root(source::DOCKER_CONFIG),
         ConfigAccess::AllUsers,
     )
@@ -87,7 +89,8 @@ mod tests {
     use super::*;
 
     fn variable(image: &str) -> OsString {
-        let spec = CredentialsSpec { image: image.into(), credentials: vec!["all".into()] };
+        let credentials = vec![RegistryCredential::unrestricted("all")];
+        let spec = CredentialsSpec { image: image.into(), credentials };
         spec.to_variable().into()
     }
 

@@ -16,7 +16,7 @@ use k8s_openapi::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    api::{UserNamespace, labels},
+    api::{RegistryCredential, UserNamespace, labels},
     builds::{
         checks::{CheckRequest, credentials},
         job::{
@@ -153,8 +153,10 @@ fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
         }),
         ..PodSpec::default()
     };
-    if request.check.image.is_some() && !request.credentials.is_empty() {
-        add_credentials(request, environment, &mut pod);
+    let mut credentials = request.credentials.clone();
+    credentials.retain(RegistryCredential::is_pull_only);
+    if request.check.image.is_some() && !credentials.is_empty() {
+        add_credentials(request, credentials, environment, &mut pod);
     }
     pod
 }
@@ -188,7 +190,12 @@ fn container(request: &CheckRequest, settings: &CheckSettings) -> Container {
 
 /// Adds the init container that writes a Docker configuration for the new image, and mounts that
 /// configuration into the check. No Secret is mounted into the check.
-fn add_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: &mut PodSpec) {
+fn add_credentials(
+    request: &CheckRequest,
+    credentials: Vec<RegistryCredential>,
+    environment: &BuildEnvironment,
+    pod: &mut PodSpec,
+) {
     let writable_mount = VolumeMount {
         name: DOCKER_CONFIG_VOLUME.into(),
         mount_path: source::DOCKER_CONFIG.into(),
@@ -197,11 +204,8 @@ fn add_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: 
     };
     let read_only_mount = VolumeMount { read_only: Some(true), ..writable_mount.clone() };
     let (volumes, mounts): (Vec<Volume>, Vec<VolumeMount>) =
-        credential_inputs(&request.credentials).unzip();
-    let spec = credentials::CredentialsSpec {
-        image: request.pinned(),
-        credentials: request.credentials.clone(),
-    };
+        credential_inputs(&credentials).unzip();
+    let spec = credentials::CredentialsSpec { image: request.pinned(), credentials };
     let steps = &environment.pods.steps;
     let step = Container {
         name: credentials::SUBCOMMAND.into(),
@@ -229,7 +233,7 @@ fn add_credentials(request: &CheckRequest, environment: &BuildEnvironment, pod: 
 mod tests {
     use super::*;
     use crate::{
-        api::{Check, Duration},
+        api::{Check, CredentialUse, Duration},
         builds::request::FamilyIdentity,
     };
 
@@ -253,7 +257,10 @@ mod tests {
             },
             revision: "0123456789abcdef".into(),
             attempt: 2,
-            credentials: vec!["push".into(), "pull".into()],
+            credentials: vec![
+                RegistryCredential::unrestricted("push"),
+                RegistryCredential { name: "pull".into(), uses: vec![CredentialUse::Pull] },
+            ],
             ttl_after_finished: Duration::from_secs(3600),
             ..CheckRequest::default()
         }
@@ -515,8 +522,7 @@ checks:
         };
         assert_eq!(mounts(check), [("/docker-config".into(), Some(true))]);
         let init = &pod.init_containers.as_ref().expect("an init container")[0];
-        let expected =
-            ["/credentials/0", "/credentials/1"].map(|path| (path.to_owned(), Some(true)));
+        let expected = [("/credentials/0".to_owned(), Some(true))];
         assert_eq!(
             mounts(init),
             expected
@@ -526,10 +532,13 @@ checks:
         );
         let variables = environment(init);
         assert!(
-            variables[0].1.contains(&pinned) && variables[0].1.contains("push"),
+            variables[0].1.contains(&pinned) && !variables[0].1.contains("push"),
             "{variables:?}"
         );
-        let anonymous = CheckRequest { credentials: Vec::new(), ..scan() };
-        assert_eq!((pod_of(&anonymous).volumes, pod_of(&anonymous).init_containers), (None, None));
+        let push = vec![RegistryCredential::unrestricted("push")];
+        for credentials in [Vec::new(), push] {
+            let pod = pod_of(&CheckRequest { credentials, ..scan() });
+            assert_eq!((pod.volumes, pod.init_containers), (None, None), "nothing that can push");
+        }
     }
 }

@@ -6,7 +6,8 @@
 //! untrusted, like a build: it gets no service account token and no capability. The kubelet pulls
 //! the images of all checks with the family's credentials. The container of a check in the new
 //! image gets no credential. The container of a check in another image gets one: the credential for
-//! the new image, which an init container takes from the family's credentials.
+//! the new image, which an init container takes from those of the family's Secrets that cannot
+//! push.
 //!
 //! - [`job`]: the Job of a check
 //! - [`outcome`]: the verdict
@@ -19,7 +20,7 @@ pub mod outcome;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::{
-    api::{Check, Duration, UserNamespace},
+    api::{Check, Duration, RegistryCredential, UserNamespace},
     builds::request::FamilyIdentity,
     registry::Platform,
 };
@@ -43,8 +44,8 @@ pub struct CheckRequest {
     pub revision: String,
     /// The attempt at this check, counted from 0.
     pub attempt: i32,
-    /// Names of the family's `kubernetes.io/dockerconfigjson` Secrets.
-    pub credentials: Vec<String>,
+    /// The family's Secrets with registry credentials.
+    pub credentials: Vec<RegistryCredential>,
     /// Whether the check must run in a user namespace of its own. The image's strategy decides this
     /// for builds and checks alike.
     pub user_namespace: UserNamespace,

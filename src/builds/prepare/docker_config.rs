@@ -10,6 +10,7 @@ use std::{
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::{
+    api::{CredentialUse, RegistryCredential},
     builds::prepare::{
         PodPaths, buildkitd, disk_error,
         error::{PrepareError, PrepareReason},
@@ -41,18 +42,22 @@ pub(super) fn write(
 ) -> Result<Keychain, PrepareError> {
     let keychain = merge(&spec.credentials, &paths.credentials)?;
     write_file(
-        &keychain.docker_config(&images(spec, registries)),
+        &keychain
+            .docker_config(images(spec, registries).iter().map(|(image, wanted)| (image, *wanted))),
         &paths.docker_config,
         ConfigAccess::OwnerOnly,
     )?;
     Ok(keychain)
 }
 
-/// Returns the credentials of the Secrets of these names. Each is mounted in a folder named by its
-/// index.
-pub(in crate::builds) fn merge(names: &[String], mounted: &Path) -> Result<Keychain, PrepareError> {
+/// Returns the credentials of these Secrets. Each is mounted in a folder named by its index.
+pub(in crate::builds) fn merge(
+    credentials: &[RegistryCredential],
+    mounted: &Path,
+) -> Result<Keychain, PrepareError> {
     let mut secrets = Vec::new();
-    for (index, name) in names.iter().enumerate() {
+    for (index, credential) in credentials.iter().enumerate() {
+        let name = &credential.name;
         let path = mounted.join(index.to_string()).join("config.json");
         let mut bytes = Vec::new();
         fs::File::open(&path)
@@ -64,9 +69,9 @@ pub(in crate::builds) fn merge(names: &[String], mounted: &Path) -> Result<Keych
             );
             PrepareError::new(PrepareReason::InvalidSecret, message)
         })?;
-        secrets.push((name.as_str(), bytes));
+        secrets.push((credential, bytes));
     }
-    Keychain::from_secrets(secrets.iter().map(|(name, bytes)| (*name, bytes.as_slice())))
+    Keychain::from_credentials(secrets.iter().map(|(known, bytes)| (*known, bytes.as_slice())))
         .map_err(|error| PrepareError::new(PrepareReason::InvalidSecret, error.to_string()))
 }
 
@@ -92,18 +97,20 @@ pub(in crate::builds) fn write_file(
 }
 
 /// Returns what the build pushes, what it pulls, and what it may pull from mirrors instead.
-fn images(spec: &PrepareSpec, registries: &Config) -> Vec<Reference> {
+fn images(spec: &PrepareSpec, registries: &Config) -> Vec<(Reference, CredentialUse)> {
     let parents = spec.parents.iter().filter_map(|parent| parent.pinned.parse().ok());
-    let named: Vec<Reference> = spec.image.parse().into_iter().chain(parents).collect();
-    let mirrored: Vec<Reference> = named
+    let parents = parents.map(|parent| (parent, CredentialUse::Pull));
+    let pushed = spec.image.parse().into_iter().map(|image| (image, CredentialUse::Push));
+    let named: Vec<(Reference, CredentialUse)> = pushed.chain(parents).collect();
+    let mirrored: Vec<(Reference, CredentialUse)> = named
         .iter()
-        .flat_map(|image| {
+        .flat_map(|(image, _)| {
             let mirrors = buildkitd::mirrors(registries, image.registry());
             mirrors
                 .into_iter()
                 .map(|mirror| format!("{}/{}", buildkitd::authority(&mirror), image.path()))
         })
-        .filter_map(|text| text.parse().ok())
+        .filter_map(|text| Some((text.parse().ok()?, CredentialUse::Pull)))
         .collect();
     named.into_iter().chain(mirrored).collect()
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::UserNamespace,
+    api::{RegistryCredential, UserNamespace},
     builds::{
         dockerfile::DeclaredEdge,
         request::{BuildRequest, ParentNaming, ResolvedSource},
@@ -36,8 +36,8 @@ pub struct PrepareSpec {
     pub args: BTreeMap<String, String>,
     /// The stage to build, or `None` for the last one.
     pub target: Option<String>,
-    /// Names of the Secrets with registry credentials, in the order in which they are mounted.
-    pub credentials: Vec<String>,
+    /// The Secrets with registry credentials, in the order in which they are mounted.
+    pub credentials: Vec<RegistryCredential>,
     /// The operator's configuration of registries.
     pub registries: serde_json::Value,
     /// Private certificate authorities in PEM; empty without any.

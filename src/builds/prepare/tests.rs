@@ -206,7 +206,8 @@ fn the_credentials_that_a_build_needs_are_merged() {
     );
     pod.file("credentials/1/config.json", &auth(&["docker.io", "mirror.example.com:5000"]));
     let mut spec = inline("FROM alpine:3.20");
-    spec["credentials"] = json!(["push", "pull"]);
+    spec["credentials"] =
+        json!([{"name": "push", "use": ["Push"]}, {"name": "pull", "use": ["Pull"]}]);
     spec["registries"] = json!({"mirrors": {"docker.io": ["http://mirror.example.com:5000"]}});
     pod.run(&spec).expect("prepared");
     let config: Value = serde_json::from_str(&pod.read("docker-config/config.json")).expect("json");
@@ -222,7 +223,7 @@ fn the_credentials_that_a_build_needs_are_merged() {
 fn an_unusable_secret_is_named_but_not_quoted() {
     let pod = Pod::new();
     let mut spec = inline("FROM alpine:3.20");
-    spec["credentials"] = json!(["push"]);
+    spec["credentials"] = json!([{"name": "push"}]);
     let error = pod.run(&spec).expect_err("missing");
     assert_eq!(error.reason, PrepareReason::InvalidSecret);
     assert!(error.message.contains("Secret `push`"), "{error}");

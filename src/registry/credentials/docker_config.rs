@@ -60,7 +60,7 @@ pub(super) fn parse(secret: &str, payload: &[u8]) -> Result<Vec<KeychainEntry>, 
         let Some(credential) = credential(auth).map_err(error)? else { continue };
         let scope =
             CredentialScope::parse(&key).ok_or_else(|| error("is not the name of a registry"))?;
-        entries.push(KeychainEntry { scope, credential });
+        entries.push(KeychainEntry { scope, credential, uses: Vec::new() });
     }
     if entries.is_empty() { Err(SecretError::Empty { secret: secret.into() }) } else { Ok(entries) }
 }

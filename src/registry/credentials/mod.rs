@@ -19,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    api::condition::reason,
+    api::{CredentialUse, RegistryCredential, condition::reason},
     registry::{Reference, credentials::scope::CredentialScope},
 };
 
@@ -55,6 +55,8 @@ impl Credential {
 struct KeychainEntry {
     scope: CredentialScope,
     credential: Credential,
+    /// What the entry's Secret is used for.
+    uses: Vec<CredentialUse>,
 }
 
 /// Distinguishes credentials without revealing them. It is equal for equal credentials within one
@@ -126,36 +128,52 @@ impl SecretError {
 
 impl Keychain {
     /// Reads the credentials of these Secrets, given as name and value of the key
-    /// `.dockerconfigjson`.
-    ///
-    /// If several entries match an image, the one with the longest path wins, then the one with the
-    /// fewest wildcards, then the one with the longest host, then the one of the first Secret.
+    /// `.dockerconfigjson`. All of them are used to pull and to push.
     pub fn from_secrets<'a>(
         secrets: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     ) -> Result<Self, SecretError> {
+        let secrets = secrets.into_iter();
+        let both: Vec<_> = secrets
+            .map(|(name, payload)| (RegistryCredential::unrestricted(name), payload))
+            .collect();
+        Self::from_credentials(both.iter().map(|(credential, payload)| (credential, *payload)))
+    }
+
+    /// Reads the credentials of these Secrets, given with the value of the key
+    /// `.dockerconfigjson`.
+    ///
+    /// If several entries match an image, the one with the longest path wins, then the one with the
+    /// fewest wildcards, then the one with the longest host, then one that cannot push, then the
+    /// one of the first Secret.
+    pub fn from_credentials<'a>(
+        secrets: impl IntoIterator<Item = (&'a RegistryCredential, &'a [u8])>,
+    ) -> Result<Self, SecretError> {
         let mut entries = Vec::new();
-        for (secret, payload) in secrets {
-            entries.extend(docker_config::parse(secret, payload)?);
+        for (RegistryCredential { name, uses }, payload) in secrets {
+            let parsed = docker_config::parse(name, payload)?.into_iter();
+            entries.extend(parsed.map(|entry| KeychainEntry { uses: uses.clone(), ..entry }));
             if entries.len() > MAX_ENTRIES {
-                return Err(SecretError::TooMany { secret: secret.into() });
+                return Err(SecretError::TooMany { secret: name.clone() });
             }
         }
         // The sort is stable, so equal ranks keep the order of the Secrets.
-        entries.sort_by_key(|entry: &KeychainEntry| entry.scope.rank());
+        entries.sort_by_key(|entry: &KeychainEntry| {
+            (entry.scope.rank(), entry.uses.contains(&CredentialUse::Push))
+        });
         Ok(Self(Arc::new(entries)))
     }
 
-    /// Returns a Docker configuration for builders with only the credentials for these images.
-    /// Builders look credentials up by host alone: if two images on one host have different
-    /// credentials, the first image's credential is used.
+    /// Returns a Docker configuration for builders with only the credentials for these images and
+    /// what is done with them. Builders look credentials up by host alone: if two images on one
+    /// host have different credentials, the first image's credential is used.
     #[must_use]
     pub fn docker_config<'a>(
         &self,
-        images: impl IntoIterator<Item = &'a Reference>,
+        images: impl IntoIterator<Item = (&'a Reference, CredentialUse)>,
     ) -> SecretString {
         let mut auths = BTreeMap::new();
-        for image in images {
-            if let Some(credential) = self.lookup(image.registry(), image.path()) {
+        for (image, wanted) in images {
+            if let Some(credential) = self.lookup(image.registry(), image.path(), wanted) {
                 auths.entry(docker_config::auth_key(image.registry())).or_insert(credential);
             }
         }
@@ -163,10 +181,15 @@ impl Keychain {
     }
 
     /// Returns the credential for a repository.
-    pub(super) fn lookup(&self, registry: &str, path: &str) -> Option<&Credential> {
+    pub(super) fn lookup(
+        &self,
+        registry: &str,
+        path: &str,
+        wanted: CredentialUse,
+    ) -> Option<&Credential> {
         self.0
             .iter()
-            .find(|entry| entry.scope.matches(registry, path))
+            .find(|entry| entry.uses.contains(&wanted) && entry.scope.matches(registry, path))
             .map(|entry| &entry.credential)
     }
 
@@ -176,6 +199,7 @@ impl Keychain {
         &self,
         registries: impl IntoIterator<Item = &'a str>,
         path: &str,
+        wanted: CredentialUse,
     ) -> CredentialIdentity {
         static SALT: OnceLock<[u64; 2]> = OnceLock::new();
         // RandomState is keyed from the operating system's randomness.
@@ -190,7 +214,7 @@ impl Keychain {
             add_part(&part.to_le_bytes());
         }
         for registry in registries {
-            match self.lookup(registry, path) {
+            match self.lookup(registry, path, wanted) {
                 None => add_part(b"anonymous"),
                 Some(Credential::Password { username, password }) => {
                     [b"password", username.as_bytes(), password.expose_secret().as_bytes()]
@@ -242,7 +266,8 @@ mod tests {
 
     fn user(keychain: &Keychain, image: &str) -> Option<String> {
         let image: Reference = image.parse().expect(image);
-        keychain.lookup(image.registry(), image.path()).map(|credential| match credential {
+        let found = keychain.lookup(image.registry(), image.path(), CredentialUse::Pull);
+        found.map(|credential| match credential {
             Credential::Password { username, .. } | Credential::IdentityToken { username, .. } => {
                 username.clone()
             }
@@ -300,7 +325,8 @@ mod tests {
 
     #[test]
     fn identity_follows_the_credential_of_the_repository() {
-        let identity = |keychain: &Keychain, path| keychain.identity(["r.example"], path);
+        let identity =
+            |keychain: &Keychain, path| keychain.identity(["r.example"], path, CredentialUse::Pull);
         let (a, b) = (keychain(&entry("r.example", "a")), keychain(&entry("r.example", "b")));
         assert_eq!(
             identity(&a, "x/y"),
@@ -326,7 +352,8 @@ mod tests {
             .iter()
             .map(|image| image.parse().expect(image))
             .collect();
-        let emitted = keychain(&all).docker_config(&images);
+        let pulled = images.iter().map(|image| (image, CredentialUse::Pull));
+        let emitted = keychain(&all).docker_config(pulled);
         let expected = concat!(
             r#"{"auths":{"https://index.docker.io/v1/":{"auth":"aHViOmh1bnRlcjI="},"#,
             r#""r.example.com":{"auth":"dGVhbTpodW50ZXIy"}}}"#
@@ -340,6 +367,50 @@ mod tests {
             .as_deref(),
             Some("hub")
         );
+    }
+
+    #[test]
+    fn a_secret_is_used_only_for_what_it_is_for() {
+        use CredentialUse::{Pull, Push};
+
+        let payloads = ["both", "push", "pull"].map(|user| secret(&entry("r.example", user)));
+        let credential = |name: &str, uses: &[CredentialUse]| RegistryCredential {
+            name: name.into(),
+            uses: uses.into(),
+        };
+        let find = |credentials: &[RegistryCredential], wanted| {
+            let payload = |name: &str| payloads.iter().find(|payload| payload.contains(name));
+            let secrets = credentials
+                .iter()
+                .map(|known| (known, payload(&known.name).expect("a payload").as_bytes()));
+            let keychain = Keychain::from_credentials(secrets).expect("a keychain");
+            let image: Reference = "r.example/team/app".parse().expect("an image");
+            let config = keychain.docker_config([(&image, wanted)]).expose_secret().to_owned();
+            let found =
+                keychain.lookup("r.example", "team/app", wanted).map(
+                    |credential| match credential {
+                        Credential::Password { username, .. }
+                        | Credential::IdentityToken { username, .. } => username.clone(),
+                    },
+                );
+            assert_eq!(config.contains("r.example"), found.is_some());
+            found
+        };
+        let (both, push, pull) = (
+            credential("both", &[Pull, Push]),
+            credential("push", &[Push]),
+            credential("pull", &[Pull]),
+        );
+        for (credentials, pulls, pushes) in [
+            (vec![both.clone()], Some("both"), Some("both")),
+            (vec![both.clone(), pull.clone()], Some("pull"), Some("both")),
+            (vec![push.clone(), both.clone()], Some("both"), Some("push")),
+            (vec![push, pull.clone()], Some("pull"), Some("push")),
+            (vec![pull], Some("pull"), None),
+        ] {
+            assert_eq!(find(&credentials, Pull).as_deref(), pulls, "{credentials:?}");
+            assert_eq!(find(&credentials, Push).as_deref(), pushes, "{credentials:?}");
+        }
     }
 
     #[test]

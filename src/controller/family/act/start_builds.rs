@@ -193,7 +193,7 @@ impl Reconcile<'_> {
             args: image.args.clone(),
             target: image.target.clone(),
             labels: image.labels.clone(),
-            credentials: family.spec.credentials.iter().map(|secret| secret.name.clone()).collect(),
+            credentials: family.spec.credentials.clone(),
             owner: family.controller_owner_ref(&())?,
         })
     }

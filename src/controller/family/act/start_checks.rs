@@ -152,7 +152,7 @@ impl Reconcile<'_> {
             revision: check_revision(check),
             check: check.clone(),
             attempt: *attempt,
-            credentials: family.spec.credentials.iter().map(|secret| secret.name.clone()).collect(),
+            credentials: family.spec.credentials.clone(),
             user_namespace: strategy.spec.user_namespace,
             ttl_after_finished: strategy.spec.ttl_after_finished,
             owner: family.controller_owner_ref(&())?,

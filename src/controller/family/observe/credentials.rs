@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 
 use crate::{
-    api::condition::reason,
+    api::{RegistryCredential, condition::reason},
     controller::{
         error::call,
         family::observe::{ObserveError, Observer},
@@ -22,8 +22,8 @@ use crate::{
 const DOCKER_CONFIG: &str = ".dockerconfigjson";
 
 /// The content of a Secret.
-struct Payload {
-    secret: String,
+struct Payload<'a> {
+    credential: &'a RegistryCredential,
     docker_config: Vec<u8>,
 }
 
@@ -42,12 +42,11 @@ impl Observer<'_> {
         let api: Api<Secret> = Api::namespaced(self.context.client.clone(), namespace);
         let mut payloads = Vec::with_capacity(secrets.len());
         for secret in &secrets {
-            payloads.push(self.read_payload(&api, &secret.name).await?);
+            payloads.push(self.read_payload(&api, &secret.credential).await?);
         }
-        let payloads = payloads
-            .iter()
-            .map(|payload| (payload.secret.as_str(), payload.docker_config.as_slice()));
-        let keychain = Keychain::from_secrets(payloads).map(Arc::new).map_err(|error| {
+        let payloads =
+            payloads.iter().map(|payload| (payload.credential, payload.docker_config.as_slice()));
+        let keychain = Keychain::from_credentials(payloads).map(Arc::new).map_err(|error| {
             let message = format!("spec.credentials: in namespace {namespace}: {error}");
             Problem { reason: reason::INVALID_SECRET, message }
         })?;
@@ -60,16 +59,21 @@ impl Observer<'_> {
     /// Returns the versions of the Secrets that the spec names, from the store.
     fn secret_versions(&self) -> Result<Vec<SecretVersion>, Problem> {
         let namespace = &self.key.namespace;
-        let version = |secret: &crate::api::LocalName| {
+        let version = |secret: &RegistryCredential| {
             let known = self.context.stores.secrets.get(&Key::new(namespace, &secret.name));
             let known = known.ok_or_else(|| secret_not_found(namespace, &secret.name))?;
             let resource_version = known.resource_version().unwrap_or_default();
-            Ok(SecretVersion { name: secret.name.clone(), resource_version })
+            Ok(SecretVersion { credential: secret.clone(), resource_version })
         };
         self.family.spec.credentials.iter().map(version).collect()
     }
 
-    async fn read_payload(&self, api: &Api<Secret>, name: &str) -> Result<Payload, ObserveError> {
+    async fn read_payload<'s>(
+        &self,
+        api: &Api<Secret>,
+        credential: &'s RegistryCredential,
+    ) -> Result<Payload<'s>, ObserveError> {
+        let name = credential.name.as_str();
         let namespace = &self.key.namespace;
         let secret = match call(|| format!("read Secret {namespace}/{name}"), api.get(name)).await {
             Ok(secret) => secret,
@@ -85,7 +89,7 @@ impl Observer<'_> {
             );
             return Err(Problem { reason: reason::INVALID_SECRET, message }.into());
         };
-        Ok(Payload { secret: name.to_owned(), docker_config: payload.0 })
+        Ok(Payload { credential, docker_config: payload.0 })
     }
 }
 
