@@ -15,7 +15,7 @@ async fn the_same_inputs_give_the_same_digest() {
     // Files with timestamps and owners, in new folders, and removed ones; on two levels.
     let mut base = image("base", "alpine");
     base["source"]["inline"] = json!(
-        "FROM alpine:3.20\nRUN mkdir -p /srv/a/b && date > /dev/null && touch /srv/a/b/c && chown \
+        "FROM alpine:3.24\nRUN mkdir -p /srv/a/b && date > /dev/null && touch /srv/a/b/c && chown \
          1000:1000 /srv/a && rm /etc/os-release\n"
     );
     let images = json!([base, image("top", "base")]);
@@ -46,7 +46,7 @@ async fn a_failed_build_reports_its_error_and_blocks_only_its_descendants() {
     };
     let mut images = verified.to_vec();
     images.extend([
-        bad("undeclared", "FROM base AS tools\nFROM docker.io/library/debian:bookworm-slim\n"),
+        bad("undeclared", "FROM base AS tools\nFROM docker.io/library/debian:trixie-slim\n"),
         bad("unused", "FROM scratch\n"),
         bad("unreadable", "FRM base\n"),
         bad("broken", "FROM base\nRUN echo about to break && exit 7\n"),
@@ -57,7 +57,7 @@ async fn a_failed_build_reports_its_error_and_blocks_only_its_descendants() {
     place.apply_family(FAMILY, &spec).await.expect("a family");
 
     for (image, reason, texts) in [
-        ("undeclared", reason::DOCKERFILE_MISMATCH, &["debian:bookworm-slim", "`base`"][..]),
+        ("undeclared", reason::DOCKERFILE_MISMATCH, &["debian:trixie-slim", "`base`"][..]),
         ("unused", reason::DOCKERFILE_MISMATCH, &["`base`"][..]),
         ("unreadable", reason::DOCKERFILE_MISMATCH, &["Dockerfile"][..]),
         ("broken", reason::BUILD_FAILED, &["exit code: 7"][..]),

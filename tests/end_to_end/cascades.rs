@@ -100,7 +100,7 @@ async fn alpine_updates() {
     let place = &example.place;
     for site in ["docs-site", "status-site"] {
         place.wait_rolled_out("alpine-web", site).await;
-        place.wait_page(site, "release.txt", |page| page.starts_with("3.20.")).await;
+        place.wait_page(site, "release.txt", |page| page.starts_with("3.24.")).await;
     }
     let before: Vec<ManagedImage> = place.list().await;
 
@@ -134,7 +134,7 @@ async fn debian_updates_and_python_fails() {
         tokio::join!(Example::apply(&session, "diamond"), Example::apply(&session, "flask"));
     let place = &example.place;
     place.wait_rolled_out("diamond", "join").await;
-    place.wait_page("join", "", |page| page.contains("left: debian 12")).await;
+    place.wait_page("join", "", |page| page.contains("left: debian 13")).await;
     flask.place.wait_rolled_out("flask", "flask-helloworld").await;
     let before: Vec<ManagedImage> = place.list().await;
 

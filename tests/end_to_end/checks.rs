@@ -89,10 +89,10 @@ async fn a_failed_check_moves_no_tags_and_builds_no_children() {
 /// Returns an image with a file that contains its version and with two checks, and a child of it.
 fn spec(scene: &Scene, version: &str) -> Value {
     let mut app = image("app", "alpine");
-    app["source"]["inline"] = json!(format!("FROM alpine:3.20\nRUN echo {version} > /version\n"));
+    app["source"]["inline"] = json!(format!("FROM alpine:3.24\nRUN echo {version} > /version\n"));
     app["checks"] = json!([
         { "name": "version", "command": ["sh", "-c", VERSION] },
-        { "name": "manifest", "image": "docker.io/library/alpine:3.20", "command": ["sh", "-ec",
+        { "name": "manifest", "image": "docker.io/library/alpine:3.24", "command": ["sh", "-ec",
             MANIFEST] },
     ]);
     let mut spec = scene.spec(json!([app, image("child", "app")]));

@@ -80,7 +80,7 @@ fn compiled() -> Value {
     let mut compiled = image("compiled", "alpine");
     compiled["from"][0]["use"] = json!("BuildStage");
     compiled["source"]["inline"] = json!(
-        "FROM alpine:3.20 AS compiler\nRUN seq 1000 | sha256sum > /result\nFROM scratch\nCOPY \
+        "FROM alpine:3.24 AS compiler\nRUN seq 1000 | sha256sum > /result\nFROM scratch\nCOPY \
          --from=compiler /result /result\n"
     );
     compiled

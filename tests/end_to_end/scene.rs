@@ -48,13 +48,13 @@ impl Scene {
         };
         let platform =
             format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
-        let alpine = format!("{}/library/alpine:3.20", session.cluster.registry);
+        let alpine = format!("{}/library/alpine:3.24", session.cluster.registry);
         scene.crane(&[
             "copy",
             "--platform",
             &platform,
             &alpine,
-            &scene.here("upstream/alpine:3.20"),
+            &scene.here("upstream/alpine:3.24"),
         ]);
         scene
     }
@@ -62,7 +62,7 @@ impl Scene {
     /// Moves the upstream's tag to a new image: the same files with another label. Returns its
     /// digest.
     pub fn move_upstream(&self, version: &str) -> String {
-        let upstream = self.here("upstream/alpine:3.20");
+        let upstream = self.here("upstream/alpine:3.24");
         let output = self.crane(&[
             "mutate",
             &upstream,
@@ -76,7 +76,7 @@ impl Scene {
 
     /// Moves a tag of one of the family's images to the upstream's image, as another client would.
     pub fn take_tag(&self, tagged: &str) {
-        self.crane(&["copy", &self.here("upstream/alpine:3.20"), &self.here(tagged)]);
+        self.crane(&["copy", &self.here("upstream/alpine:3.24"), &self.here(tagged)]);
     }
 
     /// Returns the digest of a tag in one of the family's repositories, or an empty string if there
@@ -109,7 +109,7 @@ impl Scene {
         let upstream = format!("{repository}/upstream/alpine");
         json!({
             "repository": repository,
-            "upstreams": [{ "name": "alpine", "image": upstream, "follow": { "tag": "3.20" },
+            "upstreams": [{ "name": "alpine", "image": upstream, "follow": { "tag": "3.24" },
                 "interval": "5s" }],
             "images": images,
             "policy": { "settle": "0s" },
@@ -136,7 +136,7 @@ impl Scene {
 /// image.
 pub fn image(name: &str, parent: &str) -> Value {
     let (edge, reference) = match parent {
-        "alpine" => (json!({ "upstream": "alpine", "as": "alpine:3.20" }), "alpine:3.20"),
+        "alpine" => (json!({ "upstream": "alpine", "as": "alpine:3.24" }), "alpine:3.24"),
         other => (json!({ "image": other, "as": other }), other),
     };
     let dockerfile =

@@ -50,28 +50,29 @@ alpine() {
 # /etc/base-patch.
 debian() {
   local patch=$3 base more=()
-  cached_debian_base
+  cached_debian_base trixie
   cp "$base" "$1/layer.tar"
   patch_layer "$1" "$patch"
   write_layout "$2" '{"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], "Cmd": ["bash"]}' \
-    "12.$patch" "$1/layer.tar" "${more[@]}"
+    "13.$patch" "$1/layer.tar" "${more[@]}"
 }
 
-# Sets `base` to the tar of a minimal Debian 12. Debootstrap takes most of a minute, so it runs once
-# per machine.
+# cached_debian_base RELEASE: sets `base` to the tar of a minimal Debian. Debootstrap takes about a
+# minute, so it runs once per machine and release.
 cached_debian_base() {
-  base=$layouts/debian-bookworm.tar
+  local release=$1
+  base=$layouts/debian-$release.tar
   [ ! -f "$base" ] || return 0
   local root mirror
   root=$(mktemp -d "$layouts/.debootstrap.XXXXXX")
   mirror=$(apt_mirror)
-  if ! debootstrap --variant=minbase --include=ca-certificates bookworm "$root" ${mirror:+"$mirror"} >"$layouts/debootstrap.log" 2>&1; then
+  if ! debootstrap --variant=minbase --include=ca-certificates "$release" "$root" ${mirror:+"$mirror"} >"$layouts/debootstrap.log" 2>&1; then
     tail -n 15 "$layouts/debootstrap.log" >&2
     say "debootstrap failed, see $layouts/debootstrap.log"
     rm -rf --one-file-system "$root"
     return 1
   fi
-  copy_apt_configuration "$root"
+  copy_apt_configuration "$root" "$release"
   rm -rf "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/var/log/*.log \
     "$root"/usr/share/{doc,man,info,locale}/* "$root"/etc/{hostname,resolv.conf} "${root:?}"/dev/*
   mkdir -p "$root/etc/dpkg/dpkg.cfg.d"
@@ -85,21 +86,28 @@ cached_debian_base() {
   rm -rf --one-file-system "$root"
 }
 
-# Where this machine gets its Debian packages from, if it is a Debian 12; else nothing: debootstrap
+# The codename of this machine's Debian; nothing if it is no Debian.
+own_release() {
+  # shellcheck disable=SC1091
+  (. /etc/os-release && [ "$ID" = debian ] && echo "$VERSION_CODENAME") || true
+}
+
+# Where this machine gets its Debian packages from, if it is a Debian; else nothing: debootstrap
 # then knows by itself.
 apt_mirror() {
   apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT)' 2>/dev/null |
-    awk '$2 == "bookworm" && $3 == "main" { print $1; exit }'
+    awk -v own="$(own_release)" 'own != "" && $2 == own && $3 == "main" { print $1; exit }'
 }
 
-# copy_apt_configuration ROOT: builds fetch packages the way this machine does (mirror, proxy,
-# checks), because that is known to work here. Credentials are not copied.
+# copy_apt_configuration ROOT RELEASE: builds fetch packages the way this machine does (mirror,
+# proxy, checks), because that is known to work here. Credentials are not copied.
 copy_apt_configuration() {
-  local root=$1 file
-  if apt-get indextargets --format '$(CODENAME)' 2>/dev/null | grep -qx bookworm; then
+  local root=$1 release=$2 file own
+  own=$(own_release)
+  if [ -n "$own" ] && apt-get indextargets --format '$(CODENAME)' 2>/dev/null | grep -qx "$own"; then
     rm -f "$root/etc/apt/sources.list"
     for file in /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources; do
-      [ ! -f "$file" ] || cp "$file" "$root$file"
+      [ ! -f "$file" ] || sed "s/\b$own\b/$release/g" "$file" >"$root$file"
     done
   fi
   apt-config dump Acquire | grep -E '^Acquire::(http|https|Check-|Retries|AllowInsecure)[^ ]* "' >"$root/etc/apt/apt.conf.d/80acquire" || true
@@ -134,7 +142,7 @@ rust_version=$(sed -n 's/^channel = "\(.*\)"/\1/p' "$dev/../rust-toolchain.toml"
 # version.
 cached_rust_base() {
   local debian root sysroot toolchain program
-  cached_debian_base
+  cached_debian_base bookworm
   debian=$base base=$layouts/rust-$rust_version.tar
   [ ! -f "$base" ] || return 0
   sysroot=$(cd "$dev/.." && rustc --print sysroot)
@@ -172,7 +180,7 @@ cached_rust_base() {
 # 65532. No shell and no package manager.
 distroless() {
   local root=$1/root debian=$1/debian base more=() library
-  cached_debian_base
+  cached_debian_base bookworm
   mkdir "$debian"
   tar --extract --file "$base" --directory "$debian"
   mkdir -p "$root"/{etc/ssl/certs,home/nonroot,usr/bin,usr/sbin,usr/lib,usr/lib64,proc,sys,dev,run,var/tmp}
