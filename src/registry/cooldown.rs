@@ -50,13 +50,16 @@ impl Cooldown {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::{Config, Keychain, config::Purpose};
+    use crate::{
+        api::CredentialUse,
+        registry::{Config, Keychain, config::Purpose},
+    };
 
     #[tokio::test(start_paused = true)]
     async fn a_pause_ends() {
         let endpoints = Config::default().endpoints("r.example", Purpose::Pull);
         let endpoint = endpoints.first().expect("endpoint");
-        let identity = Keychain::default().identity(["r.example"], "a");
+        let identity = Keychain::default().identity(["r.example"], "a", CredentialUse::Pull);
         let cooldown = Cooldown::default();
         assert_eq!(cooldown.remaining(endpoint, identity), None);
         cooldown.begin(endpoint, identity, Duration::from_mins(2));

@@ -85,7 +85,10 @@ async fn records_without_a_family_are_adopted_and_not_believed() {
         place.list::<Cascade>().await.iter().map(|c| c.name_any()).collect();
     orphan(place, "app").await;
     let orphaned = owners::<ManagedImage>(place).await;
-    assert!(orphaned.len() == 4 && orphaned.iter().all(|(_, owners)| owners.is_empty()));
+    assert!(
+        orphaned.len() == 4 && orphaned.iter().all(|(_, owners)| owners.is_empty()),
+        "{orphaned:?}"
+    );
     plant(place).await;
 
     let family = place.apply_family("app", &scene.spec()).await.expect("a family");

@@ -51,7 +51,7 @@ async fn a_family_keeps_its_platform_whatever_is_lost() {
         let name = job.metadata.name.unwrap_or_default();
         place.api::<Job>().delete(&name, &DeleteParams::background()).await.expect("deleted");
     }
-    spec["strategy"]["parameters"] = json!({});
+    spec["strategy"].as_object_mut().expect("a strategy").remove("parameters");
     place.apply_family("app", &spec).await.expect("a family");
     place
         .api::<ManagedImage>()

@@ -90,7 +90,10 @@ mod tests {
 
     fn candidate(reason: Option<&str>) -> ImageFamilyStatus {
         let upstream = UpstreamStatus {
-            candidate: Some(CandidateDigest { first_observed: at(100), ..CandidateDigest::default() }),
+            candidate: Some(CandidateDigest {
+                first_observed: at(100),
+                ..CandidateDigest::default()
+            }),
             reason: reason.map(Into::into),
             ..UpstreamStatus::default()
         };
