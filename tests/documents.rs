@@ -194,7 +194,7 @@ fn paths_in_code_style_exist() {
     assert!(missing.is_empty(), "paths that do not exist: {missing:#?}");
 }
 
-/// What OpenMetrics appends to the name of a counter and of an info metric.
+/// What `OpenMetrics` appends to the name of a counter and of an info metric.
 const OPEN_METRICS: [&str; 2] = ["_total", "_info"];
 
 #[test]

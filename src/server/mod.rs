@@ -62,17 +62,17 @@ fn router(readiness: Readiness, metrics: Metrics) -> Router {
 
 async fn readyz(State(readiness): State<Readiness>) -> Response {
     let missing = readiness.missing();
-    let (status, mut text) = if missing.is_empty() {
+    let (status, text) = if missing.is_empty() {
         (StatusCode::OK, "ok\n".to_owned())
     } else {
         let text = format!("not ready:\n- {}\n", missing.join("\n- "));
         (StatusCode::SERVICE_UNAVAILABLE, text)
     };
-    let notes = readiness.notes();
-    if !notes.is_empty() {
-        text.push_str(&format!("note:\n- {}\n", notes.join("\n- ")));
-    }
-    (status, text).into_response()
+    let notes = match readiness.notes() {
+        notes if notes.is_empty() => String::new(),
+        notes => format!("note:\n- {}\n", notes.join("\n- ")),
+    };
+    (status, text + &notes).into_response()
 }
 
 async fn scrape(State(metrics): State<Metrics>) -> Response {

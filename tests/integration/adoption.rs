@@ -82,7 +82,7 @@ async fn records_without_a_family_are_adopted_and_not_believed() {
     place.wait_family("app", "Ready", 90).await;
     let digests = place.digests("app").await;
     let cascades: Vec<String> =
-        place.list::<Cascade>().await.iter().map(|c| c.name_any()).collect();
+        place.list::<Cascade>().await.iter().map(ResourceExt::name_any).collect();
     orphan(place, "app").await;
     let orphaned = owners::<ManagedImage>(place).await;
     assert!(

@@ -15,7 +15,7 @@ const PROGRAMS: [&str; 5] = ["kubectl ", "helm ", "make ", "cargo ", "examples/"
 /// One row of `commands.yaml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Command {
+struct CommandRow {
     command: String,
     /// The test that runs it: `path/of/file.rs::name`.
     run_by: Option<String>,
@@ -28,7 +28,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn table() -> Vec<Command> {
+fn table() -> Vec<CommandRow> {
     serde_yaml::from_str(&read("tests/readme/commands.yaml")).expect("the table of commands")
 }
 
@@ -74,7 +74,7 @@ fn every_command_of_the_readme_is_accounted_for() {
 
 #[test]
 fn every_command_has_a_test_or_a_reason() {
-    for Command { command, run_by, not_run } in table() {
+    for CommandRow { command, run_by, not_run } in table() {
         match (run_by, not_run) {
             (Some(test), None) => {
                 let (path, name) = test.split_once("::").expect("path/of/file.rs::name");

@@ -159,14 +159,15 @@ fn adoption_note(images: &[ManagedImage], cascades: usize, now: Timestamp) -> No
         .map(|image| image.spec.image.as_str())
         .take(MAX_NAMED_HOLDS)
         .collect();
-    let mut note = format!(
+    let held_names = match held.join(", ") {
+        names if names.is_empty() => String::new(),
+        names => format!("; these were held and are not any more: {names}"),
+    };
+    let note = format!(
         "adopted {} ManagedImages and {cascades} Cascades that had no owner; the state of the \
-         images is read from the registry",
+         images is read from the registry{held_names}",
         images.len()
     );
-    if !held.is_empty() {
-        note.push_str(&format!("; these were held and are not any more: {}", held.join(", ")));
-    }
     let type_ = if held.is_empty() { EventType::Normal } else { EventType::Warning };
     Notice { type_, reason: reason::RECORDS_ADOPTED, action: "Adopt", note }
 }
