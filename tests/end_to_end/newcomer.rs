@@ -82,3 +82,58 @@ async fn the_local_script_builds_and_rebuilds_the_first_family() {
     assert_eq!(place.digests(GREETING).await[&"greeter".to_owned()], digest);
     session.install(&[]);
 }
+
+/// A compiler that checks what is in the build context, and "compiles" to how it was called.
+const CARGO: &str = "#!/bin/sh
+set -e
+[ -f Cargo.lock ] && [ -d src ] && [ ! -e docs ] && [ ! -e dev ] && [ ! -e .git ]
+mkdir -p target/release
+echo \"$@\" commit=\"$GROUNDSWELL_COMMIT\" >target/release/groundswell
+";
+
+/// `make image` with BuildKit, and with a stand-in for the compiler: that the Dockerfile compiles
+/// the operator is shown by `dev/self-build`, which takes much longer.
+#[tokio::test]
+async fn make_image_builds_the_dockerfile_with_buildkit() {
+    let session = Session::shared().await;
+    let cluster = session.cluster;
+    let run = |program: &str, arguments: &[&str]| cluster.run(program, arguments).expect(program);
+    let place = Place::new(&session.client, "make-image").await;
+    let namespace = ["--namespace", &place.namespace];
+    let kubectl = |arguments: &[&str]| run("kubectl", &[&namespace[..], arguments].concat());
+    run("dev/images/build", &["--cluster", &cluster.name, "distroless"]);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let [bin, layer] = ["usr/local/bin", "layer.tar"].map(|path| folder.path().join(path));
+    fs::create_dir_all(&bin).expect("a folder");
+    fs::write(bin.join("cargo"), CARGO).expect("a script");
+    run("chmod", &["755", &bin.join("cargo").display().to_string()]);
+    let [layer, root] = [layer.as_path(), folder.path()].map(|path| path.display().to_string());
+    run("tar", &["--create", "--file", &layer, "--directory", &root, "usr"]);
+    let [debian, compiler] = ["debian", "stand-in-for-rust:1"]
+        .map(|name| format!("{}/library/{name}", cluster.registry));
+    let tags = run("crane", &["ls", &debian]);
+    let debian = format!("{debian}:{}", tags.lines().next().expect("a tag"));
+    let platform =
+        format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
+    let append = ["append", "--platform", &platform, "--base", &debian];
+    run("crane", &[&append[..], &["--new_layer", &layer, "--new_tag", &compiler]].concat());
+
+    kubectl(&["apply", "--filename", "tests/end_to_end/buildkitd.yaml"]);
+    kubectl(&["wait", "pod/buildkitd", "--for=condition=Ready", "--timeout=60s"]);
+    let address = kubectl(&["get", "pod", "buildkitd", "--output", "jsonpath={.status.podIP}"]);
+    let host = format!("BUILDKIT_HOST=tcp://{address}:1234");
+    let stand_in = "RUST_IMAGE=docker.io/library/stand-in-for-rust:1";
+    let image = format!("IMAGE={REGISTRY}/{}/groundswell:v0.1.0", place.namespace);
+    run("env", &[&host, stand_in, "ENGINE=buildctl", "make", "image", &image, "PUSH=1"]);
+
+    let pushed = format!("{}/{}/groundswell:v0.1.0", cluster.registry, place.namespace);
+    let config = run("crane", &["config", "--platform", &platform, &pushed]);
+    let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+    assert_eq!(config["config"]["User"], "65532:65532");
+    assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/usr/local/bin/groundswell"]));
+    let export = format!("crane export --platform {platform} {pushed} - | tar -xO usr/local/bin");
+    let called = run("bash", &["-ec", &export]);
+    assert!(called.starts_with("build --locked --profile release --bin groundswell"), "{called}");
+    assert!(!called.trim().ends_with("commit="), "{called}");
+}
