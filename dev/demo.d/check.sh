@@ -76,7 +76,8 @@ check_tags() {
   check "$kept tags that name the previous build still point to its digest" "$wrong" ""
 }
 
-# check_layers BASE REPOSITORY RESULT: the layers of the patched base in a repository are the lowest ones of the result.
+# check_layers BASE REPOSITORY RESULT: the layers of the patched base in a repository are the lowest
+# ones of the result.
 check_layers() {
   local base=$1 repository=$2 result=$3 wanted got
   wanted=$(crane config "$REGISTRY/$repository@$patched_digest" | jq -c .rootfs.diff_ids)
