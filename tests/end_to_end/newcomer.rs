@@ -91,7 +91,7 @@ mkdir -p target/release
 echo \"$@\" commit=\"$GROUNDSWELL_COMMIT\" >target/release/groundswell
 ";
 
-/// `make image` with BuildKit, and with a stand-in for the compiler: that the Dockerfile compiles
+/// `make image` with `BuildKit` and a stand-in for the compiler: that the Dockerfile compiles
 /// the operator is shown by `dev/self-build`, which takes much longer.
 #[tokio::test]
 async fn make_image_builds_the_dockerfile_with_buildkit() {
