@@ -15,7 +15,7 @@ use crate::{
     builder,
     cluster::Cluster,
     job_controller::{self, Phase, Work},
-    objects::{Kind, key_of, label, owner},
+    objects::{Kind, key_of, label, owner, uid},
     scene::repository,
 };
 
@@ -221,7 +221,23 @@ fn own_inputs(job: &Value) -> String {
     job["metadata"]["annotations"][labels::OWN_INPUTS].as_str().unwrap_or_default().to_owned()
 }
 
-/// Checks that builds that no user requested start no faster than the policy allows.
+/// The start of a build.
+#[derive(Clone, Debug)]
+pub struct BuildStart {
+    at: Timestamp,
+    /// The uid of its Job.
+    job: String,
+}
+
+/// Returns whether no pod of a Job is or was admitted: nothing has started.
+fn is_not_admitted(cluster: &Cluster, job: &str) -> bool {
+    let has_pod = |work: &Work| cluster.objects.get(Kind::Pod, &work.pod()).is_some();
+    cluster.invariants.not_admitted.contains(job)
+        || cluster.work.get(job).is_some_and(|work| work.refused && !has_pod(work))
+}
+
+/// Checks that builds that no user requested start no faster than the policy allows. A Job whose
+/// pod is not admitted has not started.
 fn rate_limit(
     cluster: &mut Cluster,
     spec: &ImageFamilySpec,
@@ -229,11 +245,12 @@ fn rate_limit(
     shown: &str,
 ) -> Option<(&'static str, String)> {
     let now = cluster.time.truth();
-    let starts = cluster.invariants.starts.entry(owner(job).into()).or_default();
     if job["metadata"]["annotations"][labels::USER_CAUSED] == "true" {
         return None;
     }
-    starts.push(now);
+    let starts = cluster.invariants.starts.entry(owner(job).into()).or_default();
+    starts.push(BuildStart { at: now, job: uid(job).into() });
+    let starts = starts.clone();
     let rate_limit = spec.policy.rate_limit.as_ref()?;
     // The creation time of a Job is known to the second.
     let since = now
@@ -241,7 +258,8 @@ fn rate_limit(
         .ok()?
         .saturating_add(SignedDuration::from_secs(1))
         .ok()?;
-    let count = starts.iter().filter(|start| **start > since).count();
+    let is_start = |start: &&BuildStart| start.at > since && !is_not_admitted(cluster, &start.job);
+    let count = starts.iter().filter(is_start).count();
     let exceeds_limit =
         count > usize::try_from(rate_limit.builds).unwrap_or(1) && !cluster.time.was_skewed();
     exceeds_limit.then(|| {
@@ -296,6 +314,10 @@ pub fn expires(cluster: &mut Cluster, job: &Value) {
 
 /// Checks a Job that the controller deletes.
 pub fn deleted(cluster: &mut Cluster, work: &Work) {
+    let job = uid(&work.job).to_owned();
+    if is_not_admitted(cluster, &job) {
+        cluster.invariants.not_admitted.insert(job);
+    }
     if work.is_check() || work.phase != Phase::Live || work.starts_too_late() || work.is_deleted() {
         return;
     }

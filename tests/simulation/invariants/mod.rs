@@ -61,7 +61,9 @@ pub struct Invariants {
     /// When builds succeeded.
     built: BTreeMap<builds::BuildKey, Duration>,
     /// Build starts that no user caused, by the family's uid.
-    starts: BTreeMap<String, Vec<Timestamp>>,
+    starts: BTreeMap<String, Vec<builds::BuildStart>>,
+    /// The uids of Jobs that were deleted before any pod of theirs was admitted.
+    not_admitted: BTreeSet<String>,
     /// How many builds were cancelled for a newer cascade, by their cascade and image.
     cancelled: BTreeMap<(String, String), usize>,
     /// Requests to registries since the last reconcile started.
