@@ -91,7 +91,7 @@ fn a_seed_determines_the_whole_simulation() {
 }
 
 /// Seeds that once failed, with the bug that each showed.
-const REGRESSIONS: [(&str, &[u64]); 15] = [
+const REGRESSIONS: [(&str, &[u64]); 16] = [
     (
         "tags moved just before the process died were attributed to somebody else and reverted",
         &[2919, 4816, 5339, 5948],
@@ -113,6 +113,11 @@ const REGRESSIONS: [(&str, &[u64]); 15] = [
     ("a cascade whose creation got no answer was forgotten with the family's status", &[603_399]),
     ("an upstream reverted to the digest before a write that got no answer", &[518_612]),
     ("the cascade's record was not written while the clock was set back", &[202_175]),
+    (
+        "tags moved although the only build of a required image had been cancelled before the \
+         cascade listed the image",
+        &[3001381],
+    ),
 ];
 
 #[test]

@@ -21,7 +21,8 @@ use jiff::Timestamp;
 
 use crate::engine::{
     cascade::{breaker::BreakerState, windows::WindowState},
-    input::DecideInput,
+    decision::ImageDecision,
+    input::{DecideInput, ObservedImage},
     requests::RequestEffects,
 };
 
@@ -38,4 +39,19 @@ pub struct CascadeContext<'a> {
     pub breaker: &'a BreakerState,
     /// The time of the decision.
     pub now: Timestamp,
+}
+
+/// Whether an image has builds of a cascade, or failed or was cancelled in it.
+///
+/// The status of the cascade may not list the image yet: it is written after the decision that
+/// starts the build, and less often than images are decided.
+#[must_use]
+pub fn is_worked_on(
+    cascade: &str,
+    observed: Option<&ObservedImage<'_>>,
+    decided: &ImageDecision,
+) -> bool {
+    observed
+        .is_some_and(|image| image.builds.iter().any(|build| build.identity.cascade == cascade))
+        || decided.failure.as_ref().is_some_and(|failure| failure.cascade == cascade)
 }

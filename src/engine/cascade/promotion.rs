@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use crate::{
     api::{ImageState, Promotion},
     engine::{
+        cascade::is_worked_on,
         decision::{CascadeDecision, ImageDecision, PromotionTarget},
         input::DecideInput,
     },
@@ -50,13 +51,18 @@ pub fn set_targets(
 }
 
 /// Returns the required images without which the running cascade is incomplete: those that it
-/// planned or built, and those whose newest digest no cascade has promoted yet.
+/// planned, built, or lost to a failure or a cancellation, and those whose newest digest no cascade
+/// has promoted yet.
 #[must_use]
 pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<ImageIndex> {
     let Some(cascade) = input.cascade else { return Vec::new() };
     let planned: HashSet<&str> = cascade.planned.iter().flatten().map(String::as_str).collect();
-    let is_part = |name: &str| {
-        planned.contains(name) || cascade.status.images.iter().any(|image| image.name == name)
+    let listed: HashSet<&str> =
+        cascade.status.images.iter().map(|image| image.name.as_str()).collect();
+    let is_part = |index: ImageIndex, name: &str, image: &ImageDecision| {
+        planned.contains(name)
+            || listed.contains(name)
+            || is_worked_on(cascade.name, input.images.get(index.position()), image)
     };
     let is_unpromoted = |image: &ImageDecision| {
         image
@@ -66,8 +72,9 @@ pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<
     };
     let images = ImageIndex::enumerate(input.spec.images.iter().zip(images));
     images
-        .filter(|(_, (spec, image))| {
-            spec.required && !is_promotable(image) && (is_part(&spec.name) || is_unpromoted(image))
+        .filter(|(index, (spec, image))| {
+            let is_expected = || is_part(*index, &spec.name, image) || is_unpromoted(image);
+            spec.required && !is_promotable(image) && is_expected()
         })
         .map(|(index, _)| index)
         .collect()

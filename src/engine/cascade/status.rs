@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::{
     api::{CascadePhase, CascadeStatus, Duration, ImageCounts, ImageResult, ImageState, Promotion},
     engine::{
-        cascade::{promotion, truncate::truncate_status},
+        cascade::{is_worked_on, promotion, truncate::truncate_status},
         causes,
         decision::{CascadeDecision, Decision, ImageDecision},
         input::{BuildOutcome, DecideInput, ObservedBuild, ObservedImage, VerifiedBuild},
@@ -59,15 +59,16 @@ pub fn cascade_status(
         previous.images.iter().map(|image| (image.name.as_str(), image)).collect();
     let mut images = Vec::new();
     for (index, image) in input.spec.images.iter().enumerate() {
+        let Some(decided) = decision.images.get(index) else { continue };
         let previous = previous_results.get(image.name.as_str()).copied();
         let observed = input.images.get(index);
-        let builds = CascadeBuilds::new(observed, name);
-        let is_part =
-            previous.is_some() || builds.attempts > 0 || planned.contains(image.name.as_str());
+        let is_part = previous.is_some()
+            || planned.contains(image.name.as_str())
+            || is_worked_on(name, observed, decided);
         if !is_part || images.len() == MAX_IMAGES {
             continue;
         }
-        let Some(decided) = decision.images.get(index) else { continue };
+        let builds = CascadeBuilds::new(observed, name);
         let previous = previous
             .cloned()
             .unwrap_or_else(|| ImageResult { name: image.name.clone(), ..ImageResult::default() });

@@ -96,13 +96,14 @@ pub fn add_failure(
     record
 }
 
-/// Returns the record of a build that a user has cancelled and that is not retried at this
-/// fingerprint. `last_attempt` is the highest attempt so far, so that no later attempt gets the
-/// name of its Job.
+/// Returns the record of a build that a user has cancelled in this cascade and that is not retried
+/// at this fingerprint. `last_attempt` is the highest attempt so far, so that no later attempt gets
+/// the name of its Job.
 #[must_use]
 pub fn record_cancellation(
     record: Option<FailureRecord>,
     fingerprint: &Fingerprint,
+    cascade: Option<&str>,
     last_attempt: Option<i32>,
     now: Timestamp,
 ) -> FailureRecord {
@@ -112,8 +113,11 @@ pub fn record_cancellation(
         attempt: -1,
         ..FailureRecord::default()
     });
-    let record =
-        FailureRecord { attempt: record.attempt.max(last_attempt.unwrap_or(-1)), ..record };
+    let record = FailureRecord {
+        attempt: record.attempt.max(last_attempt.unwrap_or(-1)),
+        cascade: cascade.map_or(record.cascade, str::to_owned),
+        ..record
+    };
     let message =
         "cancelled by a request; built again when an input changes or you request a retry"
             .to_owned();
@@ -131,9 +135,8 @@ pub fn record_cancellation_while_waiting(
     now: Timestamp,
 ) -> FailureRecord {
     let known = record.filter(|record| is_cancelled_in(record, cascade)).cloned();
-    known.unwrap_or_else(|| FailureRecord {
-        cascade: cascade.into(),
-        ..record_cancellation(None, &Fingerprint::default(), None, now)
+    known.unwrap_or_else(|| {
+        record_cancellation(None, &Fingerprint::default(), Some(cascade), None, now)
     })
 }
 

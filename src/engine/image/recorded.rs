@@ -154,7 +154,9 @@ impl ImageEval<'_> {
             .filter(|build| build.fingerprint == *fingerprint)
             .map(|build| build.attempt)
             .max();
-        Some(failure::record_cancellation(record, fingerprint, last_attempt, self.context.now))
+        let cascade = self.context.input.cascade.map(|cascade| cascade.name);
+        let now = self.context.now;
+        Some(failure::record_cancellation(record, fingerprint, cascade, last_attempt, now))
     }
 
     /// Returns the failures that still count after requests to retry, changes of what the Job is

@@ -7,7 +7,7 @@ use crate::{
         CascadePhase, Cutoff, FailureClass, ImageState, Promotion, Supersede, condition::reason,
     },
     engine::{
-        CascadeDecision,
+        BuildOutcome, CascadeDecision,
         tests::{CURRENT, model::FamilyModel},
     },
 };
@@ -259,6 +259,36 @@ fn tags_of_a_cascade_move_together_or_not_at_all() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn tags_do_not_move_without_a_cancelled_image_that_the_cascade_does_not_list_yet() {
+    let mut model = FamilyModel::new(&["up"], &[("one", "up"), ("two", "up")]);
+    model.spec.policy.promotion = Promotion::Cascade;
+    // The inputs of `two` become known after the cascade has planned its builds, and the status is
+    // not written again before it ends.
+    let unlist = |model: &mut FamilyModel| {
+        let Some(cascade) = &mut model.cascade else { return };
+        cascade.planned = vec![vec!["one".into()]];
+        cascade.status.images.retain(|image| image.name == "one");
+    };
+    model.begin();
+    model.finish_only("one");
+    unlist(&mut model);
+    model.reconcile();
+    model.ask(r#"{"id":"1","action":"Cancel","image":"two"}"#);
+    for _ in 0..3 {
+        unlist(&mut model);
+        model.reconcile();
+        // The cluster deletes the Job before the next reconcile.
+        model.jobs.retain(|(_, job)| job.outcome != BuildOutcome::Stopped);
+    }
+    model.settle();
+    assert_eq!(model.states(), [CURRENT, ImageState::Failed]);
+    assert!(!model.tags.contains_key(&(0, "latest".to_owned())), "{:?}", model.tags);
+    let cascade = model.cascades.last().expect("a cascade");
+    assert_eq!(cascade.phase, CascadePhase::Incomplete, "{}", cascade.message);
+    assert!(cascade.message.contains("required images are missing: two"), "{}", cascade.message);
 }
 
 #[test]
