@@ -222,6 +222,8 @@ reasons! {
     CASCADE_FINISHED = "CascadeFinished": Settled;
     /// A candidate is younger than `minimumAge`.
     MINIMUM_AGE = "MinimumAge": Gated + Intended;
+    /// A tag points to a digest again that was adopted and replaced before.
+    DIGEST_RETURNED = "DigestReturned": Gated + Intended;
     /// A candidate needs the approval of a user.
     AWAITING_APPROVAL = "AwaitingApproval": NeedsUser + Intended;
     /// No window of `policy.windows` is open.

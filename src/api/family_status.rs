@@ -10,6 +10,9 @@ use crate::api::{HandledRequest, ImageState};
 /// Maximum number of entries of [`ImageFamilyStatus::attention`].
 pub const MAX_ATTENTION: usize = 20;
 
+/// Maximum number of entries of [`UpstreamStatus::superseded`].
+pub const MAX_SUPERSEDED: usize = 8;
+
 /// Summary of a family, written by the controller. Each image has its own `ManagedImage`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
@@ -95,6 +98,13 @@ pub struct UpstreamStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<ManualHold>,
 
+    /// Digests that builds used before the adopted one, newest first. If the tag points to one of
+    /// them again, the digest is adopted after 24 hours or when a user approves it. At most 8
+    /// entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub superseded: Vec<String>,
+
     /// Reason constant that explains why the candidate is not adopted, or why no digest could be
     /// looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,7 +119,7 @@ pub struct UpstreamStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AdoptedDigest {
-    /// The digest. It is that of the index if the tag points to one.
+    /// The digest: that of the image for the built platform, if the tag points to an index.
     pub digest: String,
 
     /// Time at which the digest was first observed.
@@ -127,7 +137,7 @@ pub struct AdoptedDigest {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CandidateDigest {
-    /// The digest. It is that of the index if the tag points to one.
+    /// The digest: that of the image for the built platform, if the tag points to an index.
     pub digest: String,
 
     /// Time at which the digest was first observed.
@@ -316,6 +326,7 @@ mod tests {
                 by: Some(text(MAX_BY)),
                 since: at,
             }),
+            superseded: vec![digest.clone(); MAX_SUPERSEDED],
             reason: Some(reason::AWAITING_APPROVAL.into()),
             message: Some(text(MAX_MESSAGE)),
         };

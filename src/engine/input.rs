@@ -118,11 +118,12 @@ pub struct ObservedUpstream {
 /// A digest of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedDigest {
-    /// The digest of the index, or of the manifest where the tag names no index.
+    /// The digest to build from: that of the manifest for the built platform, or that of the tag;
+    /// see `UpstreamDigest` of the module `upstream`.
     pub digest: ImageDigest,
     /// When this process first observed the digest.
     pub first_observed: Timestamp,
-    /// The requested platforms that the digest does not offer.
+    /// The requested and built platforms that the tag does not offer.
     pub missing_platforms: Vec<String>,
 }
 

@@ -1,11 +1,12 @@
 //! Upstreams: which digest builds use, which newer digest waits as a candidate, and why.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     api::{
         AdoptedDigest, Approval, CandidateDigest, Cause, CauseType, Upstream, UpstreamStatus,
         condition::{MAX_MESSAGE, Problem, reason, shorten},
+        family_status::MAX_SUPERSEDED,
     },
     engine::{
         causes::short,
@@ -13,6 +14,9 @@ use crate::{
     },
     lineage::UpstreamIndex,
 };
+
+/// How long a tag must point to a digest again that was replaced before, until it is adopted.
+const RETURN_AGE: SignedDuration = SignedDuration::from_hours(24);
 
 /// The upstreams before candidates are adopted.
 #[derive(Clone, Debug)]
@@ -73,10 +77,14 @@ pub fn adopt_candidates(
                 .as_ref()
                 .map_or_else(String::new, |adopted| adopted.digest.clone());
             let (name, to) = (upstream.name.clone(), candidate.digest.clone());
-            moved.push((
-                index,
-                Cause { type_: CauseType::Upstream, name, from, to, via: Vec::new() },
-            ));
+            let cause =
+                Cause { type_: CauseType::Upstream, name, from: from.clone(), to, via: Vec::new() };
+            moved.push((index, cause));
+            if upstream.approval.as_ref().is_some_and(|approval| approval.digest == from) {
+                // It was for one adoption: the digest may come back because a mirror is outdated.
+                upstream.approval = None;
+            }
+            remember_superseded(upstream, from, &candidate.digest);
             upstream.adopted = Some(AdoptedDigest {
                 digest: candidate.digest,
                 first_observed: candidate.first_observed,
@@ -86,6 +94,21 @@ pub fn adopt_candidates(
         }
     }
     moved
+}
+
+/// Remembers that the digest `to` replaces `from`. If `to` was adopted before, the upstream is back
+/// where it was then: what came later is forgotten, so that its return is an ordinary move.
+fn remember_superseded(upstream: &mut UpstreamStatus, from: String, to: &str) {
+    let superseded = &mut upstream.superseded;
+    match superseded.iter().position(|known| known == to) {
+        Some(position) => drop(superseded.drain(..=position)),
+        None if from.is_empty() => {}
+        None => {
+            superseded.retain(|known| *known != from);
+            superseded.insert(0, from);
+            superseded.truncate(MAX_SUPERSEDED);
+        }
+    }
 }
 
 /// The hold that applies to an upstream. A hold of the manifest takes precedence over one that a
@@ -148,6 +171,7 @@ fn follow_upstream(
         candidate: known.and_then(|known| known.candidate.clone()),
         approval: known.and_then(|known| known.approval.clone()),
         hold: manual,
+        superseded: known.map(|known| known.superseded.clone()).unwrap_or_default(),
         reason: None,
         message: None,
     };
@@ -169,12 +193,23 @@ fn follow_upstream(
             first_observed.saturating_add(upstream.minimum_age.signed()).unwrap_or(Timestamp::MAX)
         });
     let young_until = eligible_at.filter(|at| *at > now);
-    let following = Following { upstream, observed, status: &status, hold: hold.as_ref() };
-    let problem = following.problem(young_until);
+    let returning_until = returns_at(upstream, &status, now).filter(|at| *at > now);
+    let following = Following {
+        upstream,
+        observed,
+        status: &status,
+        hold: hold.as_ref(),
+        returning_until,
+        young_until,
+    };
+    let problem = following.problem();
     status.reason = problem.as_ref().map(|problem| problem.reason.into());
     status.message = problem.as_ref().map(|problem| problem.message.clone());
-    let old_enough = young_until
-        .filter(|_| problem.as_ref().is_some_and(|problem| problem.reason == reason::MINIMUM_AGE));
+    let old_enough = match problem.as_ref().map(|problem| problem.reason) {
+        Some(reason::MINIMUM_AGE) => young_until,
+        Some(reason::DIGEST_RETURNED) => returning_until,
+        _ => None,
+    };
     let wake_at = hold.and_then(|hold| hold.until).into_iter().chain(old_enough).min();
     FollowedUpstream { status, problem, wake_at }
 }
@@ -212,29 +247,41 @@ fn record_newest(
     }
 }
 
+/// Returns when a candidate that was adopted and replaced before may be adopted again.
+fn returns_at(upstream: &Upstream, status: &UpstreamStatus, now: Timestamp) -> Option<Timestamp> {
+    let approved = status.approval.as_ref().map(|approval| &approval.digest);
+    let candidate = status.candidate.as_ref().filter(|candidate| {
+        upstream.approval == Approval::Automatic
+            && approved != Some(&candidate.digest)
+            && status.superseded.contains(&candidate.digest)
+    })?;
+    let first_observed = candidate.first_observed.unwrap_or(now);
+    Some(first_observed.saturating_add(RETURN_AGE).unwrap_or(Timestamp::MAX))
+}
+
 /// What determines whether the candidate of an upstream may be adopted.
 struct Following<'a> {
     upstream: &'a Upstream,
     observed: &'a ObservedUpstream,
     status: &'a UpstreamStatus,
     hold: Option<&'a EffectiveHold<'a>>,
+    /// When a candidate that was replaced before is adopted again, if that is later.
+    returning_until: Option<Timestamp>,
+    /// When the candidate has the minimum age, if that is later.
+    young_until: Option<Timestamp>,
 }
 
 impl Following<'_> {
     /// Returns why the candidate is not adopted, or why the poll failed.
-    fn problem(&self, young_until: Option<Timestamp>) -> Option<Problem> {
+    fn problem(&self) -> Option<Problem> {
         let Problem { reason, message } = match &self.status.candidate {
-            Some(candidate) => self.problem_of_candidate(candidate, young_until)?,
+            Some(candidate) => self.problem_of_candidate(candidate)?,
             None => self.observed.problem.clone()?,
         };
         Some(Problem { reason, message: shorten(&message, MAX_MESSAGE) })
     }
 
-    fn problem_of_candidate(
-        &self,
-        candidate: &CandidateDigest,
-        young_until: Option<Timestamp>,
-    ) -> Option<Problem> {
+    fn problem_of_candidate(&self, candidate: &CandidateDigest) -> Option<Problem> {
         let digest = &candidate.digest;
         let newest = self.observed.newest.as_ref();
         if let Some(hold) = self.hold {
@@ -254,7 +301,16 @@ impl Following<'_> {
                 message: "the candidate is polled again before it is adopted".to_owned(),
             }));
         }
-        if let Some(at) = young_until {
+        if let Some(at) = self.returning_until {
+            let message = format!(
+                "{digest} was replaced before; a mirror may be outdated, or the publisher went \
+                 back. It is adopted at {at:.0} if the tag still points to it, or now with kubectl \
+                 family approve FAMILY {} --digest {digest}",
+                self.upstream.name
+            );
+            return Some(Problem { reason: reason::DIGEST_RETURNED, message });
+        }
+        if let Some(at) = self.young_until {
             let message = format!(
                 "{} is younger than minimumAge; it may be adopted at {at:.0}",
                 short(digest)

@@ -8,15 +8,28 @@ use std::{
 
 use crate::{
     api::condition::{Problem, reason},
-    registry::{Client, CredentialIdentity, Keychain, ManifestKind, Platform, Reference},
+    registry::{
+        Client, CredentialIdentity, DOCKER_MANIFEST, Keychain, ManifestKind, OCI_MANIFEST,
+        Platform, Reference,
+    },
 };
 
-/// A tag, the platforms required of it and the credential. Families with equal keys share one poll;
+/// What a family needs of the image that a tag points to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TagNeeds {
+    /// The platform that is built, if it is only one. The digest is then that of the platform's own
+    /// manifest, so that a change of the index that does not concern the platform is no change.
+    pub built_for: Option<Platform>,
+    /// Further platforms that the image must offer.
+    pub required: Vec<String>,
+}
+
+/// A tag, what is needed of it and the credential. Families with equal keys share one poll;
 /// different credentials never share a poll.
 #[derive(Clone)]
 pub struct ImageKey {
     reference: String,
-    platforms: Vec<String>,
+    needs: TagNeeds,
     identity: Option<CredentialIdentity>,
     keychain: Arc<Keychain>,
 }
@@ -24,33 +37,37 @@ pub struct ImageKey {
 /// The digest that a tag points to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamDigest {
-    /// The digest; that of the index if the tag points to an index.
+    /// The digest to build from: that of the manifest for the built platform, or that of the tag
+    /// if it points to no index, if no single platform is built, or if the index does not say for
+    /// which platforms its images are.
     pub digest: String,
-    /// The required platforms that the image does not offer.
+    /// The digest that the tag itself points to.
+    pub tagged: String,
+    /// The required platforms, and the built one, if the image does not offer them.
     pub missing_platforms: Vec<String>,
 }
 
 impl ImageKey {
-    /// Creates the key of a reference, `host/repository:tag`, that must offer these platforms.
+    /// Creates the key of a reference, `host/repository:tag`.
     #[must_use]
     pub fn new(
         client: &Client,
         reference: &str,
-        platforms: &[String],
+        needs: &TagNeeds,
         keychain: &Arc<Keychain>,
     ) -> Self {
         let parsed: Option<Reference> = reference.parse().ok();
         let identity = parsed.map(|parsed| client.identity(&parsed, keychain));
-        let mut platforms = platforms.to_vec();
-        platforms.sort();
-        Self { reference: reference.into(), platforms, identity, keychain: Arc::clone(keychain) }
+        let mut needs = needs.clone();
+        needs.required.sort();
+        Self { reference: reference.into(), needs, identity, keychain: Arc::clone(keychain) }
     }
 
     /// Returns what tells two keys apart. The keychain does not: its identity is among these.
     fn distinction(&self) -> KeyDistinction<'_> {
         KeyDistinction {
             reference: &self.reference,
-            platforms: &self.platforms,
+            needs: &self.needs,
             identity: self.identity.as_ref(),
         }
     }
@@ -60,7 +77,7 @@ impl ImageKey {
 #[derive(PartialEq, Eq, Hash)]
 struct KeyDistinction<'a> {
     reference: &'a str,
-    platforms: &'a [String],
+    needs: &'a TagNeeds,
     identity: Option<&'a CredentialIdentity>,
 }
 
@@ -80,12 +97,13 @@ impl Hash for ImageKey {
 
 impl fmt::Debug for ImageKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("ImageKey").field(&self.reference).field(&self.platforms).finish()
+        f.debug_tuple("ImageKey").field(&self.reference).field(&self.needs).finish()
     }
 }
 
 /// Resolves the tag. It sends a HEAD, which registries do not count as a pull. The manifest itself
-/// is read only if the digest has changed since `last` and the key requires platforms.
+/// is read only if the digest has changed since `last` and the key needs platforms; for the built
+/// platform alone only if it is an index.
 pub async fn resolve_tag(
     client: &Client,
     key: &ImageKey,
@@ -99,26 +117,43 @@ pub async fn resolve_tag(
         );
         return Err(Problem { reason: reason::IMAGE_NOT_FOUND, message });
     };
-    let digest = found.digest.to_string();
-    if let Some(last) = last.filter(|last| last.digest == digest) {
+    let tagged = found.digest.to_string();
+    if let Some(last) = last.filter(|last| last.tagged == tagged) {
         return Ok(last.clone());
     }
-    if key.platforms.is_empty() {
-        return Ok(UpstreamDigest { digest, missing_platforms: Vec::new() });
+    let TagNeeds { built_for, required } = &key.needs;
+    let is_image = [OCI_MANIFEST, DOCKER_MANIFEST].contains(&found.media_type.as_str());
+    if required.is_empty() && (built_for.is_none() || is_image) {
+        return Ok(UpstreamDigest { digest: tagged.clone(), tagged, missing_platforms: vec![] });
     }
     let by_digest = reference.with_digest(&found.digest);
     let manifest = client.manifest(&by_digest, &key.keychain).await?;
-    let offered = match &manifest.kind {
-        ManifestKind::Index(index) => index.platforms(),
+    let (digest, built_is_missing, offered) = match &manifest.kind {
+        ManifestKind::Index(index) => {
+            let offered = index.platforms();
+            let built = built_for.as_ref().map(|built| index.image_for(built));
+            let digest = built.flatten().map(|entry| entry.descriptor.digest.to_string());
+            // An index that names no platforms is left to the builder.
+            let is_missing = built == Some(None) && !offered.is_empty();
+            (digest, is_missing, offered)
+        }
+        ManifestKind::Image(_) if required.is_empty() => (None, false, Vec::new()),
         ManifestKind::Image(image) => {
-            vec![client.config(&by_digest, image, &key.keychain).await?.platform]
+            let config = client.config(&by_digest, image, &key.keychain).await?;
+            (None, false, vec![config.platform])
         }
     };
-    let missing = key
-        .platforms
+    let missing = required
         .iter()
         .filter(|required| !offered.iter().any(|offered| platform_matches(offered, required)));
-    Ok(UpstreamDigest { digest, missing_platforms: missing.cloned().collect() })
+    let mut missing: Vec<String> = missing.cloned().collect();
+    if let Some(built) = built_for.as_ref().filter(|_| built_is_missing)
+        && !missing.iter().any(|missing| platform_matches(built, missing))
+    {
+        missing.push(built.to_string());
+    }
+    let digest = digest.unwrap_or_else(|| tagged.clone());
+    Ok(UpstreamDigest { digest, tagged, missing_platforms: missing })
 }
 
 /// Whether an offered platform satisfies the required one, in any spelling. A required platform
@@ -133,6 +168,8 @@ fn platform_matches(offered: &Platform, required: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use axum::body::Body;
 
     use super::*;
@@ -157,57 +194,143 @@ mod tests {
         }
     }
 
-    /// Starts a registry that serves an index of one platform, whose digest is returned.
-    async fn registry() -> (FaultRegistry, Digest) {
-        let body = serde_json::json!({
-            "schemaVersion": 2,
-            "manifests": [{
-                "mediaType": "m", "digest": Digest::of(b"x"), "size": 1,
-                "platform": { "os": "linux", "architecture": "amd64" },
-            }],
-        })
-        .to_string();
-        let digest = Digest::of(body.as_bytes());
-        let digest_header = digest.to_string();
+    /// What the tag of a served repository points to.
+    type Served = Arc<Mutex<(&'static str, String)>>;
+
+    /// Starts a registry with one tag.
+    async fn registry(media_type: &'static str, body: &str) -> (FaultRegistry, Served) {
+        let served = Arc::new(Mutex::new((media_type, body.to_owned())));
+        let state = Arc::clone(&served);
         let respond = move |request: &crate::registry::fault_registry::RecordedRequest| {
+            let (media_type, body) = state.lock().expect("state").clone();
             let (length, head) = (body.len().to_string(), request.method == "HEAD");
+            let digest = Digest::of(body.as_bytes()).to_string();
             let headers = [
-                ("content-type", OCI_INDEX),
-                ("docker-content-digest", &digest_header),
+                ("content-type", media_type),
+                ("docker-content-digest", &digest),
                 ("content-length", &length),
             ];
-            reply(200, &headers, if head { Body::empty() } else { Body::from(body.clone()) })
+            reply(200, &headers, if head { Body::empty() } else { Body::from(body) })
         };
-        (FaultRegistry::start(respond).await, digest)
+        (FaultRegistry::start(respond).await, served)
+    }
+
+    /// Returns an index whose images are named by platform and content.
+    fn index(images: &[(&str, &str)]) -> String {
+        let entry = |(platform, content): &(&str, &str)| {
+            let mut entry = serde_json::json!({
+                "mediaType": OCI_MANIFEST, "digest": Digest::of(content.as_bytes()), "size": 1,
+            });
+            if let Some((os, architecture)) = platform.split_once('/') {
+                entry["platform"] = serde_json::json!({ "os": os, "architecture": architecture });
+            }
+            entry
+        };
+        let manifests: Vec<_> = images.iter().map(entry).collect();
+        serde_json::json!({ "schemaVersion": 2, "manifests": manifests }).to_string()
+    }
+
+    /// A client of the registry, and the keys of its tag.
+    struct ServedTag {
+        registry: FaultRegistry,
+        client: Client,
+    }
+
+    impl ServedTag {
+        fn new(registry: FaultRegistry) -> Self {
+            let plain_http = vec![registry.address.to_string()];
+            let client = Client::new(Config { plain_http, ..Config::default() }).expect("client");
+            Self { registry, client }
+        }
+
+        fn key(&self, built_for: Option<&str>, required: &[&str]) -> ImageKey {
+            let reference = format!("{}/team/app:1", self.registry.address);
+            let needs = TagNeeds {
+                built_for: built_for.and_then(Platform::from_user),
+                required: required.iter().map(ToString::to_string).collect(),
+            };
+            ImageKey::new(&self.client, &reference, &needs, &Arc::new(Keychain::default()))
+        }
+
+        async fn resolve(&self, key: &ImageKey, last: Option<&UpstreamDigest>) -> UpstreamDigest {
+            resolve_tag(&self.client, key, last).await.expect("a digest")
+        }
+
+        fn gets(&self) -> usize {
+            let lines = self.registry.request_lines();
+            lines.iter().filter(|request| request.starts_with("GET")).count()
+        }
     }
 
     #[tokio::test]
-    async fn a_manifest_is_read_only_for_a_new_digest_and_required_platforms() {
-        let (registry, digest) = registry().await;
-        let plain_http = vec![registry.address.to_string()];
-        let client = Client::new(Config { plain_http, ..Config::default() }).expect("client");
-        let reference = format!("{}/team/app:1", registry.address);
-        let keychain = Arc::new(Keychain::default());
-        let key = |platforms: &[&str]| {
-            let platforms: Vec<String> = platforms.iter().map(ToString::to_string).collect();
-            ImageKey::new(&client, &reference, &platforms, &keychain)
-        };
-        let gets =
-            || registry.request_lines().iter().filter(|request| request.starts_with("GET")).count();
+    async fn a_manifest_is_read_only_for_a_new_digest_and_needed_platforms() {
+        let body = index(&[("linux/amd64", "x")]);
+        let (registry, _) = registry(OCI_INDEX, &body).await;
+        let tag = ServedTag::new(registry);
+        let digest = Digest::of(body.as_bytes());
 
-        let any = resolve_tag(&client, &key(&[]), None).await.expect("any");
+        let any = tag.resolve(&tag.key(None, &[]), None).await;
         assert_eq!(
-            (any.digest.as_str(), any.missing_platforms.len(), gets()),
+            (any.digest.as_str(), any.missing_platforms.len(), tag.gets()),
             (digest.as_str(), 0, 0)
         );
 
-        let with_platforms = key(&["linux/amd64", "linux/arm64"]);
-        let first = resolve_tag(&client, &with_platforms, None).await.expect("first");
+        let with_platforms = tag.key(None, &["linux/amd64", "linux/arm64"]);
+        let first = tag.resolve(&with_platforms, None).await;
         assert_eq!(
-            (first.missing_platforms.as_slice(), gets()),
+            (first.missing_platforms.as_slice(), tag.gets()),
             (&["linux/arm64".to_owned()][..], 1)
         );
-        let second = resolve_tag(&client, &with_platforms, Some(&first)).await.expect("second");
-        assert_eq!((second, gets()), (first, 1));
+        let second = tag.resolve(&with_platforms, Some(&first)).await;
+        assert_eq!((second, tag.gets()), (first, 1));
+    }
+
+    #[tokio::test]
+    async fn the_digest_is_that_of_the_built_platform() {
+        let (registry, served) = registry(OCI_INDEX, &index(&[("linux/amd64", "1")])).await;
+        let tag = ServedTag::new(registry);
+        let key = tag.key(Some("linux/amd64"), &[]);
+        let of = |content: &str| Digest::of(content.as_bytes()).to_string();
+        let mut last = tag.resolve(&key, None).await;
+        assert_eq!((last.digest.clone(), tag.gets()), (of("1"), 1));
+        assert_ne!(last.tagged, last.digest);
+        // Other platforms and attestations change nothing.
+        for others in [
+            &[("linux/arm64", "2"), ("linux/amd64", "1")][..],
+            &[("linux/amd64", "1"), ("linux/arm64", "3"), ("unknown/unknown", "attestation")],
+        ] {
+            served.lock().expect("state").1 = index(others);
+            let next = tag.resolve(&key, Some(&last)).await;
+            assert_eq!((&next.digest, next.missing_platforms.len()), (&last.digest, 0));
+            assert_ne!(next.tagged, last.tagged);
+            last = next;
+        }
+        served.lock().expect("state").1 = index(&[("linux/amd64", "4"), ("linux/arm64", "3")]);
+        assert_eq!(tag.resolve(&key, Some(&last)).await.digest, of("4"));
+
+        let body = index(&[("linux/arm64", "3")]);
+        served.lock().expect("state").1 = body.clone();
+        let lacking = tag.resolve(&key, None).await;
+        assert_eq!(
+            (lacking.digest, lacking.missing_platforms),
+            (of(&body), vec!["linux/amd64".into()])
+        );
+        let required = tag.key(Some("linux/amd64"), &["linux/amd64", "linux/s390x"]);
+        let missing = tag.resolve(&required, None).await.missing_platforms;
+        assert_eq!(missing, ["linux/amd64", "linux/s390x"], "each is named once");
+
+        let unlabelled = index(&[("", "5")]);
+        served.lock().expect("state").1 = unlabelled.clone();
+        let left = tag.resolve(&key, None).await;
+        assert_eq!((left.digest, left.missing_platforms.len()), (of(&unlabelled), 0));
+    }
+
+    #[tokio::test]
+    async fn a_tag_without_an_index_is_not_read() {
+        let (registry, _) = registry(OCI_MANIFEST, "an image").await;
+        let tag = ServedTag::new(registry);
+        let found = tag.resolve(&tag.key(Some("linux/arm64"), &[]), None).await;
+        assert_eq!((found.digest.as_str(), tag.gets()), (found.tagged.as_str(), 0));
+        assert_eq!(found.digest, Digest::of(b"an image").to_string());
     }
 }

@@ -198,7 +198,7 @@ fn credentials(all: &mut Cases<'_>, odd: &str, namespace: &str) {
             spec["repository"] = json!(format!("{odd}/denied"));
         },
         reason::REGISTRY_DENIED,
-        &["/denied/base:latest", "denied access", "credentials"],
+        &["the platform of earlier builds", "/denied/base:", "denied access", "credentials"],
     );
 }
 

@@ -39,6 +39,8 @@ pub struct History {
     sparing: BTreeSet<String>,
     /// When the tag of an upstream first pointed to each digest.
     first_digests: BTreeMap<(String, String), Duration>,
+    /// The digest that builds use of each upstream, and since when its tag has offered it.
+    followed_since: BTreeMap<String, (String, Duration)>,
     /// The values of each leaf.
     truths: BTreeMap<String, LeafTruth>,
 }
@@ -56,9 +58,15 @@ impl History {
         self.numbers
     }
 
-    /// Records that an upstream's tag points to a digest.
-    pub fn moved(&mut self, repository: &str, digest: &str, now: Duration) {
-        self.first_digests.entry((repository.into(), digest.into())).or_insert(now);
+    /// Records that an upstream's tag points to a digest, of which builds use `built`.
+    pub fn moved(&mut self, repository: &str, digest: &str, built: &str, now: Duration) {
+        for digest in [digest, built] {
+            self.first_digests.entry((repository.into(), digest.into())).or_insert(now);
+        }
+        let followed = self.followed_since.entry(repository.into()).or_default();
+        if followed.0 != built {
+            *followed = (built.into(), now);
+        }
         self.upstreams.entry(repository.into()).or_default().push(digest.into());
     }
 
@@ -98,6 +106,12 @@ impl History {
     /// Returns when the tag of an upstream first pointed to a digest.
     pub fn first_observed(&self, repository: &str, digest: &str) -> Option<Duration> {
         self.first_digests.get(&(repository.to_owned(), digest.to_owned())).copied()
+    }
+
+    /// Returns since when the tag of an upstream has offered a digest, if it does.
+    pub fn followed_since(&self, repository: &str, digest: &str) -> Option<Duration> {
+        let (followed, since) = self.followed_since.get(repository)?;
+        (followed == digest).then_some(*since)
     }
 
     /// Records that a user deleted a status or a record of a family.

@@ -1,6 +1,6 @@
 //! Registries in memory: manifests, configs and tags, and the builds that they came from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use groundswell::registry::{Digest, OCI_INDEX, OCI_MANIFEST};
@@ -40,6 +40,10 @@ pub struct Repository {
     contents: BTreeMap<String, String>,
     /// The layers of each digest for [`PLATFORM`].
     layers: BTreeMap<String, Vec<String>>,
+    /// The manifest for [`PLATFORM`] of each index.
+    built: BTreeMap<String, String>,
+    /// Manifests that a tag has offered together with every other platform.
+    complete: BTreeSet<String>,
 }
 
 /// All registries, by `host/path` of their repositories.
@@ -97,10 +101,33 @@ impl Registry {
         self.repositories.get(repository)?.layers.get(digest).map(Vec::as_slice)
     }
 
-    /// Returns whether `repository@digest` offers every platform.
+    /// Returns the digest that builds use of what a tag points to.
+    pub fn followed(&self, repository: &str, tag: &str) -> Option<String> {
+        let digest = self.tag(repository, tag)?;
+        let built = self.repositories.get(repository)?.built.get(digest).map(String::as_str);
+        Some(built.unwrap_or(digest).to_owned())
+    }
+
+    /// Points a tag to an index.
+    pub fn set_tag(&mut self, repository: &str, tag: &str, digest: &str) {
+        let offers_all = self.offers_all(&format!("{repository}@{digest}"));
+        let known = self.repository(repository);
+        known.tags.insert(tag.into(), digest.into());
+        if let Some(built) = known.built.get(digest).filter(|_| offers_all).cloned() {
+            known.complete.insert(built);
+        }
+    }
+
+    /// Returns whether `repository@digest` offers every platform, or was offered together with
+    /// every other.
     pub fn offers_all(&self, pinned: &str) -> bool {
-        self.content(pinned)
-            .is_some_and(|content| content.contains(PLATFORM) && content.contains(OTHER_PLATFORM))
+        let is_complete = pinned.split_once('@').is_some_and(|(repository, digest)| {
+            self.repositories.get(repository).is_some_and(|known| known.complete.contains(digest))
+        });
+        is_complete
+            || self.content(pinned).is_some_and(|content| {
+                content.contains(PLATFORM) && content.contains(OTHER_PLATFORM)
+            })
     }
 
     /// Returns the builds that produced `repository@digest`.
@@ -227,6 +254,9 @@ impl Repository {
         let contents = contents.join("|");
         self.contents.insert(digest.clone(), contents);
         let built = images.iter().find(|(_, architecture)| *architecture == PLATFORM);
+        if let Some((manifest, _)) = built {
+            self.built.insert(digest.clone(), manifest.clone());
+        }
         if let Some(layers) = built.and_then(|(digest, _)| self.layers.get(digest)).cloned() {
             self.layers.insert(digest.clone(), layers);
         }

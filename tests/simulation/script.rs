@@ -71,6 +71,8 @@ pub enum Move {
     Incomplete,
     /// To the previous digest.
     Back,
+    /// To an index with another image for a platform that nobody builds.
+    Index,
 }
 
 /// How a source changes.
@@ -246,8 +248,16 @@ fn draw_action(random: &mut Random, script: &Script) -> Option<StepAction> {
     let some_time = random.chance(600).then_some(short);
     Some(match random.below(120) {
         0..26 => {
-            let moves = [Move::New, Move::New, Move::New, Move::Same, Move::Incomplete, Move::Back];
-            StepAction::Move(upstream, moves[random.below(moves.len())])
+            const MOVES: [Move; 7] = [
+                Move::New,
+                Move::New,
+                Move::New,
+                Move::Same,
+                Move::Incomplete,
+                Move::Back,
+                Move::Index,
+            ];
+            StepAction::Move(upstream, MOVES[random.below(MOVES.len())])
         }
         26..38 => {
             const EDITS: [Edit; 8] = [

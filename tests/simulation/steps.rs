@@ -93,11 +93,8 @@ fn edit_spec(cluster: &mut Cluster, action: &StepAction) {
             let Some(known) = known.upstreams.iter().find(|known| known.name == *upstream) else {
                 return;
             };
-            let digest = cluster
-                .registry
-                .tag(&known.image, FOLLOWED)
-                .filter(|_| *at_current_digest)
-                .map(str::to_owned);
+            let digest =
+                cluster.registry.followed(&known.image, FOLLOWED).filter(|_| *at_current_digest);
             let until = lasts.map(|lasts| time_after(cluster, &lasts));
             let hold = serde_json::to_value(hold(digest, until)).expect("a hold");
             edit_upstream(cluster, family, upstream, |upstream| upstream["hold"] = hold);
@@ -195,7 +192,7 @@ fn request(cluster: &mut Cluster, asked: &UserRequest) {
     let current_digest = |cluster: &mut Cluster, upstream: &str| {
         let known = spec(cluster, &asked.family)?;
         let known = known.upstreams.iter().find(|known| known.name == upstream)?;
-        cluster.registry.tag(&known.image, FOLLOWED).map(str::to_owned)
+        cluster.registry.followed(&known.image, FOLLOWED)
     };
     let digest = asked.upstream.as_deref().and_then(|upstream| current_digest(cluster, upstream));
     let digest = digest.filter(|_| asked.action == RequestAction::Approve);

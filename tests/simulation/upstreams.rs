@@ -18,7 +18,7 @@ pub fn move_upstream(cluster: &mut Cluster, upstream: usize, how: Move) {
     let current = cluster.registry.tag(&name, FOLLOWED).map(str::to_owned);
     let mut random = Random::of(cluster.seed, &format!("{name} {number}"));
     let layers = match (how, &current) {
-        (Move::Same, Some(current)) => {
+        (Move::Same | Move::Index, Some(current)) => {
             cluster.registry.layers(&format!("{name}@{current}")).unwrap_or_default().to_vec()
         }
         _ => (0..random.within(1..3))
@@ -26,7 +26,6 @@ pub fn move_upstream(cluster: &mut Cluster, upstream: usize, how: Move) {
             .collect(),
     };
     let annotations = BTreeMap::new();
-    let repository = cluster.registry.repository(&name);
     let digest = if how == Move::Back {
         match cluster.invariants.history.previous_digest(&name) {
             Some(previous) => previous,
@@ -34,12 +33,18 @@ pub fn move_upstream(cluster: &mut Cluster, upstream: usize, how: Move) {
         }
     } else {
         let mut images = Vec::new();
+        let kept = cluster.registry.followed(&name, FOLLOWED);
+        let repository = cluster.registry.repository(&name);
         for architecture in [PLATFORM, OTHER_PLATFORM] {
+            if let (Move::Index, PLATFORM, Some(kept)) = (how, architecture, &kept) {
+                images.push((kept.clone(), architecture));
+                continue;
+            }
             let content = Content { architecture, layers: layers.clone(), created: number };
             images.push((repository.push(&content, &annotations), architecture));
         }
         if how == Move::Incomplete {
-            let complete = repository.push_index(&images);
+            let complete = cluster.registry.repository(&name).push_index(&images);
             let pause = random.pause(60_000..1_200_000);
             cluster.invariants.history.record_completion(&name, &complete);
             cluster.schedule(pause, Event::Completes(name.clone(), complete));
@@ -53,7 +58,8 @@ pub fn move_upstream(cluster: &mut Cluster, upstream: usize, how: Move) {
 /// Sets the tag of an upstream to a digest.
 pub fn set_upstream(cluster: &mut Cluster, name: &str, digest: &str) {
     cluster.note(format_args!("upstream {name} at {digest}"));
-    cluster.registry.repository(name).tags.insert(FOLLOWED.into(), digest.into());
+    cluster.registry.set_tag(name, FOLLOWED, digest);
+    let built = cluster.registry.followed(name, FOLLOWED).expect("a digest");
     let now = cluster.elapsed();
-    cluster.invariants.history.moved(name, digest, now);
+    cluster.invariants.history.moved(name, digest, &built, now);
 }

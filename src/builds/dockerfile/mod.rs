@@ -85,6 +85,7 @@ impl Dockerfile {
     ) -> Result<Self, SyntaxError> {
         let mut parser = StageParser {
             given: args,
+            platform,
             globals: predefined_args(platform).collect(),
             stages: Vec::new(),
             uses: 0,
@@ -139,6 +140,7 @@ enum FromInstruction {
 
 struct StageParser<'a> {
     given: &'a BTreeMap<String, String>,
+    platform: &'a Platform,
     globals: BTreeMap<String, String>,
     stages: Vec<StageDraft>,
     uses: usize,
@@ -211,15 +213,40 @@ impl StageParser<'_> {
         let base = match earlier {
             Some(index) => Origin::Stage(index),
             None if expanded.text == "scratch" => Origin::Scratch,
-            None => Origin::External(ExternalImage {
-                written: written.to_owned(),
-                name: expanded.text,
-                args: expanded.used,
-                line,
-            }),
+            None => {
+                self.check_platform(instruction, escape)?;
+                Origin::External(ExternalImage {
+                    written: written.to_owned(),
+                    name: expanded.text,
+                    args: expanded.used,
+                    line,
+                })
+            }
         };
         self.stages.push(StageDraft { name, line, base, uses: Vec::new() });
         Ok(())
+    }
+
+    /// Rejects an image for another platform than that of the build: the image is pinned to its
+    /// digest for the platform of the build, and the builder would silently use that one.
+    fn check_platform(&self, instruction: &Instruction, escape: char) -> Result<(), SyntaxError> {
+        let mut flags = instruction.flags.iter();
+        let Some(written) = flags.find_map(|flag| flag.strip_prefix("--platform=")) else {
+            return Ok(());
+        };
+        let wrong = |problem: &str| SyntaxError::new(instruction.line, problem);
+        let expanded =
+            lexer::expand(written, escape, &self.globals).map_err(|problem| wrong(&problem))?;
+        let other = Platform::from_user(&expanded.text).filter(|other| {
+            (&other.os, &other.architecture) != (&self.platform.os, &self.platform.architecture)
+        });
+        other.map_or(Ok(()), |other| {
+            Err(wrong(&format!(
+                "the build is for {}, and FROM asks for {other}: remove --platform, or set the \
+                 strategy's parameter `platform`",
+                self.platform
+            )))
+        })
     }
 
     fn add_global_arg(

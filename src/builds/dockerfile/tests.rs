@@ -271,3 +271,22 @@ proptest::proptest! {
         let _ = Dockerfile::parse(&format!("FROM a\n{text}"), &BTreeMap::new(), &platform());
     }
 }
+
+#[test]
+fn an_image_for_another_platform_is_rejected() {
+    for allowed in [
+        "FROM --platform=$BUILDPLATFORM a",
+        "FROM --platform=linux/amd64 a",
+        "FROM --platform=linux/x86_64 a",
+        "FROM --platform=$UNKNOWN a",
+        "FROM --platform=linux/arm64 scratch",
+        "FROM a AS b\nFROM --platform=linux/arm64 b",
+    ] {
+        parse(allowed);
+    }
+    for text in ["FROM --platform=linux/arm64 a", "ARG P=linux/arm64\nFROM --platform=$P a"] {
+        let error = Dockerfile::parse(text, &BTreeMap::new(), &platform()).expect_err(text);
+        let said = "the build is for linux/amd64, and FROM asks for linux/arm64";
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}

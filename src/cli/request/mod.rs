@@ -13,7 +13,10 @@ use jiff::Timestamp;
 use kube::Api;
 
 use crate::{
-    api::{Act, Approval, Duration, ImageFamily, ManagedImage, Request, RequestScope},
+    api::{
+        Act, Approval, Duration, ImageFamily, ManagedImage, Request, RequestScope,
+        condition::reason,
+    },
     cli::{KubectlFlags, cluster::ClusterConnection, request::send::SendFlags},
 };
 
@@ -224,14 +227,16 @@ fn digest_to_approve(
             family.spec.upstreams.iter().map(|known| known.name.as_str()).collect();
         bail!("the family has no upstream `{upstream}`; it has {}", known.join(", "));
     };
-    if spec.approval != Approval::Manual {
-        bail!("{upstream} needs no approval, because its `approval` is Automatic");
-    }
     let status = family
         .status
         .iter()
         .flat_map(|status| &status.upstreams)
         .find(|known| known.name == upstream);
+    let returned =
+        status.is_some_and(|status| status.reason.as_deref() == Some(reason::DIGEST_RETURNED));
+    if spec.approval != Approval::Manual && !returned {
+        bail!("{upstream} needs no approval, because its `approval` is Automatic");
+    }
     let Some(candidate) = status.and_then(|status| status.candidate.as_ref()) else {
         bail!("{upstream} has no candidate: builds already use its newest digest");
     };
@@ -342,5 +347,9 @@ mod tests {
             error(&family("Automatic", Some(digest("b"))), "debian", None)
                 .contains("needs no approval")
         );
+        let mut returned = family("Automatic", Some(digest("b")));
+        returned.status.as_mut().expect("a status").upstreams[0].reason =
+            Some(reason::DIGEST_RETURNED.into());
+        assert_eq!(digest_to_approve(&returned, "debian", None).expect("it may"), digest("b"));
     }
 }

@@ -156,7 +156,7 @@ async fn observe(observer: &mut Observer<'_>) -> Result<Snapshot, ObserveError> 
     // 3.5 (pure) Render the strategies.
     let strategies = observer.strategies(&blueprint, &platform);
     // 3.6 (pure) Register what the pollers are to poll for this family.
-    observer.register_polls(&keychain);
+    observer.register_polls(&keychain, &strategies.upstream_needs);
     // 3.7 (API) Take the snapshot. Only content that has changed is read from the API server, and
     // the Events of pods that their nodes do not start and of Jobs without a pod.
     Ok(observer.take_snapshot(blueprint, keychain, platform, strategies).await?)

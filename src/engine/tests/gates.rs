@@ -74,6 +74,84 @@ fn a_candidate_waits_for_approval_of_just_this_digest() {
 }
 
 #[test]
+fn a_tag_that_goes_back_while_the_settle_time_runs_costs_nothing() {
+    let mut model = chain();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.reconcile();
+    assert!(model.status.pending.is_some());
+    model.now += SignedDuration::from_secs(20);
+    model.upstream_digests[0] = "sha256:up-0".into();
+    model.settle();
+    assert_eq!((model.builds(), model.cascades.len()), (vec![1, 1], 1));
+    assert_eq!(model.status.pending, None);
+    assert_eq!(model.status.upstreams[0].candidate, None);
+}
+
+#[test]
+fn a_digest_that_was_replaced_moves_nothing_back_for_a_day() {
+    let adopted = |model: &FamilyModel| model.status.upstreams[0].adopted.clone().expect("one");
+    let mut model = chain();
+    let first = model.record("app").digest.clone();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.settle();
+    let second = model.record("app").digest.clone();
+    assert_eq!(model.status.upstreams[0].superseded, ["sha256:up-0"]);
+    // A mirror is behind: it flips between the two.
+    for round in 0..6 {
+        model.upstream_digests[0] = format!("sha256:up-{}", round % 2);
+        model.settle();
+        model.now += SignedDuration::from_hours(10);
+    }
+    assert_eq!((model.builds(), model.cascades.len()), (vec![2, 2], 2));
+    assert_eq!(model.record("app").digest, second);
+
+    // The publisher has gone back: the tag stays where it is.
+    model.upstream_digests[0] = "sha256:up-0".into();
+    let back = model.now;
+    let decision = model.reconcile();
+    assert_eq!(decision.upstreams[0].reason.as_deref(), Some(reason::DIGEST_RETURNED));
+    assert_eq!(decision.wake_at, Some(back + SignedDuration::from_hours(24)));
+    model.now = back + SignedDuration::from_hours(23);
+    model.settle();
+    assert_eq!(adopted(&model).digest, "sha256:up-1");
+    model.now = back + SignedDuration::from_hours(24);
+    model.settle();
+    assert_eq!(adopted(&model).digest, "sha256:up-0");
+    assert_eq!(model.record("app").digest, first);
+    assert_eq!(model.builds(), [2, 2], "both are in the registry already");
+    assert!(model.status.upstreams[0].superseded.is_empty());
+    // What it goes on to from there is an ordinary move.
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.settle();
+    assert_eq!(adopted(&model).digest, "sha256:up-1");
+}
+
+#[test]
+fn a_user_may_approve_a_digest_that_was_replaced_once() {
+    let digest = |c: char| format!("sha256:{}", c.to_string().repeat(64));
+    let mut model = chain();
+    for c in ['a', 'b', 'a'] {
+        model.upstream_digests[0] = digest(c);
+        model.settle();
+    }
+    let message = model.status.upstreams[0].message.clone().expect("a message");
+    let command = format!("kubectl family approve FAMILY up --digest {}", digest('a'));
+    assert!(message.contains(&command), "{message}");
+    model.ask(&format!(
+        r#"{{"id":"1","action":"Approve","upstream":"up","digest":"{}","by":"ada"}}"#,
+        digest('a')
+    ));
+    model.settle();
+    let adopted = |model: &FamilyModel| model.status.upstreams[0].adopted.clone().expect("one");
+    assert_eq!(adopted(&model).digest, digest('a'));
+    for c in ['b', 'a'] {
+        model.upstream_digests[0] = digest(c);
+        model.settle();
+    }
+    assert_eq!(adopted(&model).digest, digest('b'), "the approval was for one adoption");
+}
+
+#[test]
 fn a_hold_outlives_new_candidates_and_needs_something_to_hold() {
     let mut model = chain();
     model.spec.upstreams[0].hold = Some(Hold::default());

@@ -226,7 +226,7 @@ pub fn record_truth(cluster: &mut Cluster) {
                 .flatten();
             let mut rows = rows.filter(|row| row["name"] == upstream.name.as_str());
             let adopted = rows.find_map(|row| row["adopted"]["digest"].as_str().map(str::to_owned));
-            let current = cluster.registry.tag(&upstream.image, FOLLOWED).map(str::to_owned);
+            let current = cluster.registry.followed(&upstream.image, FOLLOWED);
             let digest = pinned.or(adopted).or(current);
             let leaf =
                 |image: &Image| tags::upstream_of(&repository(&spec, image), &upstream.image);

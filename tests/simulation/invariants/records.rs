@@ -22,6 +22,8 @@ use crate::{
 
 /// Upper bound on the bytes of a status.
 const MAX_STATUS_BYTES: usize = 96 * 1024;
+/// How long a tag must point to a digest again that was replaced before.
+const RETURN_AGE: Duration = Duration::from_hours(24);
 /// The precision of times in records.
 const TIME_PRECISION: Duration = Duration::from_secs(1);
 
@@ -236,6 +238,20 @@ fn refused(
     };
     if upstream.approval == Approval::Manual && !cluster.invariants.approved.contains(&approval) {
         return Some("no user approved it".into());
+    }
+    let rows = before["status"]["upstreams"].as_array().into_iter().flatten();
+    let is_superseded = rows
+        .filter(|row| row["name"] == upstream.name.as_str())
+        .filter_map(|row| row["superseded"].as_array())
+        .flatten()
+        .any(|known| known == digest);
+    let since = cluster.invariants.history.followed_since(&upstream.image, digest);
+    if is_superseded
+        && !cluster.invariants.approved.contains(&approval)
+        && !cluster.time.was_skewed()
+        && since.is_none_or(|since| cluster.elapsed().saturating_sub(since) < RETURN_AGE)
+    {
+        return Some("it was replaced before".into());
     }
     let pinned = format!("{}@{digest}", upstream.image);
     if !upstream.platforms.is_empty() && !cluster.registry.offers_all(&pinned) {

@@ -12,8 +12,9 @@ impl Oracle<'_> {
         family: &FamilyView,
         upstream: &Upstream,
     ) -> Result<String, String> {
-        let current =
-            self.cluster.registry.tag(&upstream.image, FOLLOWED).unwrap_or_default().to_owned();
+        let registry = &self.cluster.registry;
+        let tagged = registry.tag(&upstream.image, FOLLOWED).unwrap_or_default();
+        let current = registry.followed(&upstream.image, FOLLOWED).unwrap_or_default();
         let row = family.status.upstreams.iter().find(|row| row.name == upstream.name);
         // After failures the upstream is polled again after a while, and then the row is written
         // once more.
@@ -26,12 +27,17 @@ impl Oracle<'_> {
             .unwrap_or_default();
         let manual = row.and_then(|row| row.hold.as_ref()).filter(|hold| self.is_held(Some(hold)));
         let lacks_platform = !upstream.platforms.is_empty()
-            && !self.cluster.registry.offers_all(&format!("{}@{current}", upstream.image));
+            && !registry.offers_all(&format!("{}@{tagged}", upstream.image));
+        // A digest that was replaced before is not adopted for a day.
+        let has_returned = row.is_some_and(|row| {
+            row.reason.as_deref() == Some(reason::DIGEST_RETURNED)
+                && row.superseded.contains(&current)
+        });
         let expected = match (upstream.hold_at(self.cluster.time.truth()), manual) {
             (Some(hold), _) => hold.digest.clone(),
             (None, Some(hold)) => hold.digest.clone(),
             // A digest that lacks a platform is not adopted.
-            (None, None) => Some(current.clone()).filter(|_| !lacks_platform),
+            (None, None) => Some(current.clone()).filter(|_| !lacks_platform && !has_returned),
         };
         let candidate =
             row.and_then(|row| row.candidate.as_ref()).map(|candidate| candidate.digest.as_str());

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     registry::{Client, Keychain},
-    upstream::ImageKey,
+    upstream::{ImageKey, TagNeeds},
 };
 
 /// The keys that the last two reconciles of a family have used.
@@ -16,8 +16,8 @@ pub struct ImageKeys {
     keychain: Option<Arc<Keychain>>,
     /// The number of the current reconcile.
     reconcile: u64,
-    /// By reference and platforms.
-    known: HashMap<(String, Vec<String>), CachedKey>,
+    /// By reference and needs.
+    known: HashMap<(String, TagNeeds), CachedKey>,
 }
 
 /// A key, and when it was last used.
@@ -41,18 +41,18 @@ impl ImageKeys {
         self.reconcile += 1;
     }
 
-    /// Returns the key of a reference, `host/repository:tag`, that must offer these platforms.
+    /// Returns the key of a reference, `host/repository:tag`, of which this is needed.
     pub fn key(
         &mut self,
         client: &Client,
         reference: String,
-        platforms: &[String],
+        needs: &TagNeeds,
         keychain: &Arc<Keychain>,
     ) -> ImageKey {
         let last_used = self.reconcile;
-        let cached = self.known.entry((reference, platforms.to_vec())).or_insert_with_key(
-            |(reference, platforms)| CachedKey {
-                key: ImageKey::new(client, reference, platforms, keychain),
+        let cached = self.known.entry((reference, needs.clone())).or_insert_with_key(
+            |(reference, needs)| CachedKey {
+                key: ImageKey::new(client, reference, needs, keychain),
                 last_used,
             },
         );
@@ -69,20 +69,21 @@ mod tests {
     #[test]
     fn keys_are_kept_for_the_same_credentials_and_two_reconciles() {
         let client = Client::new(Config::default()).expect("a client");
+        let needs = TagNeeds { required: vec!["linux/amd64".into()], ..TagNeeds::default() };
         let mut keys = ImageKeys::default();
         for round in 0..3 {
             let keychain = Arc::new(Keychain::default());
             for reconcile in 0..3 {
                 keys.begin_reconcile(&keychain);
                 let reference = format!("registry.example.com/python:{round}.{reconcile}");
-                let expected =
-                    ImageKey::new(&client, &reference, &["linux/amd64".into()], &keychain);
-                assert_eq!(
-                    keys.key(&client, reference, &["linux/amd64".into()], &keychain),
-                    expected
+                let expected = ImageKey::new(&client, &reference, &needs, &keychain);
+                assert_eq!(keys.key(&client, reference, &needs, &keychain), expected);
+                let always = keys.key(
+                    &client,
+                    "registry.example.com/python:latest".into(),
+                    &TagNeeds::default(),
+                    &keychain,
                 );
-                let always =
-                    keys.key(&client, "registry.example.com/python:latest".into(), &[], &keychain);
                 assert_ne!(always, expected);
                 assert_eq!(keys.known.len(), if reconcile == 0 { 2 } else { 3 });
             }

@@ -11,25 +11,29 @@ use crate::{
         git_poll::GitKey,
     },
     registry::Keychain,
-    upstream::{ImageKey, Interest},
+    upstream::{ImageKey, Interest, TagNeeds},
 };
 
 impl Observer<'_> {
     /// Registers what the pollers are to poll, in place of what was registered before.
-    pub fn register_polls(&mut self, keychain: &Arc<Keychain>) {
+    pub fn register_polls(&mut self, keychain: &Arc<Keychain>, upstreams: &[Option<TagNeeds>]) {
         self.cache.image_keys.begin_reconcile(keychain);
         let owner = ObjectRef::from_obj(&*self.family);
-        let tags = self.tag_interests(keychain);
+        let tags = self.tag_interests(keychain, upstreams);
         self.context.tags.set_interests(&owner, tags);
         self.context.revisions.set_interests(&owner, self.git_interests());
     }
 
-    fn tag_interests(&mut self, keychain: &Arc<Keychain>) -> Vec<Interest<ImageKey>> {
+    fn tag_interests(
+        &mut self,
+        keychain: &Arc<Keychain>,
+        upstreams: &[Option<TagNeeds>],
+    ) -> Vec<Interest<ImageKey>> {
         let (context, keys) = (self.context, &mut self.cache.image_keys);
         let mut interests = Vec::new();
-        for upstream in &self.family.spec.upstreams {
-            let reference = upstream.reference();
-            let key = keys.key(&context.registry, reference, &upstream.platforms, keychain);
+        for (upstream, needs) in self.family.spec.upstreams.iter().zip(upstreams) {
+            let Some(needs) = needs else { continue };
+            let key = keys.key(&context.registry, upstream.reference(), needs, keychain);
             interests.push(Interest { key, interval: upstream.interval.into() });
         }
         let records = context.stores.images.group(&self.key).into_iter();
@@ -37,7 +41,8 @@ impl Observer<'_> {
             let tags = record.status.iter().flat_map(|status| &status.tags);
             for tag in tags.filter(|tag| !tag.immutable) {
                 let reference = format!("{}:{}", record.spec.repository, tag.tag);
-                let key = keys.key(&context.registry, reference, &[], keychain);
+                let needs = TagNeeds::default();
+                let key = keys.key(&context.registry, reference, &needs, keychain);
                 interests.push(Interest { key, interval: context.audit.into() });
             }
         }

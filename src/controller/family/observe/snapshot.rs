@@ -117,7 +117,12 @@ impl Observer<'_> {
         for (image, known) in spec.images.iter().zip(&blueprint.images) {
             sources.push(self.source_revision(image, known.inline.as_ref()).await?);
         }
-        let ImageStrategies { strategies, revisions: strategy_revisions, platforms } = strategies;
+        let ImageStrategies {
+            strategies,
+            revisions: strategy_revisions,
+            platforms,
+            upstream_needs,
+        } = strategies;
         self.read_pod_events().await;
         let events = &self.cache.pod_events.events;
         let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, events, self.now);
@@ -127,7 +132,7 @@ impl Observer<'_> {
         let checks = take_in_order(spec, &mut jobs.checks);
         let cascades = self.cascades().await?;
         let requests = requests::pending(&family, &records, self.now);
-        let upstreams = self.upstreams(&keychain);
+        let upstreams = self.upstreams(&keychain, &upstream_needs);
         let polled_tags = spec
             .images
             .iter()

@@ -18,6 +18,7 @@ use crate::{
     engine::{Blueprint, Observed, Problem},
     lineage::{ImageIndex, Parent},
     registry::Platform,
+    upstream::TagNeeds,
 };
 
 /// A strategy, rendered with the parameters of a family for a platform: its revision, or why it
@@ -37,6 +38,9 @@ pub struct ImageStrategies {
     pub revisions: Vec<Observed<String>>,
     /// The platforms of their builds; `None` for one that is not known.
     pub platforms: Vec<Option<Arc<Platform>>>,
+    /// What the images of each upstream need of its tag, in the order of `spec.upstreams`; see
+    /// [`Observer::upstream_needs`].
+    pub upstream_needs: Vec<Option<TagNeeds>>,
 }
 
 impl Observer<'_> {
@@ -53,6 +57,7 @@ impl Observer<'_> {
             &mut self.cache.strategies,
         );
         reject_other_platforms(&self.family.spec, blueprint, &mut found);
+        found.upstream_needs = self.upstream_needs(&blueprint.lineage, &found.platforms, default);
         found
     }
 }
@@ -73,6 +78,7 @@ fn strategies(
         strategies: Vec::with_capacity(spec.images.len()),
         revisions: Vec::with_capacity(spec.images.len()),
         platforms: Vec::with_capacity(spec.images.len()),
+        upstream_needs: Vec::new(),
     };
     for image in &spec.images {
         let chosen = strategy_ref(spec, image);
@@ -130,9 +136,15 @@ fn reject_other_platforms(
 fn observed(image: &Image, revision: Result<String, Problem>) -> Observed<String> {
     match revision {
         Ok(revision) => Observed::Known(revision),
-        Err(problem) => {
-            let message = format!("spec.images[{}].strategy: {}", image.name, problem.message);
-            Observed::Failed(Problem { reason: problem.reason, message })
+        Err(Problem { reason, message }) => {
+            let is_of_strategy =
+                [reason::INVALID_STRATEGY, reason::STRATEGY_NOT_FOUND].contains(&reason);
+            let message = if is_of_strategy {
+                format!("spec.images[{}].strategy: {message}", image.name)
+            } else {
+                message
+            };
+            Observed::Failed(Problem { reason, message })
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     engine::ObservedTag,
     lineage::ImageIndex,
     registry::Keychain,
-    upstream::{PolledValue, UpstreamDigest},
+    upstream::{PolledValue, TagNeeds, UpstreamDigest},
 };
 
 /// What polls have found of an image's floating tags, by tag.
@@ -30,7 +30,12 @@ impl Observer<'_> {
             record.status.iter().flat_map(|status| &status.tags).filter(|tag| !tag.immutable);
         tags.filter_map(|tag| {
             let reference = format!("{}:{}", record.spec.repository, tag.tag);
-            let key = self.cache.image_keys.key(&self.context.registry, reference, &[], keychain);
+            let key = self.cache.image_keys.key(
+                &self.context.registry,
+                reference,
+                &TagNeeds::default(),
+                keychain,
+            );
             Some((tag.tag.clone(), polled_tag(&*self.context.tags.latest(&key)?)?))
         })
         .collect()
@@ -80,8 +85,11 @@ mod tests {
 
     #[test]
     fn a_failed_poll_finds_no_tag() {
-        let value =
-            UpstreamDigest { digest: "sha256:before".into(), missing_platforms: Vec::new() };
+        let value = UpstreamDigest {
+            digest: "sha256:before".into(),
+            tagged: "sha256:before".into(),
+            missing_platforms: vec![],
+        };
         let polled = PolledValue {
             value: Some(value),
             first_observed: Timestamp::UNIX_EPOCH,

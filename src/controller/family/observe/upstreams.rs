@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use crate::{
     api::Upstream,
-    controller::family::observe::{Observer, snapshot::Snapshot},
+    controller::family::observe::{Observer, platform::DefaultPlatform, snapshot::Snapshot},
     engine::{ObservedDigest, ObservedUpstream, Problem},
-    registry::Keychain,
+    lineage::{Lineage, UpstreamIndex},
+    registry::{Keychain, Platform},
+    upstream::TagNeeds,
 };
 
 /// An upstream whose last poll failed.
@@ -19,16 +21,53 @@ pub struct UpstreamProblem<'a> {
 }
 
 impl Observer<'_> {
-    /// Returns the family's upstreams, in the order of the spec.
-    pub(super) fn upstreams(&mut self, keychain: &Arc<Keychain>) -> Vec<ObservedUpstream> {
-        let family = Arc::clone(&self.family);
-        let upstreams = family.spec.upstreams.iter();
-        upstreams.map(|upstream| self.upstream(upstream, keychain)).collect()
+    /// Returns what the images of each upstream need of its tag, in the order of the spec. `None`
+    /// is not known: a wrong guess would move the upstream to another platform.
+    pub fn upstream_needs(
+        &self,
+        lineage: &Lineage,
+        platforms: &[Option<Arc<Platform>>],
+        default: &DefaultPlatform,
+    ) -> Vec<Option<TagNeeds>> {
+        let upstreams = UpstreamIndex::enumerate(&self.family.spec.upstreams);
+        upstreams
+            .map(|(index, upstream)| {
+                let children = lineage.upstream_children(index);
+                let built = children.iter().map(|child| platforms.get(child.position())?.as_ref());
+                let mut known: Vec<&Arc<Platform>> = built.flatten().collect();
+                if children.is_empty() {
+                    known.extend(default.platform.as_ref().ok());
+                }
+                let first = known.first()?;
+                let built_for =
+                    known.iter().all(|other| other == first).then(|| (***first).clone());
+                Some(TagNeeds { built_for, required: upstream.platforms.clone() })
+            })
+            .collect()
     }
 
-    fn upstream(&mut self, upstream: &Upstream, keychain: &Arc<Keychain>) -> ObservedUpstream {
+    /// Returns the family's upstreams, in the order of the spec.
+    pub(super) fn upstreams(
+        &mut self,
+        keychain: &Arc<Keychain>,
+        needs: &[Option<TagNeeds>],
+    ) -> Vec<ObservedUpstream> {
+        let family = Arc::clone(&self.family);
+        let upstreams = family.spec.upstreams.iter().zip(needs);
+        upstreams
+            .map(|(upstream, needs)| self.upstream(upstream, keychain, needs.as_ref()))
+            .collect()
+    }
+
+    fn upstream(
+        &mut self,
+        upstream: &Upstream,
+        keychain: &Arc<Keychain>,
+        needs: Option<&TagNeeds>,
+    ) -> ObservedUpstream {
+        let Some(needs) = needs else { return ObservedUpstream::default() };
         let (registry, reference) = (&self.context.registry, upstream.reference());
-        let key = self.cache.image_keys.key(registry, reference, &upstream.platforms, keychain);
+        let key = self.cache.image_keys.key(registry, reference, needs, keychain);
         let Some(polled) = self.context.tags.latest(&key) else {
             return ObservedUpstream::default();
         };
