@@ -142,6 +142,9 @@ reasons! {
     PLATFORM_MISSING = "PlatformMissing": NeedsUser;
     /// A build made an image for another platform than its own, or from a base for another one.
     PLATFORM_MISMATCH = "PlatformMismatch": NeedsUser;
+    /// `spec.adopt` is set, and the image that exists cannot be adopted as current. It stays as it
+    /// is.
+    NOT_ADOPTED = "NotAdopted": NeedsUser;
     /// An image or an upstream is held at its current digest. An upstream that is held before its
     /// first digest needs a user: its images wait until the hold names a digest or ends.
     HELD = "Held": NeedsUser + Intended;

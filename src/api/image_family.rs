@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Image, ImageFamilyStatus, Policy, RegistryCredential, Upstream};
+use crate::api::{Adoption, Image, ImageFamilyStatus, Policy, RegistryCredential, Upstream};
 
 /// Pattern of a repository prefix: a registry's host, which has a dot, a port or is `localhost`,
 /// and path elements.
@@ -103,6 +103,11 @@ pub struct ImageFamilySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["image"])
     )]
     pub exports: Vec<Export>,
+
+    /// Begins with the images that the floating tags point to already, and builds nothing for them.
+    /// It applies to images that have no build yet. Without it, each image is built once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<Adoption>,
 
     /// Controls when builds start, how many run at once, and how the family reacts to failures.
     #[serde(default)]

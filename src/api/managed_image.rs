@@ -6,7 +6,9 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Cause, Duration, HandledRequest, ManualHold, condition::reason_from_str};
+use crate::api::{
+    AdoptionRecord, Cause, Duration, HandledRequest, ManualHold, condition::reason_from_str,
+};
 
 /// Maximum number of entries of [`ManagedImageStatus::history`], whatever `spec.history.builds`
 /// says.
@@ -93,7 +95,12 @@ pub struct ManagedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
 
-    /// Number of the last verified build, counted from 1.
+    /// How the digest was adopted from the registry. Not set for a build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<AdoptionRecord>,
+
+    /// Number of the last verified build, counted from 1. For an adopted digest, the highest number
+    /// that the registry has, or 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub build: Option<i64>,
 

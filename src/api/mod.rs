@@ -5,6 +5,7 @@
 //! express, with a message that says what to do. Rules that need the whole graph are in
 //! [`crate::lineage`] and [`crate::engine::validate`].
 
+pub mod adoption;
 pub mod build_strategy;
 pub mod cascade;
 pub mod condition;
@@ -24,6 +25,7 @@ pub mod schema;
 pub mod source;
 pub mod upstream;
 
+pub use adoption::{Adoption, AdoptionRecord, Unmatched};
 pub use build_strategy::{BuildStrategy, BuildStrategySpec, Parameter, UserNamespace};
 pub use cascade::{
     Cascade, CascadePhase, CascadeSpec, CascadeStatus, Cause, CauseType, ImageResult,

@@ -189,7 +189,11 @@ impl Lookups {
         let before = |after: &Option<i32>| attempt.is_none() || *after < attempt;
         let outdated = |lookup: &Lookup| {
             lookup.fingerprint == *fingerprint
-                && matches!(&lookup.result, LookupResult::Absent { after, .. } if before(after))
+                && match &lookup.result {
+                    LookupResult::Absent { after, .. } => before(after),
+                    LookupResult::Existing(_) => true,
+                    _ => false,
+                }
         };
         if let Some(known) = self.0.get_mut(image) {
             known.retain(|lookup| !outdated(lookup));

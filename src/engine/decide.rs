@@ -366,7 +366,7 @@ fn is_answered(
             && match &lookup.result {
                 LookupResult::Present { .. } | LookupResult::Rejected(..) => true,
                 LookupResult::Absent { after, .. } => *after >= Some(*attempt),
-                LookupResult::Failed(..) => false,
+                LookupResult::Existing(_) | LookupResult::Failed(..) => false,
             }
     });
     answered || decided.fingerprint.as_ref() != Some(fingerprint)

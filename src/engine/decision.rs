@@ -142,6 +142,8 @@ pub enum Message {
         /// The number of the earlier build.
         build: i64,
     },
+    /// The digest was adopted from the registry.
+    Adopted,
     /// Any other message.
     Text(String),
 }
@@ -154,6 +156,9 @@ impl fmt::Display for Message {
             }
             Self::Spared { build } => {
                 write!(f, "a rebuild gave the same content; build {build} stays")
+            }
+            Self::Adopted => {
+                write!(f, "adopted from the registry; it is built when an input changes")
             }
             Self::Text(text) => f.write_str(text),
         }

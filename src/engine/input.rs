@@ -10,8 +10,8 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        BuildFailure, CascadeStatus, Cause, HandledRequest, ImageFamilySpec, ImageFamilyStatus,
-        Inputs, ManagedImageStatus, Request, condition::Problem,
+        AdoptionRecord, BuildFailure, CascadeStatus, Cause, HandledRequest, ImageFamilySpec,
+        ImageFamilyStatus, Inputs, ManagedImageStatus, Request, condition::Problem,
     },
     engine::blueprint::Blueprint,
     identity::{BuildIdentity, Fingerprint, ImageDigest, JobName},
@@ -246,6 +246,8 @@ pub struct VerifiedBuild {
     pub causes: Vec<Cause>,
     /// Whether a rebuild gave the same content, so that this digest stayed.
     pub spared: bool,
+    /// How the digest was adopted from the registry, if it was not built.
+    pub adopted: Option<AdoptionRecord>,
 }
 
 impl VerifiedBuild {
@@ -264,7 +266,14 @@ impl VerifiedBuild {
             checked: record.checked.clone(),
             causes: record.causes.clone(),
             spared: false,
+            adopted: record.adopted.clone(),
         })
+    }
+
+    /// Returns why an adopted digest is not known to be built on its base, if so.
+    #[must_use]
+    pub fn mismatch(&self) -> Option<&str> {
+        self.adopted.as_ref()?.mismatch.as_deref()
     }
 }
 
@@ -396,12 +405,41 @@ pub enum LookupResult {
         /// The highest attempt that had succeeded when the registry was asked.
         after: Option<i32>,
     },
+    /// The registry does not have the fingerprint, and the family may adopt what the tags of the
+    /// image point to.
+    Existing(ExistingImage),
     /// The registry has an image that is not what its tag claims, for example one that is not built
     /// on the pinned parent. It is asked again at the given time, because a user may delete the
     /// tag.
     Rejected(Problem, Timestamp),
     /// The registry could not answer. It is asked again at the given time.
     Failed(Problem, Timestamp),
+}
+
+/// What the floating tags of an image point to that has no build yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExistingImage {
+    /// The image that all of them point to, or `None` if there is none.
+    pub found: Option<FoundImage>,
+    /// Why there is none, or why it is not known to be built on the base.
+    pub mismatch: Option<String>,
+    /// The highest build number that the registry has for the image.
+    pub last_build: Option<i64>,
+    /// When to ask again if there is none.
+    pub ask_at: Timestamp,
+}
+
+/// An image that the registry has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundImage {
+    /// The digest.
+    pub digest: ImageDigest,
+    /// Size of the configs and layers in bytes.
+    pub size: i64,
+    /// Hash of the content as a user would notice it.
+    pub content: Option<String>,
+    /// Hash of the configs and layers as they are stored.
+    pub blobs: Option<String>,
 }
 
 /// A request that is not handled yet, and the object whose annotation it is.

@@ -60,7 +60,7 @@ pub use decision::{
 };
 pub use input::{
     BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, DeferredJob, DeferredWork,
-    EndedCascade, ImportState, ImportedBuild, Lookup, LookupResult, Observed, ObservedBuild,
-    ObservedCascade, ObservedCheck, ObservedDigest, ObservedImage, ObservedImport, ObservedRequest,
-    ObservedTag, ObservedUpstream, RequestObject, VerifiedBuild,
+    EndedCascade, ExistingImage, FoundImage, ImportState, ImportedBuild, Lookup, LookupResult,
+    Observed, ObservedBuild, ObservedCascade, ObservedCheck, ObservedDigest, ObservedImage,
+    ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, RequestObject, VerifiedBuild,
 };

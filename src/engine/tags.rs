@@ -192,7 +192,8 @@ fn wanted<'d>(
     let current = decision.state == ImageState::Current;
     let target = |tag: Tag| {
         let digest = if tag.immutable {
-            current.then_some(&verified.digest)
+            // No build of ours has made an adopted digest, so no tag names it as one.
+            (current && verified.adopted.is_none()).then_some(&verified.digest)
         } else {
             decision.promoted_digest()
         };

@@ -69,6 +69,9 @@ impl ImageEval<'_> {
         parents: &ResolvedParents<'_>,
     ) -> Result<ImageDecision, NotReady> {
         if let Some(verified) = self.unchanged_build(parents) {
+            if let Some(mismatch) = verified.mismatch().map(str::to_owned) {
+                return Ok(Self::decide_unmatched(verified, &mismatch));
+            }
             return Ok(self.decide_verified(plan, verified, blank()));
         }
         if self.is_held() {
@@ -87,7 +90,7 @@ impl ImageEval<'_> {
     /// which its base was first observed.
     fn unchanged_build(&self, parents: &ResolvedParents<'_>) -> Option<Arc<VerifiedBuild>> {
         let verified = self.observed.verified.as_ref()?;
-        if !self.is_unchanged(verified, parents) {
+        if !self.is_unchanged(verified, parents) || !self.may_stay(verified) {
             return None;
         }
         let base_observed = parents.base_observed.or(verified.base_observed);
@@ -149,10 +152,10 @@ impl ImageEval<'_> {
 
     /// Returns the decision for an image whose build is verified.
     pub(in crate::engine) fn decide_current(verified: Arc<VerifiedBuild>) -> ImageDecision {
-        let message = if verified.spared {
-            Message::Spared { build: verified.build }
-        } else {
-            Message::Current { build: verified.build }
+        let message = match &*verified {
+            VerifiedBuild { adopted: Some(_), .. } => Message::Adopted,
+            VerifiedBuild { spared: true, build, .. } => Message::Spared { build: *build },
+            VerifiedBuild { build, .. } => Message::Current { build: *build },
         };
         ImageDecision {
             state: ImageState::Current,

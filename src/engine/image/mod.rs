@@ -5,6 +5,7 @@
 //! - [`inputs`]: the inputs of a build, from parents, source, spec and strategy
 //! - [`stale`]: an image whose inputs have changed
 //! - [`absent`]: an image whose wanted build is not in the registry
+//! - [`adoption`]: an image that has no build yet, and that the registry has under its tags
 //! - [`checks`]: an image whose build is in the registry and has checks to pass
 //! - [`hold`]: holds of an image
 //! - [`recorded`]: what an image keeps in every state
@@ -12,6 +13,7 @@
 //! - [`failure`]: attempts, retry budgets and pauses
 
 pub mod absent;
+pub mod adoption;
 pub mod checks;
 pub mod cutoff;
 pub mod evaluate;

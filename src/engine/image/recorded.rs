@@ -82,6 +82,10 @@ impl ImageEval<'_> {
                 PromotionTarget::Verified
             }
             Some(digest) => PromotionTarget::Earlier(digest.into()),
+            // Its tags point to the digest already.
+            None if verified.is_some_and(|verified| verified.adopted.is_some()) => {
+                PromotionTarget::Verified
+            }
             None => PromotionTarget::None,
         }
     }

@@ -51,6 +51,7 @@ impl ImageEval<'_> {
                     checked: None,
                     causes: stale.causes.clone(),
                     spared: false,
+                    adopted: None,
                 };
                 self.decide_pushed(plan, pushed, stale)
             }
@@ -59,6 +60,17 @@ impl ImageEval<'_> {
             }
             Some(LookupResult::Failed(problem, ask_at)) if *ask_at > self.context.now => {
                 decide_unanswered(plan, problem, *ask_at, verifying_state(succeeded), stale)
+            }
+            Some(LookupResult::Existing(existing))
+                if succeeded.is_none()
+                    && (existing.found.is_some() || existing.ask_at > self.context.now) =>
+            {
+                self.decide_existing(plan, existing, &stale, &resolved, parents).unwrap_or_else(
+                    || {
+                        let (last_build, parents) = (existing.last_build, resolved.parents);
+                        self.decide_absent(plan, stale, &wanted, last_build, parents)
+                    },
+                )
             }
             // The registry was asked after the last build that claims to have pushed.
             Some(LookupResult::Absent { last_build, after }) if *after >= succeeded => {
@@ -102,7 +114,13 @@ impl ImageEval<'_> {
             image: &self.image.name,
             lineage: self.context.input.lineage(),
             index: self.index,
-            last: self.observed.verified.as_ref().map(|verified| &verified.inputs),
+            last: self
+                .observed
+                .verified
+                .as_ref()
+                // What was adopted with the wanted inputs is not known to be made from them.
+                .filter(|verified| verified.adopted.is_none() || verified.inputs != resolved.inputs)
+                .map(|verified| &verified.inputs),
             wanted: &resolved.inputs,
         };
         let causes = change.causes(parents.causes());
@@ -144,8 +162,11 @@ impl ImageEval<'_> {
         let is_same = |last: &VerifiedBuild| {
             pushed.build > last.build && cutoff::is_same(cutoff, last, &pushed)
         };
-        let Some(last) =
-            self.observed.verified.as_ref().filter(|last| is_retagged(last) || is_same(last))
+        let Some(last) = self
+            .observed
+            .verified
+            .as_ref()
+            .filter(|last| last.adopted.is_none() && (is_retagged(last) || is_same(last)))
         else {
             return self.decide_verified(plan, Arc::new(pushed), stale);
         };

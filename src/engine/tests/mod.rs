@@ -1,6 +1,7 @@
 //! What happens to a family, reconcile by reconcile, in [`model`].
 
 mod admission;
+mod adoption;
 mod cascades;
 mod checks;
 mod edits;

@@ -66,6 +66,15 @@ impl HistoryUpdate<'_> {
         if self.old.fingerprint.as_deref() == Some(verified.fingerprint.as_str()) {
             return None;
         }
+        if verified.adopted.is_some() {
+            return Some(BuildRecord {
+                fingerprint: verified.fingerprint.to_string(),
+                digest: verified.digest.to_string(),
+                finished_at: Some(self.now),
+                why: "adopted from the registry; nothing was built".into(),
+                ..BuildRecord::default()
+            });
+        }
         Some(BuildRecord {
             build: Some(verified.build),
             fingerprint: verified.fingerprint.to_string(),

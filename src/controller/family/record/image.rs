@@ -207,6 +207,7 @@ impl Reconcile<'_> {
                 .last_build
                 .max(verified.map(|verified| verified.build))
                 .max(decided.running.as_ref().map(|running| running.build)),
+            adopted: verified.and_then(|verified| verified.adopted.clone()),
             size: verified.map(|verified| verified.size),
             base_observed: verified.and_then(|verified| verified.base_observed),
             inputs: verified.map(|verified| verified.inputs.clone()),
@@ -363,6 +364,7 @@ pub fn needs_user(state: ImageState, reason: &str) -> bool {
         }
         // The image is current, but a tag could not be set.
         ImageState::Current => reason != reason::CURRENT,
-        ImageState::Building | ImageState::Held | ImageState::Blocked => false,
+        ImageState::Held => reason == reason::NOT_ADOPTED,
+        ImageState::Building | ImageState::Blocked => false,
     }
 }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt;
 
 use crate::{
-    api::{EdgeUse, condition::reason, labels},
+    api::{EdgeUse, ParentDigest, condition::reason, labels},
     backoff::{self, jitter_seed},
     controller::family::{
         reconcile::Reconcile,
@@ -19,7 +19,7 @@ use crate::{
     engine::{Action, Lookup, LookupResult, Problem, causes::short, tags},
     identity::Fingerprint,
     lineage::{ImageIndex, Parent},
-    registry::PlatformImage,
+    registry::{Platform, PlatformImage},
 };
 
 /// The number of lookups and retags that a reconcile makes concurrently.
@@ -119,10 +119,18 @@ impl Reconcile<'_> {
 }
 
 /// The lookup of one fingerprint in the repository of its image.
-struct FingerprintQuery<'a> {
-    reconcile: &'a Reconcile<'a>,
-    image: ImageIndex,
-    repository: Repository<'a>,
+pub(super) struct FingerprintQuery<'a> {
+    pub(super) reconcile: &'a Reconcile<'a>,
+    pub(super) image: ImageIndex,
+    pub(super) repository: Repository<'a>,
+}
+
+/// The pinned base of an image, and how images compare with it.
+pub(super) struct ComparedBase<'a> {
+    pub(super) parent: &'a ParentDigest,
+    /// The platform of the build.
+    pub(super) platform: Platform,
+    pub(super) comparison: BaseComparison,
 }
 
 impl FingerprintQuery<'_> {
@@ -133,6 +141,12 @@ impl FingerprintQuery<'_> {
     ) -> Result<LookupAnswer, Problem> {
         let tag = tags::pushed_as(fingerprint);
         let Some(manifest) = self.repository.tagged(&tag).await? else {
+            if after.is_none()
+                && self.may_adopt()
+                && let Some(existing) = self.existing(fingerprint).await?
+            {
+                return Ok(LookupAnswer::Found(LookupResult::Existing(existing)));
+            }
             return Ok(LookupAnswer::Found(LookupResult::Absent {
                 last_build: self.last_build(fingerprint).await?,
                 after,
@@ -163,7 +177,10 @@ impl FingerprintQuery<'_> {
 
     /// Returns the number of the last build according to the registry. It is asked only if the
     /// record has no number.
-    async fn last_build(&self, fingerprint: &Fingerprint) -> Result<Option<i64>, Problem> {
+    pub(super) async fn last_build(
+        &self,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<i64>, Problem> {
         let recorded =
             self.reconcile.snapshot.records.get(self.image.position()).and_then(Option::as_ref);
         if recorded.and_then(|record| record.status.as_ref()?.build).is_some() {
@@ -192,24 +209,13 @@ impl FingerprintQuery<'_> {
     /// the first ones of the result. A builder that is given a parent under a name that the
     /// Dockerfile does not use would silently build from another image.
     async fn base_mismatch(&self, images: &[PlatformImage]) -> Result<Option<Problem>, Problem> {
-        let snapshot = &self.reconcile.snapshot;
         let decided = self.reconcile.decision.images.get(self.image.position());
-        let (Some(image), Some(inputs)) =
-            (self.reconcile.image(self.image), decided.and_then(|decided| decided.inputs.as_ref()))
+        let (Some(image), Some(compared)) =
+            (self.reconcile.image(self.image), self.compare_base(images).await?)
         else {
             return Ok(None);
         };
-        let parents = snapshot.blueprint.lineage.parents(self.image).iter().zip(&inputs.parents);
-        let base = image.from.iter().zip(parents).find(|(edge, _)| edge.usage == EdgeUse::Base);
-        let Some((_, (of, parent))) = base else { return Ok(None) };
-        let built_for = images.first().map(|image| &image.platform);
-        let Some(platform) = snapshot.platform(self.image).or(built_for) else { return Ok(None) };
-        let of_parent = Repository::new(
-            &self.reconcile.context.registry,
-            &snapshot.keychain,
-            &self.parent_repository(*of),
-        )?;
-        let comparison = of_parent.compare_base(&parent.digest.parse()?, images, platform).await?;
+        let ComparedBase { parent, platform, comparison } = compared;
         let base = format!("{} at {}", parent.name, short(&parent.digest));
         let (reason, message) = match comparison {
             BaseComparison::IsBase => return Ok(None),
@@ -242,6 +248,32 @@ impl FingerprintQuery<'_> {
             }
         };
         Ok(Some(Problem { reason, message }))
+    }
+
+    /// Compares images with the pinned base, or returns `None` if the image has no base.
+    pub(super) async fn compare_base(
+        &self,
+        images: &[PlatformImage],
+    ) -> Result<Option<ComparedBase<'_>>, Problem> {
+        let snapshot = &self.reconcile.snapshot;
+        let decided = self.reconcile.decision.images.get(self.image.position());
+        let (Some(image), Some(inputs)) =
+            (self.reconcile.image(self.image), decided.and_then(|decided| decided.inputs.as_ref()))
+        else {
+            return Ok(None);
+        };
+        let parents = snapshot.blueprint.lineage.parents(self.image).iter().zip(&inputs.parents);
+        let base = image.from.iter().zip(parents).find(|(edge, _)| edge.usage == EdgeUse::Base);
+        let Some((_, (of, parent))) = base else { return Ok(None) };
+        let built_for = images.first().map(|image| &image.platform);
+        let Some(platform) = snapshot.platform(self.image).or(built_for) else { return Ok(None) };
+        let of_parent = Repository::new(
+            &self.reconcile.context.registry,
+            &snapshot.keychain,
+            &self.parent_repository(*of),
+        )?;
+        let comparison = of_parent.compare_base(&parent.digest.parse()?, images, platform).await?;
+        Ok(Some(ComparedBase { parent, platform: platform.clone(), comparison }))
     }
 
     fn parent_repository(&self, parent: Parent) -> String {

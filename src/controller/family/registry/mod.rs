@@ -2,11 +2,13 @@
 //!
 //! - [`default_platform`]: the platform of builds whose strategies name none
 //! - [`lookup`]: whether a fingerprint was already built
+//! - [`existing_image`]: what an image that has no build yet begins with
 //! - [`pushed_image`]: what a tag points to
 //! - [`retag_unchanged`]: points the tag of a fingerprint whose build changed nothing to the digest
 //!   that the image keeps
 
 pub mod default_platform;
+pub mod existing_image;
 pub mod lookup;
 pub mod pushed_image;
 pub mod retag_unchanged;

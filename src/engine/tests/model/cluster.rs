@@ -32,11 +32,24 @@ impl FamilyModel {
                 ),
                 blobs: None,
             },
-            None => LookupResult::Absent { last_build: None, after },
+            None => match self.existing.get(&image).filter(|_| self.may_adopt(image, after)) {
+                Some(existing) => LookupResult::Existing(ExistingImage {
+                    ask_at: self.now + SignedDuration::from_mins(10),
+                    ..existing.clone()
+                }),
+                None => LookupResult::Absent { last_build: None, after },
+            },
         };
         let asked = self.asked.entry(image).or_default();
         asked.retain(|earlier| earlier.fingerprint != fingerprint);
         asked.push(Lookup { fingerprint, result });
+    }
+
+    /// Whether an image may begin with what its tags point to.
+    fn may_adopt(&self, image: usize, after: Option<i32>) -> bool {
+        let record = self.records[image].as_ref();
+        let is_new = record.is_none_or(|record| record.digest.is_none() && record.nonce.is_none());
+        self.spec.adopt.is_some() && after.is_none() && is_new
     }
 
     /// Has the registry remember what came out the same, and answer so from now on. Whether there

@@ -61,6 +61,8 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) job_version: String,
     /// What was asked of the registry, per image.
     pub(in crate::engine) asked: HashMap<usize, Vec<Lookup>>,
+    /// Images that others have pushed under the tags of an image.
+    pub(in crate::engine) existing: HashMap<usize, ExistingImage>,
     /// Tags in the registry.
     pub(in crate::engine) tags: HashMap<(usize, String), String>,
     pub(in crate::engine) jobs: Vec<(usize, ObservedBuild)>,
@@ -135,6 +137,7 @@ impl FamilyModel {
             deferred: HashMap::new(),
             job_version: "1".into(),
             asked: HashMap::new(),
+            existing: HashMap::new(),
             tags: HashMap::new(),
             jobs: Vec::new(),
             orphans: Vec::new(),

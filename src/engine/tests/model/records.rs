@@ -111,6 +111,7 @@ impl FamilyModel {
             fingerprint: verified.as_ref().map(|verified| verified.fingerprint.to_string()),
             build: verified.as_ref().map(|verified| verified.build),
             last_build: old.last_build.max(image.running.as_ref().map(|running| running.build)),
+            adopted: verified.as_ref().and_then(|verified| verified.adopted.clone()),
             content: verified.as_ref().and_then(|verified| verified.content.clone()),
             checked: verified.as_ref().and_then(|verified| verified.checked.clone()),
             causes: verified.as_ref().map(|verified| verified.causes.clone()).unwrap_or_default(),
