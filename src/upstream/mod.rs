@@ -7,4 +7,4 @@ pub mod poll;
 pub mod tag;
 
 pub use poll::{Interest, PolledValue, Poller};
-pub use tag::{ImageKey, UpstreamDigest, resolve_tag};
+pub use tag::{ImageKey, TagNeeds, UpstreamDigest, resolve_tag};

@@ -71,7 +71,7 @@ impl HistoryUpdate<'_> {
                 fingerprint: verified.fingerprint.to_string(),
                 digest: verified.digest.to_string(),
                 finished_at: Some(self.now),
-                why: "adopted from the registry; nothing was built".into(),
+                message: "adopted from the registry; nothing was built".into(),
                 ..BuildRecord::default()
             });
         }
