@@ -74,7 +74,7 @@ fn a_candidate_waits_for_approval_of_just_this_digest() {
 }
 
 #[test]
-fn a_tag_that_goes_back_while_the_settle_time_runs_costs_nothing() {
+fn a_tag_that_goes_back_while_the_quiet_time_runs_costs_nothing() {
     let mut model = chain();
     model.upstream_digests[0] = "sha256:up-1".into();
     model.reconcile();
