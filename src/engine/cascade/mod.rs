@@ -51,7 +51,6 @@ pub fn is_worked_on(
     observed: Option<&ObservedImage<'_>>,
     decided: &ImageDecision,
 ) -> bool {
-    observed
-        .is_some_and(|image| image.builds.iter().any(|build| build.identity.cascade == cascade))
+    observed.is_some_and(|image| image.builds.iter().any(|build| build.identity.cascade == cascade))
         || decided.failure.as_ref().is_some_and(|failure| failure.cascade == cascade)
 }
