@@ -23,6 +23,7 @@ pub struct UpstreamProblem<'a> {
 impl Observer<'_> {
     /// Returns what the images of each upstream need of its tag, in the order of the spec. `None`
     /// is not known: a wrong guess would move the upstream to another platform.
+    #[must_use]
     pub fn upstream_needs(
         &self,
         lineage: &Lineage,
