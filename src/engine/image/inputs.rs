@@ -249,6 +249,11 @@ impl<'a> ImageEval<'a> {
         let upstream = self.context.input.spec.upstreams.get(index.position());
         let name = upstream.map_or("", |upstream| upstream.name.as_str());
         let problem = followed.problems.get(index.position()).and_then(Option::as_ref);
+        // Without a strategy the platform is unknown, and without a platform no tag is polled.
+        if let (None, Observed::Failed(problem)) = (problem, &self.observed.strategy) {
+            self.source()?;
+            return Err(NotReady::Waiting(problem.clone(), WaitProgress::AtRest));
+        }
         let (reason, message, progress) = match problem {
             None => (reason::RESOLVING, "its digest is being looked up", WaitProgress::InProgress),
             Some(problem) => {

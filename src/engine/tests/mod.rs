@@ -330,6 +330,19 @@ fn an_upstream_without_its_platforms_waits() {
 }
 
 #[test]
+fn an_unusable_strategy_is_reported_although_no_platform_is_known_for_the_upstream() {
+    let model = FamilyModel::new(&["up"], &[("base", "up")]);
+    let blueprint = model.blueprint();
+    let mut input = model.input(&blueprint);
+    input.upstreams[0].newest = None;
+    assert_eq!(decide(&input, model.now).images[0].reason, reason::RESOLVING);
+    let problem = Problem { reason: reason::STRATEGY_NOT_FOUND, message: "gone".into() };
+    input.images[0].strategy = Observed::Failed(problem);
+    let image = &decide(&input, model.now).images[0];
+    assert_eq!((image.reason, image.in_progress), (reason::STRATEGY_NOT_FOUND, false));
+}
+
+#[test]
 fn deciding_is_pure() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
     model.reconcile();
