@@ -44,6 +44,10 @@ pub const USER_CAUSED: &str = "groundswell.dev/user-caused";
 /// Annotation on Jobs: references of the upstreams that caused the build, comma separated.
 pub const UPSTREAMS: &str = "groundswell.dev/upstreams";
 
+/// Annotation on Jobs: names of the containers that the Job was created with, comma separated. A
+/// webhook that changes Jobs may have added others to the template.
+pub const CONTAINERS: &str = "groundswell.dev/containers";
+
 /// Annotation on a Git credential Secret: the hosts, comma separated, that the credential may be
 /// sent to. A Secret without it is sent nowhere, so that a family that names somebody else's Secret
 /// cannot leak it.

@@ -159,6 +159,7 @@ pub fn job(
                 (labels::OWN_INPUTS.into(), request.identity.own_inputs.clone()),
                 (labels::USER_CAUSED.into(), request.identity.user_caused.to_string()),
                 (labels::UPSTREAMS.into(), request.identity.upstreams.join(",")),
+                (labels::CONTAINERS.into(), container_names(&pod)),
             ])),
             owner_references: Some(vec![request.owner.clone()]),
             ..ObjectMeta::default()
@@ -184,6 +185,12 @@ pub fn job(
 pub fn drops_user_namespace(sent: &Job, returned: &Job) -> bool {
     let host_users = |job: &Job| job.spec.as_ref()?.template.spec.as_ref()?.host_users;
     host_users(sent) == Some(false) && host_users(returned) != Some(false)
+}
+
+/// Returns the names of all containers of a pod, comma separated; see [`labels::CONTAINERS`].
+pub(in crate::builds) fn container_names(pod: &PodSpec) -> String {
+    let containers = pod.init_containers.iter().flatten().chain(&pod.containers);
+    containers.map(|container| container.name.as_str()).collect::<Vec<_>>().join(",")
 }
 
 fn job_labels(request: &BuildRequest) -> BTreeMap<String, String> {

@@ -23,7 +23,7 @@ use crate::{
     api::{ImageFamily, labels},
     builds::outcome::pod_has_ended,
     controller::{
-        family::observe::jobs::{JOB_NAME, job_has_ended, upstreams},
+        family::observe::jobs::{controlling_job, job_has_ended, upstreams},
         object_cache::Key,
         stores::Stores,
     },
@@ -443,12 +443,12 @@ fn running_builds(stores: &Stores, family: &Key) -> Vec<BuildUpstreams> {
     let pods = stores.pods.group(family);
     let ended_pods = pods.iter().filter(|pod| pod_has_ended(pod));
     let ended_jobs: HashSet<&str> =
-        ended_pods.filter_map(|pod| pod.labels().get(JOB_NAME)).map(String::as_str).collect();
+        ended_pods.filter_map(|pod| Some(controlling_job(pod)?.uid.as_str())).collect();
     let jobs = stores.jobs.group(family);
     let running = jobs.iter().filter(|job| {
         let is_build = job.labels().contains_key(labels::FINGERPRINT);
-        let name = job.metadata.name.as_deref();
-        is_build && !job_has_ended(job) && name.is_none_or(|name| !ended_jobs.contains(name))
+        let uid = job.metadata.uid.as_deref();
+        is_build && !job_has_ended(job) && uid.is_none_or(|uid| !ended_jobs.contains(uid))
     });
     let unique = |upstreams: Vec<String>| upstreams.into_iter().collect::<BTreeSet<String>>();
     running.map(|job| unique(upstreams(job)).into_iter().collect()).collect()

@@ -7,7 +7,7 @@ use k8s_openapi::api::{
     batch::v1::{Job, JobCondition, JobStatus},
     core::v1::{Pod, PodStatus},
 };
-use kube::{api::ObjectMeta, runtime::watcher::Event};
+use kube::{Resource, api::ObjectMeta, runtime::watcher::Event};
 use proptest::prelude::*;
 
 use super::*;
@@ -350,9 +350,9 @@ fn checks_do_not_count_nor_do_builds_whose_pod_has_ended() {
     );
     for (phase, live) in [("Running", 4), ("Failed", 3)] {
         let mut metadata = fixture.metadata("one", "pod");
-        let labels = [(labels::FAMILY, "a"), (JOB_NAME, "a-1")];
-        metadata.labels =
-            Some(labels.iter().map(|(label, value)| ((*label).into(), (*value).into())).collect());
+        metadata.labels = Some([(labels::FAMILY.into(), "a".into())].into());
+        let job = fixture.stores.jobs.get(&Key::new("one", "a-1")).expect("a build");
+        metadata.owner_references = Some(vec![job.controller_owner_ref(&()).expect("a uid")]);
         let status = PodStatus { phase: Some(phase.into()), ..PodStatus::default() };
         fixture.stores.pods.record_write(Pod { metadata, status: Some(status), ..Pod::default() });
         assert_eq!(running_builds(&fixture.stores, &a.key).len(), live, "{phase}");

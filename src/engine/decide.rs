@@ -50,7 +50,7 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
         Some(cascade) => continue_cascade(&context, cascade, &upstreams, &mut evaluation),
         None => start_cascade(&context, &mut upstreams, &mut evaluation),
     };
-    promotion::set_targets(input, &step.cascade, &mut evaluation.images);
+    promotion::set_targets(input, &step.cascade, &mut evaluation);
 
     let mut actions = step.actions;
     actions.append(&mut evaluation.plan.actions);
@@ -129,7 +129,7 @@ fn continue_cascade(
     let name = cascade.name.to_owned();
     let pending = gates::pending_for_next_cascade(input, upstreams, evaluation, now);
     if !evaluation.images.iter().any(|image| image.in_progress)
-        || pending.is_some() && waits_only_for_admission(evaluation)
+        || pending.is_some() && admission::waits_only_for_admission(evaluation)
     {
         let finish = CascadeDecision::Finish { name, superseded: false };
         return CascadeStep { pending, ..CascadeStep::new(finish) };
@@ -160,18 +160,6 @@ fn continue_cascade(
     step.actions = admission::admit_builds(context, evaluation);
     step.actions.extend(stop_superseded_builds(input, cascade, evaluation));
     step
-}
-
-/// Whether a cascade only waits for Jobs that are not admitted, and for what is built on them. How
-/// long that takes is not known: other changes do not wait for it.
-fn waits_only_for_admission(evaluation: &Evaluation) -> bool {
-    let not_admitted = &evaluation.plan.not_admitted;
-    let mut in_progress =
-        ImageIndex::enumerate(&evaluation.images).filter(|(_, image)| image.in_progress);
-    !not_admitted.is_empty()
-        && in_progress.all(|(index, image)| {
-            not_admitted.contains(&index) || image.reason == reason::WAITING_FOR_PARENT
-        })
 }
 
 /// Stops the builds of a superseded cascade whose results are not wanted any more.

@@ -20,8 +20,8 @@ use crate::{
     builds::{
         checks::{CheckRequest, credentials},
         job::{
-            BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, credential_inputs, env_var,
-            memory_volume, restricted_security_context, short_name,
+            BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, container_names,
+            credential_inputs, env_var, memory_volume, restricted_security_context, short_name,
         },
         platform::select_nodes,
         pod_settings::CheckSettings,
@@ -66,15 +66,16 @@ pub fn job_name(request: &CheckRequest) -> String {
 pub fn job(request: &CheckRequest, environment: &BuildEnvironment) -> Job {
     let labels = job_labels(request);
     let metadata = pod_metadata(&labels, &environment.pods.checks);
+    let pod = pod(request, environment);
     Job {
         metadata: ObjectMeta {
             name: Some(job_name(request)),
             namespace: Some(request.family.namespace.clone()),
             labels: Some(labels),
-            annotations: Some(BTreeMap::from([(
-                labels::CHECKED_DIGEST.to_owned(),
-                request.digest.clone(),
-            )])),
+            annotations: Some(BTreeMap::from([
+                (labels::CHECKED_DIGEST.to_owned(), request.digest.clone()),
+                (labels::CONTAINERS.to_owned(), container_names(&pod)),
+            ])),
             owner_references: Some(vec![request.owner.clone()]),
             ..ObjectMeta::default()
         },
@@ -85,10 +86,7 @@ pub fn job(request: &CheckRequest, environment: &BuildEnvironment) -> Job {
                 i32::try_from(request.ttl_after_finished.as_secs()).unwrap_or(i32::MAX),
             ),
             pod_replacement_policy: Some("Failed".into()),
-            template: PodTemplateSpec {
-                metadata: Some(metadata),
-                spec: Some(pod(request, environment)),
-            },
+            template: PodTemplateSpec { metadata: Some(metadata), spec: Some(pod) },
             ..JobSpec::default()
         }),
         status: None,

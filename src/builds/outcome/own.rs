@@ -7,11 +7,12 @@ use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{Container, ContainerStateTerminated, ContainerStatus, Pod, PodStatus},
 };
+use kube::ResourceExt;
 
-use crate::builds::outcome::pod;
+use crate::{api::labels, builds::outcome::pod};
 
-/// The names of the containers of a Job's template. Webhooks add containers to the pod, but not to
-/// the template.
+/// The names of the containers of a Job's template that the Job was created with. Webhooks add
+/// containers to the pod; those that change Jobs, to the template, too.
 pub(in crate::builds) struct OwnContainers<'a> {
     /// Containers that run to completion, and whose end decides. Without init containers.
     main: Vec<&'a str>,
@@ -33,17 +34,23 @@ pub(in crate::builds) enum OwnEnd {
 }
 
 impl<'a> OwnContainers<'a> {
-    /// Returns the containers of a Job's template.
+    /// Returns the containers of a Job's template; all of them if the Job does not say which ones
+    /// it was created with.
     pub(in crate::builds) fn of(job: &'a Job) -> Self {
         let template = job.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+        let sent = job.annotations().get(labels::CONTAINERS);
+        let is_sent = |container: &&Container| {
+            sent.is_none_or(|names| names.split(',').any(|name| name == container.name))
+        };
         let init = template.iter().flat_map(|pod| pod.init_containers.iter().flatten());
+        let init = init.filter(is_sent);
         let (native_sidecars, init): (Vec<_>, Vec<_>) =
             init.partition(|container| is_native_sidecar(container));
         let names = |containers: Vec<&'a Container>| {
             containers.into_iter().map(|container| container.name.as_str()).collect()
         };
         Self {
-            main: names(template.iter().flat_map(|pod| &pod.containers).collect()),
+            main: names(template.iter().flat_map(|pod| &pod.containers).filter(is_sent).collect()),
             init: names(init),
             native_sidecars: names(native_sidecars),
         }

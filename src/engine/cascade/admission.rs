@@ -289,3 +289,16 @@ fn has_failed(image: &ImageDecision) -> bool {
             && failure.build + failure.infrastructure > 0
     })
 }
+
+/// Whether a cascade only waits for Jobs that are not admitted, and for what is built on them. How
+/// long that takes is not known: other changes do not wait for it.
+#[must_use]
+pub(in crate::engine) fn waits_only_for_admission(evaluation: &Evaluation) -> bool {
+    let not_admitted = &evaluation.plan.not_admitted;
+    let mut in_progress =
+        ImageIndex::enumerate(&evaluation.images).filter(|(_, image)| image.in_progress);
+    !not_admitted.is_empty()
+        && in_progress.all(|(index, image)| {
+            not_admitted.contains(&index) || image.reason == reason::WAITING_FOR_PARENT
+        })
+}

@@ -1,7 +1,8 @@
 //! Promotion: the digest that floating tags and workloads should move to.
 //!
 //! With `Image` it follows the last verified build of each image. With `Cascade` it stays until a
-//! cascade completes, and then moves for all images at once. The target is recorded per image, so
+//! cascade completes, or only waits for optional images to be admitted, and then moves for all images
+//! at once. The target is recorded per image, so
 //! that the next reconcile finishes a move that was interrupted.
 
 use std::collections::HashSet;
@@ -9,8 +10,9 @@ use std::collections::HashSet;
 use crate::{
     api::{ImageState, Promotion},
     engine::{
-        cascade::is_worked_on,
+        cascade::{admission, is_worked_on},
         decision::{CascadeDecision, ImageDecision, PromotionTarget},
+        image::evaluation::Evaluation,
         input::DecideInput,
     },
     lineage::ImageIndex,
@@ -23,11 +25,12 @@ use crate::{
 pub fn set_targets(
     input: &DecideInput<'_>,
     cascade: &CascadeDecision,
-    images: &mut [ImageDecision],
+    evaluation: &mut Evaluation,
 ) {
     if input.spec.policy.promotion != Promotion::Cascade {
         return;
     }
+    let images = &evaluation.images;
     let complete = match cascade {
         CascadeDecision::Finish { superseded: false, .. } => {
             missing_images(input, images).is_empty()
@@ -39,12 +42,15 @@ pub fn set_targets(
             .iter()
             .zip(images.iter())
             .all(|(spec, image)| !spec.required || is_promotable(image)),
-        CascadeDecision::Start { .. }
-        | CascadeDecision::Continue { .. }
-        | CascadeDecision::Finish { superseded: true, .. } => false,
+        // Nobody knows how long an optional image waits to be admitted.
+        CascadeDecision::Continue { .. } => {
+            admission::waits_only_for_admission(evaluation)
+                && missing_images(input, images).is_empty()
+        }
+        CascadeDecision::Start { .. } | CascadeDecision::Finish { superseded: true, .. } => false,
     };
     if complete {
-        for image in images.iter_mut().filter(|image| is_promotable(image)) {
+        for image in evaluation.images.iter_mut().filter(|image| is_promotable(image)) {
             image.promotion = PromotionTarget::Verified;
         }
     }

@@ -4,7 +4,8 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{
-        BuildFailure, Check, CheckState, FailureClass, FailureRecord, ImageState, condition::reason,
+        BuildFailure, Check, CheckState, FailureClass, FailureRecord, ImageState, Promotion,
+        condition::reason,
     },
     engine::{
         tests::{CURRENT, model::FamilyModel},
@@ -110,6 +111,29 @@ fn a_build_that_is_not_admitted_keeps_no_other_change_waiting() {
     model.settle();
     assert_eq!(model.states(), [CURRENT; 3]);
     assert_eq!((model.builds()[1], model.cascades.len()), (2, 3));
+}
+
+#[test]
+fn an_optional_image_that_is_not_admitted_does_not_keep_the_others_from_their_tags() {
+    for required in [false, true] {
+        let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("tools", "base")]);
+        model.spec.policy.promotion = Promotion::Cascade;
+        model.spec.images[1].required = required;
+        model.settle();
+        let latest = |model: &FamilyModel| model.tags[&(0, "latest".to_owned())].clone();
+        let before = latest(&model);
+        model.upstream_digests[0] = "sha256:up-1".into();
+        model.begin();
+        model.finish_only("base");
+        model.reconcile();
+        refuse_build(&mut model, "tools");
+        model.deferred.get_mut(&1).expect("a build")[0].retry_at = jiff::Timestamp::MAX;
+        model.settle();
+        assert_eq!(model.states(), [CURRENT, QUEUED]);
+        assert!(model.cascade.is_some(), "it waits for tools");
+        let digest = model.record("base").digest.clone().expect("a digest").to_string();
+        assert_eq!(latest(&model), if required { before } else { digest });
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::labels;
 
 /// Returns a pod with a container of ours and one that something else has added.
 fn injected(phase: &str, build: Value, sidecar: Value) -> Value {
@@ -48,6 +49,12 @@ fn a_build_succeeds_while_a_sidecar_runs_on() {
     let two = json!({"spec": {"template": {"spec": {
         "containers": [{"name": "build"}, {"name": "sign"}]}}}});
     assert_eq!(decide(two, injected("Running", ended(0), running())), BuildJobOutcome::Running);
+    // A webhook has added one to the Job.
+    let changed = json!({
+        "metadata": {"annotations": {labels::CONTAINERS: "prepare,build"}},
+        "spec": {"template": {"spec": {"initContainers": [{"name": "prepare"}, {"name": "setup"}],
+            "containers": [{"name": "mesh-proxy"}, {"name": "build"}]}}}});
+    assert_eq!(decide(changed, injected("Running", ended(0), running())), Succeeded);
     // A builder of the strategy that runs as a native sidecar never ends by itself.
     let native = json!({"spec": {"template": {"spec": {
         "initContainers": [{"name": "mesh-proxy", "restartPolicy": "Always"}],

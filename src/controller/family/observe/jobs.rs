@@ -4,7 +4,11 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use k8s_openapi::{
+    Resource,
+    api::{batch::v1::Job, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use kube::ResourceExt;
 
 use crate::{
@@ -18,8 +22,14 @@ use crate::{
     identity::{BuildIdentity, JobName},
 };
 
-/// The label with which Kubernetes names the Job of a Pod.
-pub(in crate::controller) const JOB_NAME: &str = "batch.kubernetes.io/job-name";
+/// Returns the reference from a Pod to the Job that controls it. The labels that name a Job are not
+/// trusted: whoever may label a pod could answer for any Job with them.
+pub(in crate::controller) fn controlling_job(pod: &Pod) -> Option<&OwnerReference> {
+    let mut owners = pod.owner_references().iter();
+    owners
+        .find(|owner| owner.controller == Some(true))
+        .filter(|owner| owner.kind == Job::KIND && owner.api_version == Job::API_VERSION)
+}
 
 /// The Jobs of a family.
 #[derive(Debug, Default)]
@@ -67,13 +77,13 @@ impl ObservedJobs {
     pub fn of(stores: &Stores, family: &Key, events: &PodEvents, now: Timestamp) -> Self {
         let mut pods: HashMap<String, Vec<Pod>> = HashMap::new();
         for pod in stores.pods.group(family) {
-            if let Some(job) = pod.labels().get(JOB_NAME) {
-                pods.entry(job.clone()).or_default().push(Pod::clone(&pod));
+            if let Some(job) = controlling_job(&pod) {
+                pods.entry(job.uid.clone()).or_default().push(Pod::clone(&pod));
             }
         }
         let mut observed = Self::default();
         for job in stores.jobs.group(family) {
-            let pods = pods.get(&job.name_any()).map_or(&[][..], Vec::as_slice);
+            let pods = job.uid().and_then(|uid| pods.get(&uid)).map_or(&[][..], Vec::as_slice);
             observed.add(&job, pods, events, now);
         }
         observed
@@ -237,6 +247,9 @@ pub(in crate::controller) fn job_has_ended(job: &Job) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use kube::api::ObjectMeta;
+    use serde_json::json;
+
     use super::*;
     use crate::{
         api::Check,
@@ -296,6 +309,41 @@ mod tests {
         add(&mut observed, &job, &running, Timestamp::UNIX_EPOCH);
         assert_eq!(observed.checks["pyenv"][1].outcome, CheckOutcome::Passed(String::new()));
         assert_eq!(observed.ended_live_checks, [job.name_any()]);
+    }
+
+    #[test]
+    fn a_pod_answers_only_for_the_job_that_controls_it() {
+        let (stores, family) = (Stores::default(), Key::new("team", "python"));
+        let mut job = check_of_pyenv();
+        let metadata = ObjectMeta {
+            namespace: Some("team".into()),
+            uid: Some("uid".into()),
+            resource_version: Some("1".into()),
+            ..job.metadata.clone()
+        };
+        job.metadata = metadata;
+        job.labels_mut().insert(labels::FAMILY.into(), "python".into());
+        let name = job.name_any();
+        let owner = |uid: &str| {
+            json!({"apiVersion": "batch/v1", "kind": "Job", "name": name,
+            "uid": uid, "controller": true})
+        };
+        stores.jobs.record_write(job);
+        for (version, owners, expected) in [
+            ("2", json!([]), CheckOutcome::Running),
+            ("3", json!([owner("another")]), CheckOutcome::Running),
+            ("4", json!([owner("uid")]), CheckOutcome::Passed(String::new())),
+        ] {
+            let pod = json!({
+                "metadata": {"name": "p", "namespace": "team", "resourceVersion": version,
+                    "labels": {labels::FAMILY: "python", "batch.kubernetes.io/job-name": name},
+                    "ownerReferences": owners},
+                "status": {"phase": "Succeeded"}});
+            stores.pods.record_write(serde_json::from_value::<Pod>(pod).expect("a pod"));
+            let now = Timestamp::UNIX_EPOCH;
+            let observed = ObservedJobs::of(&stores, &family, &PodEvents::default(), now);
+            assert_eq!(observed.checks["pyenv"][0].outcome, expected, "version {version}");
+        }
     }
 
     #[test]

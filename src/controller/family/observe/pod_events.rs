@@ -13,7 +13,7 @@ use crate::{
     builds::outcome::{PodEvent, PodEvents, job_needs_events, needs_events},
     controller::{
         error::call,
-        family::observe::{Observer, jobs::JOB_NAME},
+        family::observe::{Observer, jobs::controlling_job},
         object_cache::Key,
         stores::Stores,
     },
@@ -54,15 +54,16 @@ async fn read_pod_events(
     now: Timestamp,
 ) {
     let pods = stores.pods.group(family);
-    let with_pod: HashSet<&String> =
-        pods.iter().filter_map(|pod| pod.labels().get(JOB_NAME)).collect();
+    let with_pod: HashSet<&str> =
+        pods.iter().filter_map(|pod| Some(controlling_job(pod)?.uid.as_str())).collect();
     let waiting_pods = pods
         .iter()
         .filter(|pod| is_waiting(stores, pod, now))
         .filter_map(|pod| Some((pod.uid()?, format!("Pod {}", pod.name_any()))));
     let waiting_jobs = stores.jobs.group(family).into_iter().filter_map(|job| {
-        let is_waiting = !with_pod.contains(&job.name_any()) && job_needs_events(&job, now);
-        is_waiting.then(|| Some((job.uid()?, format!("Job {}", job.name_any()))))?
+        let uid = job.uid()?;
+        let is_waiting = !with_pod.contains(uid.as_str()) && job_needs_events(&job, now);
+        is_waiting.then(|| (uid, format!("Job {}", job.name_any())))
     });
     let waiting: HashMap<String, String> = waiting_pods.chain(waiting_jobs).collect();
     cache.read_at.retain(|uid, _| waiting.contains_key(uid));
@@ -94,10 +95,10 @@ async fn read_pod_events(
 }
 
 fn is_waiting(stores: &Stores, pod: &Pod, now: Timestamp) -> bool {
-    let job = pod
-        .labels()
-        .get(JOB_NAME)
-        .and_then(|job| stores.jobs.get(&Key::new(pod.metadata.namespace.as_deref()?, job)));
+    let job = controlling_job(pod).and_then(|owner| {
+        let key = Key::new(pod.metadata.namespace.as_deref()?, &owner.name);
+        stores.jobs.get(&key).filter(|job| job.metadata.uid.as_ref() == Some(&owner.uid))
+    });
     job.is_some_and(|job| needs_events(&job, pod, now))
 }
 
@@ -163,10 +164,17 @@ mod tests {
         (Client::new(service, "team"), queries)
     }
 
+    /// Returns the reference to the Job of this name that controls a pod.
+    fn controller(job: &str) -> Value {
+        json!({"apiVersion": "batch/v1", "kind": "Job", "name": job, "uid": format!("job-{job}"),
+            "controller": true})
+    }
+
     fn add_pod(stores: &Stores, name: &str, is_ready: &str) {
         let job: Value = json!({"metadata": {
             "name": name,
             "namespace": "team",
+            "uid": format!("job-{name}"),
             "resourceVersion": "1",
             "labels": {labels::FAMILY: "python"},
         }});
@@ -174,7 +182,7 @@ mod tests {
         let pod: Value = json!({
             "metadata": {"name": name, "namespace": "team", "uid": name, "resourceVersion": "1",
                 "creationTimestamp": "2026-01-01T00:00:00Z",
-                "labels": {labels::FAMILY: "python", JOB_NAME: name}},
+                "labels": {labels::FAMILY: "python"}, "ownerReferences": [controller(name)]},
             "status": {"phase": "Pending", "conditions": [
                 {"type": "PodScheduled", "status": "True",
                     "lastTransitionTime": "2026-01-01T00:00:00Z"},
@@ -230,7 +238,7 @@ mod tests {
         }
         let pod = json!({"metadata": {"name": "p", "namespace": "team", "uid": "p",
             "resourceVersion": "1",
-            "labels": {labels::FAMILY: "python", JOB_NAME: "with-pod"}}});
+            "labels": {labels::FAMILY: "python"}, "ownerReferences": [controller("with-pod")]}});
         stores.pods.record_write(serde_json::from_value::<Pod>(pod).expect("a pod"));
         for (now, reads) in [("2026-01-01T00:09:59Z", 0), ("2026-01-01T00:10:00Z", 1)] {
             let now: Timestamp = now.parse().expect("a time");

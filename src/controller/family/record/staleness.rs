@@ -5,14 +5,23 @@ use jiff::Timestamp;
 use crate::api::{
     ImageFamilySpec, ImageFamilyStatus, ImageState,
     condition::reason::{
-        AWAITING_APPROVAL, HELD, MINIMUM_AGE, RESOLVING, SETTLING, SUSPENDED, WINDOW_CLOSED,
+        AWAITING_APPROVAL, DIGEST_RETURNED, HELD, MINIMUM_AGE, RESOLVING, SETTLING, SUSPENDED,
+        WINDOW_CLOSED,
     },
 };
 
-/// The reasons of images and upstreams that a gate of the spec keeps at their digest, or may keep
-/// there: after a restart, a candidate is resolved before its gates are known.
-const GATED: [&str; 7] =
-    [AWAITING_APPROVAL, HELD, MINIMUM_AGE, RESOLVING, SETTLING, SUSPENDED, WINDOW_CLOSED];
+/// The reasons of images and upstreams that a gate of the spec, or the wait for a digest that came
+/// back, keeps at their digest, or may keep there: after a restart, a candidate is resolved before its gates are known.
+const GATED: [&str; 8] = [
+    AWAITING_APPROVAL,
+    DIGEST_RETURNED,
+    HELD,
+    MINIMUM_AGE,
+    RESOLVING,
+    SETTLING,
+    SUSPENDED,
+    WINDOW_CLOSED,
+];
 
 /// An image that is not current and has failed at its inputs.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +124,7 @@ mod tests {
     #[test]
     fn what_a_gate_keeps_back_is_stale_and_not_overdue() {
         let spec = ImageFamilySpec::default();
-        for reason in [HELD, MINIMUM_AGE, AWAITING_APPROVAL, RESOLVING] {
+        for reason in [HELD, MINIMUM_AGE, DIGEST_RETURNED, AWAITING_APPROVAL, RESOLVING] {
             let status = candidate(Some(reason));
             assert_eq!(stale_since(&status, &[]), at(100), "{reason}");
             assert_eq!(overdue_since(&spec, &status, &[], None), None, "{reason}");
