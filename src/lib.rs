@@ -20,6 +20,7 @@ pub mod lease;
 pub mod lineage;
 pub mod object_watch;
 pub mod operator;
+pub mod preflight;
 pub mod registry;
 pub mod rollout;
 pub mod server;

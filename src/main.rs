@@ -6,7 +6,9 @@ use clap::{Parser, Subcommand};
 use groundswell::{
     build_info::LONG_VERSION,
     builds::{checks::credentials, git, prepare},
-    operator, telemetry,
+    operator,
+    preflight::{self, CheckCaller, PreflightSettings},
+    telemetry,
 };
 
 #[derive(Parser)]
@@ -24,6 +26,15 @@ struct Arguments {
 enum Command {
     /// Run the controller
     Controller(Box<operator::Settings>),
+    // The Helm test runs it with the controller's ServiceAccount.
+    /// Check whether builds can run in a namespace, with the rights of the controller
+    Check {
+        #[command(flatten)]
+        settings: Box<PreflightSettings>,
+        /// Namespace in which builds are to run
+        #[arg(short, long)]
+        namespace: String,
+    },
     // The controller runs this as a child process, so that the C library that talks to Git servers
     // is not in its own process.
     /// Look up the commit of a branch or a tag on a Git server
@@ -58,9 +69,20 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match arguments.command {
         Command::Controller(settings) => runtime.block_on(operator::run_controller(*settings))?,
+        Command::Check { settings, namespace } => {
+            return runtime.block_on(check(&namespace, &settings));
+        }
         Command::ResolveGit => git::subprocess::answer()?,
         Command::Credentials => return Ok(credentials::main()),
         Command::Prepare => return Ok(runtime.block_on(prepare::main())),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn check(namespace: &str, settings: &PreflightSettings) -> anyhow::Result<ExitCode> {
+    let mut config = kube::Config::infer().await?;
+    // The report describes every failed call. Nothing is hidden by a retry.
+    config.default_retry = false;
+    let client = kube::Client::try_from(config)?;
+    preflight::run(&client, namespace, CheckCaller::Controller, settings).await
 }

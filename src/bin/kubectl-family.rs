@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match outcome.map_err(Into::into).and_then(|runtime| runtime.block_on(run(command_line))) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -21,6 +21,7 @@ pub mod source;
 pub mod strategy;
 pub mod strategy_revision;
 pub mod template;
+pub mod trial;
 
 /// The variable `epoch` of strategies: `SOURCE_DATE_EPOCH`, in seconds since 1970, for a builder
 /// that cannot read the dates that `prepare` writes. It is constant, so that the same inputs give

@@ -1,9 +1,12 @@
-//! The kubectl plugin `kubectl family`. It acts with the permissions of the user who runs it, and
-//! changes nothing but the annotation that holds a [request].
+//! The kubectl plugin `kubectl family`. It acts with the permissions of the user who runs it. It
+//! changes nothing but the annotation that holds a [request], and `check` runs one pod.
 
+mod check;
 mod cluster;
 mod request;
 mod status;
+
+use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -27,6 +30,8 @@ pub struct CommandLine {
 
 #[derive(Subcommand, Debug)]
 enum PluginCommand {
+    /// Check whether builds can run in a namespace, before or after the installation. Runs one pod
+    Check(Box<check::CheckArguments>),
     /// Show the status of a family and its images, or of all families if no name is given
     Status(status::StatusArguments),
     /// Start stale builds now, without waiting for the quiet time
@@ -58,22 +63,25 @@ struct KubectlFlags {
     context: Option<String>,
 }
 
-/// Runs the command.
-pub async fn run(command_line: CommandLine) -> anyhow::Result<()> {
+/// Runs the command. Returns the exit code.
+pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     match command_line.command {
-        PluginCommand::Status(arguments) => status::run(arguments).await,
-        PluginCommand::Trigger(arguments) => request::send_for_scope(Act::Trigger, arguments).await,
-        PluginCommand::Retry(arguments) => request::send_for_scope(Act::Retry, arguments).await,
-        PluginCommand::Cancel(arguments) => request::send_for_scope(Act::Cancel, arguments).await,
-        PluginCommand::Force(arguments) => request::send_for_scope(Act::Force, arguments).await,
-        PluginCommand::Hold(arguments) => request::hold(arguments).await,
-        PluginCommand::Unhold(arguments) => request::unhold(arguments).await,
-        PluginCommand::Approve(arguments) => request::approve(arguments).await,
+        PluginCommand::Check(arguments) => return check::run(*arguments).await,
+        PluginCommand::Status(arguments) => status::run(arguments).await?,
+        PluginCommand::Trigger(arguments) => {
+            request::send_for_scope(Act::Trigger, arguments).await?
+        }
+        PluginCommand::Retry(arguments) => request::send_for_scope(Act::Retry, arguments).await?,
+        PluginCommand::Cancel(arguments) => request::send_for_scope(Act::Cancel, arguments).await?,
+        PluginCommand::Force(arguments) => request::send_for_scope(Act::Force, arguments).await?,
+        PluginCommand::Hold(arguments) => request::hold(arguments).await?,
+        PluginCommand::Unhold(arguments) => request::unhold(arguments).await?,
+        PluginCommand::Approve(arguments) => request::approve(arguments).await?,
         PluginCommand::Version => {
             println!("kubectl-family {}\nAPI {GROUP}/{VERSION}", *build_info::LONG_VERSION);
-            Ok(())
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
@@ -111,6 +119,10 @@ mod tests {
             "kubectl-family hold flask --upstream debian --until 2026-05-01T12:00:00Z",
             "kubectl-family unhold flask --upstream debian",
             "kubectl-family approve flask debian",
+            "kubectl-family check",
+            "kubectl-family check --pre -n team --timeout 30s -o json",
+            "kubectl-family check --family flask --context c --no-pod --allow-unchecked",
+            "kubectl-family check -f family.yaml --strategy buildkit-privileged",
         ] {
             assert!(parses(valid), "{valid}");
         }
@@ -124,6 +136,9 @@ mod tests {
             "kubectl-family hold flask/app --digest sha256:0",
             "kubectl-family unhold flask/app --until 2026-05-01T12:00:00Z",
             "kubectl-family approve flask",
+            "kubectl-family check flask",
+            "kubectl-family check --family flask -f family.yaml",
+            "kubectl-family check --timeout soon",
         ] {
             assert!(!parses(invalid), "{invalid}");
         }
@@ -135,7 +150,7 @@ mod tests {
         command.build();
         let mut texts = vec![command.render_long_help().to_string()];
         texts.extend(command.get_subcommands_mut().map(|one| one.render_long_help().to_string()));
-        assert_eq!(texts.len(), 11, "the command itself, its commands, and help");
+        assert_eq!(texts.len(), 12, "the command itself, its commands, and help");
         for text in texts {
             assert!(!text.contains('`'), "a back-quote in:\n{text}");
         }

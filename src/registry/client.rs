@@ -16,6 +16,7 @@ use std::{
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use url::Url;
 
 use crate::{
     api::CredentialUse,
@@ -39,6 +40,8 @@ use crate::{
 pub const MAX_MANIFEST_BYTES: usize = 4 * 1024 * 1024;
 /// Maximum size of an image's configuration in bytes.
 const MAX_CONFIG_BYTES: usize = 4 * 1024 * 1024;
+/// Maximum size of the response to the begin or the end of an upload in bytes.
+const MAX_UPLOAD_RESPONSE_BYTES: usize = 64 * 1024;
 /// Upper bound on a pause within a call. If a registry asks for a longer pause, the call fails and
 /// its error reports that pause.
 const MAX_RETRY_PAUSE: Duration = Duration::from_secs(5);
@@ -240,6 +243,44 @@ impl Client {
                 manifest.digest
             )))
         }
+    }
+
+    /// Verifies that the credential may push to the image's repository: begins an upload and
+    /// cancels it. Nothing is written, and the image's tag is not used.
+    pub async fn verify_push(
+        &self,
+        image: &Reference,
+        keychain: &Keychain,
+    ) -> Result<(), RegistryError> {
+        let push = |method, path| Operation {
+            method,
+            path,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            what: "upload response",
+            limit: MAX_UPLOAD_RESPONSE_BYTES,
+            purpose: Purpose::Push,
+        };
+        let begin = push(Method::POST, "blobs/uploads/".into());
+        let location = self.execute(image, keychain, &begin, |_, response| {
+            Ok(response.header(header::LOCATION).map(ToOwned::to_owned))
+        });
+        let location = location.await?;
+        // Registries drop uploads that are never completed, so a failure to cancel one is harmless.
+        if let Some(path) = location.and_then(|location| self.upload_path(image, &location)) {
+            _ = self.execute(image, keychain, &push(Method::DELETE, path), |_, _| Ok(())).await;
+        }
+        Ok(())
+    }
+
+    /// Returns the part of an upload's location after the repository's path, or `None` if the
+    /// location is not in this repository of this registry.
+    fn upload_path(&self, image: &Reference, location: &str) -> Option<String> {
+        let endpoint =
+            self.0.config.endpoints(image.registry(), Purpose::Push).into_iter().next()?;
+        let url = Url::parse(&endpoint.base).ok()?.join(location).ok()?;
+        let path = url.as_str().strip_prefix(&format!("{}/v2/{}/", endpoint.base, image.path()))?;
+        Some(path.to_owned())
     }
 
     /// Executes an operation within the configured timeout. It tries every endpoint and retries

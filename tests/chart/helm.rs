@@ -73,6 +73,7 @@ topologySpreadConstraints:
 serviceMonitor: {enabled: true, labels: {release: prometheus}}
 prometheusRule: {enabled: true, labels: {release: prometheus}}
 dashboard: {enabled: true}
+test: {namespace: team-b, family: python, strategy: own, timeout: 90s}
 networkPolicy:
   enabled: true
   egressPorts: [443, 6443, 22, 3128, 5000]

@@ -11,6 +11,7 @@
 
 mod deploy;
 mod helm;
+mod hook;
 mod schemas;
 
 use std::{collections::BTreeSet, fs};
@@ -260,6 +261,7 @@ fn bad_values_are_refused_by_name() {
         ("extraEnv: [{value: x}]", "/extraEnv/0"),
         ("livenessProbe: {httpGet: {path: /}}", "/livenessProbe"),
         ("topologySpreadConstraints: [{maxSkew: 1}]", "/topologySpreadConstraints/0"),
+        ("test: {timeout: soon}", "/test/timeout"),
     ] {
         let problem = render(values, &[]).expect_err(values);
         assert!(problem.contains(expected), "`{expected}` is not in: {problem}");

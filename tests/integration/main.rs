@@ -29,6 +29,7 @@ mod manifests;
 mod odd_registry;
 mod older_versions;
 mod platforms;
+mod preflight;
 mod requests;
 mod restart;
 mod rollout;

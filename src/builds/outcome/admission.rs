@@ -149,7 +149,7 @@ fn is_own_validation(answer: &Status) -> bool {
 }
 
 /// Returns why no pod is created for a Job, as the newest of its Events says it.
-pub(super) fn pod_refusal(events: &[PodEvent]) -> Option<Problem> {
+pub(in crate::builds) fn pod_refusal(events: &[PodEvent]) -> Option<Problem> {
     let event = events.iter().rev().find(|event| event.reason == FAILED_CREATE)?;
     let text = event.message.strip_prefix(ERROR_CREATING).unwrap_or(&event.message);
     Some(refuser(text).unwrap_or(&OTHER_REFUSER).problem("no pod is created: ", text))

@@ -6,7 +6,10 @@
 
 use std::collections::HashMap;
 
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Event, Pod},
+};
 
 use crate::{
     api::condition::reason,
@@ -35,6 +38,27 @@ pub struct PodEvent {
     pub reason: String,
     /// The message of the Event.
     pub message: String,
+}
+
+impl PodEvent {
+    /// Returns the reasons and messages of Events, the newest last.
+    #[must_use]
+    pub fn newest_last(mut events: Vec<Event>) -> Vec<Self> {
+        events.sort_by_key(|event| {
+            let series = event
+                .series
+                .as_ref()
+                .and_then(|series| Some(series.last_observed_time.as_ref()?.0));
+            let last = event.last_timestamp.as_ref().map(|time| time.0);
+            let first = event.event_time.as_ref().map(|time| time.0);
+            [series, last, first].into_iter().flatten().max()
+        });
+        let event = |event: Event| Self {
+            reason: event.reason.unwrap_or_default(),
+            message: event.message.unwrap_or_default(),
+        };
+        events.into_iter().map(event).collect()
+    }
 }
 
 /// Events of pods and Jobs, by the uids of these objects. The newest Event of each is the last.
@@ -104,4 +128,24 @@ fn says_no_start(event: &PodEvent) -> bool {
 fn quote(event: &PodEvent) -> String {
     let text = sanitize(&event.message, Keep::Start);
     format!("{} \"{}\"", sanitize(&event.reason, Keep::Start), text.replace('\n', " "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_event_is_the_last() {
+        let event = |reason: &str, at: &str| -> Event {
+            serde_json::from_value(json!({"metadata": {}, "involvedObject": {}, "reason": reason,
+                "lastTimestamp": at}))
+            .expect("an Event")
+        };
+        let events = vec![event("b", "2026-01-01T00:09:00Z"), event("a", "2026-01-01T00:08:00Z")];
+        let events = PodEvent::newest_last(events);
+        let reasons: Vec<&str> = events.iter().map(|event| event.reason.as_str()).collect();
+        assert_eq!(reasons, ["a", "b"]);
+    }
 }

@@ -15,7 +15,7 @@
 //!
 //! `docs/troubleshooting.md` explains every reason, with its class and what to do.
 
-mod admission;
+pub(in crate::builds) mod admission;
 mod builder;
 mod events;
 pub(in crate::builds) mod message;

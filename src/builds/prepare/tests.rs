@@ -8,7 +8,14 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::builds::prepare::*;
+use crate::{
+    api::StrategyRef,
+    builds::{
+        job::BuildEnvironment,
+        prepare::*,
+        trial::{TrialPlace, trial_job},
+    },
+};
 
 /// A pod's file system in a temporary folder, in a user namespace of its own.
 struct Pod(TempDir);
@@ -232,6 +239,30 @@ fn an_unusable_secret_is_named_but_not_quoted() {
     let error = pod.run(&spec).expect_err("malformed");
     assert_eq!(error.reason, PrepareReason::InvalidSecret);
     assert!(error.message.contains("Secret push") && !error.message.contains("hunter2"), "{error}");
+}
+
+/// The pre-flight runs `prepare` as it is.
+#[test]
+fn the_input_of_a_trial_is_prepared() {
+    let template = json!({"spec": {"hostUsers": false, "containers": [{"name": "build",
+        "image": "b"}]}});
+    let strategy = serde_json::from_value(json!({"template": template})).expect("a strategy");
+    let strategy = crate::api::BuildStrategy::new("s", strategy);
+    let place =
+        TrialPlace { name: "check", namespace: "team", credentials: &[], deadline: Duration::ZERO };
+    let job = trial_job(&strategy, &StrategyRef::default(), &BuildEnvironment::default(), place)
+        .expect("a Job");
+    let pod = job.spec.and_then(|spec| spec.template.spec).expect("a pod");
+    let init = pod.init_containers.expect("init containers").remove(0);
+    let variable = init.env.into_iter().flatten().find(|env| env.name == spec::PREPARE_VARIABLE);
+    let value: Value =
+        serde_json::from_str(&variable.and_then(|env| env.value).expect("a value")).expect("JSON");
+    let pod = Pod::new();
+    pod.run(&value).expect("prepared");
+    pod.file("proc/self/uid_map", "0 0 4294967295\n");
+    fs::remove_dir_all(pod.path("workspace/context")).expect("clean");
+    let error = pod.run(&value).expect_err("the user namespace of the host");
+    assert_eq!(error.reason, PrepareReason::UserNamespaceUnavailable);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod endpoints;
 mod failures;
 mod reads;
 mod tags;
+mod uploads;
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -85,7 +85,7 @@ async fn read_pod_events(
         let parameters = ListParams::default().fields(&selector).limit(MAX_EVENTS);
         let what = || format!("read the Events of {object}");
         match call(what, api.list(&parameters)).await {
-            Ok(events) => cache.events.record(uid, pod_events(events.items)),
+            Ok(events) => cache.events.record(uid, PodEvent::newest_last(events.items)),
             // The wait is reported without them.
             Err(error) => {
                 warn!(object, %error, "the Events that say what a build waits for cannot be read");
@@ -100,22 +100,6 @@ fn is_waiting(stores: &Stores, pod: &Pod, now: Timestamp) -> bool {
         stores.jobs.get(&key).filter(|job| job.metadata.uid.as_ref() == Some(&owner.uid))
     });
     job.is_some_and(|job| needs_events(&job, pod, now))
-}
-
-/// Returns the reasons and messages of Events, the newest last.
-fn pod_events(mut events: Vec<Event>) -> Vec<PodEvent> {
-    events.sort_by_key(|event| {
-        let series =
-            event.series.as_ref().and_then(|series| Some(series.last_observed_time.as_ref()?.0));
-        let last = event.last_timestamp.as_ref().map(|time| time.0);
-        let first = event.event_time.as_ref().map(|time| time.0);
-        [series, last, first].into_iter().flatten().max()
-    });
-    let event = |event: Event| PodEvent {
-        reason: event.reason.unwrap_or_default(),
-        message: event.message.unwrap_or_default(),
-    };
-    events.into_iter().map(event).collect()
 }
 
 #[cfg(test)]
@@ -247,18 +231,5 @@ mod tests {
         }
         let asked = queries.lock().expect("a lock").clone();
         assert!(asked[0].contains("involvedObject.uid%3Djob-without-pod"), "{asked:?}");
-    }
-
-    #[test]
-    fn the_newest_event_is_the_last() {
-        let event = |reason: &str, at: &str| -> Event {
-            serde_json::from_value(json!({"metadata": {}, "involvedObject": {}, "reason": reason,
-                "lastTimestamp": at}))
-            .expect("an Event")
-        };
-        let events = vec![event("b", "2026-01-01T00:09:00Z"), event("a", "2026-01-01T00:08:00Z")];
-        let reasons: Vec<String> =
-            pod_events(events).into_iter().map(|event| event.reason).collect();
-        assert_eq!(reasons, ["a", "b"]);
     }
 }

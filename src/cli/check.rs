@@ -1,0 +1,24 @@
+//! `kubectl family check`: the [pre-flight](crate::preflight), as the user.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::{
+    cli::{KubectlFlags, cluster::ClusterConnection},
+    preflight::{self, CheckCaller, PreflightSettings},
+};
+
+#[derive(Args, Debug)]
+pub struct CheckArguments {
+    #[command(flatten)]
+    settings: PreflightSettings,
+    #[command(flatten)]
+    kubectl_flags: KubectlFlags,
+}
+
+pub async fn run(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
+    let CheckArguments { settings, kubectl_flags } = arguments;
+    let cluster = ClusterConnection::connect(&kubectl_flags).await?;
+    preflight::run(&cluster.client, &cluster.namespace, CheckCaller::User, &settings).await
+}
