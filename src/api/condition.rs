@@ -138,7 +138,8 @@ reasons! {
     IMAGE_NOT_FOUND = "ImageNotFound": NeedsUser;
     /// A manifest is larger than 4 MiB.
     MANIFEST_TOO_LARGE = "ManifestTooLarge": NeedsUser;
-    /// The index of an upstream does not offer a required platform.
+    /// The index of an upstream, or of the image that a check runs in, does not offer a required
+    /// platform.
     PLATFORM_MISSING = "PlatformMissing": NeedsUser;
     /// A build made an image for another platform than its own, or from a base for another one.
     PLATFORM_MISMATCH = "PlatformMismatch": NeedsUser;

@@ -162,7 +162,9 @@ pub struct Check {
     )]
     pub args: Vec<String>,
 
-    /// Image to run instead of the new one, for example a scanner or a structure test. It receives
+    /// Image to run instead of the new one, for example a scanner or a structure test. A tag is
+    /// resolved to its digest when the check starts, with the family's `credentials`, and the check
+    /// runs in that digest. It receives
     /// `GROUNDSWELL_IMAGE` (repository and digest), `GROUNDSWELL_DIGEST`, and a Docker
     /// configuration with the credential for the new image, taken from those of the family's
     /// `credentials` that are not used to push, and no other. Defaults to the new image, which

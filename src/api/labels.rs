@@ -30,6 +30,9 @@ pub const CHECK: &str = "groundswell.dev/check";
 pub const CHECK_REVISION: &str = "groundswell.dev/check-revision";
 /// Annotation on Jobs of checks: digest that is checked.
 pub const CHECKED_DIGEST: &str = "groundswell.dev/checked-digest";
+/// Annotation on Jobs of checks: image that the check runs in, with its digest, if that is not the
+/// new image.
+pub const CHECK_IMAGE: &str = "groundswell.dev/check-image";
 /// Annotation on Jobs: number of the build, counted per image from 1.
 pub const BUILD: &str = "groundswell.dev/build";
 

@@ -422,6 +422,9 @@ pub struct CheckRecord {
     pub digest: String,
     /// Hash of the check's spec.
     pub revision: String,
+    /// Image that the check runs or ran in, with its digest. Not set if that is the new image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// State of the check: `Running`, `Passed` or `Failed`.
     pub state: CheckState,
     /// Last output of the check, at most 512 characters.

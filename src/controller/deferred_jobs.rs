@@ -1,5 +1,6 @@
-//! Jobs that are not admitted now: a quota is full, or a policy forbids them or their pods. Each is
-//! created again after a pause that grows, for as long as it takes. No client is needed.
+//! Jobs that are not admitted now: a quota is full, a policy forbids them or their pods, or the
+//! image that a check runs in cannot be resolved. Each is created again after a pause that grows,
+//! for as long as it takes. No client is needed.
 
 use std::collections::HashMap;
 
@@ -33,6 +34,8 @@ pub struct Refusal {
     /// The uid of the Job, if it was created and its pod is refused. Such a refusal is observed
     /// until the Job is deleted, and counts once.
     pub job_uid: Option<String>,
+    /// When the Job is to be created again, if that does not depend on the number of its refusals.
+    pub retry_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -50,7 +53,7 @@ impl DeferredJobs {
     /// Records a refusal. `family` is the uid of the family, and `job_version` says what the Job
     /// was made of.
     pub fn record(&mut self, refusal: Refusal, family: &str, job_version: &str, now: Timestamp) {
-        let Refusal { image, work, problem, job_uid } = refusal;
+        let Refusal { image, work, problem, job_uid, retry_at } = refusal;
         let seed = jitter_seed(&[family, &image]);
         let known = self.0.entry(image).or_default();
         let position = known.iter().position(|refused| refused.job.work == work);
@@ -71,7 +74,8 @@ impl DeferredJobs {
         let since = before.as_ref().map_or(now, |before| before.job.since);
         let seed = seed.wrapping_add(refusals.into());
         let pause = backoff::pause(refusals, MIN_PAUSE, MAX_PAUSE, seed);
-        let retry_at = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
+        let retry_at =
+            retry_at.unwrap_or_else(|| now.saturating_add(pause).unwrap_or(Timestamp::MAX));
         if known.len() >= MAX_JOBS_PER_IMAGE {
             known.remove(0);
         }
@@ -119,6 +123,7 @@ mod tests {
             work: DeferredWork::Build(fingerprint.into()),
             problem: Problem { reason: reason::QUOTA_EXCEEDED, message: "full".into() },
             job_uid: job_uid.map(str::to_owned),
+            retry_at: None,
         }
     }
 
@@ -176,6 +181,16 @@ mod tests {
         assert!(first <= now + MIN_PAUSE, "it was observed three times");
         deferred.record(refusal("f", Some("u2")), "u", "1", later);
         assert!(deferred.of("app", "1")[0].retry_at > later + MIN_PAUSE, "the next Job");
+    }
+
+    #[test]
+    fn a_refusal_may_say_when_to_try_again() {
+        let (mut deferred, now) = (DeferredJobs::default(), Timestamp::UNIX_EPOCH);
+        let at = now + SignedDuration::from_hours(1);
+        for _ in 0..3 {
+            deferred.record(Refusal { retry_at: Some(at), ..refusal("f", None) }, "u", "1", now);
+            assert_eq!(deferred.of("app", "1")[0].retry_at, at);
+        }
     }
 
     #[test]

@@ -12,9 +12,12 @@ use crate::{
     api::RegistryCredential,
     controller::{
         deferred_jobs::DeferredJobs,
-        family::observe::{
-            image_keys::ImageKeys, platform::DefaultPlatform, pod_events::PodEventCache,
-            strategies::RenderedStrategy,
+        family::{
+            observe::{
+                image_keys::ImageKeys, platform::DefaultPlatform, pod_events::PodEventCache,
+                strategies::RenderedStrategy,
+            },
+            registry::check_images::CheckImages,
         },
     },
     engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},
@@ -64,6 +67,8 @@ pub struct ReconcileCache {
     pub config_maps: HashMap<String, CachedRevision>,
     /// What the registry has answered to lookups of fingerprints.
     pub lookups: Lookups,
+    /// What registries have answered about the images that checks run in.
+    pub check_images: CheckImages,
     /// What we last read or set of each tag, by image and tag.
     pub tags: HashMap<String, HashMap<String, TimedTag>>,
     /// The Events of pods that their nodes do not start, and of Jobs without a pod.
@@ -219,6 +224,7 @@ impl ReconcileCache {
             self.written.clear();
             self.lookups.clear();
             self.deferred_jobs.clear();
+            self.check_images.clear();
             for known_tags in self.tags.values_mut() {
                 known_tags.retain(|_, known_tag| !matches!(known_tag.tag, ObservedTag::Failed(..)));
             }

@@ -347,6 +347,8 @@ pub struct ObservedCheck {
     pub revision: String,
     /// The digest that is checked.
     pub digest: ImageDigest,
+    /// The image that the check runs in, with its digest, if that is not the new image.
+    pub image: Option<String>,
     /// Which attempt it is, counted from 0.
     pub attempt: i32,
     /// What its pod waits for, if it has not started.

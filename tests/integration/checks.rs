@@ -1,5 +1,7 @@
 //! Checks run before tags move and children start, their exit code decides, and none runs twice.
 
+use std::collections::BTreeMap;
+
 use groundswell::api::{
     CheckState, ImageState, ManagedImage, ManagedImageStatus, condition::reason, labels,
 };
@@ -94,6 +96,34 @@ fn spec(scene: &Scene, checks: &Value) -> Value {
     spec
 }
 
+/// The image that checks run in, by its name in the cluster's registry.
+struct Scanner<'a> {
+    scene: &'a Scene,
+    repository: String,
+}
+
+impl<'a> Scanner<'a> {
+    fn of(scene: &'a Scene) -> Self {
+        Self { scene, repository: format!("{}/tools/scanner", scene.place.namespace) }
+    }
+
+    /// The name of the image, without tag and digest.
+    fn name(&self) -> String {
+        format!("{}/{}", cluster().registry, self.repository)
+    }
+
+    /// Pushes a version of the image over its tag. Returns the image's name with the digest.
+    async fn push(&self, version: &str) -> String {
+        let images = &self.scene.images;
+        let digest = images.push(&self.repository, "1", None, version, &BTreeMap::new()).await;
+        format!("{}@{digest}", self.name())
+    }
+}
+
+fn image_of(pod: &Pod) -> &str {
+    pod_spec(pod).containers[0].image.as_deref().unwrap_or_default()
+}
+
 fn pod_spec(pod: &Pod) -> &PodSpec {
     pod.spec.as_ref().expect("a spec")
 }
@@ -105,9 +135,11 @@ async fn checks_come_before_tags_and_children_and_are_run_once() {
     let place = &scene.place;
     let settings = Settings::new(cluster(), &place.namespace, &[]);
     let mut operator = Operator::ready(&settings).await;
+    let scanner = Scanner::of(&scene);
+    let pinned = scanner.push("1").await;
     let wanted = json!([
         {
-            "name": "scan", "image": "played.invalid/scanner:1",
+            "name": "scan", "image": format!("{}:1", scanner.name()),
             "args": ["$(GROUNDSWELL_IMAGE)"], "required": false,
         },
         { "name": "starts", "command": ["python", "--version"] },
@@ -116,11 +148,8 @@ async fn checks_come_before_tags_and_children_and_are_run_once() {
     let running = checks(place, 2).await;
 
     let repository = format!("{}/{}/base@sha256:", cluster().registry, place.namespace);
-    let images: Vec<_> = running
-        .iter()
-        .map(|(_, pod)| pod_spec(pod).containers[0].image.clone().unwrap_or_default())
-        .collect();
-    assert_eq!(images[0], "played.invalid/scanner:1");
+    let images: Vec<_> = running.iter().map(|(_, pod)| image_of(pod)).collect();
+    assert_eq!(images[0], pinned);
     assert!(images[1].starts_with(&repository), "{images:?}");
     for (_, pod) in &running {
         let spec = pod_spec(pod);
@@ -218,4 +247,60 @@ async fn a_failed_check_blocks_tags_and_children_until_it_is_corrected() {
         "a changed check rebuilds nothing"
     );
     assert_eq!(Some(scene.tag("base", "latest").await), status(place).await.digest);
+}
+
+#[tokio::test]
+async fn a_check_runs_in_the_digest_that_the_tag_of_its_image_has() {
+    let client = client().await;
+    let scene = Scene::new(&client, "scanner").await;
+    let place = &scene.place;
+    let settings = Settings::new(cluster(), &place.namespace, &[]);
+    let mut operator = Operator::ready(&settings).await;
+    let scanner = Scanner::of(&scene);
+    let wanted = json!([{ "name": "scan", "image": format!("{}:1", scanner.name()) }]);
+    place.apply_family("app", &spec(&scene, &wanted)).await.expect("a family");
+
+    // The image does not exist yet.
+    let waiting = wait_for("the check to wait for its image", 60, async || {
+        let status = status(place).await;
+        let waits = status.reason == reason::IMAGE_NOT_FOUND;
+        if waits { Ok(status) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    assert_eq!(waiting.state, ImageState::Checking);
+    let expected = format!("{}:1 does not exist in the registry", scanner.name());
+    let message = &waiting.message;
+    assert!(message.starts_with("check scan: ") && message.contains(&expected), "{message}");
+    assert_eq!(jobs(place, labels::COMPONENT_CHECK, "base").await.len(), 0);
+
+    let first = scanner.push("1").await;
+    let running = checks(place, 1).await;
+    assert_eq!(image_of(&running[0].1), first);
+    let job = &jobs(place, labels::COMPONENT_CHECK, "base").await[0];
+    assert_eq!(label(job, labels::ATTEMPT), "0", "waiting spends no attempt");
+
+    // The tag moves, and another controller finds the Job: the digest stays.
+    let second = scanner.push("2").await;
+    operator.kill();
+    let _operator = Operator::ready(&settings).await;
+    end(place, &running[0].1, 0, "no findings", Disruption::None).await;
+    place.wait_family("app", "Ready", 60).await;
+    let passed = status(place).await;
+    assert_eq!(passed.checks[0].image.as_ref(), Some(&first), "{:?}", passed.checks);
+    assert_eq!((passed.checks[0].state, passed.failure), (CheckState::Passed, None));
+    assert_eq!(jobs(place, labels::COMPONENT_CHECK, "base").await.len(), 1, "checked once");
+
+    // The next digest is checked in what the tag points to by then.
+    scene.move_upstream("2").await;
+    let running = checks(place, 2).await;
+    let again = running.iter().find(|(_, pod)| image_of(pod) == second);
+    let (_, again) = again.unwrap_or_else(|| panic!("no check runs in {second}"));
+    end(place, again, 0, "no findings", Disruption::None).await;
+    wait_for("the new digest to have passed", 60, async || {
+        let status = status(place).await;
+        let has_passed = status.digest != passed.digest && status.state == ImageState::Current;
+        let image = status.checks.first().and_then(|check| check.image.as_ref());
+        if has_passed && image == Some(&second) { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
 }

@@ -72,10 +72,7 @@ pub fn job(request: &CheckRequest, environment: &BuildEnvironment) -> Job {
             name: Some(job_name(request)),
             namespace: Some(request.family.namespace.clone()),
             labels: Some(labels),
-            annotations: Some(BTreeMap::from([
-                (labels::CHECKED_DIGEST.to_owned(), request.digest.clone()),
-                (labels::CONTAINERS.to_owned(), container_names(&pod)),
-            ])),
+            annotations: Some(job_annotations(request, &pod)),
             owner_references: Some(vec![request.owner.clone()]),
             ..ObjectMeta::default()
         },
@@ -118,6 +115,16 @@ fn job_labels(request: &CheckRequest) -> BTreeMap<String, String> {
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
     .collect()
+}
+
+fn job_annotations(request: &CheckRequest, pod: &PodSpec) -> BTreeMap<String, String> {
+    let annotations = [
+        (labels::CHECKED_DIGEST, Some(request.digest.clone())),
+        (labels::CHECK_IMAGE, request.check.image.clone()),
+        (labels::CONTAINERS, Some(container_names(pod))),
+    ];
+    let annotations = annotations.into_iter();
+    annotations.filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
@@ -237,6 +244,9 @@ mod tests {
 
     const DIGEST: &str = "sha256:0123456789012345678901234567890123456789012345678901234567890123";
 
+    const SCANNER: &str = "registry.example.com/tools/scanner@sha256:\
+        abcdefabcdefabcdefabcdefabcdefabcdefabcdefabcdefabcdefabcdefabcd";
+
     fn request() -> CheckRequest {
         CheckRequest {
             family: FamilyIdentity {
@@ -268,7 +278,7 @@ mod tests {
         let mut request = request();
         request.check = Check {
             name: "scan".into(),
-            image: Some("registry.example.com/tools/scanner:2".into()),
+            image: Some(SCANNER.into()),
             args: vec!["$(GROUNDSWELL_IMAGE)".into()],
             env: BTreeMap::from([
                 ("LEVEL".into(), "high".into()),
@@ -349,7 +359,9 @@ mod tests {
             assert_eq!(labels[label], value);
         }
         assert!(!labels.contains_key(labels::FINGERPRINT), "it must not look like a build");
-        assert_eq!(job.metadata.annotations.expect("annotations")[labels::CHECKED_DIGEST], DIGEST);
+        let annotations = job.metadata.annotations.expect("annotations");
+        assert_eq!(annotations[labels::CHECKED_DIGEST], DIGEST);
+        assert!(!annotations.contains_key(labels::CHECK_IMAGE), "it runs in the new image");
         let spec = job.spec.expect("spec");
         assert_eq!(
             (spec.backoff_limit, spec.active_deadline_seconds, spec.ttl_seconds_after_finished),
@@ -499,7 +511,9 @@ checks:
         let pinned = format!("registry.example.com/team/pyenv@{DIGEST}");
         let pod = pod_of(&scan());
         let check = &pod.containers[0];
-        assert_eq!(check.image.as_deref(), Some("registry.example.com/tools/scanner:2"));
+        assert_eq!(check.image.as_deref(), Some(SCANNER));
+        let annotations = job_of(&scan()).metadata.annotations.expect("annotations");
+        assert_eq!(annotations[labels::CHECK_IMAGE], SCANNER);
         assert_eq!(check.command, None);
         assert_eq!(
             environment(check),

@@ -36,7 +36,7 @@ pub struct CheckRequest {
     pub repository: String,
     /// The digest that is checked.
     pub digest: String,
-    /// The check as the spec declares it.
+    /// The check as the spec declares it. Its image, if it has one, has a digest.
     pub check: Check,
     /// The platform of the image, and of the nodes that may run the check.
     pub platform: Platform,

@@ -109,7 +109,8 @@ pub async fn reconcile(
     let builds = reconcile.start_builds().await?;
     reservation.commit(&context.stores);
 
-    // 8. (API) Start checks.
+    // 8. (registry) Resolve the images that checks run in, and (API) start checks.
+    reconcile.resolve_check_images().await;
     let checks = reconcile.start_checks().await?;
 
     // 9. (API) Record which digests the floating tags are about to be moved to.

@@ -252,23 +252,26 @@ impl ImageEval<'_> {
     /// Returns the result of a check of this digest: from its Jobs or, if those are gone, from the
     /// recorded status.
     fn check_record(&self, verified: &VerifiedBuild, check: &Check, revision: &str) -> CheckRecord {
-        let record = |state, message: &str| CheckRecord {
+        let record = |state, message: &str, attempt: Option<&ObservedCheck>| CheckRecord {
             name: check.name.clone(),
             digest: verified.digest.to_string(),
             revision: revision.into(),
+            image: attempt.and_then(|attempt| attempt.image.clone()),
             state,
             message: shorten(message, MAX_CHECK_MESSAGE),
         };
         let passed =
             self.attempts(verified, revision).find_map(|observed| match &observed.outcome {
-                CheckOutcome::Passed(output) => Some(output.as_str()),
+                CheckOutcome::Passed(output) => {
+                    Some(record(CheckState::Passed, output, Some(observed)))
+                }
                 CheckOutcome::Running
                 | CheckOutcome::Failed(_)
                 | CheckOutcome::NotAdmitted(_)
                 | CheckOutcome::Stopped => None,
             });
-        if let Some(output) = passed {
-            return record(CheckState::Passed, output);
+        if let Some(passed) = passed {
+            return passed;
         }
         let recorded = self.observed.record.into_iter().flat_map(|record| &record.checks);
         let recorded =
@@ -277,12 +280,14 @@ impl ImageEval<'_> {
             return known.clone();
         }
         if let Some(problem) = self.refused_for_too_long(verified, check, revision) {
-            return record(CheckState::Failed, &problem.message);
+            return record(CheckState::Failed, &problem.message, None);
         }
         let newest = self.attempts(verified, revision).max_by_key(|observed| observed.attempt);
         match newest.map(|observed| &observed.outcome) {
-            Some(CheckOutcome::Failed(failure)) => record(CheckState::Failed, &failure.message),
-            _ => record(CheckState::Running, ""),
+            Some(CheckOutcome::Failed(failure)) => {
+                record(CheckState::Failed, &failure.message, newest)
+            }
+            _ => record(CheckState::Running, "", newest),
         }
     }
 

@@ -126,6 +126,34 @@ fn passed_checks_are_remembered_without_their_jobs() {
 }
 
 #[test]
+fn the_record_says_in_which_image_a_check_ran() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    let scan = Check { image: Some("scanner:1".into()), ..required_check("scan") };
+    model.spec.images[0].checks = vec![scan, required_check("smoke")];
+    model.begin();
+    model.finish_builds();
+    model.reconcile();
+    model.reconcile();
+    let images = |model: &FamilyModel| -> Vec<Option<String>> {
+        let checks = &model.record("base").checks;
+        checks.iter().map(|check| check.image.clone()).collect()
+    };
+    assert_eq!(images(&model), [Some("scanner:1@0".into()), None], "while it runs");
+    // The infrastructure fails, and the next attempt has another digest.
+    model.failing_checks.insert("scan".into(), FailureClass::Infrastructure);
+    model.finish_checks();
+    model.reconcile();
+    model.failing_checks.clear();
+    model.settle();
+    assert_eq!(model.states(), [CURRENT]);
+    assert_eq!(images(&model), [Some("scanner:1@1".into()), None]);
+    // The result stays when the Jobs are gone.
+    model.checks.clear();
+    model.settle();
+    assert_eq!((images(&model)[0].as_deref(), model.checks.len()), (Some("scanner:1@1"), 0));
+}
+
+#[test]
 fn a_corrected_check_is_run_again_and_builds_nothing() {
     for class in [FailureClass::Build, FailureClass::Infrastructure] {
         let mut model = FamilyModel::new(&["up"], &[("base", "up")]);

@@ -111,7 +111,7 @@ impl Reconcile<'_> {
                 image.reason = problem.reason;
                 image.message = problem.message.clone().into();
                 let work = DeferredWork::Build(identity.fingerprint.clone());
-                let refusal = Refusal { image: name, work, problem, job_uid: None };
+                let refusal = Refusal { image: name, work, problem, job_uid: None, retry_at: None };
                 self.cache.deferred_jobs.record(refusal, &family, job_version, self.now);
             }
             BuildStart::Refused(JobRefusal::Failed(refused)) => {

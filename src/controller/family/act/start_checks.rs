@@ -1,6 +1,7 @@
 //! Starts checks: one Job per digest, check and attempt. The name of the Job says which, so that
 //! none is started twice. Needs a client.
 
+use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Api, Resource, ResourceExt};
 
@@ -11,7 +12,10 @@ use crate::{
         managed_image::MAX_CHECK_MESSAGE,
     },
     builds::{
-        checks::{CheckRequest, job::job},
+        checks::{
+            CheckRequest,
+            job::{job, job_name},
+        },
         outcome::JobRefusal,
         request::FamilyIdentity,
     },
@@ -21,6 +25,7 @@ use crate::{
         family::{
             act::jobs::{Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs},
             reconcile::Reconcile,
+            registry::check_images::UnresolvedImage,
         },
         object_cache::Key,
     },
@@ -39,6 +44,8 @@ struct WantedCheck {
 struct RefusedCheck {
     check: WantedCheck,
     refusal: JobRefusal,
+    /// When it is to be started again, if that is known.
+    retry_at: Option<Timestamp>,
 }
 
 impl Reconcile<'_> {
@@ -48,11 +55,19 @@ impl Reconcile<'_> {
             self.decision.actions.iter().filter_map(|action| self.wanted_check(action)).collect();
         let api: Api<Job> = self.api();
         let (mut accepted, mut jobs, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-        for check in wanted {
-            let job = job(&check.request, &self.context.environment);
-            if self.context.stores.jobs.get(&Key::of(&job)).is_some() {
+        for mut check in wanted {
+            // A Job that exists keeps the digest of the image that it was created with.
+            let name = job_name(&check.request);
+            let key = Key::new(&check.request.family.namespace, &name);
+            if self.context.stores.jobs.get(&key).is_some() {
                 continue;
             }
+            if let Err(UnresolvedImage { problem, retry_at }) = self.pin_image(&mut check.request) {
+                let refusal = JobRefusal::NotNow(problem);
+                refused.push(RefusedCheck { check, refusal, retry_at: Some(retry_at) });
+                continue;
+            }
+            let job = job(&check.request, &self.context.environment);
             // Whether the API server accepts the pod of a check depends on nothing else.
             let kind = format!("check/{:?}", check.request.user_namespace);
             match check_acceptance(&api, &job, kind, self.cache).await? {
@@ -60,23 +75,34 @@ impl Reconcile<'_> {
                     accepted.push(check);
                     jobs.push(job);
                 }
-                Acceptance::Refused(refusal) => refused.push(RefusedCheck { check, refusal }),
+                Acceptance::Refused(refusal) => {
+                    refused.push(RefusedCheck { check, refusal, retry_at: None });
+                }
             }
         }
         let created = create_jobs(&self.context.stores.jobs, &api, &jobs, self.cache).await?;
         for (check, created) in accepted.into_iter().zip(created) {
             if let JobCreation::Refused(refusal) = created {
-                refused.push(RefusedCheck { check, refusal });
+                refused.push(RefusedCheck { check, refusal, retry_at: None });
             }
         }
         let starts = JobStarts::of(refused.iter().map(|refused| &refused.refusal));
-        for RefusedCheck { check, refusal } in refused {
+        for RefusedCheck { check, refusal, retry_at } in refused {
             match refusal {
-                JobRefusal::NotNow(problem) => self.defer_check(check, problem),
+                JobRefusal::NotNow(problem) => self.defer_check(check, problem, retry_at),
                 JobRefusal::Failed(failure) => self.count_refused_check(check, failure),
             }
         }
         Ok(starts)
+    }
+
+    /// Replaces the image that a check runs in, if it is not the new image, by the digest that its
+    /// tag points to now.
+    fn pin_image(&self, request: &mut CheckRequest) -> Result<(), UnresolvedImage> {
+        let Some(image) = &request.check.image else { return Ok(()) };
+        let pinned = self.cache.check_images.pinned(image, &request.platform, self.now)?;
+        request.check.image = Some(pinned);
+        Ok(())
     }
 
     /// Counts a refused check as a failed attempt, on the retry budget of its class. Several checks
@@ -118,7 +144,7 @@ impl Reconcile<'_> {
     }
 
     /// Records that a check waits until its Job is admitted. It counts as no attempt.
-    fn defer_check(&mut self, check: WantedCheck, problem: Problem) {
+    fn defer_check(&mut self, check: WantedCheck, problem: Problem, retry_at: Option<Timestamp>) {
         let WantedCheck { image: index, request } = check;
         if let Some(image) = self.decision.images.get_mut(index.position()) {
             image.reason = problem.reason;
@@ -126,7 +152,7 @@ impl Reconcile<'_> {
         }
         let digest = request.digest.as_str().into();
         let work = DeferredWork::Check { digest, revision: request.revision };
-        let refusal = Refusal { image: request.image, work, problem, job_uid: None };
+        let refusal = Refusal { image: request.image, work, problem, job_uid: None, retry_at };
         let family = self.snapshot.family.uid().unwrap_or_default();
         let version = self.snapshot.job_version(index);
         self.cache.deferred_jobs.record(refusal, &family, version, self.now);

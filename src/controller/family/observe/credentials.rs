@@ -52,6 +52,8 @@ impl Observer<'_> {
         })?;
         // A registry that refused the old credential may accept the new one.
         self.cache.lookups.clear();
+        self.cache.check_images.clear();
+        self.cache.deferred_jobs.clear();
         self.cache.keychain = Some(CachedKeychain { secrets, keychain: Arc::clone(&keychain) });
         Ok(keychain)
     }

@@ -145,7 +145,7 @@ impl ObservedJobs {
     ) {
         if let Some(problem) = problem {
             let (image, problem) = (image.to_owned(), problem.clone());
-            let refusal = Refusal { image, work, problem, job_uid: job.uid() };
+            let refusal = Refusal { image, work, problem, job_uid: job.uid(), retry_at: None };
             self.refused.push(RefusedPods { job: job.name_any().into(), refusal });
         } else if !pods.is_empty() {
             self.admitted.push(AdmittedJob { image: image.to_owned(), work });
@@ -207,6 +207,7 @@ fn observed_check(job: &Job, pods: &[Pod], outcome: CheckJobOutcome) -> Option<O
         check: label(labels::CHECK)?,
         revision: label(labels::CHECK_REVISION)?,
         digest: job.annotations().get(labels::CHECKED_DIGEST)?.into(),
+        image: job.annotations().get(labels::CHECK_IMAGE).cloned(),
         attempt: label(labels::ATTEMPT)?.parse().ok()?,
         outcome,
         waits_for,
@@ -344,6 +345,17 @@ mod tests {
             let observed = ObservedJobs::of(&stores, &family, &PodEvents::default(), now);
             assert_eq!(observed.checks["pyenv"][0].outcome, expected, "version {version}");
         }
+    }
+
+    #[test]
+    fn the_job_says_which_image_a_check_runs_in() {
+        let mut observed = ObservedJobs::default();
+        let mut job = check_of_pyenv();
+        add(&mut observed, &job, &[], Timestamp::UNIX_EPOCH);
+        job.annotations_mut().insert(labels::CHECK_IMAGE.into(), "scanner@sha256:01".into());
+        add(&mut observed, &job, &[], Timestamp::UNIX_EPOCH);
+        let images = observed.checks["pyenv"].iter().map(|check| check.image.as_deref());
+        assert_eq!(images.collect::<Vec<_>>(), [None, Some("scanner@sha256:01")]);
     }
 
     #[test]

@@ -297,6 +297,7 @@ mod tests {
             check: "scan".into(),
             revision: String::new(),
             digest: "".into(),
+            image: None,
             attempt: 0,
             waits_for: None,
             outcome: CheckOutcome::Failed(failure(build)),

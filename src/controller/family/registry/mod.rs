@@ -1,5 +1,6 @@
-//! What a reconcile asks registries before builds start, and what it writes there.
+//! What a reconcile asks registries before builds and checks start, and what it writes there.
 //!
+//! - [`check_images`]: the digests of the images that checks run in
 //! - [`default_platform`]: the platform of builds whose strategies name none
 //! - [`lookup`]: whether a fingerprint was already built
 //! - [`existing_image`]: what an image that has no build yet begins with
@@ -7,6 +8,7 @@
 //! - [`retag_unchanged`]: points the tag of a fingerprint whose build changed nothing to the digest
 //!   that the image keeps
 
+pub mod check_images;
 pub mod default_platform;
 pub mod existing_image;
 pub mod lookup;

@@ -97,6 +97,7 @@ impl FamilyModel {
                     check: of.name.clone(),
                     revision: fingerprint::check_revision(of),
                     digest: digest.clone(),
+                    image: of.image.as_ref().map(|image| format!("{image}@{attempt}")),
                     attempt: *attempt,
                     waits_for: None,
                     outcome: CheckOutcome::Running,
