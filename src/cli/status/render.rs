@@ -9,8 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt as _;
 
 use crate::api::{
-    ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, RolloutState,
-    UpstreamStatus,
+    CheckState, ImageCounts, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage,
+    RolloutState, UpstreamStatus,
     condition::{self, shorten},
 };
 
@@ -19,7 +19,8 @@ const MIN_COLUMN_WIDTH: usize = 15;
 /// Number of spaces between two columns.
 const COLUMN_GAP: usize = 2;
 
-/// Renders a family: its summary, its upstreams, its images by level, and its incomplete rollouts.
+/// Renders a family: its summary, its upstreams, its images by level, its checks that have not
+/// passed or run in another image, and its incomplete rollouts.
 pub fn family(
     family: &ImageFamily,
     images: &[&ManagedImage],
@@ -40,6 +41,11 @@ pub fn family(
         let header = ["LEVEL", "IMAGE", "STATE", "BUILD", "DIGEST", "STATE-AGE", "MESSAGE"];
         let rows = images.iter().map(|image| image_row(image, now)).collect();
         text = text + "\n" + &table(&header, rows, width);
+    }
+    let checks: Vec<_> = images.iter().flat_map(|image| check_rows(image)).collect();
+    if !checks.is_empty() {
+        let header = ["IMAGE", "CHECK", "STATE", "RUNS-IN", "MESSAGE"];
+        text = text + "\n" + &table(&header, checks, width);
     }
     let rollouts: Vec<_> = images.iter().flat_map(|image| rollout_rows(image)).collect();
     if !rollouts.is_empty() {
@@ -188,6 +194,30 @@ fn image_row(image: &ManagedImage, now: Timestamp) -> Vec<StyledText> {
     ]
 }
 
+/// Renders the checks of an image that have not passed, or that run in another image: that image
+/// decides what the result means.
+fn check_rows(image: &ManagedImage) -> Vec<Vec<StyledText>> {
+    let checks = image.status.iter().flat_map(|status| &status.checks);
+    checks
+        .filter_map(|check| {
+            let state = match check.state {
+                CheckState::Passed if check.image.is_none() => return None,
+                CheckState::Passed => styled("Passed", Color::Green),
+                CheckState::Running => styled("Running", Color::Yellow),
+                CheckState::Failed => styled("Failed", Color::Red),
+            };
+            let message = if check.message.is_empty() { "-" } else { &check.message };
+            Some(vec![
+                (&image.spec.image).into(),
+                (&check.name).into(),
+                state,
+                check.image.as_deref().map_or_else(|| "the new image".into(), short_image).into(),
+                message.into(),
+            ])
+        })
+        .collect()
+}
+
 /// Renders the rollouts of an image that are not complete.
 fn rollout_rows(image: &ManagedImage) -> Vec<Vec<StyledText>> {
     let rollouts = image.status.iter().flat_map(|status| &status.rollouts);
@@ -317,6 +347,14 @@ fn short(digest: Option<&str>) -> String {
     digest.map_or_else(
         || "-".into(),
         |digest| digest.trim_start_matches("sha256:").chars().take(12).collect(),
+    )
+}
+
+/// Returns an image with the first 12 hexadecimal digits of its digest.
+fn short_image(image: &str) -> String {
+    image.split_once('@').map_or_else(
+        || image.to_owned(),
+        |(name, digest)| format!("{name}@{}", short(Some(digest))),
     )
 }
 

@@ -72,7 +72,13 @@ fn the_images() -> Vec<ManagedImage> {
             "python",
             &json!({"state": "Building", "reason": "Building",
             "message": "build 2 runs as Job gs-python-0123456789ab;\nbecause upstream debian moved",
-            "since": since, "build": 1, "digest": digest("d")}),
+            "since": since, "build": 1, "digest": digest("d"),
+            "checks": [
+                {"name": "starts", "state": "Passed", "message": "Python 3.12"},
+                {"name": "scan", "state": "Passed", "message": "0 critical findings",
+                 "image": format!("registry.example.com/tools/scanner@{}", digest("5"))},
+                {"name": "size", "state": "Failed", "message": "310 MB, and 300 MB is the limit"}
+            ]}),
         ),
         image(
             2,
