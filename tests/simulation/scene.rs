@@ -17,7 +17,7 @@ use crate::{
     objects::{Kind, key_of, uid},
     script::{Family, Move, NAMESPACE, PUBLIC, Script},
     steps,
-    upstreams::{move_upstream, set_upstream},
+    upstreams::{move_scanner, move_upstream, set_upstream},
 };
 
 /// Returns the name of an upstream's repository.
@@ -44,6 +44,9 @@ pub fn spec(cluster: &mut Cluster, family: &str) -> Option<Arc<ImageFamilySpec>>
 pub fn set_up(cluster: &mut Cluster, script: &Script) {
     for upstream in 0..script.upstreams {
         move_upstream(cluster, upstream, Move::New);
+    }
+    if script.families.iter().any(Family::has_scanner) {
+        move_scanner(cluster);
     }
     let strategy = json!({
         "apiVersion": "groundswell.dev/v1alpha1",

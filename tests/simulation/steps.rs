@@ -15,16 +15,21 @@ use crate::{
     invariants,
     objects::Kind,
     scene::{create_family, family_key, repository, spec},
-    script::{FOLLOWED, Family, NAMESPACE, StepAction, UserRequest, hold},
+    script::{FOLLOWED, Family, NAMESPACE, SCANNER, StepAction, UserRequest, hold},
     topology,
-    upstreams::move_upstream,
+    upstreams::{move_scanner, move_upstream},
 };
 
 /// Performs the action of a step.
 pub fn perform(cluster: &mut Cluster, action: &StepAction) {
     cluster.note(format_args!("step {action:?}"));
     match action {
-        StepAction::Move(upstream, how) => move_upstream(cluster, *upstream, *how),
+        StepAction::Move(upstream, how) => {
+            move_upstream(cluster, *upstream, *how);
+            if cluster.registry.tag(SCANNER, FOLLOWED).is_some() {
+                move_scanner(cluster);
+            }
+        }
         StepAction::Request(asked) => request(cluster, asked),
         StepAction::DeleteRecord(family, image) => {
             cluster.invariants.history.record_loss(family);

@@ -9,7 +9,7 @@ use groundswell::api::{
 use crate::{
     builder::IRREPRODUCIBLE,
     random::Random,
-    script::{BRANCH, FOLLOWED, Family, PUBLIC, REGISTRY},
+    script::{BRANCH, FOLLOWED, Family, PUBLIC, REGISTRY, SCANNER},
 };
 
 /// A check that a digest passes unless its Dockerfile is bad.
@@ -130,6 +130,14 @@ pub fn image(random: &mut Random, family: &str, name: &str, mut from: Vec<Edge>)
         },
         required: random.chance(850),
         ..Image::default()
+    }
+}
+
+/// Makes every second check of a family run in another image.
+pub fn use_scanner(spec: &mut ImageFamilySpec) {
+    let checks = spec.images.iter_mut().flat_map(|image| &mut image.checks);
+    for check in checks.step_by(2) {
+        check.image = Some(format!("{SCANNER}:{FOLLOWED}"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Moves of upstreams: which digests their tags point to.
+//! Moves of upstreams, and of the image that checks run in: which digests their tags point to.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::{
     random::Random,
     registry::{Content, OTHER_PLATFORM, PLATFORM, layer},
     scene::upstream_repository,
-    script::{FOLLOWED, Move},
+    script::{FOLLOWED, Move, SCANNER},
 };
 
 /// Moves the tag of an upstream.
@@ -62,4 +62,18 @@ pub fn set_upstream(cluster: &mut Cluster, name: &str, digest: &str) {
     let built = cluster.registry.followed(name, FOLLOWED).expect("a digest");
     let now = cluster.elapsed();
     cluster.invariants.history.moved(name, digest, &built, now);
+}
+
+/// Moves the tag of the image that checks run in.
+pub fn move_scanner(cluster: &mut Cluster) {
+    let number = cluster.invariants.history.next_number().to_string();
+    let repository = cluster.registry.repository(SCANNER);
+    let images = [PLATFORM, OTHER_PLATFORM].map(|architecture| {
+        let layers = vec![layer(&[SCANNER, &number])];
+        let content = Content { architecture, layers, created: 0 };
+        (repository.push(&content, &BTreeMap::new()), architecture)
+    });
+    let digest = repository.push_index(&images);
+    cluster.note(format_args!("scanner at {digest}"));
+    cluster.registry.set_tag(SCANNER, FOLLOWED, &digest);
 }

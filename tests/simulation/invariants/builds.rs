@@ -17,6 +17,7 @@ use crate::{
     job_controller::{self, Phase, Work},
     objects::{Kind, key_of, label, owner, uid},
     scene::repository,
+    script::SCANNER,
 };
 
 /// Upper bound on the lag of a watch that is not stalled.
@@ -50,7 +51,22 @@ fn check(cluster: &Cluster, job: &Value) -> Violations {
     };
     let concurrent = cluster.work.values().find(live);
     let shown = |other: &Work| format!("{} concurrently with {}", key_of(job).name, other.key.name);
-    concurrent.map(|other| ("no two live checks of one digest", shown(other))).into_iter().collect()
+    let concurrent = concurrent.map(|other| ("no two live checks of one digest", shown(other)));
+    concurrent.into_iter().chain(check_image(cluster, job)).collect()
+}
+
+/// Checks the image that a check runs in: the checked one, or a digest of the scanner, which the
+/// Job names as it is recorded.
+fn check_image(cluster: &Cluster, job: &Value) -> Option<(&'static str, String)> {
+    let image = job["spec"]["template"]["spec"]["containers"][0]["image"].as_str()?;
+    let is_right = match job["metadata"]["annotations"][labels::CHECK_IMAGE].as_str() {
+        Some(recorded) => {
+            let is_scanner = image.starts_with(SCANNER) && image.contains('@');
+            is_scanner && recorded == image && cluster.registry.content(image).is_some()
+        }
+        None => image.ends_with(checked_digest(job)),
+    };
+    (!is_right).then(|| ("checks run in digests", format!("{} runs in {image}", key_of(job).name)))
 }
 
 fn checked_digest(job: &Value) -> &str {

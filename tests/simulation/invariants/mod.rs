@@ -302,6 +302,8 @@ pub fn check_cache_bounds(cluster: &mut Cluster, context: &Context) {
             ("lookups", lookups, MAX_LOOKUPS_PER_IMAGE),
             ("tags", cache.tags.len(), images.len()),
             ("configMaps", cache.config_maps.len(), images.len()),
+            // All checks run in one image.
+            ("checkImages", cache.check_images.len(), 1),
         ];
         for (name, length, limit) in lengths {
             if length > limit {

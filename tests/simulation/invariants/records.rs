@@ -130,6 +130,15 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     {
         found.push(("what is not admitted spends no attempt", format!("{name}: {reason}")));
     }
+    let message = status["failure"]["last"]["message"].as_str().unwrap_or_default();
+    if message.contains("cannot be resolved to a digest") {
+        found.push(("a check without its image spends no attempt", format!("{name}: {message}")));
+    }
+    let checks = if kind == Kind::Image { status["checks"].as_array() } else { None };
+    let images = checks.into_iter().flatten().filter_map(|check| check["image"].as_str());
+    for image in images.filter(|image| cluster.registry.content(image).is_none()) {
+        found.push(("checks run in digests", format!("{name}: {image}")));
+    }
     let forced = |request: &&Value| request["action"] == "Force" && request["outcome"] == "Done";
     let forced = status["requests"].as_array().into_iter().flatten().find(forced);
     if let (Kind::Image, Some(forced), true) = (kind, forced, status["nonce"].is_null()) {
