@@ -1,10 +1,12 @@
-//! Texts that identify builds, images and Jobs, each a type of its own.
+//! Texts that identify builds, images and Jobs, each a type of its own, and what is made of them.
 //!
 //! `engine`, `builds` and `controller` share them, so that a digest is never passed where a
 //! fingerprint is meant. None of them is checked: they hold what was recorded, computed or
 //! observed. Clones share one allocation.
 
 use std::{fmt, sync::Arc};
+
+use crate::api::EdgeUse;
 
 /// Defines a text as a type of its own.
 macro_rules! text {
@@ -127,4 +129,45 @@ pub struct BuildIdentity {
     pub user_caused: bool,
     /// The references of the family's upstreams that caused the build.
     pub upstreams: Vec<String>,
+}
+
+/// A parent, pinned to the digest that a build is to use.
+///
+/// The decision to build pins it, and the Job passes it on unchanged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PinnedParent {
+    /// The parent's name, as causes and messages show it.
+    pub name: String,
+    /// The parent's repository, with the registry's host and without a tag.
+    pub repository: String,
+    /// The digest of the parent.
+    pub digest: ImageDigest,
+    /// How the Dockerfile names the parent.
+    pub naming: ParentNaming,
+    /// What the Dockerfile does with the parent.
+    pub usage: EdgeUse,
+}
+
+impl PinnedParent {
+    /// The reference that the build uses instead of the one in the Dockerfile:
+    /// `repository@sha256:...`.
+    #[must_use]
+    pub fn pinned(&self) -> String {
+        format!("{}@{}", self.repository, self.digest)
+    }
+}
+
+/// How a Dockerfile names a parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParentNaming {
+    /// By this reference, with its default filled in.
+    Reference(String),
+    /// By this build argument.
+    Arg(String),
+}
+
+impl Default for ParentNaming {
+    fn default() -> Self {
+        Self::Reference(String::new())
+    }
 }

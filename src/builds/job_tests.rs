@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     api::{BuildStrategySpec, RegistryCredential, UserNamespace},
-    builds::request::{BuildParent, FamilyIdentity, GitSecret, ParentNaming},
-    identity::BuildIdentity,
+    builds::request::{FamilyIdentity, GitSecret},
+    identity::{BuildIdentity, ParentNaming, PinnedParent},
 };
 
 fn strategy(spec: Value) -> BuildStrategy {
@@ -34,9 +34,9 @@ fn request() -> BuildRequest {
             cascade: "python-1".into(),
             ..BuildIdentity::default()
         },
-        parents: vec![BuildParent {
+        parents: vec![PinnedParent {
             naming: ParentNaming::Reference("docker.io/library/alpine:3.20".into()),
-            ..BuildParent::default()
+            ..PinnedParent::default()
         }],
         source: ResolvedSource::Git {
             url: "https://git.example.com/x".into(),

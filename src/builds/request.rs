@@ -6,9 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api::{ConfigMapItem, EdgeUse, RegistryCredential},
+    api::{ConfigMapItem, RegistryCredential},
     builds::source::DOCKERFILE,
-    identity::{BuildIdentity, ImageDigest},
+    identity::{BuildIdentity, PinnedParent},
     registry::Platform,
 };
 
@@ -28,7 +28,7 @@ pub struct BuildRequest {
     /// The platform of the image, and of the nodes that may build it.
     pub platform: Platform,
     /// The parents, in the order of the image's `from`.
-    pub parents: Vec<BuildParent>,
+    pub parents: Vec<PinnedParent>,
     /// The source of the build context.
     pub source: ResolvedSource,
     /// Build arguments.
@@ -57,45 +57,6 @@ pub struct FamilyIdentity {
     /// The uid of the family. A family that is recreated under the same name never takes over the
     /// Jobs of the old one.
     pub uid: String,
-}
-
-/// A parent and the digest that the image is built on.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BuildParent {
-    /// The parent's name in the family.
-    pub name: String,
-    /// The parent's repository, with the registry's host and without a tag.
-    pub repository: String,
-    /// The digest of the parent.
-    pub digest: ImageDigest,
-    /// How the Dockerfile names the parent.
-    pub naming: ParentNaming,
-    /// What the Dockerfile does with the parent.
-    pub usage: EdgeUse,
-}
-
-impl BuildParent {
-    /// The reference that the build uses instead of the one in the Dockerfile:
-    /// `repository@sha256:...`.
-    #[must_use]
-    pub fn pinned(&self) -> String {
-        format!("{}@{}", self.repository, self.digest)
-    }
-}
-
-/// How a Dockerfile names a parent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ParentNaming {
-    /// By this reference, with its default filled in.
-    Reference(String),
-    /// By this build argument.
-    Arg(String),
-}
-
-impl Default for ParentNaming {
-    fn default() -> Self {
-        Self::Reference(String::new())
-    }
 }
 
 /// Where a build context comes from: fixed when the build is requested, and passed unchanged to

@@ -28,7 +28,7 @@ use crate::{
         stores::Stores,
     },
     engine::{
-        Action, BuildAllowance, Decision,
+        BuildAllowance, Decision,
         cascade::limits::{ConcurrencyLimits, Demand, fair_shares},
     },
 };
@@ -430,10 +430,7 @@ fn tighten(
 /// Returns the request for the builds that a decision would start.
 #[must_use]
 pub fn request(family: &ImageFamily, decision: &Decision) -> QuotaRequest {
-    let builds = decision.actions.iter().filter_map(|action| match action {
-        Action::Build { identity, .. } => Some(identity.upstreams.clone()),
-        _ => None,
-    });
+    let builds = decision.builds().map(|build| build.identity.upstreams.clone());
     QuotaRequest { weight: family.spec.policy.weight, builds: builds.collect() }
 }
 

@@ -157,7 +157,8 @@ fn continue_cascade(
         gates::queue_ready_builds(evaluation, reason::SUSPENDED, "spec.suspend is set");
         return step;
     }
-    step.actions = admission::admit_builds(context, evaluation);
+    step.actions =
+        admission::admit_builds(context, evaluation).into_iter().map(Action::Build).collect();
     step.actions.extend(stop_superseded_builds(input, cascade, evaluation));
     step
 }
@@ -268,7 +269,7 @@ fn planned_images(
     moved: &[(UpstreamIndex, Cause)],
     evaluation: &Evaluation,
 ) -> Vec<bool> {
-    let ready = evaluation.plan.ready_builds.iter().map(|ready| ready.image);
+    let ready = evaluation.plan.ready_builds.iter().map(|ready| ready.build.image);
     let children = moved
         .iter()
         .flat_map(|(upstream, _)| input.lineage().upstream_children(*upstream).iter().copied());
@@ -288,7 +289,7 @@ fn planned_images(
 fn cascade_causes(moved: &[(UpstreamIndex, Cause)], evaluation: &Evaluation) -> Vec<Cause> {
     let mut causes: Vec<Cause> = moved.iter().map(|(_, cause)| cause.clone()).collect();
     let ready = evaluation.plan.ready_builds.iter();
-    let images = ready.filter_map(|ready| evaluation.images.get(ready.image.position()));
+    let images = ready.filter_map(|ready| evaluation.images.get(ready.build.image.position()));
     causes.extend(images.flat_map(|image| image.causes.clone()));
     causes.sort();
     causes.dedup();

@@ -6,14 +6,14 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        BreakerStatus, Cause, CheckRecord, Edge, FailureRecord, HandledRequest, ImageState, Inputs,
+        BreakerStatus, Cause, CheckRecord, FailureRecord, HandledRequest, ImageState, Inputs,
         ManualHold, Pending, RunningBuild, UpstreamStatus, WindowStatus,
     },
     engine::{
         Problem,
         input::{RequestObject, VerifiedBuild},
     },
-    identity::{BuildIdentity, Fingerprint, ImageDigest, JobName},
+    identity::{BuildIdentity, Fingerprint, ImageDigest, JobName, PinnedParent},
     lineage::ImageIndex,
 };
 
@@ -39,6 +39,16 @@ pub struct Decision {
     pub handled: Vec<(RequestObject, HandledRequest)>,
     /// When to reconcile again even if nothing changes.
     pub wake_at: Option<Timestamp>,
+}
+
+impl Decision {
+    /// Returns the builds to start, in their order.
+    pub fn builds(&self) -> impl Iterator<Item = &PlannedBuild> {
+        self.actions.iter().filter_map(|action| match action {
+            Action::Build(build) => Some(build),
+            _ => None,
+        })
+    }
 }
 
 /// What happens to the cascade of the family.
@@ -201,16 +211,7 @@ pub enum Action {
         after: Option<i32>,
     },
     /// Starts a build.
-    Build {
-        /// The image.
-        image: ImageIndex,
-        /// Identifies the build, and says what it is started for.
-        identity: BuildIdentity,
-        /// The parents with the digests to build from, in the order of `from`.
-        parents: Vec<PinnedParent>,
-        /// The revision of the source.
-        source: String,
-    },
+    Build(PlannedBuild),
     /// Deletes a Job that still runs although its build has ended or is cancelled: one that counts
     /// as failed, so that it does not build at the same time as the next attempt, or one that has
     /// succeeded and in whose pod a container that something else has added runs.
@@ -250,18 +251,17 @@ pub enum Action {
     },
 }
 
-/// A parent and its digest that a build uses.
+/// A build with all of its inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PinnedParent {
-    /// The edge to the parent.
-    pub edge: Edge,
-    /// The repository of the parent.
-    pub repository: String,
-    /// The reference by which the Dockerfile names the parent; unused if the edge names a build
-    /// argument.
-    pub reference: String,
-    /// The digest to build from.
-    pub digest: ImageDigest,
+pub struct PlannedBuild {
+    /// The image.
+    pub image: ImageIndex,
+    /// Identifies the build, and says what it is started for.
+    pub identity: BuildIdentity,
+    /// The parents with the digests to build from, in the order of `from`.
+    pub parents: Vec<PinnedParent>,
+    /// The revision of the source.
+    pub source: String,
 }
 
 /// A tag to set.

@@ -12,7 +12,7 @@ const MODULES: [(&str, &[&str]); 20] = [
     ("build_info", &[]),
     ("clock", &[]),
     ("telemetry", &[]),
-    ("identity", &[]),
+    ("identity", &["api"]),
     ("object_watch", &["api", "telemetry"]),
     ("lineage", &["api"]),
     ("engine", &["api", "backoff", "identity", "lineage"]),

@@ -9,9 +9,10 @@ use crate::{
     api::{RegistryCredential, UserNamespace},
     builds::{
         dockerfile::DeclaredEdge,
-        request::{BuildRequest, ParentNaming, ResolvedSource},
+        request::{BuildRequest, ResolvedSource},
         template::arguments,
     },
+    identity::ParentNaming,
     registry::CaBundle,
 };
 

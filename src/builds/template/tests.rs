@@ -2,9 +2,9 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use crate::builds::{
-    request::{BuildParent, BuildRequest, ParentNaming},
-    template::*,
+use crate::{
+    builds::{request::BuildRequest, template::*},
+    identity::{ParentNaming, PinnedParent},
 };
 
 /// Everything that could break out of a string if it were parsed again.
@@ -17,19 +17,19 @@ fn request() -> BuildRequest {
         reference: "registry.example.com/team/web:gs-1".into(),
         args: BTreeMap::from([("A".into(), "1".into()), ("B".into(), HOSTILE.into())]),
         parents: vec![
-            BuildParent {
+            PinnedParent {
                 name: "alpine".into(),
                 repository: "docker.io/library/alpine".into(),
                 digest: "sha256:aa".into(),
                 naming: ParentNaming::Reference("docker.io/library/alpine:3.20".into()),
-                ..BuildParent::default()
+                ..PinnedParent::default()
             },
-            BuildParent {
+            PinnedParent {
                 name: "base".into(),
                 repository: "registry.example.com/team/base".into(),
                 digest: "sha256:bb".into(),
                 naming: ParentNaming::Arg("BASE".into()),
-                ..BuildParent::default()
+                ..PinnedParent::default()
             },
         ],
         annotations: BTreeMap::from([

@@ -5,11 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::{
-    builds::{
-        SOURCE_DATE_EPOCH,
-        request::{BuildRequest, ParentNaming},
-        source,
-    },
+    builds::{SOURCE_DATE_EPOCH, request::BuildRequest, source},
+    identity::{ParentNaming, PinnedParent},
     registry::Reference,
 };
 
@@ -144,7 +141,7 @@ pub(in crate::builds) fn arguments(request: &BuildRequest) -> BTreeMap<String, S
     request.args.clone().into_iter().chain(pins).collect()
 }
 
-fn parent(parent: &crate::builds::request::BuildParent) -> ParentVariables {
+fn parent(parent: &PinnedParent) -> ParentVariables {
     let (reference, arg) = match &parent.naming {
         ParentNaming::Reference(reference) => (reference.clone(), String::new()),
         ParentNaming::Arg(arg) => (String::new(), arg.clone()),

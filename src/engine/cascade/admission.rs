@@ -19,10 +19,11 @@ use crate::{
             windows::WindowState,
         },
         causes,
-        decision::{Action, ImageDecision},
-        image::evaluation::{Evaluation, ReadyBuild},
+        decision::{ImageDecision, PlannedBuild},
+        image::evaluation::Evaluation,
         input::{DecideInput, ObservedBuild},
     },
+    identity::BuildIdentity,
     lineage::ImageIndex,
 };
 
@@ -31,9 +32,12 @@ const DURATION_SAMPLES: usize = 5;
 /// Expected duration, in seconds, of an image that has no recorded build.
 const DEFAULT_BUILD_SECONDS: i64 = 60;
 
-/// Returns the actions of the builds that start now. The other images stay queued with the reason.
+/// Returns the builds that start now. The other images stay queued with the reason.
 #[must_use]
-pub fn admit_builds(context: &CascadeContext<'_>, evaluation: &mut Evaluation) -> Vec<Action> {
+pub fn admit_builds(
+    context: &CascadeContext<'_>,
+    evaluation: &mut Evaluation,
+) -> Vec<PlannedBuild> {
     let CascadeContext { input, window, breaker, now, .. } = *context;
     if evaluation.plan.ready_builds.is_empty() {
         return Vec::new();
@@ -64,13 +68,13 @@ pub fn admit_builds(context: &CascadeContext<'_>, evaluation: &mut Evaluation) -
         capacity.restrict_to_trial_build();
     }
     let (mut admitted, mut rate_limited) = (Vec::new(), false);
-    for ready in by_priority(input, evaluation) {
-        let Some(image) = evaluation.images.get_mut(ready.image.position()) else { continue };
-        match capacity.reserve(&ready) {
+    for build in by_priority(input, evaluation) {
+        let Some(image) = evaluation.images.get_mut(build.image.position()) else { continue };
+        match capacity.reserve(&build) {
             Ok(()) => {
                 image.state = ImageState::Building;
                 image.reason = reason::BUILDING;
-                admitted.push(ready.action);
+                admitted.push(build);
             }
             Err(Problem { reason, message }) => {
                 rate_limited |= reason == reason::RATE_LIMITED;
@@ -88,14 +92,15 @@ pub fn admit_builds(context: &CascadeContext<'_>, evaluation: &mut Evaluation) -
 }
 
 /// Takes the ready builds out of the plan, the most urgent first.
-fn by_priority(input: &DecideInput<'_>, evaluation: &mut Evaluation) -> Vec<ReadyBuild> {
+fn by_priority(input: &DecideInput<'_>, evaluation: &mut Evaluation) -> Vec<PlannedBuild> {
     let remaining = input.lineage().remaining_weights(|image| expected_seconds(input, image));
-    let mut ready = std::mem::take(&mut evaluation.plan.ready_builds);
-    ready.sort_by_key(|ready| {
-        let path = remaining.get(ready.image.position()).copied().unwrap_or(0);
-        (std::cmp::Reverse((ready.user_caused, path)), ready.image)
+    let ready = std::mem::take(&mut evaluation.plan.ready_builds);
+    let mut builds: Vec<PlannedBuild> = ready.into_iter().map(|ready| ready.build).collect();
+    builds.sort_by_key(|build| {
+        let path = remaining.get(build.image.position()).copied().unwrap_or(0);
+        (std::cmp::Reverse((build.identity.user_caused, path)), build.image)
     });
-    ready
+    builds
 }
 
 /// Counts the family's Jobs that have not ended: they count against its parallelism, whatever their
@@ -184,11 +189,12 @@ impl FreeCapacity {
     }
 
     /// Reserves capacity for a build, or says which limit is reached.
-    fn reserve(&mut self, ready: &ReadyBuild) -> Result<(), Problem> {
+    fn reserve(&mut self, build: &PlannedBuild) -> Result<(), Problem> {
         if self.family == 0 {
             return Err(self.parallelism_reached.clone());
         }
-        if !ready.user_caused && self.rate == Some(0) {
+        let BuildIdentity { user_caused, upstreams, .. } = &build.identity;
+        if !*user_caused && self.rate == Some(0) {
             return Err(self.rate_limit_reached.clone());
         }
         let limit_reached =
@@ -200,10 +206,6 @@ impl FreeCapacity {
                     .to_owned(),
             );
         }
-        let upstreams = match &ready.action {
-            Action::Build { identity, .. } => identity.upstreams.as_slice(),
-            _ => &[],
-        };
         if let Some(limited) =
             upstreams.iter().find(|upstream| self.upstreams.get(*upstream) == Some(&0))
         {
@@ -218,7 +220,7 @@ impl FreeCapacity {
                 *free = free.saturating_sub(1);
             }
         }
-        if !ready.user_caused {
+        if !*user_caused {
             self.rate = self.rate.map(|free| free - 1);
         }
         Ok(())

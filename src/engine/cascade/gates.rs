@@ -72,7 +72,7 @@ pub fn cascade_readiness(
         return CascadeReadiness::Idle;
     }
     let wanted = ready.iter().filter_map(|ready| {
-        Some(evaluation.images.get(ready.image.position())?.fingerprint.as_ref()?.as_str())
+        Some(evaluation.images.get(ready.build.image.position())?.fingerprint.as_ref()?.as_str())
     });
     let quiet = quiet_time(input, hash_change(&candidates, wanted), now);
     if input.spec.suspend {
@@ -180,7 +180,7 @@ fn start_is_requested(
     let children =
         moved.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
     let stale = input.lineage().with_descendants(
-        children.chain(evaluation.plan.ready_builds.iter().map(|ready| ready.image)),
+        children.chain(evaluation.plan.ready_builds.iter().map(|ready| ready.build.image)),
     );
     effects.start.iter().any(|image| stale.get(image.position()) == Some(&true))
 }
@@ -188,7 +188,7 @@ fn start_is_requested(
 /// Starts none of the ready builds: their images stay queued with this reason and message.
 pub fn queue_ready_builds(evaluation: &mut Evaluation, reason: &'static str, message: &str) {
     for ready in std::mem::take(&mut evaluation.plan.ready_builds) {
-        if let Some(image) = evaluation.images.get_mut(ready.image.position()) {
+        if let Some(image) = evaluation.images.get_mut(ready.build.image.position()) {
             image.reason = reason;
             image.message = message.into();
         }

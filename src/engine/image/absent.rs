@@ -5,7 +5,7 @@ use crate::{
     api::{CauseType, FailureClass, FailureRecord, ImageState, condition::reason},
     engine::{
         Problem, causes,
-        decision::{Action, ImageDecision, PinnedParent},
+        decision::{ImageDecision, PlannedBuild},
         fingerprint::own_hash,
         image::evaluation::{ImageEval, Plan, ReadyBuild},
         image::{
@@ -14,7 +14,7 @@ use crate::{
         },
         input::{BuildOutcome, DeferredJob, DeferredWork, ObservedBuild},
     },
-    identity::{BuildIdentity, Fingerprint},
+    identity::{BuildIdentity, Fingerprint, PinnedParent},
     lineage::{Parent, UpstreamIndex},
 };
 
@@ -227,13 +227,13 @@ impl ImageEval<'_> {
             upstreams: self.causing_upstreams(stale),
         };
         let source = stale.inputs.as_ref().map_or_else(String::new, |inputs| inputs.source.clone());
-        let action = Action::Build { image: self.index, identity, parents, source };
         let imports = &self.context.input.blueprint.import_names;
         let only_imports_changed = stale.causes.iter().any(|cause| cause.via.is_empty())
             && direct
                 .clone()
                 .all(|cause| cause.type_ == CauseType::Parent && imports.contains(&cause.name));
-        ReadyBuild { image: self.index, action, user_caused, only_imports_changed }
+        let build = PlannedBuild { image: self.index, identity, parents, source };
+        ReadyBuild { build, only_imports_changed }
     }
 
     /// Returns the number for a build of a fingerprint. All attempts at a fingerprint share one

@@ -6,7 +6,7 @@ use crate::{
     api::Image,
     engine::{
         blueprint::ImageBlueprint,
-        decision::{Action, ImageDecision},
+        decision::{Action, ImageDecision, PlannedBuild},
         input::{DecideInput, ObservedImage},
         requests::RequestEffects,
         upstreams::FollowedUpstreams,
@@ -41,12 +41,8 @@ pub struct Plan {
 /// A build that has all of its inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadyBuild {
-    /// The image.
-    pub image: ImageIndex,
-    /// The action that starts the build.
-    pub action: Action,
-    /// Whether the image itself changed or a user asked for the build. Such builds start first.
-    pub user_caused: bool,
+    /// The build.
+    pub build: PlannedBuild,
     /// Whether only images of other families changed. The quiet time has then passed in the family
     /// where the change started.
     pub only_imports_changed: bool,

@@ -7,11 +7,11 @@ use crate::{
     api::{Cause, Edge, ImageState, Inputs, OnParentFailure, ParentDigest, condition::reason},
     engine::{
         Problem,
-        decision::{ImageDecision, PinnedParent, WaitProgress},
+        decision::{ImageDecision, WaitProgress},
         image::evaluation::ImageEval,
         input::{ImportState, ImportedBuild, Observed, VerifiedBuild},
     },
-    identity::ImageDigest,
+    identity::{ImageDigest, ParentNaming, PinnedParent},
     lineage::{ImageIndex, ImportIndex, Parent, UpstreamIndex},
 };
 
@@ -308,16 +308,20 @@ impl<'a> ImageEval<'a> {
     fn pin(&self, position: usize, edge: &Edge, digest: &str) -> PinnedParent {
         let repository = self.parent_repository(position);
         let is_unnamed_import = edge.family.is_some() && edge.reference.is_none();
-        let reference = if is_unnamed_import {
-            format!("{repository}:latest")
+        let naming = if let Some(arg) = &edge.arg {
+            ParentNaming::Arg(arg.clone())
+        } else if is_unnamed_import {
+            ParentNaming::Reference(format!("{repository}:latest"))
         } else {
-            self.blueprint.references.get(position).cloned().unwrap_or_default()
+            let reference = self.blueprint.references.get(position).cloned();
+            ParentNaming::Reference(reference.unwrap_or_default())
         };
         PinnedParent {
-            edge: edge.clone(),
+            name: self.parent_name(position).into(),
             repository: repository.into(),
-            reference,
             digest: ImageDigest::from(digest),
+            naming,
+            usage: edge.usage,
         }
     }
 

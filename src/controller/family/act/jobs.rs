@@ -1,5 +1,7 @@
 //! How the Jobs of builds and checks are created, each at most once, and deleted. Needs a client.
 
+use std::borrow::Borrow;
+
 use futures::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
@@ -208,16 +210,17 @@ async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, ReconcileEr
 ///
 /// A Job that already exists was created by an earlier reconcile whose record was lost. It is
 /// adopted, even if the API server would refuse another one.
-pub async fn create_jobs(
+pub async fn create_jobs<J: Borrow<Job>>(
     jobs: &ObjectCache<Job>,
     api: &Api<Job>,
-    wanted: &[Job],
+    wanted: &[J],
     cache: &mut ReconcileCache,
 ) -> Result<Vec<JobCreation>, ReconcileError> {
+    let wanted: Vec<&Job> = wanted.iter().map(Borrow::borrow).collect();
     let mut created = Vec::with_capacity(wanted.len());
     for wanted in wanted.chunks(MAX_CONCURRENT_CREATES) {
         // Noted before the calls, and until each is answered: this reconcile may end in between.
-        cache.unanswered.extend(wanted.iter().map(ResourceExt::name_any));
+        cache.unanswered.extend(wanted.iter().map(|job| job.name_any()));
         let answers = join_all(wanted.iter().map(|job| create_or_adopt(jobs, api, job))).await;
         for (job, answer) in wanted.iter().zip(&answers) {
             if answer.is_ok() {

@@ -8,15 +8,13 @@ use kube::{Resource, ResourceExt};
 
 use crate::{
     api::{
-        BuildFailure, Edge, EdgeUse, FailureClass, Image, ImageState, RunningBuild, SourceKind,
+        BuildFailure, EdgeUse, FailureClass, Image, ImageState, RunningBuild, SourceKind,
         condition::reason, labels,
     },
     builds::{
         self,
         outcome::JobRefusal,
-        request::{
-            BuildParent, BuildRequest, FamilyIdentity, GitSecret, ParentNaming, ResolvedSource,
-        },
+        request::{BuildRequest, FamilyIdentity, GitSecret, ResolvedSource},
     },
     controller::{
         deferred_jobs::Refusal,
@@ -28,21 +26,26 @@ use crate::{
         },
         object_cache::Key,
     },
-    engine::{Action, DeferredWork, PinnedParent, causes, image::failure, tags},
-    identity::BuildIdentity,
-    lineage::Import,
+    engine::{DeferredWork, PlannedBuild, causes, image::failure, tags},
+    identity::{BuildIdentity, ParentNaming},
     registry::Reference,
 };
 
 /// A build whose Job can be created.
 struct PreparedBuild {
-    request: BuildRequest,
+    build: PlannedBuild,
     job: Job,
+}
+
+/// A build whose Job cannot be created.
+struct RefusedBuild {
+    build: PlannedBuild,
+    refusal: JobRefusal,
 }
 
 /// Whether the Job of a build can be created.
 enum Preparation {
-    Ready(Box<PreparedBuild>),
+    Ready(Box<Job>),
     Refused(JobRefusal),
 }
 
@@ -55,33 +58,28 @@ enum BuildStart {
 impl Reconcile<'_> {
     /// Starts the builds that the decision asks for, and adds the results to the decision.
     pub async fn start_builds(&mut self) -> Result<JobStarts, ReconcileError> {
-        let is_build = |action: &&Action| matches!(action, Action::Build { .. });
-        let actions: Vec<Action> = self.decision.actions.iter().filter(is_build).cloned().collect();
-        let (mut prepared, mut requests, mut jobs) = (Vec::new(), Vec::new(), Vec::new());
-        let mut refused = Vec::new();
-        for action in &actions {
-            match self.prepare_build(action).await? {
-                Preparation::Ready(build) => {
-                    prepared.push(action);
-                    requests.push(build.request);
-                    jobs.push(build.job);
-                }
-                Preparation::Refused(refusal) => refused.push((action, refusal)),
+        let builds: Vec<PlannedBuild> = self.decision.builds().cloned().collect();
+        let (mut prepared, mut refused) = (Vec::new(), Vec::new());
+        for build in builds {
+            match self.prepare_build(&build).await? {
+                Preparation::Ready(job) => prepared.push(PreparedBuild { build, job: *job }),
+                Preparation::Refused(refusal) => refused.push(RefusedBuild { build, refusal }),
             }
         }
         let api = self.api();
+        let jobs: Vec<&Job> = prepared.iter().map(|prepared| &prepared.job).collect();
         let created = create_jobs(&self.context.stores.jobs, &api, &jobs, self.cache).await?;
-        for ((action, request), created) in prepared.into_iter().zip(requests).zip(created) {
+        for (PreparedBuild { build, .. }, created) in prepared.into_iter().zip(created) {
             match created {
                 JobCreation::Exists(job) => {
-                    self.add_build(action, BuildStart::Started(running(request, &job)));
+                    self.add_build(&build, BuildStart::Started(running(&build.identity, &job)));
                 }
-                JobCreation::Refused(refusal) => refused.push((action, refusal)),
+                JobCreation::Refused(refusal) => refused.push(RefusedBuild { build, refusal }),
             }
         }
-        let starts = JobStarts::of(refused.iter().map(|(_, refusal)| refusal));
-        for (action, refusal) in refused {
-            self.add_build(action, BuildStart::Refused(refusal));
+        let starts = JobStarts::of(refused.iter().map(|refused| &refused.refusal));
+        for RefusedBuild { build, refusal } in refused {
+            self.add_build(&build, BuildStart::Refused(refusal));
         }
         Ok(starts)
     }
@@ -89,12 +87,11 @@ impl Reconcile<'_> {
     /// Adds the result of a build to the decision about its image. A refused build counts as an
     /// attempt, on the retry budget of its class, so that it is neither retried for ever nor
     /// forgotten. A build that is not admitted now waits, and counts as no attempt.
-    fn add_build(&mut self, action: &Action, start: BuildStart) {
-        let Action::Build { image: index, identity, .. } = action else { return };
-        let name = self.image_name(*index).to_owned();
+    fn add_build(&mut self, build: &PlannedBuild, start: BuildStart) {
+        let name = self.image_name(build.image).to_owned();
         let family = self.snapshot.family.uid().unwrap_or_default();
-        let job_version = self.snapshot.job_version(*index);
-        let Some(image) = self.decision.images.get_mut(index.position()) else { return };
+        let job_version = self.snapshot.job_version(build.image);
+        let Some(image) = self.decision.images.get_mut(build.image.position()) else { return };
         match start {
             BuildStart::Started(running) => {
                 image.message = format!(
@@ -110,7 +107,7 @@ impl Reconcile<'_> {
                 image.state = ImageState::Queued;
                 image.reason = problem.reason;
                 image.message = problem.message.clone().into();
-                let work = DeferredWork::Build(identity.fingerprint.clone());
+                let work = DeferredWork::Build(build.identity.fingerprint.clone());
                 let refusal = Refusal { image: name, work, problem, job_uid: None, retry_at: None };
                 self.cache.deferred_jobs.record(refusal, &family, job_version, self.now);
             }
@@ -119,7 +116,7 @@ impl Reconcile<'_> {
                 image.reason = reason::RETRYING;
                 image.message = refused.message.clone().into();
                 let cause = causes::key(&name, &image.causes);
-                let BuildIdentity { fingerprint, attempt, cascade, .. } = identity;
+                let BuildIdentity { fingerprint, attempt, cascade, .. } = &build.identity;
                 let failed = failure::FailedAttempt { attempt: *attempt, cascade, cause: &cause };
                 let known = image.failure.take().map(|known| *known);
                 let added = failure::add_failure(known, fingerprint, &failed, refused, self.now);
@@ -129,22 +126,20 @@ impl Reconcile<'_> {
     }
 
     /// Prepares the Job of one build.
-    async fn prepare_build(&mut self, action: &Action) -> Result<Preparation, ReconcileError> {
+    async fn prepare_build(&mut self, build: &PlannedBuild) -> Result<Preparation, ReconcileError> {
         use FailureClass::{Infrastructure, Input};
 
         let refused = |class, reason: &str, message: String| {
             let failure = BuildFailure { class, reason: reason.into(), message };
             Ok(Preparation::Refused(JobRefusal::Failed(failure)))
         };
-        let (Action::Build { image: index, .. }, Some(request)) =
-            (action, self.build_request(action))
-        else {
+        let Some(request) = self.build_request(build) else {
             let message = "an input of the build was deleted while the build was started";
             return refused(Infrastructure, reason::SOURCE_NOT_FOUND, message.into());
         };
         let (Some(image), Some(strategy)) = (
-            self.image(*index),
-            self.snapshot.strategies.get(index.position()).and_then(Option::as_ref),
+            self.image(build.image),
+            self.snapshot.strategies.get(build.image.position()).and_then(Option::as_ref),
         ) else {
             let message = "the build strategy was deleted while the build was started";
             return refused(Infrastructure, reason::STRATEGY_NOT_FOUND, message.into());
@@ -161,20 +156,16 @@ impl Reconcile<'_> {
             builds::strategy_revision::strategy_revision(strategy, wanted, &request.platform);
         let kind = format!("{}/{revision:?}", strategy.name_any());
         Ok(match check_acceptance(&self.api(), &job, kind, self.cache).await? {
-            Acceptance::Accepted | Acceptance::Unknown => {
-                Preparation::Ready(Box::new(PreparedBuild { request, job }))
-            }
+            Acceptance::Accepted | Acceptance::Unknown => Preparation::Ready(Box::new(job)),
             Acceptance::Refused(refusal) => Preparation::Refused(refusal),
         })
     }
 
     /// Returns what the build is to make, or `None` if an input is gone.
-    fn build_request(&self, action: &Action) -> Option<BuildRequest> {
-        let Action::Build { image: index, identity, parents, source } = action else { return None };
+    fn build_request(&self, build: &PlannedBuild) -> Option<BuildRequest> {
         let family = &self.snapshot.family;
-        let image = self.image(*index)?;
-        let repository = self.snapshot.repository(*index);
-        let parents: Vec<BuildParent> = parents.iter().map(build_parent).collect();
+        let image = self.image(build.image)?;
+        let repository = self.snapshot.repository(build.image);
         Some(BuildRequest {
             family: FamilyIdentity {
                 namespace: self.snapshot.key.namespace.clone(),
@@ -182,14 +173,14 @@ impl Reconcile<'_> {
                 uid: family.uid().unwrap_or_default(),
             },
             image: image.name.clone(),
-            reference: format!("{repository}:{}", tags::pushed_as(&identity.fingerprint)),
+            reference: format!("{repository}:{}", tags::pushed_as(&build.identity.fingerprint)),
             plain_http: self.is_plain_http(&repository),
-            annotations: annotations(image, &parents, source, identity),
-            platform: self.snapshot.platform(*index)?.clone(),
+            annotations: annotations(image, build),
+            platform: self.snapshot.platform(build.image)?.clone(),
             repository,
-            identity: identity.clone(),
-            parents,
-            source: self.resolved_source(image, source)?,
+            identity: build.identity.clone(),
+            parents: build.parents.clone(),
+            source: self.resolved_source(image, &build.source)?,
             args: image.args.clone(),
             target: image.target.clone(),
             labels: image.labels.clone(),
@@ -240,54 +231,25 @@ impl Reconcile<'_> {
     }
 }
 
-fn running(request: BuildRequest, job: &Job) -> RunningBuild {
+fn running(identity: &BuildIdentity, job: &Job) -> RunningBuild {
     RunningBuild {
         job: job.name_any(),
-        fingerprint: request.identity.fingerprint.into(),
-        build: request.identity.number,
-        attempt: request.identity.attempt,
+        fingerprint: (&identity.fingerprint).into(),
+        build: identity.number,
+        attempt: identity.attempt,
         started_at: job.creation_timestamp().map(|time| time.0),
     }
 }
 
-fn build_parent(parent: &PinnedParent) -> BuildParent {
-    BuildParent {
-        name: parent_name(&parent.edge),
-        repository: parent.repository.clone(),
-        digest: parent.digest.clone(),
-        naming: parent
-            .edge
-            .arg
-            .clone()
-            .map_or_else(|| ParentNaming::Reference(parent.reference.clone()), ParentNaming::Arg),
-        usage: parent.edge.usage,
-    }
-}
-
-/// Returns the name of a parent as causes and messages write it: see [`Import`].
-fn parent_name(edge: &Edge) -> String {
-    let import = edge.family.as_ref().map(|family| Import {
-        namespace: family.namespace.clone(),
-        family: family.name.clone(),
-        image: edge.parent().into(),
-    });
-    import.map_or_else(|| edge.parent().into(), |import| import.to_string())
-}
-
 /// Returns the annotations of the image's manifest, named as in the OCI image specification.
 /// The date is not known yet: `prepare` finds it.
-fn annotations(
-    image: &Image,
-    parents: &[BuildParent],
-    revision: &str,
-    identity: &BuildIdentity,
-) -> BTreeMap<String, String> {
+fn annotations(image: &Image, build: &PlannedBuild) -> BTreeMap<String, String> {
     let mut annotations = BTreeMap::from([
-        (labels::OCI_FINGERPRINT.to_owned(), identity.fingerprint.to_string()),
-        (labels::OCI_BUILD.to_owned(), identity.number.to_string()),
-        ("org.opencontainers.image.revision".to_owned(), revision.to_owned()),
+        (labels::OCI_FINGERPRINT.to_owned(), build.identity.fingerprint.to_string()),
+        (labels::OCI_BUILD.to_owned(), build.identity.number.to_string()),
+        ("org.opencontainers.image.revision".to_owned(), build.source.clone()),
     ]);
-    if let Some(base) = parents.iter().find(|parent| parent.usage == EdgeUse::Base) {
+    if let Some(base) = build.parents.iter().find(|parent| parent.usage == EdgeUse::Base) {
         let name = match &base.naming {
             ParentNaming::Reference(reference) => reference.clone(),
             ParentNaming::Arg(_) => base.repository.clone(),

@@ -36,7 +36,8 @@ use crate::{
         writes::apply_status,
     },
     engine::{
-        Action, ImageDecision, ObservedBuild, ObservedTag, RequestObject, cascade::limits, tags,
+        Action, ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, RequestObject,
+        cascade::limits, tags,
     },
     lineage::ImageIndex,
 };
@@ -271,12 +272,6 @@ impl Reconcile<'_> {
         let Some(limit) = &self.snapshot.family.spec.policy.rate_limit else { return Vec::new() };
         let builds = self.snapshot.builds_of(index).iter();
         let observed = builds.filter_map(ObservedBuild::rate_limited_start);
-        let is_limited = |action: &Action| {
-            matches!(
-                action,
-                Action::Build { image, identity, .. } if *image == index && !identity.user_caused
-            )
-        };
         // A build that was not admitted has taken no place.
         let refused: Vec<Timestamp> = self
             .snapshot
@@ -288,7 +283,8 @@ impl Reconcile<'_> {
         let known = old.starts.iter().filter(|start| !refused.contains(start));
         let known: Vec<Timestamp> = known.copied().collect();
         let started = decided.running.as_ref();
-        let started = started.filter(|_| self.decision.actions.iter().any(is_limited));
+        let is_limited = |build: &PlannedBuild| build.image == index && !build.identity.user_caused;
+        let started = started.filter(|_| self.decision.builds().any(is_limited));
         let starts = observed.chain(started.and_then(|running| running.started_at));
         limits::starts_to_record(&known, starts, limit.builds, limit.per.signed(), self.now)
     }

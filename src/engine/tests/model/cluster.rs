@@ -105,7 +105,7 @@ impl FamilyModel {
                 };
                 self.checks.push((image, observed));
             }
-            Action::Build { image, identity, .. } => {
+            Action::Build(PlannedBuild { image, identity, .. }) => {
                 let image = image.position();
                 let BuildIdentity { fingerprint, attempt, .. } = identity;
                 *self.started.entry(image).or_default() += 1;
