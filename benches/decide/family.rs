@@ -8,7 +8,7 @@ use groundswell::{
         ImageFamilySpec, ImageFamilyStatus, ManagedImageStatus, TagRecord, cascade::CascadeStatus,
     },
     engine::{
-        Action, Blueprint, BuildAllowance, CascadeDecision, DecideInput, Decision, Lookup,
+        Blueprint, BuildAllowance, CascadeDecision, DecideInput, Decision, Effect, Lookup,
         LookupResult, Observed, ObservedCascade, ObservedDigest, ObservedImage, ObservedTag,
         ObservedUpstream, VerifiedBuild, decide, validate::validate,
     },
@@ -60,7 +60,7 @@ impl BenchFamily {
         let mut family = Self::new(count);
         family.learn(true);
         family.record();
-        assert_eq!(family.decide().actions, [], "nothing is to be done");
+        assert_eq!(family.decide().effects, [], "nothing is to be done");
         family
     }
 
@@ -150,8 +150,8 @@ impl BenchFamily {
                 self.status.upstreams.clone_from(&decision.upstreams);
             }
             let mut asked = false;
-            for action in decision.actions {
-                let Action::LookUp { image, fingerprint, after } = action else { continue };
+            for effect in decision.effects {
+                let Effect::LookUp { image, fingerprint, after } = effect else { continue };
                 asked = true;
                 let result = if there {
                     present(&fingerprint)

@@ -302,7 +302,7 @@ mod tests {
     use crate::api::{
         condition::{self, ConditionUpdate, MAX_MESSAGE, READY, RECONCILING, STALLED, reason},
         handled_request::{MAX_HANDLED_MESSAGE, MAX_REQUESTS, RequestOutcome},
-        request::{MAX_BY, MAX_ID, MAX_REASON, RequestAction},
+        request::{ActionName, MAX_BY, MAX_ID, MAX_REASON},
     };
 
     /// Returns a text of this many characters, each as long in UTF-8 as one can be.
@@ -332,7 +332,7 @@ mod tests {
         };
         let request = HandledRequest {
             id: "i".repeat(MAX_ID),
-            action: Some(RequestAction::Approve),
+            action: Some(ActionName::Approve),
             outcome: RequestOutcome::Refused,
             message: text(MAX_HANDLED_MESSAGE),
             by: Some(text(MAX_BY)),

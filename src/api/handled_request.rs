@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::api::{Request, RequestAction, RequestError, condition::shorten, request::UNREADABLE};
+use crate::api::{ActionName, Request, RequestError, condition::shorten, request::UNREADABLE};
 
 /// Maximum number of handled requests that a status lists, newest first.
 pub const MAX_REQUESTS: usize = 10;
@@ -26,7 +26,7 @@ pub struct HandledRequest {
     pub id: String,
     /// Action that was requested. Not set if the annotation could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub action: Option<RequestAction>,
+    pub action: Option<ActionName>,
     /// Outcome: `Done` if the request was carried out, `Refused` if it was not and will not be.
     pub outcome: RequestOutcome,
     /// Human-readable description of what was done, or of why the request was refused. At most 512
@@ -60,7 +60,7 @@ impl Request {
     pub fn handled(&self, outcome: RequestOutcome, message: &str, at: Timestamp) -> HandledRequest {
         HandledRequest {
             id: self.id.clone(),
-            action: Some(self.action()),
+            action: Some(self.action_name()),
             outcome,
             message: shorten(message, MAX_HANDLED_MESSAGE),
             by: self.by.clone(),

@@ -45,7 +45,7 @@ pub use managed_image::{
     RolloutState, RunningBuild, TagRecord,
 };
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
-pub use request::{Act, Request, RequestAction, RequestError, RequestScope};
+pub use request::{ActionName, Request, RequestError, RequestScope, RequestedAction};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
 pub use source::{ConfigMapItem, ConfigMapSource, GitSource, Source, SourceKind};
 pub use upstream::{Approval, Follow, Hold, Upstream};

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    api::{Act, GROUP, VERSION},
+    api::{GROUP, RequestedAction, VERSION},
     build_info,
 };
 
@@ -69,11 +69,11 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Check(arguments) => return check::run(*arguments).await,
         PluginCommand::Status(arguments) => status::run(arguments).await?,
         PluginCommand::Trigger(arguments) => {
-            request::send_for_scope(Act::Trigger, arguments).await?
+            request::send_for_scope(RequestedAction::Trigger, arguments).await?
         }
-        PluginCommand::Retry(arguments) => request::send_for_scope(Act::Retry, arguments).await?,
-        PluginCommand::Cancel(arguments) => request::send_for_scope(Act::Cancel, arguments).await?,
-        PluginCommand::Force(arguments) => request::send_for_scope(Act::Force, arguments).await?,
+        PluginCommand::Retry(arguments) => request::send_for_scope(RequestedAction::Retry, arguments).await?,
+        PluginCommand::Cancel(arguments) => request::send_for_scope(RequestedAction::Cancel, arguments).await?,
+        PluginCommand::Force(arguments) => request::send_for_scope(RequestedAction::Force, arguments).await?,
         PluginCommand::Hold(arguments) => request::hold(arguments).await?,
         PluginCommand::Unhold(arguments) => request::unhold(arguments).await?,
         PluginCommand::Approve(arguments) => request::approve(arguments).await?,

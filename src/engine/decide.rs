@@ -15,7 +15,7 @@ use crate::{
             promotion,
             windows::WindowState,
         },
-        decision::{Action, CascadeDecision, Decision, ImageDecision},
+        decision::{CascadeDecision, Decision, Effect, ImageDecision},
         image::evaluation::{Evaluation, Plan},
         image::{evaluate, failure},
         input::{
@@ -38,32 +38,33 @@ const OUTLIVED_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(2);
 /// Decides what to do. Pure: the same input at the same time gives the same decision.
 #[must_use]
 pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
-    let effects = requests::read(input, now);
-    let followed = upstreams::follow_upstreams(input, &effects.upstreams, now);
-    let mut evaluation = evaluate::evaluate(input, &followed, &effects, now);
+    let request_effects = requests::read(input, now);
+    let followed = upstreams::follow_upstreams(input, &request_effects.upstreams, now);
+    let mut evaluation = evaluate::evaluate(input, &followed, &request_effects, now);
     let mut upstreams = followed.upstreams;
     let window = input.blueprint.windows.state(now);
     let breaker = admission::breaker_state(input, &evaluation.images, now);
 
-    let context = CascadeContext { input, effects: &effects, window, breaker: &breaker, now };
+    let context =
+        CascadeContext { input, request_effects: &request_effects, window, breaker: &breaker, now };
     let mut step = match input.cascade {
         Some(cascade) => continue_cascade(&context, cascade, &upstreams, &mut evaluation),
         None => start_cascade(&context, &mut upstreams, &mut evaluation),
     };
     promotion::set_targets(input, &step.cascade, &mut evaluation);
 
-    let mut actions = step.actions;
-    actions.append(&mut evaluation.plan.actions);
-    actions.extend(jobs_to_stop(input).map(|job| Action::Stop { job }));
+    let mut effects = step.effects;
+    effects.append(&mut evaluation.plan.effects);
+    effects.extend(jobs_to_stop(input).map(|job| Effect::Stop { job }));
     let outlived = outlived_jobs(input, &evaluation.images);
     if outlived.iter().any(|job| !job.is_recorded) {
         evaluation.plan.wake(now.saturating_add(OUTLIVED_RETRY_DELAY).unwrap_or(Timestamp::MAX));
     }
     let recorded = outlived.into_iter().filter(|job| job.is_recorded);
-    actions.extend(recorded.map(|job| Action::Stop { job: job.name }));
+    effects.extend(recorded.map(|job| Effect::Stop { job: job.name }));
     if !input.spec.suspend {
         let plan = &mut evaluation.plan;
-        tags::promote(input, &evaluation.images, now, &mut actions, &mut plan.wake_at);
+        tags::promote(input, &evaluation.images, now, &mut effects, &mut plan.wake_at);
     }
     let view = requests::DecisionView {
         cascade: &step.cascade,
@@ -71,7 +72,7 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
         upstreams: &upstreams,
         images: &evaluation.images,
     };
-    let handled = effects.handled(input, &view, now);
+    let handled = request_effects.handled(input, &view, now);
     let wake_at = [
         evaluation.plan.wake_at,
         followed.wake_at,
@@ -86,7 +87,7 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
         breaker: breaker_status(breaker, &evaluation.images),
         cascade: step.cascade,
         images: evaluation.images,
-        actions,
+        effects,
         handled,
         wake_at: wake_at.into_iter().flatten().filter(|at| *at > now).min(),
     }
@@ -98,16 +99,16 @@ struct CascadeStep {
     /// The changes that wait for the next cascade.
     pending: Option<Pending>,
     /// The builds to start, and those to stop.
-    actions: Vec<Action>,
+    effects: Vec<Effect>,
     /// Whether builds would start except for windows, `suspend`, or another cascade of this second.
     gated: bool,
     wake_at: Option<Timestamp>,
 }
 
 impl CascadeStep {
-    /// Returns a step without pending changes and actions.
+    /// Returns a step without pending changes and effects.
     fn new(cascade: CascadeDecision) -> Self {
-        Self { cascade, pending: None, actions: Vec::new(), gated: false, wake_at: None }
+        Self { cascade, pending: None, effects: Vec::new(), gated: false, wake_at: None }
     }
 
     /// Returns a step without a cascade, in which pending changes wait.
@@ -157,9 +158,9 @@ fn continue_cascade(
         gates::queue_ready_builds(evaluation, reason::SUSPENDED, "spec.suspend is set");
         return step;
     }
-    step.actions =
-        admission::admit_builds(context, evaluation).into_iter().map(Action::Build).collect();
-    step.actions.extend(stop_superseded_builds(input, cascade, evaluation));
+    step.effects =
+        admission::admit_builds(context, evaluation).into_iter().map(Effect::Build).collect();
+    step.effects.extend(stop_superseded_builds(input, cascade, evaluation));
     step
 }
 
@@ -168,7 +169,7 @@ fn stop_superseded_builds(
     input: &DecideInput<'_>,
     cascade: ObservedCascade<'_>,
     evaluation: &Evaluation,
-) -> Vec<Action> {
+) -> Vec<Effect> {
     let Some(superseded) = cascade.supersedes else { return Vec::new() };
     let images = input.images.iter().zip(&evaluation.images);
     images
@@ -181,7 +182,7 @@ fn stop_superseded_builds(
                     None => image.reason == reason::WAITING_FOR_PARENT,
                 }
         })
-        .map(|(build, _)| Action::Stop { job: build.job.clone() })
+        .map(|(build, _)| Effect::Stop { job: build.job.clone() })
         .collect()
 }
 

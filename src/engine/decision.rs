@@ -33,7 +33,7 @@ pub struct Decision {
     /// The images, parallel to `spec.images`.
     pub images: Vec<ImageDecision>,
     /// The effects, in the order in which they are carried out.
-    pub actions: Vec<Action>,
+    pub effects: Vec<Effect>,
     /// The requests that are handled by this decision. Each outcome is recorded on its object,
     /// together with what the request changed there.
     pub handled: Vec<(RequestObject, HandledRequest)>,
@@ -44,8 +44,8 @@ pub struct Decision {
 impl Decision {
     /// Returns the builds to start, in their order.
     pub fn builds(&self) -> impl Iterator<Item = &PlannedBuild> {
-        self.actions.iter().filter_map(|action| match action {
-            Action::Build(build) => Some(build),
+        self.effects.iter().filter_map(|effect| match effect {
+            Effect::Build(build) => Some(build),
             _ => None,
         })
     }
@@ -200,7 +200,7 @@ pub enum PromotionTarget {
 
 /// One effect outside of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum Effect {
     /// Asks the registry whether a fingerprint was pushed.
     LookUp {
         /// The image.

@@ -55,7 +55,7 @@ pub use crate::api::condition::Problem;
 pub use blueprint::Blueprint;
 pub use decide::decide;
 pub use decision::{
-    Action, CascadeDecision, Decision, ImageDecision, Message, PlannedBuild, PromotionTarget,
+    CascadeDecision, Decision, Effect, ImageDecision, Message, PlannedBuild, PromotionTarget,
     TagMove, WaitProgress,
 };
 pub use input::{

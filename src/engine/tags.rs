@@ -9,7 +9,7 @@ use crate::{
     api::{Image, ImageFamilySpec, ImageState, TagRecord, Upstream},
     engine::{
         causes::short,
-        decision::{Action, ImageDecision, TagMove},
+        decision::{Effect, ImageDecision, TagMove},
         input::{DecideInput, ObservedImage, ObservedTag, VerifiedBuild},
     },
     identity::{Fingerprint, ImageDigest},
@@ -121,7 +121,7 @@ pub fn promote(
     input: &DecideInput<'_>,
     images: &[ImageDecision],
     now: Timestamp,
-    actions: &mut Vec<Action>,
+    effects: &mut Vec<Effect>,
     wake_at: &mut Option<Timestamp>,
 ) {
     for (index, decision) in ImageIndex::enumerate(images) {
@@ -142,7 +142,7 @@ pub fn promote(
             }
         }
         let moves = moves.into_iter();
-        actions.extend(moves.map(|(digest, tags)| Action::Promote {
+        effects.extend(moves.map(|(digest, tags)| Effect::Promote {
             image: index,
             digest: digest.clone(),
             tags,

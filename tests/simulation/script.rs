@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use groundswell::api::{EdgeUse, Hold, Image, ImageFamilySpec, Policy, request::RequestAction};
+use groundswell::api::{EdgeUse, Hold, Image, ImageFamilySpec, Policy, request::ActionName};
 use groundswell::controller::quota::BuildLimits;
 
 use crate::{
@@ -182,7 +182,7 @@ pub struct UserRequest {
     pub image: Option<(String, bool)>,
     pub subtree: bool,
     pub upstream: Option<String>,
-    pub action: RequestAction,
+    pub action: ActionName,
     /// How long a hold lasts.
     pub lasts: Option<Duration>,
     /// Whether the id of an earlier request is reused.
@@ -358,7 +358,7 @@ fn draw_request(
     upstream: String,
     lasts: Option<Duration>,
 ) -> UserRequest {
-    use RequestAction::{Approve, Cancel, Force, Hold, Retry, Trigger, Unhold};
+    use ActionName::{Approve, Cancel, Force, Hold, Retry, Trigger, Unhold};
     let action = [Approve, Approve, Cancel, Force, Hold, Retry, Trigger, Unhold][random.below(8)];
     let of_upstream = action == Approve || matches!(action, Hold | Unhold) && random.chance(500);
     let of_family = matches!(action, Cancel | Force | Retry | Trigger) && random.chance(400);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use groundswell::{
-    api::{Image, ImageFamilySpec, labels, request::RequestAction},
+    api::{Image, ImageFamilySpec, labels, request::ActionName},
     controller::object_cache::Key,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -200,7 +200,7 @@ fn request(cluster: &mut Cluster, asked: &UserRequest) {
         cluster.registry.followed(&known.image, FOLLOWED)
     };
     let digest = asked.upstream.as_deref().and_then(|upstream| current_digest(cluster, upstream));
-    let digest = digest.filter(|_| asked.action == RequestAction::Approve);
+    let digest = digest.filter(|_| asked.action == ActionName::Approve);
     let until = asked.lasts.map(|lasts| time_after(cluster, &lasts));
     let mut value = json!({"id": id, "action": asked.action, "by": "a-user"});
     let on_record = asked.image.as_ref().is_some_and(|(_, on_record)| *on_record);
@@ -217,7 +217,7 @@ fn request(cluster: &mut Cluster, asked: &UserRequest) {
         }
     }
     let value = if asked.garbage { format!("{id} please") } else { value.to_string() };
-    if asked.action == RequestAction::Cancel {
+    if asked.action == ActionName::Cancel {
         cluster.invariants.history.record_cancel();
     }
     // The family may not have handled, or even observed, a request with an id that was used before.

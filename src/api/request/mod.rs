@@ -38,12 +38,12 @@ pub struct Request {
     /// Name of the requesting user, as given in the request and not verified.
     pub by: Option<String>,
     /// The action and its arguments.
-    pub act: Act,
+    pub action: RequestedAction,
 }
 
 /// A requested action and its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum RequestedAction {
     /// Starts stale builds now, without the quiet time.
     Trigger(RequestScope),
     /// Clears recorded failures, so that failed images are built again.
@@ -107,7 +107,7 @@ pub enum RequestScope {
 #[derive(
     JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord,
 )]
-pub enum RequestAction {
+pub enum ActionName {
     /// Starts stale builds now, without the quiet time.
     Trigger,
     /// Clears recorded failures.
@@ -194,20 +194,24 @@ impl Request {
 
     /// Returns the name of the action.
     #[must_use]
-    pub const fn action(&self) -> RequestAction {
-        match self.act {
-            Act::Trigger(_) => RequestAction::Trigger,
-            Act::Retry(_) => RequestAction::Retry,
-            Act::Cancel(_) => RequestAction::Cancel,
-            Act::Force(_) => RequestAction::Force,
-            Act::HoldImage { .. } | Act::HoldUpstream { .. } => RequestAction::Hold,
-            Act::UnholdImage { .. } | Act::UnholdUpstream { .. } => RequestAction::Unhold,
-            Act::Approve { .. } => RequestAction::Approve,
+    pub const fn action_name(&self) -> ActionName {
+        match self.action {
+            RequestedAction::Trigger(_) => ActionName::Trigger,
+            RequestedAction::Retry(_) => ActionName::Retry,
+            RequestedAction::Cancel(_) => ActionName::Cancel,
+            RequestedAction::Force(_) => ActionName::Force,
+            RequestedAction::HoldImage { .. } | RequestedAction::HoldUpstream { .. } => {
+                ActionName::Hold
+            }
+            RequestedAction::UnholdImage { .. } | RequestedAction::UnholdUpstream { .. } => {
+                ActionName::Unhold
+            }
+            RequestedAction::Approve { .. } => ActionName::Approve,
         }
     }
 }
 
-impl RequestAction {
+impl ActionName {
     /// Returns the action as requests write it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -239,38 +243,41 @@ mod tests {
         Request::parse(&whole.to_string())
     }
 
-    fn act(fields: serde_json::Value) -> Act {
-        parse(fields).expect("a request").act
+    fn action(fields: serde_json::Value) -> RequestedAction {
+        parse(fields).expect("a request").action
     }
 
     #[test]
     fn each_action_parses_with_the_fields_that_it_takes() {
         let until: Timestamp = "2026-05-01T12:00:00Z".parse().expect("a time");
-        assert_eq!(act(json!({"action": "Trigger"})), Act::Trigger(RequestScope::Family));
         assert_eq!(
-            act(json!({"action": "Retry", "image": "app"})),
-            Act::Retry(RequestScope::Image("app".into()))
+            action(json!({"action": "Trigger"})),
+            RequestedAction::Trigger(RequestScope::Family)
         );
         assert_eq!(
-            act(json!({"action": "Cancel", "image": "app", "subtree": true})),
-            Act::Cancel(RequestScope::Subtree("app".into()))
+            action(json!({"action": "Retry", "image": "app"})),
+            RequestedAction::Retry(RequestScope::Image("app".into()))
         );
         assert_eq!(
-            act(json!({"action": "Force", "subtree": false})),
-            Act::Force(RequestScope::Family)
+            action(json!({"action": "Cancel", "image": "app", "subtree": true})),
+            RequestedAction::Cancel(RequestScope::Subtree("app".into()))
         );
         assert_eq!(
-            act(json!({"action": "Hold", "image": "app", "until": "2026-05-01T14:00:00+02:00",
+            action(json!({"action": "Force", "subtree": false})),
+            RequestedAction::Force(RequestScope::Family)
+        );
+        assert_eq!(
+            action(json!({"action": "Hold", "image": "app", "until": "2026-05-01T14:00:00+02:00",
                        "reason": "freeze"})),
-            Act::HoldImage {
+            RequestedAction::HoldImage {
                 image: "app".into(),
                 until: Some(until),
                 reason: Some("freeze".into())
             }
         );
         assert_eq!(
-            act(json!({"action": "Hold", "upstream": "alpine", "digest": digest()})),
-            Act::HoldUpstream {
+            action(json!({"action": "Hold", "upstream": "alpine", "digest": digest()})),
+            RequestedAction::HoldUpstream {
                 upstream: "alpine".into(),
                 digest: Some(digest()),
                 until: None,
@@ -278,22 +285,22 @@ mod tests {
             }
         );
         assert_eq!(
-            act(json!({"action": "Unhold", "image": "app"})),
-            Act::UnholdImage { image: "app".into() }
+            action(json!({"action": "Unhold", "image": "app"})),
+            RequestedAction::UnholdImage { image: "app".into() }
         );
         assert_eq!(
-            act(json!({"action": "Unhold", "upstream": "alpine"})),
-            Act::UnholdUpstream { upstream: "alpine".into() }
+            action(json!({"action": "Unhold", "upstream": "alpine"})),
+            RequestedAction::UnholdUpstream { upstream: "alpine".into() }
         );
         assert_eq!(
-            act(json!({"action": "Approve", "upstream": "alpine", "digest": digest()})),
-            Act::Approve { upstream: "alpine".into(), digest: digest() }
+            action(json!({"action": "Approve", "upstream": "alpine", "digest": digest()})),
+            RequestedAction::Approve { upstream: "alpine".into(), digest: digest() }
         );
     }
 
     #[test]
     fn a_serialized_request_parses_to_the_same_request() {
-        let acts = [
+        let requests = [
             json!({"action": "Trigger"}),
             json!({"action": "Force", "image": "app", "subtree": true}),
             json!({"action": "Cancel", "image": "app", "by": "ann"}),
@@ -305,7 +312,7 @@ mod tests {
             json!({"action": "Unhold", "upstream": "alpine"}),
             json!({"action": "Approve", "upstream": "alpine", "digest": digest()}),
         ];
-        for fields in acts {
+        for fields in requests {
             let request = parse(fields).expect("a request");
             assert_eq!(Request::parse(&request.to_annotation().expect("json")), Ok(request));
         }
@@ -415,17 +422,17 @@ mod tests {
     #[test]
     fn on_a_managed_image_the_image_is_implied() {
         let parse = |fields: serde_json::Value| {
-            Request::parse_on_image(&fields.to_string(), "app").map(|r| r.act)
+            Request::parse_on_image(&fields.to_string(), "app").map(|r| r.action)
         };
         assert_eq!(
             parse(json!({"id": "1", "action": "Retry"})),
-            Ok(Act::Retry(RequestScope::Image("app".into())))
+            Ok(RequestedAction::Retry(RequestScope::Image("app".into())))
         );
         assert_eq!(
             parse(json!({"id": "1", "action": "Force", "image": "app", "subtree": true})),
-            Ok(Act::Force(RequestScope::Subtree("app".into())))
+            Ok(RequestedAction::Force(RequestScope::Subtree("app".into())))
         );
-        let hold = Act::HoldImage { image: "app".into(), until: None, reason: None };
+        let hold = RequestedAction::HoldImage { image: "app".into(), until: None, reason: None };
         assert_eq!(parse(json!({"id": "1", "action": "Hold"})), Ok(hold));
         let message = |fields| parse(fields).expect_err("rejected").to_string();
         assert!(

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::api::{
     condition::shorten,
     request::{
-        Act, MAX_BY, MAX_ID, MAX_REASON, MAX_VALUE, Request, RequestAction, RequestError,
-        RequestScope, UNREADABLE,
+        ActionName, MAX_BY, MAX_ID, MAX_REASON, MAX_VALUE, Request, RequestError, RequestScope,
+        RequestedAction, UNREADABLE,
     },
 };
 
@@ -17,7 +17,7 @@ use crate::api::{
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RequestFields {
     id: String,
-    action: RequestAction,
+    action: ActionName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -51,22 +51,24 @@ impl TryFrom<RequestFields> for Request {
                 "`image` with `subtree`: name the image, or remove `subtree` for the whole family",
             )),
         };
-        let act = match action {
-            RequestAction::Trigger => Act::Trigger(scope(image)?),
-            RequestAction::Retry => Act::Retry(scope(image)?),
-            RequestAction::Cancel => Act::Cancel(scope(image)?),
-            RequestAction::Force => Act::Force(scope(image)?),
-            RequestAction::Hold => match (image, upstream) {
-                (Some(image), None) => Act::HoldImage { image, until, reason },
-                (None, Some(upstream)) => Act::HoldUpstream { upstream, digest, until, reason },
+        let action = match action {
+            ActionName::Trigger => RequestedAction::Trigger(scope(image)?),
+            ActionName::Retry => RequestedAction::Retry(scope(image)?),
+            ActionName::Cancel => RequestedAction::Cancel(scope(image)?),
+            ActionName::Force => RequestedAction::Force(scope(image)?),
+            ActionName::Hold => match (image, upstream) {
+                (Some(image), None) => RequestedAction::HoldImage { image, until, reason },
+                (None, Some(upstream)) => {
+                    RequestedAction::HoldUpstream { upstream, digest, until, reason }
+                }
                 _ => return Err(missing("either `image` or `upstream`")),
             },
-            RequestAction::Unhold => match (image, upstream) {
-                (Some(image), None) => Act::UnholdImage { image },
-                (None, Some(upstream)) => Act::UnholdUpstream { upstream },
+            ActionName::Unhold => match (image, upstream) {
+                (Some(image), None) => RequestedAction::UnholdImage { image },
+                (None, Some(upstream)) => RequestedAction::UnholdUpstream { upstream },
                 _ => return Err(missing("either `image` or `upstream`")),
             },
-            RequestAction::Approve => Act::Approve {
+            ActionName::Approve => RequestedAction::Approve {
                 upstream: upstream.ok_or_else(|| missing("`upstream`"))?,
                 digest: digest.ok_or_else(|| {
                     missing(
@@ -76,7 +78,7 @@ impl TryFrom<RequestFields> for Request {
                 })?,
             },
         };
-        Ok(Self { id, by, act })
+        Ok(Self { id, by, action })
     }
 }
 
@@ -100,9 +102,9 @@ impl RequestFields {
             return Err(RequestError::OtherImage { named: shorten(named, 64), own: image.into() });
         }
         let action = match self.action {
-            RequestAction::Hold if self.upstream.is_some() => Some("Hold on a ManagedImage"),
-            RequestAction::Unhold if self.upstream.is_some() => Some("Unhold on a ManagedImage"),
-            RequestAction::Approve => Some("Approve on a ManagedImage"),
+            ActionName::Hold if self.upstream.is_some() => Some("Hold on a ManagedImage"),
+            ActionName::Unhold if self.upstream.is_some() => Some("Unhold on a ManagedImage"),
+            ActionName::Approve => Some("Approve on a ManagedImage"),
             _ => None,
         };
         if let Some(action) = action {
@@ -156,7 +158,7 @@ impl RequestFields {
 
     /// Rejects fields that the action does not use, so that no field is ignored silently.
     fn validate_fields(&self) -> Result<(), RequestError> {
-        use RequestAction::{Approve, Hold, Unhold};
+        use ActionName::{Approve, Hold, Unhold};
         let of_upstream = self.upstream.is_some();
         let holds = self.action == Hold;
         let rules = [
@@ -194,11 +196,11 @@ impl RequestFields {
 
 impl From<Request> for RequestFields {
     fn from(request: Request) -> Self {
-        let action = request.action();
-        let Request { id, by, act } = request;
+        let name = request.action_name();
+        let Request { id, by, action } = request;
         let mut fields = Self {
             id,
-            action,
+            action: name,
             image: None,
             subtree: false,
             upstream: None,
@@ -207,24 +209,27 @@ impl From<Request> for RequestFields {
             reason: None,
             by,
         };
-        match act {
-            Act::Trigger(scope) | Act::Retry(scope) | Act::Cancel(scope) | Act::Force(scope) => {
+        match action {
+            RequestedAction::Trigger(scope)
+            | RequestedAction::Retry(scope)
+            | RequestedAction::Cancel(scope)
+            | RequestedAction::Force(scope) => {
                 fields.subtree = matches!(scope, RequestScope::Subtree(_));
                 fields.image = match scope {
                     RequestScope::Family => None,
                     RequestScope::Image(image) | RequestScope::Subtree(image) => Some(image),
                 };
             }
-            Act::HoldImage { image, until, reason } => {
+            RequestedAction::HoldImage { image, until, reason } => {
                 (fields.image, fields.until, fields.reason) = (Some(image), until, reason);
             }
-            Act::HoldUpstream { upstream, digest, until, reason } => {
+            RequestedAction::HoldUpstream { upstream, digest, until, reason } => {
                 (fields.upstream, fields.digest) = (Some(upstream), digest);
                 (fields.until, fields.reason) = (until, reason);
             }
-            Act::UnholdImage { image } => fields.image = Some(image),
-            Act::UnholdUpstream { upstream } => fields.upstream = Some(upstream),
-            Act::Approve { upstream, digest } => {
+            RequestedAction::UnholdImage { image } => fields.image = Some(image),
+            RequestedAction::UnholdUpstream { upstream } => fields.upstream = Some(upstream),
+            RequestedAction::Approve { upstream, digest } => {
                 (fields.upstream, fields.digest) = (Some(upstream), Some(digest));
             }
         }

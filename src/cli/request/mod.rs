@@ -14,7 +14,7 @@ use kube::Api;
 
 use crate::{
     api::{
-        Act, Approval, Duration, ImageFamily, ManagedImage, Request, RequestScope,
+        Approval, Duration, ImageFamily, ManagedImage, Request, RequestScope, RequestedAction,
         condition::reason,
     },
     cli::{KubectlFlags, cluster::ClusterConnection, request::send::SendFlags},
@@ -98,10 +98,9 @@ pub struct ApproveArguments {
     kubectl_flags: KubectlFlags,
 }
 
-/// Sends the action that `act` makes of the scope: `Act::Trigger`, `Act::Retry`, `Act::Cancel` or
-/// `Act::Force`.
+/// Sends the action that `action` makes of the scope, for example `RequestedAction::Trigger`.
 pub async fn send_for_scope(
-    act: fn(RequestScope) -> Act,
+    action: fn(RequestScope) -> RequestedAction,
     arguments: ScopeArguments,
 ) -> anyhow::Result<()> {
     let scope = if arguments.subtree {
@@ -110,7 +109,7 @@ pub async fn send_for_scope(
         scope(&arguments.target)
     };
     let cluster = ClusterConnection::connect(&arguments.kubectl_flags).await?;
-    send_request(&cluster, &arguments.target, act(scope), &arguments.send_flags).await
+    send_request(&cluster, &arguments.target, action(scope), &arguments.send_flags).await
 }
 
 pub async fn hold(arguments: HoldArguments) -> anyhow::Result<()> {
@@ -123,23 +122,30 @@ pub async fn hold(arguments: HoldArguments) -> anyhow::Result<()> {
     if let Some(until) = until.filter(|until| *until <= now) {
         bail!("--until {until} is in the past: name a later time");
     }
-    let act = match held.select()? {
-        HeldObject::Image(image) => Act::HoldImage { image, until, reason },
-        HeldObject::Upstream(upstream) => Act::HoldUpstream { upstream, digest, until, reason },
+    let action = match held.select()? {
+        HeldObject::Image(image) => RequestedAction::HoldImage { image, until, reason },
+        HeldObject::Upstream(upstream) => {
+            RequestedAction::HoldUpstream { upstream, digest, until, reason }
+        }
     };
-    send_request(&ClusterConnection::connect(&kubectl_flags).await?, &held.target, act, &send_flags)
-        .await
+    send_request(
+        &ClusterConnection::connect(&kubectl_flags).await?,
+        &held.target,
+        action,
+        &send_flags,
+    )
+    .await
 }
 
 pub async fn unhold(arguments: UnholdArguments) -> anyhow::Result<()> {
-    let act = match arguments.held.select()? {
-        HeldObject::Image(image) => Act::UnholdImage { image },
-        HeldObject::Upstream(upstream) => Act::UnholdUpstream { upstream },
+    let action = match arguments.held.select()? {
+        HeldObject::Image(image) => RequestedAction::UnholdImage { image },
+        HeldObject::Upstream(upstream) => RequestedAction::UnholdUpstream { upstream },
     };
     send_request(
         &ClusterConnection::connect(&arguments.kubectl_flags).await?,
         &arguments.held.target,
-        act,
+        action,
         &arguments.send_flags,
     )
     .await
@@ -152,7 +158,8 @@ pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
     let digest = digest_to_approve(&found, &upstream, digest.as_deref())?;
     println!("{}", render::candidate(&found, &upstream, Timestamp::now()));
     let target = TargetArgument { family, image: None };
-    send_request(&cluster, &target, Act::Approve { upstream, digest }, &send_flags).await
+    send_request(&cluster, &target, RequestedAction::Approve { upstream, digest }, &send_flags)
+        .await
 }
 
 /// Annotates the `ManagedImage` if the request is for one image, otherwise the `ImageFamily`.
@@ -160,11 +167,11 @@ pub async fn approve(arguments: ApproveArguments) -> anyhow::Result<()> {
 async fn send_request(
     cluster: &ClusterConnection,
     target: &TargetArgument,
-    act: Act,
+    action: RequestedAction,
     send_flags: &SendFlags,
 ) -> anyhow::Result<()> {
     let request =
-        Request { id: send::fresh_id(Timestamp::now()), by: cluster.user_name().await, act };
+        Request { id: send::fresh_id(Timestamp::now()), by: cluster.user_name().await, action };
     if let Some(image) = &target.image {
         let api: Api<ManagedImage> = cluster.api();
         send::send(cluster, &api, &format!("{}.{image}", target.family), &request, send_flags).await

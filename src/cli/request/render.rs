@@ -3,13 +3,16 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{Act, HandledRequest, ImageFamily, Request, RequestAction, RequestOutcome, RequestScope},
+    api::{
+        ActionName, HandledRequest, ImageFamily, Request, RequestOutcome, RequestScope,
+        RequestedAction,
+    },
     cli::status::age,
 };
 
 /// Describes a request that was sent.
 pub fn requested(request: &Request) -> String {
-    format!("requested: {}; id {}", act(&request.act), request.id)
+    format!("requested: {}; id {}", describe(&request.action), request.id)
 }
 
 /// Describes the outcome of a request.
@@ -24,7 +27,11 @@ pub fn handled(handled: &HandledRequest) -> String {
 /// Describes an earlier request that is not handled yet and would be replaced.
 pub fn pending(request: &Request) -> String {
     let by = request.by.as_ref().map_or_else(String::new, |by| format!(" by {by}"));
-    format!("an earlier request{by} is not handled yet: {}; id {}", act(&request.act), request.id)
+    format!(
+        "an earlier request{by} is not handled yet: {}; id {}",
+        describe(&request.action),
+        request.id
+    )
 }
 
 /// Describes the candidate of an upstream and the digest that builds use.
@@ -59,20 +66,23 @@ pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String
 }
 
 /// Describes an action and its arguments.
-fn act(act: &Act) -> String {
+fn describe(action: &RequestedAction) -> String {
     let until = |until: &Option<Timestamp>| {
         until.map_or_else(String::new, |until| format!(" until {until:.0}"))
     };
     let because = |reason: &Option<String>| {
         reason.as_ref().map_or_else(String::new, |reason| format!(" ({reason})"))
     };
-    match act {
-        Act::Trigger(scope) | Act::Retry(scope) | Act::Cancel(scope) | Act::Force(scope) => {
-            let verb = match act {
-                Act::Trigger(_) => RequestAction::Trigger,
-                Act::Retry(_) => RequestAction::Retry,
-                Act::Cancel(_) => RequestAction::Cancel,
-                _ => RequestAction::Force,
+    match action {
+        RequestedAction::Trigger(scope)
+        | RequestedAction::Retry(scope)
+        | RequestedAction::Cancel(scope)
+        | RequestedAction::Force(scope) => {
+            let verb = match action {
+                RequestedAction::Trigger(_) => ActionName::Trigger,
+                RequestedAction::Retry(_) => ActionName::Retry,
+                RequestedAction::Cancel(_) => ActionName::Cancel,
+                _ => ActionName::Force,
             };
             let what = match scope {
                 RequestScope::Family => "the whole family".into(),
@@ -81,16 +91,16 @@ fn act(act: &Act) -> String {
             };
             format!("{} {what}", verb.as_str())
         }
-        Act::HoldImage { image, until: end, reason } => {
+        RequestedAction::HoldImage { image, until: end, reason } => {
             format!("Hold {image}{}{}", until(end), because(reason))
         }
-        Act::HoldUpstream { upstream, digest, until: end, reason } => {
+        RequestedAction::HoldUpstream { upstream, digest, until: end, reason } => {
             let at = digest.as_ref().map_or_else(String::new, |digest| format!(" at {digest}"));
             format!("Hold upstream {upstream}{at}{}{}", until(end), because(reason))
         }
-        Act::UnholdImage { image } => format!("Unhold {image}"),
-        Act::UnholdUpstream { upstream } => format!("Unhold upstream {upstream}"),
-        Act::Approve { upstream, digest } => format!("Approve {digest} of {upstream}"),
+        RequestedAction::UnholdImage { image } => format!("Unhold {image}"),
+        RequestedAction::UnholdUpstream { upstream } => format!("Unhold upstream {upstream}"),
+        RequestedAction::Approve { upstream, digest } => format!("Approve {digest} of {upstream}"),
     }
 }
 

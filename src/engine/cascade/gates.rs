@@ -65,7 +65,7 @@ pub fn cascade_readiness(
     upstreams: &[UpstreamStatus],
     evaluation: &Evaluation,
 ) -> CascadeReadiness {
-    let CascadeContext { input, effects, window, now, .. } = *context;
+    let CascadeContext { input, request_effects, window, now, .. } = *context;
     let candidates = candidates(upstreams);
     let ready = &evaluation.plan.ready_builds;
     if candidates.is_empty() && ready.is_empty() {
@@ -84,7 +84,7 @@ pub fn cascade_readiness(
     let skips_quiet_time = replaces_superseded(input, &candidates)
         || evaluation.images.iter().all(|image| image.verified.is_none())
         || candidates.is_empty() && ready.iter().all(|ready| ready.only_imports_changed)
-        || start_is_requested(input, upstreams, evaluation, effects);
+        || start_is_requested(input, upstreams, evaluation, request_effects);
     if skips_quiet_time || quiet.until <= now {
         CascadeReadiness::Ready
     } else {
@@ -171,9 +171,9 @@ fn start_is_requested(
     input: &DecideInput<'_>,
     upstreams: &[UpstreamStatus],
     evaluation: &Evaluation,
-    effects: &RequestEffects,
+    request_effects: &RequestEffects,
 ) -> bool {
-    if effects.start.is_empty() {
+    if request_effects.start.is_empty() {
         return false;
     }
     let moved = UpstreamIndex::enumerate(upstreams).filter(|(_, upstream)| eligible(upstream));
@@ -182,7 +182,7 @@ fn start_is_requested(
     let stale = input.lineage().with_descendants(
         children.chain(evaluation.plan.ready_builds.iter().map(|ready| ready.build.image)),
     );
-    effects.start.iter().any(|image| stale.get(image.position()) == Some(&true))
+    request_effects.start.iter().any(|image| stale.get(image.position()) == Some(&true))
 }
 
 /// Starts none of the ready builds: their images stay queued with this reason and message.

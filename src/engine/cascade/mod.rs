@@ -32,7 +32,7 @@ pub struct CascadeContext<'a> {
     /// The input of the decision.
     pub input: &'a DecideInput<'a>,
     /// What requests change.
-    pub effects: &'a RequestEffects,
+    pub request_effects: &'a RequestEffects,
     /// Whether a window is open.
     pub window: WindowState,
     /// Whether the breaker is open.

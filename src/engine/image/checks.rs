@@ -14,7 +14,7 @@ use crate::{
     },
     engine::{
         Problem,
-        decision::{Action, ImageDecision},
+        decision::{Effect, ImageDecision},
         image::evaluation::{ImageEval, Plan},
         image::failure::{self, RetryDecision},
         input::{CheckOutcome, DeferredJob, DeferredWork, ObservedCheck, VerifiedBuild},
@@ -55,7 +55,7 @@ impl ImageEval<'_> {
                 .checks
                 .iter()
                 .filter(|observed| observed.outcome == CheckOutcome::Running);
-            plan.actions.extend(running.map(|observed| Action::Stop { job: observed.job.clone() }));
+            plan.effects.extend(running.map(|observed| Effect::Stop { job: observed.job.clone() }));
         }
         let attempt = failure.as_ref().map_or(0, |failure| failure.check_attempt);
         let CheckProgress { records, unfinished } = self.check_progress(&verified);
@@ -130,7 +130,7 @@ impl ImageEval<'_> {
             }
             if !self.is_started(verified, check, attempt) && !self.is_stopping(verified, check) {
                 let digest = verified.digest.clone();
-                plan.actions.push(Action::Check { image: self.index, check, digest, attempt });
+                plan.effects.push(Effect::Check { image: self.index, check, digest, attempt });
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::{
     api::{ImageState, condition::reason},
     engine::{
         Problem,
-        decision::{Action, ImageDecision, Message, WaitProgress},
+        decision::{Effect, ImageDecision, Message, WaitProgress},
         image::evaluation::{EvalContext, Evaluation, ImageEval, Plan},
         image::{
             failure,
@@ -25,10 +25,10 @@ use crate::{
 pub fn evaluate(
     input: &DecideInput<'_>,
     followed: &FollowedUpstreams,
-    effects: &RequestEffects,
+    request_effects: &RequestEffects,
     now: Timestamp,
 ) -> Evaluation {
-    let context = EvalContext { input, followed, effects, now };
+    let context = EvalContext { input, followed, request_effects, now };
     let images = input.images.iter().map(|_| blank()).collect();
     let mut evaluation = Evaluation { images, plan: Plan::default(), next_hold_end: None };
     for &index in input.lineage().order() {
@@ -177,7 +177,7 @@ impl ImageEval<'_> {
         }
         let running =
             self.observed.builds.iter().filter(|build| build.outcome == BuildOutcome::Running);
-        plan.actions.extend(running.map(|build| Action::Stop { job: build.job.clone() }));
+        plan.effects.extend(running.map(|build| Effect::Stop { job: build.job.clone() }));
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
     api::Image,
     engine::{
         blueprint::ImageBlueprint,
-        decision::{Action, ImageDecision, PlannedBuild},
+        decision::{Effect, ImageDecision, PlannedBuild},
         input::{DecideInput, ObservedImage},
         requests::RequestEffects,
         upstreams::FollowedUpstreams,
@@ -29,7 +29,7 @@ pub struct Evaluation {
 #[derive(Debug, Default)]
 pub struct Plan {
     /// Lookups, checks to start, builds to stop, and tags of unchanged rebuilds.
-    pub actions: Vec<Action>,
+    pub effects: Vec<Effect>,
     /// The builds that may start when the gates of the cascade allow it.
     pub ready_builds: Vec<ReadyBuild>,
     /// The images that only wait for a Job to be admitted.
@@ -59,7 +59,7 @@ impl Plan {
 pub(in crate::engine) struct EvalContext<'a> {
     pub(in crate::engine) input: &'a DecideInput<'a>,
     pub(in crate::engine) followed: &'a FollowedUpstreams,
-    pub(in crate::engine) effects: &'a RequestEffects,
+    pub(in crate::engine) request_effects: &'a RequestEffects,
     pub(in crate::engine) now: Timestamp,
 }
 

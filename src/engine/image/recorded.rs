@@ -102,7 +102,7 @@ impl ImageEval<'_> {
 
     /// Returns what requests change for the image.
     pub(in crate::engine) fn overrides(&self) -> Option<&ImageOverrides> {
-        self.context.effects.of(self.index)
+        self.context.request_effects.of(self.index)
     }
 
     /// Returns the id of the request that rebuilds the image from the same inputs.

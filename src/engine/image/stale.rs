@@ -10,7 +10,7 @@ use crate::{
     engine::{
         Problem,
         causes::{self, InputChange},
-        decision::{Action, ImageDecision},
+        decision::{Effect, ImageDecision},
         fingerprint::fingerprint,
         image::evaluation::{ImageEval, Plan},
         image::{
@@ -79,7 +79,7 @@ impl ImageEval<'_> {
                 self.decide_absent(plan, stale, &wanted, *last_build, resolved.parents)
             }
             _ => {
-                plan.actions.push(Action::LookUp {
+                plan.effects.push(Effect::LookUp {
                     image: self.index,
                     fingerprint: wanted,
                     after: succeeded,
@@ -171,7 +171,7 @@ impl ImageEval<'_> {
             return self.decide_verified(plan, Arc::new(pushed), stale);
         };
         if last.digest != pushed.digest {
-            plan.actions.push(Action::RetagUnchanged {
+            plan.effects.push(Effect::RetagUnchanged {
                 image: self.index,
                 fingerprint: pushed.fingerprint.clone(),
                 digest: last.digest.clone(),

@@ -1,13 +1,13 @@
-//! Applies requests: one method per act. An error says why a request is refused.
+//! Applies requests: one method per action. An error says why a request is refused.
 
 use jiff::Timestamp;
 
 use crate::{
-    api::{Act, ApprovalRecord, ManualHold, Request, RequestScope, UpstreamStatus},
+    api::{ApprovalRecord, ManualHold, Request, RequestScope, RequestedAction, UpstreamStatus},
     engine::{
         causes::short,
         input::DecideInput,
-        requests::{Effect, HoldChange, ImageOverrides, RequestEffects},
+        requests::{HoldChange, ImageOverrides, RequestEffect, RequestEffects},
     },
     lineage::ImageIndex,
 };
@@ -19,7 +19,7 @@ impl RequestEffects {
         input: &DecideInput<'_>,
         request: &Request,
         now: Timestamp,
-    ) -> Result<Effect, String> {
+    ) -> Result<RequestEffect, String> {
         let hold = |digest: Option<&String>, until: Option<Timestamp>, reason: Option<&String>| {
             ManualHold {
                 digest: digest.cloned(),
@@ -29,23 +29,23 @@ impl RequestEffects {
                 since: Some(now),
             }
         };
-        match &request.act {
-            Act::Trigger(scope) => trigger(input, scope),
-            Act::Retry(scope) => self.retry(input, scope, &request.id),
-            Act::Cancel(scope) => self.cancel(input, scope),
-            Act::Force(scope) => self.force(input, scope, &request.id),
-            Act::HoldImage { image, until, reason } => {
+        match &request.action {
+            RequestedAction::Trigger(scope) => trigger(input, scope),
+            RequestedAction::Retry(scope) => self.retry(input, scope, &request.id),
+            RequestedAction::Cancel(scope) => self.cancel(input, scope),
+            RequestedAction::Force(scope) => self.force(input, scope, &request.id),
+            RequestedAction::HoldImage { image, until, reason } => {
                 check_until(*until, now)?;
                 self.hold_image(input, image, hold(None, *until, reason.as_ref()))
             }
-            Act::UnholdImage { image } => self.unhold_image(input, image),
-            Act::HoldUpstream { upstream, digest, until, reason } => {
+            RequestedAction::UnholdImage { image } => self.unhold_image(input, image),
+            RequestedAction::HoldUpstream { upstream, digest, until, reason } => {
                 check_until(*until, now)?;
                 let hold = hold(digest.as_ref(), *until, reason.as_ref());
                 self.hold_upstream(input, upstream, hold)
             }
-            Act::UnholdUpstream { upstream } => self.unhold_upstream(input, upstream),
-            Act::Approve { upstream, digest } => {
+            RequestedAction::UnholdUpstream { upstream } => self.unhold_upstream(input, upstream),
+            RequestedAction::Approve { upstream, digest } => {
                 let by = request.by.clone();
                 let approval = ApprovalRecord { digest: digest.clone(), by, at: Some(now) };
                 self.approve(input, upstream, approval)
@@ -58,21 +58,25 @@ impl RequestEffects {
         input: &DecideInput<'_>,
         scope: &RequestScope,
         request: &str,
-    ) -> Result<Effect, String> {
+    ) -> Result<RequestEffect, String> {
         let starts =
             self.override_images(input, scope, |overrides| overrides.retry = Some(request.into()))?;
         let message =
             format!("the failures of {} are cleared", describe_scope(scope, starts.len()));
-        Ok(Effect { message, starts, ..Effect::default() })
+        Ok(RequestEffect { message, starts, ..RequestEffect::default() })
     }
 
-    fn cancel(&mut self, input: &DecideInput<'_>, scope: &RequestScope) -> Result<Effect, String> {
+    fn cancel(
+        &mut self,
+        input: &DecideInput<'_>,
+        scope: &RequestScope,
+    ) -> Result<RequestEffect, String> {
         let cancels = self.override_images(input, scope, |overrides| overrides.cancel = true)?;
         let message = format!(
             "unfinished builds of {} are cancelled until an input changes or you request a retry",
             describe_scope(scope, cancels.len())
         );
-        Ok(Effect { message, cancels, ..Effect::default() })
+        Ok(RequestEffect { message, cancels, ..RequestEffect::default() })
     }
 
     fn force(
@@ -80,11 +84,11 @@ impl RequestEffects {
         input: &DecideInput<'_>,
         scope: &RequestScope,
         request: &str,
-    ) -> Result<Effect, String> {
+    ) -> Result<RequestEffect, String> {
         let starts =
             self.override_images(input, scope, |overrides| overrides.nonce = Some(request.into()))?;
         let message = format!("{} is rebuilt", describe_scope(scope, starts.len()));
-        Ok(Effect { message, starts, ..Effect::default() })
+        Ok(RequestEffect { message, starts, ..RequestEffect::default() })
     }
 
     fn hold_image(
@@ -92,7 +96,7 @@ impl RequestEffects {
         input: &DecideInput<'_>,
         image: &str,
         hold: ManualHold,
-    ) -> Result<Effect, String> {
+    ) -> Result<RequestEffect, String> {
         let index = find_image(input, image)?;
         // A request that is applied again before it is recorded must give the same result.
         let observed = input.images.get(index.position());
@@ -101,10 +105,14 @@ impl RequestEffects {
         self.override_images(input, &RequestScope::Image(image.into()), |overrides| {
             overrides.hold = Some(HoldChange::Set(hold.clone()));
         })?;
-        Ok(Effect::only(format!("{image} is held at its current digest")))
+        Ok(RequestEffect::only(format!("{image} is held at its current digest")))
     }
 
-    fn unhold_image(&mut self, input: &DecideInput<'_>, image: &str) -> Result<Effect, String> {
+    fn unhold_image(
+        &mut self,
+        input: &DecideInput<'_>,
+        image: &str,
+    ) -> Result<RequestEffect, String> {
         let index = find_image(input, image)?.position();
         let is_manual = input
             .images
@@ -114,7 +122,7 @@ impl RequestEffects {
             overrides.hold = Some(HoldChange::End);
         })?;
         let is_in_spec = input.spec.images.get(index).is_some_and(|image| image.hold.is_some());
-        Ok(Effect::only(match (is_manual, is_in_spec) {
+        Ok(RequestEffect::only(match (is_manual, is_in_spec) {
             (_, true) => format!(
                 "{image} is still held by the manifest; remove spec.images[{image}].hold to end \
                  the hold"
@@ -129,7 +137,7 @@ impl RequestEffects {
         input: &DecideInput<'_>,
         upstream: &str,
         hold: ManualHold,
-    ) -> Result<Effect, String> {
+    ) -> Result<RequestEffect, String> {
         let status = self.upstream(input, upstream)?;
         if status.adopted.is_none() && hold.digest.is_none() {
             return Err(format!(
@@ -143,21 +151,21 @@ impl RequestEffects {
         if !status.hold.as_ref().is_some_and(|known| is_same_hold(known, &hold)) {
             status.hold = Some(hold);
         }
-        Ok(Effect::only(format!("{upstream} is held at {digest}")))
+        Ok(RequestEffect::only(format!("{upstream} is held at {digest}")))
     }
 
     fn unhold_upstream(
         &mut self,
         input: &DecideInput<'_>,
         upstream: &str,
-    ) -> Result<Effect, String> {
+    ) -> Result<RequestEffect, String> {
         let is_in_spec = input
             .spec
             .upstreams
             .iter()
             .any(|known| known.name == *upstream && known.hold.is_some());
         let is_manual = self.upstream(input, upstream)?.hold.take().is_some();
-        Ok(Effect::only(match (is_manual, is_in_spec) {
+        Ok(RequestEffect::only(match (is_manual, is_in_spec) {
             (_, true) => format!(
                 "{upstream} is still held by the manifest; remove spec.upstreams[{upstream}].hold \
                  to end the hold"
@@ -172,7 +180,7 @@ impl RequestEffects {
         input: &DecideInput<'_>,
         upstream: &str,
         approval: ApprovalRecord,
-    ) -> Result<Effect, String> {
+    ) -> Result<RequestEffect, String> {
         let digest = approval.digest.as_str();
         let index = input.spec.upstreams.iter().position(|known| known.name == upstream);
         let newest = index
@@ -180,7 +188,7 @@ impl RequestEffects {
             .map(|newest| newest.digest.to_string());
         let status = self.upstream(input, upstream)?;
         if status.adopted.as_ref().is_some_and(|adopted| adopted.digest == digest) {
-            return Ok(Effect::only(format!("{} is already adopted", short(digest))));
+            return Ok(RequestEffect::only(format!("{} is already adopted", short(digest))));
         }
         let candidate =
             newest.or_else(|| status.candidate.as_ref().map(|candidate| candidate.digest.clone()));
@@ -197,7 +205,7 @@ impl RequestEffects {
         if status.approval.as_ref().is_none_or(|known| known.digest != digest) {
             status.approval = Some(approval);
         }
-        Ok(Effect::only(message))
+        Ok(RequestEffect::only(message))
     }
 
     /// Returns the status of an upstream of the spec; it is added if it is not recorded yet.
@@ -238,20 +246,20 @@ impl RequestEffects {
     }
 }
 
-impl Effect {
+impl RequestEffect {
     /// Returns an effect that starts and cancels nothing.
     fn only(message: String) -> Self {
         Self { message, ..Self::default() }
     }
 }
 
-fn trigger(input: &DecideInput<'_>, scope: &RequestScope) -> Result<Effect, String> {
+fn trigger(input: &DecideInput<'_>, scope: &RequestScope) -> Result<RequestEffect, String> {
     let starts = images_of(input, scope)?;
     let message = format!(
         "pending changes of {} start without the quiet time",
         describe_scope(scope, starts.len())
     );
-    Ok(Effect { message, starts, starts_pending: true, ..Effect::default() })
+    Ok(RequestEffect { message, starts, starts_pending: true, ..RequestEffect::default() })
 }
 
 /// Whether two holds are the same, whenever they were set.

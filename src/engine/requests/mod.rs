@@ -40,12 +40,12 @@ struct AcceptedRequest {
     target: RequestObject,
     request: Result<Request, HandledRequest>,
     /// The effect, or why the request is refused.
-    effect: Result<Effect, String>,
+    effect: Result<RequestEffect, String>,
 }
 
 /// What a request brings about.
 #[derive(Clone, Debug, Default)]
-struct Effect {
+struct RequestEffect {
     /// The effect in a sentence for users.
     message: String,
     /// The images that start without the quiet time.
@@ -123,7 +123,7 @@ impl DecisionView<'_> {
     /// - as long as something prevents builds from starting;
     /// - while the registry is asked what is to be built;
     /// - for pending changes, until the cascade starts that picks them up.
-    fn delays(&self, input: &DecideInput<'_>, effect: &Effect) -> bool {
+    fn delays(&self, input: &DecideInput<'_>, effect: &RequestEffect) -> bool {
         let mut images = effect.starts.iter().filter_map(|image| self.images.get(image.position()));
         match self.cascade {
             _ if effect.starts.is_empty() => false,
@@ -228,7 +228,7 @@ impl AcceptedRequest {
     }
 }
 
-impl Effect {
+impl RequestEffect {
     /// Whether the request cancels images of which nothing is built. A build for an earlier
     /// fingerprint of the image is stopped, too.
     fn cancels_nothing(&self, decision: &DecisionView<'_>) -> bool {

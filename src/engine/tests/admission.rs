@@ -80,7 +80,7 @@ fn a_build_that_is_not_admitted_leaves_its_place_to_a_sibling() {
     assert_eq!(model.builds(), [1, 0, 0]);
     refuse_build(&mut model, "a");
     let decision = model.reconcile();
-    assert_eq!(model.builds(), [0, 1, 0], "{:?}", decision.actions);
+    assert_eq!(model.builds(), [0, 1, 0], "{:?}", decision.effects);
     model.finish_builds();
     model.reconcile();
     assert_eq!(model.states(), [QUEUED, CURRENT, ImageState::Waiting]);

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use crate::{
     api::{Check, CheckState, FailureClass, ImageState, condition::reason},
     engine::{
-        Action, CheckOutcome,
+        CheckOutcome, Effect,
         tests::{CURRENT, model::FamilyModel},
     },
     lineage::ImageIndex,
@@ -30,9 +30,9 @@ fn a_child_and_the_tags_wait_for_the_checks() {
     model.reconcile();
     model.finish_builds();
     let decision = model.reconcile();
-    assert!(decision.actions.iter().any(|action| {
+    assert!(decision.effects.iter().any(|effect| {
         let base = ImageIndex::new(0);
-        matches!(action, Action::Check { image, check: 0, attempt: 0, .. } if *image == base)
+        matches!(effect, Effect::Check { image, check: 0, attempt: 0, .. } if *image == base)
     }));
     assert_eq!(model.states(), [ImageState::Checking, ImageState::Waiting]);
     assert_eq!((model.builds(), model.tags.len()), (vec![1, 0], 0));

@@ -177,7 +177,7 @@ fn a_build_whose_pushed_image_is_missing_is_retried() {
 #[test]
 fn a_job_that_a_sidecar_outlives_is_ended_once_its_result_is_taken() {
     let stops = |decision: &Decision| {
-        decision.actions.iter().filter(|action| matches!(action, Action::Stop { .. })).count()
+        decision.effects.iter().filter(|effect| matches!(effect, Effect::Stop { .. })).count()
     };
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.reconcile();
@@ -287,8 +287,8 @@ fn a_tag_that_somebody_moved_is_restored_and_an_immutable_one_is_not() {
         .iter_mut()
         .for_each(|tag| tag.digest.clone_from(&digest));
     let moved = |decision: &Decision| {
-        decision.actions.iter().any(|action| {
-            matches!(action, Action::Promote { tags, .. }
+        decision.effects.iter().any(|effect| {
+            matches!(effect, Effect::Promote { tags, .. }
             if tags[0].tag == "latest" && tags[0].moved_to == Some("sha256:elsewhere".into()))
         })
     };
@@ -297,7 +297,7 @@ fn a_tag_that_somebody_moved_is_restored_and_an_immutable_one_is_not() {
     assert_eq!(model.tags[&(0, "latest".to_owned())], digest);
 
     model.tags.insert((0, "r1".into()), "sha256:elsewhere".into());
-    assert!(!model.decide().actions.iter().any(|action| matches!(action, Action::Promote { .. })));
+    assert!(!model.decide().effects.iter().any(|effect| matches!(effect, Effect::Promote { .. })));
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn a_tag_that_could_not_be_restored_is_retried_though_it_is_recorded() {
     let retry_at = model.now + SignedDuration::from_secs(10);
     input.images[0].tags.insert("latest".into(), ObservedTag::Failed(problem, retry_at));
     let moves = |now| {
-        decide(&input, now).actions.iter().any(|action| matches!(action, Action::Promote { .. }))
+        decide(&input, now).effects.iter().any(|effect| matches!(effect, Effect::Promote { .. }))
     };
     assert!(!moves(model.now));
     assert!(moves(retry_at));
@@ -326,7 +326,7 @@ fn an_upstream_without_its_platforms_waits() {
         vec!["linux/arm64".into()];
     let decision = decide(&input, model.now);
     assert!(decision.upstreams[0].adopted.is_none());
-    assert!(decision.actions.is_empty());
+    assert!(decision.effects.is_empty());
 }
 
 #[test]

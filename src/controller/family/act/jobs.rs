@@ -25,7 +25,7 @@ use crate::{
         reconcile_cache::ReconcileCache,
         writes::delete,
     },
-    engine::Action,
+    engine::Effect,
     identity::JobName,
 };
 
@@ -120,8 +120,8 @@ impl Reconcile<'_> {
     /// an image, or in whose pod a sidecar runs, for example. Their end is recorded before this.
     pub async fn delete_ended_jobs(&self) -> Result<(), ReconcileError> {
         let api: Api<Job> = self.api();
-        let decided = self.decision.actions.iter().filter_map(|action| match action {
-            Action::Stop { job } => Some(job),
+        let decided = self.decision.effects.iter().filter_map(|effect| match effect {
+            Effect::Stop { job } => Some(job),
             _ => None,
         });
         for job in decided.chain(&self.snapshot.ended_live_checks).map(JobName::as_str) {

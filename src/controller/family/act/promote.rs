@@ -12,7 +12,7 @@ use crate::{
         family::{reconcile::Reconcile, record::events::Notice},
         reconcile_cache::TimedTag,
     },
-    engine::{Action, ObservedTag, Problem, TagMove, causes::short, tags},
+    engine::{Effect, ObservedTag, Problem, TagMove, causes::short, tags},
     identity::ImageDigest,
     registry::{Manifest, Reference},
 };
@@ -42,8 +42,8 @@ impl Reconcile<'_> {
     /// could not be set to the decision about their image.
     pub async fn move_tags(&mut self) {
         let reconcile = &*self;
-        let promotions = reconcile.decision.actions.iter().filter_map(|action| {
-            let Action::Promote { image, digest, tags } = action else { return None };
+        let promotions = reconcile.decision.effects.iter().filter_map(|effect| {
+            let Effect::Promote { image, digest, tags } = effect else { return None };
             Some(ImagePromotion {
                 image: &reconcile.image(*image)?.name,
                 repository: reconcile.snapshot.repository(*image),

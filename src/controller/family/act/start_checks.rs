@@ -29,7 +29,7 @@ use crate::{
         },
         object_cache::Key,
     },
-    engine::{Action, DeferredWork, Problem, causes, fingerprint::check_revision, image::failure},
+    engine::{DeferredWork, Effect, Problem, causes, fingerprint::check_revision, image::failure},
     identity::Fingerprint,
     lineage::ImageIndex,
 };
@@ -52,7 +52,7 @@ impl Reconcile<'_> {
     /// Starts the checks that the decision asks for, and adds the results to the decision.
     pub async fn start_checks(&mut self) -> Result<JobStarts, ReconcileError> {
         let wanted: Vec<WantedCheck> =
-            self.decision.actions.iter().filter_map(|action| self.wanted_check(action)).collect();
+            self.decision.effects.iter().filter_map(|effect| self.wanted_check(effect)).collect();
         let api: Api<Job> = self.api();
         let (mut accepted, mut jobs, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         for mut check in wanted {
@@ -158,9 +158,9 @@ impl Reconcile<'_> {
         self.cache.deferred_jobs.record(refusal, &family, version, self.now);
     }
 
-    /// Returns the check that an action asks for, or `None` if it asks for none.
-    fn wanted_check(&self, action: &Action) -> Option<WantedCheck> {
-        let Action::Check { image: index, check, digest, attempt } = action else { return None };
+    /// Returns the check that an effect asks for, or `None` if it asks for none.
+    fn wanted_check(&self, effect: &Effect) -> Option<WantedCheck> {
+        let Effect::Check { image: index, check, digest, attempt } = effect else { return None };
         let family = &self.snapshot.family;
         let image = self.image(*index)?;
         let check = image.checks.get(*check)?;

@@ -36,7 +36,7 @@ use crate::{
         writes::apply_status,
     },
     engine::{
-        Action, ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, RequestObject,
+        Effect, ImageDecision, ObservedBuild, ObservedTag, PlannedBuild, RequestObject,
         cascade::limits, tags,
     },
     lineage::ImageIndex,
@@ -71,8 +71,8 @@ impl Reconcile<'_> {
     /// between two moves, the next one completes the moves, and does not take the moved tags for
     /// somebody else's work.
     pub async fn record_promotion_intent(&self) -> Result<(), ReconcileError> {
-        let promoted = self.decision.actions.iter().filter_map(|action| match action {
-            Action::Promote { image, tags, .. } => {
+        let promoted = self.decision.effects.iter().filter_map(|effect| match effect {
+            Effect::Promote { image, tags, .. } => {
                 tags.iter().any(|tag| !tag.immutable).then_some(*image)
             }
             _ => None,

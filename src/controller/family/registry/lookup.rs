@@ -16,7 +16,7 @@ use crate::{
             pushed_image::{self, BaseComparison, Repository},
         },
     },
-    engine::{Action, Lookup, LookupResult, Problem, causes::short, tags},
+    engine::{Effect, Lookup, LookupResult, Problem, causes::short, tags},
     identity::Fingerprint,
     lineage::{ImageIndex, Parent},
     registry::{Platform, PlatformImage},
@@ -56,8 +56,8 @@ impl Reconcile<'_> {
     pub async fn look_up_fingerprints(&mut self) -> DecisionValidity {
         let reconcile = &*self;
         let retry_at = reconcile.lookup_retry_at(self.cache.failed_lookups.saturating_add(1));
-        let wanted = reconcile.decision.actions.iter().filter_map(|action| match action {
-            Action::LookUp { image, fingerprint, after } => {
+        let wanted = reconcile.decision.effects.iter().filter_map(|effect| match effect {
+            Effect::LookUp { image, fingerprint, after } => {
                 Some(WantedLookup { image: *image, fingerprint, after: *after })
             }
             _ => None,

@@ -14,7 +14,7 @@ use crate::{
             pushed_image::{Repository, present},
         },
     },
-    engine::{Action, Lookup, LookupResult, Problem, causes::short, tags},
+    engine::{Effect, Lookup, LookupResult, Problem, causes::short, tags},
     identity::{Fingerprint, ImageDigest},
 };
 
@@ -39,7 +39,7 @@ impl Reconcile<'_> {
     /// Makes the retags that the decision asks for.
     pub async fn retag_unchanged(&mut self) -> DecisionValidity {
         let reconcile = &*self;
-        let retags = reconcile.decision.actions.iter().filter_map(|action| reconcile.retag(action));
+        let retags = reconcile.decision.effects.iter().filter_map(|effect| reconcile.retag(effect));
         let retags: Vec<_> = retags.map(carry_out).collect();
         let retagged: Vec<Retagged> =
             stream::iter(retags).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
@@ -60,9 +60,9 @@ impl Reconcile<'_> {
         DecisionValidity::Outdated
     }
 
-    /// Returns the retag that an action asks for, unless the tag already points to the digest.
-    fn retag<'a>(&'a self, action: &'a Action) -> Option<Retag<'a>> {
-        let Action::RetagUnchanged { image, fingerprint, digest } = action else { return None };
+    /// Returns the retag that an effect asks for, unless the tag already points to the digest.
+    fn retag<'a>(&'a self, effect: &'a Effect) -> Option<Retag<'a>> {
+        let Effect::RetagUnchanged { image, fingerprint, digest } = effect else { return None };
         let name = &self.image(*image)?.name;
         let repository = self.snapshot.repository(*image);
         let (registry, keychain) = (&self.context.registry, &self.snapshot.keychain);

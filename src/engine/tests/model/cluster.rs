@@ -56,8 +56,8 @@ impl FamilyModel {
     /// was anything.
     pub(in crate::engine) fn remember(&mut self, decision: &Decision) -> bool {
         let mut any = false;
-        for action in &decision.actions {
-            let Action::RetagUnchanged { image, fingerprint, digest } = action else { continue };
+        for effect in &decision.effects {
+            let Effect::RetagUnchanged { image, fingerprint, digest } = effect else { continue };
             let build = self
                 .pushed
                 .values()
@@ -72,12 +72,12 @@ impl FamilyModel {
     }
 
     /// Does what a decision asks for, in this cascade.
-    pub(in crate::engine) fn carry_out(&mut self, action: &Action, cascade: &str) {
-        match action {
-            Action::LookUp { .. } | Action::RetagUnchanged { .. } => {
+    pub(in crate::engine) fn carry_out(&mut self, effect: &Effect, cascade: &str) {
+        match effect {
+            Effect::LookUp { .. } | Effect::RetagUnchanged { .. } => {
                 panic!("a question was left open")
             }
-            Action::Stop { job } => {
+            Effect::Stop { job } => {
                 for (_, of) in
                     self.jobs.iter_mut().chain(&mut self.orphans).filter(|(_, of)| of.job == *job)
                 {
@@ -89,7 +89,7 @@ impl FamilyModel {
                 // There is no verdict of a check that was ended before its end.
                 self.checks.retain(|(_, of)| of.job != *job || of.outcome != CheckOutcome::Running);
             }
-            Action::Check { image, check, digest, attempt } => {
+            Effect::Check { image, check, digest, attempt } => {
                 let image = image.position();
                 let of = &self.spec.images[image].checks[*check];
                 let observed = ObservedCheck {
@@ -105,7 +105,7 @@ impl FamilyModel {
                 };
                 self.checks.push((image, observed));
             }
-            Action::Build(PlannedBuild { image, identity, .. }) => {
+            Effect::Build(PlannedBuild { image, identity, .. }) => {
                 let image = image.position();
                 let BuildIdentity { fingerprint, attempt, .. } = identity;
                 *self.started.entry(image).or_default() += 1;
@@ -127,7 +127,7 @@ impl FamilyModel {
                     },
                 ));
             }
-            Action::Promote { image, digest, tags } => {
+            Effect::Promote { image, digest, tags } => {
                 for tag in tags {
                     self.tags.insert((image.position(), tag.tag.clone()), digest.to_string());
                 }

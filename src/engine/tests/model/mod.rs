@@ -252,10 +252,10 @@ impl FamilyModel {
         let mut decision = self.decide();
         for _ in 0..=self.spec.images.len() {
             let probes: Vec<(ImageIndex, Fingerprint, Option<i32>)> = decision
-                .actions
+                .effects
                 .iter()
-                .filter_map(|action| match action {
-                    Action::LookUp { image, fingerprint, after } => {
+                .filter_map(|effect| match effect {
+                    Effect::LookUp { image, fingerprint, after } => {
                         Some((*image, fingerprint.clone(), *after))
                     }
                     _ => None,
@@ -269,8 +269,8 @@ impl FamilyModel {
             }
             decision = self.decide();
         }
-        for action in decision.actions.clone() {
-            self.carry_out(&action, decision.cascade.name().unwrap_or_default());
+        for effect in decision.effects.clone() {
+            self.carry_out(&effect, decision.cascade.name().unwrap_or_default());
         }
         self.keep(&decision);
         decision
