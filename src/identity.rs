@@ -106,6 +106,27 @@ text! {
     /// Name of a Kubernetes Job in the family's namespace.
     pub struct JobName;
 }
+text! {
+    /// Name of a `Cascade` in the family's namespace.
+    pub struct CascadeName;
+}
+text! {
+    /// Hash of an image's content as a user would notice it; see `policy.cutoff`.
+    pub struct ContentHash;
+}
+text! {
+    /// Hash of an image's configs and layers as they are stored.
+    pub struct BlobsHash;
+}
+text! {
+    /// Hash of the checks of an image, as a build has passed them or the spec lists them.
+    pub struct ChecksHash;
+}
+text! {
+    /// Hash of what an image itself contributes to a build: its source, spec, strategy and nonce,
+    /// without its parents.
+    pub struct OwnInputsHash;
+}
 
 /// Identifies one build, and says what it was started for.
 ///
@@ -120,10 +141,9 @@ pub struct BuildIdentity {
     /// The number of the build, counted per image from 1. All attempts at a fingerprint share it.
     pub number: i64,
     /// The name of the `Cascade` that the build is part of.
-    pub cascade: String,
-    /// Hash of what the image itself contributes to the build: its source, spec, strategy and
-    /// nonce, without its parents.
-    pub own_inputs: String,
+    pub cascade: CascadeName,
+    /// What the image itself contributes to the build.
+    pub own_inputs: OwnInputsHash,
     /// Whether a user changed the image itself or asked for the build, rather than that something
     /// below the image or its strategy changed.
     pub user_caused: bool,

@@ -12,7 +12,7 @@ use groundswell::{
         LookupResult, Observed, ObservedCascade, ObservedDigest, ObservedImage, ObservedTag,
         ObservedUpstream, VerifiedBuild, decide, validate::validate,
     },
-    identity::Fingerprint,
+    identity::{CascadeName, Fingerprint},
     lineage::{ImageIndex, UpstreamIndex},
 };
 use jiff::Timestamp;
@@ -49,7 +49,7 @@ struct Surroundings {
 }
 
 struct Cascade {
-    name: String,
+    name: CascadeName,
     planned: Vec<Vec<String>>,
     status: CascadeStatus,
 }
@@ -192,7 +192,7 @@ impl BenchFamily {
                 size: Some(verified.size),
                 inputs: Some(verified.inputs.clone()),
                 base_observed: verified.base_observed,
-                content: verified.content.clone(),
+                content: verified.content.as_ref().map(String::from),
                 causes: verified.causes.clone(),
                 promoted: decision.promoted_digest().map(String::from),
                 tags: tags.iter().map(record).collect(),
@@ -270,7 +270,7 @@ fn present(fingerprint: &Fingerprint) -> LookupResult {
         digest: format!("sha256:{fingerprint:0>64}").into(),
         build: 1,
         size: 30_000_000,
-        content: Some(format!("{fingerprint:0>64}")),
+        content: Some(format!("{fingerprint:0>64}").into()),
         blobs: None,
     }
 }

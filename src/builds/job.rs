@@ -156,7 +156,7 @@ pub fn job(
             labels: Some(labels),
             annotations: Some(BTreeMap::from([
                 (labels::BUILD.into(), request.identity.number.to_string()),
-                (labels::OWN_INPUTS.into(), request.identity.own_inputs.clone()),
+                (labels::OWN_INPUTS.into(), request.identity.own_inputs.to_string()),
                 (labels::USER_CAUSED.into(), request.identity.user_caused.to_string()),
                 (labels::UPSTREAMS.into(), request.identity.upstreams.join(",")),
                 (labels::CONTAINERS.into(), container_names(&pod)),
@@ -201,7 +201,7 @@ fn job_labels(request: &BuildRequest) -> BTreeMap<String, String> {
         (labels::IMAGE, request.image.clone()),
         (labels::FINGERPRINT, request.identity.fingerprint.to_string()),
         (labels::ATTEMPT, request.identity.attempt.to_string()),
-        (labels::CASCADE, request.identity.cascade.clone()),
+        (labels::CASCADE, request.identity.cascade.to_string()),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))

@@ -29,7 +29,7 @@ use crate::{
     },
     engine::{
         BuildAllowance, Decision,
-        cascade::limits::{ConcurrencyLimits, Demand, fair_shares},
+        cascade::limits::{ConcurrencyLimits, Demand, QuotaUpstream, WantIndex, fair_shares},
     },
 };
 
@@ -204,7 +204,7 @@ impl BuildQuota {
             upstreams.count(build);
         }
         let usages = families.by_family.iter();
-        let wants: Vec<Vec<Vec<usize>>> = usages
+        let wants: Vec<Vec<Vec<QuotaUpstream>>> = usages
             .clone()
             .map(|(_, usage)| usage.queued.iter().map(|build| upstreams.indices(build)).collect())
             .collect();
@@ -224,7 +224,7 @@ impl BuildQuota {
             ConcurrencyLimits { cluster: self.limits.cluster, namespace: self.limits.namespace };
         let granted = fair_shares(limits, &upstreams.free(), &demands, now);
         for ((_, usage), share) in usages.clone().zip(&granted) {
-            let builds = share.iter().filter_map(|index| usage.queued.get(*index));
+            let builds = share.iter().filter_map(|want| usage.queued.get(want.position()));
             builds.for_each(|build| upstreams.count(build));
         }
         let granted = usages.map(|(key, _)| key.clone()).zip(granted).collect();
@@ -332,8 +332,8 @@ impl FamilyUsage {
 
 /// A division of the free places.
 struct Division {
-    /// By family, the queued builds that may start, as indices.
-    granted: HashMap<Key, Vec<usize>>,
+    /// By family, the queued builds that may start.
+    granted: HashMap<Key, Vec<WantIndex>>,
     /// The upstreams that have reached their limit.
     limited_upstreams: BTreeSet<String>,
 }
@@ -342,21 +342,21 @@ struct Division {
 #[derive(Default)]
 struct UpstreamUsage<'a> {
     limit: Option<usize>,
-    /// The indices of upstreams in `used`.
-    indices: HashMap<&'a str, usize>,
+    indices: HashMap<&'a str, QuotaUpstream>,
+    /// How many builds use places, parallel to the indices.
     used: Vec<usize>,
 }
 
 impl<'a> UpstreamUsage<'a> {
     /// Returns the indices of the upstreams that a build counts for; none without a limit.
-    fn indices(&mut self, build: &'a BuildUpstreams) -> Vec<usize> {
+    fn indices(&mut self, build: &'a BuildUpstreams) -> Vec<QuotaUpstream> {
         if self.limit.is_none() {
             return Vec::new();
         }
         let indices = build.iter().map(|name| {
             *self.indices.entry(name).or_insert_with(|| {
                 self.used.push(0);
-                self.used.len() - 1
+                QuotaUpstream::new(self.used.len() - 1)
             })
         });
         indices.collect()
@@ -365,7 +365,7 @@ impl<'a> UpstreamUsage<'a> {
     /// Counts a build that uses a place.
     fn count(&mut self, build: &'a BuildUpstreams) {
         for index in self.indices(build) {
-            if let Some(used) = self.used.get_mut(index) {
+            if let Some(used) = self.used.get_mut(index.position()) {
                 *used += 1;
             }
         }
@@ -378,7 +378,8 @@ impl<'a> UpstreamUsage<'a> {
 
     fn limited(&self) -> BTreeSet<String> {
         let free = self.free();
-        let limited = self.indices.iter().filter(|(_, index)| free.get(**index) == Some(&0));
+        let limited =
+            self.indices.iter().filter(|(_, index)| free.get(index.position()) == Some(&0));
         limited.map(|(name, _)| (*name).to_owned()).collect()
     }
 }
@@ -390,9 +391,9 @@ struct SplitBuilds {
 }
 
 /// Splits builds into those at the given indices, which are sorted, and the others.
-fn split(builds: Vec<BuildUpstreams>, granted: &[usize]) -> SplitBuilds {
+fn split(builds: Vec<BuildUpstreams>, granted: &[WantIndex]) -> SplitBuilds {
     let mut split = SplitBuilds { granted: Vec::new(), refused: Vec::new() };
-    for (index, build) in builds.into_iter().enumerate() {
+    for (index, build) in WantIndex::enumerate(builds) {
         let is_granted = granted.binary_search(&index).is_ok();
         let builds = if is_granted { &mut split.granted } else { &mut split.refused };
         builds.push(build);

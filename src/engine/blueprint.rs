@@ -7,6 +7,7 @@ use crate::{
         cascade::windows::Windows,
         fingerprint::{check_revision, checks_hash, inline_revision, spec_hash},
     },
+    identity::ChecksHash,
     lineage::{ImageIndex, Lineage, Parent},
 };
 
@@ -35,7 +36,7 @@ pub struct ImageBlueprint {
     /// The references by which the Dockerfile names the parents, in the order of `from`.
     pub references: Vec<String>,
     /// The hash of the checks; `None` if the image has none.
-    pub checks: Option<String>,
+    pub checks: Option<ChecksHash>,
     /// The hash of each check, in the order of `checks`.
     pub check_revisions: Vec<String>,
 }

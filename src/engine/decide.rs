@@ -23,7 +23,7 @@ use crate::{
         },
         requests, tags, upstreams,
     },
-    identity::{BuildIdentity, JobName},
+    identity::{BuildIdentity, CascadeName, JobName},
     lineage::{ImageIndex, UpstreamIndex},
 };
 
@@ -127,7 +127,7 @@ fn continue_cascade(
     evaluation: &mut Evaluation,
 ) -> CascadeStep {
     let CascadeContext { input, window, now, .. } = *context;
-    let name = cascade.name.to_owned();
+    let name = cascade.name.clone();
     let pending = gates::pending_for_next_cascade(input, upstreams, evaluation, now);
     if !evaluation.images.iter().any(|image| image.in_progress)
         || pending.is_some() && admission::waits_only_for_admission(evaluation)
@@ -175,7 +175,7 @@ fn stop_superseded_builds(
     images
         .flat_map(|(observed, image)| observed.builds.iter().map(move |build| (build, image)))
         .filter(|(build, image)| {
-            build.identity.cascade == superseded
+            build.identity.cascade == *superseded
                 && build.outcome == BuildOutcome::Running
                 && match &image.fingerprint {
                     Some(wanted) => *wanted != build.identity.fingerprint,
@@ -221,10 +221,10 @@ fn start_ready_cascade(
     evaluation: &mut Evaluation,
     now: Timestamp,
 ) -> CascadeStep {
-    let has_ended = |name: &str| input.ended.iter().any(|cascade| cascade.name == name);
+    let has_ended = |name: &CascadeName| input.ended.iter().any(|cascade| cascade.name == *name);
     // A cascade that the status names keeps its name: its object may exist although no watch
     // has shown it yet.
-    let intended = input.status.cascade.as_ref().map(|cascade| cascade.name.clone());
+    let intended = input.status.cascade.as_ref().map(|cascade| CascadeName::from(&cascade.name));
     let name =
         intended.filter(|name| !has_ended(name)).unwrap_or_else(|| cascade_name(input.family, now));
     if has_ended(&name) {
@@ -245,7 +245,7 @@ fn plan_cascade(
     input: &DecideInput<'_>,
     upstreams: &mut [UpstreamStatus],
     evaluation: &mut Evaluation,
-    name: String,
+    name: CascadeName,
     now: Timestamp,
 ) -> CascadeDecision {
     let moved = upstreams::adopt_candidates(upstreams, now);
@@ -259,7 +259,7 @@ fn plan_cascade(
         // An image that is part of the cascade must not look finished before the cascade starts.
         image.in_progress |= *is_planned && image.state != ImageState::Current;
     }
-    let supersedes = input.superseded().filter(|_| !moved.is_empty()).map(str::to_owned);
+    let supersedes = input.superseded().filter(|_| !moved.is_empty()).cloned();
     CascadeDecision::Start { name, causes, supersedes, levels: input.lineage().by_level(&mask) }
 }
 
@@ -300,9 +300,9 @@ fn cascade_causes(moved: &[(UpstreamIndex, Cause)], evaluation: &Evaluation) -> 
 
 /// Returns the name of a cascade that starts now. It is used as a label value, so that it must have
 /// at most 63 characters.
-fn cascade_name(family: &str, now: Timestamp) -> String {
+fn cascade_name(family: &str, now: Timestamp) -> CascadeName {
     let stamp = now.to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y%m%d-%H%M%S");
-    format!("{family}-{stamp}")
+    format!("{family}-{stamp}").into()
 }
 
 /// Returns the Jobs to stop: those that count as failed and still run, and those of images that the
@@ -364,7 +364,7 @@ fn is_answered(
 
 /// Whether the record of the running cascade says that it has built the image.
 fn is_in_cascade_record(input: &DecideInput<'_>, image: &str, build: &ObservedBuild) -> bool {
-    let Some(cascade) = input.cascade.filter(|cascade| cascade.name == build.identity.cascade)
+    let Some(cascade) = input.cascade.filter(|cascade| *cascade.name == build.identity.cascade)
     else {
         return true;
     };

@@ -13,8 +13,8 @@ use crate::{
         Problem,
         input::{RequestObject, VerifiedBuild},
     },
-    identity::{BuildIdentity, Fingerprint, ImageDigest, JobName, PinnedParent},
-    lineage::ImageIndex,
+    identity::{BuildIdentity, CascadeName, Fingerprint, ImageDigest, JobName, PinnedParent},
+    lineage::{CheckIndex, ImageIndex},
 };
 
 /// The whole decision of one reconcile.
@@ -59,23 +59,23 @@ pub enum CascadeDecision {
     /// A cascade starts. It must be recorded before any of its builds starts.
     Start {
         /// The name of the cascade.
-        name: String,
+        name: CascadeName,
         /// What caused it.
         causes: Vec<Cause>,
         /// The superseded cascade that it replaces.
-        supersedes: Option<String>,
+        supersedes: Option<CascadeName>,
         /// The images that it plans to build, level by level.
         levels: Vec<Vec<ImageIndex>>,
     },
     /// The running cascade continues.
     Continue {
         /// The name of the cascade.
-        name: String,
+        name: CascadeName,
     },
     /// The running cascade ends.
     Finish {
         /// The name of the cascade.
-        name: String,
+        name: CascadeName,
         /// Whether it ends early because an upstream moved again.
         superseded: bool,
     },
@@ -84,7 +84,7 @@ pub enum CascadeDecision {
 impl CascadeDecision {
     /// Returns the name of the cascade that starts, continues or ends.
     #[must_use]
-    pub fn name(&self) -> Option<&str> {
+    pub const fn name(&self) -> Option<&CascadeName> {
         match self {
             Self::None => None,
             Self::Start { name, .. } | Self::Continue { name } | Self::Finish { name, .. } => {
@@ -223,8 +223,8 @@ pub enum Effect {
     Check {
         /// The image.
         image: ImageIndex,
-        /// The position of the check in the image's `checks`.
-        check: usize,
+        /// The check.
+        check: CheckIndex,
         /// The digest to check.
         digest: ImageDigest,
         /// Which attempt it is, counted from 0.

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     api::{Check, Image, Inputs, Source},
-    identity::Fingerprint,
+    identity::{ChecksHash, Fingerprint, OwnInputsHash},
 };
 
 /// Version of the build process. It is raised when the same inputs would give another image.
@@ -72,14 +72,14 @@ pub fn fingerprint(inputs: &Inputs) -> Fingerprint {
 /// Returns the hash of what the image itself contributes to a build, without its parents. It
 /// changes when a user edits the image.
 #[must_use]
-pub fn own_hash(inputs: &Inputs) -> String {
+pub fn own_hash(inputs: &Inputs) -> OwnInputsHash {
     let own = Hasher::new("own")
         .text(&inputs.source)
         .text(&inputs.spec)
         .text(&inputs.strategy)
         .text(&inputs.nonce)
         .hex();
-    own.chars().take(16).collect()
+    own.chars().take(16).collect::<String>().into()
 }
 
 /// Returns the hash of one check: what runs, and how its outcome counts.
@@ -104,7 +104,7 @@ pub fn check_revision(check: &Check) -> String {
 
 /// Returns the hash of the checks of an image; `None` if it has none.
 #[must_use]
-pub fn checks_hash(checks: &[Check]) -> Option<String> {
+pub fn checks_hash(checks: &[Check]) -> Option<ChecksHash> {
     let required: Vec<String> =
         checks.iter().filter(|check| check.required).map(check_revision).collect();
     if checks.is_empty() {
@@ -112,7 +112,7 @@ pub fn checks_hash(checks: &[Check]) -> Option<String> {
     }
     let hash =
         Hasher::new("checks").texts(required.iter().map(String::as_str).collect::<Vec<_>>()).hex();
-    Some(hash.chars().take(16).collect())
+    Some(hash.chars().take(16).collect::<String>().into())
 }
 
 /// Returns the hash of the build in an image's spec: edges as the Dockerfile sees them, arguments,

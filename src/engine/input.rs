@@ -14,7 +14,10 @@ use crate::{
         ImageFamilyStatus, Inputs, ManagedImageStatus, Request, condition::Problem,
     },
     engine::blueprint::Blueprint,
-    identity::{BuildIdentity, Fingerprint, ImageDigest, JobName},
+    identity::{
+        BlobsHash, BuildIdentity, CascadeName, ChecksHash, ContentHash, Fingerprint, ImageDigest,
+        JobName,
+    },
     lineage::{ImageIndex, Lineage},
 };
 
@@ -42,7 +45,7 @@ pub struct DecideInput<'a> {
     /// The running cascade.
     pub cascade: Option<ObservedCascade<'a>>,
     /// The cascades that have ended and still exist as objects, the newest last.
-    pub ended: Vec<EndedCascade<'a>>,
+    pub ended: Vec<EndedCascade>,
     /// The requests that are not handled yet.
     pub requests: Vec<ObservedRequest>,
     /// How many builds the operator's limits allow this family to start.
@@ -58,8 +61,8 @@ impl<'a> DecideInput<'a> {
 
     /// Returns the name of the superseded cascade that the next one replaces.
     #[must_use]
-    pub fn superseded(&self) -> Option<&'a str> {
-        self.ended.last().filter(|cascade| cascade.superseded).map(|cascade| cascade.name)
+    pub fn superseded(&self) -> Option<&CascadeName> {
+        self.ended.last().filter(|cascade| cascade.superseded).map(|cascade| &cascade.name)
     }
 }
 
@@ -67,9 +70,9 @@ impl<'a> DecideInput<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct ObservedCascade<'a> {
     /// The name of the cascade.
-    pub name: &'a str,
+    pub name: &'a CascadeName,
     /// The name of the cascade that it has replaced.
-    pub supersedes: Option<&'a str>,
+    pub supersedes: Option<&'a CascadeName>,
     /// The names of the images that it planned to build when it started, level by level.
     pub planned: &'a [Vec<String>],
     /// The recorded status of the cascade.
@@ -77,10 +80,10 @@ pub struct ObservedCascade<'a> {
 }
 
 /// A cascade that has ended.
-#[derive(Clone, Copy, Debug)]
-pub struct EndedCascade<'a> {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedCascade {
     /// The name of the cascade.
-    pub name: &'a str,
+    pub name: CascadeName,
     /// Whether it ended early so that another one replaces it.
     pub superseded: bool,
 }
@@ -236,12 +239,12 @@ pub struct VerifiedBuild {
     pub inputs: Inputs,
     /// When the oldest upstream digest below it was first observed.
     pub base_observed: Option<Timestamp>,
-    /// Hash of the content as a user would notice it; see `policy.cutoff`.
-    pub content: Option<String>,
-    /// Hash of the configs and layers as they are stored.
-    pub blobs: Option<String>,
-    /// Hash of the checks that the build has passed.
-    pub checked: Option<String>,
+    /// Its content.
+    pub content: Option<ContentHash>,
+    /// Its configs and layers.
+    pub blobs: Option<BlobsHash>,
+    /// The checks that it has passed.
+    pub checked: Option<ChecksHash>,
     /// Why the build was started, including what changed first.
     pub causes: Vec<Cause>,
     /// Whether a rebuild gave the same content, so that this digest stayed.
@@ -261,9 +264,9 @@ impl VerifiedBuild {
             size: record.size.unwrap_or_default(),
             inputs: record.inputs.clone().unwrap_or_default(),
             base_observed: record.base_observed,
-            content: record.content.clone(),
-            blobs: record.blobs.clone(),
-            checked: record.checked.clone(),
+            content: record.content.as_ref().map(ContentHash::from),
+            blobs: record.blobs.as_ref().map(BlobsHash::from),
+            checked: record.checked.as_ref().map(ChecksHash::from),
             causes: record.causes.clone(),
             spared: false,
             adopted: record.adopted.clone(),
@@ -394,10 +397,10 @@ pub enum LookupResult {
         build: i64,
         /// Size of the configs and layers in bytes.
         size: i64,
-        /// Hash of the content as a user would notice it; `None` if it is unknown.
-        content: Option<String>,
-        /// Hash of the configs and layers as they are stored; `None` if it is unknown.
-        blobs: Option<String>,
+        /// Its content; `None` if it is unknown.
+        content: Option<ContentHash>,
+        /// Its configs and layers; `None` if they are unknown.
+        blobs: Option<BlobsHash>,
     },
     /// The registry does not have the fingerprint.
     Absent {
@@ -438,10 +441,10 @@ pub struct FoundImage {
     pub digest: ImageDigest,
     /// Size of the configs and layers in bytes.
     pub size: i64,
-    /// Hash of the content as a user would notice it.
-    pub content: Option<String>,
-    /// Hash of the configs and layers as they are stored.
-    pub blobs: Option<String>,
+    /// Its content.
+    pub content: Option<ContentHash>,
+    /// Its configs and layers.
+    pub blobs: Option<BlobsHash>,
 }
 
 /// A request that is not handled yet, and the object whose annotation it is.

@@ -1,9 +1,7 @@
-//! Positions of images, upstreams and imports, each a type of its own.
-
-use std::fmt;
+//! Positions in the lists of a spec, each a type of its own.
 
 /// Defines a position in a list as a type of its own.
-macro_rules! index {
+macro_rules! position {
     ($(#[$doc:meta])* pub struct $name:ident;) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,33 +33,43 @@ macro_rules! index {
             }
         }
 
-        impl fmt::Debug for $name {
+        impl std::fmt::Debug for $name {
             /// Writes the type and the position on one line, in pretty output too.
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 write!(f, "{}({})", stringify!($name), self.0)
             }
         }
 
-        impl fmt::Display for $name {
+        impl std::fmt::Display for $name {
             /// Writes the position.
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 self.0.fmt(f)
             }
         }
     };
 }
 
-index! {
+pub(crate) use position;
+
+position! {
     /// Position of an image in `spec.images`, and in every list that runs parallel to it.
     pub struct ImageIndex;
 }
-index! {
+position! {
     /// Position of an upstream in `spec.upstreams`, and in every list that runs parallel to it.
     pub struct UpstreamIndex;
 }
-index! {
+position! {
     /// Position of an image of another family in
     /// [`Lineage::imports`](crate::lineage::Lineage::imports), and in every list that runs parallel
     /// to it.
     pub struct ImportIndex;
+}
+position! {
+    /// Position of an edge in the `from` of an image, and in every list that runs parallel to it.
+    pub struct EdgeIndex;
+}
+position! {
+    /// Position of a check in the `checks` of an image, and in every list that runs parallel to it.
+    pub struct CheckIndex;
 }

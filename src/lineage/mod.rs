@@ -16,5 +16,6 @@ mod path;
 mod families_tests;
 
 pub use graph::{Import, Lineage, LineageError, Parent};
-pub use index::{ImageIndex, ImportIndex, UpstreamIndex};
+pub(crate) use index::position;
+pub use index::{CheckIndex, EdgeIndex, ImageIndex, ImportIndex, UpstreamIndex};
 pub use path::critical_path;

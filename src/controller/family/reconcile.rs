@@ -10,6 +10,7 @@ use crate::{
         context::Context, family::observe::snapshot::Snapshot, reconcile_cache::ReconcileCache,
     },
     engine::{Decision, decide},
+    identity::CascadeName,
     lineage::ImageIndex,
 };
 
@@ -29,7 +30,7 @@ pub struct Reconcile<'a> {
     /// The tracing span of this reconcile.
     span: Span,
     /// The cascade that the span names.
-    traced_cascade: Option<String>,
+    traced_cascade: Option<CascadeName>,
 }
 
 impl<'a> Reconcile<'a> {
@@ -56,9 +57,9 @@ impl<'a> Reconcile<'a> {
     /// Names the running cascade in the span, once: a text formatter appends every record.
     fn trace_cascade(&mut self) {
         let cascade = self.decision.cascade.name();
-        if cascade.is_some() && cascade != self.traced_cascade.as_deref() {
-            self.span.record("cascade", cascade);
-            self.traced_cascade = cascade.map(str::to_owned);
+        if cascade.is_some() && cascade != self.traced_cascade.as_ref() {
+            self.span.record("cascade", cascade.map(CascadeName::as_str));
+            self.traced_cascade = cascade.cloned();
         }
     }
 
@@ -75,7 +76,7 @@ impl<'a> Reconcile<'a> {
     /// Returns the name of the running cascade, or the empty string.
     #[must_use]
     pub fn cascade_name(&self) -> &str {
-        self.decision.cascade.name().unwrap_or_default()
+        self.decision.cascade.name().map_or("", CascadeName::as_str)
     }
 
     /// Returns an image of the spec by its index.

@@ -14,6 +14,17 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::lineage::position;
+
+position! {
+    /// Position of an upstream in the list of those that a limit counts.
+    pub struct QuotaUpstream;
+}
+position! {
+    /// Position of a build in [`Demand::wants`].
+    pub struct WantIndex;
+}
+
 /// How many builds may run at the same time; `None` means no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ConcurrencyLimits {
@@ -35,18 +46,17 @@ pub struct Demand<'a> {
     /// How many builds of the family run.
     pub running: usize,
     /// The builds that could start now, the most urgent first. Each lists, without repetition, the
-    /// upstreams that it counts for, as indices into the `upstreams` of [`fair_shares`].
-    pub wants: &'a [Vec<usize>],
+    /// upstreams that it counts for.
+    pub wants: &'a [Vec<QuotaUpstream>],
     /// Since when the family waits: since it had something to start, or since its last start if
     /// that was later.
     pub since: Timestamp,
 }
 
-/// Returns which builds each family may start now: for each demand, in their order, indices into
-/// its `wants`.
+/// Returns which builds each family may start now: a list for each demand, in their order.
 ///
-/// `upstreams` says how many more builds may run for each upstream. The next build goes to the
-/// family that runs the fewest builds for its weight. Ties go to the family that has waited longest
+/// `free_by_upstream` says how many more builds may run for each [`QuotaUpstream`]. The next build
+/// goes to the family that runs the fewest builds for its weight. Ties go to the family that has waited longest
 /// for its weight, then to the first by name. So a family that runs nothing precedes every family
 /// that runs something. Where there are fewer free places than families, the families take turns,
 /// and those with more weight get more turns.
@@ -57,10 +67,10 @@ pub struct Demand<'a> {
 #[must_use]
 pub fn fair_shares(
     limits: ConcurrencyLimits,
-    upstreams: &[usize],
+    free_by_upstream: &[usize],
     demands: &[Demand<'_>],
     now: Timestamp,
-) -> Vec<Vec<usize>> {
+) -> Vec<Vec<WantIndex>> {
     let left = |limit: Option<usize>, running: usize| {
         limit.map_or(usize::MAX, |limit| limit.saturating_sub(running))
     };
@@ -73,7 +83,7 @@ pub fn fair_shares(
         .into_iter()
         .map(|(namespace, running)| (namespace, left(limits.namespace, running)))
         .collect();
-    let mut free_by_upstream = upstreams.to_vec();
+    let mut free_by_upstream = free_by_upstream.to_vec();
 
     let mut shares = vec![Vec::new(); demands.len()];
     let mut queue: BinaryHeap<QueuedFamily<'_>> = demands
@@ -95,8 +105,8 @@ pub fn fair_shares(
         else {
             continue;
         };
-        for upstream in family.demand.wants.get(want).into_iter().flatten() {
-            if let Some(free) = free_by_upstream.get_mut(*upstream) {
+        for upstream in family.demand.wants.get(want.position()).into_iter().flatten() {
+            if let Some(free) = free_by_upstream.get_mut(upstream.position()) {
                 *free = free.saturating_sub(1);
             }
         }
@@ -134,13 +144,14 @@ impl<'a> QueuedFamily<'a> {
     }
 
     /// Returns its next wanted build whose upstreams all have free capacity.
-    fn next_startable(&mut self, free_by_upstream: &[usize]) -> Option<usize> {
+    fn next_startable(&mut self, free_by_upstream: &[usize]) -> Option<WantIndex> {
         loop {
-            let want = self.considered;
-            let upstreams = self.demand.wants.get(want)?;
+            let want = WantIndex::new(self.considered);
+            let upstreams = self.demand.wants.get(want.position())?;
             self.considered += 1;
-            let has_capacity =
-                |upstream: &usize| free_by_upstream.get(*upstream).is_none_or(|free| *free > 0);
+            let has_capacity = |upstream: &QuotaUpstream| {
+                free_by_upstream.get(upstream.position()).is_none_or(|free| *free > 0)
+            };
             if upstreams.iter().all(has_capacity) {
                 return Some(want);
             }

@@ -9,7 +9,11 @@ fn second(second: i64) -> Timestamp {
 }
 
 /// Builds that count for no upstream.
-static PLAIN: [Vec<usize>; 1000] = [const { Vec::new() }; 1000];
+static PLAIN: [Vec<QuotaUpstream>; 1000] = [const { Vec::new() }; 1000];
+
+fn upstreams(positions: &[usize]) -> Vec<QuotaUpstream> {
+    positions.iter().copied().map(QuotaUpstream::new).collect()
+}
 
 fn demand(
     family: &'static str,
@@ -26,6 +30,16 @@ fn demand(
         wants: &PLAIN[..ready],
         since: second(since),
     }
+}
+
+/// Returns the positions of the builds that each family may start.
+fn shares(
+    limits: ConcurrencyLimits,
+    free_by_upstream: &[usize],
+    demands: &[Demand<'_>],
+) -> Vec<Vec<usize>> {
+    let shares = fair_shares(limits, free_by_upstream, demands, second(9));
+    shares.iter().map(|share| share.iter().map(|want| want.position()).collect()).collect()
 }
 
 /// Returns how many builds each family may start.
@@ -102,21 +116,18 @@ fn a_namespace_at_its_limit_leaves_its_share_to_others() {
 
 #[test]
 fn an_upstream_at_its_limit_does_not_delay_other_builds() {
-    let wants = [vec![0], vec![0, 1], vec![1], vec![], vec![7]];
+    let wants = [&[0][..], &[0, 1], &[1], &[], &[7]].map(upstreams);
     let one = Demand { wants: &wants, ..demand("a", 10, 0, 0, 0) };
-    assert_eq!(
-        fair_shares(ConcurrencyLimits::default(), &[1, 5], &[one], second(9)),
-        [[0, 2, 3, 4]]
-    );
+    assert_eq!(shares(ConcurrencyLimits::default(), &[1, 5], &[one]), [[0, 2, 3, 4]]);
     let two = Demand { family: "b", ..one };
     assert_eq!(
-        fair_shares(ConcurrencyLimits::default(), &[2, 1], &[one, two], second(9)),
+        shares(ConcurrencyLimits::default(), &[2, 1], &[one, two]),
         [vec![0, 2, 3, 4], vec![0, 3, 4]]
     );
     // Capacity for an upstream is not given to a family whose namespace is at its limit.
     let full = Demand { namespace: "full", running: 3, since: second(-99), ..one };
     let limits = ConcurrencyLimits { cluster: None, namespace: Some(3) };
-    assert_eq!(fair_shares(limits, &[1, 0], &[full, two], second(9)), [vec![], vec![0, 3, 4]]);
+    assert_eq!(shares(limits, &[1, 0], &[full, two]), [vec![], vec![0, 3, 4]]);
 }
 
 #[derive(Clone, Debug)]
@@ -125,7 +136,7 @@ struct TestFamily {
     namespace: &'static str,
     weight: i32,
     running: usize,
-    wants: Vec<Vec<usize>>,
+    wants: Vec<Vec<QuotaUpstream>>,
     since: i64,
 }
 
@@ -143,7 +154,7 @@ impl TestFamily {
 }
 
 fn families() -> impl Strategy<Value = Vec<TestFamily>> {
-    let wants = prop::sample::select(vec![vec![], vec![0], vec![1], vec![0, 1], vec![2]]);
+    let wants = prop::sample::select([&[][..], &[0], &[1], &[0, 1], &[2]].map(upstreams).to_vec());
     let wants = prop_oneof![
         prop::collection::vec(wants, 0..12),
         (0..12_usize).prop_map(|count| vec![Vec::new(); count]),
@@ -180,7 +191,7 @@ fn limits() -> impl Strategy<Value = (ConcurrencyLimits, [usize; 2])> {
 fn divide(
     (limits, upstreams): (ConcurrencyLimits, [usize; 2]),
     families: &[TestFamily],
-) -> Vec<Vec<usize>> {
+) -> Vec<Vec<WantIndex>> {
     let demands: Vec<Demand<'_>> = families.iter().map(TestFamily::demand).collect();
     fair_shares(limits, &upstreams, &demands, second(100))
 }
@@ -213,8 +224,8 @@ proptest! {
             let given = families
                 .iter()
                 .zip(&shares)
-                .flat_map(|(family, share)| share.iter().map(|want| &family.wants[*want]));
-            given.filter(|want| want.contains(&upstream)).count()
+                .flat_map(|(family, share)| share.iter().map(|want| &family.wants[want.position()]));
+            given.filter(|want| want.contains(&QuotaUpstream::new(upstream))).count()
         };
         prop_assert!(used(0) <= upstreams[0] && used(1) <= upstreams[1]);
         for (family, share) in families.iter().zip(&shares) {
@@ -226,10 +237,11 @@ proptest! {
             let at_limit =
                 full(None, limits.cluster) || full(Some(family.namespace), limits.namespace);
             for (index, want) in
-                family.wants.iter().enumerate().filter(|(index, _)| !share.contains(index))
+                WantIndex::enumerate(&family.wants).filter(|(index, _)| !share.contains(index))
             {
                 let at_upstream_limit = want.iter().any(|upstream| {
-                    upstreams.get(*upstream).is_some_and(|free| used(*upstream) >= *free)
+                    let position = upstream.position();
+                    upstreams.get(position).is_some_and(|free| used(position) >= *free)
                 });
                 prop_assert!(at_limit || at_upstream_limit, "{} could start {index}", family.name);
             }

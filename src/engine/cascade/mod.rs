@@ -19,11 +19,14 @@ pub mod windows;
 
 use jiff::Timestamp;
 
-use crate::engine::{
-    cascade::{breaker::BreakerState, windows::WindowState},
-    decision::ImageDecision,
-    input::{DecideInput, ObservedImage},
-    requests::RequestEffects,
+use crate::{
+    engine::{
+        cascade::{breaker::BreakerState, windows::WindowState},
+        decision::ImageDecision,
+        input::{DecideInput, ObservedImage},
+        requests::RequestEffects,
+    },
+    identity::CascadeName,
 };
 
 /// What the decision about a cascade depends on, apart from its images and upstreams.
@@ -47,10 +50,11 @@ pub struct CascadeContext<'a> {
 /// starts the build, and less often than images are decided.
 #[must_use]
 pub fn is_worked_on(
-    cascade: &str,
+    cascade: &CascadeName,
     observed: Option<&ObservedImage<'_>>,
     decided: &ImageDecision,
 ) -> bool {
-    observed.is_some_and(|image| image.builds.iter().any(|build| build.identity.cascade == cascade))
-        || decided.failure.as_ref().is_some_and(|failure| failure.cascade == cascade)
+    observed
+        .is_some_and(|image| image.builds.iter().any(|build| build.identity.cascade == *cascade))
+        || decided.failure.as_ref().is_some_and(|failure| *cascade == failure.cascade)
 }

@@ -12,6 +12,7 @@ use crate::{
         decision::{CascadeDecision, Decision, ImageDecision},
         input::{BuildOutcome, DecideInput, ObservedBuild, ObservedImage, VerifiedBuild},
     },
+    identity::CascadeName,
     lineage::{ImageIndex, critical_path},
 };
 
@@ -50,7 +51,7 @@ pub fn count_states(states: impl IntoIterator<Item = ImageState>) -> ImageCounts
 pub fn cascade_status(
     input: &DecideInput<'_>,
     decision: &Decision,
-    name: &str,
+    name: &CascadeName,
     planned: &BTreeSet<&str>,
     previous: &CascadeStatus,
     now: Timestamp,
@@ -99,7 +100,7 @@ pub fn cascade_status(
 /// What the Jobs say about an image's builds in one cascade.
 struct CascadeBuilds<'a> {
     /// The cascade's name.
-    cascade: &'a str,
+    cascade: &'a CascadeName,
     /// How many builds the cascade started, retries included.
     attempts: usize,
     /// When the first build started.
@@ -109,11 +110,11 @@ struct CascadeBuilds<'a> {
 }
 
 impl<'a> CascadeBuilds<'a> {
-    fn new(observed: Option<&'a ObservedImage<'_>>, cascade: &'a str) -> Self {
+    fn new(observed: Option<&'a ObservedImage<'_>>, cascade: &'a CascadeName) -> Self {
         let builds = observed
             .map_or(&[][..], |observed| &observed.builds)
             .iter()
-            .filter(|build| build.identity.cascade == cascade);
+            .filter(|build| build.identity.cascade == *cascade);
         let attempts: HashSet<(&str, i32)> = builds
             .clone()
             .map(|build| (build.identity.fingerprint.as_str(), build.identity.attempt))
@@ -189,11 +190,11 @@ fn set_spared(
     result: &mut ImageResult,
     verified: &VerifiedBuild,
     observed: Option<&ObservedImage<'_>>,
-    cascade: &str,
+    cascade: &CascadeName,
 ) {
     let last = observed
         .and_then(|observed| observed.record?.history.first())
-        .filter(|build| build.cascade == cascade);
+        .filter(|build| *cascade == build.cascade);
     if verified.spared || last.is_some_and(|build| build.spared) {
         result.spared = true;
         result.message = format!(

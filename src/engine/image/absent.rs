@@ -14,7 +14,7 @@ use crate::{
         },
         input::{BuildOutcome, DeferredJob, DeferredWork, ObservedBuild},
     },
-    identity::{BuildIdentity, Fingerprint, PinnedParent},
+    identity::{BuildIdentity, Fingerprint, OwnInputsHash, PinnedParent},
     lineage::{Parent, UpstreamIndex},
 };
 
@@ -171,14 +171,14 @@ impl ImageEval<'_> {
         &self,
         stale: &ImageDecision,
         wanted: &Fingerprint,
-        own_inputs: &str,
+        own_inputs: &OwnInputsHash,
     ) -> bool {
         let Some(cascade) = self.context.input.cascade else { return false };
         let verified = self
             .observed
             .verified
             .as_ref()
-            .filter(|verified| own_hash(&verified.inputs) == own_inputs);
+            .filter(|verified| own_hash(&verified.inputs) == *own_inputs);
         let last = self
             .observed
             .record
@@ -186,16 +186,17 @@ impl ImageEval<'_> {
             .flat_map(|record| &record.history)
             .find(|build| !build.digest.is_empty());
         let is_recorded =
-            verified.is_some() && last.is_some_and(|build| build.cascade == cascade.name);
+            verified.is_some() && last.is_some_and(|build| *cascade.name == build.cascade);
         // A build without a result, because a parent changed before its checks had passed, has no
         // other record. A build whose push is missing in the registry counts as failed.
         let result = cascade.status.images.iter().find(|image| image.name == self.image.name);
         is_recorded
             || stale.failure.is_none()
-                && result.is_some_and(|result| result.own_inputs.as_deref() == Some(own_inputs))
+                && result
+                    .is_some_and(|result| result.own_inputs.as_deref() == Some(own_inputs.as_str()))
             || self.observed.builds.iter().any(|build| {
-                build.identity.cascade == cascade.name
-                    && build.identity.own_inputs == own_inputs
+                build.identity.cascade == *cascade.name
+                    && build.identity.own_inputs == *own_inputs
                     && build.identity.fingerprint != *wanted
                     && build.outcome == BuildOutcome::Succeeded
             })
@@ -208,7 +209,7 @@ impl ImageEval<'_> {
         wanted: &Fingerprint,
         last_build: Option<i64>,
         parents: Vec<PinnedParent>,
-        own_inputs: String,
+        own_inputs: OwnInputsHash,
     ) -> ReadyBuild {
         let direct = stale.causes.iter().filter(|cause| cause.via.is_empty());
         // A strategy changes for every image that uses it, so its builds are as many as an
@@ -221,7 +222,12 @@ impl ImageEval<'_> {
             fingerprint: wanted.clone(),
             attempt: self.next_attempt(wanted, stale.failure.as_deref()),
             number: self.build_number(wanted, last_build),
-            cascade: self.context.input.cascade.map_or("", |cascade| cascade.name).into(),
+            cascade: self
+                .context
+                .input
+                .cascade
+                .map(|cascade| cascade.name.clone())
+                .unwrap_or_default(),
             own_inputs,
             user_caused,
             upstreams: self.causing_upstreams(stale),

@@ -19,6 +19,7 @@ use crate::{
         image::failure::{self, RetryDecision},
         input::{CheckOutcome, DeferredJob, DeferredWork, ObservedCheck, VerifiedBuild},
     },
+    lineage::CheckIndex,
 };
 
 /// A build that has passed its checks.
@@ -33,8 +34,8 @@ pub(in crate::engine) struct PassedChecks {
 struct CheckProgress {
     /// The result of each check, in the order of the spec.
     records: Vec<CheckRecord>,
-    /// The positions of the checks that are to run, or to run again.
-    unfinished: Vec<usize>,
+    /// The checks that are to run, or to run again.
+    unfinished: Vec<CheckIndex>,
 }
 
 impl ImageEval<'_> {
@@ -120,7 +121,7 @@ impl ImageEval<'_> {
         &self,
         plan: &mut Plan,
         verified: &VerifiedBuild,
-        unfinished: &[usize],
+        unfinished: &[CheckIndex],
         attempt: i32,
     ) {
         for &check in unfinished {
@@ -136,18 +137,22 @@ impl ImageEval<'_> {
     }
 
     /// Returns a check that was refused and is not to be created again yet.
-    fn check_deferral(&self, verified: &VerifiedBuild, position: usize) -> Option<&DeferredJob> {
-        let revision = self.blueprint.check_revisions.get(position)?.clone();
+    fn check_deferral(&self, verified: &VerifiedBuild, index: CheckIndex) -> Option<&DeferredJob> {
+        let revision = self.blueprint.check_revisions.get(index.position())?.clone();
         self.deferred_job(&DeferredWork::Check { digest: verified.digest.clone(), revision })
     }
 
     /// Returns why the first of the checks that wait to be admitted does so.
-    fn deferred_check(&self, verified: &VerifiedBuild, unfinished: &[usize]) -> Option<Problem> {
-        unfinished.iter().find_map(|position| {
-            let (check, revision) = self.checks().nth(*position)?;
+    fn deferred_check(
+        &self,
+        verified: &VerifiedBuild,
+        unfinished: &[CheckIndex],
+    ) -> Option<Problem> {
+        unfinished.iter().find_map(|index| {
+            let (check, revision) = self.checks().nth(index.position())?;
             let refused = self.attempts(verified, revision).filter(|observed| observed.live);
             let Problem { reason, message } = self
-                .check_deferral(verified, *position)
+                .check_deferral(verified, *index)
                 .map(|deferred| &deferred.problem)
                 .or_else(|| {
                     refused.into_iter().find_map(|observed| match &observed.outcome {
@@ -213,13 +218,13 @@ impl ImageEval<'_> {
             .checks()
             .map(|(check, revision)| self.check_record(verified, check, revision))
             .collect();
-        let unfinished = self.checks().zip(&records).enumerate();
+        let unfinished = CheckIndex::enumerate(self.checks().zip(&records));
         let unfinished = unfinished.filter(|(_, ((check, _), record))| match record.state {
             CheckState::Running => true,
             CheckState::Failed => check.required,
             CheckState::Passed => false,
         });
-        let unfinished = unfinished.map(|(position, _)| position).collect();
+        let unfinished = unfinished.map(|(index, _)| index).collect();
         CheckProgress { records, unfinished }
     }
 
@@ -229,8 +234,8 @@ impl ImageEval<'_> {
     }
 
     /// Returns the name of an unfinished check, with what its pod waits for.
-    fn describe_check(&self, verified: &VerifiedBuild, position: usize) -> Option<String> {
-        let (check, revision) = self.checks().nth(position)?;
+    fn describe_check(&self, verified: &VerifiedBuild, index: CheckIndex) -> Option<String> {
+        let (check, revision) = self.checks().nth(index.position())?;
         let newest = self.attempts(verified, revision).max_by_key(|observed| observed.attempt);
         let waits_for = newest.and_then(|observed| observed.waits_for.as_ref());
         Some(
@@ -292,8 +297,10 @@ impl ImageEval<'_> {
     }
 
     /// Whether this attempt at a check has started: it runs, or has ended.
-    fn is_started(&self, verified: &VerifiedBuild, position: usize, attempt: i32) -> bool {
-        let Some(revision) = self.blueprint.check_revisions.get(position) else { return true };
+    fn is_started(&self, verified: &VerifiedBuild, index: CheckIndex, attempt: i32) -> bool {
+        let Some(revision) = self.blueprint.check_revisions.get(index.position()) else {
+            return true;
+        };
         self.attempts(verified, revision).any(|observed| match observed.outcome {
             CheckOutcome::Running => true,
             CheckOutcome::NotAdmitted(_) | CheckOutcome::Stopped => false,
@@ -303,8 +310,10 @@ impl ImageEval<'_> {
 
     /// Whether an earlier attempt at a check has failed, was stopped or not admitted, and still
     /// runs. The next attempt waits until it is gone.
-    fn is_stopping(&self, verified: &VerifiedBuild, position: usize) -> bool {
-        let Some(revision) = self.blueprint.check_revisions.get(position) else { return false };
+    fn is_stopping(&self, verified: &VerifiedBuild, index: CheckIndex) -> bool {
+        let Some(revision) = self.blueprint.check_revisions.get(index.position()) else {
+            return false;
+        };
         let given_up = |observed: &ObservedCheck| {
             !matches!(observed.outcome, CheckOutcome::Running | CheckOutcome::Passed(_))
         };
@@ -330,7 +339,7 @@ impl ImageEval<'_> {
             .filter(|observed| matches!(observed.outcome, CheckOutcome::Failed(_)))
             .collect();
         failed.sort_by(|a, b| (a.attempt, &a.check).cmp(&(b.attempt, &b.check)));
-        let cascade = self.context.input.cascade.map_or("", |cascade| cascade.name);
+        let cascade = self.context.input.cascade.map_or("", |cascade| cascade.name.as_str());
         let mut record = known.map(|known| {
             if self.has_new_checks(verified, &known) { failure::reset_counts(known) } else { known }
         });

@@ -6,24 +6,25 @@ use crate::{api::Cutoff, engine::input::VerifiedBuild};
 /// content is never the same.
 #[must_use]
 pub fn is_same(cutoff: Cutoff, last: &VerifiedBuild, fresh: &VerifiedBuild) -> bool {
-    let equal = |last: &Option<String>, fresh: &Option<String>| last.is_some() && last == fresh;
+    let is_new = last.digest != fresh.digest;
     match cutoff {
         Cutoff::Never => false,
-        Cutoff::Digest => last.digest != fresh.digest && equal(&last.blobs, &fresh.blobs),
-        Cutoff::Content => last.digest != fresh.digest && equal(&last.content, &fresh.content),
+        Cutoff::Digest => is_new && last.blobs.is_some() && last.blobs == fresh.blobs,
+        Cutoff::Content => is_new && last.content.is_some() && last.content == fresh.content,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::{BlobsHash, ContentHash};
 
     #[test]
     fn unknown_content_is_not_the_same() {
         let verified = |digest: &str, content: Option<&str>, blobs: Option<&str>| VerifiedBuild {
             digest: digest.into(),
-            content: content.map(str::to_owned),
-            blobs: blobs.map(str::to_owned),
+            content: content.map(ContentHash::from),
+            blobs: blobs.map(BlobsHash::from),
             ..VerifiedBuild::default()
         };
         let last = verified("sha256:1", Some("c"), Some("b"));

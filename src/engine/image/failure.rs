@@ -6,7 +6,7 @@ use crate::{
     api::{BuildFailure, FailureClass, FailureRecord, Retries, condition::reason},
     backoff,
     engine::input::{BuildOutcome, ObservedBuild},
-    identity::{BuildIdentity, Fingerprint},
+    identity::{BuildIdentity, CascadeName, Fingerprint},
 };
 
 /// Pause after the first failure of the build itself.
@@ -55,7 +55,10 @@ pub fn count_failures(
         .filter_map(|build| match &build.outcome {
             BuildOutcome::Failed(failure) => {
                 let BuildIdentity { attempt, cascade, .. } = &build.identity;
-                Some((FailedAttempt { attempt: *attempt, cascade, cause }, failure))
+                Some((
+                    FailedAttempt { attempt: *attempt, cascade: cascade.as_str(), cause },
+                    failure,
+                ))
             }
             _ => None,
         })
@@ -103,7 +106,7 @@ pub fn add_failure(
 pub fn record_cancellation(
     record: Option<FailureRecord>,
     fingerprint: &Fingerprint,
-    cascade: Option<&str>,
+    cascade: Option<&CascadeName>,
     last_attempt: Option<i32>,
     now: Timestamp,
 ) -> FailureRecord {
@@ -115,7 +118,7 @@ pub fn record_cancellation(
     });
     let record = FailureRecord {
         attempt: record.attempt.max(last_attempt.unwrap_or(-1)),
-        cascade: cascade.map_or(record.cascade, str::to_owned),
+        cascade: cascade.map_or(record.cascade, String::from),
         ..record
     };
     let message =
@@ -131,7 +134,7 @@ pub fn record_cancellation(
 #[must_use]
 pub fn record_cancellation_while_waiting(
     record: Option<&FailureRecord>,
-    cascade: &str,
+    cascade: &CascadeName,
     now: Timestamp,
 ) -> FailureRecord {
     let known = record.filter(|record| is_cancelled_in(record, cascade)).cloned();
@@ -142,8 +145,8 @@ pub fn record_cancellation_while_waiting(
 
 /// Whether this is the record of an image that was cancelled in this cascade while it waited.
 #[must_use]
-pub fn is_cancelled_in(record: &FailureRecord, cascade: &str) -> bool {
-    record.fingerprint.is_empty() && is_cancelled(record) && record.cascade == cascade
+pub fn is_cancelled_in(record: &FailureRecord, cascade: &CascadeName) -> bool {
+    record.fingerprint.is_empty() && is_cancelled(record) && *cascade == record.cascade
 }
 
 /// Whether a user has cancelled the build.
@@ -191,10 +194,10 @@ pub fn of_version(record: FailureRecord, job_version: &str) -> FailureRecord {
 #[must_use]
 pub fn reset_by_cascade(
     record: FailureRecord,
-    cascade: Option<&str>,
+    cascade: Option<&CascadeName>,
     retries: &Retries,
 ) -> FailureRecord {
-    let another = cascade.is_some_and(|cascade| cascade != record.cascade);
+    let another = cascade.is_some_and(|cascade| *cascade != record.cascade);
     let given_up = retry_decision(Some(&record), retries, Timestamp::MIN) == RetryDecision::GiveUp;
     if another && given_up && !is_cancelled(&record) { reset_counts(record) } else { record }
 }

@@ -12,7 +12,7 @@ use crate::{
         input::{ImportState, ImportedBuild, Observed, VerifiedBuild},
     },
     identity::{ImageDigest, ParentNaming, PinnedParent},
-    lineage::{ImageIndex, ImportIndex, Parent, UpstreamIndex},
+    lineage::{EdgeIndex, ImageIndex, ImportIndex, Parent, UpstreamIndex},
 };
 
 /// How many parents are kept without an allocation. Nearly all images have no more.
@@ -117,7 +117,7 @@ impl<'a> ImageEval<'a> {
             ResolvedParents { parents: SmallVec::new(), base_observed: None, hindrance: None };
         let mut awaited: Vec<(&str, WaitProgress)> = Vec::new();
         let edges = self.image.from.iter().zip(self.context.input.lineage().parents(self.index));
-        for (position, (edge, parent)) in edges.enumerate() {
+        for (index, (edge, parent)) in EdgeIndex::enumerate(edges) {
             let parent = match self.resolve_parent(images, edge, *parent)? {
                 ParentResolution::Ready(parent) => parent,
                 ParentResolution::Hindered(parent, hindrance) => {
@@ -125,7 +125,7 @@ impl<'a> ImageEval<'a> {
                     parent
                 }
                 ParentResolution::Awaited(progress) => {
-                    awaited.push((self.parent_name(position), progress));
+                    awaited.push((self.parent_name(index), progress));
                     continue;
                 }
             };
@@ -283,12 +283,9 @@ impl<'a> ImageEval<'a> {
             None => {}
         }
         let inputs = Inputs {
-            parents: parents
-                .parents
-                .iter()
-                .enumerate()
-                .map(|(position, parent)| ParentDigest {
-                    name: self.parent_name(position).into(),
+            parents: EdgeIndex::enumerate(&parents.parents)
+                .map(|(index, parent)| ParentDigest {
+                    name: self.parent_name(index).into(),
                     digest: parent.digest.into(),
                 })
                 .collect(),
@@ -297,27 +294,26 @@ impl<'a> ImageEval<'a> {
             strategy: strategy.to_owned(),
             nonce: self.nonce().unwrap_or_default().into(),
         };
-        let parents = self.image.from.iter().zip(&parents.parents).enumerate();
-        let parents = parents
-            .map(|(position, (edge, parent))| self.pin(position, edge, parent.digest))
-            .collect();
+        let parents = EdgeIndex::enumerate(self.image.from.iter().zip(&parents.parents));
+        let parents =
+            parents.map(|(index, (edge, parent))| self.pin(index, edge, parent.digest)).collect();
         Ok(ResolvedInputs { inputs, parents, source_is_remembered: source.is_remembered })
     }
 
-    /// Returns the parent at a position of `from`, pinned to a digest.
-    fn pin(&self, position: usize, edge: &Edge, digest: &str) -> PinnedParent {
-        let repository = self.parent_repository(position);
+    /// Returns the parent of an edge, pinned to a digest.
+    fn pin(&self, index: EdgeIndex, edge: &Edge, digest: &str) -> PinnedParent {
+        let repository = self.parent_repository(index);
         let is_unnamed_import = edge.family.is_some() && edge.reference.is_none();
         let naming = if let Some(arg) = &edge.arg {
             ParentNaming::Arg(arg.clone())
         } else if is_unnamed_import {
             ParentNaming::Reference(format!("{repository}:latest"))
         } else {
-            let reference = self.blueprint.references.get(position).cloned();
+            let reference = self.blueprint.references.get(index.position()).cloned();
             ParentNaming::Reference(reference.unwrap_or_default())
         };
         PinnedParent {
-            name: self.parent_name(position).into(),
+            name: self.parent_name(index).into(),
             repository: repository.into(),
             digest: ImageDigest::from(digest),
             naming,
@@ -356,9 +352,9 @@ impl<'a> ImageEval<'a> {
             && last.nonce == self.nonce().unwrap_or_default()
     }
 
-    /// Returns the name of the parent at a position of `from`, as causes and messages show it.
-    fn parent_name(&self, position: usize) -> &'a str {
-        match self.context.input.lineage().parents(self.index).get(position) {
+    /// Returns the name of the parent of an edge, as causes and messages show it.
+    fn parent_name(&self, index: EdgeIndex) -> &'a str {
+        match self.context.input.lineage().parents(self.index).get(index.position()) {
             Some(Parent::Import(import)) => self
                 .context
                 .input
@@ -366,16 +362,16 @@ impl<'a> ImageEval<'a> {
                 .import_names
                 .get(import.position())
                 .map_or("", String::as_str),
-            _ => self.image.from.get(position).map_or("", Edge::parent),
+            _ => self.image.from.get(index.position()).map_or("", Edge::parent),
         }
     }
 
-    /// Returns the repository of the parent at a position of `from`.
-    fn parent_repository(&self, position: usize) -> &'a str {
+    /// Returns the repository of the parent of an edge.
+    fn parent_repository(&self, index: EdgeIndex) -> &'a str {
         let input = self.context.input;
         let repository =
-            self.context.input.lineage().parents(self.index).get(position).and_then(|parent| {
-                match *parent {
+            self.context.input.lineage().parents(self.index).get(index.position()).and_then(
+                |parent| match *parent {
                     Parent::Upstream(upstream) => input
                         .spec
                         .upstreams
@@ -390,8 +386,8 @@ impl<'a> ImageEval<'a> {
                         .verified
                         .as_ref()
                         .map(|verified| &verified.repository),
-                }
-            });
+                },
+            );
         repository.map_or("", String::as_str)
     }
 

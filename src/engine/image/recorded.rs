@@ -170,7 +170,7 @@ impl ImageEval<'_> {
         let retry = self.overrides().and_then(|overrides| overrides.retry.as_deref());
         // The image was taken out of a cascade that has ended since, or a user retries it.
         if record.fingerprint.is_empty()
-            && (retry.is_some() || cascade.is_none_or(|cascade| cascade != record.cascade))
+            && (retry.is_some() || cascade.is_none_or(|cascade| *cascade != record.cascade))
         {
             return None;
         }

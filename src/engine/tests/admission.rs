@@ -245,7 +245,7 @@ fn invalid_job(model: &FamilyModel) -> FailureRecord {
         message: "Job.batch \"x\" is invalid".into(),
     };
     let fingerprint = model.jobs[0].1.identity.fingerprint.to_string();
-    let cascade = model.cascade.as_ref().expect("a cascade").name.clone();
+    let cascade = model.cascade.as_ref().expect("a cascade").name.to_string();
     let failure =
         FailureRecord { fingerprint, cascade, build: 1, last, ..FailureRecord::default() };
     image::failure::of_version(failure, &model.job_version)

@@ -19,7 +19,7 @@ fn existing(mismatches: [Option<&str>; 2], unmatched: Unmatched) -> FamilyModel 
         let found = FoundImage {
             digest: digest.into(),
             size: 1,
-            content: Some(format!("content-{image}")),
+            content: Some(format!("content-{image}").into()),
             blobs: None,
         };
         let existing = ExistingImage {

@@ -419,7 +419,6 @@ fn a_clock_that_is_set_back_gives_no_cascade_the_name_of_an_earlier_one() {
     model.upstream_digests[0] = "sha256:up-3".into();
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![CURRENT; 3], vec![4; 3]));
-    let names: std::collections::BTreeSet<&String> =
-        model.ended.iter().map(|(name, _)| name).collect();
+    let names: std::collections::BTreeSet<_> = model.ended.iter().map(|(name, _)| name).collect();
     assert_eq!(names.len(), model.ended.len(), "{:?}", model.ended);
 }

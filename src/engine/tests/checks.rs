@@ -32,7 +32,7 @@ fn a_child_and_the_tags_wait_for_the_checks() {
     let decision = model.reconcile();
     assert!(decision.effects.iter().any(|effect| {
         let base = ImageIndex::new(0);
-        matches!(effect, Effect::Check { image, check: 0, attempt: 0, .. } if *image == base)
+        matches!(effect, Effect::Check { image, check, attempt: 0, .. } if *image == base && check.position() == 0)
     }));
     assert_eq!(model.states(), [ImageState::Checking, ImageState::Waiting]);
     assert_eq!((model.builds(), model.tags.len()), (vec![1, 0], 0));

@@ -117,7 +117,11 @@ impl Reconcile<'_> {
                 image.message = refused.message.clone().into();
                 let cause = causes::key(&name, &image.causes);
                 let BuildIdentity { fingerprint, attempt, cascade, .. } = &build.identity;
-                let failed = failure::FailedAttempt { attempt: *attempt, cascade, cause: &cause };
+                let failed = failure::FailedAttempt {
+                    attempt: *attempt,
+                    cascade: cascade.as_str(),
+                    cause: &cause,
+                };
                 let known = image.failure.take().map(|known| *known);
                 let added = failure::add_failure(known, fingerprint, &failed, refused, self.now);
                 image.failure = Some(failure::of_version(added, job_version).into());

@@ -113,7 +113,7 @@ impl Reconcile<'_> {
         let recorded = record
             .and_then(|record| record.status.as_ref()?.fingerprint.as_ref())
             .map(Fingerprint::from);
-        let cascade = self.decision.cascade.name().unwrap_or_default().to_owned();
+        let cascade = self.cascade_name().to_owned();
         let Some(image) = self.decision.images.get_mut(index.position()) else { return };
         if !request.check.required {
             report_refused(&mut image.checks, &request, &failure);
@@ -163,7 +163,7 @@ impl Reconcile<'_> {
         let Effect::Check { image: index, check, digest, attempt } = effect else { return None };
         let family = &self.snapshot.family;
         let image = self.image(*index)?;
-        let check = image.checks.get(*check)?;
+        let check = image.checks.get(check.position())?;
         let strategy = self.snapshot.strategies.get(index.position())?.as_ref()?;
         let request = CheckRequest {
             family: FamilyIdentity {

@@ -66,9 +66,9 @@ fn is_running(cascade: &Arc<Cascade>) -> bool {
 }
 
 /// Returns what the decision reads of an ended cascade.
-pub(super) fn ended(cascade: &Cascade) -> EndedCascade<'_> {
+pub(super) fn ended(cascade: &Arc<Cascade>) -> EndedCascade {
     EndedCascade {
-        name: cascade.metadata.name.as_deref().unwrap_or_default(),
+        name: cascade.name_any().into(),
         superseded: cascade
             .status
             .as_ref()

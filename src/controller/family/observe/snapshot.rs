@@ -25,11 +25,11 @@ use crate::{
         reconcile_cache::ReconcileCache,
     },
     engine::{
-        Blueprint, BuildAllowance, DecideInput, Observed, ObservedBuild, ObservedCascade,
-        ObservedCheck, ObservedImage, ObservedImport, ObservedRequest, ObservedUpstream,
-        VerifiedBuild,
+        Blueprint, BuildAllowance, DecideInput, EndedCascade, Observed, ObservedBuild,
+        ObservedCascade, ObservedCheck, ObservedImage, ObservedImport, ObservedRequest,
+        ObservedUpstream, VerifiedBuild,
     },
-    identity::JobName,
+    identity::{CascadeName, JobName},
     lineage::ImageIndex,
     registry::{Keychain, Platform},
 };
@@ -48,8 +48,10 @@ pub struct Snapshot {
     pub records: Vec<Option<Arc<ManagedImage>>>,
     /// The running cascade.
     pub cascade: Option<Arc<Cascade>>,
+    /// The name of the running cascade, and of the one that it has replaced.
+    cascade_names: Option<CascadeNames>,
     /// The ended cascades, the newest last.
-    ended: Vec<Arc<Cascade>>,
+    ended: Vec<EndedCascade>,
     /// The strategies of its images, in the order of `spec.images`.
     pub strategies: Vec<Option<Arc<BuildStrategy>>>,
     /// The platforms of the images' builds, in the order of `spec.images`.
@@ -95,6 +97,20 @@ pub struct Snapshot {
     pub recheck_pods_at: Option<Timestamp>,
     /// Immutable tags that were found taken before this time are read again.
     pub(super) taken_tags_expire: Timestamp,
+}
+
+/// The names of the running cascade.
+struct CascadeNames {
+    own: CascadeName,
+    /// The cascade that it has replaced.
+    superseded: Option<CascadeName>,
+}
+
+impl CascadeNames {
+    fn of(cascade: &Cascade) -> Self {
+        let superseded = cascade.spec.supersedes.as_ref().map(CascadeName::from);
+        Self { own: cascade.name_any().into(), superseded }
+    }
 }
 
 impl Observer<'_> {
@@ -161,8 +177,9 @@ impl Observer<'_> {
             verified: records.iter().map(|record| records::verified(record.as_ref())).collect(),
             records,
             requests,
+            cascade_names: cascades.running.as_deref().map(CascadeNames::of),
             cascade: cascades.running,
-            ended: cascades.ended,
+            ended: cascades.ended.iter().map(cascades::ended).collect(),
             status: family.status.clone().unwrap_or_default(),
             empty_cascade_status: CascadeStatus::default(),
             allowance: BuildAllowance::default(),
@@ -247,13 +264,15 @@ impl Snapshot {
                 .map(|(index, image)| self.image_input(index, &image.name, cache))
                 .collect(),
             orphans: self.orphans.clone(),
-            cascade: self.cascade.as_ref().map(|cascade| ObservedCascade {
-                name: cascade.metadata.name.as_deref().unwrap_or_default(),
-                supersedes: cascade.spec.supersedes.as_deref(),
-                planned: &cascade.spec.levels,
-                status: cascade.status.as_ref().unwrap_or(&self.empty_cascade_status),
-            }),
-            ended: self.ended.iter().map(|cascade| cascades::ended(cascade)).collect(),
+            cascade: self.cascade.as_ref().zip(self.cascade_names.as_ref()).map(
+                |(cascade, names)| ObservedCascade {
+                    name: &names.own,
+                    supersedes: names.superseded.as_ref(),
+                    planned: &cascade.spec.levels,
+                    status: cascade.status.as_ref().unwrap_or(&self.empty_cascade_status),
+                },
+            ),
+            ended: self.ended.clone(),
             requests: self.requests.clone(),
             allowance: self.allowance.clone(),
         }
@@ -305,7 +324,7 @@ impl Snapshot {
     /// Returns whether the cascade of this name has ended.
     #[must_use]
     pub fn has_ended(&self, cascade: &str) -> bool {
-        self.ended.iter().any(|ended| ended.name_any() == cascade)
+        self.ended.iter().any(|ended| ended.name == *cascade)
     }
 
     /// Returns the repository that an image is pushed to.

@@ -36,12 +36,12 @@ impl Reconcile<'_> {
                 };
                 let spec = CascadeSpec {
                     family: self.snapshot.key.name.clone(),
-                    supersedes: supersedes.clone(),
+                    supersedes: supersedes.as_ref().map(String::from),
                     causes: causes.clone(),
                     levels: levels.iter().map(names).collect(),
                 };
                 let name = name.clone();
-                self.open_cascade(&name, spec).await?;
+                self.open_cascade(name.as_str(), spec).await?;
                 Ok(None)
             }
             (CascadeDecision::Continue { .. }, Some(cascade)) => {
@@ -76,7 +76,7 @@ impl Reconcile<'_> {
         status::cascade_status(
             &self.snapshot.input(self.cache),
             &self.decision,
-            &cascade.name_any(),
+            &cascade.name_any().into(),
             &planned,
             &previous,
             self.now,

@@ -36,10 +36,10 @@ impl Reconcile<'_> {
     ) -> Option<RunningCascade> {
         let cascade = match &self.decision.cascade {
             CascadeDecision::Start { name, .. } => {
-                RunningCascade { name: name.clone(), started_at: Some(self.now) }
+                RunningCascade { name: name.to_string(), started_at: Some(self.now) }
             }
             CascadeDecision::Continue { name } => {
-                RunningCascade { name: name.clone(), started_at: self.cascade_created_at() }
+                RunningCascade { name: name.to_string(), started_at: self.cascade_created_at() }
             }
             CascadeDecision::None => intended?,
             CascadeDecision::Finish { .. } => return None,

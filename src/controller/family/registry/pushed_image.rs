@@ -240,8 +240,8 @@ pub fn present(manifest: &Manifest, images: &[PlatformImage]) -> LookupResult {
         digest: manifest.digest.as_str().into(),
         build: build_number(manifest).unwrap_or(1),
         size: size(images),
-        content: Some(content.into()),
-        blobs: Some(blobs.into()),
+        content: Some(content.as_str().into()),
+        blobs: Some(blobs.as_str().into()),
     }
 }
 

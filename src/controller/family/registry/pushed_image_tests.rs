@@ -15,6 +15,7 @@ use crate::{
         retag_unchanged::keep_digest,
     },
     engine::{Lookup, LookupResult, tags::Tag},
+    identity::{BlobsHash, ContentHash},
     registry::{
         Client, Config, Digest, Keychain, OCI_INDEX, OCI_MANIFEST, Platform,
         fault_registry::{FaultRegistry, FaultReply, RecordedRequest, reply},
@@ -219,7 +220,9 @@ async fn a_pushed_image_is_described() {
     };
     assert_eq!((found, build), (digest.as_str().into(), 7));
     assert!((200..1000).contains(&size), "two layers of 100 bytes and a configuration: {size}");
-    assert!(content.is_some() && blobs.is_some() && content != blobs);
+    let texts =
+        content.as_ref().map(ContentHash::as_str).zip(blobs.as_ref().map(BlobsHash::as_str));
+    assert!(texts.is_some_and(|(content, blobs)| content != blobs));
     model.push(Some("2"), "amd64", &["base", "app"], Some((F2, 8)));
     let LookupResult::Present { content: other, blobs: other_blobs, .. } = model.present("2").await
     else {

@@ -28,7 +28,7 @@ impl FamilyModel {
                 build: *build,
                 size: 1,
                 content: Some(
-                    self.content.get(&image).cloned().unwrap_or_else(|| digest.to_string()),
+                    self.content.get(&image).cloned().unwrap_or_else(|| digest.to_string()).into(),
                 ),
                 blobs: None,
             },
@@ -91,7 +91,7 @@ impl FamilyModel {
             }
             Effect::Check { image, check, digest, attempt } => {
                 let image = image.position();
-                let of = &self.spec.images[image].checks[*check];
+                let of = &self.spec.images[image].checks[check.position()];
                 let observed = ObservedCheck {
                     job: format!("check-{image}-{check}-{digest}-{attempt}").into(),
                     check: of.name.clone(),

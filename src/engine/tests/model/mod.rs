@@ -19,15 +19,15 @@ use crate::{
         ImageFamilyStatus, ImageState, ManagedImageStatus, Request, Upstream,
     },
     engine::*,
-    identity::{Fingerprint, ImageDigest},
+    identity::{CascadeName, Fingerprint, ImageDigest},
     lineage::ImageIndex,
 };
 
 /// The cascade that runs.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::engine) struct RunningModelCascade {
-    pub(in crate::engine) name: String,
-    pub(in crate::engine) supersedes: Option<String>,
+    pub(in crate::engine) name: CascadeName,
+    pub(in crate::engine) supersedes: Option<CascadeName>,
     /// The images that it was about to build when it began.
     pub(in crate::engine) planned: Vec<Vec<String>>,
     pub(in crate::engine) status: CascadeStatus,
@@ -40,7 +40,7 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) records: Vec<Option<ManagedImageStatus>>,
     pub(in crate::engine) cascade: Option<RunningModelCascade>,
     /// The cascades that have ended, and whether each was superseded.
-    pub(in crate::engine) ended: Vec<(String, bool)>,
+    pub(in crate::engine) ended: Vec<(CascadeName, bool)>,
     pub(in crate::engine) cascades: Vec<CascadeStatus>,
     pub(in crate::engine) imports: Vec<ObservedImport>,
     pub(in crate::engine) requests: Vec<ObservedRequest>,
@@ -233,14 +233,17 @@ impl FamilyModel {
             orphans: self.orphans.iter().map(|(_, job)| job.clone()).collect(),
             cascade: self.cascade.as_ref().map(|cascade| ObservedCascade {
                 name: &cascade.name,
-                supersedes: cascade.supersedes.as_deref(),
+                supersedes: cascade.supersedes.as_ref(),
                 planned: &cascade.planned,
                 status: &cascade.status,
             }),
             ended: self
                 .ended
                 .iter()
-                .map(|(name, superseded)| EndedCascade { name, superseded: *superseded })
+                .map(|(name, superseded)| EndedCascade {
+                    name: name.clone(),
+                    superseded: *superseded,
+                })
                 .collect(),
             requests: self.requests.clone(),
             allowance: self.allowance.clone(),
@@ -270,7 +273,7 @@ impl FamilyModel {
             decision = self.decide();
         }
         for effect in decision.effects.clone() {
-            self.carry_out(&effect, decision.cascade.name().unwrap_or_default());
+            self.carry_out(&effect, decision.cascade.name().map_or("", CascadeName::as_str));
         }
         self.keep(&decision);
         decision

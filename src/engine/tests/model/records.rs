@@ -13,6 +13,7 @@ use crate::{
         tests::model::{FamilyModel, RunningModelCascade},
         *,
     },
+    identity::CascadeName,
     lineage::ImageIndex,
 };
 
@@ -45,7 +46,7 @@ impl FamilyModel {
                 self.records[index] = Some(self.keep_image(
                     index,
                     image,
-                    decision.cascade.name().unwrap_or_default(),
+                    decision.cascade.name().map_or("", CascadeName::as_str),
                 ));
             }
         }
@@ -65,7 +66,8 @@ impl FamilyModel {
                     planned,
                     status: CascadeStatus::default(),
                 });
-                self.status.cascade = Some(RunningCascade { name: name.clone(), started_at: None });
+                self.status.cascade =
+                    Some(RunningCascade { name: name.to_string(), started_at: None });
             }
             CascadeDecision::Continue { .. } => {
                 if let (Some(cascade), Some(status)) = (&mut self.cascade, cascade_status) {
@@ -112,8 +114,14 @@ impl FamilyModel {
             build: verified.as_ref().map(|verified| verified.build),
             last_build: old.last_build.max(image.running.as_ref().map(|running| running.build)),
             adopted: verified.as_ref().and_then(|verified| verified.adopted.clone()),
-            content: verified.as_ref().and_then(|verified| verified.content.clone()),
-            checked: verified.as_ref().and_then(|verified| verified.checked.clone()),
+            content: verified
+                .as_ref()
+                .and_then(|verified| verified.content.as_ref())
+                .map(String::from),
+            checked: verified
+                .as_ref()
+                .and_then(|verified| verified.checked.as_ref())
+                .map(String::from),
             causes: verified.as_ref().map(|verified| verified.causes.clone()).unwrap_or_default(),
             inputs: verified.map(|verified| verified.inputs),
             failure: image.failure.as_deref().cloned(),
