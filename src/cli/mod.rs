@@ -71,9 +71,15 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Trigger(arguments) => {
             request::send_for_scope(RequestedAction::Trigger, arguments).await?
         }
-        PluginCommand::Retry(arguments) => request::send_for_scope(RequestedAction::Retry, arguments).await?,
-        PluginCommand::Cancel(arguments) => request::send_for_scope(RequestedAction::Cancel, arguments).await?,
-        PluginCommand::Force(arguments) => request::send_for_scope(RequestedAction::Force, arguments).await?,
+        PluginCommand::Retry(arguments) => {
+            request::send_for_scope(RequestedAction::Retry, arguments).await?
+        }
+        PluginCommand::Cancel(arguments) => {
+            request::send_for_scope(RequestedAction::Cancel, arguments).await?
+        }
+        PluginCommand::Force(arguments) => {
+            request::send_for_scope(RequestedAction::Force, arguments).await?
+        }
         PluginCommand::Hold(arguments) => request::hold(arguments).await?,
         PluginCommand::Unhold(arguments) => request::unhold(arguments).await?,
         PluginCommand::Approve(arguments) => request::approve(arguments).await?,

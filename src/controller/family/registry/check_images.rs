@@ -17,7 +17,7 @@ use crate::{
     api::condition::reason,
     backoff::{self, jitter_seed},
     controller::family::{reconcile::Reconcile, registry::lookup::MAX_CONCURRENT_LOOKUPS},
-    engine::{Action, DeferredWork, Problem, fingerprint::check_revision},
+    engine::{DeferredWork, Effect, Problem, fingerprint::check_revision},
     registry::{Client, Keychain, Platform, Reference},
     upstream::{ImageKey, TagNeeds, UpstreamDigest, resolve_tag},
 };
@@ -195,9 +195,9 @@ impl Reconcile<'_> {
         let reconcile = &*self;
         let wanted: BTreeSet<CheckImage> = reconcile
             .decision
-            .actions
+            .effects
             .iter()
-            .filter_map(|action| reconcile.image_to_resolve(action))
+            .filter_map(|effect| reconcile.image_to_resolve(effect))
             .collect();
         if wanted.is_empty() {
             return;
@@ -211,10 +211,10 @@ impl Reconcile<'_> {
     }
 
     /// Returns the image to resolve before the check can start that an action asks for, if any.
-    fn image_to_resolve(&self, action: &Action) -> Option<CheckImage> {
-        let Action::Check { image: index, check, digest, .. } = action else { return None };
+    fn image_to_resolve(&self, effect: &Effect) -> Option<CheckImage> {
+        let Effect::Check { image: index, check, digest, .. } = effect else { return None };
         let image = self.image(*index)?;
-        let check = image.checks.get(*check)?;
+        let check = image.checks.get(check.position())?;
         let reference = check.image.as_ref().filter(|reference| !has_digest(reference))?;
         let platform = self.snapshot.platform(*index)?.clone();
         let wanted = CheckImage { reference: reference.clone(), platform };
