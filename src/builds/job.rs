@@ -42,8 +42,8 @@ pub const DOCKER_CONFIG_VOLUME: &str = "docker-config";
 pub const INPUT_VOLUME_PREFIX: &str = "groundswell-";
 
 /// The user that `prepare` runs as if the builder runs as root. Root can read the files of this
-/// user.
-pub(super) const PREPARE_USER: i64 = 65532;
+/// user. The operator's image names the same one.
+const PREPARE_USER: i64 = 65532;
 /// Size limit of the volume with the build context, on the node's disk.
 const WORKSPACE_SIZE: &str = "2Gi";
 /// Size limit of the volume with the credentials, in memory.
@@ -224,7 +224,7 @@ fn prepare_container(
     spec: &PrepareSpec,
     input_mounts: Vec<VolumeMount>,
 ) -> Container {
-    let (user, group) = builder_user(pod);
+    let user = builder_user(pod);
     let steps = &environment.pods.steps;
     let mut env = vec![env_var(PREPARE_VARIABLE, &spec.to_variable())];
     if !environment.ca_bundle.is_empty() {
@@ -240,16 +240,24 @@ fn prepare_container(
         env: Some(env),
         volume_mounts: Some(shared_mounts().into_iter().chain(input_mounts).collect()),
         resources: Some(steps.of(&steps.prepare).or_default(&PREPARE_REQUESTS, &PREPARE_LIMITS)),
-        security_context: Some(restricted_security_context(user, group)),
+        security_context: Some(restricted_security_context(user)),
         ..Container::default()
     }
 }
 
-/// Returns the security context of the operator's own containers, which need no privilege.
-pub(super) fn restricted_security_context(user: i64, group: i64) -> SecurityContext {
+/// The user and group that a container runs as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ContainerUser {
+    user: i64,
+    group: i64,
+}
+
+/// Returns the security context of the operator's own containers, which need no privilege. Without
+/// a user, the image or the cluster decides: OpenShift assigns one per namespace and refuses others.
+pub(super) fn restricted_security_context(user: Option<ContainerUser>) -> SecurityContext {
     SecurityContext {
-        run_as_user: Some(user),
-        run_as_group: Some(group),
+        run_as_user: user.map(|user| user.user),
+        run_as_group: user.map(|user| user.group),
         run_as_non_root: Some(true),
         allow_privilege_escalation: Some(false),
         read_only_root_filesystem: Some(true),
@@ -265,10 +273,10 @@ pub(super) fn restricted_security_context(user: i64, group: i64) -> SecurityCont
     }
 }
 
-/// Returns the builder's user and group. `prepare` runs as them, because only the owner of the
+/// Returns the user that `prepare` runs as: that of the builder, because only the owner of the
 /// credentials can read them. A builder that runs as root reads them with `CAP_DAC_OVERRIDE`, which
-/// containers have by default.
-fn builder_user(pod: &PodSpec) -> (i64, i64) {
+/// containers have by default. `None` if the strategy names no user.
+fn builder_user(pod: &PodSpec) -> Option<ContainerUser> {
     let container =
         pod.containers.first().and_then(|container| container.security_context.as_ref());
     let pod_context = pod.security_context.as_ref();
@@ -276,10 +284,12 @@ fn builder_user(pod: &PodSpec) -> (i64, i64) {
         container.and_then(|c| c.run_as_user).or_else(|| pod_context.and_then(|p| p.run_as_user));
     let group =
         container.and_then(|c| c.run_as_group).or_else(|| pod_context.and_then(|p| p.run_as_group));
-    match user {
-        Some(user) if user > 0 => (user, group.filter(|group| *group > 0).unwrap_or(user)),
-        _ => (PREPARE_USER, PREPARE_USER),
-    }
+    Some(match user? {
+        user if user > 0 => {
+            ContainerUser { user, group: group.filter(|group| *group > 0).unwrap_or(user) }
+        }
+        _ => ContainerUser { user: PREPARE_USER, group: PREPARE_USER },
+    })
 }
 
 fn shared_volumes() -> [Volume; 2] {

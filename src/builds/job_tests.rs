@@ -144,7 +144,7 @@ fn only_prepare_mounts_the_secrets() {
         (security.run_as_non_root, security.read_only_root_filesystem),
         (Some(true), Some(true))
     );
-    assert_eq!(security.run_as_user, Some(65532));
+    assert_eq!(security.run_as_user, None, "the image or the cluster decides");
 }
 
 #[test]
@@ -261,6 +261,8 @@ fn prepare_runs_as_the_builders_user() {
     assert_eq!(user(&spec), (Some(2000), Some(1001)));
     spec["containers"][0]["securityContext"] = json!({"runAsUser": 0});
     assert_eq!(user(&spec), (Some(65532), Some(65532)));
+    // OpenShift assigns a user, and refuses any other.
+    assert_eq!(user(&json!({"hostUsers": false, "containers": [{"name": "b"}]})), (None, None));
 }
 
 #[test]

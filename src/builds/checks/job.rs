@@ -20,7 +20,7 @@ use crate::{
     builds::{
         checks::{CheckRequest, credentials},
         job::{
-            BuildEnvironment, DOCKER_CONFIG_VOLUME, PREPARE_USER, container_names,
+            BuildEnvironment, DOCKER_CONFIG_VOLUME, container_names,
             credential_inputs, env_var, memory_volume, restricted_security_context, short_name,
         },
         platform::select_nodes,
@@ -220,7 +220,7 @@ fn add_credentials(
         env: Some(vec![env_var(credentials::CREDENTIALS_VARIABLE, &spec.to_variable())]),
         volume_mounts: Some(mounts.into_iter().chain([writable_mount]).collect()),
         resources: Some(steps.of(&steps.credentials).or_default(&STEP_REQUESTS, &STEP_LIMITS)),
-        security_context: Some(restricted_security_context(PREPARE_USER, PREPARE_USER)),
+        security_context: Some(restricted_security_context(None)),
         ..Container::default()
     };
     pod.init_containers = Some(vec![step]);
