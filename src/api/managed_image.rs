@@ -108,6 +108,10 @@ pub struct ManagedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_build: Option<i64>,
 
+    /// Fingerprint of the build with the number `lastBuild`. All attempts at it have this number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_build_fingerprint: Option<String>,
+
     /// Size of the image in bytes: its configuration and its compressed layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<i64>,

@@ -1,5 +1,5 @@
-//! Which family was the first to claim a tag of a repository, among all families of the cluster. No
-//! client is needed.
+//! Which family owns a tag of a repository, among all families of the cluster: the one that has
+//! set it, or else the oldest that claims it. No client is needed.
 
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -10,12 +10,15 @@ use std::{
 use kube::ResourceExt;
 
 use crate::{
-    api::{ImageFamily, condition::reason},
-    controller::object_cache::{Key, ObjectCache},
-    engine::{Problem, validate::claims},
+    api::{ImageFamily, ManagedImage, condition::reason},
+    controller::{object_cache::Key, stores::Stores},
+    engine::{
+        Problem,
+        validate::{TagClaim, claims},
+    },
 };
 
-/// The families that claim a tag of an older one.
+/// The families that claim a tag of another one.
 #[derive(Debug, Default)]
 pub struct TagOwners(Mutex<Conflicts>);
 
@@ -25,19 +28,15 @@ pub struct TagOwners(Mutex<Conflicts>);
 struct Conflicts {
     /// Hash of the uids and generations of the families.
     version: u64,
-    /// By family, the first of its tags that an older family claims, too.
+    /// By family, the first of its tags that belongs to another family.
     of: HashMap<Key, Problem>,
 }
 
 impl TagOwners {
-    /// Returns a problem with the first tag of this family that an older family claims, too.
-    pub fn conflict(
-        &self,
-        family: &ImageFamily,
-        families: &ObjectCache<ImageFamily>,
-    ) -> Option<Problem> {
-        let mut all = families.all();
-        // The oldest family owns a tag. Names decide between two of the same second.
+    /// Returns a problem with the first tag of this family that belongs to another family.
+    pub fn conflict(&self, family: &ImageFamily, stores: &Stores) -> Option<Problem> {
+        let mut all = stores.families.all();
+        // Names decide between two of the same second.
         all.sort_by_key(|family| (family.creation_timestamp(), Key::of(&**family)));
         let mut hasher = DefaultHasher::new();
         for family in &all {
@@ -46,32 +45,145 @@ impl TagOwners {
         let version = hasher.finish();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.version != version {
-            *known = Conflicts { version, of: conflicts(&all) };
+            *known = Conflicts { version, of: conflicts(&all, stores) };
         }
         known.of.get(&Key::of(family)).cloned()
     }
 }
 
+/// A family that claims a tag.
+struct Claimant<'a> {
+    family: &'a ImageFamily,
+    claim: TagClaim<'a>,
+}
+
 /// Returns the conflicts of these families, which are sorted from the oldest to the newest.
-fn conflicts(all: &[Arc<ImageFamily>]) -> HashMap<Key, Problem> {
-    let mut owners: HashMap<String, Key> = HashMap::new();
-    let mut found = HashMap::new();
+///
+/// Age alone does not decide: whoever owns an old family could add somebody else's tag to it, and
+/// stall the family that has pushed there all along.
+fn conflicts(all: &[Arc<ImageFamily>], stores: &Stores) -> HashMap<Key, Problem> {
+    let mut claimants: HashMap<String, Vec<Claimant<'_>>> = HashMap::new();
+    // The tags in the order of families and images, so that each family is told of its first one.
+    let mut tags = Vec::new();
     for family in all {
-        let me = Key::of(&**family);
-        for (image, claim) in claims(&family.spec).unwrap_or_default() {
-            let Some(owner) = owners.get(&claim) else {
-                owners.insert(claim, me.clone());
-                continue;
-            };
-            if *owner != me && !found.contains_key(&me) {
-                let message = format!(
-                    "spec.images[{image}].tags: {claim} is already claimed by the family {}/{}, \
-                     which is older; use another tag, `path` or `repository`",
-                    owner.namespace, owner.name
-                );
-                found.insert(me.clone(), Problem { reason: reason::TAG_COLLISION, message });
+        for claim in claims(&family.spec).unwrap_or_default() {
+            let tag = claim.reference();
+            let claimed = claimants.entry(tag.clone()).or_default();
+            if claimed.iter().all(|known| !std::ptr::eq(known.family, &**family)) {
+                claimed.push(Claimant { family, claim });
+                tags.push(tag);
             }
         }
     }
+    let mut found = HashMap::new();
+    for tag in tags {
+        let claimed = claimants.get(&tag).map_or(&[][..], Vec::as_slice);
+        let [first, _, ..] = claimed else { continue };
+        let holder = claimed.iter().find(|known| known.has_set_tag(stores));
+        let owner = holder.unwrap_or(first);
+        for other in claimed.iter().filter(|other| !std::ptr::eq(*other, owner)) {
+            let why = if holder.is_some() { "has pushed it" } else { "is older" };
+            let problem = || collision(&tag, other, owner, why);
+            found.entry(Key::of(other.family)).or_insert_with(problem);
+        }
+    }
     found
+}
+
+impl Claimant<'_> {
+    /// Whether the record of the image says that the family has set the tag, or has pushed to the
+    /// repository if the tag names the build.
+    fn has_set_tag(&self, stores: &Stores) -> bool {
+        let TagClaim { image, repository, tag } = &self.claim;
+        let uid = self.family.metadata.uid.as_ref();
+        let is_record = |record: &ManagedImage| {
+            let mut owners = record.owner_references().iter();
+            record.spec.image == **image
+                && record.spec.repository == *repository
+                && owners.any(|owner| Some(&owner.uid) == uid)
+        };
+        let has_set = |record: &ManagedImage| {
+            record.status.as_ref().is_some_and(|status| {
+                let is_recorded = || status.tags.iter().any(|known| known.tag == tag.name);
+                if tag.immutable { status.digest.is_some() } else { is_recorded() }
+            })
+        };
+        let records = stores.images.group(&Key::of(self.family));
+        records.iter().any(|record| is_record(record) && has_set(record))
+    }
+}
+
+fn collision(tag: &str, other: &Claimant<'_>, owner: &Claimant<'_>, why: &str) -> Problem {
+    let (image, owner) = (other.claim.image, Key::of(owner.family));
+    let message = format!(
+        "spec.images[{image}].tags: {tag} is already claimed by the family {}/{}, which {why}; use \
+         another tag, `path` or `repository`",
+        owner.namespace, owner.name
+    );
+    Problem { reason: reason::TAG_COLLISION, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Adds a family that claims `registry.example.com/base:latest`, created in this second.
+    fn add_family(stores: &Stores, name: &str, second: u32) {
+        let family: Value = json!({
+            "apiVersion": "groundswell.dev/v1alpha1",
+            "kind": "ImageFamily",
+            "metadata": {"name": name, "namespace": "team", "uid": name, "generation": 1,
+                "resourceVersion": "1",
+                "creationTimestamp": format!("2026-01-01T00:00:{second:02}Z")},
+            "spec": {"repository": "registry.example.com",
+                "upstreams": [{"name": "up", "image": "a", "follow": {"tag": "1"}}],
+                "images": [{"name": "base", "from": [{"upstream": "up"}], "tags": ["latest"],
+                    "source": {"inline": "FROM a"}}]}});
+        stores.families.record_write(serde_json::from_value(family).expect("a family"));
+    }
+
+    /// Records that a family has set this tag in this repository.
+    fn add_record(stores: &Stores, family: &str, repository: &str, tag: &str, version: u32) {
+        let record: Value = json!({
+            "apiVersion": "groundswell.dev/v1alpha1",
+            "kind": "ManagedImage",
+            "metadata": {"name": format!("{family}.base"), "namespace": "team",
+                "resourceVersion": version.to_string(),
+                "ownerReferences": [{"apiVersion": "groundswell.dev/v1alpha1",
+                    "kind": "ImageFamily", "name": family, "uid": family, "controller": true}]},
+            "spec": {"family": family, "image": "base", "repository": repository, "level": 1},
+            "status": {"digest": "sha256:00", "tags": [{"tag": tag, "digest": "sha256:00"}]}});
+        stores.images.record_write(serde_json::from_value(record).expect("a record"));
+    }
+
+    /// Returns the message of a family in conflict.
+    fn told(stores: &Stores, name: &str) -> Option<String> {
+        let family = stores.families.get(&Key::new("team", name)).expect("a family");
+        TagOwners::default().conflict(&family, stores).map(|problem| problem.message)
+    }
+
+    #[test]
+    fn a_tag_belongs_to_the_family_that_has_set_it_and_else_to_the_oldest() {
+        let stores = Stores::default();
+        add_family(&stores, "old", 1);
+        add_family(&stores, "new", 2);
+        assert_eq!(told(&stores, "old"), None);
+        let message = told(&stores, "new").unwrap_or_default();
+        assert!(message.contains("team/old, which is older"), "{message}");
+
+        add_record(&stores, "new", "registry.example.com/base", "latest", 1);
+        assert_eq!(told(&stores, "new"), None);
+        let message = told(&stores, "old").unwrap_or_default();
+        assert!(message.contains("team/new, which has pushed it"), "{message}");
+
+        // Another tag, or one of another repository, is no claim to this one.
+        for (version, repository, tag) in
+            [(2, "registry.example.com/base", "edge"), (3, "elsewhere.example.com/base", "latest")]
+        {
+            add_record(&stores, "new", repository, tag, version);
+            assert_eq!(told(&stores, "old"), None, "{repository}:{tag}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use crate::{
         Problem,
         blueprint::{Blueprint, repository},
         cascade::windows::Windows,
-        tags,
+        tags::{self, Tag},
     },
     lineage::{Lineage, LineageError, UpstreamIndex},
 };
@@ -34,10 +34,11 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
         Problem { reason, message: error.to_string() }
     })?;
     let mut owners: HashMap<String, &str> = HashMap::new();
-    for (image, claim) in claims(spec)? {
-        if let Some(first) = owners.insert(claim.clone(), image) {
+    for claim in claims(spec)? {
+        let (image, tag) = (claim.image, claim.reference());
+        if let Some(first) = owners.insert(tag.clone(), image) {
             let message = format!(
-                "spec.images[{image}].tags: {claim} is already claimed by the image `{first}`; \
+                "spec.images[{image}].tags: {tag} is already claimed by the image `{first}`; \
                  give one of them another tag or `path`"
             );
             return Err(Problem { reason: reason::TAG_COLLISION, message });
@@ -94,13 +95,31 @@ fn find_self_following_upstream(
     })
 }
 
-/// Returns the tags that a spec claims, each as `(image, repository:tag)`. A tag that names the
-/// build claims all numbers.
+/// A tag that an image of a family claims.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagClaim<'a> {
+    /// The name of the image.
+    pub image: &'a str,
+    /// The repository of the image.
+    pub repository: String,
+    /// The tag. If it names the build, it stands for all numbers.
+    pub tag: Tag,
+}
+
+impl TagClaim<'_> {
+    /// Returns the claim as `repository:tag`.
+    #[must_use]
+    pub fn reference(&self) -> String {
+        format!("{}:{}", self.repository, self.tag.name)
+    }
+}
+
+/// Returns the tags that a spec claims. A tag that names the build claims all numbers.
 ///
 /// # Errors
 ///
 /// Returns the problem of a tag template that can't be rendered.
-pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<(&str, String)>, Problem> {
+pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<TagClaim<'_>>, Problem> {
     let mut claims = Vec::new();
     for image in &spec.images {
         let tags =
@@ -109,9 +128,11 @@ pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<(&str, String)>, Problem> {
                 Problem { reason: reason::INVALID_TAG_TEMPLATE, message }
             })?;
         let repository = repository(spec, image);
-        claims.extend(
-            tags.into_iter().map(|tag| (image.name.as_str(), format!("{repository}:{}", tag.name))),
-        );
+        claims.extend(tags.into_iter().map(|tag| TagClaim {
+            image: &image.name,
+            repository: repository.clone(),
+            tag,
+        }));
     }
     Ok(claims)
 }

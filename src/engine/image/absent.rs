@@ -251,6 +251,14 @@ impl ImageEval<'_> {
             return number;
         }
         let record = self.observed.record;
+        // The Jobs of earlier attempts are gone, for example because they were not admitted.
+        let last_wanted = record.filter(|record| {
+            record.last_build_fingerprint.as_deref() == Some(wanted.as_str())
+                && record.build < record.last_build
+        });
+        if let Some(number) = last_wanted.and_then(|record| record.last_build) {
+            return number;
+        }
         let history =
             record.into_iter().flat_map(|record| &record.history).filter_map(|build| build.build);
         let recorded = record.and_then(|record| record.build.max(record.last_build));

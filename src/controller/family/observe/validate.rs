@@ -25,7 +25,7 @@ impl Observer<'_> {
         self.cache.blueprint = Some(cached);
         let blueprint = result?;
         let conflict =
-            self.context.tag_owners.conflict(&self.family, &self.context.stores.families);
+            self.context.tag_owners.conflict(&self.family, &self.context.stores);
         if let Some(conflict) = conflict {
             return Err(conflict);
         }

@@ -194,6 +194,7 @@ impl Reconcile<'_> {
         let last_handled = requests.first().map(|request| request.id.clone());
         let (reason, message) =
             (decided.reason, shorten(&decided.message.to_string(), MAX_IMAGE_MESSAGE));
+        let numbered = LastBuild::of(old, decided);
         let mut status = ManagedImageStatus {
             observed_generation,
             conditions: own_conditions(&old.conditions),
@@ -204,10 +205,8 @@ impl Reconcile<'_> {
             digest: verified.map(|verified| verified.digest.to_string()),
             fingerprint: verified.map(|verified| verified.fingerprint.to_string()),
             build: verified.map(|verified| verified.build),
-            last_build: old
-                .last_build
-                .max(verified.map(|verified| verified.build))
-                .max(decided.running.as_ref().map(|running| running.build)),
+            last_build: numbered.number,
+            last_build_fingerprint: numbered.fingerprint,
             adopted: verified.and_then(|verified| verified.adopted.clone()),
             size: verified.map(|verified| verified.size),
             base_observed: verified.and_then(|verified| verified.base_observed),
@@ -362,5 +361,31 @@ pub fn needs_user(state: ImageState, reason: &str) -> bool {
         ImageState::Current => reason != reason::CURRENT,
         ImageState::Held => reason == reason::NOT_ADOPTED,
         ImageState::Building | ImageState::Blocked => false,
+    }
+}
+
+/// The highest number given to a build, and the fingerprint that has it.
+struct LastBuild {
+    number: Option<i64>,
+    fingerprint: Option<String>,
+}
+
+impl LastBuild {
+    /// Returns the number after this decision.
+    fn of(old: &ManagedImageStatus, decided: &ImageDecision) -> Self {
+        let verified = decided.verified.as_deref();
+        let verified = verified.map(|build| (build.build, build.fingerprint.to_string()));
+        let running = decided.running.as_deref();
+        let running = running.map(|build| (build.build, build.fingerprint.clone()));
+        let newer = verified.into_iter().chain(running).max_by_key(|(number, _)| *number);
+        match newer {
+            Some((number, fingerprint)) if Some(number) > old.last_build => {
+                Self { number: Some(number), fingerprint: Some(fingerprint) }
+            }
+            _ => Self {
+                number: old.last_build,
+                fingerprint: old.last_build_fingerprint.clone(),
+            },
+        }
     }
 }

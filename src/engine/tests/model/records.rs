@@ -113,6 +113,12 @@ impl FamilyModel {
             fingerprint: verified.as_ref().map(|verified| verified.fingerprint.to_string()),
             build: verified.as_ref().map(|verified| verified.build),
             last_build: old.last_build.max(image.running.as_ref().map(|running| running.build)),
+            last_build_fingerprint: match &image.running {
+                Some(running) if Some(running.build) > old.last_build => {
+                    Some(running.fingerprint.clone())
+                }
+                _ => old.last_build_fingerprint,
+            },
             adopted: verified.as_ref().and_then(|verified| verified.adopted.clone()),
             content: verified
                 .as_ref()
