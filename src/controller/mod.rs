@@ -7,11 +7,13 @@
 //!   cluster; [`reconcile_cache`]: what is kept of each family between two reconciles
 //! - [`quota`]: the operator's limits of concurrent builds, which all families share
 //! - [`deferred_jobs`]: Jobs that are not admitted now, and when they are created again
+//! - [`check_images`]: the digests of the images that checks run in, as registries have answered
 //! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
 //! - [`git_poll`]: how revisions of Git sources are polled
 //! - [`backoff`], [`error`], [`writes`]: failures, calls and writes that both reconcilers share
 
 pub mod backoff;
+pub mod check_images;
 pub mod context;
 pub mod deferred_jobs;
 pub mod dependents;

@@ -11,13 +11,11 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::RegistryCredential,
     controller::{
+        check_images::CheckImages,
         deferred_jobs::DeferredJobs,
-        family::{
-            observe::{
-                image_keys::ImageKeys, platform::DefaultPlatform, pod_events::PodEventCache,
-                strategies::RenderedStrategy,
-            },
-            registry::check_images::CheckImages,
+        family::observe::{
+            image_keys::ImageKeys, platform::DefaultPlatform, pod_events::PodEventCache,
+            strategies::RenderedStrategy,
         },
     },
     engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},

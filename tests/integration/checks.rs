@@ -258,7 +258,12 @@ async fn a_check_runs_in_the_digest_that_the_tag_of_its_image_has() {
     let mut operator = Operator::ready(&settings).await;
     let scanner = Scanner::of(&scene);
     let wanted = json!([{ "name": "scan", "image": format!("{}:1", scanner.name()) }]);
-    place.apply_family("app", &spec(&scene, &wanted)).await.expect("a family");
+    let account = json!({ "username": "robot", "password": "hunter2" });
+    let config = json!({ "auths": { &cluster().registry: account } }).to_string();
+    place.secret("push", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", &config).await;
+    let mut spec = spec(&scene, &wanted);
+    spec["credentials"] = json!([{ "name": "push" }]);
+    place.apply_family("app", &spec).await.expect("a family");
 
     // The image does not exist yet.
     let waiting = wait_for("the check to wait for its image", 60, async || {
@@ -276,6 +281,9 @@ async fn a_check_runs_in_the_digest_that_the_tag_of_its_image_has() {
     let first = scanner.push("1").await;
     let running = checks(place, 1).await;
     assert_eq!(image_of(&running[0].1), first);
+    // The image is code of others: it gets nothing that can push.
+    let pod = pod_spec(&running[0].1);
+    assert_eq!((pod.init_containers.as_deref(), pod.volumes.as_deref()), (None, None));
     let job = &jobs(place, labels::COMPONENT_CHECK, "base").await[0];
     assert_eq!(label(job, labels::ATTEMPT), "0", "waiting spends no attempt");
 

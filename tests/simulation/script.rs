@@ -20,7 +20,7 @@ pub const REGISTRY: &str = "registry.test";
 pub const PUBLIC: &str = "public.test";
 /// The repository of an image that checks run in.
 pub const SCANNER: &str = "public.test/tools/scanner";
-/// In one of so many seeds, checks run in another image.
+/// Of this number of seeds, one has checks that run in another image.
 const SCANNER_SEEDS: u64 = 7;
 /// Which of these seeds it is: one that leaves every known regression as it was when it failed.
 const SCANNER_SEED: u64 = 4;

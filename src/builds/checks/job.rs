@@ -20,8 +20,8 @@ use crate::{
     builds::{
         checks::{CheckRequest, credentials},
         job::{
-            BuildEnvironment, DOCKER_CONFIG_VOLUME, container_names,
-            credential_inputs, env_var, memory_volume, restricted_security_context, short_name,
+            BuildEnvironment, DOCKER_CONFIG_VOLUME, container_names, credential_inputs, env_var,
+            memory_volume, restricted_security_context, short_name,
         },
         platform::select_nodes,
         pod_settings::CheckSettings,

@@ -20,12 +20,12 @@ use crate::{
         request::FamilyIdentity,
     },
     controller::{
+        check_images::UnresolvedImage,
         deferred_jobs::Refusal,
         error::ReconcileError,
         family::{
             act::jobs::{Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs},
             reconcile::Reconcile,
-            registry::check_images::UnresolvedImage,
         },
         object_cache::Key,
     },

@@ -24,8 +24,7 @@ impl Observer<'_> {
         let result = cached.result.clone();
         self.cache.blueprint = Some(cached);
         let blueprint = result?;
-        let conflict =
-            self.context.tag_owners.conflict(&self.family, &self.context.stores);
+        let conflict = self.context.tag_owners.conflict(&self.family, &self.context.stores);
         if let Some(conflict) = conflict {
             return Err(conflict);
         }

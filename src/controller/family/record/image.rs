@@ -382,10 +382,7 @@ impl LastBuild {
             Some((number, fingerprint)) if Some(number) > old.last_build => {
                 Self { number: Some(number), fingerprint: Some(fingerprint) }
             }
-            _ => Self {
-                number: old.last_build,
-                fingerprint: old.last_build_fingerprint.clone(),
-            },
+            _ => Self { number: old.last_build, fingerprint: old.last_build_fingerprint.clone() },
         }
     }
 }
