@@ -180,7 +180,7 @@ fn not_admitted(problem: &Problem) -> BuildFailure {
 
 /// Whether the builder's container was created and only lacks a shell. Its image was pulled then.
 fn has_no_shell(found: &Pod) -> bool {
-    let containers = found.status.as_ref().map(|status| pod::containers(status));
+    let containers = found.status.as_ref().map(pod::containers);
     containers.into_iter().flatten().filter(|container| container.name != PREPARE).any(
         |container| {
             pod::terminated(container).is_some_and(|ended| {
@@ -239,7 +239,7 @@ mod tests {
             name: "groundswell-check-1",
             namespace: "team",
             credentials: &[RegistryCredential::unrestricted("push")],
-            deadline: Duration::from_secs(180),
+            deadline: Duration::from_mins(3),
         };
         trial_job(&strategy, &StrategyRef::default(), &BuildEnvironment::default(), place)
             .expect("a Job")

@@ -69,16 +69,16 @@ pub async fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
         PluginCommand::Check(arguments) => return check::run(*arguments).await,
         PluginCommand::Status(arguments) => status::run(arguments).await?,
         PluginCommand::Trigger(arguments) => {
-            request::send_for_scope(RequestedAction::Trigger, arguments).await?
+            request::send_for_scope(RequestedAction::Trigger, arguments).await?;
         }
         PluginCommand::Retry(arguments) => {
-            request::send_for_scope(RequestedAction::Retry, arguments).await?
+            request::send_for_scope(RequestedAction::Retry, arguments).await?;
         }
         PluginCommand::Cancel(arguments) => {
-            request::send_for_scope(RequestedAction::Cancel, arguments).await?
+            request::send_for_scope(RequestedAction::Cancel, arguments).await?;
         }
         PluginCommand::Force(arguments) => {
-            request::send_for_scope(RequestedAction::Force, arguments).await?
+            request::send_for_scope(RequestedAction::Force, arguments).await?;
         }
         PluginCommand::Hold(arguments) => request::hold(arguments).await?,
         PluginCommand::Unhold(arguments) => request::unhold(arguments).await?,

@@ -63,7 +63,7 @@ struct Claimant<'a> {
 /// stall the family that has pushed there all along.
 fn conflicts(all: &[Arc<ImageFamily>], stores: &Stores) -> HashMap<Key, Problem> {
     let mut claimants: HashMap<String, Vec<Claimant<'_>>> = HashMap::new();
-    // The tags in the order of families and images, so that each family is told of its first one.
+    // The tags in the order of families and images, so that each family reports its first one.
     let mut tags = Vec::new();
     for family in all {
         for claim in claims(&family.spec).unwrap_or_default() {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     /// Returns the message of a family in conflict.
-    fn told(stores: &Stores, name: &str) -> Option<String> {
+    fn problem_of(stores: &Stores, name: &str) -> Option<String> {
         let family = stores.families.get(&Key::new("team", name)).expect("a family");
         TagOwners::default().conflict(&family, stores).map(|problem| problem.message)
     }
@@ -169,13 +169,13 @@ mod tests {
         let stores = Stores::default();
         add_family(&stores, "old", 1);
         add_family(&stores, "new", 2);
-        assert_eq!(told(&stores, "old"), None);
-        let message = told(&stores, "new").unwrap_or_default();
+        assert_eq!(problem_of(&stores, "old"), None);
+        let message = problem_of(&stores, "new").unwrap_or_default();
         assert!(message.contains("team/old, which is older"), "{message}");
 
         add_record(&stores, "new", "registry.example.com/base", "latest", 1);
-        assert_eq!(told(&stores, "new"), None);
-        let message = told(&stores, "old").unwrap_or_default();
+        assert_eq!(problem_of(&stores, "new"), None);
+        let message = problem_of(&stores, "old").unwrap_or_default();
         assert!(message.contains("team/new, which has pushed it"), "{message}");
 
         // Another tag, or one of another repository, is no claim to this one.
@@ -183,7 +183,7 @@ mod tests {
             [(2, "registry.example.com/base", "edge"), (3, "elsewhere.example.com/base", "latest")]
         {
             add_record(&stores, "new", repository, tag, version);
-            assert_eq!(told(&stores, "old"), None, "{repository}:{tag}");
+            assert_eq!(problem_of(&stores, "old"), None, "{repository}:{tag}");
         }
     }
 }

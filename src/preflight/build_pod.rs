@@ -278,7 +278,7 @@ impl ExplainingEvents {
             call(api.list(&parameters)).await.map(|list| PodEvent::newest_last(list.items))
         };
         let waiting = pods.iter().filter(|pod| needs_events(job, pod, Timestamp::now()));
-        for uid in waiting.filter_map(|pod| pod.uid()) {
+        for uid in waiting.filter_map(ResourceExt::uid) {
             self.read_at = Some(Instant::now());
             if let Ok(events) = list(&uid).await {
                 self.of_pods.record(&uid, events);
@@ -365,16 +365,18 @@ mod tests {
         })
     }
 
-    fn admitted<K>(object: K, warnings: &[&str]) -> Result<DryRunAnswer<K>, CallError> {
-        Ok(DryRunAnswer { object, warnings: warnings.iter().map(ToString::to_string).collect() })
+    fn admitted<K>(object: K, warnings: &[&str]) -> DryRunAnswer<K> {
+        DryRunAnswer { object, warnings: warnings.iter().map(ToString::to_string).collect() }
     }
+
+    /// The answers about a Job and about its pod.
+    type Answers = (Result<(), CallError>, Result<(), CallError>);
 
     #[test]
     fn the_api_servers_words_are_passed_on() {
         let security = "pods \"x\" is forbidden: violates PodSecurity \"baseline:latest\"";
         let quota = "jobs.batch \"x\" is forbidden: exceeded quota: few";
         let no_namespace = "namespaces \"team\" not found";
-        type Answers = (Result<(), CallError>, Result<(), CallError>);
         let cases: [(Answers, Verdict, &str); 7] = [
             ((Ok(()), Ok(())), Verdict::Ok, "team admits Jobs and pods of the strategy buildkit"),
             ((Ok(()), Err(CallError::Forbidden("no".into()))), Verdict::Ok, "admits Jobs of"),
@@ -392,15 +394,15 @@ mod tests {
             let job = tried.job().expect("a Job");
             for ((as_job, as_pod), verdict, expected) in cases {
                 let answers = AdmissionAnswers {
-                    job: as_job.and_then(|()| admitted(job.clone(), &[])),
-                    pod: as_pod.and_then(|()| admitted(pod_of(&job), &[])),
+                    job: as_job.map(|()| admitted(job.clone(), &[])),
+                    pod: as_pod.map(|()| admitted(pod_of(&job), &[])),
                 };
                 let finding = judge_admission(tried, &job, &answers, PodTrial::Follows);
                 assert_eq!(finding.verdict, verdict, "{finding:?}");
                 assert!(finding.message.contains(expected), "{finding:?}");
             }
             let answers = AdmissionAnswers {
-                job: admitted(job.clone(), &[]),
+                job: Ok(admitted(job.clone(), &[])),
                 pod: Err(CallError::Forbidden("no".into())),
             };
             let finding = judge_admission(tried, &job, &answers, PodTrial::LeftOut);
@@ -414,7 +416,8 @@ mod tests {
             let job = tried.job().expect("a Job");
             let judged = |returned: Job, warnings: &[&str]| {
                 let pod = admitted(pod_of(&job), &["would violate PodSecurity"]);
-                let answers = AdmissionAnswers { job: admitted(returned, warnings), pod };
+                let answers =
+                    AdmissionAnswers { job: Ok(admitted(returned, warnings)), pod: Ok(pod) };
                 judge_admission(tried, &job, &answers, PodTrial::Follows)
             };
             let finding = judged(job.clone(), &["would violate PodSecurity"]);

@@ -73,7 +73,7 @@ fn judge_version(version: &Info) -> Finding {
     }
 }
 
-/// Compares the fields of the kinds. `served` is the API server's OpenAPI document of our group.
+/// Compares the fields of the kinds. `served` is the API server's `OpenAPI` document of our group.
 fn judge_definitions(served: &Value, wanted: &[CustomResourceDefinition]) -> Finding {
     let install = "install Groundswell, or use --pre to check what comes before the installation";
     let (mut absent, mut missing, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
@@ -130,7 +130,7 @@ fn name_fields(fields: &[String]) -> String {
     }
 }
 
-/// Returns the schema of a kind in an OpenAPI document.
+/// Returns the schema of a kind in an `OpenAPI` document.
 fn served_schema<'a>(document: &'a Value, kind: &str) -> Option<&'a Value> {
     let schemas = document.pointer("/components/schemas")?.as_object()?;
     schemas.values().find(|schema| {

@@ -284,7 +284,8 @@ impl PreflightRun<'_> {
             self.namespace,
             deadline.as_secs()
         );
-        findings.extend(build_pod::run_trial(self.client, &tried, &job, stop).await?);
+        let trial = Box::pin(build_pod::run_trial(self.client, &tried, &job, stop));
+        findings.extend(trial.await?);
         Ok(())
     }
 

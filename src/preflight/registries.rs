@@ -218,8 +218,8 @@ mod tests {
         },
     };
 
-    fn secret(data: serde_json::Value) -> Result<Secret, CallError> {
-        Ok(serde_json::from_value(json!({"stringData": {}, "data": data})).expect("a Secret"))
+    fn secret(data: &serde_json::Value) -> Secret {
+        serde_json::from_value(json!({"data": data})).expect("a Secret")
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
         // {"auths":{"r.example":{"username":"me","password":"hunter2"}}}
         let readable =
             "eyJhdXRocyI6eyJyLmV4YW1wbGUiOnsidXNlcm5hbWUiOiJtZSIsInBhc3N3b3JkIjoiaHVudGVyMiJ9fX0=";
-        let readable = judged(secret(json!({DOCKER_CONFIG: readable})));
+        let readable = judged(Ok(secret(&json!({DOCKER_CONFIG: readable}))));
         assert_eq!(readable.finding, Finding::ok(CREDENTIALS, "push can be used"));
         assert!(readable.keychain.is_some());
         for (secret, verdict, expected) in [
@@ -241,9 +241,9 @@ mod tests {
                 "there is no Secret team/push",
             ),
             (Err(CallError::Forbidden("no".into())), Verdict::NotChecked, "no; the registries"),
-            (secret(json!({})), Verdict::Problem, "has no key .dockerconfigjson"),
+            (Ok(secret(&json!({}))), Verdict::Problem, "has no key .dockerconfigjson"),
             // hunter2
-            (secret(json!({DOCKER_CONFIG: "aHVudGVyMg=="})), Verdict::Problem, "Secret push"),
+            (Ok(secret(&json!({DOCKER_CONFIG: "aHVudGVyMg=="}))), Verdict::Problem, "Secret push"),
         ] {
             let FamilyKeychain { keychain, finding } = judged(secret);
             assert!(keychain.is_none());

@@ -159,7 +159,7 @@ impl CheckScene {
             .collect()
     }
 
-    /// A kubeconfig of a ServiceAccount of the namespace, with the rights of a role.
+    /// A kubeconfig of a `ServiceAccount` of the namespace, with the rights of a role.
     async fn kubeconfig_of(&self, name: &str) -> PathBuf {
         let accounts: Api<ServiceAccount> = self.place.api();
         let account = ServiceAccount { metadata: named(name), ..ServiceAccount::default() };

@@ -56,10 +56,10 @@ pub struct Demand<'a> {
 /// Returns which builds each family may start now: a list for each demand, in their order.
 ///
 /// `free_by_upstream` says how many more builds may run for each [`QuotaUpstream`]. The next build
-/// goes to the family that runs the fewest builds for its weight. Ties go to the family that has waited longest
-/// for its weight, then to the first by name. So a family that runs nothing precedes every family
-/// that runs something. Where there are fewer free places than families, the families take turns,
-/// and those with more weight get more turns.
+/// goes to the family that runs the fewest builds for its weight. Ties go to the family that has
+/// waited longest for its weight, then to the first by name. So a family that runs nothing precedes
+/// every family that runs something. Where there are fewer free places than families, the families
+/// take turns, and those with more weight get more turns.
 ///
 /// All shares together stay within the limits, and no capacity stays free that a build could use. A
 /// build whose upstream has reached its limit does not delay the family's later builds. Costs O(n

@@ -194,7 +194,7 @@ impl Reconcile<'_> {
         let last_handled = requests.first().map(|request| request.id.clone());
         let (reason, message) =
             (decided.reason, shorten(&decided.message.to_string(), MAX_IMAGE_MESSAGE));
-        let numbered = LastBuild::of(old, decided);
+        let numbered = NumberedBuild::of(old, decided);
         let mut status = ManagedImageStatus {
             observed_generation,
             conditions: own_conditions(&old.conditions),
@@ -365,12 +365,12 @@ pub fn needs_user(state: ImageState, reason: &str) -> bool {
 }
 
 /// The highest number given to a build, and the fingerprint that has it.
-struct LastBuild {
+struct NumberedBuild {
     number: Option<i64>,
     fingerprint: Option<String>,
 }
 
-impl LastBuild {
+impl NumberedBuild {
     /// Returns the number after this decision.
     fn of(old: &ManagedImageStatus, decided: &ImageDecision) -> Self {
         let verified = decided.verified.as_deref();

@@ -11,7 +11,8 @@ use crate::api::{
 };
 
 /// The reasons of images and upstreams that a gate of the spec, or the wait for a digest that came
-/// back, keeps at their digest, or may keep there: after a restart, a candidate is resolved before its gates are known.
+/// back, keeps at their digest, or may keep there: after a restart, a candidate is resolved before
+/// its gates are known.
 const GATED: [&str; 8] = [
     AWAITING_APPROVAL,
     DIGEST_RETURNED,
