@@ -1,7 +1,7 @@
 //! The documents and the examples are correct: every link and every path in code style has a
-//! target, manifests consist of fields that exist, every condition reason and metric has a row in a
-//! table, every chart value is in the schema, and the examples' `ConfigMap`s hold the files of
-//! their folders.
+//! target, `make` has every target that they name, manifests consist of fields that exist, every
+//! condition reason and metric has a row in a table, every value of the chart is in its schema, and
+//! the examples' `ConfigMap`s hold the files of their folders.
 //!
 //! Needs no cluster; the end-to-end tests build and run the examples.
 
@@ -24,10 +24,15 @@ use groundswell::{
     cli::CommandLine,
     server::{
         Metrics,
-        metrics::{BuildResult, CheckResult},
+        metrics::{BuildResult, CheckResult, PollResult},
     },
 };
 use serde_json::Value;
+
+#[path = "support/lost_fields.rs"]
+mod lost_fields;
+
+use lost_fields::lost_fields;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -211,6 +216,15 @@ fn every_metric_and_its_results_are_explained() {
     }
     metrics.build_finished(BuildResult::Succeeded, None);
     metrics.check_finished(CheckResult::Passed);
+    for result in [
+        PollResult::Unchanged,
+        PollResult::Moved,
+        PollResult::NotFound,
+        PollResult::Denied,
+        PollResult::Unavailable,
+    ] {
+        metrics.upstream_polled(result);
+    }
     for phase in [CascadePhase::Complete, CascadePhase::Incomplete, CascadePhase::Superseded] {
         metrics.cascade_finished(phase, Duration::ZERO);
     }
@@ -233,15 +247,65 @@ fn every_metric_and_its_results_are_explained() {
     assert!(missing.is_empty(), "docs/operations.md does not explain {missing:?}");
 }
 
+/// Whether the schema of the chart's values has this value. Below an object that may have any
+/// fields, it has every value.
+fn has_value(schema: &Value, path: &str) -> bool {
+    let mut at = schema;
+    for name in path.split('.') {
+        if let Some(reference) = at["$ref"].as_str() {
+            at = schema.pointer(reference.trim_start_matches('#')).expect("a definition");
+        }
+        match at["properties"].get(name) {
+            Some(value) => at = value,
+            None => return at.get("properties").is_none() || at["additionalProperties"] != false,
+        }
+    }
+    true
+}
+
 #[test]
-fn every_documented_value_of_the_chart_is_in_its_schema() {
+fn every_value_of_the_chart_is_in_its_schema_and_so_is_what_documents_name() {
     let chart = root().join("charts/groundswell");
     let values: Value = serde_yaml::from_str(&read(&chart.join("values.yaml"))).expect("YAML");
     let schema: Value =
         serde_json::from_str(&read(&chart.join("values.schema.json"))).expect("JSON");
-    for name in values.as_object().expect("values").keys() {
+    let values = values.as_object().expect("values");
+    for name in values.keys() {
         assert!(schema["properties"].get(name).is_some(), "{name} is not in values.schema.json");
     }
+    let name =
+        regex::Regex::new(r"`([a-z][A-Za-z]*)((?:\.[A-Za-z]+)+)(?:=[^`]*)?`").expect("regex");
+    let mut checked = 0;
+    for document in documents().iter().filter(|path| !path.ends_with("docs/strategies.md")) {
+        let text = read(document);
+        for found in name.captures_iter(&text).filter(|found| values.contains_key(&found[1])) {
+            checked += 1;
+            let path = format!("{}{}", &found[1], &found[2]);
+            assert!(
+                has_value(&schema, &path),
+                "{}: the chart has no value {path}",
+                document.display()
+            );
+        }
+    }
+    assert!(checked > 20, "only {checked} values");
+}
+
+#[test]
+fn make_targets_in_documents_exist() {
+    let makefile = read(&root().join("Makefile"));
+    let targets: BTreeSet<&str> =
+        makefile.lines().filter_map(|line| Some(line.split_once(": ## ")?.0)).collect();
+    let used = regex::Regex::new(r"(?m)(?:`|^(?:\$ )?)make ([a-z][a-z-]*)").expect("regex");
+    let mut checked = 0;
+    for document in documents() {
+        for found in used.captures_iter(&read(&document)) {
+            checked += 1;
+            let target = &found[1];
+            assert!(targets.contains(target), "{}: make {target}", document.display());
+        }
+    }
+    assert!(checked > 20, "only {checked} targets");
 }
 
 #[test]
@@ -277,27 +341,6 @@ fn tests_that_documents_name_exist() {
     assert!(missing.is_empty(), "docs/behaviour.md names tests that do not exist: {missing:?}");
 }
 
-/// Returns the fields of a manifest that are lost when it is read into the type and written again:
-/// those that do not exist.
-fn lost(path: &str, written: &Value, kept: &Value) -> Vec<String> {
-    match (written, kept) {
-        (Value::Object(written), Value::Object(kept)) => written
-            .iter()
-            .flat_map(|(name, value)| match kept.get(name) {
-                Some(kept) => lost(&format!("{path}.{name}"), value, kept),
-                None => vec![format!("{path}.{name}")],
-            })
-            .collect(),
-        (Value::Array(written), Value::Array(kept)) if written.len() == kept.len() => written
-            .iter()
-            .zip(kept)
-            .enumerate()
-            .flat_map(|(index, (written, kept))| lost(&format!("{path}[{index}]"), written, kept))
-            .collect(),
-        _ => Vec::new(),
-    }
-}
-
 fn family(origin: &str, yaml: &str) -> ImageFamily {
     let written: Value =
         serde_yaml::from_str(yaml).unwrap_or_else(|error| panic!("{origin}: {error}"));
@@ -305,7 +348,7 @@ fn family(origin: &str, yaml: &str) -> ImageFamily {
         serde_json::from_value(written.clone()).unwrap_or_else(|error| panic!("{origin}: {error}"));
     let kept = serde_json::to_value(&family).expect("a family serializes");
     // Empty and default values may be left out when they are written.
-    let lost: Vec<_> = lost("", &written, &kept)
+    let lost: Vec<_> = lost_fields("", &written, &kept)
         .into_iter()
         .filter(|path| path != ".metadata.creationTimestamp" && !path.ends_with(".suspend"))
         .collect();

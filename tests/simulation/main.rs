@@ -29,6 +29,9 @@ mod garbage_collector;
 mod history;
 mod invariants;
 mod job_controller;
+#[path = "../support/lost_fields.rs"]
+mod lost_fields;
+mod manifests;
 mod objects;
 mod oracle;
 mod process;

@@ -10,6 +10,8 @@ use groundswell::controller::object_cache::Key;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::manifests;
+
 /// The kinds that the controller uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -127,6 +129,7 @@ impl Objects {
         if kind.is_ours() {
             object.as_object_mut().expect("an object").remove("status");
         }
+        manifests::check(kind, &object);
         Ok(self.put(kind, key, object))
     }
 
@@ -145,6 +148,7 @@ impl Objects {
             return Ok(known);
         }
         if object.get("spec") != known.get("spec") {
+            manifests::check(kind, &object);
             let generation = known["metadata"]["generation"].as_i64().unwrap_or_default();
             object["metadata"]["generation"] = json!(generation + 1);
         }
