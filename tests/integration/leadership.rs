@@ -1,4 +1,5 @@
-//! One of two controllers leads. The other takes over within 20 seconds after the first is killed.
+//! One of two controllers leads. The other takes over within 17 seconds after the first is killed,
+//! plus the time of its calls to the API server.
 
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,10 @@ use super::{
         wait::wait_for,
     },
 };
+
+/// Upper bound on the time until the second controller leads: the 17 seconds that the documentation
+/// states, and the time of the calls.
+const MAX_TAKEOVER: Duration = Duration::from_secs(20);
 
 #[tokio::test]
 async fn the_second_controller_takes_over() {
@@ -30,7 +35,7 @@ async fn the_second_controller_takes_over() {
     leader.kill();
     let killed = Instant::now();
     scene.move_upstream("2").await;
-    wait_for("the second to lead", 20, async || {
+    wait_for("the second to lead", MAX_TAKEOVER.as_secs(), async || {
         let holder = holder(&scene).await;
         if holder == "two" {
             Ok(())
@@ -39,7 +44,7 @@ async fn the_second_controller_takes_over() {
         }
     })
     .await;
-    assert!(killed.elapsed() < Duration::from_secs(20), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < MAX_TAKEOVER, "{:?}", killed.elapsed());
     scene.place.wait_rebuilt("app", &digests, 60).await;
     scene.assert_builds("app", 2).await;
     assert_eq!(leads(&follower).await, Ok("1".into()));
