@@ -252,28 +252,30 @@ impl Reservation<'_> {
         let Some(quota) = self.quota else { return };
         let (mut families, now) = (quota.lock(), self.now);
         let max_builds = request.builds.len();
-        let (mut request, mut allowance, mut refused) =
-            (request, BuildAllowance::default(), Vec::new());
+        let mut wanted = request;
+        let mut allowance = BuildAllowance::default();
+        // The builds that got no place under an earlier allowance.
+        let mut queued = Vec::new();
         let granted = loop {
             let Some(usage) = families.by_family.get_mut(&self.family) else {
                 // The family was deleted.
                 decide(BuildAllowance { family: Some(0), ..BuildAllowance::default() });
                 return;
             };
-            usage.request(&request, now);
+            usage.request(&wanted, now);
             let mut division = quota.divide(&families, now);
             let indices = division.granted.remove(&self.family).unwrap_or_default();
-            let SplitBuilds { granted, refused: left } = split(request.builds, &indices);
+            let SplitBuilds { granted, left } = split(wanted.builds, &indices);
             if left.is_empty() || allowance.family == Some(0) {
                 break granted;
             }
             tighten(&mut allowance, &granted, &left, &division.limited_upstreams);
-            refused.extend(left);
-            request = decide(allowance.clone());
+            queued.extend(left);
+            wanted = decide(allowance.clone());
         };
         let Some(usage) = families.by_family.get_mut(&self.family) else { return };
-        refused.truncate(max_builds.saturating_sub(granted.len()));
-        usage.queued = refused;
+        queued.truncate(max_builds.saturating_sub(granted.len()));
+        usage.queued = queued;
         if !granted.is_empty() {
             usage.queued_since = now;
         }
@@ -387,15 +389,15 @@ impl<'a> UpstreamUsage<'a> {
 /// Builds with a place, and builds without.
 struct SplitBuilds {
     granted: Vec<BuildUpstreams>,
-    refused: Vec<BuildUpstreams>,
+    left: Vec<BuildUpstreams>,
 }
 
 /// Splits builds into those at the given indices, which are sorted, and the others.
 fn split(builds: Vec<BuildUpstreams>, granted: &[WantIndex]) -> SplitBuilds {
-    let mut split = SplitBuilds { granted: Vec::new(), refused: Vec::new() };
+    let mut split = SplitBuilds { granted: Vec::new(), left: Vec::new() };
     for (index, build) in WantIndex::enumerate(builds) {
         let is_granted = granted.binary_search(&index).is_ok();
-        let builds = if is_granted { &mut split.granted } else { &mut split.refused };
+        let builds = if is_granted { &mut split.granted } else { &mut split.left };
         builds.push(build);
     }
     split

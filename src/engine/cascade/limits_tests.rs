@@ -221,10 +221,9 @@ proptest! {
             prop_assert!(limit.is_none_or(|limit| given == 0 || given + run <= limit));
         }
         let used = |upstream: usize| {
-            let given = families
-                .iter()
-                .zip(&shares)
-                .flat_map(|(family, share)| share.iter().map(|want| &family.wants[want.position()]));
+            let given = families.iter().zip(&shares).flat_map(|(family, share)| {
+                share.iter().map(|want| &family.wants[want.position()])
+            });
             given.filter(|want| want.contains(&QuotaUpstream::new(upstream))).count()
         };
         prop_assert!(used(0) <= upstreams[0] && used(1) <= upstreams[1]);

@@ -124,10 +124,14 @@ impl DecisionView<'_> {
     /// - while the registry is asked what is to be built;
     /// - for pending changes, until the cascade starts that picks them up.
     fn delays(&self, input: &DecideInput<'_>, effect: &RequestEffect) -> bool {
+        if effect.starts.is_empty() {
+            return false;
+        }
+        if self.gated {
+            return true;
+        }
         let mut images = effect.starts.iter().filter_map(|image| self.images.get(image.position()));
         match self.cascade {
-            _ if effect.starts.is_empty() => false,
-            _ if self.gated => true,
             CascadeDecision::Finish { superseded: true, .. } => true,
             CascadeDecision::None => {
                 images.any(is_awaited)

@@ -10,7 +10,7 @@ use crate::{
         CheckOutcome, Effect,
         tests::{CURRENT, model::FamilyModel},
     },
-    lineage::ImageIndex,
+    lineage::{CheckIndex, ImageIndex},
 };
 
 fn required_check(name: &str) -> Check {
@@ -31,8 +31,11 @@ fn a_child_and_the_tags_wait_for_the_checks() {
     model.finish_builds();
     let decision = model.reconcile();
     assert!(decision.effects.iter().any(|effect| {
-        let base = ImageIndex::new(0);
-        matches!(effect, Effect::Check { image, check, attempt: 0, .. } if *image == base && check.position() == 0)
+        let (base, first) = (ImageIndex::new(0), CheckIndex::new(0));
+        matches!(
+            effect,
+            Effect::Check { image, check, attempt: 0, .. } if *image == base && *check == first
+        )
     }));
     assert_eq!(model.states(), [ImageState::Checking, ImageState::Waiting]);
     assert_eq!((model.builds(), model.tags.len()), (vec![1, 0], 0));
