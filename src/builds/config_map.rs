@@ -1,33 +1,10 @@
-//! The paths in a build's pod, and the files and the hash of a `ConfigMap` source. The controller
-//! and `prepare` share them.
+//! The files of a `ConfigMap` source, and their hash. The controller and `prepare` share them.
 
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::api::ConfigMapItem;
-
-/// The folder that `prepare` and the builder share.
-pub const WORKSPACE: &str = "/workspace";
-/// The build context, inside of [`WORKSPACE`].
-pub const CONTEXT: &str = "/workspace/context";
-/// The private certificate authorities of the operator's configuration, if there are any.
-pub const CA_FILE: &str = "/workspace/ca.crt";
-/// The certificates of the system and those of [`CA_FILE`] together.
-pub const TRUST_FILE: &str = "/workspace/ca-certificates.crt";
-/// The dates of the image, as variables of a shell.
-pub const DATES: &str = "/workspace/dates.env";
-/// The folder with the merged `config.json`. The variable `DOCKER_CONFIG` names it.
-pub const DOCKER_CONFIG: &str = "/docker-config";
-/// The mount path of a `ConfigMap` source, in `prepare` only.
-pub const CONFIG_MAP: &str = "/source";
-/// The mount path of a Git credential, in `prepare` only.
-pub const GIT_SECRET: &str = "/git-credential";
-/// The folder that holds the mounted registry credentials, each in a folder named by its index from
-/// 0. Only `prepare` and the step `credentials` of a check mount them.
-pub const CREDENTIALS: &str = "/credentials";
-/// The Dockerfile's path in the build context, unless the source gives another one.
-pub const DOCKERFILE: &str = "Dockerfile";
+use crate::{api::ConfigMapItem, builds::pod_paths::DOCKERFILE};
 
 /// A file of a build context.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,11 +21,11 @@ use crate::{
     api::{BuildStrategy, CredentialUse, RegistryCredential, StrategyRef, labels},
     builds::{
         platform::select_nodes,
+        pod_paths,
         pod_settings::PodSettings,
         prepare::spec::{PREPARE_VARIABLE, PrepareSpec},
         proxy::ProxyVariables,
         request::{BuildRequest, ResolvedSource},
-        source,
         strategy::{self, StrategyError},
     },
     identity::Fingerprint,
@@ -214,7 +214,7 @@ fn add_shared_mounts(container: &mut Container) {
     container.volume_mounts.get_or_insert_default().extend(shared_mounts());
     let env = container.env.get_or_insert_default();
     env.retain(|variable| variable.name != "DOCKER_CONFIG");
-    env.push(env_var("DOCKER_CONFIG", source::DOCKER_CONFIG));
+    env.push(env_var("DOCKER_CONFIG", pod_paths::DOCKER_CONFIG));
     container.termination_message_policy.get_or_insert_with(|| "FallbackToLogsOnError".into());
 }
 
@@ -229,7 +229,7 @@ fn prepare_container(
     let mut env = vec![env_var(PREPARE_VARIABLE, &spec.to_variable())];
     if !environment.ca_bundle.is_empty() {
         // Git trusts one file. `prepare` writes it, with the authorities of the system in it.
-        env.push(env_var("SSL_CERT_FILE", source::TRUST_FILE));
+        env.push(env_var("SSL_CERT_FILE", pod_paths::TRUST_FILE));
     }
     environment.proxy.add_to(&mut env);
     Container {
@@ -314,13 +314,12 @@ fn empty_volume(name: &str, medium: Option<&str>, size: &str) -> Volume {
 }
 
 fn shared_mounts() -> [VolumeMount; 2] {
-    [(WORKSPACE_VOLUME, source::WORKSPACE), (DOCKER_CONFIG_VOLUME, source::DOCKER_CONFIG)].map(
-        |(name, path)| VolumeMount {
+    [(WORKSPACE_VOLUME, pod_paths::WORKSPACE), (DOCKER_CONFIG_VOLUME, pod_paths::DOCKER_CONFIG)]
+        .map(|(name, path)| VolumeMount {
             name: name.into(),
             mount_path: path.into(),
             ..VolumeMount::default()
-        },
-    )
+        })
 }
 
 /// Returns the volumes that only `prepare` mounts, and their mounts. All volumes are optional. A
@@ -341,11 +340,11 @@ fn inputs(request: &BuildRequest) -> (Vec<Volume>, Vec<VolumeMount>) {
                 }),
                 ..Volume::default()
             },
-            source::CONFIG_MAP,
+            pod_paths::CONFIG_MAP,
         )),
         ResolvedSource::Git { secret: Some(credential), .. } => Some((
             secret_volume(format!("{INPUT_VOLUME_PREFIX}git"), &credential.name, None),
-            source::GIT_SECRET,
+            pod_paths::GIT_SECRET,
         )),
     };
     if let Some((volume, path)) = source {
@@ -371,7 +370,7 @@ pub(super) fn credential_inputs(
             name,
             Some(vec![key]),
         );
-        let mount = input_mount(&volume, format!("{}/{index}", source::CREDENTIALS));
+        let mount = input_mount(&volume, format!("{}/{index}", pod_paths::CREDENTIALS));
         (volume, mount)
     })
 }

@@ -192,7 +192,7 @@ fn private_authorities_and_the_proxy_reach_prepare_and_the_builder() {
     let spec: PrepareSpec =
         serde_json::from_str(&value(prepare, PREPARE_VARIABLE).expect("a spec")).expect("parses");
     assert_eq!(spec.ca_bundle, certificate);
-    assert_eq!(value(prepare, "SSL_CERT_FILE").as_deref(), Some(source::TRUST_FILE));
+    assert_eq!(value(prepare, "SSL_CERT_FILE").as_deref(), Some(pod_paths::TRUST_FILE));
     for container in [prepare, &configured.containers[0]] {
         assert_eq!(value(container, "HTTPS_PROXY").as_deref(), Some("http://proxy:3128"));
     }
@@ -369,7 +369,7 @@ fn buildkit_gets_the_dates_that_prepare_writes() {
         let command = build.command.expect("a command");
         assert_eq!(command[0], "sh");
         let script = command[2]
-            .replace(source::DATES, &dates.display().to_string())
+            .replace(pod_paths::DATES, &dates.display().to_string())
             .replace("buildctl-daemonless.sh", &format!("sh {entry_point}"));
         let args = build.args.expect("arguments");
         let output = std::process::Command::new("sh")

@@ -8,16 +8,17 @@
 //! the registry, not the Job.
 
 pub mod checks;
+pub mod config_map;
 pub mod dockerfile;
 pub mod git;
 pub mod job;
 pub mod outcome;
 pub mod platform;
+pub mod pod_paths;
 pub mod pod_settings;
 pub mod prepare;
 pub mod proxy;
 pub mod request;
-pub mod source;
 pub mod strategy;
 pub mod strategy_revision;
 pub mod template;

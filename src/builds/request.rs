@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{ConfigMapItem, RegistryCredential},
-    builds::source::DOCKERFILE,
+    builds::pod_paths::DOCKERFILE,
     identity::{BuildIdentity, PinnedParent},
     registry::Platform,
 };
@@ -81,7 +81,7 @@ pub enum ResolvedSource {
         /// Which key becomes which file. If empty, every key becomes a file of its own name.
         items: Vec<ConfigMapItem>,
         /// The hash that the files must have, as
-        /// [`source::config_map_hash`](crate::builds::source::config_map_hash) returns it.
+        /// [`config_map_hash`](crate::builds::config_map::config_map_hash) returns it.
         hash: String,
     },
     /// A commit of a Git repository.

@@ -11,8 +11,8 @@ use crate::{
     builds::{
         job::{DOCKER_CONFIG_VOLUME, INPUT_VOLUME_PREFIX, PREPARE, WORKSPACE_VOLUME},
         platform::{PLATFORM_PARAMETER, selector_conflict},
+        pod_paths,
         request::BuildRequest,
-        source,
         template::{self, TemplateError, Variables},
     },
     registry::Platform,
@@ -257,7 +257,7 @@ fn first_problem(spec: &PodSpec, user_namespace: UserNamespace) -> Option<PodPro
                     format!("names the volume `{}`, which is not in volumes", mount.name),
                 ));
             }
-            [source::WORKSPACE, source::DOCKER_CONFIG]
+            [pod_paths::WORKSPACE, pod_paths::DOCKER_CONFIG]
                 .contains(&mount.mount_path.trim_end_matches('/'))
                 .then(|| {
                     let problem = format!(

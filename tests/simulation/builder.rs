@@ -6,12 +6,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use groundswell::{
     api::{EdgeUse, labels},
     builds::{
+        config_map::config_map_hash,
         prepare::{
             error::{PrepareError, PrepareReason},
             spec::{PREPARE_VARIABLE, PrepareSpec},
         },
         request::ResolvedSource,
-        source::config_map_hash,
     },
     controller::object_cache::Key,
 };

@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api::{CredentialUse, RegistryCredential},
     builds::{
+        pod_paths,
         prepare::{
             docker_config::{self, ConfigAccess},
             error::{PrepareError, PrepareReason},
         },
-        source,
     },
     registry::Reference,
 };
@@ -73,11 +73,11 @@ fn write_config(variable: Option<OsString>, root: &Path) -> Result<(), PrepareEr
     let image: Reference =
         spec.image.parse().map_err(|error| broken(&format!("`image`: {error}")))?;
     let under_root = |path: &str| root.join(path.trim_start_matches('/'));
-    let keychain = docker_config::merge(&spec.credentials, &under_root(source::CREDENTIALS))?;
+    let keychain = docker_config::merge(&spec.credentials, &under_root(pod_paths::CREDENTIALS))?;
     // The check's image may run as any user. No other pod can read the file.
     docker_config::write_file(
         &keychain.docker_config([(&image, CredentialUse::Pull)]),
-        &under_root(source::DOCKER_CONFIG),
+        &under_root(pod_paths::DOCKER_CONFIG),
         ConfigAccess::AllUsers,
     )
 }

@@ -24,8 +24,8 @@ use crate::{
             memory_volume, restricted_security_context, short_name,
         },
         platform::select_nodes,
+        pod_paths,
         pod_settings::CheckSettings,
-        source,
     },
 };
 
@@ -203,7 +203,7 @@ fn add_credentials(
 ) {
     let writable_mount = VolumeMount {
         name: DOCKER_CONFIG_VOLUME.into(),
-        mount_path: source::DOCKER_CONFIG.into(),
+        mount_path: pod_paths::DOCKER_CONFIG.into(),
         read_only: Some(false),
         ..VolumeMount::default()
     };
@@ -229,7 +229,7 @@ fn add_credentials(
         container.volume_mounts.get_or_insert_default().push(read_only_mount.clone());
         let env = container.env.get_or_insert_default();
         if env.iter().all(|variable| variable.name != "DOCKER_CONFIG") {
-            env.push(env_var("DOCKER_CONFIG", source::DOCKER_CONFIG));
+            env.push(env_var("DOCKER_CONFIG", pod_paths::DOCKER_CONFIG));
         }
     }
 }

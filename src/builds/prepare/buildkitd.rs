@@ -11,8 +11,8 @@ use url::Url;
 
 use crate::{
     builds::{
+        pod_paths::CA_FILE,
         prepare::{PodPaths, disk_error, error::PrepareError},
-        source::CA_FILE,
     },
     registry::Config,
 };

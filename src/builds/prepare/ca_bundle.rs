@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, fs};
 
 use crate::{
     builds::{
+        pod_paths,
         prepare::{
             PodPaths, disk_error,
             error::{PrepareError, PrepareReason},
             spec::PrepareSpec,
         },
-        source,
     },
     registry::{CaBundle, Reference},
 };
@@ -26,9 +26,9 @@ pub(super) fn write(spec: &PrepareSpec, paths: &PodPaths) -> Result<(), PrepareE
         PrepareError::new(PrepareReason::InfrastructureFailed, message)
     })?;
     let under_root = |path: &str| paths.root.join(path.trim_start_matches('/'));
-    let own = under_root(source::CA_FILE);
+    let own = under_root(pod_paths::CA_FILE);
     fs::write(&own, bundle.pem()).map_err(|error| disk_error(&own, &error))?;
-    let all = under_root(source::TRUST_FILE);
+    let all = under_root(pod_paths::TRUST_FILE);
     bundle.write_with_system(&paths.root, &all).map_err(|error| disk_error(&all, &error))
 }
 

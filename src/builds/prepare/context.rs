@@ -9,13 +9,14 @@ use std::{
 };
 
 use crate::builds::{
+    config_map::{self, ContextFile},
     git::{self, FetchLimits, FetchedCommit, GitCredential, WantedCommit},
+    pod_paths,
     prepare::{
         PodPaths, disk_error,
         error::{PrepareError, PrepareReason},
     },
     request::{GitSecret, ResolvedSource},
-    source::{self, ContextFile},
 };
 
 /// Maximum size of a mounted `ConfigMap` or Secret in bytes. The API server allows 1 MiB.
@@ -32,7 +33,7 @@ pub(super) fn write(
     match source {
         ResolvedSource::Inline { dockerfile } => {
             let dockerfile = ContextFile {
-                path: source::DOCKERFILE,
+                path: pod_paths::DOCKERFILE,
                 executable: false,
                 content: dockerfile.as_bytes(),
             };
@@ -51,9 +52,9 @@ pub(super) fn write(
             if content.is_empty() {
                 return Err(missing("it does not exist, or it is empty".into()));
             }
-            let files = source::config_map_files(&content, items)
+            let files = config_map::config_map_files(&content, items)
                 .map_err(|error| missing(error.to_string()))?;
-            if source::files_hash(&files) != *hash {
+            if config_map::files_hash(&files) != *hash {
                 let message = format!(
                     "ConfigMap `{name}`, the source, changed while the build was starting; the \
                      next build uses the new content"

@@ -16,12 +16,12 @@ use crate::{
     api::EdgeUse,
     builds::{
         dockerfile::DeclaredEdge,
+        pod_paths,
         prepare::{
             PodPaths, disk_error,
             error::{PrepareError, PrepareReason},
             spec::PrepareSpec,
         },
-        source,
     },
     registry::{
         Client, Config, ImageConfig, Index, IndexEntry, Keychain, ManifestKind, Platform,
@@ -89,7 +89,7 @@ impl ImageDates {
 
     /// Writes the dates for the builder.
     pub fn write(self, paths: &PodPaths) -> Result<(), PrepareError> {
-        let path = paths.root.join(source::DATES.trim_start_matches('/'));
+        let path = paths.root.join(pod_paths::DATES.trim_start_matches('/'));
         fs::write(&path, self.to_shell()).map_err(|error| disk_error(&path, &error))
     }
 }

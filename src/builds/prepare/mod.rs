@@ -28,12 +28,12 @@ use crate::{
     builds::{
         dockerfile::{self, Dockerfile},
         git::FetchLimits,
+        pod_paths,
         prepare::{
             dates::{ImageDates, ParentDates},
             error::{PrepareError, PrepareReason},
             spec::PrepareSpec,
         },
-        source,
     },
     registry::{CaBundle, Config, Keychain, Platform},
 };
@@ -61,11 +61,11 @@ impl PodPaths {
         let under = |path: &str| root.join(path.trim_start_matches('/'));
         Self {
             root: root.to_owned(),
-            workspace: under(source::WORKSPACE),
-            docker_config: under(source::DOCKER_CONFIG),
-            config_map: under(source::CONFIG_MAP),
-            git_secret: under(source::GIT_SECRET),
-            credentials: under(source::CREDENTIALS),
+            workspace: under(pod_paths::WORKSPACE),
+            docker_config: under(pod_paths::DOCKER_CONFIG),
+            config_map: under(pod_paths::CONFIG_MAP),
+            git_secret: under(pod_paths::GIT_SECRET),
+            credentials: under(pod_paths::CREDENTIALS),
             uid_map: under("/proc/self/uid_map"),
             termination_log: under("/dev/termination-log"),
         }

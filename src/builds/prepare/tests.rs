@@ -159,8 +159,12 @@ fn a_config_map_is_used_only_if_it_is_unchanged() {
         serde_json::from_value(items.clone()).expect("items");
     let data =
         ["Dockerfile", "run"].map(|key| (key.to_owned(), pod.read(&format!("source/{key}"))));
-    let hash = source::config_map_hash(&data.into(), &std::collections::BTreeMap::new(), &parsed)
-        .expect("hash");
+    let hash = crate::builds::config_map::config_map_hash(
+        &data.into(),
+        &std::collections::BTreeMap::new(),
+        &parsed,
+    )
+    .expect("hash");
     let spec = spec(json!({"type": "configMap", "name": "files", "items": items, "hash": hash}));
     pod.run(&spec).expect("prepared");
     assert_eq!(pod.read("workspace/context/bin/run"), "#!/bin/sh\n");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::{
-    builds::{SOURCE_DATE_EPOCH, request::BuildRequest, source},
+    builds::{SOURCE_DATE_EPOCH, pod_paths, request::BuildRequest},
     identity::{ParentNaming, PinnedParent},
     registry::Reference,
 };
@@ -101,7 +101,7 @@ impl Variables {
             labels: pairs(&request.labels),
             annotations: pairs(&request.annotations),
             epoch: SOURCE_DATE_EPOCH,
-            context: source::CONTEXT,
+            context: pod_paths::CONTEXT,
             dockerfile: request.source.dockerfile_path().to_owned(),
             parameters,
             registry: RegistryVariables { plain_http: request.plain_http },

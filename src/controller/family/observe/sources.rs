@@ -5,7 +5,7 @@ use kube::{Api, ResourceExt};
 
 use crate::{
     api::{ConfigMapSource, GitSource, Image, SourceKind, condition::reason},
-    builds::source::{ConfigMapError, config_map_hash},
+    builds::config_map::{ConfigMapError, config_map_hash},
     controller::{
         error::{ReconcileError, call},
         family::observe::Observer,
