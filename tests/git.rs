@@ -379,7 +379,7 @@ async fn a_credential_gives_access_to_a_private_repository() {
         .expect_err("wrong");
     assert!(
         matches!(wrong, GitError::Credential { .. })
-            && wrong.to_string().contains("refuses the credential"),
+            && wrong.to_string().contains("rejects the credential"),
         "{wrong}"
     );
     assert!(

@@ -20,7 +20,7 @@ use crate::{
         job::{self, BuildEnvironment, PREPARE},
         outcome::{
             BuildJobOutcome, PodEvent, PodEvents,
-            admission::pod_refusal,
+            admission::pod_rejection,
             build_job_outcome, failure,
             message::{Keep, sanitize},
             never_ran, pod,
@@ -167,7 +167,7 @@ pub fn trial_outcome(
         )),
         BuildJobOutcome::Running => TrialOutcome::Waiting("its containers run".into()),
         BuildJobOutcome::NotAdmitted(problem) => TrialOutcome::Failed(not_admitted(&problem)),
-        BuildJobOutcome::Waiting(wait) => match pod_refusal(job_events) {
+        BuildJobOutcome::Waiting(wait) => match pod_rejection(job_events) {
             Some(problem) if pods.is_empty() => TrialOutcome::Failed(not_admitted(&problem)),
             _ => TrialOutcome::Waiting(wait.message.unwrap_or_else(|| describe_wait(pods))),
         },

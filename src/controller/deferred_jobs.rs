@@ -11,57 +11,57 @@ use crate::{
     engine::{DeferredJob, DeferredWork, Problem},
 };
 
-/// The pause after the first refusal. It doubles with each one in a row.
+/// The pause after the first rejection. It doubles with each one in a row.
 const MIN_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 /// Upper bound on the pause between two tries.
 const MAX_PAUSE: SignedDuration = SignedDuration::from_mins(5);
-/// The most refused Jobs of an image that are kept.
+/// The most rejected Jobs of an image that are kept.
 const MAX_JOBS_PER_IMAGE: usize = 32;
 
-/// The refused Jobs of a family, by image. Losing them costs one more try per Job.
+/// The rejected Jobs of a family, by image. Losing them costs one more try per Job.
 #[derive(Debug, Default)]
-pub struct DeferredJobs(HashMap<String, Vec<RefusedJob>>);
+pub struct DeferredJobs(HashMap<String, Vec<RejectedJob>>);
 
-/// A refusal of a Job or of its pod.
+/// A rejection of a Job or of its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Rejection {
     /// The image that the Job belongs to.
     pub image: String,
     /// What the Job is for.
     pub work: DeferredWork,
-    /// Why it is refused.
+    /// Why it is rejected.
     pub problem: Problem,
-    /// The uid of the Job, if it was created and its pod is refused. Such a refusal is observed
+    /// The uid of the Job, if it was created and its pod is rejected. Such a rejection is observed
     /// until the Job is deleted, and counts once.
     pub job_uid: Option<String>,
-    /// When the Job is to be created again, if that does not depend on the number of its refusals.
+    /// When the Job is to be created again, if that does not depend on the number of its rejections.
     pub retry_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
-struct RefusedJob {
+struct RejectedJob {
     job: DeferredJob,
     /// What the Job was made of.
     job_version: String,
-    /// How many times in a row it was refused.
-    refusals: u32,
-    /// The uid of the last Job whose pod was refused.
+    /// How many times in a row it was rejected.
+    rejections: u32,
+    /// The uid of the last Job whose pod was rejected.
     job_uid: Option<String>,
 }
 
 impl DeferredJobs {
-    /// Records a refusal. `family` is the uid of the family, and `job_version` says what the Job
+    /// Records a rejection. `family` is the uid of the family, and `job_version` says what the Job
     /// was made of.
-    pub fn record(&mut self, refusal: Refusal, family: &str, job_version: &str, now: Timestamp) {
-        let Refusal { image, work, problem, job_uid, retry_at } = refusal;
+    pub fn record(&mut self, rejection: Rejection, family: &str, job_version: &str, now: Timestamp) {
+        let Rejection { image, work, problem, job_uid, retry_at } = rejection;
         let seed = jitter_seed(&[family, &image]);
         let known = self.0.entry(image).or_default();
-        let position = known.iter().position(|refused| refused.job.work == work);
+        let position = known.iter().position(|rejected| rejected.job.work == work);
         let before = position
             .map(|position| known.remove(position))
             .filter(|before| before.job_version == job_version);
         let is_observed_again =
-            |before: &RefusedJob| job_uid.is_some() && before.job_uid == job_uid;
+            |before: &RejectedJob| job_uid.is_some() && before.job_uid == job_uid;
         let before = match before {
             Some(mut before) if is_observed_again(&before) => {
                 before.job.problem = problem;
@@ -70,10 +70,10 @@ impl DeferredJobs {
             }
             before => before,
         };
-        let refusals = before.as_ref().map_or(0, |before| before.refusals).saturating_add(1);
+        let rejections = before.as_ref().map_or(0, |before| before.rejections).saturating_add(1);
         let since = before.as_ref().map_or(now, |before| before.job.since);
-        let seed = seed.wrapping_add(refusals.into());
-        let pause = backoff::pause(refusals, MIN_PAUSE, MAX_PAUSE, seed);
+        let seed = seed.wrapping_add(rejections.into());
+        let pause = backoff::pause(rejections, MIN_PAUSE, MAX_PAUSE, seed);
         let retry_at =
             retry_at.unwrap_or_else(|| now.saturating_add(pause).unwrap_or(Timestamp::MAX));
         if known.len() >= MAX_JOBS_PER_IMAGE {
@@ -81,24 +81,24 @@ impl DeferredJobs {
         }
         let job = DeferredJob { work, problem, since, retry_at };
         let job_version = job_version.into();
-        // A refusal of the Job itself does not change which Job's pod was refused before.
+        // A rejection of the Job itself does not change which Job's pod was rejected before.
         let job_uid = job_uid.or_else(|| before.and_then(|before| before.job_uid));
-        known.push(RefusedJob { job, job_version, refusals, job_uid });
+        known.push(RejectedJob { job, job_version, rejections, job_uid });
     }
 
     /// Forgets a Job that was admitted with its pod.
     pub fn forget(&mut self, image: &str, work: &DeferredWork) {
         if let Some(known) = self.0.get_mut(image) {
-            known.retain(|refused| refused.job.work != *work);
+            known.retain(|rejected| rejected.job.work != *work);
         }
     }
 
-    /// Returns the refused Jobs of an image that were made of what they would be made of now.
+    /// Returns the rejected Jobs of an image that were made of what they would be made of now.
     #[must_use]
     pub fn of(&self, image: &str, job_version: &str) -> Vec<DeferredJob> {
         let known = self.0.get(image).map_or(&[][..], Vec::as_slice);
-        let same = known.iter().filter(|refused| refused.job_version == job_version);
-        same.map(|refused| refused.job.clone()).collect()
+        let same = known.iter().filter(|rejected| rejected.job_version == job_version);
+        same.map(|rejected| rejected.job.clone()).collect()
     }
 
     /// Forgets the Jobs of all other images.
@@ -117,8 +117,8 @@ mod tests {
     use super::*;
     use crate::api::condition::reason;
 
-    fn refusal(fingerprint: &str, job_uid: Option<&str>) -> Refusal {
-        Refusal {
+    fn rejection(fingerprint: &str, job_uid: Option<&str>) -> Rejection {
+        Rejection {
             image: "app".into(),
             work: DeferredWork::Build(fingerprint.into()),
             problem: Problem { reason: reason::QUOTA_EXCEEDED, message: "full".into() },
@@ -132,11 +132,11 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_grows_for_as_long_as_a_job_is_refused() {
+    fn the_pause_grows_for_as_long_as_a_job_is_rejected() {
         let mut deferred = DeferredJobs::default();
         let (mut now, mut pauses) = (Timestamp::UNIX_EPOCH, Vec::new());
         for _ in 0..20 {
-            deferred.record(refusal("f", None), "u", "1", now);
+            deferred.record(rejection("f", None), "u", "1", now);
             pauses.push(pause(&deferred, now));
             now = deferred.of("app", "1")[0].retry_at;
         }
@@ -145,12 +145,12 @@ mod tests {
         assert!(pauses.iter().all(|pause| *pause <= 300), "{pauses:?}");
         assert!(pauses[19] > 200, "{pauses:?}");
         assert_eq!(deferred.of("app", "1")[0].since, Timestamp::UNIX_EPOCH);
-        deferred.record(refusal("g", None), "u", "1", now);
+        deferred.record(rejection("g", None), "u", "1", now);
         deferred.forget("app", &DeferredWork::Build("f".into()));
         assert_eq!(deferred.of("app", "1").len(), 1);
         assert!(pause(&deferred, now) <= 10, "another Job starts with the first pause");
         for number in 0..100 {
-            deferred.record(refusal(&number.to_string(), None), "u", "1", now);
+            deferred.record(rejection(&number.to_string(), None), "u", "1", now);
         }
         assert_eq!(deferred.of("app", "1").len(), MAX_JOBS_PER_IMAGE);
         deferred.retain(|image| image != "app");
@@ -161,25 +161,25 @@ mod tests {
     fn a_job_made_of_something_else_waits_for_nothing() {
         let (mut deferred, now) = (DeferredJobs::default(), Timestamp::UNIX_EPOCH);
         for _ in 0..5 {
-            deferred.record(refusal("f", None), "u", "1", now);
+            deferred.record(rejection("f", None), "u", "1", now);
         }
         assert_eq!(deferred.of("app", "1").len(), 1);
         assert_eq!(deferred.of("app", "2"), [], "the strategy was edited");
-        deferred.record(refusal("f", None), "u", "2", now);
+        deferred.record(rejection("f", None), "u", "2", now);
         assert!(deferred.of("app", "2")[0].retry_at.duration_since(now).as_secs() <= 10);
         assert_eq!(deferred.of("app", "1"), []);
     }
 
     #[test]
-    fn the_refused_pod_of_a_job_counts_once() {
+    fn the_rejected_pod_of_a_job_counts_once() {
         let (mut deferred, now) = (DeferredJobs::default(), Timestamp::UNIX_EPOCH);
         let later = now + SignedDuration::from_secs(5);
         for at in [now, later, later] {
-            deferred.record(refusal("f", Some("u1")), "u", "1", at);
+            deferred.record(rejection("f", Some("u1")), "u", "1", at);
         }
         let first = deferred.of("app", "1")[0].retry_at;
         assert!(first <= now + MIN_PAUSE, "it was observed three times");
-        deferred.record(refusal("f", Some("u2")), "u", "1", later);
+        deferred.record(rejection("f", Some("u2")), "u", "1", later);
         assert!(deferred.of("app", "1")[0].retry_at > later + MIN_PAUSE, "the next Job");
     }
 
@@ -188,7 +188,7 @@ mod tests {
         let (mut deferred, now) = (DeferredJobs::default(), Timestamp::UNIX_EPOCH);
         let at = now + SignedDuration::from_hours(1);
         for _ in 0..3 {
-            deferred.record(Refusal { retry_at: Some(at), ..refusal("f", None) }, "u", "1", now);
+            deferred.record(Rejection { retry_at: Some(at), ..rejection("f", None) }, "u", "1", now);
             assert_eq!(deferred.of("app", "1")[0].retry_at, at);
         }
     }
@@ -197,7 +197,7 @@ mod tests {
     fn families_in_other_namespaces_do_not_try_at_the_same_time() {
         let retry_at = |family: &str| {
             let mut deferred = DeferredJobs::default();
-            deferred.record(refusal("f", None), family, "1", Timestamp::UNIX_EPOCH);
+            deferred.record(rejection("f", None), family, "1", Timestamp::UNIX_EPOCH);
             deferred.of("app", "1")[0].retry_at
         };
         assert_ne!(retry_at("a"), retry_at("b"));

@@ -195,21 +195,21 @@ pub struct ObservedImage<'a> {
     pub tags: HashMap<String, ObservedTag>,
 }
 
-/// A Job that a quota, a policy or a node has refused. It is created again, and no attempt is
+/// A Job that a quota, a policy or a node has rejected. It is created again, and no attempt is
 /// spent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeferredJob {
     /// What the Job is for.
     pub work: DeferredWork,
-    /// Why it was refused.
+    /// Why it was rejected.
     pub problem: Problem,
-    /// When it was first refused, of the refusals in a row.
+    /// When it was first rejected, of the rejections in a row.
     pub since: Timestamp,
     /// When it is created again.
     pub retry_at: Timestamp,
 }
 
-/// What a Job that was refused is for.
+/// What a Job that was rejected is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeferredWork {
     /// A build of a fingerprint.
@@ -313,12 +313,12 @@ impl ObservedBuild {
     /// `policy.rateLimit` counts these starts only.
     #[must_use]
     pub fn rate_limited_start(&self) -> Option<Timestamp> {
-        self.started_at.filter(|_| !self.identity.user_caused && !self.is_refused())
+        self.started_at.filter(|_| !self.identity.user_caused && !self.is_rejected())
     }
 
-    /// Whether the Job has no pod that may run, because the pod was refused.
+    /// Whether the Job has no pod that may run, because the pod was rejected.
     #[must_use]
-    pub const fn is_refused(&self) -> bool {
+    pub const fn is_rejected(&self) -> bool {
         matches!(self.outcome, BuildOutcome::NotAdmitted(_))
     }
 }
@@ -332,7 +332,7 @@ pub enum BuildOutcome {
     Succeeded,
     /// The build has failed.
     Failed(BuildFailure),
-    /// The Job's pod was refused, so that nothing has run. This is not a failure.
+    /// The Job's pod was rejected, so that nothing has run. This is not a failure.
     NotAdmitted(Problem),
     /// The Job is being deleted on purpose, or was. It counts neither as a success nor as a
     /// failure.
@@ -371,7 +371,7 @@ pub enum CheckOutcome {
     Passed(String),
     /// The exit code was not 0, or the infrastructure failed. The class says which.
     Failed(BuildFailure),
-    /// The Job's pod was refused, so that nothing has run. There is no result.
+    /// The Job's pod was rejected, so that nothing has run. There is no result.
     NotAdmitted(Problem),
     /// The Job was deleted before it ended, so that there is no result.
     Stopped,

@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     api::condition::shorten,
-    builds::outcome::{JobRefusal, cannot_run_dry, job_refusal},
+    builds::outcome::{JobRejection, cannot_run_dry, job_rejection},
 };
 
 /// Timeout of one call.
@@ -138,9 +138,9 @@ fn of_creation(status: &Status) -> CallError {
     if cannot_run_dry(status) {
         return CallError::NoDryRun(quote(&status.message));
     }
-    match job_refusal(status) {
-        Some(JobRefusal::NotNow(problem)) => CallError::NotAdmitted(quote(&problem.message)),
-        Some(JobRefusal::Failed(failure)) => CallError::NotAdmitted(quote(&failure.message)),
+    match job_rejection(status) {
+        Some(JobRejection::NotNow(problem)) => CallError::NotAdmitted(quote(&problem.message)),
+        Some(JobRejection::Failed(failure)) => CallError::NotAdmitted(quote(&failure.message)),
         None => of_status(status),
     }
 }

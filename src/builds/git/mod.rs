@@ -27,7 +27,7 @@ use url::Url;
 pub use credential::GitCredential;
 
 /// How often a server may ask for the credential in one connection. It asks again after it has
-/// refused the credential.
+/// rejected the credential.
 const MAX_CREDENTIAL_PROMPTS: u32 = 2;
 
 /// The upper bounds of one fetch.
@@ -311,7 +311,7 @@ fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteC
                 refuse("the server redirects to another host, which asks for the credential")
             }
             Some(_) if prompts > MAX_CREDENTIAL_PROMPTS => {
-                refuse("the server refuses the credential")
+                refuse("the server rejects the credential")
             }
             Some(credential) => credential.to_git2(user, allowed),
         }

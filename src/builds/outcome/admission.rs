@@ -1,4 +1,4 @@
-//! Refusals of Jobs and of their pods: by the API server, a quota, a policy or a node. Pure.
+//! Rejections of Jobs and of their pods: by the API server, a quota, a policy or a node. Pure.
 //!
 //! What is not admitted now may be admitted later, without a change of the image: a quota has room
 //! again, or somebody mends the policy. Such a Job waits, and counts as no attempt.
@@ -22,8 +22,8 @@ use crate::{
     },
 };
 
-/// Maximum number of characters of a refusal that are quoted. What to do follows the quotation, and
-/// must not be cut off.
+/// Maximum number of characters of a rejection that are quoted. What to do follows the quotation,
+/// and must not be cut off.
 const MAX_QUOTE: usize = 320;
 /// The reason of the Event of a Job whose pod cannot be created.
 const FAILED_CREATE: &str = "FailedCreate";
@@ -39,31 +39,31 @@ const ADMITTED_PODS: [&str; 6] =
 
 /// Why the API server does not accept a Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum JobRefusal {
+pub enum JobRejection {
     /// Something is in the way that may change without the family and the strategy. The Job waits.
     NotNow(Problem),
     /// The Job cannot be used. The image has failed, on the retry budget of the class.
     Failed(BuildFailure),
 }
 
-/// Who refuses a Job or a pod, as it is recognized in the text of the refusal.
-struct Refuser {
+/// Who rejects a Job or a pod, as it is recognized in the text of the rejection.
+struct Rejecter {
     /// Parts of the text in lower case, of which one is enough.
     words: &'static [&'static str],
     reason: &'static str,
     to_do: &'static str,
 }
 
-/// Who refuses Jobs and pods. The first one that is recognized counts.
-const REFUSERS: [Refuser; 7] = [
-    Refuser {
+/// Who rejects Jobs and pods. The first one that is recognized counts.
+const REJECTERS: [Rejecter; 7] = [
+    Rejecter {
         words: &["failed quota: "],
         reason: reason::JOB_REFUSED,
         to_do: "set what the quota demands: for the builder in the strategy (`cpuLimit` of the \
                 shipped ones), for `prepare`, `credentials` and checks with the values `steps` and \
                 `checks` of the chart",
     },
-    Refuser {
+    Rejecter {
         words: &[
             "exceeded quota: ",
             "status unknown for quota",
@@ -73,37 +73,37 @@ const REFUSERS: [Refuser; 7] = [
         reason: reason::QUOTA_EXCEEDED,
         to_do: "raise the quota, or wait until other objects are gone",
     },
-    Refuser {
+    Rejecter {
         words: &["violates podsecurity"],
         reason: reason::JOB_REFUSED,
         to_do: "change the namespace's label `pod-security.kubernetes.io/enforce`, or use a \
                 strategy that its level admits",
     },
-    Refuser {
+    Rejecter {
         words: &[" usage per ", "limit to request ratio per "],
         reason: reason::JOB_REFUSED,
         to_do: "change the LimitRange, or the resources in the strategy or in the values `steps` \
                 and `checks` of the chart",
     },
-    Refuser {
+    Rejecter {
         words: &["failed calling webhook", "failed to call webhook"],
         reason: reason::JOB_REFUSED,
         to_do: "repair the webhook, or exclude this namespace from it",
     },
-    Refuser {
+    Rejecter {
         words: &["cannot create resource"],
         reason: reason::JOB_REFUSED,
         to_do: "grant this permission to the controller",
     },
-    Refuser {
+    Rejecter {
         words: &["denied the request", "denied request", WEBHOOK_ANSWER],
         reason: reason::JOB_REFUSED,
         to_do: "change the policy, or the build strategy so that it complies",
     },
 ];
 
-/// What to do about a refusal by something that is not known.
-const OTHER_REFUSER: Refuser = Refuser {
+/// What to do about a rejection by something that is not known.
+const OTHER_REJECTER: Rejecter = Rejecter {
     words: &[],
     reason: reason::JOB_REFUSED,
     to_do: "change what forbids it, or the build strategy",
@@ -112,18 +112,18 @@ const OTHER_REFUSER: Refuser = Refuser {
 /// Returns why the API server does not accept a Job; `None` if the answer says nothing about the
 /// Job: the API server has too much to do, for example.
 #[must_use]
-pub fn job_refusal(answer: &Status) -> Option<JobRefusal> {
+pub fn job_rejection(answer: &Status) -> Option<JobRejection> {
     if is_own_validation(answer) {
         let text = format!(
             "{}; correct the build strategy, or the parameters that the family gives to it",
             quote(&answer.message)
         );
         let failed = failure(FailureClass::Input, reason::INVALID_STRATEGY, &text);
-        return Some(JobRefusal::Failed(failed));
+        return Some(JobRejection::Failed(failed));
     }
-    let by = refuser(&answer.message)
-        .or_else(|| matches!(answer.code, 400 | 403 | 422).then_some(&OTHER_REFUSER))?;
-    Some(JobRefusal::NotNow(by.problem("", &answer.message)))
+    let by = rejecter(&answer.message)
+        .or_else(|| matches!(answer.code, 400 | 403 | 422).then_some(&OTHER_REJECTER))?;
+    Some(JobRejection::NotNow(by.problem("", &answer.message)))
 }
 
 /// Whether the API server says only that a webhook cannot take part in a dry run.
@@ -143,16 +143,16 @@ fn is_own_validation(answer: &Status) -> bool {
         .any(|cause| !cause.field.is_empty());
     match answer.code {
         422 => names_field && !answer.message.starts_with(WEBHOOK_ANSWER),
-        400 => answer.reason == "BadRequest" && refuser(&answer.message).is_none(),
+        400 => answer.reason == "BadRequest" && rejecter(&answer.message).is_none(),
         _ => false,
     }
 }
 
 /// Returns why no pod is created for a Job, as the newest of its Events says it.
-pub(in crate::builds) fn pod_refusal(events: &[PodEvent]) -> Option<Problem> {
+pub(in crate::builds) fn pod_rejection(events: &[PodEvent]) -> Option<Problem> {
     let event = events.iter().rev().find(|event| event.reason == FAILED_CREATE)?;
     let text = event.message.strip_prefix(ERROR_CREATING).unwrap_or(&event.message);
-    Some(refuser(text).unwrap_or(&OTHER_REFUSER).problem("no pod is created: ", text))
+    Some(rejecter(text).unwrap_or(&OTHER_REJECTER).problem("no pod is created: ", text))
 }
 
 /// Returns that no pod is created for a Job, where nothing says why.
@@ -168,7 +168,7 @@ pub(super) fn no_pod(job: &Job) -> Problem {
 
 /// Returns why a node did not admit a pod that was scheduled to it, if it did not. Nothing of the
 /// pod has run.
-pub(super) fn node_refusal(pod: &Pod, own: &OwnContainers<'_>) -> Option<Problem> {
+pub(super) fn node_rejection(pod: &Pod, own: &OwnContainers<'_>) -> Option<Problem> {
     let status = pod.status.as_ref()?;
     let word = status.reason.as_deref()?;
     if ADMITTED_PODS.contains(&word) || is_disrupted(status) || own.has_started(status) {
@@ -189,19 +189,19 @@ fn is_disrupted(status: &PodStatus) -> bool {
     conditions.any(|condition| condition.type_ == "DisruptionTarget" && condition.status == "True")
 }
 
-fn refuser(text: &str) -> Option<&'static Refuser> {
+fn rejecter(text: &str) -> Option<&'static Rejecter> {
     let text = text.to_lowercase();
-    REFUSERS.iter().find(|refuser| refuser.words.iter().any(|words| text.contains(words)))
+    REJECTERS.iter().find(|rejecter| rejecter.words.iter().any(|words| text.contains(words)))
 }
 
-impl Refuser {
+impl Rejecter {
     fn problem(&self, what: &str, text: &str) -> Problem {
         let message = format!("{what}{}; {}", quote(text), self.to_do);
         Problem { reason: self.reason, message }
     }
 }
 
-/// Returns a refusal as messages quote it.
+/// Returns a rejection as messages quote it.
 fn quote(text: &str) -> String {
     shorten(&sanitize(text, Keep::Start).replace('\n', " "), MAX_QUOTE)
 }

@@ -9,7 +9,7 @@
 //! - `run`: the progress of a Job with one pod; builds and checks share it
 //! - `pod`: the environment of a pod: evictions, nodes, image pulls, scheduling
 //! - `events`: what the Events of a pod say about its start
-//! - `admission`: Jobs and pods that the API server, a policy or a node refuses
+//! - `admission`: Jobs and pods that the API server, a policy or a node rejects
 //! - `builder`: the class and the reason of a builder's final error
 //! - `message`: output of builders and clusters, cut and masked for messages
 //!
@@ -45,7 +45,7 @@ use crate::{
     },
 };
 
-pub use admission::{JobRefusal, cannot_run_dry, job_refusal};
+pub use admission::{JobRejection, cannot_run_dry, job_rejection};
 pub use events::{PodEvent, PodEvents};
 pub use own::{ended_at, pod_has_ended};
 pub use pod::PodWait;

@@ -13,7 +13,7 @@ use crate::{
         condition::{Problem, reason},
     },
     builds::outcome::{
-        admission::{self, no_pod, pod_refusal},
+        admission::{self, no_pod, pod_rejection},
         events::PodEvents,
         failure,
         message::{Keep, sanitize},
@@ -127,7 +127,7 @@ fn failed_pod<'a>(job: &Job, pod: &'a Pod, own: &OwnContainers<'_>) -> JobRun<'a
     if deleted_at(job).is_some_and(|at| own.ended_after(pod, at)) {
         return JobRun::Stopped;
     }
-    if let Some(problem) = admission::node_refusal(pod, own) {
+    if let Some(problem) = admission::node_rejection(pod, own) {
         return JobRun::NotAdmitted(problem);
     }
     if let Some(failure) = pod::disrupted(pod) {
@@ -239,7 +239,7 @@ fn without_pod_since<'a>(
     if now < reported {
         return JobRun::Waiting(PodWait { message: None, recheck_at: Some(reported) });
     }
-    if let Some(problem) = pod_refusal(events.of_job(job)) {
+    if let Some(problem) = pod_rejection(events.of_job(job)) {
         return JobRun::NotAdmitted(problem);
     }
     let problem = no_pod(job);

@@ -123,7 +123,7 @@ pub async fn reconcile(
     let deferred = reconcile.record().await?;
 
     // 12. (API) Delete Jobs that have a result or were cancelled, and still run, and those whose
-    // pods were refused.
+    // pods were rejected.
     reconcile.delete_ended_jobs().await?;
 
     // 13. (pure) Choose the time of the next reconcile.

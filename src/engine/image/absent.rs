@@ -103,7 +103,7 @@ impl ImageEval<'_> {
         })
     }
 
-    /// Returns a Job that was refused and is not to be created again yet. A user who requests a
+    /// Returns a Job that was rejected and is not to be created again yet. A user who requests a
     /// retry does not wait for that time.
     pub(in crate::engine) fn deferred_job(&self, work: &DeferredWork) -> Option<&DeferredJob> {
         let is_retried = self.overrides().is_some_and(|overrides| overrides.retry.is_some());

@@ -256,7 +256,7 @@ fn decide_unanswered(
         reason: problem.reason,
         // Without the time: it changes at every attempt, and a status is not written for that.
         message: problem.message.clone().into(),
-        // A registry that is unreachable recovers. What it refuses, it refuses until a user acts.
+        // A registry that is unreachable recovers. What it rejects, it rejects until a user acts.
         in_progress: problem.reason == reason::REGISTRY_UNAVAILABLE,
         state,
         ..stale

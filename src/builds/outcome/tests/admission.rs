@@ -1,4 +1,4 @@
-//! The API server, a quota, a policy or a node refuses the Job or its pod. The texts are those of
+//! The API server, a quota, a policy or a node rejects the Job or its pod. The texts are those of
 //! Kubernetes 1.36.
 
 use kube::core::Status;
@@ -13,14 +13,14 @@ fn answer(code: u16, reason: &str, message: &str, causes: Value) -> Status {
 }
 
 fn waits(answer: &Status) -> Problem {
-    match job_refusal(answer) {
-        Some(JobRefusal::NotNow(problem)) => problem,
+    match job_rejection(answer) {
+        Some(JobRejection::NotNow(problem)) => problem,
         other => panic!("{other:?}: {answer:?}"),
     }
 }
 
 #[test]
-fn what_may_be_admitted_later_waits_with_the_words_of_the_refuser() {
+fn what_may_be_admitted_later_waits_with_the_words_of_the_rejecter() {
     let quota = "jobs.batch \"base-0-0\" is forbidden: exceeded quota: jobs, requested: \
                  count/jobs.batch=1, used: count/jobs.batch=5, limited: count/jobs.batch=5";
     let unknown = "jobs.batch \"base-0-0\" is forbidden: status unknown for quota: jobs";
@@ -69,8 +69,8 @@ fn a_malformed_job_has_failed_and_the_strategy_is_to_be_corrected() {
     for status in
         [answer(422, "Invalid", invalid, causes), answer(400, "BadRequest", undecodable, json!([]))]
     {
-        let refusal = job_refusal(&status);
-        let Some(JobRefusal::Failed(failure)) = refusal else { panic!("{refusal:?}") };
+        let rejection = job_rejection(&status);
+        let Some(JobRejection::Failed(failure)) = rejection else { panic!("{rejection:?}") };
         assert_eq!(
             (failure.class, failure.reason.as_str()),
             (FailureClass::Input, reason::INVALID_STRATEGY)
@@ -81,7 +81,7 @@ fn a_malformed_job_has_failed_and_the_strategy_is_to_be_corrected() {
 }
 
 #[test]
-fn an_answer_that_is_not_about_the_job_is_no_refusal() {
+fn an_answer_that_is_not_about_the_job_is_no_rejection() {
     for (code, reason, message) in [
         (429, "TooManyRequests", "too many requests, please try again later"),
         (500, "InternalError", "Internal error occurred: etcdserver: request timed out"),
@@ -90,7 +90,7 @@ fn an_answer_that_is_not_about_the_job_is_no_refusal() {
         (409, "Conflict", "Operation cannot be fulfilled on resourcequotas \"jobs\""),
         (404, "NotFound", "namespaces \"team\" not found"),
     ] {
-        assert_eq!(job_refusal(&answer(code, reason, message, json!([]))), None, "{message}");
+        assert_eq!(job_rejection(&answer(code, reason, message, json!([]))), None, "{message}");
     }
     let no_dry_run = "admission webhook \"w\" does not support dry run";
     assert!(cannot_run_dry(&answer(400, "BadRequest", no_dry_run, json!([]))));
@@ -98,7 +98,7 @@ fn an_answer_that_is_not_about_the_job_is_no_refusal() {
 }
 
 #[test]
-fn a_long_refusal_is_cut_so_that_what_to_do_stays() {
+fn a_long_rejection_is_cut_so_that_what_to_do_stays() {
     let text =
         format!("admission webhook \"w\" denied the request:\nTOKEN=abc {}", "é".repeat(9000));
     let message = waits(&answer(400, "", &text, json!([]))).message;

@@ -1,7 +1,7 @@
 //! Jobs and pods as clusters show them, and the outcome of each. The statuses are shortened ones of
 //! Kubernetes 1.36.
 //!
-//! - `admission`: the API server, a quota, a policy or a node refuses the Job or its pod
+//! - `admission`: the API server, a quota, a policy or a node rejects the Job or its pod
 //! - `failures`: the build itself failed
 //! - `environment`: the environment of the build failed, or the Job was deleted
 //! - `sidecars`: something else runs in the pod

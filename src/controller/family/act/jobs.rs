@@ -16,7 +16,7 @@ use crate::{
     api::{BuildFailure, FailureClass, condition::reason},
     builds::{
         job::drops_user_namespace,
-        outcome::{JobRefusal, cannot_run_dry, job_refusal},
+        outcome::{JobRejection, cannot_run_dry, job_rejection},
     },
     controller::{
         error::{ReconcileError, call},
@@ -31,7 +31,7 @@ use crate::{
 
 /// How many Jobs are created concurrently.
 const MAX_CONCURRENT_CREATES: usize = 8;
-/// How soon a decision is made again after a Job was not admitted. A full quota refuses one Job
+/// How soon a decision is made again after a Job was not admitted. A full quota rejects one Job
 /// after another, and this limits how fast.
 const AFTER_DEFERRAL: SignedDuration = SignedDuration::from_secs(1);
 /// The most kinds of accepted Jobs that are cached: strategies with their settings, and checks.
@@ -43,7 +43,7 @@ pub enum JobStarts {
     /// All were started, or none was asked for.
     AllStarted,
     /// Some cannot be used. The decision records that, and is made again at once.
-    SomeRefused,
+    SomeRejected,
     /// Some were not admitted now, and wait. The decision is made again soon: others may start in
     /// their places.
     SomeDeferred,
@@ -55,18 +55,18 @@ impl JobStarts {
     pub fn decide_again_at(self, now: Timestamp) -> Option<Timestamp> {
         match self {
             Self::AllStarted => None,
-            Self::SomeRefused => Some(now),
+            Self::SomeRejected => Some(now),
             Self::SomeDeferred => now.saturating_add(AFTER_DEFERRAL).ok(),
         }
     }
 
-    /// Returns whether Jobs with these refusals were all started.
-    pub(super) fn of<'a>(refusals: impl IntoIterator<Item = &'a JobRefusal>) -> Self {
+    /// Returns whether Jobs with these rejections were all started.
+    pub(super) fn of<'a>(rejections: impl IntoIterator<Item = &'a JobRejection>) -> Self {
         let mut starts = Self::AllStarted;
-        for refusal in refusals {
-            match refusal {
-                JobRefusal::Failed(_) => return Self::SomeRefused,
-                JobRefusal::NotNow(_) => starts = Self::SomeDeferred,
+        for rejection in rejections {
+            match rejection {
+                JobRejection::Failed(_) => return Self::SomeRejected,
+                JobRejection::NotNow(_) => starts = Self::SomeDeferred,
             }
         }
         starts
@@ -78,8 +78,8 @@ impl JobStarts {
 pub enum JobCreation {
     /// The Job exists: it was created now, or by an earlier reconcile.
     Exists(Box<Job>),
-    /// The API server refuses the Job.
-    Refused(JobRefusal),
+    /// The API server rejected the Job.
+    Rejected(JobRejection),
 }
 
 /// Whether the API server accepts Jobs of one kind.
@@ -90,8 +90,8 @@ pub enum Acceptance {
     /// It is not known, because a Job of this name exists already, or a webhook takes no part in
     /// dry runs.
     Unknown,
-    /// It drops a field that they need, or refuses them.
-    Refused(JobRefusal),
+    /// It drops a field that they need, or rejects them.
+    Rejected(JobRejection),
 }
 
 /// Reads the Jobs whose creation by an earlier reconcile got no answer. They may run although no
@@ -132,15 +132,15 @@ impl Reconcile<'_> {
                 info!(job, "deleted the Job");
             }
         }
-        for job in &self.snapshot.refused_jobs {
-            self.delete_refused_job(&api, job.as_str()).await?;
+        for job in &self.snapshot.rejected_jobs {
+            self.delete_rejected_job(&api, job.as_str()).await?;
         }
         Ok(())
     }
 
-    /// Deletes a Job whose pod was refused, unless it has changed since: the pod may have been
+    /// Deletes a Job whose pod was rejected, unless it has changed since: the pod may have been
     /// admitted meanwhile.
-    async fn delete_refused_job(&self, api: &Api<Job>, job: &str) -> Result<(), ReconcileError> {
+    async fn delete_rejected_job(&self, api: &Api<Job>, job: &str) -> Result<(), ReconcileError> {
         let key = Key::new(&self.snapshot.key.namespace, job);
         let known = self.context.stores.jobs.get(&key);
         let Some(known) = known.filter(|job| job.metadata.deletion_timestamp.is_none()) else {
@@ -149,7 +149,7 @@ impl Reconcile<'_> {
         let unchanged =
             Preconditions { resource_version: known.resource_version(), uid: known.uid() };
         match delete(api, job, &DeleteParams::foreground().preconditions(unchanged)).await {
-            Ok(()) => info!(job, "deleted the Job, whose pod was refused"),
+            Ok(()) => info!(job, "deleted the Job, whose pod was rejected"),
             Err(error) if error.status().is_some_and(Status::is_conflict) => {}
             Err(error) => return Err(error),
         }
@@ -183,16 +183,16 @@ async fn dry_run(api: &Api<Job>, job: &Job) -> Result<Acceptance, ReconcileError
     let what = || format!("create Job {} in a dry run", job.name_any());
     match call(what, api.create(&dry, job)).await {
         Ok(returned) if drops_user_namespace(job, &returned) => {
-            Ok(Acceptance::Refused(without_user_namespace()))
+            Ok(Acceptance::Rejected(without_user_namespace()))
         }
         Ok(_) => Ok(Acceptance::Accepted),
         // Created by an earlier reconcile; `create_jobs` inspects it.
         Err(error) if error.is_already_exists() => Ok(Acceptance::Unknown),
         Err(error) if error.status().is_some_and(cannot_run_dry) => Ok(Acceptance::Unknown),
-        Err(error) => match error.status().and_then(job_refusal) {
-            Some(refusal) => Ok(match existing(api, &job.name_any()).await? {
+        Err(error) => match error.status().and_then(job_rejection) {
+            Some(rejection) => Ok(match existing(api, &job.name_any()).await? {
                 Some(_) => Acceptance::Unknown,
-                None => Acceptance::Refused(refusal),
+                None => Acceptance::Rejected(rejection),
             }),
             None => Err(error),
         },
@@ -200,7 +200,7 @@ async fn dry_run(api: &Api<Job>, job: &Job) -> Result<Acceptance, ReconcileError
 }
 
 /// Returns the Job of this name. The API server checks quotas and policies before it checks whether
-/// the name exists, so a refusal does not show that no earlier reconcile has created the Job.
+/// the name exists, so a rejection does not show that no earlier reconcile has created the Job.
 async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, ReconcileError> {
     call(|| format!("read Job {name}"), api.get_opt(name)).await
 }
@@ -209,7 +209,7 @@ async fn existing(api: &Api<Job>, name: &str) -> Result<Option<Job>, ReconcileEr
 /// their order.
 ///
 /// A Job that already exists was created by an earlier reconcile whose record was lost. It is
-/// adopted, even if the API server would refuse another one.
+/// adopted, even if the API server would reject another one.
 pub async fn create_jobs<J: Borrow<Job>>(
     jobs: &ObjectCache<Job>,
     api: &Api<Job>,
@@ -247,31 +247,31 @@ async fn create_or_adopt(
             Ok(JobCreation::Exists(created.into()))
         }
         Err(error) => {
-            let refusal = error.status().and_then(job_refusal);
-            if refusal.is_none() && !error.is_already_exists() {
+            let rejection = error.status().and_then(job_rejection);
+            if rejection.is_none() && !error.is_already_exists() {
                 return Err(error);
             }
             if let Some(existing) = existing(api, &name).await? {
                 jobs.record_write(existing.clone());
                 return Ok(if drops_user_namespace(job, &existing) {
-                    JobCreation::Refused(without_user_namespace())
+                    JobCreation::Rejected(without_user_namespace())
                 } else {
                     JobCreation::Exists(existing.into())
                 });
             }
-            // Without a refusal, the Job was deleted since.
-            let Some(refusal) = refusal else { return Err(error) };
-            warn!(job = %name, %error, "the API server refuses the Job");
-            Ok(JobCreation::Refused(refusal))
+            // Without a rejection, the Job was deleted since.
+            let Some(rejection) = rejection else { return Err(error) };
+            warn!(job = %name, %error, "the API server rejected the Job");
+            Ok(JobCreation::Rejected(rejection))
         }
     }
 }
 
-fn without_user_namespace() -> JobRefusal {
+fn without_user_namespace() -> JobRejection {
     let message = "the cluster drops `hostUsers: false` from pods, so the build would have its \
                    capabilities on the host; use a cluster with user namespaces (Kubernetes 1.33 \
                    or newer), or a strategy that needs none";
-    JobRefusal::Failed(BuildFailure {
+    JobRejection::Failed(BuildFailure {
         class: FailureClass::Infrastructure,
         reason: reason::USER_NAMESPACE_UNAVAILABLE.into(),
         message: message.into(),

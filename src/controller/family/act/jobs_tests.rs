@@ -1,4 +1,4 @@
-//! Jobs that the API server refuses, or creates without an answer, against a model of an API server
+//! Jobs that the API server rejects, or creates without an answer, against a model of an API server
 //! that may have them already.
 
 use std::{
@@ -20,7 +20,7 @@ use crate::{
         BuildFailure,
         condition::{Problem, reason},
     },
-    builds::outcome::JobRefusal,
+    builds::outcome::JobRejection,
     controller::{
         family::act::jobs::{
             Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs, find_unanswered,
@@ -83,16 +83,16 @@ fn breaks_connection(then: JobState) -> Client {
 
 /// The Jobs of an API server whose quota is used up.
 fn out_of_quota(job_state: JobState) -> Api<Job> {
-    refuses(job_state, || status(403, "Forbidden", "base-0-0 is forbidden: exceeded quota: jobs"))
+    rejects(job_state, || status(403, "Forbidden", "base-0-0 is forbidden: exceeded quota: jobs"))
 }
 
-/// The Jobs of an API server that refuses every new one.
-fn refuses(job_state: JobState, refusal: fn() -> Value) -> Api<Job> {
+/// The Jobs of an API server that rejects every new one.
+fn rejects(job_state: JobState, rejection: fn() -> Value) -> Api<Job> {
     let service = tower::service_fn(move |request: Request<Body>| async move {
         let (code, answer) = match (request.method(), job_state) {
             (&Method::POST, _) => {
-                let refusal = refusal();
-                (u16::try_from(refusal["code"].as_u64().unwrap_or(0)).expect("a code"), refusal)
+                let rejection = rejection();
+                (u16::try_from(rejection["code"].as_u64().unwrap_or(0)).expect("a code"), rejection)
             }
             (_, JobState::Exists) => (200, serde_json::to_value(job()).expect("JSON")),
             (_, JobState::Missing) => (404, status(404, "NotFound", "there is no base-0-0")),
@@ -106,12 +106,12 @@ fn refuses(job_state: JobState, refusal: fn() -> Value) -> Api<Job> {
 fn existing(creation: JobCreation) -> Job {
     match creation {
         JobCreation::Exists(job) => *job,
-        JobCreation::Refused(failure) => panic!("{failure:?}"),
+        JobCreation::Rejected(failure) => panic!("{failure:?}"),
     }
 }
 
 #[tokio::test]
-async fn a_job_that_exists_is_adopted_though_another_would_be_refused() {
+async fn a_job_that_exists_is_adopted_though_another_would_be_rejected() {
     let jobs = ObjectCache::new(|_| None);
     let mut cache = ReconcileCache::default();
     let api = out_of_quota(JobState::Exists);
@@ -123,23 +123,25 @@ async fn a_job_that_exists_is_adopted_though_another_would_be_refused() {
     let kind = "standard".to_owned();
     let acceptance = check_acceptance(&api, &job(), kind, &mut cache).await.expect("an answer");
     assert_eq!(acceptance, Acceptance::Unknown);
-    assert!(cache.accepted_jobs.is_empty(), "what was refused is asked again");
+    assert!(cache.accepted_jobs.is_empty(), "what was rejected is asked again");
 }
 
 #[tokio::test]
-async fn a_refused_job_that_does_not_exist_waits() {
+async fn a_rejected_job_that_does_not_exist_waits() {
     let jobs = ObjectCache::new(|_| None);
     let mut cache = ReconcileCache::default();
     let api = out_of_quota(JobState::Missing);
-    let refused =
+    let rejected =
         create_jobs(&jobs, &api, &[job()], &mut cache).await.expect("an answer").remove(0);
-    let JobCreation::Refused(JobRefusal::NotNow(problem)) = refused else { panic!("{refused:?}") };
+    let JobCreation::Rejected(JobRejection::NotNow(problem)) = rejected else {
+        panic!("{rejected:?}")
+    };
     assert_eq!(problem.reason, reason::QUOTA_EXCEEDED);
     assert!(problem.message.starts_with("base-0-0 is forbidden: exceeded quota: jobs; "));
     assert!(cache.unanswered.is_empty(), "the call was answered");
     let kind = "standard".to_owned();
     let acceptance = check_acceptance(&api, &job(), kind, &mut cache).await.expect("an answer");
-    let Acceptance::Refused(JobRefusal::NotNow(problem)) = acceptance else {
+    let Acceptance::Rejected(JobRejection::NotNow(problem)) = acceptance else {
         panic!("{acceptance:?}")
     };
     assert_eq!(problem.reason, reason::QUOTA_EXCEEDED);
@@ -148,7 +150,7 @@ async fn a_refused_job_that_does_not_exist_waits() {
 
 #[tokio::test]
 async fn a_webhook_that_takes_no_part_in_dry_runs_keeps_no_job_out() {
-    let api = refuses(JobState::Missing, || {
+    let api = rejects(JobState::Missing, || {
         status(400, "BadRequest", "admission webhook \"w\" does not support dry run")
     });
     let mut cache = ReconcileCache::default();
@@ -161,14 +163,14 @@ async fn a_webhook_that_takes_no_part_in_dry_runs_keeps_no_job_out() {
 fn a_job_that_waits_is_tried_again_more_slowly_than_one_that_failed() {
     let now = Timestamp::UNIX_EPOCH;
     let waits =
-        || JobRefusal::NotNow(Problem { reason: reason::QUOTA_EXCEEDED, message: String::new() });
-    let failed = || JobRefusal::Failed(BuildFailure::default());
-    for (refusals, expected, at) in [
+        || JobRejection::NotNow(Problem { reason: reason::QUOTA_EXCEEDED, message: String::new() });
+    let failed = || JobRejection::Failed(BuildFailure::default());
+    for (rejections, expected, at) in [
         (vec![], JobStarts::AllStarted, None),
         (vec![waits()], JobStarts::SomeDeferred, Some(now + SignedDuration::from_secs(1))),
-        (vec![waits(), failed()], JobStarts::SomeRefused, Some(now)),
+        (vec![waits(), failed()], JobStarts::SomeRejected, Some(now)),
     ] {
-        assert_eq!(JobStarts::of(&refusals), expected);
+        assert_eq!(JobStarts::of(&rejections), expected);
         assert_eq!(expected.decide_again_at(now), at);
     }
 }

@@ -13,11 +13,11 @@ use crate::{
     },
     builds::{
         self,
-        outcome::JobRefusal,
+        outcome::JobRejection,
         request::{BuildRequest, FamilyIdentity, GitSecret, ResolvedSource},
     },
     controller::{
-        deferred_jobs::Refusal,
+        deferred_jobs::Rejection,
         error::ReconcileError,
         family::{
             act::jobs::{Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs},
@@ -38,32 +38,34 @@ struct PreparedBuild {
 }
 
 /// A build whose Job cannot be created.
-struct RefusedBuild {
+struct RejectedBuild {
     build: PlannedBuild,
-    refusal: JobRefusal,
+    rejection: JobRejection,
 }
 
 /// Whether the Job of a build can be created.
 enum Preparation {
     Ready(Box<Job>),
-    Refused(JobRefusal),
+    Rejected(JobRejection),
 }
 
 /// The result of a build that the decision asks for.
 enum BuildStart {
     Started(RunningBuild),
-    Refused(JobRefusal),
+    Rejected(JobRejection),
 }
 
 impl Reconcile<'_> {
     /// Starts the builds that the decision asks for, and adds the results to the decision.
     pub async fn start_builds(&mut self) -> Result<JobStarts, ReconcileError> {
         let builds: Vec<PlannedBuild> = self.decision.builds().cloned().collect();
-        let (mut prepared, mut refused) = (Vec::new(), Vec::new());
+        let (mut prepared, mut rejected) = (Vec::new(), Vec::new());
         for build in builds {
             match self.prepare_build(&build).await? {
                 Preparation::Ready(job) => prepared.push(PreparedBuild { build, job: *job }),
-                Preparation::Refused(refusal) => refused.push(RefusedBuild { build, refusal }),
+                Preparation::Rejected(rejection) => {
+                    rejected.push(RejectedBuild { build, rejection });
+                }
             }
         }
         let api = self.api();
@@ -74,17 +76,19 @@ impl Reconcile<'_> {
                 JobCreation::Exists(job) => {
                     self.add_build(&build, BuildStart::Started(running(&build.identity, &job)));
                 }
-                JobCreation::Refused(refusal) => refused.push(RefusedBuild { build, refusal }),
+                JobCreation::Rejected(rejection) => {
+                    rejected.push(RejectedBuild { build, rejection });
+                }
             }
         }
-        let starts = JobStarts::of(refused.iter().map(|refused| &refused.refusal));
-        for RefusedBuild { build, refusal } in refused {
-            self.add_build(&build, BuildStart::Refused(refusal));
+        let starts = JobStarts::of(rejected.iter().map(|rejected| &rejected.rejection));
+        for RejectedBuild { build, rejection } in rejected {
+            self.add_build(&build, BuildStart::Rejected(rejection));
         }
         Ok(starts)
     }
 
-    /// Adds the result of a build to the decision about its image. A refused build counts as an
+    /// Adds the result of a build to the decision about its image. A rejected build counts as an
     /// attempt, on the retry budget of its class, so that it is neither retried for ever nor
     /// forgotten. A build that is not admitted now waits, and counts as no attempt.
     fn add_build(&mut self, build: &PlannedBuild, start: BuildStart) {
@@ -103,18 +107,18 @@ impl Reconcile<'_> {
                 .into();
                 image.running = Some(running.into());
             }
-            BuildStart::Refused(JobRefusal::NotNow(problem)) => {
+            BuildStart::Rejected(JobRejection::NotNow(problem)) => {
                 image.state = ImageState::Queued;
                 image.reason = problem.reason;
                 image.message = problem.message.clone().into();
                 let work = DeferredWork::Build(build.identity.fingerprint.clone());
-                let refusal = Refusal { image: name, work, problem, job_uid: None, retry_at: None };
-                self.cache.deferred_jobs.record(refusal, &family, job_version, self.now);
+                let rejection = Rejection { image: name, work, problem, job_uid: None, retry_at: None };
+                self.cache.deferred_jobs.record(rejection, &family, job_version, self.now);
             }
-            BuildStart::Refused(JobRefusal::Failed(refused)) => {
+            BuildStart::Rejected(JobRejection::Failed(rejected)) => {
                 image.state = ImageState::Queued;
                 image.reason = reason::RETRYING;
-                image.message = refused.message.clone().into();
+                image.message = rejected.message.clone().into();
                 let cause = causes::key(&name, &image.causes);
                 let BuildIdentity { fingerprint, attempt, cascade, .. } = &build.identity;
                 let failed = failure::FailedAttempt {
@@ -123,7 +127,7 @@ impl Reconcile<'_> {
                     cause: &cause,
                 };
                 let known = image.failure.take().map(|known| *known);
-                let added = failure::add_failure(known, fingerprint, &failed, refused, self.now);
+                let added = failure::add_failure(known, fingerprint, &failed, rejected, self.now);
                 image.failure = Some(failure::of_version(added, job_version).into());
             }
         }
@@ -133,27 +137,27 @@ impl Reconcile<'_> {
     async fn prepare_build(&mut self, build: &PlannedBuild) -> Result<Preparation, ReconcileError> {
         use FailureClass::{Infrastructure, Input};
 
-        let refused = |class, reason: &str, message: String| {
+        let rejected = |class, reason: &str, message: String| {
             let failure = BuildFailure { class, reason: reason.into(), message };
-            Ok(Preparation::Refused(JobRefusal::Failed(failure)))
+            Ok(Preparation::Rejected(JobRejection::Failed(failure)))
         };
         let Some(request) = self.build_request(build) else {
             let message = "an input of the build was deleted while the build was started";
-            return refused(Infrastructure, reason::SOURCE_NOT_FOUND, message.into());
+            return rejected(Infrastructure, reason::SOURCE_NOT_FOUND, message.into());
         };
         let (Some(image), Some(strategy)) = (
             self.image(build.image),
             self.snapshot.strategies.get(build.image.position()).and_then(Option::as_ref),
         ) else {
             let message = "the build strategy was deleted while the build was started";
-            return refused(Infrastructure, reason::STRATEGY_NOT_FOUND, message.into());
+            return rejected(Infrastructure, reason::STRATEGY_NOT_FOUND, message.into());
         };
         let wanted = strategy_ref(&self.snapshot.family.spec, image);
         let job = match builds::job::job(&request, strategy, wanted, &self.context.environment) {
             Ok(job) => job,
             Err(error) => {
                 let message = format!("spec.images[{}].strategy: {error}", image.name);
-                return refused(Input, reason::INVALID_STRATEGY, message);
+                return rejected(Input, reason::INVALID_STRATEGY, message);
             }
         };
         let revision =
@@ -161,7 +165,7 @@ impl Reconcile<'_> {
         let kind = format!("{}/{revision:?}", strategy.name_any());
         Ok(match check_acceptance(&self.api(), &job, kind, self.cache).await? {
             Acceptance::Accepted | Acceptance::Unknown => Preparation::Ready(Box::new(job)),
-            Acceptance::Refused(refusal) => Preparation::Refused(refusal),
+            Acceptance::Rejected(rejection) => Preparation::Rejected(rejection),
         })
     }
 

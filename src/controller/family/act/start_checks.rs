@@ -16,12 +16,12 @@ use crate::{
             CheckRequest,
             job::{job, job_name},
         },
-        outcome::JobRefusal,
+        outcome::JobRejection,
         request::FamilyIdentity,
     },
     controller::{
         check_images::UnresolvedImage,
-        deferred_jobs::Refusal,
+        deferred_jobs::Rejection,
         error::ReconcileError,
         family::{
             act::jobs::{Acceptance, JobCreation, JobStarts, check_acceptance, create_jobs},
@@ -43,7 +43,7 @@ struct WantedCheck {
 /// A check that cannot be started.
 struct RefusedCheck {
     check: WantedCheck,
-    refusal: JobRefusal,
+    refusal: JobRejection,
     /// When it is to be started again, if that is known.
     retry_at: Option<Timestamp>,
 }
@@ -63,7 +63,7 @@ impl Reconcile<'_> {
                 continue;
             }
             if let Err(UnresolvedImage { problem, retry_at }) = self.pin_image(&mut check.request) {
-                let refusal = JobRefusal::NotNow(problem);
+                let refusal = JobRejection::NotNow(problem);
                 refused.push(RefusedCheck { check, refusal, retry_at: Some(retry_at) });
                 continue;
             }
@@ -75,22 +75,22 @@ impl Reconcile<'_> {
                     accepted.push(check);
                     jobs.push(job);
                 }
-                Acceptance::Refused(refusal) => {
+                Acceptance::Rejected(refusal) => {
                     refused.push(RefusedCheck { check, refusal, retry_at: None });
                 }
             }
         }
         let created = create_jobs(&self.context.stores.jobs, &api, &jobs, self.cache).await?;
         for (check, created) in accepted.into_iter().zip(created) {
-            if let JobCreation::Refused(refusal) = created {
+            if let JobCreation::Rejected(refusal) = created {
                 refused.push(RefusedCheck { check, refusal, retry_at: None });
             }
         }
         let starts = JobStarts::of(refused.iter().map(|refused| &refused.refusal));
         for RefusedCheck { check, refusal, retry_at } in refused {
             match refusal {
-                JobRefusal::NotNow(problem) => self.defer_check(check, problem, retry_at),
-                JobRefusal::Failed(failure) => self.count_refused_check(check, failure),
+                JobRejection::NotNow(problem) => self.defer_check(check, problem, retry_at),
+                JobRejection::Failed(failure) => self.count_refused_check(check, failure),
             }
         }
         Ok(starts)
@@ -152,10 +152,10 @@ impl Reconcile<'_> {
         }
         let digest = request.digest.as_str().into();
         let work = DeferredWork::Check { digest, revision: request.revision };
-        let refusal = Refusal { image: request.image, work, problem, job_uid: None, retry_at };
+        let rejection = Rejection { image: request.image, work, problem, job_uid: None, retry_at };
         let family = self.snapshot.family.uid().unwrap_or_default();
         let version = self.snapshot.job_version(index);
-        self.cache.deferred_jobs.record(refusal, &family, version, self.now);
+        self.cache.deferred_jobs.record(rejection, &family, version, self.now);
     }
 
     /// Returns the check that an effect asks for, or `None` if it asks for none.

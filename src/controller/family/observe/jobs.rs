@@ -17,7 +17,7 @@ use crate::{
         checks::outcome::{CheckJobOutcome, check_job_outcome},
         outcome::{self, BuildJobOutcome, PodEvents, build_job_outcome, pod_has_ended},
     },
-    controller::{deferred_jobs::Refusal, object_cache::Key, stores::Stores},
+    controller::{deferred_jobs::Rejection, object_cache::Key, stores::Stores},
     engine::{BuildOutcome, CheckOutcome, DeferredWork, ObservedBuild, ObservedCheck},
     identity::{BuildIdentity, JobName},
 };
@@ -43,8 +43,8 @@ pub struct ObservedJobs {
     /// Jobs of checks that have a result and still run: the pod of a failed one waits, or another
     /// container runs next to the check.
     pub ended_live_checks: Vec<JobName>,
-    /// Jobs whose pods were refused.
-    pub refused: Vec<RefusedPods>,
+    /// Jobs whose pods were rejected.
+    pub rejected: Vec<RejectedPods>,
     /// What the Jobs with admitted pods are for, by image.
     pub admitted: Vec<AdmittedJob>,
     /// When the earliest wait of a pod must be judged again, even if nothing changes: no event
@@ -54,11 +54,11 @@ pub struct ObservedJobs {
 
 /// A Job whose pod cannot be created, or was rejected by its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedPods {
+pub struct RejectedPods {
     /// The name of the Job.
     pub job: JobName,
-    /// The refusal.
-    pub refusal: Refusal,
+    /// The rejection.
+    pub rejection: Rejection,
 }
 
 /// A Job that was admitted with its pod.
@@ -134,7 +134,7 @@ impl ObservedJobs {
         }
     }
 
-    /// Notes whether the pod of a Job was admitted or refused, if either is known.
+    /// Notes whether the pod of a Job was admitted or rejected, if either is known.
     fn add_admission(
         &mut self,
         job: &Job,
@@ -145,8 +145,8 @@ impl ObservedJobs {
     ) {
         if let Some(problem) = problem {
             let (image, problem) = (image.to_owned(), problem.clone());
-            let refusal = Refusal { image, work, problem, job_uid: job.uid(), retry_at: None };
-            self.refused.push(RefusedPods { job: job.name_any().into(), refusal });
+            let rejection = Rejection { image, work, problem, job_uid: job.uid(), retry_at: None };
+            self.rejected.push(RejectedPods { job: job.name_any().into(), rejection });
         } else if !pods.is_empty() {
             self.admitted.push(AdmittedJob { image: image.to_owned(), work });
         }

@@ -1,6 +1,6 @@
 //! The Events of pods whose node does not start them, and of Jobs without a pod. Nothing else says
 //! why: no free address, a volume that is missing, a container runtime without user namespaces, a
-//! quota or a policy that refuses the pod. Needs a client.
+//! quota or a policy that rejects the pod. Needs a client.
 
 use std::collections::{HashMap, HashSet};
 

@@ -15,7 +15,7 @@ use crate::{
         error::ReconcileError,
         family::observe::{
             Observer, cascades, imports,
-            jobs::{ObservedJobs, RefusedPods},
+            jobs::{ObservedJobs, RejectedPods},
             platform::DefaultPlatform,
             records, requests,
             strategies::ImageStrategies,
@@ -78,8 +78,8 @@ pub struct Snapshot {
     pub checks: Vec<Vec<ObservedCheck>>,
     /// See [`ObservedJobs::ended_live_checks`].
     pub ended_live_checks: Vec<JobName>,
-    /// Jobs whose pods were refused. They are deleted, and created again after a pause.
-    pub refused_jobs: Vec<JobName>,
+    /// Jobs whose pods were rejected. They are deleted, and created again after a pause.
+    pub rejected_jobs: Vec<JobName>,
     /// Versions of the spec and of the strategy that the Jobs of each image are made of, in the
     /// order of `spec.images`.
     job_versions: Vec<String>,
@@ -172,7 +172,7 @@ impl Observer<'_> {
             checks,
             durations: jobs.durations,
             ended_live_checks: jobs.ended_live_checks,
-            refused_jobs: jobs.refused.into_iter().map(|refused| refused.job).collect(),
+            rejected_jobs: jobs.rejected.into_iter().map(|rejected| rejected.job).collect(),
             job_versions,
             verified: records.iter().map(|record| records::verified(record.as_ref())).collect(),
             records,
@@ -203,8 +203,8 @@ impl Observer<'_> {
 }
 
 impl Observer<'_> {
-    /// Defers the Jobs whose pods were refused, and forgets the refusals of those whose pods were
-    /// admitted since.
+    /// Defers the Jobs whose pods were rejected, and forgets the rejections of those whose pods
+    /// were admitted since.
     fn note_admissions(&mut self, jobs: &ObservedJobs, job_versions: &[String]) {
         let deferred = &mut self.cache.deferred_jobs;
         for admitted in &jobs.admitted {
@@ -214,9 +214,9 @@ impl Observer<'_> {
         let images = self.family.spec.images.iter().zip(job_versions);
         let versions: HashMap<&str, &String> =
             images.map(|(image, version)| (image.name.as_str(), version)).collect();
-        for RefusedPods { refusal, .. } in &jobs.refused {
-            if let Some(version) = versions.get(refusal.image.as_str()) {
-                deferred.record(refusal.clone(), &uid, version, self.now);
+        for RejectedPods { rejection, .. } in &jobs.rejected {
+            if let Some(version) = versions.get(rejection.image.as_str()) {
+                deferred.record(rejection.clone(), &uid, version, self.now);
             }
         }
     }

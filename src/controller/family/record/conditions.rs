@@ -87,7 +87,7 @@ impl FamilyConditions {
         if let Some(failed) = snapshot.first_upstream_problem() {
             let message = format!("upstream {}: {}", failed.upstream, failed.problem.message);
             // While a registry is unreachable, the images that were built from it stay valid. A
-            // registry that refuses us may hide a patch.
+            // registry that rejects us may hide a patch.
             let unreachable = failed.problem.reason == reason::REGISTRY_UNAVAILABLE;
             return if unreachable && settled {
                 Self::ready(format!("{progress}; {message}"))

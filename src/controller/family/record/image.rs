@@ -272,14 +272,14 @@ impl Reconcile<'_> {
         let builds = self.snapshot.builds_of(index).iter();
         let observed = builds.filter_map(ObservedBuild::rate_limited_start);
         // A build that was not admitted has taken no place.
-        let refused: Vec<Timestamp> = self
+        let rejected: Vec<Timestamp> = self
             .snapshot
             .builds_of(index)
             .iter()
-            .filter(|build| build.is_refused())
+            .filter(|build| build.is_rejected())
             .filter_map(|build| build.started_at)
             .collect();
-        let known = old.starts.iter().filter(|start| !refused.contains(start));
+        let known = old.starts.iter().filter(|start| !rejected.contains(start));
         let known: Vec<Timestamp> = known.copied().collect();
         let started = decided.running.as_ref();
         let is_limited = |build: &PlannedBuild| build.image == index && !build.identity.user_caused;
