@@ -52,7 +52,13 @@ struct RejectedJob {
 impl DeferredJobs {
     /// Records a rejection. `family` is the uid of the family, and `job_version` says what the Job
     /// was made of.
-    pub fn record(&mut self, rejection: Rejection, family: &str, job_version: &str, now: Timestamp) {
+    pub fn record(
+        &mut self,
+        rejection: Rejection,
+        family: &str,
+        job_version: &str,
+        now: Timestamp,
+    ) {
         let Rejection { image, work, problem, job_uid, retry_at } = rejection;
         let seed = jitter_seed(&[family, &image]);
         let known = self.0.entry(image).or_default();
@@ -188,7 +194,12 @@ mod tests {
         let (mut deferred, now) = (DeferredJobs::default(), Timestamp::UNIX_EPOCH);
         let at = now + SignedDuration::from_hours(1);
         for _ in 0..3 {
-            deferred.record(Rejection { retry_at: Some(at), ..rejection("f", None) }, "u", "1", now);
+            deferred.record(
+                Rejection { retry_at: Some(at), ..rejection("f", None) },
+                "u",
+                "1",
+                now,
+            );
             assert_eq!(deferred.of("app", "1")[0].retry_at, at);
         }
     }

@@ -112,7 +112,8 @@ impl Reconcile<'_> {
                 image.reason = problem.reason;
                 image.message = problem.message.clone().into();
                 let work = DeferredWork::Build(build.identity.fingerprint.clone());
-                let rejection = Rejection { image: name, work, problem, job_uid: None, retry_at: None };
+                let rejection =
+                    Rejection { image: name, work, problem, job_uid: None, retry_at: None };
                 self.cache.deferred_jobs.record(rejection, &family, job_version, self.now);
             }
             BuildStart::Rejected(JobRejection::Failed(rejected)) => {
