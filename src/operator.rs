@@ -109,6 +109,14 @@ pub struct Settings {
     /// Interval at which the controller checks whether another client has moved a floating tag
     #[arg(long, env = "TAG_AUDIT_INTERVAL", default_value = "10m")]
     tag_audit_interval: api::Duration,
+    #[arg(
+        long,
+        env = "DEFAULT_PLATFORM",
+        value_parser = linux_platform,
+        help = "Platform of the builds of new families whose strategies name none, such as \
+                linux/arm64. That of the controller's node if not set"
+    )]
+    default_platform: Option<Platform>,
     /// Maximum number of builds that run at once in the cluster. 0 means no limit
     #[arg(long, env = "BUILDS_PER_CLUSTER", default_value_t = 0)]
     builds_per_cluster: u32,
@@ -153,12 +161,19 @@ impl Settings {
             identity = self.identity,
             listen = %self.listen,
             tag_audit_interval = %self.tag_audit_interval,
+            default_platform = self.default_platform.as_ref().map(tracing::field::display),
             builds_per_cluster = self.builds_per_cluster,
             builds_per_namespace = self.builds_per_namespace,
             builds_per_upstream = self.builds_per_upstream,
             "starting the controller"
         );
     }
+}
+
+/// Parses a platform of Linux.
+fn linux_platform(text: &str) -> Result<Platform, String> {
+    let platform = Platform::from_user(text).filter(|platform| platform.os == "linux");
+    platform.ok_or_else(|| "write a platform such as linux/arm64".into())
 }
 
 /// Runs the controller until the process is asked to stop. Every error, loss of leadership among
@@ -327,7 +342,7 @@ fn build_context(
             pods: pod_settings(settings)?,
             ca_bundle: registries.ca_bundle.clone(),
             proxy: proxy_of_builds(),
-            platform: Platform::of_this_machine(),
+            platform: settings.default_platform.clone().unwrap_or_else(Platform::of_this_machine),
         },
         audit: settings.tag_audit_interval,
         dependents: Dependents::default(),
@@ -503,6 +518,22 @@ mod tests {
         assert_eq!(line["identity"], "groundswell-0");
         assert_eq!(line["builds_per_cluster"], 7);
         assert_eq!(line["tag_audit_interval"], "10m");
+    }
+
+    #[test]
+    fn the_default_platform_is_one_of_linux() {
+        let parsed = |platform: &str| {
+            let line = ["controller", "--operator-image", "op", "--identity", "0"];
+            let line = line.into_iter().chain(["--default-platform", platform]);
+            let parsed = SettingsParser::try_parse_from(line);
+            parsed.map(|parsed| parsed.settings.default_platform.map(|known| known.to_string()))
+        };
+        let known = parsed("linux/aarch64").expect("settings");
+        assert_eq!(known.as_deref(), Some("linux/arm64"));
+        for platform in ["", "arm64", "windows/amd64"] {
+            let error = parsed(platform).expect_err(platform).to_string();
+            assert!(error.contains("write a platform such as linux/arm64"), "{error}");
+        }
     }
 
     #[test]

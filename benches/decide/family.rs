@@ -151,7 +151,7 @@ impl BenchFamily {
             }
             let mut asked = false;
             for effect in decision.effects {
-                let Effect::LookUp { image, fingerprint, after } = effect else { continue };
+                let Effect::LookUp { image, fingerprint, after, .. } = effect else { continue };
                 asked = true;
                 let result = if there {
                     present(&fingerprint)

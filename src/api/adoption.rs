@@ -6,15 +6,18 @@ use serde::{Deserialize, Serialize};
 
 /// Maximum length of [`AdoptionRecord::mismatch`] in characters.
 pub const MAX_MISMATCH: usize = 400;
+/// Maximum number of entries of [`AdoptionRecord::platforms`].
+pub const MAX_LOST_PLATFORMS: usize = 16;
 
 /// How a family begins with the images that its tags point to, instead of building each one.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Adoption {
     /// What happens to an image that cannot be adopted as current, because it has no floating tag,
-    /// because its tags point to different images, or because it is not built on the current digest
-    /// of its base. `Wait` leaves it as it is until one of its inputs changes or a user requests a
-    /// build. `Build` builds it. Defaults to `Wait`.
+    /// because its tags point to different images, because it is not built on the current digest of
+    /// its base, or because it offers platforms that the family does not build. `Wait` leaves it as
+    /// it is until one of its inputs changes or a user requests a build; an image whose platforms a
+    /// build would take away waits for the user. `Build` builds it. Defaults to `Wait`.
     #[serde(default)]
     pub unmatched: Unmatched,
 }
@@ -33,6 +36,10 @@ pub enum Unmatched {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct AdoptionRecord {
+    /// Digest that was adopted.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub digest: String,
+
     /// Time of the adoption.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
@@ -42,4 +49,10 @@ pub struct AdoptionRecord {
     /// characters.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mismatch: Option<String>,
+
+    /// Platforms of the image that a rebuild would take away, because the family does not build
+    /// them. An image with such platforms is not rebuilt when an input changes. At most 16 entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
+    pub platforms: Vec<String>,
 }

@@ -143,6 +143,8 @@ reasons! {
     PLATFORM_MISSING = "PlatformMissing": NeedsUser;
     /// A build made an image for another platform than its own, or from a base for another one.
     PLATFORM_MISMATCH = "PlatformMismatch": NeedsUser;
+    /// The platform of the builds whose strategies name none is recorded.
+    PLATFORM_FIXED = "PlatformFixed": Settled;
     /// `spec.adopt` is set, and the image that exists cannot be adopted as current. It stays as it
     /// is.
     NOT_ADOPTED = "NotAdopted": NeedsUser;

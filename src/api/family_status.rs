@@ -25,8 +25,8 @@ pub struct ImageFamilyStatus {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 
-    /// Platform of the builds whose strategy names none, as `os/architecture`. It is fixed when the
-    /// family is first reconciled.
+    /// Platform of the builds whose strategy names none, as `os/architecture`. It is fixed by the
+    /// first of them. An image that has a build for another platform keeps that one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
 

@@ -95,7 +95,12 @@ pub struct ManagedImageStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
 
-    /// How the digest was adopted from the registry. Not set for a build.
+    /// Platform of the last verified build, as `os/architecture`. Builds whose strategy names no
+    /// platform keep it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+
+    /// How `digest`, or else `promoted`, was adopted from the registry. Not set if both are builds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adopted: Option<AdoptionRecord>,
 
@@ -309,13 +314,13 @@ pub struct ParentDigest {
     pub digest: String,
 }
 
-/// A tag and the digest that it was set to.
+/// A tag and the digest that it was set to, or that it was found to point to at an adoption.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(default)]
 pub struct TagRecord {
     /// The tag.
     pub tag: String,
-    /// Digest that the tag was set to.
+    /// Digest that the tag was set to, or was found to point to.
     pub digest: String,
     /// Whether the tag names the build or the fingerprint, so that it never moves.
     pub immutable: bool,

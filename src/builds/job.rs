@@ -73,7 +73,8 @@ pub struct BuildEnvironment {
     pub ca_bundle: CaBundle,
     /// The proxy that builds use.
     pub proxy: ProxyVariables,
-    /// The operator's own platform: the default of families that have built nothing yet.
+    /// The default of families that have built nothing yet: the operator's setting, or else its own
+    /// platform.
     pub platform: Platform,
 }
 

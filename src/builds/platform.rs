@@ -36,9 +36,14 @@ pub fn named_platform(
     Ok(Some(platform))
 }
 
-/// Returns the labels of the nodes of a platform.
+/// Returns the labels of the nodes of a platform. Nodes have no label for a variant, and those that
+/// run 386 are amd64 nodes.
 fn node_labels(platform: &Platform) -> [(&'static str, &str); 2] {
-    [(OS_LABEL, &platform.os), (ARCHITECTURE_LABEL, &platform.architecture)]
+    let architecture = match platform.architecture.as_str() {
+        "386" => "amd64",
+        other => other,
+    };
+    [(OS_LABEL, &platform.os), (ARCHITECTURE_LABEL, architecture)]
 }
 
 /// Returns what is wrong with a node selector that selects nodes of another platform.
@@ -83,6 +88,18 @@ mod tests {
     fn chosen(platform: Option<&str>) -> StrategyRef {
         let parameters = platform.map(|value| ("platform".into(), value.into()));
         StrategyRef { name: "s".into(), parameters: parameters.into_iter().collect() }
+    }
+
+    #[test]
+    fn a_build_for_386_runs_on_nodes_of_amd64() {
+        for (platform, expected) in
+            [("linux/386", "amd64"), ("linux/amd64/v3", "amd64"), ("linux/arm/v6", "arm")]
+        {
+            let platform = Platform::from_user(platform).expect("a platform");
+            let selector = select_nodes(None, &platform);
+            assert_eq!(selector[ARCHITECTURE_LABEL], expected, "{platform}");
+            assert_eq!(selector_conflict(Some(&selector), &platform), None);
+        }
     }
 
     #[test]

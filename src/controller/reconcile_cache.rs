@@ -2,7 +2,7 @@
 //! to the API server, and nothing else. No client is needed.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -19,7 +19,7 @@ use crate::{
         },
     },
     engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},
-    identity::Fingerprint,
+    identity::{Fingerprint, ImageDigest},
     lineage::families::{SpecVersion, Survey},
     registry::Keychain,
 };
@@ -235,6 +235,20 @@ impl ReconcileCache {
     pub fn write_deferred_until(&self, record: &'static str, now: Timestamp) -> Option<Timestamp> {
         let last = self.written.get(record)?;
         last.saturating_add(MIN_WRITE_INTERVAL).ok().filter(|due| *due > now)
+    }
+
+    /// Notes what the floating tags of an image were found to point to.
+    pub fn note_read_tags(
+        &mut self,
+        image: &str,
+        tags: &BTreeMap<String, ImageDigest>,
+        at: Timestamp,
+    ) {
+        let known_tags = self.tags.entry(image.into()).or_default();
+        for (tag, digest) in tags {
+            let tag_read = TimedTag { tag: ObservedTag::At(digest.clone()), at };
+            known_tags.insert(tag.clone(), tag_read);
+        }
     }
 
     /// Notes that a record that changes often is written now.

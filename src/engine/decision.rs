@@ -207,6 +207,8 @@ pub enum Effect {
         image: ImageIndex,
         /// The fingerprint to look up.
         fingerprint: Fingerprint,
+        /// What else is read if it was not.
+        scope: LookupScope,
         /// The highest attempt that has succeeded.
         after: Option<i32>,
     },
@@ -249,6 +251,15 @@ pub enum Effect {
         /// The tags to set.
         tags: Vec<TagMove>,
     },
+}
+
+/// What a lookup reads if the fingerprint was not pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookupScope {
+    /// Nothing more.
+    Fingerprint,
+    /// What the floating tags of the image point to: the image may be adopted.
+    FloatingTags,
 }
 
 /// A build with all of its inputs.

@@ -11,7 +11,7 @@ use crate::{
 /// Version of the build process. It is raised when the same inputs would give another image.
 const SCHEME: &str = "groundswell/1";
 /// Length of a fingerprint in hexadecimal digits: 160 bits.
-const FINGERPRINT_LENGTH: usize = 40;
+pub const FINGERPRINT_LENGTH: usize = 40;
 
 /// A hash over a list of texts. Each text is preceded by its length, so that different lists never
 /// hash the same bytes.

@@ -257,8 +257,9 @@ impl VerifiedBuild {
     /// Returns the verified build of a recorded status.
     #[must_use]
     pub fn of(record: &ManagedImageStatus) -> Option<Self> {
+        let digest = record.digest.as_ref()?;
         Some(Self {
-            digest: record.digest.as_ref()?.into(),
+            digest: digest.into(),
             fingerprint: record.fingerprint.as_ref()?.into(),
             build: record.build?,
             size: record.size.unwrap_or_default(),
@@ -269,7 +270,11 @@ impl VerifiedBuild {
             checked: record.checked.as_ref().map(ChecksHash::from),
             causes: record.causes.clone(),
             spared: false,
-            adopted: record.adopted.clone(),
+            adopted: record
+                .adopted
+                .clone()
+                // An earlier version has recorded no digest.
+                .filter(|adopted| adopted.digest.is_empty() || adopted.digest == *digest),
         })
     }
 
@@ -424,12 +429,18 @@ pub enum LookupResult {
 /// What the floating tags of an image point to that has no build yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExistingImage {
+    /// What each of them points to, of those that were read.
+    pub tags: BTreeMap<String, ImageDigest>,
     /// The image that all of them point to, or `None` if there is none.
     pub found: Option<FoundImage>,
-    /// Why there is none, or why it is not known to be built on the base.
+    /// Why there is none, or why it is not adopted as current.
     pub mismatch: Option<String>,
+    /// The platforms of the image that the family does not build.
+    pub lost_platforms: Vec<String>,
     /// The highest build number that the registry has for the image.
     pub last_build: Option<i64>,
+    /// When the tags were read.
+    pub read_at: Timestamp,
     /// When to ask again if there is none.
     pub ask_at: Timestamp,
 }

@@ -55,8 +55,8 @@ pub use crate::api::condition::Problem;
 pub use blueprint::Blueprint;
 pub use decide::decide;
 pub use decision::{
-    CascadeDecision, Decision, Effect, ImageDecision, Message, PlannedBuild, PromotionTarget,
-    TagMove, WaitProgress,
+    CascadeDecision, Decision, Effect, ImageDecision, LookupScope, Message, PlannedBuild,
+    PromotionTarget, TagMove, WaitProgress,
 };
 pub use input::{
     BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, DeferredJob, DeferredWork,

@@ -150,6 +150,45 @@ pub fn promote(
     }
 }
 
+/// A floating tag that does not point to the digest that its image was adopted with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StrayTag {
+    /// The name of the tag.
+    pub name: String,
+    /// What it points to, if it was read.
+    pub digest: Option<ImageDigest>,
+}
+
+/// Returns a floating tag of an adopted image that points to another digest, or that was not read
+/// yet. The tags of such an image are read again.
+pub fn stray_tag(
+    input: &DecideInput<'_>,
+    index: ImageIndex,
+    observed: &ObservedImage<'_>,
+    verified: &VerifiedBuild,
+) -> Option<StrayTag> {
+    let image = input.spec.images.get(index.position())?;
+    let recorded = observed.record.map_or(&[][..], |record| &record.tags);
+    let points_to = |name: &str| match observed.tags.get(name) {
+        Some(ObservedTag::At(digest)) => Some(digest.clone()),
+        Some(ObservedTag::Taken(_) | ObservedTag::Failed(..)) | None => {
+            let record = recorded.iter().find(|record| record.tag == name);
+            record.map(|record| ImageDigest::from(&record.digest))
+        }
+    };
+    // Without a change of the templates, no template is rendered.
+    let is_of_spec = input.generation.is_some()
+        && observed.record.is_some_and(|record| record.observed_generation == input.generation);
+    let at_rest = |record: &TagRecord| points_to(&record.tag).as_ref() == Some(&verified.digest);
+    if is_of_spec && !recorded.is_empty() && recorded.iter().all(at_rest) {
+        return None;
+    }
+    let tags = render(input.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
+    let floating = tags.into_iter().filter(|tag| !tag.immutable);
+    let mut read = floating.map(|tag| StrayTag { digest: points_to(&tag.name), name: tag.name });
+    read.find(|tag| tag.digest.as_ref() != Some(&verified.digest))
+}
+
 /// Whether all tags of an image are known to point to the right digests. No template is rendered
 /// for this: in most reconciles nothing else is done for most images.
 fn at_rest(
@@ -190,14 +229,21 @@ fn wanted<'d>(
     // Templates are validated before; one that fails nevertheless moves nothing.
     let tags = render(input.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
     let current = decision.state == ImageState::Current;
+    let record = input.images.get(index.position()).and_then(|observed| observed.record);
+    let earlier = record.and_then(|record| record.adopted.as_ref());
+    // No build of ours has made an adopted digest. No tag names it as one, and no tag is moved to
+    // it: its tags pointed to it when it was adopted, and whoever has moved them since goes first.
+    let is_adopted = |digest: &ImageDigest| {
+        verified.adopted.is_some() && verified.digest == *digest
+            || earlier.is_some_and(|adopted| *digest == adopted.digest)
+    };
     let target = |tag: Tag| {
         let digest = if tag.immutable {
-            // No build of ours has made an adopted digest, so no tag names it as one.
-            (current && verified.adopted.is_none()).then_some(&verified.digest)
+            current.then_some(&verified.digest)
         } else {
             decision.promoted_digest()
         };
-        Some((tag, digest?))
+        Some((tag, digest.filter(|digest| !is_adopted(digest))?))
     };
     tags.into_iter().filter_map(target).collect()
 }

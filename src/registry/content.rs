@@ -31,10 +31,24 @@ pub struct PlatformImage {
     /// The platform according to the index, or to the image's own configuration if there is no
     /// index.
     pub platform: Platform,
+    /// Whether the variant of the platform is named. A builder may write none into the
+    /// configuration, which then says `linux/arm` for any variant of it.
+    pub variant_is_named: bool,
     /// The image's manifest.
     pub manifest: ImageManifest,
     /// The image's configuration.
     pub config: ImageConfig,
+}
+
+impl PlatformImage {
+    /// Returns whether the image is one for the `wanted` platform. An image that names no variant
+    /// is one for any.
+    #[must_use]
+    pub fn is_for(&self, wanted: &Platform) -> bool {
+        let Platform { os, architecture, .. } = &self.platform;
+        self.platform.is_for(wanted)
+            || !self.variant_is_named && (os, architecture) == (&wanted.os, &wanted.architecture)
+    }
 }
 
 /// Two hashes of an image. Images with equal hashes are the same in that sense.
@@ -326,12 +340,29 @@ mod tests {
         };
         PlatformImage {
             platform: config.platform.clone(),
+            variant_is_named: config.variant_is_named,
             manifest: ImageManifest {
                 config: descriptor(text.as_bytes()),
                 layers: vec![descriptor(b"1 compressed"), descriptor(b"2 compressed")],
                 annotations: [("made.at".to_owned(), time.to_owned())].into(),
             },
             config,
+        }
+    }
+
+    #[test]
+    fn an_image_without_a_variant_is_for_any_variant() {
+        let unnamed = image("arm", "A=1", "2026-01-01T00:00:00Z");
+        let named = PlatformImage { variant_is_named: true, ..unnamed.clone() };
+        for (wanted, of_unnamed, of_named) in [
+            ("linux/arm/v5", true, false),
+            ("linux/arm/v6", true, false),
+            ("linux/arm", true, true),
+            ("linux/arm64", false, false),
+        ] {
+            let wanted = Platform::from_user(wanted).expect("a platform");
+            assert_eq!(unnamed.is_for(&wanted), of_unnamed, "{wanted}");
+            assert_eq!(named.is_for(&wanted), of_named, "{wanted}");
         }
     }
 

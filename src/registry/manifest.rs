@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::Value;
 
-use crate::registry::{Digest, Platform, content::ContentFields};
+use crate::registry::{Digest, Platform, content::ContentFields, platform::RawPlatform};
 
 /// Media type of an OCI index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -93,6 +93,8 @@ pub struct ImageConfig {
     pub newest_layer: Option<Timestamp>,
     /// The platform that the image runs on.
     pub platform: Platform,
+    /// Whether the configuration names the variant of the platform.
+    pub variant_is_named: bool,
     /// The digests of the uncompressed layers, the lowest first.
     pub diff_ids: Vec<Digest>,
     /// Hash of what a user can notice of the image; see
@@ -216,11 +218,15 @@ impl ImageConfig {
                 error.column()
             )
         })?;
+        let variant = config.platform.variant.as_deref();
+        let variant_is_named = variant.is_some_and(|variant| !variant.is_empty());
+        let platform = Platform::from(config.platform);
         Ok(Self {
             created: config.created.as_ref().and_then(timestamp),
             newest_layer: config.content_fields.newest_layer(),
-            content: config.content_fields.content_hash(&config.platform, &config.rootfs.diff_ids),
-            platform: config.platform,
+            content: config.content_fields.content_hash(&platform, &config.rootfs.diff_ids),
+            platform,
+            variant_is_named,
             diff_ids: config.rootfs.diff_ids,
         })
     }
@@ -241,7 +247,7 @@ struct ManifestShape {
 struct ConfigShape {
     created: Option<Value>,
     #[serde(flatten)]
-    platform: Platform,
+    platform: RawPlatform,
     #[serde(flatten)]
     content_fields: ContentFields,
     rootfs: RootFs,

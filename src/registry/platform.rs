@@ -23,12 +23,12 @@ pub struct Platform {
 
 /// A platform as a manifest writes it.
 #[derive(Deserialize)]
-struct RawPlatform {
+pub(super) struct RawPlatform {
     #[serde(default)]
     os: String,
     #[serde(default)]
     architecture: String,
-    variant: Option<String>,
+    pub(super) variant: Option<String>,
 }
 
 impl Default for Platform {

@@ -48,6 +48,7 @@ checks:
   runtimeClassName: gvisor
   podAnnotations: {sidecar.istio.io/inject: 'false'}
   podLabels: {example.com/team: platform}
+defaultPlatform: linux/arm64
 log: {format: text, filter: 'groundswell=debug,info'}
 serviceAccount: {name: builder, annotations: {example.com/role: rebuilds}}
 podAnnotations: {example.com/scrape: 'true'}

@@ -86,3 +86,36 @@ async fn a_family_keeps_its_platform_whatever_is_lost() {
     .await;
     assert_eq!(scene.tag("base", "latest").await, digests["base"]);
 }
+
+#[tokio::test]
+async fn a_parameter_that_is_removed_changes_no_architecture() {
+    let client = client().await;
+    let scene = Scene::new(&client, "unnamed").await;
+    let place = &scene.place;
+    let settings = Settings::new(cluster(), &place.namespace, &[]);
+    let _operator = Operator::ready(&settings).await;
+    let other = if cfg!(target_arch = "s390x") { "amd64" } else { "s390x" };
+    let upstream = format!("library/{}", place.namespace);
+    let (images, none) = (&scene.images, std::collections::BTreeMap::new());
+    images.push_for(other, &upstream, "3.20", None, "other", &none).await;
+    let mut spec = scene.spec();
+    spec["strategy"]["parameters"] = json!({ "platform": format!("linux/{other}") });
+    place.apply_family("app", &spec).await.expect("a family");
+    place.wait_family("app", "Ready", 60).await;
+    let digests = place.digests("app").await;
+    assert_eq!(place.family("app").await.status.expect("a status").platform, None);
+
+    spec["strategy"].as_object_mut().expect("a strategy").remove("parameters");
+    place.apply_family("app", &spec).await.expect("a family");
+    place.wait_family("app", "Ready", 60).await;
+    assert_eq!(place.digests("app").await, digests);
+    let status = place.family("app").await.status.expect("a status");
+    assert_eq!(status.platform, Some(format!("linux/{other}")));
+
+    // And the builds that follow are for it.
+    images.push_for(other, &upstream, "3.20", None, "newer", &none).await;
+    place.wait_rebuilt("app", &digests, 120).await;
+    let jobs = place.jobs("app").await;
+    assert_eq!(jobs.len(), 8);
+    assert!(jobs.iter().all(|job| architecture(job) == other));
+}

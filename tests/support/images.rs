@@ -76,6 +76,20 @@ impl Images {
         self.tag(repository, tag, &manifest).await
     }
 
+    /// Writes an index of images of the repository, by architecture, to a tag. Returns its digest.
+    pub async fn push_index(&self, repository: &str, tag: &str, images: &[(&str, &str)]) -> String {
+        let mut manifests = Vec::new();
+        for (architecture, digest) in images {
+            let image = self.get(repository, digest).await.expect("an image");
+            manifests.push(json!({
+                "mediaType": MANIFEST, "digest": digest, "size": image.manifest.to_string().len(),
+                "platform": { "os": "linux", "architecture": architecture },
+            }));
+        }
+        let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests });
+        self.tag(repository, tag, &index).await
+    }
+
     /// Writes a manifest to a tag. Returns its digest.
     pub async fn tag(&self, repository: &str, tag: &str, manifest: &Value) -> String {
         let body = manifest.to_string();

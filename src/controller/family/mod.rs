@@ -22,7 +22,7 @@ use kube::{ResourceExt, runtime::controller::Action};
 
 use self::{
     act::jobs,
-    observe::{ObserveError, Observer, snapshot::Snapshot},
+    observe::{ObserveError, Observer, snapshot::Snapshot, strategies::UnnamedPlatforms},
     reconcile::Reconcile,
     record::status,
     registry::DecisionValidity,
@@ -153,9 +153,11 @@ async fn observe(observer: &mut Observer<'_>) -> Result<Snapshot, ObserveError> 
     let keychain = observer.load_keychain().await?;
     observer.cache.note_accepted_spec();
     // 3.4 (registry) Find the platform of builds whose strategies name none, unless it is recorded.
-    let platform = observer.default_platform(&blueprint, &keychain).await;
+    let built = observer.built_platforms(&blueprint);
+    let platform = observer.default_platform(&blueprint, &built, &keychain).await;
     // 3.5 (pure) Render the strategies.
-    let strategies = observer.strategies(&blueprint, &platform);
+    let unnamed = UnnamedPlatforms { built: &built, default: &platform };
+    let strategies = observer.strategies(&blueprint, &unnamed);
     // 3.6 (pure) Register what the pollers are to poll for this family.
     observer.register_polls(&keychain, &strategies.upstream_needs);
     // 3.7 (API) Take the snapshot. Only content that has changed is read from the API server, and

@@ -69,8 +69,8 @@ impl ImageEval<'_> {
         parents: &ResolvedParents<'_>,
     ) -> Result<ImageDecision, NotReady> {
         if let Some(verified) = self.unchanged_build(parents) {
-            if let Some(mismatch) = verified.mismatch().map(str::to_owned) {
-                return Ok(Self::decide_unmatched(verified, &mismatch));
+            if verified.adopted.is_some() {
+                return Ok(self.decide_adopted(plan, verified, parents));
             }
             return Ok(self.decide_verified(plan, verified, blank()));
         }
@@ -90,7 +90,8 @@ impl ImageEval<'_> {
     /// which its base was first observed.
     fn unchanged_build(&self, parents: &ResolvedParents<'_>) -> Option<Arc<VerifiedBuild>> {
         let verified = self.observed.verified.as_ref()?;
-        if !self.is_unchanged(verified, parents) || !self.may_stay(verified) {
+        let is_unchanged = self.is_unchanged(verified, parents) && self.may_stay(verified);
+        if !is_unchanged && !self.would_lose_platforms(verified) {
             return None;
         }
         let base_observed = parents.base_observed.or(verified.base_observed);

@@ -72,6 +72,10 @@ impl ImageEval<'_> {
     /// Returns what floating tags should point to.
     fn promotion_target(&self, decision: &ImageDecision) -> PromotionTarget {
         let verified = decision.verified.as_ref();
+        // Its tags point to the digest already.
+        if verified.is_some_and(|verified| verified.adopted.is_some()) {
+            return PromotionTarget::Verified;
+        }
         let policy = self.context.input.spec.policy.promotion;
         if let (Promotion::Image, ImageState::Current, Some(_)) = (policy, decision.state, verified)
         {
@@ -82,10 +86,6 @@ impl ImageEval<'_> {
                 PromotionTarget::Verified
             }
             Some(digest) => PromotionTarget::Earlier(digest.into()),
-            // Its tags point to the digest already.
-            None if verified.is_some_and(|verified| verified.adopted.is_some()) => {
-                PromotionTarget::Verified
-            }
             None => PromotionTarget::None,
         }
     }

@@ -62,8 +62,7 @@ impl ImageEval<'_> {
                 decide_unanswered(plan, problem, *ask_at, verifying_state(succeeded), stale)
             }
             Some(LookupResult::Existing(existing))
-                if succeeded.is_none()
-                    && (existing.found.is_some() || existing.ask_at > self.context.now) =>
+                if succeeded.is_none() && self.is_up_to_date(plan, existing) =>
             {
                 self.decide_existing(plan, existing, &stale, &resolved, parents).unwrap_or_else(
                     || {
@@ -82,6 +81,7 @@ impl ImageEval<'_> {
                 plan.effects.push(Effect::LookUp {
                     image: self.index,
                     fingerprint: wanted,
+                    scope: self.lookup_scope(&resolved.inputs, succeeded),
                     after: succeeded,
                 });
                 ImageDecision {
@@ -96,7 +96,7 @@ impl ImageEval<'_> {
     }
 
     /// Returns the registry's last answer about a fingerprint.
-    fn lookup(&self, fingerprint: &Fingerprint) -> Option<&LookupResult> {
+    pub(in crate::engine) fn lookup(&self, fingerprint: &Fingerprint) -> Option<&LookupResult> {
         let mut lookups = self.observed.lookups.iter();
         lookups.find(|lookup| lookup.fingerprint == *fingerprint).map(|lookup| &lookup.result)
     }

@@ -58,6 +58,8 @@ pub struct Snapshot {
     platforms: Vec<Option<Arc<Platform>>>,
     /// The platform of builds whose strategies name none.
     pub default_platform: DefaultPlatform,
+    /// Whether the strategy of each image names no platform.
+    use_default_platform: Vec<bool>,
     /// The images of other families, in the order in which the lineage lists them.
     pub imports: Vec<ObservedImport>,
     /// The family's status.
@@ -137,6 +139,7 @@ impl Observer<'_> {
             strategies,
             revisions: strategy_revisions,
             platforms,
+            use_default: use_default_platform,
             upstream_needs,
         } = strategies;
         self.read_pod_events().await;
@@ -197,6 +200,7 @@ impl Observer<'_> {
             strategies,
             platforms,
             default_platform,
+            use_default_platform,
             strategy_revisions,
         })
     }
@@ -319,6 +323,12 @@ impl Snapshot {
     #[must_use]
     pub fn platform(&self, image: ImageIndex) -> Option<&Platform> {
         self.platforms.get(image.position())?.as_deref()
+    }
+
+    /// Whether the strategy of an image names no platform.
+    #[must_use]
+    pub fn uses_default_platform(&self, image: ImageIndex) -> bool {
+        self.use_default_platform.get(image.position()).is_some_and(|uses| *uses)
     }
 
     /// Returns whether the cascade of this name has ended.

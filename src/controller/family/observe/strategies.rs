@@ -26,6 +26,7 @@ use crate::{
 pub struct RenderedStrategy {
     chosen: StrategyRef,
     strategy: Arc<BuildStrategy>,
+    names_platform: bool,
     platform: Result<Arc<Platform>, Problem>,
     revision: Result<String, Problem>,
 }
@@ -38,9 +39,27 @@ pub struct ImageStrategies {
     pub revisions: Vec<Observed<String>>,
     /// The platforms of their builds; `None` for one that is not known.
     pub platforms: Vec<Option<Arc<Platform>>>,
+    /// Whether the strategies name no platform, in the order of the spec.
+    pub use_default: Vec<bool>,
     /// What the images of each upstream need of its tag, in the order of `spec.upstreams`; see
     /// [`Observer::upstream_needs`].
     pub upstream_needs: Vec<Option<TagNeeds>>,
+}
+
+/// The platforms of builds whose strategies name none.
+pub struct UnnamedPlatforms<'a> {
+    /// Those of the last verified builds, in the order of the spec.
+    pub built: &'a [Option<Arc<Platform>>],
+    /// That of images without a build.
+    pub default: &'a DefaultPlatform,
+}
+
+/// What an image renders: images with an equal one share the strategy.
+#[derive(Clone, PartialEq)]
+struct StrategyUse<'a> {
+    chosen: &'a StrategyRef,
+    /// The platform of the image's last verified build.
+    built: Option<Arc<Platform>>,
 }
 
 impl Observer<'_> {
@@ -48,12 +67,13 @@ impl Observer<'_> {
     pub fn strategies(
         &mut self,
         blueprint: &Blueprint,
-        default: &DefaultPlatform,
+        platforms: &UnnamedPlatforms<'_>,
     ) -> ImageStrategies {
+        let default = platforms.default;
         let mut found = strategies(
             &self.context.stores,
             &self.family.spec,
-            default,
+            platforms,
             &mut self.cache.strategies,
         );
         reject_other_platforms(&self.family.spec, blueprint, &mut found);
@@ -69,21 +89,25 @@ impl Observer<'_> {
 fn strategies(
     stores: &Stores,
     spec: &ImageFamilySpec,
-    default: &DefaultPlatform,
+    unnamed: &UnnamedPlatforms<'_>,
     cached: &mut Vec<RenderedStrategy>,
 ) -> ImageStrategies {
     let before = std::mem::take(cached);
-    let mut known: Vec<(&StrategyRef, Option<RenderedStrategy>)> = Vec::new();
+    let mut known: Vec<(StrategyUse<'_>, Option<RenderedStrategy>)> = Vec::new();
     let mut found = ImageStrategies {
         strategies: Vec::with_capacity(spec.images.len()),
         revisions: Vec::with_capacity(spec.images.len()),
         platforms: Vec::with_capacity(spec.images.len()),
+        use_default: Vec::with_capacity(spec.images.len()),
         upstream_needs: Vec::new(),
     };
-    for image in &spec.images {
+    for (index, image) in ImageIndex::enumerate(&spec.images) {
         let chosen = strategy_ref(spec, image);
-        let index = known.iter().position(|(of, _)| *of == chosen).unwrap_or_else(|| {
-            known.push((chosen, render(stores, chosen, default, &before)));
+        let wanted =
+            StrategyUse { chosen, built: unnamed.built.get(index.position()).cloned().flatten() };
+        let index = known.iter().position(|(of, _)| *of == wanted).unwrap_or_else(|| {
+            let rendered = render(stores, &wanted, unnamed.default, &before);
+            known.push((wanted, rendered));
             known.len() - 1
         });
         let rendered = known.get(index).and_then(|(_, rendered)| rendered.as_ref());
@@ -97,6 +121,7 @@ fn strategies(
         found.strategies.push(strategy);
         found.revisions.push(observed(image, revision));
         found.platforms.push(rendered.and_then(|rendered| rendered.platform.clone().ok()));
+        found.use_default.push(rendered.is_some_and(|rendered| !rendered.names_platform));
     }
     *cached = known.into_iter().filter_map(|(_, rendered)| rendered).collect();
     found
@@ -152,14 +177,17 @@ fn observed(image: &Image, revision: Result<String, Problem>) -> Observed<String
 /// Returns the strategy, or `None` if it does not exist.
 fn render(
     stores: &Stores,
-    chosen: &StrategyRef,
+    wanted: &StrategyUse<'_>,
     default: &DefaultPlatform,
     before: &[RenderedStrategy],
 ) -> Option<RenderedStrategy> {
+    let chosen = wanted.chosen;
     let strategy = stores.strategies.get(&Key::new("", &chosen.name))?;
-    let platform = match named_platform(&strategy, chosen) {
+    let named = named_platform(&strategy, chosen);
+    let names_platform = !matches!(named, Ok(None));
+    let platform = match named {
         Ok(Some(named)) => Ok(Arc::new(named)),
-        Ok(None) => default.platform.clone(),
+        Ok(None) => wanted.built.clone().map_or_else(|| default.platform.clone(), Ok),
         Err(error) => Err(invalid(&error)),
     };
     let known = before.iter().find(|known| {
@@ -172,7 +200,8 @@ fn render(
         (None, Ok(platform)) => revision(&strategy, chosen, platform),
         (None, Err(problem)) => Err(problem.clone()),
     };
-    Some(RenderedStrategy { chosen: chosen.clone(), strategy, platform, revision })
+    let chosen = chosen.clone();
+    Some(RenderedStrategy { chosen, strategy, names_platform, platform, revision })
 }
 
 fn revision(

@@ -63,10 +63,13 @@ impl HistoryUpdate<'_> {
 
     fn verified(self) -> Option<BuildRecord> {
         let verified = self.decided.verified.as_ref()?;
-        if self.old.fingerprint.as_deref() == Some(verified.fingerprint.as_str()) {
+        let is_adopted = verified.adopted.is_some();
+        if self.old.fingerprint.as_deref() == Some(verified.fingerprint.as_str())
+            && !(is_adopted && self.old.digest.as_deref() != Some(verified.digest.as_str()))
+        {
             return None;
         }
-        if verified.adopted.is_some() {
+        if is_adopted {
             return Some(BuildRecord {
                 fingerprint: verified.fingerprint.to_string(),
                 digest: verified.digest.to_string(),

@@ -14,7 +14,8 @@ use serde_json::json;
 
 use crate::{
     api::{
-        Image, ImageState, ManagedImage, ManagedImageSpec, ManagedImageStatus, TagRecord,
+        AdoptionRecord, Image, ImageState, ManagedImage, ManagedImageSpec, ManagedImageStatus,
+        TagRecord,
         condition::{
             self, ConditionUpdate, READY, RECONCILING, ReasonClass, STALLED, reason, shorten,
         },
@@ -207,7 +208,8 @@ impl Reconcile<'_> {
             build: verified.map(|verified| verified.build),
             last_build: numbered.number,
             last_build_fingerprint: numbered.fingerprint,
-            adopted: verified.and_then(|verified| verified.adopted.clone()),
+            platform: self.platform_to_record(change),
+            adopted: adoption_to_record(change),
             size: verified.map(|verified| verified.size),
             base_observed: verified.and_then(|verified| verified.base_observed),
             inputs: verified.map(|verified| verified.inputs.clone()),
@@ -263,6 +265,19 @@ impl Reconcile<'_> {
             }
         };
         tags.unwrap_or_default().into_iter().filter_map(record).collect()
+    }
+
+    /// Returns the platform of the last verified build. An adopted image that does not match has
+    /// none: it is not known to be what the family builds.
+    fn platform_to_record(&self, change: ImageChange<'_>) -> Option<String> {
+        let ImageChange { index, decided, old, .. } = change;
+        let verified = decided.verified.as_deref()?;
+        let is_same = old.fingerprint.as_deref() == Some(verified.fingerprint.as_str());
+        if is_same && (old.platform.is_some() || decided.state != ImageState::Current) {
+            return old.platform.clone();
+        }
+        let platform = self.snapshot.platform(index).filter(|_| verified.mismatch().is_none());
+        platform.map(ToString::to_string)
     }
 
     /// Returns the start times that the rate limit counts, with the start of this reconcile.
@@ -338,6 +353,16 @@ impl Reconcile<'_> {
             self.context.metrics.check_finished(result);
         }
     }
+}
+
+/// Returns how the last verified build was adopted, or else the digest that tags still point to.
+fn adoption_to_record(change: ImageChange<'_>) -> Option<AdoptionRecord> {
+    let ImageChange { decided, old, .. } = change;
+    let of_verified = decided.verified.as_ref().and_then(|verified| verified.adopted.clone());
+    let promoted = decided.promoted_digest();
+    let earlier = old.adopted.as_ref();
+    let earlier = earlier.filter(|old| promoted.is_some_and(|digest| *digest == old.digest));
+    of_verified.or_else(|| earlier.cloned())
 }
 
 /// Returns the conditions that the family reconciler owns.

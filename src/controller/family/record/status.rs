@@ -111,13 +111,7 @@ impl Reconcile<'_> {
         ImageFamilyStatus {
             observed_generation: self.snapshot.family.metadata.generation,
             conditions: old.conditions.clone(),
-            platform: self
-                .snapshot
-                .default_platform
-                .platform
-                .as_ref()
-                .ok()
-                .map(ToString::to_string),
+            platform: self.default_platform_to_record(old),
             upstreams: decision.upstreams.clone(),
             counts: status::count_states(decision.images.iter().map(|image| image.state)),
             pending: decision.pending.clone(),
@@ -129,6 +123,36 @@ impl Reconcile<'_> {
             attention: self.attention(),
             installation: old.installation.clone(),
         }
+    }
+
+    /// Returns the default platform, once a build uses it. Until then nothing is fixed: a strategy
+    /// may name another one.
+    fn default_platform_to_record(&self, old: &ImageFamilyStatus) -> Option<String> {
+        let decision = &self.decision;
+        let may_build = decision.cascade.name().is_some();
+        let is_used = ImageIndex::enumerate(&decision.images).any(|(index, image)| {
+            self.snapshot.uses_default_platform(index) && (may_build || image.verified.is_some())
+        });
+        let platform = self.snapshot.default_platform.platform.as_ref().ok();
+        platform.filter(|_| is_used || old.platform.is_some()).map(ToString::to_string)
+    }
+
+    /// Publishes from where the default platform is, once it is fixed.
+    async fn publish_platform_event(&self, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
+        let Some(platform) = new.platform.as_ref().filter(|_| old.platform.is_none()) else {
+            return;
+        };
+        let notice = Notice {
+            type_: EventType::Normal,
+            reason: reason::PLATFORM_FIXED,
+            action: "Build",
+            note: format!(
+                "builds whose strategies name no platform are for {platform}, because of {}; to \
+                 change it, set the strategy's parameter `platform`",
+                self.snapshot.default_platform.source
+            ),
+        };
+        self.publish_about_family(&notice).await;
     }
 
     /// Exports how many of the family's images are in each state, since when it is stale, and how
@@ -176,6 +200,7 @@ impl Reconcile<'_> {
 
     /// Publishes what has changed between two statuses of the family.
     async fn publish_family_events(&self, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
+        self.publish_platform_event(old, new).await;
         for upstream in &new.upstreams {
             let before = old.upstreams.iter().find(|before| before.name == upstream.name);
             self.publish_upstream_events(before, upstream).await;

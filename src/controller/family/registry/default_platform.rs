@@ -1,9 +1,9 @@
 //! Finds the platform of the builds whose strategies name none. Needs a registry.
 //!
-//! It is fixed once per family and recorded in its status, so that neither another node nor a
-//! controller that moves to another node changes the architecture of an image. A family whose
-//! status is lost takes the platform of the images that its tags point to. A family that has built
-//! nothing takes the controller's own.
+//! It is fixed by the first such build and recorded in the family's status, so that neither another
+//! node nor a controller that moves to another node changes the architecture of an image. Before
+//! that it is the platform of the last verified builds, or, if the records are lost, of the images
+//! of ours that the tags point to. A family that has built nothing takes the controller's own.
 
 use std::sync::Arc;
 
@@ -16,67 +16,96 @@ use crate::{
     controller::{
         family::{
             observe::{Observer, platform::DefaultPlatform, strategies::strategy_ref},
-            registry::pushed_image::Repository,
+            registry::pushed_image::{Repository, own_fingerprint},
         },
         object_cache::Key,
     },
     engine::{Blueprint, Problem, tags},
     identity::Fingerprint,
+    lineage::ImageIndex,
     registry::{Client, Keychain, Platform},
 };
 
 /// The most images whose tags are read.
 const MAX_IMAGES: usize = 8;
+/// The operating system of the images that are built.
+const LINUX: &str = "linux";
 /// The pause after a registry has not answered.
 const RETRY_DELAY: SignedDuration = SignedDuration::from_secs(15);
 
 impl Observer<'_> {
-    /// Returns the platform of builds whose strategies name none.
+    /// Returns the platform of builds whose strategies name none, and of whose images there is no
+    /// build. `built` has the platforms of the last verified builds.
     pub async fn default_platform(
         &mut self,
         blueprint: &Blueprint,
+        built: &[Option<Arc<Platform>>],
         keychain: &Keychain,
     ) -> DefaultPlatform {
         let recorded = self.family.status.as_ref().and_then(|status| status.platform.as_deref());
         if let Some(platform) = recorded.and_then(Platform::from_user) {
-            return DefaultPlatform { platform: Ok(Arc::new(platform)), retry_at: None };
+            return known(platform.into(), "the status of the family".into());
+        }
+        let unnamed: Vec<ImageIndex> = self.images_without_platform().collect();
+        let built = unnamed.iter().find_map(|index| {
+            let platform = built.get(index.position())?.clone()?;
+            Some((index.position(), platform))
+        });
+        if let Some((image, platform)) = built {
+            let name = self.family.spec.images.get(image).map_or("", |image| image.name.as_str());
+            return known(platform, format!("the last build of {name}"));
         }
         let is_valid =
             |cached: &&DefaultPlatform| cached.retry_at.is_none_or(|retry_at| self.now < retry_at);
         if let Some(cached) = self.cache.default_platform.as_ref().filter(is_valid) {
             return cached.clone();
         }
-        let own = &self.context.environment.platform;
-        let search = PlatformSearch { client: &self.context.registry, keychain, own };
-        let found = match search.first_of(&self.floating_tags(blueprint)).await {
-            Ok(built) => DefaultPlatform {
-                platform: Ok(Arc::new(built.unwrap_or_else(|| own.clone()))),
-                retry_at: None,
-            },
-            Err(Problem { reason, message }) => {
-                let message = format!("the platform of earlier builds is not known: {message}");
-                DefaultPlatform {
-                    platform: Err(Problem { reason, message }),
-                    retry_at: self.now.checked_add(RETRY_DELAY).ok(),
-                }
-            }
-        };
+        let found = self.search_platform(&self.floating_tags(blueprint, &unnamed), keychain).await;
         self.cache.default_platform = Some(found.clone());
         found
     }
 
-    /// Returns a floating tag of each of the first images that have one, without the images whose
-    /// strategies name a platform: their tags do not say what the default was.
-    fn floating_tags(&self, blueprint: &Blueprint) -> Vec<FloatingTag> {
+    /// Reads the platform from tags. Without one that says it, it is the controller's own.
+    async fn search_platform(&self, tags: &[FloatingTag], keychain: &Keychain) -> DefaultPlatform {
+        let own = &self.context.environment.platform;
+        let believed = match self.family.spec.adopt {
+            Some(_) => BelievedImages::All,
+            None => BelievedImages::Ours,
+        };
+        let client = &self.context.registry;
+        match (PlatformSearch { client, keychain, own, believed }).first_of(tags).await {
+            Ok(Some(TaggedPlatform { platform, source })) => known(platform.into(), source),
+            Ok(None) => known(own.clone().into(), "the default of the controller".into()),
+            Err(Problem { reason, message }) => {
+                let message = format!("the platform of earlier builds is not known: {message}");
+                DefaultPlatform {
+                    platform: Err(Problem { reason, message }),
+                    source: String::new(),
+                    retry_at: self.now.checked_add(RETRY_DELAY).ok(),
+                }
+            }
+        }
+    }
+
+    /// Returns the images whose strategies name no platform.
+    fn images_without_platform(&self) -> impl Iterator<Item = ImageIndex> {
         let spec = &self.family.spec;
-        let images = spec.images.iter().zip(&blueprint.images);
-        let tags = images.filter_map(|(image, known)| {
+        let images = ImageIndex::enumerate(&spec.images).filter(|(_, image)| {
             let chosen = strategy_ref(spec, image);
             let strategy = self.context.stores.strategies.get(&Key::new("", &chosen.name));
             let named = strategy.map(|strategy| named_platform(&strategy, chosen));
-            if let Some(Ok(Some(_))) = named {
-                return None;
-            }
+            !matches!(named, Some(Ok(Some(_))))
+        });
+        images.map(|(index, _)| index)
+    }
+
+    /// Returns a floating tag of each of the first of these images that have one. The tags of the
+    /// others, whose strategies name a platform, do not say what the default was.
+    fn floating_tags(&self, blueprint: &Blueprint, of: &[ImageIndex]) -> Vec<FloatingTag> {
+        let spec = &self.family.spec;
+        let tags = of.iter().filter_map(|index| {
+            let image = spec.images.get(index.position())?;
+            let known = blueprint.images.get(index.position())?;
             let tags = tags::render(spec, image, 0, &Fingerprint::from("")).unwrap_or_default();
             let tag = tags.into_iter().find(|tag| !tag.immutable)?.name;
             Some(FloatingTag { repository: known.repository.clone(), tag })
@@ -85,10 +114,30 @@ impl Observer<'_> {
     }
 }
 
+fn known(platform: Arc<Platform>, source: String) -> DefaultPlatform {
+    DefaultPlatform { platform: Ok(platform), source, retry_at: None }
+}
+
 /// A floating tag of an image.
 struct FloatingTag {
     repository: String,
     tag: String,
+}
+
+/// A platform, and what says it.
+#[derive(Debug)]
+struct TaggedPlatform {
+    platform: Platform,
+    source: String,
+}
+
+/// Whose images say for what a family is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BelievedImages {
+    /// Those that carry a fingerprint of ours. Anybody may have pushed the others.
+    Ours,
+    /// All of them, because the family adopts them.
+    All,
 }
 
 /// Looks for the platform of what a family has built.
@@ -97,16 +146,17 @@ struct PlatformSearch<'a> {
     keychain: &'a Keychain,
     /// The controller's own platform.
     own: &'a Platform,
+    believed: BelievedImages,
 }
 
 impl PlatformSearch<'_> {
-    /// Returns the platform of the first tag that exists, or `None` if none does.
+    /// Returns the platform of the first tag that says one, or `None` if none does.
     ///
     /// # Errors
     /// Returns a problem if a registry does not answer and no other tag says the platform.
-    async fn first_of(&self, tags: &[FloatingTag]) -> Result<Option<Platform>, Problem> {
+    async fn first_of(&self, tags: &[FloatingTag]) -> Result<Option<TaggedPlatform>, Problem> {
         let reads: Vec<_> = tags.iter().map(|tag| self.platform_of(tag)).collect();
-        let answers: Vec<Result<Option<Platform>, Problem>> =
+        let answers: Vec<Result<Option<TaggedPlatform>, Problem>> =
             stream::iter(reads).buffered(MAX_IMAGES).collect().await;
         let mut unanswered = None;
         for answer in answers {
@@ -121,14 +171,21 @@ impl PlatformSearch<'_> {
         unanswered.map_or(Ok(None), Err)
     }
 
-    /// Returns the platform of the image that a tag points to, or `None` if there is no such tag.
-    /// Of several platforms it is the controller's own, if that is among them.
-    async fn platform_of(&self, tag: &FloatingTag) -> Result<Option<Platform>, Problem> {
+    /// Returns the platform of the image that a tag points to, or `None` if there is no such tag,
+    /// or no image for Linux that is believed. Of several platforms it is the controller's own, if
+    /// that is among them.
+    async fn platform_of(&self, tag: &FloatingTag) -> Result<Option<TaggedPlatform>, Problem> {
         let repository = Repository::new(self.client, self.keychain, &tag.repository)?;
         let Some(manifest) = repository.tagged(&tag.tag).await? else { return Ok(None) };
-        let platforms = repository.platforms(&manifest).await?;
-        let first = platforms.iter().find(|platform| platform.is_known());
-        Ok(platforms.iter().find(|platform| *platform == self.own).or(first).cloned())
+        if self.believed == BelievedImages::Ours && own_fingerprint(&manifest).is_none() {
+            return Ok(None);
+        }
+        let mut platforms = repository.platforms(&manifest).await?;
+        platforms.retain(|platform| platform.is_known() && platform.os == LINUX);
+        let own = platforms.iter().find(|platform| *platform == self.own);
+        let source = format!("the image that {}:{} points to", tag.repository, tag.tag);
+        let platform = own.or(platforms.first()).cloned();
+        Ok(platform.map(|platform| TaggedPlatform { platform, source }))
     }
 }
 
@@ -138,15 +195,27 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::registry::{
-        Config, Digest, OCI_INDEX, OCI_MANIFEST,
-        fault_registry::{FaultRegistry, RecordedRequest, reply},
+    use crate::{
+        api::labels,
+        registry::{
+            Config, Digest, OCI_INDEX, OCI_MANIFEST,
+            fault_registry::{FaultRegistry, RecordedRequest, reply},
+        },
     };
 
-    /// Answers for the repositories `arm`, `both` (an index), `broken`, `artifact` and `down`.
+    const FINGERPRINT: &str = "1111111111111111111111111111111111111111";
+
+    /// Answers for the repositories `arm` and `both` (an index), which have images of ours, for
+    /// `windows` and `foreign`, which have images of others, for `artifact` and `down`.
     fn respond(request: &RecordedRequest) -> crate::registry::fault_registry::FaultReply {
+        let os = if request.target.contains("/windows/") { "windows" } else { "linux" };
+        let is_ours = ["/arm/", "/both/"].iter().any(|ours| request.target.contains(ours));
+        let annotations = match is_ours {
+            true => json!({ labels::OCI_FINGERPRINT: FINGERPRINT }),
+            false => json!({}),
+        };
         let config = json!({
-            "os": "linux", "architecture": "arm64", "rootfs": { "diff_ids": [] },
+            "os": os, "architecture": "arm64", "rootfs": { "diff_ids": [] },
         })
         .to_string();
         let entry = |architecture: &str| {
@@ -162,18 +231,23 @@ mod tests {
         };
         let path = request.target.trim_start_matches("/v2/");
         match path.split_once('/') {
-            Some(("arm", rest)) if rest.starts_with("blobs/") => {
+            Some(("arm" | "windows" | "foreign", rest)) if rest.starts_with("blobs/") => {
                 served("application/octet-stream", config)
             }
-            Some(("arm", _)) => {
+            Some(("arm" | "windows" | "foreign", _)) => {
                 let digest = Digest::of(config.as_bytes());
                 let config = json!({ "mediaType": "c", "digest": digest, "size": config.len() });
-                let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [] });
+                let manifest = json!({
+                    "schemaVersion": 2, "config": config, "layers": [],
+                    "annotations": annotations,
+                });
                 served(OCI_MANIFEST, manifest.to_string())
             }
             Some(("both", _)) => {
-                let index =
-                    json!({ "schemaVersion": 2, "manifests": [entry("arm64"), entry("amd64")] });
+                let index = json!({
+                    "schemaVersion": 2, "manifests": [entry("arm64"), entry("amd64")],
+                    "annotations": annotations,
+                });
                 served(OCI_INDEX, index.to_string())
             }
             Some(("artifact", _)) => served(OCI_MANIFEST, "[]".into()),
@@ -191,7 +265,8 @@ mod tests {
             Client::new(Config { plain_http, timeout, ..Config::default() }).expect("client");
         let keychain = Keychain::default();
         let own = Platform::default();
-        let search = PlatformSearch { client: &client, keychain: &keychain, own: &own };
+        let (client, keychain, own) = (&client, &keychain, &own);
+        let search = |believed| PlatformSearch { client, keychain, own, believed };
         let tags = |repositories: &[&str]| -> Vec<FloatingTag> {
             let tag = |name: &&str| FloatingTag {
                 repository: format!("{}/{name}", registry.address),
@@ -199,17 +274,22 @@ mod tests {
             };
             repositories.iter().map(tag).collect()
         };
-        for (repositories, expected) in [
-            (&[][..], Ok(None)),
-            (&["absent"], Ok(None)),
-            (&["absent", "arm"], Ok(Some("linux/arm64"))),
-            (&["both", "arm"], Ok(Some("linux/amd64"))),
-            (&["artifact"], Ok(None)),
-            (&["down", "arm"], Ok(Some("linux/arm64"))),
-            (&["absent", "down"], Err(reason::REGISTRY_UNAVAILABLE)),
+        let (ours, all) = (BelievedImages::Ours, BelievedImages::All);
+        for (repositories, believed, expected) in [
+            (&[][..], ours, Ok(None)),
+            (&["absent"], ours, Ok(None)),
+            (&["absent", "arm"], ours, Ok(Some("linux/arm64"))),
+            (&["both", "arm"], ours, Ok(Some("linux/amd64"))),
+            (&["artifact"], ours, Ok(None)),
+            (&["foreign", "both"], ours, Ok(Some("linux/amd64"))),
+            (&["foreign"], ours, Ok(None)),
+            (&["foreign"], all, Ok(Some("linux/arm64"))),
+            (&["windows"], all, Ok(None)),
+            (&["down", "arm"], ours, Ok(Some("linux/arm64"))),
+            (&["absent", "down"], ours, Err(reason::REGISTRY_UNAVAILABLE)),
         ] {
-            let found = search.first_of(&tags(repositories)).await;
-            let found = found.map(|platform| platform.map(|platform| platform.to_string()));
+            let found = search(believed).first_of(&tags(repositories)).await;
+            let found = found.map(|found| found.map(|found| found.platform.to_string()));
             let expected = expected.map(|platform| platform.map(str::to_owned));
             assert_eq!(found.map_err(|problem| problem.reason), expected, "{repositories:?}");
         }

@@ -16,7 +16,7 @@ use crate::{
             pushed_image::{self, BaseComparison, Repository},
         },
     },
-    engine::{Effect, Lookup, LookupResult, Problem, causes::short, tags},
+    engine::{Effect, Lookup, LookupResult, LookupScope, Problem, causes::short, tags},
     identity::Fingerprint,
     lineage::{ImageIndex, Parent},
     registry::{Platform, PlatformImage},
@@ -33,6 +33,7 @@ const MAX_LOOKUP_PAUSE: SignedDuration = SignedDuration::from_mins(2);
 struct WantedLookup<'a> {
     image: ImageIndex,
     fingerprint: &'a Fingerprint,
+    scope: LookupScope,
     /// The last attempt of the build that ended before the lookup.
     after: Option<i32>,
 }
@@ -57,8 +58,8 @@ impl Reconcile<'_> {
         let reconcile = &*self;
         let retry_at = reconcile.lookup_retry_at(self.cache.failed_lookups.saturating_add(1));
         let wanted = reconcile.decision.effects.iter().filter_map(|effect| match effect {
-            Effect::LookUp { image, fingerprint, after } => {
-                Some(WantedLookup { image: *image, fingerprint, after: *after })
+            Effect::LookUp { image, fingerprint, scope, after } => {
+                Some(WantedLookup { image: *image, fingerprint, scope: *scope, after: *after })
             }
             _ => None,
         });
@@ -78,6 +79,10 @@ impl Reconcile<'_> {
         };
         for AnsweredLookup { image, lookup } in answers {
             if let Some(image) = self.snapshot.family.spec.images.get(image.position()) {
+                if let LookupResult::Existing(existing) = &lookup.result {
+                    let at = self.context.clock.now();
+                    self.cache.note_read_tags(&image.name, &existing.tags, at);
+                }
                 self.cache.lookups.record(&image.name, lookup);
             }
         }
@@ -97,8 +102,8 @@ impl Reconcile<'_> {
     }
 
     async fn look_up(&self, wanted: WantedLookup<'_>, retry_at: Timestamp) -> AnsweredLookup {
-        let WantedLookup { image, fingerprint, after } = wanted;
-        let result = match self.ask_registry(image, fingerprint, after).await {
+        let WantedLookup { image, fingerprint, .. } = wanted;
+        let result = match self.ask_registry(&wanted).await {
             Ok(LookupAnswer::Found(result)) => result,
             Ok(LookupAnswer::Rejected(problem)) => LookupResult::Rejected(problem, retry_at),
             Err(problem) => LookupResult::Failed(problem, retry_at),
@@ -106,15 +111,10 @@ impl Reconcile<'_> {
         AnsweredLookup { image, lookup: Lookup { fingerprint: fingerprint.clone(), result } }
     }
 
-    async fn ask_registry(
-        &self,
-        image: ImageIndex,
-        fingerprint: &Fingerprint,
-        after: Option<i32>,
-    ) -> Result<LookupAnswer, Problem> {
-        let name = self.snapshot.repository(image);
+    async fn ask_registry(&self, wanted: &WantedLookup<'_>) -> Result<LookupAnswer, Problem> {
+        let name = self.snapshot.repository(wanted.image);
         let repository = Repository::new(&self.context.registry, &self.snapshot.keychain, &name)?;
-        FingerprintQuery { reconcile: self, image, repository }.ask(fingerprint, after).await
+        FingerprintQuery { reconcile: self, image: wanted.image, repository }.ask(wanted).await
     }
 }
 
@@ -134,15 +134,11 @@ pub(super) struct ComparedBase<'a> {
 }
 
 impl FingerprintQuery<'_> {
-    async fn ask(
-        &self,
-        fingerprint: &Fingerprint,
-        after: Option<i32>,
-    ) -> Result<LookupAnswer, Problem> {
+    async fn ask(&self, wanted: &WantedLookup<'_>) -> Result<LookupAnswer, Problem> {
+        let WantedLookup { fingerprint, scope, after, .. } = *wanted;
         let tag = tags::pushed_as(fingerprint);
         let Some(manifest) = self.repository.tagged(&tag).await? else {
-            if after.is_none()
-                && self.may_adopt()
+            if scope == LookupScope::FloatingTags
                 && let Some(existing) = self.existing(fingerprint).await?
             {
                 return Ok(LookupAnswer::Found(LookupResult::Existing(existing)));
@@ -194,13 +190,10 @@ impl FingerprintQuery<'_> {
 
     /// Returns a problem if the image is not for the platform of the build.
     fn platform_mismatch(&self, tag: &str, images: &[PlatformImage]) -> Option<Problem> {
-        let wanted = self.reconcile.snapshot.platform(self.image)?;
-        let other = images.iter().find(|image| !image.platform.is_for(wanted))?;
+        let wrong = wrong_platform(images, self.reconcile.snapshot.platform(self.image))?;
         let message = format!(
-            "the build of {} made an image for {}, and not for {wanted}; let the strategy build \
-             for `{{{{ platform }}}}`, and delete the tag {tag}",
-            self.reconcile.image_name(self.image),
-            other.platform
+            "the build of {} {wrong}, and delete the tag {tag}",
+            self.reconcile.image_name(self.image)
         );
         Some(Problem { reason: reason::PLATFORM_MISMATCH, message })
     }
@@ -290,5 +283,33 @@ impl FingerprintQuery<'_> {
                 .and_then(|import| Some(import.verified.as_ref()?.repository.clone())),
         };
         repository.unwrap_or_default()
+    }
+}
+
+/// Returns what a build did wrong whose images are not for its platform, and what to do. An index
+/// without an image is for no platform: nobody could pull it.
+fn wrong_platform(images: &[PlatformImage], wanted: Option<&Platform>) -> Option<String> {
+    if images.is_empty() {
+        return Some("pushed an index that lists no image; correct the strategy".into());
+    }
+    let wanted = wanted?;
+    let other = images.iter().find(|image| !image.is_for(wanted))?;
+    Some(format!(
+        "made an image for {}, and not for {wanted}; let the strategy build for \
+         `{{{{ platform }}}}`",
+        other.platform
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_without_an_image_is_rejected() {
+        for wanted in [None, Some(&Platform::default())] {
+            let wrong = wrong_platform(&[], wanted).expect("a problem");
+            assert!(wrong.contains("lists no image"), "{wrong}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     api::{condition::reason, labels},
     engine::{
         LookupResult, Problem,
+        fingerprint::FINGERPRINT_LENGTH,
         tags::{self, Tag},
     },
     identity::Fingerprint,
@@ -155,10 +156,10 @@ impl<'a> Repository<'a> {
             .client
             .config(&self.name.with_digest(&manifest.digest), image, self.keychain)
             .await?;
-        let platform = entry
-            .and_then(|entry| entry.platform.clone())
-            .unwrap_or_else(|| config.platform.clone());
-        Ok(PlatformImage { platform, manifest: image.clone(), config })
+        let labelled = entry.and_then(|entry| entry.platform.clone());
+        let variant_is_named = labelled.is_some() || config.variant_is_named;
+        let platform = labelled.unwrap_or_else(|| config.platform.clone());
+        Ok(PlatformImage { platform, variant_is_named, manifest: image.clone(), config })
     }
 
     /// Returns whether a manifest belongs to this fingerprint: its build has pushed the manifest,
@@ -171,19 +172,11 @@ impl<'a> Repository<'a> {
         manifest: &Manifest,
         fingerprint: &Fingerprint,
     ) -> Result<bool, Problem> {
-        let Some(own) = manifest.annotations().get(labels::OCI_FINGERPRINT) else {
-            return Ok(false);
-        };
-        if *fingerprint == *own {
+        let Some(own) = own_fingerprint(manifest) else { return Ok(false) };
+        if *fingerprint == own {
             return Ok(true);
         }
-        let well_formed = own.len() == fingerprint.as_str().len()
-            && own.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if !well_formed {
-            return Ok(false);
-        }
-        let original =
-            self.client.head(&self.tag(&tags::pushed_as(&own.into()))?, self.keychain).await?;
+        let original = self.client.head(&self.tag(&tags::pushed_as(&own))?, self.keychain).await?;
         Ok(original.is_some_and(|original| original.digest == manifest.digest))
     }
 
@@ -243,6 +236,15 @@ pub fn present(manifest: &Manifest, images: &[PlatformImage]) -> LookupResult {
         content: Some(content.as_str().into()),
         blobs: Some(blobs.as_str().into()),
     }
+}
+
+/// Returns the fingerprint that a manifest of ours carries.
+#[must_use]
+pub fn own_fingerprint(manifest: &Manifest) -> Option<Fingerprint> {
+    let own = manifest.annotations().get(labels::OCI_FINGERPRINT)?;
+    let is_fingerprint =
+        own.len() == FINGERPRINT_LENGTH && own.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_fingerprint.then(|| own.into())
 }
 
 /// Returns the number of the build that has pushed a manifest.

@@ -5,18 +5,14 @@ use jiff::SignedDuration;
 use crate::{
     api::{BuildFailure, condition::reason},
     engine::{tests::model::FamilyModel, *},
-    identity::{BuildIdentity, Fingerprint},
-    lineage::ImageIndex,
+    identity::BuildIdentity,
 };
 
 impl FamilyModel {
     /// Asks the registry for a push, and keeps its answer.
-    pub(in crate::engine) fn probe(
-        &mut self,
-        image: ImageIndex,
-        fingerprint: Fingerprint,
-        after: Option<i32>,
-    ) {
+    pub(in crate::engine) fn probe(&mut self, lookup: &Action) {
+        let Action::LookUp { image, fingerprint, scope, after } = lookup else { return };
+        let (fingerprint, after) = (fingerprint.clone(), *after);
         let away = || Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
         let image = image.position();
         let result = match self.pushed.get(&(image, fingerprint.clone())) {
@@ -32,12 +28,11 @@ impl FamilyModel {
                 ),
                 blobs: None,
             },
-            None => match self.existing.get(&image).filter(|_| self.may_adopt(image, after)) {
-                Some(existing) => LookupResult::Existing(ExistingImage {
-                    ask_at: self.now + SignedDuration::from_mins(10),
-                    ..existing.clone()
-                }),
-                None => LookupResult::Absent { last_build: None, after },
+            None => match self.existing.get(&image) {
+                Some(existing) if *scope == LookupScope::FloatingTags => {
+                    LookupResult::Existing(self.read_tags(image, existing))
+                }
+                _ => LookupResult::Absent { last_build: None, after },
             },
         };
         let asked = self.asked.entry(image).or_default();
@@ -45,11 +40,15 @@ impl FamilyModel {
         asked.push(Lookup { fingerprint, result });
     }
 
-    /// Whether an image may begin with what its tags point to.
-    fn may_adopt(&self, image: usize, after: Option<i32>) -> bool {
-        let record = self.records[image].as_ref();
-        let is_new = record.is_none_or(|record| record.digest.is_none() && record.nonce.is_none());
-        self.spec.adopt.is_some() && after.is_none() && is_new
+    /// What the registry says of the floating tags of an image.
+    fn read_tags(&self, image: usize, existing: &ExistingImage) -> ExistingImage {
+        let tags = self.tags.iter().filter(|((of, tag), _)| *of == image && !tag.starts_with('r'));
+        ExistingImage {
+            tags: tags.map(|((_, tag), digest)| (tag.clone(), digest.into())).collect(),
+            read_at: self.now,
+            ask_at: self.now + SignedDuration::from_mins(10),
+            ..existing.clone()
+        }
     }
 
     /// Has the registry remember what came out the same, and answer so from now on. Whether there

@@ -20,7 +20,6 @@ use crate::{
     },
     engine::*,
     identity::{CascadeName, Fingerprint, ImageDigest},
-    lineage::ImageIndex,
 };
 
 /// The cascade that runs.
@@ -254,21 +253,17 @@ impl FamilyModel {
     pub(in crate::engine) fn reconcile(&mut self) -> Decision {
         let mut decision = self.decide();
         for _ in 0..=self.spec.images.len() {
-            let probes: Vec<(ImageIndex, Fingerprint, Option<i32>)> = decision
+            let lookups: Vec<Effect> = decision
                 .effects
                 .iter()
-                .filter_map(|effect| match effect {
-                    Effect::LookUp { image, fingerprint, after } => {
-                        Some((*image, fingerprint.clone(), *after))
-                    }
-                    _ => None,
-                })
+                .filter(|effect| matches!(effect, Effect::LookUp { .. }))
+                .cloned()
                 .collect();
-            if probes.is_empty() && !self.remember(&decision) {
+            if lookups.is_empty() && !self.remember(&decision) {
                 break;
             }
-            for (image, fingerprint, after) in probes {
-                self.probe(image, fingerprint, after);
+            for lookup in &lookups {
+                self.probe(lookup);
             }
             decision = self.decide();
         }

@@ -119,7 +119,12 @@ impl FamilyModel {
                 }
                 _ => old.last_build_fingerprint,
             },
-            adopted: verified.as_ref().and_then(|verified| verified.adopted.clone()),
+            adopted: verified.as_ref().and_then(|verified| verified.adopted.clone()).or_else(
+                || {
+                    let promoted = image.promoted_digest().map(String::from);
+                    old.adopted.filter(|adopted| promoted == Some(adopted.digest.clone()))
+                },
+            ),
             content: verified
                 .as_ref()
                 .and_then(|verified| verified.content.as_ref())
