@@ -213,5 +213,6 @@ async fn a_build_of_ours_from_other_inputs_is_not_adopted() {
 
 async fn status(scene: &Scene, image: &str) -> ManagedImageStatus {
     let images = scene.place.api::<ManagedImage>();
-    images.get(&format!("app.{image}")).await.expect(image).status.unwrap_or_default()
+    let record = images.get_opt(&format!("app.{image}")).await.expect(image);
+    record.and_then(|record| record.status).unwrap_or_default()
 }
