@@ -161,6 +161,7 @@ pub struct StrayTag {
 
 /// Returns a floating tag of an adopted image that points to another digest, or that was not read
 /// yet. The tags of such an image are read again.
+#[must_use]
 pub fn stray_tag(
     input: &DecideInput<'_>,
     index: ImageIndex,

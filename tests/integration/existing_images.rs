@@ -98,7 +98,6 @@ async fn images_that_exist_are_adopted_and_rebuilt_when_their_base_moves() {
     let right = pushed.push("right", Some(&of_base), "a right on its base").await;
     pushed.wait_adopted("right", &right, ImageState::Current).await;
     assert_eq!(scene.tag("right", "latest").await, right, "the tag is left alone");
-    let existing = BTreeMap::from_iter(existing.into_iter().chain([("right".into(), right)]));
     // The images that use it have another input since.
     place.wait_family("app", "Ready", 120).await;
     assert_eq!(scene.tag("base", "latest").await, existing["base"]);

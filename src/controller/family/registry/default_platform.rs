@@ -210,10 +210,8 @@ mod tests {
     fn respond(request: &RecordedRequest) -> crate::registry::fault_registry::FaultReply {
         let os = if request.target.contains("/windows/") { "windows" } else { "linux" };
         let is_ours = ["/arm/", "/both/"].iter().any(|ours| request.target.contains(ours));
-        let annotations = match is_ours {
-            true => json!({ labels::OCI_FINGERPRINT: FINGERPRINT }),
-            false => json!({}),
-        };
+        let annotations =
+            if is_ours { json!({ labels::OCI_FINGERPRINT: FINGERPRINT }) } else { json!({}) };
         let config = json!({
             "os": os, "architecture": "arm64", "rootfs": { "diff_ids": [] },
         })

@@ -169,9 +169,9 @@ fn offered_platforms(images: Vec<PlatformImage>, wanted: Option<&Platform>) -> O
 /// Returns the names of the first platforms, and how many more there are.
 fn platform_names(platforms: &[Platform]) -> String {
     let named = platforms.iter().take(MAX_NAMED_PLATFORMS).map(ToString::to_string);
-    let mut names = named.collect::<Vec<_>>().join(", ");
-    if let Some(more) = platforms.len().checked_sub(MAX_NAMED_PLATFORMS).filter(|more| *more > 0) {
-        names.push_str(&format!(" and {more} more"));
+    let names = named.collect::<Vec<_>>().join(", ");
+    match platforms.len().saturating_sub(MAX_NAMED_PLATFORMS) {
+        0 => names,
+        more => format!("{names} and {more} more"),
     }
-    names
 }
