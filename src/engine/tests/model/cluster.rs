@@ -10,8 +10,8 @@ use crate::{
 
 impl FamilyModel {
     /// Asks the registry for a push, and keeps its answer.
-    pub(in crate::engine) fn probe(&mut self, lookup: &Action) {
-        let Action::LookUp { image, fingerprint, scope, after } = lookup else { return };
+    pub(in crate::engine) fn probe(&mut self, lookup: &Effect) {
+        let Effect::LookUp { image, fingerprint, scope, after } = lookup else { return };
         let (fingerprint, after) = (fingerprint.clone(), *after);
         let away = || Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
         let image = image.position();
