@@ -254,8 +254,8 @@ pub(super) struct ContainerUser {
 }
 
 /// Returns the security context of the operator's own containers, which need no privilege. Without
-/// a user, the image or the cluster decides: OpenShift assigns one per namespace and rejects any
-/// other.
+/// a user, the image or the cluster decides: `OpenShift` assigns one per namespace and rejects
+/// any other.
 pub(super) fn restricted_security_context(user: Option<ContainerUser>) -> SecurityContext {
     SecurityContext {
         run_as_user: user.map(|user| user.user),

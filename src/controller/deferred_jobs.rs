@@ -34,7 +34,8 @@ pub struct Rejection {
     /// The uid of the Job, if it was created and its pod is rejected. Such a rejection is observed
     /// until the Job is deleted, and counts once.
     pub job_uid: Option<String>,
-    /// When the Job is to be created again, if that does not depend on the number of its rejections.
+    /// When the Job is to be created again, if that does not depend on the number of its
+    /// rejections.
     pub retry_at: Option<Timestamp>,
 }
 

@@ -69,7 +69,7 @@ fn conflicts(all: &[Arc<ImageFamily>], stores: &Stores) -> HashMap<Key, Problem>
         for claim in claims(&family.spec).unwrap_or_default() {
             let tag = claim.reference();
             let claimed = claimants.entry(tag.clone()).or_default();
-            if claimed.iter().all(|known| !std::ptr::eq(known.family, &**family)) {
+            if claimed.iter().all(|known| !std::ptr::eq(known.family, Arc::as_ptr(family))) {
                 claimed.push(Claimant { family, claim });
                 tags.push(tag);
             }

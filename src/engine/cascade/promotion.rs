@@ -1,9 +1,9 @@
 //! Promotion: the digest that floating tags and workloads should move to.
 //!
 //! With `Image` it follows the last verified build of each image. With `Cascade` it stays until a
-//! cascade completes, or only waits for optional images to be admitted, and then moves for all images
-//! at once. The target is recorded per image, so
-//! that the next reconcile finishes a move that was interrupted.
+//! cascade completes, or only waits for optional images to be admitted, and then moves for all
+//! images at once. The target is recorded per image, so that the next reconcile finishes a move
+//! that was interrupted.
 
 use std::collections::HashSet;
 
