@@ -388,7 +388,7 @@ fn start_tag_poller(
             let last = last.and_then(|polled| polled.value.clone());
             let result = upstream::resolve_tag(&registry, &key, last.as_ref()).await;
             metrics.upstream_polled(match (&result, &last) {
-                (Ok(digest), Some(last)) if digest.digest != last.digest => PollResult::Moved,
+                (Ok(digest), Some(last)) if digest.tagged != last.tagged => PollResult::Moved,
                 // The first poll of a tag is not a move.
                 (Ok(_), _) => PollResult::Unchanged,
                 (Err(problem), _) if problem.reason == reason::IMAGE_NOT_FOUND => {

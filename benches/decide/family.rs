@@ -243,8 +243,14 @@ impl BenchFamily {
 
     fn upstream(&self, index: usize, moves: u32) -> ObservedUpstream {
         let digest = format!("sha256:{index:032x}{moves:032x}").into();
-        let newest =
-            ObservedDigest { digest, first_observed: self.now, missing_platforms: Vec::new() };
+        let newest = ObservedDigest {
+            digest,
+            platforms: Vec::new(),
+            unoffered: Vec::new(),
+            missing_platforms: Vec::new(),
+            first_observed: self.now,
+            confirmed_at: self.now,
+        };
         ObservedUpstream { newest: Some(newest), problem: None }
     }
 
@@ -254,6 +260,7 @@ impl BenchFamily {
             verified: image.verified.clone(),
             source: Observed::Known("0123456789abcdef0123456789abcdef01234567".into()),
             strategy: Observed::Known(self.strategy.into()),
+            platform: Some("linux/amd64".into()),
             builds: Vec::new(),
             checks: Vec::new(),
             deferred: Vec::new(),

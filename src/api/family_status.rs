@@ -11,7 +11,10 @@ use crate::api::{HandledRequest, ImageState};
 pub const MAX_ATTENTION: usize = 20;
 
 /// Maximum number of entries of [`UpstreamStatus::superseded`].
-pub const MAX_SUPERSEDED: usize = 8;
+pub const MAX_SUPERSEDED: usize = 16;
+
+/// Maximum number of platforms of [`AdoptedDigest::platforms`] and [`CandidateDigest::platforms`].
+pub const MAX_PLATFORM_DIGESTS: usize = 8;
 
 /// Summary of a family, written by the controller. Each image has its own `ManagedImage`.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -98,11 +101,11 @@ pub struct UpstreamStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<ManualHold>,
 
-    /// Digests that builds used before the adopted one, newest first. If the tag points to one of
-    /// them again, the digest is adopted after 24 hours or when a user approves it. At most 8
-    /// entries.
+    /// Digests of tag and images that builds used before the adopted ones, newest first. If the tag
+    /// points to one of them again, it is adopted after 24 hours or when a user approves it. At
+    /// most 16 entries.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub superseded: Vec<String>,
 
     /// Reason constant that explains why the candidate is not adopted, or why no digest could be
@@ -119,8 +122,15 @@ pub struct UpstreamStatus {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AdoptedDigest {
-    /// The digest: that of the image for the built platform, if the tag points to an index.
+    /// Digest that the tag itself points to.
     pub digest: String,
+
+    /// Digests of the images for the platforms that are built, if the tag points to an index. Each
+    /// build uses that of its own platform. If the list is empty, all builds use `digest`. At most
+    /// 8 entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub platforms: Vec<PlatformDigest>,
 
     /// Time at which the digest was first observed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,13 +147,79 @@ pub struct AdoptedDigest {
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CandidateDigest {
-    /// The digest: that of the image for the built platform, if the tag points to an index.
+    /// Digest that the tag itself points to.
     pub digest: String,
+
+    /// Digests of the images for the platforms that are built, if the tag points to an index. At
+    /// most 8 entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "atomic"))]
+    pub platforms: Vec<PlatformDigest>,
 
     /// Time at which the digest was first observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub first_observed: Option<Timestamp>,
+}
+
+/// Image of an upstream for one platform.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct PlatformDigest {
+    /// Platform, as `os/architecture` or `os/architecture/variant`.
+    pub platform: String,
+
+    /// Digest of the image.
+    pub digest: String,
+}
+
+/// What the tag of an upstream points to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagContent<'a> {
+    /// The digest of the tag itself.
+    pub digest: &'a str,
+    /// The digests of its images by platform; empty if builds use `digest`.
+    pub platforms: &'a [PlatformDigest],
+}
+
+impl AdoptedDigest {
+    /// Returns what the tag pointed to when it was adopted.
+    #[must_use]
+    pub fn content(&self) -> TagContent<'_> {
+        TagContent { digest: &self.digest, platforms: &self.platforms }
+    }
+}
+
+impl CandidateDigest {
+    /// Returns what the tag points to.
+    #[must_use]
+    pub fn content(&self) -> TagContent<'_> {
+        TagContent { digest: &self.digest, platforms: &self.platforms }
+    }
+}
+
+impl<'a> TagContent<'a> {
+    /// Returns the digest that a build for a platform uses, or `None` if it is not known.
+    #[must_use]
+    pub fn for_platform(self, platform: &str) -> Option<&'a str> {
+        if self.platforms.is_empty() {
+            return Some(self.digest);
+        }
+        let mut images = self.platforms.iter();
+        images.find(|image| image.platform == platform).map(|image| image.digest.as_str())
+    }
+
+    /// Returns the digests that builds use.
+    pub fn built(self) -> impl Iterator<Item = &'a str> {
+        let tag = self.platforms.is_empty().then_some(self.digest);
+        tag.into_iter().chain(self.platforms.iter().map(|image| image.digest.as_str()))
+    }
+
+    /// Whether this is the digest of the tag or of one of its images.
+    #[must_use]
+    pub fn names(self, digest: &str) -> bool {
+        self.digest == digest || self.platforms.iter().any(|image| image.digest == digest)
+    }
 }
 
 /// A user's approval of a digest.
@@ -313,11 +389,22 @@ mod tests {
     #[test]
     fn the_longest_status_is_far_below_the_limit_of_the_api_server() {
         let (at, digest) = (Some(Timestamp::MAX), "d".repeat(71));
+        let platform = PlatformDigest { platform: "p".repeat(3 * 32 + 2), digest: digest.clone() };
+        let platforms = vec![platform; MAX_PLATFORM_DIGESTS];
         let upstream = |index: usize| UpstreamStatus {
             name: format!("{index:063}"),
             reference: "r".repeat(255 + 1 + 128),
-            adopted: Some(AdoptedDigest { digest: digest.clone(), first_observed: at, since: at }),
-            candidate: Some(CandidateDigest { digest: digest.clone(), first_observed: at }),
+            adopted: Some(AdoptedDigest {
+                digest: digest.clone(),
+                platforms: platforms.clone(),
+                first_observed: at,
+                since: at,
+            }),
+            candidate: Some(CandidateDigest {
+                digest: digest.clone(),
+                platforms: platforms.clone(),
+                first_observed: at,
+            }),
             approval: Some(ApprovalRecord { digest: digest.clone(), by: Some(text(MAX_BY)), at }),
             hold: Some(ManualHold {
                 digest: Some(digest.clone()),
@@ -368,6 +455,6 @@ mod tests {
             condition::set(&mut status.conditions, update, Timestamp::MAX);
         }
         let bytes = serde_json::to_string(&status).expect("JSON").len();
-        assert!(bytes < 700 * 1024, "{bytes}");
+        assert!(bytes < 900 * 1024, "{bytes}");
     }
 }

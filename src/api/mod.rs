@@ -34,7 +34,8 @@ pub use credential::{CredentialUse, RegistryCredential};
 pub use duration::Duration;
 pub use family_status::{
     AdoptedDigest, ApprovalRecord, Attention, BreakerStatus, CandidateDigest, ImageCounts,
-    ImageFamilyStatus, ManualHold, Pending, RunningCascade, UpstreamStatus, WindowStatus,
+    ImageFamilyStatus, ManualHold, Pending, PlatformDigest, RunningCascade, TagContent,
+    UpstreamStatus, WindowStatus,
 };
 pub use handled_request::{HandledRequest, RequestOutcome};
 pub use image::{Check, Edge, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};

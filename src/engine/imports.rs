@@ -219,16 +219,15 @@ impl<'a, R: Records> ImportStates<'a, R> {
         let Some(inputs) = &status.inputs else { return false };
         let upstreams = family.family.status.as_ref().map_or(&[][..], |status| &status.upstreams);
         let has_moved = |(edge, built_from): (&Edge, &ParentDigest)| {
-            let now = if let Some(name) = &edge.upstream {
+            if let Some(name) = &edge.upstream {
                 let upstream = upstreams.iter().find(|upstream| upstream.name == *name);
-                if upstream.is_some_and(eligible) {
-                    return true;
-                }
-                upstream.and_then(|upstream| Some(upstream.adopted.as_ref()?.digest.clone()))
-            } else {
-                parent(name, edge)
-                    .and_then(|parent| self.records.image(&parent)?.status.as_ref()?.digest.clone())
-            };
+                let adopted = upstream.and_then(|upstream| upstream.adopted.as_ref());
+                // The platform of the other family's image is not known here.
+                return upstream.is_some_and(eligible)
+                    || adopted.is_some_and(|adopted| !adopted.content().names(&built_from.digest));
+            }
+            let now = parent(name, edge)
+                .and_then(|parent| self.records.image(&parent)?.status.as_ref()?.digest.clone());
             now.is_some_and(|now| now != built_from.digest)
         };
         image.from.len() != inputs.parents.len()

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use crate::{
     api::{
         AdoptionRecord, BuildFailure, CascadeStatus, Cause, HandledRequest, ImageFamilySpec,
-        ImageFamilyStatus, Inputs, ManagedImageStatus, Request, condition::Problem,
+        ImageFamilyStatus, Inputs, ManagedImageStatus, PlatformDigest, Request, TagContent,
+        condition::Problem,
     },
     engine::blueprint::Blueprint,
     identity::{
@@ -121,13 +122,33 @@ pub struct ObservedUpstream {
 /// A digest of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedDigest {
-    /// The digest to build from: that of the manifest for the built platform, or that of the tag;
-    /// see `UpstreamDigest` of the module `upstream`.
+    /// The digest that the tag itself points to.
     pub digest: ImageDigest,
+    /// The digests of its images for the platforms that are built. If neither these nor
+    /// `unoffered` are given, builds use `digest`.
+    pub platforms: Vec<PlatformDigest>,
+    /// The built platforms that the tag does not offer, although it says what it offers.
+    pub unoffered: Vec<String>,
+    /// The platforms of the spec that the tag does not offer.
+    pub missing_platforms: Vec<String>,
     /// When this process first observed the digest.
     pub first_observed: Timestamp,
-    /// The requested and built platforms that the tag does not offer.
-    pub missing_platforms: Vec<String>,
+    /// When the last poll that did not fail has found the tag at it.
+    pub confirmed_at: Timestamp,
+}
+
+impl ObservedDigest {
+    /// Returns what the tag points to.
+    #[must_use]
+    pub fn content(&self) -> TagContent<'_> {
+        TagContent { digest: self.digest.as_str(), platforms: &self.platforms }
+    }
+
+    /// Whether the tag says what it offers, and that is nothing that is built.
+    #[must_use]
+    pub const fn offers_none(&self) -> bool {
+        self.platforms.is_empty() && !self.unoffered.is_empty()
+    }
 }
 
 /// An image of another family.
@@ -179,6 +200,8 @@ pub struct ObservedImage<'a> {
     pub source: Observed<String>,
     /// The revision of the build strategy.
     pub strategy: Observed<String>,
+    /// The platform of the builds; `None` if it is not known.
+    pub platform: Option<Arc<str>>,
     /// The builds whose Jobs still exist, of any fingerprint.
     pub builds: Vec<ObservedBuild>,
     /// The checks whose Jobs still exist, of any digest.

@@ -15,7 +15,8 @@
 //!
 //! - [`validate`]: what a spec must satisfy before anything else happens
 //! - [`requests`]: what users request by annotation
-//! - [`upstreams`]: candidates, their gates, and their adoption
+//! - [`upstreams`]: candidates, their gates, and their adoption; `upstream_records`: what is a
+//!   candidate
 //! - [`image`]: the state of each image, with a module per step
 //! - [`cascade`]: when a cascade starts, which of its builds start, and what it records
 //! - [`end_of_life`]: upstreams whose distribution has no support any more
@@ -41,6 +42,7 @@ pub mod input;
 pub mod requests;
 pub mod states;
 pub mod tags;
+mod upstream_records;
 pub mod upstreams;
 pub mod validate;
 

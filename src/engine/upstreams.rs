@@ -6,17 +6,23 @@ use crate::{
     api::{
         AdoptedDigest, Approval, CandidateDigest, Cause, CauseType, Upstream, UpstreamStatus,
         condition::{MAX_MESSAGE, Problem, reason, shorten},
-        family_status::MAX_SUPERSEDED,
     },
     engine::{
         causes::short,
         input::{DecideInput, ObservedDigest, ObservedUpstream},
+        upstream_records::{
+            drop_unused_approval, has_returned, held_record, record_newest, remember_superseded,
+        },
     },
     lineage::UpstreamIndex,
 };
 
 /// How long a tag must point to a digest again that was replaced before, until it is adopted.
 const RETURN_AGE: SignedDuration = SignedDuration::from_hours(24);
+/// How many intervals ago a poll must have confirmed a candidate at most.
+const CONFIRMED_FOR_INTERVALS: i32 = 2;
+/// How long a poll may take beyond that, and when an unconfirmed candidate is checked again.
+const CONFIRMATION_GRACE: SignedDuration = SignedDuration::from_mins(1);
 
 /// The upstreams before candidates are adopted.
 #[derive(Clone, Debug)]
@@ -77,44 +83,32 @@ pub fn adopt_candidates(
                 .as_ref()
                 .map_or_else(String::new, |adopted| adopted.digest.clone());
             let (name, to) = (upstream.name.clone(), candidate.digest.clone());
-            let cause =
-                Cause { type_: CauseType::Upstream, name, from: from.clone(), to, via: Vec::new() };
+            let cause = Cause { type_: CauseType::Upstream, name, from, to, via: Vec::new() };
             moved.push((index, cause));
-            if upstream.approval.as_ref().is_some_and(|approval| approval.digest == from) {
-                // It was for one adoption: the digest may come back because a mirror is outdated.
-                upstream.approval = None;
+            if let Some(from) = &upstream.adopted {
+                let from = from.content();
+                remember_superseded(&mut upstream.superseded, from, candidate.content());
             }
-            remember_superseded(upstream, from, &candidate.digest);
             upstream.adopted = Some(AdoptedDigest {
                 digest: candidate.digest,
+                platforms: candidate.platforms,
                 first_observed: candidate.first_observed,
                 since: Some(now),
             });
+            // An approval was for one adoption: what it names may come back because a mirror is
+            // outdated.
+            drop_unused_approval(upstream);
             upstream.message = None;
         }
     }
     moved
 }
 
-/// Remembers that the digest `to` replaces `from`. If `to` was adopted before, the upstream is back
-/// where it was then: what came later is forgotten, so that its return is an ordinary move.
-fn remember_superseded(upstream: &mut UpstreamStatus, from: String, to: &str) {
-    let superseded = &mut upstream.superseded;
-    match superseded.iter().position(|known| known == to) {
-        Some(position) => drop(superseded.drain(..=position)),
-        None if from.is_empty() => {}
-        None => {
-            superseded.retain(|known| *known != from);
-            superseded.insert(0, from);
-            superseded.truncate(MAX_SUPERSEDED);
-        }
-    }
-}
-
 /// The hold that applies to an upstream. A hold of the manifest takes precedence over one that a
 /// request has set.
-struct EffectiveHold<'a> {
-    digest: Option<&'a str>,
+pub(in crate::engine) struct EffectiveHold<'a> {
+    /// The digest that builds use, if it is not the adopted one.
+    pub(in crate::engine) digest: Option<&'a str>,
     until: Option<Timestamp>,
     reason: Option<&'a str>,
 }
@@ -176,17 +170,15 @@ fn follow_upstream(
         message: None,
     };
     if let Some(digest) = hold.as_ref().and_then(|hold| hold.digest)
-        && status.adopted.as_ref().is_none_or(|adopted| adopted.digest != *digest)
+        && status.adopted.as_ref().is_none_or(|adopted| !adopted.content().names(digest))
     {
-        status.adopted = Some(AdoptedDigest {
-            digest: digest.into(),
-            first_observed: Some(now),
-            since: Some(now),
-        });
+        let (candidate, newest) = (status.candidate.as_ref(), observed.newest.as_ref());
+        status.adopted = Some(held_record(digest, candidate, newest, now));
     }
     if let Some(digest) = &observed.newest {
         record_newest(&mut status, digest, hold.as_ref(), now);
     }
+    drop_unused_approval(&mut status);
     let eligible_at =
         status.candidate.as_ref().filter(|_| status.adopted.is_some()).map(|candidate| {
             let first_observed = candidate.first_observed.unwrap_or(now);
@@ -201,6 +193,7 @@ fn follow_upstream(
         hold: hold.as_ref(),
         returning_until,
         young_until,
+        now,
     };
     let problem = following.problem();
     status.reason = problem.as_ref().map(|problem| problem.reason.into());
@@ -208,55 +201,31 @@ fn follow_upstream(
     let old_enough = match problem.as_ref().map(|problem| problem.reason) {
         Some(reason::MINIMUM_AGE) => young_until,
         Some(reason::DIGEST_RETURNED) => returning_until,
+        // A poll that finds the same digest wakes nobody.
+        Some(reason::RESOLVING) if observed.newest.is_some() => {
+            now.checked_add(CONFIRMATION_GRACE).ok()
+        }
         _ => None,
     };
     let wake_at = hold.and_then(|hold| hold.until).into_iter().chain(old_enough).min();
     FollowedUpstream { status, problem, wake_at }
 }
 
-/// Records the newest digest: as the adopted one if it is the first, as the candidate otherwise. It
-/// is not recorded if it is adopted already.
-fn record_newest(
-    status: &mut UpstreamStatus,
-    newest: &ObservedDigest,
-    hold: Option<&EffectiveHold<'_>>,
-    now: Timestamp,
-) {
-    let complete = newest.missing_platforms.is_empty();
-    match &status.adopted {
-        None if complete && hold.is_none() => {
-            let first_observed = Some(newest.first_observed);
-            status.adopted = Some(AdoptedDigest {
-                digest: String::from(&newest.digest),
-                first_observed,
-                since: Some(now),
-            });
-            status.candidate = None;
-        }
-        Some(adopted) if newest.digest == adopted.digest => status.candidate = None,
-        _ if status
-            .candidate
-            .as_ref()
-            .is_some_and(|candidate| newest.digest == candidate.digest) => {}
-        _ => {
-            status.candidate = Some(CandidateDigest {
-                digest: String::from(&newest.digest),
-                first_observed: Some(newest.first_observed),
-            });
-        }
-    }
-}
-
 /// Returns when a candidate that was adopted and replaced before may be adopted again.
 fn returns_at(upstream: &Upstream, status: &UpstreamStatus, now: Timestamp) -> Option<Timestamp> {
-    let approved = status.approval.as_ref().map(|approval| &approval.digest);
     let candidate = status.candidate.as_ref().filter(|candidate| {
         upstream.approval == Approval::Automatic
-            && approved != Some(&candidate.digest)
-            && status.superseded.contains(&candidate.digest)
+            && !is_approved(status, candidate)
+            && has_returned(status, candidate.content())
     })?;
     let first_observed = candidate.first_observed.unwrap_or(now);
     Some(first_observed.saturating_add(RETURN_AGE).unwrap_or(Timestamp::MAX))
+}
+
+/// Whether a user has approved the digest of the candidate, or of one of its images.
+fn is_approved(status: &UpstreamStatus, candidate: &CandidateDigest) -> bool {
+    let approval = status.approval.as_ref();
+    approval.is_some_and(|approval| candidate.content().names(&approval.digest))
 }
 
 /// What determines whether the candidate of an upstream may be adopted.
@@ -269,6 +238,7 @@ struct Following<'a> {
     returning_until: Option<Timestamp>,
     /// When the candidate has the minimum age, if that is later.
     young_until: Option<Timestamp>,
+    now: Timestamp,
 }
 
 impl Following<'_> {
@@ -288,14 +258,14 @@ impl Following<'_> {
             let message = hold_message(hold, digest, self.status.adopted.as_ref());
             return Some(Problem { reason: reason::HELD, message });
         }
-        let missing = newest.map_or(&[][..], |newest| &newest.missing_platforms);
+        let missing = newest.map(|newest| self.missing(newest)).unwrap_or_default();
         if !missing.is_empty() {
             let message = format!("{} does not offer {} yet", short(digest), missing.join(", "));
             return Some(Problem { reason: reason::PLATFORM_MISSING, message });
         }
-        // A candidate that was recorded by an earlier process or for other platforms is unconfirmed
-        // until this process has polled it.
-        if newest.is_none_or(|newest| newest.digest != *digest) {
+        // A candidate that was recorded by an earlier process is unconfirmed until this process has
+        // polled it, and so is one that the registry has not been asked for since.
+        if newest.is_none_or(|newest| newest.digest != *digest || !self.is_confirmed(newest)) {
             return Some(self.observed.problem.clone().unwrap_or_else(|| Problem {
                 reason: reason::RESOLVING,
                 message: "the candidate is polled again before it is adopted".to_owned(),
@@ -319,7 +289,7 @@ impl Following<'_> {
         }
         let approved = self.upstream.approval == Approval::Automatic
             || self.status.adopted.is_none()
-            || self.status.approval.as_ref().is_some_and(|approval| approval.digest == *digest);
+            || is_approved(self.status, candidate);
         if !approved {
             let message = format!(
                 "{digest} waits for approval: kubectl family approve FAMILY {} --digest {digest}",
@@ -328,6 +298,33 @@ impl Following<'_> {
             return Some(Problem { reason: reason::AWAITING_APPROVAL, message });
         }
         None
+    }
+
+    /// Returns the platforms that the newest digest must offer and does not: those of the spec, and
+    /// those for which the adopted one has an image. If nothing is offered that is built, it is
+    /// every platform that is built.
+    fn missing<'n>(&self, newest: &'n ObservedDigest) -> Vec<&'n str> {
+        let adopted = self.status.adopted.as_ref().map(AdoptedDigest::content);
+        let is_lost = |platform: &str| {
+            let known = adopted.and_then(|adopted| adopted.for_platform(platform));
+            newest.offers_none() || known.is_some()
+        };
+        let required = newest.missing_platforms.iter().map(String::as_str);
+        let mut missing: Vec<&str> = required.collect();
+        let lost = newest.unoffered.iter().map(String::as_str);
+        for platform in lost.filter(|platform| is_lost(platform)) {
+            if !missing.contains(&platform) {
+                missing.push(platform);
+            }
+        }
+        missing
+    }
+
+    /// Whether the last poll that did not fail is recent.
+    fn is_confirmed(&self, newest: &ObservedDigest) -> bool {
+        let intervals = self.upstream.interval.signed().saturating_mul(CONFIRMED_FOR_INTERVALS);
+        let valid = intervals.checked_add(CONFIRMATION_GRACE).unwrap_or(SignedDuration::MAX);
+        newest.confirmed_at.saturating_add(valid).is_ok_and(|until| self.now <= until)
     }
 }
 

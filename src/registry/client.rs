@@ -175,6 +175,29 @@ impl Client {
         .await
     }
 
+    /// Returns the manifest of a digest, or `None` if what has this digest is no manifest that can
+    /// be read, or is larger than what is read.
+    pub async fn readable_manifest(
+        &self,
+        image: &Reference,
+        keychain: &Keychain,
+    ) -> Result<Option<Manifest>, RegistryError> {
+        let operation = Operation::pull(Method::GET, format!("manifests/{}", image.identifier()));
+        let expected = image.digest();
+        let manifest = self.execute(image, keychain, &operation, |context, response| {
+            let actual = Digest::of(&response.body);
+            if let Some(digest) = expected.as_ref().filter(|expected| **expected != actual) {
+                return Err(context.invalid_response(format!("sent {actual} for {digest}")));
+            }
+            let content_type = response.header(header::CONTENT_TYPE);
+            Ok(Manifest::parse(content_type, response.body.clone()).ok())
+        });
+        match manifest.await {
+            Err(RegistryError::TooLarge { what: MANIFEST, .. }) => Ok(None),
+            other => other,
+        }
+    }
+
     /// Returns the configuration of an image, given its manifest.
     pub async fn config(
         &self,

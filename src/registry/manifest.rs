@@ -1,13 +1,20 @@
 //! Parsing of manifests and image configurations, as far as a cascade reads them. No IO.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet},
+};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, de::IgnoredAny};
 use serde_json::Value;
 
-use crate::registry::{Digest, Platform, content::ContentFields, platform::RawPlatform};
+use crate::registry::{
+    Digest, Platform,
+    content::ContentFields,
+    platform::{RawPlatform, null_is_absent},
+};
 
 /// Media type of an OCI index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -17,6 +24,10 @@ pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Media type of Docker's image manifest.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Media types of an image's configuration. An entry of an index with another type of artifact is
+/// no image.
+const CONFIG_TYPES: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
 
 /// Describes content by its media type, size and digest.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -60,17 +71,19 @@ pub struct ImageManifest {
     /// The layers, the lowest first.
     pub layers: Vec<Descriptor>,
     /// The annotations.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub annotations: BTreeMap<String, String>,
 }
 
 /// A list of images by platform.
 #[derive(Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Index {
-    /// The entries, including attestations.
+    /// The entries, including attestations. An entry that cannot be read is left out: it is none
+    /// that can be built from.
+    #[serde(deserialize_with = "readable_entries")]
     pub manifests: Vec<IndexEntry>,
     /// The annotations.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -82,6 +95,18 @@ pub struct IndexEntry {
     pub descriptor: Descriptor,
     /// The platform of the listed image. Attestations have the platform `unknown/unknown`.
     pub platform: Option<Platform>,
+    /// The type of the artifact, if the entry is none of an image.
+    #[serde(rename = "artifactType")]
+    pub artifact_type: Option<String>,
+}
+
+/// An image of an index that names its platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlatformEntry {
+    /// The platform.
+    pub platform: Platform,
+    /// The digest of the image.
+    pub digest: Digest,
 }
 
 /// The part of an image's configuration that a cascade reads.
@@ -187,14 +212,23 @@ impl Index {
     /// of the highest lower variant of its architecture, as `BuildKit` chooses it.
     #[must_use]
     pub fn image_for(&self, platform: &Platform) -> Option<&IndexEntry> {
-        let suitable = self.images().filter_map(|entry| {
-            let offered = entry.platform.as_ref()?;
-            let suits = (&offered.os, &offered.architecture)
-                == (&platform.os, &platform.architecture)
-                && offered.variant <= platform.variant;
-            suits.then_some((Reverse(&offered.variant), entry))
-        });
-        suitable.min_by_key(|(variant, _)| *variant).map(|(_, entry)| entry)
+        let images = self.images().filter(|entry| entry.is_image());
+        best_image(images.filter_map(|entry| Some((entry.platform.as_ref()?, entry))), platform)
+    }
+
+    /// Returns the images that name their platform, the first of each platform.
+    #[must_use]
+    pub fn platform_entries(&self) -> Vec<PlatformEntry> {
+        let mut entries: Vec<PlatformEntry> = Vec::new();
+        let mut known = HashSet::new();
+        for entry in self.manifests.iter().filter(|entry| entry.is_image()) {
+            let platform = entry.platform.as_ref().filter(|platform| platform.is_known());
+            if let Some(platform) = platform.filter(|platform| known.insert(*platform)) {
+                let digest = entry.descriptor.digest.clone();
+                entries.push(PlatformEntry { platform: platform.clone(), digest });
+            }
+        }
+        entries
     }
 
     /// Returns the sorted platforms of the entries, without attestations.
@@ -206,6 +240,41 @@ impl Index {
         platforms.dedup();
         platforms
     }
+}
+
+impl IndexEntry {
+    /// Whether the entry is an image, and not another index or another artifact.
+    fn is_image(&self) -> bool {
+        let artifact = self.artifact_type.as_deref().filter(|artifact| !artifact.is_empty());
+        matches!(self.descriptor.media_type.as_str(), OCI_MANIFEST | DOCKER_MANIFEST)
+            && artifact.is_none_or(|artifact| CONFIG_TYPES.contains(&artifact))
+    }
+}
+
+/// Returns the image that a build for a platform uses; see [`Index::image_for`].
+pub fn image_of<'e>(entries: &'e [PlatformEntry], platform: &Platform) -> Option<&'e Digest> {
+    best_image(entries.iter().map(|entry| (&entry.platform, &entry.digest)), platform)
+}
+
+/// Returns the first of the images of a platform, or else of the highest lower variant of its
+/// architecture.
+fn best_image<'e, T>(
+    images: impl Iterator<Item = (&'e Platform, T)>,
+    platform: &Platform,
+) -> Option<T> {
+    let suitable = images.filter(|(offered, _)| {
+        (&offered.os, &offered.architecture) == (&platform.os, &platform.architecture)
+            && offered.variant <= platform.variant
+    });
+    suitable.min_by_key(|(offered, _)| Reverse(&offered.variant)).map(|(_, image)| image)
+}
+
+/// Reads the entries of an index that can be read.
+fn readable_entries<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<IndexEntry>, D::Error> {
+    let entries: Vec<Value> = null_is_absent(deserializer)?;
+    Ok(entries.into_iter().filter_map(|entry| serde_json::from_value(entry).ok()).collect())
 }
 
 impl ImageConfig {

@@ -35,7 +35,7 @@ pub use crate::registry::{
     error::RegistryError,
     manifest::{
         DOCKER_LIST, DOCKER_MANIFEST, Descriptor, ImageConfig, ImageManifest, Index, IndexEntry,
-        Manifest, ManifestKind, OCI_INDEX, OCI_MANIFEST,
+        Manifest, ManifestKind, OCI_INDEX, OCI_MANIFEST, PlatformEntry, image_of,
     },
     platform::Platform,
     reference::{ParseReferenceError, Reference},

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, fmt, str::FromStr};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Maximum number of characters of a part of a platform that a user writes.
 const MAX_PART: usize = 32;
@@ -24,11 +24,18 @@ pub struct Platform {
 /// A platform as a manifest writes it.
 #[derive(Deserialize)]
 pub(super) struct RawPlatform {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     os: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     architecture: String,
     pub(super) variant: Option<String>,
+}
+
+/// Reads a field that some tools write as `null` in place of leaving it out.
+pub(super) fn null_is_absent<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl Default for Platform {

@@ -52,6 +52,8 @@ pub struct PolledValue<V> {
     pub problem: Option<Problem>,
     /// When the last poll started.
     pub polled_at: Timestamp,
+    /// When the last successful poll started; without one, when the first poll did.
+    pub confirmed_at: Timestamp,
 }
 
 type Fetch<K, V> = Box<
@@ -326,13 +328,20 @@ where
             entry.failures = 0;
             let same = before.filter(|before| before.value.as_ref() == Some(&value));
             let first_observed = same.map_or(polled_at, |before| before.first_observed);
-            PolledValue { value: Some(value), first_observed, problem: None, polled_at }
+            PolledValue {
+                value: Some(value),
+                first_observed,
+                problem: None,
+                polled_at,
+                confirmed_at: polled_at,
+            }
         }
         Err(problem) => {
             entry.failures = entry.failures.saturating_add(1);
             let first_observed = before.map_or(polled_at, |before| before.first_observed);
             let value = before.and_then(|before| before.value.clone());
-            PolledValue { value, first_observed, problem: Some(problem), polled_at }
+            let confirmed_at = before.map_or(polled_at, |before| before.confirmed_at);
+            PolledValue { value, first_observed, problem: Some(problem), polled_at, confirmed_at }
         }
     };
     let changed = before

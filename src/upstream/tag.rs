@@ -9,19 +9,25 @@ use std::{
 use crate::{
     api::condition::{Problem, reason},
     registry::{
-        Client, CredentialIdentity, DOCKER_MANIFEST, Keychain, ManifestKind, OCI_MANIFEST,
-        Platform, Reference,
+        Client, CredentialIdentity, DOCKER_MANIFEST, Digest, Keychain, Manifest, ManifestKind,
+        OCI_MANIFEST, Platform, PlatformEntry, Reference, image_of,
     },
 };
 
-/// What a family needs of the image that a tag points to.
+/// Maximum number of images of an index that are kept. An index with more is followed as a whole.
+const MAX_ENTRIES: usize = 64;
+
+/// What is needed to know of a tag.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct TagNeeds {
-    /// The platform that is built, if it is only one. The digest is then that of the platform's own
-    /// manifest, so that a change of the index that does not concern the platform is no change.
-    pub built_for: Option<Platform>,
-    /// Further platforms that the image must offer.
-    pub required: Vec<String>,
+pub enum TagNeeds {
+    /// Its digest.
+    #[default]
+    Digest,
+    /// Its digest, the images of its index, and which of the required platforms it does not offer.
+    Images {
+        /// The required platforms.
+        required: Vec<String>,
+    },
 }
 
 /// A tag, what is needed of it and the credential. Families with equal keys share one poll;
@@ -34,17 +40,26 @@ pub struct ImageKey {
     keychain: Arc<Keychain>,
 }
 
-/// The digest that a tag points to.
+/// What a tag points to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamDigest {
-    /// The digest to build from: that of the manifest for the built platform, or that of the tag
-    /// if it points to no index, if no single platform is built, or if the index does not say for
-    /// which platforms its images are.
-    pub digest: String,
     /// The digest that the tag itself points to.
     pub tagged: String,
-    /// The required platforms, and the built one, if the image does not offer them.
+    /// The images of its index that name their platform. The list is empty if the tag points to no
+    /// index or to one that cannot be read, if its images name no platforms, and if only the digest
+    /// is needed.
+    pub images: Vec<PlatformEntry>,
+    /// The required platforms that the tag does not offer.
     pub missing_platforms: Vec<String>,
+}
+
+impl UpstreamDigest {
+    /// Returns the digest of the image that a build for a platform uses, or `None` if there is none
+    /// among `images`.
+    #[must_use]
+    pub fn image_for(&self, platform: &Platform) -> Option<&str> {
+        image_of(&self.images, platform).map(Digest::as_str)
+    }
 }
 
 impl ImageKey {
@@ -59,7 +74,9 @@ impl ImageKey {
         let parsed: Option<Reference> = reference.parse().ok();
         let identity = parsed.map(|parsed| client.identity(&parsed, keychain));
         let mut needs = needs.clone();
-        needs.required.sort();
+        if let TagNeeds::Images { required } = &mut needs {
+            required.sort();
+        }
         Self { reference: reference.into(), needs, identity, keychain: Arc::clone(keychain) }
     }
 
@@ -102,8 +119,8 @@ impl fmt::Debug for ImageKey {
 }
 
 /// Resolves the tag. It sends a HEAD, which registries do not count as a pull. The manifest itself
-/// is read only if the digest has changed since `last` and the key needs platforms; for the built
-/// platform alone only if it is an index.
+/// is read only if the digest has changed since `last`, and if it may be an index or the key
+/// requires platforms.
 pub async fn resolve_tag(
     client: &Client,
     key: &ImageKey,
@@ -121,39 +138,41 @@ pub async fn resolve_tag(
     if let Some(last) = last.filter(|last| last.tagged == tagged) {
         return Ok(last.clone());
     }
-    let TagNeeds { built_for, required } = &key.needs;
-    let is_image = [OCI_MANIFEST, DOCKER_MANIFEST].contains(&found.media_type.as_str());
-    if required.is_empty() && (built_for.is_none() || is_image) {
-        return Ok(UpstreamDigest { digest: tagged.clone(), tagged, missing_platforms: vec![] });
-    }
     let by_digest = reference.with_digest(&found.digest);
-    let manifest = client.manifest(&by_digest, &key.keychain).await?;
-    let (digest, built_is_missing, offered) = match &manifest.kind {
-        ManifestKind::Index(index) => {
-            let offered = index.platforms();
-            let built = built_for.as_ref().map(|built| index.image_for(built));
-            let digest = built.flatten().map(|entry| entry.descriptor.digest.to_string());
-            // An index that names no platforms is left to the builder.
-            let is_missing = built == Some(None) && !offered.is_empty();
-            (digest, is_missing, offered)
+    let is_image = [OCI_MANIFEST, DOCKER_MANIFEST].contains(&found.media_type.as_str());
+    let (images, missing_platforms) = match &key.needs {
+        TagNeeds::Images { required } if !required.is_empty() => {
+            let manifest = client.manifest(&by_digest, &key.keychain).await?;
+            let offered = match &manifest.kind {
+                ManifestKind::Index(index) => index.platforms(),
+                ManifestKind::Image(image) => {
+                    vec![client.config(&by_digest, image, &key.keychain).await?.platform]
+                }
+            };
+            let is_missing = |required: &&String| {
+                !offered.iter().any(|offered| platform_matches(offered, required))
+            };
+            let missing = required.iter().filter(is_missing).cloned().collect();
+            (images(Some(&manifest)), missing)
         }
-        ManifestKind::Image(_) if required.is_empty() => (None, false, Vec::new()),
-        ManifestKind::Image(image) => {
-            let config = client.config(&by_digest, image, &key.keychain).await?;
-            (None, false, vec![config.platform])
+        TagNeeds::Images { .. } if !is_image => {
+            // What cannot be read is followed by its digest, which says as much.
+            let manifest = client.readable_manifest(&by_digest, &key.keychain).await?;
+            (images(manifest.as_ref()), Vec::new())
         }
+        TagNeeds::Images { .. } | TagNeeds::Digest => (Vec::new(), Vec::new()),
     };
-    let missing = required
-        .iter()
-        .filter(|required| !offered.iter().any(|offered| platform_matches(offered, required)));
-    let mut missing: Vec<String> = missing.cloned().collect();
-    if let Some(built) = built_for.as_ref().filter(|_| built_is_missing)
-        && !missing.iter().any(|missing| platform_matches(built, missing))
-    {
-        missing.push(built.to_string());
-    }
-    let digest = digest.unwrap_or_else(|| tagged.clone());
-    Ok(UpstreamDigest { digest, tagged, missing_platforms: missing })
+    Ok(UpstreamDigest { tagged, images, missing_platforms })
+}
+
+/// Returns the images of an index that name their platform. Of an index with too many it returns
+/// none.
+fn images(manifest: Option<&Manifest>) -> Vec<PlatformEntry> {
+    let Some(ManifestKind::Index(index)) = manifest.map(|manifest| &manifest.kind) else {
+        return Vec::new();
+    };
+    let entries = index.platform_entries();
+    if entries.len() > MAX_ENTRIES { Vec::new() } else { entries }
 }
 
 /// Whether an offered platform satisfies the required one, in any spelling. A required platform
@@ -243,13 +262,15 @@ mod tests {
             Self { registry, client }
         }
 
-        fn key(&self, built_for: Option<&str>, required: &[&str]) -> ImageKey {
+        fn key(&self, needs: &TagNeeds) -> ImageKey {
             let reference = format!("{}/team/app:1", self.registry.address);
-            let needs = TagNeeds {
-                built_for: built_for.and_then(Platform::from_user),
-                required: required.iter().map(ToString::to_string).collect(),
-            };
-            ImageKey::new(&self.client, &reference, &needs, &Arc::new(Keychain::default()))
+            ImageKey::new(&self.client, &reference, needs, &Arc::new(Keychain::default()))
+        }
+
+        /// Returns the key of an upstream that requires these platforms.
+        fn upstream(&self, required: &[&str]) -> ImageKey {
+            let required = required.iter().map(ToString::to_string).collect();
+            self.key(&TagNeeds::Images { required })
         }
 
         async fn resolve(&self, key: &ImageKey, last: Option<&UpstreamDigest>) -> UpstreamDigest {
@@ -262,75 +283,91 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_manifest_is_read_only_for_a_new_digest_and_needed_platforms() {
-        let body = index(&[("linux/amd64", "x")]);
-        let (registry, _) = registry(OCI_INDEX, &body).await;
-        let tag = ServedTag::new(registry);
-        let digest = Digest::of(body.as_bytes());
+    fn digest_of(content: &str) -> String {
+        Digest::of(content.as_bytes()).to_string()
+    }
 
-        let any = tag.resolve(&tag.key(None, &[]), None).await;
-        assert_eq!(
-            (any.digest.as_str(), any.missing_platforms.len(), tag.gets()),
-            (digest.as_str(), 0, 0)
-        );
-
-        let with_platforms = tag.key(None, &["linux/amd64", "linux/arm64"]);
-        let first = tag.resolve(&with_platforms, None).await;
-        assert_eq!(
-            (first.missing_platforms.as_slice(), tag.gets()),
-            (&["linux/arm64".to_owned()][..], 1)
-        );
-        let second = tag.resolve(&with_platforms, Some(&first)).await;
-        assert_eq!((second, tag.gets()), (first, 1));
+    fn image_for(found: &UpstreamDigest, platform: &str) -> Option<String> {
+        let Ok(platform) = platform.parse();
+        found.image_for(&platform).map(str::to_owned)
     }
 
     #[tokio::test]
-    async fn the_digest_is_that_of_the_built_platform() {
-        let (registry, served) = registry(OCI_INDEX, &index(&[("linux/amd64", "1")])).await;
+    async fn a_manifest_is_read_only_for_a_new_digest() {
+        let body = index(&[("linux/amd64", "x"), ("linux/arm64", "y")]);
+        let (registry, _) = registry(OCI_INDEX, &body).await;
         let tag = ServedTag::new(registry);
-        let key = tag.key(Some("linux/amd64"), &[]);
-        let of = |content: &str| Digest::of(content.as_bytes()).to_string();
-        let mut last = tag.resolve(&key, None).await;
-        assert_eq!((last.digest.clone(), tag.gets()), (of("1"), 1));
-        assert_ne!(last.tagged, last.digest);
-        // Other platforms and attestations change nothing.
-        for others in [
-            &[("linux/arm64", "2"), ("linux/amd64", "1")][..],
-            &[("linux/amd64", "1"), ("linux/arm64", "3"), ("unknown/unknown", "attestation")],
-        ] {
-            served.lock().expect("state").1 = index(others);
-            let next = tag.resolve(&key, Some(&last)).await;
-            assert_eq!((&next.digest, next.missing_platforms.len()), (&last.digest, 0));
-            assert_ne!(next.tagged, last.tagged);
-            last = next;
-        }
-        served.lock().expect("state").1 = index(&[("linux/amd64", "4"), ("linux/arm64", "3")]);
-        assert_eq!(tag.resolve(&key, Some(&last)).await.digest, of("4"));
 
-        let body = index(&[("linux/arm64", "3")]);
-        served.lock().expect("state").1 = body.clone();
-        let lacking = tag.resolve(&key, None).await;
-        assert_eq!(
-            (lacking.digest, lacking.missing_platforms),
-            (of(&body), vec!["linux/amd64".into()])
-        );
-        let required = tag.key(Some("linux/amd64"), &["linux/amd64", "linux/s390x"]);
+        let any = tag.resolve(&tag.key(&TagNeeds::Digest), None).await;
+        assert_eq!((any.tagged, any.images.len(), tag.gets()), (digest_of(&body), 0, 0));
+
+        let first = tag.resolve(&tag.upstream(&[]), None).await;
+        assert_eq!((first.tagged.clone(), tag.gets()), (digest_of(&body), 1));
+        assert_eq!(image_for(&first, "linux/amd64"), Some(digest_of("x")));
+        assert_eq!(image_for(&first, "linux/arm64"), Some(digest_of("y")), "read once for all");
+        assert_eq!(image_for(&first, "linux/s390x"), None);
+        let second = tag.resolve(&tag.upstream(&[]), Some(&first)).await;
+        assert_eq!((second, tag.gets()), (first, 1));
+
+        let required = tag.upstream(&["linux/amd64", "linux/s390x"]);
         let missing = tag.resolve(&required, None).await.missing_platforms;
-        assert_eq!(missing, ["linux/amd64", "linux/s390x"], "each is named once");
-
-        let unlabelled = index(&[("", "5")]);
-        served.lock().expect("state").1 = unlabelled.clone();
-        let left = tag.resolve(&key, None).await;
-        assert_eq!((left.digest, left.missing_platforms.len()), (of(&unlabelled), 0));
+        assert_eq!(missing, ["linux/s390x"]);
     }
 
     #[tokio::test]
     async fn a_tag_without_an_index_is_not_read() {
         let (registry, _) = registry(OCI_MANIFEST, "an image").await;
         let tag = ServedTag::new(registry);
-        let found = tag.resolve(&tag.key(Some("linux/arm64"), &[]), None).await;
-        assert_eq!((found.digest.as_str(), tag.gets()), (found.tagged.as_str(), 0));
-        assert_eq!(found.digest, Digest::of(b"an image").to_string());
+        let found = tag.resolve(&tag.upstream(&[]), None).await;
+        assert_eq!((found.tagged, found.images.len(), tag.gets()), (digest_of("an image"), 0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_of_an_index_does_not_stop_the_upstream() {
+        let (registry, served) = registry(OCI_INDEX, "").await;
+        let tag = ServedTag::new(registry);
+        let readable = index(&[("linux/amd64", "x")]);
+        let entry =
+            serde_json::from_str::<serde_json::Value>(&readable).expect("JSON")["manifests"][0]
+                .to_string();
+        let of = |entries: &[&str]| {
+            format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","))
+        };
+        let artifact = entry.replace(&digest_of("x"), &digest_of("a"));
+        let nested = artifact.replace(OCI_MANIFEST, OCI_INDEX);
+        let artifact = artifact.replacen('{', r#"{"artifactType":"application/x","#, 1);
+        let foreign = entry.replace("sha256:", "sha512:").replace("amd64", "arm64");
+        let sizeless = entry.replace(r#""size":1"#, r#""urls":[]"#).replace("amd64", "s390x");
+        let bare = entry.replace(r#"{"architecture":"amd64","os":"linux"}"#, "{}");
+        assert!(bare.contains(r#""platform":{}"#), "{bare}");
+        let many: Vec<String> =
+            (0..=MAX_ENTRIES).map(|n| entry.replace("amd64", &format!("a{n}"))).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        for (body, expected) in [
+            // Entries that cannot be read, or that are no images, are left out.
+            (readable.replacen('{', r#"{"annotations":null,"#, 1), Some("x")),
+            (of(&[&foreign, &entry]), Some("x")),
+            (of(&[&sizeless, &entry, "null", "5"]), Some("x")),
+            (of(&[&artifact, &nested, &entry]), Some("x")),
+            // What says nothing of platforms is followed as a whole.
+            (of(&[&bare]), None),
+            (of(&[&entry.replace(r#""linux""#, "null").replace(r#""amd64""#, "null")]), None),
+            (r#"{"schemaVersion":1}"#.to_owned(), None),
+            (r#"{"schemaVersion":2,"manifests":null}"#.to_owned(), None),
+            ("no manifest".to_owned(), None),
+            (format!("{readable}{}", " ".repeat(crate::registry::MAX_MANIFEST_BYTES)), None),
+            (of(&many), None),
+        ] {
+            served.lock().expect("state").1.clone_from(&body);
+            let found = tag.resolve(&tag.upstream(&[]), None).await;
+            let shown = &body[..body.len().min(300)];
+            assert_eq!(found.tagged, digest_of(&body), "{shown}");
+            assert_eq!(image_for(&found, "linux/amd64"), expected.map(digest_of), "{shown}");
+            assert_eq!(found.images.len(), usize::from(expected.is_some()), "{shown}");
+        }
+        // A required platform cannot be looked for in it.
+        served.lock().expect("state").1 = "no manifest".to_owned();
+        let key = tag.upstream(&["linux/amd64"]);
+        assert!(resolve_tag(&tag.client, &key, None).await.is_err());
     }
 }

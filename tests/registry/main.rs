@@ -14,7 +14,7 @@ use groundswell::{
     registry::{
         Client, Config, Digest, Keychain, ManifestKind, OCI_INDEX, OCI_MANIFEST, Reference,
     },
-    upstream::{ImageKey, TagNeeds, UpstreamDigest, resolve_tag},
+    upstream::{ImageKey, TagNeeds, resolve_tag},
 };
 use server::{RegistryServer, Users};
 
@@ -110,23 +110,14 @@ async fn an_index_has_one_digest_and_several_platforms() {
     assert_eq!(config.platform.to_string(), "linux/arm64");
 
     let platforms = ["linux/arm64/v8", "linux/s390x", "linux/amd64"].map(str::to_owned);
-    let needs = TagNeeds { built_for: None, required: platforms.to_vec() };
-    let key = ImageKey::new(&client, &image.to_string(), &needs, &none);
-    let expected = UpstreamDigest {
-        digest: digest.to_string(),
-        tagged: digest.to_string(),
-        missing_platforms: vec!["linux/s390x".into()],
-    };
-    assert_eq!(resolve_tag(&client, &key, None).await.expect("resolve"), expected);
-
-    let needs = TagNeeds { built_for: Some(config.platform), required: Vec::new() };
-    let key = ImageKey::new(&client, &image.to_string(), &needs, &none);
-    let expected = UpstreamDigest {
-        digest: entry.digest.to_string(),
-        tagged: digest.to_string(),
-        missing_platforms: Vec::new(),
-    };
-    assert_eq!(resolve_tag(&client, &key, None).await.expect("resolve"), expected);
+    for (required, missing) in [(&platforms[..], &["linux/s390x"][..]), (&[], &[])] {
+        let needs = TagNeeds::Images { required: required.to_vec() };
+        let key = ImageKey::new(&client, &image.to_string(), &needs, &none);
+        let found = resolve_tag(&client, &key, None).await.expect("resolve");
+        assert_eq!(found.tagged, digest.as_str());
+        assert_eq!(found.image_for(&config.platform), Some(entry.digest.as_str()));
+        assert_eq!(found.missing_platforms, missing);
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,14 @@ pub const PLATFORM: &str = "amd64";
 /// A second platform that some upstreams require.
 pub const OTHER_PLATFORM: &str = "arm64";
 
+/// Returns the digest that builds use of an adopted digest or a candidate, as a status records it.
+pub fn built_digest(recorded: &Value) -> Option<&str> {
+    let platform = format!("linux/{PLATFORM}");
+    let mut images = recorded["platforms"].as_array().into_iter().flatten();
+    let image = images.find(|image| image["platform"] == platform.as_str());
+    image.unwrap_or(recorded)["digest"].as_str()
+}
+
 /// The inputs of a build, as its pod received them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BuildOrigin {

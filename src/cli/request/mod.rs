@@ -248,7 +248,7 @@ fn digest_to_approve(
         bail!("{upstream} has no candidate: builds already use its newest digest");
     };
     match requested {
-        Some(digest) if digest != candidate.digest => {
+        Some(digest) if !candidate.content().names(digest) => {
             bail!("{digest} is not the candidate of {upstream}; approve {}", candidate.digest)
         }
         _ => Ok(candidate.digest.clone()),

@@ -56,12 +56,15 @@ pub fn candidate(family: &ImageFamily, upstream: &str, now: Timestamp) -> String
             )
         },
     );
+    let images = candidate.platforms.iter();
+    let images = images.map(|image| format!("\n    {} {}", image.platform, image.digest));
     format!(
-        "{} ({})\n  candidate {}, first observed {} ago\n  {adopted}",
+        "{} ({})\n  candidate {}, first observed {} ago{}\n  {adopted}",
         status.name,
         status.reference,
         candidate.digest,
-        age(candidate.first_observed, now)
+        age(candidate.first_observed, now),
+        images.collect::<String>()
     )
 }
 

@@ -159,7 +159,7 @@ async fn observe(observer: &mut Observer<'_>) -> Result<Snapshot, ObserveError> 
     let unnamed = UnnamedPlatforms { built: &built, default: &platform };
     let strategies = observer.strategies(&blueprint, &unnamed);
     // 3.6 (pure) Register what the pollers are to poll for this family.
-    observer.register_polls(&keychain, &strategies.upstream_needs);
+    observer.register_polls(&keychain);
     // 3.7 (API) Take the snapshot. Only content that has changed is read from the API server, and
     // the Events of pods that their nodes do not start and of Jobs without a pod.
     Ok(observer.take_snapshot(blueprint, keychain, platform, strategies).await?)

@@ -124,10 +124,11 @@ pub fn pending_for_next_cascade(
         .then(|| quiet_time(input, hash_change(&candidates, wanted), now).pending)
 }
 
-/// Returns the digests of the candidates that may be adopted.
+/// Returns the digests that builds would use of the candidates that may be adopted.
 fn candidates(upstreams: &[UpstreamStatus]) -> Vec<&str> {
     let eligible = upstreams.iter().filter(|upstream| eligible(upstream));
-    eligible.filter_map(|upstream| Some(upstream.candidate.as_ref()?.digest.as_str())).collect()
+    let candidates = eligible.filter_map(|upstream| upstream.candidate.as_ref());
+    candidates.flat_map(|candidate| candidate.content().built()).collect()
 }
 
 /// Returns whether exactly these candidates superseded the last cascade.

@@ -12,7 +12,7 @@ use crate::{
         input::{ImportState, ImportedBuild, Observed, VerifiedBuild},
     },
     identity::{ImageDigest, ParentNaming, PinnedParent},
-    lineage::{EdgeIndex, ImageIndex, ImportIndex, Parent, UpstreamIndex},
+    lineage::{EdgeIndex, ImageIndex, ImportIndex, Parent},
 };
 
 /// How many parents are kept without an allocation. Nearly all images have no more.
@@ -30,12 +30,12 @@ pub(in crate::engine) struct ResolvedParents<'w> {
 }
 
 /// A parent with its digest. Its name and repository are rarely needed and looked up on demand.
-struct ResolvedParent<'w> {
-    digest: &'w str,
+pub(super) struct ResolvedParent<'w> {
+    pub(super) digest: &'w str,
     /// Why the digest was built; empty for upstreams.
-    causes: &'w [Cause],
+    pub(super) causes: &'w [Cause],
     /// When the oldest upstream digest below the parent was first observed.
-    base_observed: Option<Timestamp>,
+    pub(super) base_observed: Option<Timestamp>,
 }
 
 impl<'w> From<&'w VerifiedBuild> for ResolvedParent<'w> {
@@ -87,7 +87,7 @@ pub(in crate::engine) enum NotReady {
 /// Why a known digest of a parent must not be built from yet: it has not passed the current checks
 /// of the parent.
 #[derive(Clone, Copy)]
-enum Hindrance<'w> {
+pub(super) enum Hindrance<'w> {
     /// The parent of this name is to pass its checks first.
     Unchecked(&'w str, WaitProgress),
     /// The checks do not run because the ancestor of this name has failed.
@@ -95,7 +95,7 @@ enum Hindrance<'w> {
 }
 
 /// What is known about one parent.
-enum ParentResolution<'w> {
+pub(super) enum ParentResolution<'w> {
     /// The parent has a digest.
     Ready(ResolvedParent<'w>),
     /// The parent has a digest that must not be built from yet.
@@ -233,41 +233,6 @@ impl<'a> ImageEval<'a> {
         }
     }
 
-    fn resolve_upstream<'w>(&self, index: UpstreamIndex) -> Result<ParentResolution<'w>, NotReady>
-    where
-        'a: 'w,
-    {
-        let followed = self.context.followed;
-        let status = followed.upstreams.get(index.position());
-        if let Some(adopted) = status.and_then(|status| status.adopted.as_ref()) {
-            return Ok(ParentResolution::Ready(ResolvedParent {
-                digest: &adopted.digest,
-                causes: &[],
-                base_observed: adopted.first_observed,
-            }));
-        }
-        let upstream = self.context.input.spec.upstreams.get(index.position());
-        let name = upstream.map_or("", |upstream| upstream.name.as_str());
-        let problem = followed.problems.get(index.position()).and_then(Option::as_ref);
-        // Without a strategy the platform is unknown, and without a platform no tag is polled.
-        if let (None, Observed::Failed(problem)) = (problem, &self.observed.strategy) {
-            self.source()?;
-            return Err(NotReady::Waiting(problem.clone(), WaitProgress::AtRest));
-        }
-        let (reason, message, progress) = match problem {
-            None => (reason::RESOLVING, "its digest is being looked up", WaitProgress::InProgress),
-            Some(problem) => {
-                let progress = match problem.reason {
-                    reason::RESOLVING => WaitProgress::InProgress,
-                    _ => WaitProgress::AtRest,
-                };
-                (problem.reason, problem.message.as_str(), progress)
-            }
-        };
-        let problem = Problem { reason, message: format!("upstream {name}: {message}") };
-        Err(NotReady::Waiting(problem, progress))
-    }
-
     /// Returns the inputs of a build if all of them are known and the parents may be built from.
     pub(in crate::engine) fn resolve_inputs(
         &self,
@@ -396,7 +361,7 @@ impl<'a> ImageEval<'a> {
     /// After a restart, a revision that is looked up over the network is unknown for a moment.
     /// Until then the revision of the last build is used, so that a current image does not look
     /// stale.
-    fn source(&self) -> Result<SourceRevision<'_>, NotReady> {
+    pub(super) fn source(&self) -> Result<SourceRevision<'_>, NotReady> {
         match (&self.observed.source, &self.observed.verified) {
             (Observed::Pending, Some(verified)) => {
                 Ok(SourceRevision { revision: &verified.inputs.source, is_remembered: true })
@@ -410,7 +375,7 @@ impl<'a> ImageEval<'a> {
 }
 
 /// The revision of a source.
-struct SourceRevision<'s> {
+pub(super) struct SourceRevision<'s> {
     revision: &'s str,
     /// Whether it is the revision of the last build, because the current one is unknown.
     is_remembered: bool,

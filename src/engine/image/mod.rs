@@ -3,6 +3,7 @@
 //! - [`evaluate`]: evaluates every image, parents before children
 //! - [`evaluation`]: the result, and the context that the steps share
 //! - [`inputs`]: the inputs of a build, from parents, source, spec and strategy
+//! - `upstream_input`: the digest of an upstream for the platform of an image
 //! - [`stale`]: an image whose inputs have changed
 //! - [`absent`]: an image whose wanted build is not in the registry
 //! - [`adoption`]: an image that has no build yet, and that the registry has under its tags
@@ -23,3 +24,4 @@ pub mod hold;
 pub mod inputs;
 pub mod recorded;
 pub mod stale;
+mod upstream_input;

@@ -3,10 +3,13 @@
 use jiff::Timestamp;
 
 use crate::{
-    api::{ApprovalRecord, ManualHold, Request, RequestScope, RequestedAction, UpstreamStatus},
+    api::{
+        ApprovalRecord, CandidateDigest, ManualHold, Request, RequestScope, RequestedAction,
+        UpstreamStatus,
+    },
     engine::{
         causes::short,
-        input::DecideInput,
+        input::{DecideInput, ObservedDigest},
         requests::{HoldChange, ImageOverrides, RequestEffect, RequestEffects},
     },
     lineage::ImageIndex,
@@ -185,17 +188,16 @@ impl RequestEffects {
         let index = input.spec.upstreams.iter().position(|known| known.name == upstream);
         let newest = index
             .and_then(|index| input.upstreams.get(index)?.newest.as_ref())
-            .map(|newest| newest.digest.to_string());
+            .map(ObservedDigest::content);
         let status = self.upstream(input, upstream)?;
-        if status.adopted.as_ref().is_some_and(|adopted| adopted.digest == digest) {
+        if status.adopted.as_ref().is_some_and(|adopted| adopted.content().names(digest)) {
             return Ok(RequestEffect::only(format!("{} is already adopted", short(digest))));
         }
-        let candidate =
-            newest.or_else(|| status.candidate.as_ref().map(|candidate| candidate.digest.clone()));
-        if candidate.as_deref() != Some(digest) {
-            let candidate = candidate.as_deref().map_or_else(
+        let candidate = newest.or_else(|| status.candidate.as_ref().map(CandidateDigest::content));
+        if !candidate.is_some_and(|candidate| candidate.names(digest)) {
+            let candidate = candidate.map_or_else(
                 || "there is no candidate".to_owned(),
-                |candidate| format!("the candidate is {candidate}"),
+                |candidate| format!("the candidate is {}", candidate.digest),
             );
             return Err(format!(
                 "{digest} is not the candidate of {upstream} any more; {candidate}"

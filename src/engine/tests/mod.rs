@@ -8,6 +8,7 @@ mod edits;
 mod gates;
 mod imports;
 mod model;
+mod platforms;
 mod requests;
 mod states;
 

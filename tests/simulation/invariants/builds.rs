@@ -16,6 +16,7 @@ use crate::{
     cluster::Cluster,
     job_controller::{self, Phase, Work},
     objects::{Kind, key_of, label, owner, uid},
+    registry::built_digest,
     scene::repository,
     script::SCANNER,
 };
@@ -202,7 +203,7 @@ fn parents(
             let rows = status["upstreams"].as_array().into_iter().flatten();
             let adopted = rows
                 .filter(|row| row["name"] == upstream.name.as_str())
-                .find_map(|row| row["adopted"]["digest"].as_str());
+                .find_map(|row| built_digest(&row["adopted"]));
             let pinned = upstream.hold.as_ref().and_then(|hold| hold.digest.as_deref());
             let manual = status["upstreams"]
                 .as_array()

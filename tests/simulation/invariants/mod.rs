@@ -27,6 +27,7 @@ use crate::{
     edits::text_of,
     history::History,
     objects::{Kind, uid},
+    registry::built_digest,
     scene::repository,
     script::FOLLOWED,
 };
@@ -225,7 +226,7 @@ pub fn record_truth(cluster: &mut Cluster) {
                 .into_iter()
                 .flatten();
             let mut rows = rows.filter(|row| row["name"] == upstream.name.as_str());
-            let adopted = rows.find_map(|row| row["adopted"]["digest"].as_str().map(str::to_owned));
+            let adopted = rows.find_map(|row| built_digest(&row["adopted"]).map(str::to_owned));
             let current = cluster.registry.followed(&upstream.image, FOLLOWED);
             let digest = pinned.or(adopted).or(current);
             let leaf =

@@ -18,6 +18,7 @@ use super::{Approved, reconcile_view, short};
 use crate::{
     cluster::Cluster,
     objects::{Kind, key_of, owner, uid},
+    registry::built_digest,
 };
 
 /// Upper bound on the bytes of a status.
@@ -189,7 +190,7 @@ fn adopted(
     let digest = |family: &Value, upstream: &Upstream| {
         let rows = family["status"]["upstreams"].as_array().into_iter().flatten();
         let mut rows = rows.filter(|row| row["name"] == upstream.name.as_str());
-        rows.find_map(|row| row["adopted"]["digest"].as_str().map(str::to_owned))
+        rows.find_map(|row| built_digest(&row["adopted"]).map(str::to_owned))
     };
     spec.upstreams.iter().find_map(|upstream| {
         let (old, new) = (digest(before?, upstream)?, digest(family, upstream)?);

@@ -3,7 +3,7 @@
 use groundswell::api::{Image, Promotion, Upstream, condition::reason};
 
 use super::{FamilyView, FinalState, Oracle};
-use crate::{invariants::short, scene::repository, script::FOLLOWED};
+use crate::{invariants::short, registry::PLATFORM, scene::repository, script::FOLLOWED};
 
 impl Oracle<'_> {
     /// Returns the adopted digest of an upstream, if it is the expected one.
@@ -21,9 +21,11 @@ impl Oracle<'_> {
         if row.is_some_and(|row| row.reason.as_deref() == Some(reason::REGISTRY_UNAVAILABLE)) {
             return Err(format!("upstream {} could not be polled", upstream.name));
         }
+        let platform = format!("linux/{PLATFORM}");
         let adopted = row
             .and_then(|row| row.adopted.as_ref())
-            .map(|adopted| adopted.digest.clone())
+            .and_then(|adopted| adopted.content().for_platform(&platform))
+            .map(str::to_owned)
             .unwrap_or_default();
         let manual = row.and_then(|row| row.hold.as_ref()).filter(|hold| self.is_held(Some(hold)));
         let lacks_platform = !upstream.platforms.is_empty()
@@ -39,8 +41,9 @@ impl Oracle<'_> {
             // A digest that lacks a platform is not adopted.
             (None, None) => Some(current.clone()).filter(|_| !lacks_platform && !has_returned),
         };
-        let candidate =
-            row.and_then(|row| row.candidate.as_ref()).map(|candidate| candidate.digest.as_str());
+        let candidate = row
+            .and_then(|row| row.candidate.as_ref())
+            .and_then(|candidate| candidate.content().for_platform(&platform));
         if adopted != current && candidate != Some(current.as_str()) {
             return Err(format!(
                 "upstream {} was not observed at {}",

@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn keys_are_kept_for_the_same_credentials_and_two_reconciles() {
         let client = Client::new(Config::default()).expect("a client");
-        let needs = TagNeeds { required: vec!["linux/amd64".into()], ..TagNeeds::default() };
+        let needs = TagNeeds::Images { required: vec!["linux/amd64".into()] };
         let mut keys = ImageKeys::default();
         for round in 0..3 {
             let keychain = Arc::new(Keychain::default());

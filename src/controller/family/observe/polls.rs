@@ -7,7 +7,7 @@ use kube::runtime::reflector::ObjectRef;
 
 use crate::{
     controller::{
-        family::observe::{Observer, ownership::is_record_of},
+        family::observe::{Observer, ownership::is_record_of, upstreams::upstream_needs},
         git_poll::GitKey,
     },
     registry::Keychain,
@@ -16,24 +16,20 @@ use crate::{
 
 impl Observer<'_> {
     /// Registers what the pollers are to poll, in place of what was registered before.
-    pub fn register_polls(&mut self, keychain: &Arc<Keychain>, upstreams: &[Option<TagNeeds>]) {
+    pub fn register_polls(&mut self, keychain: &Arc<Keychain>) {
         self.cache.image_keys.begin_reconcile(keychain);
         let owner = ObjectRef::from_obj(&*self.family);
-        let tags = self.tag_interests(keychain, upstreams);
+        let tags = self.tag_interests(keychain);
         self.context.tags.set_interests(&owner, tags);
         self.context.revisions.set_interests(&owner, self.git_interests());
     }
 
-    fn tag_interests(
-        &mut self,
-        keychain: &Arc<Keychain>,
-        upstreams: &[Option<TagNeeds>],
-    ) -> Vec<Interest<ImageKey>> {
+    fn tag_interests(&mut self, keychain: &Arc<Keychain>) -> Vec<Interest<ImageKey>> {
         let (context, keys) = (self.context, &mut self.cache.image_keys);
         let mut interests = Vec::new();
-        for (upstream, needs) in self.family.spec.upstreams.iter().zip(upstreams) {
-            let Some(needs) = needs else { continue };
-            let key = keys.key(&context.registry, upstream.reference(), needs, keychain);
+        for upstream in &self.family.spec.upstreams {
+            let needs = upstream_needs(upstream);
+            let key = keys.key(&context.registry, upstream.reference(), &needs, keychain);
             interests.push(Interest { key, interval: upstream.interval.into() });
         }
         let records = context.stores.images.group(&self.key).into_iter();

@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub strategies: Vec<Option<Arc<BuildStrategy>>>,
     /// The platforms of the images' builds, in the order of `spec.images`.
     platforms: Vec<Option<Arc<Platform>>>,
+    /// The same as texts.
+    platform_names: Vec<Option<Arc<str>>>,
     /// The platform of builds whose strategies name none.
     pub default_platform: DefaultPlatform,
     /// Whether the strategy of each image names no platform.
@@ -140,7 +142,7 @@ impl Observer<'_> {
             revisions: strategy_revisions,
             platforms,
             use_default: use_default_platform,
-            upstream_needs,
+            upstream_platforms,
         } = strategies;
         self.read_pod_events().await;
         let events = &self.cache.pod_events.events;
@@ -151,7 +153,7 @@ impl Observer<'_> {
         let checks = take_in_order(spec, &mut jobs.checks);
         let cascades = self.cascades().await?;
         let requests = requests::pending(&family, &records, self.now);
-        let upstreams = self.upstreams(&keychain, &upstream_needs);
+        let upstreams = self.upstreams(&keychain, &upstream_platforms);
         let polled_tags = spec
             .images
             .iter()
@@ -198,6 +200,10 @@ impl Observer<'_> {
             keychain,
             sources,
             strategies,
+            platform_names: platforms
+                .iter()
+                .map(|platform| platform.as_ref().map(|platform| platform.to_string().into()))
+                .collect(),
             platforms,
             default_platform,
             use_default_platform,
@@ -297,6 +303,7 @@ impl Snapshot {
                 .get(index.position())
                 .cloned()
                 .unwrap_or(Observed::Pending),
+            platform: self.platform_names.get(index.position()).cloned().flatten(),
             verified: self.verified.get(index.position()).cloned().flatten(),
             builds: self.builds_of(index).to_vec(),
             checks: self.checks.get(index.position()).cloned().unwrap_or_default(),

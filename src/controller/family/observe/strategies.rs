@@ -18,7 +18,6 @@ use crate::{
     engine::{Blueprint, Observed, Problem},
     lineage::{ImageIndex, Parent},
     registry::Platform,
-    upstream::TagNeeds,
 };
 
 /// A strategy, rendered with the parameters of a family for a platform: its revision, or why it
@@ -41,9 +40,9 @@ pub struct ImageStrategies {
     pub platforms: Vec<Option<Arc<Platform>>>,
     /// Whether the strategies name no platform, in the order of the spec.
     pub use_default: Vec<bool>,
-    /// What the images of each upstream need of its tag, in the order of `spec.upstreams`; see
-    /// [`Observer::upstream_needs`].
-    pub upstream_needs: Vec<Option<TagNeeds>>,
+    /// The platforms that the images of each upstream are built for, in the order of
+    /// `spec.upstreams`; see [`Observer::upstream_platforms`].
+    pub upstream_platforms: Vec<Vec<Arc<Platform>>>,
 }
 
 /// The platforms of builds whose strategies name none.
@@ -77,7 +76,8 @@ impl Observer<'_> {
             &mut self.cache.strategies,
         );
         reject_other_platforms(&self.family.spec, blueprint, &mut found);
-        found.upstream_needs = self.upstream_needs(&blueprint.lineage, &found.platforms, default);
+        found.upstream_platforms =
+            self.upstream_platforms(&blueprint.lineage, &found.platforms, default);
         found
     }
 }
@@ -99,7 +99,7 @@ fn strategies(
         revisions: Vec::with_capacity(spec.images.len()),
         platforms: Vec::with_capacity(spec.images.len()),
         use_default: Vec::with_capacity(spec.images.len()),
-        upstream_needs: Vec::new(),
+        upstream_platforms: Vec::new(),
     };
     for (index, image) in ImageIndex::enumerate(&spec.images) {
         let chosen = strategy_ref(spec, image);

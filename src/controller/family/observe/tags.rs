@@ -73,7 +73,7 @@ impl Snapshot {
 /// earlier poll, and the tag may have been set since.
 fn polled_tag(polled: &PolledValue<UpstreamDigest>) -> Option<TimedTag> {
     let found = polled.value.as_ref().filter(|_| polled.problem.is_none())?;
-    Some(TimedTag { tag: ObservedTag::At(found.digest.as_str().into()), at: polled.polled_at })
+    Some(TimedTag { tag: ObservedTag::At(found.tagged.as_str().into()), at: polled.polled_at })
 }
 
 #[cfg(test)]
@@ -86,8 +86,8 @@ mod tests {
     #[test]
     fn a_failed_poll_finds_no_tag() {
         let value = UpstreamDigest {
-            digest: "sha256:before".into(),
             tagged: "sha256:before".into(),
+            images: vec![],
             missing_platforms: vec![],
         };
         let polled = PolledValue {
@@ -95,6 +95,7 @@ mod tests {
             first_observed: Timestamp::UNIX_EPOCH,
             problem: None,
             polled_at: Timestamp::UNIX_EPOCH,
+            confirmed_at: Timestamp::UNIX_EPOCH,
         };
         let found =
             TimedTag { tag: ObservedTag::At("sha256:before".into()), at: Timestamp::UNIX_EPOCH };

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::{
-    api::Upstream,
+    api::{PlatformDigest, Upstream, UpstreamStatus, family_status::MAX_PLATFORM_DIGESTS},
     controller::family::observe::{Observer, platform::DefaultPlatform, snapshot::Snapshot},
     engine::{ObservedDigest, ObservedUpstream, Problem},
-    lineage::{Lineage, UpstreamIndex},
+    lineage::{ImageIndex, Lineage, UpstreamIndex},
     registry::{Keychain, Platform},
-    upstream::TagNeeds,
+    upstream::{PolledValue, TagNeeds, UpstreamDigest},
 };
 
 /// An upstream whose last poll failed.
@@ -21,28 +21,29 @@ pub struct UpstreamProblem<'a> {
 }
 
 impl Observer<'_> {
-    /// Returns what the images of each upstream need of its tag, in the order of the spec. `None`
-    /// is not known: a wrong guess would move the upstream to another platform.
+    /// Returns the platforms that the images of each upstream are built for, in the order of the
+    /// spec. As long as one of them is unknown, the recorded ones stay, so that nothing changes.
     #[must_use]
-    pub fn upstream_needs(
+    pub fn upstream_platforms(
         &self,
         lineage: &Lineage,
         platforms: &[Option<Arc<Platform>>],
         default: &DefaultPlatform,
-    ) -> Vec<Option<TagNeeds>> {
+    ) -> Vec<Vec<Arc<Platform>>> {
         let upstreams = UpstreamIndex::enumerate(&self.family.spec.upstreams);
+        let status = self.family.status.as_ref();
+        let recorded = status.map_or(&[][..], |status| &status.upstreams);
         upstreams
             .map(|(index, upstream)| {
                 let children = lineage.upstream_children(index);
-                let built = children.iter().map(|child| platforms.get(child.position())?.as_ref());
-                let mut known: Vec<&Arc<Platform>> = built.flatten().collect();
-                if children.is_empty() {
-                    known.extend(default.platform.as_ref().ok());
-                }
-                let first = known.first()?;
-                let built_for =
-                    known.iter().all(|other| other == first).then(|| (***first).clone());
-                Some(TagNeeds { built_for, required: upstream.platforms.clone() })
+                let known = |child: &ImageIndex| platforms.get(child.position()).cloned().flatten();
+                let built = match children {
+                    [] => vec![default.platform.as_ref().ok().cloned()],
+                    children => children.iter().map(known).collect(),
+                };
+                let reference = upstream.reference();
+                let recorded = recorded.iter().find(|known| known.reference == reference);
+                built_platforms(built, recorded)
             })
             .collect()
     }
@@ -51,12 +52,12 @@ impl Observer<'_> {
     pub(super) fn upstreams(
         &mut self,
         keychain: &Arc<Keychain>,
-        needs: &[Option<TagNeeds>],
+        platforms: &[Vec<Arc<Platform>>],
     ) -> Vec<ObservedUpstream> {
         let family = Arc::clone(&self.family);
-        let upstreams = family.spec.upstreams.iter().zip(needs);
+        let upstreams = family.spec.upstreams.iter().zip(platforms);
         upstreams
-            .map(|(upstream, needs)| self.upstream(upstream, keychain, needs.as_ref()))
+            .map(|(upstream, platforms)| self.upstream(upstream, keychain, platforms))
             .collect()
     }
 
@@ -64,20 +65,71 @@ impl Observer<'_> {
         &mut self,
         upstream: &Upstream,
         keychain: &Arc<Keychain>,
-        needs: Option<&TagNeeds>,
+        platforms: &[Arc<Platform>],
     ) -> ObservedUpstream {
-        let Some(needs) = needs else { return ObservedUpstream::default() };
+        // What is not known to be built cannot be adopted.
+        if platforms.is_empty() {
+            return ObservedUpstream::default();
+        }
         let (registry, reference) = (&self.context.registry, upstream.reference());
-        let key = self.cache.image_keys.key(registry, reference, needs, keychain);
+        let needs = upstream_needs(upstream);
+        let key = self.cache.image_keys.key(registry, reference, &needs, keychain);
         let Some(polled) = self.context.tags.latest(&key) else {
             return ObservedUpstream::default();
         };
-        let newest = polled.value.as_ref().map(|value| ObservedDigest {
-            digest: value.digest.as_str().into(),
-            first_observed: polled.first_observed,
-            missing_platforms: value.missing_platforms.clone(),
-        });
+        let newest = polled.value.as_ref().map(|value| observed_digest(&polled, value, platforms));
         ObservedUpstream { newest, problem: polled.problem.clone() }
+    }
+}
+
+/// Returns what a family needs to know of the tag of an upstream.
+#[must_use]
+pub fn upstream_needs(upstream: &Upstream) -> TagNeeds {
+    TagNeeds::Images { required: upstream.platforms.clone() }
+}
+
+/// Returns the platforms that are built, at most [`MAX_PLATFORM_DIGESTS`].
+fn built_platforms(
+    built: Vec<Option<Arc<Platform>>>,
+    recorded: Option<&UpstreamStatus>,
+) -> Vec<Arc<Platform>> {
+    let is_any_unknown = built.iter().any(Option::is_none);
+    let mut platforms: Vec<Arc<Platform>> = built.into_iter().flatten().collect();
+    let adopted = recorded.and_then(|recorded| recorded.adopted.as_ref());
+    if let Some(adopted) = adopted.filter(|_| is_any_unknown) {
+        let recorded = adopted.platforms.iter();
+        platforms.extend(
+            recorded.filter_map(|image| Platform::from_user(&image.platform)).map(Arc::new),
+        );
+    }
+    platforms.sort();
+    platforms.dedup();
+    platforms.truncate(MAX_PLATFORM_DIGESTS);
+    platforms
+}
+
+/// Returns what a poll has found, as far as it concerns the platforms that are built.
+fn observed_digest(
+    polled: &PolledValue<UpstreamDigest>,
+    found: &UpstreamDigest,
+    built: &[Arc<Platform>],
+) -> ObservedDigest {
+    let (mut platforms, mut unoffered) = (Vec::new(), Vec::new());
+    // What names no platforms is left to the builder.
+    for platform in built.iter().filter(|_| !found.images.is_empty()) {
+        match found.image_for(platform) {
+            Some(digest) => platforms
+                .push(PlatformDigest { platform: platform.to_string(), digest: digest.into() }),
+            None => unoffered.push(platform.to_string()),
+        }
+    }
+    ObservedDigest {
+        digest: found.tagged.as_str().into(),
+        platforms,
+        unoffered,
+        missing_platforms: found.missing_platforms.clone(),
+        first_observed: polled.first_observed,
+        confirmed_at: polled.confirmed_at,
     }
 }
 

@@ -192,7 +192,9 @@ impl<'a> Repository<'a> {
         let base = match &base.kind {
             ManifestKind::Image(_) => self.image(&base, None).await?,
             ManifestKind::Index(index) => {
-                let unlabelled = || index.images().find(|entry| entry.platform.is_none());
+                let is_known =
+                    |entry: &&IndexEntry| entry.platform.as_ref().is_some_and(Platform::is_known);
+                let unlabelled = || index.images().find(|entry| !is_known(entry));
                 match index.image_for(platform).or_else(unlabelled) {
                     Some(entry) => self.entry(entry).await?,
                     None => return Ok(BaseComparison::NotOffered),

@@ -16,10 +16,12 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{
         CascadeStatus, Edge, EdgeUse, FailureClass, Follow, HandledRequest, Image, ImageFamilySpec,
-        ImageFamilyStatus, ImageState, ManagedImageStatus, Request, Upstream,
+        ImageFamilyStatus, ImageState, ManagedImageStatus, PlatformDigest, Request, Upstream,
+        condition::reason,
     },
     engine::*,
     identity::{CascadeName, Fingerprint, ImageDigest},
+    lineage::UpstreamIndex,
 };
 
 /// The cascade that runs.
@@ -52,6 +54,12 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) content: HashMap<usize, String>,
     /// What the tags of the upstreams point to.
     pub(in crate::engine) upstream_digests: Vec<String>,
+    /// The images of the upstreams' indexes by platform; empty for a tag without an index.
+    pub(in crate::engine) upstream_images: Vec<Vec<(&'static str, &'static str)>>,
+    /// When the registry has last answered a poll, if not now.
+    pub(in crate::engine) confirmed_at: Option<Timestamp>,
+    /// The platforms of the images' builds; that of an image without an entry is `linux/amd64`.
+    pub(in crate::engine) platforms: HashMap<usize, Option<&'static str>>,
     /// Pushed fingerprints per image, with digest and build number.
     pub(in crate::engine) pushed: HashMap<(usize, Fingerprint), (ImageDigest, i64)>,
     /// Jobs that are not admitted now, per image.
@@ -132,6 +140,9 @@ impl FamilyModel {
             failing_checks: HashMap::new(),
             content: HashMap::new(),
             upstream_digests: upstreams.iter().map(|name| format!("sha256:{name}-0")).collect(),
+            upstream_images: vec![Vec::new(); upstreams.len()],
+            confirmed_at: None,
+            platforms: HashMap::new(),
             pushed: HashMap::new(),
             deferred: HashMap::new(),
             job_version: "1".into(),
@@ -177,25 +188,13 @@ impl FamilyModel {
     }
 
     pub(in crate::engine) fn input<'a>(&'a self, blueprint: &'a Blueprint) -> DecideInput<'a> {
-        let first_observed = self.now;
         DecideInput {
             family: "family",
             generation: None,
             spec: &self.spec,
             blueprint,
             status: &self.status,
-            upstreams: self
-                .upstream_digests
-                .iter()
-                .map(|digest| ObservedUpstream {
-                    newest: Some(ObservedDigest {
-                        digest: digest.into(),
-                        first_observed,
-                        missing_platforms: vec![],
-                    }),
-                    problem: None,
-                })
-                .collect(),
+            upstreams: self.observed_upstreams(blueprint),
             images: (0..self.spec.images.len())
                 .map(|image| ObservedImage {
                     record: self.records[image].as_ref(),
@@ -210,7 +209,8 @@ impl FamilyModel {
                         .map(|(_, check)| check.clone())
                         .collect(),
                     source: self.source.clone(),
-                    strategy: Observed::Known(self.strategy.clone()),
+                    strategy: self.observed_strategy(image),
+                    platform: self.platform(image).map(Into::into),
                     builds: self
                         .jobs
                         .iter()
@@ -247,6 +247,60 @@ impl FamilyModel {
             requests: self.requests.clone(),
             allowance: self.allowance.clone(),
         }
+    }
+
+    fn platform(&self, image: usize) -> Option<&'static str> {
+        self.platforms.get(&image).copied().unwrap_or(Some("linux/amd64"))
+    }
+
+    /// The platform is a part of the revision.
+    fn observed_strategy(&self, image: usize) -> Observed<String> {
+        match self.platform(image) {
+            Some("linux/amd64") => Observed::Known(self.strategy.clone()),
+            Some(platform) => Observed::Known(format!("{} {platform}", self.strategy)),
+            None => Observed::Failed(Problem {
+                reason: reason::STRATEGY_NOT_FOUND,
+                message: "there is none".into(),
+            }),
+        }
+    }
+
+    /// Returns the upstreams as the poller shows them for the platforms that are built.
+    fn observed_upstreams(&self, blueprint: &Blueprint) -> Vec<ObservedUpstream> {
+        let upstreams = UpstreamIndex::enumerate(&self.spec.upstreams);
+        let observed = upstreams.map(|(index, upstream)| {
+            let (digest, images) =
+                (&self.upstream_digests[index.position()], &self.upstream_images[index.position()]);
+            let children = blueprint.lineage.upstream_children(index).iter();
+            let built: Vec<Option<&str>> =
+                children.map(|child| self.platform(child.position())).collect();
+            let recorded = self.status.upstreams.iter().find(|known| known.name == upstream.name);
+            let adopted = recorded.and_then(|recorded| recorded.adopted.as_ref());
+            let kept = adopted.filter(|_| built.contains(&None)).into_iter();
+            let kept = kept.flat_map(|adopted| &adopted.platforms);
+            let mut built: Vec<&str> = built.iter().copied().flatten().collect();
+            built.extend(kept.map(|image| image.platform.as_str()));
+            built.sort_unstable();
+            built.dedup();
+            let (mut platforms, mut unoffered) = (Vec::new(), Vec::new());
+            for platform in built.iter().filter(|_| !images.is_empty()) {
+                match images.iter().find(|(of, _)| of == platform) {
+                    Some((of, digest)) => platforms
+                        .push(PlatformDigest { platform: (*of).into(), digest: (*digest).into() }),
+                    None => unoffered.push((*platform).to_owned()),
+                }
+            }
+            let newest = (!built.is_empty()).then(|| ObservedDigest {
+                digest: digest.into(),
+                platforms,
+                unoffered,
+                missing_platforms: vec![],
+                first_observed: self.now,
+                confirmed_at: self.confirmed_at.unwrap_or(self.now),
+            });
+            ObservedUpstream { newest, problem: None }
+        });
+        observed.collect()
     }
 
     /// Reconciles once: decides, carries out, records.
