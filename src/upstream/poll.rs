@@ -85,6 +85,8 @@ struct PollerState<K, V, O> {
     next_number: u64,
     /// Owners to notify, in order.
     changed: IndexSet<O>,
+    /// Values of earlier processes, for keys that are about to be polled for the first time.
+    seeds: HashMap<K, V>,
 }
 
 struct PollEntry<V, O> {
@@ -92,6 +94,10 @@ struct PollEntry<V, O> {
     /// Interested owners with their intervals.
     owners: IndexMap<O, Duration>,
     polled: Option<Arc<PolledValue<V>>>,
+    /// The value of an earlier process, until a poll succeeds.
+    seed: Option<V>,
+    /// Whether the next poll that succeeds must not rely on an earlier value.
+    is_outdated: bool,
     failures: u32,
     /// Number of completed polls.
     polls: u64,
@@ -104,6 +110,28 @@ struct PollEntry<V, O> {
 impl<V, O> PollEntry<V, O> {
     fn interval(&self) -> Duration {
         self.owners.values().min().copied().unwrap_or(MAX_IDLE_SLEEP)
+    }
+}
+
+impl<V: Clone, O> PollEntry<V, O> {
+    /// Returns the last value, for the next poll. If no poll has succeeded, it is the one of an
+    /// earlier process.
+    fn last(&self, now: Timestamp) -> Option<Arc<PolledValue<V>>> {
+        if self.is_outdated {
+            return None;
+        }
+        let polled = self.polled.clone().filter(|polled| polled.value.is_some());
+        polled.or_else(|| {
+            let value = Some(self.seed.clone()?);
+            let polled = PolledValue {
+                value,
+                first_observed: now,
+                problem: None,
+                polled_at: now,
+                confirmed_at: now,
+            };
+            Some(Arc::new(polled))
+        })
     }
 }
 
@@ -130,6 +158,7 @@ where
             numbers: HashMap::new(),
             next_number: 0,
             changed: IndexSet::new(),
+            seeds: HashMap::new(),
         };
         let shared = Arc::new(Shared {
             fetch: Box::new(move |key, last| Box::pin(fetch(key, last))),
@@ -146,6 +175,17 @@ where
 
     /// Replaces the interests of an owner. A new key is polled immediately.
     pub fn set_interests(&self, owner: &O, interests: Vec<Interest<K>>) {
+        self.set_seeded_interests(owner, interests, HashMap::new());
+    }
+
+    /// Replaces the interests of an owner. A new key is polled immediately. `seeds` are the
+    /// values that an earlier process has recorded; the first poll of a key relies on them.
+    pub fn set_seeded_interests(
+        &self,
+        owner: &O,
+        interests: Vec<Interest<K>>,
+        seeds: HashMap<K, V>,
+    ) {
         let mut intervals: IndexMap<K, Duration> = IndexMap::new();
         for Interest { key, interval } in interests {
             intervals
@@ -154,6 +194,7 @@ where
                 .or_insert(interval);
         }
         let mut state = self.0.lock();
+        state.seeds = seeds;
         let known = state.owners.remove(owner).unwrap_or_default();
         for key in known.iter().filter(|key| !intervals.contains_key(*key)) {
             state.unsubscribe(key, owner);
@@ -162,10 +203,27 @@ where
         for (key, interval) in &intervals {
             due_earlier |= state.subscribe(key, owner, *interval);
         }
+        state.seeds.clear();
         if !intervals.is_empty() {
             state.owners.insert(owner.clone(), intervals.into_keys().collect());
         }
         if due_earlier {
+            self.0.due_earlier.notify_one();
+        }
+    }
+
+    /// Polls a key again as soon as possible, without relying on its last value. A poll that fails
+    /// is retried as any other.
+    pub fn reread(&self, key: &K) {
+        let mut state = self.0.lock();
+        let PollerState { entries, due, .. } = &mut *state;
+        let Some(entry) = entries.get_mut(key).filter(|entry| !entry.is_outdated) else { return };
+        entry.is_outdated = true;
+        let now = Instant::now();
+        if let Some(at) = entry.due_at.filter(|at| *at > now) {
+            due.remove(&(at, entry.number));
+            due.insert((now, entry.number));
+            entry.due_at = Some(now);
             self.0.due_earlier.notify_one();
         }
     }
@@ -231,6 +289,8 @@ impl<K: Clone + Eq + Hash, V, O: Clone + Eq + Hash> PollerState<K, V, O> {
             number,
             owners,
             polled: None,
+            seed: self.seeds.remove(key),
+            is_outdated: false,
             failures: 0,
             polls: 0,
             due_at: Some(now),
@@ -308,7 +368,9 @@ where
     O: Clone + Eq + Hash,
 {
     let polled_at = shared.clock.now();
-    let last = shared.lock().entries.get(&key).and_then(|entry| entry.polled.clone());
+    let last = shared.lock().entries.get(&key).and_then(|entry| entry.last(polled_at));
+    // What is asked for while the poll runs is left to the next one.
+    let was_outdated = last.is_none();
     let result = timeout(shared.poll_timeout, (shared.fetch)(key.clone(), last))
         .await
         .unwrap_or_else(|_| {
@@ -326,6 +388,8 @@ where
     let polled = match result {
         Ok(value) => {
             entry.failures = 0;
+            entry.seed = None;
+            entry.is_outdated &= !was_outdated;
             let same = before.filter(|before| before.value.as_ref() == Some(&value));
             let first_observed = same.map_or(polled_at, |before| before.first_observed);
             PolledValue {
@@ -350,7 +414,11 @@ where
     entry.polls = entry.polls.wrapping_add(1);
     let jitter =
         BuildHasherDefault::<DefaultHasher>::default().hash_one((entry.number, entry.polls));
-    let due_at = Instant::now() + next_pause(entry.interval(), entry.failures, jitter);
+    let pause = match entry.failures {
+        0 if entry.is_outdated => Duration::ZERO,
+        failures => next_pause(entry.interval(), failures, jitter),
+    };
+    let due_at = Instant::now() + pause;
     entry.due_at = Some(due_at);
     state.due.insert((due_at, entry.number));
     if changed {
@@ -409,6 +477,44 @@ mod tests {
 
     fn every(key: &'static str, seconds: u64) -> Vec<Interest<&'static str>> {
         vec![Interest { key, interval: Duration::from_secs(seconds) }]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_poll_relies_on_a_seed_until_that_is_not_enough() {
+        let relied_on = Arc::new(Mutex::new(Vec::new()));
+        let asked = Arc::clone(&relied_on);
+        let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
+        let poller = Poller::start(Duration::from_secs(5), clock, move |_: &'static str, last| {
+            let value = last.and_then(|last: Arc<PolledValue<u32>>| last.value);
+            asked.lock().expect("lock").push(value);
+            let polls = asked.lock().expect("lock").len();
+            let problem = Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "down".into() };
+            let result =
+                if [1, 4].contains(&polls) { Err(problem) } else { Ok(value.unwrap_or(9)) };
+            async move { result }
+        });
+        let mut changes = Box::pin(poller.changes());
+        poller.set_seeded_interests(&"a", every("key", 60), HashMap::from([("key", 7)]));
+        for _ in 0..2 {
+            assert_eq!(changes.next().await, Some("a"));
+        }
+        assert_eq!(poller.latest(&"key").expect("polled").value, Some(7));
+        assert_eq!(
+            *relied_on.lock().expect("lock"),
+            [Some(7), Some(7)],
+            "a failure keeps the seed"
+        );
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        assert_eq!(relied_on.lock().expect("lock").len(), 3);
+        for _ in 0..5 {
+            poller.reread(&"key");
+        }
+        assert_eq!(changes.next().await, Some("a"), "the poll has failed");
+        assert_eq!(changes.next().await, Some("a"));
+        assert_eq!(poller.latest(&"key").expect("polled").value, Some(9));
+        assert_eq!(relied_on.lock().expect("lock")[3..], [None, None]);
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        assert_eq!(relied_on.lock().expect("lock")[5], Some(9));
     }
 
     #[tokio::test(start_paused = true)]

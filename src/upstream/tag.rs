@@ -7,7 +7,10 @@ use std::{
 };
 
 use crate::{
-    api::condition::{Problem, reason},
+    api::{
+        PlatformDigest, TagContent,
+        condition::{Problem, reason},
+    },
     registry::{
         Client, CredentialIdentity, DOCKER_MANIFEST, Digest, Keychain, Manifest, ManifestKind,
         OCI_MANIFEST, Platform, PlatformEntry, Reference, image_of,
@@ -51,6 +54,9 @@ pub struct UpstreamDigest {
     pub images: Vec<PlatformEntry>,
     /// The required platforms that the tag does not offer.
     pub missing_platforms: Vec<String>,
+    /// Whether `images` are only those that an earlier process has recorded. They are named by the
+    /// platforms that were built, and not by those of the index.
+    pub is_partial: bool,
 }
 
 impl UpstreamDigest {
@@ -58,7 +64,27 @@ impl UpstreamDigest {
     /// among `images`.
     #[must_use]
     pub fn image_for(&self, platform: &Platform) -> Option<&str> {
+        if self.is_partial {
+            let mut images = self.images.iter();
+            return images
+                .find(|image| image.platform == *platform)
+                .map(|image| image.digest.as_str());
+        }
         image_of(&self.images, platform).map(Digest::as_str)
+    }
+
+    /// Returns what an earlier process has recorded of a tag, or `None` if that is not enough to
+    /// rely on.
+    #[must_use]
+    pub fn recorded(content: TagContent<'_>) -> Option<Self> {
+        let image = |image: &PlatformDigest| {
+            let platform = Platform::from_user(&image.platform)?;
+            Some(PlatformEntry { platform, digest: image.digest.parse().ok()? })
+        };
+        let images: Vec<PlatformEntry> = content.platforms.iter().filter_map(image).collect();
+        let tagged = content.digest.to_owned();
+        let found = Self { tagged, images, missing_platforms: Vec::new(), is_partial: true };
+        (!found.images.is_empty()).then_some(found)
     }
 }
 
@@ -162,7 +188,7 @@ pub async fn resolve_tag(
         }
         TagNeeds::Images { .. } | TagNeeds::Digest => (Vec::new(), Vec::new()),
     };
-    Ok(UpstreamDigest { tagged, images, missing_platforms })
+    Ok(UpstreamDigest { tagged, images, missing_platforms, is_partial: false })
 }
 
 /// Returns the images of an index that name their platform. Of an index with too many it returns
@@ -308,6 +334,16 @@ mod tests {
         assert_eq!(image_for(&first, "linux/s390x"), None);
         let second = tag.resolve(&tag.upstream(&[]), Some(&first)).await;
         assert_eq!((second, tag.gets()), (first, 1));
+
+        // What was recorded of the same tag is enough for the platforms that it names.
+        let recorded = [PlatformDigest { platform: "linux/amd64".into(), digest: digest_of("x") }];
+        let digest = digest_of(&body);
+        let content = TagContent { digest: &digest, platforms: &recorded };
+        let seed = UpstreamDigest::recorded(content).expect("a seed");
+        let third = tag.resolve(&tag.upstream(&[]), Some(&seed)).await;
+        assert_eq!((image_for(&third, "linux/amd64"), tag.gets()), (Some(digest_of("x")), 1));
+        assert!(third.is_partial && image_for(&third, "linux/arm64").is_none());
+        assert_eq!(image_for(&third, "linux/amd64/v2"), None, "the index may offer a better one");
 
         let required = tag.upstream(&["linux/amd64", "linux/s390x"]);
         let missing = tag.resolve(&required, None).await.missing_platforms;

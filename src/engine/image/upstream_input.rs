@@ -1,5 +1,5 @@
-//! The upstream that an image is built on: its digest for the platform of the image's builds, or why
-//! there is none.
+//! The upstream that an image is built on: its digest for the platform of the image's builds, or
+//! why there is none.
 
 use crate::{
     api::{AdoptedDigest, UpstreamStatus, condition::reason, family_status::MAX_PLATFORM_DIGESTS},

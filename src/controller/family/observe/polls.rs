@@ -1,17 +1,21 @@
 //! What the pollers are to poll for a family: its upstreams, its Git sources, and the floating tags
 //! that it has set. No client is needed.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use kube::runtime::reflector::ObjectRef;
 
 use crate::{
     controller::{
-        family::observe::{Observer, ownership::is_record_of, upstreams::upstream_needs},
+        family::observe::{
+            Observer,
+            ownership::is_record_of,
+            upstreams::{recorded_digest, upstream_needs},
+        },
         git_poll::GitKey,
     },
     registry::Keychain,
-    upstream::{ImageKey, Interest, TagNeeds},
+    upstream::{ImageKey, Interest, TagNeeds, UpstreamDigest},
 };
 
 impl Observer<'_> {
@@ -19,17 +23,29 @@ impl Observer<'_> {
     pub fn register_polls(&mut self, keychain: &Arc<Keychain>) {
         self.cache.image_keys.begin_reconcile(keychain);
         let owner = ObjectRef::from_obj(&*self.family);
-        let tags = self.tag_interests(keychain);
-        self.context.tags.set_interests(&owner, tags);
+        let mut seeds = HashMap::new();
+        let tags = self.tag_interests(keychain, &mut seeds);
+        self.context.tags.set_seeded_interests(&owner, tags, seeds);
         self.context.revisions.set_interests(&owner, self.git_interests());
     }
 
-    fn tag_interests(&mut self, keychain: &Arc<Keychain>) -> Vec<Interest<ImageKey>> {
+    /// Returns the tags to poll. Adds what is recorded of those of upstreams to `seeds`, so that an
+    /// index that has not changed is not read again after a restart.
+    fn tag_interests(
+        &mut self,
+        keychain: &Arc<Keychain>,
+        seeds: &mut HashMap<ImageKey, UpstreamDigest>,
+    ) -> Vec<Interest<ImageKey>> {
         let (context, keys) = (self.context, &mut self.cache.image_keys);
         let mut interests = Vec::new();
         for upstream in &self.family.spec.upstreams {
             let needs = upstream_needs(upstream);
             let key = keys.key(&context.registry, upstream.reference(), &needs, keychain);
+            if let Some(seed) = recorded_digest(upstream, &self.family)
+                && context.tags.latest(&key).is_none()
+            {
+                seeds.insert(key.clone(), seed);
+            }
             interests.push(Interest { key, interval: upstream.interval.into() });
         }
         let records = context.stores.images.group(&self.key).into_iter();

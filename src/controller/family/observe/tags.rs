@@ -89,6 +89,7 @@ mod tests {
             tagged: "sha256:before".into(),
             images: vec![],
             missing_platforms: vec![],
+            is_partial: false,
         };
         let polled = PolledValue {
             value: Some(value),

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    api::{PlatformDigest, Upstream, UpstreamStatus, family_status::MAX_PLATFORM_DIGESTS},
+    api::{
+        AdoptedDigest, CandidateDigest, ImageFamily, PlatformDigest, Upstream, UpstreamStatus,
+        family_status::MAX_PLATFORM_DIGESTS,
+    },
     controller::family::observe::{Observer, platform::DefaultPlatform, snapshot::Snapshot},
     engine::{ObservedDigest, ObservedUpstream, Problem},
     lineage::{ImageIndex, Lineage, UpstreamIndex},
@@ -77,9 +80,28 @@ impl Observer<'_> {
         let Some(polled) = self.context.tags.latest(&key) else {
             return ObservedUpstream::default();
         };
+        let lacks_one = |value: &UpstreamDigest| {
+            value.is_partial && platforms.iter().any(|platform| value.image_for(platform).is_none())
+        };
+        if polled.value.as_ref().is_some_and(lacks_one) {
+            self.context.tags.reread(&key);
+            return ObservedUpstream { newest: None, problem: polled.problem.clone() };
+        }
         let newest = polled.value.as_ref().map(|value| observed_digest(&polled, value, platforms));
         ObservedUpstream { newest, problem: polled.problem.clone() }
     }
+}
+
+/// Returns what is recorded of the tag of an upstream that its next poll is likely to find.
+#[must_use]
+pub fn recorded_digest(upstream: &Upstream, family: &ImageFamily) -> Option<UpstreamDigest> {
+    let reference = upstream.reference();
+    let mut recorded = family.status.as_ref()?.upstreams.iter();
+    let recorded = recorded.find(|known| known.reference == reference)?;
+    let candidate = recorded.candidate.as_ref().map(CandidateDigest::content);
+    let newest = candidate.or_else(|| recorded.adopted.as_ref().map(AdoptedDigest::content))?;
+    // The record does not say which of the required platforms are missing.
+    UpstreamDigest::recorded(newest).filter(|_| upstream.platforms.is_empty())
 }
 
 /// Returns what a family needs to know of the tag of an upstream.
