@@ -153,7 +153,7 @@ impl CheckImages {
         client: &Client,
         keychain: &Arc<Keychain>,
     ) -> (CheckImage, Result<UpstreamDigest, Problem>) {
-        let needs = TagNeeds { built_for: Some(image.platform.clone()), required: Vec::new() };
+        let needs = TagNeeds::Images { required: vec![image.platform.to_string()] };
         let key = ImageKey::new(client, &image.reference, &needs, keychain);
         let last = self.0.get(&image).and_then(|answer| answer.digest.as_ref());
         let answer = resolve_tag(client, &key, last).await;

@@ -131,8 +131,10 @@ pub async fn check_registries(
         findings.push(Finding::not_checked("repositories", message));
     }
     let upstreams = spec.upstreams.iter().map(|upstream| async move {
-        let needs =
-            TagNeeds { built_for: built_for.cloned(), required: upstream.platforms.clone() };
+        let built = built_for.map(ToString::to_string);
+        let built = built.filter(|built| !upstream.platforms.contains(built));
+        let required = upstream.platforms.iter().cloned().chain(built).collect();
+        let needs = TagNeeds::Images { required };
         let key = ImageKey::new(client, &upstream.reference(), &needs, keychain);
         let resolved = resolve_tag(client, &key, None).await;
         judge_upstream(&upstream.name, &upstream.reference(), &resolved)
