@@ -153,7 +153,7 @@ impl CheckImages {
         client: &Client,
         keychain: &Arc<Keychain>,
     ) -> (CheckImage, Result<UpstreamDigest, Problem>) {
-        let needs = TagNeeds::Images { required: vec![image.platform.to_string()] };
+        let needs = TagNeeds::Images { required: Vec::new() };
         let key = ImageKey::new(client, &image.reference, &needs, keychain);
         let last = self.0.get(&image).and_then(|answer| answer.digest.as_ref());
         let answer = resolve_tag(client, &key, last).await;
@@ -205,7 +205,8 @@ fn with_digest(reference: &str, digest: &UpstreamDigest) -> Result<String, Probl
 /// Returns a problem if an image is not for the platform on whose nodes the check runs.
 fn missing_platform(image: &CheckImage, digest: &UpstreamDigest) -> Option<Problem> {
     let CheckImage { reference, platform } = image;
-    (!digest.missing_platforms.is_empty()).then(|| Problem {
+    let is_missing = !digest.images.is_empty() && digest.image_for(platform).is_none();
+    is_missing.then(|| Problem {
         reason: reason::PLATFORM_MISSING,
         message: format!(
             "{reference} does not offer {platform}, for which the checked image is built; checks \

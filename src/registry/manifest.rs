@@ -252,6 +252,7 @@ impl IndexEntry {
 }
 
 /// Returns the image that a build for a platform uses; see [`Index::image_for`].
+#[must_use]
 pub fn image_of<'e>(entries: &'e [PlatformEntry], platform: &Platform) -> Option<&'e Digest> {
     best_image(entries.iter().map(|entry| (&entry.platform, &entry.digest)), platform)
 }
