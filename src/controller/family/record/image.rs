@@ -59,12 +59,15 @@ struct ImageChange<'a> {
 }
 
 impl Reconcile<'_> {
-    /// Writes the records that have changed.
-    pub(super) async fn record_images(&self) -> Result<(), ReconcileError> {
+    /// Writes the records that have changed. Returns the current time if the floating tags of one of
+    /// them are others than before: only the next reconcile registers their polls.
+    pub(super) async fn record_images(&self) -> Result<Option<Timestamp>, ReconcileError> {
         stream::iter(ImageIndex::range(self.snapshot.family.spec.images.len()))
             .map(|index| self.record_image(index))
             .buffer_unordered(MAX_CONCURRENT_WRITES)
-            .try_collect::<()>()
+            .try_fold(None, async |before: Option<Timestamp>, tags| {
+                Ok(before.or((tags == RecordedTags::Others).then_some(self.now)))
+            })
             .await
     }
 
@@ -94,11 +97,11 @@ impl Reconcile<'_> {
             .await
     }
 
-    async fn record_image(&self, index: ImageIndex) -> Result<(), ReconcileError> {
+    async fn record_image(&self, index: ImageIndex) -> Result<RecordedTags, ReconcileError> {
         let (Some(image), Some(decided)) =
             (self.image(index), self.decision.images.get(index.position()))
         else {
-            return Ok(());
+            return Ok(RecordedTags::AsBefore);
         };
         let known = self.snapshot.records.get(index.position()).and_then(Option::as_ref);
         let name = record_name(&self.snapshot.key.name, &image.name);
@@ -123,12 +126,13 @@ impl Reconcile<'_> {
             ..old.clone()
         };
         if known.is_some() && new == comparable {
-            return Ok(());
+            return Ok(RecordedTags::AsBefore);
         }
         self.write_image_status(name, new.clone()).await?;
         self.publish_image_event(change, &new).await;
         self.count_ended_jobs(change, &new);
-        Ok(())
+        let is_polled = floating_tags(&new).eq(floating_tags(&old));
+        Ok(if is_polled { RecordedTags::AsBefore } else { RecordedTags::Others })
     }
 
     /// Creates the object of an image's record, or updates its spec.
@@ -387,6 +391,19 @@ pub fn needs_user(state: ImageState, reason: &str) -> bool {
         ImageState::Held => reason == reason::NOT_ADOPTED,
         ImageState::Building | ImageState::Blocked => false,
     }
+}
+
+/// Whether a record has floating tags that it did not have before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RecordedTags {
+    AsBefore,
+    Others,
+}
+
+/// Returns the names of the floating tags of a record.
+fn floating_tags(status: &ManagedImageStatus) -> impl Iterator<Item = &str> {
+    let floating = status.tags.iter().filter(|tag| !tag.immutable);
+    floating.map(|tag| tag.tag.as_str())
 }
 
 /// The highest number given to a build, and the fingerprint that has it.

@@ -30,19 +30,21 @@ use crate::{
 
 impl Reconcile<'_> {
     /// Records the images, the family, the cascade and the requests. Nothing is written that has
-    /// not changed. Returns when a deferred write is due.
+    /// not changed. Returns when the family is to be reconciled again for it: when a deferred write is
+    /// due, or now if the pollers do not know yet which tags it has.
     ///
     /// The images are written first, so that a user who waits for the family to be `Ready` finds
     /// that all of them are. They are not written when a cascade opens, because their state changes
     /// a moment later.
     pub async fn record(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
+        let mut polls = None;
         if !matches!(self.decision.cascade, CascadeDecision::Start { .. }) {
             self.delete_removed_images().await?;
-            self.record_images().await?;
+            polls = self.record_images().await?;
         }
         let family = self.record_family().await?;
         let cascade = self.record_cascade().await?;
         self.publish_request_events().await;
-        Ok([family, cascade].into_iter().flatten().min())
+        Ok([polls, family, cascade].into_iter().flatten().min())
     }
 }
