@@ -59,8 +59,8 @@ struct ImageChange<'a> {
 }
 
 impl Reconcile<'_> {
-    /// Writes the records that have changed. Returns the current time if the floating tags of one of
-    /// them are others than before: only the next reconcile registers their polls.
+    /// Writes the records that have changed. Returns the current time if the floating tags of one
+    /// of them are others than before: only the next reconcile registers their polls.
     pub(super) async fn record_images(&self) -> Result<Option<Timestamp>, ReconcileError> {
         stream::iter(ImageIndex::range(self.snapshot.family.spec.images.len()))
             .map(|index| self.record_image(index))

@@ -30,8 +30,8 @@ use crate::{
 
 impl Reconcile<'_> {
     /// Records the images, the family, the cascade and the requests. Nothing is written that has
-    /// not changed. Returns when the family is to be reconciled again for it: when a deferred write is
-    /// due, or now if the pollers do not know yet which tags it has.
+    /// not changed. Returns when the family is to be reconciled again for it: when a deferred write
+    /// is due, or now if the pollers do not know yet which tags it has.
     ///
     /// The images are written first, so that a user who waits for the family to be `Ready` finds
     /// that all of them are. They are not written when a cascade opens, because their state changes
