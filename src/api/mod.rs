@@ -15,6 +15,7 @@ pub mod family_status;
 pub mod handled_request;
 pub mod image;
 pub mod image_family;
+pub mod image_records;
 pub mod labels;
 pub mod managed_image;
 pub mod policy;
@@ -40,10 +41,13 @@ pub use family_status::{
 pub use handled_request::{HandledRequest, RequestOutcome};
 pub use image::{Check, Edge, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};
 pub use image_family::{Export, History, ImageFamily, ImageFamilySpec, LocalName, StrategyRef};
+pub use image_records::{
+    BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord, RolloutRecord,
+    RolloutState,
+};
 pub use managed_image::{
-    BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord, ImageState,
-    Inputs, ManagedImage, ManagedImageSpec, ManagedImageStatus, ParentDigest, RolloutRecord,
-    RolloutState, RunningBuild, TagRecord,
+    ImageState, Inputs, ManagedImage, ManagedImageSpec, ManagedImageStatus, ParentDigest,
+    RunningBuild, TagRecord,
 };
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
 pub use request::{ActionName, Request, RequestError, RequestScope, RequestedAction};

@@ -10,7 +10,7 @@ use crate::{
     api::{
         Check, CheckRecord, CheckState, FailureClass, FailureRecord, ImageState,
         condition::{reason, shorten},
-        managed_image::MAX_CHECK_MESSAGE,
+        image_records::MAX_CHECK_MESSAGE,
     },
     engine::{
         Problem,

@@ -9,7 +9,7 @@ use crate::{
     api::{
         BuildFailure, CheckRecord, CheckState, FailureRecord,
         condition::{reason, shorten},
-        managed_image::MAX_CHECK_MESSAGE,
+        image_records::MAX_CHECK_MESSAGE,
     },
     builds::{
         checks::{
