@@ -37,7 +37,7 @@ pub struct History {
     forgotten: BTreeSet<String>,
     /// Families whose policy ever spared images whose rebuild did not change.
     sparing: BTreeSet<String>,
-    /// When the tag of an upstream first pointed to each digest.
+    /// When the tag of an upstream first offered what builds use of each digest.
     first_digests: BTreeMap<(String, String), Duration>,
     /// The digest that builds use of each upstream, and since when its tag has offered it.
     followed_since: BTreeMap<String, (String, Duration)>,
@@ -60,12 +60,14 @@ impl History {
 
     /// Records that an upstream's tag points to a digest, of which builds use `built`.
     pub fn moved(&mut self, repository: &str, digest: &str, built: &str, now: Duration) {
-        for digest in [digest, built] {
-            self.first_digests.entry((repository.into(), digest.into())).or_insert(now);
-        }
         let followed = self.followed_since.entry(repository.into()).or_default();
         if followed.0 != built {
             *followed = (built.into(), now);
+        }
+        // A new index of the same image is no change for builds.
+        let offered_since = followed.1;
+        for (digest, since) in [(digest, offered_since), (built, now)] {
+            self.first_digests.entry((repository.into(), digest.into())).or_insert(since);
         }
         self.upstreams.entry(repository.into()).or_default().push(digest.into());
     }
@@ -103,7 +105,7 @@ impl History {
         if texts.len() == 1 { Some("FROM x".into()) } else { texts.iter().rev().nth(1).cloned() }
     }
 
-    /// Returns when the tag of an upstream first pointed to a digest.
+    /// Returns when the tag of an upstream first offered what builds use of a digest.
     pub fn first_observed(&self, repository: &str, digest: &str) -> Option<Duration> {
         self.first_digests.get(&(repository.to_owned(), digest.to_owned())).copied()
     }
