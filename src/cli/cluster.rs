@@ -3,6 +3,8 @@
 use std::{fmt::Debug, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
+use http::Uri;
+use hyper_util::client::proxy::matcher::Matcher;
 use k8s_openapi::{NamespaceResourceScope, api::authentication::v1::SelfSubjectReview};
 use kube::{
     Api, Client, Config, Resource, ResourceExt,
@@ -27,6 +29,23 @@ pub struct ClusterConnection {
     pub namespace: String,
 }
 
+/// Returns the proxy for the API server, or `None` if it is the proxy of the environment and
+/// `NO_PROXY` excludes the API server. The client library compares that variable with the address
+/// of the proxy.
+fn proxy(config: &Config, variable: impl Fn(&str) -> Option<String>) -> Option<Uri> {
+    let proxy = config.proxy_url.clone()?;
+    let either_case = |name: &str| {
+        let value = variable(name).or_else(|| variable(&name.to_lowercase()));
+        value.filter(|value| !value.is_empty())
+    };
+    let of_environment =
+        either_case("HTTPS_PROXY").filter(|url| url.parse::<Uri>().is_ok_and(|url| url == proxy));
+    let Some(of_environment) = of_environment else { return Some(proxy) };
+    let excluded = either_case("NO_PROXY").unwrap_or_default();
+    let matcher = Matcher::builder().all(of_environment).no(excluded).build();
+    matcher.intercept(&config.cluster_url).map(|_| proxy)
+}
+
 impl ClusterConnection {
     pub async fn connect(flags: &KubectlFlags) -> anyhow::Result<Self> {
         let options =
@@ -39,6 +58,7 @@ impl ClusterConnection {
         } else {
             Config::infer().await.context("find a cluster: set KUBECONFIG or --context")?
         };
+        config.proxy_url = proxy(&config, |name| std::env::var(name).ok());
         // A user waits, so an error at once is better than retries.
         config.default_retry = false;
         let namespace = flags.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
@@ -147,5 +167,34 @@ where
         }
         Ok(Err(kube::Error::Api(status))) if status.is_forbidden() => bail!("{}", status.message),
         Ok(answer) => answer.with_context(|| format!("read or write {plural}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_proxy_excludes_the_api_server_from_the_proxy_of_the_environment_only() {
+        let url = "http://proxy.example.com:3128";
+        let used = |configured: &str, excluded: &str| {
+            let cluster = "https://api.example.com:6443".parse().expect("a URL");
+            let mut config = Config::new(cluster);
+            config.proxy_url = Some(configured.parse().expect("a URL"));
+            let variable = |name: &str| match name {
+                "HTTPS_PROXY" => Some(url.to_owned()),
+                "no_proxy" => Some(excluded.to_owned()),
+                _ => None,
+            };
+            proxy(&config, variable).map(|used| used.to_string())
+        };
+        for excluded in ["", "other.example.com", "10.0.0.0/8"] {
+            assert_eq!(used(url, excluded), Some(format!("{url}/")), "{excluded}");
+        }
+        for excluded in ["api.example.com", ".example.com", "*"] {
+            assert_eq!(used(url, excluded), None, "{excluded}");
+        }
+        let of_kubeconfig = "http://other.example.com:3128";
+        assert_eq!(used(of_kubeconfig, "*"), Some(format!("{of_kubeconfig}/")));
     }
 }
