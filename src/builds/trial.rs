@@ -112,6 +112,8 @@ pub fn trial_job(
     if platform.is_none() {
         // The family's default is not known here, and a trial runs on nodes of any platform.
         pod.node_selector = strategy::render_pod(&request, strategy, chosen)?.1.node_selector;
+        let nodes = pod.node_selector.get_or_insert_default();
+        nodes.entry("kubernetes.io/os".into()).or_insert_with(|| "linux".into());
     }
     let init = pod.init_containers.iter_mut().flatten();
     pod.containers

@@ -41,6 +41,14 @@ const MAX_DELETIONS: usize = 3;
 const ADMISSION: &str = "admission";
 const BUILD_POD: &str = "build pod";
 
+/// Returns the line for a pod that cannot be tried, because nobody says which image the operator
+/// has.
+pub fn unknown_image() -> Finding {
+    let message = "the operator's image is not known; name it with --operator-image, and the \
+                   Secrets for pulling it with --build-image-pull-secrets";
+    Finding::not_checked(BUILD_POD, message)
+}
+
 /// A strategy, and where it is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct TriedStrategy<'a> {

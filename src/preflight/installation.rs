@@ -37,6 +37,8 @@ pub struct Installation {
     pub environment: BuildEnvironment,
     /// How it reaches registries.
     pub registries: registry::Config,
+    /// Whether the operator's image is that of a Deployment or named by the user, and not a guess.
+    pub image_is_known: bool,
 }
 
 impl Installation {
@@ -170,10 +172,11 @@ fn configuration_name(deployment: &Deployment) -> Option<String> {
 fn read_deployment(deployment: &Deployment, installation: &mut Installation) {
     let pod = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     installation.service_account = pod.and_then(|pod| pod.service_account_name.clone());
-    let environment = &mut installation.environment;
     if let Some(image) = variable(deployment, "OPERATOR_IMAGE") {
-        environment.operator_image = image;
+        installation.environment.operator_image = image;
+        installation.image_is_known = true;
     }
+    let environment = &mut installation.environment;
     environment.image_pull_policy = variable(deployment, "OPERATOR_IMAGE_PULL_POLICY");
     if let Some(names) = variable(deployment, "BUILD_IMAGE_PULL_SECRETS") {
         environment.image_pull_secrets = names_of(&names);

@@ -279,6 +279,10 @@ impl PreflightRun<'_> {
         if trial == PodTrial::LeftOut {
             return Ok(());
         }
+        if !inputs.installation.image_is_known {
+            findings.push(build_pod::unknown_image());
+            return Ok(());
+        }
         eprintln!(
             "running a pod in namespace {} for at most {} s",
             self.namespace,
@@ -340,6 +344,7 @@ impl PreflightSettings {
         let environment = &mut installation.environment;
         if let Some(image) = &self.operator_image {
             environment.operator_image.clone_from(image);
+            installation.image_is_known = true;
         }
         if self.operator_image_pull_policy.is_some() {
             environment.image_pull_policy.clone_from(&self.operator_image_pull_policy);
