@@ -142,9 +142,10 @@ pub fn job(
     pod.automount_service_account_token = Some(false);
     pod.enable_service_links = Some(false);
 
-    let labels = job_labels(request);
     let mut metadata = template.metadata.unwrap_or_default();
-    metadata.labels.get_or_insert_default().extend(labels.clone());
+    metadata.labels.get_or_insert_default().extend(job_labels(request));
+    let mut annotations = metadata.annotations.clone().unwrap_or_default();
+    annotations.extend(job_annotations(request, &pod));
     Ok(Job {
         metadata: ObjectMeta {
             name: Some(job_name(
@@ -154,14 +155,9 @@ pub fn job(
                 request.identity.attempt,
             )),
             namespace: Some(request.family.namespace.clone()),
-            labels: Some(labels),
-            annotations: Some(BTreeMap::from([
-                (labels::BUILD.into(), request.identity.number.to_string()),
-                (labels::OWN_INPUTS.into(), request.identity.own_inputs.to_string()),
-                (labels::USER_CAUSED.into(), request.identity.user_caused.to_string()),
-                (labels::UPSTREAMS.into(), request.identity.upstreams.join(",")),
-                (labels::CONTAINERS.into(), container_names(&pod)),
-            ])),
+            // Policies and queues read those of the Job, so it has the strategy's as well.
+            labels: metadata.labels.clone(),
+            annotations: Some(annotations),
             owner_references: Some(vec![request.owner.clone()]),
             ..ObjectMeta::default()
         },
@@ -192,6 +188,17 @@ pub fn drops_user_namespace(sent: &Job, returned: &Job) -> bool {
 pub(in crate::builds) fn container_names(pod: &PodSpec) -> String {
     let containers = pod.init_containers.iter().flatten().chain(&pod.containers);
     containers.map(|container| container.name.as_str()).collect::<Vec<_>>().join(",")
+}
+
+fn job_annotations(request: &BuildRequest, pod: &PodSpec) -> BTreeMap<String, String> {
+    let identity = &request.identity;
+    BTreeMap::from([
+        (labels::BUILD.into(), identity.number.to_string()),
+        (labels::OWN_INPUTS.into(), identity.own_inputs.to_string()),
+        (labels::USER_CAUSED.into(), identity.user_caused.to_string()),
+        (labels::UPSTREAMS.into(), identity.upstreams.join(",")),
+        (labels::CONTAINERS.into(), container_names(pod)),
+    ])
 }
 
 fn job_labels(request: &BuildRequest) -> BTreeMap<String, String> {

@@ -234,6 +234,8 @@ fn shipped_strategies_request_disk_space_and_ask_not_to_be_disrupted() {
         let annotations =
             template.metadata.clone().and_then(|metadata| metadata.annotations).expect("some");
         assert_eq!(annotations["karpenter.sh/do-not-disrupt"], "true");
+        let of_job = job.metadata.annotations.as_ref().expect("annotations");
+        assert_eq!(of_job["karpenter.sh/do-not-disrupt"], "true", "policies read the Job's");
         assert_eq!(annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"], "false");
         let resources = pod(&job).containers[0].resources.clone().expect("resources");
         let disk = |list: Option<BTreeMap<String, Quantity>>| {

@@ -12,6 +12,8 @@ pub const TRUST_FILE: &str = "/workspace/ca-certificates.crt";
 pub const DATES: &str = "/workspace/dates.env";
 /// The folder with the merged `config.json`. The variable `DOCKER_CONFIG` names it.
 pub const DOCKER_CONFIG: &str = "/docker-config";
+/// The certificates of the operator's image and the private ones together, in a check's pod.
+pub const CHECK_TRUST_FILE: &str = "/docker-config/ca-certificates.crt";
 /// The mount path of a `ConfigMap` source, in `prepare` only.
 pub const CONFIG_MAP: &str = "/source";
 /// The mount path of a Git credential, in `prepare` only.

@@ -7,7 +7,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint},
+    api::core::v1::{
+        Affinity, PodSecurityContext, ResourceRequirements, SecurityContext, Toleration,
+        TopologySpreadConstraint,
+    },
     apimachinery::pkg::api::resource::Quantity,
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -75,6 +78,11 @@ pub struct CheckSettings {
     pub pod_annotations: BTreeMap<String, String>,
     /// Labels of the pods. Those of Groundswell take precedence.
     pub pod_labels: BTreeMap<String, String>,
+    /// Security context of the pods. The seccomp profile is `RuntimeDefault` unless it is set here.
+    pub pod_security_context: PodSecurityContext,
+    /// Security context of the check's container. It has no capability and cannot gain privileges
+    /// unless that is set here.
+    pub container_security_context: SecurityContext,
 }
 
 /// Requests and limits of a container. They replace the defaults as a whole.

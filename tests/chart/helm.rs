@@ -48,6 +48,8 @@ checks:
   runtimeClassName: gvisor
   podAnnotations: {sidecar.istio.io/inject: 'false'}
   podLabels: {example.com/team: platform}
+  podSecurityContext: {runAsNonRoot: true}
+  containerSecurityContext: {readOnlyRootFilesystem: true}
 defaultPlatform: linux/arm64
 log: {format: text, filter: 'groundswell=debug,info'}
 serviceAccount: {name: builder, annotations: {example.com/role: rebuilds}}
@@ -78,6 +80,7 @@ test: {namespace: team-b, family: python, strategy: own, timeout: 90s}
 networkPolicy:
   enabled: true
   egressPorts: [443, 6443, 22, 3128, 5000]
+  dnsPorts: [53]
   metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
 ";
 

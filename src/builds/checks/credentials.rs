@@ -18,7 +18,7 @@ use crate::{
             error::{PrepareError, PrepareReason},
         },
     },
-    registry::Reference,
+    registry::{CaBundle, Reference},
 };
 
 /// The operator's subcommand, and the name of the container that runs it.
@@ -35,6 +35,9 @@ pub struct CredentialsSpec {
     /// The Secrets with registry credentials, in the order in which they are mounted. None of them
     /// can push.
     pub credentials: Vec<RegistryCredential>,
+    /// Private certificate authorities in PEM; empty without any.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ca_bundle: String,
 }
 
 impl CredentialsSpec {
@@ -73,6 +76,7 @@ fn write_config(variable: Option<OsString>, root: &Path) -> Result<(), PrepareEr
     let image: Reference =
         spec.image.parse().map_err(|error| broken(&format!("`image`: {error}")))?;
     let under_root = |path: &str| root.join(path.trim_start_matches('/'));
+    write_authorities(&spec, root)?;
     let keychain = docker_config::merge(&spec.credentials, &under_root(pod_paths::CREDENTIALS))?;
     // The check's image may run as any user. No other pod can read the file.
     docker_config::write_file(
@@ -80,6 +84,20 @@ fn write_config(variable: Option<OsString>, root: &Path) -> Result<(), PrepareEr
         &under_root(pod_paths::DOCKER_CONFIG),
         ConfigAccess::AllUsers,
     )
+}
+
+/// Writes the private certificate authorities together with those of the operator's image.
+fn write_authorities(spec: &CredentialsSpec, root: &Path) -> Result<(), PrepareError> {
+    if spec.ca_bundle.is_empty() {
+        return Ok(());
+    }
+    let failed = |problem: String| {
+        let message = format!("the operator's bundle of certificates: {problem}");
+        PrepareError::new(PrepareReason::InfrastructureFailed, message)
+    };
+    let bundle = CaBundle::parse(&spec.ca_bundle).map_err(|error| failed(error.to_string()))?;
+    let path = root.join(pod_paths::CHECK_TRUST_FILE.trim_start_matches('/'));
+    bundle.write_with_system(root, &path).map_err(|error| failed(error.to_string()))
 }
 
 #[cfg(test)]
@@ -90,8 +108,27 @@ mod tests {
 
     fn variable(image: &str) -> OsString {
         let credentials = vec![RegistryCredential::unrestricted("all")];
-        let spec = CredentialsSpec { image: image.into(), credentials };
+        let spec = CredentialsSpec { image: image.into(), credentials, ca_bundle: String::new() };
         spec.to_variable().into()
+    }
+
+    #[test]
+    fn the_private_authorities_are_written_with_those_of_the_image() {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(root.path().join("etc/ssl/certs")).expect("a folder");
+        fs::create_dir(root.path().join("docker-config")).expect("a folder");
+        let system = root.path().join("etc/ssl/certs/ca-certificates.crt");
+        fs::write(system, "of the system\n").expect("a file");
+        let certificate = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+        let spec = CredentialsSpec {
+            image: "registry.example.com/team/pyenv:1".into(),
+            credentials: Vec::new(),
+            ca_bundle: certificate.into(),
+        };
+        write_config(Some(spec.to_variable().into()), root.path()).expect("written");
+        let written = fs::read_to_string(root.path().join("docker-config/ca-certificates.crt"));
+        let written = written.expect("a file");
+        assert!(written.contains("of the system") && written.contains("MA=="), "{written}");
     }
 
     #[test]

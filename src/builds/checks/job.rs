@@ -64,15 +64,17 @@ pub fn job_name(request: &CheckRequest) -> String {
 /// Returns the Job of a check.
 #[must_use]
 pub fn job(request: &CheckRequest, environment: &BuildEnvironment) -> Job {
-    let labels = job_labels(request);
-    let metadata = pod_metadata(&labels, &environment.pods.checks);
+    let metadata = pod_metadata(job_labels(request), &environment.pods.checks);
     let pod = pod(request, environment);
+    let mut annotations = metadata.annotations.clone().unwrap_or_default();
+    annotations.extend(job_annotations(request, &pod));
     Job {
         metadata: ObjectMeta {
             name: Some(job_name(request)),
             namespace: Some(request.family.namespace.clone()),
-            labels: Some(labels),
-            annotations: Some(job_annotations(request, &pod)),
+            // Policies and queues read those of the Job, so it has the configured ones as well.
+            labels: metadata.labels.clone(),
+            annotations: Some(annotations),
             owner_references: Some(vec![request.owner.clone()]),
             ..ObjectMeta::default()
         },
@@ -91,9 +93,9 @@ pub fn job(request: &CheckRequest, environment: &BuildEnvironment) -> Job {
 }
 
 /// Returns the metadata of the pod: the configured one, with the labels that the controller reads.
-fn pod_metadata(labels: &BTreeMap<String, String>, settings: &CheckSettings) -> ObjectMeta {
+fn pod_metadata(labels: BTreeMap<String, String>, settings: &CheckSettings) -> ObjectMeta {
     let mut all = settings.pod_labels.clone();
-    all.extend(labels.clone());
+    all.extend(labels);
     let annotations = &settings.pod_annotations;
     ObjectMeta {
         labels: Some(all),
@@ -149,21 +151,40 @@ fn pod(request: &CheckRequest, environment: &BuildEnvironment) -> PodSpec {
         image_pull_secrets: environment.pull_secrets(Some(own_secrets), &request.credentials),
         // Nothing that a check writes is kept, so it needs no time to shut down cleanly.
         termination_grace_period_seconds: Some(5),
-        security_context: Some(PodSecurityContext {
-            seccomp_profile: Some(SeccompProfile {
-                type_: "RuntimeDefault".into(),
-                ..SeccompProfile::default()
-            }),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(pod_security_context(&settings.pod_security_context)),
         ..PodSpec::default()
     };
-    let mut credentials = request.credentials.clone();
-    credentials.retain(RegistryCredential::is_pull_only);
-    if request.check.image.is_some() && !credentials.is_empty() {
-        add_credentials(request, credentials, environment, &mut pod);
+    if request.check.image.is_some() {
+        for container in &mut pod.containers {
+            environment.proxy.add_to(container.env.get_or_insert_default());
+        }
+        let mut credentials = request.credentials.clone();
+        credentials.retain(RegistryCredential::is_pull_only);
+        if !credentials.is_empty() || !environment.ca_bundle.is_empty() {
+            add_credentials(request, credentials, environment, &mut pod);
+        }
     }
     pod
+}
+
+/// Returns the configured security context of the pod, with the default seccomp profile.
+fn pod_security_context(configured: &PodSecurityContext) -> PodSecurityContext {
+    let default = || SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() };
+    PodSecurityContext {
+        seccomp_profile: Some(configured.seccomp_profile.clone().unwrap_or_else(default)),
+        ..configured.clone()
+    }
+}
+
+/// Returns the configured security context of the check's container, without any capability unless
+/// it adds some.
+fn security_context(configured: &SecurityContext) -> SecurityContext {
+    let none = || Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() };
+    SecurityContext {
+        allow_privilege_escalation: configured.allow_privilege_escalation.or(Some(false)),
+        capabilities: Some(configured.capabilities.clone().unwrap_or_else(none)),
+        ..configured.clone()
+    }
 }
 
 fn container(request: &CheckRequest, settings: &CheckSettings) -> Container {
@@ -180,21 +201,14 @@ fn container(request: &CheckRequest, settings: &CheckSettings) -> Container {
         args: list(&check.args),
         env: Some(env),
         resources: Some(settings.resources.or_default(&REQUESTS, &LIMITS)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities {
-                drop: Some(vec!["ALL".into()]),
-                ..Capabilities::default()
-            }),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(security_context(&settings.container_security_context)),
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         ..Container::default()
     }
 }
 
-/// Adds the init container that writes a Docker configuration for the new image, and mounts that
-/// configuration into the check. No Secret is mounted into the check.
+/// Adds the init container that writes a Docker configuration for the new image, with the private
+/// certificate authorities, and mounts both into the check. No Secret is mounted into the check.
 fn add_credentials(
     request: &CheckRequest,
     credentials: Vec<RegistryCredential>,
@@ -210,7 +224,9 @@ fn add_credentials(
     let read_only_mount = VolumeMount { read_only: Some(true), ..writable_mount.clone() };
     let (volumes, mounts): (Vec<Volume>, Vec<VolumeMount>) =
         credential_inputs(&credentials).unzip();
-    let spec = credentials::CredentialsSpec { image: request.pinned(), credentials };
+    let ca_bundle = environment.ca_bundle.pem().to_owned();
+    let trusts_own = !ca_bundle.is_empty();
+    let spec = credentials::CredentialsSpec { image: request.pinned(), credentials, ca_bundle };
     let steps = &environment.pods.steps;
     let step = Container {
         name: credentials::SUBCOMMAND.into(),
@@ -230,6 +246,9 @@ fn add_credentials(
         let env = container.env.get_or_insert_default();
         if env.iter().all(|variable| variable.name != "DOCKER_CONFIG") {
             env.push(env_var("DOCKER_CONFIG", pod_paths::DOCKER_CONFIG));
+        }
+        if trusts_own && env.iter().all(|variable| variable.name != "SSL_CERT_FILE") {
+            env.push(env_var("SSL_CERT_FILE", pod_paths::CHECK_TRUST_FILE));
         }
     }
 }
@@ -441,13 +460,20 @@ checks:
   runtimeClassName: gvisor
   podAnnotations: {sidecar.istio.io/inject: 'false'}
   podLabels: {team: platform, groundswell.dev/family: other}
+  podSecurityContext: {runAsNonRoot: true, runAsUser: 1000}
+  containerSecurityContext: {readOnlyRootFilesystem: true}
 ";
         let environment = BuildEnvironment {
             pods: crate::builds::pod_settings::PodSettings::from_yaml(settings).expect("valid"),
             ..BuildEnvironment::default()
         };
-        let template = job(&scan(), &environment).spec.expect("spec").template;
+        let job = job(&scan(), &environment);
+        let template = job.spec.expect("spec").template;
         let metadata = template.metadata.expect("metadata");
+        assert_eq!(job.metadata.labels, metadata.labels, "queues and policies read the Job's");
+        let of_job = job.metadata.annotations.expect("annotations");
+        assert_eq!(of_job["sidecar.istio.io/inject"], "false");
+        assert_eq!(of_job[labels::CHECKED_DIGEST], DIGEST);
         assert_eq!(metadata.annotations.expect("some")["sidecar.istio.io/inject"], "false");
         let labels = metadata.labels.expect("labels");
         assert_eq!(
@@ -466,6 +492,13 @@ checks:
         assert_eq!(pod.image_pull_secrets.expect("secrets")[0].name, "scanner");
         assert_eq!(pod.priority_class_name.as_deref(), Some("low"));
         assert_eq!(pod.runtime_class_name.as_deref(), Some("gvisor"));
+        let context = pod.security_context.expect("a security context");
+        assert_eq!((context.run_as_non_root, context.run_as_user), (Some(true), Some(1000)));
+        assert_eq!(context.seccomp_profile.expect("a profile").type_, "RuntimeDefault");
+        let context = pod.containers[0].security_context.clone().expect("a security context");
+        assert_eq!(context.read_only_root_filesystem, Some(true));
+        assert_eq!(context.allow_privilege_escalation, Some(false));
+        assert_eq!(context.capabilities.expect("some").drop, Some(vec!["ALL".into()]));
         let limits = |container: &Container| {
             let resources = container.resources.clone().expect("resources");
             assert_eq!(resources.requests, None, "they replace the defaults as a whole");
@@ -485,6 +518,40 @@ checks:
             (plain.runtime_class_name, plain.affinity, plain.topology_spread_constraints),
             (None, None, None)
         );
+    }
+
+    #[test]
+    fn a_check_with_its_own_image_gets_the_proxy_and_the_private_authorities() {
+        let certificate = "-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n";
+        let environment = BuildEnvironment {
+            proxy: crate::builds::proxy::ProxyVariables::from_environment(|name| {
+                (name == "HTTPS_PROXY").then(|| "http://proxy.example.com:3128".into())
+            })
+            .expect("a proxy"),
+            ca_bundle: crate::registry::CaBundle::parse(certificate).expect("a bundle"),
+            ..BuildEnvironment::default()
+        };
+        let mut scan = scan();
+        scan.credentials = Vec::new();
+        let scanner = pod(&scan, &environment);
+        let env = env_of(&scanner.containers[0]);
+        assert_eq!(env["HTTPS_PROXY"], "http://proxy.example.com:3128");
+        assert_eq!(env["SSL_CERT_FILE"], pod_paths::CHECK_TRUST_FILE);
+        let step = &scanner.init_containers.expect("a step")[0];
+        assert!(env_of(step)[credentials::CREDENTIALS_VARIABLE].contains("CERTIFICATE"));
+
+        scan.check.env.insert("SSL_CERT_FILE".into(), "/own".into());
+        scan.check.env.insert("https_proxy".into(), "http://own:1".into());
+        let own = pod(&scan, &environment);
+        let env = env_of(&own.containers[0]);
+        assert_eq!((env["SSL_CERT_FILE"], env.get("HTTPS_PROXY")), ("/own", None));
+        let in_new_image = pod(&request(), &environment);
+        assert_eq!(in_new_image.init_containers, None);
+    }
+
+    fn env_of(container: &Container) -> BTreeMap<&str, &str> {
+        let variables = container.env.iter().flatten();
+        variables.filter_map(|env| Some((env.name.as_str(), env.value.as_deref()?))).collect()
     }
 
     #[test]
