@@ -258,6 +258,9 @@ fn bad_values_are_refused_by_name() {
         ("proxy: {https: 'http://me:secret@proxy:3128'}", "/proxy/https"),
         ("colour: blue", "colour"),
         ("listen: 8080", "/listen"),
+        ("listen: 127.0.0.1:8080", "listen: the kubelet cannot reach 127.0.0.1:8080"),
+        ("serviceAccount: {create: false}", "serviceAccount.name is empty"),
+        ("rbac: {create: false}", "rbac.aggregate needs rbac.create"),
         ("extraEnv: [{value: x}]", "/extraEnv/0"),
         ("livenessProbe: {httpGet: {path: /}}", "/livenessProbe"),
         ("topologySpreadConstraints: [{maxSkew: 1}]", "/topologySpreadConstraints/0"),
@@ -361,6 +364,7 @@ fn notes_say_the_next_step() {
     for expected in [
         "kubectl -n groundswell-system rollout status deployment/groundswell",
         "Strategies: buildkit.",
+        "kubectl label namespace images pod-security.kubernetes.io/enforce=privileged",
         "create secret docker-registry",
         "kind: ImageFamily",
         "strategy: {name: buildkit}",

@@ -8,6 +8,15 @@ name. */}}
 {{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled }}
 {{- fail "serviceMonitor.enabled and podMonitor.enabled are both set, so every series would be scraped twice; set only one of them" }}
 {{- end }}
+{{- if and (not .Values.serviceAccount.create) (not .Values.serviceAccount.name) }}
+{{- fail "serviceAccount.create is false and serviceAccount.name is empty, so no ServiceAccount would exist; set serviceAccount.name to one that does" }}
+{{- end }}
+{{- if and .Values.rbac.aggregate (not .Values.rbac.create) }}
+{{- fail "rbac.aggregate needs rbac.create, which is false; set rbac.aggregate to false, and create the roles of users yourself" }}
+{{- end }}
+{{- if or (hasPrefix "127." .Values.listen) (hasPrefix "[::1]" .Values.listen) (hasPrefix "localhost" .Values.listen) }}
+{{- fail (printf "listen: the kubelet cannot reach %s, so both probes would fail; listen on all addresses, such as [::]:8080" .Values.listen) }}
+{{- end }}
 {{- if .Values.networkPolicy.enabled }}
 {{- range .Values.registries.plainHttp }}
 {{- include "groundswell.egress" (dict "values" $.Values "path" "registries.plainHttp" "url" (printf "http://%s" .)) }}
