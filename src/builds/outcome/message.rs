@@ -43,6 +43,19 @@ pub(in crate::builds) fn sanitize(text: &str, keep: Keep) -> String {
     }
 }
 
+/// Cuts a text to at most `max_chars` characters, in its middle: errors begin with what was tried,
+/// and end with the cause.
+pub(super) fn shorten_middle(text: &str, max_chars: usize) -> String {
+    let length = text.chars().count();
+    if length <= max_chars {
+        return text.into();
+    }
+    let head = max_chars / 2;
+    let tail = max_chars.saturating_sub(head + 1);
+    let start = text.chars().take(head);
+    start.chain(['…']).chain(text.chars().skip(length - tail)).collect()
+}
+
 /// Returns the end of a log, at most [`MAX_READ`] bytes.
 pub(in crate::builds) fn tail(log: &str) -> &str {
     cut(log, MAX_READ, Keep::End)

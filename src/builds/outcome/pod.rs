@@ -14,7 +14,7 @@ use crate::{
     builds::outcome::{
         events::{self, PodEvent, StartProblem},
         failure,
-        message::{Keep, sanitize},
+        message::{Keep, sanitize, shorten_middle},
         own::OwnContainers,
     },
 };
@@ -37,6 +37,9 @@ const DISK_EVICTIONS: [&str; 4] = [
 ];
 /// Maximum number of characters of the message of a wait.
 const MAX_WAIT_MESSAGE: usize = 200;
+/// Maximum number of characters that say why a container does not start. A record cuts longer
+/// messages at their end, where the cause is.
+const MAX_BLOCKED_MESSAGE: usize = 440;
 
 /// Why a pod does not run yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,7 +138,7 @@ fn wait_for_start(pod: &Pod, status: &PodStatus, context: &WaitContext<'_>) -> O
         since,
         CONTAINER_START_TIMEOUT.min(max_wait),
         now,
-        &shorten(&what, MAX_WAIT_MESSAGE),
+        &shorten_middle(&what, MAX_WAIT_MESSAGE),
         why,
         &failed,
     ))
@@ -350,14 +353,26 @@ fn blocked_container(
             }
             _ => return None,
         };
-        let text = sanitize(waiting.message.as_deref().unwrap_or_default(), Keep::Start);
-        Some((
-            why,
-            format!("container `{}`, image {}: {word} {text}", container.name, container.image)
-                .trim()
-                .to_owned(),
-        ))
+        let text = waiting.message.as_deref().unwrap_or_default();
+        let text = sanitize(&without_reference(text, &container.image), Keep::End);
+        let text =
+            format!("container `{}`, image {}: {word} {text}", container.name, container.image);
+        Some((why, shorten_middle(text.trim(), MAX_BLOCKED_MESSAGE)))
     })
+}
+
+/// Returns what the kubelet says about an image in one line and without the reference of the image.
+/// It repeats the reference in each layer of the error, and the cause comes last.
+fn without_reference(text: &str, image: &str) -> String {
+    let is_reference = |word: &str| {
+        let before = word.strip_suffix(image);
+        before.is_some_and(|registry| registry.is_empty() || registry.ends_with('/'))
+    };
+    let short = |word: &str| {
+        let name = word.trim_matches(|c: char| !(c.is_ascii_alphanumeric() || "._-/".contains(c)));
+        if is_reference(name) { word.replacen(name, "…", 1) } else { word.to_owned() }
+    };
+    text.split_whitespace().map(short).collect::<Vec<_>>().join(" ")
 }
 
 fn condition<'a>(status: &'a PodStatus, type_: &str, is: &str) -> Option<&'a PodCondition> {

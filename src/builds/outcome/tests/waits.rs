@@ -58,6 +58,46 @@ fn a_failed_image_pull_fails_after_a_wait() {
     }
 }
 
+/// The texts of a kubelet and of containerd.
+#[test]
+fn the_cause_of_a_failed_pull_is_not_cut() {
+    let digest = "a".repeat(64);
+    let image = format!("registry.example.com/platform/builders/buildkit:v0.30@sha256:{digest}");
+    let layers = format!(
+        "failed to pull and unpack image \"{image}\": failed to resolve reference \"{image}\": "
+    );
+    for cause in [
+        format!("{image}: not found"),
+        "unexpected status from HEAD request to https://registry.example.com/v2/platform/builders/\
+         buildkit/manifests/v0.30: 401 Unauthorized"
+            .into(),
+        "failed to do request: Head \"https://registry.example.com/v2/\": tls: failed to verify \
+         certificate: x509: certificate signed by unknown authority"
+            .into(),
+    ] {
+        let end = cause.rsplit(": ").next().expect("a cause").to_owned();
+        let message = format!(
+            "Back-off pulling image \"{image}\": ErrImagePull: rpc error: code = NotFound desc = \
+             {layers}{cause}"
+        );
+        let mut state = container(
+            "build",
+            json!({"waiting": {"reason": "ImagePullBackOff", "message": message}}),
+        );
+        state["image"] = json!(image);
+        let status = json!({"phase": "Pending", "containerStatuses": [state]});
+        let young = json!([pod("2026-01-01T00:09:30Z", status.clone())]);
+        let (waits, _) = wait_of(decide(json!({}), young));
+        assert!(waits.starts_with("container `build`, image registry"), "{waits}");
+        assert!(waits.ends_with(&end) && waits.chars().count() <= 200, "{waits}");
+        let failure = failure_of(decide(json!({}), json!([pod(START, status)])));
+        let said = &failure.message;
+        // The record adds how often the build has failed, and cuts at 512 characters.
+        assert!(said.ends_with(&end) && said.chars().count() < 470, "{said}");
+        assert!(said.contains(&image), "the image is named once: {said}");
+    }
+}
+
 #[test]
 fn the_wait_for_an_image_begins_when_its_pull_can_begin() {
     let waiting =
