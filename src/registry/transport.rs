@@ -44,6 +44,21 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>>;
 }
 
+/// Words of the TLS library about a server's certificate, and what they mean for whoever runs the
+/// registry or this controller.
+const CERTIFICATE_PROBLEMS: [(&str, &str); 2] = [
+    (
+        "CaUsedAsEndEntity",
+        "its certificate is that of an authority (CA:TRUE), which must not identify a server; let \
+         it serve one that the authority has signed, and list the authority in `caBundle`",
+    ),
+    (
+        "UnknownIssuer",
+        "no trusted authority has signed its certificate; list the authority that has in the \
+         chart's value `caBundle`",
+    ),
+];
+
 /// HTTP over TCP, with TLS where the URL says so.
 pub(super) struct HttpTransport(reqwest::Client);
 
@@ -97,13 +112,20 @@ fn with_causes(error: reqwest::Error) -> String {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    text
+    explain_certificate(text)
+}
+
+/// Returns what to do if an error is about the certificate of the server, or else the error.
+fn explain_certificate(error: String) -> String {
+    let mut known = CERTIFICATE_PROBLEMS.iter();
+    let explained = known.find(|(word, _)| error.contains("certificate") && error.contains(word));
+    explained.map_or(error, |(_, explained)| (*explained).to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::CaBundle;
+    use crate::registry::{CaBundle, error::ErrorContext};
 
     const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\n\
         MIIBNDCB56ADAgECAhRr/klx7YJIH6ngKCmOp4oRVe0vyTAFBgMrZXAwDzENMAsG\n\
@@ -114,6 +136,27 @@ mod tests {
         BgMrZXADQQAIkPmx74ALPG1a7jtZ2wStPiEYgNovfYLrVAkBxFcNRoKkuZBiB+4c\n\
         HYML6zXz+MIdYHw5qMAI9QAhZHuqhmwP\n\
         -----END CERTIFICATE-----\n";
+
+    /// The texts of the TLS library, as they were seen.
+    #[test]
+    fn a_certificate_that_cannot_be_used_is_explained() {
+        let error = |word: &str| {
+            format!(
+                "error sending request: client error (Connect): invalid peer certificate: {word}"
+            )
+        };
+        for (word, said) in [
+            ("Other(OtherError(CaUsedAsEndEntity))", "list the authority in `caBundle`"),
+            ("UnknownIssuer", "the chart's value `caBundle`"),
+            ("certificate expired", "certificate expired"),
+        ] {
+            let problem = explain_certificate(error(word));
+            let context = ErrorContext { image: "r.example/x:1", host: "r.example" };
+            let message = context.unreachable(&problem).to_string();
+            assert!(message.contains(said), "{message}");
+        }
+        assert_eq!(explain_certificate("UnknownIssuer".into()), "UnknownIssuer");
+    }
 
     #[test]
     fn private_authorities_are_added_and_broken_ones_rejected() {
