@@ -74,6 +74,8 @@ pub enum ReasonTrait {
     Intended,
     /// The state of an upstream that the next response of its registry may end.
     AwaitsRegistry,
+    /// Nothing of a Job has run.
+    PreventsStart,
 }
 
 impl ReasonTrait {
@@ -152,7 +154,7 @@ reasons! {
     /// first digest needs a user: its images wait until the hold names a digest or ends.
     HELD = "Held": NeedsUser + Intended;
     /// The strategy requires a user namespace, and the cluster does not give one to pods.
-    USER_NAMESPACE_UNAVAILABLE = "UserNamespaceUnavailable": NeedsUser;
+    USER_NAMESPACE_UNAVAILABLE = "UserNamespaceUnavailable": NeedsUser + PreventsStart;
     /// A parent is not current.
     WAITING_FOR_PARENT = "WaitingForParent": Expected;
     /// An ancestor has failed.
@@ -183,24 +185,27 @@ reasons! {
     NODE_LOST = "NodeLost": NeedsUser;
     /// A node rejected the pod of a Job that was scheduled to it. The Job is created again once a
     /// pause has passed.
-    NODE_REFUSED = "NodeRefused": Expected;
+    NODE_REFUSED = "NodeRefused": Expected + PreventsStart;
     /// A pod was deleted before it finished.
     POD_LOST = "PodLost": NeedsUser;
     /// A pod cannot be started with its current specification.
-    POD_NOT_STARTED = "PodNotStarted": NeedsUser;
+    POD_NOT_STARTED = "PodNotStarted": NeedsUser + PreventsStart;
     /// A node cannot pull an image of a pod: that of the builder or that of the operator.
-    IMAGE_PULL_FAILED = "ImagePullFailed": NeedsUser;
+    IMAGE_PULL_FAILED = "ImagePullFailed": NeedsUser + PreventsStart;
     /// No node has enough free resources for a pod.
-    UNSCHEDULABLE = "Unschedulable": NeedsUser;
+    UNSCHEDULABLE = "Unschedulable": NeedsUser + PreventsStart;
     /// The cluster creates no pod for a Job, and does not say why. The Job is created again once a
     /// pause has passed.
-    POD_NOT_CREATED = "PodNotCreated": NeedsUser;
+    POD_NOT_CREATED = "PodNotCreated": NeedsUser + PreventsStart;
     /// A quota of the namespace leaves no room for a Job or for its pod. The Job is created once
     /// there is room.
-    QUOTA_EXCEEDED = "QuotaExceeded": Expected;
+    QUOTA_EXCEEDED = "QuotaExceeded": Expected + PreventsStart;
+    /// A Job or its pod requests more than a quota of the namespace allows in total, so that it
+    /// never fits. The Job is created once the quota or the requests have changed.
+    QUOTA_TOO_SMALL = "QuotaTooSmall": NeedsUser + PreventsStart;
     /// A policy, a limit range or a missing permission forbids a Job or its pod. The Job is created
     /// once it is admitted.
-    JOB_REFUSED = "JobRefused": NeedsUser;
+    JOB_REFUSED = "JobRefused": NeedsUser + PreventsStart;
     /// A registry accepted the credential and rejected the push.
     PUSH_REFUSED = "PushRefused": NeedsUser;
     /// The daemon of the builder did not start or disappeared.

@@ -245,7 +245,7 @@ fn quantity_list<'de, D: Deserializer<'de>>(
 }
 
 /// Returns the amount of a quantity that is not negative, or `None` for any other text.
-fn amount(quantity: &str) -> Option<f64> {
+pub(in crate::builds) fn amount(quantity: &str) -> Option<f64> {
     let digits = quantity.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(quantity.len());
     let (number, suffix) = quantity.split_at(digits);
     let factor = match suffix {

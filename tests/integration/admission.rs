@@ -75,9 +75,9 @@ async fn an_image_waits_for_a_quota_and_spends_no_attempt() {
     quota(place, "count/jobs.batch", "0").await;
     let _operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
     place.apply_family("app", &scene.spec()).await.expect("a family");
-    let message = wait_refused(place, reason::QUOTA_EXCEEDED).await;
+    let message = wait_refused(place, reason::QUOTA_TOO_SMALL).await;
+    assert!(message.contains("never fits into the quota `small`"), "{message}");
     assert!(message.contains("exceeded quota: small"), "{message}");
-    assert!(message.ends_with("raise the quota, or wait until other objects are gone"));
     lift_quota(place).await;
     wait_built(&scene).await;
 }

@@ -14,11 +14,14 @@ use crate::{
         BuildFailure, FailureClass,
         condition::{Problem, reason, shorten},
     },
-    builds::outcome::{
-        events::PodEvent,
-        failure,
-        message::{Keep, sanitize},
-        own::OwnContainers,
+    builds::{
+        outcome::{
+            events::PodEvent,
+            failure,
+            message::{Keep, sanitize},
+            own::OwnContainers,
+        },
+        pod_settings::amount,
     },
 };
 
@@ -29,6 +32,10 @@ const MAX_QUOTE: usize = 320;
 const FAILED_CREATE: &str = "FailedCreate";
 /// What the message of such an Event begins with.
 const ERROR_CREATING: &str = "Error creating: ";
+/// What the API server says before the name of a quota that has no room.
+const EXCEEDED_QUOTA: &str = "exceeded quota: ";
+/// Maximum number of characters of a name or a quantity in a sentence of our own.
+const MAX_WORD: usize = 64;
 /// How a webhook's own answer begins. It may be of the same form as the API server's.
 const WEBHOOK_ANSWER: &str = "admission webhook ";
 /// How the API server says that a webhook cannot take part in a dry run.
@@ -65,7 +72,7 @@ const REJECTERS: [Rejecter; 7] = [
     },
     Rejecter {
         words: &[
-            "exceeded quota: ",
+            EXCEEDED_QUOTA,
             "status unknown for quota",
             "insufficient quota",
             "quota evaluation timed out",
@@ -196,9 +203,62 @@ fn rejecter(text: &str) -> Option<&'static Rejecter> {
 
 impl Rejecter {
     fn problem(&self, what: &str, text: &str) -> Problem {
+        if self.reason == reason::QUOTA_EXCEEDED
+            && let Some(too_small) = TooSmallQuota::parse(&sanitize(text, Keep::Start))
+        {
+            return too_small.problem(what, text);
+        }
         let message = format!("{what}{}; {}", quote(text), self.to_do);
         Problem { reason: self.reason, message }
     }
+}
+
+/// A quota that allows less in total than one Job or pod requests.
+struct TooSmallQuota<'a> {
+    quota: &'a str,
+    resource: &'a str,
+    requested: &'a str,
+    allowed: &'a str,
+}
+
+impl<'a> TooSmallQuota<'a> {
+    /// Reads the text of a quota that has no room: `exceeded quota: NAME, requested: R=Q,...,
+    /// used: R=Q,..., limited: R=Q,...`. Returns `None` if what is requested fits once enough other
+    /// objects are gone.
+    fn parse(text: &'a str) -> Option<Self> {
+        let (_, text) = text.split_once(EXCEEDED_QUOTA)?;
+        let (quota, text) = text.split_once(", requested: ")?;
+        let (requested, text) = text.split_once(", used: ")?;
+        let (_, limited) = text.split_once(", limited: ")?;
+        let limited = limited.split_whitespace().next()?;
+        quantities(requested).find_map(|(resource, requested)| {
+            let (_, allowed) = quantities(limited).find(|(limited, _)| *limited == resource)?;
+            let never_fits = amount(requested)? > amount(allowed)?;
+            never_fits.then_some(Self { quota, resource, requested, allowed })
+        })
+    }
+
+    fn problem(&self, what: &str, text: &str) -> Problem {
+        let [quota, resource, requested, allowed] =
+            [self.quota, self.resource, self.requested, self.allowed]
+                .map(|word| shorten(word, MAX_WORD));
+        let lower = if resource.starts_with("count/") || resource == "pods" {
+            ""
+        } else {
+            ", or lower what the strategy and the values `steps` and `checks` of the chart request"
+        };
+        let message = format!(
+            "{what}it never fits into the quota `{quota}`: one needs {resource}={requested}, and \
+             the quota allows {allowed} in total; raise the quota{lower}. The cluster says: {}",
+            quote(text)
+        );
+        Problem { reason: reason::QUOTA_TOO_SMALL, message }
+    }
+}
+
+/// Returns the resources of a list in the text of a quota, with their quantities.
+fn quantities(list: &str) -> impl Iterator<Item = (&str, &str)> {
+    list.split(',').filter_map(|entry| entry.trim().split_once('='))
 }
 
 /// Returns a rejection as messages quote it.

@@ -125,7 +125,7 @@ pub fn written(cluster: &mut Cluster, kind: Kind, before: Option<&Value>, object
     {
         found.push(("requests are handled once", format!("{kind:?} {name}: {} twice", twice.1)));
     }
-    let waits = ["QuotaExceeded", "JobRefused", "PodNotCreated", "NodeRefused"];
+    let waits = ["QuotaExceeded", "QuotaTooSmall", "JobRefused", "PodNotCreated", "NodeRefused"];
     if let Some(reason) = status["failure"]["last"]["reason"].as_str()
         && waits.contains(&reason)
     {

@@ -5,6 +5,7 @@ use kube::core::Status;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::api::condition::ReasonClass;
 
 fn answer(code: u16, reason: &str, message: &str, causes: Value) -> Status {
     serde_json::from_value(json!({"status": "Failure", "code": code, "reason": reason,
@@ -55,6 +56,49 @@ fn what_may_be_admitted_later_waits_with_the_words_of_the_rejecter() {
         assert_eq!(problem.reason, reason, "{text}");
         let rest = problem.message.strip_prefix(text).expect(&problem.message);
         assert!(rest.starts_with("; ") && rest.contains(to_do), "{rest}");
+    }
+}
+
+#[test]
+fn what_never_fits_into_a_quota_needs_a_user() {
+    let exceeded = |rest: &str| format!("pods \"base-0-0-x\" is forbidden: exceeded quota: {rest}");
+    for (text, said) in [
+        (
+            exceeded(
+                "compute, requested: pods=1,requests.memory=512Mi, used: pods=9,\
+                 requests.memory=0, limited: pods=9,requests.memory=256Mi",
+            ),
+            "it never fits into the quota `compute`: one needs requests.memory=512Mi, and the \
+             quota allows 256Mi in total; raise the quota, or lower what the strategy",
+        ),
+        (
+            exceeded(
+                "jobs, requested: count/jobs.batch=1, used: count/jobs.batch=0, limited: \
+                      count/jobs.batch=0",
+            ),
+            "the quota allows 0 in total; raise the quota. The cluster says: pods",
+        ),
+        (
+            exceeded("cpu, requested: limits.cpu=2500m, used: limits.cpu=0, limited: limits.cpu=2"),
+            "limits.cpu=2500m",
+        ),
+    ] {
+        let problem = waits(&answer(403, "Forbidden", &text, json!([])));
+        assert_eq!(problem.reason, reason::QUOTA_TOO_SMALL, "{text}");
+        assert!(problem.message.contains(said), "{}", problem.message);
+        assert!(problem.message.ends_with(&text), "{}", problem.message);
+    }
+    assert_eq!(ReasonClass::of(reason::QUOTA_TOO_SMALL), Some(ReasonClass::NeedsUser));
+    // It fits once other objects are gone, or nobody knows.
+    for rest in [
+        "m, requested: requests.memory=256Mi, used: requests.memory=1, limited: \
+         requests.memory=256Mi",
+        "m, requested: requests.memory=1Gi, used: requests.memory=0, limited: requests.memory=lots",
+        "m, requested: requests.memory=1Gi",
+        "m, requested: a=2, used: a=1, limited: b=1",
+    ] {
+        let problem = waits(&answer(403, "Forbidden", &exceeded(rest), json!([])));
+        assert_eq!(problem.reason, reason::QUOTA_EXCEEDED, "{rest}");
     }
 }
 
