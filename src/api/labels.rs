@@ -47,6 +47,8 @@ pub const USER_CAUSED: &str = "groundswell.dev/user-caused";
 /// Annotation on Jobs: references of the upstreams that caused the build, comma separated.
 pub const UPSTREAMS: &str = "groundswell.dev/upstreams";
 
+/// Annotation on Jobs of builds: the repository that the build pushes to.
+pub const REPOSITORY: &str = "groundswell.dev/repository";
 /// Annotation on Jobs: names of the containers that the Job was created with, comma separated. A
 /// webhook that changes Jobs may have added others to the template.
 pub const CONTAINERS: &str = "groundswell.dev/containers";

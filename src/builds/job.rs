@@ -198,6 +198,7 @@ fn job_annotations(request: &BuildRequest, pod: &PodSpec) -> BTreeMap<String, St
         (labels::USER_CAUSED.into(), identity.user_caused.to_string()),
         (labels::UPSTREAMS.into(), identity.upstreams.join(",")),
         (labels::CONTAINERS.into(), container_names(pod)),
+        (labels::REPOSITORY.into(), request.repository.clone()),
     ])
 }
 

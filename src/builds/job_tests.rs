@@ -94,6 +94,10 @@ fn the_job_runs_once_and_cleans_up() {
     assert_eq!(labels[labels::FAMILY], "python");
     assert_eq!(labels[labels::ATTEMPT], "2");
     assert_eq!(job.metadata.annotations.as_ref().expect("annotations")[labels::BUILD], "7");
+    assert_eq!(
+        job.metadata.annotations.as_ref().expect("annotations")[labels::REPOSITORY],
+        request().repository
+    );
     let spec = job.spec.as_ref().expect("spec");
     assert_eq!(
         (spec.backoff_limit, spec.active_deadline_seconds, spec.ttl_seconds_after_finished),

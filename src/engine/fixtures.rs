@@ -18,6 +18,8 @@ pub fn job(fingerprint: &str, attempt: i32, outcome: BuildOutcome) -> ObservedBu
         started_at: None,
         outcome,
         waits_for: None,
+        has_started: true,
+        repository: None,
         live: false,
     }
 }

@@ -332,11 +332,30 @@ pub struct ObservedBuild {
     pub outcome: BuildOutcome,
     /// What the pod waits for, if it has not started.
     pub waits_for: Option<String>,
+    /// Whether a container of ours has started, or may have.
+    pub has_started: bool,
+    /// The repository that the build pushes to; `None` if its Job does not say so, because an
+    /// earlier version has created it.
+    pub repository: Option<String>,
     /// Whether the Job has not ended, so that its pods may run or start, whatever `outcome` says.
     pub live: bool,
 }
 
 impl ObservedBuild {
+    /// Whether the build pushes to this repository, as far as its Job says.
+    #[must_use]
+    pub fn pushes_to(&self, repository: &str) -> bool {
+        self.repository.as_ref().is_none_or(|known| known == repository)
+    }
+
+    /// Ignores how the build has ended if it does not push to the repository that its image has
+    /// now. It is then neither a success nor a failure.
+    pub fn ignore_other_repository(&mut self, wanted: &str) {
+        if !self.pushes_to(wanted) && self.outcome != BuildOutcome::Running {
+            self.outcome = BuildOutcome::Stopped;
+        }
+    }
+
     /// Returns when the build was started, unless a user caused it or it was not admitted.
     /// `policy.rateLimit` counts these starts only.
     #[must_use]

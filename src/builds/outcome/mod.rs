@@ -49,7 +49,7 @@ pub use admission::{JobRejection, cannot_run_dry, job_rejection};
 pub use events::{PodEvent, PodEvents};
 pub use own::{ended_at, pod_has_ended};
 pub use pod::PodWait;
-pub use run::{job_needs_events, needs_events};
+pub use run::{job_needs_events, may_have_started, needs_events};
 
 /// The outcome of a build's Job.
 #[derive(Clone, Debug, PartialEq, Eq)]

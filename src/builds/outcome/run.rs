@@ -111,6 +111,15 @@ pub fn job_needs_events(job: &Job, now: Timestamp) -> bool {
     deleted_at(job).is_none() && reported_at(job, started) <= now
 }
 
+/// Whether a container of a Job has started, or may have: the watch has yet to deliver its pod, or
+/// the pod is gone.
+#[must_use]
+pub fn may_have_started(job: &Job, pods: &[Pod]) -> bool {
+    let own = OwnContainers::of(job);
+    let has_started = |pod: &Pod| pod.status.as_ref().is_some_and(|status| own.has_started(status));
+    if pods.is_empty() { had_pod(job) } else { pods.iter().any(has_started) }
+}
+
 /// Returns a Job's deadline in seconds, or 0 if it has none.
 pub(in crate::builds) fn time_limit(job: &Job) -> i64 {
     job.spec.as_ref().and_then(|spec| spec.active_deadline_seconds).unwrap_or_default()

@@ -5,7 +5,7 @@ use crate::{
     api::{CauseType, FailureClass, FailureRecord, ImageState, condition::reason},
     engine::{
         Problem, causes,
-        decision::{ImageDecision, PlannedBuild},
+        decision::{Effect, ImageDecision, PlannedBuild},
         fingerprint::own_hash,
         image::evaluation::{ImageEval, Plan, ReadyBuild},
         image::{
@@ -30,7 +30,7 @@ impl ImageEval<'_> {
     ) -> ImageDecision {
         let cancelled = stale.failure.as_deref().is_some_and(failure::is_cancelled);
         if let Some(build) = self.running().filter(|_| !cancelled) {
-            return Self::decide_building(stale, build, wanted);
+            return self.decide_building(plan, stale, build, wanted);
         }
         let stale = match self.decide_retry(plan, stale) {
             Ok(stale) => stale,
@@ -111,12 +111,28 @@ impl ImageEval<'_> {
         deferred.find(|job| job.work == *work && job.retry_at > self.context.now)
     }
 
+    /// Returns the decision for an image with a running build. A build whose result is not wanted
+    /// is stopped if nothing is lost: it has not started, or pushes to another repository.
     fn decide_building(
+        &self,
+        plan: &mut Plan,
         stale: ImageDecision,
         build: &ObservedBuild,
         wanted: &Fingerprint,
     ) -> ImageDecision {
-        let message = if build.identity.fingerprint == *wanted {
+        let is_wanted = build.identity.fingerprint == *wanted;
+        let pushes_elsewhere = !build.pushes_to(&self.blueprint.repository);
+        if pushes_elsewhere || !is_wanted && !build.has_started {
+            plan.effects.push(Effect::Stop { job: build.job.clone() });
+            let why =
+                if pushes_elsewhere { "pushes to another repository" } else { "has not started" };
+            let message = format!(
+                "an earlier build, Job {}, {why} and is stopped; the image is rebuilt next",
+                build.job
+            );
+            return queued(stale, reason::RETRYING, message);
+        }
+        let message = if is_wanted {
             let (number, job, why) =
                 (build.identity.number, &build.job, causes::sentence(&stale.causes));
             match &build.waits_for {

@@ -74,6 +74,52 @@ fn edges_that_are_rewired_mid_cascade_are_built_in_it() {
 }
 
 #[test]
+fn a_build_that_has_not_started_is_replaced_at_once() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.settle();
+    model.spec.images[0].args.insert("PLATFORM".into(), "wrong".into());
+    model.begin();
+    assert_eq!(model.builds(), [2]);
+    let pending = &mut model.jobs.last_mut().expect("a build").1;
+    pending.has_started = false;
+    pending.waits_for = Some("no node can run the pod".into());
+    assert_eq!((model.reconcile().effects, model.stopped()), (Vec::new(), 0), "it is wanted");
+    model.spec.images[0].args.clear();
+    model.spec.images[0].args.insert("PLATFORM".into(), "right".into());
+    model.reconcile();
+    assert_eq!((model.stopped(), model.builds()), (1, vec![2]));
+    let message = &model.record("base").message;
+    assert!(message.contains("has not started and is stopped"), "{message}");
+    model.reconcile();
+    assert_eq!(model.builds(), [3], "its successor starts");
+    model.settle();
+    assert_eq!((model.states(), model.cascades.len()), (vec![CURRENT], 2));
+    assert_eq!(model.record("base").failure, None);
+}
+
+#[test]
+fn a_build_for_another_repository_is_replaced_and_spends_no_attempt() {
+    for has_ended in [false, true] {
+        let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+        model.reconcile();
+        model.reconcile();
+        assert_eq!(model.builds(), [1]);
+        let build = &mut model.jobs[0].1;
+        build.repository = Some("registry.example.com/elsewhere/base".into());
+        if has_ended {
+            (build.outcome, build.live) = (BuildOutcome::Succeeded, false);
+            build.ignore_other_repository("registry.example.com/platform/base");
+        }
+        model.reconcile();
+        assert_eq!(model.stopped(), 1);
+        model.settle();
+        assert_eq!((model.states(), model.builds()), (vec![CURRENT], vec![2]));
+        assert_eq!((&model.record("base").failure, model.cascades.len()), (&None, 1));
+        assert_eq!(model.jobs[1].1.identity.attempt, 1, "another Job");
+    }
+}
+
+#[test]
 fn an_image_that_is_removed_while_it_builds_is_stopped_and_the_cascade_ends_without_it() {
     let mut model = mid_cascade();
     model.finish_builds();

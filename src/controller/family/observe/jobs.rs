@@ -160,6 +160,7 @@ impl ObservedJobs {
 fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<ObservedBuild> {
     let label = |name: &str| job.labels().get(name).cloned();
     let annotation = |name: &str| job.annotations().get(name).cloned();
+    let is_waiting = matches!(outcome, BuildJobOutcome::Waiting(_));
     let (outcome, waits_for) = match outcome {
         BuildJobOutcome::Waiting(wait) => (BuildOutcome::Running, wait.message),
         BuildJobOutcome::Running => (BuildOutcome::Running, None),
@@ -168,6 +169,8 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<O
         BuildJobOutcome::NotAdmitted(problem) => (BuildOutcome::NotAdmitted(problem), None),
         BuildJobOutcome::Stopped => (BuildOutcome::Stopped, None),
     };
+    let has_started =
+        outcome != BuildOutcome::Running || !is_waiting || outcome::may_have_started(job, pods);
     Some(ObservedBuild {
         job: job.name_any().into(),
         identity: BuildIdentity {
@@ -182,6 +185,8 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<O
         started_at: job.creation_timestamp().map(|time| time.0),
         outcome,
         waits_for,
+        has_started,
+        repository: annotation(labels::REPOSITORY),
         live: is_live(job, pods),
     })
 }
@@ -344,6 +349,46 @@ mod tests {
             let now = Timestamp::UNIX_EPOCH;
             let observed = ObservedJobs::of(&stores, &family, &PodEvents::default(), now);
             assert_eq!(observed.checks["pyenv"][0].outcome, expected, "version {version}");
+        }
+    }
+
+    #[test]
+    fn the_job_says_where_its_build_pushes_and_its_pod_whether_it_has_started() {
+        let metadata = json!({"name": "j",
+            "labels": {labels::IMAGE: "a", labels::FINGERPRINT: "f", labels::ATTEMPT: "0"},
+            "annotations": {labels::BUILD: "1", labels::REPOSITORY: "registry/old"}});
+        let template = json!({"spec": {"containers": [{"name": "build"}]}});
+        let job = |status: serde_json::Value| -> Job {
+            let job = json!({"metadata": metadata, "spec": {"template": template},
+                "status": status});
+            serde_json::from_value(job).expect("a Job")
+        };
+        let pod = |phase: &str, state: serde_json::Value| {
+            let container = json!({"name": "build", "image": "i", "imageID": "", "ready": false,
+                "restartCount": 0, "state": state});
+            pods(&json!({"status": {"phase": phase, "containerStatuses": [container]}}).to_string())
+        };
+        let waiting = json!({"waiting": {"reason": "ContainerCreating"}});
+        let ended = json!({"terminated": {"exitCode": 0}});
+        let active = json!({"active": 1});
+        for (job, pods, has_started) in [
+            (job(json!({})), Vec::new(), false),
+            (job(active.clone()), Vec::new(), true),
+            (job(active.clone()), pod("Pending", waiting), false),
+            (job(active.clone()), pod("Running", json!({"running": {}})), true),
+            (job(active), pod("Succeeded", ended), true),
+        ] {
+            let mut observed = ObservedJobs::default();
+            add(&mut observed, &job, &pods, Timestamp::UNIX_EPOCH);
+            let mut build = observed.builds["a"][0].clone();
+            assert_eq!(build.has_started, has_started, "{job:?}, {pods:?}");
+            let before = build.outcome.clone();
+            build.ignore_other_repository("registry/old");
+            assert_eq!(build.outcome, before);
+            build.ignore_other_repository("registry/new");
+            let is_running = before == BuildOutcome::Running;
+            let ignored = if is_running { before } else { BuildOutcome::Stopped };
+            assert_eq!((build.outcome.clone(), build.pushes_to("registry/new")), (ignored, false));
         }
     }
 

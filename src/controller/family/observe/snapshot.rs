@@ -149,7 +149,10 @@ impl Observer<'_> {
         let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, events, self.now);
         let job_versions = job_versions(&family, &strategies, &self.context.environment);
         self.note_admissions(&jobs, &job_versions);
-        let builds = take_in_order(spec, &mut jobs.builds);
+        let mut builds = take_in_order(spec, &mut jobs.builds);
+        for (builds, image) in builds.iter_mut().zip(&blueprint.images) {
+            builds.iter_mut().for_each(|build| build.ignore_other_repository(&image.repository));
+        }
         let checks = take_in_order(spec, &mut jobs.checks);
         let cascades = self.cascades().await?;
         let requests = requests::pending(&family, &records, self.now);

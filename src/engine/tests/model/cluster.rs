@@ -122,6 +122,8 @@ impl FamilyModel {
                         started_at: Some(self.now),
                         outcome: BuildOutcome::Running,
                         waits_for: None,
+                        has_started: true,
+                        repository: None,
                         live: true,
                     },
                 ));
