@@ -71,6 +71,8 @@ pub fn admit_builds(
     for build in by_priority(input, evaluation) {
         let Some(image) = evaluation.images.get_mut(build.image.position()) else { continue };
         match capacity.reserve(&build) {
+            // An image whose last Job was rejected says so until the next one has a pod.
+            Ok(()) if evaluation.plan.tried_again.contains(&build.image) => admitted.push(build),
             Ok(()) => {
                 image.state = ImageState::Building;
                 image.reason = reason::BUILDING;

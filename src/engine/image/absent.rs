@@ -57,6 +57,10 @@ impl ImageEval<'_> {
             };
         }
         plan.ready_builds.push(self.ready_build(&stale, wanted, last_build, parents, own_inputs));
+        if let Some(Problem { reason, message }) = self.last_rejection(wanted) {
+            plan.tried_again.push(self.index);
+            return queued(stale, reason, message.clone());
+        }
         let message = causes::sentence(&stale.causes);
         queued(stale, reason::CASCADING, message)
     }
@@ -111,6 +115,13 @@ impl ImageEval<'_> {
         deferred.find(|job| job.work == *work && job.retry_at > self.context.now)
     }
 
+    /// Returns why the last Job of a build was rejected, until another one has a pod.
+    fn last_rejection(&self, wanted: &Fingerprint) -> Option<&Problem> {
+        let mut deferred = self.observed.deferred.iter();
+        let is_wanted = |job: &&DeferredJob| job.work == DeferredWork::Build(wanted.clone());
+        deferred.find(is_wanted).map(|job| &job.problem)
+    }
+
     /// Returns the decision for an image with a running build. A build whose result is not wanted
     /// is stopped if nothing is lost: it has not started, or pushes to another repository.
     fn decide_building(
@@ -131,6 +142,10 @@ impl ImageEval<'_> {
                 build.job
             );
             return queued(stale, reason::RETRYING, message);
+        }
+        let rejection = self.last_rejection(wanted).filter(|_| is_wanted && !build.has_started);
+        if let Some(Problem { reason, message }) = rejection {
+            return queued(stale, reason, message.clone());
         }
         let message = if is_wanted {
             let (number, job, why) =

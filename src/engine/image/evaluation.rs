@@ -34,6 +34,8 @@ pub struct Plan {
     pub ready_builds: Vec<ReadyBuild>,
     /// The images that only wait for a Job to be admitted.
     pub not_admitted: Vec<ImageIndex>,
+    /// The images whose last Jobs were rejected, and whose builds may start again.
+    pub tried_again: Vec<ImageIndex>,
     /// The earliest time at which something is tried again.
     pub wake_at: Option<Timestamp>,
 }

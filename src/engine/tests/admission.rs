@@ -72,6 +72,32 @@ fn a_build_that_is_not_admitted_waits_and_spends_no_attempt() {
 }
 
 #[test]
+fn a_rejected_build_says_so_until_its_next_job_has_a_pod() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.reconcile();
+    model.reconcile();
+    refuse_build(&mut model, "base");
+    model.reconcile();
+    model.now = model.deferred[&0][0].retry_at;
+    let waits = |model: &FamilyModel| {
+        let record = model.record("base");
+        (record.state, record.reason.clone(), record.message.clone())
+    };
+    let rejected = waits(&model);
+    assert_eq!(rejected.1, reason::QUOTA_EXCEEDED);
+    model.reconcile();
+    assert_eq!((model.builds(), waits(&model)), (vec![1], rejected.clone()), "it is tried again");
+    model.jobs[0].1.has_started = false;
+    let decision = model.reconcile();
+    assert_eq!((model.builds(), waits(&model)), (vec![1], rejected), "its Job has no pod yet");
+    assert!(decision.images[0].running.is_some());
+    // The pod was created.
+    model.deferred.clear();
+    model.reconcile();
+    assert_eq!(model.states(), [ImageState::Building]);
+}
+
+#[test]
 fn a_build_that_is_not_admitted_leaves_its_place_to_a_sibling() {
     let mut model = FamilyModel::new(&["up"], &[("a", "up"), ("b", "up"), ("child", "a")]);
     model.spec.policy.parallelism = 1;

@@ -97,6 +97,10 @@ impl Reconcile<'_> {
         let job_version = self.snapshot.job_version(build.image);
         let Some(image) = self.decision.images.get_mut(build.image.position()) else { return };
         match start {
+            // Its last Job was rejected, and says so until this one has a pod.
+            BuildStart::Started(running) if image.state == ImageState::Queued => {
+                image.running = Some(running.into());
+            }
             BuildStart::Started(running) => {
                 image.message = format!(
                     "build {} runs as Job {}: {}",

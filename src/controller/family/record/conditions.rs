@@ -8,11 +8,18 @@ use crate::{
         BreakerStatus, ImageCounts, ImageFamilyStatus, ImageState,
         condition::{self, ConditionUpdate, READY, RECONCILING, STALLED, reason},
     },
-    controller::family::{observe::snapshot::Snapshot, record::image::needs_user},
+    controller::family::{
+        observe::snapshot::Snapshot,
+        record::{
+            image::needs_user,
+            unstarted::{DecidedImage, unstarted_builds},
+        },
+    },
     engine::{
         Decision, Problem,
         end_of_life::{self, EndedUpstream},
     },
+    lineage::ImageIndex,
 };
 
 /// Condition of a family that is true while one of its upstreams follows a release whose support
@@ -76,7 +83,9 @@ impl FamilyConditions {
             return Self::reconciling(reason::WINDOW_CLOSED, message);
         }
         if let Some(cascade) = &status.cascade {
-            let message = format!("{} runs; {} images", cascade.name, status.counts.total);
+            let what = unstarted_builds(decided_images(snapshot, decision))
+                .unwrap_or_else(|| format!("{} images", status.counts.total));
+            let message = format!("{} runs; {what}", cascade.name);
             return Self::reconciling(reason::CASCADING, message);
         }
         // While the family is suspended or its window is closed, no cascade is about to start.
@@ -178,6 +187,18 @@ impl FamilyConditions {
             condition::set(conditions, update, now);
         }
     }
+}
+
+fn decided_images<'a>(
+    snapshot: &'a Snapshot,
+    decision: &'a Decision,
+) -> impl Iterator<Item = DecidedImage<'a>> {
+    let images = ImageIndex::enumerate(&snapshot.family.spec.images).zip(&decision.images);
+    images.map(|((index, image), decided)| DecidedImage {
+        name: &image.name,
+        decided,
+        builds: snapshot.builds_of(index),
+    })
 }
 
 fn progress(counts: &ImageCounts) -> String {

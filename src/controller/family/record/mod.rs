@@ -1,7 +1,8 @@
 //! What a reconcile records.
 //!
-//! - [`status`]: the status of the family; [`conditions`]: its conditions; [`intended_cascade`]:
-//!   the cascade that it names; [`staleness`]: how long it has not matched its inputs
+//! - [`status`]: the status of the family; [`conditions`]: its conditions, with [`unstarted`]:
+//!   builds that do not start; [`intended_cascade`]: the cascade that it names; [`staleness`]: how
+//!   long it has not matched its inputs
 //! - [`image`]: the record of each image; [`history`]: the builds in it; [`counting`]: what the
 //!   metrics count when it changes
 //! - [`cascade`]: the record of a cascade
@@ -20,6 +21,7 @@ pub mod intended_cascade;
 pub mod requests;
 mod staleness;
 pub mod status;
+mod unstarted;
 
 use jiff::Timestamp;
 
