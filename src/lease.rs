@@ -6,7 +6,8 @@
 //! clocks of two machines. Every write is a `replace` with the resource version that was read last,
 //! so that one of two candidates gets a 409. A leader that could not renew the lease for
 //! [`RENEW_DEADLINE`] gives up leadership, at least five seconds before another candidate may take
-//! the lease.
+//! the lease. A process that gets no CPU at that moment learns so late: the [`Fence`] stops what it
+//! would still write.
 //!
 //! The caller handles the loss of leadership: it must stop its work at once, and should end the
 //! process.
@@ -20,12 +21,11 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, api::PostParams};
 use tokio::{
-    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
 };
 
-use crate::api::labels;
+use crate::{api::labels, fence::Fence};
 
 /// How long a lease stays taken without a renewal.
 pub const LEASE_DURATION: Duration = Duration::from_secs(15);
@@ -45,6 +45,7 @@ pub struct LeaderElection {
     namespace: String,
     name: String,
     identity: String,
+    fence: Fence,
 }
 
 /// Leadership, which is renewed in the background until it is lost, released or dropped.
@@ -53,7 +54,6 @@ pub struct LeaderElection {
 #[derive(Debug)]
 pub struct Leadership {
     election: LeaderElection,
-    held: watch::Receiver<()>,
     renewals: JoinHandle<()>,
 }
 
@@ -87,7 +87,15 @@ impl LeaderElection {
             namespace: namespace.into(),
             name: name.into(),
             identity: identity.into(),
+            fence: Fence::default(),
         }
+    }
+
+    /// Returns the fence that is open while this candidate leads: until [`RENEW_DEADLINE`] after it
+    /// has last asked for a renewal that succeeded.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.fence.clone()
     }
 
     /// Waits until this candidate is the leader. Failed calls are logged and retried. To stop being
@@ -172,14 +180,14 @@ impl LeaderElection {
     }
 
     fn lead(self, lease: Lease, renewed_at: Instant) -> Leadership {
-        let (holding, held) = watch::channel(());
+        self.fence.open(renewed_at, RENEW_DEADLINE);
         let election = self.clone();
         let renewals = tokio::spawn(async move {
             election.renew(lease, renewed_at).await;
             tracing::error!(lease = %election, identity = %election.identity, "leadership is lost");
-            drop(holding);
+            election.fence.close();
         });
-        Leadership { election: self, held, renewals }
+        Leadership { election: self, renewals }
     }
 
     /// Renews until leadership is lost.
@@ -192,7 +200,10 @@ impl LeaderElection {
             let asked_at = Instant::now();
             let within = CALL_TIMEOUT.min(deadline.saturating_duration_since(asked_at));
             match self.write(lease.clone(), &self.identity, within).await {
-                Ok(Some(renewed)) => (lease, renewed_at) = (renewed, asked_at),
+                Ok(Some(renewed)) => {
+                    (lease, renewed_at) = (renewed, asked_at);
+                    self.fence.open(renewed_at, RENEW_DEADLINE);
+                }
                 // The lease was written or deleted: by another client, or by an own call that timed
                 // out and still took effect.
                 Ok(None) => match timeout_at(deadline, self.api.get_opt(&self.name)).await {
@@ -243,9 +254,7 @@ impl Leadership {
     /// Waits until leadership is lost. The caller must then stop its work at once, because another
     /// replica may act five seconds later.
     pub async fn lost(&self) {
-        // The sender never sends. A closed channel shows that the renewals have ended, for whatever
-        // reason.
-        _ = self.held.clone().changed().await;
+        self.election.fence.closed().await;
     }
 
     /// Releases the lease, so that another replica can take it at once. Call it only after the work
@@ -268,6 +277,7 @@ impl Leadership {
 impl Drop for Leadership {
     fn drop(&mut self) {
         self.renewals.abort();
+        self.election.fence.close();
     }
 }
 

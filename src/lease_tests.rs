@@ -120,6 +120,31 @@ async fn the_second_leads_only_after_the_first_has_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_cannot_renew_writes_nothing_after_the_deadline() {
+    let server = LeaseServer::default();
+    let (first, link) = server.candidate("first");
+    let fence = first.fence();
+    assert!(!fence.is_open(), "it does not lead yet");
+    let leading = first.acquire().await;
+    sleep(2 * LEASE_DURATION).await;
+    assert!(fence.is_open(), "renewals keep it open");
+    link.cut.store(true, Ordering::Relaxed);
+    let cut_at = Instant::now();
+    // The process is not scheduled: no task of it runs, and the deadline passes.
+    tokio::time::advance(RENEW_DEADLINE).await;
+    assert!(!fence.is_open(), "whether or not the loss was noticed");
+    leading.lost().await;
+    assert_eq!(cut_at.elapsed(), RENEW_DEADLINE);
+
+    let released = server.candidate("first").0;
+    let fence = released.fence();
+    let leading = released.acquire().await;
+    assert!(fence.is_open());
+    leading.release().await;
+    assert!(!fence.is_open());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_released_lease_is_taken_at_the_next_read() {
     let server = LeaseServer::default();
     let leading = server.candidate("first").0.acquire().await;

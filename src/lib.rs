@@ -15,6 +15,7 @@ pub mod cli;
 pub mod clock;
 pub mod controller;
 pub mod engine;
+pub mod fence;
 pub mod identity;
 pub mod lease;
 pub mod lineage;

@@ -44,6 +44,7 @@ use crate::{
         tag_owners::TagOwners,
         watch::Scopes,
     },
+    fence::Fence,
     lease::LeaderElection,
     object_watch::DeniedWatches,
     registry::{self, CaBundle, Platform},
@@ -216,8 +217,11 @@ async fn lead_until_stopped(
         () = wait_for_definitions(&client, &readiness) => {}
         () = wait_for_stop(stop.clone()) => return Ok(()),
     }
-    let (context, workloads) = build_context(settings, client.clone(), metrics.clone())?;
-    let election = LeaderElection::new(client, &settings.lease_namespace, NAME, &settings.identity);
+    let (lease, identity) = (&settings.lease_namespace, &settings.identity);
+    let election = LeaderElection::new(client.clone(), lease, NAME, identity);
+    let fence = election.fence();
+    let client = fence.guard(&client);
+    let (context, workloads) = build_context(settings, client, fence, metrics.clone())?;
     let leadership = tokio::select! {
         leadership = election.acquire() => leadership,
         () = wait_for_stop(stop.clone()) => return Ok(()),
@@ -307,6 +311,7 @@ where
 fn build_context(
     settings: &Settings,
     client: Client,
+    fence: Fence,
     metrics: Metrics,
 ) -> anyhow::Result<(
     Arc<Context>,
@@ -314,8 +319,8 @@ fn build_context(
 )> {
     let mut registries = registries(settings)?;
     registries.ca_bundle = ca_bundle(settings)?;
-    let registry =
-        registry::Client::new(registries.clone()).context("set up the registry client")?;
+    let registry = registry::Client::guarded(registries.clone(), Arc::new(move || fence.is_open()))
+        .context("set up the registry client")?;
     let scopes = Scopes::new(settings.watch_namespaces.clone());
     let only = scopes.as_slice().iter().filter(|scope| !scope.is_empty()).cloned().collect();
     let denied = DeniedWatches::default();

@@ -31,7 +31,7 @@ use crate::{
         http::{Http, HttpRequest, HttpResponse},
         manifest,
         token::{self, AuthorizationCache, AuthorizationKey, Challenge},
-        transport::{HttpTransport, Transport},
+        transport::{GuardedTransport, HttpTransport, MayWrite, Transport},
     },
 };
 
@@ -82,6 +82,14 @@ impl Client {
     /// Creates a client. Fails if no CA certificates are found.
     pub fn new(config: Config) -> Result<Self, RegistryError> {
         let transport = HttpTransport::new(&config)?;
+        Ok(Self::with_transport(config, Arc::new(transport), Clock::wall()))
+    }
+
+    /// Creates a client that changes something in registries only while that is allowed. Fails if
+    /// no CA certificates are found.
+    pub fn guarded(config: Config, may_write: MayWrite) -> Result<Self, RegistryError> {
+        let inner = Arc::new(HttpTransport::new(&config)?);
+        let transport = GuardedTransport { inner, may_write };
         Ok(Self::with_transport(config, Arc::new(transport), Clock::wall()))
     }
 

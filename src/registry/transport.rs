@@ -4,7 +4,7 @@
 //! It can be replaced: the limits, redirects and tokens of [`http`](crate::registry::http) work the
 //! same over any transport.
 
-use std::error::Error as _;
+use std::{error::Error as _, sync::Arc};
 
 use bytes::Bytes;
 use futures::{
@@ -96,6 +96,28 @@ impl Transport for HttpTransport {
     }
 }
 
+/// Says whether requests that change something may be sent now.
+pub type MayWrite = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// A transport that sends requests which change something only while that is allowed.
+pub(super) struct GuardedTransport {
+    pub(super) inner: Arc<dyn Transport>,
+    pub(super) may_write: MayWrite,
+}
+
+impl Transport for GuardedTransport {
+    fn send(
+        &self,
+        request: OutgoingRequest,
+    ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
+        if request.method.is_safe() || (self.may_write)() {
+            return self.inner.send(request);
+        }
+        let refused = "this replica is not the leader any more, so that it must not write";
+        futures::future::ready(Err(refused.to_owned())).boxed()
+    }
+}
+
 /// Returns a body that consists of one chunk.
 #[must_use]
 pub fn full_body(body: Bytes) -> ResponseBody {
@@ -156,6 +178,39 @@ mod tests {
             assert!(message.contains(said), "{message}");
         }
         assert_eq!(explain_certificate("UnknownIssuer".into()), "UnknownIssuer");
+    }
+
+    struct Answering;
+
+    impl Transport for Answering {
+        fn send(
+            &self,
+            _: OutgoingRequest,
+        ) -> BoxFuture<'static, Result<Response<ResponseBody>, String>> {
+            futures::future::ready(Ok(Response::new(full_body(Bytes::new())))).boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn writes_are_sent_only_while_that_is_allowed() {
+        for allowed in [true, false] {
+            let may_write: MayWrite = Arc::new(move || allowed);
+            let transport = GuardedTransport { inner: Arc::new(Answering), may_write };
+            for (method, is_read) in [
+                (Method::GET, true),
+                (Method::HEAD, true),
+                (Method::PUT, false),
+                (Method::POST, false),
+                (Method::PATCH, false),
+                (Method::DELETE, false),
+            ] {
+                let url = Url::parse("https://r.example/v2/").expect("a URL");
+                let (headers, body) = (HeaderMap::new(), Bytes::new());
+                let request = OutgoingRequest { method: method.clone(), url, headers, body };
+                let sent = transport.send(request).await.is_ok();
+                assert_eq!(sent, is_read || allowed, "{method}");
+            }
+        }
     }
 
     #[test]
