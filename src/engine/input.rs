@@ -135,6 +135,8 @@ pub struct ObservedDigest {
     pub first_observed: Timestamp,
     /// When the last poll that did not fail has found the tag at it.
     pub confirmed_at: Timestamp,
+    /// When polls have found the tag at it again after the last time for which nothing is known.
+    pub resumed_at: Option<Timestamp>,
 }
 
 impl ObservedDigest {

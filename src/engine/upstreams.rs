@@ -185,7 +185,8 @@ fn follow_upstream(
             first_observed.saturating_add(upstream.minimum_age.signed()).unwrap_or(Timestamp::MAX)
         });
     let young_until = eligible_at.filter(|at| *at > now);
-    let returning_until = returns_at(upstream, &status, now).filter(|at| *at > now);
+    let newest = observed.newest.as_ref();
+    let returning_until = returns_at(upstream, &status, newest, now).filter(|at| *at > now);
     let following = Following {
         upstream,
         observed,
@@ -211,15 +212,23 @@ fn follow_upstream(
     FollowedUpstream { status, problem, wake_at }
 }
 
-/// Returns when a candidate that was adopted and replaced before may be adopted again.
-fn returns_at(upstream: &Upstream, status: &UpstreamStatus, now: Timestamp) -> Option<Timestamp> {
+/// Returns when a candidate that was adopted and replaced before may be adopted again. The time for
+/// which nothing is known of its tag does not count.
+fn returns_at(
+    upstream: &Upstream,
+    status: &UpstreamStatus,
+    newest: Option<&ObservedDigest>,
+    now: Timestamp,
+) -> Option<Timestamp> {
     let candidate = status.candidate.as_ref().filter(|candidate| {
         upstream.approval == Approval::Automatic
             && !is_approved(status, candidate)
             && has_returned(status, candidate.content())
     })?;
     let first_observed = candidate.first_observed.unwrap_or(now);
-    Some(first_observed.saturating_add(RETURN_AGE).unwrap_or(Timestamp::MAX))
+    let resumed = newest.filter(|newest| newest.digest == candidate.digest);
+    let since = resumed.and_then(|newest| newest.resumed_at).max(Some(first_observed))?;
+    Some(since.saturating_add(RETURN_AGE).unwrap_or(Timestamp::MAX))
 }
 
 /// Whether a user has approved the digest of the candidate, or of one of its images.

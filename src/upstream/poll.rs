@@ -14,7 +14,7 @@ use std::{
 
 use futures::{Stream, future::BoxFuture, stream};
 use indexmap::{IndexMap, IndexSet};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::{
     sync::{Notify, Semaphore},
     time::{Instant, sleep_until, timeout},
@@ -31,6 +31,10 @@ const MAX_CONCURRENT_POLLS: usize = 64;
 const MAX_BACKOFF_FACTOR: u32 = 8;
 /// Upper bound on the sleep while no poll is due.
 const MAX_IDLE_SLEEP: Duration = Duration::from_hours(1);
+/// How many intervals may pass between two successful polls without a break.
+const MAX_MISSED_INTERVALS: u32 = 3;
+/// What may come on top, for the time that polls take.
+const BREAK_GRACE: Duration = Duration::from_mins(1);
 
 /// A key that an owner is interested in, and how often it is polled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +58,9 @@ pub struct PolledValue<V> {
     pub polled_at: Timestamp,
     /// When the last successful poll started; without one, when the first poll did.
     pub confirmed_at: Timestamp,
+    /// When polls have found this value again after the last time for which nothing is known, if
+    /// there was one since `first_observed`.
+    pub resumed_at: Option<Timestamp>,
 }
 
 type Fetch<K, V> = Box<
@@ -129,6 +136,7 @@ impl<V: Clone, O> PollEntry<V, O> {
                 problem: None,
                 polled_at: now,
                 confirmed_at: now,
+                resumed_at: None,
             };
             Some(Arc::new(polled))
         })
@@ -392,12 +400,14 @@ where
             entry.is_outdated &= !was_outdated;
             let same = before.filter(|before| before.value.as_ref() == Some(&value));
             let first_observed = same.map_or(polled_at, |before| before.first_observed);
+            let resumed_at = same.and_then(|same| resumed_at(same, polled_at, entry.interval()));
             PolledValue {
                 value: Some(value),
                 first_observed,
                 problem: None,
                 polled_at,
                 confirmed_at: polled_at,
+                resumed_at,
             }
         }
         Err(problem) => {
@@ -405,7 +415,9 @@ where
             let first_observed = before.map_or(polled_at, |before| before.first_observed);
             let value = before.and_then(|before| before.value.clone());
             let confirmed_at = before.map_or(polled_at, |before| before.confirmed_at);
-            PolledValue { value, first_observed, problem: Some(problem), polled_at, confirmed_at }
+            let resumed_at = before.and_then(|before| before.resumed_at);
+            let problem = Some(problem);
+            PolledValue { value, first_observed, problem, polled_at, confirmed_at, resumed_at }
         }
     };
     let changed = before
@@ -427,6 +439,21 @@ where
     }
     // The new due time may be the earliest of all.
     shared.due_earlier.notify_one();
+}
+
+/// Returns when polls have found a value again after a break, if there was one. Between two
+/// successful polls, a registry may fail once or twice.
+fn resumed_at<V>(
+    before: &PolledValue<V>,
+    polled_at: Timestamp,
+    interval: Duration,
+) -> Option<Timestamp> {
+    let longest = SignedDuration::try_from(
+        interval.saturating_mul(MAX_MISSED_INTERVALS).saturating_add(BREAK_GRACE),
+    );
+    let is_break =
+        longest.is_ok_and(|longest| polled_at.duration_since(before.confirmed_at) > longest);
+    if is_break { Some(polled_at) } else { before.resumed_at }
 }
 
 /// Returns the pause until the next poll: 90 % to 110 % of the interval depending on `jitter`,
@@ -473,6 +500,30 @@ mod tests {
             },
         );
         (server, poller)
+    }
+
+    #[test]
+    fn a_break_between_two_successful_polls_is_noted() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let polled = |confirmed_at, resumed_at| PolledValue {
+            value: Some(1),
+            first_observed: at(0),
+            problem: None,
+            polled_at: at(confirmed_at),
+            confirmed_at: at(confirmed_at),
+            resumed_at,
+        };
+        let interval = Duration::from_mins(5);
+        for (last, earlier, now, expected) in [
+            (1000, None, 1300, None),
+            (1000, None, 1960, None),
+            (1000, None, 1961, Some(at(1961))),
+            (1000, Some(at(500)), 1300, Some(at(500))),
+            (1000, Some(at(500)), 90_000, Some(at(90_000))),
+        ] {
+            let resumed = resumed_at(&polled(last, earlier), at(now), interval);
+            assert_eq!(resumed, expected, "{last} {now}");
+        }
     }
 
     fn every(key: &'static str, seconds: u64) -> Vec<Interest<&'static str>> {

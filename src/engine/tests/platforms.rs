@@ -263,7 +263,16 @@ fn gates_do_not_open_while_polls_fail() {
     assert_eq!(decision.upstreams[0].reason.as_deref(), Some(reason::RESOLVING));
     assert_eq!(decision.wake_at, Some(model.now + SignedDuration::from_mins(1)));
     assert_eq!(base(&model, "app"), "amd-2");
+    // The registry answers again. What its tag pointed to meanwhile is not known.
     model.confirmed_at = None;
+    model.resumed_at = Some(model.now);
+    let decision = model.reconcile();
+    assert_eq!(decision.upstreams[0].reason.as_deref(), Some(reason::DIGEST_RETURNED));
+    assert_eq!(decision.wake_at, Some(model.now + SignedDuration::from_hours(24)));
+    model.now += SignedDuration::from_hours(23);
+    model.reconcile();
+    assert_eq!(base(&model, "app"), "amd-2");
+    model.now += SignedDuration::from_hours(1);
     model.settle();
     assert_eq!(base(&model, "app"), "amd-1");
 }

@@ -97,6 +97,7 @@ mod tests {
             problem: None,
             polled_at: Timestamp::UNIX_EPOCH,
             confirmed_at: Timestamp::UNIX_EPOCH,
+            resumed_at: None,
         };
         let found =
             TimedTag { tag: ObservedTag::At("sha256:before".into()), at: Timestamp::UNIX_EPOCH };

@@ -152,6 +152,7 @@ fn observed_digest(
         missing_platforms: found.missing_platforms.clone(),
         first_observed: polled.first_observed,
         confirmed_at: polled.confirmed_at,
+        resumed_at: polled.resumed_at,
     }
 }
 

@@ -58,6 +58,8 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) upstream_images: Vec<Vec<(&'static str, &'static str)>>,
     /// When the registry has last answered a poll, if not now.
     pub(in crate::engine) confirmed_at: Option<Timestamp>,
+    /// When the registry has answered again after a break, if there was one.
+    pub(in crate::engine) resumed_at: Option<Timestamp>,
     /// The platforms of the images' builds; that of an image without an entry is `linux/amd64`.
     pub(in crate::engine) platforms: HashMap<usize, Option<&'static str>>,
     /// Pushed fingerprints per image, with digest and build number.
@@ -142,6 +144,7 @@ impl FamilyModel {
             upstream_digests: upstreams.iter().map(|name| format!("sha256:{name}-0")).collect(),
             upstream_images: vec![Vec::new(); upstreams.len()],
             confirmed_at: None,
+            resumed_at: None,
             platforms: HashMap::new(),
             pushed: HashMap::new(),
             deferred: HashMap::new(),
@@ -297,6 +300,7 @@ impl FamilyModel {
                 missing_platforms: vec![],
                 first_observed: self.now,
                 confirmed_at: self.confirmed_at.unwrap_or(self.now),
+                resumed_at: self.resumed_at,
             });
             ObservedUpstream { newest, problem: None }
         });
