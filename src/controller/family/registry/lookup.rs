@@ -293,17 +293,59 @@ fn wrong_platform(images: &[PlatformImage], wanted: Option<&Platform>) -> Option
         return Some("pushed an index that lists no image; correct the strategy".into());
     }
     let wanted = wanted?;
-    let other = images.iter().find(|image| !image.is_for(wanted))?;
+    let other = images.iter().find_map(|image| other_platform(image, wanted))?;
     Some(format!(
-        "made an image for {}, and not for {wanted}; let the strategy build for \
-         `{{{{ platform }}}}`",
-        other.platform
+        "made an image for {other}, and not for {wanted}; let the strategy build for \
+         `{{{{ platform }}}}`"
     ))
+}
+
+/// Returns the platform of an image that is not for the wanted one: what its index says, or else
+/// its own configuration.
+fn other_platform<'i>(image: &'i PlatformImage, wanted: &Platform) -> Option<&'i Platform> {
+    if !image.is_for(wanted) {
+        return Some(&image.platform);
+    }
+    let own = &image.config.platform;
+    let is_same = (&own.os, &own.architecture) == (&wanted.os, &wanted.architecture);
+    Some(own).filter(|own| own.is_known() && !is_same)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::{Descriptor, Digest, ImageConfig, ImageManifest};
+
+    #[test]
+    fn an_index_cannot_pass_off_an_image_for_another_platform() {
+        let [amd, arm] = ["linux/amd64", "linux/arm64"]
+            .map(|text| Platform::from_user(text).expect("a platform"));
+        let unknown = Platform { os: String::new(), architecture: String::new(), variant: None };
+        let image = |labelled: &Platform, own: &Platform| PlatformImage {
+            platform: labelled.clone(),
+            variant_is_named: true,
+            manifest: ImageManifest {
+                config: Descriptor { digest: Digest::of(b""), media_type: String::new(), size: 0 },
+                layers: Vec::new(),
+                annotations: std::collections::BTreeMap::new(),
+            },
+            config: ImageConfig {
+                created: None,
+                newest_layer: None,
+                platform: own.clone(),
+                variant_is_named: true,
+                diff_ids: Vec::new(),
+                content: Digest::of(b""),
+            },
+        };
+        for (labelled, own, is_wrong) in
+            [(&amd, &amd, false), (&amd, &unknown, false), (&amd, &arm, true), (&arm, &amd, true)]
+        {
+            let wrong = wrong_platform(&[image(labelled, own)], Some(&amd));
+            let names_it = wrong.as_ref().is_some_and(|wrong| wrong.contains("for linux/arm64"));
+            assert_eq!((wrong.is_some(), names_it), (is_wrong, is_wrong), "{labelled} {own}");
+        }
+    }
 
     #[test]
     fn an_index_without_an_image_is_rejected() {
