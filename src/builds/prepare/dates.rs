@@ -24,8 +24,7 @@ use crate::{
         },
     },
     registry::{
-        Client, Config, ImageConfig, Index, IndexEntry, Keychain, ManifestKind, Platform,
-        Reference, RegistryError,
+        Client, Config, ImageConfig, Keychain, ManifestKind, Platform, Reference, RegistryError,
     },
 };
 
@@ -151,7 +150,7 @@ async fn read_parent(
     let mut manifest = client.manifest(&reference, keychain).await?;
     let mut image = reference;
     if let ManifestKind::Index(index) = &manifest.kind {
-        let Some(entry) = entry_of(index, platform) else { return Ok(ParentDates::default()) };
+        let Some(entry) = index.image_for(platform) else { return Ok(ParentDates::default()) };
         image = image.with_digest(&entry.descriptor.digest);
         manifest = client.manifest(&image, keychain).await?;
     }
@@ -159,17 +158,6 @@ async fn read_parent(
     let ImageConfig { created, newest_layer, .. } =
         client.config(&image, of_platform, keychain).await?;
     Ok(ParentDates { created, newest_layer })
-}
-
-/// Returns the entry of an index that a build for this platform uses.
-fn entry_of<'i>(index: &'i Index, platform: &Platform) -> Option<&'i IndexEntry> {
-    let same_architecture = |entry: &&IndexEntry| {
-        entry.platform.as_ref().is_some_and(|other| {
-            (&other.os, &other.architecture) == (&platform.os, &platform.architecture)
-        })
-    };
-    let exact = index.images().find(|entry| entry.platform.as_ref() == Some(platform));
-    exact.or_else(|| index.images().find(same_architecture))
 }
 
 #[cfg(test)]
@@ -321,7 +309,19 @@ mod tests {
         let mut content = Content::default();
         let amd = content.image(&json!("2026-01-01T00:00:00Z"));
         let arm = content.image(&json!("2026-02-01T00:00:00Z"));
-        let index = content.index(&[("arm64", &arm), ("amd64", &amd)]);
+        let nested_first = content.index(&[("amd64", &arm)]);
+        let mut index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []});
+        // The builder uses neither of the first two.
+        for (media_type, platform, digest) in [
+            (OCI_INDEX, json!({"os": "linux", "architecture": "amd64"}), &nested_first),
+            (OCI_MANIFEST, json!({"os": "linux", "architecture": "amd64", "variant": "v3"}), &arm),
+            (OCI_MANIFEST, json!({"os": "linux", "architecture": "amd64"}), &amd),
+        ] {
+            let entry =
+                json!({"mediaType": media_type, "digest": digest, "size": 1, "platform": platform});
+            index["manifests"].as_array_mut().expect("entries").push(entry);
+        }
+        let index = content.add(OCI_INDEX, &index);
         let hostile = content.image(&json!(["292277026596-12-04T15:30:08Z"]));
         let other = content.index(&[("riscv64", &arm)]);
         let nested = content.index(&[("amd64", &index)]);
