@@ -10,13 +10,19 @@ use std::{
 use kube::ResourceExt;
 
 use crate::{
-    api::{ImageFamily, ManagedImage, condition::reason},
+    api::{
+        ImageFamily, ManagedImage,
+        condition::{STALLED, reason},
+    },
     controller::{object_cache::Key, stores::Stores},
     engine::{
         Problem,
         validate::{TagClaim, claims},
     },
 };
+
+/// What the message of a conflict says before the namespace and the name of the owner.
+const CLAIMED_BY: &str = " already claimed by the family ";
 
 /// The families that claim a tag of another one.
 #[derive(Debug, Default)]
@@ -49,6 +55,23 @@ impl TagOwners {
         }
         known.of.get(&Key::of(family)).cloned()
     }
+}
+
+/// Returns the conflict that a family has had with one in a namespace that cannot be watched now.
+/// It goes on: that the other family is not found does not mean that it has given up the tag.
+#[must_use]
+pub fn unresolved_conflict<'a>(
+    family: &ImageFamily,
+    unwatched: impl IntoIterator<Item = &'a String>,
+) -> Option<Problem> {
+    let conditions = family.status.iter().flat_map(|status| &status.conditions);
+    let mut stalled =
+        conditions.filter(|known| known.type_ == STALLED && known.reason == reason::TAG_COLLISION);
+    let message = &stalled.find(|known| known.status == "True")?.message;
+    let mut unwatched = unwatched.into_iter();
+    unwatched
+        .any(|namespace| message.contains(&format!("{CLAIMED_BY}{namespace}/")))
+        .then(|| Problem { reason: reason::TAG_COLLISION, message: message.clone() })
 }
 
 /// A family that claims a tag.
@@ -116,8 +139,8 @@ impl Claimant<'_> {
 fn collision(tag: &str, other: &Claimant<'_>, owner: &Claimant<'_>, why: &str) -> Problem {
     let (image, owner) = (other.claim.image, Key::of(owner.family));
     let message = format!(
-        "spec.images[{image}].tags: {tag} is already claimed by the family {}/{}, which {why}; use \
-         another tag, `path` or `repository`",
+        "spec.images[{image}].tags: {tag} is{CLAIMED_BY}{}/{}, which {why}; use another tag, \
+         `path` or `repository`",
         owner.namespace, owner.name
     );
     Problem { reason: reason::TAG_COLLISION, message }
@@ -177,6 +200,21 @@ mod tests {
         assert_eq!(problem_of(&stores, "new"), None);
         let message = problem_of(&stores, "old").unwrap_or_default();
         assert!(message.contains("team/new, which has pushed it"), "{message}");
+
+        // Its owner's namespace cannot be watched: the owner is not found, and still has the tag.
+        let stalled = json!({"conditions": [{"type": "Stalled", "status": "True",
+            "reason": reason::TAG_COLLISION, "message": message,
+            "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+        let old = stores.families.get(&Key::new("team", "old")).expect("a family");
+        let mut old = ImageFamily::clone(&old);
+        old.status = serde_json::from_value(stalled).expect("a status");
+        let unresolved = |family: &ImageFamily, unwatched: &str| {
+            unresolved_conflict(family, &[unwatched.to_owned()]).map(|problem| problem.message)
+        };
+        assert_eq!(unresolved(&old, "team"), Some(message));
+        assert_eq!(unresolved(&old, "tea"), None, "the owner is elsewhere");
+        old.status = None;
+        assert_eq!(unresolved(&old, "team"), None);
 
         // Another tag, or one of another repository, is no claim to this one.
         for (version, repository, tag) in

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    controller::{family::observe::Observer, reconcile_cache::CachedBlueprint},
+    controller::{
+        family::observe::Observer, reconcile_cache::CachedBlueprint,
+        tag_owners::unresolved_conflict,
+    },
     engine::{Blueprint, Problem, validate::validate},
 };
 
@@ -25,6 +28,8 @@ impl Observer<'_> {
         self.cache.blueprint = Some(cached);
         let blueprint = result?;
         let conflict = self.context.tag_owners.conflict(&self.family, &self.context.stores);
+        let unwatched = self.context.served().unwatched();
+        let conflict = conflict.or_else(|| unresolved_conflict(&self.family, unwatched.keys()));
         if let Some(conflict) = conflict {
             return Err(conflict);
         }
