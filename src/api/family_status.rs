@@ -13,6 +13,9 @@ pub const MAX_ATTENTION: usize = 20;
 /// Maximum number of entries of [`UpstreamStatus::superseded`].
 pub const MAX_SUPERSEDED: usize = 16;
 
+/// Maximum number of entries of [`UpstreamStatus::waiting`].
+pub const MAX_WAITING: usize = 5;
+
 /// Maximum number of platforms of [`AdoptedDigest::platforms`] and [`CandidateDigest::platforms`].
 pub const MAX_PLATFORM_DIGESTS: usize = 8;
 
@@ -89,9 +92,17 @@ pub struct UpstreamStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adopted: Option<AdoptedDigest>,
 
-    /// Newer digest that builds do not use yet.
+    /// Newer digest that builds do not use yet, and that is adopted next: the newest one. With
+    /// `minimumAge`, it is the newest one that is old enough, or else the oldest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub candidate: Option<CandidateDigest>,
+
+    /// Other digests that the tag has pointed to since the adopted one, newest first, if
+    /// `minimumAge` is set. They become candidates as they get older, unless the tag goes back to
+    /// an earlier one. At most 5 entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5), extend("x-kubernetes-list-type" = "atomic"))]
+    pub waiting: Vec<CandidateDigest>,
 
     /// Digest that a user approved, if `approval` is `Manual`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -180,6 +191,21 @@ pub struct TagContent<'a> {
     pub digest: &'a str,
     /// The digests of its images by platform; empty if builds use `digest`.
     pub platforms: &'a [PlatformDigest],
+}
+
+impl UpstreamStatus {
+    /// Returns the digests that were observed since the adopted one, newest first.
+    #[must_use]
+    pub fn observed(&self) -> Vec<&CandidateDigest> {
+        let mut observed: Vec<&CandidateDigest> = self.waiting.iter().collect();
+        if let Some(candidate) = &self.candidate {
+            let is_older =
+                |other: &&CandidateDigest| other.first_observed <= candidate.first_observed;
+            let position = observed.iter().position(is_older).unwrap_or(observed.len());
+            observed.insert(position, candidate);
+        }
+        observed
+    }
 }
 
 impl AdoptedDigest {
@@ -405,6 +431,12 @@ mod tests {
                 platforms: platforms.clone(),
                 first_observed: at,
             }),
+            // Several wait only if few platforms are built.
+            waiting: vec![CandidateDigest {
+                digest: digest.clone(),
+                platforms: platforms.clone(),
+                first_observed: at,
+            }],
             approval: Some(ApprovalRecord { digest: digest.clone(), by: Some(text(MAX_BY)), at }),
             hold: Some(ManualHold {
                 digest: Some(digest.clone()),
@@ -455,6 +487,6 @@ mod tests {
             condition::set(&mut status.conditions, update, Timestamp::MAX);
         }
         let bytes = serde_json::to_string(&status).expect("JSON").len();
-        assert!(bytes < 900 * 1024, "{bytes}");
+        assert!(bytes < 1024 * 1024, "{bytes}");
     }
 }

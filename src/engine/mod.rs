@@ -39,6 +39,7 @@ pub mod fingerprint;
 pub mod image;
 pub mod imports;
 pub mod input;
+mod maturing;
 pub mod requests;
 pub mod states;
 pub mod tags;

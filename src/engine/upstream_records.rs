@@ -9,16 +9,18 @@ use jiff::Timestamp;
 
 use crate::{
     api::{
-        AdoptedDigest, ApprovalRecord, CandidateDigest, PlatformDigest, TagContent, UpstreamStatus,
+        AdoptedDigest, ApprovalRecord, CandidateDigest, PlatformDigest, TagContent, Upstream,
+        UpstreamStatus,
         family_status::{MAX_PLATFORM_DIGESTS, MAX_SUPERSEDED},
     },
-    engine::{input::ObservedDigest, upstreams::EffectiveHold},
+    engine::{input::ObservedDigest, maturing, upstreams::EffectiveHold},
 };
 
 /// Records the newest digest: as the adopted one if it is the first, as the candidate if builds
 /// would use other images than those of the adopted one.
 pub(in crate::engine) fn record_newest(
     status: &mut UpstreamStatus,
+    upstream: &Upstream,
     newest: &ObservedDigest,
     hold: Option<&EffectiveHold<'_>>,
     now: Timestamp,
@@ -31,11 +33,11 @@ pub(in crate::engine) fn record_newest(
                 first_observed: Some(newest.first_observed),
                 since: Some(now),
             });
-            status.candidate = None;
+            forget_candidates(status);
         }
         Some(adopted) if newest.digest == adopted.digest => {
             add_platforms(&mut adopted.platforms, newest);
-            status.candidate = None;
+            forget_candidates(status);
         }
         Some(adopted) if builds_same(adopted.content(), newest) => {
             // A hold at the tag's own digest names this record.
@@ -44,39 +46,64 @@ pub(in crate::engine) fn record_newest(
                 adopted.digest = String::from(&newest.digest);
                 adopted.platforms.clone_from(&newest.platforms);
             }
-            status.candidate = None;
+            forget_candidates(status);
         }
-        _ => record_candidate(status, newest),
-    }
-}
-
-/// Records the newest digest as the candidate.
-fn record_candidate(status: &mut UpstreamStatus, newest: &ObservedDigest) {
-    match &mut status.candidate {
-        Some(candidate) if newest.digest == candidate.digest => {
-            add_platforms(&mut candidate.platforms, newest);
-        }
-        Some(candidate) if builds_same(candidate.content(), newest) => {
-            rename_approval(status.approval.as_mut(), candidate.content(), newest);
-            candidate.digest = String::from(&newest.digest);
-            candidate.platforms.clone_from(&newest.platforms);
+        Some(_) if hold.is_none() && upstream.minimum_age.as_secs() > 0 => {
+            maturing::record(status, upstream, newest, now);
         }
         _ => {
-            status.candidate = Some(CandidateDigest {
-                digest: String::from(&newest.digest),
-                platforms: newest.platforms.clone(),
-                first_observed: Some(newest.first_observed),
-            });
+            let known = status.candidate.take();
+            forget_candidates(status);
+            let known = known.filter(|known| is_same(known, newest));
+            status.candidate = Some(candidate(status.approval.as_mut(), known, newest));
         }
     }
 }
 
-/// Drops an approval of what is neither the candidate nor adopted any more: it must not lie in wait
+/// The tag points to what builds use: nothing newer is left to adopt.
+fn forget_candidates(status: &mut UpstreamStatus) {
+    status.candidate = None;
+    status.waiting.clear();
+}
+
+/// Whether a recorded candidate is what was observed.
+pub(in crate::engine) fn is_same(known: &CandidateDigest, newest: &ObservedDigest) -> bool {
+    newest.digest == known.digest || builds_same(known.content(), newest)
+}
+
+/// Returns the record of the newest digest as a candidate; `known` is the record of the same one.
+pub(in crate::engine) fn candidate(
+    approval: Option<&mut ApprovalRecord>,
+    known: Option<CandidateDigest>,
+    newest: &ObservedDigest,
+) -> CandidateDigest {
+    match known {
+        Some(mut known) if newest.digest == known.digest => {
+            add_platforms(&mut known.platforms, newest);
+            known
+        }
+        Some(known) => {
+            rename_approval(approval, known.content(), newest);
+            CandidateDigest {
+                digest: String::from(&newest.digest),
+                platforms: newest.platforms.clone(),
+                first_observed: known.first_observed,
+            }
+        }
+        None => CandidateDigest {
+            digest: String::from(&newest.digest),
+            platforms: newest.platforms.clone(),
+            first_observed: Some(newest.first_observed),
+        },
+    }
+}
+
+/// Drops an approval of what is neither adopted nor observed since: it must not lie in wait
 /// until the tag points there again.
 pub(in crate::engine) fn drop_unused_approval(status: &mut UpstreamStatus) {
     let adopted = status.adopted.as_ref().map(AdoptedDigest::content);
-    let candidate = status.candidate.as_ref().map(CandidateDigest::content);
-    let mut known = adopted.into_iter().chain(candidate);
+    let observed = status.observed().into_iter().map(CandidateDigest::content);
+    let mut known = adopted.into_iter().chain(observed);
     if let Some(approval) = &status.approval
         && !known.any(|content| content.names(&approval.digest))
     {

@@ -10,6 +10,7 @@ use crate::{
     engine::{
         causes::short,
         input::{DecideInput, ObservedDigest, ObservedUpstream},
+        maturing,
         upstream_records::{
             drop_unused_approval, has_returned, held_record, record_newest, remember_superseded,
         },
@@ -82,6 +83,7 @@ pub fn adopt_candidates(
                 .adopted
                 .as_ref()
                 .map_or_else(String::new, |adopted| adopted.digest.clone());
+            upstream.waiting.retain(|later| later.first_observed > candidate.first_observed);
             let (name, to) = (upstream.name.clone(), candidate.digest.clone());
             let cause = Cause { type_: CauseType::Upstream, name, from, to, via: Vec::new() };
             moved.push((index, cause));
@@ -163,10 +165,11 @@ fn follow_upstream(
         reference: upstream.reference(),
         adopted: known.and_then(|known| known.adopted.clone()),
         candidate: known.and_then(|known| known.candidate.clone()),
+        waiting: known.map(|known| known.waiting.clone()).unwrap_or_default(),
         approval: known.and_then(|known| known.approval.clone()),
         hold: manual,
         superseded: known.map(|known| known.superseded.clone()).unwrap_or_default(),
-        reason: None,
+        reason: known.and_then(|known| known.reason.clone()),
         message: None,
     };
     if let Some(digest) = hold.as_ref().and_then(|hold| hold.digest)
@@ -176,15 +179,13 @@ fn follow_upstream(
         status.adopted = Some(held_record(digest, candidate, newest, now));
     }
     if let Some(digest) = &observed.newest {
-        record_newest(&mut status, digest, hold.as_ref(), now);
+        record_newest(&mut status, upstream, digest, hold.as_ref(), now);
     }
     drop_unused_approval(&mut status);
-    let eligible_at =
-        status.candidate.as_ref().filter(|_| status.adopted.is_some()).map(|candidate| {
-            let first_observed = candidate.first_observed.unwrap_or(now);
-            first_observed.saturating_add(upstream.minimum_age.signed()).unwrap_or(Timestamp::MAX)
-        });
-    let young_until = eligible_at.filter(|at| *at > now);
+    let candidate = status.candidate.as_ref().filter(|_| status.adopted.is_some());
+    let young_until = candidate
+        .map(|candidate| maturing::old_enough_at(upstream, candidate, now))
+        .filter(|at| *at > now);
     let newest = observed.newest.as_ref();
     let returning_until = returns_at(upstream, &status, newest, now).filter(|at| *at > now);
     let following = Following {
@@ -232,7 +233,7 @@ fn returns_at(
 }
 
 /// Whether a user has approved the digest of the candidate, or of one of its images.
-fn is_approved(status: &UpstreamStatus, candidate: &CandidateDigest) -> bool {
+pub(in crate::engine) fn is_approved(status: &UpstreamStatus, candidate: &CandidateDigest) -> bool {
     let approval = status.approval.as_ref();
     approval.is_some_and(|approval| candidate.content().names(&approval.digest))
 }
@@ -267,14 +268,16 @@ impl Following<'_> {
             let message = hold_message(hold, digest, self.status.adopted.as_ref());
             return Some(Problem { reason: reason::HELD, message });
         }
-        let missing = newest.map(|newest| self.missing(newest)).unwrap_or_default();
+        let is_newest = |newest: &&ObservedDigest| newest.digest == *digest;
+        let missing = newest.filter(is_newest).map(|newest| missing_platforms(self.status, newest));
+        let missing = missing.unwrap_or_default();
         if !missing.is_empty() {
             let message = format!("{} does not offer {} yet", short(digest), missing.join(", "));
             return Some(Problem { reason: reason::PLATFORM_MISSING, message });
         }
         // A candidate that was recorded by an earlier process is unconfirmed until this process has
         // polled it, and so is one that the registry has not been asked for since.
-        if newest.is_none_or(|newest| newest.digest != *digest || !self.is_confirmed(newest)) {
+        if newest.is_none_or(|newest| !self.is_confirmed(newest)) {
             return Some(self.observed.problem.clone().unwrap_or_else(|| Problem {
                 reason: reason::RESOLVING,
                 message: "the candidate is polled again before it is adopted".to_owned(),
@@ -309,32 +312,35 @@ impl Following<'_> {
         None
     }
 
-    /// Returns the platforms that the newest digest must offer and does not: those of the spec, and
-    /// those for which the adopted one has an image. If nothing is offered that is built, it is
-    /// every platform that is built.
-    fn missing<'n>(&self, newest: &'n ObservedDigest) -> Vec<&'n str> {
-        let adopted = self.status.adopted.as_ref().map(AdoptedDigest::content);
-        let is_lost = |platform: &str| {
-            let known = adopted.and_then(|adopted| adopted.for_platform(platform));
-            newest.offers_none() || known.is_some()
-        };
-        let required = newest.missing_platforms.iter().map(String::as_str);
-        let mut missing: Vec<&str> = required.collect();
-        let lost = newest.unoffered.iter().map(String::as_str);
-        for platform in lost.filter(|platform| is_lost(platform)) {
-            if !missing.contains(&platform) {
-                missing.push(platform);
-            }
-        }
-        missing
-    }
-
     /// Whether the last poll that did not fail is recent.
     fn is_confirmed(&self, newest: &ObservedDigest) -> bool {
         let intervals = self.upstream.interval.signed().saturating_mul(CONFIRMED_FOR_INTERVALS);
         let valid = intervals.checked_add(CONFIRMATION_GRACE).unwrap_or(SignedDuration::MAX);
         newest.confirmed_at.saturating_add(valid).is_ok_and(|until| self.now <= until)
     }
+}
+
+/// Returns the platforms that the newest digest must offer and does not: those of the spec, and
+/// those for which the adopted one has an image. If nothing is offered that is built, it is every
+/// platform that is built.
+pub(in crate::engine) fn missing_platforms<'n>(
+    status: &UpstreamStatus,
+    newest: &'n ObservedDigest,
+) -> Vec<&'n str> {
+    let adopted = status.adopted.as_ref().map(AdoptedDigest::content);
+    let is_lost = |platform: &str| {
+        let known = adopted.and_then(|adopted| adopted.for_platform(platform));
+        newest.offers_none() || known.is_some()
+    };
+    let required = newest.missing_platforms.iter().map(String::as_str);
+    let mut missing: Vec<&str> = required.collect();
+    let lost = newest.unoffered.iter().map(String::as_str);
+    for platform in lost.filter(|platform| is_lost(platform)) {
+        if !missing.contains(&platform) {
+            missing.push(platform);
+        }
+    }
+    missing
 }
 
 fn hold_message(

@@ -193,8 +193,9 @@ impl RequestEffects {
         if status.adopted.as_ref().is_some_and(|adopted| adopted.content().names(digest)) {
             return Ok(RequestEffect::only(format!("{} is already adopted", short(digest))));
         }
-        let candidate = newest.or_else(|| status.candidate.as_ref().map(CandidateDigest::content));
-        if !candidate.is_some_and(|candidate| candidate.names(digest)) {
+        let waiting = status.waiting.iter().chain(&status.candidate).map(CandidateDigest::content);
+        let candidate = status.candidate.as_ref().map(CandidateDigest::content).or(newest);
+        if !newest.into_iter().chain(waiting).any(|known| known.names(digest)) {
             let candidate = candidate.map_or_else(
                 || "there is no candidate".to_owned(),
                 |candidate| format!("the candidate is {}", candidate.digest),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     api::{
-        AdoptedDigest, CandidateDigest, ImageFamily, PlatformDigest, Upstream, UpstreamStatus,
+        AdoptedDigest, ImageFamily, PlatformDigest, Upstream, UpstreamStatus,
         family_status::MAX_PLATFORM_DIGESTS,
     },
     controller::family::observe::{Observer, platform::DefaultPlatform, snapshot::Snapshot},
@@ -98,8 +98,8 @@ pub fn recorded_digest(upstream: &Upstream, family: &ImageFamily) -> Option<Upst
     let reference = upstream.reference();
     let mut recorded = family.status.as_ref()?.upstreams.iter();
     let recorded = recorded.find(|known| known.reference == reference)?;
-    let candidate = recorded.candidate.as_ref().map(CandidateDigest::content);
-    let newest = candidate.or_else(|| recorded.adopted.as_ref().map(AdoptedDigest::content))?;
+    let observed = recorded.observed().first().map(|candidate| candidate.content());
+    let newest = observed.or_else(|| recorded.adopted.as_ref().map(AdoptedDigest::content))?;
     // The record does not say which of the required platforms are missing.
     UpstreamDigest::recorded(newest).filter(|_| upstream.platforms.is_empty())
 }
