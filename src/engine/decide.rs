@@ -193,8 +193,8 @@ fn start_cascade(
     evaluation: &mut Evaluation,
 ) -> CascadeStep {
     match gates::cascade_readiness(context, upstreams, evaluation) {
-        CascadeReadiness::Ready => {
-            start_ready_cascade(context.input, upstreams, evaluation, context.now)
+        CascadeReadiness::Ready { settling } => {
+            start_ready_cascade(context, upstreams, evaluation, settling)
         }
         CascadeReadiness::Settling(QuietTime { pending, until }) => {
             let message = format!("waits for further changes; the cascade starts at {until:.0}");
@@ -215,12 +215,14 @@ fn start_cascade(
 }
 
 /// Starts a cascade whose gates are open. If its name is taken, it starts a second later.
+/// Candidates that settle are not adopted.
 fn start_ready_cascade(
-    input: &DecideInput<'_>,
+    context: &CascadeContext<'_>,
     upstreams: &mut [UpstreamStatus],
     evaluation: &mut Evaluation,
-    now: Timestamp,
+    settling: Option<Pending>,
 ) -> CascadeStep {
+    let CascadeContext { input, now, .. } = *context;
     let has_ended = |name: &CascadeName| input.ended.iter().any(|cascade| cascade.name == *name);
     // A cascade that the status names keeps its name: its object may exist although no watch
     // has shown it yet.
@@ -236,21 +238,24 @@ fn start_ready_cascade(
             ..CascadeStep::waiting(input.status.pending.clone())
         };
     }
-    CascadeStep::new(plan_cascade(input, upstreams, evaluation, name, now))
+    let moved = match settling {
+        None => upstreams::adopt_candidates(upstreams, now),
+        Some(_) => Vec::new(),
+    };
+    let cascade = plan_cascade(input, &moved, evaluation, name);
+    CascadeStep { pending: settling, ..CascadeStep::new(cascade) }
 }
 
-/// Adopts the candidates and plans the cascade. Its builds start in the next reconcile, once the
-/// cascade is recorded.
+/// Plans the cascade for the upstreams that moved and for the ready builds. Its builds start in the
+/// next reconcile, once the cascade is recorded.
 fn plan_cascade(
     input: &DecideInput<'_>,
-    upstreams: &mut [UpstreamStatus],
+    moved: &[(UpstreamIndex, Cause)],
     evaluation: &mut Evaluation,
     name: CascadeName,
-    now: Timestamp,
 ) -> CascadeDecision {
-    let moved = upstreams::adopt_candidates(upstreams, now);
-    let mask = planned_images(input, &moved, evaluation);
-    let causes = cascade_causes(&moved, evaluation);
+    let mask = planned_images(input, moved, evaluation);
+    let causes = cascade_causes(moved, evaluation);
     gates::queue_ready_builds(evaluation, reason::CASCADING, "the cascade starts");
     // The images were evaluated with the digests from before the adoption. The next reconcile, with
     // the cascade recorded, evaluates them again and starts builds.

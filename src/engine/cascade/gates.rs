@@ -12,7 +12,7 @@ use crate::{
         requests::RequestEffects,
         upstreams::eligible,
     },
-    lineage::UpstreamIndex,
+    lineage::{ImageIndex, UpstreamIndex},
 };
 
 /// Whether a cascade may start.
@@ -21,7 +21,12 @@ pub enum CascadeReadiness {
     /// Nothing needs a build.
     Idle,
     /// A cascade may start now.
-    Ready,
+    Ready {
+        /// The candidates that settle. They are left to the next cascade, because users only
+        /// requested builds on the parents as they are. `None` if the cascade adopts all that may
+        /// be adopted.
+        settling: Option<Pending>,
+    },
     /// The quiet time has not passed.
     Settling(QuietTime),
     /// No window is open.
@@ -84,9 +89,12 @@ pub fn cascade_readiness(
     let skips_quiet_time = replaces_superseded(input, &candidates)
         || evaluation.images.iter().all(|image| image.verified.is_none())
         || candidates.is_empty() && ready.iter().all(|ready| ready.only_imports_changed)
-        || start_is_requested(input, upstreams, evaluation, request_effects);
+        || pending_start_is_requested(input, upstreams, evaluation, request_effects);
     if skips_quiet_time || quiet.until <= now {
-        CascadeReadiness::Ready
+        CascadeReadiness::Ready { settling: None }
+    } else if build_start_is_requested(input, evaluation, request_effects) {
+        let settling = (!candidates.is_empty()).then_some(quiet.pending);
+        CascadeReadiness::Ready { settling }
     } else {
         CascadeReadiness::Settling(quiet)
     }
@@ -167,23 +175,39 @@ fn quiet_time(input: &DecideInput<'_>, change: String, now: Timestamp) -> QuietT
     QuietTime { pending, until }
 }
 
-/// Returns whether a user requested the start of something that needs a build.
-fn start_is_requested(
+/// Returns whether a user requested the start of pending changes that need a build.
+fn pending_start_is_requested(
     input: &DecideInput<'_>,
     upstreams: &[UpstreamStatus],
+    evaluation: &Evaluation,
+    request_effects: &RequestEffects,
+) -> bool {
+    if request_effects.start_pending.is_empty() {
+        return false;
+    }
+    let moved = UpstreamIndex::enumerate(upstreams).filter(|(_, upstream)| eligible(upstream));
+    let children =
+        moved.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
+    let stale = input.lineage().with_descendants(children.chain(ready_images(evaluation)));
+    request_effects.start_pending.iter().any(|image| stale.get(image.position()) == Some(&true))
+}
+
+/// Returns whether a user requested a build of what is ready to build.
+fn build_start_is_requested(
+    input: &DecideInput<'_>,
     evaluation: &Evaluation,
     request_effects: &RequestEffects,
 ) -> bool {
     if request_effects.start.is_empty() {
         return false;
     }
-    let moved = UpstreamIndex::enumerate(upstreams).filter(|(_, upstream)| eligible(upstream));
-    let children =
-        moved.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
-    let stale = input.lineage().with_descendants(
-        children.chain(evaluation.plan.ready_builds.iter().map(|ready| ready.build.image)),
-    );
+    let stale = input.lineage().with_descendants(ready_images(evaluation));
     request_effects.start.iter().any(|image| stale.get(image.position()) == Some(&true))
+}
+
+/// Returns the images that are ready to build.
+fn ready_images(evaluation: &Evaluation) -> impl Iterator<Item = ImageIndex> {
+    evaluation.plan.ready_builds.iter().map(|ready| ready.build.image)
 }
 
 /// Starts none of the ready builds: their images stay queued with this reason and message.

@@ -36,12 +36,13 @@ pub fn set_targets(
             missing_images(input, images).is_empty()
         }
         // Covers images that became current without a cascade, or before the policy was `Cascade`.
-        CascadeDecision::None => input
-            .spec
-            .images
-            .iter()
-            .zip(images.iter())
-            .all(|(spec, image)| !spec.required || is_promotable(image)),
+        CascadeDecision::None => {
+            let held = held_before_first_build(input, images);
+            let images = input.spec.images.iter().zip(images.iter()).zip(&held);
+            images
+                .into_iter()
+                .all(|((spec, image), held)| !spec.required || *held || is_promotable(image))
+        }
         // Nobody knows how long an optional image waits to be admitted.
         CascadeDecision::Continue { .. } => {
             admission::waits_only_for_admission(evaluation)
@@ -76,14 +77,29 @@ pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<
             .as_ref()
             .is_some_and(|verified| image.promoted_digest() != Some(&verified.digest))
     };
+    let held = held_before_first_build(input, images);
     let images = ImageIndex::enumerate(input.spec.images.iter().zip(images));
     images
         .filter(|(index, (spec, image))| {
+            let is_held = held.get(index.position()) == Some(&true);
             let is_expected = || is_part(*index, &spec.name, image) || is_unpromoted(image);
-            spec.required && !is_promotable(image) && is_expected()
+            spec.required && !is_held && !is_promotable(image) && is_expected()
         })
         .map(|(index, _)| index)
         .collect()
+}
+
+/// Returns, as a mask, the images that a user holds before their first build, and those that have
+/// no build either because they are built on them. The others do not wait for the end of the hold.
+fn held_before_first_build(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<bool> {
+    let is_unbuilt = |image: &ImageDecision| image.verified.is_none();
+    let held = ImageIndex::enumerate(images)
+        .filter(|(_, image)| image.state == ImageState::Held && is_unbuilt(image));
+    let mut mask = input.lineage().with_descendants(held.map(|(index, _)| index));
+    for (is_member, image) in mask.iter_mut().zip(images) {
+        *is_member &= is_unbuilt(image);
+    }
+    mask
 }
 
 /// Returns whether an image has a digest that may be promoted: it is current, or a user holds it at

@@ -29,8 +29,10 @@ pub struct RequestEffects {
     pub upstreams: Vec<UpstreamStatus>,
     /// The images, parallel to `spec.images`; empty if there is no request.
     pub images: Vec<ImageOverrides>,
-    /// The images for which a cascade starts without the quiet time.
+    /// The images for which a cascade starts without the quiet time, on the parents as they are.
     pub start: Vec<ImageIndex>,
+    /// The images for which a cascade starts without the quiet time, with all pending changes.
+    pub start_pending: Vec<ImageIndex>,
     accepted: Vec<AcceptedRequest>,
 }
 
@@ -93,7 +95,9 @@ pub fn read(input: &DecideInput<'_>, now: Timestamp) -> RequestEffects {
             Err(unreadable) => Err(unreadable.message.clone()),
         };
         if let Ok(effect) = &effect {
-            effects.start.extend(&effect.starts);
+            let starts =
+                if effect.starts_pending { &mut effects.start_pending } else { &mut effects.start };
+            starts.extend(&effect.starts);
         }
         effects.accepted.push(AcceptedRequest {
             target: observed.target,

@@ -308,6 +308,30 @@ fn a_cascade_does_not_wait_for_what_is_not_required() {
 }
 
 #[test]
+fn tags_move_together_without_an_image_that_is_held_before_its_first_build() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.spec.policy.promotion = Promotion::Cascade;
+    model.settle();
+    let added = FamilyModel::new(
+        &["up"],
+        &[("base", "up"), ("app", "base"), ("new", "base"), ("below", "new")],
+    );
+    model.spec.images.extend(added.spec.images[2..].iter().cloned());
+    model.spec.images[2].hold = Some(crate::api::ImageHold::default());
+    model.records.resize(4, None);
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.settle();
+    assert_eq!(model.builds(), [2, 2, 0, 0]);
+    for name in ["base", "app"] {
+        let latest = model.tags[&(model.index(name), "latest".to_owned())].clone();
+        assert_eq!(Some(latest), model.record(name).digest, "{name}");
+    }
+    let message = &model.cascades.last().expect("a cascade").message;
+    assert!(message.contains("held: new"), "{message}");
+    assert!(message.contains("floating tags move together"), "{message}");
+}
+
+#[test]
 fn a_cascade_that_completes_while_the_family_is_suspended_is_promoted_afterwards() {
     let mut model = chain();
     model.spec.policy.promotion = Promotion::Cascade;

@@ -7,6 +7,7 @@ mod checks;
 mod edits;
 mod gates;
 mod imports;
+mod maturing;
 mod model;
 mod platforms;
 mod requests;

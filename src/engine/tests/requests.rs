@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{FailureClass, ImageState, condition::reason},
+    api::{Duration, FailureClass, ImageState, condition::reason},
     engine::{
         BuildOutcome,
         tests::{CURRENT, model::FamilyModel},
@@ -335,6 +335,28 @@ fn a_request_to_start_survives_a_suspension_of_the_cascade() {
     model.settle();
     assert_eq!(model.builds(), [2, 2, 3]);
     assert!(model.answer("1").contains("is rebuilt"), "{}", model.answer("1"));
+}
+
+#[test]
+fn a_forced_image_does_not_wait_for_parents_whose_upstream_settles() {
+    let mut model = FamilyModel::new(
+        &["up"],
+        &[("base", "up"), ("lib", "base"), ("app", "lib"), ("other", "base")],
+    );
+    model.settle();
+    model.spec.policy.settle = Duration::from_secs(600);
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.reconcile();
+    model.ask(r#"{"id":"hotfix","action":"Force","image":"app"}"#);
+    for _ in 0..4 {
+        model.now += SignedDuration::from_secs(1);
+        model.reconcile();
+        model.finish_builds();
+    }
+    assert_eq!(model.builds(), [1, 1, 2, 1], "built from its parents as they are");
+    assert!(model.status.upstreams[0].candidate.is_some(), "it settles");
+    model.settle();
+    assert_eq!(model.builds(), [2, 2, 3, 2]);
 }
 
 #[test]

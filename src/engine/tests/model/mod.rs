@@ -83,6 +83,8 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) failing: HashMap<usize, FailureClass>,
     /// What is known of every image's source.
     pub(in crate::engine) source: Observed<String>,
+    /// Why the sources of these images cannot be read.
+    pub(in crate::engine) unreadable_sources: HashMap<usize, Problem>,
     /// The revision of every image's strategy.
     pub(in crate::engine) strategy: String,
     /// Whether the registry is unreachable, so that it answers no lookup.
@@ -157,6 +159,7 @@ impl FamilyModel {
             started: BTreeMap::new(),
             failing: HashMap::new(),
             source: Observed::Known("source".into()),
+            unreadable_sources: HashMap::new(),
             strategy: "strategy".into(),
             registry_unreachable: false,
             most_at_once: 0,
@@ -211,7 +214,10 @@ impl FamilyModel {
                         .filter(|(of, _)| *of == image)
                         .map(|(_, check)| check.clone())
                         .collect(),
-                    source: self.source.clone(),
+                    source: match self.unreadable_sources.get(&image) {
+                        Some(problem) => Observed::Failed(problem.clone()),
+                        None => self.source.clone(),
+                    },
                     strategy: self.observed_strategy(image),
                     platform: self.platform(image).map(Into::into),
                     builds: self
