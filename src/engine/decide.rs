@@ -10,7 +10,8 @@ use crate::{
     engine::{
         cascade::{
             CascadeContext, admission,
-            breaker::BreakerState,
+            breaker::OpenBreaker,
+            breaker_gates,
             gates::{self, CascadeReadiness, QuietTime},
             promotion,
             windows::WindowState,
@@ -43,10 +44,15 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     let mut evaluation = evaluate::evaluate(input, &followed, &request_effects, now);
     let mut upstreams = followed.upstreams;
     let window = input.blueprint.windows.state(now);
-    let breaker = admission::breaker_state(input, &evaluation.images, now);
+    let breakers = breaker_gates::open_breakers(input, &evaluation.images, now);
 
-    let context =
-        CascadeContext { input, request_effects: &request_effects, window, breaker: &breaker, now };
+    let context = CascadeContext {
+        input,
+        request_effects: &request_effects,
+        window,
+        breakers: &breakers,
+        now,
+    };
     let mut step = match input.cascade {
         Some(cascade) => continue_cascade(&context, cascade, &upstreams, &mut evaluation),
         None => start_cascade(&context, &mut upstreams, &mut evaluation),
@@ -84,7 +90,7 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
         upstreams,
         pending: step.pending,
         window: window_status(window),
-        breaker: breaker_status(breaker, &evaluation.images),
+        breaker: breaker_status(breakers, &evaluation.images),
         cascade: step.cascade,
         images: evaluation.images,
         effects,
@@ -160,6 +166,14 @@ fn continue_cascade(
     }
     step.effects =
         admission::admit_builds(context, evaluation).into_iter().map(Effect::Build).collect();
+    // What is pending may be the cure. The next cascade takes the paused builds as well.
+    if step.effects.is_empty()
+        && step.pending.is_some()
+        && breaker_gates::waits_only_for_breakers(input, evaluation)
+    {
+        let finish = CascadeDecision::Finish { name, superseded: false };
+        return CascadeStep { cascade: finish, ..step };
+    }
     step.effects.extend(stop_superseded_builds(input, cascade, evaluation));
     step
 }
@@ -393,20 +407,17 @@ fn window_status(window: WindowState) -> Option<WindowStatus> {
     }
 }
 
-/// Returns the status of the breaker. Without an image in progress there is no build to try: the
-/// breaker stays open until the next cascade or a user retries something.
-fn breaker_status(breaker: BreakerState, images: &[ImageDecision]) -> Option<BreakerStatus> {
-    match breaker {
-        BreakerState::Closed => None,
-        BreakerState::Open { since, cause, mut failures, probe_at, .. } => {
-            failures.truncate(MAX_BREAKER_NAMES);
-            let is_any_in_progress = images.iter().any(|image| image.in_progress);
-            Some(BreakerStatus {
-                since: Some(since),
-                cause,
-                failures,
-                probe_at: is_any_in_progress.then_some(probe_at),
-            })
-        }
-    }
+/// Returns the status of the breaker whose trial build comes first. Without an image in progress
+/// there is no build to try: the breaker stays open until the next cascade or a user retries
+/// something.
+fn breaker_status(open: Vec<OpenBreaker>, images: &[ImageDecision]) -> Option<BreakerStatus> {
+    let OpenBreaker { since, cause, mut failures, probe_at, .. } = open.into_iter().next()?;
+    failures.truncate(MAX_BREAKER_NAMES);
+    let is_any_in_progress = images.iter().any(|image| image.in_progress);
+    Some(BreakerStatus {
+        since: Some(since),
+        cause,
+        failures,
+        probe_at: is_any_in_progress.then_some(probe_at),
+    })
 }

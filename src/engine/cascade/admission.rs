@@ -9,17 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use crate::{
-    api::{FailureClass, ImageState, condition::reason},
+    api::{ImageState, condition::reason},
     engine::{
         Problem,
         cascade::{
             CascadeContext,
-            breaker::{self, BreakerState, LastBuild},
+            breaker_gates::{BreakerGates, build_cause},
             gates, limits,
             windows::WindowState,
         },
-        causes,
-        decision::{ImageDecision, PlannedBuild},
+        decision::PlannedBuild,
         image::evaluation::Evaluation,
         input::{DecideInput, ObservedBuild},
     },
@@ -38,7 +37,7 @@ pub fn admit_builds(
     context: &CascadeContext<'_>,
     evaluation: &mut Evaluation,
 ) -> Vec<PlannedBuild> {
-    let CascadeContext { input, window, breaker, now, .. } = *context;
+    let CascadeContext { input, window, now, .. } = *context;
     if evaluation.plan.ready_builds.is_empty() {
         return Vec::new();
     }
@@ -50,27 +49,17 @@ pub fn admit_builds(
         gates::queue_ready_builds(evaluation, reason::WINDOW_CLOSED, &message);
         return Vec::new();
     }
-    let live = live_builds(input);
-    let mut capacity = FreeCapacity::new(input, live, now);
-    if let BreakerState::Open { probe_at, cause, count, .. } = breaker {
-        if *probe_at > now || live > 0 {
-            // While the trial build runs, its end triggers the next reconcile.
-            if *probe_at > now {
-                evaluation.plan.wake(*probe_at);
-            }
-            let message = format!(
-                "builds are paused: {count} images failed with the same cause ({cause}); one trial \
-                 build starts at {probe_at:.0}"
-            );
-            gates::queue_ready_builds(evaluation, reason::BREAKER_OPEN, &message);
-            return Vec::new();
-        }
-        capacity.restrict_to_trial_build();
-    }
+    let mut capacity = FreeCapacity::new(input, live_builds(input), now);
+    let mut breakers = BreakerGates::new(context, evaluation);
     let (mut admitted, mut rate_limited) = (Vec::new(), false);
     for build in by_priority(input, evaluation) {
         let Some(image) = evaluation.images.get_mut(build.image.position()) else { continue };
-        match capacity.reserve(&build) {
+        let cause = build_cause(input, build.image, image);
+        let reserved = breakers.check(&cause).and_then(|()| capacity.reserve(&build));
+        if reserved.is_ok() {
+            breakers.admit(&cause);
+        }
+        match reserved {
             // An image whose last Job was rejected says so until the next one has a pod.
             Ok(()) if evaluation.plan.tried_again.contains(&build.image) => admitted.push(build),
             Ok(()) => {
@@ -84,6 +73,10 @@ pub fn admit_builds(
                 image.message = message.into();
             }
         }
+    }
+    // While a trial build runs, its end triggers the next reconcile.
+    if let Some(next_probe) = breakers.next_probe {
+        evaluation.plan.wake(next_probe);
     }
     if let Some(rate_limit) = input.spec.policy.rate_limit.as_ref().filter(|_| rate_limited) {
         // The builds that this decision starts count from now on.
@@ -107,7 +100,7 @@ fn by_priority(input: &DecideInput<'_>, evaluation: &mut Evaluation) -> Vec<Plan
 
 /// Counts the family's Jobs that have not ended: they count against its parallelism, whatever their
 /// outcome.
-fn live_builds(input: &DecideInput<'_>) -> usize {
+pub(super) fn live_builds(input: &DecideInput<'_>) -> usize {
     let of_images = input.images.iter().flat_map(|image| &image.builds);
     of_images.chain(&input.orphans).filter(|build| build.live).count()
 }
@@ -179,17 +172,6 @@ impl FreeCapacity {
         }
     }
 
-    /// Allows at most one build, which shows whether builds still fail.
-    fn restrict_to_trial_build(&mut self) {
-        self.family = self.family.min(1);
-        self.parallelism_reached = Problem {
-            reason: reason::BREAKER_OPEN,
-            message:
-                "builds are paused: the breaker is open, and the trial build of another image runs"
-                    .to_owned(),
-        };
-    }
-
     /// Reserves capacity for a build, or says which limit is reached.
     fn reserve(&mut self, build: &PlannedBuild) -> Result<(), Problem> {
         if self.family == 0 {
@@ -241,57 +223,6 @@ fn expected_seconds(input: &DecideInput<'_>, image: ImageIndex) -> i64 {
         (sum + i64::from(duration.as_secs()), count + 1)
     });
     if count == 0 { DEFAULT_BUILD_SECONDS } else { (sum / count).max(1) }
-}
-
-/// Returns whether the breaker is open. Only failures at the fingerprints that are wanted now
-/// count.
-#[must_use]
-pub fn breaker_state(
-    input: &DecideInput<'_>,
-    images: &[ImageDecision],
-    now: Timestamp,
-) -> BreakerState {
-    if input.spec.policy.breaker.consecutive_failures == 0 || !images.iter().any(has_failed) {
-        return BreakerState::Closed;
-    }
-    let causes: Vec<String> = input
-        .spec
-        .images
-        .iter()
-        .zip(images)
-        .map(|(spec, image)| match (&image.failure, &image.verified) {
-            (Some(failure), _) if has_failed(image) => failure.cause.clone(),
-            (_, Some(verified)) => causes::key(&spec.name, &verified.causes),
-            _ => String::new(),
-        })
-        .collect();
-    let last_success = |image: ImageIndex| {
-        let record = input.images.get(image.position())?.record?;
-        record.history.iter().find(|build| !build.digest.is_empty())?.finished_at
-    };
-    let builds: Vec<LastBuild<'_>> = ImageIndex::enumerate(images)
-        .zip(&causes)
-        .map(|((index, image), cause)| LastBuild {
-            image: input.spec.images.get(index.position()).map_or("", |image| image.name.as_str()),
-            cause,
-            failed_at: image
-                .failure
-                .as_ref()
-                .filter(|_| has_failed(image))
-                .and_then(|failure| failure.at),
-            succeeded_at: last_success(index).filter(|_| !has_failed(image)),
-        })
-        .collect();
-    breaker::state(&input.spec.policy.breaker, &builds, now)
-}
-
-/// Returns whether an image has a failure that counts for the breaker: of a build or of its
-/// infrastructure. Bad input and cancelled builds do not count.
-fn has_failed(image: &ImageDecision) -> bool {
-    image.failure.as_ref().is_some_and(|failure| {
-        matches!(failure.last.class, FailureClass::Build | FailureClass::Infrastructure)
-            && failure.build + failure.infrastructure > 0
-    })
 }
 
 /// Whether a cascade only waits for Jobs that are not admitted, and for what is built on them. How

@@ -1,8 +1,8 @@
 //! The breaker: pauses a cascade that only fails before it has failed everywhere.
 //!
-//! The breaker opens when `consecutiveFailures` distinct images have failed from one cause and none
-//! has succeeded from it since. While it is open, only a trial build starts now and then, to show
-//! whether builds still fail. The state is not stored: it follows from the last builds of the
+//! The breaker opens for a cause when `consecutiveFailures` distinct images have failed from it and
+//! none has succeeded from it since. While it is open, only a trial build of that cause starts now
+//! and then, to show whether builds still fail. Builds that have another cause go on. The state is not stored: it follows from the last builds of the
 //! images, so that a restart of the controller neither opens nor closes the breaker.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use crate::api::Breaker;
 
-/// Upper bound on the failed images that [`BreakerState::Open`] names.
+/// Upper bound on the failed images that [`OpenBreaker`] names.
 const MAX_NAMES: usize = 10;
 
 /// The outcome of an image's last builds that share one cause.
@@ -28,25 +28,20 @@ pub struct LastBuild<'a> {
     pub succeeded_at: Option<Timestamp>,
 }
 
-/// Whether builds may start.
+/// Builds of a cause are paused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BreakerState {
-    /// Builds may start.
-    Closed,
-    /// Builds are paused.
-    Open {
-        /// When the failure that opened the breaker happened. A trial build that fails may move
-        /// this to a later time, because only the last failure of an image is recorded.
-        since: Timestamp,
-        /// The cause that the failed builds share.
-        cause: String,
-        /// The names of the failed images, by the time of their failures; at most ten.
-        failures: Vec<String>,
-        /// How many images failed.
-        count: usize,
-        /// When one trial build may start.
-        probe_at: Timestamp,
-    },
+pub struct OpenBreaker {
+    /// When the failure that opened the breaker happened. A trial build that fails may move this to
+    /// a later time, because only the last failure of an image is recorded.
+    pub since: Timestamp,
+    /// The cause that the failed builds share.
+    pub cause: String,
+    /// The names of the failed images, by the time of their failures; at most ten.
+    pub failures: Vec<String>,
+    /// How many images failed.
+    pub count: usize,
+    /// When one trial build may start.
+    pub probe_at: Timestamp,
 }
 
 /// The last failure of an image.
@@ -56,17 +51,21 @@ struct FailedImage<'a> {
     image: &'a str,
 }
 
-/// Returns whether the breaker is open. If it is open for several causes, returns the one whose
-/// trial build comes first.
+/// Returns the causes for which the breaker is open, the one whose trial build comes first as the
+/// first.
 ///
 /// Only failures after the last success from the same cause count. So one success closes the
 /// breaker, and a trial build that fails delays the next one. With `consecutiveFailures: 0` the
 /// breaker never opens.
 #[must_use]
-pub fn state(policy: &Breaker, builds: &[LastBuild<'_>], now: Timestamp) -> BreakerState {
+pub fn open_breakers(
+    policy: &Breaker,
+    builds: &[LastBuild<'_>],
+    now: Timestamp,
+) -> Vec<OpenBreaker> {
     let threshold = usize::try_from(policy.consecutive_failures).unwrap_or(0);
     if threshold == 0 {
-        return BreakerState::Closed;
+        return Vec::new();
     }
     let mut by_cause: BTreeMap<&str, Vec<&LastBuild<'_>>> = BTreeMap::new();
     for build in builds.iter().filter(|build| !build.cause.is_empty()) {
@@ -76,17 +75,17 @@ pub fn state(policy: &Breaker, builds: &[LastBuild<'_>], now: Timestamp) -> Brea
         let failures = consecutive_failures(&builds);
         let opened_by = failures.get(threshold - 1)?;
         let names = failures.iter().take(MAX_NAMES).map(|failed| failed.image.to_owned());
-        let probe_at = probe_at(policy, &failures, now);
-        let state = BreakerState::Open {
+        Some(OpenBreaker {
             since: opened_by.at,
             cause: cause.into(),
             failures: names.collect(),
             count: failures.len(),
-            probe_at,
-        };
-        Some((probe_at, state))
+            probe_at: probe_at(policy, &failures, now),
+        })
     });
-    open.min_by_key(|(probe_at, _)| *probe_at).map_or(BreakerState::Closed, |(_, state)| state)
+    let mut open: Vec<OpenBreaker> = open.collect();
+    open.sort_by_key(|breaker| breaker.probe_at);
+    open
 }
 
 /// Returns the images that failed after the last success, by the time of their last failure.
@@ -143,28 +142,28 @@ mod tests {
         LastBuild { image, cause: MOVED, failed_at: None, succeeded_at: Some(second(at)) }
     }
 
-    fn open(state: &BreakerState) -> bool {
-        matches!(state, BreakerState::Open { .. })
+    fn state(policy: &Breaker, builds: &[LastBuild<'_>], now: Timestamp) -> Option<OpenBreaker> {
+        open_breakers(policy, builds, now).into_iter().next()
     }
 
     #[test]
     fn opens_when_distinct_images_fail_in_a_row() {
         let builds = [failed("c", 30), failed("a", 10), failed("b", 20)];
-        assert_eq!(state(&policy(4), &builds, second(40)), BreakerState::Closed);
-        let expected = BreakerState::Open {
+        assert_eq!(state(&policy(4), &builds, second(40)), None);
+        let expected = Some(OpenBreaker {
             since: second(30),
             cause: MOVED.into(),
             failures: vec!["a".into(), "b".into(), "c".into()],
             count: 3,
             probe_at: second(630),
-        };
+        });
         assert_eq!(state(&policy(3), &builds, second(40)), expected);
         // The state does not depend on the time, so that no reconcile writes it again.
         assert_eq!(state(&policy(3), &builds, second(5000)), expected);
         let twice = [failed("a", 10), failed("a", 20), failed("a", 30), failed("b", 40)];
         assert_eq!(
             state(&policy(3), &twice, second(50)),
-            BreakerState::Closed,
+            None,
             "an image that fails again counts once"
         );
     }
@@ -173,25 +172,21 @@ mod tests {
     fn a_success_with_the_same_cause_closes_it() {
         let mut builds = vec![failed("a", 10), failed("b", 20), failed("c", 30)];
         builds.push(LastBuild { cause: "a new source", ..succeeded("d", 40) });
-        assert!(open(&state(&policy(3), &builds, second(50))));
+        assert!(state(&policy(3), &builds, second(50)).is_some());
         builds.push(succeeded("e", 15));
-        assert_eq!(
-            state(&policy(3), &builds, second(50)),
-            BreakerState::Closed,
-            "only two have failed since"
-        );
-        assert!(open(&state(&policy(2), &builds, second(50))));
+        assert_eq!(state(&policy(3), &builds, second(50)), None, "only two have failed since");
+        assert!(state(&policy(2), &builds, second(50)).is_some());
         builds.push(succeeded("e", 40));
-        assert_eq!(state(&policy(1), &builds, second(50)), BreakerState::Closed);
+        assert_eq!(state(&policy(1), &builds, second(50)), None);
         // An image that failed and then succeeded counts as a success.
         let recovered = LastBuild { succeeded_at: Some(second(60)), ..failed("a", 50) };
-        assert_eq!(state(&policy(1), &[recovered], second(70)), BreakerState::Closed);
+        assert_eq!(state(&policy(1), &[recovered], second(70)), None);
     }
 
     #[test]
     fn a_failed_trial_build_delays_the_next_one() {
         let probed = [failed("a", 700), failed("b", 20), failed("c", 30)];
-        let BreakerState::Open { probe_at, failures, .. } = state(&policy(3), &probed, second(710))
+        let Some(OpenBreaker { probe_at, failures, .. }) = state(&policy(3), &probed, second(710))
         else {
             panic!("closed")
         };
@@ -202,8 +197,8 @@ mod tests {
     fn only_failures_with_one_cause_count_together() {
         let other = |image, at| LastBuild { cause: "upstream debian moved", ..failed(image, at) };
         let builds = [failed("a", 10), failed("b", 20), other("c", 5), other("d", 15)];
-        assert_eq!(state(&policy(3), &builds, second(50)), BreakerState::Closed);
-        let BreakerState::Open { cause, probe_at, count, .. } =
+        assert_eq!(state(&policy(3), &builds, second(50)), None);
+        let Some(OpenBreaker { cause, probe_at, count, .. }) =
             state(&policy(2), &builds, second(50))
         else {
             panic!("closed")
@@ -213,11 +208,11 @@ mod tests {
             ("upstream debian moved", second(615), 2),
             "its trial build comes first"
         );
+        let causes = open_breakers(&policy(2), &builds, second(50));
+        let causes: Vec<&str> = causes.iter().map(|open| open.cause.as_str()).collect();
+        assert_eq!(causes, ["upstream debian moved", MOVED]);
         let unknown = |image, at| LastBuild { cause: "", ..failed(image, at) };
-        assert_eq!(
-            state(&policy(2), &[unknown("a", 1), unknown("b", 2)], second(9)),
-            BreakerState::Closed
-        );
+        assert_eq!(state(&policy(2), &[unknown("a", 1), unknown("b", 2)], second(9)), None);
     }
 
     #[test]
@@ -225,8 +220,8 @@ mod tests {
         let names: Vec<String> = (0..250).map(|index| format!("image-{index:03}")).collect();
         let builds: Vec<LastBuild<'_>> =
             names.iter().map(|name| LastBuild { image: name, ..failed("", 10) }).collect();
-        assert_eq!(state(&policy(0), &builds, second(50)), BreakerState::Closed);
-        let BreakerState::Open { failures, count, .. } = state(&policy(5), &builds, second(50))
+        assert_eq!(state(&policy(0), &builds, second(50)), None);
+        let Some(OpenBreaker { failures, count, .. }) = state(&policy(5), &builds, second(50))
         else {
             panic!("closed")
         };
@@ -237,8 +232,8 @@ mod tests {
     fn a_clock_that_is_set_back_does_not_delay_the_trial_build_for_long() {
         let ahead = [failed("a", 90_000), failed("b", 90_010)];
         let probe = |builds: &[LastBuild<'_>], now| match state(&policy(2), builds, second(now)) {
-            BreakerState::Open { probe_at, .. } => probe_at,
-            BreakerState::Closed => panic!("closed"),
+            Some(OpenBreaker { probe_at, .. }) => probe_at,
+            None => panic!("closed"),
         };
         assert_eq!(probe(&ahead, 100), second(100), "immediately");
         assert_eq!(
@@ -280,8 +275,8 @@ mod tests {
             let expected = wanted > 0
                 && [MOVED, "a new source"].iter().any(|cause| failing(cause).len() >= wanted);
             let state = state(&policy(threshold), &builds, second(now));
-            prop_assert_eq!(open(&state), expected);
-            if let BreakerState::Open { cause, failures, count, since, probe_at } = state {
+            prop_assert_eq!(state.is_some(), expected);
+            if let Some(OpenBreaker { cause, failures, count, since, probe_at }) = state {
                 prop_assert_eq!(failures.len(), count);
                 prop_assert_eq!(
                     failures.iter().map(String::as_str).collect::<std::collections::BTreeSet<_>>(),
@@ -297,7 +292,7 @@ mod tests {
             for cause in [MOVED, "a new source"] {
                 builds.push(LastBuild { cause, ..succeeded("f", 1000) });
             }
-            prop_assert_eq!(state(&policy(threshold), &builds, second(1000)), BreakerState::Closed);
+            prop_assert_eq!(state(&policy(threshold), &builds, second(1000)), None);
         }
     }
 }

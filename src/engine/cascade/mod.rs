@@ -10,6 +10,7 @@
 
 pub mod admission;
 pub mod breaker;
+pub mod breaker_gates;
 pub mod gates;
 pub mod limits;
 pub mod promotion;
@@ -21,7 +22,7 @@ use jiff::Timestamp;
 
 use crate::{
     engine::{
-        cascade::{breaker::BreakerState, windows::WindowState},
+        cascade::{breaker::OpenBreaker, windows::WindowState},
         decision::ImageDecision,
         input::{DecideInput, ObservedImage},
         requests::RequestEffects,
@@ -38,8 +39,8 @@ pub struct CascadeContext<'a> {
     pub request_effects: &'a RequestEffects,
     /// Whether a window is open.
     pub window: WindowState,
-    /// Whether the breaker is open.
-    pub breaker: &'a BreakerState,
+    /// The causes for which the breaker is open.
+    pub breakers: &'a [OpenBreaker],
     /// The time of the decision.
     pub now: Timestamp,
 }

@@ -4,8 +4,8 @@ use jiff::SignedDuration;
 
 use crate::{
     api::{
-        Approval, Breaker, Duration, FailureClass, Hold, ImageHold, ImageState, OnParentFailure,
-        RateLimit, Window, condition::reason,
+        Approval, Duration, FailureClass, Hold, ImageHold, ImageState, OnParentFailure, RateLimit,
+        Window, condition::reason,
     },
     engine::{
         BuildAllowance, CascadeDecision, Problem,
@@ -278,80 +278,6 @@ fn starts_count_for_the_rate_limit_though_their_jobs_are_gone() {
     model.settle();
     assert_eq!(model.builds(), [2; 4]);
     assert!(model.records.iter().flatten().all(|record| record.starts.len() == 1));
-}
-
-#[test]
-fn the_breaker_opens_lets_one_build_through_and_closes_on_success() {
-    let images: Vec<(String, String)> =
-        (0..8).map(|image| (format!("image{image}"), "up".to_owned())).collect();
-    let images: Vec<(&str, &str)> =
-        images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
-    let mut model = FamilyModel::new(&["up"], &images);
-    model.settle();
-    model.spec.policy.breaker =
-        Breaker { consecutive_failures: 3, probe_after: Duration::from_secs(600) };
-    model.spec.policy.retries.build = 0;
-    model.spec.policy.parallelism = 1;
-    model.failing = (0..8).map(|image| (image, FailureClass::Build)).collect();
-    model.upstream_digests[0] = "sha256:up-1".into();
-    model.reconcile();
-    model.now += SignedDuration::from_secs(30);
-    for _ in 0..20 {
-        model.reconcile();
-        model.finish_builds();
-    }
-    assert_eq!(model.builds().iter().sum::<usize>(), 8 + 3, "{:?}", model.builds());
-    let breaker = model.status.breaker.clone().expect("open");
-    assert_eq!(breaker.failures.len(), 3);
-    assert!(breaker.cause.contains("up"), "{}", breaker.cause);
-    assert_eq!(model.record("image7").reason, reason::BREAKER_OPEN);
-    model.now = breaker.probe_at.expect("a time");
-    for _ in 0..5 {
-        model.reconcile();
-        model.finish_builds();
-    }
-    assert_eq!(
-        model.builds().iter().sum::<usize>(),
-        8 + 4,
-        "one build is tried, and the breaker stays open"
-    );
-    model.failing.clear();
-    model.settle();
-    assert!(model.status.breaker.is_none());
-    assert_eq!(model.builds().iter().sum::<usize>(), 8 + 8, "{:?}", model.builds());
-}
-
-#[test]
-fn a_breaker_with_nothing_left_to_try_waits_for_the_next_cascade_or_for_a_user() {
-    let images: Vec<(String, String)> =
-        (0..4).map(|image| (format!("image{image}"), "base".to_owned())).collect();
-    let images: Vec<(&str, &str)> =
-        images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
-    let images = [&[("base", "up")], images.as_slice()].concat();
-    let mut model = FamilyModel::new(&["up"], &images);
-    model.settle();
-    model.spec.policy.breaker =
-        Breaker { consecutive_failures: 3, probe_after: Duration::from_secs(600) };
-    model.failing = (1..5).map(|image| (image, FailureClass::Build)).collect();
-    model.upstream_digests[0] = "sha256:up-1".into();
-    model.settle();
-    assert_eq!(model.states()[1..], [ImageState::Failed; 4]);
-    assert!(model.cascade.is_none());
-    let breaker = model.status.breaker.clone().expect("open");
-    assert_eq!(
-        (breaker.failures.len(), breaker.probe_at),
-        (4, None),
-        "no image is left to be tried"
-    );
-
-    // Those that have failed wait for their parent: their failures belong to the cascade before.
-    model.failing.clear();
-    model.upstream_digests[0] = "sha256:up-2".into();
-    model.begin();
-    assert_eq!(model.states()[..2], [ImageState::Building, ImageState::Waiting]);
-    assert!(model.status.breaker.is_none(), "a new cascade closes it");
-    model.settle();
-    assert_eq!(model.states(), [CURRENT; 5]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod admission;
 mod adoption;
+mod breaker;
 mod cascades;
 mod checks;
 mod edits;

@@ -1,0 +1,163 @@
+//! The gates of open breakers: builds of their causes that are held back, and the trial builds that
+//! may start.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::{
+    api::{FailureClass, condition::reason},
+    engine::{
+        Problem,
+        cascade::{
+            CascadeContext,
+            admission::live_builds,
+            breaker::{self, LastBuild, OpenBreaker},
+        },
+        causes,
+        decision::ImageDecision,
+        image::evaluation::Evaluation,
+        input::DecideInput,
+    },
+    lineage::ImageIndex,
+};
+
+/// Returns the causes for which the breaker is open. Only failures at the fingerprints that are
+/// wanted now count.
+#[must_use]
+pub fn open_breakers(
+    input: &DecideInput<'_>,
+    images: &[ImageDecision],
+    now: Timestamp,
+) -> Vec<OpenBreaker> {
+    if input.spec.policy.breaker.consecutive_failures == 0 || !images.iter().any(has_failed) {
+        return Vec::new();
+    }
+    let causes: Vec<String> = input
+        .spec
+        .images
+        .iter()
+        .zip(images)
+        .map(|(spec, image)| match (&image.failure, &image.verified) {
+            (Some(failure), _) if has_failed(image) => failure.cause.clone(),
+            (_, Some(verified)) => causes::key(&spec.name, &verified.causes),
+            _ => String::new(),
+        })
+        .collect();
+    let last_success = |image: ImageIndex| {
+        let record = input.images.get(image.position())?.record?;
+        record.history.iter().find(|build| !build.digest.is_empty())?.finished_at
+    };
+    let builds: Vec<LastBuild<'_>> = ImageIndex::enumerate(images)
+        .zip(&causes)
+        .map(|((index, image), cause)| LastBuild {
+            image: input.spec.images.get(index.position()).map_or("", |image| image.name.as_str()),
+            cause,
+            failed_at: image
+                .failure
+                .as_ref()
+                .filter(|_| has_failed(image))
+                .and_then(|failure| failure.at),
+            succeeded_at: last_success(index).filter(|_| !has_failed(image)),
+        })
+        .collect();
+    breaker::open_breakers(&input.spec.policy.breaker, &builds, now)
+}
+
+/// Returns whether an image has a failure that counts for the breaker: of a build or of its
+/// infrastructure. Bad input and cancelled builds do not count.
+fn has_failed(image: &ImageDecision) -> bool {
+    image.failure.as_ref().is_some_and(|failure| {
+        matches!(failure.last.class, FailureClass::Build | FailureClass::Infrastructure)
+            && failure.build + failure.infrastructure > 0
+    })
+}
+
+/// The breakers that are open, and whether a trial build of their cause may start.
+pub(super) struct BreakerGates<'a> {
+    gates: BTreeMap<&'a str, BreakerGate<'a>>,
+    now: Timestamp,
+    /// When the next trial build may start of what is held back.
+    pub next_probe: Option<Timestamp>,
+}
+
+/// A breaker that is open.
+struct BreakerGate<'a> {
+    breaker: &'a OpenBreaker,
+    /// Whether a build of the cause runs, which shows whether builds still fail.
+    runs_trial: bool,
+}
+
+impl<'a> BreakerGates<'a> {
+    pub fn new(context: &CascadeContext<'a>, evaluation: &Evaluation) -> Self {
+        let gate = |breaker: &'a OpenBreaker| {
+            (breaker.cause.as_str(), BreakerGate { breaker, runs_trial: false })
+        };
+        let mut gates: BTreeMap<&str, BreakerGate<'_>> =
+            context.breakers.iter().map(gate).collect();
+        let observed = context.input.images.iter().zip(&evaluation.images);
+        for (index, (observed, image)) in ImageIndex::enumerate(observed) {
+            if !gates.is_empty() && observed.builds.iter().any(|build| build.live) {
+                let cause = build_cause(context.input, index, image);
+                if let Some(gate) = gates.get_mut(cause.as_str()) {
+                    gate.runs_trial = true;
+                }
+            }
+        }
+        Self { gates, now: context.now, next_probe: None }
+    }
+
+    /// Says why a build of this cause must not start, if a breaker is open for it.
+    pub fn check(&mut self, cause: &str) -> Result<(), Problem> {
+        let Some(BreakerGate { breaker, runs_trial }) = self.gates.get(cause) else {
+            return Ok(());
+        };
+        let OpenBreaker { probe_at, cause, count, .. } = breaker;
+        let message = if *probe_at > self.now {
+            self.next_probe = Some(self.next_probe.map_or(*probe_at, |next| next.min(*probe_at)));
+            format!(
+                "builds of this cause are paused: {count} images failed with it ({cause}); one \
+                 trial build starts at {probe_at:.0}"
+            )
+        } else if *runs_trial {
+            format!(
+                "builds of this cause are paused: {count} images failed with it ({cause}), and the \
+                 trial build of another image runs"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Problem { reason: reason::BREAKER_OPEN, message })
+    }
+
+    /// A build of this cause starts.
+    pub fn admit(&mut self, cause: &str) {
+        if let Some(gate) = self.gates.get_mut(cause) {
+            gate.runs_trial = true;
+        }
+    }
+}
+
+/// Returns the key of the cause that an image is built for, as breakers are kept by it.
+pub(super) fn build_cause(
+    input: &DecideInput<'_>,
+    index: ImageIndex,
+    image: &ImageDecision,
+) -> String {
+    let name = input.spec.images.get(index.position()).map_or("", |image| image.name.as_str());
+    causes::key(name, &image.causes)
+}
+
+/// Whether a cascade only waits for trial builds of causes for which the breaker is open, and for
+/// what is built on their images. None of these builds runs.
+#[must_use]
+pub(in crate::engine) fn waits_only_for_breakers(
+    input: &DecideInput<'_>,
+    evaluation: &Evaluation,
+) -> bool {
+    let mut in_progress = evaluation.images.iter().filter(|image| image.in_progress);
+    live_builds(input) == 0
+        && evaluation.images.iter().any(|image| image.reason == reason::BREAKER_OPEN)
+        && in_progress
+            .all(|image| [reason::BREAKER_OPEN, reason::WAITING_FOR_PARENT].contains(&image.reason))
+}
