@@ -171,6 +171,10 @@ pub struct CandidateDigest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub first_observed: Option<Timestamp>,
+
+    /// Whether it lacks an image for a platform that it must offer.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
 }
 
 /// Image of an upstream for one platform.
@@ -430,12 +434,14 @@ mod tests {
                 digest: digest.clone(),
                 platforms: platforms.clone(),
                 first_observed: at,
+                incomplete: true,
             }),
             // Several wait only if few platforms are built.
             waiting: vec![CandidateDigest {
                 digest: digest.clone(),
                 platforms: platforms.clone(),
                 first_observed: at,
+                incomplete: true,
             }],
             approval: Some(ApprovalRecord { digest: digest.clone(), by: Some(text(MAX_BY)), at }),
             hold: Some(ManualHold {

@@ -9,7 +9,6 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{
         Approval, CandidateDigest, Upstream, UpstreamStatus,
-        condition::reason,
         family_status::{MAX_PLATFORM_DIGESTS, MAX_WAITING},
     },
     engine::{
@@ -42,23 +41,20 @@ pub(in crate::engine) fn record(
     now: Timestamp,
 ) {
     let mut known: Vec<CandidateDigest> = status.observed().into_iter().cloned().collect();
-    let was_incomplete = status.reason.as_deref() == Some(reason::PLATFORM_MISSING);
     if let Some(position) = known.iter().position(|known| is_same(known, newest)) {
         let same = known.drain(..=position).next_back();
-        known.insert(0, candidate(status.approval.as_mut(), same, newest));
+        known.insert(0, candidate(status, same, newest));
     } else if missing_platforms(status, newest).is_empty() {
         // Back at a digest before the adopted one: what came since is withdrawn.
-        if was_incomplete || has_returned(status, newest.content()) {
+        if has_returned(status, newest.content()) {
             known.clear();
         }
-        // A digest that came back counts while the tag points to it, and no longer.
-        known.retain(|known| !has_returned(status, known.content()));
+        // A digest that came back, or that is incomplete, counts while the tag points to it.
+        known.retain(|known| !known.incomplete && !has_returned(status, known.content()));
         thin_out(upstream, &mut known);
-        known.insert(0, candidate(None, None, newest));
-    } else if known.is_empty() || was_incomplete {
-        // What is incomplete is shown, and replaced by what follows.
-        status.candidate = Some(candidate(None, None, newest));
-        return;
+        known.insert(0, candidate(status, None, newest));
+    } else if known.iter().all(|known| known.incomplete) {
+        known = vec![candidate(status, None, newest)];
     }
     choose(status, upstream, known, now);
 }
@@ -70,7 +66,8 @@ fn choose(
     mut known: Vec<CandidateDigest>,
     now: Timestamp,
 ) {
-    let is_old = |known: &CandidateDigest| old_enough_at(upstream, known, now) <= now;
+    let is_old =
+        |known: &CandidateDigest| !known.incomplete && old_enough_at(upstream, known, now) <= now;
     let is_agreed = |known: &CandidateDigest| {
         upstream.approval == Approval::Automatic || is_approved(status, known)
     };

@@ -13,7 +13,11 @@ use crate::{
         UpstreamStatus,
         family_status::{MAX_PLATFORM_DIGESTS, MAX_SUPERSEDED},
     },
-    engine::{input::ObservedDigest, maturing, upstreams::EffectiveHold},
+    engine::{
+        input::ObservedDigest,
+        maturing,
+        upstreams::{EffectiveHold, missing_platforms},
+    },
 };
 
 /// Records the newest digest: as the adopted one if it is the first, as the candidate if builds
@@ -55,7 +59,7 @@ pub(in crate::engine) fn record_newest(
             let known = status.candidate.take();
             forget_candidates(status);
             let known = known.filter(|known| is_same(known, newest));
-            status.candidate = Some(candidate(status.approval.as_mut(), known, newest));
+            status.candidate = Some(candidate(status, known, newest));
         }
     }
 }
@@ -73,28 +77,27 @@ pub(in crate::engine) fn is_same(known: &CandidateDigest, newest: &ObservedDiges
 
 /// Returns the record of the newest digest as a candidate; `known` is the record of the same one.
 pub(in crate::engine) fn candidate(
-    approval: Option<&mut ApprovalRecord>,
+    status: &mut UpstreamStatus,
     known: Option<CandidateDigest>,
     newest: &ObservedDigest,
 ) -> CandidateDigest {
+    let incomplete = !missing_platforms(status, newest).is_empty();
+    let new = CandidateDigest {
+        digest: String::from(&newest.digest),
+        platforms: newest.platforms.clone(),
+        first_observed: Some(newest.first_observed),
+        incomplete,
+    };
     match known {
         Some(mut known) if newest.digest == known.digest => {
             add_platforms(&mut known.platforms, newest);
-            known
+            CandidateDigest { incomplete, ..known }
         }
         Some(known) => {
-            rename_approval(approval, known.content(), newest);
-            CandidateDigest {
-                digest: String::from(&newest.digest),
-                platforms: newest.platforms.clone(),
-                first_observed: known.first_observed,
-            }
+            rename_approval(status.approval.as_mut(), known.content(), newest);
+            CandidateDigest { first_observed: known.first_observed, ..new }
         }
-        None => CandidateDigest {
-            digest: String::from(&newest.digest),
-            platforms: newest.platforms.clone(),
-            first_observed: Some(newest.first_observed),
-        },
+        None => new,
     }
 }
 

@@ -169,7 +169,7 @@ fn follow_upstream(
         approval: known.and_then(|known| known.approval.clone()),
         hold: manual,
         superseded: known.map(|known| known.superseded.clone()).unwrap_or_default(),
-        reason: known.and_then(|known| known.reason.clone()),
+        reason: None,
         message: None,
     };
     if let Some(digest) = hold.as_ref().and_then(|hold| hold.digest)

@@ -35,7 +35,7 @@ use crate::{
         },
         object_cache::Key,
         reconcile_cache::ReconcileCache,
-        writes::{apply_status, delete},
+        writes::{apply_status_of, delete},
     },
     engine::{Problem, RequestObject, cascade::status, causes, end_of_life},
     lineage::ImageIndex,
@@ -297,9 +297,10 @@ async fn write_status(
     let api: Api<ImageFamily> =
         Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
     let name = family.name_any();
-    let patch = apply_status::<ImageFamily>(&name, status);
+    let patch = apply_status_of(family, status);
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
-    // Noted before the call, and until it is answered: this reconcile may end in between.
+    // Noted before the call, and until it is answered: this reconcile may end in between. After a
+    // conflict, the next reconcile reads the family.
     cache.status_unknown = true;
     let what = || format!("write the status of ImageFamily {name}");
     match call(what, api.patch_status(&name, &parameters, &patch)).await {
