@@ -52,7 +52,7 @@ pub use managed_image::{
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
 pub use request::{ActionName, Request, RequestError, RequestScope, RequestedAction};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
-pub use source::{ConfigMapItem, ConfigMapSource, GitSource, Source, SourceKind};
+pub use source::{ConfigMapItem, ConfigMapSource, GitSource, PathOutside, Source, SourceKind};
 pub use upstream::{Approval, Follow, Hold, Upstream};
 
 /// API group of all kinds.

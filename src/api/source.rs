@@ -12,6 +12,9 @@ const FILE_PATTERN: &str = concat!(
     r"(/\.{0,2}[A-Za-z0-9_@+=-][A-Za-z0-9_@+=.-]*)*$"
 );
 
+/// Pattern of a glob: no control characters, and no white space at its ends.
+const GLOB_PATTERN: &str = r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$";
+
 /// Origin of a Dockerfile and its build context. Exactly one of the fields must be set.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -100,6 +103,8 @@ pub struct ConfigMapItem {
 }
 
 /// A directory of a Git repository that holds the build context.
+// The lists of globs have no CEL rules: 128 globs in each of 1000 images would exceed the cost limit
+// of the API server.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct GitSource {
@@ -118,11 +123,12 @@ pub struct GitSource {
     #[schemars(length(min = 1, max = 255), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_./+-]*$"))]
     pub revision: String,
 
-    /// Directory of the repository that is the build context. Defaults to the repository's root.
+    /// Directory of the repository that is the build context. `.` is the repository's root, which
+    /// is the default. `images/app`, `./images/app` and `images/app/` mean the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 255),
-        regex(pattern = r"^[A-Za-z0-9_@+=.-]+(/[A-Za-z0-9_@+=.-]+)*$")
+        regex(pattern = r"^[A-Za-z0-9_@+=.-]+(/[A-Za-z0-9_@+=.-]+)*/?$")
     )]
     #[x_kube(
         validation = Rule::new("!('/' + self + '/').contains('/../')")
@@ -142,6 +148,37 @@ pub struct GitSource {
     )]
     pub dockerfile: String,
 
+    /// Globs of the files that are the build context, as in a `.gitignore` and relative to `path`.
+    /// Defaults to all files. The Dockerfile and its `.dockerignore` always belong to the context.
+    /// What is left out causes no rebuild. At most 64 globs of at most 255 characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 255), regex(pattern = GLOB_PATTERN)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub include: Vec<String>,
+
+    /// Globs of the files that are left out of the build context, as in a `.gitignore` and relative
+    /// to `path`. They win over `include`. At most 64 globs of at most 255 characters.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 1, max = 255), regex(pattern = GLOB_PATTERN)),
+        extend("x-kubernetes-list-type" = "atomic")
+    )]
+    pub exclude: Vec<String>,
+
+    /// Whether the submodules in the build context are fetched, with their own submodules. Without
+    /// it, a build context that contains a submodule is rejected. Defaults to false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub submodules: bool,
+
+    /// Whether files of Git LFS are fetched. Without it, a build context that contains a pointer of
+    /// Git LFS instead of the file is rejected. Defaults to false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lfs: bool,
+
     /// Interval at which the controller looks up a branch or a tag. At least 5 seconds. Defaults to
     /// 5 minutes.
     #[serde(default = "default_interval")]
@@ -158,10 +195,99 @@ pub struct GitSource {
     pub secret_ref: Option<LocalName>,
 }
 
+/// The error for a path that leaves the folder to which it is relative.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`source.git.{field}: {path}` must not contain `..`: name a path below {below}")]
+pub struct PathOutside {
+    field: &'static str,
+    path: String,
+    below: &'static str,
+}
+
+impl GitSource {
+    /// Returns the directory that is the build context, relative to the repository's root. All
+    /// spellings of a directory give the same text, and the root is the empty text.
+    ///
+    /// # Errors
+    /// Returns an error if the path contains `..`.
+    pub fn folder(&self) -> Result<String, PathOutside> {
+        let path = self.path.as_deref().unwrap_or_default();
+        plain_path(path).ok_or_else(|| PathOutside {
+            field: "path",
+            path: path.to_owned(),
+            below: "the repository's root",
+        })
+    }
+
+    /// Returns the path of the Dockerfile relative to the build context. All spellings of a path
+    /// give the same text.
+    ///
+    /// # Errors
+    /// Returns an error if the path contains `..`.
+    pub fn dockerfile_path(&self) -> Result<String, PathOutside> {
+        plain_path(&self.dockerfile).ok_or_else(|| PathOutside {
+            field: "dockerfile",
+            path: self.dockerfile.clone(),
+            below: "`path`",
+        })
+    }
+}
+
+/// Returns a relative path without `.`, empty elements and a slash at its end; `None` if it contains
+/// `..`.
+fn plain_path(path: &str) -> Option<String> {
+    let elements: Vec<&str> =
+        path.split('/').filter(|element| !matches!(*element, "" | ".")).collect();
+    (!elements.contains(&"..")).then(|| elements.join("/"))
+}
+
 fn default_dockerfile() -> String {
     "Dockerfile".into()
 }
 
 const fn default_interval() -> crate::api::Duration {
     crate::api::Duration::from_secs(300)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Case 20 of the trees: everybody's word for the root is `.`.
+    #[test]
+    fn all_spellings_of_a_path_mean_the_same() {
+        for (path, folder) in [
+            (None, ""),
+            (Some("."), ""),
+            (Some("./"), ""),
+            (Some("images/app"), "images/app"),
+            (Some("./images/app"), "images/app"),
+            (Some("images/app/"), "images/app"),
+            (Some("images/./app"), "images/app"),
+            (Some(".github/x..y"), ".github/x..y"),
+        ] {
+            let source = GitSource {
+                path: path.map(Into::into),
+                dockerfile: "./build/Dockerfile".into(),
+                ..GitSource::default()
+            };
+            assert_eq!(source.folder().as_deref(), Ok(folder), "{path:?}");
+            assert_eq!(source.dockerfile_path().as_deref(), Ok("build/Dockerfile"));
+        }
+    }
+
+    #[test]
+    fn a_path_outside_of_the_repository_is_refused_by_name() {
+        for path in ["..", "../x", "a/../../b", "a/.."] {
+            let source = GitSource {
+                path: Some(path.into()),
+                dockerfile: path.into(),
+                ..GitSource::default()
+            };
+            let said = source.folder().expect_err(path).to_string();
+            assert!(said.contains(&format!("`source.git.path: {path}` must not")), "{said}");
+            let said = source.dockerfile_path().expect_err(path).to_string();
+            assert!(said.contains(&format!("`source.git.dockerfile: {path}`")), "{said}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::{
-    api::{Check, Image, Inputs, Source},
+    api::{Check, GitSource, Image, Inputs, Source},
     identity::{ChecksHash, Fingerprint, OwnInputsHash},
 };
 
@@ -116,7 +116,7 @@ pub fn checks_hash(checks: &[Check]) -> Option<ChecksHash> {
 }
 
 /// Returns the hash of the build in an image's spec: edges as the Dockerfile sees them, arguments,
-/// target, labels, and the path of the Dockerfile in its source.
+/// target, labels, and which files of its source are the build context.
 #[must_use]
 pub fn spec_hash(image: &Image, references: &[String]) -> String {
     let mut hasher = Hasher::new("spec");
@@ -131,13 +131,33 @@ pub fn spec_hash(image: &Image, references: &[String]) -> String {
             map.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()]).collect::<Vec<_>>(),
         );
     }
-    let (path, dockerfile) = match &image.source {
-        Source { git: Some(git), .. } => {
-            (git.path.as_deref().unwrap_or_default(), git.dockerfile.as_str())
+    let hasher = hasher.text(image.target.as_deref().unwrap_or_default());
+    match &image.source {
+        Source { git: Some(git), .. } => git_hash(hasher, git),
+        _ => hasher.text("").text(""),
+    }
+    .hex()
+}
+
+/// Adds what a Git source says about the content of the build context. Fields that are not set add
+/// nothing, so that fingerprints from before these fields existed stay valid.
+fn git_hash(hasher: Hasher, git: &GitSource) -> Hasher {
+    let raw = git.path.clone().unwrap_or_default();
+    let mut hasher = hasher
+        .text(&git.folder().unwrap_or(raw))
+        .text(&git.dockerfile_path().unwrap_or_else(|_| git.dockerfile.clone()));
+    for (name, globs) in [("include", &git.include), ("exclude", &git.exclude)] {
+        if !globs.is_empty() {
+            let globs: Vec<&str> = globs.iter().map(String::as_str).collect();
+            hasher = hasher.text(name).texts(globs);
         }
-        _ => ("", ""),
-    };
-    hasher.text(image.target.as_deref().unwrap_or_default()).text(path).text(dockerfile).hex()
+    }
+    for (name, is_set) in [("submodules", git.submodules), ("lfs", git.lfs)] {
+        if is_set {
+            hasher = hasher.text(name);
+        }
+    }
+    hasher
 }
 
 /// Returns the revision of an inline source: the hash of the Dockerfile.
@@ -200,5 +220,40 @@ mod tests {
         );
         assert_ne!(spec_hash(&Image { target: Some("t".into()), ..image.clone() }, &[]), plain);
         assert_eq!(spec_hash(&Image { tags: vec!["latest".into()], ..image }, &[]), plain);
+    }
+
+    fn git_image(change: impl FnOnce(&mut GitSource)) -> Image {
+        let mut git = GitSource {
+            path: Some("images/app".into()),
+            dockerfile: "Dockerfile".into(),
+            ..GitSource::default()
+        };
+        change(&mut git);
+        Image { source: Source { git: Some(git), ..Source::default() }, ..Image::default() }
+    }
+
+    #[test]
+    fn what_a_git_source_leaves_out_and_fetches_counts() {
+        let plain = spec_hash(&git_image(|_| {}), &[]);
+        // The hash as it was computed before a Git source could leave files out.
+        let before = Hasher::new("spec").texts([]).texts([]).text("").text("images/app");
+        assert_eq!(plain, before.text("Dockerfile").hex(), "the default changes nothing");
+        for same in ["./images/app", "images/app/"] {
+            assert_eq!(spec_hash(&git_image(|git| git.path = Some(same.into())), &[]), plain);
+        }
+        let glob = || vec!["docs".to_owned()];
+        let others = [
+            git_image(|git| git.include = glob()),
+            git_image(|git| git.exclude = glob()),
+            git_image(|git| git.submodules = true),
+            git_image(|git| git.lfs = true),
+            git_image(|git| git.path = Some(".".into())),
+        ];
+        let mut hashes: Vec<String> = others.iter().map(|image| spec_hash(image, &[])).collect();
+        hashes.push(plain);
+        let count = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), count, "each of them gives a fingerprint of its own");
     }
 }

@@ -216,8 +216,8 @@ impl Reconcile<'_> {
             SourceKind::Git(source) => ResolvedSource::Git {
                 url: source.url.clone(),
                 commit: revision.into(),
-                path: source.path.clone(),
-                dockerfile: source.dockerfile.clone(),
+                path: Some(source.folder().ok()?).filter(|folder| !folder.is_empty()),
+                dockerfile: source.dockerfile_path().ok()?,
                 secret: source.secret_ref.as_ref().map(|secret| GitSecret {
                     name: secret.name.clone(),
                     hosts: self.credential_hosts(&secret.name),
