@@ -9,6 +9,7 @@
 
 mod checkout;
 mod credential;
+pub mod selection;
 pub mod subprocess;
 
 use std::{
