@@ -103,8 +103,8 @@ pub struct ConfigMapItem {
 }
 
 /// A directory of a Git repository that holds the build context.
-// The lists of globs have no CEL rules: 128 globs in each of 1000 images would exceed the cost limit
-// of the API server.
+// The lists of globs have no CEL rules: 128 globs in each of 1000 images would exceed the cost
+// limit of the API server.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct GitSource {
@@ -233,8 +233,8 @@ impl GitSource {
     }
 }
 
-/// Returns a relative path without `.`, empty elements and a slash at its end; `None` if it contains
-/// `..`.
+/// Returns a relative path without `.`, empty elements and a slash at its end; `None` if it
+/// contains `..`.
 fn plain_path(path: &str) -> Option<String> {
     let elements: Vec<&str> =
         path.split('/').filter(|element| !matches!(*element, "" | ".")).collect();

@@ -94,6 +94,18 @@ pub enum ResolvedSource {
         path: Option<String>,
         /// The Dockerfile's path in the build context.
         dockerfile: String,
+        /// Globs of the files that are the build context; all if empty.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        include: Vec<String>,
+        /// Globs of the files that are left out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        exclude: Vec<String>,
+        /// Whether submodules are fetched.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        submodules: bool,
+        /// Whether files of Git LFS are fetched.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        lfs: bool,
         /// The Secret with the credential, and the hosts that it may be sent to.
         secret: Option<GitSecret>,
     },

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt};
 
 use base64::Engine as _;
 use git2::{Cred, CredentialType, ErrorClass, ErrorCode};
+use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -16,6 +17,98 @@ use crate::{api::labels::CREDENTIAL_HOSTS, builds::git::GitError};
 pub struct GitCredential {
     secret: String,
     auth: GitAuth,
+}
+
+/// The Secret of a source, from which each repository gets the credential that it may receive: a
+/// source can have several repositories, because submodules have their own. Its `Debug` output
+/// contains no value.
+pub struct SourceSecret {
+    name: String,
+    hosts: String,
+    data: BTreeMap<String, Vec<u8>>,
+}
+
+impl SourceSecret {
+    /// Creates it from the content of a Secret. `hosts` is the value of its annotation
+    /// [`CREDENTIAL_HOSTS`].
+    #[must_use]
+    pub fn new(name: &str, hosts: &str, data: BTreeMap<String, Vec<u8>>) -> Self {
+        Self { name: name.to_owned(), hosts: hosts.to_owned(), data }
+    }
+
+    /// Returns the credential for the repository that the source names.
+    ///
+    /// # Errors
+    /// Returns the errors of [`GitCredential::from_secret`].
+    pub(super) fn credential(&self, url: &str) -> Result<GitCredential, GitError> {
+        GitCredential::from_secret(&self.name, &self.data, Some(&self.hosts), url)
+    }
+
+    /// Returns the credential for a repository or server that the source does not name itself;
+    /// `None` if the annotation does not list its host, or if the Secret has no key for https.
+    ///
+    /// # Errors
+    /// Returns an error if the annotation lists the host of an ssh server, and a key is missing.
+    pub(super) fn credential_if_listed(
+        &self,
+        url: &str,
+    ) -> Result<Option<GitCredential>, GitError> {
+        let is_ssh = url.starts_with("ssh://");
+        let has_password =
+            ["username", "password"].into_iter().all(|key| self.data.contains_key(key));
+        if !self.lists(url) || !is_ssh && !has_password {
+            return Ok(None);
+        }
+        self.credential(url).map(Some)
+    }
+
+    /// Whether the annotation of the Secret lists the host of a URL.
+    pub(super) fn lists(&self, url: &str) -> bool {
+        Url::parse(url).is_ok_and(|url| HostPort::of(&url).is_listed(&self.hosts))
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl fmt::Debug for SourceSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceSecret").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The host and port of a URL, as the annotation [`CREDENTIAL_HOSTS`] lists them.
+struct HostPort {
+    host: String,
+    port: u16,
+    is_default_port: bool,
+}
+
+impl HostPort {
+    fn of(url: &Url) -> Self {
+        let default = if url.scheme() == "ssh" { 22 } else { 443 };
+        Self {
+            host: url.host_str().unwrap_or_default().to_ascii_lowercase(),
+            port: url.port_or_known_default().unwrap_or(22),
+            is_default_port: url.port().is_none_or(|port| port == default),
+        }
+    }
+
+    fn is_listed(&self, hosts: &str) -> bool {
+        let Self { host, port, is_default_port } = self;
+        let mut listed = hosts.split(',').map(|entry| entry.trim().to_ascii_lowercase());
+        !host.is_empty()
+            && listed.any(|entry| {
+                entry == format!("{host}:{port}") || (*is_default_port && entry == *host)
+            })
+    }
+
+    /// Returns the entry of the annotation that is missing.
+    fn shown(&self) -> String {
+        let Self { host, port, is_default_port } = self;
+        if *is_default_port { host.clone() } else { format!("{host}:{port}") }
+    }
 }
 
 #[derive(Clone)]
@@ -56,19 +149,12 @@ impl GitCredential {
             problem,
         };
         let parsed = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
-        let host = parsed.host_str().unwrap_or_default().to_ascii_lowercase();
-        let port = parsed.port_or_known_default().unwrap_or(22);
-        let default_port = parsed.port().is_none()
-            || parsed.port() == Some(if parsed.scheme() == "ssh" { 22 } else { 443 });
-        let listed =
-            hosts.unwrap_or_default().split(',').map(|entry| entry.trim().to_ascii_lowercase());
-        let mut allowed = listed
-            .filter(|entry| *entry == format!("{host}:{port}") || (default_port && *entry == host));
-        if host.is_empty() || allowed.next().is_none() {
-            let shown = if default_port { host } else { format!("{host}:{port}") };
+        let host = HostPort::of(&parsed);
+        if !host.is_listed(hosts.unwrap_or_default()) {
             return Err(wrong(format!(
-                "its annotation `{CREDENTIAL_HOSTS}` does not list `{shown}`; add the host to it \
-                 if the Secret may be sent there"
+                "its annotation `{CREDENTIAL_HOSTS}` does not list `{}`; add the host to it if the \
+                 Secret may be sent there",
+                host.shown()
             )));
         }
         let key = |key: &str| {
@@ -128,6 +214,18 @@ impl GitCredential {
                 Err(error(ErrorCode::Auth, "the server does not accept an ssh key"))
             }
         }
+    }
+
+    /// Returns the value of the header `Authorization` for a server that is asked over https;
+    /// `None` for a key.
+    pub(super) fn authorization(&self) -> Option<HeaderValue> {
+        let GitAuth::Password { username, password } = &self.auth else { return None };
+        let pair = SecretString::from(format!("{username}:{}", password.expose_secret()));
+        let encoded =
+            base64::engine::general_purpose::STANDARD.encode(pair.expose_secret().as_bytes());
+        let mut value = HeaderValue::try_from(format!("Basic {encoded}")).ok()?;
+        value.set_sensitive(true);
+        Some(value)
     }
 
     /// Verifies that `known_hosts` contains the host key of an ssh server.
@@ -253,6 +351,32 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn other_repositories_get_the_credential_only_where_it_is_listed() {
+        let secret = |keys: &[&str]| SourceSecret::new("deploy", "a.example.com", data(keys));
+        let password = secret(&["username", "password"]);
+        for (url, sent) in [
+            ("https://a.example.com/x", true),
+            ("https://b.example.com/x", false),
+            ("https://a.example.com:8443/x", false),
+            ("ssh://git@b.example.com/x", false),
+        ] {
+            let credential = password.credential_if_listed(url).expect(url);
+            assert_eq!(credential.is_some(), sent, "{url}");
+            assert_eq!(password.lists(url), sent, "{url}");
+        }
+        let missing = password.credential_if_listed("ssh://git@a.example.com/x").expect_err("key");
+        assert!(missing.to_string().contains("no key `identity`"), "{missing}");
+        let key = secret(&["identity", "known_hosts"]);
+        assert!(key.credential_if_listed("https://a.example.com/x").expect("none").is_none());
+        let key = key.credential_if_listed("ssh://a.example.com/x").expect("a key").expect("sent");
+        assert!(key.authorization().is_none());
+        let sent = password.credential("https://a.example.com/x").expect("sent").authorization();
+        let sent = sent.expect("a header");
+        assert!(sent.is_sensitive() && !format!("{sent:?} {password:?}").contains("hunter2"));
+        assert_eq!(sent.as_bytes(), b"Basic aHVudGVyMjpodW50ZXIy");
     }
 
     #[test]

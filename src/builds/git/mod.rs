@@ -1,61 +1,75 @@
 //! Git as a source: resolves a branch or tag to a commit, and fetches the files of a commit.
 //!
 //! Everything here blocks and is bounded in bytes, files and time. Nothing of a repository is
-//! executed: no hook, no filter, no submodule, and no configuration except the operator's own. In
+//! executed: no hook, no filter, and no configuration except the operator's own. In
 //! the controller it runs in a process of its own (see [`subprocess`]), for two reasons. libgit2
 //! cannot time out a server that accepts a connection and then sends nothing. And C code that
 //! parses untrusted bytes should not share memory with the controller. In a build's pod it runs in
 //! `prepare`.
 
 mod checkout;
+mod config_file;
 mod credential;
+mod fetch;
+mod lfs;
 pub mod selection;
+mod submodules;
 pub mod subprocess;
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
-use git2::{
-    AutotagOption, CertificateCheckStatus, Direction, FetchOptions, Oid, ProxyOptions, Remote,
-    RemoteCallbacks, Repository,
-};
-use jiff::Timestamp;
+use git2::{CertificateCheckStatus, Direction, ProxyOptions, Remote, RemoteCallbacks};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-pub use credential::GitCredential;
+pub use credential::{GitCredential, SourceSecret};
+pub use fetch::{FetchedCommit, WantedCommit, fetch};
 
 /// How often a server may ask for the credential in one connection. It asks again after it has
 /// rejected the credential.
 const MAX_CREDENTIAL_PROMPTS: u32 = 2;
+/// The error for a server that is asked without a credential.
+const CREDENTIAL_REQUIRED: &str = "the server requires a credential; set `source.git.secretRef`";
 
-/// The upper bounds of one fetch.
+/// The upper bounds of one fetch, with its submodules and files of Git LFS.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchLimits {
-    /// Maximum number of bytes received from the server.
+    /// Maximum number of bytes received from Git servers.
     pub received: usize,
-    /// Maximum size of one file in bytes.
+    /// Maximum size of one file in bytes, unless Git LFS has it.
     pub file: u64,
     /// Maximum size of all files together in bytes.
     pub written: u64,
     /// Maximum number of files, folders and symbolic links.
     pub entries: usize,
+    /// Maximum number of submodules, including those of submodules.
+    pub submodules: usize,
+    /// Maximum number of files of Git LFS.
+    pub lfs_files: usize,
     /// Maximum duration of the fetch.
     pub time: Duration,
 }
 
 impl Default for FetchLimits {
-    /// 256 MiB received, 128 MiB per file, 1 GiB in total, 50000 entries, 10 minutes.
+    /// 256 MiB received, 128 MiB per file, 1 GiB in total, 50000 entries, 64 submodules, 1000 files
+    /// of Git LFS, 10 minutes.
     fn default() -> Self {
         Self {
             received: 256 << 20,
             file: 128 << 20,
             written: 1 << 30,
             entries: 50_000,
+            submodules: 64,
+            lfs_files: 1000,
             time: Duration::from_mins(10),
         }
+    }
+}
+
+impl FetchLimits {
+    /// Returns the problem of a fetch that takes too long.
+    fn exceeded_time(&self) -> String {
+        format!("the fetch exceeded its time limit of {} s", self.time.as_secs())
     }
 }
 
@@ -100,7 +114,8 @@ pub enum GitError {
         /// The limit that the source exceeds.
         limit: String,
     },
-    /// The source has an entry that is not safe to write.
+    /// The source has an entry that cannot be part of a build context: it is not safe to write, or
+    /// its content is elsewhere and is not to be fetched.
     #[error("Git source {url}: {path} {problem}")]
     Unsafe {
         /// The repository.
@@ -156,140 +171,11 @@ pub fn resolve(
         })
 }
 
-/// A commit to fetch.
-#[derive(Clone, Copy)]
-pub struct WantedCommit<'a> {
-    /// The URL of the repository.
-    pub url: &'a str,
-    /// The id of the commit.
-    pub commit: &'a str,
-    /// The only folder of it that is wanted.
-    pub folder: Option<&'a str>,
-    /// What the server requires.
-    pub credential: Option<&'a GitCredential>,
-}
-
-/// A commit whose files were written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FetchedCommit {
-    /// When it was committed, according to whoever committed it.
-    pub committed_at: Option<Timestamp>,
-}
-
-/// Writes the files of a commit, or of one folder of it, to `destination`, which must not exist.
-/// `scratch` holds the repository meanwhile and must not exist either. It is removed afterwards.
-///
-/// # Errors
-/// Returns a [`GitError`] if the server cannot be read, the commit or the folder does not exist,
-/// the source exceeds the limits or has an unsafe entry, or the disk fails.
-pub fn fetch(
-    wanted: &WantedCommit<'_>,
-    scratch: &Path,
-    destination: &Path,
-    limits: &FetchLimits,
-) -> Result<FetchedCommit, GitError> {
-    let WantedCommit { url, commit, folder, credential } = *wanted;
-    let parsed = parse(url)?;
-    let missing =
-        || GitError::NotFound { url: url.to_owned(), what: format!("the commit {commit}") };
-    let id = Oid::from_str(commit).map_err(|_| missing())?;
-    let repository = Repository::init_bare(scratch).map_err(|error| GitError::Disk {
-        path: scratch.display().to_string(),
-        problem: error.message().to_owned(),
-    })?;
-    let deadline = Instant::now() + limits.time;
-    let result = receive(&repository, &parsed, wanted, id, limits, deadline).and_then(|()| {
-        let commit = repository.find_commit(id).map_err(|_| missing())?;
-        let tree = commit.tree().map_err(|error| git_error(url, credential, &error))?;
-        let tree = match folder {
-            None => tree,
-            Some(folder) => {
-                let missing = || GitError::NotFound {
-                    url: url.to_owned(),
-                    what: format!("the folder `{folder}` in {id}"),
-                };
-                let entry = tree.get_path(Path::new(folder)).map_err(|_| missing())?;
-                repository.find_tree(entry.id()).map_err(|_| missing())?
-            }
-        };
-        checkout::write(&repository, &tree, url, destination, limits, deadline)?;
-        let committed_at = Timestamp::from_second(commit.time().seconds()).ok();
-        Ok(FetchedCommit { committed_at })
-    });
-    // Leftovers in scratch do no harm, because they are deleted with the pod.
-    let _ = std::fs::remove_dir_all(scratch);
-    result
-}
-
-/// Receives one commit without its history if the server serves single commits, or else everything
-/// that branches and tags reach.
-fn receive(
-    repository: &Repository,
-    parsed: &Url,
-    wanted: &WantedCommit<'_>,
-    id: Oid,
-    limits: &FetchLimits,
-    deadline: Instant,
-) -> Result<(), GitError> {
-    let WantedCommit { url, credential, .. } = *wanted;
-    let one = format!("+{id}:refs/groundswell/source");
-    let all = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
-    for (refspecs, depth) in [(&[one.as_str()][..], 1), (&all[..], 0)] {
-        let mut remote =
-            repository.remote_anonymous(url).map_err(|error| git_error(url, credential, &error))?;
-        let mut too_large = false;
-        let mut timed_out = false;
-        let mut callbacks = callbacks(parsed, credential);
-        callbacks.transfer_progress(|progress| {
-            too_large = progress.received_bytes() > limits.received;
-            timed_out = Instant::now() > deadline;
-            !too_large && !timed_out
-        });
-        let mut options = FetchOptions::new();
-        options
-            .depth(depth)
-            .download_tags(AutotagOption::None)
-            .remote_callbacks(callbacks)
-            .proxy_options(proxy());
-        let fetched = remote.fetch(refspecs, Some(&mut options), None);
-        drop(options);
-        if too_large {
-            let limit = format!("it has more than {} MiB to receive", limits.received >> 20);
-            return Err(GitError::TooLarge { url: url.to_owned(), limit });
-        }
-        if timed_out {
-            let problem =
-                format!("the fetch exceeded its time limit of {} s", limits.time.as_secs());
-            return Err(GitError::Unavailable { url: url.to_owned(), problem });
-        }
-        match fetched {
-            Ok(()) if repository.find_commit(id).is_ok() => return Ok(()),
-            Err(error) if depth == 0 || is_final(&error) => {
-                return Err(git_error(url, credential, &error));
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-    Err(GitError::NotFound {
-        url: url.to_owned(),
-        what: format!("the commit {id} on a branch or tag"),
-    })
-}
-
 /// Returns the options to use the proxy that the environment names. libgit2 uses none by default.
 fn proxy() -> ProxyOptions<'static> {
     let mut options = ProxyOptions::new();
     options.auto();
     options
-}
-
-/// Whether fetching everything instead of one commit would fail as well.
-fn is_final(error: &git2::Error) -> bool {
-    use git2::{ErrorClass, ErrorCode};
-    matches!(
-        error.code(),
-        ErrorCode::Auth | ErrorCode::Certificate | ErrorCode::User | ErrorCode::NotFound
-    ) || matches!(error.class(), ErrorClass::Ssl | ErrorClass::Os)
 }
 
 /// Returns the callbacks of one connection. The credential is sent only to the host, scheme and
@@ -307,7 +193,7 @@ fn callbacks<'a>(url: &'a Url, credential: Option<&'a GitCredential>) -> RemoteC
         let refuse =
             |why: &str| Err(git2::Error::new(git2::ErrorCode::Auth, git2::ErrorClass::Net, why));
         match credential {
-            None => refuse("the server requires a credential; set `source.git.secretRef`"),
+            None => refuse(CREDENTIAL_REQUIRED),
             Some(_) if !same && url.scheme() != "ssh" => {
                 refuse("the server redirects to another host, which asks for the credential")
             }

@@ -6,9 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
-use crate::api::GitSource;
+use crate::api::{GitSource, PathOutside};
 
 /// Maximum number of globs in a list.
 const MAX_GLOBS: usize = 64;
@@ -26,12 +26,20 @@ pub enum TreeEntryKind {
     File,
 }
 
-/// The error for a list of globs that cannot be used.
+/// Why the fields of a source that select files cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`source.git.{field}`: {problem}")]
-pub struct GlobProblem {
-    field: &'static str,
-    problem: String,
+pub enum SelectionProblem {
+    /// A list of globs is too long, or has a glob that cannot be used.
+    #[error("`source.git.{field}`: {problem}")]
+    Globs {
+        /// `include` or `exclude`.
+        field: &'static str,
+        /// What is wrong with which glob.
+        problem: String,
+    },
+    /// The Dockerfile is outside of the folder.
+    #[error(transparent)]
+    Dockerfile(#[from] PathOutside),
 }
 
 /// The files of a folder that are the build context.
@@ -71,11 +79,11 @@ impl Selection {
         include: &[String],
         exclude: &[String],
         dockerfile: &str,
-    ) -> Result<Self, GlobProblem> {
+    ) -> Result<Self, SelectionProblem> {
         let always = [dockerfile, &format!("{dockerfile}.dockerignore"), ".dockerignore"];
         Ok(Self {
-            include: GlobList::parse("include", include)?,
-            exclude: GlobList::parse("exclude", exclude)?,
+            include: GlobList::compile("include", include)?,
+            exclude: GlobList::compile("exclude", exclude)?,
             always: always.into_iter().map(PathBuf::from).collect(),
         })
     }
@@ -84,11 +92,18 @@ impl Selection {
     ///
     /// # Errors
     /// Returns an error that names the field and what is wrong with it.
-    pub fn of(source: &GitSource) -> Result<Self, GlobProblem> {
-        let dockerfile = source
-            .dockerfile_path()
-            .map_err(|error| GlobProblem { field: "dockerfile", problem: error.to_string() })?;
-        Self::new(&source.include, &source.exclude, &dockerfile)
+    pub fn of(source: &GitSource) -> Result<Self, SelectionProblem> {
+        Self::new(&source.include, &source.exclude, &source.dockerfile_path()?)
+    }
+
+    /// Verifies the fields of a source, at a fraction of the cost of [`Self::of`].
+    ///
+    /// # Errors
+    /// Returns an error that names the field and what is wrong with it.
+    pub fn verify(source: &GitSource) -> Result<(), SelectionProblem> {
+        source.dockerfile_path()?;
+        ParsedGlobs::parse("include", &source.include)?;
+        ParsedGlobs::parse("exclude", &source.exclude).map(drop)
     }
 
     /// Whether all files of the folder belong to the context, because there are no globs.
@@ -133,27 +148,16 @@ impl Selection {
 }
 
 impl GlobList {
-    fn parse(field: &'static str, globs: &[String]) -> Result<Self, GlobProblem> {
-        let wrong = |problem: String| GlobProblem { field, problem };
-        if globs.len() > MAX_GLOBS {
-            return Err(wrong(format!("it has more than {MAX_GLOBS} globs")));
-        }
+    fn compile(field: &'static str, globs: &[String]) -> Result<Self, SelectionProblem> {
+        let ParsedGlobs { globs, rules } = ParsedGlobs::parse(field, globs)?;
         let mut set = GlobSetBuilder::new();
-        let mut rules = Vec::with_capacity(globs.len());
-        for text in globs {
-            let parsed = ParsedGlob::parse(text)
-                .map_err(|problem| wrong(format!("`{}` {problem}", shown(text))))?;
-            let glob = GlobBuilder::new(&parsed.pattern)
-                .literal_separator(true)
-                .backslash_escape(true)
-                .build()
-                .map_err(|error| {
-                    wrong(format!("`{}` is not a glob: {}", shown(text), error.kind()))
-                })?;
+        for glob in globs {
             set.add(glob);
-            rules.push(parsed.rule);
         }
-        let set = set.build().map_err(|error| wrong(error.kind().to_string()))?;
+        let set = set.build().map_err(|error| SelectionProblem::Globs {
+            field,
+            problem: error.kind().to_string(),
+        })?;
         Ok(Self { set, rules })
     }
 
@@ -186,6 +190,36 @@ impl GlobList {
                 prefix.iter().zip(folder).all(|(expected, name)| name == expected.as_str())
             }
         })
+    }
+}
+
+/// The globs of a list, parsed and not compiled.
+struct ParsedGlobs {
+    globs: Vec<Glob>,
+    rules: Vec<GlobRule>,
+}
+
+impl ParsedGlobs {
+    fn parse(field: &'static str, texts: &[String]) -> Result<Self, SelectionProblem> {
+        let wrong = |problem: String| SelectionProblem::Globs { field, problem };
+        if texts.len() > MAX_GLOBS {
+            return Err(wrong(format!("it has more than {MAX_GLOBS} globs")));
+        }
+        let (mut globs, mut rules) = (Vec::new(), Vec::new());
+        for text in texts {
+            let parsed = ParsedGlob::parse(text)
+                .map_err(|problem| wrong(format!("`{}` {problem}", shown(text))))?;
+            let glob = GlobBuilder::new(&parsed.pattern)
+                .literal_separator(true)
+                .backslash_escape(true)
+                .build()
+                .map_err(|error| {
+                    wrong(format!("`{}` is not a glob: {}", shown(text), error.kind()))
+                })?;
+            globs.push(glob);
+            rules.push(parsed.rule);
+        }
+        Ok(Self { globs, rules })
     }
 }
 
@@ -384,8 +418,10 @@ mod tests {
             let globs = [glob.to_owned()];
             let error = Selection::new(&globs, &[], "Dockerfile").expect_err(glob).to_string();
             assert!(error.starts_with("`source.git.include`: ") && error.contains(said), "{error}");
-            let error = Selection::new(&[], &globs, "Dockerfile").expect_err(glob).to_string();
-            assert!(error.starts_with("`source.git.exclude`: "), "{error}");
+            let source = GitSource { exclude: globs.into(), ..GitSource::default() };
+            let error = Selection::of(&source).expect_err(glob);
+            assert!(error.to_string().starts_with("`source.git.exclude`: "), "{error}");
+            assert_eq!(Selection::verify(&source), Err(error));
         }
         let many = vec!["a".to_owned(); 65];
         let error = Selection::new(&many, &[], "Dockerfile").expect_err("many").to_string();

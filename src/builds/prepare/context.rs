@@ -10,7 +10,7 @@ use std::{
 
 use crate::builds::{
     config_map::{self, ContextFile},
-    git::{self, FetchLimits, FetchedCommit, GitCredential, WantedCommit},
+    git::{self, FetchLimits, FetchedCommit, SourceSecret, WantedCommit, selection::Selection},
     pod_paths,
     prepare::{
         PodPaths, disk_error,
@@ -64,27 +64,37 @@ pub(super) fn write(
             write_files(&paths.context(), &files)?;
             Ok(FetchedCommit::default())
         }
-        ResolvedSource::Git { url, commit, path, secret, .. } => {
-            let credential =
-                secret.as_ref().map(|secret| git_credential(secret, url, paths)).transpose()?;
-            let scratch = paths.workspace.join(".repository");
-            let context = paths.context();
+        ResolvedSource::Git {
+            url,
+            commit,
+            path,
+            dockerfile,
+            include,
+            exclude,
+            submodules,
+            lfs,
+            secret,
+        } => {
+            let selection = Selection::new(include, exclude, dockerfile).map_err(|error| {
+                PrepareError::new(PrepareReason::SourceUnusable, error.to_string())
+            })?;
+            let secret = secret.as_ref().map(|secret| source_secret(secret, paths)).transpose()?;
             let wanted = WantedCommit {
                 url,
                 commit,
                 folder: path.as_deref(),
-                credential: credential.as_ref(),
+                selection: &selection,
+                submodules: *submodules,
+                lfs: *lfs,
+                secret: secret.as_ref(),
             };
-            Ok(git::fetch(&wanted, &scratch, &context, limits)?)
+            let scratch = paths.workspace.join(".repository");
+            Ok(git::fetch(&wanted, &scratch, &paths.context(), limits)?)
         }
     }
 }
 
-fn git_credential(
-    secret: &GitSecret,
-    url: &str,
-    paths: &PodPaths,
-) -> Result<GitCredential, PrepareError> {
+fn source_secret(secret: &GitSecret, paths: &PodPaths) -> Result<SourceSecret, PrepareError> {
     let data =
         read_mounted(&paths.git_secret).map_err(|error| disk_error(&paths.git_secret, &error))?;
     if data.is_empty() {
@@ -94,7 +104,7 @@ fn git_credential(
         );
         return Err(PrepareError::new(PrepareReason::InvalidSecret, message));
     }
-    Ok(GitCredential::from_secret(&secret.name, &data, Some(&secret.hosts), url)?)
+    Ok(SourceSecret::new(&secret.name, &secret.hosts, data))
 }
 
 /// Reads the keys of a mounted `ConfigMap` or Secret. Names that begin with two dots belong to the

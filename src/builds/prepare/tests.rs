@@ -186,6 +186,19 @@ fn a_config_map_is_used_only_if_it_is_unchanged() {
     assert!(error.message.contains("no key `run`"), "{error}");
 }
 
+/// The controller rejects such globs before a build. An older controller may not.
+#[test]
+fn a_glob_that_cannot_be_used_is_rejected_before_anything_is_fetched() {
+    let pod = Pod::new();
+    let error = pod
+        .run(&spec(json!({"type": "git", "url": "https://git.example.com/x", "commit": "c",
+            "path": null, "dockerfile": "Dockerfile", "include": ["../x"], "secret": null})))
+        .expect_err("a glob");
+    assert_eq!(error.reason, PrepareReason::SourceUnusable);
+    assert!(error.message.contains("`source.git.include`: `../x` must not contain"), "{error}");
+    assert!(!pod.path("workspace/context").exists());
+}
+
 #[test]
 fn a_dockerfile_is_not_read_through_a_link_out_of_the_context() {
     let pod = Pod::new();

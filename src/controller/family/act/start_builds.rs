@@ -218,6 +218,10 @@ impl Reconcile<'_> {
                 commit: revision.into(),
                 path: Some(source.folder().ok()?).filter(|folder| !folder.is_empty()),
                 dockerfile: source.dockerfile_path().ok()?,
+                include: source.include.clone(),
+                exclude: source.exclude.clone(),
+                submodules: source.submodules,
+                lfs: source.lfs,
                 secret: source.secret_ref.as_ref().map(|secret| GitSecret {
                     name: secret.name.clone(),
                     hosts: self.credential_hosts(&secret.name),

@@ -5,7 +5,10 @@ use kube::{Api, ResourceExt};
 
 use crate::{
     api::{ConfigMapSource, GitSource, Image, SourceKind, condition::reason},
-    builds::config_map::{ConfigMapError, config_map_hash},
+    builds::{
+        config_map::{ConfigMapError, config_map_hash},
+        git::selection::Selection,
+    },
     controller::{
         error::{ReconcileError, call},
         family::observe::Observer,
@@ -30,7 +33,10 @@ impl Observer<'_> {
             Some(SourceKind::ConfigMap(source)) => {
                 self.config_map_revision(&image.name, source).await
             }
-            Some(SourceKind::Git(source)) => Ok(self.git_revision(&image.name, source)),
+            Some(SourceKind::Git(source)) => Ok(match invalid_git_source(&image.name, source) {
+                Some(problem) => Observed::Failed(problem),
+                None => self.git_revision(&image.name, source),
+            }),
             // The blueprint has the revision of each inline Dockerfile.
             Some(SourceKind::Inline(_)) | None => {
                 let message = format!(
@@ -107,6 +113,14 @@ impl Observer<'_> {
         });
         GitKey::new(&self.key.namespace, source, version)
     }
+}
+
+/// Returns what the API server cannot reject of a Git source, so that no build starts with it.
+fn invalid_git_source(image: &str, source: &GitSource) -> Option<Problem> {
+    let path = source.folder().err().map(|error| error.to_string());
+    let globs = || Selection::verify(source).err().map(|error| error.to_string());
+    let message = format!("spec.images[{image}]: {}", path.or_else(globs)?);
+    Some(Problem { reason: reason::INVALID_SPEC, message })
 }
 
 /// Returns the hash of the files that a `ConfigMap` source becomes. `prepare` computes the same

@@ -5,6 +5,11 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports an error by failing")]
 
+mod context;
+mod lfs;
+mod lfs_server;
+mod submodules;
+
 use std::{
     collections::BTreeMap,
     os::unix::fs::PermissionsExt as _,
@@ -20,8 +25,12 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, Response, StatusCode, header},
 };
-use groundswell::builds::git::{
-    self, FetchLimits, FetchedCommit, GitCredential, GitError, WantedCommit, subprocess::Resolver,
+use groundswell::{
+    api::GitSource,
+    builds::git::{
+        self, FetchLimits, FetchedCommit, GitCredential, GitError, SourceSecret, WantedCommit,
+        selection::Selection, subprocess::Resolver,
+    },
 };
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, net::TcpListener};
@@ -33,12 +42,15 @@ struct Rules {
     authorization: Option<String>,
     /// The server to which it redirects every request.
     redirect: Option<String>,
+    /// What it answers as a Git LFS server.
+    lfs: Option<lfs_server::Lfs>,
 }
 
 struct Front {
     root: PathBuf,
     rules: Rules,
     authorizations: Mutex<Vec<Option<String>>>,
+    paths: Mutex<Vec<String>>,
 }
 
 /// A server for a folder of repositories.
@@ -49,8 +61,12 @@ struct Server {
 
 impl Server {
     async fn start(root: &Path, rules: Rules) -> Self {
-        let front =
-            Arc::new(Front { root: root.to_owned(), rules, authorizations: Mutex::default() });
+        let front = Arc::new(Front {
+            root: root.to_owned(),
+            rules,
+            authorizations: Mutex::default(),
+            paths: Mutex::default(),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let address = listener.local_addr().expect("address").to_string();
         let router = Router::new().fallback(serve).with_state(front.clone());
@@ -60,6 +76,11 @@ impl Server {
 
     fn url(&self) -> String {
         format!("http://{}/images", self.address)
+    }
+
+    /// Returns the path of each request.
+    fn paths(&self) -> Vec<String> {
+        self.front.paths.lock().expect("paths").clone()
     }
 
     /// Returns the value of `Authorization` of each request.
@@ -75,6 +96,7 @@ async fn serve(State(front): State<Arc<Front>>, request: Request) -> Response<Bo
         .get(header::AUTHORIZATION)
         .map(|value| value.to_str().expect("text").to_owned());
     front.authorizations.lock().expect("authorizations").push(given.clone());
+    front.paths.lock().expect("paths").push(parts.uri.path().to_owned());
     if let Some(target) = &front.rules.redirect {
         let location = format!("{target}{}", parts.uri);
         return Response::builder()
@@ -91,6 +113,10 @@ async fn serve(State(front): State<Arc<Front>>, request: Request) -> Response<Bo
             .expect("response");
     }
     let body = axum::body::to_bytes(body, 1 << 20).await.expect("body");
+    let is_lfs = lfs_server::Lfs::serves(parts.uri.path());
+    if let Some(lfs) = front.rules.lfs.as_ref().filter(|_| is_lfs) {
+        return lfs.answer(&parts, &body);
+    }
     backend(
         &front.root,
         parts.method.as_str(),
@@ -144,33 +170,57 @@ async fn backend(
     response.body(output[end + 4..].to_vec().into()).expect("response")
 }
 
-/// A repository `images` in a folder of its own, with a commit, two tags, a branch and a submodule.
+/// A repository `images` in a folder of its own, with a commit, two tags and a branch. Other
+/// repositories can be next to it.
 struct Repository {
-    folder: TempDir,
+    folder: Arc<TempDir>,
+    name: &'static str,
 }
 
 impl Repository {
     fn new() -> Self {
-        let repository = Self { folder: tempfile::tempdir().expect("folder") };
-        std::fs::create_dir(repository.work()).expect("folder");
-        repository.git(&["init", "--quiet", "--initial-branch=main"]);
+        let repository =
+            Self { folder: Arc::new(tempfile::tempdir().expect("folder")), name: "images" };
+        repository.init();
         repository.file("README.md", "not in the context");
         repository.file("base/Dockerfile", "FROM alpine:3.20\n");
         repository.file("base/build/usr/bin/tool", "#!/bin/sh\n");
         let tool = repository.work().join("base/build/usr/bin/tool");
         std::fs::set_permissions(tool, std::fs::Permissions::from_mode(0o755)).expect("mode");
-        repository.git(&["add", "--all"]);
-        let submodule = "160000,0123456789012345678901234567890123456789,base/module";
-        repository.git(&["update-index", "--add", "--cacheinfo", submodule]);
-        repository.git(&["commit", "--quiet", "--message=one"]);
+        repository.commit();
         repository.git(&["tag", "light"]);
         repository.git(&["tag", "--annotate", "--message=t", "v1.0"]);
         repository.git(&["branch", "release/1"]);
         repository
     }
 
+    /// Creates an empty repository next to this one.
+    fn sibling(&self, name: &'static str) -> Self {
+        let repository = Self { folder: self.folder.clone(), name };
+        repository.init();
+        repository
+    }
+
+    fn init(&self) {
+        std::fs::create_dir(self.work()).expect("folder");
+        self.git(&["init", "--quiet", "--initial-branch=main"]);
+    }
+
     fn work(&self) -> PathBuf {
-        self.folder.path().join("images")
+        self.folder.path().join(self.name)
+    }
+
+    /// Adds a submodule to the next commit, without a line in `.gitmodules`.
+    fn link(&self, path: &str, commit: &str) {
+        let entry = format!("160000,{commit},{path}");
+        self.git(&["update-index", "--add", "--cacheinfo", &entry]);
+    }
+
+    /// Commits the files and what was added, and returns the commit.
+    fn commit_with(&self, paths: &[&str]) -> String {
+        self.git(&[&["add"], paths].concat());
+        self.git(&["commit", "--quiet", "--allow-empty", "--message=next"]);
+        self.git(&["rev-parse", "HEAD"])
     }
 
     fn file(&self, path: &str, content: &str) {
@@ -232,12 +282,84 @@ async fn fetch(
     to: &Path,
     limits: FetchLimits,
 ) -> Result<FetchedCommit, GitError> {
-    let (url, commit, to) = (url.to_owned(), commit.to_owned(), to.to_owned());
+    let source = GitSource { path: folder.map(Into::into), ..source(url, commit) };
+    fetch_source(&source, None, to, limits).await
+}
+
+/// Returns the source of a commit, whose Dockerfile is at the usual place.
+fn source(url: &str, commit: &str) -> GitSource {
+    GitSource {
+        url: url.into(),
+        revision: commit.into(),
+        dockerfile: "Dockerfile".into(),
+        ..GitSource::default()
+    }
+}
+
+/// Fetches a source as a build does, whose revision is a commit.
+async fn fetch_source(
+    source: &GitSource,
+    secret: Option<SourceSecret>,
+    to: &Path,
+    limits: FetchLimits,
+) -> Result<FetchedCommit, GitError> {
+    let (source, to) = (source.clone(), to.to_owned());
     let work = move || {
-        let wanted = WantedCommit { url: &url, commit: &commit, folder, credential: None };
+        let selection = Selection::of(&source).expect("globs");
+        let folder = source.folder().expect("a path");
+        let wanted = WantedCommit {
+            url: &source.url,
+            commit: &source.revision,
+            folder: Some(folder.as_str()).filter(|folder| !folder.is_empty()),
+            selection: &selection,
+            submodules: source.submodules,
+            lfs: source.lfs,
+            secret: secret.as_ref(),
+        };
         git::fetch(&wanted, &to.join("scratch"), &to.join("context"), &limits)
     };
     tokio::task::spawn_blocking(work).await.expect("thread")
+}
+
+/// A folder for a build context.
+struct Target(TempDir);
+
+impl Target {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("folder"))
+    }
+
+    /// Fetches a source. Nothing of it is left outside of the context.
+    async fn fetch(&self, source: &GitSource) -> Result<FetchedCommit, GitError> {
+        let fetched = fetch_source(source, None, self.0.path(), FetchLimits::default()).await;
+        assert!(!self.0.path().join("scratch").exists());
+        fetched
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        std::fs::read_to_string(self.0.path().join("context").join(path)).ok()
+    }
+
+    /// Returns the paths of the files and links of the context.
+    fn files(&self) -> Vec<String> {
+        let root = self.0.path().join("context");
+        let mut folders = vec![root.clone()];
+        let mut files = Vec::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("folder") {
+                let entry = entry.expect("entry");
+                if entry.file_type().expect("type").is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    let path = entry.path();
+                    let path = path.strip_prefix(&root).expect("inside");
+                    files.push(path.to_str().expect("text").to_owned());
+                }
+            }
+        }
+        files.sort_unstable();
+        files
+    }
 }
 
 #[tokio::test]
@@ -305,7 +427,6 @@ async fn a_folder_of_a_commit_becomes_the_context() {
     fetch(&server.url(), &first, None, to.path(), FetchLimits::default()).await.expect("fetched");
     let context = to.path().join("context");
     assert!(context.join("base/Dockerfile").exists() && context.join("README.md").exists());
-    assert!(!context.join("base/module").exists(), "submodules are left out");
 
     for (commit, folder, text) in [
         (second.as_str(), Some("none"), "the folder `none`"),
