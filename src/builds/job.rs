@@ -126,6 +126,7 @@ pub fn job(
     let (template, mut pod) = strategy::render_pod(request, strategy, chosen)?;
     let spec =
         PrepareSpec::new(request, strategy.spec.user_namespace, environment.registries.clone())
+            .with_builder(&pod)
             .with_ca_bundle(&environment.ca_bundle);
     let (inputs, input_mounts) = inputs(request);
     let prepare = prepare_container(&pod, environment, &spec, input_mounts);

@@ -366,11 +366,15 @@ fn buildkit_gets_every_input_of_the_image() {
 const PRINT_ARGUMENTS: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\"\n";
 
 #[test]
-fn buildkit_gets_the_dates_that_prepare_writes() {
+fn buildkit_gets_the_dates_and_contexts_that_prepare_writes() {
     let folder = tempfile::tempdir().expect("folder");
     let dates = folder.path().join("dates.env");
     let text = "SOURCE_DATE_EPOCH=1767323045\nCREATED=2026-01-02T03:04:05Z\n";
     std::fs::write(&dates, text).expect("dates");
+    let contexts = folder.path().join("contexts.env");
+    let options = ["--opt=context:a:1@sha256:b=docker-image://c", "--opt=context:d=e"];
+    let text = format!("CONTEXTS='{}'\n", options.join(" "));
+    std::fs::write(&contexts, text).expect("contexts");
     let entry_point = folder.path().join("buildctl-daemonless.sh");
     std::fs::write(&entry_point, PRINT_ARGUMENTS).expect("entry point");
     let entry_point = entry_point.display().to_string();
@@ -380,6 +384,7 @@ fn buildkit_gets_the_dates_that_prepare_writes() {
         assert_eq!(command[0], "sh");
         let script = command[2]
             .replace(pod_paths::DATES, &dates.display().to_string())
+            .replace(pod_paths::CONTEXTS, &contexts.display().to_string())
             .replace("buildctl-daemonless.sh", &format!("sh {entry_point}"));
         let args = build.args.expect("arguments");
         let output = std::process::Command::new("sh")
@@ -391,12 +396,12 @@ fn buildkit_gets_the_dates_that_prepare_writes() {
         let printed = String::from_utf8(output.stdout).expect("text");
         let printed: Vec<&str> = printed.lines().collect();
         assert_eq!(
-            printed[..2],
-            ["build", "--opt=build-arg:SOURCE_DATE_EPOCH=1767323045"],
+            printed[..4],
+            ["build", "--opt=build-arg:SOURCE_DATE_EPOCH=1767323045", options[0], options[1]],
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        assert_eq!(printed[2..printed.len() - 1], args[..args.len() - 1]);
+        assert_eq!(printed[4..printed.len() - 1], args[..args.len() - 1]);
         let created = ",annotation.org.opencontainers.image.created=2026-01-02T03:04:05Z";
         let last = args.last().expect("an output").clone() + created;
         assert_eq!(printed.last(), Some(&last.as_str()));

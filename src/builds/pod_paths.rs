@@ -10,6 +10,8 @@ pub const CA_FILE: &str = "/workspace/ca.crt";
 pub const TRUST_FILE: &str = "/workspace/ca-certificates.crt";
 /// The dates of the image, as variables of a shell.
 pub const DATES: &str = "/workspace/dates.env";
+/// The named contexts for images that the Dockerfile names with a digest, as a variable of a shell.
+pub const CONTEXTS: &str = "/workspace/contexts.env";
 /// The folder with the merged `config.json`. The variable `DOCKER_CONFIG` names it.
 pub const DOCKER_CONFIG: &str = "/docker-config";
 /// The certificates of the operator's image and the private ones together, in a check's pod.

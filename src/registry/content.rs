@@ -115,6 +115,13 @@ impl ContentFields {
         layers.filter_map(|entry| timestamp(entry.created.as_ref()?)).max()
     }
 
+    /// Returns the instructions of `ONBUILD`. What is not a text is ignored: no builder accepts it.
+    pub(super) fn triggers(&self) -> Vec<String> {
+        let triggers = self.config.as_ref().and_then(|config| config.get("OnBuild"));
+        let triggers = triggers.and_then(Value::as_array).into_iter().flatten();
+        triggers.filter_map(|trigger| trigger.as_str().map(str::to_owned)).collect()
+    }
+
     /// Returns the hash of these fields together with the platform and the layers.
     pub(super) fn content_hash(&self, platform: &Platform, diff_ids: &[Digest]) -> Digest {
         let mut text = String::new();

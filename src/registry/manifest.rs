@@ -116,6 +116,8 @@ pub struct ImageConfig {
     pub created: Option<Timestamp>,
     /// When the newest of its layers was created, if the history says so.
     pub newest_layer: Option<Timestamp>,
+    /// The instructions that run in a build on this image: `ONBUILD`.
+    pub triggers: Vec<String>,
     /// The platform that the image runs on.
     pub platform: Platform,
     /// Whether the configuration names the variant of the platform.
@@ -294,6 +296,7 @@ impl ImageConfig {
         Ok(Self {
             created: config.created.as_ref().and_then(timestamp),
             newest_layer: config.content_fields.newest_layer(),
+            triggers: config.content_fields.triggers(),
             content: config.content_fields.content_hash(&platform, &config.rootfs.diff_ids),
             platform,
             variant_is_named,
@@ -477,6 +480,7 @@ mod tests {
         let body = serde_json::json!({
             "created": "2026-01-02T03:04:05Z",
             "os": "linux", "architecture": "arm", "variant": "v7",
+            "config": { "OnBuild": ["COPY --from=build /a /a", 5] },
             "rootfs": { "type": "layers", "diff_ids": [DIGEST] }, "history": [],
         })
         .to_string();
@@ -484,6 +488,7 @@ mod tests {
         assert_eq!(config.created, Some("2026-01-02T03:04:05Z".parse().expect("time")));
         assert_eq!(config.platform.to_string(), "linux/arm/v7");
         assert_eq!(config.diff_ids.len(), 1);
+        assert_eq!(config.triggers, ["COPY --from=build /a /a"]);
         for hostile in [
             "\"never\"",
             "\"\"",

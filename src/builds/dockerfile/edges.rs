@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::EdgeUse,
-    builds::dockerfile::{Dockerfile, ExternalImage, Origin},
-    registry::Reference,
+    builds::dockerfile::{
+        Dockerfile, NamedImage, NeededImage, SyntaxError,
+        matching::{Declared, declared, full_reference, same_reference},
+    },
 };
 
 /// Maximum number of items in each list of a message.
@@ -35,6 +37,28 @@ pub struct DeclaredEdge {
     pub usage: EdgeUse,
 }
 
+/// An image that the Dockerfile names with another digest than the one that the build uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplacedDigest {
+    /// The image, as the Dockerfile names it.
+    pub image: NamedImage,
+    /// The name under which `BuildKit` looks for a named context of the image.
+    pub context: String,
+    /// The reference that the build uses: `repository@sha256:...`.
+    pub pinned: String,
+}
+
+/// Why a Dockerfile does not fit the declared edges.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EdgeError {
+    /// A trigger cannot be interpreted.
+    #[error(transparent)]
+    Syntax(#[from] SyntaxError),
+    /// The Dockerfile and the edges do not match.
+    #[error(transparent)]
+    Mismatch(#[from] DockerfileMismatch),
+}
+
 /// The differences between a Dockerfile and the declared edges. The message lists both sides.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -47,156 +71,141 @@ pub struct DockerfileMismatch {
     declared: String,
 }
 
-/// Compares the images that a Dockerfile names with the declared edges.
+/// Compares the images that a Dockerfile names with the declared edges. `triggers` are the
+/// `ONBUILD` triggers of the parents, parallel to `edges`, or `None` if they are not known yet. Then
+/// edges are accepted that the Dockerfile does not name, because a trigger may name them.
 ///
 /// Each image that the build needs must be declared with the same use, and the Dockerfile must name
 /// the parent of each edge. Images of stages that the target does not need may be declared but do
 /// not have to be, because `BuildKit` does not even look them up.
 ///
+/// Returns the images whose digest in the Dockerfile is not the pinned one.
+///
 /// # Errors
-/// Returns a [`DockerfileMismatch`] with all differences.
+/// Returns a [`DockerfileMismatch`] with all differences, or an error if a trigger cannot be
+/// interpreted.
 pub fn verify_edges(
     dockerfile: &Dockerfile,
-    declared: &[DeclaredEdge],
-    target: Option<&str>,
-) -> Result<(), DockerfileMismatch> {
-    let Some(built) = dockerfile.target(target) else {
-        let stages: Vec<_> =
-            dockerfile.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
-        let problem = format!(
-            "`target` is `{}`, but the Dockerfile has no such stage; its named stages are {}",
-            target.unwrap_or_default(),
-            listed(stages.iter().map(|stage| format!("`{stage}`")))
-        );
-        return Err(mismatch(vec![problem], &BTreeMap::new(), declared));
+    edges: &[DeclaredEdge],
+    triggers: Option<&[Vec<String>]>,
+) -> Result<Vec<ReplacedDigest>, EdgeError> {
+    let triggers_of = |image: &NamedImage| match declared(edges, image) {
+        Declared::By(index) | Declared::WithOtherDigest(index) => {
+            triggers.and_then(|all| all.get(index)).map(Vec::as_slice).unwrap_or_default()
+        }
+        Declared::No | Declared::Ambiguous(..) => &[],
     };
-    let needed = needed_images(dockerfile, built);
-    let mut problems = replaced_stages(dockerfile, declared);
+    let Some(needed) = dockerfile.needed_images(&triggers_of)? else {
+        return Err(mismatch(vec![unknown_target(dockerfile)], &[], edges).into());
+    };
+    let mut problems = replaced_stages(dockerfile, edges);
     let mut uses: BTreeMap<usize, EdgeUse> = BTreeMap::new();
-    for (external, usage) in &needed {
-        match declared.iter().position(|edge| declares(edge, external)) {
-            Some(index) => {
-                let strongest = uses.entry(index).or_insert(*usage);
-                *strongest = (*strongest).min(*usage);
+    let mut replaced = Vec::new();
+    for NeededImage { image, usage } in &needed {
+        let index = match declared(edges, image) {
+            Declared::By(index) => index,
+            Declared::WithOtherDigest(index) => {
+                replaced.extend(edges.get(index).and_then(|edge| replaced_digest(edge, image)));
+                index
             }
-            None => problems.push(undeclared(external, declared)),
-        }
-    }
-    let elsewhere =
-        || dockerfile.stages.iter().flat_map(|stage| stage.uses.iter().chain([&stage.base]));
-    for (index, edge) in declared.iter().enumerate() {
-        match uses.get(&index) {
-            Some(usage) if *usage == edge.usage => {}
-            Some(usage) => problems.push(format!(
-                "{} is declared with `use: {:?}`, but {}",
-                described(edge),
-                edge.usage,
-                match usage {
-                    EdgeUse::Base => "the target stage is built on it; declare `use: Base`",
-                    EdgeUse::BuildStage =>
-                        "the target stage is not built on it; declare `use: BuildStage`",
-                }
-            )),
-            None => {
-                let unneeded = elsewhere()
-                    .any(|origin| matches!(origin, Origin::External(e) if declares(edge, e)));
-                let twin = declared.iter().take(index).any(|other| same_reference(other, edge));
-                if twin {
-                    problems.push(format!("{} is declared twice", described(edge)));
-                } else if !unneeded {
-                    problems.push(format!(
-                        "{} is declared, but the Dockerfile does not name it",
-                        described(edge)
-                    ));
-                }
+            Declared::Ambiguous(first, second) => {
+                problems.push(ambiguous(image, [first, second].map(|index| edges.get(index))));
+                continue;
             }
-        }
-    }
-    if problems.is_empty() { Ok(()) } else { Err(mismatch(problems, &needed, declared)) }
-}
-
-/// Returns the images that the build of a stage needs, and what it uses each for.
-pub(super) fn needed_images(
-    dockerfile: &Dockerfile,
-    built: usize,
-) -> BTreeMap<ExternalImage, EdgeUse> {
-    let mut found = BTreeMap::new();
-    let mut visited = BTreeSet::new();
-    let mut open = vec![(built, EdgeUse::Base)];
-    while let Some((index, usage)) = open.pop() {
-        let Some(stage) = dockerfile.stages.get(index).filter(|_| visited.insert((index, usage)))
-        else {
-            continue;
+            Declared::No => {
+                problems.push(undeclared(image, edges));
+                continue;
+            }
         };
-        let uses = stage.uses.iter().map(|origin| (origin, EdgeUse::BuildStage));
-        for (origin, usage) in uses.chain([(&stage.base, usage)]) {
-            match origin {
-                Origin::Scratch => {}
-                Origin::Stage(index) => open.push((*index, usage)),
-                Origin::External(external) => {
-                    let strongest = found.entry(external.clone()).or_insert(usage);
-                    *strongest = (*strongest).min(usage);
-                }
-            }
-        }
+        let strongest = uses.entry(index).or_insert(*usage);
+        *strongest = (*strongest).min(*usage);
     }
-    found
+    if triggers.is_some() || !problems.is_empty() {
+        problems.extend(wrong_edges(dockerfile, edges, &uses));
+    }
+    if problems.is_empty() { Ok(replaced) } else { Err(mismatch(problems, &needed, edges).into()) }
 }
 
-/// Whether an edge declares an image that a Dockerfile names.
-fn declares(edge: &DeclaredEdge, external: &ExternalImage) -> bool {
-    let same = |text: &str| {
-        text == external.name
-            || matches!((full_reference(text), full_reference(&external.name)), (Some(a),
-                Some(b)) if a == b)
+fn unknown_target(dockerfile: &Dockerfile) -> String {
+    let stages = dockerfile.graph.named_stages().map(|stage| format!("`{}`", stage.name));
+    format!(
+        "`target` is `{}`, but the Dockerfile has no such stage; its named stages are {}",
+        dockerfile.target.as_deref().unwrap_or_default(),
+        listed(stages)
+    )
+}
+
+/// Returns the problems of edges that declare another use than `uses`, or no image of the
+/// Dockerfile.
+fn wrong_edges(
+    dockerfile: &Dockerfile,
+    edges: &[DeclaredEdge],
+    uses: &BTreeMap<usize, EdgeUse>,
+) -> Vec<String> {
+    let is_named = |index: usize| {
+        let mut images = dockerfile.graph.images();
+        images.any(|image| match declared(edges, image) {
+            Declared::By(found) | Declared::WithOtherDigest(found) => found == index,
+            Declared::Ambiguous(first, second) => [first, second].contains(&index),
+            Declared::No => false,
+        })
     };
-    match (&edge.arg, &edge.reference) {
-        (Some(arg), _) => external.args.contains(arg) && same(&edge.pinned),
-        (None, Some(reference)) => same(reference),
-        (None, None) => false,
-    }
+    let problem = |(index, edge): (usize, &DeclaredEdge)| match uses.get(&index) {
+        Some(usage) if *usage == edge.usage => None,
+        Some(usage) => Some(format!(
+            "{} is declared with `use: {:?}`, but {}",
+            described(edge),
+            edge.usage,
+            match usage {
+                EdgeUse::Base => "the target stage is built on it; declare `use: Base`",
+                EdgeUse::BuildStage =>
+                    "the target stage is not built on it; declare `use: BuildStage`",
+            }
+        )),
+        None if edges.iter().take(index).any(|other| same_reference(other, edge)) => {
+            Some(format!("{} is declared twice", described(edge)))
+        }
+        None if is_named(index) => None,
+        None => {
+            Some(format!("{} is declared, but the Dockerfile does not name it", described(edge)))
+        }
+    };
+    edges.iter().enumerate().filter_map(problem).collect()
 }
 
-/// Parses a reference into its full form, so that `alpine` and `docker.io/library/alpine:latest`
-/// are equal.
-fn full_reference(text: &str) -> Option<Reference> {
-    text.parse().ok()
-}
-
-fn same_reference(a: &DeclaredEdge, b: &DeclaredEdge) -> bool {
-    let named = |edge: &DeclaredEdge| edge.reference.as_deref().and_then(full_reference);
-    (a.arg.is_some() && a.arg == b.arg)
-        || named(a).is_some_and(|reference| named(b) == Some(reference))
+fn replaced_digest(edge: &DeclaredEdge, image: &NamedImage) -> Option<ReplacedDigest> {
+    Some(ReplacedDigest {
+        image: image.clone(),
+        context: full_reference(&image.name)?.familiar(),
+        pinned: edge.pinned.clone(),
+    })
 }
 
 /// Returns a problem for each stage that `BuildKit` would replace: a pinned parent is a named
 /// context, and `BuildKit` takes a stage from the context of the same name.
-fn replaced_stages(dockerfile: &Dockerfile, declared: &[DeclaredEdge]) -> Vec<String> {
+fn replaced_stages(dockerfile: &Dockerfile, edges: &[DeclaredEdge]) -> Vec<String> {
     let key = |text: &str| full_reference(text).map(|reference| reference.familiar());
     let contexts: BTreeSet<_> =
-        declared.iter().filter_map(|edge| key(edge.reference.as_deref()?)).collect();
-    let stages =
-        dockerfile.stages.iter().filter_map(|stage| Some((stage.line, stage.name.as_deref()?)));
-    stages
-        .filter(|(_, name)| key(name).is_some_and(|key| contexts.contains(&key)))
-        .map(|(line, name)| {
+        edges.iter().filter_map(|edge| key(edge.reference.as_deref()?)).collect();
+    dockerfile
+        .graph
+        .named_stages()
+        .filter(|stage| key(stage.name).is_some_and(|key| contexts.contains(&key)))
+        .map(|stage| {
             format!(
-                "line {line} names a stage `{name}`, which is also the name of a parent, so \
-                 BuildKit would replace the stage by the parent; rename the stage"
+                "line {} names a stage `{}`, which is also the name of a parent, so BuildKit would \
+                 replace the stage by the parent; rename the stage",
+                stage.line, stage.name
             )
         })
         .collect()
 }
 
-fn undeclared(external: &ExternalImage, declared: &[DeclaredEdge]) -> String {
-    let mut text = format!(
-        "line {} names {}, which `from` does not declare",
-        external.line,
-        written(external)
-    );
-    let by_arg = declared
-        .iter()
-        .find(|edge| edge.arg.as_ref().is_some_and(|arg| external.args.contains(arg)));
+fn undeclared(image: &NamedImage, edges: &[DeclaredEdge]) -> String {
+    let mut text =
+        format!("{} names {}, which `from` does not declare", place(image), written(image));
+    let by_arg =
+        edges.iter().find(|edge| edge.arg.as_ref().is_some_and(|arg| image.args.contains(arg)));
     if let Some(edge) = by_arg {
         let _ = write!(
             text,
@@ -207,11 +216,28 @@ fn undeclared(external: &ExternalImage, declared: &[DeclaredEdge]) -> String {
     text
 }
 
-fn written(external: &ExternalImage) -> String {
-    if external.written == external.name {
-        format!("`{}`", external.name)
+fn ambiguous(image: &NamedImage, edges: [Option<&DeclaredEdge>; 2]) -> String {
+    format!(
+        "{} names {} by its digest, and it may be {}; write the tag before the digest",
+        place(image),
+        written(image),
+        edges.into_iter().flatten().map(described).collect::<Vec<_>>().join(" or ")
+    )
+}
+
+/// Returns where an image is named.
+fn place(image: &NamedImage) -> String {
+    match &image.trigger_of {
+        Some(parent) => format!("an ONBUILD trigger of `{parent}`"),
+        None => format!("line {}", image.line),
+    }
+}
+
+fn written(image: &NamedImage) -> String {
+    if image.written == image.name {
+        format!("`{}`", image.name)
     } else {
-        format!("`{}` (`{}`)", external.written, external.name)
+        format!("`{}` (`{}`)", image.written, image.name)
     }
 }
 
@@ -226,12 +252,12 @@ fn described(edge: &DeclaredEdge) -> String {
 
 fn mismatch(
     problems: Vec<String>,
-    needed: &BTreeMap<ExternalImage, EdgeUse>,
+    needed: &[NeededImage],
     declared: &[DeclaredEdge],
 ) -> DockerfileMismatch {
     let named: BTreeSet<_> = needed
         .iter()
-        .map(|(external, usage)| format!("{} ({usage:?})", written(external)))
+        .map(|NeededImage { image, usage }| format!("{} ({usage:?})", written(image)))
         .collect();
     DockerfileMismatch {
         problems: problems.into_iter().take(MAX_LISTED).collect::<Vec<_>>().join("; "),

@@ -2,7 +2,7 @@
 //! directive, flags, here-documents. The rules are those of `BuildKit`'s
 //! `frontend/dockerfile/parser`.
 
-use crate::builds::dockerfile::lexer;
+use crate::builds::dockerfile::{fields::is_blank, heredoc};
 
 /// Maximum size of a Dockerfile in bytes.
 const MAX_LENGTH: usize = 1 << 20;
@@ -21,6 +21,10 @@ impl SyntaxError {
     pub(super) fn new(line: usize, problem: &str) -> Self {
         Self { line, problem: problem.chars().take(512).collect() }
     }
+
+    pub(super) fn problem(&self) -> &str {
+        &self.problem
+    }
 }
 
 /// One instruction.
@@ -34,6 +38,17 @@ pub(super) struct Instruction {
     pub(super) flags: Vec<String>,
     /// The text after the flags.
     pub(super) rest: String,
+    /// The here-documents that follow it, each with the line that ends it.
+    pub(super) heredocs: String,
+}
+
+impl Instruction {
+    /// Returns the values of a flag.
+    pub(super) fn values<'a>(&'a self, flag: &str) -> impl Iterator<Item = &'a str> {
+        self.flags
+            .iter()
+            .filter_map(move |text| text.strip_prefix("--")?.strip_prefix(flag)?.strip_prefix('='))
+    }
 }
 
 /// Returns the instructions of a Dockerfile, and its escape character.
@@ -42,8 +57,8 @@ pub(super) fn parse(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError>
         return Err(SyntaxError::new(1, "the file is larger than 1 MiB"));
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let escape = escape_character(text);
-    let mut lines = (1..).zip(text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)));
+    let escape = escape_character(text)?;
+    let mut lines = (1..).zip(text.split('\n').map(|line| line.trim_end_matches('\r')));
     let mut instructions = Vec::new();
     while let Some((number, first)) = lines.next() {
         let first = first.trim_start();
@@ -60,16 +75,22 @@ pub(super) fn parse(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError>
             whole.push_str(&part);
             continued = more;
         }
-        let instruction = split(number, &whole, escape)?;
-        for Heredoc { name, strip_tabs } in heredocs(&instruction) {
-            let ends = |line: &str| {
-                (if strip_tabs { line.trim_start_matches('\t') } else { line }) == name
-            };
-            if !lines.by_ref().any(|(_, line)| ends(line)) {
-                return Err(SyntaxError::new(
-                    number,
-                    &format!("the here-document `{name}` has no end"),
-                ));
+        let mut instruction = split(number, &whole, escape)?;
+        let error = |problem: String| SyntaxError::new(number, &problem);
+        if has_heredocs(&instruction, &whole, escape)? {
+            for heredoc in heredoc::begun_by(&whole).map_err(error)? {
+                loop {
+                    let Some((_, line)) = lines.next() else {
+                        let delimiter = heredoc.delimiter;
+                        return Err(error(format!("the here-document `{delimiter}` has no end")));
+                    };
+                    instruction.heredocs.push('\n');
+                    if heredoc.is_ended_by(line) {
+                        instruction.heredocs.push_str(&heredoc.delimiter);
+                        break;
+                    }
+                    instruction.heredocs.push_str(line);
+                }
             }
         }
         instructions.push(instruction);
@@ -79,20 +100,30 @@ pub(super) fn parse(text: &str) -> Result<(Vec<Instruction>, char), SyntaxError>
 
 /// Returns the escape character. The directive `# escape` sets it, which is allowed only among the
 /// first lines.
-fn escape_character(text: &str) -> char {
-    for line in text.lines() {
-        let Some((name, value)) =
-            line.trim_start().strip_prefix('#').and_then(|line| line.split_once('='))
-        else {
+fn escape_character(text: &str) -> Result<char, SyntaxError> {
+    let mut escape = '\\';
+    let mut known = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let directive = line.trim_start().strip_prefix('#').and_then(|line| line.split_once('='));
+        let Some((name, value)) = directive else { break };
+        let name = name.trim().to_ascii_lowercase();
+        let value = value.trim();
+        if value.is_empty() || !["escape", "syntax", "check"].contains(&name.as_str()) {
             break;
-        };
-        match name.trim().to_ascii_lowercase().as_str() {
-            "escape" if value.trim() == "`" => return '`',
-            "syntax" | "check" => {}
-            _ => break,
         }
+        if known.contains(&name) {
+            return Err(SyntaxError::new(number, &format!("the directive `{name}` is repeated")));
+        }
+        if name == "escape" {
+            escape = match value {
+                "`" => '`',
+                "\\" => '\\',
+                _ => return Err(SyntaxError::new(number, "the escape must be `\\` or a backtick")),
+            };
+        }
+        known.push(name);
     }
-    '\\'
+    Ok(escape)
 }
 
 /// Returns a line without the escape character that continues it, and whether there was one. Two
@@ -106,81 +137,73 @@ fn continuation(line: &str, escape: char) -> (String, bool) {
 
 fn split(line: usize, text: &str, escape: char) -> Result<Instruction, SyntaxError> {
     let text = text.trim();
-    let (keyword, mut rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
-    let mut flags = Vec::new();
-    loop {
-        rest = rest.trim_start();
-        if !rest.starts_with("--") {
-            break;
-        }
-        let (flag, tail) = flag(rest, escape);
-        rest = tail;
-        if flag == "--" {
-            break;
-        }
-        flags.push(flag);
-        if flags.len() > MAX_FLAGS {
-            return Err(SyntaxError::new(line, "the instruction has too many flags"));
-        }
+    let (keyword, rest) = text.split_once(is_blank).unwrap_or((text, ""));
+    let (flags, rest) = flags(rest, escape);
+    if flags.len() > MAX_FLAGS {
+        return Err(SyntaxError::new(line, "the instruction has too many flags"));
     }
     Ok(Instruction {
         line,
-        keyword: keyword.to_ascii_uppercase(),
+        keyword: keyword.to_uppercase(),
         flags,
         rest: rest.trim().to_owned(),
+        heredocs: String::new(),
     })
 }
 
-/// Returns a flag without its quotes, and the text after it.
-fn flag(text: &str, escape: char) -> (String, &str) {
-    let mut flag = String::new();
-    let mut quote = None;
-    let mut chars = text.char_indices();
-    while let Some((index, c)) = chars.next() {
-        match quote {
-            None if c.is_whitespace() => return (flag, text.get(index..).unwrap_or_default()),
-            None if c == '\'' || c == '"' => quote = Some(c),
-            Some(open) if c == open => quote = None,
-            _ if c == escape => flag.extend(chars.next().map(|(_, c)| c)),
-            _ => flag.push(c),
+/// Returns the flags at the beginning of a text without their quotes, and the text after them.
+///
+/// `BuildKit` reads bytes here, not characters: a byte of a longer character can be white space.
+fn flags(text: &str, escape: char) -> (Vec<String>, String) {
+    let bytes = text.as_bytes();
+    let char_at = |index: usize| bytes.get(index).copied().map(char::from);
+    let tail =
+        |index: usize| String::from_utf8_lossy(bytes.get(index..).unwrap_or_default()).into_owned();
+    let mut flags = Vec::new();
+    let mut index = 0;
+    loop {
+        while char_at(index).is_some_and(char::is_whitespace) {
+            index += 1;
         }
+        if (char_at(index), char_at(index + 1)) != (Some('-'), Some('-')) {
+            return (flags, tail(index));
+        }
+        let mut flag = String::new();
+        let mut quote = None;
+        while let Some(c) = char_at(index) {
+            match quote {
+                None if c.is_whitespace() => break,
+                None if c == '\'' || c == '"' => quote = Some(c),
+                Some(open) if c == open => quote = None,
+                _ if c == escape => {
+                    index += 1;
+                    flag.extend(char_at(index));
+                }
+                _ => flag.push(c),
+            }
+            index += 1;
+        }
+        if flag == "--" {
+            return (flags, tail(index));
+        }
+        flags.push(flag);
     }
-    (flag, "")
 }
 
-/// A here-document.
-struct Heredoc {
-    name: String,
-    /// Whether leading tabs of its lines are stripped.
-    strip_tabs: bool,
-}
-
-/// Returns the here-documents that follow an instruction.
-fn heredocs(instruction: &Instruction) -> Vec<Heredoc> {
-    let mut keyword = instruction.keyword.as_str();
-    let mut rest = instruction.rest.as_str();
-    let compound;
-    if keyword == "ONBUILD" {
-        let (inner, tail) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-        compound = inner.to_ascii_uppercase();
-        (keyword, rest) = (compound.as_str(), tail);
+/// Whether here-documents may follow an instruction. `ONBUILD` may precede it, and a command in
+/// JSON has none.
+fn has_heredocs(instruction: &Instruction, whole: &str, escape: char) -> Result<bool, SyntaxError> {
+    if !whole.contains("<<") {
+        return Ok(false);
     }
-    let is_list = serde_json::from_str::<Vec<String>>(rest).is_ok();
-    if !["ADD", "COPY", "RUN"].contains(&keyword) || is_list || !rest.contains("<<") {
-        return Vec::new();
-    }
-    lexer::split(rest, '\\').unwrap_or_default().iter().filter_map(|word| heredoc(word)).collect()
-}
-
-/// Parses a word such as `<<EOF` or `3<<-"EOF"`.
-fn heredoc(word: &str) -> Option<Heredoc> {
-    let word = word.trim_start_matches(|c: char| c.is_ascii_digit()).strip_prefix("<<")?;
-    let (word, strip_tabs) = word.strip_prefix('-').map_or((word, false), |word| (word, true));
-    let word = word.trim_start();
-    if word.contains('<') {
-        return None;
-    }
-    let name = lexer::unquote(word);
-    (!name.is_empty() && !name.contains(char::is_whitespace))
-        .then_some(Heredoc { name, strip_tabs })
+    let trigger;
+    let instruction = match instruction.keyword.as_str() {
+        "ONBUILD" => {
+            trigger = split(instruction.line, &instruction.rest, escape)?;
+            &trigger
+        }
+        _ => instruction,
+    };
+    let is_json = || serde_json::from_str::<Vec<String>>(&instruction.rest).is_ok();
+    Ok(["ADD", "COPY", "RUN"].contains(&instruction.keyword.as_str()) && !is_json())
 }

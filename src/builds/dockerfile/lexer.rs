@@ -1,11 +1,14 @@
-//! Splits the text of an instruction into words, removes quotes and substitutes build arguments.
-//! The rules are those of `BuildKit`'s `frontend/dockerfile/shell`.
+//! Expands the words of an instruction: removes quotes and escapes, and substitutes build
+//! arguments. The rules are those of `BuildKit`'s `frontend/dockerfile/shell`, including those that
+//! differ from a shell's.
 
 use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
+use crate::builds::dockerfile::pattern::{self, Occurrences, TrimSide};
+
 /// Maximum depth of nested substitutions such as `${A:-${B:-...}}`.
-const MAX_DEPTH: usize = 8;
-/// Maximum length of an expanded word in bytes.
+const MAX_DEPTH: usize = 32;
+/// Maximum length of a word in bytes after the substitution of its arguments.
 const MAX_LENGTH: usize = 64 * 1024;
 
 /// A word after the substitution of its arguments.
@@ -16,256 +19,380 @@ pub(super) struct Expanded {
     pub(super) used: Vec<String>,
 }
 
-/// Splits a text at white space that is not quoted or escaped. Quotes are kept. `<<` keeps the
-/// white space after it, because that may separate it from the name of the here-document. Returns
-/// `None` if a quote is not closed.
-pub(super) fn split(text: &str, escape: char) -> Option<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word = String::new();
-    let mut quote = None;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == escape && quote != Some('\'') {
-            word.push(c);
-            word.extend(chars.next());
-            continue;
-        }
-        match quote {
-            Some(open) => {
-                if c == open {
-                    quote = None;
-                }
-                word.push(c);
-            }
-            None if c == '\'' || c == '"' => {
-                quote = Some(c);
-                word.push(c);
-            }
-            None if c.is_whitespace() => {
-                if !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
-            }
-            None => {
-                word.push(c);
-                if c == '<' && word.ends_with("<<") {
-                    while let Some(space) = chars.next_if(|c| c.is_whitespace()) {
-                        word.push(space);
-                    }
-                }
-            }
-        }
-    }
-    if !word.is_empty() {
-        words.push(word);
-    }
-    quote.is_none().then_some(words)
+/// Why a text cannot be expanded.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum LexError {
+    /// `BuildKit` rejects the text, too.
+    Invalid(String),
+    /// The text exceeds a limit that `BuildKit` does not have.
+    TooLarge(String),
 }
 
-/// Returns a word without its quotes.
-pub(super) fn unquote(word: &str) -> String {
-    let mut text = String::new();
-    let mut quote = None;
-    for c in word.chars() {
-        match quote {
-            Some(open) if c == open => quote = None,
-            None if c == '\'' || c == '"' => quote = Some(c),
-            _ => text.push(c),
+impl LexError {
+    pub(super) fn into_message(self) -> String {
+        match self {
+            Self::Invalid(message) | Self::TooLarge(message) => message,
         }
     }
-    text
 }
 
-/// Returns the fields of a comma-separated list, in which `"` quotes.
-pub(super) fn csv(text: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        let Some(field) = fields.last_mut() else { break };
-        match c {
-            '"' if quoted && chars.next_if_eq(&'"').is_some() => field.push('"'),
-            '"' => quoted = !quoted,
-            ',' if !quoted => fields.push(String::new()),
-            _ => field.push(c),
-        }
-    }
-    fields
+/// Which quotes and escapes stay in the words that [`words`] returns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Raw {
+    Nothing,
+    Quotes,
+    QuotesAndEscapes,
 }
 
-/// Substitutes `$NAME` and `${NAME}`, with `:-`, `-`, `:+`, `+`, `:?`, `?`, `#`, `##`, `%` and
-/// `%%`, and removes quotes.
+/// Substitutes arguments in a word, and removes its quotes and escapes.
 ///
 /// # Errors
-/// Returns a message if a substitution does not parse, requires a value that is not set, or
-/// replaces patterns with `/`.
+/// Returns a message if a substitution does not parse, or requires a value that is not set.
 pub(super) fn expand(
     word: &str,
     escape: char,
     values: &BTreeMap<String, String>,
 ) -> Result<Expanded, String> {
-    let mut expander =
-        Expander { chars: word.chars().peekable(), escape, values, used: Vec::new() };
-    let text = expander.expand_until(None, 0)?;
-    Ok(Expanded { text, used: expander.used })
+    let mut lexer = Lexer { escape, values: Some(values), ..Lexer::new(word) };
+    let text = lexer.until(None).map_err(LexError::into_message)?.text;
+    Ok(Expanded { text, used: lexer.used })
 }
 
-struct Expander<'a> {
+/// Splits a text into words at white space that is not quoted or escaped. No argument is set, and
+/// each substitution stays as it is written. `<<` keeps the white space after it, because that may
+/// separate it from the delimiter of a here-document.
+pub(super) fn words(text: &str, raw: Raw) -> Result<Vec<String>, LexError> {
+    let mut lexer = Lexer {
+        raw_quotes: raw != Raw::Nothing,
+        raw_escapes: raw == Raw::QuotesAndEscapes,
+        ..Lexer::new(text)
+    };
+    lexer.until(None).map(|processed| processed.words)
+}
+
+struct Lexer<'a> {
     chars: Peekable<Chars<'a>>,
     escape: char,
-    values: &'a BTreeMap<String, String>,
+    /// The values of arguments; `None` if substitutions stay as they are written.
+    values: Option<&'a BTreeMap<String, String>>,
+    raw_quotes: bool,
+    raw_escapes: bool,
     used: Vec<String>,
+    /// The word that is being read. `BuildKit` has one for all nested substitutions: the beginning
+    /// of a word is lost at `${A:-...}`.
+    word: String,
+    depth: usize,
 }
 
-impl Expander<'_> {
-    /// Expands everything up to an unquoted `stop`, or up to the end if `stop` is `None`.
-    fn expand_until(&mut self, stop: Option<char>, depth: usize) -> Result<String, String> {
-        if depth > MAX_DEPTH {
-            return Err(format!("`${{...}}` is nested deeper than {MAX_DEPTH}"));
+/// A text up to its end, or up to the character that stops it.
+#[derive(Default)]
+struct Processed {
+    text: String,
+    words: Vec<String>,
+}
+
+type LexResult<T = String> = Result<T, LexError>;
+
+fn invalid<T>(message: impl Into<String>) -> LexResult<T> {
+    Err(LexError::Invalid(message.into()))
+}
+
+impl<'a> Lexer<'a> {
+    fn new(text: &'a str) -> Self {
+        Self {
+            chars: text.strip_prefix('\u{feff}').unwrap_or(text).chars().peekable(),
+            escape: '\\',
+            values: None,
+            raw_quotes: false,
+            raw_escapes: false,
+            used: Vec::new(),
+            word: String::new(),
+            depth: 0,
         }
-        let mut text = String::new();
-        let mut double = false;
-        while let Some(c) = self.chars.next() {
-            match c {
-                _ if Some(c) == stop && !double => return Ok(text),
-                '"' => double = !double,
-                '\'' if !double => loop {
-                    match self.chars.next() {
-                        Some('\'') => break,
-                        Some(c) => text.push(c),
-                        None => return Err("a quote is not closed".into()),
-                    }
-                },
-                '$' => text.push_str(&self.expand_substitution(depth)?),
-                c if c == self.escape => text.extend(self.chars.next()),
-                c => text.push(c),
+    }
+
+    /// Processes everything up to `stop`, or up to the end if `stop` is `None`.
+    fn until(&mut self, stop: Option<char>) -> LexResult<Processed> {
+        if self.depth > MAX_DEPTH {
+            let message = format!("`${{...}}` is nested deeper than {MAX_DEPTH}");
+            return Err(LexError::TooLarge(message));
+        }
+        self.word.clear();
+        let mut done = Processed::default();
+        let mut in_word = false;
+        while let Some(&c) = self.chars.peek() {
+            if Some(c) == stop {
+                self.chars.next();
+                return Ok(self.finish(done));
             }
-            if text.len() > MAX_LENGTH {
-                return Err("a word is too long".into());
+            match c {
+                '$' => {
+                    let value = self.dollar()?;
+                    done.text.push_str(&value);
+                    for c in value.chars() {
+                        self.add(c, &mut in_word, &mut done.words);
+                    }
+                }
+                '<' | '\'' | '"' => {
+                    let part = match c {
+                        '<' => self.less_than(),
+                        '\'' => self.single_quoted()?,
+                        _ => self.double_quoted()?,
+                    };
+                    done.text.push_str(&part);
+                    self.word.push_str(&part);
+                    in_word = true;
+                }
+                c if c == self.escape => {
+                    self.chars.next();
+                    if self.raw_escapes {
+                        done.text.push(c);
+                        self.word.push(c);
+                    }
+                    let Some(escaped) = self.chars.next() else { break };
+                    done.text.push(escaped);
+                    self.word.push(escaped);
+                    in_word = true;
+                }
+                c => {
+                    self.chars.next();
+                    done.text.push(c);
+                    self.add(c, &mut in_word, &mut done.words);
+                }
+            }
+            if self.values.is_some() && done.text.len() > MAX_LENGTH {
+                return Err(LexError::TooLarge("a word is too long".into()));
             }
         }
         match stop {
-            None if double => Err("a quote is not closed".into()),
-            None => Ok(text),
-            Some(stop) => Err(format!("`{stop}` is missing")),
+            None => Ok(self.finish(done)),
+            Some(stop) => invalid(format!("`{stop}` is missing")),
         }
     }
 
-    fn expand_substitution(&mut self, depth: usize) -> Result<String, String> {
+    fn finish(&mut self, mut done: Processed) -> Processed {
+        if !self.word.is_empty() {
+            done.words.push(std::mem::take(&mut self.word));
+        }
+        done
+    }
+
+    /// Adds a character that may end the word.
+    fn add(&mut self, c: char, in_word: &mut bool, words: &mut Vec<String>) {
+        if !c.is_whitespace() {
+            self.word.push(c);
+            *in_word = true;
+        } else if *in_word && !self.word.is_empty() {
+            words.push(std::mem::take(&mut self.word));
+            *in_word = false;
+        }
+    }
+
+    /// Processes a part of a substitution.
+    fn nested(&mut self, stop: char, escapes: PatternEscapes) -> LexResult {
+        let outer = std::mem::replace(&mut self.raw_escapes, escapes == PatternEscapes::Keep);
+        self.depth += 1;
+        let processed = self.until(Some(stop));
+        self.depth -= 1;
+        self.raw_escapes = outer;
+        processed.map(|processed| processed.text)
+    }
+
+    fn single_quoted(&mut self) -> LexResult {
+        let mut text = String::new();
+        self.quote(&mut text);
+        loop {
+            match self.chars.peek() {
+                None => return invalid("a quote is not closed"),
+                Some('\'') => {
+                    self.quote(&mut text);
+                    return Ok(text);
+                }
+                Some(_) => text.extend(self.chars.next()),
+            }
+        }
+    }
+
+    fn double_quoted(&mut self) -> LexResult {
+        let mut text = String::new();
+        self.quote(&mut text);
+        loop {
+            match self.chars.peek() {
+                None => return invalid("a quote is not closed"),
+                Some('"') => {
+                    self.quote(&mut text);
+                    return Ok(text);
+                }
+                Some('$') => text.push_str(&self.dollar()?),
+                Some(&c) if c == self.escape => {
+                    self.chars.next();
+                    if self.raw_escapes {
+                        text.push(c);
+                    }
+                    match self.chars.peek() {
+                        None => {}
+                        Some(&next) if next == '"' || next == '$' || next == self.escape => {
+                            text.extend(self.chars.next());
+                        }
+                        Some(_) => text.push(c),
+                    }
+                }
+                Some(_) => text.extend(self.chars.next()),
+            }
+        }
+    }
+
+    fn quote(&mut self, text: &mut String) {
+        let quote = self.chars.next();
+        if self.raw_quotes {
+            text.extend(quote);
+        }
+    }
+
+    fn less_than(&mut self) -> String {
+        self.chars.next();
+        let mut text = String::from("<");
+        if let Some(second) = self.chars.next_if_eq(&'<') {
+            text.push(second);
+            while let Some(space) = self.chars.next_if(|c| matches!(c, '\t' | '\r' | ' ')) {
+                text.push(space);
+            }
+        }
+        text
+    }
+
+    fn dollar(&mut self) -> LexResult {
+        self.chars.next();
         if self.chars.next_if_eq(&'{').is_none() {
             let name = self.name();
-            return Ok(if name.is_empty() {
-                "$".into()
-            } else {
-                self.value(&name).unwrap_or_default()
+            return Ok(match self.value(&name) {
+                _ if name.is_empty() => "$".into(),
+                Value::Set(value) => value,
+                Value::Unset => String::new(),
+                Value::AsWritten => format!("${name}"),
             });
         }
+        if matches!(self.chars.peek(), None | Some('{' | '}' | ':')) {
+            return invalid("`${` requires a name after it");
+        }
         let name = self.name();
-        if name.is_empty() {
-            return Err("`${` requires a name after it".into());
-        }
-        let empty_is_unset = self.chars.next_if_eq(&':').is_some();
-        let sign = self.chars.next();
-        if sign == Some('}') && !empty_is_unset {
-            return Ok(self.value(&name).unwrap_or_default());
-        }
-        if let Some(end @ ('#' | '%')) = sign.filter(|_| !empty_is_unset) {
-            let length = match self.chars.next_if_eq(&end) {
-                Some(_) => TrimLength::Longest,
-                None => TrimLength::Shortest,
-            };
-            let pattern = self.expand_until(Some('}'), depth + 1)?;
-            let side = if end == '#' { TrimSide::Start } else { TrimSide::End };
-            return Ok(trim(&self.value(&name).unwrap_or_default(), &pattern, side, length));
-        }
-        let word = match sign {
-            Some('-' | '+' | '?') => self.expand_until(Some('}'), depth + 1)?,
-            _ => {
-                return Err(format!(
-                    "the substitution of `{name}` is not supported; write `${{{name}:-default}}` \
-                     or `${{{name}}}`"
-                ));
+        match self.chars.next() {
+            Some('}') => Ok(match self.value(&name) {
+                Value::Set(value) => value,
+                Value::Unset => String::new(),
+                Value::AsWritten => format!("${{{name}}}"),
+            }),
+            Some('/') => self.replacement(&name),
+            Some(':') => {
+                let sign = self.chars.next();
+                self.default_or_trim(&name, sign, EmptyValue::IsUnset)
             }
-        };
-        let value = self.value(&name).filter(|value| !(empty_is_unset && value.is_empty()));
-        match (sign, value) {
-            (Some('+'), Some(_)) => Ok(word),
-            (Some('+'), None) => Ok(String::new()),
-            (_, Some(value)) => Ok(value),
-            (Some('?'), None) => Err(format!("the argument `{name}` has no value: {word}")),
-            (_, None) => Ok(word),
+            sign @ Some('+' | '-' | '?' | '#' | '%') => {
+                self.default_or_trim(&name, sign, EmptyValue::IsSet)
+            }
+            _ => Err(unsupported(&name)),
         }
     }
 
+    /// Expands `${NAME-word}`, with any of the signs `-`, `+`, `?`, `#` and `%`.
+    fn default_or_trim(&mut self, name: &str, sign: Option<char>, empty: EmptyValue) -> LexResult {
+        let Some(sign) = sign else { return Err(unsupported(name)) };
+        let trims = matches!(sign, '#' | '%');
+        if trims && empty == EmptyValue::IsUnset {
+            return Err(unsupported(name));
+        }
+        let escapes = if trims { PatternEscapes::Keep } else { PatternEscapes::Remove };
+        let word = self.nested('}', escapes)?;
+        let value = match self.value(name) {
+            Value::AsWritten => {
+                let colon = if empty == EmptyValue::IsUnset { ":" } else { "" };
+                return Ok(format!("${{{name}{colon}{sign}{word}}}"));
+            }
+            Value::Set(value) => Some(value),
+            Value::Unset => None,
+        };
+        if trims {
+            let side = if sign == '#' { TrimSide::Start } else { TrimSide::End };
+            let value = value.unwrap_or_default();
+            return pattern::trim(&value, &word, side).map_err(LexError::Invalid);
+        }
+        let value = value.filter(|value| empty == EmptyValue::IsSet || !value.is_empty());
+        match (sign, value) {
+            ('+', Some(_)) | ('-', None) => Ok(word),
+            ('+', None) => Ok(String::new()),
+            ('-' | '?', Some(value)) => Ok(value),
+            ('?', None) => invalid(format!("the argument `{name}` has no value: {word}")),
+            _ => Err(unsupported(name)),
+        }
+    }
+
+    /// Expands `${NAME/pattern/replacement}` and `${NAME//pattern/replacement}`.
+    fn replacement(&mut self, name: &str) -> LexResult {
+        let occurrences = match self.chars.next_if_eq(&'/') {
+            Some(_) => Occurrences::All,
+            None => Occurrences::First,
+        };
+        let pattern = self.nested('/', PatternEscapes::Keep)?;
+        let replacement = self.nested('}', PatternEscapes::Keep)?;
+        let value = match self.value(name) {
+            Value::AsWritten => return Ok(format!("${{{name}/{pattern}/{replacement}}}")),
+            Value::Set(value) => value,
+            Value::Unset => String::new(),
+        };
+        pattern::replace(&value, &pattern, &replacement, occurrences).map_err(LexError::Invalid)
+    }
+
+    /// Reads the name of an argument: letters, digits and `_`, or digits alone, or one special
+    /// character of a shell, which is never set.
     fn name(&mut self) -> String {
+        let special = |c: &char| "@*#?-$!".contains(*c);
+        if let Some(c) = self.chars.next_if(special) {
+            return c.into();
+        }
+        let only_digits = self.chars.peek().is_some_and(|c| c.is_numeric());
         let mut name = String::new();
-        while let Some(c) = self.chars.next_if(|c| c.is_ascii_alphanumeric() || *c == '_') {
+        while let Some(c) = self.chars.next_if(|c| {
+            if only_digits { c.is_numeric() } else { c.is_alphanumeric() || *c == '_' }
+        }) {
             name.push(c);
         }
         name
     }
 
-    fn value(&mut self, name: &str) -> Option<String> {
-        if !self.used.iter().any(|used| used == name) {
+    fn value(&mut self, name: &str) -> Value {
+        let Some(values) = self.values else { return Value::AsWritten };
+        if !name.is_empty() && !self.used.iter().any(|used| used == name) {
             self.used.push(name.to_owned());
         }
-        self.values.get(name).cloned()
+        values.get(name).map_or(Value::Unset, |value| Value::Set(value.clone()))
     }
 }
 
-/// The side of a value that is trimmed.
+/// The value of an argument.
+enum Value {
+    Set(String),
+    Unset,
+    /// The lexer substitutes nothing.
+    AsWritten,
+}
+
+/// Whether an argument with an empty value counts as one without a value: `:-` or `-`.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum TrimSide {
-    Start,
-    End,
+enum EmptyValue {
+    IsSet,
+    IsUnset,
 }
 
-/// Which match of a pattern is trimmed.
+/// Whether a part of a substitution keeps its escapes, which a pattern interprets.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum TrimLength {
-    Shortest,
-    Longest,
+enum PatternEscapes {
+    Keep,
+    Remove,
 }
 
-/// Returns a value without the beginning or the end that a pattern of `*` and `?` matches.
-fn trim(value: &str, pattern: &str, side: TrimSide, length: TrimLength) -> String {
-    let pattern: Vec<_> = pattern.chars().collect();
-    let cuts = value.char_indices().map(|(index, _)| index).chain([value.len()]);
-    let fits = |part: &str| matches(&part.chars().collect::<Vec<_>>(), &pattern);
-    let kept = cuts.map(|cut| value.split_at(cut)).filter_map(|(start, end)| match side {
-        TrimSide::Start => fits(start).then_some(end),
-        TrimSide::End => fits(end).then_some(start),
-    });
-    // The longest match leaves the shortest rest.
-    let best = match length {
-        TrimLength::Longest => kept.min_by_key(|kept| kept.len()),
-        TrimLength::Shortest => kept.max_by_key(|kept| kept.len()),
-    };
-    best.unwrap_or(value).to_owned()
-}
-
-fn matches(text: &[char], pattern: &[char]) -> bool {
-    // `star`: the position of the last `*`, and the position in the text up to which it matches.
-    let (mut t, mut p, mut star) = (0, 0, None);
-    while let Some(c) = text.get(t) {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(wanted) if *wanted == '?' || wanted == c => {
-                t += 1;
-                p += 1;
-            }
-            _ => match star {
-                Some((at, taken)) => {
-                    star = Some((at, taken + 1));
-                    t = taken + 1;
-                    p = at + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern.iter().skip(p).all(|c| *c == '*')
+fn unsupported(name: &str) -> LexError {
+    LexError::Invalid(format!(
+        "the substitution of `{name}` is not supported; write `${{{name}:-default}}` or \
+         `${{{name}}}`"
+    ))
 }

@@ -8,8 +8,25 @@ const PINNED: &str = concat!(
     "0123456789012345678901234567890123456789012345678901234567890123"
 );
 
+fn try_parse(
+    text: &str,
+    args: &BTreeMap<String, String>,
+    target: Option<&str>,
+) -> Result<Dockerfile, SyntaxError> {
+    Dockerfile::parse(text, &BuildOptions { args, platform: &platform(), target })
+}
+
 fn parse(text: &str) -> Dockerfile {
-    Dockerfile::parse(text, &BTreeMap::new(), &platform()).expect(text)
+    try_parse(text, &BTreeMap::new(), None).expect(text)
+}
+
+/// Compares the edges of a Dockerfile whose parents have no triggers.
+fn verify(
+    text: &str,
+    edges: &[DeclaredEdge],
+    target: Option<&str>,
+) -> Result<Vec<ReplacedDigest>, EdgeError> {
+    verify_edges(&try_parse(text, &BTreeMap::new(), target).expect(text), edges, Some(&[]))
 }
 
 fn edge(reference: &str, usage: EdgeUse) -> DeclaredEdge {
@@ -33,22 +50,23 @@ fn by_arg(arg: &str, usage: EdgeUse) -> DeclaredEdge {
 
 /// Returns the images that a Dockerfile needs, sorted by name. `*` marks the base.
 fn needs(text: &str) -> Vec<String> {
-    let dockerfile = parse(text);
-    let target = dockerfile.target(None).expect("stage");
-    let mut names: Vec<_> = sorted_needs(&dockerfile, target);
+    sorted_needs(&parse(text))
+}
+
+fn sorted_needs(dockerfile: &Dockerfile) -> Vec<String> {
+    let mut names: Vec<_> = needed_images(dockerfile)
+        .into_iter()
+        .map(|NeededImage { image, usage }| match usage {
+            EdgeUse::Base => format!("*{}", image.name),
+            EdgeUse::BuildStage => image.name,
+        })
+        .collect();
     names.sort();
     names
 }
 
-fn sorted_needs(dockerfile: &Dockerfile, target: usize) -> Vec<String> {
-    crate::builds::dockerfile::edges::needed_images(dockerfile, target)
-        .into_iter()
-        .map(
-            |(external, usage)| {
-                if usage == EdgeUse::Base { format!("*{}", external.name) } else { external.name }
-            },
-        )
-        .collect()
+fn needed_images(dockerfile: &Dockerfile) -> Vec<NeededImage> {
+    dockerfile.needed_images(&|_| &[]).expect("no trigger is invalid").expect("the target exists")
 }
 
 #[test]
@@ -122,9 +140,9 @@ fn given_arguments_override_defaults() {
         ("TAG".to_owned(), "edge".to_owned()),
         ("LATER".to_owned(), "x".to_owned()),
     ]);
-    let dockerfile = Dockerfile::parse("ARG TAG=3.20\nFROM alpine:$TAG$LATER", &args, &platform())
-        .expect("parses");
-    assert_eq!(sorted_needs(&dockerfile, 0), ["*alpine:edge"], "an undeclared argument is empty");
+    let dockerfile =
+        try_parse("ARG TAG=3.20\nFROM alpine:$TAG$LATER", &args, None).expect("parses");
+    assert_eq!(sorted_needs(&dockerfile), ["*alpine:edge"], "an undeclared argument is empty");
 }
 
 #[test]
@@ -140,16 +158,19 @@ fn a_line_that_cannot_be_interpreted_is_rejected_with_its_number() {
         ("FROM a\nRUN <<EOF\nx", "line 2: the here-document `EOF` has no end"),
         ("ARG A\nFROM ${A?unset}", "line 2: the argument `A` has no value: unset"),
         ("FROM ${A", "line 1: "),
-        ("FROM ${A/b/c}", "the substitution of `A` is not supported"),
+        ("FROM ${A^^}", "the substitution of `A` is not supported"),
+        ("FROM a\nCOPY --from=b --from=c x y", "line 2: the flag `--from` is repeated"),
+        ("FROM a\nRUN --mount=from=$X,target=/x y", "line 2: `from=$X`"),
+        ("FROM a\nRUN --mount=\\\"from=b y", "line 2: the quotes of `--mount=\"from=b`"),
+        ("# escape=x\nFROM a", "line 1: the escape must be"),
         ("COPY --from=a b c", "line 1: the instruction comes before the first FROM"),
     ] {
-        let error =
-            Dockerfile::parse(text, &BTreeMap::new(), &platform()).expect_err(text).to_string();
+        let error = try_parse(text, &BTreeMap::new(), None).expect_err(text).to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
     let large = format!("FROM a\n{}", "#".repeat(1 << 20));
-    assert!(Dockerfile::parse(&large, &BTreeMap::new(), &platform()).is_err());
-    assert!(Dockerfile::parse(&"FROM a\n".repeat(300), &BTreeMap::new(), &platform()).is_err());
+    assert!(try_parse(&large, &BTreeMap::new(), None).is_err());
+    assert!(try_parse(&"FROM a\n".repeat(300), &BTreeMap::new(), None).is_err());
 }
 
 #[test]
@@ -167,7 +188,7 @@ fn edges_and_names_agree() {
         ("FROM a AS x\nFROM b AS y", vec![edge("a", Base), edge("b", BuildStage)], Some("X")),
         ("FROM a AS one\nFROM a\nCOPY --from=one x y", vec![edge("a", Base)], None),
     ] {
-        assert_eq!(verify_edges(&parse(text), &edges, target), Ok(()), "{text}");
+        assert_eq!(verify(text, &edges, target), Ok(vec![]), "{text}");
     }
 }
 
@@ -177,9 +198,8 @@ fn a_disagreement_names_both_sides() {
     let both = "The Dockerfile names `alpine:3.20` (Base), `golang:1` (BuildStage); `from` \
                 declares `parent` as `alpine:3.20` (Base). Correct one of them";
     let text = "FROM golang:1 AS b\nFROM alpine:3.20\nCOPY --from=b a a";
-    let error = verify_edges(&parse(text), &[edge("alpine:3.20", Base)], None)
-        .expect_err("undeclared")
-        .to_string();
+    let error =
+        verify(text, &[edge("alpine:3.20", Base)], None).expect_err("undeclared").to_string();
     assert!(error.contains("line 1 names `golang:1`, which `from` does not declare"), "{error}");
     assert!(error.ends_with(both), "{error}");
 
@@ -223,7 +243,7 @@ fn a_disagreement_names_both_sides() {
         ("FROM x AS alpine\nFROM y", vec![edge("alpine:latest", Base)], None, "rename the stage"),
         ("ARG T=2\nFROM a:$T", vec![edge("a:1", Base)], None, "line 2 names `a:$T` (`a:2`)"),
     ] {
-        let error = verify_edges(&parse(text), &edges, target).expect_err(expected).to_string();
+        let error = verify(text, &edges, target).expect_err(expected).to_string();
         assert!(error.contains(expected), "{error}");
     }
 }
@@ -232,26 +252,19 @@ fn a_disagreement_names_both_sides() {
 fn an_edge_by_argument_is_taken_from_that_argument() {
     use EdgeUse::Base;
     let given = BTreeMap::from([("BASE".to_owned(), PINNED.to_owned())]);
-    let with = |text: &str| Dockerfile::parse(text, &given, &platform()).expect(text);
-    assert_eq!(
-        verify_edges(&with("ARG BASE\nFROM ${BASE}"), &[by_arg("BASE", Base)], None),
-        Ok(())
-    );
-    assert_eq!(
-        verify_edges(
-            &with("ARG BASE=alpine\nFROM $BASE AS x\nFROM x"),
-            &[by_arg("BASE", Base)],
-            None
-        ),
-        Ok(())
-    );
+    let verify_given = |text: &str| {
+        let dockerfile = try_parse(text, &given, None).expect(text);
+        verify_edges(&dockerfile, &[by_arg("BASE", Base)], Some(&[]))
+    };
+    for text in ["ARG BASE\nFROM ${BASE}", "ARG BASE=alpine\nFROM $BASE AS x\nFROM x"] {
+        assert_eq!(verify_given(text), Ok(vec![]), "{text}");
+    }
     for text in [
         format!("FROM {PINNED}"),
         "ARG BASE\nFROM alpine".into(),
         "ARG BASE\nFROM x/${BASE}".into(),
     ] {
-        let error =
-            verify_edges(&with(&text), &[by_arg("BASE", Base)], None).expect_err(&text).to_string();
+        let error = verify_given(&text).expect_err(&text).to_string();
         assert!(error.contains("`base` by ARG `BASE`"), "{error}");
     }
 }
@@ -262,13 +275,14 @@ proptest::proptest! {
         "((FROM|ARG|COPY|RUN|ONBUILD) |--from=|--mount=|<<|EOF|\\$|\\{|\\}|:-|%|#|\"|'|\\\\|`|=|,|",
         "\n|é|a|b| ){0,60}"
     )) {
-        let _ = Dockerfile::parse(&text, &BTreeMap::from([("a".into(), "b".into())]), &platform())
-            .map(|dockerfile| verify_edges(&dockerfile, &[edge("a", EdgeUse::Base)], None));
+        let args = BTreeMap::from([("a".into(), "b".into())]);
+        let _ = try_parse(&text, &args, None)
+            .map(|dockerfile| verify_edges(&dockerfile, &[edge("a", EdgeUse::Base)], Some(&[])));
     }
 
     #[test]
     fn never_panics_on_anything(text in ".{0,200}") {
-        let _ = Dockerfile::parse(&format!("FROM a\n{text}"), &BTreeMap::new(), &platform());
+        let _ = try_parse(&format!("FROM a\n{text}"), &BTreeMap::new(), None);
     }
 }
 
@@ -285,7 +299,7 @@ fn an_image_for_another_platform_is_rejected() {
         parse(allowed);
     }
     for text in ["FROM --platform=linux/arm64 a", "ARG P=linux/arm64\nFROM --platform=$P a"] {
-        let error = Dockerfile::parse(text, &BTreeMap::new(), &platform()).expect_err(text);
+        let error = try_parse(text, &BTreeMap::new(), None).expect_err(text);
         let said = "the build is for linux/amd64, and FROM asks for linux/arm64";
         assert!(error.to_string().contains(said), "{error}");
     }

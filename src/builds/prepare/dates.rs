@@ -18,13 +18,8 @@ use crate::{
         dockerfile::DeclaredEdge,
         pod_paths,
         prepare::{
-            PodPaths, disk_error,
-            error::{PrepareError, PrepareReason},
-            spec::PrepareSpec,
+            PodPaths, disk_error, error::PrepareError, parents::ParentImage, spec::PrepareSpec,
         },
-    },
-    registry::{
-        Client, Config, ImageConfig, Keychain, ManifestKind, Platform, Reference, RegistryError,
     },
 };
 
@@ -33,15 +28,6 @@ const SOURCE_DATE_EPOCH: &str = "SOURCE_DATE_EPOCH";
 /// Start of 2013, in seconds since 1970: no container image is older. Builders that date nothing
 /// write 1970 or 1980.
 const EARLIEST: i64 = 1_356_998_400;
-
-/// When a parent was created, as far as it says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct ParentDates {
-    /// When the image was created.
-    pub created: Option<Timestamp>,
-    /// When the newest of its layers was created.
-    pub newest_layer: Option<Timestamp>,
-}
 
 /// The dates of the image that is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,22 +46,22 @@ impl ImageDates {
     /// replaced by `now`, which differs from build to build.
     pub fn of(
         spec: &PrepareSpec,
-        parents: &[ParentDates],
+        parents: &[ParentImage],
         commit: Option<Timestamp>,
         now: Timestamp,
     ) -> Self {
         let plausible = |time: &Timestamp| time.as_second() >= EARLIEST && *time <= now;
-        let base_date = |(edge, dates): (&DeclaredEdge, &ParentDates)| {
+        let base_date = |(edge, parent): (&DeclaredEdge, &ParentImage)| {
             let is_base = edge.usage == EdgeUse::Base;
             // A new date alone changes no layer of the base, and shall change none of the image.
-            let dates = [dates.newest_layer, dates.created].into_iter().flatten();
+            let dates = [parent.newest_layer, parent.created].into_iter().flatten();
             dates.filter(plausible).find(|_| is_base)
         };
         let config = requested(&spec.args).unwrap_or_else(|| {
             let bases = spec.parents.iter().zip(parents).filter_map(base_date);
             bases.max().unwrap_or(Timestamp::UNIX_EPOCH)
         });
-        let inputs = parents.iter().filter_map(|dates| dates.created).chain(commit);
+        let inputs = parents.iter().filter_map(|parent| parent.created).chain(commit);
         let annotation = inputs.filter(plausible).chain([config]).max().unwrap_or(config);
         Self { config, annotation }
     }
@@ -99,78 +85,11 @@ fn requested(args: &BTreeMap<String, String>) -> Option<Timestamp> {
     Timestamp::from_second(seconds).ok()
 }
 
-/// Returns the dates of the parents, in the order of `spec.parents`.
-///
-/// A parent that the registry denies or does not have, and an answer that is not an image, has no
-/// date: the builder says what is wrong with it.
-///
-/// # Errors
-/// Returns an error if a registry is unreachable. The dates then depend on more than the inputs.
-pub(super) async fn read(
-    spec: &PrepareSpec,
-    registries: Config,
-    keychain: &Keychain,
-    platform: &Platform,
-) -> Result<Vec<ParentDates>, PrepareError> {
-    let unavailable = |error: &RegistryError| {
-        PrepareError::new(PrepareReason::RegistryUnavailable, error.to_string())
-    };
-    if spec.parents.is_empty() {
-        return Ok(Vec::new());
-    }
-    let client = Client::new(registries).map_err(|error| unavailable(&error))?;
-    let mut known: BTreeMap<&str, ParentDates> = BTreeMap::new();
-    let mut dates = Vec::with_capacity(spec.parents.len());
-    for parent in &spec.parents {
-        let pinned = parent.pinned.as_str();
-        let of_parent = match known.get(pinned) {
-            Some(of_parent) => *of_parent,
-            None => match read_parent(&client, keychain, pinned, platform).await {
-                Ok(of_parent) => of_parent,
-                Err(error) if error.is_transient() => return Err(unavailable(&error)),
-                Err(error) => {
-                    tracing::warn!(parent = pinned, %error, "the parent has no date");
-                    ParentDates::default()
-                }
-            },
-        };
-        known.insert(pinned, of_parent);
-        dates.push(of_parent);
-    }
-    Ok(dates)
-}
-
-async fn read_parent(
-    client: &Client,
-    keychain: &Keychain,
-    pinned: &str,
-    platform: &Platform,
-) -> Result<ParentDates, RegistryError> {
-    let Ok(reference) = pinned.parse::<Reference>() else { return Ok(ParentDates::default()) };
-    let mut manifest = client.manifest(&reference, keychain).await?;
-    let mut image = reference;
-    if let ManifestKind::Index(index) = &manifest.kind {
-        let Some(entry) = index.image_for(platform) else { return Ok(ParentDates::default()) };
-        image = image.with_digest(&entry.descriptor.digest);
-        manifest = client.manifest(&image, keychain).await?;
-    }
-    let Some(of_platform) = manifest.image() else { return Ok(ParentDates::default()) };
-    let ImageConfig { created, newest_layer, .. } =
-        client.config(&image, of_platform, keychain).await?;
-    Ok(ParentDates { created, newest_layer })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::registry::{
-        Digest, OCI_INDEX, OCI_MANIFEST,
-        fault_registry::{FaultRegistry, reply},
-    };
 
     fn at(text: &str) -> Timestamp {
         text.parse().expect("a time")
@@ -192,9 +111,13 @@ mod tests {
         .expect("a spec")
     }
 
-    fn parent(created: &str, newest_layer: &str) -> ParentDates {
+    fn parent(created: &str, newest_layer: &str) -> ParentImage {
         let time = |text: &str| (!text.is_empty()).then(|| at(text));
-        ParentDates { created: time(created), newest_layer: time(newest_layer) }
+        ParentImage {
+            created: time(created),
+            newest_layer: time(newest_layer),
+            ..ParentImage::default()
+        }
     }
 
     #[test]
@@ -266,100 +189,5 @@ mod tests {
             let dates = ImageDates::of(&spec, &parents, None, now);
             assert_eq!(dates.config, at(config), "{value}");
         }
-    }
-
-    /// The content of a registry: bodies by the last part of their path.
-    #[derive(Default)]
-    struct Content(BTreeMap<String, (&'static str, String)>);
-
-    impl Content {
-        fn add(&mut self, media_type: &'static str, body: &Value) -> Digest {
-            let body = body.to_string();
-            let digest = Digest::of(body.as_bytes());
-            self.0.insert(digest.to_string(), (media_type, body));
-            digest
-        }
-
-        fn image(&mut self, created: &Value) -> Digest {
-            let config = json!({"created": created, "rootfs": {"diff_ids": []}, "history": [
-                {"created": created}]});
-            let digest = self.add("application/json", &config);
-            let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": digest, "size": 1});
-            let manifest = json!({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config,
-                "layers": []});
-            self.add(OCI_MANIFEST, &manifest)
-        }
-
-        fn index(&mut self, entries: &[(&str, &Digest)]) -> Digest {
-            let entries: Vec<Value> = entries
-                .iter()
-                .map(|(architecture, digest)| {
-                    json!({"mediaType": OCI_MANIFEST, "digest": digest, "size": 1,
-                        "platform": {"os": "linux", "architecture": architecture}})
-                })
-                .collect();
-            let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries});
-            self.add(OCI_INDEX, &index)
-        }
-    }
-
-    #[tokio::test]
-    async fn the_dates_of_the_parents_are_those_of_the_platform() {
-        let mut content = Content::default();
-        let amd = content.image(&json!("2026-01-01T00:00:00Z"));
-        let arm = content.image(&json!("2026-02-01T00:00:00Z"));
-        let nested_first = content.index(&[("amd64", &arm)]);
-        let mut index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []});
-        // The builder uses neither of the first two.
-        for (media_type, platform, digest) in [
-            (OCI_INDEX, json!({"os": "linux", "architecture": "amd64"}), &nested_first),
-            (OCI_MANIFEST, json!({"os": "linux", "architecture": "amd64", "variant": "v3"}), &arm),
-            (OCI_MANIFEST, json!({"os": "linux", "architecture": "amd64"}), &amd),
-        ] {
-            let entry =
-                json!({"mediaType": media_type, "digest": digest, "size": 1, "platform": platform});
-            index["manifests"].as_array_mut().expect("entries").push(entry);
-        }
-        let index = content.add(OCI_INDEX, &index);
-        let hostile = content.image(&json!(["292277026596-12-04T15:30:08Z"]));
-        let other = content.index(&[("riscv64", &arm)]);
-        let nested = content.index(&[("amd64", &index)]);
-        let content = Arc::new(content.0);
-        let registry = FaultRegistry::start(move |request| {
-            let name = request.target.rsplit('/').next().unwrap_or_default();
-            content.get(name).map_or_else(
-                || reply(404, &[], ""),
-                |(media_type, body)| reply(200, &[("content-type", media_type)], body.clone()),
-            )
-        })
-        .await;
-        let host = registry.address.to_string();
-        let config = Config { plain_http: vec![host.clone()], ..Config::default() };
-        let gone = Digest::of(b"gone");
-        let parents: Vec<String> = [&index, &amd, &hostile, &other, &nested, &gone, &index]
-            .map(|digest| format!("{host}/team/base@{digest}"))
-            .into();
-        let parents: Vec<(&str, &str)> =
-            parents.iter().map(|pinned| (pinned.as_str(), "Base")).collect();
-        let spec = spec(&parents, &json!({}));
-        let Ok(platform) = "linux/amd64".parse::<Platform>();
-        let dates = read(&spec, config, &Keychain::default(), &platform).await.expect("dates");
-        let known = parent("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z");
-        let unknown = ParentDates::default();
-        assert_eq!(dates, [known, known, unknown, unknown, unknown, unknown, known]);
-    }
-
-    #[tokio::test]
-    async fn an_unreachable_registry_is_no_missing_date() {
-        let registry = FaultRegistry::start(|_| reply(503, &[], "")).await;
-        let host = registry.address.to_string();
-        let timeout = crate::api::Duration::from_secs(1);
-        let config = Config { plain_http: vec![host.clone()], timeout, ..Config::default() };
-        let spec = spec(&[(&format!("{host}/base@{}", Digest::of(b"")), "Base")], &json!({}));
-        let Ok(platform) = "linux/amd64".parse::<Platform>();
-        let error =
-            read(&spec, config, &Keychain::default(), &platform).await.expect_err("no answer");
-        assert_eq!(error.reason, PrepareReason::RegistryUnavailable);
     }
 }

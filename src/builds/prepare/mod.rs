@@ -8,9 +8,11 @@
 mod buildkitd;
 mod ca_bundle;
 mod context;
+mod contexts;
 mod dates;
 pub(in crate::builds) mod docker_config;
 pub mod error;
+mod parents;
 pub mod spec;
 mod user_namespace;
 
@@ -26,12 +28,13 @@ use tokio::runtime::Handle;
 
 use crate::{
     builds::{
-        dockerfile::{self, Dockerfile},
+        dockerfile::{self, BuildOptions, Dockerfile, ReplacedDigest},
         git::FetchLimits,
         pod_paths,
         prepare::{
-            dates::{ImageDates, ParentDates},
+            dates::ImageDates,
             error::{PrepareError, PrepareReason},
+            parents::ParentImage,
             spec::PrepareSpec,
         },
     },
@@ -86,7 +89,7 @@ pub async fn main() -> ExitCode {
         let runtime = Handle::current();
         move || {
             run(variable, &paths, |spec, registries, keychain| {
-                runtime.block_on(parent_dates(spec, registries, keychain))
+                runtime.block_on(read_parents(spec, registries, keychain))
             })
         }
     });
@@ -107,15 +110,15 @@ pub async fn main() -> ExitCode {
     }
 }
 
-/// Prepares the build. `parent_dates` returns the dates of the parents, in the order of the spec.
+/// Prepares the build. `read_parents` returns the parents, in the order of the spec.
 fn run(
     variable: Option<OsString>,
     paths: &PodPaths,
-    parent_dates: impl FnOnce(
+    read_parents: impl FnOnce(
         &PrepareSpec,
         &Config,
         &Keychain,
-    ) -> Result<Vec<ParentDates>, PrepareError>,
+    ) -> Result<Vec<ParentImage>, PrepareError>,
 ) -> Result<(), PrepareError> {
     let broken = |problem: String| {
         PrepareError::new(
@@ -135,24 +138,28 @@ fn run(
     // Before anything uses Git, whose TLS library reads the file once.
     ca_bundle::write(&spec, paths)?;
     let commit = context::write(&spec.source, paths, &FetchLimits::default())?;
-    verify_dockerfile(&spec, paths)?;
+    let dockerfile = parse_dockerfile(&spec, paths)?;
+    // Before credentials are written, and again when the triggers of the parents are known.
+    verify_dockerfile(&dockerfile, &spec, None)?;
     let registries = registries(&spec)?;
     let keychain = docker_config::write(&spec, &registries, paths)?;
-    let parents = parent_dates(&spec, &registries, &keychain)?;
+    let parents = read_parents(&spec, &registries, &keychain)?;
+    let replaced = verify_dockerfile(&dockerfile, &spec, Some(&parents))?;
+    contexts::write(&spec, &replaced, paths)?;
     ImageDates::of(&spec, &parents, commit.committed_at, Timestamp::now()).write(paths)?;
     buildkitd::write(&registries, &ca_bundle::hosts(&spec), paths)
 }
 
-/// Reads when the parents were created from their registries.
-async fn parent_dates(
+/// Reads the parents in their registries.
+async fn read_parents(
     spec: &PrepareSpec,
     registries: &Config,
     keychain: &Keychain,
-) -> Result<Vec<ParentDates>, PrepareError> {
+) -> Result<Vec<ParentImage>, PrepareError> {
     let ca_bundle = CaBundle::parse(&spec.ca_bundle).unwrap_or_default();
     let registries = Config { ca_bundle, ..registries.clone() };
     let Ok(platform) = spec.platform.parse::<Platform>();
-    dates::read(spec, registries, keychain, &platform).await
+    parents::read(spec, registries, keychain, &platform).await
 }
 
 fn registries(spec: &PrepareSpec) -> Result<Config, PrepareError> {
@@ -164,15 +171,32 @@ fn registries(spec: &PrepareSpec) -> Result<Config, PrepareError> {
     Ok(config.unwrap_or_default())
 }
 
-fn verify_dockerfile(spec: &PrepareSpec, paths: &PodPaths) -> Result<(), PrepareError> {
-    let path = spec.source.dockerfile_path();
-    let text = context::read_dockerfile(&paths.context(), path)?;
-    let mismatch = |message: String| PrepareError::new(PrepareReason::DockerfileMismatch, message);
+fn parse_dockerfile(spec: &PrepareSpec, paths: &PodPaths) -> Result<Dockerfile, PrepareError> {
+    let text = context::read_dockerfile(&paths.context(), spec.source.dockerfile_path())?;
     let Ok(platform) = spec.platform.parse::<Platform>();
-    let dockerfile = Dockerfile::parse(&text, &spec.args, &platform)
-        .map_err(|error| mismatch(error.to_string()))?;
-    dockerfile::verify_edges(&dockerfile, &spec.parents, spec.target.as_deref())
-        .map_err(|error| mismatch(error.to_string()))
+    let options =
+        BuildOptions { args: &spec.args, platform: &platform, target: spec.target.as_deref() };
+    let dockerfile = Dockerfile::parse(&text, &options).map_err(mismatch)?;
+    for arg in dockerfile::undeclared_args(&dockerfile, spec.args.keys()) {
+        tracing::warn!(arg, "no ARG of the Dockerfile declares this build argument");
+    }
+    Ok(dockerfile)
+}
+
+/// Compares the Dockerfile with the edges. Returns the images whose digest in the Dockerfile is not
+/// the pinned one.
+fn verify_dockerfile(
+    dockerfile: &Dockerfile,
+    spec: &PrepareSpec,
+    parents: Option<&[ParentImage]>,
+) -> Result<Vec<ReplacedDigest>, PrepareError> {
+    let triggers: Option<Vec<_>> =
+        parents.map(|parents| parents.iter().map(|parent| parent.triggers.clone()).collect());
+    dockerfile::verify_edges(dockerfile, &spec.parents, triggers.as_deref()).map_err(mismatch)
+}
+
+fn mismatch(error: impl ToString) -> PrepareError {
+    PrepareError::new(PrepareReason::DockerfileMismatch, error.to_string())
 }
 
 /// Returns the error for a failed operation on the pod's own disk.

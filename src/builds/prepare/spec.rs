@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::core::v1::PodSpec;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{RegistryCredential, UserNamespace},
     builds::{
         dockerfile::DeclaredEdge,
+        pod_paths::CONTEXTS,
         request::{BuildRequest, ResolvedSource},
         template::arguments,
     },
@@ -41,6 +43,9 @@ pub struct PrepareSpec {
     pub credentials: Vec<RegistryCredential>,
     /// The operator's configuration of registries.
     pub registries: serde_json::Value,
+    /// Whether the builder reads the named contexts that `prepare` writes.
+    #[serde(default)]
+    pub strategy_reads_contexts: bool,
     /// Private certificate authorities in PEM; empty without any.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ca_bundle: String,
@@ -77,8 +82,16 @@ impl PrepareSpec {
             target: request.target.clone(),
             credentials: request.credentials.clone(),
             registries,
+            strategy_reads_contexts: false,
             ca_bundle: String::new(),
         }
+    }
+
+    /// Returns the input for the builder of a rendered pod.
+    #[must_use]
+    pub fn with_builder(self, pod: &PodSpec) -> Self {
+        let pod = serde_json::to_string(pod).unwrap_or_default();
+        Self { strategy_reads_contexts: pod.contains(CONTEXTS), ..self }
     }
 
     /// Returns the input with private certificate authorities.

@@ -45,10 +45,16 @@ impl Pod {
     }
 
     fn run(&self, spec: &Value) -> Result<(), PrepareError> {
+        self.run_with_triggers(spec, &[])
+    }
+
+    /// Runs with parents that have these triggers.
+    fn run_with_triggers(&self, spec: &Value, triggers: &[&str]) -> Result<(), PrepareError> {
         let created = Some("2026-01-02T03:04:05Z".parse().expect("a time"));
-        let dates = ParentDates { created, ..ParentDates::default() };
+        let triggers = triggers.iter().map(|trigger| (*trigger).to_owned()).collect();
+        let parent = ParentImage { created, triggers, ..ParentImage::default() };
         run(Some(spec.to_string().into()), &PodPaths::under(self.0.path()), |spec, _, _| {
-            Ok(vec![dates; spec.parents.len()])
+            Ok(vec![parent; spec.parents.len()])
         })
     }
 }
@@ -89,6 +95,50 @@ fn prepares_an_inline_source() {
     let mode =
         fs::metadata(pod.path("docker-config/config.json")).expect("file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_digest_in_the_dockerfile_becomes_a_context() {
+    let digest = |digit: &str| format!("sha256:{}", digit.repeat(64));
+    let mut spec = inline(&format!("FROM alpine:3.20@{}\n", digest("b")));
+    let pod = Pod::new();
+    let error = pod.run(&spec).expect_err("the strategy does not read contexts");
+    assert_eq!(error.reason, PrepareReason::DockerfileMismatch);
+    let said = format!("declare the edge `as: alpine:3.20@{}`", digest("b"));
+    assert!(error.message.contains(&said), "{error}");
+
+    spec["strategyReadsContexts"] = json!(true);
+    pod.run(&spec).expect("prepared");
+    assert_eq!(
+        pod.read("workspace/contexts.env"),
+        format!(
+            "CONTEXTS='--opt=context:alpine:3.20@{}=docker-image://docker.io/library/alpine@{}'\n",
+            digest("b"),
+            digest("a")
+        )
+    );
+    pod.run(&inline("FROM alpine:3.20")).expect("prepared");
+    assert_eq!(pod.read("workspace/contexts.env"), "CONTEXTS=''\n");
+}
+
+#[test]
+fn the_triggers_of_the_parents_are_checked() {
+    let pod = Pod::new();
+    let spec = inline("FROM alpine:3.20");
+    let triggers = ["COPY --from=tool:1 /a /b"];
+    let error = pod.run_with_triggers(&spec, &triggers).expect_err("undeclared");
+    assert_eq!(error.reason, PrepareReason::DockerfileMismatch);
+    assert!(
+        error.message.contains("an ONBUILD trigger of `alpine:3.20` names `tool:1`"),
+        "{error}"
+    );
+    let mut declared = spec;
+    let tool = json!({"name": "tool", "pinned": "tool@x", "reference": "tool:1",
+        "use": "BuildStage"});
+    declared["parents"].as_array_mut().expect("a list").push(tool);
+    assert_eq!(pod.run_with_triggers(&declared, &["RUN --mount=from=tool:1,target=/t x"]), Ok(()));
+    let error = pod.run(&declared).expect_err("unnamed");
+    assert!(error.message.contains("the Dockerfile does not name it"), "{error}");
 }
 
 #[test]
