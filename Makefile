@@ -12,7 +12,7 @@ help: ## List the targets
 	@echo
 	@echo 'Tests that need more than Rust have a feature that says so:'
 	@echo '  cargo test --features needs-git --test git                Git'
-	@echo '  cargo test --features needs-go --test chart               Go (also: registry)'
+	@echo '  cargo test --features needs-go --test chart               Go (also: registry, dockerfile)'
 	@echo '  cargo test --features needs-cluster --test integration    Debian 12, root and Go (also: scale, end_to_end)'
 
 .PHONY: build
@@ -44,6 +44,10 @@ bench: ## Run the benchmarks: one decision, and a cascade compared with a bare l
 .PHONY: simulate
 simulate: ## Run the simulation over SEEDS seeds, starting at FROM; SEED=n replays one
 	cargo test --locked --profile cluster --test simulation -- --nocapture $(if $(SEED),replay,the_invariants)
+
+.PHONY: fuzz
+fuzz: ## Read random Dockerfiles as BuildKit reads them: SEEDS of them, starting at FROM (needs Go)
+	cargo test --locked --features needs-go --test dockerfile -- --nocapture
 
 .PHONY: mutants
 mutants: ## Break the engine on purpose, in many ways, and check that the simulation notices each
