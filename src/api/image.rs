@@ -31,18 +31,19 @@ pub struct Image {
     pub path: Option<String>,
 
     /// Images that the image is built from: one entry for every image that the Dockerfile names in
-    /// a `FROM` or a `COPY --from`. 1 to 32 entries, at most one of them with `use: Base`.
-    #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    /// a `FROM` or a `COPY --from`. Empty for an image that is built from `scratch` alone. At most
+    /// 32 entries, and at most one of them with `use: Base`.
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub from: Vec<Edge>,
 
     /// Origin of the Dockerfile and its build context.
     pub source: Source,
 
     /// Build arguments. They become part of the image's history: do not use them for secrets. At
-    /// most 32 entries.
+    /// most 128 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(
-        extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024})
+        extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 1024})
     )]
     pub args: BTreeMap<String, String>,
 
@@ -269,7 +270,10 @@ pub struct FamilyRef {
         .message("an entry of `from` that sets `family` must also set `image`"),
     validation = Rule::new("!(has(self.as) && has(self.arg))")
         .message("an entry of `from` must not set both `as` and `arg`: set `as` to the reference \
-                  that the Dockerfile writes, or `arg` to the build argument that holds it")
+                  that the Dockerfile writes, or `arg` to the build argument that holds it"),
+    validation = Rule::new("!has(self.family) || has(self.as) || has(self.arg)")
+        .message("an entry of `from` that sets `family` must also set `as` or `arg`: the \
+                  repository of another family is not known here, so that there is no default")
 )]
 pub struct Edge {
     /// Name of an upstream of this family that is the parent.
@@ -289,9 +293,10 @@ pub struct Edge {
     pub image: Option<String>,
 
     /// Reference as the Dockerfile writes it, for example `alpine:3.20`. It is compared in its full
-    /// form, so that `alpine:3.20` equals `docker.io/library/alpine:3.20`. Mutually exclusive with
+    /// form, so that `alpine:3.20` equals `docker.io/library/alpine:3.20`. A digest that the
+    /// Dockerfile writes is not compared: the build uses the pinned one. Mutually exclusive with
     /// `arg`. Defaults to the parent's repository with the tag that the upstream follows, or with
-    /// `latest` for an image.
+    /// `latest` for an image of this family.
     #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub reference: Option<String>,

@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, BufWriter, Write as _},
-    path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
 };
 
 use serde::{Deserialize, Serialize};
@@ -55,52 +56,50 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// The running program. It ends when its input does.
-pub struct Frontend {
-    process: Child,
-    input: Option<BufWriter<ChildStdin>>,
-    output: BufReader<ChildStdout>,
+/// Returns the answers for these builds, in their order.
+pub fn ask<'a>(builds: impl IntoIterator<Item = &'a Build>) -> Vec<Answer> {
+    let program = program();
+    let line = |build| serde_json::to_string(build).expect("JSON") + "\n";
+    let lines: Vec<String> = builds.into_iter().map(line).collect();
+    let mut answers = Vec::new();
+    // The program ends early after a build that takes too long.
+    while let Some(rest) = lines.get(answers.len()..).filter(|rest| !rest.is_empty()) {
+        let before = answers.len();
+        answers.extend(run(&program, rest));
+        assert!(answers.len() > before, "the frontend gives no answer");
+    }
+    answers
 }
 
-impl Frontend {
-    /// Starts the program, which `dev/tools/build` compiles if it is not in its cache yet.
-    pub fn start() -> Self {
-        let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/tools/build");
-        let output = Command::new(build)
-            .args(["--path", PROGRAM])
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("run dev/tools/build");
-        assert!(output.status.success(), "dev/tools/build {PROGRAM} failed");
-        let folder = String::from_utf8(output.stdout).expect("a path");
-        let mut process = Command::new(Path::new(folder.trim()).join(PROGRAM))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("start the frontend");
-        let input = process.stdin.take().map(BufWriter::new);
-        let output = BufReader::new(process.stdout.take().expect("piped"));
-        Self { process, input, output }
-    }
-
-    /// Returns the answers for these builds, in their order.
-    pub fn ask<'a>(&mut self, builds: impl IntoIterator<Item = &'a Build>) -> Vec<Answer> {
-        let input = self.input.as_mut().expect("the program runs");
-        let mut answers = Vec::new();
-        for build in builds {
-            serde_json::to_writer(&mut *input, build).expect("write a build");
-            input.write_all(b"\n").and_then(|()| input.flush()).expect("write a build");
-            let mut line = String::new();
-            self.output.read_line(&mut line).expect("read an answer");
-            answers.push(serde_json::from_str(&line).expect("an answer"));
-        }
-        answers
-    }
+/// Runs the program once, and returns its answers.
+fn run(program: &Path, lines: &[String]) -> Vec<Answer> {
+    let mut process = Command::new(program)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start the frontend");
+    let mut input = process.stdin.take().expect("piped");
+    let output = BufReader::new(process.stdout.take().expect("piped"));
+    let answers = thread::scope(|scope| {
+        // Without waiting for the answers. The pipe breaks if the program ends early.
+        scope.spawn(move || lines.iter().try_for_each(|line| input.write_all(line.as_bytes())));
+        let answer = |line: std::io::Result<String>| {
+            serde_json::from_str(&line.expect("a line")).expect("an answer")
+        };
+        output.lines().map(answer).collect()
+    });
+    process.wait().expect("the frontend ends");
+    answers
 }
 
-impl Drop for Frontend {
-    fn drop(&mut self) {
-        drop(self.input.take());
-        let _ = self.process.wait();
-    }
+/// Returns the program, which `dev/tools/build` compiles if it is not in its cache yet.
+fn program() -> PathBuf {
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("dev/tools/build");
+    let output = Command::new(build)
+        .args(["--path", PROGRAM])
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("run dev/tools/build");
+    assert!(output.status.success(), "dev/tools/build {PROGRAM} failed");
+    Path::new(String::from_utf8(output.stdout).expect("a path").trim()).join(PROGRAM)
 }

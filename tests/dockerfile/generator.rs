@@ -56,8 +56,13 @@ pub fn build(seed: u64) -> Build {
             build.args.insert(name.into(), random.of(&["1", "build", "img:7", "", "a-b"]).into());
         }
     }
-    if random.one_in(4) {
-        build.target = random.of(&["build", "base", "BASE", "tools", "gone"]).into();
+    let mut named = STAGES
+        .into_iter()
+        .filter(|stage| build.dockerfile.to_lowercase().contains(&format!(" as {stage}\n")));
+    if random.one_in(3) {
+        build.target = named.nth(random.below(2)).unwrap_or_default().into();
+    } else if random.one_in(20) {
+        build.target = random.of(&["gone", "BASE", "scratch"]).into();
     }
     build.platform =
         random.of(&["linux/amd64", "linux/amd64", "linux/arm64", "linux/arm/v7"]).into();
@@ -143,14 +148,14 @@ impl Generator {
 
     fn substitution(&mut self, depth: usize) -> String {
         let name = self.random.of(&ARGS);
-        let rare = self.random.of(&["?", ":?", ":#", "^^"]);
+        let rare = self.random.of(&["?", ":?", ":#", "^^", "", ":-", "%", "-"]);
         let operator = self.random.of(&[
             "-", ":-", "-", ":-", "+", ":+", "#", "##", "%", "%%", "/", "//", "", "", "", rare,
         ]);
         let word = if depth > 0 && self.random.one_in(3) {
             self.substitution(depth - 1)
         } else {
-            let words = ["b", "*", "?.", "-", "\\*", "v", "\"q\"", "'q'", "a*", "\\-", "", "1"];
+            let words = ["b", "*", "?.", "-", "\\*", "v", "\"q\"", "'q'", "a*", "", "1", "-*"];
             self.random.of(&words).to_owned()
         };
         match operator {
@@ -188,7 +193,7 @@ impl Generator {
             5 if self.random.one_in(2) => format!("base-{}", self.substitution(1)),
             _ => self.image(),
         };
-        let platform = match self.random.below(12) {
+        let platform = match self.random.below(24) {
             0 => "--platform=$BUILDPLATFORM ",
             1 => "--platform=linux/amd64 ",
             _ => "",
@@ -245,7 +250,8 @@ impl Generator {
         match self.random.below(8) {
             0 | 1 => self.random.of(&STAGES).to_owned(),
             2 => self.random.of(&["0", "0", "+0", "1"]).to_owned(),
-            3 => self.random.of(&["", "", "$A", "a$", "scratch", "BASE"]).to_owned(),
+            3 => self.random.of(&["", "", "", "a$$", "scratch", "BASE"]).to_owned(),
+            4 if self.random.one_in(8) => self.random.of(&["$A", "a$", "'a'"]).to_owned(),
             _ => self.image(),
         }
     }

@@ -5,7 +5,7 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     client, cluster,
@@ -73,6 +73,14 @@ fn edges_and_sources() -> Vec<Case> {
             "as and arg",
             with("/images/0/from/0", json!({ "upstream": "alpine", "as": "a", "arg": "A" })),
             "must not set both `as` and `arg`",
+        ),
+        case(
+            "an import without a name",
+            with(
+                "/images/0/from/0",
+                json!({ "family": { "namespace": "a", "name": "b" }, "image": "base" }),
+            ),
+            "must also set `as` or `arg`",
         ),
         case(
             "two bases",
@@ -181,6 +189,10 @@ fn other_fields() -> Vec<Case> {
 async fn rejections_say_what_is_wrong() {
     let place = Place::new(&client().await, "schema").await;
     place.apply_family("fine", &spec()).await.expect("the spec that the others differ from");
+    let args: Map<String, Value> = (0..128).map(|n| (format!("A{n}"), "b".into())).collect();
+    for (pointer, value) in [("/images/0/from", json!([])), ("/images/0/args", args.into())] {
+        place.apply_family("fine", &with(pointer, value)).await.expect(pointer);
+    }
 
     for Case { what, spec, message } in edges_and_sources().into_iter().chain(other_fields()) {
         let rejection = place.apply_family("refused", &spec).await.expect_err(what);

@@ -1,7 +1,7 @@
 // Command dockerfile-frontend asks BuildKit's own Dockerfile frontend which images a build uses.
 //
-// It reads one build per line from its standard input, as JSON, and writes one answer per line.
-// Nothing is built: a gateway in this program answers the frontend's requests.
+// It reads one build per line from its standard input, as JSON, and writes one answer per line. It
+// ends early after a build whose answer would take too long. Nothing is built: a gateway in this program answers the frontend's requests.
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/containerd/platforms"
 	"github.com/moby/buildkit/client/llb"
@@ -35,6 +36,12 @@ const maxLine = 16 << 20
 // maxRequests is the maximum number of images that the frontend may ask for. With ONBUILD triggers
 // that name each other, it asks for ever.
 const maxRequests = 100
+
+// timeout is the maximum duration of the frontend. It takes milliseconds.
+const timeout = 10 * time.Second
+
+// endless is the error of a build that exceeds it.
+const endless = "BuildKit does not come to an end"
 
 // build is a line of the input.
 type build struct {
@@ -67,13 +74,20 @@ func main() {
 			fmt.Fprintln(os.Stderr, "dockerfile-frontend: a line is no build:", err)
 			os.Exit(1)
 		}
-		images, err := use(b)
-		a := answer{Images: images}
-		if err != nil {
-			a.Error = err.Error()
+		done := make(chan answer, 1)
+		go func() { done <- use(b) }()
+		var a answer
+		select {
+		case a = <-done:
+		case <-time.After(timeout):
+			a.Error = endless
 		}
 		if err := errors.Join(encoder.Encode(a), output.Flush()); err != nil {
 			os.Exit(1)
+		}
+		if a.Error == endless {
+			// Nothing else ends a goroutine.
+			os.Exit(0)
 		}
 	}
 	if err := lines.Err(); err != nil {
@@ -82,9 +96,18 @@ func main() {
 	}
 }
 
-// use returns the images that a build uses: those whose configuration the frontend reads, and those
-// of the graph that it returns.
-func use(b build) (images []string, err error) {
+// use returns the answer for a build.
+func use(b build) answer {
+	images, err := imagesOf(b)
+	if err != nil {
+		return answer{Error: err.Error()}
+	}
+	return answer{Images: images}
+}
+
+// imagesOf returns the images that a build uses: those whose configuration the frontend reads, and
+// those of the graph that it returns.
+func imagesOf(b build) (images []string, err error) {
 	defer func() {
 		if problem := recover(); problem != nil {
 			err = fmt.Errorf("panic: %v", problem)
