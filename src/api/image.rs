@@ -43,7 +43,8 @@ pub struct Image {
     /// most 128 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(
-        extend("maxProperties" = 128, "additionalProperties" = {"type": "string", "maxLength": 1024})
+        extend("maxProperties" = 128,
+            "additionalProperties" = {"type": "string", "maxLength": 1024})
     )]
     pub args: BTreeMap<String, String>,
 

@@ -1,7 +1,8 @@
 // Command dockerfile-frontend asks BuildKit's own Dockerfile frontend which images a build uses.
 //
 // It reads one build per line from its standard input, as JSON, and writes one answer per line. It
-// ends early after a build whose answer would take too long. Nothing is built: a gateway in this program answers the frontend's requests.
+// ends early after a build whose answer would take too long. Nothing is built: a gateway in this
+// program answers the frontend's requests.
 package main
 
 import (

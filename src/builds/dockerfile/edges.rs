@@ -72,8 +72,8 @@ pub struct DockerfileMismatch {
 }
 
 /// Compares the images that a Dockerfile names with the declared edges. `triggers` are the
-/// `ONBUILD` triggers of the parents, parallel to `edges`, or `None` if they are not known yet. Then
-/// edges are accepted that the Dockerfile does not name, because a trigger may name them.
+/// `ONBUILD` triggers of the parents, parallel to `edges`, or `None` if they are not known yet.
+/// Then edges are accepted that the Dockerfile does not name, because a trigger may name them.
 ///
 /// Each image that the build needs must be declared with the same use, and the Dockerfile must name
 /// the parent of each edge. Images of stages that the target does not need may be declared but do

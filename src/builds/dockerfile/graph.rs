@@ -8,7 +8,7 @@ use crate::{
     builds::dockerfile::{
         MAX_USES,
         instructions::{self, SyntaxError},
-        stages::{self, Command, CommandKind, Stage},
+        stages::{self, CommandKind, NamingCommand, Stage},
     },
 };
 
@@ -182,7 +182,7 @@ impl Graph {
     fn add_command(
         &mut self,
         node: usize,
-        command: Command,
+        command: NamingCommand,
         trigger_of: Option<&str>,
     ) -> Result<(), SyntaxError> {
         let line = command.line;
@@ -342,7 +342,7 @@ fn trigger_command(
     trigger: &str,
     line: usize,
     escape: char,
-) -> Result<Option<Command>, SyntaxError> {
+) -> Result<Option<NamingCommand>, SyntaxError> {
     let wrong = |problem: &str| {
         SyntaxError::new(line, &format!("the ONBUILD trigger `{trigger}`: {problem}"))
     };
@@ -351,7 +351,7 @@ fn trigger_command(
         return Err(wrong("it is not one instruction"));
     };
     let command = stages::command(instruction, escape).map_err(|error| wrong(error.problem()))?;
-    Ok(command.map(|command| Command { line, ..command }))
+    Ok(command.map(|command| NamingCommand { line, ..command }))
 }
 
 /// How far `BuildKit` is with the nodes. It resolves images before it runs triggers, which may make

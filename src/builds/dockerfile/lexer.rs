@@ -84,7 +84,7 @@ struct Lexer<'a> {
     depth: usize,
 }
 
-/// A text up to its end, or up to the character that stops it.
+/// A whole text, or its part up to the character that stops it.
 #[derive(Default)]
 struct Processed {
     text: String,

@@ -27,7 +27,7 @@ pub(super) struct Stage {
     /// The name in lower case.
     pub(super) name: Option<String>,
     pub(super) base: Base,
-    pub(super) commands: Vec<Command>,
+    pub(super) commands: Vec<NamingCommand>,
 }
 
 /// The base of a stage: the name of a stage or of an image.
@@ -44,12 +44,12 @@ pub(super) struct Base {
 
 /// An instruction that may name images or stages.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Command {
+pub(super) struct NamingCommand {
     pub(super) line: usize,
     pub(super) kind: CommandKind,
 }
 
-/// What a [`Command`] does.
+/// What a [`NamingCommand`] does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum CommandKind {
     /// `COPY --from`.
@@ -87,7 +87,7 @@ pub(super) fn parse(
 pub(super) fn command(
     instruction: &Instruction,
     escape: char,
-) -> Result<Option<Command>, SyntaxError> {
+) -> Result<Option<NamingCommand>, SyntaxError> {
     let line = instruction.line;
     let wrong = |problem: String| SyntaxError::new(line, &problem);
     let kind = match instruction.keyword.as_str() {
@@ -117,7 +117,7 @@ pub(super) fn command(
         }
         _ => None,
     };
-    Ok(kind.map(|kind| Command { line, kind }))
+    Ok(kind.map(|kind| NamingCommand { line, kind }))
 }
 
 /// Returns what a mount is from. The last `from` of a mount counts.

@@ -1,5 +1,5 @@
-//! Dockerfiles as users keep them in their repositories, and what the check says of each. `BuildKit`
-//! agrees with each row: `tests/dockerfile` has the same files.
+//! Dockerfiles as users keep them in their repositories, and what the check says of each.
+//! `BuildKit` agrees with each row: `tests/dockerfile` has the same files.
 
 use std::collections::BTreeMap;
 
@@ -256,7 +256,7 @@ fn a_digest_without_a_tag_is_matched_by_its_repository() {
 }
 
 #[test]
-fn stages_and_images_of_the_same_name_are_told_apart() {
+fn stages_and_images_of_the_same_name_are_different() {
     let text = "FROM node AS node\nFROM alpine\nCOPY --from=node /v /v";
     Build::new(text, &[("alpine", Base), ("node", BuildStage)]).is_rejected("rename the stage");
     let by_arg = format!(
