@@ -59,8 +59,9 @@ const PLAIN: [&str; 48] = [
     // Lines.
     "FROM alpine\nRUN a && \\\n# FROM debian\n\n  b\nCOPY --from=c d e",
     "# escape=`\nFROM alpine\nRUN a `\n  b\nRUN dir c:\\\nCOPY --from=x y z",
-    "ARG UNUSED=x \\\n# why\n\n    V=3\nFROM \\\n  alpine:${V} AS b\nCOPY \\\n  --from=\"busy\\\n\
-     box\" \\\n  /a /b\nRUN --mount=type=cache,target=/c \\\n    --mount=from=o\\\nne,target=/t \\\n x",
+    "ARG UNUSED=x \\\n# why\n\n    V=3\nFROM \\\n  alpine:${V} AS b\nCOPY \\\n  --from=\"\
+     busy\\\nbox\" \\\n  /a /b\nRUN --mount=type=cache,target=/c \\\n    \
+     --mount=from=o\\\nne,target=/t \\\n x",
     "\u{feff}# escape=`\r\nARG V=3\r\nFROM alpine:${V}\r\nRUN dir c:\\\r\nRUN <<EOF\r\nFROM x\r\n\
      EOF\r\nRUN a `\r\n  # COPY --from=x\r\n\r\n  b\r\nCOPY --from=busybox a b\r\n",
     // Triggers of earlier stages.

@@ -285,8 +285,8 @@ fn arguments_choose_stages_and_registries() {
 
 #[test]
 fn lines_are_joined_as_buildkit_joins_them() {
-    let windows = "\u{feff}# escape=`\r\nARG V=3\r\nFROM alpine:${V}\r\nRUN dir c:\\\r\nRUN <<EOF\r\n\
-                   FROM nothing\r\nEOF\r\nRUN a `\r\n  # COPY --from=x\r\n\r\n  b\r\n\
+    let windows = "\u{feff}# escape=`\r\nARG V=3\r\nFROM alpine:${V}\r\nRUN dir c:\\\r\n\
+                   RUN <<EOF\r\nFROM nothing\r\nEOF\r\nRUN a `\r\n  # COPY --from=x\r\n\r\n  b\r\n\
                    COPY --from=busybox a b\r\n";
     let continued = "ARG UNUSED=x \\\n# why\n\n    V=3\nFROM \\\n  alpine:${V} AS b\nCOPY \\\n  \
                      --chown=1:1 --from=\"busy\\\nbox\" \\\n  /a /b\nRUN --mount=type=cache,\

@@ -127,8 +127,8 @@ mod tests {
         }
 
         fn image(&mut self, created: &Value) -> Digest {
-            let config = json!({"created": created, "config": {"OnBuild": ["RUN a"]}, "rootfs": {"diff_ids": []}, "history": [
-                {"created": created}]});
+            let config = json!({"created": created, "config": {"OnBuild": ["RUN a"]},
+                "rootfs": {"diff_ids": []}, "history": [{"created": created}]});
             let digest = self.add("application/json", &config);
             let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json",
                 "digest": digest, "size": 1});

@@ -48,13 +48,17 @@ impl Pod {
         self.run_with_triggers(spec, &[])
     }
 
-    /// Runs with parents that have these triggers.
+    /// Runs with a first parent that has these triggers.
     fn run_with_triggers(&self, spec: &Value, triggers: &[&str]) -> Result<(), PrepareError> {
         let created = Some("2026-01-02T03:04:05Z".parse().expect("a time"));
         let triggers = triggers.iter().map(|trigger| (*trigger).to_owned()).collect();
-        let parent = ParentImage { created, triggers, ..ParentImage::default() };
+        let parent = ParentImage { created, ..ParentImage::default() };
         run(Some(spec.to_string().into()), &PodPaths::under(self.0.path()), |spec, _, _| {
-            Ok(vec![parent; spec.parents.len()])
+            let mut parents = vec![parent.clone(); spec.parents.len()];
+            if let Some(first) = parents.first_mut() {
+                first.triggers = triggers;
+            }
+            Ok(parents)
         })
     }
 }
@@ -108,6 +112,7 @@ fn a_digest_in_the_dockerfile_becomes_a_context() {
     assert!(error.message.contains(&said), "{error}");
 
     spec["strategyReadsContexts"] = json!(true);
+    let pod = Pod::new();
     pod.run(&spec).expect("prepared");
     assert_eq!(
         pod.read("workspace/contexts.env"),
@@ -117,16 +122,16 @@ fn a_digest_in_the_dockerfile_becomes_a_context() {
             digest("a")
         )
     );
+    let pod = Pod::new();
     pod.run(&inline("FROM alpine:3.20")).expect("prepared");
     assert_eq!(pod.read("workspace/contexts.env"), "CONTEXTS=''\n");
 }
 
 #[test]
 fn the_triggers_of_the_parents_are_checked() {
-    let pod = Pod::new();
     let spec = inline("FROM alpine:3.20");
     let triggers = ["COPY --from=tool:1 /a /b"];
-    let error = pod.run_with_triggers(&spec, &triggers).expect_err("undeclared");
+    let error = Pod::new().run_with_triggers(&spec, &triggers).expect_err("undeclared");
     assert_eq!(error.reason, PrepareReason::DockerfileMismatch);
     assert!(
         error.message.contains("an ONBUILD trigger of `alpine:3.20` names `tool:1`"),
@@ -136,8 +141,9 @@ fn the_triggers_of_the_parents_are_checked() {
     let tool = json!({"name": "tool", "pinned": "tool@x", "reference": "tool:1",
         "use": "BuildStage"});
     declared["parents"].as_array_mut().expect("a list").push(tool);
-    assert_eq!(pod.run_with_triggers(&declared, &["RUN --mount=from=tool:1,target=/t x"]), Ok(()));
-    let error = pod.run(&declared).expect_err("unnamed");
+    let triggers = ["RUN --mount=from=tool:1,target=/t x"];
+    assert_eq!(Pod::new().run_with_triggers(&declared, &triggers), Ok(()));
+    let error = Pod::new().run(&declared).expect_err("unnamed");
     assert!(error.message.contains("the Dockerfile does not name it"), "{error}");
 }
 
