@@ -104,13 +104,14 @@ reasons! {
     RESOLVING = "Resolving": Expected + AwaitsRegistry;
     /// `spec.suspend` is set. The state lasts until the user clears the field.
     SUSPENDED = "Suspended": Gated;
-    /// One or more images have failed.
+    /// One or more images have failed, or cannot be built as they are specified.
     IMAGES_FAILED = "ImagesFailed": NeedsUser;
     /// The edges of the graph form a cycle.
     CYCLE = "Cycle": NeedsUser + StopsEvaluation;
     /// An entry of `from` names an image or an upstream that does not exist.
     UNKNOWN_PARENT = "UnknownParent": NeedsUser + StopsEvaluation;
-    /// Two images claim the same tag of the same repository.
+    /// Two images claim the same tag of the same repository. Within a family, it is the reason of
+    /// these images. Between families, it is that of the family.
     TAG_COLLISION = "TagCollision": NeedsUser + StopsEvaluation;
     /// A tag template does not parse or names an unknown variable.
     INVALID_TAG_TEMPLATE = "InvalidTagTemplate": NeedsUser + StopsEvaluation;
@@ -128,7 +129,8 @@ reasons! {
     SOURCE_NOT_FOUND = "SourceNotFound": NeedsUser;
     /// A source exists and cannot be used or reached.
     SOURCE_UNAVAILABLE = "SourceUnavailable": NeedsUser;
-    /// A Dockerfile does not parse, or names an image that `from` does not declare.
+    /// A Dockerfile does not parse, names an image that `from` does not declare, or does not
+    /// declare one of the `args`.
     DOCKERFILE_MISMATCH = "DockerfileMismatch": NeedsUser;
     /// A registry rejected a credential.
     REGISTRY_DENIED = "RegistryDenied": NeedsUser;

@@ -4,6 +4,7 @@
 use crate::{
     api::{Edge, Image, ImageFamilySpec},
     engine::{
+        Problem,
         cascade::windows::Windows,
         fingerprint::{check_revision, checks_hash, inline_revision, spec_hash},
     },
@@ -39,6 +40,9 @@ pub struct ImageBlueprint {
     pub checks: Option<ChecksHash>,
     /// The hash of each check, in the order of `checks`.
     pub check_revisions: Vec<String>,
+    /// Why the image is not built, whatever its inputs are. The other images of the family are not
+    /// affected, except for its descendants.
+    pub problem: Option<Problem>,
 }
 
 impl Blueprint {
@@ -65,6 +69,7 @@ impl ImageBlueprint {
             checks: checks_hash(&image.checks),
             check_revisions: image.checks.iter().map(check_revision).collect(),
             references,
+            problem: None,
         }
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use minijinja::{Environment, UndefinedBehavior, context};
 
 use crate::{
-    api::{Image, ImageFamilySpec, ImageState, TagRecord, Upstream},
+    api::{Image, ImageFamilySpec, ImageState, TagRecord, Upstream, condition::reason},
     engine::{
         causes::short,
         decision::{Effect, ImageDecision, TagMove},
@@ -130,7 +130,7 @@ pub fn promote(
         else {
             continue;
         };
-        if at_rest(input, index, observed, decision) {
+        if collides(input, index) || at_rest(input, index, observed, decision) {
             continue;
         }
         let mut moves: Vec<(&ImageDigest, Vec<TagMove>)> = Vec::new();
@@ -188,6 +188,13 @@ pub fn stray_tag(
     let floating = tags.into_iter().filter(|tag| !tag.immutable);
     let mut read = floating.map(|tag| StrayTag { digest: points_to(&tag.name), name: tag.name });
     read.find(|tag| tag.digest.as_ref() != Some(&verified.digest))
+}
+
+/// Whether another image claims a tag of this one. Moving it would start a contest.
+fn collides(input: &DecideInput<'_>, index: ImageIndex) -> bool {
+    let problem = input.blueprint.images.get(index.position());
+    let problem = problem.and_then(|image| image.problem.as_ref());
+    problem.is_some_and(|problem| problem.reason == reason::TAG_COLLISION)
 }
 
 /// Whether all tags of an image are known to point to the right digests. No template is rendered

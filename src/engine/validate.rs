@@ -1,7 +1,7 @@
 //! Checks of a spec that CEL can't express: cycles, tag templates, two images that claim one tag.
 //! No cluster is needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::{
     api::{ImageFamilySpec, condition::reason},
@@ -18,6 +18,8 @@ use crate::{
 const ANY_BUILD: i64 = 0;
 /// Placeholder for any fingerprint in a claim.
 const ANY_FINGERPRINT: &str = "000000000000";
+/// Maximum number of images that the message about a tag names.
+const MAX_CLAIMANTS: usize = 3;
 
 /// Returns what follows from a spec.
 ///
@@ -33,17 +35,7 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
         };
         Problem { reason, message: error.to_string() }
     })?;
-    let mut owners: HashMap<String, &str> = HashMap::new();
-    for claim in claims(spec)? {
-        let (image, tag) = (claim.image, claim.reference());
-        if let Some(first) = owners.insert(tag.clone(), image) {
-            let message = format!(
-                "spec.images[{image}].tags: {tag} is already claimed by the image `{first}`; \
-                 give one of them another tag or `path`"
-            );
-            return Err(Problem { reason: reason::TAG_COLLISION, message });
-        }
-    }
+    let owners = owners(&claims(spec)?);
     if let Some(problem) = find_self_following_upstream(spec, &lineage, &owners) {
         return Err(problem);
     }
@@ -71,7 +63,46 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
         ));
     }
     let windows = Windows::parse(&policy.windows).map_err(|error| invalid(error.to_string()))?;
-    Ok(Blueprint::new(spec, lineage, windows))
+    let mut blueprint = Blueprint::new(spec, lineage, windows);
+    let mut collisions = collisions(&owners);
+    for (image, known) in spec.images.iter().zip(&mut blueprint.images) {
+        known.problem = collisions.remove(image.name.as_str());
+    }
+    Ok(blueprint)
+}
+
+/// The images that claim a tag, by the reference of the tag. It has more than one if they collide.
+type TagClaimants<'a> = BTreeMap<String, Vec<&'a str>>;
+
+fn owners<'a>(claims: &[TagClaim<'a>]) -> TagClaimants<'a> {
+    let mut owners = TagClaimants::new();
+    for claim in claims {
+        let claimants = owners.entry(claim.reference()).or_default();
+        if !claimants.contains(&claim.image) {
+            claimants.push(claim.image);
+        }
+    }
+    owners
+}
+
+/// Returns the problems of the images whose tags other images claim, too. None of them gets the
+/// tag: which one it should be is for a user to say.
+fn collisions<'a>(owners: &TagClaimants<'a>) -> HashMap<&'a str, Problem> {
+    let mut problems = HashMap::new();
+    for (tag, claimants) in owners.iter().filter(|(_, claimants)| claimants.len() > 1) {
+        for image in claimants {
+            let others = claimants.iter().filter(|other| *other != image).take(MAX_CLAIMANTS);
+            let others: Vec<String> = others.map(|other| format!("`{other}`")).collect();
+            let message = format!(
+                "spec.images[{image}].tags: {tag} is also a tag of {}; give each image its own \
+                 tag or `path`",
+                others.join(", ")
+            );
+            let problem = || Problem { reason: reason::TAG_COLLISION, message };
+            problems.entry(*image).or_insert_with(problem);
+        }
+    }
+    problems
 }
 
 /// Returns the problem of an upstream that follows a tag of an image that is built on it: each
@@ -79,10 +110,11 @@ pub fn validate(spec: &ImageFamilySpec) -> Result<Blueprint, Problem> {
 fn find_self_following_upstream(
     spec: &ImageFamilySpec,
     lineage: &Lineage,
-    owners: &HashMap<String, &str>,
+    owners: &TagClaimants<'_>,
 ) -> Option<Problem> {
     UpstreamIndex::enumerate(&spec.upstreams).find_map(|(index, upstream)| {
-        let (tag, image) = owners.get_key_value(&upstream.reference())?;
+        let (tag, claimants) = owners.get_key_value(&upstream.reference())?;
+        let image = claimants.first()?;
         let place = spec.images.iter().position(|of| of.name == **image)?;
         let below = lineage.with_descendants(lineage.upstream_children(index).iter().copied());
         let message = format!(
@@ -165,17 +197,24 @@ mod tests {
     fn one_tag_has_one_owner() {
         assert!(validate(&spec([image("a", None, "latest"), image("b", None, "latest")])).is_ok());
         assert!(validate(&spec([image("a", None, "1"), image("b", Some("a"), "2")])).is_ok());
-        let problem = validate(&spec([
-            image("a", None, "r{{ build }}"),
-            image("b", Some("a"), "r{{ build }}"),
-        ]))
-        .expect_err("collision");
-        assert_eq!(problem.reason, reason::TAG_COLLISION);
-        assert!(
-            problem.message.contains("registry.example.com/platform/a:r0"),
-            "{}",
-            problem.message
-        );
+    }
+
+    #[test]
+    fn a_collision_concerns_the_images_that_claim_the_tag() {
+        let mut spec =
+            spec([image("a", None, "r{{ build }}"), image("b", Some("a"), "r{{ build }}")]);
+        spec.images.push(image("c", None, "latest"));
+        let blueprint = validate(&spec).expect("a valid family");
+        let problems: Vec<_> =
+            blueprint.images.iter().map(|image| image.problem.as_ref()).collect();
+        for (index, other) in [(0, "a tag of `b`"), (1, "a tag of `a`")] {
+            let problem = problems[index].expect("a collision");
+            assert_eq!(problem.reason, reason::TAG_COLLISION);
+            for part in ["registry.example.com/platform/a:r0", other] {
+                assert!(problem.message.contains(part), "{}", problem.message);
+            }
+        }
+        assert_eq!(problems[2], None);
     }
 
     #[test]

@@ -133,12 +133,12 @@ fn cases(scene: &Scene, odd: &str, closed: &str) -> Vec<Case> {
     all.add(
         "collision-within",
         |spec| spec["images"][1]["path"] = json!("base"),
-        reason::TAG_COLLISION,
+        reason::IMAGES_FAILED,
         &[
-            "spec.images[left].tags",
+            "spec.images[base].tags",
             "/base:latest",
-            "the image `base`",
-            "give one of them another tag or `path`",
+            "a tag of `left`",
+            "give each image its own tag or `path`",
         ],
     );
     all.add(

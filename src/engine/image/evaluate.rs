@@ -54,12 +54,23 @@ impl ImageEval<'_> {
     /// Returns the decision for the image; its parents in `images` are decided already.
     fn decide(&self, images: &[ImageDecision], plan: &mut Plan) -> ImageDecision {
         let decision = self
-            .resolve_parents(images)
+            .reject_own_spec()
+            .and_then(|()| self.resolve_parents(images))
             .and_then(|parents| self.decide_with_parents(plan, &parents))
             .unwrap_or_else(|not_ready| self.decide_not_ready(not_ready));
         let decision = self.keep_recorded(decision);
         self.stop_cancelled_builds(&decision, plan);
         decision
+    }
+
+    /// Returns the problem of the image's own spec or Dockerfile, if there is one.
+    fn reject_own_spec(&self) -> Result<(), NotReady> {
+        let Some(problem) = &self.blueprint.problem else { return Ok(()) };
+        let progress = match problem.reason {
+            reason::RESOLVING => WaitProgress::InProgress,
+            _ => WaitProgress::AtRest,
+        };
+        Err(NotReady::Waiting(problem.clone(), progress))
     }
 
     /// Returns the decision for an image whose parents all have a digest.

@@ -1,7 +1,7 @@
 //! What happens to a cascade when its family is edited, or goes, while it runs.
 
 use crate::{
-    api::{CascadePhase, Edge, ImageFamilyStatus},
+    api::{CascadePhase, Edge, ImageFamilyStatus, ImageState, condition::reason},
     engine::{
         BuildOutcome,
         tests::{CURRENT, model::FamilyModel},
@@ -166,4 +166,32 @@ fn a_family_that_is_deleted_mid_cascade_and_recreated_is_rebuilt_completely() {
         assert_eq!(model.builds(), [2, 2, lib, 2], "what is in the registry is not built again");
         assert_eq!(parents(&model, "app"), [digest(&model, "lib")]);
     }
+}
+
+#[test]
+fn a_tag_collision_stalls_the_images_that_claim_the_tag() {
+    let mut model = FamilyModel::new(&["up"], &[("a", "up"), ("b", "up"), ("c", "up")]);
+    model.settle();
+    let before = model.tags.clone();
+    let b = model.index("b");
+    model.spec.images[b].path = Some("a".into());
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.settle();
+    assert_eq!(model.builds(), [1, 1, 2], "the other image is rebuilt");
+    for image in ["a", "b"] {
+        let record = model.record(image);
+        assert_eq!(
+            (record.state, record.reason.as_str()),
+            (ImageState::Waiting, reason::TAG_COLLISION)
+        );
+        let index = model.index(image);
+        let is_of_image = |tag: &&(usize, String)| tag.0 == index;
+        for tag in before.keys().filter(is_of_image) {
+            assert_eq!(model.tags[tag], before[tag], "{image} gets no tag of another");
+        }
+    }
+    model.spec.images[b].path = None;
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 3]);
+    assert_eq!(model.builds(), [2, 2, 2]);
 }
