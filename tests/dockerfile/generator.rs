@@ -198,12 +198,11 @@ impl Generator {
             1 => "--platform=linux/amd64 ",
             _ => "",
         };
-        let name = match self.random.below(3) {
-            0 => String::new(),
-            _ => {
-                let names = [self.random.of(&STAGES), self.random.of(&STAGES), "Tools"];
-                format!(" {} {}", self.random.of(&["AS", "as"]), self.random.of(&names))
-            }
+        let name = if self.random.below(3) == 0 {
+            String::new()
+        } else {
+            let names = [self.random.of(&STAGES), self.random.of(&STAGES), "Tools"];
+            format!(" {} {}", self.random.of(&["AS", "as"]), self.random.of(&names))
         };
         let keyword = self.random.of(&["FROM", "FROM", "from", "  FROM"]);
         self.line(&format!("{keyword} {platform}{base}{name}"));

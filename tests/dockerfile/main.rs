@@ -6,6 +6,8 @@
 //!
 //! `make fuzz SEEDS=100000 FROM=5000` reads many random files, one per seed.
 
+#![allow(clippy::expect_used, reason = "a test reports what is wrong by failing")]
+
 mod corpus;
 mod frontend;
 mod generator;

@@ -181,13 +181,11 @@ impl Reader<'_> {
             return self.set_global_args(instruction);
         }
         let Some(command) = command(instruction, self.escape)? else { return Ok(()) };
-        match self.parsed.stages.last_mut() {
-            Some(stage) => stage.commands.push(command),
-            None => {
-                let problem = "the instruction comes before the first FROM";
-                return Err(SyntaxError::new(instruction.line, problem));
-            }
-        }
+        let Some(stage) = self.parsed.stages.last_mut() else {
+            let problem = "the instruction comes before the first FROM";
+            return Err(SyntaxError::new(instruction.line, problem));
+        };
+        stage.commands.push(command);
         Ok(())
     }
 
