@@ -31,10 +31,19 @@ pub struct Image {
     pub path: Option<String>,
 
     /// Images that the image is built from: one entry for every image that the Dockerfile names in
-    /// a `FROM` or a `COPY --from`. Empty for an image that is built from `scratch` alone. At most
+    /// a `FROM` or a `COPY --from`. Empty for an image that is built from `scratch` alone. With
+    /// `edges: Dockerfile`, entries are needed only for what the Dockerfile does not say. At most
     /// 32 entries, and at most one of them with `use: Base`.
+    #[serde(default)]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub from: Vec<Edge>,
+
+    /// Where the edges of the image come from. `Declared`: `from` lists all of them. `Dockerfile`:
+    /// the images that the Dockerfile names and `from` does not declare are edges, too: to the
+    /// image of this family that has the repository and tag or the name, or else to an upstream
+    /// with the settings of `upstreamDefaults`. Defaults to `Declared`.
+    #[serde(default)]
+    pub edges: EdgeSource,
 
     /// Origin of the Dockerfile and its build context.
     pub source: Source,
@@ -113,6 +122,7 @@ impl Default for Image {
             name: String::new(),
             path: None,
             from: Vec::new(),
+            edges: EdgeSource::default(),
             source: Source::default(),
             args: BTreeMap::new(),
             target: None,
@@ -225,6 +235,16 @@ pub struct ImageHold {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub reason: Option<String>,
+}
+
+/// Where the edges of an image come from.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EdgeSource {
+    /// `from` lists all edges.
+    #[default]
+    Declared,
+    /// The images that the Dockerfile names are edges, in addition to those in `from`.
+    Dockerfile,
 }
 
 /// What happens to an image when a parent fails.

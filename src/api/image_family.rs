@@ -6,7 +6,9 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Adoption, Image, ImageFamilyStatus, Policy, RegistryCredential, Upstream};
+use crate::api::{
+    Adoption, Image, ImageFamilyStatus, Policy, RegistryCredential, Upstream, UpstreamDefaults,
+};
 
 /// Pattern of a repository prefix: a registry's host, which has a dot, a port or is `localhost`,
 /// and path elements.
@@ -88,6 +90,12 @@ pub struct ImageFamilySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub upstreams: Vec<Upstream>,
+
+    /// Settings of the upstreams that Dockerfiles name and `upstreams` does not list. They apply to
+    /// images with `edges: Dockerfile`. A family has at most 64 upstreams, with those that are
+    /// listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_defaults: Option<UpstreamDefaults>,
 
     /// Images to build, in any order. 1 to 1000 entries.
     #[schemars(

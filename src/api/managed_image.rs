@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
-    AdoptionRecord, BuildRecord, Cause, CheckRecord, FailureRecord, HandledRequest, ManualHold,
-    RolloutRecord,
+    AdoptionRecord, BuildRecord, Cause, CheckRecord, EdgeUse, FailureRecord, HandledRequest,
+    ManualHold, RolloutRecord,
 };
 
 /// Maximum number of entries of [`ManagedImageStatus::history`], whatever `spec.history.builds`
@@ -138,6 +138,13 @@ pub struct ManagedImageStatus {
     /// compares it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blobs: Option<String>,
+
+    /// Images that the Dockerfile names and `from` does not declare, for an image with
+    /// `edges: Dockerfile`. They stay in use while the source cannot be read. At most 32 entries.
+    /// Not set if the Dockerfile was never read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
+    pub edges: Option<Vec<FoundEdge>>,
 
     /// Changes that caused the last verified build, traced to what changed first. At most 8
     /// entries.
@@ -310,6 +317,26 @@ pub struct ParentDigest {
     pub name: String,
     /// Digest of the parent.
     pub digest: String,
+}
+
+/// An image that a Dockerfile names, and the parent that it is.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FoundEdge {
+    /// Full reference of the image, with the build arguments substituted.
+    pub reference: String,
+
+    /// How the Dockerfile uses the image.
+    #[serde(rename = "use")]
+    pub usage: EdgeUse,
+
+    /// Name of the upstream that it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+
+    /// Name of the image of this family that it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 /// A tag and the digest that it was set to, or that it was found to point to at an adoption.

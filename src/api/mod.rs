@@ -39,21 +39,21 @@ pub use family_status::{
     UpstreamStatus, WindowStatus,
 };
 pub use handled_request::{HandledRequest, RequestOutcome};
-pub use image::{Check, Edge, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};
+pub use image::{Check, Edge, EdgeSource, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};
 pub use image_family::{Export, History, ImageFamily, ImageFamilySpec, LocalName, StrategyRef};
 pub use image_records::{
     BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord, RolloutRecord,
     RolloutState,
 };
 pub use managed_image::{
-    ImageState, Inputs, ManagedImage, ManagedImageSpec, ManagedImageStatus, ParentDigest,
-    RunningBuild, TagRecord,
+    FoundEdge, ImageState, Inputs, ManagedImage, ManagedImageSpec, ManagedImageStatus,
+    ParentDigest, RunningBuild, TagRecord,
 };
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
 pub use request::{ActionName, Request, RequestError, RequestScope, RequestedAction};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
 pub use source::{ConfigMapItem, ConfigMapSource, GitSource, PathOutside, Source, SourceKind};
-pub use upstream::{Approval, Follow, Hold, Upstream};
+pub use upstream::{Approval, Follow, Hold, Upstream, UpstreamDefaults};
 
 /// API group of all kinds.
 pub const GROUP: &str = "groundswell.dev";

@@ -23,7 +23,9 @@ pub struct Upstream {
     )]
     pub image: String,
 
-    /// Selects the tag that the controller follows.
+    /// Selects the tag that the controller follows. Defaults to the tag `latest`, which an image
+    /// without a tag has everywhere.
+    #[serde(default)]
     pub follow: Follow,
 
     /// Interval at which the controller queries the registry for the tag's digest. Polls are
@@ -77,11 +79,71 @@ pub enum Approval {
 }
 
 /// Selects the tag of an upstream that the controller follows.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Follow {
-    /// Tag to follow as it moves from digest to digest. At most 128 characters.
+    /// Tag to follow as it moves from digest to digest. At most 128 characters. Defaults to
+    /// `latest`.
+    #[serde(default = "default_tag")]
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))]
     pub tag: String,
+}
+
+impl Default for Follow {
+    fn default() -> Self {
+        Self { tag: default_tag() }
+    }
+}
+
+/// What applies to the upstreams that Dockerfiles name and `upstreams` does not list, for images
+/// with `edges: Dockerfile`.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct UpstreamDefaults {
+    /// See `interval` of an upstream. Defaults to 10 minutes.
+    #[serde(default = "default_interval")]
+    #[x_kube(
+        validation = Rule::new("duration(self) >= duration('5s')")
+            .message("interval must be at least 5s")
+    )]
+    pub interval: Duration,
+
+    /// See `platforms` of an upstream. At most 16 entries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        inner(length(max = 64), regex(pattern = "^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?$")),
+        extend("x-kubernetes-list-type" = "set")
+    )]
+    pub platforms: Vec<String>,
+
+    /// See `minimumAge` of an upstream. Defaults to 0 seconds.
+    #[serde(default)]
+    pub minimum_age: Duration,
+
+    /// See `approval` of an upstream. Defaults to `Automatic`.
+    #[serde(default)]
+    pub approval: Approval,
+}
+
+impl Default for UpstreamDefaults {
+    fn default() -> Self {
+        Self {
+            interval: default_interval(),
+            platforms: Vec::new(),
+            minimum_age: Duration::default(),
+            approval: Approval::default(),
+        }
+    }
+}
+
+impl UpstreamDefaults {
+    /// Returns the upstream of this name that follows a tag with these settings.
+    #[must_use]
+    pub fn upstream(&self, name: String, image: String, tag: String) -> Upstream {
+        let Self { interval, platforms, minimum_age, approval } = self.clone();
+        let follow = Follow { tag };
+        Upstream { name, image, follow, interval, platforms, minimum_age, approval, hold: None }
+    }
 }
 
 /// A user's decision to hold an upstream at its current digest.
@@ -117,6 +179,10 @@ impl Upstream {
     pub fn hold_at(&self, now: Timestamp) -> Option<&Hold> {
         self.hold.as_ref().filter(|hold| hold.until.is_none_or(|until| now < until))
     }
+}
+
+fn default_tag() -> String {
+    "latest".into()
 }
 
 const fn default_interval() -> Duration {

@@ -9,6 +9,7 @@
 //! - [`deferred_jobs`]: Jobs that are not admitted now, and when they are created again
 //! - [`check_images`]: the digests of the images that checks run in, as registries have answered
 //! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
+//! - [`found_edges`]: the edges of images whose Dockerfiles say them
 //! - [`git_poll`]: how revisions of Git sources are polled
 //! - [`backoff`], [`error`], [`writes`]: failures, calls and writes that both reconcilers share
 
@@ -19,6 +20,7 @@ pub mod deferred_jobs;
 pub mod dependents;
 pub mod error;
 pub mod family;
+pub mod found_edges;
 pub mod git_poll;
 pub mod installations;
 pub mod object_cache;

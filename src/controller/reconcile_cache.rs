@@ -14,9 +14,10 @@ use crate::{
         check_images::CheckImages,
         deferred_jobs::DeferredJobs,
         family::observe::{
-            image_keys::ImageKeys, platform::DefaultPlatform, pod_events::PodEventCache,
-            strategies::RenderedStrategy,
+            dockerfiles::DockerfileEffects, image_keys::ImageKeys, platform::DefaultPlatform,
+            pod_events::PodEventCache, strategies::RenderedStrategy,
         },
+        found_edges::{EdgeExpansion, KnownParents, dockerfile::ReadDockerfile},
     },
     engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},
     identity::{Fingerprint, ImageDigest},
@@ -63,6 +64,10 @@ pub struct ReconcileCache {
     pub image_keys: ImageKeys,
     /// The revisions of `ConfigMap` sources, by image.
     pub config_maps: HashMap<String, CachedRevision>,
+    /// What the Dockerfiles of images say, by image.
+    pub dockerfiles: HashMap<String, CachedDockerfile>,
+    /// The spec with the edges that Dockerfiles name.
+    pub expansion: Option<CachedEdgeExpansion>,
     /// What the registry has answered to lookups of fingerprints.
     pub lookups: Lookups,
     /// What registries have answered about the images that checks run in.
@@ -100,6 +105,8 @@ pub struct ReconcileCache {
 pub struct CachedBlueprint {
     /// The generation.
     pub generation: i64,
+    /// What Dockerfiles say of it.
+    pub dockerfiles: DockerfileEffects,
     /// What follows from it, or what is wrong with it.
     pub result: Result<Arc<Blueprint>, Problem>,
 }
@@ -129,12 +136,38 @@ pub struct SecretVersion {
     pub resource_version: String,
 }
 
+/// What the Dockerfile of an image says.
+pub struct CachedDockerfile {
+    /// The versions of its text, of the family's spec and of the platform.
+    pub version: String,
+    /// What it says.
+    pub dockerfile: Arc<ReadDockerfile>,
+}
+
+/// The expansion of one generation of a spec.
+pub struct CachedEdgeExpansion {
+    /// The generation.
+    pub generation: i64,
+    /// What was known of the Dockerfiles.
+    pub known: Vec<KnownParents>,
+    /// The expanded spec.
+    pub expansion: Arc<EdgeExpansion>,
+}
+
 /// The revision of a `ConfigMap` source.
 pub struct CachedRevision {
     /// The version of the `ConfigMap`, and the items of it that are read.
     pub version: String,
     /// The revision, or why there is none.
     pub revision: Observed<String>,
+}
+
+impl CachedRevision {
+    /// Whether the `ConfigMap` cannot be used.
+    #[must_use]
+    pub const fn is_invalid(&self) -> bool {
+        matches!(self.revision, Observed::Failed(_))
+    }
 }
 
 /// What a tag was found to point to, or was set to.
@@ -272,6 +305,7 @@ impl ReconcileCache {
     /// Forgets what belongs to images that the family no longer has.
     pub fn retain_images(&mut self, wanted: &HashSet<&str>) {
         self.config_maps.retain(|image, _| wanted.contains(image.as_str()));
+        self.dockerfiles.retain(|image, _| wanted.contains(image.as_str()));
         self.deferred_jobs.retain(|image| wanted.contains(image));
         self.lookups.0.retain(|image, _| wanted.contains(image.as_str()));
         self.tags.retain(|image, _| wanted.contains(image.as_str()));

@@ -2,8 +2,9 @@
 //! and whether the edges form a cycle across families.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque, hash_map::DefaultHasher},
     fmt,
+    hash::{Hash as _, Hasher as _},
     sync::Arc,
 };
 
@@ -13,7 +14,7 @@ use petgraph::{
 };
 
 use crate::{
-    api::{Edge, ImageFamily, ImageFamilySpec},
+    api::{Edge, EdgeSource, ImageFamily, ImageFamilySpec},
     lineage::graph::cycle_names,
 };
 
@@ -83,13 +84,27 @@ pub struct ConsultedFamily {
 pub struct SpecVersion {
     uid: Option<String>,
     generation: Option<i64>,
+    /// Hash of the edges that Dockerfiles say: they change without a new generation.
+    found_edges: u64,
 }
 
 impl SpecVersion {
     /// Returns the version of a family's spec.
     #[must_use]
     pub fn of(family: &ImageFamily) -> Self {
-        Self { uid: family.metadata.uid.clone(), generation: family.metadata.generation }
+        let mut hasher = DefaultHasher::new();
+        for image in &family.spec.images {
+            if image.edges == EdgeSource::Dockerfile {
+                for edge in &image.from {
+                    (&image.name, edge.parent(), &edge.reference, edge.usage).hash(&mut hasher);
+                }
+            }
+        }
+        Self {
+            uid: family.metadata.uid.clone(),
+            generation: family.metadata.generation,
+            found_edges: hasher.finish(),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod checks;
 mod contested_rollout;
 mod cutoff;
 mod deletion;
+mod dockerfile_edges;
 mod existing_images;
 mod families;
 mod gate;

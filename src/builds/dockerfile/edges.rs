@@ -126,6 +126,24 @@ pub fn verify_edges(
     if problems.is_empty() { Ok(replaced) } else { Err(mismatch(problems, &needed, edges).into()) }
 }
 
+/// Returns the images that the build needs and that no edge declares, in the order of their lines.
+/// The triggers of parents are not known here.
+///
+/// # Errors
+/// Returns a [`DockerfileMismatch`] if the Dockerfile has no such target, or an error if a trigger
+/// of one of its stages cannot be interpreted.
+pub fn undeclared_images(
+    dockerfile: &Dockerfile,
+    edges: &[DeclaredEdge],
+) -> Result<Vec<NeededImage>, EdgeError> {
+    let Some(mut needed) = dockerfile.needed_images(&|_| &[])? else {
+        return Err(mismatch(vec![unknown_target(dockerfile)], &[], edges).into());
+    };
+    needed.retain(|needed| declared(edges, &needed.image) == Declared::No);
+    needed.sort_by(|a, b| (a.image.line, &a.image).cmp(&(b.image.line, &b.image)));
+    Ok(needed)
+}
+
 fn unknown_target(dockerfile: &Dockerfile) -> String {
     let stages = dockerfile.graph.named_stages().map(|stage| format!("`{}`", stage.name));
     format!(

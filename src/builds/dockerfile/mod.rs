@@ -23,7 +23,9 @@ mod stages;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use args::undeclared_args;
-pub use edges::{DeclaredEdge, DockerfileMismatch, EdgeError, ReplacedDigest, verify_edges};
+pub use edges::{
+    DeclaredEdge, DockerfileMismatch, EdgeError, ReplacedDigest, undeclared_images, verify_edges,
+};
 pub use graph::{NamedImage, NeededImage};
 pub use instructions::SyntaxError;
 

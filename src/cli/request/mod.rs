@@ -5,7 +5,7 @@
 mod render;
 mod send;
 
-use std::str::FromStr;
+use std::{collections::BTreeSet, str::FromStr};
 
 use anyhow::bail;
 use clap::Args;
@@ -229,19 +229,26 @@ fn digest_to_approve(
     upstream: &str,
     requested: Option<&str>,
 ) -> anyhow::Result<String> {
-    let Some(spec) = family.spec.upstreams.iter().find(|known| known.name == upstream) else {
-        let known: Vec<&str> =
-            family.spec.upstreams.iter().map(|known| known.name.as_str()).collect();
-        bail!("the family has no upstream `{upstream}`; it has {}", known.join(", "));
+    let declared = family.spec.upstreams.iter().find(|known| known.name == upstream);
+    let statuses = || family.status.iter().flat_map(|status| &status.upstreams);
+    let status = statuses().find(|known| known.name == upstream);
+    // The status has those that Dockerfiles name, too.
+    let approval = match (declared, status) {
+        (Some(declared), _) => declared.approval,
+        (None, Some(_)) => {
+            family.spec.upstream_defaults.as_ref().map(|known| known.approval).unwrap_or_default()
+        }
+        (None, None) => {
+            let listed = family.spec.upstreams.iter().map(|known| known.name.as_str());
+            let known: BTreeSet<&str> =
+                listed.chain(statuses().map(|known| known.name.as_str())).collect();
+            let known: Vec<&str> = known.into_iter().collect();
+            bail!("the family has no upstream `{upstream}`; it has {}", known.join(", "));
+        }
     };
-    let status = family
-        .status
-        .iter()
-        .flat_map(|status| &status.upstreams)
-        .find(|known| known.name == upstream);
     let returned =
         status.is_some_and(|status| status.reason.as_deref() == Some(reason::DIGEST_RETURNED));
-    if spec.approval != Approval::Manual && !returned {
+    if approval != Approval::Manual && !returned {
         bail!("{upstream} needs no approval, because its `approval` is Automatic");
     }
     let Some(candidate) = status.and_then(|status| status.candidate.as_ref()) else {
@@ -349,6 +356,13 @@ mod tests {
                 .ends_with(&format!("approve {}", digest("b")))
         );
         assert!(error(&waits, "alpine", None).ends_with("it has debian"));
+        let mut found = waits.clone();
+        found.spec.upstreams.clear();
+        assert!(error(&found, "debian", None).contains("needs no approval"));
+        found.spec.upstream_defaults =
+            serde_json::from_value(json!({"approval": "Manual"})).expect("defaults");
+        assert_eq!(digest_to_approve(&found, "debian", None).expect("candidate"), digest("b"));
+        assert!(error(&found, "alpine", None).ends_with("it has debian"));
         assert!(error(&family("Manual", None), "debian", None).contains("no candidate"));
         assert!(
             error(&family("Automatic", Some(digest("b"))), "debian", None)

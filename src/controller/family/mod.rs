@@ -144,23 +144,25 @@ pub async fn reconcile(
 
 /// Step 3 of [`reconcile()`]: reads what the decision needs.
 async fn observe(observer: &mut Observer<'_>) -> Result<Snapshot, ObserveError> {
-    // 3.1 (pure) Validate the spec.
+    // 3.1 (API) Read the sources that have changed, and add to the spec what Dockerfiles name.
+    observer.read_sources().await?;
+    // 3.2 (pure) Validate the spec.
     let blueprint = observer.validate_spec()?;
-    // 3.2 (API) Adopt records that belong to nobody. A record that belongs to another object is
+    // 3.3 (API) Adopt records that belong to nobody. A record that belongs to another object is
     // left alone.
     observer.adopt_records().await?;
-    // 3.3 (API) Load the registry credentials, if their Secrets have changed.
+    // 3.4 (API) Load the registry credentials, if their Secrets have changed.
     let keychain = observer.load_keychain().await?;
     observer.cache.note_accepted_spec();
-    // 3.4 (registry) Find the platform of builds whose strategies name none, unless it is recorded.
+    // 3.5 (registry) Find the platform of builds whose strategies name none, unless it is recorded.
     let built = observer.built_platforms(&blueprint);
     let platform = observer.default_platform(&blueprint, &built, &keychain).await;
-    // 3.5 (pure) Render the strategies.
+    // 3.6 (pure) Render the strategies.
     let unnamed = UnnamedPlatforms { built: &built, default: &platform };
     let strategies = observer.strategies(&blueprint, &unnamed);
-    // 3.6 (pure) Register what the pollers are to poll for this family.
+    // 3.7 (pure) Register what the pollers are to poll for this family.
     observer.register_polls(&keychain);
-    // 3.7 (API) Take the snapshot. Only content that has changed is read from the API server, and
+    // 3.8 (API) Take the snapshot. Only content that has changed is read from the API server, and
     // the Events of pods that their nodes do not start and of Jobs without a pod.
     Ok(observer.take_snapshot(blueprint, keychain, platform, strategies).await?)
 }

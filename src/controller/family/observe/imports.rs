@@ -11,6 +11,7 @@ use crate::{
             Observer,
             ownership::{is_record_of, record_name},
         },
+        found_edges,
         object_cache::Key,
         reconcile_cache::CachedSurvey,
     },
@@ -30,6 +31,12 @@ const MAX_SURVEYS: usize = 4;
 /// Other families, as the stores know them.
 struct StoredFamilies<'a>(&'a Context);
 
+impl StoredFamilies<'_> {
+    fn stored(&self, name: &FamilyName) -> Option<Arc<ImageFamily>> {
+        self.0.stores.families.get(&Key::new(&name.namespace, &name.name))
+    }
+}
+
 impl FamilyReader for StoredFamilies<'_> {
     fn family(&self, name: &FamilyName) -> FamilyLookup {
         if !self.0.scopes.contains(&name.namespace) {
@@ -40,14 +47,22 @@ impl FamilyReader for StoredFamilies<'_> {
 }
 
 impl Records for StoredFamilies<'_> {
+    /// The edges that Dockerfiles say are those that its records say.
     fn family(&self, name: &FamilyName) -> Option<Arc<ImageFamily>> {
-        self.0.stores.families.get(&Key::new(&name.namespace, &name.name))
+        let key = Key::new(&name.namespace, &name.name);
+        let family = self.stored(name)?;
+        if !found_edges::needs_expansion(&family.spec) {
+            return Some(family);
+        }
+        let mut records = self.0.stores.images.group(&key);
+        records.retain(|record| is_record_of(record, &family));
+        Some(found_edges::expanded_from_records(&family, &records))
     }
 
     fn image(&self, name: &ImageName) -> Option<Arc<ManagedImage>> {
         let record = record_name(&name.family.name, &name.image);
         let record = self.0.stores.images.get(&Key::new(&name.family.namespace, &record))?;
-        let family = Records::family(self, &name.family)?;
+        let family = self.stored(&name.family)?;
         is_record_of(&record, &family).then_some(record)
     }
 }

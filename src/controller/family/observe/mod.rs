@@ -1,6 +1,7 @@
 //! What a reconcile reads, from stores, pollers and, where content has changed, from the API
 //! server.
 //!
+//! - [`dockerfiles`]: what the Dockerfiles of images add to the spec
 //! - [`validate`]: the spec, and what follows from it
 //! - [`credentials`]: the registry credentials
 //! - [`platform`]: the platform of builds whose strategies name none
@@ -13,6 +14,7 @@
 
 pub mod cascades;
 pub mod credentials;
+pub mod dockerfiles;
 pub mod image_keys;
 pub mod imports;
 pub mod jobs;
@@ -36,9 +38,10 @@ use jiff::Timestamp;
 use crate::{
     api::ImageFamily,
     controller::{
-        context::Context, error::ReconcileError, object_cache::Key, reconcile_cache::ReconcileCache,
+        context::Context, error::ReconcileError, family::observe::dockerfiles::DockerfileEffects,
+        object_cache::Key, reconcile_cache::ReconcileCache,
     },
-    engine::Problem,
+    engine::{Observed, Problem},
 };
 
 /// Reads the inputs of one reconcile of a family.
@@ -53,6 +56,10 @@ pub struct Observer<'a> {
     pub cache: &'a mut ReconcileCache,
     /// The time of this reconcile.
     pub now: Timestamp,
+    /// What Dockerfiles say of the spec.
+    pub dockerfiles: DockerfileEffects,
+    /// The revisions of the sources that were read, parallel to the images.
+    pub sources: Vec<Observed<String>>,
 }
 
 impl<'a> Observer<'a> {
@@ -64,7 +71,8 @@ impl<'a> Observer<'a> {
         now: Timestamp,
     ) -> Self {
         let key = Key::of(&*family);
-        Self { context, family, key, cache, now }
+        let dockerfiles = DockerfileEffects::default();
+        Self { context, family, key, cache, now, dockerfiles, sources: Vec::new() }
     }
 }
 

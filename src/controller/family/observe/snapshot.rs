@@ -14,7 +14,9 @@ use crate::{
     controller::{
         error::ReconcileError,
         family::observe::{
-            Observer, cascades, imports,
+            Observer, cascades,
+            dockerfiles::DockerfileEffects,
+            imports,
             jobs::{ObservedJobs, RejectedPods},
             platform::DefaultPlatform,
             records, requests,
@@ -91,6 +93,8 @@ pub struct Snapshot {
     verified: Vec<Option<Arc<VerifiedBuild>>>,
     /// The pending requests of users.
     requests: Vec<ObservedRequest>,
+    /// What Dockerfiles say of the spec.
+    pub dockerfiles: DockerfileEffects,
     /// What polls have found of our own tags, in the order of `spec.images`.
     pub(super) polled_tags: Vec<PolledTags>,
     /// The status of a cascade that has none yet.
@@ -133,10 +137,11 @@ impl Observer<'_> {
         let family = Arc::clone(&self.family);
         let spec = &family.spec;
         let mut records = self.records_by_image();
-        let mut sources = Vec::with_capacity(spec.images.len());
-        for (image, known) in spec.images.iter().zip(&blueprint.images) {
-            sources.push(self.source_revision(image, known.inline.as_ref()).await?);
-        }
+        let sources = std::mem::take(&mut self.sources).into_iter().zip(&blueprint.images);
+        // The blueprint has the revision of each inline Dockerfile.
+        let sources =
+            sources.map(|(read, known)| known.inline.clone().map_or(read, Observed::Known));
+        let sources: Vec<Observed<String>> = sources.collect();
         let ImageStrategies {
             strategies,
             revisions: strategy_revisions,
@@ -198,6 +203,7 @@ impl Observer<'_> {
                 .unwrap_or(Timestamp::MIN),
             imports: imports::observed_imports(self.context, &self.key, &blueprint, &survey),
             family,
+            dockerfiles: self.dockerfiles.clone(),
             key: self.key.clone(),
             blueprint,
             keychain,

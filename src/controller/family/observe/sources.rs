@@ -8,10 +8,12 @@ use crate::{
     builds::{
         config_map::{ConfigMapError, config_map_hash},
         git::selection::Selection,
+        pod_paths::DOCKERFILE,
     },
     controller::{
         error::{ReconcileError, call},
-        family::observe::Observer,
+        family::observe::{Observer, dockerfiles::DockerfileReader},
+        found_edges::dockerfile,
         git_poll::GitKey,
         object_cache::Key,
         reconcile_cache::CachedRevision,
@@ -20,25 +22,29 @@ use crate::{
 };
 
 impl Observer<'_> {
-    /// Returns the revision of an image's source; `inline` is that of an inline Dockerfile.
-    pub(super) async fn source_revision(
+    /// Returns the revision of an image's source, and notes what its Dockerfile says if that is
+    /// needed. Both are of the same version. The blueprint has the revision of an inline source.
+    pub(super) async fn read_source(
         &mut self,
         image: &Image,
-        inline: Option<&String>,
+        reader: &DockerfileReader,
     ) -> Result<Observed<String>, ReconcileError> {
-        if let Some(revision) = inline {
-            return Ok(Observed::Known(revision.clone()));
-        }
         match image.source.kind() {
             Some(SourceKind::ConfigMap(source)) => {
-                self.config_map_revision(&image.name, source).await
+                self.config_map_revision(image, source, reader).await
             }
             Some(SourceKind::Git(source)) => Ok(match invalid_git_source(&image.name, source) {
                 Some(problem) => Observed::Failed(problem),
                 None => self.git_revision(&image.name, source),
             }),
-            // The blueprint has the revision of each inline Dockerfile.
-            Some(SourceKind::Inline(_)) | None => {
+            Some(SourceKind::Inline(text)) => {
+                let version = reader.version("inline");
+                if dockerfile::is_needed(image) && !self.has_read(image, &version) {
+                    self.note_dockerfile(image, version, text, reader);
+                }
+                Ok(Observed::Pending)
+            }
+            None => {
                 let message = format!(
                     "spec.images[{}].source: name one of `inline`, `configMap` and `git`",
                     image.name
@@ -50,13 +56,15 @@ impl Observer<'_> {
 
     async fn config_map_revision(
         &mut self,
-        image: &str,
+        image: &Image,
         source: &ConfigMapSource,
+        reader: &DockerfileReader,
     ) -> Result<Observed<String>, ReconcileError> {
+        let name = &image.name;
         let key = Key::new(&self.key.namespace, &source.name);
         let Some(known) = self.context.stores.config_maps.get(&key) else {
             let message = format!(
-                "spec.images[{image}].source.configMap: there is no ConfigMap {}/{}; create it or \
+                "spec.images[{name}].source.configMap: there is no ConfigMap {}/{}; create it or \
                  correct the name",
                 key.namespace, key.name
             );
@@ -65,8 +73,12 @@ impl Observer<'_> {
         // The items are part of what is read, so they are part of the version.
         let version =
             format!("{}/{:?}", known.resource_version().unwrap_or_default(), source.items);
-        let cached = self.cache.config_maps.get(image);
-        if let Some(cached) = cached.filter(|cached| cached.version == version) {
+        let text_version = reader.version(&version);
+        let is_read = !dockerfile::is_needed(image) || self.has_read(image, &text_version);
+        let cached = self.cache.config_maps.get(name);
+        if let Some(cached) =
+            cached.filter(|cached| cached.version == version && (is_read || cached.is_invalid()))
+        {
             return Ok(cached.revision.clone());
         }
         let api: Api<ConfigMap> = Api::namespaced(self.context.client.clone(), &key.namespace);
@@ -80,14 +92,20 @@ impl Observer<'_> {
             Ok(hash) => Observed::Known(hash),
             Err(error) => {
                 let message = format!(
-                    "spec.images[{image}].source.configMap: {}/{}: {error}",
+                    "spec.images[{name}].source.configMap: {}/{}: {error}",
                     key.namespace, key.name
                 );
                 Observed::Failed(Problem { reason: reason::SOURCE_NOT_FOUND, message })
             }
         };
+        match dockerfile_of(&content, source) {
+            Some(text) if dockerfile::is_needed(image) => {
+                self.note_dockerfile(image, text_version, &text, reader);
+            }
+            _ => {}
+        }
         let cached = CachedRevision { version, revision: revision.clone() };
-        self.cache.config_maps.insert(image.to_owned(), cached);
+        self.cache.config_maps.insert(name.clone(), cached);
         Ok(revision)
     }
 
@@ -121,6 +139,20 @@ fn invalid_git_source(image: &str, source: &GitSource) -> Option<Problem> {
     let globs = || Selection::verify(source).err().map(|error| error.to_string());
     let message = format!("spec.images[{image}]: {}", path.or_else(globs)?);
     Some(Problem { reason: reason::INVALID_SPEC, message })
+}
+
+/// Returns the text of the Dockerfile in a `ConfigMap`.
+fn dockerfile_of(content: &ConfigMap, source: &ConfigMapSource) -> Option<String> {
+    let item = source.items.iter().find(|item| item.path == DOCKERFILE);
+    let key = match item {
+        Some(item) => item.key.as_str(),
+        None if source.items.is_empty() => DOCKERFILE,
+        None => return None,
+    };
+    let text = content.data.as_ref().and_then(|data| data.get(key));
+    let binary = content.binary_data.as_ref().and_then(|data| data.get(key));
+    let binary = binary.map(|value| String::from_utf8_lossy(&value.0).into_owned());
+    text.cloned().or(binary)
 }
 
 /// Returns the hash of the files that a `ConfigMap` source becomes. `prepare` computes the same

@@ -19,10 +19,14 @@ impl Observer<'_> {
     /// families.
     pub fn validate_spec(&mut self) -> Result<Arc<Blueprint>, Problem> {
         let generation = self.family.metadata.generation.unwrap_or_default();
-        let known = self.cache.blueprint.take().filter(|known| known.generation == generation);
+        let known = self.cache.blueprint.take().filter(|known| {
+            known.generation == generation && known.dockerfiles.same_as(&self.dockerfiles)
+        });
         let cached = known.unwrap_or_else(|| CachedBlueprint {
             generation,
-            result: validate(&self.family.spec).map(Arc::new),
+            dockerfiles: self.dockerfiles.clone(),
+            result: validate(&self.family.spec)
+                .map(|blueprint| Arc::new(self.dockerfiles.add_problems(blueprint))),
         });
         let result = cached.result.clone();
         self.cache.blueprint = Some(cached);

@@ -14,8 +14,8 @@ use serde_json::json;
 
 use crate::{
     api::{
-        AdoptionRecord, Image, ImageState, ManagedImage, ManagedImageSpec, ManagedImageStatus,
-        TagRecord,
+        AdoptionRecord, EdgeSource, FoundEdge, Image, ImageState, ManagedImage, ManagedImageSpec,
+        ManagedImageStatus, TagRecord,
         condition::{
             self, ConditionUpdate, READY, RECONCILING, ReasonClass, STALLED, reason, shorten,
         },
@@ -222,6 +222,7 @@ impl Reconcile<'_> {
             failure: decided.failure.as_deref().cloned(),
             content: verified.and_then(|verified| verified.content.as_ref()).map(String::from),
             blobs: verified.and_then(|verified| verified.blobs.as_ref()).map(String::from),
+            edges: self.edges_to_record(change),
             causes: verified.map(|verified| verified.causes.clone()).unwrap_or_default(),
             checked: verified.and_then(|verified| verified.checked.as_ref()).map(String::from),
             checks: decided.checks.clone(),
@@ -269,6 +270,13 @@ impl Reconcile<'_> {
             }
         };
         tags.unwrap_or_default().into_iter().filter_map(record).collect()
+    }
+
+    /// Returns what the Dockerfile names, or else what it named when it was last read.
+    fn edges_to_record(&self, change: ImageChange<'_>) -> Option<Vec<FoundEdge>> {
+        let ImageChange { index, image, old, .. } = change;
+        let found = self.snapshot.dockerfiles.edges(index.position());
+        found.or_else(|| old.edges.clone()).filter(|_| image.edges == EdgeSource::Dockerfile)
     }
 
     /// Returns the platform of the last verified build. An adopted image that does not match has
