@@ -130,6 +130,21 @@ async fn edges_come_from_dockerfiles() {
     spec["images"][1]["args"] = json!({ "MODE": "fast" });
     place.apply_family("app", &spec).await.expect("a family");
     place.wait_family("app", "Ready", 60).await;
+
+    // Two images with one tag wait for a user, and keep what they have.
+    let mut colliding = spec.clone();
+    let twin = json!({ "name": "twin", "path": "app", "edges": "Dockerfile", "tags": ["latest"],
+        "source": { "inline": "FROM scratch\n" } });
+    colliding["images"].as_array_mut().expect("images").push(twin);
+    place.apply_family("app", &colliding).await.expect("a family");
+    wait_reason(&scene, "app", reason::TAG_COLLISION).await;
+    let (family_reason, message) = place.wait_family("app", "Stalled", 60).await;
+    assert_eq!(family_reason, reason::IMAGES_FAILED);
+    assert!(message.contains("a tag of `twin`; give each image its own tag"), "{message}");
+    assert_eq!(status(&scene, "base").await.reason, reason::CURRENT);
+    place.apply_family("app", &spec).await.expect("a family");
+    place.wait_family("app", "Ready", 60).await;
+
     maps.patch("base", &PatchParams::default(), &broken).await.expect("broken");
     let broken = wait_reason(&scene, "base", reason::DOCKERFILE_MISMATCH).await;
     assert_eq!(broken.edges, Some(vec![base_edge("3.21")]));
