@@ -250,6 +250,7 @@ impl BenchFamily {
             missing_platforms: Vec::new(),
             first_observed: self.now,
             confirmed_at: self.now,
+            resumed_at: None,
         };
         ObservedUpstream { newest: Some(newest), problem: None }
     }

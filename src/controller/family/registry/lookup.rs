@@ -330,6 +330,7 @@ mod tests {
                 annotations: std::collections::BTreeMap::new(),
             },
             config: ImageConfig {
+                triggers: Vec::new(),
                 created: None,
                 newest_layer: None,
                 platform: own.clone(),
