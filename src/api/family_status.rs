@@ -56,7 +56,8 @@ pub struct ImageFamilyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowStatus>,
 
-    /// Why no further build starts. Set while the breaker is open.
+    /// Why no further build of a cause starts. Set while the breaker is open; if it is open for
+    /// several causes, this is the one whose trial build comes first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerStatus>,
 

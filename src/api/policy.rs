@@ -66,7 +66,7 @@ pub struct Policy {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
 
-    /// Pauses the builds of a family whose builds keep failing from one cause.
+    /// Pauses the builds of a cause from which builds keep failing.
     #[serde(default)]
     pub breaker: Breaker,
 
@@ -156,12 +156,12 @@ pub struct RateLimit {
     pub per: Duration,
 }
 
-/// Pauses the builds of a family whose builds keep failing from one cause.
+/// Pauses the builds of a cause from which builds keep failing.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Breaker {
     /// Number of different images that must fail in a row from one cause before no further build
-    /// starts, from 0 to 100. 0 disables the breaker. Defaults to 5.
+    /// of that cause starts, from 0 to 100. 0 disables the breaker. Defaults to 5.
     #[serde(default = "default_consecutive_failures")]
     #[schemars(range(min = 0, max = 100))]
     pub consecutive_failures: i32,

@@ -23,8 +23,9 @@ pub fn apply_status<K: Resource<DynamicType = ()>>(
 }
 
 /// Returns the body of a server-side apply of the status of an object in the version that was read.
-/// The API server answers with a conflict if the object has changed since. So a write that a process
-/// sent before it ended, and that arrives late, cannot revert what its successor has recorded.
+/// The API server answers with a conflict if the object has changed since. So a write that a
+/// process sent before it ended, and that arrives late, cannot revert what its successor has
+/// recorded.
 pub fn apply_status_of<K: Resource<DynamicType = ()>>(
     object: &K,
     status: &impl Serialize,

@@ -2,8 +2,9 @@
 //!
 //! The breaker opens for a cause when `consecutiveFailures` distinct images have failed from it and
 //! none has succeeded from it since. While it is open, only a trial build of that cause starts now
-//! and then, to show whether builds still fail. Builds that have another cause go on. The state is not stored: it follows from the last builds of the
-//! images, so that a restart of the controller neither opens nor closes the breaker.
+//! and then, to show whether builds still fail. Builds that have another cause go on. The state is
+//! not stored: it follows from the last builds of the images, so that a restart of the controller
+//! neither opens nor closes the breaker.
 
 use std::collections::BTreeMap;
 

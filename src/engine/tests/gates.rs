@@ -318,14 +318,14 @@ fn builds_that_users_caused_start_before_longer_paths() {
 }
 
 #[test]
-fn a_child_may_continue_with_the_last_verified_digest_of_a_parent_whose_source_is_away() {
+fn a_child_may_continue_with_the_last_verified_digest_of_a_parent_whose_source_is_unreachable() {
     let mut model = FamilyModel::new(
         &["up", "up2"],
         &[("base", "up"), ("app", "base up2*"), ("other", "base up2*")],
     );
     model.settle();
     model.spec.images[1].on_parent_failure = OnParentFailure::UseLastVerified;
-    let message = "the Git server is away".into();
+    let message = "the Git server is unreachable".into();
     let problem = Problem { reason: reason::SOURCE_UNAVAILABLE, message };
     model.unreadable_sources.insert(0, problem);
     let verified = model.record("base").digest.clone().expect("a digest");
