@@ -117,6 +117,8 @@ reasons! {
     INVALID_TAG_TEMPLATE = "InvalidTagTemplate": NeedsUser + StopsEvaluation;
     /// A field has an invalid value.
     INVALID_SPEC = "InvalidSpec": NeedsUser + StopsEvaluation;
+    /// Images of the spec are left out, because a template or a matrix of theirs is invalid.
+    IMAGES_LEFT_OUT = "ImagesLeftOut": NeedsUser;
     /// A `BuildStrategy` does not exist.
     STRATEGY_NOT_FOUND = "StrategyNotFound": NeedsUser;
     /// A `BuildStrategy`, or a parameter that a family gives to it, is invalid.

@@ -7,7 +7,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Duration, Rollout, Source, StrategyRef};
+use crate::api::{Duration, Rollout, Source, StrategyRef, patterns};
 
 /// An image of a family, built by Groundswell.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -17,17 +17,39 @@ use crate::api::{Duration, Rollout, Source, StrategyRef};
         .message("an image has one base: set `use: BuildStage` in the other entries of `from`")
 )]
 pub struct Image {
-    /// Name of the image, unique within the family. A DNS label of 1 to 63 characters.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    /// Name of the image, unique within the family. A DNS label of 1 to 63 characters. With a
+    /// `matrix`, it is a template, or the values are appended to it in the order of the keys.
+    #[schemars(length(min = 1, max = 253), regex(pattern = patterns::NAME_OR_TEMPLATE))]
     pub name: String,
 
-    /// Last part of the image's repository, which is `<repository of the family>/<path>`. Defaults
-    /// to the image's name. At most 128 characters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Values for which the entry is repeated: it stands for one image for each combination of a
+    /// value of every key. In templates, `{{ matrix.KEY }}` is the value and `{{ name }}` the name
+    /// of the image. At most 8 keys with at most 64 values each, and 4096 combinations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(
-        length(min = 1, max = 128),
-        regex(pattern = "^[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*$")
+        extend("maxProperties" = 8, "additionalProperties" = {
+            "type": "array", "minItems": 1, "maxItems": 64,
+            "items": {"type": "string", "maxLength": 128}
+        })
     )]
+    pub matrix: BTreeMap<String, Vec<String>>,
+
+    /// Combinations of the `matrix` for which there is no image. An entry excludes every
+    /// combination that has all of its values. At most 128 entries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 128),
+        extend("x-kubernetes-list-type" = "atomic", "items" = {
+            "type": "object", "minProperties": 1, "maxProperties": 8,
+            "additionalProperties": {"type": "string", "maxLength": 128}
+        })
+    )]
+    pub exclude: Vec<BTreeMap<String, String>>,
+
+    /// Last part of the image's repository, which is `<repository of the family>/<path>`. It may be
+    /// a template. Defaults to the image's name. At most 128 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256), regex(pattern = patterns::PATH_OR_TEMPLATE))]
     pub path: Option<String>,
 
     /// Images that the image is built from: one entry for every image that the Dockerfile names in
@@ -45,11 +67,12 @@ pub struct Image {
     #[serde(default)]
     pub edges: EdgeSource,
 
-    /// Origin of the Dockerfile and its build context.
+    /// Origin of the Dockerfile and its build context. Defaults to that of `spec.sourceDefaults`.
+    #[serde(default, skip_serializing_if = "Source::is_empty")]
     pub source: Source,
 
-    /// Build arguments. They become part of the image's history: do not use them for secrets. At
-    /// most 128 entries.
+    /// Build arguments. They become part of the image's history: do not use them for secrets. With
+    /// a `matrix`, the values are templates. At most 128 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(
         extend("maxProperties" = 128,
@@ -57,13 +80,13 @@ pub struct Image {
     )]
     pub args: BTreeMap<String, String>,
 
-    /// Stage of the Dockerfile to build. Defaults to the last stage.
+    /// Stage of the Dockerfile to build. It may be a template. Defaults to the last stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9_.-]*$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = patterns::TARGET_OR_TEMPLATE))]
     pub target: Option<String>,
 
-    /// Labels to set on the image in addition to those that its Dockerfile sets. At most 32
-    /// entries.
+    /// Labels to set on the image in addition to those that its Dockerfile sets. With a `matrix`,
+    /// the values are templates. At most 32 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(
         extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024})
@@ -71,9 +94,10 @@ pub struct Image {
     pub labels: BTreeMap<String, String>,
 
     /// Tags to set on each verified build. A template may use `{{ build }}` (number of the build,
-    /// from 1), `{{ fingerprint }}` (12 characters) and `{{ upstream.NAME.tag }}`
-    /// (`upstream["my-name"].tag` for a name with a dash). A tag that uses the build or the
-    /// fingerprint is immutable and never moves once set. Other tags float. At most 16 entries.
+    /// from 1), `{{ fingerprint }}` (12 characters), `{{ upstream.NAME.tag }}`
+    /// (`upstream["my-name"].tag` for a name with a dash), `{{ args.NAME }}`, `{{ matrix.KEY }}`
+    /// and `{{ name }}`. A tag that uses the build or the fingerprint is immutable and never moves
+    /// once set. Other tags float. At most 16 entries.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 16),
@@ -120,6 +144,8 @@ impl Default for Image {
     fn default() -> Self {
         Self {
             name: String::new(),
+            matrix: BTreeMap::new(),
+            exclude: Vec::new(),
             path: None,
             from: Vec::new(),
             edges: EdgeSource::default(),
@@ -281,7 +307,7 @@ pub struct FamilyRef {
 }
 
 /// An edge of the graph: from an image to a parent that its Dockerfile names. Exactly one of
-/// `upstream` and `image` must be set.
+/// `upstream` and `image` must be set. Both may be templates, and so may `as` and `arg`.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -299,7 +325,7 @@ pub struct FamilyRef {
 pub struct Edge {
     /// Name of an upstream of this family that is the parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 128))]
     pub upstream: Option<String>,
 
     /// Other family that `image` belongs to. That family must export the image to this namespace in
@@ -310,7 +336,7 @@ pub struct Edge {
     /// Name of the image that is the parent. It belongs to this family, or to the one that `family`
     /// names.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 253))]
     pub image: Option<String>,
 
     /// Reference as the Dockerfile writes it, for example `alpine:3.20`. It is compared in its full
@@ -325,7 +351,7 @@ pub struct Edge {
     /// Build argument from which the Dockerfile takes the reference, as in `ARG BASE_IMAGE` and
     /// `FROM ${BASE_IMAGE}`. Mutually exclusive with `as`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 128), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = patterns::ARG_OR_TEMPLATE))]
     pub arg: Option<String>,
 
     /// How the Dockerfile uses the parent. `Base` is the parent that the built stage starts from,

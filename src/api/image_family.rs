@@ -1,5 +1,8 @@
 //! `ImageFamily`: the object that users write.
 
+// The derive of the schema copies the structs, and nothing reads the copy of a skipped field.
+#![allow(dead_code, reason = "`left_out` is skipped in the schema")]
+
 use std::collections::BTreeMap;
 
 use kube::{CustomResource, KubeSchema};
@@ -7,7 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{
-    Adoption, Image, ImageFamilyStatus, Policy, RegistryCredential, Upstream, UpstreamDefaults,
+    Adoption, Image, ImageFamilyStatus, Policy, RegistryCredential, SourceDefaults, Upstream,
+    UpstreamDefaults, condition::Problem,
 };
 
 /// Pattern of a repository prefix: a registry's host, which has a dot, a port or is `localhost`,
@@ -53,9 +57,10 @@ const REPOSITORY_PATTERN: &str = concat!(
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     // The outer `all` lists the names once. Listing them at each edge would exceed the cost limit
-    // of the API server.
+    // of the API server. Templates are rendered by the controller.
     validation = Rule::new("[self.upstreams.map(u, u.name)].all(names, self.images.all(i, \
-                            i.from.all(e, !has(e.upstream) || e.upstream in names)))")
+                            i.from.all(e, !has(e.upstream) || e.upstream in names || \
+                            e.upstream.contains('{{'))))")
         .message("an image names an upstream in `from` that is not in `upstreams`: add it there or \
                   correct the name")
         .reason(Reason::FieldValueInvalid)
@@ -97,7 +102,11 @@ pub struct ImageFamilySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream_defaults: Option<UpstreamDefaults>,
 
-    /// Images to build, in any order. 1 to 1000 entries.
+    /// Defaults of the images' sources. It saves repeating the repository in each image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_defaults: Option<SourceDefaults>,
+
+    /// Images to build, in any order. 1 to 1000 entries, which may stand for at most 1000 images.
     #[schemars(
         length(min = 1, max = 1000),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
@@ -129,6 +138,20 @@ pub struct ImageFamilySpec {
     /// completion. Defaults to false.
     #[serde(default)]
     pub suspend: bool,
+
+    /// The images that [`expand`](crate::engine::expansion::expand) has left out of `images`. It is
+    /// no field of the manifest.
+    #[serde(skip)]
+    pub left_out: Vec<LeftOutImage>,
+}
+
+/// An image that the family does without, because its entry cannot be expanded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOutImage {
+    /// Name of the image; as its entry writes it if it cannot be rendered.
+    pub image: String,
+    /// What is wrong.
+    pub problem: Problem,
 }
 
 /// Allows other families to build on an image.

@@ -18,6 +18,7 @@ pub mod image_family;
 pub mod image_records;
 pub mod labels;
 pub mod managed_image;
+pub mod patterns;
 pub mod policy;
 pub mod reference;
 pub mod request;
@@ -40,7 +41,9 @@ pub use family_status::{
 };
 pub use handled_request::{HandledRequest, RequestOutcome};
 pub use image::{Check, Edge, EdgeSource, EdgeUse, FamilyRef, Image, ImageHold, OnParentFailure};
-pub use image_family::{Export, History, ImageFamily, ImageFamilySpec, LocalName, StrategyRef};
+pub use image_family::{
+    Export, History, ImageFamily, ImageFamilySpec, LeftOutImage, LocalName, StrategyRef,
+};
 pub use image_records::{
     BuildFailure, BuildRecord, CheckRecord, CheckState, FailureClass, FailureRecord, RolloutRecord,
     RolloutState,
@@ -52,7 +55,9 @@ pub use managed_image::{
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};
 pub use request::{ActionName, Request, RequestError, RequestScope, RequestedAction};
 pub use rollout::{Rollout, RolloutMode, Workload, WorkloadKind};
-pub use source::{ConfigMapItem, ConfigMapSource, GitSource, PathOutside, Source, SourceKind};
+pub use source::{
+    ConfigMapItem, ConfigMapSource, GitSource, PathOutside, Source, SourceDefaults, SourceKind,
+};
 pub use upstream::{Approval, Follow, Hold, Upstream, UpstreamDefaults};
 
 /// API group of all kinds.

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::api::LocalName;
+use crate::api::{LocalName, patterns};
 
 /// Pattern of a relative path without `.` and `..` elements.
 const FILE_PATTERN: &str = concat!(
@@ -51,6 +51,12 @@ pub enum SourceKind<'a> {
 }
 
 impl Source {
+    /// Returns whether no field is set.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.inline.is_none() && self.config_map.is_none() && self.git.is_none()
+    }
+
     /// Returns the kind of the source, or `None` if it sets no field. The API server rejects such a
     /// source, and one that sets several.
     #[must_use]
@@ -109,7 +115,9 @@ pub struct ConfigMapItem {
 #[serde(rename_all = "camelCase")]
 pub struct GitSource {
     /// URL of the repository, as `https://host/path` or `ssh://user@host/path`. It must not contain
-    /// a password: use `secretRef` for credentials. At most 1024 characters.
+    /// a password: use `secretRef` for credentials. At most 1024 characters. Required, unless
+    /// `spec.sourceDefaults.git` has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(
         length(min = 8, max = 1024),
         regex(
@@ -119,16 +127,22 @@ pub struct GitSource {
     pub url: String,
 
     /// Branch, tag or full commit id to build. The controller looks up a branch or a tag every
-    /// `interval`, and a new commit rebuilds the image.
-    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_./+-]*$"))]
+    /// `interval`, and a new commit rebuilds the image. It may be a template. Required, unless
+    /// `spec.sourceDefaults.git` has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(
+        length(min = 1, max = 255),
+        regex(pattern = patterns::GIT_REVISION_OR_TEMPLATE)
+    )]
     pub revision: String,
 
-    /// Directory of the repository that is the build context. `.` is the repository's root, which
-    /// is the default. `images/app`, `./images/app` and `images/app/` mean the same.
+    /// Directory of the repository that is the build context. `.` is the repository's root.
+    /// `images/app`, `./images/app` and `images/app/` mean the same. It may be a template. Defaults
+    /// to that of `spec.sourceDefaults.git`, or else to the root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 255),
-        regex(pattern = r"^[A-Za-z0-9_@+=.-]+(/[A-Za-z0-9_@+=.-]+)*/?$")
+        regex(pattern = patterns::GIT_FOLDER_OR_TEMPLATE)
     )]
     #[x_kube(
         validation = Rule::new("!('/' + self + '/').contains('/../')")
@@ -136,11 +150,12 @@ pub struct GitSource {
     )]
     pub path: Option<String>,
 
-    /// Path of the Dockerfile in the build context. Defaults to `Dockerfile`.
-    #[serde(default = "default_dockerfile")]
+    /// Path of the Dockerfile in the build context. It may be a template. Defaults to that of
+    /// `spec.sourceDefaults.git`, or else to `Dockerfile`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(
         length(min = 1, max = 255),
-        regex(pattern = r"^[A-Za-z0-9_@+=.-]+(/[A-Za-z0-9_@+=.-]+)*$")
+        regex(pattern = patterns::GIT_PATH_OR_TEMPLATE)
     )]
     #[x_kube(
         validation = Rule::new("!('/' + self + '/').contains('/../')")
@@ -180,17 +195,18 @@ pub struct GitSource {
     pub lfs: bool,
 
     /// Interval at which the controller looks up a branch or a tag. At least 5 seconds. Defaults to
-    /// 5 minutes.
-    #[serde(default = "default_interval")]
+    /// that of `spec.sourceDefaults.git`, or else to 5 minutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(
         validation = Rule::new("duration(self) >= duration('5s')")
             .message("interval must be at least 5s")
     )]
-    pub interval: crate::api::Duration,
+    pub interval: Option<crate::api::Duration>,
 
     /// Secret in the family's namespace: `username` and `password` for https, `identity` (a private
     /// key) and `known_hosts` for ssh. The Secret is sent only to the hosts listed in its
-    /// annotation `groundswell.dev/hosts`.
+    /// annotation `groundswell.dev/hosts`. Defaults to that of `spec.sourceDefaults.git`, if the
+    /// URL is the one that is set there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<LocalName>,
 }
@@ -205,6 +221,17 @@ pub struct PathOutside {
 }
 
 impl GitSource {
+    /// The path of the Dockerfile in the build context if none is set.
+    pub const DOCKERFILE: &str = "Dockerfile";
+    /// How often a branch or a tag is looked up if no interval is set.
+    const INTERVAL: crate::api::Duration = crate::api::Duration::from_secs(300);
+
+    /// Returns how often a branch or a tag is looked up.
+    #[must_use]
+    pub fn interval(&self) -> crate::api::Duration {
+        self.interval.unwrap_or(Self::INTERVAL)
+    }
+
     /// Returns the directory that is the build context, relative to the repository's root. All
     /// spellings of a directory give the same text, and the root is the empty text.
     ///
@@ -241,12 +268,13 @@ fn plain_path(path: &str) -> Option<String> {
     (!elements.contains(&"..")).then(|| elements.join("/"))
 }
 
-fn default_dockerfile() -> String {
-    "Dockerfile".into()
-}
-
-const fn default_interval() -> crate::api::Duration {
-    crate::api::Duration::from_secs(300)
+/// Defaults of the images' sources.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceDefaults {
+    /// Each field is the default of the images whose `source.git` does not set it. An image without
+    /// a `source` has this one. In templates, `{{ name }}` is the name of the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<GitSource>,
 }
 
 #[cfg(test)]

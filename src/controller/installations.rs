@@ -206,8 +206,11 @@ pub async fn claim(context: &Context, family: Arc<ImageFamily>) -> Result<Claim,
     let api: Api<ImageFamily> = Api::namespaced(context.client.clone(), &key.namespace);
     let what = || format!("claim ImageFamily {} in its status", key.name);
     let written = call(what, api.patch_status(&key.name, &parameters, &patch)).await?;
-    context.stores.families.record_write(written.clone());
-    Ok(Claim::Ours(Arc::new(written)))
+    context.stores.families.record_write(written);
+    // What is stored is expanded, and is newer than the claim if a user has changed the family
+    // since. If it is deleted already, the next event ends its reconciles.
+    let stored = context.stores.families.get(&key);
+    Ok(stored.map_or(Claim::Others, Claim::Ours))
 }
 
 /// Reports a family of another installation once, and forgets what was known of it.

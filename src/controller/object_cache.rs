@@ -48,6 +48,7 @@ impl Key {
 pub struct ObjectCache<K> {
     inner: RwLock<CachedObjects<K>>,
     group: fn(&K) -> Option<Key>,
+    prepare: fn(K, Option<&K>) -> K,
 }
 
 #[derive(Debug)]
@@ -113,12 +114,29 @@ impl<K: Resource> ObjectCache<K> {
             tombstones: VecDeque::new(),
             synced: HashSet::new(),
         };
-        Self { inner: RwLock::new(inner), group }
+        Self { inner: RwLock::new(inner), group, prepare: |object, _| object }
+    }
+
+    /// Returns the cache with a function through which each object passes before it is stored. It
+    /// gets the object, and what is known of the object of this name.
+    #[must_use]
+    pub fn with_preparation(self, prepare: fn(K, Option<&K>) -> K) -> Self {
+        Self { prepare, ..self }
+    }
+
+    fn prepared(&self, object: K) -> K {
+        let known = self.get(&Key::of(&object));
+        (self.prepare)(object, known.as_deref())
     }
 
     /// Stores an event of the watch of `scope`: a namespace, or the empty string for all
     /// namespaces. Returns what it has changed.
     pub fn observe(&self, scope: &str, event: Event<K>) -> Vec<CacheEvent<K>> {
+        let event = match event {
+            Event::InitApply(object) => Event::InitApply(self.prepared(object)),
+            Event::Apply(object) => Event::Apply(self.prepared(object)),
+            Event::Init | Event::InitDone | Event::Delete(_) => event,
+        };
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Init => {
@@ -153,6 +171,7 @@ impl<K: Resource> ObjectCache<K> {
 
     /// Stores the answer to a write of ours.
     pub fn record_write(&self, object: K) {
+        let object = self.prepared(object);
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         if !object.uid().is_some_and(|uid| inner.tombstones.contains(&uid)) {
             inner.apply(object, self.group);

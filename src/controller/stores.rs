@@ -11,11 +11,13 @@ use kube::{ResourceExt, core::PartialObjectMeta};
 use crate::{
     api::{BuildStrategy, Cascade, ImageFamily, ManagedImage, labels},
     controller::object_cache::{Key, ObjectCache},
+    engine::expansion::expand,
 };
 
 /// Objects as the watches have shown them and as we have written them.
 pub struct Stores {
-    /// The families, grouped by namespace.
+    /// The families, grouped by namespace. Their specs are expanded, so that every reader sees
+    /// plain images.
     pub families: Arc<ObjectCache<ImageFamily>>,
     /// The records of images, grouped by family.
     pub images: Arc<ObjectCache<ManagedImage>>,
@@ -36,7 +38,10 @@ pub struct Stores {
 impl Default for Stores {
     fn default() -> Self {
         Self {
-            families: Arc::new(ObjectCache::new(|family| Some(Key::new(&family.namespace()?, "")))),
+            families: Arc::new(
+                ObjectCache::new(|family: &ImageFamily| Some(Key::new(&family.namespace()?, "")))
+                    .with_preparation(expanded),
+            ),
             images: Arc::new(ObjectCache::new(|image| {
                 Some(Key::new(&image.namespace()?, &image.spec.family))
             })),
@@ -82,7 +87,58 @@ impl Stores {
     }
 }
 
+/// Returns a family with its spec expanded. Each generation is expanded once.
+fn expanded(mut family: ImageFamily, known: Option<&ImageFamily>) -> ImageFamily {
+    let generation = |family: &ImageFamily| (family.uid(), family.metadata.generation);
+    family.spec = match known.filter(|known| generation(known) == generation(&family)) {
+        Some(known) if known.metadata.generation.is_some() => known.spec.clone(),
+        _ => expand(family.spec),
+    };
+    family
+}
+
 /// Returns the family that an object belongs to, by its label.
 pub fn family_of<K: ResourceExt>(object: &K) -> Option<Key> {
     Some(Key::new(&object.namespace()?, object.labels().get(labels::FAMILY)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+
+    use super::*;
+
+    fn family(generation: i64, version: &str, values: &[&str]) -> ImageFamily {
+        let image = json!({"name": "a", "from": [], "matrix": {"v": values},
+            "source": {"inline": "FROM scratch"}});
+        serde_json::from_value(json!({
+            "metadata": {"name": "f", "namespace": "ns", "uid": "1", "generation": generation,
+                "resourceVersion": version},
+            "spec": {"repository": "registry.example.com/a", "images": [image]},
+        }))
+        .expect("a family")
+    }
+
+    #[test]
+    fn a_stored_family_is_expanded_once_per_generation() {
+        let stores = Stores::default();
+        let names = || {
+            let family = stores.families.get(&Key::new("ns", "f")).expect("a family");
+            let names = family.spec.images.iter().map(|image| image.name.clone());
+            names.collect::<Vec<_>>().join(" ")
+        };
+        let events = stores.families.observe("", Event::Apply(family(1, "1", &["x", "y"])));
+        assert_eq!(events[0].object().spec.images.len(), 2, "those who watch see it expanded");
+        assert_eq!(names(), "a-x a-y");
+        // Nobody changes a spec without its generation; here it shows what is not done again.
+        stores.families.record_write(family(1, "2", &["z"]));
+        assert_eq!(names(), "a-x a-y");
+        stores.families.record_write(family(2, "3", &["z"]));
+        assert_eq!(names(), "a-z");
+        let mut recreated = family(2, "4", &["w"]);
+        recreated.metadata.uid = Some("2".into());
+        stores.families.observe("", Event::Apply(recreated));
+        assert_eq!(names(), "a-w", "it is another family of this name");
+    }
 }

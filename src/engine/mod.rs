@@ -11,6 +11,10 @@
 //! - [`decision`]: what to do, and what to record
 //! - [`blueprint`]: what follows from a spec alone, computed once per generation
 //!
+//! Before everything else, and for every reader of a family:
+//!
+//! - [`expansion`]: the plain spec that follows from the written one
+//!
 //! Rules, in the order in which [`decide()`] applies them:
 //!
 //! - [`validate`]: what a spec must satisfy before anything else happens
@@ -27,6 +31,7 @@
 //! - [`fingerprint`]: the hash of everything that determines a build
 //! - [`causes`]: why an image is stale
 //! - [`imports`]: whether images of other families are about to change
+//! - [`templates`]: the language of tags and other fields of a spec
 //! - [`states`]: the transitions between states, for the documentation
 
 pub mod blueprint;
@@ -35,6 +40,7 @@ pub mod causes;
 mod decide;
 pub mod decision;
 pub mod end_of_life;
+pub mod expansion;
 pub mod fingerprint;
 pub mod image;
 pub mod imports;
@@ -43,6 +49,7 @@ mod maturing;
 pub mod requests;
 pub mod states;
 pub mod tags;
+pub mod templates;
 mod upstream_records;
 pub mod upstreams;
 pub mod validate;

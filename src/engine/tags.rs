@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use minijinja::{Environment, UndefinedBehavior, context};
+use minijinja::context;
 
 use crate::{
     api::{Image, ImageFamilySpec, ImageState, TagRecord, Upstream, condition::reason},
@@ -11,13 +11,16 @@ use crate::{
         causes::short,
         decision::{Effect, ImageDecision, TagMove},
         input::{DecideInput, ObservedImage, ObservedTag, VerifiedBuild},
+        templates::{self, Templates},
     },
     identity::{Fingerprint, ImageDigest},
     lineage::ImageIndex,
 };
 
-/// Upper bound on the steps of one template; far more than a tag needs.
-const MAX_TEMPLATE_STEPS: u64 = 2000;
+/// Placeholder for any build number in a claim. Real numbers count from 1.
+const ANY_BUILD: i64 = 0;
+/// Placeholder for any fingerprint in a claim.
+const ANY_FINGERPRINT: &str = "000000000000";
 /// Prefix of the operator's own tags.
 const RESERVED_PREFIX: &str = "gs-";
 
@@ -25,7 +28,10 @@ const RESERVED_PREFIX: &str = "gs-";
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum TagError {
     /// It does not parse, or names an unknown variable.
-    #[error("`{template}`: {why}; known are build, fingerprint and upstream.NAME.tag")]
+    #[error(
+        "`{template}`: {why}; known are build, fingerprint, upstream.NAME.tag, args.NAME, \
+             matrix.KEY and name"
+    )]
     Template {
         /// The template.
         template: String,
@@ -60,6 +66,16 @@ pub fn pushed_as(fingerprint: &Fingerprint) -> String {
     format!("{RESERVED_PREFIX}{fingerprint}")
 }
 
+/// Renders the tags that an image claims. One that names the build or the fingerprint stands for
+/// those of all builds.
+///
+/// # Errors
+///
+/// Returns an error for a template that can't be rendered, or whose result is not a tag.
+pub fn claimed(spec: &ImageFamilySpec, image: &Image) -> Result<Vec<Tag>, TagError> {
+    render(spec, image, ANY_BUILD, &ANY_FINGERPRINT.into())
+}
+
 /// Renders the tags of an image for one build.
 ///
 /// # Errors
@@ -76,26 +92,24 @@ pub fn render(
     };
     let upstream: BTreeMap<String, minijinja::Value> =
         spec.upstreams.iter().map(followed).collect();
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(MAX_TEMPLATE_STEPS));
+    // In a plain spec, each key has one value.
+    let matrix = image.matrix.iter().filter_map(|(key, values)| Some((key, values.first()?)));
     let fingerprint = short(fingerprint);
-    let values = context! { build => build, fingerprint => fingerprint, upstream => upstream };
-    image.tags.iter().map(|template| one(&environment, template, &values)).collect()
+    let values = context! {
+        build => build, fingerprint => fingerprint, upstream => upstream,
+        args => templates::object(&image.args), matrix => templates::object(matrix),
+        name => image.name.as_str(),
+    };
+    let templates = Templates::default();
+    image.tags.iter().map(|template| one(&templates, template, &values)).collect()
 }
 
-fn one(
-    environment: &Environment<'_>,
-    template: &str,
-    values: &minijinja::Value,
-) -> Result<Tag, TagError> {
-    let broken = |error: minijinja::Error| TagError::Template {
+fn one(templates: &Templates, template: &str, values: &minijinja::Value) -> Result<Tag, TagError> {
+    let rendered = templates.render(template, values).map_err(|error| TagError::Template {
         template: template.into(),
-        why: error.detail().map_or_else(|| error.kind().to_string(), str::to_owned),
-    };
-    let parsed = environment.template_from_str(template).map_err(broken)?;
-    let variables = parsed.undeclared_variables(false);
-    let name = parsed.render(values).map_err(broken)?;
+        why: error.to_string(),
+    })?;
+    let (name, variables) = (rendered.text, rendered.variables);
     if is_tag(&name) && !name.starts_with(RESERVED_PREFIX) {
         Ok(Tag {
             name,

@@ -14,10 +14,6 @@ use crate::{
     lineage::{Lineage, LineageError, UpstreamIndex},
 };
 
-/// Placeholder for any build number in a claim. Real numbers count from 1.
-const ANY_BUILD: i64 = 0;
-/// Placeholder for any fingerprint in a claim.
-const ANY_FINGERPRINT: &str = "000000000000";
 /// Maximum number of images that the message about a tag names.
 const MAX_CLAIMANTS: usize = 3;
 
@@ -154,11 +150,10 @@ impl TagClaim<'_> {
 pub fn claims(spec: &ImageFamilySpec) -> Result<Vec<TagClaim<'_>>, Problem> {
     let mut claims = Vec::new();
     for image in &spec.images {
-        let tags =
-            tags::render(spec, image, ANY_BUILD, &ANY_FINGERPRINT.into()).map_err(|error| {
-                let message = format!("spec.images[{}].tags: {error}", image.name);
-                Problem { reason: reason::INVALID_TAG_TEMPLATE, message }
-            })?;
+        let tags = tags::claimed(spec, image).map_err(|error| {
+            let message = format!("spec.images[{}].tags: {error}", image.name);
+            Problem { reason: reason::INVALID_TAG_TEMPLATE, message }
+        })?;
         let repository = repository(spec, image);
         claims.extend(tags.into_iter().map(|tag| TagClaim {
             image: &image.name,

@@ -5,8 +5,13 @@ use std::{fs::File, io::Read as _, path::Path};
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use crate::api::ImageFamily;
+use crate::{
+    api::{ImageFamily, LeftOutImage},
+    preflight::report::Finding,
+};
 
+/// Maximum number of lines about images that are left out.
+const MAX_LEFT_OUT: usize = 10;
 /// Maximum number of bytes that are read of a file.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -36,9 +41,39 @@ pub fn family_in(text: &str) -> anyhow::Result<ImageFamily> {
     }
 }
 
+/// Judges the images that a spec cannot be expanded to.
+pub fn judge_left_out(left_out: &[LeftOutImage]) -> Vec<Finding> {
+    let judge = |left_out: &LeftOutImage| {
+        Finding::problem(format!("image {}", left_out.image), left_out.problem.message.as_str())
+    };
+    let mut findings: Vec<Finding> = left_out.iter().take(MAX_LEFT_OUT).map(judge).collect();
+    if let Some(more) = left_out.len().checked_sub(MAX_LEFT_OUT).filter(|more| *more > 0) {
+        findings.push(Finding::problem("images", format!("{more} more images are left out")));
+    }
+    findings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::expansion::expand;
+
+    #[test]
+    fn each_image_that_is_left_out_is_a_problem() {
+        let text = "{kind: ImageFamily, metadata: {name: f}, spec: {repository: r.example/a, \
+                    images: [{name: a, from: [], source: {inline: FROM scratch}}, \
+                    {name: b, from: []}]}}";
+        let found = |copies: usize| {
+            let left_out = expand(family_in(text).expect("a family").spec).left_out;
+            judge_left_out(&std::iter::repeat_n(left_out, copies).flatten().collect::<Vec<_>>())
+        };
+        assert_eq!(found(0), []);
+        let [one] = found(1).try_into().expect("one problem");
+        assert_eq!(one.subject, "image b");
+        assert!(one.message.starts_with("spec.images[b].source: set `inline`"), "{one:?}");
+        let last = found(MAX_LEFT_OUT + 2).pop().expect("a finding");
+        assert_eq!(last.message, "2 more images are left out");
+    }
 
     #[test]
     fn the_family_of_a_manifest_is_found_among_other_objects() {

@@ -33,10 +33,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     api::{BuildStrategy, Duration, ImageFamily, RegistryCredential, StrategyRef},
     builds::{platform::named_platform, pod_settings::PodSettings, trial::TrialPlace},
+    engine::expansion::expand,
     preflight::{
         build_pod::{Interrupted, PodTrial, TriedStrategy},
         call::call,
-        files::{family_in, read},
+        files::{family_in, judge_left_out, read},
         installation::{Installation, names_of},
         registries::FamilyKeychain,
         report::{Finding, Report, ReportFormat, Strictness},
@@ -300,6 +301,7 @@ impl PreflightRun<'_> {
         findings: &mut Vec<Finding>,
     ) -> anyhow::Result<()> {
         let Some(family) = &inputs.family else { return Ok(()) };
+        findings.extend(judge_left_out(&family.spec.left_out));
         let FamilyKeychain { keychain, finding } =
             registries::check_credentials(self.client, self.namespace, inputs.credentials()).await;
         findings.push(finding);
@@ -313,8 +315,13 @@ impl PreflightRun<'_> {
         Ok(())
     }
 
-    /// Reads the family from the file or from the cluster.
+    /// Reads the family from the file or from the cluster, and expands its spec.
     async fn read_family(&self) -> anyhow::Result<Option<ImageFamily>> {
+        let family = self.read_written_family().await?;
+        Ok(family.map(|family| ImageFamily { spec: expand(family.spec), ..family }))
+    }
+
+    async fn read_written_family(&self) -> anyhow::Result<Option<ImageFamily>> {
         if let Some(path) = &self.settings.filename {
             let family = family_in(&read(path)?);
             return Ok(Some(family.with_context(|| path.display().to_string())?));

@@ -165,7 +165,7 @@ fn source(random: &mut Random, family: &str, name: &str) -> Source {
                 url: format!("https://git.test/{family}/{name}"),
                 revision: BRANCH.into(),
                 dockerfile: "Dockerfile".into(),
-                interval: ApiDuration::from_secs(random.seconds(60..600)),
+                interval: Some(ApiDuration::from_secs(random.seconds(60..600))),
                 ..GitSource::default()
             }),
             ..Source::default()

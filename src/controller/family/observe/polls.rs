@@ -64,7 +64,7 @@ impl Observer<'_> {
     fn git_interests(&self) -> Vec<Interest<GitKey>> {
         let sources = self.family.spec.images.iter().filter_map(|image| image.source.git.as_ref());
         sources
-            .map(|git| Interest { key: self.git_key(git), interval: git.interval.into() })
+            .map(|git| Interest { key: self.git_key(git), interval: git.interval().into() })
             .collect()
     }
 }

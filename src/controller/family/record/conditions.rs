@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     api::{
-        BreakerStatus, ImageCounts, ImageFamilyStatus, ImageState,
+        BreakerStatus, ImageCounts, ImageFamilyStatus, ImageState, LeftOutImage,
         condition::{self, ConditionUpdate, READY, RECONCILING, ReasonTrait, STALLED, reason},
     },
     controller::family::{
@@ -67,6 +67,9 @@ impl FamilyConditions {
         let window_closed = status.window.as_ref().is_some_and(|window| !window.open);
         if let Some(breaker) = &status.breaker {
             return Self::breaker_open(breaker);
+        }
+        if let Some(left_out) = Self::left_out(&snapshot.family.spec.left_out, status) {
+            return left_out;
         }
         if let Some(attention) = Self::attention(decision, status) {
             return attention;
@@ -134,14 +137,19 @@ impl FamilyConditions {
         }
     }
 
+    /// Returns the conditions of a family whose spec has images that cannot be expanded.
+    fn left_out(left_out: &[LeftOutImage], status: &ImageFamilyStatus) -> Option<Self> {
+        let first = left_out.first()?;
+        let more = more(left_out.len());
+        let message = format!("{}{more}; all other images go on", first.problem.message);
+        Some(Self::needing_user(reason::IMAGES_LEFT_OUT, message, status))
+    }
+
     /// Returns the conditions of a family with images that need a user.
     fn attention(decision: &Decision, status: &ImageFamilyStatus) -> Option<Self> {
         let first = status.attention.first()?;
         let decided = decision.images.iter().find(|image| needs_user(image.state, image.reason))?;
-        let more = match status.attention.len().saturating_sub(1) {
-            0 => String::new(),
-            more => format!(" (and {more} more)"),
-        };
+        let more = more(status.attention.len());
         let reason = match decided.state {
             ImageState::Failed => reason::IMAGES_FAILED,
             // The reason of an image must not say that the family is not evaluated.
@@ -149,12 +157,17 @@ impl FamilyConditions {
             _ => decided.reason,
         };
         let message = format!("{}: {}{more}", first.image, first.message);
-        // A running cascade continues with the other images, and may still change this.
-        Some(if status.cascade.is_some() {
+        Some(Self::needing_user(reason, message, status))
+    }
+
+    /// A user must act. A running cascade continues with the other images, and may still change
+    /// this.
+    fn needing_user(reason: &'static str, message: String, status: &ImageFamilyStatus) -> Self {
+        if status.cascade.is_some() {
             Self::reconciling(reason, message)
         } else {
             Self::stalled(reason, message)
-        })
+        }
     }
 
     fn ready(message: String) -> Self {
@@ -201,6 +214,14 @@ fn decided_images<'a>(
         decided,
         builds: snapshot.builds_of(index),
     })
+}
+
+/// Returns how many there are in addition to the first one, for the end of a message.
+fn more(count: usize) -> String {
+    match count.saturating_sub(1) {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    }
 }
 
 fn progress(counts: &ImageCounts) -> String {

@@ -44,6 +44,9 @@ use crate::{
 
 /// The most characters of a message in the list of images that need a user.
 const MAX_ATTENTION_MESSAGE: usize = 256;
+/// The most characters of a name in that list. An image that cannot be expanded may have a longer
+/// one.
+const MAX_NAME_LENGTH: usize = 63;
 
 impl Observer<'_> {
     /// Records that the spec is rejected. The rest of the status stays as it is. The rejection is
@@ -182,20 +185,25 @@ impl Reconcile<'_> {
         self.context.metrics.family(&name, metrics);
     }
 
-    /// Returns the images that need a user: failed ones, and those that wait for something that
-    /// does not happen by itself.
+    /// Returns the images that need a user: those that the spec cannot be expanded to, failed ones,
+    /// and those that wait for something that does not happen by itself.
     fn attention(&self) -> Vec<Attention> {
-        let images = self.snapshot.family.spec.images.iter().zip(&self.decision.images);
-        images
-            .filter(|(_, decided)| needs_user(decided.state, decided.reason))
-            .take(MAX_ATTENTION)
-            .map(|(image, decided)| Attention {
-                image: image.name.clone(),
-                state: decided.state,
-                reason: decided.reason.into(),
-                message: shorten(&decided.message.to_string(), MAX_ATTENTION_MESSAGE),
-            })
-            .collect()
+        let spec = &self.snapshot.family.spec;
+        let left_out = spec.left_out.iter().map(|left_out| Attention {
+            image: shorten(&left_out.image, MAX_NAME_LENGTH),
+            state: ImageState::Waiting,
+            reason: left_out.problem.reason.into(),
+            message: shorten(&left_out.problem.message, MAX_ATTENTION_MESSAGE),
+        });
+        let images = spec.images.iter().zip(&self.decision.images);
+        let images = images.filter(|(_, decided)| needs_user(decided.state, decided.reason));
+        let images = images.map(|(image, decided)| Attention {
+            image: image.name.clone(),
+            state: decided.state,
+            reason: decided.reason.into(),
+            message: shorten(&decided.message.to_string(), MAX_ATTENTION_MESSAGE),
+        });
+        left_out.chain(images).take(MAX_ATTENTION).collect()
     }
 
     /// Publishes what has changed between two statuses of the family.
@@ -249,16 +257,21 @@ impl Reconcile<'_> {
     }
 
     /// Deletes the records of images that the family no longer has, or that it now pushes to
-    /// another repository.
+    /// another repository. While images are left out of the spec, a record may be that of one of
+    /// them, whose name is not known. Then only records with another repository are deleted.
     pub(super) async fn delete_removed_images(&mut self) -> Result<(), ReconcileError> {
         let images = ImageIndex::enumerate(&self.snapshot.family.spec.images);
         let wanted: HashMap<&str, String> = images
             .map(|(index, image)| (image.name.as_str(), self.snapshot.repository(index)))
             .collect();
         self.cache.retain_images(&wanted.keys().copied().collect());
+        let is_any_left_out = !self.snapshot.family.spec.left_out.is_empty();
         let api: Api<ManagedImage> = self.api();
         for record in self.context.stores.images.group(&self.snapshot.key) {
-            let is_wanted = wanted.get(record.spec.image.as_str()) == Some(&record.spec.repository);
+            let is_wanted = match wanted.get(record.spec.image.as_str()) {
+                Some(repository) => *repository == record.spec.repository,
+                None => is_any_left_out,
+            };
             let is_ours = is_record_of(&record, &self.snapshot.family);
             if is_wanted || !is_ours || record.metadata.deletion_timestamp.is_some() {
                 continue;
