@@ -6,6 +6,8 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use crate::api::EdgeUse;
 
 /// Defines a text as a type of its own.
@@ -149,6 +151,73 @@ pub struct BuildIdentity {
     pub user_caused: bool,
     /// The references of the family's upstreams that caused the build.
     pub upstreams: Vec<String>,
+}
+
+/// Maximum number of commits that a cause names.
+pub const MAX_CAUSING_COMMITS: usize = 10;
+
+/// A folder of a Git repository, as it was read at a commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderRevision {
+    /// Identifies the content. Every commit that leaves the folder as it is has the same revision.
+    pub revision: String,
+    /// The id of the commit at which the folder was read.
+    pub commit: String,
+    /// The commits of the recent history that have changed the folder, the newest first.
+    pub touched_by: Vec<FolderCommit>,
+    /// The Dockerfile; `None` if it is a link, or no text of at most 1 MiB.
+    #[serde(serialize_with = "serialize_text", deserialize_with = "deserialize_text")]
+    pub dockerfile: Option<Arc<str>>,
+}
+
+fn serialize_text<S: Serializer>(
+    text: &Option<Arc<str>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    text.as_deref().serialize(serializer)
+}
+
+fn deserialize_text<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Arc<str>>, D::Error> {
+    let text: Option<String> = Deserialize::deserialize(deserializer)?;
+    Ok(text.map(Into::into))
+}
+
+/// A commit that has changed a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FolderCommit {
+    /// The id of the commit.
+    pub id: String,
+    /// The revision of the folder before this commit; `None` if it is not known, or if there was no
+    /// such folder.
+    pub before: Option<String>,
+}
+
+/// The commits that have changed a folder since an earlier revision of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CausingCommits {
+    /// The ids of the commits, the newest first. At most [`MAX_CAUSING_COMMITS`] entries.
+    pub ids: Vec<String>,
+    /// Whether there may be more.
+    pub has_more: bool,
+}
+
+impl FolderRevision {
+    /// Returns the commits that have changed the folder since it had this revision. If the recent
+    /// history does not have the revision, these are its newest commits that have changed the
+    /// folder.
+    #[must_use]
+    pub fn touched_since(&self, revision: &str) -> CausingCommits {
+        let is_after = |commit: &FolderCommit| commit.before.as_deref() == Some(revision);
+        let since = self.touched_by.iter().position(is_after);
+        let count = since.map_or(self.touched_by.len(), |oldest| oldest + 1);
+        let newest = self.touched_by.iter().take(count.min(MAX_CAUSING_COMMITS));
+        CausingCommits {
+            ids: newest.map(|commit| commit.id.clone()).collect(),
+            has_more: since.is_none() || count > MAX_CAUSING_COMMITS,
+        }
+    }
 }
 
 /// A parent, pinned to the digest that a build is to use.

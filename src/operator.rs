@@ -33,6 +33,7 @@ use crate::{
         backoff::ReconcileBackoff,
         context::Context,
         dependents::Dependents,
+        folder_poller::FolderPoller,
         git_poll,
         installations::Installations,
         quota::{BuildLimits, BuildQuota},
@@ -63,7 +64,7 @@ const CRD_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 const CRD_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of one poll of a tag or a revision.
 const POLL_TIMEOUT: Duration = Duration::from_mins(1);
-/// Timeout for a Git server to list its branches and tags.
+/// Timeout for a Git server to list its branches and tags and to send the trees of a commit.
 const GIT_TIMEOUT: Duration = Duration::from_secs(45);
 /// Maximum number of Git servers that are queried at once.
 const MAX_CONCURRENT_GIT_QUERIES: usize = 4;
@@ -409,19 +410,19 @@ fn start_tag_poller(
     })
 }
 
-/// Starts polling the branches and tags of Git repositories.
+/// Starts polling the folders of Git repositories.
 fn start_revision_poller(
     client: Client,
     clock: Clock,
     trust_file: Option<PathBuf>,
-) -> anyhow::Result<Poller<git_poll::GitKey, String, ObjectRef<ImageFamily>>> {
+) -> anyhow::Result<FolderPoller<ObjectRef<ImageFamily>>> {
     let program = std::env::current_exe()
         .context("find the path of this program, which queries Git servers in a child process")?;
     let resolver = git::subprocess::Resolver::new(program, GIT_TIMEOUT, MAX_CONCURRENT_GIT_QUERIES);
     let resolver = Arc::new(resolver.with_ca_file(trust_file));
-    Ok(Poller::start(POLL_TIMEOUT, clock, move |key, _| {
+    Ok(FolderPoller::start(POLL_TIMEOUT, clock, move |poll| {
         let (client, resolver) = (client.clone(), Arc::clone(&resolver));
-        async move { git_poll::resolve(client, &resolver, key).await }
+        async move { git_poll::read_folders(client, &resolver, poll).await }
     }))
 }
 

@@ -260,6 +260,7 @@ impl BenchFamily {
             record: image.record.as_ref(),
             verified: image.verified.clone(),
             source: Observed::Known("0123456789abcdef0123456789abcdef01234567".into()),
+            folder: None,
             strategy: Observed::Known(self.strategy.into()),
             platform: Some("linux/amd64".into()),
             builds: Vec::new(),

@@ -182,6 +182,14 @@ pub struct Cause {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub via: Vec<String>,
+    /// Commits that have changed the source since the last build, newest first, if the source is a
+    /// folder of a Git repository. At most 10 entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    pub commits: Vec<String>,
+    /// Whether there may be more commits than those in `commits`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub more_commits: bool,
 }
 
 /// Type of a change.

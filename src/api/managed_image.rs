@@ -293,7 +293,7 @@ pub struct Inputs {
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub parents: Vec<ParentDigest>,
 
-    /// Revision of the source: a commit id, or the hash of the files.
+    /// Revision of the source: the id of a folder's tree in Git, or the hash of the files.
     pub source: String,
 
     /// Hash of the build's part of the spec: arguments, target, labels and edges.

@@ -10,7 +10,7 @@ use crate::{
     builds::job::BuildEnvironment,
     clock::Clock,
     controller::{
-        backoff::ReconcileBackoff, dependents::Dependents, git_poll::GitKey,
+        backoff::ReconcileBackoff, dependents::Dependents, folder_poller::FolderPoller,
         installations::Installations, quota::BuildQuota, reconcile_cache::ReconcileCaches,
         rollouts::Rollouts, stores::Stores, tag_owners::TagOwners, watch::Scopes,
     },
@@ -44,8 +44,8 @@ pub struct Context {
     pub registry: registry::Client,
     /// Polls the tags of upstreams and our own tags.
     pub tags: Poller<ImageKey, UpstreamDigest, ObjectRef<ImageFamily>>,
-    /// Polls branches and tags of Git repositories.
-    pub revisions: Poller<GitKey, String, ObjectRef<ImageFamily>>,
+    /// Polls the folders of Git repositories.
+    pub revisions: FolderPoller<ObjectRef<ImageFamily>>,
     /// How this operator runs builds.
     pub environment: BuildEnvironment,
     /// How often our own tags are polled, because somebody else may have moved them.

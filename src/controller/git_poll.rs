@@ -1,12 +1,17 @@
-//! How the poller asks for the revisions of Git sources. Needs a client, to read credentials.
+//! How the poller reads the folders of Git sources. Needs a client, to read credentials.
+
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 
 use crate::{
     api::{GitSource, condition::reason, labels},
-    builds::git::{GitCredential, GitError, subprocess::Resolver},
-    controller::error::call,
+    builds::git::{FolderAnswer, GitCredential, GitError, WantedFolders, subprocess::Resolver},
+    controller::{
+        error::call,
+        folder_poller::{GitAnswer, GitPoll},
+    },
     engine::Problem,
 };
 
@@ -49,16 +54,37 @@ impl GitKey {
     }
 }
 
-/// Asks the repository for the commit of a revision.
-pub async fn resolve(client: Client, resolver: &Resolver, key: GitKey) -> Result<String, Problem> {
+/// Reads the folders of a repository, unless its revision has not moved.
+pub async fn read_folders(
+    client: Client,
+    resolver: &Resolver,
+    poll: GitPoll,
+) -> Result<Arc<GitAnswer>, Problem> {
+    let GitPoll { key, folders, last } = poll;
     let credential = match &key.secret {
         None => None,
         Some(secret) => Some(credential(&client, secret, &key.url).await?),
     };
-    resolver
-        .resolve(&key.url, &key.revision, credential.as_ref())
-        .await
-        .map_err(|error| problem(&error))
+    let wanted = WantedFolders {
+        url: &key.url,
+        revision: &key.revision,
+        credential: credential.as_ref(),
+        known: last.as_ref().map(|last| last.commit.as_str()),
+        folders: &folders,
+    };
+    let answer = resolver.read(&wanted).await.map_err(|error| problem(&error))?;
+    Ok(Arc::new(match answer {
+        FolderAnswer::Unmoved => {
+            let last = last.as_deref().cloned().unwrap_or_default();
+            let mut known = last.folders;
+            known.retain(|folder, _| folders.contains(folder));
+            GitAnswer { commit: last.commit, folders: known }
+        }
+        FolderAnswer::Read { commit, folders: revisions } => {
+            let revisions = revisions.into_iter().map(|revision| revision.map(Arc::new));
+            GitAnswer { commit, folders: folders.into_iter().zip(revisions).collect() }
+        }
+    }))
 }
 
 fn problem(error: &GitError) -> Problem {

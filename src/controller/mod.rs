@@ -10,7 +10,7 @@
 //! - [`check_images`]: the digests of the images that checks run in, as registries have answered
 //! - [`dependents`], [`rollouts`], [`tag_owners`]: indexes over families and images
 //! - [`found_edges`]: the edges of images whose Dockerfiles say them
-//! - [`git_poll`]: how revisions of Git sources are polled
+//! - [`folder_poller`], [`git_poll`]: when and how folders of Git repositories are polled
 //! - [`backoff`], [`error`], [`writes`]: failures, calls and writes that both reconcilers share
 
 pub mod backoff;
@@ -20,6 +20,7 @@ pub mod deferred_jobs;
 pub mod dependents;
 pub mod error;
 pub mod family;
+pub mod folder_poller;
 pub mod found_edges;
 pub mod git_poll;
 pub mod installations;

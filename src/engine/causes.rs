@@ -3,6 +3,7 @@
 
 use crate::{
     api::{Cause, CauseType, Inputs, condition::shorten, managed_image::MAX_BUILD_CAUSES},
+    identity::{CausingCommits, FolderRevision},
     lineage::{ImageIndex, Lineage, Parent},
 };
 
@@ -23,6 +24,8 @@ pub(in crate::engine) struct InputChange<'a> {
     pub last: Option<&'a Inputs>,
     /// The current inputs.
     pub wanted: &'a Inputs,
+    /// The folder of the current source, if that is a Git repository.
+    pub folder: Option<&'a FolderRevision>,
 }
 
 impl InputChange<'_> {
@@ -35,7 +38,7 @@ impl InputChange<'_> {
             name: name.into(),
             from: from.into(),
             to: to.into(),
-            via: Vec::new(),
+            ..Cause::default()
         };
         let Some(last) = self.last else {
             return vec![cause(CauseType::Spec, self.image, "", &self.wanted.spec)];
@@ -70,7 +73,7 @@ impl InputChange<'_> {
             (CauseType::Manual, self.image, &last.nonce, &self.wanted.nonce),
         ] {
             if before != after {
-                causes.push(cause(type_, named, before, after));
+                causes.push(self.with_commits(cause(type_, named, before, after)));
             }
         }
         for root in roots {
@@ -82,13 +85,27 @@ impl InputChange<'_> {
         causes.truncate(MAX_BUILD_CAUSES);
         causes
     }
+
+    /// Adds the commits that have changed the folder to a changed source.
+    fn with_commits(&self, cause: Cause) -> Cause {
+        let folder = self
+            .folder
+            .filter(|folder| cause.type_ == CauseType::Source && folder.revision == cause.to);
+        let Some(folder) = folder else { return cause };
+        let CausingCommits { ids: commits, has_more: more_commits } =
+            folder.touched_since(&cause.from);
+        Cause { commits, more_commits, ..cause }
+    }
 }
 
-/// Returns a cause as it reaches an image through a parent.
+/// Returns a cause as it reaches an image through a parent. It names only the newest commit, because
+/// every descendant has it.
 fn reached(cause: &Cause, parent: &str) -> Cause {
     let mut via: Vec<String> = cause.via.iter().take(MAX_VIA - 1).cloned().collect();
     via.push(parent.into());
-    Cause { via, ..cause.clone() }
+    let commits = cause.commits.iter().take(1).cloned().collect();
+    let more_commits = cause.more_commits || cause.commits.len() > 1;
+    Cause { via, commits, more_commits, ..cause.clone() }
 }
 
 /// Whether two causes are the same change, whichever way it came.
@@ -149,14 +166,26 @@ fn clause(cause: &Cause) -> String {
             format!("{} moved from {} to {}", cause.name, short(&cause.from), short(&cause.to))
         }
         (CauseType::Parent, _) => format!("{} was rebuilt as {}", cause.name, short(&cause.to)),
-        (CauseType::Source, _) => {
-            format!("the source of {} changed to {}", cause.name, short(&cause.to))
-        }
+        (CauseType::Source, _) => format!("the source of {} changed {}", cause.name, to(cause)),
         (CauseType::Spec, false) => format!("the spec of {} changed", cause.name),
         (CauseType::Strategy, _) => "the build strategy changed".into(),
         (CauseType::Manual, _) => {
             format!("a rebuild of {} was requested ({})", cause.name, cause.to)
         }
+    }
+}
+
+/// Returns what a source has changed to: the newest commit that has changed it, or its revision.
+fn to(cause: &Cause) -> String {
+    let more = match (cause.commits.len().saturating_sub(1), cause.more_commits) {
+        (0, false) => String::new(),
+        (0, true) => " and earlier ones".into(),
+        (others, false) => format!(" and {others} more"),
+        (others, true) => format!(" and at least {others} more"),
+    };
+    match cause.commits.first() {
+        Some(newest) => format!("in commit {}{more}", short(newest)),
+        None => format!("to {}", short(&cause.to)),
     }
 }
 
@@ -166,4 +195,66 @@ pub fn short(digest: &(impl AsRef<str> + ?Sized)) -> &str {
     let digest = digest.as_ref();
     let hash = digest.strip_prefix("sha256:").unwrap_or(digest);
     hash.get(..12).unwrap_or(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{FolderCommit, MAX_CAUSING_COMMITS};
+
+    /// A folder that each of these commits has changed, the newest first; each revision is named
+    /// after its commit. What is before the last of them is not known.
+    fn folder(commits: &[&str]) -> FolderRevision {
+        let before = commits.iter().skip(1).map(|id| Some(format!("at-{id}"))).chain([None]);
+        let mut before: Vec<Option<String>> = before.collect();
+        let touched = |id: &&str| FolderCommit { id: (*id).into(), before: before.remove(0) };
+        FolderRevision {
+            revision: format!("at-{}", commits[0]),
+            commit: "head".into(),
+            touched_by: commits.iter().map(touched).collect(),
+            dockerfile: None,
+        }
+    }
+
+    fn cause(folder: &FolderRevision, last: &str) -> Cause {
+        let inputs = |source: &str| Inputs { source: source.into(), ..Inputs::default() };
+        let (last, wanted) = (inputs(last), inputs(&folder.revision));
+        let spec = crate::api::ImageFamilySpec::default();
+        let lineage = Lineage::new(&spec).expect("a family without images");
+        let change = InputChange {
+            image: "app",
+            lineage: &lineage,
+            index: ImageIndex::new(0),
+            last: Some(&last),
+            wanted: &wanted,
+            folder: Some(folder),
+        };
+        change.causes(std::iter::empty()).remove(0)
+    }
+
+    #[test]
+    fn a_source_names_the_commits_since_the_last_build() {
+        let folder = folder(&["c4", "c3", "c2", "c1"]);
+        let cause_of = |last| {
+            let cause = cause(&folder, last);
+            (cause.commits.join(" "), cause.more_commits, clause(&cause))
+        };
+        let sentence = |text: &str| format!("the source of app changed in commit {text}");
+        assert_eq!(cause_of("at-c3"), ("c4".into(), false, sentence("c4")));
+        assert_eq!(cause_of("at-c1"), ("c4 c3 c2".into(), false, sentence("c4 and 2 more")));
+        let unknown = sentence("c4 and at least 3 more");
+        assert_eq!(cause_of("of-long-ago"), ("c4 c3 c2 c1".into(), true, unknown));
+
+        let reached = reached(&cause(&folder, "at-c1"), "base");
+        assert_eq!((reached.commits, reached.more_commits), (vec!["c4".to_owned()], true));
+    }
+
+    #[test]
+    fn the_named_commits_are_bounded() {
+        let ids: Vec<String> = (0..30).rev().map(|number| format!("c{number}")).collect();
+        let folder = folder(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+        let cause = cause(&folder, "at-c3");
+        assert_eq!((cause.commits.len(), cause.more_commits), (MAX_CAUSING_COMMITS, true));
+        assert_eq!(cause.commits[0], "c29");
+    }
 }

@@ -16,8 +16,8 @@ use crate::{
     },
     engine::blueprint::Blueprint,
     identity::{
-        BlobsHash, BuildIdentity, CascadeName, ChecksHash, ContentHash, Fingerprint, ImageDigest,
-        JobName,
+        BlobsHash, BuildIdentity, CascadeName, ChecksHash, ContentHash, Fingerprint,
+        FolderRevision, ImageDigest, JobName,
     },
     lineage::{ImageIndex, Lineage},
 };
@@ -200,6 +200,8 @@ pub struct ObservedImage<'a> {
     pub verified: Option<Arc<VerifiedBuild>>,
     /// The revision of the source.
     pub source: Observed<String>,
+    /// The folder that has this revision, if the source is a Git repository.
+    pub folder: Option<Arc<FolderRevision>>,
     /// The revision of the build strategy.
     pub strategy: Observed<String>,
     /// The platform of the builds; `None` if it is not known.

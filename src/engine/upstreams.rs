@@ -85,7 +85,7 @@ pub fn adopt_candidates(
                 .map_or_else(String::new, |adopted| adopted.digest.clone());
             upstream.waiting.retain(|later| later.first_observed > candidate.first_observed);
             let (name, to) = (upstream.name.clone(), candidate.digest.clone());
-            let cause = Cause { type_: CauseType::Upstream, name, from, to, via: Vec::new() };
+            let cause = Cause { type_: CauseType::Upstream, name, from, to, ..Cause::default() };
             moved.push((index, cause));
             if let Some(from) = &upstream.adopted {
                 let from = from.content();

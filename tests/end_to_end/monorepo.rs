@@ -39,15 +39,15 @@ fn write_images(git: &GitServer, upstream: &str) {
         git.write(&format!("images/{image}/Dockerfile"), &child(image, parent));
     }
     // Two parents. Files are copied from the second one.
-    let spark = head("pyspark")
-        .replace("FROM ", "FROM $REGISTRY/$OWNER/julia AS julia\nFROM ")
+    let spark = head("pyspark").replace("FROM ", "FROM $REGISTRY/$OWNER/julia AS julia\nFROM ")
         + "COPY --from=julia /lineage /julia\n";
     git.write("images/all-spark/Dockerfile", &spark);
     // An argument names the stage that is built on.
     let cuda = format!(
         "{}FROM base-image AS variant-cpu\nFROM base-image AS variant-gpu\nRUN echo gpu > /gpu\n\
          FROM variant-${{VARIANT}}\nRUN echo code >> /lineage\n",
-        head("pytorch").replace("FROM $BASE_IMAGE\n", "ARG VARIANT=cpu\nFROM $BASE_IMAGE AS base-image\n")
+        head("pytorch")
+            .replace("FROM $BASE_IMAGE\n", "ARG VARIANT=cpu\nFROM $BASE_IMAGE AS base-image\n")
     );
     git.write("images/code/Dockerfile", &cuda);
     git.write("images/lab/Dockerfile", &child("lab", "base"));

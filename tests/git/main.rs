@@ -6,6 +6,8 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports an error by failing")]
 
 mod context;
+mod folders;
+mod hostile;
 mod lfs;
 mod lfs_server;
 mod submodules;
@@ -28,8 +30,8 @@ use axum::{
 use groundswell::{
     api::GitSource,
     builds::git::{
-        self, FetchLimits, FetchedCommit, GitCredential, GitError, SourceSecret, WantedCommit,
-        selection::Selection, subprocess::Resolver,
+        self, FetchLimits, FetchedCommit, FolderAnswer, GitCredential, GitError, SourceSecret,
+        WantedCommit, WantedFolders, selection::Selection, subprocess::Resolver,
     },
 };
 use tempfile::TempDir;
@@ -51,6 +53,15 @@ struct Front {
     rules: Rules,
     authorizations: Mutex<Vec<Option<String>>>,
     paths: Mutex<Vec<String>>,
+    traffic: Mutex<Traffic>,
+}
+
+/// What a server has received and sent.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traffic {
+    requests: usize,
+    received: usize,
+    sent: usize,
 }
 
 /// A server for a folder of repositories.
@@ -66,6 +77,7 @@ impl Server {
             rules,
             authorizations: Mutex::default(),
             paths: Mutex::default(),
+            traffic: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let address = listener.local_addr().expect("address").to_string();
@@ -81,6 +93,11 @@ impl Server {
     /// Returns the path of each request.
     fn paths(&self) -> Vec<String> {
         self.front.paths.lock().expect("paths").clone()
+    }
+
+    /// Returns the traffic since the last call.
+    fn take_traffic(&self) -> Traffic {
+        std::mem::take(&mut *self.front.traffic.lock().expect("traffic"))
     }
 
     /// Returns the value of `Authorization` of each request.
@@ -117,7 +134,8 @@ async fn serve(State(front): State<Arc<Front>>, request: Request) -> Response<Bo
     if let Some(lfs) = front.rules.lfs.as_ref().filter(|_| is_lfs) {
         return lfs.answer(&parts, &body);
     }
-    backend(
+    let received = body.len();
+    let response = backend(
         &front.root,
         parts.method.as_str(),
         parts.uri.path(),
@@ -125,7 +143,14 @@ async fn serve(State(front): State<Arc<Front>>, request: Request) -> Response<Bo
         &parts.headers,
         body,
     )
-    .await
+    .await;
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, 256 << 20).await.expect("body");
+    let mut traffic = front.traffic.lock().expect("traffic");
+    traffic.requests += 1;
+    traffic.received += received;
+    traffic.sent += body.len();
+    Response::from_parts(parts, body.into())
 }
 
 /// Runs one request through `git http-backend`, which implements CGI.
@@ -149,6 +174,10 @@ async fn backend(
             headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().expect("text")),
         )
         .env("CONTENT_LENGTH", body.len().to_string())
+        .env(
+            "GIT_PROTOCOL",
+            headers.get("Git-Protocol").map_or("", |value| value.to_str().expect("text")),
+        )
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -182,6 +211,7 @@ impl Repository {
         let repository =
             Self { folder: Arc::new(tempfile::tempdir().expect("folder")), name: "images" };
         repository.init();
+        repository.git(&["config", "uploadpack.allowFilter", "true"]);
         repository.file("README.md", "not in the context");
         repository.file("base/Dockerfile", "FROM alpine:3.20\n");
         repository.file("base/build/usr/bin/tool", "#!/bin/sh\n");
@@ -264,15 +294,26 @@ fn credential(server: &Server, password: &str) -> GitCredential {
 /// `me:hunter2`.
 const AUTHORIZATION: &str = "Basic bWU6aHVudGVyMg==";
 
+fn wanted<'a>(url: &'a str, revision: &'a str) -> WantedFolders<'a> {
+    WantedFolders { url, revision, credential: None, known: None, folders: &[] }
+}
+
+/// Returns the commit of a revision, as a poll without folders does.
 async fn resolve(
     url: &str,
     revision: &str,
     credential: Option<GitCredential>,
 ) -> Result<String, GitError> {
     let (url, revision) = (url.to_owned(), revision.to_owned());
-    tokio::task::spawn_blocking(move || git::resolve(&url, &revision, credential.as_ref()))
-        .await
-        .expect("thread")
+    let work = move || {
+        let scratch = tempfile::tempdir().expect("folder");
+        let wanted = WantedFolders { credential: credential.as_ref(), ..wanted(&url, &revision) };
+        git::read_folders(&wanted, &scratch.path().join("scratch"))
+    };
+    match tokio::task::spawn_blocking(work).await.expect("thread")? {
+        FolderAnswer::Read { commit, .. } => Ok(commit),
+        FolderAnswer::Unmoved => panic!("nothing was known"),
+    }
 }
 
 async fn fetch(
@@ -375,11 +416,7 @@ async fn branches_and_tags_resolve_to_commits() {
         assert_eq!(resolve(&server.url(), revision, None).await.as_ref(), Ok(commit), "{revision}");
     }
     let nowhere = "http://127.0.0.1:9/nothing";
-    assert_eq!(
-        resolve(nowhere, &first, None).await,
-        Ok(first),
-        "a full commit id needs no request"
-    );
+    assert_eq!(resolve(&server.url(), &first, None).await.as_ref(), Ok(&first));
     let missing = resolve(&server.url(), "v2", None).await.expect_err("missing");
     assert!(
         matches!(missing, GitError::NotFound { .. }) && missing.to_string().contains("`v2`"),
@@ -542,11 +579,19 @@ async fn a_silent_server_times_out() {
     let server = Server::start(repository.folder.path(), rules).await;
     let resolver = Resolver::new(program.clone(), Duration::from_mins(1), 1);
     let secret = credential(&server, "hunter2");
-    assert_eq!(resolver.resolve(&server.url(), "v1.0", Some(&secret)).await, Ok(commit));
+    let url = server.url();
+    let tag = WantedFolders { credential: Some(&secret), ..wanted(&url, "v1.0") };
+    let FolderAnswer::Read { commit: read, folders } = resolver.read(&tag).await.expect("read")
+    else {
+        panic!("nothing was known");
+    };
+    assert_eq!((read, folders), (commit.clone(), vec![]));
+    let known = WantedFolders { known: Some(&commit), ..tag };
+    assert_eq!(resolver.read(&known).await, Ok(FolderAnswer::Unmoved));
 
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("port");
     let url = format!("http://{}/images", silent.local_addr().expect("address"));
     let impatient = Resolver::new(program, Duration::from_secs(1), 1);
-    let error = impatient.resolve(&url, "main", None).await.expect_err("silent");
+    let error = impatient.read(&wanted(&url, "main")).await.expect_err("silent");
     assert!(error.to_string().contains("did not answer within 1 s"), "{error}");
 }

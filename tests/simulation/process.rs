@@ -17,7 +17,7 @@ use groundswell::{
         dependents::Dependents,
         error::ReconcileError,
         family,
-        git_poll::GitKey,
+        folder_poller::FolderPoller,
         installations::Installations,
         object_cache::{CacheEvent, Key, ObjectCache},
         quota::{BuildLimits, BuildQuota},
@@ -100,8 +100,8 @@ impl Process {
             }
         });
         let git = shared.clone();
-        let revisions = Poller::start(POLL_TIMEOUT, clock.clone(), move |key: GitKey, _| {
-            registry_service::commit(git.clone(), number, key.url, key.revision)
+        let revisions = FolderPoller::start(POLL_TIMEOUT, clock.clone(), move |poll| {
+            registry_service::read_folders(git.clone(), number, poll)
         });
         let denied = DeniedWatches::default();
         let (workloads, _) = rollout::WorkloadStore::start(&client, &BTreeSet::new(), &denied);

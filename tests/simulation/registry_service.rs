@@ -6,7 +6,9 @@ use bytes::Bytes;
 use futures::{FutureExt, future::BoxFuture};
 use groundswell::{
     api::condition::reason,
+    controller::folder_poller::{GitAnswer, GitPoll},
     engine::Problem,
+    identity::FolderRevision,
     registry::{Digest, OutgoingRequest, ResponseBody, Transport, full_body},
 };
 use http::{Method, Response, header};
@@ -112,8 +114,24 @@ fn execute(cluster: &mut Cluster, host: &str, request: &OutgoingRequest) -> Resp
     cluster.registry.answer(&request.method, host, &path, &request.body)
 }
 
+/// Returns the folders of a repository. Every commit changes every folder.
+pub async fn read_folders(
+    shared: Shared,
+    process: u64,
+    poll: GitPoll,
+) -> Result<Arc<GitAnswer>, Problem> {
+    let commit = commit(shared, process, poll.key.url, poll.key.revision).await?;
+    let revision = FolderRevision {
+        revision: commit.clone(),
+        commit: commit.clone(),
+        ..FolderRevision::default()
+    };
+    let folders = poll.folders.into_iter().map(|folder| (folder, Ok(Arc::new(revision.clone()))));
+    Ok(Arc::new(GitAnswer { commit, folders: folders.collect() }))
+}
+
 /// Returns the commit that a branch points to.
-pub async fn commit(
+async fn commit(
     shared: Shared,
     process: u64,
     url: String,

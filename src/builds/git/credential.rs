@@ -182,6 +182,16 @@ impl GitCredential {
         &self.secret
     }
 
+    /// Returns the value of the header `Authorization` that sends the credential over HTTPS.
+    pub(super) fn to_basic(&self) -> Option<HeaderValue> {
+        let GitAuth::Password { username, password } = &self.auth else { return None };
+        let pair = format!("{username}:{}", password.expose_secret());
+        let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+        let mut value = HeaderValue::from_str(&format!("Basic {encoded}")).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
     /// Returns the credential in the form that a server asks for.
     pub(super) fn to_git2(
         &self,

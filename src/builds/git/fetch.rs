@@ -8,18 +8,19 @@ use std::{
     time::Instant,
 };
 
-use git2::{AutotagOption, Commit, FetchOptions, ObjectType, Oid, Repository, Tree};
+use git2::{Commit, ObjectType, Oid, Repository, Tree};
 use jiff::Timestamp;
 use url::Url;
 
 use crate::{
     api::labels::CREDENTIAL_HOSTS,
     builds::git::{
-        CREDENTIAL_REQUIRED, FetchLimits, GitCredential, GitError, SourceSecret, callbacks,
+        CREDENTIAL_REQUIRED, FetchLimits, GitCredential, GitError, SourceSecret,
         checkout::{ContextWriter, FoundInTree, FoundSubmodule, TreePlace},
         git_error,
         lfs::{self, LfsFile, LfsServer},
-        parse, proxy,
+        parse,
+        receive::ReceivedCommit,
         selection::Selection,
         submodules::{self, Gitmodules},
     },
@@ -290,51 +291,25 @@ impl FetchRun<'_> {
         }
     }
 
-    /// Receives one commit without its history if the server serves single commits, or else
-    /// everything that branches and tags reach.
+    /// Receives the commit of a repository.
     fn receive(
         &mut self,
         repository: &Repository,
         wanted: &WantedRepository,
     ) -> Result<(), GitError> {
-        let id = wanted.commit;
-        let one = format!("+{id}:refs/groundswell/source");
-        let all = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
-        for (refspecs, depth) in [(&[one.as_str()][..], 1), (&all[..], 0)] {
-            let mut remote =
-                repository.remote_anonymous(&wanted.url).map_err(|error| wanted.error(&error))?;
-            let before = self.received;
-            let (mut received, mut timed_out) = (before, false);
-            let mut callbacks = callbacks(&wanted.parsed, wanted.credential.as_ref());
-            callbacks.transfer_progress(|progress| {
-                received = before.saturating_add(progress.received_bytes());
-                timed_out = Instant::now() > self.deadline;
-                received <= self.limits.received && !timed_out
-            });
-            let mut options = FetchOptions::new();
-            options
-                .depth(depth)
-                .download_tags(AutotagOption::None)
-                .remote_callbacks(callbacks)
-                .proxy_options(proxy());
-            let fetched = remote.fetch(refspecs, Some(&mut options), None);
-            drop(options);
-            self.received = received;
-            if received > self.limits.received {
-                let limit =
-                    format!("it has more than {} MiB to receive", self.limits.received >> 20);
-                return Err(GitError::TooLarge { url: wanted.label.clone(), limit });
-            }
-            if timed_out {
-                return Err(wanted.unavailable(self.limits.exceeded_time()));
-            }
-            match fetched {
-                Ok(()) if repository.find_commit(id).is_ok() => return Ok(()),
-                Err(error) if depth == 0 || is_final(&error) => return Err(wanted.error(&error)),
-                Ok(()) | Err(_) => {}
-            }
-        }
-        Err(wanted.missing(format!("the commit {id} on a branch or tag")))
+        let commit = ReceivedCommit {
+            repository,
+            url: &wanted.parsed,
+            label: &wanted.label,
+            credential: wanted.credential.as_ref(),
+            id: wanted.commit,
+            reference: &wanted.commit.to_string(),
+            received: self.received,
+            limits: self.limits,
+            deadline: self.deadline,
+        };
+        self.received = commit.receive()?;
+        Ok(())
     }
 }
 
@@ -391,13 +366,4 @@ fn urls(
         Ok(PendingSubmodule { url, found, depth })
     };
     found.into_iter().map(with_url).collect()
-}
-
-/// Whether fetching everything instead of one commit would fail as well.
-fn is_final(error: &git2::Error) -> bool {
-    use git2::{ErrorClass, ErrorCode};
-    matches!(
-        error.code(),
-        ErrorCode::Auth | ErrorCode::Certificate | ErrorCode::User | ErrorCode::NotFound
-    ) || matches!(error.class(), ErrorClass::Ssl | ErrorClass::Os)
 }

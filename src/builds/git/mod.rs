@@ -1,4 +1,5 @@
-//! Git as a source: resolves a branch or tag to a commit, and fetches the files of a commit.
+//! Git as a source: reads the revisions of folders at a branch or tag, and fetches the files of a
+//! commit.
 //!
 //! Everything here blocks and is bounded in bytes, files and time. Nothing of a repository is
 //! executed: no hook, no filter, and no configuration except the operator's own. In
@@ -9,21 +10,36 @@
 
 mod checkout;
 mod config_file;
+mod counted_files;
 mod credential;
+mod docker_ignore;
 mod fetch;
+mod folder;
+mod http;
 mod lfs;
+mod object;
+mod pack;
+mod packet;
+mod partial;
+mod read_folders;
+mod receive;
+mod repository;
+mod revisions;
 pub mod selection;
 mod submodules;
 pub mod subprocess;
 
 use std::time::Duration;
 
-use git2::{CertificateCheckStatus, Direction, ProxyOptions, Remote, RemoteCallbacks};
+use git2::{CertificateCheckStatus, ProxyOptions, RemoteCallbacks};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 pub use credential::{GitCredential, SourceSecret};
 pub use fetch::{FetchedCommit, WantedCommit, fetch};
+pub use folder::{FolderError, GitFolder};
+pub use read_folders::{FolderAnswer, WantedFolders, read_folders};
+pub use revisions::FolderResult;
 
 /// How often a server may ask for the credential in one connection. It asks again after it has
 /// rejected the credential.
@@ -133,42 +149,6 @@ pub enum GitError {
         /// The cause.
         problem: String,
     },
-}
-
-/// Returns the commit that a branch or a tag points to: the branch of that name, or else the tag of
-/// that name, peeled. A full commit id is returned as it is, without a request.
-///
-/// # Errors
-/// Returns a [`GitError`] if the server cannot be read or has no such branch or tag.
-pub fn resolve(
-    url: &str,
-    revision: &str,
-    credential: Option<&GitCredential>,
-) -> Result<String, GitError> {
-    if is_commit(revision) {
-        return Ok(revision.to_owned());
-    }
-    let parsed = parse(url)?;
-    let unavailable = |error: &git2::Error| git_error(url, credential, error);
-    let mut remote = Remote::create_detached(url).map_err(|error| unavailable(&error))?;
-    let callbacks = callbacks(&parsed, credential);
-    let connection = remote
-        .connect_auth(Direction::Fetch, Some(callbacks), Some(proxy()))
-        .map_err(|error| unavailable(&error))?;
-    let heads = connection.list().map_err(|error| unavailable(&error))?;
-    let names = [
-        format!("refs/heads/{revision}"),
-        format!("refs/tags/{revision}^{{}}"),
-        format!("refs/tags/{revision}"),
-    ];
-    names
-        .iter()
-        .find_map(|name| heads.iter().find(|head| head.name() == name))
-        .map(|head| head.oid().to_string())
-        .ok_or_else(|| GitError::NotFound {
-            url: url.to_owned(),
-            what: format!("a branch or tag `{revision}`"),
-        })
 }
 
 /// Returns the options to use the proxy that the environment names. libgit2 uses none by default.

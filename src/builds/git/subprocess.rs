@@ -1,11 +1,17 @@
-//! Resolves revisions in a child process, which is killed at its deadline. See [`super`] for the
-//! reasons.
+//! Reads the revisions of folders in a child process, which is killed at its deadline. See
+//! [`super`] for the reasons.
 //!
 //! The request goes to the child's standard input, because it contains the credential, and the
 //! answer comes from its standard output. Both are JSON. Of the controller's environment, the child
 //! inherits only the variables that TLS and proxies need.
 
-use std::{io::Read as _, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    io::Read as _,
+    path::PathBuf,
+    process::Stdio,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -14,13 +20,16 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::builds::git::{GitCredential, GitError, credential::ExposedCredential, resolve};
+use crate::builds::git::{
+    FolderAnswer, GitCredential, GitError, GitFolder, WantedFolders, credential::ExposedCredential,
+    read_folders,
+};
 
 /// The subcommand that the child runs; see [`answer`].
 pub const SUBCOMMAND: &str = "resolve-git";
 
 /// Maximum length of a request or an answer in bytes.
-const MAX_LENGTH: u64 = 1 << 20;
+const MAX_LENGTH: u64 = 64 << 20;
 /// Begins the message of an error if the child process itself failed.
 const CHILD_FAILED: &str = "the process that reads from the server failed";
 /// The variables of the environment that the child inherits.
@@ -35,7 +44,7 @@ const INHERITED: [&str; 8] = [
     "no_proxy",
 ];
 
-/// Resolves revisions in child processes, with bounded concurrency.
+/// Reads revisions in child processes, with bounded concurrency.
 #[derive(Debug)]
 pub struct Resolver {
     program: PathBuf,
@@ -47,10 +56,33 @@ pub struct Resolver {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ResolveRequest {
+struct ReadRequest {
     url: String,
     revision: String,
     credential: Option<ExposedCredential>,
+    known: Option<String>,
+    folders: Vec<GitFolder>,
+    /// A folder that does not exist, for what does not fit into memory. It is removed afterwards.
+    scratch: PathBuf,
+}
+
+/// A folder for the child's files. It is removed when this is dropped, even if the child was killed.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("groundswell-git-{}-{number}", std::process::id());
+        Self(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Usually it does not exist. Otherwise it has a few files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Resolver {
@@ -67,28 +99,28 @@ impl Resolver {
         Self { ca_file, ..self }
     }
 
-    /// Returns the commit that a branch or a tag points to, as [`resolve`] does.
+    /// Returns the revisions of folders, as [`read_folders`] does.
     ///
     /// # Errors
-    /// Returns the errors of [`resolve`], and [`GitError::Unavailable`] if the server does not
+    /// Returns the errors of [`read_folders`], and [`GitError::Unavailable`] if the server does not
     /// answer in time or the process fails.
-    pub async fn resolve(
-        &self,
-        url: &str,
-        revision: &str,
-        credential: Option<&GitCredential>,
-    ) -> Result<String, GitError> {
-        if crate::builds::git::is_commit(revision) {
-            return Ok(revision.to_owned());
+    pub async fn read(&self, query: &WantedFolders<'_>) -> Result<FolderAnswer, GitError> {
+        let WantedFolders { url, revision, credential, known, folders } = *query;
+        if crate::builds::git::is_commit(revision) && known == Some(revision) {
+            return Ok(FolderAnswer::Unmoved);
         }
-        let request = ResolveRequest {
-            url: url.to_owned(),
-            revision: revision.to_owned(),
-            credential: credential.map(GitCredential::expose),
-        };
         let unavailable = |problem: String| GitError::Unavailable { url: url.to_owned(), problem };
         let _permit =
             self.permits.acquire().await.map_err(|error| unavailable(error.to_string()))?;
+        let scratch = Scratch::new();
+        let request = ReadRequest {
+            url: url.to_owned(),
+            revision: revision.to_owned(),
+            credential: credential.map(GitCredential::expose),
+            known: known.map(Into::into),
+            folders: folders.to_vec(),
+            scratch: scratch.0.clone(),
+        };
         match tokio::time::timeout(self.timeout, self.run_child(&request)).await {
             Ok(Ok(answer)) => serde_json::from_slice(&answer)
                 .unwrap_or_else(|error| Err(unavailable(format!("{CHILD_FAILED}: {error}")))),
@@ -114,9 +146,9 @@ impl Resolver {
         command
     }
 
-    /// Sends a request to a child process and returns its answer: the JSON of what [`resolve`]
+    /// Sends a request to a child process and returns its answer: the JSON of what [`read_folders`]
     /// returned.
-    async fn run_child(&self, request: &ResolveRequest) -> std::io::Result<Vec<u8>> {
+    async fn run_child(&self, request: &ReadRequest) -> std::io::Result<Vec<u8>> {
         let mut child = self.command().spawn()?;
         let mut input =
             child.stdin.take().ok_or_else(|| std::io::Error::other("no standard input"))?;
@@ -141,9 +173,17 @@ impl Resolver {
 pub fn answer() -> std::io::Result<()> {
     let mut request = Vec::new();
     std::io::stdin().take(MAX_LENGTH).read_to_end(&mut request)?;
-    let ResolveRequest { url, revision, credential } = serde_json::from_slice(&request)?;
+    let ReadRequest { url, revision, credential, known, folders, scratch } =
+        serde_json::from_slice(&request)?;
     let credential = credential.map(GitCredential::from);
-    let answer = resolve(&url, &revision, credential.as_ref());
+    let wanted = WantedFolders {
+        url: &url,
+        revision: &revision,
+        credential: credential.as_ref(),
+        known: known.as_deref(),
+        folders: &folders,
+    };
+    let answer = read_folders(&wanted, &scratch);
     serde_json::to_writer(std::io::stdout().lock(), &answer)?;
     Ok(())
 }

@@ -82,7 +82,8 @@ fn text_bytes(image: &ImageResult) -> usize {
 
 fn cause_bytes(cause: &Cause) -> usize {
     let via: usize = cause.via.iter().map(|name| QUOTE_BYTES + name.len()).sum();
-    CAUSE_BYTES + cause.name.len() + cause.from.len() + cause.to.len() + via
+    let commits: usize = cause.commits.iter().map(|commit| QUOTE_BYTES + commit.len()).sum();
+    CAUSE_BYTES + cause.name.len() + cause.from.len() + cause.to.len() + via + commits
 }
 
 #[cfg(test)]
@@ -93,6 +94,7 @@ mod tests {
     use crate::api::{
         CascadeSpec, CauseType, ImageState, cascade::MAX_CAUSES, managed_image::MAX_BUILD_CAUSES,
     };
+    use crate::identity::MAX_CAUSING_COMMITS;
 
     /// The largest request that etcd accepts, in bytes.
     const MAX_ETCD_REQUEST: usize = 1536 * 1024;
@@ -108,6 +110,8 @@ mod tests {
             from: name(0, 71),
             to: name(0, 71),
             via: vec![name(0, length); 16],
+            commits: vec![name(0, 40); MAX_CAUSING_COMMITS],
+            more_commits: true,
         };
         vec![cause; count]
     }

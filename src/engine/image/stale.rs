@@ -122,6 +122,7 @@ impl ImageEval<'_> {
                 .filter(|verified| verified.adopted.is_none() || verified.inputs != resolved.inputs)
                 .map(|verified| &verified.inputs),
             wanted: &resolved.inputs,
+            folder: self.observed.folder.as_deref(),
         };
         let causes = change.causes(parents.causes());
         let counted = failure::count_failures(

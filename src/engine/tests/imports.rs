@@ -14,7 +14,7 @@ fn imported(digest: &str, state: ImportState) -> ObservedImport {
         name: "alpine".into(),
         from: "sha256:a".into(),
         to: "sha256:b".into(),
-        via: vec![],
+        ..Cause::default()
     };
     let verified = ImportedBuild {
         digest: digest.into(),

@@ -1,7 +1,7 @@
 //! Starts builds: one Job per fingerprint and attempt. The name of the Job says which, so that none
 //! is started twice. Needs a client.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Resource, ResourceExt};
@@ -27,7 +27,7 @@ use crate::{
         object_cache::Key,
     },
     engine::{DeferredWork, PlannedBuild, causes, image::failure, tags},
-    identity::{BuildIdentity, ParentNaming},
+    identity::{BuildIdentity, FolderRevision, ParentNaming},
     registry::Reference,
 };
 
@@ -188,12 +188,12 @@ impl Reconcile<'_> {
             image: image.name.clone(),
             reference: format!("{repository}:{}", tags::pushed_as(&build.identity.fingerprint)),
             plain_http: self.is_plain_http(&repository),
-            annotations: annotations(image, build),
+            annotations: annotations(image, build, self.snapshot.folder(build.image)),
             platform: self.snapshot.platform(build.image)?.clone(),
             repository,
             identity: build.identity.clone(),
             parents: build.parents.clone(),
-            source: self.resolved_source(image, &build.source)?,
+            source: self.resolved_source(image, build)?,
             args: image.args.clone(),
             target: image.target.clone(),
             labels: image.labels.clone(),
@@ -203,7 +203,7 @@ impl Reconcile<'_> {
     }
 
     /// Returns the source of a build, pinned to a revision.
-    fn resolved_source(&self, image: &Image, revision: &str) -> Option<ResolvedSource> {
+    fn resolved_source(&self, image: &Image, build: &PlannedBuild) -> Option<ResolvedSource> {
         Some(match image.source.kind()? {
             SourceKind::Inline(dockerfile) => {
                 ResolvedSource::Inline { dockerfile: dockerfile.to_owned() }
@@ -211,11 +211,11 @@ impl Reconcile<'_> {
             SourceKind::ConfigMap(source) => ResolvedSource::ConfigMap {
                 name: source.name.clone(),
                 items: source.items.clone(),
-                hash: revision.into(),
+                hash: build.source.clone(),
             },
             SourceKind::Git(source) => ResolvedSource::Git {
                 url: source.url.clone(),
-                commit: revision.into(),
+                commit: self.snapshot.folder(build.image)?.commit.clone(),
                 path: Some(source.folder().ok()?).filter(|folder| !folder.is_empty()),
                 dockerfile: source.dockerfile_path().ok()?,
                 include: source.include.clone(),
@@ -260,11 +260,16 @@ fn running(identity: &BuildIdentity, job: &Job) -> RunningBuild {
 
 /// Returns the annotations of the image's manifest, named as in the OCI image specification.
 /// The date is not known yet: `prepare` finds it.
-fn annotations(image: &Image, build: &PlannedBuild) -> BTreeMap<String, String> {
+fn annotations(
+    image: &Image,
+    build: &PlannedBuild,
+    folder: Option<&Arc<FolderRevision>>,
+) -> BTreeMap<String, String> {
+    let revision = folder.map_or_else(|| build.source.clone(), |folder| folder.commit.clone());
     let mut annotations = BTreeMap::from([
         (labels::OCI_FINGERPRINT.to_owned(), build.identity.fingerprint.to_string()),
         (labels::OCI_BUILD.to_owned(), build.identity.number.to_string()),
-        ("org.opencontainers.image.revision".to_owned(), build.source.clone()),
+        ("org.opencontainers.image.revision".to_owned(), revision),
     ]);
     if let Some(base) = build.parents.iter().find(|parent| parent.usage == EdgeUse::Base) {
         let name = match &base.naming {

@@ -89,9 +89,9 @@ impl Observer<'_> {
             let reader = self.dockerfile_reader(image, record);
             let source = self.read_source(image, &reader).await?;
             let read = self.cache.dockerfiles.get(&image.name);
-            let read = read.filter(|read| is_of_source(read, image, &source, &reader));
+            let read = read.filter(|read| is_of_source(read, image, &source.revision, &reader));
             let read = read.map(|read| &*read.dockerfile);
-            let (parents, problem) = parents_of(image, &source, read, record);
+            let (parents, problem) = parents_of(image, &source.revision, read, record);
             known.push(parents);
             problems.push(problem);
             self.sources.push(source);
@@ -216,8 +216,8 @@ fn unread(image: &Image, source: &Observed<String>) -> Problem {
         }
         Observed::Known(_) => {
             let message = format!(
-                "spec.images[{}]: the Dockerfile is not known, so that its edges are not; declare \
-                 them in `from`",
+                "spec.images[{}]: the Dockerfile is a link, or no text of at most 1 MiB, so that \
+                 its edges are not known; make it a file, or declare them in `from`",
                 image.name
             );
             Problem { reason: reason::DOCKERFILE_MISMATCH, message }

@@ -38,10 +38,13 @@ use jiff::Timestamp;
 use crate::{
     api::ImageFamily,
     controller::{
-        context::Context, error::ReconcileError, family::observe::dockerfiles::DockerfileEffects,
-        object_cache::Key, reconcile_cache::ReconcileCache,
+        context::Context,
+        error::ReconcileError,
+        family::observe::{dockerfiles::DockerfileEffects, sources::ObservedSource},
+        object_cache::Key,
+        reconcile_cache::ReconcileCache,
     },
-    engine::{Observed, Problem},
+    engine::Problem,
 };
 
 /// Reads the inputs of one reconcile of a family.
@@ -58,8 +61,8 @@ pub struct Observer<'a> {
     pub now: Timestamp,
     /// What Dockerfiles say of the spec.
     pub dockerfiles: DockerfileEffects,
-    /// The revisions of the sources that were read, parallel to the images.
-    pub sources: Vec<Observed<String>>,
+    /// The sources that were read, parallel to the images.
+    pub sources: Vec<ObservedSource>,
 }
 
 impl<'a> Observer<'a> {

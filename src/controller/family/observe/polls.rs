@@ -6,13 +6,15 @@ use std::{collections::HashMap, sync::Arc};
 use kube::runtime::reflector::ObjectRef;
 
 use crate::{
+    api::GitSource,
+    builds::git::GitFolder,
     controller::{
         family::observe::{
             Observer,
             ownership::is_record_of,
             upstreams::{recorded_digest, upstream_needs},
         },
-        git_poll::GitKey,
+        folder_poller::FolderInterest,
     },
     registry::Keychain,
     upstream::{ImageKey, Interest, TagNeeds, UpstreamDigest},
@@ -61,10 +63,13 @@ impl Observer<'_> {
         interests
     }
 
-    fn git_interests(&self) -> Vec<Interest<GitKey>> {
+    fn git_interests(&self) -> Vec<FolderInterest> {
         let sources = self.family.spec.images.iter().filter_map(|image| image.source.git.as_ref());
-        sources
-            .map(|git| Interest { key: self.git_key(git), interval: git.interval().into() })
-            .collect()
+        let interest = |git: &GitSource| {
+            // A path that leaves the repository is the problem of that image, and is not polled.
+            let folder = GitFolder::of(git).ok()?;
+            Some(FolderInterest { key: self.git_key(git), folder, interval: git.interval().into() })
+        };
+        sources.filter_map(interest).collect()
     }
 }

@@ -20,6 +20,7 @@ use crate::{
             jobs::{ObservedJobs, RejectedPods},
             platform::DefaultPlatform,
             records, requests,
+            sources::ObservedSource,
             strategies::ImageStrategies,
             tags::PolledTags,
         },
@@ -31,7 +32,7 @@ use crate::{
         ObservedCascade, ObservedCheck, ObservedImage, ObservedImport, ObservedRequest,
         ObservedUpstream, VerifiedBuild,
     },
-    identity::{CascadeName, JobName},
+    identity::{CascadeName, FolderRevision, JobName},
     lineage::ImageIndex,
     registry::{Keychain, Platform},
 };
@@ -70,8 +71,8 @@ pub struct Snapshot {
     status: ImageFamilyStatus,
     /// The upstreams, in the order of `spec.upstreams`.
     pub(super) upstreams: Vec<ObservedUpstream>,
-    /// The revisions of the sources, in the order of `spec.images`.
-    sources: Vec<Observed<String>>,
+    /// The sources, in the order of `spec.images`.
+    sources: Vec<ObservedSource>,
     /// The revisions of the strategies, in the order of `spec.images`.
     strategy_revisions: Vec<Observed<String>>,
     /// Builds whose Jobs exist, in the order of `spec.images`.
@@ -137,11 +138,15 @@ impl Observer<'_> {
         let family = Arc::clone(&self.family);
         let spec = &family.spec;
         let mut records = self.records_by_image();
-        let sources = std::mem::take(&mut self.sources).into_iter().zip(&blueprint.images);
+        let read = std::mem::take(&mut self.sources).into_iter().zip(&blueprint.images);
         // The blueprint has the revision of each inline Dockerfile.
-        let sources =
-            sources.map(|(read, known)| known.inline.clone().map_or(read, Observed::Known));
-        let sources: Vec<Observed<String>> = sources.collect();
+        let sources = read.map(|(read, known)| match &known.inline {
+            Some(inline) => {
+                ObservedSource { revision: Observed::Known(inline.clone()), folder: None }
+            }
+            None => read,
+        });
+        let sources: Vec<ObservedSource> = sources.collect();
         let ImageStrategies {
             strategies,
             revisions: strategy_revisions,
@@ -304,9 +309,11 @@ impl Snapshot {
         cache: &ReconcileCache,
     ) -> ObservedImage<'a> {
         let record = self.records.get(index.position()).and_then(Option::as_ref);
+        let source = self.sources.get(index.position());
         ObservedImage {
             record: record.and_then(|record| record.status.as_ref()),
-            source: self.sources.get(index.position()).cloned().unwrap_or(Observed::Pending),
+            source: source.map_or(Observed::Pending, |source| source.revision.clone()),
+            folder: self.folder(index).cloned(),
             strategy: self
                 .strategy_revisions
                 .get(index.position())
@@ -321,6 +328,13 @@ impl Snapshot {
             lookups: cache.lookups.of(image).to_vec(),
             tags: self.tags(index, image, cache),
         }
+    }
+
+    /// Returns the folder that an image is built from, if it is known and the source is a Git
+    /// repository.
+    #[must_use]
+    pub fn folder(&self, image: ImageIndex) -> Option<&Arc<FolderRevision>> {
+        self.sources.get(image.position())?.folder.as_ref()
     }
 
     /// Returns versions of the spec and of the strategy that the Jobs of an image are made of.

@@ -1,5 +1,7 @@
 //! The revisions of images' sources. Needs a client, to read a `ConfigMap` that has changed.
 
+use std::{fmt::Display, sync::Arc};
+
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, ResourceExt};
 
@@ -7,7 +9,7 @@ use crate::{
     api::{ConfigMapSource, GitSource, Image, SourceKind, condition::reason},
     builds::{
         config_map::{ConfigMapError, config_map_hash},
-        git::selection::Selection,
+        git::{FolderError, GitFolder, selection::Selection},
         pod_paths::DOCKERFILE,
     },
     controller::{
@@ -19,38 +21,57 @@ use crate::{
         reconcile_cache::CachedRevision,
     },
     engine::{Observed, Problem},
+    identity::FolderRevision,
 };
 
 impl Observer<'_> {
-    /// Returns the revision of an image's source, and notes what its Dockerfile says if that is
-    /// needed. Both are of the same version. The blueprint has the revision of an inline source.
+    /// Reads an image's source, and notes what its Dockerfile says if that is needed. Both are of
+    /// the same version. The blueprint has the revision of an inline source.
     pub(super) async fn read_source(
         &mut self,
         image: &Image,
         reader: &DockerfileReader,
-    ) -> Result<Observed<String>, ReconcileError> {
-        match image.source.kind() {
+    ) -> Result<ObservedSource, ReconcileError> {
+        let revision = match image.source.kind() {
             Some(SourceKind::ConfigMap(source)) => {
-                self.config_map_revision(image, source, reader).await
+                self.config_map_revision(image, source, reader).await?
             }
-            Some(SourceKind::Git(source)) => Ok(match invalid_git_source(&image.name, source) {
-                Some(problem) => Observed::Failed(problem),
-                None => self.git_revision(&image.name, source),
-            }),
+            Some(SourceKind::Git(source)) => {
+                let folder = match invalid_git_source(&image.name, source) {
+                    Some(problem) => Observed::Failed(problem),
+                    None => self.git_folder(&image.name, source),
+                };
+                if let Observed::Known(folder) = &folder {
+                    self.note_folder(image, folder, reader);
+                }
+                return Ok(ObservedSource::of_folder(folder));
+            }
             Some(SourceKind::Inline(text)) => {
                 let version = reader.version("inline");
                 if dockerfile::is_needed(image) && !self.has_read(image, &version) {
                     self.note_dockerfile(image, version, text, reader);
                 }
-                Ok(Observed::Pending)
+                Observed::Pending
             }
             None => {
                 let message = format!(
                     "spec.images[{}].source: name one of `inline`, `configMap` and `git`",
                     image.name
                 );
-                Ok(Observed::Failed(Problem { reason: reason::INVALID_SPEC, message }))
+                Observed::Failed(Problem { reason: reason::INVALID_SPEC, message })
             }
+        };
+        Ok(ObservedSource { revision, folder: None })
+    }
+
+    /// Notes what the Dockerfile of a folder says, if that is needed.
+    fn note_folder(&mut self, image: &Image, folder: &FolderRevision, reader: &DockerfileReader) {
+        let version = reader.version(&folder.revision);
+        if let Some(text) = &folder.dockerfile
+            && dockerfile::is_needed(image)
+            && !self.has_read(image, &version)
+        {
+            self.note_dockerfile(image, version, text, reader);
         }
     }
 
@@ -109,16 +130,21 @@ impl Observer<'_> {
         Ok(revision)
     }
 
-    fn git_revision(&self, image: &str, source: &GitSource) -> Observed<String> {
+    /// Returns the folder of a Git source.
+    fn git_folder(&self, image: &str, source: &GitSource) -> Observed<Arc<FolderRevision>> {
+        let failed = |reason, problem: &dyn Display| {
+            let message = format!("spec.images[{image}].source.git{problem}");
+            Observed::Failed(Problem { reason, message })
+        };
+        let Ok(folder) = GitFolder::of(source) else { return Observed::Pending };
         let Some(polled) = self.context.revisions.latest(&self.git_key(source)) else {
             return Observed::Pending;
         };
-        match (&polled.value, &polled.problem) {
-            (Some(commit), _) => Observed::Known(commit.clone()),
-            (None, Some(problem)) => {
-                let message = format!("spec.images[{image}].source.git: {}", problem.message);
-                Observed::Failed(Problem { reason: problem.reason, message })
-            }
+        let answer = polled.value.as_ref().and_then(|answer| answer.folders.get(&folder));
+        match (answer, &polled.problem) {
+            (Some(Ok(folder)), _) => Observed::Known(Arc::clone(folder)),
+            (Some(Err(error)), _) => failed(folder_reason(error), &format_args!(".{error}")),
+            (None, Some(problem)) => failed(problem.reason, &format_args!(": {}", problem.message)),
             (None, None) => Observed::Pending,
         }
     }
@@ -133,7 +159,41 @@ impl Observer<'_> {
     }
 }
 
-/// Returns what the API server cannot reject of a Git source, so that no build starts with it.
+/// The source of an image, as a reconcile has read it.
+#[derive(Clone, Debug)]
+pub struct ObservedSource {
+    /// The revision.
+    pub revision: Observed<String>,
+    /// The folder that has the revision, if that is known and the source is a Git repository.
+    pub folder: Option<Arc<FolderRevision>>,
+}
+
+impl ObservedSource {
+    fn of_folder(folder: Observed<Arc<FolderRevision>>) -> Self {
+        match folder {
+            Observed::Known(folder) => {
+                let revision = Observed::Known(folder.revision.clone());
+                Self { revision, folder: Some(folder) }
+            }
+            Observed::Pending => Self { revision: Observed::Pending, folder: None },
+            Observed::Failed(problem) => Self { revision: Observed::Failed(problem), folder: None },
+        }
+    }
+}
+
+const fn folder_reason(error: &FolderError) -> &'static str {
+    match error {
+        FolderError::NoFolder { .. }
+        | FolderError::NoDockerfile { .. }
+        | FolderError::NoMatch { .. } => reason::SOURCE_NOT_FOUND,
+        FolderError::InvalidGlobs { .. } | FolderError::InvalidPattern { .. } => {
+            reason::INVALID_SPEC
+        }
+        FolderError::TooLarge { .. } => reason::SOURCE_UNAVAILABLE,
+    }
+}
+
+/// Returns what the API server cannot reject of a Git source, so that it is not polled.
 fn invalid_git_source(image: &str, source: &GitSource) -> Option<Problem> {
     let path = source.folder().err().map(|error| error.to_string());
     let globs = || Selection::verify(source).err().map(|error| error.to_string());

@@ -20,7 +20,7 @@ use crate::{
         condition::reason,
     },
     engine::*,
-    identity::{CascadeName, Fingerprint, ImageDigest},
+    identity::{CascadeName, Fingerprint, FolderRevision, ImageDigest},
     lineage::UpstreamIndex,
 };
 
@@ -85,6 +85,7 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) source: Observed<String>,
     /// Why the sources of these images cannot be read.
     pub(in crate::engine) unreadable_sources: HashMap<usize, Problem>,
+    pub(in crate::engine) folder: Option<Arc<FolderRevision>>,
     /// The revision of every image's strategy.
     pub(in crate::engine) strategy: String,
     /// Whether the registry is unreachable, so that it answers no lookup.
@@ -160,6 +161,7 @@ impl FamilyModel {
             failing: HashMap::new(),
             source: Observed::Known("source".into()),
             unreadable_sources: HashMap::new(),
+            folder: None,
             strategy: "strategy".into(),
             registry_unreachable: false,
             most_at_once: 0,
@@ -218,6 +220,7 @@ impl FamilyModel {
                         Some(problem) => Observed::Failed(problem.clone()),
                         None => self.source.clone(),
                     },
+                    folder: self.folder.clone(),
                     strategy: self.observed_strategy(image),
                     platform: self.platform(image).map(Into::into),
                     builds: self

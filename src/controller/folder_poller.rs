@@ -1,0 +1,215 @@
+//! Polls the folders of Git repositories: one poll per repository and revision, for the folders of
+//! all families together. No client is needed.
+//!
+//! The [`Poller`] knows keys only. This adds the folders that are wanted of each key. Whether a
+//! folder is missing in the last answer is checked at every reconcile, so that a new one is read
+//! without waiting for the interval, whatever happened in between.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::Stream;
+
+use crate::{
+    api::condition::Problem,
+    builds::git::{FolderError, GitFolder},
+    clock::Clock,
+    controller::git_poll::GitKey,
+    identity::FolderRevision,
+    upstream::{Interest, PolledValue, Poller},
+};
+
+/// The folders of a repository at a commit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GitAnswer {
+    /// The commit.
+    pub commit: String,
+    /// The wanted folders, each with its revision or why it has none.
+    pub folders: HashMap<GitFolder, Result<Arc<FolderRevision>, FolderError>>,
+}
+
+/// What one poll asks of a repository.
+#[derive(Clone, Debug)]
+pub struct GitPoll {
+    /// The repository, and the revision of it.
+    pub key: GitKey,
+    /// The folders that any family wants.
+    pub folders: Vec<GitFolder>,
+    /// The last answer, if it has all of these folders.
+    pub last: Option<Arc<GitAnswer>>,
+}
+
+/// A folder that an owner is interested in, and how often it is polled.
+#[derive(Clone, Debug)]
+pub struct FolderInterest {
+    /// The repository, and the revision of it.
+    pub key: GitKey,
+    /// The folder.
+    pub folder: GitFolder,
+    /// The interval between polls. The shortest interval of all owners applies.
+    pub interval: Duration,
+}
+
+/// Polls folders on behalf of owners of type `O`. Polling ends when it is dropped.
+pub struct FolderPoller<O> {
+    poller: Poller<GitKey, Arc<GitAnswer>, O>,
+    wanted: Arc<Mutex<WantedByOwner<O>>>,
+}
+
+/// The folders that each owner wants.
+type WantedByOwner<O> = HashMap<GitKey, HashMap<O, HashSet<GitFolder>>>;
+
+impl<O: Clone + Eq + Hash + Send + Sync + 'static> FolderPoller<O> {
+    /// Starts polling. A poll that takes longer than `poll_timeout` fails.
+    pub fn start<F>(
+        poll_timeout: Duration,
+        clock: Clock,
+        fetch: impl Fn(GitPoll) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Result<Arc<GitAnswer>, Problem>> + Send + 'static,
+    {
+        let wanted: Arc<Mutex<WantedByOwner<O>>> = Arc::default();
+        let of_polls = Arc::clone(&wanted);
+        let poller = Poller::start(poll_timeout, clock, move |key: GitKey, last| {
+            let folders: HashSet<GitFolder> = lock(&of_polls)
+                .get(&key)
+                .into_iter()
+                .flat_map(HashMap::values)
+                .flatten()
+                .cloned()
+                .collect();
+            let last = last
+                .and_then(|last: Arc<PolledValue<Arc<GitAnswer>>>| last.value.clone())
+                .filter(|last| folders.iter().all(|folder| last.folders.contains_key(folder)));
+            fetch(GitPoll { key, folders: folders.into_iter().collect(), last })
+        });
+        Self { poller, wanted }
+    }
+
+    /// Replaces the interests of an owner. A folder that is not in the last answer is read
+    /// immediately.
+    pub fn set_interests(&self, owner: &O, interests: Vec<FolderInterest>) {
+        let mut folders: HashMap<GitKey, HashSet<GitFolder>> = HashMap::new();
+        let mut polls = Vec::with_capacity(interests.len());
+        for FolderInterest { key, folder, interval } in interests {
+            folders.entry(key.clone()).or_default().insert(folder);
+            polls.push(Interest { key, interval });
+        }
+        self.replace_wanted(owner, &folders);
+        self.poller.set_interests(owner, polls);
+        for (key, folders) in &folders {
+            let answer = self.poller.latest(key).and_then(|polled| polled.value.clone());
+            let is_read =
+                |folder| answer.as_ref().is_none_or(|answer| answer.folders.contains_key(folder));
+            if !folders.iter().all(is_read) {
+                self.poller.reread(key);
+            }
+        }
+    }
+
+    fn replace_wanted(&self, owner: &O, folders: &HashMap<GitKey, HashSet<GitFolder>>) {
+        let mut wanted = lock(&self.wanted);
+        wanted.retain(|key, owners| {
+            if !folders.contains_key(key) {
+                owners.remove(owner);
+            }
+            !owners.is_empty()
+        });
+        for (key, folders) in folders {
+            wanted.entry(key.clone()).or_default().insert(owner.clone(), folders.clone());
+        }
+    }
+
+    /// Removes an owner with all its interests.
+    pub fn remove(&self, owner: &O) {
+        self.replace_wanted(owner, &HashMap::new());
+        self.poller.remove(owner);
+    }
+
+    /// Returns the latest result of a key, or `None` before its first poll has completed.
+    #[must_use]
+    pub fn latest(&self, key: &GitKey) -> Option<Arc<PolledValue<Arc<GitAnswer>>>> {
+        self.poller.latest(key)
+    }
+
+    /// Returns the owners of keys whose answer or problem has changed. The stream has a single
+    /// consumer.
+    pub fn changes(&self) -> impl Stream<Item = O> + Send + use<O> {
+        self.poller.changes()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn key() -> GitKey {
+        GitKey { url: "https://git.test/a".into(), revision: "main".into(), secret: None }
+    }
+
+    fn want(paths: &[&str]) -> Vec<FolderInterest> {
+        let interest = |path: &&str| FolderInterest {
+            key: key(),
+            folder: GitFolder { path: (*path).into(), ..GitFolder::default() },
+            interval: Duration::from_mins(5),
+        };
+        paths.iter().map(interest).collect()
+    }
+
+    fn paths(poll: &GitPoll) -> Vec<String> {
+        let mut paths: Vec<_> = poll.folders.iter().map(|folder| folder.path.clone()).collect();
+        paths.sort_unstable();
+        paths
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_poll_reads_the_folders_of_all_owners_and_a_new_one_at_once() {
+        let polls: Arc<Mutex<Vec<GitPoll>>> = Arc::default();
+        let polled = Arc::clone(&polls);
+        let clock = Clock::new(|| Timestamp::UNIX_EPOCH);
+        let poller = FolderPoller::start(Duration::from_secs(5), clock, move |poll: GitPoll| {
+            let folders = poll.folders.iter().map(|folder| (folder.clone(), Ok(Arc::default())));
+            let answer = GitAnswer { commit: "c".into(), folders: folders.collect() };
+            lock(&polled).push(poll);
+            async { Ok(Arc::new(answer)) }
+        });
+        let mut changes = Box::pin(poller.changes());
+        poller.set_interests(&"a", want(&["x", "y"]));
+        poller.set_interests(&"b", want(&["y", "z"]));
+        for _ in 0..2 {
+            changes.next().await;
+        }
+        assert_eq!(lock(&polls).len(), 1, "the families share a poll");
+        assert_eq!(paths(&lock(&polls)[0]), ["x", "y", "z"]);
+
+        // Far below the interval of 5 minutes.
+        poller.set_interests(&"a", want(&["x", "new"]));
+        let added = tokio::time::timeout(Duration::from_secs(1), changes.next()).await;
+        assert!(added.is_ok(), "a new folder is read at once");
+        assert_eq!(paths(&lock(&polls)[1]), ["new", "x", "y", "z"]);
+
+        poller.remove(&"b");
+        tokio::time::sleep(Duration::from_mins(6)).await;
+        assert_eq!(lock(&polls).len(), 3);
+        assert_eq!(paths(&lock(&polls)[2]), ["new", "x"], "a vanished folder is dropped");
+        assert!(lock(&polls)[2].last.is_some(), "the last answer has all folders");
+        assert_eq!(
+            poller.latest(&key()).expect("polled").value.clone().expect("value").folders.len(),
+            2
+        );
+        poller.remove(&"a");
+        assert!(lock(&poller.wanted).is_empty());
+    }
+}
