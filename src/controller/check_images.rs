@@ -12,6 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::condition::reason,
     backoff,
+    builds::checks::CheckRequest,
     engine::Problem,
     registry::{Client, Keychain, Platform, Reference},
     upstream::{ImageKey, TagNeeds, UpstreamDigest, resolve_tag},
@@ -73,6 +74,14 @@ pub struct UnresolvedImage {
 pub struct CheckImages(HashMap<CheckImage, CheckImageAnswer>);
 
 impl CheckImages {
+    /// Replaces the image that a check runs in, if it is not the new image, by the digest that its
+    /// tag points to now.
+    pub fn pin(&self, request: &mut CheckRequest, now: Timestamp) -> Result<(), UnresolvedImage> {
+        let Some(image) = &request.check.image else { return Ok(()) };
+        request.check.image = Some(self.pinned(image, &request.platform, now)?);
+        Ok(())
+    }
+
     /// Returns the reference of an image with the digest that its tag points to. An image that is
     /// named with a digest is returned as it is.
     pub fn pinned(
@@ -345,6 +354,14 @@ mod tests {
             assert_eq!(scene.resolve("scanner", "amd64", second).await, Ok(expected.clone()));
         }
         assert_eq!((scene.requests("HEAD"), scene.requests("GET")), (1, 1));
+        let mut request = CheckRequest::default();
+        assert_eq!(scene.images.pin(&mut request, at(0)), Ok(()));
+        assert_eq!(request.check.image, None, "it runs in the new image");
+        request.check.image = Some(scene.reference("scanner"));
+        assert_eq!(scene.images.pin(&mut request, at(0)), Ok(()));
+        assert_eq!(request.check.image, Some(expected.clone()));
+        request.check.image = Some(scene.reference("unknown"));
+        assert!(scene.images.pin(&mut request, at(0)).is_err());
         assert_eq!(scene.resolve("scanner", "amd64", 60).await, Ok(expected));
         assert_eq!((scene.requests("HEAD"), scene.requests("GET")), (2, 1), "the index is known");
     }

@@ -278,6 +278,25 @@ mod tests {
         assert_eq!(right("cascades").attributes(None).subresource, None);
     }
 
+    #[tokio::test]
+    async fn each_right_is_asked_for_and_those_denied_are_named() {
+        let service = tower::service_fn(|request: http::Request<kube::client::Body>| async move {
+            let body = request.into_body().collect_bytes().await.expect("a body");
+            let mut review: serde_json::Value = serde_json::from_slice(&body).expect("a review");
+            let verb = review["spec"]["resourceAttributes"]["verb"].as_str().unwrap_or_default();
+            review["status"] = serde_json::json!({"allowed": verb != "delete"});
+            let answer = kube::client::Body::from(review.to_string().into_bytes());
+            Ok::<_, std::convert::Infallible>(http::Response::new(answer))
+        });
+        let finding = check_author(&Client::new(service, "team"), "team").await;
+        assert_eq!(finding.verdict, Verdict::Problem);
+        assert_eq!(
+            finding.message,
+            "you, in namespace team, may not delete imagefamilies.groundswell.dev; ask for the \
+             role `edit` in namespace team"
+        );
+    }
+
     #[test]
     fn missing_rights_are_named_with_what_to_do() {
         let rights = expand(&author_rules());

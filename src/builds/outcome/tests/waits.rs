@@ -99,6 +99,22 @@ fn the_cause_of_a_failed_pull_is_not_cut() {
 }
 
 #[test]
+fn the_reference_of_an_image_is_named_once() {
+    let text = "failed to pull and unpack image \"docker.io/team/b:1\": failed to resolve reference \
+                \"docker.io/team/b:1\": docker.io/team/b:1: not found\n";
+    let mut state =
+        container("build", json!({"waiting": {"reason": "ErrImagePull", "message": text}}));
+    state["image"] = json!("team/b:1");
+    let status = json!({"phase": "Pending", "containerStatuses": [state]});
+    let (waits, _) = wait_of(decide(json!({}), json!([pod("2026-01-01T00:09:30Z", status)])));
+    assert_eq!(
+        waits,
+        "container `build`, image team/b:1: ErrImagePull failed to pull and unpack image \"…\": \
+         failed to resolve reference \"…\": …: not found"
+    );
+}
+
+#[test]
 fn the_wait_for_an_image_begins_when_its_pull_can_begin() {
     let waiting =
         container("build", json!({"waiting": {"reason": "ErrImagePull", "message": "m"}}));

@@ -62,7 +62,9 @@ impl Reconcile<'_> {
             if self.context.stores.jobs.get(&key).is_some() {
                 continue;
             }
-            if let Err(UnresolvedImage { problem, retry_at }) = self.pin_image(&mut check.request) {
+            if let Err(UnresolvedImage { problem, retry_at }) =
+                self.cache.check_images.pin(&mut check.request, self.now)
+            {
                 let refusal = JobRejection::NotNow(problem);
                 refused.push(RefusedCheck { check, refusal, retry_at: Some(retry_at) });
                 continue;
@@ -94,15 +96,6 @@ impl Reconcile<'_> {
             }
         }
         Ok(starts)
-    }
-
-    /// Replaces the image that a check runs in, if it is not the new image, by the digest that its
-    /// tag points to now.
-    fn pin_image(&self, request: &mut CheckRequest) -> Result<(), UnresolvedImage> {
-        let Some(image) = &request.check.image else { return Ok(()) };
-        let pinned = self.cache.check_images.pinned(image, &request.platform, self.now)?;
-        request.check.image = Some(pinned);
-        Ok(())
     }
 
     /// Counts a refused check as a failed attempt, on the retry budget of its class. Several checks

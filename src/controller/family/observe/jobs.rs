@@ -334,11 +334,14 @@ mod tests {
             json!({"apiVersion": "batch/v1", "kind": "Job", "name": name,
             "uid": uid, "controller": true})
         };
+        let mut another_kind = owner("uid");
+        another_kind["kind"] = json!("JobSet");
         stores.jobs.record_write(job);
         for (version, owners, expected) in [
             ("2", json!([]), CheckOutcome::Running),
             ("3", json!([owner("another")]), CheckOutcome::Running),
-            ("4", json!([owner("uid")]), CheckOutcome::Passed(String::new())),
+            ("4", json!([another_kind]), CheckOutcome::Running),
+            ("5", json!([owner("uid")]), CheckOutcome::Passed(String::new())),
         ] {
             let pod = json!({
                 "metadata": {"name": "p", "namespace": "team", "resourceVersion": version,

@@ -66,7 +66,7 @@ impl FingerprintQuery<'_> {
                 return Ok(Some(ExistingImage { mismatch, ..existing }));
             }
         };
-        if own_fingerprint(&manifest).is_some_and(|own| own != *fingerprint) {
+        if is_build_of_another(&manifest, fingerprint) {
             return Ok(None);
         }
         let images = self.repository.images(&manifest).await?;
@@ -152,6 +152,12 @@ impl FingerprintQuery<'_> {
         };
         Ok(FloatingTags { digests, agreed })
     }
+}
+
+/// Whether a manifest is a build of ours with another fingerprint. It was made from other inputs,
+/// so that it is built again and not adopted.
+pub(super) fn is_build_of_another(manifest: &Manifest, fingerprint: &Fingerprint) -> bool {
+    own_fingerprint(manifest).is_some_and(|own| own != *fingerprint)
 }
 
 /// Returns which images are for the platform of a build, and the platforms of the others. Without a

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     api::condition::reason,
     controller::family::registry::{
+        existing_image::is_build_of_another,
         pushed_image::{BaseComparison, Repository, present},
         retag_unchanged::keep_digest,
     },
@@ -436,4 +437,17 @@ async fn a_retag_is_retried_while_the_registry_is_unreachable() {
     assert_eq!(problem.reason, reason::REGISTRY_UNAVAILABLE);
     model.content.lock().expect("content").refuses = None;
     assert!(keep_digest(&model.repository(), &lookup, &kept.as_str().into()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_build_of_ours_from_other_inputs_is_told_from_what_others_have_pushed() {
+    let model = RegistryModel::start().await;
+    model.push(Some("ours"), "amd64", &["a"], Some((F1, 1)));
+    model.push(Some("theirs"), "amd64", &["a"], None);
+    for (tag, wanted, is_another) in
+        [("ours", F1, false), ("ours", F2, true), ("theirs", F1, false)]
+    {
+        let manifest = model.repository().tagged(tag).await.expect("answer").expect("a manifest");
+        assert_eq!(is_build_of_another(&manifest, &wanted.into()), is_another, "{tag} {wanted}");
+    }
 }
