@@ -161,7 +161,9 @@ impl Observer<'_> {
         self.note_admissions(&jobs, &job_versions);
         let mut builds = take_in_order(spec, &mut jobs.builds);
         for (builds, image) in builds.iter_mut().zip(&blueprint.images) {
-            builds.iter_mut().for_each(|build| build.ignore_other_repository(&image.repository));
+            for build in builds {
+                build.ignore_other_repository(&image.repository);
+            }
         }
         let checks = take_in_order(spec, &mut jobs.checks);
         let cascades = self.cascades().await?;

@@ -79,11 +79,11 @@ mod tests {
         ImageDecision { state, ..ImageDecision::waiting(problem, WaitProgress::InProgress) }
     }
 
-    fn failed(reason: &str) -> Option<Box<FailureRecord>> {
+    fn failed(reason: &str) -> FailureRecord {
         let message = "the pod cannot start: not found".into();
         let class = FailureClass::Infrastructure;
         let last = BuildFailure { class, reason: reason.into(), message };
-        Some(Box::new(FailureRecord { last, ..FailureRecord::default() }))
+        FailureRecord { last, ..FailureRecord::default() }
     }
 
     fn said(decided: &ImageDecision, builds: &[ObservedBuild]) -> Option<String> {
@@ -102,14 +102,14 @@ mod tests {
         // The first try has failed, and the second has just begun.
         job.waits_for = None;
         let not_found = Some("builds do not start: a: the pod cannot start: not found".to_owned());
-        building.failure = failed(reason::IMAGE_PULL_FAILED);
+        building.failure = Some(failed(reason::IMAGE_PULL_FAILED).into());
         assert_eq!(said(&building, &[job.clone()]), not_found);
         job.has_started = true;
         assert_eq!(said(&building, &[job.clone()]), None, "it runs");
         let mut retried = decided(ImageState::Queued, reason::RETRYING, RETRIED);
-        retried.failure = failed(reason::IMAGE_PULL_FAILED);
+        retried.failure = Some(failed(reason::IMAGE_PULL_FAILED).into());
         assert_eq!(said(&retried, &[]), Some(format!("builds do not start: a: {RETRIED}")));
-        retried.failure = failed(reason::EVICTED);
+        retried.failure = Some(failed(reason::EVICTED).into());
         assert_eq!(said(&retried, &[]), None, "it has started");
     }
 
