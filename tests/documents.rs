@@ -22,6 +22,7 @@ use groundswell::{
         condition::{READY, REASONS, RECONCILING, ReasonClass, STALLED},
     },
     cli::CommandLine,
+    engine::{expansion::expand, validate::validate},
     server::{
         Metrics,
         metrics::{BuildResult, CheckResult, PollResult},
@@ -490,7 +491,7 @@ fn check_config_map(example: &str, image: &Image, maps: &[GeneratedConfigMap]) {
 
 #[test]
 fn examples_are_complete() {
-    for name in ["flask", "alpine-web", "diamond", "greeting", "groundswell"] {
+    for name in ["flask", "alpine-web", "diamond", "greeting", "groundswell", "versions"] {
         let example = root().join("examples").join(name);
         let family = family(name, &read(&example.join("family.yaml")));
         let maps = config_maps(&example);
@@ -508,10 +509,34 @@ fn examples_are_complete() {
             "{name}: kustomization.yaml must list the files of the images' folders"
         );
 
-        for image in &family.spec.images {
+        let spec = expand(family.spec);
+        assert_eq!(spec.left_out, [], "{name}");
+        validate(&spec).unwrap_or_else(|problem| panic!("{name}: {}", problem.message));
+        for image in &spec.images {
             check_config_map(name, image, &maps);
         }
     }
+}
+
+/// The example of a matrix gives the images that its comment lists.
+#[test]
+fn the_matrix_of_the_documentation_expands_as_it_says() {
+    let blocks = blocks(&read(&root().join("docs/families.md")), "yaml");
+    let block = blocks.iter().find(|block| block.contains("  matrix:")).expect("a matrix");
+    let spec = serde_json::json!({
+        "repository": "registry.example.com/platform",
+        "upstreams": [{"name": "debian", "image": "docker.io/library/debian",
+            "follow": {"tag": "trixie-slim"}}],
+        "sourceDefaults": {"git": {"url": "https://git.example.com/a", "revision": "main"}},
+        "images": serde_yaml::from_str::<Value>(block).expect("YAML"),
+    });
+    let spec = expand(serde_json::from_value(spec).expect("a spec"));
+    assert_eq!(spec.left_out, []);
+    let names: Vec<&str> = spec.images.iter().map(|image| image.name.as_str()).collect();
+    let (listed, others) = names.split_at(3);
+    assert!(block.contains(&format!("# {}", listed.join(", "))), "{names:?}");
+    assert_eq!(others, ["django-3-12"]);
+    validate(&spec).unwrap_or_else(|problem| panic!("{}", problem.message));
 }
 
 /// A reader who has tried `examples/greeting` finds the same images in the README.

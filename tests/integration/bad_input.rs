@@ -150,7 +150,7 @@ fn cases(scene: &Scene, odd: &str, closed: &str) -> Vec<Case> {
     all.add(
         "tag-variable",
         |spec| spec["images"][0]["tags"] = json!(["{{ version }}"]),
-        reason::INVALID_TAG_TEMPLATE,
+        reason::IMAGES_LEFT_OUT,
         &["spec.images[base].tags", "{{ version }}", "known are"],
     );
     credentials(&mut all, odd, namespace);

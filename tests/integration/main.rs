@@ -27,6 +27,7 @@ mod gate;
 mod installations;
 mod leadership;
 mod manifests;
+mod matrix;
 mod odd_registry;
 mod older_versions;
 mod platforms;
@@ -35,6 +36,7 @@ mod requests;
 mod restart;
 mod rollout;
 mod schema;
+mod sizes;
 #[path = "../support/mod.rs"]
 mod support;
 mod traffic;

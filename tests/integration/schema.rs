@@ -88,6 +88,11 @@ fn edges_and_sources() -> Vec<Case> {
             "an image has one base",
         ),
         case(
+            "a name that is neither a label nor a template",
+            with("/images/0/name", json!("Base_{1}")),
+            "name",
+        ),
+        case(
             "no source",
             with("/images/0/source", json!({})),
             "exactly one of `inline`, `configMap` and `git`",
@@ -285,7 +290,7 @@ async fn kubectl_explains_every_level() {
 #[tokio::test]
 async fn the_api_server_takes_the_examples() {
     client().await;
-    for example in ["alpine-web", "diamond", "flask", "greeting", "groundswell"] {
+    for example in ["alpine-web", "diamond", "flask", "greeting", "groundswell", "versions"] {
         let folder = format!("examples/{example}");
         cluster()
             .run("kubectl", &["apply", "-f", &format!("{folder}/namespace.yaml")])
