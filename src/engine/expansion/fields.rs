@@ -18,7 +18,7 @@ use crate::{
 struct FieldRule {
     max_length: usize,
     pattern: Option<Regex>,
-    /// What the pattern demands, in words.
+    /// What the pattern demands, for messages.
     form: &'static str,
 }
 

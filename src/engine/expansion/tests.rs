@@ -341,7 +341,7 @@ fn a_source_that_stays_incomplete_is_a_problem_of_its_image() {
     }
 }
 
-/// The largest tree that was looked at, in a form that people can write.
+/// The largest of the trees that were modelled, with matrices.
 #[test]
 fn a_tree_in_the_shape_of_dotnet_is_small_and_expands_to_615_images() {
     let yaml = include_str!("dotnet_shape.yaml");
