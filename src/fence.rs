@@ -1,9 +1,9 @@
 //! The fence around everything that only the leader may write: the objects of the cluster, and the
 //! tags and images of registries.
 //!
-//! A process that gets no CPU for a while learns late that its lease is lost, and its work may go on
-//! in that moment, before it is stopped. So each write asks, when it is sent, whether the renewals
-//! of the lease still cover it. Reads always pass.
+//! A process that gets no CPU for a while learns late that its lease is lost, and its work may go
+//! on in that moment, before it is stopped. So each write asks, when it is sent, whether the
+//! renewals of the lease still cover it. Reads always pass.
 
 use std::time::Duration;
 
@@ -114,7 +114,7 @@ mod tests {
         // The process asked for the renewal two seconds ago.
         fence.open(Instant::now() - Duration::from_secs(2), TERM);
         writes(true).await;
-        // It gets no CPU for eight seconds: nothing has told it that the lease is lost.
+        // It gets no CPU for eight seconds, and has not noticed that the lease is lost.
         tokio::time::advance(Duration::from_millis(7999)).await;
         writes(true).await;
         tokio::time::advance(Duration::from_millis(1)).await;

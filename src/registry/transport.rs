@@ -159,7 +159,7 @@ mod tests {
         HYML6zXz+MIdYHw5qMAI9QAhZHuqhmwP\n\
         -----END CERTIFICATE-----\n";
 
-    /// The texts of the TLS library, as they were seen.
+    /// The texts of the TLS library, as it was observed to write them.
     #[test]
     fn a_certificate_that_cannot_be_used_is_explained() {
         let error = |word: &str| {

@@ -100,8 +100,8 @@ fn the_cause_of_a_failed_pull_is_not_cut() {
 
 #[test]
 fn the_reference_of_an_image_is_named_once() {
-    let text = "failed to pull and unpack image \"docker.io/team/b:1\": failed to resolve reference \
-                \"docker.io/team/b:1\": docker.io/team/b:1: not found\n";
+    let text = "failed to pull and unpack image \"docker.io/team/b:1\": failed to resolve \
+                reference \"docker.io/team/b:1\": docker.io/team/b:1: not found\n";
     let mut state =
         container("build", json!({"waiting": {"reason": "ErrImagePull", "message": text}}));
     state["image"] = json!("team/b:1");

@@ -1,5 +1,5 @@
-//! Builds that do not start, as the message of a family says it: their Jobs or pods are rejected, or
-//! their pods do not start. Pure.
+//! Builds that do not start, as the message of a family says it: their Jobs or pods are rejected,
+//! or their pods do not start. Pure.
 
 use crate::{
     api::{

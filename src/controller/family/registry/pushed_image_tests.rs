@@ -440,7 +440,7 @@ async fn a_retag_is_retried_while_the_registry_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_build_of_ours_from_other_inputs_is_told_from_what_others_have_pushed() {
+async fn a_build_of_ours_from_other_inputs_is_not_what_others_have_pushed() {
     let model = RegistryModel::start().await;
     model.push(Some("ours"), "amd64", &["a"], Some((F1, 1)));
     model.push(Some("theirs"), "amd64", &["a"], None);
