@@ -90,6 +90,7 @@ mod tests {
             format!("oid sha256:{oid}\nsize 99999999999999999999999\n"),
             format!("oid md5:{oid}\nsize 1\n"),
             format!("oid sha256:{}\nsize 1\n", oid.to_uppercase()),
+            format!("oid sha256:{}\nsize 1\n", &oid[..62]),
             format!("oid sha256:{}/../..\nsize 1\n", &oid[..58]),
             format!("ext-0-foo sha256:{oid}\noid sha256:{oid}\nsize 1\n"),
             format!("oid sha256:{oid}\nsize 1\nmore 1\n"),
