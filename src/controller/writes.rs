@@ -22,23 +22,6 @@ pub fn apply_status<K: Resource<DynamicType = ()>>(
     }))
 }
 
-/// Returns the body of a server-side apply of the status of an object in the version that was read.
-/// The API server answers with a conflict if the object has changed since. So a write that a
-/// process sent before it ended, and that arrives late, cannot revert what its successor has
-/// recorded.
-pub fn apply_status_of<K: Resource<DynamicType = ()>>(
-    object: &K,
-    status: &impl Serialize,
-) -> Patch<serde_json::Value> {
-    let meta = object.meta();
-    Patch::Apply(json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        "metadata": { "name": meta.name, "resourceVersion": meta.resource_version },
-        "status": status,
-    }))
-}
-
 /// Deletes an object. Succeeds if it is already gone.
 pub async fn delete<K>(api: &Api<K>, name: &str, how: &DeleteParams) -> Result<(), ReconcileError>
 where

@@ -182,10 +182,8 @@ impl Objects {
                 }),
             };
         }
-        let known = self.get(kind, key).ok_or(ObjectError::Missing)?;
-        let version = &body["metadata"]["resourceVersion"];
-        if !version.is_null() && known["metadata"]["resourceVersion"] != *version {
-            return Err(ObjectError::Conflict);
+        if self.get(kind, key).is_none() {
+            return Err(ObjectError::Missing);
         }
         let fields = match body["status"].take() {
             Value::Object(fields) => fields,

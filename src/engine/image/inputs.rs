@@ -175,13 +175,6 @@ impl<'a> ImageEval<'a> {
                 ParentResolution::Hindered(last_verified.into(), Hindrance::Blocked(by))
             });
         }
-        // Nobody knows when a parent is built that waits for an input that cannot be read.
-        let is_stuck = parent.state == ImageState::Waiting
-            && parent.progress() == WaitProgress::AtRest
-            && self.image.on_parent_failure == OnParentFailure::UseLastVerified;
-        if let Some(verified) = verified.filter(|_| is_stuck && parent.is_checked) {
-            return Ok(ParentResolution::Ready(verified.into()));
-        }
         let unchecked = |verified: &'w VerifiedBuild, progress| {
             let hindrance = Hindrance::Unchecked(edge.parent(), progress);
             ParentResolution::Hindered(verified.into(), hindrance)

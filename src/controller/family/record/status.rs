@@ -35,7 +35,7 @@ use crate::{
         },
         object_cache::Key,
         reconcile_cache::ReconcileCache,
-        writes::{apply_status_of, delete},
+        writes::{apply_status, delete},
     },
     engine::{Problem, RequestObject, cascade::status, causes, end_of_life},
     lineage::ImageIndex,
@@ -310,10 +310,9 @@ async fn write_status(
     let api: Api<ImageFamily> =
         Api::namespaced(context.client.clone(), &family.namespace().unwrap_or_default());
     let name = family.name_any();
-    let patch = apply_status_of(family, status);
+    let patch = apply_status::<ImageFamily>(&name, status);
     let parameters = PatchParams::apply(labels::FIELD_OWNER).force();
-    // Noted before the call, and until it is answered: this reconcile may end in between. After a
-    // conflict, the next reconcile reads the family.
+    // Noted before the call, and until it is answered: this reconcile may end in between.
     cache.status_unknown = true;
     let what = || format!("write the status of ImageFamily {name}");
     match call(what, api.patch_status(&name, &parameters, &patch)).await {

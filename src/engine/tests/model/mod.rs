@@ -83,8 +83,6 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) failing: HashMap<usize, FailureClass>,
     /// What is known of every image's source.
     pub(in crate::engine) source: Observed<String>,
-    /// Why the sources of these images cannot be read.
-    pub(in crate::engine) unreadable_sources: HashMap<usize, Problem>,
     pub(in crate::engine) folder: Option<Arc<FolderRevision>>,
     /// The revision of every image's strategy.
     pub(in crate::engine) strategy: String,
@@ -160,7 +158,6 @@ impl FamilyModel {
             started: BTreeMap::new(),
             failing: HashMap::new(),
             source: Observed::Known("source".into()),
-            unreadable_sources: HashMap::new(),
             folder: None,
             strategy: "strategy".into(),
             registry_unreachable: false,
@@ -216,10 +213,7 @@ impl FamilyModel {
                         .filter(|(of, _)| *of == image)
                         .map(|(_, check)| check.clone())
                         .collect(),
-                    source: match self.unreadable_sources.get(&image) {
-                        Some(problem) => Observed::Failed(problem.clone()),
-                        None => self.source.clone(),
-                    },
+                    source: self.source.clone(),
                     folder: self.folder.clone(),
                     strategy: self.observed_strategy(image),
                     platform: self.platform(image).map(Into::into),
