@@ -127,8 +127,8 @@ pub struct GitSource {
     pub url: String,
 
     /// Branch, tag or full commit id to build. The controller looks up a branch or a tag every
-    /// `interval`. A commit that changes `path` rebuilds the image. It may be a template. Required, unless
-    /// `spec.sourceDefaults.git` has one.
+    /// `interval`. A commit that changes `path` rebuilds the image. It may be a template. Required,
+    /// unless `spec.sourceDefaults.git` has one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(
         length(min = 1, max = 255),

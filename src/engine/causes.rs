@@ -98,8 +98,8 @@ impl InputChange<'_> {
     }
 }
 
-/// Returns a cause as it reaches an image through a parent. It names only the newest commit, because
-/// every descendant has it.
+/// Returns a cause as it reaches an image through a parent. It names only the newest commit,
+/// because every descendant has it.
 fn reached(cause: &Cause, parent: &str) -> Cause {
     let mut via: Vec<String> = cause.via.iter().take(MAX_VIA - 1).cloned().collect();
     via.push(parent.into());

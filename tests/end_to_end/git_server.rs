@@ -121,7 +121,8 @@ fn certify(folder: &Path, host: &str) {
         openssl req -new -x509 -days 2 -key ca.key -subj /CN=tests -out ca.crt \\
             -addext keyUsage=critical,keyCertSign
         openssl req -new -x509 -days 2 -key tls.key -subj /CN=git -CA ca.crt -CAkey ca.key \\
-            -addext basicConstraints=critical,CA:FALSE -addext \"subjectAltName=IP:$0\" -out tls.crt";
+            -addext basicConstraints=critical,CA:FALSE -addext \"subjectAltName=IP:$0\" \\
+            -out tls.crt";
     let made = Command::new("bash")
         .args(["-euc", script, host])
         .current_dir(folder)

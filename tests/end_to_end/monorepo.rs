@@ -1,4 +1,4 @@
-//! A repository of many images, as people keep them: several parents, bases that arguments select,
+//! A repository of many images, as users keep them: several parents, bases that arguments select,
 //! a stage that an argument names. The edges come from the Dockerfiles, and one entry of the family
 //! is a matrix.
 

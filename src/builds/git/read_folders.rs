@@ -1,5 +1,5 @@
-//! Reads the revisions of folders at a branch or tag: from the trees alone where the server can send
-//! them, or else from one whole commit.
+//! Reads the revisions of folders at a branch or tag: from the trees alone where the server can
+//! send them, or else from one whole commit.
 
 use std::path::Path;
 

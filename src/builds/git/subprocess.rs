@@ -66,7 +66,8 @@ struct ReadRequest {
     scratch: PathBuf,
 }
 
-/// A folder for the child's files. It is removed when this is dropped, even if the child was killed.
+/// A folder for the child's files. It is removed when this is dropped, even if the child was
+/// killed.
 struct Scratch(PathBuf);
 
 impl Scratch {
