@@ -6,7 +6,7 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::api::EdgeUse;
 
@@ -166,22 +166,7 @@ pub struct FolderRevision {
     /// The commits of the recent history that have changed the folder, the newest first.
     pub touched_by: Vec<FolderCommit>,
     /// The Dockerfile; `None` if it is a link, or no text of at most 1 MiB.
-    #[serde(serialize_with = "serialize_text", deserialize_with = "deserialize_text")]
     pub dockerfile: Option<Arc<str>>,
-}
-
-fn serialize_text<S: Serializer>(
-    text: &Option<Arc<str>>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    text.as_deref().serialize(serializer)
-}
-
-fn deserialize_text<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Arc<str>>, D::Error> {
-    let text: Option<String> = Deserialize::deserialize(deserializer)?;
-    Ok(text.map(Into::into))
 }
 
 /// A commit that has changed a folder.

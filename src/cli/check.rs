@@ -20,5 +20,6 @@ pub struct CheckArguments {
 pub async fn run(arguments: CheckArguments) -> anyhow::Result<ExitCode> {
     let CheckArguments { settings, kubectl_flags } = arguments;
     let cluster = ClusterConnection::connect(&kubectl_flags).await?;
-    preflight::run(&cluster.client, &cluster.namespace, CheckCaller::User, &settings).await
+    let (client, namespace) = (&cluster.client, &cluster.namespace);
+    Box::pin(preflight::run(client, namespace, CheckCaller::User, &settings)).await
 }

@@ -112,12 +112,11 @@ fn after_expression(text: &str) -> Result<&str, &'static str> {
         match (quote, character) {
             (Some(_), '\\') => _ = characters.next(),
             (Some(open), _) if character == open => quote = None,
-            (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(character),
             (None, '*') => return Err("`*` is not supported in an expression"),
             (None, '{') => return Err("`{` is not supported in an expression"),
             (None, '}') => return Ok(text.get(at..).unwrap_or_default()),
-            (None, _) => {}
+            (Some(_) | None, _) => {}
         }
     }
     Ok("")

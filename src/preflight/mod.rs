@@ -128,7 +128,7 @@ pub async fn run(
     // From here on a signal does not end the process, so that the pod is deleted.
     let mut stop = stop_signal()?;
     let check = PreflightRun { client, namespace, caller, settings };
-    let report = check.run(&mut stop).await?;
+    let report = Box::pin(check.run(&mut stop)).await?;
     print!("{}", report.render(settings.output));
     let strictness =
         if settings.allow_unchecked { Strictness::ProblemsOnly } else { Strictness::Strict };

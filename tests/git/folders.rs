@@ -253,7 +253,7 @@ async fn a_folder_that_moves_is_the_same_folder_elsewhere() {
     let read = read(&server, &[folder("app"), folder("moved")]).await;
     assert!(matches!(read[0], Err(FolderError::NoFolder { .. })), "{read:?}");
     let moved = read[1].as_ref().expect("a revision");
-    assert_eq!([moved.revision.clone()], *before);
+    assert_eq!(std::slice::from_ref(&moved.revision), &*before);
     assert_eq!(touched(moved), [&moved.commit], "what is older had no such folder");
 }
 

@@ -44,7 +44,7 @@ async fn serve_hostile(State(objects): State<SentObjects>, request: Request) -> 
     let start = packet(b"packfile\n");
     let body = match objects {
         SentObjects::Endless => {
-            let chunk = packet(&[1; 60_000]);
+            let chunk = packet(&vec![1; 60_000]);
             let chunks = stream::repeat(chunk).map(Ok::<_, std::io::Error>);
             Body::from_stream(stream::once(async { Ok(start) }).chain(chunks))
         }
@@ -134,7 +134,8 @@ async fn folders_nested_too_deeply_are_a_problem_of_one_image() {
     // Every folder is the same, so that few objects have more paths than atoms exist.
     let mut wide = make(&files);
     for _ in 0..40 {
-        let folders: String = (0..9).map(|n| format!("040000 tree {wide}\t{n}\n")).collect();
+        let folders: Vec<String> = (0..9).map(|n| format!("040000 tree {wide}\t{n}\n")).collect();
+        let folders = folders.concat();
         wide = make(&format!("{files}{folders}"));
     }
     let plain = make(&files);

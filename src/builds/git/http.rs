@@ -82,7 +82,7 @@ impl<'a> GitServer<'a> {
             let repository = target.as_str().strip_suffix(PATH);
             let repository = repository
                 .ok_or_else(|| self.unavailable("the server redirects to what is no repository"))?;
-            self.repository = repository.to_owned();
+            repository.clone_into(&mut self.repository);
             url = target.into();
         }
         Err(self.unavailable(format!("the server redirects more than {MAX_REDIRECTS} times")))

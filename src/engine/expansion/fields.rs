@@ -230,10 +230,11 @@ impl<'a> Fields<'a> {
 }
 
 fn with_name(values: &Combination, name: Option<&str>) -> Value {
-    match name {
-        Some(name) => context! { matrix => templates::object(values), name => name },
-        None => context! { matrix => templates::object(values) },
-    }
+    let matrix = || templates::object(values);
+    name.map_or_else(
+        || context! { matrix => matrix() },
+        |name| context! { matrix => matrix(), name => name },
+    )
 }
 
 fn check(field: &str, text: &str, rule: &FieldRule) -> Result<(), FieldProblem> {
