@@ -69,7 +69,10 @@ impl CheckScene {
         });
         let container = json!({
             "name": "controller", "image": "operator:1",
-            "env": [{ "name": "WATCH_NAMESPACES", "value": namespace }],
+            "env": [
+                { "name": "WATCH_NAMESPACES", "value": namespace },
+                { "name": "OPERATOR_IMAGE", "value": "operator:1" },
+            ],
         });
         let volume = json!({ "name": "configuration", "configMap": { "name": "settings" } });
         let deployment = json!({

@@ -80,7 +80,8 @@ fn edit_spec(cluster: &mut Cluster, action: &StepAction) {
         StepAction::Argument(family, image) => {
             let number = cluster.invariants.history.next_number();
             edit_image(cluster, family, image, |image| {
-                image["args"] = json!({"VERSION": number.to_string()});
+                // An argument that a Dockerfile need not declare.
+                image["args"] = json!({"HTTP_PROXY": number.to_string()});
             });
         }
         StepAction::AddImage(family, image) => add_image(cluster, family, image),
