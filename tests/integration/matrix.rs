@@ -25,6 +25,8 @@ fn spec(scene: &Scene) -> Value {
     base["tags"] = json!(["{{ matrix.v }}", "{{ matrix.v }}-r{{ build }}"]);
     let mut app = family::image("app-{{ matrix.v }}", "base-{{ matrix.v }}");
     app["matrix"] = matrix;
+    let text = app["source"]["inline"].as_str().expect("a Dockerfile");
+    app["source"]["inline"] = json!(format!("{text}ARG VERSION\n"));
     spec["images"] = json!([base, app]);
     spec["exports"] = json!([{ "image": "base-1-0" }]);
     spec

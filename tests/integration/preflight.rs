@@ -347,6 +347,9 @@ async fn a_preflight_with_few_rights_says_what_it_could_not_check() {
     let scene = CheckScene::new("preflight-rights").await;
     let kubeconfig = scene.kubeconfig_of("guest").await;
     let checked = scene.check_as(&kubeconfig, &["--timeout", "3s"]).await;
+    checked.assert("build pod", "notChecked", "name it with --operator-image");
+    let arguments = ["--timeout", "3s", "--operator-image", "operator:1"];
+    let checked = scene.check_as(&kubeconfig, &arguments).await;
     checked.assert("CustomResourceDefinitions", "ok", "the 4 kinds");
     checked.assert("controller", "notChecked", "cannot list resource \"deployments\"");
     checked.assert("your rights", "problem", "create secrets; ask for the role `edit`");

@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use crate::{
     api::{
         BreakerStatus, ImageCounts, ImageFamilyStatus, ImageState, LeftOutImage,
-        condition::{self, ConditionUpdate, READY, RECONCILING, ReasonTrait, STALLED, reason},
+        condition::{self, ConditionUpdate, READY, RECONCILING, STALLED, reason},
     },
     controller::family::{
         observe::snapshot::Snapshot,
@@ -152,8 +152,8 @@ impl FamilyConditions {
         let more = more(status.attention.len());
         let reason = match decided.state {
             ImageState::Failed => reason::IMAGES_FAILED,
-            // The reason of an image must not say that the family is not evaluated.
-            _ if ReasonTrait::StopsEvaluation.applies_to(decided.reason) => reason::IMAGES_FAILED,
+            // That of a family says that it collides with another one, and is not evaluated.
+            _ if decided.reason == reason::TAG_COLLISION => reason::IMAGES_FAILED,
             _ => decided.reason,
         };
         let message = format!("{}: {}{more}", first.image, first.message);
