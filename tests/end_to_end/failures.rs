@@ -38,7 +38,8 @@ impl<'a> Broken<'a> {
         let broken = Self { flask, dockerfile, before };
         broken
             .write(&format!(
-                "ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nRUN echo {ERROR_OUTPUT} && exit 7\n"
+                "ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nARG PYTHON_VERSION\n\
+                 RUN echo {ERROR_OUTPUT} && exit 7\n"
             ))
             .await;
         broken
