@@ -67,8 +67,12 @@ fn child(image: &str, parent: &str) -> String {
 
 /// Returns the family: no image says what it is built on.
 fn family(scene: &Scene, url: &str) -> Value {
-    let args = json!({ "REGISTRY": REGISTRY, "OWNER": scene.place.namespace });
     let image = |name: &str| {
+        // The lowest image takes its base from one argument alone.
+        let args = match name {
+            "foundation" => json!({}),
+            _ => json!({ "REGISTRY": REGISTRY, "OWNER": scene.place.namespace }),
+        };
         json!({ "name": name, "edges": "Dockerfile", "args": args, "tags": ["latest"],
             "source": { "git": { "path": format!("images/{name}") } } })
     };

@@ -338,6 +338,11 @@ pub fn deleted(cluster: &mut Cluster, work: &Work) {
     if work.is_check() || work.phase != Phase::Live || work.starts_too_late() || work.is_deleted() {
         return;
     }
+    // What has not started is replaced whenever its inputs change.
+    let pod = cluster.objects.get(Kind::Pod, &work.pod());
+    if pod.is_none_or(|pod| matches!(pod["status"]["phase"].as_str(), None | Some("Pending"))) {
+        return;
+    }
     let family = Key::new(&work.key.namespace, work.label(labels::FAMILY));
     let Some((spec, _)) = reconcile_view(cluster, &family) else { return };
     let image = work.label(labels::IMAGE).to_owned();
