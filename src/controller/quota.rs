@@ -305,6 +305,8 @@ impl Drop for Reservation<'_> {
                 // The reconcile failed and is retried after a pause, so no other family waits for
                 // its queued builds. The reservation stays for builds that it may have started.
                 usage.queued.clear();
+                let until = self.now.saturating_add(RESERVATION_TIMEOUT);
+                usage.reserved_until = until.unwrap_or(Timestamp::MAX);
             }
         }
         quota.admit(&mut families, self.now);
@@ -316,7 +318,9 @@ impl FamilyUsage {
     fn used(&self, now: Timestamp) -> impl Iterator<Item = &BuildUpstreams> {
         // If the clock was set back, an earlier reservation ends.
         let latest = now.saturating_add(RESERVATION_TIMEOUT).unwrap_or(Timestamp::MAX);
-        let is_valid = self.reserved_until > now && self.reserved_until <= latest;
+        let is_recent = self.reserved_until > now && self.reserved_until <= latest;
+        // A reconcile that takes longer still starts what it has reserved.
+        let is_valid = self.is_reconciling || is_recent;
         self.running.iter().chain(self.reserved.iter().filter(move |_| is_valid))
     }
 

@@ -400,6 +400,16 @@ fn any_limits() -> impl Strategy<Value = BuildLimits> {
     })
 }
 
+/// A reservation ended a minute after it was made, although its reconcile was still starting Jobs.
+#[test]
+fn a_reconcile_that_takes_long_keeps_its_places() {
+    let [slow, other] = ["slow", "other"].map(|name| FakeFamily::new("one", name, &["debian"]));
+    let limits = BuildLimits { cluster: Some(1), namespace: None, upstream: None };
+    let fixture = QuotaFixture::new(limits, &[&slow, &other]);
+    assert_eq!(fixture.reserve(&slow, 1), [0]);
+    assert!(fixture.reserve(&other, 100).is_empty());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
