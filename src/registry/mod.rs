@@ -39,5 +39,5 @@ pub use crate::registry::{
     },
     platform::Platform,
     reference::{ParseReferenceError, Reference},
-    transport::{MayWrite, OutgoingRequest, ResponseBody, Transport, full_body},
+    transport::{MayWrite, OutgoingRequest, ResponseBody, Transport, full_body, with_causes},
 };

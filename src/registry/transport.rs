@@ -65,7 +65,7 @@ pub(super) struct HttpTransport(reqwest::Client);
 impl HttpTransport {
     pub(super) fn new(config: &Config) -> Result<Self, RegistryError> {
         let authorities = reqwest::Certificate::from_pem_bundle(config.ca_bundle.pem().as_bytes())
-            .map_err(|error| RegistryError::Setup(with_causes(error)))?;
+            .map_err(|error| RegistryError::Setup(explained(error)))?;
         let client = reqwest::Client::builder()
             .tls_certs_merge(authorities)
             .user_agent(concat!("groundswell/", env!("CARGO_PKG_VERSION")))
@@ -73,7 +73,7 @@ impl HttpTransport {
             .connect_timeout(config.connect_timeout.into())
             .read_timeout(config.read_timeout.into())
             .build()
-            .map_err(|error| RegistryError::Setup(with_causes(error)))?;
+            .map_err(|error| RegistryError::Setup(explained(error)))?;
         Ok(Self(client))
     }
 }
@@ -86,11 +86,11 @@ impl Transport for HttpTransport {
         let OutgoingRequest { method, url, headers, body } = request;
         let sent = self.0.request(method, url).headers(headers).body(body).send();
         async move {
-            let mut response = sent.map_err(with_causes).await?;
+            let mut response = sent.map_err(explained).await?;
             let mut head = Response::new(());
             *head.status_mut() = response.status();
             *head.headers_mut() = std::mem::take(response.headers_mut());
-            Ok(head.map(|()| response.bytes_stream().map_err(with_causes).boxed()))
+            Ok(head.map(|()| response.bytes_stream().map_err(explained).boxed()))
         }
         .boxed()
     }
@@ -124,9 +124,10 @@ pub fn full_body(body: Bytes) -> ResponseBody {
     stream::iter([Ok(body)]).boxed()
 }
 
-/// Formats an error with its causes and without the URL. The HTTP client's own text omits the
-/// causes.
-fn with_causes(error: reqwest::Error) -> String {
+/// Formats an error with its causes and without the URL, which may contain a signature. The HTTP
+/// client's own text omits the causes.
+#[must_use]
+pub fn with_causes(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
     let mut source = error.source();
@@ -134,7 +135,12 @@ fn with_causes(error: reqwest::Error) -> String {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    explain_certificate(text)
+    text
+}
+
+/// Formats an error of a registry with its causes, and says what to do about its certificate.
+fn explained(error: reqwest::Error) -> String {
+    explain_certificate(with_causes(error))
 }
 
 /// Returns what to do if an error is about the certificate of the server, or else the error.

@@ -10,10 +10,13 @@ use reqwest::{
 };
 use url::Url;
 
-use crate::builds::git::{
-    GitCredential, GitError,
-    packet::{Packet, PacketBuffer},
-    parse,
+use crate::{
+    builds::git::{
+        GitCredential, GitError,
+        packet::{Packet, PacketBuffer},
+        parse,
+    },
+    registry::with_causes,
 };
 
 /// Maximum number of redirects of one request.
@@ -190,18 +193,4 @@ pub(super) fn message_text(message: &[u8]) -> String {
     let text = String::from_utf8_lossy(message);
     let text = text.trim().chars().filter(|character| !character.is_control());
     text.take(MAX_MESSAGE).collect()
-}
-
-/// Formats an error with its causes and without the URL.
-fn with_causes(error: reqwest::Error) -> String {
-    use std::error::Error as _;
-
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

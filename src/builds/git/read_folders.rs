@@ -14,15 +14,10 @@ use crate::builds::git::{
     is_commit, parse,
     partial::PartialClone,
     proxy,
+    receive::ResolvedCommit,
     repository::ShallowRepository,
     revisions::{self, FolderResult},
 };
-
-/// A commit, and the name under which a server has it.
-pub(super) struct ResolvedCommit {
-    pub id: String,
-    pub reference: String,
-}
 
 /// Returns the commit that a branch or a tag points to: the branch of that name, or else the tag of
 /// that name, peeled. A full commit id is returned as it is, without a request.

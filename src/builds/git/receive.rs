@@ -7,6 +7,12 @@ use url::Url;
 
 use crate::builds::git::{FetchLimits, GitCredential, GitError, callbacks, git_error, proxy};
 
+/// A commit, and the name under which a server has it.
+pub(super) struct ResolvedCommit {
+    pub id: String,
+    pub reference: String,
+}
+
 /// A commit to receive.
 pub(super) struct ReceivedCommit<'a> {
     pub repository: &'a Repository,

@@ -13,8 +13,7 @@ use crate::builds::git::{
     FetchLimits, GitCredential, GitError,
     object::{ObjectId, ObjectKind, Objects},
     parse,
-    read_folders::ResolvedCommit,
-    receive::ReceivedCommit,
+    receive::{ReceivedCommit, ResolvedCommit},
     revisions::MAX_FILE,
 };
 

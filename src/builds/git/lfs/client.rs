@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    error::Error as _,
     fs::{self, File, OpenOptions},
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
@@ -16,14 +15,17 @@ use reqwest::{Client, RequestBuilder, Response, redirect::Policy};
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use crate::builds::git::{
-    CREDENTIAL_REQUIRED, GitCredential, GitError, is_local,
-    lfs::{
-        LfsFile,
-        batch::{BatchRequest, BatchResponse, DownloadAction, MEDIA_TYPE, OfferedObject},
-        is_same_origin,
-        pointer::Pointer,
+use crate::{
+    builds::git::{
+        CREDENTIAL_REQUIRED, GitCredential, GitError, is_local,
+        lfs::{
+            LfsFile,
+            batch::{BatchRequest, BatchResponse, DownloadAction, MEDIA_TYPE, OfferedObject},
+            is_same_origin,
+            pointer::Pointer,
+        },
     },
+    registry::with_causes,
 };
 
 /// How many objects one request asks for.
@@ -379,16 +381,4 @@ fn disk_error(path: &Path, error: &std::io::Error) -> GitError {
 /// Returns the beginning of a text of the server, without control characters.
 fn quoted(text: &str) -> String {
     text.chars().filter(|character| !character.is_control()).take(MAX_QUOTED).collect()
-}
-
-/// Formats an error with its causes and without the URL, which may contain a signature.
-fn with_causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
