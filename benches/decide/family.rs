@@ -229,12 +229,16 @@ impl BenchFamily {
             imports: Vec::new(),
             images: self.images.iter().map(|image| self.observed(image)).collect(),
             orphans: Vec::new(),
-            cascade: self.cascade.as_ref().map(|cascade| ObservedCascade {
-                name: &cascade.name,
-                supersedes: None,
-                planned: &cascade.planned,
-                status: &cascade.status,
-            }),
+            cascades: self
+                .cascade
+                .iter()
+                .map(|cascade| ObservedCascade {
+                    name: &cascade.name,
+                    supersedes: None,
+                    planned: &cascade.planned,
+                    status: &cascade.status,
+                })
+                .collect(),
             ended: Vec::new(),
             requests: Vec::new(),
             allowance: BuildAllowance::default(),

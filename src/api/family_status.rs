@@ -48,9 +48,13 @@ pub struct ImageFamilyStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
 
-    /// Cascade that is running.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cascade: Option<RunningCascade>,
+    /// Cascades that are running, the oldest first. Several run only if they have no image in
+    /// common. At most 32 entries.
+    #[schemars(
+        length(max = 32),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub cascades: Vec<RunningCascade>,
 
     /// State of `policy.windows`. Not set without windows.
     #[serde(skip_serializing_if = "Option::is_none")]

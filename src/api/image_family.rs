@@ -45,7 +45,7 @@ const REPOSITORY_PATTERN: &str = concat!(
     printcolumn(name = "Current", type_ = "integer", json_path = ".status.counts.current"),
     printcolumn(name = "Building", type_ = "integer", json_path = ".status.counts.building"),
     printcolumn(name = "Failed", type_ = "integer", json_path = ".status.counts.failed"),
-    printcolumn(name = "Cascade", type_ = "string", json_path = ".status.cascade.name"),
+    printcolumn(name = "Cascade", type_ = "string", json_path = ".status.cascades[0].name"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.conditions\
         [?(@.type==\"Ready\")].message"),

@@ -93,7 +93,7 @@ pub struct ReconcileCache {
     /// The last rejection of the spec that was logged, so that each is logged once.
     logged_rejection: Option<LoggedRejection>,
     /// When records that change often were last written.
-    written: HashMap<&'static str, Timestamp>,
+    written: HashMap<String, Timestamp>,
     /// When a gate of the spec was last known to keep the whole family from building. Losing it
     /// lets a metric count the time before the gate opened.
     pub gated_until: Option<Timestamp>,
@@ -265,7 +265,7 @@ impl ReconcileCache {
     /// Returns when a record that changes often may be written again; `None` if it may be written
     /// now.
     #[must_use]
-    pub fn write_deferred_until(&self, record: &'static str, now: Timestamp) -> Option<Timestamp> {
+    pub fn write_deferred_until(&self, record: &str, now: Timestamp) -> Option<Timestamp> {
         let last = self.written.get(record)?;
         last.saturating_add(MIN_WRITE_INTERVAL).ok().filter(|due| *due > now)
     }
@@ -285,8 +285,10 @@ impl ReconcileCache {
     }
 
     /// Notes that a record that changes often is written now.
-    pub fn note_write(&mut self, record: &'static str, now: Timestamp) {
-        self.written.insert(record, now);
+    pub fn note_write(&mut self, record: &str, now: Timestamp) {
+        let is_recent = |at: Timestamp| now.duration_since(at) < MIN_WRITE_INTERVAL;
+        self.written.retain(|_, at| is_recent(*at));
+        self.written.insert(record.into(), now);
     }
 
     /// Returns whether this rejection of the spec is to be logged: once per generation and problem.

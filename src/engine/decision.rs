@@ -11,7 +11,8 @@ use crate::{
     },
     engine::{
         Problem,
-        input::{RequestObject, VerifiedBuild},
+        cascade::members::CascadeMembers,
+        input::{EndedCascade, RequestObject, VerifiedBuild},
     },
     identity::{BuildIdentity, CascadeName, Fingerprint, ImageDigest, JobName, PinnedParent},
     lineage::{CheckIndex, ImageIndex},
@@ -28,8 +29,10 @@ pub struct Decision {
     pub window: Option<WindowStatus>,
     /// The breaker, while it is open.
     pub breaker: Option<BreakerStatus>,
-    /// What happens to the cascade.
+    /// What happens to the cascades.
     pub cascade: CascadeDecision,
+    /// The running cascade of each image, before this decision.
+    pub members: CascadeMembers,
     /// The images, parallel to `spec.images`.
     pub images: Vec<ImageDecision>,
     /// The effects, in the order in which they are carried out.
@@ -51,12 +54,13 @@ impl Decision {
     }
 }
 
-/// What happens to the cascade of the family.
+/// What happens to the cascades of the family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CascadeDecision {
     /// No cascade runs.
     None,
-    /// A cascade starts. It must be recorded before any of its builds starts.
+    /// A cascade starts, beside those that run. It must be recorded before any of its builds
+    /// starts.
     Start {
         /// The name of the cascade.
         name: CascadeName,
@@ -67,29 +71,22 @@ pub enum CascadeDecision {
         /// The images that it plans to build, level by level.
         levels: Vec<Vec<ImageIndex>>,
     },
-    /// The running cascade continues.
-    Continue {
-        /// The name of the cascade.
-        name: CascadeName,
-    },
-    /// The running cascade ends.
+    /// The running cascades continue.
+    Continue,
+    /// Some of the running cascades end. The others continue.
     Finish {
-        /// The name of the cascade.
-        name: CascadeName,
-        /// Whether it ends early because an upstream moved again.
-        superseded: bool,
+        /// Those that end.
+        ending: Vec<EndedCascade>,
     },
 }
 
 impl CascadeDecision {
-    /// Returns the name of the cascade that starts, continues or ends.
+    /// Returns the running cascade of this name if it ends.
     #[must_use]
-    pub const fn name(&self) -> Option<&CascadeName> {
+    pub fn ending(&self, name: &CascadeName) -> Option<&EndedCascade> {
         match self {
-            Self::None => None,
-            Self::Start { name, .. } | Self::Continue { name } | Self::Finish { name, .. } => {
-                Some(name)
-            }
+            Self::Finish { ending } => ending.iter().find(|cascade| cascade.name == *name),
+            Self::None | Self::Start { .. } | Self::Continue => None,
         }
     }
 }

@@ -43,9 +43,9 @@ pub struct DecideInput<'a> {
     pub images: Vec<ObservedImage<'a>>,
     /// Builds of images that the family no longer has.
     pub orphans: Vec<ObservedBuild>,
-    /// The running cascade.
-    pub cascade: Option<ObservedCascade<'a>>,
-    /// The cascades that have ended and still exist as objects, the newest last.
+    /// The running cascades, the oldest first.
+    pub cascades: Vec<ObservedCascade<'a>>,
+    /// The cascades that have ended and still exist as objects, the last that ended last.
     pub ended: Vec<EndedCascade>,
     /// The requests that are not handled yet.
     pub requests: Vec<ObservedRequest>,
@@ -60,14 +60,24 @@ impl<'a> DecideInput<'a> {
         &self.blueprint.lineage
     }
 
-    /// Returns the name of the superseded cascade that the next one replaces.
+    /// Whether this is the name of a cascade that was superseded.
+    #[must_use]
+    pub fn is_superseded(&self, cascade: &CascadeName) -> bool {
+        self.ended.iter().any(|ended| ended.superseded && ended.name == *cascade)
+    }
+
+    /// Returns the name of the superseded cascade that the next one replaces, or `None` if another
+    /// one replaces it already.
     #[must_use]
     pub fn superseded(&self) -> Option<&CascadeName> {
-        self.ended.last().filter(|cascade| cascade.superseded).map(|cascade| &cascade.name)
+        let last = self.ended.last().filter(|cascade| cascade.superseded)?;
+        let mut running = self.cascades.iter();
+        let is_replaced = running.any(|cascade| cascade.supersedes == Some(&last.name));
+        (!is_replaced).then_some(&last.name)
     }
 }
 
-/// The running cascade.
+/// A running cascade.
 #[derive(Clone, Copy, Debug)]
 pub struct ObservedCascade<'a> {
     /// The name of the cascade.

@@ -68,16 +68,15 @@ pub fn eligible(upstream: &UpstreamStatus) -> bool {
     upstream.candidate.is_some() && upstream.reason.is_none()
 }
 
-/// Adopts every eligible candidate, and returns the upstreams that moved.
+/// Adopts the candidates of these upstreams, and returns the upstreams with what has moved.
 pub fn adopt_candidates(
     upstreams: &mut [UpstreamStatus],
+    adopted: &[UpstreamIndex],
     now: Timestamp,
 ) -> Vec<(UpstreamIndex, Cause)> {
     let mut moved = Vec::new();
-    for (index, upstream) in UpstreamIndex::enumerate(upstreams) {
-        if !eligible(upstream) {
-            continue;
-        }
+    for index in adopted {
+        let Some(upstream) = upstreams.get_mut(index.position()) else { continue };
         if let Some(candidate) = upstream.candidate.take() {
             let from = upstream
                 .adopted
@@ -86,7 +85,7 @@ pub fn adopt_candidates(
             upstream.waiting.retain(|later| later.first_observed > candidate.first_observed);
             let (name, to) = (upstream.name.clone(), candidate.digest.clone());
             let cause = Cause { type_: CauseType::Upstream, name, from, to, ..Cause::default() };
-            moved.push((index, cause));
+            moved.push((*index, cause));
             if let Some(from) = &upstream.adopted {
                 let from = from.content();
                 remember_superseded(&mut upstream.superseded, from, candidate.content());

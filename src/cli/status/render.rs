@@ -84,7 +84,7 @@ pub fn families(
             family.name_any().into(),
             readiness(ready),
             counts(&status.counts).into(),
-            status.cascade.as_ref().map_or("-", |cascade| &cascade.name).into(),
+            running_cascades(status).into(),
             age(since, now).into(),
             ready.map_or("not reconciled yet", |condition| &condition.message).into(),
         ];
@@ -135,9 +135,10 @@ fn summary(
     {
         lines.insert(2, ("Stalled", format!("{}: {}", stalled.reason, stalled.message)));
     }
-    if let Some(cascade) = &status.cascade {
+    for cascade in &status.cascades {
         lines.push(("Cascade", format!("{}, for {}", cascade.name, age(cascade.started_at, now))));
-    } else if let Some(pending) = &status.pending {
+    }
+    if let Some(pending) = &status.pending {
         lines.push((
             "Pending",
             format!("changes from {} ago wait for a cascade", age(pending.since, now)),
@@ -305,6 +306,15 @@ fn readiness(ready: Option<&Condition>) -> StyledText {
         Some("True") => styled("True", Color::Green),
         Some(other) => styled(other, Color::Yellow),
         None => "Unknown".into(),
+    }
+}
+
+/// Renders the name of the oldest running cascade, and how many more run.
+fn running_cascades(status: &ImageFamilyStatus) -> String {
+    match status.cascades.as_slice() {
+        [] => "-".into(),
+        [only] => only.name.clone(),
+        [oldest, others @ ..] => format!("{} +{}", oldest.name, others.len()),
     }
 }
 

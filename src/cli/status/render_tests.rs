@@ -28,7 +28,7 @@ fn the_family() -> ImageFamily {
                 "reason": "Held", "message": "held by its owner"
             }],
             "counts": {"total": 5, "current": 2, "building": 1, "waiting": 1, "failed": 1},
-            "cascade": {"name": "flask-7", "startedAt": "2026-05-01T11:59:20Z"}
+            "cascades": [{"name": "flask-7", "startedAt": "2026-05-01T11:59:20Z"}]
         }
     }))
     .expect("a family")

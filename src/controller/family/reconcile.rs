@@ -9,7 +9,7 @@ use crate::{
     controller::{
         context::Context, family::observe::snapshot::Snapshot, reconcile_cache::ReconcileCache,
     },
-    engine::{Decision, decide},
+    engine::{CascadeDecision, Decision, decide},
     identity::CascadeName,
     lineage::ImageIndex,
 };
@@ -29,8 +29,8 @@ pub struct Reconcile<'a> {
     pub now: Timestamp,
     /// The tracing span of this reconcile.
     span: Span,
-    /// The cascade that the span names.
-    traced_cascade: Option<CascadeName>,
+    /// The cascades that the span names.
+    traced_cascades: String,
 }
 
 impl<'a> Reconcile<'a> {
@@ -42,24 +42,31 @@ impl<'a> Reconcile<'a> {
         now: Timestamp,
     ) -> Self {
         let decision = decide(&snapshot.input(cache), now);
-        let (span, traced_cascade) = (Span::current(), None);
-        let mut reconcile = Self { context, snapshot, decision, cache, now, span, traced_cascade };
-        reconcile.trace_cascade();
+        let (span, traced_cascades) = (Span::current(), String::new());
+        let mut reconcile = Self { context, snapshot, decision, cache, now, span, traced_cascades };
+        reconcile.trace_cascades();
         reconcile
     }
 
     /// Decides again, over the same snapshot and what the cache and the allowance hold by now.
     pub fn decide(&mut self) {
         self.decision = decide(&self.snapshot.input(self.cache), self.now);
-        self.trace_cascade();
+        self.trace_cascades();
     }
 
-    /// Names the running cascade in the span, once: a text formatter appends every record.
-    fn trace_cascade(&mut self) {
-        let cascade = self.decision.cascade.name();
-        if cascade.is_some() && cascade != self.traced_cascade.as_ref() {
-            self.span.record("cascade", cascade.map(CascadeName::as_str));
-            self.traced_cascade = cascade.cloned();
+    /// Names the cascades that run or start in the span, once: a text formatter appends every
+    /// record.
+    fn trace_cascades(&mut self) {
+        let starting = match &self.decision.cascade {
+            CascadeDecision::Start { name, .. } => Some(name),
+            _ => None,
+        };
+        let running = self.decision.members.names().iter();
+        let names: Vec<&str> = running.chain(starting).map(CascadeName::as_str).collect();
+        let cascades = names.join(",");
+        if !cascades.is_empty() && cascades != self.traced_cascades {
+            self.span.record("cascade", cascades.as_str());
+            self.traced_cascades = cascades;
         }
     }
 
@@ -73,10 +80,10 @@ impl<'a> Reconcile<'a> {
         Api::namespaced(self.context.client.clone(), &self.snapshot.key.namespace)
     }
 
-    /// Returns the name of the running cascade, or the empty string.
+    /// Returns the name of the running cascade that an image belongs to, or the empty string.
     #[must_use]
-    pub fn cascade_name(&self) -> &str {
-        self.decision.cascade.name().map_or("", CascadeName::as_str)
+    pub fn cascade_of(&self, image: ImageIndex) -> &str {
+        self.decision.members.name_of(image).map_or("", CascadeName::as_str)
     }
 
     /// Returns an image of the spec by its index.

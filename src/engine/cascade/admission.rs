@@ -16,6 +16,7 @@ use crate::{
             CascadeContext,
             breaker_gates::{BreakerGates, build_cause},
             gates, limits,
+            members::CascadeMembers,
             windows::WindowState,
         },
         decision::PlannedBuild,
@@ -225,14 +226,18 @@ fn expected_seconds(input: &DecideInput<'_>, image: ImageIndex) -> i64 {
     if count == 0 { DEFAULT_BUILD_SECONDS } else { (sum / count).max(1) }
 }
 
-/// Whether a cascade only waits for Jobs that are not admitted, and for what is built on them. How
-/// long that takes is not known: other changes do not wait for it.
+/// Whether the cascade at this position only waits for Jobs that are not admitted, and for what is
+/// built on them. How long that takes is not known: other changes do not wait for it.
 #[must_use]
-pub(in crate::engine) fn waits_only_for_admission(evaluation: &Evaluation) -> bool {
+pub(in crate::engine) fn waits_only_for_admission(
+    evaluation: &Evaluation,
+    members: &CascadeMembers,
+    cascade: usize,
+) -> bool {
     let not_admitted = &evaluation.plan.not_admitted;
-    let mut in_progress =
-        ImageIndex::enumerate(&evaluation.images).filter(|(_, image)| image.in_progress);
-    !not_admitted.is_empty()
+    let images = members.of_cascade(cascade, &evaluation.images);
+    let mut in_progress = images.filter(|(_, image)| image.in_progress);
+    not_admitted.iter().any(|image| members.position_of(*image) == Some(cascade))
         && in_progress.all(|(index, image)| {
             not_admitted.contains(&index) || image.reason == reason::WAITING_FOR_PARENT
         })

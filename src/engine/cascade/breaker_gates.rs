@@ -11,7 +11,6 @@ use crate::{
         Problem,
         cascade::{
             CascadeContext,
-            admission::live_builds,
             breaker::{self, LastBuild, OpenBreaker},
         },
         causes,
@@ -148,16 +147,23 @@ pub(super) fn build_cause(
     causes::key(name, &image.causes)
 }
 
-/// Whether a cascade only waits for trial builds of causes for which the breaker is open, and for
-/// what is built on their images. None of these builds runs.
+/// Whether the cascade at this position only waits for trial builds of causes for which the breaker
+/// is open, and for what is built on their images. None of its builds runs.
 #[must_use]
 pub(in crate::engine) fn waits_only_for_breakers(
-    input: &DecideInput<'_>,
+    context: &CascadeContext<'_>,
     evaluation: &Evaluation,
+    cascade: usize,
 ) -> bool {
-    let mut in_progress = evaluation.images.iter().filter(|image| image.in_progress);
-    live_builds(input) == 0
-        && evaluation.images.iter().any(|image| image.reason == reason::BREAKER_OPEN)
-        && in_progress
-            .all(|image| [reason::BREAKER_OPEN, reason::WAITING_FOR_PARENT].contains(&image.reason))
+    let images = || context.members.of_cascade(cascade, &evaluation.images);
+    let is_live = |image: ImageIndex| {
+        let observed = context.input.images.get(image.position());
+        observed.is_some_and(|observed| observed.builds.iter().any(|build| build.live))
+    };
+    let mut in_progress = images().filter(|(_, image)| image.in_progress);
+    !images().any(|(index, _)| is_live(index))
+        && images().any(|(_, image)| image.reason == reason::BREAKER_OPEN)
+        && in_progress.all(|(_, image)| {
+            [reason::BREAKER_OPEN, reason::WAITING_FOR_PARENT].contains(&image.reason)
+        })
 }

@@ -1,24 +1,22 @@
 //! The gates of a cascade: whether one may start now, and if not, when.
+//!
+//! [`changes`](crate::engine::cascade::changes) says for what.
 
 use jiff::Timestamp;
 
 use crate::{
-    api::{Pending, UpstreamStatus, condition::reason},
+    api::Pending,
     engine::{
-        cascade::{CascadeContext, windows::WindowState},
-        fingerprint::Hasher,
-        image::evaluation::Evaluation,
-        input::DecideInput,
-        requests::RequestEffects,
-        upstreams::eligible,
+        cascade::{CascadeContext, changes::Changes, windows::WindowState},
+        image::evaluation::{Evaluation, ReadyBuild},
     },
-    lineage::{ImageIndex, UpstreamIndex},
+    lineage::ImageIndex,
 };
 
 /// Whether a cascade may start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CascadeReadiness {
-    /// Nothing needs a build.
+    /// Nothing that may start now needs a build.
     Idle,
     /// A cascade may start now.
     Ready {
@@ -52,7 +50,7 @@ pub struct QuietTime {
     pub until: Timestamp,
 }
 
-/// Returns whether a cascade may start for the ready builds and the candidates that may be adopted.
+/// Returns whether a cascade may start for these changes.
 ///
 /// Changes that arrive together are built once. Each new change restarts the quiet time `settle`,
 /// but the wait ends `maxSettle` after the first change, whatever else delays the cascade
@@ -67,96 +65,50 @@ pub struct QuietTime {
 #[must_use]
 pub fn cascade_readiness(
     context: &CascadeContext<'_>,
-    upstreams: &[UpstreamStatus],
+    changes: &Changes,
     evaluation: &Evaluation,
 ) -> CascadeReadiness {
-    let CascadeContext { input, request_effects, window, now, .. } = *context;
-    let candidates = candidates(upstreams);
-    let ready = &evaluation.plan.ready_builds;
-    if candidates.is_empty() && ready.is_empty() {
+    let CascadeContext { input, window, now, .. } = *context;
+    if changes.none_may_start() {
         return CascadeReadiness::Idle;
     }
-    let wanted = ready.iter().filter_map(|ready| {
-        Some(evaluation.images.get(ready.build.image.position())?.fingerprint.as_ref()?.as_str())
-    });
-    let quiet = quiet_time(input, hash_change(&candidates, wanted), now);
+    let quiet = quiet_time(context, changes);
     if input.spec.suspend {
         return CascadeReadiness::Suspended { pending: quiet.pending };
     }
     if let WindowState::Closed { opens } = window {
         return CascadeReadiness::WindowClosed { pending: quiet.pending, opens };
     }
-    let skips_quiet_time = replaces_superseded(input, &candidates)
+    let only_imports_changed = changes.upstreams.is_empty()
+        && changes.left.is_empty()
+        && changes.ready.iter().all(|ready| ready.only_imports_changed);
+    let skips_quiet_time = replaces_superseded(context, changes)
         || evaluation.images.iter().all(|image| image.verified.is_none())
-        || candidates.is_empty() && ready.iter().all(|ready| ready.only_imports_changed)
-        || pending_start_is_requested(input, upstreams, evaluation, request_effects);
+        || only_imports_changed
+        || pending_start_is_requested(context, changes);
     if skips_quiet_time || quiet.until <= now {
         CascadeReadiness::Ready { settling: None }
-    } else if build_start_is_requested(input, evaluation, request_effects) {
-        let settling = (!candidates.is_empty()).then_some(quiet.pending);
-        CascadeReadiness::Ready { settling }
+    } else if build_start_is_requested(context, changes) {
+        let settles = !changes.upstreams.is_empty() || !changes.left.is_empty();
+        CascadeReadiness::Ready { settling: settles.then_some(quiet.pending) }
     } else {
         CascadeReadiness::Settling(quiet)
     }
 }
 
-/// Returns the quiet time of candidates that may be adopted while a cascade runs, or `None` if
-/// there are none.
-///
-/// With `policy.supersede: Cancel` the running cascade ends when this time has passed. The images
-/// need not be evaluated for this.
-#[must_use]
-pub fn supersede_after(
-    input: &DecideInput<'_>,
-    upstreams: &[UpstreamStatus],
-    now: Timestamp,
-) -> Option<QuietTime> {
-    let candidates = candidates(upstreams);
-    (!candidates.is_empty()).then(|| quiet_time(input, hash_change(&candidates, []), now))
-}
-
-/// Returns the changes that wait for the running cascade to end: candidates, and images that it has
-/// built already. Their quiet time passes while the cascade runs.
-#[must_use]
-pub fn pending_for_next_cascade(
-    input: &DecideInput<'_>,
-    upstreams: &[UpstreamStatus],
-    evaluation: &Evaluation,
-    now: Timestamp,
-) -> Option<Pending> {
-    let candidates = candidates(upstreams);
-    let left = evaluation.images.iter().filter(|image| image.reason == reason::NEXT_CASCADE);
-    let wanted: Vec<&str> =
-        left.filter_map(|image| Some(image.fingerprint.as_ref()?.as_str())).collect();
-    (!candidates.is_empty() || !wanted.is_empty())
-        .then(|| quiet_time(input, hash_change(&candidates, wanted), now).pending)
-}
-
-/// Returns the digests that builds would use of the candidates that may be adopted.
-fn candidates(upstreams: &[UpstreamStatus]) -> Vec<&str> {
-    let eligible = upstreams.iter().filter(|upstream| eligible(upstream));
-    let candidates = eligible.filter_map(|upstream| upstream.candidate.as_ref());
-    candidates.flat_map(|candidate| candidate.content().built()).collect()
-}
-
 /// Returns whether exactly these candidates superseded the last cascade.
-fn replaces_superseded(input: &DecideInput<'_>, candidates: &[&str]) -> bool {
-    let settled = input.status.pending.as_ref().map(|pending| pending.change.as_str());
-    input.superseded().is_some()
-        && !candidates.is_empty()
-        && settled == Some(hash_change(candidates, []).as_str())
+fn replaces_superseded(context: &CascadeContext<'_>, changes: &Changes) -> bool {
+    let settled = context.input.status.pending.as_ref().map(|pending| pending.change.as_str());
+    context.input.superseded().is_some()
+        && !changes.candidates.is_empty()
+        && settled == Some(changes.hash_of_candidates().as_str())
 }
 
-/// Hashes a change: the candidates' digests and the fingerprints that are wanted.
-fn hash_change<'a>(candidates: &[&str], wanted: impl IntoIterator<Item = &'a str>) -> String {
-    Hasher::new("change")
-        .texts(candidates.to_vec())
-        .texts(wanted.into_iter().collect::<Vec<_>>())
-        .hex()
-}
-
-/// Returns the quiet time of the change with this hash.
-fn quiet_time(input: &DecideInput<'_>, change: String, now: Timestamp) -> QuietTime {
+/// Returns the quiet time of the changes.
+#[must_use]
+pub fn quiet_time(context: &CascadeContext<'_>, changes: &Changes) -> QuietTime {
+    let CascadeContext { input, now, .. } = *context;
+    let change = changes.hash(context);
     // A record with times in the future was written before the clock was set back. It is ignored,
     // and the wait starts over.
     let is_plausible =
@@ -176,43 +128,45 @@ fn quiet_time(input: &DecideInput<'_>, change: String, now: Timestamp) -> QuietT
 }
 
 /// Returns whether a user requested the start of pending changes that need a build.
-fn pending_start_is_requested(
-    input: &DecideInput<'_>,
-    upstreams: &[UpstreamStatus],
-    evaluation: &Evaluation,
-    request_effects: &RequestEffects,
-) -> bool {
-    if request_effects.start_pending.is_empty() {
-        return false;
-    }
-    let moved = UpstreamIndex::enumerate(upstreams).filter(|(_, upstream)| eligible(upstream));
-    let children =
-        moved.flat_map(|(index, _)| input.lineage().upstream_children(index).iter().copied());
-    let stale = input.lineage().with_descendants(children.chain(ready_images(evaluation)));
-    request_effects.start_pending.iter().any(|image| stale.get(image.position()) == Some(&true))
+fn pending_start_is_requested(context: &CascadeContext<'_>, changes: &Changes) -> bool {
+    let requested = &context.request_effects.start_pending;
+    is_any_below(context, requested, changes.roots(context))
 }
 
 /// Returns whether a user requested a build of what is ready to build.
-fn build_start_is_requested(
-    input: &DecideInput<'_>,
-    evaluation: &Evaluation,
-    request_effects: &RequestEffects,
+fn build_start_is_requested(context: &CascadeContext<'_>, changes: &Changes) -> bool {
+    let ready = changes.ready.iter().map(|ready| ready.build.image);
+    is_any_below(context, &context.request_effects.start, ready)
+}
+
+/// Whether any of these images is one of the roots, or below one.
+fn is_any_below(
+    context: &CascadeContext<'_>,
+    images: &[ImageIndex],
+    roots: impl Iterator<Item = ImageIndex>,
 ) -> bool {
-    if request_effects.start.is_empty() {
+    if images.is_empty() {
         return false;
     }
-    let stale = input.lineage().with_descendants(ready_images(evaluation));
-    request_effects.start.iter().any(|image| stale.get(image.position()) == Some(&true))
+    let below = context.input.lineage().with_descendants(roots);
+    images.iter().any(|image| below.get(image.position()) == Some(&true))
 }
 
-/// Returns the images that are ready to build.
-fn ready_images(evaluation: &Evaluation) -> impl Iterator<Item = ImageIndex> {
-    evaluation.plan.ready_builds.iter().map(|ready| ready.build.image)
-}
-
-/// Starts none of the ready builds: their images stay queued with this reason and message.
+/// Starts none of the ready builds of the plan: their images stay queued with this reason and
+/// message.
 pub fn queue_ready_builds(evaluation: &mut Evaluation, reason: &'static str, message: &str) {
-    for ready in std::mem::take(&mut evaluation.plan.ready_builds) {
+    let ready = std::mem::take(&mut evaluation.plan.ready_builds);
+    queue_builds(evaluation, &ready, reason, message);
+}
+
+/// Starts none of these builds: their images stay queued with this reason and message.
+pub fn queue_builds(
+    evaluation: &mut Evaluation,
+    builds: &[ReadyBuild],
+    reason: &'static str,
+    message: &str,
+) {
+    for ready in builds {
         if let Some(image) = evaluation.images.get_mut(ready.build.image.position()) {
             image.reason = reason;
             image.message = message.into();

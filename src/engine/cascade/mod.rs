@@ -1,6 +1,9 @@
 //! Decisions about all images together: when a cascade starts, which builds it starts, and what its
 //! record says.
 //!
+//! - [`advance`]: what happens to the cascades: one starts, some end, or all continue
+//! - [`members`]: which of the running cascades each image belongs to
+//! - [`changes`]: what may start a cascade, and what waits for a running one
 //! - [`gates`]: whether a cascade may start: quiet time, suspension, windows
 //! - [`admission`]: which ready builds start
 //! - [`windows`], [`breaker`], [`limits`]: the rules that admission applies
@@ -9,10 +12,13 @@
 //! - [`truncate`]: keeps the status of a large cascade below the size limit of the API server
 
 pub mod admission;
+pub mod advance;
 pub mod breaker;
 pub mod breaker_gates;
+pub mod changes;
 pub mod gates;
 pub mod limits;
+pub mod members;
 pub mod promotion;
 pub mod status;
 pub mod truncate;
@@ -22,7 +28,7 @@ use jiff::Timestamp;
 
 use crate::{
     engine::{
-        cascade::{breaker::OpenBreaker, windows::WindowState},
+        cascade::{breaker::OpenBreaker, members::CascadeMembers, windows::WindowState},
         decision::ImageDecision,
         input::{DecideInput, ObservedImage},
         requests::RequestEffects,
@@ -37,6 +43,8 @@ pub struct CascadeContext<'a> {
     pub input: &'a DecideInput<'a>,
     /// What requests change.
     pub request_effects: &'a RequestEffects,
+    /// The running cascade of each image.
+    pub members: &'a CascadeMembers,
     /// Whether a window is open.
     pub window: WindowState,
     /// The causes for which the breaker is open.

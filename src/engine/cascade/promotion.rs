@@ -2,19 +2,20 @@
 //!
 //! With `Image` it follows the last verified build of each image. With `Cascade` it stays until a
 //! cascade completes, or only waits for optional images to be admitted, and then moves for all
-//! images at once. The target is recorded per image, so that the next reconcile finishes a move
-//! that was interrupted.
+//! images at once. Each of the cascades that run side by side moves its own images. The target is
+//! recorded per image, so that the next reconcile finishes a move that was interrupted.
 
 use std::collections::HashSet;
 
 use crate::{
     api::{ImageState, Promotion},
     engine::{
-        cascade::{admission, is_worked_on},
+        cascade::{CascadeContext, admission, is_worked_on, members::CascadeMembers},
         decision::{CascadeDecision, ImageDecision, PromotionTarget},
         image::evaluation::Evaluation,
         input::DecideInput,
     },
+    identity::CascadeName,
     lineage::ImageIndex,
 };
 
@@ -23,46 +24,73 @@ use crate::{
 /// This also happens while the family is suspended: tags and workloads follow only when it is
 /// resumed.
 pub fn set_targets(
-    input: &DecideInput<'_>,
+    context: &CascadeContext<'_>,
     cascade: &CascadeDecision,
     evaluation: &mut Evaluation,
 ) {
-    if input.spec.policy.promotion != Promotion::Cascade {
+    if context.input.spec.policy.promotion != Promotion::Cascade {
         return;
     }
-    let images = &evaluation.images;
-    let complete = match cascade {
-        CascadeDecision::Finish { superseded: false, .. } => {
-            missing_images(input, images).is_empty()
-        }
+    let complete: Vec<usize> = match cascade {
         // Covers images that became current without a cascade, or before the policy was `Cascade`.
         CascadeDecision::None => {
-            let held = held_before_first_build(input, images);
-            let images = input.spec.images.iter().zip(images.iter()).zip(&held);
-            images
-                .into_iter()
-                .all(|((spec, image), held)| !spec.required || *held || is_promotable(image))
+            if is_family_complete(context.input, &evaluation.images) {
+                promote(&mut evaluation.images, |_| true);
+            }
+            return;
+        }
+        CascadeDecision::Finish { ending } => {
+            let ends = |name: &CascadeName| {
+                ending.iter().any(|ending| ending.name == *name && !ending.superseded)
+            };
+            let names = context.members.names().iter().enumerate();
+            names.filter(|(_, name)| ends(name)).map(|(position, _)| position).collect()
         }
         // Nobody knows how long an optional image waits to be admitted.
-        CascadeDecision::Continue { .. } => {
-            admission::waits_only_for_admission(evaluation)
-                && missing_images(input, images).is_empty()
-        }
-        CascadeDecision::Start { .. } | CascadeDecision::Finish { superseded: true, .. } => false,
+        CascadeDecision::Continue => (0..context.members.names().len())
+            .filter(|position| {
+                admission::waits_only_for_admission(evaluation, context.members, *position)
+            })
+            .collect(),
+        CascadeDecision::Start { .. } => return,
     };
-    if complete {
-        for image in evaluation.images.iter_mut().filter(|image| is_promotable(image)) {
+    for position in complete {
+        let (input, members) = (context.input, context.members);
+        if missing_images(input, members, &evaluation.images, position).is_empty() {
+            promote(&mut evaluation.images, |image| {
+                members.position_of(image).is_none_or(|of| of == position)
+            });
+        }
+    }
+}
+
+/// Sets the last verified build as the target of those of these images that may be promoted.
+fn promote(images: &mut [ImageDecision], is_part: impl Fn(ImageIndex) -> bool) {
+    for (index, image) in ImageIndex::enumerate(images) {
+        if is_part(index) && is_promotable(image) {
             image.promotion = PromotionTarget::Verified;
         }
     }
 }
 
-/// Returns the required images without which the running cascade is incomplete: those that it
-/// planned, built, or lost to a failure or a cancellation, and those whose newest digest no cascade
-/// has promoted yet.
+/// Whether every required image of the family may be promoted.
+fn is_family_complete(input: &DecideInput<'_>, images: &[ImageDecision]) -> bool {
+    let held = held_before_first_build(input, images);
+    let mut images = input.spec.images.iter().zip(images).zip(&held);
+    images.all(|((spec, image), held)| !spec.required || *held || is_promotable(image))
+}
+
+/// Returns the required images without which the running cascade at this position is incomplete:
+/// those that it planned, built, or lost to a failure or a cancellation, and those whose newest
+/// digest no cascade has promoted yet. Images of other running cascades are promoted with those.
 #[must_use]
-pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<ImageIndex> {
-    let Some(cascade) = input.cascade else { return Vec::new() };
+pub fn missing_images(
+    input: &DecideInput<'_>,
+    members: &CascadeMembers,
+    images: &[ImageDecision],
+    position: usize,
+) -> Vec<ImageIndex> {
+    let Some(cascade) = input.cascades.get(position) else { return Vec::new() };
     let planned: HashSet<&str> = cascade.planned.iter().flatten().map(String::as_str).collect();
     let listed: HashSet<&str> =
         cascade.status.images.iter().map(|image| image.name.as_str()).collect();
@@ -80,6 +108,7 @@ pub fn missing_images(input: &DecideInput<'_>, images: &[ImageDecision]) -> Vec<
     let held = held_before_first_build(input, images);
     let images = ImageIndex::enumerate(input.spec.images.iter().zip(images));
     images
+        .filter(|(index, _)| members.position_of(*index).is_none_or(|of| of == position))
         .filter(|(index, (spec, image))| {
             let is_held = held.get(index.position()) == Some(&true);
             let is_expected = || is_part(*index, &spec.name, image) || is_unpromoted(image);

@@ -9,7 +9,7 @@ use crate::{
     engine::{
         cascade::{is_worked_on, promotion, truncate::truncate_status},
         causes,
-        decision::{CascadeDecision, Decision, ImageDecision},
+        decision::{Decision, ImageDecision},
         input::{BuildOutcome, DecideInput, ObservedBuild, ObservedImage, VerifiedBuild},
     },
     identity::CascadeName,
@@ -42,8 +42,9 @@ pub fn count_states(states: impl IntoIterator<Item = ImageState>) -> ImageCounts
     counts
 }
 
-/// Returns the status of the cascade `name` after this decision. `planned` are the names of the
-/// images that the cascade planned to build.
+/// Returns the status of the running cascade `name` after this decision. `planned` are the names of
+/// the images that the cascade planned to build. The result of an image that another cascade has
+/// taken over since stays as it was.
 ///
 /// Only the Jobs say how many builds ran and when they started. This is taken from the Jobs that
 /// exist, and kept once it is recorded.
@@ -59,14 +60,21 @@ pub fn cascade_status(
     let previous_results: HashMap<&str, &ImageResult> =
         previous.images.iter().map(|image| (image.name.as_str(), image)).collect();
     let mut images = Vec::new();
-    for (index, image) in input.spec.images.iter().enumerate() {
-        let Some(decided) = decision.images.get(index) else { continue };
+    let observed = input.spec.images.iter().zip(&decision.images);
+    for (index, (image, decided)) in ImageIndex::enumerate(observed) {
+        if images.len() == MAX_IMAGES {
+            break;
+        }
         let previous = previous_results.get(image.name.as_str()).copied();
-        let observed = input.images.get(index);
+        if decision.members.name_of(index) != Some(name) {
+            images.extend(previous.cloned());
+            continue;
+        }
+        let observed = input.images.get(index.position());
         let is_part = previous.is_some()
             || planned.contains(image.name.as_str())
             || is_worked_on(name, observed, decided);
-        if !is_part || images.len() == MAX_IMAGES {
+        if !is_part {
             continue;
         }
         let builds = CascadeBuilds::new(observed, name);
@@ -79,22 +87,16 @@ pub fn cascade_status(
     let started_at = previous.started_at.or(Some(now));
     let mut status = CascadeStatus { started_at, counts, images, ..CascadeStatus::default() };
     truncate_status(&mut status);
-    match decision.cascade {
-        CascadeDecision::Finish { superseded, .. } => {
-            let counts = &status.counts;
-            let phase = if superseded {
-                CascadePhase::Superseded
-            } else if counts.current + counts.held == counts.total {
-                CascadePhase::Complete
-            } else {
-                CascadePhase::Incomplete
-            };
-            finish(input, decision, CascadeStatus { phase, ..status }, now)
-        }
-        CascadeDecision::None
-        | CascadeDecision::Start { .. }
-        | CascadeDecision::Continue { .. } => status,
-    }
+    let Some(ending) = decision.cascade.ending(name) else { return status };
+    let counts = &status.counts;
+    let phase = if ending.superseded {
+        CascadePhase::Superseded
+    } else if counts.current + counts.held == counts.total {
+        CascadePhase::Complete
+    } else {
+        CascadePhase::Incomplete
+    };
+    finish(input, decision, name, CascadeStatus { phase, ..status }, now)
 }
 
 /// What the Jobs say about an image's builds in one cascade.
@@ -221,6 +223,7 @@ fn recorded_finish(observed: &ObservedImage<'_>, decided: &ImageDecision) -> Opt
 fn finish(
     input: &DecideInput<'_>,
     decision: &Decision,
+    name: &CascadeName,
     mut status: CascadeStatus,
     now: Timestamp,
 ) -> CascadeStatus {
@@ -236,7 +239,7 @@ fn finish(
     if input.spec.policy.promotion == Promotion::Cascade && status.phase != CascadePhase::Superseded
     {
         status.message.push_str("; ");
-        status.message.push_str(&promotion_message(input, decision));
+        status.message.push_str(&promotion_message(input, decision, name));
     }
     status
 }
@@ -302,8 +305,12 @@ fn names_in_state(status: &CascadeStatus, state: ImageState) -> String {
 }
 
 /// Says what a cascade of a family with `promotion: Cascade` does with its floating tags.
-fn promotion_message(input: &DecideInput<'_>, decision: &Decision) -> String {
-    let missing = promotion::missing_images(input, &decision.images);
+fn promotion_message(input: &DecideInput<'_>, decision: &Decision, name: &CascadeName) -> String {
+    let Decision { members, images, .. } = decision;
+    let position = members.names().iter().position(|running| running == name);
+    let missing = position
+        .map(|position| promotion::missing_images(input, members, images, position))
+        .unwrap_or_default();
     if missing.is_empty() {
         return "its floating tags move together".into();
     }

@@ -192,7 +192,7 @@ impl ImageEval<'_> {
         }
     }
 
-    /// Whether the running cascade has already built the image from the same source, spec and
+    /// Whether the image's cascade has already built it from the same source, spec and
     /// strategy.
     ///
     /// If a user edits the image during the cascade, it is built once more in the same cascade. If
@@ -204,7 +204,7 @@ impl ImageEval<'_> {
         wanted: &Fingerprint,
         own_inputs: &OwnInputsHash,
     ) -> bool {
-        let Some(cascade) = self.context.input.cascade else { return false };
+        let Some(cascade) = self.cascade() else { return false };
         let verified = self
             .observed
             .verified
@@ -253,12 +253,7 @@ impl ImageEval<'_> {
             fingerprint: wanted.clone(),
             attempt: self.next_attempt(wanted, stale.failure.as_deref()),
             number: self.build_number(wanted, last_build),
-            cascade: self
-                .context
-                .input
-                .cascade
-                .map(|cascade| cascade.name.clone())
-                .unwrap_or_default(),
+            cascade: self.cascade().map(|cascade| cascade.name.clone()).unwrap_or_default(),
             own_inputs,
             user_caused,
             upstreams: self.causing_upstreams(stale),

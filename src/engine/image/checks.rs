@@ -339,7 +339,7 @@ impl ImageEval<'_> {
             .filter(|observed| matches!(observed.outcome, CheckOutcome::Failed(_)))
             .collect();
         failed.sort_by(|a, b| (a.attempt, &a.check).cmp(&(b.attempt, &b.check)));
-        let cascade = self.context.input.cascade.map_or("", |cascade| cascade.name.as_str());
+        let cascade = self.cascade().map_or("", |cascade| cascade.name.as_str());
         let mut record = known.map(|known| {
             if self.has_new_checks(verified, &known) { failure::reset_counts(known) } else { known }
         });

@@ -8,6 +8,7 @@ use crate::{
     api::{ImageState, condition::reason},
     engine::{
         Problem,
+        cascade::members::CascadeMembers,
         decision::{Effect, ImageDecision, Message, WaitProgress},
         image::evaluation::{EvalContext, Evaluation, ImageEval, Plan},
         image::{
@@ -26,9 +27,10 @@ pub fn evaluate(
     input: &DecideInput<'_>,
     followed: &FollowedUpstreams,
     request_effects: &RequestEffects,
+    members: &CascadeMembers,
     now: Timestamp,
 ) -> Evaluation {
-    let context = EvalContext { input, followed, request_effects, now };
+    let context = EvalContext { input, followed, request_effects, members, now };
     let images = input.images.iter().map(|_| blank()).collect();
     let mut evaluation = Evaluation { images, plan: Plan::default(), next_hold_end: None };
     for &index in input.lineage().order() {

@@ -6,8 +6,9 @@ use crate::{
     api::Image,
     engine::{
         blueprint::ImageBlueprint,
+        cascade::members::CascadeMembers,
         decision::{Effect, ImageDecision, PlannedBuild},
-        input::{DecideInput, ObservedImage},
+        input::{DecideInput, ObservedCascade, ObservedImage},
         requests::RequestEffects,
         upstreams::FollowedUpstreams,
     },
@@ -62,6 +63,7 @@ pub(in crate::engine) struct EvalContext<'a> {
     pub(in crate::engine) input: &'a DecideInput<'a>,
     pub(in crate::engine) followed: &'a FollowedUpstreams,
     pub(in crate::engine) request_effects: &'a RequestEffects,
+    pub(in crate::engine) members: &'a CascadeMembers,
     pub(in crate::engine) now: Timestamp,
 }
 
@@ -72,4 +74,11 @@ pub(in crate::engine) struct ImageEval<'a> {
     pub(in crate::engine) image: &'a Image,
     pub(in crate::engine) blueprint: &'a ImageBlueprint,
     pub(in crate::engine) observed: &'a ObservedImage<'a>,
+}
+
+impl<'a> ImageEval<'a> {
+    /// Returns the running cascade that the image belongs to, or `None` if it belongs to none.
+    pub(in crate::engine) fn cascade(&self) -> Option<&'a ObservedCascade<'a>> {
+        self.context.members.cascade_of(self.context.input, self.index)
+    }
 }

@@ -116,10 +116,10 @@ impl ImageEval<'_> {
         self.overrides().is_some_and(|overrides| overrides.cancel)
     }
 
-    /// Returns the failure record of an image that a user has taken out of the running cascade
+    /// Returns the failure record of an image that a user has taken out of its cascade
     /// before its wanted fingerprint is known.
     pub(in crate::engine) fn cancellation_while_waiting(&self) -> Option<Box<FailureRecord>> {
-        let cascade = self.context.input.cascade.filter(|_| self.is_cancelled_in_cascade())?;
+        let cascade = self.cascade().filter(|_| self.is_cancelled_in_cascade())?;
         let record = failure::record_cancellation_while_waiting(
             self.failure_record(),
             cascade.name,
@@ -128,9 +128,9 @@ impl ImageEval<'_> {
         Some(record.into())
     }
 
-    /// Whether a user takes the image out of the running cascade, or has done so while it waited.
+    /// Whether a user takes the image out of its cascade, or has done so while it waited.
     fn is_cancelled_in_cascade(&self) -> bool {
-        let Some(cascade) = self.context.input.cascade else { return false };
+        let Some(cascade) = self.cascade() else { return false };
         let is_recorded = self
             .failure_record()
             .is_some_and(|record| failure::is_cancelled_in(record, cascade.name));
@@ -158,15 +158,15 @@ impl ImageEval<'_> {
             .filter(|build| build.fingerprint == *fingerprint)
             .map(|build| build.attempt)
             .max();
-        let cascade = self.context.input.cascade.map(|cascade| cascade.name);
+        let cascade = self.cascade().map(|cascade| cascade.name);
         let now = self.context.now;
         Some(failure::record_cancellation(record, fingerprint, cascade, last_attempt, now))
     }
 
     /// Returns the failures that still count after requests to retry, changes of what the Job is
-    /// made of, and the running cascade.
+    /// made of, and the image's cascade.
     fn reset_failures(&self, record: FailureRecord) -> Option<FailureRecord> {
-        let cascade = self.context.input.cascade.map(|cascade| cascade.name);
+        let cascade = self.cascade().map(|cascade| cascade.name);
         let retry = self.overrides().and_then(|overrides| overrides.retry.as_deref());
         // The image was taken out of a cascade that has ended since, or a user retries it.
         if record.fingerprint.is_empty()

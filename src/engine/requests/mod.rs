@@ -15,6 +15,7 @@ use crate::{
         condition::{ReasonTrait, reason},
     },
     engine::{
+        cascade::members::CascadeMembers,
         decision::{CascadeDecision, ImageDecision},
         image::failure,
         input::{DecideInput, RequestObject},
@@ -111,8 +112,10 @@ pub fn read(input: &DecideInput<'_>, now: Timestamp) -> RequestEffects {
 /// The parts of a decision that say whether a request is handled.
 #[derive(Clone, Copy, Debug)]
 pub struct DecisionView<'a> {
-    /// What happens to the cascade.
+    /// What happens to the cascades.
     pub cascade: &'a CascadeDecision,
+    /// The running cascade of each image.
+    pub members: &'a CascadeMembers,
     /// Whether builds would start except for windows, `suspend`, or another cascade of this second.
     pub gated: bool,
     /// The upstreams to record.
@@ -134,23 +137,38 @@ impl DecisionView<'_> {
         if self.gated {
             return true;
         }
-        let mut images = effect.starts.iter().filter_map(|image| self.images.get(image.position()));
+        let images = || {
+            let starts = effect.starts.iter();
+            starts.filter_map(|image| Some((*image, self.images.get(image.position())?)))
+        };
+        let is_left = |effect: &RequestEffect| {
+            let mut images = images();
+            effect.starts_pending
+                && (images.any(|(_, image)| image.reason == reason::NEXT_CASCADE)
+                    || self.has_candidate(input, &effect.starts))
+        };
         match self.cascade {
-            CascadeDecision::Finish { superseded: true, .. } => true,
+            CascadeDecision::Finish { ending } if ending.iter().any(|ending| ending.superseded) => {
+                true
+            }
             CascadeDecision::None => {
-                images.any(is_awaited)
+                images().any(|(_, image)| is_awaited(image))
                     || effect.starts_pending && self.has_candidate(input, &effect.starts)
             }
-            // The cascade builds every stale image of the family, except those that it leaves to
-            // the next one.
+            // A running cascade builds every stale image that belongs to it, except those that it
+            // leaves to the next one.
             CascadeDecision::Start { .. }
-            | CascadeDecision::Continue { .. }
+            | CascadeDecision::Continue
             | CascadeDecision::Finish { .. } => {
-                effect.starts_pending
-                    && (images.any(|image| image.reason == reason::NEXT_CASCADE)
-                        || self.has_candidate(input, &effect.starts))
+                images().any(|(index, image)| self.waits_to_start(index, image)) || is_left(effect)
             }
         }
+    }
+
+    /// Whether an image belongs to no running cascade, and one is about to start for it.
+    fn waits_to_start(&self, index: ImageIndex, image: &ImageDecision) -> bool {
+        self.members.position_of(index).is_none()
+            && (is_awaited(image) || image.state == ImageState::Queued)
     }
 
     /// Whether any of these images is built on an upstream with a candidate that may be adopted, as

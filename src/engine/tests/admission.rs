@@ -127,7 +127,7 @@ fn a_build_that_is_not_admitted_keeps_no_other_change_waiting() {
     model.deferred.get_mut(&0).expect("a build")[0].retry_at = jiff::Timestamp::MAX;
     model.reconcile();
     model.reconcile();
-    assert!(model.cascade.is_some(), "nothing else is to be done");
+    assert!(!model.running.is_empty(), "nothing else is to be done");
     model.upstream_digests[1] = "sha256:up2-1".into();
     model.settle();
     assert_eq!((model.builds()[2], model.record("b").state), (2, CURRENT));
@@ -156,7 +156,7 @@ fn an_optional_image_that_is_not_admitted_does_not_keep_the_others_from_their_ta
         model.deferred.get_mut(&1).expect("a build")[0].retry_at = jiff::Timestamp::MAX;
         model.settle();
         assert_eq!(model.states(), [CURRENT, QUEUED]);
-        assert!(model.cascade.is_some(), "it waits for tools");
+        assert!(!model.running.is_empty(), "it waits for tools");
         let digest = model.record("base").digest.clone().expect("a digest");
         assert_eq!(latest(&model), if required { before } else { digest });
     }
@@ -271,7 +271,7 @@ fn invalid_job(model: &FamilyModel) -> FailureRecord {
         message: "Job.batch \"x\" is invalid".into(),
     };
     let fingerprint = model.jobs[0].1.identity.fingerprint.to_string();
-    let cascade = model.cascade.as_ref().expect("a cascade").name.to_string();
+    let cascade = model.running.first().expect("a cascade").name.to_string();
     let failure =
         FailureRecord { fingerprint, cascade, build: 1, last, ..FailureRecord::default() };
     image::failure::of_version(failure, &model.job_version)

@@ -70,7 +70,7 @@ fn edges_that_are_rewired_mid_cascade_are_built_in_it() {
     model.settle();
     assert_eq!(model.states(), [CURRENT; 4]);
     assert_eq!(parents(&model, "lib"), [digest(&model, "app")]);
-    assert!(model.cascade.is_none());
+    assert!(model.running.is_empty());
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_family_that_is_deleted_mid_cascade_and_recreated_is_rebuilt_completely() {
         // moment later.
         model.records = vec![None; 4];
         model.status = ImageFamilyStatus::default();
-        (model.cascade, model.ended) = (None, Vec::new());
+        (model.running, model.ended) = (Vec::new(), Vec::new());
         model.asked.clear();
         model.reconcile();
         if jobs_are_gone {
@@ -161,7 +161,7 @@ fn a_family_that_is_deleted_mid_cascade_and_recreated_is_rebuilt_completely() {
         }
         model.settle();
         assert_eq!(model.states(), [CURRENT; 4]);
-        assert!(model.cascade.is_none());
+        assert!(model.running.is_empty());
         let lib = if jobs_are_gone { 3 } else { 2 };
         assert_eq!(model.builds(), [2, 2, lib, 2], "what is in the registry is not built again");
         assert_eq!(parents(&model, "app"), [digest(&model, "lib")]);

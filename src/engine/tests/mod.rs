@@ -10,6 +10,7 @@ mod gates;
 mod imports;
 mod maturing;
 mod model;
+mod parallel_cascades;
 mod platforms;
 mod requests;
 mod states;
@@ -366,7 +367,7 @@ fn a_source_that_is_asked_for_again_makes_nothing_stale() {
     model.upstream_digests[0] = "sha256:up-1".into();
     model.settle();
     assert_eq!(model.builds(), [1, 1], "and not enough to build");
-    assert!(model.cascade.is_some(), "the cascade waits for it");
+    assert!(!model.running.is_empty(), "the cascade waits for it");
     model.source = Observed::Known("source".into());
     model.settle();
     assert_eq!((model.builds(), model.states()), (vec![2, 2], vec![CURRENT; 2]));
@@ -385,7 +386,7 @@ fn an_image_that_moves_to_a_new_source_does_not_fall_back_while_that_is_polled_a
     model.reconcile();
     assert_eq!(model.states(), [ImageState::Waiting; 2]);
     assert_eq!(model.record("base").reason, reason::RESOLVING);
-    assert!(model.cascade.is_some());
+    assert!(!model.running.is_empty());
     model.source = Observed::Known("newer".into());
     model.settle();
     assert_eq!((model.builds(), model.states()), (vec![2, 2], vec![CURRENT; 2]));

@@ -1,12 +1,13 @@
-//! What may be recorded: bounded statuses, one cascade at a time, and upstreams that are adopted
+//! What may be recorded: bounded statuses, cascades that have nothing in common, and upstreams that are adopted
 //! only through their gates.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use groundswell::{
     api::{
-        Approval, CascadeSpec, CauseType, Upstream, family_status::MAX_ATTENTION,
-        handled_request::MAX_REQUESTS, labels, managed_image::MAX_HISTORY,
+        Approval, CascadeSpec, CauseType, Image, ImageFamilySpec, Upstream,
+        family_status::MAX_ATTENTION, handled_request::MAX_REQUESTS, labels,
+        managed_image::MAX_HISTORY,
     },
     controller::object_cache::Key,
 };
@@ -17,6 +18,7 @@ use serde_json::Value;
 use super::{Approved, reconcile_view, short};
 use crate::{
     cluster::Cluster,
+    job_controller::Phase,
     objects::{Kind, key_of, owner, uid},
     registry::built_digest,
 };
@@ -30,18 +32,67 @@ const TIME_PRECISION: Duration = Duration::from_secs(1);
 
 /// Checks a new cascade.
 pub fn opened(cluster: &mut Cluster, cascade: &Value) {
-    let running = cluster.objects.all(Kind::Cascade).filter(|(_, other)| {
-        owner(other) == owner(cascade)
-            && uid(other) != uid(cascade)
-            && matches!(other["status"]["phase"].as_str(), None | Some("Running"))
-    });
-    let running: Vec<String> = running.map(|(key, _)| key.name.clone()).collect();
-    if !running.is_empty() {
-        let message = format!("{} concurrently with {}", key_of(cascade).name, running.join(", "));
-        cluster.violated("one cascade at a time", message);
+    if let Some(message) = shares_a_build(cluster, cascade) {
+        cluster.violated("running cascades share no image", message);
     }
     if let Some(message) = started_too_early(cluster, cascade) {
         cluster.violated("cascades start after the quiet time", message);
+    }
+}
+
+/// Describes a build of another running cascade of the family whose image, or one below it, the new
+/// cascade plans to build. Builds that are being stopped, and those of images that nobody waits for,
+/// do not count.
+fn shares_a_build(cluster: &Cluster, cascade: &Value) -> Option<String> {
+    let opened: CascadeSpec = CascadeSpec::deserialize(&cascade["spec"]).ok()?;
+    let key = Key::new(&key_of(cascade).namespace, &opened.family);
+    let (spec, _) = reconcile_view(cluster, &key)?;
+    let planned: BTreeSet<&str> = opened.levels.iter().flatten().map(String::as_str).collect();
+    let is_running = |name: &str| {
+        let other = cluster.objects.get(Kind::Cascade, &Key::new(&key.namespace, name));
+        other.is_some_and(|other| {
+            owner(other) == owner(cascade)
+                && uid(other) != uid(cascade)
+                && matches!(other["status"]["phase"].as_str(), None | Some("Running"))
+        })
+    };
+    let is_building = |image: &str| {
+        let records = cluster.objects.all(Kind::Image);
+        let mut records = records.filter(|(_, record)| owner(record) == owner(cascade));
+        records.any(|(_, record)| {
+            record["spec"]["image"] == image && record["status"]["state"] == "Building"
+        })
+    };
+    let works = cluster.work.values().filter(|work| {
+        !work.is_check()
+            && owner(&work.job) == owner(cascade)
+            && work.phase == Phase::Live
+            && !work.is_deleted()
+            && !work.refused
+            && is_running(work.label(labels::CASCADE))
+    });
+    works.filter(|work| is_building(work.label(labels::IMAGE))).find_map(|work| {
+        let below = below(&spec, work.label(labels::IMAGE));
+        let shared = below.iter().find(|image| planned.contains(image.as_str()))?;
+        let (new, other) = (key_of(cascade).name, work.label(labels::CASCADE));
+        Some(format!("{new} plans {shared}, and {other} builds {}", work.label(labels::IMAGE)))
+    })
+}
+
+/// Returns an image and all images that are built on it.
+fn below(spec: &ImageFamilySpec, image: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::from([image.to_owned()]);
+    loop {
+        let is_child = |child: &&Image| {
+            let mut parents = child.from.iter().filter_map(|edge| edge.image.as_ref());
+            !found.contains(&child.name) && parents.any(|parent| found.contains(parent))
+        };
+        let children: Vec<String> =
+            spec.images.iter().filter(is_child).map(|child| child.name.clone()).collect();
+        if children.is_empty() {
+            return found;
+        }
+        found.extend(children);
     }
 }
 
@@ -172,7 +223,7 @@ fn record_waiting(cluster: &mut Cluster, family: &Value) {
     let since = family["status"]["pending"]["since"].as_str().and_then(|since| since.parse().ok());
     match since {
         Some(since) => _ = cluster.invariants.waiting.insert(uid(family).into(), since),
-        None if family["status"]["cascade"].is_null() => {
+        None if family["status"]["cascades"].as_array().is_none_or(Vec::is_empty) => {
             _ = cluster.invariants.waiting.remove(uid(family))
         }
         None => {}

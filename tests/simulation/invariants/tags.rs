@@ -108,7 +108,7 @@ fn promotion_violations(
         found.push(("tags point to checked digests", "unchecked".to_owned()));
     }
     if spec.policy.promotion == Promotion::Cascade
-        && let Some(why) = unfinished(cluster, key, spec)
+        && let Some(why) = unfinished(cluster, key, spec, &image.name)
     {
         found.push(("floating tags wait for a complete cascade", format!("and {why}")));
     }
@@ -221,9 +221,9 @@ fn image_of(cluster: &Cluster, name: &str) -> Option<PushedImage> {
         .next()
 }
 
-/// Describes a required image of the running cascade that is not built yet. An image that a user
-/// holds is complete, even if its build was stopped.
-fn unfinished(cluster: &Cluster, key: &Key, spec: &ImageFamilySpec) -> Option<String> {
+/// Describes a required image of an image's running cascade that is not built yet. An image that a
+/// user holds is complete, even if its build was stopped.
+fn unfinished(cluster: &Cluster, key: &Key, spec: &ImageFamilySpec, image: &str) -> Option<String> {
     let (_, started_at) = reconcile_view(cluster, key)?;
     let family = cluster.objects.get(Kind::Family, key)?;
     let cascades =
@@ -231,7 +231,20 @@ fn unfinished(cluster: &Cluster, key: &Key, spec: &ImageFamilySpec) -> Option<St
     let running = cascades.filter(|(_, cascade)| {
         matches!(cascade["status"]["phase"].as_str(), None | Some("Running"))
     });
-    let running: Vec<&str> = running.map(|(cascade, _)| cascade.name.as_str()).collect();
+    // An image belongs to the newest cascade that planned or built it. Names sort by time.
+    let is_planned = |cascade: &Value| {
+        let levels = cascade["spec"]["levels"].as_array().into_iter().flatten();
+        levels.filter_map(Value::as_array).flatten().any(|planned| planned == image)
+    };
+    let is_built = |cascade: &str| {
+        let mut works = cluster.work.values();
+        works.any(|work| {
+            work.label(labels::CASCADE) == cascade && work.label(labels::IMAGE) == image
+        })
+    };
+    let of_image =
+        running.filter(|(name, cascade)| is_planned(cascade) || is_built(name.name.as_str()));
+    let own = of_image.map(|(cascade, _)| cascade.name.as_str()).max()?;
     let mut last: BTreeMap<&str, &crate::job_controller::Work> = BTreeMap::new();
     let mut builds: Vec<_> = cluster
         .work
@@ -239,7 +252,7 @@ fn unfinished(cluster: &Cluster, key: &Key, spec: &ImageFamilySpec) -> Option<St
         .filter(|work| !work.is_check() && owner(&work.job) == uid(family))
         .collect();
     builds.sort_by_key(|work| work.number);
-    for work in builds.into_iter().filter(|work| running.contains(&work.label(labels::CASCADE))) {
+    for work in builds.into_iter().filter(|work| work.label(labels::CASCADE) == own) {
         last.insert(work.label(labels::IMAGE), work);
     }
     let required = spec.images.iter().filter(|image| image.required).find_map(|image| {

@@ -160,7 +160,7 @@ impl Oracle<'_> {
         if let Some(pending) = &status.pending {
             return Err(format!("{pending:?}"));
         }
-        if let Some(cascade) = &status.cascade {
+        if let Some(cascade) = status.cascades.first() {
             return Err(format!("{cascade:?}"));
         }
         let cascades = self

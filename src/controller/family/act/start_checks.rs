@@ -106,7 +106,7 @@ impl Reconcile<'_> {
         let recorded = record
             .and_then(|record| record.status.as_ref()?.fingerprint.as_ref())
             .map(Fingerprint::from);
-        let cascade = self.cascade_name().to_owned();
+        let cascade = self.cascade_of(index).to_owned();
         let Some(image) = self.decision.images.get_mut(index.position()) else { return };
         if !request.check.required {
             report_refused(&mut image.checks, &request, &failure);

@@ -1,6 +1,6 @@
 //! The cascades of a family. Needs a client, to read a cascade whose creation got no answer.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use kube::{Api, ResourceExt};
 
@@ -15,10 +15,10 @@ use crate::{
 
 /// The cascades of a family.
 pub(super) struct ObservedCascades {
-    /// The running one.
-    pub(super) running: Option<Arc<Cascade>>,
+    /// The running ones, the oldest first.
+    pub(super) running: Vec<Arc<Cascade>>,
     /// Those whose names are taken: those that the family does not control, and its ended ones, the
-    /// newest last.
+    /// last that ended last.
     pub(super) ended: Vec<Arc<Cascade>>,
 }
 
@@ -26,38 +26,43 @@ impl Observer<'_> {
     /// Returns the family's cascades.
     pub(super) async fn cascades(&mut self) -> Result<ObservedCascades, ReconcileError> {
         let mut cascades = self.context.stores.cascades.group(&self.key);
-        cascades.extend(self.read_intended_cascade(&cascades).await?);
+        cascades.extend(self.read_intended_cascades(&cascades).await?);
         let (ours, others): (Vec<_>, Vec<_>) =
             cascades.into_iter().partition(|cascade| is_controlled_by(&**cascade, &self.family));
-        let (running, mut of_ours): (Vec<_>, Vec<_>) = ours.into_iter().partition(is_running);
-        of_ours.sort_by_key(|cascade| cascade.creation_timestamp());
+        let (mut running, mut of_ours): (Vec<_>, Vec<_>) = ours.into_iter().partition(is_running);
+        // The sorts are stable, and the store sorts by name: names decide within one second.
+        running.sort_by_key(|cascade| cascade.creation_timestamp());
+        of_ours.sort_by_key(|cascade| {
+            let finished_at = cascade.status.as_ref().and_then(|status| status.finished_at);
+            (finished_at, cascade.creation_timestamp())
+        });
         // The names of others are taken, too.
         let ended = [others, of_ours].concat();
-        Ok(ObservedCascades { running: running.into_iter().next(), ended })
+        Ok(ObservedCascades { running, ended })
     }
 
-    /// Reads the cascade whose creation got no answer, or that the family's status names, if no
-    /// watch has shown it yet. Without it, a second cascade could be created.
-    async fn read_intended_cascade(
+    /// Reads the cascades whose creation got no answer, or that the family's status names, if no
+    /// watch has shown them yet. Without them, a second cascade could be created.
+    async fn read_intended_cascades(
         &mut self,
         known: &[Arc<Cascade>],
-    ) -> Result<Option<Arc<Cascade>>, ReconcileError> {
+    ) -> Result<Vec<Arc<Cascade>>, ReconcileError> {
         let status = self.family.status.as_ref();
-        let intended =
-            status.and_then(|status| status.cascade.as_ref()).map(|cascade| &cascade.name);
-        let unknown = |name: &&String| known.iter().all(|cascade| cascade.name_any() != **name);
+        let recorded = status.into_iter().flat_map(|status| &status.cascades);
+        let names = self.cache.unanswered_cascade.iter().chain(recorded.map(|named| &named.name));
+        let unknown: BTreeSet<&String> =
+            names.filter(|name| known.iter().all(|known| known.name_any() != **name)).collect();
         let api: Api<Cascade> = Api::namespaced(self.context.client.clone(), &self.key.namespace);
-        let mut found = None;
-        let names = [self.cache.unanswered_cascade.as_ref(), intended];
-        for name in names.into_iter().flatten().filter(unknown) {
-            found = call(|| format!("read Cascade {name}"), api.get_opt(name)).await?;
-            if let Some(cascade) = &found {
+        let mut found = Vec::new();
+        for name in unknown {
+            let cascade = call(|| format!("read Cascade {name}"), api.get_opt(name)).await?;
+            if let Some(cascade) = cascade {
                 self.context.stores.cascades.record_write(cascade.clone());
-                break;
+                found.push(Arc::new(cascade));
             }
         }
         self.cache.unanswered_cascade = None;
-        Ok(found.map(Arc::new))
+        Ok(found)
     }
 }
 

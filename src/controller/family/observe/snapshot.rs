@@ -49,11 +49,11 @@ pub struct Snapshot {
     pub keychain: Arc<Keychain>,
     /// The records of its images, in the order of `spec.images`.
     pub records: Vec<Option<Arc<ManagedImage>>>,
-    /// The running cascade.
-    pub cascade: Option<Arc<Cascade>>,
-    /// The name of the running cascade, and of the one that it has replaced.
-    cascade_names: Option<CascadeNames>,
-    /// The ended cascades, the newest last.
+    /// The running cascades, the oldest first.
+    pub cascades: Vec<Arc<Cascade>>,
+    /// Their names, and those of the ones that they have replaced.
+    cascade_names: Vec<CascadeNames>,
+    /// The ended cascades, the last that ended last.
     ended: Vec<EndedCascade>,
     /// The strategies of its images, in the order of `spec.images`.
     pub strategies: Vec<Option<Arc<BuildStrategy>>>,
@@ -108,7 +108,7 @@ pub struct Snapshot {
     pub(super) taken_tags_expire: Timestamp,
 }
 
-/// The names of the running cascade.
+/// The names of a running cascade.
 struct CascadeNames {
     own: CascadeName,
     /// The cascade that it has replaced.
@@ -197,8 +197,8 @@ impl Observer<'_> {
             verified: records.iter().map(|record| records::verified(record.as_ref())).collect(),
             records,
             requests,
-            cascade_names: cascades.running.as_deref().map(CascadeNames::of),
-            cascade: cascades.running,
+            cascade_names: cascades.running.iter().map(|it| CascadeNames::of(it)).collect(),
+            cascades: cascades.running,
             ended: cascades.ended.iter().map(cascades::ended).collect(),
             status: family.status.clone().unwrap_or_default(),
             empty_cascade_status: CascadeStatus::default(),
@@ -290,14 +290,17 @@ impl Snapshot {
                 .map(|(index, image)| self.image_input(index, &image.name, cache))
                 .collect(),
             orphans: self.orphans.clone(),
-            cascade: self.cascade.as_ref().zip(self.cascade_names.as_ref()).map(
-                |(cascade, names)| ObservedCascade {
+            cascades: self
+                .cascades
+                .iter()
+                .zip(&self.cascade_names)
+                .map(|(cascade, names)| ObservedCascade {
                     name: &names.own,
                     supersedes: names.superseded.as_ref(),
                     planned: &cascade.spec.levels,
                     status: cascade.status.as_ref().unwrap_or(&self.empty_cascade_status),
-                },
-            ),
+                })
+                .collect(),
             ended: self.ended.clone(),
             requests: self.requests.clone(),
             allowance: self.allowance.clone(),

@@ -1,5 +1,5 @@
-//! The record of a cascade: created when the cascade opens, updated while it runs, and kept for the
-//! last few that have ended. Needs a client.
+//! The records of cascades: each is created when the cascade opens, updated while it runs, and kept
+//! if it is one of the last few that have ended. Needs a client.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -26,44 +26,52 @@ use crate::{
 };
 
 impl Reconcile<'_> {
-    /// Records what the decision says about the cascade. Returns when a deferred write is due.
-    pub(super) async fn record_cascade(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
+    /// Records what the decision says about the cascades. Returns when a deferred write is due.
+    pub(super) async fn record_cascades(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
         self.delete_old_cascades().await?;
-        match (&self.decision.cascade, self.snapshot.cascade.clone()) {
-            (CascadeDecision::Start { name, causes, supersedes, levels }, _) => {
-                let names = |level: &Vec<ImageIndex>| {
-                    level.iter().map(|image| self.image_name(*image).to_owned()).collect()
-                };
-                let spec = CascadeSpec {
-                    family: self.snapshot.key.name.clone(),
-                    supersedes: supersedes.as_ref().map(String::from),
-                    causes: causes.clone(),
-                    levels: levels.iter().map(names).collect(),
-                };
-                let name = name.clone();
-                self.open_cascade(name.as_str(), spec).await?;
-                Ok(None)
-            }
-            (CascadeDecision::Continue { .. }, Some(cascade)) => {
-                let status = self.cascade_status(&cascade);
-                if cascade.status.as_ref() == Some(&status) {
-                    return Ok(None);
-                }
-                if let due @ Some(_) = self.cache.write_deferred_until("cascade", self.now) {
-                    return Ok(due);
-                }
-                self.cache.note_write("cascade", self.now);
-                self.write_cascade_status(&cascade, &status).await?;
-                Ok(None)
-            }
-            (CascadeDecision::Finish { .. }, Some(cascade)) => {
-                let status = self.cascade_status(&cascade);
-                self.write_cascade_status(&cascade, &status).await?;
-                self.publish_cascade_end(&status).await;
-                Ok(None)
-            }
-            _ => Ok(None),
+        if let CascadeDecision::Start { name, causes, supersedes, levels } = &self.decision.cascade
+        {
+            let names = |level: &Vec<ImageIndex>| {
+                level.iter().map(|image| self.image_name(*image).to_owned()).collect()
+            };
+            let spec = CascadeSpec {
+                family: self.snapshot.key.name.clone(),
+                supersedes: supersedes.as_ref().map(String::from),
+                causes: causes.clone(),
+                levels: levels.iter().map(names).collect(),
+            };
+            let name = name.clone();
+            self.open_cascade(name.as_str(), spec).await?;
+            return Ok(None);
         }
+        let mut due = None;
+        for cascade in self.snapshot.cascades.clone() {
+            due = [due, self.record_running(&cascade).await?].into_iter().flatten().min();
+        }
+        Ok(due)
+    }
+
+    /// Records the state of a running cascade, or its end. Returns when a deferred write is due.
+    async fn record_running(
+        &mut self,
+        cascade: &Cascade,
+    ) -> Result<Option<Timestamp>, ReconcileError> {
+        let status = self.cascade_status(cascade);
+        if status.phase != CascadePhase::Running {
+            self.write_cascade_status(cascade, &status).await?;
+            self.publish_cascade_end(&status).await;
+            return Ok(None);
+        }
+        if cascade.status.as_ref() == Some(&status) {
+            return Ok(None);
+        }
+        let written = format!("cascade {}", cascade.name_any());
+        if let due @ Some(_) = self.cache.write_deferred_until(&written, self.now) {
+            return Ok(due);
+        }
+        self.cache.note_write(&written, self.now);
+        self.write_cascade_status(cascade, &status).await?;
+        Ok(None)
     }
 
     fn cascade_status(&self, cascade: &Cascade) -> CascadeStatus {

@@ -85,10 +85,15 @@ impl FamilyConditions {
             let message = format!("no window of spec.policy.windows is open{until}; {progress}");
             return Self::reconciling(reason::WINDOW_CLOSED, message);
         }
-        if let Some(cascade) = &status.cascade {
+        if let Some(cascade) = status.cascades.first() {
             let what = unstarted_builds(decided_images(snapshot, decision))
                 .unwrap_or_else(|| format!("{} images", status.counts.total));
-            let message = format!("{} runs; {what}", cascade.name);
+            let others = status.cascades.len().saturating_sub(1);
+            let runs = match others {
+                0 => format!("{} runs", cascade.name),
+                others => format!("{} runs, and {others} more", cascade.name),
+            };
+            let message = format!("{runs}; {what}");
             return Self::reconciling(reason::CASCADING, message);
         }
         // While the family is suspended or its window is closed, no cascade is about to start.
@@ -163,10 +168,10 @@ impl FamilyConditions {
     /// A user must act. A running cascade continues with the other images, and may still change
     /// this.
     fn needing_user(reason: &'static str, message: String, status: &ImageFamilyStatus) -> Self {
-        if status.cascade.is_some() {
-            Self::reconciling(reason, message)
-        } else {
+        if status.cascades.is_empty() {
             Self::stalled(reason, message)
+        } else {
+            Self::reconciling(reason, message)
         }
     }
 

@@ -324,7 +324,7 @@ impl Reconcile<'_> {
                 durations: &self.snapshot.durations,
                 lookups: self.cache.lookups.of(&change.image.name),
             },
-            cascade: self.cascade_name(),
+            cascade: self.cascade_of(change.index),
             limit: self.snapshot.family.spec.history.builds,
             now: self.now,
         };

@@ -1,11 +1,11 @@
 //! What a reconcile records.
 //!
 //! - [`status`]: the status of the family; [`conditions`]: its conditions, with [`unstarted`]:
-//!   builds that do not start; [`intended_cascade`]: the cascade that it names; [`staleness`]: how
+//!   builds that do not start; [`intended_cascade`]: the cascades that it names; [`staleness`]: how
 //!   long it has not matched its inputs
 //! - [`image`]: the record of each image; [`history`]: the builds in it; [`counting`]: what the
 //!   metrics count when it changes
-//! - [`cascade`]: the record of a cascade
+//! - [`cascade`]: the records of cascades
 //! - [`adoption`]: the family as the owner of records that have none
 //! - [`requests`]: the outcome of requests
 //! - [`events`]: Events about families and images
@@ -31,7 +31,7 @@ use crate::{
 };
 
 impl Reconcile<'_> {
-    /// Records the images, the family, the cascade and the requests. Nothing is written that has
+    /// Records the images, the family, the cascades and the requests. Nothing is written that has
     /// not changed. Returns when the family is to be reconciled again for it: when a deferred write
     /// is due, or now if the pollers do not know yet which tags it has.
     ///
@@ -45,8 +45,8 @@ impl Reconcile<'_> {
             polls = self.record_images().await?;
         }
         let family = self.record_family().await?;
-        let cascade = self.record_cascade().await?;
+        let cascades = self.record_cascades().await?;
         self.publish_request_events().await;
-        Ok([polls, family, cascade].into_iter().flatten().min())
+        Ok([polls, family, cascades].into_iter().flatten().min())
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct StaleFailure {
 }
 
 /// Returns since when the family does not match its inputs: the time of the oldest candidate of an
-/// upstream, the oldest pending change, the running cascade, or the oldest failure.
+/// upstream, the oldest pending change, the oldest running cascade, or the oldest failure.
 pub(super) fn stale_since(
     status: &ImageFamilyStatus,
     failed: &[StaleFailure],
@@ -44,7 +44,7 @@ pub(super) fn stale_since(
     let candidates =
         status.upstreams.iter().filter_map(|upstream| upstream.candidate.as_ref()?.first_observed);
     let pending = status.pending.iter().filter_map(|pending| pending.since);
-    let running = status.cascade.iter().filter_map(|cascade| cascade.started_at);
+    let running = status.cascades.iter().filter_map(|cascade| cascade.started_at);
     let failures = failed.iter().filter_map(|failed| failed.at);
     candidates.chain(pending).chain(running).chain(failures).min()
 }
@@ -79,7 +79,7 @@ pub(super) fn overdue_since(
         .iter()
         .filter(|failed| failed.state != ImageState::Held && !GATED.contains(&failed.reason))
         .filter_map(|failed| failed.at);
-    let running = status.cascade.iter().filter_map(|cascade| cascade.started_at);
+    let running = status.cascades.iter().filter_map(|cascade| cascade.started_at);
     let running = running
         .filter(|_| !is_gated(spec, status))
         .map(|started| gated_until.map_or(started, |gated| started.max(gated)));
@@ -112,7 +112,7 @@ mod tests {
 
     fn running(window: Option<bool>) -> ImageFamilyStatus {
         ImageFamilyStatus {
-            cascade: Some(RunningCascade { started_at: at(200), ..RunningCascade::default() }),
+            cascades: vec![RunningCascade { started_at: at(200), ..RunningCascade::default() }],
             window: window.map(|open| WindowStatus { open, until: None }),
             ..ImageFamilyStatus::default()
         }
@@ -169,7 +169,7 @@ mod tests {
                 assert_eq!(overdue_since(&spec, &status, &failed, None), at(300));
             }
             let mut closed = running(Some(false));
-            closed.cascade = None;
+            closed.cascades.clear();
             assert_eq!(overdue_since(&spec, &closed, &failed, None), at(300));
         }
     }

@@ -28,7 +28,6 @@ use crate::{
                 conditions::{self, FamilyConditions, UPSTREAM_END_OF_LIFE},
                 events::{self, Notice},
                 image::needs_user,
-                intended_cascade::INFLIGHT_GRACE,
                 requests,
                 staleness::{self, StaleFailure},
             },
@@ -37,7 +36,7 @@ use crate::{
         reconcile_cache::ReconcileCache,
         writes::{apply_status, delete},
     },
-    engine::{Problem, RequestObject, cascade::status, causes, end_of_life},
+    engine::{CascadeDecision, Problem, RequestObject, cascade::status, causes, end_of_life},
     lineage::ImageIndex,
     server::metrics::FamilyMetrics,
 };
@@ -81,12 +80,8 @@ impl Reconcile<'_> {
     /// Records the status of the family. Returns when it must be recorded again.
     pub(super) async fn record_family(&mut self) -> Result<Option<Timestamp>, ReconcileError> {
         let old = self.snapshot.family.status.clone().unwrap_or_default();
-        let intended = self.intended_cascade(&old);
-        let expires_at = intended
-            .as_ref()
-            .and_then(|cascade| cascade.started_at?.saturating_add(INFLIGHT_GRACE).ok());
+        let expires_at = self.intended_until(&old);
         let mut new = self.family_status(&old);
-        new.cascade = self.cascade_to_record(&old, intended);
         let conditions = FamilyConditions::of(&self.snapshot, &self.decision, &new);
         conditions.set(&mut new.conditions, new.observed_generation, self.now);
         let ended = end_of_life::ended_upstreams(&self.snapshot.family.spec.upstreams, self.now);
@@ -106,7 +101,7 @@ impl Reconcile<'_> {
         Ok(expires_at)
     }
 
-    /// Returns the status of the family, without its cascade and with its old conditions.
+    /// Returns the status of the family, with its old conditions.
     fn family_status(&self, old: &ImageFamilyStatus) -> ImageFamilyStatus {
         let decision = &self.decision;
         let requests = requests::handled_requests(decision, RequestObject::Family, &old.requests);
@@ -118,7 +113,7 @@ impl Reconcile<'_> {
             upstreams: decision.upstreams.clone(),
             counts: status::count_states(decision.images.iter().map(|image| image.state)),
             pending: decision.pending.clone(),
-            cascade: None,
+            cascades: self.cascades_to_record(old),
             window: decision.window.clone(),
             breaker: decision.breaker.clone(),
             last_handled_request: last_handled.or_else(|| old.last_handled_request.clone()),
@@ -132,7 +127,7 @@ impl Reconcile<'_> {
     /// may name another one.
     fn default_platform_to_record(&self, old: &ImageFamilyStatus) -> Option<String> {
         let decision = &self.decision;
-        let may_build = decision.cascade.name().is_some();
+        let may_build = decision.cascade != CascadeDecision::None;
         let is_used = ImageIndex::enumerate(&decision.images).any(|(index, image)| {
             self.snapshot.uses_default_platform(index) && (may_build || image.verified.is_some())
         });

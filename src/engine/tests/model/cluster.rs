@@ -70,8 +70,8 @@ impl FamilyModel {
         any
     }
 
-    /// Does what a decision asks for, in this cascade.
-    pub(in crate::engine) fn carry_out(&mut self, effect: &Effect, cascade: &str) {
+    /// Does what a decision asks for.
+    pub(in crate::engine) fn carry_out(&mut self, effect: &Effect) {
         match effect {
             Effect::LookUp { .. } | Effect::RetagUnchanged { .. } => {
                 panic!("a question was left open")
@@ -112,7 +112,8 @@ impl FamilyModel {
                     *of == image && job.identity.fingerprint == *fingerprint && job.live
                 });
                 assert!(!live, "two live builds of one fingerprint");
-                assert_eq!(identity.cascade, cascade);
+                let mut running = self.running.iter();
+                assert!(running.any(|cascade| cascade.name == identity.cascade), "{identity:?}");
                 let name = &self.spec.images[image].name;
                 self.jobs.push((
                     image,

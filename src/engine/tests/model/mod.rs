@@ -24,7 +24,7 @@ use crate::{
     lineage::UpstreamIndex,
 };
 
-/// The cascade that runs.
+/// A cascade that runs.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::engine) struct RunningModelCascade {
     pub(in crate::engine) name: CascadeName,
@@ -39,7 +39,8 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) spec: ImageFamilySpec,
     pub(in crate::engine) status: ImageFamilyStatus,
     pub(in crate::engine) records: Vec<Option<ManagedImageStatus>>,
-    pub(in crate::engine) cascade: Option<RunningModelCascade>,
+    /// The cascades that run, the oldest first.
+    pub(in crate::engine) running: Vec<RunningModelCascade>,
     /// The cascades that have ended, and whether each was superseded.
     pub(in crate::engine) ended: Vec<(CascadeName, bool)>,
     pub(in crate::engine) cascades: Vec<CascadeStatus>,
@@ -133,7 +134,7 @@ impl FamilyModel {
         Self {
             status: ImageFamilyStatus::default(),
             records: vec![None; images.len()],
-            cascade: None,
+            running: Vec::new(),
             ended: Vec::new(),
             cascades: Vec::new(),
             imports: Vec::new(),
@@ -236,12 +237,16 @@ impl FamilyModel {
                 .collect(),
             imports: self.imports.clone(),
             orphans: self.orphans.iter().map(|(_, job)| job.clone()).collect(),
-            cascade: self.cascade.as_ref().map(|cascade| ObservedCascade {
-                name: &cascade.name,
-                supersedes: cascade.supersedes.as_ref(),
-                planned: &cascade.planned,
-                status: &cascade.status,
-            }),
+            cascades: self
+                .running
+                .iter()
+                .map(|cascade| ObservedCascade {
+                    name: &cascade.name,
+                    supersedes: cascade.supersedes.as_ref(),
+                    planned: &cascade.planned,
+                    status: &cascade.status,
+                })
+                .collect(),
             ended: self
                 .ended
                 .iter()
@@ -329,7 +334,7 @@ impl FamilyModel {
             decision = self.decide();
         }
         for effect in decision.effects.clone() {
-            self.carry_out(&effect, decision.cascade.name().map_or("", CascadeName::as_str));
+            self.carry_out(&effect);
         }
         self.keep(&decision);
         decision
@@ -415,7 +420,7 @@ impl FamilyModel {
     /// Everything that may still change.
     fn picture(&self) -> impl PartialEq + use<> {
         let model =
-            (self.records.clone(), self.status.clone(), self.cascade.clone(), self.tags.clone());
+            (self.records.clone(), self.status.clone(), self.running.clone(), self.tags.clone());
         (model, self.jobs.clone(), self.checks.clone())
     }
 

@@ -21,7 +21,7 @@ impl FamilyModel {
     /// Keeps what a decision says of the family, its images and its cascade.
     pub(in crate::engine) fn keep(&mut self, decision: &Decision) {
         let blueprint = self.blueprint();
-        let cascade_status = self.cascade.as_ref().map(|cascade| {
+        let statuses = self.running.iter().map(|cascade| {
             let planned: BTreeSet<&str> =
                 cascade.planned.iter().flatten().map(String::as_str).collect();
             cascade::status::cascade_status(
@@ -33,6 +33,7 @@ impl FamilyModel {
                 self.now,
             )
         });
+        let statuses: Vec<CascadeStatus> = statuses.collect();
         self.status.upstreams.clone_from(&decision.upstreams);
         self.status.pending.clone_from(&decision.pending);
         self.status.window.clone_from(&decision.window);
@@ -43,11 +44,9 @@ impl FamilyModel {
         }
         if !matches!(decision.cascade, CascadeDecision::Start { .. }) {
             for (index, image) in decision.images.iter().enumerate() {
-                self.records[index] = Some(self.keep_image(
-                    index,
-                    image,
-                    decision.cascade.name().map_or("", CascadeName::as_str),
-                ));
+                let cascade = decision.members.name_of(ImageIndex::new(index));
+                let cascade = cascade.map_or("", CascadeName::as_str);
+                self.records[index] = Some(self.keep_image(index, image, cascade));
             }
         }
         match &decision.cascade {
@@ -60,27 +59,32 @@ impl FamilyModel {
                 };
                 let planned = levels.iter().map(names).collect();
                 let supersedes = supersedes.clone();
-                self.cascade = Some(RunningModelCascade {
+                self.running.push(RunningModelCascade {
                     name: name.clone(),
                     supersedes,
                     planned,
                     status: CascadeStatus::default(),
                 });
-                self.status.cascade =
-                    Some(RunningCascade { name: name.to_string(), started_at: None });
             }
-            CascadeDecision::Continue { .. } => {
-                if let (Some(cascade), Some(status)) = (&mut self.cascade, cascade_status) {
+            CascadeDecision::Continue | CascadeDecision::Finish { .. } => {
+                for (cascade, status) in self.running.iter_mut().zip(statuses) {
                     cascade.status = status;
                 }
             }
-            CascadeDecision::Finish { name, superseded } => {
-                self.cascade = None;
-                self.ended.push((name.clone(), *superseded));
-                self.cascades.extend(cascade_status);
-            }
             CascadeDecision::None => {}
         }
+        if let CascadeDecision::Finish { ending } = &decision.cascade {
+            for EndedCascade { name, superseded } in ending {
+                self.ended.push((name.clone(), *superseded));
+                let ended = self.running.extract_if(.., |cascade| cascade.name == *name);
+                self.cascades.extend(ended.map(|cascade| cascade.status));
+            }
+        }
+        let named = self
+            .running
+            .iter()
+            .map(|cascade| RunningCascade { name: cascade.name.to_string(), started_at: None });
+        self.status.cascades = named.collect();
     }
 
     fn keep_image(&self, index: usize, image: &ImageDecision, cascade: &str) -> ManagedImageStatus {

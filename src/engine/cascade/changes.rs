@@ -1,0 +1,282 @@
+//! The changes that no running cascade builds: which of them may start a cascade of their own now,
+//! and which wait for a running one.
+//!
+//! A change touches the images that are built on it, and everything below them. It waits for a
+//! running cascade only if it touches an image on which that cascade still works, or one below. An
+//! image is worked on until its result is recorded: from then on another cascade may have it.
+
+use std::collections::HashMap;
+
+use crate::{
+    api::{
+        FailureClass, Image, ImageState, ManagedImageStatus, Supersede, UpstreamStatus,
+        condition::reason,
+    },
+    engine::{
+        cascade::CascadeContext,
+        decision::ImageDecision,
+        fingerprint::Hasher,
+        image::evaluation::{Evaluation, ReadyBuild},
+        input::ObservedCascade,
+        upstreams::eligible,
+    },
+    lineage::{ImageIndex, UpstreamIndex},
+};
+
+/// Upper bound on the cascades of one family that run at the same time. What comes then waits for
+/// one of them to end.
+const MAX_RUNNING: usize = 16;
+
+/// The changes that no running cascade builds.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// The upstreams whose candidates may be adopted now.
+    pub upstreams: Vec<UpstreamIndex>,
+    /// The builds that are ready, and may start a cascade now.
+    pub ready: Vec<ReadyBuild>,
+    /// The images that a running cascade has left to the next one, which may start now.
+    pub left: Vec<ImageIndex>,
+    /// The images that have failed, and that a cascade which starts now tries again.
+    pub failed: Vec<ImageIndex>,
+    /// The upstreams whose candidates wait for running cascades, each with the positions of those.
+    pub waiting: Vec<(UpstreamIndex, Vec<usize>)>,
+    /// The positions of the running cascades for which any change waits.
+    pub awaited: Vec<usize>,
+    /// Whether what waits may only wait until results are recorded.
+    pub awaits_records: bool,
+    /// The digests that builds would use of all candidates that may be adopted.
+    pub candidates: Vec<String>,
+    /// The fingerprints that are wanted and belong to no running cascade.
+    wanted: Vec<String>,
+}
+
+impl Changes {
+    /// Finds the changes, and takes the builds that may start a cascade of their own out of the
+    /// plan. A ready build that touches images of a running cascade joins the newest of these.
+    pub fn find(
+        context: &CascadeContext<'_>,
+        upstreams: &[UpstreamStatus],
+        evaluation: &mut Evaluation,
+    ) -> Self {
+        let busy = BusyImages::of(context, evaluation);
+        let mut changes = Self::default();
+        changes.add_upstreams(context, upstreams, &busy);
+        changes.add_left(evaluation, &busy);
+        changes.take_ready(context, evaluation, &busy);
+        changes.add_failed(evaluation, &busy);
+        changes.awaits_records = busy.awaits_records;
+        changes.awaited.sort_unstable();
+        changes.awaited.dedup();
+        changes
+    }
+
+    fn add_upstreams(
+        &mut self,
+        context: &CascadeContext<'_>,
+        upstreams: &[UpstreamStatus],
+        busy: &BusyImages,
+    ) {
+        let eligible = UpstreamIndex::enumerate(upstreams).filter(|(_, status)| eligible(status));
+        for (upstream, status) in eligible {
+            let candidate = status.candidate.iter();
+            let digests = candidate.flat_map(|candidate| candidate.content().built());
+            self.candidates.extend(digests.map(str::to_owned));
+            let children = context.input.lineage().upstream_children(upstream).iter().copied();
+            let touched = busy.touched(children);
+            if touched.is_empty() {
+                self.upstreams.push(upstream);
+            } else {
+                self.awaited.extend(&touched);
+                self.waiting.push((upstream, touched));
+            }
+        }
+    }
+
+    fn add_left(&mut self, evaluation: &Evaluation, busy: &BusyImages) {
+        let images = ImageIndex::enumerate(&evaluation.images);
+        for (image, decided) in images.filter(|(_, image)| image.reason == reason::NEXT_CASCADE) {
+            self.wanted.extend(decided.fingerprint.as_ref().map(ToString::to_string));
+            let touched = busy.touched([image]);
+            if touched.is_empty() {
+                self.left.push(image);
+            } else {
+                self.awaited.extend(touched);
+            }
+        }
+    }
+
+    fn take_ready(
+        &mut self,
+        context: &CascadeContext<'_>,
+        evaluation: &mut Evaluation,
+        busy: &BusyImages,
+    ) {
+        let ready = std::mem::take(&mut evaluation.plan.ready_builds);
+        for mut build in ready {
+            let image = build.build.image;
+            if context.members.position_of(image).is_some() {
+                evaluation.plan.ready_builds.push(build);
+                continue;
+            }
+            let newest = busy.touched([image]).last().copied();
+            if let Some(cascade) = newest.and_then(|newest| context.input.cascades.get(newest)) {
+                build.build.identity.cascade = cascade.name.clone();
+                evaluation.plan.ready_builds.push(build);
+                continue;
+            }
+            let decided = evaluation.images.get(image.position());
+            let wanted = decided.and_then(|decided| decided.fingerprint.as_ref());
+            self.wanted.extend(wanted.map(ToString::to_string));
+            self.ready.push(build);
+        }
+    }
+
+    /// Every cascade retries what has failed, unless a user has cancelled it.
+    fn add_failed(&mut self, evaluation: &Evaluation, busy: &BusyImages) {
+        let has_failed = |image: &ImageDecision| {
+            let failure = image.failure.as_ref();
+            image.state == ImageState::Failed
+                && failure.is_some_and(|failure| failure.last.class != FailureClass::Cancelled)
+        };
+        let failed = ImageIndex::enumerate(&evaluation.images)
+            .filter(|(_, image)| has_failed(image))
+            .map(|(index, _)| index);
+        self.failed = failed.filter(|image| busy.touched([*image]).is_empty()).collect();
+    }
+
+    /// Whether nothing may start a cascade now.
+    #[must_use]
+    pub const fn none_may_start(&self) -> bool {
+        self.upstreams.is_empty() && self.ready.is_empty() && self.left.is_empty()
+    }
+
+    /// Whether no change waits, neither for a running cascade nor to start one.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.candidates.is_empty() && self.wanted.is_empty()
+    }
+
+    /// Returns the images from which a cascade that starts now begins, except for what has failed.
+    pub(super) fn roots<'a>(
+        &'a self,
+        context: &'a CascadeContext<'_>,
+    ) -> impl Iterator<Item = ImageIndex> + 'a {
+        let lineage = context.input.lineage();
+        let upstreams = self.upstreams.iter();
+        let moved = upstreams.flat_map(|upstream| lineage.upstream_children(*upstream)).copied();
+        let ready = self.ready.iter().map(|ready| ready.build.image);
+        moved.chain(ready).chain(self.left.iter().copied())
+    }
+
+    /// Returns a hash of the changes. A new value restarts the quiet time. With
+    /// `policy.supersede: Cancel` only candidates end a running cascade, so that nothing else
+    /// delays that.
+    #[must_use]
+    pub fn hash(&self, context: &CascadeContext<'_>) -> String {
+        let input = context.input;
+        let only_candidates = !input.cascades.is_empty()
+            && input.spec.policy.supersede == Supersede::Cancel
+            && !self.candidates.is_empty();
+        let wanted = if only_candidates { &[][..] } else { &self.wanted };
+        hash(&self.candidates, wanted)
+    }
+
+    /// Returns the hash that was recorded if exactly these candidates superseded a cascade.
+    #[must_use]
+    pub fn hash_of_candidates(&self) -> String {
+        hash(&self.candidates, &[])
+    }
+}
+
+/// Hashes a change: the candidates' digests and the fingerprints that are wanted.
+fn hash(candidates: &[String], wanted: &[String]) -> String {
+    let texts = |hasher: Hasher, texts: &[String]| hasher.texts(texts.iter().map(String::as_str));
+    texts(texts(Hasher::new("change"), candidates), wanted).hex()
+}
+
+/// For each image, the cascades that still work on it or on what is built on it.
+struct BusyImages {
+    /// One bit per running cascade, parallel to `spec.images`. Empty if no cascade runs.
+    below: Vec<u64>,
+    /// The cascades that run. If there may be no further one, every change waits for all of them.
+    running: usize,
+    /// Whether any image has a result that is not recorded yet.
+    awaits_records: bool,
+}
+
+impl BusyImages {
+    /// Finds them in O(images + edges).
+    fn of(context: &CascadeContext<'_>, evaluation: &Evaluation) -> Self {
+        let running = context.input.cascades.len();
+        if running == 0 {
+            return Self { below: Vec::new(), running, awaits_records: false };
+        }
+        let lineage = context.input.lineage();
+        let (mut worked_on, mut awaits_records) = (Vec::new(), false);
+        let results: Vec<Results<'_>> = context.input.cascades.iter().map(results).collect();
+        let observed = context.input.spec.images.iter().zip(&context.input.images);
+        for (index, ((image, observed), decided)) in
+            ImageIndex::enumerate(observed.zip(&evaluation.images))
+        {
+            let cascade = context.members.position_of(index);
+            let Some(results) = cascade.and_then(|cascade| results.get(cascade)) else { continue };
+            if decided.in_progress {
+                worked_on.push(index);
+            } else if !is_recorded(results, image, observed.record, decided) {
+                worked_on.push(index);
+                awaits_records = true;
+            }
+        }
+        let busy = lineage.with_descendants(worked_on);
+        let mut below = vec![0; busy.len()];
+        for &image in lineage.order().iter().rev() {
+            let is_busy = busy.get(image.position()) == Some(&true);
+            let own = context.members.position_of(image).filter(|_| is_busy).map_or(0, bit);
+            let children = lineage.children(image).iter();
+            let bits =
+                children.filter_map(|child| below.get(child.position())).fold(own, |a, b| a | b);
+            if let Some(place) = below.get_mut(image.position()) {
+                *place = bits;
+            }
+        }
+        Self { below, running, awaits_records }
+    }
+
+    /// Returns the positions of the cascades that work on these images or below, the newest last.
+    fn touched(&self, roots: impl IntoIterator<Item = ImageIndex>) -> Vec<usize> {
+        if self.running >= MAX_RUNNING {
+            return (0..self.running).collect();
+        }
+        let roots = roots.into_iter().filter_map(|root| self.below.get(root.position()));
+        let bits = roots.fold(0, |a, b| a | b);
+        (0..self.running).filter(|position| bits & bit(*position) != 0).collect()
+    }
+}
+
+/// What the records of running cascades say of their images, by name: `None` of those that are
+/// planned and not listed yet.
+type Results<'a> = HashMap<&'a str, Option<ImageState>>;
+
+/// Returns what the record of a running cascade says.
+fn results<'a>(cascade: &'a ObservedCascade<'_>) -> Results<'a> {
+    let planned = cascade.planned.iter().flatten().map(|name| (name.as_str(), None));
+    let listed = cascade.status.images.iter();
+    planned.chain(listed.map(|result| (result.name.as_str(), Some(result.state)))).collect()
+}
+
+/// Whether the state and the digest of an image are recorded, by itself and by its cascade.
+fn is_recorded(
+    results: &Results<'_>,
+    image: &Image,
+    record: Option<&ManagedImageStatus>,
+    decided: &ImageDecision,
+) -> bool {
+    let digest = decided.verified.as_ref().map(|verified| verified.digest.as_str());
+    record.is_some_and(|record| record.state == decided.state && record.digest.as_deref() == digest)
+        && results.get(image.name.as_str()).is_none_or(|state| *state == Some(decided.state))
+}
+
+/// Returns the bit of a running cascade. The last one stands for all beyond.
+fn bit(position: usize) -> u64 {
+    1 << position.min(63)
+}

@@ -1,0 +1,214 @@
+//! A cascade is no lock: what a running cascade does not touch does not wait for it.
+
+use jiff::SignedDuration;
+
+use crate::{
+    api::{CascadePhase, ImageState, Promotion, Supersede, condition::reason},
+    engine::{
+        CascadeDecision,
+        tests::{CURRENT, model::FamilyModel},
+    },
+};
+
+/// Two upstreams, of which the first has an image that takes long to build.
+fn two_trees() -> FamilyModel {
+    let mut model = FamilyModel::new(
+        &["up", "up2"],
+        &[("slow", "up"), ("below", "slow"), ("quick", "up2"), ("app", "quick")],
+    );
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    assert_eq!(model.builds(), [2, 1, 1, 1]);
+    model
+}
+
+/// Moves the second upstream, and lets its quiet time pass.
+fn move_second(model: &mut FamilyModel) {
+    model.upstream_digests[1] = "sha256:up2-1".into();
+    model.begin();
+}
+
+fn names(model: &FamilyModel) -> Vec<String> {
+    model.running.iter().map(|cascade| cascade.name.to_string()).collect()
+}
+
+fn latest(model: &FamilyModel, name: &str) -> String {
+    model.tags[&(model.index(name), "latest".to_owned())].clone()
+}
+
+#[test]
+fn a_slow_image_keeps_no_other_tree_from_its_patches() {
+    let mut model = two_trees();
+    move_second(&mut model);
+    assert_eq!(model.builds(), [2, 1, 2, 1], "the other tree does not wait");
+    assert_eq!(names(&model).len(), 2);
+    for image in ["quick", "app"] {
+        model.finish_only(image);
+        model.reconcile();
+        model.reconcile();
+    }
+    assert_eq!(model.builds(), [2, 1, 2, 2]);
+    assert_eq!(model.record("app").state, CURRENT);
+    assert_eq!(names(&model).len(), 1, "the second has ended, and the first runs");
+    let ended = model.cascades.last().expect("a cascade");
+    let listed: Vec<&str> = ended.images.iter().map(|image| image.name.as_str()).collect();
+    assert_eq!((ended.phase, listed), (CascadePhase::Complete, vec!["quick", "app"]));
+    assert_eq!(model.record("slow").state, ImageState::Building);
+    model.settle();
+    assert_eq!((model.builds(), model.states()), (vec![2, 2, 2, 2], vec![CURRENT; 4]));
+    assert_eq!(model.cascades.len(), 3);
+}
+
+#[test]
+fn an_upstream_moves_again_and_again_beside_a_slow_image() {
+    let mut model = two_trees();
+    for round in 1..10 {
+        model.upstream_digests[1] = format!("sha256:up2-{round}");
+        model.begin();
+        for image in ["quick", "app"] {
+            model.finish_only(image);
+            model.reconcile();
+            model.reconcile();
+        }
+        assert_eq!(model.builds(), [2, 1, 1 + round, 1 + round]);
+    }
+}
+
+#[test]
+fn a_diamond_stays_single() {
+    let mut model = FamilyModel::new(
+        &["up", "up2"],
+        &[("slow", "up"), ("quick", "up2"), ("both", "slow quick*"), ("alone", "up2")],
+    );
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    move_second(&mut model);
+    assert_eq!(model.builds(), [2, 1, 1, 1], "what shares an image waits");
+    let running = names(&model);
+    assert_eq!(running.len(), 1);
+    let upstream = &model.status.upstreams[1];
+    let message = upstream.message.as_deref().unwrap_or_default();
+    assert!(message.contains(&format!("waits for the cascade {}", running[0])), "{message}");
+    model.settle();
+    assert_eq!((model.builds(), model.states()), (vec![2, 2, 3, 2], vec![CURRENT; 4]));
+    assert!(model.status.upstreams[1].message.is_none());
+}
+
+#[test]
+fn what_a_cascade_has_finished_is_free_for_the_next_one() {
+    let mut model =
+        FamilyModel::new(&["up", "up2"], &[("slow", "up"), ("quick", "up up2*"), ("app", "quick")]);
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    move_second(&mut model);
+    assert_eq!(model.builds(), [2, 2, 1], "quick is being built");
+    for image in ["quick", "app"] {
+        model.finish_only(image);
+        model.reconcile();
+    }
+    let first = model.running[0].status.clone();
+    model.begin();
+    assert_eq!(model.builds(), [2, 3, 2], "slow runs on");
+    let [first_cascade, second] = &model.running[..] else { panic!("{:?}", names(&model)) };
+    let result = |name: &str| first_cascade.status.images.iter().find(|image| image.name == name);
+    for image in first.images.iter().filter(|image| image.name != "slow") {
+        assert_eq!(result(&image.name), Some(image), "its record keeps what it has done");
+    }
+    assert_eq!(second.planned.concat(), ["quick", "app"]);
+    model.settle();
+    assert_eq!((model.builds(), model.states()), (vec![2, 3, 3], vec![CURRENT; 3]));
+    let phases: Vec<CascadePhase> = model.cascades.iter().map(|cascade| cascade.phase).collect();
+    assert_eq!(phases, [CascadePhase::Complete; 3], "{:#?}", model.cascades);
+}
+
+#[test]
+fn an_edit_starts_a_cascade_of_its_own_or_joins_the_one_that_waits_for_it() {
+    let mut model = FamilyModel::new(
+        &["up", "up2"],
+        &[("slow", "up"), ("parent", "up2"), ("child", "slow parent*"), ("alone", "up2")],
+    );
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    model.begin();
+    model.spec.images[1].args.insert("A".into(), "1".into());
+    model.reconcile();
+    assert_eq!(model.builds(), [2, 2, 1, 1], "the cascade waits for it: it joins at once");
+    model.spec.images[3].args.insert("A".into(), "1".into());
+    model.reconcile();
+    assert_eq!(model.record("alone").reason, reason::SETTLING);
+    model.begin();
+    assert_eq!(model.builds(), [2, 2, 1, 2]);
+    assert_eq!(model.running[1].planned.concat(), ["alone"]);
+    model.settle();
+    assert_eq!((model.builds(), model.states()), (vec![2, 2, 2, 2], vec![CURRENT; 4]));
+}
+
+#[test]
+fn cascades_side_by_side_move_their_own_tags_together() {
+    let mut model = two_trees();
+    model.spec.policy.promotion = Promotion::Cascade;
+    move_second(&mut model);
+    let slow = latest(&model, "slow");
+    model.finish_only("quick");
+    model.reconcile();
+    let before = latest(&model, "quick");
+    assert_ne!(model.record("quick").digest.as_ref(), Some(&before), "it waits for app");
+    model.finish_only("app");
+    for _ in 0..3 {
+        model.reconcile();
+    }
+    for image in ["quick", "app"] {
+        assert_eq!(Some(latest(&model, image)), model.record(image).digest, "{image}");
+    }
+    assert_eq!(latest(&model, "slow"), slow);
+    model.settle();
+    assert_eq!(Some(latest(&model, "slow")), model.record("slow").digest);
+}
+
+#[test]
+fn only_the_cascade_that_an_upstream_touches_is_superseded() {
+    let mut model = two_trees();
+    model.spec.policy.supersede = Supersede::Cancel;
+    move_second(&mut model);
+    let [first, second] = &names(&model)[..] else { panic!("{:?}", names(&model)) };
+    model.upstream_digests[1] = "sha256:up2-2".into();
+    model.reconcile();
+    model.now += SignedDuration::from_secs(30);
+    let CascadeDecision::Finish { ending } = model.reconcile().cascade else {
+        panic!("{:?}", names(&model))
+    };
+    let ended: Vec<(String, bool)> =
+        ending.iter().map(|ending| (ending.name.to_string(), ending.superseded)).collect();
+    assert_eq!(ended, [(second.clone(), true)]);
+    let CascadeDecision::Start { supersedes, .. } = model.reconcile().cascade else {
+        panic!("{:?}", names(&model))
+    };
+    assert_eq!(supersedes.map(String::from).as_ref(), Some(second));
+    assert_eq!(&names(&model)[0], first);
+    model.settle();
+    assert_eq!(model.states(), [CURRENT; 4]);
+    assert_eq!(model.builds(), [2, 2, 3, 2]);
+}
+
+#[test]
+fn at_most_sixteen_cascades_run_and_the_others_wait() {
+    let upstreams: Vec<String> = (0..20).map(|number| format!("up{number}")).collect();
+    let images: Vec<String> = (0..20).map(|number| format!("image{number}")).collect();
+    let upstreams: Vec<&str> = upstreams.iter().map(String::as_str).collect();
+    let images: Vec<(&str, &str)> =
+        images.iter().zip(&upstreams).map(|(image, up)| (image.as_str(), *up)).collect();
+    let mut model = FamilyModel::new(&upstreams, &images);
+    model.spec.policy.parallelism = 100;
+    model.settle();
+    for upstream in 0..20 {
+        model.upstream_digests[upstream] = format!("sha256:moved-{upstream}");
+        model.begin();
+    }
+    assert_eq!(names(&model).len(), 16);
+    assert_eq!(model.builds().iter().filter(|builds| **builds == 2).count(), 16);
+    model.settle();
+    assert_eq!((model.builds(), model.states()), (vec![2; 20], vec![CURRENT; 20]));
+}
