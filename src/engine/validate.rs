@@ -249,4 +249,20 @@ mod tests {
             problem.message
         );
     }
+
+    #[test]
+    fn a_window_that_never_opens_is_told_at_once() {
+        let mut spec = spec([image("a", None, "latest"), image("b", None, "1")]);
+        let window = |schedule: &str| crate::api::Window {
+            schedule: schedule.into(),
+            duration: crate::api::Duration::from_secs(3600),
+            time_zone: "UTC".into(),
+        };
+        spec.policy.windows = vec![window("0 22 * * *"), window("0 22 30 2 *")];
+        let problem = validate(&spec).expect_err("the 30th of February");
+        assert_eq!(problem.reason, reason::INVALID_SPEC);
+        assert!(problem.message.contains("windows[1]"), "{}", problem.message);
+        spec.policy.windows.pop();
+        assert!(validate(&spec).is_ok());
+    }
 }

@@ -132,28 +132,19 @@ struct ParsedWindow {
     zone: TimeZone,
 }
 
-/// Returns whether builds may start at the time `now`.
-pub fn state(windows: &[Window], now: Timestamp) -> Result<WindowState, WindowError> {
-    Ok(Windows::parse(windows)?.state(now))
-}
-
-/// Validates windows. In addition to [`Windows::parse`], each window must open at some time.
-pub fn validate(windows: &[Window]) -> Result<(), WindowError> {
-    let parsed = Windows::parse(windows)?;
-    for (index, (window, parsed)) in windows.iter().zip(&parsed.windows).enumerate() {
-        if !parsed.ever_opens() {
-            return Err(WindowError::NeverOpens { index, schedule: window.schedule.clone() });
-        }
-    }
-    Ok(())
-}
-
 impl Windows {
-    /// Parses windows. An error names the first invalid window.
+    /// Parses windows. An error names the first window that is invalid, or whose schedule names no
+    /// date that exists: builds would wait for it for ever.
     pub fn parse(windows: &[Window]) -> Result<Self, WindowError> {
-        let windows =
-            windows.iter().enumerate().map(|(index, window)| ParsedWindow::parse(index, window));
-        Ok(Self { windows: windows.collect::<Result<_, _>>()?, cached: Mutex::default() })
+        let mut parsed = Vec::with_capacity(windows.len());
+        for (index, window) in windows.iter().enumerate() {
+            let opens = ParsedWindow::parse(index, window)?;
+            if !opens.ever_opens() {
+                return Err(WindowError::NeverOpens { index, schedule: window.schedule.clone() });
+            }
+            parsed.push(opens);
+        }
+        Ok(Self { windows: parsed, cached: Mutex::default() })
     }
 
     /// Returns whether builds may start at the time `now`. The state is valid until the time that
