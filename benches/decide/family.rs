@@ -271,6 +271,7 @@ impl BenchFamily {
             checks: Vec::new(),
             deferred: Vec::new(),
             job_version: String::new(),
+            pod_version: String::new(),
             lookups: image.lookup.iter().cloned().collect(),
             tags: image.tags.clone(),
         }

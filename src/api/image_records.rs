@@ -33,8 +33,9 @@ pub struct FailureRecord {
     /// Id of the request that cleared the earlier failures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retried: Option<String>,
-    /// Versions of the spec and of the strategy that an invalid Job was made of. It is made again
-    /// when one of them changes.
+    /// Version of what the failed Job was made of, if the image does not depend on it: for an
+    /// invalid Job the spec and the strategy, and for a build that lacked resources or time the
+    /// pod. The build is tried again when it changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_version: Option<String>,
     /// The last failure.

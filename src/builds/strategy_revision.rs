@@ -41,8 +41,7 @@ const CONTAINER_FIELDS: [&str; 2] = ["imagePullPolicy", "resources"];
 ///
 /// A change of `description`, `timeout` or `ttlAfterFinished` rebuilds no image, and neither does a
 /// change of the pod's metadata, placement or resources. A parameter counts if it is used in what
-/// is left of the template, or if the family sets it to another value than its default. The
-/// platform always counts, however it was chosen.
+/// is left of the template, whoever sets it. The platform always counts, however it was chosen.
 #[must_use]
 pub fn strategy_revision(
     strategy: &BuildStrategy,
@@ -51,24 +50,70 @@ pub fn strategy_revision(
 ) -> String {
     let template = without_placement(&strategy.spec.template);
     let used = used_variables(&template);
-    let defaults: BTreeMap<_, _> = strategy
-        .spec
-        .parameters
-        .iter()
-        .map(|parameter| (&parameter.name, &parameter.default))
-        .collect();
-    let mut values = defaults.clone();
-    values.extend(&chosen.parameters);
-    values.retain(|name, value| {
-        *name != PLATFORM_PARAMETER && (defaults.get(name) != Some(value) || is_used(&used, name))
-    });
+    let mut values = parameter_values(strategy, chosen);
+    values.retain(|name, _| is_used(&used, name));
+    image_hash(strategy, platform, &values, &template)
+}
 
-    let mut text = format!("{:?}\n{platform}", strategy.spec.user_namespace);
+/// Returns the revision as it was computed when each value that a family sets counted, wherever the
+/// template uses it. `None` if it is the same: the family sets no parameter that only places or
+/// limits the pod.
+///
+/// It stays valid for images that were built under it. Otherwise an upgrade would rebuild them.
+#[must_use]
+pub fn earlier_revision(
+    strategy: &BuildStrategy,
+    chosen: &StrategyRef,
+    platform: &Platform,
+) -> Option<String> {
+    let template = without_placement(&strategy.spec.template);
+    let used = used_variables(&template);
+    let nothing = StrategyRef::default();
+    let defaults = parameter_values(strategy, &nothing);
+    let mut values = parameter_values(strategy, chosen);
+    values.retain(|name, value| defaults.get(name) != Some(value) || is_used(&used, name));
+    let is_same = values.keys().all(|name| is_used(&used, name));
+    (!is_same).then(|| image_hash(strategy, platform, &values, &template))
+}
+
+/// Returns a hash of everything that the pods of builds are made of, with the family's parameters,
+/// and of their time limit. With another one, a build that had too little memory may succeed.
+#[must_use]
+pub fn pod_revision(strategy: &BuildStrategy, chosen: &StrategyRef) -> String {
+    let values = parameter_values(strategy, chosen);
+    hash(&format!("{:?}", strategy.spec.timeout), &values, &strategy.spec.template)
+}
+
+/// Returns the values of the parameters by name: those of the family, or else the defaults. The
+/// platform is not among them.
+fn parameter_values<'a>(
+    strategy: &'a BuildStrategy,
+    chosen: &'a StrategyRef,
+) -> BTreeMap<&'a str, &'a str> {
+    let defaults = strategy.spec.parameters.iter();
+    let defaults = defaults.map(|parameter| (parameter.name.as_str(), parameter.default.as_str()));
+    let mut values: BTreeMap<_, _> = defaults.collect();
+    values.extend(chosen.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    values.remove(PLATFORM_PARAMETER);
+    values
+}
+
+fn image_hash(
+    strategy: &BuildStrategy,
+    platform: &Platform,
+    values: &BTreeMap<&str, &str>,
+    template: &Value,
+) -> String {
+    hash(&format!("{:?}\n{platform}", strategy.spec.user_namespace), values, template)
+}
+
+fn hash(head: &str, values: &BTreeMap<&str, &str>, template: &Value) -> String {
+    let mut text = head.to_owned();
     for (name, value) in values {
-        let _ = write!(text, "\n{}={}", Value::from(name.as_str()), Value::from(value.as_str()));
+        let _ = write!(text, "\n{}={}", Value::from(*name), Value::from(*value));
     }
     text.push('\n');
-    write_canonical(&template, &mut text);
+    write_canonical(template, &mut text);
     hex::encode(Sha256::digest(text)).get(..16).unwrap_or_default().to_owned()
 }
 
@@ -259,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_counts_where_the_image_depends_on_it_and_a_value_that_a_family_sets_always() {
+    fn a_parameter_counts_where_the_image_depends_on_it_whoever_sets_it() {
         let plain = revision_of(template());
         let with_default = |parameter: usize, value: &str, template: Value| {
             let mut strategy = strategy(template);
@@ -274,14 +319,48 @@ mod tests {
 
         let strategy = strategy(template());
         assert_eq!(revision(&strategy, &chosen(&[("memory", "1Gi")])), plain);
-        assert_ne!(revision(&strategy, &chosen(&[("memory", "2Gi")])), plain);
+        assert_eq!(revision(&strategy, &chosen(&[("memory", "2Gi")])), plain);
         assert_ne!(revision(&strategy, &chosen(&[("mode", "b")])), plain);
+        let both = edited("/spec/containers/0", "args", json!(["--gc={{ parameters.memory }}"]));
+        let both = self::strategy(both);
+        let more = chosen(&[("memory", "2Gi")]);
+        assert_ne!(revision(&both, &more), revision(&both, &chosen(&[])), "an argument, too");
 
         // A template that uses the parameters as a whole depends on each of them.
         for argument in ["{{ parameters['memory'] }}", "{% set p = parameters %}{{ p.memory }}"] {
             let whole = || edited("/spec/containers/0", "args", json!([argument]));
             assert_ne!(with_default(0, "2Gi", whole()), revision_of(whole()), "{argument}");
         }
+    }
+
+    #[test]
+    fn the_earlier_revision_differs_for_what_a_family_sets_without_effect_on_the_image_only() {
+        let strategy = strategy(template());
+        let earlier = |parameters: &[(&str, &str)]| {
+            earlier_revision(&strategy, &chosen(parameters), &Platform::default())
+        };
+        // As computed by the code before: records have these values.
+        assert_eq!(revision(&strategy, &chosen(&[("mode", "b")])), "a6b1e24925ddc9cf");
+        assert_eq!(earlier(&[("memory", "2Gi")]).as_deref(), Some("01f48d88db32447e"));
+        for same in [&[][..], &[("memory", "1Gi")], &[("mode", "b")]] {
+            assert_eq!(earlier(same), None, "{same:?}");
+        }
+    }
+
+    #[test]
+    fn everything_that_the_pod_is_made_of_is_in_its_revision() {
+        let strategy = strategy(template());
+        let plain = pod_revision(&strategy, &chosen(&[]));
+        assert_eq!(pod_revision(&strategy, &chosen(&[("memory", "1Gi")])), plain);
+        assert_ne!(pod_revision(&strategy, &chosen(&[("memory", "2Gi")])), plain);
+        let elsewhere = edited("/spec", "nodeSelector", json!({"disk": "ssd"}));
+        assert_ne!(pod_revision(&self::strategy(elsewhere), &chosen(&[])), plain);
+        let mut longer = strategy.clone();
+        longer.spec.timeout = crate::api::Duration::from_secs(1);
+        assert_ne!(pod_revision(&longer, &chosen(&[])), plain);
+        longer.spec.timeout = strategy.spec.timeout;
+        longer.spec.description = "other".into();
+        assert_eq!(pod_revision(&longer, &chosen(&[])), plain);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Observed builds for the unit tests of more than one module.
 
+use std::collections::HashMap;
+
 use crate::{
-    engine::{BuildOutcome, ObservedBuild},
+    engine::{BuildOutcome, Observed, ObservedBuild, ObservedImage},
     identity::BuildIdentity,
 };
 
@@ -21,5 +23,24 @@ pub fn job(fingerprint: &str, attempt: i32, outcome: BuildOutcome) -> ObservedBu
         has_started: true,
         repository: None,
         live: false,
+    }
+}
+
+/// An image of which nothing but these builds is known.
+pub fn observed(builds: Vec<ObservedBuild>) -> ObservedImage<'static> {
+    ObservedImage {
+        record: None,
+        verified: None,
+        source: Observed::Pending,
+        folder: None,
+        strategy: Observed::Pending,
+        platform: None,
+        builds,
+        checks: Vec::new(),
+        deferred: Vec::new(),
+        job_version: String::new(),
+        pod_version: String::new(),
+        lookups: Vec::new(),
+        tags: HashMap::new(),
     }
 }

@@ -224,6 +224,8 @@ pub struct ObservedImage<'a> {
     pub deferred: Vec<DeferredJob>,
     /// Versions of the spec and of the strategy that the image's Jobs are made of.
     pub job_version: String,
+    /// Version of what the pods of the image's builds are made of.
+    pub pod_version: String,
     /// The registry's last answers to whether a fingerprint was pushed, one for each of the last
     /// few fingerprints. One reconcile may need two of them: the fingerprint from the adopted
     /// digests, and the one from the digests that are about to be adopted.

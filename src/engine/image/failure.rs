@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     api::{BuildFailure, FailureClass, FailureRecord, Retries, condition::reason},
     backoff,
-    engine::input::{BuildOutcome, ObservedBuild},
+    engine::input::{BuildOutcome, ObservedBuild, ObservedImage},
     identity::{BuildIdentity, CascadeName, Fingerprint},
 };
 
@@ -15,6 +15,15 @@ const BUILD_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 const INFRASTRUCTURE_PAUSE: SignedDuration = SignedDuration::from_secs(5);
 /// Upper bound on the pause between two attempts.
 const MAX_PAUSE: SignedDuration = SignedDuration::from_mins(10);
+/// Reasons of failures that another pod may not have: one with more resources or time, or on
+/// another node. None of this is part of the fingerprint.
+const REASONS_OF_PODS: [&str; 5] = [
+    reason::DEADLINE_EXCEEDED,
+    reason::DISK_FULL,
+    reason::EVICTED,
+    reason::OUT_OF_MEMORY,
+    reason::UNSCHEDULABLE,
+];
 
 /// Whether another attempt is made after the failures so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +53,13 @@ pub struct FailedAttempt<'a> {
 pub fn count_failures(
     record: Option<&FailureRecord>,
     fingerprint: &Fingerprint,
-    builds: &[ObservedBuild],
+    observed: &ObservedImage<'_>,
     cause: &str,
     now: Timestamp,
 ) -> Option<FailureRecord> {
     let mut known = record.filter(|record| *fingerprint == record.fingerprint).cloned();
-    let mut failed: Vec<(FailedAttempt<'_>, &BuildFailure)> = builds
+    let mut failed: Vec<(FailedAttempt<'_>, &BuildFailure)> = observed
+        .builds
         .iter()
         .filter(|build| build.identity.fingerprint == *fingerprint)
         .filter_map(|build| match &build.outcome {
@@ -66,7 +76,8 @@ pub fn count_failures(
     failed.sort_by_key(|(failed, _)| failed.attempt);
     for (failed, failure) in failed {
         if known.as_ref().is_none_or(|known| failed.attempt > known.attempt) {
-            known = Some(add_failure(known, fingerprint, &failed, failure.clone(), now));
+            let added = add_failure(known, fingerprint, &failed, failure.clone(), now);
+            known = Some(of_pod(added, &observed.pod_version));
         }
     }
     known
@@ -173,12 +184,16 @@ pub fn reset_by_retry(record: FailureRecord, request: &str) -> FailureRecord {
     FailureRecord { retried: Some(request.into()), ..reset_counts(record) }
 }
 
-/// Returns the record after a change of the spec or of the strategy: a Job that the API server
-/// found invalid may be valid now. Resources and placement are not part of the fingerprint, so that
-/// nothing else shows such a change.
+/// Returns the record after a change of what the Job is made of: a Job that the API server found
+/// invalid may be valid now, and a build that ran out of memory may have enough. Resources and
+/// placement are not part of the fingerprint, so that nothing else shows such a change.
 #[must_use]
-pub fn reset_by_version(record: FailureRecord, job_version: &str) -> FailureRecord {
-    let has_changed = record.job_version.as_ref().is_some_and(|known| known != job_version);
+pub fn reset_by_version(record: FailureRecord, observed: &ObservedImage<'_>) -> FailureRecord {
+    let now = match record.last.reason.as_str() {
+        reason::INVALID_STRATEGY => &observed.job_version,
+        _ => &observed.pod_version,
+    };
+    let has_changed = record.job_version.as_ref().is_some_and(|known| known != now);
     if has_changed { reset_counts(record) } else { record }
 }
 
@@ -187,6 +202,12 @@ pub fn reset_by_version(record: FailureRecord, job_version: &str) -> FailureReco
 pub fn of_version(record: FailureRecord, job_version: &str) -> FailureRecord {
     let is_invalid_job = record.last.reason == reason::INVALID_STRATEGY;
     FailureRecord { job_version: is_invalid_job.then(|| job_version.into()), ..record }
+}
+
+/// Returns the record with what the pods are made of, if another pod may not fail.
+fn of_pod(record: FailureRecord, pod_version: &str) -> FailureRecord {
+    let may_change = REASONS_OF_PODS.contains(&record.last.reason.as_str());
+    FailureRecord { job_version: may_change.then(|| pod_version.into()), ..record }
 }
 
 /// Returns the record in a cascade: a build that was given up in an earlier cascade is retried in
@@ -329,6 +350,7 @@ mod tests {
     fn each_attempt_counts_once_and_on_its_own_retry_budget() {
         let now = Timestamp::UNIX_EPOCH;
         let builds = [failed(1, FailureClass::Infrastructure), failed(0, FailureClass::Build)];
+        let builds = fixtures::observed(builds.into());
         let record = count_failures(None, &"f".into(), &builds, "", now).expect("failures");
         assert_eq!((record.build, record.infrastructure, record.attempt), (1, 1, 1));
         assert_eq!(
@@ -377,7 +399,7 @@ mod tests {
         let record = count_failures(
             None,
             &"f".into(),
-            &[failed(0, FailureClass::Input)],
+            &fixtures::observed(vec![failed(0, FailureClass::Input)]),
             "",
             Timestamp::UNIX_EPOCH,
         );

@@ -176,7 +176,7 @@ impl ImageEval<'_> {
         }
         let record = match retry {
             Some(request) => failure::reset_by_retry(record, request),
-            None => failure::reset_by_version(record, &self.observed.job_version),
+            None => failure::reset_by_version(record, self.observed),
         };
         Some(failure::reset_by_cascade(record, cascade, &self.context.input.spec.policy.retries))
     }

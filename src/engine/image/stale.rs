@@ -128,7 +128,7 @@ impl ImageEval<'_> {
         let counted = failure::count_failures(
             self.failure_record(),
             wanted,
-            &self.observed.builds,
+            self.observed,
             &causes::key(&self.image.name, &causes),
             self.context.now,
         );

@@ -5,7 +5,7 @@ use jiff::SignedDuration;
 use crate::{
     api::{
         BuildFailure, Check, CheckState, FailureClass, FailureRecord, ImageState, Promotion,
-        condition::reason,
+        Retries, condition::reason,
     },
     engine::{
         tests::{CURRENT, model::FamilyModel},
@@ -293,6 +293,28 @@ fn a_malformed_job_fails_the_image_until_spec_or_strategy_change() {
     assert_eq!(model.cascades.len(), 1, "it does not try by itself");
     // Resources are not part of the fingerprint, so that nothing else changes.
     model.job_version = "2".into();
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT], vec![2]));
+    assert_eq!(model.cascades.len(), 2);
+}
+
+/// A family that raises `memoryLimit` changes no fingerprint, and expects a build all the same.
+#[test]
+fn a_build_without_enough_memory_is_tried_again_with_another_pod() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
+    model.spec.policy.retries = Retries { build: 0, infrastructure: 0 };
+    model.failing.insert(0, FailureClass::Infrastructure);
+    model.failure_reason = reason::OUT_OF_MEMORY;
+    model.settle();
+    let record = model.record("base");
+    let state = (record.state, record.reason.as_str());
+    assert_eq!(state, (ImageState::Failed, reason::INFRASTRUCTURE_FAILED));
+    assert_eq!((model.builds(), model.cascades.len()), (vec![1], 1));
+    model.failing.clear();
+    model.job_version = "2".into();
+    model.settle();
+    assert_eq!(model.builds(), [1], "the pod is the same");
+    model.pod_version = "large".into();
     model.settle();
     assert_eq!((model.states(), model.builds()), (vec![CURRENT], vec![2]));
     assert_eq!(model.cascades.len(), 2);

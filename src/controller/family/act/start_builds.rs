@@ -165,8 +165,7 @@ impl Reconcile<'_> {
                 return rejected(Input, reason::INVALID_STRATEGY, message);
             }
         };
-        let revision =
-            builds::strategy_revision::strategy_revision(strategy, wanted, &request.platform);
+        let revision = builds::strategy_revision::pod_revision(strategy, wanted);
         let kind = format!("{}/{revision:?}", strategy.name_any());
         Ok(match check_acceptance(&self.api(), &job, kind, self.cache).await? {
             Acceptance::Accepted | Acceptance::Unknown => Preparation::Ready(Box::new(job)),

@@ -90,6 +90,8 @@ pub struct Snapshot {
     /// Versions of the spec and of the strategy that the Jobs of each image are made of, in the
     /// order of `spec.images`.
     job_versions: Vec<String>,
+    /// What the pods of each image's builds are made of, as far as it is no part of fingerprints.
+    pod_versions: Vec<String>,
     /// The last verified builds of the records, in the order of `spec.images`.
     verified: Vec<Option<Arc<VerifiedBuild>>>,
     /// The pending requests of users.
@@ -150,6 +152,7 @@ impl Observer<'_> {
         let ImageStrategies {
             strategies,
             revisions: strategy_revisions,
+            pod_revisions,
             platforms,
             use_default: use_default_platform,
             upstream_platforms,
@@ -158,6 +161,9 @@ impl Observer<'_> {
         let events = &self.cache.pod_events.events;
         let mut jobs = ObservedJobs::of(&self.context.stores, &self.key, events, self.now);
         let job_versions = job_versions(&family, &strategies, &self.context.environment);
+        let pods = self.context.environment.pods.version();
+        let pod_versions =
+            pod_revisions.iter().map(|revision| format!("{revision}/{pods}")).collect();
         self.note_admissions(&jobs, &job_versions);
         let mut builds = take_in_order(spec, &mut jobs.builds);
         for (builds, image) in builds.iter_mut().zip(&blueprint.images) {
@@ -224,6 +230,7 @@ impl Observer<'_> {
             default_platform,
             use_default_platform,
             strategy_revisions,
+            pod_versions,
         })
     }
 }
@@ -330,6 +337,7 @@ impl Snapshot {
             checks: self.checks.get(index.position()).cloned().unwrap_or_default(),
             deferred: cache.deferred_jobs.of(image, self.job_version(index)),
             job_version: self.job_version(index).to_owned(),
+            pod_version: self.pod_versions.get(index.position()).cloned().unwrap_or_default(),
             lookups: cache.lookups.of(image).to_vec(),
             tags: self.tags(index, image, cache),
         }

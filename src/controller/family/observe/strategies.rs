@@ -8,7 +8,7 @@ use crate::{
     builds::{
         platform::named_platform,
         strategy::{StrategyError, validate},
-        strategy_revision::strategy_revision,
+        strategy_revision::{earlier_revision, pod_revision, strategy_revision},
     },
     controller::{
         family::observe::{Observer, platform::DefaultPlatform},
@@ -27,7 +27,19 @@ pub struct RenderedStrategy {
     strategy: Arc<BuildStrategy>,
     names_platform: bool,
     platform: Result<Arc<Platform>, Problem>,
-    revision: Result<String, Problem>,
+    revisions: Result<StrategyRevisions, Problem>,
+}
+
+/// The revisions of a rendered strategy.
+#[derive(Clone)]
+struct StrategyRevisions {
+    /// That of what can change the image.
+    image: String,
+    /// That of an image which was built before parameters without effect on the image counted as
+    /// such, if it differs; see [`earlier_revision`].
+    earlier: Option<String>,
+    /// That of all that the pods are made of.
+    pod: Arc<str>,
 }
 
 /// The strategies of all images, in the order of the spec.
@@ -36,6 +48,8 @@ pub struct ImageStrategies {
     pub strategies: Vec<Option<Arc<BuildStrategy>>>,
     /// Their revisions, or why there is none.
     pub revisions: Vec<Observed<String>>,
+    /// The revisions of all that the pods of their builds are made of; empty if not known.
+    pub pod_revisions: Vec<Arc<str>>,
     /// The platforms of their builds; `None` for one that is not known.
     pub platforms: Vec<Option<Arc<Platform>>>,
     /// Whether the strategies name no platform, in the order of the spec.
@@ -75,10 +89,45 @@ impl Observer<'_> {
             platforms,
             &mut self.cache.strategies,
         );
+        self.keep_earlier_revisions(blueprint, &mut found);
         reject_other_platforms(&self.family.spec, blueprint, &mut found);
         found.upstream_platforms =
             self.upstream_platforms(&blueprint.lineage, &found.platforms, default);
         found
+    }
+
+    /// Keeps the revisions of images that were built when the same strategy and parameters had
+    /// another one, so that an upgrade rebuilds none of them.
+    fn keep_earlier_revisions(&self, blueprint: &Blueprint, found: &mut ImageStrategies) {
+        let rendered = &self.cache.strategies;
+        if rendered.iter().all(|known| known.earlier().is_none()) {
+            return;
+        }
+        let records = self.records_by_image();
+        let images = self.family.spec.images.iter().zip(&blueprint.images);
+        for ((image, known), revision) in images.zip(&mut found.revisions) {
+            let chosen = strategy_ref(&self.family.spec, image);
+            let record = records.get(&image.name);
+            let record = record.filter(|record| record.spec.repository == known.repository);
+            let built = record.and_then(|record| record.status.as_ref()?.inputs.as_ref());
+            let (Some(built), Observed::Known(revision)) = (built, revision) else { continue };
+            if rendered.iter().any(|known| known.had(chosen, revision, &built.strategy)) {
+                revision.clone_from(&built.strategy);
+            }
+        }
+    }
+}
+
+impl RenderedStrategy {
+    /// Returns the earlier revision, if there is one.
+    fn earlier(&self) -> Option<&String> {
+        self.revisions.as_ref().ok()?.earlier.as_ref()
+    }
+
+    /// Whether this is the strategy with a revision, and had another one earlier.
+    fn had(&self, chosen: &StrategyRef, revision: &str, earlier: &str) -> bool {
+        let is_it = self.revisions.as_ref().is_ok_and(|known| known.image == revision);
+        is_it && self.chosen == *chosen && self.earlier().is_some_and(|known| known == earlier)
     }
 }
 
@@ -97,6 +146,7 @@ fn strategies(
     let mut found = ImageStrategies {
         strategies: Vec::with_capacity(spec.images.len()),
         revisions: Vec::with_capacity(spec.images.len()),
+        pod_revisions: Vec::with_capacity(spec.images.len()),
         platforms: Vec::with_capacity(spec.images.len()),
         use_default: Vec::with_capacity(spec.images.len()),
         upstream_platforms: Vec::new(),
@@ -111,14 +161,18 @@ fn strategies(
             known.len() - 1
         });
         let rendered = known.get(index).and_then(|(_, rendered)| rendered.as_ref());
-        let (strategy, revision) = match rendered {
-            Some(RenderedStrategy { strategy, revision: Ok(revision), .. }) => {
-                (Some(Arc::clone(strategy)), Ok(revision.clone()))
+        let (strategy, revision, pod) = match rendered {
+            Some(RenderedStrategy { strategy, revisions: Ok(revisions), .. }) => {
+                let StrategyRevisions { image, pod, .. } = revisions;
+                (Some(Arc::clone(strategy)), Ok(image.clone()), Arc::clone(pod))
             }
-            Some(RenderedStrategy { revision: Err(problem), .. }) => (None, Err(problem.clone())),
-            None => (None, Err(strategy_not_found(chosen))),
+            Some(RenderedStrategy { revisions: Err(problem), .. }) => {
+                (None, Err(problem.clone()), Arc::default())
+            }
+            None => (None, Err(strategy_not_found(chosen)), Arc::default()),
         };
         found.strategies.push(strategy);
+        found.pod_revisions.push(pod);
         found.revisions.push(observed(image, revision));
         found.platforms.push(rendered.and_then(|rendered| rendered.platform.clone().ok()));
         found.use_default.push(rendered.is_some_and(|rendered| !rendered.names_platform));
@@ -195,22 +249,26 @@ fn render(
             && Arc::ptr_eq(&known.strategy, &strategy)
             && known.platform == platform
     });
-    let revision = match (known, &platform) {
-        (Some(known), _) => known.revision.clone(),
-        (None, Ok(platform)) => revision(&strategy, chosen, platform),
+    let revisions = match (known, &platform) {
+        (Some(known), _) => known.revisions.clone(),
+        (None, Ok(platform)) => revisions(&strategy, chosen, platform),
         (None, Err(problem)) => Err(problem.clone()),
     };
     let chosen = chosen.clone();
-    Some(RenderedStrategy { chosen, strategy, names_platform, platform, revision })
+    Some(RenderedStrategy { chosen, strategy, names_platform, platform, revisions })
 }
 
-fn revision(
+fn revisions(
     strategy: &BuildStrategy,
     chosen: &StrategyRef,
     platform: &Platform,
-) -> Result<String, Problem> {
+) -> Result<StrategyRevisions, Problem> {
     validate(strategy, chosen, platform).map_err(|error| invalid(&error))?;
-    Ok(strategy_revision(strategy, chosen, platform))
+    Ok(StrategyRevisions {
+        image: strategy_revision(strategy, chosen, platform),
+        earlier: earlier_revision(strategy, chosen, platform),
+        pod: pod_revision(strategy, chosen).into(),
+    })
 }
 
 fn invalid(error: &StrategyError) -> Problem {
@@ -227,4 +285,50 @@ fn strategy_not_found(chosen: &StrategyRef) -> Problem {
 #[must_use]
 pub fn strategy_ref<'a>(spec: &'a ImageFamilySpec, image: &'a Image) -> &'a StrategyRef {
     image.strategy.as_ref().unwrap_or(&spec.strategy)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::{BuildStrategySpec, Parameter};
+
+    /// A strategy whose parameter only limits the pod, with the memory that a family sets.
+    fn rendered(memory: &str) -> RenderedStrategy {
+        let template = json!({"spec": {"hostUsers": false, "containers": [{
+            "name": "build", "image": "i",
+            "resources": {"limits": {"memory": "{{ parameters.memory }}"}},
+        }]}});
+        let parameter =
+            Parameter { name: "memory".into(), default: "1Gi".into(), ..Parameter::default() };
+        let parameters = vec![parameter];
+        let spec = BuildStrategySpec { parameters, template, ..BuildStrategySpec::default() };
+        let strategy = BuildStrategy::new("custom", spec);
+        let parameters = [("memory".to_owned(), memory.to_owned())].into();
+        let chosen = StrategyRef { name: "custom".into(), parameters };
+        let platform = Platform::default();
+        let revisions = revisions(&strategy, &chosen, &platform);
+        RenderedStrategy {
+            chosen,
+            strategy: strategy.into(),
+            names_platform: false,
+            platform: Ok(platform.into()),
+            revisions,
+        }
+    }
+
+    #[test]
+    fn an_image_from_before_keeps_its_revision_until_the_parameter_changes() {
+        let (before, after) = (rendered("2Gi"), rendered("4Gi"));
+        let revision = before.revisions.as_ref().expect("valid").image.clone();
+        let earlier = before.earlier().expect("another one").clone();
+        assert!(before.had(&before.chosen, &revision, &earlier));
+        assert!(!before.had(&before.chosen, &revision, &revision), "built since");
+        assert!(!before.had(&before.chosen, "other", &earlier));
+        assert!(!before.had(&after.chosen, &revision, &earlier));
+        assert_eq!(after.revisions.as_ref().expect("valid").image, revision);
+        assert!(!after.had(&after.chosen, &revision, &earlier));
+        assert_eq!(rendered("1Gi").earlier(), None, "the default");
+    }
 }

@@ -176,7 +176,7 @@ impl FamilyModel {
             job.outcome = if let Some(class) = self.failing.get(image) {
                 BuildOutcome::Failed(BuildFailure {
                     class: *class,
-                    reason: "X".into(),
+                    reason: self.failure_reason.into(),
                     message: "it broke".into(),
                 })
             } else {

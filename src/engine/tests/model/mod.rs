@@ -69,6 +69,7 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) deferred: HashMap<usize, Vec<DeferredJob>>,
     /// What every Job is made of, apart from what is part of fingerprints.
     pub(in crate::engine) job_version: String,
+    pub(in crate::engine) pod_version: String,
     /// What was asked of the registry, per image.
     pub(in crate::engine) asked: HashMap<usize, Vec<Lookup>>,
     /// Images that others have pushed under the tags of an image.
@@ -82,6 +83,7 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) started: BTreeMap<usize, usize>,
     /// Images whose builds fail, and how.
     pub(in crate::engine) failing: HashMap<usize, FailureClass>,
+    pub(in crate::engine) failure_reason: &'static str,
     /// What is known of every image's source.
     pub(in crate::engine) source: Observed<String>,
     pub(in crate::engine) folder: Option<Arc<FolderRevision>>,
@@ -151,6 +153,7 @@ impl FamilyModel {
             pushed: HashMap::new(),
             deferred: HashMap::new(),
             job_version: "1".into(),
+            pod_version: "small".into(),
             asked: HashMap::new(),
             existing: HashMap::new(),
             tags: HashMap::new(),
@@ -158,6 +161,7 @@ impl FamilyModel {
             orphans: Vec::new(),
             started: BTreeMap::new(),
             failing: HashMap::new(),
+            failure_reason: "X",
             source: Observed::Known("source".into()),
             folder: None,
             strategy: "strategy".into(),
@@ -226,6 +230,7 @@ impl FamilyModel {
                         .collect(),
                     deferred: self.deferred.get(&image).cloned().unwrap_or_default(),
                     job_version: self.job_version.clone(),
+                    pod_version: self.pod_version.clone(),
                     lookups: self.asked.get(&image).cloned().unwrap_or_default(),
                     tags: self
                         .tags
