@@ -10,6 +10,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test reports what is wrong by failing")]
 
 mod deploy;
+mod gitops;
 mod helm;
 mod hook;
 mod schemas;

@@ -1,8 +1,14 @@
 //! Schemas for kubeconform, made without a download: from Kubernetes' own description of its API,
-//! which is part of the module that the development cluster's API server is compiled from, and from
-//! our definitions.
+//! which is part of the module that the development cluster's API server is compiled from, from our
+//! definitions, and from those of Flux and Argo CD, which are parts of the modules of these projects.
 
-use std::{fs, io::Write as _, path::Path, process::Stdio, sync::LazyLock};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::LazyLock,
+};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -12,9 +18,51 @@ use crate::helm::{documents, root, tool};
 static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder");
     write_kubernetes(folder.path());
-    write_ours(folder.path());
+    for entry in fs::read_dir(root().join("crds")).expect("crds/") {
+        write_definition(folder.path(), &entry.expect("an entry").path());
+    }
+    for module in &GITOPS_MODULES {
+        let module_folder = download(module);
+        for file in module.files {
+            write_definition(folder.path(), &module_folder.join(file));
+        }
+    }
     folder
 });
+
+/// A Go module that has definitions of kinds.
+struct DefinitionModule {
+    /// The module and its version.
+    name: &'static str,
+    /// The hash of its content, as in `go.sum`.
+    sum: &'static str,
+    /// The files with the definitions.
+    files: &'static [&'static str],
+}
+
+/// The definitions of Flux 2.7 and Argo CD 3.2.
+const GITOPS_MODULES: [DefinitionModule; 4] = [
+    DefinitionModule {
+        name: "github.com/fluxcd/source-controller@v1.7.0",
+        sum: "h1:/fBgS4CSmT5Jj/fjQDF92y+pC3gst1GJjgNSzY8Ff9I=",
+        files: &["config/crd/bases/source.toolkit.fluxcd.io_gitrepositories.yaml"],
+    },
+    DefinitionModule {
+        name: "github.com/fluxcd/helm-controller@v1.4.0",
+        sum: "h1:rkm8rmB6Na7eNc4pJOnvtXEaJ19iKluRtayHKjBxcUM=",
+        files: &["config/crd/bases/helm.toolkit.fluxcd.io_helmreleases.yaml"],
+    },
+    DefinitionModule {
+        name: "github.com/fluxcd/kustomize-controller@v1.7.3",
+        sum: "h1:SzNnGn/4ObAPEHHleM5U7y/AKxKXph3Vj6ZhteeXw8M=",
+        files: &["config/crd/bases/kustomize.toolkit.fluxcd.io_kustomizations.yaml"],
+    },
+    DefinitionModule {
+        name: "github.com/argoproj/argo-cd/v3@v3.2.0",
+        sum: "h1:m2eGAV+nXQGgzZbH5SyJD5laaPW27mzWXBrgisUHY/0=",
+        files: &["manifests/crds/application-crd.yaml"],
+    },
+];
 
 /// Checks every document against its schema, unknown fields included.
 ///
@@ -82,28 +130,43 @@ fn write_kubernetes(folder: &Path) {
         .expect("write");
 }
 
-fn write_ours(folder: &Path) {
-    for entry in fs::read_dir(root().join("crds")).expect("crds/") {
-        let text = fs::read_to_string(entry.expect("an entry").path()).expect("a definition");
-        let definition = documents(&text).remove(0);
-        let spec = &definition["spec"];
-        for version in spec["versions"].as_array().expect("versions") {
-            let mut schema = version["schema"]["openAPIV3Schema"].clone();
-            close(&mut schema);
-            // The API server checks these two.
-            for name in ["apiVersion", "kind"] {
-                schema["properties"][name] = json!({"type": "string"});
-            }
-            schema["properties"]["metadata"] = json!({"type": "object"});
-            let part = |value: &Value| value.as_str().expect("text").to_owned();
-            write_schema(
-                folder,
-                &part(&spec["group"]),
-                &part(&version["name"]),
-                &part(&spec["names"]["kind"]),
-                &schema,
-            );
+/// Downloads a module unless Go has it already, and returns its folder.
+fn download(module: &DefinitionModule) -> PathBuf {
+    let elsewhere = tempfile::tempdir().expect("a folder without a module of its own");
+    let output = tool("go")
+        .args(["mod", "download", "-json", module.name])
+        .current_dir(elsewhere.path())
+        .env("GOWORK", "off")
+        .output()
+        .expect("go");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let found: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(found["Sum"], module.sum, "{}", module.name);
+    found["Dir"].as_str().expect("a folder").into()
+}
+
+/// Writes the schemas of a definition's versions.
+fn write_definition(folder: &Path, definition: &Path) {
+    let text = fs::read_to_string(definition)
+        .unwrap_or_else(|error| panic!("{}: {error}", definition.display()));
+    let definition = documents(&text).remove(0);
+    let spec = &definition["spec"];
+    for version in spec["versions"].as_array().expect("versions") {
+        let mut schema = version["schema"]["openAPIV3Schema"].clone();
+        close(&mut schema);
+        // The API server checks these two.
+        for name in ["apiVersion", "kind"] {
+            schema["properties"][name] = json!({"type": "string"});
         }
+        schema["properties"]["metadata"] = json!({"type": "object"});
+        let part = |value: &Value| value.as_str().expect("text").to_owned();
+        write_schema(
+            folder,
+            &part(&spec["group"]),
+            &part(&version["name"]),
+            &part(&spec["names"]["kind"]),
+            &schema,
+        );
     }
 }
 
