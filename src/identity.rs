@@ -203,6 +203,13 @@ impl FolderRevision {
             has_more: since.is_none() || count > MAX_CAUSING_COMMITS,
         }
     }
+
+    /// Returns the id of the newest commit that has changed the folder, or, if it is not in the
+    /// recent history, of the commit at which the folder was read.
+    #[must_use]
+    pub fn last_change(&self) -> &str {
+        self.touched_by.first().map_or(&self.commit, |commit| &commit.id)
+    }
 }
 
 /// A parent, pinned to the digest that a build is to use.

@@ -194,6 +194,13 @@ pub struct GitSource {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lfs: bool,
 
+    /// Build argument that gets a commit id, unless `args` sets it: the newest commit that has
+    /// changed the build context, or, if no recent one has, the commit at which it was read. A
+    /// commit that leaves the build context as it is rebuilds nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128), regex(pattern = patterns::ARG))]
+    pub commit_arg: Option<String>,
+
     /// Interval at which the controller looks up a branch or a tag. At least 5 seconds. Defaults to
     /// that of `spec.sourceDefaults.git`, or else to 5 minutes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

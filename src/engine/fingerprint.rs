@@ -152,6 +152,9 @@ fn git_hash(hasher: Hasher, git: &GitSource) -> Hasher {
             hasher = hasher.text(name).texts(globs);
         }
     }
+    if let Some(arg) = &git.commit_arg {
+        hasher = hasher.text("commitArg").text(arg);
+    }
     for (name, is_set) in [("submodules", git.submodules), ("lfs", git.lfs)] {
         if is_set {
             hasher = hasher.text(name);
@@ -246,6 +249,7 @@ mod tests {
             git_image(|git| git.include = glob()),
             git_image(|git| git.exclude = glob()),
             git_image(|git| git.submodules = true),
+            git_image(|git| git.commit_arg = Some("COMMIT".into())),
             git_image(|git| git.lfs = true),
             git_image(|git| git.path = Some(".".into())),
         ];

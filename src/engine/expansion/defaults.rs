@@ -37,6 +37,7 @@ fn fill_git(git: &mut GitSource, defaults: &GitSource) {
     }
     git.submodules |= defaults.submodules;
     git.lfs |= defaults.lfs;
+    git.commit_arg = git.commit_arg.take().or_else(|| defaults.commit_arg.clone());
     git.path = git.path.take().or_else(|| defaults.path.clone());
     git.interval = git.interval.or(defaults.interval);
     // A credential is for a repository. Another one does not get it by accident.

@@ -288,7 +288,8 @@ fn one_bad_combination_leaves_the_others() {
 fn sources_get_what_they_leave_out_from_the_defaults() {
     let defaults = json!({"git": {"url": "https://git.example.com/a", "revision": "main",
         "interval": "1m", "path": "images/{{ name }}", "dockerfile": "Containerfile",
-        "secretRef": {"name": "git"}, "include": ["src"], "exclude": ["docs"], "lfs": true}});
+        "secretRef": {"name": "git"}, "include": ["src"], "exclude": ["docs"], "lfs": true,
+        "commitArg": "COMMIT"}});
     let git = |source: Value| {
         let mut image = image(json!({"source": source}));
         if source.is_null() {
@@ -310,6 +311,7 @@ fn sources_get_what_they_leave_out_from_the_defaults() {
 
     assert_eq!((whole.include.len(), whole.exclude.len()), (1, 1));
     assert!(whole.lfs && !whole.submodules);
+    assert_eq!(whole.commit_arg.as_deref(), Some("COMMIT"));
 
     let own =
         git(json!({"git": {"path": "b", "exclude": ["x"], "dockerfile": "D", "interval": "5s"}}));

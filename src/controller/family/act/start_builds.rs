@@ -193,7 +193,7 @@ impl Reconcile<'_> {
             identity: build.identity.clone(),
             parents: build.parents.clone(),
             source: self.resolved_source(image, build)?,
-            args: image.args.clone(),
+            args: arguments(image, self.snapshot.folder(build.image)),
             target: image.target.clone(),
             labels: image.labels.clone(),
             credentials: family.spec.credentials.clone(),
@@ -259,6 +259,16 @@ fn running(identity: &BuildIdentity, job: &Job) -> RunningBuild {
 
 /// Returns the annotations of the image's manifest, named as in the OCI image specification.
 /// The date is not known yet: `prepare` finds it.
+/// Returns the build arguments: those of the spec, and that for the commit of a source in Git.
+fn arguments(image: &Image, folder: Option<&Arc<FolderRevision>>) -> BTreeMap<String, String> {
+    let mut args = image.args.clone();
+    let arg = image.source.git.as_ref().and_then(|git| git.commit_arg.clone());
+    if let (Some(arg), Some(folder)) = (arg, folder) {
+        args.entry(arg).or_insert_with(|| folder.last_change().to_owned());
+    }
+    args
+}
+
 fn annotations(
     image: &Image,
     build: &PlannedBuild,
@@ -282,4 +292,38 @@ fn annotations(
         annotations.insert("org.opencontainers.image.source".into(), git.url.clone());
     }
     annotations
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        api::{GitSource, Source},
+        identity::FolderCommit,
+    };
+
+    #[test]
+    fn the_argument_for_the_commit_is_the_newest_one_that_has_changed_the_folder() {
+        let git = GitSource { commit_arg: Some("COMMIT".into()), ..GitSource::default() };
+        let mut image = Image {
+            args: [("MODE".to_owned(), "fast".to_owned())].into(),
+            source: Source { git: Some(git), ..Source::default() },
+            ..Image::default()
+        };
+        let changed_by = |id: &str| FolderCommit { id: id.into(), before: None };
+        let commit = |image: &Image, touched_by: Vec<FolderCommit>| {
+            let folder = FolderRevision { commit: "head".into(), touched_by, ..Default::default() };
+            let args = arguments(image, Some(&folder.into()));
+            assert_eq!(args["MODE"], "fast");
+            args.get("COMMIT").cloned()
+        };
+        let newest = vec![changed_by("newest"), changed_by("older")];
+        assert_eq!(commit(&image, newest.clone()).as_deref(), Some("newest"));
+        assert_eq!(commit(&image, Vec::new()).as_deref(), Some("head"));
+        image.args.insert("COMMIT".into(), "own".into());
+        assert_eq!(commit(&image, newest.clone()).as_deref(), Some("own"));
+        image.args.remove("COMMIT");
+        image.source.git = Some(GitSource::default());
+        assert_eq!(commit(&image, newest), None);
+    }
 }
