@@ -48,7 +48,20 @@ impl fmt::Display for WatchedKind {
 /// the namespace, and the Role in it, may have been deleted or do not exist yet. Clones share their
 /// contents.
 #[derive(Clone, Debug, Default)]
-pub struct DeniedWatches(Arc<Mutex<BTreeMap<String, BTreeMap<String, Denial>>>>);
+pub struct DeniedWatches {
+    denials: Arc<Mutex<BTreeMap<String, BTreeMap<String, Denial>>>>,
+    need: WatchNeed,
+}
+
+/// Whether a namespace can be served without a watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum WatchNeed {
+    /// It cannot.
+    #[default]
+    Required,
+    /// It can: changes are noticed later.
+    Optional,
+}
 
 #[derive(Clone, Debug)]
 struct Denial {
@@ -57,6 +70,12 @@ struct Denial {
 }
 
 impl DeniedWatches {
+    /// Notes watches without which a namespace is served all the same.
+    #[must_use]
+    pub fn optional() -> Self {
+        Self { need: WatchNeed::Optional, ..Self::default() }
+    }
+
     /// Returns the namespaces with a denied watch, each with the answer of the API server to one of
     /// them.
     #[must_use]
@@ -79,13 +98,16 @@ impl DeniedWatches {
     /// Notes a denied watch, and logs the first one of a namespace.
     fn note_denied(&self, watch: &WatchedKind, error: &watcher::Error) {
         let WatchedKind { kind, namespace } = watch;
-        if namespace.is_empty() {
+        if namespace.is_empty() && self.need == WatchNeed::Required {
             warn!(%kind, %error, "a watch is denied; grant its permission in all namespaces");
             return;
         }
         let mut denied = self.lock();
         let kinds = denied.entry(namespace.clone()).or_default();
-        if kinds.is_empty() {
+        if kinds.is_empty() && self.need == WatchNeed::Optional {
+            warn!(%namespace, %kind, %error, "a watch is denied, so that changes are noticed late; \
+                grant the permissions of the chart");
+        } else if kinds.is_empty() {
             warn!(%namespace, %kind, %error, "a namespace cannot be watched and is not served; \
                 create it, and grant the permissions of the chart in it");
         } else {
@@ -110,7 +132,7 @@ impl DeniedWatches {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, BTreeMap<String, Denial>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.denials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,7 +12,8 @@ use crate::{
     controller::{
         backoff::ReconcileBackoff, dependents::Dependents, folder_poller::FolderPoller,
         installations::Installations, quota::BuildQuota, reconcile_cache::ReconcileCaches,
-        rollouts::Rollouts, stores::Stores, tag_owners::TagOwners, watch::Scopes,
+        resource_quotas::QuotaChanges, rollouts::Rollouts, stores::Stores, tag_owners::TagOwners,
+        watch::Scopes,
     },
     object_watch::DeniedWatches,
     registry, rollout,
@@ -54,6 +55,8 @@ pub struct Context {
     pub dependents: Dependents,
     /// The operator's limits, and which families run and queue builds within them.
     pub quota: BuildQuota,
+    /// Which families wait for a `ResourceQuota`, and when those have changed.
+    pub resource_quotas: QuotaChanges,
     /// Which family was the first to claim a tag.
     pub tag_owners: TagOwners,
     /// Publishes Events.

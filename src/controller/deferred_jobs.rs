@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
+    api::condition::reason,
     backoff::{self, jitter_seed},
     engine::{DeferredJob, DeferredWork, Problem},
 };
@@ -48,6 +49,18 @@ struct RejectedJob {
     rejections: u32,
     /// The uid of the last Job whose pod was rejected.
     job_uid: Option<String>,
+    /// When the Job was last rejected.
+    rejected_at: Timestamp,
+    /// Whether a quota has changed since.
+    is_hastened: bool,
+}
+
+impl RejectedJob {
+    /// Whether the Job waits for a quota that has not changed since it was rejected.
+    fn waits_for_quota(&self) -> bool {
+        let is_full = [reason::QUOTA_EXCEEDED, reason::QUOTA_TOO_SMALL];
+        !self.is_hastened && is_full.contains(&self.job.problem.reason)
+    }
 }
 
 impl DeferredJobs {
@@ -90,7 +103,28 @@ impl DeferredJobs {
         let job_version = job_version.into();
         // A rejection of the Job itself does not change which Job's pod was rejected before.
         let job_uid = job_uid.or_else(|| before.and_then(|before| before.job_uid));
-        known.push(RejectedJob { job, job_version, rejections, job_uid });
+        let (rejected_at, is_hastened) = (now, false);
+        known.push(RejectedJob { job, job_version, rejections, job_uid, rejected_at, is_hastened });
+    }
+
+    /// Returns since when the Jobs that wait for a quota have done so; `None` if none waits.
+    #[must_use]
+    pub fn wait_for_quota_since(&self) -> Option<Timestamp> {
+        let waiting = self.0.values().flatten().filter(|rejected| rejected.waits_for_quota());
+        waiting.map(|rejected| rejected.rejected_at).min()
+    }
+
+    /// Lets the Jobs that wait for a quota be created at once, because a quota has changed, but not
+    /// before the first pause after their last rejection has passed.
+    pub fn hasten(&mut self, changed_at: Timestamp) {
+        for rejected in self.0.values_mut().flatten() {
+            if rejected.waits_for_quota() && rejected.rejected_at <= changed_at {
+                let first = rejected.rejected_at.saturating_add(MIN_PAUSE);
+                let retry_at = first.unwrap_or(Timestamp::MAX);
+                rejected.job.retry_at = rejected.job.retry_at.min(retry_at);
+                rejected.is_hastened = true;
+            }
+        }
     }
 
     /// Forgets a Job that was admitted with its pod.
@@ -122,7 +156,6 @@ impl DeferredJobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::condition::reason;
 
     fn rejection(fingerprint: &str, job_uid: Option<&str>) -> Rejection {
         Rejection {
@@ -162,6 +195,35 @@ mod tests {
         assert_eq!(deferred.of("app", "1").len(), MAX_JOBS_PER_IMAGE);
         deferred.retain(|image| image != "app");
         assert!(deferred.of("app", "1").is_empty());
+    }
+
+    #[test]
+    fn a_changed_quota_shortens_the_pause_once_per_rejection() {
+        let (mut deferred, mut now) = (DeferredJobs::default(), Timestamp::UNIX_EPOCH);
+        for _ in 0..10 {
+            deferred.record(rejection("f", None), "u", "1", now);
+            now = deferred.of("app", "1")[0].retry_at;
+        }
+        let policy = Problem { reason: reason::JOB_REFUSED, message: "no".into() };
+        deferred.record(Rejection { problem: policy, ..rejection("g", None) }, "u", "1", now);
+        let other = deferred.of("app", "1")[1].retry_at;
+        deferred.record(rejection("f", None), "u", "1", now);
+        assert_eq!(deferred.wait_for_quota_since(), Some(now));
+        assert!(pause(&deferred, now) > 100);
+
+        deferred.hasten(now - SignedDuration::from_secs(1));
+        assert!(pause(&deferred, now) > 100, "the change was before the rejection");
+        deferred.hasten(now);
+        assert_eq!(pause(&deferred, now), MIN_PAUSE.as_secs());
+        assert_eq!(deferred.of("app", "1")[0].retry_at, other, "a policy is no quota");
+        assert_eq!(deferred.wait_for_quota_since(), None, "it need not be woken again");
+
+        let later = now + MIN_PAUSE;
+        deferred.record(rejection("f", None), "u", "1", later);
+        assert_eq!(deferred.wait_for_quota_since(), Some(later));
+        assert!(pause(&deferred, later) > 100);
+        deferred.forget("app", &DeferredWork::Build("f".into()));
+        assert_eq!(deferred.wait_for_quota_since(), None);
     }
 
     #[test]

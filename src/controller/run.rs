@@ -203,6 +203,7 @@ impl Context {
         self.quota.forget(&key, self.clock.now());
         self.metrics.builds_waiting(self.quota.queued_builds());
         self.installations.forget(&key);
+        self.resource_quotas.forget(&key);
         self.metrics.family_gone(&format!("{}/{}", key.namespace, key.name));
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::{
     batch::v1::Job,
     core::v1::{ConfigMap, Pod, Secret},
 };
-use kube::{ResourceExt, core::PartialObjectMeta};
+use kube::{Resource, ResourceExt, core::PartialObjectMeta};
 
 use crate::{
     api::{BuildStrategy, Cascade, ImageFamily, ManagedImage, labels},
@@ -95,6 +95,15 @@ fn expanded(mut family: ImageFamily, known: Option<&ImageFamily>) -> ImageFamily
         _ => expand(family.spec),
     };
     family
+}
+
+/// Returns a store of objects of which only the changes matter.
+#[must_use]
+pub fn outlines<K>() -> Arc<ObjectCache<PartialObjectMeta<K>>>
+where
+    PartialObjectMeta<K>: Resource,
+{
+    Arc::new(ObjectCache::new(|_| None))
 }
 
 /// Returns the family that an object belongs to, by its label.

@@ -9,7 +9,7 @@ use futures::{
 };
 use k8s_openapi::api::{
     batch::v1::Job,
-    core::v1::{ConfigMap, Pod, Secret},
+    core::v1::{ConfigMap, Pod, ResourceQuota, Secret},
 };
 use kube::{
     Api, Resource, ResourceExt,
@@ -26,9 +26,10 @@ use crate::{
     controller::{
         context::Context,
         object_cache::{CacheEvent, Key},
-        stores::family_of,
+        stores::{family_of, outlines},
         watch::{WatchOptions, guarded, outline, plain, watch},
     },
+    object_watch::DeniedWatches,
 };
 
 /// A family to reconcile.
@@ -47,6 +48,8 @@ pub fn families(
     let all = WatchOptions { selected: watcher::Config::default(), denied };
     let label = format!("{}={}", labels::MANAGED_BY, labels::MANAGED_BY_VALUE);
     let ours = WatchOptions { selected: all.selected.clone().labels(&label), ..all.clone() };
+    // Without it, what waits for a quota is only tried less often.
+    let optional = WatchOptions { denied: DeniedWatches::optional(), ..all.clone() };
     let (scopes, client, stores) = (&context.scopes, &context.client, &context.stores);
 
     let families = mirrored(
@@ -72,6 +75,7 @@ pub fn families(
     let strategies = watch(strategies, &all, &stores.strategies, guarded);
     let config_maps = watch(scopes.apis(client), &all, &stores.config_maps, outline);
     let secrets = watch(scopes.apis(client), &all, &stores.secrets, outline);
+    let quotas = watch(scopes.apis(client), &optional, &outlines(), outline);
     stream::select_all([
         concerned(context, families, of_family),
         concerned(context, images.boxed(), of_image),
@@ -81,6 +85,7 @@ pub fn families(
         concerned(context, strategies, of_strategy),
         concerned(context, config_maps, of_config_map),
         concerned(context, secrets, of_secret),
+        concerned(context, quotas, of_quota),
         context.tags.changes().boxed(),
         context.revisions.changes().boxed(),
         admitted(context),
@@ -198,6 +203,17 @@ pub fn of_secret(
     change: &CacheEvent<PartialObjectMeta<Secret>>,
 ) -> Vec<FamilyObjectRef> {
     users_of(context, change, names_secret)
+}
+
+/// Returns the families that wait for a quota of the namespace.
+#[must_use]
+pub fn of_quota(
+    context: &Context,
+    change: &CacheEvent<PartialObjectMeta<ResourceQuota>>,
+) -> Vec<FamilyObjectRef> {
+    let namespace = change.object().namespace().unwrap_or_default();
+    let woken = context.resource_quotas.note_change(&namespace, context.clock.now());
+    woken.iter().map(reference).collect()
 }
 
 fn reference(key: &Key) -> FamilyObjectRef {

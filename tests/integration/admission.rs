@@ -82,6 +82,29 @@ async fn an_image_waits_for_a_quota_and_spends_no_attempt() {
     wait_built(&scene).await;
 }
 
+/// The fourth pause is more than a minute.
+#[tokio::test]
+async fn a_changed_quota_wakes_the_images_that_wait_for_it() {
+    let client = client().await;
+    let scene = Scene::new(&client, "woken").await;
+    let place = &scene.place;
+    quota(place, "count/jobs.batch", "0").await;
+    let operator = Operator::ready(&Settings::new(cluster(), &place.namespace, &[])).await;
+    place.apply_family("app", &scene.spec()).await.expect("a family");
+    wait_for("the fourth rejection", 110, async || {
+        let rejections = operator.log().matches("the Job is not admitted now").count();
+        if rejections >= 4 { Ok(()) } else { Err(format!("{rejections} rejections")) }
+    })
+    .await;
+    lift_quota(place).await;
+    wait_for("the first build", 30, async || {
+        let jobs = place.jobs("app").await.len();
+        if jobs > 0 { Ok(()) } else { Err("no Job") }
+    })
+    .await;
+    wait_built(&scene).await;
+}
+
 #[tokio::test]
 async fn an_image_waits_for_a_policy_and_spends_no_attempt() {
     let client = client().await;

@@ -33,6 +33,10 @@
 - apiGroups: [""]
   resources: [events]
   verbs: [list]
+# A changed quota wakes the builds that wait for it. The controller watches metadata only.
+- apiGroups: [""]
+  resources: [resourcequotas]
+  verbs: [list, watch]
 # Sources. The controller watches metadata only, and reads the ConfigMaps that a family names.
 - apiGroups: [""]
   resources: [configmaps]

@@ -126,7 +126,9 @@ pub async fn reconcile(
     // pods were rejected.
     reconcile.delete_ended_jobs().await?;
 
-    // 13. (pure) Choose the time of the next reconcile.
+    // 13. (pure) Choose the time of the next reconcile. A changed quota ends the wait for it.
+    let since = reconcile.cache.deferred_jobs.wait_for_quota_since();
+    let is_over = context.resource_quotas.note_waiting(&key, since);
     Ok(next_reconcile(
         &reconcile.decision,
         [
@@ -137,6 +139,7 @@ pub async fn reconcile(
             checks.decide_again_at(now),
             reconcile.snapshot.recheck_pods_at,
             reconcile.snapshot.default_platform.retry_at,
+            is_over.then_some(now),
         ],
         now,
     ))
@@ -199,7 +202,7 @@ fn live_family(context: &Context, key: &Key) -> Option<Arc<ImageFamily>> {
 }
 
 /// Returns when to reconcile again if nothing changes before.
-fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 7], now: Timestamp) -> Action {
+fn next_reconcile(decision: &Decision, others: [Option<Timestamp>; 8], now: Timestamp) -> Action {
     if matches!(decision.cascade, CascadeDecision::Start { .. } | CascadeDecision::Finish { .. }) {
         return Action::requeue(REQUEUE_NOW);
     }

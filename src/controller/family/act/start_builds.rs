@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Resource, ResourceExt};
+use tracing::info;
 
 use crate::{
     api::{
@@ -115,6 +116,7 @@ impl Reconcile<'_> {
                 image.state = ImageState::Queued;
                 image.reason = problem.reason;
                 image.message = problem.message.clone().into();
+                info!(image = name, message = %problem.message, "the Job is not admitted now");
                 let work = DeferredWork::Build(build.identity.fingerprint.clone());
                 let rejection =
                     Rejection { image: name, work, problem, job_uid: None, retry_at: None };
@@ -257,8 +259,6 @@ fn running(identity: &BuildIdentity, job: &Job) -> RunningBuild {
     }
 }
 
-/// Returns the annotations of the image's manifest, named as in the OCI image specification.
-/// The date is not known yet: `prepare` finds it.
 /// Returns the build arguments: those of the spec, and that for the commit of a source in Git.
 fn arguments(image: &Image, folder: Option<&Arc<FolderRevision>>) -> BTreeMap<String, String> {
     let mut args = image.args.clone();
@@ -269,6 +269,8 @@ fn arguments(image: &Image, folder: Option<&Arc<FolderRevision>>) -> BTreeMap<St
     args
 }
 
+/// Returns the annotations of the image's manifest, named as in the OCI image specification.
+/// The date is not known yet: `prepare` finds it.
 fn annotations(
     image: &Image,
     build: &PlannedBuild,

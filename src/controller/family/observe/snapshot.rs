@@ -252,6 +252,9 @@ impl Observer<'_> {
                 deferred.record(rejection.clone(), &uid, version, self.now);
             }
         }
+        if let Some(changed) = self.context.resource_quotas.changed_at(&self.key.namespace) {
+            deferred.hasten(changed);
+        }
     }
 }
 
