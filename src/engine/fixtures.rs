@@ -20,6 +20,7 @@ pub fn job(fingerprint: &str, attempt: i32, outcome: BuildOutcome) -> ObservedBu
         started_at: None,
         outcome,
         waits_for: None,
+        wait_reason: None,
         has_started: true,
         repository: None,
         live: false,

@@ -348,6 +348,8 @@ pub struct ObservedBuild {
     pub outcome: BuildOutcome,
     /// What the pod waits for, if it has not started.
     pub waits_for: Option<String>,
+    /// A reason constant for what the pod waits for.
+    pub wait_reason: Option<&'static str>,
     /// Whether a container of ours has started, or may have.
     pub has_started: bool,
     /// The repository that the build pushes to; `None` if its Job does not say so, because an

@@ -46,6 +46,8 @@ const MAX_BLOCKED_MESSAGE: usize = 440;
 pub struct PodWait {
     /// What the pod waits for, or `None` while the wait is too short to be reported.
     pub message: Option<String>,
+    /// A reason constant for the message.
+    pub reason: Option<&'static str>,
     /// When the wait must be evaluated again although nothing has changed. At that time it counts
     /// as failed, or is reported.
     pub recheck_at: Option<Timestamp>,
@@ -118,7 +120,9 @@ fn wait_for_start(pod: &Pod, status: &PodStatus, context: &WaitContext<'_>) -> O
             shorten(&condition_message(condition, "no node can run the pod"), MAX_WAIT_MESSAGE);
         // A scheduling gate is set on purpose, so this wait has no upper bound.
         if condition.reason.as_deref() == Some("SchedulingGated") {
-            return Some(BoundedWait::Pending(PodWait { message: Some(what), recheck_at: None }));
+            let reason = Some(reason::UNSCHEDULABLE);
+            let wait = PodWait { message: Some(what), reason, recheck_at: None };
+            return Some(BoundedWait::Pending(wait));
         }
         let since = condition.last_transition_time.as_ref().map_or(created, |time| time.0);
         let timeout = SCHEDULING_TIMEOUT.min(max_wait);
@@ -150,7 +154,7 @@ fn wait_for_node(pod: &Pod, context: &WaitContext<'_>) -> Option<BoundedWait> {
     let since = waits_for_node_since(pod, now)?;
     let explained_at = since.saturating_add(explanation_delay(max_wait)).unwrap_or(Timestamp::MAX);
     if now < explained_at {
-        let wait = PodWait { message: None, recheck_at: Some(explained_at) };
+        let wait = PodWait { recheck_at: Some(explained_at), ..PodWait::default() };
         return Some(BoundedWait::Pending(wait));
     }
     let StartProblem { reason, message } = start_problem(pod, events);
@@ -189,7 +193,10 @@ fn start_problem(pod: &Pod, events: &[PodEvent]) -> StartProblem {
 fn wait_for_termination(pod: &Pod, status: &PodStatus, now: Timestamp) -> Option<BoundedWait> {
     let deadline = pod.metadata.deletion_timestamp.as_ref()?.0;
     if now < deadline {
-        return Some(BoundedWait::Pending(PodWait { message: None, recheck_at: Some(deadline) }));
+        return Some(BoundedWait::Pending(PodWait {
+            recheck_at: Some(deadline),
+            ..PodWait::default()
+        }));
     }
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("?");
     let why = disruption(status).map_or_else(String::new, |condition| {
@@ -210,14 +217,18 @@ fn bounded_wait(
     timeout: SignedDuration,
     now: Timestamp,
     what: &str,
-    why: &str,
+    why: &'static str,
     failed: &str,
 ) -> BoundedWait {
     let until = since.saturating_add(timeout).unwrap_or(Timestamp::MAX);
     if now >= until {
         return BoundedWait::Expired(failure(FailureClass::Infrastructure, why, failed));
     }
-    BoundedWait::Pending(PodWait { message: Some(what.to_owned()), recheck_at: Some(until) })
+    BoundedWait::Pending(PodWait {
+        message: Some(what.to_owned()),
+        reason: Some(why),
+        recheck_at: Some(until),
+    })
 }
 
 /// Returns why a pod has not started any of our containers, after its Job exceeded its deadline.

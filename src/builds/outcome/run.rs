@@ -231,8 +231,12 @@ fn without_pod<'a>(job: &Job, events: &PodEvents, now: Timestamp) -> JobRun<'a> 
         Some(started) => return without_pod_since(job, started, events, now),
     };
     JobRun::Waiting(match reported_at(job, since) {
-        reported if now < reported => PodWait { message: None, recheck_at: Some(reported) },
-        _ => PodWait { message: Some(what.to_owned()), recheck_at: None },
+        reported if now < reported => PodWait { recheck_at: Some(reported), ..PodWait::default() },
+        _ => PodWait {
+            message: Some(what.to_owned()),
+            reason: Some(reason::POD_NOT_CREATED),
+            recheck_at: None,
+        },
     })
 }
 
@@ -246,7 +250,7 @@ fn without_pod_since<'a>(
 ) -> JobRun<'a> {
     let reported = reported_at(job, started);
     if now < reported {
-        return JobRun::Waiting(PodWait { message: None, recheck_at: Some(reported) });
+        return JobRun::Waiting(PodWait { recheck_at: Some(reported), ..PodWait::default() });
     }
     if let Some(problem) = pod_rejection(events.of_job(job)) {
         return JobRun::NotAdmitted(problem);
@@ -258,7 +262,11 @@ fn without_pod_since<'a>(
         return JobRun::NotAdmitted(problem);
     }
     let read_again = now.saturating_add(EVENTS_INTERVAL).unwrap_or(until);
-    let wait = PodWait { message: Some(problem.message), recheck_at: Some(until.min(read_again)) };
+    let wait = PodWait {
+        message: Some(problem.message),
+        reason: Some(problem.reason),
+        recheck_at: Some(until.min(read_again)),
+    };
     JobRun::Waiting(wait)
 }
 

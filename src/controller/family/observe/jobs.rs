@@ -161,6 +161,10 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<O
     let label = |name: &str| job.labels().get(name).cloned();
     let annotation = |name: &str| job.annotations().get(name).cloned();
     let is_waiting = matches!(outcome, BuildJobOutcome::Waiting(_));
+    let wait_reason = match &outcome {
+        BuildJobOutcome::Waiting(wait) => wait.reason,
+        _ => None,
+    };
     let (outcome, waits_for) = match outcome {
         BuildJobOutcome::Waiting(wait) => (BuildOutcome::Running, wait.message),
         BuildJobOutcome::Running => (BuildOutcome::Running, None),
@@ -185,6 +189,7 @@ fn observed_build(job: &Job, pods: &[Pod], outcome: BuildJobOutcome) -> Option<O
         started_at: job.creation_timestamp().map(|time| time.0),
         outcome,
         waits_for,
+        wait_reason,
         has_started,
         repository: annotation(labels::REPOSITORY),
         live: is_live(job, pods),

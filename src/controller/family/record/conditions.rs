@@ -86,15 +86,17 @@ impl FamilyConditions {
             return Self::reconciling(reason::WINDOW_CLOSED, message);
         }
         if let Some(cascade) = status.cascades.first() {
-            let what = unstarted_builds(decided_images(snapshot, decision))
-                .unwrap_or_else(|| format!("{} images", status.counts.total));
+            let Problem { reason, message } = unstarted_builds(decided_images(snapshot, decision))
+                .unwrap_or_else(|| Problem {
+                    reason: reason::CASCADING,
+                    message: format!("{} images", status.counts.total),
+                });
             let others = status.cascades.len().saturating_sub(1);
             let runs = match others {
                 0 => format!("{} runs", cascade.name),
                 others => format!("{} runs, and {others} more", cascade.name),
             };
-            let message = format!("{runs}; {what}");
-            return Self::reconciling(reason::CASCADING, message);
+            return Self::reconciling(reason, format!("{runs}; {message}"));
         }
         // While the family is suspended or its window is closed, no cascade is about to start.
         if status.pending.is_some() && !suspended && !window_closed {

@@ -57,6 +57,12 @@ impl Reconcile<'_> {
         about_family(self.context, &self.snapshot.family, notice).await;
     }
 
+    /// Publishes an Event about one upstream, on the family.
+    pub async fn publish_about_upstream(&self, upstream: &str, notice: &Notice<'_>) {
+        let family = self.snapshot.family.object_ref(&());
+        publish_on_upstream(&self.context.recorder, notice, &family, upstream).await;
+    }
+
     /// Publishes an Event about one image, on the family and on the image's `ManagedImage`. The
     /// note names the image, because the family's Events are about all of its images.
     pub async fn publish_about_image(&self, image: &str, notice: &Notice<'_>) {
@@ -99,6 +105,19 @@ async fn publish_on_both(
         }
     };
     join(publish(recorder, &on_family, family), on_record).await;
+}
+
+/// Publishes an Event on the family. It names the upstream as the related object, so that Events
+/// about different upstreams stay apart.
+async fn publish_on_upstream(
+    recorder: &Recorder,
+    notice: &Notice<'_>,
+    family: &ObjectReference,
+    upstream: &str,
+) {
+    let field_path = Some(format!("spec.upstreams{{{upstream}}}"));
+    let upstream = ObjectReference { field_path, ..family.clone() };
+    publish(recorder, &notice.event(Some(upstream)), family).await;
 }
 
 async fn publish(recorder: &Recorder, event: &Event, regarding: &ObjectReference) {
@@ -192,6 +211,20 @@ mod tests {
             ],
             "one write per object, and the notes of two images are not merged"
         );
+    }
+
+    #[tokio::test]
+    async fn events_about_two_upstreams_are_not_merged() {
+        let (recorder, writes) = recorder();
+        let family = reference("ImageFamily", "shop");
+        for upstream in ["alpine", "debian", "alpine"] {
+            publish_on_upstream(&recorder, &failed(upstream), &family, upstream).await;
+        }
+        let writes = writes.lock().expect("writes");
+        let methods: Vec<&Method> = writes.iter().map(|(method, _)| method).collect();
+        assert_eq!(methods, [Method::POST, Method::POST, Method::PATCH]);
+        assert_eq!(writes[1].1["note"], "debian: exit code 1");
+        assert_eq!(writes[1].1["related"]["fieldPath"], "spec.upstreams{debian}");
     }
 
     #[tokio::test]

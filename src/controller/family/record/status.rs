@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::{
     api::{
         Attention, ImageFamily, ImageFamilyStatus, ImageState, ManagedImage, UpstreamStatus,
-        condition::{self, ReasonTrait, STALLED, reason, shorten},
+        condition::{self, RECONCILING, ReasonClass, ReasonTrait, STALLED, reason, shorten},
         family_status::MAX_ATTENTION,
         labels,
     },
@@ -222,6 +222,29 @@ impl Reconcile<'_> {
             };
             self.publish_about_family(&notice).await;
         }
+        self.publish_unstarted_event(old, new).await;
+    }
+
+    /// Publishes an Event if builds have come not to start, or do not for another reason. Its note
+    /// is that of the first time: the message changes with each try.
+    async fn publish_unstarted_event(&self, old: &ImageFamilyStatus, new: &ImageFamilyStatus) {
+        let reconciling = |status: &ImageFamilyStatus| {
+            let mut known = status.conditions.iter();
+            known.find(|known| known.type_ == RECONCILING && known.status == "True").cloned()
+        };
+        let Some(now) = reconciling(new) else { return };
+        let is_known = reconciling(old).is_some_and(|before| before.reason == now.reason);
+        if is_known || !ReasonTrait::PreventsStart.applies_to(&now.reason) {
+            return;
+        }
+        let passes = ReasonClass::of(&now.reason) == Some(ReasonClass::Expected);
+        let notice = Notice {
+            type_: if passes { EventType::Normal } else { EventType::Warning },
+            reason: &now.reason,
+            action: "Build",
+            note: now.message,
+        };
+        self.publish_about_family(&notice).await;
     }
 
     async fn publish_upstream_events(&self, old: Option<&UpstreamStatus>, new: &UpstreamStatus) {
@@ -233,7 +256,7 @@ impl Reconcile<'_> {
                 action: "Watch",
                 note: format!("{} moved to {}", new.reference, causes::short(&candidate)),
             };
-            self.publish_about_family(&notice).await;
+            self.publish_about_upstream(&new.name, &notice).await;
         }
         let reason_of = |status: &UpstreamStatus| status.reason.clone();
         let new_reason = reason_of(new).filter(|_| old.and_then(reason_of) != reason_of(new));
@@ -247,7 +270,7 @@ impl Reconcile<'_> {
                 action: "Watch",
                 note: format!("upstream {}: {message}", new.name),
             };
-            self.publish_about_family(&notice).await;
+            self.publish_about_upstream(&new.name, &notice).await;
         }
     }
 

@@ -6,7 +6,7 @@ use crate::{
         FailureRecord, ImageState,
         condition::{ReasonTrait, reason, shorten},
     },
-    engine::{BuildOutcome, ImageDecision, ObservedBuild, image::failure},
+    engine::{BuildOutcome, ImageDecision, ObservedBuild, Problem, image::failure},
 };
 
 /// The most characters of what is said about an image.
@@ -22,45 +22,48 @@ pub(super) struct DecidedImage<'a> {
 
 /// Returns that builds do not start, and why the first of them does not; `None` if all start.
 ///
-/// What it says about a build stays the same from one try to the next.
+/// What it says about a build stays the same from one try to the next, and so does the reason.
 pub(super) fn unstarted_builds<'a>(
     images: impl IntoIterator<Item = DecidedImage<'a>>,
-) -> Option<String> {
+) -> Option<Problem> {
     let mut unstarted =
         images.into_iter().filter_map(|image| Some((image.name, why_unstarted(image)?)));
-    let (name, why) = unstarted.next()?;
+    let (name, Problem { reason, message: why }) = unstarted.next()?;
     let more = match unstarted.count() {
         0 => String::new(),
         more => format!(" (and {more} more)"),
     };
-    Some(format!("builds do not start: {name}: {}{more}", shorten(&why, MAX_MESSAGE)))
+    let message = format!("builds do not start: {name}: {}{more}", shorten(&why, MAX_MESSAGE));
+    Some(Problem { reason, message })
 }
 
 /// Returns why the build of an image does not start, if it does not.
-fn why_unstarted(image: DecidedImage<'_>) -> Option<String> {
+fn why_unstarted(image: DecidedImage<'_>) -> Option<Problem> {
     let DecidedImage { decided, builds, .. } = image;
-    let last = decided.failure.as_deref().filter(|failure| prevented_start(failure));
+    let last = decided.failure.as_deref().and_then(what_prevented_start);
+    let because =
+        |reason: &'static str| Some(Problem { reason, message: decided.message.to_string() });
     match decided.state {
         ImageState::Queued if ReasonTrait::PreventsStart.applies_to(decided.reason) => {
-            Some(decided.message.to_string())
+            because(decided.reason)
         }
-        ImageState::Queued if decided.reason == reason::RETRYING => {
-            last.map(|_| decided.message.to_string())
-        }
+        ImageState::Queued if decided.reason == reason::RETRYING => because(last?.reason),
         ImageState::Building => {
             let build = builds.iter().find(|build| build.outcome == BuildOutcome::Running)?;
             if build.waits_for.is_some() {
-                return Some(decided.message.to_string());
+                return because(build.wait_reason.unwrap_or(reason::POD_NOT_STARTED));
             }
-            last.filter(|_| !build.has_started).map(|last| failure::summary(&last.last))
+            last.filter(|_| !build.has_started)
         }
         _ => None,
     }
 }
 
-/// Whether nothing of the last attempt has run.
-fn prevented_start(failure: &FailureRecord) -> bool {
-    ReasonTrait::PreventsStart.applies_to(&failure.last.reason)
+/// Returns why the last attempt did not start, if nothing of it has run.
+fn what_prevented_start(failure: &FailureRecord) -> Option<Problem> {
+    let reason = failure.last.known_reason()?;
+    let message = failure::summary(&failure.last);
+    ReasonTrait::PreventsStart.applies_to(reason).then_some(Problem { reason, message })
 }
 
 #[cfg(test)]
@@ -68,10 +71,10 @@ mod tests {
     use super::*;
     use crate::{
         api::{BuildFailure, FailureClass},
-        engine::{Problem, WaitProgress, fixtures},
+        engine::{WaitProgress, fixtures},
     };
 
-    const WAITS: &str = "build 1 waits as Job a-0: no node can run the pod";
+    const WAITS: &str = "build 1 waits as Job a-0: the image is not found";
     const RETRIED: &str = "retried at 12:00 after: the pod cannot start: not found";
 
     fn decided(state: ImageState, reason: &'static str, message: &str) -> ImageDecision {
@@ -86,7 +89,11 @@ mod tests {
         FailureRecord { last, ..FailureRecord::default() }
     }
 
-    fn said(decided: &ImageDecision, builds: &[ObservedBuild]) -> Option<String> {
+    fn problem(reason: &'static str, message: &str) -> Option<Problem> {
+        Some(Problem { reason, message: format!("builds do not start: a: {message}") })
+    }
+
+    fn said(decided: &ImageDecision, builds: &[ObservedBuild]) -> Option<Problem> {
         unstarted_builds([DecidedImage { name: "a", decided, builds }])
     }
 
@@ -96,19 +103,20 @@ mod tests {
         (job.has_started, job.live) = (false, true);
         let mut building = decided(ImageState::Building, reason::BUILDING, WAITS);
         assert_eq!(said(&building, &[job.clone()]), None, "its first try has just begun");
-        job.waits_for = Some("no node can run the pod".into());
+        job.waits_for = Some("the image is not found".into());
+        job.wait_reason = Some(reason::IMAGE_PULL_FAILED);
         let waits = said(&building, &[job.clone()]);
-        assert_eq!(waits, Some(format!("builds do not start: a: {WAITS}")));
-        // The first try has failed, and the second has just begun.
-        job.waits_for = None;
-        let not_found = Some("builds do not start: a: the pod cannot start: not found".to_owned());
+        assert_eq!(waits, problem(reason::IMAGE_PULL_FAILED, WAITS));
+        // The first try has failed, and the second has just begun. The reason stays.
+        (job.waits_for, job.wait_reason) = (None, None);
+        let not_found = problem(reason::IMAGE_PULL_FAILED, "the pod cannot start: not found");
         building.failure = Some(failed(reason::IMAGE_PULL_FAILED).into());
         assert_eq!(said(&building, &[job.clone()]), not_found);
         job.has_started = true;
         assert_eq!(said(&building, &[job.clone()]), None, "it runs");
         let mut retried = decided(ImageState::Queued, reason::RETRYING, RETRIED);
         retried.failure = Some(failed(reason::IMAGE_PULL_FAILED).into());
-        assert_eq!(said(&retried, &[]), Some(format!("builds do not start: a: {RETRIED}")));
+        assert_eq!(said(&retried, &[]), problem(reason::IMAGE_PULL_FAILED, RETRIED));
         retried.failure = Some(failed(reason::EVICTED).into());
         assert_eq!(said(&retried, &[]), None, "it has started");
     }
@@ -122,7 +130,7 @@ mod tests {
             .map(|(name, decided)| DecidedImage { name, decided, builds: &[] });
         assert_eq!(
             unstarted_builds(images),
-            Some("builds do not start: a: exceeded quota (and 1 more)".into())
+            problem(reason::QUOTA_EXCEEDED, "exceeded quota (and 1 more)")
         );
         assert_eq!(unstarted_builds(images.into_iter().take(2)), None);
     }

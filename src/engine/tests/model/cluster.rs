@@ -123,6 +123,7 @@ impl FamilyModel {
                         started_at: Some(self.now),
                         outcome: BuildOutcome::Running,
                         waits_for: None,
+                        wait_reason: None,
                         has_started: true,
                         repository: None,
                         live: true,
