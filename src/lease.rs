@@ -12,7 +12,11 @@
 //! The caller handles the loss of leadership: it must stop its work at once, and should end the
 //! process.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -45,7 +49,25 @@ pub struct LeaderElection {
     namespace: String,
     name: String,
     identity: String,
+    annotations: BTreeMap<String, String>,
+    other: OtherInstallation,
     fence: Fence,
+}
+
+/// The other installation that holds the lease, if it is held by one. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct OtherInstallation(Arc<Mutex<Option<String>>>);
+
+impl OtherInstallation {
+    /// Returns the name of the other installation.
+    #[must_use]
+    pub fn name(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, name: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = name;
+    }
 }
 
 /// Leadership, which is renewed in the background until it is lost, released or dropped.
@@ -87,8 +109,23 @@ impl LeaderElection {
             namespace: namespace.into(),
             name: name.into(),
             identity: identity.into(),
+            annotations: BTreeMap::new(),
+            other: OtherInstallation::default(),
             fence: Fence::default(),
         }
+    }
+
+    /// Returns the candidate with annotations that it writes onto the lease while it holds it.
+    #[must_use]
+    pub fn with_annotations(self, annotations: BTreeMap<String, String>) -> Self {
+        Self { annotations, ..self }
+    }
+
+    /// Returns which other installation holds the lease, according to its annotation. That of this
+    /// one must be among [`Self::with_annotations`].
+    #[must_use]
+    pub fn other_installation(&self) -> OtherInstallation {
+        self.other.clone()
     }
 
     /// Returns the fence that is open while this candidate leads: until [`RENEW_DEADLINE`] after it
@@ -131,16 +168,29 @@ impl LeaderElection {
         let free = holder.is_empty()
             || holder == self.identity
             || observed.free_at.is_some_and(|at| at <= Instant::now());
+        self.other.set(if free { None } else { self.installation_of(&lease) });
         if !free {
             return Ok(None);
         }
         self.write(lease, &self.identity, CALL_TIMEOUT).await
     }
 
+    /// Returns the name of the installation that holds the lease, if it is another one.
+    fn installation_of(&self, lease: &Lease) -> Option<String> {
+        let name =
+            |annotations: &BTreeMap<String, String>| annotations.get(labels::INSTALLATION).cloned();
+        let own = name(&self.annotations)?;
+        lease.metadata.annotations.as_ref().and_then(name).filter(|holder| *holder != own)
+    }
+
     async fn create(&self) -> Result<Option<Lease>> {
         let now = MicroTime(Timestamp::now());
         let lease = Lease {
-            metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                annotations: Some(self.annotations.clone()),
+                ..ObjectMeta::default()
+            },
             spec: Some(LeaseSpec {
                 holder_identity: Some(self.identity.clone()),
                 lease_duration_seconds: Some(duration_seconds()),
@@ -173,6 +223,8 @@ impl LeaderElection {
         }
         spec.lease_duration_seconds = Some(duration_seconds());
         spec.renew_time = Some(now);
+        let annotations = lease.metadata.annotations.get_or_insert_default();
+        annotations.extend(self.annotations.clone());
         lease.metadata.managed_fields = None;
         unless_conflict(
             timeout(within, self.api.replace(&self.name, &post_params(), &lease)).await?,

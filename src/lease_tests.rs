@@ -145,6 +145,36 @@ async fn a_leader_that_cannot_renew_writes_nothing_after_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_holder_names_its_version_and_another_installation_notices_it() {
+    let server = LeaseServer::default();
+    let candidate = |identity: &str, installation: &str| {
+        let of = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let annotations =
+            [of(labels::INSTALLATION, installation), of(labels::CONTROLLER_VERSION, identity)];
+        server.candidate(identity).0.with_annotations(annotations.into())
+    };
+    let annotation = |name: &str| {
+        let stored = server.lease.lock().expect("lock");
+        stored.as_ref()?.metadata.annotations.as_ref()?.get(name).cloned()
+    };
+    let leading = candidate("first", "a").acquire().await;
+    assert_eq!(annotation(labels::CONTROLLER_VERSION).as_deref(), Some("first"));
+    let (replica, stranger) = (candidate("second", "a"), candidate("third", "b"));
+    let (seen_by_replica, seen) = (replica.other_installation(), stranger.other_installation());
+    let replica = tokio::spawn(replica.acquire());
+    let waiting = tokio::spawn(stranger.acquire());
+    sleep(2 * RETRY_INTERVAL).await;
+    assert_eq!(seen.name().as_deref(), Some("a"));
+    assert_eq!(seen_by_replica.name(), None, "it is a replica of the same installation");
+    replica.abort();
+    leading.release().await;
+    let _leading = waiting.await.expect("the other installation leads");
+    assert_eq!(seen.name(), None);
+    assert_eq!(annotation(labels::INSTALLATION).as_deref(), Some("b"));
+    assert_eq!(annotation(labels::CONTROLLER_VERSION).as_deref(), Some("third"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_released_lease_is_taken_at_the_next_read() {
     let server = LeaseServer::default();
     let leading = server.candidate("first").0.acquire().await;

@@ -1,11 +1,8 @@
 //! The controller's process, from its settings to running controllers and to an orderly shutdown.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+mod authorities;
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -25,7 +22,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    api::{self, BuildStrategy, Cascade, ImageFamily, ManagedImage, condition::reason},
+    api::{self, BuildStrategy, Cascade, ImageFamily, ManagedImage, condition::reason, labels},
     build_info,
     builds::{git, job::BuildEnvironment, pod_settings::PodSettings, proxy::ProxyVariables},
     clock::Clock,
@@ -49,7 +46,7 @@ use crate::{
     fence::Fence,
     lease::LeaderElection,
     object_watch::DeniedWatches,
-    registry::{self, CaBundle, Platform},
+    registry::{self, Platform},
     rollout,
     server::{self, Metrics, Readiness, metrics::PollResult},
     upstream::{self, Poller},
@@ -103,6 +100,13 @@ pub struct Settings {
     /// Namespace of the leader election Lease, normally that of the controller
     #[arg(long, env = "POD_NAMESPACE", default_value = "groundswell-system")]
     lease_namespace: String,
+    #[arg(
+        long,
+        env = "INSTALLATION",
+        help = "Name of this installation, normally that of its Deployment. One namespace holds \
+                one installation"
+    )]
+    installation: Option<String>,
     /// Identity of this replica in the Lease, normally the name of its pod
     #[arg(long, env = "POD_NAME")]
     identity: String,
@@ -148,6 +152,14 @@ impl Settings {
         names.filter(|name| !name.is_empty()).map(Into::into).collect()
     }
 
+    /// Returns what the Lease says about the controller that holds it.
+    fn lease_annotations(&self) -> BTreeMap<String, String> {
+        let version = (labels::CONTROLLER_VERSION.to_owned(), build_info::LONG_VERSION.clone());
+        let installation = self.installation.clone();
+        let installation = installation.map(|name| (labels::INSTALLATION.to_owned(), name));
+        installation.into_iter().chain([version]).collect()
+    }
+
     /// Logs version, commit and every setting in one line.
     fn log(&self) {
         info!(
@@ -161,6 +173,7 @@ impl Settings {
             ca_bundle = self.ca_bundle.as_deref().map(tracing::field::debug),
             registries_config = self.registries_config.as_deref().map(tracing::field::debug),
             lease_namespace = self.lease_namespace,
+            installation = self.installation.as_deref(),
             identity = self.identity,
             listen = %self.listen,
             tag_audit_interval = %self.tag_audit_interval,
@@ -171,6 +184,14 @@ impl Settings {
             "starting the controller"
         );
     }
+}
+
+/// Returns that another installation leads in the namespace, and what to do.
+fn another_installation(name: &str, namespace: &str) -> String {
+    format!(
+        "the installation {name} is active in namespace {namespace}, which holds one installation \
+         only; install this one in another namespace, or uninstall {name}"
+    )
 }
 
 /// Parses a platform of Linux.
@@ -189,7 +210,7 @@ pub async fn run_controller(settings: Settings) -> anyhow::Result<()> {
     config.default_retry = false;
     let client = Client::try_from(config).context("set up the client of the API server")?;
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
-    let stop = watch_stop_signals()?;
+    let stop = watch_stop_signals(authorities::changed(settings.ca_bundle.clone()))?;
     let listener = server::listen(settings.listen)
         .with_context(|| format!("listen on {}", settings.listen))?;
     let server = tokio::spawn(server::serve(
@@ -220,7 +241,13 @@ async fn lead_until_stopped(
         () = wait_for_stop(stop.clone()) => return Ok(()),
     }
     let (lease, identity) = (&settings.lease_namespace, &settings.identity);
-    let election = LeaderElection::new(client.clone(), lease, NAME, identity);
+    let election = LeaderElection::new(client.clone(), lease, NAME, identity)
+        .with_annotations(settings.lease_annotations());
+    let (other, namespace) = (election.other_installation(), lease.clone());
+    readiness.require("leadership", move || {
+        let name = other.name().into_iter();
+        name.map(|name| another_installation(&name, &namespace)).collect()
+    });
     let fence = election.fence();
     let client = fence.guard(&client);
     let (context, workloads) = build_context(settings, client, fence, metrics.clone())?;
@@ -320,7 +347,7 @@ fn build_context(
     impl futures::Stream<Item = rollout::ChangedObject> + Send + 'static,
 )> {
     let mut registries = registries(settings)?;
-    registries.ca_bundle = ca_bundle(settings)?;
+    registries.ca_bundle = authorities::read(settings.ca_bundle.as_deref())?;
     let registry = registry::Client::guarded(registries.clone(), Arc::new(move || fence.is_open()))
         .context("set up the registry client")?;
     let scopes = Scopes::new(settings.watch_namespaces.clone());
@@ -330,7 +357,7 @@ fn build_context(
 
     let clock = Clock::wall();
     let tags = start_tag_poller(registry.clone(), metrics.clone(), clock.clone());
-    let trust_file = write_trust_file(&registries.ca_bundle)?;
+    let trust_file = authorities::write_trust_file(&registries.ca_bundle)?;
     let revisions = start_revision_poller(client.clone(), clock.clone(), trust_file)?;
 
     let reporter = Reporter { controller: NAME.into(), instance: Some(settings.identity.clone()) };
@@ -445,25 +472,6 @@ fn pod_settings(settings: &Settings) -> anyhow::Result<PodSettings> {
     PodSettings::from_yaml(&text).with_context(|| format!("validate {}", path.display()))
 }
 
-/// Reads the private certificate authorities. There are none without the setting.
-fn ca_bundle(settings: &Settings) -> anyhow::Result<CaBundle> {
-    let Some(path) = &settings.ca_bundle else { return Ok(CaBundle::default()) };
-    CaBundle::read(path).with_context(|| format!("CA_BUNDLE, {}", path.display()))
-}
-
-/// Writes the authorities of the system and the private ones into one file for the child processes
-/// that query Git servers, whose TLS library trusts one file only.
-fn write_trust_file(bundle: &CaBundle) -> anyhow::Result<Option<PathBuf>> {
-    if bundle.is_empty() {
-        return Ok(None);
-    }
-    let path = std::env::temp_dir().join("groundswell-ca-certificates.crt");
-    bundle
-        .write_with_system(Path::new("/"), &path)
-        .with_context(|| format!("write {}", path.display()))?;
-    Ok(Some(path))
-}
-
 /// Returns the proxy that the environment names, for the pods of builds.
 fn proxy_of_builds() -> ProxyVariables {
     ProxyVariables::from_environment(|name| std::env::var(name).ok()).unwrap_or_else(|error| {
@@ -472,14 +480,23 @@ fn proxy_of_builds() -> ProxyVariables {
     })
 }
 
-/// Watches for SIGTERM and SIGINT. The value becomes true when one arrives.
-fn watch_stop_signals() -> anyhow::Result<watch::Receiver<bool>> {
+/// Watches for SIGTERM and SIGINT. The value becomes true when one arrives, or when the certificate
+/// authorities have changed: the process ends in order, and the kubelet starts it again.
+fn watch_stop_signals(
+    authorities_changed: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<watch::Receiver<bool>> {
     let (sender, stop) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
     tokio::spawn(async move {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        info!("received a stop signal");
+        tokio::select! {
+            _ = terminate.recv() => info!("received a stop signal"),
+            _ = interrupt.recv() => info!("received a stop signal"),
+            () = authorities_changed => {
+                info!("the certificate authorities have changed; the process ends, to start with \
+                    the new ones");
+            }
+        }
         sender.send_replace(true);
         // The channel must stay open for as long as there are receivers.
         sender.closed().await;

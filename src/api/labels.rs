@@ -53,6 +53,11 @@ pub const REPOSITORY: &str = "groundswell.dev/repository";
 /// webhook that changes Jobs may have added others to the template.
 pub const CONTAINERS: &str = "groundswell.dev/containers";
 
+/// Annotation on the Lease of the leader: version of the controller that holds it, with its commit.
+pub const CONTROLLER_VERSION: &str = "groundswell.dev/version";
+/// Annotation on the Lease of the leader: name of the installation that holds it.
+pub const INSTALLATION: &str = "groundswell.dev/installation";
+
 /// Annotation on a Git credential Secret: the hosts, comma separated, that the credential may be
 /// sent to. A Secret without it is sent nowhere, so that a family that names somebody else's Secret
 /// cannot leak it.

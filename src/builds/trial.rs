@@ -29,6 +29,7 @@ use crate::{
         request::{BuildRequest, FamilyIdentity, ResolvedSource},
         strategy::{self, StrategyError, unknown_field},
     },
+    registry::Platform,
 };
 
 /// Value of the label [`labels::COMPONENT`] on trials.
@@ -54,6 +55,8 @@ pub struct TrialPlace<'a> {
     pub namespace: &'a str,
     /// The family's registry credentials. Those for pulling are used for the pod's images.
     pub credentials: &'a [RegistryCredential],
+    /// The platform of the build if the strategy names none; `None` if it is not known.
+    pub platform: Option<&'a Platform>,
     /// How long its caller waits for it.
     pub deadline: Duration,
 }
@@ -80,7 +83,7 @@ pub fn trial_job(
     environment: &BuildEnvironment,
     place: TrialPlace<'_>,
 ) -> Result<Job, StrategyError> {
-    let platform = named_platform(strategy, chosen)?;
+    let platform = named_platform(strategy, chosen)?.or_else(|| place.platform.cloned());
     let request = BuildRequest {
         family: FamilyIdentity { namespace: place.namespace.into(), ..FamilyIdentity::default() },
         image: "check".into(),
@@ -241,6 +244,7 @@ mod tests {
             name: "groundswell-check-1",
             namespace: "team",
             credentials: &[RegistryCredential::unrestricted("push")],
+            platform: None,
             deadline: Duration::from_mins(3),
         };
         trial_job(&strategy, &StrategyRef::default(), &BuildEnvironment::default(), place)

@@ -21,6 +21,7 @@ use crate::{
     builds::{
         job::{BuildEnvironment, PREPARE},
         outcome::{PodEvent, PodEvents, needs_events},
+        platform::named_platform,
         trial::{TrialOutcome, TrialPlace, dropped_field, trial_job, trial_outcome},
     },
     preflight::{
@@ -82,9 +83,15 @@ impl TriedStrategy<'_> {
             .map_err(|error| Finding::problem(self.title(), error.to_string()))
     }
 
-    /// Returns the line for a strategy that can be rendered.
+    /// Returns the line for a strategy that can be rendered, with the nodes on which it is tried.
     pub fn rendered(&self) -> Finding {
-        Finding::ok(self.title(), "renders to a valid pod")
+        let named = named_platform(self.strategy, self.chosen).ok().flatten();
+        let platform = named.or_else(|| self.place.platform.cloned());
+        let nodes = platform.map_or_else(
+            || "Linux nodes of any architecture, because nothing names the platform".to_owned(),
+            |platform| format!("nodes of {platform}"),
+        );
+        Finding::ok(self.title(), format!("renders to a valid pod; tried on {nodes}"))
     }
 
     fn title(&self) -> String {
@@ -363,6 +370,7 @@ mod tests {
             name: "groundswell-check-1",
             namespace: "team",
             credentials: &[],
+            platform: None,
             deadline: Duration::from_secs(10),
         };
         judge(&TriedStrategy {

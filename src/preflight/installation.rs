@@ -3,18 +3,20 @@
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    coordination::v1::Lease,
     core::v1::{ConfigMap, Container},
 };
 use kube::{Api, Client, ResourceExt, api::ListParams};
 
 use crate::{
+    api::{ImageFamily, condition::shorten, labels},
     build_info,
     builds::{job::BuildEnvironment, pod_settings::PodSettings, proxy::ProxyVariables},
     preflight::{
         call::{CallError, call},
         report::Finding,
     },
-    registry,
+    registry::{self, Platform},
 };
 
 /// Selects the controller's Deployments, however they were installed.
@@ -27,6 +29,10 @@ const CONFIGURATION: &str = "configuration";
 const REPOSITORY: &str = "ghcr.io/groundswell-dev/groundswell";
 
 const CONTROLLER: &str = "controller";
+/// The Lease of the active controller.
+const LEASE: &str = "groundswell";
+/// The most characters of a version that are quoted.
+const MAX_VERSION: usize = 80;
 
 /// What is known of the controller.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +45,8 @@ pub struct Installation {
     pub registries: registry::Config,
     /// Whether the operator's image is that of a Deployment or named by the user, and not a guess.
     pub image_is_known: bool,
+    /// The platform of the builds of new families whose strategies name none, if it is set.
+    pub default_platform: Option<Platform>,
 }
 
 impl Installation {
@@ -62,7 +70,9 @@ pub async fn check_controller(
     let api: Api<Deployment> = Api::namespaced(client.clone(), operator_namespace);
     let parameters = ListParams::default().labels(SELECTOR).limit(MAX_DEPLOYMENTS);
     let found = call(api.list(&parameters)).await.map(|list| list.items);
-    let mut findings = judge_controller(&found, operator_namespace, served_namespace);
+    let running = running_version(client, operator_namespace).await;
+    let places = CheckedPlaces { operator: operator_namespace, served: served_namespace };
+    let mut findings = judge_controller(&found, running.as_deref(), places);
     let mut installation = Installation::default_of_this_version();
     let deployment = found.ok().and_then(|found| found.into_iter().next());
     if let Some(deployment) = deployment {
@@ -78,11 +88,31 @@ pub async fn check_controller(
     (installation, findings)
 }
 
+/// Returns the version of the controller that is active, as it says it on its Lease. Earlier
+/// versions do not say it, and not everybody may read the Lease.
+async fn running_version(client: &Client, operator_namespace: &str) -> Option<String> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), operator_namespace);
+    let lease = call(api.get(LEASE)).await.ok()?;
+    let version = lease.annotations().get(labels::CONTROLLER_VERSION)?;
+    Some(shorten(version, MAX_VERSION))
+}
+
+/// The namespaces that are looked at.
+#[derive(Clone, Copy)]
+struct CheckedPlaces<'a> {
+    /// That of the controller.
+    operator: &'a str,
+    /// That of the families.
+    served: &'a str,
+}
+
+/// `running` is the version that the active controller says it has.
 fn judge_controller(
     found: &Result<Vec<Deployment>, CallError>,
-    operator_namespace: &str,
-    served_namespace: &str,
+    running: Option<&str>,
+    places: CheckedPlaces<'_>,
 ) -> Vec<Finding> {
+    let operator_namespace = places.operator;
     let deployments = match found {
         Ok(deployments) => deployments,
         Err(error) => {
@@ -105,17 +135,21 @@ fn judge_controller(
         );
         return vec![Finding::problem(CONTROLLER, message)];
     }
-    vec![judge_readiness(deployment, operator_namespace), judge_scope(deployment, served_namespace)]
+    vec![
+        judge_readiness(deployment, running, operator_namespace),
+        judge_scope(deployment, places.served),
+    ]
 }
 
-fn judge_readiness(deployment: &Deployment, namespace: &str) -> Finding {
+fn judge_readiness(deployment: &Deployment, running: Option<&str>, namespace: &str) -> Finding {
     let name = deployment.name_any();
     let status = deployment.status.clone().unwrap_or_default();
     let (ready, wanted) = (
         status.ready_replicas.unwrap_or_default(),
         deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
     );
-    let version = deployment.labels().get("app.kubernetes.io/version").map_or("?", String::as_str);
+    let chart = deployment.labels().get("app.kubernetes.io/version").map_or("?", String::as_str);
+    let version = running.unwrap_or(chart);
     if ready == 0 {
         let message = format!(
             "no replica of Deployment {namespace}/{name} is ready; run `kubectl -n {namespace} \
@@ -123,7 +157,16 @@ fn judge_readiness(deployment: &Deployment, namespace: &str) -> Finding {
         );
         return Finding::problem(CONTROLLER, message);
     }
-    if version != build_info::VERSION {
+    let is_this = |version: &str| version.split(' ').next() == Some(build_info::VERSION);
+    if !is_this(version) && is_this(chart) {
+        let message = format!(
+            "the chart is that of {chart}, but the controller that is active has the version \
+             {version}: upgrade its image as well (the value `image.tag`, or both places in \
+             deploy/groundswell.yaml)"
+        );
+        return Finding::problem(CONTROLLER, message);
+    }
+    if !is_this(version) {
         let message = format!(
             "it has the version {version}, and this check {}; use the plugin of the installed \
              version, or upgrade the controller",
@@ -131,7 +174,9 @@ fn judge_readiness(deployment: &Deployment, namespace: &str) -> Finding {
         );
         return Finding::problem(CONTROLLER, message);
     }
-    Finding::ok(CONTROLLER, format!("version {version}, {ready} of {wanted} replicas ready"))
+    let according = if running.is_none() { " according to its label" } else { "" };
+    let message = format!("version {version}{according}, {ready} of {wanted} replicas ready");
+    Finding::ok(CONTROLLER, message)
 }
 
 fn judge_scope(deployment: &Deployment, namespace: &str) -> Finding {
@@ -176,6 +221,8 @@ fn read_deployment(deployment: &Deployment, installation: &mut Installation) {
         installation.environment.operator_image = image;
         installation.image_is_known = true;
     }
+    let platform = variable(deployment, "DEFAULT_PLATFORM");
+    installation.default_platform = platform.and_then(|text| Platform::from_user(&text));
     let environment = &mut installation.environment;
     environment.image_pull_policy = variable(deployment, "OPERATOR_IMAGE_PULL_POLICY");
     if let Some(names) = variable(deployment, "BUILD_IMAGE_PULL_SECRETS") {
@@ -207,6 +254,15 @@ impl Installation {
         }
     }
 
+    /// Returns the platform of builds whose strategies name none: the recorded one of the family,
+    /// or else that of new families. `None` if it is not known.
+    #[must_use]
+    pub fn platform_of(&self, family: Option<&ImageFamily>) -> Option<Platform> {
+        let status = family.and_then(|family| family.status.as_ref());
+        let recorded = status.and_then(|status| Platform::from_user(status.platform.as_deref()?));
+        recorded.or_else(|| self.default_platform.clone())
+    }
+
     /// Sets how registries are reached, for this check and for builds.
     pub fn set_registries(&mut self, registries: registry::Config) {
         self.environment.registries = serde_json::to_value(&registries).unwrap_or_default();
@@ -233,6 +289,7 @@ mod tests {
             {"name": "OPERATOR_IMAGE_PULL_POLICY", "value": "Always"},
             {"name": "BUILD_IMAGE_PULL_SECRETS", "value": "pull, mirror"},
             {"name": "WATCH_NAMESPACES", "value": watched},
+            {"name": "DEFAULT_PLATFORM", "value": "linux/arm64"},
             {"name": "HTTPS_PROXY", "value": "http://proxy.example.com:3128"},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]});
         serde_json::from_value(json!({
@@ -245,7 +302,15 @@ mod tests {
     }
 
     fn judged(found: Result<Vec<Deployment>, CallError>) -> Vec<(Verdict, String)> {
-        let findings = judge_controller(&found, "groundswell-system", "team");
+        judged_with(found, None)
+    }
+
+    fn judged_with(
+        found: Result<Vec<Deployment>, CallError>,
+        running: Option<&str>,
+    ) -> Vec<(Verdict, String)> {
+        let places = CheckedPlaces { operator: "groundswell-system", served: "team" };
+        let findings = judge_controller(&found, running, places);
         findings.into_iter().map(|finding| (finding.verdict, finding.message)).collect()
     }
 
@@ -273,11 +338,39 @@ mod tests {
     }
 
     #[test]
+    fn the_version_is_that_of_the_controller_that_runs() {
+        let version = build_info::VERSION;
+        let with = |chart: &str, running: &str| {
+            judged_with(Ok(vec![deployment(chart, 2, "")]), Some(running)).remove(0)
+        };
+        let (verdict, text) = with(version, &build_info::LONG_VERSION);
+        assert_eq!(verdict, Verdict::Ok, "{text}");
+        assert!(text.contains(&*build_info::LONG_VERSION), "{text}");
+        let (verdict, text) = with(version, "0.0.9 (commit abc)");
+        assert_eq!(verdict, Verdict::Problem, "{text}");
+        assert!(text.contains("0.0.9 (commit abc)") && text.contains("`image.tag`"), "{text}");
+        let (verdict, text) = with("9.9.9", "9.9.9 (commit abc)");
+        assert_eq!(verdict, Verdict::Problem, "{text}");
+        assert!(text.contains("use the plugin of the installed version"), "{text}");
+        let (verdict, text) = with("9.9.9", version);
+        assert_eq!(verdict, Verdict::Ok, "the plugin and the controller agree: {text}");
+        assert!(judged(Ok(vec![deployment(version, 2, "")]))[0].1.contains("according to its"));
+    }
+
+    #[test]
     fn what_builds_get_is_read_from_the_installation() {
         let mut installation = Installation::default_of_this_version();
         let deployment = deployment("1", 1, "");
         read_deployment(&deployment, &mut installation);
         assert_eq!(installation.service_account.as_deref(), Some("builder"));
+        let named = |family: Option<&ImageFamily>| {
+            installation.platform_of(family).map(|platform| platform.to_string())
+        };
+        assert_eq!(named(None).as_deref(), Some("linux/arm64"));
+        let mut family = ImageFamily::default();
+        assert_eq!(named(Some(&family)).as_deref(), Some("linux/arm64"));
+        family.status.get_or_insert_default().platform = Some("linux/s390x".into());
+        assert_eq!(named(Some(&family)).as_deref(), Some("linux/s390x"), "recorded");
         assert_eq!(installation.set_proxy(|name| variable(&deployment, name)), None);
         let secret = |_: &str| Some("http://me:hunter2@proxy".to_owned());
         let none = Installation::default().set_proxy(secret).expect("a line");

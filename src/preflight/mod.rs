@@ -224,13 +224,14 @@ impl PreflightRun<'_> {
 
     async fn check_rights(&self, installation: &Installation, findings: &mut Vec<Finding>) {
         let (client, namespace) = (self.client, self.namespace);
+        let operator = &self.settings.operator_namespace;
         if self.caller == CheckCaller::Controller {
             let own = ReviewedSubject::Caller;
-            findings.push(rights::check_controller_rights(client, own, namespace).await);
+            findings.push(rights::check_controller_rights(client, own, namespace, operator).await);
             return;
         }
         if self.settings.pre {
-            findings.push(rights::check_installer(client).await);
+            findings.push(rights::check_installer(client, operator).await);
             return;
         }
         findings.push(rights::check_author(client, namespace).await);
@@ -239,7 +240,8 @@ impl PreflightRun<'_> {
                 namespace: &self.settings.operator_namespace,
                 name,
             };
-            findings.push(rights::check_controller_rights(client, account, namespace).await);
+            findings
+                .push(rights::check_controller_rights(client, account, namespace, operator).await);
         }
     }
 
@@ -255,10 +257,12 @@ impl PreflightRun<'_> {
         let deadline = std::time::Duration::from_secs(
             self.settings.timeout.as_secs().min(MAX_TIMEOUT.as_secs()).into(),
         );
+        let platform = inputs.installation.platform_of(inputs.family.as_ref());
         let place = TrialPlace {
             name: &name,
             namespace: self.namespace,
             credentials: inputs.credentials(),
+            platform: platform.as_ref(),
             deadline,
         };
         let (chosen, environment) = (&inputs.chosen, &inputs.installation.environment);

@@ -42,6 +42,10 @@ struct AccessRight {
     group: String,
     resource: String,
     verb: String,
+    /// The namespace, if it is not the one that is checked; empty for the whole cluster.
+    elsewhere: Option<String>,
+    /// The object, if the right is for one only.
+    object: Option<String>,
 }
 
 /// Whose rights are reviewed.
@@ -84,10 +88,21 @@ fn author_rules() -> [RoleRule; 4] {
 }
 
 /// Returns what an installation needs in the whole cluster.
-fn installation_rules() -> [RoleRule; 2] {
+fn installation_rules() -> [RoleRule; 3] {
     [
         rule("apiextensions.k8s.io", &["customresourcedefinitions"], &["create", "patch"]),
         rule("rbac.authorization.k8s.io", &["clusterroles", "clusterrolebindings"], &["create"]),
+        rule(GROUP, &["buildstrategies"], &["create", "patch"]),
+    ]
+}
+
+/// Returns what an installation needs in its own namespace.
+fn installation_rules_in_namespace() -> [RoleRule; 4] {
+    [
+        rule("apps", &["deployments"], &["create"]),
+        rule("", &["configmaps", "serviceaccounts", "services"], &["create"]),
+        rule("policy", &["poddisruptionbudgets"], &["create"]),
+        rule("rbac.authorization.k8s.io", &["roles", "rolebindings"], &["create"]),
     ]
 }
 
@@ -100,24 +115,55 @@ pub async fn check_author(client: &Client, namespace: &str) -> Finding {
 }
 
 /// Checks that the caller may install Groundswell.
-pub async fn check_installer(client: &Client) -> Finding {
-    let rights = expand(&installation_rules());
+pub async fn check_installer(client: &Client, operator_namespace: &str) -> Finding {
+    let mut here = expand(&installation_rules_in_namespace());
+    for right in &mut here {
+        right.elsewhere = Some(operator_namespace.into());
+    }
+    let rights = [expand(&installation_rules()), here].concat();
     let denied = denied(client, ReviewedSubject::Caller, None, &rights).await;
-    let to_do = "have a cluster administrator install Groundswell";
+    let to_do = "have a cluster administrator install Groundswell, or the part that needs it \
+                 (docs/operations.md, \"Who installs what\")";
     judge("your rights", "you", &rights, &denied, to_do)
 }
 
-/// Checks that the controller has the rights that its chart gives to it.
+/// Returns what the controller needs outside of the namespaces that it serves: to read strategies,
+/// the namespace itself and the Leases of other installations, and to lead.
+fn rights_elsewhere(namespace: &str, operator_namespace: &str) -> Vec<AccessRight> {
+    let lease = Some("groundswell");
+    let needed = [
+        (GROUP, "buildstrategies", &["get", "list", "watch"][..], "", None),
+        ("", "namespaces", &["get"][..], "", Some(namespace)),
+        ("coordination.k8s.io", "leases", &["get"][..], "", lease),
+        ("coordination.k8s.io", "leases", &["get", "update"][..], operator_namespace, lease),
+        ("coordination.k8s.io", "leases", &["create"][..], operator_namespace, None),
+    ];
+    let rights = needed.into_iter().flat_map(|(group, resource, verbs, elsewhere, object)| {
+        verbs.iter().map(move |verb| AccessRight {
+            group: group.into(),
+            resource: resource.into(),
+            verb: (*verb).into(),
+            elsewhere: Some(elsewhere.into()),
+            object: object.map(Into::into),
+        })
+    });
+    rights.collect()
+}
+
+/// Checks that the controller has the rights that its chart gives to it: in the namespace, in the
+/// cluster, and in its own namespace.
 pub async fn check_controller_rights(
     client: &Client,
     subject: ReviewedSubject<'_>,
     namespace: &str,
+    operator_namespace: &str,
 ) -> Finding {
     let title = "controller's rights";
     let rights = match controller_rules() {
         Ok(rules) => expand(&rules),
         Err(error) => return Finding::not_checked(title, error.to_string()),
     };
+    let rights = [rights, rights_elsewhere(namespace, operator_namespace)].concat();
     let denied = denied(client, subject, Some(namespace), &rights).await;
     let who = match subject {
         ReviewedSubject::Caller => format!("the controller, in namespace {namespace},"),
@@ -138,6 +184,8 @@ fn expand(rules: &[RoleRule]) -> Vec<AccessRight> {
                     group: group.clone(),
                     resource: resource.clone(),
                     verb: verb.clone(),
+                    elsewhere: None,
+                    object: None,
                 }));
             }
         }
@@ -207,7 +255,8 @@ impl AccessRight {
             resource: Some(resource.into()),
             subresource: subresource.map(Into::into),
             verb: Some(self.verb.clone()),
-            namespace: namespace.map(Into::into),
+            namespace: self.elsewhere.clone().or_else(|| namespace.map(Into::into)),
+            name: self.object.clone(),
             ..ResourceAttributes::default()
         }
     }
@@ -235,9 +284,15 @@ fn judge(
 /// Returns rights as `verb, verb resources.group`.
 fn name_rights(rights: &[AccessRight]) -> String {
     let mut verbs: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for AccessRight { group, resource, verb } in rights {
+    for AccessRight { group, resource, verb, elsewhere, object } in rights {
         let dot = if group.is_empty() { "" } else { "." };
-        verbs.entry(format!("{resource}{dot}{group}")).or_default().push(verb);
+        let object = object.as_ref().map_or_else(String::new, |name| format!(" {name}"));
+        let place = match elsewhere.as_deref() {
+            None => String::new(),
+            Some("") => " in the whole cluster".into(),
+            Some(namespace) => format!(" in namespace {namespace}"),
+        };
+        verbs.entry(format!("{resource}{dot}{group}{object}{place}")).or_default().push(verb);
     }
     let named = verbs.iter().map(|(resource, verbs)| format!("{} {resource}", verbs.join(", ")));
     named.collect::<Vec<_>>().join("; ")
@@ -271,6 +326,8 @@ mod tests {
             group: "g".into(),
             resource: resource.into(),
             verb: "patch".into(),
+            elsewhere: None,
+            object: None,
         };
         let attributes = right("cascades/status").attributes(Some("team"));
         assert_eq!(attributes.resource.as_deref(), Some("cascades"));
@@ -295,6 +352,36 @@ mod tests {
             "you, in namespace team, may not delete imagefamilies.groundswell.dev; ask for the \
              role `edit` in namespace team"
         );
+    }
+
+    #[test]
+    fn rights_outside_of_the_namespace_name_their_place() {
+        let rights = rights_elsewhere("team", "groundswell-system");
+        assert_eq!(
+            name_rights(&rights),
+            "get leases.coordination.k8s.io groundswell in the whole cluster; get, update \
+             leases.coordination.k8s.io groundswell in namespace groundswell-system; create \
+             leases.coordination.k8s.io in namespace groundswell-system; get namespaces team in \
+             the whole cluster; get, list, watch buildstrategies.groundswell.dev in the whole \
+             cluster"
+        );
+        let lease = rights.iter().find(|right| right.verb == "update").expect("the Lease");
+        let asked = lease.attributes(Some("team"));
+        assert_eq!(asked.namespace.as_deref(), Some("groundswell-system"));
+        assert_eq!(asked.name.as_deref(), Some("groundswell"));
+        // The chart grants them.
+        let cluster = include_str!("../../charts/groundswell/templates/rbac-cluster.yaml");
+        let leader = include_str!("../../charts/groundswell/templates/rbac-leader-election.yaml");
+        for (granted, rule) in [
+            (cluster, "[buildstrategies]\n  verbs: [get, list, watch]\n"),
+            (cluster, "[leases]\n  resourceNames: [groundswell]\n  verbs: [get]\n"),
+            (leader, "[leases]\n  resourceNames: [groundswell]\n  verbs: [get, update]\n"),
+            (leader, "[leases]\n  verbs: [create]\n"),
+        ] {
+            assert!(granted.contains(&format!("resources: {rule}")), "{rule}");
+        }
+        let strategies = rights[0].attributes(Some("team"));
+        assert_eq!(strategies.namespace.as_deref(), Some(""), "not the namespace of the family");
     }
 
     #[test]

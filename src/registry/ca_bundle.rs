@@ -2,6 +2,7 @@
 //! system.
 
 use std::{
+    collections::HashSet,
     fs,
     io::{self, Read as _},
     path::Path,
@@ -9,6 +10,9 @@ use std::{
 
 /// Maximum length of a bundle in bytes. It is part of the environment of every build's first step.
 const MAX_LENGTH: u64 = 32 * 1024;
+/// Maximum length in bytes of a file with a bundle, before what the system trusts is left out. A
+/// `ConfigMap` is not larger.
+const MAX_FILE_LENGTH: u64 = 1024 * 1024;
 /// Where systems keep the certificates that they trust, in the order in which they are tried.
 const SYSTEM_BUNDLES: [&str; 4] = [
     "etc/ssl/certs/ca-certificates.crt",
@@ -31,8 +35,8 @@ pub enum CaBundleError {
     Unreadable(#[from] io::Error),
     /// The file is too large.
     #[error(
-        "it is larger than {} KiB; list only your own authorities, because those of the system are \
-         trusted as well",
+        "without those of the system it is larger than {} KiB; list only your own authorities, \
+         because those of the system are trusted as well",
         MAX_LENGTH / 1024
     )]
     TooLarge,
@@ -48,14 +52,35 @@ pub enum CaBundleError {
 }
 
 impl CaBundle {
-    /// Reads a bundle from a file.
+    /// Reads a bundle from a file. Of one that is too large, such as those that clusters make with
+    /// the authorities of the system in it, these are left out: they are trusted anyway.
     ///
     /// # Errors
     /// Returns a [`CaBundleError`] if the file is not a bundle of certificates.
     pub fn read(path: &Path) -> Result<Self, CaBundleError> {
         let mut text = Vec::new();
-        fs::File::open(path)?.take(MAX_LENGTH + 1).read_to_end(&mut text)?;
-        Self::parse(&String::from_utf8_lossy(&text))
+        fs::File::open(path)?.take(MAX_FILE_LENGTH + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > MAX_FILE_LENGTH {
+            return Err(CaBundleError::TooLarge);
+        }
+        let text = String::from_utf8_lossy(&text);
+        if text.len() as u64 <= MAX_LENGTH {
+            return Self::parse(&text);
+        }
+        Self::without_system(&text, &system_certificates(Path::new("/")))
+    }
+
+    /// Keeps the certificates of a text that are not among those of the system.
+    fn without_system(text: &str, system: &str) -> Result<Self, CaBundleError> {
+        let trusted = certificates(system).unwrap_or_default();
+        let trusted: HashSet<&String> = trusted.iter().collect();
+        let mut own = certificates(text)?;
+        own.retain(|certificate| !trusted.contains(certificate));
+        let bundle = own.concat();
+        if bundle.len() as u64 > MAX_LENGTH {
+            return Err(CaBundleError::TooLarge);
+        }
+        Ok(Self(bundle))
     }
 
     /// Keeps the certificates of a text.
@@ -66,24 +91,7 @@ impl CaBundle {
         if text.len() as u64 > MAX_LENGTH {
             return Err(CaBundleError::TooLarge);
         }
-        if text.contains("PRIVATE KEY-----") {
-            return Err(CaBundleError::PrivateKey);
-        }
-        let mut bundle = String::new();
-        let mut rest = text;
-        while let Some((_, body)) = rest.split_once(BEGIN) {
-            let (body, after) = body.split_once(END).ok_or(CaBundleError::Truncated)?;
-            bundle.push_str(BEGIN);
-            bundle.push('\n');
-            for line in body.lines().map(str::trim).filter(|line| !line.is_empty()) {
-                bundle.push_str(line);
-                bundle.push('\n');
-            }
-            bundle.push_str(END);
-            bundle.push('\n');
-            rest = after;
-        }
-        if bundle.is_empty() { Err(CaBundleError::Empty) } else { Ok(Self(bundle)) }
+        Ok(Self(certificates(text)?.concat()))
     }
 
     /// The certificates in PEM.
@@ -104,12 +112,32 @@ impl CaBundle {
     /// # Errors
     /// Returns an error if the file cannot be written. A system without certificates is no error.
     pub fn write_with_system(&self, root: &Path, path: &Path) -> io::Result<()> {
-        let system = SYSTEM_BUNDLES
-            .iter()
-            .find_map(|name| fs::read_to_string(root.join(name)).ok())
-            .unwrap_or_default();
+        let system = system_certificates(root);
         fs::write(path, format!("{}\n{}", system.trim_end(), self.0))
     }
+}
+
+/// Returns the certificates that the system under `root` trusts.
+fn system_certificates(root: &Path) -> String {
+    let mut files = SYSTEM_BUNDLES.iter();
+    files.find_map(|name| fs::read_to_string(root.join(name)).ok()).unwrap_or_default()
+}
+
+/// Returns the certificates of a text, each with one form of white space.
+fn certificates(text: &str) -> Result<Vec<String>, CaBundleError> {
+    if text.contains("PRIVATE KEY-----") {
+        return Err(CaBundleError::PrivateKey);
+    }
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((_, body)) = rest.split_once(BEGIN) {
+        let (body, after) = body.split_once(END).ok_or(CaBundleError::Truncated)?;
+        let lines = body.lines().map(str::trim).filter(|line| !line.is_empty());
+        let body: String = lines.flat_map(|line| [line, "\n"]).collect();
+        found.push(format!("{BEGIN}\n{body}{END}\n"));
+        rest = after;
+    }
+    if found.is_empty() { Err(CaBundleError::Empty) } else { Ok(found) }
 }
 
 #[cfg(test)]
@@ -141,6 +169,23 @@ mod tests {
         }
         let missing = CaBundle::read(Path::new("/nonexistent/ca.crt")).expect_err("missing");
         assert!(missing.to_string().starts_with("it cannot be read"), "{missing}");
+    }
+
+    #[test]
+    fn a_large_bundle_is_left_with_what_the_system_does_not_trust() {
+        let certificate = |number: usize| {
+            let body = format!("{number:04}").repeat(100);
+            format!("# {number}\r\n{BEGIN}\r\n  {body}\r\n{END}\r\n")
+        };
+        let system: String = (0..200).map(certificate).collect();
+        let own = certificate(200);
+        let all = format!("{own}{system}");
+        assert!(all.len() as u64 > MAX_LENGTH);
+        let bundle = CaBundle::without_system(&all, &system.replace('\r', "")).expect("a bundle");
+        assert_eq!(bundle, CaBundle::parse(&own).expect("a bundle"));
+        let too_large = CaBundle::without_system(&all, "").expect_err("too large").to_string();
+        assert!(too_large.contains("larger than 32 KiB"), "{too_large}");
+        assert!(CaBundle::without_system(&system, &system).expect("a bundle").is_empty());
     }
 
     #[test]

@@ -321,8 +321,13 @@ fn the_input_of_a_trial_is_prepared() {
         "image": "b"}]}});
     let strategy = serde_json::from_value(json!({"template": template})).expect("a strategy");
     let strategy = crate::api::BuildStrategy::new("s", strategy);
-    let place =
-        TrialPlace { name: "check", namespace: "team", credentials: &[], deadline: Duration::ZERO };
+    let place = TrialPlace {
+        name: "check",
+        namespace: "team",
+        credentials: &[],
+        platform: None,
+        deadline: Duration::ZERO,
+    };
     let job = trial_job(&strategy, &StrategyRef::default(), &BuildEnvironment::default(), place)
         .expect("a Job");
     let pod = job.spec.and_then(|spec| spec.template.spec).expect("a pod");
