@@ -153,9 +153,17 @@ pub fn render_pod(
     }
 }
 
-/// Removes the requests and limits of containers that render to nothing, so that a parameter may
-/// leave one out. A quantity is never empty.
+/// Removes the requests and limits of containers and the sizes of volumes that render to nothing,
+/// so that a parameter may leave one out. A quantity is never empty.
 fn drop_empty_quantities(template: &mut Value) {
+    let volumes = template.pointer_mut("/spec/volumes").and_then(Value::as_array_mut);
+    for volume in volumes.into_iter().flatten() {
+        let folder = volume.get_mut("emptyDir").and_then(Value::as_object_mut);
+        if let Some(folder) = folder.filter(|folder| folder.get("sizeLimit") == Some(&"".into())) {
+            folder.remove("sizeLimit");
+        }
+    }
+
     for list in ["containers", "initContainers"] {
         let containers =
             template.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut);
@@ -339,13 +347,16 @@ mod tests {
     fn a_limit_that_renders_to_nothing_is_left_out() {
         let limits = json!({"cpu": "{{ parameters.mode }}", "memory": "{{ parameters.memory }}"});
         let container = json!({"name": "build", "image": "i", "resources": {"limits": limits}});
-        let mut strategy =
-            strategy(json!({"spec": {"hostUsers": false, "containers": [container]}}));
+        let volume = json!({"name": "layers", "emptyDir": {"sizeLimit": "{{ parameters.mode }}"}});
+        let mut strategy = strategy(json!({"spec": {"hostUsers": false, "containers": [container],
+            "volumes": [volume]}}));
         strategy.spec.parameters[1].allowed.clear();
         let limits = |value: &str| {
             let chosen = chosen(&[("mode", value)]);
             let rendered = render_pod(&BuildRequest::default(), &strategy, &chosen);
             let (_, pod) = rendered.expect("a pod");
+            let volume = pod.volumes.expect("volumes").remove(0).empty_dir.expect("a folder");
+            assert_eq!(volume.size_limit.map(|size| size.0).unwrap_or_default(), value);
             let resources = pod.containers[0].resources.clone().expect("resources");
             resources.limits.expect("limits").into_keys().collect::<Vec<_>>()
         };

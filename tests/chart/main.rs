@@ -350,12 +350,54 @@ fn placement_and_resources_rebuild_nothing() {
         "{nodeSelector: {pool: builds}, tolerations: [{operator: Exists}]}",
         "{affinity: {nodeAffinity: {}}}",
         "{priorityClassName: low, runtimeClassName: kata, imagePullSecrets: [builder]}",
+        "{serviceAccountName: builder}",
         "{podAnnotations: {team: x}, podLabels: {team: x}, timeout: 2h, description: Builds.}",
         "{parameters: {pool: {default: a}}, nodeSelector: {pool: '{{ parameters.pool }}'}}",
     ] {
         assert_eq!(revision(settings), before, "{settings}");
     }
     assert_ne!(revision("{image: 'registry.example.com/buildkit:v1'}"), before);
+    assert_ne!(revision("{seLinuxOptions: {type: container_engine_t}}"), before);
+}
+
+/// OpenShift admits pods by their ServiceAccount, and SELinux forbids mounts to ordinary containers.
+#[test]
+fn a_strategy_may_have_an_account_and_a_label_of_selinux() {
+    let settings = "{serviceAccountName: builder, seLinuxOptions: {type: container_engine_t}}";
+    let values = format!("buildStrategies: {{buildkit: {settings}}}");
+    let rendered = documents(&render(&values, &[]).expect("rendered"));
+    let pod = &of_kind(&rendered, "BuildStrategy")[0]["spec"]["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], "builder");
+    let security = &pod["containers"][0]["securityContext"];
+    assert_eq!(security["seLinuxOptions"]["type"], "container_engine_t");
+    assert_eq!(security["procMount"], "Unmasked", "the rest stays");
+    let wrong = "buildStrategies: {buildkit: {seLinuxOptions: {types: x}}}";
+    let problem = render(wrong, &[]).expect_err("a wrong name");
+    assert!(problem.contains("seLinuxOptions"), "{problem}");
+}
+
+/// An administrator has applied what needs rights in the cluster.
+#[test]
+fn the_rest_of_an_installation_is_in_its_namespace() {
+    let values = "{watchNamespaces: [team-a], crds: {install: false}, \
+                  rbac: {create: false, aggregate: false}, \
+                  buildStrategies: {buildkit: {enabled: false}}}";
+    let rendered = documents(&render(values, &[]).expect("rendered"));
+    let is_kept = |document: &&Value| {
+        let hook = document.pointer("/metadata/annotations/helm.sh~1hook");
+        hook.and_then(Value::as_str) != Some("test")
+    };
+    let kinds: BTreeSet<&str> =
+        rendered.iter().filter(is_kept).filter_map(|document| document["kind"].as_str()).collect();
+    let expected = ["ConfigMap", "Deployment", "PodDisruptionBudget", "Service", "ServiceAccount"];
+    assert_eq!(kinds, BTreeSet::from(expected));
+    let of_admin = ["crds", "rbac-cluster", "rbac-namespaces", "rbac-leader-election"];
+    let files: Vec<String> = of_admin.iter().map(|name| format!("templates/{name}.yaml")).collect();
+    let more: Vec<&str> = files.iter().flat_map(|file| ["--show-only", file]).collect();
+    let rendered = documents(&render("{watchNamespaces: [team-a]}", &more).expect("rendered"));
+    for kind in ["CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role"] {
+        assert!(!of_kind(&rendered, kind).is_empty(), "{kind}");
+    }
 }
 
 /// The text that Helm prints at the end names the namespace and the commands of the next steps.

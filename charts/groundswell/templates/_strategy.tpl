@@ -26,8 +26,13 @@ because a family's parameter would then have no effect. */}}
 {{- include "groundswell.override" (dict "path" (printf "%s.nodeSelector" $path) "strategy" $path "target" $target "values" .) }}
 {{- $_ := set $pod "nodeSelector" $target }}
 {{- end }}
-{{- range $field := list "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" }}
+{{- range $field := list "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "runtimeClassName" "serviceAccountName" }}
 {{- with index $.settings $field }}{{- $_ := set $pod $field . }}{{- end }}
+{{- end }}
+{{- with .settings.seLinuxOptions }}
+{{- $security := $container.securityContext | default dict }}
+{{- $_ := set $security "seLinuxOptions" . }}
+{{- $_ := set $container "securityContext" $security }}
 {{- end }}
 {{- with .settings.imagePullSecrets }}
 {{- $secrets := list }}

@@ -62,7 +62,7 @@ struct Rejecter {
 }
 
 /// Who rejects Jobs and pods. The first one that is recognized counts.
-const REJECTERS: [Rejecter; 7] = [
+const REJECTERS: [Rejecter; 8] = [
     Rejecter {
         words: &["failed quota: "],
         reason: reason::JOB_REFUSED,
@@ -84,7 +84,14 @@ const REJECTERS: [Rejecter; 7] = [
         words: &["violates podsecurity"],
         reason: reason::JOB_REFUSED,
         to_do: "change the namespace's label `pod-security.kubernetes.io/enforce`, or use a \
-                strategy that its level admits",
+                strategy that its level admits (for checks: the values \
+                `checks.podSecurityContext` and `checks.containerSecurityContext` of the chart)",
+    },
+    Rejecter {
+        words: &["unable to validate against any security context constraint"],
+        reason: reason::JOB_REFUSED,
+        to_do: "let the pod's ServiceAccount (`serviceAccountName` in the strategy) use a \
+                SecurityContextConstraints that allows what the strategy requests",
     },
     Rejecter {
         words: &[" usage per ", "limit to request ratio per "],
@@ -105,7 +112,8 @@ const REJECTERS: [Rejecter; 7] = [
     Rejecter {
         words: &["denied the request", "denied request", WEBHOOK_ANSWER],
         reason: reason::JOB_REFUSED,
-        to_do: "change the policy, or the build strategy so that it complies",
+        to_do: "change the policy, or the build strategy (for checks: the values `checks` of the \
+                chart) so that it complies",
     },
 ];
 
@@ -113,7 +121,8 @@ const REJECTERS: [Rejecter; 7] = [
 const OTHER_REJECTER: Rejecter = Rejecter {
     words: &[],
     reason: reason::JOB_REFUSED,
-    to_do: "change what forbids it, or the build strategy",
+    to_do: "change what forbids it, or the build strategy (for checks: the values `checks` of the \
+            chart)",
 };
 
 /// Returns why the API server does not accept a Job; `None` if the answer says nothing about the

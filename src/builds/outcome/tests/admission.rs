@@ -148,7 +148,8 @@ fn a_long_rejection_is_cut_so_that_what_to_do_stays() {
     let message = waits(&answer(400, "", &text, json!([]))).message;
     assert!(message.chars().count() < 450, "{}", message.len());
     assert!(message.contains("TOKEN=***") && !message.contains('\n'), "{message}");
-    assert!(message.ends_with("…; change the policy, or the build strategy so that it complies"));
+    assert!(message.contains("…; change the policy, or the build strategy (for checks:"));
+    assert!(message.ends_with(") so that it complies"), "{message}");
 }
 
 fn events(list: &[&str]) -> PodEvents {
@@ -177,6 +178,8 @@ fn a_job_whose_pod_cannot_be_created_is_not_admitted() {
                  provided ratio is 4.000000";
     let security = "pods \"base-0-0-x\" is forbidden: violates PodSecurity \"restricted:latest\": \
                     unrestricted capabilities (container \"build\" must set …)";
+    let constraint = "pods \"x\" is forbidden: unable to validate against any security context \
+                      constraint: [provider restricted-v2: .containers[0].procMount: Invalid]";
     let account = "pods \"x\" is forbidden: error looking up service account team/builder";
     // The Job controller has tried only once so far.
     assert!(matches!(at(&[used_up], "2026-01-01T00:00:29Z"), BuildJobOutcome::Waiting(_)));
@@ -186,6 +189,7 @@ fn a_job_whose_pod_cannot_be_created_is_not_admitted() {
         (&[range][..], range, reason::JOB_REFUSED, "LimitRange"),
         (&[ratio][..], ratio, reason::JOB_REFUSED, "LimitRange"),
         (&[security][..], security, reason::JOB_REFUSED, "pod-security.kubernetes.io/enforce"),
+        (&[constraint][..], constraint, reason::JOB_REFUSED, "`serviceAccountName`"),
         (&[account][..], account, reason::JOB_REFUSED, "what forbids it"),
     ] {
         let problem = not_admitted(at(list, "2026-01-01T00:00:30Z"));
