@@ -160,16 +160,16 @@ async fn the_holder_names_its_version_and_another_installation_notices_it() {
     let leading = candidate("first", "a").acquire().await;
     assert_eq!(annotation(labels::CONTROLLER_VERSION).as_deref(), Some("first"));
     let (replica, stranger) = (candidate("second", "a"), candidate("third", "b"));
-    let (seen_by_replica, seen) = (replica.other_installation(), stranger.other_installation());
+    let (known_to_replica, known) = (replica.other_installation(), stranger.other_installation());
     let replica = tokio::spawn(replica.acquire());
     let waiting = tokio::spawn(stranger.acquire());
     sleep(2 * RETRY_INTERVAL).await;
-    assert_eq!(seen.name().as_deref(), Some("a"));
-    assert_eq!(seen_by_replica.name(), None, "it is a replica of the same installation");
+    assert_eq!(known.name().as_deref(), Some("a"));
+    assert_eq!(known_to_replica.name(), None, "it is a replica of the same installation");
     replica.abort();
     leading.release().await;
     let _leading = waiting.await.expect("the other installation leads");
-    assert_eq!(seen.name(), None);
+    assert_eq!(known.name(), None);
     assert_eq!(annotation(labels::INSTALLATION).as_deref(), Some("b"));
     assert_eq!(annotation(labels::CONTROLLER_VERSION).as_deref(), Some("third"));
 }

@@ -97,7 +97,7 @@ async fn running_version(client: &Client, operator_namespace: &str) -> Option<St
     Some(shorten(version, MAX_VERSION))
 }
 
-/// The namespaces that are looked at.
+/// The namespaces that are checked.
 #[derive(Clone, Copy)]
 struct CheckedPlaces<'a> {
     /// That of the controller.

@@ -359,11 +359,11 @@ mod tests {
         let rights = rights_elsewhere("team", "groundswell-system");
         assert_eq!(
             name_rights(&rights),
-            "get leases.coordination.k8s.io groundswell in the whole cluster; get, update \
-             leases.coordination.k8s.io groundswell in namespace groundswell-system; create \
+            "get, list, watch buildstrategies.groundswell.dev in the whole cluster; get, update \
+             leases.coordination.k8s.io groundswell in namespace groundswell-system; get \
+             leases.coordination.k8s.io groundswell in the whole cluster; create \
              leases.coordination.k8s.io in namespace groundswell-system; get namespaces team in \
-             the whole cluster; get, list, watch buildstrategies.groundswell.dev in the whole \
-             cluster"
+             the whole cluster"
         );
         let lease = rights.iter().find(|right| right.verb == "update").expect("the Lease");
         let asked = lease.attributes(Some("team"));

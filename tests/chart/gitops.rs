@@ -120,7 +120,7 @@ fn the_patches_fit_the_example() {
         let spec = &family.expect("a family")["spec"];
         assert_eq!(spec["repository"], "registry.example.com/greeting");
     }
-    // Flux puts back what it applies, so it must not have the digest as its opponent.
+    // Flux applies the manifest again, which would replace the digest.
     let mode = &patched(&flux["spec"]["patches"])[1]["spec"]["images"][1]["rollout"][0]["mode"];
     assert_eq!(mode, "Restart");
     let ignored = &argo["spec"]["ignoreDifferences"][0]["managedFieldsManagers"];

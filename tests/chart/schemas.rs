@@ -1,6 +1,6 @@
 //! Schemas for kubeconform, made without a download: from Kubernetes' own description of its API,
 //! which is part of the module that the development cluster's API server is compiled from, from our
-//! definitions, and from those of Flux and Argo CD, which are parts of the modules of these projects.
+//! definitions, and from those of Flux and Argo CD, which are parts of these projects' modules.
 
 use std::{
     fs,
