@@ -14,7 +14,7 @@ use k8s_openapi::{
         authentication::v1::{TokenRequest, TokenRequestSpec},
         batch::v1::Job,
         core::v1::{Namespace, Pod, ResourceQuota, ServiceAccount},
-        rbac::v1::{Role, RoleBinding},
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -263,8 +263,38 @@ async fn a_preflight_checks_cluster_rights_registry_and_pod() {
         .collect();
     grant(&scene.place, "controller", &json!(rules)).await;
     let checked = scene.check(&["--no-pod", "--strategy", STRATEGY]).await;
+    checked.assert("controller's rights", "problem", "buildstrategies.groundswell.dev in the");
+    assert!(!checked.text.contains("may not create jobs.batch"), "{}", checked.text);
+    grant_in_cluster(&scene.place, "controller").await;
+    let checked = scene.check(&["--no-pod", "--strategy", STRATEGY]).await;
     checked.assert("controller's rights", "ok", "may do all");
     assert_eq!(checked.code, Some(0), "{}", checked.text);
+}
+
+/// Gives the `ServiceAccount` of a controller what it needs outside of the namespaces that it
+/// serves.
+async fn grant_in_cluster(place: &Place, account: &str) {
+    let name = &place.namespace;
+    let rules = json!([
+        { "apiGroups": ["groundswell.dev"], "resources": ["buildstrategies"],
+            "verbs": ["get", "list", "watch"] },
+        { "apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"] },
+        { "apiGroups": ["coordination.k8s.io"], "resources": ["leases"],
+            "verbs": ["get", "update", "create"] },
+    ]);
+    let role = json!({ "metadata": { "name": name }, "rules": rules });
+    let role: ClusterRole = serde_json::from_value(role).expect("a ClusterRole");
+    let client = client().await;
+    let roles: Api<ClusterRole> = Api::all(client.clone());
+    roles.create(&PostParams::default(), &role).await.expect("a ClusterRole");
+    let binding: ClusterRoleBinding = serde_json::from_value(json!({
+        "metadata": { "name": name },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name },
+        "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": name }],
+    }))
+    .expect("a ClusterRoleBinding");
+    let bindings: Api<ClusterRoleBinding> = Api::all(client);
+    bindings.create(&PostParams::default(), &binding).await.expect("a ClusterRoleBinding");
 }
 
 /// Gives a role with these rules to a `ServiceAccount`.
