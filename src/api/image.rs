@@ -121,7 +121,8 @@ pub struct Image {
 
     /// What happens to this image when an ancestor fails. `Block`: the image gets the state
     /// `Blocked` until the ancestor is current again. `UseLastVerified`: the image is built from
-    /// the last verified digest of its parent. Defaults to `Block`.
+    /// the last verified digest of its parent, also while an input of the parent cannot be read.
+    /// Defaults to `Block`.
     #[serde(default)]
     pub on_parent_failure: OnParentFailure,
 
@@ -135,7 +136,8 @@ pub struct Image {
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub rollout: Vec<Rollout>,
 
-    /// Strategy that builds this image. Defaults to the strategy of the family.
+    /// Strategy that builds this image. Defaults to the strategy of the family. Parameters alone
+    /// are added to those of the family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strategy: Option<StrategyRef>,
 }

@@ -134,8 +134,8 @@ pub struct ImageFamilySpec {
     #[serde(default)]
     pub history: History,
 
-    /// Stops new builds, tag moves and rollouts of the whole family. Running builds run to
-    /// completion. Defaults to false.
+    /// Stops new builds, checks, tag moves and rollouts of the whole family. What runs completes.
+    /// Defaults to false.
     #[serde(default)]
     pub suspend: bool,
 
@@ -204,12 +204,14 @@ pub struct LocalName {
 /// Reference to a `BuildStrategy`, with values for its parameters.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct StrategyRef {
-    /// Name of the `BuildStrategy`. Defaults to `buildkit`.
-    #[serde(default = "default_strategy")]
+    /// Name of the `BuildStrategy`. That of an image defaults to that of its family, and that of a
+    /// family to `buildkit`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 
-    /// Values of parameters that the strategy declares. At most 32 entries.
+    /// Values of parameters that the strategy declares. Those of an image are added to those of its
+    /// family, unless it names another strategy. At most 32 entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(
         extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 1024})
@@ -219,10 +221,11 @@ pub struct StrategyRef {
 
 impl Default for StrategyRef {
     fn default() -> Self {
-        Self { name: default_strategy(), parameters: BTreeMap::new() }
+        Self { name: Self::DEFAULT_NAME.into(), parameters: BTreeMap::new() }
     }
 }
 
-fn default_strategy() -> String {
-    "buildkit".into()
+impl StrategyRef {
+    /// Name of the strategy of a family that names none.
+    pub const DEFAULT_NAME: &str = "buildkit";
 }

@@ -1,6 +1,27 @@
-//! Defaults of Git sources.
+//! Defaults of Git sources and of strategies.
 
-use crate::api::{GitSource, Image, Source};
+use crate::api::{GitSource, Image, Source, StrategyRef};
+
+/// Names the strategy of a family that names none.
+pub fn fill_family_strategy(strategy: &mut StrategyRef) {
+    if strategy.name.is_empty() {
+        strategy.name = StrategyRef::DEFAULT_NAME.into();
+    }
+}
+
+/// Adds to the strategy of an image what its family says about the same strategy. An image that
+/// names another strategy has nothing but its own parameters: those of the family are for another.
+pub fn fill_strategy(image: &mut Image, of_family: &StrategyRef) {
+    let Some(own) = &mut image.strategy else { return };
+    if own.name.is_empty() {
+        own.name.clone_from(&of_family.name);
+    }
+    if own.name == of_family.name {
+        for (parameter, value) in &of_family.parameters {
+            own.parameters.entry(parameter.clone()).or_insert_with(|| value.clone());
+        }
+    }
+}
 
 /// Fills what the source of an image leaves out: from the defaults, if there are any, and then with
 /// what holds for every family. Sources of other kinds stay as they are.

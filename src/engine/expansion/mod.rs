@@ -17,7 +17,7 @@ mod tests;
 use std::collections::{BTreeMap, HashSet};
 
 use crate::{
-    api::{Edge, GitSource, Image, ImageFamilySpec, LeftOutImage, condition::reason},
+    api::{Edge, GitSource, Image, ImageFamilySpec, LeftOutImage, StrategyRef, condition::reason},
     engine::{Problem, tags, templates::Templates},
 };
 use matrix::Combination;
@@ -51,9 +51,11 @@ impl FieldProblem {
 #[must_use]
 pub fn expand(mut spec: ImageFamilySpec) -> ImageFamilySpec {
     let defaults = spec.source_defaults.take().and_then(|defaults| defaults.git);
+    defaults::fill_family_strategy(&mut spec.strategy);
     let mut expansion = Expansion {
         templates: Templates::default(),
         defaults,
+        strategy: spec.strategy.clone(),
         combinations_left: matrix::MAX_FAMILY_COMBINATIONS,
         images: Vec::new(),
         left_out: Vec::new(),
@@ -78,6 +80,8 @@ struct Expansion {
     templates: Templates,
     /// The defaults of Git sources.
     defaults: Option<GitSource>,
+    /// The strategy of the family.
+    strategy: StrategyRef,
     /// How many more combinations the matrices may have.
     combinations_left: usize,
     images: Vec<Image>,
@@ -127,10 +131,12 @@ impl Expansion {
             let why = "set `inline`, `configMap` or `git`, or spec.sourceDefaults.git".into();
             return Err(FieldProblem::new("source", why).of(&image.name));
         }
-        match fields::render_fields(&self.templates, &mut image, values) {
-            Ok(()) => Ok(image),
-            Err(problem) => Err(problem.of(&image.name)),
+        if let Err(problem) = fields::render_fields(&self.templates, &mut image, values) {
+            return Err(problem.of(&image.name));
         }
+        // The parameters of the family are no templates.
+        defaults::fill_strategy(&mut image, &self.strategy);
+        Ok(image)
     }
 
     /// Leaves out images whose names are equal: none of them is the right one.

@@ -374,3 +374,48 @@ fn an_expanded_image_is_built_as_one_that_is_written_out() {
     });
     assert_eq!(first, second);
 }
+
+#[test]
+fn an_image_adds_its_parameters_to_the_strategy_of_its_family() {
+    let image_with =
+        |name: &str, strategy: Value| image(json!({"name": name, "strategy": strategy}));
+    let spec = expanded(json!({
+        "strategy": {"name": "kaniko", "parameters": {"cpu": "1", "memory": "2Gi"}},
+        "images": [
+            image(json!({"name": "plain"})),
+            image_with("own", json!({"parameters": {"memory": "8Gi", "disk": "9Gi"}})),
+            image_with("same", json!({"name": "kaniko", "parameters": {"cpu": "4"}})),
+            image_with("other", json!({"name": "buildkit", "parameters": {"cpu": "4"}})),
+            image(json!({"name": "m{{ matrix.v }}", "matrix": {"v": ["1"]},
+                "strategy": {"parameters": {"cpu": "{{ matrix.v }}"}}})),
+        ],
+    }));
+    assert_eq!(spec.left_out, []);
+    let shown = |image: &Image| {
+        image.strategy.as_ref().map(|strategy| {
+            let parameters =
+                strategy.parameters.iter().map(|(key, value)| format!("{key}={value}"));
+            format!("{} {}", strategy.name, parameters.collect::<Vec<_>>().join(" "))
+        })
+    };
+    let strategies: Vec<Option<String>> = spec.images.iter().map(shown).collect();
+    let expected = [
+        None,
+        Some("kaniko cpu=1 disk=9Gi memory=8Gi"),
+        Some("kaniko cpu=4 memory=2Gi"),
+        Some("buildkit cpu=4"),
+        Some("kaniko cpu=1 memory=2Gi"),
+    ];
+    assert_eq!(strategies, expected.map(|text| text.map(str::to_owned)));
+}
+
+#[test]
+fn a_family_that_names_no_strategy_uses_the_default_one() {
+    let spec = expanded(json!({
+        "strategy": {"parameters": {"cpu": "1"}},
+        "images": [image(json!({"name": "a", "strategy": {"parameters": {"disk": "9Gi"}}}))],
+    }));
+    assert_eq!(spec.strategy.name, "buildkit");
+    let strategy = spec.images[0].strategy.as_ref().expect("a strategy");
+    assert_eq!((strategy.name.as_str(), strategy.parameters.len()), ("buildkit", 2));
+}
