@@ -76,6 +76,9 @@ pub enum ReasonTrait {
     AwaitsRegistry,
     /// Nothing of a Job has run.
     PreventsStart,
+    /// The build needs more than it may use: a failure of the infrastructure that is likely to
+    /// happen again, and that says nothing about the builds of other images.
+    ExceedsResources,
 }
 
 impl ReasonTrait {
@@ -173,14 +176,14 @@ reasons! {
     VERIFYING = "Verifying": Expected;
     /// A build failed as often as `policy.retries` allows.
     BUILD_FAILED = "BuildFailed": NeedsUser;
-    /// The infrastructure around a build failed as often as `policy.retries` allows.
+    /// The infrastructure around a build keeps failing, for a reason that is in the message.
     INFRASTRUCTURE_FAILED = "InfrastructureFailed": NeedsUser;
     /// A build ran longer than the `timeout` of its strategy.
     DEADLINE_EXCEEDED = "DeadlineExceeded": NeedsUser;
     /// A build, or a command in it, ran out of memory.
-    OUT_OF_MEMORY = "OutOfMemory": NeedsUser;
+    OUT_OF_MEMORY = "OutOfMemory": NeedsUser + ExceedsResources;
     /// The disk of a build is full.
-    DISK_FULL = "DiskFull": NeedsUser;
+    DISK_FULL = "DiskFull": NeedsUser + ExceedsResources;
     /// A pod was evicted because its node was short of a resource, was drained or shut down.
     EVICTED = "Evicted": NeedsUser;
     /// A pod was preempted by one of a higher priority.

@@ -56,7 +56,7 @@ fn is_zero(number: &i32) -> bool {
 #[serde(default)]
 pub struct BuildFailure {
     /// Class of the failure. `Build` failures are retried `policy.retries.build` times,
-    /// `Infrastructure` failures `policy.retries.infrastructure` times. `Input` failures are not
+    /// `Infrastructure` failures until the infrastructure works again. `Input` failures are not
     /// retried until an input changes. `Cancelled` is not a failure.
     pub class: FailureClass,
     /// Reason constant of the failure.

@@ -25,7 +25,8 @@ pub struct Policy {
     #[serde(default = "default_max_settle")]
     pub max_settle: Duration,
 
-    /// Maximum number of builds of this family that run at once, from 1 to 100. Defaults to 4.
+    /// Maximum number of builds and checks of this family that run at once, from 1 to 100. Defaults
+    /// to 4.
     #[serde(default = "default_parallelism")]
     #[schemars(range(min = 1, max = 100))]
     pub parallelism: i32,
@@ -160,8 +161,9 @@ pub struct RateLimit {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Breaker {
-    /// Number of different images that must fail in a row from one cause before no further build
-    /// of that cause starts, from 0 to 100. 0 disables the breaker. Defaults to 5.
+    /// Number of different images whose builds must fail in a row from one cause before no further
+    /// build of that cause starts, from 0 to 100. Failures of the infrastructure do not count. 0
+    /// disables the breaker. Defaults to 5.
     #[serde(default = "default_consecutive_failures")]
     #[schemars(range(min = 0, max = 100))]
     pub consecutive_failures: i32,
@@ -185,7 +187,8 @@ impl Default for Breaker {
     }
 }
 
-/// How often a failed build is retried, with growing pauses, before its image is `Failed`.
+/// How often a failed build is retried, with growing pauses, before its image is `Failed`, or
+/// before an outage is reported.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(default)]
 pub struct Retries {
@@ -194,8 +197,10 @@ pub struct Retries {
     #[schemars(range(min = 0, max = 20))]
     pub build: i32,
 
-    /// Number of retries after a failure of the infrastructure: eviction, lack of memory, image
-    /// pull, registry. From 0 to 50. Defaults to 5.
+    /// Number of retries after a failure of the infrastructure. After them, an image whose build
+    /// ran out of memory or disk is `Failed`. An image that failed for another reason (eviction,
+    /// image pull, registry) reports that reason, and is retried every few minutes until the
+    /// outage ends. From 0 to 50. Defaults to 5.
     #[schemars(range(min = 0, max = 50))]
     pub infrastructure: i32,
 }

@@ -1,5 +1,5 @@
 //! The operator's limits of concurrent builds: in the cluster, in a namespace, and for an upstream.
-//! No client is needed.
+//! A check takes a place like a build, but counts for no upstream. No client is needed.
 //!
 //! Families are reconciled concurrently, and each reconcile knows only its own builds. So a
 //! reconcile registers the running builds of its family here, reserves places before it starts
@@ -434,15 +434,15 @@ fn tighten(
     }
 }
 
-/// Returns the request for the builds that a decision would start.
+/// Returns the request for the builds and checks that a decision would start.
 #[must_use]
 pub fn request(family: &ImageFamily, decision: &Decision) -> QuotaRequest {
-    let builds = decision.builds().map(|build| build.identity.upstreams.clone());
+    let builds = decision.starts().map(<[String]>::to_vec);
     QuotaRequest { weight: family.spec.policy.weight, builds: builds.collect() }
 }
 
-/// Returns the running builds of a family, from the stores: Jobs that have not ended, and none of
-/// whose pods has. Checks do not count.
+/// Returns the running builds and checks of a family, from the stores: Jobs that have not ended,
+/// and none of whose pods has. A check counts for no upstream.
 fn running_builds(stores: &Stores, family: &Key) -> Vec<BuildUpstreams> {
     let pods = stores.pods.group(family);
     let ended_pods = pods.iter().filter(|pod| pod_has_ended(pod));
@@ -450,9 +450,11 @@ fn running_builds(stores: &Stores, family: &Key) -> Vec<BuildUpstreams> {
         ended_pods.filter_map(|pod| Some(controlling_job(pod)?.uid.as_str())).collect();
     let jobs = stores.jobs.group(family);
     let running = jobs.iter().filter(|job| {
-        let is_build = job.labels().contains_key(labels::FINGERPRINT);
+        let is_ours = [labels::FINGERPRINT, labels::CHECK]
+            .iter()
+            .any(|label| job.labels().contains_key(*label));
         let uid = job.metadata.uid.as_deref();
-        is_build && !job_has_ended(job) && uid.is_none_or(|uid| !ended_jobs.contains(uid))
+        is_ours && !job_has_ended(job) && uid.is_none_or(|uid| !ended_jobs.contains(uid))
     });
     let unique = |upstreams: Vec<String>| upstreams.into_iter().collect::<BTreeSet<String>>();
     running.map(|job| unique(upstreams(job)).into_iter().collect()).collect()

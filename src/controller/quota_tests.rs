@@ -336,18 +336,24 @@ fn a_new_process_counts_running_builds_of_families_that_it_has_not_reconciled() 
 }
 
 #[test]
-fn checks_do_not_count_nor_do_builds_whose_pod_has_ended() {
+fn a_check_takes_a_place_and_a_build_whose_pod_has_ended_takes_none() {
     let mut a = FakeFamily::new("one", "a", &["debian alpine debian"; 9]);
     let mut fixture = QuotaFixture::new(cluster(4), &[&a]);
-    let mut check = fixture.job(&a.key, "check", &BuildUpstreams::new());
-    check.metadata.labels.as_mut().expect("labels").remove(labels::FINGERPRINT);
-    fixture.stores.jobs.record_write(check);
+    let mut other = fixture.job(&a.key, "other", &BuildUpstreams::new());
+    other.metadata.labels.as_mut().expect("labels").remove(labels::FINGERPRINT);
+    fixture.stores.jobs.record_write(other);
     assert!(running_builds(&fixture.stores, &a.key).is_empty());
+    let mut check = fixture.job(&a.key, "check", &BuildUpstreams::new());
+    let labels = check.metadata.labels.as_mut().expect("labels");
+    labels.remove(labels::FINGERPRINT);
+    labels.insert(labels::CHECK.into(), "smoke".into());
+    fixture.stores.jobs.record_write(check);
     fixture.reconcile(&mut a, 0);
-    assert_eq!(
-        running_builds(&fixture.stores, &a.key),
-        vec![vec!["alpine".to_owned(), "debian".to_owned()]; 4]
-    );
+    let upstreams = vec!["alpine".to_owned(), "debian".to_owned()];
+    let mut running = running_builds(&fixture.stores, &a.key);
+    running.sort();
+    let counted = [vec![vec![]], vec![upstreams; 3]].concat();
+    assert_eq!(running, counted, "the check leaves three places, and counts for no upstream");
     for (phase, live) in [("Running", 4), ("Failed", 3)] {
         let mut metadata = fixture.metadata("one", "pod");
         metadata.labels = Some([(labels::FAMILY.into(), "a".into())].into());

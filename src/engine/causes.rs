@@ -134,6 +134,16 @@ pub fn key(image: &str, causes: &[Cause]) -> String {
     format!("a change of {image}")
 }
 
+/// Whether a user caused a build: one of the changed inputs of the image itself is a user's. A
+/// strategy changes for every image that uses it, so that its builds are as many as an upstream's.
+#[must_use]
+pub fn is_user_caused(causes: &[Cause]) -> bool {
+    causes.iter().filter(|cause| cause.via.is_empty()).any(|cause| match cause.type_ {
+        CauseType::Source | CauseType::Spec | CauseType::Manual => true,
+        CauseType::Upstream | CauseType::Parent | CauseType::Strategy => false,
+    })
+}
+
 const fn describe_change(type_: CauseType) -> &'static str {
     match type_ {
         CauseType::Upstream => "a new digest",

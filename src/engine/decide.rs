@@ -46,6 +46,8 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     promotion::set_targets(&context, &step.cascade, &mut evaluation);
 
     let mut effects = step.effects;
+    // Checks also start without a cascade.
+    effects.extend(admission::admit_starts(&context, &mut evaluation));
     effects.append(&mut evaluation.plan.effects);
     effects.extend(jobs_to_stop(input).map(|job| Effect::Stop { job }));
     let outlived = outlived_jobs(input, &evaluation.images);

@@ -52,6 +52,16 @@ impl Decision {
             _ => None,
         })
     }
+
+    /// Returns the upstreams that each build to start counts for, and none for each check, in their
+    /// order. Each takes a place within the operator's limits.
+    pub fn starts(&self) -> impl Iterator<Item = &[String]> {
+        self.effects.iter().filter_map(|effect| match effect {
+            Effect::Build(build) => Some(build.identity.upstreams.as_slice()),
+            Effect::Check { .. } => Some(&[][..]),
+            _ => None,
+        })
+    }
 }
 
 /// What happens to the cascades of the family.

@@ -95,7 +95,7 @@ pub async fn reconcile(
     // 5. (registry) Look up what was already built, and decide again with the answers.
     let lookups = look_up(&mut reconcile).await;
 
-    // 6. (pure) Reserve places for the builds within the operator's limits.
+    // 6. (pure) Reserve places for builds and checks within the operator's limits.
     reservation.reserve_builds(
         quota::request(&reconcile.snapshot.family, &reconcile.decision),
         |allowance| {
@@ -107,11 +107,11 @@ pub async fn reconcile(
 
     // 7. (API) Start builds.
     let builds = reconcile.start_builds().await?;
-    reservation.commit(&context.stores);
 
     // 8. (registry) Resolve the images that checks run in, and (API) start checks.
     reconcile.resolve_check_images().await;
     let checks = reconcile.start_checks().await?;
+    reservation.commit(&context.stores);
 
     // 9. (API) Record which digests the floating tags are about to be moved to.
     reconcile.record_promotion_intent().await?;

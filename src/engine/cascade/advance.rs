@@ -165,7 +165,7 @@ fn explain_waiting(
 }
 
 /// Returns the running cascades that are over: none of their images is in progress, or only Jobs
-/// that are not admitted keep them open and other changes wait for them.
+/// that are not admitted and outages keep them open and other changes wait for them.
 fn ending_cascades(
     context: &CascadeContext<'_>,
     changes: &Changes,
@@ -175,7 +175,7 @@ fn ending_cascades(
         let mut images = context.members.of_cascade(position, &evaluation.images);
         !images.any(|(_, image)| image.in_progress)
             || changes.awaited.contains(&position)
-                && admission::waits_only_for_admission(evaluation, context.members, position)
+                && admission::waits_only_for_outside(evaluation, context.members, position)
     };
     let running = context.input.cascades.iter().enumerate();
     let over = running.filter(|(position, _)| is_over(*position));
@@ -217,7 +217,8 @@ fn superseded_cascades(
     cascades.map(|cascade| EndedCascade { name: cascade.name.clone(), superseded: true }).collect()
 }
 
-/// Starts builds of the running cascades, and stops those that superseded ones have left.
+/// Starts builds of the running cascades, and stops those that superseded ones have left. A cascade
+/// that only waits for trial builds ends if other changes wait for it.
 fn continue_cascades(
     context: &CascadeContext<'_>,
     changes: &Changes,
@@ -226,23 +227,27 @@ fn continue_cascades(
 ) {
     let input = context.input;
     step.gated |= input.spec.suspend || matches!(context.window, WindowState::Closed { .. });
+    step.effects = admission::admit_starts(context, evaluation);
     if input.spec.suspend {
-        gates::queue_ready_builds(evaluation, reason::SUSPENDED, SUSPENDED_MESSAGE);
         return;
     }
-    let builds = admission::admit_builds(context, evaluation);
+    let builds_for = |cascade: &CascadeName| {
+        step.effects.iter().any(|effect| match effect {
+            Effect::Build(build) => build.identity.cascade == *cascade,
+            _ => false,
+        })
+    };
     // What waits may be the cure. The next cascade takes the paused builds as well.
     let ending: Vec<EndedCascade> = changes
         .awaited
         .iter()
         .filter_map(|position| Some((*position, input.cascades.get(*position)?)))
         .filter(|(position, cascade)| {
-            builds.iter().all(|build| build.identity.cascade != *cascade.name)
-                && breaker_gates::waits_only_for_breakers(context, evaluation, *position)
+            !builds_for(cascade.name)
+                && breaker_gates::waits_only_for_trials(context, evaluation, *position)
         })
         .map(|(_, cascade)| EndedCascade { name: cascade.name.clone(), superseded: false })
         .collect();
-    step.effects.extend(builds.into_iter().map(Effect::Build));
     if ending.is_empty() {
         step.effects.extend(stop_superseded_builds(context, evaluation));
     } else {

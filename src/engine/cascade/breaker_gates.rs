@@ -8,10 +8,10 @@ use jiff::Timestamp;
 use crate::{
     api::{FailureClass, condition::reason},
     engine::{
-        Problem,
         cascade::{
             CascadeContext,
             breaker::{self, LastBuild, OpenBreaker},
+            start_gates::ClosedGate,
         },
         causes,
         decision::ImageDecision,
@@ -63,21 +63,20 @@ pub fn open_breakers(
     breaker::open_breakers(&input.spec.policy.breaker, &builds, now)
 }
 
-/// Returns whether an image has a failure that counts for the breaker: of a build or of its
-/// infrastructure. Bad input and cancelled builds do not count.
+/// Returns whether an image has a failure that counts for the breaker: of the build itself. Bad
+/// input and cancelled builds do not count, and failures of the infrastructure are
+/// [outages](super::outages).
 fn has_failed(image: &ImageDecision) -> bool {
-    image.failure.as_ref().is_some_and(|failure| {
-        matches!(failure.last.class, FailureClass::Build | FailureClass::Infrastructure)
-            && failure.build + failure.infrastructure > 0
-    })
+    image
+        .failure
+        .as_ref()
+        .is_some_and(|failure| failure.last.class == FailureClass::Build && failure.build > 0)
 }
 
 /// The breakers that are open, and whether a trial build of their cause may start.
 pub(super) struct BreakerGates<'a> {
     gates: BTreeMap<&'a str, BreakerGate<'a>>,
     now: Timestamp,
-    /// When the next trial build may start of what is held back.
-    pub next_probe: Option<Timestamp>,
 }
 
 /// A breaker that is open.
@@ -103,17 +102,18 @@ impl<'a> BreakerGates<'a> {
                 }
             }
         }
-        Self { gates, now: context.now, next_probe: None }
+        Self { gates, now: context.now }
     }
 
     /// Says why a build of this cause must not start, if a breaker is open for it.
-    pub fn check(&mut self, cause: &str) -> Result<(), Problem> {
+    pub fn check(&self, cause: &str) -> Result<(), ClosedGate> {
         let Some(BreakerGate { breaker, runs_trial }) = self.gates.get(cause) else {
             return Ok(());
         };
         let OpenBreaker { probe_at, cause, count, .. } = breaker;
-        let message = if *probe_at > self.now {
-            self.next_probe = Some(self.next_probe.map_or(*probe_at, |next| next.min(*probe_at)));
+        // While a trial build runs, its end triggers the next reconcile.
+        let opens = Some(*probe_at).filter(|at| *at > self.now);
+        let message = if opens.is_some() {
             format!(
                 "builds of this cause are paused: {count} images failed with it ({cause}); one \
                  trial build starts at {probe_at:.0}"
@@ -126,7 +126,7 @@ impl<'a> BreakerGates<'a> {
         } else {
             return Ok(());
         };
-        Err(Problem { reason: reason::BREAKER_OPEN, message })
+        Err(ClosedGate::new(reason::BREAKER_OPEN, message, opens))
     }
 
     /// A build of this cause starts.
@@ -147,23 +147,25 @@ pub(super) fn build_cause(
     causes::key(name, &image.causes)
 }
 
-/// Whether the cascade at this position only waits for trial builds of causes for which the breaker
-/// is open, and for what is built on their images. None of its builds runs.
+/// Whether the cascade at this position only waits for trial builds: of causes for which the breaker
+/// is open, and of outages. What is built on their images waits, too. None of these builds runs.
 #[must_use]
-pub(in crate::engine) fn waits_only_for_breakers(
+pub(in crate::engine) fn waits_only_for_trials(
     context: &CascadeContext<'_>,
     evaluation: &Evaluation,
     cascade: usize,
 ) -> bool {
     let images = || context.members.of_cascade(cascade, &evaluation.images);
+    let in_outage = &evaluation.plan.in_outage;
+    let waits = |(index, image): &(ImageIndex, &ImageDecision)| {
+        image.reason == reason::BREAKER_OPEN || in_outage.contains(index)
+    };
     let is_live = |image: ImageIndex| {
         let observed = context.input.images.get(image.position());
         observed.is_some_and(|observed| observed.builds.iter().any(|build| build.live))
     };
     let mut in_progress = images().filter(|(_, image)| image.in_progress);
     !images().any(|(index, _)| is_live(index))
-        && images().any(|(_, image)| image.reason == reason::BREAKER_OPEN)
-        && in_progress.all(|(_, image)| {
-            [reason::BREAKER_OPEN, reason::WAITING_FOR_PARENT].contains(&image.reason)
-        })
+        && images().any(|image| waits(&image))
+        && in_progress.all(|image| waits(&image) || image.1.reason == reason::WAITING_FOR_PARENT)
 }

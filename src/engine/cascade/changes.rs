@@ -131,11 +131,12 @@ impl Changes {
         }
     }
 
-    /// Every cascade retries what has failed, unless a user has cancelled it.
+    /// Every cascade retries what has failed, unless a user has cancelled it, and goes on with what
+    /// waits for the end of an outage.
     fn add_failed(&mut self, evaluation: &Evaluation, busy: &BusyImages) {
         let has_failed = |image: &ImageDecision| {
             let failure = image.failure.as_ref();
-            image.state == ImageState::Failed
+            matches!(image.state, ImageState::Failed | ImageState::Queued)
                 && failure.is_some_and(|failure| failure.last.class != FailureClass::Cancelled)
         };
         let failed = ImageIndex::enumerate(&evaluation.images)

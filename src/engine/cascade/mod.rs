@@ -5,8 +5,9 @@
 //! - [`members`]: which of the running cascades each image belongs to
 //! - [`changes`]: what may start a cascade, and what waits for a running one
 //! - [`gates`]: whether a cascade may start: quiet time, suspension, windows
-//! - [`admission`]: which ready builds start
-//! - [`windows`], [`breaker`], [`limits`]: the rules that admission applies
+//! - [`admission`]: which ready builds and checks start
+//! - [`start_gates`]: the gates that each of them passes
+//! - [`windows`], [`breaker`], [`outages`], [`limits`]: the rules of these gates
 //! - [`promotion`]: the digest that floating tags should point to
 //! - [`status`]: the status of the `Cascade` object
 //! - [`truncate`]: keeps the status of a large cascade below the size limit of the API server
@@ -19,7 +20,9 @@ pub mod changes;
 pub mod gates;
 pub mod limits;
 pub mod members;
+pub mod outages;
 pub mod promotion;
+pub(in crate::engine) mod start_gates;
 pub mod status;
 pub mod truncate;
 pub mod windows;

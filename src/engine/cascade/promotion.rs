@@ -49,7 +49,7 @@ pub fn set_targets(
         // Nobody knows how long an optional image waits to be admitted.
         CascadeDecision::Continue => (0..context.members.names().len())
             .filter(|position| {
-                admission::waits_only_for_admission(evaluation, context.members, *position)
+                admission::waits_only_for_outside(evaluation, context.members, *position)
             })
             .collect(),
         CascadeDecision::Start { .. } => return,

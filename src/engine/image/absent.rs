@@ -72,21 +72,15 @@ impl ImageEval<'_> {
         plan: &mut Plan,
         stale: ImageDecision,
     ) -> Result<ImageDecision, Box<ImageDecision>> {
-        let retries = &self.context.input.spec.policy.retries;
-        match failure::retry_decision(stale.failure.as_deref(), retries, self.context.now) {
+        match self.retry_decision(stale.failure.as_deref()) {
             RetryDecision::GiveUp => {
                 let reason =
                     stale.failure.as_deref().map_or(reason::BUILD_FAILED, failure::given_up_reason);
                 Err(Self::decide_failed(stale, reason).into())
             }
             RetryDecision::RetryAt(at) if at > self.context.now => {
-                plan.wake(at);
-                let why = stale
-                    .failure
-                    .as_ref()
-                    .map_or_else(String::new, |failure| failure::summary(&failure.last));
-                let message = format!("retried at {at:.0} after: {why}");
-                Err(queued(stale, reason::RETRYING, message).into())
+                let Problem { reason, message } = self.pause(plan, stale.failure.as_deref(), at);
+                Err(queued(stale, reason, message).into())
             }
             RetryDecision::RetryAt(_) | RetryDecision::NoFailure => Ok(stale),
         }
@@ -242,27 +236,20 @@ impl ImageEval<'_> {
         parents: Vec<PinnedParent>,
         own_inputs: OwnInputsHash,
     ) -> ReadyBuild {
-        let direct = stale.causes.iter().filter(|cause| cause.via.is_empty());
-        // A strategy changes for every image that uses it, so its builds are as many as an
-        // upstream's.
-        let user_caused = direct.clone().any(|cause| match cause.type_ {
-            CauseType::Source | CauseType::Spec | CauseType::Manual => true,
-            CauseType::Upstream | CauseType::Parent | CauseType::Strategy => false,
-        });
+        let mut direct = stale.causes.iter().filter(|cause| cause.via.is_empty());
         let identity = BuildIdentity {
             fingerprint: wanted.clone(),
             attempt: self.next_attempt(wanted, stale.failure.as_deref()),
             number: self.build_number(wanted, last_build),
             cascade: self.cascade().map(|cascade| cascade.name.clone()).unwrap_or_default(),
             own_inputs,
-            user_caused,
+            user_caused: causes::is_user_caused(&stale.causes),
             upstreams: self.causing_upstreams(stale),
         };
         let source = stale.inputs.as_ref().map_or_else(String::new, |inputs| inputs.source.clone());
         let imports = &self.context.input.blueprint.import_names;
         let only_imports_changed = stale.causes.iter().any(|cause| cause.via.is_empty())
             && direct
-                .clone()
                 .all(|cause| cause.type_ == CauseType::Parent && imports.contains(&cause.name));
         let build = PlannedBuild { image: self.index, identity, parents, source };
         ReadyBuild { build, only_imports_changed }

@@ -1,8 +1,8 @@
 //! Checks: what a new digest must pass before its tags move and its children are built.
 //!
-//! All checks of a digest that have not finished start at once. A required check that fails is
-//! retried like a failed build, on the same retry budgets, but without a new build: the digest to
-//! check is in the registry.
+//! All checks of a digest that have not finished may start at once, through the same gates as
+//! builds. A required check that fails is retried like a failed build, on the same retry budgets,
+//! but without a new build: the digest to check is in the registry.
 
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ use crate::{
         image_records::MAX_CHECK_MESSAGE,
     },
     engine::{
-        Problem,
+        Problem, causes,
         decision::{Effect, ImageDecision},
-        image::evaluation::{ImageEval, Plan},
+        image::evaluation::{ImageEval, Plan, ReadyCheck},
         image::failure::{self, RetryDecision},
         input::{CheckOutcome, DeferredJob, DeferredWork, ObservedCheck, VerifiedBuild},
     },
@@ -73,25 +73,21 @@ impl ImageEval<'_> {
             state: ImageState::Checking,
             ..stale
         };
-        match failure::retry_decision(
-            stale.failure.as_deref(),
-            &self.context.input.spec.policy.retries,
-            self.context.now,
-        ) {
+        match self.retry_decision(stale.failure.as_deref()) {
             RetryDecision::GiveUp => {
                 let reason =
                     stale.failure.as_deref().map_or(reason::CHECK_FAILED, failure::given_up_reason);
                 return Self::decide_failed(stale, reason);
             }
             RetryDecision::RetryAt(at) if at > self.context.now => {
-                plan.wake(at);
-                let why = stale
-                    .failure
-                    .as_ref()
-                    .map_or_else(String::new, |failure| failure::summary(&failure.last));
-                let message = format!("checked again at {at:.0} after: {why}");
+                let Problem { reason, message } = self.pause(plan, stale.failure.as_deref(), at);
+                // In this state, that reason says that the registry is asked for the build.
+                let reason = match reason {
+                    reason::REGISTRY_UNAVAILABLE => reason::INFRASTRUCTURE_FAILED,
+                    other => other,
+                };
                 return ImageDecision {
-                    reason: reason::RETRYING,
+                    reason,
                     message: message.into(),
                     in_progress: true,
                     ..stale
@@ -99,7 +95,7 @@ impl ImageEval<'_> {
             }
             RetryDecision::RetryAt(_) | RetryDecision::NoFailure => {}
         }
-        self.start_checks(plan, &verified, &unfinished, attempt);
+        self.plan_checks(plan, &verified, &unfinished, attempt);
         if let Some(Problem { reason, message }) = self.deferred_check(&verified, &unfinished) {
             plan.not_admitted.push(self.index);
             return ImageDecision { reason, message: message.into(), in_progress: true, ..stale };
@@ -116,8 +112,8 @@ impl ImageEval<'_> {
         }
     }
 
-    /// Starts those of the unfinished checks of which no attempt runs or is being stopped.
-    fn start_checks(
+    /// Plans to start those of the unfinished checks of which no attempt runs or is being stopped.
+    fn plan_checks(
         &self,
         plan: &mut Plan,
         verified: &VerifiedBuild,
@@ -130,8 +126,13 @@ impl ImageEval<'_> {
                 continue;
             }
             if !self.is_started(verified, check, attempt) && !self.is_stopping(verified, check) {
-                let digest = verified.digest.clone();
-                plan.effects.push(Effect::Check { image: self.index, check, digest, attempt });
+                plan.ready_checks.push(ReadyCheck {
+                    image: self.index,
+                    check,
+                    digest: verified.digest.clone(),
+                    attempt,
+                    user_caused: causes::is_user_caused(&verified.causes),
+                });
             }
         }
     }
@@ -365,7 +366,7 @@ impl ImageEval<'_> {
             }
             outcome.message = format!("check {}: {}", observed.check, outcome.message);
             let attempt = record.as_ref().map_or(0, |record| record.attempt);
-            let cause = crate::engine::causes::key(&self.image.name, &verified.causes);
+            let cause = causes::key(&self.image.name, &verified.causes);
             let failed = failure::FailedAttempt { attempt, cascade, cause: &cause };
             let added = failure::add_failure(
                 record,

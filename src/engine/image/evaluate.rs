@@ -12,7 +12,7 @@ use crate::{
         decision::{Effect, ImageDecision, Message, WaitProgress},
         image::evaluation::{EvalContext, Evaluation, ImageEval, Plan},
         image::{
-            failure,
+            environment, failure,
             inputs::{NotReady, ResolvedParents},
         },
         input::{BuildOutcome, DecideInput, VerifiedBuild},
@@ -30,7 +30,9 @@ pub fn evaluate(
     members: &CascadeMembers,
     now: Timestamp,
 ) -> Evaluation {
-    let context = EvalContext { input, followed, request_effects, members, now };
+    let recoveries = environment::recoveries(input);
+    let recoveries = &recoveries;
+    let context = EvalContext { input, followed, request_effects, members, recoveries, now };
     let images = input.images.iter().map(|_| blank()).collect();
     let mut evaluation = Evaluation { images, plan: Plan::default(), next_hold_end: None };
     for &index in input.lineage().order() {

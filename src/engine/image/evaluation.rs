@@ -8,11 +8,13 @@ use crate::{
         blueprint::ImageBlueprint,
         cascade::members::CascadeMembers,
         decision::{Effect, ImageDecision, PlannedBuild},
+        image::environment::Recovery,
         input::{DecideInput, ObservedCascade, ObservedImage},
         requests::RequestEffects,
         upstreams::FollowedUpstreams,
     },
-    lineage::ImageIndex,
+    identity::ImageDigest,
+    lineage::{CheckIndex, ImageIndex},
 };
 
 /// The images with the given upstream digests, and what to do for them.
@@ -29,10 +31,14 @@ pub struct Evaluation {
 /// What to do for the images of an evaluation.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Lookups, checks to start, builds to stop, and tags of unchanged rebuilds.
+    /// Lookups, builds and checks to stop, and tags of unchanged rebuilds.
     pub effects: Vec<Effect>,
     /// The builds that may start when the gates of the cascade allow it.
     pub ready_builds: Vec<ReadyBuild>,
+    /// The checks that may start when their gates are open.
+    pub ready_checks: Vec<ReadyCheck>,
+    /// The images that only wait for the end of an outage.
+    pub in_outage: Vec<ImageIndex>,
     /// The images that only wait for a Job to be admitted.
     pub not_admitted: Vec<ImageIndex>,
     /// The images whose last Jobs were rejected, and whose builds may start again.
@@ -51,6 +57,21 @@ pub struct ReadyBuild {
     pub only_imports_changed: bool,
 }
 
+/// A check that is to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadyCheck {
+    /// The image.
+    pub image: ImageIndex,
+    /// The check.
+    pub check: CheckIndex,
+    /// The digest to check.
+    pub digest: ImageDigest,
+    /// Which attempt it is, counted from 0.
+    pub attempt: i32,
+    /// Whether a user caused the build of the digest.
+    pub user_caused: bool,
+}
+
 impl Plan {
     /// Requests a reconcile at this time at the latest.
     pub(in crate::engine) fn wake(&mut self, at: Timestamp) {
@@ -64,6 +85,8 @@ pub(in crate::engine) struct EvalContext<'a> {
     pub(in crate::engine) followed: &'a FollowedUpstreams,
     pub(in crate::engine) request_effects: &'a RequestEffects,
     pub(in crate::engine) members: &'a CascadeMembers,
+    /// The last builds that have shown that what is around builds works.
+    pub(in crate::engine) recoveries: &'a [Recovery<'a>],
     pub(in crate::engine) now: Timestamp,
 }
 

@@ -3,7 +3,10 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    api::{BuildFailure, FailureClass, FailureRecord, Retries, condition::reason},
+    api::{
+        BuildFailure, FailureClass, FailureRecord, Retries,
+        condition::{ReasonClass, ReasonTrait, reason},
+    },
     backoff,
     engine::input::{BuildOutcome, ObservedBuild, ObservedImage},
     identity::{BuildIdentity, CascadeName, Fingerprint},
@@ -24,6 +27,11 @@ const REASONS_OF_PODS: [&str; 5] = [
     reason::OUT_OF_MEMORY,
     reason::UNSCHEDULABLE,
 ];
+/// Upper bound on the pause between two attempts while the infrastructure fails: an outage is not
+/// over for longer than this before it is noticed.
+const MAX_OUTAGE_PAUSE: SignedDuration = SignedDuration::from_mins(5);
+/// Upper bound on the pause of an image that failed of an outage which is over.
+const MAX_RECOVERY_PAUSE: SignedDuration = SignedDuration::from_mins(1);
 
 /// Whether another attempt is made after the failures so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +105,10 @@ pub fn add_failure(
             FailureRecord { fingerprint: fingerprint.into(), ..FailureRecord::default() }
         });
     match failure.class {
-        FailureClass::Infrastructure => record.infrastructure += 1,
-        FailureClass::Build | FailureClass::Input => record.build += 1,
+        FailureClass::Infrastructure => {
+            record.infrastructure = record.infrastructure.saturating_add(1);
+        }
+        FailureClass::Build | FailureClass::Input => record.build = record.build.saturating_add(1),
         FailureClass::Cancelled => {}
     }
     record.attempt = failed.attempt;
@@ -271,26 +281,75 @@ pub fn retry_decision(
     {
         return RetryDecision::NoFailure;
     }
-    let (failures, allowed, first) = match record.last.class {
-        FailureClass::Input | FailureClass::Cancelled => return RetryDecision::GiveUp,
-        FailureClass::Build => (record.build, retries.build, BUILD_PAUSE),
-        FailureClass::Infrastructure => {
-            (record.infrastructure, retries.infrastructure, INFRASTRUCTURE_PAUSE)
+    match record.last.class {
+        FailureClass::Input | FailureClass::Cancelled => RetryDecision::GiveUp,
+        FailureClass::Build if record.build > retries.build => RetryDecision::GiveUp,
+        FailureClass::Build => {
+            RetryDecision::RetryAt(retry_at(record, record.build, BUILD_PAUSE, MAX_PAUSE, now))
         }
-    };
-    if failures > allowed {
-        return RetryDecision::GiveUp;
+        FailureClass::Infrastructure => {
+            let failures = record.infrastructure;
+            let is_final = !is_of_environment(record) && failures > retries.infrastructure;
+            let at = retry_at(record, failures, INFRASTRUCTURE_PAUSE, MAX_OUTAGE_PAUSE, now);
+            if is_final { RetryDecision::GiveUp } else { RetryDecision::RetryAt(at) }
+        }
     }
+}
+
+/// Whether what is around the build has failed. That ends some time, so that the build is retried
+/// for as long as it takes. A build that needs more than it may use is not.
+#[must_use]
+pub fn is_of_environment(record: &FailureRecord) -> bool {
+    record.last.class == FailureClass::Infrastructure
+        && !ReasonTrait::ExceedsResources.applies_to(&record.last.reason)
+}
+
+/// Returns when a build is retried that failed of an outage which is over.
+#[must_use]
+pub fn retry_after_recovery(record: &FailureRecord, now: Timestamp) -> Timestamp {
+    let failures = record.infrastructure;
+    retry_at(record, failures, INFRASTRUCTURE_PAUSE, MAX_RECOVERY_PAUSE, now)
+}
+
+/// Returns when the pause after the last of these failures ends.
+fn retry_at(
+    record: &FailureRecord,
+    failures: i32,
+    first: SignedDuration,
+    longest: SignedDuration,
+    now: Timestamp,
+) -> Timestamp {
     let failures = failures.unsigned_abs();
     let seed = backoff::jitter_seed(&[&record.fingerprint]).wrapping_add(failures.into());
-    let pause = backoff::pause(failures, first, MAX_PAUSE, seed);
+    let pause = backoff::pause(failures, first, longest, seed);
     match record.at {
         // The clock was set back, so that it is unknown how long the pause has lasted.
-        Some(at) if at > now => RetryDecision::RetryAt(now),
-        at => RetryDecision::RetryAt(
-            at.unwrap_or(now).saturating_add(pause).unwrap_or(Timestamp::MAX),
-        ),
+        Some(at) if at > now => now,
+        at => at.unwrap_or(now).saturating_add(pause).unwrap_or(Timestamp::MAX),
     }
+}
+
+/// Returns the pause between two of the builds that stand for all others in an outage, after this
+/// number of failures.
+#[must_use]
+pub fn outage_pause(failures: u32) -> SignedDuration {
+    backoff::pause(failures, INFRASTRUCTURE_PAUSE, MAX_OUTAGE_PAUSE, 0)
+}
+
+/// Whether the last failures are an outage: the infrastructure has failed more often than
+/// `policy.retries.infrastructure` allows for a passing trouble.
+#[must_use]
+pub fn is_outage(record: &FailureRecord, retries: &Retries) -> bool {
+    is_of_environment(record) && record.infrastructure > retries.infrastructure
+}
+
+/// Returns the reason of an image whose infrastructure keeps failing: that of the failure, if it
+/// says that a user may have to act.
+#[must_use]
+pub fn infrastructure_reason(record: &FailureRecord) -> &'static str {
+    let known = record.last.known_reason();
+    let needs_user = |reason: &&str| ReasonClass::of(reason) == Some(ReasonClass::NeedsUser);
+    known.filter(needs_user).unwrap_or(reason::INFRASTRUCTURE_FAILED)
 }
 
 /// Returns the reason of an image that is not retried. It names a bad input; every other failure is
@@ -362,7 +421,11 @@ mod tests {
             None,
             "another fingerprint starts without failures"
         );
-        let retries = Retries { build: 1, infrastructure: 0 };
+        let retries = Retries { build: 0, infrastructure: 0 };
+        let decision = retry_decision(Some(&record), &retries, now);
+        assert!(matches!(decision, RetryDecision::RetryAt(at) if at > now), "it ends some time");
+        let last = BuildFailure { reason: reason::OUT_OF_MEMORY.into(), ..record.last.clone() };
+        let record = FailureRecord { last, ..record };
         assert_eq!(retry_decision(Some(&record), &retries, now), RetryDecision::GiveUp);
         let retries = Retries { build: 0, infrastructure: 1 };
         let decision = retry_decision(Some(&record), &retries, now);
@@ -389,7 +452,7 @@ mod tests {
             reason::BUILD_FAILED
         );
         assert_eq!(
-            given_up_after(FailureClass::Infrastructure, "Evicted"),
+            given_up_after(FailureClass::Infrastructure, reason::OUT_OF_MEMORY),
             reason::INFRASTRUCTURE_FAILED
         );
     }

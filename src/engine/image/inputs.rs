@@ -8,7 +8,7 @@ use crate::{
     engine::{
         Problem,
         decision::{ImageDecision, WaitProgress},
-        image::evaluation::ImageEval,
+        image::{evaluation::ImageEval, failure},
         input::{ImportState, ImportedBuild, Observed, VerifiedBuild},
     },
     identity::{ImageDigest, ParentNaming, PinnedParent},
@@ -175,6 +175,12 @@ impl<'a> ImageEval<'a> {
                 ParentResolution::Hindered(last_verified.into(), Hindrance::Blocked(by))
             });
         }
+        let is_patched_without = self.image.on_parent_failure == OnParentFailure::UseLastVerified;
+        if let Some(verified) =
+            verified.filter(|_| is_patched_without && parent.is_checked && self.is_stuck(parent))
+        {
+            return Ok(ParentResolution::Ready(verified.into()));
+        }
         let unchecked = |verified: &'w VerifiedBuild, progress| {
             let hindrance = Hindrance::Unchecked(edge.parent(), progress);
             ParentResolution::Hindered(verified.into(), hindrance)
@@ -194,6 +200,19 @@ impl<'a> ImageEval<'a> {
             }
             _ => ParentResolution::Awaited(parent.progress()),
         })
+    }
+
+    /// Whether nobody knows when a parent is built: it waits for an input that cannot be read, or
+    /// for the end of an outage.
+    fn is_stuck(&self, parent: &ImageDecision) -> bool {
+        let retries = &self.context.input.spec.policy.retries;
+        match parent.state {
+            ImageState::Waiting => parent.progress() == WaitProgress::AtRest,
+            ImageState::Queued | ImageState::Building | ImageState::Checking => {
+                parent.failure.as_deref().is_some_and(|record| failure::is_outage(record, retries))
+            }
+            _ => false,
+        }
     }
 
     fn resolve_import(&self, import: ImportIndex) -> Result<ParentResolution<'a>, NotReady> {

@@ -12,11 +12,13 @@
 //! - [`recorded`]: what an image keeps in every state
 //! - [`cutoff`]: whether a rebuild changed anything
 //! - [`failure`]: attempts, retry budgets and pauses
+//! - [`environment`]: what builds need around them, and whether it works
 
 pub mod absent;
 pub mod adoption;
 pub mod checks;
 pub mod cutoff;
+pub mod environment;
 pub mod evaluate;
 pub mod evaluation;
 pub mod failure;

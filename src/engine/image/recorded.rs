@@ -1,11 +1,15 @@
 //! What an image keeps in every state, and which of its recorded failures still count.
 
+use jiff::Timestamp;
+
 use crate::{
-    api::{FailureRecord, ImageState, Promotion, RunningBuild},
+    api::{FailureRecord, ImageState, Promotion, RunningBuild, condition::reason},
     engine::{
+        Problem,
         decision::{ImageDecision, PromotionTarget},
         image::{
-            evaluation::ImageEval,
+            environment,
+            evaluation::{EvalContext, ImageEval, Plan},
             failure::{self, RetryDecision},
         },
         input::{BuildOutcome, ObservedBuild},
@@ -161,6 +165,48 @@ impl ImageEval<'_> {
         let cascade = self.cascade().map(|cascade| cascade.name);
         let now = self.context.now;
         Some(failure::record_cancellation(record, fingerprint, cascade, last_attempt, now))
+    }
+
+    /// Returns whether and when the image is tried again. An image that failed of an outage does
+    /// not wait for long once the outage is over.
+    pub(in crate::engine) fn retry_decision(
+        &self,
+        record: Option<&FailureRecord>,
+    ) -> RetryDecision {
+        let EvalContext { input, recoveries, now, .. } = *self.context;
+        let decision = failure::retry_decision(record, &input.spec.policy.retries, now);
+        match (decision, record) {
+            (RetryDecision::RetryAt(at), Some(record))
+                if environment::is_over(record, recoveries, input, self.index) =>
+            {
+                RetryDecision::RetryAt(at.min(failure::retry_after_recovery(record, now)))
+            }
+            (decision, _) => decision,
+        }
+    }
+
+    /// Returns why the image waits until the next attempt, which is planned.
+    pub(in crate::engine) fn pause(
+        &self,
+        plan: &mut Plan,
+        record: Option<&FailureRecord>,
+        until: Timestamp,
+    ) -> Problem {
+        plan.wake(until);
+        let why = record.map_or_else(String::new, |record| failure::summary(&record.last));
+        let retries = &self.context.input.spec.policy.retries;
+        match record.filter(|record| failure::is_outage(record, retries)) {
+            Some(record) => {
+                plan.in_outage.push(self.index);
+                let count = record.infrastructure;
+                let message = format!("tried again at {until:.0} after {count} failures: {why}");
+                Problem { reason: failure::infrastructure_reason(record), message }
+            }
+            None => Problem {
+                reason: reason::RETRYING,
+                message: format!("retried at {until:.0} after: {why}"),
+            },
+        }
     }
 
     /// Returns the failures that still count after requests to retry, changes of what the Job is

@@ -8,7 +8,7 @@ use crate::{
         Window, condition::reason,
     },
     engine::{
-        BuildAllowance, CascadeDecision,
+        BuildAllowance, CascadeDecision, Problem,
         tests::{CURRENT, model::FamilyModel},
     },
 };
@@ -315,6 +315,29 @@ fn builds_that_users_caused_start_before_longer_paths() {
     model.spec.images[3].args.insert("A".into(), "1".into());
     model.begin();
     assert_eq!(model.builds(), [1, 1, 1, 2]);
+}
+
+#[test]
+fn a_child_may_continue_with_the_last_verified_digest_of_a_parent_whose_source_is_unreachable() {
+    let mut model = FamilyModel::new(
+        &["up", "up2"],
+        &[("base", "up"), ("app", "base up2*"), ("other", "base up2*")],
+    );
+    model.settle();
+    model.spec.images[1].on_parent_failure = OnParentFailure::UseLastVerified;
+    let message = "the Git server is unreachable".into();
+    let problem = Problem { reason: reason::SOURCE_UNAVAILABLE, message };
+    model.unreadable_sources.insert(0, problem);
+    let verified = model.record("base").digest.clone().expect("a digest");
+    model.upstream_digests[1] = "sha256:up2-1".into();
+    model.settle();
+    assert_eq!(model.states(), [ImageState::Waiting, CURRENT, ImageState::Waiting]);
+    assert_eq!(model.builds(), [1, 2, 1]);
+    let inputs = model.record("app").inputs.clone().expect("inputs");
+    assert_eq!(inputs.parents[0].digest, verified);
+    model.unreadable_sources.clear();
+    model.settle();
+    assert_eq!((model.states(), model.builds()), (vec![CURRENT; 3], vec![1, 2, 2]));
 }
 
 #[test]

@@ -10,9 +10,11 @@ mod gates;
 mod imports;
 mod maturing;
 mod model;
+mod outages;
 mod parallel_cascades;
 mod platforms;
 mod requests;
+mod start_gates;
 mod states;
 
 use jiff::SignedDuration;
@@ -151,16 +153,11 @@ fn a_failure_blocks_its_descendants_and_nobody_else() {
 }
 
 #[test]
-fn infrastructure_has_its_own_retry_budget() {
-    let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
-    model.failing.insert(0, FailureClass::Infrastructure);
-    model.settle();
-    assert_eq!(model.builds(), [6], "retries.infrastructure is 5");
-    assert_eq!(model.record("base").reason, reason::INFRASTRUCTURE_FAILED);
+fn what_is_certain_to_fail_again_is_not_tried_again() {
     let mut model = FamilyModel::new(&["up"], &[("base", "up")]);
     model.failing.insert(0, FailureClass::Input);
     model.settle();
-    assert_eq!(model.builds(), [1], "what is certain to fail again is not tried again");
+    assert_eq!(model.builds(), [1]);
 }
 
 #[test]

@@ -83,9 +83,12 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) started: BTreeMap<usize, usize>,
     /// Images whose builds fail, and how.
     pub(in crate::engine) failing: HashMap<usize, FailureClass>,
+    /// The reason of each failure.
     pub(in crate::engine) failure_reason: &'static str,
     /// What is known of every image's source.
     pub(in crate::engine) source: Observed<String>,
+    /// Why the sources of these images cannot be read.
+    pub(in crate::engine) unreadable_sources: HashMap<usize, Problem>,
     pub(in crate::engine) folder: Option<Arc<FolderRevision>>,
     /// The revision of every image's strategy.
     pub(in crate::engine) strategy: String,
@@ -163,6 +166,7 @@ impl FamilyModel {
             failing: HashMap::new(),
             failure_reason: "X",
             source: Observed::Known("source".into()),
+            unreadable_sources: HashMap::new(),
             folder: None,
             strategy: "strategy".into(),
             registry_unreachable: false,
@@ -218,7 +222,10 @@ impl FamilyModel {
                         .filter(|(of, _)| *of == image)
                         .map(|(_, check)| check.clone())
                         .collect(),
-                    source: self.source.clone(),
+                    source: match self.unreadable_sources.get(&image) {
+                        Some(problem) => Observed::Failed(problem.clone()),
+                        None => self.source.clone(),
+                    },
                     folder: self.folder.clone(),
                     strategy: self.observed_strategy(image),
                     platform: self.platform(image).map(Into::into),

@@ -1,0 +1,134 @@
+//! The list of gates that every start goes through, of a build or of a check: suspension, windows,
+//! the breaker, outages, and the limits of what runs. Each says why it is closed and when it opens,
+//! if that is known.
+
+use jiff::Timestamp;
+
+use crate::{
+    api::condition::reason,
+    engine::{
+        Problem,
+        cascade::{
+            CascadeContext,
+            admission::FreeCapacity,
+            breaker_gates::{BreakerGates, build_cause},
+            gates,
+            outages::{OutageGates, OutageTurn},
+            windows::WindowState,
+        },
+        decision::{ImageDecision, PlannedBuild},
+        image::evaluation::{Evaluation, ReadyCheck},
+    },
+    lineage::ImageIndex,
+};
+
+/// A build or a check that has all of its inputs.
+#[derive(Clone, Debug)]
+pub(super) enum ReadyStart {
+    Build(PlannedBuild),
+    Check(ReadyCheck),
+}
+
+impl ReadyStart {
+    /// Returns the image that the start is for.
+    pub const fn image(&self) -> ImageIndex {
+        match self {
+            Self::Build(build) => build.image,
+            Self::Check(check) => check.image,
+        }
+    }
+
+    /// Whether a user caused it.
+    pub const fn is_user_caused(&self) -> bool {
+        match self {
+            Self::Build(build) => build.identity.user_caused,
+            Self::Check(check) => check.user_caused,
+        }
+    }
+}
+
+/// A gate that is closed for a build or a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClosedGate {
+    /// Why it is closed.
+    pub problem: Problem,
+    /// When it opens, if that does not depend on an event.
+    pub opens: Option<Timestamp>,
+    /// Whether it opens when an outage is over.
+    pub is_outage: bool,
+}
+
+impl ClosedGate {
+    /// Returns a gate that is closed for this reason, and opens at this time.
+    pub const fn new(reason: &'static str, message: String, opens: Option<Timestamp>) -> Self {
+        Self { problem: Problem { reason, message }, opens, is_outage: false }
+    }
+}
+
+/// The gates of one decision. What has passed them counts for what comes after it.
+pub(super) struct StartGates<'a> {
+    context: &'a CascadeContext<'a>,
+    breakers: BreakerGates<'a>,
+    outages: OutageGates<'a>,
+    capacity: FreeCapacity,
+}
+
+impl<'a> StartGates<'a> {
+    pub fn new(context: &'a CascadeContext<'a>, evaluation: &Evaluation) -> Self {
+        Self {
+            context,
+            breakers: BreakerGates::new(context, evaluation),
+            outages: OutageGates::new(context.input, &evaluation.images, context.now),
+            capacity: FreeCapacity::new(context.input, context.now),
+        }
+    }
+
+    /// Sorts starts, so that those of an outage come last, and the one first that has waited
+    /// longest.
+    pub fn sort(&self, starts: &mut [ReadyStart], images: &[ImageDecision]) {
+        starts.sort_by_key(|start| match start {
+            ReadyStart::Build(PlannedBuild { image, .. }) => {
+                images.get(image.position()).map_or(OutageTurn::Unaffected, |decided| {
+                    self.outages.turn(self.context.input, *image, decided)
+                })
+            }
+            ReadyStart::Check(_) => OutageTurn::Unaffected,
+        });
+    }
+
+    /// Lets a start pass, or returns the first gate that is closed for it.
+    pub fn pass(&mut self, start: &ReadyStart, image: &ImageDecision) -> Result<(), ClosedGate> {
+        self.suspension()?;
+        self.window()?;
+        match start {
+            ReadyStart::Build(build) => {
+                let input = self.context.input;
+                let cause = build_cause(input, build.image, image);
+                self.breakers.check(&cause)?;
+                self.outages.check(input, build.image, image)?;
+                self.capacity.reserve(start)?;
+                self.breakers.admit(&cause);
+                self.outages.admit(input, build.image);
+                Ok(())
+            }
+            ReadyStart::Check(_) => self.capacity.reserve(start),
+        }
+    }
+
+    fn suspension(&self) -> Result<(), ClosedGate> {
+        if self.context.input.spec.suspend {
+            return Err(ClosedGate::new(reason::SUSPENDED, "spec.suspend is set".into(), None));
+        }
+        Ok(())
+    }
+
+    fn window(&self) -> Result<(), ClosedGate> {
+        match self.context.window {
+            WindowState::Closed { opens } => {
+                let message = gates::window_closed_message(opens);
+                Err(ClosedGate::new(reason::WINDOW_CLOSED, message, opens))
+            }
+            WindowState::Unrestricted | WindowState::Open { .. } => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Outages: what builds need around them fails, for minutes or for weeks, and works again.
+
+use std::collections::HashSet;
+
+use jiff::SignedDuration;
+
+use crate::{
+    api::{Breaker, FailureClass, ImageState, OnParentFailure, condition::reason},
+    engine::{
+        BuildOutcome, CascadeDecision,
+        tests::{CURRENT, model::FamilyModel},
+    },
+};
+
+/// Returns a family of images that are built on one upstream.
+fn fan(images: usize) -> FamilyModel {
+    let images: Vec<(String, String)> =
+        (0..images).map(|image| (format!("image{image}"), "up".to_owned())).collect();
+    let images: Vec<(&str, &str)> =
+        images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
+    FamilyModel::new(&["up", "up2"], &images)
+}
+
+/// Lets the infrastructure of these images fail.
+fn fail(model: &mut FamilyModel, images: impl IntoIterator<Item = usize>) {
+    model.failing = images.into_iter().map(|image| (image, FailureClass::Infrastructure)).collect();
+}
+
+/// Reconciles for some minutes, at each time that something waits for. Builds end at once, and
+/// the Jobs of those that failed are soon gone.
+fn run(model: &mut FamilyModel, minutes: i64) {
+    let end = model.now + SignedDuration::from_mins(minutes);
+    while model.now < end {
+        let decision = model.reconcile();
+        let soon = model.now + SignedDuration::from_secs(1);
+        let starts_or_ends =
+            !matches!(decision.cascade, CascadeDecision::None | CascadeDecision::Continue { .. });
+        let is_moving = starts_or_ends || !decision.effects.is_empty();
+        model.finish_builds();
+        let next = decision.wake_at.filter(|_| !is_moving).unwrap_or(soon);
+        model.now = next.clamp(soon, end.max(soon));
+        model.jobs.retain(|(_, job)| job.live || job.outcome == BuildOutcome::Succeeded);
+    }
+    model.reconcile();
+}
+
+fn all_builds(model: &FamilyModel) -> usize {
+    model.builds().iter().sum()
+}
+
+#[test]
+fn an_outage_of_days_heals_within_minutes_after_its_end() {
+    let mut model = FamilyModel::new(&["up"], &[("base", "up"), ("app", "base")]);
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    fail(&mut model, [0]);
+    model.failure_reason = reason::REGISTRY_UNAVAILABLE;
+    run(&mut model, 10);
+    let record = model.record("base").clone();
+    let state = (record.state, record.reason.as_str());
+    assert_eq!(state, (ImageState::Queued, reason::REGISTRY_UNAVAILABLE));
+    assert!(record.message.contains("failures: it broke"), "{}", record.message);
+    assert_eq!(model.record("app").reason, reason::WAITING_FOR_PARENT);
+    let before = model.builds()[0];
+    run(&mut model, 3 * 24 * 60);
+    let tried = model.builds()[0] - before;
+    assert!((3 * 24 * 12..=3 * 24 * 16 + 1).contains(&tried), "{tried} in three days");
+    assert_eq!(model.states(), [ImageState::Queued, ImageState::Waiting]);
+    model.failing.clear();
+    run(&mut model, 6);
+    assert_eq!(model.states(), [CURRENT; 2]);
+    assert_eq!(model.record("base").failure, None);
+}
+
+#[test]
+fn one_build_at_a_time_is_tried_for_all_images_of_an_outage() {
+    let mut model = fan(100);
+    model.settle();
+    model.spec.policy.parallelism = 10;
+    model.spec.policy.breaker = Breaker { consecutive_failures: 0, ..Breaker::default() };
+    model.upstream_digests[0] = "sha256:up-1".into();
+    fail(&mut model, 0..100);
+    run(&mut model, 30);
+    let before = model.builds();
+    let first_round = before.iter().sum::<usize>() - 100;
+    assert!(first_round <= 30, "{first_round} tries in half an hour");
+    run(&mut model, 60);
+    let tried = all_builds(&model) - before.iter().sum::<usize>();
+    assert!((11..=13).contains(&tried), "{tried} tries in an hour");
+    let after = model.builds();
+    let images: HashSet<usize> = (0..100).filter(|image| after[*image] > before[*image]).collect();
+    assert_eq!(images.len(), tried, "another image each time");
+    // An image that was not tried says what it waits for.
+    let record = model.record("image99");
+    let state = (record.state, record.reason.as_str());
+    assert_eq!(state, (ImageState::Queued, reason::INFRASTRUCTURE_FAILED));
+    assert!(record.message.contains("one build at a time is tried"), "{}", record.message);
+    assert_eq!(model.status.breaker, None, "an outage is no failure of builds");
+
+    model.failing.clear();
+    model.most_at_once = 0;
+    run(&mut model, 6);
+    assert_eq!(model.states(), [CURRENT; 100]);
+    assert_eq!(model.most_at_once, 10, "the others follow through the usual limits");
+}
+
+#[test]
+fn builds_that_need_something_else_go_on_in_an_outage() {
+    let images: Vec<(String, String)> = (0..40)
+        .map(|image| (format!("image{image}"), if image < 20 { "up" } else { "up2" }.to_owned()))
+        .collect();
+    let images: Vec<(&str, &str)> =
+        images.iter().map(|(name, parent)| (name.as_str(), parent.as_str())).collect();
+    let mut model = FamilyModel::new(&["up", "up2"], &images);
+    model.spec.upstreams[0].image = "quay.io/library/up".into();
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    fail(&mut model, 0..20);
+    run(&mut model, 30);
+    assert!(model.states()[..20].iter().all(|state| *state == ImageState::Queued));
+    model.upstream_digests[1] = "sha256:up2-1".into();
+    let before = all_builds(&model);
+    run(&mut model, 10);
+    assert_eq!(model.states()[20..], [CURRENT; 20]);
+    assert_eq!(model.builds()[20..], [2; 20]);
+    assert!(all_builds(&model) - before <= 20 + 3, "{}", all_builds(&model) - before);
+}
+
+/// An image that runs out of memory says nothing about the others, and is likely to do so again.
+#[test]
+fn a_build_that_needs_too_much_holds_back_no_other_and_fails_in_the_end() {
+    let mut model = fan(30);
+    model.settle();
+    model.spec.policy.parallelism = 5;
+    model.upstream_digests[0] = "sha256:up-1".into();
+    fail(&mut model, 0..5);
+    model.failure_reason = reason::OUT_OF_MEMORY;
+    run(&mut model, 3);
+    assert_eq!(model.states()[5..], [CURRENT; 25]);
+    assert_eq!(model.record("image0").reason, reason::RETRYING);
+    run(&mut model, 60);
+    let record = model.record("image0");
+    let state = (record.state, record.reason.as_str());
+    assert_eq!(state, (ImageState::Failed, reason::INFRASTRUCTURE_FAILED));
+    assert_eq!(model.builds()[..5], [1 + 6; 5], "retries.infrastructure is 5");
+    assert!(model.cascade.is_none());
+}
+
+/// Two nodes are drained: what was evicted is built again at once, and side by side.
+#[test]
+fn a_passing_trouble_makes_no_build_wait_for_another() {
+    let mut model = fan(8);
+    model.settle();
+    model.spec.policy.parallelism = 8;
+    model.upstream_digests[0] = "sha256:up-1".into();
+    fail(&mut model, 0..5);
+    model.begin();
+    model.finish_builds();
+    model.failing.clear();
+    model.reconcile();
+    model.now += SignedDuration::from_secs(5);
+    model.reconcile();
+    assert_eq!(model.builds(), [3, 3, 3, 3, 3, 2, 2, 2]);
+}
+
+#[test]
+fn a_cascade_that_only_waits_for_an_outage_ends_for_what_is_pending() {
+    let mut model = fan(6);
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    fail(&mut model, 0..6);
+    run(&mut model, 60);
+    assert!(model.cascade.is_some());
+    model.upstream_digests[0] = "sha256:up-2".into();
+    model.failing.clear();
+    run(&mut model, 3);
+    let adopted = model.status.upstreams[0].adopted.as_ref().map(|adopted| &*adopted.digest);
+    assert_eq!((adopted, model.states()), (Some("sha256:up-2"), vec![CURRENT; 6]));
+}
+
+#[test]
+fn a_child_may_continue_with_the_last_verified_digest_of_a_parent_in_an_outage() {
+    let mut model = FamilyModel::new(
+        &["up", "up2"],
+        &[("base", "up"), ("app", "base up2*"), ("other", "base up2*")],
+    );
+    model.settle();
+    model.spec.images[1].on_parent_failure = OnParentFailure::UseLastVerified;
+    let verified = model.record("base").digest.clone().expect("a digest");
+    fail(&mut model, [0]);
+    model.upstream_digests = vec!["sha256:up-1".into(), "sha256:up2-1".into()];
+    run(&mut model, 60);
+    assert_eq!(model.states(), [ImageState::Queued, CURRENT, ImageState::Waiting]);
+    let inputs = model.record("app").inputs.clone().expect("inputs");
+    let digests: Vec<&str> = inputs.parents.iter().map(|parent| &*parent.digest).collect();
+    assert_eq!(digests, [verified.as_str(), "sha256:up2-1"]);
+    model.failing.clear();
+    run(&mut model, 10);
+    assert_eq!(model.states(), [CURRENT; 3]);
+    let inputs = model.record("app").inputs.clone().expect("inputs");
+    assert_eq!(Some(&inputs.parents[0].digest), model.record("base").digest.as_ref());
+}
+
+#[test]
+fn a_user_who_retries_waits_for_no_outage() {
+    let mut model = fan(10);
+    model.settle();
+    model.upstream_digests[0] = "sha256:up-1".into();
+    fail(&mut model, 0..10);
+    run(&mut model, 60);
+    let before = model.builds();
+    model.ask(r#"{"id":"1","action":"Retry","image":"image4"}"#);
+    model.reconcile();
+    let started: Vec<usize> =
+        (0..10).filter(|image| model.builds()[*image] > before[*image]).collect();
+    assert!(started.contains(&4) && started.len() <= 2, "{started:?}");
+}
