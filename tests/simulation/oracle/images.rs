@@ -59,7 +59,7 @@ impl Oracle<'_> {
         };
         let mut parents = Vec::new();
         for edge in &image.from {
-            parents.push(self.parent(family, edge)?);
+            parents.push(self.parent(family, image, edge)?);
         }
         let failed: fn(&Parent) -> bool =
             |parent| matches!(parent.final_state, FinalState::Failed | FinalState::Blocked);
@@ -178,7 +178,12 @@ impl Oracle<'_> {
         last.is_none_or(|work| work.phase != Phase::Succeeded || !work.has_pushed())
     }
 
-    fn parent(&mut self, family: &FamilyView, edge: &Edge) -> Result<Parent, String> {
+    fn parent(
+        &mut self,
+        family: &FamilyView,
+        child: &Image,
+        edge: &Edge,
+    ) -> Result<Parent, String> {
         if let Some(upstream) = &edge.upstream {
             let found = family.spec.upstreams.iter().find(|known| known.name == *upstream);
             let found = found.ok_or_else(|| format!("there is no upstream {upstream}"))?;
@@ -200,11 +205,7 @@ impl Oracle<'_> {
         let final_state = self.final_state(of, found)?;
         let record = of.record(name);
         let digest = record.digest.clone();
-        // An image of another family that waits may wait forever: its current digest is used.
-        let has_digest = final_state != FinalState::Waiting || edge.family.is_some();
-        let pinned = digest
-            .filter(|_| has_digest)
-            .map(|digest| format!("{}@{digest}", repository(&of.spec, found)));
+        let pinned = digest.map(|digest| format!("{}@{digest}", repository(&of.spec, found)));
         // A digest that another family exports counts as checked.
         let is_checked = |pinned: &String| self.cluster.invariants.is_surely_checked(found, pinned);
         // A digest whose checks were cancelled is not used, whatever their result.
@@ -213,7 +214,12 @@ impl Oracle<'_> {
                 && Some(&failure.fingerprint) == record.fingerprint.as_ref()
         });
         let checked = edge.family.is_some() || pinned.as_ref().is_none_or(is_checked) && !cancelled;
-        Ok(Parent { pinned, final_state, checked })
+        // An image of another family that waits may wait forever: its current digest is used. Of
+        // one in the same family, only a child that asks for it uses the last verified digest.
+        let last_verified = child.on_parent_failure == OnParentFailure::UseLastVerified;
+        let has_digest =
+            final_state != FinalState::Waiting || edge.family.is_some() || last_verified && checked;
+        Ok(Parent { pinned: pinned.filter(|_| has_digest), final_state, checked })
     }
 
     /// Checks that an image's digest was built from its current inputs.
