@@ -118,6 +118,9 @@ reasons! {
     TAG_COLLISION = "TagCollision": NeedsUser + StopsEvaluation;
     /// A tag template does not parse or names an unknown variable.
     INVALID_TAG_TEMPLATE = "InvalidTagTemplate": NeedsUser + StopsEvaluation;
+    /// A tag cannot be set because of a label of the built image, which its template names: the
+    /// image does not have the label, or its value gives no tag.
+    INVALID_TAG_LABEL = "InvalidTagLabel": NeedsUser;
     /// A field has an invalid value.
     INVALID_SPEC = "InvalidSpec": NeedsUser + StopsEvaluation;
     /// Images of the spec are left out, because a template or a matrix of theirs is invalid.

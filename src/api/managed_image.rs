@@ -14,6 +14,10 @@ use crate::api::{
 /// Maximum number of entries of [`ManagedImageStatus::history`], whatever `spec.history.builds`
 /// says.
 pub const MAX_HISTORY: usize = 50;
+/// Maximum number of entries of [`ManagedImageStatus::labels`].
+pub const MAX_TAG_LABELS: usize = 16;
+/// Maximum length of [`LabelRecord::value`] in bytes.
+pub const MAX_LABEL_VALUE: usize = 256;
 /// Maximum number of causes that a build is recorded with.
 pub const MAX_BUILD_CAUSES: usize = 8;
 
@@ -189,6 +193,15 @@ pub struct ManagedImageStatus {
     )]
     pub tags: Vec<TagRecord>,
 
+    /// Labels of the last verified build that the family's templates of tags name. At most 16
+    /// entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub labels: Vec<LabelRecord>,
+
     /// Build that is running.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub running: Option<RunningBuild>,
@@ -349,6 +362,22 @@ pub struct TagRecord {
     pub digest: String,
     /// Whether the tag names the build or the fingerprint, so that it never moves.
     pub immutable: bool,
+}
+
+/// A label of a built image, which a template of a tag names.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct LabelRecord {
+    /// Name of the label.
+    pub name: String,
+
+    /// Value of the label. Not set if the image does not have it, or if there is a `problem`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+
+    /// Why the value cannot be used, although the image has the label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// A build that is running.

@@ -49,7 +49,7 @@ pub use image_records::{
     RolloutState,
 };
 pub use managed_image::{
-    FoundEdge, ImageState, Inputs, ManagedImage, ManagedImageSpec, ManagedImageStatus,
+    FoundEdge, ImageState, Inputs, LabelRecord, ManagedImage, ManagedImageSpec, ManagedImageStatus,
     ParentDigest, RunningBuild, TagRecord,
 };
 pub use policy::{Breaker, Cutoff, Policy, Promotion, RateLimit, Retries, Supersede, Window};

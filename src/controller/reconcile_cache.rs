@@ -19,7 +19,7 @@ use crate::{
         },
         found_edges::{EdgeExpansion, KnownParents, dockerfile::ReadDockerfile},
     },
-    engine::{Blueprint, Lookup, LookupResult, Observed, ObservedTag, Problem},
+    engine::{Blueprint, LabelAnswer, Lookup, LookupResult, Observed, ObservedTag, Problem},
     identity::{Fingerprint, ImageDigest},
     lineage::families::{SpecVersion, Survey},
     registry::Keychain,
@@ -70,6 +70,8 @@ pub struct ReconcileCache {
     pub expansion: Option<CachedEdgeExpansion>,
     /// What the registry has answered to lookups of fingerprints.
     pub lookups: Lookups,
+    /// What the registry has answered about labels, by image.
+    pub labels: HashMap<String, LabelAnswer>,
     /// What registries have answered about the images that checks run in.
     pub check_images: CheckImages,
     /// What we last read or set of each tag, by image and tag.
@@ -256,6 +258,7 @@ impl ReconcileCache {
             self.lookups.clear();
             self.deferred_jobs.clear();
             self.check_images.clear();
+            self.labels.clear();
             for known_tags in self.tags.values_mut() {
                 known_tags.retain(|_, known_tag| !matches!(known_tag.tag, ObservedTag::Failed(..)));
             }
@@ -311,6 +314,7 @@ impl ReconcileCache {
         self.deferred_jobs.retain(|image| wanted.contains(image));
         self.lookups.0.retain(|image, _| wanted.contains(image.as_str()));
         self.tags.retain(|image, _| wanted.contains(image.as_str()));
+        self.labels.retain(|image, _| wanted.contains(image.as_str()));
     }
 }
 

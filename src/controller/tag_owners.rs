@@ -2,7 +2,7 @@
 //! set it, or else the oldest that claims it. No client is needed.
 
 use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
+    collections::{BTreeMap, HashMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -72,6 +72,42 @@ pub fn unresolved_conflict<'a>(
     unwatched
         .any(|namespace| message.contains(&format!("{CLAIMED_BY}{namespace}/")))
         .then(|| Problem { reason: reason::TAG_COLLISION, message: message.clone() })
+}
+
+/// Returns the tags of a repository that other families claim or have set, each with its family.
+/// Tags that depend on labels are checked against them before they are set.
+#[must_use]
+pub fn foreign_tags(
+    family: &ImageFamily,
+    repository: &str,
+    stores: &Stores,
+) -> BTreeMap<String, String> {
+    let mut tags = BTreeMap::new();
+    let others = stores.families.all().into_iter().filter(|other| other.uid() != family.uid());
+    // Most families are elsewhere, and no tag of theirs is rendered.
+    for other in others.filter(|other| is_below(repository, &other.spec.repository)) {
+        let owner = Key::of(&*other);
+        let claims = claims(&other.spec).unwrap_or_default().into_iter();
+        let claimed = claims.filter(|claim| claim.repository == repository);
+        let records = stores.images.group(&owner);
+        let is_set = |record: &&Arc<ManagedImage>| {
+            let mut owners = record.owner_references().iter();
+            record.spec.repository == repository
+                && owners.any(|owner| Some(&owner.uid) == other.metadata.uid.as_ref())
+        };
+        let records = records.iter().filter(is_set);
+        let set = records.flat_map(|record| record.status.iter().flat_map(|status| &status.tags));
+        let names = claimed.map(|claim| claim.tag.name).chain(set.map(|known| known.tag.clone()));
+        for name in names {
+            tags.entry(name).or_insert_with(|| format!("{}/{}", owner.namespace, owner.name));
+        }
+    }
+    tags
+}
+
+/// Whether a repository is below the repository of a family.
+fn is_below(repository: &str, of_family: &str) -> bool {
+    repository.strip_prefix(of_family).is_some_and(|path| path.starts_with('/'))
 }
 
 /// A family that claims a tag.
@@ -185,6 +221,21 @@ mod tests {
     fn problem_of(stores: &Stores, name: &str) -> Option<String> {
         let family = stores.families.get(&Key::new("team", name)).expect("a family");
         TagOwners::default().conflict(&family, stores).map(|problem| problem.message)
+    }
+
+    #[test]
+    fn the_tags_of_other_families_are_those_that_they_claim_or_have_set() {
+        let stores = Stores::default();
+        add_family(&stores, "old", 1);
+        add_family(&stores, "new", 2);
+        add_record(&stores, "new", "registry.example.com/base", "1.2", 1);
+        let family = stores.families.get(&Key::new("team", "old")).expect("a family");
+        let foreign = |repository: &str| foreign_tags(&family, repository, &stores);
+        let new = || "team/new".to_owned();
+        let expected = [("1.2".to_owned(), new()), ("latest".to_owned(), new())];
+        assert_eq!(foreign("registry.example.com/base"), BTreeMap::from(expected));
+        assert_eq!(foreign("registry.example.com/other"), BTreeMap::new());
+        assert_eq!(foreign("registry.example.community/base"), BTreeMap::new());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::{
         Problem,
         cascade::windows::Windows,
         fingerprint::{check_revision, checks_hash, inline_revision, spec_hash},
+        tag_labels::labels_of_tags,
     },
     identity::ChecksHash,
     lineage::{ImageIndex, Lineage, Parent},
@@ -36,6 +37,8 @@ pub struct ImageBlueprint {
     pub inline: Option<String>,
     /// The references by which the Dockerfile names the parents, in the order of `from`.
     pub references: Vec<String>,
+    /// The labels of the built image that its tags name, sorted.
+    pub labels: Vec<String>,
     /// The hash of the checks; `None` if the image has none.
     pub checks: Option<ChecksHash>,
     /// The hash of each check, in the order of `checks`.
@@ -66,6 +69,7 @@ impl ImageBlueprint {
             repository: repository(spec, image),
             spec_hash: spec_hash(image, &references),
             inline: image.source.inline.as_deref().map(inline_revision),
+            labels: labels_of_tags(&image.tags),
             checks: checks_hash(&image.checks),
             check_revisions: image.checks.iter().map(check_revision).collect(),
             references,

@@ -12,6 +12,7 @@ use crate::{
         decision::{Decision, Effect, ImageDecision},
         image::{evaluate, failure},
         input::{BuildOutcome, DecideInput, LookupResult, ObservedBuild, ObservedImage},
+        label_tags::LabelTagProblems,
         requests, tags, upstreams,
     },
     identity::{BuildIdentity, JobName},
@@ -56,10 +57,14 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     }
     let recorded = outlived.into_iter().filter(|job| job.is_recorded);
     effects.extend(recorded.map(|job| Effect::Stop { job: job.name }));
+    let unset_tags = LabelTagProblems::of(input, &evaluation.images);
     if !input.spec.suspend {
         let plan = &mut evaluation.plan;
-        tags::promote(input, &evaluation.images, now, &mut effects, &mut plan.wake_at);
+        let promotion =
+            tags::TagPromotion { input, images: &evaluation.images, unset: &unset_tags };
+        promotion.add_moves(now, &mut effects, &mut plan.wake_at);
     }
+    unset_tags.report(&mut evaluation.images);
     let view = requests::DecisionView {
         cascade: &step.cascade,
         members: &members,

@@ -219,6 +219,15 @@ pub enum Effect {
         /// The highest attempt that has succeeded.
         after: Option<i32>,
     },
+    /// Reads labels of a digest, which tags of the image name.
+    ReadLabels {
+        /// The image.
+        image: ImageIndex,
+        /// The digest.
+        digest: ImageDigest,
+        /// The names of the labels.
+        names: Vec<String>,
+    },
     /// Starts a build.
     Build(PlannedBuild),
     /// Deletes a Job that still runs although its build has ended or is cancelled: one that counts

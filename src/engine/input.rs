@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use crate::{
     api::{
         AdoptionRecord, BuildFailure, CascadeStatus, Cause, HandledRequest, ImageFamilySpec,
-        ImageFamilyStatus, Inputs, ManagedImageStatus, PlatformDigest, Request, TagContent,
-        condition::Problem,
+        ImageFamilyStatus, Inputs, LabelRecord, ManagedImageStatus, PlatformDigest, Request,
+        TagContent, condition::Problem,
     },
     engine::blueprint::Blueprint,
     identity::{
@@ -232,6 +232,32 @@ pub struct ObservedImage<'a> {
     pub lookups: Vec<Lookup>,
     /// What each tag of the image points to, as last observed.
     pub tags: HashMap<String, ObservedTag>,
+    /// The registry's last answer about labels of a digest.
+    pub labels: Option<LabelAnswer>,
+    /// The tags of the image's repository that other families claim or have set, each with its
+    /// family. Known only for an image whose tags name labels.
+    pub foreign_tags: Arc<BTreeMap<String, String>>,
+}
+
+/// The registry's answer about labels of a digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LabelAnswer {
+    /// The labels that were asked for.
+    Read {
+        /// The digest.
+        digest: ImageDigest,
+        /// Its labels.
+        labels: Vec<LabelRecord>,
+    },
+    /// They could not be read. They are read again at the given time.
+    Unread {
+        /// The digest.
+        digest: ImageDigest,
+        /// Why.
+        problem: Problem,
+        /// When to ask again.
+        ask_at: Timestamp,
+    },
 }
 
 /// A Job that a quota, a policy or a node has rejected. It is created again, and no attempt is
@@ -290,6 +316,8 @@ pub struct VerifiedBuild {
     pub spared: bool,
     /// How the digest was adopted from the registry, if it was not built.
     pub adopted: Option<AdoptionRecord>,
+    /// The labels of the digest that templates of tags name, as far as they were read.
+    pub labels: Vec<LabelRecord>,
 }
 
 impl VerifiedBuild {
@@ -314,6 +342,7 @@ impl VerifiedBuild {
                 .clone()
                 // An earlier version has recorded no digest.
                 .filter(|adopted| adopted.digest.is_empty() || adopted.digest == *digest),
+            labels: record.labels.clone(),
         })
     }
 

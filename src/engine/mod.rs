@@ -24,7 +24,8 @@
 //! - [`image`]: the state of each image, with a module per step
 //! - [`cascade`]: when a cascade starts, which of its builds start, and what it records
 //! - [`end_of_life`]: upstreams whose distribution has no support any more
-//! - [`tags`]: tag templates, and which tags to set
+//! - [`tags`]: tag templates, and which tags to set; `label_tags`: those that depend on labels of
+//!   the built image
 //!
 //! Shared by them:
 //!
@@ -45,9 +46,11 @@ pub mod fingerprint;
 pub mod image;
 pub mod imports;
 pub mod input;
+mod label_tags;
 mod maturing;
 pub mod requests;
 pub mod states;
+mod tag_labels;
 pub mod tags;
 pub mod templates;
 mod upstream_records;
@@ -70,7 +73,8 @@ pub use decision::{
 };
 pub use input::{
     BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, DeferredJob, DeferredWork,
-    EndedCascade, ExistingImage, FoundImage, ImportState, ImportedBuild, Lookup, LookupResult,
-    Observed, ObservedBuild, ObservedCascade, ObservedCheck, ObservedDigest, ObservedImage,
-    ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, RequestObject, VerifiedBuild,
+    EndedCascade, ExistingImage, FoundImage, ImportState, ImportedBuild, LabelAnswer, Lookup,
+    LookupResult, Observed, ObservedBuild, ObservedCascade, ObservedCheck, ObservedDigest,
+    ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, RequestObject,
+    VerifiedBuild,
 };

@@ -1,17 +1,23 @@
 //! Tags: their templates, and which tags to set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use minijinja::context;
+use minijinja::{Value, context, value::merge_maps};
 
 use crate::{
-    api::{Image, ImageFamilySpec, ImageState, TagRecord, Upstream, condition::reason},
+    api::{
+        Image, ImageFamilySpec, ImageState, LabelRecord, TagRecord, Upstream, condition::reason,
+    },
     engine::{
         causes::short,
         decision::{Effect, ImageDecision, TagMove},
         input::{DecideInput, ObservedImage, ObservedTag, VerifiedBuild},
-        templates::{self, Templates},
+        label_tags::LabelTagProblems,
+        tag_labels::{
+            LABEL_VARIABLE, absent_labels, are_read, check_count, label_values, named_labels,
+        },
+        templates::{self, RenderedTemplate, Templates, UnrenderableTemplate},
     },
     identity::{Fingerprint, ImageDigest},
     lineage::ImageIndex,
@@ -21,6 +27,11 @@ use crate::{
 const ANY_BUILD: i64 = 0;
 /// Placeholder for any fingerprint in a claim.
 const ANY_FINGERPRINT: &str = "000000000000";
+/// Placeholder for the value of any label in a check of a template.
+const ANY_LABEL: &str = "0";
+/// The variables of a template.
+const VARIABLES: [&str; 7] =
+    ["args", "build", "fingerprint", LABEL_VARIABLE, "matrix", "name", "upstream"];
 /// Prefix of the operator's own tags.
 const RESERVED_PREFIX: &str = "gs-";
 
@@ -30,7 +41,7 @@ pub enum TagError {
     /// It does not parse, or names an unknown variable.
     #[error(
         "`{template}`: {why}; known are build, fingerprint, upstream.NAME.tag, args.NAME, \
-             matrix.KEY and name"
+             matrix.KEY, name and label[\"NAME\"]"
     )]
     Template {
         /// The template.
@@ -49,15 +60,50 @@ pub enum TagError {
         /// Its result.
         tag: String,
     },
+    /// The image does not have a label that it names.
+    #[error(
+        "`{template}` names the label `{label}`, which the built image does not have: set it with \
+         LABEL in the Dockerfile or in `labels`, or give it a default, as in `label[\"{label}\"] | \
+         default(\"0\")`"
+    )]
+    MissingLabel {
+        /// The template.
+        template: String,
+        /// The label.
+        label: String,
+    },
+    /// The labels of the image give no tag.
+    #[error("`{template}` is not a tag with {labels}: {why}; correct the label or the template")]
+    Label {
+        /// The template.
+        template: String,
+        /// The labels and their values.
+        labels: String,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 /// A rendered tag.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tag {
     /// The tag.
     pub name: String,
     /// Whether its template names the build or the fingerprint, so that it is never moved.
     pub immutable: bool,
+    /// Whether its template names a label of the built image.
+    pub names_label: bool,
+}
+
+/// The tags of one build.
+#[derive(Debug, Default)]
+pub struct BuildTags {
+    /// The tags.
+    pub tags: Vec<Tag>,
+    /// The tags that the labels of the image do not give.
+    pub errors: Vec<TagError>,
+    /// Whether a label that a template names was not read yet.
+    pub is_unread: bool,
 }
 
 /// Returns the tag under which a build of this fingerprint is pushed.
@@ -67,16 +113,32 @@ pub fn pushed_as(fingerprint: &Fingerprint) -> String {
 }
 
 /// Renders the tags that an image claims. One that names the build or the fingerprint stands for
-/// those of all builds.
+/// those of all builds. What a template with a label gives is known only after a build, so that it
+/// claims nothing: it is only checked.
 ///
 /// # Errors
 ///
 /// Returns an error for a template that can't be rendered, or whose result is not a tag.
 pub fn claimed(spec: &ImageFamilySpec, image: &Image) -> Result<Vec<Tag>, TagError> {
-    render(spec, image, ANY_BUILD, &ANY_FINGERPRINT.into())
+    let fingerprint = Fingerprint::from(ANY_FINGERPRINT);
+    let renderer = TagRenderer::new(spec, image, ANY_BUILD, &fingerprint);
+    check_count(&image.tags).map_err(|why| TagError::Template {
+        template: image.tags.last().cloned().unwrap_or_default(),
+        why,
+    })?;
+    let mut tags = Vec::new();
+    for template in &image.tags {
+        let named = named(template)?;
+        if named.is_empty() {
+            tags.push(renderer.plain_tag(template)?);
+        } else {
+            renderer.check(template, &named)?;
+        }
+    }
+    Ok(tags)
 }
 
-/// Renders the tags of an image for one build.
+/// Renders the tags of an image for one build, without those that name a label.
 ///
 /// # Errors
 ///
@@ -87,36 +149,162 @@ pub fn render(
     build: i64,
     fingerprint: &Fingerprint,
 ) -> Result<Vec<Tag>, TagError> {
-    let followed = |upstream: &Upstream| {
-        (upstream.name.clone(), context! { tag => upstream.follow.tag.as_str() })
-    };
-    let upstream: BTreeMap<String, minijinja::Value> =
-        spec.upstreams.iter().map(followed).collect();
-    // In a plain spec, each key has one value.
-    let matrix = image.matrix.iter().filter_map(|(key, values)| Some((key, values.first()?)));
-    let fingerprint = short(fingerprint);
-    let values = context! {
-        build => build, fingerprint => fingerprint, upstream => upstream,
-        args => templates::object(&image.args), matrix => templates::object(matrix),
-        name => image.name.as_str(),
-    };
-    let templates = Templates::default();
-    image.tags.iter().map(|template| one(&templates, template, &values)).collect()
+    let renderer = TagRenderer::new(spec, image, build, fingerprint);
+    let plain =
+        image.tags.iter().filter(|tag| named_labels(tag).is_ok_and(|named| named.is_empty()));
+    plain.map(|template| renderer.plain_tag(template)).collect()
 }
 
-fn one(templates: &Templates, template: &str, values: &minijinja::Value) -> Result<Tag, TagError> {
-    let rendered = templates.render(template, values).map_err(|error| TagError::Template {
-        template: template.into(),
-        why: error.to_string(),
-    })?;
+/// Renders the tags of an image for its verified build. An adopted image has no tags that name a
+/// label: its tags are those that it was found with.
+#[must_use]
+pub fn of_build(spec: &ImageFamilySpec, image: &Image, verified: &VerifiedBuild) -> BuildTags {
+    let renderer = TagRenderer::new(spec, image, verified.build, &verified.fingerprint);
+    let mut build = BuildTags::default();
+    for template in &image.tags {
+        // Templates are validated before; one that fails nevertheless gives no tag.
+        let Ok(named) = named_labels(template) else { continue };
+        if named.is_empty() {
+            build.tags.extend(renderer.plain_tag(template));
+        } else if verified.adopted.is_some() {
+            // Nothing is set.
+        } else if are_read(&named, &verified.labels) {
+            match renderer.label_tag(template, &named, &verified.labels) {
+                Ok(tag) => build.tags.push(tag),
+                Err(error) => build.errors.push(error),
+            }
+        } else {
+            build.is_unread = true;
+        }
+    }
+    build
+}
+
+/// Returns the labels that a template names.
+fn named(template: &str) -> Result<BTreeSet<String>, TagError> {
+    named_labels(template).map_err(|why| TagError::Template { template: template.into(), why })
+}
+
+/// Renders the templates of an image's tags for one build.
+struct TagRenderer {
+    templates: Templates,
+    /// The values of the variables, without labels.
+    values: Value,
+}
+
+impl TagRenderer {
+    fn new(spec: &ImageFamilySpec, image: &Image, build: i64, fingerprint: &Fingerprint) -> Self {
+        let followed = |upstream: &Upstream| {
+            (upstream.name.clone(), context! { tag => upstream.follow.tag.as_str() })
+        };
+        let upstream: BTreeMap<String, Value> = spec.upstreams.iter().map(followed).collect();
+        // In a plain spec, each key has one value.
+        let matrix = image.matrix.iter().filter_map(|(key, values)| Some((key, values.first()?)));
+        let fingerprint = short(fingerprint);
+        let values = context! {
+            build => build, fingerprint => fingerprint, upstream => upstream,
+            args => templates::object(&image.args), matrix => templates::object(matrix),
+            name => image.name.as_str(),
+        };
+        Self { templates: Templates::default(), values }
+    }
+
+    /// Renders a template that names no label.
+    fn plain_tag(&self, template: &str) -> Result<Tag, TagError> {
+        let rendered = self.templates.render(template, &self.values);
+        let rendered = rendered.map_err(|error| unrenderable(template, &error))?;
+        tag_of(rendered).map_err(|text| not_a_tag(template, &text))
+    }
+
+    /// Renders a template that names labels, all of which were read.
+    fn label_tag(
+        &self,
+        template: &str,
+        named: &BTreeSet<String>,
+        labels: &[LabelRecord],
+    ) -> Result<Tag, TagError> {
+        let wrong = |why: String| TagError::Label {
+            template: template.into(),
+            labels: described(named, labels),
+            why,
+        };
+        let rendered = self.with_labels(template, label_values(labels));
+        let rendered = rendered.map_err(|error| match absent_labels(named, labels).first() {
+            Some(label) => {
+                TagError::MissingLabel { template: template.into(), label: (*label).into() }
+            }
+            None => wrong(error.to_string()),
+        })?;
+        let tag = tag_of(rendered).map_err(|text| {
+            wrong(format!("`{text}` is not one of at most 128 letters, digits, `_`, `.` and `-`"))
+        })?;
+        Ok(Tag { names_label: true, ..tag })
+    }
+
+    /// Checks a template that names labels before any of them is known.
+    fn check(&self, template: &str, named: &BTreeSet<String>) -> Result<(), TagError> {
+        let any = |name: &String| LabelRecord {
+            name: name.clone(),
+            value: Some(ANY_LABEL.into()),
+            problem: None,
+        };
+        let labels: Vec<LabelRecord> = named.iter().map(any).collect();
+        match self.with_labels(template, label_values(&labels)) {
+            Ok(rendered) => {
+                let unknown = unknown_variable(&rendered);
+                if let Some(unknown) = unknown {
+                    let why = format!("`{unknown}` is unknown");
+                    return Err(TagError::Template { template: template.into(), why });
+                }
+                tag_of(rendered).map(|_| ()).map_err(|text| not_a_tag(template, &text))
+            }
+            // A label may have another value.
+            Err(error) if error.depends_on_values => Ok(()),
+            Err(error) => Err(unrenderable(template, &error)),
+        }
+    }
+
+    fn with_labels(
+        &self,
+        template: &str,
+        labels: Value,
+    ) -> Result<RenderedTemplate, UnrenderableTemplate> {
+        let values = merge_maps([context! { label => labels }, self.values.clone()]);
+        self.templates.render(template, &values)
+    }
+}
+
+/// Returns a variable that no template has.
+fn unknown_variable(rendered: &RenderedTemplate) -> Option<&str> {
+    rendered.variables.iter().map(String::as_str).find(|name| !VARIABLES.contains(name))
+}
+
+fn unrenderable(template: &str, error: &UnrenderableTemplate) -> TagError {
+    TagError::Template { template: template.into(), why: error.to_string() }
+}
+
+fn not_a_tag(template: &str, text: &str) -> TagError {
+    TagError::NotATag { template: template.into(), tag: text.into() }
+}
+
+/// Returns the labels that a template names, with their values.
+fn described(named: &BTreeSet<String>, labels: &[LabelRecord]) -> String {
+    let named = labels.iter().filter(|label| named.contains(&label.name));
+    let text = |label: &LabelRecord| match &label.value {
+        Some(value) => format!("the label `{}` = `{value}`", label.name),
+        None => format!("the label `{}`", label.name),
+    };
+    named.map(text).collect::<Vec<_>>().join(" and ")
+}
+
+/// Returns the tag that a template has given, or the beginning of its text if that is no tag.
+fn tag_of(rendered: RenderedTemplate) -> Result<Tag, String> {
     let (name, variables) = (rendered.text, rendered.variables);
     if is_tag(&name) && !name.starts_with(RESERVED_PREFIX) {
-        Ok(Tag {
-            name,
-            immutable: variables.contains("build") || variables.contains("fingerprint"),
-        })
+        let immutable = variables.contains("build") || variables.contains("fingerprint");
+        Ok(Tag { name, immutable, names_label: false })
     } else {
-        Err(TagError::NotATag { template: template.into(), tag: name.chars().take(130).collect() })
+        Err(name.chars().take(130).collect())
     }
 }
 
@@ -128,39 +316,85 @@ fn is_tag(text: &str) -> bool {
         && text.chars().all(|c| word(c) || c == '.' || c == '-')
 }
 
-/// Adds the tag moves that images need: new tags, tags that point to an older digest, and tags that
-/// somebody else has moved. Tags that name the build point to the digest of a current image. The
-/// others point to the digest that the image is promoted to, whatever its state is.
-pub fn promote(
-    input: &DecideInput<'_>,
-    images: &[ImageDecision],
-    now: Timestamp,
-    effects: &mut Vec<Effect>,
-    wake_at: &mut Option<Timestamp>,
-) {
-    for (index, decision) in ImageIndex::enumerate(images) {
-        let (Some(verified), Some(observed)) =
-            (&decision.verified, input.images.get(index.position()))
-        else {
-            continue;
-        };
-        if collides(input, index) || at_rest(input, index, observed, decision) {
-            continue;
-        }
-        let mut moves: Vec<(&ImageDigest, Vec<TagMove>)> = Vec::new();
-        for (tag, digest) in wanted(input, index, decision, verified) {
-            let Some(moved) = needed_move(observed, tag, digest, now, wake_at) else { continue };
-            match moves.iter_mut().find(|(to, _)| *to == digest) {
-                Some((_, tags)) => tags.push(moved),
-                None => moves.push((digest, vec![moved])),
+/// The tags of all images, and what they should point to.
+pub struct TagPromotion<'a> {
+    /// What the reconcile has read.
+    pub input: &'a DecideInput<'a>,
+    /// The decided images.
+    pub images: &'a [ImageDecision],
+    /// The tags that are not set because of labels.
+    pub(in crate::engine) unset: &'a LabelTagProblems,
+}
+
+impl TagPromotion<'_> {
+    /// Adds the tag moves that images need: new tags, tags that point to an older digest, and tags
+    /// that somebody else has moved. Tags that name the build point to the digest of a current
+    /// image. The others point to the digest that the image is promoted to, whatever its state is.
+    pub fn add_moves(
+        &self,
+        now: Timestamp,
+        effects: &mut Vec<Effect>,
+        wake_at: &mut Option<Timestamp>,
+    ) {
+        for (index, decision) in ImageIndex::enumerate(self.images) {
+            let (Some(verified), Some(observed)) =
+                (&decision.verified, self.input.images.get(index.position()))
+            else {
+                continue;
+            };
+            if collides(self.input, index) || at_rest(self.input, index, observed, decision) {
+                continue;
             }
+            let mut moves: Vec<(&ImageDigest, Vec<TagMove>)> = Vec::new();
+            for (tag, digest) in self.wanted(index, decision, verified) {
+                let Some(moved) = needed_move(observed, tag, digest, now, wake_at) else {
+                    continue;
+                };
+                match moves.iter_mut().find(|(to, _)| *to == digest) {
+                    Some((_, tags)) => tags.push(moved),
+                    None => moves.push((digest, vec![moved])),
+                }
+            }
+            let moves = moves.into_iter();
+            effects.extend(moves.map(|(digest, tags)| Effect::Promote {
+                image: index,
+                digest: digest.clone(),
+                tags,
+            }));
         }
-        let moves = moves.into_iter();
-        effects.extend(moves.map(|(digest, tags)| Effect::Promote {
-            image: index,
-            digest: digest.clone(),
-            tags,
-        }));
+    }
+
+    /// Returns the tags of an image with the digests that they should point to.
+    fn wanted<'d>(
+        &self,
+        index: ImageIndex,
+        decision: &'d ImageDecision,
+        verified: &'d VerifiedBuild,
+    ) -> Vec<(Tag, &'d ImageDigest)> {
+        let Some(image) = self.input.spec.images.get(index.position()) else { return Vec::new() };
+        let tags = of_build(self.input.spec, image, verified).tags;
+        let current = decision.state == ImageState::Current;
+        let record = self.input.images.get(index.position()).and_then(|observed| observed.record);
+        let earlier = record.and_then(|record| record.adopted.as_ref());
+        // No build of ours has made an adopted digest. No tag names it as one, and no tag is moved
+        // to it: its tags pointed to it when it was adopted, and whoever has moved them since goes
+        // first.
+        let is_adopted = |digest: &ImageDigest| {
+            verified.adopted.is_some() && verified.digest == *digest
+                || earlier.is_some_and(|adopted| *digest == adopted.digest)
+        };
+        let target = |tag: Tag| {
+            let digest = if tag.immutable {
+                current.then_some(&verified.digest)
+            } else {
+                decision.promoted_digest()
+            };
+            let digest = digest.filter(|digest| !is_adopted(digest))?;
+            // The labels of the verified build are not those of an earlier one.
+            let is_labelled = tag.names_label && *digest != verified.digest;
+            (!is_labelled && !self.unset.withholds(index, &tag.name)).then_some((tag, digest))
+        };
+        tags.into_iter().filter_map(target).collect()
     }
 }
 
@@ -240,36 +474,6 @@ fn at_rest(
         })
 }
 
-/// Returns the tags of an image with the digests that they should point to.
-fn wanted<'d>(
-    input: &DecideInput<'_>,
-    index: ImageIndex,
-    decision: &'d ImageDecision,
-    verified: &'d VerifiedBuild,
-) -> Vec<(Tag, &'d ImageDigest)> {
-    let Some(image) = input.spec.images.get(index.position()) else { return Vec::new() };
-    // Templates are validated before; one that fails nevertheless moves nothing.
-    let tags = render(input.spec, image, verified.build, &verified.fingerprint).unwrap_or_default();
-    let current = decision.state == ImageState::Current;
-    let record = input.images.get(index.position()).and_then(|observed| observed.record);
-    let earlier = record.and_then(|record| record.adopted.as_ref());
-    // No build of ours has made an adopted digest. No tag names it as one, and no tag is moved to
-    // it: its tags pointed to it when it was adopted, and whoever has moved them since goes first.
-    let is_adopted = |digest: &ImageDigest| {
-        verified.adopted.is_some() && verified.digest == *digest
-            || earlier.is_some_and(|adopted| *digest == adopted.digest)
-    };
-    let target = |tag: Tag| {
-        let digest = if tag.immutable {
-            current.then_some(&verified.digest)
-        } else {
-            decision.promoted_digest()
-        };
-        Some((tag, digest.filter(|digest| !is_adopted(digest))?))
-    };
-    tags.into_iter().filter_map(target).collect()
-}
-
 /// Returns the move that a tag needs, if any. A tag that could not be set is retried later.
 fn needed_move(
     observed: &ObservedImage<'_>,
@@ -333,7 +537,8 @@ mod tests {
             ("{{ upstream['my-base'].tag }}-r{{ build }}", "12-r7", true),
             ("x-{{ fingerprint }}", "x-0123456789ab", true),
         ] {
-            assert_eq!(rendered(template), Ok(Tag { name: name.into(), immutable }), "{template}");
+            let tag = Tag { name: name.into(), immutable, names_label: false };
+            assert_eq!(rendered(template), Ok(tag), "{template}");
         }
     }
 

@@ -16,8 +16,12 @@ const MAX_RENDERED_BYTES: usize = 16 * 1024;
 
 /// Why a template cannot be rendered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct UnrenderableTemplate(String);
+#[error("{message}")]
+pub struct UnrenderableTemplate {
+    message: String,
+    /// Whether the same template might be rendered with other values.
+    pub depends_on_values: bool,
+}
 
 /// What a template renders to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +73,19 @@ impl Templates {
         text: &str,
         values: &Value,
     ) -> Result<RenderedTemplate, UnrenderableTemplate> {
-        check_language(text).map_err(|why| UnrenderableTemplate(why.into()))?;
+        check_language(text).map_err(|why| UnrenderableTemplate {
+            message: why.into(),
+            depends_on_values: false,
+        })?;
         let describe = |error: Error| {
             let kind = error.kind().to_string();
-            UnrenderableTemplate(error.detail().map_or(kind, str::to_owned))
+            UnrenderableTemplate {
+                message: error.detail().map_or(kind, str::to_owned),
+                depends_on_values: matches!(
+                    error.kind(),
+                    ErrorKind::UndefinedError | ErrorKind::InvalidOperation
+                ),
+            }
         };
         let template = self.0.template_from_str(text).map_err(describe)?;
         let variables = template.undeclared_variables(false);
@@ -81,6 +94,26 @@ impl Templates {
         let text = String::from_utf8_lossy(&output.0).into_owned();
         Ok(RenderedTemplate { text, variables })
     }
+}
+
+/// Returns the expressions of a text that keeps to the language, without their braces.
+pub(super) fn expressions(text: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((_, inner)) = rest.split_once('{') {
+        rest = match inner.chars().next() {
+            Some('#') => inner.split_once("#}").map_or("", |(_, rest)| rest),
+            Some('{') => {
+                let expression = inner.get(1..).unwrap_or_default();
+                let after = after_expression(expression).unwrap_or_default();
+                let end = expression.len().saturating_sub(after.len());
+                found.push(expression.get(..end).unwrap_or_default());
+                after
+            }
+            _ => inner,
+        };
+    }
+    found
 }
 
 /// Returns an object with these texts.
@@ -176,6 +209,12 @@ mod tests {
         ] {
             assert_eq!(rendered(template).as_deref(), Ok(text), "{template}");
         }
+    }
+
+    #[test]
+    fn expressions_are_found_outside_of_comments() {
+        let text = "a {{ x }}-{#{{ y }}#}{{ '}}' ~ z }} {b} {{ c";
+        assert_eq!(expressions(text), [" x ", " '}}' ~ z ", " c"]);
     }
 
     #[test]

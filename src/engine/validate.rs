@@ -195,6 +195,15 @@ mod tests {
     }
 
     #[test]
+    fn tags_from_labels_do_not_collide_before_a_build() {
+        let label = "{{ label.version }}";
+        let images = [image("a", None, label), image("b", Some("a"), label)];
+        let blueprint = validate(&spec(images)).expect("a valid family");
+        assert!(blueprint.images.iter().all(|image| image.problem.is_none()));
+        assert!(blueprint.images.iter().all(|image| image.labels == ["version"]));
+    }
+
+    #[test]
     fn a_collision_concerns_the_images_that_claim_the_tag() {
         let mut spec =
             spec([image("a", None, "r{{ build }}"), image("b", Some("a"), "r{{ build }}")]);

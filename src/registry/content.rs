@@ -4,6 +4,8 @@
 //! annotations describe the build and its configuration contains the time. A cascade stops at an
 //! image where only these have changed, so the comparison omits them.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
@@ -122,6 +124,13 @@ impl ContentFields {
         triggers.filter_map(|trigger| trigger.as_str().map(str::to_owned)).collect()
     }
 
+    /// Returns the labels. What is no text is left out.
+    pub(super) fn labels(&self) -> BTreeMap<String, String> {
+        let labels = self.config.as_ref().and_then(|config| config.get("Labels")?.as_object());
+        let texts = labels.into_iter().flatten();
+        texts.filter_map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
+    }
+
     /// Returns the hash of these fields together with the platform and the layers.
     pub(super) fn content_hash(&self, platform: &Platform, diff_ids: &[Digest]) -> Digest {
         let mut text = String::new();
@@ -229,6 +238,16 @@ mod tests {
 
     fn parse(configuration: &Value) -> ImageConfig {
         ImageConfig::parse(configuration.to_string().as_bytes()).expect("configuration")
+    }
+
+    #[test]
+    fn labels_are_texts() {
+        let mut configuration = configuration();
+        configuration["config"]["Labels"]["c"] = json!(3);
+        let expected = [("a", "1"), ("b", "2")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(parse(&configuration).labels, expected.into());
+        configuration["config"]["Labels"] = Value::Null;
+        assert!(parse(&configuration).labels.is_empty());
     }
 
     /// Returns the hash after the value at `pointer` has been replaced. A missing last segment is

@@ -118,6 +118,8 @@ pub struct ImageConfig {
     pub newest_layer: Option<Timestamp>,
     /// The instructions that run in a build on this image: `ONBUILD`.
     pub triggers: Vec<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
     /// The platform that the image runs on.
     pub platform: Platform,
     /// Whether the configuration names the variant of the platform.
@@ -297,6 +299,7 @@ impl ImageConfig {
             created: config.created.as_ref().and_then(timestamp),
             newest_layer: config.content_fields.newest_layer(),
             triggers: config.content_fields.triggers(),
+            labels: config.content_fields.labels(),
             content: config.content_fields.content_hash(&platform, &config.rootfs.diff_ids),
             platform,
             variant_is_named,

@@ -223,6 +223,7 @@ impl ImageEval<'_> {
                 mismatch,
                 platforms,
             }),
+            labels: Vec::new(),
         }
     }
 

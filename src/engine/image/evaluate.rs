@@ -62,7 +62,8 @@ impl ImageEval<'_> {
             .and_then(|()| self.resolve_parents(images))
             .and_then(|parents| self.decide_with_parents(plan, &parents))
             .unwrap_or_else(|not_ready| self.decide_not_ready(not_ready));
-        let decision = self.keep_recorded(decision);
+        let mut decision = self.keep_recorded(decision);
+        self.add_labels(&mut decision, plan);
         self.stop_cancelled_builds(&decision, plan);
         decision
     }

@@ -9,6 +9,7 @@
 //! - [`adoption`]: an image that has no build yet, and that the registry has under its tags
 //! - [`checks`]: an image whose build is in the registry and has checks to pass
 //! - [`hold`]: holds of an image
+//! - `labels`: labels of its verified build that its tags name
 //! - [`recorded`]: what an image keeps in every state
 //! - [`cutoff`]: whether a rebuild changed anything
 //! - [`failure`]: attempts, retry budgets and pauses
@@ -24,6 +25,7 @@ pub mod evaluation;
 pub mod failure;
 pub mod hold;
 pub mod inputs;
+mod labels;
 pub mod recorded;
 pub mod stale;
 mod upstream_input;

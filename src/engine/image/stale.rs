@@ -52,6 +52,7 @@ impl ImageEval<'_> {
                     causes: stale.causes.clone(),
                     spared: false,
                     adopted: None,
+                    labels: Vec::new(),
                 };
                 self.decide_pushed(plan, pushed, stale)
             }
@@ -185,6 +186,7 @@ impl ImageEval<'_> {
             content: last.content.clone(),
             blobs: last.blobs.clone(),
             checked: last.checked.clone(),
+            labels: last.labels.clone(),
             spared: true,
             ..pushed
         };

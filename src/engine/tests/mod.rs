@@ -8,6 +8,7 @@ mod checks;
 mod edits;
 mod gates;
 mod imports;
+mod label_tags;
 mod maturing;
 mod model;
 mod outages;

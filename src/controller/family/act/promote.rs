@@ -93,8 +93,7 @@ impl Reconcile<'_> {
                 continue;
             };
             let Some(known_tags) = self.cache.tags.get_mut(&image.name) else { continue };
-            let wanted = tags::render(spec, image, verified.build, &verified.fingerprint)
-                .unwrap_or_default();
+            let wanted = tags::of_build(spec, image, verified).tags;
             known_tags.retain(|name, _| wanted.iter().any(|tag| tag.name == *name));
             let unset = wanted.iter().find_map(|tag| {
                 let known_tag = known_tags.get(&tag.name)?;

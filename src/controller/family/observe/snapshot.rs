@@ -1,6 +1,9 @@
 //! The snapshot: everything that the decision needs. Taking it needs a client; the rest is pure.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -26,11 +29,12 @@ use crate::{
         },
         object_cache::Key,
         reconcile_cache::ReconcileCache,
+        tag_owners,
     },
     engine::{
         Blueprint, BuildAllowance, DecideInput, EndedCascade, Observed, ObservedBuild,
         ObservedCascade, ObservedCheck, ObservedImage, ObservedImport, ObservedRequest,
-        ObservedUpstream, VerifiedBuild,
+        ObservedUpstream, VerifiedBuild, blueprint::ImageBlueprint,
     },
     identity::{CascadeName, FolderRevision, JobName},
     lineage::ImageIndex,
@@ -94,6 +98,8 @@ pub struct Snapshot {
     pod_versions: Vec<String>,
     /// The last verified builds of the records, in the order of `spec.images`.
     verified: Vec<Option<Arc<VerifiedBuild>>>,
+    /// The tags of other families in the repositories of images whose tags name labels.
+    foreign_tags: Vec<Arc<BTreeMap<String, String>>>,
     /// The pending requests of users.
     requests: Vec<ObservedRequest>,
     /// What Dockerfiles say of the spec.
@@ -200,6 +206,7 @@ impl Observer<'_> {
             ended_live_checks: jobs.ended_live_checks,
             rejected_jobs: jobs.rejected.into_iter().map(|rejected| rejected.job).collect(),
             job_versions,
+            foreign_tags: self.foreign_tags(&blueprint),
             verified: records.iter().map(|record| records::verified(record.as_ref())).collect(),
             records,
             requests,
@@ -236,6 +243,16 @@ impl Observer<'_> {
 }
 
 impl Observer<'_> {
+    /// Returns the tags of other families in the repository of each image whose tags name labels.
+    fn foreign_tags(&self, blueprint: &Blueprint) -> Vec<Arc<BTreeMap<String, String>>> {
+        let stores = &self.context.stores;
+        let of = |image: &ImageBlueprint| match &image.labels[..] {
+            [] => BTreeMap::new(),
+            _ => tag_owners::foreign_tags(&self.family, &image.repository, stores),
+        };
+        blueprint.images.iter().map(|image| Arc::new(of(image))).collect()
+    }
+
     /// Defers the Jobs whose pods were rejected, and forgets the rejections of those whose pods
     /// were admitted since.
     fn note_admissions(&mut self, jobs: &ObservedJobs, job_versions: &[String]) {
@@ -343,6 +360,8 @@ impl Snapshot {
             pod_version: self.pod_versions.get(index.position()).cloned().unwrap_or_default(),
             lookups: cache.lookups.of(image).to_vec(),
             tags: self.tags(index, image, cache),
+            labels: cache.labels.get(image).cloned(),
+            foreign_tags: self.foreign_tags.get(index.position()).cloned().unwrap_or_default(),
         }
     }
 

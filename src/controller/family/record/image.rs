@@ -218,6 +218,7 @@ impl Reconcile<'_> {
             base_observed: verified.and_then(|verified| verified.base_observed),
             inputs: verified.map(|verified| verified.inputs.clone()),
             tags: self.tags_to_record(change),
+            labels: verified.map(|verified| verified.labels.clone()).unwrap_or_default(),
             running: decided.running.as_deref().cloned(),
             failure: decided.failure.as_deref().cloned(),
             content: verified.and_then(|verified| verified.content.as_ref()).map(String::from),
@@ -254,7 +255,7 @@ impl Reconcile<'_> {
         let Some(verified) = &decided.verified else { return old.tags.clone() };
         let known_tags = self.cache.tags.get(&image.name);
         let spec = &self.snapshot.family.spec;
-        let tags = tags::render(spec, image, verified.build, &verified.fingerprint);
+        let tags = tags::of_build(spec, image, verified).tags;
         let record = |tag: tags::Tag| {
             let known_tag = known_tags.and_then(|known_tags| known_tags.get(&tag.name));
             match known_tag.map(|known_tag| &known_tag.tag) {
@@ -269,7 +270,7 @@ impl Reconcile<'_> {
                 }
             }
         };
-        tags.unwrap_or_default().into_iter().filter_map(record).collect()
+        tags.into_iter().filter_map(record).collect()
     }
 
     /// Returns what the Dockerfile names, or else what it named when it was last read.

@@ -331,6 +331,7 @@ mod tests {
             },
             config: ImageConfig {
                 triggers: Vec::new(),
+                labels: std::collections::BTreeMap::new(),
                 created: None,
                 newest_layer: None,
                 platform: own.clone(),

@@ -2,6 +2,7 @@
 //!
 //! - [`check_images`]: the digests of the images that checks run in
 //! - [`default_platform`]: the platform of builds whose strategies name none
+//! - [`labels`]: labels of built images that tags name
 //! - [`lookup`]: whether a fingerprint was already built
 //! - [`existing_image`]: what an image that has no build yet begins with
 //! - [`pushed_image`]: what a tag points to
@@ -11,6 +12,7 @@
 pub mod check_images;
 pub mod default_platform;
 pub mod existing_image;
+pub mod labels;
 pub mod lookup;
 pub mod pushed_image;
 pub mod retag_unchanged;

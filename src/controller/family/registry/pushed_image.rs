@@ -101,7 +101,8 @@ impl<'a> Repository<'a> {
         Ok(manifest)
     }
 
-    async fn manifest(&self, digest: &Digest) -> Result<Manifest, registry::RegistryError> {
+    /// Returns the manifest of a digest.
+    pub async fn manifest(&self, digest: &Digest) -> Result<Manifest, registry::RegistryError> {
         self.client.manifest(&self.name.with_digest(digest), self.keychain).await
     }
 

@@ -236,10 +236,11 @@ async fn a_pushed_image_is_described() {
 async fn the_last_build_is_found_by_floating_and_numbered_tags() {
     let tags = |floats: bool| {
         move |build: i64| {
-            let floating = floats.then(|| Tag { name: "latest".into(), immutable: false });
+            let floating =
+                floats.then(|| Tag { name: "latest".into(), immutable: false, ..Tag::default() });
             floating
                 .into_iter()
-                .chain([Tag { name: format!("r{build}"), immutable: true }])
+                .chain([Tag { name: format!("r{build}"), immutable: true, ..Tag::default() }])
                 .collect::<Vec<_>>()
         }
     };
@@ -258,7 +259,7 @@ async fn the_last_build_is_found_by_floating_and_numbered_tags() {
     assert_eq!(last(false).await, Some(8), "from gap to gap");
 
     model.push(Some("x-f2"), "amd64", &["app"], Some((F2, 4)));
-    let of_fingerprint = |_| vec![Tag { name: "x-f2".into(), immutable: true }];
+    let of_fingerprint = |_| vec![Tag { name: "x-f2".into(), immutable: true, ..Tag::default() }];
     assert_eq!(
         model.repository().last_build(of_fingerprint).await.expect("an answer"),
         None,

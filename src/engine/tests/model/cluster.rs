@@ -3,14 +3,17 @@
 use jiff::SignedDuration;
 
 use crate::{
-    api::{BuildFailure, condition::reason},
+    api::{BuildFailure, LabelRecord, condition::reason},
     engine::{tests::model::FamilyModel, *},
-    identity::BuildIdentity,
+    identity::{BuildIdentity, ImageDigest},
 };
 
 impl FamilyModel {
     /// Asks the registry for a push, and keeps its answer.
     pub(in crate::engine) fn probe(&mut self, lookup: &Effect) {
+        if let Effect::ReadLabels { image, digest, names } = lookup {
+            self.read_labels(image.position(), digest, names);
+        }
         let Effect::LookUp { image, fingerprint, scope, after } = lookup else { return };
         let (fingerprint, after) = (fingerprint.clone(), *after);
         let away = || Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
@@ -38,6 +41,30 @@ impl FamilyModel {
         let asked = self.asked.entry(image).or_default();
         asked.retain(|earlier| earlier.fingerprint != fingerprint);
         asked.push(Lookup { fingerprint, result });
+    }
+
+    /// Reads labels of a digest.
+    fn read_labels(&mut self, image: usize, digest: &ImageDigest, names: &[String]) {
+        self.label_reads += 1;
+        let known = self.pushed_labels.get(digest).cloned().unwrap_or_default();
+        let value = |name: &String| {
+            known.iter().find(|(known, _)| known == name).map(|(_, value)| (*value).to_owned())
+        };
+        let labels = names.iter().map(|name| LabelRecord {
+            name: name.clone(),
+            value: value(name),
+            problem: None,
+        });
+        let digest = digest.clone();
+        let answer = if self.registry_unreachable {
+            let problem =
+                Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "no answer".into() };
+            let ask_at = self.now + SignedDuration::from_secs(10);
+            LabelAnswer::Unread { digest, problem, ask_at }
+        } else {
+            LabelAnswer::Read { digest, labels: labels.collect() }
+        };
+        self.read_labels.insert(image, answer);
     }
 
     /// What the registry says of the floating tags of an image.
@@ -73,7 +100,7 @@ impl FamilyModel {
     /// Does what a decision asks for.
     pub(in crate::engine) fn carry_out(&mut self, effect: &Effect) {
         match effect {
-            Effect::LookUp { .. } | Effect::RetagUnchanged { .. } => {
+            Effect::LookUp { .. } | Effect::ReadLabels { .. } | Effect::RetagUnchanged { .. } => {
                 panic!("a question was left open")
             }
             Effect::Stop { job } => {
@@ -184,6 +211,9 @@ impl FamilyModel {
                 self.next_digest += 1;
                 let digest = format!("sha256:built-{}", self.next_digest);
                 let BuildIdentity { fingerprint, number, .. } = &job.identity;
+                if let Some(labels) = self.labels.get(image) {
+                    self.pushed_labels.insert(digest.as_str().into(), labels.clone());
+                }
                 self.pushed.insert((*image, fingerprint.clone()), (digest.into(), *number));
                 job.live = false;
                 BuildOutcome::Succeeded

@@ -74,6 +74,16 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) asked: HashMap<usize, Vec<Lookup>>,
     /// Images that others have pushed under the tags of an image.
     pub(in crate::engine) existing: HashMap<usize, ExistingImage>,
+    /// The labels of an image's further builds.
+    pub(in crate::engine) labels: HashMap<usize, Vec<(&'static str, &'static str)>>,
+    /// The labels of each digest that was pushed.
+    pub(in crate::engine) pushed_labels: HashMap<ImageDigest, Vec<(&'static str, &'static str)>>,
+    /// The labels that were read, per image.
+    pub(in crate::engine) read_labels: HashMap<usize, LabelAnswer>,
+    /// How often labels were read.
+    pub(in crate::engine) label_reads: usize,
+    /// Tags of other families in an image's repository.
+    pub(in crate::engine) foreign_tags: BTreeMap<String, String>,
     /// Tags in the registry.
     pub(in crate::engine) tags: HashMap<(usize, String), String>,
     pub(in crate::engine) jobs: Vec<(usize, ObservedBuild)>,
@@ -159,6 +169,11 @@ impl FamilyModel {
             pod_version: "small".into(),
             asked: HashMap::new(),
             existing: HashMap::new(),
+            labels: HashMap::new(),
+            pushed_labels: HashMap::new(),
+            read_labels: HashMap::new(),
+            label_reads: 0,
+            foreign_tags: BTreeMap::new(),
             tags: HashMap::new(),
             jobs: Vec::new(),
             orphans: Vec::new(),
@@ -245,6 +260,8 @@ impl FamilyModel {
                         .filter(|((of, _), _)| *of == image)
                         .map(|((_, tag), digest)| (tag.clone(), ObservedTag::At(digest.into())))
                         .collect(),
+                    labels: self.read_labels.get(&image).cloned(),
+                    foreign_tags: Arc::new(self.foreign_tags.clone()),
                 })
                 .collect(),
             imports: self.imports.clone(),
@@ -330,11 +347,13 @@ impl FamilyModel {
     /// Reconciles once: decides, carries out, records.
     pub(in crate::engine) fn reconcile(&mut self) -> Decision {
         let mut decision = self.decide();
-        for _ in 0..=self.spec.images.len() {
+        for _ in 0..=self.spec.images.len() + 1 {
             let lookups: Vec<Effect> = decision
                 .effects
                 .iter()
-                .filter(|effect| matches!(effect, Effect::LookUp { .. }))
+                .filter(|effect| {
+                    matches!(effect, Effect::LookUp { .. } | Effect::ReadLabels { .. })
+                })
                 .cloned()
                 .collect();
             if lookups.is_empty() && !self.remember(&decision) {

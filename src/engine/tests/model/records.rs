@@ -138,6 +138,7 @@ impl FamilyModel {
                 .and_then(|verified| verified.checked.as_ref())
                 .map(String::from),
             causes: verified.as_ref().map(|verified| verified.causes.clone()).unwrap_or_default(),
+            labels: verified.as_ref().map(|verified| verified.labels.clone()).unwrap_or_default(),
             inputs: verified.map(|verified| verified.inputs),
             failure: image.failure.as_deref().cloned(),
             checks: image.checks.clone(),
