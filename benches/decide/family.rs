@@ -274,6 +274,9 @@ impl BenchFamily {
             pod_version: String::new(),
             lookups: image.lookup.iter().cloned().collect(),
             tags: image.tags.clone(),
+            labels: None,
+            rebuild_mark: None,
+            foreign_tags: Default::default(),
         }
     }
 }
@@ -286,5 +289,6 @@ fn present(fingerprint: &Fingerprint) -> LookupResult {
         size: 30_000_000,
         content: Some(format!("{fingerprint:0>64}").into()),
         blobs: None,
+        request: None,
     }
 }

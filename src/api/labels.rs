@@ -73,8 +73,20 @@ pub const ROLLED_OUT: &str = "groundswell.dev/digest";
 pub const OCI_FINGERPRINT: &str = "dev.groundswell.fingerprint";
 /// OCI annotation on every image that Groundswell builds: its build number.
 pub const OCI_BUILD: &str = "dev.groundswell.build";
+/// OCI annotation on images that a request has rebuilt: id of the request.
+pub const OCI_REQUEST: &str = "dev.groundswell.request";
+/// Upper bound on the length of an id in [`OCI_REQUEST`].
+const MAX_OCI_REQUEST: usize = 253;
 
 /// Field owner of what the controller applies.
 pub const FIELD_OWNER: &str = "groundswell";
 /// Field owner of what a rollout applies to a workload.
 pub const ROLLOUT_FIELD_OWNER: &str = "groundswell/rollout";
+
+/// Whether the id of a request may be the value of [`OCI_REQUEST`]: builders get annotations in
+/// lists of their own syntax.
+#[must_use]
+pub fn is_annotated_request(id: &str) -> bool {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+    (1..=MAX_OCI_REQUEST).contains(&id.len()) && id.bytes().all(is_valid)
+}

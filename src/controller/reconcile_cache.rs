@@ -19,7 +19,9 @@ use crate::{
         },
         found_edges::{EdgeExpansion, KnownParents, dockerfile::ReadDockerfile},
     },
-    engine::{Blueprint, LabelAnswer, Lookup, LookupResult, Observed, ObservedTag, Problem},
+    engine::{
+        Blueprint, LabelAnswer, Lookup, LookupResult, Observed, ObservedTag, Problem, RebuildMark,
+    },
     identity::{Fingerprint, ImageDigest},
     lineage::families::{SpecVersion, Survey},
     registry::Keychain,
@@ -70,6 +72,8 @@ pub struct ReconcileCache {
     pub expansion: Option<CachedEdgeExpansion>,
     /// What the registry has answered to lookups of fingerprints.
     pub lookups: Lookups,
+    /// The rebuilds that the registry has marked, by image.
+    pub rebuild_marks: HashMap<String, RebuildMark>,
     /// What the registry has answered about labels, by image.
     pub labels: HashMap<String, LabelAnswer>,
     /// What registries have answered about the images that checks run in.
@@ -238,6 +242,13 @@ impl Lookups {
         }
     }
 
+    /// Forgets the answer for a fingerprint.
+    pub fn forget_fingerprint(&mut self, image: &str, fingerprint: &Fingerprint) {
+        if let Some(known) = self.0.get_mut(image) {
+            known.retain(|lookup| lookup.fingerprint != *fingerprint);
+        }
+    }
+
     /// Forgets the answers for an image.
     pub fn forget(&mut self, image: &str) {
         self.0.remove(image);
@@ -259,6 +270,7 @@ impl ReconcileCache {
             self.deferred_jobs.clear();
             self.check_images.clear();
             self.labels.clear();
+            self.rebuild_marks.clear();
             for known_tags in self.tags.values_mut() {
                 known_tags.retain(|_, known_tag| !matches!(known_tag.tag, ObservedTag::Failed(..)));
             }
@@ -315,6 +327,7 @@ impl ReconcileCache {
         self.lookups.0.retain(|image, _| wanted.contains(image.as_str()));
         self.tags.retain(|image, _| wanted.contains(image.as_str()));
         self.labels.retain(|image, _| wanted.contains(image.as_str()));
+        self.rebuild_marks.retain(|image, _| wanted.contains(image.as_str()));
     }
 }
 

@@ -60,8 +60,12 @@ pub fn decide(input: &DecideInput<'_>, now: Timestamp) -> Decision {
     let unset_tags = LabelTagProblems::of(input, &evaluation.images);
     if !input.spec.suspend {
         let plan = &mut evaluation.plan;
-        let promotion =
-            tags::TagPromotion { input, images: &evaluation.images, unset: &unset_tags };
+        let promotion = tags::TagPromotion {
+            input,
+            images: &evaluation.images,
+            unmarked: &plan.unmarked,
+            unset: &unset_tags,
+        };
         promotion.add_moves(now, &mut effects, &mut plan.wake_at);
     }
     unset_tags.report(&mut evaluation.images);

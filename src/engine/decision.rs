@@ -219,6 +219,16 @@ pub enum Effect {
         /// The highest attempt that has succeeded.
         after: Option<i32>,
     },
+    /// Marks a digest as the newest build of its inputs, which a request has rebuilt. The registry
+    /// then says so, even if every record is lost.
+    MarkRebuild {
+        /// The image.
+        image: ImageIndex,
+        /// The fingerprint of the inputs without the request.
+        fingerprint: Fingerprint,
+        /// The digest.
+        digest: ImageDigest,
+    },
     /// Reads labels of a digest, which tags of the image name.
     ReadLabels {
         /// The image.

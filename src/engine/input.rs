@@ -232,11 +232,24 @@ pub struct ObservedImage<'a> {
     pub lookups: Vec<Lookup>,
     /// What each tag of the image points to, as last observed.
     pub tags: HashMap<String, ObservedTag>,
+    /// The last attempt to mark the result of a requested rebuild in the registry.
+    pub rebuild_mark: Option<RebuildMark>,
     /// The registry's last answer about labels of a digest.
     pub labels: Option<LabelAnswer>,
     /// The tags of the image's repository that other families claim or have set, each with its
     /// family. Known only for an image whose tags name labels.
     pub foreign_tags: Arc<BTreeMap<String, String>>,
+}
+
+/// An attempt to mark a digest in the registry as the newest build of its inputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RebuildMark {
+    /// The fingerprint of the inputs without the request.
+    pub fingerprint: Fingerprint,
+    /// The digest.
+    pub digest: ImageDigest,
+    /// When to try again, if the registry could not answer.
+    pub retry_at: Option<Timestamp>,
 }
 
 /// The registry's answer about labels of a digest.
@@ -495,6 +508,9 @@ pub enum LookupResult {
         content: Option<ContentHash>,
         /// Its configs and layers; `None` if they are unknown.
         blobs: Option<BlobsHash>,
+        /// The id of the request that has rebuilt these inputs, if the build is the result. The
+        /// build then has the fingerprint of these inputs with the id.
+        request: Option<String>,
     },
     /// The registry does not have the fingerprint.
     Absent {

@@ -75,6 +75,6 @@ pub use input::{
     BuildAllowance, BuildOutcome, CheckOutcome, DecideInput, DeferredJob, DeferredWork,
     EndedCascade, ExistingImage, FoundImage, ImportState, ImportedBuild, LabelAnswer, Lookup,
     LookupResult, Observed, ObservedBuild, ObservedCascade, ObservedCheck, ObservedDigest,
-    ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, RequestObject,
+    ObservedImage, ObservedImport, ObservedRequest, ObservedTag, ObservedUpstream, RebuildMark, RequestObject,
     VerifiedBuild,
 };

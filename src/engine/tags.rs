@@ -112,6 +112,13 @@ pub fn pushed_as(fingerprint: &Fingerprint) -> String {
     format!("{RESERVED_PREFIX}{fingerprint}")
 }
 
+/// Returns the tag of the newest build of the inputs with this fingerprint, if a request has
+/// rebuilt them.
+#[must_use]
+pub fn rebuilt_as(fingerprint: &Fingerprint) -> String {
+    format!("{RESERVED_PREFIX}{fingerprint}-rebuilt")
+}
+
 /// Renders the tags that an image claims. One that names the build or the fingerprint stands for
 /// those of all builds. What a template with a label gives is known only after a build, so that it
 /// claims nothing: it is only checked.
@@ -322,6 +329,8 @@ pub struct TagPromotion<'a> {
     pub input: &'a DecideInput<'a>,
     /// The decided images.
     pub images: &'a [ImageDecision],
+    /// The images whose tags wait until the registry has marked their rebuilds.
+    pub unmarked: &'a [ImageIndex],
     /// The tags that are not set because of labels.
     pub(in crate::engine) unset: &'a LabelTagProblems,
 }
@@ -342,7 +351,10 @@ impl TagPromotion<'_> {
             else {
                 continue;
             };
-            if collides(self.input, index) || at_rest(self.input, index, observed, decision) {
+            if collides(self.input, index)
+                || self.unmarked.contains(&index)
+                || at_rest(self.input, index, observed, decision)
+            {
                 continue;
             }
             let mut moves: Vec<(&ImageDigest, Vec<TagMove>)> = Vec::new();
@@ -539,6 +551,35 @@ mod tests {
         ] {
             let tag = Tag { name: name.into(), immutable, names_label: false };
             assert_eq!(rendered(template), Ok(tag), "{template}");
+        }
+    }
+
+    #[test]
+    fn templates_with_labels_are_checked_before_a_build() {
+        let claim = |template: &str| {
+            let tags = vec!["latest".into(), template.into()];
+            claimed(&ImageFamilySpec::default(), &Image { tags, ..Image::default() })
+        };
+        for valid in [
+            "{{ label['a.b'] }}",
+            "v{{ label.a }}-r{{ build }}",
+            "{{ (label.a | split('.'))[1] }}",
+            "{{ label.a | default('x') }}",
+        ] {
+            let tags = claim(valid).expect(valid);
+            assert_eq!(tags.len(), 1, "{valid} is no constant: it claims nothing");
+        }
+        for (template, part) in [
+            ("{{ label }}", "name a label as"),
+            ("{{ label[name] }}", "name a label as"),
+            ("{{ label.a }}{{ bild if label.b == 'x' else '' }}", "`bild` is unknown"),
+            ("{{ label.a | lowr }}", "lowr"),
+            ("{{ label.a", "known are build"),
+            ("gs-{{ label.a }}", "not a tag"),
+            ("-{{ label.a }}", "not a tag"),
+        ] {
+            let error = claim(template).expect_err(template).to_string();
+            assert!(error.contains(part), "{template}: {error}");
         }
     }
 

@@ -64,6 +64,7 @@ impl ImageEval<'_> {
             .unwrap_or_else(|not_ready| self.decide_not_ready(not_ready));
         let mut decision = self.keep_recorded(decision);
         self.add_labels(&mut decision, plan);
+        self.mark_rebuild(&decision, plan);
         self.stop_cancelled_builds(&decision, plan);
         decision
     }

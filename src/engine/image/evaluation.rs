@@ -43,6 +43,8 @@ pub struct Plan {
     pub not_admitted: Vec<ImageIndex>,
     /// The images whose last Jobs were rejected, and whose builds may start again.
     pub tried_again: Vec<ImageIndex>,
+    /// The images whose rebuild the registry could not mark yet. Their tags wait for it.
+    pub unmarked: Vec<ImageIndex>,
     /// The earliest time at which something is tried again.
     pub wake_at: Option<Timestamp>,
 }

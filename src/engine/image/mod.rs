@@ -10,6 +10,7 @@
 //! - [`checks`]: an image whose build is in the registry and has checks to pass
 //! - [`hold`]: holds of an image
 //! - `labels`: labels of its verified build that its tags name
+//! - `rebuilds`: which of several builds from the same inputs is the newest
 //! - [`recorded`]: what an image keeps in every state
 //! - [`cutoff`]: whether a rebuild changed anything
 //! - [`failure`]: attempts, retry budgets and pauses
@@ -26,6 +27,7 @@ pub mod failure;
 pub mod hold;
 pub mod inputs;
 mod labels;
+mod rebuilds;
 pub mod recorded;
 pub mod stale;
 mod upstream_input;

@@ -32,7 +32,10 @@ impl ImageEval<'_> {
                 self.observed.record.map(|record| record.checks.clone()).unwrap_or_default();
         }
         decision.hold = self.manual_hold().cloned().map(Box::new);
-        decision.nonce = self.nonce().map(str::to_owned);
+        // The registry may be the only one to remember a request.
+        let remembered = decision.verified.as_ref().map(|verified| verified.inputs.nonce.as_str());
+        let nonce = self.nonce().or(remembered.filter(|nonce| !nonce.is_empty()));
+        decision.nonce = nonce.map(str::to_owned);
         decision.in_progress |= decision.running.is_some();
         decision
     }

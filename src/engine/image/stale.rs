@@ -38,13 +38,19 @@ impl ImageEval<'_> {
         let stale = self.stale(&wanted, &resolved, parents, lookup);
         let succeeded = self.last_success(&wanted);
         match lookup {
-            Some(LookupResult::Present { digest, build, size, content, blobs }) => {
+            Some(LookupResult::Present { digest, build, size, content, blobs, request }) => {
+                let mut inputs = resolved.inputs;
+                let rebuilt = request.clone().filter(|_| inputs.nonce.is_empty());
+                let fingerprint = rebuilt.map_or(wanted, |request| {
+                    inputs.nonce = request;
+                    fingerprint(&inputs)
+                });
                 let pushed = VerifiedBuild {
                     digest: digest.clone(),
-                    fingerprint: wanted,
+                    fingerprint,
                     build: *build,
                     size: *size,
-                    inputs: resolved.inputs,
+                    inputs,
                     base_observed: parents.base_observed,
                     content: content.clone(),
                     blobs: blobs.clone(),

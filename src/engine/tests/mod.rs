@@ -9,6 +9,7 @@ mod edits;
 mod gates;
 mod imports;
 mod label_tags;
+mod losses;
 mod maturing;
 mod model;
 mod outages;

@@ -189,7 +189,7 @@ impl Reconcile<'_> {
             image: image.name.clone(),
             reference: format!("{repository}:{}", tags::pushed_as(&build.identity.fingerprint)),
             plain_http: self.is_plain_http(&repository),
-            annotations: annotations(image, build, self.snapshot.folder(build.image)),
+            annotations: self.image_annotations(image, build),
             platform: self.snapshot.platform(build.image)?.clone(),
             repository,
             identity: build.identity.clone(),
@@ -201,6 +201,18 @@ impl Reconcile<'_> {
             credentials: family.spec.credentials.clone(),
             owner: family.controller_owner_ref(&())?,
         })
+    }
+
+    /// Returns the annotations of the image's manifest, with the id of the request that causes a
+    /// build from unchanged inputs.
+    fn image_annotations(&self, image: &Image, build: &PlannedBuild) -> BTreeMap<String, String> {
+        let mut annotations = annotations(image, build, self.snapshot.folder(build.image));
+        let decided = self.decision.images.get(build.image.position());
+        let request = decided.and_then(|decided| decided.inputs.as_ref()).map(|of| &of.nonce);
+        if let Some(id) = request.filter(|id| labels::is_annotated_request(id)) {
+            annotations.insert(labels::OCI_REQUEST.into(), id.clone());
+        }
+        annotations
     }
 
     /// Returns the source of a build, pinned to a revision.

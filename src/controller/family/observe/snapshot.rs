@@ -360,6 +360,7 @@ impl Snapshot {
             pod_version: self.pod_versions.get(index.position()).cloned().unwrap_or_default(),
             lookups: cache.lookups.of(image).to_vec(),
             tags: self.tags(index, image, cache),
+            rebuild_mark: cache.rebuild_marks.get(image).cloned(),
             labels: cache.labels.get(image).cloned(),
             foreign_tags: self.foreign_tags.get(index.position()).cloned().unwrap_or_default(),
         }

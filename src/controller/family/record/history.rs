@@ -220,6 +220,7 @@ mod tests {
             size: 1,
             content: None,
             blobs: None,
+            request: None,
         };
         let pushed = [Lookup { fingerprint: "checked".into(), result }];
         assert_eq!(

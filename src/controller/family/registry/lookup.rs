@@ -136,6 +136,9 @@ pub(super) struct ComparedBase<'a> {
 impl FingerprintQuery<'_> {
     async fn ask(&self, wanted: &WantedLookup<'_>) -> Result<LookupAnswer, Problem> {
         let WantedLookup { fingerprint, scope, after, .. } = *wanted;
+        if let Some(rebuilt) = self.rebuilt(fingerprint).await? {
+            return Ok(LookupAnswer::Found(rebuilt));
+        }
         let tag = tags::pushed_as(fingerprint);
         let Some(manifest) = self.repository.tagged(&tag).await? else {
             if scope == LookupScope::FloatingTags

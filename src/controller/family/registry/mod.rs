@@ -6,6 +6,7 @@
 //! - [`lookup`]: whether a fingerprint was already built
 //! - [`existing_image`]: what an image that has no build yet begins with
 //! - [`pushed_image`]: what a tag points to
+//! - [`rebuilds`]: which of several builds from the same inputs is the newest
 //! - [`retag_unchanged`]: points the tag of a fingerprint whose build changed nothing to the digest
 //!   that the image keeps
 
@@ -15,6 +16,7 @@ pub mod existing_image;
 pub mod labels;
 pub mod lookup;
 pub mod pushed_image;
+pub mod rebuilds;
 pub mod retag_unchanged;
 
 #[cfg(test)]

@@ -87,7 +87,26 @@ impl<'a> Repository<'a> {
 
     /// Returns whether a tag exists.
     async fn has(&self, tag: &str) -> Result<bool, Problem> {
-        Ok(self.client.head(&self.tag(tag)?, self.keychain).await?.is_some())
+        Ok(self.digest_of(tag).await?.is_some())
+    }
+
+    /// Returns the digest that a tag points to, or `None` if there is no such tag.
+    pub async fn digest_of(&self, tag: &str) -> Result<Option<Digest>, Problem> {
+        let found = self.client.head(&self.tag(tag)?, self.keychain).await?;
+        Ok(found.map(|found| found.digest))
+    }
+
+    /// Points a tag to a digest that the repository has, unless it points there already.
+    pub async fn point_to(
+        &self,
+        tag: &Reference,
+        digest: &Digest,
+    ) -> Result<(), registry::RegistryError> {
+        let known = self.client.head(tag, self.keychain).await?;
+        if known.is_none_or(|known| known.digest != *digest) {
+            self.retag(tag, digest).await?;
+        }
+        Ok(())
     }
 
     /// Points a tag to a digest that the repository has, and returns the manifest.
@@ -238,7 +257,15 @@ pub fn present(manifest: &Manifest, images: &[PlatformImage]) -> LookupResult {
         size: size(images),
         content: Some(content.as_str().into()),
         blobs: Some(blobs.as_str().into()),
+        request: None,
     }
+}
+
+/// Returns the id of the request that has rebuilt a manifest of ours.
+#[must_use]
+pub fn rebuild_request(manifest: &Manifest) -> Option<&str> {
+    let id = manifest.annotations().get(labels::OCI_REQUEST)?;
+    labels::is_annotated_request(id).then_some(id)
 }
 
 /// Returns the fingerprint that a manifest of ours carries.

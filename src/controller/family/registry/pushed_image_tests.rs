@@ -9,13 +9,14 @@ use axum::body::Body;
 use serde_json::{Value, json};
 
 use crate::{
-    api::condition::reason,
+    api::{Inputs, condition::reason},
     controller::family::registry::{
         existing_image::is_build_of_another,
         pushed_image::{BaseComparison, Repository, present},
+        rebuilds::{find_rebuild, set_rebuild_mark},
         retag_unchanged::keep_digest,
     },
-    engine::{Lookup, LookupResult, tags::Tag},
+    engine::{Lookup, LookupResult, fingerprint::fingerprint, tags::Tag},
     identity::{BlobsHash, ContentHash},
     registry::{
         Client, Config, Digest, Keychain, OCI_INDEX, OCI_MANIFEST, Platform,
@@ -90,6 +91,18 @@ impl RegistryModel {
         layers: &[&str],
         ours: Option<(&str, i64)>,
     ) -> Digest {
+        self.push_for(tag, architecture, layers, ours, None)
+    }
+
+    /// Pushes an image that this request has rebuilt.
+    fn push_for(
+        &self,
+        tag: Option<&str>,
+        architecture: &str,
+        layers: &[&str],
+        ours: Option<(&str, i64)>,
+        request: Option<&str>,
+    ) -> Digest {
         let diff_ids: Vec<Digest> =
             layers.iter().map(|layer| Digest::of(layer.as_bytes())).collect();
         let config = json!({
@@ -112,6 +125,9 @@ impl RegistryModel {
                 "dev.groundswell.fingerprint": fingerprint,
                 "dev.groundswell.build": build.to_string(),
             });
+        }
+        if let Some(request) = request {
+            manifest["annotations"]["dev.groundswell.request"] = json!(request);
         }
         self.content.lock().expect("content").blobs.insert(Digest::of(&config).to_string(), config);
         self.store(tag, OCI_MANIFEST, &manifest)
@@ -214,7 +230,7 @@ fn found(result: &LookupResult) -> FoundBuild<'_> {
 async fn a_pushed_image_is_described() {
     let model = RegistryModel::start().await;
     let digest = model.push(Some("1"), "amd64", &["base", "app"], Some((F1, 7)));
-    let LookupResult::Present { digest: found, build, size, content, blobs } =
+    let LookupResult::Present { digest: found, build, size, content, blobs, .. } =
         model.present("1").await
     else {
         panic!("not present")
@@ -450,5 +466,64 @@ async fn a_build_of_ours_from_other_inputs_is_not_what_others_have_pushed() {
     {
         let manifest = model.repository().tagged(tag).await.expect("answer").expect("a manifest");
         assert_eq!(is_build_of_another(&manifest, &wanted.into()), is_another, "{tag} {wanted}");
+    }
+}
+
+#[tokio::test]
+async fn a_marked_rebuild_is_found_with_its_request() {
+    let inputs = Inputs { source: "s".into(), ..Inputs::default() };
+    let requested = |id: &str| Inputs { nonce: id.into(), ..inputs.clone() };
+    let (plain, first, second) =
+        (fingerprint(&inputs), fingerprint(&requested("r:1")), fingerprint(&requested("r:2")));
+    let model = RegistryModel::start().await;
+    let repository = model.repository();
+    let find = async || find_rebuild(&repository, &plain, &inputs).await.expect("an answer");
+    let build = |fingerprint: &str, number: i64, request: Option<&str>| {
+        model.push_for(
+            Some(&tag(fingerprint)),
+            "amd64",
+            &["x"],
+            Some((fingerprint, number)),
+            request,
+        )
+    };
+    build(plain.as_str(), 1, None);
+    assert_eq!(find().await, None, "nothing is marked");
+    for (number, made, id) in [(2, &first, "r:1"), (3, &second, "r:2")] {
+        let digest = build(made.as_str(), number, Some(id));
+        // Twice: a process may die after the first.
+        for _ in 0..2 {
+            let marked = set_rebuild_mark(&repository, &plain, &digest.as_str().into()).await;
+            assert!(marked.is_ok(), "{marked:?}");
+        }
+        let Some(LookupResult::Present { digest: found, build, request, .. }) = find().await else {
+            panic!("not found")
+        };
+        assert_eq!((found.as_str(), build), (digest.as_str(), number));
+        assert_eq!(request.as_deref(), Some(id));
+    }
+    // A request that has not made this build from these inputs is not believed.
+    let other = build(F1, 4, Some("r:1"));
+    set_rebuild_mark(&repository, &plain, &other.as_str().into()).await.expect("set");
+    let Some(LookupResult::Present { digest, request, .. }) = find().await else {
+        panic!("not found")
+    };
+    assert_eq!((digest.as_str(), request), (other.as_str(), None));
+    // What is no build of ours is not found.
+    let foreign = model.push(None, "amd64", &["y"], None);
+    set_rebuild_mark(&repository, &plain, &foreign.as_str().into()).await.expect("set");
+    assert_eq!(find().await, None);
+}
+
+#[tokio::test]
+async fn a_registry_that_forbids_a_mark_is_not_asked_for_it_again() {
+    let model = RegistryModel::start().await;
+    let digest = model.push(Some(&tag(F1)), "amd64", &["x"], Some((F1, 2)));
+    for (status, is_transient) in [(403, false), (412, false), (503, true)] {
+        model.content.lock().expect("content").refuses = Some(status);
+        let error = set_rebuild_mark(&model.repository(), &F2.into(), &digest.as_str().into())
+            .await
+            .expect_err("refused");
+        assert_eq!(error.is_transient, is_transient, "{status}");
     }
 }

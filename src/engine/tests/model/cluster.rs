@@ -18,18 +18,28 @@ impl FamilyModel {
         let (fingerprint, after) = (fingerprint.clone(), *after);
         let away = || Problem { reason: reason::REGISTRY_UNAVAILABLE, message: "away".into() };
         let image = image.position();
-        let result = match self.pushed.get(&(image, fingerprint.clone())) {
+        let is_recorded = self.records[image].as_ref().is_some_and(|known| known.digest.is_some());
+        let marked = self.marks.get(&(image, fingerprint.clone())).filter(|_| !is_recorded);
+        let marked = marked.map(|(digest, request)| {
+            let mut builds = self.pushed.values();
+            let build = builds.find(|(pushed, _)| pushed == digest).expect("a build").1;
+            ((digest.clone(), build), Some(request.clone()))
+        });
+        let pushed = self.pushed.get(&(image, fingerprint.clone()));
+        let found = marked.or_else(|| Some((pushed?.clone(), None)));
+        let result = match found {
             _ if self.registry_unreachable => {
                 LookupResult::Failed(away(), self.now + SignedDuration::from_secs(10))
             }
-            Some((digest, build)) => LookupResult::Present {
+            Some(((digest, build), request)) => LookupResult::Present {
                 digest: digest.clone(),
-                build: *build,
+                build,
                 size: 1,
                 content: Some(
                     self.content.get(&image).cloned().unwrap_or_else(|| digest.to_string()).into(),
                 ),
                 blobs: None,
+                request,
             },
             None => match self.existing.get(&image) {
                 Some(existing) if *scope == LookupScope::FloatingTags => {
@@ -78,6 +88,26 @@ impl FamilyModel {
         }
     }
 
+    /// Has the registry mark the results of requested rebuilds. Whether there were any.
+    pub(in crate::engine) fn mark_rebuilds(&mut self, decision: &Decision) -> bool {
+        let mut any = false;
+        for effect in &decision.effects {
+            let Effect::MarkRebuild { image, fingerprint, digest } = effect else { continue };
+            any = true;
+            let verified = decision.images[image.position()].verified.as_ref();
+            let request = verified.expect("a build").inputs.nonce.clone();
+            let index = image.position();
+            let (fingerprint, digest) = (fingerprint.clone(), digest.clone());
+            let retry_at =
+                self.registry_unreachable.then(|| self.now + SignedDuration::from_secs(10));
+            if retry_at.is_none() {
+                self.marks.insert((index, fingerprint.clone()), (digest.clone(), request));
+            }
+            self.rebuild_marks.insert(index, RebuildMark { fingerprint, digest, retry_at });
+        }
+        any
+    }
+
     /// Has the registry remember what came out the same, and answer so from now on. Whether there
     /// was anything.
     pub(in crate::engine) fn remember(&mut self, decision: &Decision) -> bool {
@@ -100,7 +130,10 @@ impl FamilyModel {
     /// Does what a decision asks for.
     pub(in crate::engine) fn carry_out(&mut self, effect: &Effect) {
         match effect {
-            Effect::LookUp { .. } | Effect::ReadLabels { .. } | Effect::RetagUnchanged { .. } => {
+            Effect::LookUp { .. }
+            | Effect::ReadLabels { .. }
+            | Effect::MarkRebuild { .. }
+            | Effect::RetagUnchanged { .. } => {
                 panic!("a question was left open")
             }
             Effect::Stop { job } => {

@@ -74,6 +74,10 @@ pub(in crate::engine) struct FamilyModel {
     pub(in crate::engine) asked: HashMap<usize, Vec<Lookup>>,
     /// Images that others have pushed under the tags of an image.
     pub(in crate::engine) existing: HashMap<usize, ExistingImage>,
+    /// What the registry has marked as the newest build of a fingerprint's inputs, with the request.
+    pub(in crate::engine) marks: HashMap<(usize, Fingerprint), (ImageDigest, String)>,
+    /// The last attempts to mark rebuilds, per image.
+    pub(in crate::engine) rebuild_marks: HashMap<usize, RebuildMark>,
     /// The labels of an image's further builds.
     pub(in crate::engine) labels: HashMap<usize, Vec<(&'static str, &'static str)>>,
     /// The labels of each digest that was pushed.
@@ -169,6 +173,8 @@ impl FamilyModel {
             pod_version: "small".into(),
             asked: HashMap::new(),
             existing: HashMap::new(),
+            marks: HashMap::new(),
+            rebuild_marks: HashMap::new(),
             labels: HashMap::new(),
             pushed_labels: HashMap::new(),
             read_labels: HashMap::new(),
@@ -260,6 +266,7 @@ impl FamilyModel {
                         .filter(|((of, _), _)| *of == image)
                         .map(|((_, tag), digest)| (tag.clone(), ObservedTag::At(digest.into())))
                         .collect(),
+                    rebuild_mark: self.rebuild_marks.get(&image).cloned(),
                     labels: self.read_labels.get(&image).cloned(),
                     foreign_tags: Arc::new(self.foreign_tags.clone()),
                 })
@@ -356,7 +363,8 @@ impl FamilyModel {
                 })
                 .cloned()
                 .collect();
-            if lookups.is_empty() && !self.remember(&decision) {
+            let is_remembered = self.remember(&decision) | self.mark_rebuilds(&decision);
+            if lookups.is_empty() && !is_remembered {
                 break;
             }
             for lookup in &lookups {

@@ -1,0 +1,190 @@
+//! Marks of requested rebuilds: the tag of the newest build from the same inputs. The fingerprint
+//! of such a build contains the id of the request, which is lost with the record of the image. No
+//! client of the API server is needed.
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use tracing::{info, warn};
+
+use crate::{
+    api::Inputs,
+    controller::family::{
+        reconcile::Reconcile,
+        registry::{
+            DecisionValidity,
+            lookup::{FingerprintQuery, MAX_CONCURRENT_LOOKUPS},
+            pushed_image::{Repository, present, rebuild_request},
+        },
+    },
+    engine::{
+        Effect, LookupResult, Problem, RebuildMark, causes::short, fingerprint::fingerprint, tags,
+    },
+    identity::{Fingerprint, ImageDigest},
+    lineage::ImageIndex,
+    registry::Manifest,
+};
+
+/// A mark that the decision asks for.
+struct WantedMark<'a> {
+    image: ImageIndex,
+    fingerprint: &'a Fingerprint,
+    digest: &'a ImageDigest,
+}
+
+/// The result of an attempt to set a mark.
+struct AttemptedMark {
+    image: String,
+    mark: RebuildMark,
+}
+
+impl Reconcile<'_> {
+    /// Sets the marks that the decision asks for.
+    pub async fn mark_rebuilds(&mut self) -> DecisionValidity {
+        let reconcile = &*self;
+        let retry_at = reconcile.lookup_retry_at(self.cache.failed_lookups.saturating_add(1));
+        let wanted = reconcile.decision.effects.iter().filter_map(|effect| match effect {
+            Effect::MarkRebuild { image, fingerprint, digest } => {
+                Some(WantedMark { image: *image, fingerprint, digest })
+            }
+            _ => None,
+        });
+        let marks: Vec<_> = wanted.map(|wanted| reconcile.mark(wanted, retry_at)).collect();
+        let attempted: Vec<AttemptedMark> =
+            stream::iter(marks).buffer_unordered(MAX_CONCURRENT_LOOKUPS).collect().await;
+        if attempted.is_empty() {
+            return DecisionValidity::Current;
+        }
+        if attempted.iter().any(|attempted| attempted.mark.retry_at.is_some()) {
+            self.cache.failed_lookups = self.cache.failed_lookups.saturating_add(1);
+        }
+        for AttemptedMark { image, mark } in attempted {
+            // The answer may be from before the rebuild.
+            self.cache.lookups.forget_fingerprint(&image, &mark.fingerprint);
+            self.cache.rebuild_marks.insert(image, mark);
+        }
+        DecisionValidity::Outdated
+    }
+
+    /// Sets one mark. A registry that forbids it is not asked again: the image then goes back to
+    /// the build before if its record is lost.
+    async fn mark(&self, wanted: WantedMark<'_>, retry_at: Timestamp) -> AttemptedMark {
+        let image = self.image_name(wanted.image).to_owned();
+        let mut mark = RebuildMark {
+            fingerprint: wanted.fingerprint.clone(),
+            digest: wanted.digest.clone(),
+            retry_at: None,
+        };
+        match self.set_mark(&wanted).await {
+            Ok(()) => info!(image, digest = short(wanted.digest), "marked a requested rebuild"),
+            Err(MarkError { problem, is_transient }) => {
+                warn!(image, message = %problem.message, "could not mark a requested rebuild");
+                mark.retry_at = is_transient.then_some(retry_at);
+            }
+        }
+        AttemptedMark { image, mark }
+    }
+
+    async fn set_mark(&self, wanted: &WantedMark<'_>) -> Result<(), MarkError> {
+        let name = self.snapshot.repository(wanted.image);
+        let repository = Repository::new(&self.context.registry, &self.snapshot.keychain, &name)?;
+        set_rebuild_mark(&repository, wanted.fingerprint, wanted.digest).await
+    }
+}
+
+/// Why a mark was not set.
+#[derive(Debug)]
+pub struct MarkError {
+    problem: Problem,
+    /// Whether another attempt may succeed.
+    pub is_transient: bool,
+}
+
+impl From<Problem> for MarkError {
+    fn from(problem: Problem) -> Self {
+        Self { problem, is_transient: false }
+    }
+}
+
+/// Points the tag of the newest build from the same inputs to a digest.
+///
+/// # Errors
+///
+/// Returns an error if the registry cannot answer, or forbids it.
+pub async fn set_rebuild_mark(
+    repository: &Repository<'_>,
+    fingerprint: &Fingerprint,
+    digest: &ImageDigest,
+) -> Result<(), MarkError> {
+    let tag = repository.tag(&tags::rebuilt_as(fingerprint))?;
+    let digest = digest.as_str().parse().map_err(Problem::from)?;
+    match repository.point_to(&tag, &digest).await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let is_transient = error.is_transient();
+            Err(MarkError { problem: error.into(), is_transient })
+        }
+    }
+}
+
+impl FingerprintQuery<'_> {
+    /// Returns the newest build of inputs that a request has rebuilt. It is asked for only if the
+    /// image has no recorded build: otherwise the record has the request.
+    pub(super) async fn rebuilt(
+        &self,
+        wanted: &Fingerprint,
+    ) -> Result<Option<LookupResult>, Problem> {
+        let snapshot = &self.reconcile.snapshot;
+        let recorded = snapshot.records.get(self.image.position()).and_then(Option::as_ref);
+        let decided = self.reconcile.decision.images.get(self.image.position());
+        let inputs = decided.and_then(|decided| decided.inputs.as_deref());
+        match inputs {
+            Some(inputs)
+                if inputs.nonce.is_empty()
+                    && recorded
+                        .and_then(|record| record.status.as_ref()?.digest.as_ref())
+                        .is_none() =>
+            {
+                find_rebuild(&self.repository, wanted, inputs).await
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Returns the build that the mark of a fingerprint points to, if it is one of ours. The id of its
+/// request is known only if it makes the fingerprint of the build from the inputs.
+///
+/// # Errors
+///
+/// Returns an error if the registry cannot answer.
+pub async fn find_rebuild(
+    repository: &Repository<'_>,
+    wanted: &Fingerprint,
+    inputs: &Inputs,
+) -> Result<Option<LookupResult>, Problem> {
+    let Some(manifest) = repository.tagged(&tags::rebuilt_as(wanted)).await? else {
+        return Ok(None);
+    };
+    if !repository.has_fingerprint(&manifest, wanted).await? {
+        warn!(digest = %manifest.digest, "a mark of a rebuild points to no build of ours");
+        return Ok(None);
+    }
+    let id = request_of(repository, &manifest, inputs).await?;
+    let mut found = present(&manifest, &repository.images(&manifest).await?);
+    if let LookupResult::Present { request, .. } = &mut found {
+        *request = id;
+    }
+    Ok(Some(found))
+}
+
+/// Returns the id of the request that has rebuilt these inputs as this manifest.
+async fn request_of(
+    repository: &Repository<'_>,
+    manifest: &Manifest,
+    inputs: &Inputs,
+) -> Result<Option<String>, Problem> {
+    let Some(id) = rebuild_request(manifest) else { return Ok(None) };
+    let requested = fingerprint(&Inputs { nonce: id.to_owned(), ..inputs.clone() });
+    let pushed = repository.digest_of(&tags::pushed_as(&requested)).await?;
+    Ok((pushed.as_ref() == Some(&manifest.digest)).then(|| id.to_owned()))
+}
